@@ -1,0 +1,1 @@
+"""Commands: parse arguments, ask a store, print. Only this room prints or exits."""

@@ -1,0 +1,1 @@
+"""Where recorded spans are read back from."""
