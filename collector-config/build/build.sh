@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Build the real Jaeger and OpenTelemetry Collector from the Go module proxy, once, into a folder outside the work tree.
+# Does nothing where both are already there, built from the same inputs by the same Go.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${STAGETRACE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stagetrace}
+bin=$cache/bin
+jaeger_package=github.com/jaegertracing/jaeger/cmd/jaeger
+builder_package=go.opentelemetry.io/collector/cmd/builder
+build_flags=(-mod=readonly -trimpath -buildvcs=false -ldflags "-s -w")
+
+say() { printf '%s\n' "$*"; }
+
+fail() {
+  printf '%s\n' "$@" >&2
+  exit 1
+}
+
+checksum() {
+  if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -d ' ' -f 1
+}
+
+# inputs FILE...: what a binary depends on, as one line.
+inputs() {
+  {
+    go env GOVERSION GOOS GOARCH CGO_ENABLED
+    printf '%s\n' "${build_flags[@]}"
+    cat "$@"
+  } | checksum
+}
+
+# is_built NAME STAMP
+is_built() {
+  [[ -x $bin/$1 && -f $bin/$1.stamp && $(<"$bin/$1.stamp") == "$2" ]]
+}
+
+# put NAME STAMP: only a finished binary ever gets the final name. The stamp goes first, so that a binary never has an older one's.
+put() {
+  rm -f "$bin/$1.stamp"
+  mv -f "$work/$1" "$bin/$1"
+  printf '%s\n' "$2" >"$work/stamp"
+  mv -f "$work/stamp" "$bin/$1.stamp"
+  say "built $bin/$1"
+}
+
+build_jaeger() {
+  local stamp
+  stamp=$(inputs "$here/jaeger/go.mod" "$here/jaeger/go.sum")
+  if is_built jaeger "$stamp"; then
+    say "Jaeger is built already: $bin/jaeger"
+    return
+  fi
+  say "building Jaeger, about 4 minutes and 2 GB of Go's build cache the first time ..."
+  (cd "$here/jaeger" && go build "${build_flags[@]}" -o "$work/jaeger" "$jaeger_package")
+  put jaeger "$stamp"
+}
+
+build_otelcol() {
+  local stamp version
+  stamp=$(inputs "$here/otelcol/go.mod" "$here/otelcol/go.sum" "$here/otelcol/manifest.yaml")
+  if is_built otelcol "$stamp"; then
+    say "the OpenTelemetry Collector is built already: $bin/otelcol"
+    return
+  fi
+  say "building the OpenTelemetry Collector, about 2 minutes the first time ..."
+  version=$(sed -n 's/^  version: *//p' "$here/otelcol/manifest.yaml")
+  cp "$here/otelcol/manifest.yaml" "$work/"
+  # The builder's own `go mod tidy` also asks for modules that only other modules' tests use, some of which no proxy serves: it
+  # writes the source alone (into ./source, by the manifest), and the committed go.mod and go.sum name the modules.
+  (cd "$work" && go run "$builder_package@v$version" --config manifest.yaml --skip-compilation --skip-get-modules) \
+    >"$work/builder.log" 2>&1 || fail "The OpenTelemetry Collector Builder v$version failed:" "$(tail -n 5 "$work/builder.log")"
+  cp "$here/otelcol/go.mod" "$here/otelcol/go.sum" "$work/source/"
+  (cd "$work/source" && go build "${build_flags[@]}" -o "$work/otelcol" .)
+  put otelcol "$stamp"
+}
+
+command -v go >/dev/null || fail \
+  "The real Jaeger and OpenTelemetry Collector are to be built into $bin." \
+  "Go is missing: there is no 'go' on the PATH." \
+  "Install Go 1.25 or newer (https://go.dev/dl), then run 'make backends' again."
+
+mkdir -p "$bin"
+# Beside the final place, so that the renames are within one file system.
+work=$(mktemp -d "$cache/build.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+build_jaeger
+build_otelcol
