@@ -1,0 +1,52 @@
+"""Stage spans and an inline SLA verdict for every request of an ML service.
+
+Nothing is imported before a name is used: this package is loaded at interpreter start by the activation file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stagetrace.errors import PolicyError, StagetraceError, StoreError
+    from stagetrace.recording.stage import stage
+    from stagetrace.sla.policy import Policy
+    from stagetrace.sla.processor import SLASpanProcessor
+    from stagetrace.sla.sampling import KeepBreaches
+
+__all__ = [
+    "KeepBreaches",
+    "Policy",
+    "PolicyError",
+    "SLASpanProcessor",
+    "StagetraceError",
+    "StoreError",
+    "__version__",
+    "stage",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "KeepBreaches": "stagetrace.sla.sampling",
+    "Policy": "stagetrace.sla.policy",
+    "PolicyError": "stagetrace.errors",
+    "SLASpanProcessor": "stagetrace.sla.processor",
+    "StagetraceError": "stagetrace.errors",
+    "StoreError": "stagetrace.errors",
+    "stage": "stagetrace.recording.stage",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    home = _HOMES.get(name)
+    if home is None:
+        message = f"module 'stagetrace' has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,198 @@
+"""The process's provider, where nobody else sets one: the official SDK as the OTEL_* variables say.
+
+Prepared when a server is about to serve, not before: a process that serves nothing loads no SDK, and the user's own
+start-up code goes first.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from stagetrace import config, log
+from stagetrace.guard import guarded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SHUTDOWN_BOUND_S = 5.0
+
+_lock = threading.Lock()  # guards _ready
+_ready = False
+
+
+def ready() -> bool:
+    """Return whether `prepare` has run in this process."""
+    return _ready
+
+
+async def prepare() -> None:
+    """Make sure that a tracer provider is set; in a thread, since the exporter takes 0.1 s to load."""
+    await _in_thread(prepare_now)
+
+
+async def flush() -> None:
+    """Deliver what has ended, for at most SHUTDOWN_BOUND_S, and say what was judged."""
+    await _in_thread(flush_now)
+
+
+async def _in_thread(function: Callable[[], None]) -> None:
+    try:
+        from anyio import to_thread
+
+        await to_thread.run_sync(function)
+    except Exception as error:  # noqa: BLE001
+        from stagetrace.guard import report
+
+        report(f"stagetrace.distro.{function.__name__}", error)
+
+
+@guarded
+def prepare_now() -> None:
+    """Set a provider if there is none, once in each process."""
+    global _ready  # noqa: PLW0603
+    with _lock:
+        if _ready:
+            return
+        _ready = True
+        from opentelemetry import trace
+
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            target = _set_tracer_provider()
+        else:
+            target = "the tracer provider that this service set"
+        _set_meter_provider()
+        _observe()
+        _report(target)
+
+
+def _set_tracer_provider() -> str:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    from stagetrace.otlp.exporter import CountingExporter
+
+    # Its own exit handler may wait half a minute for a Collector that is down: ours is bounded.
+    provider = TracerProvider(shutdown_on_exit=False)
+    name = config.exporter_name("TRACES", "otlp")
+    target = name
+    if name != "none":
+        make = _entry_point("opentelemetry_traces_exporter", name)
+        if make is not None:
+            target = f"{name} {config.endpoint()}" if name.startswith("otlp") else name
+            provider.add_span_processor(BatchSpanProcessor(CountingExporter(make(), config.endpoint())))
+    trace.set_tracer_provider(provider)
+    atexit.register(_bounded, provider.shutdown)
+    return target
+
+
+def _set_meter_provider() -> None:
+    """Set a meter provider where OTEL_METRICS_EXPORTER asks for one; by default there is none."""
+    from opentelemetry import metrics
+
+    name = config.exporter_name("METRICS", "none")
+    if name == "none" or type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider":
+        return
+    make = _entry_point("opentelemetry_metrics_exporter", name)
+    if make is None:
+        return
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    provider = MeterProvider([PeriodicExportingMetricReader(make())], shutdown_on_exit=False)
+    metrics.set_meter_provider(provider)
+    atexit.register(_bounded, provider.shutdown)
+
+
+def _entry_point(group: str, name: str) -> Callable[[], Any] | None:
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=group, name=name):
+        try:
+            loaded: Callable[[], Any] = point.load()
+        except Exception as error:  # noqa: BLE001
+            log.once(
+                group, f"cannot load the exporter {name!r} ({type(error).__name__}: {error}); nothing is exported."
+            )
+            return None
+        return loaded
+    known = ", ".join(sorted(point.name for point in entry_points(group=group)))
+    log.once(group, f"there is no exporter {name!r}; nothing is exported.\nOTEL_TRACES_EXPORTER can be: {known}, none.")
+    return None
+
+
+def _observe() -> None:
+    """Offer the count of judged requests as a metric to whatever meter provider there is or will be."""
+    from opentelemetry import metrics
+
+    from stagetrace.instrumentation.otel_sdk import counter
+    from stagetrace.semconv import METRIC_REQUESTS, SLA_OBJECTIVE, SLA_VERDICT
+
+    def observe(_options: Any) -> list[metrics.Observation]:
+        return [
+            metrics.Observation(count, {SLA_OBJECTIVE: objective, SLA_VERDICT: verdict})
+            for (objective, verdict), count in counter().counts().items()
+        ]
+
+    metrics.get_meter("stagetrace").create_observable_counter(
+        METRIC_REQUESTS, [observe], unit="{request}", description="Judged requests by objective and verdict."
+    )
+
+
+def _report(target: str) -> None:
+    from stagetrace import __version__
+    from stagetrace.instrumentation.otel_sdk import policy
+
+    rules = policy()
+    promise = "; ".join(rule.name for rule in rules.objectives) if rules else "no promise given (STAGETRACE_SLA)"
+    log.info(f"{__version__} recording in process {os.getpid()}, spans to {target}, judging by: {promise}")
+
+
+@guarded
+def flush_now() -> None:
+    """Flush the current providers within the bound."""
+    from opentelemetry import metrics, trace
+
+    from stagetrace.instrumentation.otel_sdk import counter, joined
+
+    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
+        force_flush = getattr(provider, "force_flush", None)
+        if force_flush is not None and not _bounded(force_flush):
+            log.warning(f"not all spans were delivered within {SHUTDOWN_BOUND_S:g} s; the rest is lost.")
+    for processor in joined[-1:]:
+        processor.say_unmatched()
+    counts = counter().counts()
+    if counts:
+        breaches = sum(count for (_, verdict), count in counts.items() if verdict == "breach")
+        log.info(f"judged {sum(counts.values())} requests, {breaches} broke their promise")
+
+
+def _bounded(function: Callable[[], Any]) -> bool:
+    """Run `function` for at most SHUTDOWN_BOUND_S; return whether it ended. It goes on alone if it did not."""
+    done = threading.Event()
+
+    def work() -> None:
+        guarded(function)()
+        done.set()
+
+    threading.Thread(target=work, name="stagetrace-flush", daemon=True).start()
+    return done.wait(SHUTDOWN_BOUND_S)
+
+
+@functools.cache
+def _register_fork() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+
+
+def _after_fork() -> None:
+    global _lock, _ready  # noqa: PLW0603
+    _lock = threading.Lock()
+    _ready = False
+
+
+_register_fork()

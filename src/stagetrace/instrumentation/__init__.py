@@ -1,0 +1,1 @@
+"""One file per library; each is loaded when its library is imported, never before."""

@@ -1,0 +1,149 @@
+"""FastAPI: open a timeline around each request, get an entry span, and put the request's view of it in context.
+
+The entry span comes from opentelemetry-instrumentation-fastapi. Where the user or opentelemetry-instrument has
+installed that already, or gave FastAPI's own telemetry a provider, theirs is adopted and none is added.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+
+from stagetrace import distro
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.asgi import timed_receive, timed_send
+from stagetrace.recording.context import RequestSpan, current, entries, recording
+from stagetrace.recording.timeline import Timeline
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from stagetrace.instrumentation.asgi import Receive, Send
+
+STABLE_NAMES = "OTEL_SEMCONV_STABILITY_OPT_IN"
+# Public in spirit: FastAPI's own telemetry leaves a request alone that carries this key in its scope.
+NATIVE_KEY = "fastapi.telemetry"
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap two methods on the class: apps made before and subclasses are covered too."""
+    app_class = module.FastAPI
+    app_class.__call__ = _outermost(app_class.__call__)
+    app_class.build_middleware_stack = _stack_builder(app_class.build_middleware_stack)
+
+
+def _outermost(original: Any) -> Any:
+    @functools.wraps(original)
+    async def __call__(self: Any, scope: Any, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "lifespan":
+            await original(self, scope, receive, _lifespan_send(send))
+            return
+        timeline = _open(scope) if kind == "http" else None
+        if timeline is None:
+            await original(self, scope, receive, send)
+            return
+        if not distro.ready():
+            await distro.prepare()  # a server without lifespan: the first request pays
+        current.set(timeline)  # each request has a task, and so a context, of its own
+        await original(self, scope, timed_receive(timeline, receive), timed_send(timeline, send))
+
+    return __call__
+
+
+@guarded
+def _open(scope: Any) -> Timeline | None:
+    if recording() is None:
+        return Timeline()
+    # Inside a request already: a mounted app, or our app inside somebody's instrumented one.
+    outer = entries.get(trace.get_current_span().get_span_context().span_id)
+    if outer is not None and current.get() is None:
+        return outer
+    scope.setdefault(NATIVE_KEY, None)
+    return None
+
+
+def _lifespan_send(send: Send) -> Send:
+    async def wrapped(message: Any) -> None:
+        kind = message["type"]
+        if kind == "lifespan.startup.complete":
+            # After the user's start-up code, which may have set a provider of its own.
+            await distro.prepare()
+        elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+            # uvicorn re-raises SIGTERM after this, so that atexit never runs: the last chance to deliver.
+            await distro.flush()
+        await send(message)
+
+    return wrapped
+
+
+def _stack_builder(original: Any) -> Any:
+    @functools.wraps(original)
+    def build_middleware_stack(self: Any) -> Any:
+        if _instrument(self):
+            return self.build_middleware_stack()  # theirs now, which comes back here for the inner part
+        stack = original(self)
+        _insert_context(stack)
+        return stack
+
+    return build_middleware_stack
+
+
+@guarded
+def _instrument(app: Any) -> bool:
+    """Give the app an entry span; return whether that replaced its stack builder."""
+    if recording() is not None or _has_entry_span(app):
+        return False
+    if "http" not in os.environ.get(STABLE_NAMES, ""):
+        os.environ[STABLE_NAMES] = ",".join(filter(None, (os.environ.get(STABLE_NAMES), "http")))
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+    FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"])
+    return "build_middleware_stack" in vars(app)
+
+
+def _has_entry_span(app: Any) -> bool:
+    native = getattr(app, "_telemetry", None) or {}
+    return (
+        getattr(app, "_is_instrumented_by_opentelemetry", False)
+        or (native.get("tracing", True) and native.get("tracer_provider") is not None)
+        or any(
+            getattr(middleware.cls, "__module__", "").startswith("opentelemetry.instrumentation.")
+            for middleware in app.user_middleware
+        )
+    )
+
+
+@guarded
+def _insert_context(stack: Any) -> None:
+    # Inside the outermost ServerErrorMiddleware, whose type opentelemetry-instrumentation-fastapi insists on.
+    stack.app = _InContext(stack.app)
+
+
+class _InContext:
+    """Innermost part of ours: the entry span is open, and the application sees it through RequestSpan."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        token = _attach() if scope["type"] == "http" else None
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            if token is not None:
+                otel_context.detach(token)
+
+
+@guarded
+def _attach() -> Any:
+    span = trace.get_current_span()
+    timeline = entries.get(span.get_span_context().span_id)
+    if timeline is None or isinstance(span, RequestSpan):
+        return None
+    current.set(timeline)
+    return otel_context.attach(trace.set_span_in_context(RequestSpan(span, timeline)))

@@ -1,0 +1,89 @@
+"""Run a hook right after a module is imported, whoever imports it and in whatever order.
+
+Written here and not taken from wrapt, since every traced process pays for it at start, those that serve nothing
+included (docs/decisions/002).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+
+class PostImportFinder:
+    """A finder for `sys.meta_path` that finds nothing itself and adds one step after `exec_module`."""
+
+    def __init__(self, hooks: Mapping[str, str]) -> None:
+        self._hooks = dict(hooks)
+        self._finding: set[str] = set()
+        self._installed = False
+
+    def install(self) -> None:
+        """Put the finder first and run the hooks of what is already imported."""
+        if self._installed:
+            return
+        self._installed = True
+        sys.meta_path.insert(0, self)
+        for name in list(self._hooks):
+            module = sys.modules.get(name)
+            if module is not None:
+                self._run(name, module)
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return the spec that the other finders give for a hooked module, with its loader extended."""
+        if name not in self._hooks or name in self._finding:
+            return None
+        self._finding.add(name)
+        try:
+            for finder in sys.meta_path:
+                find = getattr(finder, "find_spec", None)
+                spec: ModuleSpec | None = find(name, path, target) if find and finder is not self else None
+                if spec is not None:
+                    self._extend(name, spec)
+                    return spec
+        finally:
+            self._finding.discard(name)
+        return None
+
+    def _extend(self, name: str, spec: ModuleSpec) -> None:
+        loader = spec.loader
+        original = getattr(loader, "exec_module", None)
+        if original is None:
+            return
+
+        def exec_module(module: ModuleType) -> None:
+            original(module)
+            self._run(name, module)
+
+        try:
+            # On the instance, one of which belongs to each spec: the loader keeps its type for those who ask.
+            loader.exec_module = exec_module  # type: ignore[union-attr, method-assign]
+        except AttributeError as error:
+            _report(name, error)
+
+    def _run(self, name: str, module: ModuleType) -> None:
+        hook = self._hooks.pop(name, None)
+        if hook is None:
+            return
+        try:
+            from importlib import import_module
+
+            import_module(hook).hook(module)
+        except Exception as error:  # noqa: BLE001 -- one broken hook disables itself alone
+            _report(name, error)
+
+
+def _report(name: str, error: Exception) -> None:
+    from stagetrace import guard, log
+
+    guard.failures[name] = guard.failures.get(name, 0) + 1
+    log.once(
+        f"hook:{name}",
+        f"cannot hook {name} ({type(error).__name__}: {error}); it runs as if untraced, everything else is traced.\n"
+        "This version of it may be newer than stagetrace: upgrade stagetrace, or report it.",
+    )

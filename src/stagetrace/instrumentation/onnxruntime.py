@@ -1,0 +1,80 @@
+"""onnxruntime: each way in which a session runs a model."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.model import INFERENCE, description, marked
+from stagetrace.recording.context import recording
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+SYNCHRONOUS = ("run", "run_with_iobinding", "run_with_ort_values", "run_with_ortvaluevector")
+# `run_async(output_names, input_feed, callback, ...)`: ends in the callback, on a thread of onnxruntime's.
+CALLBACK = 2
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap the methods where they are defined: on InferenceSession, on its base Session, or on both."""
+    for owner in (module.InferenceSession, module.Session):
+        for name in SYNCHRONOUS:
+            if name in vars(owner):
+                setattr(owner, name, _wrap(vars(owner)[name]))
+        if "run_async" in vars(owner):
+            owner.run_async = _wrap_async(owner.run_async)
+
+
+def _wrap(original: Any) -> Any:
+    @functools.wraps(original)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return marked(lambda: original(self, *args, **kwargs), lambda: _describe(self, args, kwargs))
+
+    return run
+
+
+def _wrap_async(original: Any) -> Any:
+    @functools.wraps(original)
+    def run_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+        timed = _timed_callback(self, args, kwargs)
+        if timed is None:
+            return original(self, *args, **kwargs)
+        args, kwargs, give_up = timed
+        try:
+            return original(self, *args, **kwargs)
+        except BaseException:
+            give_up()
+            raise
+
+    return run_async
+
+
+@guarded
+def _timed_callback(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any] | None:
+    timeline = recording()
+    by_position = len(args) > CALLBACK
+    callback = args[CALLBACK] if by_position else kwargs.get("callback")
+    if timeline is None or not callable(callback):
+        return None
+
+    def done(*results: Any) -> Any:
+        timeline.end(INFERENCE)
+        return callback(*results)
+
+    timeline.begin(INFERENCE, _describe(session, args, kwargs))
+    if by_position:
+        args = (*args[:CALLBACK], done, *args[CALLBACK + 1 :])
+    else:
+        kwargs = {**kwargs, "callback": done}
+    return args, kwargs, lambda: timeline.end(INFERENCE)
+
+
+def _describe(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    path = getattr(session, "_model_path", None)
+    name = PurePath(path).name if isinstance(path, str) else session.get_modelmeta().graph_name
+    feed = args[1] if len(args) > 1 else kwargs.get("input_feed")
+    rows = next(iter(feed.values()), None) if isinstance(feed, dict) else None
+    return description(str(name), "onnxruntime", rows)

@@ -1,0 +1,66 @@
+"""Join every TracerProvider of the process: ours, opentelemetry-instrument's, the user's own."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from stagetrace import config, log
+from stagetrace.errors import PolicyError
+from stagetrace.guard import guarded
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from stagetrace.sla.policy import Policy
+    from stagetrace.sla.processor import SLASpanProcessor, VerdictCounter
+
+joined: list[SLASpanProcessor] = []
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap the processors and the sampler of each provider as soon as it is made, before any tracer copies them."""
+    provider = module.TracerProvider
+    original = provider.__init__
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _join(self)
+
+    provider.__init__ = __init__
+
+
+@guarded
+def _join(provider: Any) -> None:
+    from stagetrace.sla.processor import SLASpanProcessor
+    from stagetrace.sla.sampling import KeepBreaches
+
+    # Private, and the only place at which a processor can stand before those that export (docs/decisions/003).
+    processor = SLASpanProcessor(policy(), provider._active_span_processor, counter=counter())
+    provider._active_span_processor = processor
+    provider.sampler = KeepBreaches(provider.sampler)
+    joined.append(processor)
+
+
+@functools.cache
+def counter() -> VerdictCounter:
+    """Return the one counter of this process."""
+    from stagetrace.sla.processor import VerdictCounter
+
+    return VerdictCounter()
+
+
+@functools.cache
+def policy() -> Policy | None:
+    """Return the policy of STAGETRACE_SLA; None, said once, if there is none or it cannot be read."""
+    from stagetrace.sla.policy import Policy
+
+    text = config.policy_text()
+    if text is None:
+        return None
+    try:
+        return Policy.parse(text)
+    except PolicyError as error:
+        log.once("policy", f"STAGETRACE_SLA is ignored, requests are traced without a verdict: {error}")
+        return None

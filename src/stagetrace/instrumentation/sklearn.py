@@ -1,0 +1,123 @@
+"""scikit-learn: every estimator, a person's own subclass of BaseEstimator included, at whatever depth it is defined."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.model import INFERENCE, TRANSFORM, description, marked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+METHODS = {
+    **dict.fromkeys(
+        (
+            "predict",
+            "predict_proba",
+            "predict_log_proba",
+            "decision_function",
+            "score_samples",
+            "kneighbors",
+            "fit_predict",
+        ),
+        INFERENCE,
+    ),
+    "transform": TRANSFORM,
+    "inverse_transform": TRANSFORM,
+}
+# These only pass on to the estimators inside, whose own calls show what is preprocessing and what is inference.
+PASS_ON = {"Pipeline", "BaseSearchCV"}
+_MARK = "_stagetrace_wrapped"
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap the methods of all subclasses of BaseEstimator, present and future."""
+    base = module.BaseEstimator
+    original = vars(base).get("__init_subclass__")
+
+    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
+        if original is not None:
+            original.__func__(cls, **kwargs)
+        else:
+            super(base, cls).__init_subclass__(**kwargs)
+        wrap_class(cls)
+
+    base.__init_subclass__ = classmethod(__init_subclass__)
+    for cls in _subclasses(base):
+        wrap_class(cls)
+
+
+def _subclasses(cls: Any) -> list[type]:
+    found: list[type] = []
+    for child in cls.__subclasses__():
+        found += [child, *_subclasses(child)]
+    return found
+
+
+@guarded
+def wrap_class(cls: type) -> None:
+    """Wrap what the class offers where it is defined, mix-ins that are no estimators themselves included."""
+    for owner in cls.__mro__:
+        if owner.__name__ in PASS_ON and owner.__module__.startswith("sklearn."):
+            return
+        for name, activity in METHODS.items():
+            method = vars(owner).get(name)
+            if method is not None and owner.__module__ != "builtins" and not hasattr(method, _MARK):
+                _wrap(owner, name, method, activity)
+
+
+def _wrap(owner: type, name: str, method: Any, activity: str) -> None:
+    if isinstance(method, staticmethod | classmethod | property):
+        return
+    if callable(method) and not hasattr(type(method), "check"):
+        wrapped: Any = _wrap_function(method, activity)
+    elif hasattr(method, "__get__"):
+        wrapped = _Descriptor(method, activity)  # `available_if`: the method exists only if the instance allows it
+    else:
+        return
+    setattr(owner, name, wrapped)
+
+
+def _wrap_function(function: Callable[..., Any], activity: str) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return marked(
+            lambda: function(self, *args, **kwargs),
+            lambda: description(type(self).__name__, "sklearn", _first(args, kwargs)),
+            activity,
+        )
+
+    setattr(method, _MARK, True)
+    return method
+
+
+class _Descriptor:
+    """A descriptor that answers as the wrapped one does, `hasattr` included, and marks what it returns."""
+
+    def __init__(self, wrapped: Any, activity: str) -> None:
+        functools.update_wrapper(self, wrapped)  # type: ignore[arg-type]
+        self._wrapped = wrapped
+        self._activity = activity
+        setattr(self, _MARK, True)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        bound = self._wrapped.__get__(instance, owner)
+        if instance is None:
+            return bound
+
+        @functools.wraps(bound)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return marked(
+                lambda: bound(*args, **kwargs),
+                lambda: description(type(instance).__name__, "sklearn", _first(args, kwargs)),
+                self._activity,
+            )
+
+        return method
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else kwargs.get("X")

@@ -1,0 +1,61 @@
+"""One-line messages to stderr, under the logger `stagetrace` and as STAGETRACE_LOG says (default `info`)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import logging
+
+LEVELS = ("off", "error", "warning", "info", "debug")
+_said: set[str] = set()
+_logger: logging.Logger | None = None
+
+
+def _get() -> logging.Logger:
+    # `logging` costs 5-10 ms to import: not before there is something to say.
+    global _logger  # noqa: PLW0603
+    if _logger is None:
+        import logging
+
+        logger = logging.getLogger("stagetrace")
+        asked = os.environ.get("STAGETRACE_LOG", "").strip().lower() or "info"
+        level = asked if asked in LEVELS else "info"
+        if not logger.handlers:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("stagetrace: %(message)s"))
+            logger.addHandler(handler)
+            logger.propagate = False
+        logger.setLevel(logging.CRITICAL + 1 if level == "off" else level.upper())
+        _logger = logger
+        if level != asked:
+            logger.warning("STAGETRACE_LOG=%s is not a level; using info. Use one of: %s.", asked, ", ".join(LEVELS))
+    return _logger
+
+
+def debug(message: str) -> None:
+    """Say what only someone who looks for trouble wants to know."""
+    _get().debug(message)
+
+
+def info(message: str) -> None:
+    """Say what goes as it should."""
+    _get().info(message)
+
+
+def warning(message: str) -> None:
+    """Say what is probably not as the person meant it."""
+    _get().warning(message)
+
+
+def error(message: str) -> None:
+    """Say what failed, why, and what mends it."""
+    _get().error(message)
+
+
+def once(key: str, message: str) -> None:
+    """Say `message` as an error the first time that `key` comes up in this process."""
+    if key not in _said:
+        _said.add(key)
+        error(message)

@@ -1,0 +1,1 @@
+"""Out of the process: the official OTLP exporter, with its losses counted and said."""

@@ -1,0 +1,1 @@
+"""What happened in one request: marks in, stage spans out."""

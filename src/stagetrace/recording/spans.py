@@ -1,0 +1,85 @@
+"""Turn a closed timeline into finished spans, without opening any SDK span."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, Status, TraceFlags
+
+import stagetrace
+from stagetrace.semconv import ML_STAGE, ML_STAGE_COALESCED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stagetrace.recording.timeline import Segment
+
+SCOPE = InstrumentationScope("stagetrace", stagetrace.__version__)
+
+
+class FinishedSpan(ReadableSpan):
+    """A finished span with more attributes than the SDK's, which are frozen; its counts of dropped items are kept."""
+
+    def __init__(self, span: ReadableSpan, attributes: Mapping[str, Any], context: SpanContext | None = None) -> None:
+        super().__init__(
+            name=span.name,
+            context=context or span.context,
+            parent=span.parent,
+            resource=span.resource,
+            attributes={**(span.attributes or {}), **attributes},
+            events=span.events,
+            links=span.links,
+            kind=span.kind,
+            status=span.status,
+            start_time=span.start_time,
+            end_time=span.end_time,
+            instrumentation_scope=span.instrumentation_scope,
+        )
+        self._source = span
+
+    @property
+    def dropped_attributes(self) -> int:
+        return self._source.dropped_attributes
+
+    @property
+    def dropped_events(self) -> int:
+        return self._source.dropped_events
+
+    @property
+    def dropped_links(self) -> int:
+        return self._source.dropped_links
+
+
+def sampled(context: SpanContext) -> SpanContext:
+    """Return the context with its sampled flag set."""
+    flags = TraceFlags(context.trace_flags | TraceFlags.SAMPLED)
+    return SpanContext(context.trace_id, context.span_id, context.is_remote, flags, context.trace_state)
+
+
+def stage_span(segment: Segment, entry: ReadableSpan, extra: Mapping[str, Any]) -> ReadableSpan:
+    """Return one stage as a child of the entry span."""
+    parent = entry.context
+    context = segment.context or SpanContext(
+        parent.trace_id,
+        random.getrandbits(64) or 1,
+        is_remote=False,
+        trace_flags=parent.trace_flags,
+        trace_state=parent.trace_state,
+    )
+    attributes = {ML_STAGE: segment.stage, **segment.attributes, **extra}
+    if segment.coalesced:
+        attributes[ML_STAGE_COALESCED] = segment.coalesced
+    return ReadableSpan(
+        name=segment.stage,
+        context=context,
+        parent=parent,
+        resource=entry.resource,
+        attributes=attributes,
+        status=Status(),
+        start_time=segment.start,
+        end_time=segment.end,
+        instrumentation_scope=SCOPE,
+    )
