@@ -48,7 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
 def environment() -> dict[str, str]:
     """Return this process's environment with recording on and our start-up folder first."""
     package = Path(__file__).resolve().parent.parent
-    # The second entry lets the child import us where it is not the interpreter that we are installed in.
-    paths = [str(package / "_site"), str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(package / "_site"), *filter(None, [os.environ.get("PYTHONPATH")])]
     switched = {} if config.enabled() else {"STAGETRACE": "1"}
     return {**os.environ, **switched, "PYTHONPATH": os.pathsep.join(paths)}

@@ -1,1 +1,8 @@
-"""Where recorded spans are read back from."""
+"""Reading side: stores that hold spans, each named by a URL and opened by `open_store`."""
+
+from __future__ import annotations
+
+from stagetrace.store.base import Breaches, Entry, Reader, SpanRow, Trace
+from stagetrace.store.url import open_store
+
+__all__ = ["Breaches", "Entry", "Reader", "SpanRow", "Trace", "open_store"]

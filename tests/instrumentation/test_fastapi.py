@@ -1,0 +1,257 @@
+"""Stages of a real FastAPI service on a real socket, read off the OTLP that it sends."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from services import Service, run_service
+from sink import Request, Sink, assert_tiled, run_sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MS = 1_000_000
+ERROR = 2
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    env = {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "POST /predict within 400ms; POST /async-predict within 400ms",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_SERVICE_NAME": "ml-test",
+    }
+    with run_service(tmp_path_factory.mktemp("service"), env=env) as running:
+        yield running
+
+
+def traced(service: Service, sink: Sink, method: str, path: str, **kwargs: object) -> Request:
+    trace_id, _ = service.call(method, path, **kwargs)
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    return request
+
+
+def test_a_sync_handler_passes_through_all_stages_in_order(service: Service, sink: Sink) -> None:
+    """The handler's time is preprocess before the model and postprocess after it.
+
+    FastAPI asks for a second thread to validate what the handler returned.
+    """
+    request = traced(service, sink, "POST", "/predict", json={"preprocess_s": 0.03, "inference_s": 0.05})
+    names = ["preprocess", "network.receive", "preprocess", "queue", "preprocess", "inference", "postprocess"]
+    assert request.names == [*names, "queue", "postprocess", "network.send"]
+    assert request.total_ns("preprocess") >= 30 * MS
+    assert request.total_ns("inference") >= 50 * MS
+    assert request.entry.name == "POST /predict"
+    assert request.entry.service == "ml-test"
+    inference = next(stage for stage in request.stages if stage.name == "inference")
+    expected = {"ml.model.name": "SleepyModel", "ml.framework": "sklearn", "ml.batch.size": 1}
+    assert inference.attributes == {"ml.stage": "inference", **expected}
+    assert {key: request.entry.attributes[key] for key in expected} == expected
+
+
+def test_an_async_handler_has_no_queue(service: Service, sink: Sink) -> None:
+    request = traced(service, sink, "POST", "/async-predict", json={"postprocess_s": 0.03})
+    assert request.names == [
+        *("preprocess", "network.receive", "preprocess", "inference", "postprocess", "network.send"),
+    ]
+    assert request.total_ns("postprocess") >= 30 * MS
+
+
+def test_http_attributes_have_their_stable_names(service: Service, sink: Sink) -> None:
+    attributes = traced(service, sink, "POST", "/predict", json={}).entry.attributes
+    assert attributes["http.request.method"] == "POST"
+    assert attributes["http.route"] == "/predict"
+    assert attributes["http.response.status_code"] == 200
+    assert "http.method" not in attributes
+
+
+def test_a_handler_that_never_infers_is_called_handler(service: Service, sink: Sink) -> None:
+    assert set(traced(service, sink, "GET", "/plain").names) == {"handler", "queue", "network.send"}
+    assert traced(service, sink, "GET", "/background-done").names == ["handler", "network.send"]
+
+
+def test_time_between_two_inferences_is_preprocess_of_the_second(service: Service, sink: Sink) -> None:
+    request = traced(service, sink, "GET", "/two-calls")
+    assert request.names == [
+        *("preprocess", "queue", "preprocess", "inference", "preprocess", "inference"),
+        *("postprocess", "queue", "postprocess", "network.send"),
+    ]
+    assert request.stages[4].end - request.stages[4].start >= 20 * MS
+
+
+def test_overlapping_inferences_count_once(service: Service, sink: Sink) -> None:
+    """Two calls of 80 and 160 ms at the same time are one inference of about 160 ms, not of 240."""
+    request = traced(service, sink, "GET", "/overlap")
+    assert request.names.count("inference") == 1
+    inference_ns = request.total_ns("inference")
+    assert inference_ns >= 160 * MS
+    assert inference_ns <= request.entry.end - request.entry.start
+
+
+def test_a_pipeline_is_split_into_preprocess_and_inference(service: Service, sink: Sink) -> None:
+    request = traced(service, sink, "POST", "/pipeline", json=["good day"] * 7)
+    assert request.names.count("inference") == 1
+    inference = next(stage for stage in request.stages if stage.name == "inference")
+    assert inference.attributes["ml.model.name"] == "LogisticRegression"
+    assert inference.attributes["ml.batch.size"] == 7
+
+
+def test_a_transform_alone_is_the_inference(service: Service, sink: Sink) -> None:
+    request = traced(service, sink, "POST", "/transform", json=["good day"])
+    assert request.names.count("inference") == 1
+    assert request.entry.attributes["ml.model.name"] == "TfidfVectorizer"
+
+
+def test_an_unhandled_error_is_tiled_and_stays_an_error(service: Service, sink: Sink) -> None:
+    trace_id, response = service.call("GET", "/raise")
+    assert response.status_code == 500
+    assert response.text == "Internal Server Error"
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    assert "inference" in request.names
+    assert request.names[-1] == "network.send"
+    assert request.entry.status == ERROR
+
+
+def test_a_refusal_is_tiled(service: Service, sink: Sink) -> None:
+    request = traced(service, sink, "GET", "/refuse")
+    assert request.entry.attributes["http.response.status_code"] == 409
+    assert request.names == ["handler", "network.send"]
+
+
+def test_a_path_without_a_route_is_tiled(service: Service, sink: Sink) -> None:
+    request = traced(service, sink, "GET", "/no-such-path")
+    assert "http.route" not in request.entry.attributes
+    assert "sla.breached" not in request.entry.attributes
+
+
+def test_a_streamed_answer_shows_sending_apart_from_producing(service: Service, sink: Sink) -> None:
+    request = traced(service, sink, "GET", "/stream?chunks=3&pause_s=0.03")
+    assert request.total_ns("handler") >= 90 * MS
+    assert request.names.count("network.send") == 4
+
+
+def test_a_long_stream_is_bounded_and_its_sums_stay(service: Service, sink: Sink) -> None:
+    """One span per chunk would bury the trace: past the limit, visits are summed per stage and say so."""
+    request = traced(service, sink, "GET", "/stream?chunks=300&pause_s=0.001")
+    assert len(request.stages) <= 128 + 8
+    coalesced = {stage.name: stage.attributes.get("ml.stage.coalesced", 0) for stage in request.stages[-2:]}
+    assert all(count > 50 for count in coalesced.values())
+    assert request.total_ns("handler") >= 300 * MS
+
+
+def test_inference_inside_a_stream_is_inference(service: Service, sink: Sink) -> None:
+    request = traced(service, sink, "GET", "/stream-inference")
+    assert request.names.count("inference") == 3
+    assert request.total_ns("inference") >= 60 * MS
+
+
+def test_a_background_task_is_not_latency(service: Service, sink: Sink) -> None:
+    """The 300 ms after the answer are outside the entry span, in a span of their own under it."""
+    request = traced(service, sink, "GET", "/background")
+    spans = sink.wait_for(
+        lambda all_: any(s.trace_id == request.entry.trace_id and s.name.startswith("BackgroundTask") for s in all_)
+    )
+    task = next(s for s in spans if s.trace_id == request.entry.trace_id and s.name.startswith("BackgroundTask"))
+    assert task.end - task.start >= 300 * MS
+    assert task.parent_id == request.entry.span_id
+    assert "inference" not in request.names
+    assert request.entry.end <= task.end - 250 * MS
+
+
+def test_a_slow_upload_is_network_receive(service: Service, sink: Sink) -> None:
+    """Three pieces, 60 ms apart: the app waits for the body and does nothing else."""
+
+    def body() -> Iterator[bytes]:
+        for _ in range(3):
+            yield b"x" * 1000
+            time.sleep(0.06)
+
+    trace_id, response = service.call("POST", "/echo-length", content=body())
+    assert response.json() == {"bytes": 3000}
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    assert request.total_ns("network.receive") >= 120 * MS
+
+
+def test_a_client_that_goes_away_leaves_a_tiled_request(service: Service, sink: Sink) -> None:
+    trace_id = "c0ffee" + "0" * 25 + "1"
+    address = urlsplit(service.url)
+    with socket.create_connection((address.hostname or "", address.port or 0)) as connection:
+        connection.sendall(
+            b"GET /stream?chunks=1000&pause_s=0.01 HTTP/1.1\r\nHost: x\r\n"
+            b"traceparent: 00-" + trace_id.encode() + b"-00f067aa0ba902b7-01\r\n\r\n"
+        )
+        assert connection.recv(10)
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    assert request.entry.end - request.entry.start < 10_000 * MS
+
+
+def test_the_current_span_is_the_entry_span_and_children_hang_under_the_open_stage(
+    service: Service, sink: Sink
+) -> None:
+    trace_id, response = service.call("GET", "/current-span")
+    assert response.json() == {"recording": True, "name": "GET /current-span"}
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    assert request.entry.attributes["user.note"] == "set by the handler"
+    by_id = {stage.span_id: stage.name for stage in request.stages}
+    assert {span.name: by_id[span.parent_id] for span in request.others} == {
+        "in preprocess": "preprocess",
+        "in postprocess": "postprocess",
+    }
+
+
+def test_the_verdict_equals_the_exported_duration(service: Service, sink: Sink) -> None:
+    slow = traced(service, sink, "POST", "/predict", json={"inference_s": 0.45})
+    fast = traced(service, sink, "POST", "/async-predict", json={})
+    for request in (slow, fast):
+        attributes = request.entry.attributes
+        assert attributes["sla.breached"] is (request.entry.end - request.entry.start > 400 * MS)
+    attributes = slow.entry.attributes
+    assert attributes["sla.verdict"] == "breach"
+    assert attributes["sla.breach.stage"] == "inference"
+    assert attributes["sla.objective"] == "POST /predict within 400ms"
+    assert attributes["sla.threshold_ms"] == 400.0
+    assert attributes["sla.overrun_ms"] == (slow.entry.end - slow.entry.start - 400 * MS) / 1e6
+    assert slow.entry.status == 0
+
+
+def test_many_requests_in_one_loop_do_not_mix(service: Service, sink: Sink) -> None:
+    """Forty at once, sync and async, each with an inference of its own length."""
+    import threading
+
+    asked: dict[str, float] = {}
+
+    def ask(number: int) -> None:
+        seconds = 0.01 + number / 400
+        path = "/predict" if number % 2 else "/async-predict"
+        trace_id, response = service.call("POST", path, json={"inference_s": seconds})
+        assert response.json() == [seconds]
+        asked[trace_id] = seconds
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 40
+    for trace_id, seconds in asked.items():
+        request = sink.request(trace_id)
+        assert_tiled(request)
+        assert request.names.count("inference") == 1
+        assert request.total_ns("inference") >= seconds * 1e9

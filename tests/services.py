@@ -1,0 +1,121 @@
+"""Start the test applications as a person would, under each launcher, and talk to them over real HTTP."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from backends import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+APPS = Path(__file__).parent / "apps"
+PYTHON = sys.executable
+
+LAUNCHERS: dict[str, list[str]] = {
+    "uvicorn": ["uvicorn", "{app}:app", "--port", "{port}"],
+    "uvicorn --workers 2": ["uvicorn", "{app}:app", "--port", "{port}", "--workers", "2"],
+    "uvicorn --reload": ["uvicorn", "{app}:app", "--port", "{port}", "--reload"],
+    "gunicorn": ["gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "-b", "127.0.0.1:{port}", "{app}:app"],
+    "gunicorn --preload": [
+        *("gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "--preload"),
+        *("-b", "127.0.0.1:{port}", "{app}:app"),
+    ],
+    "python -m": ["{app}"],
+}
+
+
+@dataclass
+class Service:
+    """A running service. `log` is readable once it has stopped, and meanwhile as far as it got."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log_file: Path
+    client: httpx.Client
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def call(self, method: str, path: str, **kwargs: Any) -> tuple[str, httpx.Response]:
+        """Make one request in a trace of its own; return the trace id and the response."""
+        trace_id = secrets.token_hex(16)
+        headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01", **kwargs.pop("headers", {})}
+        return trace_id, self.client.request(method, path, headers=headers, **kwargs)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal the process and wait for its end; return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+def command(launcher: str, app: str, port: int) -> list[str]:
+    """Return the command line of a launcher."""
+    return [PYTHON, "-m", *(part.format(app=app, port=port) for part in LAUNCHERS[launcher])]
+
+
+@contextmanager
+def run_service(
+    folder: Path,
+    app: str = "ml",
+    launcher: str = "uvicorn",
+    env: Mapping[str, str] | None = None,
+    argv: list[str] | None = None,
+) -> Iterator[Service]:
+    """Run an app of tests/apps until the block ends; ready when /health answers.
+
+    `argv` replaces the launcher's command, `{port}` in it the port.
+    """
+    port = free_port()
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "STAGETRACE"))}
+    argv = [part.format(port=port) for part in argv] if argv else command(launcher, app, port)
+    log_file = folder / f"service-{port}.log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            argv,
+            cwd=APPS,
+            env={**clean, "PORT": str(port), "PYTHONUNBUFFERED": "1", **(env or {})},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    # No connection is kept: an open one would make a server wait for it when told to stop.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(base_url=url, timeout=30, limits=limits) as client:
+        service = Service(url, process, log_file, client)
+        try:
+            _wait_ready(service)
+            yield service
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait_ready(service: Service) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if service.process.poll() is not None:
+            break
+        try:
+            if service.client.get("/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise AssertionError(f"the service did not get ready:\n{service.log[-4000:]}")

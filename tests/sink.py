@@ -1,0 +1,160 @@
+"""A real OTLP gRPC receiver that keeps what it is sent, for tests that look at span trees and need no Jaeger."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SERVER = 2
+
+
+@dataclass(frozen=True)
+class Received:
+    """One span off the wire. Times in nanoseconds, ids in hex."""
+
+    name: str
+    kind: int
+    trace_id: str
+    span_id: str
+    parent_id: str
+    start: int
+    end: int
+    status: int
+    attributes: dict[str, Any]
+    scope: str
+    service: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One entry span with its stages in order of time, and everything else of the trace."""
+
+    entry: Received
+    stages: list[Received]
+    others: list[Received]
+
+    @property
+    def names(self) -> list[str]:
+        return [stage.name for stage in self.stages]
+
+    def total_ns(self, stage: str) -> int:
+        return sum(one.end - one.start for one in self.stages if one.name == stage)
+
+
+@dataclass
+class Sink:
+    """What arrived so far."""
+
+    endpoint: str = ""
+    spans: list[Received] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def wait_for(self, ready: Callable[[list[Received]], bool], timeout_s: float = 20) -> list[Received]:
+        """Return all spans as soon as `ready` says so of them."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            with self.lock:
+                spans = list(self.spans)
+            if ready(spans):
+                return spans
+            time.sleep(0.02)
+        raise AssertionError(f"not within {timeout_s} s; arrived: {[(s.name, s.trace_id) for s in spans]}")
+
+    def request(self, trace_id: str, entries: int = 1) -> Request:
+        """Return the request of this trace, which must have exactly one entry span."""
+        spans = self.wait_for(lambda all_: sum(s.kind == SERVER and s.trace_id == trace_id for s in all_) >= entries)
+        return request_of([span for span in spans if span.trace_id == trace_id])
+
+    def traces(self) -> set[str]:
+        with self.lock:
+            return {span.trace_id for span in self.spans}
+
+
+def request_of(spans: list[Received]) -> Request:
+    """Return the one request that these spans of one trace are about."""
+    entries = [span for span in spans if span.kind == SERVER]
+    assert len(entries) == 1, [(span.name, span.scope) for span in entries]
+    entry = entries[0]
+    stages = [span for span in spans if "ml.stage" in span.attributes and span.parent_id == entry.span_id]
+    others = [span for span in spans if span is not entry and "ml.stage" not in span.attributes]
+    return Request(entry, sorted(stages, key=lambda span: (span.start, span.end)), others)
+
+
+def assert_tiled(request: Request) -> None:
+    """Check the span shape that the design promises, to the nanosecond."""
+    entry, stages = request.entry, request.stages
+    assert stages, "no stages"
+    assert stages[0].start == entry.start
+    assert stages[-1].end == entry.end
+    for before, after in zip(stages, stages[1:], strict=False):
+        assert before.end == after.start, (before, after)
+    assert all(stage.name == stage.attributes["ml.stage"] for stage in stages)
+    totals: dict[str, int] = {}
+    for stage in stages:
+        totals[stage.name] = totals.get(stage.name, 0) + stage.end - stage.start
+    carried = {k: v for k, v in entry.attributes.items() if k.startswith("ml.stage.") and k.endswith(".ms")}
+    assert carried == {f"ml.stage.{name}.ms": total / 1e6 for name, total in totals.items()}
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    return getattr(value, kind) if kind else None
+
+
+def _attributes(pairs: Any) -> dict[str, Any]:
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+class _Service(trace_service_pb2_grpc.TraceServiceServicer):
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802 -- named by the protocol
+        for resource_spans in request.resource_spans:
+            service = _attributes(resource_spans.resource.attributes).get("service.name", "")
+            for scope_spans in resource_spans.scope_spans:
+                received = [
+                    Received(
+                        span.name,
+                        span.kind,
+                        span.trace_id.hex(),
+                        span.span_id.hex(),
+                        span.parent_span_id.hex(),
+                        span.start_time_unix_nano,
+                        span.end_time_unix_nano,
+                        span.status.code,
+                        _attributes(span.attributes),
+                        scope_spans.scope.name,
+                        service,
+                    )
+                    for span in scope_spans.spans
+                ]
+                with self._sink.lock:
+                    self._sink.spans.extend(received)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+@contextmanager
+def run_sink() -> Iterator[Sink]:
+    """Serve a sink on a free loopback port."""
+    sink = Sink()
+    server = grpc.server(ThreadPoolExecutor(4))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(_Service(sink), server)
+    sink.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield sink
+    finally:
+        server.stop(None).wait()
