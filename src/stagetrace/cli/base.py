@@ -1,0 +1,37 @@
+"""What a verb is: one module of this folder with these four names, and one line in `registry.VERBS`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from stagetrace.errors import StagetraceError
+
+if TYPE_CHECKING:
+    import argparse
+
+# Exit codes of every verb.
+ANSWERED: Final = 0
+BAD: Final = 1  # answered, and the answer is bad: a breach, with --fail
+NO_ANSWER: Final = 2  # wrong usage, or no answer
+
+
+class UsageError(StagetraceError):
+    """Say what is wrong in a command's options and how to write it."""
+
+
+class Verb(Protocol):
+    """A module that is one command. It is imported only when its command is given, so it may import what it needs."""
+
+    DESCRIPTION: str
+    """What the command does, for its help: one to three sentences."""
+
+    EXAMPLE: str
+    """One command line, which ends the help."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add options and arguments."""
+        ...
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do it and return the exit code: data to stdout, talk to stderr. A StagetraceError ends as exit code 2."""
+        ...

@@ -1,0 +1,91 @@
+"""`stagetrace trace`: one request, stage by stage."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import math
+import re
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.cli import terminal
+from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.store import add_store_option, open_reader, store_url
+from stagetrace.cli.waterfall import ASCII, BLOCKS, render
+
+if TYPE_CHECKING:
+    from stagetrace.store.base import SpanRow, Trace, Value
+
+DESCRIPTION: Final = (
+    "Draw one trace: the verdict on each entry span, then every span with its time and its share of the entry span."
+)
+EXAMPLE: Final = "stagetrace trace 4bf92f3577b34da6a3ce929d0e0e4736 --store jaeger://localhost:16685"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("id", metavar="ID", type=_trace_id, help="trace id, 32 hex digits")
+    add_store_option(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the trace and return the exit code."""
+    with open_reader(store_url(args)) as reader:
+        trace = reader.trace(args.id)
+    if args.json:
+        lines = [json.dumps(as_json(trace), allow_nan=False)]
+    else:
+        lines = render(trace, terminal.width(), BLOCKS if terminal.shows_blocks() else ASCII)
+    sys.stdout.write("\n".join([*lines, ""]))
+    if not trace.complete:
+        sys.stderr.write(f"stagetrace: INCOMPLETE: {trace.reason}\n")
+    return ANSWERED
+
+
+def as_json(trace: Trace) -> dict[str, Any]:
+    """Return the object that `--json` prints."""
+    reason = {} if trace.complete else {"reason": trace.reason}
+    return {
+        "trace_id": trace.trace_id,
+        "complete": trace.complete,
+        **reason,
+        "spans": [_span_json(span) for span in trace.spans],
+    }
+
+
+def _span_json(span: SpanRow) -> dict[str, Any]:
+    return {
+        "trace_id": span.trace_id,
+        "span_id": span.span_id,
+        "parent_span_id": span.parent_span_id,
+        "name": span.name,
+        "service": span.service,
+        "kind": span.kind,
+        "status": span.status,
+        "start_unix_nano": span.start_unix_nano,
+        "end_unix_nano": span.end_unix_nano,
+        "duration_ms": span.duration_ns / 1e6,
+        "attributes": {key: _json_value(value) for key, value in span.attributes.items()},
+    }
+
+
+def _json_value(value: Value) -> Any:
+    """Return an attribute as JSON has it; like OTLP, bytes in base64 and NaN and infinities as words."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, list):
+        return [_json_value(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _json_value(item) for key, item in value.items()}
+    return value
+
+
+def _trace_id(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{32}", text) or not int(text, 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a trace id, which has 32 hex digits")
+    return text.lower()

@@ -1,0 +1,164 @@
+"""One trace as lines of text: verdicts first, then the tree of spans with a bar each. Pure: rows in, lines out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stagetrace import semconv
+from stagetrace.cli.terminal import milliseconds, printable, promise
+from stagetrace.cli.times import utc
+from stagetrace.store.base import SERVER, Entry, SpanRow, Trace
+from stagetrace.store.entries import entry_of, number, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES)}
+_SHORTEST_BAR: Final = 10
+_TAIL: Final = 22  # duration and share
+_MARK: Final = " < slowest"
+
+
+class Look(NamedTuple):
+    """How bars are drawn: of an entry span, a stage, any other span; `sliver` for a span too short for a cell."""
+
+    entry: str
+    stage: str
+    other: str
+    sliver: str
+    cut: str
+
+
+BLOCKS: Final = Look("─", "█", "▒", "▏", "…")
+ASCII: Final = Look("-", "#", "=", "|", "~")
+
+
+class _Line(NamedTuple):
+    """A span to draw. `entry` is the nearest entry span at or above it; `orphan` if its parent is not here."""
+
+    span: SpanRow
+    depth: int
+    entry: SpanRow | None
+    orphan: bool
+
+
+def render(trace: Trace, width: int, look: Look) -> list[str]:
+    """Return the lines, none longer than `width` (60 or more) except where a verdict's own words are."""
+    spans = trace.spans
+    start, end = min(span.start_unix_nano for span in spans), max(span.end_unix_nano for span in spans)
+    services = len({span.service for span in spans})
+    counts = f"{_many(len(spans), 'span')} of {_many(services, 'service')}"
+    head = f"trace {trace.trace_id}, {utc(start, 6)} UTC, {counts}, {milliseconds((end - start) / 1e6)}"
+    entries = [span for span in spans if span.kind == SERVER]
+    verdicts = [line for entry in entries for line in _verdict(entry, spans)]
+    return [head, *map(printable, verdicts), "", *_bars(_tree(spans), (start, end), width, look)]
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _verdict(span: SpanRow, spans: Sequence[SpanRow]) -> list[str]:
+    """Return what was promised of one entry span and what became of it."""
+    entry = entry_of(span, spans)
+    who = f"{entry.service} {entry.name}: {milliseconds(entry.duration_ms)}"
+    promised = "" if entry.threshold_ms is None else f" of {promise(entry.threshold_ms)} promised"
+    breached = span.attributes.get(semconv.SLA_BREACHED)
+    if breached is None:
+        return [f"{'EXCLUDED' if text(span.attributes, semconv.SLA_VERDICT) == 'excluded' else 'NOT JUDGED'} {who}"]
+    if not breached:
+        return [f"GOOD {who}{promised}"]
+    over = "" if entry.overrun_ms is None else f", over by {milliseconds(entry.overrun_ms)}"
+    return [f"BREACH {who}{promised}{over}{f' ({entry.severity})' if entry.severity else ''}", *_reasons(entry)]
+
+
+def _reasons(entry: Entry) -> Iterator[str]:
+    """Yield the lines beneath a breach: stage, evidence, objective."""
+    if entry.stage is not None:
+        took = f", {milliseconds(entry.stages[entry.stage])}" if entry.stage in entry.stages else ""
+        cause = f", cause {entry.cause}" if entry.cause else ""
+        yield f"  slowest stage: {entry.stage}{took}{cause}"
+    if entry.evidence:
+        yield f"  evidence: {entry.evidence}"
+    if entry.objective:
+        yield f"  objective: {entry.objective}"
+
+
+def _tree(spans: Sequence[SpanRow]) -> list[_Line]:
+    """Return spans depth first, siblings by time. Each span comes once, even where parents form a circle."""
+    ids = {span.span_id for span in spans}
+    children: dict[str | None, list[SpanRow]] = {}
+    for span in sorted(spans, key=_by_time):
+        parent = span.parent_span_id if span.parent_span_id in ids else None
+        children.setdefault(parent, []).append(span)
+    lines: list[_Line] = []
+    drawn: set[int] = set()
+    # After the roots come spans that no root leads to, so that a broken trace still shows all it has.
+    for top in (*children.get(None, ()), *sorted(spans, key=_by_time)):
+        stack = [(top, 0, None, top.parent_span_id is not None)] if id(top) not in drawn else []
+        pending: list[tuple[SpanRow, int, SpanRow | None, bool]] = list(stack)
+        while pending:
+            span, depth, above, orphan = pending.pop()
+            if id(span) in drawn:
+                continue
+            drawn.add(id(span))
+            entry = span if span.kind == SERVER else above
+            lines.append(_Line(span, depth, entry, orphan))
+            pending += [(child, depth + 1, entry, False) for child in reversed(children.get(span.span_id, ()))]
+    return lines
+
+
+def _by_time(span: SpanRow) -> tuple[int, int, int, str]:
+    # Stages of no duration begin and end together; only their order as stages puts them right.
+    return span.start_unix_nano, span.end_unix_nano, _STAGE_ORDER.get(span.name, len(_STAGE_ORDER)), span.span_id
+
+
+def _bars(lines: Sequence[_Line], bounds: tuple[int, int], width: int, look: Look) -> Iterator[str]:
+    labels = [_label(line) for line in lines]
+    marked = [_is_slowest(line) for line in lines]
+    tail = _TAIL + (len(_MARK) if any(marked) else 0)
+    label_width = min(max(map(len, labels)), max(width * 2 // 5, width // 3))
+    bar_width = max(_SHORTEST_BAR, width - label_width - tail)
+    for line, label, mark in zip(lines, labels, marked, strict=True):
+        if line.orphan:
+            yield f"{'  ' * line.depth}(parent {line.span.parent_span_id} is not in this store)"
+        shown = label if len(label) <= label_width else label[: label_width - 1] + look.cut
+        bar = _bar(line.span, bounds, bar_width, look)
+        took = milliseconds(line.span.duration_ns / 1e6)
+        yield f"{shown:<{label_width}} {bar:<{bar_width}} {took:>12} {_share(line):>7}{_MARK if mark else ''}".rstrip()
+
+
+def _label(line: _Line) -> str:
+    """Return the indented name, with the service where another one begins."""
+    span = line.span
+    service = f"{span.service} " if span.kind == SERVER or line.depth == 0 else ""
+    visits = number(span.attributes, semconv.ML_STAGE_COALESCED)
+    times = f" x{visits:g}" if visits is not None and visits > 1 else ""
+    error = " ERROR" if span.status == "ERROR" else ""
+    return "  " * line.depth + printable(f"{service}{span.name}{times}{error}")
+
+
+def _is_slowest(line: _Line) -> bool:
+    stage = text(line.span.attributes, semconv.ML_STAGE)
+    return (
+        stage is not None and line.entry is not None and text(line.entry.attributes, semconv.SLA_BREACH_STAGE) == stage
+    )
+
+
+def _bar(span: SpanRow, bounds: tuple[int, int], cells: int, look: Look) -> str:
+    """Return the bar with its indent. Ends are rounded alike, so spans that touch in time touch on screen."""
+    start, whole = bounds[0], max(1, bounds[1] - bounds[0])
+    left, right = (
+        (2 * (at - start) * cells + whole) // (2 * whole) for at in (span.start_unix_nano, span.end_unix_nano)
+    )
+    if right <= left:
+        return " " * min(left, cells - 1) + look.sliver
+    mark = look.entry if span.kind == SERVER else look.stage if semconv.ML_STAGE in span.attributes else look.other
+    return " " * left + mark * (right - left)
+
+
+def _share(line: _Line) -> str:
+    """Return the part of the entry span's time that this span takes."""
+    if line.entry is None or line.entry.duration_ns <= 0:
+        return ""
+    return f"{100 * line.span.duration_ns / line.entry.duration_ns:.1f} %"

@@ -1,0 +1,118 @@
+"""What every store answers, and with which rows. A store is one file with a `Reader` and one line in `url.SCHEMES`.
+
+Times are integer nanoseconds since 1970 UTC, durations named `_ms` milliseconds, ids lower-case hex.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+# An OTLP attribute value in Python: str, bool, int, float, bytes, list and dict of these, or None where it is empty.
+Value = object
+
+SERVER: Final = "SERVER"
+
+
+@dataclass(frozen=True)
+class SpanRow:
+    """One span as it is stored. A root has no parent; `kind` and `status` are OTLP's words without their prefix."""
+
+    trace_id: str
+    span_id: str
+    parent_span_id: str | None
+    name: str
+    service: str
+    kind: str
+    start_unix_nano: int
+    end_unix_nano: int
+    attributes: Mapping[str, Value]
+    status: str = "UNSET"
+
+    @property
+    def duration_ns(self) -> int:
+        """Return end minus start; negative only where a clock stepped back."""
+        return self.end_unix_nano - self.start_unix_nano
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One judged entry span. What it does not tell is None; `stages` maps stage to total ms, in stage order."""
+
+    trace_id: str
+    span_id: str
+    service: str
+    name: str
+    route: str | None
+    start_unix_nano: int
+    end_unix_nano: int
+    threshold_ms: float | None
+    overrun_ms: float | None
+    objective: str | None
+    stage: str | None
+    severity: str | None
+    cause: str | None = None
+    evidence: str | None = None
+    model: str | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def duration_ms(self) -> float:
+        """Return the duration, computed from the integer times."""
+        return (self.end_unix_nano - self.start_unix_nano) / 1e6
+
+
+@dataclass(frozen=True)
+class Breaches:
+    """Answer of `Reader.breaches`, newest first. Where `complete` is false, `reason` says what was cut off and why."""
+
+    breaches: tuple[Entry, ...]
+    complete: bool = True
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Answer of `Reader.trace`: every stored span once, by start. `complete` and `reason` as in `Breaches`."""
+
+    trace_id: str
+    spans: tuple[SpanRow, ...]
+    complete: bool = True
+    reason: str | None = None
+
+
+class Reader(Protocol):
+    """Read access to one store. Any method raises StoreError where the store cannot answer."""
+
+    def services(self) -> tuple[str, ...]:
+        """Return the names of all services that have spans here, sorted."""
+        ...
+
+    def breaches(self, since_ns: int, until_ns: int, service: str | None = None, limit: int | None = None) -> Breaches:
+        """Return the breached entry spans that started in [since_ns, until_ns), each once, of one or all services.
+
+        With `limit`, at most that many of the newest; incomplete if there are more. Nothing found of a `service`
+        that the store does not know raises StoreError. A store that cannot tell whether it gave everything
+        says `complete=False`.
+        """
+        ...
+
+    def trace(self, trace_id: str) -> Trace:
+        """Return the trace with this id (32 lower-case hex digits). An unknown id raises StoreError."""
+        ...
+
+    def close(self) -> None:
+        """Release connections; the reader is not used afterwards."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None: ...

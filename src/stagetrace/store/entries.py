@@ -1,0 +1,95 @@
+"""Breached entry spans out of one trace: the rules by which every store reports a breach."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING, Final
+
+from stagetrace import semconv
+from stagetrace.store.base import Entry, SpanRow, Value
+from stagetrace.store.rows import ServiceSpan, row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+_HTTP_ROUTE: Final = "http.route"
+_STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES)}
+
+
+def breached_entries(trace: Sequence[ServiceSpan], service: str, since_ns: int, until_ns: int) -> Iterator[Entry]:
+    """Yield the breached entry spans of `service` in this trace that started in [since_ns, until_ns), each span once.
+
+    Delivery is at least once, so a span may be stored twice; the second one is dropped.
+    """
+    seen: set[bytes] = set()
+    for name, span in trace:
+        in_window = since_ns <= span.start_time_unix_nano < until_ns
+        if name != service or not in_window or span.span_id in seen or not _is_breached_entry(span):
+            continue
+        seen.add(span.span_id)
+        children = (row(other_name, other) for other_name, other in trace if other.parent_span_id == span.span_id)
+        yield entry_of(row(name, span), children)
+
+
+def entry_of(span: SpanRow, spans: Iterable[SpanRow]) -> Entry:
+    """Return the record of one entry span; `spans`, read only if it has no stage totals, holds its children."""
+    read = span.attributes
+    return Entry(
+        trace_id=span.trace_id,
+        span_id=span.span_id,
+        service=span.service,
+        name=span.name,
+        route=text(read, _HTTP_ROUTE),
+        start_unix_nano=span.start_unix_nano,
+        end_unix_nano=span.end_unix_nano,
+        threshold_ms=number(read, semconv.SLA_THRESHOLD_MS),
+        overrun_ms=number(read, semconv.SLA_OVERRUN_MS),
+        objective=text(read, semconv.SLA_OBJECTIVE),
+        stage=text(read, semconv.SLA_BREACH_STAGE),
+        severity=text(read, semconv.SLA_SEVERITY),
+        cause=text(read, semconv.SLA_BREACH_CAUSE),
+        evidence=text(read, semconv.SLA_BREACH_EVIDENCE),
+        model=text(read, semconv.ML_MODEL_NAME),
+        stages=stage_totals(span, spans),
+    )
+
+
+def stage_totals(entry: SpanRow, spans: Iterable[SpanRow]) -> dict[str, float]:
+    """Return stage -> total ms in stage order: from the entry span's own attributes, else from its stage spans."""
+    totals = {
+        stage: total for key, total in _numbers(entry.attributes).items() if (stage := semconv.stage_of_total(key))
+    }
+    if not totals:
+        nanoseconds: dict[str, int] = {}
+        for span in {span.span_id: span for span in spans if span.parent_span_id == entry.span_id}.values():
+            stage = text(span.attributes, semconv.ML_STAGE)
+            if stage is not None:
+                nanoseconds[stage] = nanoseconds.get(stage, 0) + span.duration_ns
+        totals = {stage: total / 1e6 for stage, total in nanoseconds.items()}
+    return dict(sorted(totals.items(), key=lambda item: (_STAGE_ORDER.get(item[0], len(_STAGE_ORDER)), item[0])))
+
+
+def text(attributes: Mapping[str, Value], key: str) -> str | None:
+    """Return a text attribute, or None if it is absent or of another type."""
+    found = attributes.get(key)
+    return found if isinstance(found, str) else None
+
+
+def number(attributes: Mapping[str, Value], key: str) -> float | None:
+    """Return a finite numeric attribute, or None if it is absent or something else."""
+    found = attributes.get(key)
+    return found if isinstance(found, (int, float)) and not isinstance(found, bool) and isfinite(found) else None
+
+
+def _numbers(attributes: Mapping[str, Value]) -> dict[str, float]:
+    """Return the numeric attributes alone."""
+    return {key: found for key in attributes if (found := number(attributes, key)) is not None}
+
+
+def _is_breached_entry(span: Span) -> bool:
+    """Tell whether this is a breached entry span, cheaply: it is asked of every span of every trace read."""
+    if span.kind != span.SPAN_KIND_SERVER:
+        return False
+    return any(item.key == semconv.SLA_BREACHED and item.value.bool_value for item in span.attributes)

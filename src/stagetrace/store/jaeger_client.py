@@ -1,0 +1,138 @@
+"""Calls to one Jaeger: what goes over the wire, how long it may take, and what each failure means to a person."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+from stagetrace.errors import StoreError
+from stagetrace.semconv import SLA_BREACHED
+from stagetrace.store import jaeger_api as api
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from google.protobuf.message import Message
+
+# One message holds one whole trace; gRPC's own limit of 4 MiB is a few thousand spans.
+_MAX_MESSAGE_BYTES: Final = 256 << 20
+_NS_PER_US: Final = 1000
+
+
+class DepthRefusedError(Exception):
+    """The store does not accept this search depth (memory storage: at most its `max_traces`)."""
+
+
+class JaegerClient:
+    """One connection to Jaeger's query port. Nothing is sent before the first call."""
+
+    def __init__(self, host: str, port: int, timeout_s: float = 60.0) -> None:
+        """Prepare calls to `host:port`, each of which may take `timeout_s` seconds."""
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.url = f"jaeger://{target}"
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)])
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def services(self) -> list[str]:
+        """Return the services that Jaeger knows, in no order."""
+        call = self._channel.unary_unary(
+            api.path("GetServices"),
+            request_serializer=api.GetServicesRequest.SerializeToString,
+            response_deserializer=api.GetServicesResponse.FromString,
+        )
+        with self._explained():
+            answer: Any = call(api.GetServicesRequest(), timeout=self._timeout_s)
+        return list(answer.services)
+
+    def find_breaches(self, service: str, low_us: int, high_us: int, depth: int) -> Iterator[TracesData]:
+        """Yield whole traces, at most `depth`, in which a breached span of `service` started in [low_us, high_us).
+
+        Jaeger 2.13 takes both ends in (badger in whole microseconds), so the caller filters. Raise DepthRefusedError.
+        """
+        request: Any = api.FindTracesRequest()
+        query = request.query
+        query.service_name = service
+        query.attributes[SLA_BREACHED] = "true"
+        query.start_time_min.FromNanoseconds(low_us * _NS_PER_US)
+        query.start_time_max.FromNanoseconds(high_us * _NS_PER_US)
+        query.search_depth = depth
+        query.raw_traces = True  # else Jaeger may move spans to hide clock skew, and the stages would not tile
+        return self._stream("FindTraces", request)
+
+    def get_trace(self, trace_id: str) -> Iterator[TracesData]:
+        """Yield the parts of one trace; nothing if Jaeger does not hold it."""
+        return self._stream("GetTrace", api.GetTraceRequest(trace_id=trace_id, raw_traces=True))
+
+    def _stream(self, method: str, request: Message) -> Iterator[TracesData]:
+        call = self._channel.unary_stream(
+            api.path(method),
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=TracesData.FromString,
+        )
+        with self._explained():
+            yield from call(request, timeout=self._timeout_s)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn a gRPC error into one that says what to do."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            details = " ".join((error.details() or "").split())
+            if "search depth" in details:
+                raise DepthRefusedError(details) from None
+            what, remedy = explain(error.code(), details, self._timeout_s)
+            raise StoreError(f"{self.url}: {what}\n{remedy}") from None
+
+
+def explain(code: grpc.StatusCode, details: str, timeout_s: float) -> tuple[str, str]:
+    """Return what went wrong and what fixes it, from a gRPC status and its text."""
+    shown = details if len(details) <= 200 else f"{details[:200]}..."
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return _explain_unavailable(shown)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return (
+            f"a gRPC server answers there, but it has no {api.SERVICE} ({shown})",
+            "name Jaeger's gRPC query port, normally 16685 (4317 only takes spans in)",
+        )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return (
+            f"no answer within {timeout_s:g} s",
+            "check that this is Jaeger's gRPC query port, or ask for less time (--since)",
+        )
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return (
+            f"an answer is too large ({shown})",
+            f"a single trace may have {_MAX_MESSAGE_BYTES >> 20} MiB; ask for less time (--since)",
+        )
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return f"Jaeger refuses us ({shown})", "ask a query port without authentication"
+    return (
+        f"Jaeger reports {code.name}: {shown or 'no details'}",
+        "its log says more; other stores and times may still answer",
+    )
+
+
+def _explain_unavailable(details: str) -> tuple[str, str]:
+    """Tell apart by gRPC's text what it reports under one code."""
+    low = details.lower()
+    if "http/2" in low or "http1" in low:
+        return (
+            "a server answers there, but not in gRPC",
+            "name Jaeger's gRPC query port, normally 16685 (16686 is its web page)",
+        )
+    if "lookup" in low or "dns" in low or "resolv" in low:
+        return "there is no host of this name", "check the host in the store's URL"
+    if "refused" in low or "timed out" in low or "unreachable" in low or "timeout" in low:
+        return (
+            f"no server listens there ({details})",
+            "start Jaeger, or check host and port: its gRPC query port is normally 16685",
+        )
+    return f"the connection broke ({details})", "check that this is Jaeger's gRPC query port without TLS, and its log"

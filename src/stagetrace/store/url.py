@@ -1,0 +1,58 @@
+"""Store URLs: which schemes there are, and which module opens each."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from stagetrace.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stagetrace.store.base import Reader
+
+
+class Scheme(NamedTuple):
+    """A kind of store: `module`, imported on use, has `open_url(url) -> Reader`; `form` shows people the URL."""
+
+    module: str
+    form: str
+
+
+SCHEMES: Final[dict[str, Scheme]] = {
+    "jaeger": Scheme("stagetrace.store.jaeger", "jaeger://HOST:PORT (Jaeger's gRPC query port, normally 16685)"),
+}
+
+
+def open_store(url: str) -> Reader:
+    """Return a reader of the store at `url`; nothing is sent before its first use. Raise StoreError for a bad URL."""
+    scheme, found, _ = url.partition("://")
+    if not found:
+        raise _bad(url, "a store is named by a URL, and this has no scheme")
+    if scheme.lower() not in SCHEMES:
+        raise _bad(url, f"there is no kind of store called {scheme!r}")
+    open_url: Callable[[str], Reader] = import_module(SCHEMES[scheme.lower()].module).open_url
+    return open_url(url)
+
+
+def host_and_port(url: str, default_port: int) -> tuple[str, int]:
+    """Return host and port of a URL that may hold nothing else. Raise StoreError if it does not."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise _bad(url, str(error)) from None
+    if not host:
+        raise _bad(url, "the host is missing")
+    if port == 0:
+        raise _bad(url, "no server listens on port 0")
+    if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+        raise _bad(url, "nothing but a host and a port belongs in it")
+    return host, port or default_port
+
+
+def _bad(url: str, wrong: str) -> StoreError:
+    forms = ", ".join(scheme.form for scheme in SCHEMES.values())
+    return StoreError(f"cannot open store {url!r}: {wrong}\nsupported: {forms}")
