@@ -1,0 +1,195 @@
+"""Run the real Jaeger and OpenTelemetry Collector on free loopback ports, with the files of collector-config/.
+
+For the tests and for examples/demo.py; needs nothing but the standard library and what `make backends` built.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOOPBACK = "127.0.0.1"
+CONFIG = Path(__file__).parent.parent / "collector-config"
+READY_WITHIN_S = 30
+STOP_WITHIN_S = 10
+_JAEGER_PORTS = {
+    "query_grpc": "JAEGER_QUERY_GRPC_PORT",
+    "query_http": "JAEGER_QUERY_HTTP_PORT",
+    "otlp_grpc": "JAEGER_OTLP_GRPC_PORT",
+    "otlp_http": "JAEGER_OTLP_HTTP_PORT",
+}
+
+
+class BackendMissing(Exception):  # noqa: N818 - reads as what it says
+    """Say which binary is not built, and how to build it."""
+
+
+class BackendFailed(Exception):  # noqa: N818
+    """Say which process did not become ready, with the end of its log."""
+
+
+@dataclass(frozen=True)
+class Jaeger:
+    """Where a running Jaeger listens."""
+
+    query_grpc: str
+    query_http: str
+    otlp_grpc: str
+    otlp_http: str
+    pid: int
+
+    @property
+    def url(self) -> str:
+        """Return what `stagetrace --store` takes."""
+        return f"jaeger://{self.query_grpc}"
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Where a running Collector listens."""
+
+    otlp_grpc: str
+    otlp_http: str
+    pid: int
+
+
+def cache() -> Path:
+    """Return the folder that collector-config/build/build.sh builds into."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("STAGETRACE_CACHE") or Path(home) / "stagetrace") / "bin"
+
+
+def binary(name: str) -> Path:
+    """Return the built binary `jaeger` or `otelcol`; BackendMissing if it is not built."""
+    path = cache() / name
+    if not os.access(path, os.X_OK):
+        message = f"The real {name} is needed, and {path} is not there: run `make backends` (once; it needs Go)."
+        raise BackendMissing(message)
+    return path
+
+
+def free_port() -> int:
+    """Return a loopback port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def run_jaeger(folder: Path, storage: Literal["memory", "badger"] = "memory", *, again: Jaeger | None = None) -> Iterator[Jaeger]:
+    """Run Jaeger until the block ends; badger keeps its spans in `folder` for the next run there.
+
+    `again` is an earlier Jaeger whose ports to take once more, as a restarted one does.
+    """
+    *free, health = _free_ports(len(_JAEGER_PORTS) + 1)
+    ports = dict(zip(_JAEGER_PORTS, free, strict=True))
+    if again is not None:
+        ports = {name: int(getattr(again, name).rpartition(":")[2]) for name in _JAEGER_PORTS}
+    settings = {variable: str(ports[name]) for name, variable in _JAEGER_PORTS.items()}
+    settings |= {"JAEGER_LISTEN_HOST": LOOPBACK, "JAEGER_HEALTH_PORT": str(health)}
+    settings |= {"JAEGER_BADGER_DIR": str(folder / "badger")}
+    files = ["jaeger.yaml", *(["jaeger-memory.yaml"] if storage == "memory" else [])]
+    with _run("jaeger", files, settings, folder, (health, "/status")) as process:
+        yield Jaeger(
+            query_grpc=f"{LOOPBACK}:{ports['query_grpc']}",
+            query_http=f"http://{LOOPBACK}:{ports['query_http']}",
+            otlp_grpc=f"http://{LOOPBACK}:{ports['otlp_grpc']}",
+            otlp_http=f"http://{LOOPBACK}:{ports['otlp_http']}",
+            pid=process.pid,
+        )
+
+
+@contextmanager
+def run_collector(folder: Path, jaeger: Jaeger) -> Iterator[Collector]:
+    """Run a Collector that sends to `jaeger` until the block ends; its queue stays in `folder` for the next run there."""
+    grpc, http_port, health = _free_ports(3)
+    settings = {
+        "COLLECTOR_LISTEN_HOST": LOOPBACK,
+        "COLLECTOR_OTLP_GRPC_PORT": str(grpc),
+        "COLLECTOR_OTLP_HTTP_PORT": str(http_port),
+        "COLLECTOR_HEALTH_PORT": str(health),
+        "COLLECTOR_QUEUE_DIR": str(folder / "queue"),
+        "JAEGER_OTLP_ENDPOINT": jaeger.otlp_grpc.removeprefix("http://"),
+    }
+    with _run("otelcol", ["collector.yaml"], settings, folder, (health, "/")) as process:
+        yield Collector(f"http://{LOOPBACK}:{grpc}", f"http://{LOOPBACK}:{http_port}", process.pid)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return that many different free ports: all are held at once before any is given."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+@contextmanager
+def _run(
+    name: str, files: list[str], settings: dict[str, str], folder: Path, health: tuple[int, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process until the block ends, which begins once GET `health` (port, path) answers 200."""
+    command = [str(binary(name)), *(f"--config={CONFIG / file}" for file in files)]
+    # Both processes read OTEL_* themselves, which is meant for the traced service.
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{name}.log"
+    with log.open("ab") as output:
+        # A session of its own: Ctrl-C reaches only the caller, who then stops the processes in order.
+        process = subprocess.Popen(  # noqa: S603
+            command, cwd=folder, env=inherited | settings, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        _wait_until_ready(process, log, health)
+        yield process
+    finally:
+        _stop(process)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Path, health: tuple[int, str]) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while not _is_ready(*health):
+        if process.poll() is not None:
+            problem = f"ended with {process.returncode}"
+        elif time.monotonic() > deadline:
+            problem = f"was not ready within {READY_WITHIN_S} s"
+        else:
+            time.sleep(0.05)
+            continue
+        tail = "\n".join(log.read_text("utf-8", errors="replace").splitlines()[-15:])
+        message = f"{log.stem} {problem}. The end of {log}:\n{tail}"
+        raise BackendFailed(message)
+
+
+def _is_ready(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
