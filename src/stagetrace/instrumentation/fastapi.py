@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
     from stagetrace.instrumentation.asgi import Receive, Send
 
+OTEL_PACKAGE = "opentelemetry.instrumentation."
 STABLE_NAMES = "OTEL_SEMCONV_STABILITY_OPT_IN"
+# What opentelemetry-instrumentation's suppress_http_instrumentation() sets; we need it for a part of the context only.
+SUPPRESS_KEY = otel_context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
 # Public in spirit: FastAPI's own telemetry leaves a request alone that carries this key in its scope.
 NATIVE_KEY = "fastapi.telemetry"
 
@@ -50,7 +53,12 @@ def _outermost(original: Any) -> Any:
         if not distro.ready():
             await distro.prepare()  # a server without lifespan: the first request pays
         current.set(timeline)  # each request has a task, and so a context, of its own
-        await original(self, scope, timed_receive(timeline, receive), timed_send(timeline, send))
+        token = _suppress_second_entry() if timeline.bound else None
+        try:
+            await original(self, scope, timed_receive(timeline, receive), timed_send(timeline, send))
+        finally:
+            if token is not None:
+                otel_context.detach(token)
 
     return __call__
 
@@ -65,6 +73,12 @@ def _open(scope: Any) -> Timeline | None:
         return outer
     scope.setdefault(NATIVE_KEY, None)
     return None
+
+
+@guarded
+def _suppress_second_entry() -> Any:
+    """Keep the instrumentation inside the app from adding a span: an entry span is open around the whole app."""
+    return otel_context.attach(otel_context.set_value(SUPPRESS_KEY, value=True))
 
 
 def _lifespan_send(send: Send) -> Send:
@@ -112,7 +126,7 @@ def _has_entry_span(app: Any) -> bool:
         getattr(app, "_is_instrumented_by_opentelemetry", False)
         or (native.get("tracing", True) and native.get("tracer_provider") is not None)
         or any(
-            getattr(middleware.cls, "__module__", "").startswith("opentelemetry.instrumentation.")
+            getattr(middleware.cls, "__module__", "").startswith(OTEL_PACKAGE)
             for middleware in app.user_middleware
         )
     )
@@ -120,8 +134,14 @@ def _has_entry_span(app: Any) -> bool:
 
 @guarded
 def _insert_context(stack: Any) -> None:
-    # Inside the outermost ServerErrorMiddleware, whose type opentelemetry-instrumentation-fastapi insists on.
-    stack.app = _InContext(stack.app)
+    # Inside the outermost ServerErrorMiddleware, whose type opentelemetry-instrumentation-fastapi insists on, and
+    # inside the middleware that opens the entry span, where the user has added one.
+    place = layer = stack
+    while layer is not None:
+        if type(layer).__module__.startswith(OTEL_PACKAGE):
+            place = layer
+        layer = getattr(layer, "app", None)
+    place.app = _InContext(place.app)
 
 
 class _InContext:
@@ -131,7 +151,7 @@ class _InContext:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        token = _attach() if scope["type"] == "http" else None
+        token = _attach(scope) if scope["type"] == "http" else None
         try:
             await self.app(scope, receive, send)
         finally:
@@ -140,10 +160,23 @@ class _InContext:
 
 
 @guarded
-def _attach() -> Any:
-    span = trace.get_current_span()
+def _attach(scope: Any) -> Any:
+    span: Any = trace.get_current_span()
     timeline = entries.get(span.get_span_context().span_id)
     if timeline is None or isinstance(span, RequestSpan):
         return None
     current.set(timeline)
-    return otel_context.attach(trace.set_span_in_context(RequestSpan(span, timeline)))
+    if scope.get(NATIVE_KEY) is None and "http.route" not in getattr(span, "attributes", ()):
+        _set_route(span, scope)
+    context = otel_context.set_value(SUPPRESS_KEY, value=False)
+    return otel_context.attach(trace.set_span_in_context(RequestSpan(span, timeline), context))
+
+
+@guarded
+def _set_route(span: Any, scope: Any) -> None:
+    """Give an adopted entry span its route: OpenTelemetry's plain ASGI middleware knows none."""
+    from opentelemetry.instrumentation.fastapi import _get_route_details
+
+    route = _get_route_details(scope)
+    if route:
+        span.set_attribute("http.route", route)

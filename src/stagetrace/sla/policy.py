@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 
 from stagetrace.errors import PolicyError
@@ -138,4 +139,4 @@ def _share(rule: str, text: str) -> float:
     match = _NUMBER.fullmatch(text.removesuffix("%"))
     if not text.endswith("%") or match is None or match.group(2) or not 0 < float(match.group(1)) <= 100:  # noqa: PLR2004
         raise PolicyError(_message(rule, f"{text!r} is not a percentage above 0% and up to 100%"))
-    return float(match.group(1)) / 100
+    return float(Decimal(match.group(1)) / 100)

@@ -1,0 +1,104 @@
+"""Beside other people's OpenTelemetry there is exactly one entry span a request, with our stages and verdict on it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from services import PYTHON, run_service
+from sink import Sink, assert_tiled, run_sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+def environment(sink: Sink) -> dict[str, str]:
+    return {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "POST /predict within 400ms; POST /v1* within 400ms",
+        "SINK": sink.endpoint,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        "OTEL_SERVICE_NAME": "from-environment",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+    }
+
+
+@pytest.mark.parametrize(
+    ("app", "service_name"),
+    [
+        ("own_provider", "own-provider"),
+        ("own_provider_in_lifespan", "own-provider"),
+        ("own_instrumentor", "from-environment"),
+        ("own_middleware", "from-environment"),
+        ("wrapped_outside", "from-environment"),
+        ("native_telemetry", "own-provider"),
+        ("subclassed", "from-environment"),
+    ],
+)
+def test_one_entry_span_beside_the_authors_own(app: str, service_name: str, sink: Sink, tmp_path: Path) -> None:
+    with run_service(tmp_path, app, env=environment(sink)) as service:
+        for path in ("/predict", "/predict"):  # the first request may find a stack that is not built yet
+            trace_id, response = service.call("POST", path, json={"inference_s": 0.02})
+            assert response.json() == [0.02]
+            request = sink.request(trace_id)
+            assert_tiled(request)
+            assert "inference" in request.names
+            assert request.entry.service == service_name
+            assert request.entry.attributes["sla.breached"] is False
+
+
+@pytest.mark.parametrize("wrapper", ["opentelemetry-instrument", "stagetrace run inside it"])
+def test_beside_opentelemetry_instrument(wrapper: str, sink: Sink, tmp_path: Path) -> None:
+    """Old HTTP names then, as that wrapper's user knows them; ours are on the same span."""
+    ours = ["-m", "stagetrace.cli.main", "run", "--", PYTHON] if "inside" in wrapper else []
+    argv = [
+        *(str(Path(PYTHON).with_name("opentelemetry-instrument")), PYTHON),
+        *ours,
+        *("-m", "uvicorn", "ml:app", "--port", "{port}"),
+    ]
+    with run_service(tmp_path, argv=argv, env=environment(sink)) as service:
+        trace_id, _ = service.call("POST", "/predict", json={"inference_s": 0.02})
+        request = sink.request(trace_id)
+        assert_tiled(request)
+        assert "inference" in request.names
+        assert request.entry.attributes["sla.breached"] is False
+        assert request.entry.attributes["http.method"] == "POST"
+
+
+def test_a_mounted_app_has_one_entry_span(sink: Sink, tmp_path: Path) -> None:
+    with run_service(tmp_path, "mounted", env=environment(sink)) as service:
+        for _ in range(2):
+            trace_id, response = service.call("POST", "/v1/predict", json={"inference_s": 0.02})
+            assert response.json() == [0.02]
+            request = sink.request(trace_id)
+            assert_tiled(request)
+            assert "inference" in request.names
+            assert request.others == []
+
+
+def test_recording_stays_off_without_the_variable(sink: Sink, tmp_path: Path) -> None:
+    env = {key: value for key, value in environment(sink).items() if key != "STAGETRACE"}
+    with run_service(tmp_path, env=env) as service:
+        trace_id, _ = service.call("POST", "/predict", json={})
+        service.stop()
+        assert trace_id not in sink.traces()
+        assert "stagetrace" not in service.log
+
+
+def test_the_interpreter_under_test_reads_the_activation_file() -> None:
+    """Else the tests above would show nothing."""
+    import site
+
+    folders = [Path(folder) for folder in [*site.getsitepackages(), site.getusersitepackages()]]
+    assert any((folder / "stagetrace.pth").exists() for folder in folders), sys.prefix

@@ -1,0 +1,284 @@
+"""The Timeline tiles whatever comes: checked over generated schedules against a model that knows each nanosecond."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.trace import SpanContext
+from stagetrace.recording.timeline import PRIORITY, TRANSFORM, Mark, Segment, Timeline
+
+ENTRY = SpanContext(1, 2, is_remote=False)
+QUEUE, INFERENCE, SEND, RECEIVE = "queue", "inference", "network.send", "network.receive"
+
+
+@dataclass
+class Clock:
+    now: int = 1_000_000
+    readings: list[int] = field(default_factory=list)
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def bound(clock: Clock, limit: int = 128) -> Timeline:
+    timeline = Timeline(clock, limit)
+    timeline.bind(ENTRY, clock.now)
+    return timeline
+
+
+def shape(segments: list[Segment]) -> list[tuple[str, int]]:
+    return [(segment.stage, segment.end - segment.start) for segment in segments]
+
+
+def run(*steps: tuple[int, str], total: int | None = None) -> list[tuple[str, int]]:
+    """Play steps (at, "+activity" | "-activity"), in microseconds; return (stage, duration in us)."""
+    clock = Clock(0)
+    timeline = bound(clock)
+    for at, step in steps:
+        clock.now = at * 1000
+        (timeline.begin if step[0] == "+" else timeline.end)(step[1:])
+    end = (total if total is not None else clock.now // 1000) * 1000
+    clock.now = end
+    return [(stage, duration // 1000) for stage, duration in shape(timeline.close(0, end))]
+
+
+def test_gaps_are_named_by_the_inference_that_follows() -> None:
+    assert run((100, "+inference"), (300, "-inference"), (500, "+inference"), (600, "-inference"), total=700) == [
+        ("preprocess", 100),
+        ("inference", 200),
+        ("preprocess", 200),
+        ("inference", 100),
+        ("postprocess", 100),
+    ]
+
+
+def test_without_inference_gaps_are_the_handler() -> None:
+    assert run((100, "+queue"), (300, "-queue"), total=700) == [("handler", 100), ("queue", 200), ("handler", 400)]
+
+
+def test_a_transform_before_an_inference_is_preprocess_and_one_after_it_is_postprocess() -> None:
+    steps = [(100, "+transform"), (200, "-transform"), (300, "+inference"), (400, "-inference")]
+    assert run(*steps, (500, "+transform"), (600, "-transform"), total=700) == [
+        ("preprocess", 300),
+        ("inference", 100),
+        ("postprocess", 300),
+    ]
+
+
+def test_a_transform_alone_is_the_inference() -> None:
+    assert run((100, "+transform"), (300, "-transform"), total=500) == [
+        ("preprocess", 100),
+        ("inference", 200),
+        ("postprocess", 200),
+    ]
+
+
+def test_overlapping_inferences_count_once() -> None:
+    steps = [(100, "+inference"), (200, "+inference"), (300, "-inference"), (500, "-inference")]
+    assert run(*steps, total=600) == [("preprocess", 100), ("inference", 400), ("postprocess", 100)]
+
+
+def test_short_gaps_between_sends_belong_to_sending_and_longer_ones_do_not() -> None:
+    steps = [(100, "+network.send"), (200, "-network.send"), (230, "+network.send"), (300, "-network.send")]
+    assert run(*steps, total=310) == [("handler", 100), ("network.send", 210)]
+    steps = [(100, "+network.send"), (200, "-network.send"), (900, "+network.send"), (950, "-network.send")]
+    assert run(*steps, total=2000) == [
+        ("handler", 100),
+        ("network.send", 100),
+        ("handler", 700),
+        ("network.send", 50),
+        ("handler", 1050),
+    ]
+
+
+def test_an_explicit_mark_wins_and_the_innermost_of_two() -> None:
+    clock = Clock(0)
+    timeline = bound(clock)
+    outer, inner = Mark("preprocess"), Mark("tokenize")
+    for at, step in [
+        (10, lambda: timeline.begin_mark(outer)),
+        (20, lambda: timeline.begin(INFERENCE)),
+        (30, lambda: timeline.begin_mark(inner)),
+        (40, lambda: timeline.end_mark(inner)),
+        (50, lambda: timeline.end(INFERENCE)),
+        (60, lambda: timeline.end_mark(outer)),
+    ]:
+        clock.now = at
+        step()
+    clock.now = 70
+    assert shape(timeline.close(0, 70)) == [
+        ("handler", 10),
+        ("preprocess", 20),
+        ("tokenize", 10),
+        ("preprocess", 20),
+        ("handler", 10),
+    ]
+
+
+def test_a_parent_that_was_given_out_becomes_a_span_of_its_own() -> None:
+    """A child span hangs under it, so that neither merging nor an instant of no length may lose it."""
+    clock = Clock(0)
+    timeline = bound(clock)
+    first = timeline.parent()
+    assert first
+    timeline.begin(TRANSFORM)
+    second = timeline.parent()
+    assert second
+    clock.now = 100
+    timeline.end(TRANSFORM)
+    segments = timeline.close(0, 100)
+    assert {segment.context.span_id for segment in segments if segment.context} == {first.span_id, second.span_id}
+    assert timeline.parent() == ENTRY
+
+
+def test_marks_after_the_close_do_nothing() -> None:
+    clock = Clock(0)
+    timeline = bound(clock)
+    clock.now = 100
+    before = shape(timeline.close(0, 100))
+    timeline.begin(INFERENCE)
+    clock.now = 200
+    timeline.end(INFERENCE)
+    assert before == [("handler", 100)]
+    assert not timeline.bound
+
+
+def test_a_clock_that_steps_back_still_tiles() -> None:
+    clock = Clock(1000)
+    timeline = bound(clock)
+    clock.now = 500
+    timeline.begin(INFERENCE)
+    clock.now = 1500
+    timeline.end(INFERENCE)
+    clock.now = 2000
+    assert shape(timeline.close(1000, 2000)) == [("inference", 500), ("postprocess", 500)]
+    assert bound(clock).close(2000, 1900) == []
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(0, 200_000),  # nanoseconds since the last event
+        st.sampled_from([f"{sign}{name}" for sign in "+-" for name in (*PRIORITY, "mark a", "mark b", "parent")]),
+    ),
+    max_size=60,
+)
+
+
+def play(events: list[tuple[int, str]], limit: int) -> tuple[list[Segment], int, dict[str, int]]:
+    """Play a schedule; return the segments, the end, and what a model counts for the stages that need no naming."""
+    clock = Clock(1_000_000)
+    timeline = bound(clock, limit)
+    counts = dict.fromkeys(PRIORITY, 0)
+    marks: list[Mark] = []
+    expected: dict[str, int] = {}
+    for wait, event in events:
+        name = marks[-1].stage if marks else next((a for a in PRIORITY if counts[a]), "")
+        expected[name] = expected.get(name, 0) + wait
+        clock.now += wait
+        sign, what = event[0], event[1:]
+        if what == "parent":
+            timeline.parent()
+        elif what.startswith("mark"):
+            if sign == "+":
+                marks.append(Mark(what))
+                timeline.begin_mark(marks[-1])
+            elif marks:
+                timeline.end_mark(marks.pop())
+        elif sign == "+":
+            counts[what] += 1
+            timeline.begin(what)
+        elif counts[what]:
+            counts[what] -= 1
+            timeline.end(what)
+    return timeline.close(1_000_000, clock.now), clock.now, expected
+
+
+@given(EVENTS, st.sampled_from([2, 5, 128]))
+def test_any_schedule_tiles_and_keeps_its_sums(events: list[tuple[int, str]], limit: int) -> None:
+    """End to end without hole or overlap; each stage's sum is exact, past the limit too."""
+    segments, end, expected = play(events, limit)
+    if end == 1_000_000:
+        assert segments == []
+        return
+    assert segments[0].start == 1_000_000
+    assert segments[-1].end == end
+    for before, after in zip(segments, segments[1:], strict=False):
+        assert before.end == after.start
+    assert all(segment.stage and segment.stage != TRANSFORM for segment in segments)
+    sums: dict[str, int] = {}
+    for stage, duration in shape(segments):
+        sums[stage] = sums.get(stage, 0) + duration
+    for stage in ("mark a", "mark b", QUEUE, RECEIVE):
+        assert sums.get(stage, 0) == expected.get(stage, 0)
+    inferred = expected.get(INFERENCE, 0)
+    assert inferred <= sums.get(INFERENCE, 0) <= inferred + expected.get(TRANSFORM, 0)
+    # The server's own moments between two sends count as sending.
+    assert expected.get(SEND, 0) <= sums.get(SEND, 0) <= expected.get(SEND, 0) + expected.get("", 0)
+
+
+@given(EVENTS, st.integers(0, 5_000_000), st.integers(0, 5_000_000))
+def test_any_entry_interval_is_tiled(events: list[tuple[int, str]], start: int, length: int) -> None:
+    """Whatever the SDK says of start and end, which are not our clock's readings."""
+    clock = Clock(1_000_000)
+    timeline = bound(clock)
+    for wait, event in events:
+        clock.now += wait
+        if event[1:] in PRIORITY:
+            (timeline.begin if event[0] == "+" else timeline.end)(event[1:])
+    segments = timeline.close(start, start + length)
+    if not length:
+        assert segments == []
+        return
+    assert segments[0].start == start
+    assert segments[-1].end == start + length
+    for before, after in zip(segments, segments[1:], strict=False):
+        assert before.end == after.start
+        assert after.start <= after.end
+
+
+def test_threads_of_one_request_never_break_the_tiling() -> None:
+    """Eight threads mark at once, on the real clock."""
+    timeline = Timeline()
+    start = timeline._open.start
+    timeline.bind(ENTRY, start)
+    barrier = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        barrier.wait()
+        for turn in range(500):
+            activity = PRIORITY[(number + turn) % len(PRIORITY)]
+            timeline.begin(activity)
+            timeline.parent()
+            timeline.end(activity)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(timeline._counts.values()) == {0}
+    end = timeline._clock()
+    segments = timeline.close(start, end)
+    assert segments[0].start == start
+    assert segments[-1].end == end
+    assert all(a.end == b.start for a, b in zip(segments, segments[1:], strict=False))
+
+
+def test_memory_is_bounded_whatever_comes() -> None:
+    """A runaway loop of stages with names of its own: kept small, summed, and said."""
+    clock = Clock(0)
+    timeline = bound(clock)
+    for number in range(10_000):
+        mark = Mark(f"name {number}")
+        timeline.begin_mark(mark)
+        clock.now += 10
+        timeline.end_mark(mark)
+        clock.now += 10
+    segments: Any = timeline.close(0, clock.now)
+    assert len(segments) < 200
+    assert sum(segment.end - segment.start for segment in segments) == clock.now
+    assert sum(segment.coalesced for segment in segments) > 9_000

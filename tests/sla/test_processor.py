@@ -1,0 +1,263 @@
+"""The processor in somebody's own SDK set-up: tiles, verdicts, sampling, and its own failures."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import SpanKind, TraceFlags, set_span_in_context
+from stagetrace import KeepBreaches, PolicyError, SLASpanProcessor, guard, stage
+from stagetrace.recording.context import entries
+from stagetrace.sla import processor as processor_module
+from stagetrace.sla import sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.trace import Tracer
+
+MS = 1_000_000
+POLICY = "POST /predict within 50ms; * within 1s"
+
+
+@pytest.fixture(autouse=True)
+def _no_failures() -> Iterator[None]:
+    guard.failures.clear()
+    yield
+    assert entries == {}
+
+
+def setup(
+    policy: str | None = POLICY, sampler: Sampler = ALWAYS_ON, **kwargs: Any
+) -> tuple[Tracer, SLASpanProcessor, InMemorySpanExporter]:
+    exporter = InMemorySpanExporter()
+    processor = SLASpanProcessor(policy, SimpleSpanProcessor(exporter))
+    provider = TracerProvider(sampler=KeepBreaches(sampler), shutdown_on_exit=False, **kwargs)
+    provider.add_span_processor(processor)
+    return provider.get_tracer("test"), processor, exporter
+
+
+def request(
+    tracer: Tracer, duration_ms: float, start: int = 10**18, route: str = "/predict", **attributes: Any
+) -> None:
+    span = tracer.start_span(
+        f"POST {route}",
+        kind=SpanKind.SERVER,
+        attributes={"http.request.method": "POST", "http.route": route, **attributes},
+        start_time=start,
+    )
+    span.end(start + round(duration_ms * MS))
+
+
+def entries_of(exporter: InMemorySpanExporter) -> list[ReadableSpan]:
+    return [span for span in exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
+
+
+def test_an_entry_span_gets_its_verdict_and_a_stage() -> None:
+    tracer, _, exporter = setup()
+    request(tracer, 60)
+    stage_span, entry = exporter.get_finished_spans()
+    assert (stage_span.name, stage_span.start_time, stage_span.end_time) == (
+        "handler",
+        entry.start_time,
+        entry.end_time,
+    )
+    assert stage_span.parent == entry.context
+    assert dict(entry.attributes or {}) == {
+        "http.request.method": "POST",
+        "http.route": "/predict",
+        "ml.stage.handler.ms": 60.0,
+        "sla.breached": True,
+        "sla.verdict": "breach",
+        "sla.objective": "POST /predict within 50ms",
+        "sla.threshold_ms": 50.0,
+        "sla.overrun_ms": 10.0,
+        "sla.severity": "minor",
+        "sla.breach.cause": "unknown",
+        "sla.breach.stage": "handler",
+        "sla.breach.evidence": "handler took 60.0 of 60.0 ms, 50 ms were promised",
+    }
+
+
+def test_stages_marked_by_hand_work_without_any_hook() -> None:
+    tracer, _, exporter = setup()
+    with tracer.start_as_current_span("POST /predict", kind=SpanKind.SERVER), stage("inference", rows=3, odd=object):
+        pass
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    assert {"preprocess", "inference"} <= set(spans)
+    assert dict(spans["inference"].attributes or {}) == {
+        "ml.stage": "inference",
+        "rows": 3,
+        "odd": "<class 'object'>",
+    }
+
+
+def test_other_spans_pass_as_they_are_and_a_local_child_is_no_entry() -> None:
+    tracer, processor, exporter = setup()
+    with tracer.start_as_current_span("outer"), tracer.start_as_current_span("inner", kind=SpanKind.SERVER):
+        pass
+    assert [span.name for span in exporter.get_finished_spans()] == ["inner", "outer"]
+    assert processor.counter.counts() == {}
+
+
+def test_what_the_sdk_dropped_stays_counted() -> None:
+    limits = SpanLimits(max_span_attributes=2, max_events=1)
+    tracer, _, exporter = setup(span_limits=limits)
+    span = tracer.start_span("x", kind=SpanKind.SERVER, attributes={"a": 1, "b": 2, "c": 3})
+    span.add_event("one")
+    span.add_event("two")
+    span.end()
+    entry = entries_of(exporter)[0]
+    assert (entry.dropped_attributes, entry.dropped_events) == (1, 1)
+    assert "sla.breached" in (entry.attributes or {})
+
+
+@pytest.mark.parametrize("attributes", [{"http.method": "POST"}, {"http.request.method": "POST"}])
+def test_old_and_stable_http_names_are_both_read(attributes: dict[str, str]) -> None:
+    tracer, processor, _ = setup("POST /predict within 50ms")
+    tracer.start_span("x", kind=SpanKind.SERVER, attributes={**attributes, "http.route": "/predict"}).end()
+    assert processor.counter.counts() == {("POST /predict within 50ms", "good"): 1}
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"rpc.service": "pkg.Model", "rpc.method": "Predict"}, {"rpc.method": "pkg.Model/Predict"}]
+)
+def test_grpc_methods_are_matched_by_their_full_name(attributes: dict[str, str]) -> None:
+    tracer, processor, _ = setup("pkg.Model/Predict within 50ms")
+    tracer.start_span("x", kind=SpanKind.SERVER, attributes=attributes).end()
+    assert processor.counter.counts() == {("pkg.Model/Predict within 50ms", "good"): 1}
+
+
+def test_a_websocket_is_not_judged() -> None:
+    tracer, processor, exporter = setup("* within 1ms")
+    request(tracer, 9000, **{"url.scheme": "ws"})
+    assert processor.counter.counts() == {}
+    assert "sla.breached" not in (entries_of(exporter)[0].attributes or {})
+
+
+def test_two_processors_of_ours_judge_once() -> None:
+    exporter = InMemorySpanExporter()
+    inner = SLASpanProcessor("* within 1s", SimpleSpanProcessor(exporter))
+    outer = SLASpanProcessor("* within 1ms", inner)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(outer)
+    request(provider.get_tracer("test"), 20)
+    stage_span, entry = exporter.get_finished_spans()
+    assert stage_span.name == "handler"
+    assert (entry.attributes or {})["sla.objective"] == "* within 1ms"
+    assert inner.counter.counts() == {}
+
+
+def test_a_broken_policy_is_refused_where_it_is_given() -> None:
+    with pytest.raises(PolicyError, match="has no unit"):
+        SLASpanProcessor("* within 50", SimpleSpanProcessor(InMemorySpanExporter()))
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1])
+def test_under_sampling_every_breach_arrives_whole_and_the_count_is_exact(ratio: float) -> None:
+    """1,000 requests, each with a child; those over 50 ms all arrive, with stage and child, marked as upgraded."""
+    tracer, processor, exporter = setup("POST /predict within 50ms", ParentBased(TraceIdRatioBased(ratio)))
+    chance = random.Random(5)
+    breached = set()
+    for number in range(1000):
+        span = tracer.start_span(
+            "POST /predict",
+            kind=SpanKind.SERVER,
+            attributes={"http.request.method": "POST", "http.route": "/predict"},
+            start_time=10**18,
+        )
+        tracer.start_span("child", context=set_span_in_context(span)).end()
+        duration = chance.choice([10, 20, 49.9, 50, 50.1, 80])
+        span.end(10**18 + round(duration * MS))
+        if duration > 50:
+            breached.add(span.get_span_context().trace_id)
+        assert number < 1000
+    assert processor.counter.counts() == {
+        ("POST /predict within 50ms", "breach"): len(breached),
+        ("POST /predict within 50ms", "good"): 1000 - len(breached),
+    }
+    finished = exporter.get_finished_spans()
+    arrived = {
+        s.context.trace_id for s in finished if s.kind is SpanKind.SERVER and (s.attributes or {})["sla.breached"]
+    }
+    assert arrived == breached
+    for trace_id in breached:
+        spans = [span for span in finished if span.context.trace_id == trace_id]
+        assert sorted(span.name for span in spans) == ["POST /predict", "child", "handler"]
+        assert all(span.context.trace_flags.sampled for span in spans)
+        assert len({(span.attributes or {}).get("sla.upgraded") for span in spans}) == 1
+    good = {s.context.trace_id for s in finished} - breached
+    assert len(good) < 300 if ratio else not good
+
+
+def test_spans_that_end_after_a_kept_breach_follow_it() -> None:
+    tracer, _, exporter = setup("* within 50ms", ParentBased(ALWAYS_OFF))
+    span = tracer.start_span("x", kind=SpanKind.SERVER, start_time=10**18)
+    late = tracer.start_span("background", context=set_span_in_context(span))
+    span.end(10**18 + 60 * MS)
+    late.end()
+    assert [s.name for s in exporter.get_finished_spans()] == ["handler", "x", "background"]
+    assert exporter.get_finished_spans()[2].context.trace_flags & TraceFlags.SAMPLED
+
+
+def test_held_spans_are_bounded_and_the_loss_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "MAX_HELD_PER_TRACE", 5)
+    tracer, processor, exporter = setup("* within 50ms", ALWAYS_OFF)
+    span = tracer.start_span("x", kind=SpanKind.SERVER, start_time=10**18)
+    for _ in range(8):
+        tracer.start_span("child", context=set_span_in_context(span)).end()
+    span.end(10**18 + 60 * MS)
+    assert sum(s.name == "child" for s in exporter.get_finished_spans()) == 5
+    assert processor._held.overflowed == 3
+    assert processor._held._held == 0
+
+
+def test_good_requests_leave_nothing_behind() -> None:
+    tracer, processor, exporter = setup("* within 50ms", ALWAYS_OFF)
+    for _ in range(10):
+        span = tracer.start_span("x", kind=SpanKind.SERVER, start_time=10**18)
+        tracer.start_span("child", context=set_span_in_context(span)).end()
+        span.end(10**18 + MS)
+    assert exporter.get_finished_spans() == ()
+    held = processor._held
+    assert (held._held, held._open, held._spans, len(held._kept)) == (0, {}, {}, 0)
+
+
+def test_a_policy_that_matches_nothing_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
+    tracer, processor, _ = setup("GET /nothing within 50ms")
+    for _ in range(150):
+        request(tracer, 1)
+    processor.say_unmatched()
+    err = capfd.readouterr().err
+    assert err.count("matched none of 100 requests") == 1
+    assert "They were POST /predict" in err
+    assert len(err.strip().splitlines()) <= 3
+
+
+class _Raises(SpanProcessor):
+    def on_end(self, span: ReadableSpan) -> None:
+        raise RuntimeError("exporter is broken")
+
+
+def test_a_processor_behind_us_that_raises_does_not_reach_the_request() -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SLASpanProcessor(POLICY, _Raises()))
+    request(provider.get_tracer("test"), 20)
+    assert sum(guard.failures.values()) == 2  # the stage and the entry span
+
+
+@pytest.mark.parametrize("twin", ["judge", "stage_span", "FinishedSpan"])
+def test_our_own_failure_lets_the_span_pass(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(f"{twin} is broken")
+
+    monkeypatch.setattr(processor_module, twin, failing)
+    tracer, _, exporter = setup()
+    request(tracer, 20)
+    assert [span.name for span in entries_of(exporter)] == ["POST /predict"]
+    assert sum(guard.failures.values()) == 1
