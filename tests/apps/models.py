@@ -1,0 +1,145 @@
+"""Models of many kinds behind one route: `GET /case/NAME` runs one call and answers with what it returned."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from fastapi import FastAPI
+from skl2onnx import to_onnx
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_iris
+from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestClassifier, StackingClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import OneClassSVM
+
+x, y = load_iris(return_X_y=True)
+x = x.astype(np.float32)
+rows = x[:5]
+
+
+class ScoresMixin:
+    """Offers a method to estimators without being one."""
+
+    def predict(self, data: Any) -> Any:
+        return np.zeros(len(data))
+
+
+class FromMixin(ScoresMixin, BaseEstimator):
+    pass
+
+
+class Overrides(LogisticRegression):
+    """Calls its parent's method from its own of the same name."""
+
+    def predict(self, data: Any) -> Any:
+        return super().predict(data) * 2
+
+
+class Lonely(ClassifierMixin, BaseEstimator):
+    def predict(self, data: Any) -> Any:
+        raise ValueError(f"cannot score {len(data)} rows")
+
+
+logistic = LogisticRegression().fit(x, y)
+session = onnxruntime.InferenceSession(to_onnx(logistic, x[:1], options={"zipmap": False}).SerializeToString())
+feed = {"X": rows}
+
+
+def late_class() -> Any:
+    class DefinedInTheRequest(BaseEstimator):
+        def predict(self, data: Any) -> Any:
+            return data.sum(axis=1)
+
+    return DefinedInTheRequest().predict(rows)
+
+
+def run_async() -> Any:
+    done = threading.Event()
+    box: list[Any] = []
+
+    def callback(results: Any, *_: Any) -> None:
+        box.extend(results)
+        done.set()
+
+    session.run_async(["label"], feed, callback, None)
+    done.wait(10)
+    return box[0]
+
+
+def iobinding() -> Any:
+    binding = session.io_binding()
+    binding.bind_cpu_input("X", rows)
+    binding.bind_output("label")
+    session.run_with_iobinding(binding)
+    return binding.copy_outputs_to_cpu()[0]
+
+
+def error_of(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except ValueError as error:
+        return [type(error).__name__, str(error)]
+
+
+CASES: dict[str, Callable[[], Any]] = {
+    "logistic": lambda estimator=logistic: estimator.predict(rows),
+    "logistic-proba": lambda estimator=logistic: estimator.predict_proba(X=rows),
+    "regression": lambda estimator=LinearRegression().fit(x, y): estimator.predict(rows),
+    "forest-parallel": lambda e=RandomForestClassifier(20, n_jobs=2, random_state=0).fit(x, y): e.predict(rows),
+    "stacking": lambda e=StackingClassifier([("l", logistic)], cv="prefit").fit(x, y): e.predict(rows),
+    "kmeans": lambda estimator=KMeans(3, n_init=1, random_state=0).fit(x): estimator.predict(rows),
+    "neighbors": lambda estimator=NearestNeighbors(n_neighbors=2).fit(x): estimator.kneighbors(rows)[0],
+    "one-class": lambda estimator=OneClassSVM().fit(x): estimator.score_samples(rows),
+    "available-if": lambda e=SGDClassifier(loss="log_loss", random_state=0).fit(x, y): e.predict_proba(rows),
+    "not-available": lambda e=SGDClassifier(loss="hinge", random_state=0).fit(x, y): [hasattr(e, "predict_proba")],
+    "pipeline": lambda e=make_pipeline(StandardScaler(), PCA(2), LogisticRegression()).fit(x, y): e.predict(rows),
+    "columns": lambda e=make_pipeline(
+        ColumnTransformer([("s", StandardScaler(), [0, 1])], remainder="passthrough"), LogisticRegression()
+    ).fit(x, y): e.predict(rows),
+    "grid-search": lambda e=GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression()), {"logisticregression__C": [1]}, cv=2
+    ).fit(x, y): e.predict(rows),
+    "transformer": lambda estimator=PCA(2).fit(x): estimator.transform(rows),
+    "mixin": lambda: FromMixin().predict(rows),
+    "overrides": lambda estimator=Overrides().fit(x, y): estimator.predict(rows),
+    "late-class": late_class,
+    "raises": lambda: error_of(lambda: Lonely().predict(rows)),
+    "onnx": lambda: session.run(["label"], feed)[0],
+    "onnx-keywords": lambda: session.run(output_names=None, input_feed=feed)[1],
+    "onnx-async": run_async,
+    "onnx-iobinding": iobinding,
+    "onnx-raises": lambda: error_of(lambda: session.run(["label"], {})),
+}
+
+app = FastAPI()
+
+
+@app.get("/health")
+async def health() -> dict[str, bool]:
+    return {"ok": True}
+
+
+@app.get("/cases")
+async def cases() -> list[str]:
+    return list(CASES)
+
+
+@app.get("/case/{name}")
+def case(name: str) -> Any:
+    return np.asarray(CASES[name]()).tolist()
+
+
+@app.get("/in-task/{name}")
+async def in_task(name: str) -> Any:
+    result = await asyncio.create_task(asyncio.to_thread(CASES[name]))
+    return np.asarray(result).tolist()

@@ -1,0 +1,84 @@
+"""scikit-learn and onnxruntime: one inference a request, described, with the answers that an untraced run gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from services import Service, run_service
+from sink import Sink, assert_tiled, run_sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXPECTED = {
+    "logistic": ("LogisticRegression", "sklearn", 5),
+    "logistic-proba": ("LogisticRegression", "sklearn", 5),
+    "regression": ("LinearRegression", "sklearn", 5),
+    "forest-parallel": ("RandomForestClassifier", "sklearn", 5),
+    "stacking": ("StackingClassifier", "sklearn", 5),
+    "kmeans": ("KMeans", "sklearn", 5),
+    "neighbors": ("NearestNeighbors", "sklearn", 5),
+    "one-class": ("OneClassSVM", "sklearn", 5),
+    "available-if": ("SGDClassifier", "sklearn", 5),
+    "pipeline": ("LogisticRegression", "sklearn", 5),
+    "columns": ("LogisticRegression", "sklearn", 5),
+    "grid-search": ("LogisticRegression", "sklearn", 5),
+    "transformer": ("PCA", "sklearn", 5),
+    "mixin": ("FromMixin", "sklearn", 5),
+    "overrides": ("Overrides", "sklearn", 5),
+    "late-class": ("DefinedInTheRequest", "sklearn", 5),
+    "raises": ("Lonely", "sklearn", 5),
+    "onnx-keywords": (None, "onnxruntime", 5),
+    "onnx": (None, "onnxruntime", 5),
+    "onnx-async": (None, "onnxruntime", 5),
+    "onnx-iobinding": (None, "onnxruntime", None),
+    "onnx-raises": (None, "onnxruntime", None),
+}
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def traced(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    with run_service(tmp_path_factory.mktemp("traced"), "models", env=env) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def untraced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with run_service(tmp_path_factory.mktemp("untraced"), "models") as running:
+        yield running
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+@pytest.mark.parametrize("path", ["/case", "/in-task"])
+def test_one_inference_of_the_outermost_model(
+    case: str, path: str, traced: Service, untraced: Service, sink: Sink
+) -> None:
+    trace_id, response = traced.call("GET", f"{path}/{case}")
+    assert response.content == untraced.call("GET", f"{path}/{case}")[1].content
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    inferences = [stage for stage in request.stages if stage.name == "inference"]
+    assert len(inferences) == 1
+    name, framework, rows = EXPECTED[case]
+    attributes = inferences[0].attributes
+    assert attributes["ml.framework"] == framework
+    assert attributes.get("ml.batch.size") == rows
+    assert attributes["ml.model.name"] == name if name else attributes["ml.model.name"]
+
+
+def test_a_method_that_is_not_there_stays_away(traced: Service, untraced: Service) -> None:
+    """`hasattr` answers as before, where scikit-learn offers a method on some instances only."""
+    for service in (traced, untraced):
+        assert service.call("GET", "/case/not-available")[1].json() == [False]
+
+
+def test_each_case_of_the_app_is_tested(untraced: Service) -> None:
+    assert set(untraced.call("GET", "/cases")[1].json()) == {*EXPECTED, "not-available"}
