@@ -87,7 +87,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def run_jaeger(folder: Path, storage: Literal["memory", "badger"] = "memory", *, again: Jaeger | None = None) -> Iterator[Jaeger]:
+def run_jaeger(
+    folder: Path, storage: Literal["memory", "badger"] = "memory", *, again: Jaeger | None = None
+) -> Iterator[Jaeger]:
     """Run Jaeger until the block ends; badger keeps its spans in `folder` for the next run there.
 
     `again` is an earlier Jaeger whose ports to take once more, as a restarted one does.
@@ -112,7 +114,7 @@ def run_jaeger(folder: Path, storage: Literal["memory", "badger"] = "memory", *,
 
 @contextmanager
 def run_collector(folder: Path, jaeger: Jaeger) -> Iterator[Collector]:
-    """Run a Collector that sends to `jaeger` until the block ends; its queue stays in `folder` for the next run there."""
+    """Run a Collector that sends to `jaeger` until the block ends; its queue stays in `folder` for the next."""
     grpc, http_port, health = _free_ports(3)
     settings = {
         "COLLECTOR_LISTEN_HOST": LOOPBACK,
@@ -150,7 +152,7 @@ def _run(
     log = folder / f"{name}.log"
     with log.open("ab") as output:
         # A session of its own: Ctrl-C reaches only the caller, who then stops the processes in order.
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             command, cwd=folder, env=inherited | settings, stdout=output, stderr=output, start_new_session=True
         )
     try:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+
 from backends import BackendMissing, Collector, Jaeger, binary, run_collector, run_jaeger
 
 if TYPE_CHECKING:

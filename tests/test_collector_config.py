@@ -1,4 +1,4 @@
-"""The files of collector-config/, run by the real Collector and Jaeger, and docker-compose.yml, which runs the same files."""
+"""The files of collector-config/ in the real Collector and Jaeger, and docker-compose.yml, which runs the same."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from backends import CONFIG, BackendFailed, Collector, Jaeger, binary, free_port, run_collector, run_jaeger
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+from backends import CONFIG, BackendFailed, Collector, Jaeger, binary, free_port, run_collector, run_jaeger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,7 +75,7 @@ def over_http(to: Collector | Jaeger) -> SpanExporter:
 
 
 def stored(jaeger: Jaeger, service: str) -> dict[str, Any]:
-    """Ask Jaeger for the breached spans of a service; return each span's `service.name` and `sla.breached` by its name."""
+    """Return `service.name` and `sla.breached` of each breached span of a service that Jaeger finds, by span name."""
     query = urllib.parse.urlencode({"service": service, "tags": json.dumps({"sla.breached": "true"}), "limit": 1000})
     connection = http.client.HTTPConnection(jaeger.query_http.removeprefix("http://"), timeout=10)
     try:
@@ -106,7 +107,7 @@ def arrives(jaeger: Jaeger, service: str, *names: str) -> None:
 @pytest.mark.usefixtures("backends")
 def test_collector_accepts_its_configuration(tmp_path: Path) -> None:
     """`otelcol validate` knows every component and every field."""
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [binary("otelcol"), "validate", f"--config={CONFIG / 'collector.yaml'}"],
         cwd=tmp_path,
         capture_output=True,
@@ -178,7 +179,7 @@ def test_spans_outlive_an_outage_of_jaeger(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("backends")
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
 def test_spans_outlive_the_collector(ending: signal.Signals, tmp_path: Path) -> None:
-    """Spans accepted while Jaeger is down reach it by way of the next Collector, even if the first was killed at once."""
+    """Spans accepted while Jaeger is down reach it by the next Collector, even if the first was killed at once."""
     with run_jaeger(tmp_path) as gone:
         pass
     with run_collector(tmp_path, gone) as collector:
@@ -269,7 +270,9 @@ def test_compose_runs_the_versions_that_are_built() -> None:
     """The images are of the versions that the tests ran."""
     version = SERVICES["collector"]["image"].rpartition(":")[2]
     assert version == MANIFEST["dist"]["version"]
-    parts = [entry["gomod"] for kind, entries in MANIFEST.items() if kind not in ("dist", "providers") for entry in entries]
+    parts = [
+        entry["gomod"] for kind, entries in MANIFEST.items() if kind not in ("dist", "providers") for entry in entries
+    ]
     assert {part.split()[1] for part in parts} == {f"v{version}"}
 
     image = SERVICES["jaeger"]["image"].rpartition(":")[2]

@@ -1,0 +1,54 @@
+# `make help` lists what there is. Needs Python 3.10 or newer, and Go 1.25 or newer for the real Jaeger and Collector.
+# What is downloaded or built is cached outside the work tree: ~/.cache/stagetrace, pip's and Go's own caches.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BUILD := collector-config/build/build.sh
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench backends backends-if-go clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
+
+demo: $(INSTALLED) backends ## a real service, real slow requests, and what stagetrace says about them (under a minute)
+	@$(BIN)/python examples/demo.py
+
+test: check backends-if-go ## check, then all tests, against a real Jaeger and a real Collector
+	@echo "running the tests ..."
+	@$(BIN)/python -m pytest -q
+
+check: $(INSTALLED) ## lint, format, types, import rules
+	@echo "checking lint, format, types and import rules ..."
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(INSTALLED) backends ## measure what recording costs
+	@$(BIN)/python benchmarks/run.py
+
+backends: ## build Jaeger and the Collector, once
+	@$(BUILD)
+
+# A person without Go can still run the other tests. CI cannot pass without the real processes.
+backends-if-go:
+	@if command -v go >/dev/null || [ -n "$$CI" ]; then $(BUILD); \
+	else echo "note: Go is missing, so tests that need the real Jaeger and Collector are skipped unless these are built already"; fi
+
+clean: ## remove what make has put into the work tree (the cache outside it stays)
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The activation files are copied at installation, so a change of theirs needs a new one; the rest is used where it lies.
+$(INSTALLED): pyproject.toml $(wildcard src/stagetrace.*)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "stagetrace needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; echo "Name a newer one: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "installing stagetrace and what its tests need into $(VENV), about a minute the first time ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@

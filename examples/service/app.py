@@ -1,0 +1,118 @@
+"""A support-ticket router: which team should answer this message? Plain FastAPI and scikit-learn, no tracing code.
+
+Run it from this folder: `uvicorn app:app`.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import random
+import re
+import unicodedata
+from pathlib import Path
+
+from fastapi import FastAPI
+from pydantic import BaseModel, Field
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+
+PHRASES = json.loads((Path(__file__).parent / "phrases.json").read_text("utf-8"))
+
+QUOTED = re.compile(r"^\s*>.*$", re.MULTILINE)
+SIGNATURE = re.compile(r"^-- ?$.*\Z", re.MULTILINE | re.DOTALL)
+# What only this customer would write becomes one word that all share; applied in this order.
+MASKS = [
+    (re.compile(r"https?://\S+"), " url "),
+    (re.compile(r"[\w.+-]{1,64}@[\w-]+\.[\w.-]+"), " mail "),
+    (re.compile(r"[$£€]\s?\d[\d.,]*|\d[\d.,]*\s?(?:eur|usd|gbp)\b"), " money "),
+    (re.compile(r"\b[a-z]-\d{4,}\b"), " order "),
+    (re.compile(r"\d+(?:[.:]\d+)*"), " number "),
+]
+SPACE = re.compile(r"\s+")
+
+
+class Ticket(BaseModel):
+    """One message."""
+
+    text: str = Field(min_length=1)
+
+
+class Tickets(BaseModel):
+    """Several messages."""
+
+    texts: list[str] = Field(min_length=1)
+
+
+class Route(BaseModel):
+    """The team, and how likely each team is."""
+
+    team: str
+    probabilities: dict[str, float]
+
+
+def normalise(text: str) -> str:
+    """Return the message without quotes and signature, in lower case, masked."""
+    text = unicodedata.normalize("NFKC", html.unescape(text))
+    text = SIGNATURE.sub("", QUOTED.sub("", text)).casefold()
+    for pattern, word in MASKS:
+        text = pattern.sub(word, text)
+    return SPACE.sub(" ", text).strip()
+
+
+def past_tickets(count: int) -> list[tuple[str, str]]:
+    """Return messages and the teams that answered them, the same ones on every start and as many for each team."""
+    chance = random.Random(7)
+    teams = sorted(PHRASES["problems"])
+    return [(past_ticket(chance, team), team) for team in (teams[number % len(teams)] for number in range(count))]
+
+
+def past_ticket(chance: random.Random, team: str) -> str:
+    """Return one message."""
+    words = {name: chance.choice(choices) for name, choices in PHRASES["words"].items()}
+    problem = chance.choice(PHRASES["problems"][team])
+    text = f"{chance.choice(PHRASES['openings'])} {problem}. {chance.choice(PHRASES['closings'])}"
+    return text.format(order=f"A-{chance.randrange(10**5, 10**6)}", **words)
+
+
+def train() -> Pipeline:
+    """Return the router, trained on the past tickets."""
+    texts, teams = zip(*past_tickets(600), strict=True)
+    pipeline = Pipeline(
+        [
+            ("words", TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)),
+            ("classifier", LogisticRegression(C=10, max_iter=1000)),
+        ]
+    )
+    return pipeline.fit([normalise(text) for text in texts], teams)
+
+
+app = FastAPI(title="Ticket router")
+model = train()
+
+
+def route(row: list[float]) -> Route:
+    """Return the answer for one row of probabilities."""
+    probabilities = dict(zip(model.classes_.tolist(), (round(value, 4) for value in row), strict=True))
+    return Route(team=max(probabilities, key=probabilities.__getitem__), probabilities=probabilities)
+
+
+@app.get("/health")
+def health() -> dict[str, str]:
+    """Say that the model is loaded."""
+    return {"status": "ok"}
+
+
+@app.post("/predict")
+def predict(ticket: Ticket) -> Route:
+    """Route one message."""
+    text = normalise(ticket.text)
+    return route(model.predict_proba([text])[0].tolist())
+
+
+@app.post("/predict/batch")
+async def predict_batch(tickets: Tickets) -> list[Route]:
+    """Route many messages at once."""
+    texts = [normalise(text) for text in tickets.texts]
+    return [route(row) for row in model.predict_proba(texts).tolist()]

@@ -1,0 +1,195 @@
+"""The ticket router of examples/ over real HTTP: by itself without recording, and in the demo with it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from backends import CONFIG, LOOPBACK, cache, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+EXAMPLES = CONFIG.parent / "examples"
+STARTS_WITHIN_S = 60
+
+
+def plain_environment() -> dict[str, str]:
+    """Return the environment without what would switch recording on or steer it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "STAGETRACE"))}
+
+
+@pytest.fixture(scope="module")
+def router() -> Iterator[httpx.Client]:
+    """Run the service as a person would, with uvicorn in its folder."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port), "--log-level", "warning"],
+        cwd=EXAMPLES / "service",
+        env=plain_environment(),
+    )
+    try:
+        with httpx.Client(base_url=f"http://{LOOPBACK}:{port}", timeout=30, trust_env=False) as client:
+            wait_until_up(client, process)
+            yield client
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def wait_until_up(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    while not is_up(client):
+        assert process.poll() is None, "uvicorn ended; what it said is above"
+        assert time.monotonic() < deadline, f"uvicorn did not answer within {STARTS_WITHIN_S} s"
+        time.sleep(0.05)
+
+
+def is_up(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").is_success
+    except httpx.TransportError:
+        return False
+
+
+TICKETS = {
+    "billing": "Hello, you took 49.90 EUR from my card twice this month. I need the second payment back on my invoice.",
+    "delivery": "My parcel should have come on Friday, but the tracking page has not changed. Where is the courier?",
+    "returns": "The jacket is the wrong size, please send me a return label for an exchange.",
+    "account": "I cannot log in: the mail with the new password never arrives.",
+    "technical": "Since the last update the app crashes with error 502 when I open the search.",
+}
+
+
+def test_health(router: httpx.Client) -> None:
+    """The service says that it is up."""
+    assert router.get("/health").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(("team", "text"), TICKETS.items())
+def test_message_goes_to_the_right_team(team: str, text: str, router: httpx.Client) -> None:
+    """Messages that are in no training text are routed, with one probability for each team."""
+    answer = router.post("/predict", json={"text": text}).json()
+    assert answer["team"] == team
+    assert sorted(answer["probabilities"]) == sorted(TICKETS)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=0.001)
+
+
+def test_batch_answers_as_single_messages_do(router: httpx.Client) -> None:
+    """The batch gives the same answers, in order."""
+    single = [router.post("/predict", json={"text": text}).json() for text in TICKETS.values()]
+    assert router.post("/predict/batch", json={"texts": list(TICKETS.values())}).json() == single
+
+
+def test_quotes_and_signatures_do_not_count(router: httpx.Client) -> None:
+    """What somebody else wrote, and what stands below the signature line, changes nothing."""
+    text = TICKETS["account"]
+    around = (
+        f"> my parcel has not arrived, where is the courier?\n{text}\n-- \nACME parcel delivery and courier services"
+    )
+    alone, quoted = (router.post("/predict", json={"text": each}).json() for each in (text, around))
+    assert alone == quoted
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/predict", {"text": ""}),
+        ("/predict", {}),
+        ("/predict/batch", {"texts": []}),
+        ("/predict/batch", {"texts": "x"}),
+    ],
+)
+def test_nonsense_is_refused(path: str, body: object, router: httpx.Client) -> None:
+    """FastAPI's own error, not a failure of the model."""
+    assert router.post(path, json=body).status_code == httpx.codes.UNPROCESSABLE_ENTITY
+
+
+def test_service_knows_nothing_of_tracing() -> None:
+    """The source imports neither stagetrace nor OpenTelemetry, and without the variables nothing records."""
+    tree = ast.parse((EXAMPLES / "service" / "app.py").read_text("utf-8"))
+    imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    imported += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert "fastapi" in imported
+    assert [name for name in imported if name and name.startswith(("stagetrace", "opentelemetry"))] == []
+
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, app; print(*sys.modules)"],
+        cwd=EXAMPLES / "service",
+        env=plain_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = done.stdout.split()
+    assert "sklearn.pipeline" in loaded
+    # FastAPI itself imports OpenTelemetry's API.
+    assert [name for name in loaded if name.startswith(("stagetrace.recording", "opentelemetry.sdk"))] == []
+
+
+def processes_below(folder: Path) -> list[str]:
+    """Return the command lines of running processes that name the folder, or work in it."""
+    done = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if str(folder) in line]
+
+
+def run_demo(folder: Path) -> subprocess.Popen[str]:
+    """Start the demo with its temporary files in `folder`, running binaries that are recognisable by that path."""
+    binaries = folder / "cache" / "bin"
+    binaries.mkdir(parents=True)
+    for name in ("jaeger", "otelcol"):
+        (binaries / name).symlink_to(cache() / name)
+    environment = plain_environment() | {"TMPDIR": str(folder), "STAGETRACE_CACHE": str(folder / "cache")}
+    return subprocess.Popen(
+        [sys.executable, str(EXAMPLES / "demo.py")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.usefixtures("backends")
+def test_demo_shows_the_breaches(tmp_path: Path) -> None:
+    """The main job: slow requests of an unchanged service are listed with their stage, and the worst is drawn."""
+    demo = run_demo(tmp_path)
+    output, errors = demo.communicate(timeout=120)
+    assert (demo.returncode, errors) == (0, "")
+    rows = re.findall(
+        r"(POST /\S+) .* (network\.receive|preprocess|inference|postprocess) +critical +[0-9a-f]{32}$",
+        output,
+        re.MULTILINE,
+    )
+    assert sorted(rows).count(("POST /predict", "network.receive")) == 2
+    assert [request for request, _ in rows].count("POST /predict/batch") == 2
+    assert re.search(r"^\$ stagetrace trace [0-9a-f]{32} ", output, re.MULTILINE)
+    assert "BREACH ticket-router POST /predict/batch" in output
+    assert processes_below(tmp_path) == []
+
+
+@pytest.mark.usefixtures("backends")
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_demo_leaves_nothing_behind(ending: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C and kill stop the processes and remove the files."""
+    demo = run_demo(tmp_path)
+    assert demo.stdout
+    for line in demo.stdout:
+        if line.startswith("sending requests"):
+            break
+    assert len(processes_below(tmp_path)) == 2
+    demo.send_signal(ending)
+    output, errors = demo.communicate(timeout=60)
+    assert (demo.returncode, errors) == (130, "")
+    assert output.endswith("interrupted; everything is stopped\n")
+    assert processes_below(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
