@@ -37,8 +37,7 @@ def printable(text: str) -> str:
 
 def milliseconds(value: float) -> str:
     """Return a duration with its unit, always ms so that a column compares at a glance."""
-    digits = 3 if abs(value) < 1 else 2 if abs(value) < 100 else 1
-    return f"{value:.{digits}f} ms"
+    return f"{value:.3f} ms" if abs(value) < 1 else f"{value:.2f} ms"
 
 
 def promise(value: float) -> str:

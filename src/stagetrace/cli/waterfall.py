@@ -34,12 +34,12 @@ ASCII: Final = Look("-", "#", "=", "|", "~")
 
 
 class _Line(NamedTuple):
-    """A span to draw. `entry` is the nearest entry span at or above it; `orphan` if its parent is not here."""
+    """A span to draw; `entry` is the nearest entry span from here up, `note` why it does not stand below its parent."""
 
     span: SpanRow
     depth: int
     entry: SpanRow | None
-    orphan: bool
+    note: str | None
 
 
 def render(trace: Trace, width: int, look: Look) -> list[str]:
@@ -49,7 +49,7 @@ def render(trace: Trace, width: int, look: Look) -> list[str]:
     services = len({span.service for span in spans})
     counts = f"{_many(len(spans), 'span')} of {_many(services, 'service')}"
     head = f"trace {trace.trace_id}, {utc(start, 6)} UTC, {counts}, {milliseconds((end - start) / 1e6)}"
-    entries = [span for span in spans if span.kind == SERVER]
+    entries = sorted((span for span in spans if span.kind == SERVER), key=_by_time)
     verdicts = [line for entry in entries for line in _verdict(entry, spans)]
     return [head, *map(printable, verdicts), "", *_bars(_tree(spans), (start, end), width, look)]
 
@@ -95,17 +95,24 @@ def _tree(spans: Sequence[SpanRow]) -> list[_Line]:
     drawn: set[int] = set()
     # After the roots come spans that no root leads to, so that a broken trace still shows all it has.
     for top in (*children.get(None, ()), *sorted(spans, key=_by_time)):
-        stack = [(top, 0, None, top.parent_span_id is not None)] if id(top) not in drawn else []
-        pending: list[tuple[SpanRow, int, SpanRow | None, bool]] = list(stack)
+        pending: list[tuple[SpanRow, int, SpanRow | None]] = [(top, 0, None)]
         while pending:
-            span, depth, above, orphan = pending.pop()
+            span, depth, above = pending.pop()
             if id(span) in drawn:
                 continue
             drawn.add(id(span))
             entry = span if span.kind == SERVER else above
-            lines.append(_Line(span, depth, entry, orphan))
-            pending += [(child, depth + 1, entry, False) for child in reversed(children.get(span.span_id, ()))]
+            lines.append(_Line(span, depth, entry, _note(span, ids) if span is top else None))
+            pending += [(child, depth + 1, entry) for child in reversed(children.get(span.span_id, ()))]
     return lines
+
+
+def _note(top: SpanRow, ids: set[str]) -> str | None:
+    """Return why a span with a parent stands at the top, or None for a root."""
+    if top.parent_span_id is None:
+        return None
+    why = "is below this span: a circle" if top.parent_span_id in ids else "is not in this store"
+    return f"(parent {top.parent_span_id} {why})"
 
 
 def _by_time(span: SpanRow) -> tuple[int, int, int, str]:
@@ -117,11 +124,11 @@ def _bars(lines: Sequence[_Line], bounds: tuple[int, int], width: int, look: Loo
     labels = [_label(line) for line in lines]
     marked = [_is_slowest(line) for line in lines]
     tail = _TAIL + (len(_MARK) if any(marked) else 0)
-    label_width = min(max(map(len, labels)), max(width * 2 // 5, width // 3))
-    bar_width = max(_SHORTEST_BAR, width - label_width - tail)
+    label_width = min(max(map(len, labels)), width * 2 // 5, width - tail - _SHORTEST_BAR)
+    bar_width = width - label_width - tail
     for line, label, mark in zip(lines, labels, marked, strict=True):
-        if line.orphan:
-            yield f"{'  ' * line.depth}(parent {line.span.parent_span_id} is not in this store)"
+        if line.note is not None:
+            yield line.note
         shown = label if len(label) <= label_width else label[: label_width - 1] + look.cut
         bar = _bar(line.span, bounds, bar_width, look)
         took = milliseconds(line.span.duration_ns / 1e6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # One message holds one whole trace; gRPC's own limit of 4 MiB is a few thousand spans.
 _MAX_MESSAGE_BYTES: Final = 256 << 20
 _NS_PER_US: Final = 1000
+_LONGEST_DETAILS: Final = 200  # of what a server says of an error; some send whole pages
 
 
 class DepthRefusedError(Exception):
@@ -85,7 +87,7 @@ class JaegerClient:
         try:
             yield
         except grpc.RpcError as error:
-            details = " ".join((error.details() or "").split())
+            details = error.details() or ""
             if "search depth" in details:
                 raise DepthRefusedError(details) from None
             what, remedy = explain(error.code(), details, self._timeout_s)
@@ -94,7 +96,7 @@ class JaegerClient:
 
 def explain(code: grpc.StatusCode, details: str, timeout_s: float) -> tuple[str, str]:
     """Return what went wrong and what fixes it, from a gRPC status and its text."""
-    shown = details if len(details) <= 200 else f"{details[:200]}..."
+    shown = shorten(details, width=_LONGEST_DETAILS, placeholder=" ...")
     if code is grpc.StatusCode.UNAVAILABLE:
         return _explain_unavailable(shown)
     if code is grpc.StatusCode.UNIMPLEMENTED:

@@ -1,0 +1,300 @@
+"""The commands as processes against a real Jaeger: what is on stdout, what on stderr, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backends import free_port
+from stagetrace import __version__, semconv
+from store.feed import MS, Made, entry, recent, send
+
+if TYPE_CHECKING:
+    from backends import Jaeger
+
+SERVICE = "shop"
+COMMAND = [sys.executable, "-m", "stagetrace.cli.main"]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return this environment without what would steer the command, plus `changes`."""
+    unwanted = {"STAGETRACE_STORE", "COLUMNS", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "GRPC_VERBOSITY"}
+    return {key: value for key, value in os.environ.items() if key not in unwanted} | changes
+
+
+def cli(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment(**{"PYTHONIOENCODING": "utf-8", **changes}),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+
+
+def time_of(ns: int) -> str:
+    """Return a time as `--since` takes it, to the nanosecond."""
+    return f"{datetime.fromtimestamp(ns // 10**9, timezone.utc):%Y-%m-%dT%H:%M:%S}.{ns % 10**9:09d}Z"
+
+
+@pytest.fixture(scope="module")
+def made(jaeger: Jaeger) -> list[Made]:
+    """Three breaches, newest first, beside a good request, of a service that no other test has."""
+    base = recent()
+    breaches = [entry(SERVICE, base - n * 1000 * MS + n, ms=80.25) for n in range(3)]
+    good = entry(SERVICE, base + MS, ms=20, breached=False)
+    newest = breaches[0]
+    stages = [newest.stage("preprocess", base, base + 10 * MS), newest.stage("inference", base + 10 * MS, newest.end)]
+    send(jaeger, [*breaches, good, *stages])
+    return breaches
+
+
+def test_breaches_json_is_one_object_of_the_promised_keys(jaeger: Jaeger, made: list[Made]) -> None:
+    done = cli("breaches", "--store", jaeger.url, "--service", SERVICE, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {
+        "complete": True,
+        "breaches": [
+            {
+                "trace_id": one.trace_id,
+                "span_id": one.span_id,
+                "service": SERVICE,
+                "name": "POST /predict",
+                "route": "/predict",
+                "start_unix_nano": one.start,
+                "duration_ms": 80.25,
+                "threshold_ms": 50.0,
+                "overrun_ms": 30.25,
+                "objective": "POST /predict within 50ms",
+                "stage": "inference",
+                "severity": "major",
+                "cause": "unknown",
+                "evidence": "inference took 80.25 ms of 80.25 ms",
+                "model": None,
+                "stages": {"inference": 80.25},
+            }
+            for one in made
+        ],
+    }
+
+
+def test_breaches_for_people_is_a_table_with_whole_ids(jaeger: Jaeger, made: list[Made]) -> None:
+    done = cli("breaches", "--service", SERVICE, STAGETRACE_STORE=jaeger.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    head, *rows, empty, counts, step = done.stdout.splitlines()
+    assert head.split("  ")[0] == "time (UTC)"
+    assert [row.split()[-1] for row in rows] == [one.trace_id for one in made]
+    shown = time_of(made[0].start)[:23].replace("T", " ")
+    cells = [cell.strip() for cell in rows[0].split("  ") if cell]
+    assert cells[:-1] == [shown, SERVICE, "POST /predict", "80.25 ms", "50 ms", "30.25 ms", "inference", "major"]
+    assert empty == ""
+    assert counts.startswith(f"3 breaches in {SERVICE} since ")
+    assert step == f"See the newest: stagetrace trace {made[0].trace_id} --store {jaeger.url}"
+
+
+def test_a_narrow_terminal_gets_two_lines_for_each_breach(jaeger: Jaeger, made: list[Made]) -> None:
+    done = cli("breaches", "--store", jaeger.url, "--service", SERVICE, COLUMNS="80")
+    lines = done.stdout.splitlines()[:7]
+    assert max(map(len, lines)) <= 80
+    assert lines[2::2] == [f"  {one.trace_id}  80.25 ms of 50 ms, inference" for one in made]
+
+
+def test_the_next_step_that_is_printed_works(jaeger: Jaeger, made: list[Made]) -> None:
+    listed = cli("breaches", "--store", jaeger.url, "--service", SERVICE)
+    step = listed.stdout.splitlines()[-1].partition(": stagetrace ")[2]
+    done = cli(*step.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"trace {made[0].trace_id}, ")
+    assert f"BREACH {SERVICE} POST /predict: 80.25 ms of 50 ms promised, over by 30.25 ms (major)" in done.stdout
+
+
+def test_since_and_until_bound_the_answer_to_the_nanosecond(jaeger: Jaeger, made: list[Made]) -> None:
+    newest, middle, oldest = made
+
+    def starts(*window: str) -> list[int]:
+        done = cli("breaches", "--store", jaeger.url, "--service", SERVICE, "--json", *window)
+        return [one["start_unix_nano"] for one in json.loads(done.stdout)["breaches"]]
+
+    assert starts("--since", time_of(oldest.start), "--until", time_of(newest.start)) == [middle.start, oldest.start]
+    assert starts("--since", time_of(oldest.start + 1)) == [newest.start, middle.start]
+    assert starts("--since", "1s") == []
+
+
+def test_fail_makes_a_breach_exit_one(jaeger: Jaeger, made: list[Made]) -> None:
+    assert made
+    at = ("breaches", "--store", jaeger.url, "--service", SERVICE, "--fail")
+    assert cli(*at).returncode == 1
+    assert cli(*at, "--json").returncode == 1
+    calm = cli(*at, "--since", "1s")
+    assert calm.returncode == 0
+    assert calm.stdout.startswith(f"No breaches in {SERVICE} since ")
+
+
+def test_a_limit_that_cuts_says_so_in_the_object_and_on_stderr(jaeger: Jaeger, made: list[Made]) -> None:
+    done = cli("breaches", "--store", jaeger.url, "--service", SERVICE, "--limit", "2", "--json")
+    answer = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert (answer["complete"], answer["reason"]) == (False, "limit 2 reached, there are older breaches")
+    assert [one["trace_id"] for one in answer["breaches"]] == [one.trace_id for one in made[:2]]
+    assert done.stderr == "stagetrace: INCOMPLETE: limit 2 reached, there are older breaches\n"
+
+
+def test_trace_json_is_one_object_with_every_span(jaeger: Jaeger, made: list[Made]) -> None:
+    done = cli("trace", made[0].trace_id.upper(), "--store", jaeger.url, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    trace: dict[str, Any] = json.loads(done.stdout)
+    assert (trace["trace_id"], trace["complete"]) == (made[0].trace_id, True)
+    top, first, second = trace["spans"][1], trace["spans"][0], trace["spans"][2]
+    assert [first["name"], top["name"], second["name"]] == ["preprocess", "POST /predict", "inference"]
+    assert first["parent_span_id"] == second["parent_span_id"] == top["span_id"] == made[0].span_id
+    assert top == {
+        "trace_id": made[0].trace_id,
+        "span_id": made[0].span_id,
+        "parent_span_id": None,
+        "name": "POST /predict",
+        "service": SERVICE,
+        "kind": "SERVER",
+        "status": "UNSET",
+        "start_unix_nano": made[0].start,
+        "end_unix_nano": made[0].end,
+        "duration_ms": 80.25,
+        "attributes": made[0].attributes,
+    }
+
+
+def test_control_characters_of_a_request_do_not_reach_the_terminal(jaeger: Jaeger) -> None:
+    base = recent()
+    nasty = entry("nasty", base, attributes={"http.route": "/\x1b[2J\n", semconv.SLA_BREACH_EVIDENCE: "a\x1b]0;x\x07b"})
+    child = nasty.stage("in\x1bference", base, nasty.end)
+    send(jaeger, [nasty, child])
+    listed = cli("breaches", "--store", jaeger.url, "--service", "nasty")
+    drawn = cli("trace", nasty.trace_id, "--store", jaeger.url)
+    assert (listed.returncode, drawn.returncode) == (0, 0)
+    assert "\x1b" not in listed.stdout + drawn.stdout
+    assert "/\\x1b[2J\\n" in listed.stdout
+    assert "a\\x1b]0;x\\x07b" in drawn.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["breaches"], "no store to read from\ngive --store jaeger://localhost:16685, or set STAGETRACE_STORE"),
+        (["breaches", "--store", "http://x"], "cannot open store 'http://x': there is no kind of store called 'http'"),
+        (
+            ["breaches", "--store", "jaeger://x", "--since", "15"],
+            "argument --since: '15' has no unit: write a duration",
+        ),
+        (["breaches", "--store", "jaeger://x", "--since", "soon"], "argument --since: cannot read 'soon': write"),
+        (["breaches", "--store", "jaeger://x", "--since", "1h", "--until", "2h"], "is not before --until"),
+        (
+            ["breaches", "--store", "jaeger://x", "--limit", "0"],
+            "argument --limit: '0' is not a whole number from 1 on",
+        ),
+        (["breaches", "--store", "jaeger://x", "--serv", "y"], "unrecognized arguments: --serv y"),
+        (["trace", "--store", "jaeger://x"], "the following arguments are required: ID"),
+        (["trace", "4bf9", "--store", "jaeger://x"], "'4bf9' is not a trace id, which has 32 hex digits"),
+        (["trace", "0" * 32, "--store", "jaeger://x"], f"'{'0' * 32}' is not a trace id"),
+        (["trace", "g" * 32, "--store", "jaeger://x"], f"'{'g' * 32}' is not a trace id"),
+    ],
+)
+def test_wrong_usage_is_exit_code_two_and_at_most_three_lines(arguments: list[str], expected: str) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("stagetrace: ")
+    assert expected in done.stderr
+    assert 1 <= len(done.stderr.splitlines()) <= 3
+
+
+def test_no_answer_is_exit_code_two_with_a_remedy(jaeger: Jaeger, made: list[Made]) -> None:
+    """An unreachable store, another server's port, an unknown service, an unknown trace."""
+    assert made
+    nothing = f"jaeger://127.0.0.1:{free_port()}"
+    cases = {
+        ("breaches", "--store", nothing): f"{nothing}: no server listens there",
+        ("trace", "ab" * 16, "--store", nothing): f"{nothing}: no server listens there",
+        ("breaches", "--store", jaeger.query_http.replace("http", "jaeger")): "a server answers there, but not in gRPC",
+        ("breaches", "--store", jaeger.otlp_grpc.replace("http", "jaeger")): "it has no jaeger.api_v3.QueryService",
+        ("breaches", "--store", jaeger.url, "--service", "shoq"): "there is no service 'shoq'\nit holds ",
+        ("trace", "ab" * 16, "--store", jaeger.url): f"there is no trace {'ab' * 16}\nit may still be on its way",
+    }
+    for arguments, expected in cases.items():
+        done = cli(*arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert done.stderr.startswith("stagetrace: jaeger://"), arguments
+        assert expected in done.stderr
+        assert len(done.stderr.splitlines()) == 2, done.stderr
+
+
+def test_help_of_every_command_ends_with_its_example() -> None:
+    for verb in ("breaches", "trace", "run"):
+        done = cli(verb, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[-2] == "example:"
+        assert f"stagetrace {verb} " in done.stdout.splitlines()[-1]
+    assert "breaches" in cli("--help").stdout
+
+
+def test_version() -> None:
+    done = cli("--version")
+    assert (done.returncode, done.stdout) == (0, f"stagetrace {__version__}\n")
+
+
+def test_a_closed_pipe_is_quiet(jaeger: Jaeger, made: list[Made]) -> None:
+    for arguments in (
+        ["breaches", "--store", jaeger.url],
+        ["trace", made[0].trace_id, "--store", jaeger.url],
+        ["--help"],
+    ):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            [*COMMAND, *arguments], env=environment(), stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_ctrl_c_while_waiting_is_exit_code_130() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        store = f"jaeger://127.0.0.1:{server.getsockname()[1]}"
+        command = [*COMMAND, "breaches", "--store", store]
+        with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            connection, _ = server.accept()  # it waits for an answer from now on
+            time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+            output = process.communicate(timeout=20)
+            connection.close()
+    assert (process.returncode, *output) == (130, b"", b"")
+
+
+def test_what_the_encoding_lacks_is_replaced_and_bars_become_ascii(jaeger: Jaeger) -> None:
+    base = recent()
+    made = entry("küche", base, attributes={"http.route": "/köln"})
+    send(jaeger, [made])
+    drawn = cli("trace", made.trace_id, "--store", jaeger.url, PYTHONIOENCODING="ascii")
+    assert drawn.returncode == 0
+    assert "k\\xfcche POST /predict" in drawn.stdout
+    assert "------" in drawn.stdout
+    assert drawn.stdout.isascii()
+
+
+def test_a_verb_imports_only_what_it_needs() -> None:
+    """`stagetrace run` becomes the user's service: neither gRPC nor a store may come with it."""
+    script = (
+        "import sys; from stagetrace.cli.main import main; code = main(['run', '--help']); "
+        "print([name for name in sys.modules if name.startswith(('grpc', 'stagetrace.store', 'google'))], code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[] 0"

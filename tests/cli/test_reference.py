@@ -1,0 +1,41 @@
+"""docs/cli.md cannot go stale: its reference is what the parsers say, and its keys are what `--json` prints."""
+
+from __future__ import annotations
+
+import re
+
+from cli import reference
+from stagetrace.cli import breaches, trace
+from stagetrace.cli.registry import VERBS, load
+from stagetrace.store import Breaches, Entry, SpanRow, Trace
+from store.feed import entry, recent
+
+
+def test_the_reference_is_what_the_parsers_say() -> None:
+    text = reference.PAGE.read_text(encoding="utf-8")
+    assert text == reference.page(text), "run: PYTHONPATH=src python tests/cli/reference.py"
+
+
+def test_every_argument_says_what_it_means() -> None:
+    for verb in VERBS:
+        assert load(verb).EXAMPLE.find(f"stagetrace {verb}") >= 0
+        assert all(action.help for action in reference.arguments(verb))
+
+
+def test_every_json_key_is_described() -> None:
+    text = reference.PAGE.read_text(encoding="utf-8")
+    sections = {part.partition("`\n")[0]: part for part in text.split("\n## `")[1:]}
+    made = entry("svc", recent())
+    row = SpanRow(made.trace_id, made.span_id, None, "n", "svc", "SERVER", made.start, made.end, {})
+    nothing = (None, None, None, None, None)  # threshold, overrun, objective, stage, severity
+    one = Entry(made.trace_id, made.span_id, "svc", "n", None, made.start, made.end, *nothing)
+    listed = breaches.as_json(Breaches((one,), complete=False, reason="why"))
+    drawn = trace.as_json(Trace(made.trace_id, (row,), complete=False, reason="why"))
+    assert _described(sections["breaches --json"]) == {*listed, *listed["breaches"][0]}
+    assert _described(sections["trace --json"]) == {*drawn, *drawn["spans"][0]}
+
+
+def _described(section: str) -> set[str]:
+    """Return the words in the first column of the section's tables."""
+    cells = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)
+    return {word for cell in cells for word in re.findall(r"`(\w+)`", cell)}

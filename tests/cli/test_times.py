@@ -1,0 +1,79 @@
+"""Times on the command line."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from stagetrace.cli.times import Moment, moment, utc
+
+NOW = 1_772_366_400_000_000_000  # 2026-03-01T12:00:00Z
+
+
+@pytest.mark.parametrize(
+    ("text", "ns_before"),
+    [
+        ("250ms", 250_000_000),
+        ("30s", 30_000_000_000),
+        ("15m", 900_000_000_000),
+        ("1.5h", 5_400_000_000_000),
+        ("7d", 604_800_000_000_000),
+        ("2w", 1_209_600_000_000_000),
+        ("0.1s", 100_000_000),
+        ("0s", 0),
+    ],
+)
+def test_a_duration_is_that_long_ago(text: str, ns_before: int) -> None:
+    assert moment(text).at(NOW) == NOW - ns_before
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        ("2026-03-01T12:00:00Z", NOW),
+        ("2026-03-01t12:00:00z", NOW),
+        ("2026-03-01 12:00:00Z", NOW),
+        ("2026-03-01T13:30:00+01:30", NOW),
+        ("2026-03-01T07:00:00-05:00", NOW),
+        ("2026-03-01T12:00:00.000000001Z", NOW + 1),
+        ("2026-03-01T12:00:00.5Z", NOW + 500_000_000),
+        ("2026-03-01T12:00:00.1234567899Z", NOW + 123_456_789),
+        ("1970-01-01T00:00:00Z", 0),
+    ],
+)
+def test_a_time_is_read_to_the_nanosecond(text: str, ns: int) -> None:
+    assert moment(text) == Moment(ns, ago=False)
+
+
+def test_what_lies_before_1970_is_1970() -> None:
+    assert moment("9999w").at(NOW) == 0
+    assert moment("1969-12-31T23:59:59Z").at(NOW) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "now",
+        "15",
+        "-5m",
+        "5 m",
+        "m",
+        "1y",
+        "٣m",
+        "2026-03-01",
+        "2026-03-01T12:00:00",
+        "2026-02-30T12:00:00Z",
+        "1h30m",
+    ],
+)
+def test_anything_else_is_refused_with_how_to_write_it(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        moment(text)
+
+
+def test_shown_times_are_cut_not_rounded() -> None:
+    assert utc(NOW + 999_999_999) == "2026-03-01 12:00:00.999"
+    assert utc(NOW + 1_500, 6) == "2026-03-01 12:00:00.000001"
+    assert utc(NOW + 999_999_999, 0) == "2026-03-01 12:00:00"

@@ -1,0 +1,193 @@
+"""What `jaeger.api_v3` allows and Jaeger 2.13 does not do itself: a server of our own on a real socket does it here.
+
+Also Jaeger's memory storage where it is smaller than a search.
+"""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, TracesData
+
+import backends
+from conftest import need
+from stagetrace import semconv
+from stagetrace.errors import StoreError
+from stagetrace.store import jaeger_api as api
+from stagetrace.store.jaeger import JaegerReader
+from stagetrace.store.jaeger_client import JaegerClient
+from store.feed import MS, entry, recent, send
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SERVICE = "svc"
+
+
+def part(trace: int, span: int, start: int, **attributes: bool | float | str) -> TracesData:
+    """Return one message with one span: an entry span if an attribute is its verdict, else a child of span 1."""
+    data = TracesData()
+    resource_spans = data.resource_spans.add()
+    resource_spans.resource.attributes.add(key="service.name").value.string_value = SERVICE
+    added = resource_spans.scope_spans.add().spans.add(
+        trace_id=trace.to_bytes(16, "big"),
+        span_id=span.to_bytes(8, "big"),
+        start_time_unix_nano=start,
+        end_time_unix_nano=start + 10 * MS,
+    )
+    if semconv.SLA_BREACHED in attributes:
+        added.kind = Span.SPAN_KIND_SERVER
+    else:
+        added.parent_span_id = (1).to_bytes(8, "big")
+    for key, value in attributes.items():
+        found = added.attributes.add(key=key).value
+        if isinstance(value, bool):
+            found.bool_value = value
+        elif isinstance(value, float):
+            found.double_value = value
+        else:
+            found.string_value = value
+    return data
+
+
+class Strict(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs alone
+    """An api_v3 server to the letter: the end excluded, to the nanosecond, any order, each span in its own message."""
+
+    def __init__(self, starts: list[int], refuse: tuple[grpc.StatusCode, str] | None = None) -> None:
+        self.starts = starts
+        self.refuse = refuse
+        self.depths: list[int] = []
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        if handler_call_details.method == api.path("GetServices"):
+            return grpc.unary_unary_rpc_method_handler(
+                lambda *_: api.GetServicesResponse(services=[SERVICE]),
+                api.GetServicesRequest.FromString,
+                api.GetServicesResponse.SerializeToString,
+            )
+        if handler_call_details.method == api.path("FindTraces"):
+            return grpc.unary_stream_rpc_method_handler(
+                self.find, api.FindTracesRequest.FromString, TracesData.SerializeToString
+            )
+        return None
+
+    def find(self, request: Any, context: grpc.ServicerContext) -> Iterator[TracesData]:
+        if self.refuse is not None:
+            context.abort(*self.refuse)
+        query = request.query
+        assert (query.service_name, dict(query.attributes)) == (SERVICE, {"sla.breached": "true"})
+        self.depths.append(query.search_depth)
+        low, high = query.start_time_min.ToNanoseconds(), query.start_time_max.ToNanoseconds()
+        hits = [trace for trace, start in enumerate(self.starts, 1) if low <= start < high]
+        random.Random(len(hits)).shuffle(hits)
+        for trace in hits[: query.search_depth]:
+            start = self.starts[trace - 1]
+            yield part(trace, 2, start, **{semconv.ML_STAGE: "inference"})
+            yield part(trace, 1, start, **{semconv.SLA_BREACHED: True})
+            yield part(trace, 3, start, **{semconv.ML_STAGE: "inference"})
+
+
+@contextmanager
+def served(handler: Strict) -> Iterator[JaegerClient]:
+    with ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool, handlers=[handler])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        client = JaegerClient("127.0.0.1", port, timeout_s=30)
+        try:
+            yield client
+        finally:
+            client.close()
+            server.stop(None).wait()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    starts=st.lists(st.integers(10_000, 30_000), max_size=40),
+    bounds=st.tuples(st.integers(9_000, 31_000), st.integers(9_000, 31_000)).map(sorted),
+    depth=st.integers(1, 9),
+    limit=st.none() | st.integers(1, 45),
+)
+def test_any_search_depth_finds_the_same(starts: list[int], bounds: list[int], depth: int, limit: int | None) -> None:
+    """Over 20 us with up to 40 breaches: what is found depends on the window alone, never on how it was cut up."""
+    since, until = bounds
+    with served(Strict(starts)) as client:
+        answer = JaegerReader(client, depth=depth, max_depth=64).breaches(since, until, SERVICE, limit)
+    inside = sorted((-start, trace) for trace, start in enumerate(starts, 1) if since <= start < until)
+    assert [(-one.start_unix_nano, int(one.trace_id, 16)) for one in answer.breaches] == inside[:limit]
+    assert answer.complete == (limit is None or limit >= len(inside))
+
+
+def test_a_trace_in_several_messages_is_one_trace() -> None:
+    with served(Strict([5_000])) as client:
+        (one,) = JaegerReader(client).breaches(0, 10_000, SERVICE).breaches
+    assert dict(one.stages) == {"inference": 20.0}
+
+
+def test_never_asks_for_more_than_the_greatest_depth() -> None:
+    """Jaeger's badger storage dies of a depth that is too great."""
+    handler = Strict([5_000] * 50)
+    with served(handler) as client:
+        answer = JaegerReader(client, depth=10, max_depth=32).breaches(0, 10_000, SERVICE)
+    assert not answer.complete
+    assert max(handler.depths) == 32
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "expected"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, "no token", "Jaeger refuses us (no token)"),
+        (grpc.StatusCode.PERMISSION_DENIED, "no token", "Jaeger refuses us (no token)"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "message larger than max", "an answer is too large"),
+        (grpc.StatusCode.UNKNOWN, "disk\n\tgone " + "x " * 500, "Jaeger reports UNKNOWN: disk gone x x"),
+        (grpc.StatusCode.INTERNAL, "", "Jaeger reports INTERNAL: no details"),
+        (grpc.StatusCode.UNKNOWN, "search depth must be 0", "refuses every search (search depth must be 0)"),
+    ],
+)
+def test_an_error_of_jaeger_itself_is_shown(code: grpc.StatusCode, text: str, expected: str) -> None:
+    with served(Strict([], refuse=(code, text))) as client, pytest.raises(StoreError) as caught:
+        JaegerReader(client).breaches(0, 10_000, SERVICE)
+    lines = str(caught.value).splitlines()
+    assert expected in lines[0]
+    assert len(lines) == 2
+    assert max(map(len, lines)) < 300
+
+
+def test_a_memory_store_smaller_than_a_search_is_read_in_full(tmp_path: Path) -> None:
+    """It refuses a depth above its `max_traces`; ours settles below, also where one microsecond holds most of it."""
+    need("jaeger")
+    base = recent()
+    spans = [entry("small", base) for _ in range(70)] + [entry("small", base + n * MS) for n in range(1, 21)]
+    with _small_jaeger(tmp_path, max_traces=97) as jaeger:
+        send(jaeger, spans)
+        host, _, port = jaeger.query_grpc.rpartition(":")
+        with JaegerReader(JaegerClient(host, int(port))) as reader:
+            answer = reader.breaches(base, base + 1000 * MS, "small")
+    assert {one.span_id for one in answer.breaches} == {one.span_id for one in spans}
+    assert answer.complete
+
+
+@contextmanager
+def _small_jaeger(folder: Path, max_traces: int) -> Iterator[backends.Jaeger]:
+    """Run Jaeger with memory storage for `max_traces`."""
+    config = folder / "small.yaml"
+    config.write_text(
+        f"extensions: {{jaeger_storage: {{backends: {{main: {{memory: {{max_traces: {max_traces}}}}}}}}}}}"
+    )
+    original = backends._run
+
+    def run(name: str, files: list[str], *rest: Any) -> Any:
+        return original(name, [*files, str(config)], *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "_run", run)
+        with backends.run_jaeger(folder) as jaeger:
+            yield jaeger
