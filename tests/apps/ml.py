@@ -152,6 +152,14 @@ async def current_span() -> dict[str, Any]:
     return {"recording": span.is_recording(), "name": getattr(span, "name", None)}
 
 
+@app.get("/child-span")
+async def child_span() -> dict[str, bool]:
+    from opentelemetry import trace
+
+    with trace.get_tracer("app").start_as_current_span("child"):
+        return {"ok": True}
+
+
 if __name__ == "__main__":
     import uvicorn
 

@@ -103,12 +103,12 @@ CASES: dict[str, Callable[[], Any]] = {
     "available-if": lambda e=SGDClassifier(loss="log_loss", random_state=0).fit(x, y): e.predict_proba(rows),
     "not-available": lambda e=SGDClassifier(loss="hinge", random_state=0).fit(x, y): [hasattr(e, "predict_proba")],
     "pipeline": lambda e=make_pipeline(StandardScaler(), PCA(2), LogisticRegression()).fit(x, y): e.predict(rows),
-    "columns": lambda e=make_pipeline(
-        ColumnTransformer([("s", StandardScaler(), [0, 1])], remainder="passthrough"), LogisticRegression()
-    ).fit(x, y): e.predict(rows),
-    "grid-search": lambda e=GridSearchCV(
-        make_pipeline(StandardScaler(), LogisticRegression()), {"logisticregression__C": [1]}, cv=2
-    ).fit(x, y): e.predict(rows),
+    "columns": lambda e=make_pipeline(ColumnTransformer([("s", StandardScaler(), [0, 1])], remainder="passthrough"), LogisticRegression()).fit(x, y): (
+        e.predict(rows)
+    ),
+    "grid-search": lambda e=GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression()), {"logisticregression__C": [1]}, cv=2).fit(x, y): (
+        e.predict(rows)
+    ),
     "transformer": lambda estimator=PCA(2).fit(x): estimator.transform(rows),
     "mixin": lambda: FromMixin().predict(rows),
     "overrides": lambda estimator=Overrides().fit(x, y): estimator.predict(rows),

@@ -85,43 +85,46 @@ class SLASpanProcessor(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Bind the request's timeline to its entry span."""
-        if _is_entry(span):
-            self._open(span)
-        if not dropped(span):
-            self._next.on_start(span, parent_context)
+        if not self._open(span):
+            self._start_next(span, parent_context)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Hand on the span, an entry span with its stages before it and its verdict on it."""
-        if _is_entry(span):
-            finished = self._finish(span)
-        elif dropped(span):
-            finished = self._hold(span)
-        else:
-            finished = [span]
-        if finished is None:  # our own failure: the span goes on as it came
-            finished = [] if dropped(span) else [span]
-        for one in finished:
+        finished = self._end(span)
+        for one in finished if finished is not None else [span]:  # None: our own failure, it goes on as it came
             self._hand_on(one)
+
+    @guarded
+    def _start_next(self, span: Span, parent_context: Context | None) -> None:
+        self._next.on_start(span, parent_context)
 
     @guarded
     def _hand_on(self, span: ReadableSpan) -> None:
         self._next.on_end(span)
 
     @guarded
-    def _open(self, span: Span) -> None:
+    def _open(self, span: Span) -> bool:
+        """Return whether the span is to be kept from the wrapped processor, since the head sampler dropped it."""
+        out = dropped(span)
         context = span.get_span_context()
-        if context is None or context.span_id in entries:  # a second processor of ours, behind the first
-            return
+        if context is None or not _is_entry(span) or context.span_id in entries:  # a second processor of ours
+            return out
         timeline = current.get()
         if timeline is None or timeline.entry is not None:
             timeline = Timeline()
         timeline.bind(context, span.start_time or 0)
         entries[context.span_id] = timeline
-        if dropped(span):
+        if out:
             with self._lock:
                 self._held.open(context.trace_id)
+        return out
 
     @guarded
+    def _end(self, span: ReadableSpan) -> list[ReadableSpan]:
+        if _is_entry(span):
+            return self._finish(span)
+        return self._hold(span) if dropped(span) else [span]
+
     def _finish(self, span: ReadableSpan) -> list[ReadableSpan]:
         start, end = span.start_time or 0, span.end_time or 0
         timeline = entries.pop(span.context.span_id, None)
@@ -162,7 +165,6 @@ class SLASpanProcessor(SpanProcessor):
         spans = [*held, *(stage_span(segment, span, mark) for segment in segments), FinishedSpan(span, attributes)]
         return [FinishedSpan(one, {}, sampled(one.context)) for one in spans]
 
-    @guarded
     def _hold(self, span: ReadableSpan) -> list[ReadableSpan]:
         with self._lock:
             send_now = self._held.add(span.context.trace_id, span)

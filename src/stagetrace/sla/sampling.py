@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
+from stagetrace.guard import guarded
 from stagetrace.semconv import SLA_UPGRADED
 
 if TYPE_CHECKING:
@@ -44,11 +45,16 @@ class KeepBreaches(Sampler):
         result = self._root.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
         if result.decision is not Decision.DROP:
             return result
-        return SamplingResult(Decision.RECORD_ONLY, {**(attributes or {}), SLA_UPGRADED: True}, result.trace_state)
+        return _recorded(result, attributes) or result
 
     def get_description(self) -> str:
         """Return the root's description inside our own."""
         return f"KeepBreaches{{{self._root.get_description()}}}"
+
+
+@guarded
+def _recorded(result: SamplingResult, attributes: Any) -> SamplingResult:
+    return SamplingResult(Decision.RECORD_ONLY, {**(attributes or {}), SLA_UPGRADED: True}, result.trace_state)
 
 
 def dropped(span: ReadableSpan) -> bool:

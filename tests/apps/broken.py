@@ -1,0 +1,24 @@
+"""The ml app, after one part of stagetrace, named by BREAK as `module:attribute.path`, was made to raise."""
+
+import importlib
+import os
+from typing import Any
+
+
+def fails(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("the twin is broken")
+
+
+where = os.environ.get("BREAK")
+if where:
+    module, _, path = where.partition(":")
+    *owners, name = path.split(".")
+    owner = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    assert hasattr(owner, name), where
+    setattr(owner, name, fails)
+
+from ml import app  # noqa: E402
+
+__all__ = ["app"]

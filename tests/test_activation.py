@@ -1,0 +1,141 @@
+"""Activation: what the variable does to a process, and what it must not do to one that serves nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from services import PYTHON
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(code: str, *flags: str, **env: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("STAGETRACE")}
+    return subprocess.run(
+        [PYTHON, *flags, "-c", code], env=clean | env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+LOADED = "import sys, json; print(json.dumps(sorted(m for m in sys.modules if m.startswith('stagetrace'))))"
+
+
+@pytest.mark.parametrize("value", ["", "0", "false", "False", None])
+def test_off_loads_nothing(value: str | None) -> None:
+    done = python(LOADED, **({} if value is None else {"STAGETRACE": value}))
+    assert (json.loads(done.stdout), done.stderr) == ([], "")
+
+
+@pytest.mark.parametrize("value", ["1", "true", "yes"])
+def test_on_loads_the_hooks_and_nothing_that_costs(value: str) -> None:
+    """Neither OpenTelemetry nor logging nor wrapt: a process that serves nothing pays for four small files."""
+    code = (
+        LOADED + "; print(sorted({'logging', 'wrapt', 'opentelemetry', 'grpc', 'importlib.metadata'} & {*sys.modules}))"
+    )
+    bare = python("import sys; print(sorted({'logging', 'importlib.metadata'} & {*sys.modules}))")
+    done = python(code, STAGETRACE=value)
+    modules, costly = done.stdout.splitlines()
+    assert json.loads(modules) == [
+        "stagetrace",
+        "stagetrace.activate",
+        "stagetrace.instrumentation",
+        "stagetrace.instrumentation.hooks",
+        "stagetrace.instrumentation.registry",
+    ]
+    assert costly == bare.stdout.strip()
+    assert done.stderr == ""
+
+
+def test_isolated_mode_still_activates() -> None:
+    """`python -I` ignores PYTHONPATH, which the usual wrapper commands rely on."""
+    assert "stagetrace.activate" in json.loads(python(LOADED, "-I", STAGETRACE="1").stdout)
+
+
+def test_a_library_imported_before_us_is_hooked_too() -> None:
+    code = """
+from fastapi import FastAPI
+import sklearn.linear_model, onnxruntime
+before = FastAPI.__call__
+from stagetrace.activate import activate
+activate(); activate()
+print(FastAPI.__call__ is not before, hasattr(sklearn.linear_model.LogisticRegression.predict, "_stagetrace_wrapped"))
+print(FastAPI.__call__.__wrapped__ is before)
+"""
+    assert python(code).stdout.split() == ["True", "True", "True"]
+
+
+def test_hooked_modules_keep_their_loader_and_spec() -> None:
+    code = """
+import sklearn.base, inspect, importlib.util
+print(type(sklearn.base.__spec__.loader).__name__, bool(inspect.getsource(sklearn.base.clone)))
+"""
+    assert python(code, STAGETRACE="1").stdout.split() == ["SourceFileLoader", "True"]
+
+
+def test_a_broken_hook_disables_itself_alone_and_says_so() -> None:
+    code = """
+import sys
+from stagetrace.instrumentation.registry import HOOKS, _finder
+_finder._hooks["sklearn.base"] = "no.such.hook"
+import sklearn.base, fastapi
+print(hasattr(fastapi.FastAPI.__call__, "__wrapped__"))
+"""
+    done = python(code, STAGETRACE="1")
+    assert done.stdout.strip() == "True"
+    assert "cannot hook sklearn.base (ModuleNotFoundError: No module named 'no')" in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3
+
+
+def test_a_failing_activation_leaves_the_interpreter_alone() -> None:
+    code = """
+import stagetrace.instrumentation.registry as registry
+registry.install = lambda: 1 / 0
+from stagetrace.activate import from_environment
+from_environment()
+print("fine")
+"""
+    done = python(code, STAGETRACE="1")
+    assert done.stdout.strip() == "fine"
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_the_wheel_ships_the_activation_files_and_the_type_marker(tmp_path: Path) -> None:
+    subprocess.run(
+        [PYTHON, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        pth = archive.read("stagetrace.pth").decode()
+    assert {"stagetrace.pth", "stagetrace.start", "stagetrace/py.typed", "stagetrace/_site/sitecustomize.py"} <= {
+        *names
+    }
+    assert len(pth.splitlines()) == 1
+    assert not any(name.startswith(("tests", "examples")) for name in names)
+
+
+def test_public_names_are_sorted_few_and_there() -> None:
+    import stagetrace
+
+    assert stagetrace.__all__ == sorted(stagetrace.__all__)
+    assert len(stagetrace.__all__) <= 15
+    assert dir(stagetrace) == stagetrace.__all__
+    for name in stagetrace.__all__:
+        assert getattr(stagetrace, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = stagetrace.nothing
+
+
+def test_importing_the_package_imports_no_web_and_no_model_library() -> None:
+    done = python("import stagetrace, sys; [getattr(stagetrace, n) for n in stagetrace.__all__]; print(*sys.modules)")
+    loaded = set(done.stdout.split())
+    assert not loaded & {"fastapi", "starlette", "uvicorn", "sklearn", "numpy", "onnxruntime", "grpc"}
+    assert sys.version_info >= (3, 10)
