@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+
 from backends import free_port
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ APPS = Path(__file__).parent / "apps"
 PYTHON = sys.executable
 
 LAUNCHERS: dict[str, list[str]] = {
-    "uvicorn": ["uvicorn", "{app}:app", "--port", "{port}"],
+    "uvicorn": ["uvicorn", "{app}:app", "--port", "{port}", "--loop", "asyncio"],
     "uvicorn --workers 2": ["uvicorn", "{app}:app", "--port", "{port}", "--workers", "2"],
     "uvicorn --reload": ["uvicorn", "{app}:app", "--port", "{port}", "--reload"],
     "gunicorn": ["gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "-b", "127.0.0.1:{port}", "{app}:app"],

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from services import PYTHON
 
 ROOT = Path(__file__).parent.parent

@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from services import Service, run_service
 from sink import run_sink
 
@@ -119,11 +120,9 @@ def _black_hole() -> Iterator[str]:
         connections: list[socket.socket] = []
 
         def accept() -> None:
-            while True:
-                try:
+            with suppress(OSError):
+                while True:
                     connections.append(server.accept()[0])
-                except OSError:
-                    return
 
         threading.Thread(target=accept, daemon=True).start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -137,13 +136,10 @@ def _rubbish() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
-            while True:
-                try:
-                    connection = server.accept()[0]
-                except OSError:
-                    return
-                with connection:
-                    connection.sendall(b"220 mail.example ESMTP\r\n" * 10)
+            with suppress(OSError):
+                while True:
+                    with server.accept()[0] as connection:
+                        connection.sendall(b"220 mail.example ESMTP\r\n" * 10)
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"

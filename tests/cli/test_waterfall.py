@@ -152,6 +152,17 @@ shop own parent                             ▒▒▒▒         1.00 ms"""
     )
 
 
+def test_each_entry_span_has_its_own_stages() -> None:
+    """Without totals on the entry spans, the stages beneath each are summed, and not those of the other."""
+    late = span(11, "POST /again", 100, 130, service="other", kind="SERVER", **BREACHED)
+    theirs = span(12, "inference", 100, 125, 11, service="other", **{semconv.ML_STAGE: "inference"})
+    took = [line for line in drawn(ENTRY, SPANS[3], late, theirs).splitlines() if line.startswith("  slowest stage")]
+    assert took == [
+        "  slowest stage: inference, 56.00 ms, cause pool_wait",
+        "  slowest stage: inference, 25.00 ms, cause pool_wait",
+    ]
+
+
 @pytest.mark.parametrize(
     ("attributes", "line"),
     [

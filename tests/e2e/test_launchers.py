@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 import stagetrace
 from services import LAUNCHERS, PYTHON, Service, run_service
 
@@ -83,7 +84,9 @@ def wait_for_breaches(store: str, service_name: str, count: int) -> dict[str, An
 
 def check(answer: dict[str, Any], slow: dict[str, bool], service_name: str) -> None:
     assert answer["complete"] is True
-    assert {breach["trace_id"] for breach in answer["breaches"]} == {trace for trace, is_slow in slow.items() if is_slow}
+    assert {breach["trace_id"] for breach in answer["breaches"]} == {
+        trace for trace, is_slow in slow.items() if is_slow
+    }
     assert len(answer["breaches"]) == 6
     for breach in answer["breaches"]:
         assert breach["service"] == service_name
@@ -123,7 +126,10 @@ def test_breaches_are_the_slow_requests_where_no_pth_is_read(
     bare = tmp_path / "bare"
     venv.create(bare, with_pip=False, symlinks=True)
     python = str(bare / "bin" / "python")
-    here = [str(Path(stagetrace.__file__).parents[1]), *(entry for entry in sys.path if entry.endswith("site-packages"))]
+    here = [
+        str(Path(stagetrace.__file__).parents[1]),
+        *(entry for entry in sys.path if entry.endswith("site-packages")),
+    ]
     name = "no pth"
     env = environment(collector.otlp_grpc, name) | {"PYTHONPATH": os.pathsep.join(here)}
     uvicorn = [python, "-m", "uvicorn", "ml:app", "--port", "{port}"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from services import PYTHON, run_service
 from sink import Sink, assert_tiled, run_sink
 

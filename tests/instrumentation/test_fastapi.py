@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
+
 from services import Service, run_service
 from sink import Request, Sink, assert_tiled, run_sink
 
@@ -215,6 +218,22 @@ def test_the_current_span_is_the_entry_span_and_children_hang_under_the_open_sta
         "in preprocess": "preprocess",
         "in postprocess": "postprocess",
     }
+
+
+def test_later_requests_of_a_connection_are_requests_of_their_own(service: Service, sink: Sink) -> None:
+    """A body over 64 kB pauses reading, and asyncio then keeps that request's context for the connection."""
+    with httpx.Client(base_url=service.url) as client:
+        for path, body in (("/echo-length", b"x" * 300_000), ("/echo-length", b"x"), ("/echo-length", b"x" * 300_000)):
+            trace_id = secrets.token_hex(16)
+            client.post(path, content=body, headers={"traceparent": f"00-{trace_id}-{'1' * 16}-01"})
+            request = sink.request(trace_id)
+            assert_tiled(request)
+            assert request.entry.parent_id == "1" * 16
+
+
+def test_a_body_in_many_pieces_is_one_network_receive(service: Service, sink: Sink) -> None:
+    request = traced(service, sink, "POST", "/echo-length", content=b"x" * 3_000_000)
+    assert request.names.count("network.receive") < 10
 
 
 def test_the_verdict_equals_the_exported_duration(service: Service, sink: Sink) -> None:

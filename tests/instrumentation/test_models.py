@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from services import Service, run_service
 from sink import Sink, assert_tiled, run_sink
 

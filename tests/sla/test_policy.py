@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from stagetrace import Policy, PolicyError
 from stagetrace.sla.policy import Objective
 from stagetrace.sla.verdict import judge

@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, TraceFlags, set_span_in_context
+
 from stagetrace import KeepBreaches, PolicyError, SLASpanProcessor, guard, stage
 from stagetrace.recording.context import entries
 from stagetrace.sla import processor as processor_module
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 MS = 1_000_000
+START = 10**18
 POLICY = "POST /predict within 50ms; * within 1s"
 
 
@@ -42,16 +44,14 @@ def setup(
     return provider.get_tracer("test"), processor, exporter
 
 
-def request(
-    tracer: Tracer, duration_ms: float, start: int = 10**18, route: str = "/predict", **attributes: Any
-) -> None:
+def request(tracer: Tracer, duration_ms: float, attributes: dict[str, str] | None = None) -> None:
     span = tracer.start_span(
-        f"POST {route}",
+        "POST /predict",
         kind=SpanKind.SERVER,
-        attributes={"http.request.method": "POST", "http.route": route, **attributes},
-        start_time=start,
+        attributes={"http.request.method": "POST", "http.route": "/predict", **(attributes or {})},
+        start_time=START,
     )
-    span.end(start + round(duration_ms * MS))
+    span.end(START + round(duration_ms * MS))
 
 
 def entries_of(exporter: InMemorySpanExporter) -> list[ReadableSpan]:
@@ -135,7 +135,7 @@ def test_grpc_methods_are_matched_by_their_full_name(attributes: dict[str, str])
 
 def test_a_websocket_is_not_judged() -> None:
     tracer, processor, exporter = setup("* within 1ms")
-    request(tracer, 9000, **{"url.scheme": "ws"})
+    request(tracer, 9000, {"url.scheme": "ws"})
     assert processor.counter.counts() == {}
     assert "sla.breached" not in (entries_of(exporter)[0].attributes or {})
 
@@ -169,11 +169,11 @@ def test_under_sampling_every_breach_arrives_whole_and_the_count_is_exact(ratio:
             "POST /predict",
             kind=SpanKind.SERVER,
             attributes={"http.request.method": "POST", "http.route": "/predict"},
-            start_time=10**18,
+            start_time=START,
         )
         tracer.start_span("child", context=set_span_in_context(span)).end()
         duration = chance.choice([10, 20, 49.9, 50, 50.1, 80])
-        span.end(10**18 + round(duration * MS))
+        span.end(START + round(duration * MS))
         if duration > 50:
             breached.add(span.get_span_context().trace_id)
         assert number < 1000
@@ -197,9 +197,9 @@ def test_under_sampling_every_breach_arrives_whole_and_the_count_is_exact(ratio:
 
 def test_spans_that_end_after_a_kept_breach_follow_it() -> None:
     tracer, _, exporter = setup("* within 50ms", ParentBased(ALWAYS_OFF))
-    span = tracer.start_span("x", kind=SpanKind.SERVER, start_time=10**18)
+    span = tracer.start_span("x", kind=SpanKind.SERVER, start_time=START)
     late = tracer.start_span("background", context=set_span_in_context(span))
-    span.end(10**18 + 60 * MS)
+    span.end(START + 60 * MS)
     late.end()
     assert [s.name for s in exporter.get_finished_spans()] == ["handler", "x", "background"]
     assert exporter.get_finished_spans()[2].context.trace_flags & TraceFlags.SAMPLED
@@ -208,10 +208,10 @@ def test_spans_that_end_after_a_kept_breach_follow_it() -> None:
 def test_held_spans_are_bounded_and_the_loss_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "MAX_HELD_PER_TRACE", 5)
     tracer, processor, exporter = setup("* within 50ms", ALWAYS_OFF)
-    span = tracer.start_span("x", kind=SpanKind.SERVER, start_time=10**18)
+    span = tracer.start_span("x", kind=SpanKind.SERVER, start_time=START)
     for _ in range(8):
         tracer.start_span("child", context=set_span_in_context(span)).end()
-    span.end(10**18 + 60 * MS)
+    span.end(START + 60 * MS)
     assert sum(s.name == "child" for s in exporter.get_finished_spans()) == 5
     assert processor._held.overflowed == 3
     assert processor._held._held == 0
@@ -220,9 +220,9 @@ def test_held_spans_are_bounded_and_the_loss_is_counted(monkeypatch: pytest.Monk
 def test_good_requests_leave_nothing_behind() -> None:
     tracer, processor, exporter = setup("* within 50ms", ALWAYS_OFF)
     for _ in range(10):
-        span = tracer.start_span("x", kind=SpanKind.SERVER, start_time=10**18)
+        span = tracer.start_span("x", kind=SpanKind.SERVER, start_time=START)
         tracer.start_span("child", context=set_span_in_context(span)).end()
-        span.end(10**18 + MS)
+        span.end(START + MS)
     assert exporter.get_finished_spans() == ()
     held = processor._held
     assert (held._held, held._open, held._spans, len(held._kept)) == (0, {}, {}, 0)
@@ -240,7 +240,7 @@ def test_a_policy_that_matches_nothing_is_said_once(capfd: pytest.CaptureFixture
 
 
 class _Raises(SpanProcessor):
-    def on_end(self, span: ReadableSpan) -> None:
+    def on_end(self, span: ReadableSpan) -> None:  # noqa: ARG002
         raise RuntimeError("exporter is broken")
 
 

@@ -78,6 +78,16 @@ def test_many_breaches_in_one_microsecond_are_all_found(storage: Jaeger) -> None
     assert answer.complete
 
 
+def test_a_dense_millisecond_is_cut_down_to_its_microseconds(storage: Jaeger) -> None:
+    base = recent()
+    dense = [entry("dense", base + n * 1000) for n in range(120)]
+    send(storage, dense)
+    with reading(storage, depth=10, max_depth=20) as reader:
+        answer = reader.breaches(base - MINUTE, base + MINUTE, "dense")
+    assert found(answer) == ids(dense)
+    assert answer.complete
+
+
 def test_says_so_where_one_microsecond_holds_more_than_can_be_read(storage: Jaeger) -> None:
     base = recent()
     crowd = [entry("overfull", base) for _ in range(100)]
@@ -239,6 +249,17 @@ def test_a_trace_comes_back_whole_with_each_span_once(storage: Jaeger) -> None:
     assert read == {key: value for key, value in made.attributes.items() if key != "list"}
     assert (below.parent_span_id, below.kind) == (made.span_id, "INTERNAL")
     assert stray.parent_span_id == f"{other.parent:016x}"
+
+
+def test_a_trace_larger_than_grpcs_usual_message_is_read(storage: Jaeger) -> None:
+    base = recent()
+    made = entry("large", base)
+    details = [made.child("detail", base, base + MS, attributes={"text": "x" * 100_000}) for _ in range(60)]
+    send(storage, [made, *details[:30]])
+    send(storage, details[30:])  # Jaeger itself takes in no more than 4 MiB at once
+    with reading(storage) as reader:
+        assert found(reader.breaches(base, base + MS, "large")) == ids([made])
+        assert len(reader.trace(made.trace_id).spans) == 61
 
 
 def test_an_unknown_trace_is_an_error(storage: Jaeger) -> None:

@@ -1,6 +1,6 @@
 """What `jaeger.api_v3` allows and Jaeger 2.13 does not do itself: a server of our own on a real socket does it here.
 
-Also Jaeger's memory storage where it is smaller than a search.
+Also Jaeger itself where its configuration is not the usual one: a small memory storage, and clock skew adjustment.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, TracesData
+from opentelemetry.trace import SpanKind
 
 import backends
 from conftest import need
@@ -61,9 +62,12 @@ def part(trace: int, span: int, start: int, **attributes: bool | float | str) ->
 class Strict(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs alone
     """An api_v3 server to the letter: the end excluded, to the nanosecond, any order, each span in its own message."""
 
-    def __init__(self, starts: list[int], refuse: tuple[grpc.StatusCode, str] | None = None) -> None:
+    def __init__(
+        self, starts: list[int], refuse: tuple[grpc.StatusCode, str] | None = None, greatest: int = 2**31 - 1
+    ) -> None:
         self.starts = starts
         self.refuse = refuse
+        self.greatest = greatest
         self.depths: list[int] = []
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
@@ -85,6 +89,8 @@ class Strict(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in it
         query = request.query
         assert (query.service_name, dict(query.attributes)) == (SERVICE, {"sla.breached": "true"})
         self.depths.append(query.search_depth)
+        if query.search_depth > self.greatest:
+            context.abort(grpc.StatusCode.UNKNOWN, "search depth must be greater than 0 and less than max traces")
         low, high = query.start_time_min.ToNanoseconds(), query.start_time_max.ToNanoseconds()
         hits = [trace for trace, start in enumerate(self.starts, 1) if low <= start < high]
         random.Random(len(hits)).shuffle(hits)
@@ -141,6 +147,15 @@ def test_never_asks_for_more_than_the_greatest_depth() -> None:
     assert max(handler.depths) == 32
 
 
+def test_settles_quickly_on_the_greatest_depth_that_the_store_accepts() -> None:
+    handler = Strict([5_000] * 1800, greatest=1900)
+    with served(handler) as client:
+        answer = JaegerReader(client, depth=1000, max_depth=10_000).breaches(5_000, 5_001, SERVICE)
+    assert answer.complete
+    assert len(answer.breaches) == 1800
+    assert len(handler.depths) < 10
+
+
 @pytest.mark.parametrize(
     ("code", "text", "expected"),
     [
@@ -166,7 +181,7 @@ def test_a_memory_store_smaller_than_a_search_is_read_in_full(tmp_path: Path) ->
     need("jaeger")
     base = recent()
     spans = [entry("small", base) for _ in range(70)] + [entry("small", base + n * MS) for n in range(1, 21)]
-    with _small_jaeger(tmp_path, max_traces=97) as jaeger:
+    with _configured(tmp_path, "jaeger_storage: {backends: {main: {memory: {max_traces: 97}}}}") as jaeger:
         send(jaeger, spans)
         host, _, port = jaeger.query_grpc.rpartition(":")
         with JaegerReader(JaegerClient(host, int(port))) as reader:
@@ -175,13 +190,31 @@ def test_a_memory_store_smaller_than_a_search_is_read_in_full(tmp_path: Path) ->
     assert answer.complete
 
 
+def test_times_are_those_recorded_also_where_jaeger_hides_clock_skew(tmp_path: Path) -> None:
+    """Jaeger can shift a service whose clock is behind its caller's; stages would then no longer tile the entry span."""
+    need("jaeger")
+    base = recent()
+    front = entry("front", base)
+    call = front.child("GET", base + MS, base + 70 * MS, kind=SpanKind.CLIENT)
+    behind = base - 2000 * MS
+    back = entry("back", behind, ms=60, trace=front.trace, parent=call.span)
+    with _configured(tmp_path, "jaeger_query: {max_clock_skew_adjustment: 1h}") as jaeger:
+        send(jaeger, [front, call, back])
+        host, _, port = jaeger.query_grpc.rpartition(":")
+        with JaegerReader(JaegerClient(host, int(port))) as reader:
+            answer = reader.breaches(behind, behind + 1, "back")
+            trace = reader.trace(front.trace_id)
+    assert [one.start_unix_nano for one in answer.breaches] == [behind]
+    assert {one.span_id: one.start_unix_nano for one in trace.spans} == {
+        one.span_id: one.start for one in (front, call, back)
+    }
+
+
 @contextmanager
-def _small_jaeger(folder: Path, max_traces: int) -> Iterator[backends.Jaeger]:
-    """Run Jaeger with memory storage for `max_traces`."""
-    config = folder / "small.yaml"
-    config.write_text(
-        f"extensions: {{jaeger_storage: {{backends: {{main: {{memory: {{max_traces: {max_traces}}}}}}}}}}}"
-    )
+def _configured(folder: Path, extension: str) -> Iterator[backends.Jaeger]:
+    """Run Jaeger with memory storage and one extension configured otherwise."""
+    config = folder / "other.yaml"
+    config.write_text(f"extensions: {{{extension}}}")
     original = backends._run
 
     def run(name: str, files: list[str], *rest: Any) -> Any:

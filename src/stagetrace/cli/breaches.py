@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli import terminal
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER, UsageError
-from stagetrace.cli.store import add_store_option, open_reader, store_url
+from stagetrace.cli.store import add_store_option, store_url
 from stagetrace.cli.terminal import milliseconds, printable, promise
 from stagetrace.cli.times import Moment, moment, utc
+from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the breaches and return the exit code."""
     url = store_url(args)
     since, until = _window(args.since, args.until)
-    with open_reader(url) as reader:
+    with open_store(url) as reader:
         answer = reader.breaches(since, until, args.service, args.limit)
         if args.json:
             lines = [json.dumps(as_json(answer))]

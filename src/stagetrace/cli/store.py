@@ -6,12 +6,10 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.base import UsageError
-from stagetrace.store.url import SCHEMES, open_store
+from stagetrace.store.url import SCHEMES
 
 if TYPE_CHECKING:
     import argparse
-
-    from stagetrace.store.base import Reader
 
 VARIABLE: Final = "STAGETRACE_STORE"
 
@@ -28,10 +26,3 @@ def store_url(args: argparse.Namespace) -> str:
     if not url:
         raise UsageError(f"no store to read from\ngive --store jaeger://localhost:16685, or set {VARIABLE}")
     return url
-
-
-def open_reader(url: str) -> Reader:
-    """Return a reader of the store at `url`."""
-    # gRPC's C core writes lines of its own to stderr, where ours say the same in words.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    return open_store(url)

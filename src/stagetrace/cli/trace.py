@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli import terminal
 from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.store import add_store_option, open_reader, store_url
+from stagetrace.cli.store import add_store_option, store_url
 from stagetrace.cli.waterfall import ASCII, BLOCKS, render
+from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     from stagetrace.store.base import SpanRow, Trace, Value
@@ -33,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the trace and return the exit code."""
-    with open_reader(store_url(args)) as reader:
+    with open_store(store_url(args)) as reader:
         trace = reader.trace(args.id)
     if args.json:
         lines = [json.dumps(as_json(trace), allow_nan=False)]

@@ -28,6 +28,8 @@ OTEL_PACKAGE = "opentelemetry.instrumentation."
 STABLE_NAMES = "OTEL_SEMCONV_STABILITY_OPT_IN"
 # What opentelemetry-instrumentation's suppress_http_instrumentation() sets; we need it for a part of the context only.
 SUPPRESS_KEY = otel_context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
+# In the scope, which a mounted app shares with the app around it, and a later request of the connection does not.
+SCOPE_KEY = "stagetrace.request"
 # Public in spirit: FastAPI's own telemetry leaves a request alone that carries this key in its scope.
 NATIVE_KEY = "fastapi.telemetry"
 
@@ -53,7 +55,7 @@ def _outermost(original: Any) -> Any:
         if not distro.ready():
             await distro.prepare()  # a server without lifespan: the first request pays
         current.set(timeline)  # each request has a task, and so a context, of its own
-        token = _suppress_second_entry() if timeline.bound else None
+        token = _enter(timeline)
         try:
             await original(self, scope, timed_receive(timeline, receive), timed_send(timeline, send))
         finally:
@@ -65,20 +67,27 @@ def _outermost(original: Any) -> Any:
 
 @guarded
 def _open(scope: Any) -> Timeline | None:
-    if recording() is None:
-        return Timeline()
-    # Inside a request already: a mounted app, or our app inside somebody's instrumented one.
-    outer = entries.get(trace.get_current_span().get_span_context().span_id)
-    if outer is not None and current.get() is None:
-        return outer
-    scope.setdefault(NATIVE_KEY, None)
-    return None
+    """Return the timeline of a request that comes in here; None if it is inside one already."""
+    outer = None if SCOPE_KEY in scope else recording()
+    if SCOPE_KEY in scope or (outer is not None and current.get() is outer):
+        # A mounted app, or a call within the process: part of the request around it.
+        scope.setdefault(NATIVE_KEY, None)
+        return None
+    scope[SCOPE_KEY] = True
+    return outer or Timeline()  # outer: somebody's entry span is open around the whole app
 
 
 @guarded
-def _suppress_second_entry() -> Any:
-    """Keep the instrumentation inside the app from adding a span: an entry span is open around the whole app."""
-    return otel_context.attach(otel_context.set_value(SUPPRESS_KEY, value=True))
+def _enter(timeline: Timeline) -> Any:
+    """Attach the context in which the request is to begin, if it is not the one at hand; return the token."""
+    if timeline.bound:
+        # An entry span is open around the whole app: keep the instrumentation inside it from adding another.
+        return otel_context.attach(otel_context.set_value(SUPPRESS_KEY, value=True))
+    if getattr(trace.get_current_span(), "end_time", None) is not None:
+        # asyncio keeps the context of the task that resumed reading a connection, and its later requests begin in it
+        # (cpython#140947): this span ended with an earlier request and is no parent of ours.
+        return otel_context.attach(otel_context.Context())
+    return None
 
 
 def _lifespan_send(send: Send) -> Send:
@@ -125,10 +134,7 @@ def _has_entry_span(app: Any) -> bool:
     return (
         getattr(app, "_is_instrumented_by_opentelemetry", False)
         or (native.get("tracing", True) and native.get("tracer_provider") is not None)
-        or any(
-            getattr(middleware.cls, "__module__", "").startswith(OTEL_PACKAGE)
-            for middleware in app.user_middleware
-        )
+        or any(getattr(middleware.cls, "__module__", "").startswith(OTEL_PACKAGE) for middleware in app.user_middleware)
     )
 
 

@@ -34,8 +34,8 @@ TRANSFORM = "transform"
 # Of several open activities, the first of these gives the stage its name.
 PRIORITY = (INFERENCE, TRANSFORM, QUEUE, NETWORK_SEND, NETWORK_RECEIVE)
 MAX_SEGMENTS = 128
-# Between two sends, or after the last, so short a gap is the server's own work at sending, not a stage.
-SEND_OVERHEAD_NS = 50_000
+# Between two pieces of a body, and after the last one sent, so short a gap is part of moving it, not a stage.
+WIRE_OVERHEAD_NS = 50_000
 MAX_STAGE_NAMES = 32
 OTHER = "other"
 
@@ -175,8 +175,8 @@ class Timeline:
         """Return the stages that tile [start, end) to the nanosecond; empty if that interval is."""
         with self._lock:
             self.closed = True
-            now = self._clock()
-            if self._goes_on_sending(now):
+            now = min(self._clock(), end)
+            if self._goes_on(NETWORK_SEND, now):
                 self._open = self._segments.pop()
             self._close_open(now)
             self._name_rest()
@@ -188,7 +188,7 @@ class Timeline:
         stage = self._current()
         if stage != self._open.stage or self._open.explicit is not bool(self._marks):
             now = self._clock()
-            if stage == NETWORK_SEND and self._goes_on_sending(now):
+            if stage in (NETWORK_SEND, NETWORK_RECEIVE) and self._goes_on(stage, now):
                 self._open = self._segments.pop()
                 return
             self._close_open(now)
@@ -211,16 +211,16 @@ class Timeline:
                 return activity
         return GAP
 
-    def _goes_on_sending(self, now: int) -> bool:
+    def _goes_on(self, stage: str, now: int) -> bool:
         gap = self._open
         return (
             gap.stage == GAP
             and gap.context is None
             and bool(self._segments)
             and not self._tail
-            and self._segments[-1].stage == NETWORK_SEND
+            and self._segments[-1].stage == stage
             and not self._segments[-1].explicit
-            and now - gap.start < SEND_OVERHEAD_NS
+            and now - gap.start < WIRE_OVERHEAD_NS
         )
 
     def _close_open(self, now: int) -> None:

@@ -19,16 +19,14 @@ _STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES
 
 
 def breached_entries(trace: Sequence[ServiceSpan], service: str, since_ns: int, until_ns: int) -> Iterator[Entry]:
-    """Yield the breached entry spans of `service` in this trace that started in [since_ns, until_ns), each span once.
+    """Yield the breached entry spans of `service` in this trace that started in [since_ns, until_ns).
 
-    Delivery is at least once, so a span may be stored twice; the second one is dropped.
+    A span that was delivered twice comes twice.
     """
-    seen: set[bytes] = set()
     for name, span in trace:
         in_window = since_ns <= span.start_time_unix_nano < until_ns
-        if name != service or not in_window or span.span_id in seen or not _is_breached_entry(span):
+        if name != service or not in_window or not _is_breached_entry(span):
             continue
-        seen.add(span.span_id)
         children = (row(other_name, other) for other_name, other in trace if other.parent_span_id == span.span_id)
         yield entry_of(row(name, span), children)
 

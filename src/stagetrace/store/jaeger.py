@@ -166,6 +166,7 @@ class JaegerReader:
         for trace_id, spans in by_trace(self._client.find_breaches(service, *window_us, depth)):
             ids.add(trace_id)
             for entry in breached_entries(spans, service, since_ns, until_ns):
+                # Delivery is at least once: the same span may be stored twice.
                 entries.setdefault((entry.trace_id, entry.span_id), entry)
         return _Window(list(entries.values()), len(ids), depth)
 
