@@ -191,14 +191,14 @@ def test_a_memory_store_smaller_than_a_search_is_read_in_full(tmp_path: Path) ->
 
 
 def test_times_are_those_recorded_also_where_jaeger_hides_clock_skew(tmp_path: Path) -> None:
-    """Jaeger can shift a service whose clock is behind its caller's; stages would then no longer tile the entry span."""
+    """Jaeger can shift a service whose clock is behind that of its caller; its times would then fit no window."""
     need("jaeger")
     base = recent()
     front = entry("front", base)
     call = front.child("GET", base + MS, base + 70 * MS, kind=SpanKind.CLIENT)
     behind = base - 2000 * MS
     back = entry("back", behind, ms=60, trace=front.trace, parent=call.span)
-    with _configured(tmp_path, "jaeger_query: {max_clock_skew_adjustment: 1h}") as jaeger:
+    with _configured(tmp_path, "jaeger_query: {max_clock_skew_adjust: 1h}") as jaeger:
         send(jaeger, [front, call, back])
         host, _, port = jaeger.query_grpc.rpartition(":")
         with JaegerReader(JaegerClient(host, int(port))) as reader:
