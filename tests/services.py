@@ -73,8 +73,9 @@ def run_service(
     launcher: str = "uvicorn",
     env: Mapping[str, str] | None = None,
     argv: list[str] | None = None,
+    ready: str = "/health",
 ) -> Iterator[Service]:
-    """Run an app of tests/apps until the block ends; ready when /health answers.
+    """Run an app of tests/apps until the block ends; ready when the path `ready` answers.
 
     `argv` replaces the launcher's command, `{port}` in it the port.
     """
@@ -97,7 +98,7 @@ def run_service(
     with httpx.Client(base_url=url, timeout=30, limits=limits) as client:
         service = Service(url, process, log_file, client)
         try:
-            _wait_ready(service)
+            _wait_ready(service, ready)
             yield service
         finally:
             if process.poll() is None:
@@ -109,13 +110,13 @@ def run_service(
                 process.wait()
 
 
-def _wait_ready(service: Service) -> None:
+def _wait_ready(service: Service, path: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if service.process.poll() is not None:
             break
         try:
-            if service.client.get("/health").status_code == 200:
+            if service.client.get(path).status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.05)

@@ -1,0 +1,101 @@
+"""README and docs are true: their code runs, and what they list is what there is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from services import PYTHON, run_service
+from sink import assert_tiled, run_sink
+from stagetrace import semconv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text: str, language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def sources() -> Iterator[str]:
+    for path in (ROOT / "src").rglob("*.py"):
+        yield path.read_text()
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) < 150
+
+
+def test_the_readme_service_runs_as_the_readme_says(tmp_path: Path) -> None:
+    """Its own command line, with a port added; then one request, whose stages and verdict arrive."""
+    (tmp_path / "app.py").write_text(blocks(README, "python")[0])
+    line = next(line for line in README.splitlines() if line.startswith("STAGETRACE=1 "))
+    words = shlex.split(line)
+    env = dict(word.split("=", 1) for word in words[: words.index("uvicorn")])
+    argv = [PYTHON, "-m", *words[words.index("uvicorn") :], "--port", "{port}", "--app-dir", str(tmp_path)]
+    with run_sink() as sink:
+        env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        with run_service(tmp_path, argv=argv, env=env, ready="/docs") as service:
+            trace_id, response = service.call("POST", "/predict", json={"measures": [5.1, 3.5, 1.4, 0.2]})
+            assert response.json() == {"species": 0}
+            request = sink.request(trace_id)
+    assert_tiled(request)
+    assert "inference" in request.names
+    assert request.entry.attributes["sla.objective"] == "POST /predict within 50ms"
+
+
+def test_the_readme_set_up_of_ones_own_runs(tmp_path: Path) -> None:
+    script = tmp_path / "own.py"
+    script.write_text(
+        blocks(README, "python")[1]
+        + "from opentelemetry.trace import SpanKind\n"
+        + "span = provider.get_tracer('x').start_span('x', kind=SpanKind.SERVER, start_time=10**18)\n"
+        + "span.end(10**18 + 2 * 10**9)\nprovider.shutdown()\n"
+    )
+    done = subprocess.run([PYTHON, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    assert '"sla.objective": "* within 1s"' in done.stdout
+
+
+@pytest.mark.parametrize("command", re.findall(r"^make (\w[\w-]*)", README, re.MULTILINE))
+def test_each_make_target_of_the_readme_exists(command: str) -> None:
+    assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_each_variable_is_documented() -> None:
+    documented = set(re.findall(r"`(STAGETRACE\w*)`", (ROOT / "docs/environment.md").read_text()))
+    used = {name for text in sources() for name in re.findall(r"environ[^\n]*?\"(STAGETRACE\w*)\"", text)}
+    used |= {name for text in sources() for name in re.findall(r"\"(STAGETRACE(?:_[A-Z]+)?)\"", text)}
+    assert documented == used
+
+
+def test_each_attribute_is_described_and_documented() -> None:
+    names = {
+        value
+        for name, value in vars(semconv).items()
+        if name.startswith(("ML_", "SLA_", "QUEUE_")) and isinstance(value, str)
+    }
+    assert set(semconv.DESCRIPTIONS) == names
+    text = (ROOT / "docs/attributes.md").read_text()
+    for name, description in semconv.DESCRIPTIONS.items():
+        assert f"| `{name}` | {description} |" in text
+
+
+def test_attribute_names_are_written_in_one_place() -> None:
+    """Both sides take them from semconv."""
+    for path in (ROOT / "src").rglob("*.py"):
+        if path.name != "semconv.py":
+            literals = re.findall(r"\"((?:sla|ml)\.[a-z_.]+)\"", path.read_text())
+            assert not [name for name in literals if name in semconv.DESCRIPTIONS], path
+
+
+def test_links_in_the_docs_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), (page, target)
