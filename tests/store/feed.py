@@ -94,7 +94,7 @@ def entry(service: str, start: int, *, breached: bool | None = True, ms: float =
 
 def send(jaeger: Jaeger, spans: Iterable[Made]) -> None:
     """Send spans as often as they are given, and return when Jaeger can give each one back."""
-    # The last one is new even where all others were sent before, so its arrival tells that the repetition is stored too.
+    # The last one is new even where the others were sent before: once it is there, so is their repetition.
     made = [*spans, Made("last", "feed", recent(), recent() + 1)]
     exporter = OTLPSpanExporter(endpoint=jaeger.otlp_grpc, insecure=True)
     try:
