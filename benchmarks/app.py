@@ -1,0 +1,43 @@
+"""The measured service: a small FastAPI + scikit-learn one as its author would write it, with no tracing in it."""
+
+from __future__ import annotations
+
+import numpy as np
+from fastapi import FastAPI
+from pydantic import BaseModel
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+FEATURES = 8
+
+
+class Input(BaseModel):
+    """One row."""
+
+    features: list[float]
+
+
+class Output(BaseModel):
+    """How likely the row is of the second class."""
+
+    probability: float
+
+
+app = FastAPI()
+chance = np.random.default_rng(7)
+rows = chance.normal(size=(500, FEATURES))
+model = make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, rows.sum(axis=1) > 0)
+
+
+@app.get("/health")
+def health() -> dict[str, bool]:
+    """Say that the model is loaded."""
+    return {"ok": True}
+
+
+@app.post("/predict")
+def predict(data: Input) -> Output:
+    """Score one row, in a worker thread as FastAPI runs synchronous handlers."""
+    row = np.asarray(data.features, dtype=float).reshape(1, -1)
+    return Output(probability=float(model.predict_proba(row)[0, 1]))

@@ -1,0 +1,171 @@
+"""Measure what recording does to latency, at loads that the untraced service bears easily.
+
+Requests come at random times (Poisson) whether or not earlier ones are answered, and latency counts from the moment
+at which a request was due. The server has one core, the load generator and the OTLP receiver the other. All set-ups of
+a round get the same arrivals, each in a fresh process.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.measure import (
+    SETTLE_S,
+    STAGETRACE,
+    STOCK,
+    UNTRACED,
+    Receiver,
+    Spread,
+    Table,
+    Variant,
+    parser,
+    progress,
+    quantile,
+    ratios,
+    rotated,
+    run_receiver,
+    serve,
+    show,
+)
+
+COMPARED = (UNTRACED, STOCK, STAGETRACE)
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
+# Of the untraced service's capacity: about where a careful team runs a service, and a light load besides, since the
+# heavier one may be more than a traced service can bear at all.
+LOADS = (0.15, 0.4)
+WARM_UP = 500
+
+
+@dataclass(frozen=True)
+class Round:
+    """One set-up in one round: latencies in milliseconds by quantile, and how far the measurement can be trusted."""
+
+    ms: dict[str, float]
+    requests: int
+    busy: float
+    send_lag_p99_ms: float
+    spans: float
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load, as a share of the capacity; by variant, the rounds in order."""
+
+    share: float
+    rounds: dict[str, list[Round]]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """All loads. `capacity` in requests a second."""
+
+    seconds: float
+    capacity: float
+    loads: list[Load]
+
+
+def measure(rounds: int, seconds: float, shares: list[float]) -> Latency:
+    """Measure the capacity, then at each load all variants `rounds` times."""
+    with run_receiver() as receiver:
+        capacity = _capacity(receiver)
+        progress(f"the untraced service answers {capacity:.0f} requests a second at most")
+        loads = [Load(share, {one.name: [] for one in COMPARED}) for share in shares]
+        for load in loads:
+            for number in range(rounds):
+                for variant in rotated(COMPARED, number):
+                    one = _once(variant, receiver, capacity * load.share, seconds, number)
+                    load.rounds[variant.name].append(one)
+                    shown = ", ".join(f"{name} {ms:.2f}" for name, ms in one.ms.items())
+                    progress(f"load {load.share:.0%}, round {number + 1}/{rounds}  {variant.name:12} {shown} ms")
+    return Latency(seconds, capacity, loads)
+
+
+def _capacity(receiver: Receiver) -> float:
+    with serve(UNTRACED, receiver) as server:
+        measured = server.load("--connections", "8", "--warm-up", str(WARM_UP), "--requests", "3000")
+    return float(len(measured["latencies_s"]) / measured["seconds"])
+
+
+def _once(variant: Variant, receiver: Receiver, rate: float, seconds: float, seed: int) -> Round:
+    with serve(variant, receiver) as server:
+        receiver.take()
+        shape = ("--warm-up", str(WARM_UP), "--rate", str(rate), "--seconds", str(seconds), "--seed", str(seed))
+        measured = server.load(*shape, "--settle", str(SETTLE_S))
+    ordered = sorted(measured["latencies_s"])
+    return Round(
+        ms={name: quantile(ordered, share) * 1e3 for name, share in QUANTILES.items()},
+        requests=len(ordered),
+        busy=measured["cpu_s"] / measured["seconds"],
+        send_lag_p99_ms=quantile(sorted(measured["lags_s"]), 0.99) * 1e3,
+        spans=receiver.take() / (len(ordered) + WARM_UP),
+    )
+
+
+def tables(result: Latency) -> list[Table]:
+    """Return the tables for people."""
+    return [table for load in result.loads for table in _tables(result, load)]
+
+
+def _tables(result: Latency, load: Load) -> list[Table]:
+    rate = f"{load.share * result.capacity:.0f} requests/s, {load.share:.0%} of the untraced capacity"
+    size = f"{len(load.rounds[UNTRACED.name])} rounds of {result.seconds:g} s; median (least to greatest)"
+    absolute, relative, trust = [], [], []
+    for name, rounds in load.rounds.items():
+        absolute.append([name, *(Spread.of([one.ms[q] for one in rounds]).text(2) for q in QUANTILES)])
+        if name != UNTRACED.name:
+            relative.append([name, *(_ratio(load, name, q).text(2) for q in QUANTILES)])
+        busy, lag = Spread.of([one.busy * 100 for one in rounds]), Spread.of([one.send_lag_p99_ms for one in rounds])
+        spans = Spread.of([one.spans for one in rounds])
+        trust.append([name, str(sum(one.requests for one in rounds)), busy.text(), lag.text(2), spans.text(2)])
+    trust_columns = ("set-up", "requests", "server's core busy, %", "p99 lag of sends, ms", "spans received/request")
+    return [
+        Table(f"Latency in ms at {rate}: {size}", ("set-up", *QUANTILES), absolute),
+        Table("As a multiple of the untraced service's in the same round", ("set-up", *QUANTILES), relative),
+        Table("How the load was", trust_columns, trust),
+    ]
+
+
+def _ratio(load: Load, name: str, quantile_name: str) -> Spread:
+    ours, base = ([one.ms[quantile_name] for one in load.rounds[which]] for which in (name, UNTRACED.name))
+    return Spread.of(ratios(ours, base))
+
+
+def reading(result: Latency) -> list[str]:
+    """Say what the figures mean."""
+    said = []
+    for load in result.loads:
+        busy = {one.name: Spread.of([r.busy for r in load.rounds[one.name]]).median for one in COMPARED}
+        times = {
+            one.name: " and ".join(f"x{_ratio(load, one.name, q).median:.2f}" for q in ("p50", "p99"))
+            for one in (STAGETRACE, STOCK)
+        }
+        said.append(
+            f"At {load.share:.0%} of the untraced capacity p50 and p99 are {times[STAGETRACE.name]} with stagetrace, "
+            f"{times[STOCK.name]} with stock tracing. The server's core is {busy[UNTRACED.name]:.0%} busy untraced, "
+            f"{busy[STAGETRACE.name]:.0%} with stagetrace, {busy[STOCK.name]:.0%} with stock: "
+            "the nearer to 100 %, the more a figure tells of waiting for the one core, not of tracing as such."
+        )
+    lag = max(one.send_lag_p99_ms for load in result.loads for one in load.rounds[UNTRACED.name])
+    said.append(
+        f"1 of 100 sends to the untraced service was up to {lag:.1f} ms late, since all its connections were busy or "
+        "the generator had no core: tails below that tell of the machine. p99.9 rests on few requests a round."
+    )
+    return said
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parser(__doc__, "python benchmarks/latency.py --rounds 7 --seconds 30 --json latency.json")
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--seconds", type=float, default=10, help="measured in each round, set-up and load")
+    arguments.add_argument("--load", type=float, nargs="+", default=LOADS, help="shares of the untraced capacity")
+    args = arguments.parse_args()
+    show(measure(args.rounds, args.seconds, args.load), tables, reading, args.json)
+
+
+if __name__ == "__main__":
+    main()
