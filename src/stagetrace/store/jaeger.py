@@ -67,8 +67,9 @@ class JaegerReader:
         """Return breached entry spans as `Reader.breaches` says."""
         cuts: list[str] = []
         names = self.services() if service is None else (service,)
-        walks = [self._walk(name, since_ns, until_ns, cuts) for name in names]
-        # One more than the limit tells whether there are more.
+        # One more than the limit tells whether there are more; to ask for many more at once would only cost time.
+        depth = self._depth if limit is None else limit + 1
+        walks = [self._walk(name, (since_ns, until_ns), depth, cuts) for name in names]
         found = list(islice(heapq.merge(*walks, key=_newest_first), None if limit is None else limit + 1))
         if service is not None and not found:
             self._check_known(service)
@@ -108,35 +109,37 @@ class JaegerReader:
             has = f"it holds {', '.join(known)}" if known else "it holds no spans of any service yet"
             raise StoreError(f"{self._client.url}: there is no service {service!r}\n{has}")
 
-    def _walk(self, service: str, since_ns: int, until_ns: int, cuts: list[str]) -> Iterator[Entry]:
+    def _walk(self, service: str, bounds_ns: tuple[int, int], depth: int, cuts: list[str]) -> Iterator[Entry]:
         """Yield entries of one service, newest first; append to `cuts` what could not be read in full.
 
         Windows have whole microseconds as ends, since some storages keep no finer index, and share no entry.
         """
+        since_ns, until_ns = bounds_ns
         pending = [(since_ns // _NS_PER_US, -(-until_ns // _NS_PER_US))] if since_ns < until_ns else []
         while pending:
             low, high = pending.pop()
-            window = self._ask(service, (low, high), (since_ns, until_ns))
+            window = self._ask(service, (low, high), bounds_ns, depth)
             if window.full and high - low > 1:
                 middle = (low + high) // 2
                 pending += [(low, middle), (middle, high)]
                 continue
             if window.full:
-                window = self._ask_deeper(service, (low, high), (since_ns, until_ns), window)
+                window = self._ask_deeper(service, (low, high), bounds_ns, window)
             if window.full:
                 cuts.append(f"more than {window.depth} traces of {service} in the microsecond from {_utc(low)}")
             yield from sorted(window.entries, key=_newest_first)
 
-    def _ask(self, service: str, window_us: tuple[int, int], bounds_ns: tuple[int, int]) -> _Window:
-        """Return the answer for one window at the usual depth, or at the greatest that the store accepts."""
+    def _ask(self, service: str, window_us: tuple[int, int], bounds_ns: tuple[int, int], depth: int) -> _Window:
+        """Return the answer for one window at `depth`, or at the greatest usual depth that the store accepts."""
+        depth = min(depth, self._depth)
         try:
-            return self._read(service, window_us, bounds_ns, self._depth)
+            return self._read(service, window_us, bounds_ns, depth)
         except DepthRefusedError as error:
-            if self._depth == 1:
+            if depth == 1:
                 raise StoreError(f"{self._client.url}: refuses every search ({error})\nits log says more") from None
-            self._refuse(self._depth)
-            self._depth //= 2
-        return self._ask(service, window_us, bounds_ns)
+            self._refuse(depth)
+            self._depth = depth // 2
+        return self._ask(service, window_us, bounds_ns, depth)
 
     def _ask_deeper(
         self, service: str, window_us: tuple[int, int], bounds_ns: tuple[int, int], window: _Window
