@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from services import PYTHON, run_service
 from sink import assert_tiled, run_sink
 from stagetrace import semconv

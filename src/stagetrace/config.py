@@ -17,12 +17,16 @@ def policy_text() -> str | None:
     return os.environ.get("STAGETRACE_SLA", "").strip() or None
 
 
-def exporter_name(signal: str, default: str) -> str:
-    """Return the entry point name of the exporter that OTEL_* asks for.
+def exporters(signal: str, default: str) -> list[str]:
+    """Return the entry point names of the exporters that OTEL_* asks for; none of them for `none`.
 
     `signal` is `TRACES` or `METRICS`. The plain name `otlp` is resolved by the protocol variables, gRPC by default.
     """
-    name = os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip() or default
+    names = (os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip() or default).split(",")
+    return [_resolved(signal, name.strip()) for name in names if name.strip() not in ("", "none")]
+
+
+def _resolved(signal: str, name: str) -> str:
     if name != "otlp":
         return name
     protocol = (
@@ -35,7 +39,7 @@ def exporter_name(signal: str, default: str) -> str:
 
 def endpoint() -> str:
     """Return where spans are sent, as OTEL_* says; for messages only, the exporter reads it for itself."""
-    http = exporter_name("TRACES", "otlp") == "otlp_proto_http"
+    http = "otlp_proto_http" in exporters("TRACES", "otlp")
     return (
         os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
         or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")

@@ -7,9 +7,9 @@ start-up code goes first.
 from __future__ import annotations
 
 import atexit
-import functools
 import os
 import threading
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from stagetrace import config, log
@@ -22,6 +22,8 @@ SHUTDOWN_BOUND_S = 5.0
 
 _lock = threading.Lock()  # guards _ready
 _ready = False
+_jobs: SimpleQueue[Callable[[], None]] | None = None
+_jobs_pid = 0
 
 
 def ready() -> bool:
@@ -57,16 +59,19 @@ def prepare_now() -> None:
     with _lock:
         if _ready:
             return
-        _ready = True
-        from opentelemetry import trace
+        try:
+            from opentelemetry import trace
 
-        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            target = _set_tracer_provider()
-        else:
-            target = "the tracer provider that this service set"
-        _set_meter_provider()
-        _observe()
-        _report(target)
+            if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+                target = _set_tracer_provider()
+            else:
+                target = "the tracer provider that this service set"
+            _set_meter_provider()
+            _observe()
+            _worker()
+            _report(target)
+        finally:
+            _ready = True  # not before: a request that came in meanwhile would go unrecorded
 
 
 def _set_tracer_provider() -> str:
@@ -78,32 +83,29 @@ def _set_tracer_provider() -> str:
 
     # Its own exit handler may wait half a minute for a Collector that is down: ours is bounded.
     provider = TracerProvider(shutdown_on_exit=False)
-    name = config.exporter_name("TRACES", "otlp")
-    target = name
-    if name != "none":
+    targets = []
+    for name in config.exporters("TRACES", "otlp"):
         make = _entry_point("opentelemetry_traces_exporter", name)
         if make is not None:
-            target = f"{name} {config.endpoint()}" if name.startswith("otlp") else name
-            provider.add_span_processor(BatchSpanProcessor(CountingExporter(make(), config.endpoint())))
+            targets.append(f"{name} {config.endpoint()}" if name.startswith("otlp") else name)
+            provider.add_span_processor(BatchSpanProcessor(CountingExporter(make(), targets[-1])))
     trace.set_tracer_provider(provider)
     atexit.register(_bounded, provider.shutdown)
-    return target
+    return ", ".join(targets) or "nowhere"
 
 
 def _set_meter_provider() -> None:
     """Set a meter provider where OTEL_METRICS_EXPORTER asks for one; by default there is none."""
     from opentelemetry import metrics
 
-    name = config.exporter_name("METRICS", "none")
-    if name == "none" or type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider":
-        return
-    make = _entry_point("opentelemetry_metrics_exporter", name)
-    if make is None:
+    makers = [_entry_point("opentelemetry_metrics_exporter", name) for name in config.exporters("METRICS", "none")]
+    if not any(makers) or type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider":
         return
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-    provider = MeterProvider([PeriodicExportingMetricReader(make())], shutdown_on_exit=False)
+    readers = [PeriodicExportingMetricReader(make()) for make in makers if make is not None]
+    provider = MeterProvider(readers, shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     atexit.register(_bounded, provider.shutdown)
 
@@ -157,14 +159,15 @@ def flush_now() -> None:
     """Flush the current providers within the bound."""
     from opentelemetry import metrics, trace
 
-    from stagetrace.instrumentation.otel_sdk import counter, joined
+    from stagetrace.instrumentation.otel_sdk import counter, policy
 
     for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
         force_flush = getattr(provider, "force_flush", None)
         if force_flush is not None and not _bounded(force_flush):
             log.warning(f"not all spans were delivered within {SHUTDOWN_BOUND_S:g} s; the rest is lost.")
-    for processor in joined[-1:]:
-        processor.say_unmatched()
+    promise = policy()
+    if promise is not None:
+        counter().say_unmatched(promise)
     counts = counter().counts()
     if counts:
         breaches = sum(count for (_, verdict), count in counts.items() if verdict == "breach")
@@ -179,20 +182,22 @@ def _bounded(function: Callable[[], Any]) -> bool:
         guarded(function)()
         done.set()
 
-    threading.Thread(target=work, name="stagetrace-flush", daemon=True).start()
+    _worker().put(work)
     return done.wait(SHUTDOWN_BOUND_S)
 
 
-@functools.cache
-def _register_fork() -> None:
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_after_fork)
+def _worker() -> SimpleQueue[Callable[[], None]]:
+    """Return the queue of a thread that runs what it is given, made anew in a forked process.
+
+    It is there before the interpreter ends: from 3.12 on no thread can be started then.
+    """
+    global _jobs, _jobs_pid
+    if _jobs is None or _jobs_pid != os.getpid():
+        _jobs, _jobs_pid = SimpleQueue(), os.getpid()
+        threading.Thread(target=_work, args=(_jobs,), name="stagetrace-flush", daemon=True).start()
+    return _jobs
 
 
-def _after_fork() -> None:
-    global _lock, _ready  # noqa: PLW0603
-    _lock = threading.Lock()
-    _ready = False
-
-
-_register_fork()
+def _work(jobs: SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        jobs.get()()

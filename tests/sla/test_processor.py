@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, TraceFlags, set_span_in_context
 
-from stagetrace import KeepBreaches, PolicyError, SLASpanProcessor, guard, stage
+from stagetrace import KeepBreaches, Policy, PolicyError, SLASpanProcessor, guard, stage
 from stagetrace.recording.context import entries
 from stagetrace.sla import processor as processor_module
 from stagetrace.sla import sampling
@@ -232,7 +232,7 @@ def test_a_policy_that_matches_nothing_is_said_once(capfd: pytest.CaptureFixture
     tracer, processor, _ = setup("GET /nothing within 50ms")
     for _ in range(150):
         request(tracer, 1)
-    processor.say_unmatched()
+    processor.counter.say_unmatched(Policy.parse("GET /nothing within 50ms"))
     err = capfd.readouterr().err
     assert err.count("matched none of 100 requests") == 1
     assert "They were POST /predict" in err

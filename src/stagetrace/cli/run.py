@@ -13,7 +13,6 @@ from stagetrace.errors import StagetraceError
 if TYPE_CHECKING:
     import argparse
 
-HELP = "start a service with recording on, for installs that read no .pth file"
 DESCRIPTION = """Start COMMAND with STAGETRACE=1 and make every Python process under it activate.
 
 Needed only where Python reads no .pth file of this package: a `pip install --target` folder, a zipped or

@@ -92,7 +92,7 @@ def _enter(timeline: Timeline) -> Any:
 
 def _lifespan_send(send: Send) -> Send:
     async def wrapped(message: Any) -> None:
-        kind = message["type"]
+        kind = message.get("type")
         if kind == "lifespan.startup.complete":
             # After the user's start-up code, which may have set a provider of its own.
             await distro.prepare()

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from stagetrace.sla.policy import Policy
-    from stagetrace.sla.processor import SLASpanProcessor, VerdictCounter
-
-joined: list[SLASpanProcessor] = []
+    from stagetrace.sla.processor import VerdictCounter
 
 
 def hook(module: ModuleType) -> None:
@@ -37,10 +35,8 @@ def _join(provider: Any) -> None:
     from stagetrace.sla.sampling import KeepBreaches
 
     # Private, and the only place at which a processor can stand before those that export (docs/decisions/003).
-    processor = SLASpanProcessor(policy(), provider._active_span_processor, counter=counter())
-    provider._active_span_processor = processor
+    provider._active_span_processor = SLASpanProcessor(policy(), provider._active_span_processor, counter=counter())
     provider.sampler = KeepBreaches(provider.sampler)
-    joined.append(processor)
 
 
 @functools.cache

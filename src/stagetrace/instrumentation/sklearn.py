@@ -60,9 +60,9 @@ def _subclasses(cls: Any) -> list[type]:
 @guarded
 def wrap_class(cls: type) -> None:
     """Wrap what the class offers where it is defined, mix-ins that are no estimators themselves included."""
+    if any(owner.__name__ in PASS_ON and owner.__module__.startswith("sklearn.") for owner in cls.__mro__):
+        return
     for owner in cls.__mro__:
-        if owner.__name__ in PASS_ON and owner.__module__.startswith("sklearn."):
-            return
         for name, activity in METHODS.items():
             method = vars(owner).get(name)
             if method is not None and owner.__module__ != "builtins" and not hasattr(method, _MARK):

@@ -20,11 +20,14 @@ SAY_AGAIN_AFTER_S = 60.0
 
 
 class CountingExporter(SpanExporter):
-    """Export through `exporter`; say what was lost at most once a minute, and when delivery works again."""
+    """Export through `exporter`; say what was lost at most once a minute, and when delivery works again.
 
-    def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
+    `target` is how messages name the place that the spans go to.
+    """
+
+    def __init__(self, exporter: SpanExporter, target: str) -> None:
         self._exporter = exporter
-        self._endpoint = endpoint
+        self._target = target
         self._reason = _LastReason()
         self._lock = threading.Lock()  # guards the counts below
         self._failing_since: float | None = None
@@ -34,12 +37,12 @@ class CountingExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export one batch; never raises."""
-        self._reason.listen()
-        try:
-            result = self._exporter.export(spans)
-        except Exception as error:  # noqa: BLE001 -- the exporter may be anybody's
-            self._reason.text = f"{type(error).__name__}: {error}"
-            result = SpanExportResult.FAILURE
+        with self._reason:
+            try:
+                result = self._exporter.export(spans)
+            except Exception as error:  # noqa: BLE001 -- the exporter may be anybody's
+                self._reason.text = f"{type(error).__name__}: {error}"
+                result = SpanExportResult.FAILURE
         self._note(len(spans), ok=result is SpanExportResult.SUCCESS)
         return result
 
@@ -58,10 +61,10 @@ class CountingExporter(SpanExporter):
                 self._said_at = now if say else self._said_at
             lost = self.lost
         if say and ok:
-            log.info(f"delivering to {self._endpoint} again; {lost} spans were lost")
+            log.info(f"delivering to {self._target} again; {lost} spans were lost")
         elif say:
             log.error(
-                f"cannot deliver spans to {self._endpoint} "
+                f"cannot deliver spans to {self._target} "
                 f"({self._reason.text or 'no reason given'}); {lost} lost so far.\n"
                 "Start a Collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT; the service itself is not affected."
             )
@@ -76,7 +79,10 @@ class CountingExporter(SpanExporter):
 
 
 class _LastReason(logging.Filter):
-    """Keeps the official exporter's last complaint instead of printing a line for each retry."""
+    """Within its block, in its thread, keeps the official exporter's last complaint in place of a line for each retry.
+
+    Other exporters of the process, for metrics or logs, share these loggers and go on speaking for themselves.
+    """
 
     LOGGERS = (
         "opentelemetry.exporter.otlp.proto.grpc.exporter",
@@ -86,16 +92,19 @@ class _LastReason(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self.text = ""
-        self._listening = False
+        self._thread: int | None = None
 
-    def listen(self) -> None:
-        if not self._listening:
-            self._listening = True
-            for name in self.LOGGERS:
-                logging.getLogger(name).addFilter(self)
+    def __enter__(self) -> None:
+        self._thread = threading.get_ident()
+        for name in self.LOGGERS:
+            logging.getLogger(name).addFilter(self)
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.LOGGERS:
+            logging.getLogger(name).removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.WARNING:
-            self.text = record.getMessage().splitlines()[0][:200]
-            return False
-        return True
+        if record.levelno < logging.WARNING or record.thread != self._thread:
+            return True
+        self.text = record.getMessage().partition("\n")[0][:200]
+        return False

@@ -51,16 +51,17 @@ class VerdictCounter:
         with self._lock:
             return dict(self._counts)
 
-    def unmatched_message(self, policy: Policy) -> str | None:
-        """Return what to say if requests came and the policy judged none of them."""
+    def say_unmatched(self, policy: Policy) -> None:
+        """Warn, once, if requests came and the policy judged none of them."""
         with self._lock:
             if self._counts or not self.unmatched:
-                return None
+                return
             rules = "; ".join(objective.name for objective in policy.objectives)
-            return (
+            message = (
                 f"STAGETRACE_SLA {rules!r} matched none of {self.unmatched} requests: nothing is judged.\n"
                 f"They were {', '.join(self._routes)}. Use such a method and route, or `*` for all."
             )
+        log.once("policy matches nothing", message)
 
 
 class SLASpanProcessor(SpanProcessor):
@@ -151,7 +152,7 @@ class SLASpanProcessor(SpanProcessor):
         verdict = judge(self.policy, method, route, duration_ns, totals)
         self.counter.add(verdict, f"{method or ''} {route or '(no route)'}".strip())
         if self.counter.unmatched == SAY_UNMATCHED_AFTER:
-            self.say_unmatched()
+            self.counter.say_unmatched(self.policy)
         return verdict
 
     def _decide(
@@ -169,12 +170,6 @@ class SLASpanProcessor(SpanProcessor):
         with self._lock:
             send_now = self._held.add(span.context.trace_id, span)
         return [FinishedSpan(span, {}, sampled(span.context))] if send_now else []
-
-    def say_unmatched(self) -> None:
-        """Warn once if the policy is about none of the requests that came."""
-        message = self.counter.unmatched_message(self.policy) if self.policy is not None else None
-        if message is not None:
-            log.once("policy matches nothing", message)
 
     def add_span_processor(self, processor: SpanProcessor) -> None:
         """Add to the wrapped processor, where that is a provider's composite one."""
