@@ -50,5 +50,5 @@ $(INSTALLED): pyproject.toml $(wildcard src/stagetrace.*)
 	@echo "installing stagetrace and what its tests need into $(VENV), about a minute the first time ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --editable . --group dev
+	@$(BIN)/python -m pip install --quiet --editable '.[backend]' --group dev
 	@touch $@
