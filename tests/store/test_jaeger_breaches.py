@@ -10,7 +10,7 @@ from opentelemetry.trace import SpanKind
 
 from stagetrace import semconv
 from stagetrace.errors import StoreError
-from stagetrace.store import open_store
+from stagetrace.store import Selection, open_store
 from stagetrace.store.jaeger import JaegerReader
 from stagetrace.store.jaeger_client import JaegerClient
 from store.feed import MS, Made, entry, new_trace_id, recent, send
@@ -51,7 +51,7 @@ def test_finds_every_breach_where_one_search_cannot_hold_them(storage: Jaeger) -
     broken = [span for span in spans if span.attributes.get(semconv.SLA_BREACHED)]
     with reading(storage, depth=50) as reader:
         for service in ("many-0", "many-1"):
-            answer = reader.breaches(base, base + 2 * MINUTE, service)
+            answer = reader.breaches(Selection(base, base + 2 * MINUTE, service=service))
             assert found(answer) == ids(span for span in broken if span.service == service)
             assert (answer.complete, answer.reason) == (True, None)
 
@@ -61,7 +61,7 @@ def test_without_a_service_reads_all_services_in_one_order(storage: Jaeger) -> N
     spans = [entry(f"all-{n % 3}", base + n * MS) for n in range(60)]
     send(storage, spans)
     with reading(storage, depth=7) as reader:
-        answer = reader.breaches(base, base + 60 * MS)
+        answer = reader.breaches(Selection(base, base + 60 * MS))
     assert found(answer) == ids(spans)
     assert answer.complete
 
@@ -73,7 +73,7 @@ def test_many_breaches_in_one_microsecond_are_all_found(storage: Jaeger) -> None
     around = [entry("crowd", base - 1), entry("crowd", base + 1000), entry("crowd", base - 1000)]
     send(storage, [*crowd, *around])
     with reading(storage, depth=40) as reader:
-        answer = reader.breaches(base - MINUTE, base + MINUTE, "crowd")
+        answer = reader.breaches(Selection(base - MINUTE, base + MINUTE, service="crowd"))
     assert found(answer) == ids([*crowd, *around])
     assert answer.complete
 
@@ -83,7 +83,7 @@ def test_a_dense_millisecond_is_cut_down_to_its_microseconds(storage: Jaeger) ->
     dense = [entry("dense", base + n * 1000) for n in range(120)]
     send(storage, dense)
     with reading(storage, depth=10, max_depth=20) as reader:
-        answer = reader.breaches(base - MINUTE, base + MINUTE, "dense")
+        answer = reader.breaches(Selection(base - MINUTE, base + MINUTE, service="dense"))
     assert found(answer) == ids(dense)
     assert answer.complete
 
@@ -94,7 +94,7 @@ def test_says_so_where_one_microsecond_holds_more_than_can_be_read(storage: Jaeg
     other = entry("overfull", base + MS)
     send(storage, [*crowd, other])
     with reading(storage, depth=20, max_depth=60) as reader:
-        answer = reader.breaches(base - MINUTE, base + MINUTE, "overfull")
+        answer = reader.breaches(Selection(base - MINUTE, base + MINUTE, service="overfull"))
     assert not answer.complete
     assert answer.reason is not None
     assert "more than 60 traces of overfull in the microsecond from 20" in answer.reason
@@ -112,7 +112,7 @@ def test_window_takes_its_start_in_and_leaves_its_end_out(storage: Jaeger, offse
     outside = [entry(service, at) for at in (since - 1, until, until + 1)]
     send(storage, [*inside, *outside])
     with reading(storage, depth=2) as reader:
-        answer = reader.breaches(since, until, service)
+        answer = reader.breaches(Selection(since, until, service=service))
     assert found(answer) == ids(inside)
     assert answer.complete
 
@@ -126,9 +126,9 @@ def test_each_service_of_a_trace_answers_for_its_own_entry_span(storage: Jaeger)
     send(storage, [front, call, back, kept])
     with reading(storage) as reader:
         window = (base - MINUTE, base + MINUTE)
-        assert found(reader.breaches(*window, "front")) == ids([front])
-        assert found(reader.breaches(*window, "back")) == ids([back])
-        assert found(reader.breaches(*window, "kept")) == []
+        assert found(reader.breaches(Selection(*window, service="front"))) == ids([front])
+        assert found(reader.breaches(Selection(*window, service="back"))) == ids([back])
+        assert found(reader.breaches(Selection(*window, service="kept"))) == []
 
 
 def test_two_breaches_of_one_service_in_one_trace_are_reported_by_their_own_start(storage: Jaeger) -> None:
@@ -138,9 +138,9 @@ def test_two_breaches_of_one_service_in_one_trace_are_reported_by_their_own_star
     late = entry("twice", base + 5000 * MS, trace=early.trace, parent=early.span)
     send(storage, [early, late])
     with reading(storage) as reader:
-        assert found(reader.breaches(base, base + MS, "twice")) == ids([early])
-        assert found(reader.breaches(base + MS, base + MINUTE, "twice")) == ids([late])
-        assert found(reader.breaches(base, base + MINUTE, "twice")) == ids([early, late])
+        assert found(reader.breaches(Selection(base, base + MS, service="twice"))) == ids([early])
+        assert found(reader.breaches(Selection(base + MS, base + MINUTE, service="twice"))) == ids([late])
+        assert found(reader.breaches(Selection(base, base + MINUTE, service="twice"))) == ids([early, late])
 
 
 def test_a_span_delivered_twice_counts_once(storage: Jaeger) -> None:
@@ -151,7 +151,7 @@ def test_a_span_delivered_twice_counts_once(storage: Jaeger) -> None:
     send(storage, [*bare, *repeated])
     send(storage, repeated)
     with reading(storage) as reader:
-        answer = reader.breaches(base, base + MINUTE, "again")
+        answer = reader.breaches(Selection(base, base + MINUTE, service="again"))
     assert found(answer) == ids(repeated)
 
 
@@ -162,7 +162,7 @@ def test_only_entry_spans_count(storage: Jaeger) -> None:
     inner = good.child("inner", base, base + MS, attributes={semconv.SLA_BREACHED: True})
     send(storage, [good, inner])
     with reading(storage) as reader:
-        assert reader.breaches(base, base + MINUTE, "kinds").breaches == ()
+        assert reader.breaches(Selection(base, base + MINUTE, service="kinds")).breaches == ()
 
 
 @pytest.mark.parametrize("depth", [3, 1000])
@@ -172,8 +172,8 @@ def test_limit_gives_the_newest_and_says_if_there_are_more(storage: Jaeger, dept
     spans = [entry(service, base + n * MS) for n in range(20)]
     send(storage, spans)
     with reading(storage, depth=depth) as reader:
-        cut = reader.breaches(base, base + MINUTE, service, limit=6)
-        whole = reader.breaches(base, base + MINUTE, service, limit=20)
+        cut = reader.breaches(Selection(base, base + MINUTE, service=service, limit=6))
+        whole = reader.breaches(Selection(base, base + MINUTE, service=service, limit=20))
     assert found(cut) == ids(spans)[:6]
     assert (cut.complete, cut.reason) == (False, "limit 6 reached, there are older breaches")
     assert found(whole) == ids(spans)
@@ -185,7 +185,7 @@ def test_carries_the_verdict_and_the_stage_totals(storage: Jaeger) -> None:
     made = entry("facts", base, ms=80.25, attributes={semconv.ML_MODEL_NAME: "Ranker"})
     send(storage, [made])
     with reading(storage) as reader:
-        (one,) = reader.breaches(base, base + 1, "facts").breaches
+        (one,) = reader.breaches(Selection(base, base + 1, service="facts")).breaches
     assert (one.service, one.name, one.route) == ("facts", "POST /predict", "/predict")
     assert (one.start_unix_nano, one.end_unix_nano, one.duration_ms) == (base, base + 80_250_000, 80.25)
     assert (one.threshold_ms, one.overrun_ms, one.objective) == (50.0, 30.25, "POST /predict within 50ms")
@@ -211,7 +211,7 @@ def test_sums_the_stage_spans_where_the_entry_span_has_no_totals(storage: Jaeger
     send(storage, [made, *stages])
     send(storage, stages)
     with reading(storage) as reader:
-        (one,) = reader.breaches(base, base + MINUTE, "sums").breaches
+        (one,) = reader.breaches(Selection(base, base + MINUTE, service="sums")).breaches
     assert list(one.stages.items()) == [("preprocess", 15.0), ("inference", 40.0), ("postprocess", 5.0)]
     assert one.route is None
     assert one.threshold_ms is None
@@ -222,10 +222,10 @@ def test_a_service_without_breaches_is_an_answer_and_an_unknown_one_is_not(stora
     send(storage, [entry("calm", base, breached=False)])
     with open_store(storage.url) as reader:
         assert "calm" in reader.services()
-        answer = reader.breaches(base, base + MINUTE, "calm")
+        answer = reader.breaches(Selection(base, base + MINUTE, service="calm"))
         assert (answer.breaches, answer.complete) == ((), True)
         with pytest.raises(StoreError, match=r"no service 'clam'\nit holds .*\bcalm\b"):
-            reader.breaches(base, base + MINUTE, "clam")
+            reader.breaches(Selection(base, base + MINUTE, service="clam"))
 
 
 def test_a_trace_comes_back_whole_with_each_span_once(storage: Jaeger) -> None:
@@ -259,7 +259,7 @@ def test_a_trace_larger_than_grpcs_usual_message_is_read(storage: Jaeger) -> Non
     send(storage, [made, *details[:60]])
     send(storage, details[60:])  # Jaeger itself takes in no more than 4 MiB at once
     with reading(storage) as reader:
-        assert found(reader.breaches(base, base + MS, "large")) == ids([made])
+        assert found(reader.breaches(Selection(base, base + MS, service="large"))) == ids([made])
         assert len(reader.trace(made.trace_id).spans) == 121
 
 

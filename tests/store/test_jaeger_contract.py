@@ -21,6 +21,7 @@ import backends
 from conftest import need
 from stagetrace import semconv
 from stagetrace.errors import StoreError
+from stagetrace.store import Selection
 from stagetrace.store import jaeger_api as api
 from stagetrace.store.jaeger import JaegerReader
 from stagetrace.store.jaeger_client import JaegerClient
@@ -126,7 +127,9 @@ def test_any_search_depth_finds_the_same(starts: list[int], bounds: list[int], d
     """Over 20 us with up to 40 breaches: what is found depends on the window alone, never on how it was cut up."""
     since, until = bounds
     with served(Strict(starts)) as client:
-        answer = JaegerReader(client, depth=depth, max_depth=64).breaches(since, until, SERVICE, limit)
+        answer = JaegerReader(client, depth=depth, max_depth=64).breaches(
+            Selection(since, until, service=SERVICE, limit=limit)
+        )
     inside = sorted((-start, trace) for trace, start in enumerate(starts, 1) if since <= start < until)
     assert [(-one.start_unix_nano, int(one.trace_id, 16)) for one in answer.breaches] == inside[:limit]
     assert answer.complete == (limit is None or limit >= len(inside))
@@ -134,7 +137,7 @@ def test_any_search_depth_finds_the_same(starts: list[int], bounds: list[int], d
 
 def test_a_trace_in_several_messages_is_one_trace() -> None:
     with served(Strict([5_000])) as client:
-        (one,) = JaegerReader(client).breaches(0, 10_000, SERVICE).breaches
+        (one,) = JaegerReader(client).breaches(Selection(0, 10_000, service=SERVICE)).breaches
     assert dict(one.stages) == {"inference": 20.0}
 
 
@@ -142,7 +145,7 @@ def test_never_asks_for_more_than_the_greatest_depth() -> None:
     """Jaeger's badger storage dies of a depth that is too great."""
     handler = Strict([5_000] * 50)
     with served(handler) as client:
-        answer = JaegerReader(client, depth=10, max_depth=32).breaches(0, 10_000, SERVICE)
+        answer = JaegerReader(client, depth=10, max_depth=32).breaches(Selection(0, 10_000, service=SERVICE))
     assert not answer.complete
     assert max(handler.depths) == 32
 
@@ -150,7 +153,7 @@ def test_never_asks_for_more_than_the_greatest_depth() -> None:
 def test_settles_quickly_on_the_greatest_depth_that_the_store_accepts() -> None:
     handler = Strict([5_000] * 1800, greatest=1900)
     with served(handler) as client:
-        answer = JaegerReader(client, depth=1000, max_depth=10_000).breaches(5_000, 5_001, SERVICE)
+        answer = JaegerReader(client, depth=1000, max_depth=10_000).breaches(Selection(5_000, 5_001, service=SERVICE))
     assert answer.complete
     assert len(answer.breaches) == 1800
     assert len(handler.depths) < 10
@@ -169,7 +172,7 @@ def test_settles_quickly_on_the_greatest_depth_that_the_store_accepts() -> None:
 )
 def test_an_error_of_jaeger_itself_is_shown(code: grpc.StatusCode, text: str, expected: str) -> None:
     with served(Strict([], refuse=(code, text))) as client, pytest.raises(StoreError) as caught:
-        JaegerReader(client).breaches(0, 10_000, SERVICE)
+        JaegerReader(client).breaches(Selection(0, 10_000, service=SERVICE))
     lines = str(caught.value).splitlines()
     assert expected in lines[0]
     assert len(lines) == 2
@@ -185,7 +188,7 @@ def test_a_memory_store_smaller_than_a_search_is_read_in_full(tmp_path: Path) ->
         send(jaeger, spans)
         host, _, port = jaeger.query_grpc.rpartition(":")
         with JaegerReader(JaegerClient(host, int(port))) as reader:
-            answer = reader.breaches(base, base + 1000 * MS, "small")
+            answer = reader.breaches(Selection(base, base + 1000 * MS, service="small"))
     assert {one.span_id for one in answer.breaches} == {one.span_id for one in spans}
     assert answer.complete
 
@@ -202,7 +205,7 @@ def test_times_are_those_recorded_also_where_jaeger_hides_clock_skew(tmp_path: P
         send(jaeger, [front, call, back])
         host, _, port = jaeger.query_grpc.rpartition(":")
         with JaegerReader(JaegerClient(host, int(port))) as reader:
-            answer = reader.breaches(behind, behind + 1, "back")
+            answer = reader.breaches(Selection(behind, behind + 1, service="back"))
             trace = reader.trace(front.trace_id)
     assert [one.start_unix_nano for one in answer.breaches] == [behind]
     assert {one.span_id: one.start_unix_nano for one in trace.spans} == {

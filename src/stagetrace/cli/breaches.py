@@ -14,7 +14,7 @@ from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER, UsageError
 from stagetrace.cli.store import add_store_option, store_url
 from stagetrace.cli.terminal import milliseconds, printable, promise
 from stagetrace.cli.times import Moment, moment, utc
-from stagetrace.store import open_store
+from stagetrace.store import Selection, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     url = store_url(args)
     since, until = _window(args.since, args.until)
     with open_store(url) as reader:
-        answer = reader.breaches(since, until, args.service, args.limit)
+        answer = reader.breaches(Selection(since, until, service=args.service, limit=args.limit))
         if args.json:
             lines = [json.dumps(as_json(answer))]
         elif answer.breaches:

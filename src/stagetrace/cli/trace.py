@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import json
-import math
 import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -15,9 +13,10 @@ from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.store import add_store_option, store_url
 from stagetrace.cli.waterfall import ASCII, BLOCKS, render
 from stagetrace.store import open_store
+from stagetrace.store.rows import json_value
 
 if TYPE_CHECKING:
-    from stagetrace.store.base import SpanRow, Trace, Value
+    from stagetrace.store.base import SpanRow, Trace
 
 DESCRIPTION: Final = (
     "Draw one trace: the verdict on each entry span, then every span with its time and its share of the entry span."
@@ -69,21 +68,8 @@ def _span_json(span: SpanRow) -> dict[str, Any]:
         "start_unix_nano": span.start_unix_nano,
         "end_unix_nano": span.end_unix_nano,
         "duration_ms": span.duration_ns / 1e6,
-        "attributes": {key: _json_value(value) for key, value in span.attributes.items()},
+        "attributes": {key: json_value(value) for key, value in span.attributes.items()},
     }
-
-
-def _json_value(value: Value) -> Any:
-    """Return an attribute as JSON has it; like OTLP, bytes in base64 and NaN and infinities as words."""
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, list):
-        return [_json_value(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _json_value(item) for key, item in value.items()}
-    return value
 
 
 def _trace_id(text: str) -> str:

@@ -12,12 +12,43 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
+    from duckdb import DuckDBPyConnection
     from typing_extensions import Self
 
 # An OTLP attribute value in Python: str, bool, int, float, bytes, list and dict of these, or None where it is empty.
 Value = object
 
 SERVER: Final = "SERVER"
+
+# What a store may be able to do beyond `services`, `breaches` and `trace`:
+RELATIONS: Final = "relations"  # give the two relations
+SQL: Final = "sql"  # ... with the reader's own SQL allowed on them
+SEGMENTS: Final = "segments"  # filter by any attribute
+TAIL: Final = "tail"  # `spans_after`: give what is new since a cursor
+EXHAUSTIVE: Final = "exhaustive"  # give all there is of a window, however much that is
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which requests are meant, alike in every store and command; spans follow their request.
+
+    A request is one entry span: a span of kind SERVER (Jaeger's badger storage keeps no flags that could tell more).
+    """
+
+    since_ns: int  # [since_ns, until_ns) by the start of the entry span
+    until_ns: int
+    service: str | None = None
+    route: str | None = None
+    model: str | None = None
+    # Attribute of the entry span or, if that has none, of its resource -> its value in text form (`rows.as_text`).
+    segments: Mapping[str, str] = field(default_factory=dict)
+    breached: bool | None = None  # False: those not breached, judged or not
+    limit: int | None = None  # only the newest so many
+
+    @property
+    def is_filtered(self) -> bool:
+        """Tell whether anything but time limits it."""
+        return (self.service, self.route, self.model, self.breached, self.limit) != (None,) * 5 or bool(self.segments)
 
 
 @dataclass(frozen=True)
@@ -34,6 +65,7 @@ class SpanRow:
     end_unix_nano: int
     attributes: Mapping[str, Value]
     status: str = "UNSET"
+    resource: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def duration_ns(self) -> int:
@@ -87,15 +119,45 @@ class Trace:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class Relations:
+    """A DuckDB connection of the caller's own with the relations `spans` and `requests` of `relations.py`.
+
+    `requests` holds the entry spans of the selection; `spans` every span of their traces, or, of a selection by time
+    alone, every span that started in it. A span delivered twice is there once. `complete` and `reason` as in
+    `Breaches`.
+    """
+
+    connection: DuckDBPyConnection
+    complete: bool = True
+    reason: str | None = None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        self.close()
+
+
 class Reader(Protocol):
     """Read access to one store. Any method raises StoreError where the store cannot answer."""
+
+    capabilities: frozenset[str]
 
     def services(self) -> tuple[str, ...]:
         """Return the names of all services that have spans here, sorted."""
         ...
 
-    def breaches(self, since_ns: int, until_ns: int, service: str | None = None, limit: int | None = None) -> Breaches:
-        """Return the breached entry spans that started in [since_ns, until_ns), each once, of one or all services.
+    def breaches(self, selection: Selection) -> Breaches:
+        """Return the selected entry spans that are breached (whatever `selection.breached` says), each once.
 
         With `limit`, at most that many of the newest; incomplete if there are more. Nothing found of a `service`
         that the store does not know raises StoreError. A store that cannot tell whether it gave everything
@@ -105,6 +167,10 @@ class Reader(Protocol):
 
     def trace(self, trace_id: str) -> Trace:
         """Return the trace with this id (32 lower-case hex digits). An unknown id raises StoreError."""
+        ...
+
+    def relations(self, selection: Selection) -> Relations:
+        """Return both relations, restricted to `selection`; limit and unknown service as in `breaches`."""
         ...
 
     def close(self) -> None:

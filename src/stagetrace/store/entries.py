@@ -6,29 +6,49 @@ from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
-from stagetrace.store.base import Entry, SpanRow, Value
-from stagetrace.store.rows import ServiceSpan, row
+from stagetrace.store.base import SERVER, Entry, SpanRow, Value
+from stagetrace.store.rows import ServiceSpan, as_text, row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-_HTTP_ROUTE: Final = "http.route"
+    from stagetrace.store.base import Selection
+
+HTTP_ROUTE: Final = "http.route"
 _STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES)}
 
 
-def breached_entries(trace: Sequence[ServiceSpan], service: str, since_ns: int, until_ns: int) -> Iterator[Entry]:
-    """Yield the breached entry spans of `service` in this trace that started in [since_ns, until_ns).
+def breached_entries(trace: Sequence[ServiceSpan], selection: Selection) -> Iterator[Entry]:
+    """Yield the breached entry spans in this trace that are selected; one that was delivered twice comes twice."""
+    for one in trace:
+        in_window = selection.since_ns <= one.span.start_time_unix_nano < selection.until_ns
+        if in_window and selection.service in (None, one.service) and _is_breached_entry(one.span):
+            read = row(*one)
+            if matches(read, selection):
+                children = (row(*other) for other in trace if other.span.parent_span_id == one.span.span_id)
+                yield entry_of(read, children)
 
-    A span that was delivered twice comes twice.
-    """
-    for name, span in trace:
-        in_window = since_ns <= span.start_time_unix_nano < until_ns
-        if name != service or not in_window or not _is_breached_entry(span):
-            continue
-        children = (row(other_name, other) for other_name, other in trace if other.parent_span_id == span.span_id)
-        yield entry_of(row(name, span), children)
+
+def matches(span: SpanRow, selection: Selection) -> bool:
+    """Tell whether this is an entry span that `selection` means, its limit and `breached` aside."""
+    return (
+        span.kind == SERVER
+        and selection.since_ns <= span.start_unix_nano < selection.until_ns
+        and selection.service in (None, span.service)
+        and selection.route in (None, text(span.attributes, HTTP_ROUTE))
+        and selection.model in (None, text(span.attributes, semconv.ML_MODEL_NAME))
+        and all(_segment(span, key) == wanted for key, wanted in selection.segments.items())
+    )
+
+
+def _segment(span: SpanRow, key: str) -> str | None:
+    """Return the text form of an attribute of the span or its resource, or None where neither has it."""
+    for attributes in (span.attributes, span.resource):
+        if key in attributes:
+            return as_text(attributes[key])
+    return None
 
 
 def entry_of(span: SpanRow, spans: Iterable[SpanRow]) -> Entry:
@@ -39,7 +59,7 @@ def entry_of(span: SpanRow, spans: Iterable[SpanRow]) -> Entry:
         span_id=span.span_id,
         service=span.service,
         name=span.name,
-        route=text(read, _HTTP_ROUTE),
+        route=text(read, HTTP_ROUTE),
         start_unix_nano=span.start_unix_nano,
         end_unix_nano=span.end_unix_nano,
         threshold_ms=number(read, semconv.SLA_THRESHOLD_MS),

@@ -1,47 +1,33 @@
-"""Breaches and traces out of Jaeger, by the one API that all its versions from 2.13 on share.
-
-Jaeger's search has no paging and never says that it cut an answer off: it gives at most `search_depth` traces. So
-a time window whose answer is full is halved and asked again, newer half first, until every answer has room to spare.
-"""
+"""Requests and traces out of Jaeger, by the one API that all its versions from 2.13 on share."""
 
 from __future__ import annotations
 
 import heapq
-from datetime import datetime, timezone
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, cast
 
+from stagetrace import semconv
 from stagetrace.errors import StoreError
-from stagetrace.store.base import Breaches, Entry, Trace
-from stagetrace.store.entries import breached_entries
-from stagetrace.store.jaeger_client import DepthRefusedError, JaegerClient
-from stagetrace.store.rows import by_trace, distinct, row, spans_of
+from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, Breaches, Entry, Selection, Trace
+from stagetrace.store.entries import HTTP_ROUTE, breached_entries
+from stagetrace.store.jaeger_client import JaegerClient
+from stagetrace.store.jaeger_walk import DEPTH, MAX_DEPTH, Found, JaegerWalker, Search
+from stagetrace.store.rows import distinct, row, spans_of
 from stagetrace.store.url import host_and_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from typing_extensions import Self
 
+    from stagetrace.store.base import Relations
+    from stagetrace.store.rows import ServiceSpan
+
+    Pick = Callable[[list[ServiceSpan], Selection], Iterator[Found]]
+
 DEFAULT_PORT: Final = 16685
-# Traces asked for at once. Whole traces come back, so this bounds an answer; storages clamp silently from 10,000 on.
-DEPTH: Final = 1000
-# Never more: Jaeger's badger storage allocates room for as many as are asked for, and 2**31 - 1 kills it.
-MAX_DEPTH: Final = 10_000
-_NS_PER_US: Final = 1000
-
-
-class _Window(NamedTuple):
-    """Answer for one window: its entries, how many traces came and how many could have come."""
-
-    entries: list[Entry]
-    traces: int
-    depth: int
-
-    @property
-    def full(self) -> bool:
-        return self.traces >= self.depth
 
 
 def open_url(url: str) -> JaegerReader:
@@ -52,31 +38,30 @@ def open_url(url: str) -> JaegerReader:
 class JaegerReader:
     """Reader of one Jaeger. Not for use by several threads at once."""
 
+    capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE})
+
     def __init__(self, client: JaegerClient, depth: int = DEPTH, max_depth: int = MAX_DEPTH) -> None:
         """Ask for `depth` traces at once, and for up to `max_depth` where a window cannot be halved any more."""
         self._client = client
-        self._depth = depth
-        self._max_depth = max_depth
-        self._refused = False  # whether the store itself set _max_depth, by refusing more
+        self._walker = JaegerWalker(client, depth, max_depth)
 
     def services(self) -> tuple[str, ...]:
         """Return the services that Jaeger knows, sorted."""
         return tuple(sorted(self._client.services()))
 
-    def breaches(self, since_ns: int, until_ns: int, service: str | None = None, limit: int | None = None) -> Breaches:
+    def breaches(self, selection: Selection) -> Breaches:
         """Return breached entry spans as `Reader.breaches` says."""
         cuts: list[str] = []
-        names = self.services() if service is None else (service,)
-        # One more than the limit tells whether there are more; to ask for many more at once would only cost time.
-        depth = self._depth if limit is None else limit + 1
-        walks = [self._walk(name, (since_ns, until_ns), depth, cuts) for name in names]
-        found = list(islice(heapq.merge(*walks, key=_newest_first), None if limit is None else limit + 1))
-        if service is not None and not found:
-            self._check_known(service)
+        limit = selection.limit
+        selection = replace(selection, breached=True)
+        found = list(islice(self._newest(selection, _breached, cuts), None if limit is None else limit + 1))
+        if selection.service is not None and not found:
+            self._check_known(selection.service)
         if limit is not None and len(found) > limit:
             cuts.insert(0, f"limit {limit} reached, there are older breaches")
             found = found[:limit]
-        return Breaches(tuple(found), complete=not cuts, reason="; ".join(cuts) or None)
+        entries = tuple(cast("Entry", one.what) for one in found)
+        return Breaches(entries, complete=not cuts, reason="; ".join(cuts) or None)
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` says."""
@@ -87,6 +72,10 @@ class JaegerReader:
                 "it may still be on its way (spans are sent in batches), or have been sampled out or deleted by age"
             )
         return Trace(trace_id, tuple(distinct(spans)))
+
+    def relations(self, selection: Selection) -> Relations:
+        """Return both relations as `Reader.relations` says."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close the connection."""
@@ -109,76 +98,27 @@ class JaegerReader:
             has = f"it holds {', '.join(known)}" if known else "it holds no spans of any service yet"
             raise StoreError(f"{self._client.url}: there is no service {service!r}\n{has}")
 
-    def _walk(self, service: str, bounds_ns: tuple[int, int], depth: int, cuts: list[str]) -> Iterator[Entry]:
-        """Yield entries of one service, newest first; append to `cuts` what could not be read in full.
-
-        Windows have whole microseconds as ends, since some storages keep no finer index, and share no entry.
-        """
-        since_ns, until_ns = bounds_ns
-        pending = [(since_ns // _NS_PER_US, -(-until_ns // _NS_PER_US))] if since_ns < until_ns else []
-        while pending:
-            low, high = pending.pop()
-            window = self._ask(service, (low, high), bounds_ns, depth)
-            if window.full and high - low > 1:
-                middle = (low + high) // 2
-                pending += [(low, middle), (middle, high)]
-                continue
-            if window.full:
-                window = self._ask_deeper(service, (low, high), bounds_ns, window)
-            if window.full:
-                cuts.append(f"more than {window.depth} traces of {service} in the microsecond from {_utc(low)}")
-            yield from sorted(window.entries, key=_newest_first)
-
-    def _ask(self, service: str, window_us: tuple[int, int], bounds_ns: tuple[int, int], depth: int) -> _Window:
-        """Return the answer for one window at `depth`, or at the greatest usual depth that the store accepts."""
-        depth = min(depth, self._depth)
-        try:
-            return self._read(service, window_us, bounds_ns, depth)
-        except DepthRefusedError as error:
-            if depth == 1:
-                raise StoreError(f"{self._client.url}: refuses every search ({error})\nits log says more") from None
-            self._refuse(depth)
-            self._depth = depth // 2
-        return self._ask(service, window_us, bounds_ns, depth)
-
-    def _ask_deeper(
-        self, service: str, window_us: tuple[int, int], bounds_ns: tuple[int, int], window: _Window
-    ) -> _Window:
-        """Return the answer for a full window at a depth where it is no longer full, or at the greatest possible."""
-        while window.full and window.depth < self._max_depth:
-            # A store that refused a depth has its limit somewhere between; halve towards it.
-            depth = (
-                (window.depth + self._max_depth + 1) // 2 if self._refused else min(2 * window.depth, self._max_depth)
-            )
-            try:
-                window = self._read(service, window_us, bounds_ns, depth)
-            except DepthRefusedError:
-                self._refuse(depth)
-        return window
-
-    def _refuse(self, depth: int) -> None:
-        self._max_depth = depth - 1
-        self._refused = True
-
-    def _read(self, service: str, window_us: tuple[int, int], bounds_ns: tuple[int, int], depth: int) -> _Window:
-        """Ask once. Only entries are kept, so memory is bounded by `depth` entries and one trace."""
-        since_ns = max(bounds_ns[0], window_us[0] * _NS_PER_US)
-        until_ns = min(bounds_ns[1], window_us[1] * _NS_PER_US)
-        entries: dict[tuple[str, str], Entry] = {}
-        ids: set[bytes] = set()
-        for trace_id, spans in by_trace(self._client.find_breaches(service, *window_us, depth)):
-            ids.add(trace_id)
-            for entry in breached_entries(spans, service, since_ns, until_ns):
-                # Delivery is at least once: the same span may be stored twice.
-                entries.setdefault((entry.trace_id, entry.span_id), entry)
-        return _Window(list(entries.values()), len(ids), depth)
+    def _newest(self, selection: Selection, pick: Pick, cuts: list[str]) -> Iterator[Found]:
+        """Yield what `pick` finds in all services that are selected, newest first."""
+        names = self.services() if selection.service is None else (selection.service,)
+        # One more than the limit tells whether there are more; to ask for many more at once would only cost time.
+        depth = None if selection.limit is None else selection.limit + 1
+        asked = _attributes(selection)
+        walks = [
+            self._walker.walk(Search(name, asked, replace(selection, service=name), pick, cuts), depth)
+            for name in names
+        ]
+        return heapq.merge(*walks, key=lambda one: one[:3])
 
 
-def _newest_first(entry: Entry) -> tuple[int, str, str]:
-    return -entry.start_unix_nano, entry.trace_id, entry.span_id
+def _attributes(selection: Selection) -> dict[str, str]:
+    """Return what Jaeger itself can filter by; text and true alone, since storages write other values differently."""
+    wanted = {HTTP_ROUTE: selection.route, semconv.ML_MODEL_NAME: selection.model}
+    wanted[semconv.SLA_BREACHED] = "true" if selection.breached else None
+    return {key: value for key, value in wanted.items() if value is not None}
 
 
-def _utc(microseconds: int) -> str:
-    """Return a time as people and `--since` write it."""
-    seconds, rest = divmod(microseconds, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
+def _breached(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
+    """Yield the breached entries of one trace."""
+    for entry in breached_entries(trace, selection):
+        yield Found(-entry.start_unix_nano, entry.trace_id, entry.span_id, entry)

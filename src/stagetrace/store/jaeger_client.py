@@ -10,11 +10,10 @@ import grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from stagetrace.errors import StoreError
-from stagetrace.semconv import SLA_BREACHED
 from stagetrace.store import jaeger_api as api
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from google.protobuf.message import Message
 
@@ -53,17 +52,19 @@ class JaegerClient:
             answer: Any = call(api.GetServicesRequest(), timeout=self._timeout_s)
         return list(answer.services)
 
-    def find_breaches(self, service: str, low_us: int, high_us: int, depth: int) -> Iterator[TracesData]:
-        """Yield whole traces, at most `depth`, in which a breached span of `service` started in [low_us, high_us).
+    def find(
+        self, service: str, attributes: Mapping[str, str], window_us: tuple[int, int], depth: int
+    ) -> Iterator[TracesData]:
+        """Yield whole traces, at most `depth`, in which a span of `service` with `attributes` started in [window_us).
 
         Jaeger 2.13 takes both ends in (badger in whole microseconds), so the caller filters. Raise DepthRefusedError.
         """
         request: Any = api.FindTracesRequest()
         query = request.query
         query.service_name = service
-        query.attributes[SLA_BREACHED] = "true"
-        query.start_time_min.FromNanoseconds(low_us * _NS_PER_US)
-        query.start_time_max.FromNanoseconds(high_us * _NS_PER_US)
+        query.attributes.update(attributes)
+        query.start_time_min.FromNanoseconds(window_us[0] * _NS_PER_US)
+        query.start_time_max.FromNanoseconds(window_us[1] * _NS_PER_US)
         query.search_depth = depth
         query.raw_traces = True  # else Jaeger may move spans to hide clock skew, and the stages would not tile
         return self._stream("FindTraces", request)

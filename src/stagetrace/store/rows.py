@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import math
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry.proto.trace.v1 import trace_pb2
 
@@ -12,26 +15,34 @@ from stagetrace.store.base import SpanRow, Value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+    from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-# An OTLP span and the name of the service whose resource it came under.
-ServiceSpan = tuple[str, trace_pb2.Span]
+
+class ServiceSpan(NamedTuple):
+    """An OTLP span, its resource and the service that this names (empty where it names none)."""
+
+    service: str
+    span: trace_pb2.Span
+    resource: Resource
+
 
 _KINDS: Final = {number: name.removeprefix("SPAN_KIND_") for name, number in trace_pb2.Span.SpanKind.items()}
 _STATUSES: Final = {number: name.removeprefix("STATUS_CODE_") for name, number in trace_pb2.Status.StatusCode.items()}
 _SERVICE_NAME: Final = "service.name"
 
 
-def spans_of(data: trace_pb2.TracesData) -> Iterator[ServiceSpan]:
-    """Yield each span of one message with its service, which is empty where the resource names none."""
+def spans_of(data: trace_pb2.TracesData | ExportTraceServiceRequest) -> Iterator[ServiceSpan]:
+    """Yield each span of one message."""
     for resource_spans in data.resource_spans:
         service = _service(resource_spans.resource.attributes)
         for scope_spans in resource_spans.scope_spans:
             for span in scope_spans.spans:
-                yield service, span
+                yield ServiceSpan(service, span, resource_spans.resource)
 
 
-def row(service: str, span: trace_pb2.Span) -> SpanRow:
+def row(service: str, span: trace_pb2.Span, resource: Resource | None = None) -> SpanRow:
     """Return one span as a row."""
     return SpanRow(
         trace_id=span.trace_id.hex(),
@@ -45,6 +56,7 @@ def row(service: str, span: trace_pb2.Span) -> SpanRow:
         end_unix_nano=span.end_time_unix_nano,
         attributes=values(span.attributes),
         status=_STATUSES.get(span.status.code, str(span.status.code)),
+        resource={} if resource is None else values(resource.attributes),
     )
 
 
@@ -66,6 +78,33 @@ def value(any_value: AnyValue) -> Value:
     return plain
 
 
+def as_text(found: Value) -> str:
+    """Return a value's text form, which filters compare: `true`, `3`, `0.5`, text itself, base64 of bytes.
+
+    Lists and maps are JSON without spaces. A whole float has no fraction (`50`), as Jaeger shows it.
+    """
+    if isinstance(found, str):
+        return found
+    if isinstance(found, bytes):
+        return base64.b64encode(found).decode()
+    if isinstance(found, float):
+        return str(json_value(found)).removesuffix(".0")
+    return "" if found is None else json.dumps(json_value(found), ensure_ascii=False, separators=(",", ":"))
+
+
+def json_value(found: Value) -> Value:
+    """Return a value as JSON has it; like OTLP, bytes in base64 and NaN and infinities as words."""
+    if isinstance(found, bytes):
+        return base64.b64encode(found).decode()
+    if isinstance(found, float) and not math.isfinite(found):
+        return "NaN" if math.isnan(found) else "Infinity" if found > 0 else "-Infinity"
+    if isinstance(found, list):
+        return [json_value(item) for item in found]
+    if isinstance(found, dict):
+        return {key: json_value(item) for key, item in found.items()}
+    return found
+
+
 def _service(attributes: Iterable[KeyValue]) -> str:
     """Return the service name of a resource, or an empty one."""
     return next((item.value.string_value for item in attributes if item.key == _SERVICE_NAME), "")
@@ -74,7 +113,7 @@ def _service(attributes: Iterable[KeyValue]) -> str:
 def by_trace(messages: Iterable[trace_pb2.TracesData]) -> Iterator[tuple[bytes, list[ServiceSpan]]]:
     """Yield (trace id, its spans) out of messages in which the parts of one trace follow each other."""
     spans = (span for message in messages for span in spans_of(message))
-    for trace_id, group in groupby(spans, key=lambda pair: pair[1].trace_id):
+    for trace_id, group in groupby(spans, key=lambda one: one.span.trace_id):
         yield trace_id, list(group)
 
 

@@ -1,0 +1,144 @@
+"""Everything that Jaeger holds of a time window, although its search gives only so many traces and never says so.
+
+Jaeger's search has no paging and never says that it cut an answer off: it gives at most `search_depth` traces. So
+a time window whose answer is full is halved and asked again, newer half first, until every answer has room to spare.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stagetrace.errors import StoreError
+from stagetrace.store.jaeger_client import DepthRefusedError
+from stagetrace.store.rows import by_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from stagetrace.store.base import Selection
+    from stagetrace.store.jaeger_client import JaegerClient
+    from stagetrace.store.rows import ServiceSpan
+
+# Traces asked for at once. Whole traces come back, so this bounds an answer; storages clamp silently from 10,000 on.
+DEPTH: Final = 1000
+# Never more: Jaeger's badger storage allocates room for as many as are asked for, and 2**31 - 1 kills it.
+MAX_DEPTH: Final = 10_000
+_NS_PER_US: Final = 1000
+
+
+class Found(NamedTuple):
+    """One thing found in a trace. Newest first is ascending order; the first three name it, and it is found once."""
+
+    minus_start: int
+    trace_id: str
+    span_id: str
+    what: object
+
+
+class Search(NamedTuple):
+    """What to ask for: traces with a span of `service` that has all `attributes`; `cuts` takes what was cut off.
+
+    `pick` gives what a trace has for a selection, which is `selection` with its window narrowed.
+    """
+
+    service: str
+    attributes: Mapping[str, str]
+    selection: Selection
+    pick: Callable[[list[ServiceSpan], Selection], Iterable[Found]]
+    cuts: list[str]
+
+
+class _Window(NamedTuple):
+    """Answer for one window: what was found, how many traces came and how many could have come."""
+
+    found: list[Found]
+    traces: int
+    depth: int
+
+    @property
+    def full(self) -> bool:
+        return self.traces >= self.depth
+
+
+class JaegerWalker:
+    """Walks of one Jaeger; keeps what it learns of the depth that this Jaeger accepts."""
+
+    def __init__(self, client: JaegerClient, depth: int = DEPTH, max_depth: int = MAX_DEPTH) -> None:
+        """Ask for `depth` traces at once, and for up to `max_depth` where a window cannot be halved any more."""
+        self._client = client
+        self._depth = depth
+        self._max_depth = max_depth
+        self._refused = False  # whether the store itself set _max_depth, by refusing more
+
+    def walk(self, search: Search, depth: int | None = None) -> Iterator[Found]:
+        """Yield what is found, newest first, asking for at most `depth` traces at once.
+
+        Windows have whole microseconds as ends, since some storages keep no finer index, and share nothing found.
+        """
+        since_ns, until_ns = search.selection.since_ns, search.selection.until_ns
+        depth = self._depth if depth is None else depth
+        pending = [(since_ns // _NS_PER_US, -(-until_ns // _NS_PER_US))] if since_ns < until_ns else []
+        while pending:
+            low, high = pending.pop()
+            window = self._ask(search, (low, high), depth)
+            if window.full and high - low > 1:
+                middle = (low + high) // 2
+                pending += [(low, middle), (middle, high)]
+                continue
+            if window.full:
+                window = self._ask_deeper(search, (low, high), window)
+            if window.full:
+                where = f"of {search.service} in the microsecond from {_utc(low)}"
+                search.cuts.append(f"more than {window.depth} traces {where}")
+            yield from sorted(window.found, key=lambda one: one[:3])
+
+    def _ask(self, search: Search, window_us: tuple[int, int], depth: int) -> _Window:
+        """Return the answer for one window at `depth`, or at the greatest usual depth that the store accepts."""
+        depth = min(depth, self._depth)
+        try:
+            return self._read(search, window_us, depth)
+        except DepthRefusedError as error:
+            if depth == 1:
+                raise StoreError(f"{self._client.url}: refuses every search ({error})\nits log says more") from None
+            self._refuse(depth)
+            self._depth = depth // 2
+        return self._ask(search, window_us, depth)
+
+    def _ask_deeper(self, search: Search, window_us: tuple[int, int], window: _Window) -> _Window:
+        """Return the answer for a full window at a depth where it is no longer full, or at the greatest possible."""
+        while window.full and window.depth < self._max_depth:
+            # A store that refused a depth has its limit somewhere between; halve towards it.
+            depth = (
+                (window.depth + self._max_depth + 1) // 2 if self._refused else min(2 * window.depth, self._max_depth)
+            )
+            try:
+                window = self._read(search, window_us, depth)
+            except DepthRefusedError:
+                self._refuse(depth)
+        return window
+
+    def _refuse(self, depth: int) -> None:
+        self._max_depth = depth - 1
+        self._refused = True
+
+    def _read(self, search: Search, window_us: tuple[int, int], depth: int) -> _Window:
+        """Ask once. Only what is picked is kept, so memory is bounded by what `pick` gives of `depth` traces."""
+        since_ns = max(search.selection.since_ns, window_us[0] * _NS_PER_US)
+        until_ns = min(search.selection.until_ns, window_us[1] * _NS_PER_US)
+        within = replace(search.selection, since_ns=since_ns, until_ns=until_ns)
+        found: dict[tuple[str, str], Found] = {}
+        ids: set[bytes] = set()
+        for trace_id, spans in by_trace(self._client.find(search.service, search.attributes, window_us, depth)):
+            ids.add(trace_id)
+            for one in search.pick(spans, within):
+                # Delivery is at least once: the same span may be stored twice.
+                found.setdefault((one.trace_id, one.span_id), one)
+        return _Window(list(found.values()), len(ids), depth)
+
+
+def _utc(microseconds: int) -> str:
+    """Return a time as people and `--since` write it."""
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"

@@ -1,0 +1,106 @@
+"""The two relations that every analysis and `stagetrace query` see, alike over every store: their columns and types.
+
+Absent attributes, and those of another type than their column, are NULL. Entry spans are the spans of kind SERVER.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stagetrace import semconv
+from stagetrace.store.entries import HTTP_ROUTE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Column -> (attribute, DuckDB type); of both relations unless said otherwise. `breached` is NULL where unjudged.
+TYPED: Final[Mapping[str, tuple[str, str]]] = {
+    "route": (HTTP_ROUTE, "VARCHAR"),
+    "method": ("http.request.method", "VARCHAR"),
+    "http_status": ("http.response.status_code", "BIGINT"),
+    "model": (semconv.ML_MODEL_NAME, "VARCHAR"),
+    "framework": (semconv.ML_FRAMEWORK, "VARCHAR"),
+    "batch_size": (semconv.ML_BATCH_SIZE, "BIGINT"),
+    "breached": (semconv.SLA_BREACHED, "BOOLEAN"),
+    "verdict": (semconv.SLA_VERDICT, "VARCHAR"),
+    "objective": (semconv.SLA_OBJECTIVE, "VARCHAR"),
+    "threshold_ms": (semconv.SLA_THRESHOLD_MS, "DOUBLE"),
+    "overrun_ms": (semconv.SLA_OVERRUN_MS, "DOUBLE"),
+    "severity": (semconv.SLA_SEVERITY, "VARCHAR"),
+    "breach_stage": (semconv.SLA_BREACH_STAGE, "VARCHAR"),  # in `requests`: `stage`
+    "cause": (semconv.SLA_BREACH_CAUSE, "VARCHAR"),
+    "evidence": (semconv.SLA_BREACH_EVIDENCE, "VARCHAR"),  # in `requests` alone
+    "upgraded": (semconv.SLA_UPGRADED, "BOOLEAN"),
+    "stage": (semconv.ML_STAGE, "VARCHAR"),  # in `spans` alone
+}
+
+SPANS: Final[Mapping[str, str]] = {
+    "trace_id": "VARCHAR",
+    "span_id": "VARCHAR",
+    "parent_span_id": "VARCHAR",
+    "service": "VARCHAR",
+    "name": "VARCHAR",
+    "kind": "VARCHAR",
+    "status": "VARCHAR",
+    "start_unix_nano": "BIGINT",
+    "end_unix_nano": "BIGINT",
+    "duration_ms": "DOUBLE",
+    "is_entry": "BOOLEAN",
+    "stage": "VARCHAR",
+    "route": "VARCHAR",
+    "method": "VARCHAR",
+    "http_status": "BIGINT",
+    "model": "VARCHAR",
+    "framework": "VARCHAR",
+    "batch_size": "BIGINT",
+    "breached": "BOOLEAN",
+    "verdict": "VARCHAR",
+    "objective": "VARCHAR",
+    "breach_stage": "VARCHAR",
+    "severity": "VARCHAR",
+    "cause": "VARCHAR",
+    "threshold_ms": "DOUBLE",
+    "overrun_ms": "DOUBLE",
+    "upgraded": "BOOLEAN",
+    "attributes": "MAP(VARCHAR, VARCHAR)",  # all of them, in text form (`rows.as_text`)
+    "resource": "MAP(VARCHAR, VARCHAR)",
+}
+
+# Stage -> column with its total, out of the entry span's own attributes: `requests` is a filter of `spans`, never a join.
+STAGE_COLUMNS: Final[Mapping[str, str]] = {stage: f"{stage.replace('.', '_')}_ms" for stage in semconv.STAGES}
+OTHER_STAGES: Final = "other_ms"
+
+REQUESTS: Final[Mapping[str, str]] = {
+    "trace_id": "VARCHAR",
+    "span_id": "VARCHAR",
+    "service": "VARCHAR",
+    "name": "VARCHAR",
+    "route": "VARCHAR",
+    "method": "VARCHAR",
+    "http_status": "BIGINT",
+    "model": "VARCHAR",
+    "framework": "VARCHAR",
+    "batch_size": "BIGINT",
+    "status": "VARCHAR",
+    "start_unix_nano": "BIGINT",
+    "end_unix_nano": "BIGINT",
+    "duration_ms": "DOUBLE",
+    "breached": "BOOLEAN",
+    "verdict": "VARCHAR",
+    "objective": "VARCHAR",
+    "threshold_ms": "DOUBLE",
+    "overrun_ms": "DOUBLE",
+    "severity": "VARCHAR",
+    "stage": "VARCHAR",
+    "cause": "VARCHAR",
+    "evidence": "VARCHAR",
+    "upgraded": "BOOLEAN",
+    "network_receive_ms": "DOUBLE",
+    "queue_ms": "DOUBLE",
+    "preprocess_ms": "DOUBLE",
+    "handler_ms": "DOUBLE",
+    "inference_ms": "DOUBLE",
+    "postprocess_ms": "DOUBLE",
+    "network_send_ms": "DOUBLE",
+    OTHER_STAGES: "DOUBLE",
+}
