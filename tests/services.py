@@ -25,6 +25,7 @@ PYTHON = sys.executable
 
 LAUNCHERS: dict[str, list[str]] = {
     "uvicorn": ["uvicorn", "{app}:app", "--port", "{port}", "--loop", "asyncio"],
+    "uvicorn --lifespan off": ["uvicorn", "{app}:app", "--port", "{port}", "--lifespan", "off"],
     "uvicorn --workers 2": ["uvicorn", "{app}:app", "--port", "{port}", "--workers", "2"],
     "uvicorn --reload": ["uvicorn", "{app}:app", "--port", "{port}", "--reload"],
     "gunicorn": ["gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "-b", "127.0.0.1:{port}", "{app}:app"],

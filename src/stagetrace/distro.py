@@ -24,6 +24,7 @@ _lock = threading.Lock()  # guards _ready
 _ready = False
 _jobs: SimpleQueue[Callable[[], None]] | None = None
 _jobs_pid = 0
+_said_counts: dict[tuple[str, str], int] = {}
 
 
 def ready() -> bool:
@@ -43,9 +44,10 @@ async def flush() -> None:
 
 async def _in_thread(function: Callable[[], None]) -> None:
     try:
-        from anyio import to_thread
+        from anyio import CapacityLimiter, to_thread
 
-        await to_thread.run_sync(function)
+        # A limiter of its own: handlers that hang in all threads of the pool must not hold back the shutdown.
+        await to_thread.run_sync(function, limiter=CapacityLimiter(1))
     except Exception as error:  # noqa: BLE001
         from stagetrace.guard import report
 
@@ -168,8 +170,13 @@ def flush_now() -> None:
     promise = policy()
     if promise is not None:
         counter().say_unmatched(promise)
-    counts = counter().counts()
-    if counts:
+    _say_counts(counter().counts())
+
+
+def _say_counts(counts: dict[tuple[str, str], int]) -> None:
+    global _said_counts  # noqa: PLW0603
+    if counts and counts != _said_counts:
+        _said_counts = counts
         breaches = sum(count for (_, verdict), count in counts.items() if verdict == "breach")
         log.info(f"judged {sum(counts.values())} requests, {breaches} broke their promise")
 

@@ -88,6 +88,17 @@ def test_a_mounted_app_has_one_entry_span(sink: Sink, tmp_path: Path) -> None:
             assert request.others == []
 
 
+def test_excluded_urls_are_not_traced(sink: Sink, tmp_path: Path) -> None:
+    env = environment(sink) | {"OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": "/plain"}
+    with run_service(tmp_path, env=env) as service:
+        excluded, response = service.call("GET", "/plain")
+        assert response.json() == {"ok": True}
+        traced, _ = service.call("POST", "/predict", json={})
+        sink.request(traced)
+        service.stop()
+    assert excluded not in sink.traces()
+
+
 def test_recording_stays_off_without_the_variable(sink: Sink, tmp_path: Path) -> None:
     env = {key: value for key, value in environment(sink).items() if key != "STAGETRACE"}
     with run_service(tmp_path, env=env) as service:

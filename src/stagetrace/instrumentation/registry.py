@@ -8,6 +8,7 @@ HOOKS = {
     # their module, imported ... -> our module, whose `hook(module)` is called
     "opentelemetry.sdk.trace": "stagetrace.instrumentation.otel_sdk",
     "fastapi.applications": "stagetrace.instrumentation.fastapi",
+    "uvicorn.server": "stagetrace.instrumentation.uvicorn",
     "anyio.to_thread": "stagetrace.instrumentation.anyio",
     "sklearn.base": "stagetrace.instrumentation.sklearn",
     "onnxruntime.capi.onnxruntime_inference_collection": "stagetrace.instrumentation.onnxruntime",

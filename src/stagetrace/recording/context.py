@@ -20,7 +20,7 @@ entries: dict[int, Timeline] = {}
 def recording() -> Timeline | None:
     """Return the timeline of the request that this code serves, if its entry span is open."""
     timeline = current.get()
-    if timeline is None and entries:
+    if (timeline is None or timeline.closed) and entries:
         # A server that no hook of ours covers, in somebody's own SDK set-up: only the span in context tells.
         timeline = entries.get(get_current_span().get_span_context().span_id)
     return timeline if timeline is not None and timeline.bound else None
