@@ -1,0 +1,114 @@
+"""Realistic ML traffic as serialized OTLP requests: per request one judged entry span and eight stage spans."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
+
+SPANS_PER_TRACE = 9
+STAGES = (
+    *("queue", "network.receive", "preprocess", "inference"),
+    *("preprocess", "inference", "postprocess", "network.send"),
+)
+ROUTES = ("/predict", "/predict/{model}", "/embed", "/rank", "/health/deep", "/batch/score")
+MODELS = ("LogisticRegression", "ranker-v3.onnx", "ranker-v4.onnx", "TfidfVectorizer", "embedder.onnx")
+BREACH_SHARE = 0.02
+
+
+def put(span: Span, **attributes: str | bool | float) -> None:
+    """Set attributes; `__` in a name stands for a dot."""
+    for name, value in attributes.items():
+        attribute = span.attributes.add(key=name.replace("__", "."))
+        if isinstance(value, bool):
+            attribute.value.bool_value = value
+        elif isinstance(value, str):
+            attribute.value.string_value = value
+        elif isinstance(value, int):
+            attribute.value.int_value = value
+        else:
+            attribute.value.double_value = value
+
+
+class Traffic:
+    """Makes requests, the same ones for the same seed, one trace about every `gap_ns`."""
+
+    def __init__(self, start_ns: int, gap_ns: int = 1_000_000, seed: int = 1) -> None:
+        self._random = random.Random(seed)
+        self._now = start_ns
+        self._gap = gap_ns
+
+    def requests(self, spans: int, per_request: int = 55) -> Iterator[bytes]:
+        """Yield requests of `per_request` traces until about `spans` are made."""
+        for _ in range(max(1, spans // (per_request * SPANS_PER_TRACE))):
+            yield self.request(per_request)
+
+    def request(self, traces: int) -> bytes:
+        """Return one serialized request of that many traces of one of four services."""
+        message = ExportTraceServiceRequest()
+        resource_spans = message.resource_spans.add()
+        number = self._random.randrange(4)
+        for key, value in (
+            ("service.name", f"service-{number}"),
+            ("service.version", "1.4.2"),
+            ("service.instance.id", f"instance-{number}"),
+            ("host.name", f"node-{number}.example"),
+            ("telemetry.sdk.name", "opentelemetry"),
+            ("telemetry.sdk.language", "python"),
+            ("telemetry.sdk.version", "1.45.2"),
+        ):
+            resource_spans.resource.attributes.add(key=key).value.string_value = value
+        scope = resource_spans.scope_spans.add()
+        scope.scope.name, scope.scope.version = "stagetrace", "0.1.0"
+        for _ in range(traces):
+            self._now += int(self._random.expovariate(1 / self._gap))
+            self._trace(scope)
+        return message.SerializeToString()
+
+    def _trace(self, scope: ScopeSpans) -> None:
+        draw = self._random
+        trace_id, entry_id = draw.randbytes(16), draw.randbytes(8)
+        model = draw.choice(MODELS)
+        slow = draw.random() < BREACH_SHARE
+        at = self._now + draw.randrange(1000)
+        totals: dict[str, int] = {}
+        for stage in STAGES:
+            took = int(draw.lognormvariate(14.5, 0.8)) * (8 if slow and stage == "inference" else 1)
+            span = scope.spans.add(trace_id=trace_id, span_id=draw.randbytes(8), parent_span_id=entry_id, name=stage)
+            span.kind, span.flags = span.SPAN_KIND_INTERNAL, 0x101
+            span.start_time_unix_nano, span.end_time_unix_nano = at, at + took
+            put(span, ml__stage=stage)
+            if stage == "inference":
+                put(span, ml__model__name=model, ml__framework="onnxruntime", ml__batch__size=draw.randrange(1, 64))
+            totals[stage] = totals.get(stage, 0) + took
+            at += took
+        entry = scope.spans.add(trace_id=trace_id, span_id=entry_id)
+        entry.start_time_unix_nano, entry.end_time_unix_nano = at - sum(totals.values()), at
+        self._describe(entry, model, totals)
+
+    def _describe(self, entry: Span, model: str, totals: dict[str, int]) -> None:
+        """Give the entry span its 25 or so attributes, verdict included."""
+        draw, route = self._random, self._random.choice(ROUTES)
+        took_ms, threshold_ms = sum(totals.values()) / 1e6, 50.0
+        entry.kind, entry.flags, entry.name = entry.SPAN_KIND_SERVER, 0x101, f"POST {route}"
+        put(entry, http__request__method="POST", http__route=route, http__response__status_code=200)
+        put(entry, url__scheme="http", url__path=route, network__protocol__version="1.1")
+        put(entry, server__address="api.example", server__port=8000, client__address=f"10.0.0.{draw.randrange(250)}")
+        put(entry, client__port=draw.randrange(1024, 65535), user_agent__original="python-httpx/0.28.1")
+        put(entry, ml__model__name=model, ml__framework="onnxruntime", ml__batch__size=draw.randrange(1, 64))
+        for stage, total in totals.items():
+            put(entry, **{f"ml__stage__{stage}__ms": total / 1e6})
+        breached = took_ms > threshold_ms
+        put(entry, sla__breached=breached, sla__verdict="breach" if breached else "good")
+        put(entry, sla__objective=f"POST {route} within 50ms for 99.9%", sla__threshold_ms=threshold_ms)
+        if breached:
+            stage = max(totals, key=lambda one: totals[one])
+            put(entry, sla__overrun_ms=took_ms - threshold_ms, sla__severity="major", sla__breach__stage=stage)
+            put(entry, sla__breach__cause="compute")
+            put(entry, sla__breach__evidence=f"{stage} took {totals[stage] / 1e6:.1f} ms of {took_ms:.1f} ms")

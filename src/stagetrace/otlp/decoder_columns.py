@@ -1,0 +1,140 @@
+"""The columns of a stored span: which attributes have one of their own, and how lists of values become Arrow tables."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from stagetrace import semconv
+from stagetrace.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from stagetrace.otlp.decoder import Piece
+
+# The oneof fields of an OTLP AnyValue.
+STRING: Final = "string_value"
+BOOL: Final = "bool_value"
+INT: Final = "int_value"
+DOUBLE: Final = "double_value"
+_ARROW: Final = {STRING: "string", BOOL: "bool_", INT: "int64", DOUBLE: "float64"}
+
+
+class Typed(NamedTuple):
+    """A column that holds one attribute, where that has exactly the type `kind`."""
+
+    column: str
+    kind: str
+
+
+# Attribute -> its column. Every other attribute, and every value of another type, is kept in `rest`.
+TYPED: Final[dict[str, Typed]] = {
+    semconv.ML_STAGE: Typed("stage", STRING),
+    "http.route": Typed("route", STRING),
+    "http.request.method": Typed("method", STRING),
+    "http.response.status_code": Typed("http_status", INT),
+    semconv.ML_MODEL_NAME: Typed("model", STRING),
+    semconv.ML_FRAMEWORK: Typed("framework", STRING),
+    semconv.ML_BATCH_SIZE: Typed("batch_size", INT),
+    semconv.SLA_BREACHED: Typed("breached", BOOL),
+    semconv.SLA_VERDICT: Typed("verdict", STRING),
+    semconv.SLA_OBJECTIVE: Typed("objective", STRING),
+    semconv.SLA_THRESHOLD_MS: Typed("threshold_ms", DOUBLE),
+    semconv.SLA_OVERRUN_MS: Typed("overrun_ms", DOUBLE),
+    semconv.SLA_SEVERITY: Typed("severity", STRING),
+    semconv.SLA_BREACH_STAGE: Typed("breach_stage", STRING),
+    semconv.SLA_BREACH_CAUSE: Typed("cause", STRING),
+    semconv.SLA_BREACH_EVIDENCE: Typed("evidence", STRING),
+    semconv.SLA_UPGRADED: Typed("upgraded", BOOL),
+    **{semconv.stage_total_ms(stage): Typed(f"{stage.replace('.', '_')}_ms", DOUBLE) for stage in semconv.STAGES},
+}
+COLUMNS: Final = tuple(typed.column for typed in TYPED.values())
+OTHER_MS: Final = "other_ms"  # sum of the totals of stages without a column; these are in `rest`
+REST: Final = "rest"
+
+# What each span has, in the order of `Piece.fixed`.
+FIXED: Final[tuple[tuple[str, str], ...]] = (
+    ("trace_id", "binary"),
+    ("span_id", "binary"),
+    ("parent_span_id", "binary"),
+    ("name", "string"),
+    ("kind", "int32"),
+    ("status", "int32"),  # NULL where the span has no status at all
+    ("start_unix_nano", "int64"),
+    ("end_unix_nano", "int64"),
+    ("flags", "int64"),
+)
+# Alike for runs of spans, so kept as numbers into a dictionary.
+SHARED: Final[tuple[tuple[str, str], ...]] = (("service", "string"), ("resource", "binary"), ("scope", "binary"))
+SPARSE: Final[tuple[tuple[str, str], ...]] = (
+    *((typed.column, _ARROW[typed.kind]) for typed in TYPED.values()),
+    (OTHER_MS, "float64"),
+    (REST, "binary"),
+)
+SEQUENCE: Final = "seq"  # number of the request that brought the span: order of arrival
+
+
+def arrow() -> Any:
+    """Return the module pyarrow, or raise StoreError that says how to get it."""
+    try:
+        import pyarrow as pa
+    except ImportError:
+        message = "stored spans need pyarrow and duckdb\npip install 'stagetrace[backend]'"
+        raise StoreError(message) from None
+    return pa
+
+
+def schema() -> pa.Schema:
+    """Return the schema of `table`, with dictionaries decoded."""
+    pa = arrow()
+    named = (*FIXED, *SHARED, *SPARSE, (SEQUENCE, "int64"))
+    return pa.schema([pa.field(name, getattr(pa, kind)()) for name, kind in named])
+
+
+def table(pieces: Sequence[Piece]) -> pa.Table:
+    """Return the spans of some pieces, without `seq`; columns as in `schema`, shared ones dictionary-coded."""
+    pa = arrow()
+    size = sum(piece.size for piece in pieces)
+    arrays = [
+        pa.array(list(chain.from_iterable(piece.fixed[at] for piece in pieces)), getattr(pa, kind)())
+        for at, (_, kind) in enumerate(FIXED)
+    ]
+    arrays += [_shared(pieces, at, kind) for at, (_, kind) in enumerate(SHARED)]
+    arrays += [_sparse(pieces, name, kind, size) for name, kind in SPARSE]
+    return pa.table(arrays, names=[name for name, _ in (*FIXED, *SHARED, *SPARSE)])
+
+
+def _shared(pieces: Sequence[Piece], at: int, kind: str) -> Any:
+    """Return one dictionary-coded column out of runs of equal values."""
+    pa = arrow()
+    numbers: dict[str | bytes, int] = {}
+    codes: list[int] = []
+    for piece in pieces:
+        for run in piece.runs:
+            codes += [numbers.setdefault(run.shared[at], len(numbers))] * run.length
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(list(numbers), getattr(pa, kind)()))
+
+
+def _sparse(pieces: Sequence[Piece], name: str, kind: str, size: int) -> Any:
+    """Return a column that few spans have: values at their places, NULL elsewhere."""
+    import pyarrow.compute as pc
+
+    pa = arrow()
+    places: list[int] = []
+    values: list[Any] = []
+    offset = 0
+    for piece in pieces:
+        if found := piece.sparse.get(name):
+            places += [place + offset for place in found[0]] if offset else found[0]
+            values += found[1]
+        offset += piece.size
+    of_kind = getattr(pa, kind)()
+    if not places:
+        return pa.nulls(size, of_kind)
+    indices = pc.call_function(
+        "inverse_permutation", [pa.array(places, pa.int32())], pc.InversePermutationOptions(max_index=size - 1)
+    )
+    return pa.array(values, of_kind).take(indices)

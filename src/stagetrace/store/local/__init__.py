@@ -1,0 +1,17 @@
+"""The store of the embedded back end: a folder with a Delta Lake table and a write-ahead log, one writer, any readers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from stagetrace.store.local.reader import LocalReader, open_url
+from stagetrace.store.local.store import Appended, LocalStore, StoreFull
+
+__all__ = ["Appended", "LocalReader", "LocalStore", "StoreFull", "default_folder", "open_url"]
+
+
+def default_folder() -> Path:
+    """Return where the store is unless told otherwise."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "stagetrace"

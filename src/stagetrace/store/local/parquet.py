@@ -1,0 +1,115 @@
+"""Spans to Parquet files and back: encodings, order of rows, bounds."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.otlp.decoder_columns import schema
+from stagetrace.store.local.delta import PARTITION, File
+from stagetrace.store.local.wal import sync_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+
+SERVER_KIND: Final = 2
+ROW_GROUP: Final = 65_536
+# Times are close to each other in a sorted file, ids are random, everything else repeats.
+_ENCODINGS: Final = {
+    "start_unix_nano": "DELTA_BINARY_PACKED",
+    "end_unix_nano": "DELTA_BINARY_PACKED",
+    "seq": "DELTA_BINARY_PACKED",
+    "span_id": "PLAIN",
+}
+_DELTA_TYPES: Final = {
+    "binary": "binary",
+    "string": "string",
+    "bool": "boolean",
+    "int32": "integer",
+    "int64": "long",
+    "double": "double",
+}
+
+
+def delta_schema() -> list[tuple[str, str]]:
+    """Return the columns of the table with their Delta types."""
+    columns = [(field.name, _DELTA_TYPES[str(field.type)]) for field in schema()]
+    return [*columns, (PARTITION, "boolean")]
+
+
+def partitions(table: pa.Table) -> list[tuple[bool, pa.Table]]:
+    """Return the entry spans and the others of a table with all columns, each sorted by start."""
+    import pyarrow.compute as pc
+
+    is_entry = pc.equal(table["kind"], SERVER_KIND)
+    parts = ((True, table.filter(is_entry)), (False, table.filter(pc.invert(is_entry))))
+    return [(entry, part.sort_by("start_unix_nano")) for entry, part in parts if part.num_rows]
+
+
+def write(folder: Path, table: pa.Table, *, entry: bool) -> File:
+    """Write a sorted table as one file, durably; on failure nothing of it stays."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    name = f"{PARTITION}={str(entry).lower()}/{uuid.uuid4().hex}.parquet"
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    dictionaries = [field.name for field in table.schema if field.name not in _ENCODINGS]
+    try:
+        pq.write_table(
+            table,
+            path,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=dictionaries,
+            column_encoding=_ENCODINGS,
+            row_group_size=ROW_GROUP,
+            write_statistics=["start_unix_nano", "end_unix_nano", "seq", "trace_id"],
+            store_schema=False,
+            bloom_filter_options={
+                "trace_id": {"ndv": max(1, min(ROW_GROUP, table.num_rows) // (1 if entry else 4)), "fpp": 0.01}
+            },
+        )
+        size = _sync(path)
+        sync_folder(path.parent)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    start, sequence = (pc.min_max(table[name]).as_py() for name in ("start_unix_nano", "seq"))
+    return File(
+        name,
+        size,
+        table.num_rows,
+        entry,
+        start["min"],
+        start["max"],
+        sequence["min"],
+        sequence["max"],
+        raw_bytes(table),
+    )
+
+
+def raw_bytes(table: pa.Table) -> int:
+    """Return about how much memory the spans take, those parts that repeat counted once."""
+    return int(table.nbytes)
+
+
+def _sync(path: Path) -> int:
+    """Make a file durable and return its size."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+        return os.fstat(file).st_size
+    finally:
+        os.close(file)
+
+
+def read(folder: Path, files: list[File]) -> Any:
+    """Return the spans of some files as one table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return pa.concat_tables([pq.ParquetFile(folder / file.path).read() for file in files])

@@ -1,0 +1,253 @@
+"""Answers out of a local store, beside its writer or without one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from stagetrace.errors import StoreError
+from stagetrace.otlp.decoder_back import request_of, traces_of
+from stagetrace.otlp.decoder_columns import SEQUENCE
+from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, TAIL, Breaches, Relations, SpanRow, Trace
+from stagetrace.store.entries import entry_of, stage_totals
+from stagetrace.store.load import select
+from stagetrace.store.local import relation, search
+from stagetrace.store.local.relation import ALL_TIME, KINDS
+from stagetrace.store.local.view import FORMAT, Outside
+from stagetrace.store.rows import distinct, spans_of
+from stagetrace.store.services import check_known
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import TracebackType
+
+    from duckdb import DuckDBPyConnection
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+    from typing_extensions import Self
+
+    from stagetrace.store.base import Selection
+    from stagetrace.store.local.delta import File
+    from stagetrace.store.local.view import View
+
+T = TypeVar("T")
+_ATTEMPTS: Final = 5
+_BATCH: Final = 2000
+
+
+def open_url(url: str) -> LocalReader:
+    """Return a reader of `local:///folder`."""
+    parts = urlsplit(url)
+    return LocalReader.open(Path(unquote(f"{parts.netloc}{parts.path}")))
+
+
+class LocalReader:
+    """Reader of one folder. Not for use by several threads at once."""
+
+    capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, TAIL, EXHAUSTIVE})
+
+    def __init__(self, folder: Path, view: Callable[[], View], database: DuckDBPyConnection | None = None) -> None:
+        """Answer from what `view` gives at each question; `database` is shared with other readers."""
+        self._folder = folder
+        self._view = view
+        self._connection = database.cursor() if database is not None else relation.database()
+
+    @classmethod
+    def open(cls, folder: Path) -> LocalReader:
+        """Open a folder that some process writes to, or none. Raise StoreError if it is not a store."""
+        if not (folder / FORMAT).exists():
+            raise StoreError(f"{folder} is no store\n`stagetrace up --data {folder}` makes one and fills it")
+        return cls(folder, Outside(folder).view)
+
+    def services(self) -> tuple[str, ...]:
+        """Return the names of all services that have spans here, sorted."""
+        rows = self._ask(ALL_TIME, lambda query, _: self._all(f"SELECT DISTINCT service FROM ({query}) ORDER BY 1"))
+        return tuple(service for (service,) in rows)
+
+    def breaches(self, selection: Selection) -> Breaches:
+        """Return breached entry spans as `Reader.breaches` says."""
+        wanted = replace(selection, breached=True)
+        where, values = search.of_selection(wanted)
+        most = "" if selection.limit is None else f" LIMIT {int(selection.limit) + 1}"
+        order = f"ORDER BY start_unix_nano DESC, trace_id, span_id{most}"
+        found = self._ask(
+            (selection.since_ns, selection.until_ns),
+            lambda query, _: self._rows(f"SELECT * FROM ({query}) WHERE {where} {order}", values),
+            entry=True,
+        )
+        if not found and selection.service is not None:
+            check_known(selection.service, self.services(), str(self._folder))
+        reason = None
+        if selection.limit is not None and len(found) > selection.limit:
+            found, reason = found[: selection.limit], f"limit {selection.limit} reached, there are older breaches"
+        entries = []
+        for span in _span_rows(found):
+            siblings = () if stage_totals(span, ()) else self._trace(span.trace_id)
+            entries.append(entry_of(span, siblings))
+        return Breaches(tuple(entries), complete=reason is None, reason=reason)
+
+    def trace(self, trace_id: str) -> Trace:
+        """Return one trace as `Reader.trace` says."""
+        spans = self._trace(trace_id)
+        if not spans:
+            raise StoreError(
+                f"{self._folder}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere"
+            )
+        return Trace(trace_id, tuple(distinct(spans)))
+
+    def relations(self, selection: Selection) -> Relations:
+        """Return both relations as `Reader.relations` says; nothing is read before they are asked."""
+        if selection.service is not None:
+            check_known(selection.service, self.services(), str(self._folder))
+        view = self._view()
+        window = (selection.since_ns, selection.until_ns) if not selection.is_filtered else ALL_TIME
+        files = view.files(*window)
+        connection = relation.database()
+        tail = _register(connection, view)
+        connection.execute(f"CREATE VIEW loaded AS {relation.loaded(relation.stored(view, files, tail))}")
+        return select(connection, selection, files=relation.paths(view, files))
+
+    def find_traces(
+        self,
+        service: str | None = None,
+        operation: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+        start_min_ns: int = 0,
+        start_max_ns: int = ALL_TIME[1],
+        duration_min_ns: int | None = None,
+        duration_max_ns: int | None = None,
+        depth: int = 100,
+    ) -> Iterator[TracesData]:
+        """Yield whole traces, newest first, of which one span meets all that is given; start in [min, max)."""
+        where, values = search.of_jaeger(
+            service, operation, attributes or {}, (start_min_ns, start_max_ns), (duration_min_ns, duration_max_ns)
+        )
+        newest = f"WHERE {where} GROUP BY trace_id ORDER BY max(start_unix_nano) DESC, trace_id LIMIT {int(depth)}"
+        found = self._ask(
+            (start_min_ns, start_max_ns),
+            lambda query, _: self._all(f"SELECT trace_id FROM ({query}) {newest}", values),
+        )
+        for (trace_id,) in found:
+            traces = self.get_trace(trace_id.hex())
+            if traces is not None:
+                yield traces
+
+    def get_trace(self, trace_id: str) -> TracesData | None:
+        """Return all of one trace as it came, or None if it is not here."""
+        rows = self._trace_rows(trace_id)
+        return traces_of(rows) if rows else None
+
+    def operations(self, service: str) -> list[tuple[str, str]]:
+        """Return (name, kind) of all spans of a service, kinds in OTLP's words, lower case, as Jaeger has them."""
+        rows = self._ask(
+            ALL_TIME,
+            lambda query, _: self._all(
+                f"SELECT DISTINCT name, kind FROM ({query}) WHERE service = $1 ORDER BY name, kind", [service]
+            ),
+        )
+        return [(name, KINDS[kind].lower() if 0 <= kind < len(KINDS) else str(kind)) for name, kind in rows]
+
+    def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
+        """Yield the selected spans as `Reader.iter_otlp` says."""
+        with self.relations(selection) as relations:
+            if relations.reason is not None:
+                cuts.append(relations.reason)
+            query = "SELECT DISTINCT trace_id FROM spans ORDER BY 1"
+            answer = relations.connection.execute(query)
+            while traces := answer.fetchmany(_BATCH):
+                for (trace_id,) in traces:
+                    yield request_of(self._trace_rows(trace_id))
+
+    def spans_after(self, cursor: int | None) -> tuple[list[SpanRow], int]:
+        """Return what was acknowledged after `cursor`, and the next cursor; None: nothing yet, only the cursor."""
+        view = self._view()
+        newest = max(
+            [view.snapshot.stored, *(table[SEQUENCE][-1].as_py() for table in view.tail if table.num_rows)], default=0
+        )
+        if cursor is None or newest <= cursor:
+            return [], newest
+        found = self._ask(
+            ALL_TIME,
+            lambda query, _: self._rows(
+                f"SELECT * FROM ({query}) WHERE {SEQUENCE} > $1 AND {SEQUENCE} <= $2", [cursor, newest]
+            ),
+        )
+        return distinct(_span_rows(found)), newest
+
+    def close(self) -> None:
+        """Release the database; the reader is not used afterwards."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _trace(self, trace_id: str) -> list[SpanRow]:
+        return list(_span_rows(self._trace_rows(trace_id)))
+
+    def _trace_rows(self, trace_id: str) -> list[dict[str, Any]]:
+        try:
+            wanted = bytes.fromhex(trace_id)
+        except ValueError:
+            return []
+        return self._ask(
+            ALL_TIME,
+            lambda query, _: self._rows(
+                f"SELECT * FROM ({query}) WHERE trace_id = $1 ORDER BY seq, start_unix_nano, span_id", [wanted]
+            ),
+        )
+
+    def _ask(
+        self, window: tuple[int, int], question: Callable[[str, Sequence[File]], T], *, entry: bool | None = None
+    ) -> T:
+        """Return the answer to a question over what the store holds of a time window.
+
+        Asked again where a file was replaced by a larger one just before DuckDB opened it.
+        """
+        import duckdb
+
+        for attempt in range(_ATTEMPTS):
+            view = self._view()
+            tail = _register(self._connection, view)
+            files = view.files(*window, entry=entry)
+            try:
+                return question(relation.stored(view, files, tail), files)
+            except duckdb.IOException as error:
+                if attempt == _ATTEMPTS - 1:
+                    raise StoreError(f"cannot read the store in {self._folder}: {str(error).splitlines()[0]}") from None
+            finally:
+                if tail is not None:
+                    self._connection.unregister(tail)
+        raise AssertionError
+
+    def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._connection.execute(query, list(values)).fetchall()
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        answer = self._connection.execute(query, list(values))
+        names = [column[0] for column in answer.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+def _span_rows(rows: Sequence[dict[str, Any]]) -> Iterator[SpanRow]:
+    """Yield stored rows as the reading side's rows."""
+    for one in spans_of(request_of(rows)):
+        yield one.row()
+
+
+def _register(connection: DuckDBPyConnection, view: View) -> str | None:
+    """Make the tail a relation and return its name, or None if there is none."""
+    import pyarrow as pa
+
+    if not view.tail:
+        return None
+    connection.register("tail", pa.concat_tables(view.tail).unify_dictionaries())
+    return "tail"

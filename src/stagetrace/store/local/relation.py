@@ -1,0 +1,128 @@
+"""A view of the store as DuckDB relations: `stored`, columns as kept, and `loaded`, columns as `store.load` wants them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.otlp.decoder_back import span_of
+from stagetrace.otlp.decoder_columns import COLUMNS, REST, schema
+from stagetrace.store.load import connect
+from stagetrace.store.rows import as_text, values
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duckdb import DuckDBPyConnection
+
+    from stagetrace.store.local.delta import File
+    from stagetrace.store.local.view import View
+
+KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+STATUSES: Final = ("UNSET", "OK", "ERROR")
+ALL_TIME: Final = (-(2**63), 2**63 - 1)
+_ATTRIBUTES: Final = "stagetrace_attributes"
+_RESOURCE: Final = "stagetrace_resource"
+
+
+def stored(view: View, files: Sequence[File], tail: str | None, condition: str = "true") -> str:
+    """Return a query for the stored columns, and `is_entry`, of some files and of the relation `tail`."""
+    columns = ", ".join(schema().names)
+    parts = []
+    for entry in (True, False):
+        paths = [f"'{_quoted(str(view.table / file.path))}'" for file in files if file.entry is entry]
+        if paths:
+            source = f"read_parquet([{', '.join(paths)}], hive_partitioning = false)"
+            parts.append(f"SELECT {columns}, {str(entry).lower()} AS is_entry FROM {source} WHERE {condition}")
+    if tail is not None:
+        parts.append(f"SELECT {columns}, kind = 2 AS is_entry FROM {tail} WHERE {condition}")
+    if not parts:
+        none = ", ".join(f"NULL::{_DUCKDB[str(field.type)]} AS {field.name}" for field in schema())
+        return f"SELECT {none}, NULL::BOOLEAN AS is_entry WHERE false"
+    return " UNION ALL ".join(parts)
+
+
+def paths(view: View, files: Sequence[File]) -> list[str]:
+    """Return the files' full paths."""
+    return [str(view.table / file.path) for file in files]
+
+
+def loaded(query: str) -> str:
+    """Return a query for the columns of `store.load.COLUMNS` over a query for stored ones."""
+    typed = ", ".join(column for column in (*COLUMNS, "other_ms"))
+    struct = ", ".join(f"{column} := {column}" for column in (*COLUMNS, REST))
+    return (
+        "SELECT lower(hex(trace_id)) AS trace_id, lower(hex(span_id)) AS span_id, "
+        "lower(hex(parent_span_id)) AS parent_span_id, service, name, "
+        f"{_words('kind', KINDS)} AS kind, {_words('coalesce(status, 0)', STATUSES)} AS status, "
+        "start_unix_nano, end_unix_nano, (end_unix_nano - start_unix_nano) / 1e6 AS duration_ms, is_entry, "
+        f"{typed}, {_ATTRIBUTES}(struct_pack({struct})) AS attributes, {_RESOURCE}(resource) AS resource "
+        f"FROM ({query})"
+    )
+
+
+def _words(column: str, words: Sequence[str]) -> str:
+    cases = " ".join(f"WHEN {number} THEN '{word}'" for number, word in enumerate(words))
+    return f"CASE {column} {cases} ELSE {column}::VARCHAR END"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+_DUCKDB: Final = {
+    "binary": "BLOB",
+    "string": "VARCHAR",
+    "bool": "BOOLEAN",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "double": "DOUBLE",
+}
+
+
+def database() -> DuckDBPyConnection:
+    """Return a new in-memory database with the functions that `loaded` calls."""
+    from duckdb import DuckDBPyConnection as Connection  # noqa: F401 -- a clear error comes from `connect`
+
+    connection = connect()
+    connection.execute("SET parquet_metadata_cache = true")
+    connection.execute("SET preserve_insertion_order = false")
+    fields = ", ".join(f"{column} {_type_of(column)}" for column in (*COLUMNS, REST))
+    map_type = "MAP(VARCHAR, VARCHAR)"
+    for name, function, taken in (
+        (_ATTRIBUTES, _attributes, f"STRUCT({fields})"),
+        (_RESOURCE, _resource, "BLOB"),
+    ):
+        connection.create_function(name, function, [taken], map_type, type="arrow", null_handling="special")
+    return connection
+
+
+def _type_of(column: str) -> str:
+    return _DUCKDB[str(schema().field(column).type)]
+
+
+def _attributes(rows: Any) -> Any:
+    """Return all attributes of spans in text form."""
+    import pyarrow as pa
+
+    empty = {"trace_id": b"", "span_id": b"", "parent_span_id": None, "name": "", "kind": 0, "status": None}
+    empty |= {"start_unix_nano": 0, "end_unix_nano": 0, "flags": 0}
+    found = [
+        [(key, as_text(value)) for key, value in values(span_of({**empty, **row}).attributes).items()]
+        for row in rows.to_pylist()
+    ]
+    return pa.array(found, pa.map_(pa.string(), pa.string()))
+
+
+def _resource(blobs: Any) -> Any:
+    """Return the attributes of resources in text form."""
+    import pyarrow as pa
+    from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+
+    known: dict[bytes, list[tuple[str, str]]] = {}
+    found = []
+    for blob in blobs.to_pylist():
+        if blob not in known:
+            read = values(ResourceSpans.FromString(blob).resource.attributes)
+            known[blob] = [(key, as_text(value)) for key, value in read.items()]
+        found.append(known[blob])
+    return pa.array(found, pa.map_(pa.string(), pa.string()))

@@ -1,0 +1,131 @@
+"""Conditions on stored columns: what a selection means, and what a search of Jaeger's means."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+
+from stagetrace.otlp.decoder import varint
+from stagetrace.otlp.decoder_columns import BOOL, DOUBLE, INT, STRING, TYPED
+from stagetrace.store.rows import as_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from stagetrace.store.base import Selection
+
+_SPAN_ATTRIBUTE: Final = b"\x4a"  # tag of field 9 of Span
+_RESOURCE_ATTRIBUTE: Final = b"\x0a"  # tag of field 1 of Resource
+
+Condition = tuple[str, list[Any]]
+
+
+class _Conditions:
+    """Collects conditions with their values, which stand as numbered parameters."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._parts: list[str] = []
+
+    def add(self, text: str, *values: Any) -> None:
+        """Add a condition; each `?` in it stands for a value."""
+        self._parts.append(self.bound(text, *values))
+
+    def bound(self, text: str, *values: Any) -> str:
+        """Return a condition with its values numbered."""
+        for value in values:
+            self.values.append(value)
+            text = text.replace("?", f"${len(self.values)}", 1)
+        return text
+
+    def done(self) -> Condition:
+        """Return all as one condition."""
+        return " AND ".join(self._parts) or "true", self.values
+
+
+def of_selection(selection: Selection) -> Condition:
+    """Return the condition on entry spans that a selection stands for, its limit aside."""
+    conditions = _Conditions()
+    conditions.add("is_entry AND start_unix_nano >= ? AND start_unix_nano < ?", selection.since_ns, selection.until_ns)
+    for column, value in (("service", selection.service), ("route", selection.route), ("model", selection.model)):
+        if value is not None:
+            conditions.add(f"{column} = ?", value)
+    if selection.breached is not None:
+        conditions.add("coalesce(breached, false) = ?", selection.breached)
+    for key, text in selection.segments.items():
+        conditions.add(_attribute(conditions, key, text))
+    return conditions.done()
+
+
+def of_jaeger(
+    service: str | None,
+    operation: str | None,
+    attributes: Mapping[str, str],
+    start: tuple[int, int],
+    duration: tuple[int | None, int | None],
+) -> Condition:
+    """Return the condition on single spans that a search of Jaeger's stands for."""
+    conditions = _Conditions()
+    conditions.add("start_unix_nano >= ? AND start_unix_nano < ?", *start)
+    if service is not None:
+        conditions.add("service = ?", service)
+    if operation is not None:
+        conditions.add("name = ?", operation)
+    if duration[0] is not None:
+        conditions.add("end_unix_nano - start_unix_nano >= ?", duration[0])
+    if duration[1] is not None:
+        conditions.add("end_unix_nano - start_unix_nano <= ?", duration[1])
+    for key, text in attributes.items():
+        conditions.add(_attribute(conditions, key, text))
+    return conditions.done()
+
+
+def _attribute(conditions: _Conditions, key: str, text: str) -> str:
+    """Return the condition that an attribute of the span, or else of its resource, has this text form."""
+    in_span = [_kept_as(conditions, "rest", _SPAN_ATTRIBUTE, key, text)]
+    absent = [conditions.bound("NOT coalesce(contains(hex(rest), ?), false)", _key(key).hex().upper())]
+    if key in TYPED:
+        column, kind = TYPED[key]
+        absent.append(f"{column} IS NULL")
+        in_span += [conditions.bound(f"{column} = ?", value) for value in _values(text, kind)]
+    in_resource = _kept_as(conditions, "resource", _RESOURCE_ATTRIBUTE, key, text)
+    return f"(({' OR '.join(in_span)}) OR ({' AND '.join(absent)} AND {in_resource}))"
+
+
+def _kept_as(conditions: _Conditions, column: str, tag: bytes, key: str, text: str) -> str:
+    """Return the condition that serialized attributes hold this one, whatever its type: equality is of bytes."""
+    needles = [_needle(tag, key, value) for value in _any_values(text)]
+    tests = [conditions.bound(f"contains(hex({column}), ?)", needle.hex().upper()) for needle in needles]
+    return f"coalesce({' OR '.join(tests)}, false)"
+
+
+def _needle(tag: bytes, key: str, value: AnyValue) -> bytes:
+    encoded = KeyValue(key=key, value=value).SerializeToString()
+    return tag + varint(len(encoded)) + encoded
+
+
+def _key(key: str) -> bytes:
+    return KeyValue(key=key).SerializeToString()
+
+
+def _any_values(text: str) -> Iterator[AnyValue]:
+    """Yield the values whose text form this is; lists, maps and bytes aside."""
+    for kind in (STRING, BOOL, INT, DOUBLE):
+        for value in _values(text, kind):
+            yield AnyValue(**{kind: value})
+
+
+def _values(text: str, kind: str) -> list[Any]:
+    """Return the value of a type that has this text form, if there is one."""
+    if kind == STRING:
+        return [text]
+    if kind == BOOL:
+        return [text == "true"] if text in ("true", "false") else []
+    try:
+        value = int(text) if kind == INT else float(text)
+        fits = kind == DOUBLE or struct.pack("q", value)
+    except (ValueError, OverflowError, struct.error):
+        return []
+    return [value] if fits and as_text(value) == text else []
