@@ -51,6 +51,7 @@ class Made:
     span: int = field(default_factory=lambda: _ids.getrandbits(64) or 1)
     parent: int | None = None
     status: StatusCode = StatusCode.UNSET
+    resource: dict[str, Any] = field(default_factory=dict)
 
     @property
     def trace_id(self) -> str:
@@ -62,7 +63,7 @@ class Made:
 
     def child(self, name: str, start: int, end: int, **rest: Any) -> Made:
         """Return a span beneath this one, of the same service unless told otherwise."""
-        rest = {"service": self.service, "kind": SpanKind.INTERNAL, **rest}
+        rest = {"service": self.service, "kind": SpanKind.INTERNAL, "resource": self.resource, **rest}
         return Made(name, start=start, end=end, trace=self.trace, parent=self.span, **rest)
 
     def stage(self, name: str, start: int, end: int) -> Made:
@@ -95,14 +96,20 @@ def entry(service: str, start: int, *, breached: bool | None = True, ms: float =
 def send(jaeger: Jaeger, spans: Iterable[Made]) -> None:
     """Send spans as often as they are given, and return when Jaeger can give each one back."""
     # The last one is new even where the others were sent before: once it is there, so is their repetition.
-    made = [*spans, Made("last", "feed", recent(), recent() + 1)]
-    exporter = OTLPSpanExporter(endpoint=jaeger.otlp_grpc, insecure=True)
+    # It lies outside the minutes that tests look at.
+    made = [*spans, Made("last", "feed", recent() + 300_000 * MS, recent() + 300_000 * MS + 1)]
+    export(jaeger.otlp_grpc, made)
+    _wait(jaeger, made)
+
+
+def export(endpoint: str, made: Sequence[Made]) -> None:
+    """Send spans to any OTLP receiver over gRPC; all are accepted."""
+    exporter = OTLPSpanExporter(endpoint=endpoint, insecure=True)
     try:
         for at in range(0, len(made), _AT_ONCE):
             assert exporter.export([_readable(one) for one in made[at : at + _AT_ONCE]]) is SpanExportResult.SUCCESS
     finally:
         exporter.shutdown()
-    _wait(jaeger, made)
 
 
 def _readable(made: Made) -> ReadableSpan:
@@ -113,7 +120,7 @@ def _readable(made: Made) -> ReadableSpan:
         made.name,
         context=context(made.span),
         parent=None if made.parent is None else context(made.parent),
-        resource=Resource({"service.name": made.service}),
+        resource=Resource({"service.name": made.service, **made.resource}),
         attributes=made.attributes,
         kind=made.kind,
         start_time=made.start,

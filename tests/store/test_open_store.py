@@ -41,8 +41,8 @@ def failure(url: str, timeout_s: float = 20) -> str:
 @pytest.mark.parametrize(
     ("url", "wrong"),
     [
-        ("localhost:16685", "a store is named by a URL, and this has no scheme"),
-        ("", "a store is named by a URL, and this has no scheme"),
+        ("localhost:16685", "it has no scheme, and there is no such file or folder"),
+        ("", "it has no scheme, and there is no such file or folder"),
         ("http://localhost:16686", "there is no kind of store called 'http'"),
         ("://localhost", "there is no kind of store called ''"),
         ("jaeger://", "the host is missing"),
@@ -59,9 +59,9 @@ def failure(url: str, timeout_s: float = 20) -> str:
 def test_a_bad_url_says_what_is_wrong_and_what_is_supported(url: str, wrong: str) -> None:
     with pytest.raises(StoreError) as caught:
         open_store(url)
-    assert str(caught.value) == (
-        f"cannot open store {url!r}: {wrong}\nsupported: jaeger://HOST:PORT (Jaeger's gRPC query port, normally 16685)"
-    )
+    first, second = str(caught.value).splitlines()
+    assert first == f"cannot open store {url!r}: {wrong}"
+    assert second.startswith("supported: jaeger://HOST:PORT (Jaeger's gRPC query port, normally 16685), ")
 
 
 @pytest.mark.parametrize(

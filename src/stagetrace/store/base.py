@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
     from duckdb import DuckDBPyConnection
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from typing_extensions import Self
 
 # An OTLP attribute value in Python: str, bool, int, float, bytes, list and dict of these, or None where it is empty.
@@ -150,7 +151,10 @@ class Relations:
 class Reader(Protocol):
     """Read access to one store. Any method raises StoreError where the store cannot answer."""
 
-    capabilities: frozenset[str]
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Return what it can do beyond the methods that every reader has."""
+        ...
 
     def services(self) -> tuple[str, ...]:
         """Return the names of all services that have spans here, sorted."""
@@ -171,6 +175,13 @@ class Reader(Protocol):
 
     def relations(self, selection: Selection) -> Relations:
         """Return both relations, restricted to `selection`; limit and unknown service as in `breaches`."""
+        ...
+
+    def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
+        """Yield the spans of `relations(selection)` without loss, as OTLP; append to `cuts` what is missing.
+
+        A span may come twice. A limit is not exact: the requests of one more trace may come.
+        """
         ...
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
 from stagetrace.store.base import SERVER, Entry, SpanRow, Value
-from stagetrace.store.rows import ServiceSpan, as_text, row
+from stagetrace.store.rows import ServiceSpan, as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,21 +24,22 @@ def breached_entries(trace: Sequence[ServiceSpan], selection: Selection) -> Iter
     """Yield the breached entry spans in this trace that are selected; one that was delivered twice comes twice."""
     for one in trace:
         in_window = selection.since_ns <= one.span.start_time_unix_nano < selection.until_ns
-        if in_window and selection.service in (None, one.service) and _is_breached_entry(one.span):
-            read = row(*one)
+        if in_window and selection.service in (None, one.service) and is_breached_entry(one.span):
+            read = one.row()
             if matches(read, selection):
-                children = (row(*other) for other in trace if other.span.parent_span_id == one.span.span_id)
+                children = (other.row() for other in trace if other.span.parent_span_id == one.span.span_id)
                 yield entry_of(read, children)
 
 
 def matches(span: SpanRow, selection: Selection) -> bool:
-    """Tell whether this is an entry span that `selection` means, its limit and `breached` aside."""
+    """Tell whether this is an entry span that `selection` means, its limit aside."""
     return (
         span.kind == SERVER
         and selection.since_ns <= span.start_unix_nano < selection.until_ns
         and selection.service in (None, span.service)
         and selection.route in (None, text(span.attributes, HTTP_ROUTE))
         and selection.model in (None, text(span.attributes, semconv.ML_MODEL_NAME))
+        and selection.breached in (None, span.attributes.get(semconv.SLA_BREACHED) is True)
         and all(_segment(span, key) == wanted for key, wanted in selection.segments.items())
     )
 
@@ -106,7 +107,7 @@ def _numbers(attributes: Mapping[str, Value]) -> dict[str, float]:
     return {key: found for key in attributes if (found := number(attributes, key)) is not None}
 
 
-def _is_breached_entry(span: Span) -> bool:
+def is_breached_entry(span: Span) -> bool:
     """Tell whether this is a breached entry span, cheaply: it is asked of every span of every trace read."""
     if span.kind != span.SPAN_KIND_SERVER:
         return False

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Final, cast
 from stagetrace import semconv
 from stagetrace.errors import StoreError
 from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, Breaches, Entry, Selection, Trace
-from stagetrace.store.entries import HTTP_ROUTE, breached_entries
+from stagetrace.store.entries import HTTP_ROUTE, breached_entries, matches
 from stagetrace.store.jaeger_client import JaegerClient
 from stagetrace.store.jaeger_walk import DEPTH, MAX_DEPTH, Found, JaegerWalker, Search
-from stagetrace.store.rows import distinct, row, spans_of
+from stagetrace.store.rows import distinct, request_of, spans_of
+from stagetrace.store.services import check_known
 from stagetrace.store.url import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from typing_extensions import Self
 
     from stagetrace.store.base import Relations
@@ -56,7 +58,7 @@ class JaegerReader:
         selection = replace(selection, breached=True)
         found = list(islice(self._newest(selection, _breached, cuts), None if limit is None else limit + 1))
         if selection.service is not None and not found:
-            self._check_known(selection.service)
+            check_known(selection.service, self.services(), self._client.url)
         if limit is not None and len(found) > limit:
             cuts.insert(0, f"limit {limit} reached, there are older breaches")
             found = found[:limit]
@@ -65,7 +67,7 @@ class JaegerReader:
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` says."""
-        spans = [row(*span) for part in self._client.get_trace(trace_id) for span in spans_of(part)]
+        spans = [span.row() for part in self._client.get_trace(trace_id) for span in spans_of(part)]
         if not spans:
             raise StoreError(
                 f"{self._client.url}: there is no trace {trace_id}\n"
@@ -74,8 +76,25 @@ class JaegerReader:
         return Trace(trace_id, tuple(distinct(spans)))
 
     def relations(self, selection: Selection) -> Relations:
-        """Return both relations as `Reader.relations` says."""
-        raise NotImplementedError
+        """Return both relations as `Reader.relations` says; whole traces go through memory, a thousand at a time."""
+        from stagetrace.store.load import Loader, select
+
+        loader, cuts = Loader(), list[str]()
+        for trace in self._traces(selection, cuts):
+            loader.add(span.row() for span in trace)
+        if selection.service is not None and not loader.count:
+            check_known(selection.service, self.services(), self._client.url)
+        return select(loader.finish(), selection, cuts)
+
+    def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
+        """Yield the selected spans as `Reader.iter_otlp` says, a trace at a time."""
+        for trace in self._traces(selection, cuts):
+            within = (
+                one
+                for one in trace
+                if selection.is_filtered or selection.since_ns <= one.span.start_time_unix_nano < selection.until_ns
+            )
+            yield request_of(within)
 
     def close(self) -> None:
         """Close the connection."""
@@ -91,15 +110,19 @@ class JaegerReader:
         """Close the connection."""
         self.close()
 
-    def _check_known(self, service: str) -> None:
-        """Raise StoreError if Jaeger does not know `service`: an empty answer would then look like good news."""
-        known = self.services()
-        if service not in known:
-            has = f"it holds {', '.join(known)}" if known else "it holds no spans of any service yet"
-            raise StoreError(f"{self._client.url}: there is no service {service!r}\n{has}")
+    def _traces(self, selection: Selection, cuts: list[str]) -> Iterator[list[ServiceSpan]]:
+        """Yield each trace of the selection once, whole, and with a limit one request more than it."""
+        found = self._newest(selection, _whole_of_requests if selection.is_filtered else _whole, cuts)
+        taken: set[str] = set()
+        for one in islice(found, None if selection.limit is None else selection.limit + 1):
+            if one.trace_id not in taken:
+                taken.add(one.trace_id)
+                yield cast("list[ServiceSpan]", one.what)
 
     def _newest(self, selection: Selection, pick: Pick, cuts: list[str]) -> Iterator[Found]:
         """Yield what `pick` finds in all services that are selected, newest first."""
+        if selection.service == "":  # which some storages refuse and others take for any
+            check_known("", self.services(), self._client.url)
         names = self.services() if selection.service is None else (selection.service,)
         # One more than the limit tells whether there are more; to ask for many more at once would only cost time.
         depth = None if selection.limit is None else selection.limit + 1
@@ -116,6 +139,23 @@ def _attributes(selection: Selection) -> dict[str, str]:
     wanted = {HTTP_ROUTE: selection.route, semconv.ML_MODEL_NAME: selection.model}
     wanted[semconv.SLA_BREACHED] = "true" if selection.breached else None
     return {key: value for key, value in wanted.items() if value is not None}
+
+
+def _whole(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
+    """Yield a trace by its newest span of the selected service that started in the window."""
+    starts = (one.span.start_time_unix_nano for one in trace if one.service == selection.service)
+    newest = max((start for start in starts if selection.since_ns <= start < selection.until_ns), default=None)
+    if newest is not None:
+        yield Found(-newest, trace[0].span.trace_id.hex(), "", trace)
+
+
+def _whole_of_requests(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
+    """Yield a trace for each selected entry span that it has."""
+    for one in trace:
+        if one.span.kind == one.span.SPAN_KIND_SERVER:
+            entry = one.row()
+            if matches(entry, selection):
+                yield Found(-entry.start_unix_nano, entry.trace_id, entry.span_id, trace)
 
 
 def _breached(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:

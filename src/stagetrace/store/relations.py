@@ -66,7 +66,7 @@ SPANS: Final[Mapping[str, str]] = {
     "resource": "MAP(VARCHAR, VARCHAR)",
 }
 
-# Stage -> column with its total, out of the entry span's own attributes: `requests` is a filter of `spans`, never a join.
+# Stage -> column with its total, which the entry span itself carries: `requests` is a filter of `spans`, never a join.
 STAGE_COLUMNS: Final[Mapping[str, str]] = {stage: f"{stage.replace('.', '_')}_ms" for stage in semconv.STAGES}
 OTHER_STAGES: Final = "other_ms"
 

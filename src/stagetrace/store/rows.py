@@ -8,6 +8,7 @@ import math
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from stagetrace.store.base import SpanRow, Value
@@ -15,17 +16,21 @@ from stagetrace.store.base import SpanRow, Value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
     from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 
 class ServiceSpan(NamedTuple):
-    """An OTLP span, its resource and the service that this names (empty where it names none)."""
+    """An OTLP span, what it came under, and the service that its resource names (empty where it names none)."""
 
     service: str
     span: trace_pb2.Span
-    resource: Resource
+    resource_spans: trace_pb2.ResourceSpans
+    scope_spans: trace_pb2.ScopeSpans
+
+    def row(self) -> SpanRow:
+        """Return it as a row."""
+        return row(self.service, self.span, self.resource_spans.resource)
 
 
 _KINDS: Final = {number: name.removeprefix("SPAN_KIND_") for name, number in trace_pb2.Span.SpanKind.items()}
@@ -39,7 +44,24 @@ def spans_of(data: trace_pb2.TracesData | ExportTraceServiceRequest) -> Iterator
         service = _service(resource_spans.resource.attributes)
         for scope_spans in resource_spans.scope_spans:
             for span in scope_spans.spans:
-                yield ServiceSpan(service, span, resource_spans.resource)
+                yield ServiceSpan(service, span, resource_spans, scope_spans)
+
+
+def request_of(spans: Iterable[ServiceSpan]) -> ExportTraceServiceRequest:
+    """Return spans as one request, without loss; those that came under one resource or scope stay together."""
+    request = ExportTraceServiceRequest()
+    resource_spans = scope_spans = None
+    for one in spans:
+        if one.resource_spans is not resource_spans:
+            resource_spans, scope_spans = one.resource_spans, None
+            under_resource = request.resource_spans.add(schema_url=resource_spans.schema_url)
+            under_resource.resource.CopyFrom(resource_spans.resource)
+        if one.scope_spans is not scope_spans:
+            scope_spans = one.scope_spans
+            under_scope = under_resource.scope_spans.add(schema_url=scope_spans.schema_url)
+            under_scope.scope.CopyFrom(scope_spans.scope)
+        under_scope.spans.add().CopyFrom(one.span)
+    return request
 
 
 def row(service: str, span: trace_pb2.Span, resource: Resource | None = None) -> SpanRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -23,14 +24,22 @@ class Scheme(NamedTuple):
 
 SCHEMES: Final[dict[str, Scheme]] = {
     "jaeger": Scheme("stagetrace.store.jaeger", "jaeger://HOST:PORT (Jaeger's gRPC query port, normally 16685)"),
+    "local": Scheme("stagetrace.store.local", "local:///FOLDER (what `stagetrace up` fills)"),
+    "file": Scheme("stagetrace.store.file", "file:///FILE (OTLP JSON lines or protobuf, or what `export` wrote)"),
 }
 
 
 def open_store(url: str) -> Reader:
-    """Return a reader of the store at `url`; nothing is sent before its first use. Raise StoreError for a bad URL."""
+    """Return a reader of the store at `url`; nothing is sent before its first use. Raise StoreError for a bad URL.
+
+    A plain path names a file, or the folder of a local store.
+    """
     scheme, found, _ = url.partition("://")
     if not found:
-        raise _bad(url, "a store is named by a URL, and this has no scheme")
+        path = Path(url)
+        if not url or not path.exists():
+            raise _bad(url, "it has no scheme, and there is no such file or folder")
+        scheme, url = ("local" if path.is_dir() else "file"), path.absolute().as_uri()
     if scheme.lower() not in SCHEMES:
         raise _bad(url, f"there is no kind of store called {scheme!r}")
     open_url: Callable[[str], Reader] = import_module(SCHEMES[scheme.lower()].module).open_url

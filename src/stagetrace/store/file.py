@@ -1,0 +1,177 @@
+"""Spans out of files: OTLP JSON lines and protobuf here, Parquet as `stagetrace export` writes it in `parquet.py`."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from stagetrace.errors import StoreError
+from stagetrace.store import otlp_file
+from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, TAIL, Breaches, Entry, Selection, Trace
+from stagetrace.store.entries import entry_of, is_breached_entry, matches, stage_totals
+from stagetrace.store.rows import distinct, request_of, spans_of
+from stagetrace.store.services import check_known
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    from typing_extensions import Self
+
+    from stagetrace.store.base import Reader, Relations, SpanRow
+    from stagetrace.store.rows import ServiceSpan
+
+PARQUET: Final = ".parquet"
+SUFFIXES: Final = (*otlp_file.JSON, *otlp_file.PROTOBUF, PARQUET)
+
+
+def open_url(url: str) -> Reader:
+    """Return a reader of `file:///PATH`: one file, or a folder of files of one kind."""
+    host, slash, path = url.partition("://")[2].partition("/")
+    if host or not slash:
+        raise StoreError(f"cannot open store {url!r}: the path must be whole\nwrite file:///folder/spans.jsonl")
+    return open_path(Path("/" + unquote(path)))
+
+
+def open_path(path: Path) -> Reader:
+    """Return a reader of one file or of a folder's. Raise StoreError if there is nothing to read."""
+    if path.is_dir():
+        paths = sorted(one for one in path.iterdir() if one.suffix in SUFFIXES and not one.name.startswith("."))
+    else:
+        paths = [path]
+    if not path.exists():
+        raise StoreError(f"there is no file {path}\ncheck the path")
+    if not paths or any(one.suffix not in SUFFIXES for one in paths):
+        raise StoreError(f"{path} is nothing that can be read\nreadable are {' '.join(SUFFIXES)}, or a folder of these")
+    columnar = {one.suffix == PARQUET for one in paths}
+    if columnar == {True, False}:
+        raise StoreError(f"{path} holds Parquet beside other files\nname one of them")
+    if columnar == {True}:
+        from stagetrace.store.parquet import ParquetReader
+
+        return ParquetReader(path, paths)
+    return FileReader(path, paths)
+
+
+class FileReader:
+    """Reader of OTLP files. Each question reads them from their beginning, in memory bounded by what it finds."""
+
+    def __init__(self, path: Path, paths: Sequence[Path]) -> None:
+        """Read `paths`, which are `path` itself or lie in it."""
+        self._path = path
+        self._paths = paths
+        followed = {TAIL} if len(paths) == 1 and paths[0].suffix in otlp_file.JSON else set()
+        self.capabilities = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE, *followed})
+
+    def services(self) -> tuple[str, ...]:
+        """Return the names of all services, sorted."""
+        return tuple(sorted({one.service for one in self._spans([])}))
+
+    def breaches(self, selection: Selection) -> Breaches:
+        """Return breached entry spans as `Reader.breaches` says."""
+        cuts: list[str] = []
+        selection = replace(selection, breached=True)
+        candidates = (one.row() for one in self._spans(cuts) if is_breached_entry(one.span))
+        found = distinct(span for span in candidates if matches(span, selection))
+        if selection.service is not None and not found:
+            check_known(selection.service, self.services(), str(self._path))
+        found.sort(key=lambda span: (-span.start_unix_nano, span.trace_id, span.span_id))
+        if selection.limit is not None and len(found) > selection.limit:
+            cuts.insert(0, f"limit {selection.limit} reached, there are older breaches")
+            found = found[: selection.limit]
+        return Breaches(tuple(self._entries(found)), complete=not cuts, reason="; ".join(cuts) or None)
+
+    def trace(self, trace_id: str) -> Trace:
+        """Return one trace as `Reader.trace` says."""
+        cuts: list[str] = []
+        wanted = bytes.fromhex(trace_id)
+        spans = distinct(one.row() for one in self._spans(cuts) if one.span.trace_id == wanted)
+        if not spans:
+            raise StoreError(
+                f"{self._path}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere"
+            )
+        return Trace(trace_id, tuple(spans), complete=not cuts, reason="; ".join(cuts) or None)
+
+    def relations(self, selection: Selection) -> Relations:
+        """Return both relations as `Reader.relations` says."""
+        from stagetrace.store.load import Loader, select
+
+        loader, cuts = Loader(), list[str]()
+        for one in self._selected(selection, cuts):
+            loader.add((one.row(),))
+        if selection.service is not None and not loader.count:
+            check_known(selection.service, self.services(), str(self._path))
+        return select(loader.finish(), selection, cuts)
+
+    def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
+        """Yield the selected spans as `Reader.iter_otlp` says."""
+        wanted = self._ids(selection)
+        for message in self._messages(cuts):
+            spans = [one for one in spans_of(message) if _is_wanted(one, selection, wanted)]
+            if spans:
+                yield request_of(spans)
+
+    def spans_after(self, cursor: int | None) -> tuple[list[SpanRow], int]:
+        """Return the spans of lines behind the cursor, and the next cursor; the first is the file's end."""
+        if cursor is None:
+            return [], self._paths[0].stat().st_size
+        requests, cursor = otlp_file.complete_lines(self._paths[0], cursor)
+        return [one.row() for request in requests for one in spans_of(request)], cursor
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Do nothing."""
+
+    def _messages(self, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
+        for path in self._paths:
+            yield from otlp_file.read(path, cuts)
+
+    def _spans(self, cuts: list[str]) -> Iterator[ServiceSpan]:
+        for message in self._messages(cuts):
+            yield from spans_of(message)
+
+    def _selected(self, selection: Selection, cuts: list[str]) -> Iterator[ServiceSpan]:
+        wanted = self._ids(selection)
+        return (one for one in self._spans(cuts) if _is_wanted(one, selection, wanted))
+
+    def _ids(self, selection: Selection) -> set[bytes] | None:
+        """Return the ids of the traces that are meant, one more than the limit; None where only time counts."""
+        if not selection.is_filtered:
+            return None
+        entries = (one.row() for one in self._spans([]) if one.span.kind == one.span.SPAN_KIND_SERVER)
+        found: Iterable[tuple[int, str, str]] = {
+            (-entry.start_unix_nano, entry.trace_id, entry.span_id) for entry in entries if matches(entry, selection)
+        }
+        if selection.limit is not None:
+            found = heapq.nsmallest(selection.limit + 1, found)
+        return {bytes.fromhex(trace_id) for _, trace_id, _ in found}
+
+    def _entries(self, found: Sequence[SpanRow]) -> Iterator[Entry]:
+        """Yield the record of each entry span; those without stage totals get the spans beneath them."""
+        bare = {(span.trace_id, span.span_id) for span in found if not stage_totals(span, ())}
+        beneath: dict[tuple[str, str], list[SpanRow]] = {}
+        if bare:
+            for one in self._spans([]):
+                above = one.span.trace_id.hex(), one.span.parent_span_id.hex()
+                if above in bare:
+                    beneath.setdefault(above, []).append(one.row())
+        for span in found:
+            yield entry_of(span, beneath.get((span.trace_id, span.span_id), ()))
+
+
+def _is_wanted(one: ServiceSpan, selection: Selection, ids: set[bytes] | None) -> bool:
+    if ids is not None:
+        return one.span.trace_id in ids
+    return selection.since_ns <= one.span.start_time_unix_nano < selection.until_ns

@@ -1,0 +1,203 @@
+"""Spans into an in-memory DuckDB, and a selection of them as the two relations of `relations.py`.
+
+Every reader ends here: one that has only spans gives them to a `Loader`, one that has files DuckDB reads makes a view
+`loaded` of them (columns: `COLUMNS`), and `select` makes the relations of it.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace import semconv
+from stagetrace.errors import StoreError
+from stagetrace.store.base import SERVER, Relations
+from stagetrace.store.relations import OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
+from stagetrace.store.rows import as_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from duckdb import DuckDBPyConnection
+
+    from stagetrace.store.base import Selection, SpanRow, Value
+
+# What `loaded` must have: all that `spans` has, and the rest of `requests`.
+COLUMNS: Final[Mapping[str, str]] = {
+    **SPANS,
+    "evidence": "VARCHAR",
+    **dict.fromkeys(STAGE_COLUMNS.values(), "DOUBLE"),
+    OTHER_STAGES: "DOUBLE",
+}
+_SQL: Final = Path(__file__).parent / "sql"
+_BATCH: Final = 10_000  # spans as Python values at a time
+_GREATEST: Final = 2**63 - 1  # OTLP's times go one bit further, to the year 2554
+_FITS: Final[Mapping[str, tuple[type, ...]]] = {
+    "VARCHAR": (str,),
+    "BIGINT": (int,),
+    "DOUBLE": (int, float),
+    "BOOLEAN": (bool,),
+}
+
+
+def sql(name: str) -> str:
+    """Return the SQL of `sql/NAME.sql`."""
+    return (_SQL / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def connect() -> DuckDBPyConnection:
+    """Return an empty in-memory database. Raise StoreError where DuckDB is not installed."""
+    try:
+        import duckdb
+    except ImportError:
+        raise needs("this", "duckdb") from None
+    return duckdb.connect(":memory:", config={"python_enable_replacements": False})
+
+
+def needs(what: str, library: str) -> StoreError:
+    """Return the error for a library that is not installed."""
+    return StoreError(f"{what} needs {library}, which is not installed\npip install 'stagetrace[backend]'")
+
+
+def select(
+    connection: DuckDBPyConnection, selection: Selection, cuts: Sequence[str] = (), files: Sequence[str] = ()
+) -> Relations:
+    """Return the relations of `selection`, out of the relation `loaded` that `connection` has; `cuts`: what it lacks.
+
+    From here on the connection reads no file except `files`, loads nothing and cannot be told otherwise.
+    """
+    for name, value in {
+        "since_ns": selection.since_ns,
+        "until_ns": selection.until_ns,
+        "service": selection.service,
+        "route": selection.route,
+        "model": selection.model,
+        "breached": selection.breached,
+        "segment_keys": list(selection.segments),
+        "segment_values": list(selection.segments.values()),
+        "is_filtered": selection.is_filtered,
+        "newest": selection.limit,
+    }.items():
+        connection.execute(f"SET VARIABLE {name} = $1", [value])
+    connection.execute(sql("selected"))
+    lock(connection, files)
+    reasons = list(cuts)
+    if selection.limit is not None and _count(connection, "matching") > selection.limit:
+        reasons.insert(0, f"limit {selection.limit} reached, there are older requests")
+    return Relations(connection, complete=not reasons, reason="; ".join(reasons) or None)
+
+
+def lock(connection: DuckDBPyConnection, files: Sequence[str] = ()) -> None:
+    """Leave the connection no file but `files`, no extension, no change of this."""
+    connection.execute("SET allowed_paths = $1", [list(files)])
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _count(connection: DuckDBPyConnection, relation: str) -> int:
+    row = connection.execute(f"SELECT count(*) FROM {relation}").fetchone()  # noqa: S608 -- a name of ours
+    return int(row[0]) if row else 0
+
+
+class Loader:
+    """Fills the relation `loaded` of a new database; a span that comes twice counts once."""
+
+    def __init__(self) -> None:
+        """Make the database. Raise StoreError where DuckDB or PyArrow is not installed."""
+        self._schema = arrow_schema()
+        self.connection = connect()
+        self.count = 0  # of spans taken in
+        self._rows: list[tuple[Any, ...]] = []
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in COLUMNS.items())
+        self.connection.execute(f"CREATE TABLE received ({columns})")
+
+    def add(self, spans: Iterable[SpanRow]) -> None:
+        """Take spans in."""
+        for span in spans:
+            self.count += 1
+            self._rows.append(cells(span))
+            if len(self._rows) == _BATCH:
+                self._flush()
+
+    def finish(self) -> DuckDBPyConnection:
+        """Return the database with all spans in `loaded`."""
+        self._flush()
+        self.connection.execute(sql("once") + sql("loaded"))
+        return self.connection
+
+    def _flush(self) -> None:
+        if self._rows:
+            self.connection.register("batch", arrow(self._rows, self._schema))
+            self.connection.execute("INSERT INTO received FROM batch")
+            self.connection.unregister("batch")
+            self._rows = []
+
+
+def arrow_schema() -> Any:
+    """Return the Arrow schema of `COLUMNS`. Raise StoreError where PyArrow is not installed."""
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise needs("this", "pyarrow") from None
+    kinds = {
+        "VARCHAR": pa.string(),
+        "BIGINT": pa.int64(),
+        "DOUBLE": pa.float64(),
+        "BOOLEAN": pa.bool_(),
+        "MAP(VARCHAR, VARCHAR)": pa.map_(pa.string(), pa.string()),
+    }
+    return pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+
+
+def arrow(rows: Sequence[tuple[Any, ...]], schema: Any) -> Any:
+    """Return rows as an Arrow table."""
+    import pyarrow as pa
+
+    columns = zip(*rows, strict=True)
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
+
+
+def cells(span: SpanRow) -> tuple[Any, ...]:
+    """Return the values of `COLUMNS`, in their order."""
+    read = span.attributes
+    found = {column: _typed(read.get(attribute), kind) for column, (attribute, kind) in TYPED.items()}
+    found |= _totals(read)
+    found |= {
+        "trace_id": span.trace_id,
+        "span_id": span.span_id,
+        "parent_span_id": span.parent_span_id,
+        "service": span.service,
+        "name": span.name,
+        "kind": span.kind,
+        "status": span.status,
+        "start_unix_nano": min(span.start_unix_nano, _GREATEST),
+        "end_unix_nano": min(span.end_unix_nano, _GREATEST),
+        "duration_ms": span.duration_ns / 1e6,
+        "is_entry": span.kind == SERVER,
+        "attributes": [(key, as_text(value)) for key, value in read.items()],
+        "resource": [(key, as_text(value)) for key, value in span.resource.items()],
+    }
+    return tuple(found.get(column) for column in COLUMNS)
+
+
+def _typed(value: Value, kind: str) -> Value:
+    """Return a value that has its column's type, else None."""
+    if value is None or not isinstance(value, _FITS[kind]) or (isinstance(value, bool) and kind != "BOOLEAN"):
+        return None
+    return value if not isinstance(value, (int, float)) or isfinite(value) else None
+
+
+def _totals(attributes: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the stage totals by column; those of stages without a column are summed."""
+    totals: dict[str, Value] = {}
+    other: list[float] = []
+    for key, value in attributes.items():
+        stage = semconv.stage_of_total(key)
+        total = None if stage is None else _typed(value, "DOUBLE")
+        if stage is not None and isinstance(total, (int, float)):
+            if stage in STAGE_COLUMNS:
+                totals[STAGE_COLUMNS[stage]] = total
+            else:
+                other.append(total)
+    return totals | ({OTHER_STAGES: sum(other)} if other else {})

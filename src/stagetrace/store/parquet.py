@@ -1,0 +1,134 @@
+"""Spans out of the Parquet that `stagetrace export` writes: `load.COLUMNS`, and each whole span as OTLP in `otlp`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from stagetrace.errors import StoreError
+from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, Breaches, Selection, Trace
+from stagetrace.store.entries import entry_of, stage_totals
+from stagetrace.store.load import COLUMNS, connect, select
+from stagetrace.store.rows import distinct, spans_of
+from stagetrace.store.services import check_known
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from duckdb import DuckDBPyConnection
+    from typing_extensions import Self
+
+    from stagetrace.store.base import Entry, Relations, SpanRow
+
+OTLP: Final = "otlp"  # one ResourceSpans with one span
+_BATCH: Final = 2000
+
+
+class ParquetReader:
+    """Reader of Parquet files; DuckDB reads from them only the columns and times that a question needs."""
+
+    capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE})
+
+    def __init__(self, path: Path, paths: Sequence[Path]) -> None:
+        """Read `paths`, which are `path` itself or lie in it."""
+        self._path = path
+        self._paths = [str(one) for one in paths]
+
+    def services(self) -> tuple[str, ...]:
+        """Return the names of all services, sorted."""
+        with self._opened() as connection:
+            rows = connection.execute("SELECT DISTINCT service FROM loaded ORDER BY service").fetchall()
+        return tuple(service for (service,) in rows)
+
+    def breaches(self, selection: Selection) -> Breaches:
+        """Return breached entry spans as `Reader.breaches` says."""
+        with self.relations(replace(selection, breached=True)) as relations:
+            connection = relations.connection
+            found = connection.execute(
+                f"SELECT {OTLP} FROM loaded JOIN requests USING (trace_id, span_id, service) "  # noqa: S608
+                "WHERE is_entry ORDER BY requests.start_unix_nano DESC, trace_id, span_id"
+            ).fetchall()
+            entries = tuple(self._entry(connection, span) for span in _rows(found))
+        reason = None if relations.reason is None else relations.reason.replace("older requests", "older breaches")
+        return Breaches(entries, relations.complete, reason)
+
+    def trace(self, trace_id: str) -> Trace:
+        """Return one trace as `Reader.trace` says."""
+        with self._opened() as connection:
+            spans = _trace(connection, trace_id)
+        if not spans:
+            raise StoreError(
+                f"{self._path}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere"
+            )
+        return Trace(trace_id, tuple(distinct(spans)))
+
+    def relations(self, selection: Selection) -> Relations:
+        """Return both relations as `Reader.relations` says; nothing is read before they are asked."""
+        if selection.service is not None:
+            check_known(selection.service, self.services(), str(self._path))
+        return select(self._opened(), selection, files=self._paths)
+
+    def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
+        """Yield the selected spans as `Reader.iter_otlp` says."""
+        with self.relations(selection) as relations:
+            if relations.reason is not None:
+                cuts.append(relations.reason)
+            answer = relations.connection.execute(
+                f"SELECT {OTLP} FROM loaded SEMI JOIN spans USING (trace_id, span_id, service, kind)"  # noqa: S608
+            )
+            while rows := answer.fetchmany(_BATCH):
+                yield _request(rows)
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Do nothing."""
+
+    def _opened(self) -> DuckDBPyConnection:
+        """Return a database whose view `loaded` is the files. Raise StoreError if they are not an export."""
+        import duckdb
+
+        connection = connect()
+        try:
+            files = connection.read_parquet(self._paths)
+            files.create_view("loaded")
+        except duckdb.Error as error:
+            connection.close()
+            raise StoreError(f"cannot read {self._path}: {str(error).splitlines()[0]}\ncheck the file") from None
+        missing = [name for name in (*COLUMNS, OTLP) if name not in files.columns]
+        if missing:
+            connection.close()
+            wrong = f"{self._path} is Parquet without the column {missing[0]}"
+            raise StoreError(f"{wrong}\nreadable is what `stagetrace export` writes")
+        return connection
+
+    def _entry(self, connection: DuckDBPyConnection, span: SpanRow) -> Entry:
+        return entry_of(span, () if stage_totals(span, ()) else _trace(connection, span.trace_id))
+
+
+def _trace(connection: DuckDBPyConnection, trace_id: str) -> list[SpanRow]:
+    found = connection.execute(f"SELECT {OTLP} FROM loaded WHERE trace_id = $1", [trace_id])  # noqa: S608
+    return _rows(found.fetchall())
+
+
+def _rows(found: Sequence[tuple[Any, ...]]) -> list[SpanRow]:
+    return [one.row() for one in spans_of(_request(found))]
+
+
+def _request(found: Sequence[tuple[Any, ...]]) -> ExportTraceServiceRequest:
+    """Return serialized ResourceSpans as one request: a message's fields may come in pieces."""
+    request = ExportTraceServiceRequest()
+    for (content,) in found:
+        request.resource_spans.add().ParseFromString(content)
+    return request

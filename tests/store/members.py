@@ -1,0 +1,66 @@
+"""All members of the reader contract, each fed with the same spans through real OTLP by its own real process."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import backends
+from backends import Jaeger, run_collector, run_jaeger
+from conftest import need
+from stagetrace.store import Selection, open_store, write
+from store.feed import Made, export, send
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+ALL = ("local", "jaeger-memory", "jaeger-badger", "file-json", "file-protobuf", "file-parquet", "file-export")
+_FILES = {"file-json": "spans.jsonl", "file-protobuf": "spans.pb"}
+
+
+@contextmanager
+def member(name: str, folder: Path, spans: Sequence[Made], again: Sequence[Made]) -> Iterator[str]:
+    """Give the URL of a store of this kind that holds `spans`, and `again` a second time."""
+    kind, _, form = name.partition("-")
+    if kind == "jaeger":
+        need("jaeger")
+        with run_jaeger(folder, storage="memory" if form == "memory" else "badger") as jaeger:
+            send(jaeger, spans)
+            send(jaeger, again)
+            yield jaeger.url
+        return
+    need("otelcol")
+    source = folder / _FILES.get(name, "spans.jsonl")
+    collect(folder, source, [spans, again])
+    if name not in _FILES:
+        target = folder / "exported" / ("spans.parquet" if form == "parquet" else "spans.pb")
+        target.parent.mkdir()
+        with open_store(source.as_uri()) as reader:
+            messages = reader.iter_otlp(Selection(0, 2**63 - 1), [])
+            (write.parquet if form == "parquet" else write.otlp)(target, messages, lambda _: None)
+        source = target
+    yield source.as_uri()
+
+
+def collect(folder: Path, path: Path, batches: Sequence[Sequence[Made]]) -> None:
+    """Let a real Collector write spans to `path`, in the form of its suffix; at its end it has written all."""
+    config = folder / "file.yaml"
+    form = "proto" if path.suffix == ".pb" else "json"
+    config.write_text(
+        f"exporters: {{file: {{path: '{path}', format: {form}}}}}\n"
+        "service: {pipelines: {traces: {exporters: [file]}}}\n"
+    )
+    nowhere = Jaeger("", "", "http://127.0.0.1:1", "", 0)
+    original = backends._run
+
+    def run(name: str, files: list[str], *rest: Any) -> Any:
+        return original(name, [*files, str(config)], *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "_run", run)
+        with run_collector(folder, nowhere) as collector:
+            for spans in batches:
+                export(collector.otlp_grpc, spans)

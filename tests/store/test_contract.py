@@ -1,0 +1,365 @@
+"""One suite over every member of the reader contract: the same spans, the same questions, the same answers."""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.trace import SpanKind
+from opentelemetry.trace.status import StatusCode
+
+from stagetrace import semconv
+from stagetrace.errors import StoreError
+from stagetrace.store import Selection, open_store
+from stagetrace.store.relations import REQUESTS, SPANS
+from store import members
+from store.feed import MS, Made, entry, recent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stagetrace.store import Reader
+
+NASTY = "x' OR 1=1; DROP TABLE requests; --"
+BASE = recent()
+MODELS = ("Ranker", "Tagger", NASTY)
+
+
+def _request(number: int) -> list[Made]:
+    """Return one request: entry span, stages that tile it, and a detail span."""
+    start = BASE + number * 7 * MS + number
+    ms = 40.0 + number % 30
+    breached = (True, False, None)[number % 3]
+    attributes: dict[str, Any] = {
+        "http.route": ("/predict", "/rank", NASTY)[number % 5 % 3],
+        "http.request.method": "POST",
+        "http.response.status_code": 200 + number % 4 * 100,
+        semconv.ML_MODEL_NAME: MODELS[number % 4 % 3],
+        semconv.ML_FRAMEWORK: "sklearn",
+        semconv.ML_BATCH_SIZE: 1 + number % 8,
+        semconv.stage_total_ms(semconv.PREPROCESS): ms / 4,
+        semconv.stage_total_ms(semconv.INFERENCE): ms / 2,
+        semconv.stage_total_ms("mine"): ms / 8,
+        semconv.stage_total_ms("yours"): ms / 8,
+        "tenant": ("blue", "it's", "")[number % 3],
+        "tier": number % 2,
+        "ratio": (0.5, 50.0)[number % 2],
+        "paying": number % 2 == 0,
+    }
+    service = f"contract-{number % 2}"
+    resource = {"pod": f"pod-{number % 2}", "tier": "resource", "mark": "made-by-feed"}
+    made = entry(service, start, breached=breached, ms=ms, attributes=attributes, resource=resource)
+    made = replace(made, status=StatusCode.ERROR if number % 10 == 0 else StatusCode.UNSET)
+    middle = start + round(ms * MS / 4)
+    first, second = made.stage("preprocess", start, middle), made.stage("inference", middle, made.end)
+    return [made, first, second, second.child("kernel", middle, middle + MS)]
+
+
+def _spans() -> list[Made]:
+    made = [span for number in range(60) for span in _request(number)]
+    # One trace over two services: the second one's entry span starts within the first's.
+    front = made[0]
+    call = front.child("GET", front.start + MS, front.start + 9 * MS, kind=SpanKind.CLIENT)
+    mark = {"mark": "made-by-feed"}
+    back = entry("contract-back", call.start + 1, ms=5, trace=front.trace, parent=call.span, resource=mark)
+    # An attribute of the same name on another kind of span is somebody else's.
+    inner = front.child("inner", front.start, front.start + MS, attributes={semconv.SLA_BREACHED: True})
+    # Attributes of other types than their columns.
+    odd = {"http.route": 7, "http.response.status_code": "many", semconv.ML_BATCH_SIZE: 1.5, semconv.SLA_VERDICT: True}
+    bare = Made("odd", "contract-odd", BASE, BASE + 5 * MS, attributes=odd, resource=mark)
+    return [*made, call, back, inner, bare]
+
+
+ALL = _spans()
+AGAIN = ALL[3:9]
+END = BASE + 60_000 * MS
+WHOLE = Selection(BASE, END)
+ENTRIES = [one for one in ALL if one.kind is SpanKind.SERVER]
+
+SELECTIONS = {
+    "time": WHOLE,
+    "part": Selection(BASE + 70 * MS, BASE + 280 * MS),
+    "edges": Selection(ALL[40].start, ALL[80].start),
+    "service": replace(WHOLE, service="contract-1"),
+    "route": replace(WHOLE, route="/rank"),
+    "model": replace(WHOLE, model="Tagger"),
+    "nasty": replace(WHOLE, route=NASTY, model=NASTY),
+    "text": replace(WHOLE, segments={"tenant": "it's"}),
+    "empty": replace(WHOLE, segments={"tenant": ""}),
+    "integer": replace(WHOLE, segments={"tier": "1"}),
+    "float": replace(WHOLE, segments={"ratio": "0.5"}),
+    "whole-float": replace(WHOLE, segments={"ratio": "50"}),
+    "boolean": replace(WHOLE, segments={"paying": "true"}),
+    "resource": replace(WHOLE, segments={"pod": "pod-1"}),
+    "several": replace(WHOLE, service="contract-0", route="/predict", segments={"pod": "pod-0", "tenant": "blue"}),
+    "none": replace(WHOLE, segments={"no.such": "x"}),
+    "hidden": replace(WHOLE, segments={"tier": "resource"}),  # the entry span's own attribute wins
+    "breached": replace(WHOLE, breached=True),
+    "kept": replace(WHOLE, breached=False, service="contract-1"),
+    "newest": replace(WHOLE, limit=7),
+    "newest-of": replace(WHOLE, service="contract-0", breached=True, limit=3),
+    "all-of": replace(WHOLE, service="contract-0", limit=1000),
+}
+
+
+def meant(selection: Selection) -> list[Made]:
+    """Return the entry spans that a selection means, newest first: the oracle, on what was made."""
+
+    def is_meant(one: Made) -> bool:
+        read = {**one.resource, **one.attributes}
+        wanted = selection.segments.items()
+        return (
+            selection.since_ns <= one.start < selection.until_ns
+            and selection.service in (None, one.service)
+            and selection.route in (None, one.attributes.get("http.route"))
+            and selection.model in (None, one.attributes.get(semconv.ML_MODEL_NAME))
+            and selection.breached in (None, one.attributes.get(semconv.SLA_BREACHED) is True)
+            and all(key in read and _text(read[key]) == value for key, value in wanted)
+        )
+
+    found = sorted(filter(is_meant, ENTRIES), key=lambda one: (-one.start, one.trace_id, one.span_id))
+    return found[: selection.limit]
+
+
+def _text(value: Any) -> str:
+    return {"True": "true", "False": "false", "50.0": "50"}.get(str(value), str(value))
+
+
+@pytest.fixture(scope="module", params=members.ALL)
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with members.member(request.param, tmp_path_factory.mktemp(request.param), ALL, AGAIN) as url:
+        yield url
+
+
+@contextmanager
+def reading(url: str) -> Iterator[Reader]:
+    with open_store(url) as reader:
+        yield reader
+
+
+def rows(reader: Reader, selection: Selection, sql: str) -> list[dict[str, Any]]:
+    with reader.relations(selection) as relations:
+        answer = relations.connection.execute(sql)
+        names = [name for name, *_ in answer.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+def test_services(store: str) -> None:
+    with reading(store) as reader:
+        found = [name for name in reader.services() if name.startswith("contract-")]
+    assert found == ["contract-0", "contract-1", "contract-back", "contract-odd"]
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_breaches(store: str, name: str) -> None:
+    selection = SELECTIONS[name]
+    with reading(store) as reader:
+        answer = reader.breaches(selection)
+    expected = meant(replace(selection, breached=True))
+    assert [(one.trace_id, one.span_id) for one in answer.breaches] == [(one.trace_id, one.span_id) for one in expected]
+    cut = len(meant(replace(selection, breached=True, limit=None))) > len(expected)
+    assert (answer.complete, answer.reason) == (
+        not cut,
+        f"limit {selection.limit} reached, there are older breaches" if cut else None,
+    )
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_requests_are_the_selected_entry_spans(store: str, name: str) -> None:
+    selection = SELECTIONS[name]
+    with reading(store) as reader, reader.relations(selection) as relations:
+        found = relations.connection.execute(
+            "SELECT trace_id, span_id FROM requests ORDER BY start_unix_nano DESC, trace_id, span_id"
+        ).fetchall()
+        cut = (relations.complete, relations.reason)
+    expected = meant(selection)
+    assert found == [(one.trace_id, one.span_id) for one in expected]
+    more = len(meant(replace(selection, limit=None))) > len(expected)
+    assert cut == (not more, f"limit {selection.limit} reached, there are older requests" if more else None)
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_spans_are_those_of_the_requests_traces_or_of_the_time(store: str, name: str) -> None:
+    selection = SELECTIONS[name]
+    with reading(store) as reader:
+        found = rows(reader, selection, "SELECT trace_id, span_id FROM spans WHERE service LIKE 'contract-%'")
+    traces = {one.trace for one in meant(selection)}
+    expected = [
+        one
+        for one in ALL
+        if (one.trace in traces if selection.is_filtered else selection.since_ns <= one.start < selection.until_ns)
+    ]
+    assert sorted((one["trace_id"], one["span_id"]) for one in found) == sorted(
+        (one.trace_id, one.span_id) for one in expected
+    )
+
+
+def test_the_relations_have_these_columns_and_types(store: str) -> None:
+    with reading(store) as reader, reader.relations(WHOLE) as relations:
+        for name, columns in {"spans": SPANS, "requests": REQUESTS}.items():
+            found = relations.connection.execute(f"DESCRIBE {name}").fetchall()
+            assert {column: kind for column, kind, *_ in found} == dict(columns)
+            assert [column for column, *_ in found] == list(columns)
+
+
+def test_a_request_has_every_column_filled(store: str) -> None:
+    made = ALL[0]
+    with reading(store) as reader:
+        (found,) = rows(reader, replace(WHOLE, service="contract-0"), f"FROM requests WHERE span_id = '{made.span_id}'")
+    assert found == {
+        "trace_id": made.trace_id,
+        "span_id": made.span_id,
+        "service": "contract-0",
+        "name": "POST /predict",
+        "route": "/predict",
+        "method": "POST",
+        "http_status": 200,
+        "model": "Ranker",
+        "framework": "sklearn",
+        "batch_size": 1,
+        "status": "ERROR",
+        "start_unix_nano": made.start,
+        "end_unix_nano": made.start + 40 * MS,
+        "duration_ms": 40.0,
+        "breached": True,
+        "verdict": "breach",
+        "objective": "POST /predict within 50ms",
+        "threshold_ms": 50.0,
+        "overrun_ms": -10.0,
+        "severity": "major",
+        "stage": "inference",
+        "cause": "unknown",
+        "evidence": "inference took 40.0 ms of 40.0 ms",
+        "upgraded": None,
+        "network_receive_ms": None,
+        "queue_ms": None,
+        "preprocess_ms": 10.0,
+        "handler_ms": None,
+        "inference_ms": 20.0,
+        "postprocess_ms": None,
+        "network_send_ms": None,
+        "other_ms": 10.0,
+    }
+
+
+def test_a_span_has_every_column_filled(store: str) -> None:
+    made, stage = ALL[4], ALL[6]
+    with reading(store) as reader:
+        found = rows(reader, WHOLE, f"FROM spans WHERE span_id IN ('{made.span_id}', '{stage.span_id}')")
+    top, below = sorted(found, key=lambda one: one["kind"] != "SERVER")
+    typed = {"route": "/rank", "method": "POST", "http_status": 300, "model": "Tagger", "framework": "sklearn"}
+    typed |= {"batch_size": 2, "breached": False, "verdict": "good", "objective": "POST /predict within 50ms"}
+    assert {name: top[name] for name in typed} == typed
+    assert (top["is_entry"], top["parent_span_id"], top["threshold_ms"], top["stage"]) == (True, None, 50.0, None)
+    assert top["attributes"] == {key: _text(value) for key, value in made.attributes.items()}
+    resource = {**made.resource, "service.name": "contract-1"}
+    assert {key: top["resource"].get(key) for key in resource} == resource
+    assert (below["is_entry"], below["parent_span_id"], below["stage"]) == (False, made.span_id, "inference")
+    assert (below["start_unix_nano"], below["end_unix_nano"]) == (stage.start, stage.end)
+    assert below["duration_ms"] == (stage.end - stage.start) / 1e6
+    assert (below["kind"], below["status"], below["service"]) == ("INTERNAL", "UNSET", "contract-1")
+
+
+def test_an_attribute_of_another_type_than_its_column_is_absent_there(store: str) -> None:
+    with reading(store) as reader:
+        (found,) = rows(reader, replace(WHOLE, service="contract-odd"), "FROM spans")
+    assert (found["route"], found["http_status"], found["batch_size"], found["verdict"]) == (None, None, None, None)
+    assert found["attributes"]["http.route"] == "7"
+    assert found["attributes"][semconv.ML_BATCH_SIZE] == "1.5"
+
+
+def test_quantiles_are_exact(store: str) -> None:
+    with reading(store) as reader:
+        (found,) = rows(
+            reader,
+            replace(WHOLE, service="contract-1"),
+            "SELECT quantile_cont(inference_ms, [0.5, 0.95, 0.99]) AS q, count(*) AS n FROM requests",
+        )
+    totals = [one.attributes["ml.stage.inference.ms"] for one in ENTRIES if one.service == "contract-1"]
+    cuts = statistics.quantiles(totals, n=100, method="inclusive")
+    assert found["n"] == len(totals)
+    assert found["q"] == pytest.approx([cuts[49], cuts[94], cuts[98]], rel=1e-12)
+
+
+def test_a_trace_comes_whole_and_each_span_once(store: str) -> None:
+    expected = [one for one in ALL if one.trace == ALL[0].trace]
+    with reading(store) as reader:
+        trace = reader.trace(ALL[0].trace_id)
+        repeated = reader.trace(ALL[4].trace_id)
+    assert sorted(one.span_id for one in trace.spans) == sorted(one.span_id for one in expected)
+    assert len(repeated.spans) == 4
+    top = next(one for one in trace.spans if one.span_id == ALL[0].span_id)
+    assert dict(top.attributes) == ALL[0].attributes
+    assert (trace.complete, trace.reason) == (True, None)
+
+
+def test_an_unknown_trace_is_an_error(store: str) -> None:
+    with reading(store) as reader, pytest.raises(StoreError, match=f"there is no trace {'ab' * 16}\n"):
+        reader.trace("ab" * 16)
+
+
+@pytest.mark.parametrize("service", ["contract-9", NASTY, "contract-0' --", "%", ""])
+def test_an_unknown_service_is_an_error_and_never_good_news(store: str, service: str) -> None:
+    with reading(store) as reader:
+        for ask in (reader.breaches, reader.relations):
+            with pytest.raises(StoreError) as caught:
+                ask(replace(WHOLE, service=service))
+            assert f"there is no service {service!r}\nit holds " in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["route", "model", "segment", "key"])
+@pytest.mark.parametrize("text", ["' OR '1'='1", '"; DROP TABLE loaded; --', "$since_ns", "{}", "/pre%", "\\", "é\x00"])
+def test_a_filter_is_taken_literally(store: str, field: str, text: str) -> None:
+    selection = {
+        "route": replace(WHOLE, route=text),
+        "model": replace(WHOLE, model=text),
+        "segment": replace(WHOLE, segments={"tenant": text}),
+        "key": replace(WHOLE, segments={text: "blue"}),
+    }[field]
+    with reading(store) as reader:
+        assert reader.breaches(selection).breaches == ()
+        assert rows(reader, selection, "FROM requests") == []
+        assert len(rows(reader, SELECTIONS["nasty"], "FROM requests")) == len(meant(SELECTIONS["nasty"])) > 0
+
+
+def test_otlp_comes_back_without_loss(store: str) -> None:
+    selection = replace(WHOLE, service="contract-1", route="/rank")
+    cuts: list[str] = []
+    with reading(store) as reader:
+        found = [
+            span
+            for message in reader.iter_otlp(selection, cuts)
+            for resource_spans in message.resource_spans
+            for scope_spans in resource_spans.scope_spans
+            for span in scope_spans.spans
+        ]
+    traces = {one.trace for one in meant(selection)}
+    expected = {one.span_id: one for one in ALL if one.trace in traces}
+    assert {span.span_id.hex() for span in found} == set(expected)
+    assert cuts == []
+    for span in found:
+        made = expected[span.span_id.hex()]
+        assert (span.name, span.start_time_unix_nano, span.end_time_unix_nano) == (made.name, made.start, made.end)
+        assert {item.key for item in span.attributes} == set(made.attributes)
+
+
+def test_the_connection_reads_no_file_and_stays_locked(store: str) -> None:
+    with reading(store) as reader, reader.relations(WHOLE) as relations:
+        for sql in (
+            "FROM read_text('/etc/hostname')",
+            "ATTACH '/tmp/contract.db'",
+            "COPY spans TO '/tmp/contract.csv'",
+            "INSTALL httpfs",
+            "SET enable_external_access = true",
+        ):
+            with pytest.raises(Exception, match=r"(?i)disabled|locked|cannot"):
+                relations.connection.execute(sql)
+
+
+def test_says_what_it_can_do(store: str) -> None:
+    with reading(store) as reader:
+        assert {"relations", "sql", "segments", "exhaustive"} <= reader.capabilities
+        assert ("tail" in reader.capabilities) == (store.startswith("local:") or store.endswith(".jsonl"))
