@@ -59,6 +59,7 @@ TWINS = [
     "stagetrace.sla.processor:FinishedSpan",
     "stagetrace.sla.processor:dropped",
     "stagetrace.sla.sampling:SamplingResult",
+    "stagetrace.otlp.encoder:_span",
     "stagetrace.distro:_set_tracer_provider",
     "stagetrace.distro:_report",
     "opentelemetry.instrumentation.fastapi:FastAPIInstrumentor.instrument_app",

@@ -7,6 +7,8 @@ from stagetrace.instrumentation.hooks import PostImportFinder
 HOOKS = {
     # their module, imported ... -> our module, whose `hook(module)` is called
     "opentelemetry.sdk.trace": "stagetrace.instrumentation.otel_sdk",
+    "opentelemetry.exporter.otlp.proto.grpc.trace_exporter": "stagetrace.instrumentation.otlp_exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter": "stagetrace.instrumentation.otlp_exporter",
     "fastapi.applications": "stagetrace.instrumentation.fastapi",
     "uvicorn.server": "stagetrace.instrumentation.uvicorn",
     "anyio.to_thread": "stagetrace.instrumentation.anyio",

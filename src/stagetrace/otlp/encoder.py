@@ -1,0 +1,242 @@
+"""Spans to OTLP, some five times cheaper under the GIL than message by message, to the same message.
+
+The bytes are written here and parsed by protobuf's C code, so that the official exporters get the message that they
+expect, and nothing malformed can leave the process. The official encoder is the oracle of the tests, and the way out:
+what fails here is encoded there.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import Event, ReadableSpan
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from opentelemetry.trace import Link, SpanContext
+
+_logger = logging.getLogger(__name__)
+
+# Tags of opentelemetry/proto/trace/v1/trace.proto: field number << 3 | wire type.
+_TIMES = struct.Struct("<BQBQ")  # start_time_unix_nano (7), end_time_unix_nano (8): fixed64
+_TIME = struct.Struct("<BQ")
+_DOUBLE = struct.Struct("<Bd")
+_DOUBLE_ALONE = struct.Struct("<d")
+_FLAGS = struct.Struct("<BI")
+_HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
+# flags (16): fixed32, whose tag takes two bytes
+_NO_REMOTE_PARENT = struct.pack("<HI", 0x0185, _HAS_IS_REMOTE)
+_REMOTE_PARENT = struct.pack("<HI", 0x0185, _HAS_IS_REMOTE | _IS_REMOTE)
+_INT64 = range(-(1 << 63), 1 << 63)
+_KINDS = {0: b"\x30\x01", 1: b"\x30\x02", 2: b"\x30\x03", 3: b"\x30\x04", 4: b"\x30\x05"}  # the API's numbers, plus one
+_ONE_BYTE = [bytes([number]) for number in range(128)]
+_LONGEST_CACHED = 128
+
+
+def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+    """Return the request that the official `encode_spans` returns for these spans."""
+    parts: dict[Resource, dict[InstrumentationScope | None, list[bytes]]] = {}
+    known: dict[tuple[int, int], list[bytes]] = {}
+    for span in spans:
+        resource, scope = span.resource, span.instrumentation_scope or None
+        # By identity first: comparing resources means serializing each to JSON.
+        encoded = known.get((id(resource), id(scope)))
+        if encoded is None:
+            encoded = parts.setdefault(resource, {}).setdefault(scope, [])
+            known[id(resource), id(scope)] = encoded
+        encoded.append(_field(b"\x12", _span(span)))
+    request = b"".join(_field(b"\x0a", _resource_spans(resource, scopes)) for resource, scopes in parts.items())
+    return ExportTraceServiceRequest.FromString(request)
+
+
+def _resource_spans(resource: Resource, scopes: Mapping[InstrumentationScope | None, list[bytes]]) -> bytes:
+    body = _field(b"\x0a", _attributes(b"\x0a", resource.attributes))
+    for scope, spans in scopes.items():
+        body += _field(b"\x12", _field(b"\x0a", _scope(scope)) + b"".join(spans) + _text(b"\x1a", _schema_url(scope)))
+    return body + _text(b"\x1a", resource.schema_url)
+
+
+def _schema_url(scope: InstrumentationScope | None) -> str | None:
+    return scope.schema_url if scope else None
+
+
+def _scope(scope: InstrumentationScope | None) -> bytes:
+    if scope is None:
+        return b""
+    return _text(b"\x0a", scope.name) + _text(b"\x12", scope.version) + _attributes(b"\x1a", scope.attributes)
+
+
+def _span(span: ReadableSpan) -> bytes:
+    context: Any = span.context
+    parent = span.parent
+    parts = [
+        b"\x0a\x10",
+        context.trace_id.to_bytes(16, "big"),
+        b"\x12\x08",
+        context.span_id.to_bytes(8, "big"),
+        _name(span.name),
+        _KINDS[span.kind.value],
+        _TIMES.pack(0x39, span.start_time, 0x41, span.end_time),
+    ]
+    if parent:
+        parts += b"\x22\x08", parent.span_id.to_bytes(8, "big")
+    if parent and parent.is_remote:
+        parts.append(_REMOTE_PARENT)
+    else:
+        parts.append(_NO_REMOTE_PARENT)
+    attributes = span.attributes
+    if attributes:
+        _append_attributes(parts, attributes)
+    if context.trace_state:
+        parts.append(_text(b"\x1a", ",".join([f"{key}={value}" for key, value in context.trace_state.items()])))
+    _append_rest(parts, span)
+    return b"".join(parts)
+
+
+def _append_attributes(parts: list[bytes], attributes: Mapping[str, Any]) -> None:
+    """As `_attributes` for a span's own: the one loop that runs for each attribute of each span."""
+    for key, value in attributes.items():
+        kind = type(value)
+        try:
+            if (kind is str and len(value) <= _LONGEST_CACHED) or kind is bool or kind is int:
+                parts.append(_cached_pair(key, value))
+            elif kind is float:
+                parts += _double_head(key), _DOUBLE_ALONE.pack(value)
+            else:
+                parts.append(_pair(b"\x4a", key, value))
+        except Exception as error:
+            # As the official encoder does: one attribute that cannot be sent does not cost the span.
+            _logger.exception("Failed to encode key %s: %s", key, error)  # noqa: TRY401 -- its words
+
+
+def _append_rest(parts: list[bytes], span: ReadableSpan) -> None:
+    """Append what most spans have none of, and the status, which is there even where it is empty."""
+    events = span.events
+    if events:
+        parts.extend([_field(b"\x5a", _event(event)) for event in events])
+    links = span.links
+    if links:
+        parts.extend([_field(b"\x6a", _link(link)) for link in links])
+    if span.dropped_attributes:
+        parts.append(_count(b"\x50", span.dropped_attributes))
+    if span.dropped_events:
+        parts.append(_count(b"\x60", span.dropped_events))
+    if span.dropped_links:
+        parts.append(_count(b"\x70", span.dropped_links))
+    status: Any = span.status
+    if status is not None:
+        code, text = status.status_code.value, status.description
+        parts.append(_status(code, text) if code or text else b"\x7a\x00")
+
+
+def _status(code: int, description: str | None) -> bytes:
+    return _field(b"\x7a", _text(b"\x12", description) + (b"\x18" + _ONE_BYTE[code] if code else b""))
+
+
+def _event(event: Event) -> bytes:
+    return (
+        _TIME.pack(0x09, event.timestamp)
+        + _text(b"\x12", event.name)
+        + _attributes(b"\x1a", event.attributes)
+        + _count(b"\x20", event.dropped_attributes)
+    )
+
+
+def _link(link: Link) -> bytes:
+    return b"".join(
+        (
+            b"\x0a\x10" + link.context.trace_id.to_bytes(16, "big"),
+            b"\x12\x08" + link.context.span_id.to_bytes(8, "big"),
+            _attributes(b"\x22", link.attributes),
+            _count(b"\x28", link.dropped_attributes),
+            _FLAGS.pack(0x35, _flags(link.context)),
+        )
+    )
+
+
+def _flags(context: SpanContext | None) -> int:
+    return _HAS_IS_REMOTE | _IS_REMOTE if context and context.is_remote else _HAS_IS_REMOTE
+
+
+def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> bytes:
+    parts = []
+    for key, value in (attributes or {}).items():
+        try:
+            parts.append(_pair(tag, key, value))
+        except Exception as error:  # noqa: PERF203
+            _logger.exception("Failed to encode key %s: %s", key, error)  # noqa: TRY401
+    return b"".join(parts)
+
+
+def _pair(tag: bytes, key: str, value: Any) -> bytes:
+    return _field(tag, _field(b"\x0a", key.encode()) + _field(b"\x12", _value(value)))
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _cached_pair(key: str, value: str | bool | int) -> bytes:
+    """Return a span's attribute. Bounded and shared: a service's names and values repeat.
+
+    Only for types in which equal values mean the same: 0.0 == -0.0 and (1,) == (True,).
+    """
+    return _pair(b"\x4a", key, value)
+
+
+@lru_cache(maxsize=1024)
+def _double_head(key: str) -> bytes:
+    """Return a span's attribute up to its eight bytes of double."""
+    return _pair(b"\x4a", key, 0.0)[:-8]
+
+
+@lru_cache(maxsize=1024)
+def _name(name: str) -> bytes:
+    return _text(b"\x2a", name)
+
+
+def _value(value: Any) -> bytes:  # noqa: PLR0911 -- one for each type
+    if value is None:
+        return b""
+    if isinstance(value, bool):
+        return b"\x10\x01" if value else b"\x10\x00"
+    if isinstance(value, str):
+        return _field(b"\x0a", value.encode())
+    if isinstance(value, int):
+        if value not in _INT64:
+            raise ValueError(f"Value out of range: {value}")
+        return b"\x18" + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+    if isinstance(value, float):
+        return _DOUBLE.pack(0x21, value)
+    if isinstance(value, bytes):
+        return _field(b"\x3a", value)
+    if isinstance(value, Sequence):
+        return _field(b"\x2a", b"".join([_field(b"\x0a", _value(item)) for item in value]))
+    if isinstance(value, Mapping):
+        return _field(b"\x32", b"".join([_pair(b"\x0a", str(key), item) for key, item in value.items()]))
+    raise TypeError(f"Invalid type {type(value)} of value {value}")
+
+
+def _text(tag: bytes, text: str | None) -> bytes:
+    return _field(tag, text.encode()) if text else b""
+
+
+def _count(tag: bytes, count: int) -> bytes:
+    return tag + _varint(count) if count else b""
+
+
+def _field(tag: bytes, body: bytes) -> bytes:
+    size = len(body)
+    return tag + (_ONE_BYTE[size] if size < 128 else _varint(size)) + body  # noqa: PLR2004 -- one byte holds 7 bits
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:  # noqa: PLR2004
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
