@@ -1,33 +1,36 @@
 """OTLP requests, as they came off the wire, to columns of spans.
 
-Fast because each field is read for all spans of a scope at once and because what has no column is kept as the bytes
-that it has on the wire: `rest`, a serialized Span that holds just what the columns do not.
+protobuf reads the request first, which checks it; then `decoder_walk` takes the columns from the bytes. A request that
+protobuf refuses, or that is large, is taken apart by hand, span by span: the good ones are kept, in bounded memory.
 """
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from stagetrace import semconv
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decoder_columns import DOUBLE, INT, OTHER_MS, REST, TYPED
-from stagetrace.otlp.decoder_split import SMALL, UNREADABLE, Part, split
+from stagetrace.otlp.decoder_walk import Refused, Sparse, Walker
+from stagetrace.otlp.wire import MORE, BrokenError, field_at, fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-
-TRACE_ID_BYTES: Final = 16
-SPAN_ID_BYTES: Final = 8
-_NO_TRACE: Final = bytes(TRACE_ID_BYTES)
-_NO_SPAN: Final = bytes(SPAN_ID_BYTES)
-LATEST_NS: Final = 2**63 - 1  # 2262-04-11; a later time is kept in `rest`
-_ATTRIBUTE_TAG: Final = b"\x4a"  # field 9 of Span, length-delimited
+SMALL: Final = 1024 * 1024  # larger requests are checked span by span: two bytes of protobuf unpack to a hundred
+LARGEST_SPAN: Final = 16 * 1024 * 1024
+PIECE: Final = 4096  # spans
+_MOST_REFUSED: Final = 1_000_000
+_KEPT: Final = 256  # resources that are remembered
+UNREADABLE: Final = "not readable as protobuf"
+_RESOURCE_SPANS: Final = 1  # field of ExportTraceServiceRequest
+_HELD: Final = 2  # field of ResourceSpans: its scopes; of ScopeSpans: its spans
+_HELD_TAG: Final = 0x12
+SMALLEST_SPAN: Final = 28  # bytes of two ids; nothing smaller holds a span
+TOO_SMALL: Final = "smaller than the two ids of a span"
 _SERVICE_NAME: Final = "service.name"
 
 
@@ -48,7 +51,7 @@ class Piece(NamedTuple):
     size: int
     fixed: tuple[list[Any], ...]
     runs: list[Run]
-    sparse: dict[str, tuple[list[int], list[Any]]]
+    sparse: Sparse
 
 
 class Decoded(NamedTuple):
@@ -66,231 +69,165 @@ def decode(request: bytes) -> Decoded:
     A span that cannot be stored is left out and counted; its neighbours stay. Raise MalformedRequest where nothing
     could be read.
     """
-    pieces: list[Piece] = []
-    refused: list[tuple[int, str]] = []
-    for part in _parts(request, refused):
-        spans = _valid(part.spans, refused)
-        if spans:
-            pieces.append(_piece(spans, part))
+    decoder = _Decoder(request, checked=len(request) <= SMALL and _is_message(request))
+    pieces = list(decoder.pieces())
     accepted = sum(piece.size for piece in pieces)
-    rejected = sum(count for count, _ in refused)
-    if rejected and not accepted and any(why == UNREADABLE for _, why in refused):
+    reasons = decoder.reasons
+    if UNREADABLE in reasons and not accepted:
         message = f"the request is no OTLP: {UNREADABLE}\nsend a serialized ExportTraceServiceRequest"
         raise MalformedRequest(message)
-    return Decoded(pieces, accepted, rejected, "; ".join(dict.fromkeys(why for _, why in refused)) or None)
+    return Decoded(pieces, accepted, sum(reasons.values()), "; ".join(reasons) or None)
 
 
-def _parts(request: bytes, refused: list[tuple[int, str]]) -> Iterator[Part]:
-    """Yield the scopes of a request with their spans; a large or broken request bit by bit."""
-    if len(request) <= SMALL:
-        message = ExportTraceServiceRequest()
+class _TooManyError(Exception):
+    """Say that so many spans are bad that the remainder is not worth reading."""
+
+
+class _Decoder:
+    """Reads one request. `checked`: protobuf has read it, so each part of it is as it should be."""
+
+    def __init__(self, request: bytes, *, checked: bool) -> None:
+        self.reasons: dict[str, int] = {}  # why spans were refused, and how many
+        self._data = request
+        self._checked = checked
+        self._refused = 0
+        self._walker = Walker()
+        self._runs: list[Run] = []
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the spans that can be stored."""
         try:
-            message.ParseFromString(request)
-        except DecodeError:
-            pass
-        else:
-            yield from _scopes(message)
+            for field in fields(self._data, 0, len(self._data)):
+                if field.number == _RESOURCE_SPANS and field.delimited:
+                    yield from self._resource_spans(field.first, field.after)
+        except BrokenError:
+            self._refuse(UNREADABLE)
+        except _TooManyError:
+            self._count(f"more than {_MOST_REFUSED} bad spans, the remainder was not read", 1)
+        yield from self._piece()
+
+    def _resource_spans(self, at: int, end: int) -> Iterator[Piece]:
+        around, scopes = self._opened(at, end, spans=False)
+        header = _resource(around)
+        if header is None:
+            self._refuse(UNREADABLE)
             return
-    yield from split(request, refused)
+        for first, after in scopes:
+            yield from self._scope_spans(first, after, *header)
 
-
-def _scopes(message: ExportTraceServiceRequest) -> Iterator[Part]:
-    known = message.ByteSize()
-    has_unknown = _has_unknown(message, known)
-    for resource_spans in message.resource_spans:
-        scopes = list(resource_spans.scope_spans)
-        service = next(
-            (item.value.string_value for item in resource_spans.resource.attributes if item.key == _SERVICE_NAME), ""
-        )
-        resource_spans.ClearField("scope_spans")
-        resource = resource_spans.SerializeToString()
-        for scope_spans in scopes:
-            spans = list(scope_spans.spans)
-            scope_spans.ClearField("spans")
-            yield Part(service, resource, scope_spans.SerializeToString(), spans, has_unknown)
-
-
-def _has_unknown(message: ExportTraceServiceRequest, size: int) -> bool:
-    """Tell whether a newer OTLP's fields are inside."""
-    known = ExportTraceServiceRequest()
-    known.CopyFrom(message)
-    known.DiscardUnknownFields()
-    return known.ByteSize() != size
-
-
-def _valid(spans: Sequence[Span], refused: list[tuple[int, str]]) -> Sequence[Span]:
-    """Return the spans whose ids are ids, and count the others."""
-    traces = {span.trace_id for span in spans}
-    ids = [span.span_id for span in spans]
-    parents = {len(span.parent_span_id) for span in spans}
-    if (
-        {len(trace) for trace in traces} == {TRACE_ID_BYTES}
-        and _NO_TRACE not in traces
-        and set(map(len, ids)) == {SPAN_ID_BYTES}
-        and _NO_SPAN not in ids
-        and parents <= {0, SPAN_ID_BYTES}
-    ):
-        return spans
-    good = []
-    for span in spans:
-        wrong = _wrong(span)
-        if wrong is None:
-            good.append(span)
-        else:
-            refused.append((1, wrong))
-    return good
-
-
-def _wrong(span: Span) -> str | None:
-    """Return why a span cannot be stored, or None."""
-    if len(span.trace_id) != TRACE_ID_BYTES or span.trace_id == _NO_TRACE:
-        return "a trace id is 16 bytes, not all zero"
-    if len(span.span_id) != SPAN_ID_BYTES or span.span_id == _NO_SPAN:
-        return "a span id is 8 bytes, not all zero"
-    if len(span.parent_span_id) not in (0, SPAN_ID_BYTES):
-        return "a parent span id is 8 bytes or none"
-    return None
-
-
-def _piece(spans: Sequence[Span], part: Part) -> Piece:
-    """Return the columns of valid spans of one scope."""
-    starts = [span.start_time_unix_nano for span in spans]
-    ends = [span.end_time_unix_nano for span in spans]
-    parents: list[bytes | None] = [span.parent_span_id or None for span in spans]
-    statuses = [span.status.code if span.HasField("status") else None for span in spans]
-    odd = set(range(len(spans))) if part.has_unknown else _odd(spans)
-    if _NO_SPAN in parents:
-        odd |= {at for at, parent in enumerate(parents) if parent == _NO_SPAN}
-        parents = [None if parent == _NO_SPAN else parent for parent in parents]
-    if max(starts) > LATEST_NS or max(ends) > LATEST_NS:
-        odd |= {at for at in range(len(spans)) if starts[at] > LATEST_NS or ends[at] > LATEST_NS}
-        starts = [min(start, LATEST_NS) for start in starts]
-        ends = [min(end, LATEST_NS) for end in ends]
-    fixed = (
-        [span.trace_id for span in spans],
-        [span.span_id for span in spans],
-        parents,
-        [span.name for span in spans],
-        [span.kind for span in spans],
-        statuses,
-        starts,
-        ends,
-        [span.flags for span in spans],
-    )
-    run = Run(len(spans), (part.service, part.resource, part.scope))
-    return Piece(len(spans), fixed, [run], _sparse(spans, odd))
-
-
-def _odd(spans: Sequence[Span]) -> set[int]:
-    """Return the places of spans that have more than columns and attributes."""
-    return {
-        at
-        for at, span in enumerate(spans)
-        if span.events
-        or span.links
-        or span.trace_state
-        or span.dropped_attributes_count
-        or span.dropped_events_count
-        or span.dropped_links_count
-        or span.status.message
-    }
-
-
-def _sparse(spans: Sequence[Span], odd: set[int]) -> dict[str, tuple[list[int], list[Any]]]:
-    """Return the columns that not every span has: typed attributes, and the rest."""
-    sparse: dict[str, tuple[list[int], list[Any]]] = {}
-    for at, span in enumerate(spans):
-        left = _typed_attributes(span.attributes, at, sparse)
-        if left or at in odd:
-            places, values = sparse.setdefault(REST, ([], []))
-            places.append(at)
-            values.append(_rest(span, left) if at in odd else _joined(left))
-            _add_other_stages(sparse, at, left)
-    return sparse
-
-
-def _typed_attributes(
-    attributes: Sequence[KeyValue], at: int, sparse: dict[str, tuple[list[int], list[Any]]]
-) -> list[KeyValue]:
-    """Put the attributes of the span at place `at` into their columns; return those that a column does not tell."""
-    left: list[KeyValue] = []
-    for attribute in attributes:
-        typed = TYPED.get(attribute.key)
-        if typed is None:
-            left.append(attribute)
-            continue
-        column, wanted = typed
-        value = attribute.value
-        kind = value.WhichOneof("value")
-        if kind != wanted:
-            left.append(attribute)
-            if kind != INT or wanted != DOUBLE:
+    def _scope_spans(self, at: int, end: int, service: str, resource: bytes) -> Iterator[Piece]:
+        around, spans = self._opened(at, end, spans=True)
+        scope = _serialized(ScopeSpans, around)
+        if scope is None:
+            self._refuse(UNREADABLE, sum(1 for _ in spans))
+            return
+        shared = (service, resource, scope)
+        walker, before = self._walker, self._walker.size
+        for first, after in spans:
+            if not self._checked and not self._is_span(first, after):
                 continue
-            found = float(value.int_value)
-        else:
-            found = getattr(value, wanted)
-        places, values = sparse.get(column) or sparse.setdefault(column, ([], []))
-        if places and places[-1] == at:  # the key comes again: the last one counts, and all are kept
-            values[-1] = found
-            left[:] = attributes
-        else:
-            places.append(at)
-            values.append(found)
-    return left if len(left) <= len(attributes) else list(attributes)
+            try:
+                walker.add(self._data, first, after)
+            except Refused as refused:
+                self._refuse(str(refused))
+            if walker.size - before >= PIECE:
+                self._runs.append(Run(walker.size - before, shared))
+                yield from self._piece()
+                walker, before = self._walker, 0
+        if walker.size > before:
+            self._runs.append(Run(walker.size - before, shared))
+
+    def _piece(self) -> Iterator[Piece]:
+        """Yield what the walker has, and begin another."""
+        walker = self._walker
+        if walker.size:
+            yield Piece(walker.size, walker.fixed(), self._runs, walker.sparse())
+        self._walker, self._runs = Walker(), []
+
+    def _opened(self, at: int, end: int, *, spans: bool) -> tuple[bytes, Iterable[tuple[int, int]]]:
+        """Return a message without what it holds, and where that is: each a span, or a scope with spans."""
+        data = self._data
+        around: list[bytes] = []
+        starts, ends = array("Q"), array("Q")  # a list of pairs would take ten times the memory
+        try:
+            while at < end:
+                start = at
+                if data[at] == _HELD_TAG and at + 1 < end and data[at + 1] < MORE:  # as most are, and quicker
+                    first = at + 2
+                    at = first + data[at + 1]
+                    held = True
+                else:
+                    field = field_at(data, at, end)
+                    first, at = field.first, field.after
+                    held = field.number == _HELD and field.delimited
+                if at > end:
+                    raise BrokenError(at)  # noqa: TRY301 -- as `field_at` does
+                if held and at - first >= SMALLEST_SPAN:
+                    starts.append(first)
+                    ends.append(at)
+                elif held:
+                    if spans:  # else an empty scope, which is nothing to speak of
+                        self._refuse(TOO_SMALL)
+                elif at - start > LARGEST_SPAN:
+                    self._refuse(f"a resource or scope of more than {LARGEST_SPAN >> 20} MiB")
+                    return b"", ()
+                else:
+                    around.append(data[start:at])
+        except BrokenError:
+            self._refuse(UNREADABLE)
+        return b"".join(around), zip(starts, ends, strict=True)
+
+    def _is_span(self, first: int, after: int) -> bool:
+        """Tell whether protobuf can read a span, and say so if not."""
+        if after - first > LARGEST_SPAN:
+            self._refuse(f"a span of more than {LARGEST_SPAN >> 20} MiB")
+            return False
+        if _serialized(Span, self._data[first:after]) is None:
+            self._refuse(UNREADABLE)
+            return False
+        return True
+
+    def _refuse(self, why: str, count: int = 1) -> None:
+        self._count(why, max(1, count))
+        if self._refused > _MOST_REFUSED:
+            raise _TooManyError
+
+    def _count(self, why: str, count: int) -> None:
+        self.reasons[why] = self.reasons.get(why, 0) + count
+        self._refused += count
 
 
-def _add_other_stages(sparse: dict[str, tuple[list[int], list[Any]]], at: int, left: Sequence[KeyValue]) -> None:
-    """Sum the totals of stages that have no column."""
-    totals = [
-        attribute.value.double_value
-        for attribute in left
-        if attribute.key not in TYPED and semconv.stage_of_total(attribute.key) and attribute.value.HasField(DOUBLE)
-    ]
-    if totals:
-        places, values = sparse.setdefault(OTHER_MS, ([], []))
-        places.append(at)
-        values.append(sum(totals))
+def _is_message(request: bytes) -> bool:
+    try:
+        ExportTraceServiceRequest.FromString(request)
+    except DecodeError:
+        return False
+    return True
 
 
-def _joined(attributes: Iterable[KeyValue]) -> bytes:
-    """Return a serialized Span that has these attributes and nothing else."""
-    pieces: list[bytes] = []
-    for attribute in attributes:
-        encoded = attribute.SerializeToString()
-        pieces += (_ATTRIBUTE_TAG, varint(len(encoded)), encoded)
-    return b"".join(pieces)
+def _serialized(kind: type[Message], data: bytes) -> bytes | None:
+    """Return a message as protobuf writes it, so that equal ones are equal bytes, or None if it is none."""
+    try:
+        return kind.FromString(data).SerializeToString()
+    except DecodeError:
+        return None
 
 
-def _rest(span: Span, left: Iterable[KeyValue]) -> bytes:
-    """Return a serialized Span that has all that the columns do not tell, fields of a newer OTLP included."""
-    kept = list(left)
-    rest = Span()
-    rest.CopyFrom(span)
-    for field in ("trace_id", "span_id", "name", "kind", "flags", "attributes"):
-        rest.ClearField(field)
-    if any(span.parent_span_id):
-        rest.ClearField("parent_span_id")
-    for field in ("start_time_unix_nano", "end_time_unix_nano"):
-        if getattr(span, field) <= LATEST_NS:
-            rest.ClearField(field)
-    if span.HasField("status"):
-        rest.status.ClearField("code")
-        if not rest.status.ByteSize():
-            rest.ClearField("status")
-    rest.attributes.extend(kept)
-    return rest.SerializeToString()
+_resources: dict[bytes, tuple[str, bytes]] = {}
 
 
-def varint(number: int) -> bytes:
-    """Return a number as protobuf writes lengths."""
-    if number < 0x80:
-        return _SHORT[number]
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-_SHORT: Final = [bytes((number,)) for number in range(0x80)]
+def _resource(around: bytes) -> tuple[str, bytes] | None:
+    """Return service and bytes of a ResourceSpans without spans, or None if it is none."""
+    known = _resources.get(around)
+    if known is not None:
+        return known
+    try:
+        message = ResourceSpans.FromString(around)
+    except DecodeError:
+        return None
+    attributes = message.resource.attributes
+    service = next((item.value.string_value for item in attributes if item.key == _SERVICE_NAME), "")
+    if len(_resources) >= _KEPT:
+        _resources.clear()
+    _resources[around] = service, message.SerializeToString()
+    return _resources[around]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
-from stagetrace.otlp.decoder import varint
+from stagetrace.otlp.wire import varint
 from stagetrace.otlp.decoder_columns import BOOL, DOUBLE, INT, STRING, TYPED
 from stagetrace.store.rows import as_text
 
