@@ -14,8 +14,8 @@ BUILD := collector-config/build/build.sh
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
 
-demo: $(INSTALLED) backends ## a real service, real slow requests, and what stagetrace says about them (under a minute)
-	@$(BIN)/python examples/demo.py
+demo: $(INSTALLED) ## a real service with real faults, and what stagetrace says of them (under a minute)
+	@$(BIN)/stagetrace demo
 
 test: check backends-if-go ## check, then all tests, against a real Jaeger and a real Collector
 	@echo "running the tests ..."
