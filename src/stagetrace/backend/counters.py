@@ -1,0 +1,64 @@
+"""What the back end counts of itself, and its text form for Prometheus."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.backend.refusal import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+TRANSPORTS: Final = ("grpc", "http")
+# name -> (label, its values, help). Every series is there from the start, at 0.
+_FAMILIES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
+    "requests": ("transport", TRANSPORTS, "Export requests that arrived, whatever became of them."),
+    "received_bytes": ("transport", TRANSPORTS, "Bytes of export requests as they arrived, compressed or not."),
+    "accepted_spans": ("transport", TRANSPORTS, "Spans that are on disk and acknowledged."),
+    "rejected_spans": ("transport", TRANSPORTS, "Spans left out of a request whose others were accepted."),
+    "refused_requests": ("reason", tuple(kind.name for kind in KINDS), "Export requests refused as a whole."),
+    "queries": ("transport", TRANSPORTS, "Questions put to jaeger.api_v3."),
+    "failed_queries": ("transport", TRANSPORTS, "Questions that were answered with an error."),
+}
+
+
+class Counters:
+    """Numbers that only grow. `_lock` guards them: receivers count in threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values = {(name, label): 0 for name, (_, labels, _help) in _FAMILIES.items() for label in labels}
+
+    def add(self, name: str, label: str, count: int = 1) -> None:
+        """Add to one of `_FAMILIES`."""
+        with self._lock:
+            self._values[name, label] += count
+
+    def value(self, name: str, label: str) -> int:
+        """Return what is counted so far."""
+        with self._lock:
+            return self._values[name, label]
+
+    def text(self, gauges: Mapping[str, int]) -> str:
+        """Return everything in Prometheus' text format, with the store's own figures as gauges."""
+        with self._lock:
+            values = dict(self._values)
+        return "\n".join([*_counter_lines(values), *_gauge_lines(gauges.items()), ""])
+
+
+def _counter_lines(values: Mapping[tuple[str, str], int]) -> Iterator[str]:
+    for name, (label, labels, meaning) in _FAMILIES.items():
+        full = f"stagetrace_{name}_total"
+        yield f"# HELP {full} {meaning}"
+        yield f"# TYPE {full} counter"
+        for one in labels:
+            yield f'{full}{{{label}="{one}"}} {values[name, one]}'
+
+
+def _gauge_lines(gauges: Iterable[tuple[str, int]]) -> Iterator[str]:
+    for name, value in sorted(gauges):
+        full = "stagetrace_" + re.sub(r"\W", "_", name)
+        yield f"# TYPE {full} gauge"
+        yield f"{full} {value}"

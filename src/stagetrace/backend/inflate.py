@@ -1,0 +1,106 @@
+"""Decompression that stops at a limit: the size a body inflates to is whatever its sender wants it to be."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.backend.refusal import MALFORMED, TOO_LARGE, UNSUPPORTED, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ENCODINGS: Final = ("gzip", "deflate", "zstd", "identity")
+_STEP: Final = 1 << 20
+_GZIP: Final = 16 + zlib.MAX_WBITS
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+# A frame of known size may ask for that size as its window; others could ask for gigabytes.
+_ZSTD_WINDOW: Final = 64 << 20
+# A block of 4 bytes may stand for 128 KiB, so this many bytes for 8 MiB at most.
+_ZSTD_STEP: Final = 256
+
+
+def inflate(body: bytes, encoding: str, limit: int, grow: Callable[[int], None]) -> bytes:
+    """Return `body` as it was before `encoding`. `grow(n)` is told of each n bytes before they are kept.
+
+    Raise Refused where it would exceed `limit`, is damaged or cut off, or the encoding is unknown.
+    """
+    if encoding == "identity":
+        return body
+    pieces: list[bytes] = []
+    total = 0
+    for piece in _pieces(body, encoding):
+        total += len(piece)
+        if total > limit:
+            raise too_large(limit)
+        grow(len(piece))
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def inflate_unnamed(body: bytes, limit: int, grow: Callable[[int], None]) -> bytes:
+    """Return a gRPC message decompressed, if it was compressed: gRPC names the encoding only to itself.
+
+    Every field of an export request is number 1 with a length, so it starts with 0x0a: neither with gzip's two bytes
+    nor with zlib's, which could at most be a field that OTLP does not have.
+    """
+    if body[:2] == _GZIP_MAGIC:
+        return inflate(body, "gzip", limit, grow)
+    if body[:1] == b"\x78" and int.from_bytes(body[:2], "big") % 31 == 0:
+        return inflate(body, "deflate", limit, grow)
+    return body
+
+
+def too_large(limit: int) -> Refused:
+    """Return the refusal of a request beyond `limit`."""
+    return Refused(TOO_LARGE, f"the request has more than {limit} bytes decompressed; send smaller batches")
+
+
+def _pieces(body: bytes, encoding: str) -> Iterator[bytes]:
+    if encoding == "gzip":
+        return _zlib(body, _GZIP)
+    if encoding == "deflate":
+        # HTTP's deflate is zlib's format; some clients send the bare stream.
+        wrapped = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0  # noqa: PLR2004
+        return _zlib(body, zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
+    if encoding == "zstd":
+        return _zstd(body)
+    raise Refused(UNSUPPORTED, f"content-encoding {encoding[:40]!r} is not one of {', '.join(ENCODINGS)}")
+
+
+def _zlib(body: bytes, wbits: int) -> Iterator[bytes]:
+    rest = body
+    while rest:  # gzip: members may follow each other
+        stream = zlib.decompressobj(wbits)
+        while not stream.eof:
+            try:
+                piece = stream.decompress(rest, _STEP)
+            except zlib.error as error:
+                raise Refused(MALFORMED, f"the body cannot be decompressed: {error}") from None
+            rest = stream.unconsumed_tail
+            if piece:
+                yield piece
+            elif not rest and not stream.eof:
+                raise Refused(MALFORMED, "the compressed body is cut off")
+        rest = stream.unused_data if wbits == _GZIP else b""
+
+
+def _zstd(body: bytes) -> Iterator[bytes]:
+    try:
+        import zstandard
+    except ImportError:
+        raise Refused(UNSUPPORTED, "zstd needs zstandard here: pip install 'stagetrace[backend]'") from None
+    at = 0
+    try:
+        while at < len(body):  # frames may follow each other
+            stream = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
+            while not stream.eof:
+                if at >= len(body):
+                    raise Refused(MALFORMED, "the compressed body is cut off")
+                # The whole of what one input inflates to comes at once, so the input comes in small steps.
+                if piece := stream.decompress(body[at : at + _ZSTD_STEP]):
+                    yield piece
+                at += _ZSTD_STEP
+            at = min(at, len(body)) - len(stream.unused_data)
+    except zstandard.ZstdError as error:
+        raise Refused(MALFORMED, f"the body cannot be decompressed: {error}") from None

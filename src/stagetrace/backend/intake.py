@@ -1,0 +1,94 @@
+"""The one way in, shared by both receivers: bounded memory, the store's answer, and what each failure means."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stagetrace import log
+from stagetrace.backend.inflate import too_large
+from stagetrace.backend.refusal import BUSY, INTERNAL, MALFORMED, STORE, Refused
+from stagetrace.errors import StoreError
+from stagetrace.otlp.decoder import MalformedRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stagetrace.backend.counters import Counters
+    from stagetrace.backend.options import Limits
+    from stagetrace.store.local import Appended, LocalStore
+
+
+class Room:
+    """The bytes that one request holds. Given back when its `with` block ends."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self.held = 0
+
+    def grow(self, count: int) -> None:
+        """Hold `count` more. Raise Refused where all requests together would hold too much."""
+        self._intake.hold(count)
+        self.held += count
+
+
+class Intake:
+    """Takes requests into the store. `_lock` guards `_held`, the bytes of all requests in work."""
+
+    def __init__(self, store: LocalStore, counters: Counters, limits: Limits) -> None:
+        self._store = store
+        self.counters = counters
+        self.limits = limits
+        self._lock = threading.Lock()
+        self._held = 0
+
+    @contextmanager
+    def room(self) -> Iterator[Room]:
+        """Yield the room of one request."""
+        room = Room(self)
+        try:
+            yield room
+        finally:
+            with self._lock:
+                self._held -= room.held
+
+    def hold(self, count: int) -> None:
+        """Count bytes as held. Raise Refused where they would be too many."""
+        with self._lock:
+            if self._held + count > self.limits.in_flight:
+                raise Refused(BUSY, "too many requests are being written at this moment; send this one again")
+            self._held += count
+
+    def append(self, transport: str, request: bytes) -> Appended:
+        """Put one serialized export request into the store and return its answer. Raise Refused."""
+        if len(request) > self.limits.request:
+            raise too_large(self.limits.request)
+        try:
+            appended = self._store.append(request)
+        except MalformedRequest as error:
+            raise Refused(MALFORMED, str(error)) from None
+        except StoreError as error:
+            raise Refused(STORE, str(error)) from None
+        self.counters.add("accepted_spans", transport, appended.accepted)
+        self.counters.add("rejected_spans", transport, appended.rejected)
+        return appended
+
+    def metrics(self) -> str:
+        """Return the counters, the bytes in work and the store's own figures, in Prometheus' text form."""
+        gauges = {f"store_{name}": value for name, value in getattr(self._store, "stats", dict)().items()}
+        return self.counters.text({**gauges, "requests_in_flight_bytes": self._held})
+
+    @contextmanager
+    def counted(self, transport: str) -> Iterator[None]:
+        """Count one request and its refusal; whatever else is raised becomes a refusal that says nothing of us."""
+        self.counters.add("requests", transport)
+        try:
+            yield
+        except Refused as refused:
+            self.counters.add("refused_requests", refused.kind.name)
+            raise
+        except Exception as error:
+            log.error(f"a request over {transport} failed: {type(error).__name__}: {error}")
+            self.counters.add("refused_requests", INTERNAL.name)
+            raise Refused(INTERNAL, "the back end failed on this request; its log says why") from error

@@ -1,0 +1,102 @@
+"""What `stagetrace up` is told: addresses, access, limits. Checked here, before anything is opened."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.errors import StagetraceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB: Final = 1 << 20
+_AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_SIZES: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": MIB, "GIB": 1 << 30}
+
+
+class BackendError(StagetraceError):
+    """Say why the back end does not start and what lets it."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """One number for each socket. 0 takes a free one."""
+
+    grpc: int = 4317
+    http: int = 4318
+    query_grpc: int = 16685
+    query_http: int = 16686
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes of one request after decompression, and of all requests that are held at one time."""
+
+    request: int = 64 * MIB
+    in_flight: int = 256 * MIB
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that one back end is started with. `token` None asks nobody for one."""
+
+    data: Path
+    host: str = "127.0.0.1"
+    ports: Ports = Ports()
+    token: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    retention_s: float | None = None
+    retention_bytes: int | None = None
+    limits: Limits = Limits()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach `host`. A name other than localhost may mean anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check(options: Options) -> None:
+    """Raise BackendError for what must not be started. Opens nothing."""
+    if not is_loopback(options.host) and not options.token:
+        raise BackendError(
+            f"--host {options.host} can be reached from other machines, and there is no token\n"
+            "give --token SECRET (or STAGETRACE_TOKEN), which clients send as `authorization: Bearer SECRET`, "
+            "or stay on 127.0.0.1"
+        )
+    if options.token is not None and not re.fullmatch(r"[\x21-\x7e]+", options.token):
+        raise BackendError(
+            "--token is empty or has characters that a header cannot carry\nuse printable ASCII without spaces"
+        )
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise BackendError("TLS needs both files\ngive --tls-cert CERT.pem and --tls-key KEY.pem, or neither")
+    asked = [port for port in vars(options.ports).values() if port]
+    if len(set(asked)) < len(asked):
+        raise BackendError(f"two of the four ports are the same: {', '.join(map(str, asked))}\ngive each its own")
+    if options.limits.in_flight < options.limits.request:
+        raise BackendError(
+            "--max-in-flight is below --max-request: the largest request allowed could never be taken\nraise one"
+        )
+
+
+def seconds(text: str) -> float:
+    """Return an age such as `36h` or `7d` in seconds. Raise ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip(), re.ASCII)
+    if not match or not float(match[1]):
+        raise ValueError(f"{text!r} is not an age such as 36h or 7d")
+    return float(match[1]) * _AGES[match[2]]
+
+
+def size(text: str) -> int:
+    """Return a size such as `500MB` or `64MiB` in bytes. Raise ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]i?B)", text.strip(), re.IGNORECASE | re.ASCII)
+    unit = match[2].upper() if match else ""
+    if not match or unit not in _SIZES or float(match[1]) * _SIZES[unit] < 1:
+        raise ValueError(f"{text!r} is not a size such as 500MB or 64MiB")
+    return int(float(match[1]) * _SIZES[unit])

@@ -1,0 +1,161 @@
+"""OTLP's JSON form to and from its messages: Protobuf JSON, but with ids in hex.
+
+Reading keeps what can be kept: a span that is no span is counted and left out, its neighbours stay.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf import json_format
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from stagetrace.backend.refusal import MALFORMED, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from google.protobuf.message import Message
+
+Json = dict[str, Any]
+_IDS: Final = frozenset({"traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id"})
+_RESOURCE_SPANS: Final = ("resourceSpans", "resource_spans")
+_SCOPE_SPANS: Final = ("scopeSpans", "scope_spans")
+# What json_format raises of values that do not fit, beside its own error. SystemError: of a key with a lone surrogate.
+_UNFIT: Final = (
+    json_format.ParseError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    SystemError,
+)
+
+
+class _Reading:
+    """One request while it is read: what had to be left out, and the first reason."""
+
+    def __init__(self) -> None:
+        self.rejected = 0
+        self.reason: str | None = None
+
+    def reject(self, count: int, error: Exception) -> None:
+        self.rejected += count
+        self.reason = self.reason or f"a span cannot be read: {str(error)[:200]}"
+
+
+def parse(body: bytes) -> tuple[ExportTraceServiceRequest, int, str | None]:
+    """Return the request in `body`, the number of spans left out of it, and why the first of them was.
+
+    Raise Refused where the body is not JSON or not an export request at all.
+    """
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(MALFORMED, f"the body is not JSON: {str(error)[:200]}") from None
+    if not isinstance(document, dict):
+        raise Refused(MALFORMED, "the body is not a JSON object with resourceSpans")
+    request = ExportTraceServiceRequest()
+    reading = _Reading()
+    for given in _list(document, _RESOURCE_SPANS):
+        _resource(request, given, reading)
+    return request, reading.rejected, reading.reason
+
+
+def render(message: Message) -> Json:
+    """Return a message of traces as OTLP JSON: numbers for enums, hex for ids, text for 64-bit integers."""
+    document: Json = json_format.MessageToDict(message, use_integers_for_enums=True)
+    for resource in document.get("resourceSpans", ()):
+        # As the Collector's own marshaller, which never leaves these two out.
+        resource.setdefault("resource", {})
+        for scope in resource.setdefault("scopeSpans", []):
+            scope.setdefault("scope", {})
+            for span in scope.get("spans", ()):
+                span.setdefault("status", {})
+                for holder in (span, *span.get("links", ())):
+                    for key in _IDS & holder.keys():
+                        holder[key] = base64.b64decode(holder[key]).hex()
+    return document
+
+
+def _list(holder: Json, names: tuple[str, ...]) -> list[Any]:
+    found = next((holder[name] for name in names if name in holder), None)
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise Refused(MALFORMED, f"{names[0]} is not an array")
+    return found
+
+
+def _resource(request: ExportTraceServiceRequest, given: Any, reading: _Reading) -> None:
+    if not isinstance(given, dict):
+        raise Refused(MALFORMED, "an item of resourceSpans is not an object")
+    scopes = _list(given, _SCOPE_SPANS)
+    added = request.resource_spans.add()
+    try:
+        _fill({key: value for key, value in given.items() if key not in _SCOPE_SPANS}, added)
+    except _UNFIT as error:
+        del request.resource_spans[-1]
+        reading.reject(sum(1 for scope in scopes for _ in _spans(scope)), error)
+        return
+    for scope in scopes:
+        _scope(added, scope, reading)
+
+
+def _scope(resource: Any, given: Any, reading: _Reading) -> None:
+    spans = list(_spans(given))
+    added = resource.scope_spans.add()
+    try:
+        _fill({key: value for key, value in given.items() if key != "spans"}, added)
+    except _UNFIT as error:
+        del resource.scope_spans[-1]
+        reading.reject(len(spans), error)
+        return
+    for span in spans:
+        message = added.spans.add()
+        try:
+            _fill(_with_plain_ids(span), message)
+        except _UNFIT as error:
+            del added.spans[-1]
+            reading.reject(1, error)
+
+
+def _spans(scope: Any) -> Iterator[Any]:
+    if not isinstance(scope, dict):
+        raise Refused(MALFORMED, "an item of scopeSpans is not an object")
+    yield from _list(scope, ("spans",))
+
+
+def _fill(given: Json, message: Message) -> None:
+    json_format.ParseDict(given, message, ignore_unknown_fields=True)
+
+
+def _with_plain_ids(span: Any) -> Json:
+    """Return the span with its ids, and those of its links, as json_format wants bytes."""
+    if not isinstance(span, dict):
+        raise TypeError("it is not an object")
+    found = {key: _id(value) if key in _IDS else value for key, value in span.items()}
+    if isinstance(links := span.get("links"), list):
+        found["links"] = [
+            {key: _id(value) if key in _IDS else value for key, value in link.items()}
+            if isinstance(link, dict)
+            else link
+            for link in links
+        ]
+    return found
+
+
+def _id(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError("an id is not text")
+    try:
+        return base64.b64encode(binascii.unhexlify(value)).decode()
+    except (binascii.Error, ValueError):
+        raise ValueError(f"id {value[:40]!r} is not hex") from None

@@ -1,0 +1,110 @@
+"""Questions of `jaeger.api_v3`, put to the local store, whichever way they came in."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.errors import StagetraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+    from stagetrace.store.local import LocalStore
+
+INVALID: Final = 3
+UNKNOWN: Final = 2  # what a Go server answers for an error without a code of its own
+_UNSPECIFIED: Final = "unspecified"
+_MAX_NS: Final = 2**63 - 1
+
+
+class QueryError(StagetraceError):
+    """Say what is wrong in a question: `code` is gRPC's, `status` HTTP's."""
+
+    def __init__(self, message: str, *, status: int = 400, code: int = UNKNOWN) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search: a single span must meet all of it. Both ends of the times are in, as in Jaeger 2.13."""
+
+    start_min_ns: int
+    start_max_ns: int
+    depth: int
+    service: str = ""
+    operation: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    duration_min_ns: int = 0
+    duration_max_ns: int = 0
+    raw: bool = False
+
+
+class Queries:
+    """Answers from one store. Thread-safe: each question has a reader of its own."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+
+    def services(self) -> list[str]:
+        """Return the names of all services."""
+        with closing(self._store.reader()) as reader:
+            return list(reader.services())
+
+    def operations(self, service: str, kind: str) -> list[tuple[str, str]]:
+        """Return (name, kind) of the operations of a service; `kind` empty means any, and is what UNSPECIFIED is."""
+        with closing(self._store.reader()) as reader:
+            found = [(name, "" if its == _UNSPECIFIED else its) for name, its in reader.operations(service)]
+        return [(name, its) for name, its in found if kind in ("", its)]
+
+    def find(self, search: Search) -> Iterator[TracesData]:
+        """Yield whole traces, newest first, one in each message. Raise QueryError."""
+        if search.depth <= 0:
+            raise QueryError("search depth must be greater than 0 and less than max traces", status=500)
+        with closing(self._store.reader()) as reader:
+            yield from reader.find_traces(
+                service=search.service or None,
+                operation=search.operation or None,
+                attributes=search.attributes,
+                start_min_ns=search.start_min_ns,
+                start_max_ns=search.start_max_ns + 1,
+                duration_min_ns=search.duration_min_ns or None,
+                duration_max_ns=search.duration_max_ns or None,
+                depth=search.depth,
+            )
+
+    def trace(self, trace_id: str) -> TracesData | None:
+        """Return one trace, or None if it is not here."""
+        with closing(self._store.reader()) as reader:
+            return reader.get_trace(trace_id)
+
+
+def search_of(request: Any) -> Search:
+    """Return the search in a FindTracesRequest. Raise QueryError."""
+    if not request.HasField("query"):
+        raise QueryError("missing query", code=INVALID)
+    query = request.query
+    if not query.HasField("start_time_min") or not query.HasField("start_time_max"):
+        raise QueryError("start time min and max are required parameters")
+    return Search(
+        start_min_ns=_clamped(query.start_time_min),
+        start_max_ns=_clamped(query.start_time_max),
+        depth=query.search_depth,
+        service=query.service_name,
+        operation=query.operation_name,
+        attributes=dict(query.attributes),
+        duration_min_ns=_clamped(query.duration_min),
+        duration_max_ns=_clamped(query.duration_max),
+        raw=query.raw_traces,
+    )
+
+
+def _clamped(moment: Any) -> int:
+    """Return a Timestamp or Duration in ns, within what the store can hold: clients send far ends for "all"."""
+    found: int = moment.seconds * 10**9 + moment.nanos
+    return max(-_MAX_NS, min(found, _MAX_NS - 1))

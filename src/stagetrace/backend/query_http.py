@@ -1,0 +1,155 @@
+"""`jaeger.api_v3` over HTTP: the four routes of Jaeger 2.13, with its parameter names and the newer ones."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from stagetrace import log
+from stagetrace.backend import go_values, otlp_json
+from stagetrace.backend.query import Queries, QueryError, Search
+from stagetrace.backend.web import application
+from stagetrace.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp
+
+    from stagetrace.backend.counters import Counters
+
+T = TypeVar("T")
+_TRANSPORT: Final = "http"
+# What newer Jaegers take where the search depth is not given. 2.13 refuses such a search.
+_DEPTH: Final = 100
+
+
+def query_app(queries: Queries, counters: Counters, token: str | None, metrics: Callable[[], str]) -> ASGIApp:
+    """Return the app of the query port."""
+    answers: dict[str, Callable[[Request], Any]] = {
+        "/api/v3/services": lambda _request: _services(queries),
+        "/api/v3/operations": lambda request: _operations(queries, request),
+        "/api/v3/traces": lambda request: _found(queries.find(_search(request))),
+        "/api/v3/traces/{trace_id}": lambda request: _trace(queries, request),
+    }
+
+    def endpoint(answer: Callable[[Request], Any]) -> Callable[[Request], Any]:
+        async def handle(request: Request) -> Response:
+            counters.add("queries", _TRANSPORT)
+            return await run_in_threadpool(_respond, answer, request, counters)
+
+        return handle
+
+    routes = [Route(path, endpoint(answer), methods=["GET"]) for path, answer in answers.items()]
+    return application(routes, _fault, token, metrics)
+
+
+def _respond(answer: Callable[[Request], Any], request: Request, counters: Counters) -> Response:
+    try:
+        return JSONResponse(answer(request))
+    except QueryError as error:
+        if error.status != 404:  # noqa: PLR2004
+            counters.add("failed_queries", _TRANSPORT)
+        return _fault(error.status, str(error), request)
+    except StoreError as error:
+        counters.add("failed_queries", _TRANSPORT)
+        return _fault(500, str(error), request)
+    except Exception as error:  # noqa: BLE001 -- the last stop before uvicorn, which would print a traceback
+        counters.add("failed_queries", _TRANSPORT)
+        log.error(f"a query over HTTP failed: {type(error).__name__}: {error}")
+        return _fault(500, "the back end failed on this query; its log says why", request)
+
+
+def _fault(code: int, message: str, _request: Request) -> Response:
+    return JSONResponse({"error": {"httpCode": code, "message": message}}, code)
+
+
+def _services(queries: Queries) -> Any:
+    return {"services": queries.services()}
+
+
+def _operations(queries: Queries, request: Request) -> Any:
+    kind = _given(request, "span_kind") or ""
+    found = queries.operations(request.query_params.get("service", ""), kind)
+    return {"operations": [_without_empty(name=name, spanKind=its) for name, its in found]}
+
+
+def _trace(queries: Queries, request: Request) -> Any:
+    asked = _parsed("trace_id", request.path_params["trace_id"], go_values.trace_id)
+    for name, parse in (
+        ("start_time", go_values.time_ns),
+        ("end_time", go_values.time_ns),
+        ("raw_traces", go_values.boolean),
+    ):
+        if text := _given(request, name):
+            _parsed(name, text, parse)
+    found = queries.trace(asked)
+    return _found([] if found is None else [found])
+
+
+def _search(request: Request) -> Search:
+    """Return the search in the parameters, checked in Jaeger's order. Raise QueryError."""
+    low, high = _given(request, "query.start_time_min"), _given(request, "query.start_time_max")
+    if not low or not high:
+        raise QueryError("query.start_time_min and query.start_time_max are required")
+
+    def optional(name: str, parse: Callable[[str], T], default: T) -> T:
+        text = _given(request, name)
+        return _parsed(name, text, parse) if text else default
+
+    start_min = _parsed("query.start_time_min", low, go_values.time_ns)
+    start_max = _parsed("query.start_time_max", high, go_values.time_ns)
+    depth = optional("query.search_depth", go_values.integer, _DEPTH)
+    return Search(
+        start_min_ns=start_min,
+        start_max_ns=start_max,
+        depth=optional("query.num_traces", go_values.integer, depth),
+        service=_given(request, "query.service_name") or "",
+        operation=_given(request, "query.operation_name") or "",
+        attributes=optional("query.attributes", _attributes, {}),
+        duration_min_ns=optional("query.duration_min", go_values.duration_ns, 0),
+        duration_max_ns=optional("query.duration_max", go_values.duration_ns, 0),
+        raw=optional("query.raw_traces", go_values.boolean, default=False),
+    )
+
+
+def _attributes(text: str) -> dict[str, str]:
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError("it is not a JSON object of texts")
+    return found
+
+
+def _parsed(name: str, text: str, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(text)
+    except (ValueError, RecursionError) as error:
+        raise QueryError(f"malformed parameter {name}: {error}") from None
+
+
+def _given(request: Request, name: str) -> str | None:
+    """Return a parameter by its snake_case name, or by the camelCase one that newer Jaegers prefer."""
+    head, *rest = name.rpartition(".")[2].split("_")
+    camel = name.rpartition(".")[0] + name.rpartition(".")[1] + head + "".join(map(str.capitalize, rest))
+    return request.query_params.get(name) or request.query_params.get(camel)
+
+
+def _found(traces: Iterable[TracesData]) -> Any:
+    """Return all traces in one object, as Jaeger does. Raise QueryError for none."""
+    together = TracesData()
+    for trace in traces:
+        together.resource_spans.extend(trace.resource_spans)
+    if not together.resource_spans:
+        raise QueryError("No traces found", status=404)
+    return {"result": otlp_json.render(together)}
+
+
+def _without_empty(**fields: Any) -> Any:
+    """Return the fields that Protobuf's JSON form writes: not the empty ones."""
+    return {name: value for name, value in fields.items() if value}

@@ -1,0 +1,60 @@
+"""OTLP over gRPC: `TraceService/Export`, in raw bytes. The store reads them; no message object is built here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from stagetrace.backend.inflate import inflate_unnamed
+from stagetrace.backend.refusal import Refused, status
+
+if TYPE_CHECKING:
+    from stagetrace.backend.intake import Intake
+    from stagetrace.store.local import Appended
+
+METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+_TRANSPORT: Final = "grpc"
+
+
+class Receiver(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs alone
+    """Serves the one method of OTLP's trace service."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the handler of `Export`; for other methods None, which gRPC answers with UNIMPLEMENTED."""
+        if handler_call_details.method != METHOD:
+            return None
+        # Without (de)serializers gRPC hands over and takes the bytes themselves.
+        return grpc.unary_unary_rpc_method_handler(self._export)
+
+    def _export(self, message: bytes, context: grpc.ServicerContext) -> bytes:
+        intake = self._intake
+        try:
+            with intake.counted(_TRANSPORT), intake.room() as room:
+                intake.counters.add("received_bytes", _TRANSPORT, len(message))
+                room.grow(len(message))
+                request = inflate_unnamed(message, intake.limits.request, room.grow)
+                return answer(intake.append(_TRANSPORT, request)).SerializeToString()
+        except Refused as refused:
+            abort(context, refused)
+
+
+def answer(appended: Appended) -> ExportTraceServiceResponse:
+    """Return the response: empty where everything was accepted, as OTLP wants it."""
+    response = ExportTraceServiceResponse()
+    if appended.rejected:
+        response.partial_success.rejected_spans = appended.rejected
+        response.partial_success.error_message = appended.reason or ""
+    return response
+
+
+def abort(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
+    """End the call as `refused` says, with google.rpc.Status in the trailers."""
+    context.set_trailing_metadata((("grpc-status-details-bin", status(refused).SerializeToString()),))
+    context.abort(_CODES[refused.kind.code], refused.message)
+    raise AssertionError("unreachable: abort raises")

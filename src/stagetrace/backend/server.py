@@ -1,0 +1,150 @@
+"""Runs the back end: opens the store, then four servers, until a signal; then closes them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+from stagetrace.backend.counters import Counters
+from stagetrace.backend.intake import Intake
+from stagetrace.backend.options import BackendError, Options, Ports
+from stagetrace.backend.query import Queries
+from stagetrace.backend.query_grpc import QueryService
+from stagetrace.backend.query_http import query_app
+from stagetrace.backend.receiver_grpc import Receiver
+from stagetrace.backend.receiver_http import receiver_app
+from stagetrace.backend.sockets import grpc_server, listen
+from stagetrace.store.local import LocalStore
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+
+    import grpc
+    from starlette.types import ASGIApp
+
+# Requests of one moment share one fsync, so receiving wants more threads than there are cores.
+_RECEIVING: Final = 16
+_QUERYING: Final = 4
+_GRACE_S: Final = 3
+_CONNECTIONS: Final = 512
+
+
+@dataclass
+class _Servers:
+    """Everything that listens, and where."""
+
+    grpc: list[grpc.Server]
+    http: list[tuple[_Quiet, socket.socket]]
+    ports: Ports
+
+
+class _Quiet(uvicorn.Server):
+    """A uvicorn that leaves the signals to us: two of them in one process would each take them from the other."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and set `up`."""
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Change no handler."""
+        yield
+
+
+def serve(options: Options, on_ready: Callable[[Ports], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `on_ready` hears the ports. What was acknowledged is on disk all along.
+
+    Raise BackendError or StoreError where it cannot start.
+    """
+    with ExitStack() as stack:
+        _check_tls(options)
+        store = LocalStore.open(options.data, retention_s=options.retention_s, retention_bytes=options.retention_bytes)
+        stack.callback(store.close)
+        pools = [stack.enter_context(ThreadPoolExecutor(count)) for count in (_RECEIVING, _QUERYING)]
+        servers = _open(options, store, pools, stack)
+        asyncio.run(_run(servers, on_ready))
+
+
+def _check_tls(options: Options) -> None:
+    if options.tls_cert is None or options.tls_key is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.tls_cert, options.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise BackendError(
+            f"cannot use {options.tls_cert} with {options.tls_key}: {error}\n"
+            "both must be readable PEM files, the key without a passphrase and of this certificate"
+        ) from None
+
+
+def _open(options: Options, store: LocalStore, pools: list[ThreadPoolExecutor], stack: ExitStack) -> _Servers:
+    counters = Counters()
+    intake = Intake(store, counters, options.limits)
+    queries = Queries(store)
+    asked = options.ports
+    receiver, grpc_port = grpc_server(options, asked.grpc, "--grpc-port", Receiver(intake), pools[0])
+    stack.callback(lambda: receiver.stop(None).wait())
+    service = QueryService(queries, counters)
+    query, query_port = grpc_server(options, asked.query_grpc, "--query-grpc-port", service, pools[1])
+    stack.callback(lambda: query.stop(None).wait())
+    sockets = []
+    for port, flag in ((asked.http, "--http-port"), (asked.query_http, "--query-http-port")):
+        sockets.append(listen(options.host, port, flag))
+        stack.callback(sockets[-1].close)
+    apps = (
+        receiver_app(intake, options.token),
+        query_app(queries, counters, options.token, intake.metrics),
+    )
+    ports = Ports(grpc_port, sockets[0].getsockname()[1], query_port, sockets[1].getsockname()[1])
+    http = [(_uvicorn(app, options), bound) for app, bound in zip(apps, sockets, strict=True)]
+    return _Servers([receiver, query], http, ports)
+
+
+def _uvicorn(app: ASGIApp, options: Options) -> _Quiet:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=_GRACE_S,
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
+    )
+    return _Quiet(config)
+
+
+async def _run(servers: _Servers, on_ready: Callable[[Ports], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    for server in servers.grpc:
+        server.start()
+    serving = [asyncio.create_task(server.serve(sockets=[bound])) for server, bound in servers.http]
+    await asyncio.gather(*(server.up.wait() for server, _ in servers.http))
+    on_ready(servers.ports)
+    waiting = asyncio.create_task(stop.wait())
+    # A server that ends by itself ends the back end: half of it would look like all of it.
+    await asyncio.wait([waiting, *serving], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiting
+    ended = [one.stop(_GRACE_S) for one in servers.grpc]
+    for web, _ in servers.http:
+        web.should_exit = True
+    await asyncio.gather(*serving, *(loop.run_in_executor(None, one.wait) for one in ended))

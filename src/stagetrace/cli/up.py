@@ -1,0 +1,139 @@
+"""`stagetrace up`: run the embedded back end in the foreground."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.backend.options import BackendError, Limits, Options, Ports, check, seconds, size
+from stagetrace.cli.base import ANSWERED, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+DESCRIPTION: Final = """Run the embedded back end: OTLP in, a local store, Jaeger's query API out. One process.
+
+Runs until Ctrl-C or SIGTERM. A span is acknowledged once it is on disk. Listens on loopback; beyond that only with
+a token."""
+EXAMPLE: Final = "stagetrace up --data ./traces --retention 7d"
+_NEEDED: Final = ("uvicorn", "starlette", "zstandard", "duckdb", "pyarrow", "deltalake")
+_DATA: Final = "~/.local/share/stagetrace"
+
+# flag -> (variable, metavar, default, help). The variable is read where the flag is not given.
+_FLAGS: Final[dict[str, tuple[str, str, str, str]]] = {
+    "--data": ("STAGETRACE_DATA", "DIR", "", f"folder of the local store; default: {_DATA}"),
+    "--host": ("STAGETRACE_HOST", "HOST", "127.0.0.1", "address to listen on"),
+    "--grpc-port": ("STAGETRACE_GRPC_PORT", "PORT", "4317", "OTLP over gRPC; 0 takes a free port"),
+    "--http-port": ("STAGETRACE_HTTP_PORT", "PORT", "4318", "OTLP over HTTP"),
+    "--query-grpc-port": ("STAGETRACE_QUERY_GRPC_PORT", "PORT", "16685", "jaeger.api_v3 over gRPC"),
+    "--query-http-port": ("STAGETRACE_QUERY_HTTP_PORT", "PORT", "16686", "jaeger.api_v3 over HTTP"),
+    "--token": ("STAGETRACE_TOKEN", "SECRET", "", "ask every client for `authorization: Bearer SECRET`"),
+    "--tls-cert": ("STAGETRACE_TLS_CERT", "FILE", "", "serve all four ports with TLS: certificate chain, PEM"),
+    "--tls-key": ("STAGETRACE_TLS_KEY", "FILE", "", "its private key, PEM"),
+    "--retention": ("STAGETRACE_RETENTION", "AGE", "", "drop spans older than this (36h, 7d); default: keep all"),
+    "--retention-size": ("STAGETRACE_RETENTION_SIZE", "SIZE", "", "drop the oldest beyond this (500MB, 20GiB)"),
+    "--max-request": ("STAGETRACE_MAX_REQUEST", "SIZE", "64MiB", "largest request, decompressed"),
+    "--max-in-flight": ("STAGETRACE_MAX_IN_FLIGHT", "SIZE", "256MiB", "largest sum of requests held at one time"),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    for flag, (variable, metavar, default, meaning) in _FLAGS.items():
+        shown = f"{meaning}; default: {default}" if default else meaning
+        parser.add_argument(flag, metavar=metavar, help=f"{shown} (${variable})")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, on one line, once ready")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes."""
+    options = _options(args)
+    check(options)
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BackendError(f"the back end needs {', '.join(missing)}\npip install 'stagetrace[backend]'")
+    from stagetrace.backend.server import serve
+
+    serve(options, lambda ports: _say(options, ports, as_json=args.json))
+    return ANSWERED
+
+
+def _options(args: argparse.Namespace) -> Options:
+    def text(flag: str) -> str:
+        variable, _, default, _ = _FLAGS[flag]
+        given: str | None = getattr(args, flag.removeprefix("--").replace("-", "_"))
+        return given if given is not None else os.environ.get(variable) or default
+
+    def parsed(flag: str, parse: Callable[[str], Any]) -> Any:
+        found = text(flag)
+        try:
+            return parse(found) if found else None
+        except ValueError as error:
+            raise UsageError(f"{flag}: {error}") from None
+
+    return Options(
+        data=parsed("--data", Path) or _default_folder(),
+        host=text("--host"),
+        ports=Ports(*(parsed(flag, _port) for flag in _FLAGS if flag.endswith("-port"))),
+        token=args.token if args.token is not None else parsed("--token", str),
+        tls_cert=parsed("--tls-cert", Path),
+        tls_key=parsed("--tls-key", Path),
+        retention_s=parsed("--retention", seconds),
+        retention_bytes=parsed("--retention-size", size),
+        limits=Limits(parsed("--max-request", size), parsed("--max-in-flight", size)),
+    )
+
+
+def _default_folder() -> Path:
+    from stagetrace.store.local import default_folder
+
+    return default_folder()
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65_535:  # noqa: PLR2004
+        raise ValueError(f"{text!r} is not a port (0 to 65535)")
+    return int(text)
+
+
+def ready(options: Options, ports: Ports) -> dict[str, Any]:
+    """Return the object that `--json` prints."""
+    return {
+        "ready": True,
+        "pid": os.getpid(),
+        "data": str(options.data.absolute()),
+        "host": options.host,
+        "grpc_port": ports.grpc,
+        "http_port": ports.http,
+        "query_grpc_port": ports.query_grpc,
+        "query_http_port": ports.query_http,
+        "store": f"jaeger://{_at(options, ports.query_grpc)}",
+        "tls": options.tls_cert is not None,
+        "token": options.token is not None,
+    }
+
+
+def _at(options: Options, port: int) -> str:
+    return f"[{options.host}]:{port}" if ":" in options.host else f"{options.host}:{port}"
+
+
+def _say(options: Options, ports: Ports, *, as_json: bool) -> None:
+    if as_json:
+        lines = [json.dumps(ready(options, ports))]
+    else:
+        scheme = "https" if options.tls_cert is not None else "http"
+        lines = [
+            f"stagetrace is ready; spans go to {options.data.absolute()}",
+            f"  OTLP gRPC        {_at(options, ports.grpc)}",
+            f"  OTLP HTTP        {scheme}://{_at(options, ports.http)}/v1/traces",
+            f"  api_v3 gRPC      {_at(options, ports.query_grpc)}",
+            f"  api_v3 HTTP      {scheme}://{_at(options, ports.query_http)}/api/v3",
+            f"Ask it: stagetrace breaches --store {options.data.absolute()}",
+        ]
+    sys.stdout.write("\n".join([*lines, ""]))
+    sys.stdout.flush()

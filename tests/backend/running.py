@@ -1,0 +1,176 @@
+"""Start `stagetrace up` as a person would, on free ports, and send to it over real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import httpx
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from backends import LOOPBACK, Jaeger
+from stagetrace.backend.receiver_grpc import METHOD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+FREE_PORTS = ("--grpc-port=0", "--http-port=0", "--query-grpc-port=0", "--query-http-port=0")
+COMMAND = (sys.executable, "-m", "stagetrace.cli.main", "up")
+MS = 1_000_000
+
+
+@dataclass
+class Up:
+    """A running back end: what its `--json` line said, and its process."""
+
+    ready: dict[str, Any]
+    process: subprocess.Popen[str]
+
+    @property
+    def traces(self) -> str:
+        return f"{self.url('http_port')}/v1/traces"
+
+    @property
+    def query(self) -> str:
+        return f"{self.url('query_http_port')}/api/v3"
+
+    def url(self, port: str) -> str:
+        return f"{'https' if self.ready['tls'] else 'http'}://{LOOPBACK}:{self.ready[port]}"
+
+    def target(self, port: str = "grpc_port") -> str:
+        return f"{LOOPBACK}:{self.ready[port]}"
+
+    @property
+    def as_jaeger(self) -> Jaeger:
+        """The same addresses in the form in which tests know a Jaeger."""
+        return Jaeger(
+            query_grpc=self.target("query_grpc_port"),
+            query_http=self.url("query_http_port"),
+            otlp_grpc=f"http://{self.target()}",
+            otlp_http=self.url("http_port"),
+            pid=self.process.pid,
+        )
+
+    def metric(self, series: str) -> int:
+        """Return one number of /metrics."""
+        text = httpx.get(f"{self.url('query_http_port')}/metrics").raise_for_status().text
+        return int(next(line for line in text.splitlines() if line.startswith(series + " ")).rpartition(" ")[2])
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal it and return its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "STAGETRACE"))}
+    return {**clean, **(extra or {})}
+
+
+@contextmanager
+def run_up(folder: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[Up]:
+    """Run a back end on the folder `data` in `folder`; what it says to stderr goes to `up.log` there."""
+    with (folder / "up.log").open("a") as log:
+        process = subprocess.Popen(
+            [*COMMAND, "--data", str(folder / "data"), *FREE_PORTS, "--json", *flags],
+            env=environment(env),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()  # ends at once if the process does
+        assert line, f"it did not start:\n{(folder / 'up.log').read_text()[-4000:]}"
+        yield Up(json.loads(line), process)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def fail_to_start(*arguments: str, env: Mapping[str, str] | None = None) -> str:
+    """Run `up` so that it must not start; return what it says."""
+    done = subprocess.run(
+        [*COMMAND, *arguments], env=environment(env), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("stagetrace: ")
+    assert len(lines) <= 3, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def request(*names: str, service: str = "svc", start: int | None = None, trace: bytes | None = None) -> Any:
+    """Return an export request of spans with these names, each in a trace of its own unless `trace` is given."""
+    message = ExportTraceServiceRequest()
+    resource_spans = message.resource_spans.add()
+    resource_spans.resource.attributes.add(key="service.name").value.string_value = service
+    scope = resource_spans.scope_spans.add()
+    start = time.time_ns() - 1000 * MS if start is None else start
+    for name in names:
+        scope.spans.add(
+            trace_id=trace or secrets.token_bytes(16),
+            span_id=secrets.token_bytes(8),
+            name=name,
+            kind=2,
+            start_time_unix_nano=start,
+            end_time_unix_nano=start + 5 * MS,
+        )
+    return message
+
+
+def ids(message: Any) -> list[str]:
+    """Return the trace ids of all spans in a request."""
+    return [span.trace_id.hex() for one in message.resource_spans for s in one.scope_spans for span in s.spans]
+
+
+def export(channel: grpc.Channel, body: bytes, **call: Any) -> bytes:
+    """Send one serialized request and return the serialized response."""
+    return raw_call(channel, METHOD, body, **call)
+
+
+def trailers(error: grpc.RpcError) -> dict[str, Any]:
+    """Return the trailing metadata of a refusal."""
+    return {item.key: item.value for item in error.trailing_metadata() or ()}
+
+
+def raw_call(target: str | grpc.Channel, method: str, body: bytes = b"", **call: Any) -> bytes:
+    """Call a method in raw bytes."""
+    if isinstance(target, str):
+        with grpc.insecure_channel(target) as channel:
+            return raw_call(channel, method, body, **call)
+    answer: bytes = target.unary_unary(method, request_serializer=None, response_deserializer=None)(
+        body, timeout=30, **call
+    )
+    return answer
+
+
+def names_of(up: Up, trace_id: str, **headers: str) -> list[str]:
+    """Return the names of the stored spans of one trace, over HTTP."""
+    answer = httpx.get(f"{up.query}/traces/{trace_id}", headers=headers, timeout=30)
+    if answer.status_code == 404:
+        return []
+    result = answer.raise_for_status().json()["result"]
+    return sorted(
+        span["name"] for one in result["resourceSpans"] for s in one["scopeSpans"] for span in s.get("spans", [])
+    )

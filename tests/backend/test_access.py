@@ -1,0 +1,122 @@
+"""Who may ask: the token on both transports and all four ports, and TLS from files."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import httpx
+import pytest
+
+from backend.running import Up, export, ids, names_of, raw_call, request, run_up
+from stagetrace.backend.web import authorized
+from stagetrace.store import jaeger_api as api
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TOKEN = "s3cret/+=~"  # noqa: S105 -- made for these tests
+GOOD = f"Bearer {TOKEN}"
+WRONG: dict[str, str | None] = {
+    "none": None,
+    "empty": "",
+    "another": "Bearer other",
+    "its beginning": f"Bearer {TOKEN[:-1]}",
+    "more than it": f"Bearer {TOKEN}x",
+    "another scheme": f"Basic {TOKEN}",
+    "no scheme": TOKEN,
+}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Run one beyond loopback, as far as the flags say: on all addresses of this machine."""
+    with run_up(tmp_path_factory.mktemp("guarded"), "--host=0.0.0.0", f"--token={TOKEN}") as running:
+        yield running
+
+
+def ask(up: Up, given: str | None) -> Any:
+    metadata = () if given is None else (("authorization", given),)
+    with grpc.insecure_channel(up.target("query_grpc_port")) as channel:
+        call = channel.unary_unary(
+            api.path("GetServices"),
+            request_serializer=api.GetServicesRequest.SerializeToString,
+            response_deserializer=api.GetServicesResponse.FromString,
+        )
+        return call(api.GetServicesRequest(), timeout=30, metadata=metadata)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_without_the_token_nothing_is_taken_or_told(guarded: Up, case: str) -> None:
+    given = WRONG[case]
+    headers = {} if given is None else {"authorization": given}
+    sent = request("refused").SerializeToString()
+    taken = httpx.post(guarded.traces, content=sent, headers={"content-type": "application/x-protobuf", **headers})
+    assert (taken.status_code, taken.headers["www-authenticate"]) == (401, "Bearer")
+    for path in ("api/v3/services", "api/v3/traces/1", "metrics", "no/such/page"):
+        told = httpx.get(f"{guarded.url('query_http_port')}/{path}", headers=headers)
+        assert told.status_code == 401
+        assert told.json()["error"]["httpCode"] == 401
+    metadata = () if given is None else (("authorization", given),)
+    with grpc.insecure_channel(guarded.target()) as channel, pytest.raises(grpc.RpcError) as caught:
+        export(channel, sent, metadata=metadata)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(guarded, given)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_with_the_token_everything_works(guarded: Up) -> None:
+    first, second = request("by HTTP", service="guarded"), request("by gRPC", service="guarded")
+    headers = {"authorization": GOOD, "content-type": "application/x-protobuf"}
+    httpx.post(guarded.traces, content=first.SerializeToString(), headers=headers).raise_for_status()
+    with grpc.insecure_channel(guarded.target()) as channel:
+        export(channel, second.SerializeToString(), metadata=(("authorization", GOOD),))
+    assert names_of(guarded, *ids(first), authorization=GOOD) == ["by HTTP"]
+    assert names_of(guarded, *ids(second), authorization=f"bearer {TOKEN}") == ["by gRPC"]
+    assert list(ask(guarded, GOOD).services) == ["guarded"]
+    metrics = httpx.get(f"{guarded.url('http_port')}/metrics", headers=headers).text
+    assert 'stagetrace_accepted_spans_total{transport="http"} 1' in metrics
+
+
+@pytest.mark.parametrize("port", ["http_port", "query_http_port"])
+def test_health_is_for_everyone_and_tells_nothing_else(guarded: Up, port: str) -> None:
+    answer = httpx.get(f"{guarded.url(port)}/health")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+def test_the_token_is_compared_as_bytes() -> None:
+    """Also what no token can be: compare_digest refuses text outside ASCII."""
+    assert authorized("Bearer \u00e9\u20ac", TOKEN) is False
+    assert authorized(b"Bearer \xff\xfe", TOKEN) is False
+    assert authorized(None, None) is True
+
+
+def test_all_ports_speak_tls_where_files_are_given(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    with run_up(tmp_path, f"--tls-cert={cert}", f"--tls-key={key}") as up:
+        assert up.ready["tls"] is True
+        sent = request("sealed", service="sealed")
+        kind = {"content-type": "application/x-protobuf"}
+        with httpx.Client(verify=ssl.create_default_context(cafile=cert)) as client:
+            client.post(up.traces, content=sent.SerializeToString(), headers=kind).raise_for_status()
+            assert client.get(f"{up.query}/services").json() == {"services": ["sealed"]}
+        credentials = grpc.ssl_channel_credentials(cert.read_bytes())
+        with grpc.secure_channel(up.target(), credentials) as channel:
+            assert export(channel, request("sealed").SerializeToString()) == b""
+        with grpc.secure_channel(up.target("query_grpc_port"), credentials) as channel:
+            found: Any = api.GetServicesResponse.FromString(raw_call(channel, api.path("GetServices")))
+            assert set(found.services) == {"sealed", "svc"}
+        with grpc.insecure_channel(up.target()) as channel, pytest.raises(grpc.RpcError):
+            export(channel, sent.SerializeToString())

@@ -1,0 +1,75 @@
+"""kill -9 under load, again and again on one folder: every acknowledged span is readable, each exactly once."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import grpc
+import httpx
+
+from backend.running import Up, export, request, run_up
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROUNDS = 50 if os.environ.get("STAGETRACE_HEAVY") else 3
+SENDERS = 4
+BATCH = 50
+
+
+@dataclass
+class Sender:
+    """Sends batches of one trace as fast as they are taken, and remembers what was acknowledged."""
+
+    up: Up
+    over_http: bool
+    trace: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    acknowledged: set[str] = field(default_factory=set)
+
+    def run(self) -> None:
+        with grpc.insecure_channel(self.up.target()) as channel, httpx.Client(timeout=30) as client:
+            while True:
+                sent = request(*["s"] * BATCH, service="crash", trace=self.trace)
+                body = sent.SerializeToString()
+                try:
+                    if self.over_http:
+                        kind = {"content-type": "application/x-protobuf"}
+                        client.post(self.up.traces, content=body, headers=kind).raise_for_status()
+                    else:
+                        export(channel, body)
+                except (grpc.RpcError, httpx.HTTPError):
+                    return
+                spans = sent.resource_spans[0].scope_spans[0].spans
+                self.acknowledged |= {span.span_id.hex() for span in spans}
+
+
+def stored(up: Up, sender: Sender) -> list[str]:
+    answer = httpx.get(f"{up.query}/traces/{sender.trace.hex()}", timeout=60).raise_for_status().json()
+    scopes = [scope for one in answer["result"]["resourceSpans"] for scope in one["scopeSpans"]]
+    return [span["spanId"] for scope in scopes for span in scope["spans"]]
+
+
+def test_no_acknowledged_span_is_lost(tmp_path: Path) -> None:
+    before: list[Sender] = []
+    for number in range(ROUNDS + 1):
+        with run_up(tmp_path) as up:
+            for sender in before:
+                found = stored(up, sender)
+                assert sender.acknowledged <= set(found)
+                assert len(found) == len(set(found))
+            if number == ROUNDS:
+                return
+            before = [Sender(up, over_http=index % 2 == 1) for index in range(SENDERS)]
+            threads = [threading.Thread(target=sender.run) for sender in before]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.3 + number % 5 * 0.2)
+            up.process.kill()
+            for thread in threads:
+                thread.join(60)
+            assert all(sender.acknowledged for sender in before)

@@ -1,0 +1,178 @@
+"""Other people's exporters: Python's, the Collector's (Go) and JavaScript's; and a traced service, end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
+from opentelemetry.sdk.trace.export import SpanExportResult
+
+import backends
+from backend.running import Up, environment, ids, names_of, request
+from conftest import need
+from services import run_service
+from store.feed import MS, Made, _readable, entry, recent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+JS = backends.cache().parent / "js"
+PACKAGES = [
+    "@opentelemetry/api",
+    "@opentelemetry/resources",
+    "@opentelemetry/sdk-trace-base",
+    *(f"@opentelemetry/exporter-trace-otlp-{name}" for name in ("grpc", "http", "proto")),
+]
+
+
+def wait_for(up: Up, trace_id: str, count: int) -> list[str]:
+    """Return the names of a trace's spans once there are `count`."""
+    deadline = time.monotonic() + 30
+    while len(names := names_of(up, trace_id)) < count:
+        assert time.monotonic() < deadline, f"{trace_id}: only {names} arrived"
+        time.sleep(0.05)
+    return names
+
+
+def _family() -> list[Made]:
+    made = entry("exported", recent())
+    return [made, made.stage("inference", made.start, made.end), made.child("detail", made.start + MS, made.end)]
+
+
+@pytest.mark.parametrize(
+    "exporter",
+    [
+        lambda up: Grpc(endpoint=up.as_jaeger.otlp_grpc, insecure=True),
+        lambda up: Http(endpoint=up.traces),
+        lambda up: Http(endpoint=up.traces, compression=Compression.Gzip),
+        lambda up: Http(endpoint=up.traces, compression=Compression.Deflate),
+    ],
+    ids=["grpc", "http", "http gzip", "http deflate"],
+)
+def test_pythons_exporters_deliver(up: Up, exporter: Any) -> None:
+    made = _family()
+    sending = exporter(up)
+    try:
+        assert sending.export([_readable(one) for one in made]) is SpanExportResult.SUCCESS
+    finally:
+        sending.shutdown()
+    assert names_of(up, made[0].trace_id) == sorted(one.name for one in made)
+
+
+# How the Collector's exporter compresses; the rest is collector-config/collector.yaml, as delivered for gzip.
+COMPRESSIONS = ("gzip", "none")
+
+
+@contextmanager
+def collector_for(up: Up, folder: Path, compression: str) -> Iterator[backends.Collector]:
+    """Run the real Collector, its output pointed at `up`."""
+    over = folder / "over.yaml"
+    over.write_text(f"exporters: {{otlp_grpc: {{compression: {compression}}}}}")
+    original = backends._run
+
+    def run(name: str, files: list[str], *rest: Any) -> Any:
+        return original(name, [*files, str(over)], *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "_run", run)
+        with backends.run_collector(folder, up.as_jaeger) as running:
+            yield running
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_the_real_collector_delivers(up: Up, tmp_path: Path, compression: str) -> None:
+    need("otelcol")
+    trace = secrets.token_bytes(16)
+    sent = request(*(f"span {number}" for number in range(300)), service="collected", trace=trace)
+    with collector_for(up, tmp_path, compression) as collector:
+        body, kind = sent.SerializeToString(), {"content-type": "application/x-protobuf"}
+        httpx.post(f"{collector.otlp_http}/v1/traces", content=body, headers=kind).raise_for_status()
+        assert wait_for(up, trace.hex(), 300) == sorted(f"span {number}" for number in range(300))
+
+
+@pytest.fixture(scope="session")
+def javascript() -> Path:
+    """Return the folder with the JavaScript exporters, installed once; skip without node, but not under CI."""
+    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"{' and '.join(missing)} are needed for the JavaScript exporters", pytrace=False)
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} are not installed")
+    if not all((JS / "node_modules" / name).is_dir() for name in PACKAGES):
+        JS.mkdir(parents=True, exist_ok=True)
+        (JS / "package.json").write_text('{"private": true}')
+        subprocess.run(
+            ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES],
+            cwd=JS,
+            check=True,
+            timeout=300,
+        )
+    return JS
+
+
+@pytest.mark.parametrize(("name", "compression"), [("grpc", ""), ("http", ""), ("http", "gzip"), ("proto", "gzip")])
+def test_javascripts_exporters_deliver(up: Up, javascript: Path, name: str, compression: str) -> None:
+    """`http` is OTLP JSON."""
+    trace_id = secrets.token_hex(16)
+    url = up.as_jaeger.otlp_grpc if name == "grpc" else up.traces
+    script = Path(__file__).parent / "send.mjs"
+    command = ["node", str(script), str(javascript), name, url, trace_id, *filter(None, [compression])]
+    subprocess.run(command, env=environment(), check=True, timeout=60)
+    wait_for(up, trace_id, 1)
+    (resource_spans,) = httpx.get(f"{up.query}/traces/{trace_id}").json()["result"]["resourceSpans"]
+    (span,) = resource_spans["scopeSpans"][0]["spans"]
+    values = {item["key"]: item["value"] for item in span["attributes"]}
+    assert (span["name"], span["kind"], span["spanId"]) == ("from JavaScript", 2, "00f067aa0ba902b7")
+    assert (span["startTimeUnixNano"], span["endTimeUnixNano"]) == ("1700000000123456789", "1700000001000000005")
+    assert span["status"] == {"code": 2, "message": "it broke"}
+    assert span["events"][0]["timeUnixNano"] == "1700000000200000000"
+    assert values["text"] == {"stringValue": "\u00e4\u20ac\U0001f600"}
+    assert values["list"] == {"arrayValue": {"values": [{"stringValue": "a"}, {"stringValue": "b"}]}}
+
+
+def test_a_traced_service_is_answered_for(up: Up, tmp_path: Path) -> None:
+    """The whole way: a service under STAGETRACE=1 sends here, and `breaches` and `trace` tell of it."""
+    env = {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "POST /predict within 1us; * within 10s",
+        "OTEL_SERVICE_NAME": "whole-way",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": up.as_jaeger.otlp_grpc,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+    with run_service(tmp_path, env=env) as service:
+        trace_id, answer = service.call("POST", "/predict", json={"measures": [5.1, 3.5, 1.4, 0.2]})
+        assert answer.status_code == 200, answer.text
+        wait_for(up, trace_id, 3)
+    said = _stagetrace("breaches", "--store", up.as_jaeger.url, "--service", "whole-way", "--json")
+    (breach,) = json.loads(said)["breaches"]
+    assert (breach["trace_id"], breach["route"]) == (trace_id, "/predict")
+    assert "inference" in breach["stages"]
+    assert "inference" in _stagetrace("trace", trace_id, "--store", up.as_jaeger.url)
+
+
+def _stagetrace(*arguments: str) -> str:
+    command = [sys.executable, "-m", "stagetrace.cli.main", *arguments]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_ids_are_those_sent(up: Up) -> None:
+    """The helper that the other tests trust: what is asked for is what was sent, and nothing else."""
+    sent = request("only me")
+    httpx.post(up.traces, content=sent.SerializeToString(), headers={"content-type": "application/x-protobuf"})
+    assert names_of(up, *ids(sent)) == ["only me"]
+    assert names_of(up, secrets.token_hex(16)) == []

@@ -1,0 +1,81 @@
+"""A full disk: ingest is refused so that senders keep their spans, reading goes on, and room mends it."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+import httpx
+import pytest
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+from backend.running import Up, export, request, run_up, trailers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MIB = 1 << 20
+PROTOBUF = {"content-type": "application/x-protobuf"}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a file system of 64 MiB, almost filled by the file `ballast`."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=False)
+    if made.returncode:
+        pytest.skip("a file system of its own needs root")
+    try:
+        (folder / "ballast").write_bytes(bytes(50 * MIB))
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(up: Up, trace: bytes) -> int:
+    """Send until the store refuses; return how many spans were acknowledged."""
+    for acknowledged in range(200):
+        sent = request(secrets.token_hex(MIB // 4), service="full", trace=trace)
+        answer = httpx.post(up.traces, content=sent.SerializeToString(), headers=PROTOBUF, timeout=60)
+        if answer.status_code != 200:
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) > 0
+            refused = Status.FromString(answer.content)
+            assert refused.code == grpc.StatusCode.UNAVAILABLE.value[0]
+            assert "room" in refused.message
+            assert refused.details[0].type_url.endswith("google.rpc.RetryInfo")
+            return acknowledged
+    raise AssertionError("the disk never got full")
+
+
+def count(up: Up, trace: bytes) -> int:
+    answer = httpx.get(f"{up.query}/traces/{trace.hex()}", timeout=60).raise_for_status().json()
+    return sum(len(scope["spans"]) for one in answer["result"]["resourceSpans"] for scope in one["scopeSpans"])
+
+
+def test_a_full_disk_refuses_and_recovers(small_disk: Path) -> None:
+    trace = secrets.token_bytes(16)
+    with run_up(small_disk) as up:
+        acknowledged = fill(up, trace)
+        assert acknowledged > 0
+        with grpc.insecure_channel(up.target()) as channel, pytest.raises(grpc.RpcError) as caught:
+            export(channel, request("x" * MIB, service="full").SerializeToString())
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "grpc-status-details-bin" in trailers(caught.value)
+        assert count(up, trace) == acknowledged
+        assert up.metric('stagetrace_refused_requests_total{reason="store"}') >= 2
+        (small_disk / "ballast").unlink()
+        after = request("after", service="full", trace=trace).SerializeToString()
+        deadline = time.monotonic() + 30
+        while httpx.post(up.traces, content=after, headers=PROTOBUF, timeout=60).status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert count(up, trace) == acknowledged + 1
+        assert up.stop() == 0
+    with run_up(small_disk) as up:
+        assert count(up, trace) == acknowledged + 1

@@ -1,0 +1,135 @@
+"""Hostile requests by the thousand over real sockets: no crash, bounded memory, an honest answer, good neighbours kept.
+
+A million with STAGETRACE_HEAVY=1.
+"""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import os
+import random
+import re
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import httpx
+import pytest
+from google.protobuf import json_format
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from backend.mutator import PROTOBUF, Case, Mutator
+from backend.running import Up, export, names_of, request, run_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CASES = 1_000_000 if os.environ.get("STAGETRACE_HEAVY") else 2_000
+SEED = int(os.environ.get("STAGETRACE_FUZZ_SEED") or random.randrange(2**31))
+PER_TRACE = 200
+FINE = (200, 400, 413)
+FINE_GRPC = (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Run a back end that may keep no more than a day: what it is sent is nothing to keep."""
+    with run_up(tmp_path_factory.mktemp("fuzzed")) as running:
+        yield running
+
+
+@pytest.fixture
+def mutator() -> Mutator:
+    """Print the seed, which repeats a failure: STAGETRACE_FUZZ_SEED."""
+    print(f"STAGETRACE_FUZZ_SEED={SEED}")  # noqa: T201
+    good = request("a name", "\u00e4\u20ac", "")
+    span = good.resource_spans[0].scope_spans[0].spans[0]
+    for key, field, value in [("i", "int_value", -7), ("d", "double_value", 0.5), ("b", "bytes_value", b"\0\xff")]:
+        setattr(span.attributes.add(key=key).value, field, value)
+    span.attributes.add(key="l").value.array_value.values.add().kvlist_value.values.add(key="k").value.bool_value = True
+    span.events.add(name="e", time_unix_nano=2**63)
+    span.links.add(trace_id=b"1" * 16, span_id=b"2" * 8)
+    span.status.message = "m"
+    return Mutator(SEED, good)
+
+
+def test_hostile_requests_get_an_honest_answer(target: Up, mutator: Mutator) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", target.ready["http_port"], timeout=60)
+    with grpc.insecure_channel(target.target()) as channel:
+        for number in range(CASES // 2):
+            case = mutator.case()
+            if number % 4 == 0 and case.kind == PROTOBUF:
+                _over_grpc(channel, case)
+            else:
+                _over_http(connection, case)
+    connection.close()
+    _is_well(target)
+
+
+def _over_http(connection: http.client.HTTPConnection, case: Case) -> None:
+    headers = {"content-type": case.kind, **({"content-encoding": case.encoding} if case.encoding else {})}
+    connection.request("POST", "/v1/traces", case.body, headers)
+    answer = connection.getresponse()
+    content = answer.read()
+    assert answer.status in FINE, (answer.status, content, case)
+    assert answer.headers["content-type"] == case.kind
+    message: Any = ExportTraceServiceResponse() if answer.status == 200 else Status()
+    if case.kind == PROTOBUF:
+        message.ParseFromString(content)
+    else:
+        json_format.Parse(content, message)
+    if answer.status != 200:
+        assert message.message
+
+
+def _over_grpc(channel: grpc.Channel, case: Case) -> None:
+    try:
+        ExportTraceServiceResponse.FromString(export(channel, case.body))
+    except grpc.RpcError as error:
+        code = error.code()
+    else:
+        code = grpc.StatusCode.OK
+    assert code in FINE_GRPC, (code, case)
+
+
+def test_good_neighbours_of_a_hostile_span_are_kept(target: Up, mutator: Mutator) -> None:
+    with grpc.insecure_channel(target.target()) as channel:
+        for _ in range(CASES // 2 // PER_TRACE):
+            trace = secrets.token_bytes(16)
+            expected: list[str] = []
+            for number in range(PER_TRACE):
+                names = f"{number} first", f"{number} last"
+                spans = request(*names, service="neighbours", trace=trace).resource_spans[0].scope_spans[0].spans
+                body = mutator.span_among_good_ones(*(span.SerializeToString() for span in spans))
+                answer = ExportTraceServiceResponse.FromString(export(channel, body))
+                assert answer.partial_success.rejected_spans <= 1
+                expected += names
+            found = names_of(target, trace.hex())
+            assert set(expected) <= set(found)
+    _is_well(target)
+
+
+def test_a_bomb_in_a_bomb_is_no_trace(target: Up) -> None:
+    """Only one coding is undone, and so only one limit has to hold."""
+    body = gzip.compress(gzip.compress(bytes(1 << 28)))
+    headers = {"content-type": PROTOBUF, "content-encoding": "gzip"}
+    assert httpx.post(target.traces, content=body, headers=headers).status_code == 400
+    headers["content-encoding"] = "gzip, gzip"
+    assert httpx.post(target.traces, content=body, headers=headers).status_code == 415
+
+
+def _is_well(up: Up) -> None:
+    """Check that it lives, holds nothing, was never large, and still takes good requests."""
+    assert up.process.poll() is None
+    assert up.metric("stagetrace_requests_in_flight_bytes") == 0
+    assert up.metric('stagetrace_refused_requests_total{reason="internal"}') == 0
+    assert up.metric('stagetrace_refused_requests_total{reason="store"}') == 0
+    peak_kib = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{up.process.pid}/status").read_text())
+    assert peak_kib is not None
+    assert int(peak_kib[1]) < 1_000_000
+    sent = request("well", trace=(trace := secrets.token_bytes(16)))
+    httpx.post(up.traces, content=sent.SerializeToString(), headers={"content-type": PROTOBUF}).raise_for_status()
+    assert names_of(up, trace.hex()) == ["well"]

@@ -1,0 +1,228 @@
+"""Starting and stopping `stagetrace up`: what it says, what it refuses to start, and that stopping loses nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+import httpx
+import pytest
+
+from backend.running import (
+    COMMAND,
+    FREE_PORTS,
+    Up,
+    environment,
+    export,
+    fail_to_start,
+    ids,
+    names_of,
+    request,
+    run_up,
+)
+from stagetrace.backend import options
+from stagetrace.cli import up as verb
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PORTS = ("grpc_port", "http_port", "query_grpc_port", "query_http_port")
+
+
+def test_the_ready_line_names_everything(up: Up) -> None:
+    ready = up.ready
+    assert set(ready) == {"ready", "pid", "data", "host", *PORTS, "store", "tls", "token"}
+    assert (ready["ready"], ready["host"], ready["tls"], ready["token"]) == (True, "127.0.0.1", False, False)
+    assert ready["pid"] == up.process.pid
+    assert ready["store"] == f"jaeger://127.0.0.1:{ready['query_grpc_port']}"
+    assert len({ready[port] for port in PORTS} - {0}) == 4
+
+
+def test_once_ready_every_port_answers(tmp_path: Path) -> None:
+    with run_up(tmp_path) as up:
+        for port in PORTS:
+            socket.create_connection(("127.0.0.1", up.ready[port]), timeout=5).close()
+        sent = request("at once")
+        with grpc.insecure_channel(up.target()) as channel:
+            export(channel, sent.SerializeToString())
+        assert names_of(up, *ids(sent)) == ["at once"]
+
+
+def test_people_are_told_where_it_listens(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    process = subprocess.Popen(
+        [*COMMAND, "--data", str(data), *FREE_PORTS], env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        text = "".join(process.stdout.readline() for _ in range(6))
+        assert str(data) in text
+        assert len(set(re.findall(r"127\.0\.0\.1:(\d+)", text))) == 4
+        assert f"stagetrace breaches --store {data}" in text
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_soon_and_loses_nothing(tmp_path: Path, number: int) -> None:
+    """Also with connections that stay open and requests under way."""
+    acknowledged: list[str] = []
+    with run_up(tmp_path) as up:
+        going = threading.Event()
+
+        def send() -> None:
+            with grpc.insecure_channel(up.target()) as channel, httpx.Client() as client:
+                while True:
+                    sent = request("kept")
+                    body = sent.SerializeToString()
+                    try:
+                        export(channel, body)
+                        acknowledged.extend(ids(sent))
+                        sent = request("kept")
+                        headers = {"content-type": "application/x-protobuf"}
+                        client.post(up.traces, content=sent.SerializeToString(), headers=headers).raise_for_status()
+                        acknowledged.extend(ids(sent))
+                    except (grpc.RpcError, httpx.HTTPError):
+                        return
+                    going.set()
+
+        senders = [threading.Thread(target=send) for _ in range(3)]
+        for sender in senders:
+            sender.start()
+        assert going.wait(20)
+        time.sleep(0.3)
+        with socket.create_connection(("127.0.0.1", up.ready["http_port"])) as idle:
+            idle.sendall(b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx")
+            began = time.monotonic()
+            assert up.stop(number) == 0
+            assert time.monotonic() - began < 15
+        for sender in senders:
+            sender.join(20)
+    assert (tmp_path / "up.log").read_text() == ""
+    with run_up(tmp_path) as up:
+        assert len(acknowledged) > 2
+        assert [names_of(up, one) for one in acknowledged] == [["kept"]] * len(acknowledged)
+
+
+def test_a_second_one_on_the_same_folder_is_told(up: Up) -> None:
+    said = fail_to_start("--data", up.ready["data"], *FREE_PORTS)
+    assert up.ready["data"] in said
+    assert str(up.process.pid) in said
+
+
+@pytest.mark.parametrize("port", PORTS)
+def test_a_port_that_is_taken_is_named_with_its_flag(up: Up, tmp_path: Path, port: str) -> None:
+    flag = f"--{port.replace('_', '-')}"
+    said = fail_to_start("--data", str(tmp_path), *FREE_PORTS, f"{flag}={up.ready[port]}")
+    assert f"port {up.ready[port]}: another process listens there" in said
+    assert flag in said
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = fail_to_start("--data", str(tmp_path / "file" / "data"), *FREE_PORTS)
+    assert str(tmp_path / "file" / "data") in said
+    said = fail_to_start("--data", str(tmp_path / "file"), *FREE_PORTS)
+    assert str(tmp_path / "file") in said
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_of_somebody_else_is_said(tmp_path: Path) -> None:
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        assert str(tmp_path / "data") in fail_to_start("--data", str(tmp_path / "data"), *FREE_PORTS)
+    finally:
+        tmp_path.chmod(stat.S_IRWXU)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--host", "0.0.0.0"], "no token"),  # noqa: S104
+        (["--host", "::"], "no token"),
+        (["--host", "example.com"], "no token"),
+        (["--host", "192.0.2.1", "--token", "s"], "--host"),
+        (["--host", "no.such.host.invalid", "--token", "s"], "no such address"),
+        (["--token", ""], "--token is empty"),
+        (["--token", "has space"], "--token"),
+        (["--tls-cert", "c.pem"], "TLS needs both"),
+        (["--tls-cert", "c.pem", "--tls-key", "k.pem"], "cannot use c.pem with k.pem"),
+        (["--grpc-port", "4317", "--http-port", "4317"], "two of the four ports"),
+        (["--grpc-port", "65536"], "--grpc-port: '65536' is not a port"),
+        (["--grpc-port", "-1"], "is not a port"),
+        (["--retention", "7"], "--retention: '7' is not an age"),
+        (["--retention-size", "much"], "--retention-size: 'much' is not a size"),
+        (["--max-request", "0MB"], "--max-request"),
+        (["--max-in-flight", "1MiB"], "--max-in-flight is below --max-request"),
+        (["extra"], "unrecognized arguments"),
+    ],
+)
+def test_what_it_does_not_start_with(tmp_path: Path, flags: list[str], words: str) -> None:
+    """Said in up to three lines; nothing was opened, not even the folder, where the flags alone tell."""
+    data = tmp_path / "data"
+    free = [flag for flag in FREE_PORTS if flag.partition("=")[0] not in flags]
+    assert words in fail_to_start("--data", str(data), *free, *flags)
+    if "--host" not in flags or "no token" in words:
+        assert not data.exists()
+
+
+def test_variables_stand_in_for_flags_and_flags_win(tmp_path: Path) -> None:
+    env = {
+        "STAGETRACE_DATA": str(tmp_path / "elsewhere"),
+        "STAGETRACE_HOST": "localhost",
+        "STAGETRACE_TOKEN": "from-the-environment",
+        "STAGETRACE_GRPC_PORT": "1",
+        "STAGETRACE_MAX_REQUEST": "1MiB",
+        "STAGETRACE_RETENTION": "7d",
+        "STAGETRACE_RETENTION_SIZE": "1GiB",
+    }
+    with run_up(tmp_path, env=env) as up:
+        assert up.ready["data"] == str(tmp_path / "data")
+        assert up.ready["host"] == "localhost"
+        assert up.ready["token"] is True
+        assert up.ready["grpc_port"] > 1
+        headers = {"authorization": "Bearer from-the-environment", "content-type": "application/x-protobuf"}
+        answer = httpx.post(up.traces, content=b"\n" * (2 << 20), headers=headers)
+        assert answer.status_code == 413
+
+
+def test_each_variable_is_in_the_help_and_in_the_docs() -> None:
+    for variable, _, _, _ in verb._FLAGS.values():
+        assert re.fullmatch("STAGETRACE_[A-Z_]+", variable)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90s", 90), ("1.5h", 5400), ("7d", 604_800), ("2w", 1_209_600), ("10m", 600)]
+)
+def test_ages(text: str, expected: float) -> None:
+    assert options.seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "7", "d", "-1d", "0d", "1y", "1d1h", "1e3s", "\u0661d"])
+def test_no_ages(text: str) -> None:
+    with pytest.raises(ValueError, match="is not an age"):
+        options.seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("500MB", 5 * 10**8), ("64MiB", 64 << 20), ("1.5 GiB", 3 << 29), ("1kb", 1000), ("1TB", 10**12)],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert options.size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "5", "MB", "-1MB", "0MB", "1PB", "1 2MB", "0.0000001KB"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
+        options.size(text)
