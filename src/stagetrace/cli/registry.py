@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
@@ -11,12 +12,24 @@ if TYPE_CHECKING:
 # Name -> what it does, in the list of commands.
 VERBS: Final[dict[str, str]] = {
     "breaches": "list the requests that broke their latency objective",
+    "completion": "print what makes a shell complete commands and options",
+    "demo": "run a service with real faults, and see what is said of them",
+    "export": "write spans to a file: Parquet, CSV, OTLP",
+    "import": "take the spans of files into a local store",
+    "prune": "delete old spans from a local store",
+    "query": "ask in SQL over requests and spans",
+    "requests": "list requests: the newest, the slowest",
     "run": "start a service with recording on, for installs that read no .pth file",
+    "services": "list the services that have spans",
+    "stages": "show how long each stage takes, by route and model",
+    "tail": "show the newest requests, and those that come",
     "trace": "draw one trace: which stage took the time",
     "up": "run the embedded back end: OTLP in, a local store, answers out",
+    "watch": "show objectives, routes and stages, refreshed",
 }
 
 
 def load(name: str) -> Verb:
     """Return the module of a verb."""
-    return cast("Verb", import_module(f"stagetrace.cli.{name}"))
+    # No module can be named like a word of Python's.
+    return cast("Verb", import_module(f"stagetrace.cli.{name}{'_' if iskeyword(name) else ''}"))
