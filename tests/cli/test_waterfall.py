@@ -56,15 +56,17 @@ BREACH shop POST /predict: 80.00 ms of 50 ms promised, over by 30.00 ms (major)
   objective: POST /predict within 50ms
 GOOD users GET /user/{id}: 2.00 ms of 2.5 ms promised
 
-shop POST /predict         ──────────────────────────────────────────     80.00 ms 100.0 %
-  network.receive          ▏                                              0.000 ms   0.0 %
-  preprocess               ████████                                       16.00 ms  20.0 %
-    tokenize                ▒▒▒▒                                           8.00 ms  10.0 %
-    GET /user ERROR             ▒▒                                         4.00 ms   5.0 %
-      users GET /user/{id}       ─                                         2.00 ms 100.0 %
-  inference x3                     ██████████████████████████████         56.00 ms  70.0 % < slowest
-  postprocess                                                    ████      7.50 ms   9.4 %
-  network.send                                                      ▏     0.500 ms   0.6 %"""
+shop POST /predict         ────────────────────────────────────────     80.00 ms 100.0 %
+  network.receive          ▏                                            0.000 ms   0.0 %
+  preprocess               ████████                                     16.00 ms  20.0 % *
+    tokenize                ▒▒▒▒                                         8.00 ms  10.0 % *
+    GET /user ERROR             ▒▒                                       4.00 ms   5.0 % *
+      users GET /user/{id}       ─                                       2.00 ms 100.0 % *
+  inference x3                     ████████████████████████████         56.00 ms  70.0 % * < slowest
+  postprocess                                                  ████      7.50 ms   9.4 % *
+  network.send                                                    ▏     0.500 ms   0.6 % *
+
+* on the critical path: the end waited for it"""
 ENTRY = span(1, "POST /predict", 0, 80, kind="SERVER", **BREACHED)
 SPANS = (
     ENTRY,
@@ -106,9 +108,9 @@ def test_a_narrow_terminal_without_block_characters() -> None:
     assert (
         drawn(ENTRY, SPANS[3], long, width=60, look=ASCII).split("\n\n")[1]
         == """\
-shop POST /predict ----------     80.00 ms 100.0 %
-  inference x3       #######      56.00 ms  70.0 % < slowest
-    a detail span~    =           10.00 ms  12.5 %"""
+shop POST /pred~ ----------     80.00 ms 100.0 %
+  inference x3     #######      56.00 ms  70.0 % * < slowest
+    a detail sp~    =           10.00 ms  12.5 % *"""
     )
 
 
@@ -142,13 +144,15 @@ def test_spans_without_their_parents_are_shown_and_marked() -> None:
 trace 4bf92f3577b34da6a3ce929d0e0e4736, 2026-03-01 12:00:00.000000 UTC, 5 spans of 1 service, 10.00 ms
 
 (parent 0000000000000063 is not in this store)
-shop lost       ▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒     10.00 ms
-  below lost           ▒▒▒▒                              1.00 ms
+shop lost       ▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒     10.00 ms
+  below lost           ▒▒▒                             1.00 ms         *
 (parent 0000000000000004 is below this span: a circle)
-shop round                        ▒▒▒                    1.00 ms
-  and round                       ▒▒▒▒▒▒▒                2.00 ms
+shop round                       ▒▒▒                   1.00 ms
+  and round                      ▒▒▒▒▒▒                2.00 ms
 (parent 0000000000000005 is below this span: a circle)
-shop own parent                             ▒▒▒▒         1.00 ms"""
+shop own parent                           ▒▒▒▒         1.00 ms
+
+* on the critical path: the end waited for it"""
     )
 
 
@@ -188,4 +192,4 @@ def test_a_span_whose_clock_stepped_back_is_drawn() -> None:
 
 def test_ten_thousand_levels_are_no_problem() -> None:
     chain = [span(1, "e", 0, 1), *(span(n, "e", 0, 1, n - 1) for n in range(2, 10_001))]
-    assert len(drawn(*chain).splitlines()) == 10_002
+    assert len(drawn(*chain).splitlines()) == 10_004

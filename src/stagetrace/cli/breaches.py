@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
-import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli import terminal
-from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER, UsageError
-from stagetrace.cli.store import add_store_option, store_url
+from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
+from stagetrace.cli.options import add_selection, selection, store_url
+from stagetrace.cli.output import completeness, warn
 from stagetrace.cli.terminal import milliseconds, printable, promise
-from stagetrace.cli.times import Moment, moment, utc
-from stagetrace.store import Selection, open_store
+from stagetrace.cli.times import since, utc
+from stagetrace.store import open_store
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
-    from stagetrace.store.base import Breaches, Entry, Reader
+    from stagetrace.store.base import Breaches, Entry, Reader, Selection
 
 DESCRIPTION: Final = "List the requests that broke their latency objective, newest first. Times are UTC."
 EXAMPLE: Final = "stagetrace breaches --store jaeger://localhost:16685 --service api --since 15m"
 
-# Without --until there is no upper end: clocks of traced machines run ahead of ours, and their newest breaches count.
-_AHEAD_NS: Final = 86_400 * 10**9
 _GAP: Final = "  "
 _HEAD: Final = ("time (UTC)", "service", "request", "took", "promised", "over by", "stage", "severity", "trace")
 _NUMBERS: Final = frozenset({"took", "promised", "over by"})
@@ -33,38 +32,24 @@ _NUMBERS: Final = frozenset({"took", "promised", "over by"})
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    add_store_option(parser)
-    parser.add_argument("--service", metavar="NAME", help="only this service; default: all that the store holds")
-    parser.add_argument(
-        "--since",
-        metavar="WHEN",
-        type=moment,
-        default="1h",
-        help="from when on: a duration (30s, 15m, 2h, 7d: that long ago) or a time (2026-03-01T12:00:00Z); default: 1h",
-    )
-    parser.add_argument(
-        "--until", metavar="WHEN", type=moment, help="up to when, written alike and not included; default: no end"
-    )
-    parser.add_argument("--limit", metavar="N", type=_count, help="only the newest N; default: all")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_selection(parser)
     parser.add_argument("--fail", action="store_true", help="exit with 1 if there is a breach")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the breaches and return the exit code."""
     url = store_url(args)
-    since, until = _window(args.since, args.until)
+    wanted = selection(args, url)
     with open_store(url) as reader:
-        answer = reader.breaches(Selection(since, until, service=args.service, limit=args.limit))
+        answer = reader.breaches(wanted)
         if args.json:
             lines = [json.dumps(as_json(answer))]
         elif answer.breaches:
-            lines = [*_table(answer.breaches), "", *_summary(answer.breaches, since, url)]
+            lines = [*_table(answer.breaches), "", *_summary(answer.breaches, wanted.since_ns, url)]
         else:
-            lines = [_nothing(reader, args.service, since)]
+            lines = [_nothing(reader, wanted)]
     sys.stdout.write("\n".join([*lines, ""]))
-    if not answer.complete:
-        sys.stderr.write(f"stagetrace: INCOMPLETE: {answer.reason}\n")
+    warn(answer.complete, answer.reason)
     if not args.fail:
         return ANSWERED
     return BAD if answer.breaches else ANSWERED if answer.complete else NO_ANSWER
@@ -72,8 +57,10 @@ def run(args: argparse.Namespace) -> int:
 
 def as_json(answer: Breaches) -> dict[str, Any]:
     """Return the object that `--json` prints."""
-    reason = {} if answer.complete else {"reason": answer.reason}
-    return {"complete": answer.complete, **reason, "breaches": [_entry_json(entry) for entry in answer.breaches]}
+    return {
+        **completeness(answer.complete, answer.reason),
+        "breaches": [_entry_json(entry) for entry in answer.breaches],
+    }
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:
@@ -95,21 +82,6 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "model": entry.model,
         "stages": dict(entry.stages),
     }
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def _window(since: Moment, until: Moment | None) -> tuple[int, int]:
-    """Return the window in ns since 1970. Raise UsageError if it is empty."""
-    now = time.time_ns()
-    start, end = since.at(now), now + _AHEAD_NS if until is None else until.at(now)
-    if start >= end:
-        raise UsageError(f"--since ({utc(start)} UTC) is not before --until ({utc(end)} UTC)")
-    return start, end
 
 
 def _table(entries: Sequence[Entry]) -> list[str]:
@@ -150,16 +122,17 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return _GAP.join(padded).rstrip()
 
 
-def _summary(entries: Sequence[Entry], since: int, url: str) -> list[str]:
+def _summary(entries: Sequence[Entry], since_ns: int, url: str) -> list[str]:
     services = {entry.service for entry in entries}
     found = f"{len(entries)} breach{'es' if len(entries) > 1 else ''} in {', '.join(sorted(map(printable, services)))}"
     command = f"stagetrace trace {entries[0].trace_id} --store {shlex.quote(url)}"
-    return [f"{found} since {utc(since, 0)} UTC.", f"See the newest: {command}"]
+    return [f"{found}{since(since_ns)}.", f"See the newest: {command}"]
 
 
-def _nothing(reader: Reader, service: str | None, since: int) -> str:
+def _nothing(reader: Reader, wanted: Selection) -> str:
     """Return what an empty answer means: an empty store must not read like a kept promise."""
-    services = (service,) if service is not None else reader.services()
+    services = (wanted.service,) if wanted.service is not None else reader.services()
     if not services:
         return "The store holds no spans of any service yet."
-    return f"No breaches in {', '.join(map(printable, services))} since {utc(since, 0)} UTC."
+    narrowed = " of those selected" if replace(wanted, service=None, limit=None).is_filtered else ""
+    return f"No breaches{narrowed} in {', '.join(map(printable, services))}{since(wanted.since_ns)}."

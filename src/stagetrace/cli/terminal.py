@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from typing import Final
 
 _WIDTH_UNKNOWN: Final = 100
 _NARROWEST: Final = 60
+_PATIENCE_S: Final = 0.3
 
 
 def width() -> int:
@@ -43,3 +45,35 @@ def milliseconds(value: float) -> str:
 def promise(value: float) -> str:
     """Return a threshold with its unit as a policy would write it: `50 ms`, not `50.00 ms`."""
     return f"{f'{value:.3f}'.rstrip('0').rstrip('.')} ms"
+
+
+def has_rich() -> bool:
+    """Tell whether the library that draws tables is there; without it they are plain."""
+    from importlib.util import find_spec
+
+    return find_spec("rich") is not None
+
+
+class Progress:
+    """Counts on stderr while something long runs; nothing where stderr is no terminal, or where it was short."""
+
+    def __init__(self, what: str) -> None:
+        """Count `what`."""
+        self._what = what
+        self._next = time.monotonic() + _PATIENCE_S
+        self._shown = False
+
+    def __call__(self, count: int) -> None:
+        """Show the count, a few times a second."""
+        now = time.monotonic()
+        if now >= self._next and sys.stderr.isatty():
+            self._next = now + _PATIENCE_S
+            self._shown = True
+            sys.stderr.write(f"\r{count:,} {self._what} ...\x1b[K")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """Take the count away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

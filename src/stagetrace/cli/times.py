@@ -57,6 +57,11 @@ def utc(ns: int, digits: int = 3) -> str:
     return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%d %H:%M:%S}{fraction}"
 
 
+def since(ns: int) -> str:
+    """Return ` since 2026-03-01 12:00:00 UTC`, or nothing where a window has no start."""
+    return f" since {utc(ns, 0)} UTC" if ns else ""
+
+
 def _nanoseconds(text: str, time: re.Match[str]) -> int:
     date, clock, fraction, _, sign, hours, minutes = time.groups()
     try:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli import terminal
 from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.store import add_store_option, store_url
+from stagetrace.cli.critical_path import critical_path
+from stagetrace.cli.options import add_json, add_store, store_url
+from stagetrace.cli.output import completeness, warn
 from stagetrace.cli.waterfall import ASCII, BLOCKS, render
 from stagetrace.store import open_store
 from stagetrace.store.rows import json_value
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from stagetrace.store.base import SpanRow, Trace
 
 DESCRIPTION: Final = (
-    "Draw one trace: the verdict on each entry span, then every span with its time and its share of the entry span."
+    "Draw one trace: the verdict on each entry span, then every span with its time, its share of the entry span,\n"
+    "and whether it is on the critical path."
 )
 EXAMPLE: Final = "stagetrace trace 4bf92f3577b34da6a3ce929d0e0e4736 --store jaeger://localhost:16685"
 
@@ -27,8 +30,8 @@ EXAMPLE: Final = "stagetrace trace 4bf92f3577b34da6a3ce929d0e0e4736 --store jaeg
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("id", metavar="ID", type=_trace_id, help="trace id, 32 hex digits")
-    add_store_option(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_store(parser)
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,23 +43,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         lines = render(trace, terminal.width(), BLOCKS if terminal.shows_blocks() else ASCII)
     sys.stdout.write("\n".join([*lines, ""]))
-    if not trace.complete:
-        sys.stderr.write(f"stagetrace: INCOMPLETE: {trace.reason}\n")
+    warn(trace.complete, trace.reason)
     return ANSWERED
 
 
 def as_json(trace: Trace) -> dict[str, Any]:
     """Return the object that `--json` prints."""
-    reason = {} if trace.complete else {"reason": trace.reason}
+    critical = critical_path(trace.spans)
     return {
         "trace_id": trace.trace_id,
-        "complete": trace.complete,
-        **reason,
-        "spans": [_span_json(span) for span in trace.spans],
+        **completeness(trace.complete, trace.reason),
+        "spans": [_span_json(span, place in critical) for place, span in enumerate(trace.spans)],
     }
 
 
-def _span_json(span: SpanRow) -> dict[str, Any]:
+def _span_json(span: SpanRow, is_critical: bool) -> dict[str, Any]:
     return {
         "trace_id": span.trace_id,
         "span_id": span.span_id,
@@ -68,6 +69,7 @@ def _span_json(span: SpanRow) -> dict[str, Any]:
         "start_unix_nano": span.start_unix_nano,
         "end_unix_nano": span.end_unix_nano,
         "duration_ms": span.duration_ns / 1e6,
+        "is_critical": is_critical,
         "attributes": {key: json_value(value) for key, value in span.attributes.items()},
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace import semconv
+from stagetrace.cli.critical_path import critical_path
 from stagetrace.cli.terminal import milliseconds, printable, promise
 from stagetrace.cli.times import utc
 from stagetrace.store.base import SERVER, Entry, SpanRow, Trace
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
 _STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES)}
 _SHORTEST_BAR: Final = 10
-_TAIL: Final = 22  # duration and share
+_TAIL: Final = 24  # duration, share and whether it is on the critical path
 _MARK: Final = " < slowest"
+_CRITICAL: Final = " *"
 
 
 class Look(NamedTuple):
@@ -40,6 +42,7 @@ class _Line(NamedTuple):
     depth: int
     entry: SpanRow | None
     note: str | None
+    is_critical: bool
 
 
 def render(trace: Trace, width: int, look: Look) -> list[str]:
@@ -51,7 +54,9 @@ def render(trace: Trace, width: int, look: Look) -> list[str]:
     head = f"trace {trace.trace_id}, {utc(start, 6)} UTC, {counts}, {milliseconds((end - start) / 1e6)}"
     entries = sorted((span for span in spans if span.kind == SERVER), key=_by_time)
     verdicts = [line for entry in entries for line in _verdict(entry, spans)]
-    return [head, *map(printable, verdicts), "", *_bars(_tree(spans), (start, end), width, look)]
+    tree = _tree(spans)
+    legend = ["", "* on the critical path: the end waited for it"] if any(line.is_critical for line in tree) else []
+    return [head, *map(printable, verdicts), "", *_bars(tree, (start, end), width, look), *legend]
 
 
 def _many(count: int, noun: str) -> str:
@@ -87,6 +92,7 @@ def _reasons(entry: Entry) -> Iterator[str]:
 def _tree(spans: Sequence[SpanRow]) -> list[_Line]:
     """Return spans depth first, siblings by time. Each span comes once, even where parents form a circle."""
     ids = {span.span_id for span in spans}
+    critical = {id(spans[place]) for place in critical_path(spans)}
     children: dict[str | None, list[SpanRow]] = {}
     for span in sorted(spans, key=_by_time):
         parent = span.parent_span_id if span.parent_span_id in ids else None
@@ -102,7 +108,8 @@ def _tree(spans: Sequence[SpanRow]) -> list[_Line]:
                 continue
             drawn.add(id(span))
             entry = span if span.kind == SERVER else above
-            lines.append(_Line(span, depth, entry, _note(span, ids) if span is top else None))
+            note = _note(span, ids) if span is top else None
+            lines.append(_Line(span, depth, entry, note, span is not top and id(span) in critical))
             pending += [(child, depth + 1, entry) for child in reversed(children.get(span.span_id, ()))]
     return lines
 
@@ -132,7 +139,8 @@ def _bars(lines: Sequence[_Line], bounds: tuple[int, int], width: int, look: Loo
         shown = label if len(label) <= label_width else label[: label_width - 1] + look.cut
         bar = _bar(line.span, bounds, bar_width, look)
         took = milliseconds(line.span.duration_ns / 1e6)
-        yield f"{shown:<{label_width}} {bar:<{bar_width}} {took:>12} {_share(line):>7}{_MARK if mark else ''}".rstrip()
+        marks = f"{_CRITICAL if line.is_critical else '  '}{_MARK if mark else ''}"
+        yield f"{shown:<{label_width}} {bar:<{bar_width}} {took:>12} {_share(line):>7}{marks}".rstrip()
 
 
 def _label(line: _Line) -> str:

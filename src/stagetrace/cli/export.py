@@ -1,0 +1,100 @@
+"""`stagetrace export`: spans of any store into one file."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.cli.base import ANSWERED, UsageError
+from stagetrace.cli.options import add_selection, selection, store_url
+from stagetrace.cli.output import completeness, show, show_json, warn
+from stagetrace.cli.query import plain_text
+from stagetrace.cli.terminal import Progress
+from stagetrace.cli.times import Moment
+from stagetrace.store import open_store
+
+if TYPE_CHECKING:
+    import argparse
+
+    from stagetrace.store.base import Reader, Selection
+
+DESCRIPTION: Final = """Write the selected spans to FILE, in the form that its suffix names:
+
+  .parquet   every column of `spans` and `requests`, and each whole span as OTLP: a store that `--store` reads
+  .jsonl     OTLP JSON lines, as the Collector's file exporter writes them (also a store)
+  .pb        OTLP protobuf, each message behind its length in four bytes, as the Collector's does (also a store)
+  .csv       one relation as a table
+
+FILE is there whole or not at all; one that exists is replaced."""
+EXAMPLE: Final = "stagetrace export slow.parquet --route /predict --since 7d"
+_SUFFIXES: Final = (".parquet", ".jsonl", ".pb", ".csv")
+_BATCH: Final = 5000
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="where to write; its suffix says the form")
+    add_selection(parser, since="all")
+    parser.add_argument(
+        "--relation",
+        choices=("spans", "requests"),
+        default="spans",
+        help="what a .csv has: spans (default) or requests",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the file and return the exit code."""
+    path: Path = args.file
+    if path.suffix not in _SUFFIXES:
+        raise UsageError(f"cannot tell the form of {path}\nend its name in one of {' '.join(_SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}\nmake it, or name another")
+    url = store_url(args)
+    wanted = selection(args, url, since=Moment(0, ago=False))
+    cuts: list[str] = []
+    progress = Progress("spans" if args.relation == "spans" else "requests")
+    try:
+        with open_store(url) as reader:
+            count = _written(reader, wanted, path, args.relation, cuts, progress)
+    finally:
+        progress.end()
+    complete, reason = not cuts, "; ".join(cuts) or None
+    size = path.stat().st_size
+    what = args.relation if path.suffix == ".csv" else "spans"
+    if args.json:
+        show_json({**completeness(complete, reason), "file": os.fspath(path), what: count, "bytes": size})
+    else:
+        show(f"{count:,} {what} written to {path}, {size:,} bytes.")
+    warn(complete, reason)
+    return ANSWERED
+
+
+def _written(reader: Reader, wanted: Selection, path: Path, relation: str, cuts: list[str], progress: Progress) -> int:
+    """Write the file and return the number of rows or spans."""
+    from stagetrace.store import write
+
+    if path.suffix == ".csv":
+        return _csv(reader, wanted, path, relation, cuts, progress)
+    messages = reader.iter_otlp(wanted, cuts)
+    return (write.parquet if path.suffix == ".parquet" else write.otlp)(path, messages, progress)
+
+
+def _csv(reader: Reader, wanted: Selection, path: Path, relation: str, cuts: list[str], progress: Progress) -> int:
+    from stagetrace.store.write import replacing
+
+    count = 0
+    with reader.relations(wanted) as relations, replacing(path) as partial:
+        if relations.reason is not None:
+            cuts.append(relations.reason)
+        answer = relations.connection.execute(f"FROM {relation} ORDER BY start_unix_nano, trace_id, span_id")
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([name for name, *_ in answer.description or ()])
+            while rows := answer.fetchmany(_BATCH):
+                writer.writerows([["" if value is None else plain_text(value) for value in row] for row in rows])
+                count += len(rows)
+                progress(count)
+    return count

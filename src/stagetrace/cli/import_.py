@@ -1,0 +1,88 @@
+"""`stagetrace import`: spans of files into a local store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.options import add_json, add_store, local_folder
+from stagetrace.cli.output import completeness, show, show_json, warn
+from stagetrace.cli.terminal import Progress
+from stagetrace.store.base import Selection
+from stagetrace.store.file import open_path
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    from stagetrace.store.local import LocalStore
+
+DESCRIPTION: Final = """Take the spans of files into a local store, which is made if it is not there: OTLP JSON lines,
+OTLP protobuf, and what `stagetrace export` wrote. What is there already counts once, so an import can be repeated.
+
+A store that `stagetrace up` has open has no room for a second writer: send such files to its OTLP port, or stop it."""
+EXAMPLE: Final = "stagetrace import spans.jsonl --store ./traces"
+_BATCH_BYTES: Final = 4 << 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("files", metavar="FILE", type=Path, nargs="+", help="a file, or a folder of files of one kind")
+    add_store(parser, "a local one, which takes the spans")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Take the files in and return the exit code."""
+    from stagetrace.store.local import LocalStore
+
+    readers = [open_path(path) for path in args.files]  # before anything is written: the last name may be wrong
+    folder = local_folder(args)
+    cuts: list[str] = []
+    progress = Progress("spans")
+    accepted = rejected = 0
+    store = LocalStore.open(folder)
+    try:
+        for reader in readers:
+            for taken, refused in _taken(store, reader.iter_otlp(Selection(0, 2**63 - 1), cuts), cuts):
+                accepted, rejected = accepted + taken, rejected + refused
+                progress(accepted)
+    finally:
+        progress.end()
+        store.close()
+    if rejected:
+        cuts.insert(0, f"{rejected} spans were refused")
+    complete, reason = not cuts, "; ".join(dict.fromkeys(cuts)) or None
+    if args.json:
+        show_json({**completeness(complete, reason), "store": str(folder), "accepted": accepted, "rejected": rejected})
+    else:
+        show(f"{accepted:,} spans taken into {folder}.")
+    warn(complete, reason)
+    return ANSWERED
+
+
+def _taken(
+    store: LocalStore, messages: Iterator[ExportTraceServiceRequest], cuts: list[str]
+) -> Iterator[tuple[int, int]]:
+    """Yield, for each batch, how many spans were accepted and rejected; each is on disk by then."""
+    for content in _batches(messages):
+        answer = store.append(content)
+        if answer.reason:
+            cuts.append(answer.reason)
+        yield answer.accepted, answer.rejected
+
+
+def _batches(messages: Iterator[ExportTraceServiceRequest]) -> Iterator[bytes]:
+    """Yield requests of some size, each of several messages: to protobuf, one after another is one."""
+    batch, size = list[bytes](), 0
+    for message in messages:
+        batch.append(message.SerializeToString())
+        size += len(batch[-1])
+        if size >= _BATCH_BYTES:
+            yield b"".join(batch)
+            batch, size = [], 0
+    if batch:
+        yield b"".join(batch)

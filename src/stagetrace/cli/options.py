@@ -1,0 +1,150 @@
+"""The options that verbs share, each with one meaning everywhere, and what they say: a store and a selection."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from stagetrace.cli.base import UsageError
+from stagetrace.cli.times import Moment, moment, utc
+from stagetrace.store.base import Selection
+from stagetrace.store.url import SCHEMES
+
+VARIABLE: Final = "STAGETRACE_STORE"
+# Without --until there is no upper end: clocks of traced machines run ahead of ours, and their newest spans count.
+_AHEAD_NS: Final = 86_400 * 10**9
+_HOUR: Final = Moment(3600 * 10**9, ago=True)
+_EVER: Final = Moment(0, ago=False)
+
+
+def add_store(parser: argparse.ArgumentParser, what: str = "where to read") -> None:
+    """Add `--store`."""
+    forms = ", ".join(scheme.form for scheme in SCHEMES.values())
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        help=f"{what}: {forms}; default: ${VARIABLE}, else the local data folder if there is one",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def add_selection(
+    parser: argparse.ArgumentParser, since: str = "1h, of a file all of it", *, until: bool = True
+) -> None:
+    """Add `--store` and everything that says which requests are meant; `since` says its default."""
+    add_store(parser)
+    parser.add_argument("--service", metavar="NAME", help="only this service; default: all that the store holds")
+    parser.add_argument("--route", metavar="ROUTE", help="only requests of this route, as it is recorded: /items/{id}")
+    parser.add_argument("--model", metavar="NAME", help="only requests that this model served")
+    parser.add_argument(
+        "--segment",
+        metavar="KEY=VALUE",
+        type=segment,
+        action="append",
+        default=[],
+        help="only requests with this attribute, of the entry span or its resource; may be repeated, all must hold",
+    )
+    parser.add_argument(
+        "--since",
+        metavar="WHEN",
+        type=moment,
+        help="from when on: a duration (30s, 15m, 2h, 7d: that long ago) or a time (2026-03-01T12:00:00Z); "
+        f"default: {since}",
+    )
+    if until:
+        parser.add_argument(
+            "--until", metavar="WHEN", type=moment, help="up to when, written alike and not included; default: no end"
+        )
+    parser.add_argument("--limit", metavar="N", type=count, help="only the newest N requests; default: all")
+    add_json(parser)
+
+
+def store_url(args: argparse.Namespace) -> str:
+    """Return the URL from the option, the environment, or the local data folder. Raise UsageError if there is none."""
+    url: str | None = args.store or os.environ.get(VARIABLE)
+    if url:
+        return url
+    folder = default_folder()
+    if not folder.is_dir():
+        raise UsageError(
+            f"no store to read from\ngive --store jaeger://localhost:16685, or set {VARIABLE}\n"
+            "or fill the local one: stagetrace up"
+        )
+    return folder.as_uri().replace("file:", "local:", 1)
+
+
+def local_folder(args: argparse.Namespace) -> Path:
+    """Return the folder of the local store that is meant, there or not. Raise UsageError for another kind of store."""
+    url: str | None = args.store or os.environ.get(VARIABLE)
+    if not url:
+        return default_folder()
+    scheme, found, path = url.partition("://")
+    if not found:
+        return Path(url)
+    if scheme.lower() != "local":
+        raise UsageError(f"{url} is no local store, and only these can be written to\ngive --store FOLDER")
+    return Path(unquote(path))
+
+
+def default_folder() -> Path:
+    """Return the folder of the local store that is meant where none is named."""
+    from stagetrace.store.local import default_folder as folder
+
+    return folder()
+
+
+def selection(
+    args: argparse.Namespace, url: str, *, since: Moment | None = None, breached: bool | None = None
+) -> Selection:
+    """Return what the options of `add_selection` mean; `since` is the verb's own default, if it has one."""
+    start = args.since or since or (_EVER if _is_file(url) else _HOUR)
+    since_ns, until_ns = window(start, getattr(args, "until", None))
+    segments = dict(args.segment)
+    if len(segments) < len(args.segment):
+        raise UsageError("--segment names one attribute twice\none request has one value of it")
+    return Selection(
+        since_ns,
+        until_ns,
+        service=args.service,
+        route=args.route,
+        model=args.model,
+        segments=segments,
+        breached=breached,
+        limit=args.limit,
+    )
+
+
+def window(since: Moment, until: Moment | None) -> tuple[int, int]:
+    """Return the window in ns since 1970. Raise UsageError if it is empty."""
+    now = time.time_ns()
+    start, end = since.at(now), now + _AHEAD_NS if until is None else until.at(now)
+    if start >= end:
+        raise UsageError(f"--since ({utc(start)} UTC) is not before --until ({utc(end)} UTC)")
+    return start, end
+
+
+def segment(text: str) -> tuple[str, str]:
+    """Return key and value of `KEY=VALUE`."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def count(text: str) -> int:
+    """Return a whole number from 1 on."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _is_file(url: str) -> bool:
+    return url.lower().startswith("file://") or ("://" not in url and Path(url).is_file())

@@ -1,0 +1,53 @@
+"""`stagetrace prune`: old spans out of a local store."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.options import add_json, add_store, local_folder
+from stagetrace.cli.output import completeness, show, show_json
+from stagetrace.cli.times import moment, utc
+from stagetrace.errors import StoreError
+
+if TYPE_CHECKING:
+    import argparse
+
+DESCRIPTION: Final = """Delete the spans that started before a time from a local store, and give the disk space back.
+
+A store that `stagetrace up` has open prunes itself: see its --retention."""
+EXAMPLE: Final = "stagetrace prune --before 30d --store ./traces"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument(
+        "--before",
+        metavar="WHEN",
+        type=moment,
+        required=True,
+        help="a duration (30d: older than that) or a time (2026-03-01T12:00:00Z)",
+    )
+    add_store(parser, "the local one to prune")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Delete and return the exit code."""
+    from stagetrace.store.local import LocalStore
+
+    folder = local_folder(args)
+    if not folder.is_dir():
+        raise StoreError(f"there is no store in {folder}\ngive its folder: --store FOLDER")
+    before = args.before.at(time.time_ns())
+    store = LocalStore.open(folder)
+    try:
+        removed = store.prune(before)
+    finally:
+        store.close()
+    if args.json:
+        show_json({**completeness(), "store": str(folder), "before_unix_nano": before, "removed": removed})
+    else:
+        show(f"{removed:,} spans from before {utc(before, 0)} UTC deleted from {folder}.")
+    return ANSWERED

@@ -1,0 +1,110 @@
+"""`stagetrace query`: one's own SQL over the two relations, read-only."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from stagetrace.cli.base import ANSWERED, UsageError
+from stagetrace.cli.options import add_selection, selection, store_url
+from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
+from stagetrace.store import open_store
+from stagetrace.store.rows import json_value
+
+if TYPE_CHECKING:
+    import argparse
+
+    from stagetrace.store.base import Relations
+
+DESCRIPTION: Final = """Ask in SQL (DuckDB's) over two relations: `requests` (a row an entry span) and `spans`.
+
+The options say what the relations hold. The SQL reads them and nothing else: no file, no network, no change.
+`stagetrace query "DESCRIBE requests"` lists the columns."""
+EXAMPLE: Final = (
+    'stagetrace query "SELECT route, quantile_cont(inference_ms, 0.99) AS p99 FROM requests GROUP BY route" --since 1d'
+)
+_NUMBERS: Final = (int, float, Decimal)
+_LINES: Final = 3
+# What a SELECT can be under another name: EXPLAIN, and PIVOT, which DuckDB runs as several statements.
+_READING: Final = ("SELECT", "EXPLAIN")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("sql", metavar="SQL", help="one SELECT (or DESCRIBE, SUMMARIZE, EXPLAIN) statement")
+    add_selection(parser)
+    parser.add_argument("--csv", action="store_true", help="print comma-separated values with a header")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the result and return the exit code."""
+    if args.csv and args.json:
+        raise UsageError("--csv and --json are two forms of one answer\ngive one of them")
+    url = store_url(args)
+    with open_store(url) as reader, reader.relations(selection(args, url)) as relations:
+        names, rows = ask(relations, args.sql)
+        complete, reason = relations.complete, relations.reason
+    if args.json:
+        values = [[_json(value) for value in row] for row in rows]
+        show_json({**completeness(complete, reason), "columns": names, "rows": values})
+    elif args.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([["" if value is None else plain_text(value) for value in row] for row in rows])
+    else:
+        show(_table(names, rows))
+    warn(complete, reason)
+    return ANSWERED
+
+
+def ask(relations: Relations, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Return names and rows of one reading statement. Raise UsageError for any other, and for what DuckDB refuses."""
+    import duckdb
+
+    try:
+        statements = relations.connection.extract_statements(sql)
+        if len(statements) != 1:
+            raise UsageError(f"query takes one statement, and this is {len(statements) or 'none'}\ngive one SELECT")
+        if statements[0].type.name not in _READING:
+            raise UsageError(f"query only reads, and this is {statements[0].type.name}\ngive a SELECT")
+        answer = relations.connection.execute(statements[0])
+        return [name for name, *_ in answer.description or ()], answer.fetchall()
+    except duckdb.Error as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^")]
+        raise UsageError("\n".join(line[:200] for line in lines[:_LINES])) from None
+
+
+def _table(names: list[str], rows: list[tuple[Any, ...]]) -> Table:
+    numeric = [
+        all(isinstance(row[at], (*_NUMBERS, type(None))) and not isinstance(row[at], bool) for row in rows)
+        for at in range(len(names))
+    ]
+    columns = [Column(name, is_number) for name, is_number in zip(names, numeric, strict=True)]
+    return Table(columns, [["-" if value is None else plain_text(value) for value in row] for row in rows])
+
+
+def plain_text(value: Any) -> str:
+    """Return a value of DuckDB as text; lists and maps as JSON."""
+    found = _json(value)
+    if isinstance(found, (dict, list)):
+        import json
+
+        return json.dumps(found, ensure_ascii=False)
+    return str(found).lower() if isinstance(found, bool) else str(found)
+
+
+def _json(value: Any) -> Any:
+    """Return a value of DuckDB as JSON has it: exact numbers stay numbers, times become text."""
+    if isinstance(value, (list, tuple, set)):
+        return [_json(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, (date, datetime, time, timedelta, UUID)):
+        return str(value)
+    return json_value(value) if isinstance(value, (str, int, float, bytes, type(None))) else str(value)

@@ -1,0 +1,70 @@
+"""`stagetrace requests`: single requests, by time, duration, overrun or the time of one stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.options import add_selection, count, selection, store_url
+from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
+from stagetrace.cli.request_line import COLUMNS, cells
+from stagetrace.cli.terminal import milliseconds
+from stagetrace.cli.times import since
+from stagetrace.store import open_store
+from stagetrace.store.relations import STAGE_COLUMNS
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+DESCRIPTION: Final = "List requests, the newest first or the slowest, with what was promised and what became of it."
+EXAMPLE: Final = "stagetrace requests --slowest 10 --route /predict"
+_SORTS: Final = ("start", "duration", "overrun", *STAGE_COLUMNS, "other")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_selection(parser)
+    parser.add_argument(
+        "--sort",
+        metavar="BY",
+        choices=_SORTS,
+        help=f"greatest first by one of {', '.join(_SORTS)} (a stage's name: the time in it); default: start",
+    )
+    parser.add_argument("--top", metavar="N", type=count, help="show only the first N of that order; default: all")
+    parser.add_argument("--slowest", metavar="N", type=count, help="short for --sort duration --top N")
+    verdict = parser.add_mutually_exclusive_group()
+    verdict.add_argument("--breached", action="store_true", help="only those that broke their objective")
+    verdict.add_argument("--kept", action="store_true", help="only those that did not, judged or not")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the requests and return the exit code."""
+    url = store_url(args)
+    wanted = selection(args, url, breached=True if args.breached else False if args.kept else None)
+    sort, top = args.sort or ("duration" if args.slowest else "start"), args.top or args.slowest
+    with open_store(url) as reader, reader.relations(wanted) as relations:
+        from stagetrace.store import answers
+
+        found = answers.requests(relations, sort, top)
+        total = len(found) if top is None or len(found) < top else answers.count(relations)
+        complete, reason = relations.complete, relations.reason
+    if args.json:
+        show_json({**completeness(complete, reason), "total": total, "requests": found})
+    elif found:
+        show(_table(found, sort), *([f"{len(found)} of {total} requests shown."] if total > len(found) else []))
+    else:
+        show(f"No requests{since(wanted.since_ns)}.")
+    warn(complete, reason)
+    return ANSWERED
+
+
+def _table(found: Sequence[dict[str, Any]], sort: str) -> Table:
+    """Return the table, with a column for the stage that it is sorted by."""
+    from stagetrace.store.answers import SORTS
+
+    if sort in ("start", "duration", "overrun"):
+        return Table(COLUMNS, [cells(one) for one in found])
+    totals = ["-" if one[SORTS[sort]] is None else milliseconds(one[SORTS[sort]]) for one in found]
+    rows = [(*row[:-1], total, row[-1]) for row, total in zip(map(cells, found), totals, strict=True)]
+    return Table((*COLUMNS[:-1], Column(sort, is_number=True), COLUMNS[-1]), rows)

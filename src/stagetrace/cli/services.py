@@ -1,0 +1,33 @@
+"""`stagetrace services`: whose spans the store holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.options import add_json, add_store, store_url
+from stagetrace.cli.output import completeness, show, show_json
+from stagetrace.store import open_store
+
+if TYPE_CHECKING:
+    import argparse
+
+DESCRIPTION: Final = "List the services that have spans in the store, whatever their age."
+EXAMPLE: Final = "stagetrace services --store jaeger://localhost:16685"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_store(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the services and return the exit code."""
+    with open_store(store_url(args)) as reader:
+        services = reader.services()
+    if args.json:
+        show_json({**completeness(), "services": list(services)})
+    else:
+        show(*(services or ("The store holds no spans of any service yet.",)))
+    return ANSWERED

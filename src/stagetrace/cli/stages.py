@@ -1,0 +1,71 @@
+"""`stagetrace stages`: how long each stage takes, of each route and model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.options import add_selection, selection, store_url
+from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
+from stagetrace.cli.terminal import milliseconds
+from stagetrace.cli.times import since
+from stagetrace.store import open_store
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from stagetrace.store.answers import Group, Stage
+
+DESCRIPTION: Final = (
+    "Show how long each stage takes, of each service, route and model: exact quantiles, and its share of the whole\n"
+    "time of these requests. A stage that a request does not have does not count for it."
+)
+EXAMPLE: Final = "stagetrace stages --route /predict --since 15m"
+_NUMBERS: Final = ("count", "p50", "p95", "p99", "max", "share")
+_COLUMNS: Final = (
+    *map(Column, ("service", "route", "model", "stage")),
+    *(Column(name, is_number=True) for name in _NUMBERS),
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_selection(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the stages and return the exit code."""
+    url = store_url(args)
+    wanted = selection(args, url)
+    with open_store(url) as reader, reader.relations(wanted) as relations:
+        from stagetrace.store import answers
+
+        groups = answers.stages(relations)
+        complete, reason = relations.complete, relations.reason
+    if args.json:
+        show_json({**completeness(complete, reason), "groups": [as_json(group) for group in groups]})
+    elif groups:
+        show(Table(_COLUMNS, [row for group in groups for row in _rows(group)]))
+    else:
+        show(f"No requests{since(wanted.since_ns)}.")
+    warn(complete, reason)
+    return ANSWERED
+
+
+def as_json(group: Group) -> dict[str, Any]:
+    """Return one group as `--json` prints it."""
+    whole = {key: value for key, value in group.whole._asdict().items() if key not in ("stage", "count", "share")}
+    head = {"service": group.service, "route": group.route, "model": group.model, "requests": group.requests}
+    return {**head, **whole, "stages": [stage._asdict() for stage in group.stages]}
+
+
+def _rows(group: Group) -> Iterator[tuple[str, ...]]:
+    yield (group.service, group.route, group.model or "-", "(request)", *_numbers(group.whole))
+    for stage in group.stages:
+        yield ("", "", "", stage.stage or "", *_numbers(stage))
+
+
+def _numbers(stage: Stage) -> tuple[str, ...]:
+    quantiles = (milliseconds(value) for value in (stage.p50_ms, stage.p95_ms, stage.p99_ms, stage.max_ms))
+    return (str(stage.count), *quantiles, "-" if stage.share is None else f"{100 * stage.share:.1f} %")

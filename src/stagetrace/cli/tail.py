@@ -1,0 +1,154 @@
+"""`stagetrace tail`: the newest requests, and with -f those that come, as they come."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import OrderedDict
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.options import add_selection, selection, store_url
+from stagetrace.cli.output import Table, completeness, show, show_json, warn
+from stagetrace.cli.request_line import COLUMNS, cells
+from stagetrace.cli.terminal import printable
+from stagetrace.cli.times import since
+from stagetrace.store import open_store
+from stagetrace.store.answers import newest_first, request_of
+from stagetrace.store.base import TAIL
+from stagetrace.store.entries import matches
+from stagetrace.store.rows import distinct, spans_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from stagetrace.store.base import Reader, Selection, SpanRow
+
+DESCRIPTION: Final = """Show the newest requests, the newest last, and with -f go on with those that come, until Ctrl-C.
+
+Of a Jaeger, which cannot tell what is new, -f looks again and again at the last two minutes: what arrives later
+than that after its start is not shown."""
+EXAMPLE: Final = "stagetrace tail -f --route /predict"
+_NEWEST: Final = 10
+_REMEMBERED: Final = 10_000
+_LOOK_BACK_NS: Final = 120 * 10**9
+_WIDTHS: Final = (23, 12, 24, 12, 6, 12, 8, 8, 15, 32)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_selection(parser, until=False)
+    parser.add_argument("-f", "--follow", action="store_true", help="go on; with --json, one object on each line")
+    parser.add_argument(
+        "--interval", metavar="SECONDS", type=seconds, default=1.0, help="how often -f asks the store; default: 1"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print requests and return the exit code."""
+    url = store_url(args)
+    wanted = selection(args, url)
+    with open_store(url) as reader:
+        comes = follow(reader, wanted, args.interval) if args.follow else None
+        if comes is not None:
+            next(comes)  # from here on nothing new is missed
+        cuts: list[str] = []
+        newest = recent(reader, replace(wanted, limit=args.limit or _NEWEST), cuts)
+        if args.json and comes is None:
+            found = [request_of(span) for span in newest]
+            show_json({**completeness(not cuts, "; ".join(cuts)), "requests": found})
+        elif comes is None:
+            nothing = f"No requests{since(wanted.since_ns)}."
+            show(Table(COLUMNS, [cells(request_of(span)) for span in newest]) if newest else nothing)
+        warn(not cuts, "; ".join(cuts))
+        if comes is not None:
+            _go_on(newest, comes, as_json=args.json)
+    return ANSWERED
+
+
+def recent(reader: Reader, wanted: Selection, cuts: list[str]) -> list[SpanRow]:
+    """Return the newest entry spans that are wanted, the newest last."""
+    found: dict[tuple[str, str], SpanRow] = {}
+    for message in reader.iter_otlp(wanted, cuts):
+        for span in distinct(one.row() for one in spans_of(message)):
+            if matches(span, wanted):
+                found[span.trace_id, span.span_id] = span
+    # That there are older ones is what a tail is about.
+    cuts[:] = [cut for cut in cuts if not cut.startswith("limit ")]
+    return list(reversed(newest_first(found.values())[: wanted.limit]))
+
+
+def follow(reader: Reader, wanted: Selection, interval_s: float) -> Iterator[list[SpanRow]]:
+    """Yield what came since the last time, at once an empty list, then every `interval_s`, without end."""
+    news = _cursor(reader) if TAIL in reader.capabilities else _polling(reader, wanted)
+    # What is followed has no end in time: the window was made when the command began.
+    ever = replace(wanted, until_ns=2**63 - 1, limit=None)
+    for spans in news:
+        yield list(reversed(newest_first(span for span in spans if matches(span, ever))))
+        time.sleep(interval_s)
+
+
+def _cursor(reader: Reader) -> Iterator[list[SpanRow]]:
+    """Yield what the store's own cursor gives."""
+    told = cast("Any", reader)
+    cursor = None
+    while True:
+        spans, cursor = told.spans_after(cursor)
+        yield spans
+
+
+def _polling(reader: Reader, wanted: Selection) -> Iterator[list[SpanRow]]:
+    """Yield what a look at the last minutes has that the one before had not."""
+    known: set[tuple[str, str]] | None = None
+    while True:
+        now = time.time_ns()
+        window = replace(wanted, since_ns=now - _LOOK_BACK_NS, until_ns=now + _LOOK_BACK_NS, limit=None)
+        found = {(span.trace_id, span.span_id): span for span in recent(reader, window, [])}
+        yield [] if known is None else [span for key, span in found.items() if key not in known]
+        known = set(found)
+
+
+def _go_on(newest: list[SpanRow], comes: Iterator[list[SpanRow]], *, as_json: bool) -> None:
+    """Print one line for each request, for ever; one that comes again soon, delivered twice, is not printed again."""
+    if not as_json:
+        sys.stdout.write(_line([column.name for column in COLUMNS]))
+    printed: OrderedDict[tuple[str, str], None] = OrderedDict()
+    for spans in chain((newest,), comes):
+        for span in spans:
+            if (span.trace_id, span.span_id) not in printed:
+                printed[span.trace_id, span.span_id] = None
+                _print(span, as_json=as_json)
+        while len(printed) > _REMEMBERED:
+            printed.popitem(last=False)
+        sys.stdout.flush()
+
+
+def _print(span: SpanRow, *, as_json: bool) -> None:
+    request = request_of(span)
+    if as_json:
+        show_json(request)
+    else:
+        sys.stdout.write(_line(cells(request)))
+
+
+def _line(row: Sequence[str]) -> str:
+    """Return one line: its widths are fixed, since the rows to come are not known."""
+    padded = (
+        printable(cell).rjust(width) if column.is_number else printable(cell).ljust(width)
+        for cell, width, column in zip(row, _WIDTHS, COLUMNS, strict=True)
+    )
+    return "  ".join(padded).rstrip() + "\n"
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds between two looks at a store."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0.05 <= found <= 3600:  # noqa: PLR2004
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.05 to 3600")
+    return found

@@ -1,0 +1,155 @@
+"""`stagetrace watch`: a board of objectives, routes and stages that refreshes itself."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from stagetrace.cli import terminal
+from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.options import add_selection, selection, store_url
+from stagetrace.cli.output import Column, Table, completeness, drawn, show, show_json, warn
+from stagetrace.cli.request_line import COLUMNS, cells
+from stagetrace.cli.tail import seconds
+from stagetrace.cli.terminal import milliseconds
+from stagetrace.cli.times import Moment, since, utc
+from stagetrace.store import open_store
+
+if TYPE_CHECKING:
+    import argparse
+
+    from stagetrace.store.answers import Group, Route
+    from stagetrace.store.base import Reader, Relations, Selection
+
+DESCRIPTION: Final = """Show how each objective, route and stage does, and the newest breaches, refreshed until Ctrl-C.
+
+Where stdout is no terminal, with --once and with --json it is one snapshot."""
+EXAMPLE: Final = "stagetrace watch --since 5m"
+_QUARTER: Final = Moment(900 * 10**9, ago=True)
+_NEWEST: Final = 5
+_NUMBERS: Final = ("requests", "errors", "p50", "p99", "breaches", "kept")
+_ROUTES: Final = (
+    *map(Column, ("service", "route", "model", "objective")),
+    *(Column(name, is_number=True) for name in _NUMBERS),
+)
+_STAGES: Final = (
+    *map(Column, ("service", "route", "model", "stage")),
+    *(Column(name, is_number=True) for name in ("p50", "p99", "share")),
+)
+
+
+class Board(NamedTuple):
+    """One snapshot."""
+
+    routes: list[Route]
+    groups: list[Group]
+    newest: list[dict[str, Any]]
+    complete: bool
+    reason: str | None
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_selection(parser, since="15m", until=False)
+    parser.add_argument(
+        "--interval", metavar="SECONDS", type=seconds, default=2.0, help="how often the store is asked; default: 2"
+    )
+    parser.add_argument("--once", action="store_true", help="show one snapshot")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the board and return the exit code."""
+    url = store_url(args)
+    with open_store(url) as reader:
+        if sys.stdout.isatty() and terminal.has_rich() and not (args.once or args.json):
+            _refresh(reader, args, url)
+        wanted = selection(args, url, since=_QUARTER)
+        board = look(reader, wanted)
+    if args.json:
+        show_json(as_json(board))
+    else:
+        show(*tables(board, wanted.since_ns))
+    warn(board.complete, board.reason)
+    return ANSWERED
+
+
+def look(reader: Reader, wanted: Selection) -> Board:
+    """Return a snapshot of what is selected."""
+    from stagetrace.store import answers
+
+    with reader.relations(wanted) as relations:
+        newest = _breaches(relations)
+        return Board(answers.routes(relations), answers.stages(relations), newest, relations.complete, relations.reason)
+
+
+def _breaches(relations: Relations) -> list[dict[str, Any]]:
+    """Return the newest breaches as rows of `requests`."""
+    answer = relations.connection.execute(
+        "FROM requests WHERE breached ORDER BY start_unix_nano DESC, trace_id, span_id LIMIT $1", [_NEWEST]
+    )
+    names = [name for name, *_ in answer.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+def as_json(board: Board) -> dict[str, Any]:
+    """Return the object that `--json` prints."""
+    from stagetrace.cli import stages
+
+    return {
+        **completeness(board.complete, board.reason),
+        "routes": [route._asdict() for route in board.routes],
+        "groups": [stages.as_json(group) for group in board.groups],
+        "breaches": board.newest,
+    }
+
+
+def tables(board: Board, since_ns: int) -> list[Table | str]:
+    """Return what people see: routes, the stages that take most of each, the newest breaches."""
+    if not board.routes:
+        return [f"No requests{since(since_ns)}."]
+    parts: list[Table | str] = [Table(_ROUTES, [_route(route) for route in board.routes], "Objectives and routes")]
+    parts += ["", Table(_STAGES, [row for group in board.groups for row in _stages(group)], "Stages")]
+    if board.newest:
+        parts += ["", Table(COLUMNS, [cells(one) for one in board.newest], "Newest breaches")]
+    return parts
+
+
+def _route(route: Route) -> tuple[str, ...]:
+    kept = "-" if not route.judged else f"{100 * (route.judged - route.breaches) / route.judged:.2f} %"
+    return (
+        route.service,
+        route.route,
+        route.model or "-",
+        route.objective or "-",
+        str(route.requests),
+        str(route.errors),
+        milliseconds(route.p50_ms),
+        milliseconds(route.p99_ms),
+        str(route.breaches) if route.judged else "-",
+        kept,
+    )
+
+
+def _stages(group: Group) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for stage in group.stages:
+        head = (group.service, group.route, group.model or "-") if not rows else ("", "", "")
+        share = "-" if stage.share is None else f"{100 * stage.share:.1f} %"
+        rows.append((*head, stage.stage or "", milliseconds(stage.p50_ms), milliseconds(stage.p99_ms), share))
+    return rows
+
+
+def _refresh(reader: Reader, args: argparse.Namespace, url: str) -> None:
+    """Draw the board again and again, until Ctrl-C ends the command."""
+    from rich.console import Group as Stack
+    from rich.live import Live
+
+    with Live(screen=True, auto_refresh=False) as live:
+        while True:
+            wanted = selection(args, url, since=_QUARTER)
+            board = look(reader, wanted)
+            head = f"{url}{since(wanted.since_ns)}, at {utc(time.time_ns(), 0)[11:]}; Ctrl-C ends"
+            cut = [] if board.complete else [f"INCOMPLETE: {board.reason}"]
+            live.update(Stack(*map(drawn, [head, "", *tables(board, wanted.since_ns), *cut])), refresh=True)
+            time.sleep(args.interval)

@@ -1,0 +1,114 @@
+"""Questions to the two relations, asked in SQL: how long stages take, how routes do, which requests were slowest."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from stagetrace.store.load import sql
+from stagetrace.store.relations import OTHER_STAGES, REQUESTS, STAGE_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from stagetrace.store.base import Relations, SpanRow
+
+# What requests can be sorted by -> the column, greatest first.
+SORTS: Final[Mapping[str, str]] = {
+    "start": "start_unix_nano",
+    "duration": "duration_ms",
+    "overrun": "overrun_ms",
+    **STAGE_COLUMNS,
+    "other": OTHER_STAGES,
+}
+
+
+class Stage(NamedTuple):
+    """How long one stage took in the requests that have it; `share` of the whole time of all requests of the group."""
+
+    stage: str | None  # None: the whole request
+    count: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    share: float | None
+
+
+class Group(NamedTuple):
+    """The requests of one service, route (or name, where they have none) and model, whole and by stage."""
+
+    service: str
+    route: str
+    model: str | None
+    requests: int
+    whole: Stage
+    stages: tuple[Stage, ...]
+
+
+class Route(NamedTuple):
+    """How the requests of one service, route, model and objective did."""
+
+    service: str
+    route: str
+    model: str | None
+    objective: str | None
+    requests: int
+    judged: int
+    breaches: int
+    errors: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+def stages(relations: Relations) -> list[Group]:
+    """Return exact quantiles of every stage, by service, route and model."""
+    rows = relations.connection.execute(sql("stages")).fetchall()
+    groups = []
+    for (service, route, model, requests), found in groupby(rows, key=lambda row: row[:4]):
+        whole, *parts = (Stage(*row[4:]) for row in found)
+        groups.append(Group(service, route, model, requests, whole, tuple(parts)))
+    return groups
+
+
+def routes(relations: Relations) -> list[Route]:
+    """Return how each route does, the one with most breaches first."""
+    return [Route(*row) for row in relations.connection.execute(sql("routes")).fetchall()]
+
+
+def requests(relations: Relations, sort: str = "start", top: int | None = None) -> list[dict[str, Any]]:
+    """Return rows of `requests` as column -> value, greatest first by one of `SORTS`, those without it last."""
+    answer = relations.connection.execute(
+        f"FROM requests ORDER BY {SORTS[sort]} DESC NULLS LAST, start_unix_nano DESC, trace_id, span_id LIMIT $1",
+        [top],
+    )
+    return [dict(zip(REQUESTS, row, strict=True)) for row in answer.fetchall()]
+
+
+def request_of(span: SpanRow) -> dict[str, Any]:
+    """Return one entry span as a row of `requests`, without a database."""
+    from stagetrace.store.load import COLUMNS, cells
+
+    found = dict(zip(COLUMNS, cells(span), strict=True))
+    found["stage"] = found["breach_stage"]
+    return {name: found[name] for name in REQUESTS}
+
+
+def slowest_stage(request: Mapping[str, Any]) -> str | None:
+    """Return the stage that the verdict names, or the one with the greatest total where no verdict names one."""
+    if request["stage"] is not None:
+        return str(request["stage"])
+    totals = {stage: request[column] for stage, column in STAGE_COLUMNS.items() if request[column] is not None}
+    return max(totals, key=lambda stage: totals[stage], default=None)
+
+
+def count(relations: Relations, relation: str = "requests") -> int:
+    """Return how many rows a relation has."""
+    row = relations.connection.execute(f"SELECT count(*) FROM {relation}").fetchone()  # noqa: S608 -- a name of ours
+    return int(row[0]) if row else 0
+
+
+def newest_first(spans: Iterable[SpanRow]) -> Sequence[SpanRow]:
+    """Return entry spans by start, the newest first."""
+    return sorted(spans, key=lambda span: (-span.start_unix_nano, span.trace_id, span.span_id))
