@@ -53,6 +53,15 @@ def test_on_loads_the_hooks_and_nothing_that_costs(value: str) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("library", ["sklearn.linear_model", "onnxruntime", "anyio.to_thread", "uvicorn"])
+def test_a_library_without_a_server_loads_no_opentelemetry(library: str) -> None:
+    """A training script, a notebook, a command-line tool: they import the same libraries and serve nothing."""
+    loaded = "*(name in sys.modules for name in ('stagetrace.instrumentation.base', 'opentelemetry'))"
+    code = f"import {library}, sys; print({loaded})"
+    expected = "False" if library == "uvicorn" else "True"
+    assert python(code, STAGETRACE="1").stdout.split() == [expected, "False"]
+
+
 def test_isolated_mode_still_activates() -> None:
     """`python -I` ignores PYTHONPATH, which the usual wrapper commands rely on."""
     assert "stagetrace.activate" in json.loads(python(LOADED, "-I", STAGETRACE="1").stdout)

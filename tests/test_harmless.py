@@ -49,7 +49,7 @@ TWINS = [
     "stagetrace.instrumentation.fastapi:recording",
     "stagetrace.instrumentation.fastapi:_has_entry_span",
     "stagetrace.instrumentation.anyio:_Wait",
-    "stagetrace.instrumentation.model:recording",
+    "stagetrace.recording.context:recording",
     "stagetrace.instrumentation.model:description",
     "stagetrace.instrumentation.sklearn:_wrap",
     "stagetrace.instrumentation.otel_sdk:policy",

@@ -14,6 +14,9 @@ NETWORK_SEND: Final = "network.send"
 HANDLER: Final = "handler"  # all of the handler's own time, where it never infers
 STAGES: Final = (NETWORK_RECEIVE, QUEUE, PREPROCESS, HANDLER, INFERENCE, POSTPROCESS, NETWORK_SEND)
 
+# A model's `transform`, until it is settled whether it was preprocessing, inference or postprocessing; never exported.
+TRANSFORM: Final = "transform"
+
 # Stage spans.
 ML_STAGE: Final = "ml.stage"
 ML_STAGE_COALESCED: Final = "ml.stage.coalesced"

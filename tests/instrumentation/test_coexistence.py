@@ -88,6 +88,17 @@ def test_a_mounted_app_has_one_entry_span(sink: Sink, tmp_path: Path) -> None:
             assert request.others == []
 
 
+def test_an_app_that_was_there_before_us_is_traced(sink: Sink, tmp_path: Path) -> None:
+    """Without the variable: `activate()` by hand, after FastAPI, the app and the models."""
+    env = {key: value for key, value in environment(sink).items() if key != "STAGETRACE"}
+    with run_service(tmp_path, "late", env=env) as service:
+        trace_id, _ = service.call("POST", "/predict", json={"inference_s": 0.02})
+        request = sink.request(trace_id)
+        assert_tiled(request)
+        assert {"queue", "inference"} <= set(request.names)
+        assert request.entry.attributes["sla.breached"] is False
+
+
 def test_excluded_urls_are_not_traced(sink: Sink, tmp_path: Path) -> None:
     env = environment(sink) | {"OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": "/plain"}
     with run_service(tmp_path, env=env) as service:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.trace import SpanContext
 
-from stagetrace.recording.timeline import PRIORITY, TRANSFORM, Mark, Segment, Timeline
+from stagetrace.recording.timeline import PRIORITY, Mark, Segment, Timeline
+from stagetrace.semconv import TRANSFORM
 
 if TYPE_CHECKING:
     from collections.abc import Callable

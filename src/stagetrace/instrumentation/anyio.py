@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.recording.context import recording
+from stagetrace.instrumentation.base import recording
 from stagetrace.semconv import QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:

@@ -6,14 +6,11 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.recording.context import recording
-from stagetrace.recording.timeline import TRANSFORM
-from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE, ML_FRAMEWORK, ML_MODEL_NAME
+from stagetrace.instrumentation.base import recording
+from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE, ML_FRAMEWORK, ML_MODEL_NAME, TRANSFORM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from stagetrace.recording.timeline import Timeline
 
 _inside: ContextVar[bool] = ContextVar("stagetrace.inside_model", default=False)
 
@@ -23,7 +20,7 @@ def marked(call: Callable[[], Any], describe: Callable[[], dict[str, Any]], acti
 
     `describe` gives the attributes of the stage. Outside a recorded request this costs one context look-up.
     """
-    timeline = None if _inside.get() else _recording()
+    timeline = None if _inside.get() else recording()
     if timeline is None:
         return call()
     token = _inside.set(True)
@@ -44,11 +41,6 @@ def description(name: str, framework: str, rows: Any) -> dict[str, Any]:
     elif isinstance(rows, list | tuple):
         attributes[ML_BATCH_SIZE] = len(rows)
     return attributes
-
-
-@guarded
-def _recording() -> Timeline | None:
-    return recording()
 
 
 @guarded

@@ -7,8 +7,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
+from stagetrace.instrumentation.base import recording
 from stagetrace.instrumentation.model import INFERENCE, description, marked
-from stagetrace.recording.context import recording
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from stagetrace import distro
-
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -21,6 +19,8 @@ def hook(module: ModuleType) -> None:
         try:
             return await original(self, *args, **kwargs)
         finally:
+            from stagetrace import distro
+
             if distro.ready():
                 await distro.flush()
 

@@ -23,14 +23,13 @@ from stagetrace.semconv import (
     POSTPROCESS,
     PREPROCESS,
     QUEUE,
+    TRANSFORM,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 GAP = ""
-# A model's `transform`: inference if the request has no other, else part of what is around it.
-TRANSFORM = "transform"
 # Of several open activities, the first of these gives the stage its name.
 PRIORITY = (INFERENCE, TRANSFORM, QUEUE, NETWORK_SEND, NETWORK_RECEIVE)
 MAX_SEGMENTS = 128
