@@ -71,6 +71,27 @@ class Traffic:
             self._trace(scope)
         return message.SerializeToString()
 
+    def copies(self, spans: int, per_request: int = 55, different: int = 400) -> Iterator[bytes]:
+        """Yield requests until about `spans` are made, quicker: `different` ones again and again at other times."""
+        draw = self._random
+        made = [ExportTraceServiceRequest.FromString(self.request(per_request)) for _ in range(different)]
+        round_ns = different * per_request * self._gap
+        for number in range(max(1, spans // (per_request * SPANS_PER_TRACE))):
+            message = made[number % different]
+            shift = round_ns if number >= different else 0
+            trace_id = parent_id = b""
+            for span in message.resource_spans[0].scope_spans[0].spans:
+                if not trace_id:
+                    trace_id, parent_id = draw.randbytes(16), draw.randbytes(8)
+                span.trace_id = trace_id
+                if span.parent_span_id:
+                    span.parent_span_id, span.span_id = parent_id, draw.randbytes(8)
+                else:  # the entry span comes last
+                    span.span_id, trace_id = parent_id, b""
+                span.start_time_unix_nano += shift
+                span.end_time_unix_nano += shift
+            yield message.SerializeToString()
+
     def _trace(self, scope: ScopeSpans) -> None:
         draw = self._random
         trace_id, entry_id = draw.randbytes(16), draw.randbytes(8)

@@ -88,10 +88,23 @@ def arrow() -> Any:
 
 
 def schema() -> pa.Schema:
-    """Return the schema of `table`, with dictionaries decoded."""
+    """Return all columns and their types, dictionaries decoded."""
     pa = arrow()
     named = (*FIXED, *SHARED, *SPARSE, (SEQUENCE, "int64"))
     return pa.schema([pa.field(name, getattr(pa, kind)()) for name, kind in named])
+
+
+def joined(parts: Sequence[pa.Table]) -> pa.Table:
+    """Return some tables with all columns as one, the shared ones dictionary-coded alike: they repeat long values."""
+    shared = {name for name, _ in SHARED}
+    coded = []
+    for part in parts:
+        columns = [
+            column.dictionary_encode() if field.name in shared else column.cast(field.type)
+            for field, column in zip(schema(), (part[name] for name in schema().names), strict=True)
+        ]
+        coded.append(arrow().table(columns, names=schema().names))
+    return arrow().concat_tables(coded).unify_dictionaries()
 
 
 def table(pieces: Sequence[Piece]) -> pa.Table:

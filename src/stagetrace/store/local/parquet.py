@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from stagetrace.otlp.decoder_columns import schema
+from stagetrace.otlp.decoder_columns import SHARED, joined, schema
 from stagetrace.store.local.delta import PARTITION, File
 from stagetrace.store.local.wal import sync_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -107,9 +108,9 @@ def _sync(path: Path) -> int:
         os.close(file)
 
 
-def read(folder: Path, files: list[File]) -> Any:
+def read(folder: Path, files: Sequence[File]) -> pa.Table:
     """Return the spans of some files as one table."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pa.concat_tables([pq.ParquetFile(folder / file.path).read() for file in files])
+    shared = [name for name, _ in SHARED]
+    return joined([pq.read_table(folder / file.path, partitioning=None, read_dictionary=shared) for file in files])

@@ -14,8 +14,10 @@ from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, TAIL, Br
 from stagetrace.store.entries import entry_of, stage_totals
 from stagetrace.store.load import select
 from stagetrace.store.local import relation, search
+from stagetrace.store.local.duplicates import DistinctTail
+from stagetrace.store.local.folder import check_format
 from stagetrace.store.local.relation import ALL_TIME, KINDS
-from stagetrace.store.local.view import FORMAT, Outside
+from stagetrace.store.local.view import Outside
 from stagetrace.store.rows import distinct, spans_of
 from stagetrace.store.services import check_known
 
@@ -48,18 +50,20 @@ class LocalReader:
 
     capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, TAIL, EXHAUSTIVE})
 
-    def __init__(self, folder: Path, view: Callable[[], View], database: DuckDBPyConnection | None = None) -> None:
-        """Answer from what `view` gives at each question; `database` is shared with other readers."""
+    def __init__(
+        self, folder: Path, view: Callable[[], View], connection: DuckDBPyConnection, tail: DistinctTail
+    ) -> None:
+        """Answer from what `view` gives at each question; `connection` is this reader's own."""
         self._folder = folder
         self._view = view
-        self._connection = database.cursor() if database is not None else relation.database()
+        self._connection = connection
+        self._tail = tail
 
     @classmethod
     def open(cls, folder: Path) -> LocalReader:
         """Open a folder that some process writes to, or none. Raise StoreError if it is not a store."""
-        if not (folder / FORMAT).exists():
-            raise StoreError(f"{folder} is no store\n`stagetrace up --data {folder}` makes one and fills it")
-        return cls(folder, Outside(folder).view)
+        check_format(folder)
+        return cls(folder, Outside(folder).view, relation.database(), DistinctTail())
 
     def services(self) -> tuple[str, ...]:
         """Return the names of all services that have spans here, sorted."""
@@ -78,12 +82,13 @@ class LocalReader:
             entry=True,
         )
         if not found and selection.service is not None:
-            check_known(selection.service, self.services(), str(self._folder))
+            self._check_known(selection.service)
         reason = None
         if selection.limit is not None and len(found) > selection.limit:
             found, reason = found[: selection.limit], f"limit {selection.limit} reached, there are older breaches"
         entries = []
-        for span in _span_rows(found):
+        # `_span_rows` puts spans of one resource together: the order is lost there.
+        for span in sorted(_span_rows(found), key=lambda one: (-one.start_unix_nano, one.trace_id, one.span_id)):
             siblings = () if stage_totals(span, ()) else self._trace(span.trace_id)
             entries.append(entry_of(span, siblings))
         return Breaches(tuple(entries), complete=reason is None, reason=reason)
@@ -100,12 +105,13 @@ class LocalReader:
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` says; nothing is read before they are asked."""
         if selection.service is not None:
-            check_known(selection.service, self.services(), str(self._folder))
+            self._check_known(selection.service)
         view = self._view()
         window = (selection.since_ns, selection.until_ns) if not selection.is_filtered else ALL_TIME
         files = view.files(*window)
         connection = relation.database()
-        tail = _register(connection, view)
+        tail = self._tail.of(connection, view)
+        relation.register(connection, tail)
         connection.execute(f"CREATE VIEW loaded AS {relation.loaded(relation.stored(view, files, tail))}")
         return select(connection, selection, files=relation.paths(view, files))
 
@@ -163,9 +169,7 @@ class LocalReader:
     def spans_after(self, cursor: int | None) -> tuple[list[SpanRow], int]:
         """Return what was acknowledged after `cursor`, and the next cursor; None: nothing yet, only the cursor."""
         view = self._view()
-        newest = max(
-            [view.snapshot.stored, *(table[SEQUENCE][-1].as_py() for table in view.tail if table.num_rows)], default=0
-        )
+        newest = view.last
         if cursor is None or newest <= cursor:
             return [], newest
         found = self._ask(
@@ -189,6 +193,14 @@ class LocalReader:
     ) -> None:
         """Close it."""
         self.close()
+
+    def _check_known(self, service: str) -> None:
+        """Raise StoreError if no span here is of this service."""
+        one = self._ask(
+            ALL_TIME, lambda query, _: self._all(f"SELECT 1 FROM ({query}) WHERE service = $1 LIMIT 1", [service])
+        )
+        if not one:
+            check_known(service, self.services(), str(self._folder))
 
     def _trace(self, trace_id: str) -> list[SpanRow]:
         return list(_span_rows(self._trace_rows(trace_id)))
@@ -216,16 +228,14 @@ class LocalReader:
 
         for attempt in range(_ATTEMPTS):
             view = self._view()
-            tail = _register(self._connection, view)
             files = view.files(*window, entry=entry)
             try:
+                tail = self._tail.of(self._connection, view)
+                relation.register(self._connection, tail)
                 return question(relation.stored(view, files, tail), files)
             except duckdb.IOException as error:
                 if attempt == _ATTEMPTS - 1:
                     raise StoreError(f"cannot read the store in {self._folder}: {str(error).splitlines()[0]}") from None
-            finally:
-                if tail is not None:
-                    self._connection.unregister(tail)
         raise AssertionError
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -241,13 +251,3 @@ def _span_rows(rows: Sequence[dict[str, Any]]) -> Iterator[SpanRow]:
     """Yield stored rows as the reading side's rows."""
     for one in spans_of(request_of(rows)):
         yield one.row()
-
-
-def _register(connection: DuckDBPyConnection, view: View) -> str | None:
-    """Make the tail a relation and return its name, or None if there is none."""
-    import pyarrow as pa
-
-    if not view.tail:
-        return None
-    connection.register("tail", pa.concat_tables(view.tail).unify_dictionaries())
-    return "tail"

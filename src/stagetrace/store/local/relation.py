@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.otlp.decoder_back import span_of
 from stagetrace.otlp.decoder_columns import COLUMNS, REST, schema
 from stagetrace.store.load import connect
+from stagetrace.store.local.duplicates import KEY
+from stagetrace.store.local.parquet import SERVER_KIND
 from stagetrace.store.rows import as_text, values
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from stagetrace.store.local.delta import File
+    from stagetrace.store.local.duplicates import Distinct
     from stagetrace.store.local.view import View
 
 KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
@@ -24,21 +27,29 @@ _ATTRIBUTES: Final = "stagetrace_attributes"
 _RESOURCE: Final = "stagetrace_resource"
 
 
-def stored(view: View, files: Sequence[File], tail: str | None, condition: str = "true") -> str:
-    """Return a query for the stored columns, and `is_entry`, of some files and of the relation `tail`."""
+def stored(view: View, files: Sequence[File], tail: Distinct | None) -> str:
+    """Return a query for the stored columns, and `is_entry`, of some files and of the tail that `register` made known."""
     columns = ", ".join(schema().names)
+    better = "" if tail is None or tail.replaced is None else f" ANTI JOIN replaced USING ({KEY})"
     parts = []
     for entry in (True, False):
         paths = [f"'{_quoted(str(view.table / file.path))}'" for file in files if file.entry is entry]
         if paths:
             source = f"read_parquet([{', '.join(paths)}], hive_partitioning = false)"
-            parts.append(f"SELECT {columns}, {str(entry).lower()} AS is_entry FROM {source} WHERE {condition}")
+            parts.append(f"SELECT {columns}, {str(entry).lower()} AS is_entry FROM {source}{better}")
     if tail is not None:
-        parts.append(f"SELECT {columns}, kind = 2 AS is_entry FROM {tail} WHERE {condition}")
+        parts.append(f"SELECT {columns}, kind = {SERVER_KIND} AS is_entry FROM tail")
     if not parts:
         none = ", ".join(f"NULL::{_DUCKDB[str(field.type)]} AS {field.name}" for field in schema())
         return f"SELECT {none}, NULL::BOOLEAN AS is_entry WHERE false"
     return " UNION ALL ".join(parts)
+
+
+def register(connection: DuckDBPyConnection, tail: Distinct | None) -> None:
+    """Make what `stored` needs of a tail known to a connection."""
+    for name, table in (("tail", tail and tail.spans), ("replaced", tail and tail.replaced)):
+        if table is not None:
+            connection.register(name, table)
 
 
 def paths(view: View, files: Sequence[File]) -> list[str]:
@@ -79,11 +90,12 @@ _DUCKDB: Final = {
 }
 
 
-def database() -> DuckDBPyConnection:
-    """Return a new in-memory database with the functions that `loaded` calls."""
-    from duckdb import DuckDBPyConnection as Connection  # noqa: F401 -- a clear error comes from `connect`
-
+def database(memory: str | None = None) -> DuckDBPyConnection:
+    """Return a new in-memory database with the functions that `loaded` calls, which takes no more than `memory`."""
     connection = connect()
+    if memory is not None:
+        connection.execute(f"SET memory_limit = '{memory}'")
+        connection.execute("SET threads = 1")
     connection.execute("SET parquet_metadata_cache = true")
     connection.execute("SET preserve_insertion_order = false")
     fields = ", ".join(f"{column} {_type_of(column)}" for column in (*COLUMNS, REST))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
-from stagetrace.otlp.wire import varint
 from stagetrace.otlp.decoder_columns import BOOL, DOUBLE, INT, STRING, TYPED
+from stagetrace.otlp.wire import varint
 from stagetrace.store.rows import as_text
 
 if TYPE_CHECKING:

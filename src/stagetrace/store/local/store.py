@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
-import json
 import os
+import shutil
 import threading
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stagetrace import log
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decoder import Decoded, decode
-from stagetrace.otlp.decoder_columns import arrow
-from stagetrace.store.local import delta, parquet, wal
+from stagetrace.otlp.decoder import Decoded, MalformedRequest, decode
+from stagetrace.otlp.decoder_columns import arrow, joined
+from stagetrace.store.local import delta, relation, wal
+from stagetrace.store.local.duplicates import DistinctTail
+from stagetrace.store.local.folder import prepare
+from stagetrace.store.local.table import Table
 from stagetrace.store.local.tail import Tail
-from stagetrace.store.local.view import FORMAT, TABLE, WAL, View
+from stagetrace.store.local.view import TABLE, WAL, View
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -26,16 +30,31 @@ if TYPE_CHECKING:
 
     from stagetrace.store.local.reader import LocalReader
 
-FORMAT_VERSION: Final = 1
 FLUSH_ROWS: Final = 65_536
 FLUSH_BYTES: Final = 32 * 1024 * 1024
 FLUSH_S: Final = 10.0
 PENDING_BYTES: Final = 4 * FLUSH_BYTES  # beyond, `append` waits for the table
+RESERVE_BYTES: Final = 64 * 1024 * 1024  # of the disk stay free: room to move the log into the table
+TIDY_S: Final = 30.0
+_RETRY_S: Final = 1.0
+COUNTS: Final = (
+    *("requests", "spans_accepted", "spans_rejected", "spans_duplicate", "spans_expired"),
+    "files_merged",
+)
+MAKE_ROOM: Final = "free some, or keep less with --retention; what is stored can be read all the same"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StoreFull(StoreError):  # noqa: N818 - reads as what it says
     """Say that the disk has no room: nothing of the request was kept, and it may be sent again later."""
+
+
+class Limits(NamedTuple):
+    """What a store may keep and must leave."""
+
+    retention_s: float | None
+    retention_bytes: int | None
+    reserve_bytes: int
 
 
 class Appended(NamedTuple):
@@ -47,49 +66,56 @@ class Appended(NamedTuple):
 
 
 class LocalStore:
-    """The open store. Safe to use from several threads; close it, or the next open replays the log."""
+    """The open store. Safe to use from several threads; one that is not closed is recovered by the next open."""
 
-    def __init__(self, folder: Path, lock: int) -> None:
+    def __init__(self, folder: Path, lock: int, limits: Limits) -> None:
         """Use `open`."""
         self.folder = folder
         self._lock_file = lock
-        self._table = folder / TABLE
-        self._state = threading.Condition()  # guards the four below
-        self._snapshot = delta.load(self._table)
+        self._limits = limits
+        self._state = threading.Condition()  # guards the seven below
         self._tail = Tail()
-        self._flushing: Tail | None = None
-        self._closing = False
-        self._flush_lock = threading.Lock()
+        self._moving: Tail | None = None  # is being written to the table
+        self._snapshot = delta.load(folder / TABLE)
         self._flush_due = 0.0
         self._flush_error: OSError | None = None
+        self._closing = False
+        self._counts = dict.fromkeys(COUNTS, 0)
+        self._table_lock = threading.Lock()  # guards the table; taken before any other
+        self._table = Table(folder / TABLE, self._snapshot)
+        self._table.delete_strays()
         self._recover()
-        self._wal: wal.Wal[Decoded] = wal.Wal(folder / WAL, self._last_sequence() + 1, self._on_durable)
-        self._flusher = threading.Thread(target=self._flush_when_due, name="stagetrace-flush", daemon=True)
+        self._database = relation.database()
+        self._distinct = DistinctTail()
+        self._wal: wal.Wal[Decoded] = wal.Wal(folder / WAL, self._snapshot.stored + 1, self._on_durable)
+        self._flusher = threading.Thread(target=self._work, name="stagetrace-store", daemon=True)
         self._flusher.start()
 
     @classmethod
-    def open(cls, folder: Path, *, retention_s: float | None = None, retention_bytes: int | None = None) -> LocalStore:
-        """Open or make the store in `folder`. Raise StoreError if it is taken, not writable or of a newer format."""
+    def open(
+        cls,
+        folder: Path,
+        *,
+        retention_s: float | None = None,
+        retention_bytes: int | None = None,
+        reserve_bytes: int = RESERVE_BYTES,
+    ) -> LocalStore:
+        """Open or make the store in `folder`. Raise StoreError if it is taken, not writable or of a newer format.
+
+        Spans older than `retention_s` are dropped, and the oldest of those that take more than `retention_bytes`.
+        """
         arrow()
+        lock = None
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = _lock(folder)
+            lock = prepare(folder)
+            return cls(folder, lock, Limits(retention_s, retention_bytes, reserve_bytes))
         except OSError as error:
-            raise _unusable(folder, error) from error
-        try:
-            _check_format(folder)
-            (folder / WAL).mkdir(exist_ok=True)
-            if (
-                not (folder / TABLE / delta.LOG / f"{0:020d}.json").exists()
-                and not (folder / TABLE / delta.LOG / "_last_checkpoint").exists()
-            ):
-                delta.create(folder / TABLE, parquet.delta_schema())
-            return cls(folder, lock)
-        except OSError as error:
-            os.close(lock)
-            raise _unusable(folder, error) from error
+            if lock is not None:
+                os.close(lock)
+            raise _refusal(folder, error) from error
         except BaseException:
-            os.close(lock)
+            if lock is not None:
+                os.close(lock)
             raise
 
     def append(self, request: bytes) -> Appended:
@@ -99,51 +125,73 @@ class LocalStore:
         """
         decoded = decode(request)
         if decoded.accepted:
-            self._wait_for_room()
+            self._wait_for_room(len(request))
             try:
                 self._wal.append(request, decoded)
             except OSError as error:
                 raise _refusal(self.folder, error) from error
+        with self._state:
+            self._counts["requests"] += 1
+            self._counts["spans_accepted"] += decoded.accepted
+            self._counts["spans_rejected"] += decoded.rejected
         return Appended(decoded.accepted, decoded.rejected, decoded.reason)
 
     def reader(self) -> LocalReader:
         """Return a reader that sees everything acknowledged."""
         from stagetrace.store.local.reader import LocalReader
 
-        return LocalReader(self.folder, self.view)
+        return LocalReader(self.folder, self.view, self._database.cursor(), self._distinct)
 
     def view(self) -> View:
         """Return the present state, for a reader in this process."""
         with self._state:
-            tails = [tail for tail in (self._flushing, self._tail) if tail is not None]
-            return View(self._table, self._snapshot, tuple(table for tail in tails for table in tail.tables()))
+            tails = [tail for tail in (self._moving, self._tail) if tail is not None and tail.rows]
+            parts = tuple(table for tail in tails for table in tail.tables())
+            last = max(self._snapshot.stored, *(tail.last for tail in tails), 0)
+            return View(self.folder / TABLE, self._snapshot, parts, last)
 
     def flush(self) -> None:
-        """Move everything acknowledged into the table."""
-        with self._flush_lock:
+        """Move everything acknowledged into the table. Raise OSError if that fails; then the log still has it."""
+        with self._table_lock:
             with self._wal.lock:
-                self._wal.close_segment()
+                segments = self._wal.rotate()
                 with self._state:
-                    if self._flushing is None:
-                        self._flushing, self._tail = self._tail, Tail()
-                    moving = self._flushing
+                    if self._moving is None:
+                        self._moving, self._tail = self._tail, Tail()
+                    moving = self._moving
             if moving.rows:
-                self._move(moving)
+                self._table.append(joined(moving.tables()), moving.last)
             with self._state:
-                self._flushing = None
+                self._snapshot, self._moving = self._table.snapshot, None
+                self._counts["spans_duplicate"] = self._table.duplicates
                 self._state.notify_all()
-            for path in wal.obsolete(self.folder / WAL, self._snapshot.stored):
-                path.unlink(missing_ok=True)
+            for path, last in segments:
+                if last <= self._table.snapshot.stored:
+                    path.unlink(missing_ok=True)
 
-    def _move(self, moving: Tail) -> None:
-        """Write a tail into the table."""
-        pa = arrow()
-        spans = pa.concat_tables(moving.tables()).unify_dictionaries()
-        added = [parquet.write(self._table, part, entry=entry) for entry, part in parquet.partitions(spans)]
-        snapshot = delta.commit(self._table, self._snapshot, added, (), moving.last)
+    def compact(self) -> None:
+        """Merge small files into large ones."""
+        self._change(lambda table: table.compact(everything=True))
+
+    def prune(self, before_ns: int) -> int:
+        """Drop all spans that started before; return how many."""
+        self.flush()
+        return self._change(lambda table: table.prune(before_ns))
+
+    def stats(self) -> dict[str, int]:
+        """Return counts since the store was opened, and what it holds now."""
         with self._state:
-            self._snapshot = snapshot
-            self._flushing = None
+            files = self._snapshot.files.values()
+            tails = [tail for tail in (self._moving, self._tail) if tail is not None]
+            return {
+                **self._counts,
+                "files": len(files),
+                "spans": sum(file.rows for file in files) + sum(tail.rows for tail in tails),
+                "bytes": sum(file.size for file in files),
+                "pending_spans": sum(tail.rows for tail in tails),
+                "pending_bytes": sum(tail.bytes for tail in tails),
+                "version": self._snapshot.version,
+            }
 
     def close(self) -> None:
         """Move everything into the table and let go of the folder."""
@@ -154,20 +202,36 @@ class LocalStore:
             self._state.notify_all()
         self._flusher.join()
         try:
-            self.flush()
-        except OSError:
-            pass  # what is in the log stays there, and the next open reads it
+            # What stays in the log for want of room, the next open reads from there.
+            with contextlib.suppress(OSError):
+                self.flush()
+            self._table.vacuum(0)
         finally:
-            self._wal.close_segment()
+            self._wal.close()
+            self._table.close()
+            self._database.close()
             os.close(self._lock_file)
 
     def __enter__(self) -> Self:
+        """Return itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        """Close it."""
         self.close()
+
+    def _change(self, change: Callable[[Table], int]) -> int:
+        """Change the table and let readers see it."""
+        with self._table_lock:
+            try:
+                return change(self._table)
+            except OSError as error:
+                raise _refusal(self.folder, error) from error
+            finally:
+                with self._state:
+                    self._snapshot = self._table.snapshot
 
     def _on_durable(self, group: Sequence[wal.Item[Decoded]]) -> None:
         with self._state:
@@ -181,91 +245,90 @@ class LocalStore:
 
     def _is_due(self) -> bool:
         tail = self._tail
-        late = tail.rows > 0 and time.monotonic() >= self._flush_due
+        late = (tail.rows > 0 or self._moving is not None) and time.monotonic() >= self._flush_due
         return late or tail.rows >= FLUSH_ROWS or tail.bytes >= FLUSH_BYTES
 
-    def _wait_for_room(self) -> None:
+    def _wait_for_room(self, size: int) -> None:
+        """Return when a request may be taken in. Raise StoreFull where the disk or memory has no room for it."""
+        free = shutil.disk_usage(self.folder).free
+        if free < self._limits.reserve_bytes + size:
+            raise StoreFull(f"no room for spans in {self.folder}: {free >> 20} MiB are free\n{MAKE_ROOM}")
         with self._state:
             while self._tail.bytes >= PENDING_BYTES and not self._closing:
                 if self._flush_error is not None:
                     raise _refusal(self.folder, self._flush_error)
                 self._state.wait(1)
 
-    def _flush_when_due(self) -> None:
+    def _work(self) -> None:
+        """Move spans to the table when it is time, and keep the table in order."""
         while True:
             with self._state:
                 while not self._closing and not self._is_due():
-                    self._state.wait(max(0.0, self._flush_due - time.monotonic()) if self._tail.rows else None)
+                    waiting = self._tail.rows or self._moving is not None
+                    self._state.wait(max(0.01, self._flush_due - time.monotonic()) if waiting else TIDY_S)
+                    if not waiting and not self._is_due():
+                        break
                 if self._closing:
                     return
+                due = self._is_due()
             try:
-                self.flush()
+                if due:
+                    self.flush()
+                self._tidy()
                 self._flush_error = None
-            except OSError as error:
-                self._flush_error = error
-                time.sleep(1)
+            except Exception as error:  # noqa: BLE001 -- the log goes on as long as this thread does
+                self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """Remember that the table could not be written, and try again in a while."""
+        if self._flush_error is None:
+            log.warning(f"the store in {self.folder} keeps spans in its log, as its table cannot be written: {error}")
+        with self._state:
+            self._flush_error = error if isinstance(error, OSError) else OSError(str(error))
+            self._flush_due = time.monotonic() + _RETRY_S
+            self._state.notify_all()
+        time.sleep(_RETRY_S)
+
+    def _tidy(self) -> None:
+        """Merge small files and drop what is older or more than the limits say."""
+        limits = self._limits
+        dropped = 0
+        if limits.retention_s is not None:
+            before = time.time_ns() - int(limits.retention_s * 1e9)
+            dropped += self._change(lambda table: table.drop_before(before))
+        if limits.retention_bytes is not None:
+            keep = limits.retention_bytes
+            dropped += self._change(lambda table: table.drop_oldest(keep))
+        merged = self._change(lambda table: table.compact())
+        with self._table_lock:
+            self._table.vacuum()
+        with self._state:
+            self._counts["spans_expired"] += dropped
+            self._counts["files_merged"] += merged
 
     def _recover(self) -> None:
         """Take up what was acknowledged and did not reach the table."""
-        for _, path in wal.segments(self.folder / WAL):
-            for sequence, request in wal.read(path, self._snapshot.stored):
-                self._tail.add(sequence, decode(request), len(request))
-                if self._tail.bytes >= FLUSH_BYTES:
-                    self._move(self._tail)
-                    self._tail = Tail()
-        if self._tail.rows:
-            self._move(self._tail)
-            self._tail = Tail()
-        for _, path in wal.segments(self.folder / WAL):
+        tail = Tail()
+        found = wal.segments(self.folder / WAL)
+        for _, path in found:
+            for sequence, request in wal.read(path, self._table.snapshot.stored):
+                try:
+                    tail.add(sequence, decode(request), len(request))
+                except MalformedRequest:  # cannot have been acknowledged
+                    continue
+                if tail.bytes >= FLUSH_BYTES:
+                    self._table.append(joined(tail.tables()), tail.last)
+                    tail = Tail()
+        if tail.rows:
+            self._table.append(joined(tail.tables()), tail.last)
+        self._snapshot = self._table.snapshot
+        for _, path in found:
             path.unlink()
-
-    def _last_sequence(self) -> int:
-        return self._snapshot.stored
-
-
-def _lock(folder: Path) -> int:
-    """Return the file that marks the folder as taken; StoreError if it is."""
-    file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(file, 20, 0).decode(errors="replace").strip() or "unknown"
-        os.close(file)
-        message = (
-            f"cannot write to the store in {folder}: process {holder} does already\n"
-            "stop that process, or name another folder; reading needs no lock"
-        )
-        raise StoreError(message) from None
-    os.ftruncate(file, 0)
-    os.pwrite(file, str(os.getpid()).encode(), 0)
-    return file
-
-
-def _check_format(folder: Path) -> None:
-    """Write the format's version into a new folder, or refuse one that is newer than this code."""
-    path = folder / FORMAT
-    try:
-        version = json.loads(path.read_text("utf-8"))["version"]
-    except FileNotFoundError:
-        temporary = folder / f".{FORMAT}"
-        temporary.write_text(json.dumps({"version": FORMAT_VERSION}), "utf-8")
-        temporary.rename(path)
-        return
-    if version > FORMAT_VERSION:
-        message = (
-            f"cannot open the store in {folder}: its format is {version}, this stagetrace knows up to {FORMAT_VERSION}\n"
-            "update stagetrace, or name another folder"
-        )
-        raise StoreError(message)
-
-
-def _unusable(folder: Path, error: OSError) -> StoreError:
-    if error.errno in _FULL:
-        return _refusal(folder, error)
-    return StoreError(f"cannot use {folder} as a store: {error.strerror or error}\nname a folder that you may write to")
 
 
 def _refusal(folder: Path, error: OSError) -> StoreError:
     if error.errno in _FULL:
-        return StoreFull(f"no room for spans in {folder}: {error.strerror}\nfree some, or lower the retention")
-    return StoreError(f"cannot write to the store in {folder}: {error.strerror or error}")
+        return StoreFull(f"no room for spans in {folder}: {error.strerror}\n{MAKE_ROOM}")
+    return StoreError(
+        f"cannot use the store in {folder}: {error.strerror or error}\nname a folder that you may write to"
+    )

@@ -28,6 +28,7 @@ class View:
     table: Path
     snapshot: Snapshot
     tail: tuple[pa.Table, ...] = ()
+    last: int = 0  # number of the newest request
 
     def files(self, since_ns: int, until_ns: int, *, entry: bool | None = None) -> list[File]:
         """Return the files that may hold spans which start in [since_ns, until_ns)."""
@@ -59,7 +60,8 @@ class Outside:
             # Whatever left the log while it was read is in a newer version than was looked at before.
             if delta.load(self._table, self._snapshot).stored == self._snapshot.stored:
                 break
-        return View(self._table, self._snapshot, tuple(self._tail.tables()))
+        last = max(self._snapshot.stored, self._tail.last)
+        return View(self._table, self._snapshot, tuple(self._tail.tables()), last)
 
     def _follow(self) -> None:
         """Bring the tail up to date: drop what the table has, decode what is new."""

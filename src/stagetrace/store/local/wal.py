@@ -90,13 +90,17 @@ class Wal(Generic[T]):
             raise
         self._end += len(frames)
 
-    def rotate(self) -> int:
-        """Close the segment, so that the next request opens another; return the last number on disk."""
-        with self._file_lock:
-            self.close_segment()
-            return self._durable
+    def rotate(self) -> list[tuple[Path, int]]:
+        """Close the segment, so that the next request opens another; return all with the last number each may hold.
 
-    def close_segment(self) -> None:
+        The caller holds `lock`.
+        """
+        self.close()
+        found = segments(self._folder)
+        following = [first - 1 for first, _ in found[1:]]
+        return [(path, last) for (_, path), last in zip(found, [*following, self._durable], strict=False)]
+
+    def close(self) -> None:
         """Close the file of the present segment."""
         if self._file is not None:
             os.close(self._file)
@@ -140,12 +144,6 @@ def sync_folder(folder: Path) -> None:
 def segments(folder: Path) -> list[tuple[int, Path]]:
     """Return (first number, path) of each segment, in order."""
     return sorted((int(path.stem), path) for path in folder.glob(f"*{_SUFFIX}") if path.stem.isdigit())
-
-
-def obsolete(folder: Path, stored: int) -> list[Path]:
-    """Return the segments that hold nothing after number `stored`: the next one begins at or below it plus one."""
-    found = segments(folder)
-    return [path for (_, path), (after, _) in zip(found, found[1:], strict=False) if after <= stored + 1]
 
 
 def read(path: Path, after: int) -> Iterator[tuple[int, bytes]]:

@@ -1,0 +1,139 @@
+"""Spans that were delivered twice: found before they reach the table, so that no query has to look for them.
+
+A copy of a span starts when the span does, so only files of the same times can hold the other one. Of two copies the
+one with a verdict stays, else the one with more attributes, else the first.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from stagetrace.otlp.decoder_columns import joined
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from duckdb import DuckDBPyConnection
+
+    from stagetrace.store.local.view import View
+
+# Client and server of one call share an id in traces that came from Zipkin.
+KEY: Final = "trace_id, span_id, service, kind"
+_RANK: Final = "(breached IS NOT NULL)::INTEGER, coalesce(octet_length(rest), 0)"
+_GAP_NS: Final = 60_000_000_000  # spans further apart than this are looked up apart
+_MOST_RANGES: Final = 16
+
+
+class Distinct(NamedTuple):
+    """New spans without copies, and the keys of stored spans for which one of them is a better copy."""
+
+    spans: pa.Table
+    replaced: pa.Table | None
+    dropped: int
+
+
+def distinct(connection: DuckDBPyConnection, view: View, spans: pa.Table) -> Distinct:
+    """Return the spans of which there is no copy yet, among themselves and in the files of `view`."""
+    import pyarrow.compute as pc
+
+    before = spans.num_rows
+    if pc.count_distinct(spans["span_id"]).as_py() < before:
+        unique = _ask(
+            connection,
+            f"SELECT * FROM batch QUALIFY row_number() OVER (PARTITION BY {KEY} ORDER BY "
+            f"(breached IS NOT NULL) DESC, coalesce(octet_length(rest), 0) DESC, seq) = 1",
+            batch=spans,
+        )
+        spans = joined([unique])
+    stored = _stored(connection, view, spans)
+    replaced = None
+    if stored is not None:
+        replaced = _ask(
+            connection,
+            f"SELECT {', '.join(f'batch.{name}' for name in KEY.split(', '))} FROM batch JOIN stored USING ({KEY}) "
+            f"WHERE (({_RANK.replace('breached', 'batch.breached').replace('rest', 'batch.rest')})) > (judged, size)",
+            batch=spans,
+            stored=stored,
+        )
+        others = _ask(
+            connection, f"SELECT * FROM stored ANTI JOIN replaced USING ({KEY})", stored=stored, replaced=replaced
+        )
+        new = _ask(connection, f"SELECT * FROM batch ANTI JOIN others USING ({KEY})", batch=spans, others=others)
+        spans = joined([new])
+        replaced = replaced if replaced.num_rows else None
+    return Distinct(spans, replaced, before - spans.num_rows)
+
+
+class DistinctTail:
+    """The spans behind the table without copies, worked out once for each state. Safe for several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the two below
+        self._state = (-1, -1)
+        self._distinct: Distinct | None = None
+
+    def of(self, connection: DuckDBPyConnection, view: View) -> Distinct | None:
+        """Return what `distinct` says of the tail of `view`, or None if it has none."""
+        if not view.tail:
+            return None
+        with self._lock:
+            state = (view.snapshot.version, view.last)
+            if self._distinct is None or state != self._state:
+                self._distinct = distinct(connection, view, joined(view.tail))
+                self._state = state
+            return self._distinct
+
+
+def _stored(connection: DuckDBPyConnection, view: View, spans: pa.Table) -> pa.Table | None:
+    """Return keys and ranks of stored spans that have the ids of new ones, or None if there are none."""
+    import pyarrow as pa
+
+    found = []
+    for first, last in _ranges(spans):
+        paths = [str(view.table / file.path) for file in view.files(first, last + 1)]
+        if paths:
+            found.append(
+                _ask(
+                    connection,
+                    f"SELECT {KEY}, (breached IS NOT NULL)::INTEGER AS judged, coalesce(octet_length(rest), 0) AS size "
+                    "FROM read_parquet($paths, hive_partitioning = false) AS files SEMI JOIN batch USING "
+                    "(span_id, trace_id) WHERE files.start_unix_nano BETWEEN $first AND $last",
+                    {"paths": paths, "first": first, "last": last},
+                    batch=spans.select(["span_id", "trace_id"]),
+                )
+            )
+    found = [one for one in found if one.num_rows]
+    return pa.concat_tables(found) if found else None
+
+
+def _ranges(spans: pa.Table) -> list[tuple[int, int]]:
+    """Return the times at which spans start as a few ranges without large gaps."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    starts = pc.take(spans["start_unix_nano"], pc.sort_indices(spans["start_unix_nano"])).combine_chunks()
+    if isinstance(starts, pa.ChunkedArray):
+        starts = starts.chunk(0)
+    if len(starts) == 0:
+        return []
+    gaps = pc.subtract(starts[1:], starts[:-1])  # none is below zero, so nothing overflows
+    wide = pc.indices_nonzero(pc.greater(gaps, _GAP_NS))
+    if len(wide) >= _MOST_RANGES:
+        order = pc.sort_indices(pc.take(gaps, wide), sort_keys=[("", "descending")])
+        wide = pc.take(wide, order[: _MOST_RANGES - 1])
+    cuts = sorted(wide.to_pylist())
+    bounds = zip([0, *(cut + 1 for cut in cuts)], [*cuts, len(starts) - 1], strict=True)
+    return [(starts[first].as_py(), starts[last].as_py()) for first, last in bounds]
+
+
+def _ask(
+    connection: DuckDBPyConnection, query: str, values: dict[str, Any] | None = None, **tables: pa.Table
+) -> pa.Table:
+    """Return the answer to a query over some Arrow tables."""
+    for name, table in tables.items():
+        connection.register(name, table)
+    try:
+        return connection.sql(query, params=values or None).to_arrow_table()
+    finally:
+        for name in tables:
+            connection.unregister(name)
