@@ -76,7 +76,7 @@ class Intake:
 
     def metrics(self) -> str:
         """Return the counters, the bytes in work and the store's own figures, in Prometheus' text form."""
-        gauges = {f"store_{name}": value for name, value in getattr(self._store, "stats", dict)().items()}
+        gauges = {f"store_{name}": value for name, value in self._store.stats().items()}
         return self.counters.text({**gauges, "requests_in_flight_bytes": self._held})
 
     @contextmanager

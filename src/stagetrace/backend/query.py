@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.backend.adjust import adjusted
 from stagetrace.errors import StagetraceError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Queries:
         if search.depth <= 0:
             raise QueryError("search depth must be greater than 0 and less than max traces", status=500)
         with closing(self._store.reader()) as reader:
-            yield from reader.find_traces(
+            found = reader.find_traces(
                 service=search.service or None,
                 operation=search.operation or None,
                 attributes=search.attributes,
@@ -77,11 +78,14 @@ class Queries:
                 duration_max_ns=search.duration_max_ns or None,
                 depth=search.depth,
             )
+            for traces in found:
+                yield traces if search.raw else adjusted(traces)
 
-    def trace(self, trace_id: str) -> TracesData | None:
+    def trace(self, trace_id: str, *, raw: bool) -> TracesData | None:
         """Return one trace, or None if it is not here."""
         with closing(self._store.reader()) as reader:
-            return reader.get_trace(trace_id)
+            found = reader.get_trace(trace_id)
+        return found if found is None or raw else adjusted(found)
 
 
 def search_of(request: Any) -> Search:

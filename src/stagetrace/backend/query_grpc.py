@@ -86,7 +86,7 @@ class QueryService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic
             asked = trace_id(request.trace_id)
         except ValueError as error:
             raise QueryError(f"malform trace ID: {error}") from None
-        found = self._queries.trace(asked)
+        found = self._queries.trace(asked, raw=request.raw_traces)
         if found is not None:
             yield found
 

@@ -89,7 +89,7 @@ def _trace(queries: Queries, request: Request) -> Any:
     ):
         if text := _given(request, name):
             _parsed(name, text, parse)
-    found = queries.trace(asked)
+    found = queries.trace(asked, raw=go_values.boolean(_given(request, "raw_traces") or "false"))
     return _found([] if found is None else [found])
 
 
