@@ -40,18 +40,24 @@ to a real OTLP/gRPC receiver in another process. No access log anywhere.
 """
 
 
-def machine(load_before: float) -> str:
-    """Return where and when the figures were taken, as Markdown."""
-    cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+def moment() -> tuple[float, str]:
+    """Return what may change while the figures are taken: the load average, and the commit of the measured code."""
     git = ["git", "-C", str(HERE), "log", "-1", "--format=%h", "--", "../src"]
     commit = subprocess.run(git, check=False, capture_output=True, text=True).stdout.strip() or "unknown"
+    return os.getloadavg()[0], commit
+
+
+def machine(before: tuple[float, str]) -> str:
+    """Return where and when the figures were taken, as Markdown."""
+    after = moment()
+    cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     facts = {
         "Date": time.strftime("%Y-%m-%d"),
         "CPU": f"{cpu.partition(':')[2].strip()}, {len(os.sched_getaffinity(0))} cores",
-        "Load average before and after": f"{load_before:.2f}, {os.getloadavg()[0]:.2f} (other work included)",
+        "Load average before and after": f"{before[0]:.2f}, {after[0]:.2f} (other work included)",
         "Python": f"{platform.python_version()} on {platform.system()} {platform.release()}",
         "Packages": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
-        "Commit of src": commit,
+        "Commit of src before and after": f"{before[1]}, {after[1]}",
     }
     return "\n".join(["## Machine", "", *(f"- {name}: {fact}" for name, fact in facts.items()), ""])
 
@@ -74,7 +80,7 @@ def main() -> None:
     arguments = parser(__doc__, "python benchmarks/run.py --json figures.json")
     arguments.add_argument("--document", type=Path, default=DOCUMENT, help="what to write (docs/performance.md)")
     args = arguments.parse_args()
-    load_before = os.getloadavg()[0]
+    before = moment()
     started = time.monotonic()
     results: dict[str, tuple[ModuleType, Any]] = {
         "CPU per request": (request_cost, request_cost.measure(rounds=7, requests=2500)),
@@ -82,7 +88,7 @@ def main() -> None:
         "Start-up and memory": (startup, startup.measure(runs=60, rounds=7)),
     }
     sections = [section(title, module, result) for title, (module, result) in results.items()]
-    document = "\n".join([INTRODUCTION, machine(load_before), *sections])
+    document = "\n".join([INTRODUCTION, machine(before), *sections])
     print(document)
     args.document.write_text(document)
     progress(f"wrote {args.document} after {(time.monotonic() - started) / 60:.0f} minutes")
