@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import backends
+from backend.running import run_up
 from backends import Jaeger, run_collector, run_jaeger
 from conftest import need
 from stagetrace.store import Selection, open_store, write
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-ALL = ("local", "jaeger-memory", "jaeger-badger", "file-json", "file-protobuf", "file-parquet", "file-export")
+ALL = (
+    *("local-live", "local-stopped", "local-api_v3"),
+    *("jaeger-memory", "jaeger-badger"),
+    *("file-json", "file-protobuf", "file-parquet", "file-export"),
+)
 _FILES = {"file-json": "spans.jsonl", "file-protobuf": "spans.pb"}
 
 
@@ -31,6 +36,15 @@ def member(name: str, folder: Path, spans: Sequence[Made], again: Sequence[Made]
             send(jaeger, spans)
             send(jaeger, again)
             yield jaeger.url
+        return
+    if kind == "local":
+        with run_up(folder) as up:
+            export(up.as_jaeger.otlp_grpc, spans)
+            export(up.as_jaeger.otlp_grpc, again)
+            if form != "stopped":
+                yield up.as_jaeger.url if form == "api_v3" else f"local://{folder / 'data'}"
+        if form == "stopped":
+            yield f"local://{folder / 'data'}"
         return
     need("otelcol")
     source = folder / _FILES.get(name, "spans.jsonl")

@@ -1,0 +1,227 @@
+"""Export, import and prune: files that are whole or not there, and spans that come back as they were."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from cli import literal
+from cli.literal import trace_id
+from cli.test_commands import COMMAND, cli, environment
+from stagetrace.store import Selection, open_store, otlp_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EVER = Selection(0, 2**63 - 1)
+
+
+@pytest.fixture
+def spans(tmp_path: Path) -> Path:
+    return literal.write(tmp_path)
+
+
+def ok(*arguments: str) -> str:
+    done = cli(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def whole(store: str) -> list[str]:
+    """Return every span of a store whole, with resource and scope, in one order."""
+    found = set()
+    with open_store(store) as reader:
+        for message in reader.iter_otlp(EVER, []):
+            for resource_spans in message.resource_spans:
+                for scope_spans in resource_spans.scope_spans:
+                    for span in scope_spans.spans:
+                        one = ExportTraceServiceRequest()
+                        under = one.resource_spans.add(schema_url=resource_spans.schema_url)
+                        under.resource.CopyFrom(resource_spans.resource)
+                        scope = under.scope_spans.add(schema_url=scope_spans.schema_url)
+                        scope.scope.CopyFrom(scope_spans.scope)
+                        scope.spans.add().CopyFrom(span)
+                        # Which attribute comes first means nothing, and a store of columns does not keep it.
+                        scope.spans[0].attributes.sort(key=lambda item: item.key)
+                        found.add(otlp_json.encode(one))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".pb"])
+def test_what_is_exported_is_a_store_with_the_same_spans(spans: Path, tmp_path: Path, suffix: str) -> None:
+    """Also what no column knows: events, links, odd attribute values, resource and scope."""
+    strange = tmp_path / "strange.jsonl"
+    strange.write_text(spans.read_text() + json.dumps(_strange()) + "\n")
+    target = tmp_path / f"out{suffix}"
+    assert ok("export", str(target), "--store", str(strange)).startswith("15 spans written to ")
+    assert whole(str(target)) == whole(str(strange))
+    assert len(whole(str(target))) == 15
+    for verb in ("stages", "requests", "breaches", "services"):
+        assert ok(verb, "--store", str(target), "--json") == ok(verb, "--store", str(strange), "--json")
+
+
+def _strange() -> dict[str, Any]:
+    """Return a request with what OTLP has beside names, times and plain attributes."""
+    values = [
+        {"key": "bytes", "value": {"bytesValue": "AP8="}},
+        {"key": "nan", "value": {"doubleValue": "NaN"}},
+        {"key": "list", "value": {"arrayValue": {"values": [{"intValue": "1"}, {"stringValue": "x"}, {}]}}},
+        {"key": "map", "value": {"kvlistValue": {"values": [{"key": "k", "value": {"boolValue": True}}]}}},
+        {"key": "nothing", "value": {}},
+        {"key": "twice", "value": {"intValue": "1"}},
+        {"key": "twice", "value": {"intValue": "2"}},
+    ]
+    span = {
+        "traceId": trace_id(99),
+        "spanId": "00000000000000ff",
+        "traceState": "a=b",
+        "flags": 769,
+        "name": "",
+        "kind": 5,
+        "startTimeUnixNano": "1",
+        "endTimeUnixNano": "0",
+        "attributes": values,
+        "droppedAttributesCount": 3,
+        "events": [{"timeUnixNano": "7", "name": "e", "attributes": values, "droppedAttributesCount": 1}],
+        "droppedEventsCount": 2,
+        "links": [{"traceId": trace_id(98), "spanId": "00000000000000fe", "traceState": "c=d", "attributes": values}],
+        "droppedLinksCount": 1,
+        "status": {"code": 2, "message": "bad"},
+    }
+    scope = {"name": "lib", "version": "1", "attributes": values, "droppedAttributesCount": 4}
+    return {
+        "resourceSpans": [
+            {
+                "resource": {"attributes": values, "droppedAttributesCount": 5},
+                "scopeSpans": [{"scope": scope, "spans": [span], "schemaUrl": "s"}],
+                "schemaUrl": "r",
+            }
+        ]
+    }
+
+
+def test_csv_has_every_column_and_row(spans: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    assert ok("export", str(target), "--store", str(spans)).startswith("14 spans written to ")
+    rows = list(csv.DictReader(io.StringIO(target.read_text())))
+    assert len(rows) == 14
+    assert json.loads(rows[0]["attributes"])["sla.objective"] == "POST /predict within 50ms"
+    answer = json.loads(ok("export", str(target), "--relation", "requests", "--store", str(spans), "--json"))
+    assert answer == {"complete": True, "file": str(target), "requests": 5, "bytes": target.stat().st_size}
+    rows = list(csv.DictReader(io.StringIO(target.read_text())))
+    assert [row["inference_ms"] for row in rows] == ["60.0", "32.0", "16.0", "", "70.0"]
+
+
+def test_only_what_is_selected_is_exported(spans: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.parquet"
+    answer = json.loads(ok("export", str(target), "--store", str(spans), "--model", "Tagger", "--json"))
+    assert (answer["spans"], answer["complete"]) == (3, True)
+    assert json.loads(ok("requests", "--store", str(target), "--json"))["total"] == 1
+
+
+def test_a_span_that_was_delivered_twice_is_in_the_parquet_once(spans: Path, tmp_path: Path) -> None:
+    spans.write_text(spans.read_text() * 2)
+    target = tmp_path / "out.parquet"
+    assert ok("export", str(target), "--store", str(spans)).startswith("14 spans written to ")
+    assert json.loads(ok("query", "SELECT count(*) FROM spans", "--store", str(target), "--json"))["rows"] == [[14]]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out.parquet", "spans.jsonl"]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_an_export_that_is_killed_or_fails_leaves_no_half_file(tmp_path: Path, suffix: str) -> None:
+    """The file that was there stays as it was; what a SIGINT interrupts is cleared away."""
+    source = tmp_path / "spans.jsonl"
+    line = literal.LINES[0] + "\n"
+    source.write_text(line * 40_000)
+    target = tmp_path / f"out{suffix}"
+    target.write_text("what was there")
+    command = [*COMMAND, "export", str(target), "--store", str(source)]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert target.read_text() == "what was there"
+    assert sorted(one.name for one in tmp_path.iterdir()) == [target.name, "spans.jsonl"]
+    source.write_text(line * 3 + "x" * 1000)
+    target.chmod(0o600)
+    done = cli("export", str(target), "--store", str(source), "--service", "nobody")
+    assert done.returncode in (0, 2)
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("out.txt", "cannot tell the form of "),
+        ("out", "end its name in one of .parquet .jsonl .pb .csv"),
+        ("no/such/out.csv", "there is no folder "),
+    ],
+)
+def test_a_bad_target_is_told_before_anything_is_read(tmp_path: Path, target: str, expected: str) -> None:
+    done = cli("export", str(tmp_path / target), "--store", "jaeger://127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_import_takes_every_form_in_and_repeating_it_changes_nothing(spans: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for suffix in (".parquet", ".pb"):
+        ok("export", str(tmp_path / f"out{suffix}"), "--store", str(spans))
+    files = [str(spans), str(tmp_path / "out.parquet"), str(tmp_path / "out.pb")]
+    assert ok("import", files[0], "--store", str(store)) == f"14 spans taken into {store}.\n"
+    answer = json.loads(ok("import", *files, "--store", f"local://{store}", "--json"))
+    assert answer == {"complete": True, "store": str(store), "accepted": 42, "rejected": 0}
+    assert whole(str(store)) == whole(str(spans))
+    for verb in ("stages", "requests", "breaches", "watch", "tail"):
+        ever = ("--since", "2026-01-01T00:00:00Z", "--json")
+        assert ok(verb, "--store", str(store), *ever) == ok(verb, "--store", str(spans), *ever)
+
+
+def test_import_says_what_it_could_not_read(spans: Path, tmp_path: Path) -> None:
+    spans.write_text(spans.read_text() + "{broken\n" + literal.LINES[0][:50])
+    done = cli("import", str(spans), "--store", str(tmp_path / "store"), "--json")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["accepted"], answer["complete"]) == (0, 14, False)
+    assert "2 of 7 lines of spans.jsonl are not OTLP JSON (line 6: " in answer["reason"]
+    assert done.stderr.startswith("stagetrace: INCOMPLETE: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["no-such.jsonl"], "there is no file no-such.jsonl"),
+        (["{foreign}"], "holds no OTLP spans: line 1"),
+        (["{spans}", "--store", "jaeger://x"], "jaeger://x is no local store"),
+        (["{spans}", "--store", "/proc/nothing"], "/proc/nothing"),
+    ],
+)
+def test_import_of_what_cannot_be_is_a_short_error(
+    spans: Path, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    foreign = tmp_path / "foreign.json"
+    foreign.write_text("hello\nworld\n")
+    given = [one.format(spans=spans, foreign=foreign) for one in arguments]
+    given += [] if "--store" in given else ["--store", str(tmp_path / "store")]
+    done = cli("import", *given)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert expected in done.stderr
+    assert 1 <= len(done.stderr.splitlines()) <= 3
+    assert "Traceback" not in done.stderr
+
+
+def test_the_local_store_is_the_default_where_there_is_one(spans: Path, tmp_path: Path) -> None:
+    home = {"XDG_DATA_HOME": str(tmp_path)}
+    assert cli("import", str(spans), **home).stdout == f"14 spans taken into {tmp_path / 'stagetrace'}.\n"
+    assert cli("services", **home).stdout == "shop\nweb\n"
+    assert cli("services", **home, STAGETRACE_STORE=str(spans)).stdout == "shop\nweb\n"
+    assert any((tmp_path / "stagetrace").iterdir())

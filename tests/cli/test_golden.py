@@ -1,0 +1,307 @@
+"""What each command prints of literal spans, whole: for people in a pipe, as JSON, as CSV."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cli import literal
+from cli.literal import trace_id
+from cli.test_commands import cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return literal.write(tmp_path_factory.mktemp("literal"))
+
+
+def printed(*arguments: str) -> str:
+    done = cli(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def answer(*arguments: str) -> Any:
+    lines = printed(*arguments, "--json").splitlines()
+    assert len(lines) == 1
+    return json.loads(lines[0])
+
+
+def test_services(spans: Path) -> None:
+    assert printed("services", "--store", str(spans)) == "shop\nweb\n"
+    assert answer("services", "--store", spans.as_uri()) == {"complete": True, "services": ["shop", "web"]}
+
+
+def test_stages(spans: Path) -> None:
+    assert (
+        printed("stages", "--store", str(spans))
+        == """\
+service  route     model   stage         count       p50       p95       p99       max    share
+shop     /predict  Ranker  (request)         3  80.00 ms  80.00 ms  80.00 ms  80.00 ms  100.0 %
+                           preprocess        2  12.00 ms  15.60 ms  15.92 ms  16.00 ms   12.0 %
+                           inference         3  60.00 ms  69.00 ms  69.80 ms  70.00 ms   81.0 %
+                           network.send      1   4.00 ms   4.00 ms   4.00 ms   4.00 ms    2.0 %
+                           other             1  10.00 ms  10.00 ms  10.00 ms  10.00 ms    5.0 %
+shop     /predict  Tagger  (request)         1  20.00 ms  20.00 ms  20.00 ms  20.00 ms  100.0 %
+                           preprocess        1   4.00 ms   4.00 ms   4.00 ms   4.00 ms   20.0 %
+                           inference         1  16.00 ms  16.00 ms  16.00 ms  16.00 ms   80.0 %
+web      /health   -       (request)         1   1.50 ms   1.50 ms   1.50 ms   1.50 ms  100.0 %
+"""
+    )
+
+
+def test_stages_json(spans: Path) -> None:
+    stage = {"count": 1, "p50_ms": 4.0, "p95_ms": 4.0, "p99_ms": 4.0, "max_ms": 4.0, "share": 0.2}
+    other = {"count": 1, "p50_ms": 16.0, "p95_ms": 16.0, "p99_ms": 16.0, "max_ms": 16.0, "share": 0.8}
+    assert answer("stages", "--store", str(spans), "--model", "Tagger") == {
+        "complete": True,
+        "groups": [
+            {
+                "service": "shop",
+                "route": "/predict",
+                "model": "Tagger",
+                "requests": 1,
+                "p50_ms": 20.0,
+                "p95_ms": 20.0,
+                "p99_ms": 20.0,
+                "max_ms": 20.0,
+                "stages": [{"stage": "preprocess", **stage}, {"stage": "inference", **other}],
+            }
+        ],
+    }
+
+
+def test_requests(spans: Path) -> None:
+    assert (
+        printed("requests", "--store", str(spans), "--since", "2026-03-01T12:00:01Z")
+        == f"""\
+time (UTC)               service  request        model   status      took  promised  verdict  stage      trace
+2026-03-01 12:00:04.000  shop     POST /predict  Ranker     200  80.00 ms     50 ms  breach   inference  {trace_id(5)}
+2026-03-01 12:00:03.000  web      GET /health    -          503   1.50 ms         -  -        -          {trace_id(4)}
+2026-03-01 12:00:02.000  shop     POST /predict  Tagger     200  20.00 ms     50 ms  good     inference  {trace_id(3)}
+2026-03-01 12:00:01.000  shop     POST /predict  Ranker     200  40.00 ms     50 ms  good     inference  {trace_id(2)}
+"""
+    )
+
+
+def test_the_requests_that_took_longest_in_a_stage(spans: Path) -> None:
+    head, first, second, more = printed(
+        "requests", "--store", str(spans), "--sort", "preprocess", "--top", "2", "--service", "shop"
+    ).splitlines()
+    assert head.endswith("  verdict  stage      preprocess  trace")
+    assert first.endswith(f"  breach   inference    16.00 ms  {trace_id(1)}")
+    assert second.endswith(f"  good     inference     8.00 ms  {trace_id(2)}")
+    assert more == "2 of 4 requests shown."
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", [5, 4, 3, 2, 1]),
+        ("--sort duration", [5, 1, 2, 3, 4]),
+        ("--slowest 3", [5, 1, 2]),
+        ("--sort overrun --top 3", [5, 1, 4]),
+        ("--sort inference", [5, 1, 2, 3, 4]),
+        ("--sort other --top 1", [5]),
+        ("--sort network.send --top 1", [1]),
+        ("--breached", [5, 1]),
+        ("--kept", [4, 3, 2]),
+        ("--service web", [4]),
+        ("--route /predict", [5, 3, 2, 1]),
+        ("--route /health --service shop", []),
+        ("--model Ranker", [5, 2, 1]),
+        ("--segment tenant=it's", [3]),
+        ("--segment pod=b", [2]),
+        ("--segment pod=a --segment tenant=blue", [5]),
+        ("--segment tenant=", []),
+        ("--segment http.response.status_code=503", [4]),
+        ("--since 2026-03-01T12:00:01Z --until 2026-03-01T12:00:03Z", [3, 2]),
+        ("--since 2026-03-01T12:00:01.000000001Z", [5, 4, 3]),
+    ],
+)
+def test_each_option_narrows_and_orders(spans: Path, options: str, expected: list[int]) -> None:
+    found = answer("requests", "--store", str(spans), *options.split())
+    assert [int(one["trace_id"], 16) for one in found["requests"]] == expected
+    assert found["complete"]
+
+
+def test_breaches_take_the_same_filters(spans: Path) -> None:
+    def ids(*options: str) -> list[int]:
+        return [int(one["trace_id"], 16) for one in answer("breaches", "--store", str(spans), *options)["breaches"]]
+
+    assert ids() == [5, 1]
+    assert ids("--model", "Tagger") == []
+    assert ids("--segment", "tenant=blue", "--route", "/predict") == [5]
+    assert ids("--until", "2026-03-01T12:00:04Z") == [1]
+
+
+def test_a_limit_is_told_in_each_form(spans: Path) -> None:
+    since = ("--since", "2026-03-01T00:00:00Z")
+    for verb in ("requests", "stages", "watch", "query"):
+        sql = ["SELECT count(*) FROM requests"] if verb == "query" else []
+        done = cli(verb, *sql, "--store", str(spans), *since, "--limit", "2", "--json")
+        found = json.loads(done.stdout)
+        assert (done.returncode, found["complete"], found["reason"]) == (
+            0,
+            False,
+            "limit 2 reached, there are older requests",
+        )
+        assert done.stderr == "stagetrace: INCOMPLETE: limit 2 reached, there are older requests\n"
+    assert found["rows"] == [[2]]
+
+
+def test_tail_shows_the_newest_last(spans: Path) -> None:
+    assert (
+        printed("tail", "--store", str(spans), "--limit", "2")
+        == f"""\
+time (UTC)               service  request        model   status      took  promised  verdict  stage      trace
+2026-03-01 12:00:03.000  web      GET /health    -          503   1.50 ms         -  -        -          {trace_id(4)}
+2026-03-01 12:00:04.000  shop     POST /predict  Ranker     200  80.00 ms     50 ms  breach   inference  {trace_id(5)}
+"""
+    )
+    found = answer("tail", "--store", str(spans), "--limit", "2")
+    assert [int(one["trace_id"], 16) for one in found["requests"]] == [4, 5]
+    assert found["requests"] == answer("requests", "--store", str(spans), "--top", "2")["requests"][::-1]
+
+
+def test_watch_is_one_snapshot_in_a_pipe(spans: Path) -> None:
+    assert (
+        printed("watch", "--store", str(spans), "--since", "2026-03-01T00:00:00Z", "--service", "shop")
+        == f"""\
+Objectives and routes
+service  route     model   objective                  requests  errors       p50       p99  breaches      kept
+shop     /predict  Ranker  POST /predict within 50ms         3       0  80.00 ms  80.00 ms         2   33.33 %
+shop     /predict  Tagger  POST /predict within 50ms         1       0  20.00 ms  20.00 ms         0  100.00 %
+
+Stages
+service  route     model   stage              p50       p99   share
+shop     /predict  Ranker  preprocess    12.00 ms  15.92 ms  12.0 %
+                           inference     60.00 ms  69.80 ms  81.0 %
+                           network.send   4.00 ms   4.00 ms   2.0 %
+                           other         10.00 ms  10.00 ms   5.0 %
+shop     /predict  Tagger  preprocess     4.00 ms   4.00 ms  20.0 %
+                           inference     16.00 ms  16.00 ms  80.0 %
+
+Newest breaches
+time (UTC)               service  request        model   status      took  promised  verdict  stage      trace
+2026-03-01 12:00:04.000  shop     POST /predict  Ranker     200  80.00 ms     50 ms  breach   inference  {trace_id(5)}
+2026-03-01 12:00:00.000  shop     POST /predict  Ranker     200  80.00 ms     50 ms  breach   inference  {trace_id(1)}
+"""
+    )
+
+
+def test_watch_json(spans: Path) -> None:
+    found = answer("watch", "--store", str(spans), "--since", "2026-03-01T00:00:00Z", "--model", "Ranker")
+    assert found["routes"] == [
+        {
+            "service": "shop",
+            "route": "/predict",
+            "model": "Ranker",
+            "objective": "POST /predict within 50ms",
+            "requests": 3,
+            "judged": 3,
+            "breaches": 2,
+            "errors": 0,
+            "p50_ms": 80.0,
+            "p99_ms": 80.0,
+            "max_ms": 80.0,
+        }
+    ]
+    assert [int(one["trace_id"], 16) for one in found["breaches"]] == [5, 1]
+
+
+QUERY = (
+    "SELECT model, count(*) AS n, max(inference_ms) AS most, bool_or(breached) AS b FROM requests "
+    "GROUP BY 1 ORDER BY 2 DESC, 1"
+)
+
+
+def test_query(spans: Path) -> None:
+    assert (
+        printed("query", QUERY, "--store", str(spans))
+        == """\
+model   n  most  b
+Ranker  3  70.0  true
+Tagger  1  16.0  false
+-       1     -  -
+"""
+    )
+    assert printed("query", QUERY, "--store", str(spans), "--csv") == (
+        "model,n,most,b\nRanker,3,70.0,true\nTagger,1,16.0,false\n,1,,\n"
+    )
+    assert answer("query", QUERY, "--store", str(spans)) == {
+        "complete": True,
+        "columns": ["model", "n", "most", "b"],
+        "rows": [["Ranker", 3, 70.0, True], ["Tagger", 1, 16.0, False], [None, 1, None, None]],
+    }
+
+
+def test_query_gives_every_type_as_json_has_it(spans: Path) -> None:
+    sql = (
+        "SELECT 9223372036854775807 AS big, 1.50::DECIMAL(9, 2) AS d, 'nan'::DOUBLE AS n, '-inf'::DOUBLE AS i, "
+        "attributes AS m, [1, NULL] AS l, {'a': 'b'} AS s, '\\x01'::BLOB AS b, DATE '2026-03-01' AS day, 'é\x1b' AS t "
+        "FROM spans WHERE stage = 'network.send'"
+    )
+    found = answer("query", sql, "--store", str(spans))
+    assert found["rows"] == [
+        [
+            *(9223372036854775807, 1.5, "NaN", "-Infinity", {"ml.stage": "network.send"}, [1, None], {"a": "b"}),
+            *("AQ==", "2026-03-01", "é\x1b"),
+        ]
+    ]
+    assert "\x1b" not in printed("query", sql, "--store", str(spans))
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT nope FROM requests", 'Referenced column "nope" not found'),
+        ("SELECT * FROM reqests", "Table with name reqests does not exist"),
+        ("SELEC 1", 'syntax error at or near "SELEC"'),
+        ("", "query takes one statement, and this is none"),
+        ("SELECT 1; SELECT 2", "query takes one statement, and this is 2"),
+        ("DROP VIEW requests", "query only reads, and this is DROP"),
+        ("INSERT INTO requests VALUES (1)", "query only reads, and this is INSERT"),
+        ("CREATE TABLE t AS SELECT 1", "query only reads, and this is CREATE"),
+        ("UPDATE requests SET name = 'x'", "query only reads, and this is UPDATE"),
+        ("ATTACH '/tmp/x.db'", "query only reads, and this is ATTACH"),
+        ("COPY requests TO '/tmp/x.csv'", "query only reads, and this is COPY"),
+        ("EXPORT DATABASE '/tmp/x'", "query only reads, and this is EXPORT"),
+        ("INSTALL httpfs", "query only reads, and this is LOAD"),
+        ("SET enable_external_access = true", "query only reads, and this is SET"),
+        ("SET VARIABLE since_ns = 0", "query only reads, and this is SET"),
+        ("PRAGMA enable_profiling", "query only reads, and this is PRAGMA"),
+        ("EXPLAIN ANALYZE COPY requests TO '/tmp/x.csv'", "Cannot access file"),
+        ("FROM read_csv('/etc/passwd')", "file system operations are disabled"),
+        ("FROM read_text('/etc/passwd')", "file system operations are disabled"),
+        ("FROM '/etc/passwd'", "does not exist"),
+        ("FROM glob('/*')", "file system operations are disabled"),
+        ("SELECT getenv('HOME')", "does not exist"),
+        ("FROM query('DROP VIEW requests')", "SELECT statement"),
+    ],
+)
+def test_query_reads_the_relations_and_nothing_else(spans: Path, sql: str, expected: str) -> None:
+    done = cli("query", sql, "--store", str(spans))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("stagetrace: ")
+    assert expected in done.stderr
+    assert 1 <= len(done.stderr.splitlines()) <= 3
+
+
+def test_describe_lists_the_columns(spans: Path) -> None:
+    assert "network_send_ms" in printed("query", "DESCRIBE requests", "--store", str(spans))
+
+
+def test_an_empty_answer_says_since_when(spans: Path) -> None:
+    for verb in ("stages", "requests", "tail", "watch"):
+        found = printed(verb, "--store", str(spans), "--since", "2026-03-02T00:00:00Z")
+        assert found == "No requests since 2026-03-02 00:00:00 UTC.\n"
+    assert (
+        printed("breaches", "--store", str(spans), "--model", "Tagger")
+        == "No breaches of those selected in shop, web.\n"
+    )
