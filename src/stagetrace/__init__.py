@@ -5,9 +5,10 @@ Nothing is imported before a name is used: this package is loaded at interpreter
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # importing `typing` takes longer than all of this package's start
 if TYPE_CHECKING:
+    from typing import Any
+
     from stagetrace.errors import PolicyError, StagetraceError, StoreError
     from stagetrace.recording.stage import stage
     from stagetrace.sla.policy import Policy
