@@ -21,6 +21,7 @@ _STAGE_TOTAL: Final = b"ml.stage."  # what `semconv.stage_total_ms` begins with
 
 # Attribute key -> place of its column, its OTLP type, the tag of this type in an AnyValue.
 _TAGS: Final = {STRING: 0x0A, BOOL: 0x10, INT: 0x18, DOUBLE: 0x21}
+_HUGE: Final = 1e300  # beyond lie infinity and what is no number, which are no measurement: no column has them
 _DOUBLE_TAG: Final = _TAGS[DOUBLE]
 _PLACES: Final = {key.encode(): (COLUMNS.index(one.column), _TAGS[one.kind]) for key, one in TYPED.items()}
 
@@ -49,7 +50,9 @@ def meaning(pair: bytes) -> Meaning:
     if typed is None:
         return _odd(pair) if key.startswith(_STAGE_TOTAL) else (None, None, pair)
     if typed[1] == _DOUBLE_TAG and pair[value_at] == _DOUBLE_TAG and size == value_at + 9:
-        return typed[0], _DOUBLE(pair, value_at + 1)[0], None
+        value = _DOUBLE(pair, value_at + 1)[0]
+        if -_HUGE < value < _HUGE:
+            return typed[0], value, None
     return _odd(pair)
 
 
@@ -83,8 +86,8 @@ def _by_value(read: KeyValue, pair: bytes) -> Meaning:
             return (OTHER, total, pair)
         return (None, None, pair)
     place = COLUMNS.index(typed.column)
-    if kind == typed.kind:
-        value = getattr(read.value, typed.kind)
+    value = getattr(read.value, typed.kind)
+    if kind == typed.kind and (kind != DOUBLE or isfinite(value)):
         plain = KeyValue(key=read.key)
         setattr(plain.value, typed.kind, value)
         return (place, value, None if plain.SerializeToString() == pair else pair)

@@ -95,16 +95,23 @@ def schema() -> pa.Schema:
 
 
 def joined(parts: Sequence[pa.Table]) -> pa.Table:
-    """Return some tables with all columns as one, the shared ones dictionary-coded alike: they repeat long values."""
+    """Return some tables as one with all columns, the shared ones dictionary-coded alike: they repeat long values."""
+    return arrow().concat_tables([_complete(part) for part in parts]).unify_dictionaries()
+
+
+def _complete(part: pa.Table) -> pa.Table:
+    """Return a table with all columns; those that an older version did not know are empty."""
     shared = {name for name, _ in SHARED}
-    coded = []
-    for part in parts:
-        columns = [
-            column.dictionary_encode() if field.name in shared else column.cast(field.type)
-            for field, column in zip(schema(), (part[name] for name in schema().names), strict=True)
-        ]
-        coded.append(arrow().table(columns, names=schema().names))
-    return arrow().concat_tables(coded).unify_dictionaries()
+    known = set(part.column_names)
+    columns = []
+    for field in schema():
+        if field.name not in known:
+            columns.append(arrow().nulls(part.num_rows, field.type))
+        elif field.name in shared:
+            columns.append(part[field.name].dictionary_encode())
+        else:
+            columns.append(part[field.name].cast(field.type))
+    return arrow().table(columns, names=schema().names)
 
 
 def table(pieces: Sequence[Piece]) -> pa.Table:

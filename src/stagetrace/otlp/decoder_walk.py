@@ -17,7 +17,7 @@ from stagetrace.otlp.wire import MORE, field_at, varint, varint_at
 
 Sparse = dict[str, tuple[list[int], list[Any]]]
 
-LATEST_NS: Final = 2**63 - 1  # 2262-04-11; a later time is kept in `rest`
+LATEST_NS: Final = 2**63 - 2  # in 2262, so that every time is before 2**63 - 1; a later one is kept in `rest`
 NO_TRACE: Final = bytes(16)
 NO_SPAN: Final = bytes(8)
 BAD_TRACE_ID: Final = "a trace id is 16 bytes, not all zero"

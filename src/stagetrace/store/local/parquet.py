@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SERVER_KIND: Final = 2
-ROW_GROUP: Final = 65_536
+ROW_GROUP: Final = 32_768
 # Times are close to each other in a sorted file, ids are random, everything else repeats.
 _ENCODINGS: Final = {
     "start_unix_nano": "DELTA_BINARY_PACKED",

@@ -11,9 +11,8 @@ from stagetrace.errors import StoreError
 from stagetrace.otlp.decoder_back import request_of, traces_of
 from stagetrace.otlp.decoder_columns import SEQUENCE
 from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, TAIL, Breaches, Relations, SpanRow, Trace
-from stagetrace.store.entries import entry_of, stage_totals
 from stagetrace.store.load import select
-from stagetrace.store.local import relation, search
+from stagetrace.store.local import entry, relation, search
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import check_format
 from stagetrace.store.local.relation import ALL_TIME, KINDS
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from stagetrace.store.base import Selection
-    from stagetrace.store.local.delta import File
     from stagetrace.store.local.view import View
 
 T = TypeVar("T")
@@ -68,31 +66,27 @@ class LocalReader:
 
     def services(self) -> tuple[str, ...]:
         """Return the names of all services that have spans here, sorted."""
-        rows = self._ask(ALL_TIME, lambda query, _: self._all(f"SELECT DISTINCT service FROM ({query}) ORDER BY 1"))
+        rows = self._ask(ALL_TIME, lambda query: self._all(f"SELECT DISTINCT service FROM ({query}) ORDER BY 1"))
         return tuple(service for (service,) in rows)
 
     def breaches(self, selection: Selection) -> Breaches:
         """Return breached entry spans as `Reader.breaches` says."""
-        wanted = replace(selection, breached=True)
+        wanted = self._narrowed(replace(selection, breached=True))
         where, values = search.of_selection(wanted)
         most = "" if selection.limit is None else f" LIMIT {int(selection.limit) + 1}"
         order = f"ORDER BY start_unix_nano DESC, trace_id, span_id{most}"
         found = self._ask(
-            (selection.since_ns, selection.until_ns),
-            lambda query, _: self._rows(f"SELECT * FROM ({query}) WHERE {where} {order}", values),
-            entry=True,
+            (wanted.since_ns, wanted.until_ns),
+            lambda query: self._rows(f"SELECT {entry.COLUMNS} FROM ({query}) WHERE {where} {order}", values),
+            entries=True,
         )
         if not found and selection.service is not None:
             self._check_known(selection.service)
         reason = None
         if selection.limit is not None and len(found) > selection.limit:
             found, reason = found[: selection.limit], f"limit {selection.limit} reached, there are older breaches"
-        entries = []
-        # `_span_rows` puts spans of one resource together: the order is lost there.
-        for span in sorted(_span_rows(found), key=lambda one: (-one.start_unix_nano, one.trace_id, one.span_id)):
-            siblings = () if stage_totals(span, ()) else self._trace(span.trace_id)
-            entries.append(entry_of(span, siblings))
-        return Breaches(tuple(entries), complete=reason is None, reason=reason)
+        entries = tuple(entry.of(row, self._trace) for row in found)
+        return Breaches(entries, complete=reason is None, reason=reason)
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` says."""
@@ -134,7 +128,7 @@ class LocalReader:
         newest = f"WHERE {where} GROUP BY trace_id ORDER BY max(start_unix_nano) DESC, trace_id LIMIT {int(depth)}"
         found = self._ask(
             (start_min_ns, start_max_ns),
-            lambda query, _: self._all(f"SELECT trace_id FROM ({query}) {newest}", values),
+            lambda query: self._all(f"SELECT trace_id FROM ({query}) {newest}", values),
         )
         for at in range(0, len(found), _TRACES_AT_ONCE):
             yield from self._traces([trace_id for (trace_id,) in found[at : at + _TRACES_AT_ONCE]])
@@ -143,7 +137,7 @@ class LocalReader:
         """Yield these traces, in this order, out of one query."""
         marks = ", ".join(f"${number}" for number in range(1, len(wanted) + 1))
         condition = f"WHERE trace_id IN ({marks}) ORDER BY seq, start_unix_nano, span_id"
-        rows = self._ask(ALL_TIME, lambda query, _: self._rows(f"SELECT * FROM ({query}) {condition}", list(wanted)))
+        rows = self._ask(ALL_TIME, lambda query: self._rows(f"SELECT * FROM ({query}) {condition}", list(wanted)))
         held: dict[bytes, list[dict[str, Any]]] = {}
         for row in rows:
             held.setdefault(row["trace_id"], []).append(row)
@@ -158,7 +152,7 @@ class LocalReader:
         """Return (name, kind) of all spans of a service, kinds in OTLP's words, lower case, as Jaeger has them."""
         rows = self._ask(
             ALL_TIME,
-            lambda query, _: self._all(
+            lambda query: self._all(
                 f"SELECT DISTINCT name, kind FROM ({query}) WHERE service = $1 ORDER BY name, kind", [service]
             ),
         )
@@ -183,7 +177,7 @@ class LocalReader:
             return [], newest
         found = self._ask(
             ALL_TIME,
-            lambda query, _: self._rows(
+            lambda query: self._rows(
                 f"SELECT * FROM ({query}) WHERE {SEQUENCE} > $1 AND {SEQUENCE} <= $2", [cursor, newest]
             ),
         )
@@ -203,10 +197,23 @@ class LocalReader:
         """Close it."""
         self.close()
 
+    def _narrowed(self, selection: Selection) -> Selection:
+        """Return the selection from the oldest that its limit lets through: finding that takes a column or two."""
+        if selection.limit is None:
+            return selection
+        where, values = search.of_selection(selection)
+        newest = f"ORDER BY start_unix_nano DESC LIMIT {int(selection.limit) + 1}"
+        rows = self._ask(
+            (selection.since_ns, selection.until_ns),
+            lambda query: self._all(f"SELECT start_unix_nano FROM ({query}) WHERE {where} {newest}", values),
+            entries=True,
+        )
+        return replace(selection, since_ns=rows[-1][0]) if len(rows) > selection.limit else selection
+
     def _check_known(self, service: str) -> None:
         """Raise StoreError if no span here is of this service."""
         one = self._ask(
-            ALL_TIME, lambda query, _: self._all(f"SELECT 1 FROM ({query}) WHERE service = $1 LIMIT 1", [service])
+            ALL_TIME, lambda query: self._all(f"SELECT 1 FROM ({query}) WHERE service = $1 LIMIT 1", [service])
         )
         if not one:
             check_known(service, self.services(), str(self._folder))
@@ -221,15 +228,21 @@ class LocalReader:
             return []
         return self._ask(
             ALL_TIME,
-            lambda query, _: self._rows(
+            lambda query: self._rows(
                 f"SELECT * FROM ({query}) WHERE trace_id = $1 ORDER BY seq, start_unix_nano, span_id", [wanted]
             ),
+            trace_id=wanted,
         )
 
     def _ask(
-        self, window: tuple[int, int], question: Callable[[str, Sequence[File]], T], *, entry: bool | None = None
+        self,
+        window: tuple[int, int],
+        question: Callable[[str], T],
+        *,
+        entries: bool | None = None,
+        trace_id: bytes | None = None,
     ) -> T:
-        """Return the answer to a question over what the store holds of a time window.
+        """Return the answer to a question over what the store holds of a time window, or of a trace.
 
         Asked again where a file was replaced by a larger one just before DuckDB opened it.
         """
@@ -237,11 +250,13 @@ class LocalReader:
 
         for attempt in range(_ATTEMPTS):
             view = self._view()
-            files = view.files(*window, entry=entry)
+            files = view.files(*window, entry=entries)
             try:
+                if trace_id is not None:
+                    files = relation.holding(self._connection, view, files, trace_id)
                 tail = self._tail.of(self._connection, view)
                 relation.register(self._connection, tail)
-                return question(relation.stored(view, files, tail), files)
+                return question(relation.stored(view, files, tail))
             except duckdb.IOException as error:
                 if attempt == _ATTEMPTS - 1:
                     raise StoreError(f"cannot read the store in {self._folder}: {str(error).splitlines()[0]}") from None

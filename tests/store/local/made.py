@@ -1,0 +1,66 @@
+"""Requests made by hand, for the tests of the local store."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from stagetrace import semconv
+from stagetrace.store.base import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stagetrace.store.local import LocalReader
+
+HEAVY = bool(os.environ.get("STAGETRACE_HEAVY"))
+NOW = 1_790_000_000_000_000_000
+MS = 1_000_000
+HOUR = 3_600_000 * MS
+EVER = Selection(-(2**63), 2**63 - 1)
+
+
+def attribute(key: str, value: str | bool | float | bytes) -> KeyValue:
+    """Return one attribute of the type that the value has."""
+    kinds: dict[type, str] = {str: "string_value", bool: "bool_value", int: "int_value", float: "double_value"}
+    kinds[bytes] = "bytes_value"
+    return KeyValue(key=key, value=AnyValue(**{kinds[type(value)]: value}))
+
+
+def span(
+    number: int, *, trace: int = 1, start: int = NOW, ms: float = 10.0, parent: int = 0, **attributes: Any
+) -> Span:
+    """Return a span whose id is `number`; an entry span unless it has a parent. `__` in a name stands for a dot."""
+    made = Span(trace_id=trace.to_bytes(16, "big"), span_id=number.to_bytes(8, "big"), name=f"span {number}")
+    made.kind = Span.SPAN_KIND_INTERNAL if parent else Span.SPAN_KIND_SERVER
+    if parent:
+        made.parent_span_id = parent.to_bytes(8, "big")
+    made.start_time_unix_nano, made.end_time_unix_nano = start, min(start + round(ms * MS), 2**64 - 1)
+    made.attributes.extend(attribute(key.replace("__", "."), value) for key, value in attributes.items())
+    return made
+
+
+def judged(number: int, *, breached: bool = True, **rest: Any) -> Span:
+    """Return an entry span with a verdict."""
+    verdict = {"sla__breached": breached, "sla__threshold_ms": 5.0, semconv.stage_total_ms("inference"): 9.5}
+    return span(number, **{"trace": number, **rest, **verdict})
+
+
+def request(spans: Iterable[Span], service: str = "api") -> bytes:
+    """Return a serialized request of one service."""
+    message = ExportTraceServiceRequest()
+    resource = message.resource_spans.add()
+    resource.resource.attributes.append(attribute("service.name", service))
+    resource.scope_spans.add().spans.extend(spans)
+    return message.SerializeToString()
+
+
+def ids(reader: LocalReader) -> list[int]:
+    """Return the span ids of all spans, sorted; one that is there twice comes twice."""
+    with reader.relations(EVER) as relations:
+        rows = relations.connection.execute("SELECT span_id FROM spans ORDER BY 1").fetchall()
+    return [int(span_id, 16) for (span_id,) in rows]

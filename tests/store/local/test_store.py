@@ -1,0 +1,395 @@
+"""The local store: what goes in can be read at once, once, and without loss, whatever comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from stagetrace.errors import StoreError
+from stagetrace.otlp.decoder import MalformedRequest
+from stagetrace.store import open_store
+from stagetrace.store.base import Selection
+from stagetrace.store.local import LocalReader, LocalStore, default_folder, wal
+from stagetrace.store.local.view import FORMAT, TABLE, WAL
+from store.local.made import EVER, HOUR, MS, NOW, ids, judged, request, span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LocalStore]:
+    with LocalStore.open(tmp_path / "store") as opened:
+        yield opened
+
+
+def test_what_is_acknowledged_is_read_at_once(store: LocalStore) -> None:
+    """From this process and from another's point of view, before and after it went into the table."""
+    with store.reader() as inside, LocalReader.open(store.folder) as outside:
+        for number in range(1, 40):
+            assert store.append(request([span(number)])).accepted == 1
+            if number % 13 == 0:
+                store.flush()
+            assert ids(inside) == ids(outside) == list(range(1, number + 1))
+
+
+def test_rejections_are_told(store: LocalStore) -> None:
+    appended = store.append(request([span(1), span(0), span(2)]))
+    assert (appended.accepted, appended.rejected) == (2, 1)
+    assert "span id" in str(appended.reason)
+    assert store.append(request([span(0)])).accepted == 0
+    with pytest.raises(MalformedRequest):
+        store.append(b"no OTLP")
+    counted = store.stats()
+    assert (counted["spans_accepted"], counted["spans_rejected"], counted["spans"]) == (2, 2, 2)
+
+
+def test_many_threads_write_at_once(store: LocalStore) -> None:
+    def write(first: int) -> None:
+        for number in range(first, first + 100):
+            store.append(request([span(number)]))
+
+    threads = [threading.Thread(target=write, args=(1 + 100 * at,)) for at in range(8)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        store.flush()
+    with store.reader() as reader:
+        assert ids(reader) == list(range(1, 801))
+
+
+def test_it_is_there_after_a_restart(tmp_path: Path) -> None:
+    for number in range(1, 6):
+        with LocalStore.open(tmp_path) as store:
+            store.append(request([span(number)]))
+    with open_store(str(tmp_path)) as reader:
+        assert reader.services() == ("api",)
+    with open_store(f"local://{tmp_path}") as reader:
+        assert len(reader.trace(f"{1:032x}").spans) == 5
+
+
+# --- duplicates
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_request_that_is_delivered_again_counts_once(store: LocalStore, *, flushed: bool) -> None:
+    data = request([judged(1), span(2, trace=1, parent=1)])
+    for _ in range(3):
+        assert store.append(data).accepted == 2, "accepted, or its sender tries for ever"
+        if flushed:
+            store.flush()
+    with store.reader() as inside, LocalReader.open(store.folder) as outside:
+        assert ids(inside) == ids(outside) == [1, 2]
+        assert len(inside.breaches(EVER).breaches) == 1
+    store.flush()
+    assert store.stats()["spans_duplicate"] == 4
+    assert store.stats()["spans"] == 2
+
+
+def test_a_copy_that_comes_days_late_counts_once(store: LocalStore) -> None:
+    """Among spans of many other times, so that the copies lie in different files."""
+    for day in range(12):
+        store.append(request([span(1 + day, trace=1 + day, start=NOW + day * 24 * HOUR)]))
+        store.flush()
+    store.append(request([span(1 + day, trace=1 + day, start=NOW + day * 24 * HOUR) for day in range(0, 12, 3)]))
+    with store.reader() as reader:
+        assert ids(reader) == list(range(1, 13))
+        store.flush()
+        assert ids(reader) == list(range(1, 13))
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+@pytest.mark.parametrize("verdict_first", [False, True])
+def test_the_copy_with_the_verdict_stays(store: LocalStore, *, flushed: bool, verdict_first: bool) -> None:
+    """Somebody's own exporter beside ours sends each span without its verdict."""
+    plain, verdict = [span(1, own="x" * 999), span(2, parent=1)], [judged(1, trace=1), span(2, parent=1)]
+    for spans in (verdict, plain) if verdict_first else (plain, verdict):
+        store.append(request(spans))
+        if flushed:
+            store.flush()
+    with store.reader() as inside, LocalReader.open(store.folder) as outside:
+        for reader in (inside, outside):
+            assert ids(reader) == [1, 2]
+            assert [one.span_id for one in reader.breaches(EVER).breaches] == [f"{1:016x}"]
+        store.flush()
+        assert ids(inside) == ids(outside) == [1, 2]
+        assert len(inside.breaches(EVER).breaches) == 1
+
+
+def test_client_and_server_may_share_an_id(store: LocalStore) -> None:
+    """Zipkin's way: one id, two spans."""
+    server, client = span(1), span(1)
+    client.kind = client.SPAN_KIND_CLIENT
+    store.append(request([server]))
+    store.flush()
+    store.append(request([client]))
+    store.append(request([client], service="other"))
+    with store.reader() as reader:
+        assert len(reader.trace(f"{1:032x}").spans) == 3
+
+
+# --- odd times, odd trees
+
+
+@pytest.mark.parametrize("start", [0, 1, NOW - 2400 * HOUR, NOW + 2400 * HOUR, 2**63 - 1, 2**63, 2**64 - 1])
+def test_any_clock_will_do(store: LocalStore, start: int) -> None:
+    """A span from 1970 or 2554 is kept as it is and disturbs no other."""
+    store.append(request([span(1, start=start), span(2, trace=2)]))
+    for _ in range(2):
+        with store.reader() as reader:
+            assert ids(reader) == [1, 2]
+            (found,) = reader.trace(f"{1:032x}").spans
+            assert found.start_unix_nano == start
+            near = reader.relations(Selection(NOW - HOUR, NOW + HOUR))
+            assert near.connection.execute("SELECT count(*) FROM spans").fetchone() == (1,)
+            near.close()
+        store.flush()
+
+
+def test_late_spans_and_spans_without_parents_belong_to_their_trace(store: LocalStore) -> None:
+    store.append(request([span(1), span(7, parent=99)]))
+    store.flush()
+    store.append(request([span(2, parent=1, start=NOW + 5 * HOUR)]))
+    with store.reader() as reader:
+        spans = reader.trace(f"{1:032x}").spans
+    assert [(one.span_id, one.parent_span_id) for one in spans] == [
+        (f"{1:016x}", None), (f"{7:016x}", f"{99:016x}"), (f"{2:016x}", f"{1:016x}"),
+    ]  # fmt: skip
+
+
+def test_a_trace_of_100_000_spans(store: LocalStore) -> None:
+    for first in range(1, 100_001, 10_000):
+        store.append(request([span(at, parent=at // 2, start=NOW + at) for at in range(first, first + 10_000)]))
+    with store.reader() as reader:
+        assert len(reader.trace(f"{1:032x}").spans) == 100_000
+        (traces,) = reader.find_traces(service="api")
+        assert sum(len(scope.spans) for one in traces.resource_spans for scope in one.scope_spans) == 100_000
+
+
+def test_get_trace_is_what_was_sent(store: LocalStore) -> None:
+    sent = request([span(1, own=True), span(2, parent=1, http__route="/a", raw=b"\xff")])
+    store.append(sent)
+    for _ in range(2):
+        with store.reader() as reader:
+            found = reader.get_trace(f"{1:032x}")
+            assert found is not None
+            back = ExportTraceServiceRequest(resource_spans=found.resource_spans)
+            assert back == ExportTraceServiceRequest.FromString(sent)
+            assert reader.get_trace(f"{9:032x}") is reader.get_trace("no id") is None
+        store.flush()
+
+
+# --- searches
+
+
+def test_segments_find_any_attribute_by_its_text(store: LocalStore) -> None:
+    attributes = {"text": "a'b", "flag": True, "whole": 5, "part": 0.25, "http__route": "/x", "sla__threshold_ms": 50}
+    store.append(request([span(1, **attributes), span(2, trace=2, text="other")]))
+    wanted = {"text": "a'b", "flag": "true", "whole": "5", "part": "0.25", "http.route": "/x", "service.name": "api"}
+    wanted["sla.threshold_ms"] = "50"
+    for _ in range(2):
+        with store.reader() as reader:
+            for key, text in wanted.items():
+                both = key == "service.name"
+                found = {
+                    trace.resource_spans[0].scope_spans[0].spans[0].name
+                    for trace in reader.find_traces(attributes={key: text})
+                }
+                assert found == ({"span 1", "span 2"} if both else {"span 1"}), key
+                with reader.relations(replace(EVER, segments={key: text})) as relations:
+                    assert relations.connection.execute("SELECT count(*) FROM requests").fetchone() == (
+                        2 if both else 1,
+                    )
+                assert not list(reader.find_traces(attributes={key: text + "0"}))
+        store.flush()
+
+
+def test_find_traces_narrows_by_everything(store: LocalStore) -> None:
+    store.append(request([span(at, trace=at, start=NOW + at * MS, ms=at) for at in range(1, 21)]))
+    store.append(request([span(99, trace=99)], service="other"))
+    with store.reader() as reader:
+
+        def names(**search: object) -> list[str]:
+            traces = reader.find_traces(**search)  # type: ignore[arg-type]
+            return [trace.resource_spans[0].scope_spans[0].spans[0].name for trace in traces]
+
+        assert names(service="api", depth=3) == ["span 20", "span 19", "span 18"]
+        assert names(operation="span 7") == ["span 7"]
+        assert names(service="api", start_min_ns=NOW + 19 * MS) == ["span 20", "span 19"]
+        assert names(service="api", start_max_ns=NOW + 3 * MS) == ["span 2", "span 1"]
+        assert names(service="api", duration_min_ns=20 * MS) == ["span 20"]
+        assert names(service="api", duration_max_ns=1 * MS) == ["span 1"]
+        assert reader.operations("other") == [("span 99", "server")]
+
+
+def test_spans_after_gives_each_span_once_in_order_of_arrival(store: LocalStore) -> None:
+    with store.reader() as inside, LocalReader.open(store.folder) as outside:
+        for reader in (inside, outside):
+            store.append(request([span(1)]))
+            spans, cursor = reader.spans_after(None)
+            assert spans == []
+            seen: list[str] = []
+            for number in range(2, 30):
+                store.append(request([span(number, start=NOW - number)]))
+                if number % 7 == 0:
+                    store.flush()
+                if number % 3 == 0:
+                    spans, cursor = reader.spans_after(cursor)
+                    seen += [one.name for one in spans]
+            spans, cursor = reader.spans_after(cursor)
+            fresh = reader is inside
+            assert sorted(seen + [one.name for one in spans]) == sorted(f"span {at}" for at in range(2, 30) if fresh)
+            assert reader.spans_after(cursor) == ([], cursor)
+
+
+# --- compaction, retention
+
+
+def test_compaction_changes_no_answer(store: LocalStore) -> None:
+    draw = random.Random(1)
+    for at in range(1, 31):
+        store.append(request([judged(at, start=NOW + draw.randrange(10**12), own=str(at))]))
+        store.flush()
+    with store.reader() as inside, LocalReader.open(store.folder) as outside:
+        before = inside.breaches(EVER)
+        assert store.stats()["files"] > 8
+        store.compact()
+        assert store.stats()["files"] == 1
+        assert inside.breaches(EVER) == outside.breaches(EVER) == before
+        assert ids(outside) == list(range(1, 31))
+
+
+def test_small_files_are_merged_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stagetrace.store.local.store.FLUSH_ROWS", 1)
+    with LocalStore.open(tmp_path) as store:
+        for at in range(1, 101):
+            store.append(request([span(at)]))
+            while store.stats()["pending_spans"]:
+                threading.Event().wait(0.002)
+        assert store.stats()["files_merged"] >= 64
+    with LocalStore.open(tmp_path) as store, store.reader() as reader:
+        assert ids(reader) == list(range(1, 101))
+        assert store.stats()["files"] < 30
+
+
+def test_prune_is_exact(store: LocalStore) -> None:
+    store.append(request([span(at, start=NOW + at * HOUR) for at in range(1, 11)]))
+    assert store.prune(NOW + 4 * HOUR) == 3
+    with store.reader() as inside, LocalReader.open(store.folder) as outside:
+        assert ids(inside) == ids(outside) == list(range(4, 11))
+    assert store.prune(NOW + 100 * HOUR) == 7
+    with store.reader() as reader:
+        assert reader.services() == ()
+
+
+def test_retention_by_age_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stagetrace.store.local.store.TIDY_S", 0.05)
+    monkeypatch.setattr("stagetrace.store.local.store.FLUSH_S", 0.05)
+    now = __import__("time").time_ns()
+    with LocalStore.open(tmp_path / "age", retention_s=3600) as store:
+        store.append(request([span(1, start=now - 2 * HOUR)]))
+        store.flush()
+        store.append(request([span(2, start=now)]))
+        _until(lambda: store.stats()["spans_expired"] == 1)
+        with store.reader() as reader:
+            assert ids(reader) == [2]
+    with LocalStore.open(tmp_path / "size", retention_bytes=60_000) as store:
+        for at in range(1, 11):
+            store.append(request([span(at, start=now + at, raw=os.urandom(12_000))]))
+            store.flush()
+        _until(lambda: store.stats()["bytes"] <= 60_000)
+        with store.reader() as reader:
+            kept = ids(reader)
+        assert kept
+        assert kept == list(range(kept[0], 11)), "the newest stay"
+        assert store.stats()["spans_expired"] == 10 - len(kept)
+
+
+def _until(ready: object, timeout_s: float = 20) -> None:
+    deadline = __import__("time").monotonic() + timeout_s
+    while not ready():  # type: ignore[operator]
+        assert __import__("time").monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+# --- whose folder it is
+
+
+def test_a_second_writer_is_told_who_has_the_folder(store: LocalStore) -> None:
+    code = f"from pathlib import Path; from stagetrace.store.local import LocalStore; LocalStore.open(Path({str(store.folder)!r}))"
+    second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"process {os.getpid()} has it" in second.stderr
+    with pytest.raises(StoreError, match=f"process {os.getpid()} has it"):
+        LocalStore.open(store.folder)
+
+
+def test_a_newer_format_is_refused_and_an_older_one_read(tmp_path: Path) -> None:
+    with LocalStore.open(tmp_path) as store:
+        store.append(request([span(1)]))
+    (tmp_path / FORMAT).write_text(json.dumps({"version": 999}))
+    for opened in (LocalStore.open, LocalReader.open):
+        with pytest.raises(StoreError, match="its format is 999") as told:
+            opened(tmp_path)
+        assert "update stagetrace" in str(told.value)
+    (tmp_path / FORMAT).write_text(json.dumps({"version": 1, "made_by": "an older one"}))
+    with LocalReader.open(tmp_path) as reader:
+        assert ids(reader) == [1]
+
+
+def test_columns_that_an_older_version_did_not_know_are_empty(store: LocalStore) -> None:
+    """An older folder lacks the columns of attributes that got one later: they are read as absent."""
+    import pyarrow.parquet as pq
+
+    store.append(request([judged(1)]))
+    store.flush()
+    (file,) = (store.folder / TABLE).glob("*/*.parquet")
+    table = pq.read_table(file, partitioning=None)
+    pq.write_table(table.drop_columns(["queue_ms", "evidence"]), file)
+    store.append(request([judged(2)]))
+    store.flush()
+    store.compact()
+    with store.reader() as inside, LocalReader.open(store.folder) as outside:
+        assert ids(inside) == ids(outside) == [1, 2]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_not_writable_is_said_to_be(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="Permission denied"):
+        LocalStore.open(tmp_path / "store")
+
+
+def test_someone_elses_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(StoreError, match=r"it holds thesis\.txt"):
+        LocalStore.open(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(StoreError, match="is no store"):
+        LocalReader.open(tmp_path)
+    with pytest.raises(StoreError, match="Not a directory|File exists"):
+        LocalStore.open(tmp_path / "thesis.txt")
+
+
+def test_the_default_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "stagetrace"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == tmp_path / ".local" / "share" / "stagetrace"
+
+
+def test_nothing_of_the_log_stays_once_it_is_in_the_table(store: LocalStore) -> None:
+    store.append(request([span(1)]))
+    assert wal.segments(store.folder / WAL)
+    store.flush()
+    assert not wal.segments(store.folder / WAL)
