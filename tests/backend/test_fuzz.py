@@ -1,6 +1,6 @@
 """Hostile requests by the thousand over real sockets: no crash, bounded memory, an honest answer, good neighbours kept.
 
-A million with STAGETRACE_HEAVY=1.
+A million with STAGETRACE_HEAVY=1, another number with STAGETRACE_FUZZ_CASES.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from backend.running import Up, export, names_of, request, run_up
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CASES = 1_000_000 if os.environ.get("STAGETRACE_HEAVY") else 2_000
+CASES = int(os.environ.get("STAGETRACE_FUZZ_CASES") or (1_000_000 if os.environ.get("STAGETRACE_HEAVY") else 2_000))
 SEED = int(os.environ.get("STAGETRACE_FUZZ_SEED") or random.randrange(2**31))
 PER_TRACE = 200
 FINE = (200, 400, 413)
@@ -36,7 +36,7 @@ FINE_GRPC = (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCo
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """Run a back end that may keep no more than a day: what it is sent is nothing to keep."""
+    """Run a back end for these tests alone: its figures are looked at."""
     with run_up(tmp_path_factory.mktemp("fuzzed")) as running:
         yield running
 

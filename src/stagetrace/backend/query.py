@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.backend.adjust import adjusted
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-    from stagetrace.store.local import LocalStore
+    from stagetrace.store.local import LocalReader, LocalStore
 
 INVALID: Final = 3
 UNKNOWN: Final = 2  # what a Go server answers for an error without a code of its own
@@ -47,19 +48,39 @@ class Search:
 
 
 class Queries:
-    """Answers from one store. Thread-safe: each question has a reader of its own."""
+    """Answers from one store. Thread-safe: a reader answers one question at a time and is then kept for another."""
 
     def __init__(self, store: LocalStore) -> None:
         self._store = store
+        self._idle: SimpleQueue[LocalReader] = SimpleQueue()
+
+    @contextmanager
+    def _reader(self) -> Iterator[LocalReader]:
+        """Yield a reader that nobody else uses meanwhile; after an error it is closed, not kept."""
+        try:
+            reader = self._idle.get_nowait()
+        except Empty:
+            reader = self._store.reader()
+        try:
+            yield reader
+        except BaseException:
+            reader.close()
+            raise
+        self._idle.put(reader)
+
+    def close(self) -> None:
+        """Close the readers that are kept."""
+        while not self._idle.empty():
+            self._idle.get().close()
 
     def services(self) -> list[str]:
         """Return the names of all services."""
-        with closing(self._store.reader()) as reader:
+        with self._reader() as reader:
             return list(reader.services())
 
     def operations(self, service: str, kind: str) -> list[tuple[str, str]]:
         """Return (name, kind) of the operations of a service; `kind` empty means any, and is what UNSPECIFIED is."""
-        with closing(self._store.reader()) as reader:
+        with self._reader() as reader:
             found = [(name, "" if its == _UNSPECIFIED else its) for name, its in reader.operations(service)]
         return [(name, its) for name, its in found if kind in ("", its)]
 
@@ -67,7 +88,7 @@ class Queries:
         """Yield whole traces, newest first, one in each message. Raise QueryError."""
         if search.depth <= 0:
             raise QueryError("search depth must be greater than 0 and less than max traces", status=500)
-        with closing(self._store.reader()) as reader:
+        with self._reader() as reader:
             found = reader.find_traces(
                 service=search.service or None,
                 operation=search.operation or None,
@@ -83,7 +104,7 @@ class Queries:
 
     def trace(self, trace_id: str, *, raw: bool) -> TracesData | None:
         """Return one trace, or None if it is not here."""
-        with closing(self._store.reader()) as reader:
+        with self._reader() as reader:
             found = reader.get_trace(trace_id)
         return found if found is None or raw else adjusted(found)
 

@@ -94,6 +94,7 @@ def _open(options: Options, store: LocalStore, pools: list[ThreadPoolExecutor], 
     counters = Counters()
     intake = Intake(store, counters, options.limits)
     queries = Queries(store)
+    stack.callback(queries.close)
     asked = options.ports
     receiver, grpc_port = grpc_server(options, asked.grpc, "--grpc-port", Receiver(intake), pools[0])
     stack.callback(lambda: receiver.stop(None).wait())
