@@ -1,4 +1,4 @@
-"""`jaeger.api_v3.QueryService` over gRPC, and the health service that load balancers ask."""
+"""`jaeger.api_v3.QueryService` over gRPC, beside it remote storage and the health service that load balancers ask."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from stagetrace import log
 from stagetrace.backend.go_values import trace_id
 from stagetrace.backend.query import UNKNOWN, Queries, QueryError, search_of
+from stagetrace.backend.storage_grpc import storage_methods
 from stagetrace.errors import StoreError
 from stagetrace.store import jaeger_api as api
 
@@ -24,25 +25,15 @@ _SERVING: Final = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 _TRANSPORT: Final = "grpc"
 
 
-class QueryService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs alone
-    """Serves the four methods of api_v3."""
+class Calls:
+    """Makes handlers of plain functions: counted, and with every failure told apart."""
 
-    def __init__(self, queries: Queries, counters: Counters) -> None:
-        self._queries = queries
+    def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            api.path("GetServices"): self._single(self._services, api.GetServicesRequest),
-            api.path("GetOperations"): self._single(self._operations, api.GetOperationsRequest),
-            api.path("GetTrace"): self._stream(self._trace, api.GetTraceRequest),
-            api.path("FindTraces"): self._stream(self._find, api.FindTracesRequest),
-            _HEALTH: grpc.unary_unary_rpc_method_handler(lambda _request, _context: _SERVING),
-        }
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Return the handler of a method, or None for one that api_v3 does not have."""
-        return self._methods.get(handler_call_details.method)
+    def single(self, answer: Callable[[Any], Any], request: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the handler of a method with one answer."""
 
-    def _single(self, answer: Callable[[Any], Any], request: Any) -> grpc.RpcMethodHandler[Any, Any]:
         def handle(given: Any, context: grpc.ServicerContext) -> Any:
             try:
                 self._counters.add("queries", _TRANSPORT)
@@ -52,7 +43,9 @@ class QueryService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic
 
         return grpc.unary_unary_rpc_method_handler(handle, request.FromString, lambda found: found.SerializeToString())
 
-    def _stream(self, answer: Callable[[Any], Iterator[TracesData]], request: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    def stream(self, answer: Callable[[Any], Iterator[TracesData]], request: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the handler of a method that answers in a stream."""
+
         def handle(given: Any, context: grpc.ServicerContext) -> Iterator[TracesData]:
             try:
                 self._counters.add("queries", _TRANSPORT)
@@ -71,6 +64,26 @@ class QueryService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic
         log.error(f"a query over gRPC failed: {type(error).__name__}: {error}")
         context.abort(grpc.StatusCode.INTERNAL, "the back end failed on this query; its log says why")
         raise AssertionError("unreachable: abort raises")
+
+
+class QueryService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs alone
+    """Serves the four methods of api_v3, and the remote storage that a real Jaeger reads from."""
+
+    def __init__(self, queries: Queries, counters: Counters) -> None:
+        self._queries = queries
+        calls = Calls(counters)
+        self._methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            api.path("GetServices"): calls.single(self._services, api.GetServicesRequest),
+            api.path("GetOperations"): calls.single(self._operations, api.GetOperationsRequest),
+            api.path("GetTrace"): calls.stream(self._trace, api.GetTraceRequest),
+            api.path("FindTraces"): calls.stream(self._find, api.FindTracesRequest),
+            _HEALTH: grpc.unary_unary_rpc_method_handler(lambda _request, _context: _SERVING),
+            **storage_methods(queries, calls, self._services, self._operations),
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the handler of a method, or None for one that is not here."""
+        return self._methods.get(handler_call_details.method)
 
     def _services(self, _request: Any) -> Any:
         return api.GetServicesResponse(services=self._queries.services())

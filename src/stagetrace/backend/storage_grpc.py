@@ -1,0 +1,104 @@
+"""`jaeger.storage.v2.TraceReader`: lets a real Jaeger, with its web page, read out of our store.
+
+Jaeger writes to the OTLP port. What it adjusts for the eye it adjusts itself, so traces go out as recorded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+from stagetrace.backend import storage_api as storage
+from stagetrace.backend.query import Search, clamped
+from stagetrace.store import jaeger_api as api
+from stagetrace.store.rows import as_text, value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import grpc
+
+    from stagetrace.backend.query import Queries
+    from stagetrace.backend.query_grpc import Calls
+
+# Jaeger 2.13 takes messages of up to 4 MiB from a storage and cannot be told otherwise.
+_CHUNK_BYTES: Final = 3 << 20
+
+
+def storage_methods(
+    queries: Queries, calls: Calls, services: Callable[[Any], Any], operations: Callable[[Any], Any]
+) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    """Return the handlers of the five methods; `services` and `operations` answer as in api_v3."""
+
+    def get(request: Any) -> Iterator[TracesData]:
+        for one in request.query:
+            found = queries.trace(one.trace_id.hex(), raw=True)
+            if found is not None:
+                yield from chunks(found)
+
+    def find(request: Any) -> Iterator[TracesData]:
+        for found in queries.find(_search(request.query)):
+            yield from chunks(found)
+
+    def find_ids(request: Any) -> Any:
+        response = storage.FindTraceIDsResponse()
+        for found in queries.find(_search(request.query)):
+            starts, ends = zip(*_times(found), strict=True)
+            added = response.trace_ids.add(trace_id=found.resource_spans[0].scope_spans[0].spans[0].trace_id)
+            added.start.FromNanoseconds(min(starts))
+            added.end.FromNanoseconds(max(ends))
+        return response
+
+    return {
+        storage.path("GetTraces"): calls.stream(get, storage.GetTracesRequest),
+        storage.path("FindTraces"): calls.stream(find, storage.FindTracesRequest),
+        storage.path("FindTraceIDs"): calls.single(find_ids, storage.FindTracesRequest),
+        storage.path("GetServices"): calls.single(services, api.GetServicesRequest),
+        storage.path("GetOperations"): calls.single(operations, api.GetOperationsRequest),
+    }
+
+
+def chunks(trace: TracesData) -> Iterator[TracesData]:
+    """Yield one trace in messages small enough for Jaeger, none of them empty."""
+    if trace.ByteSize() <= _CHUNK_BYTES:
+        yield trace
+        return
+    part, size = TracesData(), 0
+    for resource_spans in trace.resource_spans:
+        for scope_spans in resource_spans.scope_spans:
+            target = None
+            for span in scope_spans.spans:
+                length = span.ByteSize()
+                if size and size + length > _CHUNK_BYTES:
+                    yield part
+                    part, size, target = TracesData(), 0, None
+                if target is None:
+                    around = part.resource_spans.add(schema_url=resource_spans.schema_url)
+                    around.resource.CopyFrom(resource_spans.resource)
+                    target = around.scope_spans.add(schema_url=scope_spans.schema_url)
+                    target.scope.CopyFrom(scope_spans.scope)
+                target.spans.append(span)
+                size += length
+    yield part
+
+
+def _search(query: Any) -> Search:
+    return Search(
+        start_min_ns=clamped(query.start_time_min),
+        start_max_ns=clamped(query.start_time_max),
+        depth=query.search_depth,
+        service=query.service_name,
+        operation=query.operation_name,
+        attributes={one.key: as_text(value(one.value)) for one in query.attributes},
+        duration_min_ns=clamped(query.duration_min),
+        duration_max_ns=clamped(query.duration_max),
+        raw=True,
+    )
+
+
+def _times(trace: TracesData) -> Iterator[tuple[int, int]]:
+    for resource_spans in trace.resource_spans:
+        for scope_spans in resource_spans.scope_spans:
+            for span in scope_spans.spans:
+                yield span.start_time_unix_nano, span.end_time_unix_nano
