@@ -245,6 +245,21 @@ NOT_SEARCHED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize(("error", "statuses"), [("true", {2}), ("false", {0, 1})])
+def test_error_is_the_status_as_in_newer_jaegers(both: tuple[Jaeger, Jaeger], error: str, statuses: set[int]) -> None:
+    """2.13 compares a text with a boolean, and so finds status OK for both words."""
+    theirs, ours = (
+        _ours_only(find(one, attributes={"error": error, **also}))
+        for one, also in zip(both, ({}, {"both": "yes"}), strict=True)
+    )
+    assert {_status(one) for one in ours} == statuses
+    assert {1} <= {_status(one) for one in theirs}
+
+
+def _status(message: TracesData) -> int:
+    return message.resource_spans[0].scope_spans[0].spans[0].status.code
+
+
 @pytest.mark.parametrize("case", NOT_SEARCHED)
 def test_what_only_jaeger_searches(both: tuple[Jaeger, Jaeger], case: str) -> None:
     theirs, ours = (_ours_only(find(one, **NOT_SEARCHED[case])) for one in both)

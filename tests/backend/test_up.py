@@ -11,7 +11,7 @@ import stat
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import grpc
 import httpx
@@ -31,9 +31,6 @@ from backend.running import (
 )
 from stagetrace.backend import options
 from stagetrace.cli import up as verb
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PORTS = ("grpc_port", "http_port", "query_grpc_port", "query_http_port")
 
@@ -197,9 +194,18 @@ def test_variables_stand_in_for_flags_and_flags_win(tmp_path: Path) -> None:
         assert answer.status_code == 413
 
 
-def test_each_variable_is_in_the_help_and_in_the_docs() -> None:
-    for variable, _, _, _ in verb._FLAGS.values():
-        assert re.fullmatch("STAGETRACE_[A-Z_]+", variable)
+def test_each_flag_has_its_variable_and_each_key_its_line() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "cli.md").read_text()
+    for flag, (variable, _, _, _) in verb._FLAGS.items():
+        assert variable == "STAGETRACE_" + flag.removeprefix("--").replace("-", "_").upper()
+    table = page.partition("### `up --json`")[2]
+    described = {
+        word
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for word in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert described == set(verb.ready(options.Options(Path("x")), options.Ports()))
 
 
 @pytest.mark.parametrize(

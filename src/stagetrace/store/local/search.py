@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _SPAN_ATTRIBUTE: Final = b"\x4a"  # tag of field 9 of Span
 _RESOURCE_ATTRIBUTE: Final = b"\x0a"  # tag of field 1 of Resource
 
+_ERROR: Final = "error"  # Jaeger's word for the status, as newer ones than 2.13 read it
+_STATUS_ERROR: Final = 2
+
 Condition = tuple[str, list[Any]]
 
 
@@ -78,7 +81,12 @@ def of_jaeger(
     if duration[1] is not None:
         conditions.add("end_unix_nano - start_unix_nano <= ?", duration[1])
     for key, text in attributes.items():
-        conditions.add(_attribute(conditions, key, text))
+        wanted = _attribute(conditions, key, text)
+        if key == _ERROR and text == "true":
+            wanted = f"(status = {_STATUS_ERROR} OR {wanted})"
+        elif key == _ERROR and text == "false":
+            wanted = f"(coalesce(status, 0) <> {_STATUS_ERROR} OR {wanted})"
+        conditions.add(wanted)
     return conditions.done()
 
 
