@@ -33,10 +33,11 @@ def span_of(row: Mapping[str, Any]) -> Span:
     if row["status"] is not None:
         span.status.code = row["status"]
         span.status.SetInParent()
-    rest = Span.FromString(row[REST]) if row[REST] else None
+    kept_as_is = row.get(REST)
+    rest = Span.FromString(kept_as_is) if kept_as_is else None
     kept = {attribute.key for attribute in rest.attributes} if rest else ()
     for key, column, kind in _TYPED:
-        found = row[column]
+        found = row.get(column)
         # A value of another type than its column, and a key that came twice, are in the rest as they were.
         if found is not None and key not in kept:
             attribute = span.attributes.add(key=key)

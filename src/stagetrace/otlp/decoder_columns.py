@@ -95,27 +95,24 @@ def schema() -> pa.Schema:
 
 
 def joined(parts: Sequence[pa.Table]) -> pa.Table:
-    """Return some tables as one with all columns, the shared ones dictionary-coded alike: they repeat long values."""
-    return arrow().concat_tables([_complete(part) for part in parts]).unify_dictionaries()
+    """Return some tables as one, the shared columns dictionary-coded alike: they repeat long values.
 
-
-def _complete(part: pa.Table) -> pa.Table:
-    """Return a table with all columns; those that an older version did not know are empty."""
+    Columns that none of them has are not there, and stand for nothing but NULL.
+    """
     shared = {name for name, _ in SHARED}
-    known = set(part.column_names)
-    columns = []
-    for field in schema():
-        if field.name not in known:
-            columns.append(arrow().nulls(part.num_rows, field.type))
-        elif field.name in shared:
-            columns.append(part[field.name].dictionary_encode())
-        else:
-            columns.append(part[field.name].cast(field.type))
-    return arrow().table(columns, names=schema().names)
+    coded = []
+    for part in parts:
+        fields = [field for field in schema() if field.name in set(part.column_names)]
+        columns = [
+            part[field.name].dictionary_encode() if field.name in shared else part[field.name].cast(field.type)
+            for field in fields
+        ]
+        coded.append(arrow().table(columns, names=[field.name for field in fields]))
+    return arrow().concat_tables(coded, promote_options="default").unify_dictionaries()
 
 
 def table(pieces: Sequence[Piece]) -> pa.Table:
-    """Return the spans of some pieces, without `seq`; columns as in `schema`, shared ones dictionary-coded."""
+    """Return the spans of some pieces, without `seq` and without columns that none has; shared ones dictionary-coded."""
     pa = arrow()
     size = sum(piece.size for piece in pieces)
     arrays = [
@@ -123,8 +120,10 @@ def table(pieces: Sequence[Piece]) -> pa.Table:
         for at, (_, kind) in enumerate(FIXED)
     ]
     arrays += [_shared(pieces, at, kind) for at, (_, kind) in enumerate(SHARED)]
-    arrays += [_sparse(pieces, name, kind, size) for name, kind in SPARSE]
-    return pa.table(arrays, names=[name for name, _ in (*FIXED, *SHARED, *SPARSE)])
+    sparse = [(name, _sparse(pieces, name, kind, size)) for name, kind in SPARSE]
+    arrays += [values for _, values in sparse if values is not None]
+    names = [name for name, _ in (*FIXED, *SHARED)] + [name for name, values in sparse if values is not None]
+    return pa.table(arrays, names=names)
 
 
 def _shared(pieces: Sequence[Piece], at: int, kind: str) -> Any:
@@ -139,7 +138,7 @@ def _shared(pieces: Sequence[Piece], at: int, kind: str) -> Any:
 
 
 def _sparse(pieces: Sequence[Piece], name: str, kind: str, size: int) -> Any:
-    """Return a column that few spans have: values at their places, NULL elsewhere."""
+    """Return a column that few spans have: values at their places, NULL elsewhere; None if there is no value."""
     import pyarrow.compute as pc
 
     pa = arrow()
@@ -153,7 +152,7 @@ def _sparse(pieces: Sequence[Piece], name: str, kind: str, size: int) -> Any:
         offset += piece.size
     of_kind = getattr(pa, kind)()
     if not places:
-        return pa.nulls(size, of_kind)
+        return None
     indices = pc.call_function(
         "inverse_permutation", [pa.array(places, pa.int32())], pc.InversePermutationOptions(max_index=size - 1)
     )

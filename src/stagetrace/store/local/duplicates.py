@@ -36,7 +36,12 @@ def distinct(connection: DuckDBPyConnection, view: View, spans: pa.Table) -> Dis
     """Return the spans of which there is no copy yet, among themselves and in the files of `view`."""
     import pyarrow.compute as pc
 
+    import pyarrow as pa
+
     before = spans.num_rows
+    for name, kind in (("breached", pa.bool_()), ("rest", pa.binary())):
+        if name not in spans.column_names:
+            spans = spans.append_column(name, pa.nulls(before, kind))
     if pc.count_distinct(spans["span_id"]).as_py() < before:
         unique = _ask(
             connection,
@@ -96,8 +101,9 @@ def _stored(connection: DuckDBPyConnection, view: View, spans: pa.Table) -> pa.T
                 _ask(
                     connection,
                     f"SELECT {KEY}, (breached IS NOT NULL)::INTEGER AS judged, coalesce(octet_length(rest), 0) AS size "
-                    "FROM read_parquet($paths, hive_partitioning = false) AS files SEMI JOIN batch USING "
-                    "(span_id, trace_id) WHERE files.start_unix_nano BETWEEN $first AND $last",
+                    "FROM (SELECT NULL::BOOLEAN AS breached, NULL::BLOB AS rest WHERE false UNION ALL BY NAME "
+                    "SELECT * FROM read_parquet($paths, hive_partitioning = false, union_by_name = true)) AS files "
+                    "SEMI JOIN batch USING (span_id, trace_id) WHERE files.start_unix_nano BETWEEN $first AND $last",
                     {"paths": paths, "first": first, "last": last},
                     batch=spans.select(["span_id", "trace_id"]),
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.otlp.decoder_columns import SHARED, joined, schema
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 SERVER_KIND: Final = 2
 ROW_GROUP: Final = 32_768
+SAME_TIME_NS: Final = 120 * 10**9
 # Times are close to each other in a sorted file, ids are random, everything else repeats.
 _ENCODINGS: Final = {
     "start_unix_nano": "DELTA_BINARY_PACKED",
@@ -42,22 +44,40 @@ def delta_schema() -> list[tuple[str, str]]:
 
 
 def partitions(table: pa.Table) -> list[tuple[bool, pa.Table]]:
-    """Return the entry spans and the others of a table with all columns, each sorted by start."""
+    """Return the entry spans and the others of a table with all columns, in an order fit for a file."""
     import pyarrow.compute as pc
 
     is_entry = pc.equal(table["kind"], SERVER_KIND)
     parts = ((True, table.filter(is_entry)), (False, table.filter(pc.invert(is_entry))))
-    return [(entry, part.sort_by("start_unix_nano")) for entry, part in parts if part.num_rows]
+    return [(entry, ordered(part)) for entry, part in parts if part.num_rows]
+
+
+def ordered(table: pa.Table) -> pa.Table:
+    """Return the spans by start, or, if all are of about one time, as they came: that keeps traces together."""
+    import pyarrow.compute as pc
+
+    bounds = pc.min_max(table["start_unix_nano"]).as_py()
+    if bounds["max"] - bounds["min"] <= SAME_TIME_NS:
+        return table
+    # Many small chunks make `take` slow.
+    return table.combine_chunks().sort_by("start_unix_nano")
+
+
+def is_sequence(files: Sequence[File]) -> bool:
+    """Tell whether files, by their first start, follow each other in time, so that joining them keeps the order."""
+    return all(one.max_start <= after.min_start + SAME_TIME_NS for one, after in pairwise(files))
 
 
 def write(folder: Path, table: pa.Table, *, entry: bool) -> File:
-    """Write a sorted table as one file, durably; on failure nothing of it stays."""
+    """Write a table as one file, durably; on failure nothing of it stays."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    table = table.select([column for column in table.column_names if table[column].null_count < table.num_rows])
     name = f"{PARTITION}={str(entry).lower()}/{uuid.uuid4().hex}.parquet"
     path = folder / name
     path.parent.mkdir(exist_ok=True)
+    encodings = {column: one for column, one in _ENCODINGS.items() if column in table.column_names}
     dictionaries = [field.name for field in table.schema if field.name not in _ENCODINGS]
     try:
         pq.write_table(
@@ -66,7 +86,7 @@ def write(folder: Path, table: pa.Table, *, entry: bool) -> File:
             compression="zstd",
             compression_level=1,
             use_dictionary=dictionaries,
-            column_encoding=_ENCODINGS,
+            column_encoding=encodings,
             row_group_size=ROW_GROUP,
             write_statistics=["start_unix_nano", "end_unix_nano", "seq", "trace_id"],
             store_schema=False,

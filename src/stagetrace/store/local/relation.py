@@ -29,21 +29,18 @@ _RESOURCE: Final = "stagetrace_resource"
 
 def stored(view: View, files: Sequence[File], tail: Distinct | None) -> str:
     """Return a query for the stored columns, and `is_entry`, of some files and of the tail that `register` made known."""
-    columns = ", ".join(schema().names)
     better = "" if tail is None or tail.replaced is None else f" ANTI JOIN replaced USING ({KEY})"
-    parts = []
+    columns = ", ".join(f"NULL::{_DUCKDB[str(field.type)]} AS {field.name}" for field in schema())
+    # By name: a file has no column of which all values are NULL, be it that no span has one or that it is an old file.
+    parts = [f"SELECT {columns}, NULL::BOOLEAN AS is_entry WHERE false"]
     for entry in (True, False):
         paths = [f"'{_quoted(str(view.table / file.path))}'" for file in files if file.entry is entry]
         if paths:
-            # By name: files of an older version may lack columns.
             source = f"read_parquet([{', '.join(paths)}], hive_partitioning = false, union_by_name = true)"
-            parts.append(f"SELECT {columns}, {str(entry).lower()} AS is_entry FROM {source}{better}")
+            parts.append(f"SELECT *, {str(entry).lower()} AS is_entry FROM {source}{better}")
     if tail is not None:
-        parts.append(f"SELECT {columns}, kind = {SERVER_KIND} AS is_entry FROM tail")
-    if not parts:
-        none = ", ".join(f"NULL::{_DUCKDB[str(field.type)]} AS {field.name}" for field in schema())
-        return f"SELECT {none}, NULL::BOOLEAN AS is_entry WHERE false"
-    return " UNION ALL ".join(parts)
+        parts.append(f"SELECT *, kind = {SERVER_KIND} AS is_entry FROM tail")
+    return " UNION ALL BY NAME ".join(parts)
 
 
 def register(connection: DuckDBPyConnection, tail: Distinct | None) -> None:

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from stagetrace.store.local.reader import LocalReader
 
 FLUSH_ROWS: Final = 65_536
-FLUSH_BYTES: Final = 32 * 1024 * 1024
+FLUSH_BYTES: Final = 16 * 1024 * 1024
 FLUSH_S: Final = 10.0
-PENDING_BYTES: Final = 4 * FLUSH_BYTES  # beyond, `append` waits for the table
+PENDING: Final = 2  # times as much, and `append` waits for the table
 RESERVE_BYTES: Final = 64 * 1024 * 1024  # of the disk stay free: room to move the log into the table
 TIDY_S: Final = 30.0
 _RETRY_S: Final = 1.0
@@ -246,7 +246,7 @@ class LocalStore:
     def _is_due(self) -> bool:
         tail = self._tail
         late = (tail.rows > 0 or self._moving is not None) and time.monotonic() >= self._flush_due
-        return late or tail.rows >= FLUSH_ROWS or tail.bytes >= FLUSH_BYTES
+        return late or tail.over(FLUSH_ROWS, FLUSH_BYTES)
 
     def _wait_for_room(self, size: int) -> None:
         """Return when a request may be taken in. Raise StoreFull where the disk or memory has no room for it."""
@@ -254,7 +254,7 @@ class LocalStore:
         if free < self._limits.reserve_bytes + size:
             raise StoreFull(f"no room for spans in {self.folder}: {free >> 20} MiB are free\n{MAKE_ROOM}")
         with self._state:
-            while self._tail.bytes >= PENDING_BYTES and not self._closing:
+            while self._tail.over(PENDING * FLUSH_ROWS, PENDING * FLUSH_BYTES) and not self._closing:
                 if self._flush_error is not None:
                     raise _refusal(self.folder, self._flush_error)
                 self._state.wait(1)
@@ -302,6 +302,7 @@ class LocalStore:
         merged = self._change(lambda table: table.compact())
         with self._table_lock:
             self._table.vacuum()
+        arrow().default_memory_pool().release_unused()
         with self._state:
             self._counts["spans_expired"] += dropped
             self._counts["files_merged"] += merged

@@ -127,7 +127,8 @@ class Table:
             table = change(table)
         added = []
         if table.num_rows:
-            added.append(parquet.write(self.folder, table.sort_by("start_unix_nano"), entry=files[0].entry))
+            table = table if parquet.is_sequence(files) else parquet.ordered(table)
+            added.append(parquet.write(self.folder, table, entry=files[0].entry))
         self._commit(added, [file.path for file in files], 0)
         return before - table.num_rows
 
@@ -143,8 +144,7 @@ class Table:
             if left.num_rows < table.num_rows:
                 removed.append(file.path)
                 if left.num_rows:
-                    sorted_left = joined([left]).sort_by("start_unix_nano")
-                    added.append(parquet.write(self.folder, sorted_left, entry=file.entry))
+                    added.append(parquet.write(self.folder, parquet.ordered(joined([left])), entry=file.entry))
 
     def _commit(self, added: Sequence[File], removed: Iterable[str], stored: int) -> None:
         """Commit, and delete the new files if that fails."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.decoder import Decoded
 
-_SEALED_ROWS: Final = 16_384
+_SEALED_ROWS: Final = 8192  # Arrow takes a fifth of the memory of Python's lists
 
 
 class Tail:
@@ -36,6 +36,10 @@ class Tail:
         self.last = sequence
         if self._open_rows >= _SEALED_ROWS:
             self._seal()
+
+    def over(self, rows: int, size: int) -> bool:
+        """Tell whether it holds at least so many spans or bytes."""
+        return self.rows >= rows or self.bytes >= size
 
     def tables(self) -> list[pa.Table]:
         """Return all spans."""
