@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SERVER_KIND: Final = 2
-ROW_GROUP: Final = 32_768
+ROW_GROUP: Final = 32_768  # spans
+ROW_GROUP_BYTES: Final = 32 * 1024 * 1024  # in memory
 SAME_TIME_NS: Final = 120 * 10**9
 # Times are close to each other in a sorted file, ids are random, everything else repeats.
 _ENCODINGS: Final = {
@@ -77,6 +78,8 @@ def write(folder: Path, table: pa.Table, *, entry: bool) -> File:
     name = f"{PARTITION}={str(entry).lower()}/{uuid.uuid4().hex}.parquet"
     path = folder / name
     path.parent.mkdir(exist_ok=True)
+    # Readers unpack a group at a time.
+    group = max(1, min(ROW_GROUP, ROW_GROUP_BYTES * table.num_rows // max(1, raw_bytes(table))))
     encodings = {column: one for column, one in _ENCODINGS.items() if column in table.column_names}
     dictionaries = [field.name for field in table.schema if field.name not in _ENCODINGS]
     try:
@@ -87,11 +90,11 @@ def write(folder: Path, table: pa.Table, *, entry: bool) -> File:
             compression_level=1,
             use_dictionary=dictionaries,
             column_encoding=encodings,
-            row_group_size=ROW_GROUP,
+            row_group_size=group,
             write_statistics=["start_unix_nano", "end_unix_nano", "seq", "trace_id"],
             store_schema=False,
             bloom_filter_options={
-                "trace_id": {"ndv": max(1, min(ROW_GROUP, table.num_rows) // (1 if entry else 4)), "fpp": 0.01}
+                "trace_id": {"ndv": max(1, min(group, table.num_rows) // (1 if entry else 4)), "fpp": 0.01}
             },
         )
         size = _sync(path)

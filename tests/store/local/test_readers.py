@@ -1,0 +1,105 @@
+"""Readers in processes of their own beside a writer that moves, merges and deletes files all the time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from deltalake import DeltaTable
+
+from stagetrace.otlp.decoder_columns import joined
+from stagetrace.store.local import LocalReader, LocalStore, delta, parquet
+from stagetrace.store.local.view import TABLE
+from store.local.made import EVER, NOW, ids, judged, request, span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TESTS = Path(__file__).parents[2]
+READERS = 3
+STEPS = 25
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStore]:
+    monkeypatch.setattr("stagetrace.store.local.store.FLUSH_ROWS", 40)
+    monkeypatch.setattr("stagetrace.store.local.delta.CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr("stagetrace.store.local.table.GRACE_S", 0.0)
+    with LocalStore.open(tmp_path / "store") as opened:
+        yield opened
+
+
+def test_readers_in_other_processes_see_everything_acknowledged_once(store: LocalStore) -> None:
+    argv = [sys.executable, "-m", "store.local.reading", str(store.folder)]
+    pipe = subprocess.PIPE
+    written = 0
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, cwd=TESTS))
+            for _ in range(READERS)
+        ]
+        for step in range(STEPS):
+            for _ in range(10):
+                store.append(request([span(written + at, start=NOW + written + at) for at in range(1, 6)]))
+                written += 5
+            if step % 10 == 9:
+                store.compact()
+            reader = readers[step % READERS]
+            assert reader.stdin
+            assert reader.stdout
+            reader.stdin.write(f"{written}\n")
+            reader.stdin.flush()
+            # The writer goes on while the reader looks.
+            for _ in range(5):
+                store.append(request([span(written + 1, start=NOW + written + 1)]))
+                written += 1
+            found, different = map(int, reader.stdout.readline().split())
+            assert found == different
+            assert written - 5 <= found <= written
+    assert all(reader.returncode == 0 for reader in readers)
+
+
+def test_relations_stay_readable_while_their_files_are_replaced(store: LocalStore) -> None:
+    """What an analysis opened, it can read to the end: replaced files stay for a while."""
+    for number in range(1, 30):
+        store.append(request([span(number)]))
+        store.flush()
+    with LocalReader.open(store.folder) as reader, reader.relations(EVER) as relations:
+        store._table.vacuum(300.0)
+        store.compact()
+        assert relations.connection.execute("SELECT count(*) FROM spans").fetchone() == (29,)
+
+
+def test_delta_lake_reads_the_same_table(store: LocalStore) -> None:
+    """Deltalake is the oracle: same files, same rows, after commits, merges and checkpoints."""
+    for number in range(1, 60):
+        store.append(request([judged(number), span(1000 + number, trace=number, parent=number)]))
+        store.flush()
+    store.compact()
+    store.flush()
+    ours = delta.load(store.folder / TABLE)
+    theirs = DeltaTable(str(store.folder / TABLE))
+    assert theirs.version() == ours.version
+    assert sorted(Path(uri).name for uri in theirs.file_uris()) == sorted(Path(path).name for path in ours.files)
+    assert theirs.transaction_version(delta.APP) == ours.stored
+    assert [field.name for field in theirs.schema().fields] == [name for name, _ in parquet.delta_schema()]
+    with store.reader() as reader:
+        assert len(ids(reader)) == 118
+    rows = joined([parquet.read(store.folder / TABLE, list(ours.files.values()))])
+    assert rows.num_rows == 118
+    log = list((store.folder / TABLE / delta.LOG).glob("*.json"))
+    assert len(log) < 20, "checkpoints keep the log short"
+
+
+def test_a_reader_that_looks_rarely_follows_across_checkpoints(store: LocalStore) -> None:
+    with LocalReader.open(store.folder) as reader:
+        assert ids(reader) == []
+        for number in range(1, 40):
+            store.append(request([span(number)]))
+            store.flush()
+        assert not (store.folder / TABLE / delta.LOG / f"{1:020d}.json").exists()
+        assert ids(reader) == list(range(1, 40))
