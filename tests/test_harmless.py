@@ -64,7 +64,9 @@ TWINS = [
     "stagetrace.distro:_report",
     "opentelemetry.instrumentation.fastapi:FastAPIInstrumentor.instrument_app",
     "opentelemetry.exporter.otlp.proto.grpc.trace_exporter:OTLPSpanExporter.export",
-    "opentelemetry.sdk.trace.export:BatchSpanProcessor.on_end",
+    "stagetrace.otlp.processor:_encode",
+    "stagetrace.otlp.processor:resource_spans",
+    "stagetrace.otlp.processor:EncodingSpanProcessor.on_end",
 ]
 
 

@@ -82,6 +82,7 @@ def _set_tracer_provider() -> str:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     from stagetrace.otlp.exporter import CountingExporter
+    from stagetrace.otlp.processor import EncodingSpanProcessor
 
     # Its own exit handler may wait half a minute for a Collector that is down: ours is bounded.
     provider = TracerProvider(shutdown_on_exit=False)
@@ -90,7 +91,9 @@ def _set_tracer_provider() -> str:
         make = _entry_point("opentelemetry_traces_exporter", name)
         if make is not None:
             targets.append(f"{name} {config.endpoint()}" if name.startswith("otlp") else name)
-            provider.add_span_processor(BatchSpanProcessor(CountingExporter(make(), targets[-1])))
+            exporter = CountingExporter(make(), targets[-1])
+            encodes = name.startswith("otlp_proto_")
+            provider.add_span_processor((EncodingSpanProcessor if encodes else BatchSpanProcessor)(exporter))
     trace.set_tracer_provider(provider)
     atexit.register(_bounded, provider.shutdown)
     return ", ".join(targets) or "nowhere"

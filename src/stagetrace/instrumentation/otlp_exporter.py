@@ -16,7 +16,7 @@ def hook(module: ModuleType) -> None:
 
     from stagetrace.otlp.encoder import encode_spans as fast
 
-    def encode_spans(sdk_spans: Any) -> Any:
+    def encode_spans(sdk_spans: Any) -> Any:  # a sequence of spans, or EncodedSpans from our own processor
         try:
             return fast(sdk_spans)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the spans are not lost for it
