@@ -145,6 +145,8 @@ def test_json_as_other_exporters_write_it(up: Up) -> None:
         {"name": "\ud800"},
         {"attributes": [{"key": "k", "value": {"stringValue": 3}}]},
         {"events": 5},
+        {"kind": "\ud800"},
+        {"status": {"\ud800": 1, "code": "\ud800"}},
     ],
 )
 def test_a_bad_span_in_json_is_counted_and_its_neighbours_stay(up: Up, change: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from stagetrace.backend.refusal import MALFORMED, Refused
+from stagetrace.backend.refusal import MALFORMED, Refused, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ class _Reading:
 
     def reject(self, count: int, error: Exception) -> None:
         self.rejected += count
-        self.reason = self.reason or f"a span cannot be read: {str(error)[:200]}"
+        self.reason = self.reason or f"a span cannot be read: {quoted(error)}"
 
 
 def parse(body: bytes) -> tuple[ExportTraceServiceRequest, int, str | None]:
@@ -57,7 +57,7 @@ def parse(body: bytes) -> tuple[ExportTraceServiceRequest, int, str | None]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Refused(MALFORMED, f"the body is not JSON: {str(error)[:200]}") from None
+        raise Refused(MALFORMED, f"the body is not JSON: {quoted(error)}") from None
     if not isinstance(document, dict):
         raise Refused(MALFORMED, "the body is not a JSON object with resourceSpans")
     request = ExportTraceServiceRequest()
