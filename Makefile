@@ -28,7 +28,7 @@ check: $(INSTALLED) ## lint, format, types, import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(INSTALLED) backends ## measure what recording costs
+bench: $(INSTALLED) ## measure what recording costs
 	@$(BIN)/python benchmarks/run.py
 
 backends: ## build Jaeger and the Collector, once

@@ -43,7 +43,7 @@ TWINS = [
     "stagetrace.recording.timeline:Timeline._switch",
     "stagetrace.recording.timeline:Timeline.close",
     "stagetrace.recording.timeline:SpanContext",
-    "stagetrace.recording.spans:Status",
+    "stagetrace.recording.spans:SpanContext",
     "stagetrace.instrumentation.fastapi:Timeline",
     "stagetrace.recording.context:RequestSpan.__init__",
     "stagetrace.instrumentation.fastapi:recording",

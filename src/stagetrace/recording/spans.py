@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.timeline import Segment
 
 SCOPE = InstrumentationScope("stagetrace", stagetrace.__version__)
+UNSET = Status()
 
 
 class FinishedSpan(ReadableSpan):
@@ -78,7 +79,7 @@ def stage_span(segment: Segment, entry: ReadableSpan, extra: Mapping[str, Any]) 
         parent=parent,
         resource=entry.resource,
         attributes=attributes,
-        status=Status(),
+        status=UNSET,
         start_time=segment.start,
         end_time=segment.end,
         instrumentation_scope=SCOPE,
