@@ -170,7 +170,7 @@ def _traffic(address: str) -> None:
     for number in range(_SLOW_CLIENTS):
         _post_slowly(address, "/predict", {"text": _MESSAGE.format(number)})
     for number in range(_EXPLAINED):
-        _post(address, "/explain", {"text": " ".join(_MESSAGE.format(number) for _ in range(40))})
+        _post(address, "/explain", {"text": " ".join(_MESSAGE.format(number) for _ in range(70))})
     long_text = "\n".join(_MESSAGE.format(number) for number in range(400))
     crowd = [threading.Thread(target=_post, args=(address, "/predict", {"text": long_text})) for _ in range(_CROWD)]
     for thread in crowd:
