@@ -1,8 +1,8 @@
 """At what rate the embedded back end is at its end: `python benchmarks/scale.py [SECONDS [RATE ...]]`.
 
 One `stagetrace up` for each rate (spans a second; 0: as fast as it takes them). Four connections send prepared
-requests of 495 spans at fixed times, whether or not earlier ones were answered; meanwhile one client
-asks the folder for the newest breaches and one searches for some over jaeger.api_v3, every two seconds. The figures of docs/scale.md.
+requests of 495 spans at fixed times, whether or not earlier ones were answered; meanwhile one client asks the folder
+for the newest breaches and one searches for some over jaeger.api_v3, every two seconds. The figures of docs/scale.md.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str]) -> None:
     rates = [int(one) for one in arguments[1:]] or list(RATES)
     traffic = Traffic(time.time_ns() - 60 * 10**9)
     requests = list(traffic.requests(PREPARED * SPANS, TRACES))
-    head = ("offered /s", "taken /s", "CPU", "spans / CPU s", "ack p50 ms", "p99")
+    head: tuple[str, ...] = ("offered /s", "taken /s", "CPU", "spans / CPU s", "ack p50 ms", "p99")
     head += ("breaches of the folder p50 ms", "a search over api_v3", "RSS MiB", "failed")
     print(f"| {' | '.join(head)} |")
     print("|---|---|---|---|---|---|---|---|---|---|")
