@@ -24,6 +24,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from backend.running import export, run_up  # noqa: E402
 from benchmarks.traffic import SPANS_PER_TRACE, Traffic  # noqa: E402
+from stagetrace.semconv import SLA_BREACHED  # noqa: E402
 from stagetrace.store.base import Selection  # noqa: E402
 from stagetrace.store.jaeger_client import JaegerClient  # noqa: E402
 from stagetrace.store.url import open_store  # noqa: E402
@@ -132,7 +133,8 @@ def ask_api(up: Up, times: list[float], stop: threading.Event) -> None:
     while not stop.wait(2):
         now = time.time_ns()
         began = time.monotonic()
-        list(client.find_breaches("service-1", (now - HOUR_NS) // 1000, (now + HOUR_NS) // 1000, 20))
+        window = ((now - HOUR_NS) // 1000, (now + HOUR_NS) // 1000)
+        list(client.find("service-1", {SLA_BREACHED: "true"}, window, 20))
         times.append(time.monotonic() - began)
     client.close()
 
