@@ -1,8 +1,8 @@
 """Measure what questions to the local store cost, over a day of realistic traffic.
 
-The store is filled first (`benchmarks/traffic.py`, evenly over 24 hours, 2 % of requests with a slow inference), then opened
-by a reader of its own, as a command does. Each question is put several times; the first answer of a new process is measured with
-the real command, from its start to its end.
+The store is filled first (`benchmarks/traffic.py`, evenly over 24 hours, 2 % of requests with a slow inference), then
+opened by a reader of its own, as a command does. Each question is put several times; the first answer of a new process
+is measured with the real command, from its start to its end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,7 +86,7 @@ def _ask_all(folder: Path, repeat: int) -> Queries:
                 result.answers[name] = question(number)
                 result.ms[name].append(1000 * (time.perf_counter() - began))
 
-        ask("breaches of the last hour, newest 20", lambda _: len(reader.breaches(_limited(hour, 20)).breaches))
+        ask("breaches of the last hour, newest 20", lambda _: len(reader.breaches(replace(hour, limit=20)).breaches))
         ask("breaches of the last hour, all", lambda _: len(reader.breaches(hour).breaches))
         ask("a trace by its id", lambda number: len(reader.trace(ids[number % len(ids)]).spans))
         ask("exact p99 of one stage, everything", lambda _: _p99(reader, STAGE_COLUMNS[3:4]))
@@ -97,18 +97,12 @@ def _ask_all(folder: Path, repeat: int) -> Queries:
     return result
 
 
-def _limited(selection: object, limit: int) -> object:
-    from dataclasses import replace
-
-    return replace(selection, limit=limit)  # type: ignore[type-var]
-
-
 def _p99(reader: LocalReader, stages: Sequence[str]) -> int:
     from stagetrace.store.base import Selection
 
     columns = ", ".join(f"quantile_cont({stage}_ms, 0.99)" for stage in stages)
     with reader.relations(Selection(0, 2**62)) as relations:
-        return len(relations.connection.execute(f"SELECT {columns} FROM requests").fetchone() or ())
+        return len(relations.connection.execute(f"SELECT {columns} FROM requests").fetchone() or ())  # noqa: S608 -- ours
 
 
 def _p99_of_spans(reader: LocalReader) -> int:

@@ -112,7 +112,7 @@ def joined(parts: Sequence[pa.Table]) -> pa.Table:
 
 
 def table(pieces: Sequence[Piece]) -> pa.Table:
-    """Return the spans of some pieces, without `seq` and without columns that none has; shared ones dictionary-coded."""
+    """Return the spans of some pieces, without `seq` and columns that none has; shared ones dictionary-coded."""
     pa = arrow()
     size = sum(piece.size for piece in pieces)
     arrays = [

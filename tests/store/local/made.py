@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from stagetrace import semconv
@@ -28,7 +28,9 @@ def attribute(key: str, value: str | bool | float | bytes) -> KeyValue:
     """Return one attribute of the type that the value has."""
     kinds: dict[type, str] = {str: "string_value", bool: "bool_value", int: "int_value", float: "double_value"}
     kinds[bytes] = "bytes_value"
-    return KeyValue(key=key, value=AnyValue(**{kinds[type(value)]: value}))
+    made = KeyValue(key=key)
+    setattr(made.value, kinds[type(value)], value)
+    return made
 
 
 def span(

@@ -1,7 +1,7 @@
 """A process that reads a local store again and again while another one writes to it.
 
-python -m store.local.reading FOLDER: for each line on stdin (how many spans are acknowledged by now) one line on stdout:
-how many spans it finds, how many different ones.
+python -m store.local.reading FOLDER: for each line on stdin (how many spans are acknowledged by now) one line on
+stdout: how many spans it finds, how many different ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def main() -> None:
     with LocalReader.open(Path(sys.argv[1])) as reader:
         for _ in sys.stdin:
             found = ids(reader)
-            print(len(found), len(set(found)), flush=True)
+            print(len(found), len(set(found)), flush=True)  # noqa: T201 -- its answer
 
 
 if __name__ == "__main__":

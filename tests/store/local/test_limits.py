@@ -140,8 +140,10 @@ with LocalStore.open(Path(sys.argv[1])) as store:
         ("store.append(request([span(number, start=NOW + number, big=os.urandom(1 << 20))]))", 1500 if HEAVY else 150),
         ("store.append(request([span(number, start=NOW + number, zero=bytes(1 << 20))]))", 1500 if HEAVY else 150),
         (
-            "store.append(request([span(number * 100 + at, start=NOW, **{f'key{(number * 100 + at) % 10_000}': at})"
-            " for at in range(100)]))",
+            (
+                "numbers = range(number * 100, number * 100 + 100);"
+                "store.append(request([span(at + 1, start=NOW, **{f'key{at % 10_000}': at}) for at in numbers]))"
+            ),
             10_000 if HEAVY else 300,
         ),
         (

@@ -8,8 +8,9 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -23,7 +24,7 @@ from stagetrace.store.local.view import FORMAT, TABLE, WAL
 from store.local.made import EVER, HOUR, MS, NOW, ids, judged, request, span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -193,7 +194,14 @@ def test_get_trace_is_what_was_sent(store: LocalStore) -> None:
 
 
 def test_segments_find_any_attribute_by_its_text(store: LocalStore) -> None:
-    attributes = {"text": "a'b", "flag": True, "whole": 5, "part": 0.25, "http__route": "/x", "sla__threshold_ms": 50}
+    attributes: dict[str, Any] = {
+        "text": "a'b",
+        "flag": True,
+        "whole": 5,
+        "part": 0.25,
+        "http__route": "/x",
+        "sla__threshold_ms": 50,
+    }
     store.append(request([span(1, **attributes), span(2, trace=2, text="other")]))
     wanted = {"text": "a'b", "flag": "true", "whole": "5", "part": "0.25", "http.route": "/x", "service.name": "api"}
     wanted["sla.threshold_ms"] = "50"
@@ -295,7 +303,7 @@ def test_prune_is_exact(store: LocalStore) -> None:
 def test_retention_by_age_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stagetrace.store.local.store.TIDY_S", 0.05)
     monkeypatch.setattr("stagetrace.store.local.store.FLUSH_S", 0.05)
-    now = __import__("time").time_ns()
+    now = time.time_ns()
     with LocalStore.open(tmp_path / "age", retention_s=3600) as store:
         store.append(request([span(1, start=now - 2 * HOUR)]))
         store.flush()
@@ -315,10 +323,10 @@ def test_retention_by_age_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert store.stats()["spans_expired"] == 10 - len(kept)
 
 
-def _until(ready: object, timeout_s: float = 20) -> None:
-    deadline = __import__("time").monotonic() + timeout_s
-    while not ready():  # type: ignore[operator]
-        assert __import__("time").monotonic() < deadline
+def _until(ready: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        assert time.monotonic() < deadline
         threading.Event().wait(0.01)
 
 
@@ -326,8 +334,10 @@ def _until(ready: object, timeout_s: float = 20) -> None:
 
 
 def test_a_second_writer_is_told_who_has_the_folder(store: LocalStore) -> None:
-    code = f"from pathlib import Path; from stagetrace.store.local import LocalStore; LocalStore.open(Path({str(store.folder)!r}))"
-    second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    code = "import sys, pathlib, stagetrace.store.local as local; local.LocalStore.open(pathlib.Path(sys.argv[1]))"
+    second = subprocess.run(
+        [sys.executable, "-c", code, str(store.folder)], capture_output=True, text=True, check=False
+    )
     assert f"process {os.getpid()} has it" in second.stderr
     with pytest.raises(StoreError, match=f"process {os.getpid()} has it"):
         LocalStore.open(store.folder)
@@ -376,7 +386,7 @@ def test_someone_elses_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     with pytest.raises(StoreError, match="is no store"):
         LocalReader.open(tmp_path)
-    with pytest.raises(StoreError, match="Not a directory|File exists"):
+    with pytest.raises(StoreError, match=r"Not a directory|File exists"):
         LocalStore.open(tmp_path / "thesis.txt")
 
 

@@ -1,7 +1,7 @@
 """A process that writes to a local store until it is killed, and says on stdout what was acknowledged.
 
-python -m store.local.writer FOLDER FIRST: spans are numbered from FIRST; each line is `FIRST COUNT` of a request on disk. The store
-moves, merges and checkpoints after few spans, so that a kill meets each of these.
+python -m store.local.writer FOLDER FIRST: spans are numbered from FIRST; each line is `FIRST COUNT` of a request on
+disk. The store moves, merges and checkpoints after few spans, so that a kill meets each of these.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The store of the embedded back end: a folder with a Delta Lake table and a write-ahead log, one writer, any readers."""
+"""The store of the embedded back end: a folder with a Delta Lake table and a log, one writer, any readers."""
 
 from __future__ import annotations
 

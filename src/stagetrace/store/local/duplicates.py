@@ -4,6 +4,8 @@ A copy of a span starts when the span does, so only files of the same times can 
 one with a verdict stays, else the one with more attributes, else the first.
 """
 
+# ruff: noqa: S608 -- names in queries are constants of ours; every value is bound
+
 from __future__ import annotations
 
 import threading
@@ -34,9 +36,8 @@ class Distinct(NamedTuple):
 
 def distinct(connection: DuckDBPyConnection, view: View, spans: pa.Table) -> Distinct:
     """Return the spans of which there is no copy yet, among themselves and in the files of `view`."""
-    import pyarrow.compute as pc
-
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     before = spans.num_rows
     for name, kind in (("breached", pa.bool_()), ("rest", pa.binary())):

@@ -46,7 +46,7 @@ def check_format(folder: Path) -> None:
         raise StoreError(f"{folder} is no store\n`stagetrace up --data {folder}` makes one and fills it") from None
     if version > FORMAT_VERSION:
         raise StoreError(
-            f"cannot open the store in {folder}: its format is {version}, this stagetrace knows {FORMAT_VERSION} at most\n"
+            f"cannot open the store in {folder}: its format is {version}, and this stagetrace knows {FORMAT_VERSION}\n"
             "update stagetrace, or name another folder"
         )
 

@@ -1,4 +1,6 @@
-"""A view of the store as DuckDB relations: `stored`, columns as kept, and `loaded`, columns as `store.load` wants them."""
+"""A view of the store as DuckDB relations: `stored`, columns as kept, and `loaded`, as `store.load` wants them."""
+
+# ruff: noqa: S608 -- column names are constants, paths are of our own making; every value is bound
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ _RESOURCE: Final = "stagetrace_resource"
 
 
 def stored(view: View, files: Sequence[File], tail: Distinct | None) -> str:
-    """Return a query for the stored columns, and `is_entry`, of some files and of the tail that `register` made known."""
+    """Return a query for the stored columns, and `is_entry`, of some files and of the tail that `register` named."""
     better = "" if tail is None or tail.replaced is None else f" ANTI JOIN replaced USING ({KEY})"
     columns = ", ".join(f"NULL::{_DUCKDB[str(field.type)]} AS {field.name}" for field in schema())
     # By name: a file has no column of which all values are NULL, be it that no span has one or that it is an old file.
@@ -56,7 +58,7 @@ def holding(connection: DuckDBPyConnection, view: View, files: Sequence[File], t
         return []
     paths = ", ".join(f"'{_quoted(str(view.table / file.path))}'" for file in files)
     found = connection.execute(
-        f"SELECT DISTINCT file_name FROM parquet_bloom_probe([{paths}], 'trace_id', $1) "  # noqa: S608 -- our own names
+        f"SELECT DISTINCT file_name FROM parquet_bloom_probe([{paths}], 'trace_id', $1) "
         "WHERE NOT bloom_filter_excludes",
         [trace_id],
     ).fetchall()
@@ -112,11 +114,13 @@ def database(memory: str | None = None) -> DuckDBPyConnection:
     connection.execute("SET preserve_insertion_order = false")
     fields = ", ".join(f"{column} {_type_of(column)}" for column in (*COLUMNS, REST))
     map_type = "MAP(VARCHAR, VARCHAR)"
-    for name, function, taken in (
+    functions: tuple[tuple[str, Any, str], ...] = (
         (_ATTRIBUTES, _attributes, f"STRUCT({fields})"),
         (_RESOURCE, _resource, "BLOB"),
-    ):
-        connection.create_function(name, function, [taken], map_type, type="arrow", null_handling="special")
+    )
+    how: Any = {"type": "arrow", "null_handling": "special"}  # the stubs know only enumerations
+    for name, function, taken in functions:
+        connection.create_function(name, function, [taken], map_type, **how)
     return connection
 
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace import log
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decoder import Decoded, MalformedRequest, decode
+from stagetrace.otlp.decoder import Decoded, decode
 from stagetrace.otlp.decoder_columns import arrow, joined
 from stagetrace.store.local import delta, relation, wal
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import prepare
+from stagetrace.store.local.recovery import recover
 from stagetrace.store.local.table import Table
 from stagetrace.store.local.tail import Tail
 from stagetrace.store.local.view import TABLE, WAL, View
@@ -84,7 +85,8 @@ class LocalStore:
         self._table_lock = threading.Lock()  # guards the table; taken before any other
         self._table = Table(folder / TABLE, self._snapshot)
         self._table.delete_strays()
-        self._recover()
+        recover(folder / WAL, self._table, FLUSH_BYTES)
+        self._snapshot = self._table.snapshot
         self._database = relation.database()
         self._distinct = DistinctTail()
         self._wal: wal.Wal[Decoded] = wal.Wal(folder / WAL, self._snapshot.stored + 1, self._on_durable)
@@ -306,25 +308,6 @@ class LocalStore:
         with self._state:
             self._counts["spans_expired"] += dropped
             self._counts["files_merged"] += merged
-
-    def _recover(self) -> None:
-        """Take up what was acknowledged and did not reach the table."""
-        tail = Tail()
-        found = wal.segments(self.folder / WAL)
-        for _, path in found:
-            for sequence, request in wal.read(path, self._table.snapshot.stored):
-                try:
-                    tail.add(sequence, decode(request), len(request))
-                except MalformedRequest:  # cannot have been acknowledged
-                    continue
-                if tail.bytes >= FLUSH_BYTES:
-                    self._table.append(joined(tail.tables()), tail.last)
-                    tail = Tail()
-        if tail.rows:
-            self._table.append(joined(tail.tables()), tail.last)
-        self._snapshot = self._table.snapshot
-        for _, path in found:
-            path.unlink()
 
 
 def _refusal(folder: Path, error: OSError) -> StoreError:

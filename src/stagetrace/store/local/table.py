@@ -66,13 +66,14 @@ class Table:
         """Drop the spans that started before; return how many."""
         import pyarrow.compute as pc
 
+        at_least = pc.field("start_unix_nano") >= before_ns
         dropped = 0
         for file in list(self.snapshot.files.values()):
             if file.max_start < before_ns:
                 self._commit([], [file.path], 0)
                 dropped += file.rows
             elif file.min_start < before_ns:
-                dropped += self._rewrite([file], lambda table: table.filter(pc.field("start_unix_nano") >= before_ns))
+                dropped += self._rewrite([file], lambda table: table.filter(at_least))
         return dropped
 
     def drop_oldest(self, keep_bytes: int) -> int:
@@ -122,7 +123,7 @@ class Table:
     def _rewrite(self, files: Sequence[File], change: Callable[[pa.Table], pa.Table] | None = None) -> int:
         """Replace files of one kind by one; return how many spans `change` took away."""
         table = parquet.read(self.folder, files)
-        before = table.num_rows
+        before: int = table.num_rows
         if change is not None:
             table = change(table)
         added = []
@@ -130,7 +131,8 @@ class Table:
             table = table if parquet.is_sequence(files) else parquet.ordered(table)
             added.append(parquet.write(self.folder, table, entry=files[0].entry))
         self._commit(added, [file.path for file in files], 0)
-        return before - table.num_rows
+        left: int = table.num_rows
+        return before - left
 
     def _without(self, keys: pa.Table, added: list[File], removed: list[str]) -> None:
         """Write the files that hold spans of these keys once more without them."""

@@ -10,11 +10,11 @@ import os
 import struct
 import threading
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
 MAGIC: Final = b"STWAL001"
 _FRAME: Final = struct.Struct("<IIQ")
