@@ -24,14 +24,14 @@ PROTOBUF = {"content-type": "application/x-protobuf"}
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a file system of 64 MiB, almost filled by the file `ballast`."""
+    """Return a file system that the file `ballast` fills, but for a little more than the store leaves free."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=False)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(folder)], check=False)
     if made.returncode:
         pytest.skip("a file system of its own needs root")
     try:
-        (folder / "ballast").write_bytes(bytes(50 * MIB))
+        (folder / "ballast").write_bytes(bytes(72 * MIB))
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
