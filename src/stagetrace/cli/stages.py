@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.base import ANSWERED
@@ -55,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
 
 def as_json(group: Group) -> dict[str, Any]:
     """Return one group as `--json` prints it."""
-    whole = {key: value for key, value in group.whole._asdict().items() if key not in ("stage", "count", "share")}
+    whole = {key: value for key, value in asdict(group.whole).items() if key not in ("stage", "count", "share")}
     head = {"service": group.service, "route": group.route, "model": group.model, "requests": group.requests}
-    return {**head, **whole, "stages": [stage._asdict() for stage in group.stages]}
+    return {**head, **whole, "stages": [asdict(stage) for stage in group.stages]}
 
 
 def _rows(group: Group) -> Iterator[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -23,7 +24,8 @@ SORTS: Final[Mapping[str, str]] = {
 }
 
 
-class Stage(NamedTuple):
+@dataclass(frozen=True)
+class Stage:
     """How long one stage took in the requests that have it; `share` of the whole time of all requests of the group."""
 
     stage: str | None  # None: the whole request

@@ -25,7 +25,7 @@ SERVER: Final = "SERVER"
 RELATIONS: Final = "relations"  # give the two relations
 SQL: Final = "sql"  # ... with the reader's own SQL allowed on them
 SEGMENTS: Final = "segments"  # filter by any attribute
-TAIL: Final = "tail"  # `spans_after`: give what is new since a cursor
+TAIL: Final = "tail"  # have `spans_after(cursor) -> (rows, cursor)`: what came since; None: nothing, the cursor alone
 EXHAUSTIVE: Final = "exhaustive"  # give all there is of a window, however much that is
 
 
