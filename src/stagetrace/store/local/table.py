@@ -42,7 +42,7 @@ class Table:
         added: list[File] = []
         try:
             if fresh.replaced is not None:
-                self._without(fresh.replaced, added, removed)
+                self._without(fresh.replaced, spans, added, removed)
             for entry, part in parquet.partitions(fresh.spans):
                 added.append(parquet.write(self.folder, part, entry=entry))
         except OSError:
@@ -134,9 +134,12 @@ class Table:
         left: int = table.num_rows
         return before - left
 
-    def _without(self, keys: pa.Table, added: list[File], removed: list[str]) -> None:
-        """Write the files that hold spans of these keys once more without them."""
-        for file in self.snapshot.files.values():
+    def _without(self, keys: pa.Table, spans: pa.Table, added: list[File], removed: list[str]) -> None:
+        """Write the files that hold spans of these keys, and of the times of `spans`, once more without them."""
+        import pyarrow.compute as pc
+
+        bounds = pc.min_max(spans["start_unix_nano"]).as_py()
+        for file in View(self.folder, self.snapshot).files(bounds["min"], bounds["max"] + 1):
             table = parquet.read(self.folder, [file])
             self._database.register("old", table)
             self._database.register("keys", keys)
