@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-
 from stagetrace.store.local import LocalReader, LocalStore, wal
 from stagetrace.store.local.view import TABLE, WAL
 from store.local.made import HEAVY, NOW, ids, request, span
