@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import zstandard
 
-from stagetrace.store.otlp_json import encode
+from stagetrace.otlp.json_form import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

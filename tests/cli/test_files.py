@@ -16,7 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from cli import literal
 from cli.literal import trace_id
 from cli.test_commands import COMMAND, cli, environment
-from stagetrace.store import Selection, open_store, otlp_json
+from stagetrace.otlp import json_form
+from stagetrace.store import Selection, open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +52,7 @@ def whole(store: str) -> list[str]:
                         scope.spans.add().CopyFrom(span)
                         # Which attribute comes first means nothing, and a store of columns does not keep it.
                         scope.spans[0].attributes.sort(key=lambda item: item.key)
-                        found.add(otlp_json.encode(one))
+                        found.add(json_form.encode(one))
     return sorted(found)
 
 

@@ -11,10 +11,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stagetrace import log
-from stagetrace.backend import go_values, otlp_json
+from stagetrace.backend import go_values
 from stagetrace.backend.query import Queries, QueryError, Search
 from stagetrace.backend.web import application
 from stagetrace.errors import StoreError
+from stagetrace.otlp.json_form import render
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -147,7 +148,7 @@ def _found(traces: Iterable[TracesData]) -> Any:
         together.resource_spans.extend(trace.resource_spans)
     if not together.resource_spans:
         raise QueryError("No traces found", status=404)
-    return {"result": otlp_json.render(together)}
+    return {"result": render(together)}
 
 
 def _without_empty(**fields: Any) -> Any:

@@ -10,11 +10,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.routing import Route
 
-from stagetrace.backend import otlp_json
 from stagetrace.backend.inflate import inflate, too_large
 from stagetrace.backend.receiver_grpc import answer
 from stagetrace.backend.refusal import INTERNAL, KINDS, MALFORMED, SLOW, UNSUPPORTED, Kind, Refused, status
 from stagetrace.backend.web import application
+from stagetrace.otlp import json_form
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -84,7 +84,10 @@ class _Export:
         if form == PROTOBUF:
             return answer(self._intake.append(_TRANSPORT, content))
         with self._parsing:
-            request, rejected, reason = otlp_json.parse(content)
+            try:
+                request, rejected, reason = json_form.parse(content)
+            except ValueError as error:
+                raise Refused(MALFORMED, str(error)) from None
             serialized = request.SerializeToString()
             del request
         self._intake.counters.add("rejected_spans", _TRANSPORT, rejected)

@@ -35,11 +35,6 @@ KINDS: Final = (
 )  # fmt: skip
 
 
-def quoted(error: object) -> str:
-    """Return the beginning of a text that may quote a request: without surrogates, which no answer can carry."""
-    return str(error)[:200].encode("utf-8", "replace").decode()
-
-
 class Refused(Exception):  # noqa: N818 -- an answer, not a fault of ours
     """Carry a refusal to where it is answered."""
 

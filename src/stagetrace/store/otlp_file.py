@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.errors import StoreError
-from stagetrace.store import otlp_json
+from stagetrace.otlp import json_form
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ def complete_lines(path: Path, offset: int) -> tuple[list[ExportTraceServiceRequ
 def _request(line: bytes) -> ExportTraceServiceRequest | None:
     """Return the request on one line, or None if it holds none (`read` counts these)."""
     try:
-        return otlp_json.decode(line)
+        return json_form.decode(line)
     except ValueError:
         return None
 
@@ -63,7 +63,7 @@ def _json(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[ExportTraceSe
         if not line.strip():
             continue
         try:
-            request = otlp_json.decode(line)
+            request = json_form.decode(line)
         except ValueError as error:
             bad.append((number, "still being written, or cut off" if not line.endswith(b"\n") else str(error)))
             continue
@@ -72,7 +72,7 @@ def _json(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[ExportTraceSe
     if bad and not good:
         file.seek(0)
         try:
-            yield otlp_json.decode(file.read())
+            yield json_form.decode(file.read())
         except ValueError:
             raise _foreign(path, f"line {bad[0][0]}: {bad[0][1]}") from None
     elif bad:
@@ -93,7 +93,8 @@ def _protobuf(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[ExportTra
     size_of = _four_bytes if head[4:5] == _FIRST_FIELD else _varint
     count = 0
     while (size := size_of(file)) is not None:
-        content = file.read(size) if size >= 0 else b""
+        # A broken length may ask for more than there is memory.
+        content = file.read(size) if 0 <= size <= path.stat().st_size - file.tell() else b""
         try:
             request = ExportTraceServiceRequest.FromString(content if len(content) == size else _FIRST_FIELD)
         except DecodeError:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.errors import StoreError
-from stagetrace.store import otlp_json
+from stagetrace.otlp import json_form
 from stagetrace.store.load import COLUMNS, arrow, arrow_schema, cells, connect, needs, sql
 from stagetrace.store.parquet import OTLP
 from stagetrace.store.rows import request_of, spans_of
@@ -103,7 +103,7 @@ def _drop_repeated(path: Path) -> int:
 
 
 def _line(file: BinaryIO, message: ExportTraceServiceRequest) -> None:
-    file.write(otlp_json.encode(message).encode() + b"\n")
+    file.write(json_form.encode(message).encode() + b"\n")
 
 
 def _framed(file: BinaryIO, message: ExportTraceServiceRequest) -> None:

@@ -1,7 +1,9 @@
-"""OTLP's JSON form to and from its messages: Protobuf JSON, but with ids in hex.
+"""OTLP's JSON form to and from its messages: Protobuf JSON, but with ids in hex and enums as numbers.
 
 Reading keeps what can be kept: a span that is no span is counted and left out, its neighbours stay.
 """
+
+# ruff: noqa: TRY004 -- what is wrong in a document is its value, whatever its type
 
 from __future__ import annotations
 
@@ -12,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-from stagetrace.backend.refusal import MALFORMED, Refused, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,17 +49,22 @@ class _Reading:
         self.reason = self.reason or f"a span cannot be read: {quoted(error)}"
 
 
-def parse(body: bytes) -> tuple[ExportTraceServiceRequest, int, str | None]:
+def quoted(error: object) -> str:
+    """Return the beginning of a text that may quote a request: without surrogates, which no answer can carry."""
+    return str(error)[:200].encode("utf-8", "replace").decode()
+
+
+def parse(body: str | bytes) -> tuple[ExportTraceServiceRequest, int, str | None]:
     """Return the request in `body`, the number of spans left out of it, and why the first of them was.
 
-    Raise Refused where the body is not JSON or not an export request at all.
+    Raise ValueError where the body is not JSON or not an export request at all.
     """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Refused(MALFORMED, f"the body is not JSON: {quoted(error)}") from None
+        raise ValueError(f"the body is not JSON: {quoted(error)}") from None
     if not isinstance(document, dict):
-        raise Refused(MALFORMED, "the body is not a JSON object with resourceSpans")
+        raise ValueError("the body is not a JSON object with resourceSpans")
     request = ExportTraceServiceRequest()
     reading = _Reading()
     for given in _list(document, _RESOURCE_SPANS):
@@ -67,16 +72,46 @@ def parse(body: bytes) -> tuple[ExportTraceServiceRequest, int, str | None]:
     return request, reading.rejected, reading.reason
 
 
+def decode(text: str | bytes) -> ExportTraceServiceRequest:
+    """Return the request that one JSON object is. Raise ValueError, saying what is wrong, if it is not whole."""
+    request, rejected, reason = parse(text)
+    if rejected:
+        raise ValueError(reason)
+    for resource in request.resource_spans:
+        for scope in resource.scope_spans:
+            for span in scope.spans:
+                holders: tuple[Any, ...] = (span, *span.links)
+                for one in holders:
+                    if (len(one.trace_id), len(one.span_id)) != (16, 8):
+                        raise ValueError("a trace id is not 32 hex digits, or a span id not 16")
+                if len(span.parent_span_id) not in (0, 8):
+                    raise ValueError("a parent span id is not 16 hex digits")
+    return request
+
+
+def encode(message: ExportTraceServiceRequest) -> str:
+    """Return a request as one line of OTLP JSON, as the Collector's file exporter writes it."""
+    return json.dumps(_document(message), ensure_ascii=False, separators=(",", ":"))
+
+
 def render(message: Message) -> Json:
-    """Return a message of traces as OTLP JSON: numbers for enums, hex for ids, text for 64-bit integers."""
-    document: Json = json_format.MessageToDict(message, use_integers_for_enums=True)
+    """Return a message of traces as OTLP JSON as the Collector's own marshaller has it, which never leaves some out."""
+    document = _document(message)
     for resource in document.get("resourceSpans", ()):
-        # As the Collector's own marshaller, which never leaves these two out.
         resource.setdefault("resource", {})
         for scope in resource.setdefault("scopeSpans", []):
             scope.setdefault("scope", {})
             for span in scope.get("spans", ()):
                 span.setdefault("status", {})
+    return document
+
+
+def _document(message: Message) -> Json:
+    """Return numbers for enums, hex for ids, text for 64-bit integers."""
+    document: Json = json_format.MessageToDict(message, use_integers_for_enums=True)
+    for resource in document.get("resourceSpans", ()):
+        for scope in resource.get("scopeSpans", ()):
+            for span in scope.get("spans", ()):
                 for holder in (span, *span.get("links", ())):
                     for key in _IDS & holder.keys():
                         holder[key] = base64.b64decode(holder[key]).hex()
@@ -88,13 +123,13 @@ def _list(holder: Json, names: tuple[str, ...]) -> list[Any]:
     if found is None:
         return []
     if not isinstance(found, list):
-        raise Refused(MALFORMED, f"{names[0]} is not an array")
+        raise ValueError(f"{names[0]} is not an array")
     return found
 
 
 def _resource(request: ExportTraceServiceRequest, given: Any, reading: _Reading) -> None:
     if not isinstance(given, dict):
-        raise Refused(MALFORMED, "an item of resourceSpans is not an object")
+        raise ValueError("an item of resourceSpans is not an object")
     scopes = _list(given, _SCOPE_SPANS)
     added = request.resource_spans.add()
     try:
@@ -127,7 +162,7 @@ def _scope(resource: Any, given: Any, reading: _Reading) -> None:
 
 def _spans(scope: Any) -> Iterator[Any]:
     if not isinstance(scope, dict):
-        raise Refused(MALFORMED, "an item of scopeSpans is not an object")
+        raise ValueError("an item of scopeSpans is not an object")
     yield from _list(scope, ("spans",))
 
 
