@@ -9,7 +9,7 @@ BUILD := collector-config/build/build.sh
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench backends backends-if-go clean
+.PHONY: help demo test test-heavy check bench backends backends-if-go clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
@@ -20,6 +20,14 @@ demo: $(INSTALLED) ## a real service with real faults, and what stagetrace says 
 test: check backends-if-go ## check, then all tests, against a real Jaeger and a real Collector
 	@echo "running the tests ..."
 	@$(BIN)/python -m pytest -q
+
+# The full million of fuzzed requests takes about an hour: make test-heavy FUZZ_CASES=1000000
+FUZZ_CASES ?= 100000
+test-heavy: $(INSTALLED) ## 50 rounds of kill -9, $(FUZZ_CASES) fuzzed requests, the limits of the local store
+	@echo "running the heavy tests ..."
+	@STAGETRACE_HEAVY=1 STAGETRACE_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -q --durations=8 \
+	  tests/store/local/test_crash.py tests/store/local/test_limits.py tests/backend/test_crash.py tests/backend/test_fuzz.py \
+	  tests/otlp/test_decoder.py
 
 check: $(INSTALLED) ## lint, format, types, import rules
 	@echo "checking lint, format, types and import rules ..."

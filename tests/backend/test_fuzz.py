@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import http.client
 import os
-import random
 import re
 import secrets
 from pathlib import Path
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CASES = int(os.environ.get("STAGETRACE_FUZZ_CASES") or (1_000_000 if os.environ.get("STAGETRACE_HEAVY") else 2_000))
-SEED = int(os.environ.get("STAGETRACE_FUZZ_SEED") or random.randrange(2**31))
+SEED = int(os.environ.get("STAGETRACE_FUZZ_SEED") or 7)  # the same cases on every run, until another is asked for
 PER_TRACE = 200
 FINE = (200, 400, 413)
 FINE_GRPC = (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)

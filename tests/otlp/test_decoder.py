@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-FUZZ_CASES = 1_000_000 if os.environ.get("STAGETRACE_HEAVY") else 3000
+FUZZ_CASES = int(
+    os.environ.get("STAGETRACE_FUZZ_CASES") or (1_000_000 if os.environ.get("STAGETRACE_HEAVY") else 3_000)
+)
 
 
 def request(*spans: Span) -> ExportTraceServiceRequest:

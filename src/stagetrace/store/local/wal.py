@@ -10,7 +10,8 @@ import os
 import struct
 import threading
 import zlib
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,8 @@ _SUFFIX: Final = ".wal"
 T = TypeVar("T")
 
 
-class Item(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Item(Generic[T]):
     """One request under its number, with what the caller wants to know it by."""
 
     sequence: int
