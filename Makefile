@@ -1,4 +1,4 @@
-# `make help` lists what there is. Needs Python 3.10 or newer, and Go 1.25 or newer for the real Jaeger and Collector.
+# `make help` lists what there is. Needs Python 3.11 or newer, and Go 1.25 or newer for the real Jaeger and Collector.
 # What is downloaded or built is cached outside the work tree: ~/.cache/stagetrace, pip's and Go's own caches.
 
 PYTHON ?= python3
@@ -53,8 +53,8 @@ clean: ## remove what make has put into the work tree (the cache outside it stay
 
 # The activation files are copied at installation, so a change of theirs needs a new one; the rest is used where it lies.
 $(INSTALLED): pyproject.toml $(wildcard src/stagetrace.*)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "stagetrace needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; echo "Name a newer one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "this needs Python 3.11 or newer (the recording side alone runs on 3.10); $(PYTHON) is $$($(PYTHON) --version 2>&1)."; echo "Name a newer one: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "installing stagetrace and what its tests need into $(VENV), about a minute the first time ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
