@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MERGE_FILES: Final = 8  # this many files of about one size become one
 MERGED_ROWS: Final = 524_288
-MERGED_BYTES: Final = 96 * 1024 * 1024  # in memory
+MERGED_BYTES: Final = 48 * 1024 * 1024  # in memory
 GRACE_S: Final = 300.0  # how long a file that was replaced stays for those who are reading it
 
 
