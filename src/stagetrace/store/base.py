@@ -120,8 +120,25 @@ class Trace:
     reason: str | None = None
 
 
+class Closing:
+    """Makes `with` close what has a `close`."""
+
+    def close(self) -> None:
+        """Release what is held."""
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+
 @dataclass(frozen=True)
-class Relations:
+class Relations(Closing):
     """A DuckDB connection of the caller's own with the relations `spans` and `requests` of `relations.py`.
 
     `requests` holds the entry spans of the selection; `spans` every span of their traces, or, of a selection by time
@@ -136,16 +153,6 @@ class Relations:
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        """Close the connection."""
-        self.close()
 
 
 class Reader(Protocol):

@@ -10,17 +10,15 @@ from urllib.parse import unquote
 
 from stagetrace.errors import StoreError
 from stagetrace.store import otlp_file
-from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, TAIL, Breaches, Entry, Selection, Trace
+from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, TAIL, Breaches, Closing, Entry, Selection, Trace
 from stagetrace.store.entries import entry_of, is_breached_entry, matches, stage_totals
 from stagetrace.store.rows import distinct, request_of, spans_of
 from stagetrace.store.services import check_known
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from types import TracebackType
 
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-    from typing_extensions import Self
 
     from stagetrace.store.base import Reader, Relations, SpanRow
     from stagetrace.store.rows import ServiceSpan
@@ -57,7 +55,7 @@ def open_path(path: Path) -> Reader:
     return FileReader(path, paths)
 
 
-class FileReader:
+class FileReader(Closing):
     """Reader of OTLP files. Each question reads them from their beginning, in memory bounded by what it finds."""
 
     def __init__(self, path: Path, paths: Sequence[Path]) -> None:
@@ -121,18 +119,6 @@ class FileReader:
             return [], self._paths[0].stat().st_size
         requests, cursor = otlp_file.complete_lines(self._paths[0], cursor)
         return [one.row() for request in requests for one in spans_of(request)], cursor
-
-    def close(self) -> None:
-        """Do nothing: no file stays open."""
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        """Do nothing."""
 
     def _messages(self, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         for path in self._paths:

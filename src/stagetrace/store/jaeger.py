@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from stagetrace import semconv
 from stagetrace.errors import StoreError
-from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, Breaches, Entry, Selection, Trace
+from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, Breaches, Closing, Entry, Selection, Trace
 from stagetrace.store.entries import HTTP_ROUTE, breached_entries, matches
 from stagetrace.store.jaeger_client import JaegerClient
 from stagetrace.store.jaeger_walk import DEPTH, MAX_DEPTH, Found, JaegerWalker, Search
@@ -19,10 +19,8 @@ from stagetrace.store.url import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-    from typing_extensions import Self
 
     from stagetrace.store.base import Relations
     from stagetrace.store.rows import ServiceSpan
@@ -37,7 +35,7 @@ def open_url(url: str) -> JaegerReader:
     return JaegerReader(JaegerClient(*host_and_port(url, DEFAULT_PORT)))
 
 
-class JaegerReader:
+class JaegerReader(Closing):
     """Reader of one Jaeger. Not for use by several threads at once."""
 
     capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE})
@@ -99,16 +97,6 @@ class JaegerReader:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        """Close the connection."""
-        self.close()
 
     def _traces(self, selection: Selection, cuts: list[str]) -> Iterator[list[ServiceSpan]]:
         """Yield each trace of the selection once, whole, and with a limit one request more than it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.errors import StoreError
-from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, Breaches, Selection, Trace
+from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, Breaches, Closing, Selection, Trace
 from stagetrace.store.entries import entry_of, stage_totals
 from stagetrace.store.load import COLUMNS, connect, select
 from stagetrace.store.rows import distinct, spans_of
@@ -17,10 +17,8 @@ from stagetrace.store.services import check_known
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from duckdb import DuckDBPyConnection
-    from typing_extensions import Self
 
     from stagetrace.store.base import Entry, Relations, SpanRow
 
@@ -28,7 +26,7 @@ OTLP: Final = "otlp"  # one ResourceSpans with one span
 _BATCH: Final = 2000
 
 
-class ParquetReader:
+class ParquetReader(Closing):
     """Reader of Parquet files; DuckDB reads from them only the columns and times that a question needs."""
 
     capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE})
@@ -82,18 +80,6 @@ class ParquetReader:
             )
             while rows := answer.fetchmany(_BATCH):
                 yield _request(rows)
-
-    def close(self) -> None:
-        """Do nothing: no file stays open."""
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        """Do nothing."""
 
     def _opened(self) -> DuckDBPyConnection:
         """Return a database whose view `loaded` is the files. Raise StoreError if they are not an export."""

@@ -12,7 +12,18 @@ from urllib.parse import unquote, urlsplit
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decoder_back import request_of, traces_of
 from stagetrace.otlp.decoder_columns import SEQUENCE
-from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, TAIL, Breaches, Relations, SpanRow, Trace
+from stagetrace.store.base import (
+    EXHAUSTIVE,
+    RELATIONS,
+    SEGMENTS,
+    SQL,
+    TAIL,
+    Breaches,
+    Closing,
+    Relations,
+    SpanRow,
+    Trace,
+)
 from stagetrace.store.load import select
 from stagetrace.store.local import entry, relation, search
 from stagetrace.store.local.duplicates import DistinctTail
@@ -24,12 +35,10 @@ from stagetrace.store.services import check_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from types import TracebackType
 
     from duckdb import DuckDBPyConnection
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
-    from typing_extensions import Self
 
     from stagetrace.store.base import Selection
     from stagetrace.store.local.view import View
@@ -46,7 +55,7 @@ def open_url(url: str) -> LocalReader:
     return LocalReader.open(Path(unquote(f"{parts.netloc}{parts.path}")))
 
 
-class LocalReader:
+class LocalReader(Closing):
     """Reader of one folder. Not for use by several threads at once."""
 
     capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, TAIL, EXHAUSTIVE})
@@ -188,16 +197,6 @@ class LocalReader:
     def close(self) -> None:
         """Release the database; the reader is not used afterwards."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def _narrowed(self, selection: Selection) -> Selection:
         """Return the selection from the oldest that its limit lets through: finding that takes a column or two."""

@@ -14,6 +14,7 @@ from stagetrace import log
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decoder import Decoded, decode
 from stagetrace.otlp.decoder_columns import arrow, joined
+from stagetrace.store.base import Closing
 from stagetrace.store.local import delta, relation, wal
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import prepare
@@ -25,9 +26,6 @@ from stagetrace.store.local.view import TABLE, WAL, View
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-    from types import TracebackType
-
-    from typing_extensions import Self
 
     from stagetrace.store.local.reader import LocalReader
 
@@ -66,7 +64,7 @@ class Appended(NamedTuple):
     reason: str | None
 
 
-class LocalStore:
+class LocalStore(Closing):
     """The open store. Safe to use from several threads; one that is not closed is recovered by the next open."""
 
     def __init__(self, folder: Path, lock: int, limits: Limits) -> None:
@@ -213,16 +211,6 @@ class LocalStore:
             self._table.close()
             self._database.close()
             os.close(self._lock_file)
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def _change(self, change: Callable[[Table], int]) -> int:
         """Change the table and let readers see it."""
