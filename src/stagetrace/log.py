@@ -23,15 +23,29 @@ def _get() -> logging.Logger:
         asked = os.environ.get("STAGETRACE_LOG", "").strip().lower() or "info"
         level = asked if asked in LEVELS else "info"
         if not logger.handlers:
-            handler = logging.StreamHandler()
-            handler.setFormatter(logging.Formatter("stagetrace: %(message)s"))
-            logger.addHandler(handler)
+            logger.addHandler(_stderr_handler())
             logger.propagate = False
         logger.setLevel(logging.CRITICAL + 1 if level == "off" else level.upper())
         _logger = logger
         if level != asked:
             logger.warning("STAGETRACE_LOG=%s is not a level; using info. Use one of: %s.", asked, ", ".join(LEVELS))
     return _logger
+
+
+def _stderr_handler() -> logging.Handler:
+    import logging
+    import sys
+
+    class ToStderr(logging.Handler):
+        """Writes to what is stderr at that moment: a service may replace or close it."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                sys.stderr.write(f"stagetrace: {record.getMessage()}\n")
+            except Exception:  # noqa: BLE001, S110 -- nowhere is left to say it
+                pass
+
+    return ToStderr()
 
 
 def debug(message: str) -> None:
