@@ -33,6 +33,7 @@ def _get() -> logging.Logger:
 
 
 def _stderr_handler() -> logging.Handler:
+    import contextlib
     import logging
     import sys
 
@@ -40,10 +41,8 @@ def _stderr_handler() -> logging.Handler:
         """Writes to what is stderr at that moment: a service may replace or close it."""
 
         def emit(self, record: logging.LogRecord) -> None:
-            try:
+            with contextlib.suppress(Exception):  # nowhere is left to say it
                 sys.stderr.write(f"stagetrace: {record.getMessage()}\n")
-            except Exception:  # noqa: BLE001, S110 -- nowhere is left to say it
-                pass
 
     return ToStderr()
 
