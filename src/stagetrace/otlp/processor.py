@@ -1,8 +1,7 @@
 """Encode each span as it ends, and send the bytes from a thread, through the official exporter.
 
-Spans that wait as objects are what costs a service its p99: they outlive the young generations of the garbage
-collector, and each full collection stops the process for as long as its whole heap takes. Bytes are nothing to the
-collector (docs/decisions/009).
+Spans that wait as objects outlive the young generations of the garbage collector, whose full collections stop the
+process. Bytes are nothing to it (docs/decisions/009, also for what this did not solve).
 """
 
 from __future__ import annotations
