@@ -7,6 +7,7 @@ import gzip
 import json
 import random
 import zlib
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import zstandard
@@ -44,18 +45,13 @@ class Mutator:
         self._good = good
         self._bytes = good.SerializeToString()
         self._json = json.loads(encode(good))
-        self._bombs = {
-            "gzip": gzip.compress(bytes(1 << 28)),
-            "deflate": zlib.compress(bytes(1 << 28)),
-            "zstd": zstandard.ZstdCompressor(level=3).compress(bytes(1 << 28)),
-        }
 
     def case(self) -> Case:
         """Return the next one: mostly protobuf, some JSON, a few encoded or bombs."""
         dice = self._random.random()
         if dice < 0.002:
-            encoding = self._random.choice(list(self._bombs))
-            return Case(self._bombs[encoding], self._random.choice((PROTOBUF, JSON)), encoding)
+            encoding = self._random.choice(("gzip", "deflate", "zstd"))
+            return Case(_bomb(encoding), self._random.choice((PROTOBUF, JSON)), encoding)
         body, kind = (self._json_body(), JSON) if dice < 0.25 else (self.mutated(self._bytes), PROTOBUF)
         if dice < 0.8:
             return Case(body, kind, None)
@@ -115,10 +111,7 @@ class Mutator:
 
     def _deep(self) -> bytes:
         """Return a span whose attribute holds a value within a value, and so on."""
-        value = b""
-        for _ in range(self._random.choice((10, 60, 120, 2000))):
-            value = _field(5, _field(1, value))
-        return _field(9, _field(1, b"k") + _field(2, value))
+        return _nested(self._random.choice((10, 60, 120, 2000)))
 
     def _json_body(self) -> bytes:
         if self._random.random() < 0.4:
@@ -151,6 +144,22 @@ class Mutator:
 
     def _broken(self, body: bytes) -> bytes:
         return self._random.choice((self._flipped, self._cut, self._nasty))(body)
+
+
+@cache
+def _bomb(encoding: str) -> bytes:
+    nothing = bytes(1 << 28)
+    if encoding == "zstd":
+        return zstandard.ZstdCompressor(level=3).compress(nothing)
+    return gzip.compress(nothing) if encoding == "gzip" else zlib.compress(nothing)
+
+
+@cache
+def _nested(levels: int) -> bytes:
+    value = b""
+    for _ in range(levels):
+        value = _field(5, _field(1, value))
+    return _field(9, _field(1, b"k") + _field(2, value))
 
 
 def _field(number: int, value: bytes) -> bytes:

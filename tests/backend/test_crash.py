@@ -7,15 +7,12 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import grpc
 import httpx
 
 from backend.running import Up, export, request, run_up
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ROUNDS = 50 if os.environ.get("STAGETRACE_HEAVY") else 3
 SENDERS = 4
@@ -56,8 +53,12 @@ def stored(up: Up, sender: Sender) -> list[str]:
 
 def test_no_acknowledged_span_is_lost(tmp_path: Path) -> None:
     before: list[Sender] = []
+    left: list[Path] = []
     for number in range(ROUNDS + 1):
         with run_up(tmp_path) as up:
+            control = Path((tmp_path / "data" / "lock").read_text().splitlines()[1])
+            assert not any(path.exists() for path in left), "what was killed is cleared away"
+            left = [control, control.parent]
             for sender in before:
                 found = stored(up, sender)
                 assert sender.acknowledged <= set(found)
@@ -68,8 +69,11 @@ def test_no_acknowledged_span_is_lost(tmp_path: Path) -> None:
             threads = [threading.Thread(target=sender.run) for sender in before]
             for thread in threads:
                 thread.start()
-            time.sleep(0.3 + number % 5 * 0.2)
+            deadline = time.monotonic() + 60
+            while not all(sender.acknowledged for sender in before):
+                assert time.monotonic() < deadline, "nothing was acknowledged"
+                time.sleep(0.01)
+            time.sleep(number % 5 * 0.2)
             up.process.kill()
             for thread in threads:
                 thread.join(60)
-            assert all(sender.acknowledged for sender in before)

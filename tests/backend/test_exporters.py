@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -18,12 +17,15 @@ import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 import backends
 from backend.running import Up, environment, ids, names_of, request
 from conftest import need
+from missing import missing
 from services import run_service
+from stagetrace.store.jaeger_client import JaegerClient
 from store.feed import MS, Made, _readable, entry, recent
 
 if TYPE_CHECKING:
@@ -72,15 +74,28 @@ def test_pythons_exporters_deliver(up: Up, exporter: Any) -> None:
     assert names_of(up, made[0].trace_id) == sorted(one.name for one in made)
 
 
-# How the Collector's exporter compresses; the rest is collector-config/collector.yaml, as delivered for gzip.
-COMPRESSIONS = ("gzip", "none")
+# The Collector's exporter, its settings beside the endpoint, and whether what arrives is smaller than the request
+# (True), about as large (None) or larger (False). The first is collector-config/collector.yaml as delivered.
+COLLECTED = {
+    "grpc gzip": ("otlp_grpc", {"compression": "gzip"}, True),
+    "grpc": ("otlp_grpc", {"compression": "none"}, None),
+    "http gzip": ("otlp_http", {"compression": "gzip"}, True),
+    "http zstd": ("otlp_http", {"compression": "zstd"}, True),
+    "http deflate": ("otlp_http", {"compression": "deflate"}, True),
+    "http": ("otlp_http", {"compression": "none"}, None),
+    "http json": ("otlp_http", {"compression": "none", "encoding": "json"}, False),
+    "http json gzip": ("otlp_http", {"compression": "gzip", "encoding": "json"}, True),
+    "http json zstd": ("otlp_http", {"compression": "zstd", "encoding": "json"}, True),
+}
 
 
 @contextmanager
-def collector_for(up: Up, folder: Path, compression: str) -> Iterator[backends.Collector]:
-    """Run the real Collector, its output pointed at `up`."""
+def collector_for(up: Up, folder: Path, exporter: str, settings: dict[str, str]) -> Iterator[backends.Collector]:
+    """Run the real Collector with this one exporter, its output pointed at `up`."""
     over = folder / "over.yaml"
-    over.write_text(f"exporters: {{otlp_grpc: {{compression: {compression}}}}}")
+    endpoint = {"endpoint": up.as_jaeger.otlp_http} if exporter == "otlp_http" else {}
+    pipeline = {"pipelines": {"traces": {"exporters": [exporter]}}}
+    over.write_text(json.dumps({"exporters": {exporter: {**endpoint, **settings}}, "service": pipeline}))
     original = backends._run
 
     def run(name: str, files: list[str], *rest: Any) -> Any:
@@ -92,25 +107,43 @@ def collector_for(up: Up, folder: Path, compression: str) -> Iterator[backends.C
             yield running
 
 
-@pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_the_real_collector_delivers(up: Up, tmp_path: Path, compression: str) -> None:
+@pytest.mark.parametrize("name", COLLECTED)
+def test_the_real_collector_delivers(up: Up, tmp_path: Path, name: str) -> None:
     need("otelcol")
+    exporter, settings, is_smaller = COLLECTED[name]
+    received = f'stagetrace_received_bytes_total{{transport="{exporter[5:]}"}}'
     trace = secrets.token_bytes(16)
     sent = request(*(f"span {number}" for number in range(300)), service="collected", trace=trace)
-    with collector_for(up, tmp_path, compression) as collector:
-        body, kind = sent.SerializeToString(), {"content-type": "application/x-protobuf"}
+    body, before = sent.SerializeToString(), up.metric(received)
+    with collector_for(up, tmp_path, exporter, settings) as collector:
+        kind = {"content-type": "application/x-protobuf"}
         httpx.post(f"{collector.otlp_http}/v1/traces", content=body, headers=kind).raise_for_status()
-        assert wait_for(up, trace.hex(), 300) == sorted(f"span {number}" for number in range(300))
+        wait_for(up, trace.hex(), 300)
+    assert _stored(up, trace) == _spans(sent.resource_spans)
+    size = (up.metric(received) - before) / len(body)
+    assert {True: size < 0.9, None: 0.9 <= size <= 1.1, False: size > 1.1}[is_smaller], size
+
+
+def _stored(up: Up, trace: bytes) -> dict[str, Any]:
+    """Return the spans of a trace as they are stored, by name."""
+    with JaegerClient("127.0.0.1", up.ready["query_grpc_port"]) as client:
+        (found,) = client.get_trace(trace.hex())
+    for span in (spans := _spans(found.resource_spans)).values():
+        if span.status == Status():
+            span.ClearField("status")  # the Collector writes one that says nothing
+    return spans
+
+
+def _spans(resource_spans: Any) -> dict[str, Any]:
+    return {span.name: span for one in resource_spans for scope in one.scope_spans for span in scope.spans}
 
 
 @pytest.fixture(scope="session")
 def javascript() -> Path:
     """Return the folder with the JavaScript exporters, installed once; skip without node, but not under CI."""
-    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
-    if missing and os.environ.get("CI"):
-        pytest.fail(f"{' and '.join(missing)} are needed for the JavaScript exporters", pytrace=False)
-    if missing:
-        pytest.skip(f"{' and '.join(missing)} are not installed")
+    lacking = [name for name in ("node", "npm") if shutil.which(name) is None]
+    if lacking:
+        missing(f"{' and '.join(lacking)}, which the JavaScript exporters need, are not installed")
     if not all((JS / "node_modules" / name).is_dir() for name in PACKAGES):
         JS.mkdir(parents=True, exist_ok=True)
         (JS / "package.json").write_text('{"private": true}')

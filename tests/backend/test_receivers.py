@@ -302,8 +302,19 @@ def test_beyond_what_it_may_hold_at_once_it_asks_to_send_again(tmp_path: Path) -
         assert up.metric("stagetrace_requests_in_flight_bytes") == 0
 
 
+def test_a_batch_of_nearly_64_mib_is_taken_over_both(up: Up, channel: grpc.Channel) -> None:
+    for over_http in (True, False):
+        sent = request(*["large"] * 4000)
+        for span in sent.resource_spans[0].scope_spans[0].spans:
+            span.attributes.add(key="blob").value.string_value = "x" * 16_000
+        body = sent.SerializeToString()
+        assert 61 << 20 < len(body) < 64 << 20
+        assert (post(up, body).content if over_http else export(channel, body)) == b""
+        assert [names_of(up, one) for one in (ids(sent)[0], ids(sent)[-1])] == [["large"], ["large"]]
+
+
 def test_up_keeps_no_more_than_it_may(up: Up) -> None:
-    """After all the bombs of this file: nothing is still held, and the process never was large."""
+    """After all the bombs and batches of this file: nothing is still held, and the process never was large."""
     assert up.metric("stagetrace_requests_in_flight_bytes") == 0
     peak_kib = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{up.process.pid}/status").read_text())
     assert peak_kib is not None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -15,9 +16,11 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
 from stagetrace import semconv
+from stagetrace.otlp import decoder
 from stagetrace.otlp.decoder import SMALL, MalformedRequest, decode
 from stagetrace.otlp.decoder_back import request_of
-from stagetrace.otlp.decoder_columns import TYPED, table
+from stagetrace.otlp.decoder_columns import TYPED
+from stagetrace.otlp.decoder_table import table
 from stagetrace.otlp.wire import varint
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ def attribute(key: str, **value: Any) -> KeyValue:
 
 
 def rows(data: bytes) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = table(decode(data).pieces).to_pylist()
+    found: list[dict[str, Any]] = table(decode(data).runs).to_pylist()
     return found
 
 
@@ -253,8 +256,8 @@ def test_a_bad_span_is_refused_and_its_neighbours_stay(bad: dict[str, Any], reas
     decoded = decode(sent.SerializeToString())
     assert (decoded.accepted, decoded.rejected) == (2, 1)
     assert reason in str(decoded.reason)
-    assert [row["name"] for row in table(decoded.pieces).to_pylist()] == ["before", "after"]
-    assert [row["route"] for row in table(decoded.pieces).to_pylist()] == [None, "/a"]
+    assert [row["name"] for row in table(decoded.runs).to_pylist()] == ["before", "after"]
+    assert [row["route"] for row in table(decoded.runs).to_pylist()] == [None, "/a"]
 
 
 def test_invalid_text_costs_one_span() -> None:
@@ -262,7 +265,7 @@ def test_invalid_text_costs_one_span() -> None:
     good = request(span("before"), span("BROKEN"), span("after")).SerializeToString()
     decoded = decode(good.replace(b"BROKEN", b"BRO\xffEN"))
     assert (decoded.accepted, decoded.rejected) == (2, 1)
-    assert [row["name"] for row in table(decoded.pieces).to_pylist()] == ["before", "after"]
+    assert [row["name"] for row in table(decoded.runs).to_pylist()] == ["before", "after"]
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 30, b"\x0a\x7f", b"no protobuf at all", b"\x0a\xff\xff\xff\xff\x0f"])
@@ -339,10 +342,43 @@ def test_mutated_requests_never_break_it() -> None:
         except MalformedRequest:
             continue
         if decoded.accepted:
-            back = request_of(table(decoded.pieces).to_pylist())
+            back = request_of(table(decoded.runs).to_pylist())
             assert len(spans(back)) == decoded.accepted
             if not decoded.rejected:
                 assert len(spans(ExportTraceServiceRequest.FromString(data))) == decoded.accepted
+
+
+@pytest.mark.parametrize("tag", [b"\x00", b"\x07", b"\xc8\xcf\xb4\xab\x54", b"\xf8\xff\xff\xff\x1f"])
+def test_a_tag_that_is_no_field_is_refused(tag: bytes) -> None:
+    """Field number 0, and numbers beyond 32 bits, which protobuf does not read: the spans before are kept."""
+    good = request(span()).SerializeToString()
+    with pytest.raises(DecodeError):
+        ExportTraceServiceRequest.FromString(good + tag + b"\x01")
+    decoded = decode(good + tag + b"\x01")
+    assert (decoded.accepted, decoded.rejected) == (1, 1)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_group_in_a_span_is_kept_and_spoils_nothing(at: int) -> None:
+    """Protobuf reads groups, which OTLP has none of, as fields that it does not know."""
+    group = b"\xf3\x07" + b"\x08\x01" + b"\xf4\x07"  # field 126: begin, a number, end
+    parts = [span(str(number), span_id=bytes([number + 1]) * 8).SerializeToString() for number in range(3)]
+    parts[at] += group
+    body = ScopeSpans().SerializeToString() + b"".join(b"\x12" + varint(len(one)) + one for one in parts)
+    inner = b"\x12" + varint(len(body)) + body
+    decoded = decode(b"\x0a" + varint(len(inner)) + inner)
+    assert (decoded.accepted, decoded.rejected) == (3, 0)
+    back = spans(request_of(table(decoded.runs).to_pylist()))
+    assert [one.SerializeToString() for one in back] == parts
+
+
+def test_what_came_before_too_many_bad_spans_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "_MOST_REFUSED", 3)
+    bad = [span("x" * 40, trace_id=b"short") for _ in range(9)]
+    decoded = decode(request(span("good"), *bad, span("after")).SerializeToString())
+    assert (decoded.accepted, decoded.rejected) == (1, 5)
+    assert [one["name"] for one in table(decoded.runs).to_pylist()] == ["good"]
+    assert "the remainder was not read" in str(decoded.reason)
 
 
 def _seed(draw: random.Random) -> ExportTraceServiceRequest:

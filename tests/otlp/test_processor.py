@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import subprocess
+import sys
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from otlp.receiver import Receiver, run_receiver
 from sink import Sink, run_sink
 from stagetrace import guard
 from stagetrace.instrumentation import otlp_exporter
 from stagetrace.otlp import encoder, processor
-from stagetrace.otlp.encoder import EncodedSpans
-from stagetrace.otlp.processor import EncodingSpanProcessor
+from stagetrace.otlp import waiting as waiting_module
+from stagetrace.otlp.encoder import EncodedSpans, encode_span
+from stagetrace.otlp.processor import MAX_BATCH_SPANS, EncodingSpanProcessor
+from stagetrace.otlp.waiting import MAX_BATCH_BYTES, Batch, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +51,55 @@ def _hooked(monkeypatch: pytest.MonkeyPatch) -> None:
 def sink() -> Iterator[Sink]:
     with run_sink() as running:
         yield running
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with run_receiver() as running:
+        yield running
+
+
+def sdk_spans(count: int) -> list[ReadableSpan]:
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")
+    spans = [tracer.start_span(str(number)) for number in range(count)]
+    for span in spans:
+        span.end()
+    return spans  # type: ignore[return-value]
+
+
+def span_named(name: str) -> bytes:
+    """Return an encoded span with no more than a name."""
+    from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
+
+    return ScopeSpans(spans=[Span(name=name)]).SerializeToString()
+
+
+def names(request: bytes) -> list[str]:
+    return [
+        span.name
+        for resource in ExportTraceServiceRequest.FromString(request).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+def taken(waiting: Waiting, most: int) -> Batch:
+    batch = waiting.take(most)
+    assert batch is not None
+    return batch
+
+
+def assert_all_accounted_for(made: EncodingSpanProcessor, received: int) -> None:
+    """Each span is in exactly one count."""
+    counts = made.counts()
+    assert counts.pop("received") == received
+    later = {"from_spool", "refused_from_spool"}
+    assert sum(count for outcome, count in counts.items() if outcome not in later) == received, counts
+
+
+RESOURCE = Resource({"service.name": "encoded"})
+SCOPES = [InstrumentationScope("one"), InstrumentationScope("two", "2")]
+ENCODED = encode_span(sdk_spans(1)[0])
 
 
 class Keeping(SpanExporter):
@@ -135,19 +193,162 @@ def test_a_full_queue_drops_counts_and_says_so(capfd: pytest.CaptureFixture[str]
     for number in range(200):
         tracer.start_span(str(number)).end()
     provider.shutdown()
-    assert made.dropped > 0
-    assert len(exporter.spans) + made.dropped == 200
+    counts = made.counts()
+    assert counts["dropped"] > 0
+    assert len(exporter.spans) == counts["delivered"]
+    assert_all_accounted_for(made, 200)
     assert capfd.readouterr().err.count("spans were dropped so far") == 1
 
 
 def test_bytes_are_bounded_as_spans_are() -> None:
     exporter = Keeping(pause_s=0.2)
     provider, made = provider_of(exporter, max_bytes=10_000)
-    for _ in range(50):
+    for _ in range(500):
         provider.get_tracer("t").start_span("x", attributes={"text": "x" * 1000}).end()
-        assert made._bytes <= 10_000
+        made.counts()
+        assert made._waiting.bytes <= 10_000
     provider.shutdown()
-    assert len(exporter.spans) + made.dropped == 50
+    assert made.counts()["dropped"] >= 400
+    assert_all_accounted_for(made, 500)
+
+
+def test_what_is_not_sorted_in_yet_is_bounded_too() -> None:
+    """An exporter that hangs: callers keep the bounds themselves, though no thread of ours has time for it."""
+    _, made = provider_of(Keeping(pause_s=30), max_spans=50)
+    for _ in range(50_000):
+        made.put(RESOURCE, None, ENCODED, 1, breach=False)
+        assert len(made._waiting._incoming) < 20_000  # as many as come in a few switches between threads
+    assert_all_accounted_for(made, 50_000)
+
+
+def test_good_ones_are_dropped_before_breaches_and_the_oldest_first() -> None:
+    waiting = Waiting(max_spans=10, max_bytes=1 << 20)
+    for number in range(8):
+        waiting.add(RESOURCE, None, span_named(f"good {number}"), 1, breach=False)
+    for number in range(6):
+        waiting.add(RESOURCE, None, span_named(f"breach {number}"), 1, breach=True)
+    assert names(waiting.request(taken(waiting, 100))) == [f"breach {number}" for number in range(6)]
+    assert names(waiting.request(taken(waiting, 100))) == [f"good {number}" for number in range(4, 8)]
+    assert (waiting.dropped, waiting.dropped_breaches) == (4, 0)
+    for number in range(13):
+        waiting.add(RESOURCE, None, span_named(f"breach {number}"), 1, breach=True)
+    assert names(waiting.request(taken(waiting, 100))) == [f"breach {number}" for number in range(3, 13)]
+    assert (waiting.dropped, waiting.dropped_breaches) == (4, 3)
+
+
+def test_what_is_put_back_goes_first_and_is_the_first_to_be_dropped() -> None:
+    waiting = Waiting(max_spans=4, max_bytes=1 << 20)
+    for number in range(3):
+        waiting.add(RESOURCE, None, span_named(str(number)), 1, breach=False)
+    batch = taken(waiting, 2)
+    waiting.put_back(batch)
+    assert names(waiting.request(taken(waiting, 100))) == ["0", "1", "2"]
+    for number in range(3, 6):
+        waiting.add(RESOURCE, None, span_named(str(number)), 1, breach=False)
+    waiting.sort_in()
+    waiting.put_back(batch)
+    assert names(waiting.request(taken(waiting, 100))) == ["1", "3", "4", "5"]
+    assert waiting.dropped == 1
+
+
+def test_breaches_are_sent_first() -> None:
+    exporter = Keeping()
+    provider, made = provider_of(exporter)
+    tracer = provider.get_tracer("t")
+    for number in range(5):
+        attributes = {"sla.verdict": "breach"} if number == 3 else {"sla.verdict": "good"}
+        tracer.start_span(str(number), attributes=attributes).end()
+    provider.shutdown()
+    assert [span.name for span in exporter.spans] == ["3", "0", "1", "2", "4"]
+    assert_all_accounted_for(made, 5)
+
+
+def test_a_batch_is_no_larger_than_receivers_take() -> None:
+    waiting = Waiting(max_spans=1000, max_bytes=64 << 20)
+    big = bytes(MAX_BATCH_BYTES // 3)
+    for size in (big, big, big, bytes(2 * MAX_BATCH_BYTES), b""):
+        assert not waiting.holds(100)
+        waiting.add(RESOURCE, None, size, 1, breach=False)
+    waiting.sort_in()
+    assert waiting.holds(100)
+    batches = [taken(waiting, 100) for _ in range(4)]
+    assert [(len(batch.items), batch.spans) for batch in batches] == [(2, 2), (1, 1), (1, 1), (1, 1)]
+    assert waiting.empty()
+    assert waiting.bytes == 0
+
+
+def test_put_takes_spans_that_are_joined_already() -> None:
+    exporter = Keeping()
+    _, made = provider_of(exporter)
+    for request in range(300):
+        encoded = b"".join(span_named(f"{request}.{number}") for number in range(7))
+        made.put(RESOURCE, SCOPES[request % 2], encoded, 7, breach=request % 10 == 0)
+    made.put_spans(sdk_spans(3), breach=True)
+    assert made.force_flush()
+    assert sorted(span.name for span in exporter.spans) == sorted(
+        [f"{request}.{number}" for request in range(300) for number in range(7)] + ["0", "1", "2"]
+    )
+    assert max(len(request) for request in exporter.requests) <= MAX_BATCH_SPANS
+    assert_all_accounted_for(made, 2103)
+    made.shutdown()
+
+
+def test_scopes_without_end_are_not_kept() -> None:
+    """As a service makes them that calls `get_tracer` with a name of its own for each request."""
+    exporter = Keeping()
+    _, made = provider_of(exporter)
+    for number in range(10_000):
+        made.put(RESOURCE, InstrumentationScope(f"scope {number}"), span_named(str(number)), 1, breach=False)
+        made.put(RESOURCE, InstrumentationScope("always the same"), span_named("same"), 1, breach=False)
+    made.shutdown()
+    assert len(made._waiting._groups) <= 4096
+    assert len(made._waiting._known) <= 1024
+    scopes = [
+        scope.scope.name
+        for request in exporter.requests
+        for resource in encoder.encode_spans(request).resource_spans
+        for scope in resource.scope_spans
+        for _ in scope.spans
+    ]
+    expected = [f"scope {number}" for number in range(10_000)] + ["always the same"] * 10_000
+    dropped = made.counts()["dropped"]
+    assert len(scopes) + dropped == len(expected)
+    assert not Counter(scopes) - Counter(expected)
+
+
+def test_waiting_items_are_nothing_to_the_garbage_collector() -> None:
+    waiting = Waiting(100_000, 1 << 30)
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(10_000):
+        waiting.add(RESOURCE, None, ENCODED, 1, breach=False)
+    waiting.sort_in()
+    assert len(gc.get_objects()) - before < 100
+
+
+def test_a_span_that_ends_in_a_finalizer_does_not_hang() -> None:
+    """`put` interrupted by itself at any point, as a collection of garbage does to it."""
+    exporter = Keeping()
+    _, made = provider_of(exporter)
+
+    class Ends:
+        def __del__(self) -> None:
+            made.put(RESOURCE, None, ENCODED, 1, breach=False)
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(2000):
+            one = Ends()
+            one.itself = one  # type: ignore[attr-defined]
+            del one
+            made.put(RESOURCE, None, ENCODED, 1, breach=False)
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert made.force_flush()
+    assert_all_accounted_for(made, 4000)
+    made.shutdown()
 
 
 def test_many_threads_lose_nothing() -> None:
@@ -169,7 +370,7 @@ def test_many_threads_lose_nothing() -> None:
     provider.shutdown()
 
 
-def test_an_exporter_that_raises_does_not_end_the_thread() -> None:
+def test_an_exporter_that_raises_does_not_end_the_thread(capfd: pytest.CaptureFixture[str]) -> None:
     exporter = Keeping(error=RuntimeError("no"))
     provider, made = provider_of(exporter)
     for _ in range(2):
@@ -179,7 +380,29 @@ def test_an_exporter_that_raises_does_not_end_the_thread() -> None:
     provider.get_tracer("t").start_span("arrives").end()
     provider.shutdown()
     assert [span.name for span in exporter.spans] == ["arrives"]
-    assert guard.failures == {"stagetrace.otlp.processor": 2}
+    assert made.counts()["refused"] == 2
+    assert_all_accounted_for(made, 3)
+    assert capfd.readouterr().err.count("RuntimeError: no") == 1
+
+
+def test_a_batch_that_cannot_be_put_together_is_counted_and_the_next_one_goes_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: Any) -> bytes:
+        raise RuntimeError("broken")
+
+    exporter = Keeping()
+    provider, made = provider_of(exporter)
+    with monkeypatch.context() as patch:
+        patch.setattr(waiting_module, "resource_spans", fails)
+        provider.get_tracer("t").start_span("x").end()
+        assert made.force_flush()
+    provider.get_tracer("t").start_span("arrives").end()
+    provider.shutdown()
+    assert [span.name for span in exporter.spans] == ["arrives"]
+    assert made.counts()["refused"] == 1
+    assert_all_accounted_for(made, 2)
+    assert guard.failures == {"stagetrace.otlp.sender": 1}
 
 
 def test_an_encoder_that_fails_is_replaced_by_the_official_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,35 +425,49 @@ def test_a_hanging_exporter_bounds_the_flush() -> None:
     assert made.force_flush(timeout_millis=100) is False
 
 
-def test_a_forked_child_sends_its_own_spans_and_not_its_parents(sink: Sink) -> None:
-    """As under gunicorn --preload, had the parent recorded something before."""
-    import subprocess
-    import sys
+def test_where_no_thread_can_be_started_a_flush_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an interpreter that is about to end, from Python 3.12 on."""
 
+    def fails(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    exporter = Keeping()
+    provider, made = provider_of(exporter)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        provider.get_tracer("t").start_span("x").end()
+        assert made.force_flush()
+    assert [span.name for span in exporter.spans] == ["x"]
+    provider.shutdown()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_forked_child_sends_its_own_spans_and_not_its_parents(protocol: str, receiver: Receiver) -> None:
+    """As under gunicorn --preload, where the parent has recorded and sent something before."""
     code = f"""
 import os
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-import stagetrace.instrumentation.otlp_exporter as hook, opentelemetry.exporter.otlp.proto.grpc.trace_exporter as module
-hook.hook(module)
-from stagetrace.otlp.processor import EncodingSpanProcessor
+from opentelemetry.exporter.otlp.proto.{protocol}.trace_exporter import OTLPSpanExporter
+from stagetrace.otlp.build import otlp_processor
 provider = TracerProvider(shutdown_on_exit=False)
-made = EncodingSpanProcessor(None)
+made = otlp_processor(OTLPSpanExporter, "there")
 provider.add_span_processor(made)
+provider.get_tracer("t").start_span("sent before").end()
+assert made.force_flush()
 provider.get_tracer("t").start_span("parent").end()
 child = os.fork()
-made._exporter = module.OTLPSpanExporter(endpoint={sink.endpoint!r}, insecure=True)
 if child == 0:
     provider.get_tracer("t").start_span("child").end()
-    made.force_flush()
+    assert made.force_flush()
+    assert made.counts()["received"] == 1, made.counts()
     os._exit(0)
-os.waitpid(child, 0)
-made.force_flush()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert made.force_flush()
 """
-    env = {**os.environ, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    endpoint = receiver.grpc if protocol == "grpc" else receiver.http
+    env = {**os.environ, "OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
-    spans = sink.wait_for(lambda all_: len(all_) >= 2)
-    assert sorted(span.name for span in spans) == ["child", "parent"]
+    assert sorted(receiver.names()) == ["child", "parent", "sent before"]
 
 
 def test_the_variables_of_the_batch_processor_are_read(

@@ -12,6 +12,8 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.trace.status import StatusCode
 
 from stagetrace import semconv
+from stagetrace.cli.breaches import owners_of
+from stagetrace.cli.downstream import Hop, Owner
 from stagetrace.errors import StoreError
 from stagetrace.store import Selection, open_store
 from stagetrace.store.relations import REQUESTS, SPANS
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 NASTY = "x' OR 1=1; DROP TABLE requests; --"
 BASE = recent()
+CAUSES = ("unknown", "gc", "cpu_wait")
 MODELS = ("Ranker", "Tagger", NASTY)
 
 
@@ -49,6 +52,8 @@ def _request(number: int) -> list[Made]:
         "ratio": (0.5, 50.0)[number % 2],
         "paying": number % 2 == 0,
     }
+    if breached:
+        attributes[semconv.SLA_BREACH_CAUSE] = CAUSES[number // 3 % 3]
     service = f"contract-{number % 2}"
     resource = {"pod": f"pod-{number % 2}", "tier": "resource", "mark": "made-by-feed"}
     made = entry(service, start, breached=breached, ms=ms, attributes=attributes, resource=resource)
@@ -70,9 +75,56 @@ def _spans() -> list[Made]:
     # Attributes of other types than their columns.
     odd = {"http.route": 7, "http.response.status_code": "many", semconv.ML_BATCH_SIZE: 1.5, semconv.SLA_VERDICT: True}
     bare = Made("odd", "contract-odd", BASE, BASE + 5 * MS, attributes=odd, resource=mark)
-    return [*made, call, back, inner, bare]
+    return [*made, call, back, inner, bare, *_downstream(), *_rpc()]
 
 
+def _rpc() -> list[Made]:
+    """Return a breached RPC that calls another service, as gRPC servers and clients are recorded."""
+    made = entry("contract-back", BASE + 3000 * MS, ms=90, resource={"mark": "made-by-feed"})
+    attributes = {key: value for key, value in made.attributes.items() if key != "http.route"}
+    made = replace(made, name=RPC, attributes={**attributes, "rpc.method": RPC})
+    other = {"rpc.method": "ml.Features/Get"}
+    call = made.child("ml.Features/Get", made.start, made.end, kind=SpanKind.CLIENT, attributes=other)
+    return [made, call]
+
+
+def _downstream() -> list[Made]:
+    """Return a breach whose slowest stage waited for another service, on whose side the time went."""
+    mark = {"mark": "made-by-feed"}
+    attributes = {
+        semconv.stage_total_ms(semconv.INFERENCE): 0.0,
+        semconv.stage_total_ms(semconv.HANDLER): 90.0,
+        semconv.SLA_BREACH_STAGE: semconv.HANDLER,
+        semconv.SLA_BREACH_CAUSE: "downstream",
+        semconv.SLA_BREACH_PEER: "down:8001",
+    }
+    front = entry("contract-0", BASE + 2000 * MS, ms=90, attributes=attributes, resource=mark)
+    stage = front.stage("handler", front.start, front.end)
+    peer = {"server.address": "down", "server.port": 8001}
+    call = stage.child("GET", front.start + MS, front.start + 81 * MS, kind=SpanKind.CLIENT, attributes=peer)
+    totals = {semconv.stage_total_ms(semconv.INFERENCE): 20.0, semconv.stage_total_ms(semconv.QUEUE): 50.0}
+    down = entry(
+        "contract-back",
+        call.start + MS,
+        breached=None,
+        ms=70,
+        trace=front.trace,
+        parent=call.span,
+        resource=mark,
+        attributes=totals,
+    )
+    middle = down.start + 50 * MS
+    return [
+        front,
+        stage,
+        call,
+        down,
+        down.stage("queue", down.start, middle),
+        down.stage("inference", middle, down.end),
+    ]
+
+
+RPC = "ml.Scorer/Predict"
 ALL = _spans()
 AGAIN = ALL[3:9]
 END = BASE + 60_000 * MS
@@ -85,6 +137,7 @@ SELECTIONS = {
     "edges": Selection(ALL[40].start, ALL[80].start),
     "service": replace(WHOLE, service="contract-1"),
     "route": replace(WHOLE, route="/rank"),
+    "rpc": replace(WHOLE, route=RPC),
     "model": replace(WHOLE, model="Tagger"),
     "nasty": replace(WHOLE, route=NASTY, model=NASTY),
     "text": replace(WHOLE, segments={"tenant": "it's"}),
@@ -99,6 +152,11 @@ SELECTIONS = {
     "hidden": replace(WHOLE, segments={"tier": "resource"}),  # the entry span's own attribute wins
     "breached": replace(WHOLE, breached=True),
     "kept": replace(WHOLE, breached=False, service="contract-1"),
+    "cause": replace(WHOLE, causes=("gc",)),
+    "causes": replace(WHOLE, causes=("gc", "downstream"), service="contract-0"),
+    "newest-of-causes": replace(WHOLE, causes=("gc", "cpu_wait"), limit=5),
+    "causes-within-limit": replace(WHOLE, causes=("cpu_wait", "gc"), limit=100, breached=True),
+    "no-such-cause": replace(WHOLE, causes=("lock_wait",)),
     "newest": replace(WHOLE, limit=7),
     "newest-of": replace(WHOLE, service="contract-0", breached=True, limit=3),
     "all-of": replace(WHOLE, service="contract-0", limit=1000),
@@ -114,9 +172,10 @@ def meant(selection: Selection) -> list[Made]:
         return (
             selection.since_ns <= one.start < selection.until_ns
             and selection.service in (None, one.service)
-            and selection.route in (None, one.attributes.get("http.route"))
+            and selection.route in (None, one.attributes.get("http.route", one.attributes.get("rpc.method")))
             and selection.model in (None, one.attributes.get(semconv.ML_MODEL_NAME))
             and selection.breached in (None, one.attributes.get(semconv.SLA_BREACHED) is True)
+            and (not selection.causes or one.attributes.get(semconv.SLA_BREACH_CAUSE) in selection.causes)
             and all(key in read and _text(read[key]) == value for key, value in wanted)
         )
 
@@ -263,6 +322,19 @@ def test_a_span_has_every_column_filled(store: str) -> None:
     assert (below["kind"], below["status"], below["service"]) == ("INTERNAL", "UNSET", "contract-1")
 
 
+def test_the_route_of_an_rpc_is_its_method(store: str) -> None:
+    """Of its entry span alone: its calls of others are no requests, and have no route."""
+    selection = SELECTIONS["rpc"]
+    with reading(store) as reader:
+        (breach,) = reader.breaches(selection).breaches
+        requests = rows(reader, selection, "SELECT name, route FROM requests")
+        spans = rows(reader, selection, "SELECT name, route, attributes FROM spans ORDER BY is_entry DESC")
+    assert breach.route == RPC
+    assert requests == [{"name": RPC, "route": RPC}]
+    assert [(one["name"], one["route"]) for one in spans] == [(RPC, RPC), ("ml.Features/Get", None)]
+    assert [one["attributes"]["rpc.method"] for one in spans] == [RPC, "ml.Features/Get"]
+
+
 def test_an_attribute_of_another_type_than_its_column_is_absent_there(store: str) -> None:
     with reading(store) as reader:
         (found,) = rows(reader, replace(WHOLE, service="contract-odd"), "FROM spans")
@@ -294,6 +366,16 @@ def test_a_trace_comes_whole_and_each_span_once(store: str) -> None:
     top = next(one for one in trace.spans if one.span_id == ALL[0].span_id)
     assert dict(top.attributes) == ALL[0].attributes
     assert (trace.complete, trace.reason) == (True, None)
+
+
+def test_a_breach_is_followed_down_to_who_owns_the_time(store: str) -> None:
+    with reading(store) as reader:
+        answer = reader.breaches(replace(WHOLE, service="contract-0"))
+        owners = owners_of(reader, answer.breaches)
+    followed = [owner for owner in owners if len(owner.path) > 1]
+    assert followed == [
+        Owner((Hop("contract-0", "handler", 90.0, "down:8001"), Hop("contract-back", "queue", 50.0))),
+    ]
 
 
 def test_an_unknown_trace_is_an_error(store: str) -> None:

@@ -28,7 +28,7 @@ from stagetrace.store.jaeger_client import JaegerClient
 from store.feed import MS, entry, recent, send
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 SERVICE = "svc"
@@ -64,9 +64,15 @@ class Strict(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in it
     """An api_v3 server to the letter: the end excluded, to the nanosecond, any order, each span in its own message."""
 
     def __init__(
-        self, starts: list[int], refuse: tuple[grpc.StatusCode, str] | None = None, greatest: int = 2**31 - 1
+        self,
+        starts: list[int],
+        refuse: tuple[grpc.StatusCode, str] | None = None,
+        greatest: int = 2**31 - 1,
+        long: Sequence[TracesData] = (),
     ) -> None:
+        """Hold a breached trace for each of `starts`, and whole traces `long`."""
         self.starts = starts
+        self.long = long
         self.refuse = refuse
         self.greatest = greatest
         self.depths: list[int] = []
@@ -88,18 +94,26 @@ class Strict(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in it
         if self.refuse is not None:
             context.abort(*self.refuse)
         query = request.query
-        assert (query.service_name, dict(query.attributes)) == (SERVICE, {"sla.breached": "true"})
+        assert (query.service_name, dict(query.attributes)) == (SERVICE, {} if self.long else {"sla.breached": "true"})
         self.depths.append(query.search_depth)
         if query.search_depth > self.greatest:
             context.abort(grpc.StatusCode.UNKNOWN, "search depth must be greater than 0 and less than max traces")
         low, high = query.start_time_min.ToNanoseconds(), query.start_time_max.ToNanoseconds()
         hits = [trace for trace, start in enumerate(self.starts, 1) if low <= start < high]
+        hits += [-1 - at for at, trace in enumerate(self.long) if any(low <= one < high for one in _starts(trace))]
         random.Random(len(hits)).shuffle(hits)
         for trace in hits[: query.search_depth]:
+            if trace < 0:
+                yield self.long[-1 - trace]
+                continue
             start = self.starts[trace - 1]
             yield part(trace, 2, start, **{semconv.ML_STAGE: "inference"})
             yield part(trace, 1, start, **{semconv.SLA_BREACHED: True})
             yield part(trace, 3, start, **{semconv.ML_STAGE: "inference"})
+
+
+def _starts(trace: TracesData) -> list[int]:
+    return [span.start_time_unix_nano for span in trace.resource_spans[0].scope_spans[0].spans]
 
 
 @contextmanager
@@ -159,11 +173,40 @@ def test_settles_quickly_on_the_greatest_depth_that_the_store_accepts() -> None:
     assert len(handler.depths) < 10
 
 
+def test_a_crowd_in_a_wide_window_takes_few_searches() -> None:
+    """All of a day's breaches are of its last 3 ms: to halve the day 25 times, each time with a full answer, costs."""
+    day_ns = 86_400 * 10**9
+    handler = Strict([day_ns - number * 1_000 for number in range(3_000)])
+    with served(handler) as client:
+        answer = JaegerReader(client).breaches(Selection(0, day_ns + 1, service=SERVICE))
+        assert answer.complete
+        assert len(answer.breaches) == 3_000
+        assert len(handler.depths) < 16
+        handler.depths.clear()
+        (newest,) = JaegerReader(client).breaches(Selection(0, day_ns + 1, service=SERVICE, limit=1)).breaches
+    assert newest.start_unix_nano == day_ns
+    assert len(handler.depths) < 20
+
+
+def test_a_long_trace_at_each_end_of_a_window_is_no_trap() -> None:
+    """Traces that run all the time are found in each part of a window, near to wherever it was cut."""
+    long = [part(10_000 + number, 1, 0) for number in range(40)]
+    for trace in long:
+        spans = trace.resource_spans[0].scope_spans[0].spans
+        for at in range(10_000, 2_000_000, 10_000):
+            spans.add(trace_id=spans[0].trace_id, span_id=at.to_bytes(8, "big"), start_time_unix_nano=at)
+    handler = Strict([1_000_000 + number * 1_000 for number in range(200)], long=long)
+    with served(handler) as client:
+        messages = list(JaegerReader(client, depth=50).iter_otlp(Selection(0, 2_000_000), []))
+    assert len({one.resource_spans[0].scope_spans[0].spans[0].trace_id for one in messages}) == 240
+    assert len(handler.depths) < 120
+
+
 @pytest.mark.parametrize(
     ("code", "text", "expected"),
     [
-        (grpc.StatusCode.UNAUTHENTICATED, "no token", "Jaeger refuses us (no token)"),
-        (grpc.StatusCode.PERMISSION_DENIED, "no token", "Jaeger refuses us (no token)"),
+        (grpc.StatusCode.UNAUTHENTICATED, "no token", "it refuses us without a token (no token)"),
+        (grpc.StatusCode.PERMISSION_DENIED, "no token", "it refuses us without a token (no token)"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "message larger than max", "an answer is too large"),
         (grpc.StatusCode.UNKNOWN, "disk\n\tgone " + "x " * 500, "Jaeger reports UNKNOWN: disk gone x x"),
         (grpc.StatusCode.INTERNAL, "", "Jaeger reports INTERNAL: no details"),

@@ -45,6 +45,7 @@ class Search:
     duration_min_ns: int = 0
     duration_max_ns: int = 0
     raw: bool = False
+    only_found: bool = False  # as in `LocalReader.find_traces`
 
 
 class Queries:
@@ -98,6 +99,7 @@ class Queries:
                 duration_min_ns=search.duration_min_ns or None,
                 duration_max_ns=search.duration_max_ns or None,
                 depth=search.depth,
+                only_found=search.only_found,
             )
             for traces in found:
                 yield traces if search.raw else adjusted(traces)
@@ -109,7 +111,7 @@ class Queries:
         return found if found is None or raw else adjusted(found)
 
 
-def search_of(request: Any) -> Search:
+def search_of(request: Any, *, only_found: bool = False) -> Search:
     """Return the search in a FindTracesRequest. Raise QueryError."""
     if not request.HasField("query"):
         raise QueryError("missing query", code=INVALID)
@@ -126,6 +128,7 @@ def search_of(request: Any) -> Search:
         duration_min_ns=clamped(query.duration_min),
         duration_max_ns=clamped(query.duration_max),
         raw=query.raw_traces,
+        only_found=only_found,
     )
 
 

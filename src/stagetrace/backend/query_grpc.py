@@ -43,13 +43,15 @@ class Calls:
 
         return grpc.unary_unary_rpc_method_handler(handle, request.FromString, lambda found: found.SerializeToString())
 
-    def stream(self, answer: Callable[[Any], Iterator[TracesData]], request: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        """Return the handler of a method that answers in a stream."""
+    def stream(
+        self, answer: Callable[[Any, bool], Iterator[TracesData]], request: Any
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the handler of a method that answers in a stream; `answer` hears whether ONLY_FOUND is asked for."""
 
         def handle(given: Any, context: grpc.ServicerContext) -> Iterator[TracesData]:
             try:
                 self._counters.add("queries", _TRANSPORT)
-                yield from answer(given)
+                yield from answer(given, api.ONLY_FOUND in context.invocation_metadata())
             except Exception as error:  # noqa: BLE001
                 self._fail(context, error)
 
@@ -94,7 +96,7 @@ class QueryService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic
             response.operations.add(name=name, span_kind=kind)
         return response
 
-    def _trace(self, request: Any) -> Iterator[TracesData]:
+    def _trace(self, request: Any, _only_found: bool) -> Iterator[TracesData]:
         try:
             asked = trace_id(request.trace_id)
         except ValueError as error:
@@ -103,5 +105,5 @@ class QueryService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic
         if found is not None:
             yield found
 
-    def _find(self, request: Any) -> Iterator[TracesData]:
-        return self._queries.find(search_of(request))
+    def _find(self, request: Any, only_found: bool) -> Iterator[TracesData]:
+        return self._queries.find(search_of(request, only_found=only_found))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
+from stagetrace.backend.control import control_server
 from stagetrace.backend.counters import Counters
 from stagetrace.backend.intake import Intake
 from stagetrace.backend.options import BackendError, Options, Ports
@@ -111,7 +112,7 @@ def _open(options: Options, store: LocalStore, pools: list[ThreadPoolExecutor], 
     )
     ports = Ports(grpc_port, sockets[0].getsockname()[1], query_port, sockets[1].getsockname()[1])
     http = [(_uvicorn(app, options), bound) for app, bound in zip(apps, sockets, strict=True)]
-    return _Servers([receiver, query], http, ports)
+    return _Servers([receiver, query, control_server(store, counters, pools[0], stack)], http, ports)
 
 
 def _uvicorn(app: ASGIApp, options: Options) -> _Quiet:

@@ -31,13 +31,13 @@ def storage_methods(
 ) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     """Return the handlers of the five methods; `services` and `operations` answer as in api_v3."""
 
-    def get(request: Any) -> Iterator[TracesData]:
+    def get(request: Any, _only_found: bool) -> Iterator[TracesData]:
         for one in request.query:
             found = queries.trace(one.trace_id.hex(), raw=True)
             if found is not None:
                 yield from chunks(found)
 
-    def find(request: Any) -> Iterator[TracesData]:
+    def find(request: Any, _only_found: bool) -> Iterator[TracesData]:
         for found in queries.find(_search(request.query)):
             yield from chunks(found)
 

@@ -23,12 +23,17 @@ _STAGE_TOTAL: Final = b"ml.stage."  # what `semconv.stage_total_ms` begins with
 _TAGS: Final = {STRING: 0x0A, BOOL: 0x10, INT: 0x18, DOUBLE: 0x21}
 _HUGE: Final = 1e300  # beyond lie infinity and what is no number, which are no measurement: no column has them
 _DOUBLE_TAG: Final = _TAGS[DOUBLE]
-_PLACES: Final = {key.encode(): (COLUMNS.index(one.column), _TAGS[one.kind]) for key, one in TYPED.items()}
+PLACES: Final = {key.encode(): (COLUMNS.index(one.column), _TAGS[one.kind]) for key, one in TYPED.items()}
 
 
 # A column's place and the value for it, if any; the attribute's bytes, if the column does not tell all of it.
 Meaning = tuple["int | None", Any, "bytes | None"]
 known: dict[bytes, Meaning] = {}
+
+
+def looked_up(pair: bytes) -> Meaning:
+    """Return what a serialized KeyValue means, as it is remembered or as `meaning` says."""
+    return known.get(pair) or meaning(pair)
 
 
 def meaning(pair: bytes) -> Meaning:
@@ -46,7 +51,7 @@ def meaning(pair: bytes) -> Meaning:
     ):
         return _odd(pair)
     key = pair[2 : value_at - 2]
-    typed = _PLACES.get(key)
+    typed = PLACES.get(key)
     if typed is None:
         return _odd(pair) if key.startswith(_STAGE_TOTAL) else (None, None, pair)
     if typed[1] == _DOUBLE_TAG and pair[value_at] == _DOUBLE_TAG and size == value_at + 9:

@@ -28,10 +28,10 @@ def span_of(row: Mapping[str, Any]) -> Span:
         end_time_unix_nano=row["end_unix_nano"],
         flags=row["flags"],
     )
-    if row["parent_span_id"] is not None:
-        span.parent_span_id = row["parent_span_id"]
-    if row["status"] is not None:
-        span.status.code = row["status"]
+    if (parent := row.get("parent_span_id")) is not None:
+        span.parent_span_id = parent
+    if (status := row.get("status")) is not None:
+        span.status.code = status
         span.status.SetInParent()
     kept_as_is = row.get(REST)
     rest = Span.FromString(kept_as_is) if kept_as_is else None

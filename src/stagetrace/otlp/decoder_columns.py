@@ -1,8 +1,7 @@
-"""The columns of a stored span: which attributes have one of their own, and how lists of values become Arrow tables."""
+"""The columns of a stored span, and which attributes have one of their own."""
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
@@ -12,8 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pyarrow as pa
-
-    from stagetrace.otlp.decoder import Piece
 
 # The oneof fields of an OTLP AnyValue.
 STRING: Final = "string_value"
@@ -34,6 +31,7 @@ class Typed(NamedTuple):
 TYPED: Final[dict[str, Typed]] = {
     semconv.ML_STAGE: Typed("stage", STRING),
     "http.route": Typed("route", STRING),
+    "rpc.method": Typed("rpc_method", STRING),
     "http.request.method": Typed("method", STRING),
     "http.response.status_code": Typed("http_status", INT),
     semconv.ML_MODEL_NAME: Typed("model", STRING),
@@ -55,7 +53,7 @@ COLUMNS: Final = tuple(typed.column for typed in TYPED.values())
 OTHER_MS: Final = "other_ms"  # sum of the totals of stages without a column; these are in `rest`
 REST: Final = "rest"
 
-# What each span has, in the order of `Piece.fixed`.
+# What each span has, in the order of `Lists.fixed`.
 FIXED: Final[tuple[tuple[str, str], ...]] = (
     ("trace_id", "binary"),
     ("span_id", "binary"),
@@ -109,51 +107,3 @@ def joined(parts: Sequence[pa.Table]) -> pa.Table:
         ]
         coded.append(arrow().table(columns, names=[field.name for field in fields]))
     return arrow().concat_tables(coded, promote_options="default").unify_dictionaries()
-
-
-def table(pieces: Sequence[Piece]) -> pa.Table:
-    """Return the spans of some pieces, without `seq` and columns that none has; shared ones dictionary-coded."""
-    pa = arrow()
-    size = sum(piece.size for piece in pieces)
-    arrays = [
-        pa.array(list(chain.from_iterable(piece.fixed[at] for piece in pieces)), getattr(pa, kind)())
-        for at, (_, kind) in enumerate(FIXED)
-    ]
-    arrays += [_shared(pieces, at, kind) for at, (_, kind) in enumerate(SHARED)]
-    sparse = [(name, _sparse(pieces, name, kind, size)) for name, kind in SPARSE]
-    arrays += [values for _, values in sparse if values is not None]
-    names = [name for name, _ in (*FIXED, *SHARED)] + [name for name, values in sparse if values is not None]
-    return pa.table(arrays, names=names)
-
-
-def _shared(pieces: Sequence[Piece], at: int, kind: str) -> Any:
-    """Return one dictionary-coded column out of runs of equal values."""
-    pa = arrow()
-    numbers: dict[str | bytes, int] = {}
-    codes: list[int] = []
-    for piece in pieces:
-        for run in piece.runs:
-            codes += [numbers.setdefault(run.shared[at], len(numbers))] * run.length
-    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(list(numbers), getattr(pa, kind)()))
-
-
-def _sparse(pieces: Sequence[Piece], name: str, kind: str, size: int) -> Any:
-    """Return a column that few spans have: values at their places, NULL elsewhere; None if there is no value."""
-    import pyarrow.compute as pc
-
-    pa = arrow()
-    places: list[int] = []
-    values: list[Any] = []
-    offset = 0
-    for piece in pieces:
-        if found := piece.sparse.get(name):
-            places += [place + offset for place in found[0]] if offset else found[0]
-            values += found[1]
-        offset += piece.size
-    of_kind = getattr(pa, kind)()
-    if not places:
-        return None
-    indices = pc.call_function(
-        "inverse_permutation", [pa.array(places, pa.int32())], pc.InversePermutationOptions(max_index=size - 1)
-    )
-    return pa.array(values, of_kind).take(indices)

@@ -2,18 +2,26 @@
 
 protobuf has parsed the bytes before, so that lengths and texts can be relied on. What has no column is kept as the very
 bytes it came in: `rest`, joined, is a serialized Span of just what the columns do not hold, a newer OTLP's fields too.
+
+This is the reference of `_decoder.c`, which calls what is odd and rare from here (docs/decisions/011).
 """
 
 from __future__ import annotations
 
+from array import array
 from struct import Struct
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from stagetrace.otlp.decoder_attributes import OTHER, known, meaning
 from stagetrace.otlp.decoder_columns import COLUMNS, OTHER_MS, REST
-from stagetrace.otlp.wire import MORE, field_at, varint, varint_at
+from stagetrace.otlp.wire import MORE, BrokenError, field_at, varint, varint_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Check = Callable[[int, int], "str | None"]  # why data[first:after] is no span
 
 Sparse = dict[str, tuple[list[int], list[Any]]]
 
@@ -33,6 +41,10 @@ _TIMES: Final = Struct("<BQBQ").unpack_from
 _TWO_TIMES: Final = 18  # bytes of both, tags included
 _FLAGS: Final = Struct("<I").unpack_from
 _KEPT: Final = 4096  # names that are remembered
+SMALLEST_SPAN: Final = _IDS  # nothing smaller holds a span, or a scope with one
+LARGEST: Final = 16 * 1024 * 1024  # bytes of a span, or of another part of a scope or a resource
+_HELD: Final = 2  # field of ResourceSpans: its scopes; of ScopeSpans: its spans
+_HELD_TAG: Final = 0x12
 
 # Tags of fields of Span: its number and its wire type.
 _TRACE_ID: Final = 0x0A
@@ -45,6 +57,7 @@ _END: Final = 0x41
 _ATTRIBUTE: Final = 0x4A
 _STATUS: Final = 0x7A
 _FLAGS_HEAD: Final = 0x85  # of two bytes; the other is 1
+_CODE: Final = 0x18  # of a field of Status
 _ONCE: Final = frozenset((_TRACE_ID, _SPAN_ID, _PARENT, _NAME, _KIND, _START, _END, _STATUS))
 
 _names: dict[bytes, str] = {}
@@ -58,8 +71,92 @@ class _OddError(Exception):
     """Say that a span is not written as encoders write it: a field twice, or out of order."""
 
 
-class Walker:
-    """Collects spans as columns. Not safe for several threads."""
+class Lists(NamedTuple):
+    """Spans as lists of values: `fixed` as in FIXED, `sparse` column -> (places, values)."""
+
+    fixed: tuple[list[Any], ...]
+    sparse: Sparse
+
+
+class Walked(NamedTuple):
+    """What became of some spans: those that can be stored, as lists or as logs of `_decoder.c`; why others cannot."""
+
+    size: int
+    spans: Lists | list[bytes]
+    refused: dict[str, int]
+
+
+class Parts(NamedTuple):
+    """A message without what it holds, and that: where each span, or scope with spans, begins and ends (`pairs`)."""
+
+    around: bytes
+    held: bytes
+    small: int  # how many are too small to hold a span
+    broken: bool  # it ends in bytes that are no field
+    large: bool  # something around is too large, so nothing is told
+
+
+def pairs(held: bytes) -> zip[tuple[int, int]]:
+    """Return the beginnings and ends of `Parts.held`."""
+    numbers = memoryview(held).cast("Q")
+    return zip(numbers[::2], numbers[1::2], strict=True)
+
+
+def parts_in_python(data: bytes, at: int, end: int, most: int) -> Parts:
+    """Take the ResourceSpans or ScopeSpans at data[at:end] apart, until more than `most` parts are too small."""
+    around: list[bytes] = []
+    held = array("Q")  # a list of pairs would take ten times the memory
+    small = 0
+    try:
+        while at < end and small <= most:
+            start = at
+            if data[at] == _HELD_TAG and at + 1 < end and data[at + 1] < MORE:  # as most are, and quicker
+                first = at + 2
+                at = first + data[at + 1]
+                is_held = True
+            else:
+                field = field_at(data, at, end)
+                first, at = field.first, field.after
+                is_held = field.number == _HELD and field.delimited
+            if at > end:
+                raise BrokenError(at)  # noqa: TRY301 -- as `field_at` does
+            if is_held and at - first >= SMALLEST_SPAN:
+                held.append(first)
+                held.append(at)
+            elif is_held:
+                small += 1
+            elif at - start > LARGEST:
+                return Parts(b"", b"", small, broken=False, large=True)
+            else:
+                around.append(data[start:at])
+    except BrokenError:
+        return Parts(b"".join(around), held.tobytes(), small, broken=True, large=False)
+    return Parts(b"".join(around), held.tobytes(), small, broken=False, large=False)
+
+
+def walk_in_python(data: bytes, held: bytes, check: Check | None, most: int) -> Walked:
+    """Take in spans of `data` until more than `most` are refused. `held` is as in Parts.
+
+    `check` is asked before each span, unless protobuf has read them all.
+    """
+    walker = _Walker()
+    refused: dict[str, int] = {}
+    count = 0
+    for first, after in pairs(held):
+        try:
+            if check is not None and (why := check(first, after)):
+                raise Refused(why)  # noqa: TRY301 -- as `add` does
+            walker.add(data, first, after)
+        except Refused as error:  # noqa: PERF203
+            refused[str(error)] = refused.get(str(error), 0) + 1
+            count += 1
+            if count > most:
+                break
+    return Walked(walker.size, Lists(walker.fixed(), walker.sparse()), refused)
+
+
+class _Walker:
+    """Collects spans as columns."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -81,28 +178,29 @@ class Walker:
         """Take in the span at data[at:end]. Raise Refused, and keep nothing of it, if it cannot be stored."""
         try:
             rest = self._read(data, at, end)
-        except _OddError:
+        except (_OddError, BrokenError):  # the latter is a group, which protobuf still reads
             self._undo()
-            plain, unknown = _in_order(data[at:end])
+            plain, unknown = straightened(data[at:end])
             rest = [*self._read(plain, 0, len(plain)), unknown]
         except Refused:
             self._undo()
             raise
+        kept = b"".join(rest)
         if self._repeated:
-            rest = [_with_all_attributes(data[at:end], b"".join(rest))]
+            kept = with_all_attributes(data[at:end], kept)
             self._repeated = False
-        if rest:
+        if kept:
             self._rest[0].append(self.size)
-            self._rest[1].append(b"".join(rest))
+            self._rest[1].append(kept)
         self.size += 1
 
     def _read(self, data: bytes, at: int, end: int) -> list[bytes]:  # noqa: C901, PLR0912 -- a call per field costs
         """Append a span to the columns; return what they do not tell."""
         if end - at < _IDS:
-            raise _problem(data[at:end])
+            raise _OddError
         trace_tag, trace_id, span_tag, span_id = _HEAD(data, at)
         if trace_tag != _TRACE_HEAD or span_tag != _SPAN_HEAD or trace_id == NO_TRACE or span_id == NO_SPAN:
-            raise _problem(data[at:end])
+            raise _OddError
         at += _IDS
         parent, name, kind, status, start, stop, flags = None, "", 0, None, 0, 0, 0
         rest: list[bytes] = []
@@ -162,7 +260,7 @@ class Walker:
                     places.append(place)
                     values.append(value)
             if kept is not None:
-                rest.append(data[at:after] if kept is pair else _attribute(kept))
+                rest.append(data[at:after] if kept == pair else attribute(kept))
             at = after
         return at
 
@@ -225,30 +323,32 @@ def _status(data: bytes, at: int, rest: list[bytes]) -> tuple[int, int]:
     after = first + size
     if size == 0:
         return 0, after
-    status = Status.FromString(data[first:after])
-    if status.ByteSize() != 2 or size != 2:  # noqa: PLR2004 -- a code alone
-        rest.append(data[at:after])
-    return int(status.code), after
+    if size == 2 and data[first] == _CODE and 0 < data[first + 1] < MORE:  # noqa: PLR2004 -- a code alone
+        return data[first + 1], after
+    rest.append(data[at:after])
+    return status_code(data[first:after]), after
 
 
-def _attribute(pair: bytes) -> bytes:
+def status_code(status: bytes) -> int:
+    """Return the code of a serialized Status."""
+    return int(Status.FromString(status).code)
+
+
+def attribute(pair: bytes) -> bytes:
     """Return a serialized KeyValue as an attribute of a span."""
     return bytes((_ATTRIBUTE,)) + varint(len(pair)) + pair
 
 
-def _problem(data: bytes) -> Exception:
-    """Return what is wrong with a span that does not begin with two good ids."""
+def straightened(data: bytes) -> tuple[bytes, bytes]:
+    """Return a span as protobuf writes it, each field once and in order, and apart from it those not known.
+
+    Raise Refused if its ids are no ids.
+    """
     span = Span.FromString(data)
     if len(span.trace_id) != len(NO_TRACE) or span.trace_id == NO_TRACE:
-        return Refused(BAD_TRACE_ID)
+        raise Refused(BAD_TRACE_ID)
     if len(span.span_id) != len(NO_SPAN) or span.span_id == NO_SPAN:
-        return Refused(BAD_SPAN_ID)
-    return _OddError()
-
-
-def _in_order(data: bytes) -> tuple[bytes, bytes]:
-    """Return a span as protobuf writes it, each field once and in order, and apart from it those not known."""
-    span = Span.FromString(data)
+        raise Refused(BAD_SPAN_ID)
     plain = span.SerializeToString()
     for field in Span.DESCRIPTOR.fields:
         span.ClearField(field.name)  # type: ignore[arg-type]  # the stubs list the names
@@ -256,7 +356,7 @@ def _in_order(data: bytes) -> tuple[bytes, bytes]:
     return (plain[len(unknown) :] if plain.startswith(unknown) else plain.removesuffix(unknown)), unknown
 
 
-def _with_all_attributes(data: bytes, rest: bytes) -> bytes:
+def with_all_attributes(data: bytes, rest: bytes) -> bytes:
     """Return a rest that has all attributes of the span at `data`."""
     kept = Span.FromString(rest)
     del kept.attributes[:]

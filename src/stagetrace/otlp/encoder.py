@@ -14,12 +14,20 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.trace import Link
+
+from stagetrace.semconv import ML_STAGE, ML_STAGE_COALESCED, stage_total_ms
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import Event, ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-    from opentelemetry.trace import Link, SpanContext
+    from opentelemetry.trace import SpanContext, TraceState
+
+    from stagetrace.recording.entry import Identity
+    from stagetrace.recording.tiler import Segment
 
 _logger = logging.getLogger(__name__)
 
@@ -37,6 +45,18 @@ _INT64 = range(-(1 << 63), 1 << 63)
 _KINDS = {0: b"\x30\x01", 1: b"\x30\x02", 2: b"\x30\x03", 3: b"\x30\x04", 4: b"\x30\x05"}  # the API's numbers, plus one
 _ONE_BYTE = [bytes([number]) for number in range(128)]
 _LONGEST_CACHED = 128
+# span_id (2), whose tag and length come first, then both times: what differs from one stage span to the next
+_STAGE = struct.Struct("<2s8sBQBQ")
+
+
+class Block:
+    """Attributes that many spans share, with their bytes: made once, joined in as they are."""
+
+    __slots__ = ("attributes", "encoded")
+
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        self.attributes = attributes
+        self.encoded = _attributes(b"\x4a", attributes)
 
 
 class EncodedSpans:
@@ -74,16 +94,119 @@ def encode_span(span: ReadableSpan) -> bytes:
     return _field(b"\x12", _span(span))
 
 
+def stage_head(context: SpanContext) -> bytes:
+    """Return what all stage spans of the request begin with whose entry span has this context."""
+    trace_id, span_id, _, _, state, _ = context
+    head = b"\x0a\x10" + trace_id.to_bytes(16, "big") + b"\x22\x08" + span_id.to_bytes(8, "big")
+    return head + _trace_state(state) if state else head
+
+
+def stage_tail(stage: str, attributes: Mapping[str, Any], coalesced: int, mark: bytes) -> bytes:
+    """Return what a stage span ends with; `mark` are encoded attributes that every stage span of the request has."""
+    if not attributes and not coalesced:
+        return _stage(stage) + mark
+    parts = [_stage(stage), mark]
+    _append_attributes(parts, attributes)
+    if coalesced:
+        parts.append(_cached_pair(ML_STAGE_COALESCED, coalesced))
+    return b"".join(parts)
+
+
+def encode_stages(segments: Sequence[Segment], head: bytes, ids: bytes, mark: bytes) -> bytes:
+    """Return the stage spans of one request, as `encode_span` would return them.
+
+    `head` is `stage_head`; `ids` holds eight random bytes for each segment; `mark` as in `stage_tail`.
+    """
+    size = len(head) + _STAGE.size
+    parts: list[bytes] = []
+    for number, segment in enumerate(segments):
+        context = segment.context
+        span_id = ids[8 * number : 8 * number + 8] if context is None else context.span_id.to_bytes(8, "big")
+        tail = stage_tail(segment.stage, segment.attributes, segment.coalesced, mark)
+        if segment.link is not None:
+            tail += _field(b"\x6a", _link(Link(segment.link)))
+        times = _STAGE.pack(b"\x12\x08", span_id, 0x39, segment.start, 0x41, segment.end)
+        parts += span_prefix(size + len(tail)), head, times, tail
+    return b"".join(parts)
+
+
+def entry_rest(name: str, kind: int, blocks: Sequence[Block], *, failed: bool) -> bytes:
+    """Return what all entry spans of one kind of request have in common: by route, by status, by verdict."""
+    status = b"\x7a\x02\x18\x02" if failed else b"\x7a\x00"
+    return _name(name) + _KINDS[kind] + b"".join([block.encoded for block in blocks]) + status
+
+
+def encode_entry(
+    identity: Identity,
+    times: tuple[int, int],
+    rest: bytes,
+    attributes: Mapping[str, Any],
+    totals: Mapping[str, int],
+    model: Mapping[str, Any],
+) -> bytes:
+    """Return an entry span as `encode_span` would.
+
+    `times` are its start and end, `rest` is `entry_rest` and whatever else is encoded already. It has `attributes` and
+    those of `model`, and the `totals` of its stages in nanoseconds.
+    """
+    (trace_id, span_id, _, _, state, _), parent, _ = identity
+    span = [b"\x0a\x10", trace_id.to_bytes(16, "big"), b"\x12\x08", span_id.to_bytes(8, "big"), rest]
+    span.append(_TIMES.pack(0x39, times[0], 0x41, times[1]))
+    if state:
+        span.append(_trace_state(state))
+    if parent is None:
+        span.append(_NO_REMOTE_PARENT)
+    else:
+        span += b"\x22\x08", parent.span_id.to_bytes(8, "big"), _REMOTE_PARENT
+    for stage, total in totals.items():
+        span += _total_head(stage), _DOUBLE_ALONE.pack(total / 1e6)
+    if model:
+        _append_attributes(span, model)
+    _append_attributes(span, attributes)
+    body = b"".join(span)
+    return span_prefix(len(body)) + body
+
+
+def encode_notes(notes: ReadableSpan, taken: Container[str]) -> bytes:
+    """Return what was set on an entry span besides: attributes, events, links, the status if there is one.
+
+    Attributes in `taken` are on the span already.
+    """
+    parts: list[bytes] = []
+    _append_attributes(parts, {key: value for key, value in (notes.attributes or {}).items() if key not in taken})
+    _append_rest(parts, notes)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=1024)
+def _total_head(stage: str) -> bytes:
+    return _double_head(stage_total_ms(stage))
+
+
+@lru_cache(maxsize=1024)
+def _stage(name: str) -> bytes:
+    """Return what all spans of one stage have in common."""
+    return _name(name) + _KINDS[0] + _NO_REMOTE_PARENT + _cached_pair(ML_STAGE, name) + b"\x7a\x00"
+
+
+def span_prefix(size: int) -> bytes:
+    """Return the tag and length before a span of `size` bytes."""
+    return _PREFIXES[size] if size < len(_PREFIXES) else b"\x12" + _varint(size)
+
+
+def _trace_state(state: TraceState | None) -> bytes:
+    return _text(b"\x1a", ",".join([f"{key}={value}" for key, value in state.items()])) if state else b""
+
+
 def resource_spans(resource: Resource, scopes: Mapping[InstrumentationScope | None, list[bytes]]) -> bytes:
     """Return encoded spans, by scope, as they stand in a request."""
-    return _field(b"\x0a", _resource_spans(resource, scopes))
-
-
-def _resource_spans(resource: Resource, scopes: Mapping[InstrumentationScope | None, list[bytes]]) -> bytes:
-    body = _field(b"\x0a", _attributes(b"\x0a", resource.attributes))
+    parts = [_field(b"\x0a", _attributes(b"\x0a", resource.attributes))]
     for scope, spans in scopes.items():
-        body += _field(b"\x12", _field(b"\x0a", _scope(scope)) + b"".join(spans) + _text(b"\x1a", _schema_url(scope)))
-    return body + _text(b"\x1a", resource.schema_url)
+        around = _field(b"\x0a", _scope(scope)), _text(b"\x1a", _schema_url(scope))
+        parts += b"\x12", _varint(sum(map(len, spans)) + sum(map(len, around))), around[0], *spans, around[1]
+    parts.append(_text(b"\x1a", resource.schema_url))
+    # Joined once: each copy of a whole batch is time in which the service's threads stand still.
+    return b"".join((b"\x0a", _varint(sum(map(len, parts))), *parts))
 
 
 def _schema_url(scope: InstrumentationScope | None) -> str | None:
@@ -118,7 +241,7 @@ def _span(span: ReadableSpan) -> bytes:
     if attributes:
         _append_attributes(parts, attributes)
     if context.trace_state:
-        parts.append(_text(b"\x1a", ",".join([f"{key}={value}" for key, value in context.trace_state.items()])))
+        parts.append(_trace_state(context.trace_state))
     _append_rest(parts, span)
     return b"".join(parts)
 
@@ -264,3 +387,6 @@ def _varint(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
+
+
+_PREFIXES = [b"\x12" + _varint(size) for size in range(2048)]

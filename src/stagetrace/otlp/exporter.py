@@ -1,33 +1,45 @@
-"""Count and say what could not be delivered, in place of the official exporter's own lines."""
+"""What becomes of a batch that goes out through an exporter: delivered, rejected, to be tried again, or lost."""
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from stagetrace import log
+from stagetrace.otlp.answer import Answer
+from stagetrace.otlp.encoder import EncodedSpans
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
 
+    from stagetrace.otlp.watch import Watch
+
 SAY_AGAIN_AFTER_S = 60.0
+# A pause between the parts of sending a batch, so that a thread of the service that wants to run does not wait for all
+# of them. Who gives the interpreter away for less has it back before another thread has woken up.
+BREATH_S: Final = 0.0001
 
 
 class CountingExporter(SpanExporter):
     """Export through `exporter`; say what was lost at most once a minute, and when delivery works again.
 
-    `target` is how messages name the place that the spans go to.
+    `target` is how messages name the place that the spans go to; `make` makes an exporter anew in a forked child,
+    where connections of its parent are of no use.
     """
 
-    def __init__(self, exporter: SpanExporter, target: str) -> None:
+    def __init__(self, exporter: SpanExporter, target: str, make: Callable[[], SpanExporter] | None = None) -> None:
+        self.target = target
         self._exporter = exporter
-        self._target = target
+        self._make = make
+        self._stale = False
+        self._watch: Watch | None = None
         self._reason = _LastReason()
         self._lock = threading.Lock()  # guards the counts below
         self._failing_since: float | None = None
@@ -35,18 +47,53 @@ class CountingExporter(SpanExporter):
         self.delivered = 0
         self.lost = 0
 
+    def watch(self) -> None:
+        """See the receiver's own answers, where the exporter is an official one of a kind that is known."""
+        from stagetrace.otlp.watch import watch
+
+        self._watch = watch(self._exporter)
+
+    def begin_again(self) -> None:
+        """Forget the parent's connections, in a forked child."""
+        self._stale = self._make is not None
+        self._reason = _LastReason()
+        self._lock = threading.Lock()
+
+    def send(self, request: bytes, spans: int) -> Answer:
+        """Export a serialized request of `spans` spans, once; return what became of it. Never raises.
+
+        Without `watch`, the exporter tries again by itself, and what it logs has to tell whether that could help.
+        """
+        if self._stale and self._make is not None:
+            self._exporter, self._stale = self._make(), False
+            if self._watch is not None:
+                self.watch()
+        if self._watch is not None:
+            self._watch.begin()
+        make = self._watch.encoded if self._watch is not None else EncodedSpans
+        result, reason = self._export(cast("Sequence[ReadableSpan]", make(request, spans)))
+        answer = self._watch.answer if self._watch is not None else None
+        if answer is not None:
+            return answer
+        ok = result is SpanExportResult.SUCCESS
+        return Answer(ok, again=not ok and _RETRYABLE.search(reason) is not None, reason="" if ok else reason)
+
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export one batch; never raises."""
+        """Export one batch of somebody else's processor; never raises."""
+        result, reason = self._export(spans)
+        self._note(len(spans), reason, ok=result is SpanExportResult.SUCCESS)
+        return result
+
+    def _export(self, spans: Sequence[ReadableSpan]) -> tuple[SpanExportResult, str]:
         with self._reason:
+            self._reason.text = ""
             try:
                 result = self._exporter.export(spans)
             except Exception as error:  # noqa: BLE001 -- the exporter may be anybody's
-                self._reason.text = f"{type(error).__name__}: {error}"
-                result = SpanExportResult.FAILURE
-        self._note(len(spans), ok=result is SpanExportResult.SUCCESS)
-        return result
+                return SpanExportResult.FAILURE, f"{type(error).__name__}: {error}"
+        return result, self._reason.text
 
-    def _note(self, spans: int, *, ok: bool) -> None:
+    def _note(self, spans: int, reason: str, *, ok: bool) -> None:
         now = time.monotonic()
         with self._lock:
             if ok:
@@ -61,21 +108,27 @@ class CountingExporter(SpanExporter):
                 self._said_at = now if say else self._said_at
             lost = self.lost
         if say and ok:
-            log.info(f"delivering to {self._target} again; {lost} spans were lost")
+            log.info(f"delivering to {self.target} again; {lost} spans were lost")
         elif say:
             log.error(
-                f"cannot deliver spans to {self._target} "
-                f"({self._reason.text or 'no reason given'}); {lost} lost so far.\n"
+                f"cannot deliver spans to {self.target} ({reason or 'no reason given'}); {lost} lost so far.\n"
                 "Start a Collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT; the service itself is not affected."
             )
 
     def shutdown(self) -> None:
-        """Shut the exporter down."""
+        """Shut the exporter down; an export that is under way ends."""
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Flush the exporter."""
         return self._exporter.force_flush(timeout_millis)
+
+
+# What the official exporters log where sending once more could help.
+_RETRYABLE: Final = re.compile(
+    r"StatusCode\.(CANCELLED|DEADLINE_EXCEEDED|ABORTED|OUT_OF_RANGE|UNAVAILABLE|DATA_LOSS)"
+    r"|due to timeout, max retries or shutdown|Shutdown in progress|already shutdown|closed channel"
+)
 
 
 class _LastReason(logging.Filter):
@@ -97,7 +150,7 @@ class _LastReason(logging.Filter):
     def __enter__(self) -> None:
         self._thread = threading.get_ident()
         for name in self.LOGGERS:
-            logging.getLogger(name).addFilter(self)
+            logging.getLogger(name).filters.insert(0, self)  # before theirs, which drops what was said before
 
     def __exit__(self, *_: object) -> None:
         for name in self.LOGGERS:

@@ -1,4 +1,4 @@
-"""Encode each span as it ends, and send the bytes from a thread, through the official exporter.
+"""Encode each span as it ends, queue the bytes, and leave the rest to threads of our own.
 
 Spans that wait as objects outlive the young generations of the garbage collector, whose full collections stop the
 process. Bytes are nothing to it (docs/decisions/009, also for what this did not solve).
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import SpanProcessor
 
 from stagetrace import log
 from stagetrace.guard import guarded, report
-from stagetrace.otlp.encoder import EncodedSpans, encode_span, resource_spans
+from stagetrace.otlp.encoder import encode_span
+from stagetrace.otlp.exporter import CountingExporter
+from stagetrace.otlp.sender import Sender
+from stagetrace.otlp.spool import Spool
+from stagetrace.otlp.waiting import Waiting
+from stagetrace.semconv import SLA_VERDICT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,141 +31,134 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-MAX_QUEUED_SPANS = 16_384
-MAX_QUEUED_BYTES = 16 << 20
-MAX_BATCH_SPANS = 512
-DELAY_MS = 1_000  # small and frequent sends disturb less than big and rare ones
+    from stagetrace.otlp.sender import Trouble
 
-
-class _Group:
-    """Encoded spans of one resource and scope. It holds both, so that their identities stay theirs."""
-
-    def __init__(self, resource: Resource, scope: InstrumentationScope | None) -> None:
-        self.resource = resource
-        self.scope = scope
-        self.spans: list[bytes] = []
+MAX_QUEUED_SPANS: Final = 16_384
+MAX_QUEUED_BYTES: Final = 16 << 20
+MAX_BATCH_SPANS: Final = 1_024  # half the calls of 512; twice as many would hold the GIL for longer at a stretch
+DELAY_MS: Final = 1_000  # small and frequent sends disturb less than big and rare ones
+_WAKE_AT: Final = 64  # items: look whether a batch is complete
+_SORT_AT: Final = 128  # items that a sending thread which is kept waiting has left unsorted
+_BIG: Final = 64 << 10  # bytes of an item that is not left unsorted with others
 
 
 class EncodingSpanProcessor(SpanProcessor):
-    """Send sampled spans to an official OTLP exporter in batches, with the meaning of the OTEL_BSP_* variables.
+    """Send sampled spans through an official OTLP exporter in batches, with the meaning of the OTEL_BSP_* variables.
 
-    At most `max_spans` and `max_bytes` wait; what comes beyond is dropped, counted in `dropped` and said once a minute.
+    At most `max_spans` and `max_bytes` wait. When full, the oldest good ones are dropped, breaches last of all, and
+    counted (`counts`). With `spool`, what cannot be delivered goes there and is delivered later, by whichever process.
     """
 
     def __init__(
-        self, exporter: SpanExporter, *, max_spans: int | None = None, max_bytes: int = MAX_QUEUED_BYTES
+        self,
+        exporter: SpanExporter,
+        *,
+        max_spans: int | None = None,
+        max_bytes: int = MAX_QUEUED_BYTES,
+        spool: Spool | None = None,
     ) -> None:
-        self._exporter = exporter
-        self._max_spans = max_spans or _number("OTEL_BSP_MAX_QUEUE_SIZE", MAX_QUEUED_SPANS)
+        named = exporter if isinstance(exporter, CountingExporter) else CountingExporter(exporter, "the exporter")
+        self._exporter = named
+        self._spool = spool
+        self._max_spans = max_spans or whole_number("OTEL_BSP_MAX_QUEUE_SIZE", MAX_QUEUED_SPANS)
         self._max_bytes = max_bytes
-        self._batch = min(_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", MAX_BATCH_SPANS), self._max_spans)
-        self._delay_s = _number("OTEL_BSP_SCHEDULE_DELAY", DELAY_MS) / 1000
-        self.dropped = 0
-        self._said_at = 0.0
-        self._ended = False
-        self._reset()
+        self._batch = min(whole_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", MAX_BATCH_SPANS), self._max_spans)
+        self._delay_s = whole_number("OTEL_BSP_SCHEDULE_DELAY", DELAY_MS) / 1000
+        self._wake_at = min(_WAKE_AT, self._batch)
+        self._begin()
+        if spool is not None:
+            self._start()  # an earlier process may have left something, which needs no span of this one
         if hasattr(os, "register_at_fork"):
-            reset = weakref.WeakMethod(self._reset)
-            os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
+            begin_again = weakref.WeakMethod(self._begin_again)
+            os.register_at_fork(after_in_child=lambda: (method := begin_again()) and method())
 
-    def _reset(self) -> None:
-        """Begin empty and without a thread: at first, and in a forked child, whose parent sends what was queued."""
-        self._lock = threading.Lock()  # guards the groups, both sums, `dropped` and the thread's start
-        self._changed = threading.Condition(self._lock)
-        self._groups: dict[tuple[int, int], _Group] = {}
-        self._spans = 0
-        self._bytes = 0
-        self._sending = False
-        self._flush_asked = False
-        self._thread: threading.Thread | None = None
+    def _begin(self) -> None:
+        self._waiting = Waiting(self._max_spans, self._max_bytes)
+        self._sender = Sender(self._waiting, self._exporter, self._spool, batch=self._batch, delay_s=self._delay_s)
+        self._starting = threading.Lock()
+        self._started = False
+
+    @guarded
+    def _begin_again(self) -> None:
+        """Begin empty and without threads in a forked child, whose parent sends what was queued."""
+        self._exporter.begin_again()
+        if self._spool is not None:
+            self._spool.release()
+            self._spool = Spool(self._spool.folder, self._spool.max_bytes)
+        self._begin()
+
+    def _start(self) -> None:
+        if not self._started and self._starting.acquire(blocking=False):  # else another thread is at it
+            self._started = True
+            self._sender.start()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Do nothing."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """Encode and queue one sampled span. Never raises."""
-        self._queue(span)
+        self.put_spans((span,), breach=_is_breach(span))
 
     @guarded
-    def _queue(self, span: ReadableSpan) -> None:
-        context = span.context
-        if self._ended or context is None or not context.trace_flags.sampled:
-            return
-        resource, scope = span.resource, span.instrumentation_scope
-        encoded = _encode(span)
-        with self._lock:
-            if self._spans >= self._max_spans or self._bytes + len(encoded) > self._max_bytes:
-                self.dropped += 1
-                self._say_dropped()
-                return
-            group = self._groups.get((id(resource), id(scope)))
-            if group is None:
-                group = self._groups[id(resource), id(scope)] = _Group(resource, scope)
-            group.spans.append(encoded)
-            self._spans += 1
-            self._bytes += len(encoded)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="stagetrace-export", daemon=True)
-                self._thread.start()
-            elif self._spans == self._batch:
-                self._changed.notify_all()
+    def put_spans(self, spans: Sequence[ReadableSpan], *, breach: bool) -> None:
+        """Encode and queue the sampled ones of `spans`. Never raises."""
+        for span in spans:
+            context = span.context
+            if context is not None and context.trace_flags.sampled:
+                self.put(span.resource, span.instrumentation_scope, _encode(span), 1, breach=breach)
 
-    def _say_dropped(self) -> None:
-        now = time.monotonic()
-        if not self._said_at or now - self._said_at > 60:  # noqa: PLR2004 -- a minute
-            self._said_at = now
-            log.error(
-                f"{self.dropped} spans were dropped so far: {self._spans} wait to be sent and are not taken in time.\n"
-                "Give the Collector more room, or raise OTEL_BSP_MAX_QUEUE_SIZE; the service itself is not affected."
-            )
+    def put(
+        self, resource: Resource, scope: InstrumentationScope | None, encoded: bytes, spans: int, *, breach: bool
+    ) -> None:
+        """Queue what `encode_span` returned for `spans` spans of one resource and scope, joined. Never raises.
 
-    def _run(self) -> None:
-        while not self._ended:
-            with self._lock:
-                if self._spans < self._batch and not self._flush_asked:
-                    self._changed.wait(self._delay_s)
-                groups = self._take()
-            self._send(groups)
-
-    def _take(self) -> list[_Group]:
-        groups = [group for group in self._groups.values() if group.spans]
-        self._groups = {}
-        self._spans = 0
-        self._bytes = 0
-        self._sending = bool(groups)
-        return groups
-
-    def _send(self, groups: list[_Group]) -> None:
+        Takes about a microsecond, waits for nothing, and may come from a finalizer.
+        """
         try:
-            with suppress_instrumentation():
-                for group in groups:
-                    for start in range(0, len(group.spans), self._batch):
-                        spans = group.spans[start : start + self._batch]
-                        request = EncodedSpans(resource_spans(group.resource, {group.scope: spans}), len(spans))
-                        self._exporter.export(cast("Sequence[ReadableSpan]", request))
-        except Exception as error:  # noqa: BLE001 -- the thread must go on
+            unsorted = self._waiting.add(resource, scope, encoded, spans, breach=breach)
+            if not self._started or unsorted >= self._wake_at or len(encoded) > _BIG:
+                self.was_put(unsorted, len(encoded))
+        except Exception as error:  # noqa: BLE001 -- `guarded`, without its price
             report("stagetrace.otlp.processor", error)
-        with self._lock:
-            self._sending = False
-            self._flush_asked = self._flush_asked and self._spans > 0
-            self._changed.notify_all()
+
+    def was_put(self, unsorted: int, size: int) -> None:
+        """Let the sending thread look at what was added, if it is time: so many items, the last of `size` bytes."""
+        if not self._started:
+            self._start()
+        if unsorted >= self._wake_at or size > _BIG:
+            sender = self._sender
+            if not sender.woken:
+                sender.wake()
+            if unsorted >= _SORT_AT or size > _BIG:
+                self._waiting.sort_in(wait=False)
+
+    def counts(self) -> dict[str, int]:
+        """Return in spans what became of those that this process received: see `Sender.counts`."""
+        return self._sender.counts()
+
+    def trouble(self) -> Trouble | None:
+        """Return why the last batch was not delivered whole; None if it was, or there was none."""
+        return self._sender.trouble
+
+    def hurry(self) -> None:
+        """Send without delay from now on, since the end is near."""
+        self._sender.hurry()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Send what is queued; return whether all was handed to the exporter in time."""
-        with self._lock:
-            if self._thread is None:
-                return True
-            self._flush_asked = True
-            self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self._spans and not self._sending, timeout_millis / 1000)
+        """Send what is queued; return whether all was delivered, or is safe in the spool, in time."""
+        if self._waiting.empty() and not self._started:
+            return True
+        self._start()
+        return self._sender.flush(timeout_millis / 1000)
 
     def shutdown(self) -> None:
-        """Flush, then end the thread and the exporter; what ends later is not recorded."""
-        self.force_flush()
-        self._ended = True
-        with self._lock:
-            self._changed.notify_all()
-        self._exporter.shutdown()
+        """Flush within a bound, then end the threads and the exporter; what ends later is dropped, and counted so."""
+        self._sender.shutdown()
+
+
+def _is_breach(span: ReadableSpan) -> bool:
+    """Return whether a span is a breach, or goes with one: SLASpanProcessor says so of its stages."""
+    return getattr(span, "of_breach", False) or (span.attributes or {}).get(SLA_VERDICT) == "breach"
 
 
 def _encode(span: ReadableSpan) -> bytes:
@@ -177,7 +173,8 @@ def _encode(span: ReadableSpan) -> bytes:
         return ScopeSpans(spans=request.resource_spans[0].scope_spans[0].spans).SerializeToString()
 
 
-def _number(name: str, default: int) -> int:
+def whole_number(name: str, default: int) -> int:
+    """Return a variable's value; `default`, with a word about it, where that is no whole number from 1 on."""
     text = os.environ.get(name, "").strip()
     if not text:
         return default

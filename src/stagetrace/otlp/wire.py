@@ -11,6 +11,8 @@ MORE: Final = 0x80  # set in each byte of a number but its last
 DELIMITED: Final = 2
 _VARINT: Final = 0
 _WIDTHS: Final = {1: 8, 5: 4}
+_LEAST_TAG: Final = 1 << 3  # of field number 1
+_GREATEST_TAG: Final = (1 << 32) - 1
 _LONGEST: Final = 70  # bits, ten bytes of seven
 
 
@@ -55,6 +57,8 @@ def varint_at(data: bytes | memoryview, at: int) -> tuple[int, int]:
 def field_at(data: bytes | memoryview, at: int, end: int) -> Field:
     """Return the field at `at` of a message that ends at `end`. Raise BrokenError if it does not fit in."""
     tag, first = varint_at(data, at)
+    if not _LEAST_TAG <= tag <= _GREATEST_TAG:
+        raise BrokenError(at)
     kind = tag & 7
     if kind == DELIMITED:
         size, first = varint_at(data, first)

@@ -44,12 +44,14 @@ class Selection:
     # Attribute of the entry span or, if that has none, of its resource -> its value in text form (`rows.as_text`).
     segments: Mapping[str, str] = field(default_factory=dict)
     breached: bool | None = None  # False: those not breached, judged or not
+    causes: tuple[str, ...] = ()  # only breaches that have one of these
     limit: int | None = None  # only the newest so many
 
     @property
     def is_filtered(self) -> bool:
         """Tell whether anything but time limits it."""
-        return (self.service, self.route, self.model, self.breached, self.limit) != (None,) * 5 or bool(self.segments)
+        single = (self.service, self.route, self.model, self.breached, self.limit)
+        return single != (None,) * 5 or bool(self.segments or self.causes)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Selection
 
 HTTP_ROUTE: Final = "http.route"
+RPC_METHOD: Final = "rpc.method"
 _STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES)}
 
 
@@ -37,9 +38,10 @@ def matches(span: SpanRow, selection: Selection) -> bool:
         span.kind == SERVER
         and selection.since_ns <= span.start_unix_nano < selection.until_ns
         and selection.service in (None, span.service)
-        and selection.route in (None, text(span.attributes, HTTP_ROUTE))
+        and selection.route in (None, route(span.attributes))
         and selection.model in (None, text(span.attributes, semconv.ML_MODEL_NAME))
         and selection.breached in (None, span.attributes.get(semconv.SLA_BREACHED) is True)
+        and (not selection.causes or text(span.attributes, semconv.SLA_BREACH_CAUSE) in selection.causes)
         and all(_segment(span, key) == wanted for key, wanted in selection.segments.items())
     )
 
@@ -60,7 +62,7 @@ def entry_of(span: SpanRow, spans: Iterable[SpanRow]) -> Entry:
         span_id=span.span_id,
         service=span.service,
         name=span.name,
-        route=text(read, HTTP_ROUTE),
+        route=route(read),
         start_unix_nano=span.start_unix_nano,
         end_unix_nano=span.end_unix_nano,
         threshold_ms=number(read, semconv.SLA_THRESHOLD_MS),
@@ -88,6 +90,12 @@ def stage_totals(entry: SpanRow, spans: Iterable[SpanRow]) -> dict[str, float]:
                 nanoseconds[stage] = nanoseconds.get(stage, 0) + span.duration_ns
         totals = {stage: total / 1e6 for stage, total in nanoseconds.items()}
     return dict(sorted(totals.items(), key=lambda item: (_STAGE_ORDER.get(item[0], len(_STAGE_ORDER)), item[0])))
+
+
+def route(attributes: Mapping[str, Value]) -> str | None:
+    """Return the route of an entry span with these attributes: that of an HTTP request, or the method of an RPC."""
+    found = text(attributes, HTTP_ROUTE)
+    return text(attributes, RPC_METHOD) if found is None else found
 
 
 def text(attributes: Mapping[str, Value], key: str) -> str | None:

@@ -11,11 +11,11 @@ from stagetrace import semconv
 from stagetrace.errors import StoreError
 from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, Breaches, Closing, Entry, Selection, Trace
 from stagetrace.store.entries import HTTP_ROUTE, breached_entries, matches
+from stagetrace.store.jaeger_access import parse
 from stagetrace.store.jaeger_client import JaegerClient
 from stagetrace.store.jaeger_walk import DEPTH, MAX_DEPTH, Found, JaegerWalker, Search
 from stagetrace.store.rows import distinct, request_of, spans_of
 from stagetrace.store.services import check_known
-from stagetrace.store.url import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 
     Pick = Callable[[list[ServiceSpan], Selection], Iterator[Found]]
 
-DEFAULT_PORT: Final = 16685
-
 
 def open_url(url: str) -> JaegerReader:
-    """Return a reader of `jaeger://HOST[:PORT]`."""
-    return JaegerReader(JaegerClient(*host_and_port(url, DEFAULT_PORT)))
+    """Return a reader of `jaeger://HOST[:PORT]` or `jaegers://HOST[:PORT]`."""
+    host, port, access = parse(url)
+    return JaegerReader(JaegerClient(host, port, access=access))
 
 
 class JaegerReader(Closing):
@@ -114,18 +113,22 @@ class JaegerReader(Closing):
         names = self.services() if selection.service is None else (selection.service,)
         # One more than the limit tells whether there are more; to ask for many more at once would only cost time.
         depth = None if selection.limit is None else selection.limit + 1
-        asked = _attributes(selection)
+        causes: list[tuple[str, ...]] = [(cause,) for cause in selection.causes] or [()]  # a search asks for one value
         walks = [
-            self._walker.walk(Search(name, asked, replace(selection, service=name), pick, cuts), depth)
-            for name in names
+            self._walker.walk(
+                Search(one.service or "", _attributes(one), one, pick, cuts, only_found=pick is _breached), depth
+            )
+            for one in (replace(selection, service=name, causes=wanted) for name in names for wanted in causes)
         ]
         return heapq.merge(*walks, key=lambda one: one[:3])
 
 
 def _attributes(selection: Selection) -> dict[str, str]:
     """Return what Jaeger itself can filter by; text and true alone, since storages write other values differently."""
-    wanted = {HTTP_ROUTE: selection.route, semconv.ML_MODEL_NAME: selection.model}
+    is_http = selection.route is not None and selection.route.startswith("/")  # else it may be an RPC's method
+    wanted = {HTTP_ROUTE: selection.route if is_http else None, semconv.ML_MODEL_NAME: selection.model}
     wanted[semconv.SLA_BREACHED] = "true" if selection.breached else None
+    wanted[semconv.SLA_BREACH_CAUSE] = selection.causes[0] if len(selection.causes) == 1 else None
     return {key: value for key, value in wanted.items() if value is not None}
 
 

@@ -11,6 +11,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from stagetrace.errors import StoreError
 from stagetrace.store import jaeger_api as api
+from stagetrace.store.base import Closing
+from stagetrace.store.jaeger_access import TOKEN, Access
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,15 +29,21 @@ class DepthRefusedError(Exception):
     """The store does not accept this search depth (memory storage: at most its `max_traces`)."""
 
 
-class JaegerClient:
+class JaegerClient(Closing):
     """One connection to Jaeger's query port. Nothing is sent before the first call."""
 
-    def __init__(self, host: str, port: int, timeout_s: float = 60.0) -> None:
+    def __init__(self, host: str, port: int, timeout_s: float = 60.0, access: Access = Access()) -> None:  # noqa: B008 -- frozen
         """Prepare calls to `host:port`, each of which may take `timeout_s` seconds."""
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.url = f"jaeger://{target}"
+        self.url = f"{access.scheme}://{target}"
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)])
+        self._access = access
+        options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)]
+        if access.tls:
+            credentials = grpc.ssl_channel_credentials(access.ca, access.key, access.cert)
+            self._channel = grpc.secure_channel(target, credentials, options)
+        else:
+            self._channel = grpc.insecure_channel(target, options)
 
     def close(self) -> None:
         """Close the connection."""
@@ -49,14 +57,21 @@ class JaegerClient:
             response_deserializer=api.GetServicesResponse.FromString,
         )
         with self._explained():
-            answer: Any = call(api.GetServicesRequest(), timeout=self._timeout_s)
+            answer: Any = call(api.GetServicesRequest(), timeout=self._timeout_s, metadata=self._access.metadata)
         return list(answer.services)
 
     def find(
-        self, service: str, attributes: Mapping[str, str], window_us: tuple[int, int], depth: int
+        self,
+        service: str,
+        attributes: Mapping[str, str],
+        window_us: tuple[int, int],
+        depth: int,
+        *,
+        only_found: bool = False,
     ) -> Iterator[TracesData]:
         """Yield whole traces, at most `depth`, in which a span of `service` with `attributes` started in [window_us).
 
+        `only_found`: other spans may be missing, where the ones that were found tell their stages themselves.
         Jaeger 2.13 takes both ends in (badger in whole microseconds), so the caller filters. Raise DepthRefusedError.
         """
         request: Any = api.FindTracesRequest()
@@ -67,20 +82,22 @@ class JaegerClient:
         query.start_time_max.FromNanoseconds(window_us[1] * _NS_PER_US)
         query.search_depth = depth
         query.raw_traces = True  # else Jaeger may move spans to hide clock skew, and the stages would not tile
-        return self._stream("FindTraces", request)
+        return self._stream("FindTraces", request, (api.ONLY_FOUND,) if only_found else ())
 
     def get_trace(self, trace_id: str) -> Iterator[TracesData]:
         """Yield the parts of one trace; nothing if Jaeger does not hold it."""
         return self._stream("GetTrace", api.GetTraceRequest(trace_id=trace_id, raw_traces=True))
 
-    def _stream(self, method: str, request: Message) -> Iterator[TracesData]:
+    def _stream(
+        self, method: str, request: Message, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Iterator[TracesData]:
         call = self._channel.unary_stream(
             api.path(method),
             request_serializer=type(request).SerializeToString,
             response_deserializer=TracesData.FromString,
         )
         with self._explained():
-            yield from call(request, timeout=self._timeout_s)
+            yield from call(request, timeout=self._timeout_s, metadata=(*self._access.metadata, *metadata))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -91,15 +108,15 @@ class JaegerClient:
             details = error.details() or ""
             if "search depth" in details:
                 raise DepthRefusedError(details) from None
-            what, remedy = explain(error.code(), details, self._timeout_s)
+            what, remedy = explain(error.code(), details, self._timeout_s, self._access)
             raise StoreError(f"{self.url}: {what}\n{remedy}") from None
 
 
-def explain(code: grpc.StatusCode, details: str, timeout_s: float) -> tuple[str, str]:
+def explain(code: grpc.StatusCode, details: str, timeout_s: float, access: Access) -> tuple[str, str]:
     """Return what went wrong and what fixes it, from a gRPC status and its text."""
     shown = shorten(details, width=_LONGEST_DETAILS, placeholder=" ...")
     if code is grpc.StatusCode.UNAVAILABLE:
-        return _explain_unavailable(shown)
+        return _explain_tls(details, access) or _explain_unavailable(shown, access)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return (
             f"a gRPC server answers there, but it has no {api.SERVICE} ({shown})",
@@ -116,14 +133,34 @@ def explain(code: grpc.StatusCode, details: str, timeout_s: float) -> tuple[str,
             f"a single trace may have {_MAX_MESSAGE_BYTES >> 20} MiB; ask for less time (--since)",
         )
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        return f"Jaeger refuses us ({shown})", "ask a query port without authentication"
+        has = access.token is not None
+        what = f"it refuses the token in {TOKEN}" if has else "it refuses us without a token"
+        return f"{what} ({shown})", f"set {TOKEN} to the token that this server was started with"
     return (
         f"Jaeger reports {code.name}: {shown or 'no details'}",
         "its log says more; other stores and times may still answer",
     )
 
 
-def _explain_unavailable(details: str) -> tuple[str, str]:
+def _explain_tls(details: str, access: Access) -> tuple[str, str] | None:
+    """Tell apart by gRPC's text what goes wrong before a call, with TLS; None where it is something else."""
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        why = details.partition("CERTIFICATE_VERIFY_FAILED: ")[2].removesuffix(": OK") or "its certificate is not good"
+        remedy = "check that the file named by ca= is of the authority that signed it"
+        if access.ca is None:
+            remedy = "name the file of the authority that signed it: jaegers://HOST:PORT?ca=FILE"
+        return f"its certificate is not trusted ({why})", remedy
+    if "Hostname Verification" in details:
+        return (
+            "its certificate is of another host than this",
+            "name the host as the certificate does (openssl x509 -noout -ext subjectAltName shows it)",
+        )
+    if "WRONG_VERSION_NUMBER" in details:
+        return "a server answers there, but not with TLS", "ask without TLS: jaeger://HOST:PORT"
+    return None
+
+
+def _explain_unavailable(details: str, access: Access) -> tuple[str, str]:
     """Tell apart by gRPC's text what it reports under one code."""
     low = details.lower()
     if "http/2" in low or "http1" in low:
@@ -138,4 +175,9 @@ def _explain_unavailable(details: str) -> tuple[str, str]:
             f"no server listens there ({details})",
             "start Jaeger, or check host and port: its gRPC query port is normally 16685",
         )
-    return f"the connection broke ({details})", "check that this is Jaeger's gRPC query port without TLS, and its log"
+    remedy = "a server with TLS does so: jaegers://HOST:PORT; else its log says why"
+    if access.tls:
+        remedy = "its log says why"
+        if access.cert is None:
+            remedy = f"a server that asks for a client's certificate does so: add cert=FILE&key=FILE; else {remedy}"
+    return f"the connection broke ({details})", remedy

@@ -1,7 +1,8 @@
 """Everything that Jaeger holds of a time window, although its search gives only so many traces and never says so.
 
 Jaeger's search has no paging and never says that it cut an answer off: it gives at most `search_depth` traces. So
-a time window whose answer is full is halved and asked again, newer half first, until every answer has room to spare.
+a time window whose answer is full is cut in two and asked again, newer part first, until every answer has room.
+The cut goes through the middle of what came, not of the time: all traffic of a window may be of its last seconds.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Found(NamedTuple):
 class Search(NamedTuple):
     """What to ask for: traces with a span of `service` that has all `attributes`; `cuts` takes what was cut off.
 
-    `pick` gives what a trace has for a selection, which is `selection` with its window narrowed.
+    `pick` gives what a trace has for a selection, which is `selection` with its window narrowed; `only_found` as in
+    `JaegerClient.find`.
     """
 
     service: str
@@ -48,6 +50,26 @@ class Search(NamedTuple):
     selection: Selection
     pick: Callable[[list[ServiceSpan], Selection], Iterable[Found]]
     cuts: list[str]
+    only_found: bool = False
+
+
+class _Range(NamedTuple):
+    """A time window [low, high) in microseconds; `halve`: cut it in the middle of the time, whatever it holds."""
+
+    low: int
+    high: int
+    halve: bool = False
+
+    def cut(self, found: list[Found]) -> tuple[_Range, _Range]:
+        """Return both parts, neither empty, of which each is to hold half of what was found."""
+        middle, halve = (self.low + self.high) // 2, False
+        if found and not self.halve:
+            median = -sorted(one.minus_start for one in found)[len(found) // 2] // _NS_PER_US
+            # At an end it would cut off next to nothing, again and again.
+            middle = median if self.low < median < self.high else middle
+            # A whole trace is found by its newest span in the window, so a long one is near each new end of it.
+            halve = not found[0].span_id
+        return _Range(self.low, middle, halve), _Range(middle, self.high, halve)
 
 
 class _Window(NamedTuple):
@@ -79,13 +101,13 @@ class JaegerWalker:
         """
         since_ns, until_ns = search.selection.since_ns, search.selection.until_ns
         depth = self._depth if depth is None else depth
-        pending = [(since_ns // _NS_PER_US, -(-until_ns // _NS_PER_US))] if since_ns < until_ns else []
+        pending = [_Range(since_ns // _NS_PER_US, -(-until_ns // _NS_PER_US))] if since_ns < until_ns else []
         while pending:
-            low, high = pending.pop()
+            at = pending.pop()
+            low, high = at[:2]
             window = self._ask(search, (low, high), depth)
             if window.full and high - low > 1:
-                middle = (low + high) // 2
-                pending += [(low, middle), (middle, high)]
+                pending += at.cut(window.found)
                 continue
             if window.full:
                 window = self._ask_deeper(search, (low, high), window)
@@ -130,7 +152,8 @@ class JaegerWalker:
         within = replace(search.selection, since_ns=since_ns, until_ns=until_ns)
         found: dict[tuple[str, str], Found] = {}
         ids: set[bytes] = set()
-        for trace_id, spans in by_trace(self._client.find(search.service, search.attributes, window_us, depth)):
+        traces = self._client.find(search.service, search.attributes, window_us, depth, only_found=search.only_found)
+        for trace_id, spans in by_trace(traces):
             ids.add(trace_id)
             for one in search.pick(spans, within):
                 # Delivery is at least once: the same span may be stored twice.

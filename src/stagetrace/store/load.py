@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace import semconv
 from stagetrace.errors import StoreError
 from stagetrace.store.base import SERVER, Relations
+from stagetrace.store.entries import route
 from stagetrace.store.relations import OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
 from stagetrace.store.rows import as_text
 
@@ -74,15 +75,17 @@ def select(
         "route": selection.route,
         "model": selection.model,
         "breached": selection.breached,
+        "causes": list(selection.causes),
         "segment_keys": list(selection.segments),
         "segment_values": list(selection.segments.values()),
-        "is_filtered": selection.is_filtered,
         "newest": selection.limit,
     }.items():
         connection.execute(f"SET VARIABLE {name} = $1", [value])
     connection.execute(sql("selected"))
-    if selection.limit is None:  # else every question would sort all requests first, which costs six times the reading
-        connection.execute("CREATE OR REPLACE VIEW requests AS FROM matching")
+    # Each view is worth several ms: DuckDB looks at the columns of all files anew.
+    newest = "CREATE VIEW requests AS FROM matching" if selection.limit is None else sql("newest_requests")
+    connection.execute(newest)
+    connection.execute(sql("spans_of_requests" if selection.is_filtered else "spans_in_window"))
     lock(connection, files)
     reasons = list(cuts)
     if selection.limit is not None and _count(connection, "matching") > selection.limit:
@@ -164,6 +167,8 @@ def cells(span: SpanRow) -> tuple[Any, ...]:
     """Return the values of `COLUMNS`, in their order."""
     read = span.attributes
     found = {column: _typed(read.get(attribute), kind) for column, (attribute, kind) in TYPED.items()}
+    if span.kind == SERVER:
+        found["route"] = route(read)
     found |= _totals(read)
     found |= {
         "trace_id": span.trace_id,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Column -> (attribute, DuckDB type); of both relations unless said otherwise. `breached` is NULL where unjudged.
 TYPED: Final[Mapping[str, tuple[str, str]]] = {
-    "route": (HTTP_ROUTE, "VARCHAR"),
+    "route": (HTTP_ROUTE, "VARCHAR"),  # of an entry span: as `entries.route`
     "method": ("http.request.method", "VARCHAR"),
     "http_status": ("http.response.status_code", "BIGINT"),
     "model": (semconv.ML_MODEL_NAME, "VARCHAR"),

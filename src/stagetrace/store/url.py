@@ -24,6 +24,7 @@ class Scheme(NamedTuple):
 
 SCHEMES: Final[dict[str, Scheme]] = {
     "jaeger": Scheme("stagetrace.store.jaeger", "jaeger://HOST:PORT (Jaeger's gRPC query port, normally 16685)"),
+    "jaegers": Scheme("stagetrace.store.jaeger", "jaegers://HOST:PORT (the same over TLS)"),
     "local": Scheme("stagetrace.store.local", "local:///FOLDER (what `stagetrace up` fills)"),
     "file": Scheme("stagetrace.store.file", "file:///FILE (OTLP JSON lines or protobuf, or what `export` wrote)"),
 }
@@ -38,10 +39,10 @@ def open_store(url: str) -> Reader:
     if not found:
         path = Path(url)
         if not url or not path.exists():
-            raise _bad(url, "it has no scheme, and there is no such file or folder")
+            raise bad(url, "it has no scheme, and there is no such file or folder")
         scheme, url = ("local" if path.is_dir() else "file"), path.absolute().as_uri()
     if scheme.lower() not in SCHEMES:
-        raise _bad(url, f"there is no kind of store called {scheme!r}")
+        raise bad(url, f"there is no kind of store called {scheme!r}")
     open_url: Callable[[str], Reader] = import_module(SCHEMES[scheme.lower()].module).open_url
     return open_url(url)
 
@@ -52,16 +53,17 @@ def host_and_port(url: str, default_port: int) -> tuple[str, int]:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise _bad(url, str(error)) from None
+        raise bad(url, str(error)) from None
     if not host:
-        raise _bad(url, "the host is missing")
+        raise bad(url, "the host is missing")
     if port == 0:
-        raise _bad(url, "no server listens on port 0")
+        raise bad(url, "no server listens on port 0")
     if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
-        raise _bad(url, "nothing but a host and a port belongs in it")
+        raise bad(url, "nothing but a host and a port belongs in it")
     return host, port or default_port
 
 
-def _bad(url: str, wrong: str) -> StoreError:
+def bad(url: str, wrong: str) -> StoreError:
+    """Return the error for a URL that cannot be opened."""
     forms = ", ".join(scheme.form for scheme in SCHEMES.values())
     return StoreError(f"cannot open store {url!r}: {wrong}\nsupported: {forms}")

@@ -162,6 +162,26 @@ def test_memory_is_bounded_whatever_comes_in(tmp_path: Path, append: str, count:
     assert int(grown.stdout) < 400
 
 
+def test_realistic_traffic_takes_at_most_40_bytes_a_span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the folder, log and commits included; nine spans a request, which has 25 attributes and a verdict."""
+    monkeypatch.syspath_prepend(str(TESTS.parent))
+    from benchmarks.traffic import Traffic
+
+    with LocalStore.open(tmp_path / "store") as store:
+        spans = sum(store.append(one).accepted for one in Traffic(NOW).requests(50_000))
+    size = sum(path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file())
+    assert spans > 49_000
+    assert size < 40 * spans, size / spans
+
+
+def test_what_answers_for_weeks_is_bounded(tmp_path: Path) -> None:
+    """DuckDB keeps the footer of each file it ever read, a gigabyte a day, and lets go only at its limit."""
+    with LocalStore.open(tmp_path) as store, store.reader() as inside, LocalReader.open(tmp_path) as outside:
+        for reader in (inside, outside):
+            limit = reader._connection.execute("SELECT current_setting('memory_limit')").fetchone()
+            assert limit == ("244.1 MiB",)
+
+
 def test_ten_thousand_keys_and_large_values_come_back(tmp_path: Path) -> None:
     with LocalStore.open(tmp_path) as store:
         store.append(request([span(1, start=NOW, **{f"key{at}": at for at in range(10_000)}, big="x" * MIB)]))

@@ -127,6 +127,31 @@ def test_the_copy_with_the_verdict_stays(store: LocalStore, *, flushed: bool, ve
         assert len(inside.breaches(EVER).breaches) == 1
 
 
+def test_copies_count_once_whenever_one_asks(store: LocalStore) -> None:
+    """Readers keep what they worked out of the spans behind the table; copies of it, and of the table, may follow."""
+    waves = [
+        ([judged(1)], [1]),
+        ([span(2), span(3)], [1, 2, 3]),
+        ([span(4), span(2)], [1, 2, 3, 4]),  # one of two is a copy of one before
+        ([span(5), span(5)], [1, 2, 3, 4, 5]),
+        ([judged(3, trace=1)], [1, 2, 3, 4, 5]),  # a better copy
+        ([span(9), judged(6), span(1)], [1, 2, 3, 4, 5, 6, 9]),  # one new, one better than the table's, one worse
+        ([judged(9, trace=1)], [1, 2, 3, 4, 5, 6, 9]),
+    ]
+    store.append(request([span(6, trace=6), span(1, trace=1)]))
+    store.flush()
+    with store.reader() as inside, LocalReader.open(store.folder) as outside:
+        for spans, expected in waves:
+            store.append(request(spans))
+            for reader in (inside, outside):
+                assert ids(reader) == sorted({*expected, 1, 6})
+        for reader in (inside, outside):
+            broken = {int(one.span_id, 16) for one in reader.breaches(EVER).breaches}
+            assert broken == {1, 3, 6, 9}
+        store.flush()
+        assert ids(inside) == ids(outside) == [1, 2, 3, 4, 5, 6, 9]
+
+
 def test_client_and_server_may_share_an_id(store: LocalStore) -> None:
     """Zipkin's way: one id, two spans."""
     server, client = span(1), span(1)
@@ -240,6 +265,28 @@ def test_find_traces_narrows_by_everything(store: LocalStore) -> None:
         assert reader.operations("other") == [("span 99", "server")]
 
 
+@pytest.mark.parametrize("depth", [3, 4, 5, 1000])
+def test_what_is_found_may_come_without_the_rest_of_its_trace(store: LocalStore, depth: int) -> None:
+    """Where it tells its stages itself; else its children tell them. Which traces come is as ever."""
+    for number in range(1, 5):
+        start = NOW + number * MS
+        children = [span(10 + number, trace=number, parent=number, start=start)]
+        store.append(request([judged(number, start=start), *children]))
+    store.append(request([span(5, trace=5, start=NOW, sla__breached=True), span(15, trace=5, parent=5, start=NOW)]))
+    with store.reader() as reader:
+        sizes = {True: [1, 1, 1, 1, 2], False: [2, 2, 2, 2, 2]}
+        for only_found, expected in sizes.items():
+            found = list(
+                reader.find_traces(
+                    service="api", attributes={"sla.breached": "true"}, depth=depth, only_found=only_found
+                )
+            )
+            spans = [[one for group in trace.resource_spans for one in group.scope_spans[0].spans] for trace in found]
+            assert [len(trace) for trace in spans] == expected[:depth]
+            assert [trace[0].trace_id[-1] for trace in spans] == [4, 3, 2, 1, 5][:depth]
+            assert [trace[0].span_id[-1] for trace in spans] == [4, 3, 2, 1, 5][:depth]
+
+
 def test_spans_after_gives_each_span_once_in_order_of_arrival(store: LocalStore) -> None:
     with store.reader() as inside, LocalReader.open(store.folder) as outside:
         for reader in (inside, outside):
@@ -263,18 +310,32 @@ def test_spans_after_gives_each_span_once_in_order_of_arrival(store: LocalStore)
 # --- compaction, retention
 
 
-def test_compaction_changes_no_answer(store: LocalStore) -> None:
+@pytest.mark.parametrize("follow", [True, False])
+def test_compaction_changes_no_answer(store: LocalStore, monkeypatch: pytest.MonkeyPatch, *, follow: bool) -> None:
+    """Of files that follow each other in time, which are never in memory whole, and of others, which are sorted."""
+    import pyarrow.parquet as pq
+
+    for name in ("ROW_GROUP", "ENTRY_GROUP"):
+        monkeypatch.setattr(f"stagetrace.store.local.parquet.{name}", 7)
+    monkeypatch.setattr("stagetrace.store.local.parquet._PART_BYTES", 1000)
+    monkeypatch.setattr("stagetrace.store.local.table.MERGE_FILES", 1000)  # none by itself
     draw = random.Random(1)
-    for at in range(1, 31):
-        store.append(request([judged(at, start=NOW + draw.randrange(10**12), own=str(at))]))
+    for at in range(0, 120, 4):
+        starts = [NOW + (number * 10**9 if follow else draw.randrange(10**12)) for number in range(at, at + 4)]
+        optional: Any = {"own": str(at)} if at % 3 else {}  # a column that not all files have
+        store.append(request([judged(at + 1 + each, start=start, **optional) for each, start in enumerate(starts)]))
         store.flush()
     with store.reader() as inside, LocalReader.open(store.folder) as outside:
         before = inside.breaches(EVER)
-        assert store.stats()["files"] > 8
+        assert store.stats()["files"] == 30
         store.compact()
-        assert store.stats()["files"] == 1
+        (file,) = store.view().snapshot.files
         assert inside.breaches(EVER) == outside.breaches(EVER) == before
-        assert ids(outside) == list(range(1, 31))
+        assert ids(outside) == list(range(1, 121))
+    groups = pq.read_metadata(store.folder / TABLE / file)
+    assert [groups.row_group(at).num_rows for at in range(groups.num_row_groups)] == [7] * 17 + [1]
+    starts = pq.read_table(store.folder / TABLE / file, partitioning=None)["start_unix_nano"].to_pylist()
+    assert starts == sorted(starts)
 
 
 def test_small_files_are_merged_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,6 +372,12 @@ def test_retention_by_age_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         _until(lambda: store.stats()["spans_expired"] == 1)
         with store.reader() as reader:
             assert ids(reader) == [2]
+        # One span of a file grows too old: the file is written again once that is by more than a tenth of the age.
+        store.append(request([span(3, start=now - HOUR - HOUR // 20), span(4, start=now)]))
+        store.append(request([span(5, start=now - HOUR - HOUR // 5), span(6, start=now)]))
+        _until(lambda: store.stats()["spans_expired"] >= 2)
+        with store.reader() as reader:
+            assert set(ids(reader)) in ({2, 3, 4, 6}, {2, 4, 6})
     with LocalStore.open(tmp_path / "size", retention_bytes=60_000) as store:
         for at in range(1, 11):
             store.append(request([span(at, start=now + at, raw=os.urandom(12_000))]))

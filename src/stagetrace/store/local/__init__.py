@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from stagetrace.store.local.folder import StoreTaken
 from stagetrace.store.local.reader import LocalReader, open_url
 from stagetrace.store.local.store import Appended, LocalStore, StoreFull
 
-__all__ = ["Appended", "LocalReader", "LocalStore", "StoreFull", "default_folder", "open_url"]
+__all__ = ["Appended", "LocalReader", "LocalStore", "StoreFull", "StoreTaken", "default_folder", "open_url"]
 
 
 def default_folder() -> Path:

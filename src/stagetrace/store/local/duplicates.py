@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace.otlp.decoder_columns import joined
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
@@ -71,11 +73,15 @@ def distinct(connection: DuckDBPyConnection, view: View, spans: pa.Table) -> Dis
 
 
 class DistinctTail:
-    """The spans behind the table without copies, worked out once for each state. Safe for several threads."""
+    """The spans behind the table without copies; of what has come since the last question, and no more, anew.
+
+    Safe for several threads.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the two below
-        self._state = (-1, -1)
+        self._lock = threading.Lock()  # guards the three below
+        self._version = -1
+        self._parts: tuple[pa.Table, ...] = ()  # of the tail, which are in `_distinct`
         self._distinct: Distinct | None = None
 
     def of(self, connection: DuckDBPyConnection, view: View) -> Distinct | None:
@@ -83,11 +89,33 @@ class DistinctTail:
         if not view.tail:
             return None
         with self._lock:
-            state = (view.snapshot.version, view.last)
-            if self._distinct is None or state != self._state:
-                self._distinct = distinct(connection, view, joined(view.tail))
-                self._state = state
-            return self._distinct
+            known = self._distinct
+            grown = view.snapshot.version == self._version and _is_longer(view.tail, self._parts)
+            if known is None or not grown:
+                known = distinct(connection, view, joined(view.tail))
+            elif len(view.tail) > len(self._parts):
+                known = _with(connection, view, known, view.tail[len(self._parts) :])
+            self._version, self._parts, self._distinct = view.snapshot.version, view.tail, known
+            return known
+
+
+def _is_longer(tail: Sequence[pa.Table], known: Sequence[pa.Table]) -> bool:
+    """Tell whether a tail begins with all parts of a known one."""
+    return len(tail) >= len(known) and all(one is other for one, other in zip(tail, known, strict=False))
+
+
+def _with(connection: DuckDBPyConnection, view: View, known: Distinct, parts: Sequence[pa.Table]) -> Distinct:
+    """Return `known` with the spans of more parts of the same tail."""
+    import pyarrow as pa
+
+    more = distinct(connection, view, joined(parts))
+    pair = {"more": more.spans.select(KEY.split(", ")[:2]), "known": known.spans.select(KEY.split(", ")[:2])}
+    again = _ask(connection, "SELECT count(*) FROM more SEMI JOIN known USING (trace_id, span_id)", **pair)
+    if again.column(0)[0].as_py():  # which copy stays has to be told over all of them
+        return distinct(connection, view, joined(view.tail))
+    replaced = [one for one in (known.replaced, more.replaced) if one is not None]
+    spans = pa.concat_tables([known.spans, more.spans], promote_options="default").unify_dictionaries()
+    return Distinct(spans, pa.concat_tables(replaced) if replaced else None, known.dropped + more.dropped)
 
 
 def _stored(connection: DuckDBPyConnection, view: View, spans: pa.Table) -> pa.Table | None:

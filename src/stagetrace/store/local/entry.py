@@ -15,13 +15,19 @@ from stagetrace.store.rows import values
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-_TEXTS: Final = ("service", "name", "route", "objective", "severity", "cause", "evidence", "model", "breach_stage")
+_NAMES: Final = ("service", "name", "route", "rpc_method")
+_TEXTS: Final = (*_NAMES, "objective", "severity", "cause", "evidence", "model", "breach_stage")
 _TIMES: Final = ("start_unix_nano", "end_unix_nano", "threshold_ms", "overrun_ms")
 _TOTALS: Final = {TYPED[semconv.stage_total_ms(stage)].column: stage for stage in semconv.STAGES}
 # What `of` reads; the rest only for stages that have no column.
 COLUMNS: Final = ", ".join(
     ("trace_id", "span_id", *_TEXTS, *_TIMES, *_TOTALS, f"CASE WHEN {OTHER_MS} IS NOT NULL THEN {REST} END AS {REST}")
 )
+
+
+def has_totals(row: dict[str, Any]) -> bool:
+    """Tell whether a span tells its stages itself."""
+    return row[OTHER_MS] is not None or any(row[column] is not None for column in _TOTALS)
 
 
 def of(row: dict[str, Any], trace: Callable[[str], Iterable[SpanRow]]) -> Entry:
@@ -34,7 +40,7 @@ def of(row: dict[str, Any], trace: Callable[[str], Iterable[SpanRow]]) -> Entry:
         span_id=row["span_id"].hex(),
         service=row["service"],
         name=row["name"],
-        route=row["route"],
+        route=row["rpc_method"] if row["route"] is None else row["route"],
         start_unix_nano=row["start_unix_nano"],
         end_unix_nano=row["end_unix_nano"],
         threshold_ms=row["threshold_ms"],

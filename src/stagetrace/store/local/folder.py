@@ -5,23 +5,31 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
 
 from stagetrace.errors import StoreError
 from stagetrace.store.local import delta, parquet
 from stagetrace.store.local.view import FORMAT, TABLE, WAL
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 FORMAT_VERSION: Final = 1
-LOCK: Final = "lock"
+LOCK: Final = "lock"  # who has the folder: its process, and on a second line the socket that writes for others
+_MOST: Final = 4096
+
+
+class StoreTaken(StoreError):  # noqa: N818 - reads as what it says
+    """Say which process has the folder; `control` is its socket, if it writes for others."""
+
+    def __init__(self, message: str, control: Path | None) -> None:
+        super().__init__(message)
+        self.control = control
 
 
 def prepare(folder: Path) -> int:
     """Make a folder a store if it is none, and return the open file that marks it as taken.
 
-    Raise StoreError if another process has it, or if a newer stagetrace made it.
+    Raise StoreTaken if another process has it, StoreError if a newer stagetrace made it.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = _lock(folder)
@@ -56,16 +64,30 @@ def _lock(folder: Path) -> int:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(file, 20, 0).decode(errors="replace").strip() or "unknown"
+        holder, _, control = os.pread(file, _MOST, 0).decode(errors="replace").partition("\n")
         os.close(file)
         message = (
-            f"cannot write to the store in {folder}: process {holder} has it\n"
-            "stop that process, or name another folder; reading needs no lock"
+            f"cannot write to the store in {folder}: process {holder.strip() or 'unknown'} has it\n"
+            "wait for that process or stop it, or name another folder; reading needs no lock"
         )
-        raise StoreError(message) from None
-    os.ftruncate(file, 0)
-    os.pwrite(file, str(os.getpid()).encode(), 0)
+        raise StoreTaken(message, Path(control) if control else None) from None
+    _clear_away(os.pread(file, _MOST, 0).decode(errors="replace").partition("\n")[2])
+    announce(file)
     return file
+
+
+def _clear_away(control: str) -> None:
+    """Delete the socket, and the folder made for it, of a process that was killed."""
+    if control:
+        with suppress(OSError):
+            Path(control).unlink()
+            Path(control).parent.rmdir()
+
+
+def announce(lock: int, control: Path | None = None) -> None:
+    """Write who has the folder into its lock."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, "\n".join([str(os.getpid()), *([] if control is None else [str(control)])]).encode(), 0)
 
 
 def _claim(folder: Path) -> None:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 import uuid
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.otlp.decoder_columns import SHARED, joined, schema
 from stagetrace.store.local.delta import PARTITION, File
 from stagetrace.store.local.wal import sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import pyarrow as pa
 
 SERVER_KIND: Final = 2
-ROW_GROUP: Final = 32_768  # spans
-ROW_GROUP_BYTES: Final = 32 * 1024 * 1024  # in memory
+# Readers unpack a group at a time, on as many cores as there are groups; of each they read the bounds first.
+ROW_GROUP: Final = 65_536  # spans
+ENTRY_GROUP: Final = 32_768  # entry spans, of which there are fewer
+ROW_GROUP_BYTES: Final = 8 * 1024 * 1024  # in memory
+_PART_BYTES: Final = 2 * 1024 * 1024  # of a file that is rewritten are in memory at a time, besides a group
+# Of the groups without a trace, that its Bloom filters do not rule out: each costs more than a filter does.
+_FALSE_FINDS: Final = 0.001
 SAME_TIME_NS: Final = 120 * 10**9
 # Times are close to each other in a sorted file, ids are random, everything else repeats.
 _ENCODINGS: Final = {
@@ -71,48 +76,116 @@ def is_sequence(files: Sequence[File]) -> bool:
 
 def write(folder: Path, table: pa.Table, *, entry: bool) -> File:
     """Write a table as one file, durably; on failure nothing of it stays."""
+    table = table.select([column for column in table.column_names if table[column].null_count < table.num_rows])
+    rows = _group_rows(table.num_rows, raw_bytes(table), entry=entry)
+    groups = (table.slice(at, rows) for at in range(0, table.num_rows, rows))
+    if (file := _write(folder, set(table.column_names), groups, rows, entry=entry)) is None:
+        raise ValueError("no spans, no file")
+    return file
+
+
+def rewrite(folder: Path, files: Sequence[File], change: Callable[[pa.Table], pa.Table] | None = None) -> File | None:
+    """Write some files of one kind as one, durably, their spans in the same order; return None if none is left.
+
+    `change` is given a few of them at a time, and returns what is to be written. No file is in memory whole.
+    """
+    import pyarrow.parquet as pq
+
+    columns = {name for file in files for name in pq.read_schema(folder / file.path).names}
+    count, raw, entry = sum(file.rows for file in files), sum(file.raw for file in files), files[0].entry
+    rows = _group_rows(count, raw, entry=entry)
+    parts = _parts([folder / file.path for file in files], max(1, _PART_BYTES * count // max(1, raw)))
+    changed = parts if change is None else map(change, parts)
+    return _write(folder, columns, _groups(changed, rows), rows, entry=entry)
+
+
+def _parts(paths: Iterable[Path], rows: int) -> Iterator[pa.Table]:
+    """Yield the spans of some files, up to `rows` at a time; one file is open at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shared = [name for name, _ in SHARED]
+    for path in paths:
+        with pq.ParquetFile(path, read_dictionary=shared, pre_buffer=False) as file:
+            for batch in file.iter_batches(min(rows, ROW_GROUP), use_threads=False):
+                yield pa.Table.from_batches([batch])
+
+
+def _group_rows(rows: int, raw: int, *, entry: bool) -> int:
+    """Return how many of so many spans, which take `raw` bytes in memory, make a group."""
+    return max(1, min(ENTRY_GROUP if entry else ROW_GROUP, rows, ROW_GROUP_BYTES * rows // max(1, raw)))
+
+
+def _groups(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Yield tables of `rows` spans, the last one of fewer."""
+    held: list[pa.Table] = []
+    room = rows
+    for part in parts:
+        at = 0
+        while at < part.num_rows:
+            # Cut before they are joined: a table keeps the values that its dictionaries had before it was cut.
+            held.append(part.slice(at, room))
+            at += held[-1].num_rows
+            room -= held[-1].num_rows
+            if not room:
+                yield joined(held)
+                held, room = [], rows
+    if held:
+        yield joined(held)
+
+
+def _write(folder: Path, columns: set[str], groups: Iterable[pa.Table], rows: int, *, entry: bool) -> File | None:
+    """Write groups of up to `rows` spans as one file with these columns; return None, and leave none, without any."""
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    table = table.select([column for column in table.column_names if table[column].null_count < table.num_rows])
+    shared = {name for name, _ in SHARED}
+    fields = [field for field in schema() if field.name in columns]
+    coded = [f.with_type(pa.dictionary(pa.int32(), f.type)) if f.name in shared else f for f in fields]
+    empty = pa.schema(coded).empty_table()
     name = f"{PARTITION}={str(entry).lower()}/{uuid.uuid4().hex}.parquet"
     path = folder / name
     path.parent.mkdir(exist_ok=True)
-    # Readers unpack a group at a time.
-    group = max(1, min(ROW_GROUP, ROW_GROUP_BYTES * table.num_rows // max(1, raw_bytes(table))))
-    encodings = {column: one for column, one in _ENCODINGS.items() if column in table.column_names}
-    dictionaries = [field.name for field in table.schema if field.name not in _ENCODINGS]
+    count = raw = 0
+    bounds: list[tuple[Any, Any]] = []
     try:
-        pq.write_table(
-            table,
+        with pq.ParquetWriter(
             path,
+            empty.schema,
             compression="zstd",
             compression_level=1,
-            use_dictionary=dictionaries,
-            column_encoding=encodings,
-            row_group_size=group,
+            use_dictionary=[field.name for field in fields if field.name not in _ENCODINGS],
+            column_encoding={column: one for column, one in _ENCODINGS.items() if column in columns},
             write_statistics=["start_unix_nano", "end_unix_nano", "seq", "trace_id"],
             store_schema=False,
-            bloom_filter_options={
-                "trace_id": {"ndv": max(1, min(group, table.num_rows) // (1 if entry else 4)), "fpp": 0.01}
-            },
-        )
+            bloom_filter_options={"trace_id": {"ndv": max(1, rows // (1 if entry else 4)), "fpp": _FALSE_FINDS}},
+        ) as writer:
+            for group in groups:
+                table = joined([empty, group])
+                writer.write_table(table, rows)
+                count += table.num_rows
+                raw += raw_bytes(table)
+                bounds.append(tuple(pc.min_max(table[name]).as_py() for name in ("start_unix_nano", "seq")))
+        if not count:
+            path.unlink()
+            return None
         size = _sync(path)
         sync_folder(path.parent)
-    except OSError:
+    except BaseException:
         path.unlink(missing_ok=True)
         raise
-    start, sequence = (pc.min_max(table[name]).as_py() for name in ("start_unix_nano", "seq"))
+    start, sequence = zip(*bounds, strict=True)
     return File(
         name,
         size,
-        table.num_rows,
+        count,
         entry,
-        start["min"],
-        start["max"],
-        sequence["min"],
-        sequence["max"],
-        raw_bytes(table),
+        min(one["min"] for one in start),
+        max(one["max"] for one in start),
+        min(one["min"] for one in sequence),
+        max(one["max"] for one in sequence),
+        raw,
     )
 
 

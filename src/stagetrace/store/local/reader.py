@@ -34,7 +34,7 @@ from stagetrace.store.rows import distinct, spans_of
 from stagetrace.store.services import check_known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from duckdb import DuckDBPyConnection
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _ATTEMPTS: Final = 5
 _BATCH: Final = 2000
-_TRACES_AT_ONCE: Final = 50
+_TRACES_AT_ONCE: Final = 500  # found out of all files; only a batch of their spans is in Python at a time
 
 
 def open_url(url: str) -> LocalReader:
@@ -73,7 +73,7 @@ class LocalReader(Closing):
     def open(cls, folder: Path) -> LocalReader:
         """Open a folder that some process writes to, or none. Raise StoreError if it is not a store."""
         check_format(folder)
-        return cls(folder, Outside(folder).view, relation.database(), DistinctTail())
+        return cls(folder, Outside(folder).view, relation.database(relation.MEMORY), DistinctTail())
 
     def services(self) -> tuple[str, ...]:
         """Return the names of all services that have spans here, sorted."""
@@ -121,7 +121,7 @@ class LocalReader(Closing):
         connection.execute(f"CREATE VIEW loaded AS {relation.loaded(relation.stored(view, files, tail))}")
         return select(connection, selection, files=relation.paths(view, files))
 
-    def find_traces(
+    def find_traces(  # noqa: PLR0913 -- what a search of Jaeger's has
         self,
         service: str | None = None,
         operation: str | None = None,
@@ -131,28 +131,72 @@ class LocalReader(Closing):
         duration_min_ns: int | None = None,
         duration_max_ns: int | None = None,
         depth: int = 100,
+        *,
+        only_found: bool = False,
     ) -> Iterator[TracesData]:
-        """Yield whole traces, newest first, of which one span meets all that is given; start in [min, max)."""
+        """Yield whole traces, newest first, of which one span meets all that is given; start in [min, max).
+
+        `only_found`: without the spans that do not, except where one that does has no stage totals.
+        """
         where, values = search.of_jaeger(
             service, operation, attributes or {}, (start_min_ns, start_max_ns), (duration_min_ns, duration_max_ns)
         )
+        window, view = (start_min_ns, start_max_ns), self._view()
+        if only_found:  # mostly few: one query then has them all
+            most = f"ORDER BY start_unix_nano DESC, trace_id LIMIT {int(depth) + 1}"
+            rows = self._ask(
+                window, lambda query: self._rows(f"SELECT * FROM ({query}) WHERE {where} {most}", values), view=view
+            )
+            if len(rows) <= depth:
+                yield from self._told(_by_trace(rows))
+                return
         newest = f"WHERE {where} GROUP BY trace_id ORDER BY max(start_unix_nano) DESC, trace_id LIMIT {int(depth)}"
         found = self._ask(
-            (start_min_ns, start_max_ns),
-            lambda query: self._all(f"SELECT trace_id FROM ({query}) {newest}", values),
+            window, lambda query: self._all(f"SELECT trace_id FROM ({query}) {newest}", values), view=view
         )
         for at in range(0, len(found), _TRACES_AT_ONCE):
-            yield from self._traces([trace_id for (trace_id,) in found[at : at + _TRACES_AT_ONCE]])
+            wanted = [trace_id for (trace_id,) in found[at : at + _TRACES_AT_ONCE]]
+            if only_found:
+                yield from self._told(list(self._whole(wanted, view, (where, values))))
+            else:
+                yield from map(traces_of, self._whole(wanted, view))
 
-    def _traces(self, wanted: Sequence[bytes]) -> Iterator[TracesData]:
-        """Yield these traces, in this order, out of one query."""
-        marks = ", ".join(f"${number}" for number in range(1, len(wanted) + 1))
-        condition = f"WHERE trace_id IN ({marks}) ORDER BY seq, start_unix_nano, span_id"
-        rows = self._ask(ALL_TIME, lambda query: self._rows(f"SELECT * FROM ({query}) {condition}", list(wanted)))
-        held: dict[bytes, list[dict[str, Any]]] = {}
-        for row in rows:
-            held.setdefault(row["trace_id"], []).append(row)
-        yield from (traces_of(held[trace_id]) for trace_id in wanted if trace_id in held)
+    def _told(self, traces: Iterable[list[dict[str, Any]]]) -> Iterator[TracesData]:
+        """Yield traces of which not all spans are there, those whole in which a span does not tell its stages."""
+        for trace in traces:
+            bare = not all(entry.has_totals(row) for row in trace)
+            yield traces_of(self._trace_rows(trace[0]["trace_id"].hex()) if bare else trace)
+
+    def _whole(
+        self, wanted: Sequence[bytes], view: View, condition: search.Condition = ("true", [])
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Yield the spans of each of these traces that meet a condition, in this order, out of one query."""
+        import pyarrow as pa
+
+        where, values = condition
+        ranks = pa.array(range(len(wanted)), pa.int32())
+        self._connection.register("wanted", pa.table({"trace_id": pa.array(wanted, pa.binary()), "rank": ranks}))
+        # A list of constants goes into the scan, which a join does not: half the time.
+        marks = ", ".join(f"${number}" for number in range(len(values) + 1, len(values) + len(wanted) + 1))
+        ranked = f"JOIN wanted USING (trace_id) WHERE {where} AND trace_id IN ({marks})"
+        order = "ORDER BY rank, seq, start_unix_nano, span_id"
+
+        def question(query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+            answer = self._connection.execute(f"SELECT * FROM ({query}) {ranked} {order}", [*values, *wanted])
+            return [column[0] for column in answer.description or ()], answer.fetchmany(_BATCH)
+
+        names, rows = self._ask(ALL_TIME, question, view=view)
+        trace: list[dict[str, Any]] = []
+        while rows:
+            for cells in rows:
+                row = dict(zip(names, cells, strict=True))
+                if trace and trace[0]["rank"] != row["rank"]:
+                    yield trace
+                    trace = []
+                trace.append(row)
+            rows = self._connection.fetchmany(_BATCH)
+        if trace:
+            yield trace
 
     def get_trace(self, trace_id: str) -> TracesData | None:
         """Return all of one trace as it came, or None if it is not here."""
@@ -242,22 +286,25 @@ class LocalReader(Closing):
         *,
         entries: bool | None = None,
         trace_id: bytes | None = None,
+        view: View | None = None,
     ) -> T:
-        """Return the answer to a question over what the store holds of a time window, or of a trace.
+        """Return the answer to a question over what the store holds of a time window, or of a trace, now or in `view`.
 
-        Asked again where a file was replaced by a larger one just before DuckDB opened it.
+        Of a trace, columns without a value may be missing. Asked again where a file was replaced by a larger one just
+        before DuckDB opened it.
         """
         import duckdb
 
         for attempt in range(_ATTEMPTS):
-            view = self._view()
+            view = view if view is not None and not attempt else self._view()
             files = view.files(*window, entry=entries)
             try:
                 if trace_id is not None:
                     files = relation.holding(self._connection, view, files, trace_id)
                 tail = self._tail.of(self._connection, view)
                 relation.register(self._connection, tail)
-                return question(relation.stored(view, files, tail))
+                columns = relation.stored if trace_id is None else relation.stored_values
+                return question(columns(view, files, tail))
             except duckdb.IOException as error:
                 if attempt == _ATTEMPTS - 1:
                     raise StoreError(f"cannot read the store in {self._folder}: {str(error).splitlines()[0]}") from None
@@ -270,6 +317,14 @@ class LocalReader(Closing):
         answer = self._connection.execute(query, list(values))
         names = [column[0] for column in answer.description or ()]
         return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+def _by_trace(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
+    """Return rows by their traces, these in the order of their first rows."""
+    traces: dict[bytes, list[dict[str, Any]]] = {}
+    for row in rows:
+        traces.setdefault(row["trace_id"], []).append(row)
+    return traces.values()
 
 
 def _span_rows(rows: Sequence[dict[str, Any]]) -> Iterator[SpanRow]:

@@ -17,7 +17,8 @@ from stagetrace.otlp.decoder_columns import arrow, joined
 from stagetrace.store.base import Closing
 from stagetrace.store.local import delta, relation, wal
 from stagetrace.store.local.duplicates import DistinctTail
-from stagetrace.store.local.folder import prepare
+from stagetrace.store.local.folder import announce, prepare
+from stagetrace.store.local.memory import give_back, keep_large_blocks_apart
 from stagetrace.store.local.recovery import recover
 from stagetrace.store.local.table import Table
 from stagetrace.store.local.tail import Tail
@@ -35,6 +36,7 @@ FLUSH_S: Final = 10.0
 PENDING: Final = 2  # times as much, and `append` waits for the table
 RESERVE_BYTES: Final = 64 * 1024 * 1024  # of the disk stay free: room to move the log into the table
 TIDY_S: Final = 30.0
+RETENTION_SLACK: Final = 0.1  # of the age: a file is not written again for each span that grows too old
 _RETRY_S: Final = 1.0
 COUNTS: Final = (
     *("requests", "spans_accepted", "spans_rejected", "spans_duplicate", "spans_expired"),
@@ -85,7 +87,7 @@ class LocalStore(Closing):
         self._table.delete_strays()
         recover(folder / WAL, self._table, FLUSH_BYTES)
         self._snapshot = self._table.snapshot
-        self._database = relation.database()
+        self._database = relation.database(relation.MEMORY)
         self._distinct = DistinctTail()
         self._wal: wal.Wal[Decoded] = wal.Wal(folder / WAL, self._snapshot.stored + 1, self._on_durable)
         self._flusher = threading.Thread(target=self._work, name="stagetrace-store", daemon=True)
@@ -100,11 +102,13 @@ class LocalStore(Closing):
         retention_bytes: int | None = None,
         reserve_bytes: int = RESERVE_BYTES,
     ) -> LocalStore:
-        """Open or make the store in `folder`. Raise StoreError if it is taken, not writable or of a newer format.
+        """Open or make the store in `folder`. Raise StoreTaken, StoreError if not writable or of a newer format.
 
-        Spans older than `retention_s` are dropped, and the oldest of those that take more than `retention_bytes`.
+        Spans older than `retention_s` are dropped (some a tenth of that later), and the oldest files of what takes
+        more than `retention_bytes`.
         """
         arrow()
+        keep_large_blocks_apart()
         lock = None
         try:
             lock = prepare(folder)
@@ -117,6 +121,10 @@ class LocalStore(Closing):
             if lock is not None:
                 os.close(lock)
             raise
+
+    def announce(self, control: Path) -> None:
+        """Tell others, by the folder's lock, of a socket through which they may write."""
+        announce(self._lock_file, control)
 
     def append(self, request: bytes) -> Appended:
         """Store one serialized ExportTraceServiceRequest; return when it is on disk.
@@ -284,15 +292,16 @@ class LocalStore(Closing):
         limits = self._limits
         dropped = 0
         if limits.retention_s is not None:
-            before = time.time_ns() - int(limits.retention_s * 1e9)
-            dropped += self._change(lambda table: table.drop_before(before))
+            age = int(limits.retention_s * 1e9)
+            before = time.time_ns() - age
+            dropped += self._change(lambda table: table.prune(before, int(age * RETENTION_SLACK)))
         if limits.retention_bytes is not None:
             keep = limits.retention_bytes
             dropped += self._change(lambda table: table.drop_oldest(keep))
         merged = self._change(lambda table: table.compact())
         with self._table_lock:
             self._table.vacuum()
-        arrow().default_memory_pool().release_unused()
+        give_back()
         with self._state:
             self._counts["spans_expired"] += dropped
             self._counts["files_merged"] += merged

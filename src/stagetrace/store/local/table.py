@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 MERGE_FILES: Final = 8  # this many files of about one size become one
 MERGED_ROWS: Final = 524_288
-MERGED_BYTES: Final = 48 * 1024 * 1024  # in memory
+MERGED_BYTES: Final = 256 * 1024 * 1024  # as in memory, where only a part of them is at a time
+SORTED_BYTES: Final = 32 * 1024 * 1024  # of files that overlap in time, all of which are
 GRACE_S: Final = 300.0  # how long a file that was replaced stays for those who are reading it
 
 
@@ -32,7 +33,7 @@ class Table:
         self.folder = folder
         self.snapshot = snapshot
         self.duplicates = 0  # spans that were there already
-        self._database = relation.database(memory="128MB")
+        self._database = relation.database("128MB", threads=1)
         self._replaced: list[tuple[float, str]] = []  # when each file left the table
 
     def append(self, spans: pa.Table, stored: int) -> None:
@@ -62,18 +63,22 @@ class Table:
                 merged += len(group)
         return merged
 
-    def prune(self, before_ns: int) -> int:
-        """Drop the spans that started before; return how many."""
+    def prune(self, before_ns: int, slack_ns: int = 0) -> int:
+        """Drop the spans that started before, in files without any older than `slack_ns` before at the latest.
+
+        Return how many.
+        """
         import pyarrow.compute as pc
 
         at_least = pc.field("start_unix_nano") >= before_ns
-        dropped = 0
-        for file in list(self.snapshot.files.values()):
-            if file.max_start < before_ns:
-                self._commit([], [file.path], 0)
-                dropped += file.rows
-            elif file.min_start < before_ns:
-                dropped += self._rewrite([file], lambda table: table.filter(at_least))
+        files = list(self.snapshot.files.values())
+        old = [file for file in files if file.max_start < before_ns]
+        if old:
+            self._commit([], [file.path for file in old], 0)
+        dropped = sum(file.rows for file in old)
+        for file in files:
+            if file.min_start < before_ns - slack_ns and file.max_start >= before_ns:
+                dropped += self._rewrite([file], lambda part: part.filter(at_least))
         return dropped
 
     def drop_oldest(self, keep_bytes: int) -> int:
@@ -89,13 +94,6 @@ class Table:
         if removed:
             self._commit([], removed, 0)
         return dropped
-
-    def drop_before(self, before_ns: int) -> int:
-        """Drop the files in which all spans started before; return how many spans."""
-        old = [file for file in self.snapshot.files.values() if file.max_start < before_ns]
-        if old:
-            self._commit([], [file.path for file in old], 0)
-        return sum(file.rows for file in old)
 
     @property
     def size(self) -> int:
@@ -121,35 +119,39 @@ class Table:
         self._database.close()
 
     def _rewrite(self, files: Sequence[File], change: Callable[[pa.Table], pa.Table] | None = None) -> int:
-        """Replace files of one kind by one; return how many spans `change` took away."""
-        table = parquet.read(self.folder, files)
-        before: int = table.num_rows
-        if change is not None:
-            table = change(table)
-        added = []
-        if table.num_rows:
-            table = table if parquet.is_sequence(files) else parquet.ordered(table)
-            added.append(parquet.write(self.folder, table, entry=files[0].entry))
-        self._commit(added, [file.path for file in files], 0)
-        left: int = table.num_rows
-        return before - left
+        """Replace files of one kind by one; return how many spans `change` took away, given a few at a time."""
+        if parquet.is_sequence(files):
+            one = parquet.rewrite(self.folder, files, change)
+        else:
+            table = parquet.ordered(parquet.read(self.folder, files))
+            one = parquet.write(self.folder, table, entry=files[0].entry)
+        self._commit([one] if one else [], [file.path for file in files], 0)
+        return sum(file.rows for file in files) - (one.rows if one else 0)
 
     def _without(self, keys: pa.Table, spans: pa.Table, added: list[File], removed: list[str]) -> None:
         """Write the files that hold spans of these keys, and of the times of `spans`, once more without them."""
         import pyarrow.compute as pc
 
+        def left(part: pa.Table) -> pa.Table:
+            database.register("part", part)
+            try:
+                rest = database.sql(f"SELECT * FROM part ANTI JOIN keys USING ({KEY})").to_arrow_table()  # noqa: S608
+            finally:
+                database.unregister("part")
+            return joined([rest])
+
         bounds = pc.min_max(spans["start_unix_nano"]).as_py()
-        for file in View(self.folder, self.snapshot).files(bounds["min"], bounds["max"] + 1):
-            table = parquet.read(self.folder, [file])
-            self._database.register("old", table)
-            self._database.register("keys", keys)
-            left = self._database.sql(f"SELECT * FROM old ANTI JOIN keys USING ({KEY})").to_arrow_table()  # noqa: S608
-            self._database.unregister("old")
-            self._database.unregister("keys")
-            if left.num_rows < table.num_rows:
-                removed.append(file.path)
-                if left.num_rows:
-                    added.append(parquet.write(self.folder, parquet.ordered(joined([left])), entry=file.entry))
+        view, database = View(self.folder, self.snapshot), self._database
+        database.register("keys", keys)
+        try:
+            for file in view.files(bounds["min"], bounds["max"] + 1):
+                held = f"SELECT 1 FROM read_parquet($1, hive_partitioning = false) SEMI JOIN keys USING ({KEY}) LIMIT 1"  # noqa: S608
+                if database.execute(held, [str(self.folder / file.path)]).fetchall():
+                    removed.append(file.path)
+                    one = parquet.rewrite(self.folder, [file], left)
+                    added += [one] if one else []
+        finally:
+            database.unregister("keys")
 
     def _commit(self, added: Sequence[File], removed: Iterable[str], stored: int) -> None:
         """Commit, and delete the new files if that fails."""
@@ -187,10 +189,16 @@ def _groups(files: list[File], *, everything: bool) -> list[list[File]]:
             continue
         group: list[File] = []
         for file in tier:
-            rows, raw = sum(one.rows for one in group), sum(one.raw for one in group)
-            if group and (rows + file.rows > MERGED_ROWS + MERGED_ROWS // 4 or raw + file.raw > MERGED_BYTES):
+            if group and not _fit([*group, file]):
                 groups.append(group)
                 group = []
             group.append(file)
         groups.append(group)
     return [group for group in groups if len(group) > 1]
+
+
+def _fit(files: Sequence[File]) -> bool:
+    """Tell whether files, in order of time, may become one."""
+    rows, raw = sum(one.rows for one in files), sum(one.raw for one in files)
+    most = MERGED_BYTES if parquet.is_sequence(files) else SORTED_BYTES
+    return rows <= MERGED_ROWS + MERGED_ROWS // 4 and raw <= most

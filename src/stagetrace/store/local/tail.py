@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.otlp.decoder_columns import SEQUENCE, arrow, table
+from stagetrace.otlp.decoder_columns import SEQUENCE
+from stagetrace.otlp.decoder_table import repeated, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     import pyarrow as pa
 
     from stagetrace.otlp.decoder import Decoded
 
-_SEALED_ROWS: Final = 8192  # Arrow takes a fifth of the memory of Python's lists
+# Arrow takes a fifth of the memory of Python's lists. Not too much at once: what was one large block of memory is, once
+# free, full of holes.
+_SEALED_ROWS: Final = 8192
+_SEALED_BYTES: Final = 1 * 1024 * 1024
 
 
 class Tail:
@@ -25,16 +29,17 @@ class Tail:
         self.last = 0  # number of the newest request
         self._tables: list[pa.Table] = []
         self._open: list[tuple[int, Decoded]] = []
-        self._open_rows = 0
+        self._open_rows = self._open_bytes = 0
 
     def add(self, sequence: int, decoded: Decoded, size: int) -> None:
         """Take in one request of `size` bytes."""
         self._open.append((sequence, decoded))
         self._open_rows += decoded.accepted
+        self._open_bytes += size
         self.rows += decoded.accepted
         self.bytes += size
         self.last = sequence
-        if self._open_rows >= _SEALED_ROWS:
+        if self._open_rows >= _SEALED_ROWS or self._open_bytes >= _SEALED_BYTES:
             self._seal()
 
     def over(self, rows: int, size: int) -> bool:
@@ -49,15 +54,10 @@ class Tail:
     def _seal(self) -> None:
         if self._open_rows:
             self._tables.append(with_sequence(self._open))
-        self._open, self._open_rows = [], 0
+        self._open, self._open_rows, self._open_bytes = [], 0, 0
 
 
-def with_sequence(requests: Iterable[tuple[int, Decoded]]) -> pa.Table:
+def with_sequence(requests: Sequence[tuple[int, Decoded]]) -> pa.Table:
     """Return the spans of some requests with the number of theirs."""
-    pa = arrow()
-    requests = list(requests)
-    spans = table([piece for _, decoded in requests for piece in decoded.pieces])
-    numbers: list[int] = []
-    for sequence, decoded in requests:
-        numbers += [sequence] * decoded.accepted
-    return spans.append_column(SEQUENCE, pa.array(numbers, pa.int64()))
+    spans = table([run for _, decoded in requests for run in decoded.runs])
+    return spans.append_column(SEQUENCE, repeated([(number, one.accepted) for number, one in requests], "q"))

@@ -1,4 +1,4 @@
--- The relations `requests` and `spans` out of `loaded`, by the variables that hold a selection.
+-- What `requests` and `spans` are made of, out of `loaded`, by the variables that hold a selection.
 CREATE VIEW matching AS
 SELECT
     trace_id, span_id, service, name, route, method, http_status, model, framework, batch_size, status,
@@ -13,22 +13,16 @@ WHERE is_entry
     AND (getvariable('route') IS NULL OR route = getvariable('route'))
     AND (getvariable('model') IS NULL OR model = getvariable('model'))
     AND (getvariable('breached') IS NULL OR coalesce(breached, false) = getvariable('breached'))
+    AND (len(getvariable('causes')) = 0 OR list_contains(getvariable('causes'), cause))
     AND (
         len(getvariable('segment_keys')) = 0
         OR list_transform(getvariable('segment_keys'), lambda key: coalesce(attributes[key], resource[key]))
             = getvariable('segment_values')
     );
 
-CREATE VIEW requests AS
-FROM matching ORDER BY start_unix_nano DESC, trace_id, span_id LIMIT getvariable('newest');
-
-CREATE VIEW spans AS
+CREATE VIEW every AS
 SELECT
     trace_id, span_id, parent_span_id, service, name, kind, status, start_unix_nano, end_unix_nano, duration_ms, is_entry,
     stage, route, method, http_status, model, framework, batch_size, breached, verdict, objective, breach_stage, severity,
     cause, threshold_ms, overrun_ms, upgraded, attributes, resource
-FROM loaded
-WHERE CASE
-    WHEN getvariable('is_filtered') THEN trace_id IN (SELECT trace_id FROM requests)
-    ELSE start_unix_nano >= getvariable('since_ns') AND start_unix_nano < getvariable('until_ns')
-END;
+FROM loaded;

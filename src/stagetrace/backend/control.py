@@ -1,0 +1,115 @@
+"""The way in for commands on this machine, while a back end has their store open: a Unix socket that only its user has.
+
+Its path stands in the folder's lock, so whoever may write there finds it; it asks for no token and speaks no TLS.
+Spans come in as OTLP's own `Export`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+from google.protobuf.wrappers_pb2 import Int64Value
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+from stagetrace.backend.intake import Intake
+from stagetrace.backend.options import Limits
+from stagetrace.backend.receiver_grpc import METHOD, Receiver
+from stagetrace.errors import StoreError
+from stagetrace.store.base import Closing
+from stagetrace.store.local import Appended
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+    from contextlib import ExitStack
+
+    from stagetrace.backend.counters import Counters
+    from stagetrace.store.local import LocalStore
+
+PRUNE: Final = "/stagetrace.Control/Prune"  # Int64Value, a time in ns -> Int64Value, how many spans are gone
+_SETTINGS: Final = (
+    ("grpc.max_receive_message_length", Limits().request),
+    ("grpc.max_send_message_length", -1),
+)
+
+
+class _Control(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs alone
+    """Serves `Export` and `Prune`."""
+
+    def __init__(self, store: LocalStore, counters: Counters) -> None:
+        self._store = store
+        # Limits of its own: what a command sends at a time is no concern of those that the network has.
+        self._receiver = Receiver(Intake(store, counters, Limits()))
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the handler of a method, or None for one that is not here."""
+        if handler_call_details.method == PRUNE:
+            return grpc.unary_unary_rpc_method_handler(
+                self._prune, Int64Value.FromString, lambda answer: answer.SerializeToString()
+            )
+        return self._receiver.service(handler_call_details)
+
+    def _prune(self, before: Int64Value, context: grpc.ServicerContext) -> Int64Value:
+        try:
+            return Int64Value(value=self._store.prune(before.value))
+        except (StoreError, OSError) as error:
+            context.abort(grpc.StatusCode.UNKNOWN, str(error))
+            raise AssertionError("unreachable: abort raises") from None
+
+
+def control_server(store: LocalStore, counters: Counters, pool: ThreadPoolExecutor, stack: ExitStack) -> grpc.Server:
+    """Return the server, not yet started, and write into the folder's lock where it listens."""
+    # Not in the store's own folder: a socket's path may have a hundred characters and no more.
+    folder = Path(tempfile.mkdtemp(prefix="stagetrace-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    server = grpc.server(pool, handlers=[_Control(store, counters)], options=_SETTINGS)
+    path = folder / "control"
+    server.add_insecure_port(f"unix:{path}")
+    store.announce(path)
+    stack.callback(lambda: server.stop(None).wait())
+    return server
+
+
+class Running(Closing):
+    """The store of a folder by way of the process that has it open; writes as `LocalStore` does."""
+
+    def __init__(self, folder: Path, control: Path) -> None:
+        """Write to `folder` through the socket `control`."""
+        self.folder = folder
+        self._channel = grpc.insecure_channel(f"unix:{control}", options=_SETTINGS)
+
+    def append(self, request: bytes) -> Appended:
+        """Store one serialized ExportTraceServiceRequest; return when it is on disk. Raise StoreError."""
+        response = ExportTraceServiceResponse.FromString(self._call(METHOD, request)).partial_success
+        message = ExportTraceServiceRequest.FromString(request)
+        sent = sum(len(scope.spans) for one in message.resource_spans for scope in one.scope_spans)
+        rejected = response.rejected_spans
+        return Appended(sent - rejected, rejected, response.error_message or None)
+
+    def prune(self, before_ns: int) -> int:
+        """Drop all spans that started before; return how many. Raise StoreError."""
+        return Int64Value.FromString(self._call(PRUNE, Int64Value(value=before_ns).SerializeToString())).value
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def _call(self, method: str, request: bytes) -> bytes:
+        call = self._channel.unary_unary(method, request_serializer=None, response_deserializer=None)
+        try:
+            answer: bytes = call(request)
+        except grpc.RpcError as error:
+            said = error.details() or error.code().name
+            if error.code() is grpc.StatusCode.UNAVAILABLE and not error.trailing_metadata():
+                raise StoreError(
+                    f"the process that has the store in {self.folder} open went away or does not answer ({said})\n"
+                    "what was acknowledged is stored; repeat the command: what is there already counts once"
+                ) from None
+            raise StoreError(said) from None
+        return answer

@@ -1,0 +1,124 @@
+/* `tiled` and `request` of stages.py in C: the same to the byte, for a fraction of the CPU (docs/decisions/011).
+ *
+ * What they do and why is said where the reference is: recording/tiler.py tiles, otlp/encoder.py encodes. Here are only
+ * requests of at most 127 events, whose stages have been given out as no span's parent, so there is nothing to sum up
+ * and no context. Whatever else comes in raises, and stages.py takes the reference.
+ *
+ * hatch_build.py compiles this for the stable ABI of 3.10, except on free-threaded builds, for which there is none.
+ */
+#include "spans.h"
+
+static PyObject *dict_of(const Totals *totals, const Tiling *tiling) {
+    PyObject *result = PyDict_New();
+    for (int i = 0; result != NULL && i < totals->stages; i++) {
+        int stage = totals->order[i];
+        PyObject *sum = PyLong_FromLongLong(totals->sums[stage]);
+        if (sum == NULL || PyDict_SetItem(result, tiling->names[stage], sum) < 0) Py_CLEAR(result);
+        Py_XDECREF(sum);
+    }
+    return result;
+}
+
+/* As `tile`, if `ids` are enough for each event and one more. */
+static int tile_with(Tiling *tiling, PyObject *module, PyObject *events, const int64_t *times, PyObject *ids) {
+    int count = tile(tiling, PyModule_GetState(module), events, times);
+    if (count >= 0 && PyBytes_Size(ids) < 8 * (PyTuple_Size(tiling->events) + 1))
+        return fail(PyExc_ValueError, "too few ids");
+    return count;
+}
+
+static PyObject *tiled(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+    int64_t times[3];
+    if (given != 7 || !PyList_Check(args[0]) || !PyBytes_Check(args[4]) || !PyBytes_Check(args[5])
+        || !PyBytes_Check(args[6])) {
+        fail(PyExc_TypeError, "tiled takes a list, three int and three bytes");
+        return NULL;
+    }
+    if (read_times(times, args + 1, 3) < 0) return NULL;
+    Tiling tiling;
+    Buffer buffer;
+    open_buffer(&buffer);
+    PyObject *result = NULL, *totals = NULL;
+    int count = tile_with(&tiling, module, args[0], times, args[5]);
+    if (count >= 0 && put_stages(&buffer, &tiling, count, args[4], args[5], args[6]) == 0) {
+        Totals sums;
+        add_up(&sums, &tiling, count);
+        totals = dict_of(&sums, &tiling);
+    }
+    if (totals != NULL) {
+        PyObject *model = tiling.model ? tiling.model : tiling.held[NO_ATTRIBUTES];
+        result = Py_BuildValue("(y#iOO)", buffer.data, (Py_ssize_t)buffer.size, count, totals, model);
+    }
+    Py_XDECREF(totals);
+    close_buffer(&buffer);
+    release(&tiling);
+    return result;
+}
+
+static PyObject *request(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+    int64_t times[3];
+    if (given != 8 || !PyList_Check(args[0]) || !is_identity(args[3]) || !PyBytes_Check(args[4])
+        || !PyBytes_Check(args[5]) || !PyBytes_Check(args[6])) {
+        fail(PyExc_TypeError, "request takes a list, two int, an Identity, three bytes and a mapping");
+        return NULL;
+    }
+    if (read_times(times, args + 1, 2) < 0) return NULL;
+    times[2] = times[1];
+    if (times[2] < 0) {
+        fail(PyExc_OverflowError, "an end before 1970");
+        return NULL;
+    }
+    PyObject *head = make_head(PyModule_GetState(module), PyTuple_GetItem(args[3], 0));
+    if (head == NULL) return NULL;
+    Entry entry = {.identity = args[3], .rest = args[6], .attributes = args[7]};
+    Tiling tiling;
+    Buffer buffer;
+    open_buffer(&buffer);
+    PyObject *result = NULL;
+    int count = tile_with(&tiling, module, args[0], times, args[4]);
+    if (count >= 0 && put_stages(&buffer, &tiling, count, head, args[4], args[5]) == 0
+        && put_entry(&buffer, &tiling, count, head, times, &entry) == 0)
+        result = Py_BuildValue("(y#i)", buffer.data, (Py_ssize_t)buffer.size, count + 1);
+    close_buffer(&buffer);
+    release(&tiling);
+    Py_DECREF(head);
+    return result;
+}
+
+static int fill(PyObject *module) { return read_held(PyModule_GetState(module)); }
+
+static int traverse(PyObject *module, visitproc visit, void *arg) {
+    PyObject **held = PyModule_GetState(module);
+    for (int i = 0; held != NULL && i < HELD; i++) Py_VISIT(held[i]);
+    return 0;
+}
+
+static int clear(PyObject *module) {
+    PyObject **held = PyModule_GetState(module);
+    for (int i = 0; held != NULL && i < HELD; i++) Py_CLEAR(held[i]);
+    return 0;
+}
+
+static void free_module(void *module) { clear(module); }
+
+static PyMethodDef methods[] = {
+    {"tiled", (PyCFunction)(void (*)(void))tiled, METH_FASTCALL, "tiled(events, start, now, end, head, ids, mark)"},
+    {"request", (PyCFunction)(void (*)(void))request, METH_FASTCALL,
+     "request(events, start, end, identity, ids, mark, rest, attributes)"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, fill},
+#ifdef Py_GIL_DISABLED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "_stages", .m_size = HELD * sizeof(PyObject *), .m_methods = methods,
+    .m_slots = slots, .m_traverse = traverse, .m_clear = clear, .m_free = free_module,
+};
+
+PyMODINIT_FUNC PyInit__stages(void) { return PyModuleDef_Init(&definition); }

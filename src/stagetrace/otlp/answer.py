@@ -1,0 +1,130 @@
+"""What a receiver's answer means, as the OTLP specification has it: pure, for gRPC and HTTP."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+HTTP_RETRYABLE: Final = frozenset((429, 502, 503, 504))
+# Refused for who asks or where, whatever was sent: the same spans with another token or address may be taken.
+HTTP_MISDIRECTED: Final = frozenset((401, 403, 404, 407))
+GRPC_MISDIRECTED: Final = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"))
+LONGEST_WAIT_S: Final = 600.0  # a receiver whose clock is wrong shall not silence us for a year
+_LONGEST_REASON: Final = 200
+
+
+class Answer(NamedTuple):
+    """What became of one request."""
+
+    delivered: bool
+    rejected: int = 0  # of the delivered spans, those that the receiver took none of: never to be sent again
+    again: bool = False  # not delivered, and sending it once more could help
+    misdirected: bool = False  # not delivered, and sending it with other settings could help
+    wait_s: float = 0.0  # how long the receiver asks to be left alone
+    reason: str = ""
+
+
+def grpc_success(body: bytes) -> Answer:
+    """Return what an answer with status OK means; `body` is the serialized response."""
+    try:
+        return _accepted(ExportTraceServiceResponse.FromString(body))
+    except Exception:  # noqa: BLE001 -- protobuf's C and Python variants raise different ones
+        return Answer(delivered=False, reason="it answered OK with something that is no OTLP")
+
+
+def grpc_failure(code: str, details: str, trailers: Mapping[str, Any], retryable: Collection[str]) -> Answer:
+    """Return what a status other than OK means; `code` is its name, `retryable` the names of those to be tried again.
+
+    RESOURCE_EXHAUSTED is one of them only where the receiver says with RetryInfo that it will recover.
+    """
+    wait_s = _retry_info(trailers)
+    again = wait_s is not None if code == "RESOURCE_EXHAUSTED" else code in retryable
+    misdirected = code in GRPC_MISDIRECTED
+    return Answer(
+        delivered=False,
+        again=again,
+        misdirected=misdirected,
+        wait_s=_bounded(wait_s),
+        reason=_short(f"{code}: {details}"),
+    )
+
+
+def _retry_info(trailers: Mapping[str, Any]) -> float | None:
+    """Return the seconds of a RetryInfo, from the standard details of a status or alone, or None."""
+    from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+    from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+    found: RetryInfo | None = None
+    try:
+        if "grpc-status-details-bin" in trailers:
+            for detail in Status.FromString(trailers["grpc-status-details-bin"]).details:
+                if detail.Is(RetryInfo.DESCRIPTOR):
+                    found = RetryInfo.FromString(detail.value)
+        elif "google.rpc.retryinfo-bin" in trailers:
+            found = RetryInfo.FromString(trailers["google.rpc.retryinfo-bin"])
+    except Exception:  # noqa: BLE001 -- as above
+        return None
+    return None if found is None else found.retry_delay.seconds + found.retry_delay.nanos / 1e9
+
+
+def http_answer(status: int, reason: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    """Return what an HTTP response means."""
+    if not 200 <= status < 300:  # noqa: PLR2004 -- a redirection delivers nothing
+        again = status in HTTP_RETRYABLE
+        wait_s = _bounded(_retry_after(headers.get("retry-after"))) if again else 0.0
+        misdirected = status in HTTP_MISDIRECTED
+        said = _short(f"HTTP {status} {reason}")
+        return Answer(delivered=False, again=again, misdirected=misdirected, wait_s=wait_s, reason=said)
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not body:
+        return Answer(delivered=True)  # not as specified, but common
+    if kind == "text/html":
+        return Answer(delivered=False, reason=f"it answered {status} with a page: this is no OTLP receiver")
+    try:
+        return _accepted_json(json.loads(body)) if "json" in kind else _accepted(_response(body))
+    except Exception:  # noqa: BLE001 -- whatever it says in its own way, the status says that it took them
+        return Answer(delivered=True)
+
+
+def _response(body: bytes) -> ExportTraceServiceResponse:
+    return ExportTraceServiceResponse.FromString(body)
+
+
+def _accepted(response: ExportTraceServiceResponse) -> Answer:
+    partial = response.partial_success
+    return Answer(delivered=True, rejected=max(0, partial.rejected_spans), reason=_short(partial.error_message))
+
+
+def _accepted_json(response: Any) -> Answer:
+    partial = response.get("partialSuccess") or {}
+    rejected = int(partial.get("rejectedSpans") or 0)  # int64 is a string in OTLP's JSON
+    return Answer(delivered=True, rejected=max(0, rejected), reason=_short(str(partial.get("errorMessage") or "")))
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Return the seconds of a Retry-After header, a number or a date."""
+    if text is None:
+        return None
+    with suppress(ValueError):
+        return float(text)
+    try:
+        return parsedate_to_datetime(text).timestamp() - time.time()
+    except (TypeError, ValueError):
+        return None
+
+
+def _bounded(wait_s: float | None) -> float:
+    return min(max(wait_s, 0.0), LONGEST_WAIT_S) if wait_s and isfinite(wait_s) else 0.0
+
+
+def _short(text: str) -> str:
+    return text.partition("\n")[0][:_LONGEST_REASON]

@@ -1,0 +1,72 @@
+/* `parts_in_python` of decoder_walk.py in C. */
+#include "decoder.h"
+#include "wire.h"
+
+enum { HELD_PART = 0x12, LEAST = 28, LARGEST = 16 << 20 };
+
+/* One call of `parts`. */
+typedef struct {
+    Buffer around, held;
+    long long small;
+    bool broken, large;
+} Parts;
+
+static int take_apart(Parts *parts, Bytes begin, Bytes at, Bytes end, long long most) {
+    while (at < end && parts->small <= most) {
+        Field field = {.number = 2, .delimited = true};
+        if (*at == HELD_PART && behind(at, end) > 1 && at[1] < MORE) {
+            field.first = at + 2;
+            parts->broken = at[1] > behind(field.first, end);
+            field.after = field.first + (parts->broken ? 0 : at[1]);
+        } else {
+            parts->broken = !read_field(&field, at, end);
+        }
+        if (parts->broken) return 0;
+        if (field.number == 2 && field.delimited) {
+            if (behind(field.first, field.after) >= LEAST) {
+                uint64_t pair[2] = {behind(begin, field.first), behind(begin, field.after)};
+                if (!reserve(&parts->held, sizeof pair)) return -1;
+                put(&parts->held, pair, sizeof pair);
+            } else {
+                parts->small++;
+            }
+        } else if (behind(at, field.after) > LARGEST) {
+            parts->large = true;
+            parts->around.size = parts->held.size = 0;
+            return 0;
+        } else if (put_all(&parts->around, at, field.after) < 0) {
+            return -1;
+        }
+        at = field.after;
+    }
+    return 0;
+}
+
+PyObject *parts(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+    (void)module;
+    char *data;
+    Py_ssize_t size;
+    if (given != 4) {
+        fail(PyExc_TypeError, "parts takes bytes and three int");
+        return NULL;
+    }
+    if (PyBytes_AsStringAndSize(args[0], &data, &size) < 0) return NULL;
+    Py_ssize_t at = PyLong_AsSsize_t(args[1]), end = PyLong_AsSsize_t(args[2]);
+    long long most = PyLong_AsLongLong(args[3]);
+    if (PyErr_Occurred()) return NULL;
+    if (at < 0 || at > end || end > size) {
+        fail(PyExc_ValueError, "a message ends before it begins, or behind the data");
+        return NULL;
+    }
+    Bytes begin = (Bytes)data;
+    Parts found = {.small = 0};
+    open_buffer(&found.around);
+    open_buffer(&found.held);
+    PyObject *result = NULL;
+    if (take_apart(&found, begin, begin + at, begin + end, most) == 0)
+        result = Py_BuildValue("(NNLNN)", bytes_in(&found.around), bytes_in(&found.held), found.small,
+                               PyBool_FromLong(found.broken), PyBool_FromLong(found.large));
+    close_buffer(&found.around);
+    close_buffer(&found.held);
+    return result;
+}

@@ -1,0 +1,295 @@
+"""A folder in which batches outlive the Collector's absence and this process; all workers of a service share it.
+
+Each file is one serialized ExportTraceServiceRequest, so that any OTLP receiver takes it by hand as well. Its name says
+class, time, number of spans and checksum, and sorts in the order of delivery: breaches first, the oldest first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import time
+import zlib
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DEFAULT_MAX_BYTES: Final = 1 << 30
+BREACH: Final = "breach"
+GOOD: Final = "good"
+_SUFFIX: Final = ".otlp"
+_DAMAGED: Final = ".damaged"
+_UNFINISHED: Final = ".tmp"
+_COUNTS: Final = "counts.json"
+_COUNTS_LOCK: Final = ".counts.lock"
+_DELIVERY_LOCK: Final = ".delivery.lock"
+_ABANDONED_AFTER_S: Final = 60.0  # an unfinished file; writing one takes milliseconds
+_LOOK_AFTER: Final = 100  # the part of `max_bytes` after whose writing the folder is measured again
+# What `counts.json` holds, in spans: each was in the folder or was to go there, and reached nobody.
+LOSSES: Final = ("dropped", "dropped_breaches", "damaged", "refused")
+
+
+_counting = threading.Lock()  # see `_holding`
+
+
+class Spooled(NamedTuple):
+    """One batch in the folder."""
+
+    path: Path
+    spans: int
+    breach: bool
+    checksum: int
+
+
+class Spool:
+    """Batches in `folder`, in at most about `max_bytes`; when it is full, the oldest good ones go first.
+
+    The folder is made (0700) when it is needed; files are 0600. Methods raise OSError where the disk does.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()  # guards the two below: the delivering thread and the one that writes come here
+        self._size = 0
+        self._unseen: int | None = None  # bytes written since the folder was measured; None: never was
+        self._delivery: int | None = None  # the lock file's descriptor while it is ours to deliver
+
+    def write(self, request: bytes, spans: int, *, breach: bool) -> Path | None:
+        """Put a batch on disk; return its path, or None if there was no room for it and it was counted as dropped."""
+        with self._lock:
+            if not self._has_room(len(request), breach=breach):
+                self.count(**{"dropped_breaches" if breach else "dropped": spans})
+                return None
+            self._size += len(request)
+            self._unseen = (self._unseen or 0) + len(request)
+        kind = BREACH if breach else GOOD
+        name = f"{kind}-{time.time_ns():020d}-{spans}-{zlib.crc32(request):08x}-{secrets.token_hex(4)}{_SUFFIX}"
+        path = self.folder / name
+        unfinished = self.folder / f".{name}{_UNFINISHED}"
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            _write(unfinished, request)
+            unfinished.rename(path)
+        except OSError:
+            with suppress(OSError):
+                unfinished.unlink()
+            raise
+        _sync_folder(self.folder)  # before that, a power failure could take the name back
+        return path
+
+    def _has_room(self, size: int, *, breach: bool) -> bool:
+        """Make room for a file, from the folder's own size: other processes write there too."""
+        if self._unseen is None or self._unseen > self.max_bytes // _LOOK_AFTER:
+            self._size, self._unseen = _size(self.folder), 0
+        if self._size + size <= self.max_bytes:
+            return True
+        goal = self.max_bytes - self.max_bytes // _LOOK_AFTER - size
+        self._size, self._unseen = _size(self.folder), 0
+        for file in self._droppable(breach=breach):
+            if self._size <= goal:
+                break
+            self._drop(file)
+        return self._size + size <= self.max_bytes
+
+    def _droppable(self, *, breach: bool) -> Iterator[Path]:
+        """Yield what may go for a new batch of that class: set aside, good, and breaches for a breach only."""
+        yield from sorted(self.folder.glob(f"*{_DAMAGED}"))
+        yield from sorted(self.folder.glob(f"{GOOD}-*{_SUFFIX}"))
+        if breach:
+            yield from sorted(self.folder.glob(f"{BREACH}-*{_SUFFIX}"))
+
+    def _drop(self, file: Path) -> None:
+        try:
+            size = file.stat().st_size
+            file.unlink()
+        except FileNotFoundError:  # delivered, or dropped by another process: whoever removes it counts it
+            return
+        self._size -= size
+        spooled = _parsed(file)
+        if spooled is not None:  # else it was set aside, and counted then
+            self.count(**{"dropped_breaches" if spooled.breach else "dropped": spooled.spans})
+
+    def claim(self) -> bool:
+        """Make delivering from the folder ours alone; return False while a living process has it."""
+        if self._delivery is not None:
+            return True
+        descriptor = _locked(self.folder / _DELIVERY_LOCK)
+        self._delivery = descriptor
+        return descriptor is not None
+
+    def release(self) -> None:
+        """Leave delivering to others. In a forked child: close what it inherited, or the parent's claim outlives it."""
+        if self._delivery is not None:
+            os.close(self._delivery)
+            self._delivery = None
+
+    def names(self) -> list[str]:
+        """Return the names of what waits, in the order of delivery, and clear away what was left half written."""
+        found = []
+        for name in _names(self.folder):
+            if name.endswith(_SUFFIX):
+                found.append(name)
+            elif name.endswith(_UNFINISHED):
+                self._clear_away(self.folder / name)
+        found.sort()
+        return found
+
+    def spooled(self, name: str) -> Spooled | None:
+        """Return what a name says, or None if it is none of ours."""
+        return _parsed(self.folder / name)
+
+    def _clear_away(self, unfinished: Path) -> None:
+        with suppress(OSError):
+            if time.time() - unfinished.stat().st_mtime > _ABANDONED_AFTER_S:
+                unfinished.unlink()
+
+    def read(self, spooled: Spooled) -> bytes | None:
+        """Return a batch, or None if it is gone or damaged; what is damaged is set aside and counted."""
+        try:
+            request = spooled.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if zlib.crc32(request) == spooled.checksum:
+            return request
+        with suppress(FileNotFoundError):
+            spooled.path.rename(spooled.path.with_name(spooled.path.name + _DAMAGED))
+            self.count(damaged=spooled.spans)
+        return None
+
+    def settle(self, spooled: Spooled, *, refused: int) -> None:
+        """Remove a batch that the receiver has answered for good; count the spans that it refused."""
+        if not self.remove(spooled.path):  # dropped meanwhile for want of room, and counted so: it was not lost
+            self.count(**{"dropped_breaches" if spooled.breach else "dropped": -spooled.spans})
+        if refused:
+            self.count(refused=refused)
+
+    def remove(self, path: Path) -> bool:
+        """Remove a batch that reached its end; return whether it still was there."""
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def count(self, **losses: int) -> None:
+        """Add to the losses, in a way that outlives this process. Keys are those of LOSSES."""
+        with _holding(self.folder / _COUNTS_LOCK):
+            counts = _counts(self.folder)
+            for key, spans in losses.items():
+                counts[key] = counts.get(key, 0) + spans
+            new = self.folder / f".{_COUNTS}{_UNFINISHED}"
+            _write(new, json.dumps(counts).encode(), again=True)
+            new.rename(self.folder / _COUNTS)
+
+
+def state(folder: Path) -> dict[str, int]:
+    """Return what waits in a spool (`breach_spans`, `good_spans`, `files`, `bytes`) and the losses of LOSSES, in spans.
+
+    Zero throughout where there is no such folder.
+    """
+    found = dict.fromkeys((f"{BREACH}_spans", f"{GOOD}_spans", "files", "bytes", *LOSSES), 0)
+    found |= _counts(folder)
+    for name in _names(folder):
+        spooled = _parsed(folder / name)
+        if spooled is not None:
+            found[f"{BREACH if spooled.breach else GOOD}_spans"] += spooled.spans
+            found["files"] += 1
+    found["bytes"] = _size(folder)
+    return found
+
+
+def supported() -> bool:
+    """Return whether this system has what workers need to share a folder."""
+    return fcntl is not None
+
+
+def _parsed(path: Path) -> Spooled | None:
+    """Return what a file's name says, or None if it is none of ours."""
+    if path.suffix != _SUFFIX:
+        return None
+    parts = path.stem.split("-")
+    try:
+        kind, _, spans, checksum, _ = parts
+        return Spooled(path, int(spans), {BREACH: True, GOOD: False}[kind], int(checksum, 16))
+    except (ValueError, KeyError):
+        return None
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 -- names are all that is needed, and there may be thousands
+    except FileNotFoundError:
+        return []
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                total += entry.stat().st_size
+    return total
+
+
+def _counts(folder: Path) -> dict[str, int]:
+    try:
+        counts = json.loads((folder / _COUNTS).read_bytes())
+        return {key: int(counts.get(key, 0)) for key in LOSSES}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _write(path: Path, data: bytes, *, again: bool = False) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if again else os.O_EXCL)
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int | None:
+    """Return the descriptor of a lock that ends with it, and so with the process; None if another has it."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextmanager
+def _holding(path: Path) -> Iterator[None]:
+    """Hold a lock that a forked child does not inherit, against other processes and our own threads."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _counting:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,283 @@
+/* The stages that a request's marks make up: recording/tiler.py in C (docs/decisions/011).
+ *
+ * What it does and why is said where the reference is. Here are only requests of at most 127 events, whose stages have
+ * been given out as no span's parent, so there is nothing to sum up and no context. Whatever else comes in raises.
+ */
+#ifndef STAGETRACE_TILING_H
+#define STAGETRACE_TILING_H
+
+#include "buffer.h"
+
+#include <stdint.h>
+
+#define MAX_EVENTS 127
+#define MAX_SEGMENTS (MAX_EVENTS + 1)
+#define WIRE_OVERHEAD_NS 50000
+
+/* Kinds of events, as in tiler.py. */
+enum { BEGIN, END, BEGIN_MARK, END_MARK };
+
+/* A stage is a number: one of these, activities first and by priority, or of a name that a Mark of this request has.
+   The rest are the other objects that the module's state, an array, holds; nothing writes to it after the import. */
+enum {
+    INFERENCE, TRANSFORM, QUEUE, SEND, RECEIVE, ACTIVITIES, GAP = ACTIVITIES, PREPROCESS, POSTPROCESS, HANDLER, KNOWN,
+    MARK = KNOWN, NO_ATTRIBUTES, ML_STAGE, APPEND_ATTRIBUTES, TRACE_STATE, NO_STATE, HELD
+};
+
+#define TILER "stagetrace.recording.tiler"
+#define ENCODER "stagetrace.otlp.encoder"
+
+static const char *const WHERE[HELD][2] = {
+    {TILER, "INFERENCE"}, {TILER, "TRANSFORM"}, {TILER, "QUEUE"}, {TILER, "NETWORK_SEND"}, {TILER, "NETWORK_RECEIVE"},
+    {TILER, "GAP"}, {TILER, "PREPROCESS"}, {TILER, "POSTPROCESS"}, {TILER, "HANDLER"}, {"stagetrace.recording.marks", "Mark"},
+    {TILER, "NOTHING"}, {ENCODER, "ML_STAGE"}, {ENCODER, "_append_attributes"}, {ENCODER, "_trace_state"},
+    {"opentelemetry.trace.span", "DEFAULT_TRACE_STATE"},
+};
+
+/* One visit to one stage: [start, end). */
+typedef struct {
+    int64_t start, end;
+    PyObject *attributes; /* NULL if there are none; borrowed from an event or from `merged` */
+    int stage;
+    bool explicit;
+} Segment;
+
+/* One call. */
+typedef struct {
+    PyObject *const *held;
+    PyObject *events; /* a tuple of our own, which holds all that is borrowed here */
+    PyObject *model;  /* borrowed like a segment's attributes */
+    PyObject *merged; /* list of attributes made here, or NULL */
+    Segment open;
+    int counts[ACTIVITIES]; /* open activities */
+    int count, named, marked, waiting;
+    bool inferred;
+    /* What follows is filled as far as `count`, `named`, `marked` and `waiting` say. */
+    Segment segments[MAX_SEGMENTS];
+    PyObject *names[KNOWN + MAX_EVENTS]; /* by stage; owned from KNOWN on */
+    PyObject *marks[MAX_EVENTS];         /* open ones, the latest last */
+    int mark_stages[MAX_EVENTS];
+    int pending[MAX_SEGMENTS]; /* indices of closed gaps and transforms, not yet named */
+} Tiling;
+
+/* Return the number of a name among the first `count`, or -1. */
+static inline int find(PyObject *const *names, int count, PyObject *name) {
+    for (int i = 0; i < count; i++)
+        if (names[i] == name) return i;
+    for (int i = 0; i < count; i++)
+        if (PyUnicode_Compare(names[i], name) == 0) return i;
+    return -1;
+}
+
+static inline int open_mark(Tiling *tiling, PyObject *mark) {
+    PyObject *name = PyObject_GetAttrString(mark, "stage");
+    if (name == NULL) return -1;
+    if (!PyUnicode_CheckExact(name)) {
+        Py_DECREF(name);
+        return fail(PyExc_TypeError, "a stage's name is a str");
+    }
+    int stage = find(tiling->names, tiling->named, name);
+    if (stage >= 0) Py_DECREF(name);
+    else tiling->names[stage = tiling->named++] = name;
+    tiling->marks[tiling->marked] = mark;
+    tiling->mark_stages[tiling->marked++] = stage;
+    return 0;
+}
+
+static inline void close_mark(Tiling *tiling, PyObject *mark) {
+    int at = 0;
+    while (at < tiling->marked && tiling->marks[at] != mark) at++;
+    if (at == tiling->marked) return;
+    for (tiling->marked--; at < tiling->marked; at++) {
+        tiling->marks[at] = tiling->marks[at + 1];
+        tiling->mark_stages[at] = tiling->mark_stages[at + 1];
+    }
+}
+
+/* Return the stage that the open activities and marks make. */
+static inline int stage_now(const Tiling *tiling) {
+    if (tiling->marked) return tiling->mark_stages[tiling->marked - 1];
+    int activity = 0;
+    while (activity < ACTIVITIES && !tiling->counts[activity]) activity++;
+    return activity; /* GAP comes after the activities */
+}
+
+/* Close the open segment and keep it. */
+static inline void keep(Tiling *tiling) {
+    int stage = tiling->open.stage;
+    if (stage == GAP || stage == TRANSFORM) tiling->pending[tiling->waiting++] = tiling->count;
+    tiling->segments[tiling->count++] = tiling->open;
+}
+
+/* If what lies before a short gap is the same moving of a body over the wire, open that again. */
+static inline bool reopen(Tiling *tiling, int stage) {
+    if (tiling->count == 0) return false;
+    const Segment *before = &tiling->segments[tiling->count - 1];
+    if (before->stage != stage || before->explicit) return false;
+    tiling->open = *before;
+    tiling->count--;
+    return true;
+}
+
+static inline void name_pending(Tiling *tiling, int stage) {
+    for (int i = 0; i < tiling->waiting; i++) {
+        tiling->segments[tiling->pending[i]].stage = stage;
+        tiling->segments[tiling->pending[i]].attributes = NULL;
+    }
+    tiling->waiting = 0;
+}
+
+/* Give the open segment attributes; those that it has win. */
+static inline int add_attributes(Tiling *tiling, PyObject *attributes) {
+    if (tiling->open.attributes != NULL) {
+        if (tiling->merged == NULL && (tiling->merged = PyList_New(0)) == NULL) return -1;
+        PyObject *both = PyDict_New();
+        bool done = both != NULL && PyDict_Update(both, attributes) == 0
+                    && PyDict_Update(both, tiling->open.attributes) == 0 && PyList_Append(tiling->merged, both) == 0;
+        Py_XDECREF(both);
+        if (!done) return -1;
+        attributes = both;
+    }
+    tiling->open.attributes = attributes;
+    return 0;
+}
+
+static inline int read_time(PyObject *value, int64_t *time) {
+    *time = PyLong_AsLongLong(value);
+    return *time == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* Tiler.take, for one event. */
+static inline int take(Tiling *tiling, PyObject *event) {
+    if (!PyTuple_Check(event) || PyTuple_Size(event) != 4) return fail(PyExc_TypeError, "an event is a tuple of four");
+    PyObject *what = PyTuple_GetItem(event, 2), *attributes = PyTuple_GetItem(event, 3);
+    int64_t now;
+    long kind = PyLong_AsLong(PyTuple_GetItem(event, 1));
+    if ((kind == -1 && PyErr_Occurred()) || read_time(PyTuple_GetItem(event, 0), &now) < 0) return -1;
+    int activity = -1;
+    if ((kind == BEGIN || kind == END) && PyUnicode_CheckExact(what)) activity = find(tiling->names, ACTIVITIES, what);
+    bool is_mark = (kind == BEGIN_MARK || kind == END_MARK) && (PyObject *)Py_TYPE(what) == tiling->held[MARK];
+    if (activity < 0 && !is_mark) return fail(PyExc_ValueError, "neither an activity nor a mark begins or ends");
+    if (kind == END && !tiling->counts[activity]) return 0;
+    if (activity >= 0) tiling->counts[activity] += kind == BEGIN ? 1 : -1;
+    if (kind == BEGIN_MARK && open_mark(tiling, what) < 0) return -1;
+    if (kind == END_MARK) close_mark(tiling, what);
+
+    Segment *open = &tiling->open;
+    int stage = stage_now(tiling);
+    bool explicit = tiling->marked > 0;
+    if (stage != open->stage || explicit != open->explicit) {
+        if (now <= open->start) { /* at once, or the wall clock stepped back */
+            now = open->start;
+        } else if (now - open->start < WIRE_OVERHEAD_NS && open->stage == GAP && (stage == SEND || stage == RECEIVE)
+                   && reopen(tiling, stage)) {
+            return 0;
+        } else {
+            open->end = now;
+            keep(tiling);
+        }
+        *open = (Segment){.start = now, .end = now, .stage = stage, .explicit = explicit};
+        if (stage == INFERENCE) {
+            tiling->inferred = true;
+            name_pending(tiling, PREPROCESS);
+        }
+    }
+    int any = attributes == Py_None ? 0 : PyObject_IsTrue(attributes);
+    if (any <= 0) return any;
+    if (activity == INFERENCE && tiling->model == NULL) tiling->model = attributes;
+    return kind == BEGIN_MARK || stage == activity ? add_attributes(tiling, attributes) : 0;
+}
+
+/* Name what no later inference will settle. */
+static inline void name_rest(Tiling *tiling) {
+    int last = -1;
+    for (int i = 0; i < tiling->waiting; i++)
+        if (tiling->segments[tiling->pending[i]].stage == TRANSFORM) last = i;
+    if (tiling->inferred || last < 0) {
+        name_pending(tiling, tiling->inferred ? POSTPROCESS : HANDLER);
+        return;
+    }
+    for (int i = 0; i < tiling->waiting; i++) {
+        Segment *segment = &tiling->segments[tiling->pending[i]];
+        if (segment->stage != TRANSFORM) {
+            segment->stage = i < last ? PREPROCESS : POSTPROCESS;
+            continue;
+        }
+        segment->stage = INFERENCE;
+        if (tiling->model == NULL) tiling->model = segment->attributes;
+    }
+}
+
+/* Tiler.close: leave the stages that tile [start, end) in `segments`, and return how many they are. */
+static inline int close_tiling(Tiling *tiling, int64_t start, int64_t now, int64_t end) {
+    Segment *open = &tiling->open, *last = NULL;
+    if (open->stage == GAP && (now < open->start || now - open->start < WIRE_OVERHEAD_NS)) reopen(tiling, SEND);
+    open->end = now > open->start ? now : open->start;
+    keep(tiling);
+    name_rest(tiling);
+    int tiles = 0;
+    if (end <= start) return tiles;
+    int64_t at = start;
+    for (int i = 0; i < tiling->count; i++) {
+        Segment *segment = &tiling->segments[i];
+        int64_t until = segment->end < end ? segment->end : end;
+        if (until <= at) continue;
+        if (last != NULL && last->stage == segment->stage && !last->explicit && !segment->explicit) {
+            if (last->attributes == NULL) last->attributes = segment->attributes;
+        } else {
+            last = &tiling->segments[tiles++];
+            *last = *segment;
+            last->start = at;
+        }
+        last->end = at = until;
+    }
+    if (last == NULL) {
+        last = &tiling->segments[tiles++];
+        *last = (Segment){.start = start, .stage = HANDLER};
+    }
+    last->end = end;
+    return tiles;
+}
+
+/* Begin a tiling of [times[0], times[2]), which `release` ends, and do it: `events` is a list, and times[1] is when the
+   last of them is over. Return the number of stages. */
+static inline int tile(Tiling *tiling, PyObject *const *held, PyObject *events, const int64_t *times) {
+    memset(tiling, 0, offsetof(Tiling, segments));
+    tiling->held = held;
+    memcpy(tiling->names, tiling->held, KNOWN * sizeof *tiling->names);
+    tiling->named = KNOWN;
+    tiling->open = (Segment){.start = times[0], .end = times[0], .stage = GAP};
+    tiling->events = PyList_AsTuple(events); /* another thread may still append */
+    if (tiling->events == NULL) return -1;
+    Py_ssize_t noted = PyTuple_Size(tiling->events);
+    if (noted > MAX_EVENTS) return fail(PyExc_ValueError, "too many events");
+    for (Py_ssize_t i = 0; i < noted; i++)
+        if (take(tiling, PyTuple_GetItem(tiling->events, i)) < 0) return -1;
+    return close_tiling(tiling, times[0], times[1], times[2]);
+}
+
+static inline void release(Tiling *tiling) {
+    Py_XDECREF(tiling->events);
+    Py_XDECREF(tiling->merged);
+    while (tiling->named > KNOWN) Py_DECREF(tiling->names[--tiling->named]);
+}
+
+static inline int read_times(int64_t *times, PyObject *const *args, int number) {
+    for (int i = 0; i < number; i++)
+        if (read_time(args[i], &times[i]) < 0) return -1;
+    /* Else no difference of times, none of which counts before this one, overflows. */
+    return times[0] < 0 ? fail(PyExc_OverflowError, "a time before 1970") : 0;
+}
+
+/* Fill what a Tiling holds. */
+static inline int read_held(PyObject **held) {
+    for (int i = 0; i < HELD; i++) {
+        PyObject *from = PyImport_ImportModule(WHERE[i][0]);
+        held[i] = from ? PyObject_GetAttrString(from, WHERE[i][1]) : NULL;
+        Py_XDECREF(from);
+        if (held[i] == NULL) return -1;
+    }
+    return 0;
+}
+
+#endif

@@ -1,0 +1,471 @@
+"""The decoder in C gives what its reference in Python gives, whatever comes in."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from backend.mutator import Mutator
+from missing import unused
+from stagetrace import log
+from stagetrace.otlp import decoder, decoder_attributes, decoder_twin
+from stagetrace.otlp.decoder import SMALL, MalformedRequest, decode
+from stagetrace.otlp.decoder_columns import TYPED
+from stagetrace.otlp.decoder_table import table
+from stagetrace.otlp.decoder_walk import LARGEST, LATEST_NS, Parts, Walked, parts_in_python, walk_in_python
+from stagetrace.otlp.wire import varint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import pyarrow as pa
+
+    from stagetrace.otlp.decoder import Decoded, Run
+
+FUZZ_CASES = int(
+    os.environ.get("STAGETRACE_FUZZ_CASES") or (1_000_000 if os.environ.get("STAGETRACE_HEAVY") else 3_000)
+)
+_AT_ONCE: Final = 200  # tables are compared for so many requests together: making them takes the time
+HEAD: Final = b"\x0a\x10" + b"t" * 16 + b"\x12\x08" + b"s" * 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def twin() -> Any:
+    """Skip where the extension is not built; CI has a compiler, so there that is a failure."""
+    if decoder_twin.NATIVE:
+        return decoder_twin._in_c
+    return unused("stagetrace.otlp._decoder")
+
+
+class _InPython:
+    """While this is entered, `decode` takes the reference."""
+
+    def __enter__(self) -> None:
+        vars(decoder).update(parts=parts_in_python, walk=walk_in_python)
+
+    def __exit__(self, *_: object) -> None:
+        vars(decoder).update(parts=decoder_twin.parts, walk=decoder_twin.walk)
+
+
+def decoded(data: bytes) -> Decoded | str:
+    try:
+        return decode(data)
+    except MalformedRequest as error:
+        return str(error)
+
+
+def by_both(data: bytes) -> tuple[list[Run], list[Run]]:
+    """Return the runs of both, after comparing all but their spans, whose tables are `compared` later."""
+    with _InPython():
+        wanted = decoded(data)
+    found = decoded(data)
+    if isinstance(wanted, str) or isinstance(found, str):
+        assert found == wanted
+        return [], []
+    assert found[1:] == wanted[1:]
+    assert [run[:2] for run in found.runs] == [run[:2] for run in wanted.runs]
+    assert all(isinstance(run.spans, list) for run in found.runs), "the twin has failed"
+    return found.runs, wanted.runs
+
+
+def plain(spans: pa.Table) -> dict[str, str]:
+    """Return columns as text, in which -0.0 is not 0.0, and what is no number equals itself."""
+    return {name: repr(column) for name, column in spans.to_pydict().items()}
+
+
+def compared(found: list[Run], wanted: list[Run]) -> None:
+    spans = table(found)
+    spans.validate(full=True)
+    expected = table(wanted)
+    assert spans.schema == expected.schema
+    if not spans.equals(expected):
+        assert plain(spans) == plain(expected)
+
+
+def same(data: bytes) -> None:
+    compared(*by_both(data))
+
+
+def delimited(number: int, value: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def request_of(spans: Iterable[bytes], resource: bytes = b"", scope: bytes = b"") -> bytes:
+    """Return a request of serialized spans, with whatever else its two messages have."""
+    return delimited(1, resource + delimited(2, scope + b"".join(delimited(2, one) for one in spans)))
+
+
+# --- what a span may be made of, as encoders write it and as none does
+
+LONG: Final = "x" * 300
+VALUES: Final[tuple[AnyValue, ...]] = (
+    *(AnyValue(string_value=text) for text in ("", "text", "ü" * 40, "y" * 63, "y" * 64, LONG)),
+    *(AnyValue(bool_value=value) for value in (True, False)),
+    *(AnyValue(int_value=value) for value in (0, 1, -1, 127, 128, 2**63 - 1, -(2**63))),
+    *(AnyValue(double_value=value) for value in (0.0, -0.0, 0.1, 1e299, 1e301, float("inf"), float("-inf"))),
+    AnyValue(double_value=float("nan")), AnyValue(bytes_value=b"\xff"), AnyValue(),
+    AnyValue(array_value=ArrayValue(values=[AnyValue(int_value=1)])), AnyValue(kvlist_value=KeyValueList()),
+)  # fmt: skip
+KEYS: Final = (*TYPED, "", "own", "ml.stage.", "ml.stage.x.ms", "ml.stage.x", "o" * 63, "o" * 64, "o" * 130)
+
+
+def overlong(number: int) -> bytes:
+    """Return a number in one byte more than it takes, as protobuf reads it and no encoder writes it."""
+    written = bytearray(varint(number))
+    written[-1] |= 0x80
+    return bytes((*written, 0))
+
+
+@st.composite
+def attributes(draw: st.DrawFn) -> bytes:
+    """Draw the field of an attribute."""
+    key, value = draw(st.sampled_from(KEYS)).encode(), draw(st.sampled_from(VALUES)).SerializeToString()
+    short: Any = draw(st.sampled_from((varint, varint, varint, overlong)))
+    pair: bytes = draw(
+        st.sampled_from(
+            (
+                *[b"\x0a" + short(len(key)) + key + b"\x12" + short(len(value)) + value] * 6,
+                b"\x12" + varint(len(value)) + value + b"\x0a" + varint(len(key)) + key,
+                KeyValue(key=key.decode(), key_strindex=7).SerializeToString() + delimited(2, value),
+                delimited(1, key) + delimited(2, value + VALUES[0].SerializeToString()),
+                delimited(1, key) + delimited(2, value) + delimited(30, b"newer"),
+                delimited(1, key) + delimited(2, b"\x10\x02"), delimited(1, key) + delimited(2, b"\x18\x81\x00"),
+                delimited(1, key), b"",
+            )
+        )
+    )  # fmt: skip
+    length: Any = draw(st.sampled_from((varint, varint, overlong)))
+    return b"\x4a" + bytes(length(len(pair))) + pair
+
+
+def fixed(tag: int, *times: int) -> list[bytes]:
+    return [bytes((tag,)) + struct.pack("<Q", time) for time in times]
+
+
+FIELDS: Final[tuple[bytes, ...]] = (
+    *(delimited(4, parent) for parent in (b"p" * 8, bytes(8), b"", b"p" * 7, b"p" * 200)),
+    *(delimited(5, name) for name in (b"", b"name", b"n" * 127, b"n" * 128, "ü".encode() * 200)),
+    *(b"\x30" + number for number in (b"\x00", b"\x02", b"\x7f", b"\x80\x01", b"\xff" * 9 + b"\x01")),
+    *fixed(0x39, 0, 1, LATEST_NS, LATEST_NS + 1, 2**64 - 1),
+    *fixed(0x41, 0, 1, LATEST_NS, LATEST_NS + 1, 2**64 - 1),
+    *(
+        delimited(15, status)
+        for status in (
+            b"", b"\x18\x00", b"\x18\x02", b"\x18\x80\x01", b"\x08\x01", b"\x12\x00", b"\x18\x01\x18\x02",
+            Status(code=Status.STATUS_CODE_OK, message="m").SerializeToString(),
+        )
+    ),
+    *(b"\x85\x01" + struct.pack("<I", flags) for flags in (0, 0x301, 2**32 - 1)),
+    *(delimited(3, b"a=b"), delimited(11, b""), delimited(13, Span.Link(trace_id=b"x").SerializeToString())),
+    b"\x50\x07", b"\xca\x00\x00", delimited(200, b"newer"), b"\xf3\x07\x08\x01\xf4\x07", HEAD[:18], HEAD[18:],
+)  # fmt: skip
+
+
+@st.composite
+def wild_spans(draw: st.DrawFn) -> bytes:
+    """Draw a span of parts in any order, each any number of times."""
+    parts = st.one_of(st.sampled_from(FIELDS), attributes())
+    head = draw(st.sampled_from([HEAD] * 9 + [b"", HEAD[18:] + HEAD[:18], b"\x0a\x10" + bytes(16) + HEAD[18:]]))
+    return head + b"".join(draw(st.lists(parts, max_size=9)))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(wild_spans(), max_size=4), st.binary(max_size=12), st.booleans())
+def test_any_spans_give_the_same(spans: list[bytes], junk: bytes, large: bool) -> None:
+    """As a small request, which protobuf has checked, or as a large one, which it has not."""
+    data = request_of(spans, delimited(1, b""), delimited(3, b"url"))
+    same(data)
+    same(request_of([*spans, HEAD + junk]))
+    if large:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decoder, "SMALL", 0)
+            same(data)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_value_under_every_key_gives_the_same(key: str) -> None:
+    """Two of them too, in each order: the last of a key counts, and all are kept."""
+    pairs = [KeyValue(key=key, value=value) for value in VALUES]
+    spans = [Span(attributes=[pair]) for pair in pairs]
+    spans += [Span(name="two", attributes=[pair, other]) for pair in pairs for other in pairs]
+    same(request_of(HEAD + one.SerializeToString() for one in spans))
+
+
+def test_fields_in_their_places_give_the_same() -> None:
+    same(request_of(HEAD + one for one in FIELDS))
+    same(request_of(HEAD + one + other for one in FIELDS for other in FIELDS))
+
+
+def _good() -> ExportTraceServiceRequest:
+    draw = random.Random(3)
+    made = ExportTraceServiceRequest()
+    for number in range(2):
+        resource = made.resource_spans.add()
+        resource.resource.attributes.add(key="service.name").value.string_value = f"service {number}"
+        scope = resource.scope_spans.add()
+        for at in range(3):
+            one = scope.spans.add(trace_id=draw.randbytes(16), span_id=draw.randbytes(8), name=f"span {at}", kind=at)
+            one.start_time_unix_nano, one.end_time_unix_nano, one.flags = at, at + 5, 0x101
+            for key in draw.sample(list(TYPED), 6):
+                one.attributes.add(key=key, value=draw.choice(VALUES))
+            one.attributes.add(key="own").value.kvlist_value.values.add(key="k").value.array_value.values.add()
+            one.status.code = Status.STATUS_CODE_ERROR
+            one.events.add(name="event", time_unix_nano=3)
+    return made
+
+
+def fuzzed() -> Iterator[bytes]:
+    """Yield mutated requests, mutated spans among good ones, and such as were large."""
+    mutator, good = Mutator(11, _good()), _good()
+    first, last = (one.SerializeToString() for one in good.resource_spans[0].scope_spans[0].spans[:2])
+    whole = good.SerializeToString()
+    for number in range(FUZZ_CASES):
+        yield mutator.mutated(whole) if number % 2 else mutator.span_among_good_ones(first, last)
+
+
+def test_mutated_requests_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third as if it were large, so that its spans are checked one by one."""
+    pending: list[tuple[bytes, list[Run], list[Run]]] = []
+    accepted = 0
+    for number, data in enumerate(fuzzed()):
+        monkeypatch.setattr(decoder, "SMALL", 0 if number % 3 == 0 else SMALL)
+        found, wanted = by_both(data)
+        accepted += sum(run.size for run in found)
+        pending.append((data, found, wanted))
+        if len(pending) == _AT_ONCE:
+            _compare_all(pending)
+            pending = []
+    _compare_all(pending)
+    assert accepted > FUZZ_CASES
+
+
+def _compare_all(pending: list[tuple[bytes, list[Run], list[Run]]]) -> None:
+    try:
+        compared([run for _, found, _ in pending for run in found], [run for *_, wanted in pending for run in wanted])
+    except Exception:
+        for data, found, wanted in pending:
+            try:
+                compared(found, wanted)
+            except Exception:  # noqa: PERF203
+                print(data.hex())  # noqa: T201 -- the case, for whoever mends it
+                raise
+        raise
+
+
+@pytest.mark.parametrize("spans", [True, False])
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=6),
+            st.binary(min_size=20, max_size=140).map(lambda one: delimited(2, one)),
+            st.sampled_from(
+                [b"\x12\x00", b"\x12\x9c\x80\x00" + b"x" * 28, b"\x92\x00\x1c" + b"x" * 28, b"\x12", b"\x12\x7f"]
+            ),
+            st.binary(max_size=9).map(lambda one: delimited(3, one)),
+        )
+    ),
+    st.integers(0, 4),
+)
+def test_any_message_is_taken_apart_the_same(spans: bool, pieces: list[bytes], most: int) -> None:
+    data = b"".join(pieces)
+    cut = 0 if spans else min(3, len(data))
+    assert decoder_twin.parts(data, cut, len(data), most) == parts_in_python(data, cut, len(data), most)
+
+
+def test_a_part_that_is_too_large_is_told_by_both() -> None:
+    for size in (LARGEST - 5, LARGEST - 4):
+        data = delimited(3, bytes(size))
+        found = decoder_twin.parts(data, 0, len(data), 1)
+        assert found == parts_in_python(data, 0, len(data), 1)
+        assert found.large is (len(data) > LARGEST)
+
+
+@pytest.mark.parametrize("most", [0, 2, 5, 8])
+def test_both_stop_after_as_many_bad_spans(most: int) -> None:
+    spans = [HEAD, HEAD + delimited(4, b"p"), HEAD[:18] + delimited(2, b"s") + delimited(5, b"no span id"), HEAD] * 3
+    body = b"".join(delimited(2, one) for one in spans)
+    held = parts_in_python(body, 0, len(body), 9).held
+    found, wanted = decoder_twin.walk(body, held, None, most), walk_in_python(body, held, None, most)
+    assert (found.size, found.refused) == (wanted.size, wanted.refused)
+    assert sum(found.refused.values()) == min(most + 1, 6)
+
+
+def test_much_is_written_into_several_logs_and_read_as_one() -> None:
+    """5 MiB in spans of all sizes, one of which alone is larger than a log."""
+    draw = random.Random(5)
+    spans = [
+        Span(attributes=[KeyValue(key="own", value=AnyValue(string_value="x" * draw.randrange(9000)))])
+        for _ in range(900)
+    ]
+    spans[450].attributes.add(key="http.route").value.string_value = "/" * 2_000_000
+    data = request_of(HEAD + one.SerializeToString() for one in spans)
+    assert len(data) > SMALL
+    found, wanted = by_both(data)
+    assert len(found[0].spans) > 9
+    compared(found, wanted)
+
+
+def test_the_numbers_that_stand_in_both_are_the_same() -> None:
+    """PLACES has the columns in their order, as `columns` returns them; each of the kinds that C knows."""
+    places = decoder_attributes.PLACES
+    assert [place for place, _ in places.values()] == list(range(len(TYPED)))
+    assert {tag for _, tag in places.values()} <= {0x0A, 0x10, 0x18, 0x21}
+
+
+# --- what is no request, and no log
+
+
+BAD_CALLS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
+    "parts of no bytes": ("parts", ("text", 0, 1, 1)),
+    "parts that end before they begin": ("parts", (b"abc", 2, 1, 1)),
+    "parts behind the data": ("parts", (b"abc", 0, 4, 1)),
+    "parts before the data": ("parts", (b"abc", -1, 3, 1)),
+    "parts without a limit": ("parts", (b"abc", 0, 3, None)),
+    "parts up to more than fits": ("parts", (b"abc", 0, 2**70, 1)),
+    "too few parts": ("parts", (b"abc", 0, 3)),
+    "walk over no bytes": ("walk", (None, b"", None, 1)),
+    "walk to no bytes": ("walk", (b"abc", [], None, 1)),
+    "walk to half a place": ("walk", (b"abc", bytes(15), None, 1)),
+    "walk behind the data": ("walk", (b"abc", struct.pack("@QQ", 0, 4), None, 1)),
+    "walk far behind the data": ("walk", (b"abc", struct.pack("@QQ", 2**64 - 1, 2**64 - 1), None, 1)),
+    "walk backwards": ("walk", (b"abc", struct.pack("@QQ", 2, 1), None, 1)),
+    "walk with a check that cannot be called": ("walk", (b"abc", struct.pack("@QQ", 0, 3), 7, 1)),
+    "walk with a check that raises": ("walk", (b"abc", struct.pack("@QQ", 0, 3), lambda *_: 1 // 0, 1)),
+    "walk with a check that gives what has no hash": ("walk", (b"abc", struct.pack("@QQ", 0, 3), lambda *_: [1], 1)),
+    "too little to walk": ("walk", (b"abc",)),
+    "walk to a span that is none": ("walk", (b"\xff" * 40, struct.pack("@QQ", 0, 40), None, 1)),
+    "columns of nothing": ("columns", (None,)),
+    "columns of no bytes": ("columns", ([b"", "text"],)),
+    "columns of half a span": ("columns", ([bytes(40)],)),
+    "columns of lies": ("columns", ([b"\xff" * 400],)),
+}
+
+
+@pytest.mark.parametrize("what", BAD_CALLS)
+def test_bad_calls_raise(twin: Any, what: str) -> None:
+    name, arguments = BAD_CALLS[what]
+    with pytest.raises(Exception, match=r".") as raised:
+        getattr(twin, name)(*arguments)
+    assert not isinstance(raised.value, SystemError)
+
+
+def test_a_log_that_was_changed_is_refused_or_read_within_its_bounds(twin: Any) -> None:
+    draw = random.Random(9)
+    (log_of_spans, *_), *_ = (run.spans for run in by_both(_good().SerializeToString())[0])
+    assert isinstance(log_of_spans, bytes)
+    refused = 0
+    for _ in range(5_000):
+        changed = bytearray(log_of_spans)
+        for _ in range(draw.choice((1, 2, 9))):
+            changed[draw.randrange(len(changed))] = draw.choice((0, 1, 255, draw.randrange(256)))
+        if draw.random() < 0.2:
+            del changed[draw.randrange(len(changed)) :]
+        try:
+            twin.columns([bytes(changed)])
+        except (ValueError, OverflowError):
+            refused += 1
+    assert 500 < refused < 5_000
+
+
+@pytest.mark.parametrize("name", ["parts", "walk"])
+def test_where_the_twin_fails_the_reference_goes_on_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, twin: Any, name: str
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(log, "once", lambda key, text: said.append(f"{key}: {text}"))
+
+    class Broken:
+        parts, walk, columns = twin.parts, twin.walk, twin.columns
+
+    monkeypatch.setattr(Broken, name, staticmethod(lambda *_: 1 // 0))
+    data = _good().SerializeToString()
+    wanted = table(decode(data).runs)
+    monkeypatch.setattr(decoder_twin, "_in_c", Broken)
+    assert table(decode(data).runs).equals(wanted)
+    assert all("_decoder failed (ZeroDivisionError" in one and "report it" in one for one in said)
+    assert said
+
+
+def test_lists_and_logs_make_one_table() -> None:
+    """As they do when the twin fails in the middle of a day."""
+    data = _good().SerializeToString()
+    found, wanted = by_both(data)
+    mixed = [one if at % 2 else other for at, (one, other) in enumerate(zip(found, wanted, strict=True))]
+    assert plain(table(mixed)) == plain(table(found))
+
+
+def test_the_reference_raises_what_is_not_the_twins_fault() -> None:
+    """A span that is none, which `decode` never hands over without a check."""
+    junk = b"\xff" * 40
+    with pytest.raises(Exception, match=r".") as raised:
+        decoder_twin.walk(junk, struct.pack("@QQ", 0, 40), None, 1)
+    with pytest.raises(raised.type):
+        walk_in_python(junk, struct.pack("@QQ", 0, 40), None, 1)
+
+
+def test_results_are_named() -> None:
+    assert isinstance(decoder_twin.parts(b"", 0, 0, 0), Parts)
+    assert isinstance(decoder_twin.walk(b"", b"", None, 0), Walked)
+
+
+LEAKS = """
+import resource, sys
+import test_decoder_twin as t
+
+good = t._good().SerializeToString()
+odd = t.request_of(t.HEAD + one + two for one in t.FIELDS for two in t.FIELDS[:12])
+bad = [(getattr(t.decoder_twin._in_c, name), arguments) for name, arguments in t.BAD_CALLS.values()]
+why = "because"
+watched = [good, odd, why, *t.decoder_attributes.PLACES, t.LATEST_NS, t.walk_in_python]
+
+def calls(number):
+    for turn in range(number):
+        t.table(t.decode(good).runs)
+        if turn % 50 == 0:
+            t.decode(odd)
+            t.decoder_twin.walk(good, t.struct.pack("@QQQQ", 0, 9, 0, 9), lambda *_: why, 5)
+        twin, arguments = bad[turn % len(bad)]
+        try:
+            twin(*arguments)
+        except Exception:
+            pass
+
+def rss():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+calls(1_000)
+before, references = rss(), [sys.getrefcount(one) for one in watched]
+calls(5_000)
+after, now = rss(), [sys.getrefcount(one) for one in watched]
+# A leak is of a hundred and more; the whole process has its hands on small numbers.
+print(after - before, sum(abs(a - b) > 20 for a, b in zip(references, now)))
+"""
+
+
+def test_nothing_leaks() -> None:
+    """5,000 good requests, 50,000 odd spans, 5,000 bad calls: no memory, no reference."""
+    path = [Path(decoder.__file__).parents[2], Path(__file__).parents[1], Path(__file__).parent]
+    done = subprocess.run(
+        [sys.executable, "-c", LEAKS],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    grown, differing = map(int, done.stdout.split())
+    assert differing == 0
+    assert grown < 2_000  # KiB (bytes on macOS); a leak of a request, its logs or its columns would be 5,000 or more

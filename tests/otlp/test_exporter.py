@@ -1,0 +1,499 @@
+"""What a receiver answers is understood as the OTLP specification has it, over the official exporters."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from grpc import StatusCode
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SpanExportResult
+
+from otlp.receiver import PROTOBUF, Receiver, Reply, partial_success, run_receiver
+from stagetrace.instrumentation import otlp_exporter
+from stagetrace.otlp import build
+from stagetrace.otlp.answer import Answer
+from stagetrace.otlp.encoder import encode_span, resource_spans
+from stagetrace.otlp.exporter import CountingExporter
+from stagetrace.otlp.watch import watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from stagetrace.otlp.processor import EncodingSpanProcessor
+
+PROTOCOLS = ["grpc", "http"]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with run_receiver() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo at the end of a test what watching does to the exporters' modules."""
+    import opentelemetry.exporter.otlp.proto.grpc.trace_exporter as grpc_module
+    import opentelemetry.exporter.otlp.proto.http.trace_exporter as http_module
+
+    for module in (grpc_module, http_module):
+        monkeypatch.setattr(module, "encode_spans", module.encode_spans)
+    monkeypatch.setattr(build, "_processors", type(build._processors)())
+
+
+def request(*span_names: str) -> bytes:
+    provider = TracerProvider(shutdown_on_exit=False)
+    spans = [provider.get_tracer("t").start_span(name) for name in span_names]
+    for span in spans:
+        span.end()
+    encoded = [encode_span(span) for span in spans]  # type: ignore[arg-type]
+    return resource_spans(provider.resource, {spans[0].instrumentation_scope: encoded})  # type: ignore[attr-defined]
+
+
+def official(protocol: str, endpoint: str | Receiver, timeout: float = 5) -> SpanExporter:
+    if protocol == "grpc":
+        return GrpcExporter(endpoint=endpoint.grpc if isinstance(endpoint, Receiver) else endpoint, timeout=timeout)
+    url = endpoint.http if isinstance(endpoint, Receiver) else endpoint
+    return HttpExporter(endpoint=f"{url}/v1/traces", timeout=timeout)
+
+
+def watched(protocol: str, endpoint: str | Receiver, timeout: float = 5) -> CountingExporter:
+    exporter = CountingExporter(official(protocol, endpoint, timeout), "there")
+    exporter.watch()
+    assert exporter._watch is not None
+    return exporter
+
+
+def sent(protocol: str, receiver: Receiver, reply: Reply) -> Answer:
+    """Send two spans, which get that reply and no other; the exporter must ask once."""
+    receiver.script.append(reply)
+    receiver.always = Reply(code=StatusCode.INTERNAL, status=500, details="asked again", takes=False)
+    exporter = watched(protocol, receiver)
+    answer = exporter.send(request("a", "b"), 2)
+    exporter.shutdown()
+    assert receiver.asked == 1
+    return answer
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_official_exporters_can_be_watched(protocol: str) -> None:
+    """Fails where a new release of theirs is built another way; what happens then is tested below."""
+    exporter = official(protocol, "http://127.0.0.1:1")
+    assert watch(exporter) is not None
+    exporter.shutdown()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_bytes_arrive_as_they_are(protocol: str, receiver: Receiver) -> None:
+    data = request("a", "b")
+    exporter = watched(protocol, receiver)
+    assert exporter.send(data, 2) == Answer(delivered=True)
+    assert receiver.requests == [data]
+    exporter.shutdown()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_spans_of_others_still_go_through_a_watched_exporter(protocol: str, receiver: Receiver) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    span: Any = provider.get_tracer("t").start_span("theirs")
+    span.end()
+    exporter = watched(protocol, receiver)
+    assert exporter.export([span]) is SpanExportResult.SUCCESS
+    assert receiver.names() == ["theirs"]
+    exporter.shutdown()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_compression_stays_the_exporters(protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    data = request(*("the same name again" for _ in range(100)))
+    exporter = watched(protocol, receiver)
+    assert exporter.send(data, 100).delivered
+    if protocol == "http":
+        assert receiver.headers[0]["content-encoding"] == "gzip"
+        assert len(receiver.requests[0]) < len(data) / 2
+    else:
+        assert receiver.requests == [data]
+    exporter.shutdown()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_partial_success_is_seen(protocol: str, receiver: Receiver) -> None:
+    reply = Reply(body=partial_success(1, "one has no name"))
+    assert sent(protocol, receiver, reply) == Answer(delivered=True, rejected=1, reason="one has no name")
+
+
+def test_partial_success_in_json_is_seen(receiver: Receiver) -> None:
+    body = b'{"partialSuccess": {"rejectedSpans": "1", "errorMessage": "one has no name"}}'
+    reply = Reply(body=body, headers={"content-type": "application/json; charset=utf-8"})
+    assert sent("http", receiver, reply) == Answer(delivered=True, rejected=1, reason="one has no name")
+
+
+RETRYABLE = {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}
+_NOT_SENT = ("OK",)
+
+
+@pytest.mark.parametrize(
+    "code", [code for code in StatusCode if code.name not in _NOT_SENT], ids=lambda code: code.name
+)
+def test_grpc_codes_are_retried_as_the_specification_says(code: StatusCode, receiver: Receiver) -> None:
+    answer = sent("grpc", receiver, Reply(code=code, details="not now", takes=False))
+    misdirected = code.name in ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED")
+    again = code.name in RETRYABLE
+    assert answer == Answer(delivered=False, again=again, misdirected=misdirected, reason=f"{code.name}: not now")
+
+
+def retry_info(seconds: float, form: str) -> tuple[tuple[str, bytes], ...]:
+    info = RetryInfo()
+    info.retry_delay.seconds, info.retry_delay.nanos = int(seconds), int(seconds % 1 * 1e9)
+    if form == "alone":
+        return (("google.rpc.retryinfo-bin", info.SerializeToString()),)
+    detail = Packed()
+    detail.Pack(info)
+    status = Status(code=StatusCode.RESOURCE_EXHAUSTED.value[0], message="full", details=[detail])
+    return (("grpc-status-details-bin", status.SerializeToString()),)
+
+
+@pytest.mark.parametrize("form", ["details", "alone"])
+@pytest.mark.parametrize("code", [StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE])
+def test_retry_info_says_when(code: StatusCode, form: str, receiver: Receiver) -> None:
+    """In the details of the status, as gRPC has it, and as a trailer of its own, as the official exporter wants it."""
+    answer = sent("grpc", receiver, Reply(code=code, trailers=retry_info(2.5, form), takes=False))
+    assert (answer.again, answer.wait_s) == (True, 2.5)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 500, 501, 301, 302, 307])
+def test_http_statuses_that_are_final(status: int, receiver: Receiver) -> None:
+    answer = sent("http", receiver, Reply(status=status, takes=False))
+    assert (answer.delivered, answer.again, answer.misdirected) == (False, False, status in (401, 403, 404))
+    assert answer.reason.startswith(f"HTTP {status}")
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize(
+    ("retry_after", "wait_s"), [(None, 0), ("7", 7), ("soon", 0), ("-3", 0), ("inf", 0), ("9e9", 600)]
+)
+def test_http_statuses_that_are_retried(
+    status: int, retry_after: str | None, wait_s: float, receiver: Receiver
+) -> None:
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    answer = sent("http", receiver, Reply(status=status, headers=headers, takes=False))
+    assert (answer.delivered, answer.again, answer.wait_s) == (False, True, wait_s)
+
+
+def test_a_date_in_retry_after(receiver: Receiver) -> None:
+    headers = {"Retry-After": formatdate(time.time() + 300, usegmt=True)}
+    assert 200 < sent("http", receiver, Reply(status=503, headers=headers, takes=False)).wait_s <= 300
+
+
+@pytest.mark.parametrize(
+    ("reply", "delivered"),
+    [
+        (Reply(headers={"content-type": "text/html"}, body=b"<h1>Welcome to nginx!</h1>"), False),
+        (Reply(headers={}, body=b""), True),
+        (Reply(headers={"content-type": "text/plain"}, body=b"ok"), True),
+        (Reply(headers={"content-type": "application/json"}, body=b"[nonsense"), True),
+        (Reply(headers=PROTOBUF, body=b"\xff\xff\xff"), True),
+        (Reply(status=202), True),
+    ],
+)
+def test_http_nonsense_with_a_good_status(reply: Reply, delivered: bool, receiver: Receiver) -> None:
+    """A status of success is believed, but not that of a page: a proxy or a captive portal took nothing."""
+    answer = sent("http", receiver, reply)
+    assert (answer.delivered, answer.again) == (delivered, False)
+
+
+def test_grpc_nonsense_with_a_good_status(receiver: Receiver) -> None:
+    answer = sent("grpc", receiver, Reply(body=b"\xff\xff\xff"))
+    assert answer == Answer(delivered=False, reason="it answered OK with something that is no OTLP")
+
+
+def test_a_reset_connection_is_tried_again_at_once_and_then_later(receiver: Receiver) -> None:
+    """Once at once, as it may have been an idle connection that the receiver had closed."""
+    exporter = watched("http", receiver)
+    receiver.script.extend([Reply(reset=True, takes=False)])
+    assert exporter.send(request("a"), 1).delivered
+    receiver.script.extend([Reply(reset=True, takes=False)] * 2)
+    answer = exporter.send(request("a"), 1)
+    assert (answer.delivered, answer.again) == (False, True)
+    assert "ConnectionError" in answer.reason
+    exporter.shutdown()
+
+
+@contextmanager
+def _server(answer: bytes) -> Iterator[str]:
+    """Accept connections and say `answer`, or nothing at all."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connections: list[socket.socket] = []
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    connections.append(connection)
+                    if answer:
+                        connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        for connection in connections:
+            connection.close()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("answer", [b"220 mail.example ESMTP\r\n" * 10, b""], ids=["rubbish", "black hole"])
+def test_what_is_no_receiver_at_all_has_taken_nothing(protocol: str, answer: bytes) -> None:
+    with _server(answer) as endpoint:
+        exporter = watched(protocol, endpoint, timeout=0.5)
+        result = exporter.send(request("a"), 1)
+        exporter.shutdown()
+    assert (result.delivered, result.again) == (False, True)
+    assert result.reason
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_nobody_there(protocol: str) -> None:
+    exporter = watched(protocol, "http://127.0.0.1:1", timeout=2)
+    answer = exporter.send(request("a"), 1)
+    exporter.shutdown()
+    assert (answer.delivered, answer.again) == (False, True)
+    after_the_end = exporter.send(request("a"), 1)
+    assert (after_the_end.delivered, after_the_end.again) == (False, True)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_receiver_that_comes_back_is_reached(protocol: str, receiver: Receiver) -> None:
+    exporter = watched(protocol, receiver, timeout=2)
+    assert exporter.send(request("a"), 1).delivered
+    receiver.stop()
+    assert exporter.send(request("b"), 1).again
+    assert exporter.send(request("b"), 1).again
+    receiver.start()
+    deadline = time.monotonic() + 10
+    while not exporter.send(request("b"), 1).delivered:
+        assert time.monotonic() < deadline
+    assert receiver.names() == ["a", "b"]
+    exporter.shutdown()
+
+
+# A release that is built another way.
+
+
+@pytest.mark.parametrize(
+    ("protocol", "part"), [("grpc", "_stub"), ("grpc", "_retryable_error_codes"), ("http", "_client._transport")]
+)
+def test_an_exporter_that_is_built_another_way_is_left_as_it_is(protocol: str, part: str, receiver: Receiver) -> None:
+    exporter: Any = official(protocol, receiver, timeout=1)
+    owner, _, name = part.rpartition(".")
+    holder = getattr(exporter, owner) if owner else exporter
+    kept = getattr(holder, name)
+    delattr(holder, name)
+    before = dict(vars(exporter))
+    counting = CountingExporter(exporter, "there")
+    counting.watch()
+    assert counting._watch is None
+    assert vars(exporter) == before
+    setattr(holder, name, kept)
+    exporter.shutdown()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_unwatched_its_own_retries_and_its_log_tell(protocol: str, receiver: Receiver) -> None:
+    exporter = CountingExporter(official(protocol, receiver, timeout=0.7), "there")
+    otlp_exporter.hook(sys.modules[type(exporter._exporter).__module__])
+    assert exporter.send(request("a"), 1) == Answer(delivered=True)
+    receiver.always = Reply(code=StatusCode.UNAVAILABLE, status=503, takes=False)
+    answer = exporter.send(request("a"), 1)
+    assert (answer.delivered, answer.again) == (False, True)
+    receiver.always = Reply(code=StatusCode.INVALID_ARGUMENT, status=400, takes=False)
+    answer = exporter.send(request("a"), 1)
+    assert (answer.delivered, answer.again) == (False, False)
+    exporter.shutdown()
+
+
+# Through the processor, as the environment says.
+
+
+@pytest.fixture
+def delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+
+
+def processor_to(protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> EncodingSpanProcessor:
+    endpoint = receiver.grpc if protocol == "grpc" else receiver.http
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    return build.otlp_processor(GrpcExporter if protocol == "grpc" else HttpExporter, f"otlp {endpoint}")
+
+
+def record(made: EncodingSpanProcessor, *span_names: str) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(made)
+    for name in span_names:
+        provider.get_tracer("t").start_span(name).end()
+
+
+@pytest.mark.usefixtures("delays")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_is_refused_for_a_while_arrives_once(
+    protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    refusal = Reply(
+        code=StatusCode.RESOURCE_EXHAUSTED,
+        trailers=retry_info(0.1, "details"),
+        status=429,
+        headers={"Retry-After": "0.1"},
+        takes=False,
+    )
+    receiver.script.extend([refusal] * 2)
+    made = processor_to(protocol, receiver, monkeypatch)
+    record(made, *map(str, range(100)))
+    receiver.wait_for(lambda r: len(r.spans()) >= 100)
+    record(made, "after")
+    made.shutdown()
+    assert sorted(receiver.names()) == sorted([*map(str, range(100)), "after"])
+    counts = made.counts()
+    assert {outcome: spans for outcome, spans in counts.items() if spans} == {"received": 101, "delivered": 101}
+    said = capfd.readouterr().err
+    assert said.count("cannot deliver spans to") == 1
+    assert said.count("delivering to") == 1
+
+
+@pytest.mark.usefixtures("delays")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_partial_success_is_counted_said_and_not_sent_again(
+    protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    receiver.always = Reply(body=partial_success(1, "one has no name"))
+    made = processor_to(protocol, receiver, monkeypatch)
+    record(made, "a", "b", "c")
+    made.shutdown()
+    counts = made.counts()
+    assert counts["rejected"] == receiver.asked
+    assert counts["delivered"] + counts["rejected"] == 3
+    assert sorted(receiver.names()) == ["a", "b", "c"]
+    assert capfd.readouterr().err.count("rejected spans of an otherwise good batch (one has no name)") == 1
+
+
+@pytest.mark.usefixtures("delays")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_is_refused_for_good_is_counted_and_does_not_hold_up_the_rest(
+    protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.script.append(Reply(code=StatusCode.INVALID_ARGUMENT, status=400, takes=False))
+    made = processor_to(protocol, receiver, monkeypatch)
+    record(made, "bad")
+    assert made.force_flush()
+    record(made, "good")
+    made.shutdown()
+    assert receiver.names() == ["good"]
+    assert {k: v for k, v in made.counts().items() if v} == {"received": 2, "refused": 1, "delivered": 1}
+
+
+@pytest.mark.usefixtures("delays")
+def test_the_counts_are_a_metric(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = InMemoryMetricReader()
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    build.offer_counts(meters.get_meter("stagetrace"))
+    receiver.script.append(Reply(code=StatusCode.INVALID_ARGUMENT, takes=False))
+    made = processor_to("grpc", receiver, monkeypatch)
+    record(made, "bad")
+    made.force_flush()
+    record(made, "good", "too")
+    made.force_flush()
+    data = reader.get_metrics_data()
+    assert data is not None
+    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+    points: Any = metric.data.data_points
+    assert metric.name == "stagetrace.spans"
+    assert {point.attributes["outcome"]: point.value for point in points if point.value} == {
+        "delivered": 2,
+        "refused": 1,
+    }
+    made.shutdown()
+    meters.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an authority, a server's and a client's certificate of it, and another authority."""
+    folder = tmp_path_factory.mktemp("pki")
+
+    def openssl(command: str) -> None:
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+
+    for authority in ("ca", "other"):
+        openssl(
+            f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={authority} "
+            f"-keyout {authority}.key -out {authority}.pem"
+        )
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+    for name in ("server", "client"):
+        openssl(
+            f"req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} "
+            f"-keyout {name}.key -out {name}.csr"
+        )
+        openssl(
+            f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out {name}.pem"
+        )
+    return folder
+
+
+@pytest.mark.usefixtures("delays")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_tls_client_certificates_and_headers_are_as_the_variables_say(
+    protocol: str, pki: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run_receiver(tls=pki) as receiver:
+        endpoint = (receiver.grpc if protocol == "grpc" else receiver.http).replace("http:", "https:")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pki / "other.pem"))  # what the service itself trusts elsewhere
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t,x-tenant=a")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(pki / "ca.pem"))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(pki / "client.key"))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(pki / "client.pem"))
+        make: Any = GrpcExporter if protocol == "grpc" else HttpExporter
+        made = build.otlp_processor(make, endpoint)
+        record(made, "in private")
+        made.shutdown()
+        assert receiver.names() == ["in private"]
+        assert receiver.headers[0]["authorization"] == "Bearer t"
+        assert receiver.headers[0]["x-tenant"] == "a"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("wrong", ["no certificate", "another authority"])
+def test_tls_that_does_not_come_about_delivers_nothing(
+    protocol: str, wrong: str, pki: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin of the test before: it can be retried, since it is the set-up that is wrong and not the batch."""
+    monkeypatch.setenv(
+        "OTEL_EXPORTER_OTLP_CERTIFICATE", str(pki / ("ca.pem" if wrong == "no certificate" else "other.pem"))
+    )
+    if wrong != "no certificate":
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(pki / "client.key"))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(pki / "client.pem"))
+    with run_receiver(tls=pki) as receiver:
+        endpoint = (receiver.grpc if protocol == "grpc" else receiver.http).replace("http:", "https:")
+        exporter = watched(protocol, endpoint, timeout=2)
+        answer = exporter.send(request("a"), 1)
+        exporter.shutdown()
+        assert (answer.delivered, answer.again) == (False, True)
+        assert receiver.asked == 0

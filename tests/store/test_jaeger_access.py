@@ -1,0 +1,179 @@
+"""Token and TLS of `jaeger://` and `jaegers://`: against our own back end and the real Jaeger, as a person asks."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+import backends
+from backend.running import Up, request, run_up
+from backends import run_jaeger
+from cli.test_commands import cli
+from conftest import need
+from stagetrace.errors import StoreError
+from stagetrace.store import open_store
+from stagetrace.store.jaeger_access import Access, parse
+from store.feed import entry, export, recent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+VARIABLE = "STAGETRACE_STORE_TOKEN"
+TOKEN = "s3cret/+=~"  # noqa: S105 -- made for these tests
+OTHER = "wrong-0ne"
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an authority, what it signed for a server at 127.0.0.1 and for a client, and another authority."""
+    folder = tmp_path_factory.mktemp("pki with + and space")
+
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+    new = "req -newkey rsa:2048 -nodes -days 2 -subj /CN={0} -keyout {0}.key"
+    commands = [f"{new} -x509 -out {{0}}.pem".format(name) for name in ("ca", "other")]
+    for name in ("server", "client"):
+        commands.append(f"{new} -out {{0}}.csr".format(name))
+        commands.append(f"x509 -req -CA ca.pem -CAkey ca.key -days 2 -extfile names -in {name}.csr -out {name}.pem")
+    commands.append("rsa -aes128 -passout pass:x -in client.key -out locked.key")
+    for command in commands:
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sealed(pki: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Run our back end with a token and TLS, holding spans of the service `sealed`."""
+    flags = (f"--token={TOKEN}", f"--tls-cert={pki / 'server.pem'}", f"--tls-key={pki / 'server.key'}")
+    with run_up(tmp_path_factory.mktemp("sealed"), *flags) as running:
+        headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/x-protobuf"}
+        with httpx.Client(verify=ssl.create_default_context(cafile=pki / "ca.pem")) as client:
+            sent = request("within", service="sealed").SerializeToString()
+            client.post(running.traces, content=sent, headers=headers).raise_for_status()
+        yield running
+
+
+def refused(store: str, **changes: str) -> str:
+    """Return what a command says that gets no answer; nothing but our own lines is on stderr."""
+    done = cli("services", "--store", store, **changes)
+    assert (done.returncode, done.stdout) == (2, "")
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"stagetrace: {store.partition('?')[0]}: ")
+    return f"{first}\n{second}"
+
+
+def test_our_back_end_is_read_with_token_and_tls(sealed: Up, pki: Path) -> None:
+    """Its own ready line names the store; only the authority's file is added."""
+    assert sealed.ready["store"] == f"jaegers://127.0.0.1:{sealed.ready['query_grpc_port']}"
+    store = f"{sealed.ready['store']}?ca={pki / 'ca.pem'}"
+    done = cli("services", "--store", store, STAGETRACE_STORE_TOKEN=TOKEN)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "sealed\n", "")
+    done = cli("breaches", STAGETRACE_STORE=store, STAGETRACE_STORE_TOKEN=TOKEN)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("No breaches in sealed since ")
+
+
+def test_a_token_goes_along_without_tls_too(tmp_path: Path) -> None:
+    with run_up(tmp_path, f"--token={TOKEN}") as up:
+        assert cli("services", "--store", up.ready["store"], STAGETRACE_STORE_TOKEN=TOKEN).returncode == 0
+        text = refused(up.ready["store"])
+        assert "it refuses us without a token (a token is needed" in text
+        assert text.endswith("\nset STAGETRACE_STORE_TOKEN to the token that this server was started with")
+        assert "it refuses the token in STAGETRACE_STORE_TOKEN" in refused(up.ready["store"], **{VARIABLE: OTHER})
+
+
+def test_the_token_is_shown_nowhere(sealed: Up, pki: Path) -> None:
+    store = f"{sealed.ready['store']}?ca={pki / 'ca.pem'}"
+    assert OTHER not in refused(store, **{VARIABLE: OTHER})
+    assert OTHER not in repr(Access(token=OTHER))
+
+
+def test_what_goes_wrong_with_tls_is_told_apart(sealed: Up, pki: Path, tmp_path: Path) -> None:
+    address = sealed.target("query_grpc_port")
+    plain = refused(f"jaeger://{address}")
+    assert "a server with TLS does so: jaegers://HOST:PORT" in plain
+    unknown = refused(f"jaegers://{address}")
+    assert "its certificate is not trusted (unable to get local issuer certificate)" in unknown
+    assert "jaegers://HOST:PORT?ca=FILE" in unknown
+    wrong = refused(f"jaegers://{address}?ca={pki / 'other.pem'}")
+    assert "its certificate is not trusted" in wrong
+    assert "check that the file named by ca= is of the authority that signed it" in wrong
+    host = refused(f"jaegers://localhost:{sealed.ready['query_grpc_port']}?ca={pki / 'ca.pem'}")
+    assert "its certificate is of another host than this" in host
+    with run_up(tmp_path) as up:
+        assert "not with TLS\nask without TLS: jaeger://HOST:PORT" in refused(
+            f"jaegers://{up.target('query_grpc_port')}?ca={pki / 'ca.pem'}"
+        )
+
+
+def test_the_real_jaeger_asks_for_our_certificate(pki: Path, tmp_path: Path) -> None:
+    """TLS on its query port with `client_ca_file`: nobody is answered without a certificate of that authority."""
+    need("jaeger")
+    over = tmp_path / "tls.yaml"
+    files = f"cert_file: '{pki}/server.pem', key_file: '{pki}/server.key', client_ca_file: '{pki}/ca.pem'"
+    over.write_text(f"extensions: {{jaeger_query: {{grpc: {{tls: {{{files}}}}}}}}}\n")
+    original = backends._run
+
+    def run(name: str, configs: list[str], *rest: Any) -> Any:
+        return original(name, [*configs, str(over)], *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "_run", run)
+        with run_jaeger(tmp_path) as jaeger:
+            export(jaeger.otlp_grpc, [entry("mutual", recent())])
+            store = f"jaegers://{jaeger.query_grpc}?ca={pki / 'ca.pem'}"
+            deadline = time.monotonic() + 30
+            while "mutual" not in (said := _services(f"{store}&cert={pki / 'client.pem'}&key={pki / 'client.key'}")):
+                assert time.monotonic() < deadline, said  # Jaeger stores in batches
+            assert "a server that asks for a client's certificate does so: add cert=FILE&key=FILE" in refused(store)
+
+
+def _services(store: str) -> list[str]:
+    done = cli("services", "--store", store)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("query", "wrong"),
+    [
+        ("token=x", "'token=x' is none of ca=FILE, cert=FILE, key=FILE"),
+        ("ca", "'ca' is none of ca=FILE, cert=FILE, key=FILE"),
+        ("cert=c.pem", "a client's certificate needs both files, cert=FILE and key=FILE"),
+    ],
+)
+def test_a_bad_query_says_what_belongs_there(query: str, wrong: str) -> None:
+    with pytest.raises(StoreError) as caught:
+        open_store(f"jaegers://box?{query}")
+    assert str(caught.value).splitlines()[0] == f"cannot open store 'jaegers://box?{query}': {wrong}"
+
+
+def test_a_bad_file_is_named(pki: Path, tmp_path: Path) -> None:
+    nothing = tmp_path / "empty.pem"
+    nothing.touch()
+    pair = f"cert={pki / 'client.pem'}&key={pki / 'server.key'}"
+    locked = f"cert={pki / 'client.pem'}&key={pki / 'locked.key'}"
+    for query, named in (
+        (f"ca={nothing}", f"cannot use ca={nothing}: "),
+        ("ca=/no/such/file", "cannot use ca=/no/such/file: "),
+        (pair, f"cannot use cert={pki / 'client.pem'} with key={pki / 'server.key'}: "),
+        (locked, f"cannot use cert={pki / 'client.pem'} with key={pki / 'locked.key'}: "),
+    ):
+        with pytest.raises(StoreError) as caught:
+            open_store(f"jaegers://box?{query}")
+        first, second = str(caught.value).splitlines()
+        assert first.startswith(named)
+        assert second.startswith("these must be readable PEM files")
+
+
+def test_a_token_that_no_header_can_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGETRACE_STORE_TOKEN", "two words")
+    with pytest.raises(StoreError, match="STAGETRACE_STORE_TOKEN has characters that a header cannot carry"):
+        open_store("jaeger://box")
+    monkeypatch.setenv("STAGETRACE_STORE_TOKEN", "")
+    assert parse("jaeger://box") == ("box", 16685, Access())
