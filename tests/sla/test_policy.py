@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagetrace import Policy, PolicyError
-from stagetrace.sla.policy import Objective
-from stagetrace.sla.verdict import judge
+from stagetrace import PolicyError
+from stagetrace.sla.policy import EXCLUDING, GRAMMAR, NEVER_NS, WEBSOCKET, Objective, Policy
+from stagetrace.sla.verdict import Streamed, Verdict, decide, judge, peer_of
 
 MS = 1_000_000
 
@@ -48,6 +48,11 @@ def test_durations(text: str, within_ns: int) -> None:
         ("*", None, "pkg.Service/Method", True),
         ("pkg.Service/*", None, "pkg.Service/Method", True),
         ("/*/predict", "GET", "/v1/models/x/predict", True),
+        ("*", WEBSOCKET, "/chat", False),
+        ("/c*", WEBSOCKET, "/chat", False),
+        ("/chat", WEBSOCKET, "/chat", True),
+        ("websocket *", WEBSOCKET, "/chat", True),
+        ("WEBSOCKET /chat", "GET", "/chat", False),
     ],
 )
 def test_what_a_rule_matches(rule: str, method: str | None, route: str, *, matches: bool) -> None:
@@ -72,7 +77,7 @@ def test_the_first_rule_that_matches_judges() -> None:
         ("POST /predict within", "nothing follows `within`"),
         ("POST /predict within 50", "'50' has no unit (us, ms, s, m)"),
         ("POST /predict within fast", "'fast' is not a number with a unit"),
-        ("POST /predict within 50 ms", "'ms' is not one of within, for, over"),
+        ("POST /predict within 50 ms", "'ms' is not one of within, first_chunk, per_chunk, disconnect, for, over"),
         ("POST /predict within 0ms", "more than zero"),
         ("POST /predict within -5ms", "not a number with a unit"),
         ("within 5ms", "stand one route"),
@@ -83,6 +88,11 @@ def test_the_first_rule_that_matches_judges() -> None:
         ("* within 5ms within 6ms", "`within` stands twice"),
         ("* within 5ms over 28", "'28' has no unit"),
         ("* within 5ms over 0d", "window must be more than zero"),
+        ("* within 5s first_chunk 0ms", "more than zero"),
+        ("* within 5s per_chunk 10", "'10' has no unit"),
+        ("* within 5s disconnect good", "after `disconnect` stands excluded or breach, not 'good'"),
+        ("excluded", "stand"),
+        ("GET /health excluded for 99%", "the word `within` is missing"),
     ],
 )
 def test_a_broken_policy_is_told_what_is_wrong_and_how_to_write_it(text: str, problem: str) -> None:
@@ -90,7 +100,8 @@ def test_a_broken_policy_is_told_what_is_wrong_and_how_to_write_it(text: str, pr
         Policy.parse(text)
     lines = str(caught.value).splitlines()
     assert problem in lines[0]
-    assert "[METHOD] ROUTE within DURATION [for PERCENT] [over WINDOW]" in lines[-1]
+    assert GRAMMAR in lines[-1]
+    assert EXCLUDING in lines[-1]
     assert len(lines) <= 3
 
 
@@ -102,10 +113,25 @@ def test_any_text_is_a_policy_or_a_policy_error(text: str) -> None:
         return
 
 
+def one(rule: str) -> Objective:
+    return Policy.parse(rule).objectives[0]
+
+
+def verdict_on(
+    rule: str,
+    duration_ns: int,
+    stages: dict[str, int],
+    streamed: Streamed | None = None,
+    *,
+    disconnected: bool = False,
+) -> Verdict:
+    objective = one(rule)
+    return judge(objective, *decide(objective, duration_ns, streamed, disconnected=disconnected), stages)
+
+
 @given(st.integers(1, 10**12), st.integers(0, 10**12))
 def test_the_verdict_is_the_comparison_and_nothing_else(within_us: int, duration_ns: int) -> None:
-    verdict = judge(Policy.parse(f"* within {within_us}us"), "GET", "/", duration_ns, {"inference": duration_ns})
-    assert verdict is not None
+    verdict = verdict_on(f"* within {within_us}us", duration_ns, {"inference": duration_ns})
     assert verdict.breached is (duration_ns > within_us * 1000)
     assert (verdict.stage == "inference") is verdict.breached
 
@@ -115,15 +141,13 @@ def test_the_verdict_is_the_comparison_and_nothing_else(within_us: int, duration
     [(100.000001, "minor"), (124.9, "minor"), (125, "major"), (199.9, "major"), (200, "critical")],
 )
 def test_severity_is_a_class_of_the_overrun(duration_ms: float, severity: str) -> None:
-    verdict = judge(Policy.parse("* within 100ms"), None, "", round(duration_ms * MS), {})
-    assert verdict is not None
+    verdict = verdict_on("* within 100ms", round(duration_ms * MS), {})
     assert verdict.attributes()["sla.severity"] == severity
 
 
 def test_what_a_breach_carries() -> None:
     stages = {"preprocess": 70 * MS, "inference": 40 * MS, "queue": 70 * MS}
-    verdict = judge(Policy.parse("POST /predict within 50ms"), "POST", "/predict", 180 * MS, stages)
-    assert verdict is not None
+    verdict = verdict_on("POST /predict within 50ms", 180 * MS, stages)
     assert verdict.attributes() == {
         "sla.breached": True,
         "sla.verdict": "breach",
@@ -137,14 +161,113 @@ def test_what_a_breach_carries() -> None:
     }
 
 
+def test_a_breach_whose_stage_waited_for_one_peer_names_it() -> None:
+    stages = {"handler": 70 * MS, "network.send": 10 * MS}
+    visits = [("handler", 0, 40 * MS), ("network.send", 40 * MS, 50 * MS), ("handler", 50 * MS, 80 * MS)]
+    calls = [("a:1", 10 * MS, 30 * MS), ("b:2", 0, 5 * MS), ("a:1", 20 * MS, 60 * MS)]
+    objective = one("* within 50ms")
+    found = judge(objective, *decide(objective, 80 * MS), stages, visits, calls).attributes()
+    assert found["sla.breach.peer"] == "a:1"
+    assert found["sla.breach.cause"] == "downstream"
+    assert found["sla.breach.evidence"] == (
+        "handler took 70.0 of 80.0 ms, 50 ms were promised; 40.0 ms of it were waiting for a:1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("visits", "calls", "expected"),
+    [
+        ([(0, 100)], [("a", 0, 50)], ("a", 50)),
+        ([(0, 100)], [("a", 0, 49)], (None, 0)),
+        ([(0, 100)], [("a", -50, 20), ("a", 80, 200)], (None, 0)),  # only what lies within counts
+        ([(0, 100)], [("a", -50, 30), ("a", 80, 200)], ("a", 50)),
+        ([(0, 100)], [("a", 0, 40), ("a", 10, 40), ("a", 20, 45)], (None, 0)),  # at the same time: once
+        ([(0, 50), (100, 150)], [("a", 20, 120)], ("a", 50)),
+        ([(0, 100)], [("a", 0, 60), ("b", 0, 90)], ("b", 90)),
+        ([(0, 100)], [], (None, 0)),
+        ([], [("a", 0, 1)], (None, 0)),
+        ([(5, 5)], [("a", 0, 10)], (None, 0)),
+    ],
+)
+def test_a_peer_is_to_blame_from_half_of_the_time_on(
+    visits: list[tuple[int, int]], calls: list[tuple[str, int, int]], expected: tuple[str | None, int]
+) -> None:
+    assert peer_of(visits, calls) == expected
+
+
 def test_exactly_as_long_as_promised_is_good_and_no_match_is_no_verdict() -> None:
     policy = Policy.parse("/a within 1ms")
-    verdict = judge(policy, "GET", "/a", MS, {"handler": MS})
-    assert verdict is not None
-    assert verdict.attributes() == {
+    assert policy.objective("GET", "/a") is not None
+    assert verdict_on("/a within 1ms", MS, {"handler": MS}).attributes() == {
         "sla.breached": False,
         "sla.verdict": "good",
         "sla.objective": "/a within 1ms",
         "sla.threshold_ms": 1.0,
     }
-    assert judge(policy, "GET", "/b", MS, {}) is None
+    assert policy.objective("GET", "/b") is None
+
+
+def test_a_rule_may_bound_the_pieces_of_a_streamed_answer() -> None:
+    rule = "POST /generate within 5s first_chunk 300ms per_chunk 100ms"
+    assert one(f"{rule} for 99% over 1d") == Objective(
+        rule, "POST", "/generate", 5000 * MS, 0.99, 86_400, first_chunk_ns=300 * MS, per_chunk_ns=100 * MS
+    )
+
+
+@pytest.mark.parametrize(
+    ("duration", "streamed", "broken"),
+    [
+        (1000, None, None),  # not streamed: only the duration counts
+        (1000, Streamed(300 * MS, (300 * MS, 400 * MS)), None),  # exactly as promised
+        (1000, Streamed(300 * MS + 1, (300 * MS, 400 * MS)), ("first_chunk", 300.0, 1e-6)),
+        (1000, Streamed(300 * MS, (300 * MS, 400 * MS + 1)), ("per_chunk", 100.0, 1e-6)),
+        (1000, Streamed(301 * MS, (301 * MS, 900 * MS)), ("first_chunk", 300.0, 1.0)),
+        (6000, Streamed(301 * MS, (301 * MS, 900 * MS)), (None, 5000.0, 1000.0)),
+    ],
+)
+def test_a_streamed_answer_breaks_whichever_bound_comes_first(
+    duration: int, streamed: Streamed | None, broken: tuple[str | None, float, float] | None
+) -> None:
+    rule = "POST /generate within 5s first_chunk 300ms per_chunk 100ms"
+    attributes = verdict_on(rule, duration * MS, {"inference": 1}, streamed).attributes()
+    assert attributes["sla.breached"] is (broken is not None)
+    if broken is not None:
+        promise, threshold_ms, overrun_ms = broken
+        assert attributes.get("sla.breach.promise") == promise
+        assert attributes["sla.threshold_ms"] == threshold_ms
+        assert attributes["sla.overrun_ms"] == overrun_ms
+        assert attributes["sla.breach.stage"] == "inference"
+
+
+def test_what_a_rule_excludes_has_a_verdict_and_no_bound() -> None:
+    objective = one("GET /health excluded")
+    assert objective == Objective("GET /health excluded", "GET", "/health", NEVER_NS, excludes=True)
+    assert verdict_on("GET /health excluded", 10**15, {"handler": 1}).attributes() == {
+        "sla.verdict": "excluded",
+        "sla.objective": "GET /health excluded",
+    }
+
+
+@pytest.mark.parametrize(
+    ("clause", "duration_ms", "word"),
+    [
+        ("", 5, "excluded"),
+        ("", 50, "excluded"),
+        ("", 51, "breach"),  # longer than promised before the client gave up
+        (" disconnect excluded", 51, "excluded"),
+        (" disconnect breach", 5, "breach"),
+        (" disconnect breach", 51, "breach"),
+    ],
+)
+def test_a_client_that_goes_away_is_never_good(clause: str, duration_ms: int, word: str) -> None:
+    verdict = verdict_on(f"* within 50ms{clause}", duration_ms * MS, {"handler": 1}, disconnected=True)
+    assert verdict.word == word
+    attributes = verdict.attributes()
+    assert attributes.get("sla.breached") is (True if word == "breach" else None)
+    if duration_ms == 5 and word == "breach":
+        assert attributes["sla.breach.promise"] == attributes["sla.breach.cause"] == "disconnect"
+        assert attributes["sla.overrun_ms"] == 0
+        assert attributes["sla.breach.evidence"] == (
+            "the client went away before the end of the answer, after 5.0 ms, 0.0 of them in handler; "
+            "50 ms were promised"
+        )

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind
 
 from stagetrace import log, semconv
-from stagetrace.guard import guarded
-from stagetrace.recording.context import current, entries
+from stagetrace.guard import guarded, report
+from stagetrace.recording.current import current, entries, recording
+from stagetrace.recording.limits import bounded
 from stagetrace.recording.spans import FinishedSpan, sampled, stage_span
 from stagetrace.recording.timeline import Timeline
-from stagetrace.sla.policy import Policy
+from stagetrace.sla.cause import UNKNOWN
+from stagetrace.sla.parts import parts_of
+from stagetrace.sla.policy import BREACH, WEBSOCKET, Policy
 from stagetrace.sla.sampling import HeldSpans, dropped
-from stagetrace.sla.verdict import judge
+from stagetrace.sla.usual import Learned
+from stagetrace.sla.verdict import GOOD, Streamed, decide, judge
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from opentelemetry.context import Context
 
-    from stagetrace.sla.verdict import Verdict
+    from stagetrace.recording.stream import Stream
+    from stagetrace.recording.tiler import Segment
+    from stagetrace.sla.policy import Objective
+    from stagetrace.sla.usual import Route
+    from stagetrace.sla.verdict import Broken, Verdict
 
 SAY_UNMATCHED_AFTER = 100
 MAX_ROUTES_SHOWN = 5
@@ -32,16 +42,24 @@ class VerdictCounter:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards all below
         self._counts: dict[tuple[str, str], int] = {}
+        self._causes: dict[tuple[str, str], int] = {}
         self.unmatched = 0
         self._routes: dict[str, None] = {}  # of unmatched requests, the first few
 
-    def add(self, verdict: Verdict | None, label: str) -> None:
-        """Count one ended entry span; `label` is its method and route."""
+    def add(self, objective: str, verdict: str) -> None:
+        """Count one judged request."""
+        key = (objective, verdict)
         with self._lock:
-            if verdict is not None:
-                key = (verdict.objective.name, verdict.word)
-                self._counts[key] = self._counts.get(key, 0) + 1
-                return
+            self._counts[key] = self._counts.get(key, 0) + 1
+
+    def add_cause(self, objective: str, cause: str) -> None:
+        """Count one breach, which `add` has counted too, by its cause."""
+        with self._lock:
+            self._causes[objective, cause] = self._causes.get((objective, cause), 0) + 1
+
+    def add_unmatched(self, label: str) -> None:
+        """Count one request that no objective judges; `label` is its method and route."""
+        with self._lock:
             self.unmatched += 1
             if len(self._routes) < MAX_ROUTES_SHOWN:
                 self._routes[label] = None
@@ -50,6 +68,11 @@ class VerdictCounter:
         """Return the number of requests by (objective, verdict)."""
         with self._lock:
             return dict(self._counts)
+
+    def causes(self) -> dict[tuple[str, str], int]:
+        """Return the number of breaches by (objective, cause)."""
+        with self._lock:
+            return dict(self._causes)
 
     def say_unmatched(self, policy: Policy) -> None:
         """Warn, once, if requests came and the policy judged none of them."""
@@ -62,6 +85,50 @@ class VerdictCounter:
                 f"They were {', '.join(self._routes)}. Use such a method and route, or `*` for all."
             )
         log.once("policy matches nothing", message)
+
+
+class Decided(NamedTuple):
+    """The verdict on a request, and the objective that it is by."""
+
+    objective: Objective
+    word: str
+    broken: Broken | None
+
+    def verdict(
+        self, totals: Mapping[str, int], segments: Iterable[Segment], start: int, calls: Iterable[tuple[str, int, int]]
+    ) -> Verdict:
+        """Return the verdict with the guilty stage, of a request that began at `start`.
+
+        `totals` is the time in each stage. `segments` may be empty where no part of the request is in question and
+        nothing else was called.
+        """
+        visits = [(segment.stage, segment.start, segment.end) for segment in segments]
+        broken = self.broken
+        if broken is not None and broken.end_ns is not None:
+            since, until = start + broken.start_ns, start + broken.end_ns
+            visits = [(stage, max(begin, since), min(end, until)) for stage, begin, end in visits]
+            visits = [(stage, begin, end) for stage, begin, end in visits if begin < end]
+            totals = _sums(visits)
+        return judge(*self, totals, visits, calls)
+
+
+def totals_of(segments: Iterable[Segment]) -> dict[str, int]:
+    """Return the time in each stage, in nanoseconds."""
+    return _sums((segment.stage, segment.start, segment.end) for segment in segments)
+
+
+def _sums(visits: Iterable[tuple[str, int, int]]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for stage, begin, end in visits:
+        totals[stage] = totals.get(stage, 0) + end - begin
+    return totals
+
+
+def _streamed(stream: Stream, start: int) -> Streamed | None:
+    if not stream.is_stream:
+        return None
+    since, until = stream.widest
+    return Streamed(max(stream.first - start, 0), (since - start, until - start))
 
 
 class SLASpanProcessor(SpanProcessor):
@@ -80,28 +147,92 @@ class SLASpanProcessor(SpanProcessor):
     ) -> None:
         self.policy = Policy.parse(policy) if isinstance(policy, str) else policy
         self.counter = counter or VerdictCounter()
+        self.learned = Learned()
         self._next = processor
         self._lock = threading.Lock()  # guards _held
         self._held = HeldSpans()
+        self.is_bounded = False  # whether this package's limits hold: it has set the provider
+        self.has_others = True  # whether other processors than the provider's own are to see the spans
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Bind the request's timeline to its entry span."""
         if not self._open(span):
-            self._start_next(span, parent_context)
+            self.start_next(span, parent_context)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Hand on the span, an entry span with its stages before it and its verdict on it."""
+        if span.kind is SpanKind.CLIENT:
+            self._note_call(span)
         finished = self._end(span)
         for one in finished if finished is not None else [span]:  # None: our own failure, it goes on as it came
-            self._hand_on(one)
+            self.hand_on(one)
 
     @guarded
-    def _start_next(self, span: Span, parent_context: Context | None) -> None:
+    def start_next(self, span: Span, parent_context: Context | None) -> None:
+        """Let the wrapped processor see a span that starts."""
         self._next.on_start(span, parent_context)
 
     @guarded
-    def _hand_on(self, span: ReadableSpan) -> None:
-        self._next.on_end(span)
+    def hand_on(self, span: ReadableSpan) -> None:
+        """Hand a finished span to the wrapped processor."""
+        self._next.on_end(bounded(span) if self.is_bounded else span)
+
+    def hold(self, trace_id: int) -> None:
+        """Begin to hold the spans of a trace that the head sampler dropped."""
+        with self._lock:
+            self._held.open(trace_id)
+
+    def release(self, trace_id: int, *, keep: bool) -> tuple[list[ReadableSpan], int]:
+        """End one entry span of such a trace; return the spans to send now, and how many there was no room for."""
+        with self._lock:
+            return self._held.close(trace_id, keep=keep)
+
+    @guarded
+    def learn(self, route: Route, segments: list[Segment], timeline: Timeline) -> None:
+        """Learn from a request that has kept its promise what is usual for its route."""
+        self.learned.learn(route, parts_of(segments, timeline))
+
+    @guarded
+    def explain(
+        self,
+        route: Route,
+        verdict: Verdict,
+        segments: list[Segment],
+        timeline: Timeline,
+        attributes: Mapping[str, Any],
+    ) -> dict[str, Any] | None:
+        """Return what the entry span of a breach carries of its cause, besides `attributes`."""
+        parts = parts_of(segments, timeline)
+        return self.learned.explain(route, verdict, parts, attributes)
+
+    def decided(
+        self, method: str | None, route: str, start: int, end: int, timeline: Timeline | None
+    ) -> Decided | None:
+        """Return what is decided on a request, and count it; None where no objective matches. Never raises.
+
+        `timeline` says what of the request its duration does not.
+        """
+        try:
+            policy = self.policy
+            if policy is None:
+                return None
+            objective = policy.objective(method, route)
+            if objective is not None:
+                streamed = disconnect = None
+                if timeline is not None:
+                    disconnect = timeline.disconnect
+                    streamed = None if timeline.stream is None else _streamed(timeline.stream, start)
+                word, broken = decide(objective, end - start, streamed, disconnected=disconnect is not None)
+                self.counter.add(objective.name, word)
+                return Decided(objective, word, broken)
+            if method == WEBSOCKET:
+                return None
+            self.counter.add_unmatched(f"{method or ''} {route or '(no route)'}".strip())
+            if self.counter.unmatched == SAY_UNMATCHED_AFTER:
+                self.counter.say_unmatched(policy)
+        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+            report("stagetrace.sla.processor.SLASpanProcessor.decided", error)
+        return None
 
     @guarded
     def _open(self, span: Span) -> bool:
@@ -111,14 +242,21 @@ class SLASpanProcessor(SpanProcessor):
         if context is None or not _is_entry(span) or context.span_id in entries:  # a second processor of ours
             return out
         timeline = current.get()
-        if timeline is None or timeline.entry is not None:
+        if timeline is None or not timeline.gives_way(span.parent):
             timeline = Timeline()
         timeline.bind(context, span.start_time or 0)
+        timeline.adopted = span
         entries[context.span_id] = timeline
         if out:
-            with self._lock:
-                self._held.open(context.trace_id)
+            self.hold(context.trace_id)
         return out
+
+    @guarded
+    def _note_call(self, span: ReadableSpan) -> None:
+        """Note on the request that this code serves that it has called another service."""
+        timeline = recording()
+        if timeline is not None:
+            timeline.called(semconv.peer(span.attributes or {}) or span.name, span.start_time or 0, span.end_time or 0)
 
     @guarded
     def _end(self, span: ReadableSpan) -> list[ReadableSpan]:
@@ -130,41 +268,57 @@ class SLASpanProcessor(SpanProcessor):
         start, end = span.start_time or 0, span.end_time or 0
         timeline = entries.pop(span.context.span_id, None)
         segments = timeline.close(start, end) if timeline is not None else []
-        totals: dict[str, int] = {}
-        for segment in segments:
-            totals[segment.stage] = totals.get(segment.stage, 0) + segment.end - segment.start
+        totals = totals_of(segments)
         attributes: dict[str, Any] = {semconv.stage_total_ms(stage): ns / 1e6 for stage, ns in totals.items()}
         if timeline is not None:
             attributes.update(timeline.model)
-        verdict = self._judge(span, end - start, totals)
-        if verdict is not None:
+            attributes.update(timeline.passed(start))
+        decided = None
+        if semconv.SLA_VERDICT not in (span.attributes or {}):  # a second processor of ours
+            decided = self.decided(*request_of(span), start, end, timeline)
+        if decided is not None:
+            calls = timeline.calls if timeline is not None else ()
+            verdict = decided.verdict(totals, segments, start, calls)
             attributes.update(verdict.attributes())
+            if timeline is not None:
+                self._add_cause(span, verdict, segments, timeline, attributes)
+            if verdict.breached:
+                self.counter.add_cause(decided.objective.name, attributes.get(semconv.SLA_BREACH_CAUSE, UNKNOWN))
+        breached = decided is not None and decided.word == BREACH
         if dropped(span):
-            return self._decide(span, segments, attributes, keep=verdict is not None and verdict.breached)
-        return [*(stage_span(segment, span, {}) for segment in segments), FinishedSpan(span, attributes)]
+            return self._decide(span, segments, attributes, keep=breached)
+        spans = [*(stage_span(segment, span, {}) for segment in segments), FinishedSpan(span, attributes)]
+        if breached:
+            _mark(spans)
+        return spans
 
-    @guarded
-    def _judge(self, span: ReadableSpan, duration_ns: int, totals: dict[str, int]) -> Verdict | None:
-        attributes = span.attributes or {}
-        if self.policy is None or semconv.SLA_VERDICT in attributes or _is_websocket(attributes):
-            return None
-        method, route = request_of(span)
-        verdict = judge(self.policy, method, route, duration_ns, totals)
-        self.counter.add(verdict, f"{method or ''} {route or '(no route)'}".strip())
-        if self.counter.unmatched == SAY_UNMATCHED_AFTER:
-            self.counter.say_unmatched(self.policy)
-        return verdict
+    def _add_cause(
+        self,
+        span: ReadableSpan,
+        verdict: Verdict,
+        segments: list[Segment],
+        timeline: Timeline,
+        attributes: dict[str, Any],
+    ) -> None:
+        route = request_of(span)
+        if verdict.breached:
+            attributes.update(self.explain(route, verdict, segments, timeline, attributes) or {})
+        elif verdict.word == GOOD and self.learned.wants(route):
+            self.learn(route, segments, timeline)
 
     def _decide(
         self, span: ReadableSpan, segments: list[Any], attributes: dict[str, Any], *, keep: bool
     ) -> list[ReadableSpan]:
-        with self._lock:
-            held = self._held.close(span.context.trace_id, keep=keep)
+        held, lost = self.release(span.context.trace_id, keep=keep)
+        if lost:
+            attributes[semconv.STAGETRACE_DROPPED_SPANS] = lost
         if not keep:
             return []
         mark = {semconv.SLA_UPGRADED: True}
         spans = [*held, *(stage_span(segment, span, mark) for segment in segments), FinishedSpan(span, attributes)]
-        return [FinishedSpan(one, {}, sampled(one.context)) for one in spans]
+        kept: list[ReadableSpan] = [FinishedSpan(one, {}, sampled(one.context)) for one in spans]
+        _mark(kept)
+        return kept
 
     def _hold(self, span: ReadableSpan) -> list[ReadableSpan]:
         with self._lock:
@@ -173,6 +327,7 @@ class SLASpanProcessor(SpanProcessor):
 
     def add_span_processor(self, processor: SpanProcessor) -> None:
         """Add to the wrapped processor, where that is a provider's composite one."""
+        self.has_others = True
         self._next.add_span_processor(processor)  # type: ignore[attr-defined]
 
     def shutdown(self) -> None:
@@ -184,12 +339,18 @@ class SLASpanProcessor(SpanProcessor):
         return self._next.force_flush(timeout_millis)
 
 
+@guarded
+def _mark(spans: list[ReadableSpan]) -> None:
+    """Tell our own sender that these go with a breach: before others, and dropped after them."""
+    for span in spans:
+        span.of_breach = True  # type: ignore[attr-defined]
+
+
 def _is_entry(span: ReadableSpan) -> bool:
     return span.kind is SpanKind.SERVER and (span.parent is None or span.parent.is_remote)
 
 
 def _is_websocket(attributes: Any) -> bool:
-    # One span a connection: its length says nothing about latency.
     return (attributes.get("url.scheme") or attributes.get("http.scheme")) in ("ws", "wss")
 
 
@@ -199,5 +360,10 @@ def request_of(span: ReadableSpan) -> tuple[str | None, str]:
     if "rpc.method" in attributes:
         method = str(attributes["rpc.method"])
         return None, method if "/" in method else f"{attributes.get('rpc.service', '')}/{method}"
+    if _is_websocket(attributes):
+        return WEBSOCKET, str(attributes.get("http.route", ""))
     method = attributes.get("http.request.method") or attributes.get("http.method")
-    return (str(method).upper() if method else None), str(attributes.get("http.route", ""))
+    route = str(attributes.get("http.route", ""))
+    if route and not route.startswith("/"):  # Django's, by OpenTelemetry's instrumentation
+        route = f"/{route}"
+    return (str(method).upper() if method else None), route

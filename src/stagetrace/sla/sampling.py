@@ -29,7 +29,7 @@ class KeepBreaches(Sampler):
     """
 
     def __init__(self, root: Sampler) -> None:
-        self._root = root
+        self.root = root
 
     def should_sample(
         self,
@@ -42,14 +42,14 @@ class KeepBreaches(Sampler):
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
         """Return the root's decision, with DROP turned into RECORD_ONLY."""
-        result = self._root.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+        result = self.root.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
         if result.decision is not Decision.DROP:
             return result
         return _recorded(result, attributes) or result
 
     def get_description(self) -> str:
         """Return the root's description inside our own."""
-        return f"KeepBreaches{{{self._root.get_description()}}}"
+        return f"KeepBreaches{{{self.root.get_description()}}}"
 
 
 @guarded
@@ -70,7 +70,7 @@ class HeldSpans:
         self._spans: dict[int, list[ReadableSpan]] = {}
         self._kept: OrderedDict[int, None] = OrderedDict()  # traces of breaches, for spans that end late
         self._held = 0
-        self.overflowed = 0  # spans that a breach may now lack
+        self._lost: dict[int, int] = {}  # spans that a breach will lack, by trace
 
     def open(self, trace_id: int) -> None:
         """Begin to hold the spans of a trace."""
@@ -84,14 +84,17 @@ class HeldSpans:
             return False
         spans = self._spans.setdefault(trace_id, [])
         if self._held >= MAX_HELD_SPANS or len(spans) >= MAX_HELD_PER_TRACE:
-            self.overflowed += 1
+            self._lost[trace_id] = self._lost.get(trace_id, 0) + 1
             return False
         spans.append(span)
         self._held += 1
         return False
 
-    def close(self, trace_id: int, *, keep: bool) -> list[ReadableSpan]:
-        """End one entry span of a trace; return the spans to send now, all of them if a breach keeps the trace."""
+    def close(self, trace_id: int, *, keep: bool) -> tuple[list[ReadableSpan], int]:
+        """End one entry span of a trace; return the spans to send now, and how many there was no room for.
+
+        These are all of the trace if a breach keeps it.
+        """
         left = self._open.get(trace_id, 1) - 1
         if left:
             self._open[trace_id] = left
@@ -102,7 +105,8 @@ class HeldSpans:
             if len(self._kept) > MAX_KEPT_TRACES:
                 self._kept.popitem(last=False)
         if left and not keep:
-            return []
+            return [], 0
+        lost = self._lost.pop(trace_id, 0)
         spans = self._spans.pop(trace_id, [])
         self._held -= len(spans)
-        return spans if keep else []
+        return (spans, lost) if keep else ([], 0)

@@ -1,81 +1,201 @@
-"""Judge one request: a pure function of the policy, the request's duration and its stages."""
+"""Judge one request: a pure function of the policy, the request's times and its stages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.semconv import STAGES
+from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
+from stagetrace.sla.policy import BREACH, EXCLUDED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from stagetrace.sla.policy import Objective, Policy
+    from stagetrace.sla.policy import Objective
 
-GOOD = "good"
-BREACH = "breach"
+GOOD: Final = "good"
 MAJOR_FROM = 1.25
 CRITICAL_FROM = 2.0
+WITHIN: Final = "within"
+FIRST_CHUNK: Final = "first_chunk"
+PER_CHUNK: Final = "per_chunk"
+DISCONNECT: Final = "disconnect"
+_WORDS: Final = {
+    FIRST_CHUNK: "the first chunk of the answer took",
+    PER_CHUNK: "the answer paused for",
+    DISCONNECT: "the client went away before the end of the answer, after",
+}
+
+
+class Streamed(NamedTuple):
+    """What an answer in several pieces can break besides its duration, in nanoseconds from the request's start."""
+
+    first_ns: int  # when the first piece had been handed over
+    widest: tuple[int, int]  # from when to when the longest time between two pieces lasted
+
+
+class Broken(NamedTuple):
+    """The part of an objective that a request broke, how long it took and might have taken, and when that was.
+
+    `start_ns` and `end_ns` are counted from the request's start; `end_ns` is None for the whole request.
+    """
+
+    promise: str
+    took_ns: int
+    threshold_ns: int
+    start_ns: int = 0
+    end_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether one request kept its promise. Durations in nanoseconds; `stage` is the guilty one of a breach."""
+    """Whether one request kept its promise; `broken` says which part of it was not kept.
+
+    `stage` is the guilty one of a breach: that which took the most of the time in question.
+    """
 
     objective: Objective
-    duration_ns: int
-    breached: bool
+    word: str
+    broken: Broken | None
     stage: str | None
     stage_ns: int
+    peer: str | None = None  # whom the stage waited for most of its time, and how long
+    peer_ns: int = 0
 
     @property
-    def word(self) -> str:
-        """Return `good` or `breach`."""
-        return BREACH if self.breached else GOOD
+    def breached(self) -> bool:
+        """Return whether the promise was broken."""
+        return self.word == BREACH
 
     @property
     def severity(self) -> str:
         """Return the class of the overrun: `minor`, `major` or `critical`."""
-        ratio = self.duration_ns / self.objective.within_ns
+        ratio = self.broken.took_ns / self.broken.threshold_ns if self.broken is not None else 0
         return "minor" if ratio < MAJOR_FROM else "major" if ratio < CRITICAL_FROM else "critical"
 
     def attributes(self) -> dict[str, Any]:
         """Return what the entry span carries of this verdict."""
-        within_ns = self.objective.within_ns
+        if self.word == EXCLUDED:
+            return {semconv.SLA_VERDICT: self.word, semconv.SLA_OBJECTIVE: self.objective.name}
+        threshold_ns = self.objective.within_ns if self.broken is None else self.broken.threshold_ns
         attributes: dict[str, Any] = {
             semconv.SLA_BREACHED: self.breached,
             semconv.SLA_VERDICT: self.word,
             semconv.SLA_OBJECTIVE: self.objective.name,
-            semconv.SLA_THRESHOLD_MS: within_ns / 1e6,
+            semconv.SLA_THRESHOLD_MS: threshold_ns / 1e6,
         }
-        if self.breached:
-            attributes[semconv.SLA_OVERRUN_MS] = (self.duration_ns - within_ns) / 1e6
+        if self.broken is not None:
+            attributes[semconv.SLA_OVERRUN_MS] = max(self.broken.took_ns - threshold_ns, 0) / 1e6
             attributes[semconv.SLA_SEVERITY] = self.severity
-            attributes[semconv.SLA_BREACH_CAUSE] = "unknown"
+            attributes[semconv.SLA_BREACH_CAUSE] = self._cause(self.broken)
+            if self.broken.promise != WITHIN:
+                attributes[semconv.SLA_BREACH_PROMISE] = self.broken.promise
             if self.stage is not None:
                 attributes[semconv.SLA_BREACH_STAGE] = self.stage
-                attributes[semconv.SLA_BREACH_EVIDENCE] = (
-                    f"{self.stage} took {self.stage_ns / 1e6:.1f} of {self.duration_ns / 1e6:.1f} ms, "
-                    f"{within_ns / 1e6:g} ms were promised"
-                )
+                attributes[semconv.SLA_BREACH_EVIDENCE] = self._evidence(self.broken)
+            if self.peer is not None:
+                attributes[semconv.SLA_BREACH_PEER] = self.peer
         return attributes
+
+    def _cause(self, broken: Broken) -> str:
+        if broken.promise == DISCONNECT:
+            return DISCONNECT
+        return UNKNOWN if self.peer is None else DOWNSTREAM
+
+    def _evidence(self, broken: Broken) -> str:
+        took, stage_ms = f"{broken.took_ns / 1e6:.1f}", f"{self.stage_ns / 1e6:.1f}"
+        promised = f"{broken.threshold_ns / 1e6:g} ms were promised"
+        if self.peer is not None:
+            promised += f"; {self.peer_ns / 1e6:.1f} ms of it were waiting for {self.peer}"
+        if broken.promise == WITHIN:
+            return f"{self.stage} took {stage_ms} of {took} ms, {promised}"
+        return f"{_WORDS[broken.promise]} {took} ms, {stage_ms} of them in {self.stage}; {promised}"
+
+
+def exceeds(objective: Objective, duration_ns: int) -> bool:
+    """Return whether a request broke its promise; one that takes exactly as long as promised is good."""
+    return duration_ns > objective.within_ns
+
+
+def decide(
+    objective: Objective, duration_ns: int, streamed: Streamed | None = None, *, disconnected: bool = False
+) -> tuple[str, Broken | None]:
+    """Return the verdict's word, and which part of the objective a breach has broken.
+
+    A client that did not wait for the end of the answer is never good: see Objective.disconnect.
+    """
+    if objective.excludes or (disconnected and objective.disconnect == EXCLUDED):
+        return EXCLUDED, None
+    broken = _broken(objective, duration_ns, streamed)
+    if broken is not None:
+        return BREACH, broken
+    if not disconnected:
+        return GOOD, None
+    if objective.disconnect == BREACH:
+        return BREACH, Broken(DISCONNECT, duration_ns, objective.within_ns)
+    return EXCLUDED, None
+
+
+def _broken(objective: Objective, duration_ns: int, streamed: Streamed | None) -> Broken | None:
+    if exceeds(objective, duration_ns):
+        return Broken(WITHIN, duration_ns, objective.within_ns)
+    if streamed is None:
+        return None
+    first, (since, until) = streamed
+    if objective.first_chunk_ns is not None and first > objective.first_chunk_ns:
+        return Broken(FIRST_CHUNK, first, objective.first_chunk_ns, 0, first)
+    if objective.per_chunk_ns is not None and until - since > objective.per_chunk_ns:
+        return Broken(PER_CHUNK, until - since, objective.per_chunk_ns, since, until)
+    return None
 
 
 def judge(
-    policy: Policy, method: str | None, route: str, duration_ns: int, stages: Mapping[str, int]
-) -> Verdict | None:
-    """Return the verdict of the first objective that matches, or None.
+    objective: Objective,
+    word: str,
+    broken: Broken | None,
+    stages: Mapping[str, int],
+    visits: Iterable[tuple[str, int, int]] = (),
+    calls: Iterable[tuple[str, int, int]] = (),
+) -> Verdict:
+    """Return the verdict that `decide` came to, with the guilty stage.
 
-    `stages` maps a stage to its summed duration in nanoseconds; the largest is the guilty one, the earlier of equals.
-    A request that takes exactly as long as promised is good.
+    `stages` maps a stage to its summed duration in nanoseconds, in that part of the request in which the promise was
+    broken; the largest is the guilty one, the earlier of equals. `visits` are the stages of that part, and `calls`
+    those to other services by their peer, each with its begin and end.
     """
-    objective = policy.objective(method, route)
-    if objective is None:
-        return None
-    breached = duration_ns > objective.within_ns
-    stage = max(stages, key=lambda name: (stages[name], -_order(name))) if breached and stages else None
-    return Verdict(objective, duration_ns, breached, stage, stages[stage] if stage is not None else 0)
+    stage = max(stages, key=lambda name: (stages[name], -_order(name))) if broken is not None and stages else None
+    if stage is None:
+        return Verdict(objective, word, broken, None, 0)
+    peer, peer_ns = peer_of([(begin, end) for name, begin, end in visits if name == stage], calls)
+    return Verdict(objective, word, broken, stage, stages[stage], peer, peer_ns)
+
+
+def peer_of(visits: Iterable[tuple[int, int]], calls: Iterable[tuple[str, int, int]]) -> tuple[str | None, int]:
+    """Return the peer that calls were waiting for during most of `visits`, which do not overlap, and for how long.
+
+    Calls to one peer at the same time count once. None where no peer takes half of that time.
+    """
+    by_peer: dict[str, list[tuple[int, int]]] = {}
+    for peer, begin, end in calls:
+        by_peer.setdefault(peer, []).append((begin, end))
+    visits = list(visits)
+    waited = {peer: overlap(visits, sorted(times)) for peer, times in by_peer.items()}
+    peer = max(waited, key=lambda one: waited[one], default="")
+    whole = sum(end - begin for begin, end in visits)
+    return (peer, waited[peer]) if waited and 0 < whole <= 2 * waited[peer] else (None, 0)
+
+
+def overlap(visits: Iterable[tuple[int, int]], times: Iterable[tuple[int, int]]) -> int:
+    """Return how much of `visits` lies within any of `times`, which are sorted."""
+    total = 0
+    for begin, end in visits:
+        at = begin
+        for start, stop in times:
+            total += max(0, min(stop, end) - max(start, at))
+            at = max(at, min(stop, end))
+    return total
 
 
 def _order(stage: str) -> int:

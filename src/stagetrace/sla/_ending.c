@@ -1,0 +1,497 @@
+/* The end of most requests in one call: `EntryRecorder.end_in_python` of recorder.py in C (docs/decisions/011).
+ *
+ * What it does and why is said where the reference is. Here are only requests that kept their promise, from which
+ * nothing is learned, on whose span nothing was set, and whose kind has ended before. All else is left to the
+ * reference, and so is what raises: up to then nothing is counted, sent or taken from the request but its identity,
+ * which the reference then finds. hatch_build.py compiles this for the stable ABI of 3.10.
+ */
+#include "../native.h"
+#include "../otlp/spans.h"
+
+/* After what a Tiling holds. Of the one interpreter that has imported this; another one takes the reference. */
+enum {
+    IDENTITY = HELD, CONTEXT, FLAGS, GETRANDBITS, BLOCK, POLICY, SENDER, SCOPE, REPORT, NO_MARK, GOOD, MAX_ROUTES, ENOUGH,
+    FROM_EACH, BIG, IMPORTED, BITS_128 = IMPORTED, BITS_64, ONE, ALL
+};
+static PyObject *held[ALL];
+static int64_t max_routes, enough, from_each, big;
+
+#define RECORDER "stagetrace.sla.recorder"
+#define USUAL "stagetrace.sla.usual"
+static const char *const FROM[IMPORTED - HELD][2] = {
+    {"stagetrace.recording.entry", "Identity"}, {"opentelemetry.trace", "SpanContext"}, {RECORDER, "_FLAGS"},
+    {RECORDER, "getrandbits"}, {ENCODER, "Block"}, {"stagetrace.sla.policy", "Policy"},
+    {"stagetrace.otlp.processor", "EncodingSpanProcessor"}, {RECORDER, "SCOPE"}, {"stagetrace.guard", "report"},
+    {RECORDER, "NO_BLOCK"}, {"stagetrace.sla.verdict", "GOOD"}, {USUAL, "MAX_ROUTES"}, {USUAL, "ENOUGH"},
+    {USUAL, "LEARNED_FROM_EACH"}, {"stagetrace.otlp.processor", "_BIG"},
+};
+
+#define NAMES(X) \
+    X(_processor) X(_senders) X(_provider) X(_bound) X(_draws) X(_unbroken) X(_rests) X(resource) X(put) X(has_others) \
+    X(policy) X(learned) X(counter) X(_found) X(excludes) X(within_ns) X(name) X(_seen) X(_counts) X(_lock) X(acquire) \
+    X(release) X(_start) X(held) X(stream) X(disconnect) X(errands) X(notes) X(added) X(_presumed) X(_tiler) \
+    X(_is_unsorted) X(_identity) X(identity) X(parent_context) X(describe) X(failed) X(encoded) X(_log) X(_limit) \
+    X(closed) X(end_time) X(served) X(to_bytes) X(little) X(_waiting) X(_known) X(_incoming) X(append) X(_wake_at) \
+    X(_started) X(was_put)
+#define PLACE(word) N_##word,
+#define WORD(word) #word,
+enum { NAMES(PLACE) NAMED };
+static const char *const WORDS[NAMED] = {NAMES(WORD)};
+static PyObject *names[NAMED];
+
+/* How far a step got: -1 with an exception. */
+enum { FAILED = -1, NOT_HERE, GO_ON, DROPPED };
+enum { MOST_OWNED = 64, QUEUE_HEAD = 9 };
+
+/* One end. All but the last three are borrowed, from the arguments or from `owned`. */
+typedef struct {
+    PyObject *recorder, *entry, *processor;
+    PyObject *route;    /* method and route */
+    PyObject *verdict;  /* name of the objective and word, NULL without one */
+    PyObject *identity, *rest, *client, *attributes, *seen;
+    int64_t times[3], seen_before;
+    PyObject *owned[MOST_OWNED];
+    int count;
+} Ending;
+
+/* Own what is NULL or a new reference, until `let_go`; return it. */
+static PyObject *own(Ending *ending, PyObject *object) {
+    if (object == NULL) return NULL;
+    if (ending->count == MOST_OWNED) {
+        Py_DECREF(object);
+        fail(PyExc_RuntimeError, "too much looked at");
+        return NULL;
+    }
+    return ending->owned[ending->count++] = object;
+}
+
+static PyObject *own_too(Ending *ending, PyObject *borrowed) {
+    Py_XINCREF(borrowed);
+    return own(ending, borrowed);
+}
+
+/* Let go of all but the first `kept`. */
+static void let_go(Ending *ending, int kept) {
+    while (ending->count > kept) Py_DECREF(ending->owned[--ending->count]);
+}
+
+static PyObject *look(Ending *ending, PyObject *object, int name) {
+    return object ? own(ending, PyObject_GetAttr(object, names[name])) : NULL;
+}
+
+/* Return whether an attribute is this very object. */
+static int is(PyObject *object, int name, PyObject *expected) {
+    PyObject *found = PyObject_GetAttr(object, names[name]);
+    if (found == NULL) return FAILED;
+    Py_DECREF(found);
+    return found == expected;
+}
+
+static int are_none(PyObject *object, const int *which, int count) {
+    int result = GO_ON;
+    for (int i = 0; i < count && result == GO_ON; i++) result = is(object, which[i], Py_None);
+    return result;
+}
+
+static int call(PyObject *object, int method, PyObject *argument) {
+    PyObject *done = object ? PyObject_CallMethodObjArgs(object, names[method], argument, NULL) : NULL;
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+/* Say what has failed where nothing can be left to the reference any more; return -1 where that is no error of ours. */
+static int said(void) { return report_error(held[REPORT], "stagetrace.sla._ending"); }
+
+/* Take a lock if it is free, or, `wait`, once it is. */
+static int lock(PyObject *which, bool wait) {
+    PyObject *done = PyObject_CallMethodObjArgs(which, names[N_acquire], wait ? Py_True : Py_False, NULL);
+    Py_XDECREF(done);
+    return done ? done == Py_True : FAILED;
+}
+
+/* Give it back; an exception that is set stays. */
+static void unlock(PyObject *which) {
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    if (call(which, N_release, NULL) < 0) said();
+    PyErr_Restore(type, error, traceback);
+}
+
+/* `SLASpanProcessor.decided`, without the counting. */
+static int judge(Ending *ending) {
+    PyObject *policy = look(ending, ending->processor, N_policy);
+    if (policy == NULL) return FAILED;
+    if (policy == Py_None) return GO_ON;
+    if ((PyObject *)Py_TYPE(policy) != held[POLICY]) return NOT_HERE;
+    PyObject *found = look(ending, policy, N__found);
+    if (found == NULL || !PyDict_CheckExact(found)) return found ? NOT_HERE : FAILED;
+    PyObject *objective = own_too(ending, PyDict_GetItemWithError(found, ending->route));
+    if (objective == NULL || objective == Py_None) return PyErr_Occurred() ? FAILED : NOT_HERE;
+    int judges = is(objective, N_excludes, Py_False);
+    if (judges != GO_ON) return judges;
+    PyObject *within = look(ending, objective, N_within_ns), *name = look(ending, objective, N_name);
+    PyObject *took = own(ending, PyLong_FromLongLong(ending->times[1] - ending->times[0]));
+    if (within == NULL || name == NULL || took == NULL) return FAILED;
+    int breached = PyObject_RichCompareBool(took, within, Py_GT);
+    if (breached != 0) return breached < 0 ? FAILED : NOT_HERE;
+    ending->verdict = own(ending, PyTuple_Pack(2, name, held[GOOD]));
+    return ending->verdict ? GO_ON : FAILED;
+}
+
+/* `Learned.wants`, without the counting: go on if not. */
+static int learn(Ending *ending) {
+    if (ending->verdict == NULL) return GO_ON;
+    PyObject *seen = look(ending, look(ending, ending->processor, N_learned), N__seen);
+    if (seen == NULL || !PyDict_CheckExact(seen)) return seen ? NOT_HERE : FAILED;
+    PyObject *before = PyDict_GetItemWithError(seen, ending->route);
+    if (before == NULL) return PyErr_Occurred() ? FAILED : PyDict_Size(seen) < max_routes ? NOT_HERE : GO_ON;
+    ending->seen = seen;
+    ending->seen_before = PyLong_AsLongLong(before);
+    if (ending->seen_before == -1 && PyErr_Occurred()) return FAILED;
+    return ending->seen_before < 2 * enough || ending->seen_before % from_each == 0 ? NOT_HERE : GO_ON;
+}
+
+/* Return random bits; 1 for 0. */
+static PyObject *random_bits(PyObject *bits) {
+    PyObject *number = PyObject_CallFunctionObjArgs(held[GETRANDBITS], bits, NULL);
+    int any = number ? PyObject_IsTrue(number) : -1;
+    if (any > 0) return number;
+    Py_XDECREF(number);
+    if (any == 0) Py_INCREF(held[ONE]);
+    return any < 0 ? NULL : held[ONE];
+}
+
+/* Return `tuple.__new__(type, parts)`. */
+static PyObject *named_tuple(PyObject *type, PyObject *parts) {
+    PyObject *arguments = parts ? PyTuple_Pack(1, parts) : NULL;
+    newfunc make = (newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new);
+    PyObject *made = arguments ? make((PyTypeObject *)type, arguments, NULL) : NULL;
+    Py_XDECREF(arguments);
+    Py_XDECREF(parts);
+    return made;
+}
+
+/* Give the request an identity, unless somebody has drawn one meanwhile. */
+static int identify(Ending *ending, PyObject *identity) {
+    PyObject *its = look(ending, ending->entry, N__lock);
+    int taken = its ? lock(its, false) : FAILED;
+    if (taken != GO_ON) return taken;
+    PyObject *other = look(ending, ending->entry, N__identity);
+    int result = other ? GO_ON : FAILED;
+    if (other == Py_None && PyObject_SetAttr(ending->entry, names[N__identity], identity) < 0) result = FAILED;
+    unlock(its);
+    ending->identity = other == Py_None ? identity : other;
+    return result;
+}
+
+/* Draw the ids of a request that nobody has asked for them, and that has no caller who is traced. */
+static int draw(Ending *ending) {
+    PyObject *bound = look(ending, ending->recorder, N__bound);
+    PyObject *trace_id = bound ? own(ending, random_bits(held[BITS_128])) : NULL;
+    if (trace_id == NULL) return FAILED;
+    if (bound != Py_None) {
+        uint64_t low = PyLong_AsUnsignedLongLongMask(trace_id); /* TraceIdRatioBased.TRACE_ID_LIMIT has 64 bits */
+        PyObject *number = own(ending, PyErr_Occurred() ? NULL : PyLong_FromUnsignedLongLong(low));
+        int sampled = number ? PyObject_RichCompareBool(number, bound, Py_LT) : -1;
+        if (sampled <= 0) return sampled < 0 ? FAILED : DROPPED;
+    }
+    PyObject *span_id = own(ending, random_bits(held[BITS_64])), *flags = PyList_GetItem(held[FLAGS], 3);
+    if (span_id == NULL || flags == NULL) return FAILED;
+    PyObject *parts = PyTuple_Pack(6, trace_id, span_id, Py_False, flags, held[NO_STATE], Py_True);
+    PyObject *context = own(ending, named_tuple(held[CONTEXT], parts));
+    if (context == NULL) return FAILED;
+    PyObject *identity = own(ending, named_tuple(held[IDENTITY], PyTuple_Pack(3, context, Py_None, Py_True)));
+    return identity ? identify(ending, identity) : FAILED;
+}
+
+/* `EntryRecorder._drops`, for what kept its promise. */
+static int sample(Ending *ending) {
+    PyObject *identity = look(ending, ending->entry, N__identity);
+    if (identity == Py_None) {
+        PyObject *parent = look(ending, ending->entry, N_parent_context);
+        int has_parent = parent ? PyObject_IsTrue(parent) : -1, draws = is(ending->recorder, N__draws, Py_True);
+        if (has_parent < 0 || draws < 0) return FAILED;
+        if (draws && !has_parent) {
+            int result = draw(ending);
+            if (result != GO_ON) return result;
+            identity = ending->identity;
+        } else {
+            identity = look(ending, ending->entry, N_identity); /* which draws it */
+        }
+    }
+    if (identity == NULL) return FAILED;
+    ending->identity = identity;
+    return is_identity(identity) && PyTuple_GetItem(identity, 2) == Py_True ? GO_ON : NOT_HERE;
+}
+
+/* `EntrySpan.describe` and `EntryRecorder._rest`. */
+static int describe(Ending *ending) {
+    PyObject *told = own(ending, PyObject_CallMethodObjArgs(ending->entry, names[N_describe], NULL));
+    if (told == NULL) return FAILED;
+    if (!PyTuple_CheckExact(told) || PyTuple_Size(told) != 3) return NOT_HERE;
+    PyObject *blocks = PyTuple_GetItem(told, 0), *client = PyTuple_GetItem(told, 1);
+    ending->attributes = PyTuple_GetItem(told, 2);
+    if (!PyList_CheckExact(blocks) || (PyObject *)Py_TYPE(client) != held[BLOCK] || !PyDict_CheckExact(ending->attributes))
+        return NOT_HERE;
+    ending->client = look(ending, client, N_encoded);
+    PyObject *rests = look(ending, ending->recorder, N__rests), *verdict = NULL;
+    if (ending->client == NULL || rests == NULL) return FAILED;
+    if (ending->verdict != NULL) {
+        PyObject *unbroken = look(ending, ending->recorder, N__unbroken);
+        if (unbroken == NULL || !PyDict_CheckExact(unbroken)) return unbroken ? NOT_HERE : FAILED;
+        verdict = own_too(ending, PyDict_GetItemWithError(unbroken, ending->verdict));
+        if (verdict == NULL) return PyErr_Occurred() ? FAILED : NOT_HERE;
+        if (PyList_Append(blocks, verdict) < 0) return FAILED; /* the list is made anew by each `describe` */
+    }
+    PyObject *name = look(ending, ending->entry, N_name), *failed = look(ending, ending->entry, N_failed);
+    Py_ssize_t count = PyList_Size(blocks);
+    PyObject *key = name && failed ? own(ending, PyTuple_New(2 + count)) : NULL;
+    if (key == NULL) return FAILED;
+    for (Py_ssize_t i = 0; i < 2 + count; i++) {
+        PyObject *part = i == 0 ? name : i == 1 ? failed : PyList_GetItem(blocks, i - 2);
+        Py_INCREF(part);
+        PyTuple_SetItem(key, i, part);
+    }
+    if (!PyDict_CheckExact(rests)) return NOT_HERE;
+    ending->rest = own_too(ending, PyDict_GetItemWithError(rests, key));
+    if (ending->rest == NULL) return PyErr_Occurred() ? FAILED : NOT_HERE;
+    return PyBytes_Check(ending->rest) && PyBytes_Check(ending->client) ? GO_ON : NOT_HERE;
+}
+
+/* `Timeline.noted`, under its lock, and the tiling. Set how many stages there are. */
+static int take_marks(Ending *ending, Tiling *tiling, int *count) {
+    static const int none[] = {N__presumed, N__tiler, N_errands};
+    int result = are_none(ending->entry, none, 3);
+    if (result == GO_ON) result = is(ending->entry, N__is_unsorted, Py_False);
+    if (result != GO_ON) return result;
+    PyObject *log = look(ending, ending->entry, N__log), *limit = look(ending, ending->entry, N__limit);
+    if (log == NULL || limit == NULL) return FAILED;
+    if (!PyList_CheckExact(log) || PyList_Size(log) > MAX_EVENTS || PyList_Size(log) >= PyLong_AsLong(limit))
+        return PyErr_Occurred() ? FAILED : NOT_HERE;
+    if (PyObject_SetAttr(ending->entry, names[N_closed], Py_True) < 0) return FAILED;
+    *count = tile(tiling, held, log, ending->times);
+    return *count < 0 ? FAILED : GO_ON;
+}
+
+static int take_marks_locked(Ending *ending, Tiling *tiling, int *count) {
+    PyObject *its = look(ending, ending->entry, N__lock);
+    int taken = its ? lock(its, false) : FAILED;
+    if (taken != GO_ON) return taken;
+    int result = take_marks(ending, tiling, count);
+    unlock(its);
+    return result;
+}
+
+/* Return the ids of so many spans, and one more. */
+static PyObject *ids_of(Py_ssize_t count) {
+    Py_ssize_t size = 8 * count + 8;
+    PyObject *bits = PyLong_FromSsize_t(8 * size), *length = PyLong_FromSsize_t(size), *ids = NULL;
+    PyObject *number = bits && length ? PyObject_CallFunctionObjArgs(held[GETRANDBITS], bits, NULL) : NULL;
+    if (number != NULL) ids = PyObject_CallMethodObjArgs(number, names[N_to_bytes], length, names[N_little], NULL);
+    Py_XDECREF(bits);
+    Py_XDECREF(length);
+    Py_XDECREF(number);
+    if (ids != NULL && (!PyBytes_CheckExact(ids) || PyBytes_Size(ids) != size)) {
+        fail(PyExc_ValueError, "no such ids");
+        Py_CLEAR(ids);
+    }
+    return ids;
+}
+
+/* Put all spans of the request, behind the room for the head of a queued item. */
+static int encode(Ending *ending, Buffer *buffer, Tiling *tiling, int count) {
+    PyObject *head = own(ending, make_head(held, PyTuple_GetItem(ending->identity, 0)));
+    PyObject *ids = head ? own(ending, ids_of(PyTuple_Size(tiling->events))) : NULL;
+    PyObject *mark = ids ? look(ending, held[NO_MARK], N_encoded) : NULL;
+    if (mark == NULL || !PyBytes_Check(mark)) return mark ? NOT_HERE : FAILED;
+    const Entry entry = {ending->identity, ending->rest, ending->client, ending->attributes};
+    buffer->size = QUEUE_HEAD;
+    if (put_stages(buffer, tiling, count, head, ids, mark) < 0) return FAILED;
+    return put_entry(buffer, tiling, count, head, ending->times, &entry) < 0 ? FAILED : GO_ON;
+}
+
+/* --- From here on nothing is left to the reference. */
+
+/* `VerdictCounter.add`. */
+static int count_verdict(Ending *ending) {
+    PyObject *counter = ending->verdict ? look(ending, ending->processor, N_counter) : NULL;
+    if (counter == NULL) return ending->verdict ? -1 : 0;
+    PyObject *its = look(ending, counter, N__lock), *counts = look(ending, counter, N__counts);
+    if (its == NULL || counts == NULL || lock(its, true) < 0) return -1;
+    PyObject *before = PyDict_GetItemWithError(counts, ending->verdict);
+    PyObject *after = before ? PyNumber_Add(before, held[ONE]) : PyErr_Occurred() ? NULL : (Py_INCREF(held[ONE]), held[ONE]);
+    int result = after ? PyDict_SetItem(counts, ending->verdict, after) : -1;
+    Py_XDECREF(after);
+    unlock(its);
+    return result;
+}
+
+static int count_seen(Ending *ending) {
+    if (ending->seen == NULL) return 0;
+    PyObject *after = own(ending, PyLong_FromLongLong(ending->seen_before + 1));
+    return after ? PyDict_SetItem(ending->seen, ending->route, after) : -1;
+}
+
+/* `Timeline.abandon`, and when it ended. */
+static int abandon(Ending *ending, PyObject *end_time) {
+    if (PyObject_SetAttr(ending->entry, names[N_end_time], end_time) < 0) return -1;
+    if (PyObject_SetAttr(ending->entry, names[N_closed], Py_True) < 0) return -1;
+    PyObject *log = look(ending, ending->entry, N__log);
+    return log ? PyList_SetSlice(log, 0, PyList_Size(log), NULL) : -1;
+}
+
+/* `Waiting.add`, of a resource and scope that it knows; return how many items are not sorted in, -1 if it does not. */
+static Py_ssize_t add_waiting(Ending *ending, PyObject *sender, PyObject *resource, Buffer *buffer, int count) {
+    PyObject *waiting = look(ending, sender, N__waiting), *known = look(ending, waiting, N__known);
+    PyObject *ids[] = {PyLong_FromVoidPtr(resource), PyLong_FromVoidPtr(held[SCOPE])};
+    PyObject *key = known && ids[0] && ids[1] ? own(ending, PyTuple_Pack(2, ids[0], ids[1])) : NULL;
+    Py_XDECREF(ids[0]);
+    Py_XDECREF(ids[1]);
+    PyObject *group = key && PyDict_CheckExact(known) ? PyDict_GetItemWithError(known, key) : NULL;
+    uint64_t number = group ? PyLong_AsUnsignedLongLong(PyTuple_GetItem(group, 0)) : 0;
+    if (number == 0 || number > UINT32_MAX) return -1; /* 0: an item that is whole */
+    uint64_t head = number | (uint64_t)count << 32;
+    for (int i = 0; i < 8; i++) buffer->data[i] = (char)(head >> 8 * i);
+    buffer->data[8] = 0; /* no breach */
+    PyObject *item = own(ending, PyBytes_FromStringAndSize(buffer->data, (Py_ssize_t)buffer->size));
+    PyObject *incoming = item ? look(ending, waiting, N__incoming) : NULL;
+    return incoming && call(incoming, N_append, item) == 0 ? PyObject_Size(incoming) : -1;
+}
+
+/* `EncodingSpanProcessor.put`: wake its thread where that is due. */
+static int put_in(Ending *ending, PyObject *sender, PyObject *resource, Buffer *buffer, int count) {
+    Py_ssize_t size = (Py_ssize_t)buffer->size - QUEUE_HEAD;
+    Py_ssize_t unsorted = (PyObject *)Py_TYPE(sender) == held[SENDER] ? add_waiting(ending, sender, resource, buffer, count) : -1;
+    if (unsorted >= 0) {
+        PyObject *wake_at = look(ending, sender, N__wake_at);
+        int started = is(sender, N__started, Py_True);
+        if (wake_at == NULL || started < 0) return -1;
+        if (started && unsorted < PyLong_AsSsize_t(wake_at) && size <= big) return 0;
+        PyObject *done = PyObject_CallMethod(sender, WORDS[N_was_put], "nn", unsorted, size);
+        Py_XDECREF(done);
+        return done ? 0 : -1;
+    }
+    if (PyErr_Occurred()) return -1;
+    PyObject *method = look(ending, sender, N_put);
+    PyObject *arguments = own(ending, Py_BuildValue("(OOy#i)", resource, held[SCOPE], buffer->data + QUEUE_HEAD, size, count));
+    PyObject *named = own(ending, Py_BuildValue("{sO}", "breach", Py_False));
+    PyObject *done = method && arguments && named ? own(ending, PyObject_Call(method, arguments, named)) : NULL;
+    return done ? 0 : -1;
+}
+
+/* `EntryRecorder._put`. */
+static int put_all(Ending *ending, Buffer *buffer, int count) {
+    PyObject *resource = look(ending, look(ending, ending->recorder, N__provider), N_resource);
+    PyObject *senders = resource ? look(ending, ending->recorder, N__senders) : NULL;
+    Py_ssize_t number = senders ? PySequence_Size(senders) : -1;
+    if (number < 0) return -1;
+    for (Py_ssize_t i = 0; i < number; i++) {
+        int kept = ending->count;
+        PyObject *sender = own(ending, PySequence_GetItem(senders, i));
+        int result = sender ? put_in(ending, sender, resource, buffer, count) : -1;
+        let_go(ending, kept);
+        if (result < 0) return -1;
+    }
+    return 0;
+}
+
+/* Do what is due once all is known; `count` spans lie in `buffer`, none of a request that is dropped. */
+static int conclude(Ending *ending, PyObject *end_time, Buffer *buffer, int count) {
+    if (count_verdict(ending) < 0 && said() < 0) return FAILED;
+    if (count && count_seen(ending) < 0 && said() < 0) return FAILED;
+    if (count && PyObject_SetAttr(ending->entry, names[N_served], ending->route) < 0 && said() < 0) return FAILED;
+    if (abandon(ending, end_time) < 0 && said() < 0) return FAILED;
+    if (count && put_all(ending, buffer, count) < 0 && said() < 0) return FAILED;
+    return GO_ON;
+}
+
+/* --- the whole */
+
+static int send(Ending *ending, PyObject *end_time) {
+    Tiling tiling;
+    tiling.events = NULL;
+    Buffer buffer;
+    open_buffer(&buffer);
+    int count, result = take_marks_locked(ending, &tiling, &count);
+    if (result == GO_ON) result = encode(ending, &buffer, &tiling, count);
+    if (result == GO_ON) result = conclude(ending, end_time, &buffer, count + 1);
+    close_buffer(&buffer);
+    if (tiling.events != NULL) release(&tiling);
+    return result;
+}
+
+static int end_it(Ending *ending, PyObject *end_time) {
+    static const int unjudged[] = {N_stream, N_disconnect, N_errands, N__tiler}, unsent[] = {N_notes, N_added, N__presumed};
+    PyObject *start = look(ending, ending->entry, N__start);
+    if (start == NULL || read_time(start, &ending->times[0]) < 0 || read_time(end_time, &ending->times[1]) < 0) return FAILED;
+    if (ending->times[0] < 0) return NOT_HERE; /* else no difference of times overflows: see read_times */
+    if (ending->times[1] < ending->times[0]) return NOT_HERE; /* the wall clock stepped back */
+    ending->times[2] = ending->times[1];
+    ending->processor = look(ending, ending->recorder, N__processor);
+    int result = ending->processor ? is(ending->processor, N_has_others, Py_False) : FAILED;
+    if (result == GO_ON) result = is(ending->entry, N_held, Py_False);
+    if (result == GO_ON) result = are_none(ending->entry, unjudged, 4);
+    if (result == GO_ON) result = judge(ending);
+    if (result == GO_ON) result = sample(ending);
+    if (result == DROPPED) return conclude(ending, end_time, NULL, 0);
+    if (result == GO_ON) result = are_none(ending->entry, unsent, 3);
+    if (result == GO_ON) result = learn(ending);
+    if (result == GO_ON) result = describe(ending);
+    return result == GO_ON ? send(ending, end_time) : result;
+}
+
+static PyObject *end(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given) {
+    if (given != 5) return PyErr_Format(PyExc_TypeError, "end takes a recorder, an entry, a time, a method and a route");
+    Ending ending;
+    memset(&ending, 0, offsetof(Ending, owned));
+    ending.count = 0;
+    ending.recorder = args[0];
+    ending.entry = args[1];
+    ending.route = own(&ending, PyTuple_Pack(2, args[3], args[4]));
+    int result = ending.route ? end_it(&ending, args[2]) : FAILED;
+    let_go(&ending, 0);
+    return result == FAILED ? NULL : PyBool_FromLong(result == GO_ON);
+}
+
+/* --- the module */
+
+static PyMethodDef functions[] = {
+    {"end", (PyCFunction)(void (*)(void))end, METH_FASTCALL,
+     "end(recorder, entry, end_time, method, route): return whether that is done."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int read_number(int which, int64_t *number) { return read_time(held[which], number); }
+
+static int fill(PyObject *Py_UNUSED(module)) {
+#ifdef Py_GIL_DISABLED
+    return fail(PyExc_ImportError, "what others may change meanwhile is looked into as only the GIL allows");
+#endif
+    if (held[ONE] != NULL) return fail(PyExc_ImportError, "in use by another interpreter of this process");
+    if (read_held(held) < 0) return -1;
+    for (int i = HELD; i < IMPORTED; i++) {
+        PyObject *from = PyImport_ImportModule(FROM[i - HELD][0]);
+        held[i] = from ? PyObject_GetAttrString(from, FROM[i - HELD][1]) : NULL;
+        Py_XDECREF(from);
+        if (held[i] == NULL) return -1;
+    }
+    if (read_number(MAX_ROUTES, &max_routes) < 0 || read_number(ENOUGH, &enough) < 0) return -1;
+    if (read_number(FROM_EACH, &from_each) < 0 || read_number(BIG, &big) < 0) return -1;
+    if (from_each < 1 || !PyList_Check(held[FLAGS])) return fail(PyExc_ImportError, "built for another release");
+    for (int i = 0; i < NAMED; i++)
+        if ((names[i] = PyUnicode_InternFromString(WORDS[i])) == NULL) return -1;
+    if ((held[BITS_128] = PyLong_FromLong(128)) == NULL || (held[BITS_64] = PyLong_FromLong(64)) == NULL) return -1;
+    return (held[ONE] = PyLong_FromLong(1)) ? 0 : -1;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, fill},
+#ifdef Py_GIL_DISABLED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_ending", .m_methods = functions, .m_slots = slots};
+
+PyMODINIT_FUNC PyInit__ending(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,220 @@
+"""Work out how the time of one request divides into what causes can be told by: its stages, and what sources noted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.semconv import (
+    ML_BATCH_SIZE,
+    ML_COLD_START,
+    NETWORK_RECEIVE,
+    NETWORK_SEND,
+    QUEUE,
+    QUEUE_BLOCKED_BY,
+    QUEUE_REASON,
+)
+from stagetrace.sla import cause
+from stagetrace.sla.cause import Parts
+from stagetrace.sla.verdict import overlap
+from stagetrace.sources import pauses, threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any, Protocol
+
+    from stagetrace.recording.tiler import Segment
+    from stagetrace.sources.threads import Reading
+
+    Interval = tuple[int, int]
+
+    class Noted(Protocol):
+        """What a request's timeline has, besides its stages."""
+
+        accounts: Sequence[tuple[Reading, Reading]]
+        handed: Sequence[tuple[int, int, int]]
+        calls: Sequence[tuple[str, int, int]]
+        model: Mapping[str, Any]
+
+
+WAITS: Final = {NETWORK_RECEIVE: cause.SLOW_UPLOAD, NETWORK_SEND: cause.SLOW_DOWNLOAD}
+QUEUES: Final = {"socket": cause.SOCKET_WAIT, "batch": cause.BATCH_WAIT}
+RIVALS: Final = 0.5  # of the time blocked, computed by other threads meanwhile: they had what it waited for
+EXPLAINS: Final = 0.25  # of another wait
+
+
+@dataclass
+class _Divided:
+    """How the time of sections divides, in nanoseconds: what the thread did, and what it was kept by."""
+
+    computed: int = 0
+    waited: int = 0  # for a CPU
+    locked: int = 0  # out by other threads of the process
+    blocked: int = 0  # by who knows what
+
+    def add_sections(self, accounts: Sequence[tuple[Reading, Reading]], waits: list[Interval]) -> None:
+        """Add the sections with these accounts; `waits` are for what is told otherwise."""
+        for first, last in _outermost(accounts):
+            share = threads.between(first, last)
+            if share is not None and share.waited != threads.UNKNOWN:
+                self._add_section(share, overlap([(first[threads.AT], last[threads.AT])], waits))
+
+    def _add_section(self, share: threads.Share, told: int) -> None:
+        blocked = max(share.blocked - told, 0)
+        self.computed += share.computed
+        self.waited += share.waited
+        if share.rivals < RIVALS * blocked:
+            # Who held what it waited for has lacked a CPU like this thread: so much for what was computed.
+            short = min(blocked - share.rivals, _for_each(share) * share.rivals)
+            self.waited += int(short)
+            blocked -= int(short)
+        if share.rivals >= RIVALS * blocked:
+            self.locked += blocked
+        else:
+            self.blocked += blocked
+
+    def told(self) -> int:
+        """Return what of the time is told."""
+        return self.computed + self.waited + self.locked + self.blocked
+
+    def collect(self, collected: int) -> int:
+        """Take the time of the garbage collector out of what it was counted as; return how much was found there."""
+        # Another thread may have run it, and held the GIL meanwhile; else it has computed in this one.
+        name = "locked" if self.locked >= collected else "computed"
+        found: int = min(getattr(self, name), collected)
+        setattr(self, name, getattr(self, name) - found)
+        return found
+
+    def add_hand_over(self, took: int, lacked: int) -> None:
+        """Add the time that it took a free thread to take the request up, or the event loop to take it back.
+
+        It could not run: for want of a CPU, which is `lacked` where that is known, or as it was locked out; by which of
+        them the sections were held up more.
+        """
+        if lacked == threads.UNKNOWN:
+            lacked = took if self.waited > max(self.locked, self.blocked) else 0
+        lacked = min(lacked, took)
+        self.waited += lacked
+        if self.locked > self.blocked:
+            self.locked += took - lacked
+        else:
+            self.blocked += took - lacked
+
+    def kept_from(self, waited: int) -> str | None:
+        """Return what kept the sections for longer than they computed, which explains another wait; else None."""
+        kept = max(self.locked, self.waited)
+        if kept <= max(self.computed, self.blocked, EXPLAINS * waited):
+            return None
+        return cause.LOCK_WAIT if self.locked > self.waited else cause.CPU_WAIT
+
+
+def _for_each(share: threads.Share) -> float:
+    """Return how long a thread has waited for a CPU for what it computed."""
+    return share.waited / share.computed if share.computed else 0.0
+
+
+def parts_of(segments: Iterable[Segment], noted: Noted) -> Parts:
+    """Return how the request's time divides."""
+    times: dict[str, int] = {}
+    own: list[Interval] = []
+    waits: list[Interval] = []  # in other stages, perhaps within a section
+    overs: list[tuple[int, int]] = []  # hand-overs: how long, and how much of that a CPU was lacking
+    unheld = 0  # in the socket, and nobody known was in the way
+    for segment in segments:
+        times_of = (segment.start, segment.end)
+        if segment.stage == QUEUE:
+            waits.append(times_of)
+            unheld += _add_queue(times, segment, noted.handed, overs)
+        elif segment.stage in WAITS:
+            waits.append(times_of)
+            _add(times, WAITS[segment.stage], segment.end - segment.start)
+        else:
+            own.append(times_of)
+    divided = _Divided()
+    calls = [(begin, end) for _, begin, end in noted.calls]
+    divided.add_sections(noted.accounts, sorted([*calls, *waits]))
+    others = _of_own(own, divided, sorted(calls), overs, _handed_back(own, noted.handed))
+    if unheld and (kept_from := divided.kept_from(unheld)):
+        times[cause.SOCKET_WAIT] -= unheld
+        _add(times, kept_from, unheld)
+    for part, took in others.items():
+        _add(times, part, took)
+    times = {part: took for part, took in times.items() if took > 0}
+    return Parts(times, noted.model.get(ML_BATCH_SIZE), bool(noted.model.get(ML_COLD_START)))
+
+
+def _add_queue(
+    times: dict[str, int], wait: Segment, handed: Iterable[tuple[int, int, int]], overs: list[tuple[int, int]]
+) -> int:
+    """Add a wait in a queue, and its hand-overs; return how long it was in the socket without a known reason."""
+    begin, end = wait.start, wait.end
+    part = QUEUES.get(wait.attributes.get(QUEUE_REASON, ""), cause.POOL_WAIT)
+    if part == cause.POOL_WAIT:
+        for since, until, lacked in handed:
+            if since < end and begin < until:
+                over = max(since, begin)  # it was asked for just before the stage
+                overs.append((_uncollected(times, over, end), lacked))
+                end = over
+    took = end - begin if part == cause.BATCH_WAIT else _uncollected(times, begin, end)
+    _add(times, part, took)
+    return took if part == cause.SOCKET_WAIT and QUEUE_BLOCKED_BY not in wait.attributes else 0
+
+
+def _uncollected(times: dict[str, int], begin: int, end: int) -> int:
+    """Return how long a wait was apart from garbage collection, which stops whoever would end it and is added."""
+    collected = min(pauses.within(begin, end), end - begin)
+    _add(times, cause.GC, collected)
+    return end - begin - collected
+
+
+def _add(times: dict[str, int], part: str, took: int) -> None:
+    if took > 0:
+        times[part] = times.get(part, 0) + took
+
+
+def _handed_back(own: list[Interval], handed: Iterable[tuple[int, int, int]]) -> int:
+    """Return for how long the event loop did not take the request back."""
+    took = 0
+    for since, until, lacked in handed:
+        if lacked == threads.UNKNOWN:
+            found = overlap(own, [(since, until)])
+            took += max(found - pauses.within(since, until), 0)
+    return took
+
+
+def _of_own(
+    own: list[Interval],
+    divided: _Divided,
+    called: list[Interval],
+    hand_overs: Iterable[tuple[int, int]],
+    back: int,
+) -> dict[str, int]:
+    """Return how the request's own stages divide, and its hand-overs; that of `back` lies within these stages."""
+    whole = sum(end - begin for begin, end in own)
+    downstream = overlap(own, called)
+    collected = min(sum(pauses.within(begin, end) for begin, end in own), whole)
+    rest = max(whole - downstream - divided.told(), 0)
+    back = min(back, rest)
+    rest -= back
+    found = divided.collect(collected)
+    awaited = min(collected - found, rest)  # in no section
+    for took, lacked in (*hand_overs, (back, threads.UNKNOWN)):
+        divided.add_hand_over(took, lacked)
+    return {
+        cause.DOWNSTREAM: downstream,
+        cause.CPU_WAIT: divided.waited,
+        cause.GC: found + awaited,
+        cause.COMPUTE: divided.computed,
+        cause.LOCK_WAIT: divided.locked,
+        cause.UNKNOWN: divided.blocked + rest - awaited,
+    }
+
+
+def _outermost(accounts: Sequence[tuple[Reading, Reading]]) -> list[tuple[Reading, Reading]]:
+    """Return the sections that are not a part of another on the same thread."""
+    found: list[tuple[Reading, Reading]] = []
+    # The longer of two that begin at once comes first: a reading may serve two sections that begin together.
+    for first, last in sorted(accounts, key=lambda one: (one[0][threads.AT], -one[1][threads.AT])):
+        if not any(other[0] is first[0] and last[threads.AT] <= until[threads.AT] for other, until in found):
+            found.append((first, last))
+    return found

@@ -1,0 +1,27 @@
+"""Say in the evidence what is known of the wire, where a request was slow to come or its answer slow to go: pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.semconv import NETWORK_RETRANSMITS, NETWORK_RTT_MS, NETWORK_UNACKED_BYTES
+from stagetrace.sla.cause import SLOW_DOWNLOAD, SLOW_UPLOAD
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stagetrace.sla.cause import Cause
+
+ABOUT: Final = (SLOW_DOWNLOAD, SLOW_UPLOAD)
+
+
+def on_the_wire(cause: Cause, attributes: Mapping[str, Any]) -> str:
+    """Return what the entry span's attributes say of the client's connection, to follow the evidence; often nothing."""
+    if cause.word not in ABOUT or NETWORK_RTT_MS not in attributes:
+        return ""
+    said = [f"{attributes[NETWORK_RTT_MS]:.1f} ms from the client and back"]
+    if attributes.get(NETWORK_RETRANSMITS):
+        said.append(f"{attributes[NETWORK_RETRANSMITS]} segments sent again")
+    if cause.word == SLOW_DOWNLOAD and attributes.get(NETWORK_UNACKED_BYTES):
+        said.append(f"{attributes[NETWORK_UNACKED_BYTES]} bytes not acknowledged at the end")
+    return f"; {', '.join(said)}"

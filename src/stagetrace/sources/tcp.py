@@ -1,0 +1,51 @@
+"""How long the data of a connection has lain in the kernel: TCP_INFO, one system call.
+
+Linux alone. The kernel keeps the time of the last data in ticks of its clock, so a wait is known to within one tick;
+data that came later restarts it, so it is never longer than the oldest has waited.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+import time
+from typing import Any, Final
+
+from stagetrace.sources.base import Source
+
+TCP_INFO: Final = getattr(socket, "TCP_INFO", 11)
+_MONOTONIC_COARSE: Final = 6  # its resolution is the tick
+_last_data_recv: Final = struct.Struct("=I").unpack_from
+_LAST_DATA_RECV_AT: Final = 52
+_END_AT: Final = 56
+# A connection that is new tells less than nothing: what came before was another's.
+MAX_WAIT_MS: Final = 3_600_000
+
+
+def lack_of(size: int) -> str | None:
+    """Return why the first so many bytes of TCP_INFO cannot be had here; None where they can."""
+    if sys.platform != "linux":
+        return f"{sys.platform} has no TCP_INFO as Linux has it"
+    with socket.socket() as one:
+        if len(one.getsockopt(socket.IPPROTO_TCP, TCP_INFO, size)) < size:
+            return "this kernel's TCP_INFO ends too early"
+    return None
+
+
+SOURCE = Source(__name__, "the wait in the socket", "STAGETRACE_SOCKET_WAIT", lambda: lack_of(_END_AT))
+TICK_NS: int = round(time.clock_getres(_MONOTONIC_COARSE) * 1e9) if sys.platform == "linux" else 10_000_000
+# A wait of less is not shown: it may be nothing but the edges of two ticks.
+LEAST_MS: int = -(-2 * TICK_NS // 1_000_000)
+
+
+def waited_ms(connection: Any) -> int:
+    """Return for how many milliseconds the last data that came has been here; 0 if too short to tell.
+
+    `connection` is a socket, or what has its `getsockopt`; raises what that raises, AttributeError included.
+    """
+    info = connection.getsockopt(6, TCP_INFO, _END_AT)
+    if len(info) < _END_AT:
+        return 0
+    (waited,) = _last_data_recv(info, _LAST_DATA_RECV_AT)
+    return waited if LEAST_MS <= waited < MAX_WAIT_MS else 0

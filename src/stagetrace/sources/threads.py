@@ -1,0 +1,227 @@
+"""How a thread's time divides: on a CPU, runnable but waiting for one, and (the rest) blocked.
+
+`/proc/self/task/TID/schedstat` through a descriptor that each thread keeps open; it closes with the thread, and a
+forked child opens its own. Where the kernel has none, or no descriptor is left, only the thread's CPU time is known.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Final, NamedTuple
+
+from stagetrace.guard import switch
+from stagetrace.native import native
+from stagetrace.sources.base import SLOW_NS, Source
+
+MAX_DESCRIPTORS: Final = 256
+UNKNOWN: Final = -1
+DIVIDED_NS: Final = 1_000_000  # how long a section must be for its time to be divided
+
+
+# One thread's account at one time: whose it is; when, by the clock of the stages; what the kernel said of it (its CPU
+# time alone where it does not); the CPU time of all threads of the process. It is worked out for few of them.
+Reading = tuple["Descriptor", int, "bytes | int", int]
+AT: Final = 1
+RECENT_NS: Final = 200_000
+AT_ONCE_NS: Final = 50_000
+TRIES: Final = 3
+
+
+class Share(NamedTuple):
+    """How a thread's time between two readings divides, in nanoseconds."""
+
+    wall: int
+    computed: int
+    waited: int  # for a CPU; UNKNOWN where the kernel does not tell
+    blocked: int  # UNKNOWN with it
+    rivals: int  # computed by other threads of this process meanwhile
+
+
+class Descriptor:
+    """One thread's schedstat, which is open as long as this object lives."""
+
+    def __init__(self, thread: int) -> None:
+        self.thread = thread
+        self.number = UNKNOWN
+        self._file: tuple[int, int] | None = None
+        with _opening:
+            if _open_now[0] >= MAX_DESCRIPTORS or not _has_schedstat:
+                return
+            _open_now[0] += 1
+        try:
+            self.number = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+            self._file = _identity(self.number)
+        except OSError:
+            self._give_back()
+
+    def forget(self) -> None:
+        """Read it no more, since it is somebody else's by now."""
+        if self.number != UNKNOWN:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self.number = UNKNOWN
+        if _opening is None:  # the interpreter ends
+            return
+        with _opening:
+            _open_now[0] -= 1
+
+    def __del__(self) -> None:
+        number = self.number
+        if number != UNKNOWN:
+            self._give_back()
+            # Whoever closed all descriptors, to become a daemon say, may have another file at this number by now.
+            if _identity(number) == self._file:
+                os.close(number)
+
+
+def _identity(number: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(number)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _lack() -> str | None:
+    return None if hasattr(time, "thread_time_ns") else "this platform has no clock of a thread's CPU time"
+
+
+def lacks_waiting() -> str | None:
+    """Return why it cannot be told from being blocked that a thread waits for a CPU; None if it can."""
+    try:
+        with open(f"/proc/self/task/{threading.get_native_id()}/schedstat", "rb") as file:  # noqa: PTH123
+            computed, _, _ = map(int, file.read().split())
+    except (OSError, ValueError, AttributeError) as error:
+        return f"no schedstat here ({error})"
+    return None if computed else "this kernel keeps no schedstat"
+
+
+SOURCE = Source(__name__, "the wait for a CPU", "STAGETRACE_CPU_WAIT", _lack)
+_switch = switch(__name__)
+_is_used = SOURCE.is_used
+_has_schedstat = lacks_waiting() is None
+_opening = threading.Lock()  # guards _open_now
+_open_now = [0]
+_own = threading.local()
+
+
+def _begin_anew() -> None:
+    """Forget the parent's descriptors, in a forked child: they tell of the parent's threads."""
+    global _own, _opening  # noqa: PLW0603
+    _opening = threading.Lock()
+    _own = threading.local()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
+def reading() -> Reading:
+    """Return the calling thread's account as it is now; raises OSError where its descriptor was closed by others."""
+    try:
+        own: Descriptor = _own.descriptor
+    except AttributeError:
+        own = _own.descriptor = Descriptor(threading.get_native_id())
+    number = own.number
+    if number == UNKNOWN:
+        return own, time.time_ns(), time.thread_time_ns(), time.process_time_ns()
+    try:
+        at, said, computed, took = read_account(number)
+    except OSError:
+        own.forget()
+        raise
+    if took >= SLOW_NS:
+        SOURCE.took(took)
+    return own, at, said, computed
+
+
+def _read_account(number: int) -> tuple[int, bytes, int, int]:
+    """Return the time, what a schedstat file says, the process's CPU time, and how long it took; raises OSError.
+
+    `_threads.c` is the same without letting go of the GIL, for which others that compute make it wait.
+    """
+    began = time.perf_counter_ns()
+    for _ in range(TRIES):
+        at = time.time_ns()
+        said = os.pread(number, 64, 0)
+        if time.time_ns() - at < AT_ONCE_NS:
+            break  # else the thread lost the CPU between the two, and they do not belong together
+    return at, said, time.process_time_ns(), time.perf_counter_ns() - began
+
+
+_native = native("stagetrace.sources._threads")
+read_account = _read_account if _native is None else _native.read_account
+
+
+def account(now: int | None = None) -> Reading | None:
+    """Return the calling thread's account, None where it is not to be had; never raises.
+
+    With `now`, the time, one that is at most RECENT_NS old will do: what begins often is not asked for often.
+    """
+    if not _is_used or _switch.off:
+        return None
+    if now is not None:
+        last = getattr(_own, "last", None)
+        if last is not None and 0 <= now - last[AT] < RECENT_NS:
+            found: Reading = last
+            return found
+    try:
+        _own.last = taken = reading()
+    except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+        SOURCE.failed(error)
+        return None
+    else:
+        return taken
+
+
+def before() -> Reading | None:
+    """Return the calling thread's account that was taken last, None if none was."""
+    last: Reading | None = getattr(_own, "last", None)
+    return last
+
+
+def leave(now: int) -> None:
+    """Note that the calling thread, one of a pool, has nothing to do from now on."""
+    _own.left = now
+
+
+def left() -> int:
+    """Return since when the calling thread, one of a pool, had nothing to do when it took this up; 0 for a new one."""
+    since: int = getattr(_own, "left", 0)
+    return since
+
+
+def waited(previous: Reading | None, now: Reading) -> int:
+    """Return for how long a thread has waited for a CPU since an account of it, or since it began; UNKNOWN included."""
+    if previous is not None and previous[0] is now[0]:
+        share = between(previous, now)
+        return UNKNOWN if share is None else share.waited
+    said = now[2]
+    return UNKNOWN if isinstance(said, int) else int(said.split()[1])
+
+
+def between(first: Reading, last: Reading) -> Share | None:
+    """Return how the time between two readings of one thread divides; None of two threads, or where it is unknown."""
+    own, since, before, others_before = first
+    other, until, after, others_after = last
+    if own is not other:
+        return None
+    wall = max(until - since, 0)
+    if isinstance(before, int) or isinstance(after, int):
+        if not (isinstance(before, int) and isinstance(after, int)):
+            return None  # its descriptor was lost in between
+        computed = max(after - before, 0)
+        return Share(wall, computed, UNKNOWN, UNKNOWN, max(others_after - others_before - computed, 0))
+    try:
+        computed_before, waited_before, _ = map(int, before.split())
+        computed_after, waited_after, _ = map(int, after.split())
+    except ValueError:
+        own.forget()  # somebody has another file at this number
+        return None
+    computed = max(computed_after - computed_before, 0)
+    waited = max(waited_after - waited_before, 0)
+    rivals = max(others_after - others_before - computed, 0)
+    return Share(wall, computed, waited, max(wall - computed - waited, 0), rivals)

@@ -1,0 +1,26 @@
+"""Page faults of the process that waited for a disk: read as `machine.pressure` is, every few seconds."""
+
+from __future__ import annotations
+
+from stagetrace.sources.base import Source
+from stagetrace.sources.machine import Meter
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+SOURCE = Source(
+    __name__,
+    "page faults",
+    "STAGETRACE_USAGE",
+    lambda: None if resource is not None else "this platform has no getrusage",
+)
+
+
+def loaded() -> int:
+    """Return how many page faults of this process have waited for a disk since it began."""
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_majflt)
+
+
+loads = Meter(SOURCE, loaded)

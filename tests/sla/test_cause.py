@@ -1,0 +1,161 @@
+"""The cause is the part that accounts for most of the excess over what is usual; nothing is guessed."""
+
+from __future__ import annotations
+
+import pytest
+
+from stagetrace.sla import cause, shortage
+from stagetrace.sla.cause import Cause, Parts, Usual, cause_of, evidence
+from stagetrace.sla.policy import BREACH, Objective
+from stagetrace.sla.usual import ENOUGH, MAX_ROUTES, MAX_SIZES, Learned
+from stagetrace.sla.verdict import Broken, Verdict
+from stagetrace.sla.wire import on_the_wire
+from stagetrace.sources import machine, usage
+from stagetrace.sources.machine import Rise
+
+MS = 1_000_000
+
+
+def parts(size: int | None = None, *, is_first: bool = False, **ms: float) -> Parts:
+    return Parts({part: int(took * MS) for part, took in ms.items()}, size, is_first)
+
+
+def usual(size: float | None = None, **ms: float) -> Usual:
+    return Usual({part: took * MS for part, took in ms.items()}, size)
+
+
+@pytest.mark.parametrize("part", cause.PHRASES)
+def test_before_anything_is_known_it_is_what_took_most_of_the_overrun(part: str) -> None:
+    slow = Parts({"compute": 10 * MS, "cpu_wait": 5 * MS, part: 100 * MS})
+    assert cause_of(slow, 65 * MS) == Cause(part, part)
+
+
+def test_where_no_part_takes_half_of_the_excess_it_is_unknown() -> None:
+    assert cause_of(parts(compute=30, cpu_wait=30, gc=30), 80 * MS).word == "unknown"
+    assert cause_of(Parts({}), MS).word == "unknown"
+
+
+def test_before_anything_is_known_computing_that_keeps_the_promise_is_no_cause() -> None:
+    """60 ms were promised: the 50 would have been in time, the 30 of waiting are why they were not."""
+    assert cause_of(parts(compute=50, lock_wait=30), 20 * MS).word == "lock_wait"
+    assert cause_of(parts(compute=70, lock_wait=30), 40 * MS).word == "compute"
+    assert cause_of(parts(compute=50, cpu_wait=15, lock_wait=15), 20 * MS).word != "compute"
+    assert cause_of(parts(is_first=True, compute=50, cpu_wait=30), 20 * MS).word == "cpu_wait"
+
+
+def test_what_is_usual_is_no_cause() -> None:
+    """The largest part is as long as ever; another has grown."""
+    slow = parts(compute=100, cpu_wait=40)
+    assert cause_of(slow, 20 * MS, usual(compute=99, cpu_wait=1)) == Cause("cpu_wait", "cpu_wait")
+
+
+def test_a_breach_of_what_is_usual_is_measured_by_the_promise() -> None:
+    assert cause_of(parts(compute=100, cpu_wait=5), 55 * MS, usual(compute=98, cpu_wait=4)).word == "compute"
+
+
+@pytest.mark.parametrize(
+    ("size", "took", "of_this_size", "word"),
+    [
+        (20, 200, None, "input_size"),  # it takes ten for each one, as usual
+        (20, 900, None, "compute"),  # it takes more than its size explains
+        (1, 200, None, "compute"),
+        (20, 200, usual(20, compute=195), "input_size"),  # others of its size take as long
+        (20, 400, usual(20, compute=195), "compute"),
+        (None, 200, None, "compute"),
+    ],
+)
+def test_a_large_input(size: int | None, took: float, of_this_size: Usual | None, word: str) -> None:
+    found = cause_of(parts(size, compute=took), int((took - 50) * MS), usual(1, compute=10), of_this_size)
+    assert found == Cause(word, "compute")
+
+
+def test_a_first_call_is_a_cold_start_unless_it_was_kept_from_computing() -> None:
+    assert cause_of(parts(is_first=True, compute=90), 50 * MS).word == "cold_start"
+    assert cause_of(parts(is_first=True, unknown=90), 50 * MS).word == "cold_start"
+    assert cause_of(parts(is_first=True, compute=10, cpu_wait=90), 50 * MS).word == "cpu_wait"
+
+
+def test_the_evidence_has_the_numbers_and_that_of_the_cause_first() -> None:
+    slow = parts(compute=50, cpu_wait=82, gc=0.1)
+    found = cause_of(slow, 82 * MS)
+    assert evidence(slow, found) == "82.0 ms waiting for a CPU, 50.0 ms computing"
+    assert evidence(slow, found, usual(cpu_wait=1)).startswith("82.0 ms waiting for a CPU (usually 1.0), 50.0 ms")
+    large = parts(20, compute=200)
+    assert evidence(large, Cause("input_size", "compute"), usual(1, compute=10)).endswith(
+        "an input of 20 where 1 is usual"
+    )
+
+
+def test_what_is_usual_is_learned_by_route_and_by_size() -> None:
+    learned, route = Learned(), ("GET", "/predict")
+    assert learned.usual(route, 1) == (None, None)
+    for _ in range(3 * ENOUGH):
+        learned.learn(route, parts(1, compute=10))
+    for _ in range(ENOUGH):
+        learned.learn(route, parts(20, compute=200))
+    overall, large = learned.usual(route, 20)
+    assert overall is not None
+    assert large is not None
+    assert large.times["compute"] == pytest.approx(200 * MS)
+    assert 10 * MS < overall.times["compute"] < 200 * MS
+    assert learned.usual(("GET", "/other"), 1) == (None, None)
+
+
+def test_the_evidence_says_what_is_known_of_the_wire_where_that_is_the_cause() -> None:
+    known = {"network.rtt_ms": 81.26, "network.retransmits": 3, "network.unacked_bytes": 70_000}
+    assert on_the_wire(Cause("slow_download", "slow_download"), known) == (
+        "; 81.3 ms from the client and back, 3 segments sent again, 70000 bytes not acknowledged at the end"
+    )
+    upload = Cause("slow_upload", "slow_upload")
+    assert on_the_wire(upload, known) == "; 81.3 ms from the client and back, 3 segments sent again"
+    assert on_the_wire(upload, {"network.rtt_ms": 0.02}) == "; 0.0 ms from the client and back"
+    assert on_the_wire(upload, {}) == on_the_wire(Cause("compute", "compute"), known) == ""
+
+
+def test_the_evidence_says_what_the_machine_withheld_where_that_is_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, throttled = Rise(3_200_000_000, 8_000_000_000), Rise(210 * MS, 8_000_000_000)
+    assert shortage.of_cpus(busy, throttled) == (
+        "; in 40% of the last 8 s something on this machine waited for a CPU"
+        "; the CPU quota held this container for 210 ms in the last 8 s"
+    )
+    assert shortage.of_cpus(Rise(9_000_000_000, 8_000_000_000), None).startswith("; in 100% of")
+    assert shortage.of_cpus(Rise(MS, 8_000_000_000), Rise(0, 1)) == shortage.of_cpus(None, None) == ""
+    assert shortage.of_disks(Rise(312, 6_000_000_000)) == (
+        "; 312 page faults of this process waited for a disk in the last 6 s"
+    )
+    assert shortage.of_disks(Rise(0, 1)) == shortage.of_disks(None) == ""
+    monkeypatch.setattr(usage.loads, "rise", lambda: Rise(1, 10**9))
+    monkeypatch.setattr(machine.pressure, "rise", lambda: busy)
+    assert "disk" in shortage.asked(Cause("cold_start", "compute"))
+    assert "disk" in shortage.asked(Cause("unknown", "unknown"))
+    assert "waited for a CPU" in shortage.asked(Cause("cpu_wait", "cpu_wait"))
+    assert shortage.asked(Cause("compute", "compute")) == ""
+
+
+def test_each_part_that_took_time_is_an_attribute() -> None:
+    learned, route = Learned(), ("GET", "/predict")
+    objective = Objective("GET /predict within 50ms", "GET", "/predict", 50 * MS)
+    slow = parts(compute=30, cpu_wait=60.5)
+    for peer in (None, "down:8001"):
+        verdict = Verdict(objective, BREACH, Broken("within", 90 * MS, 50 * MS), "inference", 90 * MS, peer, 80 * MS)
+        found = learned.explain(route, verdict, slow)
+        assert {key: found[key] for key in found if ".part." in key} == {
+            "sla.breach.part.compute_ms": 30.0,
+            "sla.breach.part.cpu_wait_ms": 60.5,
+        }
+    broken = Broken("first_chunk", 90 * MS, 50 * MS, 0, 90 * MS)
+    assert learned.explain(route, Verdict(objective, BREACH, broken, "inference", 90 * MS), slow) == {}
+
+
+def test_what_is_learned_takes_bounded_memory_and_few_requests() -> None:
+    learned = Learned()
+    wanted = [learned.wants(("GET", "/hot")) for _ in range(10_000)]
+    assert all(wanted[:ENOUGH])
+    assert sum(wanted) < 1_000
+    for number in range(2 * MAX_ROUTES):
+        if learned.wants(("GET", f"/{number}")):
+            learned.learn(("GET", f"/{number}"), parts(compute=1))
+    for bits in range(4 * MAX_SIZES):
+        learned.learn(("GET", "/hot"), parts(1 << bits, compute=1))
+    assert len(learned._routes) <= MAX_ROUTES
+    assert len(learned._routes["GET", "/hot"]) <= MAX_SIZES + 1

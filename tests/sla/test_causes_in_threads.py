@@ -1,0 +1,62 @@
+"""What a handler does that calls no model is told where the handler stays on one thread: behind WSGI and gRPC."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services import APPS, PYTHON, run_service, wsgi_command
+from sink import SERVER, run_sink
+from stagetrace.sources import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting()))
+ENV = {"STAGETRACE": "1", "STAGETRACE_SLA": "* within 5ms", "OTEL_BSP_SCHEDULE_DELAY": "50"}
+COMPUTED_MS = 39.0
+
+
+def assert_told(attributes: dict[str, Any]) -> None:
+    assert attributes["sla.breach.part.compute_ms"] >= COMPUTED_MS
+    assert attributes["sla.breach.cause"] in ("compute", "cpu_wait")  # the latter on a busy machine
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "gunicorn gthread", "wsgiref"])
+def test_computing_behind_wsgi(server: str, tmp_path: Path) -> None:
+    with run_sink() as sink:
+        env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
+        with run_service(tmp_path, argv=wsgi_command(server, "computing"), env=env) as service:
+            trace_id, _ = service.call("GET", "/")
+            assert_told(sink.request(trace_id).entry.attributes)
+
+
+def test_reading_a_slow_body_behind_wsgi_is_no_part_of_what_the_thread_was_blocked_by(tmp_path: Path) -> None:
+    def trickle() -> Iterator[bytes]:
+        for _ in range(4):
+            yield b"x"
+            time.sleep(0.1)
+
+    with run_sink() as sink:
+        env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
+        with run_service(tmp_path, argv=wsgi_command("gunicorn", "computing"), env=env) as service:
+            trace_id, _ = service.call("POST", "/read", content=trickle())
+            entry = sink.request(trace_id).entry
+    assert entry.attributes["sla.breach.cause"] == "slow_upload"
+    parts = [took for key, took in entry.attributes.items() if key.startswith("sla.breach.part.")]
+    whole = (entry.end - entry.start) / 1e6
+    assert abs(sum(parts) - whole) <= max(2, 0.05 * whole), entry.attributes
+
+
+def test_computing_behind_grpc() -> None:
+    with run_sink() as sink:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "STAGETRACE"))}
+        env = {**clean, **ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
+        subprocess.run([PYTHON, "computing.py"], cwd=APPS, env=env, check=True, timeout=60)
+        spans = sink.wait_for(lambda all_: any(span.kind == SERVER for span in all_))
+    assert_told(next(span for span in spans if span.kind == SERVER).attributes)

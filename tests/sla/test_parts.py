@@ -1,0 +1,178 @@
+"""The parts of a request are together its duration: nothing counts twice."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stagetrace.recording.tiler import Segment
+from stagetrace.recording.timeline import Timeline
+from stagetrace.sla.parts import parts_of
+from stagetrace.sources import pauses
+from stagetrace.sources.threads import UNKNOWN, Descriptor, Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MS = 1_000_000
+POOL = {"queue.reason": "thread_pool"}
+SOCKET = {"queue.reason": "socket"}
+
+
+@pytest.fixture
+def collected() -> Iterator[list[tuple[int, int]]]:
+    """Return where the garbage collector's pauses, in ms, are put."""
+    before = list(pauses.kept)
+    pauses.kept.clear()
+
+    class Kept(list[tuple[int, int]]):
+        def append(self, times: tuple[int, int]) -> None:
+            pauses.kept.append((times[0] * MS, times[1] * MS))
+
+    yield Kept()
+    pauses.kept.clear()
+    pauses.kept.extend(before)
+
+
+def reading(own: Descriptor, at: float, computed: float, waited: float, process: float | None = None) -> Reading:
+    whole = computed if process is None else process
+    return own, int(at * MS), f"{int(computed * MS)} {int(waited * MS)} 1".encode(), int(whole * MS)
+
+
+def section(since: int, until: int, computed: float, waited: float = 0, rivals: float = 0) -> tuple[Reading, Reading]:
+    """Return a thread's accounts around a section; `rivals` is what others of the process computed meanwhile."""
+    own = Descriptor(threading.get_native_id())
+    return reading(own, since, 0, 0), reading(own, until, computed, waited, computed + rivals)
+
+
+def segment(stage: str, start: int, end: int, attributes: dict[str, Any] | None = None) -> Segment:
+    made = Segment(stage, start * MS)
+    made.attributes = attributes or {}
+    made.end = end * MS
+    return made
+
+
+def noted(accounts: Any = (), handed: Any = ()) -> Timeline:
+    timeline = Timeline()
+    timeline.accounts = accounts
+    timeline.handed = [
+        (since * MS, until * MS, lacked if lacked < 0 else lacked * MS) for since, until, lacked in handed
+    ]
+    return timeline
+
+
+def in_ms(*args: Any) -> dict[str, float]:
+    return {part: took / MS for part, took in parts_of(*args).times.items()}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_section_within_another_counts_once_also_where_one_reading_begins_both(order: tuple[int, ...]) -> None:
+    own, other = (Descriptor(threading.get_native_id()) for _ in range(2))
+    begin, middle, end = reading(own, 0, 0, 0), reading(own, 80, 60, 15), reading(own, 100, 70, 20)
+    elsewhere = reading(other, 100, 0, 0), reading(other, 110, 10, 0)
+    sections = [(begin, middle), (begin, end), elsewhere]
+    segments = [segment("handler", 0, 80), segment("inference", 80, 110)]
+    found = in_ms(segments, noted([sections[place] for place in order]))
+    assert found == {"compute": 80, "cpu_wait": 20, "unknown": 10}
+
+
+def test_what_a_thread_was_blocked_by_is_a_lock_where_others_computed_meanwhile() -> None:
+    handler = [segment("handler", 0, 100)]
+    assert in_ms(handler, noted([section(0, 100, 40, rivals=58)])) == {"compute": 40, "lock_wait": 60}
+    assert in_ms(handler, noted([section(0, 100, 40, rivals=20)])) == {"compute": 40, "unknown": 60}
+
+
+def test_what_a_section_waits_for_in_another_stage_counts_there() -> None:
+    """As the body of a WSGI request that its handler reads."""
+    segments = [segment("handler", 0, 20), segment("network.receive", 20, 80), segment("handler", 80, 100)]
+    found = in_ms(segments, noted([section(0, 100, 30)]))
+    assert found == {"compute": 30, "slow_upload": 60, "unknown": 10}
+
+
+def test_a_lock_whose_holder_lacks_a_cpu_as_this_thread_does_is_a_lack_of_cpus() -> None:
+    """This thread has waited twice as long as it has computed; so has who computed for 10 ms while it was blocked."""
+    found = in_ms([segment("handler", 0, 120)], noted([section(0, 120, 30, 60, rivals=10)]))
+    assert found == {"compute": 30, "cpu_wait": 80, "lock_wait": 10}
+
+
+def test_a_wait_for_a_thread_that_was_free_is_none_for_the_pool() -> None:
+    """It could not run: it lacked a CPU, and else was kept out by what its section was kept out by."""
+    segments = [segment("queue", 0, 50, POOL), segment("handler", 50, 100)]
+    free = [(-1, 50, 30)]  # asked for just before the stage begins
+    assert in_ms(segments, noted([section(50, 100, 50)], free)) == {"cpu_wait": 30, "compute": 50, "unknown": 20}
+    assert in_ms(segments, noted([section(50, 100, 20, rivals=30)], free)) == {
+        "cpu_wait": 30,
+        "compute": 20,
+        "lock_wait": 50,
+    }
+    assert in_ms(segments, noted([section(50, 100, 50)])) == {"pool_wait": 50, "compute": 50}
+
+
+def test_a_wait_for_a_full_pool_is_the_pools_until_a_thread_is_free() -> None:
+    segments = [segment("queue", 0, 50, POOL), segment("handler", 50, 100)]
+    found = in_ms(segments, noted([section(50, 100, 50)], [(40, 50, 10)]))
+    assert found == {"pool_wait": 40, "cpu_wait": 10, "compute": 50}
+
+
+def test_the_event_loop_that_takes_a_request_back_late_was_kept_out_like_its_thread() -> None:
+    segments = [segment("handler", 0, 60), segment("postprocess", 60, 100)]
+    late = [(60, 90, UNKNOWN)]
+    assert in_ms(segments, noted([section(0, 60, 20, rivals=40)], late)) == {
+        "compute": 20,
+        "lock_wait": 70,
+        "unknown": 10,
+    }
+    assert in_ms(segments, noted([section(0, 60, 20, 40)], late)) == {"compute": 20, "cpu_wait": 70, "unknown": 10}
+    assert in_ms(segments, noted([section(0, 60, 60)], late)) == {"compute": 60, "unknown": 40}
+
+
+def test_an_event_loop_that_is_late_counts_no_more_than_what_is_left() -> None:
+    segments = [segment("handler", 0, 60), segment("postprocess", 60, 100)]
+    assert in_ms(segments, noted([section(0, 60, 60)], [(50, 95, UNKNOWN)])) == {"compute": 60, "unknown": 40}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "rivals", "found"),
+    [
+        (SOCKET, 60, {"lock_wait": 160, "compute": 40}),  # the loop was kept out like the thread
+        (SOCKET, 0, {"socket_wait": 100, "compute": 40, "unknown": 60}),
+        ({**SOCKET, "queue.blocked_by": "GET /hold"}, 60, {"socket_wait": 100, "compute": 40, "lock_wait": 60}),
+    ],
+)
+def test_a_wait_in_the_socket_that_nobody_held_up_is_the_contention_that_the_request_met_itself(
+    attributes: dict[str, Any], rivals: int, found: dict[str, float]
+) -> None:
+    segments = [segment("queue", 0, 100, attributes), segment("handler", 100, 200)]
+    assert in_ms(segments, noted([section(100, 200, 40, rivals=rivals)])) == found
+
+
+def test_little_contention_explains_no_long_wait_in_the_socket() -> None:
+    segments = [segment("queue", 0, 100, SOCKET), segment("handler", 100, 120)]
+    assert in_ms(segments, noted([section(100, 120, 2, rivals=18)]))["socket_wait"] == 100
+
+
+def test_garbage_that_is_collected_while_a_request_waits_to_be_taken_up_is_what_it_waits_for(
+    collected: list[tuple[int, int]],
+) -> None:
+    collected.append((10, 90))
+    segments = [segment("queue", 0, 50, SOCKET), segment("queue", 50, 100, POOL), segment("handler", 100, 110)]
+    assert in_ms(segments, noted([section(100, 110, 10)])) == {
+        "gc": 80,
+        "socket_wait": 10,
+        "pool_wait": 10,
+        "compute": 10,
+    }
+    upload = [segment("network.receive", 0, 100)]
+    assert in_ms(upload, noted()) == {"slow_upload": 100}  # which goes on meanwhile
+
+
+def test_garbage_collected_counts_once(collected: list[tuple[int, int]]) -> None:
+    handler = [segment("handler", 0, 100)]
+    collected.append((10, 90))
+    assert in_ms(handler, noted([section(0, 100, 95, 5)])) == {"gc": 80, "compute": 15, "cpu_wait": 5}
+    assert in_ms(handler, noted([section(0, 100, 5, rivals=95)])) == {"gc": 80, "compute": 5, "lock_wait": 15}
+    assert in_ms(handler, noted([section(0, 100, 60, 40)])) == {"gc": 60, "cpu_wait": 40}  # it lacked a CPU, too
+    assert in_ms(handler, noted()) == {"gc": 80, "unknown": 20}
