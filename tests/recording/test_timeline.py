@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.trace import SpanContext
 
-from stagetrace.recording.timeline import PRIORITY, Mark, Segment, Timeline
+from stagetrace.recording.marks import Mark
+from stagetrace.recording.tiler import PRIORITY, Segment
+from stagetrace.recording.timeline import Timeline
 from stagetrace.semconv import TRANSFORM
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def run(*steps: tuple[int, str], total: int | None = None) -> list[tuple[str, in
     timeline = bound(clock)
     for at, step in steps:
         clock.now = at * 1000
-        (timeline.begin if step[0] == "+" else timeline.end)(step[1:])
+        (timeline.enter if step[0] == "+" else timeline.leave)(step[1:])
     end = (total if total is not None else clock.now // 1000) * 1000
     clock.now = end
     return [(stage, duration // 1000) for stage, duration in shape(timeline.close(0, end))]
@@ -107,10 +110,10 @@ def test_an_explicit_mark_wins_and_the_innermost_of_two() -> None:
     outer, inner = Mark("preprocess"), Mark("tokenize")
     steps: list[tuple[int, Callable[[], object]]] = [
         (10, lambda: timeline.begin_mark(outer)),
-        (20, lambda: timeline.begin(INFERENCE)),
+        (20, lambda: timeline.enter(INFERENCE)),
         (30, lambda: timeline.begin_mark(inner)),
         (40, lambda: timeline.end_mark(inner)),
-        (50, lambda: timeline.end(INFERENCE)),
+        (50, lambda: timeline.leave(INFERENCE)),
         (60, lambda: timeline.end_mark(outer)),
     ]
     for at, step in steps:
@@ -130,16 +133,16 @@ def test_a_parent_that_was_given_out_becomes_a_span_of_its_own() -> None:
     """A child span hangs under it, so that neither merging nor an instant of no length may lose it."""
     clock = Clock(0)
     timeline = bound(clock)
-    first = timeline.parent()
+    first = timeline.stage_context()
     assert first
-    timeline.begin(TRANSFORM)
-    second = timeline.parent()
+    timeline.enter(TRANSFORM)
+    second = timeline.stage_context()
     assert second
     clock.now = 100
-    timeline.end(TRANSFORM)
+    timeline.leave(TRANSFORM)
     segments = timeline.close(0, 100)
     assert {segment.context.span_id for segment in segments if segment.context} == {first.span_id, second.span_id}
-    assert timeline.parent() == ENTRY
+    assert timeline.stage_context() == ENTRY
 
 
 def test_marks_after_the_close_do_nothing() -> None:
@@ -147,20 +150,20 @@ def test_marks_after_the_close_do_nothing() -> None:
     timeline = bound(clock)
     clock.now = 100
     before = shape(timeline.close(0, 100))
-    timeline.begin(INFERENCE)
+    timeline.enter(INFERENCE)
     clock.now = 200
-    timeline.end(INFERENCE)
+    timeline.leave(INFERENCE)
     assert before == [("handler", 100)]
-    assert not timeline.bound
+    assert timeline.closed
 
 
 def test_a_clock_that_steps_back_still_tiles() -> None:
     clock = Clock(1000)
     timeline = bound(clock)
     clock.now = 500
-    timeline.begin(INFERENCE)
+    timeline.enter(INFERENCE)
     clock.now = 1500
-    timeline.end(INFERENCE)
+    timeline.leave(INFERENCE)
     clock.now = 2000
     assert shape(timeline.close(1000, 2000)) == [("inference", 500), ("postprocess", 500)]
     assert bound(clock).close(2000, 1900) == []
@@ -188,7 +191,7 @@ def play(events: list[tuple[int, str]], limit: int) -> tuple[list[Segment], int,
         clock.now += wait
         sign, what = event[0], event[1:]
         if what == "parent":
-            timeline.parent()
+            timeline.stage_context()
         elif what.startswith("mark"):
             if sign == "+":
                 marks.append(Mark(what))
@@ -197,10 +200,10 @@ def play(events: list[tuple[int, str]], limit: int) -> tuple[list[Segment], int,
                 timeline.end_mark(marks.pop())
         elif sign == "+":
             counts[what] += 1
-            timeline.begin(what)
+            timeline.enter(what)
         elif counts[what]:
             counts[what] -= 1
-            timeline.end(what)
+            timeline.leave(what)
     return timeline.close(1_000_000, clock.now), clock.now, expected
 
 
@@ -235,7 +238,7 @@ def test_any_entry_interval_is_tiled(events: list[tuple[int, str]], start: int, 
     for wait, event in events:
         clock.now += wait
         if event[1:] in PRIORITY:
-            (timeline.begin if event[0] == "+" else timeline.end)(event[1:])
+            (timeline.enter if event[0] == "+" else timeline.leave)(event[1:])
     segments = timeline.close(start, start + length)
     if not length:
         assert segments == []
@@ -250,7 +253,7 @@ def test_any_entry_interval_is_tiled(events: list[tuple[int, str]], start: int, 
 def test_threads_of_one_request_never_break_the_tiling() -> None:
     """Eight threads mark at once, on the real clock."""
     timeline = Timeline()
-    start = timeline._open.start
+    start = timeline._start
     timeline.bind(ENTRY, start)
     barrier = threading.Barrier(8)
 
@@ -258,17 +261,17 @@ def test_threads_of_one_request_never_break_the_tiling() -> None:
         barrier.wait()
         for turn in range(500):
             activity = PRIORITY[(number + turn) % len(PRIORITY)]
-            timeline.begin(activity)
-            timeline.parent()
-            timeline.end(activity)
+            timeline.enter(activity)
+            timeline.stage_context()
+            timeline.leave(activity)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(timeline._counts.values()) == {0}
-    end = timeline._clock()
+    assert set(timeline._settle()._counts.values()) == {0}
+    end = time.time_ns()
     segments = timeline.close(start, end)
     assert segments[0].start == start
     assert segments[-1].end == end

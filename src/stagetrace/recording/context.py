@@ -1,29 +1,43 @@
-"""The current request: found by hooks through a context variable, seen by the user's code as their entry span."""
+"""OpenTelemetry's context, and an entry span of the SDK's as the user's code sees it there."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import Span, get_current_span
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
+from opentelemetry.trace.propagation import _SPAN_KEY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.trace import SpanContext, Status, StatusCode
 
     from stagetrace.recording.timeline import Timeline
 
-current: ContextVar[Timeline | None] = ContextVar("stagetrace.timeline", default=None)
-# Timelines of open entry spans by span id: filled when the entry span starts, emptied when it ends.
-entries: dict[int, Timeline] = {}
+NO_CONTEXT = Context()
 
 
-def recording() -> Timeline | None:
-    """Return the timeline of the request that this code serves, if its entry span is open."""
-    timeline = current.get()
-    if (timeline is None or timeline.closed) and entries:
-        # A server that no hook of ours covers, in somebody's own SDK set-up: only the span in context tells.
-        timeline = entries.get(get_current_span().get_span_context().span_id)
-    return timeline if timeline is not None and timeline.bound else None
+def _direct() -> tuple[Callable[[Context], object], Callable[[], Context]]:
+    """Return OpenTelemetry's `attach` and `get_current`, without the two calls that stand around a ContextVar's own.
+
+    Where OTEL_PYTHON_CONTEXT names another runtime context, or a release keeps its own otherwise, its own functions.
+    """
+    runtime = otel_context._RUNTIME_CONTEXT  # noqa: SLF001
+    variable = getattr(runtime, "_current_context", None)
+    if type(runtime).__module__ == "opentelemetry.context.contextvars_context" and isinstance(variable, ContextVar):
+        return variable.set, variable.get
+    return otel_context.attach, otel_context.get_current
+
+
+attach, get_current = _direct()
+
+
+def with_span(span: Span, context: Context) -> Context:
+    """Return the context with a span in it, as `set_span_in_context` does."""
+    return Context({**context, _SPAN_KEY: span})
 
 
 class RequestSpan(Span):
@@ -38,7 +52,7 @@ class RequestSpan(Span):
 
     def get_span_context(self) -> SpanContext:
         """Return the open stage's context while the request runs, the entry span's afterwards."""
-        return self._timeline.parent() or self._entry.get_span_context()
+        return self._timeline.stage_context() or self._entry.get_span_context()
 
     def end(self, end_time: int | None = None) -> None:
         self._entry.end(end_time)

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, Status, TraceFlags
+from opentelemetry.trace import Link, SpanContext, Status, TraceFlags
 
 import stagetrace
 from stagetrace.semconv import ML_STAGE, ML_STAGE_COALESCED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from stagetrace.recording.timeline import Segment
+    from opentelemetry.sdk.trace import Event
+
+    from stagetrace.recording.tiler import Segment
 
 SCOPE = InstrumentationScope("stagetrace", stagetrace.__version__)
 UNSET = Status()
@@ -24,22 +26,30 @@ UNSET = Status()
 class FinishedSpan(ReadableSpan):
     """A finished span with more attributes than the SDK's, which are frozen; its counts of dropped items are kept."""
 
-    def __init__(self, span: ReadableSpan, attributes: Mapping[str, Any], context: SpanContext | None = None) -> None:
+    def __init__(
+        self,
+        span: ReadableSpan,
+        attributes: Mapping[str, Any],
+        context: SpanContext | None = None,
+        counts: ReadableSpan | None = None,
+        events: Sequence[Event] | None = None,
+        links: Sequence[Link] | None = None,
+    ) -> None:
         super().__init__(
             name=span.name,
             context=context or span.context,
             parent=span.parent,
             resource=span.resource,
             attributes={**(span.attributes or {}), **attributes},
-            events=span.events,
-            links=span.links,
+            events=span.events if events is None else events,
+            links=span.links if links is None else links,
             kind=span.kind,
             status=span.status,
             start_time=span.start_time,
             end_time=span.end_time,
             instrumentation_scope=span.instrumentation_scope,
         )
-        self._source = span
+        self._source = counts or span
 
     @property
     def dropped_attributes(self) -> int:
@@ -58,6 +68,11 @@ def sampled(context: SpanContext) -> SpanContext:
     """Return the context with its sampled flag set."""
     flags = TraceFlags(context.trace_flags | TraceFlags.SAMPLED)
     return SpanContext(context.trace_id, context.span_id, context.is_remote, flags, context.trace_state)
+
+
+def link_to(context: SpanContext | None) -> tuple[Link, ...]:
+    """Return the links of a span that has one link at most."""
+    return () if context is None else (Link(context),)
 
 
 def stage_span(segment: Segment, entry: ReadableSpan, extra: Mapping[str, Any]) -> ReadableSpan:
@@ -79,6 +94,7 @@ def stage_span(segment: Segment, entry: ReadableSpan, extra: Mapping[str, Any]) 
         parent=parent,
         resource=entry.resource,
         attributes=attributes,
+        links=link_to(segment.link),
         status=UNSET,
         start_time=segment.start,
         end_time=segment.end,

@@ -1,164 +1,162 @@
-"""The Timeline of one request: begin and end marks come in, stages that tile the request come out.
-
-Every instant belongs to one stage. Where several activities are open, an explicit mark wins, then inference, then
-the waits; where none is, it is a gap, whose name (preprocess, postprocess or handler) is known when a later event
-settles it.
-"""
+"""The Timeline of one request: begin and end marks come in, stages that tile the request come out."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanContext
 
-from stagetrace.guard import guarded
-from stagetrace.semconv import (
-    HANDLER,
-    INFERENCE,
-    NETWORK_RECEIVE,
-    NETWORK_SEND,
-    POSTPROCESS,
-    PREPROCESS,
-    QUEUE,
-    TRANSFORM,
-)
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END_MARK, Marks
+from stagetrace.recording.tiler import MAX_SEGMENTS, NOTHING, Tiler, Visit
+from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT
+from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-GAP = ""
-# Of several open activities, the first of these gives the stage its name.
-PRIORITY = (INFERENCE, TRANSFORM, QUEUE, NETWORK_SEND, NETWORK_RECEIVE)
-MAX_SEGMENTS = 128
-# Between two pieces of a body, and after the last one sent, so short a gap is part of moving it, not a stage.
-WIRE_OVERHEAD_NS = 50_000
-MAX_STAGE_NAMES = 32
-OTHER = "other"
+    from stagetrace.recording.elsewhere import Errands
+    from stagetrace.recording.marks import Event
+    from stagetrace.recording.stream import Stream
+    from stagetrace.recording.tiler import Segment
+    from stagetrace.sources.threads import Reading
 
-
-class Segment:
-    """One visit to one stage: [start, end) in nanoseconds since the epoch."""
-
-    __slots__ = ("attributes", "coalesced", "context", "end", "explicit", "stage", "start")
-
-    def __init__(self, stage: str, start: int) -> None:
-        self.stage = stage
-        self.start = start
-        self.end = start
-        self.attributes: dict[str, Any] = {}
-        self.context: SpanContext | None = None  # given out as a parent: this segment must become a span of its own
-        self.explicit = False
-        self.coalesced = 0
+MAX_CALLS = 100
+_time_of = itemgetter(0)
 
 
-class Mark:
-    """One explicit `with stage(name)` block; an object, so that the same name can be open twice."""
+class Timeline(Marks):
+    """Marks of one request, from any of its threads and tasks. After `close` they do nothing.
 
-    __slots__ = ("attributes", "stage")
-
-    def __init__(self, stage: str, attributes: Mapping[str, Any] | None = None) -> None:
-        self.stage = stage
-        self.attributes = attributes
-
-
-class Timeline:
-    """Marks of one request, from any of its threads and tasks. Methods never raise; after `close` they do nothing.
-
-    At most MAX_SEGMENTS visits are kept one by one. Later ones are summed per stage and laid end to end at the
-    close: sums stay exact, order within that tail does not.
+    A mark is only noted, with its time. What stages the marks make up is worked out when somebody must know: at the
+    close, or when a child span needs its parent. Until then a timeline is two objects and a tuple for each mark, since
+    what is alive while requests overlap is what makes the garbage collector run (docs/decisions/009).
     """
 
-    __slots__ = (
-        "_clock",
-        "_counts",
-        "_inferred",
-        "_limit",
-        "_lock",
-        "_marks",
-        "_open",
-        "_pending",
-        "_segments",
-        "_tail",
-        "_tail_visits",
-        "closed",
-        "entry",
-        "model",
-    )
+    # Until something happens these are the class's: each request makes a timeline.
+    _limit = MAX_SEGMENTS
+    _tiler: Tiler | None = None
+    entry: SpanContext | None = None
+    model: Mapping[str, Any] = NOTHING  # attributes of the first inference, repeated on the entry span
+    errands: Errands | None = None  # what is done for the request elsewhere: in other processes, in batches
+    _presumed: Event | None = None  # an activity that may have begun
+    _is_unsorted = False  # the log is not in the order of time: some of it was told afterwards
+    besides: Mapping[str, Any] = NOTHING  # more attributes for the entry span
+    disconnect: str | None = None  # why the answer did not get to its end
+    stream: Stream | None = None  # the pieces of an answer in several
+    adopted: Any = None  # the entry span, where somebody else has started it
+    accounts: Sequence[tuple[Reading, Reading]] = ()  # of a thread, around sections that stayed on it
+    handed: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
+    calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
 
-    def __init__(self, clock: Callable[[], int] = time.time_ns, limit: int = MAX_SEGMENTS) -> None:
-        self._lock = threading.Lock()  # guards all fields but the clock and the limit
-        self._clock = clock
-        self._limit = limit
-        self._segments: list[Segment] = []
-        self._open = Segment(GAP, clock())
-        self._pending: list[Segment] = []  # closed gaps and transforms, not yet named
-        self._counts = dict.fromkeys(PRIORITY, 0)
-        self._marks: list[Mark] = []
-        self._inferred = False
-        self._tail: dict[str, int] = {}
-        self._tail_visits: dict[str, int] = {}
-        self.entry: SpanContext | None = None
-        self.model: dict[str, Any] = {}  # attributes of the first inference, repeated on the entry span
-        self.closed = False
-
-    @guarded
-    def bind(self, entry: SpanContext, start: int) -> None:
-        """Begin the first stage where the entry span begins."""
-        with self._lock:
-            self.entry = entry
-            if not self._segments:
-                self._open.start = start
+    def __init__(
+        self, clock: Callable[[], int] = time.time_ns, limit: int = MAX_SEGMENTS, start: int | None = None
+    ) -> None:
+        if clock is not time.time_ns:
+            self.clock = clock
+        if limit != MAX_SEGMENTS:
+            self._limit = limit
+        self._lock = threading.Lock()  # guards all below
+        self._start = clock() if start is None else start
 
     @property
-    def bound(self) -> bool:
-        """Whether an entry span is open that this timeline will tile."""
-        return self.entry is not None and not self.closed
+    def started(self) -> int:
+        """When it began."""
+        return self._start
+
+    def gives_way(self, parent: SpanContext | None) -> bool:  # noqa: ARG002 -- a request of ours asks
+        """Return whether an entry span of somebody else's, with this parent, may still be the one that this tiles."""
+        return self.entry is None
+
+    def bind(self, entry: SpanContext, start: int) -> None:
+        """Begin the first stage where the entry span begins."""
+        self._start = start
+        self.entry = entry
+        self.bound = True
+
+    def presume(self, activity: str, attributes: Mapping[str, Any] | None, at: int) -> None:
+        """Presume that an activity begins, until it is taken back or ends; it has begun once stages are worked out."""
+        if not self.closed and self._presumed is None:
+            self._presumed = at, BEGIN, activity, attributes
+
+    def take_back(self, activity: str) -> None:
+        """Presume no longer that an activity has begun; if that has been worked out meanwhile, it ends."""
+        if self._presumed is not None:
+            self._presumed = None
+        else:
+            self.leave(activity)
+
+    def end_presumed(self, activity: str) -> None:
+        """Note that an activity, presumed to have begun, ends; nothing is noted if it was taken back."""
+        self._believe()
+        self.leave(activity)
+
+    def _believe(self) -> None:
+        if self._presumed is not None:
+            self._log.append(self._presumed)
+            self._presumed, self._is_unsorted = None, True
+
+    def divided(self, first: Reading, last: Reading) -> None:
+        """Note a section that stayed on one thread, by that thread's accounts before and after it."""
+        if not self.closed and len(self.accounts) < MAX_CALLS:
+            self.accounts = [*self.accounts, (first, last)]
+
+    @guarded_end
+    def divide(self, first: Reading | None) -> None:
+        """Note a section that began with this account of the calling thread and ends now, unless it was short."""
+        if first is not None and time.time_ns() - first[AT] >= DIVIDED_NS:
+            last = account()
+            if last is not None:
+                self.divided(first, last)
 
     @guarded
-    def begin(self, activity: str, attributes: Mapping[str, Any] | None = None) -> None:
-        """Note that an activity of PRIORITY begins; activities of one kind may overlap and then count once."""
+    def handed_over(self, start: int, end: int, lacked: int = UNKNOWN) -> None:
+        """Note that a thread of a pool, free at `start`, took the request up at `end`, having lacked a CPU for so long.
+
+        So for the event loop that takes it back, of which that is unknown.
+        """
+        if not self.closed and len(self.handed) < MAX_CALLS:
+            self.handed = [*self.handed, (start, end, lacked)]
+
+    def called(self, peer: str, start: int, end: int) -> None:
+        """Note a call to another service that has ended."""
+        if not self.closed and len(self.calls) < MAX_CALLS:
+            self.calls = [*self.calls, (peer, start, end)]
+
+    def visit(
+        self,
+        stage: str,
+        times: tuple[int, int | None],
+        attributes: Mapping[str, Any] | None = None,
+        context: SpanContext | None = None,
+        link: SpanContext | None = None,
+    ) -> None:
+        """Note a stage that happened elsewhere, from and to; without an end, it goes on until the request ends."""
+        if not self.closed:
+            mark = Visit(stage, attributes, context, link)
+            self._log.append((times[0], BEGIN_MARK, mark, attributes))
+            if times[1] is not None:
+                self._log.append((times[1], END_MARK, mark, None))
+            self._is_unsorted = True
+
+    def _shorten(self) -> None:
         with self._lock:
-            if not self.closed:
-                self._counts[activity] += 1
-                self._switch(activity, attributes)
+            self._settle()
 
     @guarded
-    def end(self, activity: str) -> None:
-        """Note that an activity ends."""
-        with self._lock:
-            if not self.closed and self._counts[activity]:
-                self._counts[activity] -= 1
-                self._switch(activity, None)
-
-    @guarded
-    def begin_mark(self, mark: Mark) -> None:
-        """Note that an explicit stage begins; the latest one still open wins."""
-        with self._lock:
-            if not self.closed:
-                self._marks.append(mark)
-                self._switch(mark.stage, mark.attributes)
-
-    @guarded
-    def end_mark(self, mark: Mark) -> None:
-        """Note that an explicit stage ends."""
-        with self._lock:
-            if not self.closed and mark in self._marks:
-                self._marks.remove(mark)
-                self._switch(mark.stage, None)
-
-    @guarded
-    def parent(self) -> SpanContext | None:
+    def stage_context(self) -> SpanContext | None:
         """Return the open stage's span context, under which a span that starts now belongs."""
         entry = self.entry
         if entry is None or self.closed:
             return entry
         with self._lock:
-            if self.closed or len(self._segments) >= self._limit:
+            segment = self._settle().open
+            if segment is None:
                 return entry
-            segment = self._open
             if segment.context is None:
                 span_id = random.getrandbits(64) or 1
                 segment.context = SpanContext(
@@ -173,149 +171,72 @@ class Timeline:
     def close(self, start: int, end: int) -> list[Segment]:
         """Return the stages that tile [start, end) to the nanosecond; empty if that interval is."""
         with self._lock:
+            if self.errands is not None:
+                self.errands.conclude(self)
+            tiler = self._settle()
             self.closed = True
-            now = min(self._clock(), end)
-            if self._goes_on(NETWORK_SEND, now):
-                self._open = self._segments.pop()
-            self._close_open(now)
-            self._name_rest()
-            segments = _merge(self._segments)
-            segments.extend(self._tail_blocks(segments))
-            return _fit(segments, start, end)
+            segments = tiler.close(min((self.clock or time.time_ns)(), end), start, end)
+            self.model = tiler.model
+            if self._is_unsorted:
+                self.model = {**_model(segments), **self.besides}
+            self._tiler = None  # somebody's context may keep this timeline for long
+            return segments
 
-    def _switch(self, activity: str, attributes: Mapping[str, Any] | None) -> None:
-        stage = self._current()
-        if stage != self._open.stage or self._open.explicit is not bool(self._marks):
-            now = self._clock()
-            if stage in (NETWORK_SEND, NETWORK_RECEIVE) and self._goes_on(stage, now):
-                self._open = self._segments.pop()
-                return
-            self._close_open(now)
-            self._open.stage = stage
-            self._open.explicit = bool(self._marks)
-            if stage == INFERENCE:
-                self._inferred = True
-                self._name_pending(PREPROCESS)
-        if attributes and self._open.stage == activity:
-            self._open.attributes = {**attributes, **self._open.attributes}
-        if attributes and activity == INFERENCE and not self.model:
-            self.model = dict(attributes)
+    def passed(self, start: int) -> dict[str, Any]:
+        """Return what the entry span, which begins at `start`, carries of how its answer passed."""
+        attributes: dict[str, Any] = {} if self.stream is None else self.stream.attributes(start)
+        if self.disconnect is not None:
+            attributes[NETWORK_DISCONNECT] = self.disconnect
+        return attributes
 
-    def _current(self) -> str:
-        if self._marks:
-            return self._marks[-1].stage
-        counts = self._counts
-        for activity in PRIORITY:
-            if counts[activity]:
-                return activity
-        return GAP
+    def noted(self) -> list[Event] | None:
+        """Take no more marks, and return those noted; None if stages have been worked out already.
 
-    def _goes_on(self, stage: str, now: int) -> bool:
-        gap = self._open
-        return (
-            gap.stage == GAP
-            and gap.context is None
-            and bool(self._segments)
-            and not self._tail
-            and self._segments[-1].stage == stage
-            and not self._segments[-1].explicit
-            and now - gap.start < WIRE_OVERHEAD_NS
-        )
+        Then, and where the caller cannot do with them, `close` gives the stages; otherwise `abandon` lets them go.
+        """
+        with self._lock:
+            if self.errands is not None:
+                self.errands.conclude(self)
+            if self._presumed is not None:
+                self._believe()
+            if self._is_unsorted or self._tiler is not None or len(self._log) >= self._limit:
+                return None
+            self.closed = True
+            return self._log
 
-    def _close_open(self, now: int) -> None:
-        segment = self._open
-        segment.end = max(now, segment.start)  # the wall clock may step back
-        self._open = Segment(GAP, segment.end)
-        if segment.end == segment.start and segment.context is None:
-            return
-        if len(self._segments) >= self._limit:
-            stage = segment.stage
-            if stage not in self._tail and len(self._tail) >= MAX_STAGE_NAMES:
-                stage = OTHER
-            self._tail[stage] = self._tail.get(stage, 0) + segment.end - segment.start
-            self._tail_visits[stage] = self._tail_visits.get(stage, 0) + 1
-            return
-        self._segments.append(segment)
-        if segment.stage in (GAP, TRANSFORM):
-            self._pending.append(segment)
+    def freeze(self) -> None:
+        """Take no more marks; `close` will give the stages that there are."""
+        with self._lock:
+            if self.errands is not None:
+                self.errands.conclude(self)
+            self._settle()
+            self.closed = True
 
-    def _name_pending(self, name: str) -> None:
-        for segment in self._pending:
-            segment.stage = name
-            segment.attributes = {}
-        self._pending.clear()
-        for stage in (GAP, TRANSFORM):
-            self._rename_tail(stage, name)
+    def abandon(self) -> None:
+        """End without working out any stages: nobody will look at them any more."""
+        if self.errands is not None:
+            self.errands.hear()  # lest what is told fills up
+        self.closed = True
+        self._log.clear()
+        self._tiler = None
 
-    def _rename_tail(self, stage: str, name: str) -> None:
-        if stage in self._tail:
-            self._tail[name] = self._tail.get(name, 0) + self._tail.pop(stage)
-            self._tail_visits[name] = self._tail_visits.get(name, 0) + self._tail_visits.pop(stage)
-
-    def _name_rest(self) -> None:
-        """Name what no later inference will settle."""
-        if self._inferred:
-            self._name_pending(POSTPROCESS)
-            return
-        transforms = [segment for segment in self._pending if segment.stage == TRANSFORM]
-        if not transforms and TRANSFORM not in self._tail:
-            self._name_pending(HANDLER)
-            return
-        last = transforms[-1] if transforms and TRANSFORM not in self._tail else None
-        before = PREPROCESS
-        for segment in self._pending:
-            segment.stage = INFERENCE if segment.stage == TRANSFORM else before
-            if segment.stage == INFERENCE:
-                self.model = self.model or dict(segment.attributes)
-            if segment is last:
-                before = POSTPROCESS
-        self._pending.clear()
-        self._rename_tail(TRANSFORM, INFERENCE)
-        self._rename_tail(GAP, POSTPROCESS if last else PREPROCESS)
-
-    def _tail_blocks(self, segments: list[Segment]) -> list[Segment]:
-        blocks = []
-        at = segments[-1].end if segments else 0
-        for stage, duration in self._tail.items():
-            block = Segment(stage, at)
-            at = block.end = at + duration
-            block.coalesced = self._tail_visits[stage]
-            blocks.append(block)
-        return blocks
+    def _settle(self) -> Tiler:
+        if self.errands is not None:
+            self.errands.hear()
+        tiler = self._tiler
+        if tiler is None:
+            tiler = self._tiler = Tiler(self._start, self._limit)
+        log = self._log
+        if self._presumed is not None:
+            self._believe()
+        noted = len(log)  # others may append meanwhile
+        if self._is_unsorted:
+            log[:noted] = sorted(log[:noted], key=_time_of)
+        tiler.take(log[:noted])
+        del log[:noted]
+        return tiler
 
 
-def _merge(segments: list[Segment]) -> list[Segment]:
-    """Return the segments with neighbours of one inferred stage made one, unless both already have children."""
-    merged: list[Segment] = []
-    for segment in segments:
-        last = merged[-1] if merged else None
-        if (
-            last is None
-            or last.stage != segment.stage
-            or last.explicit
-            or segment.explicit
-            or (last.context and segment.context)
-        ):
-            merged.append(segment)
-            continue
-        last.end = segment.end
-        last.context = last.context or segment.context
-        last.attributes = last.attributes or segment.attributes
-    return merged
-
-
-def _fit(segments: list[Segment], start: int, end: int) -> list[Segment]:
-    """Return the segments cut and stretched to [start, end); they are already end to end."""
-    if end <= start:
-        return []
-    fitted = []
-    at = start
-    for segment in segments:
-        segment.start = at
-        at = segment.end = min(max(segment.end, at), end)
-        if segment.end > segment.start or segment.context is not None:
-            fitted.append(segment)
-    if not fitted:
-        fitted.append(Segment(HANDLER, start))
-    fitted[-1].end = end
-    return fitted
+def _model(segments: list[Segment]) -> Mapping[str, Any]:
+    """Return all that is known of the first inference that says something of its model."""
+    return next((one.attributes for one in segments if one.stage == INFERENCE and one.attributes), NOTHING)

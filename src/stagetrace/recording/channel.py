@@ -1,0 +1,194 @@
+"""A side channel between the processes of one service: who works for another's request tells it what was when.
+
+A process that hands requests on listens at a Unix socket, named by a random word that travels with each request; who
+did work for it writes there before it gives its answer. So by the time that the answer is read, what was told lies in
+the kernel, to be heard without waiting. Nobody is woken, and whoever writes never waits. Linux only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import threading
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any
+
+from stagetrace import log
+from stagetrace.guard import guarded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WORKS = sys.platform == "linux"  # sockets that need no file, and SOCK_SEQPACKET
+MAX_MESSAGE = 1 << 16
+MAX_WAITING = 256  # messages, for a process that does not listen for long: the kernel keeps some 150 besides
+MAX_LINES = 64
+BACKLOG = 64
+_CREDENTIALS = struct.Struct("3i")  # of a peer: process, user, group
+
+
+def _address(word: str) -> str:
+    return f"\0stagetrace-{word}"
+
+
+class Listener:
+    """Hears what other processes of the same user have to say to this one."""
+
+    def __init__(self, word: str) -> None:
+        self._lock = threading.Lock()  # guards all below
+        self._lines: dict[int, tuple[socket.socket, int]] = {}  # by file descriptor: and the other's process id
+        self._poll = select.epoll()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket.setblocking(False)  # noqa: FBT003
+            self._socket.bind(_address(word))
+            self._socket.listen(BACKLOG)
+            self._poll.register(self._socket.fileno(), select.EPOLLIN)
+        except OSError:
+            self.close()
+            raise
+        self.gone: OrderedDict[int, None] = OrderedDict()  # processes that have ended since they spoke
+        self.has_heard = False
+
+    def hear(self, tell: Callable[[Any, int], None]) -> None:
+        """Call `tell` with all that has been said until now, and by which process. Never waits for anybody to speak."""
+        with self._lock:
+            if self._poll.closed:
+                return
+            for descriptor, _ in self._poll.poll(0):
+                if descriptor == self._socket.fileno():
+                    self._accept(tell)
+                else:
+                    self._read(descriptor, tell)
+
+    def _accept(self, tell: Callable[[Any, int], None]) -> None:
+        while True:
+            try:
+                line, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            process, user, _ = _CREDENTIALS.unpack(
+                line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            )
+            if user not in (0, os.geteuid()):
+                line.close()
+                continue
+            line.setblocking(False)  # noqa: FBT003
+            self._lines[line.fileno()] = line, process
+            self._poll.register(line.fileno(), select.EPOLLIN)
+            self.gone.pop(process, None)
+            self._read(line.fileno(), tell)
+
+    def _read(self, descriptor: int, tell: Callable[[Any, int], None]) -> None:
+        line, process = self._lines[descriptor]
+        while True:
+            try:
+                message = line.recv(MAX_MESSAGE)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            if not message:
+                self._poll.unregister(descriptor)
+                del self._lines[descriptor]
+                line.close()
+                self.gone[process] = None
+                if len(self.gone) > MAX_LINES:
+                    self.gone.popitem(last=False)
+                return
+            self.has_heard = True
+            _tell(tell, message, process)
+
+    def close(self) -> None:
+        """Listen no more; in a forked process, leave it to the one that was forked."""
+        self._poll.close()
+        self._socket.close()
+        for line, _ in self._lines.values():
+            line.close()
+
+
+@guarded
+def _tell(tell: Callable[[Any, int], None], message: bytes, process: int) -> None:
+    tell(json.loads(message), process)
+
+
+class Line:
+    """The way to one listener. Not thread-safe."""
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+        self._socket: socket.socket | None = None
+        self._is_dead = False
+        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
+
+    def say(self, message: bytes) -> None:
+        """Send as much as goes without waiting, the rest with the next message."""
+        if self._is_dead:
+            return
+        if len(self._waiting) == MAX_WAITING:
+            log.once(
+                "channel full",
+                "a server process listens too seldom to what its workers tell: stages of some requests are missing.",
+            )
+        self._waiting.append(message)
+        try:
+            if self._socket is None:
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                self._socket.setblocking(False)  # noqa: FBT003
+                self._socket.connect(_address(self._word))
+            while self._waiting:
+                try:
+                    self._socket.send(self._waiting[0])
+                except OSError as error:
+                    if error.errno != errno.EMSGSIZE:
+                        raise
+                self._waiting.popleft()
+        except BlockingIOError:  # the listener's queue of connections or messages is full
+            pass
+        except OSError:  # it has ended, or is in another network namespace
+            self._is_dead = True
+            self.close()
+
+    def close(self) -> None:
+        """Say nothing more."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+_lock = threading.Lock()  # guards _lines
+_lines: OrderedDict[str, Line] = OrderedDict()
+
+
+def say(word: str, message: Any) -> None:
+    """Tell the process that is named `word` something that JSON can hold. Never waits."""
+    if not WORKS:
+        return
+    text = json.dumps(message, separators=(",", ":")).encode()
+    with _lock:
+        line = _lines.get(word)
+        if line is None:
+            line = _lines[word] = Line(word)
+            if len(_lines) > MAX_LINES:
+                _lines.popitem(last=False)[1].close()
+        line.say(text)
+
+
+def _forget_lines() -> None:
+    """Close all lines, in a forked process those of its parent: it speaks on lines of its own."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    for line in _lines.values():
+        line.close()
+    _lines.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lines)
+atexit.register(_forget_lines)  # lest warnings of unclosed sockets are the last that a process says

@@ -1,0 +1,261 @@
+"""The entry span that we record ourselves: what the SDK's costs tens of microseconds is put off until it is needed."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from random import getrandbits
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    get_current_span,
+)
+
+from stagetrace.guard import guarded, report
+from stagetrace.recording.limits import span_limits
+from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan
+from stagetrace.recording.timeline import Timeline
+from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.trace import Tracer
+
+    from stagetrace.otlp.encoder import Block
+
+_making = threading.Lock()  # guards the making of any span's notes
+_drawing = threading.local()  # whose identity this thread is drawing
+
+
+class Identity(NamedTuple):
+    """Who a span is, and whether the head sampler keeps it."""
+
+    context: SpanContext
+    parent: SpanContext | None
+    is_sampled: bool
+
+
+NOBODY = Identity(INVALID_SPAN_CONTEXT, None, is_sampled=False)
+
+
+class Identifier(Protocol):
+    """Draws ids and asks the sampler."""
+
+    def identify(self, entry: EntrySpan, parent_context: Context) -> Identity:
+        """Return the identity of a span whose parent is the remote span in `parent_context`, if there is one."""
+
+
+class EntrySpan(Timeline, Span):
+    """The span of one request, from its server's first sight of it to the last byte of the answer, and its timeline.
+
+    To the request's code it is the current span, as the SDK's would be. Ids are drawn when somebody asks for them, the
+    end at the latest. What is set on it goes to a span of the SDK, its notes, made when something is set first: so
+    limits, cleaning and exceptions are the SDK's own.
+
+    While the request runs, `get_span_context` is that of the open stage, so that a span that is started hangs under
+    that stage. Times in nanoseconds since the epoch; `end_time` is None until the request has ended.
+    """
+
+    kind = SpanKind.SERVER
+    # As a timeline's: the class's until something happens.
+    drawn = 0  # the trace id, where that was drawn before the rest
+    _identity: Identity | None = None
+    end_time: int | None = None
+    added: Mapping[str, Any] | None = None  # by the sampler
+    held = False  # spans under it are held until it ends: the head sampler dropped it
+    failed = False  # the answer was a server's error
+    notes: ReadableSpan | None = None
+    may_give_way = False
+    cause: str | None = None  # of its breach
+    served: tuple[str | None, str] = (None, "")  # method and route, once it has ended
+
+    def __init__(self, name: str, start_time: int, recorder: Identifier, parent_context: Context) -> None:
+        self._lock = threading.Lock()  # as Timeline.__init__, whose call each request would pay for
+        self.bound = True
+        self._start = start_time
+        self.name = name
+        self._recorder = recorder
+        self.parent_context = parent_context
+
+    @property
+    def identity(self) -> Identity:
+        """Who this span is, drawn when somebody asks first."""
+        return self._identity or self._draw()
+
+    def _draw(self) -> Identity:
+        """Draw it once, whoever asks; never raises, for the request's code asks too.
+
+        The sampler may be somebody's own: it may fail, and it may look at the current span, which is this one.
+        """
+        if getattr(_drawing, "entry", None) is self:
+            return NOBODY
+        with self._lock:
+            if self._identity is None:
+                _drawing.entry = self
+                try:
+                    self._identity = self._recorder.identify(self, self.parent_context)
+                except Exception as error:  # noqa: BLE001
+                    report("stagetrace.recording.entry", error)
+                    context = SpanContext(getrandbits(128) or 1, getrandbits(64) or 1, is_remote=False)
+                    self._identity = Identity(context, None, is_sampled=False)
+                finally:
+                    _drawing.entry = None
+            return self._identity
+
+    def identify_as(self, identity: Identity) -> None:
+        """Give it an identity that is drawn elsewhere, unless it has one by now."""
+        with self._lock:
+            if self._identity is None:
+                self._identity = identity
+
+    def gives_way(self, parent: SpanContext | None) -> bool:
+        """Return whether nobody has seen this span, and a SERVER span with this parent would be about its request."""
+        if not self.may_give_way or self._identity is not None or self.notes is not None or self.end_time is not None:
+            return False
+        context = self.parent_context
+        remote = get_current_span(context).get_span_context() if context else INVALID_SPAN_CONTEXT
+        return remote.span_id == (parent or INVALID_SPAN_CONTEXT).span_id
+
+    def bind(self, entry: SpanContext, start: int) -> None:
+        """Leave the request to an entry span of somebody else's: this tiles it, and is no span any more."""
+        self._identity = Identity(entry, None, is_sampled=False)
+        self._start = start
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether somebody has asked who this span is."""
+        return self._identity is not None
+
+    @property
+    def context(self) -> SpanContext:
+        """The entry span's own context."""
+        return self.identity.context
+
+    @property
+    def entry(self) -> SpanContext:  # type: ignore[override]  # where a Timeline keeps that of somebody else's span
+        """The entry span's own context."""
+        return self.identity.context
+
+    @property
+    def parent(self) -> SpanContext | None:
+        """The caller's span, in another process."""
+        return self.identity.parent
+
+    @property
+    def start_time(self) -> int:
+        return self._start
+
+    def known_attributes(self) -> dict[str, Any]:
+        """Return what is known when the request comes in, for samplers of other people's."""
+        return {}
+
+    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
+        """Return its attributes, besides those set on it.
+
+        They are blocks, of which there are few combinations in a service, one block of the client, and the rest.
+        """
+        raise NotImplementedError
+
+    def get_span_context(self) -> SpanContext:
+        """Return the open stage's context while the request runs, the entry span's afterwards."""
+        try:
+            context = self.identity.context
+            if not context.is_valid:  # asked by the sampler that is to decide on this very span
+                return context
+            return self.stage_context() or context
+        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+            report("stagetrace.recording.entry", error)
+            return INVALID_SPAN_CONTEXT
+
+    def is_recording(self) -> bool:
+        return self.end_time is None
+
+    def end(self, end_time: int | None = None) -> None:
+        """Do nothing: the server ends it, whoever else asks."""
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        self._note("set_attributes", attributes)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self._note("set_attribute", key, value)
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        self._note("add_event", name, attributes, timestamp)
+
+    def add_link(self, context: SpanContext, attributes: Any = None) -> None:
+        self._note("add_link", context, attributes)
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        self._note("set_status", status, description)
+
+    def record_exception(
+        self, exception: BaseException, attributes: Any = None, timestamp: int | None = None, escaped: bool = False
+    ) -> None:
+        self._note("record_exception", exception, attributes, timestamp, escaped)
+
+    def update_name(self, name: str) -> None:
+        if self.end_time is None:
+            self.name = name
+
+    @guarded
+    def _note(self, method: str, *args: Any) -> None:
+        if self.end_time is not None:
+            return
+        if self.notes is None:
+            with _making:
+                if self.notes is None:
+                    self.notes = _tracer().start_span(self.name, context=Context())  # type: ignore[assignment]
+        notes: Any = self.notes
+        try:
+            getattr(notes, method)(*args)
+        except Exception:  # noqa: BLE001 -- a value that holds itself or has no text: the SDK lets that through to the code
+            count = self.attributes.get(STAGETRACE_DROPPED_ATTRIBUTES, 0) + 1
+            notes.set_attribute(STAGETRACE_DROPPED_ATTRIBUTES, count)
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Return what was set so far, as the SDK's span does."""
+        return (self.notes.attributes if self.notes is not None else None) or {}
+
+    @property
+    def status(self) -> Status:
+        """Return the status set by the request's code, else what the answer says."""
+        status = self.notes.status if self.notes is not None else UNSET
+        return Status(StatusCode.ERROR) if self.failed and status.is_unset else status
+
+    def readable(self, attributes: Mapping[str, Any], resource: Resource) -> ReadableSpan:
+        """Return the ended span as the SDK's processors know it, with `attributes` over what was set on it."""
+        notes = self.notes
+        span = ReadableSpan(
+            name=self.name,
+            context=self.context,
+            parent=self.parent,
+            resource=resource,
+            attributes={**self.attributes, **attributes},
+            events=notes.events if notes is not None else (),
+            links=notes.links if notes is not None else (),
+            kind=self.kind,
+            status=self.status,
+            start_time=self.start_time,
+            end_time=self.end_time,
+            instrumentation_scope=SCOPE,
+        )
+        return span if notes is None else FinishedSpan(span, {}, counts=notes)
+
+
+@functools.cache
+def _tracer() -> Tracer:
+    """Return a tracer whose spans go nowhere."""
+    provider = TracerProvider(ALWAYS_ON, Resource.get_empty(), shutdown_on_exit=False, span_limits=span_limits())
+    return provider.get_tracer("stagetrace")

@@ -1,0 +1,145 @@
+"""Where a request's marks are noted, and the marking of a stage by hand: the calls that a request makes most.
+
+The classes here are the reference. `_marks.c` has the same for a fraction of the CPU where a C compiler was there at
+the installation (docs/decisions/011).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, report
+from stagetrace.native import native
+from stagetrace.recording.current import recording
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from stagetrace.recording.timeline import Timeline
+
+    # time in nanoseconds since the epoch, what happens, the activity or mark that it happens to, attributes
+    Event = tuple[int, int, Any, Mapping[str, Any] | None]
+
+# What a noted event may be: the begin and end of an activity, of a Mark.
+BEGIN, END, BEGIN_MARK, END_MARK = range(4)
+MAX_LOG = 1_000
+MAX_NAME = 64
+
+
+class _Mark:
+    """One explicit `with stage(name)` block; an object, so that the same name can be open twice."""
+
+    __slots__ = ("attributes", "stage")
+
+    def __init__(self, stage: str, attributes: Mapping[str, Any] | None = None) -> None:
+        self.stage = stage
+        self.attributes = attributes
+
+
+class _Marks:
+    """The marks of one request, each with its time, until `closed`."""
+
+    # Until something happens these are the class's: each request has marks.
+    _log: list[Event]  # appended to without a lock
+    clock: Callable[[], int] | None = None  # the wall clock
+    bound = False  # whether there is an entry span for them to tile
+    closed = False
+
+    def __new__(cls, *_args: Any, **_named: Any) -> Any:
+        self = object.__new__(cls)
+        self._log = []
+        return self
+
+    def enter(self, activity: str, attributes: Mapping[str, Any] | None = None, at: int | None = None) -> None:
+        """Note that an activity of PRIORITY begins; activities of one kind may overlap and then count once."""
+        if not self.closed:
+            log = self._log
+            log.append((at or self._now(), BEGIN, activity, attributes))
+            if len(log) > MAX_LOG:
+                self._shorten()
+
+    def leave(self, activity: str, at: int | None = None) -> None:
+        """Note that an activity ends."""
+        if not self.closed:
+            self._log.append((at or self._now(), END, activity, None))
+
+    def begin_mark(self, mark: Mark, /) -> None:
+        """Note that an explicit stage begins; the latest one still open wins."""
+        if not self.closed:
+            log = self._log
+            log.append((self._now(), BEGIN_MARK, mark, mark.attributes))
+            if len(log) > MAX_LOG:
+                self._shorten()
+
+    def end_mark(self, mark: Mark, /) -> None:
+        """Note that an explicit stage ends."""
+        if not self.closed:
+            self._log.append((self._now(), END_MARK, mark, None))
+
+    def _now(self) -> int:
+        return time.time_ns() if self.clock is None else self.clock()
+
+    def _shorten(self) -> None:
+        """Work out the stages that the marks so far make up, and forget the marks."""
+        raise NotImplementedError
+
+
+class _stage:  # noqa: N801 -- reads as a statement: `with stagetrace.stage("preprocess"):`
+    """Make the block a stage of the current request; outside a recorded request it does nothing.
+
+    `name` is one of the stages of `stagetrace.semconv.STAGES` or a name of your own, at most 64 characters;
+    `attributes` (str, bool, int, float; anything else as its text) go on the stage span. What is marked by hand wins
+    over what is inferred, and the innermost mark wins. Works in threads and tasks that carry the request's context.
+    Never raises.
+    """
+
+    __slots__ = ("_attributes", "_name", "_open")
+
+    def __init__(self, name: str, **attributes: Any) -> None:
+        self._name = name
+        self._attributes = attributes
+        self._open: tuple[Timeline, Mark] | None = None
+
+    def __enter__(self) -> None:
+        self._open = _begin(self._name, self._attributes)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._open is not None:
+            timeline, mark = self._open
+            self._open = None
+            try:
+                timeline.end_mark(mark)
+            except Exception as failure:  # noqa: BLE001 -- as `guarded`, without its price
+                report("stagetrace.recording.stage", failure)
+
+
+@guarded
+def _begin(name: str, attributes: dict[str, Any]) -> tuple[Timeline, Mark] | None:
+    timeline = recording()
+    if timeline is None:
+        return None
+    mark = prepared(name, attributes)
+    timeline.begin_mark(mark)
+    return timeline, mark
+
+
+def prepared(name: Any, attributes: dict[str, Any] | None) -> Mark:
+    """Return the mark of a block, its name and attributes made such as can be sent."""
+    if attributes:
+        from stagetrace.recording.limits import plain
+
+        attributes = plain(attributes)
+    return Mark(str(name)[:MAX_NAME] or "stage", attributes)
+
+
+if TYPE_CHECKING:
+    Mark = _Mark
+    Marks = _Marks
+    stage = _stage
+else:
+    _in_c = native("stagetrace.recording._marks")
+    Mark, Marks, stage = (_Mark, _Marks, _stage) if _in_c is None else (_in_c.Mark, _in_c.Marks, _in_c.stage)

@@ -1,0 +1,77 @@
+"""What an answer in several pieces is measured by, in constant memory however long it goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stagetrace.semconv import (
+    HTTP_RESPONSE_BODY_SIZE,
+    NETWORK_CHUNK_GAP_MAX_MS,
+    NETWORK_CHUNK_GAP_P99_MS,
+    NETWORK_CHUNKS,
+    NETWORK_FIRST_BYTE_MS,
+)
+
+# Gaps are counted by their first six binary digits: a quantile of them is at most 3 % too long.
+DIGITS = 6
+QUANTILE = 0.99
+
+
+class Stream:
+    """Pieces of one answer, each with the time at which it had been handed over. Only one task sends them.
+
+    The first piece's time and the gaps after it add up to the time of the last piece.
+    """
+
+    __slots__ = ("_gaps", "_last", "_size_name", "count", "first", "size", "widest")
+
+    def __init__(self, size_name: str = HTTP_RESPONSE_BODY_SIZE) -> None:
+        """Begin without a piece; the attribute `size_name` will have the bytes of all."""
+        self._size_name = size_name
+        self.count = 0
+        self.size = 0  # in bytes
+        self.first = self._last = 0  # nanoseconds since the epoch
+        self.widest = (0, 0)  # from when to when
+        self._gaps: dict[int, int] = {}  # lower bound of the gap, in nanoseconds -> how many
+
+    def add(self, now: int, size: int) -> None:
+        """Count one piece, of `size` bytes, that had been handed over at `now`."""
+        self.size += size
+        self.count += 1
+        if self.count == 1:
+            self.first = now
+        else:
+            gap = now - self._last
+            if gap > self.widest[1] - self.widest[0]:
+                self.widest = (self._last, now)
+            shift = max(gap.bit_length() - DIGITS, 0)
+            lower = max(gap, 0) >> shift << shift
+            self._gaps[lower] = self._gaps.get(lower, 0) + 1
+        self._last = max(now, self._last)  # the wall clock may step back
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether there was more than one piece: else it was an answer like any other."""
+        return self.count > 1
+
+    def attributes(self, start: int) -> dict[str, Any]:
+        """Return what the entry span carries; `start` is where it begins, in nanoseconds since the epoch."""
+        if not self.is_stream:
+            return {self._size_name: self.size} if self.size else {}
+        return {
+            self._size_name: self.size,
+            NETWORK_CHUNKS: self.count,
+            NETWORK_FIRST_BYTE_MS: max(self.first - start, 0) / 1e6,
+            NETWORK_CHUNK_GAP_MAX_MS: (self.widest[1] - self.widest[0]) / 1e6,
+            NETWORK_CHUNK_GAP_P99_MS: self.quantile_ns() / 1e6,
+        }
+
+    def quantile_ns(self, share: float = QUANTILE) -> int:
+        """Return the gap that this share of the gaps does not exceed, from above: never less than the true one."""
+        wanted, seen = share * (self.count - 1), 0
+        for lower, count in sorted(self._gaps.items()):
+            seen += count
+            if seen >= wanted:
+                width = 1 << max(lower.bit_length() - DIGITS, 0)
+                return min(lower + width - 1, self.widest[1] - self.widest[0])
+        return 0

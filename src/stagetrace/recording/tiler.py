@@ -1,0 +1,311 @@
+"""Work out from the marks of one request the stages that tile it.
+
+Every instant belongs to one stage. Where several activities are open, an explicit mark wins, then inference, then
+the waits; where none is, it is a gap, whose name (preprocess, postprocess or handler) is known when a later event
+settles it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END
+from stagetrace.semconv import (
+    HANDLER,
+    INFERENCE,
+    NETWORK_RECEIVE,
+    NETWORK_SEND,
+    POSTPROCESS,
+    PREPROCESS,
+    QUEUE,
+    TRANSFORM,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from opentelemetry.trace import SpanContext
+
+    from stagetrace.recording.marks import Event, Mark
+
+GAP = ""
+# Of several open activities, the first of these gives the stage its name.
+PRIORITY = (INFERENCE, TRANSFORM, QUEUE, NETWORK_SEND, NETWORK_RECEIVE)
+MAX_SEGMENTS = 128
+# Between two pieces of a body, and after the last one sent, so short a gap is part of moving it, not a stage.
+WIRE_OVERHEAD_NS = 50_000
+MAX_STAGE_NAMES = 32
+OTHER = "other"
+_WIRE = (NETWORK_SEND, NETWORK_RECEIVE)
+_UNNAMED = (GAP, TRANSFORM)
+_NO_COUNTS = dict.fromkeys(PRIORITY, 0)
+NOTHING: dict[str, Any] = {}  # shared, and never written to
+
+
+class Segment:
+    """One visit to one stage: [start, end) in nanoseconds since the epoch."""
+
+    # Most segments keep these, so they are the class's: a request makes a dozen segments as it ends.
+    attributes: Mapping[str, Any] = NOTHING
+    context: SpanContext | None = None  # given out as a parent: this segment must become a span of its own
+    explicit = False
+    coalesced = 0
+    link: SpanContext | None = None  # of a batch's inference, which this was one request's part of
+
+    def __init__(self, stage: str, start: int) -> None:
+        self.stage = stage
+        self.start = start
+        self.end = start
+
+
+class Visit:
+    """A stage that happened elsewhere, in another process or in a batch, and was told of afterwards.
+
+    `context` was given out as a parent there; `link` leads to the inference of a batch.
+    """
+
+    __slots__ = ("attributes", "context", "link", "stage")
+
+    def __init__(
+        self,
+        stage: str,
+        attributes: Mapping[str, Any] | None,
+        context: SpanContext | None = None,
+        link: SpanContext | None = None,
+    ) -> None:
+        self.stage = stage
+        self.attributes = attributes
+        self.context = context
+        self.link = link
+
+    def lay_on(self, segment: Segment) -> None:
+        """Make a segment, which begins with this visit, the visit's own."""
+        if segment.stage == self.stage:
+            segment.context = segment.context or self.context
+            segment.link = self.link
+
+
+class Tiler:
+    """Events of one timeline in, stages out. Not thread-safe: the timeline's lock guards it.
+
+    At most `limit` visits are kept one by one. Later ones are summed per stage and laid end to end at the close: sums
+    stay exact, order within that tail does not.
+    """
+
+    def __init__(self, start: int, limit: int) -> None:
+        self._limit = limit
+        self._segments: list[Segment] = []
+        self._open = Segment(GAP, start)
+        self._pending: list[Segment] = []  # closed gaps and transforms, not yet named
+        self._counts = _NO_COUNTS.copy()
+        self._active = 0  # the sum of the counts
+        self._marks: list[Mark] = []
+        self._inferred = False
+        self._tail: dict[str, int] = NOTHING
+        self._tail_visits: dict[str, int] = NOTHING
+        self.model: Mapping[str, Any] = NOTHING  # attributes of the first inference
+
+    @property
+    def open(self) -> Segment | None:
+        """The open segment, if it will be kept by itself."""
+        return self._open if len(self._segments) < self._limit else None
+
+    def so_far(self) -> list[Segment]:
+        """Return the segments until now, the last of which is open; one without a name may get any yet."""
+        return [*self._segments, self._open]
+
+    def close(self, now: int, start: int, end: int) -> list[Segment]:
+        """Return the stages that tile [start, end) to the nanosecond; empty if that interval is."""
+        current = self._open
+        if current.stage == GAP and now - current.start < WIRE_OVERHEAD_NS and self._goes_on(NETWORK_SEND, current):
+            current = self._segments.pop()
+        current.end = max(now, current.start)
+        self._keep(current)
+        self._name_rest()
+        segments = self._segments
+        if self._tail:
+            segments.extend(self._tail_blocks(segments[-1].end if segments else 0))
+        return _tiles(segments, start, end)
+
+    def take(self, events: Iterable[Event]) -> None:  # noqa: C901, PLR0912, PLR0915 -- one loop: each request pays for it, calls double it
+        """Turn events, in the order in which they were noted, into stages."""
+        counts, marks, segments = self._counts, self._marks, self._segments
+        current, active = self._open, self._active
+        stage, since = current.stage, current.start
+        for now, event, what, attributes in events:
+            before = stage
+            if event == BEGIN:
+                counts[what] += 1
+                active += 1
+                stage = what if active == 1 and not marks else self._stage()
+            elif event == END:
+                if not counts[what]:
+                    continue
+                counts[what] -= 1
+                active -= 1
+                stage = self._stage() if active or marks else GAP
+            else:
+                if event == BEGIN_MARK:
+                    marks.append(what)
+                elif marks and marks[-1] is what:
+                    marks.pop()
+                elif what in marks:
+                    marks.remove(what)
+                stage = self._stage()
+            if stage != before or ((marks or current.explicit) and bool(marks) is not current.explicit):
+                if now <= since:  # at once, or the wall clock stepped back
+                    now = since  # noqa: PLW2901
+                    keep = current.context is not None
+                elif (
+                    now - since < WIRE_OVERHEAD_NS
+                    and before == GAP
+                    and stage in _WIRE
+                    and self._goes_on(stage, current)
+                ):
+                    current = segments.pop()
+                    since = current.start
+                    continue
+                else:
+                    keep = True
+                if keep:
+                    current.end = now
+                    self._keep(current)
+                current = Segment(stage, now)
+                since = now
+                if marks:
+                    current.explicit = True
+                if stage == INFERENCE:
+                    self._inferred = True
+                    self._name_pending(PREPROCESS)
+            if event == BEGIN_MARK and type(what) is Visit:
+                what.lay_on(current)
+            if attributes:
+                if event == BEGIN_MARK or stage == what:
+                    current.attributes = {**attributes, **current.attributes} if current.attributes else attributes
+                if what == INFERENCE and not self.model:
+                    self.model = attributes
+        self._open, self._active = current, active
+
+    def _keep(self, segment: Segment) -> None:
+        """Add a segment that has ended."""
+        if len(self._segments) >= self._limit:
+            self._sum_up(segment)
+        else:
+            self._segments.append(segment)
+            if segment.stage in _UNNAMED:
+                self._pending.append(segment)
+
+    def _stage(self) -> str:
+        """Return the stage that the open activities and marks make."""
+        if self._marks:
+            return self._marks[-1].stage
+        for activity in PRIORITY:
+            if self._counts[activity]:
+                return activity
+        return GAP
+
+    def _goes_on(self, stage: str, gap: Segment) -> bool:
+        """Return whether what lies before a short gap is the same moving of a body over the wire."""
+        before = self._segments[-1] if self._segments else None
+        return (
+            before is not None
+            and before.stage == stage
+            and gap.context is None
+            and not self._tail
+            and not before.explicit
+        )
+
+    def _sum_up(self, segment: Segment) -> None:
+        """Add a segment to the sums: there are too many to keep it."""
+        if self._tail is NOTHING:
+            self._tail, self._tail_visits = {}, {}
+        stage = segment.stage
+        if stage not in self._tail and len(self._tail) >= MAX_STAGE_NAMES:
+            stage = OTHER
+        self._tail[stage] = self._tail.get(stage, 0) + segment.end - segment.start
+        self._tail_visits[stage] = self._tail_visits.get(stage, 0) + 1
+
+    def _name_pending(self, name: str) -> None:
+        for segment in self._pending:
+            segment.stage = name
+            segment.attributes = NOTHING
+        self._pending.clear()
+        if self._tail:
+            for stage in _UNNAMED:
+                self._rename_tail(stage, name)
+
+    def _rename_tail(self, stage: str, name: str) -> None:
+        if stage in self._tail:
+            self._tail[name] = self._tail.get(name, 0) + self._tail.pop(stage)
+            self._tail_visits[name] = self._tail_visits.get(name, 0) + self._tail_visits.pop(stage)
+
+    def _name_rest(self) -> None:
+        """Name what no later inference will settle."""
+        if self._inferred:
+            self._name_pending(POSTPROCESS)
+            return
+        transforms = [segment for segment in self._pending if segment.stage == TRANSFORM]
+        if not transforms and TRANSFORM not in self._tail:
+            self._name_pending(HANDLER)
+            return
+        last = transforms[-1] if transforms and TRANSFORM not in self._tail else None
+        before = PREPROCESS
+        for segment in self._pending:
+            segment.stage = INFERENCE if segment.stage == TRANSFORM else before
+            if segment.stage == INFERENCE:
+                self.model = self.model or segment.attributes
+            if segment is last:
+                before = POSTPROCESS
+        self._pending.clear()
+        self._rename_tail(TRANSFORM, INFERENCE)
+        self._rename_tail(GAP, POSTPROCESS if last else PREPROCESS)
+
+    def _tail_blocks(self, at: int) -> list[Segment]:
+        blocks = []
+        for stage, duration in self._tail.items():
+            block = Segment(stage, at)
+            at = block.end = at + duration
+            block.coalesced = self._tail_visits[stage]
+            blocks.append(block)
+        return blocks
+
+
+def _tiles(segments: list[Segment], start: int, end: int) -> list[Segment]:
+    """Return the segments, which are end to end already, cut and stretched to [start, end).
+
+    Neighbours of one inferred stage become one, unless both already have children.
+    """
+    if end <= start:
+        return []
+    tiles: list[Segment] = []
+    last = None
+    at = start
+    for segment in segments:
+        until = segment.end
+        if until > end:  # noqa: PLR1730 -- a third of the time of min()
+            until = end
+        if until <= at:
+            until = at
+            if segment.context is None:
+                continue
+        if (
+            last is not None
+            and last.stage == segment.stage
+            and not last.coalesced
+            and not segment.coalesced
+            and not last.explicit
+            and not segment.explicit
+            and not (last.context and segment.context)
+        ):
+            last.context = last.context or segment.context
+            last.attributes = last.attributes or segment.attributes
+        else:
+            last = segment
+            last.start = at
+            tiles.append(last)
+        last.end = at = until
+    if last is None:
+        last = Segment(HANDLER, start)
+        tiles.append(last)
+    last.end = end
+    return tiles

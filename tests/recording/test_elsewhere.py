@@ -1,0 +1,199 @@
+"""What another process did for a request reaches its timeline: by the side channel, in order, and never at a price."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from opentelemetry.trace import SpanContext, TraceFlags
+
+from stagetrace.recording import channel, elsewhere
+from stagetrace.recording.channel import Line, Listener
+from stagetrace.recording.elsewhere import hand_on, is_here, tell
+from stagetrace.recording.timeline import Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stagetrace.recording.tiler import Segment
+
+pytestmark = pytest.mark.skipif(not channel.WORKS, reason="the side channel needs Linux")
+ENTRY = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
+LINK = (7, 8, 1)
+
+
+def request(start: int) -> Timeline:
+    timeline = Timeline(start=start)
+    timeline.bind(ENTRY, start)
+    return timeline
+
+
+def shape(segments: list[Segment]) -> list[tuple[str, int]]:
+    return [(segment.stage, segment.end - segment.start) for segment in segments]
+
+
+def in_a_fork(work: object) -> int:
+    """Run a function in a process of its own, to its end; return the process id."""
+    process = os.fork()
+    if process == 0:
+        try:
+            work()  # type: ignore[operator]
+        finally:
+            os._exit(0)
+    os.waitpid(process, 0)
+    return process
+
+
+def test_a_forked_worker_tells_in_time() -> None:
+    """By the time that it has ended, all is there; stages have the ids that it gave out, and its links."""
+    now = time.time_ns()
+    timeline = request(now - 1_000)
+    key = hand_on(timeline, "worker", now)
+    assert is_here(key)
+    stages = [("inference", now + 300, now + 500, {"ml.model.name": "m"}, 99, LINK)]
+    in_a_fork(lambda: tell(key, "", now + 100, stages, is_over=True))
+    segments = timeline.close(now - 1_000, now + 1_000)
+    assert shape(segments) == [
+        ("preprocess", 1_000),
+        ("queue", 100),
+        ("preprocess", 200),
+        ("inference", 200),
+        ("postprocess", 500),
+    ]
+    assert segments[1].attributes == {"queue.reason": "worker"}
+    assert segments[3].context == SpanContext(1, 99, is_remote=False, trace_flags=TraceFlags(1))
+    assert segments[3].link == SpanContext(7, 8, is_remote=True, trace_flags=TraceFlags(1))
+    assert timeline.model == {"ml.model.name": "m"}
+
+
+def test_a_worker_that_dies_leaves_its_last_stage_open() -> None:
+    now = time.time_ns()
+    timeline = request(now)
+    key = hand_on(timeline, "worker", now)
+    in_a_fork(lambda: tell(key, "", now + 100, [("inference", now + 300, None, {}, None, None)], is_over=False))
+    segments = timeline.close(now, now + 1_000)
+    assert shape(segments) == [("queue", 100), ("preprocess", 200), ("inference", 700)]
+    assert timeline.model == {"ml.worker.lost": True}
+
+
+def test_what_is_still_in_the_queue_of_a_server_waits() -> None:
+    """If workers of this process are known to tell; else nothing is known of it."""
+    now = time.time_ns()
+    waiting = request(now)
+    hand_on(waiting, "worker", now, is_server=True)
+    answered = request(now)
+    key = hand_on(answered, "worker", now, is_server=True)
+    assert answered.errands is not None
+    answered.errands.answered(key)
+    person = request(now)
+    hand_on(person, "", now)
+    in_a_fork(lambda: tell(key, "", now, [], is_over=False))
+    assert shape(waiting.close(now, now + 1_000)) == [("queue", 1_000)]
+    assert shape(person.close(now, now + 1_000)) == [("handler", 1_000)]
+
+
+def test_what_is_told_counts_in_the_order_of_time() -> None:
+    """A mark of the request's own, noted before it was told, stays where it was."""
+    ms = 1_000_000
+    timeline = request(0)
+    key = hand_on(timeline, "", 1)
+    timeline.enter("network.send", at=600 * ms)
+    timeline.leave("network.send", at=700 * ms)
+    tell(key, "batch", 100 * ms, [("inference", 200 * ms, 500 * ms, {}, None, None)], is_over=True)
+    assert shape(timeline.close(0, 1_000 * ms)) == [
+        ("preprocess", 1),
+        ("queue", 100 * ms - 1),
+        ("preprocess", 100 * ms),
+        ("inference", 300 * ms),
+        ("postprocess", 100 * ms),
+        ("network.send", 100 * ms),
+        ("postprocess", 300 * ms),
+    ]
+
+
+def test_an_activity_is_presumed_until_taken_back() -> None:
+    timeline = request(0)
+    timeline.presume("inference", {"ml.model.name": "m"}, 100)
+    timeline.take_back("inference")
+    timeline.presume("inference", {"ml.model.name": "m"}, 300)
+    timeline.enter("inference", {"ml.framework": "sklearn"}, 400)
+    timeline.leave("inference", 500)
+    timeline.clock = lambda: 600
+    timeline.end_presumed("inference")
+    timeline.end_presumed("inference")
+    timeline.clock = lambda: 1_000
+    assert shape(timeline.close(0, 1_000)) == [("preprocess", 300), ("inference", 300), ("postprocess", 400)]
+    assert timeline.model == {"ml.model.name": "m", "ml.framework": "sklearn"}
+
+
+def test_a_child_span_makes_what_was_presumed_true() -> None:
+    timeline = request(0)
+    timeline.presume("inference", None, 100)
+    parent = timeline.stage_context()
+    timeline.clock = lambda: 700
+    timeline.end_presumed("inference")
+    timeline.clock = lambda: 1_000
+    segments = timeline.close(0, 1_000)
+    assert shape(segments) == [("preprocess", 100), ("inference", 600), ("postprocess", 300)]
+    assert segments[1].context == parent
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    made = Listener(f"test-{os.getpid()}-{time.monotonic_ns()}")
+    yield made
+    made.close()
+
+
+def word_of(listener: Listener) -> str:
+    return str(listener._socket.getsockname().decode().removeprefix("\0stagetrace-"))
+
+
+def test_nobody_waits_for_a_listener_that_does_not_listen(listener: Listener) -> None:
+    """What does not fit waits with who speaks; once the listener hears, the newest arrive, in order."""
+    line = Line(word_of(listener))
+    for number in range(2_000):
+        line.say(str(number).encode())
+    heard: list[int] = []
+    for _ in range(3):
+        listener.hear(lambda message, _: heard.append(message))
+        line.say(b"2000")
+    listener.hear(lambda message, _: heard.append(message))
+    assert heard == sorted(heard)
+    assert 1_999 in heard
+    assert 0 in heard
+    assert len(heard) < 2_000
+    line.close()
+
+
+def test_a_line_to_nobody_costs_nothing() -> None:
+    line = Line("no such word")
+    line.say(b"1")
+    line.say(b"2")
+    assert line._is_dead
+
+
+def test_what_is_no_message_is_passed_over(listener: Listener) -> None:
+    other = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    other.connect(f"\0stagetrace-{word_of(listener)}")
+    for message in (b"{", b"\xff", b"3"):
+        other.send(message)
+    heard: list[int] = []
+    listener.hear(lambda message, _: heard.append(message))
+    assert heard == [3]
+    other.close()
+    listener.hear(lambda message, _: heard.append(message))
+    assert os.getpid() in listener.gone
+
+
+def test_each_process_has_its_own_word() -> None:
+    """A request that was handed on before a fork is the parent's."""
+    key = hand_on(request(0))
+    reading, writing = os.pipe()
+    in_a_fork(lambda: os.write(writing, b"here" if is_here(key) else b"gone"))
+    assert os.read(reading, 4) == b"gone"
+    assert is_here(key)
+    assert elsewhere.find(key) is None  # nobody else holds it

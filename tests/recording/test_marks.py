@@ -1,0 +1,181 @@
+"""Both twins of a request's marks, and of the marking of a stage by hand, note the same."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from missing import unused
+from stagetrace import guard
+from stagetrace.recording import current as current_module
+from stagetrace.recording import marks
+from stagetrace.recording.current import current
+from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(params=["C", "Python"])
+def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return the names of marks.py as one of the twins has them; what that reports fails the test."""
+    if request.param == "C" and marks.Marks is marks._Marks:
+        unused("stagetrace.recording._marks")
+    if request.param == "Python":
+        for name in ("Mark", "Marks", "stage"):
+            monkeypatch.setattr(marks, name, getattr(marks, f"_{name}"))
+    guard.failures.clear()
+    token = current.set(None)
+    yield marks
+    current.reset(token)
+    assert not guard.failures
+
+
+def bound(twin: Any, **more: Any) -> Any:
+    class Request(twin.Marks):  # type: ignore[misc]
+        shortened = 0
+
+        def _shorten(self) -> None:
+            self.shortened += 1
+            self._log.clear()
+
+    request = Request()
+    request.bound = True
+    for name, value in more.items():
+        setattr(request, name, value)
+    return request
+
+
+def test_events_in_the_order_in_which_they_were_noted(twin: Any) -> None:
+    times = iter(range(1, 9))
+    request = bound(twin, clock=lambda: next(times))
+    mark = twin.Mark("m", {"a": 1})
+    request.enter("queue")
+    request.enter("inference", {"b": 2})
+    request.enter("queue", at=70)
+    request.leave("queue", 0)  # as no time
+    request.leave("queue", at=80)
+    request.begin_mark(mark)
+    request.end_mark(mark)
+    assert request._log == [
+        (1, 0, "queue", None),
+        (2, 0, "inference", {"b": 2}),
+        (70, 0, "queue", None),
+        (3, 1, "queue", None),
+        (80, 1, "queue", None),
+        (4, 2, mark, {"a": 1}),
+        (5, 3, mark, None),
+    ]
+    request.closed = True
+    request.enter("queue")
+    request.leave("queue")
+    request.begin_mark(mark)
+    request.end_mark(mark)
+    assert len(request._log) == 7
+    assert (mark.stage, mark.attributes, twin.Mark("n").attributes) == ("m", {"a": 1}, None)
+
+
+def test_the_wall_clock_and_a_long_log(twin: Any) -> None:
+    request = bound(twin)
+    before = time.time_ns()
+    request.enter("queue")
+    assert before <= request._log[0][0] <= time.time_ns()
+    for _ in range(twin.MAX_LOG):
+        request.enter("queue")
+    assert request.shortened == 1
+    assert request._log == []
+
+
+def test_a_clock_that_fails_is_the_callers(twin: Any) -> None:
+    request = bound(twin, clock=lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        request.enter("queue")
+    assert request._log == []
+
+
+def test_a_stage_by_hand(twin: Any) -> None:
+    request = bound(twin)
+    current.set(request)
+    with twin.stage("outer", k="v", n=1, odd=[1]), twin.stage(name="x" * 70) as nothing:
+        assert nothing is None
+    with pytest.raises(ValueError, match="the app's"), twin.stage(""):
+        raise ValueError("the app's")
+    begun = [(kind, what.stage, attributes or {}) for _, kind, what, attributes in request._log]
+    assert begun == [
+        (2, "outer", {"k": "v", "n": 1, "odd": "[1]"}),
+        (2, "x" * 64, {}),
+        (3, "x" * 64, {}),
+        (3, "outer", {}),
+        (2, "stage", {}),
+        (3, "stage", {}),
+    ]
+    assert request._log[0][2] is request._log[3][2]
+
+
+def test_one_object_for_many_blocks(twin: Any) -> None:
+    stage = twin.stage("again")
+    for _ in range(2):
+        request = bound(twin)
+        current.set(request)
+        with stage:
+            pass
+        assert [(kind, what.stage) for _, kind, what, _ in request._log] == [(2, "again"), (3, "again")]
+
+
+def test_outside_a_request_it_does_nothing(twin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for request in (None, bound(twin, closed=True), bound(twin, bound=False)):
+        current.set(request)
+        with twin.stage("a", k=1):
+            pass
+        assert request is None or request._log == []
+    other = bound(twin)
+    monkeypatch.setattr(current_module, "_of_span", lambda: other)
+    current.set(None)
+    monkeypatch.setitem(current_module.entries, 1, other)
+    with twin.stage("found by its span"):
+        pass
+    assert [kind for _, kind, _, _ in other._log] == [2, 3]
+
+
+class Odd:
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_what_has_no_text_is_left_out_or_reported_and_the_block_runs(twin: Any) -> None:
+    request = bound(twin)
+    current.set(request)
+    with twin.stage("a", odd=Odd(), k=1):
+        pass
+    assert request._log[0][3] == {"k": 1, STAGETRACE_DROPPED_ATTRIBUTES: 1}
+    ran = []
+    with twin.stage(Odd()):
+        ran.append(1)
+    assert ran == [1]
+    assert len(request._log) == 2
+    assert sum(guard.failures.values()) == 1
+    guard.failures.clear()
+
+
+def test_what_no_event_is(twin: Any) -> None:
+    request = bound(twin)
+    wrongs: list[Any] = [
+        request.enter,
+        lambda: request.enter("queue", {}, 1, 2),
+        lambda: request.enter("queue", {}, attributes={}),
+        lambda: request.enter("queue", when=1),
+        lambda: request.leave("queue", 1, 2),
+        lambda: request.leave("queue", attributes={}),
+    ]
+    for wrong in wrongs:
+        with pytest.raises(TypeError):
+            wrong()
+    assert request._log == []
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "b")])
+def test_it_takes_one_name(twin: Any, arguments: Any) -> None:
+    with pytest.raises(TypeError):
+        twin.stage(*arguments)
