@@ -1,4 +1,4 @@
-"""The ml app, after one part of stagetrace, named by BREAK as `module:attribute.path`, was made to raise."""
+"""The app of APP, by default ml, after one part of stagetrace, `module:attribute.path` in BREAK, was made to raise."""
 
 import importlib
 import os
@@ -19,6 +19,4 @@ if where:
     assert hasattr(owner, name), where
     setattr(owner, name, fails)
 
-from ml import app  # noqa: E402
-
-__all__ = ["app"]
+app = importlib.import_module(os.environ.get("APP", "ml")).app

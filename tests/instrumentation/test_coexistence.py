@@ -40,6 +40,8 @@ def environment(sink: Sink) -> dict[str, str]:
     [
         ("own_provider", "own-provider"),
         ("own_provider_in_lifespan", "own-provider"),
+        ("inside_a_span", "own-provider"),
+        ("inside_a_span_of_nobody", "from-environment"),
         ("own_instrumentor", "from-environment"),
         ("own_middleware", "from-environment"),
         ("wrapped_outside", "from-environment"),
@@ -97,6 +99,19 @@ def test_an_app_that_was_there_before_us_is_traced(sink: Sink, tmp_path: Path) -
         assert_tiled(request)
         assert {"queue", "inference"} <= set(request.names)
         assert request.entry.attributes["sla.breached"] is False
+
+
+def test_what_the_authors_instrumentation_does_besides_is_done_once(sink: Sink, tmp_path: Path) -> None:
+    """It leaves out what it was told to, by an argument, and says where the trace is."""
+    with run_service(tmp_path, "own_instrumentor", env=environment(sink)) as service:
+        left_out, response = service.call("GET", "/plain")
+        assert response.json() == {"ok": True}
+        traced, response = service.call("POST", "/predict", json={"inference_s": 0.02})
+        (announced,) = response.headers.get_list("traceresponse")
+        assert announced.split("-")[1] == traced == sink.request(traced).entry.trace_id
+        service.stop()
+        assert "fault of stagetrace" not in service.log
+    assert left_out not in sink.traces()
 
 
 def test_excluded_urls_are_not_traced(sink: Sink, tmp_path: Path) -> None:

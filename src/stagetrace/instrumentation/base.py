@@ -7,17 +7,5 @@ also imported by programs that serve nothing, so a hook of a library that is no 
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
-from stagetrace.guard import guarded
-
-if TYPE_CHECKING:
-    from stagetrace.recording.timeline import Timeline
-
-
-@guarded
-def recording() -> Timeline | None:
-    """Return the timeline of the request that this code serves; None where no server is traced."""
-    context = sys.modules.get("stagetrace.recording.context")
-    return context.recording() if context is not None else None
+# In an ASGI scope: what records the request. A mounted app shares it with the app around it.
+SCOPE_KEY = "stagetrace.request"

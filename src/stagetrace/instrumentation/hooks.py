@@ -22,6 +22,8 @@ class PostImportFinder:
         self._hooks = dict(hooks)
         self._finding: set[str] = set()
         self._installed = False
+        self.hooked: list[str] = []  # their modules, in the order in which they were hooked
+        self.failed: dict[str, str] = {}  # their modules that could not be, and why
 
     def install(self) -> None:
         """Put the finder first and run the hooks of what is already imported."""
@@ -64,7 +66,7 @@ class PostImportFinder:
             # On the instance, one of which belongs to each spec: the loader keeps its type for those who ask.
             loader.exec_module = exec_module  # type: ignore[union-attr, method-assign]
         except AttributeError as error:
-            _report(name, error)
+            self._report(name, error)
 
     def _run(self, name: str, module: ModuleType) -> None:
         hook = self._hooks.pop(name, None)
@@ -74,16 +76,17 @@ class PostImportFinder:
             from importlib import import_module
 
             import_module(hook).hook(module)
+            self.hooked.append(name)
         except Exception as error:  # noqa: BLE001 -- one broken hook disables itself alone
-            _report(name, error)
+            self._report(name, error)
 
+    def _report(self, name: str, error: Exception) -> None:
+        from stagetrace import guard, log
 
-def _report(name: str, error: Exception) -> None:
-    from stagetrace import guard, log
-
-    guard.failures[name] = guard.failures.get(name, 0) + 1
-    log.once(
-        f"hook:{name}",
-        f"cannot hook {name} ({type(error).__name__}: {error}); it runs as if untraced, everything else is traced.\n"
-        "This version of it may be newer than stagetrace: upgrade stagetrace, or report it.",
-    )
+        self.failed[name] = f"{type(error).__name__}: {error}"
+        guard.failures[name] = guard.failures.get(name, 0) + 1
+        log.once(
+            f"hook:{name}",
+            f"cannot hook {name} ({self.failed[name]}); it runs as if untraced, everything else is traced.\n"
+            "This version of it may be newer than stagetrace: upgrade stagetrace, or report it.",
+        )

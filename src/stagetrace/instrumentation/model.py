@@ -2,50 +2,137 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from contextvars import ContextVar
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded
-from stagetrace.instrumentation.base import recording
-from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE, ML_FRAMEWORK, ML_MODEL_NAME, TRANSFORM
+from stagetrace.guard import guarded, report, switch
+from stagetrace.recording.current import current, recording
+from stagetrace.recording.holders import LONG_NS, note
+from stagetrace.semconv import (
+    CPU_BLOCKED_MS,
+    CPU_TIME_MS,
+    CPU_WAIT_MS,
+    INFERENCE,
+    ML_BATCH_SIZE,
+    ML_COLD_START,
+    ML_FRAMEWORK,
+    ML_MODEL_NAME,
+    TRANSFORM,
+)
+from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account, between
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from stagetrace.recording.timeline import Timeline
+    from stagetrace.sources.threads import Reading
+
+    Describe = Callable[[Any, tuple[Any, ...], dict[str, Any]], Mapping[str, Any] | None]
+
+MAX_DESCRIBED = 1_024
 
 _inside: ContextVar[bool] = ContextVar("stagetrace.inside_model", default=False)
+_called: set[str] = set()  # models, in this process
+_described: dict[tuple[str, str, int | None], dict[str, Any]] = {}
 
 
-def marked(call: Callable[[], Any], describe: Callable[[], dict[str, Any]], activity: str = INFERENCE) -> Any:
-    """Run `call` as the inference (or transform) of the current request, if it is the outermost; return its result.
+def marked(method: Callable[..., Any], describe: Describe, activity: str = INFERENCE) -> Callable[..., Any]:
+    """Return a method that is the inference (or transform) of the current request, where it is the outermost call.
 
-    `describe` gives the attributes of the stage. Outside a recorded request this costs one context look-up.
+    `describe` gives, from instance, positional and keyword arguments, the attributes of the stage. Outside a recorded
+    request a call costs one context look-up.
     """
-    timeline = None if _inside.get() else recording()
-    if timeline is None:
-        return call()
-    token = _inside.set(True)
-    timeline.begin(activity, _attributes(describe))
-    try:
-        return call()
-    finally:
-        timeline.end(activity)
-        _inside.reset(token)
+    hook = switch(describe.__module__)
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        timeline = current.get()
+        if timeline is None or timeline.closed or not timeline.bound:
+            timeline = recording()  # the rare case
+        if timeline is None or hook.off or _inside.get():
+            return method(self, *args, **kwargs)
+        token = _inside.set(True)
+        attributes = None
+        began = time_ns()
+        first = account(began)
+        if first is not None and first[AT] > began:
+            began = first[AT]  # the stage begins with the account: anything may come between two looks at a clock
+        try:
+            attributes = _of_one_call(describe(self, args, kwargs))
+            timeline.enter(activity, attributes, began)
+        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+            report(hook.hook, error)
+            timeline = None
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            _inside.reset(token)
+            if timeline is not None:
+                try:
+                    ended = time_ns()
+                    if ended - began >= DIVIDED_NS:
+                        ended = _divide(timeline, first, attributes) or ended
+                        if ended - began >= LONG_NS:
+                            _note_held(began, ended, timeline, attributes)
+                    timeline.leave(activity, ended)
+                except Exception as error:  # noqa: BLE001
+                    report(hook.hook, error)
+
+    return call
 
 
-def description(name: str, framework: str, rows: Any) -> dict[str, Any]:
-    """Return the attributes of one call; `rows` is its first input, of any type."""
-    attributes: dict[str, Any] = {ML_MODEL_NAME: name, ML_FRAMEWORK: framework}
-    shape = getattr(rows, "shape", None)
-    if shape:
-        attributes[ML_BATCH_SIZE] = int(shape[0])
-    elif isinstance(rows, list | tuple):
-        attributes[ML_BATCH_SIZE] = len(rows)
+def _of_one_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the attributes of one call, to which more may be added until the request ends."""
+    attributes = dict(described) if described else {}
+    name = attributes.get(ML_MODEL_NAME)
+    if name is not None and name not in _called and len(_called) < MAX_DESCRIBED:
+        _called.add(name)
+        attributes[ML_COLD_START] = True
     return attributes
 
 
 @guarded
-def _attributes(describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    return describe()
+def _divide(timeline: Timeline, first: Reading | None, attributes: dict[str, Any] | None) -> int | None:
+    """Note how the thread's time during a call divides, and return when it ended; None if that is unknown."""
+    last = account() if first is not None else None
+    share = between(first, last) if first is not None and last is not None else None
+    if first is None or last is None or share is None or attributes is None:
+        return None
+    timeline.divided(first, last)
+    attributes[CPU_TIME_MS] = share.computed / 1e6
+    if share.waited != UNKNOWN:
+        attributes[CPU_WAIT_MS] = share.waited / 1e6
+        attributes[CPU_BLOCKED_MS] = share.blocked / 1e6
+    return last[AT]
+
+
+def _note_held(began: int, ended: int, timeline: Timeline, attributes: Mapping[str, Any] | None) -> None:
+    """Note that the call has held an event loop, if it has been made in one."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        note(began, ended, timeline, (attributes or {}).get(ML_MODEL_NAME, ""))
+
+
+def description(name: str, framework: str, rows: Any) -> Mapping[str, Any]:
+    """Return the attributes of one call, not to be changed; `rows` is its first input, of any type."""
+    shape = getattr(rows, "shape", None)
+    if shape:
+        batch: int | None = int(shape[0])
+    else:
+        batch = len(rows) if isinstance(rows, list | tuple) else None
+    key = (name, framework, batch)
+    attributes = _described.get(key)
+    if attributes is None:
+        attributes = {ML_MODEL_NAME: name, ML_FRAMEWORK: framework}
+        if batch is not None:
+            attributes[ML_BATCH_SIZE] = batch
+        if len(_described) >= MAX_DESCRIBED:
+            _described.clear()
+        _described[key] = attributes
+    return attributes
 
 
 __all__ = ["INFERENCE", "TRANSFORM", "description", "marked"]

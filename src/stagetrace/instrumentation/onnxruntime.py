@@ -7,10 +7,11 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.base import recording
 from stagetrace.instrumentation.model import INFERENCE, description, marked
+from stagetrace.recording.current import recording
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import ModuleType
 
 SYNCHRONOUS = ("run", "run_with_iobinding", "run_with_ort_values", "run_with_ortvaluevector")
@@ -23,17 +24,9 @@ def hook(module: ModuleType) -> None:
     for owner in (module.InferenceSession, module.Session):
         for name in SYNCHRONOUS:
             if name in vars(owner):
-                setattr(owner, name, _wrap(vars(owner)[name]))
+                setattr(owner, name, marked(vars(owner)[name], _describe))
         if "run_async" in vars(owner):
             owner.run_async = _wrap_async(owner.run_async)
-
-
-def _wrap(original: Any) -> Any:
-    @functools.wraps(original)
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return marked(lambda: original(self, *args, **kwargs), lambda: _describe(self, args, kwargs))
-
-    return run
 
 
 def _wrap_async(original: Any) -> Any:
@@ -61,18 +54,18 @@ def _timed_callback(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         return None
 
     def done(*results: Any) -> Any:
-        timeline.end(INFERENCE)
+        timeline.leave(INFERENCE)
         return callback(*results)
 
-    timeline.begin(INFERENCE, _describe(session, args, kwargs))
+    timeline.enter(INFERENCE, _describe(session, args, kwargs))
     if by_position:
         args = (*args[:CALLBACK], done, *args[CALLBACK + 1 :])
     else:
         kwargs = {**kwargs, "callback": done}
-    return args, kwargs, lambda: timeline.end(INFERENCE)
+    return args, kwargs, lambda: timeline.leave(INFERENCE)
 
 
-def _describe(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _describe(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
     path = getattr(session, "_model_path", None)
     name = PurePath(path).name if isinstance(path, str) else session.get_modelmeta().graph_name
     feed = args[1] if len(args) > 1 else kwargs.get("input_feed")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from stagetrace.sla.policy import Policy
-    from stagetrace.sla.processor import VerdictCounter
+    from stagetrace.sla.processor import SLASpanProcessor, VerdictCounter
 
 
 def hook(module: ModuleType) -> None:
@@ -37,6 +37,14 @@ def _join(provider: Any) -> None:
     # Private, and the only place at which a processor can stand before those that export (docs/decisions/003).
     provider._active_span_processor = SLASpanProcessor(policy(), provider._active_span_processor, counter=counter())
     provider.sampler = KeepBreaches(provider.sampler)
+
+
+def joined(provider: Any) -> SLASpanProcessor | None:
+    """Return our processor of a provider; None if it could not be joined, or OTEL_SDK_DISABLED silences it."""
+    from stagetrace.sla.processor import SLASpanProcessor
+
+    processor = provider._active_span_processor
+    return processor if isinstance(processor, SLASpanProcessor) and not provider._disabled else None
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from stagetrace.guard import guarded
 from stagetrace.instrumentation.model import INFERENCE, TRANSFORM, description, marked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
 METHODS = {
@@ -82,16 +82,13 @@ def _wrap(owner: type, name: str, method: Any, activity: str) -> None:
 
 
 def _wrap_function(function: Callable[..., Any], activity: str) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return marked(
-            lambda: function(self, *args, **kwargs),
-            lambda: description(type(self).__name__, "sklearn", _first(args, kwargs)),
-            activity,
-        )
-
+    method = marked(function, _describe, activity)
     setattr(method, _MARK, True)
     return method
+
+
+def _describe(estimator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
+    return description(type(estimator).__name__, "sklearn", args[0] if args else kwargs.get("X"))
 
 
 class _Descriptor:
@@ -108,16 +105,13 @@ class _Descriptor:
         if instance is None:
             return bound
 
+        def call(_: Any, *args: Any, **kwargs: Any) -> Any:
+            return bound(*args, **kwargs)
+
+        run = marked(call, _describe, self._activity)
+
         @functools.wraps(bound)
         def method(*args: Any, **kwargs: Any) -> Any:
-            return marked(
-                lambda: bound(*args, **kwargs),
-                lambda: description(type(instance).__name__, "sklearn", _first(args, kwargs)),
-                self._activity,
-            )
+            return run(instance, *args, **kwargs)
 
         return method
-
-
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[0] if args else kwargs.get("X")

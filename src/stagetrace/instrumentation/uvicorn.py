@@ -1,27 +1,81 @@
-"""uvicorn: deliver at shutdown where the application has no lifespan to tell us of it."""
+"""uvicorn, alone and in gunicorn's workers: whatever application it loads is served inside entry spans.
+
+Also where the application has no lifespan to tell us of it, record from the first request on and deliver the last.
+"""
 
 from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING, Any
 
+from stagetrace.guard import guarded
+
 if TYPE_CHECKING:
     from types import ModuleType
 
 
 def hook(module: ModuleType) -> None:
+    """Wrap what loads the application (`uvicorn.config`), or what serves it (`uvicorn.server`)."""
+    if module.__name__.endswith("config"):
+        module.Config.load = _loading(module.Config.load)
+    else:
+        module.Server.startup = _preparing(module.Server.startup)
+        module.Server.shutdown = _flushing(module.Server.shutdown)
+
+
+def _loading(original: Any) -> Any:
+    @functools.wraps(original)
+    def load(self: Any) -> Any:
+        result = original(self)
+        _surround(self)
+        return result
+
+    return load
+
+
+@guarded
+def _surround(config: Any) -> None:
+    from stagetrace.instrumentation.served import around
+
+    outer, app = None, config.loaded_app
+    while type(app).__module__ == "uvicorn.middleware.proxy_headers":  # which says who the client is
+        outer, app = app, app.app
+    served = around(app)
+    if served is None:
+        return
+    if outer is None:
+        config.loaded_app = served
+    else:
+        outer.app = served
+
+
+def _preparing(original: Any) -> Any:
+    """Prepare when the application has started: it may have set a provider of its own."""
+
+    @functools.wraps(original)
+    async def startup(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from stagetrace import distro
+
+        result = await original(self, *args, **kwargs)
+        if not distro.ready():
+            await distro.prepare()
+        return result
+
+    return startup
+
+
+def _flushing(original: Any) -> Any:
     """Flush after the server's own shutdown: it re-raises SIGTERM next, and `atexit` never runs."""
-    server = module.Server
-    original = server.shutdown
 
     @functools.wraps(original)
     async def shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from stagetrace import distro
+
+        distro.hurry()
         try:
             return await original(self, *args, **kwargs)
         finally:
-            from stagetrace import distro
-
             if distro.ready():
                 await distro.flush()
 
-    server.shutdown = shutdown
+    return shutdown

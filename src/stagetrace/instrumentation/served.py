@@ -1,0 +1,69 @@
+"""An ASGI application as its server calls it: the place of the entry span, whatever the application is.
+
+The hook of a server puts `Served` around the application that it was given. Hooks of frameworks then add what they
+know, the route above all; where an application is called by a server that no hook covers, FastAPI's and Starlette's
+own `__call__` are the place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stagetrace import distro
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.asgi import serve
+from stagetrace.instrumentation.base import SCOPE_KEY
+
+
+class Served:
+    """An application, with what surrounds each of its requests. To all who look, it is the application."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.app, name)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request, websocket, or the application's lifespan."""
+        await pass_on(_call, self.app, scope, receive, send)
+
+
+def _call(app: Any, scope: Any, receive: Any, send: Any) -> Any:
+    return app(scope, receive, send)
+
+
+async def pass_on(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> None:
+    """Await `original(app, scope, receive, send)` as what the scope says it is: a request, or the lifespan."""
+    kind = scope["type"]
+    if SCOPE_KEY in scope:
+        await original(app, scope, receive, send)
+    elif kind == "lifespan":
+        scope[SCOPE_KEY] = None  # an application within this one tells us nothing new
+        await original(app, scope, receive, _lifespan_send(send))
+    elif kind in ("http", "websocket"):
+        if not distro.ready():
+            await distro.prepare()  # no lifespan, and a server that no hook covers: the first request pays
+        await serve(original, app, scope, receive, send)
+    else:
+        await original(app, scope, receive, send)
+
+
+@guarded
+def around(app: Any) -> Any:
+    """Return what a server is to call in place of an application."""
+    return app if isinstance(app, Served) else Served(app)
+
+
+def _lifespan_send(send: Any) -> Any:
+    async def wrapped(message: Any) -> None:
+        kind = message.get("type")
+        if kind == "lifespan.startup.complete":
+            # After the user's start-up code, which may have set a provider of its own.
+            await distro.prepare()
+        elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+            # uvicorn re-raises SIGTERM after this, so that atexit never runs: the last chance to deliver.
+            await distro.flush()
+        await send(message)
+
+    return wrapped

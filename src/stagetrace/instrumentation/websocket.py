@@ -1,0 +1,79 @@
+"""A websocket: its messages are counted, and the time in which the application waits for them is marked."""
+
+from __future__ import annotations
+
+from asyncio import current_task
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.semconv import (
+    NETWORK_MESSAGES_RECEIVED,
+    NETWORK_MESSAGES_SENT,
+    NETWORK_RECEIVE,
+    NETWORK_SEND,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+class Messages:
+    """The passing of a websocket's messages between server and application, for a timeline that this is mixed into."""
+
+    _received = 0
+    _sent_messages = 0
+    enter: Any  # the timeline's
+    leave: Any
+    task: Any = None  # in which the application was called
+
+    async def receive_message(self, receive: Callable[[], Awaitable[Any]]) -> Any:
+        """Receive from the server, marked as `network.receive` unless another task does nothing but listen."""
+        waits = self._begin_waiting()
+        try:
+            message = await receive()
+        finally:
+            if waits:
+                self._end(NETWORK_RECEIVE)
+        if message["type"] == "websocket.receive":
+            self._received += 1
+        return message
+
+    async def send_message(self, send: Callable[[Any], Awaitable[None]], message: Any) -> None:
+        """Send by the server, marked as `network.send`."""
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self._accept(message)
+        self._begin(NETWORK_SEND)
+        try:
+            await send(message)
+        finally:
+            self._end(NETWORK_SEND)
+        if kind == "websocket.send":
+            self._sent_messages += 1
+
+    @guarded
+    def _begin_waiting(self) -> bool:
+        if current_task() is not self.task:
+            return False
+        self.enter(NETWORK_RECEIVE)
+        return True
+
+    @guarded
+    def _begin(self, activity: str) -> None:
+        self.enter(activity)
+
+    @guarded_end
+    def _end(self, activity: str) -> None:
+        self.leave(activity)
+
+    @guarded
+    def _accept(self, message: Any) -> None:
+        self._accepting(message)
+
+    def _accepting(self, message: Any) -> None:
+        """Look at the answer to the handshake."""
+        raise NotImplementedError
+
+    def counted_messages(self) -> dict[str, int]:
+        """Return the attributes that count the messages."""
+        return {NETWORK_MESSAGES_RECEIVED: self._received, NETWORK_MESSAGES_SENT: self._sent_messages}

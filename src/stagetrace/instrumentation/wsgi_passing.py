@@ -1,0 +1,300 @@
+"""Body and answer of one request on their way between a WSGI server and its application, each wait marked.
+
+The server keeps the thread: it calls the application, takes one piece of the answer after the other, writes each, and
+closes. What runs in the application's own parts of that runs in the request's context, what the server does does not.
+"""
+
+from __future__ import annotations
+
+import functools
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+
+from stagetrace.guard import guarded_end, report
+from stagetrace.recording.current import current
+from stagetrace.recording.stream import Stream
+from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WHERE = "stagetrace.instrumentation.wsgi"
+attach, get_current = otel_context.attach, otel_context.get_current
+NOTHING = Context()
+NO_BODY = ("", "0", None)
+
+
+class Passing:
+    """What passes body and answer on, mixed into the timeline on which it marks them."""
+
+    _context: Context  # in which the application goes on
+    _start_response: Any
+    _ended_at: int | None = None  # when the last byte was handed over
+    _is_sending = False
+    _has_sent = False  # any piece of the answer, and so its head
+    _files: list[Any] | None = None  # answers made by a `wsgi.file_wrapper` that is no class
+    _piece = 0  # bytes of what the server is writing
+    stream: Stream | None  # the timeline's; so the next two
+    enter: Any
+    leave: Any
+
+    def _note_head(self, status: str, headers: Any) -> Any:  # noqa: ARG002
+        """Note the head of the answer; return the headers to send."""
+        return headers
+
+    def break_down(self, error: BaseException) -> None:
+        """Note an exception that the application let through to the server."""
+
+    def finish(self) -> None:
+        """End; whatever calls it again does nothing."""
+
+    def run(self, call: Callable[[Any, Any], Any], environ: Any, start_response: Any) -> Any:
+        """Call the application; return its answer for the server."""
+        self._start_response = start_response
+        before = self.resume()
+        try:
+            answer = call(environ, self.start_response)
+        except BaseException as error:
+            self.pause(before)
+            self.break_down(error)
+            self.finish()
+            self.let_go()
+            raise
+        self.pause(before)
+        try:
+            return self._for_server(answer, environ)
+        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
+            report(WHERE, error)
+            self.finish()
+            return answer
+
+    def resume(self) -> Any:
+        """Enter the application's context; return what to leave it by."""
+        before = None
+        try:
+            if self._is_sending:
+                now = time_ns()
+                self._is_sending = False
+                self.leave(NETWORK_SEND, now)
+                self._add_piece(now)
+            before = current.get(), get_current()
+            current.set(self)  # type: ignore[arg-type]  # it is a timeline
+            attach(self._context)
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+        return before
+
+    def pause(self, before: Any) -> None:
+        """Leave the application's context, to be resumed as it is now."""
+        try:
+            if before is not None:
+                self._context = get_current()
+                current.set(before[0])
+                attach(before[1])
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+
+    def _add_piece(self, now: int) -> None:
+        if self._piece:
+            if self.stream is None:
+                self.stream = Stream()
+            self.stream.add(now, self._piece)
+            self._piece = 0
+
+    def let_go(self) -> None:
+        """Let go of the context, which holds this: no work for the garbage collector."""
+        self._context = NOTHING
+
+    def take_in(self, environ: Any) -> None:
+        """Stand between the application and the body, and see which answers are files."""
+        if environ.get("CONTENT_LENGTH") not in NO_BODY or "HTTP_TRANSFER_ENCODING" in environ:
+            environ["wsgi.input"] = Input(environ["wsgi.input"], self)
+        wrapper = environ.get("wsgi.file_wrapper")
+        if wrapper is not None and not isinstance(wrapper, type):
+            environ["wsgi.file_wrapper"] = functools.partial(self._wrap_file, wrapper)
+
+    def _wrap_file(self, wrapper: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = wrapper(*args, **kwargs)
+        self._files = [*(self._files or ()), answer]
+        return answer
+
+    def start_response(self, status: str, headers: Any, *exc_info: Any, **kwargs: Any) -> Any:
+        """Begin the answer by the server's own callable; return its `write`, marked."""
+        try:
+            headers = self._note_head(status, headers)
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+        return functools.partial(self._write, self._start_response(status, headers, *exc_info, **kwargs))
+
+    def _write(self, write: Any, data: Any) -> Any:
+        self._has_sent = True
+        try:
+            self.enter(NETWORK_SEND)
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+        try:
+            return write(data)
+        finally:
+            self._leave_send()
+
+    @guarded_end
+    def _leave_send(self) -> None:
+        self.leave(NETWORK_SEND)
+
+    def _for_server(self, answer: Any, environ: Any) -> Any:
+        """Return what the server is to send: the answer as it goes by, a file as it is."""
+        wrapper = environ.get("wsgi.file_wrapper")
+        if self._files is not None or isinstance(wrapper, type):
+            is_file = isinstance(answer, wrapper) if isinstance(wrapper, type) else answer in (self._files or ())
+            if is_file:  # the server knows it by its type, or as this very object
+                self._send_file(answer)
+                return answer
+        return AnswerOfLength(answer, self) if hasattr(type(answer), "__len__") else Answer(answer, self)
+
+    def _send_file(self, answer: Any) -> None:
+        close = getattr(answer, "close", None)
+
+        def closed() -> None:
+            self.finish()
+            self.let_go()
+            if close is not None:
+                close()
+
+        try:
+            answer.close = closed
+        except AttributeError:  # no end to be seen
+            self.finish()
+            self.let_go()
+            return
+        self._is_sending = True
+        self.enter(NETWORK_SEND)
+
+    def hand_over(self, chunk: Any) -> None:
+        """Note that the server has a piece of the answer to write."""
+        try:
+            self._is_sending = self._has_sent = True
+            self._piece = len(chunk)
+            self.enter(NETWORK_SEND)
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+
+    def break_off(self) -> None:
+        """Note that the server closes an answer that has not come to its end."""
+
+
+class Input:
+    """`wsgi.input`, each wait for a piece of the body marked as `network.receive`."""
+
+    def __init__(self, stream: Any, request: Passing) -> None:
+        self._stream = stream
+        self._request = request
+
+    def _wait(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        request = self._request
+        try:
+            request.enter(NETWORK_RECEIVE)
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+        try:
+            return method(*args, **kwargs)
+        finally:
+            try:
+                request.leave(NETWORK_RECEIVE)
+            except Exception as error:  # noqa: BLE001
+                report(WHERE, error)
+
+    def read(self, *args: Any, **kwargs: Any) -> Any:
+        """Read as the server's input does; so the others."""
+        return self._wait(self._stream.read, *args, **kwargs)
+
+    def readline(self, *args: Any, **kwargs: Any) -> Any:
+        """Read a line."""
+        return self._wait(self._stream.readline, *args, **kwargs)
+
+    def readlines(self, *args: Any, **kwargs: Any) -> Any:
+        """Read all lines."""
+        return self._wait(self._stream.readlines, *args, **kwargs)
+
+    def __iter__(self) -> Any:
+        lines = iter(self._stream)
+        while True:
+            try:
+                line = self._wait(next, lines)
+            except StopIteration:
+                return
+            yield line
+
+    def __next__(self) -> Any:
+        return self._wait(next, self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._stream, name)
+        return functools.partial(self._wait, value) if name in ("readinto", "read1", "readinto1") else value
+
+
+class Answer:
+    """What the application has answered, as the server goes through it."""
+
+    _chunks: Any = None
+
+    def __init__(self, answer: Any, request: Passing) -> None:
+        self._answer = answer
+        self._request = request
+        self._is_closed = False
+
+    def __iter__(self) -> Answer:
+        return self
+
+    def __next__(self) -> Any:
+        request = self._request
+        before = request.resume()
+        try:
+            if self._chunks is None:
+                self._chunks = iter(self._answer)
+            chunk = next(self._chunks)
+        except StopIteration:
+            request._ended_at = time_ns()
+            raise
+        except BaseException as error:
+            request.break_down(error)
+            raise
+        finally:
+            request.pause(before)
+        request.hand_over(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """End the request, and let the application close its answer."""
+        request = self._request
+        self._is_closed = True
+        if request._ended_at is None:
+            request.break_off()
+        request.finish()
+        close = getattr(self._answer, "close", None)
+        if close is not None:
+            before = request.resume()
+            try:
+                close()
+            finally:
+                request.pause(before)
+                request.let_go()
+        else:
+            request.let_go()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._answer, name)
+
+    def __del__(self) -> None:
+        if not self._is_closed:  # a server that does not close what it has answered
+            self._request.finish()
+            self._request.let_go()
+
+
+class AnswerOfLength(Answer):
+    """One that knows how many pieces it has: of a single one a server knows the length of the whole."""
+
+    def __len__(self) -> int:
+        return len(self._answer)

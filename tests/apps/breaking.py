@@ -1,0 +1,64 @@
+"""Make one part of stagetrace raise, in the process of a service, and mend it."""
+
+import importlib
+import sys
+from typing import Any
+
+broken: list[tuple[Any, str, Any]] = []
+
+
+def fails(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("the twin is broken")
+
+
+def make_broken(name: str) -> None:
+    """Break what `module:attribute.path` names."""
+    module, _, path = name.partition(":")
+    *owners, last = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    original = vars(owner)[last]
+    forget()
+    broken.append((owner, last, original))
+    setattr(owner, last, property(fails) if isinstance(original, property) else fails)
+
+
+def mend() -> None:
+    """Mend everything."""
+    while broken:
+        setattr(*broken.pop())
+    forget()
+
+
+class Seen(dict[object, int]):
+    """All routes have been learned: requests go the usual way."""
+
+    def get(self, *_: object) -> int:
+        return 41
+
+
+def forget() -> None:
+    """Let stagetrace work out anew what it remembers, and say anew what it has said."""
+    from stagetrace import guard, log
+
+    guard.failures.clear()
+    log._said.clear()
+    for switch in guard._switches.values():
+        switch.off = False
+    distro = sys.modules.get("stagetrace.distro")
+    if distro is None or distro.recorder is None:
+        return
+    from stagetrace.instrumentation import http, http_metrics
+
+    for cached in (http.excluded, http.asked_for, http._fields, http_metrics.wanted):
+        cached.cache_clear()
+    for known in (http._known, http._requests, http._clients, http._routes, http._names):
+        known.clear()
+    wsgi = sys.modules.get("stagetrace.instrumentation.wsgi")
+    if wsgi is not None:
+        for cached in (wsgi._excluded, wsgi._fields):
+            cached.cache_clear()
+    distro.recorder._rests.clear()
+    distro.recorder._unbroken.clear()
+    distro.recorder._processor.learned._seen = Seen()

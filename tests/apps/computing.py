@@ -1,0 +1,43 @@
+"""Handlers that compute and call no model, behind WSGI and, as a program that asks itself once, behind gRPC."""
+
+import time
+from concurrent import futures
+from typing import Any
+
+COMPUTING_S = 0.04
+
+
+def compute() -> None:
+    until = time.thread_time() + COMPUTING_S
+    while time.thread_time() < until:
+        sum(range(500))
+
+
+def app(environ: Any, start_response: Any) -> list[bytes]:
+    if environ["PATH_INFO"] == "/read":
+        environ["wsgi.input"].read()
+    compute()
+    start_response("200 OK", [("content-type", "text/plain"), ("content-length", "2")])
+    return [b"ok"]
+
+
+def main() -> None:
+    import grpc
+
+    def behaviour(request: bytes, context: Any) -> bytes:
+        compute()
+        return request
+
+    handler = grpc.method_handlers_generic_handler(
+        "ml.Scorer", {"Compute": grpc.unary_unary_rpc_method_handler(behaviour)}
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[handler])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert channel.unary_unary("/ml.Scorer/Compute")(b"asked", timeout=30) == b"asked"
+    server.stop(5).wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""What the gRPC services share: the model, messages without a .proto of their own, and how they end."""
+
+import gc
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from breaking import Seen
+from google.protobuf.struct_pb2 import Struct
+from opentelemetry import baggage, trace
+from sklearn.base import BaseEstimator
+
+SERVICE = "ml.Scorer"
+logging.basicConfig()  # gRPC logs the exceptions of handlers
+
+
+class SleepyModel(BaseEstimator):
+    """A person's own estimator."""
+
+    def predict(self, rows: list[float]) -> list[float]:
+        time.sleep(rows[0])
+        return rows
+
+
+class OddError(Exception):
+    """A person's own error."""
+
+
+model = SleepyModel()
+
+
+def load(data: bytes) -> Struct:
+    message = Struct.FromString(data)
+    time.sleep(get(message, "load_s"))
+    if get(message, "load_fails"):
+        raise ValueError("cannot load this")
+    return message
+
+
+def dump(message: Struct) -> bytes:
+    time.sleep(get(message, "dump_s"))
+    if get(message, "dump_fails"):
+        raise ValueError("cannot dump this")
+    return message.SerializeToString()
+
+
+def get(message: Struct, name: str, default: Any = 0.0) -> Any:
+    return message[name] if name in message.fields else default
+
+
+def struct(**values: Any) -> Struct:
+    message = Struct()
+    message.update(values)
+    return message
+
+
+def result(request: Struct) -> Struct:
+    return struct(
+        **{name: get(request, name) for name in ("dump_s", "dump_fails")},
+        value=model.predict([get(request, "inference_s")])[0],
+    )
+
+
+def seen() -> Struct:
+    """What the handler's code sees of its own request."""
+    span = trace.get_current_span()
+    span.set_attribute("set.by.handler", "yes")
+    with trace.get_tracer("handler").start_as_current_span("child"):
+        context = span.get_span_context()
+        return struct(trace_id=f"{context.trace_id:032x}", tenant=str(baggage.get_baggage("tenant")))
+
+
+def handlers(of: Any, names: dict[str, str]) -> list[grpc.GenericRpcHandler]:
+    """Methods of `of` by their names, each with its kind."""
+    kinds = {
+        kind: getattr(grpc, f"{kind}_rpc_method_handler")
+        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+    }
+    made = {name: kinds[kind](getattr(of, name), load, dump) for name, kind in names.items()}
+    raw = {"Bytes": grpc.unary_unary_rpc_method_handler(of.Bytes)}
+    health = {"Check": grpc.unary_unary_rpc_method_handler(of.Bytes)}
+    breaking = {name: grpc.unary_unary_rpc_method_handler(getattr(of, name)) for name in ("Break", "Count_left")}
+    return [
+        grpc.method_handlers_generic_handler(SERVICE, made | raw),
+        grpc.method_handlers_generic_handler("grpc.health.v1.Health", health),
+        grpc.method_handlers_generic_handler("left.Out", health | breaking),
+    ]
+
+
+def pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(int(os.environ.get("WORKERS", "4")))
+
+
+def reflect(server: Any) -> None:
+    """Let callers ask which services there are, if REFLECTION says so."""
+    if os.environ.get("REFLECTION"):
+        from grpc_reflection.v1alpha import reflection
+
+        reflection.enable_server_reflection([SERVICE], server)
+
+
+def address() -> str:
+    return os.environ.get("ADDRESS") or f"127.0.0.1:{os.environ['PORT']}"
+
+
+def most() -> int | None:
+    """How many RPCs may run at once."""
+    return int(os.environ["MOST"]) if "MOST" in os.environ else None
+
+
+def telemetry_of_its_own(interceptor: str) -> list[Any]:
+    """What the author of a service has set up, as OWN says; return interceptors to be given to its server."""
+    own = os.environ.get("OWN", "")
+    if "provider" in own:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        provider = TracerProvider(resource=Resource.create({"service.name": "own-provider"}))
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=os.environ["SINK"], insecure=True)))
+        trace.set_tracer_provider(provider)
+    if "instrumentor" in own:
+        from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorServer, GrpcInstrumentorServer
+
+        GrpcInstrumentorServer().instrument()
+        GrpcAioInstrumentorServer().instrument()
+    if "interceptor" in own:
+        from opentelemetry.instrumentation import grpc as instrumentation
+
+        return [getattr(instrumentation, interceptor)()]
+    return []
+
+
+broken: list[tuple[Any, str, Any]] = []
+
+
+def fails(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("the twin is broken")
+
+
+def hangs(*_: Any, **__: Any) -> Any:
+    time.sleep(3600)
+
+
+def sabotage(where: str, instead: Any = fails) -> bytes:
+    """Make the part of stagetrace fail that is named as `module:attribute.path`, the one before work again.
+
+    Return which places failed since the last time, as JSON.
+    """
+    from stagetrace import guard
+
+    while broken:
+        setattr(*broken.pop())
+    failed = dict(guard.failures)
+    guard.failures.clear()
+    for switch in guard._switches.values():
+        switch.off = False
+    forget()
+    if where:
+        module, _, path = where.partition(":")
+        *owners, name = path.split(".")
+        owner = importlib.import_module(module)
+        for part in owners:
+            owner = getattr(owner, part)
+        broken.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, instead)
+    return json.dumps(failed).encode()
+
+
+def forget() -> None:
+    """Let stagetrace work out anew what it remembers."""
+    rpc = sys.modules.get("stagetrace.instrumentation.rpc")
+    if rpc is None:
+        return
+    for known in (rpc._peers, rpc._statuses, *(one.blocks for one in gc.get_objects() if isinstance(one, rpc.Server))):
+        known.clear()
+    recorder = sys.modules["stagetrace.distro"].recorder
+    if recorder is not None:
+        recorder._rests.clear()
+        recorder._unbroken.clear()
+        recorder._processor.learned._seen = Seen()
+
+
+def count_left() -> bytes:
+    """How many objects of stagetrace's are alive that belong to RPCs, and how many only a collector could free."""
+
+    def ours(objects: list[Any]) -> list[str]:
+        names = (type(one).__qualname__ for one in objects if str(type(one).__module__).startswith("stagetrace."))
+        kinds = ("Rpc", "Requests", "Answers", "Handler", "PooledContext", "Timeline", "EntrySpan", "RequestSpan")
+        return [name for name in names if name.endswith(kinds)]
+
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    gc.collect()
+    gc.set_debug(0)
+    left = {"garbage": ours(gc.garbage)}
+    gc.garbage.clear()
+    left["alive"] = ours(gc.get_objects())
+    gc.disable()  # until the next time
+    return json.dumps(left).encode()
+
+
+if os.environ.get("BREAK"):
+    sabotage(os.environ["BREAK"])
+for part in filter(None, os.environ.get("HANG", "").split(",")):
+    sabotage(part, hangs)
+    broken.clear()  # for good

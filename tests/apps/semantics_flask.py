@@ -1,0 +1,193 @@
+"""A service with every way in which Flask can answer, and code that speaks to the current span."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Flask, Response, abort, redirect, request, stream_with_context
+from opentelemetry import baggage, trace
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+if os.environ.get("RESPONSE_PROPAGATOR"):
+    from opentelemetry.instrumentation.propagators import TraceResponsePropagator, set_global_response_propagator
+
+    set_global_response_propagator(TraceResponsePropagator())
+
+flask_app = Flask(__name__, static_folder=str(Path(__file__).parent / "static"), static_url_path="/static")
+
+
+class HandledError(Exception):
+    pass
+
+
+@flask_app.get("/health")
+def health() -> dict[str, bool]:
+    return {"ok": True}
+
+
+@flask_app.get("/plain")
+def plain() -> dict[str, bool]:
+    return {"ok": True}
+
+
+@flask_app.get("/items/<item_id>")
+def item(item_id: str) -> dict[str, str]:
+    return {"id": item_id}
+
+
+@flask_app.get("/files/<path:name>")
+def files(name: str) -> dict[str, str]:
+    return {"name": name}
+
+
+@flask_app.get("/slash/")
+def slash() -> dict[str, bool]:
+    return {"ok": True}
+
+
+@flask_app.post("/validated")
+def validated() -> Any:
+    number = request.get_json()["number"]
+    return ({"number": number}, 201) if isinstance(number, int) else ({"detail": "no number"}, 422)
+
+
+@flask_app.get("/status/<int:code>")
+def status(code: int) -> Any:
+    return {"as": "asked"}, code
+
+
+@flask_app.get("/abort/<int:code>")
+def aborts(code: int) -> Any:
+    abort(code)
+
+
+@flask_app.get("/raise")
+def raises() -> None:
+    raise ValueError("the app's own error: ü")
+
+
+@flask_app.get("/raise-in-stream")
+def raise_in_stream() -> Response:
+    def body() -> Iterator[bytes]:
+        yield b"one"
+        raise ValueError("in the stream")
+
+    return Response(body())
+
+
+@flask_app.errorhandler(HandledError)
+def on_handled(error: HandledError) -> Any:
+    trace.get_current_span().set_attribute("seen by its handler", str(error))
+    return {"handled": str(error)}, 418
+
+
+@flask_app.get("/handled")
+def handled() -> None:
+    raise HandledError("by a handler")
+
+
+@flask_app.get("/stream")
+def stream() -> Response:
+    return Response(f"chunk {number}\n".encode() for number in range(3))
+
+
+@flask_app.get("/stream-in-context")
+def stream_in_context() -> Response:
+    def body() -> Iterator[bytes]:
+        for number in range(3):
+            yield f"{request.path} {number}\n".encode()
+
+    return Response(stream_with_context(body()))
+
+
+@flask_app.get("/redirect")
+def redirects() -> Any:
+    return redirect("/plain")
+
+
+@flask_app.get("/user")
+def user() -> dict[str, Any]:
+    span: Any = trace.get_current_span()
+    span.set_attribute("text", "ü")
+    span.set_attribute("bad", object())
+    span.set_attributes({"list": ["a", "b"], "number": 7, "float": 0.5, "flag": True})
+    span.add_event("an event", {"k": "v"}, timestamp=1_000_000_000)
+    span.add_link(SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1)), {"of": "link"})
+    span.set_status(Status(StatusCode.ERROR, "says the user"))
+    span.update_name("a name of the user's")
+    return {"name": span.name, "recording": span.is_recording(), "seen": span.attributes["text"]}
+
+
+@flask_app.get("/user-exception")
+def user_exception() -> dict[str, bool]:
+    try:
+        {}["noticed"]
+    except KeyError as error:
+        trace.get_current_span().record_exception(error, {"more": 1})
+    return {"ok": True}
+
+
+@flask_app.get("/override")
+def override() -> dict[str, bool]:
+    trace.get_current_span().set_attributes(
+        {"http.route": "/mine", "url.path": "/mine", "url.scheme": "gopher", "server.port": 1}
+    )
+    return {"ok": True}
+
+
+@flask_app.get("/child")
+def child() -> dict[str, bool]:
+    with trace.get_tracer("app").start_as_current_span(
+        "child", attributes={"k": "v"}, links=[Link(SpanContext(3, 4, is_remote=True))]
+    ):
+        trace.get_current_span().add_event("inside")
+    return {"ok": True}
+
+
+@flask_app.get("/context")
+def context() -> dict[str, Any]:
+    here = trace.get_current_span().get_span_context()
+    return {
+        "sampled": here.trace_flags.sampled,
+        "state": dict(here.trace_state),
+        "baggage": dict(baggage.get_all()),
+    }
+
+
+@flask_app.get("/headers")
+def headers() -> Response:
+    answer = Response('{"ok": true}', mimetype="application/json")
+    answer.headers["x-answer"] = "shown"
+    answer.headers["x-answer-token"] = "secret of the answer"
+    answer.set_cookie("session", "secret cookie")
+    return answer
+
+
+things = Blueprint("things", __name__, url_prefix="/things")
+
+
+@things.get("/<int:number>")
+def thing(number: int) -> dict[str, int]:
+    return {"thing": number}
+
+
+api = Blueprint("api", __name__, url_prefix="/api")
+api.register_blueprint(things)
+flask_app.register_blueprint(api)
+
+sub = Flask("sub")
+
+
+@sub.get("/items/<int:item_id>")
+def sub_item(item_id: int) -> dict[str, int]:
+    return {"item_id": item_id}
+
+
+@sub.get("/raise")
+def sub_raise() -> None:
+    raise ValueError("in a mounted app")
+
+
+app: Any = DispatcherMiddleware(flask_app, {"/sub": sub})

@@ -1,0 +1,90 @@
+"""What is asked of a connection when it cannot tell, fails or hangs."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stagetrace import guard
+from stagetrace.instrumentation import arrival
+from stagetrace.sources import tcp
+from stagetrace.sources.base import SLOW_READINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.skipif(tcp.SOURCE.lacks is not None, reason=str(tcp.SOURCE.lacks))
+
+
+class Cycle:
+    """As a server's object for one request, whose `send` the application gets."""
+
+    def __init__(self, connection: Any, *, closing: bool = False) -> None:
+        self.transport = self
+        self.connection = connection
+        self.closing = closing
+
+    def get_extra_info(self, _name: str) -> Any:
+        return self.connection
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    async def send(self, _message: Any) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    yield
+    guard.failures.pop(tcp.__name__, None)
+    arrival._source.off = False
+    tcp.SOURCE._slow.clear()
+
+
+def test_a_connection_that_waited_tells() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        client.sendall(b"x")
+        time.sleep(0.05)
+        with server.accept()[0] as ours:
+            assert arrival.waited_ns(Cycle(ours).send) >= 40_000_000
+
+
+def test_who_cannot_tell_has_not_failed() -> None:
+    """A Unix socket, a client that is gone, an application that is called by no server."""
+    one, other = socket.socketpair()
+    with one, other:
+        assert arrival.waited_ns(Cycle(one).send) == 0
+    assert arrival.waited_ns(Cycle(one, closing=True).send) == 0
+    assert arrival.waited_ns(Cycle(None, closing=True).send) == 0
+    assert arrival.waited_ns(lambda _: None) == 0
+    assert tcp.__name__ not in guard.failures
+
+
+def test_one_that_fails_is_asked_no_more() -> None:
+    asked = []
+
+    class Failing:
+        def getsockopt(self, *_: int) -> bytes:
+            asked.append(1)
+            raise RuntimeError("the twin is broken")
+
+    for _ in range(guard.LIMIT + 5):
+        assert arrival.waited_ns(Cycle(Failing()).send) == 0
+    assert len(asked) == guard.LIMIT
+
+
+def test_one_that_hangs_is_asked_no_more() -> None:
+    asked = []
+
+    class Hanging:
+        def getsockopt(self, *_: int) -> bytes:
+            asked.append(1)
+            time.sleep(0.03)
+            return bytes(tcp._END_AT)
+
+    for _ in range(SLOW_READINGS + 5):
+        assert arrival.waited_ns(Cycle(Hanging()).send) == 0
+    assert len(asked) == SLOW_READINGS

@@ -1,0 +1,185 @@
+"""Applications of several frameworks under a real uvicorn: routes, verdicts, the whole tree of a request."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from websockets.sync.client import connect
+
+from services import PYTHON, Service, run_service
+from sink import Received, Request, Sink, assert_tiled, run_sink
+from trees import at_its_best
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MS = 1_000_000
+FRAMEWORKS = ["any_starlette", "any_litestar", "any_quart", "any_django"]
+# Django has neither websockets nor work in the background.
+WITH_MORE = pytest.mark.parametrize("framework", FRAMEWORKS[:-1], indirect=True)
+POLICY = "GET /health excluded; websocket * within 60s; * within 30s"
+ERROR = 2
+
+# method and path -> status, route (by framework, where they differ)
+ANSWERS: dict[str, tuple[Any, Any]] = {
+    "GET /items/3": (200, "ITEM"),
+    "GET /items/none": (404, None),
+    "POST /items/3": ({"any_django": 200, "": 405}, "ITEM"),
+    "HEAD /items/3": ({"any_litestar": 405, "": 200}, "ITEM"),
+    "OPTIONS /items/3": ({"any_starlette": 405, "any_litestar": 204, "": 200}, "ITEM"),
+    "GET /broken": (500, "/broken"),
+    "GET /nowhere": (404, None),
+    "GET /files/file.txt": ({"any_starlette": 200, "": 404}, {"any_starlette": "/files", "": None}),
+    "HEAD /files/file.txt": ({"any_starlette": 200, "": 404}, {"any_starlette": "/files", "": None}),
+    "GET /inner/items/z": (
+        {"any_litestar": 307, "": 200},  # it adds a slash to what it mounts
+        {"any_starlette": "/inner/items/{item}", "any_litestar": "/inner", "": "/inner/items/<item>"},
+    ),
+}
+ITEM = {"any_starlette": "/items/{item:int}", "any_litestar": "/items/{item}", "": "/items/<int:item>"}
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=FRAMEWORKS)
+def framework(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def service(framework: str, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    env = {
+        f"OTEL_PYTHON_{framework.removeprefix('any_').upper()}_EXCLUDED_URLS": "/left-out",
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": POLICY,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+    argv = [PYTHON, "-m", "uvicorn", f"{framework}:app", "--port", "{port}"]
+    with run_service(tmp_path_factory.mktemp("service"), argv=argv, env=env) as running:
+        yield running
+        running.stop()
+        assert "fault of stagetrace" not in running.log
+
+
+def traced(service: Service, sink: Sink, asked: str, **kwargs: Any) -> tuple[Request, int]:
+    trace_id, response = service.call(*asked.split(), **kwargs)
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    return request, response.status_code
+
+
+@pytest.mark.parametrize("asked", ANSWERS)
+def test_the_route_is_the_whole_template(asked: str, framework: str, service: Service, sink: Sink) -> None:
+    status, route = (one.get(framework, one.get("")) if isinstance(one, dict) else one for one in ANSWERS[asked])
+    route = ITEM.get(framework, ITEM[""]) if route == "ITEM" else route
+    request, answered = traced(service, sink, asked)
+    assert answered == status
+    entry = request.entry
+    assert entry.attributes["http.response.status_code"] == status
+    assert entry.attributes.get("http.route") == route
+    assert entry.name == f"{asked.split(maxsplit=1)[0]} {route or ''}".strip()
+    assert (entry.status == ERROR) is (status == 500)
+    assert entry.attributes["sla.verdict"] == "good"
+
+
+def test_a_health_check_is_excluded_by_the_policy(service: Service, sink: Sink) -> None:
+    attributes = traced(service, sink, "GET /health")[0].entry.attributes
+    assert attributes["sla.verdict"] == "excluded"
+    assert attributes["sla.objective"] == "GET /health excluded"
+    assert "sla.breached" not in attributes
+
+
+def test_what_the_frameworks_own_variable_leaves_out_is_not_recorded(service: Service, sink: Sink) -> None:
+    left_out, _ = service.call("GET", "/left-out")
+    traced(service, sink, "GET /items/3")
+    assert left_out not in sink.traces()
+
+
+def test_the_whole_tree_of_a_request(framework: str, service: Service, sink: Sink) -> None:
+    """One literal for all frameworks: but for how the application waits for a body, nothing differs."""
+    seen = []
+
+    def look() -> list[tuple[str, str]]:
+        request, _ = traced(service, sink, "POST /tree", content=b"x" * 100, headers={"user-agent": "test"})
+        seen.append(request)
+        names = {span.span_id: span.name for span in (request.entry, *request.stages)}
+        return [(span.name, names[span.parent_id]) for span in (*request.stages, *request.others)]
+
+    wanted = [
+        ("handler", "POST /tree"),
+        ("network.receive", "POST /tree"),
+        ("handler", "POST /tree"),
+        ("preprocess", "POST /tree"),
+        ("handler", "POST /tree"),
+        ("network.send", "POST /tree"),
+        ("of the app", "preprocess"),
+    ]
+    assert at_its_best(look, wanted) == wanted
+    entry, attributes = seen[-1].entry, seen[-1].entry.attributes
+    assert (entry.name, entry.kind, entry.status, len(entry.parent_id)) == ("POST /tree", 2, 0, 16)
+    shown = {key: value for key, value in attributes.items() if not key.startswith(("ml.stage.", "client."))}
+    port = int(service.url.rpartition(":")[2])
+    body = {"any_quart": 12, "any_django": 12}.get(framework, 11)
+    assert shown == {
+        "url.scheme": "http",
+        "url.path": "/tree",
+        "http.request.method": "POST",
+        "http.request.body.size": 100,
+        "http.response.body.size": body,
+        "http.response.status_code": 200,
+        "http.route": "/tree",
+        "network.protocol.version": "1.1",
+        "server.address": "127.0.0.1",
+        "server.port": port,
+        "user_agent.original": "test",
+        "sla.breached": False,
+        "sla.verdict": "good",
+        "sla.objective": "* within 30s",
+        "sla.threshold_ms": 30_000.0,
+    }
+
+
+def test_a_stream_is_counted_and_has_no_span_for_each_piece(service: Service, sink: Sink) -> None:
+    attributes = traced(service, sink, "GET /stream")[0].entry.attributes
+    assert attributes["network.chunks"] == 3
+    assert attributes["http.response.body.size"] == 15
+    assert attributes["network.first_byte_ms"] >= 9
+    assert attributes["network.chunk_gap.max_ms"] >= 9
+
+
+@WITH_MORE
+def test_work_in_the_background_is_a_span_that_links_to_the_request(service: Service, sink: Sink) -> None:
+    request, _ = traced(service, sink, "GET /background")
+    trace_id = request.entry.trace_id
+
+    def tasks(spans: list[Received]) -> list[Received]:
+        return [span for span in spans if span.trace_id == trace_id and span.name == "BackgroundTask later"]
+
+    (task,) = tasks(sink.wait_for(lambda spans: bool(tasks(spans))))
+    assert task.parent_id == request.entry.span_id
+    assert task.end - task.start >= 45 * MS
+    (link,) = next(span for span in sink.protos if span.span_id.hex() == task.span_id).links
+    assert link.span_id.hex() == request.entry.span_id
+
+
+@WITH_MORE
+def test_a_websocket_is_judged_by_a_rule_that_names_it(framework: str, service: Service, sink: Sink) -> None:
+    trace_id = secrets.token_hex(16)
+    headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+    with connect(f"{service.url.replace('http', 'ws')}/talk/here", additional_headers=headers) as talk:
+        talk.send("hello")
+        assert talk.recv() == "hello"
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    attributes = request.entry.attributes
+    assert attributes["http.route"] == ("/talk/<room>" if framework == "any_quart" else "/talk/{room}")
+    assert (attributes["network.messages.received"], attributes["network.messages.sent"]) == (1, 1)
+    assert attributes["sla.objective"] == "WEBSOCKET * within 60s"

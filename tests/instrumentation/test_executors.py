@@ -1,0 +1,190 @@
+"""Work that a request gives away stays the request's: to pools of threads by itself, elsewhere by a carrier."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services import PYTHON, Service, run_service
+from sink import Request, Sink, assert_tiled, run_sink
+from trees import measure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EARLY = 0.95  # sleeps may end a little early on coarse clocks
+MS = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
+def service(request: pytest.FixtureRequest, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    argv = [PYTHON, "-m", "uvicorn", "handing_over:app", "--port", "{port}", "--loop", request.param]
+    env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    with run_service(tmp_path_factory.mktemp("handing-over"), argv=argv, env=env) as running:
+        yield running
+
+
+def traced(service: Service, sink: Sink, path: str) -> tuple[Any, Request]:
+    trace_id, response = service.call("GET", path)
+    assert response.status_code == 200, service.log
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    return response.json(), request
+
+
+@pytest.mark.parametrize("how", ["run_in_executor", "to_thread", "create_task", "gather", "wrap_future"])
+def test_what_runs_in_a_pool_is_the_requests(service: Service, sink: Sink, how: str) -> None:
+    """Its marks count, its spans hang under the stage that is open; the user's own variables are as untraced."""
+    answer, request = traced(service, sink, f"/give/{how}")
+    copied = how in ("to_thread", "create_task")  # asyncio's own doing
+    assert set(answer) == {"the handler's" if copied else "nobody's"}
+    check(request, len(answer))
+
+
+@pytest.mark.parametrize("how", ["submit", "map", "wait", "as_completed"])
+def test_what_a_plain_handler_gives_to_a_pool_is_the_requests(service: Service, sink: Sink, how: str) -> None:
+    answer, request = traced(service, sink, f"/give-sync/{how}")
+    assert set(answer) == {"nobody's"}
+    check(request, len(answer))
+
+
+def check(request: Request, calls: int) -> None:
+    assert request.total_ns("inference") >= 30 * MS * EARLY
+    stages = {stage.span_id: stage.name for stage in request.stages}
+    inside = [span for span in request.others if span.name == "in thread"]
+    assert len(inside) == calls
+    assert {stages[span.parent_id] for span in inside} <= {"preprocess", "inference", "queue"}
+
+
+def test_an_exception_comes_through_as_it_is(service: Service, sink: Sink) -> None:
+    answer, _ = traced(service, sink, "/raise")
+    assert answer == "ValueError: invalid literal for int() with base 10: 'x'"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="its work items differ; it has real ones")
+def test_a_pool_that_pickles_gets_what_it_was_given(service: Service, sink: Sink) -> None:
+    answer, _ = traced(service, sink, "/interpreters")
+    assert answer == 7
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/full/await",
+        "/full/gather",
+        *(f"/full-sync/{how}" for how in ("result", "exception", "wait", "as_completed", "map")),
+    ],
+)
+def test_the_wait_for_a_thread_is_queue(service: Service, sink: Sink, path: str) -> None:
+    """The one thread sleeps 200 ms; before this job there is another one in the queue where the handler is async."""
+    waiters = 1 if path.startswith("/full/") else 0
+    expected = {"ml.stage": "queue", "queue.reason": "executor", "queue.pool_size": 1, "queue.waiters": waiters}
+
+    def ask() -> dict[str, tuple[float, float]]:
+        _, request = traced(service, sink, path)
+        waits = [stage for stage in request.stages if stage.attributes.get("queue.reason") == "executor"]
+        assert expected in [stage.attributes for stage in waits]
+        return {"queue": (sum(stage.end - stage.start for stage in waits), 200 * MS)}
+
+    measure(ask)
+
+
+def test_what_nobody_waits_for_is_no_queue(service: Service, sink: Sink) -> None:
+    _, request = traced(service, sink, "/full/nobody")
+    assert "executor" not in {stage.attributes.get("queue.reason") for stage in request.stages}
+    time.sleep(0.2)  # the pool is free again
+
+
+def test_a_wait_that_is_given_up_ends(service: Service, sink: Sink) -> None:
+    """100 ms of waiting, then 200 ms of something else."""
+    _, request = traced(service, sink, "/full/cancelled")
+    queued = [stage for stage in request.stages if stage.attributes.get("queue.reason") == "executor"]
+    after = request.entry.end - queued[-1].end
+    assert sum(stage.end - stage.start for stage in queued) >= 100 * MS * EARLY
+    assert after >= 200 * MS * EARLY
+
+
+def test_what_a_handler_does_before_it_waits_is_its_own_time(service: Service, sink: Sink) -> None:
+    """100 ms of its own, 50 ms of waiting in vain, 150 ms of its own."""
+    _, request = traced(service, sink, "/full-sync/partly")
+    queued = [stage for stage in request.stages if stage.attributes.get("queue.reason") == "executor"]
+    assert len(queued) == 1
+    assert queued[0].end - queued[0].start >= 50 * MS * EARLY
+    assert queued[0].start - request.entry.start >= 100 * MS * EARLY
+    assert request.entry.end - queued[0].end >= 150 * MS * EARLY
+
+
+def test_a_plain_handlers_wait_says_how_full_anyios_pool_is(service: Service, sink: Sink) -> None:
+    _, request = traced(service, sink, "/give-sync/submit")
+    first = next(stage for stage in request.stages if stage.name == "queue")
+    expected = {"queue.reason": "thread_pool", "queue.pool_size": 40, "queue.waiters": 0}
+    assert first.attributes == {"ml.stage": "queue", **expected}
+
+
+def test_work_that_outlives_its_request_harms_nothing_and_keeps_nothing_alive(service: Service, sink: Sink) -> None:
+    """The collector is off: what is gone went by reference count."""
+    service.call("GET", "/collect")
+    trace_id, response = service.call("GET", "/outlives")
+    assert response.json() is True
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    assert "inference" not in request.names or request.total_ns("inference") < 250 * MS
+    late = sink.wait_for(lambda all_: any(one.name == "in thread" and one.trace_id == trace_id for one in all_))
+    span = next(one for one in late if one.name == "in thread" and one.trace_id == trace_id)
+    assert span.end > request.entry.end
+    deadline = time.monotonic() + 10
+    while alive := service.call("GET", "/live")[1].json():
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.05)
+
+
+def test_a_carrier_joins_the_request_in_the_same_process(service: Service, sink: Sink) -> None:
+    answer, request = traced(service, sink, "/own-queue")
+    assert answer == [True, False]
+    check(request, 1)
+
+
+def test_a_carrier_that_comes_after_its_request_still_names_it(service: Service, sink: Sink) -> None:
+    _, request = traced(service, sink, "/own-queue-late")
+    spans = sink.wait_for(
+        lambda all_: any(one.name == "in thread" and one.trace_id == request.entry.trace_id for one in all_)
+    )
+    late = next(one for one in spans if one.name == "in thread" and one.trace_id == request.entry.trace_id)
+    assert late.parent_id in {request.entry.span_id, *(stage.span_id for stage in request.stages)}
+    assert "inference" not in request.names
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_a_carrier_goes_on_in_another_process(service: Service, sink: Sink, start: str) -> None:
+    """There it is a span under the open stage, with its own stages below; a process that ends delivers first."""
+    answer, request = traced(service, sink, f"/process/{start}")
+    assert answer == {"is_another": True}
+    trace_id = request.entry.trace_id
+    spans = sink.wait_for(lambda all_: any(one.name == "resume" and one.trace_id == trace_id for one in all_))
+    spans = [one for one in spans if one.trace_id == trace_id]
+    top = next(one for one in spans if one.name == "resume")
+    assert top.parent_id in {stage.span_id for stage in request.stages}
+    model = {"ml.model.name": "SleepyModel", "ml.framework": "sklearn", "ml.batch.size": 1}
+    assert top.attributes.items() >= model.items()
+    below = sorted((one for one in spans if one.parent_id == top.span_id), key=lambda one: one.start)
+    assert [one.name for one in below if "ml.stage" in one.attributes][:2] == ["preprocess", "inference"]
+    assert "before" in {one.name for one in below}
+    inference = next(one for one in below if one.name == "inference")
+    assert inference.end - inference.start >= 20 * MS * EARLY
+
+
+def test_an_error_in_another_process_stands_on_its_span(service: Service, sink: Sink) -> None:
+    answer, request = traced(service, sink, "/process/fork?seconds=-1")
+    assert answer == {"error": "the worker's own error"}
+    trace_id = request.entry.trace_id
+    spans = sink.wait_for(lambda all_: any(one.name == "resume" and one.trace_id == trace_id for one in all_))
+    assert next(one for one in spans if one.name == "resume" and one.trace_id == trace_id).status == 2

@@ -1,0 +1,565 @@
+"""Real gRPC servers, of threads and of asyncio, on real sockets: stages, status and attributes of every kind of RPC."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from instrumentation.grpc_client import Service, dump, load, outcome, run_service
+from sink import Request, Sink, assert_tiled, run_sink
+from trees import assert_near, measure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MS = 1_000_000
+EARLY = 0.9  # a loop's timer may fire up to a millisecond early
+UNSET, ERROR = 0, 2
+APPS = ("grpc_threads", "grpc_aio")
+Services = dict[str, Service]
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+def environment(sink: Sink, **more: str) -> dict[str, str]:
+    return {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "ml.Scorer/Predict within 10ms; ml.Scorer/Count within 20s per_chunk 250ms; * within 20s",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_SERVICE_NAME": "scorer",
+        "OTEL_PYTHON_GRPC_EXCLUDED_SERVICES": "left.Out, other.One",
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def services(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    folder = tmp_path_factory.mktemp("services")
+    with (
+        run_service(folder, "grpc_threads", environment(sink)) as threads,
+        run_service(folder, "grpc_aio", environment(sink)) as aio,
+    ):
+        yield {"grpc_threads": threads, "grpc_aio": aio}
+
+
+@pytest.fixture(params=APPS)
+def service(request: pytest.FixtureRequest, services: Services) -> Service:
+    return services[request.param]
+
+
+@pytest.fixture
+def threads(services: Services) -> Service:
+    return services["grpc_threads"]
+
+
+@pytest.fixture
+def aio(services: Services) -> Service:
+    return services["grpc_aio"]
+
+
+def traced(service: Service, sink: Sink, method: str, *requests: Any, **kwargs: Any) -> tuple[Request, Any]:
+    """Make one RPC; return what was recorded of it, and what the caller got."""
+    trace_id, got = service.call(method, *requests, **kwargs)
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    if got.code != "CANCELLED":
+        assert request.entry.attributes["rpc.response.status_code"] == got.code
+    return request, got
+
+
+def distinct(request: Request) -> list[str]:
+    """The stages in the order in which each began first."""
+    return list(dict.fromkeys(stage.name for stage in request.stages))
+
+
+WORK = {"load_s": 0.02, "preprocess_s": 0.03, "inference_s": 0.04, "dump_s": 0.02}
+
+
+def test_a_thread_serves_through_all_stages_in_order(threads: Service, sink: Sink) -> None:
+    """Deserialising is preprocess, serialising postprocess."""
+    request, got = traced(threads, sink, "Predict", WORK)
+    assert got.answers[0]["value"] == 0.04
+    assert [stage.name for stage in request.stages] == [
+        *("queue", "network.receive", "preprocess", "inference", "postprocess"),
+    ]
+    assert request.total_ns("preprocess") >= 50 * MS * EARLY
+    assert request.total_ns("inference") >= 40 * MS * EARLY
+    assert request.total_ns("postprocess") >= 20 * MS * EARLY
+
+
+def test_a_task_has_no_queue_and_sends(aio: Service, sink: Sink) -> None:
+    request, got = traced(aio, sink, "Predict", WORK)
+    assert got.answers[0]["value"] == 0.04
+    assert [stage.name for stage in request.stages] == [
+        *("network.receive", "preprocess", "inference", "postprocess", "network.send"),
+    ]
+    assert request.total_ns("preprocess") >= 50 * MS * EARLY
+    assert request.total_ns("postprocess") >= 20 * MS * EARLY
+
+
+def test_each_stage_takes_as_long_as_what_happens_in_it(service: Service, sink: Sink) -> None:
+    took = {"preprocess": 0.05, "inference": 0.04, "postprocess": 0.02}
+
+    def ask() -> dict[str, tuple[float, float]]:
+        request, _ = traced(service, sink, "Predict", WORK)
+        return {name: (request.total_ns(name), seconds * 1e9) for name, seconds in took.items()}
+
+    measure(ask)
+
+
+def test_names_and_attributes_are_those_of_the_newest_conventions(service: Service, sink: Sink) -> None:
+    request, _ = traced(service, sink, "Predict", {"inference_s": 0.02}, timeout=9)
+    entry, attributes = request.entry, request.entry.attributes
+    assert (entry.name, entry.kind, entry.status, entry.service) == ("ml.Scorer/Predict", 2, UNSET, "scorer")
+    host, _, port = service.target.partition(":")
+    assert {key: value for key, value in attributes.items() if not key.startswith(("ml.", "sla.", "cpu."))} == {
+        "rpc.system.name": "grpc",
+        "rpc.method": "ml.Scorer/Predict",
+        "rpc.response.status_code": "OK",
+        "network.received_bytes": len(dump({"inference_s": 0.02})),
+        "network.sent_bytes": len(dump({"dump_s": 0, "dump_fails": 0, "value": 0.02})),
+        "server.address": host,
+        "server.port": int(port),
+        "client.address": "127.0.0.1",
+        "client.port": attributes["client.port"],
+        "user_agent.original": attributes["user_agent.original"],
+    }
+    assert attributes["user_agent.original"].startswith("grpc-python/")
+    assert 0 < attributes["sla.deadline.remaining_ms"] <= 9_100  # gRPC rounds up
+    assert attributes["sla.objective"] == "ml.Scorer/Predict within 10ms"
+    assert attributes["sla.breached"] is True
+    assert attributes["sla.breach.stage"] == "inference"
+    assert attributes["ml.model.name"] == "SleepyModel"
+
+
+def test_without_a_deadline_none_is_recorded(service: Service, sink: Sink) -> None:
+    trace_id = secrets.token_hex(16)
+    parent = ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")
+    service.begin("Sleep", kind="unary_unary", metadata=(parent,), timeout=None).result()
+    assert "sla.deadline.remaining_ms" not in sink.request(trace_id).entry.attributes
+
+
+def test_context_comes_with_the_metadata_and_children_hang_under_their_stage(service: Service, sink: Sink) -> None:
+    metadata = (("baggage", "tenant=acme"),)
+    for method in ("See", "PooledSee") if service.log_file.name.startswith("grpc_aio") else ("See",):
+        request, got = traced(service, sink, method, metadata=metadata)
+        assert got.answers[0] == {"trace_id": request.entry.trace_id, "tenant": "acme"}
+        assert request.entry.attributes["set.by.handler"] == "yes"
+        (child,) = request.others
+        stage = next(stage for stage in request.stages if stage.span_id == child.parent_id)
+        assert stage.name == "handler"
+        assert stage.start <= child.start <= child.end <= stage.end
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "status"),
+    [
+        ("Raise", "UNKNOWN", ERROR),
+        ("Abort", "NOT_FOUND", UNSET),
+        ("SetCode", "RESOURCE_EXHAUSTED", UNSET),
+        ("CodeAndRaise", "INVALID_ARGUMENT", UNSET),
+    ],
+)
+def test_status_is_what_the_caller_gets(method: str, code: str, status: int, service: Service, sink: Sink) -> None:
+    request, got = traced(service, sink, method)
+    assert got.code == code
+    assert request.entry.status == status
+    assert request.entry.attributes.get("error.type") == (code if status == ERROR else None)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("CANCELLED", UNSET),
+        ("UNKNOWN", ERROR),
+        ("INVALID_ARGUMENT", UNSET),
+        ("DEADLINE_EXCEEDED", ERROR),
+        ("ALREADY_EXISTS", UNSET),
+        ("PERMISSION_DENIED", UNSET),
+        ("FAILED_PRECONDITION", UNSET),
+        ("ABORTED", UNSET),
+        ("OUT_OF_RANGE", UNSET),
+        ("UNIMPLEMENTED", ERROR),
+        ("INTERNAL", ERROR),
+        ("UNAVAILABLE", ERROR),
+        ("DATA_LOSS", ERROR),
+        ("UNAUTHENTICATED", UNSET),
+    ],
+)
+def test_each_code_of_an_abort_is_an_error_where_the_conventions_say_so(
+    code: str, status: int, service: Service, sink: Sink
+) -> None:
+    request, got = traced(service, sink, "Abort", {"code": code})
+    assert got.code == request.entry.attributes["rpc.response.status_code"] == code
+    assert request.entry.status == status
+
+
+@pytest.mark.parametrize("fails", ["load_fails", "dump_fails"])
+def test_a_message_that_cannot_be_read_or_written(fails: str, service: Service, sink: Sink) -> None:
+    request, got = traced(service, sink, "Predict", {fails: True})
+    assert got.code in ("INTERNAL", "UNKNOWN")  # of threads, of asyncio
+    assert request.entry.status == ERROR
+
+
+def test_a_method_that_is_not_there(service: Service, sink: Sink) -> None:
+    """Its name is the caller's invention: kept, but not as a name of which there may be any number."""
+    request, got = traced(service, sink, "Nope")
+    assert got.code == "UNIMPLEMENTED"
+    assert request.entry.name == request.entry.attributes["rpc.method"] == "_OTHER"
+    assert request.entry.attributes["rpc.method_original"] == "ml.Scorer/Nope"
+    assert request.entry.status == ERROR
+
+
+def test_what_other_interceptors_do_is_recorded(service: Service, sink: Sink) -> None:
+    request, got = traced(service, sink, "Predict", metadata=(("refuse", "1"),))
+    assert (got.code, got.details) == ("UNAUTHENTICATED", "who are you")
+    request, got = traced(service, sink, "Predict", metadata=(("trip", "1"),))
+    assert got.code == "UNKNOWN"
+    assert request.entry.status == ERROR
+
+
+def test_a_stream_of_answers(service: Service, sink: Sink) -> None:
+    request, got = traced(service, sink, "Count", {"to": 3, "step_s": 0.02}, kind="unary_stream")
+    assert [answer["number"] for answer in got.answers] == [0, 1, 2]
+    first = "queue" if service.log_file.name.startswith("grpc_threads") else "network.receive"
+    assert request.stages[0].name == first
+    assert set(distinct(request)) == {first, "network.receive", "handler", "network.send"}
+    assert request.total_ns("handler") >= 60 * MS * EARLY
+
+
+@pytest.mark.parametrize(("method", "code"), [("CountAndRaise", "UNKNOWN"), ("CountAndAbort", "DATA_LOSS")])
+def test_a_stream_that_breaks_off(method: str, code: str, service: Service, sink: Sink) -> None:
+    request, got = traced(service, sink, method, kind="unary_stream")
+    assert [answer["number"] for answer in got.answers] == [0]
+    assert got.code == code
+    assert request.entry.status == ERROR
+
+
+def test_a_stream_of_requests_waits_in_network_receive(service: Service, sink: Sink) -> None:
+    """The client takes its time between two messages; so does a handler, which that is told apart from."""
+    trace_id = secrets.token_hex(16)
+    parent = ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")
+
+    def slowly() -> Iterator[dict[str, float]]:
+        for value in (1, 2):
+            time.sleep(0.05)
+            yield {"value": value}
+
+    multi = service.channel.stream_unary("/ml.Scorer/Sum", dump, load)
+    assert multi(slowly(), metadata=(parent,), timeout=30)["value"] == 3
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    assert request.total_ns("network.receive") >= 80 * MS
+    attributes = request.entry.attributes
+    assert attributes["network.messages.received"] == 2
+    assert attributes["network.received_bytes"] == 2 * len(dump({"value": 1}))
+
+
+def test_the_wait_for_a_slow_caller_is_network_receive(service: Service, sink: Sink) -> None:
+    """As long as the handler says that it waited; what it does itself in between is its own."""
+
+    def slowly() -> Iterator[dict[str, float]]:
+        for value in range(4):
+            time.sleep(0.1)
+            yield {"value": value}
+
+    def ask() -> dict[str, tuple[float, float]]:
+        trace_id = secrets.token_hex(16)
+        parent = ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")
+        upload = service.channel.stream_unary("/ml.Scorer/Upload", dump, load)
+        answer = upload(slowly(), metadata=(parent,), timeout=30)
+        request = sink.request(trace_id)
+        assert_tiled(request)
+        assert (answer["count"], answer["waited_s"] > 0.3) == (4, True)
+        # In a server of threads the wait begins as the handler asks, in a thread that is there by then.
+        waited = sum(one.end - one.start for one in request.stages if one.name == "network.receive")
+        return {"network.receive": (waited, answer["waited_s"] * 1e9)}
+
+    measure(ask, tries=5)
+
+
+def test_a_slow_reader_is_network_send(service: Service, sink: Sink) -> None:
+    """A server of gRPC takes no more than fits its windows: as long as it kept the handler waiting, that is sending."""
+
+    def ask() -> dict[str, tuple[float, float]]:
+        trace_id = secrets.token_hex(16)
+        parent = ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")
+        answers = service.begin("Large", {"megabytes": 30}, kind="unary_stream", metadata=(parent,), timeout=60)
+        time.sleep(0.8)
+        took_s = list(answers)[-1]["took_s"]
+        request = sink.request(trace_id)
+        assert_tiled(request)
+        assert took_s > 0.4
+        assert request.entry.attributes["network.chunks"] == 31
+        assert request.entry.attributes["network.sent_bytes"] > 30_000_000
+        return {"network.send": (request.total_ns("network.send"), took_s * 1e9)}
+
+    measure(ask, tries=5)
+
+
+def test_a_stream_is_judged_by_its_messages(service: Service, sink: Sink) -> None:
+    """0.3 s to each, where 0.25 s were promised."""
+
+    def ask() -> dict[str, tuple[float, float]]:
+        request, got = traced(service, sink, "Count", {"to": 3, "step_s": 0.3}, kind="unary_stream")
+        said = request.entry.attributes
+        assert len(got.answers) == said["network.chunks"] == 3
+        assert said["network.chunk_gap.max_ms"] <= said["network.chunk_gap.p99_ms"] * 1.0000001
+        assert (said["sla.verdict"], said["sla.breach.promise"]) == ("breach", "per_chunk")
+        assert said["sla.breach.stage"] == "handler"
+        return {
+            "first": (said["network.first_byte_ms"] * MS, 300 * MS),
+            "gap": (said["network.chunk_gap.max_ms"] * MS, 300 * MS),
+        }
+
+    measure(ask, tries=5)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, 2.0, 3.0]])
+def test_streams_both_ways(values: list[float], service: Service, sink: Sink) -> None:
+    request, got = traced(service, sink, "Double", *({"value": value} for value in values), kind="stream_stream")
+    assert [answer["value"] for answer in got.answers] == [2 * value for value in values]
+    assert got.code == "OK"
+    assert request.entry.attributes["rpc.method"] == "ml.Scorer/Double"
+
+
+def test_many_messages_make_a_bounded_number_of_spans(service: Service, sink: Sink) -> None:
+    values = [{"value": value} for value in range(1_500)]
+    request, got = traced(service, sink, "Double", *values, kind="stream_stream")
+    assert len(got.answers) == 1_500
+    assert len(request.stages) < 200
+
+
+def test_handlers_that_write_themselves_are_left_as_they_are(aio: Service, sink: Sink) -> None:
+    """Coroutines without a `yield`: opentelemetry-instrumentation-grpc breaks them (contrib#3066)."""
+    request, got = traced(aio, sink, "Write", {"to": 3}, kind="unary_stream")
+    assert [answer["number"] for answer in got.answers] == [0, 1, 2]
+    assert request.entry.attributes["network.chunks"] == 3
+    request, got = traced(aio, sink, "WriteDouble", {"value": 1}, {"value": 2}, kind="stream_stream")
+    assert [answer["value"] for answer in got.answers] == [2, 4]
+    assert request.entry.attributes["rpc.response.status_code"] == "OK"
+
+
+def test_plain_functions_of_an_asyncio_server_wait_for_its_pool(aio: Service, sink: Sink) -> None:
+    request, got = traced(aio, sink, "Pooled", {"inference_s": 0.02})
+    assert got.answers[0]["value"] == 0.02
+    names = [stage.name for stage in request.stages]
+    assert names == ["network.receive", "preprocess", "queue", "preprocess", "inference", "postprocess", "network.send"]
+    queue = next(stage for stage in request.stages if stage.name == "queue")
+    assert queue.attributes["queue.reason"] == "grpc_pool"
+    request, got = traced(aio, sink, "PooledCount", {"to": 2, "step_s": 0.02}, kind="unary_stream")
+    assert len(got.answers) == request.entry.attributes["network.chunks"] == 2
+    assert request.entry.attributes["network.first_byte_ms"] >= 20 * EARLY
+    request, got = traced(aio, sink, "PooledSum", {"value": 1}, {"value": 2}, kind="stream_unary")
+    assert got.answers[0]["value"] == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "code"),
+    [("PooledAbort", "FAILED_PRECONDITION"), ("PooledSetCode", "OUT_OF_RANGE"), ("PooledRaise", "UNKNOWN")],
+)
+def test_status_of_plain_functions(method: str, code: str, aio: Service, sink: Sink) -> None:
+    _, got = traced(aio, sink, method)
+    assert got.code == code
+
+
+@pytest.mark.parametrize("method", ["Sleep", "Block"])
+def test_a_deadline_that_passes(method: str, services: Services, sink: Sink) -> None:
+    """Whether the handler is cancelled or blocks on: its caller got DEADLINE_EXCEEDED."""
+    for name, service in services.items():
+        if method == "Block" and name == "grpc_threads":
+            continue
+        request, got = traced(service, sink, method, {"seconds": 0.5}, timeout=0.2)
+        assert got.code == "DEADLINE_EXCEEDED"
+        assert request.entry.status == ERROR
+        assert request.entry.attributes["error.type"] == "DEADLINE_EXCEEDED"
+        assert request.entry.attributes["network.disconnect"] == "cancelled"
+        assert request.entry.attributes["sla.verdict"] == "excluded"  # 20 s were promised
+
+
+def cancel(service: Service, method: str, kind: str, request: dict[str, Any], after_s: float) -> str:
+    trace_id = secrets.token_hex(16)
+    parent = ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")
+    call = service.begin(method, request, kind=kind, metadata=(parent,), timeout=60)
+    time.sleep(after_s)
+    call.cancel()
+    return trace_id
+
+
+def test_a_caller_that_cancels(service: Service, sink: Sink) -> None:
+    trace_id = cancel(service, "Sleep", "unary_unary", {"seconds": 1}, 0.3)
+    entry = sink.request(trace_id).entry
+    assert entry.attributes["rpc.response.status_code"] == "CANCELLED"
+    assert entry.status == UNSET
+    assert (entry.attributes["network.disconnect"], entry.attributes["sla.verdict"]) == ("cancelled", "excluded")
+
+
+def test_a_caller_that_cancels_a_stream_closes_the_generator(service: Service, sink: Sink) -> None:
+    before = service.log.count("count is closed")
+    trace_id = cancel(service, "Count", "unary_stream", {"to": 1_000_000, "step_s": 0.01}, 0.3)
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    assert request.entry.attributes["rpc.response.status_code"] == "CANCELLED"
+    until = time.monotonic() + 20
+    while service.log.count("count is closed") == before:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_health_checks_reflection_and_excluded_services_are_not_recorded(service: Service, sink: Sink) -> None:
+    left_out = [
+        service.call("Check", b"abc", service=name)[0] for name in ("grpc.health.v1.Health", "left.Out")
+    ]  # "Check" answers the bytes in reverse
+    traced(service, sink, "Predict")
+    assert not sink.traces() & set(left_out)
+
+
+def test_bytes_without_serialisers_pass_as_they_are(service: Service, sink: Sink) -> None:
+    for data in (b"\xff\x00abc", b""):
+        trace_id = secrets.token_hex(16)
+        parent = ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")
+        assert (
+            service.channel.unary_unary("/ml.Scorer/Bytes", None, None)(data, metadata=(parent,), timeout=30)
+            == data[::-1]
+        )
+        assert_tiled(sink.request(trace_id))
+
+
+def test_a_blocked_loop_is_time_of_whom_it_blocks(aio: Service, sink: Sink) -> None:
+    def ask() -> dict[str, tuple[float, float]]:
+        waiting: list[str] = []
+        other = threading.Thread(target=lambda: waiting.append(aio.call("Sleep", {"seconds": 0.1})[0]))
+        other.start()
+        time.sleep(0.05)
+        request, _ = traced(aio, sink, "Block", {"seconds": 0.5})
+        other.join()
+        assert sink.request(waiting[0]).total_ns("handler") >= 400 * MS
+        return {"handler": (request.total_ns("handler"), 500 * MS)}
+
+    measure(ask, tries=5)
+
+
+# --- of few workers
+
+
+def test_one_more_than_threads_waits_as_long_as_its_caller_knows(sink: Sink, tmp_path: Path) -> None:
+    """Five at once on four threads, each for 0.4 s: what the fifth took beyond that, it waited."""
+    waits: list[tuple[float, float]] = []
+
+    def ask(service: Service) -> tuple[str, float]:
+        began = time.monotonic()
+        trace_id, _ = service.call("Sleep", {"seconds": 0.4})
+        return trace_id, time.monotonic() - began
+
+    with (
+        run_service(tmp_path, "grpc_threads", environment(sink, WORKERS="4")) as service,
+        ThreadPoolExecutor(5) as pool,
+    ):
+        service.call("Predict")
+        for _ in range(4):
+            asked = list(pool.map(lambda _: ask(service), range(5)))
+            trace_id, took_s = max(asked, key=lambda one: one[1])
+            request = sink.request(trace_id)
+            queue = next(stage for stage in request.stages if stage.name == "queue")
+            assert queue.attributes["queue.pool_size"] == 4
+            waits.append((queue.end - queue.start, (took_s - 0.4) * 1e9))
+    assert min(took for _, took in waits) > 300 * MS
+    assert_near(waits)
+
+
+def test_waiting_for_a_thread_is_a_queue(sink: Sink, tmp_path: Path) -> None:
+    """One thread and three RPCs at once: the last waits for two, and says how many were before it."""
+    with run_service(tmp_path, "grpc_threads", environment(sink, WORKERS="1")) as service:
+        service.call("Predict")
+        traces: list[str] = []
+        calls = [threading.Thread(target=lambda: traces.append(service.call("Sleep", {"seconds": 0.2})[0]))]
+        calls.extend(threading.Thread(target=lambda: traces.append(service.call("Predict")[0])) for _ in range(2))
+        for call in calls:
+            call.start()
+            time.sleep(0.05)
+        for call in calls:
+            call.join()
+        requests = [sink.request(trace_id) for trace_id in traces]
+        waits = [next(stage for stage in request.stages if stage.name == "queue") for request in requests]
+        assert [wait.attributes["queue.waiters"] for wait in waits] == [0, 0, 1]
+        assert all(wait.attributes["queue.pool_size"] == 1 for wait in waits)
+        assert all(wait.attributes["queue.reason"] == "grpc_pool" for wait in waits)
+        assert requests[1].total_ns("queue") >= 100 * MS
+        assert requests[1].entry.attributes["sla.breach.stage"] == "queue"
+
+
+def test_a_caller_that_gives_up_in_the_queue_is_recorded(sink: Sink, tmp_path: Path) -> None:
+    """No handler ever sees it: the thread takes it up when its caller has gone."""
+    with run_service(tmp_path, "grpc_threads", environment(sink, WORKERS="1")) as service:
+        blocking = threading.Thread(target=lambda: service.call("Sleep", {"seconds": 0.6}))
+        blocking.start()
+        time.sleep(0.1)
+        request, got = traced(service, sink, "Predict", timeout=0.2)
+        blocking.join()
+    assert got.code == "DEADLINE_EXCEEDED"
+    assert distinct(request)[0] == "queue"
+    assert request.total_ns("queue") >= 200 * MS * EARLY
+    assert "inference" not in distinct(request)
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_an_rpc_too_many_is_recorded(app: str, sink: Sink, tmp_path: Path) -> None:
+    with run_service(tmp_path, app, environment(sink, MOST="1")) as service:
+        blocking = threading.Thread(target=lambda: service.call("Sleep", {"seconds": 0.5}))
+        blocking.start()
+        time.sleep(0.2)
+        request, got = traced(service, sink, "Predict")
+        blocking.join()
+        assert got.code == "RESOURCE_EXHAUSTED"
+        assert request.entry.name == "ml.Scorer/Predict"
+        assert request.entry.attributes["sla.breached"] is False
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_the_form_in_which_a_server_is_made_does_not_matter(app: str, sink: Sink, tmp_path: Path) -> None:
+    """All arguments by position, and the function imported by name before."""
+    with run_service(tmp_path, app, environment(sink, POSITIONAL="1")) as service:
+        request, got = traced(service, sink, "Predict")
+        assert got.code == "OK"
+        assert "inference" in distinct(request)
+        refused, _ = traced(service, sink, "Predict", metadata=(("refuse", "1"),))
+        assert refused.entry.attributes["rpc.response.status_code"] == "UNAUTHENTICATED"
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_a_unix_socket(app: str, sink: Sink, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/s"
+    with run_service(tmp_path, app, environment(sink, ADDRESS=address)) as service:
+        request, got = traced(service, sink, "Predict")
+    assert got.code == "OK"
+    assert request.entry.attributes["server.address"] == f"{tmp_path}/s"
+    assert "server.port" not in request.entry.attributes
+
+
+def test_head_sampling_keeps_breaches(sink: Sink, tmp_path: Path) -> None:
+    env = environment(sink, OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG="0")
+    for app in APPS:
+        with run_service(tmp_path, app, env) as service:
+            good, _ = service.call("Sleep")
+            request, _ = traced(service, sink, "Predict", {"inference_s": 0.03})
+            assert request.entry.attributes["sla.upgraded"] is True
+            assert good not in sink.traces()
+
+
+def test_outcome_of_a_call_tells_a_failure(threads: Service) -> None:
+    """Else the tests above would show nothing."""
+    call = threads.begin("Raise", kind="unary_unary", metadata=(), timeout=30)
+    assert outcome(call, is_stream=False).code == "UNKNOWN"
+    assert isinstance(call.exception(), grpc.RpcError)

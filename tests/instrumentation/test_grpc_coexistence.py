@@ -1,0 +1,134 @@
+"""Beside other people's OpenTelemetry each RPC has exactly one entry span, with our stages and verdict on it."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from instrumentation.grpc_client import run_service
+from sink import Sink, assert_tiled, run_sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+APPS = ("grpc_threads", "grpc_aio")
+KINDS: list[tuple[str, str, list[Any]]] = [
+    ("Predict", "unary_unary", [{"inference_s": 0.02}]),
+    ("Count", "unary_stream", [{"to": 2}]),
+    ("Sum", "stream_unary", [{"value": 1}, {"value": 2}]),
+    ("Double", "stream_stream", [{"value": 1}, {"value": 2}]),
+]
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+def environment(sink: Sink, **more: str) -> dict[str, str]:
+    return {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "ml.Scorer/Predict within 10ms; * within 20s",
+        "SINK": sink.endpoint,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        "OTEL_SERVICE_NAME": "from-environment",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        **more,
+    }
+
+
+@pytest.mark.parametrize("app", APPS)
+@pytest.mark.parametrize(
+    ("own", "service_name"),
+    [
+        ("provider", "own-provider"),
+        ("instrumentor", "from-environment"),
+        ("provider, instrumentor", "own-provider"),
+        ("provider, interceptor", "own-provider"),
+    ],
+)
+def test_one_entry_span_beside_the_authors_own(
+    own: str, service_name: str, app: str, sink: Sink, tmp_path: Path
+) -> None:
+    with run_service(tmp_path, app, environment(sink, OWN=own)) as service:
+        for method, kind, sent in KINDS:
+            trace_id, got = service.call(method, *sent, kind=kind)
+            assert got.code == "OK"
+            request = sink.request(trace_id)
+            assert_tiled(request)
+            attributes = request.entry.attributes
+            assert request.entry.service == service_name
+            assert attributes["sla.breached"] is (method == "Predict")
+            if own == "provider":  # ours, started there
+                assert request.entry.name == attributes["rpc.method"] == f"ml.Scorer/{method}"
+                assert attributes["rpc.response.status_code"] == "OK"
+                assert attributes["client.address"] == "127.0.0.1"
+            else:
+                assert attributes["rpc.service"] == "ml.Scorer"
+        trace_id, got = service.call("See")
+        request = sink.request(trace_id)
+        assert got.answers[0]["trace_id"] == trace_id
+        assert request.entry.attributes["set.by.handler"] == "yes"
+        (child,) = request.others
+        assert child.parent_id in {stage.span_id for stage in request.stages}
+
+
+@pytest.mark.parametrize("app", APPS)
+@pytest.mark.parametrize("own", ["provider", "instrumentor"])
+@pytest.mark.parametrize("timeout", [0.2, None])
+def test_a_caller_that_gives_up_is_no_good_request(
+    timeout: float | None, own: str, app: str, sink: Sink, tmp_path: Path
+) -> None:
+    """Whoever made the entry span, and whether it cancels or its deadline passes."""
+    with run_service(tmp_path, app, environment(sink, OWN=own)) as service:
+        service.call("Sleep")
+        trace_id = secrets.token_hex(16)
+        parent = (("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01"),)
+        call = service.begin("Sleep", {"seconds": 0.5}, kind="unary_unary", metadata=parent, timeout=timeout)
+        time.sleep(0.25)
+        call.cancel()
+        attributes = sink.request(trace_id).entry.attributes
+    assert (attributes["network.disconnect"], attributes["sla.verdict"]) == ("cancelled", "excluded")
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_errors_at_a_provider_of_ones_own(app: str, sink: Sink, tmp_path: Path) -> None:
+    with run_service(tmp_path, app, environment(sink, OWN="provider")) as service:
+        for method, code, status in (("Raise", "UNKNOWN", 2), ("Abort", "NOT_FOUND", 0), ("Nope", "UNIMPLEMENTED", 2)):
+            entry = sink.request(service.call(method)[0]).entry
+            assert entry.attributes["rpc.response.status_code"] == code
+            assert entry.status == status
+            assert entry.name == ("_OTHER" if method == "Nope" else f"ml.Scorer/{method}")
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_beside_opentelemetry_instrument(app: str, sink: Sink, tmp_path: Path) -> None:
+    """Old names then, as that wrapper's user knows them; ours are on the same span."""
+    argv = [str(Path(sys.executable).with_name("opentelemetry-instrument")), sys.executable]
+    with run_service(tmp_path, app, environment(sink), argv) as service:
+        request = sink.request(service.call("Predict", {"inference_s": 0.02})[0])
+    assert_tiled(request)
+    assert "inference" in request.names
+    attributes = request.entry.attributes
+    assert (attributes["rpc.service"], attributes["rpc.method"]) == ("ml.Scorer", "Predict")
+    assert attributes["sla.objective"] == "ml.Scorer/Predict within 10ms"
+    assert attributes["sla.breached"] is True
+    assert attributes["sla.breach.stage"] == "inference"
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_recording_stays_off_without_the_variable(app: str, sink: Sink, tmp_path: Path) -> None:
+    env = {key: value for key, value in environment(sink).items() if key != "STAGETRACE"}
+    with run_service(tmp_path, app, env) as service:
+        trace_id, _ = service.call("Predict")
+        assert "stagetrace" not in service.log
+    assert trace_id not in sink.traces()

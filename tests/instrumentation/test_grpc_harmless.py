@@ -1,0 +1,241 @@
+"""Whatever breaks in stagetrace, a gRPC service answers as it does untraced: messages, code, details and metadata."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from instrumentation.grpc_client import Outcome, Service, run_service
+from sink import run_sink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VALUES = [{"value": value} for value in (1, 2, 3)]
+BOTH: list[tuple[str, str, list[Any], dict[str, Any]]] = [
+    ("Predict", "unary_unary", [{"inference_s": 0.01}], {}),
+    ("Predict", "unary_unary", [{"load_fails": True}], {}),
+    ("Predict", "unary_unary", [{"dump_fails": True}], {}),
+    ("Predict", "unary_unary", [{}], {"metadata": (("refuse", "1"),)}),
+    ("Predict", "unary_unary", [{}], {"metadata": (("trip", "1"),)}),
+    ("Predict", "unary_unary", [{}], {"metadata": (("baggage", "tenant=acme"), ("some-bin", b"\xff"))}),
+    ("Raise", "unary_unary", [{}], {}),
+    ("Abort", "unary_unary", [{}], {}),
+    ("SetCode", "unary_unary", [{}], {}),
+    ("CodeAndRaise", "unary_unary", [{}], {}),
+    ("Sleep", "unary_unary", [{"seconds": 0.3}], {"timeout": 0.1}),
+    ("Nope", "unary_unary", [{}], {}),
+    ("Bytes", "unary_unary", [b"abc"], {}),
+    ("Count", "unary_stream", [{"to": 3}], {}),
+    ("Count", "unary_stream", [{"to": 0}], {}),
+    ("CountAndRaise", "unary_stream", [{}], {}),
+    ("CountAndAbort", "unary_stream", [{}], {}),
+    ("Sum", "stream_unary", VALUES, {}),
+    ("Sum", "stream_unary", [{"load_fails": True}], {}),
+    ("Double", "stream_stream", VALUES, {}),
+    ("Double", "stream_stream", [*VALUES, {"load_fails": True}], {}),
+]
+THREADS = [
+    *BOTH,
+    ("Abort", "unary_unary", [{"code": "OK"}], {}),  # an asyncio server hangs then
+    ("NoIterator", "unary_stream", [{}], {}),
+    ("ReadAfterEnd", "stream_stream", VALUES[:2], {}),
+]
+AIO = [
+    *BOTH,
+    ("Write", "unary_stream", [{"to": 3}], {}),
+    ("WriteDouble", "stream_stream", VALUES, {}),
+    ("Pooled", "unary_unary", [{"inference_s": 0.01}], {}),
+    ("PooledAbort", "unary_unary", [{}], {}),
+    ("PooledSetCode", "unary_unary", [{}], {}),
+    ("PooledRaise", "unary_unary", [{}], {}),
+    ("PooledCount", "unary_stream", [{"to": 3}], {}),
+    ("PooledSum", "stream_unary", VALUES, {}),
+]
+CALLS = {"grpc_threads": THREADS, "grpc_aio": AIO}
+
+START = [  # where a server is made, started and stopped
+    "stagetrace.instrumentation.grpc:_adopts",
+    "stagetrace.instrumentation.sigterm:_put",
+    "stagetrace.instrumentation.rpc:Server.__init__",
+    "stagetrace.instrumentation.rpc:Server.listen",
+    "stagetrace.distro:_set_tracer_provider",
+    "stagetrace.distro:flush_now",
+]
+RPC = "stagetrace.instrumentation.rpc:"
+RECORDER = "stagetrace.sla.recorder:"
+ANYWHERE = [
+    *(RPC + name for name in ("Server.block", "Server._make", "Server.wait", "read_metadata", "status_block")),
+    *(RPC + name for name in ("peer_block", "_fields", "_is_excluded", "Rpc._raised", "Rpc._aborted")),
+    *(RPC + name for name in ("Rpc._expires_in", "Rpc.conclude", "Rpc.has_no_method", "OwnRpc.__init__")),
+    *(RPC + name for name in ("OwnRpc._end_span", "OwnRpc.describe", "Stream", "Rpc.hand_over")),
+    *(f"stagetrace.recording.timeline:Timeline.{name}" for name in ("enter", "leave", "noted", "abandon")),
+    *(RECORDER + name for name in ("EntryRecorder.end", "EntryRecorder.identify", "EntryRecorder._send")),
+    *(RECORDER + name for name in ("EntryRecorder._rest", "EntryRecorder._put", "request", "judge", "entry_rest")),
+    "stagetrace.sla.policy:Policy.objective",
+    "stagetrace.otlp.processor:EncodingSpanProcessor.put",
+]
+THREADED = "stagetrace.instrumentation.grpc_threads:"
+TASKED = "stagetrace.instrumentation.grpc_aio:"
+TWINS = {
+    "grpc_threads": [
+        *ANYWHERE,
+        *(THREADED + name for name in ("arrive", "ThreadRpc.wrap", "ThreadRpc._look_at", "Requests", "Answers")),
+        *(THREADED + name for name in ("ThreadRpc.take_up", "ThreadRpc.finish")),
+    ],
+    "grpc_aio": [
+        *ANYWHERE,
+        *(TASKED + name for name in ("arrive", "_flags", "AioRpc.wrap", "AioRpc._look_at", "AioRpc._outcome")),
+        RPC + "OwnRpc._as_seen",
+        *(TASKED + name for name in ("AioRequests", "Requests", "PooledAnswers", "PooledContext")),
+    ],
+}
+
+
+def outcomes(service: Service, app: str) -> list[tuple[str, Outcome]]:
+    return [(method, service.call(method, *sent, kind=kind, **more)[1]) for method, kind, sent, more in CALLS[app]]
+
+
+@pytest.fixture(scope="module")
+def untraced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, Outcome]]]:
+    found = {}
+    for app in CALLS:
+        with run_service(tmp_path_factory.mktemp("untraced"), app) as service:
+            found[app] = outcomes(service, app)
+    return found
+
+
+def environment(endpoint: str, **more: str) -> dict[str, str]:
+    return {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "* within 5ms",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "ON_SIGTERM": "1",
+        **more,
+    }
+
+
+@pytest.mark.parametrize("app", CALLS)
+def test_the_untraced_service_does_all_that_is_asked_of_it(app: str, untraced: dict[str, Any]) -> None:
+    """Else the tests below would compare nothing."""
+    codes = {outcome.code for _, outcome in untraced[app]}
+    assert codes >= {"OK", "UNKNOWN", "NOT_FOUND", "UNAUTHENTICATED", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "DATA_LOSS"}
+    assert ("kept", "yes") in untraced[app][0][1].trailing
+
+
+@pytest.mark.parametrize("app", CALLS)
+def test_traced_answers_are_the_untraced_ones(app: str, untraced: dict[str, Any], tmp_path: Path) -> None:
+    with run_sink() as sink, run_service(tmp_path, app, environment(sink.endpoint)) as service:
+        assert outcomes(service, app) == untraced[app]
+        assert "This is a fault of stagetrace" not in service.log
+
+
+@pytest.mark.parametrize("app", CALLS)
+def test_an_exception_of_the_handler_keeps_type_message_and_traceback(
+    app: str, untraced: dict[str, Any], tmp_path: Path
+) -> None:
+    """As gRPC logs it: the frames of the handler are there, in their order."""
+    with run_sink() as sink, run_service(tmp_path, app, environment(sink.endpoint)) as service:
+        service.call("Raise")
+        until = time.monotonic() + 20
+        while "OddError" not in service.log:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        service.stop(15)
+        logged = service.log
+    assert 'raise OddError("the handler\'s own error")' in logged
+    assert logged.count("grpc_parts.OddError: the handler's own error") == 1
+    assert untraced[app]
+
+
+@pytest.mark.parametrize("app", CALLS)
+def test_a_failing_part_changes_no_answer_and_is_said_once(app: str, untraced: dict[str, Any], tmp_path: Path) -> None:
+    with run_sink() as sink:
+        env = environment(sink.endpoint, OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG="0.5")
+        env["OTEL_PYTHON_GRPC_EXCLUDED_SERVICES"] = "left.Out"
+        with run_service(tmp_path, app, env) as service:
+            for twin in TWINS[app]:
+                assert _break(service, twin) == {}, twin
+                assert outcomes(service, app) == untraced[app], twin
+                assert _break(service, ""), f"{twin} was never used"
+            trace_id, _ = service.call("Predict", {"inference_s": 0.02})  # a breach, sampled or not
+            assert sink.request(trace_id).entry.attributes["rpc.response.status_code"] == "OK"
+            log = service.log
+    said = Counter(line for line in log.splitlines() if line.startswith("stagetrace:") and "twin is broken" in line)
+    assert said, log
+    assert set(said.values()) == {1}
+
+
+def _break(service: Service, twin: str) -> dict[str, int]:
+    failed: dict[str, int] = json.loads(service.call("Break", twin.encode(), service="left.Out")[1].answers[0])
+    return failed
+
+
+@pytest.mark.parametrize(("app", "twin"), [(app, twin) for app in CALLS for twin in START])
+def test_a_part_that_fails_at_start_or_end_changes_no_answer(
+    app: str, twin: str, untraced: dict[str, Any], tmp_path: Path
+) -> None:
+    with run_sink() as sink, run_service(tmp_path, app, environment(sink.endpoint, BREAK=twin)) as service:
+        for (method, kind, sent, more), (_, expected) in zip(CALLS[app], untraced[app], strict=True):
+            # A server of threads may never stop, untraced too, once a message of a stream could not be deserialised.
+            if not any("load_fails" in one for one in sent if isinstance(one, dict)):
+                assert service.call(method, *sent, kind=kind, **more)[1] == expected
+        assert service.stop(15) == 0
+        said = [line for line in service.log.splitlines() if "the twin is broken" in line]
+    assert len(said) == 1, service.log
+
+
+HANGING = (
+    "stagetrace.otlp.exporter:CountingExporter.send",
+    "stagetrace.otlp.spool:Spool.write",
+    "stagetrace.publish:Publisher.publish",
+)
+
+
+@pytest.mark.parametrize("app", CALLS)
+def test_what_hangs_off_the_rpcs_threads_holds_up_nothing(app: str, untraced: dict[str, Any], tmp_path: Path) -> None:
+    """RPCs are answered, and the service ends, though neither the export nor the disk ever comes back."""
+    folders = {"STAGETRACE_SPOOL": str(tmp_path / "spool"), "STAGETRACE_STATUS": str(tmp_path / "status")}
+    with run_sink() as sink:
+        env = environment(sink.endpoint, HANG=",".join(HANGING), **folders)
+        with run_service(tmp_path, app, env) as service:
+            for (method, kind, sent, more), (_, expected) in list(zip(CALLS[app], untraced[app], strict=True)):
+                if not any("load_fails" in one for one in sent if isinstance(one, dict)):  # as above
+                    assert service.call(method, *sent, kind=kind, **more)[1] == expected
+            assert service.stop(signal.SIGTERM) == 0  # within twenty seconds
+
+
+# gRPC's asyncio server keeps these in cycles of its own: an abort's exception, whose frames hold its context, and
+# the generator of a plain function.
+# PooledSum is ours to mend: since work given to a pool stays its request's, the messages of one are in a cycle, too.
+KEPT_BY_GRPC = {"CountAndAbort", "PooledAbort", "PooledCount", "PooledSum"}
+
+
+@pytest.mark.parametrize("own", ["", "provider"])
+@pytest.mark.parametrize("app", CALLS)
+def test_nothing_holds_an_rpc_that_has_ended(app: str, own: str, tmp_path: Path) -> None:
+    """Each goes by reference count: no work for the collector, whose full runs are what shows in a p99."""
+    with run_sink() as sink:
+        env = environment(sink.endpoint, OTEL_PYTHON_GRPC_EXCLUDED_SERVICES="left.Out", OWN=own, SINK=sink.endpoint)
+        with run_service(tmp_path, app, env) as service:
+            outcomes(service, app)
+            time.sleep(0.5)  # handlers whose caller did not wait for them
+            before = _left(service)
+            for method, kind, sent, more in CALLS[app]:
+                if method not in KEPT_BY_GRPC:
+                    service.call(method, *sent, kind=kind, **more)
+            time.sleep(0.5)
+            left = _left(service)
+    assert sorted(left["garbage"]) == sorted(before["garbage"])  # a freed cycle, once kept to be looked at, stays
+    assert sorted(left["alive"]) == sorted(before["alive"])
+
+
+def _left(service: Service) -> dict[str, list[str]]:
+    left: dict[str, list[str]] = json.loads(service.call("Count_left", b"", service="left.Out")[1].answers[0])
+    return left

@@ -1,0 +1,160 @@
+"""However a gRPC service ends, each finished RPC is delivered; with nobody to deliver to, the end comes anyway."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from instrumentation.grpc_client import Service, run_service
+from otlp.receiver import Receiver, run_receiver
+from stagetrace.instrumentation.sigterm import delivering_first
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SERVER = 2
+APPS = ("grpc_threads", "grpc_aio")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with run_receiver() as running:
+        yield running
+
+
+def environment(receiver: Receiver, **more: str) -> dict[str, str]:
+    return {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "* within 1s",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc,
+        # Far longer than the test: what arrives was delivered because the end came.
+        "OTEL_BSP_SCHEDULE_DELAY": "600000",
+        "ON_SIGTERM": "5",
+        **more,
+    }
+
+
+def ask(service: Service, count: int) -> list[str]:
+    """Make RPCs, four at a time; return their traces."""
+    answered: list[str] = []
+    left = list(range(count))
+
+    def work() -> None:
+        while left:
+            left.pop()
+            trace_id, got = service.call("Predict")
+            assert got.code == "OK"
+            answered.append(trace_id)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answered) >= count - 4
+    return answered
+
+
+def check(receiver: Receiver, answered: list[str]) -> None:
+    """All that was answered was delivered, once."""
+    entries = [span.trace_id.hex() for span in receiver.spans() if span.kind == SERVER]
+    assert sorted(set(answered) - set(entries)) == []
+    assert len([trace for trace in entries if trace in set(answered)]) == len(answered)
+
+
+@pytest.mark.parametrize("app", APPS)
+@pytest.mark.parametrize(
+    ("number", "end"),
+    [(signal.SIGTERM, ""), (signal.SIGTERM, "hard"), (signal.SIGINT, "")],
+    ids=["stop", "stop, no exit handlers", "ctrl-c"],
+)
+def test_the_end_delivers_everything(
+    app: str, number: signal.Signals, end: str, receiver: Receiver, tmp_path: Path
+) -> None:
+    """The signal comes at once after the last answer: what is still being recorded is waited for."""
+    with run_service(tmp_path, app, environment(receiver, HARD_END=end)) as service:
+        answered = ask(service, 60)
+        service.stop(number)
+    check(receiver, answered)
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_a_process_that_handles_no_sigterm_delivers_and_ends_by_it(
+    app: str, receiver: Receiver, tmp_path: Path
+) -> None:
+    """All that has ended; to whoever started it, it ends as it does untraced."""
+    with run_service(tmp_path, app, environment(receiver, ON_SIGTERM="")) as service:
+        answered = ask(service, 60)
+        assert service.stop(signal.SIGTERM) == -signal.SIGTERM
+    check(receiver, answered)
+
+
+def test_a_second_sigterm_ends_it_at_once() -> None:
+    """Though there is nobody to deliver to; a forked child ends at once in any case."""
+    code = """
+import os, signal, sys, threading, time
+from stagetrace.instrumentation.sigterm import delivering_first
+with delivering_first(lambda: time.sleep(3600)):
+    child = os.fork()
+    if not child:
+        time.sleep(3600)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitpid(child, 0)[1] == signal.SIGTERM
+    os.kill(os.getpid(), signal.SIGTERM)
+    while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        time.sleep(0.01)
+    print("delivers", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(3600)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "delivers\n", "")
+
+
+def test_a_handler_of_the_authors_own_stays() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        for own in (signal.SIG_IGN, lambda *_: None):
+            signal.signal(signal.SIGTERM, own)
+            with delivering_first(lambda: None):
+                assert signal.getsignal(signal.SIGTERM) is own
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with delivering_first(lambda: None):
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_what_finishes_in_the_grace_is_delivered(app: str, receiver: Receiver, tmp_path: Path) -> None:
+    with run_service(tmp_path, app, environment(receiver, HARD_END="1")) as service:
+        trace_id = secrets.token_hex(16)
+        parent = ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")
+        service.call("Predict")
+        call = service.begin("Sleep", {"seconds": 0.8}, kind="unary_unary", metadata=(parent,), timeout=30)
+        time.sleep(0.3)
+        service.stop(signal.SIGTERM)
+        assert call.result() == {}
+    check(receiver, [trace_id])
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_with_nobody_to_deliver_to_the_end_comes_and_the_loss_is_said(
+    app: str, receiver: Receiver, tmp_path: Path
+) -> None:
+    receiver.stop()
+    with run_service(tmp_path, app, environment(receiver)) as service:
+        ask(service, 10)
+        started = time.monotonic()
+        service.stop(signal.SIGTERM)
+        print(f"{app}: ended after {time.monotonic() - started:.1f} s")  # noqa: T201 -- a figure, not a promise
+        assert "not all spans were delivered" in service.log

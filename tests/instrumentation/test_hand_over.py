@@ -1,0 +1,123 @@
+"""A wait for a thread of anyio's pool is the pool's as long as no thread is free, and a late hand-over from then on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from anyio import CapacityLimiter, to_thread
+from opentelemetry.trace import SpanContext
+
+from stagetrace import guard
+from stagetrace.instrumentation import anyio
+from stagetrace.recording.current import current
+from stagetrace.recording.timeline import Timeline
+from stagetrace.sla.parts import parts_of
+from stagetrace.sources import threads
+from stagetrace.sources.threads import UNKNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MS = 1_000_000
+pytestmark = pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting()))
+hooked: Any = SimpleNamespace(
+    run_sync=getattr(to_thread.run_sync, "__wrapped__", to_thread.run_sync),
+    current_default_thread_limiter=to_thread.current_default_thread_limiter,
+)
+anyio.hook(hooked)
+
+
+@contextmanager
+def request() -> Iterator[Timeline]:
+    timeline = Timeline()
+    timeline.bind(SpanContext(1, 1, is_remote=False), time.time_ns())
+    entered = current.set(timeline)
+    try:
+        yield timeline
+    finally:
+        current.reset(entered)
+
+
+@pytest.fixture(autouse=True)
+def _each_is_noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(anyio, "DIVIDED_NS", 0)
+    yield
+    guard._switches.pop(anyio.WHERE, None)
+    guard.failures.clear()
+
+
+async def hop(work: Callable[[], Any], limiter: CapacityLimiter) -> tuple[int, Timeline]:
+    """Return when a thread was asked for, and the timeline of the request that asked."""
+    with request() as timeline:
+        asked = time.time_ns()
+        assert await hooked.run_sync(work, limiter=limiter) == "answer"
+        return asked, timeline
+
+
+def sleep() -> str:
+    time.sleep(0.05)
+    return "answer"
+
+
+def test_with_a_token_left_all_of_the_wait_is_a_hand_over() -> None:
+    async def main() -> tuple[int, Timeline]:
+        return await hop(lambda: "answer", CapacityLimiter(2))
+
+    asked, timeline = asyncio.run(main())
+    (since, until, lacked), (_, _, back) = timeline.handed
+    assert since - asked < 10 * MS
+    assert 0 <= lacked <= until - since + MS
+    assert back == UNKNOWN
+    segments = timeline.close(timeline.started, time.time_ns())
+    assert "queue" in {segment.stage for segment in segments}
+    assert "pool_wait" not in parts_of(segments, timeline).times
+
+
+def test_without_one_only_what_follows_the_end_of_the_work_before() -> None:
+    ended = []
+
+    def first() -> str:
+        answer = sleep()
+        ended.append(time.time_ns())
+        return answer
+
+    async def main() -> tuple[tuple[int, Timeline], tuple[int, Timeline]]:
+        limiter = CapacityLimiter(1)
+
+        async def second() -> tuple[int, Timeline]:
+            await asyncio.sleep(0.01)
+            return await hop(lambda: "answer", limiter)
+
+        return await asyncio.gather(hop(first, limiter), second())
+
+    _, (asked, timeline) = asyncio.run(main())
+    since, _, _ = timeline.handed[0]
+    assert asked < ended[0] <= since
+
+
+def test_an_event_loop_that_is_held_takes_a_request_back_late() -> None:
+    async def main() -> tuple[int, Timeline]:
+        task = asyncio.create_task(hop(sleep, CapacityLimiter(1)))
+        await asyncio.sleep(0.02)
+        time.sleep(0.1)  # noqa: ASYNC251 -- the fault
+        return await task
+
+    _, timeline = asyncio.run(main())
+    since, until, lacked = timeline.handed[-1]
+    assert until - since > 40 * MS
+    assert lacked == UNKNOWN
+
+
+@pytest.mark.parametrize("part", ["left", "waited", "leave", "before"])
+def test_a_part_that_fails_changes_no_answer(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("the twin is broken")
+
+    monkeypatch.setattr(threads, part, fails)
+    asyncio.run(hop(sleep, CapacityLimiter(1)))
+    assert guard.failures

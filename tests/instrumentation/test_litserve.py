@@ -1,0 +1,321 @@
+"""LitServe, unmodified, with its worker processes: stages that happened there, batches, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from servers import run_litserve
+from sink import Request, Sink, assert_tiled, run_sink
+from trees import assert_true, batch_of, tree, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from services import Service
+
+RANDOMISED = 1_000 if os.environ.get("STAGETRACE_HEAVY") else 300
+# LitServe's own dependency that lets all in runs in a thread; then comes the worker.
+BEFORE = ["preprocess", "network.receive", "preprocess", "queue (thread_pool)", "preprocess"]
+WORK = ["queue (worker)", ("preprocess", ["parse"]), ("inference", ["forward"]), "postprocess"]
+TREES: dict[str, Any] = {
+    "single": ("POST /single", [*BEFORE, *WORK, "network.send"]),
+    "async": ("POST /async", [*BEFORE, "queue (worker)", *WORK, "network.send"]),
+    "streaming": (
+        "POST /streaming",
+        [
+            *BEFORE,
+            *("queue (worker)", ("preprocess", ["parse"]), ("inference", ["token", "token", "token"])),
+            *("postprocess", "network.send"),
+        ],
+    ),
+    "batched": (
+        "POST /batched",
+        [
+            *BEFORE,
+            *("queue (worker)", "queue (batch)", ("preprocess", ["parse"]), "inference", "postprocess"),
+            "network.send",
+        ],
+    ),
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "single": {"ml.model.name": "Guess", "ml.framework": "sklearn", "ml.batch.size": 1},
+    "async": {"ml.model.name": "Guess", "ml.framework": "sklearn", "ml.batch.size": 1},
+    "streaming": {"ml.model.name": "Streaming"},
+}
+
+
+def environment(sink: Sink, **more: str) -> dict[str, str]:
+    return {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "* within 300ms",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": "/health,/break,/mend",
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """All kinds of API in one server, the plain one with two workers."""
+    with run_litserve(
+        tmp_path_factory.mktemp("litserve"), "single:2+batched:1+streaming:1+async:1", environment(sink)
+    ) as running:
+        yield running
+
+
+def call_all(service: Service, path: str, bodies: list[Any]) -> list[tuple[str, httpx.Response]]:
+    """Make requests at the same time; return for each its trace id and response, in the order of `bodies`."""
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(lambda body: service.call("POST", path, json=body), bodies))
+
+
+def truth_of(response: httpx.Response) -> dict[str, Any]:
+    """Return what the app says of a request; of a stream, what it said last."""
+    truth: dict[str, Any] = json.JSONDecoder().raw_decode(response.text[response.text.rindex('{"worker"') :])[0]
+    return truth
+
+
+def stage_of(request: Request, name: str, *, last: bool = True) -> Any:
+    return [stage for stage in request.stages if stage.name == name][-1 if last else 0]
+
+
+@pytest.mark.parametrize("kind", ["single", "async", "streaming"])
+def test_stages_in_a_worker_are_the_requests(service: Service, sink: Sink, kind: str) -> None:
+    calls = [service.call("POST", f"/{kind}", json={}) for _ in range(4)]
+    decoded, inferred, encoded = [], [], []
+    for trace_id, response in calls:
+        assert response.status_code == 200
+        children = ["parse", *(["token"] * 3 if kind == "streaming" else ["forward"])]
+        request, truth = whole(sink, trace_id, *children), truth_of(response)
+        assert_tiled(request)
+        assert tree(request) == TREES[kind]
+        assert {key: request.entry.attributes.get(key) for key in MODELS[kind]} == MODELS[kind]
+        assert {key: stage_of(request, "inference").attributes.get(key) for key in MODELS[kind]} == MODELS[kind]
+        decoded.append((stage_of(request, "preprocess"), truth["decode"]))
+        inferred.append((stage_of(request, "inference"), truth["predict"]))
+        if "encode" in truth:
+            after = [one for one in request.stages if one.name == "postprocess" and one.start >= truth["predict"][1]]
+            encoded.append((after[0], truth["encode"]))
+    assert_true(decoded)
+    assert_true(inferred)
+    if encoded:
+        assert_true(encoded)
+
+
+def test_a_request_waits_for_a_worker(service: Service, sink: Sink) -> None:
+    """Of three at once on two workers one waits, until the worker is free that then serves it."""
+    calls = call_all(service, "/single", [{}] * 3)
+    truths = [truth_of(response) for _, response in calls]
+    assert len({truth["worker"] for truth in truths}) == 2
+    (trace_id, _), truth = max(zip(calls, truths, strict=True), key=lambda one: one[1]["decode"][0])
+    before = max(one["encode"][1] for one in truths if one["worker"] == truth["worker"] and one is not truth)
+    request = sink.request(trace_id)
+    (waited,) = [stage for stage in request.stages if stage.attributes.get("queue.reason") == "worker"]
+    assert waited.end >= before
+    assert waited.end <= truth["decode"][0]
+    assert request.entry.attributes["sla.breach.stage"] == "queue"
+
+
+def test_a_batch_is_one_inference(service: Service, sink: Sink) -> None:
+    calls = call_all(service, "/batched", [{}] * 3)
+    batches, inferred = {}, []
+    for trace_id, response in calls:
+        request, truth = whole(sink, trace_id, "parse"), truth_of(response)
+        assert_tiled(request)
+        assert tree(request) == TREES["batched"]
+        batch, under = batch_of(request, sink)
+        assert [span.name for span in under] == ["forward"]
+        assert under[0].parent_id == batch.span_id
+        assert batch.attributes == {"ml.model.name": "Batched", "ml.batch.size": truth["size"]}
+        assert request.entry.attributes["ml.batch.size"] == truth["size"]
+        batches[batch.span_id] = truth["size"]
+        inferred.append((stage_of(request, "inference"), truth["predict"]))
+        wait = next(stage for stage in request.stages if stage.attributes.get("queue.reason") == "batch")
+        assert wait.end <= truth["decode"][0]
+    assert sum(batches.values()) == 3
+    assert_true(inferred)
+
+
+@pytest.mark.parametrize("kind", ["single", "batched", "streaming", "async"])
+@pytest.mark.parametrize(("raises", "status"), [("http", 418), ("error", 500)])
+def test_an_error_in_a_worker_is_the_requests(
+    service: Service, sink: Sink, kind: str, raises: str, status: int
+) -> None:
+    trace_id, response = service.call("POST", f"/{kind}", json={"factor": 0.1, "raise": raises})
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    assert response.status_code == (200 if kind == "streaming" else status)  # a stream has begun by then
+    assert request.entry.attributes["http.response.status_code"] == response.status_code
+    assert request.total_ns("inference") < 1e8
+    assert request.total_ns("preprocess") > 1e7
+    assert "ml.worker.lost" not in request.entry.attributes
+
+
+def give_up(service: Service, path: str, body: Any) -> str:
+    """Make a request whose client does not wait for the answer; return its trace id."""
+    trace_id = secrets.token_hex(16)
+    headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+    with pytest.raises(httpx.ReadTimeout):
+        service.client.request("POST", path, json=body, headers=headers, timeout=0.05)
+    return trace_id
+
+
+def test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged(service: Service, sink: Sink) -> None:
+    """In whatever order it comes: answers, streams, errors, clients that go away; and batches are linked."""
+    rng = random.Random(6)
+    asked = []
+    for _ in range(RANDOMISED):
+        kind = rng.choice(["single", "single", "batched", "batched", "streaming", "async"])
+        body: dict[str, Any] = {"factor": rng.uniform(0.01, 0.08)}
+        if rng.random() < 0.1:
+            body["raise"] = rng.choice(["http", "error"])
+        asked.append((f"/{kind}", body))
+
+    def one(call: tuple[str, Any]) -> tuple[str, httpx.Response | None]:
+        if rng.random() < 0.03:
+            return give_up(service, call[0], {"factor": 1}), None
+        return service.call("POST", call[0], json=call[1])
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(one, asked))
+    for (path, body), answer in zip(asked, answers, strict=True):
+        trace_id, response = answer
+        request = sink.request(trace_id)
+        assert_tiled(request)
+        took = request.entry.end - request.entry.start
+        gone = "network.disconnect" in request.entry.attributes
+        verdict = "breach" if took > 300_000_000 else "excluded" if gone else "good"
+        assert request.entry.attributes["sla.verdict"] == verdict
+        assert gone is (response is None)
+        if response is None:
+            continue
+        assert request.entry.attributes["http.response.status_code"] == response.status_code
+        if response.status_code != 200 or "raise" in body:
+            continue
+        truth, inference = truth_of(response), stage_of(request, "inference")
+        assert inference.start <= truth["predict"][0]
+        assert inference.end >= truth["predict"][1]
+        if path == "/batched":
+            assert batch_of(request, sink)[0].attributes["ml.batch.size"] == truth["size"]
+
+
+WORK_PARTS = ("Work.__init__", "Work.begin_telling", "Work.finish", "Batch.__init__", "Batch.finish", "Batch._send")
+HERE = [
+    *(f"stagetrace.recording.work:{name}" for name in ("ticket", "hand_on")),
+    *(f"stagetrace.recording.elsewhere:{name}" for name in ("_lay", "_note", "_context", "_Errand.note")),
+    *(f"stagetrace.recording.elsewhere:Errands.{name}" for name in ("add", "told", "conclude", "hear")),
+    *(f"stagetrace.recording.channel:{name}" for name in ("Listener.hear", "Listener._read")),
+    *("stagetrace.recording.timeline:Timeline.visit", "stagetrace.recording.timeline:_model"),
+    "stagetrace.recording.tiler:Visit.lay_on",
+]
+THERE = [
+    *(f"stagetrace.recording.work:{name}" for name in (*WORK_PARTS, "origin", "_come_in", "told", "tell", "at_work")),
+    *("stagetrace.recording.channel:say", "stagetrace.recording.channel:Line.say"),
+    *("stagetrace.recording.elsewhere:hand_on", "stagetrace.recording.elsewhere:_lay"),
+    *(
+        "stagetrace.instrumentation.litserve_worker:Worker._start_batch",
+        "stagetrace.instrumentation.litserve_worker:split",
+    ),
+]
+
+
+def shape(response: httpx.Response) -> tuple[int, Any]:
+    """Return an answer without what differs each time."""
+    if response.status_code == 200:
+        return 200, sorted(truth_of(response))
+    return response.status_code, response.json()
+
+
+def test_whatever_breaks_the_answers_stay(service: Service, sink: Sink) -> None:
+    bodies = [{"factor": 0.01}, {"factor": 0.01, "raise": "http"}, {"factor": 0.01, "raise": "error"}]
+    paths = ("/batched", "/streaming", "/async")  # of one worker each
+
+    def answers() -> list[tuple[int, Any]]:
+        asked = [(path, body) for path in paths for body in bodies[: 1 if path == "/streaming" else 3]]
+        return [shape(service.client.post(path, json=body)) for path, body in asked]
+
+    def there(order: dict[str, Any]) -> None:
+        for path in paths:
+            service.client.post(path, json={"factor": 0, **order})
+
+    expected = answers()
+    for part in (*HERE, *THERE):
+        said = service.log.count("the twin is broken")
+        if part in HERE:
+            service.client.get(f"/break/{part}")
+        else:
+            there({"break": part})
+        assert answers() == expected, part
+        assert service.log.count("the twin is broken") > said, part
+        service.client.get("/mend")
+        there({"mend": True})
+    assert answers() == expected
+    trace_id, _ = service.call("POST", "/async", json={"factor": 0.1})
+    assert stage_of(sink.request(trace_id), "inference")
+
+
+def test_what_waits_too_long_and_whose_worker_dies(tmp_path: Path) -> None:
+    """A 504 was all `queue`; a request whose worker died says so; the next one serves on, and delivers as it ends.
+
+    Here over ZeroMQ, and with HTTP in threads: only there does LitServe answer for a worker that died.
+    """
+    with (
+        run_sink() as sink,
+        run_litserve(
+            tmp_path, "single:1 zmq restart threads", environment(sink, TIMEOUT="0.5", OTEL_BSP_SCHEDULE_DELAY="3000")
+        ) as service,
+    ):
+        calls = call_all(service, "/single", [{"factor": 3}] * 2)
+        assert sorted(response.status_code for _, response in calls) == [200, 504]
+        (late,) = [sink.request(trace_id) for trace_id, response in calls if response.status_code == 504]
+        assert_tiled(late)
+        assert late.entry.attributes["error.type"] == "504"
+        assert late.entry.attributes["sla.breach.stage"] == "queue"
+        assert late.total_ns("queue") > 0.9 * (late.entry.end - late.entry.start)
+
+        trace_id, response = service.call("POST", "/single", json={"factor": 0.1, "exit": True})
+        lost = sink.request(trace_id)
+        assert response.status_code == 500
+        assert_tiled(lost)
+        assert lost.entry.attributes["ml.worker.lost"] is True
+        assert "inference" in lost.names  # until LitServe saw it, up to seconds later
+
+        deadline = time.monotonic() + 60  # the next worker has to start, and what waits for it half a second gets 504
+        while response.status_code != 200:
+            assert time.monotonic() < deadline
+            trace_id, response = service.call("POST", "/single", json={"factor": 0.1})
+        service.process.send_signal(signal.SIGINT)  # LitServe ends its workers by SIGTERM, and with threads never ends
+        request = whole(sink, trace_id, "forward", "parse")
+        assert stage_of(request, "inference")
+        assert sorted(span.name for span in request.others) == ["forward", "parse"]
+
+
+def test_workers_without_us_answer_as_ever(tmp_path: Path) -> None:
+    """Nothing is known of what they do, and nothing is made up."""
+    with run_sink() as sink, run_litserve(tmp_path, "single:1 untraced", environment(sink)) as service:
+        for path in ("/single", "/single"):
+            trace_id, response = service.call("POST", path, json={"factor": 0.1})
+            assert response.status_code == 200
+            assert truth_of(response)["encode"]
+            request = sink.request(trace_id)
+            assert_tiled(request)
+            assert request.names[-2:] == ["handler", "network.send"]
+            assert "inference" not in request.names

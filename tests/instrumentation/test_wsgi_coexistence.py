@@ -1,0 +1,113 @@
+"""Beside other people's OpenTelemetry, and within others' servers, a WSGI request has one entry span: tiled, judged."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from services import PYTHON, run_service
+from sink import Sink, assert_tiled, run_sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GTHREAD = ["-m", "gunicorn", "-k", "gthread", "--threads", "2", "-b", "127.0.0.1:{port}", "wsgi_beside:app"]
+SYNC = ["-m", "gunicorn", "-b", "127.0.0.1:{port}", "wsgi_beside:app"]
+UVICORN = ["-m", "uvicorn", "--port", "{port}", "wsgi_beside:app"]
+OURS = "stagetrace"
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+def environment(sink: Sink) -> dict[str, str]:
+    return {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "POST /predict within 40s; GET /child within 40s; * within 40s",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "argv", "scope"),
+    [
+        ("nothing", SYNC, OURS),
+        ("a provider of one's own", GTHREAD, OURS),
+        ("Flask instrumented", GTHREAD, "opentelemetry.instrumentation.flask"),
+        ("Flask instrumented before", SYNC, "opentelemetry.instrumentation.flask"),
+        ("Flask instrumented and hidden", SYNC, OURS),
+        ("WSGI middleware within", GTHREAD, "opentelemetry.instrumentation.wsgi"),
+        ("WSGI middleware around", SYNC, "opentelemetry.instrumentation.wsgi"),
+        ("several middlewares", GTHREAD, OURS),
+        ("in FastAPI by Starlette", UVICORN, OURS),
+        ("in FastAPI by a2wsgi", UVICORN, OURS),
+        ("opentelemetry-instrument", SYNC, "opentelemetry.instrumentation.flask"),
+    ],
+)
+def test_one_entry_span(kind: str, argv: list[str], scope: str, sink: Sink, tmp_path: Path) -> None:
+    wrapper = [str(Path(PYTHON).with_name(kind))] if kind == "opentelemetry-instrument" else []
+    env = environment(sink) | {"KIND": kind}
+    with (
+        run_service(tmp_path, argv=[*wrapper, PYTHON, *argv], env=env) as service,
+        httpx.Client(base_url=service.url, timeout=30) as service.client,  # which does not close at once
+    ):
+        for _ in range(2):
+            trace_id, response = service.call("POST", "/predict", json={"inference_s": 0.02})
+            assert response.json() == [0.02]
+            child, _ = service.call("GET", "/child-span")
+            request = sink.request(trace_id)
+            assert_tiled(request)
+            assert "inference" in request.names
+            assert request.entry.scope == scope
+            assert request.entry.attributes["sla.breached"] is False
+            assert request.entry.attributes["sla.objective"] == "POST /predict within 40s"
+            assert request.entry.name == "POST /predict"
+            request = sink.request(child)
+            spans = {span.span_id: span for span in (*request.stages, *request.others)}
+            (found,) = [span for span in request.others if span.name == "child"]
+            parent = spans[found.parent_id]
+            assert parent.name == "handler" or (kind.endswith("hidden") and spans[parent.parent_id].name == "handler")
+        assert "failed (" not in service.log
+        assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize("instrumented", ["", "1"])
+def test_one_entry_span_in_django(instrumented: str, sink: Sink, tmp_path: Path) -> None:
+    argv = [PYTHON, *SYNC[:-1], "semantics_django:app"]
+    with run_service(tmp_path, argv=argv, env=environment(sink) | {"INSTRUMENTED": instrumented}) as service:
+        trace_id, _ = service.call("GET", "/child")
+        request = sink.request(trace_id)
+        assert_tiled(request)
+        scope = "opentelemetry.instrumentation.django" if instrumented else OURS
+        assert request.entry.scope.startswith(scope)
+        assert request.entry.attributes["sla.objective"] == "GET /child within 40s"
+        (child,) = request.others
+        assert child.parent_id in {stage.span_id for stage in request.stages}
+        assert "failed (" not in service.log
+
+
+@pytest.mark.parametrize(("kind", "argv"), [("WSGI middleware around", SYNC), ("in FastAPI by a2wsgi", UVICORN)])
+def test_a_client_that_goes_away_is_never_good(kind: str, argv: list[str], sink: Sink, tmp_path: Path) -> None:
+    """Nor is an exception within the answer taken for a client that went away."""
+    with run_service(tmp_path, argv=[PYTHON, *argv], env=environment(sink) | {"KIND": kind}) as service:
+        gone, broken = secrets.token_hex(16), secrets.token_hex(16)
+        parent = {"traceparent": f"00-{gone}-{'c' * 16}-01"}
+        with service.client.stream("GET", "/stream?chunks=60", headers=parent) as response:
+            next(response.iter_raw())
+        with suppress(httpx.TransportError):  # cut off, where a server has begun to answer
+            service.client.get("/raise-in-stream", headers={"traceparent": f"00-{broken}-{'c' * 16}-01"})
+        attributes = sink.request(gone).entry.attributes
+        assert (attributes["network.disconnect"], attributes["sla.verdict"]) == ("client", "excluded")
+        assert "network.disconnect" not in sink.request(broken).entry.attributes
