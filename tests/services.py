@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 APPS = Path(__file__).parent / "apps"
+UNSEEN = {"STAGETRACE_SOCKET_WAIT": "0", "STAGETRACE_WIRE": "0"}
 PYTHON = sys.executable
 
 LAUNCHERS: dict[str, list[str]] = {
-    "uvicorn": ["uvicorn", "{app}:app", "--port", "{port}", "--loop", "asyncio"],
+    "uvicorn": ["uvicorn", "{app}:app", "--port", "{port}", "--loop", "asyncio", "--http", "h11"],
     "uvicorn --lifespan off": ["uvicorn", "{app}:app", "--port", "{port}", "--lifespan", "off"],
     "uvicorn --workers 2": ["uvicorn", "{app}:app", "--port", "{port}", "--workers", "2"],
     "uvicorn --reload": ["uvicorn", "{app}:app", "--port", "{port}", "--reload"],
@@ -33,7 +34,18 @@ LAUNCHERS: dict[str, list[str]] = {
         *("gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "--preload"),
         *("-b", "127.0.0.1:{port}", "{app}:app"),
     ],
+    "hypercorn --workers 2": ["hypercorn", "{app}:app", "--bind", "127.0.0.1:{port}", "--workers", "2"],
     "python -m": ["{app}"],
+}
+
+# Servers of WSGI applications; tests say which application.
+GUNICORN = (PYTHON, "-m", "gunicorn", "-b", "127.0.0.1:{port}")
+WSGI_SERVERS: dict[str, tuple[str, ...]] = {
+    "gunicorn": (*GUNICORN, "{app}:app"),
+    "gunicorn gthread": (*GUNICORN, "-k", "gthread", "--threads", "40", "{app}:app"),
+    "waitress": (PYTHON, "wsgi_server.py", "waitress", "{app}:app"),
+    "werkzeug": (PYTHON, "wsgi_server.py", "werkzeug", "{app}:app"),
+    "wsgiref": (PYTHON, "wsgi_server.py", "wsgiref", "{app}:app"),
 }
 
 
@@ -67,6 +79,11 @@ def command(launcher: str, app: str, port: int) -> list[str]:
     return [PYTHON, "-m", *(part.format(app=app, port=port) for part in LAUNCHERS[launcher])]
 
 
+def wsgi_command(server: str, app: str) -> list[str]:
+    """Return the command line by which a WSGI server serves a test application; `{port}` in it is the port."""
+    return [part.replace("{app}", app) for part in WSGI_SERVERS[server]]
+
+
 @contextmanager
 def run_service(
     folder: Path,
@@ -75,10 +92,15 @@ def run_service(
     env: Mapping[str, str] | None = None,
     argv: list[str] | None = None,
     ready: str = "/health",
+    *,
+    tls: bool = False,
+    within_s: float = 60,
 ) -> Iterator[Service]:
-    """Run an app of tests/apps until the block ends; ready when the path `ready` answers.
+    """Run an app of tests/apps until the block ends; ready when the path `ready` answers, `within_s`.
 
-    `argv` replaces the launcher's command, `{port}` in it the port.
+    Waits in the socket and the wire are left out, unless `env` asks for them: a busy machine adds the former to any
+    request, and stock tracing does not know the latter.
+    `argv` replaces the launcher's command, `{port}` in it the port. `tls`: over TLS, whatever its certificate.
     """
     port = free_port()
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "STAGETRACE"))}
@@ -88,18 +110,18 @@ def run_service(
         process = subprocess.Popen(
             argv,
             cwd=APPS,
-            env={**clean, "PORT": str(port), "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**clean, "PORT": str(port), "PYTHONUNBUFFERED": "1", **UNSEEN, **(env or {})},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    url = f"http://127.0.0.1:{port}"
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
     # No connection is kept: an open one would make a server wait for it when told to stop.
     limits = httpx.Limits(max_keepalive_connections=0)
-    with httpx.Client(base_url=url, timeout=30, limits=limits) as client:
+    with httpx.Client(base_url=url, timeout=30, limits=limits, verify=not tls) as client:
         service = Service(url, process, log_file, client)
         try:
-            _wait_ready(service, ready)
+            _wait_ready(service, ready, within_s)
             yield service
         finally:
             if process.poll() is None:
@@ -111,8 +133,8 @@ def run_service(
                 process.wait()
 
 
-def _wait_ready(service: Service, path: str) -> None:
-    deadline = time.monotonic() + 60
+def _wait_ready(service: Service, path: str, within_s: float) -> None:
+    deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if service.process.poll() is not None:
             break

@@ -65,6 +65,7 @@ class Sink:
 
     endpoint: str = ""
     spans: list[Received] = field(default_factory=list)
+    protos: list[Any] = field(default_factory=list)  # the same spans, as they came
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait_for(self, ready: Callable[[list[Received]], bool], timeout_s: float = 20) -> list[Received]:
@@ -151,6 +152,7 @@ class _Service(trace_service_pb2_grpc.TraceServiceServicer):
                 ]
                 with self._sink.lock:
                     self._sink.spans.extend(received)
+                    self._sink.protos.extend(scope_spans.spans)
         return trace_service_pb2.ExportTraceServiceResponse()
 
 

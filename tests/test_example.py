@@ -164,7 +164,9 @@ def test_demo_shows_the_breaches(tmp_path: Path) -> None:
         stage
         for stage in ("inference", "queue", "network.receive")
         if re.search(
-            rf"^\S+ \S+ +ticket-router +POST /\S+ .* {re.escape(stage)} +(minor|major|critical)", output, re.MULTILINE
+            rf"^\S+ \S+ +ticket-router +POST /\S+ .* {re.escape(stage)}( \(\w+\))? +(minor|major|critical)",
+            output,
+            re.MULTILINE,
         )
     }
     assert stages

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -39,35 +41,142 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("GET", "/openapi.json", {}),
 ]
 
+# Parts that work as a service starts, in another thread, or where the entry span is somebody else's.
 TWINS = [
-    "stagetrace.recording.timeline:Timeline._switch",
-    "stagetrace.recording.timeline:Timeline.close",
     "stagetrace.recording.timeline:SpanContext",
-    "stagetrace.recording.spans:SpanContext",
-    "stagetrace.instrumentation.fastapi:Timeline",
-    "stagetrace.recording.context:RequestSpan.__init__",
-    "stagetrace.instrumentation.fastapi:recording",
     "stagetrace.instrumentation.fastapi:_has_entry_span",
-    "stagetrace.instrumentation.anyio:_Wait",
-    "stagetrace.recording.context:recording",
-    "stagetrace.instrumentation.model:description",
+    "stagetrace.instrumentation.served:around",
     "stagetrace.instrumentation.sklearn:_wrap",
     "stagetrace.instrumentation.otel_sdk:policy",
-    "stagetrace.sla.policy:Policy.objective",
-    "stagetrace.sla.processor:judge",
-    "stagetrace.sla.processor:stage_span",
-    "stagetrace.sla.processor:FinishedSpan",
-    "stagetrace.sla.processor:dropped",
     "stagetrace.sla.sampling:SamplingResult",
-    "stagetrace.otlp.encoder:_span",
     "stagetrace.distro:_set_tracer_provider",
+    "stagetrace.distro:_record_entries",
     "stagetrace.distro:_report",
-    "opentelemetry.instrumentation.fastapi:FastAPIInstrumentor.instrument_app",
     "opentelemetry.exporter.otlp.proto.grpc.trace_exporter:OTLPSpanExporter.export",
-    "stagetrace.otlp.processor:_encode",
-    "stagetrace.otlp.processor:resource_spans",
-    "stagetrace.otlp.processor:EncodingSpanProcessor.on_end",
+    "stagetrace.otlp.waiting:resource_spans",
+    "stagetrace.otlp.sender:Sender._round",
+    "stagetrace.otlp.sender:Sender.start",
+    "stagetrace.otlp.exporter:CountingExporter.send",
 ]
+# Parts on the path of a request, broken one after another in one service.
+PARTS = [
+    *("stagetrace.instrumentation.sklearn:description", "stagetrace.sla.policy:Policy.objective"),
+    *("stagetrace.sources.tcp:waited_ms", "stagetrace.recording.holders:get_ident", "stagetrace.sources.wire:wire"),
+    *("stagetrace.instrumentation.wire:transport_of", "stagetrace.sla.usual:on_the_wire"),
+    "stagetrace.sources.threads:reading",
+    *("stagetrace.instrumentation.model:_of_one_call", "stagetrace.instrumentation.model:between"),
+    *("stagetrace.sla.processor:parts_of", "stagetrace.sla.usual:cause_of", "stagetrace.sla.parts:overlap"),
+    "stagetrace.sla.usual:Learned.wants",
+    *(
+        f"stagetrace.instrumentation.asgi:{name}"
+        for name in (
+            *("_url", "with_span", "template_of", "OwnRequest.__init__"),
+            *("OwnRequest._rename", "OwnRequest._end_span", "OwnRequest.describe", "AsgiRequest._come_in"),
+            *("AsgiRequest._add_rest", "AsgiRequest._failed", "AsgiRequest._finish"),
+            *("AsgiRequest.begin_answer", "AsgiRequest.end_answer", "AsgiRequest._template", "AsgiRequest.count_in"),
+            *("AsgiRequest.pass_mount", "AsgiRequest.serve_by", "AsgiRequest.add_piece", "AsgiRequest._is_gone"),
+            *("AsgiRequest.passed", "AsgiRequest.take_in"),
+        )
+    ),
+    *(
+        f"stagetrace.instrumentation.http:{name}"
+        for name in (
+            *("known", "request_block", "client_block", "route_block", "span_name", "read_headers", "excluded"),
+            "asked_for",
+            *(
+                "_fields",
+                "_carrier",
+                "_text",
+                "_remember",
+                "_request_attributes",
+                "_route_attributes",
+                "AskedFor.attributes",
+            ),
+        )
+    ),
+    *("stagetrace.instrumentation.http_metrics:HttpMetrics.__init__", "stagetrace.instrumentation.http_metrics:_only"),
+    *(
+        f"stagetrace.recording.{name}"
+        for name in (
+            *(
+                "entry:EntrySpan._draw",
+                "entry:EntrySpan.identity",
+                "entry:EntrySpan.status",
+            ),
+            *("entry:_tracer", "timeline:SpanContext"),
+            *("timeline:Timeline._settle", "timeline:Timeline._shorten", "timeline:Timeline.abandon"),
+            *("timeline:Timeline.close", "timeline:Timeline.freeze"),
+            *("timeline:Timeline.noted", "timeline:Timeline.stage_context", "timeline:Tiler"),
+            *("tiler:Segment", "tiler:Tiler.close", "tiler:Tiler.take", "tiler:_tiles"),
+        )
+    ),
+    *(
+        f"stagetrace.sla.recorder:{name}"
+        for name in (
+            *("EntryRecorder.end", "EntryRecorder.identify", "EntryRecorder._drops"),
+            *("EntryRecorder._put", "EntryRecorder._rest", "EntryRecorder._send", "EntryRecorder._block"),
+            *("_give_way", "_model", "encode_entry", "encode_notes", "encoded", "entry_rest", "judge"),
+            *("request", "stage_head"),
+        )
+    ),
+    *("stagetrace.sla.processor:SLASpanProcessor.hold", "stagetrace.sla.processor:SLASpanProcessor.release"),
+    *(
+        "stagetrace.sla.processor:dropped",
+        "stagetrace.sla.processor:bounded",
+        "stagetrace.sla.recorder:bounded",
+        "stagetrace.instrumentation.asgi:cut",
+        "stagetrace.instrumentation.asgi:longest",
+        "stagetrace.recording.limits:plain",
+        "stagetrace.recording.limits:cut",
+        "stagetrace.otlp.processor:_encode",
+    ),
+    *(
+        "stagetrace.otlp.encoder:_append_attributes",
+        "stagetrace.otlp.encoder:_append_rest",
+        "stagetrace.otlp.encoder:_span",
+    ),
+    *("stagetrace.otlp.processor:EncodingSpanProcessor.put", "stagetrace.otlp.processor:EncodingSpanProcessor.on_end"),
+    *(
+        f"stagetrace.instrumentation.executors:{name}"
+        for name in ("Job.__init__", "Job._leave", "Job.begin_wait", "_come_in", "_otel_context", "wait")
+    ),
+    *(f"stagetrace.instrumentation.anyio:{name}" for name in ("_default_limiter", "wait")),
+    *(f"stagetrace.carrier:{name}" for name in ("_propagators", "_Block.__init__", "_Block._end_span")),
+    *(f"stagetrace.recording.elsewhere:{name}" for name in ("hand_on", "find", "is_here")),
+]
+
+# Parts that work where their twins in C do not.
+PARTS_IN_PYTHON = [
+    *(f"stagetrace.recording.marks:{name}" for name in ("prepared", "recording", "_Marks._now", "_Marks.enter")),
+    *(f"stagetrace.recording.marks:_Marks.{name}" for name in ("leave", "begin_mark", "end_mark")),
+    *(f"stagetrace.instrumentation.{name}" for name in ("passing:_Send._sent", "asgi:AsgiRequest.begin_answer")),
+    *("stagetrace.instrumentation.asgi:AsgiRequest.end_answer", "stagetrace.otlp.stages:encode_stages"),
+]
+# Parts that work where others besides us want to see the spans.
+PARTS_FOR_OTHERS = [
+    *("stagetrace.recording.entry:EntrySpan.readable", "stagetrace.recording.entry:FinishedSpan"),
+    "stagetrace.sla.recorder:EntryRecorder.begin",
+    *("stagetrace.recording.entry:EntrySpan.attributes", "stagetrace.recording.spans:SpanContext"),
+    *("stagetrace.sla.recorder:EntryRecorder._segments", "stagetrace.sla.recorder:FinishedSpan"),
+    *("stagetrace.sla.recorder:sampled", "stagetrace.sla.recorder:stage_span", "stagetrace.sla.recorder:judge"),
+    "stagetrace.otlp.encoder:_event",
+]
+PART_REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
+    ("POST", "/predict", {"json": {"inference_s": 0.006}}),
+    ("POST", "/predict", {"content": b"{"}),
+    ("POST", "/async-predict", {"json": {"inference_s": 0.006}}),
+    ("POST", "/echo-length", {"content": b"x" * 70_000}),
+    ("GET", "/raise", {}),
+    ("GET", "/own-error", {}),
+    ("GET", "/plain", {}),
+    ("GET", "/stream?pause_s=0.001", {}),
+    ("GET", "/annotate", {}),
+    ("GET", "/sub/items/3", {}),
+    ("GET", "/no-such-path", {"headers": {"x-asked": "ü".encode()}}),
+    ("GET", "/many-stages", {}),
+    ("GET", "/give-away", {}),
+]
+PARENTS = [f"00-{'a' * 32}-{'b' * 16}-01", f"00-{'a' * 32}-{'b' * 16}-00", "none"]
 
 
 def answer(response: httpx.Response) -> tuple[int, bytes, list[tuple[str, str]]]:
@@ -88,6 +197,8 @@ def untraced(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, bytes,
 def environment(endpoint: str, **more: str) -> dict[str, str]:
     return {
         "STAGETRACE": "1",
+        "STAGETRACE_SOCKET_WAIT": "1",
+        "STAGETRACE_WIRE": "1",
         "STAGETRACE_SLA": "* within 5ms",
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
         "OTEL_BSP_SCHEDULE_DELAY": "50",
@@ -114,6 +225,127 @@ def test_a_failing_part_changes_no_answer_and_is_said_once(twin: str, untraced: 
     ours = Counter(line for line in said if line.startswith("stagetrace:"))
     assert ours, service.log
     assert set(ours.values()) == {1}
+
+
+def part_answers(service: Service, requests: Any = PART_REQUESTS) -> list[Any]:
+    """Return the answers, each request made by a caller that is sampled, not sampled, and not traced."""
+    return [
+        answer(
+            service.client.request(
+                method, path, **{**kwargs, "headers": {"traceparent": parent, **kwargs.get("headers", {})}}
+            )
+        )
+        for method, path, kwargs in requests
+        for parent in PARENTS
+    ]
+
+
+def errors_of_the_app(log: str) -> list[str]:
+    """Return the last line of each traceback in a log, and its frames in the app's own file."""
+    lines = log.splitlines()
+    return [
+        line
+        for line in lines
+        if (line.startswith("  File ") and re.search("apps/[a-z_]*ml.py", line)) or line.startswith("ValueError")
+    ]
+
+
+@pytest.fixture(scope="module")
+def untraced_parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[str]]:
+    with run_service(tmp_path_factory.mktemp("untraced-parts"), "switchable") as service:
+        return part_answers(service), errors_of_the_app(service.log)
+
+
+@contextmanager
+def breakable_service(folder: Path, exporters: str, argv: list[str] | None = None, **more: str) -> Iterator[Service]:
+    with run_sink() as sink:
+        env = environment(
+            sink.endpoint,
+            OTEL_TRACES_EXPORTER=exporters,
+            OTEL_TRACES_SAMPLER="parentbased_traceidratio",
+            OTEL_TRACES_SAMPLER_ARG="0.5",
+            OTEL_METRICS_EXPORTER="console",
+            OTEL_PYTHON_FASTAPI_EXCLUDED_URLS="/health,/break,/mend",
+            OTEL_PYTHON_FLASK_EXCLUDED_URLS="/health,/break,/mend",
+            OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST="x-asked",
+            STAGETRACE_RECORD_QUERY="1",
+            # So that two keep it, however busy the machine.
+            STAGETRACE_SLA="GET /plain within 1m; GET /annotate within 1m; * within 5ms",
+            **more,
+        )
+        with run_service(folder, "switchable", env=env, argv=argv) as service:
+            yield service
+
+
+@pytest.fixture(scope="module")
+def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with breakable_service(tmp_path_factory.mktemp("breakable"), "otlp") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def breakable_in_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with breakable_service(tmp_path_factory.mktemp("in-python"), "otlp", STAGETRACE_NATIVE="0") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def breakable_for_others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with breakable_service(tmp_path_factory.mktemp("breakable-for-others"), "otlp,console") as service:
+        yield service
+
+
+@pytest.mark.parametrize("part", ["nothing", *PARTS])
+def test_a_part_that_fails_on_the_path_changes_no_answer_no_error_and_is_said_once(
+    part: str, breakable: Service, untraced_parts: tuple[list[Any], list[str]]
+) -> None:
+    break_and_ask(part, breakable, untraced_parts)
+
+
+@pytest.mark.parametrize("part", ["nothing", *PARTS_IN_PYTHON])
+def test_nor_does_one_that_has_a_twin_in_c(
+    part: str, breakable_in_python: Service, untraced_parts: tuple[list[Any], list[str]]
+) -> None:
+    break_and_ask(part, breakable_in_python, untraced_parts)
+
+
+@pytest.mark.parametrize("part", ["nothing", *PARTS_FOR_OTHERS])
+def test_nor_does_a_part_that_makes_spans_for_others(
+    part: str, breakable_for_others: Service, untraced_parts: tuple[list[Any], list[str]]
+) -> None:
+    break_and_ask(part, breakable_for_others, untraced_parts)
+
+
+def break_and_ask(
+    part: str, breakable: Service, untraced_parts: tuple[list[Any], list[str]], requests: Any = PART_REQUESTS
+) -> None:
+    before = len(breakable.log)
+    if part != "nothing":
+        assert breakable.client.get(f"/break/{part}").status_code == 200
+    try:
+        answers = part_answers(breakable, requests)
+    finally:
+        assert breakable.client.get("/mend").status_code == 200
+    assert answers == untraced_parts[0]
+    said = wait_for_said(breakable, before) if part != "nothing" else []
+    log = breakable.log[before:]
+    assert errors_of_the_app(log) == untraced_parts[1]
+    assert bool(said) is (part != "nothing"), log
+    assert set(Counter(said).values()) <= {1}, said
+
+
+def wait_for_said(service: Service, before: int) -> list[str]:
+    """Return what stagetrace said of the broken part: mostly at once, sometimes from another thread."""
+    for _ in range(100):
+        said = [
+            line
+            for line in service.log[before:].splitlines()
+            if "the twin is broken" in line and line.startswith("stagetrace:")
+        ]
+        if said:
+            break
+        time.sleep(0.02)
+    return said
 
 
 @contextmanager

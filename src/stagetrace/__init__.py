@@ -9,8 +9,10 @@ TYPE_CHECKING = False  # importing `typing` takes longer than all of this packag
 if TYPE_CHECKING:
     from typing import Any
 
+    from stagetrace.batching import batch
+    from stagetrace.carrier import carry, resume
     from stagetrace.errors import PolicyError, StagetraceError, StoreError
-    from stagetrace.recording.stage import stage
+    from stagetrace.recording.marks import stage
     from stagetrace.sla.policy import Policy
     from stagetrace.sla.processor import SLASpanProcessor
     from stagetrace.sla.sampling import KeepBreaches
@@ -23,6 +25,9 @@ __all__ = [
     "StagetraceError",
     "StoreError",
     "__version__",
+    "batch",
+    "carry",
+    "resume",
     "stage",
 ]
 
@@ -35,7 +40,10 @@ _HOMES = {
     "SLASpanProcessor": "stagetrace.sla.processor",
     "StagetraceError": "stagetrace.errors",
     "StoreError": "stagetrace.errors",
-    "stage": "stagetrace.recording.stage",
+    "batch": "stagetrace.batching",
+    "carry": "stagetrace.carrier",
+    "resume": "stagetrace.carrier",
+    "stage": "stagetrace.recording.marks",
 }
 
 
@@ -46,7 +54,8 @@ def __getattr__(name: str) -> Any:
     if home is None:
         message = f"module 'stagetrace' has no attribute {name!r}"
         raise AttributeError(message)
-    return getattr(import_module(home), name)
+    value = globals()[name] = getattr(import_module(home), name)  # so that it is looked for once
+    return value
 
 
 def __dir__() -> list[str]:

@@ -5,11 +5,27 @@ from __future__ import annotations
 import os
 
 OFF = ("", "0", "false")
+# Parts of the names of headers and query parameters whose values are not recorded, asked for or not.
+SECRET = (
+    *("authoriz", "authentic", "x-auth", "cookie", "token", "secret", "passw", "pwd", "credential", "session"),
+    *("signature", "api-key", "api_key", "apikey", "accesskey", "access-key", "access_key", "private", "jwt", "otp"),
+)
 
 
 def enabled() -> bool:
     """Return whether STAGETRACE switches recording on."""
     return os.environ.get("STAGETRACE", "").strip().lower() not in OFF
+
+
+def flag(name: str) -> bool:
+    """Return whether a variable switches something on."""
+    return os.environ.get(name, "").strip().lower() not in OFF
+
+
+def redacted() -> list[str]:
+    """Return the words that make a header or a query parameter secret: STAGETRACE_REDACT adds to those built in."""
+    asked = os.environ.get("STAGETRACE_REDACT", "").split(",")
+    return [*SECRET, *(word.strip() for word in asked if word.strip())]
 
 
 def policy_text() -> str | None:

@@ -8,23 +8,41 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
-from queue import SimpleQueue
+import time
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from stagetrace import config, log
-from stagetrace.guard import guarded
+from stagetrace.guard import guarded, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SHUTDOWN_BOUND_S = 5.0
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.id_generator import IdGenerator
+    from opentelemetry.sdk.trace.sampling import Sampler
 
+    from stagetrace.otlp.processor import EncodingSpanProcessor
+    from stagetrace.publish import Publisher
+    from stagetrace.sla.recorder import EntryRecorder
+
+SHUTDOWN_BOUND_S = 5.0
+PUBLISH_EVERY_S = 2.0
+WITHDRAW_BOUND_S = 0.5
+
+recorder: EntryRecorder | None = None  # of entry spans, where the tracer provider is ours
 _lock = threading.Lock()  # guards _ready
 _ready = False
 _jobs: SimpleQueue[Callable[[], None]] | None = None
 _jobs_pid = 0
+_left_s = SHUTDOWN_BOUND_S
+_delivering = 0  # the process that delivers at its end
 _said_counts: dict[tuple[str, str], int] = {}
+_publisher: Publisher | None = None
+_publishing = False  # a worker is at it: the disk may hang, and with it the worker
 
 
 def ready() -> bool:
@@ -42,6 +60,22 @@ async def flush() -> None:
     await _in_thread(flush_now)
 
 
+@guarded
+def hurry() -> None:
+    """Deliver at once what ends from now on: a server that waits for its last requests may be killed meanwhile."""
+    if _ready:
+        from stagetrace.otlp.build import hurry as hurry_processors
+
+        hurry_processors()
+
+
+@guarded
+def hurry_soon() -> None:
+    """Do so from a signal handler, which may have interrupted whoever holds a lock that is needed for it."""
+    if _jobs is not None and _jobs_pid == os.getpid():
+        _jobs.put(hurry)  # which a SimpleQueue allows even within itself
+
+
 async def _in_thread(function: Callable[[], None]) -> None:
     try:
         from anyio import CapacityLimiter, to_thread
@@ -49,8 +83,6 @@ async def _in_thread(function: Callable[[], None]) -> None:
         # A limiter of its own: handlers that hang in all threads of the pool must not hold back the shutdown.
         await to_thread.run_sync(function, limiter=CapacityLimiter(1))
     except Exception as error:  # noqa: BLE001
-        from stagetrace.guard import report
-
         report(f"stagetrace.distro.{function.__name__}", error)
 
 
@@ -64,13 +96,16 @@ def prepare_now() -> None:
         try:
             from opentelemetry import trace
 
+            from stagetrace.sources import pauses
+
             if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
                 target = _set_tracer_provider()
             else:
                 target = "the tracer provider that this service set"
             _set_meter_provider()
             _observe()
-            _worker()
+            pauses.start()
+            _publish_from_now_on(target)
             _report(target)
         finally:
             _ready = True  # not before: a request that came in meanwhile would go unrecorded
@@ -81,22 +116,41 @@ def _set_tracer_provider() -> str:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    from stagetrace.otlp.build import otlp_processor
     from stagetrace.otlp.exporter import CountingExporter
-    from stagetrace.otlp.processor import EncodingSpanProcessor
+    from stagetrace.recording.limits import span_limits
 
     # Its own exit handler may wait half a minute for a Collector that is down: ours is bounded.
-    provider = TracerProvider(shutdown_on_exit=False)
-    targets = []
+    provider = TracerProvider(
+        _installed_sampler(), shutdown_on_exit=False, span_limits=span_limits(), id_generator=_id_generator()
+    )
+    senders, targets = [], []
     for name in config.exporters("TRACES", "otlp"):
         make = _entry_point("opentelemetry_traces_exporter", name)
         if make is not None:
             targets.append(f"{name} {config.endpoint()}" if name.startswith("otlp") else name)
-            exporter = CountingExporter(make(), targets[-1])
-            encodes = name.startswith("otlp_proto_")
-            provider.add_span_processor((EncodingSpanProcessor if encodes else BatchSpanProcessor)(exporter))
+            if name.startswith("otlp_proto_"):
+                senders.append(otlp_processor(make, targets[-1]))
+                provider.add_span_processor(senders[-1])
+            else:
+                provider.add_span_processor(BatchSpanProcessor(CountingExporter(make(), targets[-1])))
+    _record_entries(provider, senders, others=len(senders) < len(targets))
     trace.set_tracer_provider(provider)
     atexit.register(_bounded, provider.shutdown)
     return ", ".join(targets) or "nowhere"
+
+
+def _record_entries(provider: TracerProvider, senders: list[EncodingSpanProcessor], *, others: bool) -> None:
+    """Record entry spans ourselves; `others`: whether some of the provider's processors want to see spans."""
+    from stagetrace.instrumentation.otel_sdk import joined
+    from stagetrace.sla.recorder import EntryRecorder
+
+    global recorder  # noqa: PLW0603
+    processor = joined(provider)
+    if processor is not None:
+        processor.has_others = others
+        processor.is_bounded = True
+        recorder = EntryRecorder(provider, processor, senders)
 
 
 def _set_meter_provider() -> None:
@@ -107,9 +161,10 @@ def _set_meter_provider() -> None:
     if not any(makers) or type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider":
         return
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 
-    readers = [PeriodicExportingMetricReader(make()) for make in makers if make is not None]
+    made = [make() for make in makers if make is not None]  # `prometheus` is a reader itself
+    readers = [one if isinstance(one, MetricReader) else PeriodicExportingMetricReader(one) for one in made]
     provider = MeterProvider(readers, shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     atexit.register(_bounded, provider.shutdown)
@@ -132,12 +187,51 @@ def _entry_point(group: str, name: str) -> Callable[[], Any] | None:
     return None
 
 
+def _installed_sampler() -> Sampler | None:
+    """Return the sampler of OTEL_TRACES_SAMPLER where a package offers it; None where the SDK has it itself."""
+    from importlib.metadata import entry_points
+
+    name = os.environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    for point in entry_points(group="opentelemetry_traces_sampler", name=name) if name else ():
+        if point.module.startswith("opentelemetry.sdk."):
+            continue  # which reads its argument for itself
+        try:
+            made: Sampler = point.load()(os.environ.get("OTEL_TRACES_SAMPLER_ARG"))
+        except Exception as error:  # noqa: BLE001
+            log.once(
+                "sampler", f"cannot use the sampler {name!r} ({type(error).__name__}: {error}); the default is used."
+            )
+            return None
+        return made
+    return None
+
+
+def _id_generator() -> IdGenerator | None:
+    """Return the generator of ids that OTEL_PYTHON_ID_GENERATOR names; None for the SDK's own."""
+    from importlib.metadata import entry_points
+
+    name = os.environ.get("OTEL_PYTHON_ID_GENERATOR", "").strip()
+    if name in ("", "random"):
+        return None
+    try:
+        (point,) = entry_points(group="opentelemetry_id_generator", name=name)
+        made: IdGenerator = point.load()()
+    except Exception as error:  # noqa: BLE001
+        log.once(
+            "id generator",
+            f"cannot use OTEL_PYTHON_ID_GENERATOR={name} ({type(error).__name__}: {error}); ids are random.",
+        )
+        return None
+    return made
+
+
 def _observe() -> None:
     """Offer the count of judged requests as a metric to whatever meter provider there is or will be."""
     from opentelemetry import metrics
 
     from stagetrace.instrumentation.otel_sdk import counter
-    from stagetrace.semconv import METRIC_REQUESTS, SLA_OBJECTIVE, SLA_VERDICT
+    from stagetrace.otlp.build import offer_counts
+    from stagetrace.semconv import METRIC_BREACHES, METRIC_REQUESTS, SLA_BREACH_CAUSE, SLA_OBJECTIVE, SLA_VERDICT
 
     def observe(_options: Any) -> list[metrics.Observation]:
         return [
@@ -145,18 +239,39 @@ def _observe() -> None:
             for (objective, verdict), count in counter().counts().items()
         ]
 
-    metrics.get_meter("stagetrace").create_observable_counter(
+    def observe_causes(_options: Any) -> list[metrics.Observation]:
+        return [
+            metrics.Observation(count, {SLA_OBJECTIVE: objective, SLA_BREACH_CAUSE: cause})
+            for (objective, cause), count in counter().causes().items()
+        ]
+
+    meter = metrics.get_meter("stagetrace")
+    offer_counts(meter)
+    meter.create_observable_counter(
         METRIC_REQUESTS, [observe], unit="{request}", description="Judged requests by objective and verdict."
+    )
+    meter.create_observable_counter(
+        METRIC_BREACHES, [observe_causes], unit="{request}", description="Breaches by objective and cause."
     )
 
 
 def _report(target: str) -> None:
     from stagetrace import __version__
     from stagetrace.instrumentation.otel_sdk import policy
+    from stagetrace.instrumentation.registry import state
+    from stagetrace.publish import sampler
+    from stagetrace.status import samples_all
 
     rules = policy()
     promise = "; ".join(rule.name for rule in rules.objectives) if rules else "no promise given (STAGETRACE_SLA)"
-    log.info(f"{__version__} recording in process {os.getpid()}, spans to {target}, judging by: {promise}")
+    hooked, failed = state()
+    seen = sorted({name.partition(".")[0] for name in hooked} - {"opentelemetry", "concurrent"})
+    sampled = "" if samples_all(sampler()) else f", head sampler {sampler()}"
+    broken = f"; not hooked: {', '.join(failed)} (`stagetrace doctor` says why)" if failed else ""
+    log.info(
+        f"{__version__} recording in process {os.getpid()} ({', '.join(seen)}), spans to {target}{sampled}, "
+        f"judging by: {promise}{broken}"
+    )
 
 
 @guarded
@@ -168,46 +283,123 @@ def flush_now() -> None:
 
     for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
         force_flush = getattr(provider, "force_flush", None)
-        if force_flush is not None and not _bounded(force_flush):
-            log.warning(f"not all spans were delivered within {SHUTDOWN_BOUND_S:g} s; the rest is lost.")
+        if force_flush is not None and not _bounded(partial(force_flush, _flush_timeout_ms())):
+            log.once("flush", f"a flush did not end within {SHUTDOWN_BOUND_S:g} s; what it did not deliver is lost.")
     promise = policy()
     if promise is not None:
         counter().say_unmatched(promise)
     _say_counts(counter().counts())
+    _withdraw()
+
+
+def deliver_at_end() -> None:
+    """Deliver before this process ends, if `multiprocessing` has made it: it then runs no exit handlers."""
+    global _delivering  # noqa: PLW0603
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None or _delivering == os.getpid():
+        return
+    _delivering = os.getpid()
+    from multiprocessing.util import Finalize
+
+    Finalize(None, flush_now, exitpriority=1)
 
 
 def _say_counts(counts: dict[tuple[str, str], int]) -> None:
     global _said_counts  # noqa: PLW0603
     if counts and counts != _said_counts:
         _said_counts = counts
-        breaches = sum(count for (_, verdict), count in counts.items() if verdict == "breach")
-        log.info(f"judged {sum(counts.values())} requests, {breaches} broke their promise")
+        by_verdict = {"good": 0, "breach": 0, "excluded": 0}
+        for (_, verdict), count in counts.items():
+            by_verdict[verdict] += count
+        judged, excluded = by_verdict["good"] + by_verdict["breach"], by_verdict["excluded"]
+        besides = f"; {excluded} were excluded" if excluded else ""
+        log.info(f"judged {judged} requests, {by_verdict['breach']} broke their promise{besides}")
+
+
+def _flush_timeout_ms() -> int:
+    return int(_left_s * 900)  # less than `_bounded` waits: a flush that ends by itself can say what it has not done
 
 
 def _bounded(function: Callable[[], Any]) -> bool:
-    """Run `function` for at most SHUTDOWN_BOUND_S; return whether it ended. It goes on alone if it did not."""
+    """Run `function`, wait for it as long as is left of SHUTDOWN_BOUND_S, and return whether it ended.
+
+    All waits in vain share that bound, since a shutdown is made of several; one that was not in vain renews it.
+    """
+    global _left_s  # noqa: PLW0603
     done = threading.Event()
+    results: list[Any] = []
 
     def work() -> None:
-        guarded(function)()
+        try:
+            results.append(function())
+        except Exception as error:  # noqa: BLE001
+            report("stagetrace.distro.flush", error)
         done.set()
 
+    started = time.monotonic()
     _worker().put(work)
-    return done.wait(SHUTDOWN_BOUND_S)
+    ended = done.wait(max(_left_s, 0.1))
+    in_vain = not ended or results == [False]
+    _left_s = max(0.0, _left_s - (time.monotonic() - started)) if in_vain else SHUTDOWN_BOUND_S
+    return ended
 
 
 def _worker() -> SimpleQueue[Callable[[], None]]:
     """Return the queue of a thread that runs what it is given, made anew in a forked process.
 
-    It is there before the interpreter ends: from 3.12 on no thread can be started then.
+    It is there before the interpreter ends: from 3.12 on no thread can be started then. Where it hangs on a disk, to
+    which it publishes meanwhile, another takes its place.
     """
-    global _jobs, _jobs_pid
-    if _jobs is None or _jobs_pid != os.getpid():
+    global _jobs, _jobs_pid, _publishing  # noqa: PLW0603
+    forked = _jobs_pid != os.getpid()
+    if _jobs is None or forked or _publishing:
+        before, _publishing = _jobs, False
         _jobs, _jobs_pid = SimpleQueue(), os.getpid()
-        threading.Thread(target=_work, args=(_jobs,), name="stagetrace-flush", daemon=True).start()
+        try:
+            threading.Thread(target=_work, args=(_jobs,), name="stagetrace-flush", daemon=True).start()
+        except RuntimeError:
+            if before is None or forked:
+                raise
+            _jobs = before
     return _jobs
 
 
 def _work(jobs: SimpleQueue[Callable[[], None]]) -> None:
-    while True:
-        jobs.get()()
+    while jobs is _jobs or not jobs.empty():
+        try:
+            job = jobs.get(timeout=PUBLISH_EVERY_S)
+        except Empty:
+            job = _publish
+        job()
+
+
+def _publish_from_now_on(target: str) -> None:
+    """Let `stagetrace doctor` see this process; `target` is where its spans go."""
+    from stagetrace.publish import Publisher
+
+    global _publisher  # noqa: PLW0603
+    _publisher = Publisher(target)
+    _worker().put(_publish)
+    atexit.register(_withdraw)
+
+
+def _publish() -> None:
+    if _publisher is not None:
+        _on_disk(_publisher.publish)
+
+
+def _on_disk(method: Callable[[], None]) -> None:
+    global _publishing  # noqa: PLW0603
+    _publishing = True
+    method()
+    _publishing = False
+
+
+@guarded
+def _withdraw() -> None:
+    """Take back what was published; do not wait for a disk that hangs."""
+    if _publisher is not None and _jobs is not None and _jobs_pid == os.getpid():
+        done = threading.Event()
+        _jobs.put(partial(_on_disk, _publisher.withdraw))
+        _jobs.put(done.set)
+        done.wait(WITHDRAW_BOUND_S)

@@ -90,12 +90,26 @@ def model(name: str) -> dict[str, Any]:
 
 
 HEALTH: dict[str, Any] = {"http.route": "/health", "http.response.status_code": 503}
+SENT, STARVED = ({semconv.SLA_BREACH_CAUSE: word} for word in ("slow_download", "cpu_wait"))
 LINES = (
-    request(1, 0, {"preprocess": 16, "inference": 60, "network.send": 4}, **verdict(breached=True), **model("Ranker")),
+    request(
+        1,
+        0,
+        {"preprocess": 16, "inference": 60, "network.send": 4},
+        **verdict(breached=True, **SENT),
+        **model("Ranker"),
+    ),
     request(2, 1000, {"preprocess": 8, "inference": 32}, pod="b", **verdict(breached=False), **model("Ranker")),
     request(3, 2000, {"preprocess": 4, "inference": 16}, tenant="it's", **verdict(breached=False), **model("Tagger")),
     request(4, 3000, {}, service="web", ms=1.5, name="GET", **HEALTH),
-    request(5, 4000, {"inference": 70, "mine": 10}, tenant="blue", **verdict(breached=True), **model("Ranker")),
+    request(
+        5,
+        4000,
+        {"inference": 70, "mine": 10},
+        tenant="blue",
+        **verdict(breached=True, **STARVED),
+        **model("Ranker"),
+    ),
 )
 
 

@@ -65,6 +65,7 @@ def made(jaeger: Jaeger) -> list[Made]:
 def test_breaches_json_is_one_object_of_the_promised_keys(jaeger: Jaeger, made: list[Made]) -> None:
     done = cli("breaches", "--store", jaeger.url, "--service", SERVICE, "--json")
     assert (done.returncode, done.stderr) == (0, "")
+    hop = {"service": SERVICE, "stage": "inference", "duration_ms": 80.25, "peer": None}
     assert json.loads(done.stdout) == {
         "complete": True,
         "breaches": [
@@ -85,6 +86,9 @@ def test_breaches_json_is_one_object_of_the_promised_keys(jaeger: Jaeger, made: 
                 "evidence": "inference took 80.25 ms of 80.25 ms",
                 "model": None,
                 "stages": {"inference": 80.25},
+                "peer": None,
+                "owner": {**hop, "complete": True},
+                "path": [hop],
             }
             for one in made
         ],

@@ -8,19 +8,18 @@ import json
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from backend.running import run_up
 from cli import literal
 from cli.literal import trace_id
-from cli.test_commands import COMMAND, cli, environment
+from cli.test_commands import COMMAND, cli, environment, time_of
 from stagetrace.otlp import json_form
 from stagetrace.store import Selection, open_store
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 EVER = Selection(0, 2**63 - 1)
 
@@ -218,6 +217,37 @@ def test_import_of_what_cannot_be_is_a_short_error(
     assert expected in done.stderr
     assert 1 <= len(done.stderr.splitlines()) <= 3
     assert "Traceback" not in done.stderr
+
+
+def test_a_store_that_a_back_end_has_open_is_written_through_it(spans: Path, tmp_path: Path) -> None:
+    """Whatever token and TLS it asks the network for; what is said and what is stored are as without it."""
+    with run_up(tmp_path, "--token=secret", "--max-request=1KiB", "--max-in-flight=1KiB") as up:
+        store = up.ready["data"]
+        answer = json.loads(ok("import", str(spans), "--store", store, "--json"))
+        assert answer == {"complete": True, "store": store, "accepted": 14, "rejected": 0}
+        assert ok("import", str(spans), str(spans), "--store", store) == f"28 spans taken into {store}.\n"
+        assert whole(store) == whole(str(spans))
+        assert (tmp_path / "data" / "lock").stat().st_mode & 0o77 == 0
+        first = json.loads(ok("requests", "--store", store, "--since", "2026-01-01T00:00:00Z", "--json"))["requests"][0]
+        before = time_of(first["start_unix_nano"])
+        pruned = json.loads(ok("prune", "--before", before, "--store", store, "--json"))
+        assert (pruned["removed"] > 0, pruned["before_unix_nano"]) == (True, first["start_unix_nano"])
+        left = json.loads(ok("query", "SELECT count(*), min(start_unix_nano) FROM spans", "--store", store,
+                             "--since", "2026-01-01T00:00:00Z", "--json"))["rows"]  # fmt: skip
+        assert left == [[14 - pruned["removed"], first["start_unix_nano"]]]
+    assert cli("import", str(spans), "--store", store).returncode == 0, "nobody has it any more"
+
+
+def test_a_back_end_that_does_not_answer_is_an_error(spans: Path, tmp_path: Path) -> None:
+    """It has the store, and its socket is gone, which something cleared away."""
+    with run_up(tmp_path) as up:
+        socket_path = Path((tmp_path / "data" / "lock").read_text().splitlines()[1])
+        socket_path.unlink()
+        done = cli("import", str(spans), "--store", up.ready["data"])
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "went away or does not answer" in done.stderr
+        assert len(done.stderr.splitlines()) == 2
+    assert not socket_path.parent.exists()
 
 
 def test_the_local_store_is_the_default_where_there_is_one(spans: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from cli import literal
 from cli.literal import trace_id
 from cli.test_commands import cli
+from stagetrace import semconv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,6 +139,39 @@ def test_breaches_take_the_same_filters(spans: Path) -> None:
     assert ids("--model", "Tagger") == []
     assert ids("--segment", "tenant=blue", "--route", "/predict") == [5]
     assert ids("--until", "2026-03-01T12:00:04Z") == [1]
+
+
+def test_one_or_several_causes(spans: Path) -> None:
+    def ids(verb: str, *options: str) -> list[int]:
+        found = answer(verb, "--store", str(spans), *options)
+        return [int(one["trace_id"], 16) for one in found["breaches" if verb == "breaches" else "requests"]]
+
+    for verb in ("breaches", "requests"):
+        assert ids(verb, "--cause", "cpu_wait") == [5]
+        assert ids(verb, "--cause", "gc") == []
+        assert ids(verb, "--cause", "slow_download", "--cause", "cpu_wait", "--cause", "cpu_wait") == [5, 1]
+        assert ids(verb, "--cause", "slow_download", "--model", "Tagger") == []
+    (group,) = answer("stages", "--store", str(spans), "--cause", "cpu_wait")["groups"]
+    assert (group["model"], group["requests"]) == ("Ranker", 1)
+    said = printed("breaches", "--store", str(spans), "--cause", "cpu_wait").splitlines()
+    assert said[-2] == "1 breach in shop: 1 cpu_wait."
+    assert (
+        printed("breaches", "--store", str(spans), "--cause", "gc") == "No breaches of those selected in shop, web.\n"
+    )
+
+
+def test_a_cause_that_there_is_none_of_is_refused(spans: Path) -> None:
+    done = cli("breaches", "--store", str(spans), "--cause", "cpu")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "argument --cause: 'cpu' is no cause; there are socket_wait, " in done.stderr
+
+
+def test_a_breach_of_a_part_of_the_request_shows_that_part_beside_the_whole(tmp_path: Path) -> None:
+    broken = literal.verdict(breached=True, **{semconv.SLA_BREACH_PROMISE: "first_chunk"})
+    file = tmp_path / "spans.jsonl"
+    file.write_text(literal.request(1, 0, {"inference": 80, "network.send": 400}, **broken))
+    row = printed("breaches", "--store", str(file)).splitlines()[1]
+    assert "  80.00 ms of 480.00 ms     50 ms  30.00 ms  " in row
 
 
 def test_a_limit_is_told_in_each_form(spans: Path) -> None:

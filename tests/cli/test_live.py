@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import termios
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,8 @@ from backend.running import run_up
 from cli import literal
 from cli.literal import trace_id
 from cli.test_commands import COMMAND, cli, environment
+from stagetrace.cli import terminal
+from stagetrace.cli.main import main
 from store.feed import MS, Made, entry, export, send
 
 if TYPE_CHECKING:
@@ -162,6 +165,31 @@ def test_a_terminal_gets_a_drawn_table_and_no_markup_of_a_request(tmp_path: Path
     assert "\x1b[1m" in text  # a head in bold
     assert "[bold]GET[/bold] \\x1b[2J" in text
     assert "\x1b[2J" not in text
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_long_work_shows_a_count_on_a_terminal_and_takes_it_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool
+) -> None:
+    monkeypatch.setattr(terminal, "_PATIENCE_S", 0)  # as if everything took long
+    (tmp_path / "spans.jsonl").write_text("\n".join(literal.LINES) + "\n")
+    errors = io.StringIO()
+    monkeypatch.setattr(errors, "isatty", lambda: is_terminal)
+    with redirect_stdout(io.StringIO()), redirect_stderr(errors):
+        code = main(
+            [
+                "export",
+                str(tmp_path / "out.pb"),
+                "--store",
+                str(tmp_path / "spans.jsonl"),
+                "--since",
+                "2026-01-01T00:00:00Z",
+            ]
+        )
+    assert code == 0
+    text = errors.getvalue()
+    assert ("spans ...\x1b[K" in text) is is_terminal
+    assert text.endswith("\r\x1b[K") if is_terminal else text == ""
 
 
 def test_watch_shows_what_comes_until_ctrl_c(tmp_path: Path) -> None:

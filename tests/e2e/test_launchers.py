@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -15,10 +17,13 @@ import venv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 import stagetrace
-from services import LAUNCHERS, PYTHON, Service, run_service
+from backends import free_port
+from services import LAUNCHERS, PYTHON, Service, run_service, wsgi_command
+from stagetrace.sla.cause import WORDS
 
 if TYPE_CHECKING:
     from backends import Collector, Jaeger
@@ -82,7 +87,8 @@ def wait_for_breaches(store: str, service_name: str, count: int) -> dict[str, An
     return answer
 
 
-def check(answer: dict[str, Any], slow: dict[str, bool], service_name: str) -> None:
+def check(answer: dict[str, Any], slow: dict[str, bool], service_name: str, *, waits: bool = True) -> None:
+    """Check the breaches; `waits`: whether the wait for a thread is shown of each handler that is synchronous."""
     assert answer["complete"] is True
     assert {breach["trace_id"] for breach in answer["breaches"]} == {
         trace for trace, is_slow in slow.items() if is_slow
@@ -95,7 +101,10 @@ def check(answer: dict[str, Any], slow: dict[str, bool], service_name: str) -> N
         assert breach["duration_ms"] > 350
         assert breach["overrun_ms"] == pytest.approx(breach["duration_ms"] - 350, abs=1e-6)
         assert sum(breach["stages"].values()) == pytest.approx(breach["duration_ms"], abs=1e-3)
-        assert set(breach["stages"]) == SIX_STAGES - ({"queue"} if breach["route"] == "/async-predict" else set())
+        if waits:
+            assert set(breach["stages"]) == SIX_STAGES - ({"queue"} if breach["route"] == "/async-predict" else set())
+        else:
+            assert set(breach["stages"]) | {"queue"} == SIX_STAGES
     starts = [breach["start_unix_nano"] for breach in answer["breaches"]]
     assert starts == sorted(starts, reverse=True)
 
@@ -108,6 +117,19 @@ def test_breaches_are_the_slow_requests(launcher: str, collector: Collector, jae
         slow = drive(service)
         service.stop()
     check(wait_for_breaches(jaeger.url, name, 6), slow, name)
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "gunicorn gthread", "waitress"])
+def test_breaches_are_the_slow_requests_of_a_flask_service(
+    server: str, collector: Collector, jaeger: Jaeger, tmp_path: Path
+) -> None:
+    """Waitress leaves SIGTERM alone: there it is Ctrl-C that ends it in good order."""
+    name = f"flask {server}"
+    env = environment(collector.otlp_grpc, name) | {"THREADS": "16"}  # else who waits for a thread is slow, too
+    with run_service(tmp_path, argv=wsgi_command(server, "flask_ml"), env=env) as service:
+        slow = drive(service)
+        service.stop(signal.SIGINT if server == "waitress" else signal.SIGTERM)
+    check(wait_for_breaches(jaeger.url, name, 6), slow, name, waits=False)
 
 
 def test_breaches_are_the_slow_requests_over_http(collector: Collector, jaeger: Jaeger, tmp_path: Path) -> None:
@@ -162,6 +184,10 @@ def test_under_one_per_mille_sampling_all_breaches_arrive_and_the_count_is_exact
     check(wait_for_breaches(jaeger.url, name, 6), slow, name)
     assert "judged 24 requests, 6 broke their promise" in log
     assert '"name": "sla.requests"' in log
+    told = log.rpartition('"sla.breaches"')[2]
+    counted = re.findall(r'"sla.breach.cause": "(\w+)"[^{}]*},[^{}]*"value": (\d+)', told)
+    assert sum(int(count) for _, count in counted) == 6, log
+    assert {cause for cause, _ in counted} <= set(WORDS)
 
 
 def test_fail_makes_a_breach_the_exit_code(collector: Collector, jaeger: Jaeger, tmp_path: Path) -> None:
@@ -175,3 +201,20 @@ def test_fail_makes_a_breach_the_exit_code(collector: Collector, jaeger: Jaeger,
     assert table.returncode == 0
     assert "inference" in table.stdout
     assert breaches(jaeger.url, "no such service").returncode == 2
+
+
+def test_a_prometheus_exporter_shows_breaches_by_cause(tmp_path: Path) -> None:
+    port = free_port()
+    env = environment("http://127.0.0.1:1", "scraped") | {
+        "OTEL_TRACES_EXPORTER": "none",
+        "OTEL_METRICS_EXPORTER": "prometheus",
+        "OTEL_EXPORTER_PROMETHEUS_PORT": str(port),
+    }
+    with run_service(tmp_path, env=env) as service:
+        for inference_s in (0.0, SLOW_S):
+            service.call("POST", "/predict", json={"inference_s": inference_s})
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    (line,) = (line for line in text.splitlines() if line.startswith("sla_breaches_total{"))
+    assert 'sla_objective="POST /predict within 350ms"' in line
+    assert re.search(rf'sla_breach_cause="({"|".join(WORDS)})"', line)
+    assert line.endswith(" 1.0")

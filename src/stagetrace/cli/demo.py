@@ -93,7 +93,8 @@ def _demo(folder: Path) -> None:
         }
         shown = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
         _say(f"starting the ticket router, training its models:\n  {shown} uvicorn app:app")
-        with _service(folder, settings) as address:
+        # What it says of itself goes away with the rest.
+        with _service(folder, {**settings, "STAGETRACE_STATUS": str(folder / "status")}) as address:
             _say(f"sending:\n{_FAULTS}")
             _traffic(address)
         breaches = _wait_for_breaches(str(data))

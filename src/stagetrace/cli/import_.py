@@ -9,6 +9,7 @@ from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.options import add_json, add_store, local_folder
 from stagetrace.cli.output import completeness, show, show_json, warn
 from stagetrace.cli.terminal import Progress
+from stagetrace.cli.writing import open_writer
 from stagetrace.store.base import Selection
 from stagetrace.store.file import open_path
 
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+    from stagetrace.backend.control import Running
     from stagetrace.store.local import LocalStore
 
 DESCRIPTION: Final = """Take the spans of files into a local store, which is made if it is not there: OTLP JSON lines,
 OTLP protobuf, and what `stagetrace export` wrote. What is there already counts once, so an import can be repeated.
 
-A store that `stagetrace up` has open has no room for a second writer: send such files to its OTLP port, or stop it."""
+If `stagetrace up` has the store open, the spans go through it."""
 EXAMPLE: Final = "stagetrace import spans.jsonl --store ./traces"
 _BATCH_BYTES: Final = 4 << 20
 
@@ -37,14 +39,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Take the files in and return the exit code."""
-    from stagetrace.store.local import LocalStore
-
     readers = [open_path(path) for path in args.files]  # before anything is written: the last name may be wrong
     folder = local_folder(args)
     cuts: list[str] = []
     progress = Progress("spans")
     accepted = rejected = 0
-    store = LocalStore.open(folder)
+    store = open_writer(folder)
     try:
         for reader in readers:
             for taken, refused in _taken(store, reader.iter_otlp(Selection(0, 2**63 - 1), cuts), cuts):
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _taken(
-    store: LocalStore, messages: Iterator[ExportTraceServiceRequest], cuts: list[str]
+    store: LocalStore | Running, messages: Iterator[ExportTraceServiceRequest], cuts: list[str]
 ) -> Iterator[tuple[int, int]]:
     """Yield, for each batch, how many spans were accepted and rejected; each is on disk by then."""
     for content in _batches(messages):

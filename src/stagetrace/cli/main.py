@@ -22,7 +22,7 @@ _PIPE_CLOSED: Final = 141
 
 _EPILOG: Final = """exit codes:
   0  answered
-  1  the answer is bad (breaches --fail: there is a breach)
+  1  the answer is bad (breaches --fail: there is a breach; doctor: something fails)
   2  wrong usage, or no answer
 
 example:
@@ -96,6 +96,9 @@ def _run(given: list[str]) -> int:
         args = parser_for(verb).parse_args(given)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else NO_ANSWER
+    if "store" in args:
+        # gRPC would write lines of its own to stderr, above the error that says the same for people.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     return load(args.verb).run(args)
 
 

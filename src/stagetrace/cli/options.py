@@ -11,6 +11,8 @@ from urllib.parse import unquote
 
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.times import Moment, moment, utc
+from stagetrace.sla.cause import WORDS
+from stagetrace.sla.verdict import DISCONNECT
 from stagetrace.store.base import Selection
 from stagetrace.store.url import SCHEMES
 
@@ -19,6 +21,7 @@ VARIABLE: Final = "STAGETRACE_STORE"
 _AHEAD_NS: Final = 86_400 * 10**9
 _HOUR: Final = Moment(3600 * 10**9, ago=True)
 _EVER: Final = Moment(0, ago=False)
+CAUSES: Final = (*WORDS, DISCONNECT)
 
 
 def add_store(parser: argparse.ArgumentParser, what: str = "where to read") -> None:
@@ -37,7 +40,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_selection(
-    parser: argparse.ArgumentParser, since: str = "1h, of a file all of it", *, until: bool = True
+    parser: argparse.ArgumentParser, since: str = "1h, of a file all of it", *, until: bool = True, cause: bool = True
 ) -> None:
     """Add `--store` and everything that says which requests are meant; `since` says its default."""
     add_store(parser)
@@ -52,12 +55,21 @@ def add_selection(
         default=[],
         help="only requests with this attribute, of the entry span or its resource; may be repeated, all must hold",
     )
+    if cause:
+        parser.add_argument(
+            "--cause",
+            metavar="NAME",
+            type=_cause,
+            action="append",
+            default=[],
+            help=f"only breaches with this cause, one of {', '.join(CAUSES)}; may be repeated, one must hold",
+        )
     parser.add_argument(
         "--since",
         metavar="WHEN",
         type=moment,
-        help="from when on: a duration (30s, 15m, 2h, 7d: that long ago) or a time (2026-03-01T12:00:00Z); "
-        f"default: {since}",
+        help="from when on: a duration (30s, 15m, 2h, 7d: that long ago) or a time (2026-03-01T12:00:00Z, or "
+        f"2026-03-01); default: {since}",
     )
     if until:
         parser.add_argument(
@@ -118,6 +130,7 @@ def selection(
         model=args.model,
         segments=segments,
         breached=breached,
+        causes=tuple(dict.fromkeys(getattr(args, "cause", ()))),
         limit=args.limit,
     )
 
@@ -137,6 +150,13 @@ def segment(text: str) -> tuple[str, str]:
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key, value
+
+
+def _cause(text: str) -> str:
+    """Return a word that `sla.breach.cause` may be."""
+    if text not in CAUSES:
+        raise argparse.ArgumentTypeError(f"{text!r} is no cause; there are {', '.join(CAUSES)}")
+    return text
 
 
 def count(text: str) -> int:

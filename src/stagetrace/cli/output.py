@@ -20,6 +20,9 @@ _STYLES = {
     "minor": "yellow",
     "good": "green",
     "ERROR": "bold red",
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "bold red",
 }
 
 

@@ -9,6 +9,7 @@ from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.options import add_json, add_store, local_folder
 from stagetrace.cli.output import completeness, show, show_json
 from stagetrace.cli.times import moment, utc
+from stagetrace.cli.writing import open_writer
 from stagetrace.errors import StoreError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = """Delete the spans that started before a time from a local store, and give the disk space back.
 
-A store that `stagetrace up` has open prunes itself: see its --retention."""
+If `stagetrace up` has the store open, it is asked to do so; its --retention does the same by itself."""
 EXAMPLE: Final = "stagetrace prune --before 30d --store ./traces"
 
 
@@ -27,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="WHEN",
         type=moment,
         required=True,
-        help="a duration (30d: older than that) or a time (2026-03-01T12:00:00Z)",
+        help="a duration (30d: older than that) or a time (2026-03-01T12:00:00Z, or 2026-03-01)",
     )
     add_store(parser, "the local one to prune")
     add_json(parser)
@@ -35,13 +36,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Delete and return the exit code."""
-    from stagetrace.store.local import LocalStore
-
     folder = local_folder(args)
     if not folder.is_dir():
         raise StoreError(f"there is no store in {folder}\ngive its folder: --store FOLDER")
     before = args.before.at(time.time_ns())
-    store = LocalStore.open(folder)
+    store = open_writer(folder)
     try:
         removed = store.prune(before)
     finally:

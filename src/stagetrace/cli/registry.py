@@ -14,6 +14,7 @@ VERBS: Final[dict[str, str]] = {
     "breaches": "list the requests that broke their latency objective",
     "completion": "print what makes a shell complete commands and options",
     "demo": "run a service with real faults, and see what is said of them",
+    "doctor": "check the installation, the settings, the way of spans, and running services",
     "export": "write spans to a file: Parquet, CSV, OTLP",
     "import": "take the spans of files into a local store",
     "prune": "delete old spans from a local store",

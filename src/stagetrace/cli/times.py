@@ -1,4 +1,4 @@
-"""Times on the command line: `15m` (that long ago) or an RFC 3339 time, to the nanosecond."""
+"""Times on the command line: `15m` (that long ago), an RFC 3339 time to the nanosecond, or a day: its start in UTC."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
 _TIME: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(?:([Zz])|([+-])(\d\d):(\d\d))", re.ASCII
 )
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_EXPECTED: Final = "write a duration (30s, 15m, 2h, 7d: that long ago) or a time (2026-03-01T12:00:00Z)"
+_EXPECTED: Final = "write a duration (30s, 15m, 2h, 7d: that long ago) or a time (2026-03-01T12:00:00Z, or 2026-03-01)"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def moment(text: str) -> Moment:
         return Moment(int(Fraction(number) * _UNIT_NS[unit]), ago=True)
     if re.fullmatch(r"\d+(\.\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} has no unit: {_EXPECTED}")
-    time = _TIME.fullmatch(text)
+    time = _TIME.fullmatch(f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text)
     if time is None:
         raise argparse.ArgumentTypeError(f"cannot read {text!r}: {_EXPECTED}")
     return Moment(_nanoseconds(text, time), ago=False)

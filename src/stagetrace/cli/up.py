@@ -35,7 +35,12 @@ _FLAGS: Final[dict[str, tuple[str, str, str, str]]] = {
     "--token": ("STAGETRACE_TOKEN", "SECRET", "", "ask every client for `authorization: Bearer SECRET`"),
     "--tls-cert": ("STAGETRACE_TLS_CERT", "FILE", "", "serve all four ports with TLS: certificate chain, PEM"),
     "--tls-key": ("STAGETRACE_TLS_KEY", "FILE", "", "its private key, PEM"),
-    "--retention": ("STAGETRACE_RETENTION", "AGE", "", "drop spans older than this (36h, 7d); default: keep all"),
+    "--retention": (
+        "STAGETRACE_RETENTION",
+        "AGE",
+        "",
+        "drop spans older than this (36h, 7d), some a tenth later; default: keep all",
+    ),
     "--retention-size": ("STAGETRACE_RETENTION_SIZE", "SIZE", "", "drop the oldest beyond this (500MB, 20GiB)"),
     "--max-request": ("STAGETRACE_MAX_REQUEST", "SIZE", "64MiB", "largest request, decompressed"),
     "--max-in-flight": ("STAGETRACE_MAX_IN_FLIGHT", "SIZE", "256MiB", "largest sum of requests held at one time"),
@@ -112,7 +117,7 @@ def ready(options: Options, ports: Ports) -> dict[str, Any]:
         "http_port": ports.http,
         "query_grpc_port": ports.query_grpc,
         "query_http_port": ports.query_http,
-        "store": f"jaeger://{_at(options, ports.query_grpc)}",
+        "store": f"{'jaeger' if options.tls_cert is None else 'jaegers'}://{_at(options, ports.query_grpc)}",
         "tls": options.tls_cert is not None,
         "token": options.token is not None,
     }

@@ -1,0 +1,167 @@
+"""Checks of `stagetrace doctor`: is this interpreter one in which the variable does what it promises?"""
+
+from __future__ import annotations
+
+import os
+import re
+import site
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace import __version__, config, status
+from stagetrace.cli.check import FAIL, OK, WARN, Check
+from stagetrace.errors import PolicyError
+from stagetrace.sla.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_STARTS_WITHIN_S: Final = 30
+_FILES: Final = ("stagetrace.pth", "stagetrace.start")
+_ACTIVATED: Final = "import sys; print('stagetrace.activate' in sys.modules)"
+_REQUIREMENT: Final = re.compile(r"([\w.-]+)\s*>=\s*([\w.]+)$")
+_DISTRIBUTIONS: Final = {"grpc": "grpcio", "sklearn": "scikit-learn"}
+# Servers and model libraries that people run, for saying which of those that are here have no hook.
+_KNOWN: Final = (
+    *("aiohttp", "bentoml", "catboost", "django", "fastapi", "flask", "jax", "keras", "lightgbm", "litestar"),
+    *("mlserver", "onnxruntime", "quart", "ray", "sanic", "sentence_transformers", "sklearn", "spacy", "starlette"),
+    *("tensorflow", "torch", "transformers", "tritonclient", "uvicorn", "vllm", "xgboost"),
+)
+
+
+def checks(asked: dict[str, Any] | None) -> Iterator[Check]:
+    """Yield the checks; `asked` is what `stagetrace.probe` printed, None if it did not."""
+    yield Check("python", OK, f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
+    yield packages()
+    yield activation()
+    yield switch()
+    yield promise()
+    if asked is not None:
+        yield libraries(asked["hooks"])
+        yield native(built=asked["native"])
+        yield unseen(asked["sources"])
+
+
+def packages() -> Check:
+    """Compare the versions that are installed with the lower bounds that this package declares."""
+    try:
+        declared = requires("stagetrace") or []
+    except PackageNotFoundError:
+        return Check("packages", WARN, f"stagetrace {__version__} is no installed package", "pip install stagetrace")
+    bounds = [found.groups() for line in declared if (found := _REQUIREMENT.match(line))]
+    here = {name: _version(name) for name, _ in bounds}
+    bad = [f"{name}>={least}" for name, least in bounds if _is_older(here[name], least)]
+    shown = ", ".join(f"{name} {number}" for name, number in {"stagetrace": __version__, **here}.items() if number)
+    if bad:
+        wanted = " ".join(f"'{one}'" for one in bad)
+        return Check("packages", FAIL, f"too old or missing: {', '.join(bad)}; here: {shown}", f"pip install {wanted}")
+    return Check("packages", OK, shown)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _is_older(here: str | None, least: str) -> bool:
+    return here is None or _numbers(here) < _numbers(least)
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the numbers before any suffix: 0.66b0 as 0, 66."""
+    return [int(number) for number in re.findall(r"\d+", re.split(r"[a-z+]", text)[0])]
+
+
+def activation() -> Check:
+    """Start this interpreter as a service would, and look whether the activation file was read."""
+    plain, isolated = _activates(), _activates("-I")
+    file = next(_activation_files(), None)
+    if plain and isolated:
+        return Check("activation", OK, f"{file or _FILES[0]} is read, with `python -I` too")
+    if plain:
+        found = "only PYTHONPATH activates this interpreter: `python -I` and `-E` would run untraced"
+        return Check("activation", WARN, found, f"{sys.executable} -m pip install stagetrace")
+    found = f"{file} is not read" if file else f"there is no {_FILES[0]} on the path"
+    mend = f"{sys.executable} -m pip install stagetrace, or start the service with: stagetrace run -- COMMAND"
+    return Check("activation", FAIL, f"{found}: STAGETRACE=1 alone does nothing in {sys.executable}", mend)
+
+
+def _activates(*flags: str) -> bool:
+    command = [sys.executable, *flags, "-c", _ACTIVATED]
+    env = {**os.environ, "STAGETRACE": "1"}
+    try:
+        done = subprocess.run(  # noqa: S603 -- ourselves
+            command, env=env, capture_output=True, text=True, timeout=_STARTS_WITHIN_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.strip() == "True"
+
+
+def _activation_files() -> Iterator[Path]:
+    folders = [*site.getsitepackages(), site.getusersitepackages()]
+    yield from (file for folder in folders for name in _FILES if (file := Path(folder, name)).is_file())
+
+
+def switch() -> Check:
+    """Say whether what is started from here records."""
+    given = os.environ.get("STAGETRACE")
+    if config.enabled():
+        return Check("switch", OK, f"STAGETRACE={given}: services started from here are recorded")
+    shown = "STAGETRACE is not set" if given is None else f"STAGETRACE={given} switches recording off"
+    return Check("switch", WARN, f"{shown}: services started from here are not recorded", "set STAGETRACE=1 for them")
+
+
+def promise() -> Check:
+    """Read the policy as a service would, and say it in words."""
+    text = config.policy_text()
+    if text is None:
+        mend = 'set STAGETRACE_SLA, for example "POST /predict within 50ms for 99.9% over 28d; * within 1s"'
+        return Check("policy", WARN, "STAGETRACE_SLA is not set: requests get stages and no verdict", mend)
+    try:
+        rules = Policy.parse(text).objectives
+    except PolicyError as error:
+        found, _, mend = str(error).partition("\n")
+        return Check("policy", FAIL, f"STAGETRACE_SLA is not used: {found}", mend.replace("\n", " "))
+    return Check("policy", OK, "; ".join(map(status.promise, rules)))
+
+
+def libraries(hooks: Iterable[str]) -> Check:
+    """Say which libraries are here, and which of them have no hook. None of them is imported."""
+    hooked = {name.partition(".")[0] for name in hooks} - {"opentelemetry"}
+    here = sorted(name for name in hooked if find_spec(name) is not None)
+    bare = sorted(name for name in _KNOWN if name not in hooked and find_spec(name) is not None)
+    without = f"; without a hook: {', '.join(map(_named, bare))}" if bare else ""
+    if not here:
+        mend = f"run this command with the service's own interpreter; hooks exist for {', '.join(sorted(hooked))}"
+        return Check("libraries", WARN, f"no library that has a hook is installed here{without}", mend)
+    mend = "mark their stages by hand: with stagetrace.stage('inference')" if bare else ""
+    return Check("libraries", OK, f"hooked when imported: {', '.join(map(_named, here))}{without}", mend)
+
+
+def _named(name: str) -> str:
+    return f"{name} {_version(_DISTRIBUTIONS.get(name, name)) or ''}".strip()
+
+
+def native(*, built: bool) -> Check:
+    """Say whether the part in C is in use."""
+    if built:
+        return Check("native", OK, "the extension in C is used")
+    if (os.environ.get("STAGETRACE_NATIVE", "").strip().lower() or "1") in config.OFF:
+        return Check("native", OK, "the extension in C is not used, as STAGETRACE_NATIVE says")
+    found = "the extension in C is not here: the same is done in Python, which takes more CPU for each request"
+    return Check("native", WARN, found, "install a C compiler, then: pip install --force-reinstall stagetrace")
+
+
+def unseen(sources: dict[str, str | None]) -> Check:
+    """Say what kernel and interpreter tell here of the time that no span sees, and what they do not, and why."""
+    told = [name for name, why in sources.items() if why is None]
+    silent = [f"{name} ({why})" for name, why in sources.items() if why is not None]
+    found = f"told: {', '.join(told) or 'nothing'}"
+    return Check("unseen time", OK, found + (f"; not told: {', '.join(silent)}" if silent else ""))

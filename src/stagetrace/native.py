@@ -1,0 +1,22 @@
+"""The parts that are in C as well: whether they are there, and wanted (docs/decisions/011)."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from stagetrace.config import OFF
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def native(name: str) -> ModuleType | None:
+    """Return a module in C, or None where it was not built or STAGETRACE_NATIVE=0 forbids it."""
+    if (os.environ.get("STAGETRACE_NATIVE", "").strip().lower() or "1") in OFF:
+        return None
+    try:
+        return import_module(name)
+    except Exception:  # noqa: BLE001 -- whatever is wrong with it, the reference is there
+        return None

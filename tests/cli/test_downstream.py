@@ -1,0 +1,152 @@
+"""Who owns the time of a breach, on literal traces."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from cli import literal
+from cli.test_waterfall import span
+from stagetrace import semconv
+from stagetrace.cli.downstream import Hop, owner_of
+from stagetrace.cli.main import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+    from stagetrace.cli.downstream import Owner
+    from stagetrace.store import SpanRow
+
+BLAMED: dict[str, Any] = {semconv.SLA_BREACH_STAGE: "handler"}
+GATE = span(1, "GET /", 0, 100, service="gate", kind="SERVER", **BLAMED)
+
+
+def stage(number: int, name: str, start: float, end: float, parent: int = 1, service: str = "gate") -> SpanRow:
+    return span(number, name, start, end, parent, service=service, **{semconv.ML_STAGE: name})
+
+
+def call(number: int, start: float, end: float, parent: int = 2, peer: str = "down:80", **more: Any) -> SpanRow:
+    host, _, port = peer.partition(":")
+    attributes = {"server.address": host, "server.port": int(port), "service": "gate", **more}
+    return span(number, "GET", start, end, parent, kind="CLIENT", **attributes)
+
+
+def served(number: int, start: float, end: float, parent: int, service: str = "down") -> SpanRow:
+    return span(number, "GET /x", start, end, parent, service=service, kind="SERVER")
+
+
+HANDLER, SEND = stage(2, "handler", 0, 96), stage(3, "network.send", 96, 100)
+
+
+def owner(*spans: SpanRow) -> Owner:
+    return owner_of(GATE, [GATE, HANDLER, SEND, *spans])
+
+
+def test_a_stage_that_calls_nobody_owns_its_time() -> None:
+    assert owner().path == (Hop("gate", "handler", 96.0),)
+    assert owner().complete
+
+
+def test_a_call_of_less_than_half_of_the_stage_is_not_followed() -> None:
+    assert owner(call(4, 10, 57), served(5, 11, 56, 4)).path == (Hop("gate", "handler", 96.0),)
+
+
+def test_a_call_of_half_of_it_leads_to_the_slowest_stage_of_whom_it_called() -> None:
+    spans = (
+        call(4, 10, 60),
+        served(5, 11, 59, 4),
+        stage(6, "queue", 11, 41, 5, "down"),
+        stage(7, "inference", 41, 59, 5),
+    )
+    found = owner(*spans)
+    assert found.path == (Hop("gate", "handler", 96.0, "down:80"), Hop("down", "queue", 30.0))
+    assert found.complete
+
+
+def test_calls_lead_on_from_there() -> None:
+    """A span of the user's own may stand between stage and call."""
+    spans = (
+        *(call(4, 0, 90), served(5, 1, 89, 4), stage(6, "preprocess", 1, 89, 5, "down")),
+        *(span(7, "load", 1, 88, 6, service="down"), call(8, 2, 87, 7, "deep:81", service="down")),
+        *(served(9, 3, 86, 8, "deep"), stage(10, "inference", 3, 86, 9, "deep")),
+    )
+    assert owner(*spans).path == (
+        Hop("gate", "handler", 96.0, "down:80"),
+        Hop("down", "preprocess", 88.0, "deep:81"),
+        Hop("deep", "inference", 83.0),
+    )
+
+
+def test_the_wire_owns_what_neither_end_has() -> None:
+    found = owner(call(4, 0, 90), served(5, 50, 90, 4), stage(6, "handler", 50, 90, 5, "down"))
+    assert found.path == (Hop("gate", "handler", 96.0, "down:80"), Hop("gate", "wire", 50.0, "down"))
+
+
+def test_clocks_that_differ_change_nothing() -> None:
+    found = owner(call(4, 0, 90), served(5, 5000, 5080, 4), stage(6, "handler", 5000, 5080, 5, "down"))
+    assert found.last == Hop("down", "handler", 80.0)
+
+
+def test_a_downstream_trace_that_is_missing_is_said() -> None:
+    found = owner(call(4, 0, 90))
+    assert found.path == (Hop("gate", "handler", 96.0, "down:80"),)
+    assert found.reason == "down:80, which gate waited for, has left no trace here"
+
+
+def test_a_service_without_stages_is_one() -> None:
+    assert owner(call(4, 0, 90), served(5, 1, 89, 4)).last == Hop("down", None, 88.0)
+
+
+def test_many_calls_to_one_peer_count_together_and_those_at_once_once() -> None:
+    """Nine of 10 ms, one after another, of which each spends 8 there; another peer's run beside them."""
+    spans = []
+    for number in range(9):
+        at = number * 10
+        spans += [call(10 + number, at, at + 10), served(30 + number, at + 1, at + 9, 10 + number)]
+        spans += [stage(50 + number, "inference", at + 1, at + 9, 30 + number, "down")]
+        spans += [call(70 + number, 0, 10, peer="other:82")]
+    assert owner(*spans).path == (Hop("gate", "handler", 96.0, "down:80"), Hop("down", "inference", 72.0))
+
+
+def test_calls_outside_of_the_slowest_stage_do_not_count() -> None:
+    assert owner(call(4, 96, 100, 3), served(5, 96, 100, 4)).path == (Hop("gate", "handler", 96.0),)
+
+
+def test_a_peer_is_named_as_the_caller_names_it() -> None:
+    named: dict[str, Any] = {"peer.service": "users"}
+    assert owner(call(4, 0, 90, **named)).last.peer == "users"
+
+
+def test_people_are_told_who_owns_the_time_or_that_a_trace_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A breach that leads to nobody, in a file; the same with the other side's spans."""
+    blamed = literal.verdict(
+        breached=True, **{semconv.SLA_BREACH_STAGE: "handler", semconv.SLA_BREACH_CAUSE: "downstream"}
+    )
+    front = json.loads(literal.request(1, 0, {"handler": 90, "network.send": 10}, **blamed))
+    peer = {"server.address": "down", "server.port": 80}
+    (client,) = (literal._span(1, 9, 2, "GET", (literal.NOON, 80), 3, peer),)
+    front["resourceSpans"][0]["scopeSpans"][0]["spans"].append(client)
+    back = json.loads(literal.request(1, 0, {"inference": 70}, service="down", **literal.verdict(breached=False)))
+    for place, one in enumerate(back["resourceSpans"][0]["scopeSpans"][0]["spans"]):
+        one["spanId"] = f"{100 + place:016x}"
+        one["parentSpanId"] = client["spanId"] if place == 0 else f"{100:016x}"
+    alone, whole = tmp_path / "alone.jsonl", tmp_path / "whole.jsonl"
+    alone.write_text(json.dumps(front) + "\n")
+    whole.write_text("\n".join([json.dumps(front), json.dumps(back), ""]))
+    assert main(["breaches", "--store", str(alone)]) == 0
+    said = capsys.readouterr().out
+    assert "  handler > down:80 (no trace)  " in said
+    assert said.endswith("\nNot followed: down:80, which shop waited for, has left no trace here.\n")
+    assert main(["breaches", "--store", str(whole)]) == 0
+    said = capsys.readouterr().out
+    assert "  handler > down inference  " in said
+    assert "Not followed" not in said
+
+
+def test_a_circle_ends() -> None:
+    spans = call(4, 0, 90), served(5, 1, 89, 4), stage(6, "handler", 1, 89, 5, "down")
+    assert owner(*spans, call(7, 1, 88, 6), span(1, "GET /", 1, 88, 7, service="gate", kind="SERVER")).reason

@@ -1,0 +1,178 @@
+"""The oldest versions that pyproject.toml allows, the newest that there are, and one that breaks a hook.
+
+Each environment is made by uv, once for what it resolves to, outside the tree, with this checkout installed in it. Each
+service there is a real one on a real socket, and is asked once: one entry span, tiled, with route and verdict.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tomllib  # type: ignore[import-not-found]  # there from 3.11 on, which the tests need
+
+import instrumentation.grpc_client as rpc
+from missing import missing
+from services import GUNICORN, run_service
+from sink import Sink, assert_tiled, run_sink
+from stagetrace import status
+from stagetrace.cli.check import FAIL
+from test_doctor import checks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent.parent
+RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
+# Of what the tests need, that which services are made of; a lower bound there is a promise.
+SERVED_WITH = "fastapi starlette uvicorn hypercorn gunicorn flask django grpcio-reflection scikit-learn"
+UVICORN = ("-m", "uvicorn", "{app}:app", "--port", "{port}")
+HTTP: dict[str, tuple[tuple[str, ...], str, str, str]] = {
+    # application: server, method and path, route, stages that must be there
+    "ml": (UVICORN, "POST /predict", "/predict", "network.receive queue preprocess inference"),
+    "any_starlette": (
+        ("-m", "hypercorn", "{app}:app", "--bind", "127.0.0.1:{port}"),
+        "POST /tree",
+        "/tree",
+        "preprocess",
+    ),
+    "flask_ml": (("-m", *GUNICORN[2:], "-k", "gthread", "{app}:app"), "POST /predict", "/predict", "inference"),
+    "semantics_django": (("-m", *GUNICORN[2:], "{app}:app"), "GET /items/7", "/items/<str:item_id>", "handler"),
+    "any_django": (UVICORN, "GET /items/7", "/items/<int:item>", "handler"),
+}
+RPC = {"grpc_threads": "queue network.receive inference", "grpc_aio": "network.receive inference network.send"}
+
+heavy = pytest.mark.skipif(not os.environ.get("STAGETRACE_HEAVY"), reason="make test-heavy runs this")
+
+
+def requirements() -> list[str]:
+    """Return what this project needs, and what its tests serve with, as pyproject.toml has it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = [*project["dependency-groups"]["dev"], *project["project"]["optional-dependencies"]["backend"]]
+    served = {re.split(r"[>=;\[ ]", one)[0]: one for one in listed}
+    return [*project["project"]["dependencies"], *(served[name] for name in SERVED_WITH.split())]
+
+
+def uv(*arguments: str, given: str = "") -> str:
+    argv = [sys.executable, "-m", "uv", *arguments, "--quiet"]
+    done = subprocess.run(argv, input=given, capture_output=True, text=True, check=False)
+    if done.returncode:
+        missing(f"uv {arguments[0]}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def python(name: str) -> str:
+    """Return the interpreter of the environment with the oldest or the newest versions."""
+    which = ("--python", sys.executable)
+    asked = "\n".join(requirements())
+    resolved = uv("pip", "compile", "-", "--no-annotate", "--resolution", RESOLUTIONS[name], *which, given=asked)
+    base = os.environ.get("STAGETRACE_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    copied = [path.read_text() for path in sorted((ROOT / "src").glob("stagetrace.*"))]  # at its installation
+    inputs = "\n".join([str(ROOT), sys.version, resolved, *copied])
+    folder = Path(base) / "stagetrace" / f"versions-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "ready").exists():
+            (folder / "versions.txt").write_text(resolved)
+            uv("venv", "--allow-existing", *which, str(folder))
+            into = ("--python", str(folder))
+            uv("pip", "install", *into, "--requirements", str(folder / "versions.txt"), "--editable", str(ROOT))
+            (folder / "ready").touch()
+    return str(folder / "bin" / "python")
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=RESOLUTIONS)
+def interpreter(request: pytest.FixtureRequest) -> str:
+    return python(request.param)
+
+
+def environment(sink: Sink, folder: Path) -> dict[str, str]:
+    return {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "* within 1us",
+        "STAGETRACE_STATUS": str(folder / "status"),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+
+
+def check(sink: Sink, trace_id: str, route: tuple[str, str], stages: str, folder: Path, log: Any) -> None:
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    attributes = request.entry.attributes
+    assert attributes[route[0]] == route[1]
+    assert (attributes["sla.breached"], attributes["sla.objective"]) == (True, "* within 1us")
+    assert set(stages.split()) <= set(request.names)
+    hooks = [one.said["hooks"] for one in status.read(folder / "status") if one.said]
+    assert hooks
+    assert all((one["failed"], one["switched_off"], one["failures"]) == ({}, [], {}) for one in hooks), hooks
+    assert "cannot hook" not in log
+    assert "fault of stagetrace" not in log
+
+
+@heavy
+@pytest.mark.parametrize("app", HTTP)
+def test_a_request_has_one_entry_span_and_a_verdict(app: str, interpreter: str, sink: Sink, tmp_path: Path) -> None:
+    server, asked, route, stages = HTTP[app]
+    argv = [interpreter, *(part.replace("{app}", app) for part in server)]
+    ready = "/plain" if app == "semantics_django" else "/health"
+    with run_service(tmp_path, argv=argv, env=environment(sink, tmp_path), ready=ready) as service:
+        method, path = asked.split()
+        trace_id, response = service.call(method, path, **({"json": {"inference_s": 0.02}} if method == "POST" else {}))
+        assert response.status_code == 200
+        check(sink, trace_id, ("http.route", route), stages, tmp_path, service.log)
+
+
+@heavy
+@pytest.mark.parametrize("app", RPC)
+def test_an_rpc_has_one_entry_span_and_a_verdict(app: str, interpreter: str, sink: Sink, tmp_path: Path) -> None:
+    with rpc.run_service(tmp_path, app, environment(sink, tmp_path), [interpreter]) as service:
+        trace_id, outcome = service.call("Predict", {"inference_s": 0.02})
+        assert outcome.code == "OK"
+        check(sink, trace_id, ("rpc.method", "ml.Scorer/Predict"), RPC[app], tmp_path, service.log)
+
+
+def test_a_hook_that_a_version_breaks_is_out_of_use_and_said_and_the_rest_goes_on(sink: Sink, tmp_path: Path) -> None:
+    newer = {"APP": "ml", "NEWER": "anyio.to_thread:current_default_thread_limiter"}
+    with run_service(tmp_path, "newer", env=environment(sink, tmp_path) | newer) as service:
+        trace_id, response = service.call("POST", "/predict", json={"inference_s": 0.02})
+        assert response.status_code == 200
+        request = sink.request(trace_id)
+        (said,) = [one for one in checks(tmp_path)[f"process {service.process.pid}"] if one.state == FAIL]
+        assert service.log.count("cannot hook anyio.to_thread (AttributeError") == 1
+    assert_tiled(request)
+    assert "queue" not in request.names  # which is what that hook tells
+    assert {"network.receive", "inference"} <= set(request.names)
+    assert request.entry.attributes["sla.breached"] is True
+    assert said.found.startswith("anyio.to_thread could not be hooked and is not traced: AttributeError")
+    assert said.mend
+
+
+def test_a_server_whose_hook_a_version_breaks_serves_on(sink: Sink, tmp_path: Path) -> None:
+    """Untraced, and saying so. What is gone is what gRPC refuses an RPC with."""
+    env = environment(sink, tmp_path) | {"APP": "grpc_threads", "NEWER": "grpc._server:_reject_rpc"}
+    with rpc.run_service(tmp_path, "newer", env) as service:
+        expected = {"Predict": "OK", "Abort": "NOT_FOUND", "Raise": "UNKNOWN"}
+        calls = {method: service.call(method, {}) for method in expected}
+        assert {method: got.code for method, (_, got) in calls.items()} == expected
+        time.sleep(0.3)  # six times as long as spans would take
+        log = service.log
+    assert log.count("cannot hook grpc._server (AttributeError") == 1
+    assert "_reject_rpc" in log
+    assert "fault of stagetrace" not in log
+    assert not sink.traces() & {trace_id for trace_id, _ in calls.values()}

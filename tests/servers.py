@@ -1,0 +1,104 @@
+"""Other people's model servers in an environment of their own: MLServer does not go with our newest FastAPI.
+
+The environment is made once, outside the tree, with this checkout installed in it as a person would install it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backends import free_port
+from missing import missing
+from services import APPS, Service, run_service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ROOT = Path(__file__).parent.parent
+# MLServer 1.7.1's workers do not start under a newer uvloop: "There is no current event loop".
+READY_WITHIN_S = 240  # each worker process of theirs imports all anew, for seconds of a core
+PACKAGES = ["mlserver==1.7.1", "litserve==0.2.19", "uvloop<0.22", "scikit-learn>=1.5"]
+
+
+def python() -> str:
+    """Return the interpreter of the environment; skip where it cannot be made, under CI fail instead."""
+    base = os.environ.get("STAGETRACE_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    needs = re.findall(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
+    copied = [path.read_text() for path in sorted((ROOT / "src").glob("stagetrace.*"))]  # at its installation
+    inputs = [str(ROOT), sys.version, *PACKAGES, *needs, *copied]
+    folder = Path(base) / "stagetrace" / f"servers-{hashlib.sha256(chr(10).join(inputs).encode()).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "ready").exists():
+            _make(folder)
+    return str(folder / "bin" / "python")
+
+
+def _make(folder: Path) -> None:
+    for command in (
+        [sys.executable, "-m", "venv", str(folder)],
+        [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *PACKAGES, "--editable", str(ROOT)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            missing(f"the environment of the servers cannot be made: {done.stderr[-2000:]}")
+    (folder / "ready").touch()
+
+
+@contextmanager
+def run_litserve(folder: Path, serving: str, env: Mapping[str, str]) -> Iterator[Service]:
+    """Run `litserve_app` with LITSERVE=`serving`, and end all of its processes: its main one heeds SIGINT alone."""
+    with run_service(
+        folder,
+        argv=[python(), "litserve_app.py"],
+        env={"LITSERVE": serving, **env},
+        ready="/health",
+        within_s=READY_WITHIN_S,
+    ) as service:
+        try:
+            yield service
+        finally:
+            if service.process.poll() is None:
+                service.process.send_signal(signal.SIGINT)
+                try:
+                    service.process.wait(10)
+                except subprocess.TimeoutExpired:
+                    os.killpg(service.process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def run_mlserver(
+    folder: Path, models: Mapping[str, Mapping[str, object]], workers: int, env: Mapping[str, str]
+) -> Iterator[tuple[Service, int]]:
+    """Run MLServer with models, by name their settings; give the service and the port of gRPC."""
+    grpc_port = free_port()
+    (folder / "metrics").mkdir()
+    for name, settings in models.items():
+        (folder / name).mkdir()
+        (folder / name / "model-settings.json").write_text(
+            json.dumps({"name": name, "parameters": {"version": "v7"}, **settings})
+        )
+    env = {
+        "MLSERVER_GRPC_PORT": str(grpc_port),
+        "MLSERVER_METRICS_PORT": str(free_port()),
+        "MLSERVER_PARALLEL_WORKERS": str(workers),
+        "MLSERVER_HOST": "127.0.0.1",
+        "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+        "PYTHONPATH": str(APPS),
+        **env,
+    }
+    start = "import os; os.environ['MLSERVER_HTTP_PORT'] = os.environ['PORT']; from mlserver.cli import main; main()"
+    argv = [python(), "-c", start, "start", str(folder)]
+    with run_service(folder, argv=argv, env=env, ready="/v2/health/ready", within_s=READY_WITHIN_S) as service:
+        yield service, grpc_port

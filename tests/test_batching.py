@@ -1,0 +1,112 @@
+"""`stagetrace.batch` in a person's own batchers, of the same process and of another."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+import stagetrace
+from services import Service, run_service
+from sink import Sink, assert_tiled, run_sink
+from stagetrace import guard, log
+from trees import assert_true, batch_of, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    env = {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "* within 10s",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": "/health",
+    }
+    with run_service(tmp_path_factory.mktemp("batching"), "batching", env=env) as running:
+        yield running
+
+
+@pytest.mark.parametrize("where", ["thread", "process"])
+def test_a_batch_is_one_inference(service: Service, sink: Sink, where: str) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        calls = list(pool.map(lambda _: service.call("POST", f"/{where}/x"), range(3)))
+    batches, inferred = {}, []
+    for trace_id, response in calls:
+        request, truth = sink.request(trace_id), response.json()
+        assert_tiled(request)
+        assert tree(request) == (
+            "POST /{where}/{value}",
+            ["preprocess", "queue (batch)", "inference", "postprocess", "render", "postprocess", "network.send"],
+        )
+        batch, under = batch_of(request, sink)
+        assert [(span.name, span.parent_id) for span in under] == [("forward", batch.span_id)]
+        assert request.entry.attributes["ml.batch.size"] == batch.attributes["ml.batch.size"] == truth["size"]
+        batches[batch.span_id] = truth["size"]
+        inferred.append((request.stages[2], [truth["started"], truth["ended"]]))
+    assert sum(batches.values()) == 3
+    assert_true(inferred)
+
+
+def test_a_worker_that_dies_leaves_what_is_known(service: Service, sink: Sink) -> None:
+    """Nobody says when the batch began: the wait is the handler's own."""
+    trace_id, response = service.call("POST", "/process/exit")
+    request = sink.request(trace_id)
+    assert response.status_code == 504
+    assert_tiled(request)
+    assert "inference" not in request.names
+
+
+def test_where_nothing_is_traced_the_block_just_runs() -> None:
+    unreadable: list[list[dict[str, str] | None]] = [
+        [],
+        [None, {}],
+        [{"unknown": "x"}, {"stagetrace": "word-1", "traceparent": "no such"}],
+        [{"stagetrace": "word-1-x", "traceparent": f"00-{1:032x}-{1:016x}-01"}],
+    ]
+    for carriers in unreadable:
+        with stagetrace.batch(carriers):
+            pass
+    with pytest.raises(ValueError, match="the model's own"), stagetrace.batch([{}]):
+        raise ValueError("the model's own")
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        *(
+            "stagetrace.carrier.has_provider",
+            "stagetrace.recording.work.Origin",
+            "stagetrace.recording.elsewhere.entry_of",
+        ),
+        *("stagetrace.recording.work.Batch.__init__", "stagetrace.recording.work.Batch.finish"),
+        *("stagetrace.recording.work.at_work", "stagetrace.recording.work._come_in", "stagetrace.recording.work.tell"),
+    ],
+)
+def test_whatever_breaks_the_block_runs_and_its_error_is_its_own(
+    twin: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("the twin is broken")
+
+    monkeypatch.setattr(guard, "failures", {})
+    monkeypatch.setattr(log, "_said", set())
+    monkeypatch.setattr("stagetrace.carrier.has_provider", lambda: True)
+    monkeypatch.setattr(twin, fails)
+    carrier = {"stagetrace": f"word-1-{2:016x}", "traceparent": f"00-{1:032x}-{3:016x}-01"}
+    ran = []
+    with stagetrace.batch([carrier, carrier]):
+        ran.append(True)
+    with pytest.raises(ValueError, match="the model's own"), stagetrace.batch([carrier]):
+        raise ValueError("the model's own")
+    assert ran
+    assert "the twin is broken" in capsys.readouterr().err

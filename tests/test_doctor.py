@@ -1,0 +1,481 @@
+"""`stagetrace doctor` as a person runs it: what it finds is what is, for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from backend.running import run_up
+from backends import free_port
+from otlp.receiver import Reply, run_receiver
+from services import PYTHON, run_service
+from sink import run_sink
+from stagetrace import status
+from stagetrace.cli import delivery, installation, processes
+from stagetrace.cli.check import FAIL, OK, WARN, Check
+from stagetrace.otlp.spool import Spool
+from test_status import environment, said
+
+if TYPE_CHECKING:
+    from backends import Collector, Jaeger
+
+DOCTOR = [PYTHON, "-m", "stagetrace.cli.main", "doctor"]
+PROMISE = "POST /predict within 50ms for 99.9% over 28d"
+
+
+def run(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run it where no process of other tests is seen, and no endpoint is left to chance."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("STAGETRACE", "OTEL_"))}
+    ports = {f"STAGETRACE_{name}PORT": str(free_port()) for name in ("HTTP_", "QUERY_HTTP_")}
+    given = {"STAGETRACE_STATUS": str(folder / "status"), "OTEL_TRACES_EXPORTER": "none", **ports, **env}
+    return subprocess.run(
+        [*DOCTOR, *arguments], env=clean | given, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def checks(folder: Path, *arguments: str, **env: str) -> dict[str, list[Check]]:
+    """Return the checks by name."""
+    done = run(folder, *arguments, "--json", **env)
+    assert done.stderr == ""
+    answer = json.loads(done.stdout)
+    found: dict[str, list[Check]] = {}
+    for one in answer["checks"]:
+        found.setdefault(one["name"], []).append(Check(**one))
+    assert answer["ok"] is all(check.state != FAIL for group in found.values() for check in group)
+    assert done.returncode == (0 if answer["ok"] else 1)
+    assert all(check.mend for group in found.values() for check in group if check.state != OK)
+    return found
+
+
+def test_where_all_is_well_it_says_so_and_exits_zero(tmp_path: Path) -> None:
+    with run_sink() as sink:
+        env = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
+        done = run(tmp_path, STAGETRACE="1", STAGETRACE_NATIVE="0", STAGETRACE_SLA=PROMISE, **env)
+    assert (done.returncode, done.stderr) == (0, "")
+    head, *lines, blank, last = done.stdout.splitlines()
+    assert head.split() == ["check", "found"]
+    assert [line.split()[0] for line in lines] == ["ok"] * len(lines)
+    names = ["python", "packages", "activation", "switch", "policy", "libraries", "native"]
+    names += ["unseen time", "settings", "endpoint"]
+    assert [re.split("  +", line)[1] for line in lines] == [*names, "spool", "back end", "processes"]
+    assert (blank, last) == ("", f"Nothing fails; 0 of {len(lines)} checks warn.")
+
+
+def test_what_fails_is_followed_by_what_mends_it_and_the_exit_code_is_one(tmp_path: Path) -> None:
+    done = run(tmp_path, STAGETRACE_SLA="POST /predict within 50")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    (number,) = [number for number, line in enumerate(lines) if line.startswith("fail")]
+    assert "STAGETRACE_SLA is not used: cannot read the SLA rule 'POST /predict within 50'" in lines[number]
+    assert lines[number + 1].strip().startswith("-> Write [METHOD] ROUTE within DURATION")
+    assert lines[-1].startswith("1 of ")
+
+
+@pytest.mark.parametrize("arguments", [["--pid", "none"], ["--pid", "0"], ["now"], ["--store", "x"]])
+def test_wrong_usage_is_exit_code_two(arguments: list[str], tmp_path: Path) -> None:
+    done = run(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) <= 3
+
+
+def test_settings_of_this_shell(tmp_path: Path) -> None:
+    found = checks(tmp_path, STAGETRACE_SLA=PROMISE, OTEL_EXPORTER_OTLP_HEADERS="authorization=hunter2")
+    assert found["switch"][0].state == WARN
+    assert found["switch"][0].found.startswith("STAGETRACE is not set")
+    assert found["policy"] == [Check("policy", OK, PROMISE)]
+    assert "OTEL_EXPORTER_OTLP_HEADERS (hidden)" in found["settings"][0].found
+    assert "hunter2" not in str(found)
+    assert found["endpoint"][0].state == WARN
+    assert found["endpoint"][0].found == "OTEL_TRACES_EXPORTER=none: spans go nowhere"
+
+
+def test_a_password_in_an_endpoint_is_not_shown(tmp_path: Path) -> None:
+    endpoint = "http://user:hunter2@127.0.0.1:1"
+    done = run(tmp_path, "--json", OTEL_TRACES_EXPORTER="otlp", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    assert done.returncode == 1
+    assert "http://127.0.0.1:1" in done.stdout
+    assert "hunter2" not in done.stdout
+
+
+def test_libraries_are_found_without_being_imported(tmp_path: Path) -> None:
+    (found,) = checks(tmp_path)["libraries"]
+    assert all(f"{name} " in found.found for name in ("fastapi", "sklearn", "onnxruntime", "uvicorn"))
+    code = (
+        "import sys; from stagetrace.cli import installation as i; i.libraries(['fastapi.x', 'sklearn.base']);"
+        "print({'fastapi', 'sklearn', 'numpy'} & {*sys.modules})"
+    )
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_an_old_or_missing_package_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = ["a>=1.45", "b>=0.66b0", "c>=5", "d>=2; extra == 'backend'"]
+    here = {"a": "1.9.3", "b": "0.66b2"}
+    monkeypatch.setattr(installation, "requires", lambda _: declared)
+    monkeypatch.setattr(installation, "_version", here.get)
+    found = installation.packages()
+    assert (found.state, found.mend) == (FAIL, "pip install 'a>=1.45' 'c>=5'")
+    here.update(a="1.45.0rc1", c="5")
+    assert installation.packages().state == OK
+
+
+def test_an_interpreter_that_reads_no_activation_file_is_told(tmp_path: Path) -> None:
+    """A virtual environment that sees this one's packages by PYTHONPATH alone."""
+    subprocess.run([PYTHON, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True, timeout=60)
+    python = tmp_path / "venv" / "bin" / "python"
+    seen = os.pathsep.join(path for path in sys.path if path)
+    code = "from stagetrace.cli import installation as i; c = i.activation(); print(c.state, c.found, c.mend, sep='|')"
+    env = {**os.environ, "PYTHONPATH": seen}
+    done = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True)
+    state, found, mend = done.stdout.strip().split("|")
+    assert (state, found) == (
+        FAIL,
+        f"there is no stagetrace.pth on the path: STAGETRACE=1 alone does nothing in {python}",
+    )
+    assert mend.startswith(f"{python} -m pip install stagetrace, or start the service with: stagetrace run")
+
+
+# The way of spans.
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_the_endpoint_is_tried_for_real(protocol: str, jaeger: Jaeger, collector: Collector, tmp_path: Path) -> None:
+    """Jaeger, a Collector and the embedded back end take the export without spans, and keep nothing of it."""
+    grpc = protocol == "grpc"
+    with run_up(tmp_path) as up:
+        addresses = [
+            jaeger.otlp_grpc if grpc else jaeger.otlp_http,
+            collector.otlp_grpc if grpc else collector.otlp_http,
+            f"http://{up.target()}" if grpc else up.url("http_port"),
+        ]
+        for address in addresses:
+            endpoint = address if "://" in address else f"http://{address}"
+            env = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+            (found,) = checks(tmp_path, OTEL_TRACES_EXPORTER="otlp", **env)["endpoint"]
+            assert (found.state, "an export was accepted" in found.found) == (OK, True), found
+
+
+def test_a_span_makes_the_round_trip(jaeger: Jaeger, collector: Collector, tmp_path: Path) -> None:
+    """Through the Collector into Jaeger; not where somebody else's store is asked."""
+    env = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.otlp_grpc}
+    (found,) = checks(tmp_path, "--round-trip", jaeger.url, **env)["round trip"]
+    assert found.state == OK
+    assert found.found.startswith(f"the span that was sent can be read from {jaeger.url}, ")
+
+
+SENT = {"targets": [{"exporter": "otlp_proto_grpc", "endpoint": "http://x:4317", "delivered": True, "reason": ""}]}
+
+
+def test_a_span_that_arrives_elsewhere_is_missed(monkeypatch: pytest.MonkeyPatch, jaeger: Jaeger) -> None:
+    monkeypatch.setattr(delivery, "_ARRIVES_WITHIN_S", 0.5)
+    missed = delivery.arrival("ab" * 16, jaeger.url, SENT)
+    assert missed.state == FAIL
+    assert missed.found.startswith(f"trace {'ab' * 16}, sent 0.5 s ago: ")
+
+
+@pytest.mark.parametrize("url", ["", "jaeger:/x", "jaeger://", "jaeger://x:port", "nosuch://x", "/no/such/folder"])
+def test_a_store_that_is_none_is_wrong_usage_at_once(url: str, tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = run(tmp_path, "--round-trip", url)
+    assert time.monotonic() < started + delivery._ARRIVES_WITHIN_S / 2
+    assert (done.returncode, done.stdout) == (2, "")
+    assert 1 <= len(done.stderr.splitlines()) <= 3
+    assert done.stderr.startswith("stagetrace: cannot open store ")
+
+
+def test_what_cannot_arrive_is_not_waited_for(tmp_path: Path) -> None:
+    """Nothing was sent, or nobody answers where it is looked for."""
+    store = f"jaeger://127.0.0.1:{free_port()}"
+    started = time.monotonic()
+    nobody = delivery.arrival("ab" * 16, store, SENT)
+    (unsent,) = checks(tmp_path, "--round-trip", store)["round trip"]  # no exporter is asked for there
+    assert time.monotonic() < started + delivery._ARRIVES_WITHIN_S
+    assert (nobody.state, unsent.state) == (FAIL, FAIL)
+    assert store in nobody.found
+    assert unsent.found == "no span was sent that could be read back"
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_headers_are_sent_and_missing_ones_are_asked_for(protocol: str, tmp_path: Path) -> None:
+    with run_up(tmp_path, env={"STAGETRACE_TOKEN": "sesame"}) as up:
+        endpoint = f"http://{up.target()}" if protocol == "grpc" else up.url("http_port")
+        env = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+        (refused,) = checks(tmp_path, OTEL_TRACES_EXPORTER="otlp", **env)["endpoint"]
+        env["OTEL_EXPORTER_OTLP_HEADERS"] = "authorization=Bearer%20sesame"
+        (taken,) = checks(tmp_path, OTEL_TRACES_EXPORTER="otlp", **env)["endpoint"]
+    assert (refused.state, refused.mend.split("=")[0]) == (FAIL, "set OTEL_EXPORTER_OTLP_HEADERS")
+    assert taken.state == OK
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_receiver_that_does_not_answer_is_waited_for_within_a_bound(protocol: str, tmp_path: Path) -> None:
+    with run_receiver() as receiver:
+        receiver.always = Reply(pause_s=20)
+        endpoint = receiver.grpc if protocol == "grpc" else receiver.http
+        env = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+        (found,) = checks(tmp_path, OTEL_TRACES_EXPORTER="otlp", **env)["endpoint"]
+        receiver.always = Reply()
+    assert found.state == FAIL
+    assert endpoint in found.found
+
+
+@pytest.mark.parametrize(
+    ("env", "found", "mend"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "otpl"}, "there is no exporter 'otpl'", "set OTEL_TRACES_EXPORTER to one that is"),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "otlp (http/json)", "set OTEL_"),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, "http://127.0.0.1:1", "start a Collector there"),
+    ],
+)
+def test_what_cannot_be_delivered_to(env: dict[str, str], found: str, mend: str, tmp_path: Path) -> None:
+    (one,) = checks(tmp_path, **{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", **env})["endpoint"]
+    assert one.state == FAIL
+    assert found in one.found
+    assert one.mend.startswith(mend)
+
+
+def test_the_embedded_back_end_is_seen(tmp_path: Path) -> None:
+    (away,) = checks(tmp_path)["back end"]
+    assert (away.state, away.found.split(" at ")[0]) == (OK, "`stagetrace up` does not run")
+    with run_up(tmp_path, env={"STAGETRACE_TOKEN": "sesame"}) as up:
+        ports = {f"STAGETRACE_{name}": str(up.ready[name.lower()]) for name in ("HTTP_PORT", "QUERY_HTTP_PORT")}
+        (there,) = checks(tmp_path, **ports)["back end"]
+        (half,) = checks(tmp_path, **{**ports, "STAGETRACE_QUERY_HTTP_PORT": str(free_port())})["back end"]
+        other = str(up.ready["grpc_port"])
+        (foreign,) = checks(tmp_path, STAGETRACE_HTTP_PORT=other, STAGETRACE_QUERY_HTTP_PORT=other)["back end"]
+    assert (there.state, there.found.split(" at ")[0]) == (OK, "`stagetrace up` answers")
+    assert half.state == WARN
+    assert foreign.found.startswith("something else than `stagetrace up` listens")
+
+
+def test_the_spool_is_looked_into(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    spool = Spool(folder)
+    spool.write(b"x" * 100, 7, breach=True)
+    spool.write(b"y" * 50, 5, breach=False)
+    spool.write(b"z" * 50, 4, breach=False)
+    (good,) = checks(tmp_path, STAGETRACE_SPOOL=str(folder))["spool"]
+    assert good.state == OK
+    assert good.found == f"{folder}: 7 spans of breaches and 9 others wait in 3 files, 200 bytes"
+    name = next(name for name in spool.names() if "-4-" in name)
+    (folder / name).write_bytes(b"?" * 50)
+    spooled = spool.spooled(name)
+    assert spooled is not None
+    assert spooled.checksum == zlib.crc32(b"z" * 50)
+    assert spool.read(spooled) is None
+    spool.count(dropped=12)
+    (bad,) = checks(tmp_path, STAGETRACE_SPOOL=str(folder))["spool"]
+    assert bad.state == WARN
+    assert bad.found.endswith("; spans lost so far: 12 dropped, 4 damaged; files set aside as damaged: 1")
+
+
+@pytest.mark.parametrize("where", ["/proc/spool", "/dev/null/spool"])
+def test_a_spool_that_cannot_be_used_fails(where: str, tmp_path: Path) -> None:
+    (found,) = checks(tmp_path, STAGETRACE_SPOOL=where)["spool"]
+    assert (found.state, found.found.split(":")[0]) == (FAIL, f"{where} cannot be written to")
+
+
+def test_a_spool_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
+    assert checks(tmp_path, STAGETRACE_SPOOL=str(tmp_path / "a" / "b"))["spool"][0].state == OK
+    assert not (tmp_path / "a").exists()
+
+
+# Processes.
+
+
+def test_a_running_service_is_shown_with_its_counts(tmp_path: Path) -> None:
+    folder = tmp_path / "status"
+    with run_sink() as sink, run_service(tmp_path, env=environment(folder, sink.endpoint)) as service:
+        for inference_s in (0, 0, 0.05):
+            service.call("POST", "/predict", json={"inference_s": inference_s})
+        one = said(folder, lambda one: one["judged"] and one["spans"]["delivered"] == one["spans"]["received"])
+        name = f"process {one['pid']}"
+        (found,) = checks(tmp_path)[name]
+        (alone,) = checks(tmp_path, "--pid", str(one["pid"]))[name]
+        shown = run(tmp_path, "--pid", str(one["pid"]))
+    assert found.state == OK
+    assert found.found.startswith("shop (")
+    assert "; 3 requests judged, 1 breaches, " in found.found
+    assert f"{one['spans']['received']} recorded, {one['spans']['received']} delivered, 0 waiting, 0" in found.found
+    assert alone == found
+    assert shown.returncode == 0
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    assert ["POST", "/predict", "within", "20ms", "breach", "1"] in rows
+    (cause,) = one["causes"]
+    assert [cause, "1"] in rows
+    assert ["delivered", str(one["spans"]["received"])] in rows
+    assert ["service", "shop"] in rows
+
+
+def test_what_costs_latency_in_a_running_service_is_said(tmp_path: Path) -> None:
+    """A blocked loop, a pool of threads that is taken, and what the head sampler drops."""
+    folder = tmp_path / "status"
+    sampler = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}
+    argv = [PYTHON, "-m", "uvicorn", "any_bare:app", "--port", "{port}"]
+    env = environment(folder, STAGETRACE_SOCKET_WAIT="1", **sampler)
+    with run_service(tmp_path, argv=argv, env=env, ready="/answer") as service, ThreadPoolExecutor(50) as clients:
+        get = service.client.get
+        assert {one.status_code for one in clients.map(lambda _: get("/thread?hold_s=1.5"), range(50))} == {200}
+        blocking = clients.submit(get, "/block?block_s=1")
+        for _ in range(100):  # one at least is sent meanwhile
+            clients.submit(get, "/answer")
+        assert blocking.result().status_code == 200
+        one = said(folder, lambda one: {"socket", "thread_pool"} <= set(one["waits"]))
+        states = {check.found: check for check in checks(tmp_path)[f"process {one['pid']}"]}
+        first = next(line for line in service.log.splitlines() if "recording in process" in line)
+    lain, taken, sampled = (
+        next(check for found, check in states.items() if words in found)
+        for words in ("lay in their socket while the event loop", "found all threads of anyio's pool taken", "sampler")
+    )
+    assert (lain.state, taken.state, sampled.state) == (WARN, WARN, OK)
+    assert "more workers" in lain.mend
+    assert "total_tokens" in taken.mend
+    assert sampled.found.startswith("its head sampler is TraceIdRatioBased{0.25}: ")
+    assert f"recording in process {one['pid']} (anyio, " in first
+    assert "uvicorn), spans to otlp_proto_grpc http://127.0.0.1:1, head sampler TraceIdRatioBased{0.25}, " in first
+    assert first.endswith("judging by: POST /predict within 20ms; GET /plain within 1s")
+
+
+def test_a_wait_now_and_then_is_no_warning() -> None:
+    told = {"judged": {"* within 1s": {"good": 990, "breach": 10}}, "waits": {"grpc_pool": 9, "executor": 10}}
+    _, executor, pool = processes.checks(status.Found(Path("7-7.json"), told, alive=True))
+    assert (executor.state, pool.state) == (WARN, OK)
+    assert pool.found.endswith("(1000 requests in all), which is seldom")
+
+
+def test_every_json_key_is_described(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
+    section = page.partition("## `doctor --json`\n")[2].partition("\n## ")[0]
+    described = {
+        word for cell in re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE) for word in re.findall(r"`(\w+)`", cell)
+    }
+    with run_service(tmp_path, env=environment(tmp_path / "status")) as service:
+        service.call("GET", "/plain")
+        one = said(tmp_path / "status", lambda one: one["trouble"] is not None)
+        answer = json.loads(run(tmp_path, "--json").stdout)
+    assert [process["pid"] for process in answer["processes"]] == [one["pid"]]
+    assert described == {*answer, *answer["checks"][0], *one}
+    inner = {*one["spans"], *one["trouble"], *one["hooks"]}
+    assert inner <= set(re.findall(r"`(\w+)`", section))
+
+
+def test_what_is_wrong_in_a_running_service_fails(tmp_path: Path) -> None:
+    """Nothing delivered, a hook switched off, a policy that matches nothing, a bad spool."""
+    folder = tmp_path / "status"
+    (tmp_path / "file").write_text("")
+    env = environment(
+        folder,
+        BREAK="stagetrace.instrumentation.asgi:AsgiRequest.serve_by",
+        STAGETRACE_SPOOL=str(tmp_path / "file" / "spool"),
+        STAGETRACE_SLA="/nowhere within 1s",
+    )
+    with run_service(tmp_path, "failing", env=env) as service:
+        for _ in range(12):
+            service.call("GET", "/plain")
+        one = said(folder, lambda one: one["trouble"] is not None and one["hooks"]["switched_off"])
+        found = checks(tmp_path)
+    process = found[f"process {one['pid']}"]
+    states = {check.found.split(":")[0].split(" since ")[0]: check.state for check in process}
+    assert states.pop(next(iter(states))) == OK
+    assert states.pop("cannot deliver to otlp_proto_grpc http") == FAIL
+    assert states.pop("hooks switched off after 10 failures each") == FAIL
+    assert states.pop("faults of stagetrace itself, without harm to requests") == WARN
+    assert states.pop(next(state for state in states if state.startswith("its policy matched none"))) == WARN
+    assert states == {}
+    assert [check.state for check in found["spool"]] == [OK, FAIL]
+
+
+def test_no_such_process_is_a_failure(tmp_path: Path) -> None:
+    found = checks(tmp_path, "--pid", "4194305")
+    assert [(check.name, check.state, check.found) for check in found.pop("processes")] == [
+        ("processes", FAIL, "there is no traced process 4194305")
+    ]
+    assert found == {}
+
+
+def test_what_killed_processes_left_is_cleared_and_said(tmp_path: Path) -> None:
+    folder = tmp_path / "status"
+    with run_service(tmp_path, env=environment(folder)) as service:
+        said(folder)
+        service.stop(signal.SIGKILL)
+    found = checks(tmp_path)["processes"]
+    assert found[0].found == "left files cleared away: 1 of a process that ended without a word"
+    assert list(folder.iterdir()) == []
+
+
+ODD = [
+    "{}",
+    '{"spans": 3, "judged": [], "hooks": "x", "trouble": {"reason": 4}, "policy": 5, "started_unix": 1e300}',
+    '{"spans": {"received": "many"}, "judged": {"a": 3, "b": {"good": null}}, "hooks": {"failed": {"a": [1]}}}',
+    '{"service": "\\u001b[31mred", "command": null, "hooks": {"failures": {"x": {}}}, "policy_problem": ["a"]}',
+]
+
+
+@pytest.mark.parametrize("text", ["", "[", *ODD])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_whatever_stands_in_a_file_is_no_traceback(text: str, form: list[str], tmp_path: Path) -> None:
+    """Root reads what others wrote."""
+    me = status.myself()
+    (tmp_path / "status").mkdir()
+    (tmp_path / "status" / me.name).write_text(text)
+    done = run(tmp_path, "--pid", str(me.pid), *form)
+    assert done.stderr == ""
+    assert done.returncode in (0, 1)
+    assert f"process {me.pid}" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_losses_are_warned_of() -> None:
+    counts = {"received": 100, "dropped": 5, "dropped_breaches": 2, "rejected": 3, "lost": 4, "spool_full": 1}
+    one = status.Found(Path("7-7.json"), {"spans": counts}, alive=True)
+    about, dropped, lost = processes.checks(one)
+    assert about.state == OK
+    assert (dropped.state, dropped.found) == (WARN, "7 spans dropped for want of room, 2 of them of breaches")
+    assert lost.found == (
+        "spans lost: 3 rejected by the receiver out of good batches, 1 not spooled, since the spool was full, "
+        "4 not delivered before the end"
+    )
+
+
+def test_ignored_times_of_a_load_balancer_are_warned_of() -> None:
+    one = status.Found(Path("7-7.json"), {"ignored_headers": {"in the future": 3, "unreadable": 1}}, alive=True)
+    _, ignored = processes.checks(one)
+    assert ignored.state == WARN
+    assert ignored.found.endswith("were not plausible, and ignored: 3 in the future, 1 unreadable")
+
+
+def test_what_a_unix_socket_does_not_tell_is_said_of_the_process(tmp_path: Path) -> None:
+    folder, path = tmp_path / "status", tmp_path / "socket"
+    env = environment(folder, "http://127.0.0.1:1", STAGETRACE_SOCKET_WAIT="1", STAGETRACE_WIRE="1")
+    env |= {"MODULE": "ml", "UNIX_SOCKET": str(path)}
+    argv = [PYTHON, "two_sockets.py"]
+    with run_service(tmp_path, env=env, argv=argv) as service:
+        assert service.call("POST", "/predict", json={})[1].status_code == 200
+        assert said(folder)["silent_sources"] == {}
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x") as client:
+            assert client.post("/predict", json={}).status_code == 200
+        one = said(folder, lambda one: one["silent_sources"])
+        found = checks(tmp_path, "--pid", str(one["pid"]))[f"process {one['pid']}"]
+    (told,) = (check.found for check in found if check.state == OK and "it is not told" in check.found)
+    for title in ("the wait in the socket", "the wire behind a connection"):
+        assert f"{title} (requests came by a Unix socket, of which the kernel tells nothing)" in told
+
+
+def test_what_the_platform_does_not_tell_is_said_with_the_reason(tmp_path: Path) -> None:
+    (found,) = checks(tmp_path, STAGETRACE_SOCKET_WAIT="0", STAGETRACE_GC_PAUSE="0")["unseen time"]
+    told, _, silent = found.found.partition("; not told: ")
+    assert "the wait for a CPU" in told
+    assert "the wait in the socket (STAGETRACE_SOCKET_WAIT says so)" in silent
+    assert "the pauses of the garbage collector (STAGETRACE_GC_PAUSE says so)" in silent

@@ -1,0 +1,180 @@
+"""A hook that fails ten times switches itself off: said once, counted, and all the others go on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services import run_service
+from sink import SERVER, run_sink
+from stagetrace import guard, log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+HOOK = "stagetrace.instrumentation.twin"
+REQUESTS = 30
+
+
+@pytest.fixture(autouse=True)
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Begin with nothing counted; give what is said."""
+    lines: list[str] = []
+    monkeypatch.setattr(guard, "failures", {})
+    monkeypatch.setattr(guard, "_switches", {})
+    monkeypatch.setattr(log, "_said", set())
+    monkeypatch.setattr(log, "error", lines.append)
+    return lines
+
+
+class Part:
+    """A part of a hook that fails, and counts its calls."""
+
+    def __init__(self, module: str = HOOK, name: str = "part") -> None:
+        self.calls = 0
+
+        def part() -> str:
+            self.calls += 1
+            raise RuntimeError("broken")
+
+        part.__module__, part.__qualname__ = module, name
+        self.function: Callable[[], str] = part
+
+
+def test_a_place_that_fails_ten_times_is_not_called_again() -> None:
+    part = Part()
+    call = guard.guarded(part.function)
+    assert [call() for _ in range(REQUESTS)] == [None] * REQUESTS
+    assert part.calls == guard.LIMIT == 10
+    assert guard.failures == {f"{HOOK}.part": 10}
+    assert guard.switched_off() == [HOOK]
+
+
+def test_that_is_said_once(said: list[str]) -> None:
+    call = guard.guarded(Part().function)
+    for _ in range(REQUESTS):
+        call()
+    first, second = said
+    assert first.startswith(f"{HOOK}.part failed (RuntimeError: broken)")
+    assert second.startswith(f"{HOOK}.part failed 10 times: its hook is switched off")
+
+
+def test_nine_failures_switch_nothing_off() -> None:
+    call = guard.guarded(Part().function)
+    for _ in range(9):
+        call()
+    assert guard.switched_off() == []
+
+
+def test_the_other_parts_of_that_hook_are_not_called_and_those_of_other_hooks_are() -> None:
+    def works() -> str:
+        return "called"
+
+    works.__module__ = HOOK
+    same = guard.guarded(works)
+    works.__module__ = "stagetrace.instrumentation.another"
+    other = guard.guarded(works)
+    broken = guard.guarded(Part().function)
+    for _ in range(10):
+        broken()
+    assert (same(), other()) == (None, "called")
+
+
+def test_what_ends_something_is_called_even_then() -> None:
+    """A request that began before the hook was switched off must end."""
+    begin, end = Part(name="begin"), Part(name="end")
+    beginning, ending = guard.guarded(begin.function), guard.guarded_end(end.function)
+    for _ in range(10):
+        beginning()
+    ending()
+    assert end.calls == 1
+    assert guard.failures[f"{HOOK}.end"] == 1
+
+
+def test_failures_of_ends_switch_their_hook_off_too() -> None:
+    end = guard.guarded_end(Part().function)
+    for _ in range(10):
+        end()
+    assert guard.switched_off() == [HOOK]
+
+
+def test_what_is_no_hook_is_counted_and_goes_on() -> None:
+    """The judging of requests, and the queue: one bad span in a thousand must not end all others."""
+    part = Part("stagetrace.sla.processor")
+    call = guard.guarded(part.function)
+    for _ in range(REQUESTS):
+        call()
+    assert part.calls == REQUESTS
+    assert guard.failures == {"stagetrace.sla.processor.part": REQUESTS}
+    assert guard.switched_off() == []
+
+
+def test_a_wrapper_that_guards_itself_is_switched_off_by_its_reports() -> None:
+    hook = guard.switch(HOOK)
+    for _ in range(10):
+        assert not hook.off
+        guard.report(HOOK, RuntimeError("broken"))
+    assert hook.off
+    assert guard.switch(HOOK) is hook
+
+
+def test_a_closed_stderr_does_not_keep_a_hook_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: Any) -> None:
+        raise ValueError("I/O operation on closed file")
+
+    monkeypatch.setattr(log, "error", closed)
+    monkeypatch.setattr(log, "_said", set())
+    call = guard.guarded(Part().function)
+    for _ in range(10):
+        call()
+    assert guard.switched_off() == [HOOK]
+
+
+def environment(endpoint: str, twin: str) -> dict[str, str]:
+    return {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "* within 1s",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "BREAK": twin,
+    }
+
+
+@pytest.mark.parametrize(
+    ("twin", "hook"),
+    [
+        ("stagetrace.instrumentation.http:request_block", "asgi"),
+        ("stagetrace.instrumentation.asgi:AsgiRequest.begin_answer", "asgi"),
+        ("stagetrace.instrumentation.asgi:AsgiRequest.serve_by", "starlette"),
+        ("stagetrace.instrumentation.sklearn:description", "sklearn"),
+    ],
+)
+def test_after_ten_failures_requests_run_untouched_by_that_hook(twin: str, hook: str, tmp_path: Path) -> None:
+    """On a real service: the broken part is called ten times and never again, whatever comes."""
+    with run_sink() as sink, run_service(tmp_path, "failing", env=environment(sink.endpoint, twin)) as service:
+        for _ in range(REQUESTS):
+            assert service.call("POST", "/async-predict", json={})[1].json() == [0]
+        assert service.call("GET", "/failures")[1].json() == 10
+        service.stop()
+        log_text = service.log
+    assert log_text.count("the twin is broken") == 1, log_text
+    off = [line for line in log_text.splitlines() if "is switched off in this process" in line]
+    assert len(off) == 1, log_text
+    assert f"stagetrace.instrumentation.{hook}" in off[0]
+
+
+def test_the_other_hooks_go_on(tmp_path: Path) -> None:
+    """Without routes, since the hook that notes them is off: the request, its stages and the model are still there."""
+    twin = "stagetrace.instrumentation.asgi:AsgiRequest.serve_by"
+    with run_sink() as sink, run_service(tmp_path, "failing", env=environment(sink.endpoint, twin)) as service:
+        for _ in range(REQUESTS):
+            trace_id, _ = service.call("POST", "/predict", json={"inference_s": 0.02})
+        request = sink.request(trace_id)
+        judged = sink.wait_for(lambda spans: sum(one.kind == SERVER for one in spans) >= REQUESTS)
+    assert "inference" in request.names
+    assert request.entry.attributes["ml.model.name"] == "SleepyModel"
+    assert "http.route" not in request.entry.attributes
+    assert request.entry.attributes["sla.verdict"] == "good"
+    assert sum("sla.verdict" in one.attributes for one in judged) >= REQUESTS

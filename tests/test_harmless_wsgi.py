@@ -1,0 +1,108 @@
+"""As test_harmless.py, for WSGI: whatever breaks in stagetrace, the service answers as it does untraced."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services import Service, run_service, wsgi_command
+from test_harmless import break_and_ask, breakable_service, errors_of_the_app, part_answers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
+    (
+        "POST",
+        "/predict",
+        {"json": {"inference_s": 0.006}, "headers": {"X-Request-Start": "1", "X-Queue-Start": "soon"}},
+    ),
+    ("POST", "/predict", {"content": b"{", "headers": {"content-type": "application/json"}}),
+    ("POST", "/echo-length", {"content": b"x" * 70_000}),
+    ("POST", "/lines", {"content": b"one\ntwo\n\nthree"}),
+    ("GET", "/raise", {}),
+    ("GET", "/own-error", {}),
+    ("GET", "/plain?a=b", {}),
+    ("GET", "/stream?pause_s=0.001", {}),
+    ("GET", "/annotate", {}),
+    ("GET", "/file", {}),
+    ("GET", "/sub/items/3", {}),
+    ("GET", "/sub/%C3%BC", {}),
+    ("GET", "/plain-wsgi", {}),
+    ("GET", "/no-such-path", {"headers": {"x-asked": "ü".encode()}}),
+]
+# Servers, one line each; all parts are broken in each of them.
+SERVERS = ("gunicorn gthread", "waitress")
+PARTS = [
+    *(
+        f"stagetrace.instrumentation.wsgi:{name}"
+        for name in (
+            *("_begin", "_excluded", "_url", "_path", "_decoded", "_carried", "_fields", "_headers", "_in_bytes"),
+            *("_host", "adopts", "set_span_in_context", "time_in_queue_ms", "cut", "note_route", "note_failure"),
+            *("OwnWsgiRequest.__init__", "OwnWsgiRequest._rename", "OwnWsgiRequest._end_span"),
+            *("OwnWsgiRequest.describe", "WsgiRequest._come_in", "WsgiRequest._begin_with", "WsgiRequest._add_rest"),
+            *("WsgiRequest._note_head", "WsgiRequest._failed", "WsgiRequest._template", "WsgiRequest.count_in"),
+            *("WsgiRequest.serve_by", "WsgiRequest.pass_to"),
+        )
+    ),
+    *(
+        f"stagetrace.instrumentation.wsgi_passing:{name}"
+        for name in (
+            *("attach", "get_current", "Input.__init__", "Answer.__init__", "Passing.take_in"),
+            *("Passing._for_server",),
+        )
+    ),
+    *("stagetrace.instrumentation.wsgi:add_wsgi", "stagetrace.instrumentation.wsgi:WsgiRequest.passed"),
+    *("stagetrace.sla.recorder:EntryRecorder.end", "stagetrace.instrumentation.sklearn:description"),
+]
+PARTS_OF_GUNICORN = [f"stagetrace.instrumentation.gunicorn:{name}" for name in ("time_ns", "Arrival", "_is_readable")]
+PARTS_OF_WAITRESS = [f"stagetrace.instrumentation.waitress:{name}" for name in ("time_ns", "Arrival")]
+# Where the provider is somebody else's, and where the entry span is.
+PARTS_BESIDE = {
+    "a provider of one's own": [
+        f"stagetrace.instrumentation.wsgi:ForeignWsgiRequest.{name}" for name in ("__init__", "_rename", "_end_span")
+    ],
+    "an instrumentation of one's own": [
+        f"stagetrace.instrumentation.wsgi_adopted:AdoptedRequest.{name}" for name in ("__init__", "serve_by")
+    ],
+}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Service, tuple[list[Any], list[str]]]]:
+    with both(request.param, tmp_path_factory.mktemp("served")) as pair:
+        yield pair
+
+
+@contextmanager
+def both(server: str, folder: Path, **more: str) -> Iterator[tuple[Service, tuple[list[Any], list[str]]]]:
+    """Serve the application traced; give that, and what it answers and logs untraced."""
+    argv = wsgi_command(server, "switchable_flask")
+    with run_service(folder, argv=argv, env=more) as service:
+        untraced = part_answers(service, REQUESTS), errors_of_the_app(service.log)
+    with breakable_service(folder, "otlp", argv, **more) as service:
+        yield service, untraced
+
+
+@pytest.mark.parametrize("part", ["nothing", *PARTS])
+def test_a_part_that_fails_changes_no_answer_no_error_and_is_said_once(part: str, served: Any) -> None:
+    break_and_ask(part, served[0], served[1], REQUESTS)
+
+
+@pytest.mark.parametrize("part", [*PARTS_OF_GUNICORN, *PARTS_OF_WAITRESS])
+def test_nor_does_a_part_of_a_servers_own_hook(part: str, served: Any) -> None:
+    if ("waitress" in part) is not ("waitress" in served[0].process.args):
+        pytest.skip("of the other server")
+    break_and_ask(part, served[0], served[1], REQUESTS)
+
+
+@pytest.mark.parametrize("beside", PARTS_BESIDE)
+def test_nor_does_a_part_that_works_beside_others(beside: str, tmp_path: Path) -> None:
+    with both("gunicorn gthread", tmp_path, BESIDE=beside) as served:
+        for part in ("nothing", *PARTS_BESIDE[beside]):
+            break_and_ask(part, served[0], served[1], REQUESTS)

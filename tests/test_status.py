@@ -1,0 +1,302 @@
+"""What a serving process says of itself: true, private, gone with it; and nothing that its disk does harms it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services import PYTHON, Service, run_service
+from sink import run_sink
+from stagetrace import status
+from stagetrace.sla.cause import WORDS
+from stagetrace.sla.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+WITHIN_S = 20
+
+
+def environment(folder: Path, endpoint: str = "http://127.0.0.1:1", **more: str) -> dict[str, str]:
+    return {
+        "STAGETRACE": "1",
+        "STAGETRACE_STATUS": str(folder),
+        "STAGETRACE_SLA": "POST /predict within 20ms for 99.9%; GET /plain within 1s over 7d",
+        "OTEL_SERVICE_NAME": "shop",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        **more,
+    }
+
+
+def said(folder: Path, ready: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
+    """Return what the one process there says, as soon as `ready` says so of it."""
+    deadline = time.monotonic() + WITHIN_S
+    found: list[status.Found] = []
+    while time.monotonic() < deadline:
+        found = list(status.read(folder))
+        if len(found) == 1 and found[0].said is not None and ready(found[0].said):
+            return found[0].said
+        time.sleep(0.02)
+    raise AssertionError(f"not within {WITHIN_S} s: {found}")
+
+
+def test_a_serving_process_says_what_it_does(tmp_path: Path) -> None:
+    folder = tmp_path / "status"
+    with run_sink() as sink, run_service(tmp_path, env=environment(folder, sink.endpoint)) as service:
+        for inference_s in (0, 0, 0.05):
+            service.call("POST", "/predict", json={"inference_s": inference_s})
+        one = said(folder, lambda one: one["spans"] is not None and one["spans"]["delivered"] >= 12)
+        assert service.call("GET", "/health")[1].json() == {"pid": one["pid"]}
+    assert one["service"] == "shop"
+    assert one["command"].split()[1:4] == ["-m", "uvicorn", "ml:app"]
+    assert one["target"] == f"otlp_proto_grpc {sink.endpoint}"
+    assert one["judged"] == {"POST /predict within 20ms": {"good": 2, "breach": 1}}
+    assert list(one["causes"].values()) == [1]
+    assert set(one["causes"]) <= set(WORDS)
+    assert one["unmatched"] >= 1  # /health
+    assert one["spans"]["received"] == one["spans"]["delivered"] + one["spans"]["waiting"]
+    assert (one["trouble"], one["policy_problem"]) == (None, None)
+    assert one["policy"] == ["POST /predict within 20ms for 99.9% over 28d", "GET /plain within 1s for 99% over 7d"]
+    assert {"fastapi.applications", "sklearn.base"} <= set(one["hooks"]["hooked"])
+    assert (one["hooks"]["failed"], one["hooks"]["switched_off"], one["hooks"]["failures"]) == ({}, [], {})
+    assert one["sampler"].startswith("ParentBased{root:AlwaysOnSampler")
+    assert abs(one["started_unix"] - time.time()) < 120
+    assert {"stagetrace", "opentelemetry-sdk"} <= set(one["versions"])
+
+
+def test_it_says_why_nothing_is_delivered_and_keeps_secrets(tmp_path: Path) -> None:
+    folder = tmp_path / "status"
+    env = environment(folder, "http://user:secret@127.0.0.1:1", OTEL_EXPORTER_OTLP_HEADERS="authorization=hidden")
+    with run_service(tmp_path, env=env) as service:
+        service.call("GET", "/plain")
+        one = said(folder, lambda one: one["trouble"] is not None)
+    assert one["target"] == "otlp_proto_grpc http://127.0.0.1:1"
+    assert abs(one["trouble"]["since_unix"] - time.time()) < 120
+    assert one["trouble"]["reason"].startswith("UNAVAILABLE")
+    assert not {word for word in ("secret", "hidden") if word in json.dumps(one)}
+
+
+def test_a_hook_that_was_switched_off_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "status"
+    env = environment(folder, BREAK="stagetrace.instrumentation.asgi:AsgiRequest.serve_by")
+    with run_service(tmp_path, "failing", env=env) as service:
+        for _ in range(12):
+            service.call("GET", "/plain")
+        hooks = said(folder, lambda one: bool(one["hooks"]["switched_off"]))["hooks"]
+    assert hooks["switched_off"] == ["stagetrace.instrumentation.starlette"]
+    assert hooks["failures"] == {"stagetrace.instrumentation.starlette": 10}
+
+
+def test_a_policy_that_is_not_used_is_said_with_the_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "status"
+    with run_service(tmp_path, env=environment(folder, STAGETRACE_SLA="/predict within 5")):
+        one = said(folder)
+    assert one["policy"] == []
+    assert "the duration '5' has no unit" in one["policy_problem"]
+
+
+def test_spans_of_other_peoples_processors_are_unknown_and_not_zero(tmp_path: Path) -> None:
+    folder = tmp_path / "status"
+    with run_service(tmp_path, "own_provider", env=environment(folder, SINK="http://127.0.0.1:1")) as service:
+        service.call("POST", "/predict", json={})
+        one = said(folder)
+    assert one["spans"] is None
+    assert one["target"] == "the tracer provider that this service set"
+
+
+def test_only_its_owner_may_read_it_and_it_goes_with_the_process(tmp_path: Path) -> None:
+    folder = tmp_path / "status"
+    with run_service(tmp_path, env=environment(folder)) as service:
+        said(folder)
+        (file,) = folder.iterdir()
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, file)] == [0o700, 0o600]
+        service.stop()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("launcher", ["python -m", "gunicorn --preload", "uvicorn --workers 2"])
+def test_each_worker_says_so_and_takes_it_back(launcher: str, tmp_path: Path) -> None:
+    folder = tmp_path / "status"
+    workers = 1 if launcher == "python -m" else 2
+    with run_service(tmp_path, launcher=launcher, env=environment(folder)) as service:
+        deadline = time.monotonic() + WITHIN_S
+        while len(found := list(status.read(folder))) < workers and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len({one.said["pid"] for one in found if one.said}) == workers
+        assert service.call("GET", "/health")[1].json()["pid"] in {one.said["pid"] for one in found if one.said}
+        service.stop()
+    assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "status"
+    with run_service(tmp_path, env=environment(folder)) as service:
+        killed = said(folder)["pid"]
+        service.stop(signal.SIGKILL)
+    (left,) = status.read(folder)
+    assert left.alive is False
+    with run_service(tmp_path, env=environment(folder)):
+        assert said(folder)["pid"] != killed
+
+
+@pytest.mark.parametrize("code", ["import sklearn.linear_model", "import fastapi; fastapi.FastAPI()"])
+def test_a_process_that_serves_nothing_says_nothing(code: str, tmp_path: Path) -> None:
+    env = {**os.environ, **environment(tmp_path / "status")}
+    done = subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "status").exists()
+
+
+def test_a_process_that_is_told_not_to_says_nothing(tmp_path: Path) -> None:
+    env = environment(tmp_path, STAGETRACE_STATUS="0", XDG_RUNTIME_DIR=str(tmp_path), TMPDIR=str(tmp_path))
+    with run_service(tmp_path, env=env) as service:
+        service.call("GET", "/plain")
+        service.stop()
+    assert [path for path in tmp_path.rglob("*") if "stagetrace" in path.name] == []
+
+
+FULL = """
+import errno, os
+from stagetrace import status
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+"""
+
+
+def twin(folder: Path, code: str) -> str:
+    """Return the PYTHONPATH under which the ml app runs after `code`."""
+    (folder / "twin.py").write_text(f"{code}\nfrom ml import app\n")
+    return str(folder)
+
+
+def serves_and_stops(service: Service) -> None:
+    for _ in range(3):
+        assert service.call("POST", "/predict", json={})[1].json() == [0]
+    time.sleep(2.5)  # so that it is tried again
+    assert service.stop() in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (FULL + "status.write = full", "No space left on device"),
+        ("from stagetrace import status\nstatus.folder = lambda: status.Path('/proc/stagetrace')", "/proc/stagetrace"),
+    ],
+    ids=["a full disk", "a folder that cannot be made"],
+)
+def test_a_disk_that_takes_nothing_is_said_once_for_those_who_look(code: str, reason: str, tmp_path: Path) -> None:
+    with run_sink() as sink:
+        env = environment(tmp_path / "status", sink.endpoint, STAGETRACE_LOG="debug", PYTHONPATH=twin(tmp_path, code))
+        argv = [PYTHON, "-m", "uvicorn", "twin:app", "--port", "{port}"]
+        with run_service(tmp_path, argv=argv, env=env) as service:
+            serves_and_stops(service)
+            lines = [line for line in service.log.splitlines() if "`stagetrace doctor` will not see" in line]
+        assert len(sink.traces()) >= 3
+    assert len(lines) == 1, service.log
+    assert reason in lines[0]
+    assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize("part", ["write", "remove"])
+def test_a_disk_that_hangs_holds_nothing_up(part: str, tmp_path: Path) -> None:
+    """Requests are answered, spans are delivered at the end, and the end comes."""
+    code = f"import time\nfrom stagetrace import status\nstatus.{part} = lambda *_: time.sleep(3600)"
+    with run_sink() as sink:
+        env = environment(tmp_path / "status", sink.endpoint, OTEL_BSP_SCHEDULE_DELAY="60000")
+        env["PYTHONPATH"] = twin(tmp_path, code)
+        argv = [PYTHON, "-m", "uvicorn", "twin:app", "--port", "{port}"]
+        with run_service(tmp_path, argv=argv, env=env) as service:
+            serves_and_stops(service)
+        assert len(sink.traces()) >= 3
+
+
+def test_an_error_of_ours_is_counted_and_said_once(tmp_path: Path) -> None:
+    code = "from stagetrace import publish\npublish._spans = lambda: 1 / 0"
+    env = environment(tmp_path / "status", PYTHONPATH=twin(tmp_path, code))
+    argv = [PYTHON, "-m", "uvicorn", "twin:app", "--port", "{port}"]
+    with run_service(tmp_path, argv=argv, env=env) as service:
+        serves_and_stops(service)
+        assert service.log.count("ZeroDivisionError") == 1, service.log
+
+
+# The files themselves.
+
+
+def test_the_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("STAGETRACE_STATUS", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert status.folder() == tmp_path / "stagetrace"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/no/such/folder")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert status.folder() == tmp_path / f"stagetrace-{os.geteuid()}"
+
+
+def test_a_folder_that_others_may_enter_is_not_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In /tmp anybody may have made it before us."""
+    monkeypatch.delenv("STAGETRACE_STATUS", raising=False)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o755)
+    with pytest.raises(PermissionError, match="belongs to others, or is open to them"):
+        status.write(tmp_path / "open", status.myself(), "{}")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(PermissionError):
+        status.write(tmp_path / "link", status.myself(), "{}")
+
+
+def test_a_process_that_lives_is_told_from_one_that_had_its_number(tmp_path: Path) -> None:
+    me = status.myself()
+    for one in (me, me._replace(ticks=me.ticks + 1), me._replace(pid=2**22 + 1)):
+        (tmp_path / one.name).write_text(json.dumps({"namespace": me.namespace}))
+    assert {found.path.name: found.alive for found in status.read(tmp_path)} == {
+        me.name: True,
+        me._replace(ticks=me.ticks + 1).name: False,
+        me._replace(pid=2**22 + 1).name: False,
+    }
+    assert status.clear(tmp_path) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [me.name]
+
+
+def test_a_process_of_another_container_is_left_alone(tmp_path: Path) -> None:
+    """Its number means nothing here."""
+    other = status.myself()._replace(pid=2**22 + 1)
+    (tmp_path / other.name).write_text(json.dumps({"namespace": "pid:[1]"}))
+    (found,) = status.read(tmp_path)
+    assert found.alive is None
+    assert status.clear(tmp_path) == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": NaN}', "[" * 100_000, "\xff"])
+def test_a_file_that_cannot_be_read_is_no_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / status.myself().name).write_text(text, encoding="latin-1")
+    assert [found.said for found in status.read(tmp_path)] == [None]
+
+
+def test_neither_links_nor_pipes_are_followed(tmp_path: Path) -> None:
+    me = status.myself()
+    os.mkfifo(tmp_path / me.name)
+    (tmp_path / me._replace(ticks=7).name).symlink_to(__file__)
+    assert [found.said for found in status.read(tmp_path)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("/a within 5ms", "/a within 5ms for 99% over 28d"),
+        ("GET /a within 1s for 99.95% over 1w", "GET /a within 1s for 99.95% over 7d"),
+        ("* within 1m for 100% over 90m", "* within 1m for 100% over 90m"),
+        ("* within 1m over 36h", "* within 1m for 99% over 36h"),
+    ],
+)
+def test_a_promise_in_words(rule: str, words: str) -> None:
+    (objective,) = Policy.parse(rule).objectives
+    assert status.promise(objective) == words
+    assert Policy.parse(words).objectives[0].within_ns == objective.within_ns
