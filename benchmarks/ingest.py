@@ -58,7 +58,7 @@ def measure(rounds: int, spans: int, threads: int, traces: int = 55) -> Ingest:
         found = []
         for number in range(rounds):
             progress(f"round {number + 1} of {rounds}")
-            found.append(_child(requests, Path(folder) / "store", threads))
+            found.append(append_in_child(requests, Path(folder) / "store", threads))
             shutil.rmtree(Path(folder) / "store")
         sent = requests.stat().st_size / made
     return Ingest(made, threads, sent, **{key: [one[key] for one in found] for key in found[0]})
@@ -76,8 +76,8 @@ def write_requests(file: Path, requests: Iterator[bytes]) -> int:
     return spans
 
 
-def _child(requests: Path, store: Path, threads: int) -> dict[str, float]:
-    """Run one round in a process of its own."""
+def append_in_child(requests: Path, store: Path, threads: int) -> dict[str, float]:
+    """Append all in a process of its own; return the figures."""
     argv = [sys.executable, str(HERE / "ingest.py"), "--child", str(requests), str(store), str(threads)]
     output = subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
     figures: dict[str, float] = json.loads(output)

@@ -2,7 +2,8 @@
 
 Requests come at random times (Poisson) whether or not earlier ones are answered, and latency counts from the moment
 at which a request was due. The server has one core, the load generator and the OTLP receiver the other. All set-ups of
-a round get the same arrivals, each in a fresh process.
+a round get the same arrivals, each in a fresh process, and are warmed up by such arrivals too. The service's garbage
+collector is watched (`app_gc.py`), since its full collections stop all requests that are under way.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -32,23 +34,32 @@ from benchmarks.measure import (
     show,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 COMPARED = (UNTRACED, STOCK, STAGETRACE)
+COLLECTIONS = ("generation 0", "generation 1", "generation 2 (full)")
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
-# Of the untraced service's capacity: about where a careful team runs a service, and a light load besides, since the
-# heavier one may be more than a traced service can bear at all.
-LOADS = (0.15, 0.4)
-WARM_UP = 500
+# Of the untraced service's capacity: about where a careful team runs a service.
+LOADS = (0.4,)
+APP = "app_gc:app"
+WARM_UP = 1000
 
 
 @dataclass(frozen=True)
 class Round:
-    """One set-up in one round: latencies in milliseconds by quantile, and how far the measurement can be trusted."""
+    """One set-up in one round: latencies in milliseconds by quantile, and how far the measurement can be trusted.
+
+    `collections` by generation; `full_ms` is what those of the oldest took altogether.
+    """
 
     ms: dict[str, float]
     requests: int
     busy: float
     send_lag_p99_ms: float
     spans: float
+    collections: list[int]
+    full_ms: float
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Latency:
     loads: list[Load]
 
 
-def measure(rounds: int, seconds: float, shares: list[float]) -> Latency:
+def measure(rounds: int, seconds: float, shares: Sequence[float] = LOADS) -> Latency:
     """Measure the capacity, then at each load all variants `rounds` times."""
     with run_receiver() as receiver:
         capacity = _capacity(receiver)
@@ -85,13 +96,13 @@ def measure(rounds: int, seconds: float, shares: list[float]) -> Latency:
 
 
 def _capacity(receiver: Receiver) -> float:
-    with serve(UNTRACED, receiver) as server:
+    with serve(UNTRACED, receiver, APP) as server:
         measured = server.load("--connections", "8", "--warm-up", str(WARM_UP), "--requests", "3000")
     return float(len(measured["latencies_s"]) / measured["seconds"])
 
 
 def _once(variant: Variant, receiver: Receiver, rate: float, seconds: float, seed: int) -> Round:
-    with serve(variant, receiver) as server:
+    with serve(variant, receiver, APP) as server:
         receiver.take()
         shape = ("--warm-up", str(WARM_UP), "--rate", str(rate), "--seconds", str(seconds), "--seed", str(seed))
         measured = server.load(*shape, "--settle", str(SETTLE_S))
@@ -101,7 +112,9 @@ def _once(variant: Variant, receiver: Receiver, rate: float, seconds: float, see
         requests=len(ordered),
         busy=measured["cpu_s"] / measured["seconds"],
         send_lag_p99_ms=quantile(sorted(measured["lags_s"]), 0.99) * 1e3,
-        spans=receiver.take() / (len(ordered) + WARM_UP),
+        spans=receiver.take() / (len(ordered) + measured["warmed_up"]),
+        collections=[int(count) for count in measured["collections"]],
+        full_ms=measured["collecting_s"][2] * 1e3,
     )
 
 
@@ -113,7 +126,7 @@ def tables(result: Latency) -> list[Table]:
 def _tables(result: Latency, load: Load) -> list[Table]:
     rate = f"{load.share * result.capacity:.0f} requests/s, {load.share:.0%} of the untraced capacity"
     size = f"{len(load.rounds[UNTRACED.name])} rounds of {result.seconds:g} s; median (least to greatest)"
-    absolute, relative, trust = [], [], []
+    absolute, relative, trust, collecting = [], [], [], []
     for name, rounds in load.rounds.items():
         absolute.append([name, *(Spread.of([one.ms[q] for one in rounds]).text(2) for q in QUANTILES)])
         if name != UNTRACED.name:
@@ -121,10 +134,13 @@ def _tables(result: Latency, load: Load) -> list[Table]:
         busy, lag = Spread.of([one.busy * 100 for one in rounds]), Spread.of([one.send_lag_p99_ms for one in rounds])
         spans = Spread.of([one.spans for one in rounds])
         trust.append([name, str(sum(one.requests for one in rounds)), busy.text(), lag.text(2), spans.text(2)])
+        counts = (Spread.of([one.collections[generation] for one in rounds]).text() for generation in range(3))
+        collecting.append([name, *counts, Spread.of([one.full_ms for one in rounds]).text()])
     trust_columns = ("set-up", "requests", "server's core busy, %", "p99 lag of sends, ms", "spans received/request")
     return [
         Table(f"Latency in ms at {rate}: {size}", ("set-up", *QUANTILES), absolute),
         Table("As a multiple of the untraced service's in the same round", ("set-up", *QUANTILES), relative),
+        Table("Collections of garbage while it lasted", ("set-up", *COLLECTIONS, "full ones, ms"), collecting),
         Table("How the load was", trust_columns, trust),
     ]
 
@@ -140,14 +156,16 @@ def reading(result: Latency) -> list[str]:
     for load in result.loads:
         busy = {one.name: Spread.of([r.busy for r in load.rounds[one.name]]).median for one in COMPARED}
         times = {
-            one.name: " and ".join(f"x{_ratio(load, one.name, q).median:.2f}" for q in ("p50", "p99"))
+            one.name: " and ".join(f"x{_ratio(load, one.name, q).text(2)}" for q in ("p50", "p99"))
             for one in (STAGETRACE, STOCK)
         }
+        tails = {one.name: _ratio(load, one.name, "p99.9").text(1) for one in (STAGETRACE, STOCK)}
         said.append(
             f"At {load.share:.0%} of the untraced capacity p50 and p99 are {times[STAGETRACE.name]} with stagetrace, "
             f"{times[STOCK.name]} with stock tracing. The server's core is {busy[UNTRACED.name]:.0%} busy untraced, "
             f"{busy[STAGETRACE.name]:.0%} with stagetrace, {busy[STOCK.name]:.0%} with stock: "
-            "the nearer to 100 %, the more a figure tells of waiting for the one core, not of tracing as such."
+            "the nearer to 100 %, the more a figure tells of waiting for the one core, not of tracing as such. "
+            f"p99.9 is x{tails[STAGETRACE.name]} and x{tails[STOCK.name]}."
         )
     lag = max(one.send_lag_p99_ms for load in result.loads for one in load.rounds[UNTRACED.name])
     said.append(
@@ -159,9 +177,9 @@ def reading(result: Latency) -> list[str]:
 
 def main() -> None:
     """Measure and print."""
-    arguments = parser(__doc__, "python benchmarks/latency.py --rounds 7 --seconds 30 --json latency.json")
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--seconds", type=float, default=10, help="measured in each round, set-up and load")
+    arguments = parser(__doc__, "python benchmarks/latency.py --rounds 5 --seconds 60 --json latency.json")
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--seconds", type=float, default=15, help="measured in each round, set-up and load")
     arguments.add_argument("--load", type=float, nargs="+", default=LOADS, help="shares of the untraced capacity")
     args = arguments.parse_args()
     show(measure(args.rounds, args.seconds, args.load), tables, reading, args.json)

@@ -1,7 +1,9 @@
 """The load generator, a process of its own: sends requests at given times and reads the server's CPU clock around them.
 
 Prints one JSON object: `latencies_s` from the intended start of each request (a late send counts as latency, so
-nothing is omitted), `lags_s` by which sends came late, `seconds`, and `cpu_s` of the server process.
+nothing is omitted), `lags_s` by which sends came late, `seconds`, `cpu_s` of the server process, `warmed_up` requests
+sent before, and with --gc-file what its garbage collector did meanwhile: `collections`, `collecting_s` and `garbage`,
+each by generation.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ import json
 import random
 import select
 import socket
+import struct
 import sys
 import time
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -101,6 +105,11 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)  # what clock_getcpuclockid(3) computes
 
 
+def collector_figures(file: Path) -> tuple[float, ...]:
+    """Return what the service's garbage collector did so far: see `app_gc`."""
+    return struct.unpack("9d", file.read_bytes())
+
+
 def main() -> None:
     """Warm up, wait, measure, wait."""
     parser = argparse.ArgumentParser(
@@ -112,23 +121,33 @@ def main() -> None:
     parser.add_argument("--pid", type=int, required=True, help="the server, whose CPU time is read")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--requests", type=int, default=3000, help="in a closed loop, if no --rate is given")
-    parser.add_argument("--warm-up", type=int, default=500, help="requests sent before, in a closed loop")
+    parser.add_argument("--warm-up", type=int, default=500, help="requests sent before, in the same manner")
     parser.add_argument("--rate", type=float, help="requests a second, as an open loop with Poisson arrivals")
     parser.add_argument("--seconds", type=float, default=10, help="length of the open loop")
     parser.add_argument("--seed", type=int, default=0, help="of the arrivals")
     parser.add_argument("--settle", type=float, default=0, help="seconds before and after, in which exports end")
+    parser.add_argument("--gc-file", type=Path, help="where a service run as app_gc:app writes its collector's figures")
     args = parser.parse_args()
     connections = [Connection(args.port) for _ in range(args.connections)]
     chance = random.Random(args.seed)
-    due = poisson(chance, args.rate, args.seconds) if args.rate else [0.0] * args.requests
-    replay(connections, [0.0] * args.warm_up)
+    if args.rate:
+        # At the measured rate: a burst before would leave the garbage collector in a state that no service is in.
+        warm_up, due = (poisson(chance, args.rate, length) for length in (args.warm_up / args.rate, args.seconds))
+    else:
+        warm_up, due = [0.0] * args.warm_up, [0.0] * args.requests
+    replay(connections, warm_up)
     time.sleep(args.settle)
+    collected = collector_figures(args.gc_file) if args.gc_file else ()
     before, start = cpu_seconds(args.pid), time.perf_counter()
     latencies, lags = replay(connections, due)
     seconds = time.perf_counter() - start
     time.sleep(args.settle)
-    cpu_s = cpu_seconds(args.pid) - before
-    json.dump({"latencies_s": latencies, "lags_s": lags, "seconds": seconds, "cpu_s": cpu_s}, sys.stdout)
+    figures = {"latencies_s": latencies, "lags_s": lags, "seconds": seconds, "cpu_s": cpu_seconds(args.pid) - before}
+    figures["warmed_up"] = len(warm_up)
+    if args.gc_file:
+        done = [now - then for now, then in zip(collector_figures(args.gc_file), collected, strict=True)]
+        figures |= {"collections": done[:3], "collecting_s": done[3:6], "garbage": done[6:]}
+    json.dump(figures, sys.stdout)
 
 
 if __name__ == "__main__":

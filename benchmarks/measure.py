@@ -15,13 +15,16 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.load import cpu_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+T = TypeVar("T")
 
 HERE = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent
@@ -37,11 +40,18 @@ SERVER_CORE, OTHER_CORE = CORES[0], CORES[-1]
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of running the service: what stands before its command line, and what its environment adds."""
+    """One way of running the service: what stands before its command line, what its environment adds, its Python."""
 
     name: str
     wrapper: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    python: str = sys.executable
+
+
+def only(*instrumentations: str) -> dict[str, str]:
+    """Return what keeps opentelemetry-instrument from switching on anything else that happens to be installed."""
+    installed = {point.name for point in entry_points(group="opentelemetry_instrumentor")}
+    return {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": ",".join(sorted(installed - set(instrumentations)))}
 
 
 # Traces alone are compared: opentelemetry-instrument would also send metrics and logs.
@@ -49,14 +59,12 @@ INSTRUMENT = (str(BIN / "opentelemetry-instrument"), "--metrics_exporter", "none
 PROMISE = {"STAGETRACE": "1", "STAGETRACE_SLA": "POST /predict within 50ms for 99.9%; * within 1s"}
 ONE_PERCENT = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
 
-UNTRACED, STOCK, STAGETRACE = Variant("untraced"), Variant("stock", INSTRUMENT), Variant("stagetrace", (), PROMISE)
-VARIANTS = (
-    UNTRACED,
-    STOCK,
-    STAGETRACE,
-    Variant("stock, 1 % sampled", INSTRUMENT, ONE_PERCENT),
-    Variant("stagetrace, 1 % sampled", (), {**PROMISE, **ONE_PERCENT}),
-)
+UNTRACED = Variant("untraced")
+STOCK = Variant("stock", INSTRUMENT, only("fastapi"))
+STAGETRACE = Variant("stagetrace", (), PROMISE)
+STOCK_SAMPLED = Variant("stock, 1 % sampled", INSTRUMENT, {**STOCK.env, **ONE_PERCENT})
+STAGETRACE_SAMPLED = Variant("stagetrace, 1 % sampled", (), {**PROMISE, **ONE_PERCENT})
+VARIANTS = (UNTRACED, STOCK, STAGETRACE, STOCK_SAMPLED, STAGETRACE_SAMPLED)
 
 
 def progress(text: str) -> None:
@@ -64,7 +72,7 @@ def progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def rotated(variants: Sequence[Variant], number: int) -> list[Variant]:
+def rotated(variants: Sequence[T], number: int) -> list[T]:
     """Return the variants in the order of one round: each comes first in turn, so that none profits from its place."""
     first = number % len(variants)
     return [*variants[first:], *variants[:first]]
@@ -78,18 +86,19 @@ def clean_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "STAGETRACE", "PYTHON"))}
 
 
-def start(argv: Sequence[str], core: int, **options: Any) -> subprocess.Popen[str]:
-    """Start a process on one core; it is bound before it has threads, which inherit that."""
+def start(argv: Sequence[str], *cores: int, **options: Any) -> subprocess.Popen[str]:
+    """Start a process on one core, or some; it is bound before it has threads, which inherit that."""
     process = subprocess.Popen(argv, cwd=HERE, text=True, **options)
-    os.sched_setaffinity(process.pid, {core})
+    os.sched_setaffinity(process.pid, cores)
     return process
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """The running OTLP receiver."""
+    """The running receiver: its OTLP/gRPC endpoint, and the one of all that is sent over HTTP."""
 
     endpoint: str
+    http_endpoint: str
     process: subprocess.Popen[str]
 
     def take(self) -> int:
@@ -108,7 +117,8 @@ def run_receiver() -> Iterator[Receiver]:
     pipe = subprocess.PIPE
     with start(argv, OTHER_CORE, env=clean_environment(), stdin=pipe, stdout=pipe) as process:
         assert process.stdout
-        yield Receiver(process.stdout.readline().strip(), process)
+        endpoint, http_endpoint = process.stdout.readline().split()
+        yield Receiver(endpoint, http_endpoint, process)
         assert process.stdin
         process.stdin.close()
 
@@ -121,10 +131,13 @@ class Server:
     pid: int
     ready_s: float
     ready_cpu_s: float
+    gc_file: Path
 
     def load(self, *options: str) -> dict[str, Any]:
         """Run the load generator against it; return what that measured."""
         argv = [sys.executable, str(HERE / "load.py"), "--port", str(self.port), "--pid", str(self.pid), *options]
+        if self.gc_file.exists():
+            argv += ["--gc-file", str(self.gc_file)]
         with start(argv, OTHER_CORE, env=clean_environment(), stdout=subprocess.PIPE) as generator:
             output, _ = generator.communicate()
         if generator.returncode:
@@ -137,31 +150,54 @@ class Server:
         return status_kb(Path(f"/proc/{self.pid}/status").read_text(), "VmRSS") / 1024
 
 
-@contextmanager
-def serve(variant: Variant, receiver: Receiver) -> Iterator[Server]:
-    """Run the service as the variant says until the block ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    app = [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port), "--no-access-log"]
-    environment = {
+def environment_of(variant: Variant, receiver: Receiver) -> dict[str, str]:
+    """Return the environment in which a variant runs, sending to the receiver."""
+    return {
         **clean_environment(),
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
         "OTEL_SERVICE_NAME": "bench",
         "OTEL_BSP_SCHEDULE_DELAY": str(EXPORT_DELAY_MS),
         **variant.env,
     }
-    with tempfile.TemporaryFile("w+") as log:
+
+
+@contextmanager
+def serve(variant: Variant, receiver: Receiver, app: str = "app:app") -> Iterator[Server]:
+    """Run the service as the variant says until the block ends; as app_gc:app its garbage collector is watched."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [variant.python, "-m", "uvicorn", app, "--port", str(port), "--no-access-log"]
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
+        gc_file = Path(folder) / "gc"
+        environment = {**environment_of(variant, receiver), "BENCH_GC_FILE": str(gc_file)}
         started = time.perf_counter()
-        process = start([*variant.wrapper, *app], SERVER_CORE, env=environment, stdout=log, stderr=log)
+        process = start([*variant.wrapper, *command], SERVER_CORE, env=environment, stdout=log, stderr=log)
         try:
             if not _answers(process, port):
                 log.seek(0)
                 raise SystemExit(f"{variant.name}: the service did not get ready:\n{log.read()[-4000:]}")
-            yield Server(port, process.pid, time.perf_counter() - started, cpu_seconds(process.pid))
+            yield Server(port, process.pid, time.perf_counter() - started, cpu_seconds(process.pid), gc_file)
         finally:
             process.terminate()
             process.wait(STOP_WITHIN_S)
+
+
+def run(variant: Variant, receiver: Receiver, script: str, *options: str, cores: Sequence[int] = ()) -> dict[str, Any]:
+    """Run a script of this folder as the variant says, to its end; return the JSON object that it prints.
+
+    On the server's core alone unless `cores` says otherwise.
+    """
+    argv = [*variant.wrapper, variant.python, str(HERE / script), *options]
+    with tempfile.TemporaryFile("w+") as log:
+        options_ = {"env": environment_of(variant, receiver), "stdout": subprocess.PIPE, "stderr": log}
+        process = start(argv, *(cores or (SERVER_CORE,)), **options_)
+        output, _ = process.communicate()
+        if process.returncode:
+            log.seek(0)
+            raise SystemExit(f"{variant.name}: {script} failed:\n{log.read()[-4000:]}")
+    measured: dict[str, Any] = json.loads(output)
+    return measured
 
 
 def _answers(process: subprocess.Popen[str], port: int) -> bool:

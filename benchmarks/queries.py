@@ -23,7 +23,7 @@ from benchmarks.measure import BIN, Spread, Table, clean_environment, parser, pr
 from benchmarks.traffic import SPANS_PER_TRACE, Traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from stagetrace.store.local import LocalReader
 
@@ -35,12 +35,13 @@ STAGE_COLUMNS = ("network_receive", "queue", "preprocess", "inference", "postpro
 
 @dataclass(frozen=True)
 class Queries:
-    """By question, milliseconds of each repetition."""
+    """By question, milliseconds of each repetition, and of CPU, which other work on the machine touches less."""
 
     spans: int
     megabytes: float
     answers: dict[str, int] = field(default_factory=dict)
     ms: dict[str, list[float]] = field(default_factory=dict)
+    cpu_ms: dict[str, list[float]] = field(default_factory=dict)
 
 
 def measure(spans: int, repeat: int, folder: Path | None) -> Queries:
@@ -58,8 +59,13 @@ def _fill(folder: Path, spans: int) -> None:
 
     progress(f"filling {folder} with {spans} spans")
     with LocalStore.open(folder) as store:
-        for request in Traffic(START_NS, DAY_NS * SPANS_PER_TRACE // spans).copies(spans):
+        for request in day(spans):
             store.append(request)
+
+
+def day(spans: int) -> Iterator[bytes]:
+    """Yield requests of about `spans` spans that are spread over 24 hours."""
+    return Traffic(START_NS, DAY_NS * SPANS_PER_TRACE // spans).copies(spans)
 
 
 def _ask_all(folder: Path, repeat: int) -> Queries:
@@ -80,11 +86,12 @@ def _ask_all(folder: Path, repeat: int) -> Queries:
 
         def ask(name: str, question: Callable[[int], int]) -> None:
             progress(name)
-            result.ms[name] = []
+            result.ms[name], result.cpu_ms[name] = [], []
             for number in range(repeat):
-                began = time.perf_counter()
+                began, cpu = time.perf_counter(), _cpu_s()
                 result.answers[name] = question(number)
                 result.ms[name].append(1000 * (time.perf_counter() - began))
+                result.cpu_ms[name].append(1000 * (_cpu_s() - cpu))
 
         ask("breaches of the last hour, newest 20", lambda _: len(reader.breaches(replace(hour, limit=20)).breaches))
         ask("breaches of the last hour, all", lambda _: len(reader.breaches(hour).breaches))
@@ -95,6 +102,11 @@ def _ask_all(folder: Path, repeat: int) -> Queries:
         ask("services", lambda _: len(reader.services()))
         ask("cold command: breaches --since 1h", lambda _: _cold(folder, last))
     return result
+
+
+def _cpu_s() -> float:
+    """Return the CPU seconds of this process and of those that it has waited for."""
+    return sum(os.times()[:4])
 
 
 def _p99(reader: LocalReader, stages: Sequence[str]) -> int:
@@ -128,11 +140,17 @@ def _iso(moment_ns: int) -> str:
 def tables(result: Queries) -> Sequence[Table]:
     """Return the figures."""
     rows = [
-        (name, f"{result.answers[name]}", Spread.of(times).text(1, " ms"), f"{times[0]:.1f} ms")
+        (
+            name,
+            f"{result.answers[name]}",
+            Spread.of(times).text(1, " ms"),
+            f"{times[0]:.1f} ms",
+            Spread.of(result.cpu_ms[name]).text(0, " ms"),
+        )
         for name, times in result.ms.items()
     ]
     title = f"{result.spans:,} spans of 24 hours, {result.megabytes:,.0f} MB on disk"
-    return [Table(title, ("question", "rows", "median (least to greatest)", "first"), rows)]
+    return [Table(title, ("question", "rows", "median (least to greatest)", "first", "CPU"), rows)]
 
 
 def reading(result: Queries) -> Sequence[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -17,6 +18,7 @@ from benchmarks.measure import (
     SETTLE_S,
     STAGETRACE,
     STOCK,
+    STOCK_SAMPLED,
     UNTRACED,
     VARIANTS,
     Receiver,
@@ -33,6 +35,9 @@ from benchmarks.measure import (
     show,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 WARM_UP = 500
 
 
@@ -45,13 +50,13 @@ class RequestCost:
     spans: dict[str, list[float]]
 
 
-def measure(rounds: int, requests: int) -> RequestCost:
-    """Run all variants `rounds` times."""
-    names = [variant.name for variant in VARIANTS]
+def measure(rounds: int, requests: int, variants: Sequence[Variant] = VARIANTS) -> RequestCost:
+    """Run the variants `rounds` times; the untraced, the stock one and stagetrace must be among them."""
+    names = [variant.name for variant in variants]
     result = RequestCost(requests, {name: [] for name in names}, {name: [] for name in names})
     with run_receiver() as receiver:
         for number in range(rounds):
-            for variant in rotated(VARIANTS, number):
+            for variant in rotated(variants, number):
                 cpu_us, spans = _once(variant, receiver, requests)
                 result.cpu_us[variant.name].append(cpu_us)
                 result.spans[variant.name].append(spans)
@@ -96,6 +101,8 @@ def reading(result: RequestCost) -> list[str]:
         f"It sends {our_spans:.1f} spans of it, stock {stock_spans:.1f}: "
         f"{ours / our_spans:.0f} and {stocks / stock_spans:.0f} us for each span."
     )
+    if STOCK_SAMPLED.name not in added:
+        return [added_line]
     sampling_line = (
         "At 1 % sampling stock records nothing of the other 99 %, while stagetrace records and judges every request "
         "and leaves out only the sending."

@@ -1,12 +1,15 @@
-"""At what rate the embedded back end is at its end: `python benchmarks/scale.py [SECONDS [RATE ...]]`.
+"""The figures of docs/scale.md: the rate at which the embedded back end is at its end, and ten million spans in it.
 
-One `stagetrace up` for each rate (spans a second; 0: as fast as it takes them). Four connections send prepared
-requests of 495 spans at fixed times, whether or not earlier ones were answered; meanwhile one client asks the folder
-for the newest breaches and one searches for some over jaeger.api_v3, every two seconds. The figures of docs/scale.md.
+One `stagetrace up` for each rate (spans a second; 0: as fast as it takes them). Four connections send requests of 495
+spans, each of new traces of this moment, at fixed times, whether or not earlier ones were answered; meanwhile one
+client asks the folder for the newest breaches and one searches for some over jaeger.api_v3, every two seconds. Then
+ten million spans of 24 hours go into a store as in ingest.py, and questions are put to it as in queries.py.
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import os
 import queue
 import sys
@@ -23,7 +26,9 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from backend.running import export, run_up  # noqa: E402
-from benchmarks.traffic import SPANS_PER_TRACE, Traffic  # noqa: E402
+from benchmarks import ingest, queries  # noqa: E402
+from benchmarks.measure import progress, text  # noqa: E402
+from benchmarks.traffic import SPANS_PER_TRACE, Reel, Traffic  # noqa: E402
 from stagetrace.semconv import SLA_BREACHED  # noqa: E402
 from stagetrace.store.base import Selection  # noqa: E402
 from stagetrace.store.jaeger_client import JaegerClient  # noqa: E402
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
 
     from backend.running import Up
 
-RATES = (5_000, 20_000, 50_000, 100_000, 0)
+RATES = (1_000, 5_000, 20_000, 50_000, 100_000, 0)
 CONNECTIONS = 4
 TRACES = 55
 SPANS = TRACES * SPANS_PER_TRACE
@@ -51,7 +56,7 @@ class Run:
     failed: int = 0
 
 
-def measure(rate: int, seconds: float, requests: Sequence[bytes]) -> str:
+def measure(rate: int, seconds: float, reel: Reel) -> str:
     """Run one rate and return its line."""
     run = Run()
     with tempfile.TemporaryDirectory() as folder, run_up(Path(folder)) as up:
@@ -62,7 +67,7 @@ def measure(rate: int, seconds: float, requests: Sequence[bytes]) -> str:
         asking = [threading.Thread(target=ask, args=(up, run.asked[way], stop)) for way, ask in ways.items()]
         for one in asking:
             one.start()
-        send(up, run, rate, seconds, requests)
+        send(up, run, rate, seconds, reel)
         took = time.monotonic() - began
         stop.set()
         for one in asking:
@@ -84,21 +89,21 @@ def measure(rate: int, seconds: float, requests: Sequence[bytes]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def send(up: Up, run: Run, rate: int, seconds: float, requests: Sequence[bytes]) -> None:
+def send(up: Up, run: Run, rate: int, seconds: float, reel: Reel) -> None:
     """Send for that long; every request is due at a time of its own."""
-    due: queue.SimpleQueue[tuple[float, bytes] | None] = queue.SimpleQueue()
+    due: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
+    numbers = itertools.count()
     ends = time.monotonic() + seconds
 
     def work() -> None:
         with grpc.insecure_channel(up.target()) as channel:
-            number = 0
-            while (item := due.get() if rate else (time.monotonic(), requests[number % len(requests)])) is not None:
-                number += 1
-                if not rate and time.monotonic() > ends:
+            while (item := due.get() if rate else (time.monotonic(), next(numbers))) is not None:
+                moment, number = item
+                if not rate and moment > ends:
                     return
                 try:
-                    export(channel, item[1])
-                    run.acknowledged.append(time.monotonic() - item[0])
+                    export(channel, reel.request(number))
+                    run.acknowledged.append(time.monotonic() - moment)
                 except grpc.RpcError:
                     run.failed += 1
 
@@ -110,7 +115,7 @@ def send(up: Up, run: Run, rate: int, seconds: float, requests: Sequence[bytes])
         for number in range(int(rate * seconds / SPANS)):
             moment = start + number * SPANS / rate
             time.sleep(max(0.0, moment - time.monotonic()))
-            due.put((moment, requests[number % len(requests)]))
+            due.put((moment, number))
         for _ in workers:
             due.put(None)
     for worker in workers:
@@ -151,19 +156,47 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-def main(arguments: Sequence[str]) -> None:
+def ten_million(spans: int) -> str:
+    """Fill a store in a process of its own and ask it; return the tables."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, requests = Path(name) / "store", Path(name) / "requests"
+        progress(f"making {spans} spans")
+        made = ingest.write_requests(requests, queries.day(spans))
+        progress("appending them")
+        rounds = {key: [value] for key, value in ingest.append_in_child(requests, folder, 4).items()}
+        sent = requests.stat().st_size / made
+        requests.unlink()
+        taken = ingest.Ingest(made, 4, sent, **rounds)
+        return text([*ingest.tables(taken), *queries.tables(queries.measure(made, 15, folder))], ())
+
+
+def rates(seconds: float, offered: Sequence[int]) -> None:
     """Print one table row for each rate."""
-    seconds = float(arguments[0]) if arguments else 20
-    rates = [int(one) for one in arguments[1:]] or list(RATES)
-    traffic = Traffic(time.time_ns() - 60 * 10**9)
-    requests = list(traffic.requests(PREPARED * SPANS, TRACES))
+    reel = Reel(list(Traffic(time.time_ns() - 60 * 10**9).requests(PREPARED * SPANS, TRACES)))
     head: tuple[str, ...] = ("offered /s", "taken /s", "CPU", "spans / CPU s", "ack p50 ms", "p99")
     head += ("breaches of the folder p50 ms", "a search over api_v3", "RSS MiB", "failed")
     print(f"| {' | '.join(head)} |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for rate in rates:
-        print(measure(rate, seconds, requests), flush=True)
+    for rate in offered:
+        print(measure(rate, seconds, reel), flush=True)
+    print()
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python benchmarks/scale.py --seconds 18 --rates 1000 5000 20000 50000 100000 0",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("--seconds", type=float, default=18, help="for each rate (18)")
+    arguments.add_argument("--rates", type=int, nargs="*", default=list(RATES), help="spans a second; 0: all it takes")
+    arguments.add_argument("--spans", type=int, default=10_000_000, help="of the large store (10000000); 0: none")
+    args = arguments.parse_args()
+    rates(args.seconds, args.rates)
+    if args.spans:
+        print(ten_million(args.spans))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+import struct
+import time
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
@@ -133,3 +136,40 @@ class Traffic:
             put(entry, sla__overrun_ms=took_ms - threshold_ms, sla__severity="major", sla__breach__stage=stage)
             put(entry, sla__breach__cause="compute")
             put(entry, sla__breach__evidence=f"{stage} took {totals[stage] / 1e6:.1f} ms of {took_ms:.1f} ms")
+
+
+class Reel:
+    """Prepared requests that are sent again and again, each time as other traces that end at this moment.
+
+    A request that comes again as it was is a copy to a store, and costs something else than new spans do.
+    """
+
+    def __init__(self, requests: Sequence[bytes]) -> None:
+        self._frames = [_frame(request) for request in requests]
+
+    def request(self, number: int) -> bytes:
+        """Return the request with this number, as new traces."""
+        content, ids, times, last_ns = self._frames[number % len(self._frames)]
+        renewed = content.copy()
+        renewed[ids] = np.frombuffer(number.to_bytes(_ID_BYTES, "big"), np.uint8)
+        moments = renewed[times].view("<i8") + (time.time_ns() - last_ns)
+        renewed[times] = moments.view(np.uint8)
+        found: bytes = renewed.tobytes()
+        return found
+
+
+_ID_BYTES = 8  # of a trace id the first ones; also of a time
+
+
+def _frame(request: bytes) -> tuple[Any, Any, Any, int]:
+    """Return a request as bytes that can be changed, the places of trace ids and times in it, and its newest end."""
+    ids, times, at, last_ns = list[int](), list[int](), 0, 0
+    for span in ExportTraceServiceRequest.FromString(request).resource_spans[0].scope_spans[0].spans:
+        at = request.index(b"\x0a\x10" + span.trace_id + b"\x12\x08" + span.span_id, at) + 2
+        ids.append(at)
+        both = b"\x39" + struct.pack("<q", span.start_time_unix_nano) + b"\x41"
+        at = request.index(both, at)
+        times += [at + 1, at + len(both)]
+        last_ns = max(last_ns, span.end_time_unix_nano)
+    id_places, time_places = (np.array(found)[:, None] + np.arange(_ID_BYTES) for found in (ids, times))
+    return np.frombuffer(request, np.uint8), id_places, time_places, last_ns

@@ -1,0 +1,169 @@
+"""The service of the fault bench: it scores rows, and can be made slow in every way that the bench knows.
+
+What a request asks for in its query is the fault; nothing here says so to whoever traces it.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import threading
+import time
+from typing import Any
+
+import httpx
+import urllib3
+from anyio import to_thread
+from fastapi import FastAPI
+from sklearn.base import BaseEstimator
+from starlette.requests import Request  # noqa: TC002 -- FastAPI looks at it
+from starlette.responses import StreamingResponse
+
+ROW_S = 0.0015  # of computing for each row
+PIECE = 65_536
+
+app = FastAPI()
+dependency = os.environ.get("BENCH_DEPENDENCY", "")
+stopping = threading.Event()
+slower: dict[str, float] = {}  # by what models multiply their work
+heap: list[list[int]] = []
+
+
+def compute(cpu_s: float) -> None:
+    """Compute for so many seconds of this thread's CPU time."""
+    until = time.thread_time() + cpu_s
+    while time.thread_time() < until:
+        sum(range(500))
+
+
+class Model(BaseEstimator):  # type: ignore[misc]
+    """Computes for each of its rows."""
+
+    def predict(self, rows: list[int]) -> list[int]:
+        compute(ROW_S * len(rows) * slower.get(type(self).__name__, 1.0))
+        return rows
+
+
+class Compiled(Model):
+    """Compiles itself in its first call, as models do whose kernels are made when they are needed."""
+
+    lines = 0
+
+    def predict(self, rows: list[int]) -> list[int]:
+        if self.lines:
+            text = "\n".join(f"x{n} = ({n} + 1) * {n} if {n} else [{n}, {n}]" for n in range(self.lines))
+            compile(text, "kernel", "exec")
+            self.lines = 0
+        return super().predict(rows)
+
+
+model = Model()
+pool, asking, asking_async = urllib3.PoolManager(), httpx.Client(), httpx.AsyncClient()
+
+
+@functools.cache
+def compiled(name: str, lines: int) -> Compiled:
+    """Return the model of this name, which is not compiled yet."""
+    found: Compiled = type(name, (Compiled,), {})()
+    found.lines = lines
+    return found
+
+
+@app.get("/health")
+async def health() -> None:
+    """Say that it is there."""
+
+
+@app.get("/control")
+@app.get("/predict")
+def predict(
+    rows: int = 2, wait_ms: int = 0, client: str = "httpx", collections: int = 0, name: str = "", lines: int = 0
+) -> int:
+    """Score rows in a thread of the pool."""
+    if wait_ms:
+        _ask(client, f"{dependency}/?ms={wait_ms}")
+    for _ in range(collections):
+        gc.collect()
+    one = compiled(name, lines) if name else model
+    return len(one.predict([0] * rows))
+
+
+def _ask(client: str, url: str) -> None:
+    if client == "urllib3":
+        pool.request("GET", url)
+    else:
+        asking.get(url)
+
+
+@app.get("/awaiting")
+async def awaiting(rows: int = 2, wait_ms: int = 0) -> int:
+    """Score rows, after another service has been asked, in the event loop."""
+    if wait_ms:
+        await asking_async.get(f"{dependency}/?ms={wait_ms}")
+    return len(model.predict([0] * rows))
+
+
+@app.post("/upload")
+async def upload(request: Request, rows: int = 2) -> int:
+    """Score rows once the body is there."""
+    body = await request.body()
+    return len(await to_thread.run_sync(model.predict, [0] * rows)) + len(body)
+
+
+@app.get("/download")
+async def download(pieces: int = 1, rows: int = 2) -> StreamingResponse:
+    """Answer with so many pieces, one by one."""
+    await to_thread.run_sync(model.predict, [0] * rows)
+
+    async def parts() -> Any:
+        for _ in range(pieces):
+            yield b"x" * PIECE
+
+    return StreamingResponse(parts())
+
+
+@app.get("/hold")
+async def hold(ms: int, *, computing: bool = False) -> None:
+    """Hold the event loop."""
+    if computing:
+        compute(ms / 1e3)
+    else:
+        time.sleep(ms / 1e3)  # noqa: ASYNC251 -- the fault
+
+
+@app.get("/occupy")
+def occupy(ms: int) -> None:
+    """Occupy a thread of the pool."""
+    time.sleep(ms / 1e3)
+
+
+@app.post("/rivals")
+async def rivals(count: int) -> None:
+    """Let so many threads compute for good, none to let them end."""
+    stopping.set()
+    if count:
+        stopping.clear()
+    for _ in range(count):
+        threading.Thread(target=_compete, daemon=True).start()
+
+
+def _compete() -> None:
+    while not stopping.is_set():
+        sum(range(1_000))
+
+
+@app.post("/slower")
+async def make_slower(name: str, by: float) -> None:
+    """Make one model slower."""
+    slower[name] = by
+
+
+@app.post("/heap")
+async def make_heap(objects: int) -> None:
+    """Keep so many objects that the garbage collector has to look at."""
+    heap[:] = [[number] for number in range(objects)]
+
+
+gc.collect()
+gc.freeze()  # the libraries, lest each full collection looks at them

@@ -1,0 +1,102 @@
+"""The clients of the fault bench: requests over sockets of their own, each in a trace of which only the bench knows."""
+
+from __future__ import annotations
+
+import asyncio
+import random  # noqa: TC003 -- a field's type
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+BUFFER = 65_536
+
+
+@dataclass
+class Asked:
+    """One request and the truth about it, which is the bench's own: what made it slow, None if nothing was to.
+
+    `withheld_ms` is for how long threads of the service were without a CPU meanwhile, as the kernel tells anybody.
+    """
+
+    trace_id: str
+    truth: str | None
+    took_ms: float = 0.0
+    withheld_ms: float = 0.0
+
+
+@dataclass
+class Client:
+    """Asks the service at `port`, whose processes are `pids`."""
+
+    port: int
+    pids: tuple[int, ...]
+    chance: random.Random
+    asked: list[Asked] = field(default_factory=list)
+
+    async def ask(
+        self,
+        path: str,
+        truth: str | None = None,
+        method: str = "GET",
+        trickle: AsyncIterator[bytes] | None = None,
+        read_after_s: float = 0.0,
+    ) -> Asked:
+        """Make one request by a connection of its own, and read the answer to its end.
+
+        `trickle` gives the body piece by piece.
+        """
+        one = Asked(f"{self.chance.getrandbits(128) or 1:032x}", truth)
+        self.asked.append(one)
+        loop = asyncio.get_running_loop()
+        withheld, began = withheld_ms(self.pids), time.monotonic()
+        with socket.socket() as connection:
+            if read_after_s:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            connection.setblocking(False)  # noqa: FBT003
+            await loop.sock_connect(connection, ("127.0.0.1", self.port))
+            chunked = "transfer-encoding: chunked\r\n" if trickle else "content-length: 0\r\n"
+            head = f"{method} {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n{chunked}"
+            head += f"traceparent: 00-{one.trace_id}-{'b' * 16}-01\r\n\r\n"
+            await loop.sock_sendall(connection, head.encode())
+            if trickle is not None:
+                async for piece in trickle:
+                    await loop.sock_sendall(connection, b"%x\r\n%b\r\n" % (len(piece), piece))
+                await loop.sock_sendall(connection, b"0\r\n\r\n")
+            await asyncio.sleep(read_after_s)
+            first = await loop.sock_recv(connection, BUFFER)
+            if not first.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
+                raise SystemExit(f"{method} {path}: the service answered {first[:200]!r}")
+            while await loop.sock_recv(connection, 16 * BUFFER):
+                pass
+        one.took_ms = (time.monotonic() - began) * 1e3
+        one.withheld_ms = withheld_ms(self.pids) - withheld
+        return one
+
+    async def steadily(self, requests: Sequence[tuple[str, str]], rate: float) -> None:
+        """Make one of these (method, path) at random times, so many a second, until cancelled."""
+        under_way: set[asyncio.Task[Asked]] = set()
+        try:
+            while True:
+                await asyncio.sleep(self.chance.expovariate(rate))
+                method, path = self.chance.choice(requests)
+                task = asyncio.create_task(self.ask(path, method=method))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+        finally:
+            await asyncio.gather(*under_way)
+
+
+def withheld_ms(pids: tuple[int, ...]) -> float:
+    """Return for how long the threads of these processes have been able to run and without a CPU, in ms."""
+    whole = 0
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # it has ended
+                whole += int((thread / "schedstat").read_text().split()[1])
+    return whole / 1e6

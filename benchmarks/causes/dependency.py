@@ -1,0 +1,28 @@
+"""The service that the measured one depends on, a process of its own: it answers as late as its query says."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
+
+
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer one request."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    found = re.search(rb"ms=(\d+)", head)
+    await asyncio.sleep(int(found[1]) / 1e3 if found else 0)
+    writer.write(ANSWER)
+    writer.close()
+
+
+async def main() -> None:
+    """Serve for good; the port is printed."""
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,81 @@
+"""What was named against what was made: arithmetic alone."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from benchmarks.measure import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+NOTHING: Final = "nothing"  # was made: the request takes what it usually takes
+QUIET: Final = ("compute", "unknown")
+Z: Final = 1.96  # of a 95 % interval
+WITHHELD: Final = "cpu_wait"
+
+
+@dataclass(frozen=True)
+class Named:
+    """One breach: its case and load, what made it and what was named.
+
+    `withheld` says whether the service's threads went without a CPU for half of what the promise was exceeded by.
+    """
+
+    case: str
+    load: str
+    truth: str
+    word: str
+    withheld: bool = False
+    evidence: str = ""
+    trace_id: str = ""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether what was made was named; where nothing was, that no cause was made up."""
+        return self.word in QUIET if self.truth == NOTHING else self.word == self.truth
+
+    @property
+    def is_the_machines(self) -> bool:
+        """Whether a CPU was named as missing, and was, without anybody's having made that."""
+        return self.word == WITHHELD and self.withheld and not self.is_right
+
+
+def wilson(right: int, whole: int) -> tuple[float, float]:
+    """Return a 95 % interval of a share."""
+    if not whole:
+        return 0.0, 1.0
+    share, square = right / whole, Z * Z
+    middle = (share + square / (2 * whole)) / (1 + square / whole)
+    half = Z / (1 + square / whole) * math.sqrt(share * (1 - share) / whole + square / (4 * whole * whole))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def matrix(named: Sequence[Named]) -> Table:
+    """Return how often each word was named (columns) for each truth (rows)."""
+    truths = list(dict.fromkeys(one.truth for one in named))
+    words = [word for word in truths if word != NOTHING]
+    words += sorted({one.word for one in named}.difference(words))
+    counts = Counter((one.truth, one.word) for one in named)
+    rows = [[truth, *(str(counts[truth, word] or ".") for word in words)] for truth in truths]
+    return Table("What was made (rows) and what was named (columns)", ("", *words), rows)
+
+
+def shares(attribute: str, named: Sequence[Named], keys: Iterable[str]) -> Table:
+    """Return the share that was named right, by the values of an attribute."""
+    rows = [_share(key, [one for one in named if getattr(one, attribute) == key]) for key in keys]
+    columns = (attribute, "breaches", "right", "95 % interval", "machine's waits apart", "95 % interval")
+    return Table(f"Named right, by {attribute} (Wilson's intervals)", columns, [*rows, _share("all", named)])
+
+
+def _share(key: str, named: Sequence[Named]) -> list[str]:
+    apart = [one for one in named if not one.is_the_machines]
+    row = [key, str(len(named))]
+    for some in (named, apart):
+        right = sum(one.is_right for one in some)
+        least, most = wilson(right, len(some))
+        row += [f"{right / len(some):.1%} ({right}/{len(some)})" if some else "", f"{least:.1%} to {most:.1%}"]
+    return row

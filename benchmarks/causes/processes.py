@@ -1,0 +1,83 @@
+"""The processes of the fault bench: its services, what they depend on, and burners."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.measure import clean_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+READY_WITHIN_S: Final = 60
+STOP_WITHIN_S: Final = 60
+BEFORE_OTHERS: Final = -15  # nice
+
+
+def start(argv: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+    """Start a process in a session of its own, before other work of the machine where that is allowed.
+
+    Sessions come first when the kernel shares CPUs, so those of the bench are equal among themselves.
+    """
+    process = subprocess.Popen(argv, cwd=ROOT, start_new_session=True, text=True, **options)
+    with suppress(OSError):
+        Path(f"/proc/{process.pid}/autogroup").write_text(str(BEFORE_OTHERS))
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process.pid, BEFORE_OTHERS)
+    return process
+
+
+@contextmanager
+def dependency() -> Iterator[str]:
+    """Run what the services depend on until the block ends; yield its URL."""
+    with start([sys.executable, "-m", "benchmarks.causes.dependency"], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+@contextmanager
+def service(server: Sequence[str], environment: Mapping[str, str]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Run a service until the block ends; yield its port and its processes. The last of `server` takes the port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    where = str(port) if server[-1] == "--port" else f"127.0.0.1:{port}"
+    with tempfile.TemporaryFile("w+") as log:
+        argv = [sys.executable, *server, where]
+        process = start(argv, env={**clean_environment(), **environment}, stdout=log, stderr=log)
+        try:
+            if not _is_ready(process, port):
+                log.seek(0)
+                raise SystemExit(f"{argv}: the service did not get ready:\n{log.read()[-4000:]}")
+            yield port, (process.pid, *_children(process.pid))
+        finally:
+            process.terminate()
+            process.wait(STOP_WITHIN_S)
+
+
+def _is_ready(process: subprocess.Popen[str], port: int) -> bool:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=READY_WITHIN_S) as connection:
+                connection.sendall(b"GET /health HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")
+                return b" 200 " in connection.recv(1024)
+        except OSError:  # noqa: PERF203 -- it waits
+            time.sleep(0.02)
+    return False
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -1,0 +1,99 @@
+"""Measure what one reading of each source of unseen time costs (`src/stagetrace/sources`).
+
+In one process, one thread, each source in turn, round by round; CPU time of the thread, so that other work on the
+machine hardly shows. What is read only when a promise was broken, or every few seconds, says so.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.measure import Spread, Table, parser, show
+from stagetrace.sources import machine, pauses, tcp, threads, usage, wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class SourcesCost:
+    """By reading, one figure a round: nanoseconds of CPU."""
+
+    readings: int
+    cpu_ns: dict[str, list[float]]
+
+
+def _cases(stack: ExitStack) -> dict[str, Callable[[], Any]]:
+    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    stack.enter_context(socket.create_connection(server.getsockname()))
+    connection = stack.enter_context(server.accept()[0])
+    now = time.time_ns()
+    pauses.kept.extend((now + at * 1_000_000, now + at * 1_000_000 + 200_000) for at in range(pauses.MAX_KEPT))
+    stack.callback(pauses.kept.clear)
+    first = threads.reading()
+    return {
+        "wait in the socket": lambda: tcp.waited_ms(connection),
+        "account of a thread": threads.reading,
+        "the same, worked out between two readings": lambda: threads.between(first, threads.reading()),
+        "a pause of the garbage collector noted": _note_pause,
+        "pauses within a request (after a breach)": lambda: pauses.within(now, now + 10**12),
+        "wire behind a connection": lambda: wire.wire(connection),
+        "page faults (after a breach)": usage.loaded,
+        "pressure (after a breach)": machine.stalled,
+        "throttling (after a breach)": machine.throttled,
+        "nothing": lambda: None,
+    }
+
+
+def _note_pause() -> None:
+    pauses.note("start", {})
+    pauses.note("stop", {})
+
+
+def measure(rounds: int, readings: int) -> SourcesCost:
+    """Read each `readings` times a round."""
+    with ExitStack() as stack:
+        cases = _cases(stack)
+        result = SourcesCost(readings, {name: [] for name in cases})
+        for _ in range(rounds):
+            for name, read in cases.items():
+                began = time.thread_time_ns()
+                for _ in range(readings):
+                    read()
+                result.cpu_ns[name].append((time.thread_time_ns() - began) / readings)
+    return result
+
+
+def tables(result: SourcesCost) -> list[Table]:
+    """Return the table for people."""
+    rows = [[name, Spread.of([ns / 1e3 for ns in values]).text(2)] for name, values in result.cpu_ns.items()]
+    rounds = len(next(iter(result.cpu_ns.values())))
+    title = f"{rounds} rounds of {result.readings} readings; median (least to greatest)"
+    return [Table(title, ["reading", "CPU us"], rows)]
+
+
+def reading(result: SourcesCost) -> list[str]:
+    """Say what the figures mean."""
+    wait, account = (Spread.of(result.cpu_ns[name]).median for name in ("wait in the socket", "account of a thread"))
+    return [f"Each request pays {wait / 1e3:.1f} us for its wait in the socket, and {account / 1e3:.1f} us an account."]
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parser(__doc__, "python benchmarks/sources_cost.py --rounds 9")
+    arguments.add_argument("--rounds", type=int, default=9)
+    arguments.add_argument("--readings", type=int, default=2_000, help="in each round, of each source")
+    args = arguments.parse_args()
+    show(measure(args.rounds, args.readings), tables, reading, args.json)
+
+
+if __name__ == "__main__":
+    main()
