@@ -23,11 +23,14 @@ test: check backends-if-go ## check, then all tests, against a real Jaeger and a
 
 # The full million of fuzzed requests takes about an hour: make test-heavy FUZZ_CASES=1000000
 FUZZ_CASES ?= 100000
-test-heavy: $(INSTALLED) ## 50 rounds of kill -9, $(FUZZ_CASES) fuzzed requests, the limits of the local store
+test-heavy: $(INSTALLED) ## kill -9, outages, a million requests, $(FUZZ_CASES) fuzzed ones, the limits of the local store
 	@echo "running the heavy tests ..."
 	@STAGETRACE_HEAVY=1 STAGETRACE_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -q --durations=8 \
 	  tests/store/local/test_crash.py tests/store/local/test_limits.py tests/backend/test_crash.py tests/backend/test_fuzz.py \
-	  tests/otlp/test_decoder.py
+	  tests/otlp/test_decoder.py tests/otlp/test_decoder_twin.py tests/e2e/test_outage.py tests/test_soak.py \
+	  tests/oracle tests/e2e/test_versions.py tests/instrumentation/test_wsgi.py::test_a_thousand_requests_at_random \
+	  $(addsuffix ::test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged, \
+	  tests/e2e/test_asgi_servers.py tests/instrumentation/test_litserve.py tests/instrumentation/test_mlserver.py)
 
 check: $(INSTALLED) ## lint, format, types, import rules
 	@echo "checking lint, format, types and import rules ..."
@@ -49,10 +52,12 @@ backends-if-go:
 
 clean: ## remove what make has put into the work tree (the cache outside it stays)
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src -name "_*.so" -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The activation files are copied at installation, so a change of theirs needs a new one; the rest is used where it lies.
-$(INSTALLED): pyproject.toml $(wildcard src/stagetrace.*)
+# The activation files are copied and the C parts are compiled at installation, so a change of theirs needs a new one; the
+# rest is used where it lies.
+$(INSTALLED): pyproject.toml hatch_build.py $(wildcard src/stagetrace.*) $(wildcard src/stagetrace/*.h src/stagetrace/*/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "this needs Python 3.11 or newer (the recording side alone runs on 3.10); $(PYTHON) is $$($(PYTHON) --version 2>&1)."; echo "Name a newer one: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "installing stagetrace and what its tests need into $(VENV), about a minute the first time ..."
