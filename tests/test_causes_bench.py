@@ -78,8 +78,8 @@ def test_a_slow_dependency_is_made_and_named(tmp_path: Path) -> None:
 
 
 def test_each_word_that_can_be_told_is_made() -> None:
-    """But `batch_wait`, which tests/test_batching.py makes, and `unknown`, which nobody makes."""
+    """But `unknown`, which nobody makes."""
     source = Path(BENCH.parent, "faults.py").read_text()
     made = {word for word in WORDS if f'"{word}"' in source}
-    assert set(WORDS) - made == {"batch_wait", "unknown"}
+    assert set(WORDS) - made == {"unknown"}
     assert len({case.name for case in CASES}) == len(CASES)

@@ -5,11 +5,15 @@ What a request asks for in its query is the fault; nothing here says so to whoev
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import os
+import queue
 import threading
 import time
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -19,6 +23,8 @@ from fastapi import FastAPI
 from sklearn.base import BaseEstimator
 from starlette.requests import Request  # noqa: TC002 -- FastAPI looks at it
 from starlette.responses import StreamingResponse
+
+import stagetrace
 
 ROW_S = 0.0015  # of computing for each row
 PIECE = 65_536
@@ -58,7 +64,37 @@ class Compiled(Model):
         return super().predict(rows)
 
 
+class Batcher:
+    """Scores together what comes within a while, up to `MOST`, in a thread of its own."""
+
+    MOST = 8
+
+    def __init__(self) -> None:
+        self.while_s = 0.002
+        self._asked: queue.SimpleQueue[tuple[Any, int, Future[None]]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def score(self, rows: int) -> Future[None]:
+        """Return what is done once these rows are scored."""
+        done: Future[None] = Future()
+        self._asked.put((stagetrace.carry(), rows, done))
+        return done
+
+    def _work(self) -> None:
+        while True:
+            taken = [self._asked.get()]
+            until = time.monotonic() + self.while_s
+            with suppress(queue.Empty):
+                while len(taken) < self.MOST:
+                    taken.append(self._asked.get(timeout=max(0.0, until - time.monotonic())))
+            with stagetrace.batch([carrier for carrier, _, _ in taken]):
+                model.predict([0] * sum(rows for _, rows, _ in taken))
+            for _, _, done in taken:
+                done.set_result(None)
+
+
 model = Model()
+batcher = Batcher()
 pool, asking, asking_async = urllib3.PoolManager(), httpx.Client(), httpx.AsyncClient()
 
 
@@ -121,6 +157,18 @@ async def download(pieces: int = 1, rows: int = 2) -> StreamingResponse:
             yield b"x" * PIECE
 
     return StreamingResponse(parts())
+
+
+@app.get("/batched")
+async def batched(rows: int = 2) -> None:
+    """Score rows together with those of others."""
+    await asyncio.wrap_future(batcher.score(rows))
+
+
+@app.post("/while")
+async def wait_for_others(ms: float) -> None:
+    """Let batches wait for so long until they are full."""
+    batcher.while_s = ms / 1e3
 
 
 @app.get("/hold")

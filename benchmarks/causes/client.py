@@ -9,12 +9,15 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
 BUFFER = 65_536
+RPC: Final = "RPC"
 
 
 @dataclass
@@ -49,12 +52,29 @@ class Client:
     ) -> Asked:
         """Make one request by a connection of its own, and read the answer to its end.
 
-        `trickle` gives the body piece by piece.
+        `trickle` gives the body piece by piece; `method` RPC is one of gRPC, whose request is what follows a `?`.
         """
         one = Asked(f"{self.chance.getrandbits(128) or 1:032x}", truth)
         self.asked.append(one)
-        loop = asyncio.get_running_loop()
         withheld, began = withheld_ms(self.pids), time.monotonic()
+        parent = f"00-{one.trace_id}-{'b' * 16}-01"
+        if method == RPC:
+            await self._call(path, parent)
+        else:
+            await self._request(path, method, parent, trickle, read_after_s)
+        one.took_ms = (time.monotonic() - began) * 1e3
+        one.withheld_ms = withheld_ms(self.pids) - withheld
+        return one
+
+    async def _call(self, path: str, parent: str) -> None:
+        name, _, request = path.partition("?")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
+            await channel.unary_unary(name)(request.encode(), metadata=(("traceparent", parent),))
+
+    async def _request(
+        self, path: str, method: str, parent: str, trickle: AsyncIterator[bytes] | None, read_after_s: float
+    ) -> None:
+        loop = asyncio.get_running_loop()
         with socket.socket() as connection:
             if read_after_s:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
@@ -62,7 +82,7 @@ class Client:
             await loop.sock_connect(connection, ("127.0.0.1", self.port))
             chunked = "transfer-encoding: chunked\r\n" if trickle else "content-length: 0\r\n"
             head = f"{method} {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n{chunked}"
-            head += f"traceparent: 00-{one.trace_id}-{'b' * 16}-01\r\n\r\n"
+            head += f"traceparent: {parent}\r\n\r\n"
             await loop.sock_sendall(connection, head.encode())
             if trickle is not None:
                 async for piece in trickle:
@@ -74,9 +94,6 @@ class Client:
                 raise SystemExit(f"{method} {path}: the service answered {first[:200]!r}")
             while await loop.sock_recv(connection, 16 * BUFFER):
                 pass
-        one.took_ms = (time.monotonic() - began) * 1e3
-        one.withheld_ms = withheld_ms(self.pids) - withheld
-        return one
 
     async def steadily(self, requests: Sequence[tuple[str, str]], rate: float) -> None:
         """Make one of these (method, path) at random times, so many a second, until cancelled."""

@@ -12,6 +12,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from benchmarks.causes.client import RPC
 from benchmarks.causes.matrix import NOTHING
 from benchmarks.causes.processes import start
 
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
     Episode = Callable[[Client], Awaitable[None]]
 
 TOKENS: Final = 40  # of anyio's pool
+WORKERS: Final = 4  # of the gRPC server
 BURNER: Final = "while True: sum(range(10000))"
 CORES: Final = os.cpu_count() or 1
 PREDICT: Final = ("GET", "/predict?rows=2")
 RANKER: Final = ("GET", "/predict?rows=9&name=Ranker")
 FASTAPI: Final = ("-m", "uvicorn", "benchmarks.causes.app:app", "--no-access-log", "--port")
+CALL: Final = (RPC, "/bench.Scorer/Predict?rows=2")
+GRPC: Final = ("-m", "benchmarks.causes.app_grpc", "--port")
 GUNICORN: Final = ("-m", "gunicorn", "benchmarks.causes.app_wsgi:app", "--bind")
 
 
@@ -88,6 +92,35 @@ async def full_pool(client: Client, also_ms: int = 0) -> None:
         for _ in range(draw.randint(2, 5))
     ]
     await asyncio.gather(*occupied, *victims)
+
+
+async def full_workers(client: Client) -> None:
+    """Occupy each worker of a gRPC server, and call for one more."""
+    draw = client.chance
+    ms = draw.randint(250, 500)
+    occupied = [client.ask(f"/bench.Scorer/Occupy?ms={ms}", method=RPC) for _ in range(WORKERS)]
+    victims = [
+        _later(draw.uniform(0.1, 0.5) * ms / 1e3, client.ask(CALL[1], "pool_wait", RPC))
+        for _ in range(draw.randint(1, 4))
+    ]
+    await asyncio.gather(*occupied, *victims)
+
+
+async def slow_batch(client: Client) -> None:
+    """Let batches wait long for others that do not come, or come while a large one is scored."""
+    draw = client.chance
+    if draw.random() < 0.5:
+        await client.ask(f"/while?ms={draw.randint(150, 400)}", method="POST")
+        for _ in range(draw.randint(1, 3)):
+            await client.ask("/batched?rows=2", "batch_wait")
+        await client.ask("/while?ms=2", method="POST")
+    else:
+        rows = draw.randint(120, 200)  # 1.5 ms each
+        victims = [
+            _later(draw.uniform(0.05, 0.3) * rows * 1.5e-3, client.ask("/batched?rows=2", "batch_wait"))
+            for _ in range(draw.randint(1, 3))
+        ]
+        await asyncio.gather(client.ask(f"/batched?rows={rows}"), *victims)
 
 
 async def slow_upload(client: Client, rows: int = 2) -> None:
@@ -212,6 +245,8 @@ CASES: Final = (
     Case("blocked loop", blocked_loop, (PREDICT, ("GET", "/awaiting?rows=2"))),
     Case("busy worker (gunicorn)", busy_worker, server=GUNICORN),
     Case("41 calls on 40 tokens", full_pool),
+    Case("5 calls on 4 workers (gRPC)", full_workers, (CALL,), (CALL,), server=GRPC),
+    Case("slow batches", slow_batch, (("GET", "/batched?rows=2"),)),
     Case("burners on every core", burners, (("GET", "/predict?rows=25"),)),
     Case("rival threads", rivals, (("GET", "/predict?rows=25"),)),
     Case("slow collector", collector, around=large_heap),

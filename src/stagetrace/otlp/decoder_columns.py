@@ -73,6 +73,7 @@ SPARSE: Final[tuple[tuple[str, str], ...]] = (
     (REST, "binary"),
 )
 SEQUENCE: Final = "seq"  # number of the request that brought the span: order of arrival
+ALL: Final[tuple[tuple[str, str], ...]] = (*FIXED, *SHARED, *SPARSE, (SEQUENCE, "int64"))
 
 
 def arrow() -> Any:
@@ -88,8 +89,7 @@ def arrow() -> Any:
 def schema() -> pa.Schema:
     """Return all columns and their types, dictionaries decoded."""
     pa = arrow()
-    named = (*FIXED, *SHARED, *SPARSE, (SEQUENCE, "int64"))
-    return pa.schema([pa.field(name, getattr(pa, kind)()) for name, kind in named])
+    return pa.schema([pa.field(name, getattr(pa, kind)()) for name, kind in ALL])
 
 
 def joined(parts: Sequence[pa.Table]) -> pa.Table:

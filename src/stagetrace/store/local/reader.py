@@ -115,7 +115,7 @@ class LocalReader(Closing):
         view = self._view()
         window = (selection.since_ns, selection.until_ns) if not selection.is_filtered else ALL_TIME
         files = view.files(*window)
-        connection = relation.database()
+        connection = relation.database_for_loaded()
         tail = self._tail.of(connection, view)
         relation.register(connection, tail)
         connection.execute(f"CREATE VIEW loaded AS {relation.loaded(relation.stored(view, files, tail))}")

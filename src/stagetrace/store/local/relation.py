@@ -8,7 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.otlp.decoder_back import span_of
-from stagetrace.otlp.decoder_columns import COLUMNS, REST, schema
+from stagetrace.otlp.decoder_columns import ALL, COLUMNS, REST
 from stagetrace.store.load import connect
 from stagetrace.store.local.duplicates import KEY
 from stagetrace.store.local.parquet import SERVER_KIND
@@ -115,20 +115,20 @@ def _quoted(text: str) -> str:
 _DUCKDB: Final = {
     "binary": "BLOB",
     "string": "VARCHAR",
-    "bool": "BOOLEAN",
+    "bool_": "BOOLEAN",
     "int32": "INTEGER",
     "int64": "BIGINT",
-    "double": "DOUBLE",
+    "float64": "DOUBLE",
 }
 
 
 def _nothing() -> str:
-    columns = ", ".join(f"NULL::{_DUCKDB[str(field.type)]} AS {field.name}" for field in schema())
+    columns = ", ".join(f"NULL::{_DUCKDB[kind]} AS {name}" for name, kind in ALL)
     return f"SELECT {columns}, NULL::BOOLEAN AS is_entry WHERE false"
 
 
 def database(memory: str | None = None, threads: int | None = None) -> DuckDBPyConnection:
-    """Return a new in-memory database with the functions that `loaded` calls; it may use disk beyond `memory`.
+    """Return a new in-memory database; it may use disk beyond `memory`.
 
     One that lives long needs that limit: what it keeps of each file it ever read (50 kB) goes only where room is short.
     """
@@ -140,7 +140,14 @@ def database(memory: str | None = None, threads: int | None = None) -> DuckDBPyC
         connection.execute(f"SET threads = {threads}")
     connection.execute("SET parquet_metadata_cache = true")
     connection.execute("SET preserve_insertion_order = false")
-    fields = ", ".join(f"{column} {_type_of(column)}" for column in (*COLUMNS, REST))
+    return connection
+
+
+def database_for_loaded() -> DuckDBPyConnection:
+    """Return a database as `database` does, with the functions that `loaded` calls. Imports PyArrow."""
+    connection = database()
+    kinds = dict(ALL)
+    fields = ", ".join(f"{column} {_DUCKDB[kinds[column]]}" for column in (*COLUMNS, REST))
     map_type = "MAP(VARCHAR, VARCHAR)"
     functions: tuple[tuple[str, Any, str], ...] = (
         (_ATTRIBUTES, _attributes, f"STRUCT({fields})"),
@@ -150,10 +157,6 @@ def database(memory: str | None = None, threads: int | None = None) -> DuckDBPyC
     for name, function, taken in functions:
         connection.create_function(name, function, [taken], map_type, **how)
     return connection
-
-
-def _type_of(column: str) -> str:
-    return _DUCKDB[str(schema().field(column).type)]
 
 
 def _attributes(rows: Any) -> Any:
