@@ -69,7 +69,8 @@ class Client:
     async def _call(self, path: str, parent: str) -> None:
         name, _, request = path.partition("?")
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
-            await channel.unary_unary(name)(request.encode(), metadata=(("traceparent", parent),))
+            call = channel.unary_unary(name, request_serializer=None, response_deserializer=None)
+            await call(request.encode(), metadata=(("traceparent", parent),))
 
     async def _request(
         self, path: str, method: str, parent: str, trickle: AsyncIterator[bytes] | None, read_after_s: float
