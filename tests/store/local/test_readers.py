@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -103,3 +104,21 @@ def test_a_reader_that_looks_rarely_follows_across_checkpoints(store: LocalStore
             store.flush()
         assert not (store.folder / TABLE / delta.LOG / f"{1:020d}.json").exists()
         assert ids(reader) == list(range(1, 40))
+
+
+def test_a_command_does_without_pyarrow_where_the_log_is_empty(store: LocalStore) -> None:
+    """It takes a third of the time to a first answer."""
+    for number in range(1, 40):
+        store.append(request([judged(number)]))
+        store.flush()
+    assert list((store.folder / TABLE / delta.LOG).glob("*.checkpoint.parquet"))
+    store.close()
+    script = (
+        "import sys; from stagetrace.cli.main import main; code = main(sys.argv[1:]); "
+        "print(code, sorted({'duckdb', 'pyarrow'} & {*sys.modules}))"
+    )
+    asked = ["breaches", "--store", str(store.folder), "--since", "1970-01-01T00:00:00Z", "--limit", "5", "--json"]
+    done = subprocess.run([sys.executable, "-c", script, *asked], capture_output=True, text=True, check=True)
+    answer, imported = done.stdout.splitlines()
+    assert len(json.loads(answer)["breaches"]) == 5
+    assert imported == "0 ['duckdb']"
