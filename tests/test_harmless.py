@@ -87,7 +87,7 @@ PARTS = [
                 "_fields",
                 "_carrier",
                 "_text",
-                "_remember",
+                "remember",
                 "_request_attributes",
                 "_route_attributes",
                 "AskedFor.attributes",

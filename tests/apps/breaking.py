@@ -59,6 +59,7 @@ def forget() -> None:
     if wsgi is not None:
         for cached in (wsgi._excluded, wsgi._fields):
             cached.cache_clear()
+        wsgi._known.clear()
     distro.recorder._rests.clear()
     distro.recorder._unbroken.clear()
     distro.recorder._processor.learned._seen = Seen()

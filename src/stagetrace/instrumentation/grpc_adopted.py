@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.grpc_threads import KINDS
-from stagetrace.instrumentation.rpc import CANCELLED, attach, current, detach, set_span_in_context
-from stagetrace.recording.context import RequestSpan
+from stagetrace.instrumentation.rpc import CANCELLED, current
+from stagetrace.recording.context import RequestSpan, attach, get_current, with_span
 from stagetrace.recording.current import entries
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _enter() -> Any:
     if timeline is None:
         return None
     current.set(timeline)
-    return timeline, attach(set_span_in_context(RequestSpan(span, timeline)))
+    return timeline, attach(with_span(RequestSpan(span, timeline), get_current()))
 
 
 @guarded_end
@@ -130,5 +131,5 @@ def _cancel(entered: Any) -> None:
 @guarded_end
 def _leave(entered: Any) -> None:
     if entered is not None:
-        detach(entered[1])
+        otel_context.detach(entered[1])
         current.set(None)

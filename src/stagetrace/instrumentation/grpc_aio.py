@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from opentelemetry import context as otel_context
 
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation.grpc_threads import KINDS, Requests
@@ -24,12 +25,10 @@ from stagetrace.instrumentation.rpc import (
     Rpc,
     Server,
     arrive,
-    attach,
     current,
-    detach,
     on_their_way,
-    set_span_in_context,
 )
+from stagetrace.recording.context import attach, with_span
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 
 if TYPE_CHECKING:
@@ -265,13 +264,13 @@ class AioRpc(Rpc):
         self.leave(QUEUE)
         before = current.get()
         current.set(self)  # type: ignore[arg-type]  # its subclasses are timelines
-        return before, attach(set_span_in_context(self._as_seen(), self.parent_context))
+        return before, attach(with_span(self._as_seen(), self.parent_context))
 
     @guarded_end
     def _leave_thread(self, entered: Any) -> None:
         if entered is not None:
             before, token = entered
-            detach(token)
+            otel_context.detach(token)
             current.set(before)
 
     @guarded_end

@@ -72,7 +72,7 @@ def known(scope: Mapping[str, Any], user_agent: bytes | None) -> tuple[Block, Bl
         found = _known.get(key)
     if found is None:
         found = request_block(method, scope, user_agent), client_block(get("client")), span_name(method, "")
-        _remember(_known, key, found, MAX_CACHED_CLIENTS)
+        remember(_known, key, found, MAX_CACHED_CLIENTS)
     return found
 
 
@@ -85,7 +85,7 @@ def request_block(method: str, scope: Mapping[str, Any], user_agent: bytes | Non
     block = _requests.get(key)
     if block is None:
         block = Block(_request_attributes(*key))
-        _remember(_requests, key, block, MAX_CACHED_CLIENTS)
+        remember(_requests, key, block, MAX_CACHED_CLIENTS)
     return block
 
 
@@ -133,7 +133,7 @@ def client_block(client: tuple[str, int] | None) -> Block:
         if client[1]:
             attributes["client.port"] = int(client[1])
         block = Block(attributes)
-        _remember(_clients, key, block, MAX_CACHED_CLIENTS)
+        remember(_clients, key, block, MAX_CACHED_CLIENTS)
     return block
 
 
@@ -143,7 +143,7 @@ def route_block(route: str, status: int | None) -> Block:
     block = _routes.get(key)
     if block is None:
         block = Block(_route_attributes(route, status))
-        _remember(_routes, key, block, MAX_CACHED)
+        remember(_routes, key, block, MAX_CACHED)
     return block
 
 
@@ -155,7 +155,7 @@ def span_name(method: str, route: str) -> str:
         known = sanitize_method(method)
         verb = "HTTP" if known == "_OTHER" else known  # a websocket has no method
         name = f"{verb} {route}".strip()
-        _remember(_names, key, name, MAX_CACHED)
+        remember(_names, key, name, MAX_CACHED)
     return name
 
 
@@ -170,7 +170,8 @@ def _route_attributes(route: str, status: int | None) -> dict[str, Any]:
     return attributes
 
 
-def _remember(cache: dict[Any, Any], key: Any, value: Any, limit: int) -> None:
+def remember(cache: dict[Any, Any], key: Any, value: Any, limit: int) -> None:
+    """Keep a value in a cache of at most so many."""
     if len(cache) >= limit:  # made-up names or a thousand clients: begin again, at the same cost
         cache.clear()
     cache[key] = value

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from contextvars import ContextVar
 from threading import Lock
 from time import time_ns
 from typing import TYPE_CHECKING, Any
@@ -18,15 +17,13 @@ import grpc
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.trace import SpanKind, Status, StatusCode
-from opentelemetry.trace.propagation import _SPAN_KEY
 
 from stagetrace import distro
 from stagetrace.guard import guarded_end
 from stagetrace.instrumentation.pool import wait
 from stagetrace.otlp.encoder import Block
-from stagetrace.recording.context import RequestSpan
+from stagetrace.recording.context import NO_CONTEXT, RequestSpan, attach, get_current, with_span
 from stagetrace.recording.current import current as current  # noqa: PLC0414 -- for both kinds of server
 from stagetrace.recording.current import entries
 from stagetrace.recording.entry import EntrySpan
@@ -64,20 +61,7 @@ SLACK_S = 0.02
 SLACK = 0.01
 FOREVER_S = 1e8  # a deadline further away than this is none
 
-detach, set_span_in_context = otel_context.detach, trace.set_span_in_context
 
-
-def _variable() -> ContextVar[Context] | None:
-    """Return the variable behind OpenTelemetry's context, which saves two calls each time; None if it is another."""
-    runtime = otel_context._RUNTIME_CONTEXT
-    variable = getattr(runtime, "_current_context", None)
-    return variable if type(runtime) is ContextVarsRuntimeContext and isinstance(variable, ContextVar) else None
-
-
-_context = _variable()
-get_current = _context.get if _context is not None else otel_context.get_current
-attach = _context.set if _context is not None else otel_context.attach
-_EMPTY = Context()
 _UNKNOWN = Block({})
 _statuses: dict[str, Block] = {}
 _peers: dict[str, Block] = {}
@@ -231,12 +215,12 @@ class Rpc:
         self.parent_context = parent_context
         current.set(self)  # type: ignore[arg-type]  # its subclasses are timelines
         span = self._as_seen()
-        attach(set_span_in_context(span, parent_context) if parent_context else Context({_SPAN_KEY: span}))
+        attach(with_span(span, parent_context))
 
     def _go_out(self) -> None:
         """Take this out of its context, which gRPC keeps for ever where a message could not be deserialised."""
         current.set(None)
-        attach(_EMPTY)
+        attach(NO_CONTEXT)
 
     def _raised(self, error: BaseException, code: Any) -> None:
         """Note an exception that the handler let through, which is no abort; `code` is what the caller is told."""
@@ -330,7 +314,7 @@ class OwnRpc(Rpc, EntrySpan):
         self._recorder = recorder
         self.parent_context = parent_context
         current.set(self)
-        attach(set_span_in_context(self, parent_context) if parent_context else Context({_SPAN_KEY: self}))
+        attach(with_span(self, parent_context))
         if recorder.has_others:
             recorder.begin(self, parent_context)
 
@@ -414,7 +398,7 @@ def arrive(server: Server, details: Any, own: type[OwnRpc], foreign: type[Foreig
             carries = True
     if type(agent) is not str or len(agent) > MAX_NAME:
         agent = None
-    parent_context = read_metadata(metadata, textmap) if carries else _EMPTY
+    parent_context = read_metadata(metadata, textmap) if carries else NO_CONTEXT
     try:
         block = server.blocks[details.method, agent]
     except KeyError:

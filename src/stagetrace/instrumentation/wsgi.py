@@ -24,9 +24,9 @@ from stagetrace.instrumentation.base import SCOPE_KEY
 from stagetrace.instrumentation.request_start import HEADERS, time_in_queue_ms
 from stagetrace.instrumentation.wire import add_wsgi
 from stagetrace.instrumentation.wsgi_adopted import AdoptedRequest, adopts
-from stagetrace.instrumentation.wsgi_passing import WHERE, Passing, get_current
+from stagetrace.instrumentation.wsgi_passing import WHERE, Passing
 from stagetrace.instrumentation.wsgi_servers import arriving
-from stagetrace.recording.context import NO_CONTEXT, RequestSpan
+from stagetrace.recording.context import NO_CONTEXT, RequestSpan, get_current, with_span
 from stagetrace.recording.current import current, recording
 from stagetrace.recording.entry import EntrySpan
 from stagetrace.recording.holders import LONG_NS, note
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 FRAMEWORKS = ("flask", "django", "falcon", "pyramid")
 STARTS = tuple(f"HTTP_{name.upper().replace('-', '_')}" for name in HEADERS)
 _hook = switch(WHERE)
-set_span_in_context = trace.set_span_in_context
+_known: dict[Any, tuple[Block, Block, str]] = {}
 
 
 def serve(app: Any, call: Callable[[Any, Any], Any], environ: Any, start_response: Any) -> Any:
@@ -144,12 +144,25 @@ def _in_bytes(headers: Any) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
-def _host(environ: Any) -> str:
-    host = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
+def known(environ: Any, method: str, user_agent: bytes | None) -> tuple[Block, Block, str]:
+    """Return what many requests have in common, as `http.known`."""
+    get = environ.get
+    host = get("HTTP_HOST") or get("SERVER_NAME", "")
     if len(host) > http.MAX_CACHED_KEY:
-        return ""
-    name, _, port = host.rpartition(":")
-    return name if port.isdigit() and name else str(host)
+        host = ""
+    port, version, scheme = get("SERVER_PORT"), get("SERVER_PROTOCOL", ""), get("wsgi.url_scheme")
+    client = get("REMOTE_ADDR"), get("REMOTE_PORT")
+    key = (method, user_agent, host, port, version, scheme, client)
+    found = _known.get(key)
+    if found is None:
+        name, _, own = host.rpartition(":")
+        server = (name if own.isdigit() and name else host), int(port) if port else None
+        scope = {"scheme": scheme, "http_version": version.rpartition("/")[2], "server": server}
+        address, port = client
+        asking = http.client_block((address, int(port) if port else 0) if address else None)
+        found = http.request_block(method, scope, user_agent), asking, http.span_name(method, "")
+        http.remember(_known, key, found, http.MAX_CACHED_CLIENTS)
+    return found
 
 
 class WsgiRequest(Passing):
@@ -198,16 +211,7 @@ class WsgiRequest(Passing):
                 break
         self._method = method = environ.get("REQUEST_METHOD", "")
         self._path = _path(environ)
-        address, port = environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT")
-        self._client = http.client_block((address, int(port) if port else 0) if address else None)
-        port, version = environ.get("SERVER_PORT"), environ.get("SERVER_PROTOCOL", "")
-        scope = {
-            "scheme": environ.get("wsgi.url_scheme"),
-            "http_version": version.rpartition("/")[2],
-            "server": (_host(environ), int(port) if port else None),
-        }
-        self._block = http.request_block(method, scope, agent)
-        self._span_name = http.span_name(method, "")
+        self._block, self._client, self._span_name = known(environ, method, agent)
         environ[SCOPE_KEY] = self
         return _carried(environ)
 
@@ -341,7 +345,7 @@ class OwnWsgiRequest(WsgiRequest, EntrySpan):
         start = started if arrival is None else arrival.start
         EntrySpan.__init__(self, self._span_name, start, recorder, parent_context)
         self._begin_with(arrival, started)
-        self._context = set_span_in_context(self, parent_context)
+        self._context = with_span(self, parent_context)
         if recorder.has_others:
             recorder.begin(self, parent_context)
 
@@ -380,7 +384,7 @@ class ForeignWsgiRequest(WsgiRequest, Timeline):
             )
         finally:
             current.set(before)
-        self._context = set_span_in_context(RequestSpan(self._span, self), parent_context)
+        self._context = with_span(RequestSpan(self._span, self), parent_context)
 
     def _own_span(self) -> Span:
         span: Span = self._span

@@ -10,20 +10,18 @@ import functools
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context as otel_context
-from opentelemetry.context import Context
-
 from stagetrace.guard import guarded_end, report
+from stagetrace.recording.context import NO_CONTEXT, attach, get_current
 from stagetrace.recording.current import current
 from stagetrace.recording.stream import Stream
-from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND
+from stagetrace.semconv import HTTP_RESPONSE_BODY_SIZE, NETWORK_RECEIVE, NETWORK_SEND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opentelemetry.context import Context
+
 WHERE = "stagetrace.instrumentation.wsgi"
-attach, get_current = otel_context.attach, otel_context.get_current
-NOTHING = Context()
 NO_BODY = ("", "0", None)
 
 
@@ -37,6 +35,7 @@ class Passing:
     _has_sent = False  # any piece of the answer, and so its head
     _files: list[Any] | None = None  # answers made by a `wsgi.file_wrapper` that is no class
     _piece = 0  # bytes of what the server is writing
+    _first: tuple[int, int] | None = None  # the first piece: when it had been handed over, and its bytes
     stream: Stream | None  # the timeline's; so the next two
     enter: Any
     leave: Any
@@ -98,15 +97,27 @@ class Passing:
             report(WHERE, error)
 
     def _add_piece(self, now: int) -> None:
-        if self._piece:
-            if self.stream is None:
-                self.stream = Stream()
-            self.stream.add(now, self._piece)
-            self._piece = 0
+        piece, self._piece = self._piece, 0
+        if not piece:
+            return
+        if self.stream is None:
+            if self._first is None:
+                self._first = now, piece
+                return
+            self.stream = Stream()
+            self.stream.add(*self._first)
+        self.stream.add(now, piece)
+
+    def passed(self, start: int) -> dict[str, Any]:
+        """Return what the entry span, which begins at `start`, carries of how the answer passed."""
+        attributes: dict[str, Any] = super().passed(start)  # type: ignore[misc]
+        if self._first is not None and self.stream is None:
+            attributes[HTTP_RESPONSE_BODY_SIZE] = self._first[1]
+        return attributes
 
     def let_go(self) -> None:
         """Let go of the context, which holds this: no work for the garbage collector."""
-        self._context = NOTHING
+        self._context = NO_CONTEXT
 
     def take_in(self, environ: Any) -> None:
         """Stand between the application and the body, and see which answers are files."""
