@@ -17,6 +17,9 @@ import pytest
 
 from services import APPS, PYTHON, Service, run_service, wsgi_command
 from sink import SERVER, Sink, assert_tiled, run_sink
+from stagetrace.instrumentation.wsgi_passing import Passing
+from stagetrace.recording.context import NO_CONTEXT
+from stagetrace.recording.timeline import Timeline
 from trees import at_its_best
 
 if TYPE_CHECKING:
@@ -469,3 +472,20 @@ def test_nothing_of_a_request_is_left_to_the_garbage_collector() -> None:
     assert done.stdout == "[]\n"
     assert "recording in process" in done.stderr
     assert "failed (" not in done.stderr
+
+
+@pytest.mark.parametrize(("pieces", "said"), [([b"whole"], None), ([b"", b"whole", b""], None), ([b"wh", b"ole"], 2)])
+def test_an_answer_in_one_piece_is_no_stream(pieces: list[bytes], said: int | None) -> None:
+    """Of a stream the end of the request is worked out in Python, of all others in C."""
+
+    class Request(Passing, Timeline):
+        _context = NO_CONTEXT
+
+    request = Request()
+    answer = request.run(lambda _environ, _start: pieces, {}, lambda *_: None)
+    assert list(answer) == pieces
+    answer.close()
+    assert (request.stream is None) == (said is None)
+    attributes = request.passed(request.started)
+    assert attributes["http.response.body.size"] == 5
+    assert attributes.get("network.chunks") == said

@@ -226,7 +226,7 @@ class WsgiRequest(Passing):
 
     def passed(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how the answer passed."""
-        attributes: dict[str, Any] = super().passed(start)  # type: ignore[misc]
+        attributes: dict[str, Any] = super().passed(start)
         add_wsgi(self._environ, attributes)
         return attributes
 
