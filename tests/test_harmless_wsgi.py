@@ -41,7 +41,7 @@ PARTS = [
         f"stagetrace.instrumentation.wsgi:{name}"
         for name in (
             *("_begin", "_excluded", "_url", "_path", "_decoded", "_carried", "_fields", "_headers", "_in_bytes"),
-            *("_host", "adopts", "set_span_in_context", "time_in_queue_ms", "cut", "note_route", "note_failure"),
+            *("known", "adopts", "with_span", "time_in_queue_ms", "cut", "note_route", "note_failure"),
             *("OwnWsgiRequest.__init__", "OwnWsgiRequest._rename", "OwnWsgiRequest._end_span"),
             *("OwnWsgiRequest.describe", "WsgiRequest._come_in", "WsgiRequest._begin_with", "WsgiRequest._add_rest"),
             *("WsgiRequest._note_head", "WsgiRequest._failed", "WsgiRequest._template", "WsgiRequest.count_in"),
@@ -52,7 +52,7 @@ PARTS = [
         f"stagetrace.instrumentation.wsgi_passing:{name}"
         for name in (
             *("attach", "get_current", "Input.__init__", "Answer.__init__", "Passing.take_in"),
-            *("Passing._for_server",),
+            *("Passing._for_server", "Passing._add_piece", "Passing.passed"),
         )
     ),
     *("stagetrace.instrumentation.wsgi:add_wsgi", "stagetrace.instrumentation.wsgi:WsgiRequest.passed"),
