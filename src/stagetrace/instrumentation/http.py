@@ -31,6 +31,7 @@ from opentelemetry.util.http import (
 from stagetrace import config, log
 from stagetrace.instrumentation import request_start
 from stagetrace.otlp.encoder import Block
+from stagetrace.recording.context import NO_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -56,7 +57,6 @@ _requests: dict[Any, Block] = {}
 _clients: dict[Any, Block] = {}
 _routes: dict[Any, Block] = {}
 _names: dict[Any, str] = {}
-_EMPTY = Context()
 _UNKNOWN = Block({})
 
 
@@ -197,7 +197,7 @@ def read_headers(headers: Headers) -> tuple[bytes | None, Context, list[str] | N
                 starts = [*(starts or ()), _text(value)]
             else:
                 carries = True
-    return agent, textmap.extract(_carrier(headers), context=Context()) if carries else _EMPTY, starts
+    return agent, textmap.extract(_carrier(headers), context=Context()) if carries else NO_CONTEXT, starts
 
 
 @functools.lru_cache(maxsize=4)

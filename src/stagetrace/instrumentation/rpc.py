@@ -61,7 +61,6 @@ SLACK_S = 0.02
 SLACK = 0.01
 FOREVER_S = 1e8  # a deadline further away than this is none
 
-
 _UNKNOWN = Block({})
 _statuses: dict[str, Block] = {}
 _peers: dict[str, Block] = {}

@@ -155,11 +155,11 @@ def known(environ: Any, method: str, user_agent: bytes | None) -> tuple[Block, B
     key = (method, user_agent, host, port, version, scheme, client)
     found = _known.get(key)
     if found is None:
-        name, _, own = host.rpartition(":")
-        server = (name if own.isdigit() and name else host), int(port) if port else None
+        name, _, named_port = host.rpartition(":")
+        server = (name if named_port.isdigit() and name else host), int(port) if port else None
         scope = {"scheme": scheme, "http_version": version.rpartition("/")[2], "server": server}
-        address, port = client
-        asking = http.client_block((address, int(port) if port else 0) if address else None)
+        address, own_port = client
+        asking = http.client_block((address, int(own_port or 0)) if address else None)
         found = http.request_block(method, scope, user_agent), asking, http.span_name(method, "")
         http.remember(_known, key, found, http.MAX_CACHED_CLIENTS)
     return found

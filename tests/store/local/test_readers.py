@@ -107,7 +107,7 @@ def test_a_reader_that_looks_rarely_follows_across_checkpoints(store: LocalStore
 
 
 def test_a_command_does_without_pyarrow_where_the_log_is_empty(store: LocalStore) -> None:
-    """It takes a third of the time to a first answer."""
+    """Importing it takes a good part of the time to a first answer (docs/scale.md)."""
     for number in range(1, 40):
         store.append(request([judged(number)]))
         store.flush()
