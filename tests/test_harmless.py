@@ -71,7 +71,7 @@ PARTS = [
         f"stagetrace.instrumentation.asgi:{name}"
         for name in (
             *("_url", "with_span", "template_of", "OwnRequest.__init__"),
-            *("OwnRequest._rename", "OwnRequest._end_span", "OwnRequest.describe", "AsgiRequest._come_in"),
+            *("OwnRequest._rename", "OwnRequest._end_span", "OwnRequest.describe"),
             *("AsgiRequest._add_rest", "AsgiRequest._failed", "AsgiRequest._finish"),
             *("AsgiRequest.begin_answer", "AsgiRequest.end_answer", "AsgiRequest._template", "AsgiRequest.count_in"),
             *("AsgiRequest.pass_mount", "AsgiRequest.serve_by", "AsgiRequest.add_piece", "AsgiRequest._is_gone"),
@@ -141,6 +141,7 @@ PARTS = [
         for name in ("Job.__init__", "Job._leave", "Job.begin_wait", "_come_in", "_otel_context", "wait")
     ),
     *(f"stagetrace.instrumentation.anyio:{name}" for name in ("_default_limiter", "wait")),
+    *("stagetrace.sources.tcp:tcp_info", "stagetrace.sources.wire:tcp_info"),
     *(f"stagetrace.carrier:{name}" for name in ("_propagators", "_Block.__init__", "_Block._end_span")),
     *(f"stagetrace.recording.elsewhere:{name}" for name in ("hand_on", "find", "is_here")),
 ]
@@ -151,6 +152,9 @@ PARTS_IN_PYTHON = [
     *(f"stagetrace.recording.marks:_Marks.{name}" for name in ("leave", "begin_mark", "end_mark")),
     *(f"stagetrace.instrumentation.{name}" for name in ("passing:_Send._sent", "asgi:AsgiRequest.begin_answer")),
     *("stagetrace.instrumentation.asgi:AsgiRequest.end_answer", "stagetrace.otlp.stages:encode_stages"),
+    *(f"stagetrace.instrumentation.asgi:OwnRequest.{name}" for name in ("_begin_in_python", "_describe_in_python")),
+    "stagetrace.instrumentation.asgi:AsgiRequest._come_in",
+    *(f"stagetrace.recording.turn:_Turn.{name}" for name in ("__init__", "_begin", "_leave")),
 ]
 # Parts that work where others besides us want to see the spans.
 PARTS_FOR_OTHERS = [

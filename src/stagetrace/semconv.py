@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -9,12 +10,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Stages, in the order in which a request passes through them.
-NETWORK_RECEIVE: Final = "network.receive"
+NETWORK_RECEIVE: Final = sys.intern("network.receive")  # as `_passing.c` has it: the same object
 QUEUE: Final = "queue"
 PREPROCESS: Final = "preprocess"
 INFERENCE: Final = "inference"
 POSTPROCESS: Final = "postprocess"
-NETWORK_SEND: Final = "network.send"
+NETWORK_SEND: Final = sys.intern("network.send")
 HANDLER: Final = "handler"  # all of the handler's own time, where it never infers
 STAGES: Final = (NETWORK_RECEIVE, QUEUE, PREPROCESS, HANDLER, INFERENCE, POSTPROCESS, NETWORK_SEND)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -12,8 +14,10 @@ import pytest
 from anyio import CapacityLimiter, to_thread
 from opentelemetry.trace import SpanContext
 
+from missing import unused
 from stagetrace import guard
 from stagetrace.instrumentation import anyio
+from stagetrace.recording import turn
 from stagetrace.recording.current import current
 from stagetrace.recording.timeline import Timeline
 from stagetrace.sla.parts import parts_of
@@ -43,9 +47,17 @@ def request() -> Iterator[Timeline]:
         current.reset(entered)
 
 
+@pytest.fixture(params=["C", "Python"])
+def _twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "Python":
+        monkeypatch.setattr(anyio, "Turn", turn._Turn)
+    elif turn.Turn is turn._Turn:
+        unused("stagetrace.recording._turn")
+
+
 @pytest.fixture(autouse=True)
 def _each_is_noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(anyio, "DIVIDED_NS", 0)
+    monkeypatch.setattr(turn, "DIVIDED_NS", 0)
     yield
     guard._switches.pop(anyio.WHERE, None)
     guard.failures.clear()
@@ -64,6 +76,7 @@ def sleep() -> str:
     return "answer"
 
 
+@pytest.mark.usefixtures("_twin")
 def test_with_a_token_left_all_of_the_wait_is_a_hand_over() -> None:
     async def main() -> tuple[int, Timeline]:
         return await hop(lambda: "answer", CapacityLimiter(2))
@@ -78,6 +91,7 @@ def test_with_a_token_left_all_of_the_wait_is_a_hand_over() -> None:
     assert "pool_wait" not in parts_of(segments, timeline).times
 
 
+@pytest.mark.usefixtures("_twin")
 def test_without_one_only_what_follows_the_end_of_the_work_before() -> None:
     ended = []
 
@@ -100,6 +114,7 @@ def test_without_one_only_what_follows_the_end_of_the_work_before() -> None:
     assert asked < ended[0] <= since
 
 
+@pytest.mark.usefixtures("_twin")
 def test_an_event_loop_that_is_held_takes_a_request_back_late() -> None:
     async def main() -> tuple[int, Timeline]:
         task = asyncio.create_task(hop(sleep, CapacityLimiter(1)))
@@ -119,5 +134,70 @@ def test_a_part_that_fails_changes_no_answer(part: str, monkeypatch: pytest.Monk
         raise RuntimeError("the twin is broken")
 
     monkeypatch.setattr(threads, part, fails)
+    monkeypatch.setattr(anyio, "Turn", turn._Turn)  # C has its own hold on some
     asyncio.run(hop(sleep, CapacityLimiter(1)))
     assert guard.failures
+
+
+class Cancelled(BaseException):
+    """As what stops a task."""
+
+
+@pytest.mark.usefixtures("_twin")
+def test_what_the_function_raises_comes_through_and_ends_the_turn() -> None:
+    def raises() -> None:
+        raise Cancelled
+
+    async def main() -> Timeline:
+        with request() as timeline:
+            with pytest.raises(Cancelled):
+                await hooked.run_sync(raises)
+            return timeline
+
+    timeline = asyncio.run(main())
+    assert len(timeline.handed) == 2
+    assert not guard.failures
+
+
+@pytest.mark.usefixtures("_twin")
+def test_a_wait_that_is_given_up_ends_then() -> None:
+    async def main() -> tuple[int, list[Any]]:
+        limiter = CapacityLimiter(1)
+        first = asyncio.create_task(hooked.run_sync(sleep, limiter=limiter))
+        await asyncio.sleep(0.01)
+        with request() as timeline:
+            waiting = asyncio.create_task(hooked.run_sync(sleep, limiter=limiter))
+            await asyncio.sleep(0.01)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            given_up = time.time_ns()
+            await first
+            return given_up, timeline.close(timeline.started, time.time_ns())
+
+    given_up, segments = asyncio.run(main())
+    (wait,) = [one for one in segments if one.stage == "queue"]
+    assert wait.end <= given_up
+    assert not guard.failures
+
+
+def test_a_turn_keeps_nothing_and_takes_no_wrong_arguments() -> None:
+    if turn.Turn is turn._Turn:
+        unused("stagetrace.recording._turn")
+    timeline, function, attributes = Timeline(), (lambda number: number), {"reason": "x"}
+    watched = [timeline, function, attributes, None]
+    gc.collect()
+    before = [sys.getrefcount(one) for one in watched]
+    for _ in range(1000):
+        one = turn.Turn(timeline, function, attributes, None)
+        assert one(7) == 7
+        one.end()
+        with pytest.raises(TypeError):
+            one(1, 2)
+        with pytest.raises(TypeError):
+            turn.Turn(timeline)  # type: ignore[call-arg]
+        timeline._log.clear()
+        timeline.handed = timeline.accounts = ()
+    del one
+    gc.collect()
+    after = [sys.getrefcount(one) for one in watched]
+    assert all(abs(one - other) < 50 for one, other in zip(before, after, strict=True)), (before, after)

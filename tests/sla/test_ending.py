@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,7 @@ class Setting:
 
     def end(self, request: dict[str, Any], *, in_c: bool) -> Entry:
         """End one request by one of the twins."""
-        random.seed(7)
+        seed()
         entry = Entry(request["name"], START, self.recorder, parent_of(request["parent"]))
         entry.told = request["attributes"]
         entry.blocks = (REQUEST_BLOCK, ROUTES[request["route"]])
@@ -101,6 +102,12 @@ class Setting:
         self.recorder._may_end_in_c = in_c and self.recorder._may_end_in_c
         self.recorder.end(entry, START + request["took"], *served)
         return entry
+
+
+def seed() -> None:
+    """Let the ids that are drawn next be the same each time."""
+    random.seed(7)
+    recorder_module._twin.seed(bytes(range(32)))
 
 
 def parent_of(sampled: bool | None) -> Context:
@@ -283,7 +290,7 @@ def test_a_request_whose_lock_is_taken_is_left_to_the_reference() -> None:
     for in_c in (False, True):
         setting = Setting(DEFAULT_ON, "* within 1ms")
         for number in range(3):
-            random.seed(7)
+            seed()
             entry = Entry("GET /a", START, setting.recorder, Context())
             if number == 2:
                 entry._lock = Busy()  # type: ignore[assignment]
@@ -333,6 +340,36 @@ def test_what_fails_after_the_counting_is_reported_and_counts_once(monkeypatch: 
     guard.failures.clear()
     assert entry.closed
     assert setting.processor.counter.counts() == {("* within 1ms", "good"): 3}
+
+
+def test_ids_are_those_of_xoshiro256_and_a_fork_draws_its_own() -> None:
+    state = [int.from_bytes(bytes(range(8 * i, 8 * i + 8)), "little") for i in range(4)]
+    state[0] |= 1
+    expected, mask = b"", 2**64 - 1
+    for _ in range(1000):
+        product = state[1] * 5 & mask
+        expected += ((product << 7 | product >> 57) * 9 & mask).to_bytes(8, "little")
+        shifted = state[1] << 17 & mask
+        state[2] ^= state[0]
+        state[3] ^= state[1]
+        state[1] ^= state[2]
+        state[0] ^= state[3]
+        state[2] ^= shifted
+        state[3] = (state[3] << 45 | state[3] >> 19) & mask
+    seed()
+    twin = recorder_module._twin
+    assert twin.ids(1000) == expected
+    with pytest.raises(ValueError, match="32 bytes"):
+        twin.seed(b"too short")
+    receive, send = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(send, twin.ids(4))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(send)
+    with os.fdopen(receive, "rb") as file:
+        assert file.read() != twin.ids(4)
 
 
 def test_it_wakes_the_sending_thread_and_keeps_nothing() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from missing import unused
 from stagetrace.sources import tcp
 
 if TYPE_CHECKING:
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(tcp.SOURCE.lacks is not None, reason=str(tcp.SOURCE.lacks))
 TICK_MS = tcp.TICK_NS / 1e6
+
+
+@pytest.fixture(autouse=True, params=["C", "Python"])
+def _asking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "Python":
+        monkeypatch.setattr(tcp, "tcp_info", tcp._tcp_info)
+    elif tcp.tcp_info is tcp._tcp_info:
+        unused("stagetrace.sources._kernel")
 
 
 @contextmanager

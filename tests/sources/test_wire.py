@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from missing import unused
 from sources.test_tcp import listener
-from stagetrace.sources import wire
+from stagetrace.sources import tcp, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.skipif(wire.SOURCE.lacks is not None, reason=str(wire.SOURCE.lacks))
+
+
+@pytest.fixture(autouse=True, params=["C", "Python"])
+def _asking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "Python":
+        monkeypatch.setattr(wire, "tcp_info", tcp._tcp_info)
+    elif tcp.tcp_info is tcp._tcp_info:
+        unused("stagetrace.sources._kernel")
 
 
 def queued(connection: socket.socket) -> int:
@@ -71,13 +80,14 @@ def test_what_a_client_does_not_read_is_not() -> None:
             assert wire.wire(ours)[2] == 0
 
 
-def test_an_older_kernel_tells_less() -> None:
+def test_an_older_kernel_tells_less(monkeypatch: pytest.MonkeyPatch) -> None:
     class Older:
         """Whose struct ends with the retransmissions."""
 
         def getsockopt(self, *_asked: int) -> bytes:
             return struct.pack("=68xI28xI", 1234, 5)
 
+    monkeypatch.setattr(wire, "tcp_info", tcp._tcp_info)
     assert wire.wire(Older()) == (1234, 5, None)
 
 

@@ -26,6 +26,7 @@ from stagetrace.instrumentation.request_start import time_in_queue_ms
 from stagetrace.instrumentation.starlette import template_of
 from stagetrace.instrumentation.websocket import Messages
 from stagetrace.instrumentation.wire import add_asgi
+from stagetrace.native import native
 from stagetrace.recording.context import attach, get_current, with_span
 from stagetrace.recording.current import current, recording
 from stagetrace.recording.entry import EntrySpan
@@ -151,6 +152,7 @@ class AsgiRequest(Messages):
     mount = ""  # templates of the mounts that the request went through
     _long_agent: bytes | None = None
     _in_front_ms: float | None = None  # in the queue of a load balancer
+    _is_plain = True  # it has no attributes but those that all requests have
     _has_looked = False  # for the route, where none has served it
     _came: Any = None  # the scope as it came, where headers or the query are asked for
     _start: int  # the timeline's
@@ -188,14 +190,17 @@ class AsgiRequest(Messages):
         self._connection = getattr(send, "__self__", None)
         agent, context, starts = http.read_headers(scope["headers"])
         if starts is not None:
+            self._is_plain = False
             self._in_front_ms = time_in_queue_ms(starts, time_ns())
         if agent is not None and (len(agent) > http.MAX_CACHED_KEY or len(agent) > longest()):
+            self._is_plain = False
             self._long_agent, agent = agent, None  # not to be remembered, and perhaps to be cut
         # As they came: middleware may rewrite the scope that it hands on.
         self._method = scope.get("method", "")
         self._path = scope.get("path")
         self._block, self._client, self._span_name = http.known(scope, agent)
         if http.asked_for() is not None:
+            self._is_plain = False
             self._came = {**scope}
         scope[SCOPE_KEY] = self
         return context
@@ -323,16 +328,17 @@ class AsgiRequest(Messages):
 
     def passed(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how request and answer passed."""
-        attributes: dict[str, Any] = super().passed(start)  # type: ignore[misc]
+        gone = self.disconnect is not None
+        attributes: dict[str, Any] = super().passed(start) if gone or self.stream is not None else {}  # type: ignore[misc]
         if self.received_bytes:
             attributes[HTTP_REQUEST_BODY_SIZE] = self.received_bytes
         if self._size:
             attributes[HTTP_RESPONSE_BODY_SIZE] = self._size
         if self._scope["type"] == "websocket":
             attributes.update(self.counted_messages())
-        if self.disconnect is None:
-            is_now = self._ended_at is not None and not self._failed() and not self.gave_way
-            add_asgi(self._connection, attributes, is_now=is_now)
+        if not gone:
+            is_now = self._ended_at is not None and not self._failed() and self.adopted is None
+            add_asgi(self._connection, attributes, is_now)
         return attributes
 
     def _failed(self) -> bool:
@@ -412,6 +418,11 @@ class OwnRequest(AsgiRequest, EntrySpan):
     may_give_way = True
 
     def __init__(self, scope: Any, send: Any, started: int, recorder: EntryRecorder) -> None:
+        if _begin_in_c is None or not _begin_in_c(self, scope, send, started, recorder):
+            self._begin_in_python(scope, send, started, recorder)
+
+    def _begin_in_python(self, scope: Any, send: Any, started: int, recorder: EntryRecorder) -> None:
+        """Begin; `_asgi.c` does the same for most requests."""
         parent_context = self._come_in(scope, send)
         EntrySpan.__init__(self, self._span_name, started, recorder, parent_context)
         self._before = get_current()
@@ -438,6 +449,10 @@ class OwnRequest(AsgiRequest, EntrySpan):
 
     def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
         """Return its attributes, as the recorder wants them."""
+        return (_describe_in_c and _describe_in_c(self)) or self._describe_in_python()
+
+    def _describe_in_python(self) -> tuple[list[Block], Block, dict[str, Any]]:
+        """Describe it; `_asgi.c` does the same for most requests."""
         attributes = self.passed(self._start)
         self._add_rest(attributes)
         route = http.route_block(self._route or self.mount, self._status)
@@ -449,3 +464,7 @@ class OwnRequest(AsgiRequest, EntrySpan):
         route = self._route or self._template()
         recorder: Any = self._recorder
         recorder.end(self, ended_at, WEBSOCKET if self._scope["type"] == "websocket" else self._method, route)
+
+
+_twin: Any = native("stagetrace.instrumentation._asgi")
+_begin_in_c, _describe_in_c = (None, None) if _twin is None else (_twin.begin, _twin.describe)

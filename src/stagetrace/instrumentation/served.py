@@ -33,12 +33,21 @@ def _call(app: Any, scope: Any, receive: Any, send: Any) -> Any:
     return app(scope, receive, send)
 
 
-async def pass_on(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> None:
-    """Await `original(app, scope, receive, send)` as what the scope says it is: a request, or the lifespan."""
-    kind = scope["type"]
+def pass_on(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> Any:
+    """Return what to await of `original(app, scope, receive, send)`, as the scope says: a request, or the lifespan.
+
+    No coroutine of its own: each costs a request a frame, through which all goes that it waits for.
+    """
     if SCOPE_KEY in scope:
-        await original(app, scope, receive, send)
-    elif kind == "lifespan":
+        return original(app, scope, receive, send)
+    if scope["type"] == "http" and distro.ready():
+        return serve(original, app, scope, receive, send)
+    return _pass_on(original, app, scope, receive, send)
+
+
+async def _pass_on(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> None:
+    kind = scope["type"]
+    if kind == "lifespan":
         scope[SCOPE_KEY] = None  # an application within this one tells us nothing new
         await original(app, scope, receive, _lifespan_send(send))
     elif kind in ("http", "websocket"):

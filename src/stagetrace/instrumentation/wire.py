@@ -19,7 +19,7 @@ _source = switch(wire.__name__)
 _is_used = wire.SOURCE.is_used
 
 
-def add_asgi(connection: Any, attributes: dict[str, Any], *, is_now: bool) -> None:
+def add_asgi(connection: Any, attributes: dict[str, Any], is_now: bool) -> None:
     """Add what is known of the connection that an ASGI `send` is bound to; never raises, as the others here.
 
     What the server has in its own buffer is not acknowledged either. `is_now`: the server has handed the last byte over

@@ -40,7 +40,7 @@ static PyObject *tiled(PyObject *module, PyObject *const *args, Py_ssize_t given
     open_buffer(&buffer);
     PyObject *result = NULL, *totals = NULL;
     int count = tile_with(&tiling, module, args[0], times, args[5]);
-    if (count >= 0 && put_stages(&buffer, &tiling, count, args[4], args[5], args[6]) == 0) {
+    if (count >= 0 && put_stages(&buffer, &tiling, count, args[4], PyBytes_AsString(args[5]), args[6]) == 0) {
         Totals sums;
         add_up(&sums, &tiling, count);
         totals = dict_of(&sums, &tiling);
@@ -76,7 +76,7 @@ static PyObject *request(PyObject *module, PyObject *const *args, Py_ssize_t giv
     open_buffer(&buffer);
     PyObject *result = NULL;
     int count = tile_with(&tiling, module, args[0], times, args[4]);
-    if (count >= 0 && put_stages(&buffer, &tiling, count, head, args[4], args[5]) == 0
+    if (count >= 0 && put_stages(&buffer, &tiling, count, head, PyBytes_AsString(args[4]), args[5]) == 0
         && put_entry(&buffer, &tiling, count, head, times, &entry) == 0)
         result = Py_BuildValue("(y#i)", buffer.data, (Py_ssize_t)buffer.size, count + 1);
     close_buffer(&buffer);

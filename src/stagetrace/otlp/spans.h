@@ -156,10 +156,10 @@ static inline void put_times(Buffer *buffer, int64_t start, int64_t end) {
     put_fixed64(buffer, 0x41, (uint64_t)end);
 }
 
-/* Put the spans of the first `count` segments; `ids` has eight bytes for each. */
-static inline int put_stages(Buffer *buffer, Tiling *tiling, int count, PyObject *head, PyObject *ids, PyObject *mark) {
+/* Put the spans of the first `count` segments; there are eight bytes from `id` on for each. */
+static inline int put_stages(Buffer *buffer, Tiling *tiling, int count, PyObject *head, const char *id, PyObject *mark) {
     size_t head_size = (size_t)PyBytes_Size(head);
-    const char *shared = PyBytes_AsString(head), *id = PyBytes_AsString(ids);
+    const char *shared = PyBytes_AsString(head);
     for (Segment *segment = tiling->segments; segment < tiling->segments + count; segment++, id += 8) {
         if (!reserve(buffer, head_size + 2 * HEADS)) return -1;
         size_t begin = open_span(buffer);

@@ -70,12 +70,12 @@ class EntrySpan(Timeline, Span):
     kind = SpanKind.SERVER
     # As a timeline's: the class's until something happens.
     drawn = 0  # the trace id, where that was drawn before the rest
-    _identity: Identity | None = None
+    _identity: Identity | None
     end_time: int | None = None
-    added: Mapping[str, Any] | None = None  # by the sampler
-    held = False  # spans under it are held until it ends: the head sampler dropped it
+    added: Mapping[str, Any] | None  # by the sampler
+    held: bool  # spans under it are held until it ends: the head sampler dropped it
     failed = False  # the answer was a server's error
-    notes: ReadableSpan | None = None
+    notes: ReadableSpan | None
     may_give_way = False
     cause: str | None = None  # of its breach
     served: tuple[str | None, str] = (None, "")  # method and route, once it has ended

@@ -39,15 +39,15 @@ class Timeline(Marks):
 
     # Until something happens these are the class's: each request makes a timeline.
     _limit = MAX_SEGMENTS
-    _tiler: Tiler | None = None
+    _tiler: Tiler | None
     entry: SpanContext | None = None
     model: Mapping[str, Any] = NOTHING  # attributes of the first inference, repeated on the entry span
-    errands: Errands | None = None  # what is done for the request elsewhere: in other processes, in batches
-    _presumed: Event | None = None  # an activity that may have begun
-    _is_unsorted = False  # the log is not in the order of time: some of it was told afterwards
+    errands: Errands | None  # what is done for the request elsewhere: in other processes, in batches
+    _presumed: Event | None  # an activity that may have begun
+    _is_unsorted: bool  # the log is not in the order of time: some of it was told afterwards
     besides: Mapping[str, Any] = NOTHING  # more attributes for the entry span
-    disconnect: str | None = None  # why the answer did not get to its end
-    stream: Stream | None = None  # the pieces of an answer in several
+    disconnect: str | None  # why the answer did not get to its end
+    stream: Stream | None  # the pieces of an answer in several
     adopted: Any = None  # the entry span, where somebody else has started it
     accounts: Sequence[tuple[Reading, Reading]] = ()  # of a thread, around sections that stayed on it
     handed: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU

@@ -7,14 +7,16 @@
  */
 #include "../native.h"
 #include "../otlp/spans.h"
+#include "../recording/marks.h"
 
 /* After what a Tiling holds. Of the one interpreter that has imported this; another one takes the reference. */
 enum {
     IDENTITY = HELD, CONTEXT, FLAGS, GETRANDBITS, BLOCK, POLICY, SENDER, SCOPE, REPORT, NO_MARK, GOOD, MAX_ROUTES, ENOUGH,
-    FROM_EACH, BIG, IMPORTED, BITS_128 = IMPORTED, BITS_64, ONE, ALL
+    FROM_EACH, BIG, MARKS, IMPORTED, BITS_128 = IMPORTED, BITS_64, ONE, ALL
 };
 static PyObject *held[ALL];
 static int64_t max_routes, enough, from_each, big;
+static uint64_t random_state[4]; /* recorder.py seeds it, in each forked child anew */
 
 #define RECORDER "stagetrace.sla.recorder"
 #define USUAL "stagetrace.sla.usual"
@@ -24,14 +26,15 @@ static const char *const FROM[IMPORTED - HELD][2] = {
     {"stagetrace.otlp.processor", "EncodingSpanProcessor"}, {RECORDER, "SCOPE"}, {"stagetrace.guard", "report"},
     {RECORDER, "NO_BLOCK"}, {"stagetrace.sla.verdict", "GOOD"}, {USUAL, "MAX_ROUTES"}, {USUAL, "ENOUGH"},
     {USUAL, "LEARNED_FROM_EACH"}, {"stagetrace.otlp.processor", "_BIG"},
+    {"stagetrace.recording._marks", "Marks"},
 };
 
 #define NAMES(X) \
     X(_processor) X(_senders) X(_provider) X(_bound) X(_draws) X(_unbroken) X(_rests) X(resource) X(put) X(has_others) \
     X(policy) X(learned) X(counter) X(_found) X(excludes) X(within_ns) X(name) X(_seen) X(_counts) X(_lock) X(acquire) \
-    X(release) X(_start) X(held) X(stream) X(disconnect) X(errands) X(notes) X(added) X(_presumed) X(_tiler) \
-    X(_is_unsorted) X(_identity) X(identity) X(parent_context) X(describe) X(failed) X(encoded) X(_log) X(_limit) \
-    X(closed) X(end_time) X(served) X(to_bytes) X(little) X(_waiting) X(_known) X(_incoming) X(append) X(_wake_at) \
+    X(release) X(_start) \
+    X(identity) X(parent_context) X(describe) X(failed) X(encoded) X(_limit) \
+    X(end_time) X(served) X(_waiting) X(_known) X(_incoming) X(append) X(_wake_at) \
     X(_started) X(was_put)
 #define PLACE(word) N_##word,
 #define WORD(word) #word,
@@ -46,6 +49,7 @@ enum { MOST_OWNED = 64, QUEUE_HEAD = 9 };
 /* One end. All but the last three are borrowed, from the arguments or from `owned`. */
 typedef struct {
     PyObject *recorder, *entry, *processor;
+    Marks *marks;       /* the entry's */
     PyObject *route;    /* method and route */
     PyObject *verdict;  /* name of the objective and word, NULL without one */
     PyObject *identity, *rest, *client, *attributes, *seen;
@@ -85,12 +89,6 @@ static int is(PyObject *object, int name, PyObject *expected) {
     if (found == NULL) return FAILED;
     Py_DECREF(found);
     return found == expected;
-}
-
-static int are_none(PyObject *object, const int *which, int count) {
-    int result = GO_ON;
-    for (int i = 0; i < count && result == GO_ON; i++) result = is(object, which[i], Py_None);
-    return result;
 }
 
 static int call(PyObject *object, int method, PyObject *argument) {
@@ -176,12 +174,15 @@ static int identify(Ending *ending, PyObject *identity) {
     PyObject *its = look(ending, ending->entry, N__lock);
     int taken = its ? lock(its, false) : FAILED;
     if (taken != GO_ON) return taken;
-    PyObject *other = look(ending, ending->entry, N__identity);
-    int result = other ? GO_ON : FAILED;
-    if (other == Py_None && PyObject_SetAttr(ending->entry, names[N__identity], identity) < 0) result = FAILED;
+    PyObject *other = own_too(ending, ending->marks->identity);
+    if (other == Py_None) {
+        Py_INCREF(identity);
+        ending->marks->identity = identity; /* instead of None, of which we own another by now */
+        Py_DECREF(Py_None);
+    }
     unlock(its);
     ending->identity = other == Py_None ? identity : other;
-    return result;
+    return other ? GO_ON : NOT_HERE;
 }
 
 /* Draw the ids of a request that nobody has asked for them, and that has no caller who is traced. */
@@ -206,7 +207,7 @@ static int draw(Ending *ending) {
 
 /* `EntryRecorder._drops`, for what kept its promise. */
 static int sample(Ending *ending) {
-    PyObject *identity = look(ending, ending->entry, N__identity);
+    PyObject *identity = own_too(ending, ending->marks->identity);
     if (identity == Py_None) {
         PyObject *parent = look(ending, ending->entry, N_parent_context);
         int has_parent = parent ? PyObject_IsTrue(parent) : -1, draws = is(ending->recorder, N__draws, Py_True);
@@ -219,7 +220,7 @@ static int sample(Ending *ending) {
             identity = look(ending, ending->entry, N_identity); /* which draws it */
         }
     }
-    if (identity == NULL) return FAILED;
+    if (identity == NULL) return PyErr_Occurred() ? FAILED : NOT_HERE;
     ending->identity = identity;
     return is_identity(identity) && PyTuple_GetItem(identity, 2) == Py_True ? GO_ON : NOT_HERE;
 }
@@ -260,15 +261,14 @@ static int describe(Ending *ending) {
 
 /* `Timeline.noted`, under its lock, and the tiling. Set how many stages there are. */
 static int take_marks(Ending *ending, Tiling *tiling, int *count) {
-    static const int none[] = {N__presumed, N__tiler, N_errands};
-    int result = are_none(ending->entry, none, 3);
-    if (result == GO_ON) result = is(ending->entry, N__is_unsorted, Py_False);
-    if (result != GO_ON) return result;
-    PyObject *log = look(ending, ending->entry, N__log), *limit = look(ending, ending->entry, N__limit);
-    if (log == NULL || limit == NULL) return FAILED;
+    Marks *marks = ending->marks;
+    if (marks->presumed != Py_None || marks->tiler != Py_None || marks->errands != Py_None || marks->is_unsorted)
+        return NOT_HERE;
+    PyObject *log = own_too(ending, marks->log), *limit = look(ending, ending->entry, N__limit);
+    if (log == NULL || limit == NULL) return log ? FAILED : NOT_HERE;
     if (!PyList_CheckExact(log) || PyList_Size(log) > MAX_EVENTS || PyList_Size(log) >= PyLong_AsLong(limit))
         return PyErr_Occurred() ? FAILED : NOT_HERE;
-    if (PyObject_SetAttr(ending->entry, names[N_closed], Py_True) < 0) return FAILED;
+    marks->closed = 1;
     *count = tile(tiling, held, log, ending->times);
     return *count < 0 ? FAILED : GO_ON;
 }
@@ -282,31 +282,55 @@ static int take_marks_locked(Ending *ending, Tiling *tiling, int *count) {
     return result;
 }
 
-/* Return the ids of so many spans, and one more. */
-static PyObject *ids_of(Py_ssize_t count) {
-    Py_ssize_t size = 8 * count + 8;
-    PyObject *bits = PyLong_FromSsize_t(8 * size), *length = PyLong_FromSsize_t(size), *ids = NULL;
-    PyObject *number = bits && length ? PyObject_CallFunctionObjArgs(held[GETRANDBITS], bits, NULL) : NULL;
-    if (number != NULL) ids = PyObject_CallMethodObjArgs(number, names[N_to_bytes], length, names[N_little], NULL);
-    Py_XDECREF(bits);
-    Py_XDECREF(length);
-    Py_XDECREF(number);
-    if (ids != NULL && (!PyBytes_CheckExact(ids) || PyBytes_Size(ids) != size)) {
-        fail(PyExc_ValueError, "no such ids");
-        Py_CLEAR(ids);
+/* Draw the ids of so many spans by xoshiro256** (Blackman and Vigna, Scrambled linear pseudorandom number generators,
+ * 2021): Python's generator takes longer to hand over a number of that many bits. */
+static void draw_ids(uint64_t *ids, int count) {
+    for (uint64_t *id = ids; id < ids + count; id++) {
+        uint64_t product = random_state[1] * 5, shifted = random_state[1] << 17;
+        *id = (product << 7 | product >> 57) * 9;
+        random_state[2] ^= random_state[0];
+        random_state[3] ^= random_state[1];
+        random_state[1] ^= random_state[2];
+        random_state[0] ^= random_state[3];
+        random_state[2] ^= shifted;
+        random_state[3] = random_state[3] << 45 | random_state[3] >> 19;
     }
-    return ids;
+}
+
+static PyObject *seed(PyObject *Py_UNUSED(module), PyObject *bytes) {
+    char *data;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(bytes, &data, &size) < 0) return NULL;
+    if (size != sizeof random_state) return PyErr_Format(PyExc_ValueError, "seed takes %d bytes", (int)sizeof random_state);
+    memcpy(random_state, data, sizeof random_state);
+    random_state[0] |= 1; /* all zeros would stay so */
+    Py_RETURN_NONE;
+}
+
+static PyObject *ids(PyObject *Py_UNUSED(module), PyObject *number) {
+    uint64_t drawn[MAX_SEGMENTS];
+    long left = PyLong_AsLong(number);
+    if (PyErr_Occurred()) return NULL;
+    PyObject *all = PyBytes_FromStringAndSize(NULL, 8 * (left > 0 ? left : 0));
+    for (char *into = all ? PyBytes_AsString(all) : NULL; into != NULL && left > 0; left -= MAX_SEGMENTS) {
+        int count = left < MAX_SEGMENTS ? (int)left : MAX_SEGMENTS;
+        draw_ids(drawn, count);
+        memcpy(into, drawn, 8 * (size_t)count);
+        into += 8 * count;
+    }
+    return all;
 }
 
 /* Put all spans of the request, behind the room for the head of a queued item. */
 static int encode(Ending *ending, Buffer *buffer, Tiling *tiling, int count) {
     PyObject *head = own(ending, make_head(held, PyTuple_GetItem(ending->identity, 0)));
-    PyObject *ids = head ? own(ending, ids_of(PyTuple_Size(tiling->events))) : NULL;
-    PyObject *mark = ids ? look(ending, held[NO_MARK], N_encoded) : NULL;
+    PyObject *mark = head ? look(ending, held[NO_MARK], N_encoded) : NULL;
     if (mark == NULL || !PyBytes_Check(mark)) return mark ? NOT_HERE : FAILED;
     const Entry entry = {ending->identity, ending->rest, ending->client, ending->attributes};
+    uint64_t ids[MAX_SEGMENTS];
     buffer->size = QUEUE_HEAD;
-    if (put_stages(buffer, tiling, count, head, ids, mark) < 0) return FAILED;
+    draw_ids(ids, count);
+    if (put_stages(buffer, tiling, count, head, (const char *)ids, mark) < 0) return FAILED;
     return put_entry(buffer, tiling, count, head, ending->times, &entry) < 0 ? FAILED : GO_ON;
 }
 
@@ -335,9 +359,9 @@ static int count_seen(Ending *ending) {
 /* `Timeline.abandon`, and when it ended. */
 static int abandon(Ending *ending, PyObject *end_time) {
     if (PyObject_SetAttr(ending->entry, names[N_end_time], end_time) < 0) return -1;
-    if (PyObject_SetAttr(ending->entry, names[N_closed], Py_True) < 0) return -1;
-    PyObject *log = look(ending, ending->entry, N__log);
-    return log ? PyList_SetSlice(log, 0, PyList_Size(log), NULL) : -1;
+    ending->marks->closed = 1;
+    PyObject *log = own_too(ending, ending->marks->log);
+    return log ? PyList_SetSlice(log, 0, PyList_Size(log), NULL) : 0;
 }
 
 /* `Waiting.add`, of a resource and scope that it knows; return how many items are not sorted in, -1 if it does not. */
@@ -421,7 +445,8 @@ static int send(Ending *ending, PyObject *end_time) {
 }
 
 static int end_it(Ending *ending, PyObject *end_time) {
-    static const int unjudged[] = {N_stream, N_disconnect, N_errands, N__tiler}, unsent[] = {N_notes, N_added, N__presumed};
+    if (!PyObject_TypeCheck(ending->entry, (PyTypeObject *)held[MARKS])) return NOT_HERE;
+    const Marks *marks = ending->marks = (Marks *)ending->entry;
     PyObject *start = look(ending, ending->entry, N__start);
     if (start == NULL || read_time(start, &ending->times[0]) < 0 || read_time(end_time, &ending->times[1]) < 0) return FAILED;
     if (ending->times[0] < 0) return NOT_HERE; /* else no difference of times overflows: see read_times */
@@ -429,12 +454,13 @@ static int end_it(Ending *ending, PyObject *end_time) {
     ending->times[2] = ending->times[1];
     ending->processor = look(ending, ending->recorder, N__processor);
     int result = ending->processor ? is(ending->processor, N_has_others, Py_False) : FAILED;
-    if (result == GO_ON) result = is(ending->entry, N_held, Py_False);
-    if (result == GO_ON) result = are_none(ending->entry, unjudged, 4);
+    if (marks->held || marks->stream != Py_None || marks->disconnect != Py_None || marks->errands != Py_None
+        || marks->tiler != Py_None) return result == FAILED ? FAILED : NOT_HERE;
     if (result == GO_ON) result = judge(ending);
     if (result == GO_ON) result = sample(ending);
     if (result == DROPPED) return conclude(ending, end_time, NULL, 0);
-    if (result == GO_ON) result = are_none(ending->entry, unsent, 3);
+    if (marks->notes != Py_None || marks->added != Py_None || marks->presumed != Py_None)
+        return result == FAILED ? FAILED : NOT_HERE;
     if (result == GO_ON) result = learn(ending);
     if (result == GO_ON) result = describe(ending);
     return result == GO_ON ? send(ending, end_time) : result;
@@ -458,6 +484,8 @@ static PyObject *end(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
 static PyMethodDef functions[] = {
     {"end", (PyCFunction)(void (*)(void))end, METH_FASTCALL,
      "end(recorder, entry, end_time, method, route): return whether that is done."},
+    {"ids", ids, METH_O, "Return ids of so many spans."},
+    {"seed", seed, METH_O, "Begin to draw ids from these 32 bytes."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
@@ -328,6 +329,9 @@ class EntryRecorder:
 
 def _ids(count: int) -> bytes:
     """Return ids of so many spans, and one more: as the SDK's unique, not secret."""
+    if _twin is not None:
+        drawn: bytes = _twin.ids(count + 1)
+        return drawn
     size = 8 * count + 8
     return getrandbits(8 * size).to_bytes(size, "little")
 
@@ -377,3 +381,13 @@ def _reads_attributes(sampler: Sampler) -> bool:
 
 _twin: Any = native("stagetrace.sla._ending")
 _end_in_c: Any = None if _twin is None else _twin.end
+
+
+def _seed() -> None:
+    _twin.seed(os.urandom(32))
+
+
+if _twin is not None:
+    _seed()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_seed)

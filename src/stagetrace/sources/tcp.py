@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any, Final
 
+from stagetrace.native import native
 from stagetrace.sources.base import Source
 
 TCP_INFO: Final = getattr(socket, "TCP_INFO", 11)
@@ -39,12 +40,21 @@ TICK_NS: int = round(time.clock_getres(_MONOTONIC_COARSE) * 1e9) if sys.platform
 LEAST_MS: int = -(-2 * TICK_NS // 1_000_000)
 
 
+def _tcp_info(connection: Any, size: int) -> bytes:
+    """Return the first `size` bytes of a connection's TCP_INFO, or what there is; raises what the connection raises."""
+    found: bytes = connection.getsockopt(6, TCP_INFO, size)
+    return found
+
+
+tcp_info = getattr(native("stagetrace.sources._kernel"), "tcp_info", _tcp_info)
+
+
 def waited_ms(connection: Any) -> int:
     """Return for how many milliseconds the last data that came has been here; 0 if too short to tell.
 
-    `connection` is a socket, or what has its `getsockopt`; raises what that raises, AttributeError included.
+    `connection` is a socket, or what stands for one; raises what that raises, AttributeError included.
     """
-    info = connection.getsockopt(6, TCP_INFO, _END_AT)
+    info = tcp_info(connection, _END_AT)
     if len(info) < _END_AT:
         return 0
     (waited,) = _last_data_recv(info, _LAST_DATA_RECV_AT)

@@ -63,14 +63,12 @@ class Descriptor:
 
     def _give_back(self) -> None:
         self.number = UNKNOWN
-        if _opening is None:  # the interpreter ends
-            return
         with _opening:
             _open_now[0] -= 1
 
     def __del__(self) -> None:
         number = self.number
-        if number != UNKNOWN:
+        if number != UNKNOWN and None not in (_opening, _identity):  # else the interpreter ends
             self._give_back()
             # Whoever closed all descriptors, to become a daemon say, may have another file at this number by now.
             if _identity(number) == self._file:
@@ -141,7 +139,7 @@ def reading() -> Reading:
 def _read_account(number: int) -> tuple[int, bytes, int, int]:
     """Return the time, what a schedstat file says, the process's CPU time, and how long it took; raises OSError.
 
-    `_threads.c` is the same without letting go of the GIL, for which others that compute make it wait.
+    `_kernel.c` is the same without letting go of the GIL, for which others that compute make it wait.
     """
     began = time.perf_counter_ns()
     for _ in range(TRIES):
@@ -152,7 +150,7 @@ def _read_account(number: int) -> tuple[int, bytes, int, int]:
     return at, said, time.process_time_ns(), time.perf_counter_ns() - began
 
 
-_native = native("stagetrace.sources._threads")
+_native = native("stagetrace.sources._kernel")
 read_account = _read_account if _native is None else _native.read_account
 
 

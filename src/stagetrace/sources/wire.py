@@ -6,7 +6,7 @@ import struct
 from typing import Any, Final
 
 from stagetrace.sources.base import Source
-from stagetrace.sources.tcp import TCP_INFO, lack_of
+from stagetrace.sources.tcp import lack_of, tcp_info
 
 _SIZE: Final = 216  # struct tcp_info up to tcpi_bytes_retrans, since Linux 4.19
 _LEAST: Final = 104  # up to tcpi_total_retrans, since 2.6
@@ -24,11 +24,11 @@ SOURCE = Source(__name__, "the wire behind a connection", "STAGETRACE_WIRE", lam
 
 
 def wire(connection: Any) -> Wire:
-    """Return what is known of a connection that came in; `connection` is a socket, or what has its `getsockopt`.
+    """Return what is known of a connection that came in; `connection` is a socket, or what stands for one.
 
-    Of one that was opened from here, `unacked` may be one too few. Raises what `getsockopt` raises.
+    Of one that was opened from here, `unacked` may be one too few. Raises what `tcp_info` raises.
     """
-    info = connection.getsockopt(6, TCP_INFO, _SIZE)
+    info = tcp_info(connection, _SIZE)
     if len(info) < _SIZE:
         rtt, retransmits = _first(info)
         return rtt, retransmits, None

@@ -1,0 +1,79 @@
+/* What is read of the kernel for each request, in C (docs/decisions/011).
+ *
+ * A thread's account (threads.py): os.pread() lets go of the GIL, and where other threads compute, each of them keeps it
+ * for five milliseconds before the reader has it back. TCP_INFO (tcp.py): what uvloop gives as a connection's socket makes
+ * a socket object for each question.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { SIZE = 64, TRIES = 3, AT_ONCE_NS = 50000 }; /* as in threads.py */
+enum { MOST_INFO = 512 };
+
+static int64_t nanoseconds(clockid_t clock) {
+    struct timespec time;
+    clock_gettime(clock, &time);
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+static PyObject *read_account(PyObject *module, PyObject *descriptor) {
+    (void)module;
+    char said[SIZE];
+    ssize_t size = -1;
+    int64_t at = 0, began = nanoseconds(CLOCK_MONOTONIC);
+    int number = PyObject_AsFileDescriptor(descriptor);
+    if (number < 0) return NULL;
+    for (int i = 0; i < TRIES; i++) {
+        at = nanoseconds(CLOCK_REALTIME);
+        size = pread(number, said, SIZE, 0);
+        if (size < 0) return PyErr_SetFromErrno(PyExc_OSError);
+        if (nanoseconds(CLOCK_REALTIME) - at < AT_ONCE_NS) break; /* else it lost the CPU between the two */
+    }
+    int64_t computed = nanoseconds(CLOCK_PROCESS_CPUTIME_ID), took = nanoseconds(CLOCK_MONOTONIC) - began;
+    return Py_BuildValue("Ly#LL", (long long)at, said, (Py_ssize_t)size, (long long)computed, (long long)took);
+}
+
+#ifdef TCP_INFO
+/* Return the first bytes of TCP_INFO of a connection, which has a `fileno`. */
+static PyObject *tcp_info(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+    (void)module;
+    if (given != 2) return PyErr_Format(PyExc_TypeError, "tcp_info takes a connection and a size");
+    char info[MOST_INFO];
+    PyObject *descriptor = PyObject_CallMethod(args[0], "fileno", NULL);
+    int number = descriptor ? (int)PyLong_AsLong(descriptor) : -1; /* -1 of one that is closed: EBADF */
+    Py_XDECREF(descriptor);
+    long asked = PyErr_Occurred() ? -1 : PyLong_AsLong(args[1]);
+    if (PyErr_Occurred()) return NULL;
+    socklen_t size = asked < 0 ? 0 : asked < MOST_INFO ? (socklen_t)asked : MOST_INFO;
+    if (getsockopt(number, IPPROTO_TCP, TCP_INFO, info, &size) < 0) return PyErr_SetFromErrno(PyExc_OSError);
+    return PyBytes_FromStringAndSize(info, (Py_ssize_t)size);
+}
+#endif
+
+static PyMethodDef functions[] = {
+#ifdef TCP_INFO
+    {"tcp_info", (PyCFunction)(void (*)(void))tcp_info, METH_FASTCALL,
+     "Return the first so many bytes of a connection's TCP_INFO; raises OSError."},
+#endif
+    {"read_account", read_account, METH_O,
+     "Return the time, what a schedstat file says, the process's CPU time, and how long it took; raises OSError."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {
+#ifdef Py_GIL_DISABLED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_kernel", .m_methods = functions, .m_slots = slots};
+
+PyMODINIT_FUNC PyInit__kernel(void) { return PyModuleDef_Init(&definition); }
