@@ -7,7 +7,7 @@ import pytest
 from stagetrace.sla import cause, shortage
 from stagetrace.sla.cause import Cause, Parts, Usual, cause_of, evidence
 from stagetrace.sla.policy import BREACH, Objective
-from stagetrace.sla.usual import ENOUGH, MAX_ROUTES, MAX_SIZES, Learned
+from stagetrace.sla.usual import ENOUGH, LEARNED_FROM_EACH, MAX_ROUTES, MAX_SIZES, Learned
 from stagetrace.sla.verdict import Broken, Verdict
 from stagetrace.sla.wire import on_the_wire
 from stagetrace.sources import machine, usage
@@ -149,11 +149,15 @@ def test_each_part_that_took_time_is_an_attribute() -> None:
 
 def test_what_is_learned_takes_bounded_memory_and_few_requests() -> None:
     learned = Learned()
-    wanted = [learned.wants(("GET", "/hot")) for _ in range(10_000)]
-    assert all(wanted[:ENOUGH])
-    assert sum(wanted) < 1_000
+    wanted = [learned.wants(("GET", "/hot"), number * MS) for number in range(10_000)]
+    assert all(wanted[: 2 * ENOUGH])
+    assert 10 < sum(wanted[2 * ENOUGH :]) <= 20  # two a second at most
+    slowly = [learned.wants(("GET", "/slow"), number * 20 * MS) for number in range(6_400)]
+    assert sum(slowly) == 2 * ENOUGH + 6_400 // LEARNED_FROM_EACH - 1
+    learned._seen["GET", "/slow"] = LEARNED_FROM_EACH * 1_000
+    assert learned.wants(("GET", "/slow"), 0), "the wall clock stepped back"
     for number in range(2 * MAX_ROUTES):
-        if learned.wants(("GET", f"/{number}")):
+        if learned.wants(("GET", f"/{number}"), 0):
             learned.learn(("GET", f"/{number}"), parts(compute=1))
     for bits in range(4 * MAX_SIZES):
         learned.learn(("GET", "/hot"), parts(1 << bits, compute=1))

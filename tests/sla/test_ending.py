@@ -28,7 +28,7 @@ from stagetrace.recording.stream import Stream
 from stagetrace.recording.tiler import PRIORITY
 from stagetrace.sla import recorder as recorder_module
 from stagetrace.sla.recorder import EntryRecorder
-from stagetrace.sla.usual import ENOUGH, LEARNED_FROM_EACH
+from stagetrace.sla.usual import ENOUGH, LEARNED_AFTER_NS, LEARNED_FROM_EACH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +86,7 @@ class Setting:
         return [self.items(), self.processor.counter.counts(), self.processor.counter.unmatched, self.learned()]
 
     def learned(self) -> Any:
-        return dict(self.processor.learned._seen)
+        return dict(self.processor.learned._seen), dict(self.processor.learned._wanted_at)
 
     def end(self, request: dict[str, Any], *, in_c: bool) -> Entry:
         """End one request by one of the twins."""
@@ -99,6 +99,8 @@ class Setting:
         served = ("GET", request["route"])
         if request["seen"] is not None:
             self.processor.learned._seen[served] = request["seen"]
+        if request["wanted_at"] is not None:
+            self.processor.learned._wanted_at[served] = request["wanted_at"]
         self.recorder._may_end_in_c = in_c and self.recorder._may_end_in_c
         self.recorder.end(entry, START + request["took"], *served)
         return entry
@@ -182,6 +184,7 @@ REQUESTS = st.fixed_dictionaries(
         "seen": st.sampled_from(
             [None, 1, 2 * ENOUGH - 1, 2 * ENOUGH, SETTLED, SETTLED, SETTLED, LEARNED_FROM_EACH * 9]
         ),
+        "wanted_at": st.sampled_from([None, START - LEARNED_AFTER_NS, START - 1, START + 10**9]),
         "odd": st.sampled_from(["", "", "", "", "notes", "child", "asked", "stream", "gone", "presumed", "unsorted"]),
     }
 )
@@ -194,6 +197,7 @@ PLAIN: dict[str, Any] = {
     "took": 1000,
     "parent": None,
     "seen": SETTLED,
+    "wanted_at": None,
     "odd": "",
 }
 SAMPLERS = [
@@ -239,7 +243,9 @@ def test_both_do_the_same(requests: list[Any], sampler: Any, policy: Any, ids: A
         ({"failed": True}, True),
         ({"parent": True}, True),
         ({"odd": "asked"}, True),
-        ({"seen": LEARNED_FROM_EACH * 9}, False),
+        ({"seen": LEARNED_FROM_EACH * 9, "wanted_at": START - 1}, True),
+        ({"seen": LEARNED_FROM_EACH * 9, "wanted_at": START - LEARNED_AFTER_NS}, False),
+        ({"seen": LEARNED_FROM_EACH * 9, "wanted_at": START + 10**9}, False),
         ({"took": 10**12}, False),
         ({"parent": False}, False),
         *(({"odd": odd}, False) for odd in ("notes", "child", "stream", "gone", "presumed", "unsorted")),
@@ -274,6 +280,9 @@ class Busy:
 
     def acquire(self, blocking: bool = True) -> bool:
         return blocking
+
+    def locked(self) -> bool:
+        return True
 
     def release(self) -> None:
         pass

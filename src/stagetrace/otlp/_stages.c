@@ -85,7 +85,10 @@ static PyObject *request(PyObject *module, PyObject *const *args, Py_ssize_t giv
     return result;
 }
 
-static int fill(PyObject *module) { return read_held(PyModule_GetState(module)); }
+static int fill(PyObject *module) {
+    PyObject **held = PyModule_GetState(module);
+    return read_held(held) < 0 ? -1 : fill_tails(held);
+}
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {
     PyObject **held = PyModule_GetState(module);

@@ -15,15 +15,13 @@
 /* Enough for the tags and lengths of a span or of one attribute, and for a number. */
 #define HEADS 64
 
-static inline void put_varint(Buffer *buffer, uint64_t number) {
-    for (; number > 0x7F; number >>= 7) buffer->data[buffer->size++] = (char)(number | 0x80);
-    buffer->data[buffer->size++] = (char)number;
-}
-
-/* Put a tag and a length, or a number. */
+/* Put a tag and a length, or a number. What is written may alias the buffer's own size, so that is kept out of the loop. */
 static inline void put_head(Buffer *buffer, char tag, uint64_t size) {
-    buffer->data[buffer->size++] = tag;
-    put_varint(buffer, size);
+    char *at = buffer->data + buffer->size;
+    *at++ = tag;
+    for (; size > 0x7F; size >>= 7) *at++ = (char)(size | 0x80);
+    *at++ = (char)size;
+    buffer->size = (size_t)(at - buffer->data);
 }
 
 static inline void put_field(Buffer *buffer, char tag, const char *bytes, size_t size) {
@@ -32,8 +30,14 @@ static inline void put_field(Buffer *buffer, char tag, const char *bytes, size_t
 }
 
 static inline void put_fixed64(Buffer *buffer, char tag, uint64_t number) {
-    buffer->data[buffer->size++] = tag;
-    for (int i = 0; i < 8; i++) buffer->data[buffer->size++] = (char)(number >> 8 * i);
+    char *at = buffer->data + buffer->size;
+    *at++ = tag;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    memcpy(at, &number, 8);
+#else
+    for (int i = 0; i < 8; i++) at[i] = (char)(number >> 8 * i);
+#endif
+    buffer->size += 9;
 }
 
 static inline void put_double(Buffer *buffer, char tag, double number) {
@@ -115,8 +119,8 @@ static inline int put_attributes(Buffer *buffer, PyObject *const *held, PyObject
     return result;
 }
 
-/* Put what `stage_tail` returns. */
-static inline int put_tail(Buffer *buffer, PyObject *const *held, PyObject *name, PyObject *attributes, PyObject *mark) {
+/* Put what `stage_tail` returns of a name. */
+static inline int put_name(Buffer *buffer, PyObject *const *held, PyObject *name) {
     Py_ssize_t length, key_length;
     const char *text = PyUnicode_AsUTF8AndSize(name, &length);
     const char *key = text ? PyUnicode_AsUTF8AndSize(held[ML_STAGE], &key_length) : NULL;
@@ -128,8 +132,38 @@ static inline int put_tail(Buffer *buffer, PyObject *const *held, PyObject *name
     put_key(buffer, key, (size_t)key_length, field_size(size));
     put_field(buffer, 0x0A, text, size);
     put(buffer, "\x7A\x00", 2); /* status: unset */
+    return 0;
+}
+
+/* What `put_name` puts of the stages that are known, from the import on. */
+enum { TAIL = 96 };
+static struct { size_t size; char bytes[TAIL]; } tails[KNOWN];
+
+static inline int fill_tails(PyObject *const *held) {
+    Buffer buffer;
+    open_buffer(&buffer);
+    int result = 0;
+    for (int stage = 0; stage < KNOWN && result == 0; stage++) {
+        buffer.size = 0;
+        result = put_name(&buffer, held, held[stage]);
+        tails[stage].size = result == 0 && buffer.size <= TAIL ? buffer.size : 0;
+        memcpy(tails[stage].bytes, buffer.data, tails[stage].size);
+    }
+    close_buffer(&buffer);
+    return result;
+}
+
+/* Put what `stage_tail` returns. */
+static inline int put_tail(Buffer *buffer, Tiling *tiling, int stage, PyObject *attributes, PyObject *mark) {
+    size_t size = stage < KNOWN ? tails[stage].size : 0;
+    if (size == 0) {
+        if (put_name(buffer, tiling->held, tiling->names[stage]) < 0) return -1;
+    } else {
+        if (!reserve(buffer, TAIL)) return -1;
+        put(buffer, tails[stage].bytes, size);
+    }
     if (put_bytes(buffer, mark) < 0) return -1;
-    return attributes ? put_attributes(buffer, held, attributes) : 0;
+    return attributes ? put_attributes(buffer, tiling->held, attributes) : 0;
 }
 
 /* Leave room for a span's tag and length, in what has been reserved. Return where it begins. */
@@ -166,8 +200,7 @@ static inline int put_stages(Buffer *buffer, Tiling *tiling, int count, PyObject
         put(buffer, shared, head_size);
         put_field(buffer, 0x12, id, 8);
         put_times(buffer, segment->start, segment->end);
-        PyObject *name = tiling->names[segment->stage];
-        if (put_tail(buffer, tiling->held, name, segment->attributes, mark) < 0) return -1;
+        if (put_tail(buffer, tiling, segment->stage, segment->attributes, mark) < 0) return -1;
         if (close_span(buffer, begin) < 0) return -1;
     }
     return 0;

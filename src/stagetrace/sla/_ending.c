@@ -12,10 +12,10 @@
 /* After what a Tiling holds. Of the one interpreter that has imported this; another one takes the reference. */
 enum {
     IDENTITY = HELD, CONTEXT, FLAGS, GETRANDBITS, BLOCK, POLICY, SENDER, SCOPE, REPORT, NO_MARK, GOOD, MAX_ROUTES, ENOUGH,
-    FROM_EACH, BIG, MARKS, IMPORTED, BITS_128 = IMPORTED, BITS_64, ONE, ALL
+    FROM_EACH, LEARNED_AFTER, BIG, MARKS, IMPORTED, BITS_128 = IMPORTED, BITS_64, ONE, ALL
 };
 static PyObject *held[ALL];
-static int64_t max_routes, enough, from_each, big;
+static int64_t max_routes, enough, from_each, learned_after, big;
 static uint64_t random_state[4]; /* recorder.py seeds it, in each forked child anew */
 
 #define RECORDER "stagetrace.sla.recorder"
@@ -25,17 +25,15 @@ static const char *const FROM[IMPORTED - HELD][2] = {
     {RECORDER, "getrandbits"}, {ENCODER, "Block"}, {"stagetrace.sla.policy", "Policy"},
     {"stagetrace.otlp.processor", "EncodingSpanProcessor"}, {RECORDER, "SCOPE"}, {"stagetrace.guard", "report"},
     {RECORDER, "NO_BLOCK"}, {"stagetrace.sla.verdict", "GOOD"}, {USUAL, "MAX_ROUTES"}, {USUAL, "ENOUGH"},
-    {USUAL, "LEARNED_FROM_EACH"}, {"stagetrace.otlp.processor", "_BIG"},
+    {USUAL, "LEARNED_FROM_EACH"}, {USUAL, "LEARNED_AFTER_NS"}, {"stagetrace.otlp.processor", "_BIG"},
     {"stagetrace.recording._marks", "Marks"},
 };
 
 #define NAMES(X) \
     X(_processor) X(_senders) X(_provider) X(_bound) X(_draws) X(_unbroken) X(_rests) X(resource) X(put) X(has_others) \
-    X(policy) X(learned) X(counter) X(_found) X(excludes) X(within_ns) X(name) X(_seen) X(_counts) X(_lock) X(acquire) \
-    X(release) X(_start) \
-    X(identity) X(parent_context) X(describe) X(failed) X(encoded) X(_limit) \
-    X(end_time) X(served) X(_waiting) X(_known) X(_incoming) X(append) X(_wake_at) \
-    X(_started) X(was_put)
+    X(policy) X(learned) X(counter) X(_found) X(excludes) X(within_ns) X(name) X(_seen) X(_wanted_at) X(_counts) X(_lock) X(acquire) \
+    X(locked) X(release) X(_start) X(identity) X(parent_context) X(describe) X(failed) X(encoded) X(_limit) X(end_time) \
+    X(served) X(_waiting) X(_known) X(_incoming) X(append) X(_wake_at) X(_started) X(was_put)
 #define PLACE(word) N_##word,
 #define WORD(word) #word,
 enum { NAMES(PLACE) NAMED };
@@ -107,6 +105,14 @@ static int lock(PyObject *which, bool wait) {
     return done ? done == Py_True : FAILED;
 }
 
+/* Return whether somebody has a lock. If nobody has, nobody will before Python code runs again. */
+static int is_locked(PyObject *which) {
+    PyObject *locked = PyObject_CallMethodObjArgs(which, names[N_locked], NULL);
+    int result = locked ? PyObject_IsTrue(locked) : FAILED;
+    Py_XDECREF(locked);
+    return result;
+}
+
 /* Give it back; an exception that is set stays. */
 static void unlock(PyObject *which) {
     PyObject *type, *error, *traceback;
@@ -139,14 +145,22 @@ static int judge(Ending *ending) {
 /* `Learned.wants`, without the counting: go on if not. */
 static int learn(Ending *ending) {
     if (ending->verdict == NULL) return GO_ON;
-    PyObject *seen = look(ending, look(ending, ending->processor, N_learned), N__seen);
+    PyObject *learned = look(ending, ending->processor, N_learned), *seen = look(ending, learned, N__seen);
     if (seen == NULL || !PyDict_CheckExact(seen)) return seen ? NOT_HERE : FAILED;
     PyObject *before = PyDict_GetItemWithError(seen, ending->route);
     if (before == NULL) return PyErr_Occurred() ? FAILED : PyDict_Size(seen) < max_routes ? NOT_HERE : GO_ON;
     ending->seen = seen;
     ending->seen_before = PyLong_AsLongLong(before);
     if (ending->seen_before == -1 && PyErr_Occurred()) return FAILED;
-    return ending->seen_before < 2 * enough || ending->seen_before % from_each == 0 ? NOT_HERE : GO_ON;
+    if (ending->seen_before < 2 * enough) return NOT_HERE;
+    if (ending->seen_before % from_each != 0) return GO_ON;
+    PyObject *wanted = look(ending, learned, N__wanted_at);
+    if (wanted == NULL || !PyDict_CheckExact(wanted)) return wanted ? NOT_HERE : FAILED;
+    PyObject *at = PyDict_GetItemWithError(wanted, ending->route);
+    int64_t last = 0;
+    if (at == NULL ? PyErr_Occurred() != NULL : read_time(at, &last) < 0) return FAILED;
+    /* Neither is negative, so no difference overflows. */
+    return last >= 0 && ending->times[1] >= last && ending->times[1] - last < learned_after ? GO_ON : NOT_HERE;
 }
 
 /* Return random bits; 1 for 0. */
@@ -172,15 +186,14 @@ static PyObject *named_tuple(PyObject *type, PyObject *parts) {
 /* Give the request an identity, unless somebody has drawn one meanwhile. */
 static int identify(Ending *ending, PyObject *identity) {
     PyObject *its = look(ending, ending->entry, N__lock);
-    int taken = its ? lock(its, false) : FAILED;
-    if (taken != GO_ON) return taken;
+    int taken = its ? is_locked(its) : FAILED;
+    if (taken) return taken < 0 ? FAILED : NOT_HERE;
     PyObject *other = own_too(ending, ending->marks->identity);
     if (other == Py_None) {
         Py_INCREF(identity);
         ending->marks->identity = identity; /* instead of None, of which we own another by now */
         Py_DECREF(Py_None);
     }
-    unlock(its);
     ending->identity = other == Py_None ? identity : other;
     return other ? GO_ON : NOT_HERE;
 }
@@ -341,12 +354,13 @@ static int count_verdict(Ending *ending) {
     PyObject *counter = ending->verdict ? look(ending, ending->processor, N_counter) : NULL;
     if (counter == NULL) return ending->verdict ? -1 : 0;
     PyObject *its = look(ending, counter, N__lock), *counts = look(ending, counter, N__counts);
-    if (its == NULL || counts == NULL || lock(its, true) < 0) return -1;
+    int waits = its && counts ? is_locked(its) : -1;
+    if (waits < 0 || (waits && lock(its, true) < 0)) return -1;
     PyObject *before = PyDict_GetItemWithError(counts, ending->verdict);
     PyObject *after = before ? PyNumber_Add(before, held[ONE]) : PyErr_Occurred() ? NULL : (Py_INCREF(held[ONE]), held[ONE]);
     int result = after ? PyDict_SetItem(counts, ending->verdict, after) : -1;
     Py_XDECREF(after);
-    unlock(its);
+    if (waits) unlock(its);
     return result;
 }
 
@@ -364,16 +378,33 @@ static int abandon(Ending *ending, PyObject *end_time) {
     return log ? PyList_SetSlice(log, 0, PyList_Size(log), NULL) : 0;
 }
 
-/* `Waiting.add`, of a resource and scope that it knows; return how many items are not sorted in, -1 if it does not. */
-static Py_ssize_t add_waiting(Ending *ending, PyObject *sender, PyObject *resource, Buffer *buffer, int count) {
-    PyObject *waiting = look(ending, sender, N__waiting), *known = look(ending, waiting, N__known);
+/* Return the number that a Waiting has given to a resource and our scope, which it keeps for good; 0 if it has none. */
+static uint64_t group_of(Ending *ending, PyObject *waiting, PyObject *resource) {
+    static PyObject *last[2]; /* owned, lest their addresses become another's */
+    static uint64_t number;
+    if (waiting == last[0] && resource == last[1]) return number;
+    PyObject *known = look(ending, waiting, N__known);
     PyObject *ids[] = {PyLong_FromVoidPtr(resource), PyLong_FromVoidPtr(held[SCOPE])};
     PyObject *key = known && ids[0] && ids[1] ? own(ending, PyTuple_Pack(2, ids[0], ids[1])) : NULL;
     Py_XDECREF(ids[0]);
     Py_XDECREF(ids[1]);
     PyObject *group = key && PyDict_CheckExact(known) ? PyDict_GetItemWithError(known, key) : NULL;
-    uint64_t number = group ? PyLong_AsUnsignedLongLong(PyTuple_GetItem(group, 0)) : 0;
-    if (number == 0 || number > UINT32_MAX) return -1; /* 0: an item that is whole */
+    uint64_t found = group ? PyLong_AsUnsignedLongLong(PyTuple_GetItem(group, 0)) : 0;
+    if (found == 0 || found > UINT32_MAX) return 0; /* 0: an item that is whole */
+    PyObject *before[] = {last[0], last[1]};
+    Py_INCREF(last[0] = waiting);
+    Py_INCREF(last[1] = resource);
+    number = found;
+    Py_XDECREF(before[0]);
+    Py_XDECREF(before[1]);
+    return found;
+}
+
+/* `Waiting.add`, of a resource and scope that it knows; return how many items are not sorted in, -1 if it does not. */
+static Py_ssize_t add_waiting(Ending *ending, PyObject *sender, PyObject *resource, Buffer *buffer, int count) {
+    PyObject *waiting = look(ending, sender, N__waiting);
+    uint64_t number = waiting ? group_of(ending, waiting, resource) : 0;
+    if (number == 0) return -1;
     uint64_t head = number | (uint64_t)count << 32;
     for (int i = 0; i < 8; i++) buffer->data[i] = (char)(head >> 8 * i);
     buffer->data[8] = 0; /* no breach */
@@ -496,7 +527,7 @@ static int fill(PyObject *Py_UNUSED(module)) {
     return fail(PyExc_ImportError, "what others may change meanwhile is looked into as only the GIL allows");
 #endif
     if (held[ONE] != NULL) return fail(PyExc_ImportError, "in use by another interpreter of this process");
-    if (read_held(held) < 0) return -1;
+    if (read_held(held) < 0 || fill_tails(held) < 0) return -1;
     for (int i = HELD; i < IMPORTED; i++) {
         PyObject *from = PyImport_ImportModule(FROM[i - HELD][0]);
         held[i] = from ? PyObject_GetAttrString(from, FROM[i - HELD][1]) : NULL;
@@ -504,7 +535,8 @@ static int fill(PyObject *Py_UNUSED(module)) {
         if (held[i] == NULL) return -1;
     }
     if (read_number(MAX_ROUTES, &max_routes) < 0 || read_number(ENOUGH, &enough) < 0) return -1;
-    if (read_number(FROM_EACH, &from_each) < 0 || read_number(BIG, &big) < 0) return -1;
+    if (read_number(FROM_EACH, &from_each) < 0 || read_number(LEARNED_AFTER, &learned_after) < 0) return -1;
+    if (read_number(BIG, &big) < 0) return -1;
     if (from_each < 1 || !PyList_Check(held[FLAGS])) return fail(PyExc_ImportError, "built for another release");
     for (int i = 0; i < NAMED; i++)
         if ((names[i] = PyUnicode_InternFromString(WORDS[i])) == NULL) return -1;

@@ -303,7 +303,7 @@ class SLASpanProcessor(SpanProcessor):
         route = request_of(span)
         if verdict.breached:
             attributes.update(self.explain(route, verdict, segments, timeline, attributes) or {})
-        elif verdict.word == GOOD and self.learned.wants(route):
+        elif verdict.word == GOOD and self.learned.wants(route, span.end_time or 0):
             self.learn(route, segments, timeline)
 
     def _decide(

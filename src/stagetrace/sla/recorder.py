@@ -215,7 +215,8 @@ class EntryRecorder:
         """Send the request as bytes; return whether that could be done."""
         try:
             start, end, identity = entry._start, entry.end_time or 0, entry.identity  # noqa: SLF001 -- as in `end`
-            learns = decided is not None and decided.word == GOOD and self._processor.learned.wants(entry.served)
+            learned = self._processor.learned
+            learns = decided is not None and decided.word == GOOD and learned.wants(entry.served, end)
             # The stages themselves show what took long, and what usually does.
             events = None if breached or learns else entry.noted()
             segments: list[Segment] = []

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 MAX_ROUTES: Final = 256
 MAX_SIZES: Final = 16
 ENOUGH: Final = 20  # requests, before what they took is usual
-LEARNED_FROM_EACH: Final = 64  # of so many requests one, once that is enough
+LEARNED_FROM_EACH: Final = 64  # of so many requests one, once that is enough,
+LEARNED_AFTER_NS: Final = 500_000_000  # and none so soon after the one before: it costs more than the recording does
 WEIGHT: Final = 0.05  # of a request, among those before it
 
 Route = tuple["str | None", str]
@@ -57,15 +58,22 @@ class Learned:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards all below
         self._routes: dict[Route, dict[int | None, _Means]] = {}
-        self._seen: dict[Route, int] = {}  # for `wants`, without the lock: a miscount does no harm
+        # For `wants`, without the lock: a miscount does no harm.
+        self._seen: dict[Route, int] = {}
+        self._wanted_at: dict[Route, int] = {}
 
-    def wants(self, route: Route) -> bool:
-        """Return whether to learn from this request of a route: from the first ones, then from a few."""
+    def wants(self, route: Route, now: int) -> bool:
+        """Return whether to learn from this request of a route, which has ended now: the first ones, then a few."""
         seen = self._seen.get(route, 0)
-        if seen or len(self._seen) < MAX_ROUTES:
-            self._seen[route] = seen + 1
-            return seen < 2 * ENOUGH or seen % LEARNED_FROM_EACH == 0
-        return False
+        if not seen and len(self._seen) >= MAX_ROUTES:
+            return False
+        self._seen[route] = seen + 1
+        if seen >= 2 * ENOUGH and (
+            seen % LEARNED_FROM_EACH or 0 <= now - self._wanted_at.get(route, 0) < LEARNED_AFTER_NS
+        ):
+            return False
+        self._wanted_at[route] = now
+        return True
 
     def learn(self, route: Route, parts: Parts) -> None:
         """Learn from a request that has kept its promise."""
