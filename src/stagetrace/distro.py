@@ -20,6 +20,7 @@ from stagetrace.guard import guarded, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from importlib.metadata import EntryPoint
 
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -126,14 +127,20 @@ def _set_tracer_provider() -> str:
     )
     senders, targets = [], []
     for name in config.exporters("TRACES", "otlp"):
-        make = _entry_point("opentelemetry_traces_exporter", name)
-        if make is not None:
-            targets.append(f"{name} {config.endpoint()}" if name.startswith("otlp") else name)
-            if name.startswith("otlp_proto_"):
-                senders.append(otlp_processor(make, targets[-1]))
-                provider.add_span_processor(senders[-1])
-            else:
-                provider.add_span_processor(BatchSpanProcessor(CountingExporter(make(), targets[-1])))
+        group = "opentelemetry_traces_exporter"
+        target = f"{name} {config.endpoint()}" if name.startswith("otlp") else name
+        if name.startswith("otlp_proto_"):
+            point = _entry_point(group, name)
+            if point is None:
+                continue
+            senders.append(otlp_processor(partial(_load, point), target))
+            provider.add_span_processor(senders[-1])
+        else:
+            make = _loaded(group, name)
+            if make is None:
+                continue
+            provider.add_span_processor(BatchSpanProcessor(CountingExporter(make(), target)))
+        targets.append(target)
     _record_entries(provider, senders, others=len(senders) < len(targets))
     trace.set_tracer_provider(provider)
     atexit.register(_bounded, provider.shutdown)
@@ -157,7 +164,7 @@ def _set_meter_provider() -> None:
     """Set a meter provider where OTEL_METRICS_EXPORTER asks for one; by default there is none."""
     from opentelemetry import metrics
 
-    makers = [_entry_point("opentelemetry_metrics_exporter", name) for name in config.exporters("METRICS", "none")]
+    makers = [_loaded("opentelemetry_metrics_exporter", name) for name in config.exporters("METRICS", "none")]
     if not any(makers) or type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider":
         return
     from opentelemetry.sdk.metrics import MeterProvider
@@ -170,18 +177,27 @@ def _set_meter_provider() -> None:
     atexit.register(_bounded, provider.shutdown)
 
 
-def _entry_point(group: str, name: str) -> Callable[[], Any] | None:
+def _loaded(group: str, name: str) -> Callable[[], Any] | None:
+    point = _entry_point(group, name)
+    if point is None:
+        return None
+    try:
+        loaded: Callable[[], Any] = point.load()
+    except Exception as error:  # noqa: BLE001
+        log.once(group, f"cannot load the exporter {name!r} ({type(error).__name__}: {error}); nothing is exported.")
+        return None
+    return loaded
+
+
+def _load(point: EntryPoint) -> Any:
+    return point.load()()
+
+
+def _entry_point(group: str, name: str) -> EntryPoint | None:
     from importlib.metadata import entry_points
 
     for point in entry_points(group=group, name=name):
-        try:
-            loaded: Callable[[], Any] = point.load()
-        except Exception as error:  # noqa: BLE001
-            log.once(
-                group, f"cannot load the exporter {name!r} ({type(error).__name__}: {error}); nothing is exported."
-            )
-            return None
-        return loaded
+        return point
     known = ", ".join(sorted(point.name for point in entry_points(group=group)))
     log.once(group, f"there is no exporter {name!r}; nothing is exported.\nOTEL_TRACES_EXPORTER can be: {known}, none.")
     return None

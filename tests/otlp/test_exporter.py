@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -497,3 +498,79 @@ def test_tls_that_does_not_come_about_delivers_nothing(
         exporter.shutdown()
         assert (answer.delivered, answer.again) == (False, True)
         assert receiver.asked == 0
+
+
+# When it is made.
+
+
+def test_it_is_made_as_the_first_batch_is_sent_and_once(receiver: Receiver) -> None:
+    made: list[SpanExporter] = []
+
+    def make() -> SpanExporter:
+        made.append(official("grpc", receiver))
+        return made[-1]
+
+    exporter = CountingExporter(None, "there", make)
+    exporter.watch()
+    assert exporter.force_flush()
+    assert not made
+    threads = [threading.Thread(target=exporter.load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert exporter.send(request("a"), 1).delivered
+    assert exporter._watch is not None
+    assert len(made) == 1
+    exporter.begin_again()
+    assert exporter.send(request("b"), 1).delivered
+    assert len(made) == 2
+    for one in made:
+        one.shutdown()
+    CountingExporter(None, "there", make).shutdown()
+    assert receiver.names() == ["a", "b"]
+
+
+def test_one_that_cannot_be_made_takes_nothing_and_is_tried_once() -> None:
+    asked = []
+
+    def make() -> SpanExporter:
+        asked.append(1)
+        raise ImportError("no module named grpc")
+
+    exporter = CountingExporter(None, "there", make)
+    for _ in range(3):
+        answer = exporter.send(request("a"), 1)
+        assert (answer.delivered, answer.again) == (False, False)
+        assert answer.reason == "the exporter cannot be loaded: ImportError: no module named grpc"
+    assert len(asked) == 1
+
+
+ENDS_AT_ONCE = """
+import sys
+from opentelemetry import trace
+from stagetrace import distro
+distro.prepare_now()
+with trace.get_tracer("t").start_as_current_span("only"):
+    pass
+print("opentelemetry.exporter.otlp.proto" in sys.modules, "grpc" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("protocol", "name"), [("grpc", "grpc"), ("http", "http/protobuf")])
+@pytest.mark.parametrize("way", ["lazily", "at the start"])
+def test_a_process_that_ends_at_once_has_loaded_it_in_time(
+    protocol: str, name: str, way: str, receiver: Receiver
+) -> None:
+    """Where the interpreter does not say when it begins to end, it is loaded at the start."""
+    first = "import threading\ndel threading._register_atexit\n" if way == "at the start" else ""
+    late = "import concurrent.futures.thread\n"  # which registers with it
+    env = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": getattr(receiver, protocol)}
+    env |= {"OTEL_EXPORTER_OTLP_PROTOCOL": name, "STAGETRACE_STATUS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", late + first + ENDS_AT_ONCE], env=env, capture_output=True, text=True, check=True
+    )
+    loaded = way != "lazily"
+    assert done.stdout.split() == [str(loaded), str(loaded and protocol == "grpc")]
+    assert receiver.names() == ["only"]
+    assert "cannot" not in done.stderr

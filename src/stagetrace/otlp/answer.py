@@ -9,10 +9,10 @@ from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 HTTP_RETRYABLE: Final = frozenset((429, 502, 503, 504))
 # Refused for who asks or where, whatever was sent: the same spans with another token or address may be taken.
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 def grpc_success(body: bytes) -> Answer:
     """Return what an answer with status OK means; `body` is the serialized response."""
     try:
-        return _accepted(ExportTraceServiceResponse.FromString(body))
+        return _accepted(_response(body))
     except Exception:  # noqa: BLE001 -- protobuf's C and Python variants raise different ones
         return Answer(delivered=False, reason="it answered OK with something that is no OTLP")
 
@@ -96,6 +96,8 @@ def http_answer(status: int, reason: str, headers: Mapping[str, str], body: byte
 
 
 def _response(body: bytes) -> ExportTraceServiceResponse:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
     return ExportTraceServiceResponse.FromString(body)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 import weakref
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagetrace import log
+from stagetrace.guard import guarded_end
 from stagetrace.otlp.exporter import CountingExporter
 from stagetrace.otlp.processor import EncodingSpanProcessor, whole_number
 from stagetrace.otlp.spool import DEFAULT_MAX_BYTES, Spool, supported
@@ -26,11 +30,33 @@ _STATES = ("received", "waiting", "in_hand")
 
 def otlp_processor(make: Callable[[], SpanExporter], target: str) -> EncodingSpanProcessor:
     """Return a processor that sends through the official OTLP exporter that `make` makes, as STAGETRACE_SPOOL says."""
-    exporter = CountingExporter(make(), target, make)
+    exporter = CountingExporter(None, target, make)
     exporter.watch()
     processor = EncodingSpanProcessor(exporter, spool=_spool(target))
     _processors.add(processor)
+    if not _load_before_threads_end():
+        exporter.load()
     return processor
+
+
+@functools.cache
+def _load_before_threads_end() -> bool:
+    """Let exporters be loaded at the latest when the interpreter begins to end; return False where that cannot be told.
+
+    Later, in `atexit`, they cannot be: what they import uses a pool of threads.
+    """
+    import_module("concurrent.futures.thread")  # whose own end comes after what is registered from here on
+    register = getattr(threading, "_register_atexit", None)
+    if register is None:
+        return False
+    register(_load)
+    return True
+
+
+@guarded_end
+def _load() -> None:
+    for processor in processors():
+        processor.load()
 
 
 def _spool(target: str) -> Spool | None:

@@ -30,15 +30,21 @@ BREATH_S: Final = 0.0001
 class CountingExporter(SpanExporter):
     """Export through `exporter`; say what was lost at most once a minute, and when delivery works again.
 
-    `target` is how messages name the place that the spans go to; `make` makes an exporter anew in a forked child,
-    where connections of its parent are of no use.
+    `target` is how messages name the place that the spans go to. `make` makes the exporter as the first batch is sent,
+    since what it imports takes longer than all the rest of a service's start, and anew in a forked child, where
+    connections of its parent are of no use.
     """
 
-    def __init__(self, exporter: SpanExporter, target: str, make: Callable[[], SpanExporter] | None = None) -> None:
+    def __init__(
+        self, exporter: SpanExporter | None, target: str, make: Callable[[], SpanExporter] | None = None
+    ) -> None:
         self.target = target
         self._exporter = exporter
         self._make = make
-        self._stale = False
+        self._stale = exporter is None
+        self._unmade = ""  # why there is none
+        self._making = threading.Lock()  # guards the making
+        self._is_watched = False
         self._watch: Watch | None = None
         self._reason = _LastReason()
         self._lock = threading.Lock()  # guards the counts below
@@ -51,11 +57,13 @@ class CountingExporter(SpanExporter):
         """See the receiver's own answers, where the exporter is an official one of a kind that is known."""
         from stagetrace.otlp.watch import watch
 
-        self._watch = watch(self._exporter)
+        self._is_watched = True
+        self._watch = watch(self._exporter) if self._exporter is not None else None
 
     def begin_again(self) -> None:
         """Forget the parent's connections, in a forked child."""
         self._stale = self._make is not None
+        self._making = threading.Lock()
         self._reason = _LastReason()
         self._lock = threading.Lock()
 
@@ -64,10 +72,8 @@ class CountingExporter(SpanExporter):
 
         Without `watch`, the exporter tries again by itself, and what it logs has to tell whether that could help.
         """
-        if self._stale and self._make is not None:
-            self._exporter, self._stale = self._make(), False
-            if self._watch is not None:
-                self.watch()
+        if not self.load():
+            return Answer(delivered=False, reason=self._unmade)
         if self._watch is not None:
             self._watch.begin()
         make = self._watch.encoded if self._watch is not None else EncodedSpans
@@ -77,6 +83,20 @@ class CountingExporter(SpanExporter):
             return answer
         ok = result is SpanExportResult.SUCCESS
         return Answer(ok, again=not ok and _RETRYABLE.search(reason) is not None, reason="" if ok else reason)
+
+    def load(self) -> bool:
+        """Make the exporter, unless it is made; return whether there is one. Never raises."""
+        if self._stale:
+            with self._making:
+                if self._stale and self._make is not None and not self._unmade:
+                    try:
+                        self._exporter = self._make()
+                        if self._is_watched:
+                            self.watch()
+                        self._stale = False
+                    except Exception as error:  # noqa: BLE001 -- the exporter may be anybody's
+                        self._unmade = f"the exporter cannot be loaded: {type(error).__name__}: {error}"
+        return not self._stale
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export one batch of somebody else's processor; never raises."""
@@ -88,7 +108,7 @@ class CountingExporter(SpanExporter):
         with self._reason:
             self._reason.text = ""
             try:
-                result = self._exporter.export(spans)
+                result = self._exporter.export(spans)  # type: ignore[union-attr]  # there is one by now
             except Exception as error:  # noqa: BLE001 -- the exporter may be anybody's
                 return SpanExportResult.FAILURE, f"{type(error).__name__}: {error}"
         return result, self._reason.text
@@ -117,11 +137,12 @@ class CountingExporter(SpanExporter):
 
     def shutdown(self) -> None:
         """Shut the exporter down; an export that is under way ends."""
-        self._exporter.shutdown()
+        if self._exporter is not None:
+            self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Flush the exporter."""
-        return self._exporter.force_flush(timeout_millis)
+        return self._exporter is None or self._exporter.force_flush(timeout_millis)
 
 
 # What the official exporters log where sending once more could help.

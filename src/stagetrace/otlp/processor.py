@@ -140,6 +140,11 @@ class EncodingSpanProcessor(SpanProcessor):
         """Return why the last batch was not delivered whole; None if it was, or there was none."""
         return self._sender.trouble
 
+    def load(self) -> None:
+        """Load the exporter, if there has been something to be sent. Never raises."""
+        if self._started:
+            self._exporter.load()
+
     def hurry(self) -> None:
         """Send without delay from now on, since the end is near."""
         self._sender.hurry()
