@@ -19,4 +19,26 @@ static int report_error(PyObject *report, const char *where) {
     return done ? 0 : -1;
 }
 
+/* Let `objects` be what `from` names: of each a module, and what of it. */
+static inline int import_all(PyObject **objects, const char *const (*from)[2], int count) {
+    for (int i = 0; i < count; i++) {
+        PyObject *module = PyImport_ImportModule(from[i][0]);
+        objects[i] = module ? PyObject_GetAttrString(module, from[i][1]) : NULL;
+        Py_XDECREF(module);
+        if (objects[i] == NULL) return -1;
+    }
+    return 0;
+}
+
+/* Names that are looked up often: a file has its own list, `#define NAMES(X) X(one) X(other)`, and then
+ * `enum { NAMES(PLACE) NAMED }` for N_one and N_other, their places in `names`, and `WORDS` of NAMES(WORD). */
+#define PLACE(word) N_##word,
+#define WORD(word) #word,
+
+static inline int intern_all(PyObject **names, const char *const *words, int count) {
+    for (int i = 0; i < count; i++)
+        if ((names[i] = PyUnicode_InternFromString(words[i])) == NULL) return -1;
+    return 0;
+}
+
 #endif

@@ -36,8 +36,6 @@ static const char *const WHERE[IMPORTED][2] = {
     X(_client) X(_span_name) X(_before) X(_processor) X(has_others) X(begin) X(set) X(headers) X(method) X(path) X(scheme) \
     X(http_version) X(server) X(client) X(__self__) X(type) X(_is_plain) X(_status) X(_ended_at) X(adopted) X(_size) \
     X(received_bytes) X(_route) X(mount)
-#define PLACE(word) N_##word,
-#define WORD(word) #word,
 enum { NAMES(PLACE) NAMED };
 static const char *const WORDS[NAMED] = {NAMES(WORD)};
 static PyObject *names[NAMED];
@@ -170,27 +168,31 @@ static int fill_in(PyObject *request, PyObject *const *args, PyObject *headers) 
     PyObject *asked = call(held[ASKED_FOR], NULL);
     if (asked != Py_None) return asked ? done(asked) == GO_ON ? NOT_HERE : FAILED : FAILED;
     Py_DECREF(asked);
-    result = look_up(scope, agent, &known);
-    if (result != GO_ON) return result;
-
-    PyObject *method = PyDict_GetItemWithError(scope, names[N_method]), *path = PyDict_GetItemWithError(scope, names[N_path]);
-    PyObject *connection = PyErr_Occurred() ? NULL : PyObject_GetAttr(send, names[N___self__]);
+    PyObject *connection = PyObject_GetAttr(send, names[N___self__]); /* which may run anybody's code, so it comes first */
     if (connection == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
         Py_INCREF(connection = Py_None);
     }
-    PyObject *lock = connection ? call(held[LOCK], NULL) : NULL;
+    result = connection ? look_up(scope, agent, &known) : FAILED;
+    PyObject *lock = result == GO_ON ? call(held[LOCK], NULL) : NULL;
+    PyObject *method = lock ? PyDict_GetItemWithError(scope, names[N_method]) : NULL;
+    PyObject *path = lock ? PyDict_GetItemWithError(scope, names[N_path]) : NULL;
+    if (result == GO_ON && PyErr_Occurred()) result = FAILED;
+    if (result != GO_ON) {
+        Py_XDECREF(connection);
+        Py_XDECREF(lock);
+        return result;
+    }
     const struct { int name; PyObject *value; } parts[] = {
         {N__scope, scope}, {N__connection, connection}, {N__method, method ? method : held[NO_METHOD]},
         {N__path, path ? path : Py_None}, {N__block, PyTuple_GetItem(known, 0)}, {N__client, PyTuple_GetItem(known, 1)},
         {N__span_name, PyTuple_GetItem(known, 2)}, {N__lock, lock}, {N__start, args[2]}, {N_name, PyTuple_GetItem(known, 2)},
         {N__recorder, args[3]}, {N_parent_context, held[NO_CONTEXT]},
     };
-    result = lock ? GO_ON : FAILED;
     for (size_t i = 0; result == GO_ON && i < sizeof parts / sizeof *parts; i++)
         if (set(request, parts[i].name, parts[i].value) < 0) result = FAILED;
-    Py_XDECREF(connection);
-    Py_XDECREF(lock);
+    Py_DECREF(connection);
+    Py_DECREF(lock);
     if (result == GO_ON && PyDict_SetItem(scope, held[SCOPE_KEY], request) < 0) result = FAILED;
     if (result == GO_ON) result = come_in(request);
     return result == GO_ON ? tell_others(request, args[3]) : result;
@@ -211,7 +213,7 @@ static PyObject *begin(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
 
 /* --- the description */
 
-/* Return an attribute that is a number, borrowed no more than its value; -1 if it is None or no such number. */
+/* Set what an attribute is, a new reference; not here if that is None or no number. */
 static int number_of(PyObject *request, int name, PyObject **number) {
     *number = PyObject_GetAttr(request, names[name]);
     if (*number == NULL) return FAILED;
@@ -256,7 +258,7 @@ static int add_all(PyObject *request, PyObject *attributes) {
     return result;
 }
 
-/* Set the block of the route, borrowed. */
+/* Set the block of the route, a new reference. */
 static int find_route(PyObject *request, PyObject **block) {
     PyObject *status, *route = NULL, *key = NULL;
     int result = number_of(request, N__status, &status);
@@ -274,6 +276,7 @@ static int find_route(PyObject *request, PyObject **block) {
     if (result == GO_ON) {
         *block = key ? PyDict_GetItemWithError(held[ROUTES], key) : NULL;
         if (*block == NULL) result = PyErr_Occurred() ? FAILED : NOT_HERE;
+        else Py_INCREF(*block);
     }
     Py_XDECREF(key);
     Py_XDECREF(route);
@@ -289,10 +292,9 @@ static int describe_it(PyObject *request, PyObject **described) {
     if (result != GO_ON) return result;
     Py_DECREF(ended);
     result = find_route(request, &route);
-    PyObject *attributes = result == GO_ON ? PyDict_New() : NULL;
-    if (attributes == NULL) return result == GO_ON ? FAILED : result;
-    Py_INCREF(route);
-    result = add_all(request, attributes);
+    if (result != GO_ON) return result;
+    PyObject *attributes = PyDict_New();
+    result = attributes ? add_all(request, attributes) : FAILED;
     PyObject *block = result == GO_ON ? PyObject_GetAttr(request, names[N__block]) : NULL;
     PyObject *client = block ? PyObject_GetAttr(request, names[N__client]) : NULL;
     PyObject *blocks = client ? PyList_New(2) : NULL;
@@ -307,7 +309,7 @@ static int describe_it(PyObject *request, PyObject **described) {
     Py_XDECREF(client);
     Py_XDECREF(block);
     Py_DECREF(route);
-    Py_DECREF(attributes);
+    Py_XDECREF(attributes);
     return result != GO_ON ? result : *described ? GO_ON : FAILED;
 }
 
@@ -338,18 +340,12 @@ static int fill(PyObject *Py_UNUSED(module)) {
         PyErr_SetString(PyExc_ImportError, "in use by another interpreter of this process");
         return -1;
     }
-    for (int i = 0; i < IMPORTED; i++) {
-        PyObject *from = PyImport_ImportModule(WHERE[i][0]);
-        held[i] = from ? PyObject_GetAttrString(from, WHERE[i][1]) : NULL;
-        Py_XDECREF(from);
-        if (held[i] == NULL) return -1;
-    }
+    if (import_all(held, WHERE, IMPORTED) < 0) return -1;
     if (!PyType_Check(held[CONTEXT]) || !PyType_IsSubtype((PyTypeObject *)held[CONTEXT], &PyDict_Type)) {
         PyErr_SetString(PyExc_ImportError, "OpenTelemetry's context is no dict any more");
         return -1;
     }
-    for (int i = 0; i < NAMED; i++)
-        if ((names[i] = PyUnicode_InternFromString(WORDS[i])) == NULL) return -1;
+    if (intern_all(names, WORDS, NAMED) < 0) return -1;
     if ((held[NO_METHOD] = PyUnicode_InternFromString("")) == NULL) return -1;
     if ((held[URL_PATH] = PyUnicode_InternFromString("url.path")) == NULL) return -1;
     max_key = PyLong_AsSsize_t(held[MAX_KEY]);

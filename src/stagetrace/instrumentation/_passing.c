@@ -486,11 +486,9 @@ static PyObject *part_of(PyObject *owned, const char *name) {
     return found;
 }
 
-static PyObject *imported(const char *module, const char *name) { return part_of(PyImport_ImportModule(module), name); }
-
 /* Let asyncio and others take a Step for the coroutine that it stands for. */
 static int register_step(void) {
-    PyObject *coroutine = imported("collections.abc", "Coroutine");
+    PyObject *coroutine = part_of(PyImport_ImportModule("collections.abc"), "Coroutine");
     PyObject *done = coroutine ? PyObject_CallMethod(coroutine, "register", "O", held[STEP]) : NULL;
     Py_XDECREF(done);
     Py_XDECREF(coroutine);
@@ -502,8 +500,7 @@ static int fill(PyObject *module) {
         PyErr_SetString(PyExc_ImportError, "in use by another interpreter of this process");
         return -1;
     }
-    for (int i = 0; i < IMPORTED; i++)
-        if ((held[i] = imported(WHERE[i][0], WHERE[i][1])) == NULL) return -1;
+    if (import_all(held, WHERE, IMPORTED) < 0) return -1;
     held[CURRENT_GET] = part_of(held[CURRENT_GET], "get");
     held[CURRENT_SET] = part_of(held[CURRENT_SET], "set");
     if (held[CURRENT_GET] == NULL || held[CURRENT_SET] == NULL) return -1;

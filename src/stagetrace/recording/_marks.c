@@ -373,20 +373,12 @@ static PyType_Spec marks_spec = {"stagetrace.recording._marks.Marks", sizeof(Mar
 static PyType_Spec mark_spec = {"stagetrace.recording._marks.Mark", sizeof(Mark), 0, FLAGS, mark_slots};
 static PyType_Spec stage_spec = {"stagetrace.recording._marks.stage", sizeof(Stage), 0, FLAGS, stage_slots};
 
-static PyObject *imported(const char *module, const char *name) {
-    PyObject *from = PyImport_ImportModule(module);
-    PyObject *found = from ? PyObject_GetAttrString(from, name) : NULL;
-    Py_XDECREF(from);
-    return found;
-}
-
 static int fill(PyObject *module) {
     if (held[MARKS] != NULL) {
         PyErr_SetString(PyExc_ImportError, "in use by another interpreter of this process");
         return -1;
     }
-    for (int i = 0; i < MARKS; i++)
-        if ((held[i] = imported(WHERE[i][0], WHERE[i][1])) == NULL) return -1;
+    if (import_all(held, WHERE, MARKS) < 0) return -1;
     PyObject *get = PyObject_GetAttrString(held[CURRENT_GET], "get");
     if (get == NULL) return -1;
     Py_DECREF(held[CURRENT_GET]);

@@ -12,8 +12,6 @@ static const char *const WHERE[IMPORTED][2] = {
 static PyObject *held[ALL]; /* of the one interpreter that has imported this; another one takes the reference */
 
 #define NAMES(X) X(enter) X(leave) X(divide) X(handed_over) X(DIVIDED_NS)
-#define PLACE(word) N_##word,
-#define WORD(word) #word,
 enum { NAMES(PLACE) NAMED };
 static const char *const WORDS[NAMED] = {NAMES(WORD)};
 static PyObject *names[NAMED];
@@ -41,8 +39,7 @@ static int done(PyObject *result) {
 static int said(void) { return report_error(held[REPORT], "stagetrace.instrumentation.anyio"); }
 
 static int leave(Turn *turn, PyObject *time) {
-    if (!turn->waits) return 0;
-    turn->waits = 0;
+    if (!__atomic_exchange_n(&turn->waits, 0, __ATOMIC_RELAXED)) return 0; /* the thread, or the event loop, has */
     return done(PyObject_CallMethodObjArgs(turn->timeline, names[N_leave], held[QUEUE], time, NULL));
 }
 
@@ -175,14 +172,8 @@ static int fill(PyObject *module) {
         PyErr_SetString(PyExc_ImportError, "in use by another interpreter of this process");
         return -1;
     }
-    for (int i = 0; i < IMPORTED; i++) {
-        PyObject *from = PyImport_ImportModule(WHERE[i][0]);
-        held[i] = from ? PyObject_GetAttrString(from, WHERE[i][1]) : NULL;
-        Py_XDECREF(from);
-        if (held[i] == NULL) return -1;
-    }
-    for (int i = 0; i < NAMED; i++)
-        if ((names[i] = PyUnicode_InternFromString(WORDS[i])) == NULL) return -1;
+    if (import_all(held, WHERE, IMPORTED) < 0) return -1;
+    if (intern_all(names, WORDS, NAMED) < 0) return -1;
     if ((held[TURNS] = PyImport_ImportModule("stagetrace.recording.turn")) == NULL) return -1;
     at = PyLong_AsSsize_t(held[AT]);
     PyObject *turn = PyErr_Occurred() ? NULL : PyType_FromSpec(&spec);

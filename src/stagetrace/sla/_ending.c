@@ -34,8 +34,6 @@ static const char *const FROM[IMPORTED - HELD][2] = {
     X(policy) X(learned) X(counter) X(_found) X(excludes) X(within_ns) X(name) X(_seen) X(_wanted_at) X(_counts) X(_lock) X(acquire) \
     X(locked) X(release) X(_start) X(identity) X(parent_context) X(describe) X(failed) X(encoded) X(_limit) X(end_time) \
     X(served) X(_waiting) X(_known) X(_incoming) X(append) X(_wake_at) X(_started) X(was_put)
-#define PLACE(word) N_##word,
-#define WORD(word) #word,
 enum { NAMES(PLACE) NAMED };
 static const char *const WORDS[NAMED] = {NAMES(WORD)};
 static PyObject *names[NAMED];
@@ -528,18 +526,12 @@ static int fill(PyObject *Py_UNUSED(module)) {
 #endif
     if (held[ONE] != NULL) return fail(PyExc_ImportError, "in use by another interpreter of this process");
     if (read_held(held) < 0 || fill_tails(held) < 0) return -1;
-    for (int i = HELD; i < IMPORTED; i++) {
-        PyObject *from = PyImport_ImportModule(FROM[i - HELD][0]);
-        held[i] = from ? PyObject_GetAttrString(from, FROM[i - HELD][1]) : NULL;
-        Py_XDECREF(from);
-        if (held[i] == NULL) return -1;
-    }
+    if (import_all(held + HELD, FROM, IMPORTED - HELD) < 0) return -1;
     if (read_number(MAX_ROUTES, &max_routes) < 0 || read_number(ENOUGH, &enough) < 0) return -1;
     if (read_number(FROM_EACH, &from_each) < 0 || read_number(LEARNED_AFTER, &learned_after) < 0) return -1;
     if (read_number(BIG, &big) < 0) return -1;
     if (from_each < 1 || !PyList_Check(held[FLAGS])) return fail(PyExc_ImportError, "built for another release");
-    for (int i = 0; i < NAMED; i++)
-        if ((names[i] = PyUnicode_InternFromString(WORDS[i])) == NULL) return -1;
+    if (intern_all(names, WORDS, NAMED) < 0) return -1;
     if ((held[BITS_128] = PyLong_FromLong(128)) == NULL || (held[BITS_64] = PyLong_FromLong(64)) == NULL) return -1;
     return (held[ONE] = PyLong_FromLong(1)) ? 0 : -1;
 }
