@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 REQUESTS = 256
 PERIOD_S = 0.0002
-WARM_UP_S = 1.5
+WARM_UP_S = 4.0  # stagetrace loads its exporter in it, with the first batch
 LONG_S = 0.0005
 
 
