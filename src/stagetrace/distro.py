@@ -196,7 +196,8 @@ def _load(point: EntryPoint) -> Any:
 def _entry_point(group: str, name: str) -> EntryPoint | None:
     from importlib.metadata import entry_points
 
-    for point in entry_points(group=group, name=name):
+    point: EntryPoint | None = next(iter(entry_points(group=group, name=name)), None)
+    if point is not None:
         return point
     known = ", ".join(sorted(point.name for point in entry_points(group=group)))
     log.once(group, f"there is no exporter {name!r}; nothing is exported.\nOTEL_TRACES_EXPORTER can be: {known}, none.")

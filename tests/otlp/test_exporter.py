@@ -541,7 +541,7 @@ def test_one_that_cannot_be_made_takes_nothing_and_is_tried_once() -> None:
     exporter = CountingExporter(None, "there", make)
     for _ in range(3):
         answer = exporter.send(request("a"), 1)
-        assert (answer.delivered, answer.again) == (False, False)
+        assert (answer.delivered, answer.again, answer.misdirected) == (False, False, True)  # a spool keeps them
         assert answer.reason == "the exporter cannot be loaded: ImportError: no module named grpc"
     assert len(asked) == 1
 

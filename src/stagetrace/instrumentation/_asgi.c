@@ -44,7 +44,7 @@ static uint64_t field_sizes; /* bit n: there is a name of n bytes among the fiel
 
 /* How far a step got: -1 with an exception. */
 enum { FAILED = -1, NOT_HERE, GO_ON };
-enum { SERVER_ERROR = 500, KEY = 6, PARTS = 3 };
+enum { SERVER_ERROR = 500, KEY = 6, PARTS = 3 }; /* as http.py has it: SERVER_ERROR, and `known`'s key and value */
 
 static PyObject *call(PyObject *function, PyObject *argument) {
     return PyObject_CallFunctionObjArgs(function, argument, NULL);

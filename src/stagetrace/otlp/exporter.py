@@ -73,7 +73,7 @@ class CountingExporter(SpanExporter):
         Without `watch`, the exporter tries again by itself, and what it logs has to tell whether that could help.
         """
         if not self.load():
-            return Answer(delivered=False, reason=self._unmade)
+            return Answer(delivered=False, misdirected=True, reason=self._unmade)
         if self._watch is not None:
             self._watch.begin()
         make = self._watch.encoded if self._watch is not None else EncodedSpans

@@ -67,13 +67,13 @@ class Work(Timeline):
     `described` are the model's attributes where nothing inside says more, `named` those that win over what is said.
     """
 
-    bound = True
     described: Mapping[str, Any] = {}
     named: Mapping[str, Any] = {}
     is_taken_up = False  # after it was taken from a queue to be one of a batch
 
     def __init__(self, request: Origin, reason: str = "", start: int | None = None) -> None:
         super().__init__(start=start)
+        self.bound = True
         self.entry = request.context
         self.request = request
         self._reason = reason
@@ -109,12 +109,12 @@ class Work(Timeline):
 class Batch(Timeline):
     """What is done for several requests at once. Its inference is one span, which they link to and it to them."""
 
-    bound = True
     described: Mapping[str, Any] = {}
     named: Mapping[str, Any] = {}
 
     def __init__(self, requests: Sequence[Origin], size: int, reason: str = "", start: int | None = None) -> None:
         super().__init__(start=start)
+        self.bound = True
         self.requests = requests
         self._size = size
         self._reason = reason
