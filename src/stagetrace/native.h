@@ -19,6 +19,15 @@ static int report_error(PyObject *report, const char *where) {
     return done ? 0 : -1;
 }
 
+/* Free an object of a type that is made at the import, or the part of a subclass's that is ours. */
+static inline void free_object(PyObject *self, inquiry clear) {
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    clear(self);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
 /* Let `objects` be what `from` names: of each a module, and what of it. */
 static inline int import_all(PyObject **objects, const char *const (*from)[2], int count) {
     for (int i = 0; i < count; i++) {

@@ -372,15 +372,7 @@ static int clear_step(PyObject *self) {
     return 0;
 }
 
-static void dealloc(PyObject *self, inquiry clear) {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    clear(self);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
-    Py_DECREF(type);
-}
-
-static void dealloc_step(PyObject *self) { dealloc(self, clear_step); }
+static void dealloc_step(PyObject *self) { free_object(self, clear_step); }
 
 static PyMethodDef step_methods[] = {
     {"send", send_value, METH_O, NULL},
@@ -449,7 +441,7 @@ static int clear_passing(PyObject *self) {
     return 0;
 }
 
-static void dealloc_passing(PyObject *self) { dealloc(self, clear_passing); }
+static void dealloc_passing(PyObject *self) { free_object(self, clear_passing); }
 
 #define PASSING_SLOTS(call) {Py_tp_new, PyType_GenericNew}, {Py_tp_init, init}, {Py_tp_dealloc, dealloc_passing}, \
     {Py_tp_traverse, traverse_passing}, {Py_tp_clear, clear_passing}, {Py_tp_call, call}, {0, NULL}

@@ -150,16 +150,7 @@ static int clear_marks(PyObject *self) {
     return 0;
 }
 
-/* Free an object of a type of this module, or the part of a subclass's that is ours. */
-static void dealloc(PyObject *self, inquiry clear) {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    clear(self);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
-    Py_DECREF(type);
-}
-
-static void dealloc_marks(PyObject *self) { dealloc(self, clear_marks); }
+static void dealloc_marks(PyObject *self) { free_object(self, clear_marks); }
 
 static PyMethodDef marks_methods[] = {
     {"enter", (PyCFunction)(void (*)(void))enter, METH_FASTCALL | METH_KEYWORDS, "Note that an activity of PRIORITY begins."},
@@ -224,7 +215,7 @@ static int clear_mark(PyObject *self) {
     return 0;
 }
 
-static void dealloc_mark(PyObject *self) { dealloc(self, clear_mark); }
+static void dealloc_mark(PyObject *self) { free_object(self, clear_mark); }
 
 static PyMemberDef mark_members[] = {
     {"stage", T_OBJECT_EX, offsetof(Mark, stage), 0, NULL},
@@ -352,7 +343,7 @@ static int clear_stage(PyObject *self) {
     return 0;
 }
 
-static void dealloc_stage(PyObject *self) { dealloc(self, clear_stage); }
+static void dealloc_stage(PyObject *self) { free_object(self, clear_stage); }
 
 static PyMethodDef stage_methods[] = {
     {"__enter__", enter_stage, METH_NOARGS, "Begin the stage."},

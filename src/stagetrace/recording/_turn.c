@@ -123,8 +123,10 @@ static PyObject *make(PyTypeObject *type, PyObject *args, PyObject *named) {
     PyObject *number = PyLong_FromLongLong(turn->asked), *divided = PyObject_GetAttr(held[TURNS], names[N_DIVIDED_NS]);
     turn->divided_ns = divided ? PyLong_AsLongLong(divided) : -1;
     Py_XDECREF(divided);
-    if (number == NULL || PyErr_Occurred() || done(PyObject_CallMethodObjArgs(timeline, names[N_enter], held[QUEUE], attributes, number, NULL)) < 0)
-        Py_CLEAR(turn);
+    PyObject *entered = NULL;
+    if (number != NULL && !PyErr_Occurred())
+        entered = PyObject_CallMethodObjArgs(timeline, names[N_enter], held[QUEUE], attributes, number, NULL);
+    if (done(entered) < 0) Py_CLEAR(turn);
     Py_XDECREF(number);
     return (PyObject *)turn;
 }
@@ -144,13 +146,7 @@ static int clear(PyObject *self) {
     return 0;
 }
 
-static void dealloc(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    clear(self);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
-    Py_DECREF(type);
-}
+static void dealloc(PyObject *self) { free_object(self, clear); }
 
 static PyMethodDef methods[] = {
     {"end", end, METH_NOARGS, "Take the request back to the event loop."},
