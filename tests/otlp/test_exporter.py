@@ -443,16 +443,18 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for authority in ("ca", "other"):
         openssl(
             f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={authority} "
-            f"-keyout {authority}.key -out {authority}.pem"
+            f"-addext keyUsage=critical,keyCertSign -keyout {authority}.key -out {authority}.pem"
         )
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+    # With what Python insists on from 3.13 on.
+    (folder / "extensions").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
     for name in ("server", "client"):
         openssl(
             f"req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} "
             f"-keyout {name}.key -out {name}.csr"
         )
         openssl(
-            f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out {name}.pem"
+            f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions "
+            f"-out {name}.pem"
         )
     return folder
 
