@@ -18,7 +18,8 @@ def hook(module: Any) -> None:
     if module.__name__ == "quart.app":
         module.Quart.add_background_task = _adding(module.Quart.add_background_task)
     else:
-        context = module._BaseRequestWebsocketContext
+        # From 0.23 on there is one kind of context.
+        context = getattr(module, "_BaseRequestWebsocketContext", None) or module.AppContext
         context.match_request = _noting(context.match_request)
 
 
@@ -34,7 +35,7 @@ def _noting(original: Any) -> Any:
 
 @guarded
 def _note(context: Any) -> None:
-    asked = context.request_websocket
+    asked = context.request_websocket if hasattr(context, "request_websocket") else context._request_websocket
     request = asked.scope.get(SCOPE_KEY)
     if not hasattr(request, "serve_by"):
         return
