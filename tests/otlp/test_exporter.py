@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otlp.receiver import PROTOBUF, Receiver, Reply, partial_success, run_receiver
+from pki import make_pki
 from stagetrace.instrumentation import otlp_exporter
 from stagetrace.otlp import build
 from stagetrace.otlp.answer import Answer
@@ -434,29 +435,7 @@ def test_the_counts_are_a_metric(receiver: Receiver, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an authority, a server's and a client's certificate of it, and another authority."""
-    folder = tmp_path_factory.mktemp("pki")
-
-    def openssl(command: str) -> None:
-        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
-
-    for authority in ("ca", "other"):
-        openssl(
-            f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={authority} "
-            f"-addext keyUsage=critical,keyCertSign -keyout {authority}.key -out {authority}.pem"
-        )
-    # With what Python insists on from 3.13 on.
-    (folder / "extensions").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
-    for name in ("server", "client"):
-        openssl(
-            f"req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} "
-            f"-keyout {name}.key -out {name}.csr"
-        )
-        openssl(
-            f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions "
-            f"-out {name}.pem"
-        )
-    return folder
+    return make_pki(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.mark.usefixtures("delays")

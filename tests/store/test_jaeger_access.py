@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from backend.running import Up, request, run_up
 from backends import run_jaeger
 from cli.test_commands import cli
 from conftest import need
+from pki import make_pki
 from stagetrace.errors import StoreError
 from stagetrace.store import open_store
 from stagetrace.store.jaeger_access import Access, parse
@@ -31,19 +31,7 @@ OTHER = "wrong-0ne"
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an authority, what it signed for a server at 127.0.0.1 and for a client, and another authority."""
-    folder = tmp_path_factory.mktemp("pki with + and space")
-
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
-    new = "req -newkey rsa:2048 -nodes -days 2 -subj /CN={0} -keyout {0}.key"
-    commands = [f"{new} -x509 -out {{0}}.pem".format(name) for name in ("ca", "other")]
-    for name in ("server", "client"):
-        commands.append(f"{new} -out {{0}}.csr".format(name))
-        commands.append(f"x509 -req -CA ca.pem -CAkey ca.key -days 2 -extfile names -in {name}.csr -out {name}.pem")
-    commands.append("rsa -aes128 -passout pass:x -in client.key -out locked.key")
-    for command in commands:
-        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
-    return folder
+    return make_pki(tmp_path_factory.mktemp("pki with + and space"))
 
 
 @pytest.fixture(scope="module")
