@@ -12,6 +12,7 @@ import random
 import re
 import secrets
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -325,6 +326,8 @@ def test_the_whole_tree_of_a_request(told: Told) -> None:
 @pytest.mark.parametrize("server", [["uvicorn", "--timeout-graceful-shutdown"], ["hypercorn", "--graceful-timeout"]])
 def test_a_request_that_its_server_stops_is_marked(server: list[str], tmp_path: Path) -> None:
     """As it shuts down and waits no longer: `cancelled`, which is no good request, though it had a second left."""
+    if server[0] == "hypercorn" and sys.version_info >= (3, 13):
+        pytest.skip("hypercorn 0.18 does not end then, untraced neither")
     port = {"uvicorn": ["--port", "{port}"], "hypercorn": ["--bind", "127.0.0.1:{port}"]}[server[0]]
     argv = [PYTHON, "-m", server[0], "any_bare:app", *port, server[1], "1"]
     trace = secrets.token_hex(16)
