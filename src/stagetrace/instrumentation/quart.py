@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.background import in_span
 from stagetrace.instrumentation.base import SCOPE_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Of the methods of a rule for websockets there are none.
 METHOD_NOT_ALLOWED = 405
@@ -18,24 +22,25 @@ def hook(module: Any) -> None:
     if module.__name__ == "quart.app":
         module.Quart.add_background_task = _adding(module.Quart.add_background_task)
     else:
-        # From 0.23 on there is one kind of context.
-        context = getattr(module, "_BaseRequestWebsocketContext", None) or module.AppContext
-        context.match_request = _noting(context.match_request)
+        context, asked = getattr(module, "_BaseRequestWebsocketContext", None), "request_websocket"
+        if context is None:  # from 0.23 on there is one kind of context
+            context, asked = module.AppContext, "_request_websocket"
+        context.match_request = _noting(context.match_request, attrgetter(asked))
 
 
-def _noting(original: Any) -> Any:
+def _noting(original: Any, asked_of: Callable[[Any], Any]) -> Any:
     @functools.wraps(original)
     def match_request(self: Any) -> Any:
         result = original(self)
-        _note(self)
+        _note(self, asked_of)
         return result
 
     return match_request
 
 
 @guarded
-def _note(context: Any) -> None:
-    asked = context.request_websocket if hasattr(context, "request_websocket") else context._request_websocket
+def _note(context: Any, asked_of: Callable[[Any], Any]) -> None:
+    asked = asked_of(context)
     request = asked.scope.get(SCOPE_KEY)
     if not hasattr(request, "serve_by"):
         return
