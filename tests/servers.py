@@ -56,7 +56,7 @@ def _make(folder: Path) -> None:
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            missing(f"the environment of the servers cannot be made: {done.stderr.strip().splitlines()[-1:]}")
+            missing(f"the environment of the servers cannot be made: {done.stderr.strip().rpartition(chr(10))[2]}")
     (folder / "ready").touch()
 
 
