@@ -24,12 +24,9 @@ class Served:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.app, name)
 
-    def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
-        """Return what to await to serve one request, websocket, or the application's lifespan.
-
-        No coroutine function: servers have looked by now at what kind of application they were given.
-        """
-        return pass_on(_call, self.app, scope, receive, send)
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request, websocket, or the application's lifespan."""
+        await pass_on(_call, self.app, scope, receive, send)
 
 
 def _call(app: Any, scope: Any, receive: Any, send: Any) -> Any:
