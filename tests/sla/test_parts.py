@@ -39,7 +39,7 @@ def collected() -> Iterator[list[tuple[int, int]]]:
 
 def reading(own: Descriptor, at: float, computed: float, waited: float, process: float | None = None) -> Reading:
     whole = computed if process is None else process
-    return own, int(at * MS), f"{int(computed * MS)} {int(waited * MS)} 1".encode(), int(whole * MS)
+    return own, int(at * MS), int(computed * MS), f"0 {int(waited * MS)} 1".encode(), int(whole * MS)
 
 
 def section(since: int, until: int, computed: float, waited: float = 0, rivals: float = 0) -> tuple[Reading, Reading]:

@@ -49,11 +49,6 @@ def compute(cpu_s: float) -> None:
         sum(range(500))
 
 
-def cpu_ns(account: bytes | int) -> int:
-    assert isinstance(account, bytes)
-    return int(account.split()[0])
-
-
 def share_of(work: Callable[[], None]) -> threads.Share:
     first = reading()
     work()
@@ -116,20 +111,20 @@ def test_a_descriptor_ends_with_its_thread() -> None:
 
 def test_a_forked_child_reads_its_own_account() -> None:
     compute(0.05)
-    parent = reading()[2]
+    parent = reading()[threads.COMPUTED]
     receive, send = os.pipe()
     pid = os.fork()
     if pid == 0:
         with suppress(BaseException):
-            own, _, account, _ = reading()
-            os.write(send, f"{own.thread} {os.getpid()} {cpu_ns(account)}".encode())
+            own, _, computed, _, _ = reading()
+            os.write(send, f"{own.thread} {os.getpid()} {computed}".encode())
         os._exit(0)
     os.close(send)
     with os.fdopen(receive) as file:
         thread, process, computed = map(int, file.read().split())
     os.waitpid(pid, 0)
     assert thread == process == pid
-    assert computed < cpu_ns(parent)
+    assert computed < parent
 
 
 def test_whose_descriptors_were_closed_loses_a_reading_and_no_file(tmp_path: Path) -> None:
@@ -157,7 +152,7 @@ def test_no_more_descriptors_are_held_than_allowed(monkeypatch: pytest.MonkeyPat
     one = threading.Thread(target=lambda: found.append(reading()))
     one.start()
     one.join()
-    assert isinstance(found[0][2], int)
+    assert found[0][threads.SAID] is None
 
 
 def test_a_recent_account_will_do_where_one_is_asked_for_often() -> None:
@@ -168,14 +163,53 @@ def test_a_recent_account_will_do_where_one_is_asked_for_often() -> None:
     assert threads.account() is not threads.account()
 
 
-@pytest.mark.parametrize("read", [threads._read_account, threads.read_account])
-def test_an_account_is_read_in_c_as_in_python(read: Callable[[int], tuple[int, bytes, int, int]]) -> None:
+def test_the_kernel_is_not_asked_again_of_a_thread_that_has_computed_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clocks go on: what is worked out from such an account is as exact as from one that was read."""
+    clock, asked = [1_000_000_000], [0]
     own = Descriptor(threading.get_native_id())
-    before, process = time.time_ns(), time.process_time_ns()
-    at, said, computed, took = read(own.number)
+
+    def read(_: int) -> tuple[int, int, bytes, int, int]:
+        asked[0] += 1
+        return clock[0], 5_000_000, b"%d 7000 1" % asked[0], 9_000_000, 0
+
+    def go_on(wall: int, computed: int) -> Reading:
+        monkeypatch.setattr(threads, "_own", threading.local())
+        threads._own.descriptor = own
+        monkeypatch.setattr(time, "thread_time_ns", lambda: 5_000_000 + computed)
+        monkeypatch.setattr(time, "process_time_ns", lambda: 9_100_000 + computed)
+        assert threads.account() is not None
+        account = threads.account(clock[0] + wall)
+        assert account is not None
+        return account
+
+    monkeypatch.setattr(threads, "read_account", read)
+    brought = go_on(3_000_000, 2_900_000)
+    assert brought == (own, 1_003_000_000, 7_900_000, b"1 7000 1", 12_000_000)
+    assert asked == [1]
+    go_on(3_000_000, 3_000_000 - threads.RECENT_NS)
+    assert asked == [3]  # it was off a CPU for too long
+    go_on(threads.NEAR_NS, threads.NEAR_NS)
+    assert asked == [5]
+
+
+def test_what_was_computed_since_the_last_tick_counts() -> None:
+    """The kernel's account of a thread's CPU time is of the last tick: sections of a few ticks would be out by one."""
+    for milliseconds in range(1, 9):
+        compute(0.0007)
+        began = time.thread_time_ns()
+        share = share_of(lambda cpu_s=milliseconds / 1e3: compute(cpu_s))  # type: ignore[misc]
+        assert milliseconds * 1e6 <= share.computed <= time.thread_time_ns() - began
+
+
+@pytest.mark.parametrize("read", [threads._read_account, threads.read_account])
+def test_an_account_is_read_in_c_as_in_python(read: Callable[[int], tuple[int, int, bytes, int, int]]) -> None:
+    own = Descriptor(threading.get_native_id())
+    before, thread, process = time.time_ns(), time.thread_time_ns(), time.process_time_ns()
+    at, computed, said, others, took = read(own.number)
     assert before <= at <= time.time_ns()
+    assert thread <= computed <= time.thread_time_ns()
     assert len(list(map(int, said.split()))) == 3
-    assert process <= computed <= time.process_time_ns()
+    assert process <= others <= time.process_time_ns()
     assert 0 < took <= time.time_ns() - before + 1_000_000
     with pytest.raises(OSError, match="Bad file descriptor"):
         read(1 << 20)
@@ -186,7 +220,7 @@ def test_a_reading_that_hangs_counts_and_one_that_waits_for_the_gil_does_not(mon
     monkeypatch.setattr(threads.SOURCE, "took", slow.append)
     own = Descriptor(threading.get_native_id())
     monkeypatch.setattr(threads, "_own", threading.local())
-    account = threads._read_account(own.number)[:3]
+    account = threads._read_account(own.number)[:-1]
     monkeypatch.setattr(threads, "read_account", lambda _: (*account, SLOW_NS))
     reading()
     assert slow == [SLOW_NS]

@@ -92,7 +92,7 @@ def hand_over(timeline: Timeline, asked: int, now: int, roomy: Any) -> Reading |
     `roomy` is the pool's limiter if it had a token left when the thread was asked for.
     """
     previous = threads.before()
-    first = account(now)
+    first = account()
     if first is not None:
         had_room = roomy is not None and roomy.available_tokens > 0  # else others were before it
         timeline.handed_over(asked if had_room else max(asked, threads.left()), now, threads.waited(previous, first))

@@ -27,17 +27,21 @@ static PyObject *read_account(PyObject *module, PyObject *descriptor) {
     (void)module;
     char said[SIZE];
     ssize_t size = -1;
-    int64_t at = 0, began = nanoseconds(CLOCK_MONOTONIC);
+    int64_t at = 0, computed = 0, tried = nanoseconds(CLOCK_MONOTONIC), began = tried;
     int number = PyObject_AsFileDescriptor(descriptor);
     if (number < 0) return NULL;
     for (int i = 0; i < TRIES; i++) {
         at = nanoseconds(CLOCK_REALTIME);
+        computed = nanoseconds(CLOCK_THREAD_CPUTIME_ID); /* which schedstat has only as of the last tick */
         size = pread(number, said, SIZE, 0);
         if (size < 0) return PyErr_SetFromErrno(PyExc_OSError);
-        if (nanoseconds(CLOCK_REALTIME) - at < AT_ONCE_NS) break; /* else it lost the CPU between the two */
+        int64_t ended = nanoseconds(CLOCK_MONOTONIC);
+        if (ended - tried < AT_ONCE_NS) break; /* else it lost the CPU between them */
+        tried = ended;
     }
-    int64_t computed = nanoseconds(CLOCK_PROCESS_CPUTIME_ID), took = nanoseconds(CLOCK_MONOTONIC) - began;
-    return Py_BuildValue("Ly#LL", (long long)at, said, (Py_ssize_t)size, (long long)computed, (long long)took);
+    int64_t process = nanoseconds(CLOCK_PROCESS_CPUTIME_ID), took = nanoseconds(CLOCK_MONOTONIC) - began;
+    return Py_BuildValue("LLy#LL", (long long)at, (long long)computed, said, (Py_ssize_t)size, (long long)process,
+                         (long long)took);
 }
 
 #ifdef TCP_INFO
@@ -63,7 +67,7 @@ static PyMethodDef functions[] = {
      "Return the first so many bytes of a connection's TCP_INFO; raises OSError."},
 #endif
     {"read_account", read_account, METH_O,
-     "Return the time, what a schedstat file says, the process's CPU time, and how long it took; raises OSError."},
+     "Return the time, the thread's CPU time, its schedstat, the process's CPU time, how long it took; raises OSError."},
     {NULL, NULL, 0, NULL},
 };
 
