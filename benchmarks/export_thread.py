@@ -5,17 +5,21 @@ Two figures are told of each set-up: how late it woke, which includes what else 
 shows how much that is); and how much CPU the sending threads had between two wakes, than which they cannot have held
 the interpreter (the GIL) for longer at a stretch. The second is too high rather than too low: on one core, or a busy
 machine, it also counts work for which they had released the interpreter.
+
+Where `perf` may set probes (`gil.py`), runs of their own then tell for how long they did hold it.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import gil
 from benchmarks.measure import (
     CORES,
     SERVER_CORE,
@@ -24,8 +28,10 @@ from benchmarks.measure import (
     UNTRACED,
     Spread,
     Table,
+    Variant,
     parser,
     progress,
+    quantile,
     rotated,
     run,
     run_receiver,
@@ -44,17 +50,29 @@ PLACES = {"one core": [SERVER_CORE], "all cores": CORES}
 
 @dataclass(frozen=True)
 class ExportThread:
-    """By place and set-up, one of `probe.py`'s results a round."""
+    """By place and set-up, one of `probe.py`'s results a round, and for how long the GIL was held (microseconds).
+
+    `unseen` says why that is not known.
+    """
 
     seconds: float
     spans_per_s: float
     rounds: dict[str, dict[str, list[dict[str, Any]]]]
+    held: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
+    unseen: str = ""
 
 
 def measure(rounds: int, seconds: float, spans_per_s: float = 5000) -> ExportThread:
     """Run all set-ups in all places `rounds` times."""
     result = ExportThread(seconds, spans_per_s, {place: {name: [] for name in SETUPS} for place in PLACES})
-    with run_receiver() as receiver:
+    with run_receiver() as receiver, gil.probes() as unseen, TemporaryDirectory() as folder:
+        if unseen:
+            progress(f"how long the interpreter is held cannot be seen here: {unseen}")
+        seen = () if unseen else PLACES
+        watched: dict[str, dict[str, list[list[float]]]] = {
+            place: {name: [] for name in SETUPS if name != QUIET} for place in seen
+        }
+        result = replace(result, held=watched, unseen=unseen)
         for place, cores in PLACES.items():
             for number in range(rounds):
                 for name in rotated(list(SETUPS), number):
@@ -62,14 +80,37 @@ def measure(rounds: int, seconds: float, spans_per_s: float = 5000) -> ExportThr
                     options = ("--hand-on", where, "--spans", str(spans_per_s), "--seconds", str(seconds))
                     one = run(variant, receiver, "probe.py", *options, cores=cores)
                     result.rounds[place][name].append({**one, "received": receiver.take()})
-                    kept = f"kept {one['kept_us']['max']:6.0f} us at most"
-                    progress(f"{place}, round {number + 1}/{rounds}  {name:18} {kept}")
+                    said = (
+                        f"{place}, round {number + 1}/{rounds}  {name:18} kept {one['kept_us']['max']:6.0f} us at most"
+                    )
+                    if name in watched.get(place, ()):
+                        file = Path(folder) / "perf.data"
+                        one = run(_watched(variant, file), receiver, "probe.py", *options, cores=cores)
+                        held = gil.holds_us(file, set(map(int, one["threads"])), *one["between_s"])
+                        watched[place][name].append(held)
+                        said += f", held {max(held):6.0f} us"
+                    progress(f"{place}, round {number + 1}/{rounds}  {name:18} {said}")
     return result
+
+
+def _watched(variant: Variant, file: Path) -> Variant:
+    return replace(variant, wrapper=(*gil.recording(file), *variant.wrapper))
 
 
 def tables(result: ExportThread) -> list[Table]:
     """Return the tables for people."""
-    return [_table(place, result) for place in result.rounds]
+    return [_table(place, result) for place in result.rounds] + [_held(place, result) for place in result.held]
+
+
+def _held(place: str, result: ExportThread) -> Table:
+    rows = []
+    for name, rounds in result.held[place].items():
+        ordered = [sorted(held) for held in rounds]
+        columns = [[quantile(held, share) for held in ordered] for share in (0.5, 0.99, 1.0)]
+        often = Spread.of([len(held) / result.seconds for held in ordered]).text()
+        rows.append([name, often, *(Spread.of(column).text() for column in columns)])
+    title = f"Microseconds for which they held the interpreter at a stretch, {place}"
+    return Table(title, ("set-up", "times a second", "p50", "p99", "max"), rows)
 
 
 def _table(place: str, result: ExportThread) -> Table:
@@ -100,6 +141,14 @@ def reading(result: ExportThread) -> list[str]:
             f"On {place} the threads that send kept the interpreter for at most {most[STAGETRACE.name]} at a stretch "
             f"with stagetrace, {most[STOCK.name]} with stock."
         )
+    for place, by_name in result.held.items():
+        ours, stock = (
+            Spread.of([max(held) / 1e3 for held in by_name[name]]).text(2, " ms")
+            for name in (STAGETRACE.name, STOCK.name)
+        )
+        said.append(f"Seen by perf on {place}, they held it for at most {ours} with stagetrace, {stock} with stock.")
+    if result.unseen:
+        said.append(f"How long they did hold it cannot be seen here: {result.unseen}.")
     return said
 
 

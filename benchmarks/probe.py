@@ -111,11 +111,12 @@ async def measure(app: Any, where: str, spans_per_s: float, seconds: float) -> d
             raise SystemExit(f"no spans were handed on to {where}")
         probe = Probe(recorded.copy(), spans_per_s)
         probe.run(WARM_UP_S)
-        handed, threads = probe.spans, _others()
+        handed, threads, since = probe.spans, _others(), time.monotonic()
         probe.run(seconds)
         return {
             "spans_per_s": (probe.spans - handed) / seconds,
-            "threads": sorted(thread.name for thread in threads),
+            "threads": {thread.native_id: thread.name for thread in threads},
+            "between_s": (since, time.monotonic()),
             "late_us": figures(probe.late),
             "kept_us": figures(probe.kept),
             "cpu_us_per_span": sum(probe.kept) * 1e6 / max(1, probe.spans - handed),
