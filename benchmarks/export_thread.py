@@ -80,9 +80,7 @@ def measure(rounds: int, seconds: float, spans_per_s: float = 5000) -> ExportThr
                     options = ("--hand-on", where, "--spans", str(spans_per_s), "--seconds", str(seconds))
                     one = run(variant, receiver, "probe.py", *options, cores=cores)
                     result.rounds[place][name].append({**one, "received": receiver.take()})
-                    said = (
-                        f"{place}, round {number + 1}/{rounds}  {name:18} kept {one['kept_us']['max']:6.0f} us at most"
-                    )
+                    said = f"kept {one['kept_us']['max']:6.0f} us at most"
                     if name in watched.get(place, ()):
                         file = Path(folder) / "perf.data"
                         one = run(_watched(variant, file), receiver, "probe.py", *options, cores=cores)

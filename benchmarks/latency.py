@@ -1,4 +1,8 @@
-"""Measure what recording does to latency, at loads that the untraced service bears easily.
+"""Measure what recording does to latency, at a load that the untraced service bears easily.
+
+A load is the share of the time in which the untraced service keeps its core busy; the rate of requests is set to that
+beforehand. The smaller a model, the more recording adds to it: so two services, one with a logistic regression and one
+with a random forest, each behind a scaler.
 
 Requests come at random times (Poisson) whether or not earlier ones are answered, and latency counts from the moment
 at which a request was due. The server has one core, the load generator and the OTLP receiver the other. All set-ups of
@@ -9,7 +13,7 @@ collector is watched (`app_gc.py`), since its full collections stop all requests
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,10 +44,11 @@ if TYPE_CHECKING:
 COMPARED = (UNTRACED, STOCK, STAGETRACE)
 COLLECTIONS = ("generation 0", "generation 1", "generation 2 (full)")
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
-# Of the untraced service's capacity: about where a careful team runs a service.
-LOADS = (0.4,)
+LOADS = (0.4,)  # about where a careful team runs a service
+MODELS = ("logistic regression", "forest")  # BENCH_MODEL of app.py
 APP = "app_gc:app"
-WARM_UP = 1000
+WARM_UP_S = 3.0
+LOOKS, LOOK_S = 2, 5.0  # at how busy the untraced service is, before its rate is right
 
 
 @dataclass(frozen=True)
@@ -64,48 +69,58 @@ class Round:
 
 @dataclass(frozen=True)
 class Load:
-    """One load, as a share of the capacity; by variant, the rounds in order."""
+    """One model and load: `share` of the time, at `rate` requests a second; by variant, the rounds in order."""
 
+    model: str
     share: float
+    rate: float
     rounds: dict[str, list[Round]]
 
 
 @dataclass(frozen=True)
 class Latency:
-    """All loads. `capacity` in requests a second."""
+    """All models and loads."""
 
     seconds: float
-    capacity: float
     loads: list[Load]
 
 
-def measure(rounds: int, seconds: float, shares: Sequence[float] = LOADS) -> Latency:
-    """Measure the capacity, then at each load all variants `rounds` times."""
+def measure(rounds: int, seconds: float, shares: Sequence[float] = LOADS, models: Sequence[str] = MODELS) -> Latency:
+    """With each model and at each load, find the rate, then measure all variants `rounds` times."""
+    loads = []
     with run_receiver() as receiver:
-        capacity = _capacity(receiver)
-        progress(f"the untraced service answers {capacity:.0f} requests a second at most")
-        loads = [Load(share, {one.name: [] for one in COMPARED}) for share in shares]
-        for load in loads:
+        for model, share in ((model, share) for model in models for share in shares):
+            served = [replace(one, env={**one.env, "BENCH_MODEL": model}) for one in COMPARED]
+            load = Load(model, share, _rate(served[0], receiver, share), {one.name: [] for one in COMPARED})
+            loads.append(load)
+            progress(f"{model}: {load.rate:.0f} requests a second keep the untraced service's core busy by {share:.0%}")
             for number in range(rounds):
-                for variant in rotated(COMPARED, number):
-                    one = _once(variant, receiver, capacity * load.share, seconds, number)
+                for variant in rotated(served, number):
+                    one = _once(variant, receiver, load.rate, seconds, number)
                     load.rounds[variant.name].append(one)
                     shown = ", ".join(f"{name} {ms:.2f}" for name, ms in one.ms.items())
-                    progress(f"load {load.share:.0%}, round {number + 1}/{rounds}  {variant.name:12} {shown} ms")
-    return Latency(seconds, capacity, loads)
+                    progress(f"{model}, {share:.0%}, round {number + 1}/{rounds}  {variant.name:12} {shown} ms")
+    return Latency(seconds, loads)
 
 
-def _capacity(receiver: Receiver) -> float:
-    with serve(UNTRACED, receiver, APP) as server:
-        measured = server.load("--connections", "8", "--warm-up", str(WARM_UP), "--requests", "3000")
-    return float(len(measured["latencies_s"]) / measured["seconds"])
+def _rate(variant: Variant, receiver: Receiver, share: float) -> float:
+    """Return how many requests a second keep a core busy for a share of the time.
+
+    One that waits between requests finds its caches cold: to ask it as fast as it can answer would tell of another one.
+    """
+    with serve(variant, receiver, APP) as server:
+        measured = server.load("--connections", "1", "--requests", "500")
+    rate = share * len(measured["latencies_s"]) / measured["cpu_s"]
+    for look in range(LOOKS):
+        rate *= share / _once(variant, receiver, rate, LOOK_S, look).busy
+    return float(rate)
 
 
 def _once(variant: Variant, receiver: Receiver, rate: float, seconds: float, seed: int) -> Round:
     with serve(variant, receiver, APP) as server:
         receiver.take()
-        shape = ("--warm-up", str(WARM_UP), "--rate", str(rate), "--seconds", str(seconds), "--seed", str(seed))
-        measured = server.load(*shape, "--settle", str(SETTLE_S))
+        shape = ("--rate", str(rate), "--seconds", str(seconds), "--seed", str(seed), "--settle", str(SETTLE_S))
+        measured = server.load("--warm-up", str(round(WARM_UP_S * rate)), *shape)
     ordered = sorted(measured["latencies_s"])
     return Round(
         ms={name: quantile(ordered, share) * 1e3 for name, share in QUANTILES.items()},
@@ -120,12 +135,11 @@ def _once(variant: Variant, receiver: Receiver, rate: float, seconds: float, see
 
 def tables(result: Latency) -> list[Table]:
     """Return the tables for people."""
-    return [table for load in result.loads for table in _tables(result, load)]
+    return [table for load in result.loads for table in _tables(load, result.seconds)]
 
 
-def _tables(result: Latency, load: Load) -> list[Table]:
-    rate = f"{load.share * result.capacity:.0f} requests/s, {load.share:.0%} of the untraced capacity"
-    size = f"{len(load.rounds[UNTRACED.name])} rounds of {result.seconds:g} s; median (least to greatest)"
+def _tables(load: Load, seconds: float) -> list[Table]:
+    size = f"{len(load.rounds[UNTRACED.name])} rounds of {seconds:g} s; median (least to greatest)"
     absolute, relative, trust, collecting = [], [], [], []
     for name, rounds in load.rounds.items():
         absolute.append([name, *(Spread.of([one.ms[q] for one in rounds]).text(2) for q in QUANTILES)])
@@ -138,7 +152,7 @@ def _tables(result: Latency, load: Load) -> list[Table]:
         collecting.append([name, *counts, Spread.of([one.full_ms for one in rounds]).text()])
     trust_columns = ("set-up", "requests", "server's core busy, %", "p99 lag of sends, ms", "spans received/request")
     return [
-        Table(f"Latency in ms at {rate}: {size}", ("set-up", *QUANTILES), absolute),
+        Table(f"Latency in ms, {load.model}, {load.rate:.0f} requests/s: {size}", ("set-up", *QUANTILES), absolute),
         Table("As a multiple of the untraced service's in the same round", ("set-up", *QUANTILES), relative),
         Table("Collections of garbage while it lasted", ("set-up", *COLLECTIONS, "full ones, ms"), collecting),
         Table("How the load was", trust_columns, trust),
@@ -161,7 +175,7 @@ def reading(result: Latency) -> list[str]:
         }
         tails = {one.name: _ratio(load, one.name, "p99.9").text(1) for one in (STAGETRACE, STOCK)}
         said.append(
-            f"At {load.share:.0%} of the untraced capacity p50 and p99 are {times[STAGETRACE.name]} with stagetrace, "
+            f"{load.model.capitalize()}: p50 and p99 are {times[STAGETRACE.name]} with stagetrace, "
             f"{times[STOCK.name]} with stock tracing. The server's core is {busy[UNTRACED.name]:.0%} busy untraced, "
             f"{busy[STAGETRACE.name]:.0%} with stagetrace, {busy[STOCK.name]:.0%} with stock: "
             "the nearer to 100 %, the more a figure tells of waiting for the one core, not of tracing as such. "
@@ -180,9 +194,10 @@ def main() -> None:
     arguments = parser(__doc__, "python benchmarks/latency.py --rounds 5 --seconds 60 --json latency.json")
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--seconds", type=float, default=15, help="measured in each round, set-up and load")
-    arguments.add_argument("--load", type=float, nargs="+", default=LOADS, help="shares of the untraced capacity")
+    arguments.add_argument("--load", type=float, nargs="+", default=LOADS, help="shares of the untraced core's time")
+    arguments.add_argument("--model", nargs="+", choices=MODELS, default=MODELS, help="what is served")
     args = arguments.parse_args()
-    show(measure(args.rounds, args.seconds, args.load), tables, reading, args.json)
+    show(measure(args.rounds, args.seconds, args.load, args.model), tables, reading, args.json)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def main() -> None:
     arguments = parser(__doc__, "python benchmarks/run.py --others --json figures.json")
     arguments.add_argument("--document", type=Path, default=DOCUMENT, help="what to write (docs/performance.md)")
     arguments.add_argument("--long", action="store_true", help="more and longer rounds")
-    arguments.add_argument("--minute-pairs", action="store_true", help="5 rounds of latency of 60 s; 20 minutes more")
+    arguments.add_argument("--minute-pairs", action="store_true", help="5 rounds of latency of 60 s; half an hour more")
     arguments.add_argument("--others", action="store_true", help=f"{', '.join(others.SHOWN)} too, installed if need be")
     names = [one.module for one in SECTIONS]
     arguments.add_argument("--only", nargs="+", choices=names, help="write of these alone; give --document, too")

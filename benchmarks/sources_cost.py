@@ -1,7 +1,9 @@
 """Measure what one reading of each source of unseen time costs (`src/stagetrace/sources`).
 
 In one process, one thread, each source in turn, round by round; CPU time of the thread, so that other work on the
-machine hardly shows. What is read only when a promise was broken, or every few seconds, says so.
+machine hardly shows. Once in a loop, and once each after a call of a model, less that call: as in a service, whose own
+work has been through the caches since the last reading. What is read only when a promise was broken, or every few
+seconds, says so.
 """
 
 from __future__ import annotations
@@ -16,19 +18,24 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.app import model, rows
 from benchmarks.measure import Spread, Table, parser, show
 from stagetrace.sources import machine, pauses, tcp, threads, usage, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+NOTHING = "nothing"
+COLD_SHARE = 5  # of the readings in a loop, one is made after a call of the model, which takes a hundred times as long
+
 
 @dataclass(frozen=True)
 class SourcesCost:
-    """By reading, one figure a round: nanoseconds of CPU."""
+    """By reading, one figure a round: nanoseconds of CPU in a loop, and between calls of a model."""
 
     readings: int
     cpu_ns: dict[str, list[float]]
+    cold_ns: dict[str, list[float]]
 
 
 def _cases(stack: ExitStack) -> dict[str, Callable[[], Any]]:
@@ -49,7 +56,7 @@ def _cases(stack: ExitStack) -> dict[str, Callable[[], Any]]:
         "page faults (after a breach)": usage.loaded,
         "pressure (after a breach)": machine.stalled,
         "throttling (after a breach)": machine.throttled,
-        "nothing": lambda: None,
+        NOTHING: lambda: None,
     }
 
 
@@ -62,27 +69,44 @@ def measure(rounds: int, readings: int) -> SourcesCost:
     """Read each `readings` times a round."""
     with ExitStack() as stack:
         cases = _cases(stack)
-        result = SourcesCost(readings, {name: [] for name in cases})
+        result = SourcesCost(readings, {name: [] for name in cases}, {name: [] for name in cases if name != NOTHING})
         for _ in range(rounds):
+            cold = {}
             for name, read in cases.items():
-                began = time.thread_time_ns()
-                for _ in range(readings):
-                    read()
-                result.cpu_ns[name].append((time.thread_time_ns() - began) / readings)
+                result.cpu_ns[name].append(_cpu_ns(lambda: None, read, readings))
+                cold[name] = _cpu_ns(score, read, max(1, readings // COLD_SHARE))
+            for name, figures in result.cold_ns.items():
+                figures.append(cold[name] - cold[NOTHING])
     return result
+
+
+def score() -> None:
+    """Do what a service does between two readings."""
+    model.predict_proba(rows[:1])
+
+
+def _cpu_ns(work: Callable[[], None], read: Callable[[], Any], times: int) -> float:
+    began = time.thread_time_ns()
+    for _ in range(times):
+        work()
+        read()
+    return (time.thread_time_ns() - began) / times
 
 
 def tables(result: SourcesCost) -> list[Table]:
     """Return the table for people."""
-    rows = [[name, Spread.of([ns / 1e3 for ns in values]).text(2)] for name, values in result.cpu_ns.items()]
+    shown = [
+        [name, *(Spread.of([ns / 1e3 for ns in column[name]]).text(2) for column in (result.cpu_ns, result.cold_ns))]
+        for name in result.cold_ns
+    ]
     rounds = len(next(iter(result.cpu_ns.values())))
     title = f"{rounds} rounds of {result.readings} readings; median (least to greatest)"
-    return [Table(title, ["reading", "CPU us"], rows)]
+    return [Table(title, ["reading", "CPU us, in a loop", "between calls of a model"], shown)]
 
 
 def reading(result: SourcesCost) -> list[str]:
     """Say what the figures mean."""
-    wait, account = (Spread.of(result.cpu_ns[name]).median for name in ("wait in the socket", "account of a thread"))
+    wait, account = (Spread.of(result.cold_ns[name]).median for name in ("wait in the socket", "account of a thread"))
     return [f"Each request pays {wait / 1e3:.1f} us for its wait in the socket, and {account / 1e3:.1f} us an account."]
 
 
