@@ -25,10 +25,10 @@ from otlp.receiver import Receiver, run_receiver
 from sink import Sink, run_sink
 from stagetrace import guard
 from stagetrace.instrumentation import otlp_exporter
-from stagetrace.otlp import encoder, processor
+from stagetrace.otlp import encoder, processor, sender
 from stagetrace.otlp import waiting as waiting_module
 from stagetrace.otlp.encoder import EncodedSpans, encode_span
-from stagetrace.otlp.processor import MAX_BATCH_SPANS, EncodingSpanProcessor
+from stagetrace.otlp.processor import ENOUGH_SPANS, MAX_BATCH_SPANS, EncodingSpanProcessor
 from stagetrace.otlp.waiting import MAX_BATCH_BYTES, Batch, Waiting
 
 if TYPE_CHECKING:
@@ -275,6 +275,34 @@ def test_a_batch_is_no_larger_than_receivers_take() -> None:
     assert [(len(batch.items), batch.spans) for batch in batches] == [(2, 2), (1, 1), (1, 1), (1, 1)]
     assert waiting.empty()
     assert waiting.bytes == 0
+
+
+def test_who_sends_often_sends_more_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough spans leave before the delay is over; until a while after that, only a full batch does."""
+    monkeypatch.setattr(sender, "_OFTEN_S", 30.0)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    exporter = Keeping()
+    _, made = provider_of(exporter)
+
+    def put(spans: int) -> None:
+        for _ in range(spans // 8):
+            made.put(RESOURCE, SCOPES[0], ENCODED * 8, 8, breach=False)
+
+    def sent(requests: int, within_s: float = 20) -> bool:
+        until = time.monotonic() + within_s
+        while len(exporter.requests) < requests and time.monotonic() < until:
+            time.sleep(0.01)
+        return len(exporter.requests) >= requests
+
+    put(ENOUGH_SPANS + 64)
+    assert sent(1)
+    put(ENOUGH_SPANS + 64)
+    assert not sent(2, within_s=0.3)
+    put(ENOUGH_SPANS)
+    assert sent(2)
+    assert MAX_BATCH_SPANS - 8 < len(exporter.requests[1]) <= MAX_BATCH_SPANS
+    made.shutdown()
+    assert made.counts()["delivered"] == 3 * ENOUGH_SPANS + 128
 
 
 def test_put_takes_spans_that_are_joined_already() -> None:

@@ -29,6 +29,7 @@ LONGEST_BACKOFF_S: Final = 10.0
 _SHORTEST_WAIT_S: Final = 0.05
 SAY_AGAIN_AFTER_S: Final = 60.0
 _KEEP_EVERY_S: Final = 0.5
+_OFTEN_S: Final = 0.1  # who would send more often than that sends more at once
 _HURRIED_DELAY_S: Final = 0.05
 _SPOOL_AGAIN_AFTER_S: Final = 10.0  # a disk that is full is left alone that long
 _LOOK_AGAIN_AFTER_S: Final = 30.0  # into an empty spool, to which other workers write as well
@@ -57,12 +58,21 @@ class Sender:
     """
 
     def __init__(
-        self, waiting: Waiting, exporter: CountingExporter, spool: Spool | None, *, batch: int, delay_s: float
+        self,
+        waiting: Waiting,
+        exporter: CountingExporter,
+        spool: Spool | None,
+        *,
+        batch: int,
+        enough: int,
+        delay_s: float,
     ) -> None:
+        """Send `batch` spans at most in one request, once `enough` of them wait or after `delay_s`."""
         self._waiting = waiting
         self._exporter = exporter
         self._spool = spool
         self._batch = batch
+        self._enough = enough
         self._delay_s = delay_s
         self._wakes: SimpleQueue[None] = SimpleQueue()  # its `put` may be interrupted by itself; a lock's may not
         self._keeper_wakes: SimpleQueue[None] = SimpleQueue()
@@ -93,6 +103,7 @@ class Sender:
         self._stuck = ""  # the name of a batch in the spool that others go before
         self._turn_of_others = False
         self._next_at = 0.0
+        self._again_at = 0.0  # until then a batch is to be full
         self._replay_at = 0.0 if spool is not None else _NEVER
         self._backlog: list[str] = []  # names in the spool, the next one last
         self._listed_at = 0.0
@@ -163,9 +174,9 @@ class Sender:
             return self._try_at - now
         if (self._flushes or self._down) and not self._waiting.empty():
             return 0.0
-        if self._waiting.holds(self._batch):
+        if self._waiting.holds(self._batch if now < self._again_at else self._enough):
             return 0.0
-        return min(self._next_at, self._replay_at) - now
+        return min(self._next_at, self._replay_at, self._again_at if now < self._again_at else _NEVER) - now
 
     def _round_safely(self) -> None:
         try:
@@ -179,6 +190,7 @@ class Sender:
 
     def _round(self) -> None:
         """Send what waits now, then one batch out of the spool."""
+        self._again_at = time.monotonic() + _OFTEN_S
         self._waiting.sort_in()
         goal = self._waiting.spans
         time.sleep(BREATH_S)
