@@ -163,7 +163,7 @@ def account(now: int | None = None) -> Reading | None:
     """Return the calling thread's account, None where it is not to be had; never raises.
 
     With `now`, the time, what the kernel said will do while the thread has been off a CPU for less than RECENT_NS since
-    then: to ask takes a service 9 us, of caches that are cold, and clocks a third of that.
+    then: to ask takes a service 6 to 9 us, since caches are cold, and clocks a third of that.
     """
     if not _is_used or _switch.off:
         return None
