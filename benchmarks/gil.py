@@ -35,10 +35,9 @@ def probes() -> Iterator[str]:
 def _set() -> str:
     library = _interpreter()
     for probe in PROBES:
-        name, _, place = probe.partition("=")
         try:
             done = subprocess.run(
-                ["perf", "probe", "--quiet", "-x", str(library), f"{GROUP}:{name}={place}"],
+                ["perf", "probe", "--quiet", "-x", str(library), f"{GROUP}:{probe}"],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -71,7 +70,10 @@ def recording(file: Path) -> tuple[str, ...]:
 
 
 def holds_us(file: Path, threads: Collection[int], since_s: float, until_s: float) -> list[float]:
-    """Return in microseconds how long these threads held the interpreter each time, between two monotonic times."""
+    """Return in microseconds how long these threads held the interpreter each time, between two monotonic times.
+
+    Not a number alone, where perf saw them take it at no time.
+    """
     shown = subprocess.run(
         ["perf", "script", "--ns", "--input", str(file), "--fields", "tid,time,event"],
         capture_output=True,
@@ -91,4 +93,4 @@ def holds_us(file: Path, threads: Collection[int], since_s: float, until_s: floa
             taken[thread] = at
         elif thread in taken:
             held.append((at - taken.pop(thread)) * 1e6)
-    return held
+    return held or [float("nan")]

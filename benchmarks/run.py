@@ -55,7 +55,12 @@ SECTIONS = (
         {"rounds": 7, "requests": 3000},
     ),
     Section("gRPC", "grpc_cost", {"rounds": 3, "rpcs": 2000}, {"rounds": 7, "rpcs": 3000}),
-    Section("Latency", "latency", {"rounds": 5, "seconds": 10}, {"rounds": 7, "seconds": 60}),
+    Section(
+        "Latency",
+        "latency",
+        {"rounds": 4, "seconds": 10, "models": ("logistic regression",)},
+        {"rounds": 7, "seconds": 60},
+    ),
     Section("The threads that send", "export_thread", {"rounds": 2, "seconds": 4}, {"rounds": 5, "seconds": 20}),
     Section("Start-up and memory", "startup", {"runs": 25, "rounds": 4}, {"runs": 60, "rounds": 11}),
 )
@@ -118,7 +123,7 @@ def main() -> None:
     arguments = parser(__doc__, "python benchmarks/run.py --others --json figures.json")
     arguments.add_argument("--document", type=Path, default=DOCUMENT, help="what to write (docs/performance.md)")
     arguments.add_argument("--long", action="store_true", help="more and longer rounds")
-    arguments.add_argument("--minute-pairs", action="store_true", help="5 rounds of latency of 60 s; half an hour more")
+    arguments.add_argument("--minute-pairs", action="store_true", help="5 rounds of latency of 60 s; 20 minutes more")
     arguments.add_argument("--others", action="store_true", help=f"{', '.join(others.SHOWN)} too, installed if need be")
     names = [one.module for one in SECTIONS]
     arguments.add_argument("--only", nargs="+", choices=names, help="write of these alone; give --document, too")
@@ -132,7 +137,7 @@ def main() -> None:
             module = import_module(f"benchmarks.{one.module}")
             options = one.long if args.long else one.short
             if one.module == "latency" and args.minute_pairs:
-                options = {**options, "seconds": 60}
+                options = {**options, "rounds": 5, "seconds": 60}
             if one.title == IN_PROCESS:
                 options = {**options, "with_others": args.others}
             progress(f"--- {one.title}, after {(time.monotonic() - started) / 60:.1f} minutes")

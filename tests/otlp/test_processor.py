@@ -28,7 +28,8 @@ from stagetrace.instrumentation import otlp_exporter
 from stagetrace.otlp import encoder, processor, sender
 from stagetrace.otlp import waiting as waiting_module
 from stagetrace.otlp.encoder import EncodedSpans, encode_span
-from stagetrace.otlp.processor import ENOUGH_SPANS, MAX_BATCH_SPANS, EncodingSpanProcessor
+from stagetrace.otlp.processor import MAX_BATCH_SPANS, EncodingSpanProcessor
+from stagetrace.otlp.sender import ENOUGH_SPANS
 from stagetrace.otlp.waiting import MAX_BATCH_BYTES, Batch, Waiting
 
 if TYPE_CHECKING:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 MAX_QUEUED_SPANS: Final = 16_384
 MAX_QUEUED_BYTES: Final = 16 << 20
 MAX_BATCH_SPANS: Final = 2_048
-ENOUGH_SPANS: Final = 1_024  # gRPC holds the GIL for 0.3 ms as it takes so many, for 0.9 ms as it takes twice as many
 DELAY_MS: Final = 1_000  # small and frequent sends disturb less than big and rare ones
 _WAKE_AT: Final = 64  # items: look whether a batch is complete
 _SORT_AT: Final = 128  # items that a sending thread which is kept waiting has left unsorted
@@ -75,14 +74,7 @@ class EncodingSpanProcessor(SpanProcessor):
 
     def _begin(self) -> None:
         self._waiting = Waiting(self._max_spans, self._max_bytes)
-        self._sender = Sender(
-            self._waiting,
-            self._exporter,
-            self._spool,
-            batch=self._batch,
-            enough=min(ENOUGH_SPANS, self._batch),
-            delay_s=self._delay_s,
-        )
+        self._sender = Sender(self._waiting, self._exporter, self._spool, batch=self._batch, delay_s=self._delay_s)
         self._starting = threading.Lock()
         self._started = False
 

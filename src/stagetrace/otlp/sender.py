@@ -29,15 +29,14 @@ LONGEST_BACKOFF_S: Final = 10.0
 _SHORTEST_WAIT_S: Final = 0.05
 SAY_AGAIN_AFTER_S: Final = 60.0
 _KEEP_EVERY_S: Final = 0.5
+ENOUGH_SPANS: Final = 1_024  # gRPC holds the GIL for 0.4 ms as it takes so many, twice as long for twice as many
 _OFTEN_S: Final = 0.1  # who would send more often than that sends more at once
 _HURRIED_DELAY_S: Final = 0.05
 _SPOOL_AGAIN_AFTER_S: Final = 10.0  # a disk that is full is left alone that long
 _LOOK_AGAIN_AFTER_S: Final = 30.0  # into an empty spool, to which other workers write as well
 _CLAIM_AGAIN_AFTER_S: Final = 5.0
 _LIST_AGAIN_AFTER_S: Final = 10.0
-_PACE: Final = (
-    3  # rest that many times as long as the delivery of a spooled batch took, so that the service has the CPU
-)
+_PACE: Final = 3  # rests, as long as the delivery of a spooled batch took, so that the service has the CPU
 _SHORTEST_REST_S: Final = 0.02
 _STUCK_AFTER: Final = 3  # failures in a row: it may be the batch, so others have their turn
 _NEVER: Final = float("inf")
@@ -58,21 +57,12 @@ class Sender:
     """
 
     def __init__(
-        self,
-        waiting: Waiting,
-        exporter: CountingExporter,
-        spool: Spool | None,
-        *,
-        batch: int,
-        enough: int,
-        delay_s: float,
+        self, waiting: Waiting, exporter: CountingExporter, spool: Spool | None, *, batch: int, delay_s: float
     ) -> None:
-        """Send `batch` spans at most in one request, once `enough` of them wait or after `delay_s`."""
         self._waiting = waiting
         self._exporter = exporter
         self._spool = spool
         self._batch = batch
-        self._enough = enough
         self._delay_s = delay_s
         self._wakes: SimpleQueue[None] = SimpleQueue()  # its `put` may be interrupted by itself; a lock's may not
         self._keeper_wakes: SimpleQueue[None] = SimpleQueue()
@@ -174,9 +164,10 @@ class Sender:
             return self._try_at - now
         if (self._flushes or self._down) and not self._waiting.empty():
             return 0.0
-        if self._waiting.holds(self._batch if now < self._again_at else self._enough):
+        again_at = self._again_at if now < self._again_at else _NEVER
+        if self._waiting.holds(min(ENOUGH_SPANS, self._batch) if again_at == _NEVER else self._batch):
             return 0.0
-        return min(self._next_at, self._replay_at, self._again_at if now < self._again_at else _NEVER) - now
+        return min(self._next_at, self._replay_at, again_at) - now
 
     def _round_safely(self) -> None:
         try:

@@ -26,8 +26,8 @@ Reading = tuple["Descriptor", int, int, "bytes | None", int]
 AT: Final = 1
 COMPUTED: Final = 2
 SAID: Final = 3
-RECENT_NS: Final = 200_000
-NEAR_NS: Final = 10_000_000
+RECENT_NS: Final = 200_000  # of waiting for a CPU that may be counted as a section's though it came before
+NEAR_NS: Final = 10_000_000  # after so long the kernel is asked again anyway
 AT_ONCE_NS: Final = 50_000
 TRIES: Final = 3
 
