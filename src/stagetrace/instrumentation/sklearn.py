@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.model import INFERENCE, TRANSFORM, description, marked
+from stagetrace.instrumentation.model import INFERENCE, TRANSFORM, description, marked, spelled_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,7 +83,7 @@ def _wrap(owner: type, name: str, method: Any, activity: str) -> None:
 
 
 def _wrap_function(function: Callable[..., Any], activity: str) -> Callable[..., Any]:
-    method = marked(function, _describe, activity)
+    method = spelled_out(marked(function, _describe, activity), function)
     setattr(method, _MARK, True)
     return method
 
@@ -98,20 +99,26 @@ class _Descriptor:
         functools.update_wrapper(self, wrapped)  # type: ignore[arg-type]
         self._wrapped = wrapped
         self._activity = activity
+        self._last: tuple[Any, Any] = None, None  # what was bound last, and as it is marked
         setattr(self, _MARK, True)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         bound = self._wrapped.__get__(instance, owner)
         if instance is None:
             return bound
+        if type(bound) is not MethodType or bound.__self__ is not instance:
+            return MethodType(marked(_unbound(bound), _describe, self._activity), instance)
+        function, method = self._last
+        if function is not bound.__func__:
+            function = bound.__func__
+            method = _wrap_function(function, self._activity)
+            self._last = function, method
+        return MethodType(method, instance)
 
-        def call(_: Any, *args: Any, **kwargs: Any) -> Any:
-            return bound(*args, **kwargs)
 
-        run = marked(call, _describe, self._activity)
+def _unbound(bound: Any) -> Callable[..., Any]:
+    @functools.wraps(bound)
+    def function(_: Any, *args: Any, **kwargs: Any) -> Any:
+        return bound(*args, **kwargs)
 
-        @functools.wraps(bound)
-        def method(*args: Any, **kwargs: Any) -> Any:
-            return run(instance, *args, **kwargs)
-
-        return method
+    return function

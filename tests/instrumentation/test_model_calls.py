@@ -1,0 +1,148 @@
+"""Methods of models as they are wrapped: they take what they took, and say so."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from contextvars import copy_context
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.utils.metaestimators import available_if
+
+from stagetrace.instrumentation import model, sklearn
+from stagetrace.recording.current import current
+
+
+class Takes:
+    """Methods of all kinds of parameters; each returns what it was given."""
+
+    def nothing(self) -> Any:
+        return self
+
+    def some(self, x: Any, check: Any = True) -> Any:
+        return self, x, check
+
+    def by_position(self, x: Any, y: Any = 1, /, z: Any = None) -> Any:
+        return self, x, y, z
+
+    def by_keyword(self, x: Any, *, needed: Any, check: Any = True) -> Any:
+        return self, x, needed, check
+
+    def anything(self, x: Any, *args: Any, y: Any = 2, **kwargs: Any) -> Any:
+        return self, x, args, y, kwargs
+
+    def all_of_it(*args: Any, **kwargs: Any) -> Any:
+        return args, kwargs
+
+
+METHODS = [name for name, value in vars(Takes).items() if inspect.isfunction(value)]
+TAKES = Takes()
+
+
+def _wrapped(method: Any) -> Any:
+    return model.spelled_out(model.marked(method, lambda *_: {}), method)
+
+
+@pytest.mark.parametrize("is_inside", [False, True])
+@pytest.mark.parametrize("name", METHODS)
+@given(
+    args=st.lists(st.integers(), max_size=4),
+    kwargs=st.dictionaries(st.sampled_from(["x", "y", "z", "check", "needed", "other"]), st.integers(), max_size=3),
+)
+def test_a_call_is_as_before(name: str, is_inside: bool, args: list[int], kwargs: dict[str, int]) -> None:
+    method = vars(Takes)[name]
+    outcomes = [_outcome(one, is_inside, args, kwargs) for one in (method, _wrapped(method))]
+    assert outcomes[0] == outcomes[1]
+
+
+def _outcome(method: Any, is_inside: bool, args: list[int], kwargs: dict[str, int]) -> Any:
+    def run() -> Any:
+        model._inside.set(is_inside)
+        try:
+            return method(TAKES, *args, **kwargs)
+        except TypeError as error:
+            return str(error)
+
+    return copy_context().run(run)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_says_of_itself_what_it_said(name: str) -> None:
+    method = vars(Takes)[name]
+    made = _wrapped(method)
+    assert made.__name__ == name
+    assert inspect.signature(made) == inspect.signature(method)
+    assert inspect.signature(made, follow_wrapped=False) == inspect.signature(method)
+    assert made.__wrapped__ is method
+
+
+def test_what_is_no_function_or_not_as_it_says_is_not_spelled_out() -> None:
+    def call() -> None:
+        pass
+
+    def pretends() -> None:
+        pass
+
+    pretends.__signature__ = inspect.signature(len)  # type: ignore[attr-defined]
+    for method in (len, functools.partial(len), pretends):
+        assert model.spelled_out(call, method) is call
+
+
+def test_inside_a_model_nobody_asks_for_the_request() -> None:
+    """Which is what a forest's hundreds of trees would do."""
+
+    class Asked:
+        closed = bound = False
+
+        def __getattribute__(self, name: str) -> Any:
+            raise AssertionError(name)
+
+    made = _wrapped(Takes.some)
+
+    def run() -> Any:
+        current.set(Asked())  # type: ignore[arg-type]
+        model._inside.set(True)
+        return made(TAKES, 1)
+
+    assert copy_context().run(run) == (TAKES, 1, True)
+
+
+class Sometimes:
+    """Has a method where it is told so."""
+
+    def __init__(self, *, has: bool) -> None:
+        self.has = has
+
+    @available_if(lambda self: self.has)  # type: ignore[untyped-decorator]
+    def predict(self, x: Any) -> Any:
+        return self, x
+
+
+def test_a_method_that_some_instances_have_is_wrapped_once() -> None:
+    sklearn.wrap_class(Sometimes)
+    one, other = Sometimes(has=True), Sometimes(has=True)
+    assert one.predict == one.predict
+    assert hasattr(one.predict, sklearn._MARK)
+    assert one.predict.__func__ is other.predict.__func__
+    assert one.predict(1) == (one, 1)
+    assert other.predict(x=1) == (other, 1)
+    assert Sometimes.predict(one, 1) == (one, 1)
+    assert not hasattr(Sometimes(has=False), "predict")
+
+
+def test_a_descriptor_that_makes_no_method_of_the_function_is_wrapped_as_well() -> None:
+    class Partly:
+        """As scikit-learn before 1.1."""
+
+        def run(self, x: Any, times: int) -> Any:
+            return self, x * times
+
+        predict = functools.partialmethod(run, times=2)
+
+    sklearn.wrap_class(Partly)
+    one = Partly()
+    assert one.predict(3) == (one, 6)
+    assert one.predict(x=3) == (one, 6)
