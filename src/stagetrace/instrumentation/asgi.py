@@ -57,15 +57,17 @@ CLIENT, CANCELLED = "client", "cancelled"  # why an answer did not get to its en
 
 async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> None:
     """Run `original(app, scope, receive, send)` on one request or websocket, inside an entry span of its own."""
-    try:
-        waited = waited_ns(send)
-        now = time_ns()
-        request = None if _hook.off else _begin(scope, send, now - waited)
-        if waited and request is not None:
-            show(request, now - waited, now)  # type: ignore[arg-type]  # each is a timeline
-    except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
-        report(WHERE, error)
-        request = None
+    request = None
+    if not _hook.off:
+        try:
+            waited = waited_ns(send)
+            now = time_ns()
+            request = _begin(scope, send, now - waited)
+            if waited and request is not None:
+                show(request, now - waited, now)  # type: ignore[arg-type]  # each is a timeline
+        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
+            report(WHERE, error)
+            request = None
     if request is None:
         await original(app, scope, receive, send)
         return
