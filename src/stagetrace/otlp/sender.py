@@ -13,6 +13,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from stagetrace import log
 from stagetrace.guard import guarded, report
+from stagetrace.otlp.backlog import STUCK_AFTER, Backlog
 from stagetrace.otlp.exporter import BREATH_S
 
 if TYPE_CHECKING:
@@ -35,10 +36,8 @@ _HURRIED_DELAY_S: Final = 0.05
 _SPOOL_AGAIN_AFTER_S: Final = 10.0  # a disk that is full is left alone that long
 _LOOK_AGAIN_AFTER_S: Final = 30.0  # into an empty spool, to which other workers write as well
 _CLAIM_AGAIN_AFTER_S: Final = 5.0
-_LIST_AGAIN_AFTER_S: Final = 10.0
 _PACE: Final = 3  # rests, as long as the delivery of a spooled batch took, so that the service has the CPU
 _SHORTEST_REST_S: Final = 0.02
-_STUCK_AFTER: Final = 3  # failures in a row: it may be the batch, so others have their turn
 _NEVER: Final = float("inf")
 
 
@@ -88,15 +87,13 @@ class Sender:
         self._failures = 0
         self._try_at = 0.0
         self._asked_to_wait = False
-        self._failed: object = None  # what was tried in vain last, and how often in a row
+        self._failed: bytes | None = None  # what was tried in vain last of what waits, and how often in a row
         self._fails = 0
-        self._stuck = ""  # the name of a batch in the spool that others go before
         self._turn_of_others = False
         self._next_at = 0.0
         self._again_at = 0.0  # until then a batch is to be full
         self._replay_at = 0.0 if spool is not None else _NEVER
-        self._backlog: list[str] = []  # names in the spool, the next one last
-        self._listed_at = 0.0
+        self._backlog = Backlog(spool) if spool is not None else None
         self._spool_at = 0.0
         self._said_at = 0.0
         self._said_dropped = 0
@@ -226,11 +223,11 @@ class Sender:
             self._keep_for_later(batch, behind=self._turn_of_others)
         return not answer.again
 
-    def _is_stuck(self, what: object) -> bool:
-        """Return whether this has failed so often that it may be the batch's own fault."""
-        self._fails = self._fails + 1 if type(what) is type(self._failed) and what == self._failed else 1
-        self._failed = what
-        if self._fails < _STUCK_AFTER:
+    def _is_stuck(self, item: bytes) -> bool:
+        """Return whether the batch with this has failed so often that it may be its own fault."""
+        self._fails = self._fails + 1 if item == self._failed else 1
+        self._failed = item
+        if self._fails < STUCK_AFTER:
             return False
         self._failed, self._fails = None, 0
         return True
@@ -292,7 +289,9 @@ class Sender:
     def _recovered(self) -> None:
         self._down = self._asked_to_wait = False
         self._failures = 0
-        self._replay_at = 0.0 if self._spool is not None else _NEVER
+        if self._backlog is not None:
+            self._replay_at = 0.0
+            self._backlog.works_again()
         if self._said_at:
             self._said_at = 0.0
             log.info(f"delivering to {self._exporter.target} again; {self._numbers()}")
@@ -302,24 +301,20 @@ class Sender:
     def _replay(self) -> None:
         """Deliver the next batch out of the spool, if it is time and no other process does so."""
         now = time.monotonic()
-        if self._spool is None or now < self._replay_at:
+        if self._spool is None or self._backlog is None or now < self._replay_at:
             return
         try:
-            self._replay_at = now + self._replay_one(self._spool)
+            self._replay_at = now + self._replay_one(self._spool, self._backlog)
         except OSError as error:
             self._replay_at = now + _LOOK_AGAIN_AFTER_S
             self._say_spool(error)
 
-    def _replay_one(self, spool: Spool) -> float:
+    def _replay_one(self, spool: Spool, backlog: Backlog) -> float:
         """Deliver one spooled batch; return after how many seconds to look for the next."""
         if not spool.claim():
             return _CLAIM_AGAIN_AFTER_S
         started = time.monotonic()
-        if not self._backlog or started - self._listed_at > _LIST_AGAIN_AFTER_S:
-            names = sorted(spool.names(), key=lambda name: name == self._stuck)  # stable: else as they are
-            self._backlog, self._listed_at = names[::-1], started
-        while self._backlog:
-            name = self._backlog.pop()
+        for name in backlog.turn():
             spooled = spool.spooled(name)
             request = spool.read(spooled) if spooled is not None else None
             if spooled is None or request is None:
@@ -327,9 +322,7 @@ class Sender:
             answer = self._send(request, spooled.spans)
             self._note(answer)
             if answer.again:
-                self._backlog = []
-                if self._is_stuck(name):
-                    self._stuck = name
+                backlog.failed(name)
                 spool.release()
                 return 0.0  # with the next try
             spool.settle(spooled, refused=answer.rejected if answer.delivered else spooled.spans)
