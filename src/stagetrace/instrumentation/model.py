@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import sys
 from contextvars import ContextVar
 from time import time_ns
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
     Describe = Callable[[Any, tuple[Any, ...], dict[str, Any]], Mapping[str, Any] | None]
 
 MAX_DESCRIBED = 1_024
+Parameter = tuple[str, Any, bool]  # its name, its kind, whether it has a default
+_ANY: tuple[Parameter, ...] = (
+    ("self", inspect.Parameter.POSITIONAL_ONLY, False),
+    ("args", inspect.Parameter.VAR_POSITIONAL, False),
+    ("kwargs", inspect.Parameter.VAR_KEYWORD, False),
+)
 # How a parameter of each kind is handed on.
 _PASSED = {
     inspect.Parameter.POSITIONAL_ONLY: "{}",
@@ -98,20 +105,41 @@ def spelled_out(call: Callable[..., Any], method: Callable[..., Any]) -> Callabl
     """Return `call`, which is `method` marked, with its parameters, and go straight to it inside another model's call.
 
     A forest calls its hundreds of trees for each prediction, and CPython hands on parameters that have names in a tenth
-    of the time of `*args, **kwargs`.
+    of the time of `*args, **kwargs`. Pickled by value, as cloudpickle and dill do where a class is defined in
+    `__main__`, it becomes a function that only calls `method`, and needs nothing of ours.
     """
-    if type(method) is not FunctionType or hasattr(method, "__signature__"):  # compiled, or not as it says
-        return call
-    parameters = inspect.signature(method, follow_wrapped=False).parameters.values()
-    make = _chooser(*((one.name, one.kind, one.default is not one.empty) for one in parameters))
-    made: Any = functools.wraps(method)(make(_inside.get, method, call))
-    made.__defaults__, made.__kwdefaults__ = method.__defaults__, method.__kwdefaults__
+    parameters = _ANY
+    defaults: tuple[Any, Any] = None, None
+    if type(method) is FunctionType and not hasattr(method, "__signature__"):  # else compiled, or not as it says
+        found = inspect.signature(method, follow_wrapped=False).parameters.values()
+        parameters = tuple((one.name, one.kind, one.default is not one.empty) for one in found)
+        defaults = method.__defaults__, method.__kwdefaults__
+    made: Any = functools.wraps(method)(_chooser(parameters)(_is_inside, method, _stand(call, method)))
+    made.__defaults__, made.__kwdefaults__ = defaults
     return made  # type: ignore[no-any-return]
 
 
+class _Stand(functools.partial):  # type: ignore[type-arg]
+    """Calls one function, and is pickled as another."""
+
+    pickled: Any
+
+    def __reduce__(self) -> Any:
+        return operator.getitem, ((self.pickled,), 0)
+
+
+def _stand(function: Callable[..., Any], pickled: Any) -> _Stand:
+    made = _Stand(function)
+    made.pickled = pickled
+    return made
+
+
+_is_inside = _stand(_inside.get, bool)  # `bool()` is False: inside no model
+
+
 @functools.cache
-def _chooser(*parameters: tuple[str, Any, bool]) -> Any:
-    """Return what makes a function of such parameters (name, kind, has a default) that chooses between two others."""
+def _chooser(parameters: tuple[Parameter, ...]) -> Any:
+    """Return what makes a function of such parameters that chooses between two others."""
     no_default = inspect.Parameter.empty
     head = [inspect.Parameter(name, kind, default=None if has else no_default) for name, kind, has in parameters]
     passed = ", ".join(_PASSED[kind].format(name) for name, kind, _ in parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,9 @@ class _Descriptor:
         self._activity = activity
         self._last: tuple[Any, Any] = None, None  # what was bound last, and as it is marked
         setattr(self, _MARK, True)
+
+    def __reduce__(self) -> Any:  # as the methods of `spelled_out`: it is pickled as what it wraps
+        return operator.getitem, ((self._wrapped,), 0)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         bound = self._wrapped.__get__(instance, owner)

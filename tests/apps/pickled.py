@@ -1,0 +1,38 @@
+"""A program whose estimator is defined in it, and is sent to other processes: joblib's, and one without stagetrace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import cloudpickle
+from joblib import Parallel, delayed
+from sklearn.base import BaseEstimator
+from sklearn.utils.metaestimators import available_if
+
+READ = f"""
+import pickle, sys
+sys.path += {sys.path!r}
+model = pickle.load(sys.stdin.buffer)
+print(model.predict([1, 2], times=3), model.transform([1]), "stagetrace" in sys.modules)
+"""
+
+
+class Mine(BaseEstimator):
+    def predict(self, rows: list[int], times: int = 1) -> int:
+        return sum(rows) * times
+
+    @available_if(lambda _: True)
+    def transform(self, rows: list[int]) -> Any:
+        return [row + 1 for row in rows]
+
+
+if __name__ == "__main__":
+    mine = Mine()
+    assert mine.predict([1, 2], times=2) == 6
+    assert mine.transform([1]) == [2]
+    print(hasattr(Mine.predict, "_stagetrace_wrapped"))  # noqa: T201
+    print(Parallel(n_jobs=2)(delayed(mine.predict)([number, number]) for number in range(3)), flush=True)  # noqa: T201
+    # -S: no file of ours is run at the start.
+    subprocess.run([sys.executable, "-S", "-c", READ], input=cloudpickle.dumps(mine), check=True)
