@@ -7,14 +7,15 @@ import sys
 from typing import Any
 
 import cloudpickle
+import dill
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator
 from sklearn.utils.metaestimators import available_if
 
 READ = f"""
-import pickle, sys
+import sys
 sys.path += {sys.path!r}
-model = pickle.load(sys.stdin.buffer)
+model = __import__(sys.argv[1]).load(sys.stdin.buffer)
 print(model.predict([1, 2], times=3), model.transform([1]), "stagetrace" in sys.modules)
 """
 
@@ -35,4 +36,6 @@ if __name__ == "__main__":
     print(hasattr(Mine.predict, "_stagetrace_wrapped"))  # noqa: T201
     print(Parallel(n_jobs=2)(delayed(mine.predict)([number, number]) for number in range(3)), flush=True)  # noqa: T201
     # -S: no file of ours is run at the start.
-    subprocess.run([sys.executable, "-S", "-c", READ], input=cloudpickle.dumps(mine), check=True)
+    for pickler in (cloudpickle, dill):
+        argv = [sys.executable, "-S", "-c", READ, pickler.__name__]
+        subprocess.run(argv, input=pickler.dumps(mine), check=True)

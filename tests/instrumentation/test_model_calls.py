@@ -156,4 +156,4 @@ def test_a_class_of_the_main_program_goes_to_other_processes_as_before() -> None
     environment = {**os.environ, "STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none"}
     script = Path(__file__).parents[1] / "apps" / "pickled.py"
     run = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
-    assert run.stdout.splitlines() == ["True", "[0, 2, 4]", "9 [2] False"], run.stderr
+    assert run.stdout.splitlines() == ["True", "[0, 2, 4]", "9 [2] False", "9 [2] False"], run.stderr

@@ -145,7 +145,8 @@ def _chooser(parameters: tuple[Parameter, ...]) -> Any:
     passed = ", ".join(_PASSED[kind].format(name) for name, kind, _ in parameters)
     chosen = "(_stagetrace_method if _stagetrace_inside() else _stagetrace_call)"
     function = f"lambda {str(inspect.Signature(head))[1:-1]}: {chosen}({passed})"
-    return eval(f"lambda _stagetrace_inside, _stagetrace_method, _stagetrace_call: {function}")  # noqa: S307 -- names alone
+    made = f"lambda _stagetrace_inside, _stagetrace_method, _stagetrace_call: {function}"
+    return eval(made, {})  # noqa: S307 -- names alone; without this module's globals, which dill would take along
 
 
 def _of_one_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
