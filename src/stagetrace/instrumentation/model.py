@@ -145,8 +145,9 @@ def _chooser(parameters: tuple[Parameter, ...]) -> Any:
     passed = ", ".join(_PASSED[kind].format(name) for name, kind, _ in parameters)
     chosen = "(_stagetrace_method if _stagetrace_inside() else _stagetrace_call)"
     function = f"lambda {str(inspect.Signature(head))[1:-1]}: {chosen}({passed})"
-    made = f"lambda _stagetrace_inside, _stagetrace_method, _stagetrace_call: {function}"
-    return eval(made, {})  # noqa: S307 -- names alone; without this module's globals, which dill would take along
+    text = f"lambda _stagetrace_inside, _stagetrace_method, _stagetrace_call: {function}"
+    # Of names alone. Without this module's globals, which dill would take along; a traceback says whose frame it is.
+    return eval(compile(text, f"<{__name__}>", "eval"), {})  # noqa: S307
 
 
 def _of_one_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
