@@ -1,4 +1,4 @@
-"""A program whose estimator is defined in it, and is sent to other processes: joblib's, and one without stagetrace."""
+"""A program whose estimator is defined in it, and is sent to other processes: joblib's, and with and without stagetrace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ READ = f"""
 import sys
 sys.path += {sys.path!r}
 model = __import__(sys.argv[1]).load(sys.stdin.buffer)
-print(model.predict([1, 2], times=3), model.transform([1]), "stagetrace" in sys.modules)
+seen = getattr(type(model).predict, "_stagetrace_wrapped", None) is not None
+print(model.predict([1, 2], times=3), model.transform([1]), seen, "stagetrace" in sys.modules)
 """
 
 
@@ -35,7 +36,7 @@ if __name__ == "__main__":
     assert mine.transform([1]) == [2]
     print(hasattr(Mine.predict, "_stagetrace_wrapped"))  # noqa: T201
     print(Parallel(n_jobs=2)(delayed(mine.predict)([number, number]) for number in range(3)), flush=True)  # noqa: T201
-    # -S: no file of ours is run at the start.
     for pickler in (cloudpickle, dill):
-        argv = [sys.executable, "-S", "-c", READ, pickler.__name__]
-        subprocess.run(argv, input=pickler.dumps(mine), check=True)
+        for options in (["-S"], []):  # -S: no file of ours is run at the start
+            argv = [sys.executable, *options, "-c", READ, pickler.__name__]
+            subprocess.run(argv, input=pickler.dumps(mine), check=True)

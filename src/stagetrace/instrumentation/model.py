@@ -114,7 +114,7 @@ def spelled_out(call: Callable[..., Any], method: Callable[..., Any]) -> Callabl
         found = inspect.signature(method, follow_wrapped=False).parameters.values()
         parameters = tuple((one.name, one.kind, one.default is not one.empty) for one in found)
         defaults = method.__defaults__, method.__kwdefaults__
-    made: Any = functools.wraps(method)(_chooser(parameters)(_is_inside, method, _stand(call, method)))
+    made: Any = functools.wraps(method)(_chooser(parameters)(_is_inside, method, stand(call, method)))
     made.__defaults__, made.__kwdefaults__ = defaults
     return made  # type: ignore[no-any-return]
 
@@ -128,13 +128,14 @@ class _Stand(functools.partial):  # type: ignore[type-arg]
         return operator.getitem, ((self.pickled,), 0)
 
 
-def _stand(function: Callable[..., Any], pickled: Any) -> _Stand:
+def stand(function: Callable[..., Any], pickled: Any) -> _Stand:
+    """Return what calls `function` and arrives, where it is pickled, as `pickled`."""
     made = _Stand(function)
     made.pickled = pickled
     return made
 
 
-_is_inside = _stand(_inside.get, bool)  # `bool()` is False: inside no model
+_is_inside = stand(_inside.get, bool)  # `bool()` is False: inside no model
 
 
 @functools.cache
@@ -201,4 +202,4 @@ def description(name: str, framework: str, rows: Any) -> Mapping[str, Any]:
     return attributes
 
 
-__all__ = ["INFERENCE", "TRANSFORM", "description", "marked", "spelled_out"]
+__all__ = ["INFERENCE", "TRANSFORM", "description", "marked", "spelled_out", "stand"]

@@ -8,7 +8,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.model import INFERENCE, TRANSFORM, description, marked, spelled_out
+from stagetrace.instrumentation.model import INFERENCE, TRANSFORM, description, marked, spelled_out, stand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +33,7 @@ METHODS = {
 # These only pass on to the estimators inside, whose own calls show what is preprocessing and what is inference.
 PASS_ON = {"Pipeline", "BaseSearchCV"}
 _MARK = "_stagetrace_wrapped"
+_OURS = stand(bool, None)  # what a wrapped method is marked with: one that was pickled by value is ours no more
 
 
 def hook(module: ModuleType) -> None:
@@ -48,8 +49,22 @@ def hook(module: ModuleType) -> None:
         wrap_class(cls)
 
     base.__init_subclass__ = classmethod(__init_subclass__)
+    if "__setstate__" in vars(base):
+        base.__setstate__ = _restoring(base.__setstate__)
     for cls in _subclasses(base):
         wrap_class(cls)
+
+
+def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap what restores a pickled estimator: a class that came with it has had its methods only since it was made."""
+
+    @functools.wraps(original)
+    def __setstate__(self: Any, state: Any) -> None:
+        original(self, state)
+        if not type(self).__module__.startswith("sklearn."):
+            wrap_class(type(self))
+
+    return __setstate__
 
 
 def _subclasses(cls: Any) -> list[type]:
@@ -67,7 +82,7 @@ def wrap_class(cls: type) -> None:
     for owner in cls.__mro__:
         for name, activity in METHODS.items():
             method = vars(owner).get(name)
-            if method is not None and owner.__module__ != "builtins" and not hasattr(method, _MARK):
+            if method is not None and owner.__module__ != "builtins" and getattr(method, _MARK, None) is None:
                 _wrap(owner, name, method, activity)
 
 
@@ -85,7 +100,7 @@ def _wrap(owner: type, name: str, method: Any, activity: str) -> None:
 
 def _wrap_function(function: Callable[..., Any], activity: str) -> Callable[..., Any]:
     method = spelled_out(marked(function, _describe, activity), function)
-    setattr(method, _MARK, True)
+    setattr(method, _MARK, _OURS)
     return method
 
 
@@ -101,7 +116,7 @@ class _Descriptor:
         self._wrapped = wrapped
         self._activity = activity
         self._last: tuple[Any, Any] = None, None  # what was bound last, and as it is marked
-        setattr(self, _MARK, True)
+        setattr(self, _MARK, _OURS)
 
     def __reduce__(self) -> Any:  # as the methods of `spelled_out`: it is pickled as what it wraps
         return operator.getitem, ((self._wrapped,), 0)
