@@ -61,10 +61,15 @@ def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def __setstate__(self: Any, state: Any) -> None:
         original(self, state)
-        if not type(self).__module__.startswith("sklearn."):
-            wrap_class(type(self))
+        _wrap_restored(type(self))
 
     return __setstate__
+
+
+@guarded
+def _wrap_restored(cls: type) -> None:
+    if not cls.__module__.startswith("sklearn."):  # those are wrapped
+        wrap_class(cls)
 
 
 def _subclasses(cls: Any) -> list[type]:
