@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.metaestimators import available_if
 
+from stagetrace import guard
 from stagetrace.instrumentation import model, sklearn
 from stagetrace.recording.current import current
 
@@ -149,6 +150,18 @@ def test_a_descriptor_that_makes_no_method_of_the_function_is_wrapped_as_well() 
     one = Partly()
     assert one.predict(3) == (one, 6)
     assert one.predict(x=3) == (one, 6)
+
+
+def test_an_estimator_is_restored_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> None:
+        raise OSError("ours")
+
+    monkeypatch.setattr(sklearn, "wrap_class", fail)
+    monkeypatch.setattr(guard, "failures", {})
+    one = Takes()
+    sklearn._restoring(lambda self, state: setattr(self, "fitted", state))(one, 1)
+    assert vars(one) == {"fitted": 1}
+    assert list(guard.failures.values()) == [1]
 
 
 def test_a_class_of_the_main_program_goes_to_other_processes_as_before() -> None:
