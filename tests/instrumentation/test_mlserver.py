@@ -93,11 +93,19 @@ def server(
 
 
 def rest(
-    service: Service, model: str, rows: list[list[float]], how: str = "infer", **kwargs: Any
+    service: Service,
+    model: str,
+    rows: list[list[float]],
+    how: str = "infer",
+    headers: dict[str, str] | None = None,
+    **kwargs: Any,
 ) -> tuple[str, httpx.Response]:
+    # httpcore may take a connection that another thread has done with, though none is to be kept; after an exception
+    # uvicorn closes it.
+    headers = {"connection": "close", **(headers or {})}
     data = [value for row in rows for value in row]
     body = {"inputs": [{"name": "rows", "shape": [len(rows), 2], "datatype": "FP64", "data": data}]}
-    return service.call("POST", f"/v2/models/{model}/{how}", json=body, **kwargs)
+    return service.call("POST", f"/v2/models/{model}/{how}", json=body, headers=headers, **kwargs)
 
 
 def truth_of(response: httpx.Response) -> dict[str, Any]:
