@@ -58,46 +58,33 @@ def test_new_ones_are_seen_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert following(backlog) == "a"
 
 
-def test_what_fails_again_and_again_goes_behind_until_something_is_taken() -> None:
-    backlog, folder = made("a", "b", "c")
-    assert fail(backlog, STUCK_AFTER) == ["a"] * STUCK_AFTER
-    assert following(backlog) == "b"
-    folder.waiting.remove("b")
-    backlog.works_again()
-    assert following(backlog) == "a"
-
-
-def test_what_fails_again_and_again_after_that_stays_behind() -> None:
-    backlog, folder = made("a", "b", "c", "d")
-    for taken in ("b", "c"):
-        fail(backlog, STUCK_AFTER)
-        assert following(backlog) == taken
-        folder.waiting.remove(taken)
-        backlog.works_again()
-    assert list(backlog.turn()) == ["d", "a"]
-
-
-def test_all_that_an_outage_failed_have_their_places_again() -> None:
-    backlog, folder = made("a", "b", "c")
-    assert fail(backlog, 2 * STUCK_AFTER) == ["a"] * STUCK_AFTER + ["b"] * STUCK_AFTER
-    assert following(backlog) == "c"
-    folder.waiting.remove("c")
-    backlog.works_again()
-    assert list(backlog.turn()) == ["a", "b"]
-
-
-def test_if_all_fail_the_first_is_tried() -> None:
+def test_what_an_outage_fails_keeps_its_place() -> None:
     backlog, _ = made("a", "b")
-    fail(backlog, 2 * STUCK_AFTER)
-    assert fail(backlog, 4) == ["a"] * 4
+    assert fail(backlog, STUCK_AFTER) == ["a"] * STUCK_AFTER
+    for _ in range(10):
+        name = following(backlog)
+        assert name == "a"
+        assert backlog.suspects(name)
+        backlog.away()
+
+
+def test_what_is_suspected_and_fails_while_others_are_taken_goes_behind() -> None:
+    backlog, _ = made("a", "b", "c")
+    assert fail(backlog, STUCK_AFTER + 1) == ["a"] * (STUCK_AFTER + 1)
+    assert list(backlog.turn()) == ["b", "c", "a"]
+    assert not backlog.suspects("b")
+
+
+def test_several_may_be_at_fault() -> None:
+    backlog, _ = made("a", "b", "c")
+    fail(backlog, 2 * (STUCK_AFTER + 1))
+    assert list(backlog.turn()) == ["c", "a", "b"]
 
 
 def test_of_what_is_gone_nothing_is_kept() -> None:
     backlog, folder = made("a", "b")
-    fail(backlog, 1)
-    backlog.works_again()
-    fail(backlog, 1)
+    fail(backlog, STUCK_AFTER + 1)
     folder.waiting = ["b"]
     assert following(backlog) == "b"
     assert not backlog._failures
-    assert not backlog._acquitted
+    assert not backlog._blamed

@@ -80,7 +80,8 @@ def test_a_batch_that_is_never_taken_does_not_hold_up_the_others(
     put(made, *(f"bad {number}" for number in range(3)), breach=True)
     put(made, *(f"good {number}" for number in range(3)))
     receiver.wait_for(lambda r: len(r.names()) >= 6)
-    assert made.counts()["waiting"] + made.counts()["in_hand"] == 1
+    counts = made.counts()  # once: it goes to and fro
+    assert counts["waiting"] + counts["in_hand"] == 1
     made.shutdown()
 
 
@@ -92,5 +93,6 @@ def test_nor_does_one_in_the_spool(receiver: Receiver, tmp_path: Path) -> None:
     _refuse_poison(receiver)
     made = processor(receiver, Spool(tmp_path))
     receiver.wait_for(lambda r: sorted(r.names()) == ["one", "two"])
+    receiver.wait_for(lambda _: len(files(tmp_path)) == 1)  # the answer may still be on its way
     made.shutdown()
     assert len(files(tmp_path)) == 1

@@ -17,8 +17,8 @@ _LIST_AGAIN_AFTER_S: Final = 10.0
 class Backlog:
     """The names of the batches in a spool.
 
-    While a receiver is away, whatever is tried fails, and the first breaches would end up behind all else. So once
-    something is delivered each has its place again, but only once: what then still fails is at fault itself.
+    While a receiver is away, whatever is tried fails, and the first breaches are. So that they do not end up behind all
+    else, what has failed often is suspected only; who delivers finds out whether the receiver takes anything at all.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -26,7 +26,7 @@ class Backlog:
         self._names: list[str] = []  # the next one last
         self._listed_at = 0.0
         self._failures: dict[str, int] = {}
-        self._acquitted: set[str] = set()
+        self._blamed: set[str] = set()
 
     def turn(self) -> Iterator[str]:
         """Give the names, each once before any comes again; those that are given are in the caller's care."""
@@ -38,21 +38,21 @@ class Backlog:
     def _list(self) -> None:
         names = self._spool.names()
         self._failures = {name: self._failures[name] for name in names if name in self._failures}
-        self._acquitted.intersection_update(names)
-        # Stable: else as they are.
-        self._names = sorted(names, key=lambda name: self._failures.get(name, 0) >= STUCK_AFTER)[::-1]
+        self._blamed.intersection_update(names)
+        self._names = sorted(names, key=self._blamed.__contains__)[::-1]  # stable: else as they are
         self._listed_at = time.monotonic()
 
+    def suspects(self, name: str) -> bool:
+        """Return whether a batch has failed so often that it may be its own fault."""
+        return self._failures.get(name, 0) >= STUCK_AFTER
+
     def failed(self, name: str) -> None:
-        """Note that a batch is not delivered, by its own fault or the receiver's."""
+        """Note that a batch is not delivered: if it was suspected, at a time when the receiver takes others."""
+        if self.suspects(name):
+            self._blamed.add(name)
         self._failures[name] = self._failures.get(name, 0) + 1
         self._names = []
 
-    def works_again(self) -> None:
-        """Note that the receiver has taken something after failures."""
-        acquitted = self._failures.keys() - self._acquitted
-        if acquitted:
-            self._acquitted |= acquitted
-            for name in acquitted:
-                del self._failures[name]
-            self._names = []
+    def away(self) -> None:
+        """Note that the receiver takes nothing at all."""
+        self._names = []

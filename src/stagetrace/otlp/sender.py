@@ -289,9 +289,7 @@ class Sender:
     def _recovered(self) -> None:
         self._down = self._asked_to_wait = False
         self._failures = 0
-        if self._backlog is not None:
-            self._replay_at = 0.0
-            self._backlog.works_again()
+        self._replay_at = 0.0 if self._spool is not None else _NEVER
         if self._said_at:
             self._said_at = 0.0
             log.info(f"delivering to {self._exporter.target} again; {self._numbers()}")
@@ -319,6 +317,10 @@ class Sender:
             request = spool.read(spooled) if spooled is not None else None
             if spooled is None or request is None:
                 continue
+            if backlog.suspects(name) and not self._takes_anything():
+                backlog.away()
+                spool.release()
+                return 0.0  # with the next try
             answer = self._send(request, spooled.spans)
             self._note(answer)
             if answer.again:
@@ -333,6 +335,12 @@ class Sender:
             return max(_SHORTEST_REST_S, _PACE * (time.monotonic() - started))
         spool.release()
         return _LOOK_AGAIN_AFTER_S
+
+    def _takes_anything(self) -> bool:
+        """Return whether the receiver takes a request without spans."""
+        answer = self._send(b"", 0)
+        self._note(answer)
+        return not answer.again
 
     def _keep(self) -> None:
         """Put on disk what cannot be sent, or not fast enough."""
@@ -372,7 +380,7 @@ class Sender:
         if self._spool is None or time.monotonic() < self._spool_at:
             return False
         try:
-            path = self._spool.write(self._waiting.request(batch), batch.spans, breach=batch.breach)
+            path = self._spool.write(self._waiting.request(batch), batch.spans, breach=batch.breach, at=batch.taken_ns)
         except Exception as error:  # noqa: BLE001 -- a disk fails in many ways
             self._spool_at = time.monotonic() + _SPOOL_AGAIN_AFTER_S
             self._say_spool(error)
@@ -390,7 +398,7 @@ class Sender:
         if batch is None or self._early is not None or self._spool is None:
             return
         try:
-            path = self._spool.write(self._waiting.request(batch), batch.spans, breach=batch.breach)
+            path = self._spool.write(self._waiting.request(batch), batch.spans, breach=batch.breach, at=batch.taken_ns)
         except Exception as error:  # noqa: BLE001 -- as above
             self._say_spool(error)
             return

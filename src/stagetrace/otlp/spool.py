@@ -65,8 +65,11 @@ class Spool:
         self._unseen: int | None = None  # bytes written since the folder was measured; None: never was
         self._delivery: int | None = None  # the lock file's descriptor while it is ours to deliver
 
-    def write(self, request: bytes, spans: int, *, breach: bool) -> Path | None:
-        """Put a batch on disk; return its path, or None if there was no room for it and it was counted as dropped."""
+    def write(self, request: bytes, spans: int, *, breach: bool, at: int | None = None) -> Path | None:
+        """Put a batch on disk; return its path, or None if there was no room for it and it was counted as dropped.
+
+        Of one class they are delivered by `at`, in nanoseconds since 1970, which is now where it is not given.
+        """
         with self._lock:
             if not self._has_room(len(request), breach=breach):
                 self.count(**{"dropped_breaches" if breach else "dropped": spans})
@@ -74,7 +77,7 @@ class Spool:
             self._size += len(request)
             self._unseen = (self._unseen or 0) + len(request)
         kind = BREACH if breach else GOOD
-        name = f"{kind}-{time.time_ns():020d}-{spans}-{zlib.crc32(request):08x}-{secrets.token_hex(4)}{_SUFFIX}"
+        name = f"{kind}-{at or time.time_ns():020d}-{spans}-{zlib.crc32(request):08x}-{secrets.token_hex(4)}{_SUFFIX}"
         path = self.folder / name
         unfinished = self.folder / f".{name}{_UNFINISHED}"
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

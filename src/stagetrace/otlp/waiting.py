@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from itertools import count
 from struct import Struct
@@ -30,6 +31,7 @@ class Batch(NamedTuple):
     items: list[bytes]
     spans: int
     breach: bool
+    taken_ns: int  # since 1970
 
 
 class Waiting:
@@ -139,7 +141,7 @@ class Waiting:
                 total, size = spans, longer
             self.spans -= total
             self.bytes -= size
-            return Batch(items, total, source is self._breaches) if items else None
+            return Batch(items, total, source is self._breaches, time.time_ns()) if items else None
 
     def holds(self, batch: int) -> bool:
         """Return whether that many spans, or as many bytes as a batch may have, are sorted in."""
