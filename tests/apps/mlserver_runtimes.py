@@ -16,6 +16,7 @@ from opentelemetry import trace
 from sklearn.base import BaseEstimator
 
 DECODE_S, INFER_S, ENCODE_S = 0.1, 0.2, 0.12
+OUTLAST, OUTLAST_S = 4, 1  # this order is to take so much longer than a client has patience for
 
 
 class Asked(NumpyCodec):
@@ -75,7 +76,7 @@ class Flowers(MLModel):
         started = time.time_ns()
         misbehave(int(rows[:, 1].max()))
         with trace.get_tracer("app").start_as_current_span("forward"):
-            await asyncio.sleep(INFER_S * rows[0][0])
+            await asyncio.sleep(INFER_S * rows[0][0] + OUTLAST_S * (rows[0][1] == OUTLAST))
         self.model.predict(np.ones((len(rows), 4)))
         truth["predict"] = [started, time.time_ns()]
         output = self.encode((truth, rows), RequestOutput(name="truth"), default_codec=Told)

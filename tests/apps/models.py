@@ -5,8 +5,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import lightgbm
 import numpy as np
 import onnxruntime
+import xgboost
 from fastapi import FastAPI
 from skl2onnx import to_onnx
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -53,6 +55,8 @@ class Lonely(ClassifierMixin, BaseEstimator):
 logistic = LogisticRegression().fit(x, y)
 session = onnxruntime.InferenceSession(to_onnx(logistic, x[:1], options={"zipmap": False}).SerializeToString())
 feed = {"X": rows}
+gradient_boosted = xgboost.XGBClassifier(n_estimators=5).fit(x, y)
+light = lightgbm.LGBMClassifier(n_estimators=5, verbose=-1).fit(x, y)
 
 
 def late_class() -> Any:
@@ -82,6 +86,11 @@ def iobinding() -> Any:
     binding.bind_output("label")
     session.run_with_iobinding(binding)
     return binding.copy_outputs_to_cpu()[0]
+
+
+def run_with_own_values() -> Any:
+    values = {"X": onnxruntime.OrtValue.ortvalue_from_numpy(rows)}
+    return session.run_with_ort_values(["label"], values)[0].numpy()
 
 
 def error_of(call: Callable[[], Any]) -> Any:
@@ -114,10 +123,16 @@ CASES: dict[str, Callable[[], Any]] = {
     "overrides": lambda estimator=Overrides().fit(x, y): estimator.predict(rows),
     "late-class": late_class,
     "raises": lambda: error_of(lambda: Lonely().predict(rows)),
+    "xgboost": lambda: gradient_boosted.predict_proba(rows),
+    "xgboost-booster": lambda: gradient_boosted.get_booster().predict(xgboost.DMatrix(rows)),
+    "xgboost-inplace": lambda: gradient_boosted.get_booster().inplace_predict(data=rows),
+    "lightgbm": lambda: light.predict_proba(rows),
+    "lightgbm-booster": lambda: light.booster_.predict(rows),
     "onnx": lambda: session.run(["label"], feed)[0],
     "onnx-keywords": lambda: session.run(output_names=None, input_feed=feed)[1],
     "onnx-async": run_async,
     "onnx-iobinding": iobinding,
+    "onnx-own-values": run_with_own_values,
     "onnx-raises": lambda: error_of(lambda: session.run(["label"], {})),
 }
 

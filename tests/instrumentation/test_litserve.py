@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import secrets
 import signal
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from heavy import HEAVY
 from servers import run_litserve
 from sink import Request, Sink, assert_tiled, run_sink
 from trees import assert_true, batch_of, tree, whole
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from services import Service
 
-RANDOMISED = 1_000 if os.environ.get("STAGETRACE_HEAVY") else 300
+RANDOMISED = 1_000 if HEAVY else 300
 # LitServe's own dependency that lets all in runs in a thread; then comes the worker.
 BEFORE = ["preprocess", "network.receive", "preprocess", "queue (thread_pool)", "preprocess"]
 WORK = ["queue (worker)", ("preprocess", ["parse"]), ("inference", ["forward"]), "postprocess"]
@@ -178,6 +178,7 @@ def give_up(service: Service, path: str, body: Any) -> str:
     return trace_id
 
 
+@pytest.mark.heavier
 def test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged(service: Service, sink: Sink) -> None:
     """In whatever order it comes: answers, streams, errors, clients that go away; and batches are linked."""
     rng = random.Random(6)

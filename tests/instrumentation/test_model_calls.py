@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sklearn.utils.metaestimators import available_if
 
 from stagetrace import guard
-from stagetrace.instrumentation import model, sklearn
+from stagetrace.instrumentation import model, onnxruntime, sklearn
 from stagetrace.recording.current import current
 
 
@@ -114,6 +114,41 @@ def test_inside_a_model_nobody_asks_for_the_request() -> None:
     assert copy_context().run(run) == (TAKES, 1, True)
 
 
+def test_what_is_yet_to_be_computed_is_not_computed_for_a_batch_size() -> None:
+    class Later:
+        """As dask's number of rows."""
+
+        def __int__(self) -> int:
+            raise AssertionError
+
+    class Rows:
+        def __init__(self, shape: Any) -> None:
+            self.shape = shape
+
+    for shape, size in (((3, 4), 3), ((), None), ((Later(), 4), None), ((float("nan"), 4), None), (lambda: [3], None)):
+        assert model.description("any", "any", Rows(shape)).get("ml.batch.size") == size
+
+
+def test_a_callback_is_called_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits on a thread of onnxruntime's, and somebody for it."""
+
+    class Breaks:
+        def enter(self, *_: Any) -> None:
+            pass
+
+        def leave(self, _: Any) -> None:
+            raise OSError("ours")
+
+    class Session:
+        _model_path = "any.onnx"
+
+    monkeypatch.setattr(onnxruntime, "recording", Breaks)
+    monkeypatch.setattr(guard, "failures", {})
+    run_async = onnxruntime._wrap_async(lambda _, names, feed, callback: callback(names, feed))
+    assert run_async(Session(), ["y"], {}, lambda *results: results) == (["y"], {})
+    assert list(guard.failures.values()) == [1]
+
+
 class Sometimes:
     """Has a method where it is told so."""
 
@@ -150,6 +185,44 @@ def test_a_descriptor_that_makes_no_method_of_the_function_is_wrapped_as_well() 
     one = Partly()
     assert one.predict(3) == (one, 6)
     assert one.predict(x=3) == (one, 6)
+
+
+def test_what_decorators_make_of_a_method_is_marked() -> None:
+    class Caches:
+        def __init__(self) -> None:
+            pass
+
+        @functools.lru_cache  # noqa: B019
+        def predict(self, x: Any) -> Any:
+            return x
+
+        def _transform(self, x: Any, times: int) -> Any:
+            return x * times
+
+        transform = functools.partialmethod(_transform, times=2)
+
+    sklearn.wrap_class(Caches)
+    one: Any = Caches()
+    assert hasattr(one.predict, sklearn._MARK)
+    assert hasattr(one.transform.func, sklearn._MARK)
+
+
+def test_an_unusual_estimator_does_as_untraced() -> None:
+    """One whose methods are no plain functions, or that is made in an unusual way; and nothing of ours fails at it."""
+    script = Path(__file__).parents[1] / "apps" / "unusual.py"
+    environment = {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
+    untraced, traced = (
+        subprocess.run(
+            [sys.executable, str(script)],
+            env={**environment, "STAGETRACE": value},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for value in ("0", "1")
+    )
+    assert untraced.returncode == 0, untraced.stderr
+    assert (traced.stdout, traced.stderr) == (untraced.stdout, untraced.stderr)
 
 
 def test_an_estimator_is_restored_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""scikit-learn and onnxruntime: one inference a request, described, with the answers that an untraced run gives."""
+"""scikit-learn, xgboost, lightgbm, onnxruntime: one inference a request, described, with an untraced run's answers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sink import Sink, assert_tiled, run_sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 EXPECTED = {
     "logistic": ("LogisticRegression", "sklearn", 5),
@@ -30,10 +31,16 @@ EXPECTED = {
     "overrides": ("Overrides", "sklearn", 5),
     "late-class": ("DefinedInTheRequest", "sklearn", 5),
     "raises": ("Lonely", "sklearn", 5),
+    "xgboost": ("XGBClassifier", "xgboost", 5),
+    "xgboost-booster": ("Booster", "xgboost", 5),
+    "xgboost-inplace": ("Booster", "xgboost", 5),
+    "lightgbm": ("LGBMClassifier", "lightgbm", 5),
+    "lightgbm-booster": ("Booster", "lightgbm", 5),
     "onnx-keywords": (None, "onnxruntime", 5),
     "onnx": (None, "onnxruntime", 5),
     "onnx-async": (None, "onnxruntime", 5),
     "onnx-iobinding": (None, "onnxruntime", None),
+    "onnx-own-values": (None, "onnxruntime", None),
     "onnx-raises": (None, "onnxruntime", None),
 }
 
@@ -83,3 +90,13 @@ def test_a_method_that_is_not_there_stays_away(traced: Service, untraced: Servic
 
 def test_each_case_of_the_app_is_tested(untraced: Service) -> None:
     assert set(untraced.call("GET", "/cases")[1].json()) == {*EXPECTED, "not-available"}
+
+
+def test_a_description_that_fails_is_said_once_and_changes_no_answer(untraced: Service, tmp_path: Path) -> None:
+    env = {"STAGETRACE": "1", "APP": "models", "BREAK": "stagetrace.instrumentation.boosting:description"}
+    with run_service(tmp_path, "broken", env=env) as service:
+        for case in ("xgboost-booster", "lightgbm-booster", "xgboost"):
+            expected = untraced.call("GET", f"/case/{case}")[1].content
+            assert [service.call("GET", f"/case/{case}")[1].content for _ in range(12)] == [expected] * 12
+        assert service.log.count("the twin is broken") == 1
+        assert service.log.count("failed 10 times: its hook is switched off") == 1

@@ -237,11 +237,15 @@ def _predicting(original: Any, worker: Worker) -> Any:
 def _async_generator(original: Any, worker: Worker) -> Any:
     async def predict(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         serving = worker.begin()
+        parts = original(*args, **kwargs)
         try:
-            async for part in original(*args, **kwargs):
+            async for part in parts:
                 yield part
         finally:
-            _end(serving)
+            try:
+                await parts.aclose()  # which nobody else does where the stream is given up
+            finally:
+                _end(serving)
 
     return predict
 

@@ -11,9 +11,11 @@ import inspect
 import time
 from contextlib import suppress
 from contextvars import ContextVar
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.model import stand
 from stagetrace.recording.current import recording
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, ML_MODEL_VERSION
 
@@ -67,10 +69,10 @@ def _wrap(cls: type) -> None:
     if cls.__name__ in PASSES_ON and cls.__module__.startswith("mlserver."):
         return
     predict = vars(cls).get("predict")
-    if inspect.iscoroutinefunction(predict):
+    if inspect.isfunction(predict) and inspect.iscoroutinefunction(predict):
         cls.predict = _answering(predict)  # type: ignore[attr-defined]
     stream = vars(cls).get("predict_stream")
-    if inspect.isasyncgenfunction(stream):
+    if inspect.isfunction(stream) and inspect.isasyncgenfunction(stream):
         cls.predict_stream = _streaming(stream)  # type: ignore[attr-defined]
 
 
@@ -107,43 +109,54 @@ class Predicting:
 def _as(original: Any) -> Callable[[F], F]:
     """Return a decorator as `functools.wraps`, which leaves no trace of itself.
 
-    MLServer's batching follows `__wrapped__` of a bound method, and expects to find a bound method there.
+    MLServer's batching follows `__wrapped__` of a bound method, and expects to find a bound method there. The function
+    uses no globals, so it gets the original's: its annotations are read there, and pickled by value it takes along none
+    of ours.
     """
 
     def like(function: F) -> F:
-        given: Any = function
+        plain: Any = function
+        given: Any = FunctionType(plain.__code__, original.__globals__, closure=plain.__closure__)
         functools.update_wrapper(given, original)
         given.__signature__ = inspect.signature(original)
         if "__wrapped__" in vars(original):
             given.__wrapped__ = original.__wrapped__
         else:
             del given.__wrapped__
-        return function
+        return given  # type: ignore[no-any-return]
 
     return like
 
 
 def _answering(original: Any) -> Any:
+    begin, end = stand(_begin, bool), stand(_end, bool)
+
     @_as(original)
     async def predict(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = _begin(self)
+        call = begin(self)
         try:
             return await original(self, *args, **kwargs)
         finally:
-            _end(call)
+            end(call)
 
     return predict
 
 
 def _streaming(original: Any) -> Any:
+    begin, end = stand(_begin, bool), stand(_end, bool)
+
     @_as(original)
     async def predict_stream(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        call = _begin(self)
+        call = begin(self)
+        answers = original(self, *args, **kwargs)
         try:
-            async for answer in original(self, *args, **kwargs):
+            async for answer in answers:
                 yield answer
         finally:
-            _end(call)
+            try:
+                await answers.aclose()  # which nobody else does where the stream is given up
+            finally:
+                end(call)
 
     return predict_stream
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     Describe = Callable[[Any, tuple[Any, ...], dict[str, Any]], Mapping[str, Any] | None]
 
 MAX_DESCRIBED = 1_024
+CLASS = "__class__"  # the cell of a method in which `super()` finds its class
 Parameter = tuple[str, Any, bool]  # its name, its kind, whether it has a default
 _ANY: tuple[Parameter, ...] = (
     ("self", inspect.Parameter.POSITIONAL_ONLY, False),
@@ -108,13 +109,20 @@ def spelled_out(call: Callable[..., Any], method: Callable[..., Any]) -> Callabl
     of the time of `*args, **kwargs`. Pickled by value, as cloudpickle and dill do where a class is defined in
     `__main__`, it becomes a function that only calls `method`, and needs nothing of ours.
     """
-    parameters = _ANY
+    parameters, given, names = _ANY, {}, {}
     defaults: tuple[Any, Any] = None, None
-    if type(method) is FunctionType and not hasattr(method, "__signature__"):  # else compiled, or not as it says
-        found = inspect.signature(method, follow_wrapped=False).parameters.values()
-        parameters = tuple((one.name, one.kind, one.default is not one.empty) for one in found)
-        defaults = method.__defaults__, method.__kwdefaults__
-    made: Any = functools.wraps(method)(_chooser(parameters)(_is_inside, method, stand(call, method)))
+    if type(method) is FunctionType:
+        names = method.__globals__
+        # attrs makes a class with slots anew, and tells its methods so by this cell. `super()` looks there.
+        given = dict(zip(method.__code__.co_freevars, method.__closure__ or (), strict=True))
+        if not hasattr(method, "__signature__"):  # else not as it says
+            found = inspect.signature(method, follow_wrapped=False).parameters.values()
+            parameters = tuple((one.name, one.kind, one.default is not one.empty) for one in found)
+            defaults = method.__defaults__, method.__kwdefaults__
+    chooser = _chooser(parameters, CLASS in given)(_is_inside, method, stand(call, method), None)
+    free = zip(chooser.__code__.co_freevars, chooser.__closure__, strict=True)
+    cells = tuple(given[CLASS] if name == CLASS else cell for name, cell in free)
+    made: Any = functools.wraps(method)(FunctionType(chooser.__code__, names, closure=cells))
     made.__defaults__, made.__kwdefaults__ = defaults
     return made  # type: ignore[no-any-return]
 
@@ -128,6 +136,11 @@ class _Stand(functools.partial):  # type: ignore[type-arg]
         return operator.getitem, ((self.pickled,), 0)
 
 
+def is_outermost() -> bool:
+    """Return whether a model that is called now would be the outermost of a recorded request."""
+    return not _inside.get() and recording() is not None
+
+
 def stand(function: Callable[..., Any], pickled: Any) -> _Stand:
     """Return what calls `function` and arrives, where it is pickled, as `pickled`."""
     made = _Stand(function)
@@ -139,15 +152,16 @@ _is_inside = stand(_inside.get, bool)  # `bool()` is False: inside no model
 
 
 @functools.cache
-def _chooser(parameters: tuple[Parameter, ...]) -> Any:
-    """Return what makes a function of such parameters that chooses between two others."""
+def _chooser(parameters: tuple[Parameter, ...], has_class: bool) -> Any:
+    """Return what makes a function of such parameters that chooses between two others, and may hold a class."""
     no_default = inspect.Parameter.empty
     head = [inspect.Parameter(name, kind, default=None if has else no_default) for name, kind, has in parameters]
     passed = ", ".join(_PASSED[kind].format(name) for name, kind, _ in parameters)
-    chosen = "(_stagetrace_method if _stagetrace_inside() else _stagetrace_call)"
+    call = f"_stagetrace_call or {CLASS}" if has_class else "_stagetrace_call"
+    chosen = f"(_stagetrace_method if _stagetrace_inside() else {call})"
     function = f"lambda {str(inspect.Signature(head))[1:-1]}: {chosen}({passed})"
-    text = f"lambda _stagetrace_inside, _stagetrace_method, _stagetrace_call: {function}"
-    # Of names alone. Without this module's globals, which dill would take along; a traceback says whose frame it is.
+    text = f"lambda _stagetrace_inside, _stagetrace_method, _stagetrace_call, {CLASS}: {function}"
+    # Of names alone, and no globals of this module. A traceback says whose frame it is.
     return eval(compile(text, f"<{__name__}>", "eval"), {})  # noqa: S307
 
 
@@ -183,13 +197,17 @@ def _note_held(began: int, ended: int, timeline: Timeline, attributes: Mapping[s
         note(began, ended, timeline, (attributes or {}).get(ML_MODEL_NAME, ""))
 
 
-def description(name: str, framework: str, rows: Any) -> Mapping[str, Any]:
-    """Return the attributes of one call, not to be changed; `rows` is its first input, of any type."""
+def description(name: str, framework: str, rows: Any, batch: int | None = None) -> Mapping[str, Any]:
+    """Return the attributes of one call, not to be changed; `rows` is its first input, of any type.
+
+    `batch` says how many rows there are, where the input does not by its shape or length.
+    """
     shape = getattr(rows, "shape", None)
-    if shape:
-        batch: int | None = int(shape[0])
-    else:
-        batch = len(rows) if isinstance(rows, list | tuple) else None
+    # A method of onnxruntime's values, and no number of dask's, whose rows are yet to be counted.
+    if isinstance(shape, tuple) and shape:
+        batch = shape[0] if isinstance(shape[0], int) else None
+    elif isinstance(rows, list | tuple):
+        batch = len(rows)
     key = (name, framework, batch)
     attributes = _described.get(key)
     if attributes is None:
@@ -202,4 +220,4 @@ def description(name: str, framework: str, rows: Any) -> Mapping[str, Any]:
     return attributes
 
 
-__all__ = ["INFERENCE", "TRANSFORM", "description", "marked", "spelled_out", "stand"]
+__all__ = ["INFERENCE", "TRANSFORM", "description", "is_outermost", "marked", "spelled_out", "stand"]

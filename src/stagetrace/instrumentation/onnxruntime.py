@@ -6,7 +6,7 @@ import functools
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded
+from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.model import INFERENCE, description, marked
 from stagetrace.recording.current import recording
 
@@ -53,8 +53,12 @@ def _timed_callback(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     if timeline is None or not callable(callback):
         return None
 
-    def done(*results: Any) -> Any:
+    @guarded_end
+    def leave() -> None:
         timeline.leave(INFERENCE)
+
+    def done(*results: Any) -> Any:
+        leave()
         return callback(*results)
 
     timeline.enter(INFERENCE, _describe(session, args, kwargs))
@@ -62,7 +66,7 @@ def _timed_callback(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         args = (*args[:CALLBACK], done, *args[CALLBACK + 1 :])
     else:
         kwargs = {**kwargs, "callback": done}
-    return args, kwargs, lambda: timeline.leave(INFERENCE)
+    return args, kwargs, leave
 
 
 def _describe(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from stagetrace.instrumentation.hooks import PostImportFinder
 
-HOOKS = {
+DISABLED = "STAGETRACE_DISABLED_INSTRUMENTATIONS"
+_ALL = {
     # their module, imported ... -> our module, whose `hook(module)` is called
     "opentelemetry.sdk.trace": "stagetrace.instrumentation.otel_sdk",
     "opentelemetry.exporter.otlp.proto.grpc.trace_exporter": "stagetrace.instrumentation.otlp_exporter",
@@ -35,6 +38,7 @@ HOOKS = {
     "waitress.server": "stagetrace.instrumentation.wsgi_servers",
     "werkzeug.serving": "stagetrace.instrumentation.wsgi_servers",
     "wsgiref.handlers": "stagetrace.instrumentation.wsgi_servers",
+    "wsgiref.simple_server": "stagetrace.instrumentation.wsgi_servers",
     "cheroot.wsgi": "stagetrace.instrumentation.wsgi_servers",
     "gevent.pywsgi": "stagetrace.instrumentation.wsgi_servers",
     "uvicorn.config": "stagetrace.instrumentation.uvicorn",
@@ -62,8 +66,38 @@ HOOKS = {
     "anyio.to_thread": "stagetrace.instrumentation.anyio",
     "sklearn.base": "stagetrace.instrumentation.sklearn",
     "onnxruntime.capi.onnxruntime_inference_collection": "stagetrace.instrumentation.onnxruntime",
+    "xgboost.core": "stagetrace.instrumentation.boosting",
+    "lightgbm.basic": "stagetrace.instrumentation.boosting",
+    "catboost.core": "stagetrace.instrumentation.boosting",
+    "torch": "stagetrace.instrumentation.torch",
+    "transformers.generation.utils": "stagetrace.instrumentation.transformers",
+    "keras": "stagetrace.instrumentation.keras",
+    "tf_keras": "stagetrace.instrumentation.keras",
+    "tensorflow.python.saved_model.function_deserialization": "stagetrace.instrumentation.tensorflow",
+    "tensorflow.python.saved_model.load": "stagetrace.instrumentation.tensorflow",
+    "tensorflow.lite.python.interpreter": "stagetrace.instrumentation.tensorflow",
+    "ai_edge_litert.interpreter": "stagetrace.instrumentation.tensorflow",
 }
 
+
+def _wanted() -> dict[str, str]:
+    """Return the hooks but those of the packages that DISABLED names, as they are imported."""
+    names = {name.strip() for name in os.environ.get(DISABLED, "").split(",")} - {""}
+    if not names:
+        return _ALL
+    packages = {name.partition(".")[0] for name in _ALL} - {"opentelemetry"}  # without which nothing is recorded
+    if names - packages:
+        from stagetrace import log
+
+        log.once(
+            DISABLED,
+            f"{DISABLED} names {', '.join(sorted(names - packages))}, for which there is no hook; the rest is done.\n"
+            f"Use names out of: {', '.join(sorted(packages))}.",
+        )
+    return {name: hook for name, hook in _ALL.items() if name.partition(".")[0] not in names & packages}
+
+
+HOOKS = _wanted()
 _finder = PostImportFinder(HOOKS)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
-from types import MethodType
+from contextlib import suppress
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
@@ -32,6 +34,8 @@ METHODS = {
 }
 # These only pass on to the estimators inside, whose own calls show what is preprocessing and what is inference.
 PASS_ON = {"Pipeline", "BaseSearchCV"}
+FRAMEWORKS = {"xgboost", "lightgbm"}  # whose estimators are scikit-learn's, too
+NO_METHODS = (staticmethod, classmethod, functools.cached_property)
 _MARK = "_stagetrace_wrapped"
 _OURS = stand(bool, None)  # what a wrapped method is marked with: one that was pickled by value is ours no more
 
@@ -92,29 +96,56 @@ def wrap_class(cls: type) -> None:
 
 
 def _wrap(owner: type, name: str, method: Any, activity: str) -> None:
-    if isinstance(method, staticmethod | classmethod | property):
+    kind = type(method)
+    if (
+        isinstance(method, NO_METHODS)
+        or hasattr(kind, "__set__")
+        or not hasattr(kind, "__get__")
+        or _runs_later(method)
+    ):
         return
-    if callable(method) and not hasattr(type(method), "check"):
+    if kind is FunctionType and not _attributes(method):
         wrapped: Any = _wrap_function(method, activity)
-    elif hasattr(method, "__get__"):
-        wrapped = _Descriptor(method, activity)  # `available_if`: the method exists only if the instance allows it
     else:
-        return
-    setattr(owner, name, wrapped)
+        wrapped = _Descriptor(method, activity)
+    with suppress(AttributeError, TypeError):  # a class that lets nobody change it
+        setattr(owner, name, wrapped)
+
+
+def _runs_later(function: Any) -> bool:
+    """Return whether a call only makes what is run by somebody else: what that calls is marked."""
+    kinds = inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
+    return any(is_one(function) for is_one in kinds)
+
+
+def _attributes(function: Any) -> dict[str, Any]:
+    """Return what somebody has set on a function, as a decorator that counts its calls does."""
+    attributes = getattr(function, "__dict__", {})
+    return {name: value for name, value in attributes.items() if not name.startswith("__") and name != _MARK}
 
 
 def _wrap_function(function: Callable[..., Any], activity: str) -> Callable[..., Any]:
     method = spelled_out(marked(function, _describe, activity), function)
+    if type(function) is not FunctionType:  # has more to it, as `cache_clear` of `lru_cache`
+        for name in dir(function):
+            if not name.startswith("_") and not hasattr(method, name):
+                setattr(method, name, getattr(function, name))
     setattr(method, _MARK, _OURS)
     return method
 
 
 def _describe(estimator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
-    return description(type(estimator).__name__, "sklearn", args[0] if args else kwargs.get("X"))
+    package = type(estimator).__module__.partition(".")[0]
+    framework = package if package in FRAMEWORKS else "sklearn"
+    return description(type(estimator).__name__, framework, args[0] if args else kwargs.get("X"))
 
 
 class _Descriptor:
-    """A descriptor that answers as the wrapped one does, `hasattr` included, and marks what it returns."""
+    """A descriptor that answers as the wrapped one does, `hasattr` included, and marks the method that it returns.
+
+    For `available_if`, where the method exists only if the instance allows it, and for what decorators make. The class
+    gives the wrapped one's own, and so does an instance where that is no method.
+    """
 
     def __init__(self, wrapped: Any, activity: str) -> None:
         functools.update_wrapper(self, wrapped)  # type: ignore[arg-type]
@@ -123,26 +154,36 @@ class _Descriptor:
         self._last: tuple[Any, Any] = None, None  # what was bound last, and as it is marked
         setattr(self, _MARK, _OURS)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
     def __reduce__(self) -> Any:  # as the methods of `spelled_out`: it is pickled as what it wraps
         return operator.getitem, ((self._wrapped,), 0)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         bound = self._wrapped.__get__(instance, owner)
-        if instance is None:
-            return bound
-        if type(bound) is not MethodType or bound.__self__ is not instance:
-            return MethodType(marked(_unbound(bound), _describe, self._activity), instance)
-        function, method = self._last
-        if function is not bound.__func__:
-            function = bound.__func__
-            method = _wrap_function(function, self._activity)
+        return bound if instance is None else self._marked(bound, instance) or bound
+
+    @guarded
+    def _marked(self, bound: Any, instance: Any) -> Any:
+        """Return what was bound to an instance, marked; None if that is no method of its."""
+        if type(bound) is MethodType:
+            return self._method(bound.__func__, instance) if bound.__self__ is instance else None
+        if type(bound) is functools.partial and type(bound.func) is MethodType:  # of `partialmethod`
+            made = functools.partial(self._marked(bound.func, instance) or bound.func, *bound.args, **bound.keywords)
+            vars(made).update(vars(bound))
+            return made
+        if type(bound) is FunctionType and not _runs_later(bound):
+            method = marked(lambda _, *args, **kwargs: bound(*args, **kwargs), _describe, self._activity)
+            return functools.wraps(bound)(lambda *args, **kwargs: method(instance, *args, **kwargs))
+        return None
+
+    def _method(self, function: Any, instance: Any) -> Any:
+        of_last, method = self._last
+        if of_last is not function:
+            method = None if _runs_later(function) else _wrap_function(function, self._activity)
             self._last = function, method
+        if method is None:
+            return None
+        vars(method).update(_attributes(function))  # as they are now
         return MethodType(method, instance)
-
-
-def _unbound(bound: Any) -> Callable[..., Any]:
-    @functools.wraps(bound)
-    def function(_: Any, *args: Any, **kwargs: Any) -> Any:
-        return bound(*args, **kwargs)
-
-    return function

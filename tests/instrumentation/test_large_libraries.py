@@ -1,0 +1,167 @@
+"""Libraries too large for `make test`: one inference a call, described, with the answers that an untraced run gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from environments import interpreter_with
+from services import Service, run_service
+from sink import Sink, assert_tiled, run_sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.heavy
+
+# By application, what it needs besides FastAPI.
+NEEDS = {
+    "deep": ("torch", "transformers", "sentence-transformers", "catboost"),
+    "keras_tensorflow": ("tensorflow-cpu", "keras", "tf-keras", "ai-edge-litert"),
+}
+FLOWERS = ("flowers", "keras", 3)
+# Of each application's cases what its one inference says: the model, its framework, how many rows.
+EXPECTED: dict[str, dict[str, tuple[str, str, int | None] | None]] = {
+    "deep": {
+        "module": ("Net", "torch", 3),
+        "keywords": ("Net", "torch", 3),
+        "compiled": ("Net", "torch", 3),
+        "scripted": ("Net", "torch", 3),
+        "traced": ("Net", "torch", 3),
+        "symbolic": ("Net", "torch", 3),
+        "exported": ("GraphModule", "torch", 3),
+        "parallel": ("Net", "torch", 3),
+        "no-parameter": ("Distance", "torch", 3),
+        "listed": ("listed", "torch", 3),
+        "between": ("Net", "torch", 3),
+        "raises": ("Net", "torch", 3),
+        "transformer": ("BertForSequenceClassification", "torch", 2),
+        "classification": ("classifier", "torch", 2),
+        "generation": ("GPT2LMHeadModel", "torch", 1),
+        "generation-pipeline": ("GPT2LMHeadModel", "torch", 1),
+        "sentences": ("SentenceTransformer", "torch", 2),
+        "catboost": ("CatBoostClassifier", "catboost", 3),
+        "catboost-pool": ("CatBoostRegressor", "catboost", 3),
+        "function": None,
+        "compiled-function": None,  # to torch.compile a function is no model, whatever it calls
+    },
+    "keras_tensorflow": {
+        "call": FLOWERS,
+        "predict": FLOWERS,
+        "predict-on-batch": FLOWERS,
+        "several-inputs": ("both", "keras", 3),
+        "named-inputs": ("both", "keras", 3),
+        "own": ("own", "keras", 3),
+        "own-predict": ("own", "keras", 3),
+        "compiled": ("own", "keras", 3),
+        "old": ("old", "keras", 3),
+        "old-call": ("old", "keras", 3),
+        "layer-first": FLOWERS,
+        "raises": FLOWERS,
+        "restored": ("plain", "tensorflow", 3),
+        "restored-function": ("plain", "tensorflow", 3),
+        "served": ("flowers", "tensorflow", 3),
+        "signature": ("plain", "tensorflow", 3),
+        "restored-raises": ("plain", "tensorflow", 3),
+        "lite": ("small.tflite", "tflite", None),
+        "lite-content": ("Interpreter", "tflite", None),
+        "lite-signature": ("small.tflite", "tflite", 3),
+        "litert": ("small.tflite", "litert", None),
+        "layer": None,
+        "function": None,
+        "models-in-a-function": None,  # to tf.function, too, a function is no model
+    },
+}
+BROKEN = [
+    ("deep", "torch:_is_model", ("module", "compiled", "raises", "generation")),
+    ("deep", "torch:description", ("module", "compiled", "raises", "generation")),
+    ("keras_tensorflow", "tensorflow:_is_tracing", ("call", "named-inputs", "own", "layer-first")),
+    ("keras_tensorflow", "tensorflow:description", ("restored", "signature", "lite", "restored-raises")),
+    ("keras_tensorflow", "keras:description", ("call", "predict", "several-inputs", "raises")),
+]
+
+
+class Both(NamedTuple):
+    """One application, twice."""
+
+    name: str
+    argv: list[str]
+    traced: Service
+    untraced: Service
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def both(request: pytest.FixtureRequest, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    name = request.param
+    argv = [interpreter_with((*NEEDS[name], "fastapi", "uvicorn")), "-m", "uvicorn", f"{name}:app", "--port", "{port}"]
+    env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    with (
+        run_service(tmp_path_factory.mktemp("traced"), argv=argv, env=env) as traced,
+        run_service(tmp_path_factory.mktemp("untraced"), argv=argv) as untraced,
+    ):
+        yield Both(name, argv, traced, untraced)
+        assert "fault of stagetrace" not in traced.log
+
+
+# Of a case the application is a part, lest pytest brings cases of one name together and starts the applications anew.
+CASES = [(app, (app, case)) for app in EXPECTED for case in EXPECTED[app]]
+
+
+@pytest.mark.parametrize(
+    ("both", "which"), CASES, indirect=["both"], scope="module", ids=["-".join(one) for _, one in CASES]
+)
+def test_one_inference_of_the_outermost_model(which: tuple[str, str], both: Both, sink: Sink) -> None:
+    _, case = which
+    trace_id, response = both.traced.call("GET", f"/case/{case}")
+    assert response.status_code == 200
+    assert response.content == both.untraced.call("GET", f"/case/{case}")[1].content
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    inferences = [stage.attributes for stage in request.stages if stage.name == "inference"]
+    found = [tuple(map(one.get, ("ml.model.name", "ml.framework", "ml.batch.size"))) for one in inferences]
+    expected = EXPECTED[both.name][case]
+    assert found == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize("both", ["deep"], indirect=True, scope="module")
+def test_a_tokenizer_is_preprocessing_and_what_follows_the_model_is_not(both: Both, sink: Sink) -> None:
+    trace_id, _ = both.traced.call("GET", "/case/classification")
+    names = sink.request(trace_id).names
+    at = names.index("inference")
+    assert (names[at - 1], names[at + 1]) == ("preprocess", "postprocess")
+
+
+@pytest.mark.parametrize("both", ["keras_tensorflow"], indirect=True, scope="module")
+@pytest.mark.parametrize(("case", "version"), [("served", "7"), ("restored", None)])
+def test_the_folder_of_a_saved_model_says_its_version(case: str, version: str | None, both: Both, sink: Sink) -> None:
+    trace_id, _ = both.traced.call("GET", f"/case/{case}")
+    request = sink.request(trace_id)
+    (inference,) = (stage.attributes for stage in request.stages if stage.name == "inference")
+    assert inference.get("ml.model.version") == request.entry.attributes.get("ml.model.version") == version
+
+
+@pytest.mark.parametrize(("both", "part", "cases"), BROKEN, indirect=["both"], scope="module")
+def test_a_part_that_fails_is_said_once_and_changes_no_answer(
+    part: str, cases: tuple[str, ...], both: Both, tmp_path: Path
+) -> None:
+    env = {"STAGETRACE": "1", "APP": both.name, "BREAK": f"stagetrace.instrumentation.{part}"}
+    with run_service(tmp_path, argv=[one.replace(both.name, "broken") for one in both.argv], env=env) as service:
+        for case in cases:
+            assert [service.call("GET", f"/case/{case}")[1].content for _ in range(4)] == [
+                both.untraced.call("GET", f"/case/{case}")[1].content
+            ] * 4
+        assert service.log.count("the twin is broken") == 1
+        assert service.log.count("failed 10 times: its hook is switched off") == 1
+
+
+@pytest.mark.parametrize("both", EXPECTED, indirect=True, scope="module")
+def test_each_case_of_the_app_is_tested(both: Both) -> None:
+    assert set(both.untraced.call("GET", "/cases")[1].json()) == set(EXPECTED[both.name])
