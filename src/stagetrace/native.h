@@ -4,9 +4,18 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdint.h>
+#include <time.h>
+
+/* Read one of the system's clocks, in nanoseconds. */
+static inline int64_t clock_ns(clockid_t clock) {
+    struct timespec time;
+    clock_gettime(clock, &time);
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
 
 /* Give the error that is set to guard.report, which is `report`, and go on; return -1 where it is none of our errors. */
-static int report_error(PyObject *report, const char *where) {
+static inline int report_error(PyObject *report, const char *where) {
     PyObject *type, *error, *traceback;
     if (!PyErr_ExceptionMatches(PyExc_Exception)) return -1;
     PyErr_Fetch(&type, &error, &traceback);

@@ -51,8 +51,8 @@ def sleep(seconds: float) -> None:
 
 
 @app.get("/rival")
-def rival(cpu_s: float) -> None:
-    """Compute while another thread does."""
+def rival(cpu_s: float = 0, sleep_s: float = 0) -> None:
+    """Compute while another thread does, or sleep."""
     stop = threading.Event()
 
     def compete() -> None:
@@ -63,6 +63,7 @@ def rival(cpu_s: float) -> None:
     other.start()
     try:
         compute(cpu_s)
+        time.sleep(sleep_s)
     finally:
         stop.set()
         other.join()

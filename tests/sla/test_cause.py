@@ -163,3 +163,12 @@ def test_what_is_learned_takes_bounded_memory_and_few_requests() -> None:
         learned.learn(("GET", "/hot"), parts(1 << bits, compute=1))
     assert len(learned._routes) <= MAX_ROUTES
     assert len(learned._routes["GET", "/hot"]) <= MAX_SIZES + 1
+
+
+def test_the_evidence_of_a_lock_says_what_of_it_the_gil_explains() -> None:
+    slow = Parts({"lock_wait": 60 * MS, "compute": 40 * MS}, for_gil=15 * MS)
+    said = evidence(slow, Cause("lock_wait", "lock_wait"), usual(lock_wait=2))
+    assert said.startswith(
+        "60.0 ms blocked while other threads of the process computed (usually 2.0), "
+        "of which waiting for the GIL explains at most 15.0, 40.0 ms computing"
+    )

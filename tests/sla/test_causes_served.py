@@ -98,7 +98,8 @@ def named(word: str, ask: Callable[[], Received]) -> Received:
 
 def test_computing(running: tuple[Service, Sink]) -> None:
     entry = named("compute", lambda: breach(running, "GET", "/slow?rows=40"))
-    assert entry.attributes["sla.breach.part.compute_ms"] >= 80
+    # Garbage may be collected in it.
+    assert sum(entry.attributes.get(f"sla.breach.part.{part}_ms", 0) for part in ("compute", "gc")) >= 80
     assert entry.attributes["cpu.time_ms"] >= 80
     assert "ms computing" in entry.attributes["sla.breach.evidence"]
 
@@ -116,7 +117,22 @@ def test_a_machine_without_enough_cpus(running: tuple[Service, Sink]) -> None:
 
 
 def test_a_rival_that_holds_the_gil(running: tuple[Service, Sink]) -> None:
-    named("lock_wait", lambda: breach(running, "GET", "/rival?cpu_s=0.05"))
+    entry = named("lock_wait", lambda: breach(running, "GET", "/rival?cpu_s=0.05"))
+    assert for_gil(entry) >= 0.7
+
+
+def test_a_rival_beside_another_wait_is_told_from_one_that_holds_the_gil(running: tuple[Service, Sink]) -> None:
+    """That it is no lock is not seen: the cause is the same, and the evidence says that it was not the GIL."""
+    entry = named("lock_wait", lambda: breach(running, "GET", "/rival?sleep_s=0.2"))
+    assert for_gil(entry) <= 0.5
+
+
+def for_gil(entry: Received) -> float:
+    """Return how much of its lock_wait waiting for the GIL explains, by the evidence."""
+    attributes = entry.attributes
+    said = re.search(r"explains at most (\d+\.\d)", attributes["sla.breach.evidence"])
+    assert said, attributes
+    return float(said[1]) / float(attributes["sla.breach.part.lock_wait_ms"])
 
 
 def test_garbage_collection(running: tuple[Service, Sink]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +38,22 @@ def collected() -> Iterator[list[tuple[int, int]]]:
     pauses.kept.extend(before)
 
 
-def reading(own: Descriptor, at: float, computed: float, waited: float, process: float | None = None) -> Reading:
+def reading(
+    own: Descriptor, at: float, computed: float, waited: float, process: float | None = None, turns: int = 1
+) -> Reading:
     whole = computed if process is None else process
-    return own, int(at * MS), int(computed * MS), f"0 {int(waited * MS)} 1".encode(), int(whole * MS)
+    return own, int(at * MS), int(computed * MS), f"0 {int(waited * MS)} {turns}".encode(), int(whole * MS)
 
 
-def section(since: int, until: int, computed: float, waited: float = 0, rivals: float = 0) -> tuple[Reading, Reading]:
-    """Return a thread's accounts around a section; `rivals` is what others of the process computed meanwhile."""
+def section(
+    since: int, until: int, computed: float, waited: float = 0, rivals: float = 0, turns: int = 100
+) -> tuple[Reading, Reading]:
+    """Return a thread's accounts around a section; `rivals` is what others of the process computed meanwhile.
+
+    It had as many `turns` as one that waits for the GIL.
+    """
     own = Descriptor(threading.get_native_id())
-    return reading(own, since, 0, 0), reading(own, until, computed, waited, computed + rivals)
+    return reading(own, since, 0, 0), reading(own, until, computed, waited, computed + rivals, 1 + turns)
 
 
 def segment(stage: str, start: int, end: int, attributes: dict[str, Any] | None = None) -> Segment:
@@ -176,3 +184,32 @@ def test_garbage_collected_counts_once(collected: list[tuple[int, int]]) -> None
     assert in_ms(handler, noted([section(0, 100, 5, rivals=95)])) == {"gc": 80, "compute": 5, "lock_wait": 15}
     assert in_ms(handler, noted([section(0, 100, 60, 40)])) == {"gc": 60, "cpu_wait": 40}  # it lacked a CPU, too
     assert in_ms(handler, noted()) == {"gc": 80, "unknown": 20}
+
+
+@pytest.mark.parametrize(
+    ("turns", "explained"),
+    [(1, 5), (6, 30), (12, 60), (100, 60)],  # 60 ms blocked; whoever waits for the GIL wakes up each 5 ms
+)
+def test_how_much_the_gil_explains_is_how_often_the_thread_woke(turns: int, explained: float) -> None:
+    found = parts_of([segment("handler", 0, 100)], noted([section(0, 100, 40, rivals=58, turns=turns)]))
+    assert found.times["lock_wait"] == 60 * MS
+    assert found.for_gil == explained * MS
+
+
+@pytest.mark.parametrize(("turns", "found"), [(1, {"socket_wait": 100, "lock_wait": 60}), (100, {"lock_wait": 210})])
+def test_who_waits_for_something_else_beside_rivals_says_nothing_of_who_was_late(
+    turns: int, found: dict[str, float]
+) -> None:
+    """Neither the event loop that took the request up, nor the free thread, waits for what its section waits for."""
+    segments = [segment("queue", 0, 100, SOCKET), segment("queue", 100, 150, POOL), segment("handler", 150, 250)]
+    accounts = [section(150, 250, 40, rivals=58, turns=turns)]
+    parts = parts_of(segments, noted(accounts, [(100, 150, 0)]))
+    expected = {"compute": 40, **found} | ({"unknown": 50} if turns == 1 else {})
+    assert {part: took / MS for part, took in parts.times.items()} == expected
+    assert parts.for_gil == (5 if turns == 1 else 210) * MS
+
+
+def test_without_a_gil_it_explains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    found = parts_of([segment("handler", 0, 100)], noted([section(0, 100, 40, rivals=58, turns=100)]))
+    assert (found.times["lock_wait"], found.for_gil) == (60 * MS, 0)

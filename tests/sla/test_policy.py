@@ -88,6 +88,8 @@ def test_the_first_rule_that_matches_judges() -> None:
         ("* within 5ms within 6ms", "`within` stands twice"),
         ("* within 5ms over 28", "'28' has no unit"),
         ("* within 5ms over 0d", "window must be more than zero"),
+        (f"* within {'9' * 400}s", "the duration is too large"),
+        (f"* within 5ms over {'9' * 400}d", "the window is too large"),
         ("* within 5s first_chunk 0ms", "more than zero"),
         ("* within 5s per_chunk 10", "'10' has no unit"),
         ("* within 5s disconnect good", "after `disconnect` stands excluded or breach, not 'good'"),

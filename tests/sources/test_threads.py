@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import gevent
 import pytest
 
 from stagetrace.sources import threads
@@ -252,3 +253,37 @@ def test_a_reading_that_hangs_counts_and_one_that_waits_for_the_gil_does_not(mon
         for one in rivals:
             one.join()
     assert len(slow) <= 2  # where it lost the CPU
+
+
+def test_what_other_greenlets_compute_is_not_counted() -> None:
+    """Which of them computed, in a thread that changes hands, is not known; who keeps it has its account."""
+    found: dict[str, threads.Share | None] = {}
+
+    def divide(name: str, work: Callable[[], object]) -> None:
+        first = threads.account()
+        work()
+        last = threads.account()
+        assert first is not None
+        assert last is not None
+        found[name] = between(first, last)
+
+    def let_others_go_first_and_compute() -> None:
+        gevent.sleep(0)
+        compute(0.01)
+
+    def serve() -> None:
+        works: dict[str, Callable[[], object]] = {
+            "waits": lambda: gevent.sleep(0.02),
+            "lets others go first": lambda: gevent.sleep(0),
+            "computes": lambda: compute(0.05),
+            "computes and lets others go first": let_others_go_first_and_compute,
+        }
+        gevent.joinall([gevent.spawn(divide, *each) for each in works.items()], raise_error=True)
+        divide("computes again", lambda: compute(0.02))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    thread.join()
+    kept = {name for name, share in found.items() if share is not None}
+    assert len(found) == 5
+    assert kept == {"computes", "computes again"}

@@ -4,13 +4,9 @@
  * coroutine within itself, where a coroutine in Python would stand around it. hatch_build.py compiles this for the
  * stable ABI of 3.10.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <time.h>
-
 #include "../native.h"
+#include "coroutine.h"
+#include <stdbool.h>
 
 /* Of the one interpreter that has imported this; another one, within the same process, takes the reference. */
 enum {
@@ -52,12 +48,6 @@ typedef struct {
 
 /* Say what has failed here and go on; return -1 where that is none of our errors. */
 static int said(void) { return report_error(held[REPORT], "stagetrace.instrumentation.asgi"); }
-
-static int64_t now_ns(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_REALTIME, &time);
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
-}
 
 /* Call a method, or where that is NULL the object itself; return -1 if that raises. */
 static int tell(PyObject *object, PyObject *method, PyObject *first, PyObject *second) {
@@ -185,7 +175,7 @@ static int tell_of_sent(Passing *passing, PyObject *now, PyObject *message) {
 }
 
 static int note_sent(Passing *passing, PyObject *message) {
-    PyObject *now = PyLong_FromLongLong(now_ns());
+    PyObject *now = PyLong_FromLongLong(clock_ns(CLOCK_REALTIME));
     int result = now ? tell(passing->timeline, held[LEAVE], held[SENDING], now) : -1;
     if (result == 0 && passing->answered != NULL) result = tell_of_sent(passing, now, message);
     Py_XDECREF(now);
@@ -245,15 +235,9 @@ static PySendResult turned(Step *step, PySendResult status, PyObject **result) {
     return PYGEN_ERROR;
 }
 
-static PySendResult over(PyObject **result) {
-    *result = NULL;
-    PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-    return PYGEN_ERROR;
-}
-
 /* Note that a step of a request's work has held the thread since then, if that was long; an exception stays. */
 static void note_long(Step *step, int64_t began) {
-    int64_t now = now_ns();
+    int64_t now = clock_ns(CLOCK_REALTIME);
     if (step->passing != NULL || now - began < long_ns) return;
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
@@ -268,20 +252,10 @@ static PySendResult advance(PyObject *self, PyObject *value, PyObject **result) 
     *result = NULL;
     if (step->over) return over(result);
     if (step->inner == NULL && begin(step) < 0) return turned(step, PYGEN_ERROR, result);
-    int64_t began = step->passing ? 0 : now_ns();
+    int64_t began = step->passing ? 0 : clock_ns(CLOCK_REALTIME);
     PySendResult status = PyIter_Send(step->inner, value, result);
     if (began) note_long(step, began);
     return turned(step, status, result);
-}
-
-/* Return what was yielded; or NULL with StopIteration or the exception that ended it. */
-static PyObject *as_method(PySendResult status, PyObject *result) {
-    if (status != PYGEN_RETURN) return result;
-    PyObject *stop = PyObject_CallFunctionObjArgs(PyExc_StopIteration, result, NULL);
-    if (stop != NULL) PyErr_SetObject(PyExc_StopIteration, stop);
-    Py_XDECREF(stop);
-    Py_DECREF(result);
-    return NULL;
 }
 
 static PyObject *send_value(PyObject *self, PyObject *value) {
@@ -291,19 +265,6 @@ static PyObject *send_value(PyObject *self, PyObject *value) {
 }
 
 static PyObject *next_value(PyObject *self) { return send_value(self, Py_None); }
-
-/* Return the value of the StopIteration that is set, or NULL if another exception is. */
-static PyObject *stopped(void) {
-    PyObject *type, *error, *traceback;
-    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) return NULL;
-    PyErr_Fetch(&type, &error, &traceback);
-    PyErr_NormalizeException(&type, &error, &traceback);
-    PyObject *value = PyObject_GetAttrString(error, "value");
-    Py_XDECREF(type);
-    Py_XDECREF(error);
-    Py_XDECREF(traceback);
-    return value;
-}
 
 static PyObject *throw_in(PyObject *self, PyObject *args) {
     Step *step = (Step *)self;
@@ -317,7 +278,7 @@ static PyObject *throw_in(PyObject *self, PyObject *args) {
         else PyErr_SetObject(type, error ? error : Py_None);
         return as_method(turned(step, PYGEN_ERROR, &result), result);
     }
-    int64_t began = step->passing ? 0 : now_ns();
+    int64_t began = step->passing ? 0 : clock_ns(CLOCK_REALTIME);
     result = PyObject_Call(throw, args, NULL);
     if (began) note_long(step, began);
     Py_DECREF(throw);

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from asyncio import current_task
 from time import time_ns
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
@@ -55,8 +54,8 @@ PROPAGATORS = "opentelemetry.instrumentation.propagators"
 CLIENT, CANCELLED = "client", "cancelled"  # why an answer did not get to its end
 
 
-async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> None:
-    """Run `original(app, scope, receive, send)` on one request or websocket, inside an entry span of its own."""
+async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> Any:
+    """Return what `original(app, scope, receive, send)` does on a request or websocket, inside its own entry span."""
     request = None
     if not _hook.off:
         try:
@@ -69,19 +68,18 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
             report(WHERE, error)
             request = None
     if request is None:
-        await original(app, scope, receive, send)
-        return
+        return await original(app, scope, receive, send)
     try:
         if scope["type"] == "http":
             work = original(app, scope, Receive(request, receive, request), Send(request, send, request))
         else:
-            request.task = current_task()
+            request.note_task()
             receive, send = (
                 functools.partial(request.receive_message, receive),
                 functools.partial(request.send_message, send),
             )
             work = original(app, scope, receive, send)
-        await (stepped(work, request) if type(work) is CoroutineType else work)
+        return await (stepped(work, request) if type(work) is CoroutineType else work)
     except Exception as error:
         request.fail(error)
         raise

@@ -36,13 +36,12 @@ def _outermost(original: Any) -> Any:
     hook = switch(__name__)
 
     @functools.wraps(original)
-    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> Any:
         if hook.off:
-            await original(self, scope, receive, send)
-            return
+            return await original(self, scope, receive, send)
         if scope["type"] != "lifespan" and not _adopts(self):
             scope.setdefault(NATIVE_KEY, None)
-        await pass_on(original, self, scope, receive, send)
+        return await pass_on(original, self, scope, receive, send)
 
     return __call__
 

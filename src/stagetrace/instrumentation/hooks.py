@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
+_OURS = "_stagetrace_wrapped"
+_IMPORT = "<frozen importlib._bootstrap_external>"
+
+
 class PostImportFinder:
     """A finder for `sys.meta_path` that finds nothing itself and adds one step after `exec_module`."""
 
@@ -55,13 +59,16 @@ class PostImportFinder:
     def _extend(self, name: str, spec: ModuleSpec) -> None:
         loader = spec.loader
         original = getattr(loader, "exec_module", None)
-        if original is None:
+        if original is None or hasattr(original, _OURS):
             return
 
         def exec_module(module: ModuleType) -> None:
             original(module)
-            self._run(name, module)
+            self._run(module.__name__, module)  # of a zip file, one loader has all modules
 
+        # Tracebacks and warnings leave out the frames of an import, and so this one.
+        exec_module.__code__ = exec_module.__code__.replace(co_filename=_IMPORT)
+        setattr(exec_module, _OURS, True)
         try:
             # On the instance, one of which belongs to each spec: the loader keeps its type for those who ask.
             loader.exec_module = exec_module  # type: ignore[union-attr, method-assign]

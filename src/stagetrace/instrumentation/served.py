@@ -24,9 +24,9 @@ class Served:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.app, name)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one request, websocket, or the application's lifespan."""
-        await pass_on(_call, self.app, scope, receive, send)
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+        """Serve one request, websocket, or the application's lifespan; return what it does, None if it is right."""
+        return await pass_on(_call, self.app, scope, receive, send)
 
 
 def _call(app: Any, scope: Any, receive: Any, send: Any) -> Any:
@@ -45,17 +45,16 @@ def pass_on(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> Any
     return _pass_on(original, app, scope, receive, send)
 
 
-async def _pass_on(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> None:
+async def _pass_on(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> Any:
     kind = scope["type"]
     if kind == "lifespan":
         scope[SCOPE_KEY] = None  # an application within this one tells us nothing new
-        await original(app, scope, receive, _lifespan_send(send))
-    elif kind in ("http", "websocket"):
+        return await original(app, scope, receive, _lifespan_send(send))
+    if kind in ("http", "websocket"):
         if not distro.ready():
             await distro.prepare()  # no lifespan, and a server that no hook covers: the first request pays
-        await serve(original, app, scope, receive, send)
-    else:
-        await original(app, scope, receive, send)
+        return await serve(original, app, scope, receive, send)
+    return await original(app, scope, receive, send)
 
 
 @guarded

@@ -6,14 +6,13 @@ in C, one of Python's would keep the process from ending when the signal comes.
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.real_threads import start_new_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,10 +63,13 @@ def _go_on() -> None:
 
 def _put(old: Any, new: Any) -> bool:
     """Put one handler in place of another, and tell whether that was the one in place. Only main threads may do it."""
-    is_old = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is old
-    if is_old:
+    if signal.getsignal(signal.SIGTERM) is not old:
+        return False
+    try:
         signal.signal(signal.SIGTERM, new)
-    return is_old
+    except ValueError:  # not the main thread; not asked of `threading`, to which each greenlet is one
+        return False
+    return True
 
 
 def _end(_number: int, _frame: Any) -> None:
@@ -76,7 +78,7 @@ def _end(_number: int, _frame: Any) -> None:
     try:
         # In a thread, since this one may be that of the event loop on which RPCs still end. By the plain function: it
         # takes no lock of Python's, which this thread may hold where the signal has interrupted it.
-        _thread.start_new_thread(_deliver_and_end, ())
+        start_new_thread(_deliver_and_end, ())
     except BaseException:  # noqa: BLE001 -- no thread to be had: then as if we were not here
         os.kill(os.getpid(), signal.SIGTERM)
 

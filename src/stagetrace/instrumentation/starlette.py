@@ -15,6 +15,7 @@ from stagetrace.instrumentation.background import task_in_span
 from stagetrace.instrumentation.base import SCOPE_KEY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
 
@@ -43,15 +44,24 @@ def hook(module: ModuleType) -> None:
 
 def _outermost(original: Any) -> Any:
     @functools.wraps(original)
-    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> Any:
         if SCOPE_KEY in scope:  # a server's, or FastAPI's, which calls this one too
-            await original(self, scope, receive, send)
-            return
-        from stagetrace.instrumentation.served import pass_on
-
-        await pass_on(original, self, scope, receive, send)
+            return await original(self, scope, receive, send)
+        pass_on = _serving()
+        if pass_on is None:
+            return await original(self, scope, receive, send)
+        return await pass_on(original, self, scope, receive, send)
 
     return __call__
+
+
+@functools.cache
+@guarded
+def _serving() -> Callable[..., Any]:
+    """Return what serves a request in the application's place; None where that cannot be loaded."""
+    from stagetrace.instrumentation.served import pass_on
+
+    return pass_on
 
 
 def _noting(original: Any, note: Any) -> Any:

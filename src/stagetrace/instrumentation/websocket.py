@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from asyncio import current_task
+import asyncio
+import sys
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
+def current_task() -> Any:
+    """Return the task that runs, asyncio's or trio's."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # its loop is not asyncio's: hypercorn has workers of trio's
+        return sys.modules["trio"].lowlevel.current_task()
+
+
 class Messages:
     """The passing of a websocket's messages between server and application, for a timeline that this is mixed into."""
 
@@ -25,6 +34,11 @@ class Messages:
     enter: Any  # the timeline's
     leave: Any
     task: Any = None  # in which the application was called
+
+    @guarded
+    def note_task(self) -> None:
+        """Note in which task the application is called."""
+        self.task = current_task()
 
     async def receive_message(self, receive: Callable[[], Awaitable[Any]]) -> Any:
         """Receive from the server, marked as `network.receive` unless another task does nothing but listen."""

@@ -119,11 +119,14 @@ def hook(module: ModuleType) -> None:
     if module.__name__ == "wsgiref.handlers":
         module.BaseHandler.run = _running(module.BaseHandler.run)
         return
+    if module.__name__ == "wsgiref.simple_server":
+        module.WSGIServer.serve_forever = _delivering(module.WSGIServer.serve_forever)
+        return
     for name, attribute, loop in SERVERS[module.__name__]:
         server = getattr(module, name)
         if attribute:
             server.__init__ = _keeping(server.__init__, attribute)
-        if loop in vars(server):
+        if hasattr(server, loop):  # perhaps of a base of it
             setattr(server, loop, _prepared(getattr(server, loop)))
 
 
@@ -144,11 +147,22 @@ def _wrap(server: Any, attribute: str) -> None:
 
 
 def _prepared(original: Any) -> Any:
-    from stagetrace.instrumentation.sigterm import delivering_first
+    delivering = _delivering(original)
 
     @functools.wraps(original)
     def loop(self: Any, *args: Any, **kwargs: Any) -> Any:
         prepare()
+        return delivering(self, *args, **kwargs)
+
+    return loop
+
+
+def _delivering(original: Any) -> Any:
+    """Return a loop that delivers as SIGTERM ends it. Without `prepare`: that of wsgiref may serve metrics alone."""
+    from stagetrace.instrumentation.sigterm import delivering_first
+
+    @functools.wraps(original)
+    def loop(self: Any, *args: Any, **kwargs: Any) -> Any:
         with delivering_first(deliver):
             return original(self, *args, **kwargs)
 

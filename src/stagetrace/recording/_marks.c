@@ -2,15 +2,10 @@
  *
  * What they do and why is said where the reference is. hatch_build.py compiles this for the stable ABI of 3.10.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <structmember.h>
-#include <time.h>
-
 #include "../native.h"
 #include "marks.h"
+#include <stddef.h>
+#include <structmember.h>
 
 enum { BEGIN, END, BEGIN_MARK, END_MARK, KINDS }; /* as in tiler.py */
 enum { MAX_LOG = 1000, MAX_NAME = 64 };           /* as in marks.py */
@@ -41,9 +36,7 @@ typedef struct {
 
 static PyObject *now(Marks *self) {
     if (self->clock != NULL && self->clock != Py_None) return PyObject_CallObject(self->clock, NULL);
-    struct timespec time;
-    clock_gettime(CLOCK_REALTIME, &time);
-    return PyLong_FromLongLong((int64_t)time.tv_sec * 1000000000 + time.tv_nsec);
+    return PyLong_FromLongLong(clock_ns(CLOCK_REALTIME));
 }
 
 /* Note an event at a time given, or now if that is NULL, None or 0. */

@@ -1,7 +1,5 @@
 /* A request's turn in a thread of a pool in C: `_Turn` of turn.py, which says what it does and why (docs/decisions/011). */
 #include "../native.h"
-#include <stdint.h>
-#include <time.h>
 
 enum { REPORT, QUEUE, AT, ACCOUNT, LEAVE, HAND_OVER, IMPORTED, TURNS = IMPORTED, ALL };
 static const char *const WHERE[IMPORTED][2] = {
@@ -24,12 +22,6 @@ typedef struct {
     char waits;
 } Turn;
 
-static int64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_REALTIME, &time);
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
-}
-
 static int done(PyObject *result) {
     Py_XDECREF(result);
     return result ? 0 : -1;
@@ -45,7 +37,7 @@ static int leave(Turn *turn, PyObject *time) {
 
 /* `_Turn._begin`: return the thread's account, or None; NULL with an exception. */
 static PyObject *begin(Turn *turn) {
-    int64_t time = now();
+    int64_t time = clock_ns(CLOCK_REALTIME);
     PyObject *number = PyLong_FromLongLong(time), *account = NULL;
     if (number != NULL && leave(turn, number) == 0) {
         if (time - turn->asked < turn->divided_ns)
@@ -59,7 +51,7 @@ static PyObject *begin(Turn *turn) {
 
 /* Note that the thread has nothing to do from now on, and how its time divides since `account`. */
 static int finish(Turn *turn, PyObject *account) {
-    turn->ended = now();
+    turn->ended = clock_ns(CLOCK_REALTIME);
     PyObject *number = PyLong_FromLongLong(turn->ended);
     int result = number ? done(PyObject_CallFunctionObjArgs(held[LEAVE], number, NULL)) : -1;
     Py_XDECREF(number);
@@ -93,7 +85,7 @@ static PyObject *call(PyObject *self, PyObject *args, PyObject *named) {
 }
 
 static int take_back(Turn *turn) {
-    PyObject *ended = NULL, *number = PyLong_FromLongLong(now());
+    PyObject *ended = NULL, *number = PyLong_FromLongLong(clock_ns(CLOCK_REALTIME));
     int result = number ? leave(turn, number) : -1;
     if (result == 0 && turn->ended && PyLong_AsLongLong(number) - turn->ended >= turn->divided_ns) {
         ended = PyLong_FromLongLong(turn->ended);
@@ -118,7 +110,7 @@ static PyObject *make(PyTypeObject *type, PyObject *args, PyObject *named) {
     Py_INCREF(turn->timeline = timeline);
     Py_INCREF(turn->function = function);
     Py_INCREF(turn->roomy = roomy);
-    turn->asked = now();
+    turn->asked = clock_ns(CLOCK_REALTIME);
     turn->waits = 1;
     PyObject *number = PyLong_FromLongLong(turn->asked), *divided = PyObject_GetAttr(held[TURNS], names[N_DIVIDED_NS]);
     turn->divided_ns = divided ? PyLong_AsLongLong(divided) : -1;

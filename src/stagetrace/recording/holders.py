@@ -13,6 +13,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.guard import guarded
+from stagetrace.kept import copied
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
@@ -34,7 +35,7 @@ def holder(start: int, end: int) -> str | None:
     """Return who has held this thread for more than half of [start, end): request and model; None if nobody known."""
     thread = get_ident()
     shares: dict[tuple[str, str], int] = {}
-    for whose, since, until, request, model in list(_held):
+    for whose, since, until, request, model in copied(_held):
         overlap = min(end, until) - max(start, since)
         if whose == thread and overlap > 0:
             shares[request, model] = shares.get((request, model), 0) + overlap

@@ -27,7 +27,7 @@ _VARIABLES = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LE
 def longest() -> int:
     """Return how many characters a value may have: as OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT says, else 16,384."""
     for text in (os.environ.get(name, "").strip() for name in _VARIABLES):
-        if text.isdigit():
+        if text.isdecimal():
             return int(text)
     return DEFAULT_LONGEST
 

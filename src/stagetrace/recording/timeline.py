@@ -63,6 +63,14 @@ class Timeline(Marks):
         self._lock = threading.Lock()  # guards all below
         self._start = clock() if start is None else start
 
+    def __deepcopy__(self, _memo: Any) -> Timeline:
+        """Return itself: it is in the request's scope, and so is in copies that the application makes of that."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Be None in a pickle of the scope."""
+        return type(None), ()
+
     @property
     def started(self) -> int:
         """When it began."""

@@ -53,6 +53,7 @@ class Parts:
     times: Mapping[str, int]
     size: int | None = None  # of its input
     is_first: bool = False  # call of its model in this process
+    for_gil: int = 0  # of `lock_wait`, what waiting for the GIL explains at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,8 @@ def evidence(parts: Parts, cause: Cause, usual: Usual | None = None) -> str:
     ]
     if said and usual is not None and usual.times:
         said[0] += f" (usually {usual.times.get(cause.part, 0) / 1e6:.1f})"
+    if said and cause.part == LOCK_WAIT:
+        said[0] += f", of which waiting for the GIL explains at most {parts.for_gil / 1e6:.1f}"
     if cause.word == INPUT_SIZE and usual is not None:
         said.append(f"an input of {parts.size} where {usual.size:.0f} is usual")
     if cause.word == COLD_START:

@@ -51,6 +51,12 @@ class _Divided:
     waited: int = 0  # for a CPU
     locked: int = 0  # out by other threads of the process
     blocked: int = 0  # by who knows what
+    for_gil: int = 0  # of `locked`, what waiting for the GIL explains at most
+
+    @property
+    def otherwise(self) -> int:
+        """What the sections were blocked by that keeps nobody else out."""
+        return self.blocked + self.locked - self.for_gil
 
     def add_sections(self, accounts: Sequence[tuple[Reading, Reading]], waits: list[Interval]) -> None:
         """Add the sections with these accounts; `waits` are for what is told otherwise."""
@@ -70,6 +76,7 @@ class _Divided:
             blocked -= int(short)
         if share.rivals >= RIVALS * blocked:
             self.locked += blocked
+            self.for_gil += min(share.turns * threads.gil_turn_ns(), blocked)
         else:
             self.blocked += blocked
 
@@ -83,29 +90,31 @@ class _Divided:
         name = "locked" if self.locked >= collected else "computed"
         found: int = min(getattr(self, name), collected)
         setattr(self, name, getattr(self, name) - found)
+        self.for_gil = min(self.for_gil, self.locked)
         return found
 
     def add_hand_over(self, took: int, lacked: int) -> None:
         """Add the time that it took a free thread to take the request up, or the event loop to take it back.
 
-        It could not run: for want of a CPU, which is `lacked` where that is known, or as it was locked out; by which of
-        them the sections were held up more.
+        It could not run: for want of a CPU, which is `lacked` where that is known, or of the GIL; of which the sections
+        were in want more.
         """
         if lacked == threads.UNKNOWN:
-            lacked = took if self.waited > max(self.locked, self.blocked) else 0
+            lacked = took if self.waited > max(self.for_gil, self.otherwise) else 0
         lacked = min(lacked, took)
         self.waited += lacked
-        if self.locked > self.blocked:
+        if self.for_gil > self.otherwise:
             self.locked += took - lacked
+            self.for_gil += took - lacked
         else:
             self.blocked += took - lacked
 
     def kept_from(self, waited: int) -> str | None:
         """Return what kept the sections for longer than they computed, which explains another wait; else None."""
-        kept = max(self.locked, self.waited)
-        if kept <= max(self.computed, self.blocked, EXPLAINS * waited):
+        kept = max(self.for_gil, self.waited)
+        if kept <= max(self.computed, self.otherwise, EXPLAINS * waited):
             return None
-        return cause.LOCK_WAIT if self.locked > self.waited else cause.CPU_WAIT
+        return cause.LOCK_WAIT if self.for_gil > self.waited else cause.CPU_WAIT
 
 
 def _for_each(share: threads.Share) -> float:
@@ -134,13 +143,15 @@ def parts_of(segments: Iterable[Segment], noted: Noted) -> Parts:
     calls = [(begin, end) for _, begin, end in noted.calls]
     divided.add_sections(noted.accounts, sorted([*calls, *waits]))
     others = _of_own(own, divided, sorted(calls), overs, _handed_back(own, noted.handed))
+    for_gil = divided.for_gil
     if unheld and (kept_from := divided.kept_from(unheld)):
         times[cause.SOCKET_WAIT] -= unheld
         _add(times, kept_from, unheld)
+        for_gil += unheld if kept_from == cause.LOCK_WAIT else 0
     for part, took in others.items():
         _add(times, part, took)
     times = {part: took for part, took in times.items() if took > 0}
-    return Parts(times, noted.model.get(ML_BATCH_SIZE), bool(noted.model.get(ML_COLD_START)))
+    return Parts(times, noted.model.get(ML_BATCH_SIZE), bool(noted.model.get(ML_COLD_START)), for_gil)
 
 
 def _add_queue(

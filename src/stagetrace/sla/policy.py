@@ -183,7 +183,10 @@ def _quantity(rule: str, what: str, text: str, units: dict[str, int]) -> float:
         known = ", ".join(units)
         problem = "has no unit" if match and not unit else "is not a number with a unit"
         raise PolicyError(_message(rule, f"the {what} {text!r} {problem} ({known})"))
-    return float(match.group(1)) * units[unit]
+    found = float(match.group(1)) * units[unit]
+    if found == float("inf"):
+        raise PolicyError(_message(rule, f"the {what} is too large"))
+    return found
 
 
 def _share(rule: str, text: str) -> float:

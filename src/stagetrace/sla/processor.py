@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
@@ -10,6 +9,7 @@ from opentelemetry.trace import SpanKind
 
 from stagetrace import log, semconv
 from stagetrace.guard import guarded, report
+from stagetrace.real_threads import allocate_lock
 from stagetrace.recording.current import current, entries, recording
 from stagetrace.recording.limits import bounded
 from stagetrace.recording.spans import FinishedSpan, sampled, stage_span
@@ -40,7 +40,7 @@ class VerdictCounter:
     """Exact count of judged requests by objective and verdict, taken before any sampling."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards all below
+        self._lock = allocate_lock()  # guards all below
         self._counts: dict[tuple[str, str], int] = {}
         self._causes: dict[tuple[str, str], int] = {}
         self.unmatched = 0
@@ -149,7 +149,7 @@ class SLASpanProcessor(SpanProcessor):
         self.counter = counter or VerdictCounter()
         self.learned = Learned()
         self._next = processor
-        self._lock = threading.Lock()  # guards _held
+        self._lock = allocate_lock()  # guards _held
         self._held = HeldSpans()
         self.is_bounded = False  # whether this package's limits hold: it has set the provider
         self.has_others = True  # whether other processors than the provider's own are to see the spans

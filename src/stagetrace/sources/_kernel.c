@@ -4,42 +4,33 @@
  * for five milliseconds before the reader has it back. TCP_INFO (tcp.py): what uvloop gives as a connection's socket makes
  * a socket object for each question.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "../native.h"
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdint.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { SIZE = 64, TRIES = 3, AT_ONCE_NS = 50000 }; /* as in threads.py */
 enum { MOST_INFO = 512 };
 
-static int64_t nanoseconds(clockid_t clock) {
-    struct timespec time;
-    clock_gettime(clock, &time);
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
-}
-
 static PyObject *read_account(PyObject *module, PyObject *descriptor) {
     (void)module;
     char said[SIZE];
     ssize_t size = -1;
-    int64_t at = 0, computed = 0, tried = nanoseconds(CLOCK_MONOTONIC), began = tried;
+    int64_t at = 0, computed = 0, tried = clock_ns(CLOCK_MONOTONIC), began = tried;
     int number = PyObject_AsFileDescriptor(descriptor);
     if (number < 0) return NULL;
     for (int i = 0; i < TRIES; i++) {
-        at = nanoseconds(CLOCK_REALTIME);
-        computed = nanoseconds(CLOCK_THREAD_CPUTIME_ID); /* which schedstat has only as of the last tick */
+        at = clock_ns(CLOCK_REALTIME);
+        computed = clock_ns(CLOCK_THREAD_CPUTIME_ID); /* which schedstat has only as of the last tick */
         size = pread(number, said, SIZE, 0);
         if (size < 0) return PyErr_SetFromErrno(PyExc_OSError);
-        int64_t ended = nanoseconds(CLOCK_MONOTONIC);
+        int64_t ended = clock_ns(CLOCK_MONOTONIC);
         if (ended - tried < AT_ONCE_NS) break; /* else it lost the CPU between them */
         tried = ended;
     }
-    int64_t process = nanoseconds(CLOCK_PROCESS_CPUTIME_ID), took = nanoseconds(CLOCK_MONOTONIC) - began;
+    int64_t process = clock_ns(CLOCK_PROCESS_CPUTIME_ID), took = clock_ns(CLOCK_MONOTONIC) - began;
     return Py_BuildValue("LLy#LL", (long long)at, (long long)computed, said, (Py_ssize_t)size, (long long)process,
                          (long long)took);
 }

@@ -7,12 +7,12 @@ read every few seconds and when a request was too slow, not for each request.
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stagetrace.real_threads import allocate_lock
 from stagetrace.sources.base import Source
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Meter:
     def __init__(self, source: Source, count: Callable[[], int]) -> None:
         self._source = source
         self._count = count
-        self._lock = threading.Lock()  # guards _marks
+        self._lock = allocate_lock()  # guards _marks
         self._marks: deque[tuple[int, int]] = deque(maxlen=2)  # when it was read, and what it was then
 
     def tick(self) -> None:

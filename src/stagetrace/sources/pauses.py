@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import Any, Final
 
+from stagetrace.kept import copied
 from stagetrace.sources.base import Source
 
 LEAST_NS: Final = 100_000  # shorter runs are not kept: a request's worth of them is no cause of anything
@@ -57,7 +58,7 @@ def within(start: int, end: int) -> int:
     # Whoever waits for the GIL may have it between a collection's end and the note of that.
     running = _began
     paused = max(end - max(running, start), 0) if running else 0
-    for begin, until in reversed(kept.copy()):  # another thread may append meanwhile
+    for begin, until in reversed(copied(kept)):
         if until <= start:
             break
         paused += max(min(until, end) - max(begin, start), 0)

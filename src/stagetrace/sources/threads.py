@@ -6,13 +6,16 @@ forked child opens its own. Where the kernel has none, or no descriptor is left,
 
 from __future__ import annotations
 
+import _thread
 import os
+import sys
 import threading
 import time
 from typing import Final, NamedTuple
 
 from stagetrace.guard import switch
 from stagetrace.native import native
+from stagetrace.real_threads import allocate_lock, local, start_new_thread
 from stagetrace.sources.base import SLOW_NS, Source
 
 MAX_DESCRIPTORS: Final = 256
@@ -40,6 +43,7 @@ class Share(NamedTuple):
     waited: int  # for a CPU; UNKNOWN where the kernel does not tell
     blocked: int  # UNKNOWN with it
     rivals: int  # computed by other threads of this process meanwhile
+    turns: int = 0  # how often it was given a CPU
 
 
 class Descriptor:
@@ -78,6 +82,22 @@ class Descriptor:
                 os.close(number)
 
 
+class Turn(Descriptor):
+    """That of a thread that greenlets share, until another one of them has the thread."""
+
+    def __init__(self, whole: Descriptor) -> None:
+        self.thread, self.number = whole.thread, whole.number
+        self.whole = whole
+
+    def forget(self) -> None:
+        """Read it no more."""
+        self.number = UNKNOWN
+        self.whole.forget()
+
+    def __del__(self) -> None:
+        pass
+
+
 def _identity(number: int) -> tuple[int, int] | None:
     try:
         found = os.fstat(number)
@@ -95,7 +115,7 @@ def lacks_waiting() -> str | None:
     try:
         with open(f"/proc/self/task/{threading.get_native_id()}/schedstat", "rb") as file:  # noqa: PTH123
             computed, _, _ = map(int, file.read().split())
-    except (OSError, ValueError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001 -- as the module is loaded: what refuses files to an event loop, included
         return f"no schedstat here ({error})"
     return None if computed else "this kernel keeps no schedstat"
 
@@ -104,16 +124,18 @@ SOURCE = Source(__name__, "the wait for a CPU", "STAGETRACE_CPU_WAIT", _lack)
 _switch = switch(__name__)
 _is_used = SOURCE.is_used
 _has_schedstat = lacks_waiting() is None
-_opening = threading.Lock()  # guards _open_now
+_opening = allocate_lock()  # guards _open_now
 _open_now = [0]
-_own = threading.local()
+_GEVENT: Final = "gevent._hub_local"
+_modules = sys.modules
+_own = local()
 
 
 def _begin_anew() -> None:
     """Forget the parent's descriptors, in a forked child: they tell of the parent's threads."""
     global _own, _opening  # noqa: PLW0603
-    _opening = threading.Lock()
-    _own = threading.local()
+    _opening = allocate_lock()
+    _own = local()
 
 
 if hasattr(os, "register_at_fork"):
@@ -137,6 +159,32 @@ def reading() -> Reading:
     if took >= SLOW_NS:
         SOURCE.took(took)
     return own, at, computed, said, process
+
+
+def _tell_greenlets_apart() -> bool:
+    """Let the thread's account begin anew when another greenlet has it; return False where that cannot be seen."""
+    gevent = _modules.get(_GEVENT)
+    if gevent is None:
+        return False  # but eventlet
+    hub = gevent.get_hub_if_exists()
+    if hub is None:
+        return True
+    if getattr(_own, "is_watched", False):
+        # It may be late, where much waits for the hub; then the loop has gone round.
+        if hub.loop.iteration != _own.iteration:
+            _switch_greenlets()
+        else:
+            return True
+    _own.is_watched, _own.iteration = True, hub.loop.iteration
+    hub.loop.run_callback(_switch_greenlets)  # before whoever waits from now on goes on
+    return True
+
+
+def _switch_greenlets() -> None:
+    descriptor: Descriptor | None = getattr(_own, "descriptor", None)
+    if descriptor is not None:
+        _own.descriptor = Turn(descriptor.whole if isinstance(descriptor, Turn) else descriptor)
+    _own.last, _own.is_watched = None, False
 
 
 def _read_account(number: int) -> tuple[int, int, bytes, int, int]:
@@ -167,15 +215,17 @@ def account(now: int | None = None) -> Reading | None:
     """
     if not _is_used or _switch.off:
         return None
-    if now is not None:
-        last: Reading | None = getattr(_own, "last", None)
-        if last is not None and 0 <= (age := now - last[AT]) < NEAR_NS:
-            if age < RECENT_NS:
-                return last
-            computed = time.thread_time_ns()
-            if age - (computed - last[COMPUTED]) < RECENT_NS:
-                return last[0], now, computed, last[SAID], time.process_time_ns()
     try:
+        if (_GEVENT in _modules or _thread.start_new_thread is not start_new_thread) and not _tell_greenlets_apart():
+            return None
+        if now is not None:
+            last: Reading | None = getattr(_own, "last", None)
+            if last is not None and 0 <= (age := now - last[AT]) < NEAR_NS:
+                if age < RECENT_NS:
+                    return last
+                computed = time.thread_time_ns()
+                if age - (computed - last[COMPUTED]) < RECENT_NS:
+                    return last[0], now, computed, last[SAID], time.process_time_ns()
         _own.last = taken = reading()
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
         SOURCE.failed(error)
@@ -207,7 +257,7 @@ def waited(previous: Reading | None, now: Reading) -> int:
         share = between(previous, now)
         return UNKNOWN if share is None else share.waited
     said = now[SAID]
-    return UNKNOWN if said is None else int(said.split()[1])
+    return UNKNOWN if said is None or isinstance(now[0], Turn) else int(said.split()[1])
 
 
 def between(first: Reading, last: Reading) -> Share | None:
@@ -222,9 +272,19 @@ def between(first: Reading, last: Reading) -> Share | None:
     if before is None or after is None:
         return Share(wall, computed, UNKNOWN, UNKNOWN, rivals)
     try:
-        (_, waited_before, _), (_, waited_after, _) = map(int, before.split()), map(int, after.split())
+        _, waited_before, turns_before = map(int, before.split())
+        _, waited_after, turns_after = map(int, after.split())
     except ValueError:
         own.forget()  # somebody has another file at this number
         return None
     waited = max(waited_after - waited_before, 0)
-    return Share(wall, computed, waited, max(wall - computed - waited, 0), rivals)
+    return Share(wall, computed, waited, max(wall - computed - waited, 0), rivals, turns_after - turns_before)
+
+
+def gil_turn_ns() -> int:
+    """Return how long a thread that waits for the GIL does not run, at most: then it asks for it (CPython, `take_gil`).
+
+    Any other wait needs one turn on a CPU, at its end, however long it is.
+    """
+    has_gil = getattr(sys, "_is_gil_enabled", None)
+    return int(sys.getswitchinterval() * 1e9) if has_gil is None or has_gil() else 0
