@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
+from heavy import fuzz_cases
 from stagetrace import semconv
 from stagetrace.otlp import decoder
 from stagetrace.otlp.decoder import SMALL, MalformedRequest, decode
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-FUZZ_CASES = int(
-    os.environ.get("STAGETRACE_FUZZ_CASES") or (1_000_000 if os.environ.get("STAGETRACE_HEAVY") else 3_000)
-)
+FUZZ_CASES = fuzz_cases(3_000)
 
 
 def request(*spans: Span) -> ExportTraceServiceRequest:
@@ -331,6 +329,7 @@ def test_any_attributes_survive(pairs: Iterable[tuple[str, Any]], name: str) -> 
     assert_kept(request(span(name, attributes=attributes), span()))
 
 
+@pytest.mark.heavier
 def test_mutated_requests_never_break_it() -> None:
     """What is read of a broken request is what protobuf reads of its parts; anything else is refused, never a crash."""
     draw = random.Random(7)

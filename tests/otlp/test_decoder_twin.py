@@ -18,6 +18,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from backend.mutator import Mutator
+from heavy import fuzz_cases
 from missing import unused
 from stagetrace import log
 from stagetrace.otlp import decoder, decoder_attributes, decoder_twin
@@ -34,9 +35,7 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.decoder import Decoded, Run
 
-FUZZ_CASES = int(
-    os.environ.get("STAGETRACE_FUZZ_CASES") or (1_000_000 if os.environ.get("STAGETRACE_HEAVY") else 3_000)
-)
+FUZZ_CASES = fuzz_cases(3_000)
 _AT_ONCE: Final = 200  # tables are compared for so many requests together: making them takes the time
 HEAD: Final = b"\x0a\x10" + b"t" * 16 + b"\x12\x08" + b"s" * 8
 
@@ -235,6 +234,7 @@ def fuzzed() -> Iterator[bytes]:
         yield mutator.mutated(whole) if number % 2 else mutator.span_among_good_ones(first, last)
 
 
+@pytest.mark.heavier
 def test_mutated_requests_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third as if it were large, so that its spans are checked one by one."""
     pending: list[tuple[bytes, list[Run], list[Run]]] = []

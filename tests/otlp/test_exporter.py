@@ -13,75 +13,23 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from google.protobuf.any_pb2 import Any as Packed
-from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from grpc import StatusCode
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from otlp.receiver import PROTOBUF, Receiver, Reply, partial_success, run_receiver
-from pki import make_pki
+from otlp.exporters import PROTOCOLS, official, request, retry_info, watched
+from otlp.receiver import PROTOBUF, Receiver, Reply, partial_success
 from stagetrace.instrumentation import otlp_exporter
-from stagetrace.otlp import build
 from stagetrace.otlp.answer import Answer
-from stagetrace.otlp.encoder import encode_span, resource_spans
 from stagetrace.otlp.exporter import CountingExporter
 from stagetrace.otlp.watch import watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from opentelemetry.sdk.trace.export import SpanExporter
 
-    from stagetrace.otlp.processor import EncodingSpanProcessor
-
-PROTOCOLS = ["grpc", "http"]
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with run_receiver() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo at the end of a test what watching does to the exporters' modules."""
-    import opentelemetry.exporter.otlp.proto.grpc.trace_exporter as grpc_module
-    import opentelemetry.exporter.otlp.proto.http.trace_exporter as http_module
-
-    for module in (grpc_module, http_module):
-        monkeypatch.setattr(module, "encode_spans", module.encode_spans)
-    monkeypatch.setattr(build, "_processors", type(build._processors)())
-
-
-def request(*span_names: str) -> bytes:
-    provider = TracerProvider(shutdown_on_exit=False)
-    spans = [provider.get_tracer("t").start_span(name) for name in span_names]
-    for span in spans:
-        span.end()
-    encoded = [encode_span(span) for span in spans]  # type: ignore[arg-type]
-    return resource_spans(provider.resource, {spans[0].instrumentation_scope: encoded})  # type: ignore[attr-defined]
-
-
-def official(protocol: str, endpoint: str | Receiver, timeout: float = 5) -> SpanExporter:
-    if protocol == "grpc":
-        return GrpcExporter(endpoint=endpoint.grpc if isinstance(endpoint, Receiver) else endpoint, timeout=timeout)
-    url = endpoint.http if isinstance(endpoint, Receiver) else endpoint
-    return HttpExporter(endpoint=f"{url}/v1/traces", timeout=timeout)
-
-
-def watched(protocol: str, endpoint: str | Receiver, timeout: float = 5) -> CountingExporter:
-    exporter = CountingExporter(official(protocol, endpoint, timeout), "there")
-    exporter.watch()
-    assert exporter._watch is not None
-    return exporter
+pytestmark = pytest.mark.usefixtures("unwatched_after")
 
 
 def sent(protocol: str, receiver: Receiver, reply: Reply) -> Answer:
@@ -161,17 +109,6 @@ def test_grpc_codes_are_retried_as_the_specification_says(code: StatusCode, rece
     misdirected = code.name in ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED")
     again = code.name in RETRYABLE
     assert answer == Answer(delivered=False, again=again, misdirected=misdirected, reason=f"{code.name}: not now")
-
-
-def retry_info(seconds: float, form: str) -> tuple[tuple[str, bytes], ...]:
-    info = RetryInfo()
-    info.retry_delay.seconds, info.retry_delay.nanos = int(seconds), int(seconds % 1 * 1e9)
-    if form == "alone":
-        return (("google.rpc.retryinfo-bin", info.SerializeToString()),)
-    detail = Packed()
-    detail.Pack(info)
-    status = Status(code=StatusCode.RESOURCE_EXHAUSTED.value[0], message="full", details=[detail])
-    return (("grpc-status-details-bin", status.SerializeToString()),)
 
 
 @pytest.mark.parametrize("form", ["details", "alone"])
@@ -329,156 +266,6 @@ def test_unwatched_its_own_retries_and_its_log_tell(protocol: str, receiver: Rec
     answer = exporter.send(request("a"), 1)
     assert (answer.delivered, answer.again) == (False, False)
     exporter.shutdown()
-
-
-# Through the processor, as the environment says.
-
-
-@pytest.fixture
-def delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-
-
-def processor_to(protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> EncodingSpanProcessor:
-    endpoint = receiver.grpc if protocol == "grpc" else receiver.http
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-    return build.otlp_processor(GrpcExporter if protocol == "grpc" else HttpExporter, f"otlp {endpoint}")
-
-
-def record(made: EncodingSpanProcessor, *span_names: str) -> None:
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(made)
-    for name in span_names:
-        provider.get_tracer("t").start_span(name).end()
-
-
-@pytest.mark.usefixtures("delays")
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_what_is_refused_for_a_while_arrives_once(
-    protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    refusal = Reply(
-        code=StatusCode.RESOURCE_EXHAUSTED,
-        trailers=retry_info(0.1, "details"),
-        status=429,
-        headers={"Retry-After": "0.1"},
-        takes=False,
-    )
-    receiver.script.extend([refusal] * 2)
-    made = processor_to(protocol, receiver, monkeypatch)
-    record(made, *map(str, range(100)))
-    receiver.wait_for(lambda r: len(r.spans()) >= 100)
-    record(made, "after")
-    made.shutdown()
-    assert sorted(receiver.names()) == sorted([*map(str, range(100)), "after"])
-    counts = made.counts()
-    assert {outcome: spans for outcome, spans in counts.items() if spans} == {"received": 101, "delivered": 101}
-    said = capfd.readouterr().err
-    assert said.count("cannot deliver spans to") == 1
-    assert said.count("delivering to") == 1
-
-
-@pytest.mark.usefixtures("delays")
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_partial_success_is_counted_said_and_not_sent_again(
-    protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    receiver.always = Reply(body=partial_success(1, "one has no name"))
-    made = processor_to(protocol, receiver, monkeypatch)
-    record(made, "a", "b", "c")
-    made.shutdown()
-    counts = made.counts()
-    assert counts["rejected"] == receiver.asked
-    assert counts["delivered"] + counts["rejected"] == 3
-    assert sorted(receiver.names()) == ["a", "b", "c"]
-    assert capfd.readouterr().err.count("rejected spans of an otherwise good batch (one has no name)") == 1
-
-
-@pytest.mark.usefixtures("delays")
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_what_is_refused_for_good_is_counted_and_does_not_hold_up_the_rest(
-    protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    receiver.script.append(Reply(code=StatusCode.INVALID_ARGUMENT, status=400, takes=False))
-    made = processor_to(protocol, receiver, monkeypatch)
-    record(made, "bad")
-    assert made.force_flush()
-    record(made, "good")
-    made.shutdown()
-    assert receiver.names() == ["good"]
-    assert {k: v for k, v in made.counts().items() if v} == {"received": 2, "refused": 1, "delivered": 1}
-
-
-@pytest.mark.usefixtures("delays")
-def test_the_counts_are_a_metric(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = InMemoryMetricReader()
-    meters = MeterProvider([reader], shutdown_on_exit=False)
-    build.offer_counts(meters.get_meter("stagetrace"))
-    receiver.script.append(Reply(code=StatusCode.INVALID_ARGUMENT, takes=False))
-    made = processor_to("grpc", receiver, monkeypatch)
-    record(made, "bad")
-    made.force_flush()
-    record(made, "good", "too")
-    made.force_flush()
-    data = reader.get_metrics_data()
-    assert data is not None
-    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
-    points: Any = metric.data.data_points
-    assert metric.name == "stagetrace.spans"
-    assert {point.attributes["outcome"]: point.value for point in points if point.value} == {
-        "delivered": 2,
-        "refused": 1,
-    }
-    made.shutdown()
-    meters.shutdown()
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pki(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.mark.usefixtures("delays")
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_tls_client_certificates_and_headers_are_as_the_variables_say(
-    protocol: str, pki: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with run_receiver(tls=pki) as receiver:
-        endpoint = (receiver.grpc if protocol == "grpc" else receiver.http).replace("http:", "https:")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pki / "other.pem"))  # what the service itself trusts elsewhere
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t,x-tenant=a")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(pki / "ca.pem"))
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(pki / "client.key"))
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(pki / "client.pem"))
-        make: Any = GrpcExporter if protocol == "grpc" else HttpExporter
-        made = build.otlp_processor(make, endpoint)
-        record(made, "in private")
-        made.shutdown()
-        assert receiver.names() == ["in private"]
-        assert receiver.headers[0]["authorization"] == "Bearer t"
-        assert receiver.headers[0]["x-tenant"] == "a"
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("wrong", ["no certificate", "another authority"])
-def test_tls_that_does_not_come_about_delivers_nothing(
-    protocol: str, wrong: str, pki: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The twin of the test before: it can be retried, since it is the set-up that is wrong and not the batch."""
-    monkeypatch.setenv(
-        "OTEL_EXPORTER_OTLP_CERTIFICATE", str(pki / ("ca.pem" if wrong == "no certificate" else "other.pem"))
-    )
-    if wrong != "no certificate":
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(pki / "client.key"))
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(pki / "client.pem"))
-    with run_receiver(tls=pki) as receiver:
-        endpoint = (receiver.grpc if protocol == "grpc" else receiver.http).replace("http:", "https:")
-        exporter = watched(protocol, endpoint, timeout=2)
-        answer = exporter.send(request("a"), 1)
-        exporter.shutdown()
-        assert (answer.delivered, answer.again) == (False, True)
-        assert receiver.asked == 0
 
 
 # When it is made.

@@ -14,26 +14,30 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otlp.receiver import Receiver, run_receiver
+from otlp.sending import ENCODED, RESOURCE, assert_all_accounted_for, sdk_spans, span_named
 from sink import Sink, run_sink
 from stagetrace import guard
 from stagetrace.instrumentation import otlp_exporter
 from stagetrace.otlp import encoder, processor, sender
 from stagetrace.otlp import waiting as waiting_module
-from stagetrace.otlp.encoder import EncodedSpans, encode_span
+from stagetrace.otlp.encoder import EncodedSpans
 from stagetrace.otlp.processor import MAX_BATCH_SPANS, EncodingSpanProcessor
 from stagetrace.otlp.sender import ENOUGH_SPANS
-from stagetrace.otlp.waiting import MAX_BATCH_BYTES, Batch, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from otlp.receiver import Receiver
+
+SCOPES = [InstrumentationScope("one"), InstrumentationScope("two", "2")]
 
 
 @pytest.fixture(autouse=True)
@@ -52,55 +56,6 @@ def _hooked(monkeypatch: pytest.MonkeyPatch) -> None:
 def sink() -> Iterator[Sink]:
     with run_sink() as running:
         yield running
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with run_receiver() as running:
-        yield running
-
-
-def sdk_spans(count: int) -> list[ReadableSpan]:
-    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")
-    spans = [tracer.start_span(str(number)) for number in range(count)]
-    for span in spans:
-        span.end()
-    return spans  # type: ignore[return-value]
-
-
-def span_named(name: str) -> bytes:
-    """Return an encoded span with no more than a name."""
-    from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
-
-    return ScopeSpans(spans=[Span(name=name)]).SerializeToString()
-
-
-def names(request: bytes) -> list[str]:
-    return [
-        span.name
-        for resource in ExportTraceServiceRequest.FromString(request).resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
-    ]
-
-
-def taken(waiting: Waiting, most: int) -> Batch:
-    batch = waiting.take(most)
-    assert batch is not None
-    return batch
-
-
-def assert_all_accounted_for(made: EncodingSpanProcessor, received: int) -> None:
-    """Each span is in exactly one count."""
-    counts = made.counts()
-    assert counts.pop("received") == received
-    later = {"from_spool", "refused_from_spool"}
-    assert sum(count for outcome, count in counts.items() if outcome not in later) == received, counts
-
-
-RESOURCE = Resource({"service.name": "encoded"})
-SCOPES = [InstrumentationScope("one"), InstrumentationScope("two", "2")]
-ENCODED = encode_span(sdk_spans(1)[0])
 
 
 class Keeping(SpanExporter):
@@ -222,36 +177,6 @@ def test_what_is_not_sorted_in_yet_is_bounded_too() -> None:
     assert_all_accounted_for(made, 50_000)
 
 
-def test_good_ones_are_dropped_before_breaches_and_the_oldest_first() -> None:
-    waiting = Waiting(max_spans=10, max_bytes=1 << 20)
-    for number in range(8):
-        waiting.add(RESOURCE, None, span_named(f"good {number}"), 1, breach=False)
-    for number in range(6):
-        waiting.add(RESOURCE, None, span_named(f"breach {number}"), 1, breach=True)
-    assert names(waiting.request(taken(waiting, 100))) == [f"breach {number}" for number in range(6)]
-    assert names(waiting.request(taken(waiting, 100))) == [f"good {number}" for number in range(4, 8)]
-    assert (waiting.dropped, waiting.dropped_breaches) == (4, 0)
-    for number in range(13):
-        waiting.add(RESOURCE, None, span_named(f"breach {number}"), 1, breach=True)
-    assert names(waiting.request(taken(waiting, 100))) == [f"breach {number}" for number in range(3, 13)]
-    assert (waiting.dropped, waiting.dropped_breaches) == (4, 3)
-
-
-def test_what_is_put_back_goes_first_and_is_the_first_to_be_dropped() -> None:
-    waiting = Waiting(max_spans=4, max_bytes=1 << 20)
-    for number in range(3):
-        waiting.add(RESOURCE, None, span_named(str(number)), 1, breach=False)
-    batch = taken(waiting, 2)
-    waiting.put_back(batch)
-    assert names(waiting.request(taken(waiting, 100))) == ["0", "1", "2"]
-    for number in range(3, 6):
-        waiting.add(RESOURCE, None, span_named(str(number)), 1, breach=False)
-    waiting.sort_in()
-    waiting.put_back(batch)
-    assert names(waiting.request(taken(waiting, 100))) == ["1", "3", "4", "5"]
-    assert waiting.dropped == 1
-
-
 def test_breaches_are_sent_first() -> None:
     exporter = Keeping()
     provider, made = provider_of(exporter)
@@ -262,20 +187,6 @@ def test_breaches_are_sent_first() -> None:
     provider.shutdown()
     assert [span.name for span in exporter.spans] == ["3", "0", "1", "2", "4"]
     assert_all_accounted_for(made, 5)
-
-
-def test_a_batch_is_no_larger_than_receivers_take() -> None:
-    waiting = Waiting(max_spans=1000, max_bytes=64 << 20)
-    big = bytes(MAX_BATCH_BYTES // 3)
-    for size in (big, big, big, bytes(2 * MAX_BATCH_BYTES), b""):
-        assert not waiting.holds(100)
-        waiting.add(RESOURCE, None, size, 1, breach=False)
-    waiting.sort_in()
-    assert waiting.holds(100)
-    batches = [taken(waiting, 100) for _ in range(4)]
-    assert [(len(batch.items), batch.spans) for batch in batches] == [(2, 2), (1, 1), (1, 1), (1, 1)]
-    assert waiting.empty()
-    assert waiting.bytes == 0
 
 
 def test_who_sends_often_sends_more_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,16 +254,6 @@ def test_scopes_without_end_are_not_kept() -> None:
     dropped = made.counts()["dropped"]
     assert len(scopes) + dropped == len(expected)
     assert not Counter(scopes) - Counter(expected)
-
-
-def test_waiting_items_are_nothing_to_the_garbage_collector() -> None:
-    waiting = Waiting(100_000, 1 << 30)
-    gc.collect()
-    before = len(gc.get_objects())
-    for _ in range(10_000):
-        waiting.add(RESOURCE, None, ENCODED, 1, breach=False)
-    waiting.sort_in()
-    assert len(gc.get_objects()) - before < 100
 
 
 def test_a_span_that_ends_in_a_finalizer_does_not_hang() -> None:

@@ -7,20 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from grpc import StatusCode
 
-from otlp.receiver import Receiver, Reply, run_receiver
-from otlp.test_spool import AWAY, files, processor, put, request, wait_for
+from otlp.receiver import Receiver, Reply
+from otlp.sending import AWAY, files, processor, put, request, wait_for
 from stagetrace.otlp import sender
 from stagetrace.otlp.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with run_receiver() as running:
-        yield running
 
 
 @pytest.mark.parametrize("code", [StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, StatusCode.UNIMPLEMENTED])

@@ -32,6 +32,22 @@ class Answer(NamedTuple):
     wait_s: float = 0.0  # how long the receiver asks to be left alone
     reason: str = ""
 
+    @property
+    def remedy(self) -> str:
+        """What a person may do about it."""
+        if self.misdirected:
+            return "Set OTEL_EXPORTER_OTLP_PROTOCOL, _ENDPOINT, _HEADERS or _CERTIFICATE to what can be used"
+        if self.again:
+            return "Start a Collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT"
+        return "The receiver's log may say why"
+
+
+class Trouble(NamedTuple):
+    """Why the last batch was not delivered whole, and since when (seconds since 1970) that has been so."""
+
+    reason: str
+    since: float
+
 
 def grpc_success(body: bytes) -> Answer:
     """Return what an answer with status OK means; `body` is the serialized response."""

@@ -70,7 +70,11 @@ def _spool(target: str) -> Spool | None:
         log.once("spool", f"STAGETRACE_SPOOL is for one exporter alone; what {target} does not take waits in memory.")
         return None
     size = whole_number("STAGETRACE_SPOOL_MAX_BYTES", DEFAULT_MAX_BYTES)
-    return Spool(Path(folder).expanduser().absolute(), size)
+    try:
+        return Spool(Path(folder).expanduser().absolute(), size)
+    except RuntimeError:
+        log.once("spool", f"STAGETRACE_SPOOL={folder} is in nobody's home folder here; spans wait in memory alone.")
+        return None
 
 
 def processors() -> list[EncodingSpanProcessor]:
@@ -82,6 +86,12 @@ def hurry() -> None:
     """Let all processors send without delay from now on."""
     for processor in processors():
         processor.hurry()
+
+
+def say_lost() -> None:
+    """Let all processors say what was lost and not said yet."""
+    for processor in processors():
+        processor.say_lost()
 
 
 def offer_counts(meter: Meter) -> None:

@@ -13,6 +13,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from stagetrace import log
 from stagetrace.otlp.answer import Answer
 from stagetrace.otlp.encoder import EncodedSpans
+from stagetrace.otlp.room import NoRoomError
+from stagetrace.otlp.said import SAY_AGAIN_AFTER_S
+from stagetrace.real_threads import allocate_lock, aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.watch import Watch
 
-SAY_AGAIN_AFTER_S = 60.0
 # A pause between the parts of sending a batch, so that a thread of the service that wants to run does not wait for all
 # of them. Who gives the interpreter away for less has it back before another thread has woken up.
 BREATH_S: Final = 0.0001
@@ -43,11 +45,12 @@ class CountingExporter(SpanExporter):
         self._make = make
         self._stale = exporter is None
         self._unmade = ""  # why there is none
-        self._making = threading.Lock()  # guards the making
+        self._is_short = False  # of descriptors or threads: it can be made later
+        self._making = allocate_lock()  # guards the making
         self._is_watched = False
         self._watch: Watch | None = None
         self._reason = _LastReason()
-        self._lock = threading.Lock()  # guards the counts below
+        self._lock = allocate_lock()  # guards the counts below
         self._failing_since: float | None = None
         self._said_at = 0.0
         self.delivered = 0
@@ -63,9 +66,9 @@ class CountingExporter(SpanExporter):
     def begin_again(self) -> None:
         """Forget the parent's connections, in a forked child."""
         self._stale = self._make is not None
-        self._making = threading.Lock()
+        self._making = allocate_lock()
         self._reason = _LastReason()
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def send(self, request: bytes, spans: int) -> Answer:
         """Export a serialized request of `spans` spans, once; return what became of it. Never raises.
@@ -73,7 +76,8 @@ class CountingExporter(SpanExporter):
         Without `watch`, the exporter tries again by itself, and what it logs has to tell whether that could help.
         """
         if not self.load():
-            return Answer(delivered=False, misdirected=True, reason=self._unmade)
+            short = self._is_short
+            return Answer(delivered=False, again=short, misdirected=not short, reason=self._unmade)
         if self._watch is not None:
             self._watch.begin()
         make = self._watch.encoded if self._watch is not None else EncodedSpans
@@ -88,19 +92,23 @@ class CountingExporter(SpanExporter):
         """Make the exporter, unless it is made; return whether there is one. Never raises."""
         if self._stale:
             with self._making:
-                if self._stale and self._make is not None and not self._unmade:
+                if self._stale and self._make is not None and (self._is_short or not self._unmade):
                     try:
                         self._exporter = self._make()
                         if self._is_watched:
                             self.watch()
                         self._stale = False
+                    except NoRoomError as error:
+                        self._is_short, self._unmade = True, f"the exporter cannot be loaded yet: {error}"
                     except Exception as error:  # noqa: BLE001 -- the exporter may be anybody's
+                        self._is_short = False
                         self._unmade = f"the exporter cannot be loaded: {type(error).__name__}: {error}"
         return not self._stale
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export one batch of somebody else's processor; never raises."""
-        result, reason = self._export(spans)
+        result: SpanExportResult
+        result, reason = aside(self._export)(spans)
         self._note(len(spans), reason, ok=result is SpanExportResult.SUCCESS)
         return result
 

@@ -7,7 +7,6 @@ process. Bytes are nothing to it (docs/decisions/009, also for what this did not
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,7 @@ from stagetrace.otlp.exporter import CountingExporter
 from stagetrace.otlp.sender import Sender
 from stagetrace.otlp.spool import Spool
 from stagetrace.otlp.waiting import Waiting
+from stagetrace.real_threads import allocate_lock
 from stagetrace.semconv import SLA_VERDICT
 
 if TYPE_CHECKING:
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-    from stagetrace.otlp.sender import Trouble
+    from stagetrace.otlp.answer import Trouble
 
 MAX_QUEUED_SPANS: Final = 16_384
 MAX_QUEUED_BYTES: Final = 16 << 20
 MAX_BATCH_SPANS: Final = 2_048
 DELAY_MS: Final = 1_000  # small and frequent sends disturb less than big and rare ones
+_LONGEST_DELAY_MS: Final = 86_400_000  # who says "never" by a number that no clock can wait for
 _WAKE_AT: Final = 64  # items: look whether a batch is complete
 _SORT_AT: Final = 128  # items that a sending thread which is kept waiting has left unsorted
 _BIG: Final = 64 << 10  # bytes of an item that is not left unsorted with others
@@ -63,7 +64,7 @@ class EncodingSpanProcessor(SpanProcessor):
         self._max_spans = max_spans or whole_number("OTEL_BSP_MAX_QUEUE_SIZE", MAX_QUEUED_SPANS)
         self._max_bytes = max_bytes
         self._batch = min(whole_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", MAX_BATCH_SPANS), self._max_spans)
-        self._delay_s = whole_number("OTEL_BSP_SCHEDULE_DELAY", DELAY_MS) / 1000
+        self._delay_s = min(whole_number("OTEL_BSP_SCHEDULE_DELAY", DELAY_MS), _LONGEST_DELAY_MS) / 1000
         self._wake_at = min(_WAKE_AT, self._batch)
         self._begin()
         if spool is not None:
@@ -75,7 +76,7 @@ class EncodingSpanProcessor(SpanProcessor):
     def _begin(self) -> None:
         self._waiting = Waiting(self._max_spans, self._max_bytes)
         self._sender = Sender(self._waiting, self._exporter, self._spool, batch=self._batch, delay_s=self._delay_s)
-        self._starting = threading.Lock()
+        self._starting = allocate_lock()
         self._started = False
 
     @guarded
@@ -140,14 +141,18 @@ class EncodingSpanProcessor(SpanProcessor):
         """Return why the last batch was not delivered whole; None if it was, or there was none."""
         return self._sender.trouble
 
-    def load(self) -> None:
-        """Load the exporter, if there has been something to be sent. Never raises."""
-        if self._started:
+    def load(self, *, anyway: bool = False) -> None:
+        """Load the exporter, if there has been something to be sent, or `anyway`. Never raises."""
+        if self._started or anyway:
             self._exporter.load()
 
     def hurry(self) -> None:
         """Send without delay from now on, since the end is near."""
         self._sender.hurry()
+
+    def say_lost(self) -> None:
+        """Say what was lost and not said yet, since the end is there."""
+        self._sender.said.rest()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Send what is queued; return whether all was delivered, or is safe in the spool, in time."""
@@ -183,7 +188,7 @@ def whole_number(name: str, default: int) -> int:
     text = os.environ.get(name, "").strip()
     if not text:
         return default
-    if text.isdigit() and int(text):
+    if text.isdecimal() and int(text):
         return int(text)
     log.once(name, f"{name}={text} is not a whole number from 1 on; using {default}.")
     return default

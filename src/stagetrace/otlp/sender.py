@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from contextlib import suppress
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from stagetrace import log
 from stagetrace.guard import guarded, report
+from stagetrace.otlp.answer import Trouble
 from stagetrace.otlp.backlog import STUCK_AFTER, Backlog
 from stagetrace.otlp.exporter import BREATH_S
+from stagetrace.otlp.said import Said
+from stagetrace.real_queue import Empty, SimpleQueue
+from stagetrace.real_threads import Condition, sleep, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +30,6 @@ SHUTDOWN_BOUND_S: Final = 4.5  # below distro's bound of five seconds, so that w
 FLUSH_PATIENCE_S: Final = 3.0  # with a spool: what was not delivered by then goes there
 LONGEST_BACKOFF_S: Final = 10.0
 _SHORTEST_WAIT_S: Final = 0.05
-SAY_AGAIN_AFTER_S: Final = 60.0
 _KEEP_EVERY_S: Final = 0.5
 ENOUGH_SPANS: Final = 1_024  # gRPC holds the GIL for 0.4 ms as it takes so many, twice as long for twice as many
 _OFTEN_S: Final = 0.1  # who would send more often than that sends more at once
@@ -39,13 +40,6 @@ _CLAIM_AGAIN_AFTER_S: Final = 5.0
 _PACE: Final = 3  # rests, as long as the delivery of a spooled batch took, so that the service has the CPU
 _SHORTEST_REST_S: Final = 0.02
 _NEVER: Final = float("inf")
-
-
-class Trouble(NamedTuple):
-    """Why the last batch was not delivered whole, and since when (seconds since 1970) that has been so."""
-
-    reason: str
-    since: float
 
 
 class Sender:
@@ -68,7 +62,7 @@ class Sender:
         self.woken = False
         self._running = False
         # Guards the counts, what is in hand and the flush; never taken by a thread of the service.
-        self._state = threading.Condition()
+        self._state = Condition()
         self._counts = dict.fromkeys(
             ("delivered", "rejected", "refused", "lost", "spooled", "spool_full", "from_spool", "refused_from_spool"), 0
         )
@@ -95,15 +89,14 @@ class Sender:
         self._replay_at = 0.0 if spool is not None else _NEVER
         self._backlog = Backlog(spool) if spool is not None else None
         self._spool_at = 0.0
-        self._said_at = 0.0
-        self._said_dropped = 0
+        self.said = Said(exporter.target, self.counts, spool.folder if spool is not None else None)
 
     def start(self) -> None:
         """Start the threads."""
-        threading.Thread(target=self._run, name="stagetrace-export", daemon=True).start()
+        start(self._run, "stagetrace-export")
         self._running = True
         if self._spool is not None:
-            threading.Thread(target=self._keep, name="stagetrace-spool", daemon=True).start()
+            start(self._keep, "stagetrace-spool")
 
     def wake(self) -> None:
         """Let the sending thread look at the queue."""
@@ -181,7 +174,7 @@ class Sender:
         self._again_at = time.monotonic() + _OFTEN_S
         self._waiting.sort_in()
         goal = self._waiting.spans
-        time.sleep(BREATH_S)
+        sleep(BREATH_S)
         while goal > 0 and not self._ended:
             with self._state:
                 self._busy = True
@@ -192,7 +185,7 @@ class Sender:
             goal -= batch.spans
             if not self._deliver(batch):
                 return
-        self._say_dropped()
+        self.said.dropped(self._waiting.dropped + self._waiting.dropped_breaches)
         with self._state:
             self._busy = False  # a flush does not wait for the spool, where all is safe
             self._state.notify_all()
@@ -201,9 +194,9 @@ class Sender:
     def _deliver(self, batch: Batch) -> bool:
         """Send one batch; return whether to go on with the next."""
         try:
-            time.sleep(BREATH_S)
+            sleep(BREATH_S)
             request = self._waiting.request(batch)
-            time.sleep(BREATH_S)
+            sleep(BREATH_S)
             answer = self._send(request, batch.spans)
         except BaseException:
             with self._state:
@@ -265,7 +258,8 @@ class Sender:
         target = self._exporter.target
         since = self.trouble.since if self.trouble is not None else time.time()
         good = answer.delivered and not answer.rejected
-        self.trouble = None if good else Trouble(answer.reason or "no reason given", since)
+        reason = answer.reason or "no reason given"
+        self.trouble = None if good else Trouble(reason, since)
         if answer.again:
             self._failures += 1
             backoff = min(2.0 ** (self._failures - 1), LONGEST_BACKOFF_S) * random.uniform(0.8, 1.2)  # noqa: S311
@@ -275,24 +269,22 @@ class Sender:
             if self._spool is not None:
                 self._replay_at = 0.0  # the next try, if nothing else waits by then
                 self._keeper_wakes.put(None)
-            self._say(f"cannot deliver spans to {target} ({answer.reason or 'no reason given'})")
+            self.said.trouble(f"cannot deliver spans to {target} ({reason})", answer.remedy)
             return
         if answer.delivered:
             self._gave_up = False
             if self._down:
                 self._recovered()
         else:
-            self._say(f"cannot deliver spans to {target}, which refuses them ({answer.reason or 'no reason given'})")
+            self.said.trouble(f"cannot deliver spans to {target} ({reason})", answer.remedy)
         if answer.rejected:
-            self._say(f"{target} rejected spans of an otherwise good batch ({answer.reason or 'no reason given'})")
+            self.said.trouble(f"{target} rejected spans of an otherwise good batch ({reason})", answer.remedy)
 
     def _recovered(self) -> None:
         self._down = self._asked_to_wait = False
         self._failures = 0
         self._replay_at = 0.0 if self._spool is not None else _NEVER
-        if self._said_at:
-            self._said_at = 0.0
-            log.info(f"delivering to {self._exporter.target} again; {self._numbers()}")
+        self.said.recovered()
 
     # The spool: the sending thread delivers from it, both threads and a flush write to it.
 
@@ -305,7 +297,7 @@ class Sender:
             self._replay_at = now + self._replay_one(self._spool, self._backlog)
         except OSError as error:
             self._replay_at = now + _LOOK_AGAIN_AFTER_S
-            self._say_spool(error)
+            self.said.spool_fails(error)
 
     def _replay_one(self, spool: Spool, backlog: Backlog) -> float:
         """Deliver one spooled batch; return after how many seconds to look for the next."""
@@ -327,9 +319,9 @@ class Sender:
                 backlog.failed(name)
                 spool.release()
                 return 0.0  # with the next try
-            spool.settle(spooled, refused=answer.rejected if answer.delivered else spooled.spans)
+            refused = min(answer.rejected, spooled.spans) if answer.delivered else spooled.spans
+            spool.settle(spooled, refused=refused)
             with self._state:
-                refused = min(answer.rejected, spooled.spans) if answer.delivered else spooled.spans
                 self._counts["from_spool"] += spooled.spans - refused
                 self._counts["refused_from_spool"] += refused
             return max(_SHORTEST_REST_S, _PACE * (time.monotonic() - started))
@@ -383,7 +375,7 @@ class Sender:
             path = self._spool.write(self._waiting.request(batch), batch.spans, breach=batch.breach, at=batch.taken_ns)
         except Exception as error:  # noqa: BLE001 -- a disk fails in many ways
             self._spool_at = time.monotonic() + _SPOOL_AGAIN_AFTER_S
-            self._say_spool(error)
+            self.said.spool_fails(error)
             return False
         with self._state:
             self._counts["spooled" if path is not None else "spool_full"] += batch.spans
@@ -400,7 +392,7 @@ class Sender:
         try:
             path = self._spool.write(self._waiting.request(batch), batch.spans, breach=batch.breach, at=batch.taken_ns)
         except Exception as error:  # noqa: BLE001 -- as above
-            self._say_spool(error)
+            self.said.spool_fails(error)
             return
         with self._state:
             if path is not None and self._in_flight is batch:
@@ -455,48 +447,12 @@ class Sender:
     def shutdown(self) -> None:
         """Flush within SHUTDOWN_BOUND_S, then end; say what is lost."""
         self.flush(SHUTDOWN_BOUND_S)
-        self._ended = True
+        self._ended = self.said.ending = True
         self.wake()
         self._keeper_wakes.put(None)
         with self._state:
             lost = self._waiting.discard()
             self._counts["lost"] += lost
             lost += self._unsafe_in_flight()
-        if lost:
-            log.error(f"{lost} spans are lost: they could not be delivered to {self._exporter.target} in time.")
+        self.said.rest(lost)
         self._exporter.shutdown()
-
-    # What is said: one line a minute while something is wrong.
-
-    def _say(self, what: str) -> None:
-        now = time.monotonic()
-        if self._ended:  # our own end cuts off what is under way
-            return
-        if self._said_at and now - self._said_at < SAY_AGAIN_AFTER_S:
-            return
-        self._said_at = now
-        log.error(
-            f"{what}; {self._numbers()}.\n"
-            "Start a Collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT; the service itself is not affected."
-        )
-
-    def _numbers(self) -> str:
-        counts = self.counts()
-        lost = sum(counts[key] for key in ("dropped", "dropped_breaches", "refused", "rejected", "lost", "spool_full"))
-        if self._spool is not None:
-            return f"{lost} lost so far, {counts['spooled']} went to {self._spool.folder}"
-        return f"{lost} lost so far, {counts['waiting']} wait"
-
-    def _say_dropped(self) -> None:
-        dropped = self._waiting.dropped + self._waiting.dropped_breaches
-        if dropped > self._said_dropped:
-            self._said_dropped = dropped
-            self._say(f"{dropped} spans were dropped so far, since {self._exporter.target} takes them too slowly")
-
-    def _say_spool(self, error: Exception) -> None:
-        folder = self._spool.folder if self._spool is not None else ""
-        log.once(
-            "spool",
-            f"STAGETRACE_SPOOL={folder} cannot be used ({type(error).__name__}: {error}); spans wait in memory.\n"
-            "Give it room and the right to write there; it is tried again.",
-        )

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import threading
 import time
 import zlib
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stagetrace.real_threads import allocate_lock
 
 try:
     import fcntl
@@ -39,7 +40,7 @@ _LOOK_AFTER: Final = 100  # the part of `max_bytes` after whose writing the fold
 LOSSES: Final = ("dropped", "dropped_breaches", "damaged", "refused")
 
 
-_counting = threading.Lock()  # see `_holding`
+_counting = allocate_lock()  # see `_holding`
 
 
 class Spooled(NamedTuple):
@@ -60,7 +61,7 @@ class Spool:
     def __init__(self, folder: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
-        self._lock = threading.Lock()  # guards the two below: the delivering thread and the one that writes come here
+        self._lock = allocate_lock()  # guards the two below: the delivering thread and the one that writes come here
         self._size = 0
         self._unseen: int | None = None  # bytes written since the folder was measured; None: never was
         self._delivery: int | None = None  # the lock file's descriptor while it is ours to deliver

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from itertools import count
@@ -10,6 +9,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.otlp.encoder import resource_spans
+from stagetrace.real_threads import allocate_lock
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -45,7 +45,7 @@ class Waiting:
         self._max_spans = max_spans
         self._max_bytes = max_bytes
         self._incoming: deque[bytes] = deque()
-        self._lock = threading.Lock()  # guards all below as far as `dropped_breaches`; `add` never waits for it
+        self._lock = allocate_lock()  # guards all below as far as `dropped_breaches`; `add` never waits for it
         self._good: deque[bytes] = deque()
         self._breaches: deque[bytes] = deque()
         self.spans = 0

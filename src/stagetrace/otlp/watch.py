@@ -16,6 +16,7 @@ from stagetrace import log
 from stagetrace.otlp.answer import Answer, grpc_failure, grpc_success, http_answer
 from stagetrace.otlp.encoder import EncodedSpans
 from stagetrace.otlp.exporter import BREATH_S
+from stagetrace.real_threads import sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +91,7 @@ class _Stub:
         """Make the call; note the answer."""
         from grpc import RpcError
 
-        time.sleep(BREATH_S)
+        sleep(BREATH_S)
         try:
             body = self._export(request, **kwargs)
         except RpcError as error:

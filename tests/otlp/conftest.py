@@ -1,0 +1,59 @@
+"""What several files here need: a receiver, exporters as they were unwatched, short waits, the twins of stages in C."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from missing import unused
+from otlp.receiver import Receiver, run_receiver
+from stagetrace import guard, log
+from stagetrace.otlp import build, sender, stages
+from stagetrace.otlp.stages import tiled_in_python
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stagetrace.otlp.stages import Make, Tile
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with run_receiver() as running:
+        yield running
+
+
+@pytest.fixture
+def unwatched_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo at the end of a test what watching does to the exporters' modules."""
+    import opentelemetry.exporter.otlp.proto.grpc.trace_exporter as grpc_module
+    import opentelemetry.exporter.otlp.proto.http.trace_exporter as http_module
+
+    for module in (grpc_module, http_module):
+        monkeypatch.setattr(module, "encode_spans", module.encode_spans)
+    monkeypatch.setattr(build, "_processors", type(build._processors)())
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten what would make the tests wait; nothing is asserted of it."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    monkeypatch.setattr(sender, "LONGEST_BACKOFF_S", 0.2)
+    monkeypatch.setattr(sender, "_LOOK_AGAIN_AFTER_S", 0.2)
+    monkeypatch.setattr(sender, "_CLAIM_AGAIN_AFTER_S", 0.1)
+    log._said.discard("spool")
+    guard.failures.clear()
+
+
+@pytest.fixture(scope="module")
+def native() -> Tile:
+    if stages._in_c is None:
+        unused("stagetrace.otlp._stages")
+    return stages._in_c[0]
+
+
+@pytest.fixture(scope="module")
+def make(native: Tile) -> Make:
+    assert native is not tiled_in_python
+    return stages._in_c[1]  # type: ignore[index]

@@ -1,0 +1,150 @@
+"""Which twin a real service uses; a wheel has those in C where they can be compiled, and is pure elsewhere."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from missing import unused
+from otlp.schedules import ROOT, found_first
+from services import PYTHON, run_service
+from sink import assert_tiled, run_sink
+from stagetrace.otlp import stages
+from stagetrace.semconv import INFERENCE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SERVE = """
+import os
+import uvicorn, ml
+from stagetrace.otlp import stages
+
+ml.app.add_api_route("/native", lambda: [stages.NATIVE, stages.request is stages.request_in_python])
+uvicorn.run(ml.app, port=int(os.environ["PORT"]), log_level="warning")
+"""
+
+
+@pytest.mark.parametrize("wanted", ["0", "1", None])
+def test_a_real_service_is_recorded_by_either(tmp_path: Path, wanted: str | None) -> None:
+    """STAGETRACE_NATIVE=0 forbids the twin in C; the request arrives tiled with it and without."""
+    if wanted != "0" and not stages.NATIVE:
+        unused("stagetrace.otlp._stages")
+    with run_sink() as sink:
+        env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
+        if wanted is not None:
+            env["STAGETRACE_NATIVE"] = wanted
+        with run_service(tmp_path, env=env, argv=[PYTHON, "-c", SERVE]) as service:
+            assert service.client.get("/native").json() == ([False, True] if wanted == "0" else [True, False])
+            trace_id, answer = service.call("POST", "/predict", json={"inference_s": 0.01})
+            assert answer.status_code == 200
+            request = sink.request(trace_id)
+    assert_tiled(request)
+    assert INFERENCE in request.names
+    assert "stagetrace.otlp" not in service.log
+
+
+@pytest.fixture
+def extensions() -> set[str]:
+    """Return what a wheel has of this folder's C sources."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from hatch_build import SUFFIX
+    finally:
+        sys.path.remove(str(ROOT))
+    return {f"stagetrace/otlp/_{name}{SUFFIX}" for name in ("stages", "decoder")}
+
+
+def build(into: Path, *what: str, **env: str) -> tuple[Path, str]:
+    """Build this package; return the wheel and what was said."""
+    done = subprocess.run(
+        [PYTHON, "-m", "build", "--no-isolation", *what, "--outdir", str(into), str(ROOT)],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = into.glob("*.whl")
+    return wheel, done.stdout + done.stderr
+
+
+REPORT = """
+from otlp.schedules import GOOD_MADE
+from stagetrace.otlp import decoder_twin, stages
+
+parts = (b"\\x0a\\x01x" * 3, 0, 9, 9)
+print(stages.NATIVE, stages.request(*GOOD_MADE) == stages.request_in_python(*GOOD_MADE))
+print(decoder_twin.NATIVE, decoder_twin.parts(*parts) == decoder_twin.parts_in_python(*parts))
+print(stages.__file__)
+"""
+
+
+def report_of(wheel: Path, folder: Path) -> list[str]:
+    """Install a wheel; return whether it has each twin in C, and whether that works."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    done = subprocess.run(
+        [PYTHON, "-c", REPORT], env=found_first(folder), capture_output=True, text=True, timeout=60, check=True
+    )
+    *found, where = done.stdout.split()
+    assert where.startswith(str(folder))
+    return found
+
+
+@pytest.mark.usefixtures("native")
+def test_a_wheel_made_from_the_source_archive_has_the_twin_and_the_platforms_tag(
+    tmp_path: Path, extensions: set[str]
+) -> None:
+    wheel, _ = build(tmp_path / "dist")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read("stagetrace-0.1.0.dist-info/WHEEL").decode()
+    assert extensions <= set(names)
+    assert not [name for name in names if name.endswith((".c", ".h"))]
+    assert "Root-Is-Purelib: false" in metadata
+    assert "-none-any" not in metadata
+    if all(name.endswith(".abi3.so") for name in extensions):
+        assert "Tag: cp310-abi3-" in metadata
+    assert report_of(wheel, tmp_path / "site") == ["True"] * 4
+
+
+@pytest.mark.parametrize(("version", "for_all"), [((3, 10), True), ((3, 11), True), ((3, 12), False), ((3, 14), False)])
+def test_what_a_newer_python_compiles_is_for_that_alone(
+    version: tuple[int, int], for_all: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its headers count no references to None, and so it ended a service under an older one."""
+    monkeypatch.setattr(sys, "version_info", version)
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: ".own.so" if name == "EXT_SUFFIX" else None)
+    made = runpy.run_path(str(ROOT / "hatch_build.py"), run_name="hatch_build")
+    assert (made["FOR_ALL"], made["SUFFIX"]) == (for_all, ".abi3.so" if for_all else ".own.so")
+
+
+@pytest.mark.parametrize(
+    ("env", "why"),
+    [
+        ({"CC": "no-such-compiler"}, "No such file or directory: 'no-such-compiler'"),
+        ({"CC": "false"}, "false failed with 1"),
+        ({"CFLAGS": "-include no-such-header.h"}, "no-such-header.h"),
+        ({"STAGETRACE_NATIVE": "0"}, "STAGETRACE_NATIVE=0"),
+    ],
+)
+def test_without_a_compiler_the_wheel_is_pure_and_says_so_in_one_line(
+    tmp_path: Path, env: dict[str, str], why: str
+) -> None:
+    """Even where the source tree holds an extension that an editable installation has compiled."""
+    wheel, said = build(tmp_path / "dist", "--wheel", **env)
+    assert wheel.name.endswith("-py3-none-any.whl")
+    (line,) = [line for line in said.splitlines() if "without the C extension" in line]
+    assert why in line
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.endswith((".so", ".c", ".h"))]
+    assert report_of(wheel, tmp_path / "site") == ["False", "True"] * 2

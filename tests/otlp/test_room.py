@@ -1,0 +1,102 @@
+"""Where no descriptor or thread is left, spans wait: gRPC would end the process, a failed import is for good."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from otlp.receiver import run_receiver
+from stagetrace.otlp.exporter import CountingExporter
+from stagetrace.otlp.room import DESCRIPTORS, NoRoomError, require
+
+GRPC = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter:OTLPSpanExporter"
+HTTP = "opentelemetry.exporter.otlp.proto.http.trace_exporter:OTLPSpanExporter"
+
+SERVICE = """
+import os, resource, sys, time
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # as a service may that sends telemetry of its own
+from stagetrace import distro
+from stagetrace.otlp.build import processors
+
+distro.prepare_now()
+(processor,) = processors()
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+held = []
+try:
+    while True:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+for _ in range(int(sys.argv[1])):
+    os.close(held.pop())
+with trace.get_tracer("t").start_as_current_span("waits"):
+    pass
+while processor.trouble() is None:
+    time.sleep(0.01)
+print(processor.trouble().reason, flush=True)
+for number in held:
+    os.close(number)
+print(processor.force_flush(20_000), processor.counts()["delivered"])
+"""
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_a_service_without_descriptors_lives_on_and_sends_later(left: int) -> None:
+    """It has two thousand connections, say, as the first batch is to go out."""
+    with run_receiver() as receiver:
+        env = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc, "STAGETRACE_STATUS": "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", SERVICE, str(left)], env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        few = f"fewer than {DESCRIPTORS} file descriptors are left, see `ulimit -n`"
+        assert done.stdout.splitlines() == [f"the exporter cannot be loaded yet: {few}", "True 1"]
+        assert receiver.names() == ["waits"]
+
+
+def test_where_no_thread_can_be_started_grpc_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = _thread.start_new_thread
+    started: list[int] = []
+
+    def few(*args: Any) -> int:
+        if len(started) >= 3:
+            raise RuntimeError("can't start new thread")
+        started.append(1)
+        return start(*args)
+
+    monkeypatch.setattr(_thread, "start_new_thread", few)
+    with pytest.raises(NoRoomError, match="threads can be started, which gRPC needs"):
+        require(GRPC)
+    require(HTTP)  # starts none
+
+
+GIVEN_BACK = f"""
+import os, time
+from stagetrace.otlp.room import require
+before = os.listdir("/proc/self/fd")
+require("{GRPC}")
+print(os.listdir("/proc/self/fd") == before)
+while len(os.listdir("/proc/self/task")) > 1:
+    time.sleep(0.01)
+"""
+
+
+def test_what_is_tried_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_spans_wait_until_there_is_room() -> None:
+    problems = [NoRoomError("none"), NoRoomError("none"), ImportError("no such module")]
+    exporter = CountingExporter(None, "there", lambda: (_ for _ in ()).throw(problems.pop(0)))
+    answers = [exporter.send(b"", 1) for _ in range(4)]
+    assert [(answer.again, answer.misdirected) for answer in answers] == [(True, False)] * 2 + [(False, True)] * 2
+    assert answers[0].reason == "the exporter cannot be loaded yet: none"
+    assert answers[-1].reason == "the exporter cannot be loaded: ImportError: no such module"
