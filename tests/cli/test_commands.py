@@ -211,6 +211,17 @@ def test_control_characters_of_a_request_do_not_reach_the_terminal(jaeger: Jaege
             ["breaches", "--store", "jaeger://x", "--limit", "0"],
             "argument --limit: '0' is not a whole number from 1 on",
         ),
+        (["breaches", "--store", "jaeger://\udcff"], "no host has such a name"),
+        *(
+            (["requests", "--store", "x", option, "a=\udcff"], f"argument {option}: 'a=\\udcff' is not UTF-8")
+            for option in ("--service", "--route", "--model", "--segment")
+        ),
+        (["requests", "--store", "x", "--top", "5", "--slowest", "3"], "--slowest N is a --top already"),
+        (
+            ["export", "x.jsonl", "--store", "x", "--relation", "requests"],
+            "a .jsonl holds whole spans, and no relation",
+        ),
+        (["query", "SELECT '\udcff'", "--store", "x"], "is not UTF-8"),
         (["breaches", "--store", "jaeger://x", "--serv", "y"], "unrecognized arguments: --serv y"),
         (["trace", "--store", "jaeger://x"], "the following arguments are required: ID"),
         (["trace", "4bf9", "--store", "jaeger://x"], "'4bf9' is not a trace id, which has 32 hex digits"),

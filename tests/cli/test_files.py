@@ -219,6 +219,59 @@ def test_import_of_what_cannot_be_is_a_short_error(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [["prune", "--before", "1d"], ["import", "{spans}"], ["breaches"], ["services"]])
+def test_an_empty_store_is_not_the_default_one(spans: Path, tmp_path: Path, command: list[str]) -> None:
+    """`--store "$UNSET"` prunes nothing."""
+    arguments = [one.format(spans=spans) for one in command]
+    done = cli(*arguments, "--store", "", XDG_DATA_HOME=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("stagetrace: --store is empty\n")
+    assert not (tmp_path / "stagetrace").exists()
+
+
+def test_what_is_older_than_any_time_of_the_store_is_everything(spans: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "data")
+    ok("import", str(spans), "--store", store)
+    assert ok("prune", "--before", "9999-12-31", "--store", store).startswith("14 spans from before ")
+    with run_up(tmp_path) as up:
+        ok("import", str(spans), "--store", up.ready["data"])
+        assert ok("prune", "--before", "9999-12-31", "--store", up.ready["data"]).startswith("14 spans from before ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage"), [("*.parquet", None), ("*.parquet", b""), ("*.parquet", b"garbage"), ("0*1.json", b"{garbage")]
+)
+def test_a_damaged_store_is_a_short_error(spans: Path, tmp_path: Path, kind: str, damage: bytes | None) -> None:
+    store = tmp_path / "store"
+    ok("import", str(spans), "--store", str(store))
+    since = ("--since", "2026-01-01")
+    for path in store.rglob(kind):
+        path.unlink()
+        if damage is not None:
+            path.write_bytes(damage)
+    for command in (["services"], ["breaches", *since], ["stages", *since], ["import", str(spans)]):
+        done = cli(*command, "--store", str(store))
+        assert (done.returncode, done.stdout) == (2, ""), command
+        assert done.stderr.startswith("stagetrace: cannot read "), command
+        assert len(done.stderr.splitlines()) <= 3, command
+
+
+def test_a_folder_of_files_is_not_told_to_become_a_store(spans: Path) -> None:
+    done = cli("services", "--store", str(spans.parent))
+    assert done.returncode == 2
+    url = done.stderr.split()[-1]
+    assert url == spans.parent.as_uri()
+    assert ok("services", "--store", url)
+
+
+def test_a_span_of_any_time_is_taken_in_or_refused_and_counted(tmp_path: Path) -> None:
+    line = literal.request(1, 0, {"handler": 1.0}).replace(str(literal.NOON), str(2**64 - 10**9))
+    path = tmp_path / "late.jsonl"
+    path.write_text(line)
+    answer = json.loads(ok("import", str(path), "--store", str(tmp_path / "store"), "--json"))
+    assert answer["accepted"] + answer["rejected"] == 2
+
+
 def test_a_store_that_a_back_end_has_open_is_written_through_it(spans: Path, tmp_path: Path) -> None:
     """Whatever token and TLS it asks the network for; what is said and what is stored are as without it."""
     with run_up(tmp_path, "--token=secret", "--max-request=1KiB", "--max-in-flight=1KiB") as up:

@@ -68,6 +68,12 @@ def test_each_store_gives_the_same_answer(store: str, expected: dict[str, Any], 
     assert expected[name]["complete"]
 
 
+def test_a_limit_that_no_store_reaches_is_none(store: str) -> None:
+    for name in ("breaches", "requests", "tail"):
+        assert answer(*COMMANDS[name], "--limit", "9" * 30, "--store", store)["complete"], name
+    assert answer("requests", *WINDOW, "--sort", "duration", "--top", "9" * 30, "--store", store)["complete"]
+
+
 def test_services_and_export(store: str, tmp_path: Path) -> None:
     services = answer("services", "--store", store)["services"]
     assert [name for name in services if name != "feed"] == [

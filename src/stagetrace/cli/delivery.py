@@ -153,8 +153,11 @@ def spool(given: str | None = None) -> Check:
         return Check("spool", OK, "STAGETRACE_SPOOL is not set: what cannot be delivered waits in memory")
     if not spool_module.supported():
         return Check("spool", FAIL, "this system has no file locks: STAGETRACE_SPOOL is not used", "unset it")
-    folder = Path(text).expanduser().absolute()
-    problem = _writable(folder)
+    try:
+        folder = Path(text).expanduser().absolute()
+        problem = _writable(folder)
+    except RuntimeError:
+        folder, problem = Path(text), "there is no such home folder"
     if problem:
         return Check("spool", FAIL, f"{folder} cannot be written to: {problem}", "give it room and the right to write")
     try:

@@ -50,6 +50,10 @@ def run(args: argparse.Namespace) -> int:
     path: Path = args.file
     if path.suffix not in _SUFFIXES:
         raise UsageError(f"cannot tell the form of {path}\nend its name in one of {' '.join(_SUFFIXES)}")
+    if args.relation != "spans" and path.suffix != ".csv":
+        raise UsageError(
+            f"a {path.suffix} holds whole spans, and no relation\nend its name in .csv, or leave --relation out"
+        )
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}\nmake it, or name another")
     url = store_url(args)

@@ -28,6 +28,7 @@ OTLP protobuf, and what `stagetrace export` wrote. What is there already counts 
 If `stagetrace up` has the store open, the spans go through it."""
 EXAMPLE: Final = "stagetrace import spans.jsonl --store ./traces"
 _BATCH_BYTES: Final = 4 << 20
+_ALL: Final = Selection(0, 2**64)  # whatever time a span has, it is taken in or counted as refused
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     store = open_writer(folder)
     try:
         for reader in readers:
-            for taken, refused in _taken(store, reader.iter_otlp(Selection(0, 2**63 - 1), cuts), cuts):
+            for taken, refused in _taken(store, reader.iter_otlp(_ALL, cuts), cuts):
                 accepted, rejected = accepted + taken, rejected + refused
                 progress(accepted)
     finally:

@@ -28,9 +28,11 @@ _DISTRIBUTIONS: Final = {"grpc": "grpcio", "sklearn": "scikit-learn"}
 # Servers and model libraries that people run, for saying which of those that are here have no hook.
 _KNOWN: Final = (
     *("aiohttp", "bentoml", "catboost", "django", "fastapi", "flask", "jax", "keras", "lightgbm", "litestar"),
-    *("mlserver", "onnxruntime", "quart", "ray", "sanic", "sentence_transformers", "sklearn", "spacy", "starlette"),
+    *("mlserver", "onnxruntime", "quart", "ray", "sklearn", "spacy", "starlette"),
     *("tensorflow", "torch", "transformers", "tritonclient", "uvicorn", "vllm", "xgboost"),
 )
+# Servers of their own applications whose requests are not recorded: a stage that is marked there belongs to none.
+_UNSEEN: Final = {"aiohttp": "aiohttp.web", "robyn": "robyn", "sanic": "sanic", "tornado": "tornado"}
 
 
 def checks(asked: dict[str, Any] | None) -> Iterator[Check]:
@@ -138,6 +140,9 @@ def libraries(hooks: Iterable[str]) -> Check:
     here = sorted(name for name in hooked if find_spec(name) is not None)
     bare = sorted(name for name in _KNOWN if name not in hooked and find_spec(name) is not None)
     without = f"; without a hook: {', '.join(map(_named, bare))}" if bare else ""
+    unseen_here = [server for name, server in _UNSEEN.items() if find_spec(name) is not None]
+    if unseen_here:
+        without += f"; not recorded are requests that {', '.join(unseen_here)} would serve"
     if not here:
         mend = f"run this command with the service's own interpreter; hooks exist for {', '.join(sorted(hooked))}"
         return Check("libraries", WARN, f"no library that has a hook is installed here{without}", mend)

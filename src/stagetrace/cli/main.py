@@ -6,19 +6,22 @@ import argparse
 import os
 import sys
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from stagetrace import __version__
 from stagetrace.cli.base import NO_ANSWER
+from stagetrace.cli.interrupts import INTERRUPTED, noted
 from stagetrace.cli.registry import VERBS, load
 from stagetrace.errors import StagetraceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# As a shell reports a process that these signals ended.
-_INTERRUPTED: Final = 130
+# As a shell reports a process that the signal ended.
 _PIPE_CLOSED: Final = 141
+# These stop other processes and servers first, each in bounded time of its own.
+_AT_LEISURE: Final = ("demo", "up")
 
 _EPILOG: Final = """exit codes:
   0  answered
@@ -40,24 +43,63 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name) and return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    _prepare_streams()
+    with noted(hurry=not given or given[0] not in _AT_LEISURE) as interrupts:
+        try:
+            code = _run(given)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # `| head` has read enough.
+            _discard_output()
+            return _PIPE_CLOSED
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except Exception as error:
+            if interrupts:  # some libraries make errors of their own of it
+                return INTERRUPTED
+            told = _told(error)
+            if told is None:
+                raise
+            sys.stderr.write(f"stagetrace: {told}\n")
+            return NO_ANSWER
+    return code
+
+
+def _told(error: Exception) -> str | None:
+    """Return what people are told of an error, or None where it is a fault of ours."""
+    if isinstance(error, StagetraceError):
+        return str(error)
+    if isinstance(error, OSError) and (why := _why_unwritable()):
+        return f"cannot write the answer: {why}\ngive stdout a place that takes it"
+    if isinstance(error, getattr(sys.modules.get("duckdb"), "Error", ())):
+        what = str(error).splitlines()[0]
+        return f"cannot read what is stored: {what}\nput the file back from a copy, or name another store"
+    return None
+
+
+def _prepare_streams() -> None:
+    """Let nothing that is shown end the command: no name that a terminal lacks, no stream that is closed (`>&-`)."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- as long as the process
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a name that the terminal cannot show must not end the command
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _why_unwritable() -> str | None:
+    """Return why stdout takes nothing (its disk is full), or None where it takes an empty line."""
     try:
-        code = _run(given)
+        sys.stdout.write("\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        # `| head` has read enough. What is still buffered goes nowhere, or the interpreter complains at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _PIPE_CLOSED
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except StagetraceError as error:
-        sys.stderr.write(f"stagetrace: {error}\n")
-        return NO_ANSWER
-    return code
+    except OSError as error:
+        _discard_output()
+        return error.strerror
+    return None
+
+
+def _discard_output() -> None:
+    """Have what is still buffered go nowhere, or the interpreter complains at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser_for(verb: str | None) -> argparse.ArgumentParser:

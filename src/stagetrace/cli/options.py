@@ -20,6 +20,7 @@ VARIABLE: Final = "STAGETRACE_STORE"
 # Without --until there is no upper end: clocks of traced machines run ahead of ours, and their newest spans count.
 _AHEAD_NS: Final = 86_400 * 10**9
 _HOUR: Final = Moment(3600 * 10**9, ago=True)
+_MOST: Final = 10**18
 _EVER: Final = Moment(0, ago=False)
 CAUSES: Final = (*WORDS, DISCONNECT)
 
@@ -44,9 +45,13 @@ def add_selection(
 ) -> None:
     """Add `--store` and everything that says which requests are meant; `since` says its default."""
     add_store(parser)
-    parser.add_argument("--service", metavar="NAME", help="only this service; default: all that the store holds")
-    parser.add_argument("--route", metavar="ROUTE", help="only requests of this route, as it is recorded: /items/{id}")
-    parser.add_argument("--model", metavar="NAME", help="only requests that this model served")
+    parser.add_argument(
+        "--service", metavar="NAME", type=utf8, help="only this service; default: all that the store holds"
+    )
+    parser.add_argument(
+        "--route", metavar="ROUTE", type=utf8, help="only requests of this route, as it is recorded: /items/{id}"
+    )
+    parser.add_argument("--model", metavar="NAME", type=utf8, help="only requests that this model served")
     parser.add_argument(
         "--segment",
         metavar="KEY=VALUE",
@@ -81,7 +86,7 @@ def add_selection(
 
 def store_url(args: argparse.Namespace) -> str:
     """Return the URL from the option, the environment, or the local data folder. Raise UsageError if there is none."""
-    url: str | None = args.store or os.environ.get(VARIABLE)
+    url = _named(args)
     if url:
         return url
     folder = default_folder()
@@ -95,7 +100,7 @@ def store_url(args: argparse.Namespace) -> str:
 
 def local_folder(args: argparse.Namespace) -> Path:
     """Return the folder of the local store that is meant, there or not. Raise UsageError for another kind of store."""
-    url: str | None = args.store or os.environ.get(VARIABLE)
+    url = _named(args)
     if not url:
         return default_folder()
     scheme, found, path = url.partition("://")
@@ -104,6 +109,17 @@ def local_folder(args: argparse.Namespace) -> Path:
     if scheme.lower() != "local":
         raise UsageError(f"{url} is no local store, and only these can be written to\ngive --store FOLDER")
     return Path(unquote(path))
+
+
+def _named(args: argparse.Namespace) -> str | None:
+    """Return the URL that the option or the environment names, if one does.
+
+    Raise UsageError for an empty option: a script's variable that is not set must not stand for the default store.
+    """
+    given: str | None = args.store
+    if given == "":
+        raise UsageError("--store is empty\nname a store, or leave the option out for the default one")
+    return given or os.environ.get(VARIABLE)
 
 
 def default_folder() -> Path:
@@ -144,9 +160,18 @@ def window(since: Moment, until: Moment | None) -> tuple[int, int]:
     return start, end
 
 
+def utf8(text: str) -> str:
+    """Return an argument that names what is stored, which is UTF-8; a path may be any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8, and all that is stored is") from None
+    return text
+
+
 def segment(text: str) -> tuple[str, str]:
     """Return key and value of `KEY=VALUE`."""
-    key, equals, value = text.partition("=")
+    key, equals, value = utf8(text).partition("=")
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key, value
@@ -160,10 +185,10 @@ def _cause(text: str) -> str:
 
 
 def count(text: str) -> int:
-    """Return a whole number from 1 on."""
+    """Return a whole number from 1 on; beyond what any store holds it is as good as that."""
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
+    return min(int(text), _MOST)
 
 
 def _is_file(url: str) -> bool:

@@ -19,6 +19,7 @@ DESCRIPTION: Final = """Delete the spans that started before a time from a local
 
 If `stagetrace up` has the store open, it is asked to do so; its --retention does the same by itself."""
 EXAMPLE: Final = "stagetrace prune --before 30d --store ./traces"
+_LATEST_NS: Final = 2**63 - 1  # the store's times end in the year 2262, and its spans with them
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     folder = local_folder(args)
     if not folder.is_dir():
         raise StoreError(f"there is no store in {folder}\ngive its folder: --store FOLDER")
-    before = args.before.at(time.time_ns())
+    before = min(args.before.at(time.time_ns()), _LATEST_NS)
     store = open_writer(folder)
     try:
         removed = store.prune(before)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.options import add_selection, selection, store_url
+from stagetrace.cli.options import add_selection, selection, store_url, utf8
 from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
 from stagetrace.store import open_store
 from stagetrace.store.rows import json_value
@@ -35,7 +35,7 @@ _READING: Final = ("SELECT", "EXPLAIN")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("sql", metavar="SQL", help="one SELECT (or DESCRIBE, SUMMARIZE, EXPLAIN) statement")
+    parser.add_argument("sql", metavar="SQL", type=utf8, help="one SELECT (or DESCRIBE, SUMMARIZE, EXPLAIN) statement")
     add_selection(parser)
     parser.add_argument("--csv", action="store_true", help="print comma-separated values with a header")
 

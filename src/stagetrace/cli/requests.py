@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.options import add_selection, count, selection, store_url
 from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
 from stagetrace.cli.request_line import COLUMNS, cells
@@ -40,6 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the requests and return the exit code."""
+    if args.top and args.slowest:
+        raise UsageError("--slowest N is a --top already\ngive one of them")
     url = store_url(args)
     wanted = selection(args, url, breached=True if args.breached else False if args.kept else None)
     sort, top = args.sort or ("duration" if args.slowest else "start"), args.top or args.slowest

@@ -21,7 +21,7 @@ DESCRIPTION: Final = """Run the embedded back end: OTLP in, a local store, Jaege
 Runs until Ctrl-C or SIGTERM. A span is acknowledged once it is on disk. Listens on loopback; beyond that only with
 a token."""
 EXAMPLE: Final = "stagetrace up --data ./traces --retention 7d"
-_NEEDED: Final = ("uvicorn", "starlette", "zstandard", "duckdb", "pyarrow", "deltalake")
+_NEEDED: Final = ("uvicorn", "starlette", "zstandard", "duckdb", "numpy", "pyarrow", "deltalake")
 _DATA: Final = "~/.local/share/stagetrace"
 
 # flag -> (variable, metavar, default, help). The variable is read where the flag is not given.

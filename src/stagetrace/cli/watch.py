@@ -151,5 +151,6 @@ def _refresh(reader: Reader, args: argparse.Namespace, url: str) -> None:
             board = look(reader, wanted)
             head = f"{url}{since(wanted.since_ns)}, at {utc(time.time_ns(), 0)[11:]}; Ctrl-C ends"
             cut = [] if board.complete else [f"INCOMPLETE: {board.reason}"]
-            live.update(Stack(*map(drawn, [head, "", *tables(board, wanted.since_ns), *cut])), refresh=True)
+            parts = [head, "", *tables(board, wanted.since_ns), *cut]
+            live.update(Stack(*(drawn(part, live.console.width) for part in parts)), refresh=True)
             time.sleep(args.interval)

@@ -1,0 +1,80 @@
+"""What `pip install 'stagetrace[backend]'` brings is enough for every command over a local store."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from typing import TYPE_CHECKING
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from cli import literal
+from cli.literal import trace_id
+from cli.test_commands import environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# What sys.modules names as None is not there: neither an import nor find_spec finds it.
+HIDING = "import sys; sys.modules |= dict.fromkeys({hidden}); from stagetrace.cli.main import main; sys.exit(main())"
+
+
+def brought() -> set[str]:
+    """Return the names of the distributions that an installation with the extra `backend` brings."""
+    pending = [("stagetrace", "backend")]
+    found: set[str] = set()
+    while pending:
+        name, extra = pending.pop()
+        found.add(name)
+        with suppress(PackageNotFoundError):  # of another platform
+            needed = [Requirement(text) for text in requires(name) or ()]
+            names = [
+                canonicalize_name(one.name) for one in needed if not one.marker or one.marker.evaluate({"extra": extra})
+            ]
+            pending += [(one, "") for one in names if one not in found]
+    return found
+
+
+@pytest.fixture(scope="module")
+def hiding() -> str:
+    there = brought()
+    return HIDING.format(
+        hidden=sorted(
+            module
+            for module, names in packages_distributions().items()
+            if not there & {canonicalize_name(name) for name in names}
+        )
+    )
+
+
+def test_every_command_does_with_what_is_brought(hiding: str, tmp_path: Path) -> None:
+    assert "'sklearn'" in hiding
+    assert "'duckdb'" not in hiding
+    store = str(tmp_path / "store")
+    spans = literal.write(tmp_path)
+    for command in (
+        ["import", str(spans)],
+        ["services"],
+        ["breaches", "--since", "1970-01-01"],
+        ["trace", trace_id(1)],
+        ["tail", "--since", "1970-01-01"],
+        ["stages", "--since", "1970-01-01"],
+        ["requests", "--since", "1970-01-01"],
+        ["watch", "--once", "--since", "1970-01-01"],
+        ["query", "SELECT * FROM requests"],
+        *(["export", str(tmp_path / f"out{suffix}")] for suffix in (".parquet", ".jsonl", ".pb", ".csv")),
+        ["prune", "--before", "1d"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", hiding, *command, "--store", store],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), command
