@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 import time
@@ -11,10 +10,12 @@ from pathlib import Path
 
 import grpc
 import httpx
+import pytest
 
 from backend.running import Up, export, request, run_up
+from heavy import HEAVY
 
-ROUNDS = 50 if os.environ.get("STAGETRACE_HEAVY") else 3
+ROUNDS = 50 if HEAVY else 3
 SENDERS = 4
 BATCH = 50
 
@@ -51,6 +52,7 @@ def stored(up: Up, sender: Sender) -> list[str]:
     return [span["spanId"] for scope in scopes for span in scope["spans"]]
 
 
+@pytest.mark.heavier
 def test_no_acknowledged_span_is_lost(tmp_path: Path) -> None:
     before: list[Sender] = []
     left: list[Path] = []

@@ -22,11 +22,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from backend.mutator import PROTOBUF, Case, Mutator
 from backend.running import Up, export, names_of, request, run_up
+from heavy import fuzz_cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CASES = int(os.environ.get("STAGETRACE_FUZZ_CASES") or (1_000_000 if os.environ.get("STAGETRACE_HEAVY") else 2_000))
+CASES = fuzz_cases(2_000)
 SEED = int(os.environ.get("STAGETRACE_FUZZ_SEED") or 7)  # the same cases on every run, until another is asked for
 PER_TRACE = 200
 FINE = (200, 400, 413)
@@ -55,6 +56,7 @@ def mutator() -> Mutator:
     return Mutator(SEED, good)
 
 
+@pytest.mark.heavier
 def test_hostile_requests_get_an_honest_answer(target: Up, mutator: Mutator) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", target.ready["http_port"], timeout=60)
     with grpc.insecure_channel(target.target()) as channel:
@@ -94,6 +96,7 @@ def _over_grpc(channel: grpc.Channel, case: Case) -> None:
     assert code in FINE_GRPC, (code, case)
 
 
+@pytest.mark.heavier
 def test_good_neighbours_of_a_hostile_span_are_kept(target: Up, mutator: Mutator) -> None:
     with grpc.insecure_channel(target.target()) as channel:
         for _ in range(CASES // 2 // PER_TRACE):

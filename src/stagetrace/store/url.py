@@ -56,6 +56,8 @@ def host_and_port(url: str, default_port: int) -> tuple[str, int]:
         raise bad(url, str(error)) from None
     if not host:
         raise bad(url, "the host is missing")
+    if not host.isprintable():
+        raise bad(url, "no host has such a name")
     if port == 0:
         raise bad(url, "no server listens on port 0")
     if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:

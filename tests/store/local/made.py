@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from stagetrace.store.local import LocalReader
 
-HEAVY = bool(os.environ.get("STAGETRACE_HEAVY"))
 NOW = 1_790_000_000_000_000_000
 MS = 1_000_000
 HOUR = 3_600_000 * MS

@@ -10,9 +10,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stagetrace.store.local import LocalReader, LocalStore, wal
+import pytest
+
+from heavy import HEAVY
+from stagetrace.errors import StoreError
+from stagetrace.store.local import LocalReader, LocalStore, delta, wal
 from stagetrace.store.local.view import TABLE, WAL
-from store.local.made import HEAVY, NOW, ids, request, span
+from store.local.made import NOW, ids, request, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +45,7 @@ def _numbers(said: bytes) -> Iterator[int]:
             yield from range(first, first + number)
 
 
+@pytest.mark.heavier
 def test_everything_acknowledged_outlives_kill_9(tmp_path: Path) -> None:
     """Kill the writer again and again on one folder; read beside the corpse and after recovery."""
     draw = random.Random(4)
@@ -99,6 +104,22 @@ def test_files_of_a_commit_that_never_came_are_cleared_away(tmp_path: Path) -> N
     with LocalStore.open(tmp_path) as store, store.reader() as reader:
         assert ids(reader) == [1]
     assert not stray.exists()
+
+
+def test_a_missing_commit_is_told(tmp_path: Path) -> None:
+    """Else a store of which a commit was deleted answers as if nothing had come since."""
+    with LocalStore.open(tmp_path) as store:
+        for number in (1, 2, 3):
+            store.append(request([span(number)]))
+            store.flush()
+        with store.reader() as reader:
+            assert ids(reader) == [1, 2, 3]
+    missing = tmp_path / TABLE / delta.LOG / f"{2:020d}.json"
+    missing.unlink()
+    with pytest.raises(StoreError, match=f"{missing.name} is missing"), LocalReader.open(tmp_path) as outside:
+        ids(outside)
+    with pytest.raises(StoreError, match=f"{missing.name} is missing"):
+        LocalStore.open(tmp_path)
 
 
 def test_a_request_that_is_in_log_and_table_counts_once(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from heavy import HEAVY
 from stagetrace.store.local import LocalReader, LocalStore, StoreFull, wal
 from stagetrace.store.local.view import WAL
-from store.local.made import HEAVY, NOW, ids, request, span
+from store.local.made import NOW, ids, request, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,6 +135,7 @@ with LocalStore.open(Path(sys.argv[1])) as store:
 """
 
 
+@pytest.mark.heavier
 @pytest.mark.parametrize(
     ("append", "count"),
     [

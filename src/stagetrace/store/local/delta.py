@@ -13,6 +13,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.errors import StoreError
 from stagetrace.store.local.wal import sync_folder
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def commit(table: Path, before: Snapshot, added: Iterable[File], removed: Iterab
 
 
 def load(table: Path, known: Snapshot | None = None) -> Snapshot:
-    """Return the newest version of the table; only what came after `known` is read."""
+    """Return the newest version of the table; only what came after `known` is read. Raise StoreError if damaged."""
     snapshot = known or Snapshot()
     pointer = table / LOG / _CHECKPOINT
     while True:
@@ -130,19 +131,32 @@ def load(table: Path, known: Snapshot | None = None) -> Snapshot:
         try:
             lines = path.read_text("utf-8").splitlines()
         except FileNotFoundError:
+            later = _later(path)  # before the pointer, which is written before a commit is dropped
             newest = json.loads(pointer.read_text("utf-8"))["version"] if pointer.exists() else -1
-            if newest <= snapshot.version:
+            if newest > snapshot.version:
+                snapshot = _load_checkpoint(table, newest)
+            elif not later:
                 return snapshot
-            snapshot = _load_checkpoint(table, newest)
+            elif path.name not in later:
+                raise StoreError(
+                    f"cannot read the store beyond commit {snapshot.version}: {path} is missing, later ones are there\n"
+                    "put it back from a copy, or name another store"
+                ) from None
             continue
-        actions = [json.loads(line) for line in lines if line]
-        snapshot = replace(
-            snapshot.next(
-                [File.of(action["add"]) for action in actions if "add" in action],
-                [action["remove"]["path"] for action in actions if "remove" in action],
-                max((action["txn"]["version"] for action in actions if "txn" in action), default=0),
+        try:
+            actions = [json.loads(line) for line in lines if line]
+            snapshot = replace(
+                snapshot.next(
+                    [File.of(action["add"]) for action in actions if "add" in action],
+                    [action["remove"]["path"] for action in actions if "remove" in action],
+                    max((action["txn"]["version"] for action in actions if "txn" in action), default=0),
+                )
             )
-        )
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"cannot read {path}, which says what the store holds: {error!r}\n"
+                "put it back from a copy, or name another store"
+            ) from None
 
 
 def checkpoint(table: Path, version: int) -> None:
@@ -169,6 +183,15 @@ def _load_checkpoint(table: Path, version: int) -> Snapshot:
     files = [File.of(add) for add, _ in rows if add is not None and add["path"] is not None]
     stored = max((txn["version"] for _, txn in rows if txn and txn["appId"] == APP), default=0)
     return Snapshot(version, {file.path: file for file in files}, stored)
+
+
+def _later(first: Path) -> list[str]:
+    """Return the names of the commits from this one on; names of one length are ordered as their numbers are."""
+    try:
+        names = os.listdir(first.parent)  # noqa: PTH208 -- each look at a store asks, and Path takes three times as long
+    except FileNotFoundError:
+        return []
+    return [name for name in names if len(name) == len(first.name) and name.endswith(".json") and name >= first.name]
 
 
 def _path(table: Path, version: int) -> Path:

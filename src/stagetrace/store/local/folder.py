@@ -51,7 +51,10 @@ def check_format(folder: Path) -> None:
     try:
         version = json.loads((folder / FORMAT).read_text("utf-8"))["version"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise StoreError(f"{folder} is no store\n`stagetrace up --data {folder}` makes one and fills it") from None
+        remedy = f"`stagetrace up --data {folder}` makes one and fills it"
+        if folder.is_dir() and any(folder.iterdir()):
+            remedy = f"if it holds files of spans, name it {folder.absolute().as_uri()}"
+        raise StoreError(f"{folder} is no store\n{remedy}") from None
     if version > FORMAT_VERSION:
         raise StoreError(
             f"cannot open the store in {folder}: its format is {version}, and this stagetrace knows {FORMAT_VERSION}\n"

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import tempfile
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.otlp.decoder_back import span_of
 from stagetrace.otlp.decoder_columns import ALL, COLUMNS, REST
-from stagetrace.store.load import connect
+from stagetrace.store.load import connect, needs
 from stagetrace.store.local.duplicates import KEY
 from stagetrace.store.local.parquet import SERVER_KIND
 from stagetrace.store.local.search import ROUTE
@@ -144,8 +145,13 @@ def database(memory: str | None = None, threads: int | None = None) -> DuckDBPyC
 
 
 def database_for_loaded() -> DuckDBPyConnection:
-    """Return a database as `database` does, with the functions that `loaded` calls. Imports PyArrow."""
+    """Return a database as `database` does, with the functions that `loaded` calls. Imports PyArrow and NumPy.
+
+    Raise StoreError where the latter is not installed.
+    """
     connection = database()
+    if find_spec("numpy") is None:
+        raise needs("this", "numpy")
     kinds = dict(ALL)
     fields = ", ".join(f"{column} {_DUCKDB[kinds[column]]}" for column in (*COLUMNS, REST))
     map_type = "MAP(VARCHAR, VARCHAR)"
