@@ -24,6 +24,7 @@ def activate() -> None:
 
     Calling it again changes nothing.
     """
+    import stagetrace.real_threads  # noqa: F401 -- before anybody patches what it takes
     from stagetrace.instrumentation.registry import install
 
     install()

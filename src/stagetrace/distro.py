@@ -11,12 +11,14 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from stagetrace import config, log
 from stagetrace.guard import guarded, report
+from stagetrace.real_queue import Empty, SimpleQueue
+from stagetrace.real_threads import Event, aside, has_greenlets, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,10 +108,33 @@ def prepare_now() -> None:
             _set_meter_provider()
             _observe()
             pauses.start()
+            if has_greenlets():
+                _import_now(target)
             _publish_from_now_on(target)
+            deliver_at_end()
             _report(target)
         finally:
             _ready = True  # not before: a request that came in meanwhile would go unrecorded
+
+
+@guarded
+def _import_now(target: str) -> None:
+    """Import all that our threads would.
+
+    Where greenlets are, they have the locks of imports: one that wants what a real thread imports just now fails, or
+    hangs.
+    """
+    import netrc  # noqa: F401 -- which `requests` imports late
+
+    from stagetrace.otlp.build import processors
+    from stagetrace.publish import rehearse
+
+    settings = getattr(sys.modules.get("gevent"), "config", None)
+    if settings is not None:  # for a thread that looks up a host
+        _ = settings.resolver, settings.threadpool
+    rehearse(target)
+    for processor in processors():
+        processor.load(anyway=True)
 
 
 def _set_tracer_provider() -> str:
@@ -171,17 +196,27 @@ def _set_meter_provider() -> None:
     from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 
     made = [make() for make in makers if make is not None]  # `prometheus` is a reader itself
-    readers = [one if isinstance(one, MetricReader) else PeriodicExportingMetricReader(one) for one in made]
+    readers = [one if isinstance(one, MetricReader) else PeriodicExportingMetricReader(_aside(one)) for one in made]
     provider = MeterProvider(readers, shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     atexit.register(_bounded, provider.shutdown)
+
+
+def _aside(exporter: Any) -> Any:
+    """Let an exporter of metrics keep no greenlet waiting."""
+    with suppress(AttributeError):
+        exporter.export = aside(exporter.export)
+    return exporter
 
 
 def _loaded(group: str, name: str) -> Callable[[], Any] | None:
     point = _entry_point(group, name)
     if point is None:
         return None
+    from stagetrace.otlp.room import require
+
     try:
+        require(point.value)
         loaded: Callable[[], Any] = point.load()
     except Exception as error:  # noqa: BLE001
         log.once(group, f"cannot load the exporter {name!r} ({type(error).__name__}: {error}); nothing is exported.")
@@ -190,6 +225,9 @@ def _loaded(group: str, name: str) -> Callable[[], Any] | None:
 
 
 def _load(point: EntryPoint) -> Any:
+    from stagetrace.otlp.room import require
+
+    require(point.value)
     return point.load()()
 
 
@@ -306,6 +344,9 @@ def flush_now() -> None:
     if promise is not None:
         counter().say_unmatched(promise)
     _say_counts(counter().counts())
+    build = sys.modules.get("stagetrace.otlp.build")  # not to be loaded for this, at the end
+    if build is not None:
+        build.say_lost()
     _withdraw()
 
 
@@ -343,7 +384,7 @@ def _bounded(function: Callable[[], Any]) -> bool:
     All waits in vain share that bound, since a shutdown is made of several; one that was not in vain renews it.
     """
     global _left_s  # noqa: PLW0603
-    done = threading.Event()
+    done = Event()
     results: list[Any] = []
 
     def work() -> None:
@@ -373,7 +414,7 @@ def _worker() -> SimpleQueue[Callable[[], None]]:
         before, _publishing = _jobs, False
         _jobs, _jobs_pid = SimpleQueue(), os.getpid()
         try:
-            threading.Thread(target=_work, args=(_jobs,), name="stagetrace-flush", daemon=True).start()
+            start(partial(_work, _jobs), "stagetrace-flush")
         except RuntimeError:
             if before is None or forked:
                 raise
@@ -416,7 +457,7 @@ def _on_disk(method: Callable[[], None]) -> None:
 def _withdraw() -> None:
     """Take back what was published; do not wait for a disk that hangs."""
     if _publisher is not None and _jobs is not None and _jobs_pid == os.getpid():
-        done = threading.Event()
+        done = Event()
         _jobs.put(partial(_on_disk, _publisher.withdraw))
         _jobs.put(done.set)
         done.wait(WITHDRAW_BOUND_S)

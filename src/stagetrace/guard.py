@@ -53,16 +53,31 @@ def report(where: str, error: BaseException, hook: Switch | None = None) -> None
         return
     ends = count == LIMIT and _switch_off(hook or _switches.get(where))
     try:
-        log.once(
-            where,
-            f"{where} failed ({type(error).__name__}: {str(error)[:200]}); the request goes on without it.\n"
-            "This is a fault of stagetrace, not of your service: please report it. STAGETRACE=0 switches it off.",
-        )
+        _say(where, error)
         log.debug(_traceback(error))
         if ends:
             log.error(f"{where} failed {LIMIT} times: its hook is switched off in this process, all else goes on.")
     except Exception:  # noqa: BLE001, S110 -- a closed stderr must not become the service's problem
         pass
+
+
+def _say(where: str, error: BaseException) -> None:
+    from stagetrace.unusable import unusable
+
+    what = f"{type(error).__name__}: {str(error)[:200]}"
+    variable = unusable(error)
+    if variable is not None:
+        log.once(
+            variable,
+            f"OpenTelemetry cannot use {variable[:200]} ({what}); requests are not recorded as they should be.\n"
+            "Correct it, or install what it names; the service itself is not affected.",
+        )
+        return
+    log.once(
+        where,
+        f"{where} failed ({what}); the request goes on without it.\n"
+        "This is a fault of stagetrace, not of your service: please report it. STAGETRACE=0 switches it off.",
+    )
 
 
 def _switch_off(hook: Switch | None) -> bool:

@@ -72,6 +72,12 @@ class Publisher:
             log.debug(f"`stagetrace doctor` will not see this process: {folder} cannot be written to ({error}).")
 
 
+def rehearse(target: str) -> None:
+    """Do as a Publisher does, without writing anything."""
+    collect(target)
+    _fixed(status.myself())
+
+
 def collect(target: str) -> dict[str, Any]:
     """Return what changes while the process runs; `target` is how messages name the place that spans go to."""
     from stagetrace.instrumentation import pool, registry, request_start

@@ -95,8 +95,8 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     QUEUE_WAITERS: "queue stage: those already waiting for the pool as this came",
     QUEUE_BLOCKED_BY: "queue stage of a wait in the socket: the request, and the model if it was one, that held event loop or worker for most of it",  # noqa: E501
     QUEUE_IN_FRONT_MS: "entry span: how long the request waited before it came here, by a load balancer's `X-Request-Start` or `X-Queue-Start`, ms; no part of the duration",  # noqa: E501
-    ML_MODEL_NAME: "inference stage and entry span: class or file name of the model",
-    ML_MODEL_VERSION: "inference stage and entry span: version of the model, where the server knows it",
+    ML_MODEL_NAME: "inference stage and entry span: class or file name of the model, of transformers its id or folder",
+    ML_MODEL_VERSION: "inference stage and entry span: version of the model, where its server or folder says it",
     ML_FRAMEWORK: "inference stage and entry span: library that ran the model",
     ML_BATCH_SIZE: "inference stage and entry span: requests in the batch; without one, rows in the first input",
     ML_WORKER_LOST: "entry span: true where the process ended that was at work for the request",

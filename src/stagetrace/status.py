@@ -59,7 +59,10 @@ def folder() -> Path | None:
         return None
     given = os.environ.get("STAGETRACE_STATUS", "").strip()
     if given:
-        return None if given.lower() in OFF else Path(given).expanduser().absolute()
+        try:
+            return None if given.lower() in OFF else Path(given).expanduser().absolute()
+        except RuntimeError:  # there is no such home folder
+            return None
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     with suppress(OSError):
         # Under `sudo` it may be somebody else's.
