@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backends import BackendMissing, Collector, Jaeger, binary, run_collector, run_jaeger
+from heavy import HEAVY
 from missing import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `heavy`, unless `make test-heavy` asks for it."""
+    for item in items:
+        if not HEAVY and item.get_closest_marker("heavy"):
+            item.add_marker(pytest.mark.skip(reason="make test-heavy runs this"))
 
 
 def need(name: str) -> None:

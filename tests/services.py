@@ -43,8 +43,12 @@ GUNICORN = (PYTHON, "-m", "gunicorn", "-b", "127.0.0.1:{port}")
 WSGI_SERVERS: dict[str, tuple[str, ...]] = {
     "gunicorn": (*GUNICORN, "{app}:app"),
     "gunicorn gthread": (*GUNICORN, "-k", "gthread", "--threads", "40", "{app}:app"),
+    "gunicorn gevent": (*GUNICORN, "-k", "gevent", "{app}:app"),
     "waitress": (PYTHON, "wsgi_server.py", "waitress", "{app}:app"),
     "werkzeug": (PYTHON, "wsgi_server.py", "werkzeug", "{app}:app"),
+    "werkzeug gevent": (PYTHON, "wsgi_server.py", "werkzeug gevent", "{app}:app"),
+    "gevent": (PYTHON, "wsgi_server.py", "gevent", "{app}:app"),
+    "cheroot": (PYTHON, "wsgi_server.py", "cheroot", "{app}:app"),
     "wsgiref": (PYTHON, "wsgi_server.py", "wsgiref", "{app}:app"),
 }
 

@@ -35,7 +35,7 @@ def test_off_loads_nothing(value: str | None) -> None:
 
 @pytest.mark.parametrize("value", ["1", "true", "yes"])
 def test_on_loads_the_hooks_and_nothing_that_costs(value: str) -> None:
-    """Nothing but five small files of ours, not even `typing`, which costs a bare interpreter nine milliseconds."""
+    """Nothing but six small files of ours, not even `typing`, which costs a bare interpreter nine milliseconds."""
     code = LOADED + "; print(*sorted(m for m in sys.modules if not m.startswith('stagetrace')))"
     bare, done = python(code), python(code, STAGETRACE=value)
     modules, others = done.stdout.splitlines()
@@ -45,6 +45,7 @@ def test_on_loads_the_hooks_and_nothing_that_costs(value: str) -> None:
         "stagetrace.instrumentation",
         "stagetrace.instrumentation.hooks",
         "stagetrace.instrumentation.registry",
+        "stagetrace.real_threads",
     ]
     assert {*others.split()} - {*bare.stdout.splitlines()[1].split()} <= {"__future__"}
     assert done.stderr == ""
@@ -85,6 +86,62 @@ import sklearn.base, inspect, importlib.util
 print(type(sklearn.base.__spec__.loader).__name__, bool(inspect.getsource(sklearn.base.clone)))
 """
     assert python(code, STAGETRACE="1").stdout.split() == ["SourceFileLoader", "True"]
+
+
+def test_modules_of_one_zip_file_are_hooked_each_for_itself(tmp_path: Path) -> None:
+    """They share a loader."""
+    with zipfile.ZipFile(tmp_path / "app.pyz", "w") as archive:
+        archive.writestr("waitress/__init__.py", "")
+        archive.writestr("waitress/server.py", "def create_server(application): pass\nfrom waitress import later\n")
+        archive.writestr("waitress/later.py", "")
+        archive.writestr("flask/__init__.py", "")
+        archive.writestr("flask/app.py", "from flask import signals\nclass Flask: pass\n")
+        archive.writestr("flask/signals.py", "")
+    (tmp_path / "seen.py").write_text("def hook(module):\n    print(module.__name__)\n")
+    code = f"""
+import sys
+from stagetrace.instrumentation.registry import HOOKS, _finder
+_finder._hooks = dict.fromkeys(HOOKS, "seen")
+sys.path[:0] = {[str(tmp_path / "app.pyz"), str(tmp_path)]!r}
+import waitress.server, flask.app
+"""
+    done = python(code, STAGETRACE="1")
+    assert (done.stdout.split(), done.stderr) == (["waitress.server", "flask.app"], "")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def fail():\n    raise TypeError('bad')\nfail()",
+        "import no_such_module",
+        "def (",
+        "import warnings; warnings.warn('old', DeprecationWarning, stacklevel=2); 1 / 0",
+    ],
+)
+def test_a_failing_import_looks_as_it_does_untraced(body: str, tmp_path: Path) -> None:
+    """Python leaves the frames of an import out of tracebacks and warnings: ours, too."""
+    (tmp_path / "flask").mkdir()
+    (tmp_path / "flask" / "__init__.py").touch()
+    (tmp_path / "flask" / "app.py").write_text(body)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import flask.app"
+    untraced, traced = python(code, "-W", "always"), python(code, "-W", "always", STAGETRACE="1")
+    assert traced.stderr == untraced.stderr
+    assert "Traceback" in traced.stderr
+
+
+def test_libraries_that_are_not_to_be_hooked_are_left_as_they_are() -> None:
+    code = """
+import sklearn.base, grpc
+from stagetrace.instrumentation.registry import state
+hooked = {name.partition(".")[0] for name in state()[0]}
+print(hasattr(sklearn.base.BaseEstimator.__setstate__, "__wrapped__"), *hooked)
+"""
+    done = python(code, STAGETRACE="1", STAGETRACE_DISABLED_INSTRUMENTATIONS=" sklearn, concurrent,sklaern")
+    assert done.stdout.split() == ["False", "grpc"]
+    said = done.stderr.splitlines()
+    assert len(said) == 2
+    assert "STAGETRACE_DISABLED_INSTRUMENTATIONS names sklaern, for which there is no hook" in said[0]
+    assert "sklearn" in said[1]
 
 
 def test_a_broken_hook_disables_itself_alone_and_says_so() -> None:

@@ -112,6 +112,7 @@ def test_a_password_in_an_endpoint_is_not_shown(tmp_path: Path) -> None:
 def test_libraries_are_found_without_being_imported(tmp_path: Path) -> None:
     (found,) = checks(tmp_path)["libraries"]
     assert all(f"{name} " in found.found for name in ("fastapi", "sklearn", "onnxruntime", "uvicorn"))
+    assert "; not recorded are requests that aiohttp.web" in found.found  # whose client alone is hooked
     code = (
         "import sys; from stagetrace.cli import installation as i; i.libraries(['fastapi.x', 'sklearn.base']);"
         "print({'fastapi', 'sklearn', 'numpy'} & {*sys.modules})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
-HEAVY = bool(os.environ.get("STAGETRACE_HEAVY"))
 MOST_GROWN_KB = 2048
 
 
@@ -49,7 +47,7 @@ def test_no_thread_and_no_descriptor_is_left_behind(tmp_path: Path) -> None:
     assert_all_accounted_for(result, "4")
 
 
-@pytest.mark.skipif(not HEAVY, reason="minutes long: STAGETRACE_HEAVY=1")
+@pytest.mark.heavy
 @pytest.mark.parametrize("variant", ["stagetrace", "stagetrace, 1 % sampled"])
 @pytest.mark.parametrize("threads", ["1", "4"])
 def test_a_million_requests_do_not_make_it_grow(threads: str, variant: str, tmp_path: Path) -> None:

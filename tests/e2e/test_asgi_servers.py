@@ -7,7 +7,6 @@ was delivered by its shutdown.
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import secrets
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit
 import pytest
 from websockets.sync.client import connect
 
+from heavy import HEAVY
 from services import PYTHON, run_service
 from sink import SERVER, Received, Request, assert_tiled, request_of, run_sink
 from trees import assert_near, tree
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MS = 1_000_000
 WITHIN_MS, CHUNK_MS = 700, 250
 POLICY = f"* within {WITHIN_MS}ms first_chunk {CHUNK_MS}ms per_chunk {CHUNK_MS}ms"
-RANDOMISED = 1_000 if os.environ.get("STAGETRACE_HEAVY") else 250
+RANDOMISED = 1_000 if HEAVY else 250
 HOLD_S = 1.0
 TRIES = 3  # of what is compared with the truth: a busy machine may be off once, what the code gets wrong is each time
 
@@ -348,6 +348,7 @@ def test_a_request_that_its_server_stops_is_marked(server: list[str], tmp_path: 
     assert (attributes["network.disconnect"], attributes["sla.verdict"]) == ("cancelled", "excluded")
 
 
+@pytest.mark.heavier
 def test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged(told: Told) -> None:
     assert len(told.randomised) == RANDOMISED
     by_trace: dict[str, list[Received]] = {}

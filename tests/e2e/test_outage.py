@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from backends import Jaeger
 
-HEAVY = bool(os.environ.get("STAGETRACE_HEAVY"))
 SERVER = 2
 SLOW_S = 0.6
 TWO_WORKERS = "uvicorn --workers 2"
@@ -338,7 +337,7 @@ def _resident(pid: int) -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.skipif(not HEAVY, reason="set STAGETRACE_HEAVY=1: takes three minutes")
+@pytest.mark.heavy
 @pytest.mark.parametrize("spool", [True, False], ids=["spool", "no spool"])
 def test_a_minute_of_outage_at_500_requests_a_second(*, spool: bool, receiver: Receiver, tmp_path: Path) -> None:
     rate = float(os.environ.get("STAGETRACE_OUTAGE_RATE", "500"))

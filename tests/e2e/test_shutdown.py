@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from grpc import StatusCode
 
-from otlp.receiver import Receiver, run_receiver
+from otlp.receiver import Receiver, Reply, run_receiver
 from services import APPS, PYTHON, Service, run_service
 
 if TYPE_CHECKING:
@@ -153,6 +154,20 @@ def test_with_nobody_to_deliver_to_the_end_comes_and_the_loss_is_said(
         service.stop()
         print(f"{launcher}: ended after {time.monotonic() - started:.1f} s")  # noqa: T201 -- a figure, not a promise
         assert "not all spans were delivered" in service.log
+
+
+@pytest.mark.parametrize("launcher", ["uvicorn", "gunicorn"])
+def test_the_end_says_how_much_was_refused_since_that_was_said(
+    launcher: str, receiver: Receiver, tmp_path: Path
+) -> None:
+    receiver.always = Reply(code=StatusCode.UNAUTHENTICATED, takes=False)
+    env = environment(receiver, OTEL_BSP_SCHEDULE_DELAY="100")
+    with run_service(tmp_path, launcher=launcher, env=env) as service:
+        ask(service, 1)
+        wait_for(lambda: "cannot deliver spans" in service.log)
+        ask(service, 10)
+        service.stop()
+        assert "spans were lost in all" in service.log
 
 
 def test_a_forked_child_of_a_service_delivers_its_own(receiver: Receiver, tmp_path: Path) -> None:

@@ -1,26 +1,19 @@
 """The oldest versions that pyproject.toml allows, the newest that there are, and one that breaks a hook.
 
-Each environment is made by uv, once for what it resolves to, outside the tree, with this checkout installed in it. Each
-service there is a real one on a real socket, and is asked once: one entry span, tiled, with route and verdict.
+Each service is a real one on a real socket, and is asked once: one entry span, tiled, with route and verdict.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
 import re
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import tomllib  # type: ignore[import-not-found]  # there from 3.11 on, which the tests need
 
 import instrumentation.grpc_client as rpc
-from missing import missing
+from environments import ROOT, interpreter_with
 from services import GUNICORN, run_service
 from sink import Sink, assert_tiled, run_sink
 from stagetrace import status
@@ -29,8 +22,8 @@ from test_doctor import checks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 # Of what the tests need, that which services are made of; a lower bound there is a promise.
 SERVED_WITH = "fastapi starlette uvicorn hypercorn gunicorn flask django grpcio-reflection scikit-learn"
@@ -50,8 +43,6 @@ HTTP: dict[str, tuple[tuple[str, ...], str, str, str]] = {
 }
 RPC = {"grpc_threads": "queue network.receive inference", "grpc_aio": "network.receive inference network.send"}
 
-heavy = pytest.mark.skipif(not os.environ.get("STAGETRACE_HEAVY"), reason="make test-heavy runs this")
-
 
 def requirements() -> list[str]:
     """Return what this project needs, and what its tests serve with, as pyproject.toml has it."""
@@ -59,35 +50,6 @@ def requirements() -> list[str]:
     listed = [*project["dependency-groups"]["dev"], *project["project"]["optional-dependencies"]["backend"]]
     served = {re.split(r"[>=;\[ ]", one)[0]: one for one in listed}
     return [*project["project"]["dependencies"], *(served[name] for name in SERVED_WITH.split())]
-
-
-def uv(*arguments: str, given: str = "") -> str:
-    argv = [sys.executable, "-m", "uv", *arguments, "--quiet"]
-    done = subprocess.run(argv, input=given, capture_output=True, text=True, check=False)
-    if done.returncode:
-        missing(f"uv {arguments[0]}: {done.stderr[-2000:]}")
-    return done.stdout
-
-
-def python(name: str) -> str:
-    """Return the interpreter of the environment with the oldest or the newest versions."""
-    which = ("--python", sys.executable)
-    asked = "\n".join(requirements())
-    resolved = uv("pip", "compile", "-", "--no-annotate", "--resolution", RESOLUTIONS[name], *which, given=asked)
-    base = os.environ.get("STAGETRACE_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-    copied = [path.read_text() for path in sorted((ROOT / "src").glob("stagetrace.*"))]  # at its installation
-    inputs = "\n".join([str(ROOT), sys.version, resolved, *copied])
-    folder = Path(base) / "stagetrace" / f"versions-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "ready").exists():
-            (folder / "versions.txt").write_text(resolved)
-            uv("venv", "--allow-existing", *which, str(folder))
-            into = ("--python", str(folder))
-            uv("pip", "install", *into, "--requirements", str(folder / "versions.txt"), "--editable", str(ROOT))
-            (folder / "ready").touch()
-    return str(folder / "bin" / "python")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +60,7 @@ def sink() -> Iterator[Sink]:
 
 @pytest.fixture(scope="module", params=RESOLUTIONS)
 def interpreter(request: pytest.FixtureRequest) -> str:
-    return python(request.param)
+    return interpreter_with(requirements(), RESOLUTIONS[request.param])
 
 
 def environment(sink: Sink, folder: Path) -> dict[str, str]:
@@ -125,7 +87,7 @@ def check(sink: Sink, trace_id: str, route: tuple[str, str], stages: str, folder
     assert "fault of stagetrace" not in log
 
 
-@heavy
+@pytest.mark.heavy
 @pytest.mark.parametrize("app", HTTP)
 def test_a_request_has_one_entry_span_and_a_verdict(app: str, interpreter: str, sink: Sink, tmp_path: Path) -> None:
     server, asked, route, stages = HTTP[app]
@@ -138,7 +100,7 @@ def test_a_request_has_one_entry_span_and_a_verdict(app: str, interpreter: str, 
         check(sink, trace_id, ("http.route", route), stages, tmp_path, service.log)
 
 
-@heavy
+@pytest.mark.heavy
 @pytest.mark.parametrize("app", RPC)
 def test_an_rpc_has_one_entry_span_and_a_verdict(app: str, interpreter: str, sink: Sink, tmp_path: Path) -> None:
     with rpc.run_service(tmp_path, app, environment(sink, tmp_path), [interpreter]) as service:

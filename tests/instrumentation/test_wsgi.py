@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from heavy import HEAVY
 from services import APPS, PYTHON, Service, run_service, wsgi_command
 from sink import SERVER, Sink, assert_tiled, run_sink
 from stagetrace.instrumentation.wsgi_passing import Passing
@@ -378,11 +379,12 @@ def test_an_exception_of_a_plain_application(plain: Service, sink: Sink) -> None
 KINDS = ("whole", "infer", "stream", "infer-stream", "raise", "raise-stream", "give up")
 
 
+@pytest.mark.heavier
 def test_a_thousand_requests_at_random(flask: Service, sink: Sink) -> None:
     """Each has one entry span, tiled, whose verdict is its duration against the threshold."""
     chance = random.Random(7)
     port = int(flask.url.rpartition(":")[2])
-    all_of_them = "gthread" in flask.process.args or os.environ.get("STAGETRACE_HEAVY")  # type: ignore[operator]
+    all_of_them = "gthread" in flask.process.args or HEAVY  # type: ignore[operator]
     total = 1_000 if all_of_them else 250
     work = [
         (secrets.token_hex(16), chance.choice(KINDS), chance.choice((200, 201, 404, 422, 503))) for _ in range(total)

@@ -35,7 +35,7 @@ DOCUMENT = (ROOT / "docs" / "opentelemetry-suites.md").read_text()
 SUITES = ("asgi", "fastapi")
 WITHIN_S = 300
 
-pytestmark = pytest.mark.skipif(not os.environ.get("STAGETRACE_HEAVY"), reason="make test-heavy runs this")
+pytestmark = pytest.mark.heavy
 
 
 def sdist(suite: str) -> Path:
