@@ -23,14 +23,9 @@ test: check backends-if-go ## check, then all tests, against a real Jaeger and a
 
 # The full million of fuzzed requests takes about an hour: make test-heavy FUZZ_CASES=1000000
 FUZZ_CASES ?= 100000
-test-heavy: $(INSTALLED) ## kill -9, outages, a million requests, $(FUZZ_CASES) fuzzed ones, the limits of the local store
+test-heavy: $(INSTALLED) ## kill -9, outages, a million requests, $(FUZZ_CASES) fuzzed ones, the limits of the local store, torch, TensorFlow
 	@echo "running the heavy tests ..."
-	@STAGETRACE_HEAVY=1 STAGETRACE_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -q --durations=8 \
-	  tests/store/local/test_crash.py tests/store/local/test_limits.py tests/backend/test_crash.py tests/backend/test_fuzz.py \
-	  tests/otlp/test_decoder.py tests/otlp/test_decoder_twin.py tests/e2e/test_outage.py tests/test_soak.py \
-	  tests/oracle tests/e2e/test_versions.py tests/instrumentation/test_wsgi.py::test_a_thousand_requests_at_random \
-	  $(addsuffix ::test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged, \
-	  tests/e2e/test_asgi_servers.py tests/instrumentation/test_litserve.py tests/instrumentation/test_mlserver.py)
+	@STAGETRACE_HEAVY=1 STAGETRACE_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -q --durations=8 -m "heavy or heavier"
 
 check: $(INSTALLED) ## lint, format, types, import rules
 	@echo "checking lint, format, types and import rules ..."

@@ -20,10 +20,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 PACKAGES = Path("src")
 # Each becomes the extension of that name, beside it, together with what there is: _decoder.c with decoder_walk.c ...
 SOURCES = "stagetrace/**/_*.c"
-# One build for all of CPython from 3.10 on; free-threaded builds have no stable ABI.
+# One build for all of CPython from 3.10 on, if 3.10 or 3.11 makes it: the headers of later ones count no references to
+# None, which ends an older interpreter. Free-threaded builds have no stable ABI.
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 STABLE_ABI = "-DPy_LIMITED_API=0x030A0000"
-SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX")) if FREE_THREADED else ".abi3.so"
+FOR_ALL = not FREE_THREADED and sys.version_info < (3, 12)
+SUFFIX = ".abi3.so" if FOR_ALL else str(sysconfig.get_config_var("EXT_SUFFIX"))
 TIMEOUT_S = 120
 
 
@@ -52,7 +54,7 @@ class CompileExtensions(BuildHookInterface):  # type: ignore[type-arg]
         if editable:
             return
         python, abi, platform = self.build_config.builder.get_best_matching_tag().split("-")
-        build_data["tag"] = f"{python}-{abi}-{platform}" if FREE_THREADED else f"cp310-abi3-{platform}"
+        build_data["tag"] = f"cp310-abi3-{platform}" if FOR_ALL else f"{python}-{abi}-{platform}"
         build_data["pure_python"] = False
         for name, path in built.items():
             build_data["force_include"][str(path)] = name

@@ -46,8 +46,8 @@ class Section:
 IN_PROCESS = "CPU per request, in process"
 # One line for each benchmark.
 SECTIONS = (
-    Section(IN_PROCESS, "inprocess_cost", {"rounds": 4, "requests": 4000}, {"rounds": 11, "requests": 8000}),
-    Section("Many routes", "routes_cost", {"rounds": 2, "requests": 40_000}, {"rounds": 5, "requests": 20_000}),
+    Section(IN_PROCESS, "inprocess_cost", {"rounds": 3, "requests": 3000}, {"rounds": 11, "requests": 8000}),
+    Section("Many routes", "routes_cost", {"rounds": 2, "requests": 20_000}, {"rounds": 5, "requests": 20_000}),
     Section(
         "CPU per request, served",
         "request_cost",
@@ -58,11 +58,11 @@ SECTIONS = (
     Section(
         "Latency",
         "latency",
-        {"rounds": 4, "seconds": 10, "models": ("logistic regression",)},
+        {"rounds": 3, "seconds": 10, "models": ("logistic regression",)},
         {"rounds": 7, "seconds": 60},
     ),
     Section("The threads that send", "export_thread", {"rounds": 2, "seconds": 4}, {"rounds": 5, "seconds": 20}),
-    Section("Start-up and memory", "startup", {"runs": 25, "rounds": 4}, {"runs": 60, "rounds": 11}),
+    Section("Start-up and memory", "startup", {"runs": 20, "rounds": 3}, {"runs": 60, "rounds": 11}),
 )
 INTRODUCTION = """# What recording costs
 

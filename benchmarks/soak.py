@@ -16,7 +16,7 @@ import json
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,7 @@ TAKE_EVERY_S = 1.0
 CHILD = "--in-process"
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)  # not in every C library
 PATH = "/v0/score/model-0"
+HTTP = "http/protobuf"
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,19 @@ class Soak:
     seconds: dict[int, float]
 
 
-def measure(variant: Variant, parts: list[int], threads: list[int]) -> Soak:
-    """Run one process for each number of threads."""
+def measure(variant: Variant, parts: list[int], threads: list[int], *, http: bool = False) -> Soak:
+    """Run one process for each number of threads; its spans go over gRPC, or over HTTP."""
+    # Else malloc has an arena for each thread, of which a part's threads take now these and now those: with four, up to
+    # 2 MB more or less from one reading to the next, of nothing that anybody holds.
+    variant = replace(variant, env={**variant.env, "MALLOC_ARENA_MAX": "1"})
     result = Soak(variant.name, parts, {}, {}, {}, {})
     for many in threads:
         with run_receiver() as receiver, _taking(receiver) as taken:
             size = ("--threads", str(many), "--parts", *map(str, parts))
             cores = CORES if many > 1 else ()
-            one = run(variant, receiver, "soak.py", CHILD, *size, cores=cores)
+            over = {"OTEL_EXPORTER_OTLP_PROTOCOL": HTTP, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.http_endpoint}
+            sending = replace(variant, env={**variant.env, **over}) if http else variant
+            one = run(sending, receiver, "soak.py", CHILD, *size, cores=cores)
         result.readings[many], result.counts[many] = one["readings"], one["counts"]
         result.seconds[many], result.received[many] = one["seconds"], sum(taken)
         progress(f"{many} threads: {sum(parts)} requests in {one['seconds']:.0f} s")
@@ -149,8 +155,7 @@ async def _part(app: Any, requests: int, threads: int) -> None:
 
 
 def _reading() -> dict[str, int]:
-    # What the threads of a part freed stays with malloc, in an arena for each of them, now in more of these and now in
-    # fewer: some megabytes either way. Only what is held tells of growth.
+    # What was freed stays with malloc, now more of it and now less. Only what is held tells of growth.
     gc.collect()
     _trim(0)
     return {
@@ -215,8 +220,12 @@ def main() -> None:
     arguments.add_argument("--readings", type=int, default=READINGS)
     arguments.add_argument("--threads", type=int, nargs="+", default=[1, 4], help="event loops, one process for each")
     arguments.add_argument("--variant", choices=list(VARIANTS), default=STAGETRACE.name)
+    arguments.add_argument("--python", default=sys.executable, help="interpreter of the measured process")
+    arguments.add_argument("--http", action="store_true", help="send over HTTP: free-threaded builds have no grpcio")
     args = arguments.parse_args()
-    show(measure(VARIANTS[args.variant], parts(args.requests, args.readings), args.threads), tables, reading, args.json)
+    variant = replace(VARIANTS[args.variant], python=args.python)
+    result = measure(variant, parts(args.requests, args.readings), args.threads, http=args.http)
+    show(result, tables, reading, args.json)
 
 
 if __name__ == "__main__":
