@@ -6,6 +6,7 @@ For the tests and for examples/demo.py; needs nothing but the standard library a
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
 import random
 import socket
@@ -71,25 +72,40 @@ def cache() -> Path:
 
 
 def binary(name: str) -> Path:
-    """Return the built binary `jaeger` or `otelcol`; BackendMissing if it is not built."""
-    path = cache() / name
+    """Return the binary `jaeger` or `otelcol`: what STAGETRACE_<NAME> names, else what is built; or BackendMissing."""
+    variable = f"STAGETRACE_{name.upper()}"
+    path = Path(os.environ.get(variable) or cache() / name)
     if not os.access(path, os.X_OK):
         message = f"The real {name} is needed, and {path} is not there: run `make backends` (once; it needs Go)."
+        if os.environ.get(variable):
+            message = f"{variable} names {path}, which cannot be executed: correct it, or unset it."
         raise BackendMissing(message)
     return path
 
 
-def free_port() -> int:
-    """Return a loopback port that nothing listens on.
+def _own_ports() -> Iterator[int]:
+    """Yield ports that no other process of this test run yields, each once a round.
 
     Below the range from which the kernel takes the ports of outgoing connections, or one of these could take it before
     the server that is to have it, or while that restarts.
     """
-    while True:
-        port = random.randrange(20_000, 32_000)
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    first, size = (20_000 + 1_500 * (int(worker[2:]) % 8), 1_500) if worker else (20_000, 12_000)
+    offset = random.randrange(size)
+    for number in itertools.count(offset):
+        yield first + number % size
+
+
+_ports = _own_ports()
+
+
+def free_port() -> int:
+    """Return a loopback port that nothing listens on."""
+    for port in _ports:
         with socket.socket() as probe, suppress(OSError):
             probe.bind((LOOPBACK, port))
             return port
+    raise AssertionError
 
 
 @contextmanager

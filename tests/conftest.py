@@ -1,25 +1,82 @@
-"""What every test may ask for: a running Jaeger, and a Collector in front of it, one of each for the whole session."""
+"""What every test may ask for, which markers it gets from that, and what holds for a whole test run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import signal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import services as services_module
 from backends import BackendMissing, Collector, Jaeger, binary, run_collector, run_jaeger
 from heavy import HEAVY
+from leftovers import Watcher
 from missing import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# Tests that use one of these fixtures, directly or not, get the marker.
+MARKERS = {
+    "service": {"services", "up"},
+    "backend": {"backends", "jaeger", "collector", "storage"},
+}
+_watcher = pytest.StashKey[Watcher]()
+_left = pytest.StashKey[list[str]]()
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the processes that tests start the signal dispositions of a terminal, and watch that none is left."""
+    # A run in the background ignores SIGINT and SIGQUIT, and so would each process that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # fixtures still stop what they have started
+    if not hasattr(config, "workerinput"):
+        config.stash[_watcher] = Watcher()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Kill what tests have left running."""
+    watcher = session.config.stash.get(_watcher, None)
+    if watcher is not None:
+        session.config.stash[_left] = watcher.end()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """List what tests have left running: each is a fault of the test that started it."""
+    for line in config.stash.get(_left, []):
+        terminalreporter.write_line(f"LEFT RUNNING, killed: {line}")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `heavy`, unless `make test-heavy` asks for it."""
+    """Set markers, keep tests that share a fixture of their module in one process, and skip `heavy` by default."""
     for item in items:
+        names = set(getattr(item, "fixturenames", ()))
+        for marker, fixtures in MARKERS.items():
+            if names & fixtures:
+                item.add_marker(marker)
+        shared = _shared(item)
+        if shared and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(f"{item.path}{shared}"))
         if not HEAVY and item.get_closest_marker("heavy"):
             item.add_marker(pytest.mark.skip(reason="make test-heavy runs this"))
+
+
+def _shared(item: pytest.Item) -> list[str]:
+    """Return the module's fixtures that a test shares with others, each with its parameter."""
+    definitions = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined] # which pytest shows in no other way
+    parameters = getattr(getattr(item, "callspec", None), "indices", {})
+    shared = {name for name, found in definitions.items() if found[-1].scope in ("module", "package", "class")}
+    return sorted(f"{name}{parameters.get(name, '')}" for name in shared)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let only tests that are marked `service` start one."""
+    services_module.allowed = item.get_closest_marker("service") is not None
 
 
 def need(name: str) -> None:
@@ -28,6 +85,11 @@ def need(name: str) -> None:
         binary(name)
     except BackendMissing as error:
         missing(str(error))
+
+
+@pytest.fixture(scope="session")
+def services() -> None:
+    """Start services: a test that does asks for this, and so is marked `service`."""
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 APPS = Path(__file__).parent / "apps"
+allowed = True  # whether the running test may start a service (conftest.py)
 UNSEEN = {"STAGETRACE_SOCKET_WAIT": "0", "STAGETRACE_WIRE": "0"}
 PYTHON = sys.executable
 
@@ -106,6 +107,7 @@ def run_service(
     request, and stock tracing does not know the latter.
     `argv` replaces the launcher's command, `{port}` in it the port. `tls`: over TLS, whatever its certificate.
     """
+    assert allowed, "a test that starts a service asks for the fixture `services`, by which it is marked so"
     port = free_port()
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "STAGETRACE"))}
     argv = [part.format(port=port) for part in argv] if argv else command(launcher, app, port)

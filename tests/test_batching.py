@@ -16,6 +16,8 @@ from trees import assert_true, batch_of, tree
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 
 @pytest.fixture(scope="module")
 def sink() -> Iterator[Sink]:

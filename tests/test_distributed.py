@@ -17,6 +17,8 @@ from backends import CONFIG
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+pytestmark = pytest.mark.usefixtures("services")
+
 ROOT = CONFIG.parent
 PAGE = (ROOT / "docs" / "distributed.md").read_text()
 CLI = (sys.executable, "-m", "stagetrace.cli.main")

@@ -17,6 +17,8 @@ from stagetrace import semconv
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 

@@ -31,6 +31,8 @@ from test_status import environment, said
 if TYPE_CHECKING:
     from backends import Collector, Jaeger
 
+pytestmark = pytest.mark.usefixtures("services")
+
 DOCTOR = [PYTHON, "-m", "stagetrace.cli.main", "doctor"]
 PROMISE = "POST /predict within 50ms for 99.9% over 28d"
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 HOOK = "stagetrace.instrumentation.twin"
 REQUESTS = 30
 

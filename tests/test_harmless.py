@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     import httpx
 
+pytestmark = pytest.mark.usefixtures("services")
+
 REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/predict", {"json": {"inference_s": 0.01}}),
     ("POST", "/async-predict", {"json": {}}),

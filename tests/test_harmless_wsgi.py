@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     (
         "POST",

@@ -13,6 +13,8 @@ from stagetrace.recording import limits
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 LONGEST = limits.DEFAULT_LONGEST
 JAEGERS_LIMIT = 65_000
 

@@ -16,6 +16,8 @@ from stagetrace.unusable import unusable
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 FAULT = "This is a fault of stagetrace"
 
 

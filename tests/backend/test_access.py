@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 TOKEN = "s3cret/+=~"  # noqa: S105 -- made for these tests
 GOOD = f"Bearer {TOKEN}"
 WRONG: dict[str, str | None] = {

@@ -15,6 +15,8 @@ import pytest
 from backend.running import Up, export, request, run_up
 from heavy import HEAVY
 
+pytestmark = pytest.mark.usefixtures("services")
+
 ROUNDS = 50 if HEAVY else 3
 SENDERS = 4
 BATCH = 50

@@ -31,6 +31,8 @@ from store.feed import MS, Made, _readable, entry, recent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 JS = backends.cache().parent / "js"
 PACKAGES = [
     "@opentelemetry/api",

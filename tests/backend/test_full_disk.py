@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 MIB = 1 << 20
 PROTOBUF = {"content-type": "application/x-protobuf"}
 

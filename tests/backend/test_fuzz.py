@@ -27,6 +27,8 @@ from heavy import fuzz_cases
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 CASES = fuzz_cases(2_000)
 SEED = int(os.environ.get("STAGETRACE_FUZZ_SEED") or 7)  # the same cases on every run, until another is asked for
 PER_TRACE = 200

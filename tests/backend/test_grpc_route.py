@@ -14,6 +14,8 @@ from stagetrace.store import Selection, open_store
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 ROUTE = "ml.Scorer/Predict"
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from backend.running import Up
 
+pytestmark = pytest.mark.usefixtures("services")
+
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
 

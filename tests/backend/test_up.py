@@ -32,6 +32,8 @@ from backend.running import (
 from stagetrace.backend import options
 from stagetrace.cli import up as verb
 
+pytestmark = pytest.mark.usefixtures("services")
+
 PORTS = ("grpc_port", "http_port", "query_grpc_port", "query_http_port")
 
 

@@ -21,6 +21,8 @@ from cli.test_commands import COMMAND, cli, environment, time_of
 from stagetrace.otlp import json_form
 from stagetrace.store import Selection, open_store
 
+pytestmark = pytest.mark.usefixtures("services")
+
 EVER = Selection(0, 2**63 - 1)
 
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from backends import Jaeger
 
+pytestmark = pytest.mark.usefixtures("services")
+
 WITHIN_S = 30
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 MS = 1_000_000
 WITHIN_MS, CHUNK_MS = 700, 250
 POLICY = f"* within {WITHIN_MS}ms first_chunk {CHUNK_MS}ms per_chunk {CHUNK_MS}ms"

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from services import PYTHON, Service, run_service
 from sink import run_sink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import pytest
+
+pytestmark = pytest.mark.usefixtures("services")
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 SERVICE = [PYTHON, "-m", "uvicorn", "--app-dir", str(BENCHMARKS), "app_gc:app", "--port", "{port}", "--no-access-log"]

@@ -15,6 +15,8 @@ from sink import assert_tiled, run_sink
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 SERVERS = ["gunicorn gevent", "gevent", "werkzeug gevent"]
 
 

@@ -28,6 +28,8 @@ from stagetrace.sla.cause import WORDS
 if TYPE_CHECKING:
     from backends import Collector, Jaeger
 
+pytestmark = pytest.mark.usefixtures("services")
+
 SLOW_S = 0.7
 POLICY = "POST /predict within 350ms for 99%; POST /async-predict within 350ms"
 SIX_STAGES = {"network.receive", "queue", "preprocess", "inference", "postprocess", "network.send"}

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from backends import Jaeger
 
+pytestmark = pytest.mark.usefixtures("services")
+
 SERVER = 2
 SLOW_S = 0.6
 TWO_WORKERS = "uvicorn --workers 2"

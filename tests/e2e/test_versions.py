@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 # Of what the tests need, that which services are made of; a lower bound there is a promise.
 SERVED_WITH = "fastapi starlette uvicorn hypercorn gunicorn flask django grpcio-reflection scikit-learn"

@@ -15,6 +15,8 @@ from trees import at_its_best
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 MS = 1_000_000
 FRAMEWORKS = ["any_starlette", "any_litestar", "any_quart", "any_django"]
 # Django has neither websockets nor work in the background.

@@ -17,6 +17,8 @@ from services import PYTHON, Service, run_service
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 UVICORN = ["-m", "uvicorn", "broken:app", "--port", "{port}"]
 TRIO = ["-m", "hypercorn", "-k", "trio", "broken:app", "--bind", "127.0.0.1:{port}"]
 HYPERCORN = ["-m", "hypercorn", "broken:app", "--bind", "127.0.0.1:{port}"]

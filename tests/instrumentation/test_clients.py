@@ -17,6 +17,8 @@ from sink import Received, Sink, run_sink
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 EARLY = 0.95
 MS = 1_000_000
 CLIENT, SERVER = 3, 2

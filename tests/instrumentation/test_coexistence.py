@@ -14,6 +14,8 @@ from sink import Sink, assert_tiled, run_sink
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 
 @pytest.fixture(scope="module")
 def sink() -> Iterator[Sink]:

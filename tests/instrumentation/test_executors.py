@@ -15,6 +15,8 @@ from trees import measure
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 EARLY = 0.95  # sleeps may end a little early on coarse clocks
 MS = 1_000_000
 

@@ -18,6 +18,8 @@ from trees import measure
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 MS = 1_000_000
 EARLY = 0.9  # a loop's timer may fire up to a millisecond early
 ERROR = 2

@@ -18,6 +18,8 @@ from trees import measure
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 UNSET, ERROR = 0, 2
 Services = dict[str, Service]
 

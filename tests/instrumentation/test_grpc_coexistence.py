@@ -16,6 +16,8 @@ from sink import Sink, assert_tiled, run_sink
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 APPS = ("grpc_threads", "grpc_aio")
 KINDS: list[tuple[str, str, list[Any]]] = [
     ("Predict", "unary_unary", [{"inference_s": 0.02}]),

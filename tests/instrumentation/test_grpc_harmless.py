@@ -16,6 +16,8 @@ from sink import run_sink
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 VALUES = [{"value": value} for value in (1, 2, 3)]
 BOTH: list[tuple[str, str, list[Any], dict[str, Any]]] = [
     ("Predict", "unary_unary", [{"inference_s": 0.01}], {}),

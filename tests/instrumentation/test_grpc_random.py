@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 RPCS = 1_000
 AT_ONCE = 8
 # By method, in milliseconds: some are kept, some broken, some either. Of a method that there is not: `_OTHER`.

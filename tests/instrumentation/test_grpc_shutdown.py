@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 SERVER = 2
 APPS = ("grpc_threads", "grpc_aio")
 

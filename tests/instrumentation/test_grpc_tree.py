@@ -14,6 +14,8 @@ from sink import SERVER, Received, Sink, run_sink
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 # What differs from run to run; that it is there is part of the tree.
 VARYING = (
     *("client.port", "server.port", "user_agent.original", "sla.overrun_ms", "sla.deadline.remaining_ms"),

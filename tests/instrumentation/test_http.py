@@ -16,6 +16,8 @@ from stagetrace.instrumentation.http import AskedFor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+pytestmark = pytest.mark.usefixtures("services")
+
 HIDDEN = "hunter2"
 NAMES = [
     *(

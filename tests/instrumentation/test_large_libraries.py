@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.usefixtures("services"), pytest.mark.heavy]
 
 # By application, what it needs besides FastAPI.
 NEEDS = {

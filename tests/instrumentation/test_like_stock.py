@@ -28,6 +28,8 @@ from sink import SERVER
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 CASES = [
     Case("plain", "/plain"),
     Case("sync", "/sync"),

@@ -19,6 +19,8 @@ from instrumentation.like_stock import CALLER, Case, Recorded, both, expected, s
 from services import PYTHON
 from sink import SERVER
 
+pytestmark = pytest.mark.usefixtures("services")
+
 GUNICORN = [
     *(PYTHON, "-m", "gunicorn", "-k", "gthread", "--threads", "2"),
     *("-b", "127.0.0.1:{port}", "-b", "unix:{socket}", "{app}:app"),

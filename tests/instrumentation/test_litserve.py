@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from services import Service
 
+pytestmark = pytest.mark.usefixtures("services")
+
 RANDOMISED = 1_000 if HEAVY else 300
 # LitServe's own dependency that lets all in runs in a thread; then comes the worker.
 BEFORE = ["preprocess", "network.receive", "preprocess", "queue (thread_pool)", "preprocess"]

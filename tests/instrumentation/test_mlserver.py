@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from services import Service
 
+pytestmark = pytest.mark.usefixtures("services")
+
 MODELS: dict[str, dict[str, object]] = {
     "flowers": {"implementation": "mlserver_runtimes.Flowers"},
     "batched": {

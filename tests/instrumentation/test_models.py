@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 EXPECTED = {
     "logistic": ("LogisticRegression", "sklearn", 5),
     "logistic-proba": ("LogisticRegression", "sklearn", 5),

@@ -15,6 +15,8 @@ from stagetrace.instrumentation.request_start import FUTURE, TOO_OLD, UNREADABLE
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 NOW = 1_700_000_000_250_000_000
 
 

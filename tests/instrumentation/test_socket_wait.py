@@ -27,7 +27,10 @@ from stagetrace.sources import tcp
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(tcp.SOURCE.lacks is not None, reason=str(tcp.SOURCE.lacks))
+pytestmark = [
+    pytest.mark.usefixtures("services"),
+    pytest.mark.skipif(tcp.SOURCE.lacks is not None, reason=str(tcp.SOURCE.lacks)),
+]
 HOLD_S = 0.4
 HEAD = "GET {path} HTTP/1.1\r\nhost: x\r\ntraceparent: 00-{trace_id}-{span_id}-01\r\n\r\n"
 UVICORN = ("uvicorn", "holding:app", "--port", "{port}")

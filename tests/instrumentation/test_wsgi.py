@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from sink import Request
 
+pytestmark = pytest.mark.usefixtures("services")
+
 TRIES = 4  # the machine may be busy: what the code gets wrong, it gets wrong each time
 
 

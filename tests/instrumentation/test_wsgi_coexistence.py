@@ -16,6 +16,8 @@ from sink import Sink, assert_tiled, run_sink
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("services")
+
 GTHREAD = ["-m", "gunicorn", "-k", "gthread", "--threads", "2", "-b", "127.0.0.1:{port}", "wsgi_beside:app"]
 SYNC = ["-m", "gunicorn", "-b", "127.0.0.1:{port}", "wsgi_beside:app"]
 UVICORN = ["-m", "uvicorn", "--port", "{port}", "wsgi_beside:app"]

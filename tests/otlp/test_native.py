@@ -22,6 +22,8 @@ from stagetrace.semconv import INFERENCE
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 SERVE = """
 import os
 import uvicorn, ml

@@ -13,6 +13,8 @@ from sink import SERVER, Received, assert_tiled, request_of, run_sink
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 GOOD, BREACHES, ITEMS = 40, 15, 10
 POLICY = "GET /plain within 60m; GET /child within 1us; GET /items/* within 60m"
 # As a person would publish it: by the route, which is known only once the request is routed, or asked for.

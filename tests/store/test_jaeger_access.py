@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 VARIABLE = "STAGETRACE_STORE_TOKEN"
 TOKEN = "s3cret/+=~"  # noqa: S105 -- made for these tests
 OTHER = "wrong-0ne"
