@@ -26,6 +26,8 @@ SERVER = 2
 GUNICORN = [PYTHON, "-m", "gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:{port}"]
 UVICORN = [PYTHON, "-m", "uvicorn", "ml:app", "--port", "{port}"]
 
+pytestmark = pytest.mark.usefixtures("services")
+
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:

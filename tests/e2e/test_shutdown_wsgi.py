@@ -24,6 +24,8 @@ SYNC = [*GUNICORN, "-w", "2"]
 THREADS = [*GUNICORN, "-k", "gthread", "--threads", "4"]
 GEVENT = [*GUNICORN, "-k", "gevent", "-w", "2"]
 
+pytestmark = pytest.mark.usefixtures("services")
+
 
 @pytest.mark.parametrize(
     ("worker", "number"),

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting()))
+pytestmark = [
+    pytest.mark.usefixtures("services"),
+    pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting())),
+]
 ENV = {"STAGETRACE": "1", "STAGETRACE_SLA": "* within 5ms", "OTEL_BSP_SCHEDULE_DELAY": "50"}
 COMPUTED_MS = 39.0
 

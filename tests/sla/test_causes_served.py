@@ -20,9 +20,12 @@ from stagetrace.sources import tcp, threads
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.skipif(
-    threads.lacks_waiting() is not None or tcp.SOURCE.lacks is not None, reason="the kernel tells too little"
-)
+pytestmark = [
+    pytest.mark.usefixtures("services"),
+    pytest.mark.skipif(
+        threads.lacks_waiting() is not None or tcp.SOURCE.lacks is not None, reason="the kernel tells too little"
+    ),
+]
 ENV = {
     "STAGETRACE": "1",
     "STAGETRACE_SOCKET_WAIT": "1",
