@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from stagetrace.recording.timeline import Timeline
 from stagetrace.sla.parts import parts_of
 from stagetrace.sources import threads
 from stagetrace.sources.threads import UNKNOWN
+from trees import at_its_best
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,6 +73,12 @@ async def hop(work: Callable[[], Any], limiter: CapacityLimiter) -> tuple[int, T
         return asked, timeline
 
 
+async def until(holds: Callable[[], Any]) -> None:
+    """Let the event loop run until a condition holds that nothing else tells it."""
+    while not holds():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
 def sleep() -> str:
     time.sleep(0.05)
     return "answer"
@@ -81,33 +89,36 @@ def test_with_a_token_left_all_of_the_wait_is_a_hand_over() -> None:
     async def main() -> tuple[int, Timeline]:
         return await hop(lambda: "answer", CapacityLimiter(2))
 
-    asked, timeline = asyncio.run(main())
-    (since, until, lacked), (_, _, back) = timeline.handed
-    assert since - asked < 10 * MS
-    assert 0 <= lacked <= until - since + MS
-    assert back == UNKNOWN
-    segments = timeline.close(timeline.started, time.time_ns())
-    assert "queue" in {segment.stage for segment in segments}
-    assert "pool_wait" not in parts_of(segments, timeline).times
+    def look() -> bool:
+        asked, timeline = asyncio.run(main())
+        (since, until, lacked), (_, _, back) = timeline.handed
+        assert asked <= since <= until
+        assert 0 <= lacked <= until - since + MS
+        assert back == UNKNOWN
+        segments = timeline.close(timeline.started, time.time_ns())
+        assert "queue" in {segment.stage for segment in segments}
+        assert "pool_wait" not in parts_of(segments, timeline).times
+        return since - asked < 10 * MS
+
+    assert at_its_best(look, wanted=True)  # a busy machine may stop the process between the two looks at the clock
 
 
 @pytest.mark.usefixtures("_twin")
 def test_without_one_only_what_follows_the_end_of_the_work_before() -> None:
     ended = []
 
-    def first() -> str:
-        answer = sleep()
-        ended.append(time.time_ns())
-        return answer
-
     async def main() -> tuple[tuple[int, Timeline], tuple[int, Timeline]]:
         limiter = CapacityLimiter(1)
 
-        async def second() -> tuple[int, Timeline]:
-            await asyncio.sleep(0.01)
-            return await hop(lambda: "answer", limiter)
+        def first() -> str:
+            while not limiter.statistics().tasks_waiting:
+                time.sleep(0.001)
+            ended.append(time.time_ns())
+            return "answer"
 
-        return await asyncio.gather(hop(first, limiter), second())
+        task = asyncio.create_task(hop(first, limiter))
+        await until(lambda: limiter.borrowed_tokens)
+        return await asyncio.gather(task, hop(lambda: "answer", limiter))
 
     _, (asked, timeline) = asyncio.run(main())
     since, _, _ = timeline.handed[0]
@@ -116,9 +127,17 @@ def test_without_one_only_what_follows_the_end_of_the_work_before() -> None:
 
 @pytest.mark.usefixtures("_twin")
 def test_an_event_loop_that_is_held_takes_a_request_back_late() -> None:
+    begun, held = threading.Event(), threading.Event()
+
+    def work() -> str:
+        begun.set()
+        held.wait()
+        return "answer"
+
     async def main() -> tuple[int, Timeline]:
-        task = asyncio.create_task(hop(sleep, CapacityLimiter(1)))
-        await asyncio.sleep(0.02)
+        task = asyncio.create_task(hop(work, CapacityLimiter(1)))
+        await until(begun.is_set)
+        held.set()
         time.sleep(0.1)  # noqa: ASYNC251 -- the fault
         return await task
 
@@ -162,15 +181,16 @@ def test_what_the_function_raises_comes_through_and_ends_the_turn() -> None:
 @pytest.mark.usefixtures("_twin")
 def test_a_wait_that_is_given_up_ends_then() -> None:
     async def main() -> tuple[int, list[Any]]:
-        limiter = CapacityLimiter(1)
-        first = asyncio.create_task(hooked.run_sync(sleep, limiter=limiter))
-        await asyncio.sleep(0.01)
+        limiter, release = CapacityLimiter(1), threading.Event()
+        first = asyncio.create_task(hooked.run_sync(release.wait, limiter=limiter))
+        await until(lambda: limiter.borrowed_tokens)
         with request() as timeline:
             waiting = asyncio.create_task(hooked.run_sync(sleep, limiter=limiter))
-            await asyncio.sleep(0.01)
+            await until(lambda: limiter.statistics().tasks_waiting)
             waiting.cancel()
             await asyncio.wait([waiting])
             given_up = time.time_ns()
+            release.set()
             await first
             return given_up, timeline.close(timeline.started, time.time_ns())
 
