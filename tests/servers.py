@@ -1,63 +1,35 @@
-"""Other people's model servers in an environment of their own: MLServer does not go with our newest FastAPI.
-
-The environment is made once, outside the tree, with this checkout installed in it as a person would install it.
-"""
+"""LitServe and MLServer in an environment of their own: MLServer does not work with the newest FastAPI."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from backends import free_port
-from missing import missing
+from environments import interpreter_once
 from services import APPS, Service, run_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
 READY_WITHIN_S = 240  # each worker process of theirs imports all anew, for seconds of a core
 HAS_MLSERVER = sys.version_info < (3, 13)  # as it says itself
 # MLServer 1.7.1's workers do not start under a newer uvloop: "There is no current event loop".
-MLSERVER = ["mlserver==1.7.1", "uvloop<0.22"] if HAS_MLSERVER else []
-PACKAGES = ["litserve==0.2.19", "scikit-learn>=1.5", *MLSERVER]
+MLSERVER = ("mlserver==1.7.1", "uvloop<0.22") if HAS_MLSERVER else ()
+PACKAGES = ("litserve==0.2.19", "scikit-learn>=1.5", *MLSERVER)
 
 
 def python() -> str:
     """Return the interpreter of the environment; skip where it cannot be made, under CI fail instead."""
-    base = os.environ.get("STAGETRACE_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-    needs = re.findall(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
-    copied = [path.read_text() for path in sorted((ROOT / "src").glob("stagetrace.*"))]  # at its installation
-    inputs = [str(ROOT), sys.version, *PACKAGES, *needs, *copied]
-    folder = Path(base) / "stagetrace" / f"servers-{hashlib.sha256(chr(10).join(inputs).encode()).hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "ready").exists():
-            _make(folder)
-    return str(folder / "bin" / "python")
-
-
-def _make(folder: Path) -> None:
-    for command in (
-        [sys.executable, "-m", "venv", str(folder)],
-        [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *PACKAGES, "--editable", str(ROOT)],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            missing(f"the environment of the servers cannot be made: {done.stderr.strip().rpartition(chr(10))[2]}")
-    (folder / "ready").touch()
+    return interpreter_once("servers", PACKAGES)
 
 
 @contextmanager
