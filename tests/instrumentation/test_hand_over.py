@@ -73,7 +73,7 @@ async def hop(work: Callable[[], Any], limiter: CapacityLimiter) -> tuple[int, T
         return asked, timeline
 
 
-async def until(holds: Callable[[], Any]) -> None:
+async def wait_until(holds: Callable[[], Any]) -> None:
     """Let the event loop run until a condition holds that nothing else tells it."""
     while not holds():  # noqa: ASYNC110
         await asyncio.sleep(0)
@@ -117,7 +117,7 @@ def test_without_one_only_what_follows_the_end_of_the_work_before() -> None:
             return "answer"
 
         task = asyncio.create_task(hop(first, limiter))
-        await until(lambda: limiter.borrowed_tokens)
+        await wait_until(lambda: limiter.borrowed_tokens)
         return await asyncio.gather(task, hop(lambda: "answer", limiter))
 
     _, (asked, timeline) = asyncio.run(main())
@@ -136,7 +136,7 @@ def test_an_event_loop_that_is_held_takes_a_request_back_late() -> None:
 
     async def main() -> tuple[int, Timeline]:
         task = asyncio.create_task(hop(work, CapacityLimiter(1)))
-        await until(begun.is_set)
+        await wait_until(begun.is_set)
         held.set()
         time.sleep(0.1)  # noqa: ASYNC251 -- the fault
         return await task
@@ -183,10 +183,10 @@ def test_a_wait_that_is_given_up_ends_then() -> None:
     async def main() -> tuple[int, list[Any]]:
         limiter, release = CapacityLimiter(1), threading.Event()
         first = asyncio.create_task(hooked.run_sync(release.wait, limiter=limiter))
-        await until(lambda: limiter.borrowed_tokens)
+        await wait_until(lambda: limiter.borrowed_tokens)
         with request() as timeline:
             waiting = asyncio.create_task(hooked.run_sync(sleep, limiter=limiter))
-            await until(lambda: limiter.statistics().tasks_waiting)
+            await wait_until(lambda: limiter.statistics().tasks_waiting)
             waiting.cancel()
             await asyncio.wait([waiting])
             given_up = time.time_ns()
