@@ -9,23 +9,35 @@ BUILD := collector-config/build/build.sh
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-heavy check bench backends backends-if-go clean
+.PHONY: help demo test test-all test-heavy test-sample check bench backends backends-if-go clean
+
+# Tests mostly wait for processes that they have started, so there are more test processes than cores.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '%-22s %s\n' "$$target" "$$text"; done
 
 demo: $(INSTALLED) ## a real service with real faults, and what stagetrace says of them (under a minute)
 	@$(BIN)/stagetrace demo
 
-test: check backends-if-go ## check, then all tests, against a real Jaeger and a real Collector
+test: check ## check, all tests within one process, and one of each server, library and store (under 5 minutes)
 	@echo "running the tests ..."
-	@$(BIN)/python -m pytest -q
+	@$(PYTEST) -m "smoke or not (service or backend or heavy)"
+
+test-all: check backends-if-go ## check, and all tests but the heavy ones, against a real Jaeger and a real Collector (under 20 minutes)
+	@echo "running all tests ..."
+	@$(BIN)/python tests/run_twice.py $(PYTEST) --session-timeout 2400 -m "not heavy"
+
+test-sample: $(INSTALLED) ## some of the heavy tests, and those briefly (under 10 minutes)
+	@echo "running a sample of the heavy tests ..."
+	@STAGETRACE_HEAVY=1 STAGETRACE_FUZZ_CASES=5000 $(BIN)/python tests/run_twice.py $(PYTEST) --timeout 600 -m sample
 
 # The full million of fuzzed requests takes about an hour: make test-heavy FUZZ_CASES=1000000
 FUZZ_CASES ?= 100000
 test-heavy: $(INSTALLED) ## kill -9, outages, a million requests, $(FUZZ_CASES) fuzzed ones, the limits of the local store, torch, TensorFlow
 	@echo "running the heavy tests ..."
-	@STAGETRACE_HEAVY=1 STAGETRACE_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -q --durations=8 -m "heavy or heavier"
+	@STAGETRACE_HEAVY=1 STAGETRACE_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -q --timeout 5400 --durations=8 -m "heavy or heavier"
 
 check: $(INSTALLED) ## lint, format, types, import rules
 	@echo "checking lint, format, types and import rules ..."
@@ -57,6 +69,6 @@ $(INSTALLED): pyproject.toml hatch_build.py $(wildcard src/stagetrace.*) $(wildc
 	  { echo "this needs Python 3.11 or newer (the recording side alone runs on 3.10); $(PYTHON) is $$($(PYTHON) --version 2>&1)."; echo "Name a newer one: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "installing stagetrace and what its tests need into $(VENV), about a minute the first time ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --editable '.[backend]' --group dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --editable '.[backend]' --group dev
 	@touch $@

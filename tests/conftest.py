@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +25,7 @@ MARKERS = {
 }
 _watcher = pytest.StashKey[Watcher]()
 _left = pytest.StashKey[list[str]]()
+_not_run = pytest.StashKey[Counter[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,20 +34,47 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # fixtures still stop what they have started
+    config.stash[_not_run] = Counter()
     if not hasattr(config, "workerinput"):
         config.stash[_watcher] = Watcher()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a process of pytest-xdist has counted; each counts the same."""
+    counted: dict[str, int] | None = getattr(node, "workeroutput", {}).get("not_run")  # none of one that has crashed
+    if counted is not None:
+        merged: Counter[str] = Counter(counted)
+        node.config.stash[_not_run] = merged
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Count what this run leaves to another target of the Makefile."""
+    for item in items:
+        marker = next((name for name in ("heavy", "backend", "service") if item.get_closest_marker(name)), "other")
+        item.config.stash[_not_run][marker] += 1
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Kill what tests have left running."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        counted = session.config.stash[_not_run]
+        output["not_run"] = dict(counted)
     watcher = session.config.stash.get(_watcher, None)
     if watcher is not None:
         session.config.stash[_left] = watcher.end()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """List what tests have left running: each is a fault of the test that started it."""
+    """Say what this run did not cover, and what tests have left running: a fault of the test that started it."""
+    count = config.stash[_not_run]
+    if count["service"] or count["backend"]:
+        terminalreporter.write_line(
+            f"make test-all adds {count['service']} tests of servers and {count['backend']} with the real Jaeger and "
+            f"Collector; make test-heavy has {count['heavy']} more."
+        )
     for line in config.stash.get(_left, []):
         terminalreporter.write_line(f"LEFT RUNNING, killed: {line}")
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Build the real Jaeger and OpenTelemetry Collector from the Go module proxy, once, into a folder outside the work tree.
-# Does nothing where both are already there, built from the same inputs by the same Go.
+# Does nothing for one that is already there, built from the same inputs by the same Go, or that STAGETRACE_JAEGER or
+# STAGETRACE_OTELCOL names.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -44,6 +45,13 @@ put() {
   say "built $bin/$1"
 }
 
+# is_named VARIABLE
+is_named() {
+  [[ -n ${!1:-} ]] || return 1
+  [[ -x ${!1} ]] || fail "$1 names ${!1}, which cannot be executed: correct it, or unset it to build it."
+  say "not built, since $1 names ${!1}"
+}
+
 build_jaeger() {
   local stamp
   stamp=$(inputs "$here/jaeger/go.mod" "$here/jaeger/go.sum")
@@ -75,6 +83,11 @@ build_otelcol() {
   put otelcol "$stamp"
 }
 
+jaeger=yes otelcol=yes
+is_named STAGETRACE_JAEGER && jaeger=
+is_named STAGETRACE_OTELCOL && otelcol=
+[[ -n $jaeger$otelcol ]] || exit 0
+
 command -v go >/dev/null || fail \
   "The real Jaeger and OpenTelemetry Collector are to be built into $bin." \
   "Go is missing: there is no 'go' on the PATH." \
@@ -84,5 +97,5 @@ mkdir -p "$bin"
 # Beside the final place, so that the renames are within one file system.
 work=$(mktemp -d "$cache/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-build_jaeger
-build_otelcol
+[[ -z $jaeger ]] || build_jaeger
+[[ -z $otelcol ]] || build_otelcol

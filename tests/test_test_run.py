@@ -1,0 +1,54 @@
+"""What a test run promises of itself: a failure by chance is listed, and nothing that was started outlives the run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+FAILS_ONCE = (
+    "import pathlib\ndef test_it():\n    seen = pathlib.Path('seen')\n    assert seen.exists() or seen.touch()\n"
+)
+ALWAYS_FAILS = "def test_it():\n    assert False\n"
+KILLED = """
+import os, signal, subprocess
+from leftovers import Watcher
+Watcher()
+print(subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=subprocess.DEVNULL).pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("text", "code"), [(FAILS_ONCE, 0), (ALWAYS_FAILS, 1)], ids=["by chance", "always"])
+def test_what_fails_runs_once_more_alone(text: str, code: int, tmp_path: Path) -> None:
+    """What passes then is listed as flaky, in the file that CI shows too."""
+    (tmp_path / "test_one.py").write_text(text)
+    listed = tmp_path / "flaky"
+    command = [sys.executable, str(TESTS / "run_twice.py"), sys.executable, "-m", "pytest", "-q", "-p", "xdist.plugin"]
+    environment = {**os.environ, "STAGETRACE_FLAKY": str(listed), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout
+    expected = "FLAKY test_one.py::test_it\n" if code == 0 else ""
+    assert (listed.read_text() if listed.exists() else "") == expected
+    assert ("FLAKY" in done.stdout) == (code == 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+def test_a_killed_run_leaves_no_process() -> None:
+    """The watcher ends what pytest cannot end any more."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    started = Path(f"/proc/{int(done.stdout)}/cmdline")
+    deadline = time.monotonic() + 60
+    while started.exists() and b"sleep" in started.read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
