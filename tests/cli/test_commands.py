@@ -1,4 +1,4 @@
-"""The commands as processes against a real Jaeger: what is on stdout, what on stderr, and the exit code."""
+"""The commands against a real Jaeger: what is on stdout, what on stderr, and the exit code."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.processes import WITHIN_S, started
 from backends import free_port
+from cli.running import COMMAND, cli, environment, process, time_of
 from stagetrace import __version__, semconv
 from stagetrace.cli.registry import VERBS
 from store.feed import MS, Made, entry, recent, send
@@ -23,31 +23,6 @@ if TYPE_CHECKING:
     from backends import Jaeger
 
 SERVICE = "shop"
-COMMAND = [sys.executable, "-m", "stagetrace.cli.main"]
-
-
-def environment(**changes: str) -> dict[str, str]:
-    """Return this environment without what would steer the command, plus `changes`."""
-    # The tester's own local store is not what is meant where no store is named.
-    changes = {"XDG_DATA_HOME": "/nowhere", **changes}
-    unwanted = {"STAGETRACE_STORE", "COLUMNS", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "GRPC_VERBOSITY"}
-    return {key: value for key, value in os.environ.items() if key not in unwanted} | changes
-
-
-def cli(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=environment(**{"PYTHONIOENCODING": "utf-8", **changes}),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
-
-
-def time_of(ns: int) -> str:
-    """Return a time as `--since` takes it, to the nanosecond."""
-    return f"{datetime.fromtimestamp(ns // 10**9, timezone.utc):%Y-%m-%dT%H:%M:%S}.{ns % 10**9:09d}Z"
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +94,7 @@ def test_a_narrow_terminal_gets_two_lines_for_each_breach(jaeger: Jaeger, made: 
 def test_the_next_step_that_is_printed_works(jaeger: Jaeger, made: list[Made]) -> None:
     listed = cli("breaches", "--store", jaeger.url, "--service", SERVICE)
     step = listed.stdout.splitlines()[-1].partition(": stagetrace ")[2]
-    done = cli(*step.split())
+    done = process(*step.split())
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"trace {made[0].trace_id}, ")
     assert f"BREACH {SERVICE} POST /predict: 80.25 ms of 50 ms promised, over by 30.25 ms (major)" in done.stdout
@@ -238,7 +213,10 @@ def test_wrong_usage_is_exit_code_two_and_at_most_three_lines(arguments: list[st
 
 
 def test_no_answer_is_exit_code_two_with_a_remedy(jaeger: Jaeger, made: list[Made]) -> None:
-    """An unreachable store, another server's port, an unknown service, an unknown trace."""
+    """An unreachable store, another server's port, an unknown service, an unknown trace.
+
+    In processes of their own where gRPC might write to stderr, too.
+    """
     assert made
     nothing = f"jaeger://127.0.0.1:{free_port()}"
     cases = {
@@ -250,7 +228,7 @@ def test_no_answer_is_exit_code_two_with_a_remedy(jaeger: Jaeger, made: list[Mad
         ("trace", "ab" * 16, "--store", jaeger.url): f"there is no trace {'ab' * 16}\nit may still be on its way",
     }
     for arguments, expected in cases.items():
-        done = cli(*arguments)
+        done = (process if arguments[0] == "breaches" else cli)(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), arguments
         assert done.stderr.startswith("stagetrace: jaeger://"), arguments
         assert expected in done.stderr
@@ -266,9 +244,12 @@ def test_help_of_every_command_ends_with_its_example() -> None:
     assert "breaches" in cli("--help").stdout
 
 
-def test_version() -> None:
-    done = cli("--version")
-    assert (done.returncode, done.stdout) == (0, f"stagetrace {__version__}\n")
+def test_a_process_ends_with_the_exit_code_and_keeps_stdout_for_the_answer() -> None:
+    done = process("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"stagetrace {__version__}\n", "")
+    done = process("nonsense")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "invalid choice: 'nonsense'" in done.stderr
 
 
 def test_a_closed_pipe_is_quiet(jaeger: Jaeger, made: list[Made]) -> None:
@@ -288,22 +269,23 @@ def test_a_closed_pipe_is_quiet(jaeger: Jaeger, made: list[Made]) -> None:
 
 def test_ctrl_c_while_waiting_is_exit_code_130() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(WITHIN_S)
         store = f"jaeger://127.0.0.1:{server.getsockname()[1]}"
-        command = [*COMMAND, "breaches", "--store", store]
-        with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            connection, _ = server.accept()  # it waits for an answer from now on
-            time.sleep(0.2)
-            process.send_signal(signal.SIGINT)
-            output = process.communicate(timeout=20)
+        with started([*COMMAND, "breaches", "--store", store], env=environment()) as command:
+            connection, _ = server.accept()
+            connection.settimeout(WITHIN_S)
+            assert connection.recv(1)  # it has asked, and waits for an answer
+            command.send_signal(signal.SIGINT)
+            output = command.communicate(timeout=WITHIN_S)
             connection.close()
-    assert (process.returncode, *output) == (130, b"", b"")
+    assert (command.returncode, *output) == (130, b"", b"")
 
 
 def test_what_the_encoding_lacks_is_replaced_and_bars_become_ascii(jaeger: Jaeger) -> None:
     base = recent()
     made = entry("küche", base, attributes={"http.route": "/köln"})
     send(jaeger, [made])
-    drawn = cli("trace", made.trace_id, "--store", jaeger.url, PYTHONIOENCODING="ascii")
+    drawn = process("trace", made.trace_id, "--store", jaeger.url, PYTHONIOENCODING="ascii")
     assert drawn.returncode == 0
     assert "k\\xfcche POST /predict" in drawn.stdout
     assert "------" in drawn.stdout
@@ -316,5 +298,6 @@ def test_a_verb_imports_only_what_it_needs() -> None:
         "import sys; from stagetrace.cli.main import main; code = main(['run', '--help']); "
         "print([name for name in sys.modules if name.startswith(('grpc', 'stagetrace.store', 'google'))], code)"
     )
-    done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
+    argv = [sys.executable, "-c", script]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "[] 0"

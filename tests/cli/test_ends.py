@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from backend.processes import WITHIN_S, Lines, started, until
 from cli import literal
-from cli.test_commands import COMMAND, environment
+from cli.running import COMMAND, environment
 from stagetrace.cli import main as command
 
 # What libraries do with the exception: another error of it, an answer as if nothing had been, a wait that does not end.
@@ -36,7 +36,7 @@ sys.exit(main.main(["services"]))
 """
 
 
-BUSY_S = 3  # much more than a start takes: the query runs
+BUSY_S = 2  # much more than a start takes: the query runs
 
 
 def _cpu_s(pid: int) -> float:
@@ -47,26 +47,21 @@ def _cpu_s(pid: int) -> float:
 
 @pytest.mark.parametrize("then", [OTHER_ERROR, STORE_ERROR, NO_END])
 def test_ctrl_c_ends_a_command_whatever_a_library_makes_of_it(then: str) -> None:
-    argv = [sys.executable, "-c", SWALLOWING.format(then=then)]
-    with subprocess.Popen(argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"running\n"
+    with started([sys.executable, "-c", SWALLOWING.format(then=then)], env=environment()) as process:
+        assert Lines(process.stdout).next() == "running"
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=WITHIN_S)
     assert (process.returncode, errors) == (130, b"")
 
 
+@pytest.mark.usefixtures("services")  # for the time it takes
 def test_ctrl_c_ends_a_query_that_duckdb_is_in(tmp_path: Path) -> None:
     sql = "SELECT count(*) FROM range(10000000) AS a, range(10000000) AS b WHERE a.range + b.range = -1"
     argv = [*COMMAND, "query", sql, "--store", str(literal.write(tmp_path))]
-    with subprocess.Popen(argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while _cpu_s(process.pid) < BUSY_S:
-            time.sleep(0.05)
+    with started(argv, env=environment()) as process:
+        until(lambda: _cpu_s(process.pid) >= BUSY_S, process)
         process.send_signal(signal.SIGINT)
-        try:
-            output = process.communicate(timeout=30)
-        finally:
-            process.kill()
+        output = process.communicate(timeout=WITHIN_S)
     assert (process.returncode, *output) == (130, b"", b"")
 
 

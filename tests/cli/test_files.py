@@ -6,22 +6,20 @@ import csv
 import io
 import json
 import signal
-import subprocess
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from backend.processes import WITHIN_S, started, until
 from backend.running import run_up
 from cli import literal
 from cli.literal import trace_id
-from cli.test_commands import COMMAND, cli, environment, time_of
+from cli.running import COMMAND, cli, environment, time_of
 from stagetrace.otlp import json_form
 from stagetrace.store import Selection, open_store
-
-pytestmark = pytest.mark.usefixtures("services")
 
 EVER = Selection(0, 2**63 - 1)
 
@@ -137,6 +135,13 @@ def test_a_span_that_was_delivered_twice_is_in_the_parquet_once(spans: Path, tmp
     assert sorted(one.name for one in tmp_path.iterdir()) == ["out.parquet", "spans.jsonl"]
 
 
+def _reads(pid: int, path: Path) -> bool:
+    """Return whether a process has the file open."""
+    with suppress(OSError):  # it closes one meanwhile
+        return any(one.readlink() == path for one in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
 def test_an_export_that_is_killed_or_fails_leaves_no_half_file(tmp_path: Path, suffix: str) -> None:
     """The file that was there stays as it was; what a SIGINT interrupts is cleared away."""
@@ -145,11 +150,11 @@ def test_an_export_that_is_killed_or_fails_leaves_no_half_file(tmp_path: Path, s
     source.write_text(line * 40_000)
     target = tmp_path / f"out{suffix}"
     target.write_text("what was there")
-    command = [*COMMAND, "export", str(target), "--store", str(source)]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        time.sleep(1.0)
+    with started([*COMMAND, "export", str(target), "--store", str(source)], env=environment()) as process:
+        # As CSV it writes once it has read all.
+        until(lambda: _reads(process.pid, source) and (suffix == ".csv" or [*tmp_path.glob(".out*.partial")]), process)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=WITHIN_S)
     assert process.returncode == 130
     assert target.read_text() == "what was there"
     assert sorted(one.name for one in tmp_path.iterdir()) == [target.name, "spans.jsonl"]
@@ -231,6 +236,7 @@ def test_an_empty_store_is_not_the_default_one(spans: Path, tmp_path: Path, comm
     assert not (tmp_path / "stagetrace").exists()
 
 
+@pytest.mark.usefixtures("services")
 def test_what_is_older_than_any_time_of_the_store_is_everything(spans: Path, tmp_path: Path) -> None:
     store = str(tmp_path / "data")
     ok("import", str(spans), "--store", store)
@@ -274,6 +280,7 @@ def test_a_span_of_any_time_is_taken_in_or_refused_and_counted(tmp_path: Path) -
     assert answer["accepted"] + answer["rejected"] == 2
 
 
+@pytest.mark.usefixtures("services")
 def test_a_store_that_a_back_end_has_open_is_written_through_it(spans: Path, tmp_path: Path) -> None:
     """Whatever token and TLS it asks the network for; what is said and what is stored are as without it."""
     with run_up(tmp_path, "--token=secret", "--max-request=1KiB", "--max-in-flight=1KiB") as up:
@@ -293,6 +300,7 @@ def test_a_store_that_a_back_end_has_open_is_written_through_it(spans: Path, tmp
     assert cli("import", str(spans), "--store", store).returncode == 0, "nobody has it any more"
 
 
+@pytest.mark.usefixtures("services")
 def test_a_back_end_that_does_not_answer_is_an_error(spans: Path, tmp_path: Path) -> None:
     """It has the store, and its socket is gone, which something cleared away."""
     with run_up(tmp_path) as up:

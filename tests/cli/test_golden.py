@@ -9,7 +9,7 @@ import pytest
 
 from cli import literal
 from cli.literal import trace_id
-from cli.test_commands import cli
+from cli.running import cli
 from stagetrace import semconv
 
 if TYPE_CHECKING:

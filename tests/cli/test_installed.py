@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 from cli import literal
 from cli.literal import trace_id
-from cli.test_commands import environment
+from cli.running import environment
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,53 +19,30 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.processes import WITHIN_S, Lines, started
 from backend.running import run_up
 from cli import literal
 from cli.literal import trace_id
-from cli.test_commands import COMMAND, cli, environment
+from cli.running import COMMAND, cli, environment
 from stagetrace.cli import terminal
 from stagetrace.cli.main import main
 from store.feed import MS, Made, entry, export, send
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from backends import Jaeger
-
-pytestmark = pytest.mark.usefixtures("services")
-
-WITHIN_S = 30
 
 
 @contextmanager
 def following(*arguments: str) -> Iterator[Lines]:
     """Give the stdout of a command that goes on; Ctrl-C ends it, with 130 and nothing on stderr."""
-    command = [*COMMAND, *arguments]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        try:
-            yield Lines(process.stdout.fileno())
-        finally:
-            process.send_signal(signal.SIGINT)
-            code, errors = process.wait(WITHIN_S), process.stderr.read()
-        assert (code, errors) == (130, b"")
-
-
-class Lines:
-    """Lines as they come."""
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-        self._rest = b""
-
-    def next(self) -> str:
-        while b"\n" not in self._rest:
-            assert select.select([self._file], [], [], WITHIN_S)[0], f"no line within {WITHIN_S} s"
-            self._rest += os.read(self._file, 65536)
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line.decode()
+    with started([*COMMAND, *arguments], env=environment()) as process:
+        yield Lines(process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=WITHIN_S)
+        assert (process.returncode, errors) == (130, b"")
 
 
 def test_tail_follows_a_file_that_grows(tmp_path: Path) -> None:
@@ -77,9 +54,10 @@ def test_tail_follows_a_file_that_grows(tmp_path: Path) -> None:
         assert lines.next().endswith(trace_id(1))
         with path.open("a") as file:
             half = len(literal.LINES[1]) // 2
-            file.write(literal.LINES[0] + "\n" + literal.LINES[3] + "\n" + literal.LINES[1][:half])
+            file.write(literal.LINES[0] + "\n" + literal.LINES[3] + "\n" + literal.LINES[2] + "\n")
+            file.write(literal.LINES[1][:half])
             file.flush()
-            time.sleep(0.5)
+            assert lines.next().endswith(trace_id(3))  # with the half of the line behind it
             file.write(literal.LINES[1][half:] + "\n" + literal.LINES[4] + "\n")
         assert lines.next().endswith(trace_id(2))
         assert lines.next().endswith(trace_id(5))
@@ -90,6 +68,8 @@ def _now(service: str, count: int) -> list[Made]:
     return [entry(service, start + n * MS, breached=n % 2 == 0) for n in range(count)]
 
 
+@pytest.mark.smoke
+@pytest.mark.usefixtures("services")
 def test_tail_follows_what_the_back_end_takes_in(tmp_path: Path) -> None:
     with run_up(tmp_path) as up:
         old, *new = _now("live", 4)
@@ -123,18 +103,31 @@ def test_tail_follows_jaeger(jaeger: Jaeger) -> None:
         assert json.loads(lines.next())["trace_id"] == new.trace_id
 
 
-class Screen:
-    """A command on a terminal of 160 columns."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._master, slave = pty.openpty()
+@contextmanager
+def on_screen(*arguments: str) -> Iterator[Screen]:
+    """Run a command on a terminal of 160 columns until the block ends."""
+    master, slave = pty.openpty()
+    try:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
-        changes = {"TERM": "xterm-256color"}
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments], env=environment(**changes), stdin=slave, stdout=slave, stderr=slave
-        )
-        os.close(slave)
-        self.text = ""
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
+        with started([*COMMAND, *arguments], env=environment(TERM="xterm-256color"), **streams) as process:
+            os.close(slave)
+            yield Screen(process, master)
+    finally:
+        os.close(master)
+
+
+class Screen:
+    """What a terminal shows of a command."""
+
+    def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
+        self._process = process
+        self._master = master
+        self._shown = b""
+
+    @property
+    def text(self) -> str:
+        return self._shown.decode(errors="replace")
 
     def until(self, expected: str) -> str:
         """Read until the text holds what is expected."""
@@ -143,7 +136,7 @@ class Screen:
             assert time.monotonic() < deadline, self.text
             if select.select([self._master], [], [], 0.1)[0]:
                 try:
-                    self.text += os.read(self._master, 65536).decode()
+                    self._shown += os.read(self._master, 65536)
                 except OSError:  # Linux' way of telling that the other side is closed
                     break
         assert expected in self.text
@@ -151,19 +144,17 @@ class Screen:
 
     def end(self, number: int | None = None) -> int:
         if number is not None:
-            self.process.send_signal(number)
-        code = self.process.wait(WITHIN_S)
-        os.close(self._master)
-        return code
+            self._process.send_signal(number)
+        return self._process.wait(WITHIN_S)
 
 
 def test_a_terminal_gets_a_drawn_table_and_no_markup_of_a_request(tmp_path: Path) -> None:
     path = tmp_path / "spans.jsonl"
     nasty = literal.request(7, 0, {"inference": 5}, name="[bold]GET[/bold] \x1b[2J", **literal.verdict(breached=True))
     path.write_text(nasty + "\n")
-    screen = Screen("requests", "--store", str(path))
-    text = screen.until(trace_id(7))
-    assert screen.end() == 0
+    with on_screen("requests", "--store", str(path)) as screen:
+        text = screen.until(trace_id(7))
+        assert screen.end() == 0
     assert "\x1b[1m" in text  # a head in bold
     assert "[bold]GET[/bold] \\x1b[2J" in text
     assert "\x1b[2J" not in text
@@ -197,63 +188,84 @@ def test_long_work_shows_a_count_on_a_terminal_and_takes_it_away(
 def test_watch_shows_what_comes_until_ctrl_c(tmp_path: Path) -> None:
     path = tmp_path / "spans.jsonl"
     path.write_text(literal.LINES[0] + "\n")
-    screen = Screen("watch", "--store", str(path), "--since", "2026-03-01T00:00:00Z", "--interval", "0.1")
-    assert "/health" not in screen.until("Newest breaches")
-    with path.open("a") as file:
-        file.write(literal.LINES[3] + "\n")
-    screen.until("/health")
-    assert screen.end(signal.SIGINT) == 130
+    since = ("--since", "2026-03-01T00:00:00Z")
+    with on_screen("watch", "--store", str(path), *since, "--interval", "0.1") as screen:
+        assert "/health" not in screen.until("Newest breaches")
+        with path.open("a") as file:
+            file.write(literal.LINES[3] + "\n")
+        screen.until("/health")
+        assert screen.end(signal.SIGINT) == 130
 
 
 def test_watch_once_on_a_terminal_ends(tmp_path: Path) -> None:
-    screen = Screen("watch", "--store", str(literal.write(tmp_path)), "--since", "2026-03-01T00:00:00Z", "--once")
-    screen.until("Newest breaches")
-    assert screen.end() == 0
+    path = literal.write(tmp_path)
+    with on_screen("watch", "--store", str(path), "--since", "2026-03-01T00:00:00Z", "--once") as screen:
+        screen.until("Newest breaches")
+        assert screen.end() == 0
 
 
 BLOCKED = ("duckdb", "pyarrow", "rich", "deltalake", "zstandard", "starlette", "uvicorn")
 
 
-def without(names: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as if libraries were not installed."""
-    script = (
-        f"import sys; sys.modules.update(dict.fromkeys({names!r})); "
-        f"from stagetrace.cli.main import main; sys.exit(main({list(arguments)!r}))"
-    )
-    command = [sys.executable, "-c", script]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+# Prints the exit code, stdout and stderr of each command.
+WITHOUT = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+
+names, commands = json.loads(sys.argv[1])
+sys.modules.update(dict.fromkeys(names))
+from stagetrace.cli.main import main
+
+done = []
+for command in commands:
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        code = main(command)
+    done.append((code, output.getvalue(), errors.getvalue()))
+print(json.dumps(done))
+"""
+
+
+def without(names: tuple[str, ...], commands: Sequence[Sequence[str]]) -> list[tuple[int, str, str]]:
+    """Run commands in a process in which libraries are not installed; return exit code, stdout and stderr of each."""
+    argv = [sys.executable, "-c", WITHOUT, json.dumps((names, commands))]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    return [tuple(one) for one in json.loads(done.stdout)]
 
 
 def test_the_plain_installation_reads_jaeger_and_files(jaeger: Jaeger, tmp_path: Path) -> None:
     (made,) = _now("plain", 1)
     send(jaeger, [made])
     path = literal.write(tmp_path)
-    for arguments, expected in (
+    cases = (
         (["services", "--store", jaeger.url], "plain"),
         (["breaches", "--store", jaeger.url, "--service", "plain", "--route", "/predict"], made.trace_id),
         (["trace", made.trace_id, "--store", jaeger.url], made.trace_id),
         (["tail", "--store", jaeger.url, "--service", "plain"], made.trace_id),
         (["breaches", "--store", str(path)], trace_id(5)),
         (["trace", trace_id(1), "--store", str(path)], "inference"),
-    ):
-        done = without(BLOCKED, *arguments)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert expected in done.stdout
+    )
+    done = without(BLOCKED, [command for command, _ in cases])
+    for (command, expected), (code, output, errors) in zip(cases, done, strict=True):
+        assert (code, errors) == (0, ""), command
+        assert expected in output
 
 
-@pytest.mark.parametrize("verb", ["stages", "requests", "watch", "query", "export", "import", "prune"])
-def test_what_needs_more_says_what_to_install(tmp_path: Path, verb: str) -> None:
+def test_what_needs_more_says_what_to_install(tmp_path: Path) -> None:
     path = literal.write(tmp_path)
-    arguments = {
-        "query": ["SELECT 1", "--store", str(path)],
-        "export": [str(tmp_path / "x.parquet"), "--store", str(path)],
-        "import": [str(path), "--store", str(tmp_path / "store")],
-        "prune": ["--before", "1d", "--store", str(tmp_path)],
-    }.get(verb, ["--store", str(path)])
-    done = without(BLOCKED, verb, *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1] == "pip install 'stagetrace[backend]'"
-    assert len(done.stderr.splitlines()) == 2
+    at = ["--store", str(path)]
+    commands = [
+        *([verb, *at] for verb in ("stages", "requests", "watch")),
+        ["query", "SELECT 1", *at],
+        ["export", str(tmp_path / "x.parquet"), *at],
+        ["import", str(path), "--store", str(tmp_path / "store")],
+        ["prune", "--before", "1d", "--store", str(tmp_path)],
+    ]
+    for command, (code, output, errors) in zip(commands, without(BLOCKED, commands), strict=True):
+        assert (code, output) == (2, ""), command
+        assert errors.splitlines()[-1] == "pip install 'stagetrace[backend]'"
+        assert len(errors.splitlines()) == 2
 
 
 def test_a_command_loads_only_what_its_store_needs(tmp_path: Path) -> None:
@@ -274,7 +286,7 @@ def test_a_command_loads_only_what_its_store_needs(tmp_path: Path) -> None:
             f"print([name for name in {names!r} if name in sys.modules], code)"
         )
         done = subprocess.run(
-            [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True
+            [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=60, check=True
         )
         assert done.stdout.splitlines()[-1] == "[] 0", url
 
@@ -317,9 +329,10 @@ def test_bash_completes(typed: str, expected: list[str] | None) -> None:
     words = ["stagetrace", *typed.split(" ")]
     quoted = " ".join(f"'{word}'" for word in words)
     script = (
-        f'eval "$({" ".join(COMMAND)} completion bash)"; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; '
+        f'eval "$1"; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; '
         'COMPREPLY=(); _stagetrace; printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    done = subprocess.run(["bash", "-c", script], env=environment(), capture_output=True, text=True, check=True)
+    argv = ["bash", "-c", script, "bash", cli("completion", "bash").stdout]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60, check=True)
     found = done.stdout.split()
     assert {"breaches", "watch", "--help"} <= set(found) if expected is None else found == expected

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cli.test_commands import time_of
+from cli.running import time_of
 from stagetrace.cli.main import main
 from store import members
 from store.test_contract import AGAIN, ALL, BASE, END, NASTY

@@ -12,7 +12,7 @@ import pytest
 import backends
 from backend.running import Up, request, run_up
 from backends import run_jaeger
-from cli.test_commands import cli
+from cli.running import cli
 from conftest import need
 from pki import make_pki
 from stagetrace.errors import StoreError
