@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from heavy import scaled
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -40,9 +42,11 @@ def assert_all_accounted_for(result: dict[str, Any], threads: str) -> None:
     assert counts["received"] > requests * 2, counts
 
 
+@pytest.mark.sample
+@pytest.mark.usefixtures("services")
 def test_no_thread_and_no_descriptor_is_left_behind(tmp_path: Path) -> None:
-    """Four event loops at once, in threads that come and go three times."""
-    result = soak(tmp_path, 2_000, "--readings", "3", "--threads", "4")
+    """Four event loops at once, in threads that start and end three times."""
+    result = soak(tmp_path, scaled(1_000, 50_000, 1_000), "--readings", "3", "--threads", "4")
     assert_leaks_nothing(result["readings"]["4"])
     assert_all_accounted_for(result, "4")
 

@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from backend.running import Up, export, request, run_up
-from heavy import HEAVY
+from heavy import scaled
 
 pytestmark = pytest.mark.usefixtures("services")
 
-ROUNDS = 50 if HEAVY else 3
+ROUNDS = scaled(3, 8, 50)
 SENDERS = 4
 BATCH = 50
 
@@ -54,6 +54,7 @@ def stored(up: Up, sender: Sender) -> list[str]:
     return [span["spanId"] for scope in scopes for span in scope["spans"]]
 
 
+@pytest.mark.sample
 @pytest.mark.heavier
 def test_no_acknowledged_span_is_lost(tmp_path: Path) -> None:
     before: list[Sender] = []

@@ -58,6 +58,7 @@ def mutator() -> Mutator:
     return Mutator(SEED, good)
 
 
+@pytest.mark.sample
 @pytest.mark.heavier
 def test_hostile_requests_get_an_honest_answer(target: Up, mutator: Mutator) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", target.ready["http_port"], timeout=60)

@@ -60,7 +60,7 @@ def sink() -> Iterator[Sink]:
         yield running
 
 
-@pytest.fixture(scope="module", params=RESOLUTIONS)
+@pytest.fixture(scope="module", params=[pytest.param("oldest", marks=pytest.mark.sample), "newest"])
 def interpreter(request: pytest.FixtureRequest) -> str:
     return interpreter_with(requirements(), RESOLUTIONS[request.param])
 
@@ -134,7 +134,7 @@ def test_a_server_whose_hook_a_version_breaks_serves_on(sink: Sink, tmp_path: Pa
         expected = {"Predict": "OK", "Abort": "NOT_FOUND", "Raise": "UNKNOWN"}
         calls = {method: service.call(method, {}) for method in expected}
         assert {method: got.code for method, (_, got) in calls.items()} == expected
-        time.sleep(0.3)  # six times as long as spans would take
+        time.sleep(0.3)  # spans would arrive meanwhile
         log = service.log
     assert log.count("cannot hook grpc._server (AttributeError") == 1
     assert "_reject_rpc" in log

@@ -116,7 +116,11 @@ CASES = [(app, (app, case)) for app in EXPECTED for case in EXPECTED[app]]
 
 
 @pytest.mark.parametrize(
-    ("both", "which"), CASES, indirect=["both"], scope="module", ids=["-".join(one) for _, one in CASES]
+    ("both", "which"),
+    [pytest.param(*one, marks=[pytest.mark.sample] if one[0] == "deep" else []) for one in CASES],
+    indirect=["both"],
+    scope="module",
+    ids=["-".join(one) for _, one in CASES],
 )
 def test_one_inference_of_the_outermost_model(which: tuple[str, str], both: Both, sink: Sink) -> None:
     _, case = which

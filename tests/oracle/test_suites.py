@@ -35,7 +35,7 @@ DOCUMENT = (ROOT / "docs" / "opentelemetry-suites.md").read_text()
 SUITES = ("asgi", "fastapi")
 WITHIN_S = 300
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.sample]
 
 
 def sdist(suite: str) -> Path:

@@ -234,6 +234,7 @@ def fuzzed() -> Iterator[bytes]:
         yield mutator.mutated(whole) if number % 2 else mutator.span_among_good_ones(first, last)
 
 
+@pytest.mark.sample
 @pytest.mark.heavier
 def test_mutated_requests_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third as if it were large, so that its spans are checked one by one."""

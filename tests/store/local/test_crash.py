@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from heavy import HEAVY
+from heavy import scaled
 from stagetrace.errors import StoreError
 from stagetrace.store.local import LocalReader, LocalStore, delta, wal
 from stagetrace.store.local.view import TABLE, WAL
@@ -21,7 +21,7 @@ from store.local.made import NOW, ids, request, span
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROUNDS = 50 if HEAVY else 6
+ROUNDS = scaled(6, 15, 50)
 TESTS = Path(__file__).parents[2]
 
 
@@ -45,6 +45,7 @@ def _numbers(said: bytes) -> Iterator[int]:
             yield from range(first, first + number)
 
 
+@pytest.mark.sample
 @pytest.mark.heavier
 def test_everything_acknowledged_outlives_kill_9(tmp_path: Path) -> None:
     """Kill the writer again and again on one folder; read beside the corpse and after recovery."""
