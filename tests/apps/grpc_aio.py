@@ -63,6 +63,7 @@ class Scorer:
         raise OddError("of the caller's making")
 
     async def Sleep(self, request: Struct, context: Any) -> Struct:
+        print("sleeping", flush=True)
         await asyncio.sleep(get(request, "seconds"))
         return struct()
 

@@ -58,6 +58,7 @@ class Scorer:
         raise OddError("of the caller's making")
 
     def Sleep(self, request: Struct, context: Any) -> Struct:
+        print("sleeping", flush=True)
         time.sleep(get(request, "seconds"))
         return struct()
 

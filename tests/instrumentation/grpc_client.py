@@ -79,6 +79,21 @@ class Service:
         call = make if kind.endswith("stream") else make.future
         return call(messages, metadata=metadata, timeout=timeout)
 
+    def begin_sleep(self, seconds: float, timeout: float | None = None) -> tuple[str, Any]:
+        """Begin a `Sleep`; return its trace id and gRPC's call once its handler runs."""
+        trace_id, before = secrets.token_hex(16), self.log.count("sleeping")
+        parent = ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")
+        call = self.begin("Sleep", {"seconds": seconds}, kind="unary_unary", metadata=(parent,), timeout=timeout)
+        self.wait_for_log("sleeping", before + 1)
+        return trace_id, call
+
+    def wait_for_log(self, text: str, count: int = 1) -> None:
+        """Wait until a text stands in the log this many times."""
+        deadline = time.monotonic() + 60
+        while self.log.count(text) < count:
+            assert time.monotonic() < deadline, f"{text!r} is not logged {count} times:\n{self.log[-4000:]}"
+            time.sleep(0.01)
+
     def stop(self, number: int) -> int:
         """Signal the process and wait for its end; return the exit code."""
         self.process.send_signal(number)
@@ -134,7 +149,9 @@ def run_service(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    options = [("grpc.use_local_subchannel_pool", 1)]
+    # By default the second attempt to connect waits for a second.
+    backoff = [(f"grpc.{name}_reconnect_backoff_ms", 100) for name in ("initial", "min", "max")]
+    options = [("grpc.use_local_subchannel_pool", 1), *backoff]
     with grpc.insecure_channel(address, options) as channel:
         service = Service(address, process, log_file, channel)
         try:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from instrumentation.grpc_client import run_service
+from instrumentation.grpc_client import Service, run_service
 from sink import Sink, assert_tiled, run_sink
 
 if TYPE_CHECKING:
@@ -48,68 +46,73 @@ def environment(sink: Sink, **more: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("app", APPS)
-@pytest.mark.parametrize(
-    ("own", "service_name"),
-    [
-        ("provider", "own-provider"),
-        ("instrumentor", "from-environment"),
-        ("provider, instrumentor", "own-provider"),
-        ("provider, interceptor", "own-provider"),
-    ],
-)
-def test_one_entry_span_beside_the_authors_own(
-    own: str, service_name: str, app: str, sink: Sink, tmp_path: Path
-) -> None:
-    with run_service(tmp_path, app, environment(sink, OWN=own)) as service:
-        for method, kind, sent in KINDS:
-            trace_id, got = service.call(method, *sent, kind=kind)
-            assert got.code == "OK"
-            request = sink.request(trace_id)
-            assert_tiled(request)
-            attributes = request.entry.attributes
-            assert request.entry.service == service_name
-            assert attributes["sla.breached"] is (method == "Predict")
-            if own == "provider":  # ours, started there
-                assert request.entry.name == attributes["rpc.method"] == f"ml.Scorer/{method}"
-                assert attributes["rpc.response.status_code"] == "OK"
-                assert attributes["client.address"] == "127.0.0.1"
-            else:
-                assert attributes["rpc.service"] == "ml.Scorer"
-        trace_id, got = service.call("See")
+NAMED = {
+    "provider": "own-provider",
+    "instrumentor": "from-environment",
+    "provider, instrumentor": "own-provider",
+    "provider, interceptor": "own-provider",
+}
+Beside = tuple[str, Service]
+BESIDE = [f"{app} {own}" for app in APPS for own in NAMED]
+
+
+@pytest.fixture(scope="module")
+def beside(request: pytest.FixtureRequest, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
+    app, _, own = request.param.partition(" ")
+    with run_service(tmp_path_factory.mktemp("beside"), app, environment(sink, OWN=own)) as service:
+        yield own, service
+
+
+def with_own(*names: str) -> pytest.MarkDecorator:
+    """Run a test beside these set-ups of an author's own, in both kinds of servers."""
+    chosen = [one for one in BESIDE if one.partition(" ")[2] in names]
+    return pytest.mark.parametrize("beside", chosen, indirect=True)
+
+
+@with_own(*NAMED)
+def test_one_entry_span_beside_the_authors_own(beside: Beside, sink: Sink) -> None:
+    own, service = beside
+    for method, kind, sent in KINDS:
+        trace_id, got = service.call(method, *sent, kind=kind)
+        assert got.code == "OK"
         request = sink.request(trace_id)
-        assert got.answers[0]["trace_id"] == trace_id
-        assert request.entry.attributes["set.by.handler"] == "yes"
-        (child,) = request.others
-        assert child.parent_id in {stage.span_id for stage in request.stages}
+        assert_tiled(request)
+        attributes = request.entry.attributes
+        assert request.entry.service == NAMED[own]
+        assert attributes["sla.breached"] is (method == "Predict")
+        if own == "provider":  # ours, started there
+            assert request.entry.name == attributes["rpc.method"] == f"ml.Scorer/{method}"
+            assert attributes["rpc.response.status_code"] == "OK"
+            assert attributes["client.address"] == "127.0.0.1"
+        else:
+            assert attributes["rpc.service"] == "ml.Scorer"
+    trace_id, got = service.call("See")
+    request = sink.request(trace_id)
+    assert got.answers[0]["trace_id"] == trace_id
+    assert request.entry.attributes["set.by.handler"] == "yes"
+    (child,) = request.others
+    assert child.parent_id in {stage.span_id for stage in request.stages}
 
 
-@pytest.mark.parametrize("app", APPS)
-@pytest.mark.parametrize("own", ["provider", "instrumentor"])
-@pytest.mark.parametrize("timeout", [0.2, None])
-def test_a_caller_that_gives_up_is_no_good_request(
-    timeout: float | None, own: str, app: str, sink: Sink, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("timeout", [0.5, None])
+@with_own("provider", "instrumentor")
+def test_a_caller_that_gives_up_is_no_good_request(timeout: float | None, beside: Beside, sink: Sink) -> None:
     """Whoever made the entry span, and whether it cancels or its deadline passes."""
-    with run_service(tmp_path, app, environment(sink, OWN=own)) as service:
-        service.call("Sleep")
-        trace_id = secrets.token_hex(16)
-        parent = (("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01"),)
-        call = service.begin("Sleep", {"seconds": 0.5}, kind="unary_unary", metadata=parent, timeout=timeout)
-        time.sleep(0.25)
+    trace_id, call = beside[1].begin_sleep(0.8, timeout)
+    if timeout is None:
         call.cancel()
-        attributes = sink.request(trace_id).entry.attributes
+    assert call.code().name == ("CANCELLED" if timeout is None else "DEADLINE_EXCEEDED")
+    attributes = sink.request(trace_id).entry.attributes
     assert (attributes["network.disconnect"], attributes["sla.verdict"]) == ("cancelled", "excluded")
 
 
-@pytest.mark.parametrize("app", APPS)
-def test_errors_at_a_provider_of_ones_own(app: str, sink: Sink, tmp_path: Path) -> None:
-    with run_service(tmp_path, app, environment(sink, OWN="provider")) as service:
-        for method, code, status in (("Raise", "UNKNOWN", 2), ("Abort", "NOT_FOUND", 0), ("Nope", "UNIMPLEMENTED", 2)):
-            entry = sink.request(service.call(method)[0]).entry
-            assert entry.attributes["rpc.response.status_code"] == code
-            assert entry.status == status
-            assert entry.name == ("_OTHER" if method == "Nope" else f"ml.Scorer/{method}")
+@with_own("provider")
+def test_errors_at_a_provider_of_ones_own(beside: Beside, sink: Sink) -> None:
+    for method, code, status in (("Raise", "UNKNOWN", 2), ("Abort", "NOT_FOUND", 0), ("Nope", "UNIMPLEMENTED", 2)):
+        entry = sink.request(beside[1].call(method)[0]).entry
+        assert entry.attributes["rpc.response.status_code"] == code
+        assert entry.status == status
+        assert entry.name == ("_OTHER" if method == "Nope" else f"ml.Scorer/{method}")
 
 
 @pytest.mark.parametrize("app", APPS)

@@ -1,4 +1,4 @@
-"""A thousand RPCs of each kind of server, drawn by chance: what is promised of every request holds of each of them."""
+"""Hundreds of RPCs to each kind of server, drawn by chance: what is promised of every request holds of each of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from heavy import HEAVY
 from instrumentation.grpc_client import Service, outcome, run_service
 from sink import SERVER, Received, Sink, assert_tiled, request_of, run_sink
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("services")
 
-RPCS = 1_000
+RPCS = 1_000 if HEAVY else 300
 AT_ONCE = 8
 # By method, in milliseconds: some are kept, some broken, some either. Of a method that there is not: `_OTHER`.
 PROMISES = {"Predict": 2, "Sleep": 3, "Count": 4, "Sum": 1, "Double": 5}
@@ -90,6 +91,7 @@ def sink() -> Iterator[Sink]:
         yield running
 
 
+@pytest.mark.heavier
 @pytest.mark.parametrize("app", ["grpc_threads", "grpc_aio"])
 def test_tiling_one_entry_span_and_verdict_hold_without_exception(app: str, sink: Sink, tmp_path: Path) -> None:
     seed = secrets.randbits(32)
