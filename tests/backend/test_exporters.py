@@ -26,7 +26,7 @@ from conftest import need
 from missing import missing
 from services import run_service
 from stagetrace.store.jaeger_client import JaegerClient
-from store.feed import MS, Made, _readable, entry, recent
+from store.feed import MS, Made, entry, readable, recent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ def test_pythons_exporters_deliver(up: Up, exporter: Any) -> None:
     made = _family()
     sending = exporter(up)
     try:
-        assert sending.export([_readable(one) for one in made]) is SpanExportResult.SUCCESS
+        assert sending.export([readable(one) for one in made]) is SpanExportResult.SUCCESS
     finally:
         sending.shutdown()
     assert names_of(up, made[0].trace_id) == sorted(one.name for one in made)

@@ -23,6 +23,18 @@ ALL = (
     *("jaeger-memory", "jaeger-badger"),
     *("file-json", "file-protobuf", "file-parquet", "file-export"),
 )
+
+
+def parameter(name: str) -> Any:
+    """Return the member as a parameter; all that asks the same one runs in one process, and so starts it once."""
+    kind = pytest.mark.service if name.startswith("local") else pytest.mark.backend
+    return pytest.param(name, marks=[kind, pytest.mark.xdist_group(f"member {name}")])
+
+
+DISTINCT = ("local-live", "local-stopped", "jaeger-memory", "file-json", "file-parquet")
+# One for each way in which stores are read, and those that are read like one of these.
+EACH_WAY = [parameter(name) for name in ALL if name in DISTINCT]
+LIKE_ANOTHER = [parameter(name) for name in ALL if name not in DISTINCT]
 _FILES = {"file-json": "spans.jsonl", "file-protobuf": "spans.pb"}
 
 

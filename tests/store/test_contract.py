@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.trace import SpanKind
-from opentelemetry.trace.status import StatusCode
 
+from heavy import HEAVY
 from stagetrace import semconv
 from stagetrace.cli.breaches import owners_of
 from stagetrace.cli.downstream import Hop, Owner
@@ -18,118 +17,13 @@ from stagetrace.errors import StoreError
 from stagetrace.store import Selection, open_store
 from stagetrace.store.relations import REQUESTS, SPANS
 from store import members
-from store.feed import MS, Made, entry, recent
+from store.feed import MS, Made
+from store.spans import ALL, BASE, ENTRIES, NASTY, RPC, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stagetrace.store import Reader
-
-NASTY = "x' OR 1=1; DROP TABLE requests; --"
-BASE = recent()
-CAUSES = ("unknown", "gc", "cpu_wait")
-MODELS = ("Ranker", "Tagger", NASTY)
-
-
-def _request(number: int) -> list[Made]:
-    """Return one request: entry span, stages that tile it, and a detail span."""
-    start = BASE + number * 7 * MS + number
-    ms = 40.0 + number % 30
-    breached = (True, False, None)[number % 3]
-    attributes: dict[str, Any] = {
-        "http.route": ("/predict", "/rank", NASTY)[number % 5 % 3],
-        "http.request.method": "POST",
-        "http.response.status_code": 200 + number % 4 * 100,
-        semconv.ML_MODEL_NAME: MODELS[number % 4 % 3],
-        semconv.ML_FRAMEWORK: "sklearn",
-        semconv.ML_BATCH_SIZE: 1 + number % 8,
-        semconv.stage_total_ms(semconv.PREPROCESS): ms / 4,
-        semconv.stage_total_ms(semconv.INFERENCE): ms / 2,
-        semconv.stage_total_ms("mine"): ms / 8,
-        semconv.stage_total_ms("yours"): ms / 8,
-        "tenant": ("blue", "it's", "")[number % 3],
-        "tier": number % 2,
-        "ratio": (0.5, 50.0)[number % 2],
-        "paying": number % 2 == 0,
-    }
-    if breached:
-        attributes[semconv.SLA_BREACH_CAUSE] = CAUSES[number // 3 % 3]
-    service = f"contract-{number % 2}"
-    resource = {"pod": f"pod-{number % 2}", "tier": "resource", "mark": "made-by-feed"}
-    made = entry(service, start, breached=breached, ms=ms, attributes=attributes, resource=resource)
-    made = replace(made, status=StatusCode.ERROR if number % 10 == 0 else StatusCode.UNSET)
-    middle = start + round(ms * MS / 4)
-    first, second = made.stage("preprocess", start, middle), made.stage("inference", middle, made.end)
-    return [made, first, second, second.child("kernel", middle, middle + MS)]
-
-
-def _spans() -> list[Made]:
-    made = [span for number in range(60) for span in _request(number)]
-    # One trace over two services: the second one's entry span starts within the first's.
-    front = made[0]
-    call = front.child("GET", front.start + MS, front.start + 9 * MS, kind=SpanKind.CLIENT)
-    mark = {"mark": "made-by-feed"}
-    back = entry("contract-back", call.start + 1, ms=5, trace=front.trace, parent=call.span, resource=mark)
-    # An attribute of the same name on another kind of span is somebody else's.
-    inner = front.child("inner", front.start, front.start + MS, attributes={semconv.SLA_BREACHED: True})
-    # Attributes of other types than their columns.
-    odd = {"http.route": 7, "http.response.status_code": "many", semconv.ML_BATCH_SIZE: 1.5, semconv.SLA_VERDICT: True}
-    bare = Made("odd", "contract-odd", BASE, BASE + 5 * MS, attributes=odd, resource=mark)
-    return [*made, call, back, inner, bare, *_downstream(), *_rpc()]
-
-
-def _rpc() -> list[Made]:
-    """Return a breached RPC that calls another service, as gRPC servers and clients are recorded."""
-    made = entry("contract-back", BASE + 3000 * MS, ms=90, resource={"mark": "made-by-feed"})
-    attributes = {key: value for key, value in made.attributes.items() if key != "http.route"}
-    made = replace(made, name=RPC, attributes={**attributes, "rpc.method": RPC})
-    other = {"rpc.method": "ml.Features/Get"}
-    call = made.child("ml.Features/Get", made.start, made.end, kind=SpanKind.CLIENT, attributes=other)
-    return [made, call]
-
-
-def _downstream() -> list[Made]:
-    """Return a breach whose slowest stage waited for another service, on whose side the time went."""
-    mark = {"mark": "made-by-feed"}
-    attributes = {
-        semconv.stage_total_ms(semconv.INFERENCE): 0.0,
-        semconv.stage_total_ms(semconv.HANDLER): 90.0,
-        semconv.SLA_BREACH_STAGE: semconv.HANDLER,
-        semconv.SLA_BREACH_CAUSE: "downstream",
-        semconv.SLA_BREACH_PEER: "down:8001",
-    }
-    front = entry("contract-0", BASE + 2000 * MS, ms=90, attributes=attributes, resource=mark)
-    stage = front.stage("handler", front.start, front.end)
-    peer = {"server.address": "down", "server.port": 8001}
-    call = stage.child("GET", front.start + MS, front.start + 81 * MS, kind=SpanKind.CLIENT, attributes=peer)
-    totals = {semconv.stage_total_ms(semconv.INFERENCE): 20.0, semconv.stage_total_ms(semconv.QUEUE): 50.0}
-    down = entry(
-        "contract-back",
-        call.start + MS,
-        breached=None,
-        ms=70,
-        trace=front.trace,
-        parent=call.span,
-        resource=mark,
-        attributes=totals,
-    )
-    middle = down.start + 50 * MS
-    return [
-        front,
-        stage,
-        call,
-        down,
-        down.stage("queue", down.start, middle),
-        down.stage("inference", middle, down.end),
-    ]
-
-
-RPC = "ml.Scorer/Predict"
-ALL = _spans()
-AGAIN = ALL[3:9]
-END = BASE + 60_000 * MS
-WHOLE = Selection(BASE, END)
-ENTRIES = [one for one in ALL if one.kind is SpanKind.SERVER]
 
 SELECTIONS = {
     "time": WHOLE,
@@ -163,6 +57,10 @@ SELECTIONS = {
 }
 
 
+# What those are asked that are read like another: bounds, filters of each kind, an attribute that hides one, a limit.
+BASIC = ("edges", "several", "hidden", "causes", "newest-of")
+
+
 def meant(selection: Selection) -> list[Made]:
     """Return the entry spans that a selection means, newest first: the oracle, on what was made."""
 
@@ -187,12 +85,6 @@ def _text(value: Any) -> str:
     return {"True": "true", "False": "false", "50.0": "50"}.get(str(value), str(value))
 
 
-@pytest.fixture(scope="module", params=members.ALL)
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with members.member(request.param, tmp_path_factory.mktemp(request.param), ALL, AGAIN) as url:
-        yield url
-
-
 @contextmanager
 def reading(url: str) -> Iterator[Reader]:
     with open_store(url) as reader:
@@ -206,67 +98,83 @@ def rows(reader: Reader, selection: Selection, sql: str) -> list[dict[str, Any]]
         return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 
-def test_services(store: str) -> None:
-    with reading(store) as reader:
+def test_services(member: str) -> None:
+    with reading(member) as reader:
         found = [name for name in reader.services() if name.startswith("contract-")]
     assert found == ["contract-0", "contract-1", "contract-back", "contract-odd"]
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
-def test_breaches(store: str, name: str) -> None:
+@pytest.mark.parametrize("member", members.EACH_WAY, indirect=True)
+def test_breaches_are_the_selected_ones(member: str, name: str) -> None:
+    with reading(member) as reader:
+        _compare_breaches(reader, name)
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+@pytest.mark.parametrize("member", members.EACH_WAY, indirect=True)
+def test_relations_hold_the_selected_requests_and_spans(member: str, name: str) -> None:
+    with reading(member) as reader:
+        _compare_relations(reader, name)
+
+
+@pytest.mark.heavier
+@pytest.mark.parametrize("member", members.LIKE_ANOTHER, indirect=True)
+def test_what_is_read_like_another_gives_the_same(member: str) -> None:
+    for name in SELECTIONS if HEAVY else BASIC:
+        with reading(member) as reader:
+            _compare_breaches(reader, name)
+            _compare_relations(reader, name)
+
+
+def _compare_breaches(reader: Reader, name: str) -> None:
     selection = SELECTIONS[name]
-    with reading(store) as reader:
-        answer = reader.breaches(selection)
+    answer = reader.breaches(selection)
     expected = meant(replace(selection, breached=True))
-    assert [(one.trace_id, one.span_id) for one in answer.breaches] == [(one.trace_id, one.span_id) for one in expected]
+    found = [(one.trace_id, one.span_id) for one in answer.breaches]
+    assert found == [(one.trace_id, one.span_id) for one in expected], name
     cut = len(meant(replace(selection, breached=True, limit=None))) > len(expected)
     assert (answer.complete, answer.reason) == (
         not cut,
         f"limit {selection.limit} reached, there are older breaches" if cut else None,
-    )
+    ), name
 
 
-@pytest.mark.parametrize("name", SELECTIONS)
-def test_requests_are_the_selected_entry_spans(store: str, name: str) -> None:
+def _compare_relations(reader: Reader, name: str) -> None:
+    """Requests are the selected entry spans; spans are those of the requests' traces, or of the time."""
     selection = SELECTIONS[name]
-    with reading(store) as reader, reader.relations(selection) as relations:
-        found = relations.connection.execute(
+    with reader.relations(selection) as relations:
+        requests = relations.connection.execute(
             "SELECT trace_id, span_id FROM requests ORDER BY start_unix_nano DESC, trace_id, span_id"
+        ).fetchall()
+        spans = relations.connection.execute(
+            "SELECT trace_id, span_id FROM spans WHERE service LIKE 'contract-%'"
         ).fetchall()
         cut = (relations.complete, relations.reason)
     expected = meant(selection)
-    assert found == [(one.trace_id, one.span_id) for one in expected]
+    assert requests == [(one.trace_id, one.span_id) for one in expected], name
     more = len(meant(replace(selection, limit=None))) > len(expected)
-    assert cut == (not more, f"limit {selection.limit} reached, there are older requests" if more else None)
-
-
-@pytest.mark.parametrize("name", SELECTIONS)
-def test_spans_are_those_of_the_requests_traces_or_of_the_time(store: str, name: str) -> None:
-    selection = SELECTIONS[name]
-    with reading(store) as reader:
-        found = rows(reader, selection, "SELECT trace_id, span_id FROM spans WHERE service LIKE 'contract-%'")
-    traces = {one.trace for one in meant(selection)}
-    expected = [
-        one
+    assert cut == (not more, f"limit {selection.limit} reached, there are older requests" if more else None), name
+    traces = {one.trace for one in expected}
+    in_time = selection.since_ns, selection.until_ns
+    assert sorted(spans) == sorted(
+        (one.trace_id, one.span_id)
         for one in ALL
-        if (one.trace in traces if selection.is_filtered else selection.since_ns <= one.start < selection.until_ns)
-    ]
-    assert sorted((one["trace_id"], one["span_id"]) for one in found) == sorted(
-        (one.trace_id, one.span_id) for one in expected
-    )
+        if (one.trace in traces if selection.is_filtered else in_time[0] <= one.start < in_time[1])
+    ), name
 
 
-def test_the_relations_have_these_columns_and_types(store: str) -> None:
-    with reading(store) as reader, reader.relations(WHOLE) as relations:
+def test_the_relations_have_these_columns_and_types(member: str) -> None:
+    with reading(member) as reader, reader.relations(WHOLE) as relations:
         for name, columns in {"spans": SPANS, "requests": REQUESTS}.items():
             found = relations.connection.execute(f"DESCRIBE {name}").fetchall()
             assert {column: kind for column, kind, *_ in found} == dict(columns)
             assert [column for column, *_ in found] == list(columns)
 
 
-def test_a_request_has_every_column_filled(store: str) -> None:
+def test_a_request_has_every_column_filled(member: str) -> None:
     made = ALL[0]
-    with reading(store) as reader:
+    with reading(member) as reader:
         (found,) = rows(reader, replace(WHOLE, service="contract-0"), f"FROM requests WHERE span_id = '{made.span_id}'")
     assert found == {
         "trace_id": made.trace_id,
@@ -304,9 +212,9 @@ def test_a_request_has_every_column_filled(store: str) -> None:
     }
 
 
-def test_a_span_has_every_column_filled(store: str) -> None:
+def test_a_span_has_every_column_filled(member: str) -> None:
     made, stage = ALL[4], ALL[6]
-    with reading(store) as reader:
+    with reading(member) as reader:
         found = rows(reader, WHOLE, f"FROM spans WHERE span_id IN ('{made.span_id}', '{stage.span_id}')")
     top, below = sorted(found, key=lambda one: one["kind"] != "SERVER")
     typed = {"route": "/rank", "method": "POST", "http_status": 300, "model": "Tagger", "framework": "sklearn"}
@@ -322,10 +230,10 @@ def test_a_span_has_every_column_filled(store: str) -> None:
     assert (below["kind"], below["status"], below["service"]) == ("INTERNAL", "UNSET", "contract-1")
 
 
-def test_the_route_of_an_rpc_is_its_method(store: str) -> None:
+def test_the_route_of_an_rpc_is_its_method(member: str) -> None:
     """Of its entry span alone: its calls of others are no requests, and have no route."""
     selection = SELECTIONS["rpc"]
-    with reading(store) as reader:
+    with reading(member) as reader:
         (breach,) = reader.breaches(selection).breaches
         requests = rows(reader, selection, "SELECT name, route FROM requests")
         spans = rows(reader, selection, "SELECT name, route, attributes FROM spans ORDER BY is_entry DESC")
@@ -335,16 +243,16 @@ def test_the_route_of_an_rpc_is_its_method(store: str) -> None:
     assert [one["attributes"]["rpc.method"] for one in spans] == [RPC, "ml.Features/Get"]
 
 
-def test_an_attribute_of_another_type_than_its_column_is_absent_there(store: str) -> None:
-    with reading(store) as reader:
+def test_an_attribute_of_another_type_than_its_column_is_absent_there(member: str) -> None:
+    with reading(member) as reader:
         (found,) = rows(reader, replace(WHOLE, service="contract-odd"), "FROM spans")
     assert (found["route"], found["http_status"], found["batch_size"], found["verdict"]) == (None, None, None, None)
     assert found["attributes"]["http.route"] == "7"
     assert found["attributes"][semconv.ML_BATCH_SIZE] == "1.5"
 
 
-def test_quantiles_are_exact(store: str) -> None:
-    with reading(store) as reader:
+def test_quantiles_are_exact(member: str) -> None:
+    with reading(member) as reader:
         (found,) = rows(
             reader,
             replace(WHOLE, service="contract-1"),
@@ -356,9 +264,9 @@ def test_quantiles_are_exact(store: str) -> None:
     assert found["q"] == pytest.approx([cuts[49], cuts[94], cuts[98]], rel=1e-12)
 
 
-def test_a_trace_comes_whole_and_each_span_once(store: str) -> None:
+def test_a_trace_comes_whole_and_each_span_once(member: str) -> None:
     expected = [one for one in ALL if one.trace == ALL[0].trace]
-    with reading(store) as reader:
+    with reading(member) as reader:
         trace = reader.trace(ALL[0].trace_id)
         repeated = reader.trace(ALL[4].trace_id)
     assert sorted(one.span_id for one in trace.spans) == sorted(one.span_id for one in expected)
@@ -368,8 +276,8 @@ def test_a_trace_comes_whole_and_each_span_once(store: str) -> None:
     assert (trace.complete, trace.reason) == (True, None)
 
 
-def test_a_breach_is_followed_down_to_who_owns_the_time(store: str) -> None:
-    with reading(store) as reader:
+def test_a_breach_is_followed_down_to_who_owns_the_time(member: str) -> None:
+    with reading(member) as reader:
         answer = reader.breaches(replace(WHOLE, service="contract-0"))
         owners = owners_of(reader, answer.breaches)
     followed = [owner for owner in owners if len(owner.path) > 1]
@@ -378,39 +286,48 @@ def test_a_breach_is_followed_down_to_who_owns_the_time(store: str) -> None:
     ]
 
 
-def test_an_unknown_trace_is_an_error(store: str) -> None:
-    with reading(store) as reader, pytest.raises(StoreError, match=f"there is no trace {'ab' * 16}\n"):
+def test_an_unknown_trace_is_an_error(member: str) -> None:
+    with reading(member) as reader, pytest.raises(StoreError, match=f"there is no trace {'ab' * 16}\n"):
         reader.trace("ab" * 16)
 
 
-@pytest.mark.parametrize("service", ["contract-9", NASTY, "contract-0' --", "%", ""])
-def test_an_unknown_service_is_an_error_and_never_good_news(store: str, service: str) -> None:
-    with reading(store) as reader:
-        for ask in (reader.breaches, reader.relations):
-            with pytest.raises(StoreError) as caught:
-                ask(replace(WHOLE, service=service))
-            assert f"there is no service {service!r}\nit holds " in str(caught.value)
+def test_an_unknown_service_is_an_error_and_never_good_news(member: str) -> None:
+    with reading(member) as reader:
+        for service in ("contract-9", NASTY, "contract-0' --", "%", ""):
+            for ask in (reader.breaches, reader.relations):
+                with pytest.raises(StoreError) as caught:
+                    ask(replace(WHOLE, service=service))
+                assert f"there is no service {service!r}\nit holds " in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["route", "model", "segment", "key"])
-@pytest.mark.parametrize("text", ["' OR '1'='1", '"; DROP TABLE loaded; --', "$since_ns", "{}", "/pre%", "\\", "é\x00"])
-def test_a_filter_is_taken_literally(store: str, field: str, text: str) -> None:
-    selection = {
+def filtered(field: str, text: str) -> Selection:
+    return {
         "route": replace(WHOLE, route=text),
         "model": replace(WHOLE, model=text),
         "segment": replace(WHOLE, segments={"tenant": text}),
         "key": replace(WHOLE, segments={text: "blue"}),
     }[field]
-    with reading(store) as reader:
-        assert reader.breaches(selection).breaches == ()
-        assert rows(reader, selection, "FROM requests") == []
+
+
+FIELDS = ("route", "model", "segment", "key")
+LITERALLY = ("' OR '1'='1", '"; DROP TABLE loaded; --', "$since_ns", "{}", "/pre%", "\\", "é\x00")
+
+
+def test_a_filter_is_taken_literally(member: str, request: pytest.FixtureRequest) -> None:
+    """Each member is asked for each text and by each field; all members together, for each text by each field."""
+    turn = members.ALL.index(request.node.callspec.params["member"])
+    with reading(member) as reader:
+        for number, text in enumerate(LITERALLY):
+            selection = filtered(FIELDS[(number + turn) % len(FIELDS)], text)
+            assert reader.breaches(selection).breaches == (), selection
+            assert rows(reader, selection, "FROM requests") == [], selection
         assert len(rows(reader, SELECTIONS["nasty"], "FROM requests")) == len(meant(SELECTIONS["nasty"])) > 0
 
 
-def test_otlp_comes_back_without_loss(store: str) -> None:
+def test_otlp_comes_back_without_loss(member: str) -> None:
     selection = replace(WHOLE, service="contract-1", route="/rank")
     cuts: list[str] = []
-    with reading(store) as reader:
+    with reading(member) as reader:
         found = [
             span
             for message in reader.iter_otlp(selection, cuts)
@@ -428,8 +345,8 @@ def test_otlp_comes_back_without_loss(store: str) -> None:
         assert {item.key for item in span.attributes} == set(made.attributes)
 
 
-def test_the_connection_reads_no_file_and_stays_locked(store: str) -> None:
-    with reading(store) as reader, reader.relations(WHOLE) as relations:
+def test_the_connection_reads_no_file_and_stays_locked(member: str) -> None:
+    with reading(member) as reader, reader.relations(WHOLE) as relations:
         for sql in (
             "FROM read_text('/etc/hostname')",
             "ATTACH '/tmp/contract.db'",
@@ -441,7 +358,7 @@ def test_the_connection_reads_no_file_and_stays_locked(store: str) -> None:
                 relations.connection.execute(sql)
 
 
-def test_says_what_it_can_do(store: str) -> None:
-    with reading(store) as reader:
+def test_says_what_it_can_do(member: str) -> None:
+    with reading(member) as reader:
         assert {"relations", "sql", "segments", "exhaustive"} <= reader.capabilities
-        assert ("tail" in reader.capabilities) == (store.startswith("local:") or store.endswith(".jsonl"))
+        assert ("tail" in reader.capabilities) == (member.startswith("local:") or member.endswith(".jsonl"))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
 from cli.running import time_of
 from stagetrace.cli.main import main
+from stagetrace.otlp import json_form
 from store import members
-from store.test_contract import AGAIN, ALL, BASE, END, NASTY
+from store.feed import Made, readable
+from store.spans import AGAIN, ALL, BASE, END, NASTY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
     from pathlib import Path
 
 WINDOW = ("--since", time_of(BASE), "--until", time_of(END))
@@ -34,17 +38,16 @@ COMMANDS = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what each command says of the Collector's own file."""
-    with members.member("file-json", tmp_path_factory.mktemp("expected"), ALL, AGAIN) as url:
-        return {name: answer(*command, "--store", url) for name, command in COMMANDS.items()}
+    """Return what each command says of a file of OTLP JSON, which needs no other process."""
+    path = tmp_path_factory.mktemp("expected") / "spans.jsonl"
+    path.write_text("\n".join(json_form.encode(_request(made)) for made in (ALL, AGAIN)) + "\n")
+    return {name: answer(*command, "--store", str(path)) for name, command in COMMANDS.items()}
 
 
-@pytest.fixture(scope="module", params=[name for name in members.ALL if name != "file-json"])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with members.member(request.param, tmp_path_factory.mktemp(request.param), ALL, AGAIN) as url:
-        yield url
+def _request(made: Sequence[Made]) -> Any:
+    return encode_spans([readable(one) for one in made])
 
 
 def run(*command: str) -> tuple[int, str, str]:
@@ -63,19 +66,19 @@ def answer(*command: str) -> Any:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_store_gives_the_same_answer(store: str, expected: dict[str, Any], name: str) -> None:
-    assert answer(*COMMANDS[name], "--store", store) == expected[name]
+def test_each_store_gives_the_same_answer(member: str, expected: dict[str, Any], name: str) -> None:
+    assert answer(*COMMANDS[name], "--store", member) == expected[name]
     assert expected[name]["complete"]
 
 
-def test_a_limit_that_no_store_reaches_is_none(store: str) -> None:
+def test_a_limit_that_no_store_reaches_is_none(member: str) -> None:
     for name in ("breaches", "requests", "tail"):
-        assert answer(*COMMANDS[name], "--limit", "9" * 30, "--store", store)["complete"], name
-    assert answer("requests", *WINDOW, "--sort", "duration", "--top", "9" * 30, "--store", store)["complete"]
+        assert answer(*COMMANDS[name], "--limit", "9" * 30, "--store", member)["complete"], name
+    assert answer("requests", *WINDOW, "--sort", "duration", "--top", "9" * 30, "--store", member)["complete"]
 
 
-def test_services_and_export(store: str, tmp_path: Path) -> None:
-    services = answer("services", "--store", store)["services"]
+def test_services_and_export(member: str, tmp_path: Path) -> None:
+    services = answer("services", "--store", member)["services"]
     assert [name for name in services if name != "feed"] == [
         "contract-0",
         "contract-1",
@@ -84,39 +87,47 @@ def test_services_and_export(store: str, tmp_path: Path) -> None:
     ]
     for suffix in (".parquet", ".jsonl", ".pb"):
         target = tmp_path / f"out{suffix}"
-        assert answer("export", str(target), *WINDOW, "--store", store)["spans"] >= len(ALL)
-        stages = [answer(*COMMANDS["stages"], "--store", url) for url in (store, str(target))]
+        assert answer("export", str(target), *WINDOW, "--store", member)["spans"] >= len(ALL)
+        stages = [answer(*COMMANDS["stages"], "--store", url) for url in (member, str(target))]
         assert stages[0] == stages[1]
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["'; DROP TABLE loaded; --", "x' OR '1'='1", "1); DELETE FROM requests; --", "../../etc/passwd"],
-)
-def test_whatever_a_flag_holds_is_data(store: str, expected: dict[str, Any], text: str) -> None:
-    """An injection through a flag finds what it says literally, which is nothing, or is refused; nothing changes."""
-    at = ("--store", store)
+TEXTS = ("'; DROP TABLE loaded; --", "x' OR '1'='1", "1); DELETE FROM requests; --", "../../etc/passwd")
+
+
+@pytest.mark.parametrize("member", members.EACH_WAY, indirect=True)
+def test_whatever_a_flag_holds_is_data(member: str, expected: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    """An injection through a flag finds what it says literally, which is nothing, or is refused; nothing changes.
+
+    The texts take turns: each flag of each command has one here, and another over another store.
+    """
+    at = ("--store", member)
+    texts = itertools.cycle(TEXTS)
+    for _ in range(members.DISTINCT.index(request.node.callspec.params["member"])):
+        next(texts)
     for verb in ("breaches", "stages", "requests", "watch", "query"):
         sql = ["SELECT count(*) FROM requests"] if verb == "query" else []
         window = OPEN if verb == "watch" else WINDOW
         for flags in (
-            ["--route", text],
-            ["--model", text],
-            ["--segment", f"tenant={text}"],
-            ["--segment", f"{text}=1"],
+            ["--route", next(texts)],
+            ["--model", next(texts)],
+            ["--segment", f"tenant={next(texts)}"],
+            ["--segment", f"{next(texts)}=1"],
         ):
             found = answer(verb, *sql, *window, *flags, *at)
             rest = {key: value for key, value in found.items() if key not in ("complete", "total", "columns")}
             assert found["complete"]
             assert all(value in ([], [[0]]) for value in rest.values()), (verb, flags, found)
-        refused = [["--service", text], ["--since", text], ["--limit", text]]
-        for flags in (*refused, *([["--until", text]] if window is WINDOW else [])):
+        next(texts)  # or each flag would have the same one in each command
+        refused = [["--service", next(texts)], ["--since", next(texts)], ["--limit", next(texts)]]
+        for flags in (*refused, *([["--until", next(texts)]] if window is WINDOW else [])):
             code, output, errors = run(verb, *sql, *flags, *at, "--json")
             assert (code, output) == (2, ""), (verb, flags)
             assert 1 <= len(errors.splitlines()) <= 3
-    for flags in (["--sort", text], ["--top", text], ["--slowest", text]):
-        assert run("requests", *flags, *at)[0] == 2
-    assert run("trace", text, *at)[0] == 2
-    assert run("tail", "--interval", text, *at)[0] == 2
-    assert run("stages", "--store", text)[0] == 2
+    for text in TEXTS:
+        for flags in (["--sort", text], ["--top", text], ["--slowest", text]):
+            assert run("requests", *flags, *at)[0] == 2
+        assert run("trace", text, *at)[0] == 2
+        assert run("tail", "--interval", text, *at)[0] == 2
+        assert run("stages", "--store", text)[0] == 2
     assert answer(*COMMANDS["requests"], *at) == expected["requests"]
