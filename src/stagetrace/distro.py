@@ -419,6 +419,9 @@ def _worker() -> SimpleQueue[Callable[[], None]]:
             if before is None or forked:
                 raise
             _jobs = before
+        except BaseException:  # of a signal's handler: perhaps there is no thread at that queue
+            _jobs = None if forked else before
+            raise
     return _jobs
 
 

@@ -16,7 +16,7 @@ from stagetrace.otlp.backlog import STUCK_AFTER, Backlog
 from stagetrace.otlp.exporter import BREATH_S
 from stagetrace.otlp.said import Said
 from stagetrace.real_queue import Empty, SimpleQueue
-from stagetrace.real_threads import Condition, sleep, start
+from stagetrace.real_threads import Condition, allocate_lock, sleep, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +60,9 @@ class Sender:
         self._wakes: SimpleQueue[None] = SimpleQueue()  # its `put` may be interrupted by itself; a lock's may not
         self._keeper_wakes: SimpleQueue[None] = SimpleQueue()
         self.woken = False
-        self._running = False
+        self._rounding = allocate_lock()  # held for a round, which a flush makes where no thread is known to run
+        # Said by the threads, too: a signal's handler may raise out of their start when they run already.
+        self._running = self._keeping = False
         # Guards the counts, what is in hand and the flush; never taken by a thread of the service.
         self._state = Condition()
         self._counts = dict.fromkeys(
@@ -97,6 +99,7 @@ class Sender:
         self._running = True
         if self._spool is not None:
             start(self._keep, "stagetrace-spool")
+            self._keeping = True
 
     def wake(self) -> None:
         """Let the sending thread look at the queue."""
@@ -132,6 +135,7 @@ class Sender:
     # The sending thread.
 
     def _run(self) -> None:
+        self._running = True
         with suppress_instrumentation():
             while not self._ended:
                 self._pause()
@@ -160,14 +164,15 @@ class Sender:
         return min(self._next_at, self._replay_at, again_at) - now
 
     def _round_safely(self) -> None:
-        try:
-            self._round()
-        except Exception as error:  # noqa: BLE001 -- the thread must go on
-            report("stagetrace.otlp.sender", error)
-            self._try_at = time.monotonic() + self._delay_s
-        with self._state:
-            self._busy = False
-            self._state.notify_all()
+        with self._rounding:
+            try:
+                self._round()
+            except Exception as error:  # noqa: BLE001 -- the thread must go on
+                report("stagetrace.otlp.sender", error)
+                self._try_at = time.monotonic() + self._delay_s
+            with self._state:
+                self._busy = False
+                self._state.notify_all()
 
     def _round(self) -> None:
         """Send what waits now, then one batch out of the spool."""
@@ -336,6 +341,7 @@ class Sender:
 
     def _keep(self) -> None:
         """Put on disk what cannot be sent, or not fast enough."""
+        self._keeping = True
         while not self._ended:
             with suppress(Empty):
                 self._keeper_wakes.get(timeout=min(self._delay_s, _KEEP_EVERY_S))
@@ -425,7 +431,7 @@ class Sender:
         if not done and self._spool is not None:
             self._urgent = True
             self._keeper_wakes.put(None)
-            if not self._running:
+            if not self._keeping:
                 self._keep_now()
             with self._state:  # the keeper writes, since a disk may hang
                 done = self._state.wait_for(self._safe, timeout_s - patience)
