@@ -12,7 +12,7 @@ from stagetrace.instrumentation.wsgi_servers import Arrival, arriving, deliver, 
 from stagetrace.semconv import NETWORK_RECEIVE, QUEUE, QUEUE_POOL_SIZE, QUEUE_REASON, QUEUE_WAITERS
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import FrameType, ModuleType
 
 # The workers that call a WSGI application; those of ASGI derive from gunicorn's base too, and stay as they are.
 WORKERS = {
@@ -22,6 +22,8 @@ WORKERS = {
     "gunicorn.workers.geventlet": "EventletWorker",
 }
 SIGNALLED = ("handle_exit", "handle_quit", "handle_abort")
+ENDING = ("stagetrace.instrumentation.wsgi", "stagetrace.instrumentation.wsgi_passing")
+TOLD = ("close", "closed", "__del__")  # of what answers, in these modules
 NOTED = "_stagetrace_enqueued"  # on a connection: when it began to wait for a thread, and the attributes of that
 
 
@@ -67,9 +69,30 @@ def _hurrying(original: Any) -> Any:
     @functools.wraps(original)
     def handle(self: Any, *args: Any, **kwargs: Any) -> Any:
         _hurry()
-        return original(self, *args, **kwargs)
+        try:
+            return original(self, *args, **kwargs)
+        except SystemExit:
+            # Raised where the signal came, it would take along a request that is answered and just about to be queued.
+            # The worker is told to end by now: its loop does so after this request, as it does where gunicorn itself
+            # swallows the exception because the answer is on its way (`SyncWorker.handle_request`).
+            if self.alive or not _ends_request(*args):
+                raise
+        return None
 
     return handle
+
+
+@guarded
+def _ends_request(_number: int, frame: FrameType | None) -> bool:
+    """Return whether the signal came while we end a request: from where we are told of the end, to the queue."""
+    only_ours = True  # where the application closes its answer, that is no code of ours within our `close`
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__"))
+        only_ours = only_ours and module.startswith("stagetrace.")
+        if module in ENDING and (frame.f_code.co_name == "finish" or (only_ours and frame.f_code.co_name in TOLD)):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @guarded
