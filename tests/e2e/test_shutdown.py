@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -20,10 +21,10 @@ from services import APPS, PYTHON, Service, run_service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 SERVER = 2
 GUNICORN = [PYTHON, "-m", "gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:{port}"]
+ENDS_WITHIN_S = 90  # after half a minute gunicorn kills a worker that has not ended
 UVICORN = [PYTHON, "-m", "uvicorn", "ml:app", "--port", "{port}"]
 
 pytestmark = pytest.mark.usefixtures("services")
@@ -75,6 +76,50 @@ def ask(service: Service, count: int) -> set[str]:
     return answered
 
 
+def booted(service: Service, workers: int) -> None:
+    """Wait until so many workers are ready: one that has just been forked hears of no signal, traced or not."""
+    wait_for(lambda: service.log.count("recording in process") >= workers)
+
+
+def stop(service: Service, number: int = signal.SIGTERM) -> int:
+    """Signal the service and wait for its end, which may take as long as its own bounds allow; return the exit code."""
+    service.process.send_signal(number)
+    return ended(service)
+
+
+def ended(service: Service) -> int:
+    """Wait for the service's end; return the exit code."""
+    code = service.process.wait(ENDS_WITHIN_S)
+    print(service.log)  # noqa: T201 -- shown where the test fails
+    return code
+
+
+def hang(client: socket.socket) -> None:
+    """Ask for what takes a minute, and wait until the server at the other end has read that."""
+    body = b'{"inference_s": 60}'
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    client.sendall(head % len(body) + body)
+    wait_for(lambda: _is_read(*(name[1] for name in (client.getpeername(), client.getsockname()))))
+
+
+def _is_read(port: int, client: int) -> bool:
+    """Return whether the server at `port` has accepted the connection from the port `client`, and read all."""
+    return any(is_read for other, is_read in _accepted(port) if other == client)
+
+
+def holds_connections(service: Service) -> bool:
+    """Return whether the service has connections that it has not closed."""
+    return any(client for client, _ in _accepted(int(service.url.rpartition(":")[2])))
+
+
+def _accepted(port: int) -> Iterator[tuple[int, bool]]:
+    """Yield the client's port (0: the listening socket itself) of each socket at `port`, and whether all is read."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, _, _, _, _, inode, *_ = line.split()
+        if int(local[-4:], 16) == port and inode != "0":
+            yield int(remote[-4:], 16), int(queues.partition(":")[2], 16) == 0
+
+
 def check(receiver: Receiver, answered: set[str]) -> None:
     """All that was answered was delivered, once."""
     receiver.wait_for(lambda r: answered <= set(entries(r)))
@@ -87,21 +132,23 @@ def test_workers_that_are_recycled_deliver_everything(receiver: Receiver, tmp_pa
     with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
         answered = ask(service, 100)
         wait_for(lambda: service.log.count("Booting worker") > 2)  # one was recycled
-        service.stop()
+        booted(service, service.log.count("Booting worker"))
+        stop(service)
     check(receiver, answered)
 
 
 @pytest.mark.parametrize(
-    "argv",
-    [UVICORN, [*UVICORN, "--workers", "2"], [*GUNICORN, "-w", "2", "ml:app"]],
+    ("argv", "workers"),
+    [(UVICORN, 1), ([*UVICORN, "--workers", "2"], 2), ([*GUNICORN, "-w", "2", "ml:app"], 2)],
     ids=["uvicorn", "uvicorn --workers", "gunicorn"],
 )
-def test_ctrl_c_delivers_everything(argv: list[str], receiver: Receiver, tmp_path: Path) -> None:
+def test_ctrl_c_delivers_everything(argv: list[str], workers: int, receiver: Receiver, tmp_path: Path) -> None:
     """As a terminal does it: SIGINT for all processes."""
     with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
         answered = ask(service, 30)
+        booted(service, workers)
         os.killpg(service.process.pid, signal.SIGINT)
-        service.process.wait(20)
+        ended(service)
     check(receiver, answered)
 
 
@@ -116,7 +163,7 @@ def test_a_reload_delivers_what_was_before_and_after(receiver: Receiver, tmp_pat
         (app / "ml.py").write_text((app / "ml.py").read_text() + "\n# changed\n")
         wait_for(lambda: _pid(service) not in (before, None))
         answered |= ask(service, 20)
-        service.stop()
+        stop(service)
     check(receiver, answered)
 
 
@@ -134,14 +181,10 @@ def test_a_request_that_hangs_until_gunicorn_kills_its_worker_takes_nothing_with
     """After its graceful timeout gunicorn kills: no lifespan end and no exit handler is run in that worker."""
     argv = [*GUNICORN, *preload, "-w", "1", "--graceful-timeout", "4", "ml:app"]
     with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
-        port = int(service.url.rpartition(":")[2])
         answered = ask(service, 20)
-        body = b'{"inference_s": 60}'
-        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", port)) as hanging:
-            hanging.sendall(head % len(body) + body)
-            time.sleep(0.5)
-            service.stop()
+        with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as hanging:
+            hang(hanging)
+            stop(service)
     check(receiver, answered)
 
 
@@ -153,7 +196,7 @@ def test_with_nobody_to_deliver_to_the_end_comes_and_the_loss_is_said(
     with run_service(tmp_path, launcher=launcher, env=environment(receiver)) as service:
         ask(service, 10)
         started = time.monotonic()
-        service.stop()
+        stop(service)
         print(f"{launcher}: ended after {time.monotonic() - started:.1f} s")  # noqa: T201 -- a figure, not a promise
         assert "not all spans were delivered" in service.log
 
@@ -168,7 +211,7 @@ def test_the_end_says_how_much_was_refused_since_that_was_said(
         ask(service, 1)
         wait_for(lambda: "cannot deliver spans" in service.log)
         ask(service, 10)
-        service.stop()
+        stop(service)
         assert "spans were lost in all" in service.log
 
 
@@ -184,7 +227,7 @@ def test_a_forked_child_of_a_service_delivers_its_own(receiver: Receiver, tmp_pa
         wait_for(lambda: _pid(service) not in (first, None))
         child = ask(service, 10)
         os.kill(_pid(service) or 0, signal.SIGTERM)
-        service.process.wait(20)
+        ended(service)
     check(receiver, parent | child)
 
 
@@ -213,7 +256,7 @@ os.waitpid(child, 0)
 """
 
 
-def wait_for(ready: Callable[[], bool], timeout_s: float = 30) -> None:
+def wait_for(ready: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not ready():
         assert time.monotonic() < deadline

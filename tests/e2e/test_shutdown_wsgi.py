@@ -6,12 +6,23 @@ import os
 import shutil
 import signal
 import socket
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from e2e.test_shutdown import _pid, ask, check, environment, receiver, wait_for
+from e2e.test_shutdown import (
+    _pid,
+    ask,
+    booted,
+    check,
+    ended,
+    environment,
+    hang,
+    holds_connections,
+    receiver,
+    stop,
+    wait_for,
+)
 from services import APPS, GUNICORN, PYTHON, WSGI_SERVERS, run_service, wsgi_command
 
 if TYPE_CHECKING:
@@ -45,13 +56,42 @@ pytestmark = pytest.mark.usefixtures("services")
     ],
 )
 def test_gunicorn_delivers_everything(worker: list[str], number: int, receiver: Receiver, tmp_path: Path) -> None:
+    """All workers are ready, and hold no connection any more.
+
+    Traced or not, one that is still booting hears of no signal, and a gthread worker locks up, to be killed after half
+    a minute, where SIGQUIT comes as its main thread gives the pool a connection, also one that a client has closed:
+    `handle_quit` wants the lock that `submit` holds.
+    """
     with run_service(tmp_path, argv=[*worker, "flask_light:app"], env=environment(receiver)) as service:
         answered = ask(service, 20)
-        # A gevent worker that is still booting hears of no signal, traced or not, until gunicorn kills it.
-        if "gevent" in worker:
-            wait_for(lambda: service.log.count("recording in process") == 2)
-        service.stop(number)
+        booted(service, 2 if "-w" in worker else 1)
+        wait_for(lambda: not holds_connections(service))
+        stop(service, number)
     check(receiver, answered)
+
+
+def test_a_worker_that_is_told_to_end_as_it_ends_a_request_delivers_that(receiver: Receiver, tmp_path: Path) -> None:
+    """SIGQUIT, which Ctrl-C becomes, comes where the worker's first span starts the thread that sends."""
+    config = tmp_path / "interrupted.py"
+    config.write_text(INTERRUPTED)
+    env = environment(receiver, OTEL_PYTHON_FLASK_EXCLUDED_URLS="health")
+    with run_service(tmp_path, argv=[*GUNICORN, "-c", str(config), "flask_light:app"], env=env) as service:
+        answered = ask(service, 1)
+        booted(service, 2)
+        stop(service)
+    check(receiver, answered)
+
+
+INTERRUPTED = """
+import os, signal
+def post_worker_init(worker):
+    from stagetrace.otlp import sender
+    original = sender.start
+    def start(*arguments):
+        original(*arguments)
+        os.kill(os.getpid(), signal.SIGQUIT)
+    sender.start = start
+"""
 
 
 @pytest.mark.parametrize("worker", [SYNC, THREADS], ids=["sync", "gthread"])
@@ -59,8 +99,9 @@ def test_workers_that_are_recycled_deliver_everything(worker: list[str], receive
     argv = [*worker, "--max-requests", "10", "flask_light:app"]
     with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
         answered = ask(service, 40)
-        wait_for(lambda: service.log.count("Booting worker") > 2)  # one was recycled
-        service.stop()
+        wait_for(lambda: service.log.count("Booting worker") > (2 if "-w" in worker else 1))  # one was recycled
+        booted(service, service.log.count("Booting worker"))
+        stop(service)
     check(receiver, answered)
 
 
@@ -75,7 +116,7 @@ def test_a_reload_delivers_what_was_before_and_after(receiver: Receiver, tmp_pat
         (app / "flask_light.py").write_text((app / "flask_light.py").read_text() + "\n# changed\n")
         wait_for(lambda: _pid(service) not in (before, None))
         answered |= ask(service, 10)
-        service.stop()
+        stop(service)
     check(receiver, answered)
 
 
@@ -86,12 +127,9 @@ def test_a_request_that_hangs_until_gunicorn_kills_its_worker_takes_nothing_with
     argv = [*worker, "--graceful-timeout", "4", "flask_light:app"]
     with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
         answered = ask(service, 20)
-        body = b'{"inference_s": 60}'
-        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as hanging:
-            hanging.sendall(head % len(body) + body)
-            time.sleep(0.5)
-            service.stop()
+            hang(hanging)
+            stop(service)
     check(receiver, answered)
 
 
@@ -102,7 +140,7 @@ def test_sigterm_where_greenlets_serve_or_the_loop_is_of_a_base(
     """A signal's handler runs in whichever greenlet has the main thread."""
     with run_service(tmp_path, argv=wsgi_command(server, "flask_light"), env=environment(receiver)) as service:
         answered = ask(service, 20)
-        code = service.stop()
+        code = stop(service)
     check(receiver, answered)
     assert code == -signal.SIGTERM
 
@@ -112,7 +150,7 @@ def test_granians_workers_of_wsgi_deliver_everything(receiver: Receiver, tmp_pat
     argv = [PYTHON, "-m", "granian", "--interface", "wsgi", "--workers", "2", "--port", "{port}", "flask_light:app"]
     with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
         answered = ask(service, 20)
-        service.stop()
+        stop(service)
     check(receiver, answered)
 
 
@@ -123,7 +161,7 @@ def test_servers_that_leave_sigterm_alone(server: str, number: int, receiver: Re
     assert server in WSGI_SERVERS
     with run_service(tmp_path, argv=wsgi_command(server, "flask_light"), env=environment(receiver)) as service:
         answered = ask(service, 20)
-        code = service.stop(number)
+        code = stop(service, number)
     check(receiver, answered)
     assert code == (-number if number == signal.SIGTERM else 0)
 
@@ -143,5 +181,5 @@ def test_werkzeugs_reloader_delivers_what_was_before_and_after(receiver: Receive
         child = _pid(service)
         assert child is not None
         os.kill(child, signal.SIGINT)
-        service.process.wait(20)
+        ended(service)
     check(receiver, answered)

@@ -84,7 +84,7 @@ class Receiver:
     def names(self) -> list[str]:
         return [span.name for span in self.spans()]
 
-    def wait_for(self, ready: Callable[[Receiver], bool], timeout_s: float = 30) -> None:
+    def wait_for(self, ready: Callable[[Receiver], bool], timeout_s: float = 60) -> None:
         deadline = time.monotonic() + timeout_s
         while not ready(self):
             if time.monotonic() > deadline:
@@ -121,7 +121,8 @@ class Receiver:
 
         handler = grpc.unary_unary_rpc_method_handler(export)
         service = "opentelemetry.proto.collector.trace.v1.TraceService"
-        server = grpc.server(ThreadPoolExecutor(8))
+        # Else another receiver could have the same port, and a part of what is sent to it.
+        server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
         address = f"127.0.0.1:{self.ports[0]}"
         if tls is None:
