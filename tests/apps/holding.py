@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 from fastapi import FastAPI, Response
 from ml import SleepyModel
@@ -20,8 +21,11 @@ async def quick() -> dict[str, int]:
 
 
 @app.get("/hold/{how}")
-async def hold(how: str, seconds: float) -> dict[str, int]:
+async def hold(how: str, seconds: float, sign: str = "") -> dict[str, int]:
+    """Hold the loop; make the file `sign` first."""
     await asyncio.sleep(0)
+    if sign:
+        Path(sign).touch()  # noqa: ASYNC240
     if how == "model":
         model.predict([seconds])
     else:

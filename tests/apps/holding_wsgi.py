@@ -1,6 +1,7 @@
 """A WSGI service whose handlers keep its worker."""
 
 import time
+from pathlib import Path
 
 from flask import Flask, request
 
@@ -19,6 +20,8 @@ def quick() -> dict[str, int]:
 
 @app.get("/hold/<how>")
 def hold(how: str) -> dict[str, int]:
+    if "sign" in request.args:
+        Path(request.args["sign"]).touch()
     time.sleep(float(request.args["seconds"]))
     return {"until": time.time_ns()}
 
