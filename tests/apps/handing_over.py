@@ -105,23 +105,24 @@ async def fail() -> str:
     return ""
 
 
-def busy(seconds: float = 0.2) -> None:
-    """Keep the one thread busy, for nobody's request."""
-    begun = threading.Event()
+def busy(seconds: float = 0.2) -> threading.Event:
+    """Keep the one thread busy, for no request, until the seconds are over or the event is set that this returns."""
+    begun, released = threading.Event(), threading.Event()
 
     def hold() -> None:
         begun.set()
-        time.sleep(seconds)
+        released.wait(seconds)
 
     contextvars.Context().run(single.submit, hold)
     begun.wait(10)
+    return released
 
 
 @app.get("/full/{how}")
 async def full(how: str) -> bool:
     """Wait for a pool whose one thread is busy."""
     loop = asyncio.get_running_loop()
-    busy()
+    released = busy(0.2 if how in ("await", "gather") else 30)
     contextvars.Context().run(single.submit, int)  # another one, before ours
     if how == "await":
         await loop.run_in_executor(single, int)
@@ -130,9 +131,11 @@ async def full(how: str) -> bool:
             await asyncio.wait_for(loop.run_in_executor(single, int), 0.1)
         except asyncio.TimeoutError:
             await asyncio.sleep(0.2)
+        released.set()
     elif how == "nobody":
         loop.run_in_executor(single, int)
         await asyncio.sleep(0.1)
+        released.set()
     else:
         await asyncio.gather(loop.run_in_executor(single, int), loop.run_in_executor(pool, int))
     return True
@@ -140,7 +143,7 @@ async def full(how: str) -> bool:
 
 @app.get("/full-sync/{how}")
 def full_sync(how: str) -> bool:
-    busy()
+    released = busy(30 if how == "partly" else 0.2)
     if how == "map":
         return list(single.map(int, [1])) == [1]
     future = single.submit(int)
@@ -158,6 +161,7 @@ def full_sync(how: str) -> bool:
             future.result(timeout=0.05)
         except futures_module.TimeoutError:
             time.sleep(0.15)
+        released.set()
     return True
 
 

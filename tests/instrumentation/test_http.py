@@ -16,8 +16,6 @@ from stagetrace.instrumentation.http import AskedFor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-pytestmark = pytest.mark.usefixtures("services")
-
 HIDDEN = "hunter2"
 NAMES = [
     *(
@@ -67,6 +65,7 @@ def sent_by(folder: Path, env: Mapping[str, str]) -> tuple[bytes, dict[str, Any]
         return b"".join(span.SerializeToString() for span in sink.protos), entry.attributes, service.log
 
 
+@pytest.mark.usefixtures("services")
 def test_nothing_secret_and_nothing_unasked_is_recorded(tmp_path: Path) -> None:
     sent, attributes, log = sent_by(tmp_path, {})
     assert HIDDEN.encode() not in sent
@@ -79,6 +78,7 @@ def test_nothing_secret_and_nothing_unasked_is_recorded(tmp_path: Path) -> None:
     assert HIDDEN not in re.sub("INFO: .*", "", log)  # uvicorn's own access log shows the query
 
 
+@pytest.mark.usefixtures("services")
 def test_what_is_asked_for_is_recorded_without_its_secrets(tmp_path: Path) -> None:
     asked = {
         "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": ".*",
@@ -99,6 +99,7 @@ def test_what_is_asked_for_is_recorded_without_its_secrets(tmp_path: Path) -> No
     assert attributes["http.response.header.content_type"] == ["application/json"]
 
 
+@pytest.mark.usefixtures("services")
 @pytest.mark.parametrize(
     ("variable", "said"),
     [

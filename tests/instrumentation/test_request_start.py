@@ -15,8 +15,6 @@ from stagetrace.instrumentation.request_start import FUTURE, TOO_OLD, UNREADABLE
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("services")
-
 NOW = 1_700_000_000_250_000_000
 
 
@@ -73,6 +71,7 @@ def test_of_two_headers_the_longer_wait_counts_and_what_is_ignored_is_counted(
     assert request_start.ignored == {UNREADABLE: 2, FUTURE: 1, TOO_OLD: 1}
 
 
+@pytest.mark.usefixtures("services")
 def test_it_is_on_the_entry_span_and_no_part_of_the_duration(tmp_path: Path) -> None:
     with run_sink() as sink:
         env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
