@@ -44,15 +44,23 @@ typedef struct {
     PyObject *message, *inner;    /* of work: the request; inner: the server's awaitable, once begun */
     PyObject *timeline, *context; /* put aside while the server sends, or NULL */
     bool marked, over;
+    char running; /* set in `send`, `throw` and `close`, which alone change what is above */
 } Step;
 
 /* Say what has failed here and go on; return -1 where that is none of our errors. */
 static int said(void) { return report_error(held[REPORT], "stagetrace.instrumentation.asgi"); }
 
-/* Call a method, or where that is NULL the object itself; return -1 if that raises. */
+/* Call a method, or where that is NULL the object itself; return -1 if that raises. The call may replace what a Passing
+ * refers to, so the object and the arguments are kept until it returns. */
 static int tell(PyObject *object, PyObject *method, PyObject *first, PyObject *second) {
+    Py_XINCREF(object);
+    Py_XINCREF(first);
+    Py_XINCREF(second);
     PyObject *done = method ? PyObject_CallMethodObjArgs(object, method, first, second, NULL)
                             : PyObject_CallFunctionObjArgs(object, first, second, NULL);
+    Py_XDECREF(object);
+    Py_XDECREF(first);
+    Py_XDECREF(second);
     Py_XDECREF(done);
     return done ? 0 : -1;
 }
@@ -64,8 +72,11 @@ static int says(PyObject *message, int question) {
         return -1;
     }
     PyObject *answer = PyDict_GetItemWithError(message, held[question]);
-    if (answer != NULL) return PyObject_IsTrue(answer);
-    return PyErr_Occurred() ? -1 : 0;
+    if (answer == NULL) return PyErr_Occurred() ? -1 : 0;
+    Py_INCREF(answer);
+    int result = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return result;
 }
 
 static bool is_kind(PyObject *kind, const char *text) {
@@ -139,7 +150,10 @@ static int begin(Step *step) {
     }
     if (result < 0 && said() < 0) return -1;
     if (message != NULL && !is_head && step_out(step) < 0 && said() < 0) return -1;
-    PyObject *awaitable = PyObject_CallFunctionObjArgs(passing->pass, message, NULL);
+    PyObject *pass = passing->pass;
+    Py_XINCREF(pass);
+    PyObject *awaitable = PyObject_CallFunctionObjArgs(pass, message, NULL);
+    Py_XDECREF(pass);
     if (awaitable == NULL) return -1;
     if ((PyObject *)Py_TYPE(awaitable) == held[COROUTINE]) {
         step->inner = awaitable;
@@ -171,7 +185,8 @@ static int tell_of_sent(Passing *passing, PyObject *now, PyObject *message) {
     int whole = is_whole(passing, message);
     if (whole < 0) return -1;
     if (whole) return tell(passing->answered, held[END_ANSWER], now, message);
-    return is_of(message, "http.response.body") > 0 ? tell(passing->answered, held[ADD_PIECE], now, message) : 0;
+    int is_body = is_of(message, "http.response.body");
+    return is_body > 0 ? tell(passing->answered, held[ADD_PIECE], now, message) : is_body;
 }
 
 static int note_sent(Passing *passing, PyObject *message) {
@@ -227,6 +242,21 @@ static int end(Step *step, PyObject *result) {
 
 /* --- Step, as a coroutine */
 
+/* Begin to run, and keep the step; return -1 where it runs already, in a caller of this or in another thread. */
+static int begin_running(Step *step) {
+    if (__atomic_exchange_n(&step->running, 1, __ATOMIC_ACQUIRE)) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return -1;
+    }
+    Py_INCREF(step);
+    return 0;
+}
+
+static void end_running(Step *step) {
+    __atomic_store_n(&step->running, 0, __ATOMIC_RELEASE);
+    Py_DECREF(step);
+}
+
 /* Finish what `status` says of a turn of the server's awaitable. */
 static PySendResult turned(Step *step, PySendResult status, PyObject **result) {
     if (status == PYGEN_NEXT) return status;
@@ -247,15 +277,25 @@ static void note_long(Step *step, int64_t began) {
     PyErr_Restore(type, error, traceback);
 }
 
-static PySendResult advance(PyObject *self, PyObject *value, PyObject **result) {
-    Step *step = (Step *)self;
-    *result = NULL;
+static PySendResult send_in(Step *step, PyObject *value, PyObject **result) {
     if (step->over) return over(result);
     if (step->inner == NULL && begin(step) < 0) return turned(step, PYGEN_ERROR, result);
     int64_t began = step->passing ? 0 : clock_ns(CLOCK_REALTIME);
-    PySendResult status = PyIter_Send(step->inner, value, result);
+    PyObject *inner = step->inner;
+    Py_INCREF(inner);
+    PySendResult status = PyIter_Send(inner, value, result);
     if (began) note_long(step, began);
-    return turned(step, status, result);
+    status = turned(step, status, result);
+    Py_DECREF(inner);
+    return status;
+}
+
+static PySendResult advance(PyObject *self, PyObject *value, PyObject **result) {
+    *result = NULL;
+    if (begin_running((Step *)self) < 0) return PYGEN_ERROR;
+    PySendResult status = send_in((Step *)self, value, result);
+    end_running((Step *)self);
+    return status;
 }
 
 static PyObject *send_value(PyObject *self, PyObject *value) {
@@ -266,41 +306,59 @@ static PyObject *send_value(PyObject *self, PyObject *value) {
 
 static PyObject *next_value(PyObject *self) { return send_value(self, Py_None); }
 
-static PyObject *throw_in(PyObject *self, PyObject *args) {
-    Step *step = (Step *)self;
-    PyObject *type, *error = NULL, *traceback = NULL, *result = NULL;
-    if (!PyArg_UnpackTuple(args, "throw", 1, 3, &type, &error, &traceback)) return NULL;
-    if (step->over) return as_method(over(&result), result);
-    PyObject *throw = step->inner ? PyObject_GetAttrString(step->inner, "throw") : NULL;
+static PySendResult throw_in(Step *step, PyObject *args, PyObject **result) {
+    PyObject *type, *error = NULL, *traceback = NULL;
+    if (!PyArg_UnpackTuple(args, "throw", 1, 3, &type, &error, &traceback)) return PYGEN_ERROR;
+    if (step->over) return over(result);
+    PyObject *inner = step->inner;
+    Py_XINCREF(inner);
+    PyObject *throw = inner ? PyObject_GetAttrString(inner, "throw") : NULL;
+    Py_XDECREF(inner);
     if (throw == NULL) { /* not begun, or a future's iterator, which knows no more than to be given up */
         PyErr_Clear();
         if (PyExceptionInstance_Check(type)) PyErr_SetObject((PyObject *)Py_TYPE(type), type);
         else PyErr_SetObject(type, error ? error : Py_None);
-        return as_method(turned(step, PYGEN_ERROR, &result), result);
+        return turned(step, PYGEN_ERROR, result);
     }
     int64_t began = step->passing ? 0 : clock_ns(CLOCK_REALTIME);
-    result = PyObject_Call(throw, args, NULL);
+    *result = PyObject_Call(throw, args, NULL);
     if (began) note_long(step, began);
     Py_DECREF(throw);
     PySendResult status = PYGEN_NEXT;
-    if (result == NULL) status = (result = stopped()) ? PYGEN_RETURN : PYGEN_ERROR;
-    status = turned(step, status, &result);
+    if (*result == NULL) status = (*result = stopped()) ? PYGEN_RETURN : PYGEN_ERROR;
+    return turned(step, status, result);
+}
+
+static PyObject *throw_value(PyObject *self, PyObject *args) {
+    PyObject *result = NULL;
+    if (begin_running((Step *)self) < 0) return NULL;
+    PySendResult status = throw_in((Step *)self, args, &result);
+    end_running((Step *)self);
     return as_method(status, result);
 }
 
-static PyObject *close_step(PyObject *self, PyObject *Py_UNUSED(none)) {
-    Step *step = (Step *)self;
+/* Close what has begun; return -1 if that raises. */
+static int close_inner(Step *step) {
     if (step->over || step->inner == NULL) {
         step->over = true;
-        Py_RETURN_NONE;
+        return 0;
     }
-    PyObject *inner = step->inner, *close = PyObject_GetAttrString(inner, "close");
-    PyObject *done = close ? PyObject_CallObject(close, NULL) : NULL;
+    PyObject *inner = step->inner;
+    Py_INCREF(inner);
+    PyObject *close = PyObject_GetAttrString(inner, "close"), *done = close ? PyObject_CallObject(close, NULL) : NULL;
+    Py_DECREF(inner);
     if (close == NULL) PyErr_Clear();
     Py_XDECREF(close);
     bool failed = close != NULL && done == NULL;
     Py_XDECREF(done);
-    if (end(step, NULL) < 0 || failed) return NULL;
+    return end(step, NULL) < 0 || failed ? -1 : 0;
+}
+
+static PyObject *close_step(PyObject *self, PyObject *Py_UNUSED(none)) {
+    if (begin_running((Step *)self) < 0) return NULL;
+    int result = close_inner((Step *)self);
+    end_running((Step *)self);
+    if (result < 0) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -337,7 +395,7 @@ static void dealloc_step(PyObject *self) { free_object(self, clear_step); }
 
 static PyMethodDef step_methods[] = {
     {"send", send_value, METH_O, NULL},
-    {"throw", throw_in, METH_VARARGS, NULL},
+    {"throw", throw_value, METH_VARARGS, NULL},
     {"close", close_step, METH_NOARGS, NULL},
     {"__await__", await_method, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -13,7 +13,8 @@ static PySendResult over(PyObject **result) {
 /* Return what was yielded; or NULL with StopIteration or the exception that ended it. */
 static PyObject *as_method(PySendResult status, PyObject *result) {
     if (status != PYGEN_RETURN) return result;
-    PyObject *stop = PyObject_CallFunctionObjArgs(PyExc_StopIteration, result, NULL);
+    PyObject *value = result == Py_None ? NULL : result; /* a coroutine raises StopIteration() for None */
+    PyObject *stop = PyObject_CallFunctionObjArgs(PyExc_StopIteration, value, NULL);
     if (stop != NULL) PyErr_SetObject(PyExc_StopIteration, stop);
     Py_XDECREF(stop);
     Py_DECREF(result);
