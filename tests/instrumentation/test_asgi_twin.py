@@ -181,7 +181,13 @@ def answered(recorder: EntryRecorder, **more: Any) -> OwnRequest:
 def test_which_are_described_in_c(recorder: EntryRecorder) -> None:
     answered(recorder)._describe_in_python()
     assert asgi._twin.describe(answered(recorder))
-    for more in ({"_status": 500}, {"_ended_at": None}, {"_path": "x" * (longest() + 1)}, {"_path": ""}):
+    for more in (
+        {"_status": 500},
+        {"_status": 1 << 70},
+        {"_ended_at": None},
+        {"_path": "x" * (longest() + 1)},
+        {"_path": ""},
+    ):
         request = answered(recorder, **more)
         request._describe_in_python()
         assert asgi._twin.describe(request) is None

@@ -81,27 +81,47 @@ static int look_at_fields(void) {
     return GO_ON;
 }
 
-/* `http.read_headers`: set the user agent, borrowed; not here if a header says more. */
-static int read_headers(PyObject *headers, PyObject **agent) {
+/* Replace a reference by a new one to another object, or by NULL. */
+static void keep(PyObject **kept, PyObject *object) {
+    PyObject *before = *kept;
+    Py_XINCREF(object);
+    *kept = object;
+    Py_XDECREF(before);
+}
+
+/* Read one header, as `read_headers` does all. */
+static int read_header(PyObject *pair, PyObject *fields, PyObject **agent) {
     static const char AGENT[] = "user-agent";
-    if (!PyList_CheckExact(headers)) return NOT_HERE;
-    *agent = Py_None;
-    for (Py_ssize_t i = 0; i < PyList_Size(headers); i++) {
-        PyObject *pair = PyList_GetItem(headers, i);
-        if (!PyTuple_CheckExact(pair) || PyTuple_Size(pair) != 2) return NOT_HERE;
-        PyObject *name = PyTuple_GetItem(pair, 0), *value = PyTuple_GetItem(pair, 1);
-        char *text;
-        Py_ssize_t size;
-        if (!PyBytes_CheckExact(name) || !PyBytes_CheckExact(value)) return NOT_HERE;
-        if (PyBytes_AsStringAndSize(name, &text, &size) < 0) return FAILED;
-        if (size == sizeof AGENT - 1 && memcmp(text, AGENT, sizeof AGENT - 1) == 0) {
-            *agent = value;
-        } else if (field_sizes >> (size < 63 ? size : 63) & 1) {
-            int found = PySet_Contains(held[NAMED_FIELDS], name);
-            if (found) return found < 0 ? FAILED : NOT_HERE;
-        }
+    if (!PyTuple_CheckExact(pair) || PyTuple_Size(pair) != 2) return NOT_HERE;
+    PyObject *name = PyTuple_GetItem(pair, 0), *value = PyTuple_GetItem(pair, 1);
+    char *text;
+    Py_ssize_t size;
+    if (!PyBytes_CheckExact(name) || !PyBytes_CheckExact(value)) return NOT_HERE;
+    if (PyBytes_AsStringAndSize(name, &text, &size) < 0) return FAILED;
+    if (size == sizeof AGENT - 1 && memcmp(text, AGENT, sizeof AGENT - 1) == 0) {
+        keep(agent, value);
+    } else if (field_sizes >> (size < 63 ? size : 63) & 1) {
+        int found = PySet_Contains(fields, name);
+        if (found) return found < 0 ? FAILED : NOT_HERE;
     }
     return GO_ON;
+}
+
+/* `http.read_headers`: set the user agent, a new reference even where it fails; not here if a header says more. */
+static int read_headers(PyObject *headers, PyObject **agent) {
+    if (!PyList_CheckExact(headers)) return NOT_HERE;
+    keep(agent, Py_None);
+    /* A field that compares itself with a name may change the headers and the propagator. */
+    PyObject *fields = NULL, *pair = NULL;
+    keep(&fields, held[NAMED_FIELDS]);
+    int result = GO_ON;
+    for (Py_ssize_t i = 0; result == GO_ON && i < PyList_Size(headers); i++) {
+        keep(&pair, PyList_GetItem(headers, i));
+        result = pair ? read_header(pair, fields, agent) : FAILED;
+    }
+    keep(&pair, NULL);
+    keep(&fields, NULL);
+    return result;
 }
 
 /* Return whether a text is at most as long as a value may be. */
@@ -113,7 +133,7 @@ static int is_short(Py_ssize_t size) {
     return size <= most ? GO_ON : NOT_HERE;
 }
 
-/* Set what `http.known` returns, borrowed. */
+/* Set what `http.known` returns, a new reference. */
 static int look_up(PyObject *scope, PyObject *agent, PyObject **known) {
     static const int parts[] = {N_method, N_scheme, N_http_version, N_server, N_client};
     PyObject *key = PyTuple_New(KEY);
@@ -125,6 +145,7 @@ static int look_up(PyObject *scope, PyObject *agent, PyObject **known) {
         PyTuple_SetItem(key, i, part);
     }
     *known = PyErr_Occurred() ? NULL : PyDict_GetItemWithError(held[KNOWN], key);
+    Py_XINCREF(*known);
     Py_DECREF(key);
     if (*known != NULL) return PyTuple_CheckExact(*known) && PyTuple_Size(*known) == PARTS ? GO_ON : NOT_HERE;
     if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_TypeError)) PyErr_Clear(); /* lists, from some servers */
@@ -156,44 +177,56 @@ static int tell_others(PyObject *request, PyObject *recorder) {
     return done(PyObject_CallMethodObjArgs(recorder, names[N_begin], request, held[NO_CONTEXT], NULL));
 }
 
-static int fill_in(PyObject *request, PyObject *const *args, PyObject *headers) {
-    PyObject *scope = args[0], *send = args[1], *agent = NULL, *known = NULL;
+/* What a request begins with. All of it is owned: the code that runs meanwhile may change the scope and clear the cache. */
+typedef struct {
+    PyObject *agent, *connection, *known, *lock, *method, *path; /* method, path: NULL if the scope has none */
+} Found;
+
+static int find(Found *found, PyObject *scope, PyObject *send, PyObject *headers) {
     int result = look_at_fields();
-    if (result == GO_ON) result = read_headers(headers, &agent);
-    if (result == GO_ON && agent != Py_None) {
-        if (PyBytes_Size(agent) > max_key) return NOT_HERE;
-        result = is_short(PyBytes_Size(agent));
+    if (result == GO_ON) result = read_headers(headers, &found->agent);
+    if (result == GO_ON && found->agent != Py_None) {
+        Py_ssize_t size = PyBytes_Size(found->agent);
+        result = size > max_key ? NOT_HERE : is_short(size);
     }
     if (result != GO_ON) return result;
     PyObject *asked = call(held[ASKED_FOR], NULL);
     if (asked != Py_None) return asked ? done(asked) == GO_ON ? NOT_HERE : FAILED : FAILED;
     Py_DECREF(asked);
-    PyObject *connection = PyObject_GetAttr(send, names[N___self__]); /* which may run anybody's code, so it comes first */
-    if (connection == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+    found->connection = PyObject_GetAttr(send, names[N___self__]);
+    if (found->connection == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
-        Py_INCREF(connection = Py_None);
+        keep(&found->connection, Py_None);
     }
-    result = connection ? look_up(scope, agent, &known) : FAILED;
-    PyObject *lock = result == GO_ON ? call(held[LOCK], NULL) : NULL;
-    PyObject *method = lock ? PyDict_GetItemWithError(scope, names[N_method]) : NULL;
-    PyObject *path = lock ? PyDict_GetItemWithError(scope, names[N_path]) : NULL;
-    if (result == GO_ON && PyErr_Occurred()) result = FAILED;
-    if (result != GO_ON) {
-        Py_XDECREF(connection);
-        Py_XDECREF(lock);
-        return result;
-    }
+    result = found->connection ? look_up(scope, found->agent, &found->known) : FAILED;
+    if (result != GO_ON) return result;
+    if ((found->lock = call(held[LOCK], NULL)) == NULL) return FAILED;
+    keep(&found->method, PyDict_GetItemWithError(scope, names[N_method]));
+    if (PyErr_Occurred()) return FAILED;
+    keep(&found->path, PyDict_GetItemWithError(scope, names[N_path]));
+    return PyErr_Occurred() ? FAILED : GO_ON;
+}
+
+static int set_all(PyObject *request, PyObject *const *args, const Found *found) {
+    PyObject *name = PyTuple_GetItem(found->known, 2);
     const struct { int name; PyObject *value; } parts[] = {
-        {N__scope, scope}, {N__connection, connection}, {N__method, method ? method : held[NO_METHOD]},
-        {N__path, path ? path : Py_None}, {N__block, PyTuple_GetItem(known, 0)}, {N__client, PyTuple_GetItem(known, 1)},
-        {N__span_name, PyTuple_GetItem(known, 2)}, {N__lock, lock}, {N__start, args[2]}, {N_name, PyTuple_GetItem(known, 2)},
-        {N__recorder, args[3]}, {N_parent_context, held[NO_CONTEXT]},
+        {N__scope, args[0]}, {N__connection, found->connection}, {N__method, found->method ? found->method : held[NO_METHOD]},
+        {N__path, found->path ? found->path : Py_None}, {N__block, PyTuple_GetItem(found->known, 0)},
+        {N__client, PyTuple_GetItem(found->known, 1)}, {N__span_name, name}, {N__lock, found->lock}, {N__start, args[2]},
+        {N_name, name}, {N__recorder, args[3]}, {N_parent_context, held[NO_CONTEXT]},
     };
-    for (size_t i = 0; result == GO_ON && i < sizeof parts / sizeof *parts; i++)
-        if (set(request, parts[i].name, parts[i].value) < 0) result = FAILED;
-    Py_DECREF(connection);
-    Py_DECREF(lock);
-    if (result == GO_ON && PyDict_SetItem(scope, held[SCOPE_KEY], request) < 0) result = FAILED;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (set(request, parts[i].name, parts[i].value) < 0) return FAILED;
+    return GO_ON;
+}
+
+static int fill_in(PyObject *request, PyObject *const *args, PyObject *headers) {
+    Found found = {NULL};
+    int result = find(&found, args[0], args[1], headers);
+    if (result == GO_ON) result = set_all(request, args, &found);
+    PyObject *owned[] = {found.agent, found.connection, found.known, found.lock, found.method, found.path};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) Py_XDECREF(owned[i]);
+    if (result == GO_ON && PyDict_SetItem(args[0], held[SCOPE_KEY], request) < 0) result = FAILED;
     if (result == GO_ON) result = come_in(request);
     return result == GO_ON ? tell_others(request, args[3]) : result;
 }
@@ -263,7 +296,8 @@ static int find_route(PyObject *request, PyObject **block) {
     PyObject *status, *route = NULL, *key = NULL;
     int result = number_of(request, N__status, &status);
     if (result != GO_ON) return result;
-    if (PyLong_AsLong(status) >= SERVER_ERROR) result = NOT_HERE;
+    int overflow; /* the application sets the status */
+    if (PyLong_AsLongAndOverflow(status, &overflow) >= SERVER_ERROR || overflow) result = NOT_HERE;
     for (int i = 0; result == GO_ON && i < 2; i++) { /* where no route has served it, a mount */
         static const int which[] = {N__route, N_mount};
         Py_XDECREF(route);
