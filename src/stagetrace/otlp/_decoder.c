@@ -18,7 +18,7 @@ static int read_key(State *state, PyObject *key, PyObject *meaning, int at) {
     Py_ssize_t size;
     int column, tag;
     if (PyBytes_AsStringAndSize(key, &text, &size) < 0 || !PyArg_ParseTuple(meaning, "ii", &column, &tag)) return -1;
-    if (size > MAX_KEY || column < 0 || column >= state->keyed) return fail(PyExc_ValueError, "a key without room");
+    if (size > MAX_KEY || column < 0 || column >= state->keyed || at >= state->keyed) return fail(PyExc_ValueError, "a key without room");
     /* In its place by size, before longer ones. */
     for (; at > 0 && state->keys[at - 1].size > size; at--) state->keys[at] = state->keys[at - 1];
     Key *into = &state->keys[at];

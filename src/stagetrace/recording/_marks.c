@@ -35,8 +35,12 @@ typedef struct {
 /* --- Marks */
 
 static PyObject *now(Marks *self) {
-    if (self->clock != NULL && self->clock != Py_None) return PyObject_CallObject(self->clock, NULL);
-    return PyLong_FromLongLong(clock_ns(CLOCK_REALTIME));
+    PyObject *clock = self->clock;
+    if (clock == NULL || clock == Py_None) return PyLong_FromLongLong(clock_ns(CLOCK_REALTIME));
+    Py_INCREF(clock); /* which may set another one */
+    PyObject *time = PyObject_CallObject(clock, NULL);
+    Py_DECREF(clock);
+    return time;
 }
 
 /* Note an event at a time given, or now if that is NULL, None or 0. */
@@ -44,16 +48,14 @@ static int note(Marks *self, PyObject *at, int kind, PyObject *what, PyObject *a
     if (self->closed) return 0;
     int given = at == NULL || at == Py_None ? 0 : PyObject_IsTrue(at);
     if (given < 0) return -1;
+    if (attributes == NULL) attributes = Py_None;
+    Py_INCREF(attributes); /* a mark's: the clock may give it others */
     PyObject *time = given ? (Py_INCREF(at), at) : now(self);
-    PyObject *event = time ? PyTuple_New(4) : NULL;
-    if (event == NULL) {
-        Py_XDECREF(time);
-        return -1;
-    }
-    PyObject *parts[] = {time, kinds[kind], what, attributes ? attributes : Py_None};
-    for (int i = 1; i < 4; i++) Py_INCREF(parts[i]);
-    for (int i = 0; i < 4; i++) PyTuple_SetItem(event, i, parts[i]);
-    int result = PyList_Append(self->log, event);
+    PyObject *event = time ? PyTuple_Pack(4, time, kinds[kind], what, attributes) : NULL;
+    Py_DECREF(attributes);
+    Py_XDECREF(time);
+    if (event == NULL) return -1;
+    int result = self->log ? PyList_Append(self->log, event) : 0;
     Py_DECREF(event);
     if (result == 0 && (kind == BEGIN || kind == BEGIN_MARK) && PyList_Size(self->log) > MAX_LOG) {
         PyObject *done = PyObject_CallMethod((PyObject *)self, "_shorten", NULL);
@@ -268,13 +270,15 @@ static PyObject *recording(void) {
 
 /* Return the mark that a block makes: its name cut to what a name may be, its attributes to what can be sent. */
 static PyObject *mark_of(Stage *stage) {
-    PyObject *name = stage->name;
-    if (stage->attributes == NULL && PyUnicode_CheckExact(name)) {
-        Py_ssize_t length = PyUnicode_GetLength(name);
-        if (length > 0 && length <= MAX_NAME) return new_mark(name, NULL);
-    }
-    PyObject *attributes = stage->attributes ? stage->attributes : Py_None;
-    return PyObject_CallFunctionObjArgs(held[PREPARED], name, attributes, NULL);
+    PyObject *name = stage->name, *attributes = stage->attributes ? stage->attributes : Py_None, *mark = NULL;
+    Py_INCREF(name); /* __init__ may replace them meanwhile */
+    Py_INCREF(attributes);
+    Py_ssize_t length = attributes == Py_None && PyUnicode_CheckExact(name) ? PyUnicode_GetLength(name) : 0;
+    if (length > 0 && length <= MAX_NAME) mark = new_mark(name, NULL);
+    else mark = PyObject_CallFunctionObjArgs(held[PREPARED], name, attributes, NULL);
+    Py_DECREF(attributes);
+    Py_DECREF(name);
+    return mark;
 }
 
 /* Note the begin or end of a mark. */

@@ -59,7 +59,7 @@ static int finish(Turn *turn, PyObject *account) {
     PyObject *began = PyTuple_GetItem(account, at);
     long long since = began ? PyLong_AsLongLong(began) : -1;
     if (since == -1 && PyErr_Occurred()) return -1;
-    if (turn->ended - since < turn->divided_ns) return 0;
+    if (since >= 0 && turn->ended - since < turn->divided_ns) return 0;
     return done(PyObject_CallMethodObjArgs(turn->timeline, names[N_divide], account, NULL));
 }
 

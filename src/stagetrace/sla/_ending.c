@@ -36,16 +36,16 @@ static int learn(Ending *ending) {
     if (ending->verdict == NULL) return GO_ON;
     PyObject *learned = look(ending, ending->processor, N_learned), *seen = look(ending, learned, N__seen);
     if (seen == NULL || !PyDict_CheckExact(seen)) return seen ? NOT_HERE : FAILED;
-    PyObject *before = PyDict_GetItemWithError(seen, ending->route);
+    PyObject *before = own_too(ending, PyDict_GetItemWithError(seen, ending->route));
     if (before == NULL) return PyErr_Occurred() ? FAILED : PyDict_Size(seen) < max_routes ? NOT_HERE : GO_ON;
     ending->seen = seen;
     ending->seen_before = PyLong_AsLongLong(before);
     if (ending->seen_before == -1 && PyErr_Occurred()) return FAILED;
-    if (ending->seen_before < 2 * enough) return NOT_HERE;
+    if (ending->seen_before < 2 * enough || ending->seen_before == INT64_MAX) return NOT_HERE;
     if (ending->seen_before % from_each != 0) return GO_ON;
     PyObject *wanted = look(ending, learned, N__wanted_at);
     if (wanted == NULL || !PyDict_CheckExact(wanted)) return wanted ? NOT_HERE : FAILED;
-    PyObject *at = PyDict_GetItemWithError(wanted, ending->route);
+    PyObject *at = own_too(ending, PyDict_GetItemWithError(wanted, ending->route));
     int64_t last = 0;
     if (at == NULL ? PyErr_Occurred() != NULL : read_time(at, &last) < 0) return FAILED;
     /* Neither is negative, so no difference overflows. */
@@ -98,7 +98,7 @@ static int draw(Ending *ending) {
         int sampled = number ? PyObject_RichCompareBool(number, bound, Py_LT) : -1;
         if (sampled <= 0) return sampled < 0 ? FAILED : DROPPED;
     }
-    PyObject *span_id = own(ending, random_bits(held[BITS_64])), *flags = PyList_GetItem(held[FLAGS], 3);
+    PyObject *span_id = own(ending, random_bits(held[BITS_64])), *flags = own_too(ending, PyList_GetItem(held[FLAGS], 3));
     if (span_id == NULL || flags == NULL) return FAILED;
     PyObject *parts = PyTuple_Pack(6, trace_id, span_id, Py_False, flags, held[NO_STATE], Py_True);
     PyObject *context = own(ending, named_tuple(held[CONTEXT], parts));
@@ -152,6 +152,7 @@ static int describe(Ending *ending) {
     if (key == NULL) return FAILED;
     for (Py_ssize_t i = 0; i < 2 + count; i++) {
         PyObject *part = i == 0 ? name : i == 1 ? failed : PyList_GetItem(blocks, i - 2);
+        if (part == NULL) return FAILED; /* a finalizer has shortened the list */
         Py_INCREF(part);
         PyTuple_SetItem(key, i, part);
     }
@@ -213,7 +214,8 @@ static PyObject *ids(PyObject *Py_UNUSED(module), PyObject *number) {
     uint64_t drawn[MAX_SEGMENTS];
     long left = PyLong_AsLong(number);
     if (PyErr_Occurred()) return NULL;
-    PyObject *all = PyBytes_FromStringAndSize(NULL, 8 * (left > 0 ? left : 0));
+    if (left > PY_SSIZE_T_MAX / 8) return PyErr_NoMemory();
+    PyObject *all = PyBytes_FromStringAndSize(NULL, 8 * (Py_ssize_t)(left > 0 ? left : 0));
     for (char *into = all ? PyBytes_AsString(all) : NULL; into != NULL && left > 0; left -= MAX_SEGMENTS) {
         int count = left < MAX_SEGMENTS ? (int)left : MAX_SEGMENTS;
         draw_ids(drawn, count);
@@ -245,7 +247,7 @@ static int count_verdict(Ending *ending) {
     PyObject *its = look(ending, counter, N__lock), *counts = look(ending, counter, N__counts);
     int waits = its && counts ? is_locked(its) : -1;
     if (waits < 0 || (waits && lock(its, true) < 0)) return -1;
-    PyObject *before = PyDict_GetItemWithError(counts, ending->verdict);
+    PyObject *before = own_too(ending, PyDict_GetItemWithError(counts, ending->verdict));
     PyObject *after = before ? PyNumber_Add(before, held[ONE]) : PyErr_Occurred() ? NULL : (Py_INCREF(held[ONE]), held[ONE]);
     int result = after ? PyDict_SetItem(counts, ending->verdict, after) : -1;
     Py_XDECREF(after);
@@ -309,8 +311,9 @@ static int put_in(Ending *ending, PyObject *sender, PyObject *resource, Buffer *
     if (unsorted >= 0) {
         PyObject *wake_at = look(ending, sender, N__wake_at);
         int started = is(sender, N__started, Py_True);
-        if (wake_at == NULL || started < 0) return -1;
-        if (started && unsorted < PyLong_AsSsize_t(wake_at) && size <= big) return 0;
+        Py_ssize_t most = wake_at ? PyLong_AsSsize_t(wake_at) : -1;
+        if (started < 0 || PyErr_Occurred()) return -1;
+        if (started && unsorted < most && size <= big) return 0;
         PyObject *done = PyObject_CallMethod(sender, WORDS[N_was_put], "nn", unsorted, size);
         Py_XDECREF(done);
         return done ? 0 : -1;

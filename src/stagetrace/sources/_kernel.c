@@ -6,6 +6,7 @@
  */
 #include "../native.h"
 #include <errno.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -42,10 +43,11 @@ static PyObject *tcp_info(PyObject *module, PyObject *const *args, Py_ssize_t gi
     if (given != 2) return PyErr_Format(PyExc_TypeError, "tcp_info takes a connection and a size");
     char info[MOST_INFO];
     PyObject *descriptor = PyObject_CallMethod(args[0], "fileno", NULL);
-    int number = descriptor ? (int)PyLong_AsLong(descriptor) : -1; /* -1 of one that is closed: EBADF */
+    long found = descriptor ? PyLong_AsLong(descriptor) : -1; /* -1 of one that is closed: EBADF */
     Py_XDECREF(descriptor);
     long asked = PyErr_Occurred() ? -1 : PyLong_AsLong(args[1]);
     if (PyErr_Occurred()) return NULL;
+    int number = found < 0 || found > INT_MAX ? -1 : (int)found;
     socklen_t size = asked < 0 ? 0 : asked < MOST_INFO ? (socklen_t)asked : MOST_INFO;
     if (getsockopt(number, IPPROTO_TCP, TCP_INFO, info, &size) < 0) return PyErr_SetFromErrno(PyExc_OSError);
     return PyBytes_FromStringAndSize(info, (Py_ssize_t)size);
