@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services import Service, run_service, wsgi_command
-from test_harmless import break_and_ask, breakable_service, errors_of_the_app, part_answers
+from test_harmless import (
+    CLOSES,
+    break_and_ask,
+    breakable_service,
+    errors_of_the_app,
+    keeping_its_connection,
+    part_answers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +32,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/predict", {"content": b"{", "headers": {"content-type": "application/json"}}),
     ("POST", "/echo-length", {"content": b"x" * 70_000}),
     ("POST", "/lines", {"content": b"one\ntwo\n\nthree"}),
-    ("GET", "/raise", {}),
+    ("GET", "/raise", CLOSES),
     ("GET", "/own-error", {}),
     ("GET", "/plain?a=b", {}),
     ("GET", "/stream?pause_s=0.001", {}),
@@ -36,7 +43,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("GET", "/plain-wsgi", {}),
     ("GET", "/no-such-path", {"headers": {"x-asked": "ü".encode()}}),
 ]
-# Servers, one line each; all parts are broken in each of them.
+# Servers, one line each. A part that all of them use fails in one of them, by turns.
 SERVERS = ("gunicorn gthread", "waitress")
 PARTS = [
     *(
@@ -60,6 +67,16 @@ PARTS = [
     *("stagetrace.instrumentation.wsgi:add_wsgi", "stagetrace.instrumentation.wsgi:WsgiRequest.passed"),
     *("stagetrace.sla.recorder:EntryRecorder.end", "stagetrace.instrumentation.sklearn:description"),
 ]
+# Where a request begins, ends and passes through us: in each server.
+PARTS_OF_BOTH = [
+    *(
+        f"stagetrace.instrumentation.wsgi:{name}"
+        for name in ("_begin", "WsgiRequest._begin_with", "WsgiRequest.passed")
+    ),
+    *("stagetrace.instrumentation.wsgi_passing:Passing._for_server", "stagetrace.sla.recorder:EntryRecorder.end"),
+    "stagetrace.instrumentation.wsgi_passing:Passing._add_piece",
+]
+PARTS_OF_ONE = [part for part in PARTS if part not in PARTS_OF_BOTH]
 PARTS_OF_GUNICORN = [f"stagetrace.instrumentation.gunicorn:{name}" for name in ("time_ns", "Arrival", "_is_readable")]
 PARTS_OF_WAITRESS = [f"stagetrace.instrumentation.waitress:{name}" for name in ("time_ns", "Arrival")]
 # Where the provider is somebody else's, and where the entry span is.
@@ -73,7 +90,7 @@ PARTS_BESIDE = {
 }
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module")
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Service, tuple[list[Any], list[str]]]]:
@@ -84,22 +101,31 @@ def served(
 @contextmanager
 def both(server: str, folder: Path, **more: str) -> Iterator[tuple[Service, tuple[list[Any], list[str]]]]:
     """Serve the application traced; give that, and what it answers and logs untraced."""
-    argv = wsgi_command(server, "switchable_flask")
-    with run_service(folder, argv=argv, env=more) as service:
+    argv = wsgi_command(server, "switchable_flask") + ["--keep-alive", "60"] * server.startswith("gunicorn")
+    with run_service(folder, argv=argv, env=more) as running, keeping_its_connection(running) as service:
         untraced = part_answers(service, REQUESTS), errors_of_the_app(service.log)
     with breakable_service(folder, "otlp", argv, **more) as service:
         yield service, untraced
 
 
-@pytest.mark.parametrize("part", ["nothing", *PARTS])
+@pytest.mark.parametrize("part", ["nothing", *PARTS_OF_BOTH])
+@pytest.mark.parametrize("served", SERVERS, indirect=True)
 def test_a_part_that_fails_changes_no_answer_no_error_and_is_said_once(part: str, served: Any) -> None:
     break_and_ask(part, served[0], served[1], REQUESTS)
 
 
-@pytest.mark.parametrize("part", [*PARTS_OF_GUNICORN, *PARTS_OF_WAITRESS])
-def test_nor_does_a_part_of_a_servers_own_hook(part: str, served: Any) -> None:
-    if ("waitress" in part) is not ("waitress" in served[0].process.args):
-        pytest.skip("of the other server")
+@pytest.mark.parametrize("part", [*PARTS_OF_ONE[::2], *PARTS_OF_GUNICORN])
+@pytest.mark.parametrize("served", ["gunicorn gthread"], indirect=True)
+def test_nor_does_one_in_gunicorn(part: str, served: Any) -> None:
+    break_and_ask(part, served[0], served[1], REQUESTS)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [pytest.param(PARTS_OF_ONE[1], marks=pytest.mark.smoke), *PARTS_OF_ONE[3::2], *PARTS_OF_WAITRESS],
+)
+@pytest.mark.parametrize("served", ["waitress"], indirect=True)
+def test_nor_does_one_in_waitress(part: str, served: Any) -> None:
     break_and_ask(part, served[0], served[1], REQUESTS)
 
 

@@ -1,4 +1,4 @@
-"""The app of APP, by default ml, after one part of stagetrace, `module:attribute.path` in BREAK, was made to raise."""
+"""The app of APP, by default ml, after parts of stagetrace, `module:attribute.path,...` in BREAK, were made to raise."""
 
 import importlib
 import os
@@ -9,8 +9,7 @@ def fails(*_: Any, **__: Any) -> Any:
     raise RuntimeError("the twin is broken")
 
 
-where = os.environ.get("BREAK")
-if where:
+for where in filter(None, os.environ.get("BREAK", "").split(",")):
     module, _, path = where.partition(":")
     *owners, name = path.split(".")
     owner = importlib.import_module(module)
