@@ -60,6 +60,7 @@ def test_a_cpu_that_was_missing_though_nobody_made_that_counts_as_wrong_and_is_s
     assert rows["all"][2] == "76.9% (10/13)"
 
 
+@pytest.mark.usefixtures("services")
 @pytest.mark.skipif(
     threads.lacks_waiting() is not None or tcp.SOURCE.lacks is not None, reason="the kernel tells too little"
 )

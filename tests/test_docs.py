@@ -17,8 +17,6 @@ from stagetrace import semconv
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.usefixtures("services")
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -36,6 +34,8 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) < 150
 
 
+@pytest.mark.smoke
+@pytest.mark.usefixtures("services")
 def test_the_readme_service_runs_as_the_readme_says(tmp_path: Path) -> None:
     """Its own command line, with a port added; then one request, whose stages and verdict arrive."""
     (tmp_path / "app.py").write_text(blocks(README, "python")[0])

@@ -45,9 +45,9 @@ def assert_all_accounted_for(result: dict[str, Any], threads: str) -> None:
 @pytest.mark.sample
 @pytest.mark.usefixtures("services")
 def test_no_thread_and_no_descriptor_is_left_behind(tmp_path: Path) -> None:
-    """Four event loops at once, in threads that start and end three times."""
-    result = soak(tmp_path, scaled(1_000, 50_000, 1_000), "--readings", "3", "--threads", "4")
-    assert_leaks_nothing(result["readings"]["4"])
+    """Four event loops at once, in threads that start and end four times."""
+    result = soak(tmp_path, scaled(1_000, 50_000, 1_000), "--readings", "4", "--threads", "4")
+    assert_leaks_nothing(result["readings"]["4"][1:])  # by the first, a busy machine may not have connected yet
     assert_all_accounted_for(result, "4")
 
 

@@ -51,22 +51,24 @@ def sleep(seconds: float) -> None:
 
 
 @app.get("/rival")
-def rival(cpu_s: float = 0, sleep_s: float = 0) -> None:
-    """Compute while another thread does, or sleep."""
+def rival(cpu_s: float = 0, sleep_s: float = 0, rivals: int = 1) -> None:
+    """Compute while other threads do, or sleep."""
     stop = threading.Event()
 
     def compete() -> None:
         while not stop.is_set():
             sum(range(10_000))
 
-    other = threading.Thread(target=compete)
-    other.start()
+    others = [threading.Thread(target=compete) for _ in range(rivals)]
+    for other in others:
+        other.start()
     try:
         compute(cpu_s)
         time.sleep(sleep_s)
     finally:
         stop.set()
-        other.join()
+        for other in others:
+            other.join()
 
 
 @app.get("/collect")

@@ -28,9 +28,9 @@ pytestmark = pytest.mark.usefixtures("services")
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 SERVICE = [PYTHON, "-m", "uvicorn", "--app-dir", str(BENCHMARKS), "app_gc:app", "--port", "{port}", "--no-access-log"]
-REQUESTS = 2_000
+REQUESTS = 1_000
 A_FEW = 5  # young collections in that many requests
-SOME = 50  # objects: what a connection leaves as it closes; an object for each request would be 2,000
+SOME = 50  # objects: what a connection leaves as it closes; an object for each request would be 1,000
 
 
 @dataclass(frozen=True)

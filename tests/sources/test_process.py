@@ -14,7 +14,7 @@ import pytest
 
 from stagetrace.sources import machine, pauses, registry, usage
 
-CGROUP = Path("/sys/fs/cgroup/cpu/stagetrace-test")
+CGROUP = Path(f"/sys/fs/cgroup/cpu/stagetrace-test-{os.getpid()}")
 # In a cgroup of its own it computes for longer than its quota allows.
 THROTTLED = """
 import sys, time

@@ -59,13 +59,27 @@ def share_of(work: Callable[[], None]) -> threads.Share:
 
 
 def test_computing_among_burners_is_computing_and_waiting() -> None:
-    """The parts add up to the wall time within 2 %, though the kernel counts each for itself."""
+    """The parts add up to the wall time within 2 %, though the kernel counts each for itself.
+
+    At its best: other threads of this process may have the GIL, and the thread may lose the CPU within a sample.
+    """
+    shares = []
     with burners():
-        share = share_of(lambda: compute(0.1))
-    assert 100e6 <= share.computed <= 105e6
-    assert share.waited > 20e6
-    assert share.computed + share.waited <= share.wall * 1.02 + 1e6
-    assert share.blocked <= share.wall * 0.02 + 1e6
+        for _ in range(20):
+            shares.append(share_of(lambda: compute(0.1)))
+            if is_computing_and_waiting(shares[-1]):
+                return
+    raise AssertionError(shares)
+
+
+def is_computing_and_waiting(share: threads.Share) -> bool:
+    within = share.wall * 0.02 + 1e6
+    return (
+        100e6 <= share.computed <= 105e6
+        and share.waited > 20e6
+        and share.computed + share.waited <= share.wall + within
+        and share.blocked <= within
+    )
 
 
 def test_sleeping_is_being_blocked() -> None:
