@@ -155,17 +155,21 @@ class Held(NamedTuple):
 
 
 def held_back(server: Server, how: str, *, new: bool, within_ns: int = 2 * tcp.TICK_NS) -> Held:
-    """Hold the loop, and ask for /quick meanwhile; return the first such request that began `within_ns` of its sending.
+    """Hold the loop, and ask for /quick meanwhile; return the first such request that was held back by that alone.
 
-    A busy machine may let the hold end too early, or keep a proxy from passing the request on.
+    A busy machine may end the hold early, keep a proxy from passing the request on for more than `within_ns`, or keep
+    the server from serving it after the hold.
     """
     for _ in range(20):
         held = _held_back(server, how, new=new)
         assert_tiled(held.request)
         assert held.sent[0] - tcp.TICK_NS <= held.request.entry.start
-        if held.until - held.sent[1] > HOLD_S / 2 * 1e9 and held.request.entry.start <= held.sent[1] + within_ns:
+        was_held = held.until - held.sent[1]
+        waited = held.request.stages[0].end - held.sent[1]
+        is_near = held.request.entry.start <= held.sent[1] + within_ns
+        if is_near and was_held > HOLD_S / 2 * 1e9 and was_held > waited * 0.7:
             return held
-    raise AssertionError("no request began when it was sent")
+    raise AssertionError("no request was held back by the hold alone")
 
 
 def _held_back(server: Server, how: str, *, new: bool) -> Held:
@@ -277,18 +281,17 @@ def test_behind_nginx_the_wait_for_gunicorn_is_the_clients(
 
 
 def test_who_is_served_at_once_waited_for_nobody(server: Server) -> None:
-    """Also while another request only waits."""
+    """Also while another request only waits. A busy machine may hold back any of them, but not all."""
     waiting, client = server.connect(), server.connect()
     try:
         waiting.send("/wait?seconds=0.3")
-        for _ in range(20):  # a busy machine may hold back any of them
+        for _ in range(50):
             trace_id = client.send("/quick")
             client.answer()
             request = server.sink.request(trace_id)
             assert_tiled(request)
             if "queue" not in request.names:
                 return
-            assert "queue.blocked_by" not in request.stages[0].attributes
         raise AssertionError("each request is said to have waited")
     finally:
         client.close()
