@@ -51,7 +51,7 @@ def _made(name: str, requirements: str, *more: str) -> str:
         if not (folder / "ready").exists():
             (folder / "versions.txt").write_text(requirements)
             _uv("venv", "--allow-existing", "--python", sys.executable, str(folder))
-            into = ("--python", str(folder))
+            into = ("--python", str(folder), "--compile-bytecode")  # or each of several processes would compile it all
             _uv("pip", "install", *into, "--requirements", str(folder / "versions.txt"), "--editable", str(ROOT))
             (folder / "ready").touch()
     return str(folder / "bin" / "python")
