@@ -139,7 +139,11 @@ def test_workers_that_are_recycled_deliver_everything(receiver: Receiver, tmp_pa
 
 @pytest.mark.parametrize(
     ("argv", "workers"),
-    [(UVICORN, 1), ([*UVICORN, "--workers", "2"], 2), ([*GUNICORN, "-w", "2", "ml:app"], 2)],
+    [
+        pytest.param(UVICORN, 1, marks=pytest.mark.smoke),
+        ([*UVICORN, "--workers", "2"], 2),
+        ([*GUNICORN, "-w", "2", "ml:app"], 2),
+    ],
     ids=["uvicorn", "uvicorn --workers", "gunicorn"],
 )
 def test_ctrl_c_delivers_everything(argv: list[str], workers: int, receiver: Receiver, tmp_path: Path) -> None:

@@ -41,12 +41,12 @@ pytestmark = pytest.mark.usefixtures("services")
 @pytest.mark.parametrize(
     ("worker", "number"),
     [
-        (SYNC, signal.SIGTERM),
+        pytest.param(SYNC, signal.SIGTERM, marks=pytest.mark.smoke),
         (SYNC, signal.SIGINT),
         (THREADS, signal.SIGTERM),
-        (THREADS, signal.SIGQUIT),
+        pytest.param(THREADS, signal.SIGQUIT, marks=pytest.mark.smoke),
         ([*THREADS, "--preload"], signal.SIGTERM),
-        (GEVENT, signal.SIGTERM),
+        pytest.param(GEVENT, signal.SIGTERM, marks=pytest.mark.smoke),
         (GEVENT, signal.SIGQUIT),
         ([*GEVENT, "--preload"], signal.SIGTERM),
     ],
@@ -133,7 +133,9 @@ def test_a_request_that_hangs_until_gunicorn_kills_its_worker_takes_nothing_with
     check(receiver, answered)
 
 
-@pytest.mark.parametrize("server", ["werkzeug gevent", "gevent", "cheroot", "wsgiref"])
+@pytest.mark.parametrize(
+    "server", ["werkzeug gevent", "gevent", pytest.param("cheroot", marks=pytest.mark.smoke), "wsgiref"]
+)
 def test_sigterm_where_greenlets_serve_or_the_loop_is_of_a_base(
     server: str, receiver: Receiver, tmp_path: Path
 ) -> None:
@@ -145,6 +147,7 @@ def test_sigterm_where_greenlets_serve_or_the_loop_is_of_a_base(
     assert code == -signal.SIGTERM
 
 
+@pytest.mark.smoke
 def test_granians_workers_of_wsgi_deliver_everything(receiver: Receiver, tmp_path: Path) -> None:
     """They are processes of `multiprocessing`, which run no exit handlers, and no hook of ours surrounds them."""
     argv = [PYTHON, "-m", "granian", "--interface", "wsgi", "--workers", "2", "--port", "{port}", "flask_light:app"]
@@ -155,7 +158,7 @@ def test_granians_workers_of_wsgi_deliver_everything(receiver: Receiver, tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("server", ["waitress", "werkzeug"])
+@pytest.mark.parametrize("server", [pytest.param("waitress", marks=pytest.mark.smoke), "werkzeug"])
 def test_servers_that_leave_sigterm_alone(server: str, number: int, receiver: Receiver, tmp_path: Path) -> None:
     """It ends the process as it does untraced, after what has ended was delivered."""
     assert server in WSGI_SERVERS
