@@ -15,9 +15,10 @@ from sklearn.utils.metaestimators import available_if
 READ = f"""
 import sys
 sys.path += {sys.path!r}
-model = __import__(sys.argv[1]).load(sys.stdin.buffer)
-seen = getattr(type(model).predict, "_stagetrace_wrapped", None) is not None
-print(model.predict([1, 2], times=3), model.transform([1]), seen, "stagetrace" in sys.modules)
+for pickler in sys.argv[1:]:
+    model = __import__(pickler).load(sys.stdin.buffer)
+    seen = getattr(type(model).predict, "_stagetrace_wrapped", None) is not None
+    print(model.predict([1, 2], times=3), model.transform([1]), seen, "stagetrace" in sys.modules)
 """
 
 
@@ -36,7 +37,7 @@ if __name__ == "__main__":
     assert mine.transform([1]) == [2]
     print(hasattr(Mine.predict, "_stagetrace_wrapped"))  # noqa: T201
     print(Parallel(n_jobs=2)(delayed(mine.predict)([number, number]) for number in range(3)), flush=True)  # noqa: T201
-    for pickler in (cloudpickle, dill):
-        for options in (["-S"], []):  # -S: no file of ours is run at the start
-            argv = [sys.executable, *options, "-c", READ, pickler.__name__]
-            subprocess.run(argv, input=pickler.dumps(mine), check=True)
+    pickled = cloudpickle.dumps(mine) + dill.dumps(mine)
+    for options in (["-S"], []):  # -S: no file of ours is run at the start
+        argv = [sys.executable, *options, "-c", READ, "cloudpickle", "dill"]
+        subprocess.run(argv, input=pickled, check=True)

@@ -105,6 +105,7 @@ def test_what_the_frameworks_own_variable_leaves_out_is_not_recorded(service: Se
     assert left_out not in sink.traces()
 
 
+@pytest.mark.smoke
 def test_the_whole_tree_of_a_request(framework: str, service: Service, sink: Sink) -> None:
     """One literal for all frameworks: but for how the application waits for a body, nothing differs."""
     seen = []

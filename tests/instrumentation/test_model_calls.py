@@ -207,6 +207,7 @@ def test_what_decorators_make_of_a_method_is_marked() -> None:
     assert hasattr(one.transform.func, sklearn._MARK)
 
 
+@pytest.mark.usefixtures("services")  # no service, but two programs that import scikit-learn
 def test_an_unusual_estimator_does_as_untraced() -> None:
     """One whose methods are no plain functions, or that is made in an unusual way; and nothing of ours fails at it."""
     script = Path(__file__).parents[1] / "apps" / "unusual.py"
@@ -237,9 +238,12 @@ def test_an_estimator_is_restored_whatever_fails(monkeypatch: pytest.MonkeyPatch
     assert list(guard.failures.values()) == [1]
 
 
+@pytest.mark.usefixtures("services")  # several programs
 def test_a_class_of_the_main_program_goes_to_other_processes_as_before() -> None:
     """To joblib's, and to whoever loads a model that was kept, with stagetrace, which sees it, and without."""
     environment = {**os.environ, "STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none"}
     script = Path(__file__).parents[1] / "apps" / "pickled.py"
     run = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
-    assert run.stdout.splitlines() == ["True", "[0, 2, 4]", *2 * ["9 [2] False False", "9 [2] True True"]], run.stderr
+    assert run.stdout.splitlines() == ["True", "[0, 2, 4]", *2 * ["9 [2] False False"], *2 * ["9 [2] True True"]], (
+        run.stderr
+    )

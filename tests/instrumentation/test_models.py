@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
+from backends import free_port
 from services import Service, run_service
 from sink import Sink, assert_tiled, run_sink
 
@@ -53,10 +55,24 @@ def sink() -> Iterator[Sink]:
         yield running
 
 
+def environment(sink: Sink) -> dict[str, str]:
+    return {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+
+
 @pytest.fixture(scope="module")
-def traced(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-    with run_service(tmp_path_factory.mktemp("traced"), "models", env=env) as running:
+def control() -> str:
+    """Return the URL by which parts of stagetrace are broken and mended in the traced service."""
+    return f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture(scope="module")
+def traced(sink: Sink, control: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    env = {
+        **environment(sink),
+        "APP": "models",
+        "CONTROL": control.rpartition(":")[2],
+    }
+    with run_service(tmp_path_factory.mktemp("traced"), "controlled", env=env) as running:
         yield running
 
 
@@ -94,11 +110,29 @@ def test_each_case_of_the_app_is_tested(untraced: Service) -> None:
     assert set(untraced.call("GET", "/cases")[1].json()) == {*EXPECTED, "not-available"}
 
 
-def test_a_description_that_fails_is_said_once_and_changes_no_answer(untraced: Service, tmp_path: Path) -> None:
-    env = {"STAGETRACE": "1", "APP": "models", "BREAK": "stagetrace.instrumentation.boosting:description"}
-    with run_service(tmp_path, "broken", env=env) as service:
+def test_a_description_that_fails_is_reported_once_and_changes_no_answer(
+    traced: Service, untraced: Service, control: str
+) -> None:
+    before = len(traced.log)
+    httpx.get(f"{control}/break/stagetrace.instrumentation.boosting:description").raise_for_status()
+    try:
         for case in ("xgboost-booster", "lightgbm-booster", "xgboost"):
             expected = untraced.call("GET", f"/case/{case}")[1].content
-            assert [service.call("GET", f"/case/{case}")[1].content for _ in range(12)] == [expected] * 12
-        assert service.log.count("the twin is broken") == 1
-        assert service.log.count("failed 10 times: its hook is switched off") == 1
+            assert [traced.call("GET", f"/case/{case}")[1].content for _ in range(12)] == [expected] * 12
+    finally:
+        httpx.get(f"{control}/mend").raise_for_status()
+    log = traced.log[before:]
+    assert log.count("the twin is broken") == 1
+    assert log.count("failed 10 times: its hook is switched off") == 1
+
+
+@pytest.mark.smoke
+def test_a_model_of_onnxruntime_is_one_inference(sink: Sink, tmp_path: Path) -> None:
+    """As above, without the time that it takes to import the other libraries."""
+    with run_service(tmp_path, "negative", env=environment(sink)) as service:
+        trace_id, response = service.call("GET", "/negative")
+        assert response.json() == [[-1.0] * 4] * 5
+        request = sink.request(trace_id)
+    assert_tiled(request)
+    (inference,) = [stage.attributes for stage in request.stages if stage.name == "inference"]
+    assert (inference["ml.framework"], inference["ml.batch.size"]) == ("onnxruntime", 5)

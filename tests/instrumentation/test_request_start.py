@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
-
 import pytest
 
-from services import run_service
-from sink import run_sink
 from stagetrace.instrumentation import request_start
 from stagetrace.instrumentation.request_start import FUTURE, TOO_OLD, UNREADABLE, time_in_queue_ms, waited_ns
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NOW = 1_700_000_000_250_000_000
 
@@ -69,19 +61,3 @@ def test_of_two_headers_the_longer_wait_counts_and_what_is_ignored_is_counted(
     assert time_in_queue_ms(["1700000000.200", "1700000000.100", "soon", "later", "1700000001"], NOW) == 150.0
     assert time_in_queue_ms(["1500000000"], NOW) is None
     assert request_start.ignored == {UNREADABLE: 2, FUTURE: 1, TOO_OLD: 1}
-
-
-@pytest.mark.usefixtures("services")
-def test_it_is_on_the_entry_span_and_no_part_of_the_duration(tmp_path: Path) -> None:
-    with run_sink() as sink:
-        env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-        with run_service(tmp_path, env=env) as service:
-            since = f"t={time.time() - 100:.6f}"
-            told, _ = service.call("GET", "/plain", headers={"X-Request-Start": since})
-            untold, _ = service.call("GET", "/plain", headers={"X-Queue-Start": "soon"})
-            entry = sink.request(told).entry
-            assert 100_000 <= entry.attributes["http.server.request.time_in_queue"] < 160_000
-            assert entry.end - entry.start < 60_000_000_000
-            assert "http.server.request.time_in_queue" not in sink.request(untold).entry.attributes
-            service.stop()
-            assert service.log.count("X-Request-Start or X-Queue-Start is ignored, it is unreadable: 'soon'") == 1
