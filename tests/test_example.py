@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from backends import CONFIG, LOOPBACK, free_port
-from priority import come_first
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,24 +157,23 @@ def run_demo(folder: Path) -> subprocess.Popen[str]:
     )
 
 
+def longest_ms(output: str, stage: str) -> float:
+    """Return the longest time of a stage, of any route, that the table of stages shows."""
+    rows = re.findall(rf" {re.escape(stage)} +\d+ .*? ([\d.]+) ms +[\d.]+ %$", output, re.MULTILINE)
+    return max(map(float, rows))
+
+
 @pytest.mark.usefixtures("services")
 def test_demo_shows_the_breaches(tmp_path: Path) -> None:
     """The main job: each fault of an unchanged service shows in the stage that it is a fault of."""
     demo = run_demo(tmp_path)
-    come_first(demo.pid)  # on a busy machine each request waits for a CPU, and that is what shows then
     output, errors = demo.communicate(timeout=240)
     assert demo.returncode == 0, errors
     assert output.count("BREACH ticket-router POST /predict") >= 1
-    stages = {
-        stage
-        for stage in ("inference", "queue", "network.receive")
-        if re.search(
-            rf"^\S+ \S+ +ticket-router +POST /\S+ .* {re.escape(stage)}( \(\w+\))? +(minor|major|critical)",
-            output,
-            re.MULTILINE,
-        )
-    }
-    assert stages
+    longest = {stage: longest_ms(output, stage) for stage in ("inference", "queue", "network.receive")}
+    assert min(longest.values()) > 50, longest
+    breach = r"^\S+ \S+ +ticket-router +POST /\S+ .* [\w.]+( \(\w+\))? +(minor|major|critical)"
+    assert re.search(breach, output, re.MULTILINE)
     assert re.search(r"slowest stage: inference", output)
     assert "ExtraTreesClassifier" in output
     assert re.search(r"^\$ stagetrace trace [0-9a-f]{32} ", output, re.MULTILINE)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from stagetrace.sources import machine, pauses, registry, usage
+from stagetrace.sources.base import Source
 
 CGROUP = Path(f"/sys/fs/cgroup/cpu/stagetrace-test-{os.getpid()}")
 # In a cgroup of its own it computes for longer than its quota allows.
@@ -94,7 +95,8 @@ def test_a_meter_tells_of_the_last_seconds(monkeypatch: pytest.MonkeyPatch) -> N
         readings.append(now[0])
         return count[0]
 
-    meter = machine.Meter(usage.SOURCE, read)
+    source = Source("stagetrace.sources.of_a_test", "a counter", "STAGETRACE_SOCKET_WAIT", lambda: None)
+    meter = machine.Meter(source, read)
     for second in range(21):
         now[0], count[0] = second * 1_000_000_000, second
         meter.tick()
