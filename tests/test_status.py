@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,12 +20,10 @@ from stagetrace.sla.cause import WORDS
 from stagetrace.sla.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("services")
-
-WITHIN_S = 20
+WITHIN_S = 60
 
 
 def environment(folder: Path, endpoint: str = "http://127.0.0.1:1", **more: str) -> dict[str, str]:
@@ -51,6 +50,7 @@ def said(folder: Path, ready: Callable[[dict[str, Any]], bool] = bool) -> dict[s
     raise AssertionError(f"not within {WITHIN_S} s: {found}")
 
 
+@pytest.mark.usefixtures("services")
 def test_a_serving_process_says_what_it_does(tmp_path: Path) -> None:
     folder = tmp_path / "status"
     with run_sink() as sink, run_service(tmp_path, env=environment(folder, sink.endpoint)) as service:
@@ -75,37 +75,42 @@ def test_a_serving_process_says_what_it_does(tmp_path: Path) -> None:
     assert {"stagetrace", "opentelemetry-sdk"} <= set(one["versions"])
 
 
-def test_it_says_why_nothing_is_delivered_and_keeps_secrets(tmp_path: Path) -> None:
-    folder = tmp_path / "status"
-    env = environment(folder, "http://user:secret@127.0.0.1:1", OTEL_EXPORTER_OTLP_HEADERS="authorization=hidden")
-    with run_service(tmp_path, env=env) as service:
-        service.call("GET", "/plain")
-        one = said(folder, lambda one: one["trouble"] is not None)
-    assert one["target"] == "otlp_proto_grpc http://127.0.0.1:1"
-    assert abs(one["trouble"]["since_unix"] - time.time()) < 120
-    assert one["trouble"]["reason"].startswith("UNAVAILABLE")
-    assert not {word for word in ("secret", "hidden") if word in json.dumps(one)}
-
-
-def test_a_hook_that_was_switched_off_is_said(tmp_path: Path) -> None:
-    folder = tmp_path / "status"
-    env = environment(folder, BREAK="stagetrace.instrumentation.asgi:AsgiRequest.serve_by")
-    with run_service(tmp_path, "failing", env=env) as service:
+@pytest.fixture(scope="module")
+def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what a process says that can deliver nothing, whose policy is unusable, and one of whose hooks fails."""
+    assert services is None
+    folder = tmp_path_factory.mktemp("troubled")
+    env = environment(
+        folder / "status",
+        "http://user:secret@127.0.0.1:1",
+        OTEL_EXPORTER_OTLP_HEADERS="authorization=hidden",
+        STAGETRACE_SLA="/predict within 5",
+        BREAK="stagetrace.instrumentation.asgi:AsgiRequest.serve_by",
+    )
+    with run_service(folder, "failing", env=env) as service:
         for _ in range(12):
             service.call("GET", "/plain")
-        hooks = said(folder, lambda one: bool(one["hooks"]["switched_off"]))["hooks"]
-    assert hooks["switched_off"] == ["stagetrace.instrumentation.starlette"]
-    assert hooks["failures"] == {"stagetrace.instrumentation.starlette": 10}
+        return said(folder / "status", lambda one: one["trouble"] is not None and bool(one["hooks"]["switched_off"]))
 
 
-def test_a_policy_that_is_not_used_is_said_with_the_reason(tmp_path: Path) -> None:
-    folder = tmp_path / "status"
-    with run_service(tmp_path, env=environment(folder, STAGETRACE_SLA="/predict within 5")):
-        one = said(folder)
-    assert one["policy"] == []
-    assert "the duration '5' has no unit" in one["policy_problem"]
+def test_it_says_why_nothing_is_delivered_and_keeps_secrets(troubled: dict[str, Any]) -> None:
+    assert troubled["target"] == "otlp_proto_grpc http://127.0.0.1:1"
+    assert abs(troubled["trouble"]["since_unix"] - time.time()) < 120
+    assert troubled["trouble"]["reason"].startswith("UNAVAILABLE")
+    assert not {word for word in ("secret", "hidden") if word in json.dumps(troubled)}
 
 
+def test_a_hook_that_was_switched_off_is_said(troubled: dict[str, Any]) -> None:
+    assert troubled["hooks"]["switched_off"] == ["stagetrace.instrumentation.starlette"]
+    assert troubled["hooks"]["failures"] == {"stagetrace.instrumentation.starlette": 10}
+
+
+def test_a_policy_that_is_not_used_is_said_with_the_reason(troubled: dict[str, Any]) -> None:
+    assert troubled["policy"] == []
+    assert "the duration '5' has no unit" in troubled["policy_problem"]
+
+
+@pytest.mark.usefixtures("services")
 def test_spans_of_other_peoples_processors_are_unknown_and_not_zero(tmp_path: Path) -> None:
     folder = tmp_path / "status"
     with run_service(tmp_path, "own_provider", env=environment(folder, SINK="http://127.0.0.1:1")) as service:
@@ -115,18 +120,9 @@ def test_spans_of_other_peoples_processors_are_unknown_and_not_zero(tmp_path: Pa
     assert one["target"] == "the tracer provider that this service set"
 
 
-def test_only_its_owner_may_read_it_and_it_goes_with_the_process(tmp_path: Path) -> None:
-    folder = tmp_path / "status"
-    with run_service(tmp_path, env=environment(folder)) as service:
-        said(folder)
-        (file,) = folder.iterdir()
-        assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, file)] == [0o700, 0o600]
-        service.stop()
-    assert list(folder.iterdir()) == []
-
-
 @pytest.mark.parametrize("launcher", ["python -m", "gunicorn --preload", "uvicorn --workers 2"])
-def test_each_worker_says_so_and_takes_it_back(launcher: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("services")
+def test_each_worker_says_so_to_its_owner_alone_and_takes_it_back(launcher: str, tmp_path: Path) -> None:
     folder = tmp_path / "status"
     workers = 1 if launcher == "python -m" else 2
     with run_service(tmp_path, launcher=launcher, env=environment(folder)) as service:
@@ -135,10 +131,13 @@ def test_each_worker_says_so_and_takes_it_back(launcher: str, tmp_path: Path) ->
             time.sleep(0.02)
         assert len({one.said["pid"] for one in found if one.said}) == workers
         assert service.call("GET", "/health")[1].json()["pid"] in {one.said["pid"] for one in found if one.said}
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())]
+        assert modes == [0o700, *[0o600] * workers]
         service.stop()
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.usefixtures("services")
 def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path) -> None:
     folder = tmp_path / "status"
     with run_service(tmp_path, env=environment(folder)) as service:
@@ -151,6 +150,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path) -> No
         said(folder, lambda one: one["pid"] != killed)
 
 
+@pytest.mark.usefixtures("services")  # for the time that it takes
 @pytest.mark.parametrize("code", ["import sklearn.linear_model", "import fastapi; fastapi.FastAPI()"])
 def test_a_process_that_serves_nothing_says_nothing(code: str, tmp_path: Path) -> None:
     env = {**os.environ, **environment(tmp_path / "status")}
@@ -159,6 +159,7 @@ def test_a_process_that_serves_nothing_says_nothing(code: str, tmp_path: Path) -
     assert not (tmp_path / "status").exists()
 
 
+@pytest.mark.usefixtures("services")
 def test_a_process_that_is_told_not_to_says_nothing(tmp_path: Path) -> None:
     env = environment(tmp_path, STAGETRACE_STATUS="0", XDG_RUNTIME_DIR=str(tmp_path), TMPDIR=str(tmp_path))
     with run_service(tmp_path, env=env) as service:
@@ -167,41 +168,79 @@ def test_a_process_that_is_told_not_to_says_nothing(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if "stagetrace" in path.name] == []
 
 
+# A part of ours that fails or hangs, published often; how often it was tried, the service tells.
+OFTEN = """
+import time
+from stagetrace import distro, status
+distro.PUBLISH_EVERY_S = 0.05
+tries = []
+"""
 FULL = """
 import errno, os
-from stagetrace import status
 def full(*_, **__):
+    tries.append(1)
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+status.write = full
+"""
+NO_FOLDER = """
+write = status.write
+def counted(*arguments):
+    tries.append(1)
+    return write(*arguments)
+status.write = counted
+status.folder = lambda: status.Path('/proc/stagetrace')
+"""
+HANGS = """
+def hangs(*_):
+    tries.append(1)
+    time.sleep(3600)
+status.PART = hangs
+"""
+FAULTY = """
+from stagetrace import publish
+def faulty():
+    tries.append(1)
+    return 1 / 0
+publish._spans = faulty
+"""
+TRIES = """
+from ml import app
+@app.get("/tries")
+async def count_tries() -> int:
+    return len(tries)
 """
 
 
-def twin(folder: Path, code: str) -> str:
-    """Return the PYTHONPATH under which the ml app runs after `code`."""
-    (folder / "twin.py").write_text(f"{code}\nfrom ml import app\n")
-    return str(folder)
+@contextmanager
+def sabotaged(folder: Path, code: str, endpoint: str, **more: str) -> Iterator[Service]:
+    """Serve the ml app after `code`."""
+    (folder / "sabotaged.py").write_text(OFTEN + code + TRIES)
+    env = environment(folder / "status", endpoint, PYTHONPATH=str(folder), **more)
+    argv = [PYTHON, "-m", "uvicorn", "sabotaged:app", "--port", "{port}"]
+    with run_service(folder, argv=argv, env=env) as service:
+        yield service
 
 
-def serves_and_stops(service: Service) -> None:
+def serves_and_stops(service: Service, tries: int) -> None:
     for _ in range(3):
         assert service.call("POST", "/predict", json={})[1].json() == [0]
-    time.sleep(2.5)  # so that it is tried again
+    deadline = time.monotonic() + WITHIN_S
+    while service.client.get("/tries").json() < tries:
+        assert time.monotonic() < deadline, service.log
+        time.sleep(0.02)
     assert service.stop() in (0, -signal.SIGTERM)
 
 
+@pytest.mark.usefixtures("services")
 @pytest.mark.parametrize(
     ("code", "reason"),
-    [
-        (FULL + "status.write = full", "No space left on device"),
-        ("from stagetrace import status\nstatus.folder = lambda: status.Path('/proc/stagetrace')", "/proc/stagetrace"),
-    ],
+    [(FULL, "No space left on device"), (NO_FOLDER, "/proc/stagetrace")],
     ids=["a full disk", "a folder that cannot be made"],
 )
 def test_a_disk_that_takes_nothing_is_said_once_for_those_who_look(code: str, reason: str, tmp_path: Path) -> None:
     with run_sink() as sink:
-        env = environment(tmp_path / "status", sink.endpoint, STAGETRACE_LOG="debug", PYTHONPATH=twin(tmp_path, code))
-        argv = [PYTHON, "-m", "uvicorn", "twin:app", "--port", "{port}"]
-        with run_service(tmp_path, argv=argv, env=env) as service:
-            serves_and_stops(service)
+        with sabotaged(tmp_path, code, sink.endpoint, STAGETRACE_LOG="debug") as service:
+            serves_and_stops(service, tries=3)
             lines = [line for line in service.log.splitlines() if "`stagetrace doctor` will not see" in line]
         assert len(sink.traces()) >= 3
     assert len(lines) == 1, service.log
@@ -209,25 +248,21 @@ def test_a_disk_that_takes_nothing_is_said_once_for_those_who_look(code: str, re
     assert "Traceback" not in service.log
 
 
+@pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("part", ["write", "remove"])
 def test_a_disk_that_hangs_holds_nothing_up(part: str, tmp_path: Path) -> None:
     """Requests are answered, spans are delivered at the end, and the end comes."""
-    code = f"import time\nfrom stagetrace import status\nstatus.{part} = lambda *_: time.sleep(3600)"
     with run_sink() as sink:
-        env = environment(tmp_path / "status", sink.endpoint, OTEL_BSP_SCHEDULE_DELAY="60000")
-        env["PYTHONPATH"] = twin(tmp_path, code)
-        argv = [PYTHON, "-m", "uvicorn", "twin:app", "--port", "{port}"]
-        with run_service(tmp_path, argv=argv, env=env) as service:
-            serves_and_stops(service)
+        code = HANGS.replace("PART", part)
+        with sabotaged(tmp_path, code, sink.endpoint, OTEL_BSP_SCHEDULE_DELAY="60000") as service:
+            serves_and_stops(service, tries=int(part == "write"))  # a file is removed at the end
         assert len(sink.traces()) >= 3
 
 
+@pytest.mark.usefixtures("services")
 def test_an_error_of_ours_is_counted_and_said_once(tmp_path: Path) -> None:
-    code = "from stagetrace import publish\npublish._spans = lambda: 1 / 0"
-    env = environment(tmp_path / "status", PYTHONPATH=twin(tmp_path, code))
-    argv = [PYTHON, "-m", "uvicorn", "twin:app", "--port", "{port}"]
-    with run_service(tmp_path, argv=argv, env=env) as service:
-        serves_and_stops(service)
+    with sabotaged(tmp_path, FAULTY, "http://127.0.0.1:1") as service:
+        serves_and_stops(service, tries=3)
         assert service.log.count("ZeroDivisionError") == 1, service.log
 
 

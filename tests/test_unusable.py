@@ -16,11 +16,10 @@ from stagetrace.unusable import unusable
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("services")
-
 FAULT = "This is a fault of stagetrace"
 
 
+@pytest.mark.usefixtures("services")
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -40,19 +39,22 @@ def test_what_opentelemetry_cannot_use_is_named_once(variable: str, value: str, 
     assert FAULT not in service.log
 
 
+@pytest.mark.usefixtures("services")
 @pytest.mark.parametrize(
-    ("variable", "value"),
+    "variables",
     [
-        ("STAGETRACE_SPOOL", "~no-such-person/spool"),
-        ("STAGETRACE_STATUS", "~no-such-person/status"),
-        ("OTEL_BSP_SCHEDULE_DELAY", "9223372036854775807"),
-        ("OTEL_BSP_SCHEDULE_DELAY", "²"),
+        {
+            "STAGETRACE_SPOOL": "~no-such-person/spool",
+            "STAGETRACE_STATUS": "~no-such-person/status",
+            "OTEL_BSP_SCHEDULE_DELAY": "9223372036854775807",
+        },
+        {"OTEL_BSP_SCHEDULE_DELAY": "²"},
     ],
 )
-def test_our_own_are_left_aside_and_all_is_recorded(variable: str, value: str, tmp_path: Path) -> None:
+def test_our_own_are_left_aside_and_all_is_recorded(variables: dict[str, str], tmp_path: Path) -> None:
     with run_sink() as sink:
         env = {"STAGETRACE": "1", "STAGETRACE_STATUS": "0", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
-        with run_service(tmp_path, "any_bare", env=env | {variable: value}) as service:
+        with run_service(tmp_path, "any_bare", env=env | variables) as service:
             trace_id, response = service.call("GET", "/")
             assert response.status_code == 200
             service.stop()

@@ -5,9 +5,11 @@ import sys
 from typing import Any
 
 broken: list[tuple[Any, str, Any]] = []
+raised: list[int] = []  # by the part that is broken
 
 
 def fails(*_: Any, **__: Any) -> Any:
+    raised.append(1)
     raise RuntimeError("the twin is broken")
 
 
@@ -20,6 +22,7 @@ def make_broken(name: str) -> None:
         owner = getattr(owner, part)
     original = vars(owner)[last]
     forget()
+    raised.clear()
     broken.append((owner, last, original))
     setattr(owner, last, property(fails) if isinstance(original, property) else fails)
 

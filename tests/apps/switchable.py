@@ -1,4 +1,7 @@
-"""The ml app and some more of what handlers do; `/break/NAME` makes one part of stagetrace raise until `/mend`."""
+"""The ml app and some more of what handlers do; `/break/NAME` makes one part of stagetrace raise until `/mend`.
+
+`/failures` tells how often it has.
+"""
 
 import asyncio
 import time
@@ -25,6 +28,11 @@ async def make_broken(name: str) -> None:
 @app.get("/mend", **hidden)
 async def mend() -> None:
     breaking.mend()
+
+
+@app.get("/failures", **hidden)
+async def failures() -> int:
+    return len(breaking.raised)
 
 
 @app.get("/annotate", **hidden)
