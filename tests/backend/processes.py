@@ -33,6 +33,13 @@ class Lines:
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode()
 
+    def rest(self) -> list[str]:
+        """Return the whole lines that a process which has ended left."""
+        while more := os.read(self._file, 65536):
+            self._rest += more
+        *lines, self._rest = self._rest.split(b"\n")
+        return [line.decode() for line in lines]
+
 
 @contextmanager
 def started(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:

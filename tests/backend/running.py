@@ -17,6 +17,7 @@ import grpc
 import httpx
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from backend.processes import WITHIN_S, Lines
 from backends import LOOPBACK, Jaeger
 from stagetrace.backend.receiver_grpc import METHOD
 
@@ -69,7 +70,7 @@ class Up:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal it and return its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(WITHIN_S)
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -91,17 +92,20 @@ def run_up(folder: Path, *flags: str, env: Mapping[str, str] | None = None) -> I
         )
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()  # ends at once if the process does
-        assert line, f"it did not start:\n{(folder / 'up.log').read_text()[-4000:]}"
-        yield Up(json.loads(line), process)
+        try:
+            ready = json.loads(Lines(process.stdout).next())
+        except AssertionError as error:
+            message = f"it did not start, {error}:\n{(folder / 'up.log').read_text()[-4000:]}"
+            raise AssertionError(message) from None
+        yield Up(ready, process)
     finally:
         if process.poll() is None:
             process.terminate()
         try:
-            process.wait(20)
+            process.wait(WITHIN_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            process.wait(WITHIN_S)
         if process.stdout is not None:
             process.stdout.close()
 
@@ -111,6 +115,11 @@ def fail_to_start(*arguments: str, env: Mapping[str, str] | None = None) -> str:
     done = subprocess.run(
         [*COMMAND, *arguments], env=environment(env), capture_output=True, text=True, timeout=60, check=False
     )
+    return refusal(done)
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what an `up` says that has ended because it must not start."""
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     assert done.stdout == ""
     lines = done.stderr.splitlines()

@@ -106,6 +106,7 @@ def test_all_ports_speak_tls_where_files_are_given(tmp_path: Path) -> None:
         ],
         check=True,
         capture_output=True,
+        timeout=60,
     )
     with run_up(tmp_path, f"--tls-cert={cert}", f"--tls-key={key}") as up:
         assert up.ready["tls"] is True

@@ -44,7 +44,7 @@ PACKAGES = [
 
 def wait_for(up: Up, trace_id: str, count: int) -> list[str]:
     """Return the names of a trace's spans once there are `count`."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(names := names_of(up, trace_id)) < count:
         assert time.monotonic() < deadline, f"{trace_id}: only {names} arrived"
         time.sleep(0.05)
@@ -59,8 +59,8 @@ def _family() -> list[Made]:
 @pytest.mark.parametrize(
     "exporter",
     [
-        lambda up: Grpc(endpoint=up.as_jaeger.otlp_grpc, insecure=True),
-        lambda up: Http(endpoint=up.traces),
+        pytest.param(lambda up: Grpc(endpoint=up.as_jaeger.otlp_grpc, insecure=True), marks=pytest.mark.smoke),
+        pytest.param(lambda up: Http(endpoint=up.traces), marks=pytest.mark.smoke),
         lambda up: Http(endpoint=up.traces, compression=Compression.Gzip),
         lambda up: Http(endpoint=up.traces, compression=Compression.Deflate),
     ],
@@ -178,6 +178,7 @@ def test_javascripts_exporters_deliver(up: Up, javascript: Path, name: str, comp
     assert values["list"] == {"arrayValue": {"values": [{"stringValue": "a"}, {"stringValue": "b"}]}}
 
 
+@pytest.mark.smoke
 def test_a_traced_service_is_answered_for(up: Up, tmp_path: Path) -> None:
     """The whole way: a service under STAGETRACE=1 sends here, and `breaches` and `trace` tell of it."""
     env = {

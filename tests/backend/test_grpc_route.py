@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.running import run_up
+from backend.processes import until
 from instrumentation.grpc_client import run_service
 from stagetrace.store import Selection, open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from backend.running import Up
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -20,25 +22,23 @@ ROUTE = "ml.Scorer/Predict"
 
 
 @pytest.mark.parametrize("app", ["grpc_threads", "grpc_aio"])
-def test_requests_and_breaches_of_a_grpc_service_have_their_method_as_route(app: str, tmp_path: Path) -> None:
+def test_requests_and_breaches_of_a_grpc_service_have_their_method_as_route(app: str, up: Up, tmp_path: Path) -> None:
     since = time.time_ns()
-    with run_up(tmp_path) as up:
-        env = {
-            "STAGETRACE": "1",
-            "STAGETRACE_SLA": f"{ROUTE} within 10ms; * within 20s",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{up.target()}",
-            "OTEL_BSP_SCHEDULE_DELAY": "50",
-        }
-        with run_service(tmp_path, app, env) as service:
-            trace_id, got = service.call("Predict", {"inference_s": 0.05})
-            service.call("See")
-            assert got.code == "OK"
-            meant = Selection(since, time.time_ns(), route=ROUTE)
-            with open_store(str(tmp_path / "data")) as reader:
-                deadline = time.monotonic() + 20
-                while not (found := reader.breaches(meant).breaches) and time.monotonic() < deadline:
-                    time.sleep(0.1)
-                with reader.relations(meant) as relations:
-                    requests = relations.connection.execute("SELECT trace_id, route FROM requests").fetchall()
+    env = {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": f"{ROUTE} within 10ms; * within 20s",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{up.target()}",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+    with run_service(tmp_path, app, env) as service:
+        trace_id, got = service.call("Predict", {"inference_s": 0.05})
+        service.call("See")
+        assert got.code == "OK"
+        meant = Selection(since, time.time_ns(), route=ROUTE)
+        with open_store(up.ready["data"]) as reader:
+            until(lambda: reader.breaches(meant).breaches)
+            found = reader.breaches(meant).breaches
+            with reader.relations(meant) as relations:
+                requests = relations.connection.execute("SELECT trace_id, route FROM requests").fetchall()
     assert [(one.trace_id, one.route, one.name) for one in found] == [(trace_id, ROUTE, ROUTE)]
     assert requests == [(trace_id, ROUTE)]

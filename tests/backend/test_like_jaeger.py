@@ -10,6 +10,7 @@ import json
 import random
 import re
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
+from backend.processes import until
 from backend.running import MS, export, ids, raw_call
 from stagetrace.backend.go_values import time_ns
 from stagetrace.backend.receiver_grpc import METHOD
@@ -320,13 +322,22 @@ def test_what_jaeger_changes_for_the_eye_changes_alike(both: tuple[Jaeger, Jaege
     sent = _adjustable()
     for one in both:
         raw_call(one.otlp_grpc.removeprefix("http://"), METHOD, sent.SerializeToString())
-    time.sleep(1)  # Jaeger's batch: 200 ms
+        until(lambda one=one: len(_stored(one, sent)) == len(ids(sent)))  # type: ignore[misc]
     for raw in (True, False):
         for trace_id in sorted(set(ids(sent))):
             request = api.GetTraceRequest(trace_id=trace_id, raw_traces=raw)
             theirs, ours = (leaves(ask(one, "GetTrace", request)) for one in both)
             assert ours == theirs
             assert (ours == leaves(_traces_of(sent, trace_id))) is raw
+
+
+def _stored(one: Jaeger, sent: Any) -> list[Any]:
+    """Return the spans of a request that can be read already."""
+    found: list[Any] = []
+    for trace_id in sorted(set(ids(sent))):
+        with suppress(grpc.RpcError):  # as long as there is none of it
+            found += leaves(ask(one, "GetTrace", api.GetTraceRequest(trace_id=trace_id, raw_traces=True)))
+    return found
 
 
 def _traces_of(sent: Any, trace_id: str) -> Iterator[TracesData]:
@@ -419,7 +430,7 @@ PATHS: list[str] = [
 ]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", PATHS, ids=range(len(PATHS)))  # they hold times, which differ between processes
 def test_http_answers_the_same(both: tuple[Jaeger, Jaeger], path: str) -> None:
     """The same status and, order aside, the same JSON, to the last key; of a reason for a refusal the first words."""
     theirs, ours = (httpx.get(f"{one.query_http}/api/v3/{path}") for one in both)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("services")
 
+SMOKE = (pytest.mark.smoke,)
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
 
@@ -74,7 +75,7 @@ def channel(up: Up) -> Iterator[grpc.Channel]:
         yield opened
 
 
-@pytest.mark.parametrize("coding", ENCODED)
+@pytest.mark.parametrize("coding", [pytest.param(name, marks=SMOKE if name == "gzip" else ()) for name in ENCODED])
 @pytest.mark.parametrize("kind", [PROTOBUF, JSON, "application/json; charset=utf-8"])
 def test_each_form_in_each_encoding_is_stored(up: Up, kind: str, coding: str) -> None:
     encoding, encode_body = ENCODED[coding]

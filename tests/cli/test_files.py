@@ -280,6 +280,7 @@ def test_a_span_of_any_time_is_taken_in_or_refused_and_counted(tmp_path: Path) -
     assert answer["accepted"] + answer["rejected"] == 2
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("services")
 def test_a_store_that_a_back_end_has_open_is_written_through_it(spans: Path, tmp_path: Path) -> None:
     """Whatever token and TLS it asks the network for; what is said and what is stored are as without it."""

@@ -68,6 +68,7 @@ def test_our_back_end_is_read_with_token_and_tls(sealed: Up, pki: Path) -> None:
     assert done.stdout.startswith("No breaches in sealed since ")
 
 
+@pytest.mark.smoke
 def test_a_token_goes_along_without_tls_too(tmp_path: Path) -> None:
     with run_up(tmp_path, f"--token={TOKEN}") as up:
         assert cli("services", "--store", up.ready["store"], STAGETRACE_STORE_TOKEN=TOKEN).returncode == 0

@@ -127,7 +127,7 @@ def test_a_server_that_wants_tls(tmp_path: Path) -> None:
 def _tls_server(folder: Path) -> Iterator[int]:
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
     with ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool)

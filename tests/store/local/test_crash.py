@@ -4,55 +4,54 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.processes import WITHIN_S, Lines, started
 from heavy import scaled
 from stagetrace.errors import StoreError
 from stagetrace.store.local import LocalReader, LocalStore, delta, wal
 from stagetrace.store.local.view import TABLE, WAL
 from store.local.made import NOW, ids, request, span
+from store.local.writer import PER_REQUEST
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ROUNDS = scaled(6, 15, 50)
+ROUNDS = scaled(4, 15, 50)
 TESTS = Path(__file__).parents[2]
 
 
-def _killed(folder: Path, first: int, after_s: float) -> list[int]:
-    """Run a writer, kill it, and return the numbers of all spans that it said were on disk."""
+def _killed(folder: Path, first: int, requests: int, after_s: float) -> set[int]:
+    """Run a writer, kill it some time after so many requests; return the numbers of all spans it said were on disk."""
     argv = [sys.executable, "-m", "store.local.writer", str(folder), str(first)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=TESTS) as process:
-        assert process.stdout
-        assert process.stdout.readline() == b"ready\n"
+    with started(argv, stderr=None, cwd=TESTS) as process:
+        lines = Lines(process.stdout)
+        assert lines.next() == "ready"
+        said = [lines.next() for _ in range(requests)]
         time.sleep(after_s)
         process.send_signal(signal.SIGKILL)
-        said = process.stdout.read()
-    assert process.returncode == -signal.SIGKILL
-    return list(_numbers(said))
+        said += lines.rest()
+        assert process.wait(WITHIN_S) == -signal.SIGKILL
+    return {number for line in said for number in _numbers(*map(int, line.split()))}
 
 
-def _numbers(said: bytes) -> Iterator[int]:
-    for line in said.splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            first, number = map(int, line.split())
-            yield from range(first, first + number)
+def _numbers(first: int, count: int) -> range:
+    return range(first, first + count)
 
 
-@pytest.mark.sample
-@pytest.mark.heavier
-def test_everything_acknowledged_outlives_kill_9(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("services")  # for the time it takes
+@pytest.mark.parametrize(
+    "rounds",
+    [pytest.param(1, marks=pytest.mark.smoke), pytest.param(ROUNDS, marks=[pytest.mark.heavier, pytest.mark.sample])],
+)
+def test_everything_acknowledged_outlives_kill_9(tmp_path: Path, rounds: int) -> None:
     """Kill the writer again and again on one folder; read beside the corpse and after recovery."""
     draw = random.Random(4)
     acknowledged: set[int] = set()
-    for round_ in range(ROUNDS):
-        acknowledged |= set(_killed(tmp_path / "store", 10_000_000 * (round_ + 1), draw.uniform(0.05, 1.0)))
+    for round_ in range(rounds):
+        first = 10_000_000 * (round_ + 1)
+        acknowledged |= _killed(tmp_path / "store", first, draw.randrange(10, 150), draw.uniform(0, 0.05))
         with LocalReader.open(tmp_path / "store") as outside:
             found = ids(outside)
         assert len(found) == len(set(found)), "a span is there twice"
@@ -60,7 +59,7 @@ def test_everything_acknowledged_outlives_kill_9(tmp_path: Path) -> None:
         with LocalStore.open(tmp_path / "store") as store, store.reader() as reader:
             assert ids(reader) == found
         assert not wal.segments(tmp_path / "store" / WAL), "what is in the table is not in the log any more"
-    assert len(acknowledged) > ROUNDS * 20, "the writers did next to nothing"
+    assert len(acknowledged) >= rounds * 10 * PER_REQUEST
 
 
 def test_a_torn_end_of_the_log_is_cut_off(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ with LocalStore.open(Path(sys.argv[1])) as store:
 """
 
 
+@pytest.mark.usefixtures("services")  # for the time it takes
 @pytest.mark.heavier
 @pytest.mark.parametrize(
     ("append", "count"),
@@ -159,7 +160,7 @@ def test_memory_is_bounded_whatever_comes_in(tmp_path: Path, append: str, count:
     """The growth over an open, empty store, at its highest."""
     code = LAVISH.replace("{append}", append)
     argv = [sys.executable, "-c", code, str(tmp_path), str(count)]
-    grown = subprocess.run(argv, capture_output=True, text=True, cwd=TESTS, check=False)
+    grown = subprocess.run(argv, capture_output=True, text=True, cwd=TESTS, timeout=280, check=False)
     assert grown.returncode == 0, grown.stderr
     assert int(grown.stdout) < 400
 
