@@ -66,8 +66,8 @@ def names_in(data: bytes) -> list[str]:
     ]
 
 
-def processor(receiver: Receiver, spool: Spool | None, **kwargs: Any) -> EncodingSpanProcessor:
-    exporter = CountingExporter(OTLPSpanExporter(endpoint=receiver.grpc, timeout=2), "there")
+def processor(receiver: Receiver, spool: Spool | None, timeout_s: float = 30, **kwargs: Any) -> EncodingSpanProcessor:
+    exporter = CountingExporter(OTLPSpanExporter(endpoint=receiver.grpc, timeout=timeout_s), "there")
     exporter.watch()
     return EncodingSpanProcessor(exporter, spool=spool, **kwargs)
 
@@ -85,7 +85,7 @@ def assert_all_accounted_for(made: EncodingSpanProcessor, received: int) -> None
     assert sum(count for outcome, count in counts.items() if outcome not in later) == received, counts
 
 
-def wait_for(ready: Callable[[], bool], timeout_s: float = 20) -> None:
+def wait_for(ready: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not ready():
         assert time.monotonic() < deadline

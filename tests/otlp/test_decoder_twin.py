@@ -18,7 +18,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from backend.mutator import Mutator
-from heavy import fuzz_cases
+from heavy import HEAVY, fuzz_cases
 from missing import unused
 from stagetrace import log
 from stagetrace.otlp import decoder, decoder_attributes, decoder_twin
@@ -180,7 +180,8 @@ def wild_spans(draw: st.DrawFn) -> bytes:
     return head + b"".join(draw(st.lists(parts, max_size=9)))
 
 
-@settings(max_examples=500, deadline=None)
+@pytest.mark.heavier
+@settings(max_examples=5_000 if HEAVY else 150, deadline=None)
 @given(st.lists(wild_spans(), max_size=4), st.binary(max_size=12), st.booleans())
 def test_any_spans_give_the_same(spans: list[bytes], junk: bytes, large: bool) -> None:
     """As a small request, which protobuf has checked, or as a large one, which it has not."""
@@ -455,6 +456,7 @@ print(after - before, sum(abs(a - b) > 20 for a, b in zip(references, now)))
 """
 
 
+@pytest.mark.usefixtures("services")  # for the time it takes
 def test_nothing_leaks() -> None:
     """5,000 good requests, 50,000 odd spans, 5,000 bad calls: no memory, no reference."""
     path = [Path(decoder.__file__).parents[2], Path(__file__).parents[1], Path(__file__).parent]

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from heavy import HEAVY
 from stagetrace.otlp.encoder import encode_spans
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ SPANS = st.builds(
 )
 
 
-@settings(max_examples=400)
+@pytest.mark.heavier
+@settings(max_examples=4_000 if HEAVY else 60)
 @given(st.lists(SPANS, max_size=6))
 def test_any_spans_give_the_official_message(spans: Sequence[ReadableSpan]) -> None:
     assert encode_spans(spans) == official(spans)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.processes import Lines, started
 from otlp.receiver import Receiver, Reply
 from otlp.sending import files, names_in, processor, request, wait_for
 from stagetrace.otlp.spool import Spool, state
@@ -151,14 +152,11 @@ from stagetrace.otlp.spool import Spool
 print(Spool(Path(sys.argv[1])).claim(), flush=True)
 time.sleep(600)
 """
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"True\n"
     spool = Spool(tmp_path)
-    assert not spool.claim()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    with started([sys.executable, "-c", code, str(tmp_path)]) as process:
+        assert Lines(process.stdout).next() == "True"
+        assert not spool.claim()
+    assert process.returncode == -signal.SIGKILL
     assert spool.claim()
     assert spool.claim(), "ours already"
     assert not Spool(tmp_path).claim()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from grpc import StatusCode
 
+from backend.processes import Lines, started
 from otlp.receiver import Receiver, Reply, partial_success
 from otlp.sending import AWAY, assert_all_accounted_for, files, names_in, processor, put, request, wait_for
 from stagetrace.otlp import sender as sender_module
@@ -133,7 +134,7 @@ def test_at_the_end_what_is_queued_goes_to_the_spool(
 ) -> None:
     monkeypatch.setattr(sender_module, "FLUSH_PATIENCE_S", 0.3)
     receiver.always = AWAY if collector == "down" else Reply(pause_s=5, takes=False)
-    made = processor(receiver, Spool(tmp_path))
+    made = processor(receiver, Spool(tmp_path), timeout_s=2)
     put(made, *map(str, range(2000)))
     put(made, "bad", breach=True)
     assert made.force_flush()
@@ -308,17 +309,12 @@ def test_workers_share_a_folder_are_killed_and_nothing_is_lost(receiver: Receive
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc,
     }
     tests = str(Path(__file__).parents[1])
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, name, tests], env=env, stdout=subprocess.PIPE)
-        for name in ("one", "two")
-    ]
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == b"flushed\n"
-    for worker in workers:
-        worker.kill()
-        worker.wait()
-        worker.stdout.close()  # type: ignore[union-attr]
+    with ExitStack() as workers:  # which kills them
+        running = [
+            workers.enter_context(started([sys.executable, "-c", WRITER, name, tests], env=env, stderr=None))
+            for name in ("one", "two")
+        ]
+        assert [Lines(worker.stdout).next() for worker in running] == ["flushed", "flushed"]
     receiver.always = Reply()
     made = processor(receiver, Spool(tmp_path))
     expected = [f"{name}.{number}" for name in ("one", "two") for number in range(1000)]

@@ -13,6 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from heavy import HEAVY
 from otlp.schedules import (
     CONTEXT,
     HEAD,
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 ENTRY = ReadableSpan("entry", CONTEXT, resource=Resource({}))
 
 
-@settings(max_examples=500, deadline=None)
+@pytest.mark.heavier
+@settings(max_examples=5_000 if HEAVY else 200, deadline=None)
 @given(
     schedules(st.none() | USUAL | UNUSUAL),
     st.integers(-300_000, 300_000),
@@ -59,7 +61,8 @@ def test_any_schedule_gives_the_same(
     both(native, schedule.events, START + max(end, 0), schedule.now + now, START + abs(now), head, IDS * 2, mark)
 
 
-@settings(max_examples=500, deadline=None)
+@pytest.mark.heavier
+@settings(max_examples=5_000 if HEAVY else 200, deadline=None)
 @given(
     schedules(st.none() | USUAL | UNUSUAL),
     st.integers(-300_000, 300_000),

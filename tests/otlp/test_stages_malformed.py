@@ -331,7 +331,7 @@ print(after - before, sum(abs(a - b) > 100 for a, b in zip(references, now)))
 """
 
 
-@pytest.mark.usefixtures("native")
+@pytest.mark.usefixtures("native", "services")  # a service, for the time it takes
 def test_nothing_leaks() -> None:
     """400,000 calls and 10,000 malformed ones: no memory, and no reference to what was given."""
     done = subprocess.run(
