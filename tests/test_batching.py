@@ -16,8 +16,6 @@ from trees import assert_true, batch_of, tree
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.usefixtures("services")
-
 
 @pytest.fixture(scope="module")
 def sink() -> Iterator[Sink]:
@@ -26,7 +24,8 @@ def sink() -> Iterator[Sink]:
 
 
 @pytest.fixture(scope="module")
-def service(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(sink: Sink, services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    assert services is None
     env = {
         "STAGETRACE": "1",
         "STAGETRACE_SLA": "* within 10s",
