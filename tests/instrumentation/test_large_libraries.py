@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.usefixtures("services"), pytest.mark.heavy]
+pytestmark = [
+    *(pytest.mark.usefixtures("services"), pytest.mark.heavy),
+    pytest.mark.xdist_group("large libraries"),  # each application is started once, one at a time
+]
 
 # By application, what it needs besides FastAPI.
 NEEDS = {
