@@ -9,7 +9,7 @@ BUILD := collector-config/build/build.sh
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-heavy test-sample check bench backends backends-if-go clean
+.PHONY: help demo test test-all test-heavy test-sample test-sanitizers check bench backends backends-if-go clean
 
 # Tests mostly wait for processes that they have started, so there are more test processes than cores.
 WORKERS ?= 3
@@ -32,6 +32,10 @@ test-all: check backends-if-go ## check, and all tests but the heavy ones, again
 test-sample: $(INSTALLED) ## some of the heavy tests, and those briefly (under 10 minutes)
 	@echo "running a sample of the heavy tests ..."
 	@STAGETRACE_HEAVY=1 STAGETRACE_FUZZ_CASES=5000 $(BIN)/python tests/run_twice.py $(PYTEST) --timeout 600 -m sample
+
+test-sanitizers: $(INSTALLED) ## the tests of native code, compiled with AddressSanitizer and UndefinedBehaviorSanitizer (under 3 minutes)
+	@echo "compiling the C extensions with sanitizers, and running their tests ..."
+	@$(BIN)/python tests/native/sanitize.py
 
 # The full million of fuzzed requests takes about an hour: make test-heavy FUZZ_CASES=1000000
 FUZZ_CASES ?= 100000

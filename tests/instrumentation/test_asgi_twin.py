@@ -31,6 +31,7 @@ from stagetrace.sla.recorder import EntryRecorder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.native
 START = 10**18
 
 

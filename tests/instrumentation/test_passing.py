@@ -23,6 +23,7 @@ from stagetrace.recording.timeline import Timeline
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.native
 HEAD = {"type": "http.response.start", "status": 200}
 BODY = {"type": "http.response.body", "body": b"x"}
 PART = {**BODY, "more_body": True}

@@ -7,6 +7,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 SOURCES = Path(__file__).parents[2] / "src"
 EXTENSIONS = tuple(
     ".".join(source.relative_to(SOURCES).with_suffix("").parts) for source in sorted(SOURCES.glob("stagetrace/**/_*.c"))
@@ -29,6 +31,12 @@ def check() -> None:
     wrong = [file for file in files if folder and Path(folder) not in Path(file).parents]
     if wrong:
         raise RuntimeError(f"these extensions were built without sanitizers: {', '.join(wrong)}")
+
+
+def pytest_configure() -> None:
+    """Let hypothesis take the time that sanitizers need."""
+    settings.register_profile("sanitized", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+    settings.load_profile("sanitized")
 
 
 def pytest_sessionstart() -> None:

@@ -13,6 +13,7 @@ from missing import unused
 from native.loaded import load
 from native.scenarios import SCENARIOS
 
+pytestmark = pytest.mark.native
 TESTS = Path(__file__).parents[1]
 
 

@@ -1,0 +1,118 @@
+"""Run the tests of native code with AddressSanitizer and UndefinedBehaviorSanitizer: `make test-sanitizers`.
+
+The extensions are built a second time, in a folder beside a copy of the package, so that the installed ones stay
+as they are. Each process of a test writes its reports into another folder, so that none is overlooked.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests"
+MARKER = "pytest.mark.native"
+# Files of tests of native code that do not have the marker yet.
+UNMARKED = (
+    "instrumentation/test_hand_over.py",
+    "otlp/test_decoder.py",
+    "otlp/test_decoder_twin.py",
+    "otlp/test_encoder.py",
+    "otlp/test_stages.py",
+    "otlp/test_stages_malformed.py",
+    "recording/test_entry.py",
+    "recording/test_marks.py",
+    "recording/test_timeline.py",
+    "sla/test_ending.py",
+    "sla/test_processor.py",
+    "sla/test_recorder.py",
+    "sources/test_tcp.py",
+    "sources/test_threads.py",
+    "sources/test_wire.py",
+)
+# Servers would run several times longer; an allocator that keeps what is freed leaves nothing to measure.
+EXCLUDED = ["-m", "not (service or backend or heavy)", "-k", "not nothing_leaks"]
+# -fno-wrapv: Python is compiled with -fwrapv, with which a signed overflow is not reported. Undefined behaviour raises
+# SIGILL, which AddressSanitizer reports with its place: gcc's own reports of it go to the standard error alone.
+CFLAGS = "-fsanitize=address,undefined -fsanitize-undefined-trap-on-error -fno-wrapv -fno-omit-frame-pointer -g -O1"
+
+SIGNALS = "handle_segv=2:handle_sigill=2:handle_abort=2"  # 2: though pytest's faulthandler wants them
+
+
+def main() -> int:
+    """Build, run the tests, print the reports; return the exit status."""
+    library = find_library()
+    if library is None:
+        sys.stderr.write(
+            "not tested: the sanitizers need gcc and its libasan (build-essential on Debian); CC names a gcc\n"
+        )
+        return 1 if os.environ.get("CI") else 0
+    with tempfile.TemporaryDirectory(prefix="stagetrace-sanitized-") as folder:
+        site, reports = Path(folder, "site"), Path(folder, "reports")
+        reports.mkdir()
+        build(site)
+        status = run_tests(library, site, reports)
+        found = sorted(reports.iterdir())
+        for report in found:
+            sys.stderr.write(report.read_text(errors="replace"))
+    if found:
+        sys.stderr.write(f"\nfailed: {len(found)} processes were stopped by a sanitizer, see above\n")
+    return 1 if found else status
+
+
+def compiler() -> list[str]:
+    """Return the compiler that `hatch_build.py` uses."""
+    return (os.environ.get("CC") or str(sysconfig.get_config_var("CC") or "gcc")).split()
+
+
+def find_library() -> Path | None:
+    """Return the library of AddressSanitizer that has to be loaded before all others, or None."""
+    argv = [*compiler(), "-print-file-name=libasan.so"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    path = Path(done.stdout.strip())
+    return path.resolve() if path.is_absolute() and path.exists() else None
+
+
+def build(site: Path) -> None:
+    """Copy the package to `site`, and compile its extensions there."""
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "src" / "stagetrace", site / "stagetrace", ignore=ignored)
+    sys.path.insert(0, str(ROOT))
+    from hatch_build import compile_all
+
+    os.environ["CFLAGS"] = f"{os.environ.get('CFLAGS', '')} {CFLAGS}"
+    compile_all(ROOT / "src", site)
+
+
+def run_tests(library: Path, site: Path, reports: Path) -> int:
+    """Run pytest with the sanitized extensions; return its exit status."""
+    log = f"log_path={reports / 'report'}"
+    env = {
+        **os.environ,
+        "LD_PRELOAD": str(library),
+        "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:{SIGNALS}:{log}",
+        "PYTHONMALLOC": "malloc",  # Python's own allocator hides from the sanitizer what it frees
+        "PYTHONPATH": os.pathsep.join([str(site), str(TESTS)]),
+        "STAGETRACE_TEST_SANITIZED": str(site),
+    }
+    env.pop("CFLAGS")
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "native.loaded"]
+    return subprocess.run([*argv, *EXCLUDED, *selected()], env=env, cwd=ROOT, check=False).returncode
+
+
+def selected() -> list[str]:
+    """Return the files of tests of native code."""
+    marked = {path for path in TESTS.glob("*/test_*.py") if MARKER in path.read_text()}
+    return sorted(map(str, marked.union(TESTS / name for name in UNMARKED)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
