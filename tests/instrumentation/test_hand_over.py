@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MS = 1_000_000
-pytestmark = pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting()))
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting())),
+]
 hooked: Any = SimpleNamespace(
     run_sync=getattr(to_thread.run_sync, "__wrapped__", to_thread.run_sync),
     current_default_thread_limiter=to_thread.current_default_thread_limiter,

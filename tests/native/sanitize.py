@@ -17,24 +17,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 MARKER = "pytest.mark.native"
-# Files of tests of native code that do not have the marker yet.
-UNMARKED = (
-    "instrumentation/test_hand_over.py",
-    "otlp/test_decoder.py",
-    "otlp/test_decoder_twin.py",
-    "otlp/test_encoder.py",
-    "otlp/test_stages.py",
-    "otlp/test_stages_malformed.py",
-    "recording/test_entry.py",
-    "recording/test_marks.py",
-    "recording/test_timeline.py",
-    "sla/test_ending.py",
-    "sla/test_processor.py",
-    "sla/test_recorder.py",
-    "sources/test_tcp.py",
-    "sources/test_threads.py",
-    "sources/test_wire.py",
-)
 # Servers would run several times longer; an allocator that keeps what is freed leaves nothing to measure.
 EXCLUDED = ["-m", "not (service or backend or heavy)", "-k", "not nothing_leaks"]
 # -fno-wrapv: Python is compiled with -fwrapv, with which a signed overflow is not reported. Undefined behaviour raises
@@ -110,8 +92,7 @@ def run_tests(library: Path, site: Path, reports: Path) -> int:
 
 def selected() -> list[str]:
     """Return the files of tests of native code."""
-    marked = {path for path in TESTS.glob("*/test_*.py") if MARKER in path.read_text()}
-    return sorted(map(str, marked.union(TESTS / name for name in UNMARKED)))
+    return sorted(str(path) for path in TESTS.glob("*/test_*.py") if MARKER in path.read_text())
 
 
 if __name__ == "__main__":

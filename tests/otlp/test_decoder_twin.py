@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.decoder import Decoded, Run
 
+pytestmark = pytest.mark.native
+
 FUZZ_CASES = fuzz_cases(3_000)
 _AT_ONCE: Final = 200  # tables are compared for so many requests together: making them takes the time
 HEAD: Final = b"\x0a\x10" + b"t" * 16 + b"\x12\x08" + b"s" * 8

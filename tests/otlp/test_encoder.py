@@ -22,6 +22,8 @@ from stagetrace.otlp.encoder import encode_spans
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+pytestmark = pytest.mark.native
+
 INT64 = st.integers(-(2**63), 2**63 - 1)
 SCALARS = st.one_of(st.text(max_size=200), st.booleans(), INT64, st.floats(allow_nan=False), st.binary(max_size=50))
 VALUES = st.recursive(

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from stagetrace.otlp.stages import Make, Tile
     from stagetrace.recording.entry import Identity
 
+pytestmark = pytest.mark.native
+
 ENTRY = ReadableSpan("entry", CONTEXT, resource=Resource({}))
 
 

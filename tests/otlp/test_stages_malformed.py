@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from stagetrace.otlp.stages import Make, Tile
     from stagetrace.recording.marks import Event
 
+pytestmark = pytest.mark.native
+
 ONE = (START, BEGIN, QUEUE, None)
 
 

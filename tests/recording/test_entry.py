@@ -15,6 +15,8 @@ from stagetrace.recording.entry import EntrySpan, Identity
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.native
+
 START = 10**18
 OWN = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
 

@@ -17,6 +17,8 @@ from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.native
+
 
 @pytest.fixture(params=["C", "Python"])
 def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.trace import SpanContext
@@ -19,6 +20,8 @@ from stagetrace.semconv import TRANSFORM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+pytestmark = pytest.mark.native
 
 ENTRY = SpanContext(1, 2, is_remote=False)
 QUEUE, INFERENCE, SEND, RECEIVE = "queue", "inference", "network.send", "network.receive"

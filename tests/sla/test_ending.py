@@ -33,6 +33,8 @@ from stagetrace.sla.usual import ENOUGH, LEARNED_AFTER_NS, LEARNED_FROM_EACH
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.native
+
 START = 10**18
 RESOURCE = Resource({"service.name": "ended"})
 REQUEST_BLOCK, CLIENT = Block({"http.request.method": "GET", "n": 1}), Block({"client.address": "::1"})

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
+pytestmark = pytest.mark.native
+
 MS = 1_000_000
 START = 10**18
 POLICY = "POST /predict within 50ms; * within 1s"

@@ -38,6 +38,8 @@ from stagetrace.sla.recorder import EntryRecorder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.native
+
 
 START = 10**18
 STEP_NS = 100_000

@@ -15,7 +15,7 @@ from stagetrace.sources import tcp
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(tcp.SOURCE.lacks is not None, reason=str(tcp.SOURCE.lacks))
+pytestmark = [pytest.mark.native, pytest.mark.skipif(tcp.SOURCE.lacks is not None, reason=str(tcp.SOURCE.lacks))]
 TICK_MS = tcp.TICK_NS / 1e6
 
 

@@ -21,7 +21,10 @@ from stagetrace.sources.threads import UNKNOWN, Descriptor, Reading, between, re
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting()))
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting())),
+]
 BURNER = "print(flush=True)\nwhile True: sum(range(10000))"
 
 

@@ -20,7 +20,7 @@ from stagetrace.sources import tcp, wire
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.skipif(wire.SOURCE.lacks is not None, reason=str(wire.SOURCE.lacks))
+pytestmark = [pytest.mark.native, pytest.mark.skipif(wire.SOURCE.lacks is not None, reason=str(wire.SOURCE.lacks))]
 
 
 @pytest.fixture(autouse=True, params=["C", "Python"])
