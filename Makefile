@@ -31,7 +31,7 @@ test-all: check backends-if-go ## check, and all tests but the heavy ones, again
 
 test-sample: $(INSTALLED) ## some of the heavy tests, and those briefly (under 10 minutes)
 	@echo "running a sample of the heavy tests ..."
-	@STAGETRACE_HEAVY=1 STAGETRACE_FUZZ_CASES=5000 $(BIN)/python tests/run_twice.py $(PYTEST) --timeout 600 -m sample
+	@STAGETRACE_HEAVY=sample $(BIN)/python tests/run_twice.py $(PYTEST) --timeout 600 -m sample
 
 test-sanitizers: $(INSTALLED) ## the tests of native code, compiled with AddressSanitizer and UndefinedBehaviorSanitizer (under 3 minutes)
 	@echo "compiling the C extensions with sanitizers, and running their tests ..."

@@ -15,7 +15,7 @@ from leftovers import Watcher
 from missing import missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 # Tests that use one of these fixtures, directly or not, get the marker.
@@ -87,19 +87,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, fixtures in MARKERS.items():
             if names & fixtures:
                 item.add_marker(marker)
-        shared = _shared(item)
-        if shared and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(f"{item.path}{shared}"))
+        group = _group(item)
+        if group and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(group))
         if not HEAVY and item.get_closest_marker("heavy"):
             item.add_marker(pytest.mark.skip(reason="make test-heavy runs this"))
 
 
-def _shared(item: pytest.Item) -> list[str]:
-    """Return the module's fixtures that a test shares with others, each with its parameter."""
+def _group(item: pytest.Item) -> str:
+    """Return what a test shares with those that run best in one process with it, or "".
+
+    That is a fixture with parameters of the whole run, of which a process keeps one at a time, or else the fixtures of
+    the test's module.
+    """
     definitions = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined] # which pytest shows in no other way
-    parameters = getattr(getattr(item, "callspec", None), "indices", {})
-    shared = {name for name, found in definitions.items() if found[-1].scope in ("module", "package", "class")}
-    return sorted(f"{name}{parameters.get(name, '')}" for name in shared)
+    scopes = {name: found[-1].scope for name, found in definitions.items() if found[-1].scope != "function"}
+    values = getattr(getattr(item, "callspec", None), "params", {})
+    whole_run = sorted(
+        f"{name} {values[name]}" for name, scope in scopes.items() if scope == "session" and name in values
+    )
+    module = sorted(f"{name} {values.get(name, '')}" for name, scope in scopes.items() if scope != "session")
+    group = ", ".join(whole_run or module)
+    if module and not whole_run:
+        group = f"{item.path.name}: {group}"
+    # What pytest-xdist reads out of the test's name.
+    return group.replace("@", "").replace("]", "").replace("[", "")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Spell out in a report what is no text in UTF-8, which pytest-xdist cannot pass on."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.hookimpl(tryfirst=True)

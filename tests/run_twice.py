@@ -21,12 +21,11 @@ def main(command: list[str]) -> int:
     """Return the exit code."""
     FAILED.unlink(missing_ok=True)
     code = subprocess.run(command, check=False).returncode
-    failed = sorted(json.loads(FAILED.read_text())) if FAILED.exists() else []
+    failed = sorted(map(without_group, json.loads(FAILED.read_text()))) if FAILED.exists() else []
     if code != TESTS_FAILED or not 0 < len(failed) <= MOST:
         return code
     print(f"{len(failed)} failed. Each is run once more, alone:", flush=True)  # noqa: T201
-    again = [*command, "-n", "0", "--last-failed", "--last-failed-no-failures", "none"]
-    code = subprocess.run(again, check=False).returncode
+    code = subprocess.run([*command, "-n", "0", *failed], check=False).returncode
     if code == 0:
         text = "".join(f"FLAKY {test}\n" for test in failed)
         print(text, end="", flush=True)  # noqa: T201
@@ -34,6 +33,12 @@ def main(command: list[str]) -> int:
             with Path(os.environ["STAGETRACE_FLAKY"]).open("a") as file:
                 file.write(text)
     return code
+
+
+def without_group(test: str) -> str:
+    """Return a test's name without the group that pytest-xdist appends."""
+    name, at, group = test.rpartition("@")
+    return name if at and "]" not in group else test
 
 
 if __name__ == "__main__":

@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-FAILS_ONCE = (
-    "import pathlib\ndef test_it():\n    seen = pathlib.Path('seen')\n    assert seen.exists() or seen.touch()\n"
-)
-ALWAYS_FAILS = "def test_it():\n    assert False\n"
+TEXT = """
+import pathlib, pytest
+pytestmark = pytest.mark.xdist_group("a group")
+@pytest.mark.parametrize("address", ["a@b"])
+def test_it(address):
+    seen = pathlib.Path("seen")
+    if {always} or not seen.exists():
+        seen.touch()
+        pytest.fail()
+"""
 KILLED = """
 import os, signal, subprocess
 from leftovers import Watcher
@@ -24,18 +30,31 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize(("text", "code"), [(FAILS_ONCE, 0), (ALWAYS_FAILS, 1)], ids=["by chance", "always"])
-def test_what_fails_runs_once_more_alone(text: str, code: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("always", [False, True], ids=["by chance", "always"])
+def test_what_fails_runs_once_more_alone(always: bool, tmp_path: Path) -> None:
     """What passes then is listed as flaky, in the file that CI shows too."""
-    (tmp_path / "test_one.py").write_text(text)
+    (tmp_path / "test_one.py").write_text(TEXT.format(always=always))
     listed = tmp_path / "flaky"
-    command = [sys.executable, str(TESTS / "run_twice.py"), sys.executable, "-m", "pytest", "-q", "-p", "xdist.plugin"]
+    command = [
+        sys.executable,
+        str(TESTS / "run_twice.py"),
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "xdist.plugin",
+        "-n",
+        "1",
+        "--dist",
+        "loadgroup",
+    ]
     environment = {**os.environ, "STAGETRACE_FLAKY": str(listed), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout
-    expected = "FLAKY test_one.py::test_it\n" if code == 0 else ""
-    assert (listed.read_text() if listed.exists() else "") == expected
-    assert ("FLAKY" in done.stdout) == (code == 0)
+    assert done.returncode == always, done.stdout
+    assert (listed.read_text() if listed.exists() else "") == ("" if always else "FLAKY test_one.py::test_it[a@b]\n")
+    assert ("FLAKY" in done.stdout) == (not always)
+    assert "once more" in done.stdout
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
