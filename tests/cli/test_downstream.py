@@ -6,15 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cli import literal
+from cli.running import cli
 from cli.test_waterfall import span
 from stagetrace import semconv
 from stagetrace.cli.downstream import Hop, owner_of
-from stagetrace.cli.main import main
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from stagetrace.cli.downstream import Owner
     from stagetrace.store import SpanRow
@@ -119,9 +117,7 @@ def test_a_peer_is_named_as_the_caller_names_it() -> None:
     assert owner(call(4, 0, 90, **named)).last.peer == "users"
 
 
-def test_people_are_told_who_owns_the_time_or_that_a_trace_is_missing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_people_are_told_who_owns_the_time_or_that_a_trace_is_missing(tmp_path: Path) -> None:
     """A breach that leads to nobody, in a file; the same with the other side's spans."""
     blamed = literal.verdict(
         breached=True, **{semconv.SLA_BREACH_STAGE: "handler", semconv.SLA_BREACH_CAUSE: "downstream"}
@@ -137,12 +133,10 @@ def test_people_are_told_who_owns_the_time_or_that_a_trace_is_missing(
     alone, whole = tmp_path / "alone.jsonl", tmp_path / "whole.jsonl"
     alone.write_text(json.dumps(front) + "\n")
     whole.write_text("\n".join([json.dumps(front), json.dumps(back), ""]))
-    assert main(["breaches", "--store", str(alone)]) == 0
-    said = capsys.readouterr().out
+    said = cli("breaches", "--store", str(alone)).stdout
     assert "  handler > down:80 (no trace)  " in said
     assert said.endswith("\nNot followed: down:80, which shop waited for, has left no trace here.\n")
-    assert main(["breaches", "--store", str(whole)]) == 0
-    said = capsys.readouterr().out
+    said = cli("breaches", "--store", str(whole)).stdout
     assert "  handler > down inference  " in said
     assert "Not followed" not in said
 
