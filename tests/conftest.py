@@ -48,6 +48,11 @@ def pytest_testnodedown(node: Any) -> None:
         node.config.stash[_not_run] = merged
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument alone: made by gzip or at random, they may differ between two processes."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_deselected(items: list[pytest.Item]) -> None:
     """Count what this run leaves to another target of the Makefile."""
     for item in items:
