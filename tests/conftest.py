@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # fixtures still stop what they have started
+    os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and commands fold their tables by it
     config.stash[_not_run] = Counter()
     if not hasattr(config, "workerinput"):
         config.stash[_watcher] = Watcher()
