@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.xdist_group("large libraries"),  # each application is started once, one at a time
 ]
 
+READY_WITHIN_S = 300  # importing these takes a minute on a cold disk
 # By application, what it needs besides FastAPI.
 NEEDS = {
     "deep": ("torch", "transformers", "sentence-transformers", "catboost"),
@@ -107,8 +108,8 @@ def both(request: pytest.FixtureRequest, sink: Sink, tmp_path_factory: pytest.Te
     argv = [interpreter_with((*NEEDS[name], "fastapi", "uvicorn")), "-m", "uvicorn", f"{name}:app", "--port", "{port}"]
     env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
     with (
-        run_service(tmp_path_factory.mktemp("traced"), argv=argv, env=env) as traced,
-        run_service(tmp_path_factory.mktemp("untraced"), argv=argv) as untraced,
+        run_service(tmp_path_factory.mktemp("traced"), argv=argv, env=env, within_s=READY_WITHIN_S) as traced,
+        run_service(tmp_path_factory.mktemp("untraced"), argv=argv, within_s=READY_WITHIN_S) as untraced,
     ):
         yield Both(name, argv, traced, untraced)
         assert "fault of stagetrace" not in traced.log
@@ -160,7 +161,7 @@ def test_a_part_that_fails_is_said_once_and_changes_no_answer(
     part: str, cases: tuple[str, ...], both: Both, tmp_path: Path
 ) -> None:
     env = {"STAGETRACE": "1", "APP": both.name, "BREAK": f"stagetrace.instrumentation.{part}"}
-    with run_service(tmp_path, argv=[one.replace(both.name, "broken") for one in both.argv], env=env) as service:
+    with run_service(tmp_path, argv=[one.replace(both.name, "broken") for one in both.argv], env=env, within_s=READY_WITHIN_S) as service:
         for case in cases:
             assert [service.call("GET", f"/case/{case}")[1].content for _ in range(4)] == [
                 both.untraced.call("GET", f"/case/{case}")[1].content
