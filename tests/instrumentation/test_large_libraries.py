@@ -161,7 +161,9 @@ def test_a_part_that_fails_is_said_once_and_changes_no_answer(
     part: str, cases: tuple[str, ...], both: Both, tmp_path: Path
 ) -> None:
     env = {"STAGETRACE": "1", "APP": both.name, "BREAK": f"stagetrace.instrumentation.{part}"}
-    with run_service(tmp_path, argv=[one.replace(both.name, "broken") for one in both.argv], env=env, within_s=READY_WITHIN_S) as service:
+    with run_service(
+        tmp_path, argv=[one.replace(both.name, "broken") for one in both.argv], env=env, within_s=READY_WITHIN_S
+    ) as service:
         for case in cases:
             assert [service.call("GET", f"/case/{case}")[1].content for _ in range(4)] == [
                 both.untraced.call("GET", f"/case/{case}")[1].content
