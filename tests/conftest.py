@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import services as services_module
 from backends import BackendMissing, Collector, Jaeger, binary, run_collector, run_jaeger
@@ -24,6 +25,9 @@ MARKERS = {
     "service": {"services", "up"},
     "backend": {"backends", "jaeger", "collector", "storage"},
 }
+# A busy machine draws slowly. The same cases in each run, or a failure could be one of chance.
+settings.register_profile("all", suppress_health_check=[HealthCheck.too_slow], deadline=None, derandomize=not HEAVY)
+settings.load_profile("all")
 _watcher = pytest.StashKey[Watcher]()
 _left = pytest.StashKey[list[str]]()
 _not_run = pytest.StashKey[Counter[str]]()

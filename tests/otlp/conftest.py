@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, settings
 
-from heavy import HEAVY
 from missing import unused
 from otlp.receiver import Receiver, run_receiver
 from stagetrace import guard, log
@@ -18,11 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stagetrace.otlp.stages import Make, Tile
-
-
-# A busy machine draws slowly. The same cases in each run, or a failure could be one of chance.
-settings.register_profile("otlp", suppress_health_check=[HealthCheck.too_slow], deadline=None, derandomize=not HEAVY)
-settings.load_profile("otlp")
 
 
 @pytest.fixture
