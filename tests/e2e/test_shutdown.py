@@ -235,6 +235,29 @@ def test_a_forked_child_of_a_service_delivers_its_own(receiver: Receiver, tmp_pa
     check(receiver, parent | child)
 
 
+def test_hypercorns_worker_that_ends_last_delivers_everything(receiver: Receiver, tmp_path: Path) -> None:
+    """Once one worker has ended, hypercorn sends SIGTERM to the others, which do not handle it."""
+    argv = [PYTHON, "-m", "hypercorn", "ml:app", "--bind", "127.0.0.1:{port}", "--workers", "2"]
+    with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
+        booted(service, 2)
+        trace_id, response = service.call("GET", "/health")
+        last: int = response.json()["pid"]
+        os.kill(last, signal.SIGSTOP)
+        try:
+            service.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: _has_pending(last, signal.SIGTERM))
+        finally:
+            os.kill(last, signal.SIGCONT)
+        ended(service)
+    check(receiver, {trace_id})
+
+
+def _has_pending(process: int, number: int) -> bool:
+    status = Path(f"/proc/{process}/status").read_text()
+    pending = next(line for line in status.splitlines() if line.startswith("ShdPnd:"))
+    return bool(int(pending.split()[1], 16) >> (number - 1) & 1)
+
+
 FORKING = """
 import os, signal, socket, sys, threading
 import uvicorn

@@ -37,15 +37,21 @@ def _surround(wrapper: Any) -> None:
 
 
 def _preparing(original: Any) -> Any:
-    """Prepare once the application has started, or turned out to have no lifespan."""
+    """Prepare once the application has started, or turned out to have no lifespan.
+
+    From then on SIGTERM waits for the delivery: hypercorn sends it to its other workers as soon as one has ended, and
+    they do not handle it.
+    """
 
     @functools.wraps(original)
     async def wait_for_startup(self: Any, *args: Any, **kwargs: Any) -> Any:
         from stagetrace import distro
+        from stagetrace.instrumentation.sigterm import catch
 
         result = await original(self, *args, **kwargs)
         if not distro.ready():
             await distro.prepare()
+        catch(distro.flush_now)
         return result
 
     return wait_for_startup

@@ -24,27 +24,29 @@ _waits = False  # whether a block of `delivering_first` runs
 @contextmanager
 def delivering_first(deliver: Callable[[], Any]) -> Iterator[None]:
     """Let SIGTERM, where nobody handles it, wait for `deliver` while the block runs."""
-    ours = _catch(deliver)
+    ours = catch(deliver)
     try:
         yield
     finally:
         if ours:
-            _give_up()
+            give_up()
 
 
 @guarded
-def _catch(deliver: Callable[[], Any]) -> bool:
+def catch(deliver: Callable[[], Any]) -> bool:
+    """Let SIGTERM, where nobody handles it, wait for `deliver` until `give_up`; return whether that is so."""
     global _deliver, _waits  # noqa: PLW0603
     if _deliver is None and hasattr(os, "register_at_fork"):
         # A child's end is its own, from the first: Python forgets a signal that comes between the fork and its hooks.
-        os.register_at_fork(before=_let_go, after_in_parent=_go_on, after_in_child=_give_up)
+        os.register_at_fork(before=_let_go, after_in_parent=_go_on, after_in_child=give_up)
     _deliver = deliver
     _waits = _put(signal.SIG_DFL, _end)
     return _waits
 
 
 @guarded_end
-def _give_up() -> None:
+def give_up() -> None:
+    """Let SIGTERM end the process at once again."""
     global _waits  # noqa: PLW0603
     _waits = False
     _put(_end, signal.SIG_DFL)
@@ -74,7 +76,7 @@ def _put(old: Any, new: Any) -> bool:
 
 def _end(_number: int, _frame: Any) -> None:
     """End as without a handler, after delivering. A second signal ends the process at once."""
-    _give_up()
+    give_up()
     try:
         # In a thread, since this one may be that of the event loop on which RPCs still end. By the plain function: it
         # takes no lock of Python's, which this thread may hold where the signal has interrupted it.
