@@ -145,6 +145,8 @@ def test_two_workers_through_an_outage(receiver: Receiver, tmp_path: Path) -> No
         receiver.wait_for(lambda r: set(during) <= {t for q in r.requests for t in entries_of(q)}, 60)
         check_breaches_first(receiver.requests[count:], during)
         after = ask(service, 20)
+        # A worker that does not know yet that the receiver is back would leave these in the spool at its end.
+        receiver.wait_for(lambda r: set(after) <= {t for q in r.requests for t in entries_of(q)}, 60)
         service.stop()
         log = service.log
     everything = set(before) | set(during) | set(after)
