@@ -68,7 +68,7 @@ class Sink:
     protos: list[Any] = field(default_factory=list)  # the same spans, as they came
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def wait_for(self, ready: Callable[[list[Received]], bool], timeout_s: float = 20) -> list[Received]:
+    def wait_for(self, ready: Callable[[list[Received]], bool], timeout_s: float = 60) -> list[Received]:
         """Return all spans as soon as `ready` says so of them."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
