@@ -355,13 +355,19 @@ def test_a_spool_that_is_not_there_yet_is_not_made(monkeypatch: pytest.MonkeyPat
 # Processes.
 
 
+def _has_delivered_three(one: dict[str, Any]) -> bool:
+    judged: int = sum(count for verdicts in one["judged"].values() for count in verdicts.values())
+    return judged == 3 and bool(one["spans"]["delivered"] == one["spans"]["received"])
+
+
 @pytest.mark.usefixtures("services")
 def test_a_running_service_is_shown_with_its_counts(tmp_path: Path) -> None:
     folder = tmp_path / "status"
-    with run_sink() as sink, run_service(tmp_path, env=environment(folder, sink.endpoint)) as service:
-        for inference_s in (0, 0, 0.05):
+    policy = {"STAGETRACE_SLA": "POST /predict within 2s"}  # which a busy machine keeps, too
+    with run_sink() as sink, run_service(tmp_path, env={**environment(folder, sink.endpoint), **policy}) as service:
+        for inference_s in (0, 0, 2.1):
             service.call("POST", "/predict", json={"inference_s": inference_s})
-        one = said(folder, lambda one: one["judged"] and one["spans"]["delivered"] == one["spans"]["received"])
+        one = said(folder, _has_delivered_three)
         name = f"process {one['pid']}"
         (found,) = checks(tmp_path)[name]
         (alone,) = checks(tmp_path, "--pid", str(one["pid"]))[name]
@@ -373,7 +379,7 @@ def test_a_running_service_is_shown_with_its_counts(tmp_path: Path) -> None:
     assert alone == found
     assert shown.returncode == 0
     rows = [line.split() for line in shown.stdout.splitlines()]
-    assert ["POST", "/predict", "within", "20ms", "breach", "1"] in rows
+    assert ["POST", "/predict", "within", "2s", "breach", "1"] in rows
     (cause,) = one["causes"]
     assert [cause, "1"] in rows
     assert ["delivered", str(one["spans"]["received"])] in rows
