@@ -28,7 +28,7 @@ from stagetrace.cli import delivery, installation, processes
 from stagetrace.cli.check import FAIL, OK, WARN, Check
 from stagetrace.cli.main import main
 from stagetrace.otlp.spool import Spool
-from test_status import environment, said
+from test_status import environment, has_delivered_three, said
 
 if TYPE_CHECKING:
     from backends import Collector, Jaeger
@@ -355,11 +355,6 @@ def test_a_spool_that_is_not_there_yet_is_not_made(monkeypatch: pytest.MonkeyPat
 # Processes.
 
 
-def _has_delivered_three(one: dict[str, Any]) -> bool:
-    judged: int = sum(count for verdicts in one["judged"].values() for count in verdicts.values())
-    return judged == 3 and bool(one["spans"]["delivered"] == one["spans"]["received"])
-
-
 @pytest.mark.usefixtures("services")
 def test_a_running_service_is_shown_with_its_counts(tmp_path: Path) -> None:
     folder = tmp_path / "status"
@@ -367,7 +362,7 @@ def test_a_running_service_is_shown_with_its_counts(tmp_path: Path) -> None:
     with run_sink() as sink, run_service(tmp_path, env={**environment(folder, sink.endpoint), **policy}) as service:
         for inference_s in (0, 0, 2.1):
             service.call("POST", "/predict", json={"inference_s": inference_s})
-        one = said(folder, _has_delivered_three)
+        one = said(folder, has_delivered_three)
         name = f"process {one['pid']}"
         (found,) = checks(tmp_path)[name]
         (alone,) = checks(tmp_path, "--pid", str(one["pid"]))[name]

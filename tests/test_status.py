@@ -50,24 +50,34 @@ def said(folder: Path, ready: Callable[[dict[str, Any]], bool] = bool) -> dict[s
     raise AssertionError(f"not within {WITHIN_S} s: {found}")
 
 
+def has_delivered_three(one: dict[str, Any]) -> bool:
+    """Return whether three requests were judged and nothing waits to be delivered."""
+    judged: int = sum(count for verdicts in one["judged"].values() for count in verdicts.values())
+    return judged == 3 and bool(one["spans"]["delivered"] == one["spans"]["received"])
+
+
 @pytest.mark.usefixtures("services")
 def test_a_serving_process_says_what_it_does(tmp_path: Path) -> None:
     folder = tmp_path / "status"
-    with run_sink() as sink, run_service(tmp_path, env=environment(folder, sink.endpoint)) as service:
-        for inference_s in (0, 0, 0.05):
+    policy = "POST /predict within 2s for 99.9%; GET /plain within 1s over 7d"  # which a busy machine keeps, too
+    with (
+        run_sink() as sink,
+        run_service(tmp_path, env=environment(folder, sink.endpoint, STAGETRACE_SLA=policy)) as service,
+    ):
+        for inference_s in (0, 0, 2.1):
             service.call("POST", "/predict", json={"inference_s": inference_s})
-        one = said(folder, lambda one: one["spans"] is not None and one["spans"]["delivered"] >= 12)
+        one = said(folder, has_delivered_three)
         assert service.call("GET", "/health")[1].json() == {"pid": one["pid"]}
     assert one["service"] == "shop"
     assert one["command"].split()[1:4] == ["-m", "uvicorn", "ml:app"]
     assert one["target"] == f"otlp_proto_grpc {sink.endpoint}"
-    assert one["judged"] == {"POST /predict within 20ms": {"good": 2, "breach": 1}}
+    assert one["judged"] == {"POST /predict within 2s": {"good": 2, "breach": 1}}
     assert list(one["causes"].values()) == [1]
     assert set(one["causes"]) <= set(WORDS)
     assert one["unmatched"] >= 1  # /health
     assert one["spans"]["received"] == one["spans"]["delivered"] + one["spans"]["waiting"]
     assert (one["trouble"], one["policy_problem"]) == (None, None)
-    assert one["policy"] == ["POST /predict within 20ms for 99.9% over 28d", "GET /plain within 1s for 99% over 7d"]
+    assert one["policy"] == ["POST /predict within 2s for 99.9% over 28d", "GET /plain within 1s for 99% over 7d"]
     assert {"fastapi.applications", "sklearn.base"} <= set(one["hooks"]["hooked"])
     assert (one["hooks"]["failed"], one["hooks"]["switched_off"], one["hooks"]["failures"]) == ({}, [], {})
     assert one["sampler"].startswith("ParentBased{root:AlwaysOnSampler")

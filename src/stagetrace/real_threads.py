@@ -28,6 +28,7 @@ def _original(module: ModuleType, name: str) -> Any:
 
 start_new_thread = _original(_thread, "start_new_thread")
 allocate_lock: Callable[[], _thread.LockType] = _original(_thread, "allocate_lock")
+RLock = _original(_thread, "RLock")
 local = _original(_thread, "_local")
 sleep: Callable[[float], None] = _original(time, "sleep")
 

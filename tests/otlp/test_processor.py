@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from otlp.receiver import Receiver
 
 SCOPES = [InstrumentationScope("one"), InstrumentationScope("two", "2")]
 
@@ -369,35 +365,6 @@ def test_where_no_thread_can_be_started_a_flush_does_the_work(monkeypatch: pytes
         assert made.force_flush()
     assert [span.name for span in exporter.spans] == ["x"]
     provider.shutdown()
-
-
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_forked_child_sends_its_own_spans_and_not_its_parents(protocol: str, receiver: Receiver) -> None:
-    """As under gunicorn --preload, where the parent has recorded and sent something before."""
-    code = f"""
-import os
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.exporter.otlp.proto.{protocol}.trace_exporter import OTLPSpanExporter
-from stagetrace.otlp.build import otlp_processor
-provider = TracerProvider(shutdown_on_exit=False)
-made = otlp_processor(OTLPSpanExporter, "there")
-provider.add_span_processor(made)
-provider.get_tracer("t").start_span("sent before").end()
-assert made.force_flush()
-provider.get_tracer("t").start_span("parent").end()
-child = os.fork()
-if child == 0:
-    provider.get_tracer("t").start_span("child").end()
-    assert made.force_flush()
-    assert made.counts()["received"] == 1, made.counts()
-    os._exit(0)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-assert made.force_flush()
-"""
-    endpoint = receiver.grpc if protocol == "grpc" else receiver.http
-    env = {**os.environ, "OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
-    assert sorted(receiver.names()) == ["child", "parent", "sent before"]
 
 
 def test_the_variables_of_the_batch_processor_are_read(

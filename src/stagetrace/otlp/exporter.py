@@ -6,6 +6,7 @@ import logging
 import re
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -15,7 +16,7 @@ from stagetrace.otlp.answer import Answer
 from stagetrace.otlp.encoder import EncodedSpans
 from stagetrace.otlp.room import NoRoomError
 from stagetrace.otlp.said import SAY_AGAIN_AFTER_S
-from stagetrace.real_threads import allocate_lock, aside
+from stagetrace.real_threads import RLock, allocate_lock, aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # A pause between the parts of sending a batch, so that a thread of the service that wants to run does not wait for all
 # of them. Who gives the interpreter away for less has it back before another thread has woken up.
 BREATH_S: Final = 0.0001
+_FORK_WAITS_FOR_BATCH_S: Final = 0.1
+_FORK_WAITS_FOR_LOADING_S: Final = 5.0  # the child would wait for ever
 
 
 class CountingExporter(SpanExporter):
@@ -46,7 +49,7 @@ class CountingExporter(SpanExporter):
         self._stale = exporter is None
         self._unmade = ""  # why there is none
         self._is_short = False  # of descriptors or threads: it can be made later
-        self._making = allocate_lock()  # guards the making
+        self._at_work = RLock()  # held while the exporter is made or sends: see `before_fork`
         self._is_watched = False
         self._watch: Watch | None = None
         self._reason = _LastReason()
@@ -63,10 +66,23 @@ class CountingExporter(SpanExporter):
         self._is_watched = True
         self._watch = watch(self._exporter) if self._exporter is not None else None
 
+    def before_fork(self) -> None:
+        """Wait for the batch that is under way, for a bounded time; after that see `after_fork` or `begin_again`.
+
+        gRPC does not work in a child of a process that was just calling into it, and a module whose import is under way
+        is never there.
+        """
+        self._at_work.acquire(timeout=_FORK_WAITS_FOR_LOADING_S if self._stale else _FORK_WAITS_FOR_BATCH_S)
+
+    def after_fork(self) -> None:
+        """Go on, in the parent."""
+        with suppress(RuntimeError):  # it was waited for in vain
+            self._at_work.release()
+
     def begin_again(self) -> None:
         """Forget the parent's connections, in a forked child."""
         self._stale = self._make is not None
-        self._making = allocate_lock()
+        self._at_work = RLock()
         self._reason = _LastReason()
         self._lock = allocate_lock()
 
@@ -75,6 +91,10 @@ class CountingExporter(SpanExporter):
 
         Without `watch`, the exporter tries again by itself, and what it logs has to tell whether that could help.
         """
+        with self._at_work:
+            return self._send(request, spans)
+
+    def _send(self, request: bytes, spans: int) -> Answer:
         if not self.load():
             short = self._is_short
             return Answer(delivered=False, again=short, misdirected=not short, reason=self._unmade)
@@ -91,7 +111,7 @@ class CountingExporter(SpanExporter):
     def load(self) -> bool:
         """Make the exporter, unless it is made; return whether there is one. Never raises."""
         if self._stale:
-            with self._making:
+            with self._at_work:
                 if self._stale and self._make is not None and (self._is_short or not self._unmade):
                     try:
                         self._exporter = self._make()

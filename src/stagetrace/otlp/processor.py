@@ -23,7 +23,7 @@ from stagetrace.real_threads import allocate_lock
 from stagetrace.semconv import SLA_VERDICT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.resources import Resource
@@ -70,14 +70,25 @@ class EncodingSpanProcessor(SpanProcessor):
         if spool is not None:
             self._start()  # an earlier process may have left something, which needs no span of this one
         if hasattr(os, "register_at_fork"):
-            begin_again = weakref.WeakMethod(self._begin_again)
-            os.register_at_fork(after_in_child=lambda: (method := begin_again()) and method())
+            os.register_at_fork(
+                before=_weakly(self._before_fork),
+                after_in_parent=_weakly(self._after_fork),
+                after_in_child=_weakly(self._begin_again),
+            )
 
     def _begin(self) -> None:
         self._waiting = Waiting(self._max_spans, self._max_bytes)
         self._sender = Sender(self._waiting, self._exporter, self._spool, batch=self._batch, delay_s=self._delay_s)
         self._starting = allocate_lock()
         self._started = False
+
+    @guarded
+    def _before_fork(self) -> None:
+        self._exporter.before_fork()
+
+    @guarded
+    def _after_fork(self) -> None:
+        self._exporter.after_fork()
 
     @guarded
     def _begin_again(self) -> None:
@@ -164,6 +175,12 @@ class EncodingSpanProcessor(SpanProcessor):
     def shutdown(self) -> None:
         """Flush within a bound, then end the threads and the exporter; what ends later is dropped, and counted so."""
         self._sender.shutdown()
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """Return what calls a method as long as somebody else keeps its object."""
+    weak = weakref.WeakMethod(method)
+    return lambda: (there := weak()) and there()
 
 
 def _is_breach(span: ReadableSpan) -> bool:

@@ -1,0 +1,138 @@
+"""A process that forks while it delivers: parent and child deliver their own spans, once, and neither hangs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from otlp.sending import put
+from stagetrace.otlp.processor import EncodingSpanProcessor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from otlp.receiver import Receiver
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_forked_child_sends_its_own_spans_and_not_its_parents(protocol: str, receiver: Receiver) -> None:
+    """As under gunicorn --preload, where the parent has recorded and sent something before."""
+    code = f"""
+import os
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.exporter.otlp.proto.{protocol}.trace_exporter import OTLPSpanExporter
+from stagetrace.otlp.build import otlp_processor
+provider = TracerProvider(shutdown_on_exit=False)
+made = otlp_processor(OTLPSpanExporter, "there")
+provider.add_span_processor(made)
+provider.get_tracer("t").start_span("sent before").end()
+assert made.force_flush()
+provider.get_tracer("t").start_span("parent").end()
+child = os.fork()
+if child == 0:
+    provider.get_tracer("t").start_span("child").end()
+    assert made.force_flush()
+    assert made.counts()["received"] == 1, made.counts()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert made.force_flush()
+"""
+    endpoint = receiver.grpc if protocol == "grpc" else receiver.http
+    env = {**os.environ, "OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+    assert sorted(receiver.names()) == ["child", "parent", "sent before"]
+
+
+def test_a_fork_waits_for_the_batch_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a thread calls into gRPC, its handlers for a fork do nothing, and calls in the child end by their deadline.
+
+    That takes such a call to be interrupted within gRPC itself: with four busy processes beside it, one child in 200.
+    """
+    monkeypatch.setattr("stagetrace.otlp.exporter._FORK_WAITS_FOR_BATCH_S", 60)
+    sends, sent = threading.Event(), threading.Event()
+
+    class Slow(SpanExporter):
+        def export(self, _spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            sends.set()
+            time.sleep(0.3)
+            sent.set()
+            return SpanExportResult.SUCCESS
+
+    made = EncodingSpanProcessor(Slow())
+    put(made, "x")
+    thread = threading.Thread(target=made.force_flush)
+    thread.start()
+    assert sends.wait(60)
+    child = os.fork()
+    if child == 0:
+        os._exit(7 if sent.is_set() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    thread.join()
+    assert made.counts()["delivered"] == 1
+    made.shutdown()
+
+
+def test_a_fork_while_the_exporter_is_loaded_leaves_the_child_able_to_load_it(tmp_path: Path) -> None:
+    """Of a module whose import is under way in another thread, the child would wait for the end for ever."""
+    (tmp_path / "slow.py").write_text("import time\nbegun()\ntime.sleep(0.5)\n")
+    code = """
+import builtins, os, signal, threading
+from stagetrace.otlp import exporter
+from stagetrace.otlp.processor import EncodingSpanProcessor
+exporter._FORK_WAITS_FOR_LOADING_S = 60
+begun = threading.Event()
+builtins.begun = begun.set
+def make():
+    import slow
+    return slow
+counting = exporter.CountingExporter(None, "there", make)
+made = EncodingSpanProcessor(counting)
+loading = threading.Thread(target=counting.load)
+loading.start()
+assert begun.wait(60)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    import slow
+    os._exit(not counting.load())
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+loading.join()
+"""
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=120)
+
+
+def test_a_fork_waits_for_a_delivery_that_hangs_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stagetrace.otlp.exporter._FORK_WAITS_FOR_BATCH_S", 0.01)
+    sends, goes_on = threading.Event(), threading.Event()
+
+    class Hanging(SpanExporter):
+        def export(self, _spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            sends.set()
+            assert goes_on.wait(60)
+            return SpanExportResult.SUCCESS
+
+    made = EncodingSpanProcessor(Hanging())
+    put(made, "x")
+    thread = threading.Thread(target=made.force_flush)
+    thread.start()
+    assert sends.wait(60)
+    child = os.fork()
+    if child == 0:
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    goes_on.set()
+    thread.join()
+    assert made.force_flush()
+    assert made.counts()["delivered"] == 1
+    made.shutdown()
