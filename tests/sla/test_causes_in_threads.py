@@ -26,7 +26,8 @@ COMPUTED_MS = 39.0
 
 
 def assert_told(attributes: dict[str, Any]) -> None:
-    assert attributes["sla.breach.part.compute_ms"] >= COMPUTED_MS
+    collected_ms = attributes.get("sla.breach.part.gc_ms", 0)  # meanwhile, and counted as that
+    assert attributes["sla.breach.part.compute_ms"] + collected_ms >= COMPUTED_MS, attributes
     assert attributes["sla.breach.cause"] in ("compute", "cpu_wait")  # the latter on a busy machine
 
 
