@@ -12,7 +12,6 @@ import re
 import secrets
 import socket
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -208,11 +207,10 @@ def drive(url: str, told: Told) -> None:
         told.answers.update(found)
     for which in ("first", "second"):
         told.answers.update(threads_waiting(url, which))
-    waiting = threading.Thread(target=plain, args=(url, "waiting", "/answer?sleep_s=2"))
-    waiting.start()
-    until_begun(url)
-    told.answers["blocking"] = said(plain(url, "blocking", "/block?block_s=3"))
-    waiting.join()
+    with asking(url, "/answer?sleep_s=2", trace_id("waiting")) as waiting:
+        until_begun(url)
+        told.answers["blocking"] = said(plain(url, "blocking", "/block?block_s=3"))
+        everything(waiting)
     with asking(url, "/read", trace_id("tree"), "POST", 100) as connection:
         connection.sendall(b"x" * 100)
         everything(connection)
