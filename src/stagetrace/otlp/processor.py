@@ -178,7 +178,7 @@ class EncodingSpanProcessor(SpanProcessor):
 
 
 def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """Return what calls a method as long as somebody else keeps its object."""
+    """Return a callback that calls a method and does not keep its object alive."""
     weak = weakref.WeakMethod(method)
     return lambda: (there := weak()) and there()
 
