@@ -6,7 +6,6 @@ import logging
 import re
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -50,6 +49,8 @@ class CountingExporter(SpanExporter):
         self._unmade = ""  # why there is none
         self._is_short = False  # of descriptors or threads: it can be made later
         self._at_work = RLock()  # held while the exporter is made or sends: see `before_fork`
+        self._forking: int | None = None  # the thread that holds it for a fork
+        self._hangs = False  # a fork has waited in vain for what is under way
         self._is_watched = False
         self._watch: Watch | None = None
         self._reason = _LastReason()
@@ -67,22 +68,30 @@ class CountingExporter(SpanExporter):
         self._watch = watch(self._exporter) if self._exporter is not None else None
 
     def before_fork(self) -> None:
-        """Wait for the batch that is under way, for a bounded time; after that see `after_fork` or `begin_again`.
+        """Wait for the batch that is under way, once and for a bounded time; then `after_fork` or `begin_again` follow.
 
         gRPC does not work in a child of a process that was just calling into it, and a module whose import is under way
         is never there.
         """
-        self._at_work.acquire(timeout=_FORK_WAITS_FOR_LOADING_S if self._stale else _FORK_WAITS_FOR_BATCH_S)
+        if self._hangs:
+            return
+        if self._at_work.acquire(timeout=_FORK_WAITS_FOR_LOADING_S if self._stale else _FORK_WAITS_FOR_BATCH_S):
+            self._forking = threading.get_ident()
+        else:
+            self._hangs = True
 
     def after_fork(self) -> None:
         """Go on, in the parent."""
-        with suppress(RuntimeError):  # it was waited for in vain
+        if self._forking == threading.get_ident():
+            self._forking = None
             self._at_work.release()
 
     def begin_again(self) -> None:
         """Forget the parent's connections, in a forked child."""
         self._stale = self._make is not None
         self._at_work = RLock()
+        self._forking = None
+        self._hangs = False
         self._reason = _LastReason()
         self._lock = allocate_lock()
 
@@ -92,6 +101,7 @@ class CountingExporter(SpanExporter):
         Without `watch`, the exporter tries again by itself, and what it logs has to tell whether that could help.
         """
         with self._at_work:
+            self._hangs = False
             return self._send(request, spans)
 
     def _send(self, request: bytes, spans: int) -> Answer:
