@@ -128,7 +128,7 @@ PARTS = [
         "stagetrace.otlp.encoder:_append_rest",
         "stagetrace.otlp.encoder:_span",
     ),
-    *("stagetrace.otlp.processor:EncodingSpanProcessor.put", "stagetrace.otlp.processor:EncodingSpanProcessor.on_end"),
+    *("stagetrace.otlp.processor:EncodingSpanProcessor.put", "stagetrace.otlp.processor:_is_breach"),
     *(
         f"stagetrace.instrumentation.executors:{name}"
         for name in ("Job.__init__", "Job._leave", "Job.begin_wait", "_come_in", "_otel_context", "wait")

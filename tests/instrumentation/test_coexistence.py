@@ -103,6 +103,23 @@ def test_beside_opentelemetry_instrument(wrapper: str, sink: Sink, tmp_path: Pat
         assert request.entry.attributes["http.method"] == "POST"
 
 
+def test_what_the_authors_processor_raises_is_raised_as_untraced(sink: Sink, tmp_path: Path) -> None:
+    """To who ends or starts a span of the author's; a span of ours ends without, whatever the processor says of it."""
+    untraced = {key: value for key, value in environment(sink).items() if key != "STAGETRACE"}
+    paths = ("/own/fine", "/own/refused at its end", "/own/refused at its start", "/plain")
+    with (
+        run_service(tmp_path, "failing_processor", env=environment(sink)) as service,
+        run_service(tmp_path, "failing_processor", env=untraced) as plain,
+    ):
+        answers = [(service.call("GET", path), plain.call("GET", path)[1]) for path in paths]
+        assert [(a.status_code, a.text) for (_, a), _ in answers] == [(b.status_code, b.text) for _, b in answers]
+        assert [b.status_code for _, b in answers] == [200, 500, 500, 200]
+        for (trace_id, _), _ in answers:
+            assert_tiled(sink.request(trace_id))
+        assert service.log.count("failing_processor.Strict, which this service has added, failed") == 1
+        assert "fault of stagetrace" not in service.log
+
+
 def test_a_mounted_app_has_one_entry_span(sink: Sink, tmp_path: Path) -> None:
     with run_service(tmp_path, "mounted", env=environment(sink)) as service:
         for _ in range(2):

@@ -7,13 +7,19 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import (
+    ReadableSpan,
+    SpanLimits,
+    SpanProcessor,
+    SynchronousMultiSpanProcessor,
+    TracerProvider,
+)
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, TraceFlags, set_span_in_context, use_span
 
-from stagetrace import KeepBreaches, Policy, PolicyError, SLASpanProcessor, guard, stage
+from stagetrace import KeepBreaches, Policy, PolicyError, SLASpanProcessor, guard, log, stage
 from stagetrace.recording.current import entries
 from stagetrace.sla import processor as processor_module
 from stagetrace.sla import sampling
@@ -279,15 +285,73 @@ def test_a_policy_that_matches_nothing_is_said_once(capfd: pytest.CaptureFixture
 
 
 class _Raises(SpanProcessor):
-    def on_end(self, span: ReadableSpan) -> None:  # noqa: ARG002
-        raise RuntimeError("exporter is broken")
+    """Raises wherever it is asked to, and keeps which methods were called on which spans."""
+
+    def __init__(self, error: type[BaseException], where: str, scope: str = "") -> None:
+        self._error, self._where, self._scope = error, where, scope
+        self.calls: list[tuple[str, str]] = []
+
+    def _call(self, where: str, span: Any) -> None:
+        self.calls.append((where, span.name))
+        if where == self._where and span.instrumentation_scope.name.startswith(self._scope):
+            raise self._error("not this one")
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:  # noqa: ARG002
+        self._call("start", span)
+
+    def _on_ending(self, span: Any) -> None:
+        self._call("ending", span)
+
+    def on_end(self, span: Any) -> None:
+        self._call("end", span)
 
 
-def test_a_processor_behind_us_that_raises_does_not_reach_the_request() -> None:
+@pytest.mark.parametrize("where", ["start", "ending", "end"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", [SpanKind.SERVER, SpanKind.INTERNAL])
+def test_what_another_processor_raises_reaches_whose_span_it_is(
+    where: str, error: type[BaseException], kind: SpanKind
+) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SLASpanProcessor(POLICY, _Raises()))
+    provider.add_span_processor(SLASpanProcessor(POLICY, _Raises(error, where, "test")))
+    tracer = provider.get_tracer("test")
+    with pytest.raises(error, match="not this one"):
+        tracer.start_span("theirs", kind=kind).end()
+    entries.clear()  # of a span that is `ending` for ever, as untraced
+    assert guard.failures == {}
+
+
+def test_another_processor_sees_all_that_the_sdk_shows() -> None:
+    wrapped = _Raises(RuntimeError, "")
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SLASpanProcessor(POLICY, wrapped))
+    provider.get_tracer("test").start_span("theirs", kind=SpanKind.SERVER).end()
+    assert wrapped.calls == [("start", "theirs"), ("ending", "theirs"), ("end", "handler"), ("end", "theirs")]
+
+
+@pytest.mark.parametrize("where", ["start", "ending", "end"])
+def test_what_another_processor_raises_on_spans_of_ours_is_said_to_be_its_own(
+    where: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_said", set())
+    provider = TracerProvider(shutdown_on_exit=False)
+    chain = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
+    chain.add_span_processor(_Raises(RuntimeError, where, "stagetrace"))
+    provider.add_span_processor(SLASpanProcessor(POLICY, chain))
+    for _ in range(2):
+        request(provider.get_tracer("stagetrace"), 20)
+    assert guard.failures == {}
+    err = capfd.readouterr().err
+    assert err.count(f"the span processor {__name__}._Raises, which this service has added, failed") == 1
+    assert "fault of stagetrace" not in err
+
+
+def test_a_stage_that_another_processor_refuses_keeps_nobody_from_theirs() -> None:
+    wrapped = _Raises(RuntimeError, "end", "stagetrace")
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SLASpanProcessor(POLICY, wrapped))
     request(provider.get_tracer("test"), 20)
-    assert sum(guard.failures.values()) == 2  # the stage and the entry span
+    assert wrapped.calls[-1] == ("end", "POST /predict")
 
 
 @pytest.mark.parametrize("twin", ["judge", "stage_span", "FinishedSpan"])

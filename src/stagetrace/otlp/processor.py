@@ -107,6 +107,7 @@ class EncodingSpanProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Do nothing."""
 
+    @guarded
     def on_end(self, span: ReadableSpan) -> None:
         """Encode and queue one sampled span. Never raises."""
         self.put_spans((span,), breach=_is_breach(span))

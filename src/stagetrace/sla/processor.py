@@ -12,7 +12,7 @@ from stagetrace.guard import guarded, report
 from stagetrace.real_threads import allocate_lock
 from stagetrace.recording.current import current, entries, recording
 from stagetrace.recording.limits import bounded
-from stagetrace.recording.spans import FinishedSpan, sampled, stage_span
+from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled, stage_span
 from stagetrace.recording.timeline import Timeline
 from stagetrace.sla.cause import UNKNOWN
 from stagetrace.sla.parts import parts_of
@@ -22,7 +22,7 @@ from stagetrace.sla.usual import Learned
 from stagetrace.sla.verdict import GOOD, Streamed, decide, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from opentelemetry.context import Context
 
@@ -156,26 +156,39 @@ class SLASpanProcessor(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Bind the request's timeline to its entry span."""
-        if not self._open(span):
-            self.start_next(span, parent_context)
+        if not self._is_dropped(span):
+            _show(self._next.on_start, span, parent_context)
+        self._open(span)
+
+    def _on_ending(self, span: Span) -> None:
+        """Pass on what the SDK does not offer to everybody yet."""
+        if not self._is_dropped(span):
+            _show(self._next._on_ending, span)  # noqa: SLF001
 
     def on_end(self, span: ReadableSpan) -> None:
         """Hand on the span, an entry span with its stages before it and its verdict on it."""
         if span.kind is SpanKind.CLIENT:
             self._note_call(span)
         finished = self._end(span)
-        for one in finished if finished is not None else [span]:  # None: our own failure, it goes on as it came
+        if finished is None:  # our own failure: it goes on as it came
+            finished = [span]
+        itself = finished.pop() if finished and not self._is_dropped(span) else None
+        for one in finished:
             self.hand_on(one)
+        if itself is not None:
+            _show(self._next.on_end, self._bounded(itself) or itself)
 
-    @guarded
     def start_next(self, span: Span, parent_context: Context | None) -> None:
-        """Let the wrapped processor see a span that starts."""
-        self._next.on_start(span, parent_context)
+        """Let the wrapped processor see a span of ours that starts."""
+        _spare(self._next.on_start, span, parent_context)
+
+    def hand_on(self, span: ReadableSpan) -> None:
+        """Hand a finished span of ours to the wrapped processor."""
+        _spare(self._next.on_end, self._bounded(span) or span)
 
     @guarded
-    def hand_on(self, span: ReadableSpan) -> None:
-        """Hand a finished span to the wrapped processor."""
-        self._next.on_end(bounded(span) if self.is_bounded else span)
+    def _bounded(self, span: ReadableSpan) -> ReadableSpan:
+        return bounded(span) if self.is_bounded else span
 
     def hold(self, trace_id: int) -> None:
         """Begin to hold the spans of a trace that the head sampler dropped."""
@@ -235,21 +248,23 @@ class SLASpanProcessor(SpanProcessor):
         return None
 
     @guarded
-    def _open(self, span: Span) -> bool:
+    def _is_dropped(self, span: ReadableSpan) -> bool:
         """Return whether the span is to be kept from the wrapped processor, since the head sampler dropped it."""
-        out = dropped(span)
+        return dropped(span)
+
+    @guarded
+    def _open(self, span: Span) -> None:
         context = span.get_span_context()
         if context is None or not _is_entry(span) or context.span_id in entries:  # a second processor of ours
-            return out
+            return
         timeline = current.get()
         if timeline is None or not timeline.gives_way(span.parent):
             timeline = Timeline()
         timeline.bind(context, span.start_time or 0)
         timeline.adopted = span
         entries[context.span_id] = timeline
-        if out:
+        if dropped(span):
             self.hold(context.trace_id)
-        return out
 
     @guarded
     def _note_call(self, span: ReadableSpan) -> None:
@@ -337,6 +352,45 @@ class SLASpanProcessor(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Flush the wrapped processor."""
         return self._next.force_flush(timeout_millis)
+
+
+def _show(method: Callable[..., None], span: ReadableSpan, *besides: Any) -> None:
+    """Let the wrapped processor see a span: what it raises reaches whoever starts or ends that, unless that is us."""
+    scope = span.instrumentation_scope
+    if scope is not None and scope.name == SCOPE.name:
+        _spare(method, span, *besides)
+    else:
+        method(span, *besides)
+
+
+def _spare(method: Callable[..., None], *arguments: Any) -> None:
+    """Let the wrapped processor see a span of ours, which untraced would not be there: nobody is to bear its errors."""
+    try:
+        method(*arguments)
+    except Exception as error:  # noqa: BLE001
+        _blame(method, error)
+
+
+@guarded
+def _blame(method: Any, error: Exception) -> None:
+    """Say once for each class of span processors that one has failed on spans of ours."""
+    name = f"{(kind := _failed(error) or type(method.__self__)).__module__}.{kind.__qualname__}"
+    log.once(
+        f"processor {name}",
+        f"the span processor {name}, which this service has added, failed on a span of stagetrace's "
+        f"({type(error).__name__}: {str(error)[:200]}).\nThe request goes on; other processors may lack that span.",
+    )
+
+
+def _failed(error: Exception) -> type | None:
+    """Return the class of the processor that raised an error, which may have passed through the SDK's composite one."""
+    at = error.__traceback__
+    while at is not None:
+        owner = at.tb_frame.f_locals.get("self")
+        if isinstance(owner, SpanProcessor) and type(owner).__module__ != SpanProcessor.__module__:
+            return type(owner)
+        at = at.tb_next
+    return None
 
 
 @guarded
