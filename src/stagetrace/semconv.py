@@ -21,6 +21,8 @@ STAGES: Final = (NETWORK_RECEIVE, QUEUE, PREPROCESS, HANDLER, INFERENCE, POSTPRO
 
 # A model's `transform`, until it is settled whether it was preprocessing, inference or postprocessing; never exported.
 TRANSFORM: Final = "transform"
+# That of a scaler, an encoder and their like, which is no inference wherever it is; never exported, either.
+PREPARE: Final = "prepare"
 
 # Stage spans.
 ML_STAGE: Final = "ml.stage"
@@ -32,6 +34,7 @@ QUEUE_BLOCKED_BY: Final = "queue.blocked_by"
 # Entry span; Sentry's name for it, since the semantic conventions have none.
 QUEUE_IN_FRONT_MS: Final = "http.server.request.time_in_queue"
 ML_MODEL_NAME: Final = "ml.model.name"
+ML_MODEL_RECOGNISED: Final = "ml.model.recognised"
 ML_MODEL_VERSION: Final = "ml.model.version"
 ML_FRAMEWORK: Final = "ml.framework"
 ML_BATCH_SIZE: Final = "ml.batch.size"
@@ -96,6 +99,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     QUEUE_BLOCKED_BY: "queue stage of a wait in the socket: the request, and the model if it was one, that held event loop or worker for most of it",  # noqa: E501
     QUEUE_IN_FRONT_MS: "entry span: how long the request waited before it came here, by a load balancer's `X-Request-Start` or `X-Queue-Start`, ms; no part of the duration",  # noqa: E501
     ML_MODEL_NAME: "inference stage and entry span: class or file name of the model, of transformers its id or folder",
+    ML_MODEL_RECOGNISED: "entry span and handler stage: false where data were transformed, as for a model, and none was recognised",  # noqa: E501
     ML_MODEL_VERSION: "inference stage and entry span: version of the model, where its server or folder says it",
     ML_FRAMEWORK: "inference stage and entry span: library that ran the model",
     ML_BATCH_SIZE: "inference stage and entry span: requests in the batch; without one, rows in the first input",

@@ -12,6 +12,7 @@ from catboost import CatBoostClassifier, CatBoostRegressor, Pool
 from fastapi import FastAPI
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, Transformer
+from sklearn.preprocessing import StandardScaler
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -96,6 +97,7 @@ sentences = SentenceTransformer(modules=parts)
 labels = np.array([0, 1, 0])
 trees = CatBoostClassifier(5, verbose=False, allow_writing_files=False).fit(rows.numpy(), labels)
 regression = CatBoostRegressor(5, verbose=False, allow_writing_files=False).fit(rows.numpy(), labels)
+scaler = StandardScaler().fit(rows.numpy())
 short = {"max_new_tokens": 5, "do_sample": False}
 
 CASES: dict[str, Callable[[], Any]] = {
@@ -103,6 +105,8 @@ CASES: dict[str, Callable[[], Any]] = {
     "keywords": lambda: net(rows=rows),
     "compiled": lambda: compiled(rows),
     "compiled-function": lambda: function(rows),
+    "scaled": lambda: net(torch.from_numpy(scaler.transform(rows.numpy()))),
+    "scaled-function": lambda: function(torch.from_numpy(scaler.transform(rows.numpy()))),
     "scripted": lambda model=torch.jit.script(net): model(rows),
     "traced": lambda model=torch.jit.trace(net, rows): model(rows),
     "symbolic": lambda model=torch.fx.symbolic_trace(net): model(rows),

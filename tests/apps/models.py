@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,22 +12,26 @@ import onnxruntime
 import xgboost
 from fastapi import FastAPI
 from skl2onnx import to_onnx
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier, StackingClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_selection import SelectKBest
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import NearestNeighbors
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer, LabelEncoder, StandardScaler
 from sklearn.svm import OneClassSVM
 
 x, y = load_iris(return_X_y=True)
 x = x.astype(np.float32)
 rows = x[:5]
+many = np.resize(x, (1_000_000, 4))  # of which a transform takes far longer than the answer does
 
 
 class ScoresMixin:
@@ -52,10 +57,34 @@ class Lonely(ClassifierMixin, BaseEstimator):
         raise ValueError(f"cannot score {len(data)} rows")
 
 
+class Embedder(TransformerMixin, BaseEstimator):
+    """A person's own, which takes as long as it is told."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def transform(self, data: Any) -> Any:
+        time.sleep(self.seconds)
+        return data
+
+
+class OwnScaler(StandardScaler):
+    def transform(self, data: Any) -> Any:  # type: ignore[override]
+        return super().transform(data)
+
+
+def own_model(data: Any) -> Any:
+    """A model that nobody can know as one."""
+    time.sleep(0.08)
+    return data.sum(axis=1)
+
+
 logistic = LogisticRegression().fit(x, y)
 session = onnxruntime.InferenceSession(to_onnx(logistic, x[:1], options={"zipmap": False}).SerializeToString())
 feed = {"X": rows}
 gradient_boosted = xgboost.XGBClassifier(n_estimators=5).fit(x, y)
+scaler = StandardScaler().fit(x)
+columns = ColumnTransformer([("s", scaler, [0, 1])], remainder="passthrough").fit(x)
 light = lightgbm.LGBMClassifier(n_estimators=5, verbose=-1).fit(x, y)
 
 
@@ -118,7 +147,23 @@ CASES: dict[str, Callable[[], Any]] = {
     "grid-search": lambda e=GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression()), {"logisticregression__C": [1]}, cv=2).fit(x, y): (
         e.predict(rows)
     ),
-    "transformer": lambda estimator=PCA(2).fit(x): estimator.transform(rows),
+    "transformer": lambda estimator=PCA(2).fit(x): estimator.transform(many.repeat(4, axis=0))[:5],
+    "transformers": lambda e=make_pipeline(StandardScaler(), PCA(2)).fit(x): e.transform(many.repeat(4, axis=0))[:5],
+    "distances": lambda estimator=KMeans(3, n_init=1, random_state=0).fit(x): estimator.transform(many)[:5],
+    "own-transformer": lambda: LabelEncoder().fit([1, 2]).inverse_transform(Embedder(0.3).transform([0, 1])),
+    "scaled-logistic": lambda e=LogisticRegression().fit(scaler.transform(x), y): e.predict(scaler.transform(rows)),
+    "scaled-xgboost": lambda: gradient_boosted.get_booster().predict(xgboost.DMatrix(scaler.transform(rows))),
+    "scaled-own": lambda: own_model(scaler.transform(rows)),
+    "own-scaler-own": lambda e=OwnScaler().fit(x): own_model(e.transform(rows)),
+    "embedded-own": lambda: own_model(Embedder(0.01).transform(rows)),
+    "decoded-own": lambda e=PCA(2).fit(x): e.inverse_transform(own_model(rows).repeat(400_000).reshape(-1, 2))[:5],
+    "scaler": lambda: scaler.transform(many)[:5],
+    "columns-alone": lambda: columns.transform(many)[:5],
+    "union": lambda e=make_union(StandardScaler(), PCA(2)).fit(x): e.transform(many)[:5],
+    "imputer": lambda e=SimpleImputer().fit(x): e.transform(many)[:5],
+    "selector": lambda e=SelectKBest(k=2).fit(x, y): e.transform(many)[:5],
+    "any-function": lambda: FunctionTransformer(own_model).transform(rows),
+    "vectors": lambda e=TfidfVectorizer().fit(["a good day"]): e.transform(["a good day"] * 10_000)[0].toarray(),
     "mixin": lambda: FromMixin().predict(rows),
     "overrides": lambda estimator=Overrides().fit(x, y): estimator.predict(rows),
     "late-class": late_class,

@@ -48,6 +48,8 @@ EXPECTED: dict[str, dict[str, tuple[str, str, int | None] | None]] = {
         "sentences": ("SentenceTransformer", "torch", 2),
         "catboost": ("CatBoostClassifier", "catboost", 3),
         "catboost-pool": ("CatBoostRegressor", "catboost", 3),
+        "scaled": ("Net", "torch", 3),
+        "scaled-function": None,
         "function": None,
         "compiled-function": None,  # to torch.compile a function is no model, whatever it calls
     },

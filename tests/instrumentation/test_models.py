@@ -30,7 +30,12 @@ EXPECTED = {
     "pipeline": ("LogisticRegression", "sklearn", 5),
     "columns": ("LogisticRegression", "sklearn", 5),
     "grid-search": ("LogisticRegression", "sklearn", 5),
-    "transformer": ("PCA", "sklearn", 5),
+    "transformer": ("PCA", "sklearn", 4_000_000),
+    "transformers": ("PCA", "sklearn", 4_000_000),
+    "distances": ("KMeans", "sklearn", 1_000_000),
+    "own-transformer": ("Embedder", "sklearn", 2),
+    "scaled-logistic": ("LogisticRegression", "sklearn", 5),
+    "scaled-xgboost": ("Booster", "xgboost", 5),
     "mixin": ("FromMixin", "sklearn", 5),
     "overrides": ("Overrides", "sklearn", 5),
     "late-class": ("DefinedInTheRequest", "sklearn", 5),
@@ -47,6 +52,9 @@ EXPECTED = {
     "onnx-own-values": (None, "onnxruntime", None),
     "onnx-raises": (None, "onnxruntime", None),
 }
+# Of what is in none of these, nobody can know that it is a model; nor is there one behind each transform.
+OWN_MODEL = ("scaled-own", "own-scaler-own", "embedded-own", "decoded-own", "any-function")
+NO_MODEL = (*OWN_MODEL, "scaler", "columns-alone", "union", "imputer", "selector", "vectors")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +77,7 @@ def control() -> str:
 def traced(sink: Sink, control: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     env = {
         **environment(sink),
+        "STAGETRACE_SLA": "GET /in-task/{name} within 0.001ms",
         "APP": "models",
         "CONTROL": control.rpartition(":")[2],
     }
@@ -100,6 +109,33 @@ def test_one_inference_of_the_outermost_model(
     assert attributes["ml.model.name"] == name if name else attributes["ml.model.name"]
 
 
+@pytest.mark.parametrize("case", NO_MODEL)
+@pytest.mark.parametrize("path", ["/case", "/in-task"])
+def test_a_transform_is_no_model_and_none_is_guessed(
+    case: str, path: str, traced: Service, untraced: Service, sink: Sink
+) -> None:
+    """What prepares data is never the inference, nor is what more time follows in which nothing was marked."""
+    trace_id, response = traced.call("GET", f"{path}/{case}")
+    assert response.content == untraced.call("GET", f"{path}/{case}")[1].content
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    assert {stage.name for stage in request.stages} <= {"queue", "handler", "network.send"}
+    entry = request.entry.attributes
+    for said in (entry, *(stage.attributes for stage in request.stages if stage.name == "handler")):
+        assert said["ml.model.recognised"] is False
+    assert not {"ml.model.name", "ml.framework", "ml.cold_start"} & entry.keys()
+    if path == "/in-task" and case in OWN_MODEL:
+        assert entry["sla.breach.stage"] == "handler"
+        assert entry["sla.breach.evidence"].endswith("; no model was recognised")
+
+
+def test_a_recognised_model_and_a_request_without_one_say_nothing_of_that(traced: Service, sink: Sink) -> None:
+    for path in ("/in-task/scaled-logistic", "/health"):
+        entry = sink.request(traced.call("GET", path)[0]).entry.attributes
+        assert "ml.model.recognised" not in entry
+        assert "recognised" not in entry.get("sla.breach.evidence", "")
+
+
 def test_a_method_that_is_not_there_stays_away(traced: Service, untraced: Service) -> None:
     """`hasattr` answers as before, where scikit-learn offers a method on some instances only."""
     for service in (traced, untraced):
@@ -107,7 +143,7 @@ def test_a_method_that_is_not_there_stays_away(traced: Service, untraced: Servic
 
 
 def test_each_case_of_the_app_is_tested(untraced: Service) -> None:
-    assert set(untraced.call("GET", "/cases")[1].json()) == {*EXPECTED, "not-available"}
+    assert set(untraced.call("GET", "/cases")[1].json()) == {*EXPECTED, *NO_MODEL, "not-available"}
 
 
 def test_a_description_that_fails_is_reported_once_and_changes_no_answer(

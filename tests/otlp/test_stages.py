@@ -136,6 +136,17 @@ CORNERS = {
     "two transforms, gaps before, between and after": [
         *((90, "+transform"), (90, "-transform"), (90, "+transform"), (90, "-transform")),
     ],
+    "a transform that more unmarked time follows": [(90, "+transform"), (90_000, "-transform"), (70_001, "+queue")],
+    "a transform that as much unmarked time follows": [(90, "+transform"), (90_000, "-transform"), (70_000, "+queue")],
+    "a transform that is followed by what only prepares": [
+        *((90, "+transform"), (90_000, "-transform"), (90_000, "+prepare"), (90_000, "-prepare"), (0, "+queue")),
+    ],
+    "what only prepares, and a model inside a mark": [
+        *((90, "+prepare"), (90, "-prepare"), (90, "+*mark"), (90, "+inference"), (90, "-inference"), (90, "-*mark")),
+    ],
+    "what only prepares": [(90, "+prepare"), (90_000, "-prepare")],
+    "what only prepares, then a transform": [(90, "+prepare"), (90, "-prepare"), (90, "+transform")],
+    "a mark named as what only prepares": [(90, "+*prepare"), (90, "-*prepare"), (90, "+prepare")],
     "an end without a begin": [(90, "-inference"), (90, "-queue"), (90, "+queue"), (90, "-queue"), (90, "-queue")],
 }
 

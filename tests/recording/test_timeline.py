@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanContext
 from stagetrace.recording.marks import Mark
 from stagetrace.recording.tiler import PRIORITY, Segment
 from stagetrace.recording.timeline import Timeline
-from stagetrace.semconv import TRANSFORM
+from stagetrace.semconv import PREPARE, TRANSFORM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +87,71 @@ def test_a_transform_alone_is_the_inference() -> None:
         ("inference", 200),
         ("postprocess", 200),
     ]
+
+
+def test_a_transform_that_more_unmarked_time_follows_is_not_the_inference() -> None:
+    """A model that nobody recognises may have taken it. What is marked, sending say, does not count."""
+    transform = [(100, "+transform"), (300, "-transform")]
+    assert run(*transform, total=501) == [("handler", 501)]
+    sending = [(400, "+network.send"), (900, "-network.send")]
+    assert run(*transform, *sending, total=960) == [
+        *(("preprocess", 100), ("inference", 200), ("postprocess", 100)),
+        *(("network.send", 500), ("postprocess", 60)),
+    ]
+    assert run(*transform, (400, "+transform"), (450, "-transform"), total=550) == [
+        *(("preprocess", 100), ("inference", 200), ("postprocess", 250)),
+    ]
+
+
+def test_what_only_prepares_is_never_the_inference() -> None:
+    prepare = [(100, "+prepare"), (300, "-prepare")]
+    assert run(*prepare, total=310) == [("handler", 310)]
+    assert run(*prepare, (300, "+transform"), (400, "-transform"), total=410) == [
+        *(("preprocess", 300), ("inference", 100), ("postprocess", 10)),
+    ]
+    assert run((0, "+transform"), (100, "-transform"), *prepare, total=310) == [
+        ("inference", 100),
+        ("postprocess", 210),
+    ]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 128])
+@pytest.mark.parametrize(
+    ("activity", "took", "inferred"), [(TRANSFORM, 180, True), (TRANSFORM, 100, False), (PREPARE, 180, False)]
+)
+def test_where_only_a_model_could_be_meant_none_is_said_to_be_recognised(
+    limit: int, activity: str, took: int, inferred: bool
+) -> None:
+    """Past the limit, too."""
+    clock = Clock(0)
+    timeline = bound(clock, limit)
+    clock.now = 10
+    timeline.enter(activity, {"name": "Scaler"})
+    clock.now += took
+    timeline.leave(activity)
+    clock.now = 290
+    stages = shape(timeline.close(0, 290))
+    if inferred:
+        assert ("inference", took) in stages
+        assert timeline.model in ({"name": "Scaler"}, {})  # what is summed up is not described
+    else:
+        assert {stage for stage, _ in stages} == {"handler"}
+        assert timeline.model == {"ml.model.recognised": False}
+
+
+@pytest.mark.parametrize("limit", [1, 128])
+def test_a_stage_of_a_name_that_we_use_within_keeps_its_time(limit: int) -> None:
+    """Past the limit it is one of the others: there its name would be settled as if it were ours."""
+    for name in (TRANSFORM, PREPARE):
+        clock = Clock(0)
+        timeline = bound(clock, limit)
+        mark = Mark(name)
+        clock.now = 10
+        timeline.begin_mark(mark)
+        clock.now = 200
+        timeline.end_mark(mark)
+        assert (name if limit > 1 else "other", 190) in shape(timeline.close(0, 200))
+        assert timeline.model == {}
 
 
 def test_overlapping_inferences_count_once() -> None:
@@ -221,7 +286,7 @@ def test_any_schedule_tiles_and_keeps_its_sums(events: list[tuple[int, str]], li
     assert segments[-1].end == end
     for before, after in pairwise(segments):
         assert before.end == after.start
-    assert all(segment.stage and segment.stage != TRANSFORM for segment in segments)
+    assert all(segment.stage and segment.stage not in (TRANSFORM, PREPARE) for segment in segments)
     sums: dict[str, int] = {}
     for stage, duration in shape(segments):
         sums[stage] = sums.get(stage, 0) + duration

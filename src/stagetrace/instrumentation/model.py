@@ -23,6 +23,7 @@ from stagetrace.semconv import (
     ML_COLD_START,
     ML_FRAMEWORK,
     ML_MODEL_NAME,
+    PREPARE,
     TRANSFORM,
 )
 from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account, between
@@ -58,7 +59,7 @@ _described: dict[tuple[str, str, int | None], dict[str, Any]] = {}
 
 
 def marked(method: Callable[..., Any], describe: Describe, activity: str = INFERENCE) -> Callable[..., Any]:
-    """Return a method that is the inference (or transform) of the current request, where it is the outermost call.
+    """Return a method that is the inference (or `activity`) of the current request, where it is the outermost call.
 
     `describe` gives, from instance, positional and keyword arguments, the attributes of the stage. Outside a recorded
     request a call costs one context look-up.
@@ -94,7 +95,7 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
                     if ended - began >= DIVIDED_NS:
                         ended = _divide(timeline, first, attributes) or ended
                         if ended - began >= LONG_NS:
-                            _note_held(began, ended, timeline, attributes)
+                            _note_held(began, ended, timeline, None if activity == PREPARE else attributes)
                     timeline.leave(activity, ended)
                 except Exception as error:  # noqa: BLE001
                     report(hook.hook, error)
@@ -220,4 +221,4 @@ def description(name: str, framework: str, rows: Any, batch: int | None = None) 
     return attributes
 
 
-__all__ = ["INFERENCE", "TRANSFORM", "description", "is_outermost", "marked", "spelled_out", "stand"]
+__all__ = ["INFERENCE", "PREPARE", "TRANSFORM", "description", "is_outermost", "marked", "spelled_out", "stand"]

@@ -10,7 +10,7 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.model import INFERENCE, TRANSFORM, description, marked, spelled_out, stand
+from stagetrace.instrumentation.model import INFERENCE, PREPARE, TRANSFORM, description, marked, spelled_out, stand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,8 +30,13 @@ METHODS = {
         INFERENCE,
     ),
     "transform": TRANSFORM,
-    "inverse_transform": TRANSFORM,
+    "inverse_transform": PREPARE,  # into what a model gave or was given
 }
+# What these transform is for a model, and their classes are none; nor are people's own made of them.
+TRANSFORMERS = tuple(
+    f"sklearn.{name}."
+    for name in ("preprocessing", "impute", "compose", "feature_selection", "feature_extraction", "pipeline")
+)
 # These only pass on to the estimators inside, whose own calls show what is preprocessing and what is inference.
 PASS_ON = {"Pipeline", "BaseSearchCV"}
 FRAMEWORKS = {"xgboost", "lightgbm"}  # whose estimators are scikit-learn's, too
@@ -92,7 +97,11 @@ def wrap_class(cls: type) -> None:
         for name, activity in METHODS.items():
             method = vars(owner).get(name)
             if method is not None and owner.__module__ != "builtins" and getattr(method, _MARK, None) is None:
-                _wrap(owner, name, method, activity)
+                _wrap(owner, name, method, PREPARE if activity == TRANSFORM and _only_prepares(owner) else activity)
+
+
+def _only_prepares(owner: type) -> bool:
+    return any(f"{base.__module__}.".startswith(TRANSFORMERS) for base in owner.__mro__)
 
 
 def _wrap(owner: type, name: str, method: Any, activity: str) -> None:

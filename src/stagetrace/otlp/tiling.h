@@ -20,17 +20,17 @@ enum { BEGIN, END, BEGIN_MARK, END_MARK };
 /* A stage is a number: one of these, activities first and by priority, or of a name that a Mark of this request has.
    The rest are the other objects that the module's state, an array, holds; nothing writes to it after the import. */
 enum {
-    INFERENCE, TRANSFORM, QUEUE, SEND, RECEIVE, ACTIVITIES, GAP = ACTIVITIES, PREPROCESS, POSTPROCESS, HANDLER, KNOWN,
-    MARK = KNOWN, NO_ATTRIBUTES, ML_STAGE, APPEND_ATTRIBUTES, TRACE_STATE, NO_STATE, HELD
+    INFERENCE, TRANSFORM, PREPARE, QUEUE, SEND, RECEIVE, ACTIVITIES, GAP = ACTIVITIES, PREPROCESS, POSTPROCESS, HANDLER, KNOWN,
+    MARK = KNOWN, NO_ATTRIBUTES, UNRECOGNISED, ML_STAGE, APPEND_ATTRIBUTES, TRACE_STATE, NO_STATE, HELD
 };
 
 #define TILER "stagetrace.recording.tiler"
 #define ENCODER "stagetrace.otlp.encoder"
 
 static const char *const WHERE[HELD][2] = {
-    {TILER, "INFERENCE"}, {TILER, "TRANSFORM"}, {TILER, "QUEUE"}, {TILER, "NETWORK_SEND"}, {TILER, "NETWORK_RECEIVE"},
+    {TILER, "INFERENCE"}, {TILER, "TRANSFORM"}, {TILER, "PREPARE"}, {TILER, "QUEUE"}, {TILER, "NETWORK_SEND"}, {TILER, "NETWORK_RECEIVE"},
     {TILER, "GAP"}, {TILER, "PREPROCESS"}, {TILER, "POSTPROCESS"}, {TILER, "HANDLER"}, {"stagetrace.recording.marks", "Mark"},
-    {TILER, "NOTHING"}, {ENCODER, "ML_STAGE"}, {ENCODER, "_append_attributes"}, {ENCODER, "_trace_state"},
+    {TILER, "NOTHING"}, {TILER, "UNRECOGNISED"}, {ENCODER, "ML_STAGE"}, {ENCODER, "_append_attributes"}, {ENCODER, "_trace_state"},
     {"opentelemetry.trace.span", "DEFAULT_TRACE_STATE"},
 };
 
@@ -102,10 +102,12 @@ static inline int stage_now(const Tiling *tiling) {
     return activity; /* GAP comes after the activities */
 }
 
+static inline bool is_transform(int stage) { return stage == TRANSFORM || stage == PREPARE; }
+
 /* Close the open segment and keep it. */
 static inline void keep(Tiling *tiling) {
     int stage = tiling->open.stage;
-    if (stage == GAP || stage == TRANSFORM) tiling->pending[tiling->waiting++] = tiling->count;
+    if (stage == GAP || (is_transform(stage) && !tiling->open.explicit)) tiling->pending[tiling->waiting++] = tiling->count;
     tiling->segments[tiling->count++] = tiling->open;
 }
 
@@ -119,10 +121,10 @@ static inline bool reopen(Tiling *tiling, int stage) {
     return true;
 }
 
-static inline void name_pending(Tiling *tiling, int stage) {
+static inline void name_pending(Tiling *tiling, int stage, PyObject *attributes) {
     for (int i = 0; i < tiling->waiting; i++) {
         tiling->segments[tiling->pending[i]].stage = stage;
-        tiling->segments[tiling->pending[i]].attributes = NULL;
+        tiling->segments[tiling->pending[i]].attributes = attributes;
     }
     tiling->waiting = 0;
 }
@@ -179,7 +181,7 @@ static inline int take(Tiling *tiling, PyObject *event) {
         *open = (Segment){.start = now, .end = now, .stage = stage, .explicit = explicit};
         if (stage == INFERENCE) {
             tiling->inferred = true;
-            name_pending(tiling, PREPROCESS);
+            name_pending(tiling, PREPROCESS, NULL);
         }
     }
     int any = attributes == Py_None ? 0 : PyObject_IsTrue(attributes);
@@ -190,22 +192,33 @@ static inline int take(Tiling *tiling, PyObject *event) {
 
 /* Name what no later inference will settle. */
 static inline void name_rest(Tiling *tiling) {
-    int last = -1;
-    for (int i = 0; i < tiling->waiting; i++)
-        if (tiling->segments[tiling->pending[i]].stage == TRANSFORM) last = i;
-    if (tiling->inferred || last < 0) {
-        name_pending(tiling, tiling->inferred ? POSTPROCESS : HANDLER);
+    if (tiling->inferred) {
+        name_pending(tiling, POSTPROCESS, NULL);
         return;
     }
-    for (int i = 0; i < tiling->waiting; i++) {
+    bool is_transformed = false;
+    int64_t unmarked = 0;
+    int name = POSTPROCESS;
+    PyObject *model = NULL;
+    for (int i = tiling->waiting - 1; i >= 0; i--) {
         Segment *segment = &tiling->segments[tiling->pending[i]];
-        if (segment->stage != TRANSFORM) {
-            segment->stage = i < last ? PREPROCESS : POSTPROCESS;
-            continue;
+        int64_t took = segment->end - segment->start;
+        if (segment->stage == GAP) unmarked += took;
+        else is_transformed = true;
+        if (segment->stage == TRANSFORM && took >= unmarked) {
+            segment->stage = INFERENCE;
+            name = PREPROCESS;
+            if (segment->attributes != NULL) model = segment->attributes;
+        } else {
+            segment->stage = name;
+            segment->attributes = NULL;
         }
-        segment->stage = INFERENCE;
-        if (tiling->model == NULL) tiling->model = segment->attributes;
     }
+    if (name == POSTPROCESS) {
+        if (is_transformed && tiling->model == NULL) model = tiling->held[UNRECOGNISED];
+        name_pending(tiling, HANDLER, model);
+    }
+    if (tiling->model == NULL) tiling->model = model;
 }
 
 /* Tiler.close: leave the stages that tile [start, end) in `segments`, and return how many they are. */

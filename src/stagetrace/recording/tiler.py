@@ -13,9 +13,11 @@ from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END
 from stagetrace.semconv import (
     HANDLER,
     INFERENCE,
+    ML_MODEL_RECOGNISED,
     NETWORK_RECEIVE,
     NETWORK_SEND,
     POSTPROCESS,
+    PREPARE,
     PREPROCESS,
     QUEUE,
     TRANSFORM,
@@ -30,16 +32,18 @@ if TYPE_CHECKING:
 
 GAP = ""
 # Of several open activities, the first of these gives the stage its name.
-PRIORITY = (INFERENCE, TRANSFORM, QUEUE, NETWORK_SEND, NETWORK_RECEIVE)
+PRIORITY = (INFERENCE, TRANSFORM, PREPARE, QUEUE, NETWORK_SEND, NETWORK_RECEIVE)
 MAX_SEGMENTS = 128
 # Between two pieces of a body, and after the last one sent, so short a gap is part of moving it, not a stage.
 WIRE_OVERHEAD_NS = 50_000
 MAX_STAGE_NAMES = 32
 OTHER = "other"
 _WIRE = (NETWORK_SEND, NETWORK_RECEIVE)
-_UNNAMED = (GAP, TRANSFORM)
+_TRANSFORMS = (TRANSFORM, PREPARE)
+_UNNAMED = (GAP, *_TRANSFORMS)
 _NO_COUNTS = dict.fromkeys(PRIORITY, 0)
 NOTHING: dict[str, Any] = {}  # shared, and never written to
+UNRECOGNISED: dict[str, Any] = {ML_MODEL_RECOGNISED: False}  # likewise
 
 
 class Segment:
@@ -103,7 +107,7 @@ class Tiler:
         self._inferred = False
         self._tail: dict[str, int] = NOTHING
         self._tail_visits: dict[str, int] = NOTHING
-        self.model: Mapping[str, Any] = NOTHING  # attributes of the first inference
+        self.model: Mapping[str, Any] = NOTHING  # attributes of the first inference, or that there was none
 
     @property
     def open(self) -> Segment | None:
@@ -192,7 +196,7 @@ class Tiler:
             self._sum_up(segment)
         else:
             self._segments.append(segment)
-            if segment.stage in _UNNAMED:
+            if segment.stage == GAP or (segment.stage in _TRANSFORMS and not segment.explicit):
                 self._pending.append(segment)
 
     def _stage(self) -> str:
@@ -220,15 +224,17 @@ class Tiler:
         if self._tail is NOTHING:
             self._tail, self._tail_visits = {}, {}
         stage = segment.stage
-        if stage not in self._tail and len(self._tail) >= MAX_STAGE_NAMES:
+        if (segment.explicit and stage in _TRANSFORMS) or (
+            stage not in self._tail and len(self._tail) >= MAX_STAGE_NAMES
+        ):
             stage = OTHER
         self._tail[stage] = self._tail.get(stage, 0) + segment.end - segment.start
         self._tail_visits[stage] = self._tail_visits.get(stage, 0) + 1
 
-    def _name_pending(self, name: str) -> None:
+    def _name_pending(self, name: str, attributes: Mapping[str, Any] = NOTHING) -> None:
         for segment in self._pending:
             segment.stage = name
-            segment.attributes = NOTHING
+            segment.attributes = attributes
         self._pending.clear()
         if self._tail:
             for stage in _UNNAMED:
@@ -240,25 +246,39 @@ class Tiler:
             self._tail_visits[name] = self._tail_visits.get(name, 0) + self._tail_visits.pop(stage)
 
     def _name_rest(self) -> None:
-        """Name what no later inference will settle."""
+        """Name what no later inference will settle.
+
+        A transform is the inference if no more time follows in which nothing was marked than it took: else that may
+        have been a model that nobody recognised.
+        """
         if self._inferred:
             self._name_pending(POSTPROCESS)
             return
-        transforms = [segment for segment in self._pending if segment.stage == TRANSFORM]
-        if not transforms and TRANSFORM not in self._tail:
-            self._name_pending(HANDLER)
-            return
-        last = transforms[-1] if transforms and TRANSFORM not in self._tail else None
-        before = PREPROCESS
-        for segment in self._pending:
-            segment.stage = INFERENCE if segment.stage == TRANSFORM else before
-            if segment.stage == INFERENCE:
-                self.model = self.model or segment.attributes
-            if segment is last:
-                before = POSTPROCESS
+        is_transformed = any(stage in self._tail for stage in _TRANSFORMS)
+        unmarked = self._tail.get(GAP, 0)
+        after = POSTPROCESS
+        if self._tail.get(TRANSFORM, -1) >= unmarked:
+            self._rename_tail(TRANSFORM, INFERENCE)
+            after = PREPROCESS  # what is summed up has no order
+        name = after
+        model: Mapping[str, Any] = NOTHING
+        for segment in reversed(self._pending):
+            took = segment.end - segment.start
+            if segment.stage == GAP:
+                unmarked += took
+            else:
+                is_transformed = True
+            if segment.stage == TRANSFORM and took >= unmarked:
+                segment.stage, name, model = INFERENCE, PREPROCESS, segment.attributes or model
+            else:
+                segment.stage, segment.attributes = name, NOTHING
+        if name == POSTPROCESS:
+            model = UNRECOGNISED if is_transformed and not self.model else NOTHING
+            self._name_pending(HANDLER, model)
+        self.model = self.model or model
         self._pending.clear()
-        self._rename_tail(TRANSFORM, INFERENCE)
-        self._rename_tail(GAP, POSTPROCESS if last else PREPROCESS)
+        for stage in _UNNAMED:
+            self._rename_tail(stage, after)
 
     def _tail_blocks(self, at: int) -> list[Segment]:
         blocks = []

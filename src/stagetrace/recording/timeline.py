@@ -41,7 +41,7 @@ class Timeline(Marks):
     _limit = MAX_SEGMENTS
     _tiler: Tiler | None
     entry: SpanContext | None = None
-    model: Mapping[str, Any] = NOTHING  # attributes of the first inference, repeated on the entry span
+    model: Mapping[str, Any] = NOTHING  # attributes of the first inference, or that there was none, for the entry span
     errands: Errands | None  # what is done for the request elsewhere: in other processes, in batches
     _presumed: Event | None  # an activity that may have begun
     _is_unsorted: bool  # the log is not in the order of time: some of it was told afterwards
@@ -186,7 +186,7 @@ class Timeline(Marks):
             segments = tiler.close(min((self.clock or time.time_ns)(), end), start, end)
             self.model = tiler.model
             if self._is_unsorted:
-                self.model = {**_model(segments), **self.besides}
+                self.model = {**(_model(segments) or tiler.model), **self.besides}
             self._tiler = None  # somebody's context may keep this timeline for long
             return segments
 

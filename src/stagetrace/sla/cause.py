@@ -54,6 +54,7 @@ class Parts:
     size: int | None = None  # of its input
     is_first: bool = False  # call of its model in this process
     for_gil: int = 0  # of `lock_wait`, what waiting for the GIL explains at most
+    is_recognised: bool = True  # or what was done was for a model that is not known as one
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from stagetrace.semconv import (
     ML_BATCH_SIZE,
     ML_COLD_START,
+    ML_MODEL_RECOGNISED,
     NETWORK_RECEIVE,
     NETWORK_SEND,
     QUEUE,
@@ -151,7 +152,9 @@ def parts_of(segments: Iterable[Segment], noted: Noted) -> Parts:
     for part, took in others.items():
         _add(times, part, took)
     times = {part: took for part, took in times.items() if took > 0}
-    return Parts(times, noted.model.get(ML_BATCH_SIZE), bool(noted.model.get(ML_COLD_START)), for_gil)
+    model = noted.model
+    is_first, is_recognised = bool(model.get(ML_COLD_START)), model.get(ML_MODEL_RECOGNISED, True)
+    return Parts(times, model.get(ML_BATCH_SIZE), is_first, for_gil, is_recognised)
 
 
 def _add_queue(

@@ -111,6 +111,8 @@ class Learned:
         found[semconv.SLA_BREACH_CAUSE] = cause.word
         found[semconv.SLA_BREACH_EVIDENCE] = f"{said}: {evidence(parts, cause, of_this_size or usual)}"
         found[semconv.SLA_BREACH_EVIDENCE] += on_the_wire(cause, attributes or {}) + shortage.asked(cause)
+        if verdict.stage == semconv.HANDLER and not parts.is_recognised:
+            found[semconv.SLA_BREACH_EVIDENCE] += "; no model was recognised"
         return found
 
 
