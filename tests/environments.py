@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from missing import missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,22 +39,41 @@ def interpreter_once(name: str, requirements: tuple[str, ...]) -> str:
     return _made(name, "\n".join(requirements), own)
 
 
+@cache
+def folder_with(*requirements: str) -> Path:
+    """Return a folder, for PYTHONPATH, that has these requirements and what they need."""
+
+    def make(folder: Path) -> None:
+        _uv("pip", "install", "--python", sys.executable, "--target", str(folder), *requirements)
+
+    return _once("folder", [sys.version, *requirements], make)
+
+
 def _made(name: str, requirements: str, *more: str) -> str:
     """Return the interpreter of the environment with these requirements, which is made if it is not there."""
-    base = os.environ.get("STAGETRACE_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+
+    def make(folder: Path) -> None:
+        (folder / "versions.txt").write_text(requirements)
+        _uv("venv", "--allow-existing", "--python", sys.executable, str(folder))
+        into = ("--python", str(folder), "--compile-bytecode")  # or each of several processes would compile it all
+        _uv("pip", "install", *into, "--requirements", str(folder / "versions.txt"), "--editable", str(ROOT))
+
     copied = [path.read_text() for path in sorted((ROOT / "src").glob("stagetrace.*"))]  # at its installation
-    inputs = "\n".join([str(ROOT), sys.version, requirements, *more, *copied])
-    folder = Path(base) / "stagetrace" / f"{name}-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}"
+    return str(_once(name, [str(ROOT), sys.version, requirements, *more, *copied], make) / "bin" / "python")
+
+
+def _once(name: str, inputs: list[str], make: Callable[[Path], None]) -> Path:
+    """Return the folder of the cache that belongs to these inputs, made if it is not there."""
+    base = os.environ.get("STAGETRACE_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    key = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
+    folder = Path(base) / "stagetrace" / f"{name}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
-            (folder / "versions.txt").write_text(requirements)
-            _uv("venv", "--allow-existing", "--python", sys.executable, str(folder))
-            into = ("--python", str(folder), "--compile-bytecode")  # or each of several processes would compile it all
-            _uv("pip", "install", *into, "--requirements", str(folder / "versions.txt"), "--editable", str(ROOT))
+            make(folder)
             (folder / "ready").touch()
-    return str(folder / "bin" / "python")
+    return folder
 
 
 def _uv(*arguments: str, given: str = "") -> str:

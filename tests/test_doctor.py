@@ -23,7 +23,7 @@ from backends import free_port
 from otlp.receiver import Reply, run_receiver
 from services import PYTHON, run_service
 from sink import run_sink
-from stagetrace import status
+from stagetrace import status, versions
 from stagetrace.cli import delivery, installation, processes
 from stagetrace.cli.check import FAIL, OK, WARN, Check
 from stagetrace.cli.main import main
@@ -159,15 +159,19 @@ def test_what_the_platform_does_not_tell_is_said_with_the_reason(here: dict[str,
     assert "the pauses of the garbage collector (STAGETRACE_GC_PAUSE says so)" in silent
 
 
-def test_an_old_or_missing_package_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    declared = ["a>=1.45", "b>=0.66b0", "c>=5", "d>=2; extra == 'backend'"]
-    here = {"a": "1.9.3", "b": "0.66b2"}
-    monkeypatch.setattr(installation, "requires", lambda _: declared)
-    monkeypatch.setattr(installation, "_version", here.get)
-    found = installation.packages()
-    assert (found.state, found.mend) == (FAIL, "pip install 'a>=1.45' 'c>=5'")
-    here.update(a="1.45.0rc1", c="5")
-    assert installation.packages().state == OK
+def test_an_old_or_missing_package_fails() -> None:
+    """What services go without is missing all the same; where they can record, nothing says that they cannot."""
+    good: dict[str, str | None] = {name: least for name, (least, _) in versions.LEAST.items()}
+    found = installation.packages({**good, "opentelemetry-sdk": "1.9.3", "opentelemetry-api": None, "grpcio": None})
+    assert (found.state, found.mend) == (FAIL, "pip install 'opentelemetry-api>=1.45' 'opentelemetry-sdk>=1.45'")
+    assert found.found.startswith(
+        "nothing is recorded, since these packages are too old or missing: "
+        "opentelemetry-api is missing (needed: 1.45), opentelemetry-sdk 1.9.3 (needed: 1.45)"
+    )
+    found = installation.packages({**good, "grpcio": None})
+    assert (found.state, found.mend) == (FAIL, "pip install grpcio")
+    assert found.found.startswith("missing: grpcio; here: stagetrace")
+    assert installation.packages({**good, "opentelemetry-sdk": "1.45.0rc1", "protobuf": ""}).state == OK
 
 
 @pytest.mark.usefixtures("services")

@@ -14,9 +14,15 @@ def from_environment() -> None:
         try:
             activate()
         except Exception as error:  # noqa: BLE001
-            from stagetrace.guard import report
+            _report(error)
 
-            report("stagetrace.activate", error)
+
+def _report(error: Exception) -> None:
+    try:
+        from stagetrace.guard import report
+    except Exception:  # noqa: BLE001 -- a broken installation, in which nothing can be said either
+        return
+    report("stagetrace.activate", error)
 
 
 def activate() -> None:

@@ -8,7 +8,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from stagetrace import config
+from stagetrace import config, versions
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.current import current, recording
 from stagetrace.semconv import HANDLER, ML_STAGE
@@ -176,7 +176,7 @@ def has_provider() -> bool:
     """Return whether spans that start here go anywhere; where this package is switched on, see to that."""
     from opentelemetry import trace
 
-    if config.enabled():
+    if config.enabled() and versions.fit():
         from stagetrace import distro
 
         if not distro.ready():

@@ -136,6 +136,8 @@ def _missing(trace_id: str, reader: Reader) -> str:
 def _mend(reason: str, endpoint: str | None) -> str:
     if endpoint is None:
         return "set OTEL_TRACES_EXPORTER to one that is installed"
+    if reason.startswith(("ImportError", "ModuleNotFoundError")):
+        return "install what is missing, or too old: see the check of the packages"
     lower = reason.lower()
     if any(word in lower for word in ("unauthenticated", "permission_denied", "http 401", "http 403")):
         return 'set OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20TOKEN"'

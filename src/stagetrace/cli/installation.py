@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import site
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import __version__, config, status
+from stagetrace import __version__, config, status, versions
 from stagetrace.cli.check import FAIL, OK, WARN, Check
 from stagetrace.errors import PolicyError
 from stagetrace.sla.policy import Policy
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 _STARTS_WITHIN_S: Final = 30
 _FILES: Final = ("stagetrace.pth", "stagetrace.start")
 _ACTIVATED: Final = "import sys; print('stagetrace.activate' in sys.modules)"
-_REQUIREMENT: Final = re.compile(r"([\w.-]+)\s*>=\s*([\w.]+)$")
 _DISTRIBUTIONS: Final = {"grpc": "grpcio", "sklearn": "scikit-learn"}
 # Servers and model libraries that people run, for saying which of those that are here have no hook.
 _KNOWN: Final = (
@@ -38,29 +36,30 @@ _UNSEEN: Final = {"aiohttp": "aiohttp.web", "robyn": "robyn", "sanic": "sanic", 
 def checks(asked: dict[str, Any] | None) -> Iterator[Check]:
     """Yield the checks; `asked` is what `stagetrace.probe` printed, None if it did not."""
     yield Check("python", OK, f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
-    yield packages()
+    here = versions.installed()
+    records = not versions.unfit(here)
+    yield packages(here)
     yield activation()
-    yield switch()
+    yield switch(records=records)
     yield promise()
     if asked is not None:
-        yield libraries(asked["hooks"])
+        if records:
+            yield libraries(asked["hooks"])
         yield native(built=asked["native"])
         yield unseen(asked["sources"])
 
 
-def packages() -> Check:
-    """Compare the versions that are installed with the lower bounds that this package declares."""
-    try:
-        declared = requires("stagetrace") or []
-    except PackageNotFoundError:
-        return Check("packages", WARN, f"stagetrace {__version__} is no installed package", "pip install stagetrace")
-    bounds = [found.groups() for line in declared if (found := _REQUIREMENT.match(line))]
-    here = {name: _version(name) for name, _ in bounds}
-    bad = [f"{name}>={least}" for name, least in bounds if _is_older(here[name], least)]
-    shown = ", ".join(f"{name} {number}" for name, number in {"stagetrace": __version__, **here}.items() if number)
-    if bad:
-        wanted = " ".join(f"'{one}'" for one in bad)
-        return Check("packages", FAIL, f"too old or missing: {', '.join(bad)}; here: {shown}", f"pip install {wanted}")
+def packages(here: dict[str, str | None]) -> Check:
+    """Compare the versions that are installed with those that are needed, as a service does before it is hooked."""
+    shown = ", ".join(f"{name} {version}" for name, version in {"stagetrace": __version__, **here}.items() if version)
+    unfit = versions.unfit(here)
+    if unfit:
+        return Check("packages", FAIL, f"{versions.said(unfit)}; here: {shown}", versions.mend(unfit))
+    missing = [name for name, version in here.items() if version is None]
+    if missing:
+        return Check(
+            "packages", FAIL, f"missing: {', '.join(missing)}; here: {shown}", f"pip install {' '.join(missing)}"
+        )
     return Check("packages", OK, shown)
 
 
@@ -69,15 +68,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _is_older(here: str | None, least: str) -> bool:
-    return here is None or _numbers(here) < _numbers(least)
-
-
-def _numbers(text: str) -> list[int]:
-    """Return the numbers before any suffix: 0.66b0 as 0, 66."""
-    return [int(number) for number in re.findall(r"\d+", re.split(r"[a-z+]", text)[0])]
 
 
 def activation() -> Check:
@@ -111,9 +101,12 @@ def _activation_files() -> Iterator[Path]:
     yield from (file for folder in folders for name in _FILES if (file := Path(folder, name)).is_file())
 
 
-def switch() -> Check:
-    """Say whether what is started from here records."""
+def switch(*, records: bool) -> Check:
+    """Say whether what is started from here records; `records`: whether it can."""
     given = os.environ.get("STAGETRACE")
+    if config.enabled() and not records:
+        found = f"STAGETRACE={given}, and nothing that is started from here can be recorded"
+        return Check("switch", WARN, found, "install the packages that are named above")
     if config.enabled():
         return Check("switch", OK, f"STAGETRACE={given}: services started from here are recorded")
     shown = "STAGETRACE is not set" if given is None else f"STAGETRACE={given} switches recording off"

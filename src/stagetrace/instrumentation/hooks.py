@@ -82,15 +82,22 @@ class PostImportFinder:
         try:
             from importlib import import_module
 
+            from stagetrace import versions
+
+            if not versions.fit():
+                self._hooks.clear()
+                return
             import_module(hook).hook(module)
             self.hooked.append(name)
         except Exception as error:  # noqa: BLE001 -- one broken hook disables itself alone
             self._report(name, error)
 
     def _report(self, name: str, error: Exception) -> None:
-        from stagetrace import guard, log
-
         self.failed[name] = f"{type(error).__name__}: {error}"
+        try:
+            from stagetrace import guard, log
+        except Exception:  # noqa: BLE001 -- a broken installation, in which nothing can be said either
+            return
         guard.failures[name] = guard.failures.get(name, 0) + 1
         log.once(
             f"hook:{name}",

@@ -1,0 +1,138 @@
+"""Whether the packages that recording is made of are here, and new enough: asked once, before anything is patched.
+
+Beside an older OpenTelemetry imports fail, or spans are lost; so then all runs as if untraced, and that is said.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+from typing import Final, TypeAlias
+
+from stagetrace import log
+from stagetrace.guard import guarded
+
+# As in pyproject.toml (a test compares), each with a module of it.
+LEAST: Final = {
+    "grpcio": ("1.66", "grpc"),
+    "opentelemetry-api": ("1.45", "opentelemetry.trace"),
+    "opentelemetry-exporter-otlp": ("1.45", "opentelemetry.exporter.otlp.version"),
+    "opentelemetry-instrumentation": ("0.66b0", "opentelemetry.instrumentation.utils"),
+    "opentelemetry-instrumentation-fastapi": ("0.66b0", "opentelemetry.instrumentation.fastapi"),
+    "opentelemetry-proto": ("1.45", "opentelemetry.proto"),
+    "opentelemetry-sdk": ("1.45", "opentelemetry.sdk"),
+    "opentelemetry-semantic-conventions": ("0.66b0", "opentelemetry.semconv"),
+    "opentelemetry-util-http": ("0.66b0", "opentelemetry.util.http"),
+    "protobuf": ("5", "google.protobuf"),
+}
+# Without these nothing is recorded. The others only send spans, or are hooked: some services go without gRPC.
+ALWAYS_USED: Final = tuple(
+    f"opentelemetry-{name}" for name in ("api", "sdk", "instrumentation", "semantic-conventions", "util-http")
+)
+_SUFFIX: Final = ".dist-info"
+_fits: bool | None = None  # None until it is known
+
+# A package with the version that is here, None where it is missing, and the one that is needed at least.
+Unfit: TypeAlias = "tuple[str, str | None, str]"
+
+
+def fit() -> bool:
+    """Return whether this process can record; where it cannot, say so once. Never raises."""
+    global _fits  # noqa: PLW0603
+    if _fits is None:
+        found = _look()
+        if found:
+            log.once("versions", f"{said(found)}.\nAll runs as if untraced. To record: {mend(found)}")
+        elif not _has_started():
+            return True  # to be asked again when all of the path is there
+        _fits = not found
+    return _fits
+
+
+@guarded
+def _look() -> list[Unfit]:
+    return unfit(installed())
+
+
+def unfit(here: dict[str, str | None]) -> list[Unfit]:
+    """Return the packages with which nothing can be recorded: too old, or missing and always used."""
+    return [(name, here[name], least) for name, (least, _) in LEAST.items() if _is_unfit(name, here[name], least)]
+
+
+def _is_unfit(name: str, here: str | None, least: str) -> bool:
+    return name in ALWAYS_USED if here is None else is_older(here, least)
+
+
+def installed() -> dict[str, str | None]:
+    """Return the versions of LEAST's packages: empty where one cannot be told, None where the package is missing."""
+    seen = _on_path()
+    return {name: seen.get(name) or _asked(name, module) for name, (_, module) in LEAST.items()}
+
+
+def _on_path() -> dict[str, str]:
+    """Return what the folders of the path say by the names in them: `importlib.metadata` takes 30 ms to import."""
+    seen: dict[str, str] = {}
+    for folder in sys.path:
+        try:
+            entries = os.listdir(folder or ".")  # noqa: PTH208 -- `pathlib` is not loaded yet
+        except OSError:
+            continue
+        there: dict[str, str] = {}
+        for entry in entries:
+            name, _, version = entry.removesuffix(_SUFFIX).partition("-")
+            name = name.lower().replace("_", "-")
+            # A broken upgrade may have left an older one beside it.
+            if entry.endswith(_SUFFIX) and name in LEAST and not is_older(version, there.get(name, "")):
+                there[name] = version
+        seen = {**there, **seen}  # as imports: the first one on the path
+    return seen
+
+
+def _asked(name: str, module: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+    from importlib.util import find_spec
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        pass
+    try:
+        is_here = find_spec(module) is not None
+    except ImportError:  # not even what it is a part of
+        is_here = False
+    return "" if is_here or not _has_started() else None
+
+
+def _has_started() -> bool:
+    """Return whether `site` is done with the path, which is before it gives the interpreter `quit`."""
+    return hasattr(builtins, "quit")
+
+
+def is_older(version: str, least: str) -> bool:
+    """Return whether a version, where it is known, comes before another by the numbers in them."""
+    return bool(version) and _numbers(version) < _numbers(least)
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the numbers before any suffix: 0.66b0 as 0, 66."""
+    numbers = []
+    for part in text.split("."):
+        suffix = part.lstrip("0123456789")
+        if suffix == part:
+            break
+        numbers.append(int(part.removesuffix(suffix)))
+        if suffix:
+            break
+    return numbers
+
+
+def said(found: list[Unfit]) -> str:
+    """Return what is wrong, in a line."""
+    each = [f"{name} {here or 'is missing'} (needed: {least})" for name, here, least in found]
+    return f"nothing is recorded, since these packages are too old or missing: {', '.join(each)}"
+
+
+def mend(found: list[Unfit]) -> str:
+    """Return the command that mends it."""
+    return "pip install " + " ".join(f"'{name}>={least}'" for name, _, least in found)

@@ -1,0 +1,171 @@
+"""Beside a package that is too old, or without one that is always used, all runs as if untraced, and says so once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tomllib  # type: ignore[import-not-found]  # there from 3.11 on, which the tests need
+
+from environments import ROOT, folder_with
+from services import LAUNCHERS, PYTHON, Service, run_service
+from sink import run_sink
+from stagetrace import versions
+from test_doctor import DOCTOR, settings
+from test_harmless import answers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+OLDER = {
+    # what a person asked pip for -> the line about it
+    "opentelemetry-instrumentation-fastapi==0.51b0": "opentelemetry-api 1.30.0 (needed: 1.45), "
+    "opentelemetry-instrumentation 0.51b0 (needed: 0.66b0), "
+    "opentelemetry-instrumentation-fastapi 0.51b0 (needed: 0.66b0), "
+    "opentelemetry-semantic-conventions 0.51b0 (needed: 0.66b0), "
+    "opentelemetry-util-http 0.51b0 (needed: 0.66b0)",
+    "opentelemetry-sdk==1.30": "opentelemetry-api 1.30.0 (needed: 1.45), opentelemetry-sdk 1.30.0 (needed: 1.45), "
+    "opentelemetry-semantic-conventions 0.51b0 (needed: 0.66b0)",
+    "opentelemetry-sdk==1.38": "opentelemetry-api 1.38.0 (needed: 1.45), opentelemetry-sdk 1.38.0 (needed: 1.45), "
+    "opentelemetry-semantic-conventions 0.59b0 (needed: 0.66b0)",
+}
+FASTAPI, *SDKS = OLDER
+SERVERS = {
+    "uvicorn": LAUNCHERS["uvicorn"],
+    "hypercorn": ["hypercorn", "ml:app", "--bind", "127.0.0.1:{port}"],
+    "granian": ["granian", "--interface", "asgi", "--port", "{port}", "--no-ws", "ml:app"],
+}
+SAYING = {"uvicorn": 1, "hypercorn": 2, "granian": 1}  # processes that do: hypercorn's first one too
+
+
+def said(packages: str) -> str:
+    return f"nothing is recorded, since these packages are too old or missing: {packages}"
+
+
+def served(folder: Path, server: str, **env: str) -> Iterator[Service]:
+    argv = [PYTHON, "-m", *(part.replace("{app}", "ml") for part in SERVERS[server])]
+    with run_service(folder, argv=argv, env=env) as service:
+        yield service
+
+
+@pytest.mark.usefixtures("services")
+@pytest.mark.parametrize(
+    ("older", "server"),
+    [
+        pytest.param(FASTAPI, "uvicorn", marks=pytest.mark.smoke),
+        *((FASTAPI, server) for server in ("hypercorn", "granian")),
+        *((sdk, "uvicorn") for sdk in SDKS),
+    ],
+)
+def test_beside_an_older_opentelemetry_a_server_answers_as_untraced(older: str, server: str, tmp_path: Path) -> None:
+    """Found before the newer one, as it is on a PYTHONPATH."""
+    path = {"PYTHONPATH": str(folder_with(older))}
+    for untraced in served(tmp_path, server, **path):
+        expected = answers(untraced)
+    with run_sink() as sink:
+        env = {
+            **path,
+            "STAGETRACE": "1",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+            "STAGETRACE_SLA": "* within 1us",
+        }
+        for service in served(tmp_path, server, **env):
+            assert answers(service) == expected
+            service.stop()
+            lines = [line for line in service.log.splitlines() if "stagetrace" in line]
+        assert not sink.traces()
+    assert lines == [f"stagetrace: {said(OLDER[older])}."] * SAYING[server]
+
+
+@pytest.mark.usefixtures("services")
+def test_doctor_says_the_same(tmp_path: Path) -> None:
+    env = settings(tmp_path, STAGETRACE="1", PYTHONPATH=str(folder_with(FASTAPI)))
+    done = subprocess.run([*DOCTOR, "--json"], env=env, capture_output=True, text=True, timeout=120, check=False)
+    checks: dict[str, Any] = {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 1
+    assert checks["packages"]["state"] == "fail"
+    assert checks["packages"]["found"].startswith(f"{said(OLDER[FASTAPI])}; here: ")
+    assert checks["packages"]["mend"].startswith("pip install 'opentelemetry-api>=1.45' ")
+    assert checks["switch"]["found"] == "STAGETRACE=1, and nothing that is started from here can be recorded"
+    assert "libraries" not in checks
+
+
+def test_a_process_that_is_not_recorded_is_left_as_it_is(tmp_path: Path) -> None:
+    """Whatever is patched elsewhere; what the program does with this package is nothing, too."""
+    code = """
+import concurrent.futures.thread as pool, fastapi, stagetrace, sys
+print(*(hasattr(method, "__wrapped__") for method in (pool.ThreadPoolExecutor.submit, fastapi.FastAPI.__call__)))
+with stagetrace.resume({"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}), stagetrace.stage("work"), stagetrace.batch([]):
+    print("stagetrace.distro" in sys.modules, *stagetrace.carry())
+"""
+    env = settings(tmp_path, STAGETRACE="1", PYTHONPATH=str(folder_with(FASTAPI)))
+    done = subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["False", "False", "False", "traceparent"], done.stderr
+    first, second = done.stderr.splitlines()
+    assert first == f"stagetrace: {said(OLDER[FASTAPI])}."
+    assert second.startswith("All runs as if untraced. To record: pip install 'opentelemetry-api>=1.45' 'opentele")
+    assert second.endswith(" 'opentelemetry-util-http>=0.66b0'")
+
+
+def test_what_is_needed_is_what_the_project_declares() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert sorted(f"{name}>={least}" for name, (least, _) in versions.LEAST.items()) == sorted(declared)
+
+
+def put(folder: Path, *names: str) -> str:
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).mkdir()
+    return str(folder)
+
+
+def test_versions_are_those_that_python_would_import() -> None:
+    assert versions.installed() == {name: version(name) for name in versions.LEAST}
+
+
+def test_the_first_on_the_path_counts_and_not_what_an_upgrade_left_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    left = (
+        "opentelemetry_api-1.30.0.dist-info",
+        "opentelemetry_api-1.46.0.dist-info",
+        "opentelemetry_api-1.9.dist-info",
+    )
+    names = (*left, "opentelemetry-1.2.dist-info")
+    folders = [str(tmp_path / "no-folder"), put(first, *names), put(second, "opentelemetry_api-2.0.dist-info")]
+    monkeypatch.setattr(sys, "path", folders)
+    assert versions.installed()["opentelemetry-api"] == "1.46.0"
+
+
+def test_what_cannot_be_told_is_not_held_against_a_package(tmp_path: Path) -> None:
+    """Some images have no metadata; and before `site` has put the path together, more may come."""
+    put(tmp_path / "opentelemetry" / "sdk")
+    code = f"""
+import sys, builtins
+sys.path += [{str(ROOT / "src")!r}, {str(tmp_path)!r}]
+from stagetrace import versions
+print(len(versions.unfit(versions.installed())), versions.fit())
+builtins.quit = None
+print(*(name for name, _, _ in versions.unfit(versions.installed())), versions.fit())
+"""
+    done = subprocess.run([PYTHON, "-S", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    early, started = done.stdout.splitlines()
+    assert early == "0 True"
+    assert started.split() == [*(name for name in versions.ALWAYS_USED if name != "opentelemetry-sdk"), "False"]
+
+
+@pytest.mark.parametrize("package", versions.LEAST)
+def test_a_missing_package_is_told_where_it_is_always_used(package: str) -> None:
+    """Some services have no gRPC, and send their spans by HTTP."""
+    here: dict[str, str | None] = {name: least for name, (least, _) in versions.LEAST.items()}
+    assert versions.unfit({**here, package: "99.0.dev0"}) == versions.unfit({**here, package: ""}) == []
+    found = versions.unfit({**here, package: None})
+    least = versions.LEAST[package][0]
+    assert found == ([(package, None, least)] if package in versions.ALWAYS_USED else [])
+    assert versions.unfit({**here, package: "0.1"}) == [(package, "0.1", least)]
