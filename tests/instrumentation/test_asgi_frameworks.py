@@ -18,29 +18,47 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("services")
 
 MS = 1_000_000
-FRAMEWORKS = ["any_starlette", "any_litestar", "any_quart", "any_django"]
-# Django has neither websockets nor work in the background.
-WITH_MORE = pytest.mark.parametrize("framework", FRAMEWORKS[:-1], indirect=True)
+FRAMEWORKS = ["any_starlette", "any_litestar", "any_quart", "any_falcon", "any_blacksheep", "any_django"]
+IN_BACKGROUND = pytest.mark.parametrize("framework", FRAMEWORKS[:3], indirect=True)
+WITH_WEBSOCKETS = pytest.mark.parametrize("framework", FRAMEWORKS[:-1], indirect=True)
+LEFT_OUT_AS = {"any_blacksheep": "ASGI"}  # OpenTelemetry has no instrumentation of it
 POLICY = "GET /health excluded; websocket * within 60s; * within 30s"
 ERROR = 2
 
+QUARTS = "/inner/items/<item>"
+UNLESS_404 = {"any_blacksheep": None, "": "ITEM"}  # for it a path of another method is none
 # method and path -> status, route (by framework, where they differ)
 ANSWERS: dict[str, tuple[Any, Any]] = {
     "GET /items/3": (200, "ITEM"),
     "GET /items/none": (404, None),
-    "POST /items/3": ({"any_django": 200, "": 405}, "ITEM"),
-    "HEAD /items/3": ({"any_litestar": 405, "": 200}, "ITEM"),
-    "OPTIONS /items/3": ({"any_starlette": 405, "any_litestar": 204, "": 200}, "ITEM"),
+    "POST /items/3": ({"any_django": 200, "any_blacksheep": 404, "": 405}, UNLESS_404),
+    "HEAD /items/3": ({"any_litestar": 405, "any_falcon": 405, "any_blacksheep": 404, "": 200}, UNLESS_404),
+    "OPTIONS /items/3": ({"any_starlette": 405, "any_litestar": 204, "any_blacksheep": 404, "": 200}, UNLESS_404),
     "GET /broken": (500, "/broken"),
     "GET /nowhere": (404, None),
     "GET /files/file.txt": ({"any_starlette": 200, "": 404}, {"any_starlette": "/files", "": None}),
     "HEAD /files/file.txt": ({"any_starlette": 200, "": 404}, {"any_starlette": "/files", "": None}),
+    "GET /sink/x": ({"any_falcon": 200, "": 404}, None),
     "GET /inner/items/z": (
         {"any_litestar": 307, "": 200},  # it adds a slash to what it mounts
-        {"any_starlette": "/inner/items/{item}", "any_litestar": "/inner", "": "/inner/items/<item>"},
+        {"any_quart": QUARTS, "any_django": QUARTS, "any_litestar": "/inner", "": "/inner/items/{item}"},
+    ),
+    "GET /inner/nowhere": (
+        404,
+        {"any_starlette": "/inner", "any_litestar": "/inner", "any_blacksheep": "/inner", "": None},
+    ),
+    "GET /filtered/3?kind=own": (
+        {"any_blacksheep": 200, "": 404},
+        {"any_blacksheep": "/filtered/<item>", "": None},
     ),
 }
-ITEM = {"any_starlette": "/items/{item:int}", "any_litestar": "/items/{item}", "": "/items/<int:item>"}
+ITEM = {
+    "any_litestar": "/items/{item}",
+    "any_blacksheep": "/items/{int:item}",
+    "any_quart": "/items/<int:item>",
+    "any_django": "/items/<int:item>",
+    "": "/items/{item:int}",
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +76,7 @@ def framework(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def service(framework: str, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     env = {
-        f"OTEL_PYTHON_{framework.removeprefix('any_').upper()}_EXCLUDED_URLS": "/left-out",
+        f"OTEL_PYTHON_{LEFT_OUT_AS.get(framework, framework.removeprefix('any_').upper())}_EXCLUDED_URLS": "/left-out",
         "STAGETRACE": "1",
         "STAGETRACE_SLA": POLICY,
         "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
@@ -80,7 +98,7 @@ def traced(service: Service, sink: Sink, asked: str, **kwargs: Any) -> tuple[Req
 
 @pytest.mark.parametrize("asked", ANSWERS)
 def test_the_route_is_the_whole_template(asked: str, framework: str, service: Service, sink: Sink) -> None:
-    status, route = (one.get(framework, one.get("")) if isinstance(one, dict) else one for one in ANSWERS[asked])
+    status, route = (one.get(framework, one[""]) if isinstance(one, dict) else one for one in ANSWERS[asked])
     route = ITEM.get(framework, ITEM[""]) if route == "ITEM" else route
     request, answered = traced(service, sink, asked)
     assert answered == status
@@ -158,7 +176,7 @@ def test_a_stream_is_counted_and_has_no_span_for_each_piece(service: Service, si
     assert attributes["network.chunk_gap.max_ms"] >= 9
 
 
-@WITH_MORE
+@IN_BACKGROUND
 def test_work_in_the_background_is_a_span_that_links_to_the_request(service: Service, sink: Sink) -> None:
     request, _ = traced(service, sink, "GET /background")
     trace_id = request.entry.trace_id
@@ -173,7 +191,7 @@ def test_work_in_the_background_is_a_span_that_links_to_the_request(service: Ser
     assert link.span_id.hex() == request.entry.span_id
 
 
-@WITH_MORE
+@WITH_WEBSOCKETS
 def test_a_websocket_is_judged_by_a_rule_that_names_it(framework: str, service: Service, sink: Sink) -> None:
     trace_id = secrets.token_hex(16)
     headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
@@ -183,6 +201,9 @@ def test_a_websocket_is_judged_by_a_rule_that_names_it(framework: str, service: 
     request = sink.request(trace_id)
     assert_tiled(request)
     attributes = request.entry.attributes
-    assert attributes["http.route"] == ("/talk/<room>" if framework == "any_quart" else "/talk/{room}")
+    assert attributes["http.route"] == {
+        "any_quart": "/talk/<room>",
+        "any_blacksheep": "/talk/:room",
+    }.get(framework, "/talk/{room}")
     assert (attributes["network.messages.received"], attributes["network.messages.sent"]) == (1, 1)
     assert attributes["sla.objective"] == "WEBSOCKET * within 60s"

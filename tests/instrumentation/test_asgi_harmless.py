@@ -47,6 +47,8 @@ PARTS: dict[tuple[str, str], tuple[list[str], list[str]]] = {
         ["instrumentation.litestar:_function_of", "instrumentation.asgi:AsgiRequest.serve_by"],
     ),
     ("any_quart", "uvicorn"): (UVICORN, ["instrumentation.quart:_rule_of_another_method"]),
+    ("any_falcon", "uvicorn"): (UVICORN, ["instrumentation.wsgi:note_route"]),
+    ("any_blacksheep", "uvicorn"): (UVICORN, ["instrumentation.asgi:AsgiRequest.serve_by"]),
     ("own_instrumentor", "uvicorn"): (
         UVICORN,
         ["instrumentation.otel_server:RequestSpan", "instrumentation.asgi:AsgiRequest.leave_out"],
