@@ -91,6 +91,7 @@ NAMES = st.sampled_from(
 VALUES = st.sampled_from([b"", b"agent/1", b"agent/2", b"t=1700000000.5", b"a" * 300, b"\xff"]) | st.just(
     b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 )
+UNPICKLED = f"{'0' * 16}-1-{'b' * 16} request {'a' * 32}-{'b' * 16}-01 "
 SCOPES = st.fixed_dictionaries(
     {"type": st.just("http"), "headers": st.lists(st.tuples(NAMES, VALUES), max_size=5)},
     optional={
@@ -100,6 +101,7 @@ SCOPES = st.fixed_dictionaries(
         "http_version": st.sampled_from(["1.1", "2"]),
         "server": st.sampled_from([("127.0.0.1", 80), None, ["127.0.0.1", 80]]),
         "client": st.sampled_from([("10.0.0.1", 5), None, ["10.0.0.1", 5]]),
+        SCOPE_KEY: st.sampled_from([UNPICKLED, ""]),
     },
 )
 # What has happened to a request by its end.

@@ -1,9 +1,9 @@
 /* The beginning and the description of a request of asgi.py in C (docs/decisions/011): `OwnRequest._begin_in_python`
  * and `_describe_in_python`, which say what they do and why.
  *
- * Here are only requests that have nothing but what all have: whose headers name no caller and no load balancer, whose
- * server, client and agent have been seen before, which are answered whole and without an error. All else is left to the
- * reference, before anything is done.
+ * Here are only requests that have nothing but what all have: whose scope comes out of no pickle, whose headers name no
+ * caller and no load balancer, whose server, client and agent have been seen before, which are answered whole and without
+ * an error. All else is left to the reference, before anything is done.
  */
 #include "../native.h"
 #include "../recording/marks.h"
@@ -235,6 +235,8 @@ static PyObject *begin(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
     if (given != 5) return PyErr_Format(PyExc_TypeError, "begin takes a request, a scope, a send, a time and a recorder");
     PyObject *request = args[0], *scope = args[1];
     if (!PyObject_TypeCheck(request, (PyTypeObject *)held[MARKS]) || !PyDict_CheckExact(scope)) Py_RETURN_FALSE;
+    int is_unpickled = PyDict_Contains(scope, held[SCOPE_KEY]);
+    if (is_unpickled) return is_unpickled < 0 ? NULL : PyBool_FromLong(0);
     PyObject *headers = PyDict_GetItemWithError(scope, names[N_headers]);
     if (headers == NULL) return PyErr_Occurred() ? NULL : PyBool_FromLong(0);
     ((Marks *)request)->bound = 1;

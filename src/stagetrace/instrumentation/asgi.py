@@ -23,6 +23,7 @@ from stagetrace.instrumentation.base import SCOPE_KEY
 from stagetrace.instrumentation.passing import WHERE, Receive, Send, stepped
 from stagetrace.instrumentation.request_start import time_in_queue_ms
 from stagetrace.instrumentation.starlette import template_of
+from stagetrace.instrumentation.unpickled import below, goes_on
 from stagetrace.instrumentation.websocket import Messages
 from stagetrace.instrumentation.wire import add_asgi
 from stagetrace.native import native
@@ -96,10 +97,12 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
 def _begin(scope: Any, send: Any, started: int) -> AsgiRequest | None:
     """Return the request that begins with this scope; None if it is a part of one, or not to be recorded.
 
-    Its parent is whoever the headers name. A span in the context at hand is not: it may be one around the whole server,
-    or that of an earlier request, whose context asyncio keeps for later ones of the connection (cpython#140947).
+    Its parent is the request whose scope was pickled, else whoever the headers name. A span in the context at hand is
+    not: it may be one around the whole server, or that of an earlier request, whose context asyncio keeps for later
+    ones of the connection (cpython#140947).
     """
-    if SCOPE_KEY in scope:
+    text = scope.get(SCOPE_KEY, "")
+    if type(text) is not str or (text and goes_on(scope, text)):
         return None
     context = get_current()
     if context and (recording() is not None or any(context.get(key) for key in SUPPRESS_KEYS)):
@@ -189,6 +192,8 @@ class AsgiRequest(Messages):
         self._scope = scope
         self._connection = getattr(send, "__self__", None)
         agent, context, starts = http.read_headers(scope["headers"])
+        if SCOPE_KEY in scope:
+            context = below(scope[SCOPE_KEY], context)
         if starts is not None:
             self._is_plain = False
             self._in_front_ms = time_in_queue_ms(starts, time_ns())

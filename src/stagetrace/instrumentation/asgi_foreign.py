@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
+from stagetrace.guard import guarded
 from stagetrace.instrumentation import http
 from stagetrace.instrumentation.asgi import AsgiRequest
 from stagetrace.recording.context import RequestSpan, attach, get_current, with_span
@@ -32,6 +33,11 @@ class ForeignRequest(AsgiRequest, Timeline):
         self._before = get_current()
         current.set(self)
         attach(with_span(LateSpan(self), self._parent_context))
+
+    @guarded
+    def _named(self) -> str | None:
+        self._own_span()
+        return super()._named()
 
     @property
     def gave_way(self) -> bool:

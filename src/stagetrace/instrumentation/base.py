@@ -7,5 +7,18 @@ also imported by programs that serve nothing, so a hook of a library that is no 
 
 from __future__ import annotations
 
-# In an ASGI scope: what records the request. A mounted app shares it with the app around it.
+from typing import Any
+
+# In an ASGI scope: what records the request. A mounted app shares it with the app around it. It is None where nothing
+# is to be recorded, and a text where the scope comes out of a pickle (unpickled.py).
 SCOPE_KEY = "stagetrace.request"
+
+
+def request_in(scope: Any) -> Any:
+    """Return what records the request of a scope or environ; None if nothing does."""
+    request = scope.get(SCOPE_KEY)
+    if type(request) is str:
+        from stagetrace.instrumentation.unpickled import goes_on
+
+        request = scope[SCOPE_KEY] if goes_on(scope, request) else None
+    return request

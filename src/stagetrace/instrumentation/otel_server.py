@@ -15,7 +15,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.base import SCOPE_KEY
+from stagetrace.instrumentation.base import request_in
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.current import current, entries
 
@@ -66,9 +66,9 @@ def _leaving_out(original: Any, address: Any) -> Any:
 
 @guarded
 def _leave_out(middleware: Any, scope: Any, address: Any) -> None:
-    request = scope.get(SCOPE_KEY)
+    request = request_in(scope)
     urls = middleware.excluded_urls
-    if request is not None and urls and urls.url_disabled(address(scope)[2]):
+    if hasattr(request, "leave_out") and urls and urls.url_disabled(address(scope)[2]):
         request.leave_out()
 
 
@@ -76,7 +76,7 @@ def _leave_out(middleware: Any, scope: Any, address: Any) -> None:
 def _hide(carrier: Any) -> Any:
     """Hide the entry span that was opened for this very request, if it may give way; return the token."""
     request: Any = current.get()
-    if request is None or carrier is None or carrier.get(SCOPE_KEY) is not request:
+    if request is None or carrier is None or request_in(carrier) is not request:
         return None
     if not hasattr(request, "hides") or not request.hides():  # WSGI finds out beforehand
         return None

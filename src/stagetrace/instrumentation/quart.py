@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.background import in_span
-from stagetrace.instrumentation.base import SCOPE_KEY
+from stagetrace.instrumentation.base import request_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ def _noting(original: Any, asked_of: Callable[[Any], Any]) -> Any:
 @guarded
 def _note(context: Any, asked_of: Callable[[Any], Any]) -> None:
     asked = asked_of(context)
-    request = asked.scope.get(SCOPE_KEY)
+    request = request_in(asked.scope)
     if not hasattr(request, "serve_by"):
         return
     rule = asked.url_rule

@@ -38,7 +38,7 @@ def pass_on(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> Any
 
     No coroutine of its own: each costs a request a frame, through which all goes that it waits for.
     """
-    if SCOPE_KEY in scope:
+    if type(scope.get(SCOPE_KEY, "")) is not str:  # recorded, or not to be
         return original(app, scope, receive, send)
     if scope["type"] == "http" and distro.ready():
         return serve(original, app, scope, receive, send)

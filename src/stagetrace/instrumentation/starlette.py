@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
 from stagetrace.instrumentation.background import task_in_span
-from stagetrace.instrumentation.base import SCOPE_KEY
+from stagetrace.instrumentation.base import SCOPE_KEY, request_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def hook(module: ModuleType) -> None:
 def _outermost(original: Any) -> Any:
     @functools.wraps(original)
     async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> Any:
-        if SCOPE_KEY in scope:  # a server's, or FastAPI's, which calls this one too
+        if type(scope.get(SCOPE_KEY, "")) is not str:  # a server's, or FastAPI's, which calls this one too
             return await original(self, scope, receive, send)
         pass_on = _serving()
         if pass_on is None:
@@ -70,10 +70,13 @@ def _noting(original: Any, note: Any) -> Any:
     @functools.wraps(original)
     def handle(self: Any, scope: Any, receive: Any, send: Any) -> Any:
         request = scope.get(SCOPE_KEY)
-        if request is not None and request.handler is not self and not hook.off:  # FastAPI's handle calls Starlette's
+        if request is not None and not hook.off:
             try:
-                request.handler = self
-                note(self, scope, request)
+                if type(request) is str:
+                    request = request_in(scope)
+                if getattr(request, "handler", self) is not self:  # FastAPI's handle calls Starlette's
+                    request.handler = self
+                    note(self, scope, request)
             except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
                 report(__name__, error)
         return original(self, scope, receive, send)

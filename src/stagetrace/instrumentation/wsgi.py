@@ -20,8 +20,9 @@ from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation import http, http_metrics
 from stagetrace.instrumentation.arrival import arrived
 from stagetrace.instrumentation.asgi import CLIENT, PROPAGATORS, SUPPRESS_KEYS
-from stagetrace.instrumentation.base import SCOPE_KEY
+from stagetrace.instrumentation.base import SCOPE_KEY, request_in
 from stagetrace.instrumentation.request_start import HEADERS, time_in_queue_ms
+from stagetrace.instrumentation.unpickled import below, goes_on
 from stagetrace.instrumentation.wire import add_wsgi
 from stagetrace.instrumentation.wsgi_adopted import AdoptedRequest, adopts
 from stagetrace.instrumentation.wsgi_passing import WHERE, Passing
@@ -71,7 +72,8 @@ def _begin(app: Any, environ: Any) -> WsgiRequest | AdoptedRequest | None:
     arrival = arriving.get()
     if arrival is not None:
         arriving.set(None)
-    if SCOPE_KEY in environ:
+    text = environ.get(SCOPE_KEY, "")
+    if type(text) is not str or (text and goes_on(environ, text)):
         return None
     context = get_current()
     if context and any(context.get(key) for key in SUPPRESS_KEYS):
@@ -212,8 +214,9 @@ class WsgiRequest(Passing):
         self._method = method = environ.get("REQUEST_METHOD", "")
         self._path = _path(environ)
         self._block, self._client, self._span_name = known(environ, method, agent)
+        context = below(environ.get(SCOPE_KEY), _carried(environ))
         environ[SCOPE_KEY] = self
-        return _carried(environ)
+        return context
 
     def _begin_with(self, arrival: Arrival | None, started: int) -> None:
         """Mark what happened to the request before the application is called."""
@@ -408,7 +411,7 @@ class ForeignWsgiRequest(WsgiRequest, Timeline):
 @guarded
 def note_route(template: str, environ: Any = None) -> None:
     """Note by which route the request at hand is served, whichever server it came by."""
-    request = (environ.get(SCOPE_KEY) if environ is not None else None) or current.get()
+    request = (request_in(environ) if environ is not None else None) or current.get()
     serve_by = getattr(request, "serve_by", None)
     if serve_by is not None:
         serve_by(template)

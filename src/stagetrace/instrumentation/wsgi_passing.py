@@ -7,6 +7,7 @@ closes. What runs in the application's own parts of that runs in the request's c
 from __future__ import annotations
 
 import functools
+import operator
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,10 @@ class Input:
     def __init__(self, stream: Any, request: Passing) -> None:
         self._stream = stream
         self._request = request
+
+    def __reduce__(self) -> Any:
+        """Be the server's input in a copy, and in a pickle."""
+        return operator.getitem, ((self._stream,), 0)
 
     def _wait(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         request = self._request

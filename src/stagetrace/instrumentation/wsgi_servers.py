@@ -78,7 +78,7 @@ def outermost(original: Any) -> Any:
 
     @functools.wraps(original)
     def __call__(self: Any, environ: Any, start_response: Any) -> Any:
-        if SCOPE_KEY in environ:
+        if type(environ.get(SCOPE_KEY, "")) is not str:
             _pass_on(environ)
             return original(self, environ, start_response)
         serve = recorder()

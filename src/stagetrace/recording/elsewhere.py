@@ -45,11 +45,17 @@ def hand_on(timeline: Timeline, reason: str = "", at: int | None = None, *, is_s
     """
     if _listener is None and channel.WORKS:
         _start()
-    entry = timeline.entry
-    key = f"{_word}-{next(_numbers)}-{entry.span_id if entry is not None else 0:016x}"
+    key = named(timeline)
     if timeline.errands is None:
         timeline.errands = Errands()
     timeline.errands.add(key, _Errand(reason, at or time.time_ns(), is_server=is_server))
+    return key
+
+
+def named(timeline: Timeline) -> str:
+    """Return a key by which a request of this process is found."""
+    entry = timeline.entry
+    key = f"{_word}-{next(_numbers)}-{entry.span_id if entry is not None else 0:016x}"
     _timelines[key] = timeline
     return key
 

@@ -63,13 +63,24 @@ class Timeline(Marks):
         self._lock = threading.Lock()  # guards all below
         self._start = clock() if start is None else start
 
-    def __deepcopy__(self, _memo: Any) -> Timeline:
+    def __copy__(self) -> Timeline:
         """Return itself: it is in the request's scope, and so is in copies that the application makes of that."""
         return self
 
+    def __deepcopy__(self, _memo: Any) -> Timeline:
+        """Do the same."""
+        return self
+
     def __reduce__(self) -> Any:
-        """Be None in a pickle of the scope."""
-        return type(None), ()
+        """Be a text in a pickle of the scope, which any process can read (docs/decisions/022)."""
+        return str, (self._named() or "",)
+
+    @guarded
+    def _named(self) -> str | None:
+        """Return a text that names this request and the stage that it is in."""
+        from stagetrace.recording.work import token
+
+        return token(self)
 
     @property
     def started(self) -> int:

@@ -15,7 +15,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags,
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.current import current
-from stagetrace.recording.elsewhere import hand_on, tell, told
+from stagetrace.recording.elsewhere import hand_on, named, tell, told
 from stagetrace.recording.spans import SCOPE, UNSET
 from stagetrace.recording.timeline import Timeline
 from stagetrace.semconv import HANDLER, INFERENCE, ML_BATCH_SIZE, POSTPROCESS, PREPROCESS
@@ -45,7 +45,20 @@ def ticket(timeline: Timeline, reason: str) -> str | None:
     context = timeline.entry
     if context is None or not context.is_valid:
         return None
-    key = hand_on(timeline, reason, is_server=True)
+    return _text(hand_on(timeline, reason, is_server=True), timeline, context)
+
+
+@guarded
+def token(timeline: Timeline) -> str | None:
+    """Return a short text that names a request and, as its span, the stage that it is in, to be read by `origin`.
+
+    None where it has no entry span.
+    """
+    context = timeline.stage_context()
+    return _text(named(timeline), timeline, context) if context is not None and context.is_valid else None
+
+
+def _text(key: str, timeline: Timeline, context: SpanContext) -> str:
     kind = "batch" if isinstance(timeline, Batch) else "request"
     flags = int(context.trace_flags)
     return f"{key} {kind} {context.trace_id:032x}-{context.span_id:016x}-{flags:02x} {context.trace_state.to_header()}"
@@ -53,7 +66,7 @@ def ticket(timeline: Timeline, reason: str) -> str | None:
 
 @guarded
 def origin(text: str) -> Origin:
-    """Return what a `ticket` names."""
+    """Return what a `ticket` or a `token` names."""
     key, kind, ids, *state = text.split(" ", 3)
     trace_id, span_id, flags = (int(part, 16) for part in ids.split("-"))
     trace_state = TraceState.from_header(state) if any(state) else None

@@ -1,0 +1,176 @@
+"""Middleware that copies or pickles a scope, or hands it to another process: answers as untraced, and one trace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services import PYTHON, Service, run_service, wsgi_command
+from sink import SERVER, Received, Request, Sink, assert_tiled, run_sink
+from trees import whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.usefixtures("services"), pytest.mark.xdist_group("copied scopes")]
+
+ARGV = [PYTHON, "-m", "uvicorn", "copied_scopes:app", "--port", "{port}"]
+KINDS = [
+    *("pickle", "oldest-pickle", "cloudpickle", "another-process"),
+    *("deepcopy", "copy", "copied-values", "spread"),
+]
+ROUTES = {
+    "fast": "/items/{item}",
+    "any_starlette": "/items/{item:int}",
+    "any_litestar": "/items/{item}",
+    "any_quart": "/items/<int:item>",
+    "any_django": "/items/<int:item>",
+}
+BREAKABLE = [
+    *("recording.work:token", "recording.work:named", "instrumentation.unpickled:origin"),
+    *("instrumentation.unpickled:find", "instrumentation.asgi:goes_on", "instrumentation.asgi:below"),
+    "instrumentation.quart:request_in",
+]
+PATHS = {"items/3": 200, "broken": 500, "nowhere": 404}
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    with run_service(tmp_path_factory.mktemp("traced"), argv=ARGV, env=env) as running:
+        yield running
+        running.stop()
+        assert "fault of stagetrace" not in running.log
+
+
+@pytest.fixture(scope="module")
+def untraced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with run_service(tmp_path_factory.mktemp("untraced"), argv=ARGV) as running:
+        yield running
+
+
+def answer(service: Service, path: str, **kwargs: Any) -> tuple[int, dict[str, str], bytes]:
+    response = service.client.get(path, **kwargs)
+    headers = {name: value for name, value in response.headers.items() if name != "date"}
+    return response.status_code, headers, response.content
+
+
+@pytest.mark.parametrize("framework", ROUTES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copied_scope_is_served_as_untraced_and_is_one_request(
+    kind: str, framework: str, service: Service, untraced: Service, sink: Sink
+) -> None:
+    for path, status in PATHS.items():
+        expected = answer(untraced, f"/{kind}/{framework}/{path}")
+        assert expected[0] == status, untraced.log
+        assert answer(service, f"/{kind}/{framework}/{path}") == expected, service.log
+    trace_id, _ = service.call("GET", f"/{kind}/{framework}/items/3")
+    request = sink.request(trace_id)
+    assert_tiled(request)
+    assert request.entry.attributes["http.route"] == ROUTES[framework]
+    assert not request.others
+
+
+@pytest.mark.parametrize("framework", ["fast", "any_starlette"])
+def test_a_scope_in_another_process_begins_a_request_below_the_stage_that_it_was_pickled_in(
+    framework: str, service: Service, untraced: Service, sink: Sink
+) -> None:
+    for path, status in PATHS.items():
+        expected = answer(untraced, f"/worker/{framework}/{path}")
+        assert expected[0] == status, untraced.log
+        assert answer(service, f"/worker/{framework}/{path}") == expected, service.log
+    trace_id, _ = service.call("GET", f"/worker/{framework}/items/3")
+    outer, inner = both(sink, trace_id)
+    assert inner.entry.attributes["http.route"] == ROUTES[framework]
+    assert "http.route" not in outer.entry.attributes
+    parent = next(stage for stage in outer.stages if stage.span_id == inner.entry.parent_id)
+    assert parent.name == "handler"
+    assert parent.start <= inner.entry.start <= inner.entry.end <= parent.end
+
+
+def both(sink: Sink, trace_id: str) -> tuple[Request, Request]:
+    """Return a request and the one that another process served for it."""
+    sink.wait_for(lambda all_: sum(one.kind == SERVER and one.trace_id == trace_id for one in all_) == 2)
+    sink.wait_for(lambda all_: len([one for one in all_ if one.trace_id == trace_id]) >= 5)
+    with sink.lock:
+        spans = [one for one in sink.spans if one.trace_id == trace_id]
+    ids = {one.span_id for one in spans}
+    entries = [one for one in spans if one.kind == SERVER]
+    (outer,) = [one for one in entries if one.parent_id not in ids]
+    (inner,) = [one for one in entries if one is not outer]
+    return _request(outer, spans), _request(inner, spans)
+
+
+def _request(entry: Received, spans: list[Received]) -> Request:
+    stages = [one for one in spans if one.parent_id == entry.span_id and "ml.stage" in one.attributes]
+    request = Request(entry, sorted(stages, key=lambda one: (one.start, one.end)), [])
+    assert_tiled(request)
+    return request
+
+
+def test_a_copied_scope_is_served_as_untraced_whatever_breaks(tmp_path: Path, untraced: Service) -> None:
+    paths = ["/pickle/fast/items/3", "/pickle/any_quart/items/3", "/worker/fast/items/3"]
+    expected = [answer(untraced, path) for path in paths]
+    env = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none"}
+    with run_service(tmp_path, argv=ARGV, env=env) as service:
+        for part in BREAKABLE:
+            said = service.log.count("fault of stagetrace")
+            assert service.client.get(f"/break/stagetrace.{part}").is_success
+            assert [answer(service, path) for path in paths] == expected, service.log
+            assert service.log.count("fault of stagetrace") > said, (part, service.log)
+            assert service.client.get("/health").is_success  # which mends it
+
+
+@pytest.mark.parametrize("kind", ["pickle", "worker"])
+def test_at_a_provider_of_the_authors_own(kind: str, sink: Sink, tmp_path: Path) -> None:
+    env = {"STAGETRACE": "1", "OWN_PROVIDER": "1", "SINK": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    with run_service(tmp_path, argv=ARGV, env=env) as service:
+        trace_id, response = service.call("GET", f"/{kind}/fast/items/3")
+        assert response.json() == {"item": 3}, service.log
+        if kind == "worker":
+            outer, inner = both(sink, trace_id)
+            assert inner.entry.parent_id in {stage.span_id for stage in outer.stages}
+        else:
+            inner = whole(sink, trace_id)
+            assert_tiled(inner)
+        assert inner.entry.attributes["http.route"] == "/items/{item}"
+        assert "fault of stagetrace" not in service.log
+
+
+def test_a_process_without_us_answers_for_one_that_has_us(sink: Sink, tmp_path: Path) -> None:
+    env = {
+        "STAGETRACE": "1",
+        "UNTRACED_WORKER": "1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+    with run_service(tmp_path, argv=ARGV, env=env) as service:
+        trace_id, response = service.call("GET", "/worker/fast/items/3")
+        assert response.json() == {"item": 3}, service.log
+        assert_tiled(whole(sink, trace_id))
+
+
+def test_a_copied_environ_is_served_as_untraced_and_is_one_request(sink: Sink, tmp_path: Path) -> None:
+    env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    argv = wsgi_command("waitress", "copied_environs")
+    asked = {"plain/any": None, "flask_light/predict": "/predict", "semantics_django/items/3": "/items/<str:item_id>"}
+    with run_service(tmp_path, argv=argv) as untraced, run_service(tmp_path, argv=argv, env=env) as service:
+        for kind in ("pickle", "pickled-input", "deepcopy", "copied-values", "spread"):
+            for path, route in asked.items():
+                method = "GET" if "items" in path else "POST"
+                said = {"json": {"inference_s": 0}} if method == "POST" else {}
+                _, expected = untraced.call(method, f"/{kind}/{path}", **said)
+                trace_id, response = service.call(method, f"/{kind}/{path}", **said)
+                assert (response.status_code, response.content) == (200, expected.content), (kind, path, service.log)
+                request = sink.request(trace_id)
+                assert_tiled(request)
+                assert request.entry.attributes.get("http.route") == route
+        assert "fault of stagetrace" not in service.log
