@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace import config, log
 from stagetrace.guard import guarded, report
 from stagetrace.real_queue import Empty, SimpleQueue
-from stagetrace.real_threads import Event, aside, has_greenlets, start
+from stagetrace.real_threads import Event, aside, has_greenlets, in_thread, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,10 +81,7 @@ def hurry_soon() -> None:
 
 async def _in_thread(function: Callable[[], None]) -> None:
     try:
-        from anyio import CapacityLimiter, to_thread
-
-        # A limiter of its own: handlers that hang in all threads of the pool must not hold back the shutdown.
-        await to_thread.run_sync(function, limiter=CapacityLimiter(1))
+        await in_thread(function)
     except Exception as error:  # noqa: BLE001
         report(f"stagetrace.distro.{function.__name__}", error)
 

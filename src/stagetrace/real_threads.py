@@ -85,6 +85,30 @@ def aside(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+async def in_thread(function: Callable[[], Any]) -> None:
+    """Run a function in a thread of its own, while the event loop, asyncio's or trio's, goes on.
+
+    Not in one of the loop's pool: handlers that hang may have them all.
+    """
+    import asyncio
+
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        import trio
+
+        await trio.to_thread.run_sync(function, limiter=trio.CapacityLimiter(1))
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="stagetrace")
+    try:
+        waiting = loop.run_in_executor(pool, function)
+    finally:
+        pool.shutdown(wait=False)
+    await waiting
+
+
 def wait(lock: _thread.LockType, seconds: float) -> bool:
     """Return whether the lock was acquired within so many seconds. Other greenlets of the caller's thread go on."""
     if not has_greenlets():

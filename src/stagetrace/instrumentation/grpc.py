@@ -10,9 +10,10 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report
+from stagetrace.real_threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from types import ModuleType
 
 OURS = "_stagetrace_server"  # on a server of theirs: what we know of it
@@ -232,21 +233,7 @@ def _then_deliver(original: Any, *, hurrying: bool) -> Any:
 
 
 async def _in_thread(function: Callable[[], Any]) -> None:
-    """Run in a thread of its own: handlers that hang may have all threads of the loop's pool."""
     try:
-        waiting = _started(function)
+        await in_thread(function)
     except Exception as error:  # noqa: BLE001
         report(f"{__name__}._in_thread", error)
-        return
-    await waiting
-
-
-def _started(function: Callable[[], Any]) -> Awaitable[Any]:
-    import asyncio
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool = ThreadPoolExecutor(1, thread_name_prefix="stagetrace")
-    try:
-        return asyncio.get_running_loop().run_in_executor(pool, function)
-    finally:
-        pool.shutdown(wait=False)
