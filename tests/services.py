@@ -62,6 +62,7 @@ class Service:
     process: subprocess.Popen[bytes]
     log_file: Path
     client: httpx.Client
+    first: httpx.Response | None = None  # the answer by which it was known to be ready
 
     @property
     def log(self) -> str:
@@ -145,7 +146,8 @@ def _wait_ready(service: Service, path: str, within_s: float) -> None:
         if service.process.poll() is not None:
             break
         try:
-            if service.client.get(path).status_code == 200:
+            service.first = service.client.get(path)
+            if service.first.status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.05)

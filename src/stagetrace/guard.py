@@ -62,10 +62,8 @@ def report(where: str, error: BaseException, hook: Switch | None = None) -> None
 
 
 def _say(where: str, error: BaseException) -> None:
-    from stagetrace.unusable import unusable
-
     what = f"{type(error).__name__}: {str(error)[:200]}"
-    variable = unusable(error)
+    variable = _unusable(error)
     if variable is not None:
         log.once(
             variable,
@@ -78,6 +76,14 @@ def _say(where: str, error: BaseException) -> None:
         f"{where} failed ({what}); the request goes on without it.\n"
         "This is a fault of stagetrace, not of your service: please report it. STAGETRACE=0 switches it off.",
     )
+
+
+def _unusable(error: BaseException) -> str | None:
+    try:
+        from stagetrace.unusable import unusable
+    except Exception:  # noqa: BLE001 -- what is to be said is said
+        return None
+    return unusable(error)
 
 
 def _switch_off(hook: Switch | None) -> bool:

@@ -192,3 +192,13 @@ def test_starlette_answers_where_what_records_is_loaded_by_a_request(broken: str
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == "[None, b'hello', None, b'hello']\n", done.stderr
     assert done.stderr.count("fault of stagetrace") == said, done.stderr
+
+
+@pytest.mark.usefixtures("services")
+def test_an_answer_has_its_headers_however_long_it_takes_to_prepare_the_recording(tmp_path: Path) -> None:
+    """The server adds some from its first tick on, which comes before any request where nothing waits in between."""
+    argv = [PYTHON, "-m", "uvicorn", "slowly_prepared:app", "--port", "{port}"]
+    env = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none"}
+    with run_service(tmp_path, argv=argv, env=env, ready="/") as service:
+        assert service.first is not None
+        assert {"date", "server"} <= {*service.first.headers}

@@ -2,7 +2,9 @@
 
 A hook is a module with `hook(module)`, called once, right after the library's module was executed. It wraps classes and
 functions in place; its wrappers call the original exactly once and let nothing of ours reach the caller. Libraries are
-also imported by programs that serve nothing, so a hook of a library that is no server imports no OpenTelemetry.
+also imported by programs that serve nothing, so a hook of a library that is no server imports no OpenTelemetry. Nor do
+those of servers that have processes besides which serve nothing: what their wrappers need of it is imported in
+functions that are guarded. All else is imported with the hook.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from stagetrace import distro
 from stagetrace.guard import guarded
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ def hook(module: ModuleType) -> None:
 
 @guarded
 def _surround(server: Any) -> None:
-    from stagetrace import distro
     from stagetrace.instrumentation.served import around
 
     server.application = around(server.application) or server.application

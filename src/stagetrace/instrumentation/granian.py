@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from stagetrace import distro
+from stagetrace.guard import guarded
+
 
 def hook(module: Any) -> None:
     """Wrap the two that a worker gives its application to: for requests, and for its lifespan."""
@@ -19,20 +22,23 @@ def _surrounding(original: Any, place: int) -> Any:
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        from stagetrace.instrumentation.served import around
-
         if len(args) > place:
-            args = (*args[:place], around(args[place]) or args[place], *args[place + 1 :])
+            args = (*args[:place], _surrounded(args[place]) or args[place], *args[place + 1 :])
         return original(*args, **kwargs)
 
     return call
 
 
+@guarded
+def _surrounded(app: Any) -> Any:
+    from stagetrace.instrumentation.served import around
+
+    return around(app)
+
+
 def _preparing(original: Any) -> Any:
     @functools.wraps(original)
     async def startup(self: Any) -> Any:
-        from stagetrace import distro
-
         result = await original(self)
         if not distro.ready():
             await distro.prepare()
@@ -44,8 +50,6 @@ def _preparing(original: Any) -> Any:
 def _flushing(original: Any) -> Any:
     @functools.wraps(original)
     async def shutdown(self: Any) -> Any:
-        from stagetrace import distro
-
         try:
             return await original(self)
         finally:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from stagetrace import distro
 from stagetrace.guard import guarded
+from stagetrace.instrumentation.sigterm import catch
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -45,9 +47,6 @@ def _preparing(original: Any) -> Any:
 
     @functools.wraps(original)
     async def wait_for_startup(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from stagetrace import distro
-        from stagetrace.instrumentation.sigterm import catch
-
         result = await original(self, *args, **kwargs)
         if not distro.ready():
             await distro.prepare()
@@ -62,8 +61,6 @@ def _flushing(original: Any) -> Any:
 
     @functools.wraps(original)
     async def wait_for_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from stagetrace import distro
-
         try:
             return await original(self, *args, **kwargs)
         finally:

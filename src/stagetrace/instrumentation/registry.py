@@ -46,6 +46,8 @@ _ALL = {
     "cheroot.wsgi": "stagetrace.instrumentation.wsgi_servers",
     "gevent.pywsgi": "stagetrace.instrumentation.wsgi_servers",
     "uvicorn.config": "stagetrace.instrumentation.uvicorn",
+    "uvicorn.lifespan.off": "stagetrace.instrumentation.uvicorn",
+    "uvicorn.lifespan.on": "stagetrace.instrumentation.uvicorn",
     "uvicorn.server": "stagetrace.instrumentation.uvicorn",
     "httpx._transports.default": "stagetrace.instrumentation.httpx",
     "urllib3.connectionpool": "stagetrace.instrumentation.urllib3",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from stagetrace import distro
 from stagetrace.guard import guarded
 
 if TYPE_CHECKING:
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 
 
 def hook(module: ModuleType) -> None:
-    """Wrap what loads the application (`uvicorn.config`), or what serves it (`uvicorn.server`)."""
+    """Wrap what loads the application (`uvicorn.config`), starts it (`uvicorn.lifespan`), serves (`uvicorn.server`)."""
     if module.__name__.endswith("config"):
         module.Config.load = _loading(module.Config.load)
-    else:
-        module.Server.startup = _preparing(module.Server.startup)
+    elif module.__name__.endswith("server"):
         module.Server.shutdown = _flushing(module.Server.shutdown)
+    else:
+        lifespan = getattr(module, "LifespanOn", None) or module.LifespanOff
+        lifespan.startup = _preparing(lifespan.startup)
 
 
 def _loading(original: Any) -> Any:
@@ -50,16 +53,16 @@ def _surround(config: Any) -> None:
 
 
 def _preparing(original: Any) -> Any:
-    """Prepare when the application has started: it may have set a provider of its own."""
+    """Prepare when the application has started, it may have set a provider of its own, and the server has not.
+
+    Requests that come between its start and its first tick get no `date`.
+    """
 
     @functools.wraps(original)
-    async def startup(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from stagetrace import distro
-
-        result = await original(self, *args, **kwargs)
-        if not distro.ready():
+    async def startup(self: Any) -> None:
+        await original(self)
+        if not distro.ready() and not self.should_exit:
             await distro.prepare()
-        return result
 
     return startup
 
@@ -69,8 +72,6 @@ def _flushing(original: Any) -> Any:
 
     @functools.wraps(original)
     async def shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from stagetrace import distro
-
         distro.hurry()
         try:
             return await original(self, *args, **kwargs)

@@ -1,0 +1,185 @@
+"""What is imported late may fail to be: a server answers as untraced, whatever of ours cannot be imported any more.
+
+In the service, `unimportable` keeps modules from being imported once the application is there and its server is not.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import instrumentation.grpc_client as rpc
+from environments import ROOT
+from instrumentation.test_asgi_harmless import answers
+from instrumentation.test_grpc_harmless import outcomes
+from services import APPS, GUNICORN, PYTHON, Service, run_service, wsgi_command
+from sink import run_sink
+from test_harmless import errors_of_the_app, part_answers
+from test_harmless_wsgi import REQUESTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("services")
+
+EVERYTHING = "stagetrace"
+PACKAGES = ROOT / "src"
+UVICORN = ("-m", "uvicorn", "unimportable:app", "--port", "{port}")
+ASGI = {
+    "uvicorn": UVICORN,
+    "hypercorn": ("-m", "hypercorn", "unimportable:app", "--bind", "127.0.0.1:{port}"),
+    "granian": ("-m", "granian", "--interface", "asgi", "unimportable:app", "--port", "{port}"),
+    "daphne": ("-m", "daphne", "-p", "{port}", "unimportable:app"),
+    "gunicorn": (*GUNICORN[1:], "-k", "uvicorn_worker.UvicornWorker", "unimportable:app"),
+}
+# By application, the servers under which it is asked.
+UNDER = {"any_starlette": tuple(ASGI), "any_litestar": ("uvicorn",), "any_quart": ("hypercorn",)}
+WSGI = ("gunicorn", "gunicorn gthread", "gunicorn gevent", "waitress", "werkzeug", "wsgiref")
+
+
+def late() -> list[str]:
+    """Return the modules of ours that functions of the recording side import."""
+    found: set[str] = set()
+    for path in sorted((PACKAGES / "stagetrace").rglob("*.py")):
+        if path.relative_to(PACKAGES / "stagetrace").parts[0] not in ("backend", "cli", "store", "probe.py", "_site"):
+            tree = ast.parse(path.read_text())
+            functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+            found.update(*map(imported, functions))
+    return sorted(found)
+
+
+def imported(function: ast.AST) -> Iterator[str]:
+    for node in ast.walk(function):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stagetrace"):
+            for name in [f"{node.module}.{one.name}" for one in node.names]:
+                path = PACKAGES / name.replace(".", "/")
+                yield name if path.is_dir() or path.with_suffix(".py").exists() else str(node.module)
+
+
+def environment(endpoint: str, names: str, **more: str) -> dict[str, str]:
+    return {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "* within 1ms",
+        "STAGETRACE_SOCKET_WAIT": "1",
+        "STAGETRACE_WIRE": "1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "UNIMPORTABLE": names,
+        "PYTHONHASHSEED": "0",
+        **more,
+    }
+
+
+def of_asgi(folder: Path, app: str, server: str, env: dict[str, str]) -> tuple[list[Any], str]:
+    """Return what an application answers, and the log. It is killed: after these requests daphne does not end."""
+    argv = [PYTHON, *ASGI[server]]
+    with run_service(folder, argv=argv, env={"UNIMPORTABLE": "none", **env, "APP": app}) as service:
+        try:
+            return answers(service, app), service.log
+        finally:
+            os.killpg(service.process.pid, signal.SIGKILL)
+            service.process.wait()
+
+
+def check(log: str, untraced: str) -> None:
+    """Check that each trouble was said once, in our words, and that errors are the application's own."""
+    ours = [line for line in log.splitlines() if line.startswith("stagetrace: ")]
+    assert any("in this test" in line for line in ours), log
+    assert len(ours) == len(set(ours)), log
+    assert log.count("Traceback") == untraced.count("Traceback"), log
+
+
+@pytest.mark.parametrize(
+    ("app", "server"),
+    [
+        pytest.param(app, server, marks=pytest.mark.smoke if server == "granian" else ())
+        for app, servers in UNDER.items()
+        for server in servers
+    ],
+)
+def test_nothing_more_can_be_imported_under_an_asgi_server(app: str, server: str, tmp_path: Path) -> None:
+    untraced, log = of_asgi(tmp_path, app, server, {})
+    with run_sink() as sink:
+        traced, said = of_asgi(tmp_path, app, server, environment(sink.endpoint, EVERYTHING))
+    assert traced == untraced
+    check(said, log)
+
+
+@pytest.mark.parametrize("server", WSGI)
+def test_nor_under_a_wsgi_server(server: str, tmp_path: Path) -> None:
+    """Nor does it matter how such a server ends."""
+    with run_sink() as sink:
+        untraced = of_wsgi(tmp_path, server, {"UNIMPORTABLE": "none"})
+        traced = of_wsgi(tmp_path, server, environment(sink.endpoint, EVERYTHING))
+    assert traced[:-1] == untraced[:-1]
+    check(traced[-1], untraced[-1])
+
+
+def of_wsgi(folder: Path, server: str, env: dict[str, str]) -> tuple[list[Any], list[str], int, str]:
+    argv = wsgi_command(server, "unimportable")
+    with run_service(folder, argv=argv, env={**env, "APP": "switchable_flask"}) as service:
+        return part_answers(service, REQUESTS), errors_of_the_app(service.log), service.stop(), service.log
+
+
+@pytest.mark.parametrize("app", ["grpc_threads", "grpc_aio"])
+def test_nor_in_a_grpc_server(app: str, tmp_path: Path) -> None:
+    with run_sink() as sink:
+        found = [
+            of_grpc(tmp_path, app, env) for env in ({"UNIMPORTABLE": "none"}, environment(sink.endpoint, EVERYTHING))
+        ]
+    assert found[1][:-1] == found[0][:-1]
+    check(found[1][-1], found[0][-1])
+
+
+def of_grpc(folder: Path, app: str, env: dict[str, str]) -> tuple[list[Any], int, str]:
+    with rpc.run_service(folder, "unimportable", {**env, "APP": app}) as service:
+        return outcomes(service, app), service.stop(signal.SIGTERM), service.log
+
+
+@pytest.mark.parametrize("names", [EVERYTHING, "stagetrace.guard"])
+def test_nor_from_the_start_of_the_interpreter_on(names: str, tmp_path: Path) -> None:
+    """No library can be hooked then, nor may that be possible to say."""
+    argv = [PYTHON, "-m", "uvicorn", "ml:app", "--port", "{port}"]
+    with run_service(tmp_path, argv=argv, env={"PYTHONPATH": ""}) as service:
+        expected = whole(service)
+    env = environment("http://127.0.0.1:1", names, PYTHONPATH=str(APPS / "at_start"))
+    with run_service(tmp_path, argv=argv, env=env) as service:
+        assert whole(service) == expected
+        assert "Traceback" not in service.log
+
+
+def whole(service: Service) -> list[Any]:
+    return [service.call("POST", "/predict", json={})[1].json(), service.call("GET", "/plain")[1].text]
+
+
+@pytest.fixture(scope="module")
+def untraced(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], str]:
+    return of_asgi(tmp_path_factory.mktemp("untraced"), "any_starlette", "uvicorn", {})
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", late())
+def test_nor_any_single_module(name: str, untraced: tuple[list[Any], str], tmp_path: Path) -> None:
+    with run_sink() as sink:
+        traced, said = of_asgi(tmp_path, "any_starlette", "uvicorn", environment(sink.endpoint, name))
+    assert traced == untraced[0]
+    assert said.count("Traceback") == untraced[1].count("Traceback"), said
+
+
+@pytest.mark.parametrize("server", ["uvicorn", "hypercorn", "granian"])
+def test_what_is_no_part_of_a_service_is_not_needed_to_record_it(server: str, tmp_path: Path) -> None:
+    """Neither these servers nor Quart bring anyio along."""
+    argv = [PYTHON, *(part.replace("unimportable", "any_quart") for part in ASGI[server])]
+    with run_sink() as sink:
+        env = environment(sink.endpoint, "anyio", PYTHONPATH=str(APPS / "at_start"))
+        with run_service(tmp_path, argv=argv, env=env, ready="/items/1") as service:
+            trace, response = service.call("GET", "/items/3")
+            assert response.json() == {"item": 3}
+            service.stop()
+            assert "in this test" not in service.log
+        assert sink.request(trace).entry.attributes["http.route"] == "/items/<int:item>"
