@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from importlib.metadata import EntryPoint
 
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.id_generator import IdGenerator
     from opentelemetry.sdk.trace.sampling import Sampler
 
@@ -101,7 +101,7 @@ def prepare_now() -> None:
             if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
                 target = _set_tracer_provider()
             else:
-                target = "the tracer provider that this service set"
+                target = _complete(trace.get_tracer_provider()) or "the tracer provider that this service set"
             _set_meter_provider()
             _observe()
             pauses.start()
@@ -137,17 +137,51 @@ def _import_now(target: str) -> None:
 def _set_tracer_provider() -> str:
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    from stagetrace.otlp.build import otlp_processor
-    from stagetrace.otlp.exporter import CountingExporter
+    from stagetrace.otlp.processor import EncodingSpanProcessor
     from stagetrace.recording.limits import span_limits
 
     # Its own exit handler may wait half a minute for a Collector that is down: ours is bounded.
     provider = TracerProvider(
         _installed_sampler(), shutdown_on_exit=False, span_limits=span_limits(), id_generator=_id_generator()
     )
-    senders, targets = [], []
+    made = _sending()
+    for processor in made:
+        provider.add_span_processor(processor)
+    senders = [processor for processor in made if isinstance(processor, EncodingSpanProcessor)]
+    _record_entries(provider, senders, others=len(senders) < len(made))
+    trace.set_tracer_provider(provider)
+    atexit.register(_bounded, provider.shutdown)
+    return _names(made)
+
+
+@guarded
+def _complete(provider: Any) -> str | None:
+    """Send the spans of the provider that this service has set, as long as it has no exporter; return where they go."""
+    from stagetrace.instrumentation.otel_sdk import joined
+
+    processor = joined(provider)
+    if processor is None or processor.sends:
+        return None
+    made = _sending()
+    processor.standby = list(made)
+    for one in made:
+        atexit.register(_bounded, one.shutdown)
+    return f"{_names(made)}, as long as the tracer provider that this service set has no exporter"
+
+
+def _names(made: dict[SpanProcessor, str]) -> str:
+    return ", ".join(made.values()) or "nowhere"
+
+
+def _sending() -> dict[SpanProcessor, str]:
+    """Return what sends spans, as OTEL_TRACES_EXPORTER says, and where each sends them."""
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    from stagetrace.otlp.build import otlp_processor
+    from stagetrace.otlp.exporter import CountingExporter
+
+    made: dict[SpanProcessor, str] = {}
     for name in config.exporters("TRACES", "otlp"):
         group = "opentelemetry_traces_exporter"
         target = f"{name} {config.endpoint()}" if name.startswith("otlp") else name
@@ -155,18 +189,13 @@ def _set_tracer_provider() -> str:
             point = _entry_point(group, name)
             if point is None:
                 continue
-            senders.append(otlp_processor(partial(_load, point), target))
-            provider.add_span_processor(senders[-1])
+            made[otlp_processor(partial(_load, point), target)] = target
         else:
             make = _loaded(group, name)
             if make is None:
                 continue
-            provider.add_span_processor(BatchSpanProcessor(CountingExporter(make(), target)))
-        targets.append(target)
-    _record_entries(provider, senders, others=len(senders) < len(targets))
-    trace.set_tracer_provider(provider)
-    atexit.register(_bounded, provider.shutdown)
-    return ", ".join(targets) or "nowhere"
+            made[BatchSpanProcessor(CountingExporter(make(), target))] = target
+    return made
 
 
 def _record_entries(provider: TracerProvider, senders: list[EncodingSpanProcessor], *, others: bool) -> None:
@@ -179,6 +208,7 @@ def _record_entries(provider: TracerProvider, senders: list[EncodingSpanProcesso
     if processor is not None:
         processor.has_others = others
         processor.is_bounded = True
+        processor.standby = ()
         recorder = EntryRecorder(provider, processor, senders)
 
 

@@ -117,6 +117,11 @@ def most() -> int | None:
 def telemetry_of_its_own(interceptor: str) -> list[Any]:
     """What the author of a service has set up, as OWN says; return interceptors to be given to its server."""
     own = os.environ.get("OWN", "")
+    if "silent interceptor" in own:
+        from opentelemetry.instrumentation import grpc as instrumentation
+        from opentelemetry.sdk.trace import TracerProvider
+
+        return [getattr(instrumentation, interceptor)(TracerProvider())]
     if "provider" in own:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -124,7 +129,9 @@ def telemetry_of_its_own(interceptor: str) -> list[Any]:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         provider = TracerProvider(resource=Resource.create({"service.name": "own-provider"}))
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=os.environ["SINK"], insecure=True)))
+        if "silent" not in own:
+            exporter = OTLPSpanExporter(endpoint=os.environ["SINK"], insecure=True)
+            provider.add_span_processor(BatchSpanProcessor(exporter))
         trace.set_tracer_provider(provider)
     if "instrumentor" in own:
         from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorServer, GrpcInstrumentorServer

@@ -144,6 +144,8 @@ settings.configure(
 django.setup()
 if os.environ.get("INSTRUMENTED"):
     from opentelemetry.instrumentation.django import DjangoInstrumentor
+    from opentelemetry.sdk.trace import TracerProvider
 
-    DjangoInstrumentor().instrument()
+    silent = os.environ["INSTRUMENTED"] == "without exporter"
+    DjangoInstrumentor().instrument(tracer_provider=TracerProvider() if silent else None)
 app = get_wsgi_application()

@@ -3,7 +3,8 @@
 import os
 from typing import Any
 
-kind = os.environ["KIND"]
+kind, _, silent = os.environ["KIND"].partition(", ")
+provider: Any = None
 
 if kind == "a provider of one's own":
     from opentelemetry import trace
@@ -12,13 +13,18 @@ if kind == "a provider of one's own":
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    if not silent:
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
+elif silent:  # of the instrumentation alone
+    from opentelemetry.sdk.trace import TracerProvider
+
+    provider = TracerProvider()
 
 if kind == "Flask instrumented before":
     from opentelemetry.instrumentation.flask import FlaskInstrumentor
 
-    FlaskInstrumentor().instrument()
+    FlaskInstrumentor().instrument(tracer_provider=provider)
 
 from flask_ml import app as flask_app  # noqa: E402
 
@@ -27,7 +33,7 @@ app: Any = flask_app
 if kind in ("Flask instrumented", "Flask instrumented and hidden"):
     from opentelemetry.instrumentation.flask import FlaskInstrumentor
 
-    FlaskInstrumentor().instrument_app(flask_app)
+    FlaskInstrumentor().instrument_app(flask_app, tracer_provider=provider)
 elif kind == "WSGI middleware within":
     from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware
 
@@ -35,7 +41,7 @@ elif kind == "WSGI middleware within":
 elif kind == "WSGI middleware around":
     from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware
 
-    app = OpenTelemetryMiddleware(flask_app)
+    app = OpenTelemetryMiddleware(flask_app, tracer_provider=provider)
 
 if kind == "Flask instrumented and hidden":
 

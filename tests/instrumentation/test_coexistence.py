@@ -48,7 +48,13 @@ BESIDE = {
     "wrapped_outside": "from-environment",
     "native_telemetry": "own-provider",
     "subclassed": "from-environment",
+    # Providers that export nothing: what is recorded is sent all the same.
+    "silent_provider": "silent-provider",
+    "silent_provider_in_lifespan": "silent-provider",
+    "silent_middleware": "from-environment",
+    "silent_telemetry": "from-environment",
 }
+SILENT = [name for name in BESIDE if name.startswith("silent")]
 
 
 @pytest.fixture(scope="module", params=BESIDE)
@@ -69,6 +75,83 @@ def test_one_entry_span_beside_the_authors_own(beside: tuple[str, Service], sink
         assert "inference" in request.names
         assert request.entry.service == BESIDE[app]
         assert request.entry.attributes["sla.breached"] is False
+
+
+@pytest.mark.parametrize("beside", SILENT, indirect=True)
+def test_a_provider_that_exports_nothing_loses_nothing(beside: tuple[str, Service], sink: Sink) -> None:
+    """Ids that the service's code sees are those that are sent, and what it sets on its span is there."""
+    name, service = beside
+    for _ in range(2):
+        trace_id = service.client.get("/seen").json()["trace_id"]
+        request = sink.request(trace_id)
+        assert_tiled(request)
+        (child,) = [span for span in request.others if span.name == "child"]
+        if name != "silent_telemetry":  # whose own spans, which nobody gets, are current in the handler
+            assert child.parent_id in {stage.span_id for stage in request.stages}
+            assert request.entry.attributes["set.by"] == "handler"
+    assert "fault of stagetrace" not in service.log
+
+
+@pytest.mark.parametrize("rate", ["0", "0.5"])
+def test_what_a_middleware_samples_for_nobody_is_no_sampling(rate: str, sink: Sink, tmp_path: Path) -> None:
+    """All that was judged was sent, and the callee of a service is told that its caller records."""
+    with run_service(tmp_path, "silent_middleware", env=environment(sink) | {"RATE": rate}) as service:
+        traces = [service.client.get("/seen").json()["trace_id"] for _ in range(4)]
+        posted = [service.call("POST", "/predict", json={})[0] for _ in range(4)]
+        for trace_id in (*traces, *posted):
+            assert_tiled(sink.request(trace_id))
+        service.stop()
+        assert "judged 4 requests, 0 broke their promise" in service.log
+
+
+@pytest.mark.parametrize(
+    ("app", "part"),
+    [
+        ("silent_middleware", "stagetrace.instrumentation.otel_server:is_silent"),
+        ("silent_middleware", "stagetrace.instrumentation.otel_server:StandIn"),
+        ("silent_telemetry", "stagetrace.recording.entry:EntrySpan.take_ids"),
+        ("silent_provider", "stagetrace.instrumentation.otel_sdk:joined"),
+        ("silent_provider", "stagetrace.sla.processor:exports"),
+    ],
+)
+def test_a_part_that_fails_beside_a_silent_provider_changes_no_answer(
+    app: str, part: str, sink: Sink, tmp_path: Path
+) -> None:
+    with run_service(tmp_path, "broken", env=environment(sink) | {"APP": app, "BREAK": part}) as service:
+        for _ in range(2):
+            assert service.call("POST", "/predict", json={"inference_s": 0.01})[1].json() == [0.01]
+            assert service.call("GET", "/raise")[1].status_code == 500
+        assert service.call("POST", "/export")[1].status_code == 200 or app != "silent_provider"
+        said = [
+            line for line in service.log.splitlines() if line.startswith("stagetrace:") and "twin is broken" in line
+        ]
+        assert said
+        assert len(said) == len(set(said))
+
+
+def test_an_exporter_that_comes_later_has_all_from_then_on(sink: Sink, tmp_path: Path) -> None:
+    with (
+        run_sink() as own,
+        run_service(tmp_path, "silent_provider", env=environment(sink) | {"SINK": own.endpoint}) as it,
+    ):
+        before, _ = it.call("POST", "/predict", json={})
+        assert_tiled(sink.request(before))
+        it.call("POST", "/export")
+        after, _ = it.call("POST", "/predict", json={})
+        assert_tiled(own.request(after))
+        it.stop()
+        assert before not in own.traces()
+        assert after not in sink.traces()
+        assert it.log.count("has an exporter from now on") == 1
+
+
+def test_beside_a_provider_without_exporter_nothing_is_sent_where_nobody_wants_it(sink: Sink, tmp_path: Path) -> None:
+    env = environment(sink) | {"OTEL_TRACES_EXPORTER": "none"}
+    with run_service(tmp_path, "silent_provider", env=env) as service:
+        trace_id, _ = service.call("POST", "/predict", json={})
+        service.stop()
+        assert trace_id not in sink.traces()
+        assert "spans to nowhere" in service.log
 
 
 @pytest.mark.parametrize("beside", list(BESIDE)[:1], indirect=True)

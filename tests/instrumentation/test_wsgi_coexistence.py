@@ -56,6 +56,11 @@ def environment(sink: Sink) -> dict[str, str]:
         ("in FastAPI by Starlette", UVICORN, OURS),
         ("in FastAPI by a2wsgi", UVICORN, OURS),
         ("opentelemetry-instrument", SYNC, "opentelemetry.instrumentation.flask"),
+        ("a provider of one's own, without exporter", SYNC, OURS),
+        ("Flask instrumented, without exporter", GTHREAD, OURS),
+        ("Flask instrumented before, without exporter", SYNC, OURS),
+        ("Flask instrumented and hidden, without exporter", SYNC, OURS),
+        ("WSGI middleware around, without exporter", SYNC, OURS),
     ],
 )
 def test_one_entry_span(kind: str, argv: list[str], scope: str, sink: Sink, tmp_path: Path) -> None:
@@ -80,10 +85,11 @@ def test_one_entry_span(kind: str, argv: list[str], scope: str, sink: Sink, tmp_
             spans = {span.span_id: span for span in (*request.stages, *request.others)}
             (found,) = [span for span in request.others if span.name == "child"]
             parent = spans[found.parent_id]
-            assert parent.name == "handler" or (kind.endswith("hidden") and spans[parent.parent_id].name == "handler")
+            hidden = kind.startswith("Flask instrumented and hidden")
+            assert parent.name == "handler" or (hidden and spans[parent.parent_id].name == "handler")
         assert "failed (" not in service.log
         assert "Traceback" not in service.log
-        if kind in ("WSGI middleware around", "in FastAPI by a2wsgi"):
+        if kind.startswith(("WSGI middleware around", "in FastAPI by a2wsgi")):
             assert_that_a_client_that_goes_away_is_never_good(service, sink)
 
 
@@ -100,14 +106,14 @@ def assert_that_a_client_that_goes_away_is_never_good(service: Service, sink: Si
     assert "network.disconnect" not in sink.request(broken).entry.attributes
 
 
-@pytest.mark.parametrize("instrumented", [pytest.param("", marks=pytest.mark.smoke), "1"])
+@pytest.mark.parametrize("instrumented", [pytest.param("", marks=pytest.mark.smoke), "1", "without exporter"])
 def test_one_entry_span_in_django(instrumented: str, sink: Sink, tmp_path: Path) -> None:
     argv = [PYTHON, *SYNC[:-1], "semantics_django:app"]
     with run_service(tmp_path, argv=argv, env=environment(sink) | {"INSTRUMENTED": instrumented}) as service:
         trace_id, _ = service.call("GET", "/child")
         request = sink.request(trace_id)
         assert_tiled(request)
-        scope = "opentelemetry.instrumentation.django" if instrumented else OURS
+        scope = "opentelemetry.instrumentation.django" if instrumented == "1" else OURS
         assert request.entry.scope.startswith(scope)
         assert request.entry.attributes["sla.objective"] == "GET /child within 40s"
         (child,) = request.others

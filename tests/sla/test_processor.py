@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.sdk.trace import (
+    ConcurrentMultiSpanProcessor,
     ReadableSpan,
     SpanLimits,
     SpanProcessor,
@@ -364,3 +365,39 @@ def test_our_own_failure_lets_the_span_pass(twin: str, monkeypatch: pytest.Monke
     request(tracer, 20)
     assert [span.name for span in entries_of(exporter)] == ["POST /predict"]
     assert sum(guard.failures.values()) == 1
+
+
+class _Baggage(SpanProcessor):
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        """Put something on the span."""
+
+
+@pytest.mark.parametrize("composite", [SynchronousMultiSpanProcessor, ConcurrentMultiSpanProcessor])
+def test_what_looks_at_no_ended_span_exports_nothing(composite: Any) -> None:
+    chain = composite()
+    assert not processor_module.exports(chain)
+    chain.add_span_processor(_Baggage())
+    chain.add_span_processor(composite())
+    assert not processor_module.exports(chain)
+    chain.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+    assert processor_module.exports(chain)
+    assert processor_module.exports(_Raises(RuntimeError, "end"))  # who knows what it does
+
+
+def test_where_nothing_is_sent_nothing_is_judged() -> None:
+    chain = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
+    processor = SLASpanProcessor(POLICY, chain)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    tracer = provider.get_tracer("test")
+    request(tracer, 60)
+    assert processor.counter.counts() == {}
+    exporter = InMemorySpanExporter()
+    processor.standby = [SimpleSpanProcessor(exporter)]
+    request(tracer, 60)
+    own = InMemorySpanExporter()
+    processor.add_span_processor(SimpleSpanProcessor(own))
+    request(tracer, 60)
+    for each in (exporter, own):
+        assert [span.name for span in each.get_finished_spans()] == ["handler", "POST /predict"]
+    assert processor.counter.counts() == {("POST /predict within 50ms", "breach"): 2}

@@ -150,6 +150,7 @@ class AsgiRequest(Messages):
     _ended_at: int | None = None
     _raised = False
     _finished = False
+    is_announced = False  # by an instrumentation within
     _route = ""
     handler: Any = None  # the route or mount that had it last
     mount = ""  # templates of the mounts that the request went through
@@ -273,7 +274,7 @@ class AsgiRequest(Messages):
             self.go_away()
 
     def _announce(self, message: Any) -> None:
-        if not self.gave_way:  # whoever made the entry span announces it
+        if not self.gave_way and not self.is_announced:  # whoever made the entry span announces it
             http.announce(message, self._own_span())
 
     def take_in(self, message: Any) -> None:

@@ -87,8 +87,13 @@ def _bound(signature: Any, ours: Any, server: Any, args: Any, kwargs: Any) -> in
 
 
 def _adopts(interceptors: Any) -> bool:
-    """Return whether the entry spans are those of OpenTelemetry's own instrumentation."""
-    return any(type(one).__module__.startswith(OTEL_PACKAGE) for one in interceptors)
+    """Return whether the entry spans are those of OpenTelemetry's own instrumentation, and are sent."""
+    theirs = [one for one in interceptors if type(one).__module__.startswith(OTEL_PACKAGE)]
+    if not theirs:
+        return False
+    from stagetrace.instrumentation.otel_sdk import is_silent
+
+    return any(not is_silent(getattr(one, "_tracer", None)) for one in theirs)
 
 
 def _thread_interceptors(pool: Any, given: Any) -> tuple[Any, ...]:

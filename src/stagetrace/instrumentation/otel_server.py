@@ -1,8 +1,9 @@
 """OpenTelemetry's own instrumentations of servers and frameworks: where one is active, its entry span is adopted.
 
 All of them, of ASGI and WSGI, Django, Flask and others, start it by one function, which makes a SERVER span where no
-span is open. With ours open it would become a part of ours. So ours gives way first, unless somebody has seen it. What
-the ASGI middleware was told to leave out, by an argument, is left out by us, too.
+span is open. With ours open it would become a part of ours. So ours gives way first, unless somebody has seen it, or
+theirs would be sent nowhere (docs/decisions/023). What the ASGI middleware was told to leave out, by an argument, is
+left out by us, too.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from opentelemetry import trace
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import request_in
-from stagetrace.recording.context import RequestSpan
-from stagetrace.recording.current import current, entries
+from stagetrace.instrumentation.otel_sdk import is_silent
+from stagetrace.recording.context import RequestSpan, StandIn
+from stagetrace.recording.current import current, entries, recording
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -42,6 +44,9 @@ def hook(module: ModuleType) -> None:
 def _giving_way(original: Any) -> Any:
     @functools.wraps(original)
     def start(*args: Any, **kwargs: Any) -> Any:
+        stand_in = _stand_in(kwargs.get("tracer", args[0] if args else None))
+        if stand_in is not None:
+            return stand_in, None
         token = _hide(kwargs.get("context_carrier", args[3] if len(args) > 3 else None))  # noqa: PLR2004
         try:
             span, own_token = original(*args, **kwargs)
@@ -70,6 +75,19 @@ def _leave_out(middleware: Any, scope: Any, address: Any) -> None:
     urls = middleware.excluded_urls
     if hasattr(request, "leave_out") and urls and urls.url_disabled(address(scope)[2]):
         request.leave_out()
+
+
+@guarded
+def _stand_in(tracer: Any) -> Any:
+    """Return what to take, within a request that is recorded, for a span of a tracer whose spans are sent nowhere."""
+    request: Any = recording()
+    if request is None or not is_silent(tracer):
+        return None
+    span = trace.get_current_span()
+    if span is trace.INVALID_SPAN:
+        return None
+    request.is_announced = True
+    return StandIn(span)
 
 
 @guarded

@@ -175,6 +175,7 @@ class WsgiRequest(Passing):
     _status: int | None = None
     _answer_headers: Any = None
     _finished = False
+    is_announced = False  # by an instrumentation within
     _route = ""
     _failure: BaseException | None = None
     _long_agent: bytes | None = None
@@ -281,7 +282,7 @@ class WsgiRequest(Passing):
     def _note_head(self, status: str, headers: Any) -> Any:
         digits = status[:3]
         self._status = int(digits) if digits.isdigit() else None
-        if PROPAGATORS in sys.modules:
+        if PROPAGATORS in sys.modules and not self.is_announced:
             added = http.announced(self._own_span())
             headers = [*headers, *added] if added else headers
         if http.asked_for() is not None:

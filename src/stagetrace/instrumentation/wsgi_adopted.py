@@ -7,6 +7,7 @@ hides its instrumentation from `adopts` gets our entry span, and theirs becomes 
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from opentelemetry import trace
 from stagetrace.guard import guarded_end
 from stagetrace.instrumentation.asgi import CLIENT
 from stagetrace.instrumentation.base import SCOPE_KEY
+from stagetrace.instrumentation.otel_sdk import is_silent
 from stagetrace.instrumentation.wsgi_passing import Passing
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.timeline import Timeline
@@ -66,21 +68,32 @@ class AdoptedRequest(Passing, Timeline):
 
 
 def adopts(app: Any) -> bool:
-    """Return whether an application's entry spans are those of OpenTelemetry's instrumentation."""
+    """Return whether an application's entry spans are those of OpenTelemetry's instrumentation, and are sent."""
     if not any(name in sys.modules for name in ADOPTED):
         return False
     layer = app
     for _ in range(MOST_LAYERS):
         layer = getattr(layer, "__self__", layer)  # of a bound method
         kind = type(layer).__module__
-        if kind.startswith(OTEL_PACKAGE) or getattr(layer, "_is_instrumented_by_opentelemetry", False):
+        instrumented = kind.startswith(OTEL_PACKAGE) or getattr(layer, "_is_instrumented_by_opentelemetry", False)
+        if instrumented and not is_silent(_tracer(layer)):
             return True
         if kind.startswith("django.core.handlers"):
             from django.conf import settings
+            from django.utils.module_loading import import_string
 
-            return any(name.startswith(OTEL_PACKAGE) for name in settings.MIDDLEWARE)
+            theirs = [import_string(name) for name in settings.MIDDLEWARE if name.startswith(OTEL_PACKAGE)]
+            return any(not is_silent(getattr(one, "_tracer", None)) for one in theirs)
         inside = getattr(layer, "__dict__", {})
         layer = next((inside[name] for name in INNER if callable(inside.get(name))), None)
         if layer is None:
             return False
     return False
+
+
+def _tracer(layer: Any) -> Any:
+    """Return the tracer of what OpenTelemetry has instrumented; None where that cannot be told."""
+    before_request = getattr(layer, "_before_request", None)  # Flask's, which has it in its closure
+    if before_request is not None:
+        return inspect.getclosurevars(before_request).nonlocals.get("tracer")
+    return getattr(layer, "tracer", None)

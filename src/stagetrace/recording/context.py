@@ -86,3 +86,23 @@ class RequestSpan(Span):
     def __getattr__(self, name: str) -> Any:
         # `name`, `kind`, `attributes` ...: what the SDK's span offers beyond the API.
         return getattr(self._entry, name)
+
+
+class StandIn(RequestSpan):
+    """The current span, for an instrumentation whose own span would be sent nowhere.
+
+    It says that it does not record, and does not end, so nothing of the instrumentation's lands on it. What the
+    request's code sets does.
+    """
+
+    def __init__(self, span: Span) -> None:
+        self._entry = span
+
+    def get_span_context(self) -> SpanContext:
+        return self._entry.get_span_context()
+
+    def is_recording(self) -> bool:
+        return False
+
+    def end(self, end_time: int | None = None) -> None:
+        pass

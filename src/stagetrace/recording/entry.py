@@ -121,7 +121,21 @@ class EntrySpan(Timeline, Span):
 
     def gives_way(self, parent: SpanContext | None) -> bool:
         """Return whether nobody has seen this span, and a SERVER span with this parent would be about its request."""
-        if not self.may_give_way or self._identity is not None or self.notes is not None or self.end_time is not None:
+        return self.may_give_way and self._may_be(parent)
+
+    def take_ids(self, context: SpanContext, parent: SpanContext | None) -> None:
+        """Be known by the ids of a SERVER span that is sent nowhere: others have seen them, in logs and in headers."""
+        if self._may_be(parent):
+            self.drawn = context.trace_id
+            mine = self.identity
+            ids = (mine.context.trace_id, context.span_id)
+            flags, state = mine.context.trace_flags, mine.context.trace_state
+            self._identity = mine._replace(
+                context=SpanContext(*ids, is_remote=False, trace_flags=flags, trace_state=state)
+            )
+
+    def _may_be(self, parent: SpanContext | None) -> bool:
+        if self._identity is not None or self.notes is not None or self.end_time is not None:
             return False
         context = self.parent_context
         remote = get_current_span(context).get_span_context() if context else INVALID_SPAN_CONTEXT

@@ -91,6 +91,9 @@ class Timeline(Marks):
         """Return whether an entry span of somebody else's, with this parent, may still be the one that this tiles."""
         return self.entry is None
 
+    def take_ids(self, context: SpanContext, parent: SpanContext | None) -> None:
+        """Take over, if this is an entry span of ours, the ids of one that is sent nowhere."""
+
     def bind(self, entry: SpanContext, start: int) -> None:
         """Begin the first stage where the entry span begins."""
         self._start = start

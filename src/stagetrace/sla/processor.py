@@ -22,7 +22,7 @@ from stagetrace.sla.usual import Learned
 from stagetrace.sla.verdict import GOOD, Streamed, decide, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from opentelemetry.context import Context
 
@@ -153,6 +153,13 @@ class SLASpanProcessor(SpanProcessor):
         self._held = HeldSpans()
         self.is_bounded = False  # whether this package's limits hold: it has set the provider
         self.has_others = True  # whether other processors than the provider's own are to see the spans
+        # Of the process's provider: what sends its spans as long as the wrapped processor sends none.
+        self.standby: Sequence[SpanProcessor] | None = None
+
+    @property
+    def sends(self) -> bool:
+        """Whether what ends here goes where it can be looked at, so that it is judged: else ours does not give way."""
+        return self.standby is not None or exports(self._next)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Bind the request's timeline to its entry span."""
@@ -176,6 +183,7 @@ class SLASpanProcessor(SpanProcessor):
         for one in finished:
             self.hand_on(one)
         if itself is not None:
+            self._send(itself)
             _show(self._next.on_end, self._bounded(itself) or itself)
 
     def start_next(self, span: Span, parent_context: Context | None) -> None:
@@ -184,7 +192,14 @@ class SLASpanProcessor(SpanProcessor):
 
     def hand_on(self, span: ReadableSpan) -> None:
         """Hand a finished span of ours to the wrapped processor."""
+        self._send(span)
         _spare(self._next.on_end, self._bounded(span) or span)
+
+    @guarded
+    def _send(self, span: ReadableSpan) -> None:
+        if self.standby and not exports(self._next):
+            for one in self.standby:
+                one.on_end(bounded(span))
 
     @guarded
     def _bounded(self, span: ReadableSpan) -> ReadableSpan:
@@ -258,6 +273,10 @@ class SLASpanProcessor(SpanProcessor):
         if context is None or not _is_entry(span) or context.span_id in entries:  # a second processor of ours
             return
         timeline = current.get()
+        if not self.sends:
+            if timeline is not None:
+                timeline.take_ids(context, span.parent)
+            return
         if timeline is None or not timeline.gives_way(span.parent):
             timeline = Timeline()
         timeline.bind(context, span.start_time or 0)
@@ -275,7 +294,7 @@ class SLASpanProcessor(SpanProcessor):
 
     @guarded
     def _end(self, span: ReadableSpan) -> list[ReadableSpan]:
-        if _is_entry(span):
+        if _is_entry(span) and self.sends:
             return self._finish(span)
         return self._hold(span) if dropped(span) else [span]
 
@@ -342,16 +361,34 @@ class SLASpanProcessor(SpanProcessor):
 
     def add_span_processor(self, processor: SpanProcessor) -> None:
         """Add to the wrapped processor, where that is a provider's composite one."""
+        self._stand_back(processor)
         self.has_others = True
         self._next.add_span_processor(processor)  # type: ignore[attr-defined]
+
+    @guarded
+    def _stand_back(self, processor: SpanProcessor) -> None:
+        if self.standby and exports(processor) and not exports(self._next):
+            log.info("the tracer provider of this service has an exporter from now on: its spans go there alone.")
 
     def shutdown(self) -> None:
         """Shut the wrapped processor down."""
         self._next.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Flush the wrapped processor."""
-        return self._next.force_flush(timeout_millis)
+        """Flush the wrapped processor, and what has sent in its place."""
+        flushed = [one.force_flush(timeout_millis) for one in (*(self.standby or ()), self._next)]
+        return all(flushed)
+
+
+def exports(processor: Any) -> bool:
+    """Return whether a span processor may send ended spans; False where it can be told that it, or each part, does not.
+
+    What does not look at ended spans at all (it adds baggage, or trace ids to logs) sends none.
+    """
+    parts = getattr(processor, "_span_processors", None)  # of the SDK's composite ones
+    if parts is not None:
+        return any(map(exports, parts))
+    return getattr(getattr(processor, "on_end", None), "__func__", None) is not SpanProcessor.on_end
 
 
 def _show(method: Callable[..., None], span: ReadableSpan, *besides: Any) -> None:
