@@ -30,7 +30,10 @@ _KNOWN: Final = (
     *("tensorflow", "torch", "transformers", "tritonclient", "uvicorn", "vllm", "xgboost"),
 )
 # Servers of their own applications whose requests are not recorded: a stage that is marked there belongs to none.
-_UNSEEN: Final = {"aiohttp": "aiohttp.web", "robyn": "robyn", "sanic": "sanic", "tornado": "tornado"}
+_UNSEEN: Final = {
+    "aiohttp": "aiohttp.web",
+    **{name: name for name in ("cog", "mosec", "robyn", "sanic", "tornado")},
+}
 
 
 def checks(asked: dict[str, Any] | None) -> Iterator[Check]:

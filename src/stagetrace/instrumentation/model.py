@@ -12,6 +12,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
+from stagetrace.instrumentation import unserved
 from stagetrace.recording.current import current, recording
 from stagetrace.recording.holders import LONG_NS, note
 from stagetrace.semconv import (
@@ -62,7 +63,7 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
     """Return a method that is the inference (or `activity`) of the current request, where it is the outermost call.
 
     `describe` gives, from instance, positional and keyword arguments, the attributes of the stage. Outside a recorded
-    request a call costs one context look-up.
+    request a call costs a look at the context and one at the clock.
     """
     hook = switch(describe.__module__)
 
@@ -70,7 +71,7 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         timeline = current.get()
         if timeline is None or timeline.closed or not timeline.bound:
-            timeline = recording()  # the rare case
+            timeline = recording() or _unrecorded(self)  # the rare case
         if timeline is None or hook.off or _inside.get():
             return method(self, *args, **kwargs)
         token = _inside.set(True)
@@ -137,9 +138,16 @@ class _Stand(functools.partial):  # type: ignore[type-arg]
         return operator.getitem, ((self.pickled,), 0)
 
 
-def is_outermost() -> bool:
+def is_outermost(model: Any) -> bool:
     """Return whether a model that is called now would be the outermost of a recorded request."""
-    return not _inside.get() and recording() is not None
+    return not _inside.get() and (recording() or _unrecorded(model)) is not None
+
+
+def _unrecorded(model: Any) -> Timeline | None:
+    """Return None, of a model that is called outside any recorded request, and see whether that is to be said."""
+    if unserved.due < time_ns():
+        unserved.look(model)
+    return None
 
 
 def stand(function: Callable[..., Any], pickled: Any) -> _Stand:
@@ -172,6 +180,7 @@ def _of_one_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
     name = attributes.get(ML_MODEL_NAME)
     if name is not None and name not in _called and len(_called) < MAX_DESCRIBED:
         _called.add(name)
+        unserved.settle()
         attributes[ML_COLD_START] = True
     return attributes
 

@@ -59,7 +59,7 @@ def eagerly(original: Callable[..., Any], describe: Describe) -> Callable[..., A
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         chosen = original
         try:
-            if is_outermost() and not here.off and not _is_tracing():
+            if is_outermost(self) and not here.off and not _is_tracing():
                 chosen = call
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
             report(here.hook, error)

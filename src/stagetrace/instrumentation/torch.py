@@ -44,7 +44,7 @@ def calling(original: Callable[..., Any], is_model: Callable[[Any], bool]) -> Ca
             return original(self, *args, **kwargs)
         chosen = original
         try:
-            if is_outermost() and not _hook.off and is_model(self):
+            if is_outermost(self) and not _hook.off and is_model(self):
                 chosen = call
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
             report(WHERE, error)
