@@ -14,6 +14,8 @@ from stagetrace.recording import channel, elsewhere
 from stagetrace.recording.channel import Line, Listener
 from stagetrace.recording.elsewhere import hand_on, is_here, tell
 from stagetrace.recording.timeline import Timeline
+from stagetrace.recording.work import Origin, Work
+from stagetrace.semconv import PREPARE, TRANSFORM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +69,22 @@ def test_a_forked_worker_tells_in_time() -> None:
     assert segments[3].context == SpanContext(1, 99, is_remote=False, trace_flags=TraceFlags(1))
     assert segments[3].link == SpanContext(7, 8, is_remote=True, trace_flags=TraceFlags(1))
     assert timeline.model == {"ml.model.name": "m"}
+
+
+@pytest.mark.parametrize("activity", [TRANSFORM, PREPARE])
+def test_a_worker_that_dies_has_told_of_no_transform_whose_stage_is_not_settled(activity: str) -> None:
+    now = time.time_ns()
+    timeline = request(now)
+    key = hand_on(timeline, "worker", now)
+
+    def begin() -> None:
+        work = Work(Origin(key, ENTRY), start=now + 100)
+        work.enter(activity, {"ml.model.name": "Scaler"}, now + 200)
+        work.leave(activity, now + 300)
+        work.begin_telling("inference", now + 400)
+
+    in_a_fork(begin)
+    assert shape(timeline.close(now, now + 1_000)) == [("queue", 100), ("preprocess", 300), ("inference", 600)]
 
 
 def test_a_worker_that_dies_leaves_its_last_stage_open() -> None:

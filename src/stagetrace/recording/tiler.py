@@ -40,7 +40,7 @@ MAX_STAGE_NAMES = 32
 OTHER = "other"
 _WIRE = (NETWORK_SEND, NETWORK_RECEIVE)
 _TRANSFORMS = (TRANSFORM, PREPARE)
-_UNNAMED = (GAP, *_TRANSFORMS)
+UNNAMED = (GAP, *_TRANSFORMS)
 _NO_COUNTS = dict.fromkeys(PRIORITY, 0)
 NOTHING: dict[str, Any] = {}  # shared, and never written to
 UNRECOGNISED: dict[str, Any] = {ML_MODEL_RECOGNISED: False}  # likewise
@@ -237,7 +237,7 @@ class Tiler:
             segment.attributes = attributes
         self._pending.clear()
         if self._tail:
-            for stage in _UNNAMED:
+            for stage in UNNAMED:
                 self._rename_tail(stage, name)
 
     def _rename_tail(self, stage: str, name: str) -> None:
@@ -277,7 +277,7 @@ class Tiler:
             self._name_pending(HANDLER, model)
         self.model = self.model or model
         self._pending.clear()
-        for stage in _UNNAMED:
+        for stage in UNNAMED:
             self._rename_tail(stage, after)
 
     def _tail_blocks(self, at: int) -> list[Segment]:

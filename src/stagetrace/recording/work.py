@@ -17,6 +17,7 @@ from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.current import current
 from stagetrace.recording.elsewhere import hand_on, named, tell, told
 from stagetrace.recording.spans import SCOPE, UNSET
+from stagetrace.recording.tiler import UNNAMED
 from stagetrace.recording.timeline import Timeline
 from stagetrace.semconv import HANDLER, INFERENCE, ML_BATCH_SIZE, POSTPROCESS, PREPROCESS
 
@@ -100,7 +101,8 @@ class Work(Timeline):
         """Tell what was done until now, when `stage` begins, lest this process ends before it can tell all."""
         with self._lock:
             segments = self._settle().so_far()[:-1]
-        stages = [told(one, dict(one.attributes), one.link) for one in segments if one.stage and not _is_gap(one)]
+        settled = [one for one in segments if one.explicit or one.stage not in UNNAMED]
+        stages = [told(one, dict(one.attributes), one.link) for one in settled if not _is_gap(one)]
         stages.append((stage, at, None, {**self.described, **self.named}, None, None))
         tell(self.request.key, self._reason, self._start, stages, is_over=False)
 
