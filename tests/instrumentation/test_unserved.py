@@ -62,6 +62,8 @@ import os, sys, threading
 BEFORE
 from stagetrace.instrumentation import model, unserved
 
+unserved.sleep = lambda _: None
+
 class LogisticRegression:
     predict = model.marked(lambda self: 1, lambda *_: None)
 

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import log
 from stagetrace.guard import guarded
-from stagetrace.real_threads import allocate_lock, start
+from stagetrace.real_threads import allocate_lock, sleep, start
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 LOOK_EVERY_NS: Final = 1_000_000_000
 A_WHILE_NS: Final = 60_000_000_000
+SAY_AFTER_S: Final = 0.5
 NEVER: Final = float("inf")
 # Servers without a hook: by how people call them, a module that is loaded where they serve.
 UNCOVERED: Final = {
@@ -122,7 +124,7 @@ def _has_parent() -> bool:
 
 
 def _say(model: str, server: str | None) -> None:
-    """Say it, on a thread of its own: a server may take what a handler prints for part of the answer."""
+    """Say it, a little later: what is printed during a call, cog takes for part of the answer."""
     say, text = log.warning, f"{model} is called, and no request is recorded: "
     if server is None:
         say = log.info
@@ -137,4 +139,9 @@ def _say(model: str, server: str | None) -> None:
             f"{SPANS.get(server, SPAN)}."
         )
     with suppress(RuntimeError):  # the interpreter ends
-        start(partial(say, text), "stagetrace-say")
+        start(partial(_say_later, say, text), "stagetrace-say")
+
+
+def _say_later(say: Callable[[str], None], text: str) -> None:
+    sleep(SAY_AFTER_S)
+    say(text)
