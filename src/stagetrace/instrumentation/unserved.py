@@ -50,7 +50,7 @@ SPANS: Final = {
     "aiohttp.web": "run it by opentelemetry-instrument, with opentelemetry-instrumentation-aiohttp-server installed",
     "tornado": "run it by opentelemetry-instrument, with opentelemetry-instrumentation-tornado installed",
 }
-# Where one of these has been hooked, the process may be about to serve. grpc is loaded by clients, too.
+# Where one of these has been hooked, the process may be about to serve. grpc and wsgiref are loaded by others, too.
 COVERED: Final = {
     *("uvicorn", "hypercorn", "granian", "daphne", "gunicorn", "waitress", "werkzeug", "cheroot", "gevent"),
     *("fastapi", "starlette", "litestar", "quart", "falcon", "blacksheep", "flask", "django", "bottle"),
@@ -108,11 +108,11 @@ def _calling() -> str | None:
 
 
 def _may_be_served() -> bool:
-    """Return whether a server or framework has been hooked, or spans go somewhere: then their entry spans count."""
+    """Return whether a server or framework has been hooked, or a provider is set, whose entry spans we would adopt."""
     from stagetrace.instrumentation.registry import state
 
-    trace = sys.modules.get("opentelemetry.trace")
-    if trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    # Not by `get_tracer_provider`, which may set one.
+    if getattr(sys.modules.get("opentelemetry.trace"), "_TRACER_PROVIDER", None) is not None:
         return True
     return any(name.partition(".")[0] in COVERED for name in state()[0])
 
