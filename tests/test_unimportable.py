@@ -16,6 +16,8 @@ import instrumentation.grpc_client as rpc
 from environments import ROOT
 from instrumentation.test_asgi_harmless import answers
 from instrumentation.test_grpc_harmless import outcomes
+from instrumentation.test_mlserver import MODELS, rest
+from servers import run_litserve, run_mlserver
 from services import APPS, GUNICORN, PYTHON, Service, run_service, wsgi_command
 from sink import run_sink
 from test_harmless import errors_of_the_app, part_answers
@@ -157,6 +159,20 @@ def whole(service: Service) -> list[Any]:
     return [service.call("POST", "/predict", json={})[1].json(), service.call("GET", "/plain")[1].text]
 
 
+def test_no_wrapper_imports_anything_itself() -> None:
+    """It would do so in somebody's call: a hook imports what its wrappers need, or a function that is guarded."""
+    found = [
+        f"{path.name}: {ast.unparse(inner)}"
+        for path in (PACKAGES / "stagetrace" / "instrumentation").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and any("wraps" in ast.unparse(decorator) for decorator in node.decorator_list)
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Import | ast.ImportFrom)
+    ]
+    assert not found
+
+
 @pytest.fixture(scope="module")
 def untraced(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], str]:
     return of_asgi(tmp_path_factory.mktemp("untraced"), "any_starlette", "uvicorn", {})
@@ -183,3 +199,42 @@ def test_what_is_no_part_of_a_service_is_not_needed_to_record_it(server: str, tm
             service.stop()
             assert "in this test" not in service.log
         assert sink.request(trace).entry.attributes["http.route"] == "/items/<int:item>"
+
+
+OF_WORKERS = "stagetrace.recording.work,stagetrace.recording.elsewhere"  # imported with the first request
+
+
+def from_the_start(names: str) -> dict[str, str]:
+    env = environment("http://127.0.0.1:1", names, PYTHONPATH=f"{APPS / 'at_start'}:{APPS}")
+    return {**env, "STAGETRACE": "0" if names == "none" else "1"}
+
+
+@pytest.mark.heavy
+def test_nor_under_litserve(tmp_path: Path) -> None:
+    def serve(names: str) -> tuple[list[int], str]:
+        with run_litserve(tmp_path, "single:1+batched:1+streaming:1+async:1", from_the_start(names)) as service:
+            asked = [{"factor": 0.01}, {"factor": 0.01, "raise": "http"}]
+            paths = ("/single", "/batched", "/streaming", "/async")
+            responses = [service.client.post(path, json=body) for path in paths for body in asked]
+            return [response.status_code for response in responses], service.log
+
+    check_workers(serve("none"), serve(OF_WORKERS))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nor_under_mlserver(workers: int, tmp_path: Path) -> None:
+    def serve(names: str) -> tuple[list[int], str]:
+        (folder := tmp_path / names).mkdir()
+        with run_mlserver(folder, MODELS, workers, from_the_start(names)) as (service, _):
+            responses = [rest(service, model, [[0.01, how]])[1] for model in ("flowers", "batched") for how in (0, 1)]
+            return [response.status_code for response in responses], service.log
+
+    check_workers(serve("none"), serve(OF_WORKERS))
+
+
+def check_workers(untraced: tuple[list[int], str], traced: tuple[list[int], str]) -> None:
+    """Check as `check` does, of servers each process of which says what is wrong there."""
+    assert traced[0] == untraced[0]
+    assert "in this test" in traced[1]
+    assert traced[1].count("Traceback") == untraced[1].count("Traceback"), traced[1]
