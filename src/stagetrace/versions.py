@@ -8,10 +8,13 @@ from __future__ import annotations
 import builtins
 import os
 import sys
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from stagetrace import log
 from stagetrace.guard import guarded
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 # As in pyproject.toml (a test compares), each with a module of it.
 LEAST: Final = {
@@ -52,7 +55,7 @@ def fit() -> bool:
 
 @guarded
 def _look() -> list[Unfit]:
-    return unfit(installed())
+    return unfit(installed(ALWAYS_USED))
 
 
 def unfit(here: dict[str, str | None]) -> list[Unfit]:
@@ -64,10 +67,15 @@ def _is_unfit(name: str, here: str | None, least: str) -> bool:
     return name in ALWAYS_USED if here is None else is_older(here, least)
 
 
-def installed() -> dict[str, str | None]:
-    """Return the versions of LEAST's packages: empty where one cannot be told, None where the package is missing."""
+def installed(asked: Container[str] = LEAST) -> dict[str, str | None]:
+    """Return the versions of LEAST's packages: empty where one cannot be told, None where the package is missing.
+
+    Of those that no folder on the path names, the `asked` ones are looked for by other means, which take long.
+    """
     seen = _on_path()
-    return {name: seen.get(name) or _asked(name, module) for name, (_, module) in LEAST.items()}
+    return {
+        name: seen.get(name) or (_asked(name, module) if name in asked else "") for name, (_, module) in LEAST.items()
+    }
 
 
 def _on_path() -> dict[str, str]:
