@@ -11,7 +11,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.recording.current import current, recording
+from stagetrace.instrumentation.batches import BATCH, enter, leave, leave_request
+from stagetrace.recording.current import recording
 from stagetrace.semconv import INFERENCE
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 TICKET = "_stagetrace"  # in a message
 KEYS = "_stagetrace_keys"  # of a batcher: of the requests that wait, by its own ids
 BATCHED = "_stagetrace_batched"  # of a batcher: the ids of the batch that it begins
-WORKER, BATCH = "worker", "batch"
+WORKER = "worker"
 
 
 def hook(module: ModuleType) -> None:
@@ -96,11 +97,11 @@ def _processing(original: Any) -> Any:
     @functools.wraps(original)
     async def _process_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         work = _take(request)
-        inside = _enter(work)
+        inside = enter(work)
         try:
             return await original(self, request, *args, **kwargs)
         finally:
-            _leave(work, inside)
+            leave(work, inside)
 
     return _process_request
 
@@ -118,25 +119,6 @@ def _take(message: Any) -> Work | None:
     work = Work(request, WORKER)
     work.begin_telling(INFERENCE, work.started)
     return work
-
-
-@guarded
-def _enter(work: Work | Batch | None) -> Any:
-    if work is None:
-        return None
-    from stagetrace.recording.work import at_work
-
-    inside = at_work(work)
-    inside.__enter__()
-    return inside
-
-
-@guarded_end
-def _leave(work: Work | Batch | None, inside: Any) -> None:
-    if inside is not None:
-        inside.__exit__(None, None, None)
-    if work is not None:
-        work.finish()
 
 
 # --- adaptive batching
@@ -165,11 +147,11 @@ def _wrap_predict(batcher: Any) -> None:
 
 
 async def _predict(batch: Batch | None, original: Any, request: Any) -> Any:
-    inside = _enter(batch)
+    inside = enter(batch)
     try:
         return await original(request)
     finally:
-        _leave(batch, inside)
+        leave(batch, inside)
 
 
 @guarded
@@ -235,15 +217,7 @@ def _in_no_request(original: Any) -> Any:
 
     @functools.wraps(original)
     async def _batcher(self: Any) -> None:
-        _leave_request()
+        leave_request()
         await original(self)
 
     return _batcher
-
-
-@guarded
-def _leave_request() -> None:
-    from opentelemetry import context
-
-    current.set(None)
-    context.attach(context.Context())

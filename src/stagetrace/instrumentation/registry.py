@@ -65,6 +65,8 @@ _ALL = {
     "mlserver.parallel.dispatcher": "stagetrace.instrumentation.mlserver",
     "mlserver.parallel.worker": "stagetrace.instrumentation.mlserver",
     "mlserver.batching.adaptive": "stagetrace.instrumentation.mlserver",
+    "bentoml._internal.marshal.dispatcher": "stagetrace.instrumentation.bentoml",
+    "_bentoml_impl.server.app": "stagetrace.instrumentation.bentoml",
     "hypercorn.app_wrappers": "stagetrace.instrumentation.hypercorn",
     "hypercorn.asyncio.lifespan": "stagetrace.instrumentation.hypercorn",
     "daphne.server": "stagetrace.instrumentation.daphne",
