@@ -68,7 +68,7 @@ clean: ## remove what make has put into the work tree (the cache outside it stay
 
 # The activation files are copied and the C parts are compiled at installation, so a change of theirs needs a new one; the
 # rest is used where it lies.
-$(INSTALLED): pyproject.toml hatch_build.py $(wildcard src/stagetrace.*) $(wildcard src/stagetrace/*.h src/stagetrace/*/*.[ch])
+$(INSTALLED): pyproject.toml hatch_build.py $(wildcard src/stagetrace.*) $(wildcard src/stagetrace/*.[ch] src/stagetrace/*/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "this needs Python 3.11 or newer (the recording side alone runs on 3.10); $(PYTHON) is $$($(PYTHON) --version 2>&1)."; echo "Name a newer one: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "installing stagetrace and what its tests need into $(VENV), about a minute the first time ..."

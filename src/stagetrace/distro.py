@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stagetrace import config, log
+from stagetrace import config, log, sigterm
 from stagetrace.guard import guarded, report
 from stagetrace.real_queue import Empty, SimpleQueue
 from stagetrace.real_threads import Event, aside, has_greenlets, in_thread, start
@@ -37,8 +37,9 @@ PUBLISH_EVERY_S = 2.0
 WITHDRAW_BOUND_S = 0.5
 
 recorder: EntryRecorder | None = None  # of entry spans, where the tracer provider is ours
-_lock = threading.Lock()  # guards _ready
+_lock = threading.Lock()  # guards _ready and _prepared
 _ready = False
+_prepared = False  # here, or in the process that has forked this one
 _jobs: SimpleQueue[Callable[[], None]] | None = None
 _jobs_pid = 0
 _left_s = SHUTDOWN_BOUND_S
@@ -89,29 +90,44 @@ async def _in_thread(function: Callable[[], None]) -> None:
 @guarded
 def prepare_now() -> None:
     """Set a provider if there is none, once in each process."""
-    global _ready  # noqa: PLW0603
+    global _ready, _prepared  # noqa: PLW0603
     with _lock:
         if _ready:
             return
         try:
-            from opentelemetry import trace
-
-            from stagetrace.sources import pauses
-
-            if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-                target = _set_tracer_provider()
-            else:
-                target = _complete(trace.get_tracer_provider()) or "the tracer provider that this service set"
-            _set_meter_provider()
-            _observe()
-            pauses.start()
-            if has_greenlets():
-                _import_now(target)
-            _publish_from_now_on(target)
+            sigterm.catch()  # first, so that it comes last in `atexit`, after what delivers
+            if not _prepared:
+                _prepared = True
+                _prepare_first()
             deliver_at_end()
-            _report(target)
         finally:
             _ready = True  # not before: a request that came in meanwhile would go unrecorded
+
+
+def _prepare_first() -> None:
+    from opentelemetry import trace
+
+    from stagetrace.sources import pauses
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_begin_again)
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        target = _set_tracer_provider()
+    else:
+        target = _complete(trace.get_tracer_provider()) or "the tracer provider that this service set"
+    _set_meter_provider()
+    _observe()
+    pauses.start()
+    if has_greenlets():
+        _import_now(target)
+    _publish_from_now_on(target)
+    _report(target)
+
+
+def _begin_again() -> None:
+    """Be ready in a forked child when a server is about to serve there, too."""
+    global _lock, _ready
+    _lock, _ready = threading.Lock(), False
 
 
 @guarded
@@ -347,7 +363,7 @@ def _report(target: str) -> None:
     rules = policy()
     promise = "; ".join(rule.name for rule in rules.objectives) if rules else "no promise given (STAGETRACE_SLA)"
     hooked, failed = state()
-    seen = sorted({name.partition(".")[0] for name in hooked} - {"opentelemetry", "concurrent"})
+    seen = sorted({name.partition(".")[0] for name in hooked} - {"opentelemetry", "concurrent", "signal"})
     sampled = "" if samples_all(sampler()) else f", head sampler {sampler()}"
     broken = f"; not hooked: {', '.join(failed)} (`stagetrace doctor` says why)" if failed else ""
     log.info(
@@ -386,7 +402,12 @@ def deliver_at_end() -> None:
     _delivering = os.getpid()
     from multiprocessing.util import Finalize
 
-    Finalize(None, flush_now, exitpriority=1)
+    Finalize(None, _deliver_last, exitpriority=1)
+
+
+def _deliver_last() -> None:
+    flush_now()
+    sigterm.end_if_asked()
 
 
 def _say_counts(counts: dict[tuple[str, str], int]) -> None:

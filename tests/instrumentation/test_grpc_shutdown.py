@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,6 @@ import pytest
 
 from instrumentation.grpc_client import Service, run_service
 from otlp.receiver import Receiver, run_receiver
-from stagetrace.instrumentation.sigterm import delivering_first
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,51 +78,16 @@ def test_the_end_delivers_everything(app: str, number: signal.Signals, receiver:
 
 @pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("app", APPS)
+@pytest.mark.parametrize("native", ["1", "0"], ids=["in C", "in Python"])
 def test_a_process_that_handles_no_sigterm_delivers_and_ends_by_it(
-    app: str, receiver: Receiver, tmp_path: Path
+    app: str, native: str, receiver: Receiver, tmp_path: Path
 ) -> None:
     """All that has ended; to whoever started it, it ends as it does untraced."""
-    with run_service(tmp_path, app, environment(receiver, ON_SIGTERM="")) as service:
+    env = environment(receiver, ON_SIGTERM="", STAGETRACE_NATIVE=native)
+    with run_service(tmp_path, app, env) as service:
         answered = ask(service, 60)
         assert service.stop(signal.SIGTERM) == -signal.SIGTERM
     check(receiver, answered)
-
-
-def test_a_second_sigterm_ends_it_at_once() -> None:
-    """Though there is nobody to deliver to; a forked child ends at once in any case."""
-    code = """
-import os, signal, sys, threading, time
-from stagetrace.instrumentation.sigterm import delivering_first
-with delivering_first(lambda: time.sleep(3600)):
-    child = os.fork()
-    if not child:
-        time.sleep(3600)
-    os.kill(child, signal.SIGTERM)
-    assert os.waitpid(child, 0)[1] == signal.SIGTERM
-    os.kill(os.getpid(), signal.SIGTERM)
-    while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        time.sleep(0.01)
-    print("delivers", flush=True)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(3600)
-"""
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "delivers\n", "")
-
-
-def test_a_handler_of_the_authors_own_stays() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        for own in (signal.SIG_IGN, lambda *_: None):
-            signal.signal(signal.SIGTERM, own)
-            with delivering_first(lambda: None):
-                assert signal.getsignal(signal.SIGTERM) is own
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with delivering_first(lambda: None):
-            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.usefixtures("services")

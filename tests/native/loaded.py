@@ -13,7 +13,13 @@ SOURCES = Path(__file__).parents[2] / "src"
 EXTENSIONS = tuple(
     ".".join(source.relative_to(SOURCES).with_suffix("").parts) for source in sorted(SOURCES.glob("stagetrace/**/_*.c"))
 )
-USERS = ("instrumentation.asgi", "otlp.decoder_twin", "recording.turn", "sla.recorder")  # these import all extensions
+USERS = (
+    "instrumentation.asgi",
+    "otlp.decoder_twin",
+    "recording.turn",
+    "sigterm",
+    "sla.recorder",
+)  # these import all extensions
 FOLDER = "STAGETRACE_TEST_SANITIZED"  # where the extensions with sanitizers are; set by sanitize.py
 
 

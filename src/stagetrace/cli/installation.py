@@ -156,7 +156,10 @@ def native(*, built: bool) -> Check:
         return Check("native", OK, "the extension in C is used")
     if (os.environ.get("STAGETRACE_NATIVE", "").strip().lower() or "1") in config.OFF:
         return Check("native", OK, "the extension in C is not used, as STAGETRACE_NATIVE says")
-    found = "the extension in C is not here: the same is done in Python, which takes more CPU for each request"
+    found = (
+        "the extension in C is not here: the same is done in Python, which takes more CPU for each request, "
+        "and only in part where nobody handles SIGTERM"
+    )
     return Check("native", WARN, found, "install a C compiler, then: pip install --force-reinstall stagetrace")
 
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 OURS = "_stagetrace_server"  # on a server of theirs: what we know of it
 OTEL_PACKAGE = "opentelemetry.instrumentation.grpc"
-# After an answer was handed over, its RPC ends within this, however busy the machine is.
-ENDS_WITHIN_S = 1.0
-LOOKS_EVERY_S = 0.005
 
 
 def hook(module: ModuleType) -> None:
@@ -197,7 +194,7 @@ def _wait(original: Any) -> Any:
 
     @functools.wraps(original)
     def wait_for_termination(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with delivering_first(_deliver):
+        with delivering_first():
             return original(self, *args, **kwargs)
 
     return wait_for_termination
@@ -205,18 +202,13 @@ def _wait(original: Any) -> Any:
 
 @guarded
 def _deliver() -> None:
-    """Wait for those RPCs whose answer is out, which end at once, and deliver what has ended."""
-    import time
-
+    """Deliver what has ended, and those RPCs whose answer is out."""
     from stagetrace import distro
-    from stagetrace.instrumentation.rpc import on_their_way
+    from stagetrace.instrumentation.rpc import wait_for_those_on_their_way
 
-    if not distro.ready():
-        return
-    until = time.monotonic() + ENDS_WITHIN_S
-    while on_their_way and time.monotonic() < until:
-        time.sleep(LOOKS_EVERY_S)
-    distro.flush_now()
+    if distro.ready():
+        wait_for_those_on_their_way()
+        distro.flush_now()
 
 
 def _then_deliver(original: Any, *, hurrying: bool) -> Any:
@@ -228,7 +220,7 @@ def _then_deliver(original: Any, *, hurrying: bool) -> Any:
             _hurry()
             result = await original(self, *args, **kwargs)
         else:
-            with delivering_first(_deliver):
+            with delivering_first():
                 result = await original(self, *args, **kwargs)
         if not result:  # of a wait: it was not given up
             await _in_thread(_deliver)

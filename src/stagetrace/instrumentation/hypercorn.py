@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace import distro
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.sigterm import catch
+from stagetrace.instrumentation.sigterm import begin
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -41,8 +41,8 @@ def _surround(wrapper: Any) -> None:
 def _preparing(original: Any) -> Any:
     """Prepare once the application has started, or turned out to have no lifespan.
 
-    From then on SIGTERM waits for the delivery: hypercorn sends it to its other workers as soon as one has ended, and
-    they do not handle it.
+    From then on SIGTERM waits for the delivery, in C or not: hypercorn sends it to its other workers as soon as one has
+    ended, and they do not handle it.
     """
 
     @functools.wraps(original)
@@ -50,7 +50,7 @@ def _preparing(original: Any) -> Any:
         result = await original(self, *args, **kwargs)
         if not distro.ready():
             await distro.prepare()
-        catch(distro.flush_now)
+        begin()
         return result
 
     return wait_for_startup

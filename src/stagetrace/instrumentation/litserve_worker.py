@@ -49,7 +49,7 @@ def hook(module: ModuleType) -> None:
     def inference_worker(*args: Any, **kwargs: Any) -> Any:
         is_async = _begin(signature, args, kwargs)
         try:
-            with delivering_first(_deliver) if is_async else nullcontext():  # its main thread is that of a loop
+            with delivering_first() if is_async else nullcontext():  # its main thread is that of a loop
                 return original(*args, **kwargs)
         finally:
             _deliver()
@@ -102,7 +102,7 @@ class Worker:
     def _taking(self, original: Any) -> Any:
         @functools.wraps(original)
         def get(*args: Any, **kwargs: Any) -> Any:
-            with delivering_first(_deliver):  # LitServe ends its workers by SIGTERM
+            with delivering_first():  # LitServe ends its workers by SIGTERM
                 item = original(*args, **kwargs)
             return self._take(item) or item
 

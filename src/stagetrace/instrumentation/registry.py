@@ -55,6 +55,7 @@ _ALL = {
     "aiohttp.client": "stagetrace.instrumentation.aiohttp",
     "grpc._channel": "stagetrace.instrumentation.grpc_client",
     "grpc.aio._channel": "stagetrace.instrumentation.grpc_client",
+    "signal": "stagetrace.instrumentation.signal",
     "concurrent.futures.thread": "stagetrace.instrumentation.executors",
     "litserve.server": "stagetrace.instrumentation.litserve",
     "litserve.loops.loops": "stagetrace.instrumentation.litserve_worker",

@@ -9,7 +9,7 @@ import functools
 import os
 import socket
 from threading import Lock
-from time import time_ns
+from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -23,6 +23,7 @@ from stagetrace import distro
 from stagetrace.guard import guarded_end
 from stagetrace.instrumentation.pool import wait
 from stagetrace.otlp.encoder import Block
+from stagetrace.real_threads import sleep
 from stagetrace.recording.context import NO_CONTEXT, RequestSpan, attach, get_current, with_span
 from stagetrace.recording.current import current as current  # noqa: PLC0414 -- for both kinds of server
 from stagetrace.recording.current import entries
@@ -35,6 +36,7 @@ from stagetrace.semconv import (
     NETWORK_SENT_BYTES,
     SLA_DEADLINE_REMAINING_MS,
 )
+from stagetrace.sigterm import awaited
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -64,9 +66,20 @@ FOREVER_S = 1e8  # a deadline further away than this is none
 _UNKNOWN = Block({})
 _statuses: dict[str, Block] = {}
 _peers: dict[str, Block] = {}
-on_their_way: set[Rpc] = (
-    set()
-)  # whose answer is handed over: they end in a moment, and a server that stops waits for it
+# After an answer was handed over, its RPC ends within this, however busy the machine is.
+ENDS_WITHIN_S = 1.0
+LOOKS_EVERY_S = 0.005
+on_their_way: set[Rpc] = set()  # whose answer is handed over: they end in a moment
+
+
+def wait_for_those_on_their_way() -> None:
+    """Let all end whose answer is out, before the process does."""
+    until = monotonic() + ENDS_WITHIN_S
+    while on_their_way and monotonic() < until:
+        sleep(LOOKS_EVERY_S)
+
+
+awaited.append(wait_for_those_on_their_way)
 
 
 class Server:

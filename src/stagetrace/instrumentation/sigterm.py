@@ -1,7 +1,7 @@
-"""SIGTERM in a serving process that does not handle it: what has ended is delivered before the process ends by it.
+"""SIGTERM without `_sigterm.c`: it waits for the delivery while the main thread waits for a server's end.
 
-Only while the main thread waits for a server's end, where a handler runs at once: elsewhere, as in a long computation
-in C, one of Python's would keep the process from ending when the signal comes.
+There a handler of Python's runs at once. Elsewhere, as in a long computation in C, it would keep the process from
+ending when the signal comes.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.real_threads import start_new_thread
+from stagetrace.sigterm import IN_C, deliver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-_deliver: Callable[[], Any] | None = None  # what is done before the end
+_at_forks = False
 _waits = False  # whether a block of `delivering_first` runs
+_asked = False  # whether SIGTERM has come
+_delivered = False
 
 
 @contextmanager
-def delivering_first(deliver: Callable[[], Any]) -> Iterator[None]:
-    """Let SIGTERM, where nobody handles it, wait for `deliver` while the block runs."""
-    ours = catch(deliver)
+def delivering_first() -> Iterator[None]:
+    """Let SIGTERM, where nobody handles it, wait for the delivery while the block runs."""
+    ours = begin()
     try:
         yield
     finally:
@@ -33,13 +36,15 @@ def delivering_first(deliver: Callable[[], Any]) -> Iterator[None]:
 
 
 @guarded
-def catch(deliver: Callable[[], Any]) -> bool:
-    """Let SIGTERM, where nobody handles it, wait for `deliver` until `give_up`; return whether that is so."""
-    global _deliver, _waits  # noqa: PLW0603
-    if _deliver is None and hasattr(os, "register_at_fork"):
+def begin() -> bool:
+    """Let SIGTERM, where nobody handles it, wait for the delivery until `give_up`; return whether that is so."""
+    global _at_forks, _waits  # noqa: PLW0603
+    if IN_C:
+        return False
+    if not _at_forks and hasattr(os, "register_at_fork"):
         # A child's end is its own, from the first: Python forgets a signal that comes between the fork and its hooks.
         os.register_at_fork(before=_let_go, after_in_parent=_go_on, after_in_child=give_up)
-    _deliver = deliver
+        _at_forks = True
     _waits = _put(signal.SIG_DFL, _end)
     return _waits
 
@@ -75,19 +80,28 @@ def _put(old: Any, new: Any) -> bool:
 
 
 def _end(_number: int, _frame: Any) -> None:
-    """End as without a handler, after delivering. A second signal ends the process at once."""
+    """End as without a handler, once all is delivered, however often it is asked for meanwhile."""
+    global _asked  # noqa: PLW0603
+    if _asked and not _delivered:
+        return
+    if not _asked:
+        _asked = True
+        try:
+            # In a thread, since this one may be that of the event loop on which RPCs still end. By the plain function:
+            # it takes no lock of Python's, which this thread may hold where the signal has interrupted it.
+            start_new_thread(_deliver_and_end, ())
+        except BaseException:  # noqa: BLE001, S110 -- no thread to be had: then as if we were not here
+            pass
+        else:
+            return
     give_up()
-    try:
-        # In a thread, since this one may be that of the event loop on which RPCs still end. By the plain function: it
-        # takes no lock of Python's, which this thread may hold where the signal has interrupted it.
-        start_new_thread(_deliver_and_end, ())
-    except BaseException:  # noqa: BLE001 -- no thread to be had: then as if we were not here
-        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _deliver_and_end() -> None:
+    global _delivered  # noqa: PLW0603
     try:
-        if _deliver is not None:
-            _deliver()
+        deliver()
     finally:
+        _delivered = True
         os.kill(os.getpid(), signal.SIGTERM)

@@ -163,7 +163,7 @@ def _delivering(original: Any) -> Any:
 
     @functools.wraps(original)
     def loop(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with delivering_first(deliver):
+        with delivering_first():
             return original(self, *args, **kwargs)
 
     return loop

@@ -17,6 +17,7 @@ from stagetrace.otlp.exporter import BREATH_S
 from stagetrace.otlp.said import Said
 from stagetrace.real_queue import Empty, SimpleQueue
 from stagetrace.real_threads import Condition, allocate_lock, sleep, start
+from stagetrace.sigterm import catch_again
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,6 +139,7 @@ class Sender:
         self._running = True
         with suppress_instrumentation():
             while not self._ended:
+                catch_again()
                 self._pause()
                 self._round_safely()
         if self._spool is not None:

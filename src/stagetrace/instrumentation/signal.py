@@ -1,0 +1,38 @@
+"""signal.pause(), in which a main thread may wait while others serve: it does not return for the SIGTERM of sigterm.py.
+
+Any other call that a signal interrupts is made again, by the kernel or by Python; after this one a script would go on.
+Processes that serve nothing come by here too, so as good as nothing is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+TYPE_CHECKING = False  # as in hooks.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap it, where the system has it."""
+    if hasattr(module, "pause"):
+        module.pause = _pausing(module.pause)  # type: ignore[attr-defined]
+
+
+def _pausing(original: Callable[[], None]) -> Callable[[], None]:
+    @functools.wraps(original)
+    def pause() -> None:
+        original()
+        while _is_ending():
+            original()
+
+    return pause
+
+
+def _is_ending() -> bool:
+    try:
+        return bool(sys.modules["stagetrace.sigterm"].is_asked())
+    except Exception:  # noqa: BLE001 -- as a rule: this process serves nothing, and it is not loaded
+        return False
