@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from e2e.test_shutdown import (
+    SERVER,
     _pid,
     ask,
     booted,
@@ -91,6 +92,35 @@ def post_worker_init(worker):
         original(*arguments)
         os.kill(os.getpid(), signal.SIGQUIT)
     sender.start = start
+"""
+
+
+def test_a_worker_that_is_told_to_end_as_it_writes_is_no_client_that_went_away(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    """SIGQUIT ends it where it comes; whether the client has all of the answer, nobody knows."""
+    config = tmp_path / "interrupted.py"
+    config.write_text(INTERRUPTED_WRITE)
+    argv = [*GUNICORN, "-c", str(config), "flask_light:app"]
+    with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
+        trace_id, response = service.call("POST", "/predict", json={})
+        assert response.status_code == 200
+        stop(service)
+    check(receiver, {trace_id})
+    (entry,) = (span for span in receiver.spans() if span.trace_id.hex() == trace_id and span.kind == SERVER)
+    attributes = {pair.key: pair.value.string_value for pair in entry.attributes}
+    assert attributes["network.disconnect"] == "cancelled"
+
+
+INTERRUPTED_WRITE = """
+import os, signal
+from gunicorn.http.wsgi import Response
+original = Response.write
+def write(self, data):
+    original(self, data)
+    if self.req.path == "/predict":
+        os.kill(os.getpid(), signal.SIGQUIT)
+Response.write = write
 """
 
 

@@ -19,13 +19,13 @@ from stagetrace import distro
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation import http, http_metrics
 from stagetrace.instrumentation.arrival import arrived
-from stagetrace.instrumentation.asgi import CLIENT, PROPAGATORS, SUPPRESS_KEYS
+from stagetrace.instrumentation.asgi import PROPAGATORS, SUPPRESS_KEYS
 from stagetrace.instrumentation.base import SCOPE_KEY, request_in
 from stagetrace.instrumentation.request_start import HEADERS, time_in_queue_ms
 from stagetrace.instrumentation.unpickled import below, goes_on
 from stagetrace.instrumentation.wire import add_wsgi
 from stagetrace.instrumentation.wsgi_adopted import AdoptedRequest, adopts
-from stagetrace.instrumentation.wsgi_passing import WHERE, Passing
+from stagetrace.instrumentation.wsgi_passing import WHERE, Passing, broken_off
 from stagetrace.instrumentation.wsgi_servers import arriving
 from stagetrace.recording.context import NO_CONTEXT, RequestSpan, get_current, with_span
 from stagetrace.recording.current import current, recording
@@ -304,9 +304,9 @@ class WsgiRequest(Passing):
 
     @guarded_end
     def break_off(self) -> None:
-        """Note that the server closes an answer that has not come to its end: nobody is there to take the rest."""
+        """Note that the server closes an answer that has not come to its end, as a rule since nobody takes the rest."""
         if self._failure is None:
-            self.disconnect = CLIENT
+            self.disconnect = broken_off()
 
     @guarded_end
     def break_down(self, error: BaseException) -> None:

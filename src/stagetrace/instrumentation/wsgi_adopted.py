@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 
 from stagetrace.guard import guarded_end
-from stagetrace.instrumentation.asgi import CLIENT
 from stagetrace.instrumentation.base import SCOPE_KEY
 from stagetrace.instrumentation.otel_sdk import is_silent
-from stagetrace.instrumentation.wsgi_passing import Passing
+from stagetrace.instrumentation.wsgi_passing import Passing, broken_off
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.timeline import Timeline
 
@@ -55,9 +54,9 @@ class AdoptedRequest(Passing, Timeline):
 
     @guarded_end
     def break_off(self) -> None:
-        """Note that nobody is there to take the rest; theirs ends next, as the application closes its answer."""
+        """Note why the rest is not sent; theirs ends next, as the application closes its answer."""
         if not self._raised:
-            self.disconnect = CLIENT
+            self.disconnect = broken_off()
 
     @guarded_end
     def finish(self) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import operator
+import sys
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded_end, report
+from stagetrace.instrumentation.asgi import CANCELLED, CLIENT
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current
 from stagetrace.recording.current import current
 from stagetrace.recording.stream import Stream
@@ -24,6 +26,15 @@ if TYPE_CHECKING:
 
 WHERE = "stagetrace.instrumentation.wsgi"
 NO_BODY = ("", "0", None)
+
+
+def broken_off() -> str:
+    """Return why a server closes an answer that has not come to its end.
+
+    Where it is being stopped, by SystemExit of a signal's handler say, that is no client that went away.
+    """
+    error = sys.exc_info()[1]
+    return CLIENT if error is None or isinstance(error, Exception) else CANCELLED
 
 
 class Passing:
