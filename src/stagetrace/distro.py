@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stagetrace import config, log, sigterm
+from stagetrace import config, judged, log, sigterm
 from stagetrace.guard import guarded, report
 from stagetrace.real_queue import Empty, SimpleQueue
 from stagetrace.real_threads import Event, aside, has_greenlets, in_thread, start
@@ -44,7 +44,6 @@ _jobs: SimpleQueue[Callable[[], None]] | None = None
 _jobs_pid = 0
 _left_s = SHUTDOWN_BOUND_S
 _delivering = 0  # the process that delivers at its end
-_said_counts: dict[tuple[str, str], int] = {}
 _publisher: Publisher | None = None
 _publishing = False  # a worker is at it: the disk may hang, and with it the worker
 
@@ -116,7 +115,7 @@ def _prepare_first() -> None:
     else:
         target = _complete(trace.get_tracer_provider()) or "the tracer provider that this service set"
     _set_meter_provider()
-    _observe()
+    judged.offer()
     pauses.start()
     if has_greenlets():
         _import_now(target)
@@ -323,36 +322,6 @@ def _id_generator() -> IdGenerator | None:
     return made
 
 
-def _observe() -> None:
-    """Offer the count of judged requests as a metric to whatever meter provider there is or will be."""
-    from opentelemetry import metrics
-
-    from stagetrace.instrumentation.otel_sdk import counter
-    from stagetrace.otlp.build import offer_counts
-    from stagetrace.semconv import METRIC_BREACHES, METRIC_REQUESTS, SLA_BREACH_CAUSE, SLA_OBJECTIVE, SLA_VERDICT
-
-    def observe(_options: Any) -> list[metrics.Observation]:
-        return [
-            metrics.Observation(count, {SLA_OBJECTIVE: objective, SLA_VERDICT: verdict})
-            for (objective, verdict), count in counter().counts().items()
-        ]
-
-    def observe_causes(_options: Any) -> list[metrics.Observation]:
-        return [
-            metrics.Observation(count, {SLA_OBJECTIVE: objective, SLA_BREACH_CAUSE: cause})
-            for (objective, cause), count in counter().causes().items()
-        ]
-
-    meter = metrics.get_meter("stagetrace")
-    offer_counts(meter)
-    meter.create_observable_counter(
-        METRIC_REQUESTS, [observe], unit="{request}", description="Judged requests by objective and verdict."
-    )
-    meter.create_observable_counter(
-        METRIC_BREACHES, [observe_causes], unit="{request}", description="Breaches by objective and cause."
-    )
-
-
 def _report(target: str) -> None:
     from stagetrace import __version__
     from stagetrace.instrumentation.otel_sdk import policy
@@ -386,7 +355,7 @@ def flush_now() -> None:
     promise = policy()
     if promise is not None:
         counter().say_unmatched(promise)
-    _say_counts(counter().counts())
+    judged.say()
     build = sys.modules.get("stagetrace.otlp.build")  # not to be loaded for this, at the end
     if build is not None:
         build.say_lost()
@@ -408,18 +377,6 @@ def deliver_at_end() -> None:
 def _deliver_last() -> None:
     flush_now()
     sigterm.end_if_asked()
-
-
-def _say_counts(counts: dict[tuple[str, str], int]) -> None:
-    global _said_counts  # noqa: PLW0603
-    if counts and counts != _said_counts:
-        _said_counts = counts
-        by_verdict = {"good": 0, "breach": 0, "excluded": 0}
-        for (_, verdict), count in counts.items():
-            by_verdict[verdict] += count
-        judged, excluded = by_verdict["good"] + by_verdict["breach"], by_verdict["excluded"]
-        besides = f"; {excluded} were excluded" if excluded else ""
-        log.info(f"judged {judged} requests, {by_verdict['breach']} broke their promise{besides}")
 
 
 def _flush_timeout_ms() -> int:
