@@ -131,9 +131,18 @@ PARTS = [
     *("stagetrace.otlp.processor:EncodingSpanProcessor.put", "stagetrace.otlp.processor:_is_breach"),
     *(
         f"stagetrace.instrumentation.executors:{name}"
-        for name in ("Job.__init__", "Job._leave", "Job.begin_wait", "_come_in", "_otel_context", "wait")
+        for name in ("Job.__init__", "Job._leave", "Job.begin_wait", "_come_in", "_otel_context", "wait", "carry_into")
     ),
     *(f"stagetrace.instrumentation.anyio:{name}" for name in ("_default_limiter", "wait")),
+    *(f"stagetrace.instrumentation.queues:{name}" for name in ("future_in", "Item.__init__", "take", "_await_result")),
+    *(
+        f"stagetrace.instrumentation.queued:{name}"
+        for name in (*("Item._is_waiter", "Item.take", "Item._tell", "Item.forget", "_take_up", "_only_fetches"),)
+    ),
+    *(
+        f"stagetrace.instrumentation.gathered:{name}"
+        for name in ("Gathered.__init__", "Gathered.add", "Gathered._work_out", "Gathered.stages_for", "_origins")
+    ),
     *("stagetrace.sources.tcp:tcp_info", "stagetrace.sources.wire:tcp_info"),
     *(f"stagetrace.carrier:{name}" for name in ("_propagators", "_Block.__init__", "_Block._end_span")),
     *(f"stagetrace.recording.elsewhere:{name}" for name in ("hand_on", "find", "is_here")),
@@ -179,6 +188,7 @@ PART_REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("GET", "/no-such-path", {"headers": {"x-asked": "ü".encode()}}),
     ("GET", "/many-stages", {}),
     ("GET", "/give-away", {}),
+    ("GET", "/batched", {}),
 ]
 UVICORN = [
     *(PYTHON, "-m", "uvicorn", "switchable:app", "--port", "{port}", "--loop", "asyncio", "--http", "h11"),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SHUTDOWN_BOUND_S = 5.0
 PUBLISH_EVERY_S = 2.0
 WITHDRAW_BOUND_S = 0.5
+UNSAID = {"opentelemetry", "concurrent", "signal", "asyncio", "queue"}  # of what is hooked
 
 recorder: EntryRecorder | None = None  # of entry spans, where the tracer provider is ours
 _lock = threading.Lock()  # guards _ready and _prepared
@@ -106,8 +107,10 @@ def prepare_now() -> None:
 def _prepare_first() -> None:
     from opentelemetry import trace
 
+    from stagetrace.instrumentation.registry import install_for_serving
     from stagetrace.sources import pauses
 
+    install_for_serving()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_begin_again)
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
@@ -332,7 +335,7 @@ def _report(target: str) -> None:
     rules = policy()
     promise = "; ".join(rule.name for rule in rules.objectives) if rules else "no promise given (STAGETRACE_SLA)"
     hooked, failed = state()
-    seen = sorted({name.partition(".")[0] for name in hooked} - {"opentelemetry", "concurrent", "signal"})
+    seen = sorted({name.partition(".")[0] for name in hooked} - UNSAID)
     sampled = "" if samples_all(sampler()) else f", head sampler {sampler()}"
     broken = f"; not hooked: {', '.join(failed)} (`stagetrace doctor` says why)" if failed else ""
     log.info(

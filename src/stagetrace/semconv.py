@@ -93,7 +93,7 @@ METRIC_SPANS_OUTCOME: Final = "outcome"
 DESCRIPTIONS: Final[dict[str, str]] = {
     ML_STAGE: "stage span: name of the stage, equal to the span's name",
     ML_STAGE_COALESCED: "stage span: number of short visits to this stage that this one span stands for",
-    QUEUE_REASON: "queue stage: what was waited for (`socket`: the server, before it took the request up, `thread_pool`: anyio's, `executor`: a ThreadPoolExecutor, `server_threads`: a WSGI server's, `grpc_pool`, `worker`: a process, `batch`)",  # noqa: E501
+    QUEUE_REASON: "queue stage: what was waited for (`socket`: the server, before it took the request up, `thread_pool`: anyio's, `executor`: a ThreadPoolExecutor, `server_threads`: a WSGI server's, `grpc_pool`, `worker`: a process, `batch`, `consumer`: whoever takes it out of a queue of the service's own)",  # noqa: E501
     QUEUE_POOL_SIZE: "queue stage: threads of the pool",
     QUEUE_WAITERS: "queue stage: those already waiting for the pool as this came",
     QUEUE_BLOCKED_BY: "queue stage of a wait in the socket: the request, and the model if it was one, that held event loop or worker for most of it",  # noqa: E501

@@ -142,7 +142,7 @@ def test_a_callback_is_called_whatever_fails(monkeypatch: pytest.MonkeyPatch) ->
     class Session:
         _model_path = "any.onnx"
 
-    monkeypatch.setattr(onnxruntime, "recording", Breaks)
+    monkeypatch.setattr(onnxruntime, "whose", Breaks)
     monkeypatch.setattr(guard, "failures", {})
     run_async = onnxruntime._wrap_async(lambda _, names, feed, callback: callback(names, feed))
     assert run_async(Session(), ["y"], {}, lambda *results: results) == (["y"], {})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.pool import wait
-from stagetrace.recording.current import recording
+from stagetrace.instrumentation.queued import whose
 from stagetrace.recording.turn import Turn
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def hook(module: Any) -> None:
 
     @functools.wraps(original)
     async def run_sync(func: Any, *args: Any, **kwargs: Any) -> Any:
-        timeline = None if hook.off else recording()
+        timeline = None if hook.off else whose()
         turn = None if timeline is None else _begin(timeline, func, kwargs.get("limiter"), default)
         if turn is None:
             return await original(func, *args, **kwargs)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation.pool import wait
+from stagetrace.instrumentation.queued import carry_into, gave_away, taken, whose
 from stagetrace.recording.current import current, entries, recording
 from stagetrace.semconv import QUEUE
 
@@ -128,13 +129,15 @@ def _submitting(original: Any) -> Any:
     @functools.wraps(original)
     def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         # `recording` is asked where there may be a request: servers of threads submit each of theirs from outside one.
-        may_be_ours = not _hook.off and (current.get() is not None or entries)
-        timeline = recording() if may_be_ours else None
+        may_be_ours = not _hook.off and (current.get() is not None or entries or taken)
+        timeline = whose() if may_be_ours else None
         job = None if timeline is None else _job(fn, timeline, self)
         if job is None:
             return original(self, fn, *args, **kwargs)
         future = original(self, job, *args, **kwargs)
         future.__dict__[JOB] = job
+        if taken:
+            gave_away(timeline, future)
         return future
 
     return submit
@@ -145,8 +148,9 @@ def _job(function: Any, timeline: Timeline, pool: Any) -> Job | None:
     # From Python 3.14 on a subclass, which pickles what it is given: there is nothing to carry over.
     if any(cls.__name__ == "InterpreterPoolExecutor" for cls in type(pool).__mro__):
         return None
-    if not _chains:
-        _hook_asyncio()
+    hook_asyncio()
+    if taken:
+        carry_into(function, timeline)
     return Job(function, timeline, pool)
 
 
@@ -211,10 +215,10 @@ class _Event:
         return getattr(self._event, name)
 
 
-def _hook_asyncio() -> None:
+def hook_asyncio() -> None:
     """Wrap what chains asyncio's futures to a pool's, once both are in use: many programs import asyncio alone."""
     futures: Any = sys.modules.get("asyncio.futures")
-    if futures is not None:
+    if futures is not None and not _chains:
         _chains.append(futures._chain_future)
         futures._chain_future = _chaining(futures._chain_future)
 

@@ -35,6 +35,14 @@ class PostImportFinder:
             return
         self._installed = True
         sys.meta_path.insert(0, self)
+        self._run_imported()
+
+    def add(self, hooks: Mapping[str, str]) -> None:
+        """Hook more, once."""
+        self._hooks.update({name: hook for name, hook in hooks.items() if name not in (*self.hooked, *self.failed)})
+        self._run_imported()
+
+    def _run_imported(self) -> None:
         for name in list(self._hooks):
             module = sys.modules.get(name)
             if module is not None:

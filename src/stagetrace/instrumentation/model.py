@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
 from stagetrace.instrumentation import unserved
-from stagetrace.recording.current import current, recording
+from stagetrace.instrumentation.queued import taken, whose
+from stagetrace.recording.current import current
 from stagetrace.recording.holders import LONG_NS, note
 from stagetrace.semconv import (
     CPU_BLOCKED_MS,
@@ -70,8 +71,8 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         timeline = current.get()
-        if timeline is None or timeline.closed or not timeline.bound:
-            timeline = recording() or _unrecorded(self)  # the rare case
+        if taken or timeline is None or timeline.closed or not timeline.bound:
+            timeline = whose() or _unrecorded(self)  # the rare case
         if timeline is None or hook.off or _inside.get():
             return method(self, *args, **kwargs)
         token = _inside.set(True)
@@ -140,7 +141,7 @@ class _Stand(functools.partial):  # type: ignore[type-arg]
 
 def is_outermost(model: Any) -> bool:
     """Return whether a model that is called now would be the outermost of a recorded request."""
-    return not _inside.get() and (recording() or _unrecorded(model)) is not None
+    return not _inside.get() and (whose() or _unrecorded(model)) is not None
 
 
 def _unrecorded(model: Any) -> Timeline | None:

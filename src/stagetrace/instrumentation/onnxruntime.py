@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.model import INFERENCE, description, marked
-from stagetrace.recording.current import recording
+from stagetrace.instrumentation.queued import whose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +47,7 @@ def _wrap_async(original: Any) -> Any:
 
 @guarded
 def _timed_callback(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any] | None:
-    timeline = recording()
+    timeline = whose()
     by_position = len(args) > CALLBACK
     callback = args[CALLBACK] if by_position else kwargs.get("callback")
     if timeline is None or not callable(callback):

@@ -86,7 +86,11 @@ _ALL = {
     "tensorflow.python.saved_model.load": "stagetrace.instrumentation.tensorflow",
     "tensorflow.lite.python.interpreter": "stagetrace.instrumentation.tensorflow",
     "ai_edge_litert.interpreter": "stagetrace.instrumentation.tensorflow",
+    "asyncio.queues": "stagetrace.instrumentation.queues",
+    "queue": "stagetrace.instrumentation.queues",
 }
+# Of the standard library, in use everywhere: hooked only where something is served.
+_WHERE_SERVED = {"asyncio.queues", "queue"}
 
 
 def _wanted() -> dict[str, str]:
@@ -107,12 +111,17 @@ def _wanted() -> dict[str, str]:
 
 
 HOOKS = _wanted()
-_finder = PostImportFinder(HOOKS)
+_finder = PostImportFinder({name: hook for name, hook in HOOKS.items() if name not in _WHERE_SERVED})
 
 
 def install() -> None:
     """Install all hooks once; hook at once what is already imported."""
     _finder.install()
+
+
+def install_for_serving() -> None:
+    """Hook once what only a process that serves needs."""
+    _finder.add({name: HOOKS[name] for name in _WHERE_SERVED & set(HOOKS)})
 
 
 def state() -> tuple[list[str], dict[str, str]]:

@@ -21,7 +21,7 @@ from stagetrace.recording import channel
 from stagetrace.semconv import ML_WORKER_LOST, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from stagetrace.recording.tiler import Segment
     from stagetrace.recording.timeline import Timeline
@@ -37,18 +37,25 @@ _starting = threading.Lock()  # guards the making of _listener
 _listener: channel.Listener | None = None
 
 
-def hand_on(timeline: Timeline, reason: str = "", at: int | None = None, *, is_server: bool = False) -> str:
+def hand_on(
+    timeline: Timeline,
+    reason: str = "",
+    at: int | None = None,
+    *,
+    is_server: bool = False,
+    conclude: Callable[[], None] | None = None,
+) -> str:
     """Return the key of a request that is handed on, from when on it waits, for what `reason` says.
 
     `at` is when, by default now. `is_server`: it is handed on by a server of which we note when the answer is there, by
-    `Errands.answered`.
+    `Errands.answered`. `conclude` tells, as the request ends, what is known by then of what stays in this process.
     """
-    if _listener is None and channel.WORKS:
+    if _listener is None and channel.WORKS and conclude is None:
         _start()
     key = named(timeline)
     if timeline.errands is None:
         timeline.errands = Errands()
-    timeline.errands.add(key, _Errand(reason, at or time.time_ns(), is_server=is_server))
+    timeline.errands.add(key, _Errand(reason, at or time.time_ns(), conclude, is_server=is_server))
     return key
 
 
@@ -128,8 +135,9 @@ def _note(message: Any, process: int) -> None:
 class _Errand:
     """One of a request's, since it was handed on."""
 
-    def __init__(self, reason: str, since: int, *, is_server: bool) -> None:
+    def __init__(self, reason: str, since: int, conclude: Callable[[], None] | None, *, is_server: bool) -> None:
         self.since = since
+        self.conclude = conclude
         self.reason = reason
         self.is_open = True
         self.is_server = is_server
@@ -150,9 +158,18 @@ class Errands:
     def __init__(self) -> None:
         self._by_key: dict[str, _Errand] = {}
 
+    @property
+    def count(self) -> int:
+        """How many there have been."""
+        return len(self._by_key)
+
     def add(self, key: str, errand: _Errand) -> None:
         """Begin to wait for what `key` stands for."""
         self._by_key[key] = errand
+
+    def were_taken_up_since(self, at: int) -> bool:
+        """Return whether any was."""
+        return any(errand.taken_at >= at for errand in self._by_key.values())
 
     def told(self, timeline: Timeline, key: str, done: tuple[str, int, Sequence[Told]], process: int | None) -> None:
         """Note what was done; `process` is who is still at it, None if it is over."""
@@ -178,7 +195,9 @@ class Errands:
     def conclude(self, timeline: Timeline) -> None:
         """Note what can be said of what is not over as the request ends."""
         hear()
-        for errand in self._by_key.values():
+        for errand in list(self._by_key.values()):
+            if errand.is_open and errand.conclude is not None:
+                errand.conclude()
             if not errand.is_open:
                 continue
             if errand.is_taken:

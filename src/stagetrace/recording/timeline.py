@@ -48,6 +48,7 @@ class Timeline(Marks):
     besides: Mapping[str, Any] = NOTHING  # more attributes for the entry span
     disconnect: str | None  # why the answer did not get to its end
     stream: Stream | None  # the pieces of an answer in several
+    is_batch = False
     adopted: Any = None  # the entry span, where somebody else has started it
     accounts: Sequence[tuple[Reading, Reading]] = ()  # of a thread, around sections that stayed on it
     handed: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU

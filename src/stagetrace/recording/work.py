@@ -102,7 +102,7 @@ class Work(Timeline):
         with self._lock:
             segments = self._settle().so_far()[:-1]
         settled = [one for one in segments if one.explicit or one.stage not in UNNAMED]
-        stages = [told(one, dict(one.attributes), one.link) for one in settled if not _is_gap(one)]
+        stages = [told(one, dict(one.attributes), one.link) for one in settled if not is_gap(one)]
         stages.append((stage, at, None, {**self.described, **self.named}, None, None))
         tell(self.request.key, self._reason, self._start, stages, is_over=False)
 
@@ -112,7 +112,7 @@ class Work(Timeline):
         if self.closed:
             return
         segments = self.close(self._start, max(time.time_ns(), self._start))
-        stages = [told(one, self._attributes(one), one.link) for one in segments if not _is_gap(one)]
+        stages = [told(one, self._attributes(one), one.link) for one in segments if not is_gap(one)]
         tell(self.request.key, self._reason, self._start, stages, is_over=True)
 
     def _attributes(self, segment: Segment) -> dict[str, Any]:
@@ -124,6 +124,7 @@ class Work(Timeline):
 class Batch(Timeline):
     """What is done for several requests at once. Its inference is one span, which they link to and it to them."""
 
+    is_batch = True
     described: Mapping[str, Any] = {}
     named: Mapping[str, Any] = {}
 
@@ -156,7 +157,7 @@ class Batch(Timeline):
         stages = [
             told(one, dict(one.attributes), self.entry if one.stage == INFERENCE else None)
             for one in segments
-            if not _is_gap(one)
+            if not is_gap(one)
         ]
         for request in self.requests:
             tell(request.key, self._reason, self._start, stages, is_over=True)
@@ -184,7 +185,7 @@ class Batch(Timeline):
         )
 
 
-def _is_gap(segment: Segment) -> bool:
+def is_gap(segment: Segment) -> bool:
     """Return whether a segment is what lies between others: the request's own timeline names that itself."""
     return segment.stage in GAPS and not segment.explicit and segment.context is None
 

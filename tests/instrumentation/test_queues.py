@@ -1,0 +1,267 @@
+"""Batchers of a service's own, over queues of the standard library, that say nothing to us."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import queue
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import groupby
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.trace import SpanContext
+
+from services import PYTHON, Service, run_service
+from sink import Request, Sink, assert_tiled, run_sink
+from stagetrace.instrumentation import queued, queues
+from stagetrace.recording.current import current
+from stagetrace.recording.timeline import Timeline
+from trees import assert_true, batch_of, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import httpx
+
+IN_LOOP = ["direct", "timeouts", "executor", "to-thread", "tasks", "lazy", "two"]
+OWN_FUTURES = ["pool", "sync"]  # of `concurrent.futures`
+IN_THREADS = ["thread", "threads", *OWN_FUTURES]
+UNSURE = {"parts": 3, "steps": 2, "no-model": 1, "unasked": 1}  # and how many requests their consumer wants
+SLOW_S = 0.8
+
+
+def environment(sink: Sink) -> dict[str, str]:
+    return {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "* within 120ms",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": "/health",
+    }
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with run_sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(sink: Sink, services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    assert services is None
+    with run_service(tmp_path_factory.mktemp("batchers"), "batchers", env=environment(sink)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def untraced(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    assert services is None
+    with run_service(tmp_path_factory.mktemp("untraced"), "batchers") as running:
+        yield running
+
+
+def ask(service: Service, path: str, rows: list[float]) -> list[tuple[str, httpx.Response]]:
+    """Ask for all rows at once."""
+    with ThreadPoolExecutor(len(rows)) as pool:
+        return list(pool.map(lambda row: service.call("POST", f"/{path}/{row}"), rows))
+
+
+def told(request: Request) -> list[Any]:
+    """Return the stages, without waits for a thread: that of a handler, and that which the inference runs in."""
+    assert_tiled(request)
+    stages = list(tree(request)[1])
+    begins, infers = stages.index("queue (batch)") + 1, stages.index("inference")
+    assert set(stages[begins:infers]) <= {"queue (executor)", "preprocess"}
+    own = [one for one in [*stages[:begins], *stages[infers:]] if one != "queue (thread_pool)"]
+    return [one for one, _ in groupby(own)]
+
+
+def assert_batched(calls: list[tuple[str, httpx.Response]], sink: Sink) -> None:
+    """Check that each request shows the batch that it was in, and that all of the batches are there."""
+    batches, inferred = {}, []
+    for trace_id, response in calls:
+        request, truth = sink.request(trace_id), json.loads(response.headers["x-truth"])
+        assert told(request) == ["preprocess", "queue (batch)", "inference", "postprocess", "network.send"]
+        batch, _ = batch_of(request, sink, under="inference")
+        assert batch.attributes["ml.batch.size"] == request.entry.attributes["ml.batch.size"] == truth["size"]
+        assert batch.attributes["ml.model.name"] == request.entry.attributes["ml.model.name"] == "Doubler"
+        batches[batch.span_id] = truth["size"]
+        inference = next(stage for stage in request.stages if stage.name == "inference")
+        inferred.append((inference, [truth["started"], truth["ended"]]))
+    assert sum(batches.values()) == len(calls)
+    assert_true(inferred)
+
+
+@pytest.mark.parametrize("path", [*IN_LOOP, *IN_THREADS, *UNSURE, "given-up/no-model", "given-up/direct"])
+def test_answers_are_the_untraced_ones(path: str, service: Service, untraced: Service) -> None:
+    rows = [0.01, 0.02, 0.03][: UNSURE.get(path)]
+    answers = [[(one.status_code, one.content) for _, one in ask(which, path, rows)] for which in (service, untraced)]
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("path", [*IN_LOOP, *IN_THREADS])
+def test_each_request_shows_its_batch(path: str, service: Service, sink: Sink) -> None:
+    """Up to Python 3.11 a consumer that waits with timeouts alone is known from its first batch on."""
+    ask(service, path, [0.01])
+    assert_batched(ask(service, path, [0.01, 0.02, 0.03]), sink)
+    if path not in OWN_FUTURES:  # else who fills a batch may wait only as that has begun
+        assert_batched(ask(service, path, [0.01, 0.02, 0.03, 0.04, 0.01, 0.02, 0.03]), sink)
+
+
+def test_the_first_request_starts_the_consumer(sink: Sink, services: None, tmp_path: Path) -> None:
+    """The consumer has the first request's context, and is none of its code."""
+    assert services is None
+    argv = [PYTHON, "-m", "uvicorn", "batchers:app", "--port", "{port}", "--loop", "uvloop"]
+    with run_service(tmp_path, "batchers", argv=argv, env=environment(sink)) as service:
+        assert_batched(ask(service, "lazy", [0.01]), sink)
+        assert_batched(ask(service, "lazy", [0.01, 0.02]), sink)
+        assert_batched(ask(service, "thread", [0.01, 0.02]), sink)
+
+
+@pytest.mark.parametrize(
+    ("row", "stage", "cause"), [(0.01, "queue", "batch_wait"), (SLOW_S, "inference", "unknown")], ids=["wait", "model"]
+)
+@pytest.mark.parametrize("path", ["direct", "thread"])
+def test_the_guilty_stage_is_the_one_that_was_slow(
+    path: str, row: float, stage: str, cause: str, service: Service, sink: Sink
+) -> None:
+    ask(service, path, [0.01])
+    for trace_id, _ in ask(service, path, [row, 0.01]):
+        entry = sink.request(trace_id).entry
+        assert entry.attributes["sla.breach.stage"] == stage
+        assert entry.attributes["sla.breach.cause"] == cause
+
+
+@pytest.mark.parametrize("path", UNSURE)
+def test_what_is_not_sure_is_not_said(path: str, service: Service, sink: Sink) -> None:
+    """A batch in parts, steps that others join, a function that is no model, and work that nobody waits for."""
+    for trace_id, _ in ask(service, path, [0.01, 0.02, 0.03][: UNSURE[path]]):
+        request = sink.request(trace_id)
+        assert_tiled(request)
+        assert set(tree(request)[1]) <= {"handler", "queue (consumer)", "network.send"}
+        assert ("queue" in request.names) is (path != "unasked")
+
+
+def test_who_gives_up_is_told_until_then(service: Service, sink: Sink) -> None:
+    ((trace_id, response),) = ask(service, "given-up/to-thread", [SLOW_S])
+    request = sink.request(trace_id)
+    assert response.status_code == 504
+    assert told(request) == ["preprocess", "queue (batch)", "inference", "postprocess", "network.send"]
+    assert request.total_ns("inference") < SLOW_S * 1e9 / 2
+
+
+# --- the queues themselves
+
+
+def hooked(module: Any) -> Any:
+    """Return copies of a module's queues, hooked."""
+    kinds = [getattr(module, name) for name in ("Queue", "PriorityQueue", "LifoQueue")]
+    copies = {kind.__name__: type(kind.__name__, kind.__bases__, dict(vars(kind))) for kind in kinds}
+    queues.hook(SimpleNamespace(**copies))  # type: ignore[arg-type]
+    return SimpleNamespace(**copies)
+
+
+@pytest.fixture
+def request_() -> Iterator[Timeline]:
+    """Run the test as a request's code."""
+    timeline = Timeline()
+    timeline.bind(SpanContext(1, 2, is_remote=False), timeline.started)
+    token = current.set(timeline)
+    yield timeline
+    current.reset(token)
+    gc.collect()
+    assert not queued.queued
+    assert not queued.taken
+
+
+class Odd:
+    """Compares with nothing, has no hash, and answers for whatever it is asked."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, future: Any) -> None:
+        self.future = future
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+@pytest.mark.usefixtures("request_")
+def test_queues_of_threads_give_what_was_put_in_their_order() -> None:
+    kinds = hooked(queue)
+    future: Future[int] = Future()
+    odd = [Odd(future), [future], {"a": future, "b": future}, None, 7, "", (), object(), future, range(10**9)]
+    for kind, order in ((kinds.Queue, 1), (kinds.LifoQueue, -1)):
+        waiting = kind()
+        for one in odd * 2:
+            waiting.put(one)
+        assert [id(waiting.get()) for _ in odd * 2] == [id(one) for one in (odd * 2)[::order]]
+    waiting = kinds.PriorityQueue(3)
+    for number in (3, 1, 2):
+        waiting.put((number, Future()))
+    with pytest.raises(queue.Full):
+        waiting.put((4, Future()), timeout=0.001)
+    assert [waiting.get()[0] for _ in range(3)] == [1, 2, 3]
+    with pytest.raises(queue.Empty):
+        waiting.get(timeout=0.001)
+    future.set_result(1)
+
+
+@pytest.mark.usefixtures("request_")
+def test_those_of_asyncio_do_and_futures_are_done_as_ever() -> None:
+    async def run() -> list[Any]:
+        kinds = hooked(asyncio)
+        waiting, loop = kinds.Queue(2), asyncio.get_running_loop()
+        given_up = asyncio.create_task(waiting.get())
+        await asyncio.sleep(0)
+        given_up.cancel()
+        with suppress(asyncio.CancelledError):
+            await given_up
+        futures = [loop.create_future() for _ in range(2)]
+        for future in futures:
+            waiting.put_nowait(Odd(future))
+        with pytest.raises(asyncio.QueueFull):
+            waiting.put_nowait(7)
+        results = asyncio.gather(*futures, return_exceptions=True)
+        await asyncio.sleep(0)
+        (await waiting.get()).future.set_result(1)
+        waiting.get_nowait().future.set_exception(ValueError("2"))
+        return [str(one) for one in await results]
+
+    assert asyncio.run(run()) == ["1", "2"]
+
+
+@pytest.mark.usefixtures("request_")
+def test_what_is_dropped_with_its_queue_is_not_kept() -> None:
+    waiting = hooked(queue).Queue()
+    waiting.put(("row", Future()))
+    assert len(queued.queued) == 1
+    del waiting
+    gc.collect()
+    assert not queued.queued
+
+
+@pytest.mark.usefixtures("request_")
+def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "MAX_ITEMS", 2)
+    waiting = hooked(queue).Queue()
+    for number in range(3):
+        waiting.put((number, Future()))
+    assert len(queued.queued) == 2
+
+
+@pytest.mark.usefixtures("request_")
+def test_what_two_have_put_is_nobodys() -> None:
+    waiting = hooked(queue).Queue()
+    shared = ("row", Future[int]())
+    waiting.put(shared)
+    waiting.put(shared)
+    assert not queued.queued
