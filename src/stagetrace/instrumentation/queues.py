@@ -19,6 +19,7 @@ from stagetrace.recording.current import current, entries, recording
 if TYPE_CHECKING:
     from types import ModuleType
 
+OWN = ("queue", "asyncio.queues")
 _current = current.get
 _known: set[Any] = set()  # the methods of ours that take something out
 
@@ -77,8 +78,9 @@ def _getting(original: Any) -> Any:
 
 
 def _plain(original: Any, like: dict[tuple[str, ...], Any]) -> Any:
-    """Return that of `like` which does what a method does, to be told by the names in its code; None if none does."""
-    plain = like.get(original.__code__.co_names)
+    """Return that of `like` which does what Python's own method does, to be told by the names in it; else None."""
+    is_own = getattr(original, "__module__", None) in OWN and hasattr(original, "__code__")
+    plain = like.get(original.__code__.co_names) if is_own else None
     return None if plain is None else functools.wraps(original)(plain)
 
 
