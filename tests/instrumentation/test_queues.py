@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import queue
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import groupby
@@ -17,7 +18,7 @@ from opentelemetry.trace import SpanContext
 
 from services import PYTHON, Service, run_service
 from sink import Request, Sink, assert_tiled, run_sink
-from stagetrace.instrumentation import queued, queues
+from stagetrace.instrumentation import model, queued, queues
 from stagetrace.recording.current import current
 from stagetrace.recording.timeline import Timeline
 from trees import assert_true, batch_of, tree
@@ -237,6 +238,38 @@ def test_those_of_asyncio_do_and_futures_are_done_as_ever() -> None:
         return [str(one) for one in await results]
 
     assert asyncio.run(run()) == ["1", "2"]
+
+
+def test_who_is_served_in_the_same_turn_of_the_loop_is_told() -> None:
+    """The consumer, woken by the first of them, runs before the loop's next turn tells that the others wait."""
+
+    async def consume(waiting: asyncio.Queue[Any]) -> None:
+        while True:
+            batch = [await waiting.get()]
+            while not waiting.empty():
+                batch.append(waiting.get_nowait())
+            for (_, future), output in zip(batch, predict(None, [row for row, _ in batch]), strict=True):
+                future.set_result(output)
+
+    async def serve(waiting: asyncio.Queue[Any], number: int) -> list[str]:
+        timeline = Timeline()
+        timeline.bind(SpanContext(1, number, is_remote=False), timeline.started)
+        current.set(timeline)
+        future = asyncio.get_running_loop().create_future()
+        await waiting.put((number, future))
+        assert await future == number
+        return [segment.stage for segment in timeline.close(timeline.started, time.time_ns())]
+
+    async def run() -> list[list[str]]:
+        waiting = hooked(asyncio).Queue()
+        consumer = asyncio.create_task(consume(waiting))
+        await asyncio.sleep(0)
+        stages = await asyncio.gather(*(serve(waiting, number) for number in (1, 2, 3)))
+        consumer.cancel()
+        return stages
+
+    predict = model.marked(lambda _, rows: rows, lambda _, args, __: model.description("m", "f", args[0]))
+    assert asyncio.run(run()) == [["preprocess", "queue", "inference", "postprocess"]] * 3
 
 
 @pytest.mark.usefixtures("request_")

@@ -46,13 +46,14 @@ class Item:
 
     __slots__ = (
         *("_future", "_key", "_open"),
-        *("batch", "is_dropped", "since", "taken_at", "taken_in", "timeline", "until"),
+        *("batch", "is_dropped", "put_at", "since", "taken_at", "taken_in", "timeline", "until"),
     )
 
     is_taken = False  # as a job of `instrumentation.executors` has it, for those who wait for a future
 
     def __init__(self, timeline: Timeline, thing: Any, future: Any) -> None:
         self.timeline: Timeline | None = timeline
+        self.put_at = time_ns()
         self.since = 0  # since when the request waits; 0 while it is not seen to
         self.until = 0  # until when it did; 0 while it is not known to have given up
         self.taken_at = 0
@@ -84,13 +85,16 @@ class Item:
         return self._future() is future
 
     @guarded
-    def look(self, asked_at: int) -> None:
-        """Begin to wait, since `asked_at`, if by now the request awaits asyncio's future."""
-        future = self._future()
-        if future is None or not any(map(self._is_waiter, future._callbacks or ())):
+    def look(self) -> None:
+        """Begin to wait if by now, a turn of the loop after it was put, the request awaits asyncio's future."""
+        if self._is_awaited():
+            self.begin_wait(self.put_at)
+        elif not self.since:
             self.forget()
-        else:
-            self.begin_wait(asked_at)
+
+    def _is_awaited(self) -> bool:
+        callbacks = getattr(self._future(), "_callbacks", None)
+        return any(map(self._is_waiter, callbacks or ()))
 
     def _is_waiter(self, entry: tuple[Any, Context]) -> bool:
         """Return whether a callback of the future's is asyncio's own, for a task of this request that awaits it."""
@@ -134,6 +138,8 @@ class Item:
         if future is not None and not future.done():
             taken[id(future)] = self
             self.taken_at, self.taken_in = time_ns(), recording()
+            if self._is_awaited():  # who has taken it may be done before the loop's next turn
+                self.begin_wait(self.put_at)
 
     def drop(self) -> None:
         """Note that it is not sure which batch it is in."""
@@ -161,7 +167,7 @@ class Item:
         future = self._future()
         if future is not None and future.done():
             self._end(self.until or time_ns(), is_answered=not future.cancelled())
-        elif self.until or any(map(self._is_waiter, getattr(future, "_callbacks", None) or ())):
+        elif self.until or self._is_awaited():
             self._end(self.until or time_ns(), is_answered=False)
         else:  # nobody knows when it has given up
             self.forget()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 import stagetrace.instrumentation.gathered  # noqa: F401 -- here, lest the first batch waits for it
@@ -99,7 +98,7 @@ def _note_put(queue: Any, thing: Any) -> None:
         if loop is not None and future.get_loop() is loop:
             item = Item(timeline, thing, future)
             future.add_done_callback(item.end)  # the first, before that by which the request goes on
-            loop.call_soon(item.look, time_ns())
+            loop.call_soon(item.look)
     else:
         _await_result(timeline, thing, future)
 
