@@ -129,6 +129,22 @@ def test_a_part_that_fails_beside_a_silent_provider_changes_no_answer(
         assert len(said) == len(set(said))
 
 
+def test_what_a_silent_middleware_does_besides_is_done_once(sink: Sink, tmp_path: Path) -> None:
+    """It counts requests and announces the trace."""
+    env = environment(sink) | {"OTEL_SEMCONV_STABILITY_OPT_IN": "http"}
+    untraced = {key: value for key, value in env.items() if key != "STAGETRACE"}
+    with (
+        run_service(tmp_path, "silent_middleware", env=env) as service,
+        run_service(tmp_path, "silent_middleware", env=untraced) as plain,
+    ):
+        for one in (service, plain):
+            trace_id, response = one.call("GET", "/plain")
+            (announced,) = response.headers.get_list("traceresponse")
+            assert announced.split("-")[1] == trace_id
+        counts = [sorted(one.client.get("/counted").json()) for one in (service, plain)]
+        assert counts[0] == counts[1]
+
+
 def test_an_exporter_that_comes_later_has_all_from_then_on(sink: Sink, tmp_path: Path) -> None:
     with (
         run_sink() as own,

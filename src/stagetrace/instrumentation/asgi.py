@@ -43,7 +43,6 @@ from stagetrace.sla.policy import WEBSOCKET
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-    from stagetrace.instrumentation.http_metrics import HttpMetrics
     from stagetrace.otlp.encoder import Block
     from stagetrace.sla.recorder import EntryRecorder
 
@@ -138,11 +137,10 @@ def _url(scope: Any) -> str:
     return f"{scope.get('scheme', 'http')}://{host}{scope.get('path', '')}"
 
 
-class AsgiRequest(Messages):
+class AsgiRequest(Messages, http_metrics.Counted):
     """One request and its answer, from the server's first sight of it to the last byte handed over."""
 
     # As a timeline's: the class's until something happens.
-    _counted: HttpMetrics | None = None
     _status: int | None = None
     _answer_headers: Any = None
     received_bytes = 0
@@ -150,7 +148,6 @@ class AsgiRequest(Messages):
     _ended_at: int | None = None
     _raised = False
     _finished = False
-    is_announced = False  # by an instrumentation within
     _route = ""
     handler: Any = None  # the route or mount that had it last
     mount = ""  # templates of the mounts that the request went through
@@ -411,11 +408,6 @@ class AsgiRequest(Messages):
         current.set(None)
         if self._counted is not None:
             self._counted.take_back(self._block.attributes)
-
-    def count_in(self, counted: HttpMetrics) -> None:
-        """Count the request in `counted`, now and as it ends."""
-        self._counted = counted
-        counted.begin(self._block.attributes)
 
 
 class OwnRequest(AsgiRequest, EntrySpan):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+    from stagetrace.otlp.encoder import Block
+
 ACTIVE_ATTRIBUTES = ("http.request.method", "url.scheme")
 DURATION_ATTRIBUTES = (
     *ACTIVE_ATTRIBUTES,
@@ -60,6 +62,27 @@ class HttpMetrics:
         # Who has no identity as it ends was dropped by the sampler, and no example of anything.
         context = set_span_in_context(span, NOWHERE) if getattr(span, "has_identity", True) else NOWHERE
         self._duration.record(duration_s, _only(DURATION_ATTRIBUTES, attributes), context)
+
+
+class Counted:
+    """A request that may be counted, and announced to its caller: by us, or by an instrumentation within."""
+
+    # As a timeline's: the class's until something happens.
+    _counted: HttpMetrics | None = None
+    is_announced = False
+    _block: Block  # what is known of it as it comes in
+
+    def count_in(self, counted: HttpMetrics) -> None:
+        """Count the request in `counted`, now and as it ends."""
+        self._counted = counted
+        counted.begin(self._block.attributes)
+
+    def leave_to_others(self) -> None:
+        """Leave this to an instrumentation within, which does it though its spans are sent nowhere."""
+        self.is_announced = True
+        if self._counted is not None:
+            self._counted.take_back(self._block.attributes)
+            self._counted = None
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from opentelemetry import trace
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import request_in
+from stagetrace.instrumentation.http_metrics import Counted
 from stagetrace.instrumentation.otel_sdk import is_silent
 from stagetrace.recording.context import RequestSpan, StandIn
 from stagetrace.recording.current import current, entries, recording
@@ -86,7 +87,11 @@ def _stand_in(tracer: Any) -> Any:
     span = trace.get_current_span()
     if span is trace.INVALID_SPAN:
         return None
-    request.is_announced = True
+    if isinstance(request, Counted):
+        request.leave_to_others()
+    begin = getattr(getattr(tracer, "span_processor", None), "start_next", None)
+    if begin is not None:  # of ours: for a processor that looks at spans as they begin alone
+        begin(span, otel_context.get_current())
     return StandIn(span)
 
 

@@ -39,7 +39,6 @@ from stagetrace.sources.threads import account
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stagetrace.instrumentation.http_metrics import HttpMetrics
     from stagetrace.instrumentation.wsgi_servers import Arrival
     from stagetrace.otlp.encoder import Block
     from stagetrace.sla.recorder import EntryRecorder
@@ -167,15 +166,13 @@ def known(environ: Any, method: str, user_agent: bytes | None) -> tuple[Block, B
     return found
 
 
-class WsgiRequest(Passing):
+class WsgiRequest(Passing, http_metrics.Counted):
     """One request and its answer, from the server's first sight of it to the last byte handed over."""
 
     # As a timeline's: the class's until something happens.
-    _counted: HttpMetrics | None = None
     _status: int | None = None
     _answer_headers: Any = None
     _finished = False
-    is_announced = False  # by an instrumentation within
     _route = ""
     _failure: BaseException | None = None
     _long_agent: bytes | None = None
@@ -334,11 +331,6 @@ class WsgiRequest(Passing):
             # They held this, and this holds them: no work for the garbage collector.
             self._environ.pop(SCOPE_KEY, None)
             self._environ = self._start_response = self._failure = None
-
-    def count_in(self, counted: HttpMetrics) -> None:
-        """Count the request in `counted`, now and as it ends."""
-        self._counted = counted
-        counted.begin(self._block.attributes)
 
 
 class OwnWsgiRequest(WsgiRequest, EntrySpan):
