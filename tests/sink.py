@@ -84,6 +84,26 @@ class Sink:
         spans = self.wait_for(lambda all_: sum(s.kind == SERVER and s.trace_id == trace_id for s in all_) >= entries)
         return request_of([span for span in spans if span.trace_id == trace_id])
 
+    def requests(self, trace_id: str, count: int) -> list[Request]:
+        """Return the requests of this trace, of which there are so many: one each process, the first caller first."""
+
+        def found(all_: list[Received]) -> list[Request]:
+            spans = [span for span in all_ if span.trace_id == trace_id]
+            entries = sorted((span for span in spans if span.kind == SERVER), key=lambda span: span.start)
+            inside = [[span for span in spans if span.parent_id == entry.span_id] for entry in entries]
+            return [request_of([entry, *under]) for entry, under in zip(entries, inside, strict=True)]
+
+        def whole(request: Request) -> bool:
+            return sum(one.end - one.start for one in request.stages) == request.entry.end - request.entry.start
+
+        def ready(all_: list[Received]) -> bool:
+            return len(found(all_)) == count and all(map(whole, found(all_)))
+
+        requests = found(self.wait_for(ready))
+        for request in requests:
+            assert_tiled(request)
+        return requests
+
     def traces(self) -> set[str]:
         with self.lock:
             return {span.trace_id for span in self.spans}

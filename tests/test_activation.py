@@ -212,3 +212,20 @@ def test_importing_the_package_imports_no_web_and_no_model_library() -> None:
     loaded = set(done.stdout.split())
     assert not loaded & {"fastapi", "starlette", "uvicorn", "sklearn", "numpy", "onnxruntime", "grpc"}
     assert sys.version_info >= (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("env", "name"),
+    [
+        ({}, "the-proxy"),
+        ({"OTEL_SERVICE_NAME": "shop"}, "shop"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=shop"}, "shop"),
+    ],
+)
+def test_a_server_names_its_service_where_the_environment_does_not(env: dict[str, str], name: str) -> None:
+    code = (
+        "from opentelemetry import trace; from stagetrace import distro; distro.name_service('the-proxy')\n"
+        "distro.prepare_now(); print(trace.get_tracer_provider().resource.attributes['service.name'])"
+    )
+    done = python(code, STAGETRACE="1", OTEL_TRACES_EXPORTER="none", STAGETRACE_STATUS="0", **env)
+    assert done.stdout.strip() == name, done.stderr

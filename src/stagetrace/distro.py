@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from importlib.metadata import EntryPoint
 
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.id_generator import IdGenerator
     from opentelemetry.sdk.trace.sampling import Sampler
@@ -44,6 +45,8 @@ _prepared = False  # here, or in the process that has forked this one
 _jobs: SimpleQueue[Callable[[], None]] | None = None
 _jobs_pid = 0
 _left_s = SHUTDOWN_BOUND_S
+_hurries = False  # what ends is delivered at once
+_service = ""  # its name, where the environment gives none
 _delivering = 0  # the process that delivers at its end
 _publisher: Publisher | None = None
 _publishing = False  # a worker is at it: the disk may hang, and with it the worker
@@ -67,6 +70,8 @@ async def flush() -> None:
 @guarded
 def hurry() -> None:
     """Deliver at once what ends from now on: a server that waits for its last requests may be killed meanwhile."""
+    global _hurries  # noqa: PLW0603
+    _hurries = True
     if _ready:
         from stagetrace.otlp.build import hurry as hurry_processors
 
@@ -102,6 +107,8 @@ def prepare_now() -> None:
             deliver_at_end()
         finally:
             _ready = True  # not before: a request that came in meanwhile would go unrecorded
+    if _hurries:
+        hurry()
 
 
 def _prepare_first() -> None:
@@ -161,7 +168,11 @@ def _set_tracer_provider() -> str:
 
     # Its own exit handler may wait half a minute for a Collector that is down: ours is bounded.
     provider = TracerProvider(
-        _installed_sampler(), shutdown_on_exit=False, span_limits=span_limits(), id_generator=_id_generator()
+        _installed_sampler(),
+        _resource(),
+        shutdown_on_exit=False,
+        span_limits=span_limits(),
+        id_generator=_id_generator(),
     )
     made = _sending()
     for processor in made:
@@ -214,6 +225,20 @@ def _sending() -> dict[SpanProcessor, str]:
                 continue
             made[BatchSpanProcessor(CountingExporter(make(), target))] = target
     return made
+
+
+def name_service(name: str) -> None:
+    """Note the name of this process's service for where the environment gives none."""
+    global _service  # noqa: PLW0603
+    _service = name
+
+
+def _resource() -> Resource:
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+
+    found = Resource.create()
+    given = str(found.attributes.get(SERVICE_NAME, "")).partition(":")[0]
+    return found.merge(Resource({SERVICE_NAME: _service})) if _service and given == "unknown_service" else found
 
 
 def _record_entries(provider: TracerProvider, senders: list[EncodingSpanProcessor], *, others: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services import PYTHON, Service, run_service, wsgi_command
-from sink import SERVER, Received, Request, Sink, assert_tiled, run_sink
+from sink import Sink, assert_tiled, run_sink
 from trees import whole
 
 if TYPE_CHECKING:
@@ -88,32 +88,12 @@ def test_a_scope_in_another_process_begins_a_request_below_the_stage_that_it_was
         assert expected[0] == status, untraced.log
         assert answer(service, f"/worker/{framework}/{path}") == expected, service.log
     trace_id, _ = service.call("GET", f"/worker/{framework}/items/3")
-    outer, inner = both(sink, trace_id)
+    outer, inner = sink.requests(trace_id, 2)
     assert inner.entry.attributes["http.route"] == ROUTES[framework]
     assert "http.route" not in outer.entry.attributes
     parent = next(stage for stage in outer.stages if stage.span_id == inner.entry.parent_id)
     assert parent.name == "handler"
     assert parent.start <= inner.entry.start <= inner.entry.end <= parent.end
-
-
-def both(sink: Sink, trace_id: str) -> tuple[Request, Request]:
-    """Return a request and the one that another process served for it."""
-    sink.wait_for(lambda all_: sum(one.kind == SERVER and one.trace_id == trace_id for one in all_) == 2)
-    sink.wait_for(lambda all_: len([one for one in all_ if one.trace_id == trace_id]) >= 5)
-    with sink.lock:
-        spans = [one for one in sink.spans if one.trace_id == trace_id]
-    ids = {one.span_id for one in spans}
-    entries = [one for one in spans if one.kind == SERVER]
-    (outer,) = [one for one in entries if one.parent_id not in ids]
-    (inner,) = [one for one in entries if one is not outer]
-    return _request(outer, spans), _request(inner, spans)
-
-
-def _request(entry: Received, spans: list[Received]) -> Request:
-    stages = [one for one in spans if one.parent_id == entry.span_id and "ml.stage" in one.attributes]
-    request = Request(entry, sorted(stages, key=lambda one: (one.start, one.end)), [])
-    assert_tiled(request)
-    return request
 
 
 def test_a_copied_scope_is_served_as_untraced_whatever_breaks(tmp_path: Path, untraced: Service) -> None:
@@ -136,7 +116,7 @@ def test_at_a_provider_of_the_authors_own(kind: str, sink: Sink, tmp_path: Path)
         trace_id, response = service.call("GET", f"/{kind}/fast/items/3")
         assert response.json() == {"item": 3}, service.log
         if kind == "worker":
-            outer, inner = both(sink, trace_id)
+            outer, inner = sink.requests(trace_id, 2)
             assert inner.entry.parent_id in {stage.span_id for stage in outer.stages}
         else:
             inner = whole(sink, trace_id)

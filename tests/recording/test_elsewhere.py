@@ -14,7 +14,7 @@ from stagetrace.recording import channel, elsewhere
 from stagetrace.recording.channel import Line, Listener
 from stagetrace.recording.elsewhere import hand_on, is_here, tell
 from stagetrace.recording.timeline import Timeline
-from stagetrace.recording.work import Origin, Work
+from stagetrace.recording.work import Batch, Origin, Work
 from stagetrace.semconv import PREPARE, TRANSFORM
 
 if TYPE_CHECKING:
@@ -47,6 +47,27 @@ def in_a_fork(work: object) -> int:
             os._exit(0)
     os.waitpid(process, 0)
     return process
+
+
+def test_a_request_that_ends_before_its_batch_has_been_in_it_until_then() -> None:
+    now = time.time_ns()
+    timeline = request(now - 1_000)
+    key = hand_on(timeline, "batch", now)
+    batch = Batch([Origin(key, ENTRY)], 2, "batch", start=now + 100)
+    batch.begin_telling("inference", now + 100)
+    segments = timeline.close(now - 1_000, now + 1_000)
+    assert shape(segments) == [("preprocess", 1_000), ("queue", 100), ("inference", 900)]
+    assert segments[1].attributes == {"queue.reason": "batch"}
+    assert segments[2].attributes == {"ml.batch.size": 2}
+    assert segments[2].link == SpanContext(batch.entry.trace_id, batch.entry.span_id, True, TraceFlags(1))  # type: ignore[union-attr]  # noqa: FBT003
+
+
+def test_a_request_that_was_handed_on_begins_with_its_wait() -> None:
+    timeline = Timeline(start=2_000)
+    timeline.bound = True
+    timeline.wait_since(1_000, 2_500, {"queue.reason": "worker"})
+    assert timeline.started == 1_000
+    assert shape(timeline.close(1_000, 3_000)) == [("queue", 1_500), ("handler", 500)]
 
 
 def test_a_forked_worker_tells_in_time() -> None:

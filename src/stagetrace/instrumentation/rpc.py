@@ -52,8 +52,12 @@ MAX_CACHED = 4_096
 MAX_NAME = 256
 REASON = "grpc_pool"
 OTHER = "_OTHER"  # the method, where the caller asked for one that there is not
-# Health checks and reflection are no requests, and receivers of telemetry must not make more of it.
-EXCLUDED = ("grpc.", "opentelemetry.proto.collector.")
+# Health checks and reflection are no requests, nor is what Ray's processes say to each other; receivers of telemetry
+# must not make more of it.
+EXCLUDED = (
+    *("grpc.", "opentelemetry.proto.collector."),
+    *("ray.rpc.", "ray.serve.RayServeAPIService", "ray.serve.ASGIService"),
+)
 WILDCARDS = ("", "0.0.0.0", "::", "*")  # noqa: S104 -- compared with, not listened on
 SUPPRESS_KEY = otel_context._SUPPRESS_INSTRUMENTATION_KEY
 ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})

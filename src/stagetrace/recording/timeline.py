@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanContext
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END_MARK, Marks
 from stagetrace.recording.tiler import MAX_SEGMENTS, NOTHING, Tiler, Visit
-from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT
+from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT, QUEUE
 from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account
 
 if TYPE_CHECKING:
@@ -82,6 +82,12 @@ class Timeline(Marks):
         from stagetrace.recording.work import token
 
         return token(self)
+
+    def wait_since(self, since: int, until: int, attributes: Mapping[str, Any]) -> None:
+        """Let it begin earlier, with a wait in a queue: it had been handed on before it was seen here."""
+        self._start = min(since, until)
+        self.enter(QUEUE, attributes, at=self._start)
+        self.leave(QUEUE, at=until)
 
     @property
     def started(self) -> int:

@@ -144,6 +144,16 @@ class Batch(Timeline):
         """Return the context of the one inference: all that is started meanwhile hangs under that."""
         return self.entry
 
+    @guarded
+    def begin_telling(self, stage: str, at: int) -> None:
+        """Tell each request that `stage` begins, lest it ends before this does."""
+        attributes = {**self.described, **self.named, ML_BATCH_SIZE: self._size}
+        link = (
+            (self.entry.trace_id, self.entry.span_id, int(self.entry.trace_flags)) if self.entry is not None else None
+        )
+        for request in self.requests:
+            tell(request.key, self._reason, self._start, [(stage, at, None, attributes, None, link)], is_over=False)
+
     @guarded_end
     def finish(self) -> None:
         """End, make the inference's span, and tell each request."""
