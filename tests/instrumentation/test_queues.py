@@ -107,8 +107,6 @@ def test_answers_are_the_untraced_ones(path: str, service: Service, untraced: Se
 
 @pytest.mark.parametrize("path", [*IN_LOOP, *IN_THREADS])
 def test_each_request_shows_its_batch(path: str, service: Service, sink: Sink) -> None:
-    """Up to Python 3.11 a consumer that waits with timeouts alone is known from its first batch on."""
-    ask(service, path, [0.01])
     assert_batched(ask(service, path, [0.01, 0.02, 0.03]), sink)
     if path not in OWN_FUTURES:  # else who fills a batch may wait only as that has begun
         assert_batched(ask(service, path, [0.01, 0.02, 0.03, 0.04, 0.01, 0.02, 0.03]), sink)

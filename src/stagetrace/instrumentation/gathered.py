@@ -54,6 +54,11 @@ class Gathered(Batch):
         """Whether something is done for it now."""
         return bool(self._calls) or any(not future.done() for future in self.futures)
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether some of it is done."""
+        return self.has_begun and any(item.is_answered for item in self._items)
+
     def was_of(self, maker: int) -> bool:
         """Return whether this maker has worked for it, and does so no longer."""
         return self.maker == maker and not self.is_running

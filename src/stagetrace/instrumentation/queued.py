@@ -10,6 +10,8 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+from collections import deque
+from contextlib import suppress
 from contextvars import Context, ContextVar
 from time import time_ns
 from typing import TYPE_CHECKING, Any
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from stagetrace.instrumentation.gathered import Gathered
     from stagetrace.recording.timeline import Timeline
 
-    Collected = tuple[tuple["Item", ...], list["Item"]]
-
 BATCH, CONSUMER = "batch", "consumer"  # what was waited for
 MAX_ITEMS = 10_000  # that wait in queues, of the process
 MAX_GATHERED = 1_024  # by one consumer
@@ -37,8 +37,7 @@ MAX_ERRANDS = 100  # of one request
 queued: dict[int, Item] = {}  # by the id of what was put, until it is taken
 taken: dict[int, Item] = {}  # by the id of the future, until that is done
 
-# What this code has taken; and what others, which only fetch it for this code, have since then.
-_collected: ContextVar[Collected | None] = ContextVar("stagetrace.collected", default=None)
+_collected: ContextVar[tuple[Item, ...]] = ContextVar("stagetrace.collected", default=())  # what this code has taken
 
 
 class Item:
@@ -75,6 +74,12 @@ class Item:
     def has_ended(self) -> bool:
         """Whether the request has been told, or will not be."""
         return not self._open
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether its future is done, and not given up by the request."""
+        future = self._future()
+        return future is not None and future.done() and not future.cancelled()
 
     def has_started(self, request: Timeline) -> bool:
         """Return whether this request waits for it, and it was taken in that one's name: by what it has started."""
@@ -234,7 +239,7 @@ def _parts(thing: Any) -> list[Any]:
     """Return what something consists of; asks the garbage collector, which runs no code of theirs."""
     if isinstance(thing, tuple | list | dict):
         return gc.get_referents(thing) if len(thing) <= MAX_PARTS else []
-    if hasattr(type(thing), "__len__"):
+    if isinstance(thing, deque | set | frozenset):
         return []
     parts = gc.get_referents(thing)
     attributes = [part for part in parts if type(part) is dict and len(part) <= MAX_PARTS]
@@ -248,16 +253,22 @@ def take(thing: Any) -> None:
         return
     del queued[id(thing)]
     item.take()
-    collected, task = _collected.get(), _task()
+    task = _task()
     if task is not None and _only_fetches(task):
-        if collected is not None:
-            collected[1].append(item)
+        context = _context_of_who_awaits(task)
+        if context is not None:
+            with suppress(RuntimeError):  # it is shared with what runs now
+                context.run(_collect, item)
     elif task is not None or not _is_of_a_pool():
-        items = () if collected is None else (*collected[0], *collected[1])
-        if len(items) % CLEARED_AT == CLEARED_AT - 1:
-            items = tuple(item for item in items if item.is_open)
-        if len(items) < MAX_GATHERED:
-            _collected.set(((*items, item), []))
+        _collect(item)
+
+
+def _collect(item: Item) -> None:
+    items = _collected.get()
+    if len(items) % CLEARED_AT == CLEARED_AT - 1:
+        items = tuple(one for one in items if one.is_open)
+    if len(items) < MAX_GATHERED:
+        _collected.set((*items, item))
 
 
 def pass_on(thing: Any) -> None:
@@ -275,6 +286,17 @@ def _task() -> Any:
 def _only_fetches(task: Any) -> bool:
     """Return whether a task does nothing but `Queue.get()`, as `wait_for` makes one up to Python 3.11."""
     return getattr(task.get_coro(), "cr_code", None) is sys.modules["asyncio"].Queue.get.__code__
+
+
+def _context_of_who_awaits(future: Any) -> Context | None:
+    """Return the context of the task that waits for a future, itself or, as `wait_for` does, for one that follows."""
+    for callback, context in future._callbacks or ():
+        follows = next(iter(getattr(callback, "args", None) or ()), None)
+        if hasattr(follows, "_callbacks"):
+            return _context_of_who_awaits(follows)
+        if getattr(callback, "__module__", None) is None or hasattr(getattr(callback, "__self__", None), "get_coro"):
+            return context  # type: ignore[no-any-return]
+    return None
 
 
 def _is_of_a_pool() -> bool:
@@ -301,13 +323,9 @@ def take_up() -> None:
     where some of a batch is left over, nothing is sure of what it has at hand.
     """
     collected = _collected.get()
-    if collected is None:
-        if recording() is None:
-            _collected.set(((), []))  # by which those are known who fetch for it
-        return
-    items = tuple(item for item in (*collected[0], *collected[1]) if item.is_open)
-    _collected.set((items, []))
-    if items:
+    if collected:
+        items = tuple(item for item in collected if item.is_open)
+        _collected.set(items)
         _take_up(items)
 
 
@@ -317,6 +335,8 @@ def _take_up(items: tuple[Item, ...]) -> None:
     task = _task()
     maker = threading.get_ident() if task is None else id(task)
     timeline = current.get()
+    if isinstance(timeline, Gathered) and timeline.is_answered:
+        timeline.end_calls()
     open_ = timeline if timeline is not None and not timeline.closed else None
     batch = open_ if isinstance(open_, Gathered) else None
     fresh = [item for item in items if item.batch is None]
