@@ -112,6 +112,13 @@ async def consume_in_parts(waiting: asyncio.Queue[Any]) -> None:
             answer(now, model.predict([row for row, _ in now]))
 
 
+async def consume_singly(waiting: asyncio.Queue[Any]) -> None:
+    """Take two, and call the model for each of them before either is answered."""
+    while True:
+        batch = [await waiting.get() for _ in range(2)]
+        answer(batch, [model.predict([row])[0] for row, _ in batch])
+
+
 async def consume_as_they_come(waiting: asyncio.Queue[Any]) -> None:
     """Work on one, step by step, until another one has joined, and then on both."""
     while True:
@@ -175,6 +182,7 @@ CONSUMERS = {
     "to-thread": consume_in_thread,
     "tasks": consume_at_once,
     "parts": consume_in_parts,
+    "singly": consume_singly,
     "steps": consume_as_they_come,
     "no-model": consume_without_model,
     "unasked": consume_unasked,

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     import httpx
 
-IN_LOOP = ["direct", "timeouts", "executor", "to-thread", "tasks", "lazy", "two"]
+IN_LOOP = ["direct", "timeouts", "executor", "to-thread", "tasks", "lazy", "two", "parts"]
 OWN_FUTURES = ["pool", "sync"]  # of `concurrent.futures`
 IN_THREADS = ["thread", "threads", *OWN_FUTURES]
-UNSURE = {"parts": 3, "steps": 2, "no-model": 1, "unasked": 1}  # and how many requests their consumer wants
+UNSURE = {"singly": 2, "steps": 2, "no-model": 1, "unasked": 1}  # and how many requests their consumer wants
 SLOW_S = 0.8
 
 
@@ -109,7 +109,7 @@ def test_answers_are_the_untraced_ones(path: str, service: Service, untraced: Se
 def test_each_request_shows_its_batch(path: str, service: Service, sink: Sink) -> None:
     assert_batched(ask(service, path, [0.01, 0.02, 0.03]), sink)
     if path not in OWN_FUTURES:  # else who fills a batch may wait only as that has begun
-        assert_batched(ask(service, path, [0.01, 0.02, 0.03, 0.04, 0.01, 0.02, 0.03]), sink)
+        assert_batched(ask(service, path, [0.01, 0.02, 0.03, 0.04, 0.01, 0.02]), sink)
 
 
 def test_the_first_request_starts_the_consumer(sink: Sink, services: None, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_guilty_stage_is_the_one_that_was_slow(
 
 @pytest.mark.parametrize("path", UNSURE)
 def test_what_is_not_sure_is_not_said(path: str, service: Service, sink: Sink) -> None:
-    """A batch in parts, steps that others join, a function that is no model, and work that nobody waits for."""
+    """Calls for one each, steps that others join, a function that is no model, and work that nobody waits for."""
     for trace_id, _ in ask(service, path, [0.01, 0.02, 0.03][: UNSURE[path]]):
         request = sink.request(trace_id)
         assert_tiled(request)

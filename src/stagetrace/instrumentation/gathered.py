@@ -31,6 +31,7 @@ class Gathered(Batch):
         super().__init__(_origins(item.timeline for item in items), 0, BATCH)
         self.maker = maker
         self.has_begun = False
+        self._rows: int | None = None  # of the first call, where they are too few for all that its maker has taken
         self.futures: list[Any] = []  # of what its maker has given to pools
         self._items: list[Item] = []
         self._before = before
@@ -48,6 +49,11 @@ class Gathered(Batch):
         for item in items:
             item.batch = self
         self._items.extend(items)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether something was done for it, and for all of it."""
+        return self.has_begun and self._rows is None
 
     @property
     def is_running(self) -> bool:
@@ -83,12 +89,11 @@ class Gathered(Batch):
         self.has_begun = True
         waiting = [item for item in self._items if item.is_open]
         self._size = len({id(item.timeline) for item in waiting})
-        if any(item.is_open for item in self._before):  # in this call, too? Not where there is a row for each of these
-            is_sure = rows == len(waiting)
-        else:
-            is_sure = rows is None or rows >= len(waiting)
-        if not is_sure:
-            self._give_up()
+        if any(item.is_open for item in self._before):
+            if rows != len(waiting):  # a row for each of these alone: those before are not in this call, too
+                self._give_up()
+        elif rows is not None and rows < len(waiting):
+            self._rows = rows
 
     @guarded_end
     def _leave(self) -> None:
@@ -103,7 +108,21 @@ class Gathered(Batch):
     def end_calls(self) -> None:
         """Count no more calls as this batch's, unless it is in one: a future of it is done, or it has a successor."""
         if self.has_begun and not self._calls:
+            if self._rows is not None:
+                self._part()
             self._work_out()
+
+    def _part(self) -> None:
+        """Keep those that are done, if they account for the rows of the call, and leave the others to the next one."""
+        done = [item for item in self._items if item.is_answered]
+        if len(done) != self._rows:
+            self._give_up()
+            return
+        for item in self._items:
+            if item.is_open:
+                item.batch = None
+        self._items, self._rows = done, None
+        self._size = len({id(item.timeline) for item in done})
 
     def _work_out(self) -> list[Segment]:
         if self._ends:

@@ -194,7 +194,7 @@ class Item:
         from stagetrace.recording.elsewhere import tell
 
         batch = None if self.is_dropped else self.batch
-        if batch is not None and batch.has_begun:
+        if batch is not None and batch.is_known:
             stages = batch.stages_for(timeline, self.since, until)
             if stages:
                 tell(self._key, BATCH, stages[0][1], stages, is_over=True)
