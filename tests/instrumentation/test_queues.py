@@ -270,6 +270,17 @@ def test_who_is_served_in_the_same_turn_of_the_loop_is_told() -> None:
     assert asyncio.run(run()) == [["preprocess", "queue", "inference", "postprocess"]] * 3
 
 
+def test_what_stands_in_for_them_is_left_alone() -> None:
+    class Queue:
+        """As gevent puts its own, in C, in place of Python's."""
+
+        __slots__ = ("_get", "_put")
+
+    before = vars(Queue).copy()
+    queues.hook(SimpleNamespace(Queue=Queue, PriorityQueue=Queue, LifoQueue=Queue))  # type: ignore[arg-type]
+    assert vars(Queue) == before
+
+
 @pytest.mark.usefixtures("request_")
 def test_what_is_dropped_with_its_queue_is_not_kept() -> None:
     waiting = hooked(queue).Queue()

@@ -24,11 +24,12 @@ _known: set[Any] = set()  # the methods of ours that take something out
 
 
 def hook(module: ModuleType) -> None:
-    """Wrap how the queues of a module, asyncio's or that of threads, put and get."""
+    """Wrap how the queues of a module, asyncio's or that of threads, put and get, where they are Python's own."""
     for queue in (module.Queue, module.PriorityQueue, module.LifoQueue):
-        for name, wrapping in (("_put", _putting), ("_get", _getting)):
-            if name in vars(queue):
-                setattr(queue, name, wrapping(vars(queue)[name]))
+        if queue.__module__ in OWN:  # gevent puts its own there, in C
+            for name, wrapping in (("_put", _putting), ("_get", _getting)):
+                if name in vars(queue):
+                    setattr(queue, name, wrapping(vars(queue)[name]))
 
 
 def _putting(original: Any) -> Any:
@@ -114,6 +115,8 @@ def _is_known(thing: Any, future: Any) -> bool:
 
 def _await_result(timeline: Any, thing: Any, future: Any) -> None:
     """Have a future of threads say when the request waits for it, as one of a pool does."""
+    import concurrent.futures.thread  # noqa: F401 -- which may not be there, and with which `result` is hooked
+
     from stagetrace.instrumentation.executors import JOB, hook_asyncio
 
     if JOB not in vars(future):
