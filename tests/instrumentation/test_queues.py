@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import queue
+import subprocess
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -18,7 +20,7 @@ from opentelemetry.trace import SpanContext
 
 from services import PYTHON, Service, run_service
 from sink import Request, Sink, assert_tiled, run_sink
-from stagetrace.instrumentation import model, queued, queues
+from stagetrace.instrumentation import gathered, model, queued, queues
 from stagetrace.recording.current import current
 from stagetrace.recording.timeline import Timeline
 from trees import assert_true, batch_of, tree
@@ -157,6 +159,16 @@ def test_who_gives_up_is_told_until_then(service: Service, sink: Sink) -> None:
 # --- the queues themselves
 
 
+def test_a_process_that_serves_nothing_has_pythons_own() -> None:
+    look = "import asyncio, queue; print([one._put.__code__.co_filename for one in (asyncio.Queue, queue.Queue)])"
+    command = [PYTHON, "-c", look]
+    found = [
+        subprocess.run(command, env={**os.environ, "STAGETRACE": on}, capture_output=True, check=True).stdout
+        for on in ("0", "1")
+    ]
+    assert found[0] == found[1]
+
+
 def hooked(module: Any) -> Any:
     """Return copies of a module's queues, hooked."""
     kinds = [getattr(module, name) for name in ("Queue", "PriorityQueue", "LifoQueue")]
@@ -268,6 +280,20 @@ def test_who_is_served_in_the_same_turn_of_the_loop_is_told() -> None:
 
     predict = model.marked(lambda _, rows: rows, lambda _, args, __: model.description("m", "f", args[0]))
     assert asyncio.run(run()) == [["preprocess", "queue", "inference", "postprocess"]] * 3
+
+
+def test_two_calls_for_a_part_before_anything_is_answered_are_not_told_apart(request_: Timeline) -> None:
+    """The second may be for those of the first, or for the rest, where answers come by way of another thread."""
+    futures: list[Future[int]] = [Future() for _ in range(3)]
+    items = [queued.Item(request_, ("row", future), future) for future in futures]
+    batch = gathered.Gathered(items, 1, ())
+    for _ in range(2):
+        batch.enter("inference", {"ml.batch.size": 2})
+        batch.leave("inference")
+    assert all(item.is_dropped for item in items)
+    for future, item in zip(futures, items, strict=True):
+        future.set_result(1)
+        item.end(future)
 
 
 def test_what_stands_in_for_them_is_left_alone() -> None:

@@ -84,7 +84,11 @@ class Gathered(Batch):
     @guarded_end
     def _begin(self, rows: int | None) -> None:
         self._calls.append(True)
-        if self.has_begun or self.closed:
+        if self.closed:
+            return
+        if self.has_begun:
+            if self._rows is not None:  # of those before, or of the rest
+                self._give_up()
             return
         self.has_begun = True
         waiting = [item for item in self._items if item.is_open]
