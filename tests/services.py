@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,10 +145,9 @@ def _wait_ready(service: Service, path: str, within_s: float) -> None:
     while time.monotonic() < deadline:
         if service.process.poll() is not None:
             break
-        try:
+        with suppress(httpx.TransportError):
             service.first = service.client.get(path)
             if service.first.status_code == 200:
                 return
-        except httpx.TransportError:
-            time.sleep(0.05)
+        time.sleep(0.05)
     raise AssertionError(f"the service did not get ready:\n{service.log[-4000:]}")

@@ -89,6 +89,7 @@ def handlers(of: Any, names: dict[str, str]) -> list[grpc.GenericRpcHandler]:
     return [
         grpc.method_handlers_generic_handler(SERVICE, made | raw),
         grpc.method_handlers_generic_handler("grpc.health.v1.Health", health),
+        grpc.method_handlers_generic_handler("ray.serve.RayServeAPIService", health),
         grpc.method_handlers_generic_handler("left.Out", health | breaking),
     ]
 

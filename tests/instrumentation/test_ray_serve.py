@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from websockets.sync.client import connect
 
 from environments import interpreter_with
 from services import APPS, Service, run_service
-from sink import SERVER, Request, Sink, run_sink
+from sink import Request, Sink, run_sink
 from trees import batch_of, links
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ ASKED: list[tuple[str, str, dict[str, Any], int]] = [
     ("GET", "/-/healthz", {}, 200),
     ("GET", "/-/routes", {}, 200),
 ]
-ROOM = "/api/talk"
 BROKEN = [
     "ray_serve_handle:recording,ray_serve_replica:_read,ray_serve_proxy:request_in,ray_serve_batching:recording",
     "ray_serve_handle:kernel,ray_serve_replica:request_in,ray_serve_replica:Call.__init__",
@@ -107,15 +107,15 @@ def test_an_answer_is_that_of_an_untraced_run(
 
 
 def test_a_websocket_talks(both: Both, sink: Sink) -> None:
+    trace_id = secrets.token_hex(16)
+    headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
     for service in both:
-        with connect(f"{service.url.replace('http', 'ws')}{ROOM}") as socket:
+        with connect(f"{service.url.replace('http', 'ws')}/api/talk", additional_headers=headers) as socket:
             socket.send("hello")
             assert socket.recv() == "hello"
-    sink.wait_for(
-        lambda all_: (
-            {"ray-serve-proxy", "Api"} <= {one.service for one in all_ if one.kind == SERVER and ROOM in one.name}
-        )
-    )
+    proxy, replica = sink.requests(trace_id, 2)
+    assert (replica.entry.service, replica.entry.attributes["http.route"]) == ("Api", "/api/talk")
+    assert replica.entry.parent_id in {stage.span_id for stage in proxy.stages}
 
 
 def seen(request: Request) -> tuple[str, str, list[str]]:

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 OTEL_PACKAGE = "opentelemetry.instrumentation."
-EXCLUDED = ("/grpc.", "/opentelemetry.proto.collector.")  # as on the server's side
+# As on the server's side.
+EXCLUDED = (
+    *("/grpc.", "/opentelemetry.proto.collector."),
+    *("/ray.rpc.", "/ray.serve.RayServeAPIService", "/ray.serve.ASGIService"),
+)
 METADATA = 2  # its place among the arguments: request, timeout, metadata
 TARGET = "_stagetrace_target"  # on a channel of asyncio's
 _hook = switch("stagetrace.instrumentation.grpc_client")

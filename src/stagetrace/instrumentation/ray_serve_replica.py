@@ -195,7 +195,7 @@ class Call:
         from stagetrace.recording.timeline import Timeline
 
         now = time.time_ns()
-        self._timeline = timeline = Timeline(start=since or now)
+        self._timeline = timeline = Timeline(start=min(since or now, now))
         self._entered = current.set(timeline)  # from where SLASpanProcessor takes it
         try:
             self._span = trace.get_tracer("stagetrace").start_span(
