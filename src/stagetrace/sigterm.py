@@ -31,7 +31,6 @@ _waiter = 0  # the process whose thread waits for the signal
 _starting = allocate_lock()  # held by who may start that thread
 
 
-@guarded
 def catch() -> None:
     """Let SIGTERM, where nobody handles it, wait for a delivery from now on. Any thread may call it, and often."""
     global _wanted  # noqa: PLW0603

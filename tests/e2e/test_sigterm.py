@@ -194,6 +194,37 @@ for name, child in children.items():
 """
 
 
+def test_a_forked_process_of_multiprocessing_delivers_what_it_serves(receiver: Receiver, tmp_path: Path) -> None:
+    """The parent has served before."""
+    (tmp_path / "forking.py").write_text(PROCESS)
+    argv = [PYTHON, str(tmp_path / "forking.py")]
+    with run_service(tmp_path, argv=argv, env=environment(receiver), ready="/") as service:
+        wait_for(lambda: "serves" in service.log)
+        trace_id, _ = service.call("GET", "/")
+        assert service.process.wait(60) == 0
+    check(receiver, {trace_id})
+
+
+PROCESS = """
+import multiprocessing, os
+from wsgiref.simple_server import make_server
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b""]
+
+def serve():
+    print("serves", flush=True)
+    server.handle_request()
+
+server = make_server("127.0.0.1", int(os.environ["PORT"]), app)
+server.handle_request()
+child = multiprocessing.get_context("fork").Process(target=serve)
+child.start()
+child.join()
+"""
+
+
 @pytest.mark.heavy
 def test_gradio(receiver: Receiver, tmp_path: Path) -> None:
     """It has uvicorn in a thread, while the main thread sleeps."""
