@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -19,7 +20,6 @@ from services import PYTHON, Service, run_service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from otlp.receiver import Receiver
 
@@ -82,11 +82,21 @@ def wait_or_kill(service: Service) -> int:
         return service.process.wait()
 
 
-def all_of_them_twice(group: int, number: int) -> None:
+def all_of_them_and_workers_twice(group: int, number: int) -> None:
+    """Signal a process group, and all but its first process once more."""
+    names = [path.name for path in Path("/proc").iterdir() if path.name.isdigit()]
+    workers = [int(name) for name in names if int(name) != group and _is_in(int(name), group)]
     os.killpg(group, number)
     time.sleep(0.02)  # or both would come as one
-    with suppress(ProcessLookupError):  # untraced it is over
-        os.killpg(group, number)
+    for worker in workers:
+        with suppress(ProcessLookupError):  # untraced it is over
+            os.kill(worker, number)
+
+
+def _is_in(process: int, group: int) -> bool:
+    with suppress(ProcessLookupError):
+        return os.getpgid(process) == group
+    return False
 
 
 def same_with_and_without_us(receiver: Receiver, folder: Path, argv: list[str], *args: Any, **more: Any) -> Ended:
@@ -129,7 +139,7 @@ def test_hypercorn_as_systemd_ends_it(workers: int, native: str, receiver: Recei
         tmp_path,
         [*HYPERCORN, str(workers)],
         ML,
-        all_of_them_twice if workers else os.killpg,
+        all_of_them_and_workers_twice if workers else os.killpg,
         workers=workers,
         env={"STAGETRACE_NATIVE": native},
     )
