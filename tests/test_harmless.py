@@ -66,7 +66,7 @@ PARTS = [
             *("_url", "with_span", "template_of", "OwnRequest.__init__"),
             *("OwnRequest._rename", "OwnRequest._end_span", "OwnRequest.describe"),
             *("AsgiRequest._add_rest", "AsgiRequest._failed", "AsgiRequest._finish"),
-            *("AsgiRequest.begin_answer", "AsgiRequest.end_answer", "AsgiRequest._template", "AsgiRequest.count_in"),
+            *("AsgiRequest.begin_answer", "AsgiRequest.end_answer", "AsgiRequest._template"),
             *("AsgiRequest.pass_mount", "AsgiRequest.serve_by", "AsgiRequest.add_piece", "AsgiRequest._is_gone"),
             *("AsgiRequest.passed", "AsgiRequest.take_in"),
         )
@@ -87,7 +87,10 @@ PARTS = [
             ),
         )
     ),
-    *("stagetrace.instrumentation.http_metrics:HttpMetrics.__init__", "stagetrace.instrumentation.http_metrics:_only"),
+    *(
+        f"stagetrace.instrumentation.http_metrics:{name}"
+        for name in ("HttpMetrics.__init__", "Counted.count_in", "_only")
+    ),
     *(
         f"stagetrace.recording.{name}"
         for name in (

@@ -53,7 +53,7 @@ PARTS = [
             *("known", "adopts", "with_span", "time_in_queue_ms", "cut", "note_route", "note_failure"),
             *("OwnWsgiRequest.__init__", "OwnWsgiRequest._rename", "OwnWsgiRequest._end_span"),
             *("OwnWsgiRequest.describe", "WsgiRequest._come_in", "WsgiRequest._begin_with", "WsgiRequest._add_rest"),
-            *("WsgiRequest._note_head", "WsgiRequest._failed", "WsgiRequest._template", "WsgiRequest.count_in"),
+            *("WsgiRequest._note_head", "WsgiRequest._failed", "WsgiRequest._template"),
             *("WsgiRequest.serve_by", "WsgiRequest.pass_to"),
         )
     ),
@@ -65,6 +65,7 @@ PARTS = [
         )
     ),
     *("stagetrace.instrumentation.wsgi:add_wsgi", "stagetrace.instrumentation.wsgi:WsgiRequest.passed"),
+    "stagetrace.instrumentation.http_metrics:Counted.count_in",
     *("stagetrace.sla.recorder:EntryRecorder.end", "stagetrace.instrumentation.sklearn:description"),
 ]
 # Where a request begins, ends and passes through us: in each server.

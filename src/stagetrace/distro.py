@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SHUTDOWN_BOUND_S = 5.0
 PUBLISH_EVERY_S = 2.0
 WITHDRAW_BOUND_S = 0.5
-UNSAID = {"opentelemetry", "concurrent", "signal", "asyncio", "queue"}  # of what is hooked
+UNSAID = {"opentelemetry"} | (sys.stdlib_module_names - {"wsgiref"})  # of what is hooked: they are in every process
 
 recorder: EntryRecorder | None = None  # of entry spans, where the tracer provider is ours
 _lock = threading.Lock()  # guards _ready and _prepared

@@ -62,28 +62,34 @@ def report(where: str, error: BaseException, hook: Switch | None = None) -> None
 
 
 def _say(where: str, error: BaseException) -> None:
-    what = f"{type(error).__name__}: {str(error)[:200]}"
-    variable = _unusable(error)
-    if variable is not None:
-        log.once(
-            variable,
-            f"OpenTelemetry cannot use {variable[:200]} ({what}); requests are not recorded as they should be.\n"
-            "Correct it, or install what it names; the service itself is not affected.",
-        )
+    if say_unusable(error):
         return
     log.once(
         where,
-        f"{where} failed ({what}); the request goes on without it.\n"
+        f"{where} failed ({_what(error)}); the request goes on without it.\n"
         "This is a fault of stagetrace, not of your service: please report it. STAGETRACE=0 switches it off.",
     )
 
 
-def _unusable(error: BaseException) -> str | None:
+def _what(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def say_unusable(error: BaseException) -> bool:
+    """Return whether an error is that OpenTelemetry cannot use a variable, which is said once."""
     try:
         from stagetrace.unusable import unusable
     except Exception:  # noqa: BLE001 -- what is to be said is said
-        return None
-    return unusable(error)
+        return False
+    variable = unusable(error)
+    if variable is None:
+        return False
+    log.once(
+        variable,
+        f"OpenTelemetry cannot use {variable[:200]} ({_what(error)}); requests are not recorded as they should be.\n"
+        "Correct it, or install what it names; the service itself is not affected.",
+    )
+    return True
 
 
 def _switch_off(hook: Switch | None) -> bool:

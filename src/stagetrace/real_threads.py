@@ -99,6 +99,7 @@ async def in_thread(function: Callable[[], Any]) -> None:
 
         await trio.to_thread.run_sync(function, limiter=trio.CapacityLimiter(1))
         return
+    await asyncio.sleep(0)  # what the server has cancelled just now ends before
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="stagetrace")

@@ -34,23 +34,23 @@ ALWAYS_USED: Final = tuple(
     f"opentelemetry-{name}" for name in ("api", "sdk", "instrumentation", "semantic-conventions", "util-http")
 )
 _SUFFIX: Final = ".dist-info"
-_fits: bool | None = None  # None until it is known
 
 # A package with the version that is here, None where it is missing, and the one that is needed at least.
 Unfit: TypeAlias = "tuple[str, str | None, str]"
+_found: list[Unfit] | None = None  # until it is known
 
 
-def fit() -> bool:
-    """Return whether this process can record; where it cannot, say so once. Never raises."""
-    global _fits  # noqa: PLW0603
-    if _fits is None:
-        found = _look()
-        if found:
-            log.once("versions", f"{said(found)}.\nAll runs as if untraced. To record: {mend(found)}")
-        elif not _has_started():
+def fit(*, saying: bool = True) -> bool:
+    """Return whether this process can record; where it cannot, say so once, if it is to be said. Never raises."""
+    global _found  # noqa: PLW0603
+    if _found is None:
+        found = _look() or []
+        if not found and not _has_started():
             return True  # to be asked again when all of the path is there
-        _fits = not found
-    return _fits
+        _found = found
+    if _found and saying:
+        log.once("versions", f"{said(_found)}.\nAll runs as if untraced. To record: {mend(_found)}")
+    return not _found
 
 
 @guarded

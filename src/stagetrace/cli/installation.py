@@ -132,7 +132,7 @@ def promise() -> Check:
 
 def libraries(hooks: Iterable[str]) -> Check:
     """Say which libraries are here, and which of them have no hook. None of them is imported."""
-    hooked = {name.partition(".")[0] for name in hooks} - {"opentelemetry"}
+    hooked = {name.partition(".")[0] for name in hooks} - {"opentelemetry"} - sys.stdlib_module_names
     here = sorted(name for name in hooked if find_spec(name) is not None)
     bare = sorted(name for name in _KNOWN if name not in hooked and find_spec(name) is not None)
     without = f"; without a hook: {', '.join(map(_named, bare))}" if bare else ""

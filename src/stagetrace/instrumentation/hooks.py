@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _OURS = "_stagetrace_wrapped"
 _IMPORT = "<frozen importlib._bootstrap_external>"
+_ANYWHERE = ("signal", "concurrent.futures.thread")  # in processes that serve nothing, too, which are to say nothing
 
 
 class PostImportFinder:
@@ -92,8 +93,10 @@ class PostImportFinder:
 
             from stagetrace import versions
 
-            if not versions.fit():
-                self._hooks.clear()
+            is_anywhere = name in _ANYWHERE
+            if not versions.fit(saying=not is_anywhere):
+                if not is_anywhere:
+                    self._hooks.clear()
                 return
             import_module(hook).hook(module)
             self.hooked.append(name)
@@ -107,6 +110,8 @@ class PostImportFinder:
         except Exception:  # noqa: BLE001 -- a broken installation, in which nothing can be said either
             return
         guard.failures[name] = guard.failures.get(name, 0) + 1
+        if guard.say_unusable(error):
+            return
         log.once(
             f"hook:{name}",
             f"cannot hook {name} ({self.failed[name]}); it runs as if untraced, everything else is traced.\n"
