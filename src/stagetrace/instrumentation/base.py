@@ -14,6 +14,12 @@ from typing import Any
 # In an ASGI scope: what records the request. A mounted app shares it with the app around it. It is None where nothing
 # is to be recorded, and a text where the scope comes out of a pickle (unpickled.py).
 SCOPE_KEY = "stagetrace.request"
+# Of gRPC, for servers and clients: health checks, reflection and what Ray's processes ask each other are no requests,
+# and receivers of telemetry must not make more of it.
+EXCLUDED_SERVICES = (
+    *("grpc.", "opentelemetry.proto.collector."),
+    *("ray.rpc.", "ray.serve.RayServeAPIService", "ray.serve.ASGIService"),
+)
 
 
 def request_in(scope: Any) -> Any:

@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, switch
+from stagetrace.instrumentation.base import EXCLUDED_SERVICES
 from stagetrace.instrumentation.client import Call, begin, carries
 from stagetrace.recording.current import recording
 
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 OTEL_PACKAGE = "opentelemetry.instrumentation."
-# As on the server's side.
-EXCLUDED = (
-    *("/grpc.", "/opentelemetry.proto.collector."),
-    *("/ray.rpc.", "/ray.serve.RayServeAPIService", "/ray.serve.ASGIService"),
-)
 METADATA = 2  # its place among the arguments: request, timeout, metadata
 TARGET = "_stagetrace_target"  # on a channel of asyncio's
 _hook = switch("stagetrace.instrumentation.grpc_client")
@@ -88,7 +84,7 @@ def _begin(
 
 def _call(multi: Any, metadata: Any) -> Call | None:
     method = multi._method.decode()
-    if method.startswith(EXCLUDED) or carries({name for name, _ in metadata or ()}):
+    if method.removeprefix("/").startswith(EXCLUDED_SERVICES) or carries({name for name, _ in metadata or ()}):
         return None
     if any(type(one).__module__.startswith(OTEL_PACKAGE) for one in getattr(multi, "_interceptors", None) or ()):
         return None

@@ -21,6 +21,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from stagetrace import distro
 from stagetrace.guard import guarded_end
+from stagetrace.instrumentation.base import EXCLUDED_SERVICES
 from stagetrace.instrumentation.pool import wait
 from stagetrace.otlp.encoder import Block
 from stagetrace.real_threads import sleep
@@ -52,12 +53,6 @@ MAX_CACHED = 4_096
 MAX_NAME = 256
 REASON = "grpc_pool"
 OTHER = "_OTHER"  # the method, where the caller asked for one that there is not
-# Health checks and reflection are no requests, nor is what Ray's processes say to each other; receivers of telemetry
-# must not make more of it.
-EXCLUDED = (
-    *("grpc.", "opentelemetry.proto.collector."),
-    *("ray.rpc.", "ray.serve.RayServeAPIService", "ray.serve.ASGIService"),
-)
 WILDCARDS = ("", "0.0.0.0", "::", "*")  # noqa: S104 -- compared with, not listened on
 SUPPRESS_KEY = otel_context._SUPPRESS_INSTRUMENTATION_KEY
 ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
@@ -134,7 +129,7 @@ class Server:
 
 def _is_excluded(method: str) -> bool:
     service = method.lstrip("/").rpartition("/")[0]
-    return service.startswith(EXCLUDED) or service in _excluded_services()
+    return service.startswith(EXCLUDED_SERVICES) or service in _excluded_services()
 
 
 @functools.cache
