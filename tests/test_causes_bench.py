@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.causes.faults import CASES
 from benchmarks.causes.matrix import NOTHING, Named, matrix, shares, wilson
-from benchmarks.causes.run import LOADS
+from benchmarks.causes.run import EVERY, LOADS
 
 from stagetrace.sla.cause import WORDS
 from stagetrace.sources import tcp, threads
@@ -42,7 +41,7 @@ SOME = [
 
 
 def test_the_matrix_has_a_row_for_each_truth_and_a_column_for_each_word() -> None:
-    found = matrix(SOME)
+    found = matrix("Some", SOME)
     assert list(found.columns) == ["", "gc", "cpu_wait", "compute", "unknown"]
     assert found.rows == [
         ["gc", "8", "1", "1", "."],
@@ -80,7 +79,7 @@ def test_a_slow_dependency_is_made_and_named(tmp_path: Path) -> None:
 
 def test_each_word_that_can_be_told_is_made() -> None:
     """But `unknown`, which nobody makes."""
-    source = Path(BENCH.parent, "faults.py").read_text()
+    source = "".join(Path(BENCH.parent, name).read_text() for name in ("faults.py", "ordinary.py"))
     made = {word for word in WORDS if f'"{word}"' in source}
     assert set(WORDS) - made == {"unknown"}
-    assert len({case.name for case in CASES}) == len(CASES)
+    assert len({case.name for case in EVERY}) == len(EVERY)

@@ -35,11 +35,12 @@ class Asked:
 
 @dataclass
 class Client:
-    """Asks the service at `port`, whose processes are `pids`."""
+    """Asks the service at `port`, whose processes are `pids` and whose database is that file."""
 
     port: int
     pids: tuple[int, ...]
     chance: random.Random
+    database: str = ""
     asked: list[Asked] = field(default_factory=list)
 
     async def ask(

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 NOTHING: Final = "nothing"  # was made: the request takes what it usually takes
-QUIET: Final = ("compute", "unknown")
+CONTENTION: Final = "contention"  # others were in the way, and which of these words is right the bench cannot know
+RIGHT: Final = {
+    NOTHING: ("compute", "unknown"),
+    CONTENTION: ("socket_wait", "pool_wait", "cpu_wait", "lock_wait"),
+}
 Z: Final = 1.96  # of a 95 % interval
 WITHHELD: Final = "cpu_wait"
 
@@ -36,7 +40,7 @@ class Named:
     @property
     def is_right(self) -> bool:
         """Whether what was made was named; where nothing was, that no cause was made up."""
-        return self.word in QUIET if self.truth == NOTHING else self.word == self.truth
+        return self.word in RIGHT.get(self.truth, (self.truth,))
 
     @property
     def is_the_machines(self) -> bool:
@@ -54,14 +58,14 @@ def wilson(right: int, whole: int) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def matrix(named: Sequence[Named]) -> Table:
+def matrix(title: str, named: Sequence[Named]) -> Table:
     """Return how often each word was named (columns) for each truth (rows)."""
     truths = list(dict.fromkeys(one.truth for one in named))
-    words = [word for word in truths if word != NOTHING]
+    words = [word for word in truths if word not in RIGHT]
     words += sorted({one.word for one in named}.difference(words))
     counts = Counter((one.truth, one.word) for one in named)
     rows = [[truth, *(str(counts[truth, word] or ".") for word in words)] for truth in truths]
-    return Table("What was made (rows) and what was named (columns)", ("", *words), rows)
+    return Table(f"{title}: what was made (rows) and what was named (columns)", ("", *words), rows)
 
 
 def shares(attribute: str, named: Sequence[Named], keys: Iterable[str]) -> Table:

@@ -4,6 +4,7 @@ Each case is served three times by a process of its own: from its first requests
 of it. What made a request slow is known to the bench alone, which gives each request its trace id; spans are received
 over OTLP. All times, sizes and gaps are drawn from the seed. The bench also reads, from outside, for how long the
 service's threads were without a CPU during each request: on a machine with other work that is a cause that nobody made.
+After the causes made on purpose come ordinary loads, with figures of their own (`ordinary.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
@@ -25,7 +27,8 @@ import grpc
 
 from benchmarks.causes.client import Asked, Client
 from benchmarks.causes.faults import CASES, Case
-from benchmarks.causes.matrix import Named, matrix, shares
+from benchmarks.causes.matrix import CONTENTION, Named, matrix, shares
+from benchmarks.causes.ordinary import ORDINARY
 from benchmarks.causes.processes import dependency, service
 from benchmarks.measure import parser, progress, show, text
 from benchmarks.receiver import Keep
@@ -42,6 +45,8 @@ POLICY: Final = (
     f"GET /hold within 60s; GET /occupy within 60s; GET /control within {CONTROL_MS}ms; * within {PROMISE_MS}ms"
 )
 LOADS: Final = {"first requests": 0.0, "5 requests/s": 5.0, "20 requests/s": 20.0}
+PARTS: Final = {"Causes made": CASES, "Ordinary load": ORDINARY}
+EVERY: Final = (*CASES, *ORDINARY)
 WARM_UP: Final = 30
 SERVER: Final = 2
 HALF: Final = 0.5  # of the excess
@@ -67,7 +72,8 @@ def measure(cases: Sequence[Case], seed: int, breaches: int, loads: Sequence[str
             for number, load in enumerate(loads):
                 chance = random.Random(f"{seed} {case.name} {load}")
                 wanted = breaches * (number + 1) // len(loads) - breaches * number // len(loads)
-                some, good = _serve(case, load, chance, wanted, url)
+                with TemporaryDirectory() as folder:
+                    some, good = _serve(case, load, chance, wanted, url, folder)
                 named += some
                 kept[case.name] = kept.get(case.name, 0) + good
             of_case = [one for one in named if one.case == case.name]
@@ -76,14 +82,16 @@ def measure(cases: Sequence[Case], seed: int, breaches: int, loads: Sequence[str
     return Result(seed, time.monotonic() - began, named, kept)
 
 
-def _serve(case: Case, load: str, chance: random.Random, wanted: int, url: str) -> tuple[list[Named], int]:
+def _serve(case: Case, load: str, chance: random.Random, wanted: int, url: str, folder: str) -> tuple[list[Named], int]:
     """Serve one case under one load, until so many requests were slow; return breaches and the number of others."""
     keep = Keep()
     receiver = grpc.server(ThreadPoolExecutor(2), handlers=[keep])
     endpoint = f"http://127.0.0.1:{receiver.add_insecure_port('127.0.0.1:0')}"
     receiver.start()
     try:
+        database = f"{folder}/scores.db"
         environment = {
+            "BENCH_DATABASE": database,
             "BENCH_DEPENDENCY": url,
             "STAGETRACE": "1",
             "STAGETRACE_SLA": POLICY,
@@ -91,7 +99,7 @@ def _serve(case: Case, load: str, chance: random.Random, wanted: int, url: str) 
             "OTEL_BSP_MAX_QUEUE_SIZE": "65536",
         }
         with service(case.server, environment) as (port, pids):
-            client = Client(port, pids, chance)
+            client = Client(port, pids, chance, database)
             asyncio.run(_drive(case, client, LOADS[load], wanted))
     finally:
         receiver.stop(None).wait()
@@ -101,7 +109,7 @@ def _serve(case: Case, load: str, chance: random.Random, wanted: int, url: str) 
     if missing:
         raise SystemExit(f"{case.name}: {len(missing)} of {len(slow)} requests have not arrived as spans")
     found = [_named(case, load, one, spans[one.trace_id]) for one in slow]
-    return [one for one in found if one.word], sum(not one.word for one in found)
+    return [one for one in found if one.word], sum(not one.word and one.truth != CONTENTION for one in found)
 
 
 async def _drive(case: Case, client: Client, rate: float, wanted: int) -> None:
@@ -166,31 +174,39 @@ Written by `python benchmarks/causes/run.py --document docs/causes-measured.md`;
 {how}
 
 A breach counts as right if the one word is named that was made, and where nothing was made, if it is `compute` or
-`unknown`. The columns *machine's waits apart* leave out breaches that are named `cpu_wait` without burners, where the
-kernel's count, read from outside, says that the service's threads were without a CPU for at least half of what the
-promise was exceeded by: that is true, and nobody made it. Services and burners run before other work of the machine
-where that is allowed (`autogroup`), equal among themselves. No seed used while the rules were made is shown.
+`unknown`. On ordinary loads each request draws what it takes; where none of its parts has a long tail and it is late
+all the same, other requests were in its way (`contention`), and each word for that is right: `socket_wait`,
+`pool_wait`, `cpu_wait`, `lock_wait`. The columns *machine's waits apart* leave out breaches that are named `cpu_wait`
+without burners, where the kernel's count, read from outside, says that the service's threads were without a CPU for at
+least half of what the objective was exceeded by: that is true, and nobody made it. Services and burners run before
+other work of the machine where that is allowed (`autogroup`), equal among themselves. No seed used while the rules were
+made is shown.
 """
 
 
 def tables(result: Result) -> list[Table]:
     """Return the tables for people."""
-    named = result.named
-    cases = list(dict.fromkeys(one.case for one in named))
-    return [
-        matrix(named),
-        shares("case", named, cases),
-        shares("load", named, list(dict.fromkeys(one.load for one in named))),
-    ]
+    found = []
+    for title, cases in PARTS.items():
+        names = [case.name for case in cases]
+        named = [one for one in result.named if one.case in names]
+        if named:
+            names, loads = (list(dict.fromkeys(getattr(one, of) for one in named)) for of in ("case", "load"))
+            found += [matrix(title, named), shares("case", named, names), shares("load", named, loads)]
+    return found
 
 
 def reading(result: Result) -> list[str]:
     """Say what the figures mean."""
-    right, whole, kept = sum(one.is_right for one in result.named), len(result.named), sum(result.kept.values())
+    kept = sum(result.kept.values())
     wrong = Counter(f"{one.truth} named {one.word}" for one in result.named if not one.is_right)
-    took = f"in {result.seconds / 60:.0f} minutes"
-    others = f"{kept} more requests were made slow and kept their promise all the same"
-    said = [f"Seed {result.seed}: {right} of {whole} breaches right, {took}. {others}."]
+    shown = []
+    for title, cases in PARTS.items():
+        named = [one for one in result.named if one.case in {case.name for case in cases}]
+        if named:
+            shown.append(f"{title}: {sum(one.is_right for one in named)} of {len(named)} breaches right")
+    others = f"{kept} more requests were made slow and met their objective all the same"
+    said = [f"Seed {result.seed}, in {result.seconds / 60:.0f} minutes. {'. '.join(shown)}. {others}."]
     if wrong:
         said.append(f"Wrong: {', '.join(f'{what} ({count})' for what, count in wrong.most_common())}.")
     return said
@@ -207,14 +223,14 @@ def main() -> None:
     arguments = parser(__doc__, "python benchmarks/causes/run.py --seed 7 --breaches 30 --only 'slow collector'")
     arguments.add_argument("--seed", type=int, default=1, help="from which all times, sizes and gaps are drawn")
     arguments.add_argument("--breaches", type=int, default=24, help="to make by each case; 24 take five minutes")
-    names = [case.name for case in CASES]
+    names = [case.name for case in EVERY]
     arguments.add_argument("--only", nargs="+", metavar="CASE", choices=names, help=f"of {', '.join(names)}")
     arguments.add_argument("--load", nargs="+", choices=list(LOADS), default=list(LOADS), help="under which loads")
     arguments.add_argument("--wrong", action="store_true", help="show what was said of each that was named wrong")
     arguments.add_argument("--document", type=Path, help="what to write, too")
     args = arguments.parse_args()
     before = moment()
-    cases = [case for case in CASES if args.only is None or case.name in args.only]
+    cases = [case for case in EVERY if args.only is None or case.name in args.only]
     result = measure(cases, args.seed, args.breaches, args.load)
     show(result, tables, reading, args.json)
     for one in result.named:
