@@ -74,7 +74,7 @@ def test_a_slow_dependency_is_made_and_named(tmp_path: Path) -> None:
     assert [one["truth"] for one in result["named"]] == ["downstream"] * 4
     assert [one["word"] for one in result["named"]].count("downstream") >= 3  # a busy machine adds causes of its own
     assert "| downstream " in done.stdout
-    assert f"{result['seed']}: " in done.stdout
+    assert f"Seed {result['seed']}, " in done.stdout
 
 
 def test_each_word_that_can_be_told_is_made() -> None:
