@@ -10,11 +10,14 @@ import functools
 import gc
 import os
 import queue
+import socket
+import subprocess
 import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import urllib3
@@ -26,11 +29,15 @@ from starlette.responses import StreamingResponse
 
 import stagetrace
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 ROW_S = 0.0015  # of computing for each row
 PIECE = 65_536
 
 app = FastAPI()
 dependency = os.environ.get("BENCH_DEPENDENCY", "")
+DEPENDENCY: Final = (urlsplit(dependency).hostname or "", urlsplit(dependency).port or 0)
 stopping = threading.Event()
 slower: dict[str, float] = {}  # by what models multiply their work
 heap: list[list[int]] = []
@@ -118,18 +125,27 @@ def predict(
 ) -> int:
     """Score rows in a thread of the pool."""
     if wait_ms:
-        _ask(client, f"{dependency}/?ms={wait_ms}")
+        WAITS[client](wait_ms)
     for _ in range(collections):
         gc.collect()
     one = compiled(name, lines) if name else model
     return len(one.predict([0] * rows))
 
 
-def _ask(client: str, url: str) -> None:
-    if client == "urllib3":
-        pool.request("GET", url)
-    else:
-        asking.get(url)
+def _by_socket(ms: int) -> None:
+    with socket.create_connection(DEPENDENCY) as connection:
+        connection.sendall(f"GET /?ms={ms} HTTP/1.0\r\n\r\n".encode())
+        while connection.recv(PIECE):
+            pass
+
+
+WAITS: Final[dict[str, Callable[[int], object]]] = {
+    "httpx": lambda ms: asking.get(f"{dependency}/?ms={ms}"),
+    "urllib3": lambda ms: pool.request("GET", f"{dependency}/?ms={ms}"),
+    "socket": _by_socket,
+    "sleep": lambda ms: time.sleep(ms / 1e3),
+    "process": lambda ms: subprocess.run(["sleep", str(ms / 1e3)], check=True),
+}
 
 
 @app.get("/awaiting")

@@ -151,6 +151,13 @@ async def slow_dependency(client: Client) -> None:
     await client.ask(f"{how}&wait_ms={draw.randint(100, 350)}", "downstream")
 
 
+async def uninstrumented(client: Client) -> None:
+    """Ask for what the service waits for by means that no hook knows: a socket, a sleep, a process."""
+    draw = client.chance
+    how = draw.choice(("socket", "sleep", "process"))
+    await client.ask(f"/predict?rows=2&client={how}&wait_ms={draw.randint(150, 350)}", "io_wait")
+
+
 @asynccontextmanager
 async def _slower(client: Client, by: float) -> AsyncIterator[None]:
     await client.ask(f"/slower?name=Ranker&by={by}", method="POST")
@@ -253,6 +260,7 @@ CASES: Final = (
     Case("trickling upload", slow_upload, (("POST", "/upload"),)),
     Case("reader that does not read", slow_download, (("GET", "/download"),)),
     Case("slow dependency", slow_dependency, (PREDICT, ("GET", "/awaiting?wait_ms=3"))),
+    Case("waits that no hook knows", uninstrumented),
     Case("first call of a model", first_call),
     Case("larger input", larger_input, needs_usual=True),
     Case("slower model", slower_model, (PREDICT, RANKER)),

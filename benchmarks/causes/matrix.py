@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NOTHING: Final = "nothing"  # was made: the request takes what it usually takes
 CONTENTION: Final = "contention"  # others were in the way, and which of these words is right the bench cannot know
 RIGHT: Final = {
-    NOTHING: ("compute", "unknown"),
+    NOTHING: ("compute", "io_wait", "unknown"),
     CONTENTION: ("socket_wait", "pool_wait", "cpu_wait", "lock_wait"),
 }
 Z: Final = 1.96  # of a 95 % interval

@@ -173,9 +173,9 @@ Written by `python benchmarks/causes/run.py --document docs/causes-measured.md`;
 
 {how}
 
-A breach counts as right if the one word is named that was made, and where nothing was made, if it is `compute` or
-`unknown`. On ordinary loads each request draws what it takes; where none of its parts has a long tail and it is late
-all the same, other requests were in its way (`contention`), and each word for that is right: `socket_wait`,
+A breach counts as right if the one word is named that was made, and where nothing was made, if it is `compute`,
+`io_wait` or `unknown`. On ordinary loads each request draws what it takes; where none of its parts has a long tail and
+it is late all the same, other requests were in its way (`contention`), and each word for that is right: `socket_wait`,
 `pool_wait`, `cpu_wait`, `lock_wait`. The columns *machine's waits apart* leave out breaches that are named `cpu_wait`
 without burners, where the kernel's count, read from outside, says that the service's threads were without a CPU for at
 least half of what the objective was exceeded by: that is true, and nobody made it. Services and burners run before

@@ -72,6 +72,7 @@ def test_a_large_input(size: int | None, took: float, of_this_size: Usual | None
 def test_a_first_call_is_a_cold_start_unless_it_was_kept_from_computing() -> None:
     assert cause_of(parts(is_first=True, compute=90), 50 * MS).word == "cold_start"
     assert cause_of(parts(is_first=True, unknown=90), 50 * MS).word == "cold_start"
+    assert cause_of(parts(is_first=True, io_wait=90), 50 * MS).word == "cold_start"
     assert cause_of(parts(is_first=True, compute=10, cpu_wait=90), 50 * MS).word == "cpu_wait"
 
 

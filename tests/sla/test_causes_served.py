@@ -158,8 +158,8 @@ def test_garbage_collection(running: tuple[Service, Sink]) -> None:
     assert entry.attributes["gc.pause_ms"] > 10
 
 
-def test_what_nobody_can_tell_is_unknown(running: tuple[Service, Sink]) -> None:
-    named("unknown", lambda: breach(running, "GET", "/sleep?seconds=0.2"))
+def test_a_sleep(running: tuple[Service, Sink]) -> None:
+    named("io_wait", lambda: breach(running, "GET", "/sleep?seconds=0.2"))
 
 
 def test_a_held_event_loop(running: tuple[Service, Sink]) -> None:

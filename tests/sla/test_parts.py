@@ -84,20 +84,20 @@ def test_a_section_within_another_counts_once_also_where_one_reading_begins_both
     sections = [(begin, middle), (begin, end), elsewhere]
     segments = [segment("handler", 0, 80), segment("inference", 80, 110)]
     found = in_ms(segments, noted([sections[place] for place in order]))
-    assert found == {"compute": 80, "cpu_wait": 20, "unknown": 10}
+    assert found == {"compute": 80, "cpu_wait": 20, "io_wait": 10}
 
 
-def test_what_a_thread_was_blocked_by_is_a_lock_where_others_computed_meanwhile() -> None:
+def test_what_a_thread_was_blocked_by_is_a_lock_where_others_computed_meanwhile_and_else_io() -> None:
     handler = [segment("handler", 0, 100)]
     assert in_ms(handler, noted([section(0, 100, 40, rivals=58)])) == {"compute": 40, "lock_wait": 60}
-    assert in_ms(handler, noted([section(0, 100, 40, rivals=20)])) == {"compute": 40, "unknown": 60}
+    assert in_ms(handler, noted([section(0, 100, 40, rivals=20)])) == {"compute": 40, "io_wait": 60}
 
 
 def test_what_a_section_waits_for_in_another_stage_counts_there() -> None:
     """As the body of a WSGI request that its handler reads."""
     segments = [segment("handler", 0, 20), segment("network.receive", 20, 80), segment("handler", 80, 100)]
     found = in_ms(segments, noted([section(0, 100, 30)]))
-    assert found == {"compute": 30, "slow_upload": 60, "unknown": 10}
+    assert found == {"compute": 30, "slow_upload": 60, "io_wait": 10}
 
 
 def test_a_lock_whose_holder_lacks_a_cpu_as_this_thread_does_is_a_lack_of_cpus() -> None:
@@ -146,7 +146,7 @@ def test_an_event_loop_that_is_late_counts_no_more_than_what_is_left() -> None:
     ("attributes", "rivals", "found"),
     [
         (SOCKET, 60, {"lock_wait": 160, "compute": 40}),  # the loop was kept out like the thread
-        (SOCKET, 0, {"socket_wait": 100, "compute": 40, "unknown": 60}),
+        (SOCKET, 0, {"socket_wait": 100, "compute": 40, "io_wait": 60}),
         ({**SOCKET, "queue.blocked_by": "GET /hold"}, 60, {"socket_wait": 100, "compute": 40, "lock_wait": 60}),
     ],
 )

@@ -16,6 +16,7 @@ SLOW_DOWNLOAD: Final = "slow_download"
 DOWNSTREAM: Final = "downstream"
 CPU_WAIT: Final = "cpu_wait"
 LOCK_WAIT: Final = "lock_wait"
+IO_WAIT: Final = "io_wait"
 GC: Final = "gc"
 COLD_START: Final = "cold_start"
 INPUT_SIZE: Final = "input_size"
@@ -32,13 +33,14 @@ PHRASES: Final = {
     DOWNSTREAM: "waiting for other services",
     CPU_WAIT: "waiting for a CPU",
     LOCK_WAIT: "blocked while other threads of the process computed",
+    IO_WAIT: "blocked in a socket, a file, a sleep or a subprocess",
     GC: "collecting garbage",
     COMPUTE: "computing",
-    UNKNOWN: "blocked, or not to be told apart",
+    UNKNOWN: "of which nothing is known",
 }
 WORDS: Final = (*PHRASES, COLD_START, INPUT_SIZE)
 # What is left of a request's own work, besides what has taken the CPU or the GIL from it.
-OWN: Final = (COMPUTE, UNKNOWN)
+OWN: Final = (COMPUTE, IO_WAIT, UNKNOWN)
 
 LARGER: Final = 2.0  # an input of so many times the usual size is a large one
 LIKE: Final = 1.5  # and its work may take so many times what its size explains

@@ -51,13 +51,14 @@ class _Divided:
     computed: int = 0
     waited: int = 0  # for a CPU
     locked: int = 0  # out by other threads of the process
-    blocked: int = 0  # by who knows what
+    blocked: int = 0  # in a system call: a socket, a file, a sleep, a subprocess
+    late: int = 0  # able to run and not running, for a reason that nothing tells
     for_gil: int = 0  # of `locked`, what waiting for the GIL explains at most
 
     @property
     def otherwise(self) -> int:
         """What the sections were blocked by that keeps nobody else out."""
-        return self.blocked + self.locked - self.for_gil
+        return self.blocked + self.late + self.locked - self.for_gil
 
     def add_sections(self, accounts: Sequence[tuple[Reading, Reading]], waits: list[Interval]) -> None:
         """Add the sections with these accounts; `waits` are for what is told otherwise."""
@@ -108,7 +109,7 @@ class _Divided:
             self.locked += took - lacked
             self.for_gil += took - lacked
         else:
-            self.blocked += took - lacked
+            self.late += took - lacked
 
     def kept_from(self, waited: int) -> str | None:
         """Return what kept the sections for longer than they computed, which explains another wait; else None."""
@@ -220,7 +221,8 @@ def _of_own(
         cause.GC: found + awaited,
         cause.COMPUTE: divided.computed,
         cause.LOCK_WAIT: divided.locked,
-        cause.UNKNOWN: divided.blocked + rest - awaited,
+        cause.IO_WAIT: divided.blocked,
+        cause.UNKNOWN: divided.late + rest - awaited,
     }
 
 
