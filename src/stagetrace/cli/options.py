@@ -23,6 +23,8 @@ _HOUR: Final = Moment(3600 * 10**9, ago=True)
 _MOST: Final = 10**18
 _EVER: Final = Moment(0, ago=False)
 CAUSES: Final = (*WORDS, DISCONNECT)
+_SHOWN: Final = 20
+NEWEST: Final = f"the newest {_SHOWN}, with --json all"  # what `shown` does: `add_selection(limit=NEWEST)`
 
 
 def add_store(parser: argparse.ArgumentParser, what: str = "where to read") -> None:
@@ -41,9 +43,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_selection(
-    parser: argparse.ArgumentParser, since: str = "1h, of a file all of it", *, until: bool = True, cause: bool = True
+    parser: argparse.ArgumentParser,
+    since: str = "1h, of a file all of it",
+    *,
+    until: bool = True,
+    cause: bool = True,
+    limit: str = "all",
 ) -> None:
-    """Add `--store` and everything that says which requests are meant; `since` says its default."""
+    """Add `--store` and everything that says which requests are meant; `since` and `limit` say their defaults."""
     add_store(parser)
     parser.add_argument(
         "--service", metavar="NAME", type=utf8, help="only this service; default: all that the store holds"
@@ -80,8 +87,14 @@ def add_selection(
         parser.add_argument(
             "--until", metavar="WHEN", type=moment, help="up to when, written alike and not included; default: no end"
         )
-    parser.add_argument("--limit", metavar="N", type=count, help="only the newest N requests; default: all")
+    parser.add_argument("--limit", metavar="N", type=count, help=f"only the newest N requests; default: {limit}")
     add_json(parser)
+
+
+def shown(args: argparse.Namespace) -> int | None:
+    """Return how many requests a list shows: as many as `--limit` says, else 20 to people, and all in JSON (None)."""
+    limit: int | None = args.limit
+    return limit if limit is not None or args.json else _SHOWN
 
 
 def store_url(args: argparse.Namespace) -> str:
