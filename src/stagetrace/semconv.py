@@ -78,6 +78,8 @@ SLA_BREACH_PEER: Final = "sla.breach.peer"
 SLA_DEADLINE_REMAINING_MS: Final = "sla.deadline.remaining_ms"
 # Present (true) on each span that the head sampler had dropped and a breach brought back: never extrapolate from it.
 SLA_UPGRADED: Final = "sla.upgraded"
+# Present on each entry span of a process that samples at its head; 0: not known. A breach counts once all the same.
+SLA_SAMPLING_PROBABILITY: Final = "sla.sampling.probability"
 
 # Any span: what could not be recorded of it.
 STAGETRACE_TRUNCATED_ATTRIBUTES: Final = "stagetrace.truncated_attributes"
@@ -136,6 +138,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     SLA_DEADLINE_REMAINING_MS: "entry span of an RPC whose caller set a deadline: what was left of it on arrival, ms",
     SLA_BREACH_EVIDENCE: "breached entry span: one sentence with the numbers",
     SLA_UPGRADED: "span that the head sampler dropped and a breach brought back: leave it out of extrapolations",
+    SLA_SAMPLING_PROBABILITY: "entry span, where the head sampler drops requests: how likely one is kept that is no breach (0.1: it stands for 10), or 0 where that is not known; breaches are all kept, and count once",  # noqa: E501
     STAGETRACE_TRUNCATED_ATTRIBUTES: "any span: values, of its events and links too, that were cut at the limit",
     STAGETRACE_DROPPED_ATTRIBUTES: "entry or stage span: attributes left out: over 128 of a stage, without a text, or holding themselves",  # noqa: E501
     STAGETRACE_DROPPED_SPANS: "upgraded entry span: spans under it that there was no room to hold",

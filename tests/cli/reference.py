@@ -29,6 +29,7 @@ MEANING = {
     "is_entry": "whether it is a request: its kind is `SERVER`",
     "attributes": "all of them, in text form: `attributes['tenant']`",
     "resource": "the resource's attributes likewise",
+    "weight": "requests it stands for: 1, or 1 / `sampling_probability` where that is known and it is no breach",
     "other_ms": "sum of all other `ml.stage.<name>.ms`",
 }
 

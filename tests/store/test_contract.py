@@ -201,6 +201,8 @@ def test_a_request_has_every_column_filled(member: str) -> None:
         "cause": "unknown",
         "evidence": "inference took 40.0 ms of 40.0 ms",
         "upgraded": None,
+        "sampling_probability": None,
+        "weight": 1.0,
         "network_receive_ms": None,
         "queue_ms": None,
         "preprocess_ms": 10.0,

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.store.load import sql
-from stagetrace.store.relations import OTHER_STAGES, REQUESTS, STAGE_COLUMNS
+from stagetrace.store.relations import OTHER_STAGES, REQUESTS, STAGE_COLUMNS, weight_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -94,6 +94,7 @@ def request_of(span: SpanRow) -> dict[str, Any]:
 
     found = dict(zip(COLUMNS, cells(span), strict=True))
     found["stage"] = found["breach_stage"]
+    found["weight"] = weight_of(found["sampling_probability"], breached=found["breached"])
     return {name: found[name] for name in REQUESTS}
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Entry, Relations, SpanRow
 
 OTLP: Final = "otlp"  # one ResourceSpans with one span
+LATER: Final = ("sampling_probability",)  # columns that older exports do not have
 _BATCH: Final = 2000
 
 
@@ -88,6 +89,8 @@ class ParquetReader(Closing):
         connection = connect()
         try:
             files = connection.read_parquet(self._paths)
+            later = [f"NULL::{COLUMNS[name]} AS {name}" for name in LATER if name not in files.columns]
+            files = files.project(", ".join(["*", *later]))
             files.create_view("loaded")
         except duckdb.Error as error:
             connection.close()

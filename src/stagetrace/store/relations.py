@@ -31,6 +31,7 @@ TYPED: Final[Mapping[str, tuple[str, str]]] = {
     "cause": (semconv.SLA_BREACH_CAUSE, "VARCHAR"),
     "evidence": (semconv.SLA_BREACH_EVIDENCE, "VARCHAR"),  # in `requests` alone
     "upgraded": (semconv.SLA_UPGRADED, "BOOLEAN"),
+    "sampling_probability": (semconv.SLA_SAMPLING_PROBABILITY, "DOUBLE"),
     "stage": (semconv.ML_STAGE, "VARCHAR"),  # in `spans` alone
 }
 
@@ -62,6 +63,7 @@ SPANS: Final[Mapping[str, str]] = {
     "threshold_ms": "DOUBLE",
     "overrun_ms": "DOUBLE",
     "upgraded": "BOOLEAN",
+    "sampling_probability": "DOUBLE",
     "attributes": "MAP(VARCHAR, VARCHAR)",  # all of them, in text form (`rows.as_text`)
     "resource": "MAP(VARCHAR, VARCHAR)",
 }
@@ -95,6 +97,8 @@ REQUESTS: Final[Mapping[str, str]] = {
     "cause": "VARCHAR",
     "evidence": "VARCHAR",
     "upgraded": "BOOLEAN",
+    "sampling_probability": "DOUBLE",
+    "weight": "DOUBLE",  # how many requests it stands for (`weight_of`); never NULL
     "network_receive_ms": "DOUBLE",
     "queue_ms": "DOUBLE",
     "preprocess_ms": "DOUBLE",
@@ -104,3 +108,12 @@ REQUESTS: Final[Mapping[str, str]] = {
     "network_send_ms": "DOUBLE",
     OTHER_STAGES: "DOUBLE",
 }
+
+
+def weight_of(probability: float | None, *, breached: bool | None) -> float:
+    """Return how many requests a row of `requests` stands for, as `sql/selected.sql` has it.
+
+    A breach stands for itself, for the head sampler of its process drops none; any other request for as many as its
+    probability says. Where that is not known it counts as one, which `answers.Sampling` tells.
+    """
+    return 1 / probability if probability is not None and 0 < probability < 1 and not breached else 1.0

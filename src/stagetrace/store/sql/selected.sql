@@ -3,7 +3,12 @@ CREATE VIEW matching AS
 SELECT
     trace_id, span_id, service, name, route, method, http_status, model, framework, batch_size, status,
     start_unix_nano, end_unix_nano, duration_ms, breached, verdict, objective, threshold_ms, overrun_ms, severity,
-    breach_stage AS stage, cause, evidence, upgraded,
+    breach_stage AS stage, cause, evidence, upgraded, sampling_probability,
+    -- A breach counts once: none is dropped. As `relations.weight_of`.
+    CASE
+        WHEN sampling_probability > 0 AND sampling_probability < 1 AND NOT coalesce(breached, false) THEN 1 / sampling_probability
+        ELSE 1.0::DOUBLE
+    END AS weight,
     network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms, network_send_ms, other_ms
 FROM loaded
 WHERE is_entry
@@ -24,5 +29,5 @@ CREATE VIEW every AS
 SELECT
     trace_id, span_id, parent_span_id, service, name, kind, status, start_unix_nano, end_unix_nano, duration_ms, is_entry,
     stage, route, method, http_status, model, framework, batch_size, breached, verdict, objective, breach_stage, severity,
-    cause, threshold_ms, overrun_ms, upgraded, attributes, resource
+    cause, threshold_ms, overrun_ms, upgraded, sampling_probability, attributes, resource
 FROM loaded;
