@@ -263,7 +263,9 @@ def test_compose_pins_images() -> None:
             assert re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+", service["image"])
         else:
             dockerfile = (ROOT / service["build"]["context"] / service["build"]["dockerfile"]).read_text("utf-8")
-            assert re.search(r"^FROM [\w./-]+:\d+\.\d+\S*$", dockerfile, re.MULTILINE)
+            bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+            assert bases
+            assert all(re.fullmatch(r"[\w./-]+:\d+\.\d+\S*", base) for base in bases)
 
 
 def test_compose_runs_the_versions_that_are_built() -> None:

@@ -1,0 +1,66 @@
+"""examples/Dockerfile builds an image that serves and records: its lines are done here, without Docker."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dockerfile import instructions, replay
+from services import run_service
+from sink import assert_tiled, run_sink
+
+ROOT = Path(__file__).parent.parent
+SERVICE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["ticket-router"]
+# Prints the extensions that can be imported, of the modules that use one.
+IMPORTED = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(*sorted(name for name, module in sys.modules.items() if str(getattr(module, "__file__", "")).endswith(".so")))
+"""
+SOURCES = ROOT / "src"
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCES).with_suffix("").parts)
+
+
+@pytest.mark.usefixtures("services")
+def test_the_image_of_the_example_records_with_its_native_code(tmp_path: Path) -> None:
+    """As docker-compose.yml starts it, but for the ports: one request, whose stages, verdict and service arrive."""
+    build = SERVICE["build"]
+    image = replay(ROOT / build["context"] / build["dockerfile"], ROOT / build["context"], tmp_path / "image")
+    python = image.venv / "bin/python"
+    using = [module(path) for path in SOURCES.rglob("*.py") if re.search(r"\bnative\(\"", path.read_text())]
+    argv = [str(python), "-c", IMPORTED, *using, "stagetrace.otlp._decoder"]
+    done = subprocess.run(argv, cwd=tmp_path, env=image.environment(), capture_output=True, text=True, check=False)
+    assert not done.stderr
+    assert {module(path) for path in SOURCES.rglob("_*.c")} <= set(done.stdout.split())
+
+    argv = [str(image.venv / "bin" / image.command[0]), *image.command[1:]]
+    assert "0.0.0.0" in argv  # noqa: S104 -- in a container, which publishes on loopback
+    argv[argv.index("0.0.0.0")] = "127.0.0.1"  # noqa: S104
+    argv[argv.index("--port") + 1] = "{port}"
+    with run_sink() as sink:
+        env = {**SERVICE["environment"], "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        env |= {"PYTHONPATH": str(image.folder)}
+        with run_service(tmp_path, argv=argv, env=env) as service:
+            trace_id, response = service.call("POST", "/predict", json={"text": "I was charged twice for order A-1"})
+            assert response.json()["team"] == "billing"
+            request = sink.request(trace_id)
+    assert_tiled(request)
+    assert "inference" in request.names
+    assert request.entry.service == SERVICE["environment"]["OTEL_SERVICE_NAME"]
+    assert request.entry.attributes["sla.objective"] == "POST /predict within 50ms"
+
+
+def test_the_image_serves_where_compose_publishes() -> None:
+    said = dict(instructions((ROOT / SERVICE["build"]["dockerfile"]).read_text()))
+    (published,) = SERVICE["ports"]
+    assert said["EXPOSE"] == published.rpartition(":")[2]
+    assert f'"--port", "{said["EXPOSE"]}"' in said["CMD"]
