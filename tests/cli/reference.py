@@ -8,7 +8,7 @@ from pathlib import Path
 from stagetrace import semconv
 from stagetrace.cli.main import parser_for
 from stagetrace.cli.registry import VERBS, load
-from stagetrace.store.relations import REQUESTS, SPANS, STAGE_COLUMNS, TYPED
+from stagetrace.store.relations import OLDER, REQUESTS, SPANS, STAGE_COLUMNS, TYPED
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "cli.md"
 BEGIN = "<!-- begin of what tests/cli/reference.py writes -->\n"
@@ -31,6 +31,9 @@ MEANING = {
     "resource": "the resource's attributes likewise",
     "weight": "requests it stands for: 1, or 1 / `sampling_probability` where that is known and it is no breach",
     "other_ms": "sum of all other `ml.stage.<name>.ms`",
+    "start_time": "`start_unix_nano` in UTC, to the microsecond",
+    "url_path": "`url.path`, else `http.target` without its query",
+    "stages": "stage to its total in ms, of every `ml.stage.<name>.ms`: `stages['tokenize']`",
 }
 
 
@@ -55,7 +58,8 @@ def _source(relation: str, column: str) -> str:
     stages = {total: stage for stage, total in STAGE_COLUMNS.items()}
     if column in stages:
         return f"`{semconv.stage_total_ms(stages[column])}`"
-    return f"`{TYPED[column][0]}`" if column in TYPED else MEANING[column]
+    older = f", else `{OLDER[column]}`" if column in OLDER else ""
+    return f"`{TYPED[column][0]}`{older}" if column in TYPED else MEANING[column]
 
 
 def page(text: str) -> str:

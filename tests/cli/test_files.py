@@ -320,3 +320,15 @@ def test_the_local_store_is_the_default_where_there_is_one(spans: Path, tmp_path
     assert cli("services", **home).stdout == "shop\nweb\n"
     assert cli("services", **home, STAGETRACE_STORE=str(spans)).stdout == "shop\nweb\n"
     assert any((tmp_path / "stagetrace").iterdir())
+
+
+def test_an_export_of_a_version_with_fewer_columns_is_read(spans: Path, tmp_path: Path) -> None:
+    import duckdb
+
+    whole, older = tmp_path / "whole.parquet", tmp_path / "older.parquet"
+    assert cli("export", str(whole), "--store", str(spans)).returncode == 0
+    with duckdb.connect() as connection:
+        read = connection.read_parquet(str(whole))
+        read.project("* EXCLUDE (stages, url_path, sampling_probability)").write_parquet(str(older))
+    question = ("query", "SELECT trace_id, stages, url_path FROM requests ORDER BY 1", "--json")
+    assert cli(*question, "--store", str(older)).stdout == cli(*question, "--store", str(whole)).stdout != ""

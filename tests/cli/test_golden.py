@@ -47,7 +47,7 @@ shop     /predict  Ranker  (request)         3  80.00 ms  80.00 ms  80.00 ms  80
                            preprocess        2  12.00 ms  15.60 ms  15.92 ms  16.00 ms   12.0 %
                            inference         3  60.00 ms  69.00 ms  69.80 ms  70.00 ms   81.0 %
                            network.send      1   4.00 ms   4.00 ms   4.00 ms   4.00 ms    2.0 %
-                           other             1  10.00 ms  10.00 ms  10.00 ms  10.00 ms    5.0 %
+                           mine              1  10.00 ms  10.00 ms  10.00 ms  10.00 ms    5.0 %
 shop     /predict  Tagger  (request)         1  20.00 ms  20.00 ms  20.00 ms  20.00 ms  100.0 %
                            preprocess        1   4.00 ms   4.00 ms   4.00 ms   4.00 ms   20.0 %
                            inference         1  16.00 ms  16.00 ms  16.00 ms  16.00 ms   80.0 %
@@ -109,6 +109,7 @@ def test_the_requests_that_took_longest_in_a_stage(spans: Path) -> None:
         ("--sort overrun --top 3", [5, 1, 4]),
         ("--sort inference", [5, 1, 2, 3, 4]),
         ("--sort other --top 1", [5]),
+        ("--sort mine --top 2", [5, 4]),
         ("--sort network.send --top 1", [1]),
         ("--breached", [5, 1]),
         ("--kept", [4, 3, 2]),
@@ -129,6 +130,15 @@ def test_each_option_narrows_and_orders(spans: Path, options: str, expected: lis
     found = answer("requests", "--store", str(spans), *options.split())
     assert [int(one["trace_id"], 16) for one in found["requests"]] == expected
     assert found["complete"]
+
+
+def test_to_sort_by_a_stage_that_there_is_not_is_an_error(spans: Path) -> None:
+    done = cli("requests", "--store", str(spans), "--sort", "min")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "stagetrace: cannot sort by 'min': no request here has a stage of this name\n"
+        "there are start, duration, overrun, inference, mine, network.send, preprocess\n"
+    )
 
 
 def test_breaches_take_the_same_filters(spans: Path) -> None:
@@ -217,7 +227,7 @@ service  route     model   stage              p50       p99   share
 shop     /predict  Ranker  preprocess    12.00 ms  15.92 ms  12.0 %
                            inference     60.00 ms  69.80 ms  81.0 %
                            network.send   4.00 ms   4.00 ms   2.0 %
-                           other         10.00 ms  10.00 ms   5.0 %
+                           mine          10.00 ms  10.00 ms   5.0 %
 shop     /predict  Tagger  preprocess     4.00 ms   4.00 ms  20.0 %
                            inference     16.00 ms  16.00 ms  80.0 %
 

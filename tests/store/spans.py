@@ -62,7 +62,7 @@ def _spans() -> list[Made]:
     # Attributes of other types than their columns.
     odd = {"http.route": 7, "http.response.status_code": "many", semconv.ML_BATCH_SIZE: 1.5, semconv.SLA_VERDICT: True}
     bare = Made("odd", "contract-odd", BASE, BASE + 5 * MS, attributes=odd, resource=mark)
-    return [*made, call, back, inner, bare, *_downstream(), *_rpc()]
+    return [*made, call, back, inner, bare, OLD, *_downstream(), *_rpc()]
 
 
 def _rpc() -> list[Made]:
@@ -112,6 +112,20 @@ def _downstream() -> list[Made]:
 
 
 RPC = "ml.Scorer/Predict"
+# As stock OpenTelemetry records a request by the conventions before 1.23, with a stage of which the total is whole.
+OLD = Made(
+    "HTTP GET",
+    "contract-old",
+    BASE + 4000 * MS,
+    BASE + 4030 * MS,
+    attributes={
+        "http.method": "GET",
+        "http.status_code": 503,
+        "http.target": "/items/7?page=2",
+        semconv.stage_total_ms("tokenize"): 12,
+    },
+    resource={"mark": "made-by-feed"},
+)
 ALL = _spans()
 AGAIN = ALL[3:9]
 END = BASE + 60_000 * MS

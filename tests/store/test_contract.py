@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,17 +15,18 @@ from stagetrace import semconv
 from stagetrace.cli.breaches import owners_of
 from stagetrace.cli.downstream import Hop, Owner
 from stagetrace.errors import StoreError
-from stagetrace.store import Selection, open_store
+from stagetrace.store import Selection, answers, open_store
 from stagetrace.store.relations import REQUESTS, SPANS
 from store import members
 from store.feed import MS, Made
-from store.spans import ALL, BASE, ENTRIES, NASTY, RPC, WHOLE
+from store.spans import ALL, BASE, ENTRIES, NASTY, OLD, RPC, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stagetrace.store import Reader
 
+MODEL = semconv.ML_MODEL_NAME
 SELECTIONS = {
     "time": WHOLE,
     "part": Selection(BASE + 70 * MS, BASE + 280 * MS),
@@ -82,7 +84,7 @@ def meant(selection: Selection) -> list[Made]:
 
 
 def _text(value: Any) -> str:
-    return {"True": "true", "False": "false", "50.0": "50"}.get(str(value), str(value))
+    return {"True": "true", "False": "false"}.get(str(value), str(value).removesuffix(".0"))
 
 
 @contextmanager
@@ -101,7 +103,7 @@ def rows(reader: Reader, selection: Selection, sql: str) -> list[dict[str, Any]]
 def test_services(member: str) -> None:
     with reading(member) as reader:
         found = [name for name in reader.services() if name.startswith("contract-")]
-    assert found == ["contract-0", "contract-1", "contract-back", "contract-odd"]
+    assert found == ["contract-0", "contract-1", "contract-back", "contract-odd", "contract-old"]
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
@@ -211,7 +213,49 @@ def test_a_request_has_every_column_filled(member: str) -> None:
         "postprocess_ms": None,
         "network_send_ms": None,
         "other_ms": 10.0,
+        "start_time": datetime.fromtimestamp(0, timezone.utc).replace(tzinfo=None)
+        + timedelta(microseconds=made.start // 1000),
+        "url_path": None,
+        "stages": {"preprocess": 10.0, "inference": 20.0, "mine": 5.0, "yours": 5.0},
+        "attributes": {key: _text(value) for key, value in made.attributes.items()},
     }
+
+
+def test_a_request_by_the_older_names_of_opentelemetry_fills_the_same_columns(member: str) -> None:
+    """And a stage that the program named itself is one of its stages, also where its total is a whole number."""
+    with reading(member) as reader:
+        (found,) = rows(reader, replace(WHOLE, service="contract-old"), "FROM requests")
+        (span,) = rows(reader, replace(WHOLE, service="contract-old"), "FROM spans")
+        (newest,) = answers_of(reader, replace(WHOLE, service="contract-old"))
+    assert (found["method"], found["http_status"], found["url_path"]) == ("GET", 503, "/items/7")
+    assert (span["method"], span["http_status"]) == ("GET", 503)
+    assert (found["route"], found["stages"], found["other_ms"]) == (None, {"tokenize": 12.0}, 12.0)
+    assert found["attributes"] == span["attributes"] == {key: _text(value) for key, value in OLD.attributes.items()}
+    assert newest["stages"] == {"tokenize": 12.0}
+
+
+def test_stages_are_shown_by_their_names(member: str) -> None:
+    """Those that a program marked by hand beside the others, in order, with the same quantiles."""
+    with reading(member) as reader, reader.relations(replace(WHOLE, service="contract-1", model="Tagger")) as relations:
+        groups = answers.stages(relations)
+        assert answers.stage_names(relations) == ["inference", "mine", "preprocess", "yours"]
+        slowest = answers.requests(relations, "mine", 2)
+    made = [one for one in ENTRIES if one.service == "contract-1" and one.attributes.get(MODEL) == "Tagger"]
+    assert sum(group.requests for group in groups) == len(made) > 2
+    for group in groups:
+        assert [one.stage for one in group.stages] == ["preprocess", "inference", "mine", "yours"]
+        totals = [one.attributes["ml.stage.mine.ms"] for one in made if one.attributes["http.route"] == group.route]
+        mine = group.stages[2]
+        assert (mine.count, mine.max_ms) == (len(totals), max(totals))
+        assert mine.p50_ms == pytest.approx(statistics.median(totals))
+        assert mine.share == pytest.approx(0.125)
+    most = sorted((one.attributes["ml.stage.mine.ms"] for one in made), reverse=True)
+    assert [one["stages"]["mine"] for one in slowest] == most[:2]
+
+
+def answers_of(reader: Reader, selection: Selection) -> list[dict[str, Any]]:
+    with reader.relations(selection) as relations:
+        return answers.requests(relations)
 
 
 def test_a_span_has_every_column_filled(member: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.options import add_selection, count, selection, store_url
+from stagetrace.cli.options import add_selection, count, selection, store_url, utf8
 from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
 from stagetrace.cli.request_line import COLUMNS, cells
-from stagetrace.cli.terminal import milliseconds
+from stagetrace.cli.terminal import milliseconds, printable
 from stagetrace.cli.times import since
 from stagetrace.store import open_store
 from stagetrace.store.relations import STAGE_COLUMNS
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = "List requests, the newest first or the slowest, with what was promised and what became of it."
 EXAMPLE: Final = "stagetrace requests --slowest 10 --route /predict"
-_SORTS: Final = ("start", "duration", "overrun", *STAGE_COLUMNS, "other")
+_ORDERS: Final = ("start", "duration", "overrun")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sort",
         metavar="BY",
-        choices=_SORTS,
-        help=f"greatest first by one of {', '.join(_SORTS)} (a stage's name: the time in it); default: start",
+        type=utf8,
+        help=f"greatest first by one of {', '.join(_ORDERS)}, or by the time in a stage, by its name ("
+        f"{', '.join(STAGE_COLUMNS)}, or one of your own; other: all of those); default: start",
     )
     parser.add_argument("--top", metavar="N", type=count, help="show only the first N of that order; default: all")
     parser.add_argument("--slowest", metavar="N", type=count, help="short for --sort duration --top N")
@@ -49,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
         from stagetrace.store import answers
 
         found = answers.requests(relations, sort, top)
+        if found and sort not in answers.SORTS and sort not in found[0]["stages"]:
+            names = ", ".join(map(printable, (*_ORDERS, *answers.stage_names(relations))))
+            raise UsageError(f"cannot sort by {sort!r}: no request here has a stage of this name\nthere are {names}")
         total = len(found) if top is None or len(found) < top else answers.count(relations)
         complete, reason = relations.complete, relations.reason
     if args.json:
@@ -65,8 +69,9 @@ def _table(found: Sequence[dict[str, Any]], sort: str) -> Table:
     """Return the table, with a column for the stage that it is sorted by."""
     from stagetrace.store.answers import SORTS
 
-    if sort in ("start", "duration", "overrun"):
+    if sort in _ORDERS:
         return Table(COLUMNS, [cells(one) for one in found])
-    totals = ["-" if one[SORTS[sort]] is None else milliseconds(one[SORTS[sort]]) for one in found]
-    rows = [(*row[:-1], total, row[-1]) for row, total in zip(map(cells, found), totals, strict=True)]
+    totals = [one[SORTS[sort]] if sort in SORTS else one["stages"].get(sort) for one in found]
+    shown = ["-" if total is None else milliseconds(total) for total in totals]
+    rows = [(*row[:-1], total, row[-1]) for row, total in zip(map(cells, found), shown, strict=True)]
     return Table((*COLUMNS[:-1], Column(sort, is_number=True), COLUMNS[-1]), rows)

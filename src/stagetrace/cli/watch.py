@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import argparse
 
     from stagetrace.store.answers import Group, Route
-    from stagetrace.store.base import Reader, Relations, Selection
+    from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = """Show how each objective, route and stage does, and the newest breaches, refreshed until Ctrl-C.
 
@@ -79,17 +79,8 @@ def look(reader: Reader, wanted: Selection) -> Board:
     from stagetrace.store import answers
 
     with reader.relations(wanted) as relations:
-        newest = _breaches(relations)
+        newest = answers.requests(relations, top=_NEWEST, breached=True)
         return Board(answers.routes(relations), answers.stages(relations), newest, relations.complete, relations.reason)
-
-
-def _breaches(relations: Relations) -> list[dict[str, Any]]:
-    """Return the newest breaches as rows of `requests`."""
-    answer = relations.connection.execute(
-        "FROM requests WHERE breached ORDER BY start_unix_nano DESC, trace_id, span_id LIMIT $1", [_NEWEST]
-    )
-    names = [name for name, *_ in answer.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 
 def as_json(board: Board) -> dict[str, Any]:

@@ -86,9 +86,10 @@ def _by_value(read: KeyValue, pair: bytes) -> Meaning:
     typed = TYPED.get(read.key)
     kind = read.value.WhichOneof("value")
     if typed is None:
-        total = read.value.double_value
-        if kind == DOUBLE and isfinite(total) and semconv.stage_of_total(read.key):
-            return (OTHER, total, pair)
+        if kind in (INT, DOUBLE) and semconv.stage_of_total(read.key):
+            total = float(getattr(read.value, kind))
+            if isfinite(total):
+                return (OTHER, total, pair)
         return (None, None, pair)
     place = COLUMNS.index(typed.column)
     value = getattr(read.value, typed.kind)

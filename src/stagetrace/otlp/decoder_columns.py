@@ -34,6 +34,11 @@ TYPED: Final[dict[str, Typed]] = {
     "rpc.method": Typed("rpc_method", STRING),
     "http.request.method": Typed("method", STRING),
     "http.response.status_code": Typed("http_status", INT),
+    # The names before OpenTelemetry's semantic conventions 1.23.
+    "http.method": Typed("old_method", STRING),
+    "http.status_code": Typed("old_http_status", INT),
+    "url.path": Typed("url_path", STRING),
+    "http.target": Typed("http_target", STRING),
     semconv.ML_MODEL_NAME: Typed("model", STRING),
     semconv.ML_FRAMEWORK: Typed("framework", STRING),
     semconv.ML_BATCH_SIZE: Typed("batch_size", INT),

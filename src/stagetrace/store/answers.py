@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.store.load import sql
-from stagetrace.store.relations import OTHER_STAGES, REQUESTS, STAGE_COLUMNS, weight_of
+from stagetrace.store.relations import DECODED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, weight_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from stagetrace.store.base import Relations, SpanRow
 
-# What requests can be sorted by -> the column, greatest first.
+# The columns of a request as every command shows it.
+COLUMNS: Final = tuple(column for column in REQUESTS if column not in DECODED)
+
+# What requests can be sorted by -> the column, greatest first; besides, by the name of any other stage.
 SORTS: Final[Mapping[str, str]] = {
     "start": "start_unix_nano",
     "duration": "duration_ms",
@@ -79,30 +83,63 @@ def routes(relations: Relations) -> list[Route]:
     return [Route(*row) for row in relations.connection.execute(sql("routes")).fetchall()]
 
 
-def requests(relations: Relations, sort: str = "start", top: int | None = None) -> list[dict[str, Any]]:
-    """Return rows of `requests` as column -> value, greatest first by one of `SORTS`, those without it last."""
+def requests(
+    relations: Relations, sort: str = "start", top: int | None = None, *, breached: bool = False
+) -> list[dict[str, Any]]:
+    """Return rows of `requests` as `COLUMNS` -> value, greatest first, those without a value last.
+
+    `sort`: one of `SORTS`, or the name of a stage; `breached`: only breaches.
+    """
+    by, values = (SORTS[sort], []) if sort in SORTS else ("stages[$1]", [sort])
+    order = f"ORDER BY {by} DESC NULLS LAST, start_unix_nano DESC, trace_id, span_id"
+    where = "WHERE breached" if breached else ""
+    if top is not None:  # which they are first: what has to be decoded is then decoded of them alone
+        found = relations.connection.execute(
+            f"SELECT span_id FROM requests {where} {order} LIMIT {int(top)}",  # noqa: S608 -- constants
+            values,
+        ).fetchall()
+        if not found:
+            return []
+        first = len(values) + 1
+        values += [span_id for (span_id,) in found]
+        where = f"WHERE span_id IN ({', '.join(f'${number}' for number in range(first, len(values) + 1))})"
+        order += f" LIMIT {int(top)}"
     answer = relations.connection.execute(
-        f"FROM requests ORDER BY {SORTS[sort]} DESC NULLS LAST, start_unix_nano DESC, trace_id, span_id LIMIT $1",
-        [top],
+        f"SELECT {', '.join(COLUMNS)} FROM requests {where} {order}",  # noqa: S608
+        values,
     )
-    return [dict(zip(REQUESTS, row, strict=True)) for row in answer.fetchall()]
+    return [_told(dict(zip(COLUMNS, row, strict=True))) for row in answer.fetchall()]
+
+
+def stage_names(relations: Relations) -> list[str]:
+    """Return the names of all stages that the requests have, sorted."""
+    rows = relations.connection.execute("SELECT DISTINCT unnest(map_keys(stages)) FROM requests ORDER BY 1").fetchall()
+    return [name for (name,) in rows]
 
 
 def request_of(span: SpanRow) -> dict[str, Any]:
-    """Return one entry span as a row of `requests`, without a database."""
-    from stagetrace.store.load import COLUMNS, cells
+    """Return one entry span as `requests` does, without a database."""
+    from stagetrace.store.load import COLUMNS as LOADED
+    from stagetrace.store.load import cells
 
-    found = dict(zip(COLUMNS, cells(span), strict=True))
+    found = dict(zip(LOADED, cells(span), strict=True))
     found["stage"] = found["breach_stage"]
     found["weight"] = weight_of(found["sampling_probability"], breached=found["breached"])
-    return {name: found[name] for name in REQUESTS}
+    found["stages"] = dict(found["stages"])
+    found["start_time"] = datetime.fromtimestamp(0, timezone.utc) + timedelta(microseconds=span.start_unix_nano // 1000)
+    return _told({name: found[name] for name in COLUMNS})
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its time as text (RFC 3339)."""
+    return {**row, "start_time": f"{row['start_time']:%Y-%m-%dT%H:%M:%S.%f}Z"}
 
 
 def slowest_stage(request: Mapping[str, Any]) -> str | None:
     """Return the stage that the verdict names, or the one with the greatest total where no verdict names one."""
     if request["stage"] is not None:
         return str(request["stage"])
-    totals = {stage: request[column] for stage, column in STAGE_COLUMNS.items() if request[column] is not None}
+    totals = request["stages"]
     return max(totals, key=lambda stage: totals[stage], default=None)
 
 

@@ -79,16 +79,25 @@ def entry_of(span: SpanRow, spans: Iterable[SpanRow]) -> Entry:
 
 def stage_totals(entry: SpanRow, spans: Iterable[SpanRow]) -> dict[str, float]:
     """Return stage -> total ms in stage order: from the entry span's own attributes, else from its stage spans."""
-    totals = {
-        stage: total for key, total in _numbers(entry.attributes).items() if (stage := semconv.stage_of_total(key))
-    }
+    totals = named_stages(entry.attributes)
     if not totals:
         nanoseconds: dict[str, int] = {}
         for span in {span.span_id: span for span in spans if span.parent_span_id == entry.span_id}.values():
             stage = text(span.attributes, semconv.ML_STAGE)
             if stage is not None:
                 nanoseconds[stage] = nanoseconds.get(stage, 0) + span.duration_ns
-        totals = {stage: total / 1e6 for stage, total in nanoseconds.items()}
+        totals = _ordered({stage: total / 1e6 for stage, total in nanoseconds.items()})
+    return totals
+
+
+def named_stages(attributes: Mapping[str, Value]) -> dict[str, float]:
+    """Return stage -> total ms as an entry span's attributes say, in stage order, then by name."""
+    return _ordered(
+        {stage: total for key, total in _numbers(attributes).items() if (stage := semconv.stage_of_total(key))}
+    )
+
+
+def _ordered(totals: dict[str, float]) -> dict[str, float]:
     return dict(sorted(totals.items(), key=lambda item: (_STAGE_ORDER.get(item[0], len(_STAGE_ORDER)), item[0])))
 
 

@@ -10,11 +10,10 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import semconv
 from stagetrace.errors import StoreError
 from stagetrace.store.base import SERVER, Relations
-from stagetrace.store.entries import route
-from stagetrace.store.relations import OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
+from stagetrace.store.entries import named_stages, route, text
+from stagetrace.store.relations import HTTP_TARGET, OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED, URL_PATH
 from stagetrace.store.rows import as_text
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ COLUMNS: Final[Mapping[str, str]] = {
     "evidence": "VARCHAR",
     **dict.fromkeys(STAGE_COLUMNS.values(), "DOUBLE"),
     OTHER_STAGES: "DOUBLE",
+    "url_path": "VARCHAR",
+    "stages": "MAP(VARCHAR, DOUBLE)",
 }
 _SQL: Final = Path(__file__).parent / "sql"
 _BATCH: Final = 10_000  # spans as Python values at a time
@@ -151,6 +152,7 @@ def arrow_schema() -> Any:
         "DOUBLE": pa.float64(),
         "BOOLEAN": pa.bool_(),
         "MAP(VARCHAR, VARCHAR)": pa.map_(pa.string(), pa.string()),
+        "MAP(VARCHAR, DOUBLE)": pa.map_(pa.string(), pa.float64()),
     }
     return pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
 
@@ -167,6 +169,9 @@ def cells(span: SpanRow) -> tuple[Any, ...]:
     """Return the values of `COLUMNS`, in their order."""
     read = span.attributes
     found = {column: _typed(read.get(attribute), kind) for column, (attribute, kind) in TYPED.items()}
+    for column, attribute in OLDER.items():
+        if found[column] is None:
+            found[column] = _typed(read.get(attribute), TYPED[column][1])
     if span.kind == SERVER:
         found["route"] = route(read)
     found |= _totals(read)
@@ -182,6 +187,7 @@ def cells(span: SpanRow) -> tuple[Any, ...]:
         "end_unix_nano": min(span.end_unix_nano, _GREATEST),
         "duration_ms": span.duration_ns / 1e6,
         "is_entry": span.kind == SERVER,
+        "url_path": _path(read),
         "attributes": [(key, as_text(value)) for key, value in read.items()],
         "resource": [(key, as_text(value)) for key, value in span.resource.items()],
     }
@@ -195,16 +201,16 @@ def _typed(value: Value, kind: str) -> Value:
     return value if not isinstance(value, (int, float)) or isfinite(value) else None
 
 
+def _path(attributes: Mapping[str, Value]) -> str | None:
+    """Return the path that was asked for, by the name of today or, without its query, the one before."""
+    found = text(attributes, URL_PATH)
+    older = text(attributes, HTTP_TARGET)
+    return older.partition("?")[0] if found is None and older is not None else found
+
+
 def _totals(attributes: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the stage totals by column; those of stages without a column are summed."""
-    totals: dict[str, Value] = {}
-    other: list[float] = []
-    for key, value in attributes.items():
-        stage = semconv.stage_of_total(key)
-        total = None if stage is None else _typed(value, "DOUBLE")
-        if stage is not None and isinstance(total, (int, float)):
-            if stage in STAGE_COLUMNS:
-                totals[STAGE_COLUMNS[stage]] = total
-            else:
-                other.append(total)
-    return totals | ({OTHER_STAGES: sum(other)} if other else {})
+    """Return the stage totals, by name and by column; those of stages without a column are summed."""
+    stages = named_stages(attributes)
+    totals: dict[str, Value] = {STAGE_COLUMNS[one]: total for one, total in stages.items() if one in STAGE_COLUMNS}
+    other = [total for one, total in stages.items() if one not in STAGE_COLUMNS]
+    return {"stages": list(stages.items()), **totals, **({OTHER_STAGES: sum(other)} if other else {})}

@@ -23,8 +23,17 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Entry, Relations, SpanRow
 
 OTLP: Final = "otlp"  # one ResourceSpans with one span
-LATER: Final = ("sampling_probability",)  # columns that older exports do not have
 _BATCH: Final = 2000
+# Columns that an export of an older version lacks -> how they are made of those it has.
+_LATER: Final = {
+    "sampling_probability": "NULL::DOUBLE",
+    "url_path": "coalesce(attributes['url.path'], split_part(attributes['http.target'], '?', 1))",
+    "stages": (
+        "map_from_entries(list_transform(list_filter(map_entries(attributes), lambda one: "
+        "one.key LIKE 'ml.stage.%.ms' AND try_cast(one.value AS DOUBLE) IS NOT NULL), lambda one: "
+        "struct_pack(k := one.key[10:-4], v := try_cast(one.value AS DOUBLE))))"
+    ),
+}
 
 
 class ParquetReader(Closing):
@@ -89,13 +98,13 @@ class ParquetReader(Closing):
         connection = connect()
         try:
             files = connection.read_parquet(self._paths)
-            later = [f"NULL::{COLUMNS[name]} AS {name}" for name in LATER if name not in files.columns]
-            files = files.project(", ".join(["*", *later]))
-            files.create_view("loaded")
+            missing = [name for name in (*COLUMNS, OTLP) if name not in (*files.columns, *_LATER)]
+            if not missing:
+                later = [f"{how} AS {name}" for name, how in _LATER.items() if name not in files.columns]
+                files.project(", ".join(["*", *later])).create_view("loaded")
         except duckdb.Error as error:
             connection.close()
             raise StoreError(f"cannot read {self._path}: {str(error).splitlines()[0]}\ncheck the file") from None
-        missing = [name for name in (*COLUMNS, OTLP) if name not in files.columns]
         if missing:
             connection.close()
             wrong = f"{self._path} is Parquet without the column {missing[0]}"

@@ -35,6 +35,11 @@ TYPED: Final[Mapping[str, tuple[str, str]]] = {
     "stage": (semconv.ML_STAGE, "VARCHAR"),  # in `spans` alone
 }
 
+# Column -> the name of its attribute before OpenTelemetry's semantic conventions 1.23, read where that is absent.
+OLDER: Final[Mapping[str, str]] = {"method": "http.method", "http_status": "http.status_code"}
+URL_PATH: Final = "url.path"
+HTTP_TARGET: Final = "http.target"  # its older name; with the query
+
 SPANS: Final[Mapping[str, str]] = {
     "trace_id": "VARCHAR",
     "span_id": "VARCHAR",
@@ -107,7 +112,13 @@ REQUESTS: Final[Mapping[str, str]] = {
     "postprocess_ms": "DOUBLE",
     "network_send_ms": "DOUBLE",
     OTHER_STAGES: "DOUBLE",
+    "start_time": "TIMESTAMP",  # of start_unix_nano, in UTC, microseconds
+    "url_path": "VARCHAR",  # of an HTTP request, as it was asked for, without query
+    "stages": "MAP(VARCHAR, DOUBLE)",  # stage -> total ms, as `entries.named_stages`
+    "attributes": "MAP(VARCHAR, VARCHAR)",
 }
+# Those that a store decodes row by row, so that a question that names none of them is cheaper.
+DECODED: Final = frozenset({"attributes"})
 
 
 def weight_of(probability: float | None, *, breached: bool | None) -> float:

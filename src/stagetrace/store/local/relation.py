@@ -8,12 +8,15 @@ import tempfile
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace import semconv
 from stagetrace.otlp.decoder_back import span_of
-from stagetrace.otlp.decoder_columns import ALL, COLUMNS, REST
+from stagetrace.otlp.decoder_columns import ALL, COLUMNS, OTHER_MS, REST
+from stagetrace.store.entries import named_stages
 from stagetrace.store.load import connect, needs
 from stagetrace.store.local.duplicates import KEY
 from stagetrace.store.local.parquet import SERVER_KIND
 from stagetrace.store.local.search import ROUTE
+from stagetrace.store.relations import STAGE_COLUMNS
 from stagetrace.store.rows import as_text, values
 
 if TYPE_CHECKING:
@@ -31,6 +34,9 @@ MEMORY: Final = "256MB"  # of a database that answers questions as long as a pro
 ALL_TIME: Final = (-(2**63), 2**63 - 1)
 _ATTRIBUTES: Final = "stagetrace_attributes"
 _RESOURCE: Final = "stagetrace_resource"
+_OTHERS: Final = "stagetrace_other_stages"
+# Stored columns that are read as part of another one.
+_JOINED: Final = ("rpc_method", "old_method", "old_http_status", "url_path", "http_target")
 
 
 def stored(view: View, files: Sequence[File], tail: Distinct | None) -> str:
@@ -91,17 +97,30 @@ def paths(view: View, files: Sequence[File]) -> list[str]:
 
 def loaded(query: str) -> str:
     """Return a query for the columns of `store.load.COLUMNS` over a query for stored ones."""
-    own = {"route": f"CASE WHEN is_entry THEN {ROUTE} ELSE route END AS route"}
-    typed = ", ".join(own.get(column, column) for column in (*COLUMNS, "other_ms") if column != "rpc_method")
+    own = {
+        "route": f"CASE WHEN is_entry THEN {ROUTE} ELSE route END",
+        "method": "coalesce(method, old_method)",
+        "http_status": "coalesce(http_status, old_http_status)",
+        "url_path": "coalesce(url_path, split_part(http_target, '?', 1))",
+    }
+    same = [column for column in (*COLUMNS, OTHER_MS) if column not in (*own, *_JOINED)]
+    typed = ", ".join([*same, *(f"{expression} AS {column}" for column, expression in own.items())])
     struct = ", ".join(f"{column} := {column}" for column in (*COLUMNS, REST))
     return (
         "SELECT lower(hex(trace_id)) AS trace_id, lower(hex(span_id)) AS span_id, "
         "lower(hex(parent_span_id)) AS parent_span_id, service, name, "
         f"{_words('kind', KINDS)} AS kind, {_words('coalesce(status, 0)', STATUSES)} AS status, "
         "start_unix_nano, end_unix_nano, (end_unix_nano - start_unix_nano) / 1e6 AS duration_ms, is_entry, "
-        f"{typed}, {_ATTRIBUTES}(struct_pack({struct})) AS attributes, {_RESOURCE}(resource) AS resource "
-        f"FROM ({query})"
+        f"{typed}, {_stages()} AS stages, {_ATTRIBUTES}(struct_pack({struct})) AS attributes, "
+        f"{_RESOURCE}(resource) AS resource FROM ({query})"
     )
+
+
+def _stages() -> str:
+    """Return the map of all stage totals; only a span with a stage that has no column is decoded for it."""
+    pairs = ", ".join(f"struct_pack(k := '{stage}', v := {column})" for stage, column in STAGE_COLUMNS.items())
+    others = f"CASE WHEN {OTHER_MS} IS NOT NULL THEN {_OTHERS}({REST}) END"
+    return f"map_concat(map_from_entries(list_filter([{pairs}], lambda one: one.v IS NOT NULL)), {others})"
 
 
 def _words(column: str, words: Sequence[str]) -> str:
@@ -154,14 +173,15 @@ def database_for_loaded() -> DuckDBPyConnection:
         raise needs("this", "numpy")
     kinds = dict(ALL)
     fields = ", ".join(f"{column} {_DUCKDB[kinds[column]]}" for column in (*COLUMNS, REST))
-    map_type = "MAP(VARCHAR, VARCHAR)"
-    functions: tuple[tuple[str, Any, str], ...] = (
-        (_ATTRIBUTES, _attributes, f"STRUCT({fields})"),
-        (_RESOURCE, _resource, "BLOB"),
+    texts, numbers = "MAP(VARCHAR, VARCHAR)", "MAP(VARCHAR, DOUBLE)"
+    functions: tuple[tuple[str, Any, str, str], ...] = (
+        (_ATTRIBUTES, _attributes, f"STRUCT({fields})", texts),
+        (_RESOURCE, _resource, "BLOB", texts),
+        (_OTHERS, _others, "BLOB", numbers),
     )
     how: Any = {"type": "arrow", "null_handling": "special"}  # the stubs know only enumerations
-    for name, function, taken in functions:
-        connection.create_function(name, function, [taken], map_type, **how)
+    for name, function, taken, given in functions:
+        connection.create_function(name, function, [taken], given, **how)
     return connection
 
 
@@ -176,6 +196,19 @@ def _attributes(rows: Any) -> Any:
         for row in rows.to_pylist()
     ]
     return pa.array(found, pa.map_(pa.string(), pa.string()))
+
+
+def _others(blobs: Any) -> Any:
+    """Return the totals of the stages that have no column, out of what is kept of spans beside the columns."""
+    import pyarrow as pa
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+    found = []
+    for blob in blobs.to_pylist():
+        totals = (one for one in Span.FromString(blob or b"").attributes if semconv.stage_of_total(one.key))
+        stages = named_stages(values(totals))
+        found.append([one for one in stages.items() if one[0] not in STAGE_COLUMNS])
+    return pa.array(found, pa.map_(pa.string(), pa.float64()))
 
 
 def _resource(blobs: Any) -> Any:

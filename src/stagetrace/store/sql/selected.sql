@@ -9,7 +9,8 @@ SELECT
         WHEN sampling_probability > 0 AND sampling_probability < 1 AND NOT coalesce(breached, false) THEN 1 / sampling_probability
         ELSE 1.0::DOUBLE
     END AS weight,
-    network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms, network_send_ms, other_ms
+    network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms, network_send_ms, other_ms,
+    make_timestamp(start_unix_nano // 1000) AS start_time, url_path, stages, attributes
 FROM loaded
 WHERE is_entry
     AND start_unix_nano >= getvariable('since_ns')

@@ -3,7 +3,7 @@
 WITH timed AS (
     SELECT
         service, coalesce(route, name) AS path, model, duration_ms, network_receive_ms, queue_ms, preprocess_ms, handler_ms,
-        inference_ms, postprocess_ms, network_send_ms, other_ms
+        inference_ms, postprocess_ms, network_send_ms
     FROM requests
 ),
 measured AS (
@@ -19,22 +19,59 @@ measured AS (
         )
     FROM timed
     GROUP BY service, path, model
+),
+standard AS (
+    SELECT service, path, model, requests, whole, nullif(stage, 'request') AS stage, ms
+    FROM measured UNPIVOT (
+        ms FOR stage IN (
+            duration_ms AS "request", network_receive_ms AS "network.receive", queue_ms AS "queue",
+            preprocess_ms AS "preprocess", handler_ms AS "handler", inference_ms AS "inference",
+            postprocess_ms AS "postprocess", network_send_ms AS "network.send"
+        )
+    )
+),
+-- Those that a program defined itself have no columns: out of the map of the requests that have any.
+own AS (
+    SELECT service, path, model, one.key AS stage, one.value AS own_ms
+    FROM (
+        SELECT service, coalesce(route, name) AS path, model, unnest(map_entries(stages)) AS one
+        FROM requests
+        WHERE other_ms IS NOT NULL
+    )
+    WHERE one.key NOT IN (
+        'network.receive', 'queue', 'preprocess', 'handler', 'inference', 'postprocess', 'network.send'
+    )
+),
+measured_own AS (
+    SELECT
+        service, path, model, stage,
+        struct_pack(
+            count := count(*), quantiles := quantile_cont(own_ms, [0.5, 0.95, 0.99]), most := max(own_ms), total := sum(own_ms)
+        ) AS ms
+    FROM own
+    GROUP BY service, path, model, stage
+),
+parts AS (
+    FROM standard
+    UNION ALL BY NAME
+    SELECT all_of.service, all_of.path, all_of.model, all_of.requests, all_of.whole, measured_own.stage, measured_own.ms
+    FROM measured_own
+    JOIN (SELECT service, path, model, requests, whole FROM measured) AS all_of
+        ON measured_own.service = all_of.service AND measured_own.path = all_of.path
+        AND measured_own.model IS NOT DISTINCT FROM all_of.model
 )
 SELECT
-    service, path, model, requests, nullif(apart.stage, 'request') AS stage, ms.count AS count, ms.quantiles[1] AS p50_ms,
+    service, path, model, requests, stage, ms.count AS count, ms.quantiles[1] AS p50_ms,
     ms.quantiles[2] AS p95_ms, ms.quantiles[3] AS p99_ms, ms.most AS max_ms,
     CASE WHEN whole > 0 THEN ms.total / whole END AS share
-FROM measured UNPIVOT (
-    ms FOR stage IN (
-        duration_ms AS "request", network_receive_ms AS "network.receive", queue_ms AS "queue", preprocess_ms AS "preprocess",
-        handler_ms AS "handler", inference_ms AS "inference", postprocess_ms AS "postprocess",
-        network_send_ms AS "network.send", other_ms AS "other"
-    )
-) AS apart
+FROM parts
 WHERE ms.count > 0
 ORDER BY
-    service, path, model NULLS FIRST,
-    list_position(
-        ['request', 'network.receive', 'queue', 'preprocess', 'handler', 'inference', 'postprocess', 'network.send', 'other'],
-        apart.stage
-    )
+    service, path, model NULLS FIRST, stage IS NOT NULL,
+    coalesce(
+        list_position(
+            ['network.receive', 'queue', 'preprocess', 'handler', 'inference', 'postprocess', 'network.send'], stage
+        ),
+        8
+    ),
+    stage
