@@ -84,6 +84,7 @@ def test_services_and_export(member: str, tmp_path: Path) -> None:
         "contract-1",
         "contract-back",
         "contract-odd",
+        "contract-old",
     ]
     for suffix in (".parquet", ".jsonl", ".pb"):
         target = tmp_path / f"out{suffix}"
