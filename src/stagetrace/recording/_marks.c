@@ -111,7 +111,8 @@ static PyObject *end_mark(PyObject *self, PyObject *mark) {
 /* What is None until something happens. */
 static const size_t LATER_AT[] = {
     offsetof(Marks, tiler), offsetof(Marks, presumed), offsetof(Marks, errands), offsetof(Marks, stream),
-    offsetof(Marks, disconnect), offsetof(Marks, notes), offsetof(Marks, added), offsetof(Marks, identity),
+    offsetof(Marks, disconnect), offsetof(Marks, notes), offsetof(Marks, added), offsetof(Marks, probability),
+    offsetof(Marks, identity),
 };
 enum { LATER = sizeof LATER_AT / sizeof *LATER_AT };
 
@@ -169,6 +170,7 @@ static PyMemberDef marks_members[] = {
     {"disconnect", T_OBJECT_EX, offsetof(Marks, disconnect), 0, NULL},
     {"notes", T_OBJECT_EX, offsetof(Marks, notes), 0, NULL},
     {"added", T_OBJECT_EX, offsetof(Marks, added), 0, NULL},
+    {"probability", T_OBJECT_EX, offsetof(Marks, probability), 0, NULL},
     {"_identity", T_OBJECT_EX, offsetof(Marks, identity), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };

@@ -73,6 +73,7 @@ class EntrySpan(Timeline, Span):
     _identity: Identity | None
     end_time: int | None = None
     added: Mapping[str, Any] | None  # by the sampler
+    probability: float | None  # with which the head sampler keeps it; 0: not known, None: it keeps all
     held: bool  # spans under it are held until it ends: the head sampler dropped it
     failed = False  # the answer was a server's error
     notes: ReadableSpan | None

@@ -7,7 +7,7 @@ typedef struct {
     PyObject *log;   /* a list of events */
     PyObject *clock; /* NULL: the wall clock */
     /* What a request's end looks at; None until something happens. */
-    PyObject *tiler, *presumed, *errands, *stream, *disconnect, *notes, *added, *identity;
+    PyObject *tiler, *presumed, *errands, *stream, *disconnect, *notes, *added, *probability, *identity;
     char closed, bound, is_unsorted, held;
 } Marks;
 

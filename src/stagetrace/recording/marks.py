@@ -61,6 +61,7 @@ class _Marks:
     disconnect: str | None = None
     notes: ReadableSpan | None = None
     added: Mapping[str, Any] | None = None
+    probability: float | None = None
     held = False
     _identity: Identity | None = None
 

@@ -104,7 +104,14 @@ static int draw(Ending *ending) {
     PyObject *context = own(ending, named_tuple(held[CONTEXT], parts));
     if (context == NULL) return FAILED;
     PyObject *identity = own(ending, named_tuple(held[IDENTITY], PyTuple_Pack(3, context, Py_None, Py_True)));
-    return identity ? identify(ending, identity) : FAILED;
+    PyObject *probability = identity ? look(ending, ending->recorder, N__probability) : NULL;
+    int result = probability ? identify(ending, identity) : FAILED;
+    if (result == GO_ON && probability != Py_None) {
+        PyObject *before = ending->marks->probability;
+        Py_INCREF(ending->marks->probability = probability);
+        Py_XDECREF(before);
+    }
+    return result;
 }
 
 /* `EntryRecorder._drops`, for what kept its promise. */
@@ -136,6 +143,9 @@ static int describe(Ending *ending) {
     ending->attributes = PyTuple_GetItem(told, 2);
     if (!PyList_CheckExact(blocks) || (PyObject *)Py_TYPE(client) != held[BLOCK] || !PyDict_CheckExact(ending->attributes))
         return NOT_HERE;
+    PyObject *probability = own_too(ending, ending->marks->probability);
+    if (probability == NULL) return NOT_HERE;
+    if (probability != Py_None && PyDict_SetItem(ending->attributes, held[PROBABILITY], probability) < 0) return FAILED;
     ending->client = look(ending, client, N_encoded);
     PyObject *rests = look(ending, ending->recorder, N__rests), *verdict = NULL;
     if (ending->client == NULL || rests == NULL) return FAILED;

@@ -9,7 +9,7 @@
 /* After what a Tiling holds. Of the one interpreter that has imported this; another one takes the reference. */
 enum {
     IDENTITY = HELD, CONTEXT, FLAGS, GETRANDBITS, BLOCK, POLICY, SENDER, SCOPE, REPORT, NO_MARK, GOOD, MAX_ROUTES, ENOUGH,
-    FROM_EACH, LEARNED_AFTER, BIG, MARKS, IMPORTED, BITS_128 = IMPORTED, BITS_64, ONE, ALL
+    FROM_EACH, LEARNED_AFTER, BIG, MARKS, PROBABILITY, IMPORTED, BITS_128 = IMPORTED, BITS_64, ONE, ALL
 };
 static PyObject *held[ALL];
 
@@ -21,11 +21,11 @@ static const char *const FROM[IMPORTED - HELD][2] = {
     {"stagetrace.otlp.processor", "EncodingSpanProcessor"}, {RECORDER, "SCOPE"}, {"stagetrace.guard", "report"},
     {RECORDER, "NO_BLOCK"}, {"stagetrace.sla.verdict", "GOOD"}, {USUAL, "MAX_ROUTES"}, {USUAL, "ENOUGH"},
     {USUAL, "LEARNED_FROM_EACH"}, {USUAL, "LEARNED_AFTER_NS"}, {"stagetrace.otlp.processor", "_BIG"},
-    {"stagetrace.recording._marks", "Marks"},
+    {"stagetrace.recording._marks", "Marks"}, {"stagetrace.semconv", "SLA_SAMPLING_PROBABILITY"},
 };
 
 #define NAMES(X) \
-    X(_processor) X(_senders) X(_provider) X(_bound) X(_draws) X(_unbroken) X(_rests) X(resource) X(put) X(has_others) \
+    X(_processor) X(_senders) X(_provider) X(_bound) X(_draws) X(_probability) X(_unbroken) X(_rests) X(resource) X(put) X(has_others) \
     X(policy) X(learned) X(counter) X(_found) X(excludes) X(within_ns) X(name) X(_seen) X(_wanted_at) X(_counts) X(_lock) X(acquire) \
     X(locked) X(release) X(_start) X(identity) X(parent_context) X(describe) X(failed) X(encoded) X(_limit) X(end_time) \
     X(served) X(_waiting) X(_known) X(_incoming) X(append) X(_wake_at) X(_started) X(was_put)

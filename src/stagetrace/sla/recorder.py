@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler, TraceIdRatioBased
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, get_current_span
 from opentelemetry.trace.span import DEFAULT_TRACE_STATE
 
@@ -23,6 +22,7 @@ from stagetrace.recording.limits import bounded
 from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan, sampled, stage_span
 from stagetrace.sla.policy import BREACH
 from stagetrace.sla.processor import SLASpanProcessor, VerdictCounter, totals_of
+from stagetrace.sla.sampling import Chances, is_own
 from stagetrace.sla.verdict import GOOD, judge
 
 if TYPE_CHECKING:
@@ -59,12 +59,14 @@ class EntryRecorder:
         self._processor = processor
         self._senders = senders
         self._sampler = getattr(provider.sampler, "root", provider.sampler)
-        self._sampler_reads_attributes = _reads_attributes(self._sampler)
+        self._sampler_reads_attributes = is_own(self._sampler)  # the SDK's do not look at any
         # OpenTelemetry's own samplers, which most services have, decide by the parent, else by the trace id: known here
         # without a call into them.
         own = self._sampler_reads_attributes
         self._by_parent = not own and _like(self._sampler, DEFAULT_ON)
-        self._bound = None if own else _bound(self._sampler)
+        self._chances = Chances(self._sampler)
+        self._bound = None if own or not self._chances.is_by_parent else self._chances.bound
+        self._probability = self._chances.of_root
         # Nor are the ids of its own generator drawn by a call into that, where nobody has asked for them before.
         self._draws = type(self._ids) is RandomIdGenerator and (self._by_parent or self._bound is not None)
         # What is in C knows these as they are.
@@ -100,6 +102,8 @@ class EntryRecorder:
         elif self._bound is not None:
             by_id = trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
             is_sampled = is_recording = by_id if parent is None else parent.trace_flags.sampled
+            if parent is None and is_sampled:
+                state = self._chances.state_of(trace_id)
         else:
             given = entry.known_attributes() if self._sampler_reads_attributes else {}
             result = self._sampler.should_sample(parent_context, trace_id, entry.name, SpanKind.SERVER, given)
@@ -107,6 +111,7 @@ class EntryRecorder:
             state = result.trace_state
             if result.attributes:
                 entry.added = {key: value for key, value in result.attributes.items() if key not in given}
+        entry.probability = self._chances.of(parent, state, is_sampled=is_sampled)
         flags = _FLAGS[(1 if is_sampled else 0) + (2 if random else 0)]
         context = SpanContext(trace_id, ids.generate_span_id(), False, flags, state)  # noqa: FBT003
         if not is_recording and entry.end_time is None:
@@ -164,9 +169,7 @@ class EntryRecorder:
             entry.abandon()
             return
         entry.served = (method, route)
-        blocks, client, attributes = entry.describe()
-        if entry.added:
-            attributes.update(entry.added)
+        blocks, client, attributes = _described(entry)
         if entry.notes is not None:
             blocks, client, attributes = _give_way(entry, entry.notes, blocks, client, attributes)
         entry.end_time = end_time
@@ -192,6 +195,8 @@ class EntryRecorder:
             is_sampled = self._bound is None or trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
             if not is_sampled and not breached:
                 return True
+            if self._probability is not None:
+                entry.probability = self._probability
             flags = _FLAGS[3 if is_sampled else 2]
             parts = (trace_id, getrandbits(64) or 1, False, flags, DEFAULT_TRACE_STATE, True)
             entry.identify_as(_tuple(Identity, (_tuple(SpanContext, parts), None, is_sampled)))
@@ -337,6 +342,16 @@ def _ids(count: int) -> bytes:
     return getrandbits(8 * size).to_bytes(size, "little")
 
 
+def _described(entry: EntrySpan) -> tuple[list[Block], Block, dict[str, Any]]:
+    """Return what `describe` does, with what the head sampler adds."""
+    blocks, client, attributes = entry.describe()
+    if entry.probability is not None:
+        attributes[semconv.SLA_SAMPLING_PROBABILITY] = entry.probability
+    if entry.added:
+        attributes.update(entry.added)
+    return blocks, client, attributes
+
+
 def _give_way(
     entry: EntrySpan, notes: ReadableSpan, blocks: list[Block], client: Block, attributes: dict[str, Any]
 ) -> tuple[list[Block], Block, dict[str, Any]]:
@@ -362,22 +377,6 @@ def _model(entry: EntrySpan, model: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _like(sampler: Sampler, known: Sampler) -> bool:
     return bool(sampler.get_description() == known.get_description())
-
-
-def _bound(sampler: Sampler) -> int | None:
-    """Return below which trace id a ParentBased(TraceIdRatioBased) keeps a root span; None for another sampler."""
-    rate = re.match(r"ParentBased\{root:TraceIdRatioBased\{([\d.e-]+)\}", sampler.get_description())
-    if rate is None:
-        return None
-    root = TraceIdRatioBased(float(rate[1]))
-    return root.bound if _like(sampler, ParentBased(root)) else None
-
-
-def _reads_attributes(sampler: Sampler) -> bool:
-    """Return whether a sampler is somebody's own, or asks one that is: the SDK's do not look at attributes."""
-    if type(sampler).__module__ != DEFAULT_ON.__module__:
-        return True
-    return any(_reads_attributes(inner) for inner in vars(sampler).values() if isinstance(inner, Sampler))
 
 
 _twin: Any = native("stagetrace.sla._ending")

@@ -2,34 +2,99 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_ON,
+    Decision,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
+from opentelemetry.trace import SpanKind, TraceState, get_current_span
 
+from stagetrace import tracestate
 from stagetrace.guard import guarded
-from stagetrace.semconv import SLA_UPGRADED
+from stagetrace.semconv import SLA_SAMPLING_PROBABILITY, SLA_UPGRADED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.trace import Link, SpanKind, TraceState
+    from opentelemetry.trace import Link, SpanContext
 
 MAX_HELD_SPANS = 20_000
 MAX_HELD_PER_TRACE = 1_000
 MAX_KEPT_TRACES = 1_024
 
 
+class Chances:
+    """How likely a head sampler keeps a request, as far as that can be known: what its entry span is to say of it.
+
+    OpenTelemetry's own samplers say it by their rate, a caller that samples consistently by the threshold in the
+    tracestate. Of others nothing is known but that they drop, once they have.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        described = "" if is_own(sampler) else sampler.get_description()
+        found = re.match(r"(?:ParentBased\{root:)?TraceIdRatioBased\{([\d.e-]+)\}", described)
+        root = ALWAYS_ON if found is None else TraceIdRatioBased(float(found[1]))
+        self.is_by_parent = described == ParentBased(root).get_description()  # type: ignore[no-untyped-call]
+        is_known = self.is_by_parent or described == root.get_description()
+        self._rate = root.rate if isinstance(root, TraceIdRatioBased) and is_known else 1.0 if is_known else None
+        # Below which of a trace id's last 64 bits a root span is kept; None where that does not decide.
+        self.bound = root.bound if isinstance(root, TraceIdRatioBased) and is_known else None
+        self.of_root = _said(self._rate)
+        self._drops = False  # whether it has dropped a request without a word on how likely that was
+
+    def of(self, parent: SpanContext | None, state: TraceState | None, *, is_sampled: bool) -> float | None:
+        """Return what an entry span says: its probability, 0 where that is not known, None where all are kept.
+
+        `state` is the tracestate that the span has. A sampler that may drop is taken for one that keeps all until it
+        has dropped something.
+        """
+        if self._rate is not None and (parent is None or not self.is_by_parent):
+            return self.of_root
+        given = tracestate.probability(state.get(tracestate.KEY, "")) if state else None
+        if given is not None and is_sampled:
+            return _said(given)
+        if not is_sampled:
+            self._drops = True
+        return 0.0 if self._drops else None
+
+    def state_of(self, trace_id: int) -> TraceState | None:
+        """Return the tracestate with which a root span that is kept says its probability to whom it calls."""
+        if self.bound is None or self.of_root is None:
+            return None
+        value = tracestate.value_of(trace_id, self.bound)
+        return None if value is None else TraceState([(tracestate.KEY, value)])
+
+
+def is_own(sampler: Sampler) -> bool:
+    """Return whether a sampler is somebody's own, or asks one that is: of the SDK's the description says all."""
+    if type(sampler).__module__ != ALWAYS_ON.__module__:
+        return True
+    return any(is_own(inner) for inner in vars(sampler).values() if isinstance(inner, Sampler))
+
+
+def _said(probability: float | None) -> float | None:
+    return None if probability is None or probability >= 1 else probability
+
+
 class KeepBreaches(Sampler):
     """A sampler that records what `root` drops, marked with `sla.upgraded`, so that it can still be judged.
 
-    Spans so recorded leave the process only if their request breaks its promise; SLASpanProcessor sees to that.
+    Spans so recorded leave the process only if their request breaks its promise; SLASpanProcessor sees to that. Entry
+    spans say how likely they were kept, so that who reads them can tell how many there were.
     """
 
     def __init__(self, root: Sampler) -> None:
         self.root = root
+        self._chances = Chances(root)
 
     def should_sample(
         self,
@@ -43,17 +108,36 @@ class KeepBreaches(Sampler):
     ) -> SamplingResult:
         """Return the root's decision, with DROP turned into RECORD_ONLY."""
         result = self.root.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
-        if result.decision is not Decision.DROP:
-            return result
-        return _recorded(result, attributes) or result
+        return self._weighted(parent_context, trace_id, kind, _recorded(result, attributes) or result) or result
 
     def get_description(self) -> str:
         """Return the root's description inside our own."""
         return f"KeepBreaches{{{self.root.get_description()}}}"
 
+    @guarded
+    def _weighted(
+        self, parent_context: Context | None, trace_id: int, kind: SpanKind | None, result: SamplingResult
+    ) -> SamplingResult:
+        """Return the result with what an entry span says of its probability, and a root span to its callees."""
+        parent = get_current_span(parent_context).get_span_context()
+        is_root, is_sampled = not parent.is_valid, bool(result.decision.is_sampled())  # type: ignore[no-untyped-call]
+        state = result.trace_state
+        if is_root and is_sampled and not state:
+            state = self._chances.state_of(trace_id)
+        attributes: Any = result.attributes
+        if kind is SpanKind.SERVER and (is_root or parent.is_remote):
+            said = self._chances.of(None if is_root else parent, state, is_sampled=is_sampled)
+            if said is not None:
+                attributes = {**(attributes or {}), SLA_SAMPLING_PROBABILITY: said}
+        if state is result.trace_state and attributes is result.attributes:
+            return result
+        return SamplingResult(result.decision, attributes, state)
+
 
 @guarded
 def _recorded(result: SamplingResult, attributes: Any) -> SamplingResult:
+    if result.decision is not Decision.DROP:
+        return result
     return SamplingResult(Decision.RECORD_ONLY, {**(attributes or {}), SLA_UPGRADED: True}, result.trace_state)
 
 
