@@ -72,6 +72,7 @@ SLA_OVERRUN_MS: Final = "sla.overrun_ms"
 SLA_SEVERITY: Final = "sla.severity"
 SLA_BREACH_STAGE: Final = "sla.breach.stage"
 SLA_BREACH_PROMISE: Final = "sla.breach.promise"
+SLA_BREACH_MISSED: Final = "sla.breach.missed"
 SLA_BREACH_CAUSE: Final = "sla.breach.cause"
 SLA_BREACH_EVIDENCE: Final = "sla.breach.evidence"
 SLA_BREACH_PEER: Final = "sla.breach.peer"
@@ -133,6 +134,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     SLA_SEVERITY: "breached entry span: `minor` (< 1.25 x), `major` (< 2 x) or `critical`",
     SLA_BREACH_STAGE: "breached entry span: stage that took the most time, of that before the first chunk or between two",  # noqa: E501
     SLA_BREACH_PROMISE: "breached entry span: what was broken, where it is not the duration: `first_chunk`, `per_chunk` or `disconnect`",  # noqa: E501
+    SLA_BREACH_MISSED: "breached entry span of a streamed response: each bound of the objective that was missed, with its value, as `first_chunk: 163.2 ms, 100 ms allowed; per_chunk: 41 ms, 20 ms allowed`; the first one is what `sla.threshold_ms` and `sla.overrun_ms` are about",  # noqa: E501
     SLA_BREACH_CAUSE: "breached entry span: what made it slow, one of the words of docs/causes.md (`cpu_wait`, `downstream`, `gc` ...)",  # noqa: E501
     SLA_BREACH_PEER: "breached entry span: whom the stage waited for most of its time (`downstream`): `peer.service`, else `address:port`",  # noqa: E501
     SLA_DEADLINE_REMAINING_MS: "entry span of an RPC whose caller set a deadline: what was left of it on arrival, ms",

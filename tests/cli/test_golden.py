@@ -184,6 +184,27 @@ def test_a_breach_of_a_part_of_the_request_shows_that_part_beside_the_whole(tmp_
     assert "  80.00 ms of 480.00 ms     50 ms  30.00 ms  " in row
 
 
+def test_each_bound_that_a_stream_missed_is_shown(tmp_path: Path) -> None:
+    said = "first_chunk: 163.2 ms, 100 ms allowed; per_chunk: 210 ms, 150 ms allowed"
+    broken = literal.verdict(
+        breached=True, **{semconv.SLA_BREACH_MISSED: said, semconv.SLA_BREACH_PROMISE: "first_chunk"}
+    )
+    file = tmp_path / "spans.jsonl"
+    file.write_text(literal.request(1, 0, {"inference": 80, "network.send": 400}, **broken))
+    assert "  163.20 ms first chunk  " in printed("breaches", "--store", str(file)).splitlines()[1]
+    (breach,) = answer("breaches", "--store", str(file))["breaches"]
+    assert breach["missed"] == [
+        {"bound": "first_chunk", "took_ms": 163.2, "allowed_ms": 100.0},
+        {"bound": "per_chunk", "took_ms": 210.0, "allowed_ms": 150.0},
+    ]
+    shown = printed("trace", breach["trace_id"], "--store", str(file)).splitlines()
+    assert shown[1] == (
+        "BREACH shop POST /predict: first chunk after 163.20 ms, 100 ms allowed, over by 30.00 ms (major); "
+        "the whole response took 480.00 ms"
+    )
+    assert shown[2] == "  also missed: gap of 210.00 ms between two chunks, 150 ms allowed"
+
+
 def test_a_limit_is_told_in_each_form(spans: Path) -> None:
     since = ("--since", "2026-03-01T00:00:00Z")
     for verb in ("requests", "stages", "watch", "query"):

@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagetrace import PolicyError
+from stagetrace.recording.stream import Stream
 from stagetrace.sla.policy import EXCLUDING, GRAMMAR, NEVER_NS, WEBSOCKET, Objective, Policy
+from stagetrace.sla.processor import _streamed
 from stagetrace.sla.verdict import Streamed, Verdict, decide, judge, peer_of
+from stagetrace.store.entries import missed
 
 MS = 1_000_000
 
@@ -239,6 +242,41 @@ def test_a_streamed_answer_breaks_whichever_bound_comes_first(
         assert attributes["sla.threshold_ms"] == threshold_ms
         assert attributes["sla.overrun_ms"] == overrun_ms
         assert attributes["sla.breach.stage"] == "inference"
+
+
+def test_each_bound_that_was_missed_is_exported_with_its_value() -> None:
+    rule = "POST /generate within 5s first_chunk 300ms per_chunk 100ms"
+    both = Streamed(301 * MS, (301 * MS, 901 * MS))
+    found = verdict_on(rule, 1000 * MS, {"inference": 1}, both).attributes()
+    assert found["sla.breach.missed"] == "first_chunk: 301 ms, 300 ms allowed; per_chunk: 600 ms, 100 ms allowed"
+    found = verdict_on(rule, 6000 * MS, {"inference": 1}, both).attributes()
+    assert found["sla.breach.missed"].startswith("within: 6000 ms, 5000 ms allowed; first_chunk: 301 ms")
+    assert found["sla.threshold_ms"] == 5000.0
+    plain = verdict_on(rule, 6000 * MS, {"inference": 1}, Streamed(MS, (MS, 2 * MS))).attributes()
+    assert "sla.breach.missed" not in plain  # the duration and its threshold say it
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=2, max_size=30), st.integers(0, 10**9), st.data())
+def test_a_streams_verdict_is_that_of_the_exported_numbers(gaps: list[int], first: int, data: st.DataObject) -> None:
+    """Duration, first chunk and gap as exported, compared with the bounds, say what was missed."""
+    stream, start = Stream(), 1_700_000_000 * 10**9
+    now = start + first
+    for gap in gaps:
+        stream.add(now, 1)
+        now += gap
+    exported = stream.attributes(start)
+    near = st.sampled_from([first, max(gaps[:-1]), now - start])
+    within, first_chunk, per_chunk = (max(data.draw(near) + data.draw(st.integers(-2, 2)), 1) for _ in range(3))
+    objective = Objective("rule", None, "*", within, first_chunk_ns=first_chunk, per_chunk_ns=per_chunk)
+    word, broken = decide(objective, now - start, _streamed(stream, start))
+    values = {
+        "within": ((now - start) / 1e6, within / 1e6),
+        "first_chunk": (exported["network.first_byte_ms"], first_chunk / 1e6),
+        "per_chunk": (exported["network.chunk_gap.max_ms"], per_chunk / 1e6),
+    }
+    expected = [(bound, *pair) for bound, pair in values.items() if pair[0] > pair[1]]
+    assert (word == "breach") is bool(expected)
+    assert list(missed(broken.missed) if broken is not None else ()) == expected
 
 
 def test_what_a_rule_excludes_has_a_verdict_and_no_bound() -> None:

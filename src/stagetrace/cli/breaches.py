@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli import terminal
+from stagetrace.cli import missed, terminal
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
 from stagetrace.cli.downstream import WIRE, alone, owner_of
 from stagetrace.cli.options import add_selection, selection, store_url
@@ -37,7 +37,6 @@ EXAMPLE: Final = "stagetrace breaches --store jaeger://localhost:16685 --service
 FOLLOWED: Final = 200  # traces that one answer looks into
 
 _GAP: Final = "  "
-_ROUNDING_MS: Final = 0.001
 _HEAD: Final = ("time (UTC)", "service", "request", "took", "promised", "over by", "stage", "severity", "trace")
 _NUMBERS: Final = frozenset({"took", "promised", "over by"})
 
@@ -117,6 +116,7 @@ def _entry_json(entry: Entry, owner: Owner) -> dict[str, Any]:
         "severity": entry.severity,
         "cause": entry.cause,
         "evidence": entry.evidence,
+        "missed": missed.as_json(entry),
         "model": entry.model,
         "stages": dict(entry.stages),
         "peer": owner.path[0].peer,
@@ -148,7 +148,7 @@ def _cells(entry: Entry, owner: Owner) -> tuple[str, ...]:
         utc(entry.start_unix_nano),
         entry.service,
         request,
-        _took(entry),
+        missed.column(entry),
         "-" if entry.threshold_ms is None else promise(entry.threshold_ms),
         "-" if entry.overrun_ms is None else milliseconds(entry.overrun_ms),
         _blamed(entry, owner),
@@ -156,15 +156,6 @@ def _cells(entry: Entry, owner: Owner) -> tuple[str, ...]:
         entry.trace_id,
     )
     return tuple(printable(cell) for cell in cells)
-
-
-def _took(entry: Entry) -> str:
-    """Return what took longer than promised: the request, or of it the first chunk of an answer, or a pause in it."""
-    whole = milliseconds(entry.duration_ms)
-    if entry.threshold_ms is None or entry.overrun_ms is None:
-        return whole
-    part_ms = entry.threshold_ms + entry.overrun_ms
-    return whole if part_ms > entry.duration_ms - _ROUNDING_MS else f"{milliseconds(part_ms)} of {whole}"
 
 
 def _blamed(entry: Entry, owner: Owner) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace import semconv
+from stagetrace.cli import missed
 from stagetrace.cli.critical_path import critical_path
 from stagetrace.cli.terminal import milliseconds, printable, promise
 from stagetrace.cli.times import utc
@@ -74,11 +75,18 @@ def _verdict(span: SpanRow, spans: Sequence[SpanRow]) -> list[str]:
     if not breached:
         return [f"GOOD {who}{promised}"]
     over = "" if entry.overrun_ms is None else f", over by {milliseconds(entry.overrun_ms)}"
-    return [f"BREACH {who}{promised}{over}{f' ({entry.severity})' if entry.severity else ''}", *_reasons(entry)]
+    decisive, whole = missed.part(entry), ""
+    if decisive is not None:
+        who, promised = f"{entry.service} {entry.name}: {missed.sentence(decisive)}", ""
+        whole = f"; the whole response took {milliseconds(entry.duration_ms)}"
+    severity = f" ({entry.severity})" if entry.severity else ""
+    return [f"BREACH {who}{promised}{over}{severity}{whole}", *_reasons(entry)]
 
 
 def _reasons(entry: Entry) -> Iterator[str]:
-    """Yield the lines beneath a breach: stage, evidence, objective."""
+    """Yield the lines beneath a breach: what else was missed, stage, evidence, objective."""
+    if entry.missed[1:]:
+        yield f"  also missed: {'; '.join(map(missed.sentence, entry.missed[1:]))}"
     if entry.stage is not None:
         took = f", {milliseconds(entry.stages[entry.stage])}" if entry.stage in entry.stages else ""
         cause = f", cause {entry.cause}" if entry.cause else ""

@@ -51,6 +51,7 @@ TYPED: Final[dict[str, Typed]] = {
     semconv.SLA_BREACH_STAGE: Typed("breach_stage", STRING),
     semconv.SLA_BREACH_CAUSE: Typed("cause", STRING),
     semconv.SLA_BREACH_EVIDENCE: Typed("evidence", STRING),
+    semconv.SLA_BREACH_MISSED: Typed("missed", STRING),
     semconv.SLA_UPGRADED: Typed("upgraded", BOOL),
     semconv.SLA_SAMPLING_PROBABILITY: Typed("sampling_probability", DOUBLE),
     **{semconv.stage_total_ms(stage): Typed(f"{stage.replace('.', '_')}_ms", DOUBLE) for stage in semconv.STAGES},

@@ -47,6 +47,15 @@ class Broken(NamedTuple):
     threshold_ns: int
     start_ns: int = 0
     end_ns: int | None = None
+    also: tuple[Broken, ...] = ()  # what else of the objective was missed
+
+    @property
+    def missed(self) -> str:
+        """Return all that was missed, in the form that `sla.breach.missed` has."""
+        return "; ".join(
+            f"{one.promise}: {one.took_ns / 1e6:.15g} ms, {one.threshold_ns / 1e6:.15g} ms allowed"
+            for one in (self, *self.also)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,8 @@ class Verdict:
             attributes[semconv.SLA_BREACH_CAUSE] = self._cause(self.broken)
             if self.broken.promise != WITHIN:
                 attributes[semconv.SLA_BREACH_PROMISE] = self.broken.promise
+            if self.broken.also or self.broken.promise in (FIRST_CHUNK, PER_CHUNK):
+                attributes[semconv.SLA_BREACH_MISSED] = self.broken.missed
             if self.stage is not None:
                 attributes[semconv.SLA_BREACH_STAGE] = self.stage
                 attributes[semconv.SLA_BREACH_EVIDENCE] = self._evidence(self.broken)
@@ -139,16 +150,16 @@ def decide(
 
 
 def _broken(objective: Objective, duration_ns: int, streamed: Streamed | None) -> Broken | None:
+    missed = []
     if exceeds(objective, duration_ns):
-        return Broken(WITHIN, duration_ns, objective.within_ns)
-    if streamed is None:
-        return None
-    first, (since, until) = streamed
-    if objective.first_chunk_ns is not None and first > objective.first_chunk_ns:
-        return Broken(FIRST_CHUNK, first, objective.first_chunk_ns, 0, first)
-    if objective.per_chunk_ns is not None and until - since > objective.per_chunk_ns:
-        return Broken(PER_CHUNK, until - since, objective.per_chunk_ns, since, until)
-    return None
+        missed.append(Broken(WITHIN, duration_ns, objective.within_ns))
+    if streamed is not None:
+        first, (since, until) = streamed
+        if objective.first_chunk_ns is not None and first > objective.first_chunk_ns:
+            missed.append(Broken(FIRST_CHUNK, first, objective.first_chunk_ns, 0, first))
+        if objective.per_chunk_ns is not None and until - since > objective.per_chunk_ns:
+            missed.append(Broken(PER_CHUNK, until - since, objective.per_chunk_ns, since, until))
+    return missed[0]._replace(also=tuple(missed[1:])) if missed else None
 
 
 def judge(

@@ -6,7 +6,7 @@ Times are integer nanoseconds since 1970 UTC, durations named `_ms` milliseconds
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -76,6 +76,14 @@ class SpanRow:
         return self.end_unix_nano - self.start_unix_nano
 
 
+class Missed(NamedTuple):
+    """A bound that a breach missed (`within`, `first_chunk` or `per_chunk`), what that took and what was allowed."""
+
+    bound: str
+    took_ms: float
+    allowed_ms: float
+
+
 @dataclass(frozen=True)
 class Entry:
     """One judged entry span. What it does not tell is None; `stages` maps stage to total ms, in stage order."""
@@ -96,6 +104,7 @@ class Entry:
     evidence: str | None = None
     model: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
+    missed: tuple[Missed, ...] = ()
 
     @property
     def duration_ms(self) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
-from stagetrace.store.base import SERVER, Entry, SpanRow, Value
+from stagetrace.store.base import SERVER, Entry, Missed, SpanRow, Value
 from stagetrace.store.rows import ServiceSpan, as_text
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 HTTP_ROUTE: Final = "http.route"
 RPC_METHOD: Final = "rpc.method"
+_MISSED: Final = re.compile(r"(\w+): ([\d.]+(?:e[+-]\d+)?) ms, ([\d.]+(?:e[+-]\d+)?) ms allowed")
 _STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES)}
 
 
@@ -74,7 +76,13 @@ def entry_of(span: SpanRow, spans: Iterable[SpanRow]) -> Entry:
         evidence=text(read, semconv.SLA_BREACH_EVIDENCE),
         model=text(read, semconv.ML_MODEL_NAME),
         stages=stage_totals(span, spans),
+        missed=missed(text(read, semconv.SLA_BREACH_MISSED)),
     )
+
+
+def missed(said: str | None) -> tuple[Missed, ...]:
+    """Return what a breach says that it missed, the bound that decided first; empty if that is the duration alone."""
+    return tuple(Missed(bound, float(took), float(allowed)) for bound, took, allowed in _MISSED.findall(said or ""))
 
 
 def stage_totals(entry: SpanRow, spans: Iterable[SpanRow]) -> dict[str, float]:

@@ -9,14 +9,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from stagetrace import semconv
 from stagetrace.otlp.decoder_columns import OTHER_MS, REST, TYPED
 from stagetrace.store.base import SERVER, Entry, SpanRow
-from stagetrace.store.entries import entry_of
+from stagetrace.store.entries import entry_of, missed
 from stagetrace.store.rows import values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _NAMES: Final = ("service", "name", "route", "rpc_method")
-_TEXTS: Final = (*_NAMES, "objective", "severity", "cause", "evidence", "model", "breach_stage")
+_TEXTS: Final = (*_NAMES, "objective", "severity", "cause", "evidence", "missed", "model", "breach_stage")
 _TIMES: Final = ("start_unix_nano", "end_unix_nano", "threshold_ms", "overrun_ms")
 _TOTALS: Final = {TYPED[semconv.stage_total_ms(stage)].column: stage for stage in semconv.STAGES}
 # What `of` reads; the rest only for stages that have no column.
@@ -52,6 +52,7 @@ def of(row: dict[str, Any], trace: Callable[[str], Iterable[SpanRow]]) -> Entry:
         evidence=row["evidence"],
         model=row["model"],
         stages=stages,
+        missed=missed(row["missed"]),
     )
 
 
