@@ -54,6 +54,26 @@ def test_the_readme_service_runs_as_the_readme_says(tmp_path: Path) -> None:
     assert request.entry.attributes["sla.objective"] == "POST /predict within 50ms"
 
 
+@pytest.mark.usefixtures("services")
+def test_the_service_that_marks_by_hand_runs_as_its_page_says(tmp_path: Path) -> None:
+    """The stage, the model on it and on the request, and the segment arrive."""
+    (tmp_path / "marking.py").write_text(blocks((ROOT / "docs/marking.md").read_text(), "python")[0])
+    argv = [PYTHON, "-m", "uvicorn", "marking:app", "--port", "{port}", "--app-dir", str(tmp_path)]
+    with run_sink() as sink:
+        env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        with run_service(tmp_path, argv=argv, env=env, ready="/docs") as service:
+            query = {"text": "A refund for my order"}
+            trace_id, response = service.call("POST", "/urgency", params=query, headers={"tenant": "acme"})
+            assert response.json() == {"urgency": 5}
+            request = sink.request(trace_id)
+    assert_tiled(request)
+    (inference,) = [stage for stage in request.stages if stage.name == "inference"]
+    model = {semconv.ML_MODEL_NAME: "urgency", semconv.ML_MODEL_VERSION: "2026-11"}
+    assert inference.attributes == {semconv.ML_STAGE: "inference", **model}
+    assert request.entry.attributes.items() >= {**model, "tenant": "acme"}.items()
+    assert "tokenize" in request.names
+
+
 def test_the_readme_set_up_of_ones_own_runs(tmp_path: Path) -> None:
     script = tmp_path / "own.py"
     script.write_text(

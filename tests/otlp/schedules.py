@@ -123,7 +123,7 @@ def typical() -> Schedule:
 
 
 USUAL = st.dictionaries(
-    st.text("abcü.", max_size=9) | st.text(max_size=140),
+    st.sampled_from(["ml.model.name", "ml.model.version"]) | st.text("abcü.", max_size=9) | st.text(max_size=140),
     st.text(max_size=200) | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False),
     max_size=4,
 )
@@ -144,6 +144,7 @@ UNUSUAL = st.sampled_from(
         {"word": Word("w"), Word("key"): 1},
         {"zero": -0.0, "other": 0.0, "true": True, "one": 1},
         MappingProxyType({"a": 1}),
+        MappingProxyType({"ml.model.version": "3"}),
         OrderedDict(b=1, a=2),
         {"ml.stage": "another", "long": "x" * 20_000},
     ]

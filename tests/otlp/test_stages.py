@@ -132,6 +132,13 @@ CORNERS = {
         (9, "+network.send"),
     ],
     "a marked inference, then one that is not": [(90, "+*inference"), (90, "+inference"), (9, "-*inference")],
+    "a marked inference with two in it, then another mark": [
+        *((90, "+*inference"), (90, "+inference"), (9, "-inference"), (90, "+inference"), (9, "-*inference")),
+        *((9, "+*inference"), (90, "+inference")),
+    ],
+    "a mark of another name in a marked inference": [
+        *((90, "+*inference"), (90, "+*tokenize"), (9, "+inference"), (9, "-*tokenize"), (9, "+inference")),
+    ],
     "a marked transform": [(90, "+transform"), (90, "+*transform"), (9, "-*transform"), (9, "-transform")],
     "two transforms, gaps before, between and after": [
         *((90, "+transform"), (90, "-transform"), (90, "+transform"), (90, "-transform")),
@@ -158,6 +165,20 @@ def test_corners_of_the_tiling_are_the_same(native: Tile, corner: str, described
     schedule = Schedule()
     for number, (wait, what) in enumerate(CORNERS[corner]):
         schedule.add(wait, what, {"a": 1} if number == described else None)
+    both(native, *schedule.arguments())
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+@pytest.mark.parametrize("key", ["ml.model.name", "ml.model.version", "a"])
+def test_models_that_a_person_names_are_the_same(native: Tile, corner: str, key: str) -> None:
+    """Each event has attributes; every other one says something of the model."""
+    schedule = Schedule()
+    for number, (wait, what) in enumerate(CORNERS[corner]):
+        schedule.add(wait, what, {key: str(number)} if number % 2 else {"ml.framework": str(number), "a": number})
+    both(native, *schedule.arguments())
+    schedule = Schedule()
+    for number, (wait, what) in enumerate(CORNERS[corner]):
+        schedule.add(wait, what, {"ml.framework": str(number)} if number % 2 else {key: str(number), "a": number})
     both(native, *schedule.arguments())
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
+import inspect
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -15,7 +19,7 @@ from stagetrace.recording.current import current
 from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 
 pytestmark = pytest.mark.native
 
@@ -175,6 +179,195 @@ def test_what_no_event_is(twin: Any) -> None:
         with pytest.raises(TypeError):
             wrong()
     assert request._log == []
+
+
+def test_model_and_version_by_their_names_on_spans(twin: Any) -> None:
+    request = bound(twin)
+    current.set(request)
+    with twin.stage("inference", model="m", version=3, rows=2), twin.stage("inference", model=None, none=None):
+        pass
+    assert [attributes for _, kind, _, attributes in request._log if kind == 2] == [
+        {"ml.model.name": "m", "ml.model.version": "3", "rows": 2},
+        {"none": "None"},
+    ]
+
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def as_stage(twin: Any) -> Callable[[F], F]:
+    return twin.stage("inference", model="m")  # type: ignore[no-any-return]
+
+
+def noted(request: Any) -> list[tuple[int, str, Any]]:
+    """Return what was noted since the last time: begin (2) or end (3) of which stage, with which attributes."""
+    log = [(kind, what.stage, attributes) for _, kind, what, attributes in request._log]
+    request._log.clear()
+    return log
+
+
+ONE = [(2, "inference", {"ml.model.name": "m"}), (3, "inference", None)]
+
+
+def test_a_function_each_of_whose_calls_is_a_stage(twin: Any) -> None:
+    request = bound(twin)
+    current.set(request)
+
+    @as_stage(twin)
+    def fibonacci(number: int, *, least: int = 1) -> int:
+        """Do it."""
+        if number < 0:
+            raise ValueError(number)
+        return least if number < 2 else fibonacci(number - 1) + fibonacci(number - 2)
+
+    assert fibonacci(1, least=7) == 7
+    assert noted(request) == ONE
+    assert fibonacci(2) == 2
+    assert noted(request) == [ONE[0], *ONE, *ONE, ONE[1]]  # within themselves: each call has a mark of its own
+    with pytest.raises(ValueError, match="-1") as raised:
+        fibonacci(-1)
+    assert noted(request) == ONE
+    assert raised.value.__context__ is None
+    assert (fibonacci.__name__, fibonacci.__doc__, fibonacci.__module__) == ("fibonacci", "Do it.", __name__)
+    assert str(inspect.signature(fibonacci)) == "(number: 'int', *, least: 'int' = 1) -> 'int'"
+    current.set(None)
+    assert fibonacci(2) == 2
+    assert noted(request) == []
+
+
+def test_a_method_and_what_is_called_like_a_function(twin: Any) -> None:
+    request = bound(twin)
+    current.set(request)
+
+    class Model:
+        @as_stage(twin)
+        def score(self, row: int) -> int:
+            return row + 1
+
+        @staticmethod
+        @as_stage(twin)
+        def load(row: int) -> int:
+            return row + 2
+
+    assert (Model().score(1), Model.load(1)) == (2, 3)
+    assert twin.stage("inference", model="m")(functools.partial(Model.load, 2))() == 4
+    assert noted(request) == [*ONE, *ONE, ONE[0], *ONE, ONE[1]]
+
+
+def test_a_coroutine_function_is_the_stage_until_it_returns(twin: Any) -> None:
+    request = bound(twin)
+    current.set(request)
+
+    @as_stage(twin)
+    async def score(row: int) -> int:
+        await asyncio.sleep(0)
+        request.enter("queue")  # while it runs
+        if row < 0:
+            raise ValueError(row)
+        return row
+
+    assert inspect.iscoroutinefunction(score)
+
+    async def main() -> None:
+        assert await score(1) == 1
+        with pytest.raises(ValueError, match="-1"):
+            await score(-1)
+
+    asyncio.run(main())
+    kinds = [kind for _, kind, _, _ in request._log]
+    assert kinds == [2, 0, 3, 2, 0, 3]
+
+
+def test_each_step_of_a_generator_is_the_stage(twin: Any) -> None:
+    """What its caller does with an item is not; what is sent, thrown and returned goes through."""
+    request = bound(twin)
+    current.set(request)
+    closed = []
+
+    @as_stage(twin)
+    def tokens(count: int) -> Generator[int, str, str]:
+        said = ""
+        try:
+            for number in range(count):
+                with contextlib.suppress(KeyError):
+                    said += str((yield number))
+        finally:
+            closed.append(count)
+        return said
+
+    assert inspect.isgeneratorfunction(tokens)
+    made = tokens(3)
+    assert noted(request) == []
+    assert next(made) == 0
+    assert noted(request) == ONE
+    assert made.send("x") == 1
+    assert made.throw(KeyError()) == 2
+    with pytest.raises(StopIteration) as end:
+        made.send("y")
+    assert end.value.value == "xy"
+    assert noted(request) == [*ONE, *ONE, *ONE]
+    assert closed == [3]
+    broken_off = tokens(2)
+    next(broken_off)
+    broken_off.close()
+    assert closed == [3, 2]
+    with pytest.raises(ZeroDivisionError):
+        tokens(1).throw(ZeroDivisionError())
+    assert list(tokens(0)) == []
+
+
+def test_each_step_of_an_asynchronous_generator_is_the_stage(twin: Any) -> None:
+    request = bound(twin)
+    current.set(request)
+    closed = []
+
+    @as_stage(twin)
+    async def tokens(count: int) -> AsyncGenerator[int, None]:
+        try:
+            for number in range(count):
+                await asyncio.sleep(0)
+                with contextlib.suppress(KeyError):
+                    yield number
+        finally:
+            await asyncio.sleep(0)
+            closed.append(count)
+
+    assert inspect.isasyncgenfunction(tokens)
+
+    async def main() -> None:
+        assert [number async for number in tokens(2)] == [0, 1]
+        assert noted(request) == [*ONE, *ONE, *ONE]  # the last one finds that there is no more
+        made = tokens(3)
+        assert await made.asend(None) == 0
+        assert await made.athrow(KeyError()) == 1
+        await made.aclose()
+        assert closed == [2, 3]
+        with pytest.raises(ZeroDivisionError):
+            await tokens(1).athrow(ZeroDivisionError())
+
+    asyncio.run(main())
+
+
+WRONG: list[Any] = [type("Model", (), {}), 3, None, staticmethod(len), classmethod(print), property(len)]
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_no_function_is_refused_where_it_is_written(twin: Any, what: Any) -> None:
+    with pytest.raises(TypeError, match=r"@stagetrace\.stage"):
+        twin.stage("inference")(what)
+
+
+def test_a_decorator_without_a_name_is_refused_where_it_is_written(twin: Any) -> None:
+    with pytest.raises(TypeError, match=r'@stagetrace.stage\("inference"\)'):
+        twin.stage(len)
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "b")])
+def test_a_decorator_takes_one_function(twin: Any, arguments: Any) -> None:
+    with pytest.raises(TypeError):
+        twin.stage("inference")(*arguments)
+    with pytest.raises(TypeError):
+        twin.stage("inference")(len, model="m")
 
 
 @pytest.mark.parametrize("arguments", [(), ("a", "b")])

@@ -213,6 +213,48 @@ def test_a_parent_that_was_given_out_becomes_a_span_of_its_own() -> None:
     assert timeline.stage_context() == ENTRY
 
 
+SAID = {"ml.model.name": "m", "ml.model.version": "3", "rows": 2}
+SEEN = {"ml.model.name": "Pipeline", "ml.framework": "sklearn"}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (SAID, {"ml.model.name": "m", "ml.model.version": "3", "ml.framework": "sklearn"}),
+        ({"ml.model.version": "3"}, {**SEEN, "ml.model.version": "3"}),
+        ({"rows": 2}, SEEN),
+        ({}, SEEN),
+    ],
+)
+def test_what_a_person_says_of_the_model_wins_over_what_is_seen(said: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The entry span gets the model, and nothing else that a mark says; a later inference adds nothing."""
+    clock = Clock(0)
+    timeline = bound(clock)
+    for attributes in (said, {"ml.model.name": "second", "ml.model.version": "4"}):
+        mark = Mark(INFERENCE, attributes)
+        clock.now += 10
+        timeline.begin_mark(mark)
+        timeline.enter(INFERENCE, SEEN)
+        clock.now += 10
+        timeline.leave(INFERENCE)
+        timeline.end_mark(mark)
+        timeline.enter(INFERENCE, {"ml.batch.size": 7})
+        clock.now += 10
+        timeline.leave(INFERENCE)
+    segments = timeline.close(0, clock.now)
+    assert timeline.model == expected
+    assert segments[1].attributes == {**SEEN, **said}
+
+
+def test_a_marked_stage_that_is_no_inference_names_no_model_of_the_request() -> None:
+    clock = Clock(0)
+    timeline = bound(clock)
+    timeline.begin_mark(Mark("rerank", SAID))
+    clock.now = 10
+    assert [segment.attributes for segment in timeline.close(0, 10)] == [SAID]
+    assert timeline.model == {}
+
+
 def test_marks_after_the_close_do_nothing() -> None:
     clock = Clock(0)
     timeline = bound(clock)

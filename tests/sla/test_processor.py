@@ -113,6 +113,17 @@ def test_stages_marked_by_hand_work_without_any_hook() -> None:
     }
 
 
+def test_a_model_that_the_code_sets_on_its_own_span_wins() -> None:
+    tracer, _, exporter = setup()
+    with (
+        tracer.start_as_current_span("POST /predict", kind=SpanKind.SERVER) as span,
+        stage("inference", model="recognised", version="1"),
+    ):
+        span.set_attribute("ml.model.version", "2")
+    (entry,) = entries_of(exporter)
+    assert (entry.attributes or {}).items() >= {"ml.model.name": "recognised", "ml.model.version": "2"}.items()
+
+
 def test_other_spans_pass_as_they_are_and_a_local_child_is_no_entry() -> None:
     tracer, processor, exporter = setup()
     with tracer.start_as_current_span("outer"), tracer.start_as_current_span("inner", kind=SpanKind.SERVER):

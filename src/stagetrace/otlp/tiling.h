@@ -21,7 +21,7 @@ enum { BEGIN, END, BEGIN_MARK, END_MARK };
    The rest are the other objects that the module's state, an array, holds; nothing writes to it after the import. */
 enum {
     INFERENCE, TRANSFORM, PREPARE, QUEUE, SEND, RECEIVE, ACTIVITIES, GAP = ACTIVITIES, PREPROCESS, POSTPROCESS, HANDLER, KNOWN,
-    MARK = KNOWN, NO_ATTRIBUTES, UNRECOGNISED, ML_STAGE, APPEND_ATTRIBUTES, TRACE_STATE, NO_STATE, HELD
+    MARK = KNOWN, NO_ATTRIBUTES, UNRECOGNISED, ML_STAGE, APPEND_ATTRIBUTES, TRACE_STATE, NO_STATE, MODEL_NAME, MODEL_VERSION, HELD
 };
 
 #define TILER "stagetrace.recording.tiler"
@@ -31,7 +31,7 @@ static const char *const WHERE[HELD][2] = {
     {TILER, "INFERENCE"}, {TILER, "TRANSFORM"}, {TILER, "PREPARE"}, {TILER, "QUEUE"}, {TILER, "NETWORK_SEND"}, {TILER, "NETWORK_RECEIVE"},
     {TILER, "GAP"}, {TILER, "PREPROCESS"}, {TILER, "POSTPROCESS"}, {TILER, "HANDLER"}, {"stagetrace.recording.marks", "Mark"},
     {TILER, "NOTHING"}, {TILER, "UNRECOGNISED"}, {ENCODER, "ML_STAGE"}, {ENCODER, "_append_attributes"}, {ENCODER, "_trace_state"},
-    {"opentelemetry.trace.span", "DEFAULT_TRACE_STATE"},
+    {"opentelemetry.trace.span", "DEFAULT_TRACE_STATE"}, {TILER, "ML_MODEL_NAME"}, {TILER, "ML_MODEL_VERSION"},
 };
 
 /* One visit to one stage: [start, end). */
@@ -48,6 +48,7 @@ typedef struct {
     PyObject *events; /* a tuple of our own, which holds all that is borrowed here */
     PyObject *model;  /* borrowed like a segment's attributes */
     PyObject *merged; /* list of attributes made here, or NULL */
+    PyObject *modelled; /* borrowed: the mark by which a person has said the model, or a part of that; never looked into */
     Segment open;
     int counts[ACTIVITIES]; /* open activities */
     int count, named, marked, waiting;
@@ -129,18 +130,45 @@ static inline void name_pending(Tiling *tiling, int stage, PyObject *attributes)
     tiling->waiting = 0;
 }
 
+/* Hold new attributes, NULL where they could not be made, as long as the tiling; return them borrowed. */
+static inline PyObject *hold(Tiling *tiling, PyObject *attributes) {
+    if (attributes == NULL) return NULL;
+    bool done = (tiling->merged != NULL || (tiling->merged = PyList_New(0)) != NULL)
+                && PyList_Append(tiling->merged, attributes) == 0;
+    Py_DECREF(attributes);
+    return done ? attributes : NULL;
+}
+
+/* Return, borrowed, both attributes; those in `over` win. */
+static inline PyObject *lay_over(Tiling *tiling, PyObject *under, PyObject *over) {
+    PyObject *both = PyDict_New();
+    if (both != NULL && (PyDict_Update(both, under) < 0 || PyDict_Update(both, over) < 0)) Py_CLEAR(both);
+    return hold(tiling, both);
+}
+
 /* Give the open segment attributes; those that it has win. */
 static inline int add_attributes(Tiling *tiling, PyObject *attributes) {
-    if (tiling->open.attributes != NULL) {
-        if (tiling->merged == NULL && (tiling->merged = PyList_New(0)) == NULL) return -1;
-        PyObject *both = PyDict_New();
-        bool done = both != NULL && PyDict_Update(both, attributes) == 0
-                    && PyDict_Update(both, tiling->open.attributes) == 0 && PyList_Append(tiling->merged, both) == 0;
-        Py_XDECREF(both);
-        if (!done) return -1;
-        attributes = both;
-    }
+    if (tiling->open.attributes != NULL) attributes = lay_over(tiling, attributes, tiling->open.attributes);
+    if (attributes == NULL) return -1;
     tiling->open.attributes = attributes;
+    return 0;
+}
+
+/* Take the model from what a person's mark says. */
+static inline int take_model(Tiling *tiling, PyObject *mark, PyObject *attributes) {
+    PyObject *all = PyDict_New(), *model = PyDict_New();
+    if (all != NULL && PyDict_Update(all, attributes) < 0) Py_CLEAR(model);
+    for (int key = MODEL_NAME; all != NULL && model != NULL && key <= MODEL_VERSION; key++) {
+        PyObject *value = PyDict_GetItemWithError(all, tiling->held[key]);
+        if (value == NULL ? PyErr_Occurred() != NULL : PyDict_SetItem(model, tiling->held[key], value) < 0) Py_CLEAR(model);
+    }
+    if (all == NULL) Py_CLEAR(model);
+    Py_XDECREF(all);
+    if ((model = hold(tiling, model)) == NULL) return -1;
+    if (PyDict_Size(model) > 0) {
+        tiling->model = model;
+        tiling->modelled = mark;
+    }
     return 0;
 }
 
@@ -186,7 +214,13 @@ static inline int take(Tiling *tiling, PyObject *event) {
     }
     int any = attributes == Py_None ? 0 : PyObject_IsTrue(attributes);
     if (any <= 0) return any;
-    if (activity == INFERENCE && tiling->model == NULL) tiling->model = attributes;
+    if (activity == INFERENCE && tiling->model == NULL) {
+        tiling->model = attributes;
+    } else if (activity == INFERENCE && tiling->marked && tiling->marks[tiling->marked - 1] == tiling->modelled) {
+        if ((tiling->model = lay_over(tiling, attributes, tiling->model)) == NULL) return -1;
+    } else if (kind == BEGIN_MARK && stage == INFERENCE && tiling->model == NULL) {
+        if (take_model(tiling, what, attributes) < 0) return -1;
+    }
     return kind == BEGIN_MARK || stage == activity ? add_attributes(tiling, attributes) : 0;
 }
 

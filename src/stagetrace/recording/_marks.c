@@ -11,14 +11,15 @@ enum { BEGIN, END, BEGIN_MARK, END_MARK, KINDS }; /* as in tiler.py */
 enum { MAX_LOG = 1000, MAX_NAME = 64 };           /* as in marks.py */
 
 /* Of the one interpreter that has imported this; another one, within the same process, takes the reference. */
-enum { CURRENT_GET, ENTRIES, RECORDING, REPORT, PREPARED, MARKS, MARK, NO_ARGUMENTS, HELD };
+enum { CURRENT_GET, ENTRIES, RECORDING, REPORT, PREPARED, DECORATED, NO_NAME, MARKS, MARK, NO_ARGUMENTS, HELD };
 static PyObject *held[HELD];
 static PyObject *kinds[KINDS];
 
 static const char *const WHERE[MARKS][2] = {
     {"stagetrace.recording.current", "current"}, {"stagetrace.recording.current", "entries"},
     {"stagetrace.recording.current", "recording"}, {"stagetrace.guard", "report"},
-    {"stagetrace.recording.marks", "prepared"},
+    {"stagetrace.recording.marks", "prepared"}, {"stagetrace.recording.marks", "decorated"},
+    {"stagetrace.recording.marks", "NO_NAME"},
 };
 
 typedef struct {
@@ -246,6 +247,12 @@ static int init_stage(PyObject *self, PyObject *args, PyObject *named) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "stage takes one name, and attributes by keyword");
         return -1;
     }
+    if (PyCallable_Check(name)) {
+        PyErr_SetObject(PyExc_TypeError, held[NO_NAME]);
+        Py_DECREF(name);
+        Py_XDECREF(attributes);
+        return -1;
+    }
     PyObject *before[] = {stage->name, stage->attributes};
     stage->name = name;
     stage->attributes = attributes;
@@ -325,6 +332,24 @@ static PyObject *exit_stage(PyObject *self, PyObject *const *Py_UNUSED(args), Py
     return noted(result);
 }
 
+static PyObject *decorate(PyObject *self, PyObject *args, PyObject *named) {
+    Stage *stage = (Stage *)self;
+    PyObject *function = NULL;
+    if (named != NULL && PyDict_Size(named) > 0) {
+        PyErr_SetString(PyExc_TypeError, "a stage decorates one function");
+        return NULL;
+    }
+    if (!PyArg_UnpackTuple(args, "stage", 1, 1, &function)) return NULL;
+    PyObject *name = stage->name ? stage->name : Py_None, *attributes = stage->attributes ? stage->attributes : Py_None;
+    Py_INCREF(name); /* __init__ may replace them meanwhile */
+    Py_INCREF(attributes);
+    PyObject *type = (PyObject *)Py_TYPE(self);
+    PyObject *made = PyObject_CallFunctionObjArgs(held[DECORATED], type, name, attributes, function, NULL);
+    Py_DECREF(attributes);
+    Py_DECREF(name);
+    return made;
+}
+
 static int traverse_stage(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((Stage *)self)->name);
@@ -351,8 +376,8 @@ static PyMethodDef stage_methods[] = {
 };
 
 static PyType_Slot stage_slots[] = {
-    {Py_tp_doc, "Make the block a stage of the current request; outside a recorded request it does nothing."},
-    {Py_tp_new, PyType_GenericNew}, {Py_tp_init, init_stage}, {Py_tp_dealloc, dealloc_stage},
+    {Py_tp_doc, "Make the block, or each call of a function, a stage of the current request; outside of one it does nothing."},
+    {Py_tp_new, PyType_GenericNew}, {Py_tp_init, init_stage}, {Py_tp_dealloc, dealloc_stage}, {Py_tp_call, decorate},
     {Py_tp_traverse, traverse_stage}, {Py_tp_clear, clear_stage}, {Py_tp_methods, stage_methods}, {0, NULL},
 };
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from opentelemetry.attributes import BoundedAttributes
@@ -103,9 +103,10 @@ def _like(old: Any, new: Mapping[str, Any]) -> BoundedAttributes:
     return attributes
 
 
-def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def plain(attributes: Mapping[str, Any], texts: Collection[str] = ()) -> dict[str, Any]:
     """Return what a person gave a stage as attributes that can be sent: the text of what is no plain value.
 
+    Those that `texts` names become text whatever they are.
     What is too long is cut, what is too much or has no text is left out, and both are counted in attributes of ours.
     """
     limit = longest()
@@ -116,7 +117,7 @@ def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
             dropped = len(attributes) - MAX_ATTRIBUTES
             break
         try:
-            text = value if isinstance(value, str | bool | float) or _is_int64(value) else str(value)
+            text = value if _is_plain(value) and (key not in texts or isinstance(value, str)) else str(value)
         except Exception:  # noqa: BLE001 -- the person's own __str__
             dropped += 1
             continue
@@ -131,5 +132,5 @@ def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _is_int64(value: Any) -> bool:
-    return isinstance(value, int) and -(1 << 63) <= value < 1 << 63
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | bool | float) or (isinstance(value, int) and -(1 << 63) <= value < 1 << 63)

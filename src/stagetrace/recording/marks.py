@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, report
 from stagetrace.native import native
 from stagetrace.recording.current import recording
+from stagetrace.semconv import ML_MODEL_NAME, ML_MODEL_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
+    from typing import TypeVar
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.tiler import Tiler
     from stagetrace.recording.timeline import Timeline
 
+    F = TypeVar("F", bound=Callable[..., Any])
     # time in nanoseconds since the epoch, what happens, the activity or mark that it happens to, attributes
     Event = tuple[int, int, Any, Mapping[str, Any] | None]
 
@@ -32,6 +35,11 @@ if TYPE_CHECKING:
 BEGIN, END, BEGIN_MARK, END_MARK = range(4)
 MAX_LOG = 1_000
 MAX_NAME = 64
+# How `stage` takes what it knows of the model, and what spans carry.
+_OF_MODEL = {"model": ML_MODEL_NAME, "version": ML_MODEL_VERSION}
+
+
+NO_NAME = 'a stage has a name: @stagetrace.stage("inference"), not @stagetrace.stage'
 
 
 class _Mark:
@@ -105,20 +113,30 @@ class _Marks:
 
 
 class _stage:  # noqa: N801 -- reads as a statement: `with stagetrace.stage("preprocess"):`
-    """Make the block a stage of the current request; outside a recorded request it does nothing.
+    """Make the block, or each call of a function, a stage of the current request; outside of one it does nothing.
 
     `name` is one of the stages of `stagetrace.semconv.STAGES` or a name of your own, at most 64 characters;
-    `attributes` (str, bool, int, float; anything else as its text) go on the stage span. What is marked by hand wins
-    over what is inferred, and the innermost mark wins. Works in threads and tasks that carry the request's context.
-    Never raises.
+    `attributes` (str, bool, int, float; anything else as its text) go on the stage span. `model` and `version` are
+    `ml.model.name` and `ml.model.version` there, and of the first `inference` on the entry span, too. What is marked by
+    hand wins over what is inferred, and the innermost mark wins. Works in threads and tasks that carry the request's
+    context. A block never raises.
+
+    As a decorator it takes functions, `async` ones, and generators of both kinds, of which each step is the stage and
+    what their caller does in between is not.
     """
 
     __slots__ = ("_attributes", "_name", "_open")
 
     def __init__(self, name: str, **attributes: Any) -> None:
+        if callable(name):
+            raise TypeError(NO_NAME)
         self._name = name
         self._attributes = attributes
         self._open: tuple[Timeline, Mark] | None = None
+
+    def __call__(self, function: F, /) -> F:
+        """Return the function with each of its calls this stage."""
+        return decorated(type(self), self._name, self._attributes, function)
 
     def __enter__(self) -> None:
         self._open = _begin(self._name, self._attributes)
@@ -150,8 +168,18 @@ def prepared(name: Any, attributes: dict[str, Any] | None) -> Mark:
     if attributes:
         from stagetrace.recording.limits import plain
 
-        attributes = plain(attributes)
+        if not _OF_MODEL.keys().isdisjoint(attributes):
+            known = ((key, value) for key, value in attributes.items() if value is not None or key not in _OF_MODEL)
+            attributes = {_OF_MODEL.get(key, key): value for key, value in known}
+        attributes = plain(attributes, texts=_OF_MODEL.values())
     return Mark(str(name)[:MAX_NAME] or "stage", attributes)
+
+
+def decorated(stage: Callable[..., Any], name: Any, attributes: dict[str, Any] | None, function: F) -> F:
+    """Return a function with each of its calls such a stage. Raises TypeError for what is no function."""
+    from stagetrace.recording.decorated import decorated
+
+    return decorated(lambda: stage(name, **(attributes or {})), function)
 
 
 if TYPE_CHECKING:

@@ -13,7 +13,9 @@ from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END
 from stagetrace.semconv import (
     HANDLER,
     INFERENCE,
+    ML_MODEL_NAME,
     ML_MODEL_RECOGNISED,
+    ML_MODEL_VERSION,
     NETWORK_RECEIVE,
     NETWORK_SEND,
     POSTPROCESS,
@@ -41,6 +43,7 @@ OTHER = "other"
 _WIRE = (NETWORK_SEND, NETWORK_RECEIVE)
 _TRANSFORMS = (TRANSFORM, PREPARE)
 UNNAMED = (GAP, *_TRANSFORMS)
+OF_MODEL = (ML_MODEL_NAME, ML_MODEL_VERSION)  # what of a person's mark goes to the entry span
 _NO_COUNTS = dict.fromkeys(PRIORITY, 0)
 NOTHING: dict[str, Any] = {}  # shared, and never written to
 UNRECOGNISED: dict[str, Any] = {ML_MODEL_RECOGNISED: False}  # likewise
@@ -108,6 +111,7 @@ class Tiler:
         self._tail: dict[str, int] = NOTHING
         self._tail_visits: dict[str, int] = NOTHING
         self.model: Mapping[str, Any] = NOTHING  # attributes of the first inference, or that there was none
+        self._modelled: Mark | None = None  # by which a person has said the model, or a part of that
 
     @property
     def open(self) -> Segment | None:
@@ -186,8 +190,14 @@ class Tiler:
             if attributes:
                 if event == BEGIN_MARK or stage == what:
                     current.attributes = {**attributes, **current.attributes} if current.attributes else attributes
-                if what == INFERENCE and not self.model:
-                    self.model = attributes
+                if what == INFERENCE:
+                    if not self.model:
+                        self.model = attributes
+                    elif marks and marks[-1] is self._modelled:  # what is seen adds to what was said
+                        self.model = {**attributes, **self.model}
+                elif event == BEGIN_MARK and stage == INFERENCE and not self.model:
+                    self.model = {key: attributes[key] for key in OF_MODEL if key in attributes}
+                    self._modelled = what if self.model else None
         self._open, self._active = current, active
 
     def _keep(self, segment: Segment) -> None:

@@ -305,7 +305,8 @@ class SLASpanProcessor(SpanProcessor):
         totals = totals_of(segments)
         attributes: dict[str, Any] = {semconv.stage_total_ms(stage): ns / 1e6 for stage, ns in totals.items()}
         if timeline is not None:
-            attributes.update(timeline.model)
+            own = span.attributes or {}  # which the request's code may have set: that wins
+            attributes.update({key: value for key, value in timeline.model.items() if key not in own})
             attributes.update(timeline.passed(start))
         decided = None
         if semconv.SLA_VERDICT not in (span.attributes or {}):  # a second processor of ours
