@@ -1,14 +1,18 @@
 """A service that is slow for one reason at a time."""
 
+import asyncio
 import gc
+import sqlite3
+import subprocess
 import threading
 import time
+from contextlib import closing
 
 from anyio import to_thread
 from fastapi import FastAPI
 from sklearn.base import BaseEstimator
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 app = FastAPI()
 
@@ -29,6 +33,7 @@ class ComputingModel(BaseEstimator):
 
 model = ComputingModel()
 heap: list[list[int]] = []
+competing = threading.Event()
 
 
 @app.get("/health")
@@ -48,6 +53,32 @@ def slow(rows: int) -> int:
 @app.get("/sleep")
 def sleep(seconds: float) -> None:
     time.sleep(seconds)
+
+
+@app.get("/awaiting")
+async def awaiting(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+@app.get("/asking")
+async def asking(port: int) -> int:
+    """Ask a server that no hook knows, and read its answer to the end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = await reader.read()
+    writer.close()
+    return len(answer)
+
+
+@app.get("/write")
+def write(file: str) -> None:
+    """Write to a database, once whoever has locked it is done."""
+    with closing(sqlite3.connect(file, timeout=30)) as connection, connection:
+        connection.execute("INSERT INTO scores VALUES (1)")
+
+
+@app.get("/run")
+def run(seconds: float) -> None:
+    subprocess.run(["sleep", str(seconds)], check=True)
 
 
 @app.get("/rival")
@@ -87,6 +118,28 @@ async def hold(seconds: float) -> None:
 @app.get("/one-thread")
 async def one_thread() -> None:
     to_thread.current_default_thread_limiter().total_tokens = 1
+
+
+@app.post("/compete")
+async def compete(count: int) -> None:
+    """Let so many threads compute in Python for good, none to let them end."""
+    competing.set()
+    if count:
+        competing.clear()
+
+    def work() -> None:
+        while not competing.is_set():
+            sum(range(1_000))
+
+    for _ in range(count):
+        threading.Thread(target=work, daemon=True).start()
+
+
+@app.post("/echo")
+async def echo(request: Request) -> Response:
+    """Return fifteen bytes."""
+    await request.body()
+    return Response(b"x" * 15)
 
 
 @app.post("/upload")

@@ -49,17 +49,17 @@ def test_a_connection_that_waited_tells() -> None:
         client.sendall(b"x")
         time.sleep(0.05)
         with server.accept()[0] as ours:
-            assert arrival.waited_ns(Cycle(ours).send) >= 40_000_000
+            assert arrival.waited_ns(Cycle(ours)) >= 40_000_000
 
 
 def test_who_cannot_tell_has_not_failed() -> None:
     """A Unix socket, a client that is gone, an application that is called by no server."""
     one, other = socket.socketpair()
     with one, other:
-        assert arrival.waited_ns(Cycle(one).send) == 0
-    assert arrival.waited_ns(Cycle(one, closing=True).send) == 0
-    assert arrival.waited_ns(Cycle(None, closing=True).send) == 0
-    assert arrival.waited_ns(lambda _: None) == 0
+        assert arrival.waited_ns(Cycle(one)) == 0
+    assert arrival.waited_ns(Cycle(one, closing=True)) == 0
+    assert arrival.waited_ns(Cycle(None, closing=True)) == 0
+    assert arrival.waited_ns(None) == 0
     assert tcp.__name__ not in guard.failures
 
 
@@ -74,7 +74,7 @@ def test_one_that_fails_is_asked_no_more() -> None:
         getsockopt = fileno
 
     for _ in range(guard.LIMIT + 5):
-        assert arrival.waited_ns(Cycle(Failing()).send) == 0
+        assert arrival.waited_ns(Cycle(Failing())) == 0
     assert len(asked) == guard.LIMIT
 
 
@@ -89,5 +89,5 @@ def test_one_that_hangs_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(tcp, "tcp_info", tcp._tcp_info)
     for _ in range(SLOW_READINGS + 5):
-        assert arrival.waited_ns(Cycle(Hanging()).send) == 0
+        assert arrival.waited_ns(Cycle(Hanging())) == 0
     assert len(asked) == SLOW_READINGS

@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,45 @@ def test_an_answer_is_whole_with_its_last_byte(twins: Any, messages: list[Any], 
     assert len(request.ends) == ends
     assert request.events == [(0, "network.send"), (1, "network.send")] * len(messages)
     assert not ends or request.ends[0] == request._log[-1][0]
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["receive", "send"])
+@pytest.mark.parametrize("how", ["at once", "waiting", "failing"])
+def test_a_wait_of_the_servers_own_is_noted_and_only_that(twins: Any, which: int, how: str) -> None:
+    """What a send or receive takes without waiting, nobody on the other side has taken."""
+
+    async def pass_on(*_: Any) -> Any:
+        time.sleep(0.002)  # noqa: ASYNC251 -- no wait of a task
+        if how != "at once":
+            await asyncio.sleep(0.002)
+            await asyncio.sleep(0)
+        time.sleep(0.002)  # noqa: ASYNC251 -- no wait of a task
+        if how == "failing":
+            raise LookupError
+        return {}
+
+    async def main() -> Request:
+        request = Request()
+        passed = twins[which](request, pass_on)
+        for _ in range(2):
+            with suppress(LookupError):
+                await passed(*[BODY][:which])
+            if how == "failing":
+                break
+            if not which:
+                passed = twins[which](request, pass_on)
+        return request
+
+    request = run(main)
+    if how == "at once":
+        assert request.peer_waits is None
+        return
+    times = [time for time, *_ in request._log]
+    stages = list(zip(times[::2], times[1::2], strict=True))
+    assert request.peer_waits is not None
+    assert len(request.peer_waits) == len(stages) == (1 if how == "failing" else 2)
+    for (began, ended), (since, until) in zip(stages, request.peer_waits, strict=True):
+        assert began + 2_000_000 <= since < until <= ended
 
 
 def test_without_a_request_to_tell(twins: Any) -> None:

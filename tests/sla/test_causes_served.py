@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +22,7 @@ from stagetrace.sources import tcp, threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.usefixtures("services"),
@@ -162,6 +165,60 @@ def test_a_sleep(running: tuple[Service, Sink]) -> None:
     named("io_wait", lambda: breach(running, "GET", "/sleep?seconds=0.2"))
 
 
+def test_a_sleep_of_a_coroutine(running: tuple[Service, Sink]) -> None:
+    named("io_wait", lambda: breach(running, "GET", "/awaiting?seconds=0.2"))
+
+
+def test_a_server_that_no_hook_knows(running: tuple[Service, Sink]) -> None:
+    def serve(server: socket.socket) -> None:
+        with server.accept()[0] as connection:
+            time.sleep(0.2)
+            connection.sendall(b"answer")
+
+    def ask() -> Received:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            meanwhile(lambda: serve(server)),
+        ):
+            return breach(running, "GET", f"/asking?port={server.getsockname()[1]}")
+
+    named("io_wait", ask)
+
+
+def test_a_database_that_is_locked(running: tuple[Service, Sink], tmp_path: Path) -> None:
+    file = str(tmp_path / "scores.db")
+
+    def ask() -> Received:
+        with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS scores (score INTEGER)")
+            connection.execute("BEGIN EXCLUSIVE")
+
+            def commit() -> None:
+                time.sleep(0.3)
+                connection.execute("COMMIT")
+
+            with meanwhile(commit):
+                return breach(running, "GET", f"/write?file={file}")
+
+    named("io_wait", ask)
+
+
+def test_a_subprocess(running: tuple[Service, Sink]) -> None:
+    named("io_wait", lambda: breach(running, "GET", "/run?seconds=0.2"))
+
+
+def test_an_event_loop_without_the_gil_is_no_slow_client(running: tuple[Service, Sink]) -> None:
+    """Whatever the breaches are named for: the client sends and takes a few bytes, at once."""
+    running[0].call("POST", "/compete?count=3")
+    try:
+        causes = Counter(
+            breach(running, "POST", "/echo", content=b"x" * 15).attributes.get("sla.breach.cause") for _ in range(40)
+        )
+    finally:
+        running[0].call("POST", "/compete?count=0")
+    assert causes["slow_upload"] == causes["slow_download"] == 0, causes
+
+
 def test_a_held_event_loop(running: tuple[Service, Sink]) -> None:
     def ask() -> Received:
         with meanwhile(lambda: running[0].call("GET", "/hold?seconds=0.3")):
@@ -178,6 +235,27 @@ def test_a_slow_uploader(running: tuple[Service, Sink]) -> None:
             time.sleep(0.05)
 
     named("slow_upload", lambda: breach(running, "POST", "/upload", content=trickle()))
+
+
+def test_a_body_that_lies_in_the_kernel_while_the_event_loop_is_held_is_no_slow_upload(
+    running: tuple[Service, Sink],
+) -> None:
+    def ask() -> Received:
+        service, sink = running
+        trace_id = os.urandom(16).hex()
+        with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as client:
+            head = "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\nconnection: close\r\n"
+            client.sendall(f"{head}traceparent: 00-{trace_id}-{'b' * 16}-01\r\n\r\n".encode())
+            time.sleep(0.05)
+            with meanwhile(lambda: service.call("GET", "/hold?seconds=0.3")):
+                time.sleep(0.05)
+                client.sendall(b"x" * 15)
+                while client.recv(1_000):
+                    pass
+        return sink.request(trace_id).entry
+
+    entry = named("socket_wait", ask)
+    assert entry.attributes["sla.breach.part.socket_wait_ms"] > 100
 
 
 def test_a_reader_that_does_not_read(running: tuple[Service, Sink]) -> None:

@@ -12,11 +12,11 @@ import pytest
 from stagetrace.recording.tiler import Segment
 from stagetrace.recording.timeline import Timeline
 from stagetrace.sla.parts import parts_of
-from stagetrace.sources import pauses
-from stagetrace.sources.threads import UNKNOWN, Descriptor, Reading
+from stagetrace.sources import loops, pauses
+from stagetrace.sources.threads import UNKNOWN, Descriptor, Reading, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 MS = 1_000_000
 POOL = {"queue.reason": "thread_pool"}
@@ -155,6 +155,75 @@ def test_a_wait_in_the_socket_that_nobody_held_up_is_the_contention_that_the_req
 ) -> None:
     segments = [segment("queue", 0, 100, attributes), segment("handler", 100, 200)]
     assert in_ms(segments, noted([section(100, 200, 40, rivals=rivals)])) == found
+
+
+def test_of_a_send_or_receive_the_client_has_what_waited_for_it() -> None:
+    """The rest is the process's own, or lay in the socket."""
+    segments = [segment("network.receive", 0, 100), segment("handler", 100, 110), segment("network.send", 110, 200)]
+    request = noted([section(100, 110, 10), section(110, 150, 20, rivals=20)])
+    request.peer_waits = [(10 * MS, 40 * MS), (160 * MS, 190 * MS)]
+    request.socket_waits = [(40 * MS, 95 * MS, True)]
+    assert in_ms(segments, request) == {
+        "slow_upload": 30,
+        "socket_wait": 55,
+        "slow_download": 30,
+        "compute": 30,
+        "lock_wait": 20,
+        "unknown": 35,
+    }
+    request.peer_waits = ()
+    assert not {"slow_upload", "slow_download"} & set(in_ms(segments, request))
+
+
+def test_a_body_that_lay_in_the_socket_without_a_known_reason_is_the_contention_of_the_request() -> None:
+    segments = [segment("network.receive", 0, 100), segment("handler", 100, 200)]
+    request = noted([section(100, 200, 40, rivals=60)])
+    request.peer_waits, request.socket_waits = [(0, 0)], [(0, 100 * MS, False)]
+    assert in_ms(segments, request) == {"lock_wait": 160, "compute": 40}
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what says how the loop's thread divided its time, in ms: begin, end, computed, waited, rivals, turns."""
+
+    def tell(*told: tuple[int, int, int, int, int, int]) -> None:
+        shares = [
+            (
+                begin * MS,
+                end * MS,
+                Share((end - begin) * MS, computed * MS, waited * MS, blocked * MS, rivals * MS, turns),
+            )
+            for begin, end, computed, waited, rivals, turns in told
+            for blocked in [end - begin - computed - waited]
+        ]
+        monkeypatch.setattr(loops, "lately", lambda *_: shares)
+
+    return tell
+
+
+def test_a_suspended_task_waits_for_io_as_long_as_the_loop_is_idle(loop: Callable[..., None]) -> None:
+    handler = [segment("handler", 0, 100)]
+    loop((-5, 100, 5, 0, 0, 1))
+    assert in_ms(handler, noted()) == {"io_wait": 95, "unknown": 5}  # it may have computed within
+    loop((0, 100, 30, 0, 0, 1))
+    assert in_ms(handler, noted()) == {"io_wait": 70, "unknown": 30}  # for others, or for tasks of its own
+    loop((0, 50, 0, 0, 0, 1), (50, 100, 10, 40, 0, 1))
+    assert in_ms(handler, noted()) == {"io_wait": 50, "cpu_wait": 40, "unknown": 10}
+
+
+def test_a_loop_that_waits_for_the_gil_is_not_idle(loop: Callable[..., None]) -> None:
+    handler = [segment("handler", 0, 100)]
+    loop((0, 100, 0, 0, 100, 4))
+    assert in_ms(handler, noted()) == {"io_wait": 80, "lock_wait": 20}
+    loop((0, 100, 0, 0, 100, 40))
+    assert in_ms(handler, noted()) == {"lock_wait": 100}
+
+
+def test_what_a_thread_does_for_a_request_leaves_the_loop_idle_for_no_other_reason(loop: Callable[..., None]) -> None:
+    """It computed for 50 ms, and the loop for as long after that."""
+    loop((0, 100, 50, 0, 50, 2))
+    found = in_ms([segment("handler", 0, 100)], noted([section(0, 50, 50)]))
+    assert found == {"compute": 50, "lock_wait": 5, "unknown": 45}
 
 
 def test_little_contention_explains_no_long_wait_in_the_socket() -> None:

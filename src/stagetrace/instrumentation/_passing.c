@@ -12,7 +12,7 @@
 enum {
     CURRENT_GET, CURRENT_SET, CONTEXT_GET, CONTEXT_SET, NO_CONTEXT, REPORT, COROUTINE, NOTE, LONG, /* imported */
     IMPORTED, ENTER = IMPORTED, LEAVE, BEGIN_ANSWER, ADD_PIECE, END_ANSWER, TAKE_IN, GO_AWAY, AWAIT, TYPE, TRAILERS,
-    MORE_TRAILERS, MORE_BODY, BODY, RECEIVING, SENDING, STEP, HELD
+    MORE_TRAILERS, MORE_BODY, BODY, RECEIVING, SENDING, WAITED, STEP, HELD
 };
 static PyObject *held[HELD];
 
@@ -28,6 +28,7 @@ static const struct { int place; const char *text; } WORDS[] = {
     {END_ANSWER, "end_answer"}, {TAKE_IN, "take_in"}, {GO_AWAY, "go_away"}, {BODY, "body"},
     {AWAIT, "__await__"}, {TYPE, "type"}, {TRAILERS, "trailers"}, {MORE_TRAILERS, "more_trailers"},
     {MORE_BODY, "more_body"}, {RECEIVING, "network.receive"}, {SENDING, "network.send"},
+    {WAITED, "waited_for_peer"},
 };
 
 /* A Receive or a Send. */
@@ -43,6 +44,7 @@ typedef struct {
     Passing *passing;
     PyObject *message, *inner;    /* of work: the request; inner: the server's awaitable, once begun */
     PyObject *timeline, *context; /* put aside while the server sends, or NULL */
+    int64_t waits_since; /* when the server's own first waited, 0: it has not */
     bool marked, over;
     char running; /* set in `send`, `throw` and `close`, which alone change what is above */
 } Step;
@@ -212,6 +214,23 @@ static int note_received(Passing *passing, PyObject *message) {
     return more < 0 ? -1 : tell_of_received(passing, message);
 }
 
+/* Note since when a send or receive has waited: for the other side, or for the loop that comes back to it late. */
+static int note_wait(Step *step) {
+    PyObject *since = PyLong_FromLongLong(step->waits_since);
+    int result = since ? tell(step->passing->timeline, held[WAITED], step->message ? held[SENDING] : held[RECEIVING], since)
+                       : -1;
+    Py_XDECREF(since);
+    return result;
+}
+
+/* Note the end of a send or receive, with the server's result or NULL. */
+static int note_end(Step *step, PyObject *result) {
+    Passing *passing = step->passing;
+    if (result == NULL) return tell(passing->timeline, held[LEAVE], step->message ? held[SENDING] : held[RECEIVING], NULL);
+    if (!step->marked) return tell_of_received(passing, result);
+    return step->message ? note_sent(passing, step->message) : note_received(passing, result);
+}
+
 /* End, with the server's result, or with the exception that is set if that is NULL; -1: with another exception. */
 static int end(Step *step, PyObject *result) {
     Passing *passing = step->passing;
@@ -224,10 +243,8 @@ static int end(Step *step, PyObject *result) {
     /* As a server is to say that there is nobody to send to. */
     bool nobody = result == NULL && message && passing->answered && PyErr_ExceptionMatches(PyExc_OSError);
     PyErr_Fetch(&type, &error, &traceback);
-    int noted;
-    if (result == NULL) noted = tell(passing->timeline, held[LEAVE], message ? held[SENDING] : held[RECEIVING], NULL);
-    else if (!step->marked) noted = tell_of_received(passing, result);
-    else noted = message ? note_sent(passing, message) : note_received(passing, result);
+    int noted = step->waits_since && note_wait(step) < 0 ? said() : 0;
+    if (noted == 0) noted = note_end(step, result);
     if (noted == 0 && nobody) noted = tell(passing->answered, held[GO_AWAY], NULL, NULL);
     if (noted < 0) noted = said();
     if (noted == 0) {
@@ -259,7 +276,10 @@ static void end_running(Step *step) {
 
 /* Finish what `status` says of a turn of the server's awaitable. */
 static PySendResult turned(Step *step, PySendResult status, PyObject **result) {
-    if (status == PYGEN_NEXT) return status;
+    if (status == PYGEN_NEXT) {
+        if (step->passing != NULL && step->marked && !step->waits_since) step->waits_since = clock_ns(CLOCK_REALTIME);
+        return status;
+    }
     if (end(step, status == PYGEN_RETURN ? *result : NULL) == 0) return status;
     if (status == PYGEN_RETURN) Py_CLEAR(*result);
     return PYGEN_ERROR;

@@ -28,14 +28,14 @@ _source = switch(tcp.__name__)
 _is_used = tcp.SOURCE.is_used
 
 
-def waited_ns(send: Any) -> int:
-    """Return for how long the request that comes with this ASGI `send` has lain in its socket; 0 if that is unknown.
+def waited_ns(connection: Any) -> int:
+    """Return for how long the data received last by what an ASGI `send` is bound to lay in its socket; 0 if unknown.
 
     Never raises.
     """
     if not _is_used or _source.off or _hook.off:
         return 0
-    transport = transport_of(getattr(send, "__self__", None))
+    transport = transport_of(connection)
     if transport is None:
         return 0
     try:

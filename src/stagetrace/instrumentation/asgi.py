@@ -25,7 +25,7 @@ from stagetrace.instrumentation.request_start import time_in_queue_ms
 from stagetrace.instrumentation.starlette import template_of
 from stagetrace.instrumentation.unpickled import below, goes_on
 from stagetrace.instrumentation.websocket import Messages
-from stagetrace.instrumentation.wire import add_asgi
+from stagetrace.instrumentation.wire import add_asgi, unacked
 from stagetrace.native import native
 from stagetrace.recording.context import attach, get_current, with_span
 from stagetrace.recording.current import current, recording
@@ -39,6 +39,7 @@ from stagetrace.semconv import (
     STAGETRACE_TRUNCATED_ATTRIBUTES,
 )
 from stagetrace.sla.policy import WEBSOCKET
+from stagetrace.sources import loops
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -59,9 +60,10 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
     request = None
     if not _hook.off:
         try:
-            waited = waited_ns(send)
+            waited = waited_ns(getattr(send, "__self__", None))
             now = time_ns()
             request = _begin(scope, send, now - waited)
+            loops.note(now)
             if waited and request is not None:
                 show(request, now - waited, now)  # type: ignore[arg-type]  # each is a timeline
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
@@ -151,6 +153,7 @@ class AsgiRequest(Messages, http_metrics.Counted):
     _route = ""
     handler: Any = None  # the route or mount that had it last
     mount = ""  # templates of the mounts that the request went through
+    peer_waits: Any = ()  # each send and receive tells
     _long_agent: bytes | None = None
     _in_front_ms: float | None = None  # in the queue of a load balancer
     _is_plain = True  # it has no attributes but those that all requests have
@@ -290,6 +293,14 @@ class AsgiRequest(Messages, http_metrics.Counted):
         size = len(message.get("body", b""))
         if size:
             self.stream.add(now, size)
+
+    def lain_ns(self) -> int:
+        """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
+        return waited_ns(self._connection)
+
+    def owes(self) -> bool:
+        """Return whether the other side has bytes of an answer left to acknowledge; so where that is unknown."""
+        return unacked(self._connection) != 0
 
     def _is_gone(self) -> bool:
         """Return whether the server says that the client has gone: some swallow what is sent then."""

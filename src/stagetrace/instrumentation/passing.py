@@ -6,6 +6,7 @@ the installation (docs/decisions/011).
 
 from __future__ import annotations
 
+import types
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +18,7 @@ from stagetrace.recording.holders import stepped as in_python
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
 WHERE = "stagetrace.instrumentation.asgi"
 HEAD = "http.response.start"
@@ -75,7 +76,7 @@ class _Receive:
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         try:
-            message = await self._receive()
+            message = await _watched(self._receive(), self._timeline, NETWORK_RECEIVE)
         except BaseException:
             _leave(self._timeline, NETWORK_RECEIVE)
             raise
@@ -123,7 +124,7 @@ class _Send:
             current.set(None)
             attach(NO_CONTEXT)
         try:
-            await self._send(message)
+            await _watched(self._send(message), self._timeline, NETWORK_SEND)
         except BaseException as error:
             _leave(self._timeline, NETWORK_SEND)
             if self._answered is not None and isinstance(error, OSError):  # as a server is to say it
@@ -152,6 +153,35 @@ class _Send:
             self._answered.end_answer(now, message)
         elif kind == BODY:
             self._answered.add_piece(now, message)
+
+
+@types.coroutine
+def _watched(work: Any, timeline: Any, activity: str) -> Generator[Any, Any, Any]:
+    """Await the server's own send or receive, and note since when it waits, if it does."""
+    inner: Any = work if isinstance(work, types.CoroutineType) else work.__await__()
+    send = getattr(inner, "send", None) or (lambda _: next(inner))
+    step, value, since = send, None, 0
+    try:
+        while True:
+            try:
+                awaited = step(value)
+            except StopIteration as stop:
+                return stop.value
+            since = since or time_ns()
+            try:
+                value = yield awaited
+                step = send
+            except GeneratorExit:
+                if hasattr(inner, "close"):
+                    inner.close()
+                raise
+            except BaseException as error:
+                if not hasattr(inner, "throw"):
+                    raise
+                step, value = inner.throw, error
+    finally:
+        if since:
+            timeline.waited_for_peer(activity, since)
 
 
 def _leave(timeline: Any, activity: str) -> None:

@@ -39,6 +39,13 @@ def add_asgi(connection: Any, attributes: dict[str, Any], is_now: bool) -> None:
         look_into(wire.SOURCE, error, lambda: transport is not None and transport.is_closing())
 
 
+def unacked(connection: Any) -> int | None:
+    """Return how many bytes the other side of such a connection has not acknowledged; None if that is unknown."""
+    attributes: dict[str, Any] = {}
+    add_asgi(connection, attributes, is_now=False)
+    return attributes.get(NETWORK_UNACKED_BYTES, 0) if attributes else None
+
+
 def add_wsgi(environ: Any, attributes: dict[str, Any]) -> None:
     """Add what is known of the connection of a WSGI request."""
     if not _is_used or _source.off or _hook.off:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import SpanContext
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.recording.holders import holder
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END_MARK, Marks
 from stagetrace.recording.tiler import MAX_SEGMENTS, NOTHING, Tiler, Visit
-from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT, QUEUE
+from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from stagetrace.sources.threads import Reading
 
 MAX_CALLS = 100
+LAIN_NS = 4_000_000  # what waits for so long may wait for the loop: the kernel knows
 _time_of = itemgetter(0)
 
 
@@ -53,6 +55,10 @@ class Timeline(Marks):
     accounts: Sequence[tuple[Reading, Reading]] = ()  # of a thread, around sections that stayed on it
     handed: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
+    # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is
+    # the process's own. None where nobody tells.
+    peer_waits: Sequence[tuple[int, int]] | None = None
+    socket_waits: Sequence[tuple[int, int, bool]] = ()  # of a body: begin, end, whether it is known what was in the way
 
     def __init__(
         self, clock: Callable[[], int] = time.time_ns, limit: int = MAX_SEGMENTS, start: int | None = None
@@ -150,6 +156,31 @@ class Timeline(Marks):
         """
         if not self.closed and len(self.handed) < MAX_CALLS:
             self.handed = [*self.handed, (start, end, lacked)]
+
+    @guarded
+    def waited_for_peer(self, activity: str, since: int) -> None:
+        """Note that a send or receive, an `activity`, has waited since then, and does no longer."""
+        until = time.time_ns()
+        if activity == NETWORK_RECEIVE and until - since >= LAIN_NS and (lain := self.lain_ns()):
+            arrived = max(until - lain, since)
+            if len(self.socket_waits) < MAX_CALLS:
+                self.socket_waits = [*self.socket_waits, (arrived, until, holder(arrived, until) is not None)]
+            until = arrived
+        if activity == NETWORK_SEND and until - since >= LAIN_NS and not self.owes():
+            return  # nothing is under way: the loop has come back to it late
+        waits = self.peer_waits or ()
+        if len(waits) < MAX_CALLS:
+            self.peer_waits = [*waits, (since, until)]
+        else:  # the rest is one
+            self.peer_waits = [*waits[:-1], (waits[-1][0], until)]
+
+    def lain_ns(self) -> int:
+        """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
+        return 0
+
+    def owes(self) -> bool:
+        """Return whether the other side has bytes of an answer left to acknowledge; so where that is unknown."""
+        return True
 
     def called(self, peer: str, start: int, end: int) -> None:
         """Note a call to another service that has ended."""

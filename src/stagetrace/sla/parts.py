@@ -18,7 +18,7 @@ from stagetrace.semconv import (
 from stagetrace.sla import cause
 from stagetrace.sla.cause import Parts
 from stagetrace.sla.verdict import overlap
-from stagetrace.sources import pauses, threads
+from stagetrace.sources import loops, pauses, threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         accounts: Sequence[tuple[Reading, Reading]]
         handed: Sequence[tuple[int, int, int]]
         calls: Sequence[tuple[str, int, int]]
+        peer_waits: Sequence[Interval] | None
+        socket_waits: Sequence[tuple[int, int, bool]]
         model: Mapping[str, Any]
 
 
@@ -111,12 +113,48 @@ class _Divided:
         else:
             self.late += took - lacked
 
+    def add_suspended(self, took: int, suspended: _Suspended) -> None:
+        """Add time in which the request was in no section, `took` in all; most is known of what the loop was idle."""
+        idle = min(suspended.idle, took)
+        waited = min(suspended.waited, took - idle)
+        for_gil = min(suspended.for_gil, took - idle - waited)
+        self.blocked += idle
+        self.waited += waited
+        self.locked += for_gil
+        self.for_gil += for_gil
+        self.late += took - idle - waited - for_gil
+
     def kept_from(self, waited: int) -> str | None:
         """Return what kept the sections for longer than they computed, which explains another wait; else None."""
         kept = max(self.for_gil, self.waited)
         if kept <= max(self.computed, self.otherwise, EXPLAINS * waited):
             return None
         return cause.LOCK_WAIT if self.for_gil > self.waited else cause.CPU_WAIT
+
+
+@dataclass
+class _Suspended:
+    """What the event loop did while a request was in none of its sections, in nanoseconds."""
+
+    idle: int = 0  # at least: so long the request cannot have been kept by the loop
+    waited: int = 0  # for a CPU, at most; as evenly as that may be
+    for_gil: int = 0
+
+    @classmethod
+    def of(cls, times: list[Interval]) -> _Suspended:
+        """Return it for these times, of a request that ends now in the calling thread."""
+        found = cls()
+        if not times:
+            return found
+        for begin, end, share in loops.lately(times[0][0], times[-1][1]):
+            if share.waited == threads.UNKNOWN or begin >= end:
+                continue
+            within = overlap(times, [(begin, end)])
+            for_gil = min(share.turns * threads.gil_turn_ns(), share.blocked, share.rivals)
+            found.idle += max(within - (end - begin - share.blocked + for_gil), 0)
+            found.waited += share.waited * within // (end - begin)
+            found.for_gil += for_gil * within // (end - begin)
+        return found
 
 
 def _for_each(share: threads.Share) -> float:
@@ -136,15 +174,19 @@ def parts_of(segments: Iterable[Segment], noted: Noted) -> Parts:
         if segment.stage == QUEUE:
             waits.append(times_of)
             unheld += _add_queue(times, segment, noted.handed, overs)
-        elif segment.stage in WAITS:
+        elif segment.stage in WAITS and noted.peer_waits is None:
             waits.append(times_of)
             _add(times, WAITS[segment.stage], segment.end - segment.start)
+        elif segment.stage in WAITS:
+            unheld += _add_passing(times, segment, noted, own, waits)
         else:
             own.append(times_of)
     divided = _Divided()
     calls = [(begin, end) for _, begin, end in noted.calls]
     divided.add_sections(noted.accounts, sorted([*calls, *waits]))
-    others = _of_own(own, divided, sorted(calls), overs, _handed_back(own, noted.handed))
+    sections = [(first[threads.AT], last[threads.AT]) for first, last in noted.accounts]
+    suspended = _Suspended.of(_without(own, [*calls, *sections]))
+    others = _of_own(own, divided, sorted(calls), overs, _handed_back(own, noted.handed), suspended)
     for_gil = divided.for_gil
     if unheld and (kept_from := divided.kept_from(unheld)):
         times[cause.SOCKET_WAIT] -= unheld
@@ -175,6 +217,30 @@ def _add_queue(
     return took if part == cause.SOCKET_WAIT and QUEUE_BLOCKED_BY not in wait.attributes else 0
 
 
+def _add_passing(
+    times: dict[str, int], segment: Segment, noted: Noted, own: list[Interval], waits: list[Interval]
+) -> int:
+    """Add a send or receive: what waited for the other side, what lay in the socket meanwhile, and the rest as own.
+
+    Return how long it lay in the socket without a known reason.
+    """
+    at, whole = segment.start, segment.end
+    kept = [(WAITS[segment.stage], begin, end, True) for begin, end in noted.peer_waits or ()]
+    kept += [(cause.SOCKET_WAIT, begin, end, is_told) for begin, end, is_told in noted.socket_waits]
+    unheld = 0
+    for part, begin, end, is_told in sorted(kept, key=lambda one: one[1:]):
+        begin, end = max(begin, at), min(end, whole)  # noqa: PLW2901
+        if begin < end:
+            own.append((at, begin))
+            waits.append((begin, end))
+            took = _uncollected(times, begin, end) if part == cause.SOCKET_WAIT else end - begin
+            _add(times, part, took)
+            unheld += 0 if is_told else took
+            at = end
+    own.append((at, whole))
+    return unheld
+
+
 def _uncollected(times: dict[str, int], begin: int, end: int) -> int:
     """Return how long a wait was apart from garbage collection, which stops whoever would end it and is added."""
     collected = min(pauses.within(begin, end), end - begin)
@@ -185,6 +251,20 @@ def _uncollected(times: dict[str, int], begin: int, end: int) -> int:
 def _add(times: dict[str, int], part: str, took: int) -> None:
     if took > 0:
         times[part] = times.get(part, 0) + took
+
+
+def _without(times: Iterable[Interval], others: Iterable[Interval]) -> list[Interval]:
+    """Return what of `times`, which do not overlap, lies within none of the others."""
+    found = []
+    others = sorted(others)
+    for begin, end in sorted(times):
+        at = begin
+        for since, until in others:
+            if until > at and since < end:
+                found.append((at, since))
+                at = until
+        found.append((at, end))
+    return [(begin, end) for begin, end in found if begin < end]
 
 
 def _handed_back(own: list[Interval], handed: Iterable[tuple[int, int, int]]) -> int:
@@ -203,6 +283,7 @@ def _of_own(
     called: list[Interval],
     hand_overs: Iterable[tuple[int, int]],
     back: int,
+    suspended: _Suspended,
 ) -> dict[str, int]:
     """Return how the request's own stages divide, and its hand-overs; that of `back` lies within these stages."""
     whole = sum(end - begin for begin, end in own)
@@ -215,6 +296,7 @@ def _of_own(
     awaited = min(collected - found, rest)  # in no section
     for took, lacked in (*hand_overs, (back, threads.UNKNOWN)):
         divided.add_hand_over(took, lacked)
+    divided.add_suspended(rest - awaited, suspended)
     return {
         cause.DOWNSTREAM: downstream,
         cause.CPU_WAIT: divided.waited,
@@ -222,7 +304,7 @@ def _of_own(
         cause.COMPUTE: divided.computed,
         cause.LOCK_WAIT: divided.locked,
         cause.IO_WAIT: divided.blocked,
-        cause.UNKNOWN: divided.late + rest - awaited,
+        cause.UNKNOWN: divided.late,
     }
 
 
