@@ -79,7 +79,7 @@ def test_an_entry_span_gets_its_verdict_and_a_stage() -> None:
     )
     assert stage_span.parent == entry.context
     attributes = dict(entry.attributes or {})
-    evidence = "handler took 60.0 of 60.0 ms, 50 ms were promised: 60.0 ms blocked, or not to be told apart"
+    evidence = "handler took 60.0 of 60.0 ms, 50 ms were promised: 60.0 ms of which nothing is known"
     faults = (
         r"(; \d+ page faults of this process waited for a disk in the last \d+ s)?"  # if the machine is short of memory
     )
