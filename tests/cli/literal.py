@@ -47,8 +47,8 @@ def _span(
     start, ms = time
     return {
         "traceId": trace_id(trace),
-        "spanId": f"{trace * 16 + number:016x}",
-        **({} if parent is None else {"parentSpanId": f"{trace * 16 + parent:016x}"}),
+        "spanId": f"{(trace * 16 + number) % 2**64:016x}",
+        **({} if parent is None else {"parentSpanId": f"{(trace * 16 + parent) % 2**64:016x}"}),
         "name": name,
         "kind": kind,
         "startTimeUnixNano": str(start),

@@ -14,6 +14,7 @@ import pytest
 
 from backend.processes import WITHIN_S, started
 from backends import free_port
+from cli.reference import arguments as arguments_of
 from cli.running import COMMAND, cli, environment, process, time_of
 from stagetrace import __version__, semconv
 from stagetrace.cli.registry import VERBS
@@ -98,7 +99,7 @@ def test_the_next_step_that_is_printed_works(jaeger: Jaeger, made: list[Made]) -
     done = process(*step.split())
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"trace {made[0].trace_id}, ")
-    assert f"BREACH {SERVICE} POST /predict: 80.25 ms of 50 ms promised, over by 30.25 ms (major)" in done.stdout
+    assert f"BREACH {SERVICE} POST /predict: 80.25 ms, 50 ms allowed, over by 30.25 ms (major)" in done.stdout
 
 
 def test_since_and_until_bound_the_answer_to_the_nanosecond(jaeger: Jaeger, made: list[Made]) -> None:
@@ -175,6 +176,10 @@ def test_control_characters_of_a_request_do_not_reach_the_terminal(jaeger: Jaege
     [
         ([], "the following arguments are required: COMMAND"),
         (["nonsense"], "invalid choice: 'nonsense'"),
+        (["breeches"], "\ndid you mean breaches?\n"),
+        (["completion", "bsh"], "\ndid you mean bash?\n"),
+        (["--store", "x", "breaches"], "options stand behind the command\nwrite: stagetrace breaches --store ...\n"),
+        (["trace", "ab" * 16, "--store", "x", "--tz", "Berlin"], "there is no time zone 'Berlin': write local"),
         (["breaches"], "no store to read from\ngive --store jaeger://localhost:16685, or set STAGETRACE_STORE\n"),
         (["breaches", "--store", "http://x"], "cannot open store 'http://x': there is no kind of store called 'http'"),
         (
@@ -200,9 +205,9 @@ def test_control_characters_of_a_request_do_not_reach_the_terminal(jaeger: Jaege
         (["query", "SELECT '\udcff'", "--store", "x"], "is not UTF-8"),
         (["breaches", "--store", "jaeger://x", "--serv", "y"], "unrecognized arguments: --serv y"),
         (["trace", "--store", "jaeger://x"], "the following arguments are required: ID"),
-        (["trace", "4bf9", "--store", "jaeger://x"], "'4bf9' is not a trace id, which has 32 hex digits"),
-        (["trace", "0" * 32, "--store", "jaeger://x"], f"'{'0' * 32}' is not a trace id"),
-        (["trace", "g" * 32, "--store", "jaeger://x"], f"'{'g' * 32}' is not a trace id"),
+        (["trace", "4bf", "--store", "jaeger://x"], "'4bf' is neither latest nor a trace id: 32 hex digits, or the first"),
+        (["trace", "0" * 32, "--store", "jaeger://x"], f"'{'0' * 32}' is neither latest nor a trace id"),
+        (["trace", "g" * 32, "--store", "jaeger://x"], f"'{'g' * 32}' is neither latest nor a trace id"),
     ],
 )
 def test_wrong_usage_is_exit_code_two_and_at_most_three_lines(arguments: list[str], expected: str) -> None:
@@ -211,6 +216,25 @@ def test_wrong_usage_is_exit_code_two_and_at_most_three_lines(arguments: list[st
     assert done.stderr.startswith("stagetrace: ")
     assert expected in done.stderr
     assert 1 <= len(done.stderr.splitlines()) <= 3
+
+
+NEEDED = {"ID": "ab" * 16, "SHELL": "bash", "SQL": "SELECT 1", "FILE": "x.csv"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_misspelt_option_of_each_command_names_the_right_one(verb: str) -> None:
+    taken = arguments_of(verb)
+    options = [option for action in taken for option in action.option_strings if option.startswith("--")]
+    needed = [NEEDED[str(action.metavar)] for action in taken if not action.option_strings and verb != "run"]
+    needed += ["--before=30d"] if verb == "prune" else []
+    for option in options:
+        swapped = f"{option[:-2]}{option[-1]}{option[-2]}"
+        wrong = swapped if swapped not in options and swapped != option else f"{option}x"
+        done = cli(verb, *needed, f"{wrong}=1")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            f"stagetrace: unrecognized arguments: {wrong}=1\ndid you mean {option}?\ntry: stagetrace {verb} --help\n"
+        )
 
 
 def test_no_answer_is_exit_code_two_with_a_remedy(jaeger: Jaeger, made: list[Made]) -> None:

@@ -234,6 +234,44 @@ time (UTC)               service  request        model   status      took  promi
     assert found["requests"] == answer("requests", "--store", str(spans), "--top", "2")["requests"][::-1]
 
 
+def test_the_latest_request_and_the_latest_breach_are_drawn(spans: Path) -> None:
+    at = ("--store", str(spans))
+    assert printed("trace", "latest", *at) == printed("trace", trace_id(5), *at)
+    assert answer("trace", "latest", "--service", "web", *at)["trace_id"] == trace_id(4)
+    assert answer("trace", "latest", "--breached", *at)["trace_id"] == trace_id(5)
+    done = cli("trace", "latest", "--breached", "--service", "web", *at)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "stagetrace: the store holds no breach of web\nsend one, or name another store\n"
+    done = cli("trace", trace_id(5), "--breached", *at)
+    assert done.stderr == "stagetrace: --breached and --service choose the latest, and an id is given\nleave them out\n"
+
+
+def test_a_trace_is_drawn_by_the_beginning_of_its_id(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+    ids = ((0x4BF92F35 << 96) + 1, (0x4BF92F36 << 96) + 2, (0x5BF92F36 << 96) + 3)
+    file.write_text("\n".join(literal.request(number, at, {"inference": 80}) for at, number in enumerate(ids)) + "\n")
+    first, second, other = (trace_id(number) for number in ids)
+    assert answer("trace", "5bf9", "--store", str(file))["trace_id"] == other
+    assert answer("trace", "4BF92F36", "--store", str(file))["trace_id"] == second
+    done = cli("trace", "4bf9", "--store", str(file))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"stagetrace: 4bf9 begins the ids of 2 traces: {second}, {first}\ngive more of it\n"
+    done = cli("trace", "6bf9", "--store", str(file))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("stagetrace: there is no trace whose id begins with 6bf9\n")
+    assert "neither latest nor a trace id" in cli("trace", "4bf", "--store", str(file)).stderr
+
+
+def test_times_are_read_and_shown_in_a_zone(spans: Path) -> None:
+    zone = ("--tz", "Europe/Berlin")
+    found = answer("requests", "--store", str(spans), "--since", "2026-03-01T13:00:03", *zone)
+    assert [int(one["trace_id"], 16) for one in found["requests"]] == [5, 4]
+    head = printed("trace", trace_id(5), "--store", str(spans), *zone).splitlines()[0]
+    assert ", 2026-03-01 13:00:04.000000 Europe/Berlin, " in head
+    nothing = printed("stages", "--store", str(spans), "--since", "2026-03-02", *zone)
+    assert nothing == "No requests since 2026-03-02 00:00:00 Europe/Berlin.\n"
+
+
 def test_watch_is_one_snapshot_in_a_pipe(spans: Path) -> None:
     assert (
         printed("watch", "--store", str(spans), "--since", "2026-03-01T00:00:00Z", "--service", "shop")

@@ -50,11 +50,11 @@ BREACHED: dict[str, Any] = {
 }
 GOLDEN = """\
 trace 4bf92f3577b34da6a3ce929d0e0e4736, 2026-03-01 12:00:00.000000 UTC, 9 spans of 2 services, 80.00 ms
-BREACH shop POST /predict: 80.00 ms of 50 ms promised, over by 30.00 ms (major)
+BREACH shop POST /predict: 80.00 ms, 50 ms allowed, over by 30.00 ms (major)
   slowest stage: inference, 56.00 ms, cause pool_wait
   evidence: inference took 56 ms of 80 ms
   objective: POST /predict within 50ms
-GOOD users GET /user/{id}: 2.00 ms of 2.5 ms promised
+GOOD users GET /user/{id}: 2.00 ms, 2.5 ms allowed
 
 shop POST /predict         ────────────────────────────────────────     80.00 ms 100.0 %
   network.receive          ▏                                            0.000 ms   0.0 %
@@ -120,6 +120,17 @@ def test_no_line_of_the_tree_is_wider_than_asked() -> None:
         assert max(map(len, tree)) <= width
 
 
+def test_sentences_are_wrapped_where_the_terminal_is_narrow_and_units_stay_with_their_numbers() -> None:
+    text = "inference took 56.0 ms of 80.0 ms: 40.0 ms waiting for a CPU (usually 0.4 ms), 10 % computing"
+    entry = replace(ENTRY, attributes={**ENTRY.attributes, semconv.SLA_BREACH_EVIDENCE: text})
+    trace = Trace(TRACE, (entry,))
+    whole = render(trace, 60, BLOCKS)
+    shown = render(trace, 60, BLOCKS, wrapped=True)
+    assert max(map(len, shown)) <= 60 < max(map(len, whole))
+    assert " ".join(" ".join(shown).split()) == " ".join(" ".join(whole).split())
+    assert not any(line.split()[0] in ("ms", "%") for line in shown if line.strip())
+
+
 def test_stages_laid_end_to_end_touch_on_screen() -> None:
     stages = [stage(n, f"s{n}", (n - 2) * 7.3, (n - 1) * 7.3) for n in range(2, 9)]
     entry = span(1, "e", 0, 7 * 7.3, kind="SERVER")
@@ -176,7 +187,7 @@ def test_each_entry_span_has_its_own_stages() -> None:
         ({semconv.SLA_BREACHED: True}, "BREACH shop POST /predict: 80.00 ms"),
         (
             {semconv.SLA_BREACHED: False, semconv.SLA_THRESHOLD_MS: 100},
-            "GOOD shop POST /predict: 80.00 ms of 100 ms promised",
+            "GOOD shop POST /predict: 80.00 ms, 100 ms allowed",
         ),
     ],
 )

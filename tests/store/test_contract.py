@@ -16,6 +16,7 @@ from stagetrace.cli.breaches import owners_of
 from stagetrace.cli.downstream import Hop, Owner
 from stagetrace.errors import StoreError
 from stagetrace.store import Selection, answers, open_store
+from stagetrace.store.base import CANDIDATES
 from stagetrace.store.relations import REQUESTS, SPANS
 from store import members
 from store.feed import MS, Made
@@ -330,6 +331,26 @@ def test_a_breach_is_followed_down_to_who_owns_the_time(member: str) -> None:
     assert followed == [
         Owner((Hop("contract-0", "handler", 90.0, "down:8001"), Hop("contract-back", "queue", 50.0))),
     ]
+
+
+def test_a_trace_is_found_by_the_beginning_of_its_id(member: str) -> None:
+    newest = {one.trace_id: one.start for one in ALL}
+    for one in ALL:
+        newest[one.trace_id] = max(newest[one.trace_id], one.start)
+    first = ALL[0].trace_id
+    with reading(member) as reader:
+        assert reader.trace_ids(first[:9]).ids == (first,)
+        assert reader.trace_ids(first).ids == (first,)
+        begun = sorted((one for one in newest if one.startswith(first[0])), key=lambda one: -newest[one])
+        assert 1 < len(begun) <= CANDIDATES
+        assert [one for one in reader.trace_ids(first[0]).ids if one in newest] == begun
+        none = reader.trace_ids("abcdef012345")
+    assert none.ids == ()
+    if member.startswith("jaeger:"):
+        searched = "Jaeger cannot search by a part of an id, so only the traces of the last 30 days were searched"
+        assert (none.complete, none.reason) == (False, searched)
+    else:
+        assert (none.complete, none.reason) == (True, None)
 
 
 def test_an_unknown_trace_is_an_error(member: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -16,12 +18,14 @@ from stagetrace.cli.registry import VERBS, load
 from stagetrace.errors import StagetraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 # As a shell reports a process that the signal ended.
 _PIPE_CLOSED: Final = 141
 # These stop other processes and servers first, each in bounded time of its own.
 _AT_LEISURE: Final = ("demo", "up")
+_BEFORE: Final = ("-h", "--help", "--version")  # what may stand before the verb
+_WRONG_CHOICE: Final = re.compile(r"argument (\S+): invalid choice: '(.*?)'")  # as argparse words it
 
 _EPILOG: Final = """exit codes:
   0  answered
@@ -36,8 +40,30 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors look like all others of the command."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where the help is, then leave."""
+        """Say what is wrong, what may have been meant and where the help is, then leave."""
+        wrong = _WRONG_CHOICE.match(message)
+        if wrong is not None:
+            choices = (action.choices for action in self._actions if action.choices and wrong[1] == _name_of(action))
+            message += _meant(wrong[2], (str(one) for some in choices for one in some))
         self.exit(NO_ANSWER, f"stagetrace: {message}\ntry: {self.prog} --help\n")
+
+    def unknown(self, arguments: Sequence[str]) -> NoReturn:
+        """Say which arguments it does not have, then leave."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        given = next((one.partition("=")[0] for one in arguments if one.startswith("-")), "")
+        self.error(f"unrecognized arguments: {' '.join(arguments)}{_meant(given, flags)}")
+
+
+def _name_of(action: argparse.Action) -> str:
+    return "/".join(action.option_strings) or str(action.metavar or action.dest)
+
+
+def _meant(given: str, known: Iterable[str]) -> str:
+    """Return a line with the word that a misspelt one is most like, or nothing."""
+    known = list(known)
+    begun = [one for one in known if len(given) > len("--") and one.startswith(given)]
+    found = begun or get_close_matches(given, known, n=1)
+    return f"\ndid you mean {found[0]}?" if given and found else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,12 +156,25 @@ def parser_for(verb: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def parser_of(parser: argparse.ArgumentParser, verb: str) -> _Parser:
+    """Return the parser of a verb out of the whole one."""
+    commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001 -- argparse tells them nowhere else
+    found: _Parser = commands.choices[verb]
+    return found
+
+
 def _run(given: list[str]) -> int:
     """Parse and run; argparse's own ways out (--help, --version, an error) become exit codes."""
     # Only --help and --version may stand before the verb, and both end there.
     verb = given[0] if given and given[0] in VERBS else None
+    later = next((one for one in given if one in VERBS), None)
     try:
-        args = parser_for(verb).parse_args(given)
+        parser = parser_for(verb)
+        if verb is None and later is not None and given[0] not in _BEFORE:
+            parser.error(f"options stand behind the command\nwrite: stagetrace {later} {given[0]} ...")
+        args, rest = parser.parse_known_args(given)
+        if rest:
+            parser_of(parser, args.verb).unknown(rest)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else NO_ANSWER
     if "store" in args:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+from stagetrace.cli import times
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.times import Moment, moment, utc
+from stagetrace.cli.times import FORMS, UTC, Moment, Zone, moment, zone
 from stagetrace.sla.cause import WORDS
 from stagetrace.sla.verdict import DISCONNECT
 from stagetrace.store.base import Selection
@@ -80,15 +81,27 @@ def add_selection(
         "--since",
         metavar="WHEN",
         type=moment,
-        help="from when on: a duration (30s, 15m, 2h, 7d: that long ago) or a time (2026-03-01T12:00:00Z, or "
-        f"2026-03-01); default: {since}",
+        help=f"from when on: {FORMS}; default: {since}",
     )
     if until:
         parser.add_argument(
             "--until", metavar="WHEN", type=moment, help="up to when, written alike and not included; default: no end"
         )
+    add_zone(parser)
     parser.add_argument("--limit", metavar="N", type=count, help=f"only the newest N requests; default: {limit}")
     add_json(parser)
+
+
+def add_zone(parser: argparse.ArgumentParser) -> None:
+    """Add `--tz`."""
+    parser.add_argument(
+        "--tz",
+        metavar="ZONE",
+        type=zone,
+        default=UTC,
+        help="zone of the times shown, and of those given without an offset: local, or a name as Europe/Berlin; "
+        "default: UTC",
+    )
 
 
 def shown(args: argparse.Namespace) -> int | None:
@@ -147,7 +160,7 @@ def selection(
 ) -> Selection:
     """Return what the options of `add_selection` mean; `since` is the verb's own default, if it has one."""
     start = args.since or since or (_EVER if _is_file(url) else _HOUR)
-    since_ns, until_ns = window(start, getattr(args, "until", None))
+    since_ns, until_ns = window(start, getattr(args, "until", None), args.tz)
     segments = dict(args.segment)
     if len(segments) < len(args.segment):
         raise UsageError("--segment names one attribute twice\none request has one value of it")
@@ -164,12 +177,13 @@ def selection(
     )
 
 
-def window(since: Moment, until: Moment | None) -> tuple[int, int]:
+def window(since: Moment, until: Moment | None, zone: Zone = UTC) -> tuple[int, int]:
     """Return the window in ns since 1970. Raise UsageError if it is empty."""
     now = time.time_ns()
-    start, end = since.at(now), now + _AHEAD_NS if until is None else until.at(now)
+    start, end = since.at(now, zone), now + _AHEAD_NS if until is None else until.at(now, zone)
     if start >= end:
-        raise UsageError(f"--since ({utc(start)} UTC) is not before --until ({utc(end)} UTC)")
+        first, last = (f"{times.shown(one, zone)} {zone.name}" for one in (start, end))
+        raise UsageError(f"--since ({first}) is not before --until ({last})")
     return start, end
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.options import add_json, add_store, local_folder
 from stagetrace.cli.output import completeness, show, show_json
-from stagetrace.cli.times import moment, utc
+from stagetrace.cli.times import FORMS, moment, utc
 from stagetrace.cli.writing import open_writer
 from stagetrace.errors import StoreError
 
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="WHEN",
         type=moment,
         required=True,
-        help="a duration (30d: older than that) or a time (2026-03-01T12:00:00Z, or 2026-03-01)",
+        help=f"{FORMS}; a time without an offset is UTC",
     )
     add_store(parser, "the local one to prune")
     add_json(parser)

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     elif found:
         show(_table(found, sort), *([f"{len(found)} of {total} requests shown."] if total > len(found) else []))
     else:
-        show(f"No requests{since(wanted.since_ns)}.")
+        show(f"No requests{since(wanted.since_ns, args.tz)}.")
     warn(complete, reason)
     return ANSWERED
 

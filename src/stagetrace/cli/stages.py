@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     elif groups:
         show(Table(_COLUMNS, [row for group in groups for row in _rows(group)]))
     else:
-        show(f"No requests{since(wanted.since_ns)}.")
+        show(f"No requests{since(wanted.since_ns, args.tz)}.")
     warn(complete, reason)
     return ANSWERED
 

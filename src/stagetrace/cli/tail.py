@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             found = [request_of(span) for span in newest]
             show_json({**completeness(not cuts, "; ".join(cuts)), "requests": found})
         elif comes is None:
-            nothing = f"No requests{since(wanted.since_ns)}."
+            nothing = f"No requests{since(wanted.since_ns, args.tz)}."
             show(Table(COLUMNS, [cells(request_of(span)) for span in newest]) if newest else nothing)
         warn(not cuts, "; ".join(cuts))
         if comes is not None:

@@ -1,11 +1,15 @@
-"""Times on the command line: `15m` (that long ago), an RFC 3339 time to the nanosecond, or a day: its start in UTC."""
+"""Times on the command line: `15m` (that long ago), a time to the nanosecond, or a day: its start.
+
+A time without an offset, and every time that is shown, is one of the zone that `--tz` names: UTC unless it is given.
+"""
 
 from __future__ import annotations
 
 import argparse
 import re
+import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from fractions import Fraction
 from typing import Final
 
@@ -19,22 +23,70 @@ _UNIT_NS: Final = {
 }
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
 _TIME: Final = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(?:([Zz])|([+-])([01]\d|2[0-3]):([0-5]\d))", re.ASCII
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d)(?:(:\d\d)(?:\.(\d{1,9})\d*)?)?(?:([Zz])|([+-])([01]\d|2[0-3]):([0-5]\d))?",
+    re.ASCII,
 )
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_EXPECTED: Final = "write a duration (30s, 15m, 2h, 7d: that long ago) or a time (2026-03-01T12:00:00Z, or 2026-03-01)"
+FORMS: Final = (
+    "a duration (30s, 15m, 2h, 7d: that long ago) or a time (2026-03-01, 2026-03-01T12:00, 2026-03-01T12:00:00Z)"
+)
+_EXPECTED: Final = f"write {FORMS}"
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A time zone and the name under which its times are shown; `info` None: the one of this machine."""
+
+    name: str
+    info: tzinfo | None
+
+    def wall(self, seconds: int) -> datetime:
+        """Return what clocks of the zone show at a time in seconds since 1970."""
+        if self.info is None:
+            return datetime.fromtimestamp(seconds)  # noqa: DTZ006 -- the machine's own zone is what is asked for
+        return (_EPOCH + timedelta(seconds=seconds)).astimezone(self.info)
+
+    def seconds(self, wall: datetime) -> int:
+        """Return the seconds since 1970 at which clocks of the zone show `wall`; the first time of two."""
+        return round(wall.replace(tzinfo=self.info).timestamp())
+
+
+UTC: Final = Zone("UTC", timezone.utc)
+
+
+def zone(text: str) -> Zone:
+    """Return the zone of this name, `local` for the machine's own. Raise ArgumentTypeError where there is none."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    if text.lower() == "local":
+        return Zone("/".join(dict.fromkeys(time.tzname)), None)
+    if text.upper() == UTC.name:
+        return UTC
+    try:
+        return Zone(text, ZoneInfo(text))
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        message = f"there is no time zone {text!r}: write local, UTC, or a name as Europe/Berlin"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A point in time: `ns` after 1970, or, if `ago`, before the time at which the command runs."""
+    """A point in time: `ns` after 1970, or, if `ago`, before the time at which the command runs.
+
+    `wall`: as clocks of a zone show it, which is not known yet.
+    """
 
     ns: int
     ago: bool
+    wall: bool = False
 
-    def at(self, now_ns: int) -> int:
+    def at(self, now_ns: int, zone: Zone = UTC) -> int:
         """Return it in nanoseconds since 1970; what lies before 1970 becomes 1970."""
+        if self.wall:
+            seconds, rest = divmod(self.ns, 10**9)
+            wall = (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None)
+            return max(0, zone.seconds(wall) * 10**9 + rest)
         return max(0, now_ns - self.ns if self.ago else self.ns)
 
 
@@ -45,28 +97,33 @@ def moment(text: str) -> Moment:
         return Moment(int(Fraction(number) * _UNIT_NS[unit]), ago=True)
     if re.fullmatch(r"\d+(\.\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} has no unit: {_EXPECTED}")
-    time = _TIME.fullmatch(f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text)
-    if time is None:
+    found = _TIME.fullmatch(f"{text}T00:00" if _DAY.fullmatch(text) else text)
+    if found is None:
         raise argparse.ArgumentTypeError(f"cannot read {text!r}: {_EXPECTED}")
-    return Moment(_nanoseconds(text, time), ago=False)
+    return Moment(_nanoseconds(text, found), ago=False, wall=found[5] is None and found[6] is None)
+
+
+def shown(ns: int, zone: Zone = UTC, digits: int = 3) -> str:
+    """Return a time as `2026-03-01 12:00:00.123`; `digits` of the second are cut, not rounded."""
+    seconds, rest = divmod(ns, 10**9)
+    fraction = f".{rest:09d}"[: digits + 1] if digits else ""
+    return f"{zone.wall(seconds):%Y-%m-%d %H:%M:%S}{fraction}"
 
 
 def utc(ns: int, digits: int = 3) -> str:
-    """Return a time as `2026-03-01 12:00:00.123`, in UTC; `digits` of the second are cut, not rounded."""
-    seconds, rest = divmod(ns, 10**9)
-    fraction = f".{rest:09d}"[: digits + 1] if digits else ""
-    return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%d %H:%M:%S}{fraction}"
+    """Return a time as `shown` does, in UTC."""
+    return shown(ns, digits=digits)
 
 
-def since(ns: int) -> str:
+def since(ns: int, zone: Zone = UTC) -> str:
     """Return ` since 2026-03-01 12:00:00 UTC`, or nothing where a window has no start."""
-    return f" since {utc(ns, 0)} UTC" if ns else ""
+    return f" since {shown(ns, zone, 0)} {zone.name}" if ns else ""
 
 
 def _nanoseconds(text: str, time: re.Match[str]) -> int:
-    date, clock, fraction, _, sign, hours, minutes = time.groups()
+    date, clock, second, fraction, _, sign, hours, minutes = time.groups()
     try:
-        whole = datetime.fromisoformat(f"{date}T{clock}+00:00")
+        whole = datetime.fromisoformat(f"{date}T{clock}{second or ':00'}+00:00")
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"cannot read {text!r}: {error}") from None
     seconds = (whole - _EPOCH) // timedelta(seconds=1)

@@ -140,7 +140,7 @@ def _refresh(reader: Reader, args: argparse.Namespace, url: str) -> None:
         while True:
             wanted = selection(args, url, since=_QUARTER)
             board = look(reader, wanted)
-            head = f"{url}{since(wanted.since_ns)}, at {utc(time.time_ns(), 0)[11:]}; Ctrl-C ends"
+            head = f"{url}{since(wanted.since_ns, args.tz)}, at {utc(time.time_ns(), 0)[11:]}; Ctrl-C ends"
             cut = [] if board.complete else [f"INCOMPLETE: {board.reason}"]
             parts = [head, "", *tables(board, wanted.since_ns), *cut]
             live.update(Stack(*(drawn(part, live.console.width) for part in parts)), refresh=True)

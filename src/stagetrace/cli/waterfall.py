@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from textwrap import wrap
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.cli import missed
 from stagetrace.cli.critical_path import critical_path
 from stagetrace.cli.terminal import milliseconds, printable, promise
-from stagetrace.cli.times import utc
+from stagetrace.cli.times import UTC, shown
 from stagetrace.store.base import SERVER, Entry, SpanRow, Trace
 from stagetrace.store.entries import entry_of, number, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from stagetrace.cli.times import Zone
+
 _STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES)}
+_UNIT: Final = re.compile(r"(\d) (ms|s|%)\b")
 _SHORTEST_BAR: Final = 10
 _TAIL: Final = 24  # duration, share and whether it is on the critical path
 _MARK: Final = " < slowest"
@@ -46,18 +51,29 @@ class _Line(NamedTuple):
     is_critical: bool
 
 
-def render(trace: Trace, width: int, look: Look) -> list[str]:
-    """Return the lines, none longer than `width` (60 or more) except where a verdict's own words are."""
+def render(trace: Trace, width: int, look: Look, zone: Zone = UTC, *, wrapped: bool = False) -> list[str]:
+    """Return the lines, none longer than `width` (60 or more), sentences only if `wrapped`; times are of `zone`."""
     spans = trace.spans
     start, end = min(span.start_unix_nano for span in spans), max(span.end_unix_nano for span in spans)
     services = len({span.service for span in spans})
     counts = f"{_many(len(spans), 'span')} of {_many(services, 'service')}"
-    head = f"trace {trace.trace_id}, {utc(start, 6)} UTC, {counts}, {milliseconds((end - start) / 1e6)}"
+    head = f"trace {trace.trace_id}, {shown(start, zone, 6)} {zone.name}, {counts}, {milliseconds((end - start) / 1e6)}"
     entries = sorted((span for span in spans if span.kind == SERVER), key=_by_time)
     verdicts = [line for entry in entries for line in _verdict(entry, spans)]
     tree = _tree(spans)
     legend = ["", "* on the critical path: the end waited for it"] if any(line.is_critical for line in tree) else []
-    return [head, *map(printable, verdicts), "", *_bars(tree, (start, end), width, look), *legend]
+    texts = [head, *map(printable, verdicts)]
+    if wrapped:
+        texts = [line for text in texts for line in _wrapped(text, width)]
+    return [*texts, "", *_bars(tree, (start, end), width, look), *legend]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Return a text in lines, those after the first indented; a number stays with its unit, and a long word whole."""
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    kept = _UNIT.sub("\\1\N{NO-BREAK SPACE}\\2", text)
+    lines = wrap(kept, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def _many(count: int, noun: str) -> str:
@@ -68,7 +84,7 @@ def _verdict(span: SpanRow, spans: Sequence[SpanRow]) -> list[str]:
     """Return what was promised of one entry span and what became of it."""
     entry = entry_of(span, spans)
     who = f"{entry.service} {entry.name}: {milliseconds(entry.duration_ms)}"
-    promised = "" if entry.threshold_ms is None else f" of {promise(entry.threshold_ms)} promised"
+    promised = "" if entry.threshold_ms is None else f", {promise(entry.threshold_ms)} allowed"
     breached = span.attributes.get(semconv.SLA_BREACHED)
     if breached is None:
         return [f"{'EXCLUDED' if text(span.attributes, semconv.SLA_VERDICT) == 'excluded' else 'NOT JUDGED'} {who}"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Value = object
 
 SERVER: Final = "SERVER"
+CANDIDATES: Final = 10  # ids that `trace_ids` gives
 
 # What a store may be able to do beyond `services`, `breaches` and `trace`:
 RELATIONS: Final = "relations"  # give the two relations
@@ -131,6 +132,15 @@ class Trace:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class TraceIds:
+    """Answer of `Reader.trace_ids`. Where not all traces were searched, `complete` is false and `reason` says which."""
+
+    ids: tuple[str, ...]
+    complete: bool = True
+    reason: str | None = None
+
+
 class Closing:
     """Makes `with` close what has a `close`."""
 
@@ -189,6 +199,10 @@ class Reader(Protocol):
 
     def trace(self, trace_id: str) -> Trace:
         """Return the trace with this id (32 lower-case hex digits). An unknown id raises StoreError."""
+        ...
+
+    def trace_ids(self, prefix: str) -> TraceIds:
+        """Return the ids that begin with these lower-case hex digits, at most `CANDIDATES`, newest first."""
         ...
 
     def relations(self, selection: Selection) -> Relations:

@@ -10,7 +10,20 @@ from urllib.parse import unquote
 
 from stagetrace.errors import StoreError
 from stagetrace.store import otlp_file
-from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, TAIL, Breaches, Closing, Entry, Selection, Trace
+from stagetrace.store.base import (
+    CANDIDATES,
+    EXHAUSTIVE,
+    RELATIONS,
+    SEGMENTS,
+    SQL,
+    TAIL,
+    Breaches,
+    Closing,
+    Entry,
+    Selection,
+    Trace,
+    TraceIds,
+)
 from stagetrace.store.entries import entry_of, is_breached_entry, matches, stage_totals
 from stagetrace.store.rows import distinct, request_of, spans_of
 from stagetrace.store.services import check_known
@@ -93,6 +106,15 @@ class FileReader(Closing):
                 f"{self._path}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere"
             )
         return Trace(trace_id, tuple(spans), complete=not cuts, reason="; ".join(cuts) or None)
+
+    def trace_ids(self, prefix: str) -> TraceIds:
+        """Return the ids that begin so, as `Reader.trace_ids` says."""
+        newest: dict[str, int] = {}
+        for one in self._spans([]):
+            trace_id = one.span.trace_id.hex()
+            if trace_id.startswith(prefix):
+                newest[trace_id] = max(newest.get(trace_id, 0), one.span.start_time_unix_nano)
+        return TraceIds(tuple(heapq.nlargest(CANDIDATES, newest, key=lambda one: (newest[one], one))))
 
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` says."""

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import heapq
+import time
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final, cast
 
 from stagetrace import semconv
 from stagetrace.errors import StoreError
-from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, Breaches, Closing, Entry, Selection, Trace
+from stagetrace.store.base import (
+    CANDIDATES,
+    EXHAUSTIVE,
+    RELATIONS,
+    SEGMENTS,
+    SQL,
+    Breaches,
+    Closing,
+    Entry,
+    Selection,
+    Trace,
+    TraceIds,
+)
 from stagetrace.store.entries import HTTP_ROUTE, breached_entries, matches
 from stagetrace.store.jaeger_access import parse
 from stagetrace.store.jaeger_client import JaegerClient
@@ -26,6 +39,11 @@ if TYPE_CHECKING:
     from stagetrace.store.rows import ServiceSpan
 
     Pick = Callable[[list[ServiceSpan], Selection], Iterator[Found]]
+
+_DAY_NS: Final = 86_400 * 10**9
+# What is looked at for an id of which only the beginning is known: these windows, each in bounded time.
+_NEWEST_NS: Final = {"the last hour": _DAY_NS // 24, "the last 30 days": 30 * _DAY_NS}
+NEWEST_TRACES: Final = 2000
 
 
 def open_url(url: str) -> JaegerReader:
@@ -71,6 +89,21 @@ class JaegerReader(Closing):
                 "it may still be on its way (spans are sent in batches), or have been sampled out or deleted by age"
             )
         return Trace(trace_id, tuple(distinct(spans)))
+
+    def trace_ids(self, prefix: str) -> TraceIds:
+        """Return the ids that begin so, as `Reader.trace_ids` says, of the newest traces: Jaeger cannot search them."""
+        now = time.time_ns()
+        for window, window_ns in _NEWEST_NS.items():
+            selection = Selection(now - window_ns, now + _DAY_NS, limit=NEWEST_TRACES)
+            cuts: list[str] = []
+            newest = [one.trace_id for one in islice(self._newest(selection, _id, cuts), NEWEST_TRACES + 1)]
+            ids = dict.fromkeys(one for one in newest if one.startswith(prefix))
+            is_cut = len(newest) > NEWEST_TRACES
+            searched = f"the newest {NEWEST_TRACES:,} traces" if is_cut else f"the traces of {window}"
+            if ids or is_cut:
+                break
+        reason = f"Jaeger cannot search by a part of an id, so only {searched} were searched"
+        return TraceIds(tuple(islice(ids, CANDIDATES)), complete=False, reason=reason)
 
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` says; whole traces go through memory, a thousand at a time."""
@@ -138,6 +171,12 @@ def _whole(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
     newest = max((start for start in starts if selection.since_ns <= start < selection.until_ns), default=None)
     if newest is not None:
         yield Found(-newest, trace[0].span.trace_id.hex(), "", trace)
+
+
+def _id(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
+    """Yield the id of a trace as `_whole` yields the trace."""
+    for one in _whole(trace, selection):
+        yield one._replace(what=None)
 
 
 def _whole_of_requests(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.errors import StoreError
-from stagetrace.store.base import EXHAUSTIVE, RELATIONS, SEGMENTS, SQL, Breaches, Closing, Selection, Trace
+from stagetrace.store.base import (
+    CANDIDATES,
+    EXHAUSTIVE,
+    RELATIONS,
+    SEGMENTS,
+    SQL,
+    Breaches,
+    Closing,
+    Selection,
+    Trace,
+    TraceIds,
+)
 from stagetrace.store.entries import entry_of, stage_totals
 from stagetrace.store.load import COLUMNS, connect, select
 from stagetrace.store.rows import distinct, spans_of
@@ -73,6 +84,16 @@ class ParquetReader(Closing):
                 f"{self._path}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere"
             )
         return Trace(trace_id, tuple(distinct(spans)))
+
+    def trace_ids(self, prefix: str) -> TraceIds:
+        """Return the ids that begin so, as `Reader.trace_ids` says."""
+        with self._opened() as connection:
+            rows = connection.execute(
+                "SELECT trace_id FROM loaded WHERE starts_with(trace_id, $1) GROUP BY trace_id "
+                "ORDER BY max(start_unix_nano) DESC, trace_id DESC LIMIT $2",
+                [prefix, CANDIDATES],
+            ).fetchall()
+        return TraceIds(tuple(trace_id for (trace_id,) in rows))
 
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` says; nothing is read before they are asked."""

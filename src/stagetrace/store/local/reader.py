@@ -13,6 +13,7 @@ from stagetrace.errors import StoreError
 from stagetrace.otlp.decoder_back import request_of, traces_of
 from stagetrace.otlp.decoder_columns import SEQUENCE
 from stagetrace.store.base import (
+    CANDIDATES,
     EXHAUSTIVE,
     RELATIONS,
     SEGMENTS,
@@ -23,6 +24,7 @@ from stagetrace.store.base import (
     Relations,
     SpanRow,
     Trace,
+    TraceIds,
 )
 from stagetrace.store.load import select
 from stagetrace.store.local import entry, relation, search
@@ -107,6 +109,19 @@ class LocalReader(Closing):
                 f"{self._folder}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere"
             )
         return Trace(trace_id, tuple(distinct(spans)))
+
+    def trace_ids(self, prefix: str) -> TraceIds:
+        """Return the ids that begin so, as `Reader.trace_ids` says."""
+        bounds = [bytes.fromhex(prefix.ljust(32, digit)) for digit in "0f"]
+        rows = self._ask(
+            ALL_TIME,
+            lambda query: self._all(
+                f"SELECT trace_id FROM ({query}) WHERE trace_id >= $1 AND trace_id <= $2 GROUP BY trace_id "
+                f"ORDER BY max(start_unix_nano) DESC, trace_id DESC LIMIT {CANDIDATES}",
+                bounds,
+            ),
+        )
+        return TraceIds(tuple(trace_id.hex() for (trace_id,) in rows))
 
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` says; nothing is read before they are asked."""
