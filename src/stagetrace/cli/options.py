@@ -28,6 +28,15 @@ _SHOWN: Final = 20
 NEWEST: Final = f"the newest {_SHOWN}, with --json all"  # what `shown` does: `add_selection(limit=NEWEST)`
 
 
+class Suggested(tuple[str, ...]):
+    """Values of an option that shells complete, where others may be given too: `choices` that refuse nothing."""
+
+    __slots__ = ()
+
+    def __contains__(self, _value: object) -> bool:
+        return True
+
+
 def add_store(parser: argparse.ArgumentParser, what: str = "where to read") -> None:
     """Add `--store`."""
     forms = ", ".join(scheme.form for scheme in SCHEMES.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.options import add_selection, count, selection, store_url, utf8
+from stagetrace.cli.options import Suggested, add_selection, count, selection, store_url, utf8
 from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
 from stagetrace.cli.request_line import COLUMNS, cells
 from stagetrace.cli.terminal import milliseconds, printable
@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--sort",
         metavar="BY",
         type=utf8,
+        choices=Suggested((*_ORDERS, *STAGE_COLUMNS, "other")),
         help=f"greatest first by one of {', '.join(_ORDERS)}, or by the time in a stage, by its name ("
         f"{', '.join(STAGE_COLUMNS)}, or one of your own; other: all of those); default: start",
     )
