@@ -67,6 +67,9 @@ def test_stages_json(spans: Path) -> None:
                 "route": "/predict",
                 "model": "Tagger",
                 "requests": 1,
+                "stored": 1,
+                "estimated": False,
+                "sampling_known": True,
                 "p50_ms": 20.0,
                 "p95_ms": 20.0,
                 "p99_ms": 20.0,
@@ -313,6 +316,11 @@ def test_watch_json(spans: Path) -> None:
             "p50_ms": 80.0,
             "p99_ms": 80.0,
             "max_ms": 80.0,
+            "attainment": 1 / 3,
+            "attainment_95": [1 / 3, 1 / 3],
+            "stored": 3,
+            "estimated": False,
+            "sampling_known": True,
         }
     ]
     assert [int(one["trace_id"], 16) for one in found["breaches"]] == [5, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.cli import sampled
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.options import add_selection, selection, store_url
 from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stagetrace.store.answers import Group, Stage
+    from stagetrace.store.estimates import Sample
 
 DESCRIPTION: Final = (
     "Show how long each stage takes, of each service, route and model: exact quantiles, and its share of the whole\n"
-    "time of these requests. A stage that a request does not have does not count for it."
+    "time of these requests. A stage that a request does not have does not count for it. Where the service samples, a\n"
+    "request counts for as many as it stands for, and ~ says so."
 )
 EXAMPLE: Final = "stagetrace stages --route /predict --since 15m"
 _NUMBERS: Final = ("count", "p50", "p95", "p99", "max", "share")
@@ -47,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         show_json({**completeness(complete, reason), "groups": [as_json(group) for group in groups]})
     elif groups:
-        show(Table(_COLUMNS, [row for group in groups for row in _rows(group)]))
+        found = (sampled.note(f"{group.service} {group.route}", group.sample) for group in groups)
+        notes = [text for text in found if text]
+        show(Table(_COLUMNS, [row for group in groups for row in _rows(group)]), *notes)
     else:
         show(f"No requests{since(wanted.since_ns, args.tz)}.")
     warn(complete, reason)
@@ -58,15 +63,20 @@ def as_json(group: Group) -> dict[str, Any]:
     """Return one group as `--json` prints it."""
     whole = {key: value for key, value in asdict(group.whole).items() if key not in ("stage", "count", "share")}
     head = {"service": group.service, "route": group.route, "model": group.model, "requests": group.requests}
+    head |= sampled.keys(group.sample)
     return {**head, **whole, "stages": [asdict(stage) for stage in group.stages]}
 
 
 def _rows(group: Group) -> Iterator[tuple[str, ...]]:
-    yield (group.service, group.route, group.model or "-", "(request)", *_numbers(group.whole))
+    yield (group.service, group.route, group.model or "-", "(request)", *_numbers(group.whole, group.sample))
     for stage in group.stages:
-        yield ("", "", "", stage.stage or "", *_numbers(stage))
+        yield ("", "", "", stage.stage or "", *_numbers(stage, group.sample))
 
 
-def _numbers(stage: Stage) -> tuple[str, ...]:
+def _numbers(stage: Stage, sample: Sample) -> tuple[str, ...]:
     quantiles = (milliseconds(value) for value in (stage.p50_ms, stage.p95_ms, stage.p99_ms, stage.max_ms))
-    return (str(stage.count), *quantiles, "-" if stage.share is None else f"{100 * stage.share:.1f} %")
+    return (
+        sampled.about(stage.count, sample),
+        *quantiles,
+        "-" if stage.share is None else f"{100 * stage.share:.1f} %",
+    )

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.cli import terminal
+from stagetrace.cli import sampled, terminal
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.options import add_selection, selection, store_url
 from stagetrace.cli.output import Column, Table, completeness, drawn, show, show_json, warn
@@ -89,10 +89,20 @@ def as_json(board: Board) -> dict[str, Any]:
 
     return {
         **completeness(board.complete, board.reason),
-        "routes": [route._asdict() for route in board.routes],
+        "routes": [_route_json(route) for route in board.routes],
         "groups": [stages.as_json(group) for group in board.groups],
         "breaches": board.newest,
     }
+
+
+def _route_json(route: Route) -> dict[str, Any]:
+    known = route.attainment
+    attainment = {
+        "attainment": None if known is None else known.value,
+        "attainment_95": None if known is None else [known.low, known.high],
+    }
+    plain = {key: value for key, value in route._asdict().items() if key not in ("attainment", "sample")}
+    return {**plain, **attainment, **sampled.keys(route.sample)}
 
 
 def tables(board: Board, since_ns: int) -> list[Table | str]:
@@ -100,6 +110,8 @@ def tables(board: Board, since_ns: int) -> list[Table | str]:
     if not board.routes:
         return [f"No requests{since(since_ns)}."]
     parts: list[Table | str] = [Table(_ROUTES, [_route(route) for route in board.routes], "Objectives and routes")]
+    notes = (sampled.note(f"{one.service} {one.route}", one.sample, one.attainment) for one in board.routes)
+    parts += [text for text in notes if text]
     parts += ["", Table(_STAGES, [row for group in board.groups for row in _stages(group)], "Stages")]
     if board.newest:
         parts += ["", Table(COLUMNS, [cells(one) for one in board.newest], "Newest breaches")]
@@ -107,14 +119,14 @@ def tables(board: Board, since_ns: int) -> list[Table | str]:
 
 
 def _route(route: Route) -> tuple[str, ...]:
-    kept = "-" if not route.judged else f"{100 * (route.judged - route.breaches) / route.judged:.2f} %"
+    kept = sampled.percent(route.attainment, route.sample)
     return (
         route.service,
         route.route,
         route.model or "-",
         route.objective or "-",
-        str(route.requests),
-        str(route.errors),
+        sampled.about(route.requests, route.sample),
+        sampled.about(route.errors, route.sample) if route.errors else "0",
         milliseconds(route.p50_ms),
         milliseconds(route.p99_ms),
         str(route.breaches) if route.judged else "-",

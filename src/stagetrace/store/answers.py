@@ -7,8 +7,9 @@ from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from stagetrace.store.estimates import Attainment, Sample, attainment
 from stagetrace.store.load import sql
-from stagetrace.store.relations import DECODED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, weight_of
+from stagetrace.store.relations import DECODED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, probability_of, weight_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +51,7 @@ class Group(NamedTuple):
     requests: int
     whole: Stage
     stages: tuple[Stage, ...]
+    sample: Sample
 
 
 class Route(NamedTuple):
@@ -66,21 +68,55 @@ class Route(NamedTuple):
     p50_ms: float
     p99_ms: float
     max_ms: float
+    attainment: Attainment | None
+    sample: Sample
 
 
 def stages(relations: Relations) -> list[Group]:
-    """Return exact quantiles of every stage, by service, route and model."""
-    rows = relations.connection.execute(sql("stages")).fetchall()
+    """Return quantiles of every stage, by service, route and model: exact ones of what is stored, by weight."""
+    rows = _rows(relations, "stages")
+    uneven = _quantiles(relations, "stages") if any(row["uneven"] for row in rows) else {}
     groups = []
-    for (service, route, model, requests), found in groupby(rows, key=lambda row: row[:4]):
-        whole, *parts = (Stage(*row[4:]) for row in found)
-        groups.append(Group(service, route, model, requests, whole, tuple(parts)))
+    for key, found in groupby(rows, key=lambda row: (row["service"], row["path"], row["model"])):
+        made = []
+        for row in found:
+            place = (*key, row["stage"])
+            p50, p95, p99 = uneven[place] if row["uneven"] else row["quantiles"]
+            made.append(Stage(row["stage"], round(row["count"]), p50, p95, p99, row["max_ms"], row["share"]))
+        groups.append(Group(*key, round(row["requests"]), made[0], tuple(made[1:]), _sample(row)))
     return groups
 
 
 def routes(relations: Relations) -> list[Route]:
-    """Return how each route does, the one with most breaches first."""
-    return [Route(*row) for row in relations.connection.execute(sql("routes")).fetchall()]
+    """Return how each route does, the one with most breaches first: counts and quantiles by weight."""
+    rows = _rows(relations, "routes")
+    uneven = _quantiles(relations, "routes") if any(row["uneven"] for row in rows) else {}
+    found = []
+    for row in rows:
+        key = (row["service"], row["path"], row["model"], row["objective"])
+        p50, p99 = uneven[key] if row["uneven"] else row["quantiles"]
+        requests, judged, breaches, errors = (round(row[name]) for name in ("requests", "judged", "breaches", "errors"))
+        sample = _sample(row)
+        weights = (row["good"], row["spread"], row["most"], row["breaches"])
+        known = attainment(sample, *weights) if row["judged"] else None
+        found.append(Route(*key, requests, judged, breaches, errors, p50, p99, row["max_ms"], known, sample))
+    return found
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    return Sample(row["stored"], row["sampled"], row["unknown"])
+
+
+def _rows(relations: Relations, name: str) -> list[dict[str, Any]]:
+    answer = relations.connection.execute(sql(name))
+    names = [column for column, *_ in answer.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+def _quantiles(relations: Relations, of: str) -> dict[tuple[Any, ...], list[float]]:
+    """Return weighted quantiles by what they are of: the last column by those before it."""
+    rows = relations.connection.execute(sql(f"weighted_{of}")).fetchall()
+    return {row[:-1]: row[-1] for row in rows}
 
 
 def requests(
@@ -124,6 +160,7 @@ def request_of(span: SpanRow) -> dict[str, Any]:
 
     found = dict(zip(LOADED, cells(span), strict=True))
     found["stage"] = found["breach_stage"]
+    found["sampling_probability"] = probability_of(found["sampling_probability"])
     found["weight"] = weight_of(found["sampling_probability"], breached=found["breached"])
     found["stages"] = dict(found["stages"])
     found["start_time"] = datetime.fromtimestamp(0, timezone.utc) + timedelta(microseconds=span.start_unix_nano // 1000)

@@ -121,10 +121,20 @@ REQUESTS: Final[Mapping[str, str]] = {
 DECODED: Final = frozenset({"attributes"})
 
 
+LEAST_PROBABILITY: Final = 2.0**-56  # the least that a sampling threshold can say
+
+
+def probability_of(found: float | None) -> float | None:
+    """Return what an entry span says of its sampling: 0 where that is no probability, None where it is certainty."""
+    if found is None or found == 1:
+        return None
+    return found if LEAST_PROBABILITY <= found < 1 else 0.0
+
+
 def weight_of(probability: float | None, *, breached: bool | None) -> float:
     """Return how many requests a row of `requests` stands for, as `sql/selected.sql` has it.
 
     A breach stands for itself, for the head sampler of its process drops none; any other request for as many as its
-    probability says. Where that is not known it counts as one, which `answers.Sampling` tells.
+    probability says. Where that is not known it counts as one, which `estimates.Sample` tells.
     """
-    return 1 / probability if probability is not None and 0 < probability < 1 and not breached else 1.0
+    return 1 / probability if probability and not breached else 1.0

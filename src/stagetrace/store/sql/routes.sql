@@ -1,13 +1,22 @@
--- Of each service, route, model and objective: how many requests, how fast they were and how many broke the promise.
+-- Of each service, route, model and objective: how many requests, how fast they were and how many broke the promise. Counts
+-- are sums of weights; `good` to `unknown` are what `estimates` asks for.
 SELECT
-    service, path, model, objective, requests, judged, breaches, errors, quantiles[1] AS p50_ms, quantiles[2] AS p99_ms, max_ms
+    service, path, model, objective, requests, good + breaches AS judged, breaches, errors, quantiles, max_ms, good, spread,
+    coalesce(1 / least_probability, 1) AS most, stored, sampled,
+    sampled AND (least_probability IS NULL OR unknown) AS unknown, uneven
 FROM (
     -- One list of quantiles: apart, each would keep all the values.
     SELECT
-        service, coalesce(route, name) AS path, model, objective, count(*) AS requests,
-        count(*) FILTER (WHERE breached IS NOT NULL) AS judged, count(*) FILTER (WHERE breached) AS breaches,
-        count(*) FILTER (WHERE status = 'ERROR' OR http_status >= 500) AS errors,
-        quantile_cont(duration_ms, [0.5, 0.99]) AS quantiles, max(duration_ms) AS max_ms
+        service, coalesce(route, name) AS path, model, objective, sum(weight) AS requests,
+        coalesce(sum(weight) FILTER (WHERE NOT breached), 0) AS good,
+        coalesce(sum(weight) FILTER (WHERE breached), 0) AS breaches,
+        coalesce(sum(weight) FILTER (WHERE status = 'ERROR' OR http_status >= 500), 0) AS errors,
+        quantile_cont(duration_ms, [0.5, 0.99]) AS quantiles, max(duration_ms) AS max_ms,
+        coalesce(sum(weight * (weight - 1)) FILTER (WHERE NOT breached), 0) AS spread,
+        min(sampling_probability) FILTER (WHERE sampling_probability > 0) AS least_probability, count(*) AS stored,
+        bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
+        bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
+        min(weight) < max(weight) AS uneven
     FROM requests
     GROUP BY service, path, model, objective
 )

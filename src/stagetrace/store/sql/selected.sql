@@ -3,10 +3,17 @@ CREATE VIEW matching AS
 SELECT
     trace_id, span_id, service, name, route, method, http_status, model, framework, batch_size, status,
     start_unix_nano, end_unix_nano, duration_ms, breached, verdict, objective, threshold_ms, overrun_ms, severity,
-    breach_stage AS stage, cause, evidence, upgraded, sampling_probability,
-    -- A breach counts once: none is dropped. As `relations.weight_of`.
+    breach_stage AS stage, cause, evidence, upgraded,
+    -- What is none is not known (0), and 1 says nothing. As `relations.probability_of` and `relations.weight_of`.
     CASE
-        WHEN sampling_probability > 0 AND sampling_probability < 1 AND NOT coalesce(breached, false) THEN 1 / sampling_probability
+        WHEN sampling_probability = 1 THEN NULL
+        WHEN sampling_probability BETWEEN 1.3877787807814457e-17 AND 1 THEN sampling_probability
+        WHEN sampling_probability IS NOT NULL THEN 0.0::DOUBLE
+    END AS sampling_probability,
+    -- A breach counts once: none is dropped.
+    CASE
+        WHEN loaded.sampling_probability BETWEEN 1.3877787807814457e-17 AND 1 AND NOT coalesce(breached, false)
+        THEN 1 / loaded.sampling_probability
         ELSE 1.0::DOUBLE
     END AS weight,
     network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms, network_send_ms, other_ms,

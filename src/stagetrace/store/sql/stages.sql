@@ -1,27 +1,33 @@
 -- Of each service, route and model: every stage's exact quantiles and its share of the requests' whole time; first, with
--- no stage, the requests themselves.
+-- no stage, the requests themselves. Counts and shares are by weight; quantiles where all requests have the same one.
 WITH timed AS (
     SELECT
         service, coalesce(route, name) AS path, model, duration_ms, network_receive_ms, queue_ms, preprocess_ms, handler_ms,
-        inference_ms, postprocess_ms, network_send_ms
+        inference_ms, postprocess_ms, network_send_ms, weight, sampling_probability, upgraded, breached
     FROM requests
 ),
 measured AS (
     -- In columns until each group is one row: a row for each stage of each request would take eight times the memory. In
     -- one list, as each quantile by itself would keep all the values.
     SELECT
-        service, path, model, count(*) AS requests, sum(duration_ms) AS whole,
+        service, path, model, sum(weight) AS requests, sum(weight * duration_ms) AS whole, count(*) AS stored,
+        bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
+        sampled AND (
+            coalesce(max(sampling_probability), 0) = 0
+            OR bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false))
+        ) AS unknown,
+        min(weight) < max(weight) AS uneven,
         struct_pack(
-            count := count(COLUMNS('_ms$')),
+            count := sum(CASE WHEN COLUMNS('_ms$') IS NOT NULL THEN weight END),
             quantiles := quantile_cont(COLUMNS('_ms$'), [0.5, 0.95, 0.99]),
             most := max(COLUMNS('_ms$')),
-            total := sum(COLUMNS('_ms$'))
+            total := sum(weight * COLUMNS('_ms$'))
         )
     FROM timed
     GROUP BY service, path, model
 ),
 standard AS (
-    SELECT service, path, model, requests, whole, nullif(stage, 'request') AS stage, ms
+    SELECT service, path, model, requests, whole, stored, sampled, unknown, uneven, nullif(stage, 'request') AS stage, ms
     FROM measured UNPIVOT (
         ms FOR stage IN (
             duration_ms AS "request", network_receive_ms AS "network.receive", queue_ms AS "queue",
@@ -32,9 +38,9 @@ standard AS (
 ),
 -- Those that a program defined itself have no columns: out of the map of the requests that have any.
 own AS (
-    SELECT service, path, model, one.key AS stage, one.value AS own_ms
+    SELECT service, path, model, weight, one.key AS stage, one.value AS own_ms
     FROM (
-        SELECT service, coalesce(route, name) AS path, model, unnest(map_entries(stages)) AS one
+        SELECT service, coalesce(route, name) AS path, model, weight, unnest(map_entries(stages)) AS one
         FROM requests
         WHERE other_ms IS NOT NULL
     )
@@ -46,7 +52,8 @@ measured_own AS (
     SELECT
         service, path, model, stage,
         struct_pack(
-            count := count(*), quantiles := quantile_cont(own_ms, [0.5, 0.95, 0.99]), most := max(own_ms), total := sum(own_ms)
+            count := sum(weight), quantiles := quantile_cont(own_ms, [0.5, 0.95, 0.99]), most := max(own_ms),
+            total := sum(weight * own_ms)
         ) AS ms
     FROM own
     GROUP BY service, path, model, stage
@@ -54,15 +61,15 @@ measured_own AS (
 parts AS (
     FROM standard
     UNION ALL BY NAME
-    SELECT all_of.service, all_of.path, all_of.model, all_of.requests, all_of.whole, measured_own.stage, measured_own.ms
+    SELECT all_of.*, measured_own.stage, measured_own.ms
     FROM measured_own
-    JOIN (SELECT service, path, model, requests, whole FROM measured) AS all_of
+    JOIN (SELECT service, path, model, requests, whole, stored, sampled, unknown, uneven FROM measured) AS all_of
         ON measured_own.service = all_of.service AND measured_own.path = all_of.path
         AND measured_own.model IS NOT DISTINCT FROM all_of.model
 )
 SELECT
-    service, path, model, requests, stage, ms.count AS count, ms.quantiles[1] AS p50_ms,
-    ms.quantiles[2] AS p95_ms, ms.quantiles[3] AS p99_ms, ms.most AS max_ms,
+    service, path, model, requests, stored, sampled, unknown, uneven, stage, ms.count AS count, ms.quantiles AS quantiles,
+    ms.most AS max_ms,
     CASE WHEN whole > 0 THEN ms.total / whole END AS share
 FROM parts
 WHERE ms.count > 0

@@ -1,0 +1,44 @@
+"""How commands show what is estimated out of sampled requests: `~` before a number, a line below, keys of `--json`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stagetrace.store.estimates import Attainment, Sample
+
+
+def about(count: int, sample: Sample) -> str:
+    """Return a count as people see it: with `~` where it is an estimate, `>=` where more is not known."""
+    return f"{'>=' if sample.is_unknown else '~' if sample.is_estimate else ''}{count}"
+
+
+def percent(attainment: Attainment | None, sample: Sample) -> str:
+    """Return an attainment as people see it; `?` where sampling does not let it be told."""
+    if attainment is None:
+        return "?" if sample.is_unknown else "-"
+    return f"{'~' if attainment.low < attainment.high else ''}{100 * attainment.value:.2f} %"
+
+
+def keys(sample: Sample) -> dict[str, Any]:
+    """Return what `--json` says of the sample that counts are made of."""
+    return {"stored": sample.rows, "estimated": sample.is_estimate, "sampling_known": not sample.is_unknown}
+
+
+def note(what: str, sample: Sample, attainment: Attainment | None = None) -> str | None:
+    """Return the line that says how far a group of requests is an estimate; None where it is none."""
+    if sample.is_unknown:
+        return (
+            f">= {what}: {_stored(sample)} of which it is not known how they were sampled; "
+            "counts are of these alone (breaches are all there)"
+        )
+    if not sample.is_estimate:
+        return None
+    interval = ""
+    if attainment is not None:
+        interval = f"; kept by 95 %: {100 * attainment.low:.2f} to {100 * attainment.high:.2f} %"
+    return f"~ {what}: estimated from {_stored(sample)} (breaches are all there){interval}"
+
+
+def _stored(sample: Sample) -> str:
+    return "1 sampled request" if sample.rows == 1 else f"{sample.rows} sampled requests"
