@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from contextvars import copy_context
@@ -20,6 +21,7 @@ from stagetrace.recording import holders
 from stagetrace.recording.context import attach, get_current, with_span
 from stagetrace.recording.current import current
 from stagetrace.recording.timeline import Timeline
+from stagetrace.sources import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -378,10 +380,11 @@ def stepped(request: pytest.FixtureRequest) -> Any:
     return passing.stepped if request.param == "C" else holders.stepped
 
 
-def test_long_steps_of_a_requests_work_are_noted(stepped: Any) -> None:
+def test_long_steps_of_a_requests_work_are_noted(stepped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes back, comes through and is thrown in are the work's own."""
+    monkeypatch.setattr(threads, "_own", threading.local())  # another test may have closed this thread's descriptor
     holders._held.clear()
-    error = Gone("away")
+    error, request = Gone("away"), Timeline()
 
     async def work() -> int:
         time.sleep(0.006)  # noqa: ASYNC251 -- it holds the thread
@@ -397,7 +400,7 @@ def test_long_steps_of_a_requests_work_are_noted(stepped: Any) -> None:
 
     async def main() -> None:
         async def cancelled() -> int:
-            result: int = await stepped(work(), "the request")
+            result: int = await stepped(work(), request)
             return result
 
         task = asyncio.create_task(cancelled())
@@ -405,9 +408,9 @@ def test_long_steps_of_a_requests_work_are_noted(stepped: Any) -> None:
         task.cancel()
         assert await task == 7
         with pytest.raises(Gone) as caught:
-            await stepped(fails(), "another")
+            await stepped(fails(), request)
         assert caught.value is error
-        begun = stepped(asyncio.sleep(1), "closed")
+        begun = stepped(asyncio.sleep(1), request)
         begun.send(None)
         begun.close()
 
@@ -415,6 +418,11 @@ def test_long_steps_of_a_requests_work_are_noted(stepped: Any) -> None:
     long = [end - start for _, start, end, _, _ in holders._held]
     assert len(long) >= 2
     assert all(took >= holders.LONG_NS for took in long)
+    assert request.step is None
+    if threads.lacks_waiting() is None:
+        divided = [threads.between(*accounts) for accounts in request.accounts]
+        assert len(divided) == len(long)
+        assert all(share is not None and share.blocked >= 5_000_000 for share in divided), divided
 
 
 @pytest.mark.parametrize("message", [{}, {"type": 1}, {"type": None}, {"type": "http.response.body", "more_body": []}])

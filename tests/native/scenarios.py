@@ -80,7 +80,7 @@ def like_a_coroutine() -> None:
         return await work()
 
     makers: dict[str, tuple[Any, Callable[[Any], Any]]] = {
-        "stepped": ("done", lambda work: stepped(work(), "a request")),
+        "stepped": ("done", lambda work: stepped(work(), Timeline())),
         "receive": ({"type": "http.request"}, lambda work: Receive(Timeline(), work)()),
         "send": (None, lambda work: Send(Timeline(), work)(PART)),
     }
@@ -123,6 +123,7 @@ def while_it_begins() -> None:
 def from_another_thread() -> None:
     """A thread that sends into an awaitable, which another thread runs, raises."""
     from stagetrace.instrumentation.passing import stepped
+    from stagetrace.recording.timeline import Timeline
 
     entered, leave = threading.Event(), threading.Event()
 
@@ -131,7 +132,7 @@ def from_another_thread() -> None:
         leave.wait(10)
         return "done"
 
-    own = stepped(work(), "a request")
+    own = stepped(work(), Timeline())
     first: list[str] = []
     thread = threading.Thread(target=lambda: first.append(raised(own.send, None)))
     thread.start()

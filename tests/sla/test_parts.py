@@ -39,21 +39,36 @@ def collected() -> Iterator[list[tuple[int, int]]]:
 
 
 def reading(
-    own: Descriptor, at: float, computed: float, waited: float, process: float | None = None, turns: int = 1
+    own: Descriptor,
+    at: float,
+    computed: float,
+    waited: float,
+    process: float | None = None,
+    turns: int = 1,
+    natives: float | None = None,
 ) -> Reading:
     whole = computed if process is None else process
-    return own, int(at * MS), int(computed * MS), f"0 {int(waited * MS)} {turns}".encode(), int(whole * MS)
+    look = None if natives is None else (int(at * MS), int(whole * MS), {7: int(natives * MS)})
+    return own, int(at * MS), int(computed * MS), f"0 {int(waited * MS)} {turns}".encode(), int(whole * MS), look
 
 
 def section(
-    since: int, until: int, computed: float, waited: float = 0, rivals: float = 0, turns: int = 100
+    since: int,
+    until: int,
+    computed: float,
+    waited: float = 0,
+    rivals: float = 0,
+    turns: int = 100,
+    natives: float | None = None,
 ) -> tuple[Reading, Reading]:
     """Return a thread's accounts around a section; `rivals` is what others of the process computed meanwhile.
 
-    It had as many `turns` as one that waits for the GIL.
+    It had as many `turns` as one that waits for the GIL. `natives` is what native threads computed, of that of rivals.
     """
     own = Descriptor(threading.get_native_id())
-    return reading(own, since, 0, 0), reading(own, until, computed, waited, computed + rivals, 1 + turns)
+    before = None if natives is None else 0
+    first = reading(own, since, 0, 0, natives=before)
+    return first, reading(own, until, computed, waited, computed + rivals, 1 + turns, natives)
 
 
 def segment(stage: str, start: int, end: int, attributes: dict[str, Any] | None = None) -> Segment:
@@ -259,26 +274,64 @@ def test_garbage_collected_counts_once(collected: list[tuple[int, int]]) -> None
     ("turns", "explained"),
     [(1, 5), (6, 30), (12, 60), (100, 60)],  # 60 ms blocked; whoever waits for the GIL wakes up each 5 ms
 )
-def test_how_much_the_gil_explains_is_how_often_the_thread_woke(turns: int, explained: float) -> None:
-    found = parts_of([segment("handler", 0, 100)], noted([section(0, 100, 40, rivals=58, turns=turns)]))
-    assert found.times["lock_wait"] == 60 * MS
-    assert found.for_gil == explained * MS
-
-
-@pytest.mark.parametrize(("turns", "found"), [(1, {"socket_wait": 100, "lock_wait": 60}), (100, {"lock_wait": 210})])
-def test_who_waits_for_something_else_beside_rivals_says_nothing_of_who_was_late(
-    turns: int, found: dict[str, float]
+def test_how_much_the_gil_explains_is_how_often_the_thread_woke_and_the_rest_is_another_wait(
+    turns: int, explained: float
 ) -> None:
+    """As that for a database, while a thread in the background computes."""
+    found = parts_of([segment("handler", 0, 100)], noted([section(0, 100, 40, rivals=58, turns=turns)]))
+    assert found.times["lock_wait"] == found.for_gil == explained * MS
+    assert found.times.get("io_wait", 0) == (60 - explained) * MS
+
+
+@pytest.mark.parametrize(
+    ("natives", "found"),
+    [
+        (0, {"compute": 40, "lock_wait": 60}),
+        (20, {"compute": 40, "lock_wait": 60}),  # those of Python have computed for 40 of the 60 ms
+        (40, {"compute": 40, "io_wait": 60}),
+        (60, {"compute": 40, "io_wait": 60}),
+    ],
+)
+def test_native_threads_that_compute_keep_nobody_from_the_gil(natives: int, found: dict[str, float]) -> None:
+    """As those of a BLAS do, for the request itself or for another one."""
+    accounts = [section(0, 100, 40, rivals=60, natives=natives)]
+    assert in_ms([segment("handler", 0, 100)], noted(accounts)) == found
+
+
+def test_who_waits_for_something_else_beside_rivals_says_nothing_of_who_was_late() -> None:
     """Neither the event loop that took the request up, nor the free thread, waits for what its section waits for."""
     segments = [segment("queue", 0, 100, SOCKET), segment("queue", 100, 150, POOL), segment("handler", 150, 250)]
-    accounts = [section(150, 250, 40, rivals=58, turns=turns)]
+    accounts = [section(150, 250, 40, rivals=58, turns=1)]
     parts = parts_of(segments, noted(accounts, [(100, 150, 0)]))
-    expected = {"compute": 40, **found} | ({"unknown": 50} if turns == 1 else {})
+    expected = {"socket_wait": 100, "compute": 40, "lock_wait": 5, "io_wait": 55, "unknown": 50}
     assert {part: took / MS for part, took in parts.times.items()} == expected
-    assert parts.for_gil == (5 if turns == 1 else 210) * MS
+    assert parts.for_gil == 5 * MS
 
 
-def test_without_a_gil_it_explains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("accounts", "found"),
+    [
+        (section(100, 200, 10, rivals=88), {"socket_wait": 10, "lock_wait": 90}),
+        (section(100, 200, 10, 80), {"socket_wait": 20, "cpu_wait": 80}),
+        (section(100, 200, 5, turns=1), {"socket_wait": 100}),  # it slept, as in a blocking call
+        (section(100, 200, 98), {"socket_wait": 100}),
+        (section(150, 200, 5, rivals=44), {"socket_wait": 10, "lock_wait": 90}),  # of the rest nothing is known
+        (section(20, 200, 5, rivals=170), {"lock_wait": 100}),
+    ],
+)
+def test_a_wait_in_the_socket_is_what_kept_the_event_loops_thread(
+    accounts: tuple[Reading, Reading], found: dict[str, float]
+) -> None:
+    """However this request's own sections went."""
+    segments = [segment("queue", 100, 200, SOCKET), segment("handler", 200, 300)]
+    timeline = noted([section(200, 300, 100)])
+    timeline.taken_up = accounts
+    assert in_ms(segments, timeline) == {**found, "compute": 100}
+    segments[0].attributes = {**SOCKET, "queue.blocked_by": "GET /hold"}
+    assert in_ms(segments, timeline) == {"socket_wait": 100, "compute": 100}
+
+
+def test_without_a_gil_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
     found = parts_of([segment("handler", 0, 100)], noted([section(0, 100, 40, rivals=58, turns=100)]))
-    assert (found.times["lock_wait"], found.for_gil) == (60 * MS, 0)
+    assert found.times == {"compute": 40 * MS, "io_wait": 60 * MS}

@@ -134,7 +134,7 @@ def test_a_forked_child_reads_its_own_account() -> None:
     pid = os.fork()
     if pid == 0:
         with suppress(BaseException):
-            own, _, computed, _, _ = reading()
+            own, _, computed, *_ = reading()
             os.write(send, f"{own.thread} {os.getpid()} {computed}".encode())
         os._exit(0)
     os.close(send)
@@ -202,7 +202,7 @@ def test_the_kernel_is_not_asked_again_of_a_thread_that_has_computed_since(monke
 
     monkeypatch.setattr(threads, "read_account", read)
     brought = go_on(3_000_000, 2_900_000)
-    assert brought == (own, 1_003_000_000, 7_900_000, b"1 7000 1", 12_000_000)
+    assert brought[:5] == (own, 1_003_000_000, 7_900_000, b"1 7000 1", 12_000_000)
     assert asked == [1]
     go_on(3_000_000, 3_000_000 - threads.RECENT_NS)
     assert asked == [3]  # it was off a CPU for too long

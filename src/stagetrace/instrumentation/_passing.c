@@ -10,9 +10,9 @@
 
 /* Of the one interpreter that has imported this; another one, within the same process, takes the reference. */
 enum {
-    CURRENT_GET, CURRENT_SET, CONTEXT_GET, CONTEXT_SET, NO_CONTEXT, REPORT, COROUTINE, NOTE, LONG, /* imported */
+    CURRENT_GET, CURRENT_SET, CONTEXT_GET, CONTEXT_SET, NO_CONTEXT, REPORT, COROUTINE, ACCOUNT, END_STEP, DIVIDED, /* imported */
     IMPORTED, ENTER = IMPORTED, LEAVE, BEGIN_ANSWER, ADD_PIECE, END_ANSWER, TAKE_IN, GO_AWAY, AWAIT, TYPE, TRAILERS,
-    MORE_TRAILERS, MORE_BODY, BODY, RECEIVING, SENDING, WAITED, STEP, HELD
+    MORE_TRAILERS, MORE_BODY, BODY, RECEIVING, SENDING, WAITED, STEP_BEGUN, STEP, HELD
 };
 static PyObject *held[HELD];
 
@@ -20,15 +20,17 @@ static const char *const WHERE[IMPORTED][2] = {
     {"stagetrace.recording.current", "current"}, {"stagetrace.recording.current", "current"}, /* what of it: below */
     {"stagetrace.recording.context", "get_current"}, {"stagetrace.recording.context", "attach"},
     {"stagetrace.recording.context", "NO_CONTEXT"}, {"stagetrace.guard", "report"}, {"types", "CoroutineType"},
-    {"stagetrace.recording.holders", "note"}, {"stagetrace.recording.holders", "LONG_NS"},
+    {"stagetrace.sources.threads", "account"}, {"stagetrace.recording.holders", "end_step"},
+    {"stagetrace.sources.threads", "DIVIDED_NS"},
 };
-static int64_t long_ns; /* LONG_NS */
+static int64_t divided_ns; /* DIVIDED_NS */
 static const struct { int place; const char *text; } WORDS[] = {
     {ENTER, "enter"}, {LEAVE, "leave"}, {BEGIN_ANSWER, "begin_answer"}, {ADD_PIECE, "add_piece"},
     {END_ANSWER, "end_answer"}, {TAKE_IN, "take_in"}, {GO_AWAY, "go_away"}, {BODY, "body"},
     {AWAIT, "__await__"}, {TYPE, "type"}, {TRAILERS, "trailers"}, {MORE_TRAILERS, "more_trailers"},
     {MORE_BODY, "more_body"}, {RECEIVING, "network.receive"}, {SENDING, "network.send"},
     {WAITED, "waited_for_peer"},
+    {STEP_BEGUN, "step"},
 };
 
 /* A Receive or a Send. */
@@ -285,26 +287,43 @@ static PySendResult turned(Step *step, PySendResult status, PyObject **result) {
     return PYGEN_ERROR;
 }
 
-/* Note that a step of a request's work has held the thread since then, if that was long; an exception stays. */
-static void note_long(Step *step, int64_t began) {
+/* Begin a step of a request's work, at a time that is set; return -1 with an exception that is none of our errors. */
+static int begin_work(Step *step, int64_t *began) {
+    *began = clock_ns(CLOCK_REALTIME);
+    PyObject *number = PyLong_FromLongLong(*began);
+    PyObject *account = number ? PyObject_CallFunctionObjArgs(held[ACCOUNT], number, NULL) : NULL;
+    int result = account ? PyObject_SetAttr(step->message, held[STEP_BEGUN], account) : -1;
+    Py_XDECREF(number);
+    Py_XDECREF(account);
+    return result < 0 ? said() : 0;
+}
+
+/* Note such a step, if it was not short; an exception that is set stays. */
+static void end_work(Step *step, int64_t began) {
     int64_t now = clock_ns(CLOCK_REALTIME);
-    if (step->passing != NULL || now - began < long_ns) return;
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
-    PyObject *done = PyObject_CallFunction(held[NOTE], "LLO", (long long)began, (long long)now, step->message);
-    if (done == NULL) said();
-    Py_XDECREF(done);
+    int result;
+    if (now - began < divided_ns) {
+        result = PyObject_SetAttr(step->message, held[STEP_BEGUN], Py_None);
+    } else {
+        PyObject *done = PyObject_CallFunction(held[END_STEP], "LLO", (long long)began, (long long)now, step->message);
+        result = done ? 0 : -1;
+        Py_XDECREF(done);
+    }
+    if (result < 0) said();
     PyErr_Restore(type, error, traceback);
 }
 
 static PySendResult send_in(Step *step, PyObject *value, PyObject **result) {
+    int64_t began = 0;
     if (step->over) return over(result);
     if (step->inner == NULL && begin(step) < 0) return turned(step, PYGEN_ERROR, result);
-    int64_t began = step->passing ? 0 : clock_ns(CLOCK_REALTIME);
+    if (step->passing == NULL && begin_work(step, &began) < 0) return turned(step, PYGEN_ERROR, result);
     PyObject *inner = step->inner;
     Py_INCREF(inner);
     PySendResult status = PyIter_Send(inner, value, result);
-    if (began) note_long(step, began);
+    if (began) end_work(step, began);
     status = turned(step, status, result);
     Py_DECREF(inner);
     return status;
@@ -340,9 +359,13 @@ static PySendResult throw_in(Step *step, PyObject *args, PyObject **result) {
         else PyErr_SetObject(type, error ? error : Py_None);
         return turned(step, PYGEN_ERROR, result);
     }
-    int64_t began = step->passing ? 0 : clock_ns(CLOCK_REALTIME);
+    int64_t began = 0;
+    if (step->passing == NULL && begin_work(step, &began) < 0) {
+        Py_DECREF(throw);
+        return turned(step, PYGEN_ERROR, result);
+    }
     *result = PyObject_Call(throw, args, NULL);
-    if (began) note_long(step, began);
+    if (began) end_work(step, began);
     Py_DECREF(throw);
     PySendResult status = PYGEN_NEXT;
     if (*result == NULL) status = (*result = stopped()) ? PYGEN_RETURN : PYGEN_ERROR;
@@ -501,7 +524,7 @@ static PyObject *stepped(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
 /* --- the module */
 
 static PyMethodDef functions[] = {
-    {"stepped", (PyCFunction)(void (*)(void))stepped, METH_FASTCALL, "Await a request's work; note its long steps."},
+    {"stepped", (PyCFunction)(void (*)(void))stepped, METH_FASTCALL, "Await what a task does for a request; note its steps."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -535,8 +558,8 @@ static int fill(PyObject *module) {
     held[CURRENT_GET] = part_of(held[CURRENT_GET], "get");
     held[CURRENT_SET] = part_of(held[CURRENT_SET], "set");
     if (held[CURRENT_GET] == NULL || held[CURRENT_SET] == NULL) return -1;
-    long_ns = PyLong_AsLongLong(held[LONG]);
-    if (long_ns == -1 && PyErr_Occurred()) return -1;
+    divided_ns = PyLong_AsLongLong(held[DIVIDED]);
+    if (divided_ns == -1 && PyErr_Occurred()) return -1;
     for (size_t i = 0; i < sizeof WORDS / sizeof *WORDS; i++)
         if ((held[WORDS[i].place] = PyUnicode_InternFromString(WORDS[i].text)) == NULL) return -1;
     PyObject *receive_type = PyType_FromSpec(&receive_spec), *send_type = PyType_FromSpec(&send_spec);

@@ -163,6 +163,8 @@ class AsgiRequest(Messages, http_metrics.Counted):
     _before: Any  # the context in which the request began
     freeze: Any  # the timeline's
     abandon: Any
+    divide: Any
+    step: Any
     adopted: Any  # the timeline's; so the next two
     disconnect: str | None
     stream: Stream | None
@@ -335,6 +337,8 @@ class AsgiRequest(Messages, http_metrics.Counted):
             if getattr(self._connection, "disconnected", False) is True:  # uvicorn's, while it waited for the client
                 self.go_away()
             self._ended_at = now
+            if self.step is not None:
+                self.divide(self.step)  # it ends after the request
             if self._status is not None and self._status >= http.SERVER_ERROR:
                 self.freeze()  # the exception that this answer is about comes through next
             else:

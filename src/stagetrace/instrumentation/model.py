@@ -28,7 +28,7 @@ from stagetrace.semconv import (
     PREPARE,
     TRANSFORM,
 )
-from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account, between
+from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account, account_since, between
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -189,7 +189,7 @@ def _of_one_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
 @guarded
 def _divide(timeline: Timeline, first: Reading | None, attributes: dict[str, Any] | None) -> int | None:
     """Note how the thread's time during a call divides, and return when it ended; None if that is unknown."""
-    last = account() if first is not None else None
+    last = account_since(first) if first is not None else None
     share = between(first, last) if first is not None and last is not None else None
     if first is None or last is None or share is None or attributes is None:
         return None

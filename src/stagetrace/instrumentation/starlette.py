@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 from operator import attrgetter
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
@@ -79,9 +80,23 @@ def _noting(original: Any, note: Any) -> Any:
                     note(self, scope, request)
             except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
                 report(__name__, error)
-        return original(self, scope, receive, send)
+        work = original(self, scope, receive, send)
+        if request is not None and getattr(request, "step", work) is None and type(work) is CoroutineType:
+            return _of_another_task(work, request)
+        return work
 
     return handle
+
+
+def _of_another_task(work: Any, request: Any) -> Any:
+    """Return what awaits `work`, for a request whose first task waits for this one, as BaseHTTPMiddleware lets it."""
+    try:
+        from stagetrace.instrumentation.passing import stepped
+
+        return stepped(work, request)
+    except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+        report(__name__, error)
+        return work
 
 
 def _note_mount(mount: Any, _scope: Any, request: Any) -> None:

@@ -12,8 +12,9 @@ from threading import get_ident
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.guard import guarded
+from stagetrace.guard import guarded, guarded_end
 from stagetrace.kept import copied
+from stagetrace.sources.threads import DIVIDED_NS, account
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
@@ -46,21 +47,41 @@ def holder(start: int, end: int) -> str | None:
     return None
 
 
+@guarded
+def _begin(request: Any, began: int) -> None:
+    request.step = account(began)
+
+
+@guarded_end
+def end_step(began: int, ended: int, request: Any) -> None:
+    """Note a step of a request's work: how its time divides, and that it held the thread, if that was for long."""
+    first, request.step = request.step, None
+    request.divide(first)
+    if ended - began >= LONG_NS:
+        note(began, ended, request)
+
+
 @types.coroutine
 def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any, Any]:
-    """Await `work`, a request's own coroutine, and note each step that holds the thread for long."""
+    """Await `work`, which a task does for a request, and note each step of it that is not short.
+
+    While a step lasts, the thread's account at its begin is the request's `step`.
+    """
     step: Any = work.send
     value: Any = None
     while True:
         began = time_ns()
+        _begin(request, began)
         try:
             awaited = step(value)
         except StopIteration as stop:
             return stop.value
         finally:
             ended = time_ns()
-            if ended - began >= LONG_NS:
-                note(began, ended, request)
+            if ended - began >= DIVIDED_NS:
+                end_step(began, ended, request)
+            else:
+                request.step = None
         try:
             value = yield awaited
             step = work.send

@@ -15,7 +15,7 @@ from stagetrace.recording.holders import holder
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END_MARK, Marks
 from stagetrace.recording.tiler import MAX_SEGMENTS, NOTHING, Tiler, Visit
 from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
-from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account
+from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +54,8 @@ class Timeline(Marks):
     adopted: Any = None  # the entry span, where somebody else has started it
     accounts: Sequence[tuple[Reading, Reading]] = ()  # of a thread, around sections that stayed on it
     handed: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
+    taken_up: tuple[Reading, Reading] | None = None  # of the event loop's thread, around the wait in the socket
+    step: Reading | None = None  # the thread's account as the step began in which a task of the request's is now
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
     # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is
     # the process's own. None where nobody tells.
@@ -144,7 +146,7 @@ class Timeline(Marks):
     def divide(self, first: Reading | None) -> None:
         """Note a section that began with this account of the calling thread and ends now, unless it was short."""
         if first is not None and time.time_ns() - first[AT] >= DIVIDED_NS:
-            last = account()
+            last = account_since(first)
             if last is not None:
                 self.divided(first, last)
 

@@ -21,7 +21,7 @@ from stagetrace.sla.verdict import overlap
 from stagetrace.sources import loops, pauses, threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any, Protocol
 
     from stagetrace.recording.tiler import Segment
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         calls: Sequence[tuple[str, int, int]]
         peer_waits: Sequence[Interval] | None
         socket_waits: Sequence[tuple[int, int, bool]]
+        taken_up: tuple[Reading, Reading] | None
         model: Mapping[str, Any]
 
 
@@ -73,16 +74,17 @@ class _Divided:
         blocked = max(share.blocked - told, 0)
         self.computed += share.computed
         self.waited += share.waited
-        if share.rivals < RIVALS * blocked:
-            # Who held what it waited for has lacked a CPU like this thread: so much for what was computed.
-            short = min(blocked - share.rivals, _for_each(share) * share.rivals)
-            self.waited += int(short)
-            blocked -= int(short)
-        if share.rivals >= RIVALS * blocked:
-            self.locked += blocked
-            self.for_gil += min(share.turns * threads.gil_turn_ns(), blocked)
-        else:
-            self.blocked += blocked
+        gil = min(share.turns * threads.gil_turn_ns(), blocked)
+        if share.rivals < RIVALS * gil:
+            # Who held the GIL has lacked a CPU like this thread: so much for what was computed.
+            short = int(min(gil - share.rivals, _for_each(share) * share.rivals))
+            self.waited += short
+            gil, blocked = gil - short, blocked - short
+        if share.rivals >= RIVALS * gil:
+            self.locked += gil
+            self.for_gil += gil
+            blocked -= gil
+        self.blocked += blocked
 
     def told(self) -> int:
         """Return what of the time is told."""
@@ -188,16 +190,36 @@ def parts_of(segments: Iterable[Segment], noted: Noted) -> Parts:
     suspended = _Suspended.of(_without(own, [*calls, *sections]))
     others = _of_own(own, divided, sorted(calls), overs, _handed_back(own, noted.handed), suspended)
     for_gil = divided.for_gil
-    if unheld and (kept_from := divided.kept_from(unheld)):
-        times[cause.SOCKET_WAIT] -= unheld
-        _add(times, kept_from, unheld)
-        for_gil += unheld if kept_from == cause.LOCK_WAIT else 0
+    for part, kept in _kept_out(unheld, noted.taken_up, divided):
+        times[cause.SOCKET_WAIT] -= kept
+        _add(times, part, kept)
+        for_gil += kept if part == cause.LOCK_WAIT else 0
     for part, took in others.items():
         _add(times, part, took)
     times = {part: took for part, took in times.items() if took > 0}
     model = noted.model
     is_first, is_recognised = bool(model.get(ML_COLD_START)), model.get(ML_MODEL_RECOGNISED, True)
     return Parts(times, model.get(ML_BATCH_SIZE), is_first, for_gil, is_recognised)
+
+
+def _kept_out(unheld: int, taken_up: tuple[Reading, Reading] | None, divided: _Divided) -> Iterator[tuple[str, int]]:
+    """Yield by what, and for how long, an event loop was kept from taking the request up that nobody is known to hold.
+
+    Its own thread's accounts tell; where there are none, what kept the request's sections is taken for that.
+    """
+    if not unheld:
+        return
+    if taken_up is None:
+        if (part := divided.kept_from(unheld)) is not None:
+            yield part, unheld
+        return
+    loop = _Divided()
+    loop.add_sections([taken_up], [])
+    whole = max(taken_up[1][threads.AT] - taken_up[0][threads.AT], 1)
+    scale = max(unheld / whole, 1.0)  # of a part of the wait, no more may be known
+    lacked = min(int(loop.waited * scale), unheld)
+    yield cause.CPU_WAIT, lacked
+    yield cause.LOCK_WAIT, min(int(loop.locked * scale), unheld - lacked)
 
 
 def _add_queue(

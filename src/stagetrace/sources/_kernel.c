@@ -1,15 +1,18 @@
 /* What is read of the kernel for each request, in C (docs/decisions/011).
  *
  * A thread's account (threads.py): os.pread() lets go of the GIL, and where other threads compute, each of them keeps it
- * for five milliseconds before the reader has it back. TCP_INFO (tcp.py): what uvloop gives as a connection's socket makes
+ * for five milliseconds before the reader has it back. So for the list of threads (native_threads.py). TCP_INFO (tcp.py): what uvloop gives as a connection's socket makes
  * a socket object for each question.
  */
 #include "../native.h"
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { SIZE = 64, TRIES = 3, AT_ONCE_NS = 50000 }; /* as in threads.py */
@@ -54,7 +57,34 @@ static PyObject *tcp_info(PyObject *module, PyObject *const *args, Py_ssize_t gi
 }
 #endif
 
+#define TASKS "/proc/self/task"
+
+/* Return a number that is another where this process has more or fewer threads. */
+static PyObject *count_threads(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
+    struct stat found;
+    if (stat(TASKS, &found) < 0) return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromUnsignedLongLong((unsigned long long)found.st_nlink);
+}
+
+static PyObject *list_threads(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
+    DIR *tasks = opendir(TASKS);
+    if (tasks == NULL) return PyErr_SetFromErrno(PyExc_OSError);
+    PyObject *threads = PyList_New(0);
+    for (struct dirent *entry; threads != NULL && (entry = readdir(tasks)) != NULL;) {
+        long number = strtol(entry->d_name, NULL, 10); /* 0 of "." and ".." */
+        if (number <= 0) continue;
+        PyObject *thread = PyLong_FromLong(number);
+        if (thread == NULL || PyList_Append(threads, thread) < 0) Py_CLEAR(threads);
+        Py_XDECREF(thread);
+    }
+    closedir(tasks);
+    return threads;
+}
+
 static PyMethodDef functions[] = {
+    {"count_threads", count_threads, METH_NOARGS,
+     "Return a number that changes with how many threads this process has; raises OSError."},
+    {"list_threads", list_threads, METH_NOARGS, "Return the kernel's numbers of this process's threads; raises OSError."},
 #ifdef TCP_INFO
     {"tcp_info", (PyCFunction)(void (*)(void))tcp_info, METH_FASTCALL,
      "Return the first so many bytes of a connection's TCP_INFO; raises OSError."},

@@ -11,12 +11,15 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from typing import Final, NamedTuple
 
 from stagetrace.guard import switch
 from stagetrace.native import native
 from stagetrace.real_threads import allocate_lock, local, start_new_thread
 from stagetrace.sources.base import SLOW_NS, Source
+from stagetrace.sources.native_threads import Look, look, running_python
+from stagetrace.sources.native_threads import share as share_of_natives
 
 MAX_DESCRIPTORS: Final = 256
 UNKNOWN: Final = -1
@@ -24,12 +27,16 @@ DIVIDED_NS: Final = 1_000_000  # how long a section must be for its time to be d
 
 
 # One thread's account at one time: whose it is; when, by the clock of the stages; its CPU time; what the kernel said of
-# it, None where it does not; the CPU time of all threads of the process. It is worked out for few of them.
-Reading = tuple["Descriptor", int, int, "bytes | None", int]
+# it, None where it does not; the CPU time of all threads of the process; what native threads had computed, at that time
+# or before. It is worked out for few of them.
+Reading = tuple["Descriptor", int, int, "bytes | None", int, "Look | None"]
 AT: Final = 1
 COMPUTED: Final = 2
 SAID: Final = 3
+PROCESS: Final = 4
 RECENT_NS: Final = 200_000  # of waiting for a CPU that may be counted as a section's though it came before
+KEPT: Final = 64  # accounts of each thread
+KEPT_NS: Final = 10_000_000  # between any two of them
 NEAR_NS: Final = 10_000_000  # after so long the kernel is asked again anyway
 AT_ONCE_NS: Final = 50_000
 TRIES: Final = 3
@@ -42,7 +49,7 @@ class Share(NamedTuple):
     computed: int
     waited: int  # for a CPU; UNKNOWN where the kernel does not tell
     blocked: int  # UNKNOWN with it
-    rivals: int  # computed by other threads of this process meanwhile
+    rivals: int  # computed meanwhile by other threads of this process that run Python
     turns: int = 0  # how often it was given a CPU
 
 
@@ -53,6 +60,7 @@ class Descriptor:
         self.thread = thread
         self.number = UNKNOWN
         self._file: tuple[int, int] | None = None
+        running_python.add(thread)
         with _opening:
             if _open_now[0] >= MAX_DESCRIPTORS or not _has_schedstat:
                 return
@@ -75,7 +83,10 @@ class Descriptor:
 
     def __del__(self) -> None:
         number = self.number
-        if number != UNKNOWN and None not in (_opening, _identity):  # else the interpreter ends
+        if None in (_opening, _identity, running_python):
+            return  # the interpreter ends
+        running_python.discard(self.thread)
+        if number != UNKNOWN:
             self._give_back()
             # Whoever closed all descriptors, to become a daemon say, may have another file at this number by now.
             if _identity(number) == self._file:
@@ -150,7 +161,7 @@ def reading() -> Reading:
         own = _own.descriptor = Descriptor(threading.get_native_id())
     number = own.number
     if number == UNKNOWN:
-        return own, time.time_ns(), time.thread_time_ns(), None, time.process_time_ns()
+        return own, time.time_ns(), time.thread_time_ns(), None, time.process_time_ns(), None
     try:
         at, computed, said, process, took = read_account(number)
     except OSError:
@@ -158,7 +169,7 @@ def reading() -> Reading:
         raise
     if took >= SLOW_NS:
         SOURCE.took(took)
-    return own, at, computed, said, process
+    return own, at, computed, said, process, look()
 
 
 def _tell_greenlets_apart() -> bool:
@@ -225,13 +236,53 @@ def account(now: int | None = None) -> Reading | None:
                     return last
                 computed = time.thread_time_ns()
                 if age - (computed - last[COMPUTED]) < RECENT_NS:
-                    return last[0], now, computed, last[SAID], time.process_time_ns()
+                    return last[0], now, computed, last[SAID], time.process_time_ns(), look()
         _own.last = taken = reading()
+        _keep(taken)
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
         SOURCE.failed(error)
         return None
     else:
         return taken
+
+
+def _keep(taken: Reading) -> None:
+    """Keep an account of the calling thread for `since`, unless another was kept just before."""
+    kept: deque[Reading] | None = getattr(_own, "kept", None)
+    if kept is None:
+        kept = _own.kept = deque(maxlen=KEPT)
+    if not kept or taken[AT] - kept[-1][AT] >= KEPT_NS:
+        kept.append(taken)
+
+
+def account_since(first: Reading) -> Reading | None:
+    """Return the calling thread's account as a section ends that began with `first`; None if it is not to be had.
+
+    What native threads computed in it is asked for where that matters: where other threads have, while this one did
+    not.
+    """
+    last = account()
+    if last is None or last[SAID] is None:
+        return last
+    wall, computed = last[AT] - first[AT], last[COMPUTED] - first[COMPUTED]
+    if wall - computed < DIVIDED_NS or last[PROCESS] - first[PROCESS] - computed < DIVIDED_NS:
+        return last
+    return *last[:5], look(wall // 8)
+
+
+def since(at: int) -> tuple[Reading, Reading] | None:
+    """Return the calling thread's accounts, as they were about `at` and are now; None where nothing is known of then.
+
+    That is before `at` by no more than has passed since, or a while after it.
+    """
+    now = account()
+    kept: deque[Reading] = getattr(_own, "kept", None) or deque()
+    if now is None or now[SAID] is None or not kept:
+        return None
+    first = next((one for one in reversed(kept) if one[AT] <= at), kept[0])
+    if first[AT] < at - (now[AT] - at):
+        first = next((one for one in kept if one[AT] > at), now)
+    return None if first[AT] >= now[AT] else (first, (*now[:5], look(0)))
 
 
 def before() -> Reading | None:
@@ -262,13 +313,14 @@ def waited(previous: Reading | None, now: Reading) -> int:
 
 def between(first: Reading, last: Reading) -> Share | None:
     """Return how the time between two readings of one thread divides; None of two threads, or where it is unknown."""
-    own, since, computed_before, before, process_before = first
-    other, until, computed_after, after, process_after = last
+    own, since, computed_before, before, process_before, looked_before = first
+    other, until, computed_after, after, process_after, looked_after = last
     if own is not other or (before is None) != (after is None):
         return None  # of two threads, or its descriptor was lost in between
     wall = max(until - since, 0)
     computed = max(computed_after - computed_before, 0)
-    rivals = max(process_after - process_before - computed, 0)
+    others = max(process_after - process_before - computed, 0)
+    rivals = int(others * (1 - share_of_natives(looked_before, looked_after, computed)))
     if before is None or after is None:
         return Share(wall, computed, UNKNOWN, UNKNOWN, rivals)
     try:
