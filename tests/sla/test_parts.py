@@ -309,23 +309,24 @@ def test_who_waits_for_something_else_beside_rivals_says_nothing_of_who_was_late
 
 
 @pytest.mark.parametrize(
-    ("accounts", "found"),
+    ("told", "found"),
     [
-        (section(100, 200, 10, rivals=88), {"socket_wait": 10, "lock_wait": 90}),
-        (section(100, 200, 10, 80), {"socket_wait": 20, "cpu_wait": 80}),
-        (section(100, 200, 5, turns=1), {"socket_wait": 100}),  # it slept, as in a blocking call
-        (section(100, 200, 98), {"socket_wait": 100}),
-        (section(150, 200, 5, rivals=44), {"socket_wait": 10, "lock_wait": 90}),  # of the rest nothing is known
-        (section(20, 200, 5, rivals=170), {"lock_wait": 100}),
+        ([(100, 200, 10, 0, 90, 50)], {"socket_wait": 10, "lock_wait": 90}),
+        ([(100, 200, 20, 0, 90, 4)], {"socket_wait": 80, "lock_wait": 20}),
+        ([(100, 200, 10, 80, 0, 50)], {"socket_wait": 20, "cpu_wait": 80}),
+        ([(100, 200, 5, 0, 0, 1)], {"socket_wait": 100}),  # it slept, as in a blocking call
+        ([(100, 200, 98, 0, 0, 1)], {"socket_wait": 100}),
+        ([(150, 200, 5, 0, 45, 50)], {"socket_wait": 10, "lock_wait": 90}),  # of the rest nothing is known
+        ([(50, 150, 0, 0, 100, 50), (150, 200, 10, 40, 0, 50)], {"socket_wait": 10, "lock_wait": 50, "cpu_wait": 40}),
     ],
 )
 def test_a_wait_in_the_socket_is_what_kept_the_event_loops_thread(
-    accounts: tuple[Reading, Reading], found: dict[str, float]
+    told: Any, found: dict[str, float], loop: Callable[..., None]
 ) -> None:
     """However this request's own sections went."""
     segments = [segment("queue", 100, 200, SOCKET), segment("handler", 200, 300)]
     timeline = noted([section(200, 300, 100)])
-    timeline.taken_up = accounts
+    loop(*told)
     assert in_ms(segments, timeline) == {**found, "compute": 100}
     segments[0].attributes = {**SOCKET, "queue.blocked_by": "GET /hold"}
     assert in_ms(segments, timeline) == {"socket_wait": 100, "compute": 100}

@@ -17,7 +17,6 @@ from stagetrace.recording.holders import holder
 from stagetrace.semconv import QUEUE, QUEUE_BLOCKED_BY, QUEUE_REASON
 from stagetrace.sources import tcp
 from stagetrace.sources.base import SLOW_NS
-from stagetrace.sources.threads import since
 
 if TYPE_CHECKING:
     from stagetrace.recording.timeline import Timeline
@@ -81,8 +80,7 @@ def _asked(connection: Any) -> int:
 
 @guarded
 def show(timeline: Timeline, start: int, end: int) -> None:
-    """Mark [start, end) on a timeline, which begins with it, as the wait in the socket of this thread's event loop."""
-    timeline.taken_up = since(start)
+    """Mark [start, end) on a timeline, which begins with it, as the wait in the socket."""
     timeline.enter(QUEUE, _attributes(start, end), at=start)
     timeline.leave(QUEUE, at=end)
 

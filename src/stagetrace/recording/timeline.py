@@ -54,7 +54,6 @@ class Timeline(Marks):
     adopted: Any = None  # the entry span, where somebody else has started it
     accounts: Sequence[tuple[Reading, Reading]] = ()  # of a thread, around sections that stayed on it
     handed: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
-    taken_up: tuple[Reading, Reading] | None = None  # of the event loop's thread, around the wait in the socket
     step: Reading | None = None  # the thread's account as the step began in which a task of the request's is now
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
     # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
         calls: Sequence[tuple[str, int, int]]
         peer_waits: Sequence[Interval] | None
         socket_waits: Sequence[tuple[int, int, bool]]
-        taken_up: tuple[Reading, Reading] | None
         model: Mapping[str, Any]
 
 
@@ -138,6 +137,7 @@ class _Divided:
 class _Suspended:
     """What the event loop did while a request was in none of its sections, in nanoseconds."""
 
+    known: int = 0  # of how much of these times there are accounts
     idle: int = 0  # at least: so long the request cannot have been kept by the loop
     waited: int = 0  # for a CPU, at most; as evenly as that may be
     for_gil: int = 0
@@ -152,6 +152,7 @@ class _Suspended:
             if share.waited == threads.UNKNOWN or begin >= end:
                 continue
             within = overlap(times, [(begin, end)])
+            found.known += within
             for_gil = min(share.turns * threads.gil_turn_ns(), share.blocked, share.rivals)
             found.idle += max(within - (end - begin - share.blocked + for_gil), 0)
             found.waited += share.waited * within // (end - begin)
@@ -170,17 +171,18 @@ def parts_of(segments: Iterable[Segment], noted: Noted) -> Parts:
     own: list[Interval] = []
     waits: list[Interval] = []  # in other stages, perhaps within a section
     overs: list[tuple[int, int]] = []  # hand-overs: how long, and how much of that a CPU was lacking
-    unheld = 0  # in the socket, and nobody known was in the way
+    unheld: list[Interval] = []  # in the socket, and nobody known was in the way
     for segment in segments:
         times_of = (segment.start, segment.end)
         if segment.stage == QUEUE:
             waits.append(times_of)
-            unheld += _add_queue(times, segment, noted.handed, overs)
+            if _add_queue(times, segment, noted.handed, overs):
+                unheld.append(times_of)
         elif segment.stage in WAITS and noted.peer_waits is None:
             waits.append(times_of)
             _add(times, WAITS[segment.stage], segment.end - segment.start)
         elif segment.stage in WAITS:
-            unheld += _add_passing(times, segment, noted, own, waits)
+            _add_passing(times, segment, noted, own, waits, unheld)
         else:
             own.append(times_of)
     divided = _Divided()
@@ -190,7 +192,7 @@ def parts_of(segments: Iterable[Segment], noted: Noted) -> Parts:
     suspended = _Suspended.of(_without(own, [*calls, *sections]))
     others = _of_own(own, divided, sorted(calls), overs, _handed_back(own, noted.handed), suspended)
     for_gil = divided.for_gil
-    for part, kept in _kept_out(unheld, noted.taken_up, divided):
+    for part, kept in _kept_out(unheld, divided):
         times[cause.SOCKET_WAIT] -= kept
         _add(times, part, kept)
         for_gil += kept if part == cause.LOCK_WAIT else 0
@@ -202,30 +204,26 @@ def parts_of(segments: Iterable[Segment], noted: Noted) -> Parts:
     return Parts(times, model.get(ML_BATCH_SIZE), is_first, for_gil, is_recognised)
 
 
-def _kept_out(unheld: int, taken_up: tuple[Reading, Reading] | None, divided: _Divided) -> Iterator[tuple[str, int]]:
+def _kept_out(unheld: list[Interval], divided: _Divided) -> Iterator[tuple[str, int]]:
     """Yield by what, and for how long, an event loop was kept from taking the request up that nobody is known to hold.
 
     Its own thread's accounts tell; where there are none, what kept the request's sections is taken for that.
     """
-    if not unheld:
-        return
-    if taken_up is None:
-        if (part := divided.kept_from(unheld)) is not None:
-            yield part, unheld
-        return
-    loop = _Divided()
-    loop.add_sections([taken_up], [])
-    whole = max(taken_up[1][threads.AT] - taken_up[0][threads.AT], 1)
-    scale = max(unheld / whole, 1.0)  # of a part of the wait, no more may be known
-    lacked = min(int(loop.waited * scale), unheld)
-    yield cause.CPU_WAIT, lacked
-    yield cause.LOCK_WAIT, min(int(loop.locked * scale), unheld - lacked)
+    loop = _Suspended.of(unheld)
+    for begin, end in unheld:
+        took = max(end - begin - pauses.within(begin, end), 0)
+        if loop.known:
+            lacked = min(loop.waited * (end - begin) // loop.known, took)
+            yield cause.CPU_WAIT, lacked
+            yield cause.LOCK_WAIT, min(loop.for_gil * (end - begin) // loop.known, took - lacked)
+        elif (part := divided.kept_from(took)) is not None:
+            yield part, took
 
 
 def _add_queue(
     times: dict[str, int], wait: Segment, handed: Iterable[tuple[int, int, int]], overs: list[tuple[int, int]]
-) -> int:
-    """Add a wait in a queue, and its hand-overs; return how long it was in the socket without a known reason."""
+) -> bool:
+    """Add a wait in a queue, and its hand-overs; return whether it was in the socket without a known reason."""
     begin, end = wait.start, wait.end
     part = QUEUES.get(wait.attributes.get(QUEUE_REASON, ""), cause.POOL_WAIT)
     if part == cause.POOL_WAIT:
@@ -236,20 +234,21 @@ def _add_queue(
                 end = over
     took = end - begin if part == cause.BATCH_WAIT else _uncollected(times, begin, end)
     _add(times, part, took)
-    return took if part == cause.SOCKET_WAIT and QUEUE_BLOCKED_BY not in wait.attributes else 0
+    return part == cause.SOCKET_WAIT and QUEUE_BLOCKED_BY not in wait.attributes
 
 
 def _add_passing(
-    times: dict[str, int], segment: Segment, noted: Noted, own: list[Interval], waits: list[Interval]
-) -> int:
-    """Add a send or receive: what waited for the other side, what lay in the socket meanwhile, and the rest as own.
-
-    Return how long it lay in the socket without a known reason.
-    """
+    times: dict[str, int],
+    segment: Segment,
+    noted: Noted,
+    own: list[Interval],
+    waits: list[Interval],
+    unheld: list[Interval],
+) -> None:
+    """Add a send or receive: what waited for the other side, what lay in the socket meanwhile, and the rest as own."""
     at, whole = segment.start, segment.end
     kept = [(WAITS[segment.stage], begin, end, True) for begin, end in noted.peer_waits or ()]
     kept += [(cause.SOCKET_WAIT, begin, end, is_told) for begin, end, is_told in noted.socket_waits]
-    unheld = 0
     for part, begin, end, is_told in sorted(kept, key=lambda one: one[1:]):
         begin, end = max(begin, at), min(end, whole)  # noqa: PLW2901
         if begin < end:
@@ -257,10 +256,10 @@ def _add_passing(
             waits.append((begin, end))
             took = _uncollected(times, begin, end) if part == cause.SOCKET_WAIT else end - begin
             _add(times, part, took)
-            unheld += 0 if is_told else took
+            if not is_told:
+                unheld.append((begin, end))
             at = end
     own.append((at, whole))
-    return unheld
 
 
 def _uncollected(times: dict[str, int], begin: int, end: int) -> int:

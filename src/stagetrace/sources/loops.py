@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.real_threads import local
-from stagetrace.sources.threads import AT, account, between
+from stagetrace.sources.threads import AT, account, between, looked
 
 if TYPE_CHECKING:
     from stagetrace.sources.threads import Reading, Share
@@ -39,14 +39,13 @@ def note(now: int) -> None:
 
 
 def _note(now: int | None) -> None:
+    kept: list[Reading] | None = getattr(_own, "kept", None)
+    if kept is None:
+        kept = _own.kept = []
     taken = account(now)
     if taken is None:
         return
-    try:
-        kept: list[Reading] = _own.kept
-    except AttributeError:
-        kept = _own.kept = []
-    kept.append(taken)
+    kept.append(looked(kept[-1], taken) if kept else taken)
     if len(kept) > MAX_KEPT:
         del kept[: MAX_KEPT // 2 : 2]  # the older ones grow apart
 

@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from typing import Final, NamedTuple
 
 from stagetrace.guard import switch
@@ -35,8 +34,6 @@ COMPUTED: Final = 2
 SAID: Final = 3
 PROCESS: Final = 4
 RECENT_NS: Final = 200_000  # of waiting for a CPU that may be counted as a section's though it came before
-KEPT: Final = 64  # accounts of each thread
-KEPT_NS: Final = 10_000_000  # between any two of them
 NEAR_NS: Final = 10_000_000  # after so long the kernel is asked again anyway
 AT_ONCE_NS: Final = 50_000
 TRIES: Final = 3
@@ -238,7 +235,6 @@ def account(now: int | None = None) -> Reading | None:
                 if age - (computed - last[COMPUTED]) < RECENT_NS:
                     return last[0], now, computed, last[SAID], time.process_time_ns(), look()
         _own.last = taken = reading()
-        _keep(taken)
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
         SOURCE.failed(error)
         return None
@@ -246,43 +242,21 @@ def account(now: int | None = None) -> Reading | None:
         return taken
 
 
-def _keep(taken: Reading) -> None:
-    """Keep an account of the calling thread for `since`, unless another was kept just before."""
-    kept: deque[Reading] | None = getattr(_own, "kept", None)
-    if kept is None:
-        kept = _own.kept = deque(maxlen=KEPT)
-    if not kept or taken[AT] - kept[-1][AT] >= KEPT_NS:
-        kept.append(taken)
-
-
 def account_since(first: Reading) -> Reading | None:
-    """Return the calling thread's account as a section ends that began with `first`; None if it is not to be had.
-
-    What native threads computed in it is asked for where that matters: where other threads have, while this one did
-    not.
-    """
+    """Return the calling thread's account as a section ends that began with `first`; None if it is not to be had."""
     last = account()
-    if last is None or last[SAID] is None:
-        return last
+    return None if last is None else looked(first, last)
+
+
+def looked(first: Reading, last: Reading) -> Reading:
+    """Return the account `last`, taken just now, with what native threads have computed since `first`.
+
+    They are looked at where that matters: where other threads have computed, while this one did not.
+    """
     wall, computed = last[AT] - first[AT], last[COMPUTED] - first[COMPUTED]
-    if wall - computed < DIVIDED_NS or last[PROCESS] - first[PROCESS] - computed < DIVIDED_NS:
+    if last[SAID] is None or wall - computed < DIVIDED_NS or last[PROCESS] - first[PROCESS] - computed < DIVIDED_NS:
         return last
     return *last[:5], look(wall // 8)
-
-
-def since(at: int) -> tuple[Reading, Reading] | None:
-    """Return the calling thread's accounts, as they were about `at` and are now; None where nothing is known of then.
-
-    That is before `at` by no more than has passed since, or a while after it.
-    """
-    now = account()
-    kept: deque[Reading] = getattr(_own, "kept", None) or deque()
-    if now is None or now[SAID] is None or not kept:
-        return None
-    first = next((one for one in reversed(kept) if one[AT] <= at), kept[0])
-    if first[AT] < at - (now[AT] - at):
-        first = next((one for one in kept if one[AT] > at), now)
-    return None if first[AT] >= now[AT] else (first, (*now[:5], look(0)))
 
 
 def before() -> Reading | None:
