@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -44,6 +45,14 @@ def test_breaches_json_is_one_object_of_the_promised_keys(jaeger: Jaeger, made: 
     hop = {"service": SERVICE, "stage": "inference", "duration_ms": 80.25, "peer": None}
     assert json.loads(done.stdout) == {
         "complete": True,
+        "requests": 4,
+        "judged": 4,
+        "missed": 3,
+        "excluded": 0,
+        "overrun_ms": 90.75,
+        "lost": [{"stage": "inference", "cause": "unknown", "missed": 3, "overrun_ms": 90.75, "share": 1.0}],
+        "counted_all": True,
+        "newest_request_unix_nano": made[0].start + MS,
         "breaches": [
             {
                 "trace_id": one.trace_id,
@@ -75,20 +84,20 @@ def test_breaches_json_is_one_object_of_the_promised_keys(jaeger: Jaeger, made: 
 def test_breaches_for_people_is_a_table_with_whole_ids(jaeger: Jaeger, made: list[Made]) -> None:
     done = cli("breaches", "--service", SERVICE, STAGETRACE_STORE=jaeger.url)
     assert (done.returncode, done.stderr) == (0, "")
-    head, *rows, empty, counts, step = done.stdout.splitlines()
+    counts, about, _, head, *rows, _, step = done.stdout.splitlines()
     assert head.split("  ")[0] == "time (UTC)"
     assert [row.split()[-1] for row in rows] == [one.trace_id for one in made]
     shown = time_of(made[0].start)[:23].replace("T", " ")
     cells = [cell.strip() for cell in rows[0].split("  ") if cell]
     assert cells[:-1] == [shown, SERVICE, "POST /predict", "80.25 ms", "50 ms", "30.25 ms", "inference", "major"]
-    assert empty == ""
-    assert counts.startswith(f"3 breaches in {SERVICE} since ")
+    assert counts == "3 of 4 judged requests missed their objective, 90.8 ms over in all: inference/unknown 100 %."
+    assert about.startswith(f"All requests of {SERVICE} since ")
     assert step == f"See the newest: stagetrace trace {made[0].trace_id} --store {jaeger.url}"
 
 
 def test_a_narrow_terminal_gets_two_lines_for_each_breach(jaeger: Jaeger, made: list[Made]) -> None:
     done = cli("breaches", "--store", jaeger.url, "--service", SERVICE, COLUMNS="80")
-    lines = done.stdout.splitlines()[:7]
+    lines = done.stdout.splitlines()[3:10]
     assert max(map(len, lines)) <= 80
     assert lines[2::2] == [f"  {one.trace_id}  80.25 ms of 50 ms, inference" for one in made]
 
@@ -119,9 +128,42 @@ def test_fail_makes_a_breach_exit_one(jaeger: Jaeger, made: list[Made]) -> None:
     at = ("breaches", "--store", jaeger.url, "--service", SERVICE, "--fail")
     assert cli(*at).returncode == 1
     assert cli(*at, "--json").returncode == 1
-    calm = cli(*at, "--since", "1s")
-    assert calm.returncode == 0
-    assert calm.stdout.startswith(f"No breaches in {SERVICE} since ")
+    calm = cli("breaches", "--store", jaeger.url, "--service", SERVICE, "--fail", "--since", time_of(made[0].start + 1))
+    assert (calm.returncode, calm.stderr) == (0, "")
+    assert calm.stdout.startswith("0 of 1 judged requests missed their objective.\nAll requests of shop since ")
+
+
+def test_fail_is_no_good_news_where_nothing_was_judged(jaeger: Jaeger, made: list[Made]) -> None:
+    at = ("breaches", "--store", jaeger.url, "--service", SERVICE, "--since", time_of(made[0].start + 2 * MS))
+    done = cli(*at)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.match(
+        r"No requests in this window, the last one 1\d min ago, at 20.*\nAll requests of shop ", done.stdout
+    )
+    failed = cli(*at, "--fail")
+    assert (failed.returncode, failed.stdout) == (2, done.stdout)
+    assert failed.stderr == "stagetrace: no request was judged, so that --fail has no answer\n"
+    answer = json.loads(cli(*at, "--json").stdout)
+    assert (answer["requests"], answer["judged"], answer["newest_request_unix_nano"]) == (0, 0, made[0].start + MS)
+
+
+def test_where_jaeger_has_too_many_requests_to_count_the_numbers_say_so(
+    jaeger: Jaeger, made: list[Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert made
+    monkeypatch.setattr("stagetrace.store.jaeger.COUNTED", 2)
+    monkeypatch.setattr("stagetrace.store.jaeger._LEAST", 1)
+    at = ("breaches", "--store", jaeger.url, "--service", SERVICE)
+    done = cli(*at, "--json")
+    answer = json.loads(done.stdout)
+    assert (answer["counted_all"], answer["missed"], len(answer["breaches"])) == (False, 3, 3)
+    assert 3 <= answer["judged"] <= 4
+    assert (answer["complete"], answer["reason"]) == (False, f"only 2 traces of {SERVICE} were read")
+    assert cli(*at, "--fail").returncode == 1
+    few = cli(*at, "--limit", "1")
+    assert few.stdout.startswith("at least 3 of at least ")
+    assert "These are the newest 1 of 3; --limit 3 shows all." in few.stdout
+    assert few.stderr.startswith("stagetrace: INCOMPLETE: only the newest 3 breaches are counted; only 2 traces of ")
 
 
 def test_a_limit_that_cuts_says_so_in_the_object_and_on_stderr(jaeger: Jaeger, made: list[Made]) -> None:

@@ -118,19 +118,21 @@ def test_the_requests_that_took_longest_in_a_stage(spans: Path) -> None:
         ("--kept", [4, 3, 2]),
         ("--service web", [4]),
         ("--route /predict", [5, 3, 2, 1]),
-        ("--route /health --service shop", []),
+        ("--model Tagger --segment tenant=blue", []),
+        ("--route POST__/predict", [5, 3, 2, 1]),
+        ("--route GET__/health", [4]),
         ("--model Ranker", [5, 2, 1]),
         ("--segment tenant=it's", [3]),
         ("--segment pod=b", [2]),
         ("--segment pod=a --segment tenant=blue", [5]),
-        ("--segment tenant=", []),
         ("--segment http.response.status_code=503", [4]),
         ("--since 2026-03-01T12:00:01Z --until 2026-03-01T12:00:03Z", [3, 2]),
         ("--since 2026-03-01T12:00:01.000000001Z", [5, 4, 3]),
     ],
 )
 def test_each_option_narrows_and_orders(spans: Path, options: str, expected: list[int]) -> None:
-    found = answer("requests", "--store", str(spans), *options.split())
+    arguments = [word.replace("__", " ") for word in options.split()]
+    found = answer("requests", "--store", str(spans), *arguments)
     assert [int(one["trace_id"], 16) for one in found["requests"]] == expected
     assert found["complete"]
 
@@ -142,6 +144,9 @@ def test_to_sort_by_a_stage_that_there_is_not_is_an_error(spans: Path) -> None:
         "stagetrace: cannot sort by 'min': no request here has a stage of this name\n"
         "there are start, duration, overrun, inference, mine, network.send, preprocess\n"
     )
+
+
+MISSED = "judged requests missed their objective"
 
 
 def test_breaches_take_the_same_filters(spans: Path) -> None:
@@ -167,9 +172,12 @@ def test_one_or_several_causes(spans: Path) -> None:
     (group,) = answer("stages", "--store", str(spans), "--cause", "cpu_wait")["groups"]
     assert (group["model"], group["requests"]) == ("Ranker", 1)
     said = printed("breaches", "--store", str(spans), "--cause", "cpu_wait").splitlines()
-    assert said[-2] == "1 breach in shop: 1 cpu_wait."
-    assert (
-        printed("breaches", "--store", str(spans), "--cause", "gc") == "No breaches of those selected in shop, web.\n"
+    assert said[:2] == [
+        f"1 of 4 {MISSED} because of cpu_wait, 30.0 ms over in all: inference/cpu_wait 100 %.",
+        "All requests of shop, web; not judged: 1 that no objective matches.",
+    ]
+    assert printed("breaches", "--store", str(spans), "--cause", "gc").startswith(
+        "0 of 4 judged requests missed their objective because of gc.\n"
     )
 
 
@@ -183,8 +191,8 @@ def test_a_breach_of_a_part_of_the_request_shows_that_part_beside_the_whole(tmp_
     broken = literal.verdict(breached=True, **{semconv.SLA_BREACH_PROMISE: "first_chunk"})
     file = tmp_path / "spans.jsonl"
     file.write_text(literal.request(1, 0, {"inference": 80, "network.send": 400}, **broken))
-    row = printed("breaches", "--store", str(file)).splitlines()[1]
-    assert "  80.00 ms of 480.00 ms     50 ms  30.00 ms  " in row
+    row = printed("breaches", "--store", str(file)).splitlines()[4]
+    assert "  80.00 ms of 480.00 ms    50 ms  30.00 ms  " in row
 
 
 def test_each_bound_that_a_stream_missed_is_shown(tmp_path: Path) -> None:
@@ -194,7 +202,7 @@ def test_each_bound_that_a_stream_missed_is_shown(tmp_path: Path) -> None:
     )
     file = tmp_path / "spans.jsonl"
     file.write_text(literal.request(1, 0, {"inference": 80, "network.send": 400}, **broken))
-    assert "  163.20 ms first chunk  " in printed("breaches", "--store", str(file)).splitlines()[1]
+    assert "  163.20 ms first chunk  " in printed("breaches", "--store", str(file)).splitlines()[4]
     (breach,) = answer("breaches", "--store", str(file))["breaches"]
     assert breach["missed"] == [
         {"bound": "first_chunk", "took_ms": 163.2, "allowed_ms": 100.0},
@@ -412,7 +420,133 @@ def test_an_empty_answer_says_since_when(spans: Path) -> None:
     for verb in ("stages", "requests", "tail", "watch"):
         found = printed(verb, "--store", str(spans), "--since", "2026-03-02T00:00:00Z")
         assert found == "No requests since 2026-03-02 00:00:00 UTC.\n"
-    assert (
-        printed("breaches", "--store", str(spans), "--model", "Tagger")
-        == "No breaches of those selected in shop, web.\n"
+
+
+def test_breaches_say_out_of_how_many_requests(spans: Path) -> None:
+    def said(*options: str) -> str:
+        return printed("breaches", "--store", str(spans), *options)
+
+    assert said("--model", "Tagger") == (
+        "0 of 1 judged requests missed their objective.\nThe selected requests of shop, web.\n"
     )
+    lines = said().splitlines()
+    assert lines[:2] == [
+        f"2 of 4 {MISSED}, 60.0 ms over in all: inference/cpu_wait 50 %, inference/slow_download 50 %.",
+        "All requests of shop, web; not judged: 1 that no objective matches.",
+    ]
+    assert said("--service", "web") == (
+        "1 request, none judged: their spans carry no verdict, which only stagetrace writes (STAGETRACE=1 and "
+        "STAGETRACE_SLA).\nAll requests of web.\n"
+    )
+    assert said("--service", "web", "--since", "2026-03-02").startswith("No requests in this window, the last one ")
+
+
+def test_the_summary_counts_what_is_and_not_what_is_listed(spans: Path) -> None:
+    """Whatever the limit; people are told how to see the rest, and a script that its list is not whole."""
+    whole, cut = (printed("breaches", "--store", str(spans), *limit).splitlines() for limit in ((), ("--limit", "1")))
+    assert cut[:2] == whole[:2]
+    assert cut[4].split() == whole[4].split()
+    assert cut[5:] == ["", "These are the newest 1 of 2; --limit 2 shows all.", whole[-1]]
+    done = cli("breaches", "--store", str(spans), "--limit", "1", "--json")
+    found = json.loads(done.stdout)
+    assert (found["missed"], found["judged"], len(found["breaches"]), found["complete"]) == (2, 4, 1, False)
+    assert done.stderr == "stagetrace: INCOMPLETE: limit 1 reached, there are older breaches\n"
+
+
+def test_people_are_shown_the_newest_twenty_and_scripts_all(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+    made = [
+        literal.request(number, number, {"inference": 80}, **literal.verdict(breached=True)) for number in range(1, 26)
+    ]
+    file.write_text("\n".join(made))
+    lines = printed("breaches", "--store", str(file)).splitlines()
+    assert lines[0] == "25 of 25 judged requests missed their objective, 750.0 ms over in all: inference/unknown 100 %."
+    assert [line.split()[-1] for line in lines[4:24]] == [trace_id(number) for number in range(25, 5, -1)]
+    assert lines[24:26] == ["", "These are the newest 20 of 25; --limit 25 shows all."]
+    assert len(printed("breaches", "--store", str(file), "--limit", "25").splitlines()) == 3 + 1 + 25 + 2
+    found = answer("breaches", "--store", str(file))
+    assert (len(found["breaches"]), found["complete"]) == (25, True)
+
+
+def test_time_lost_is_ranked_by_time_and_not_by_number(tmp_path: Path) -> None:
+    """One long breach outweighs several short ones; of many kinds the rest is summed."""
+    file = tmp_path / "spans.jsonl"
+    made = []
+    for number, (stage, cause, over) in enumerate(
+        [("preprocess", "gc", 1.0)] * 3 + [("inference", f"cause{n}", 10.0 * n) for n in range(1, 7)], 1
+    ):
+        verdict = literal.verdict(breached=True) | {
+            semconv.SLA_BREACH_STAGE: stage,
+            semconv.SLA_BREACH_CAUSE: cause,
+            semconv.SLA_OVERRUN_MS: over,
+        }
+        made.append(literal.request(number, number, {stage: 80}, **verdict))
+    file.write_text("\n".join(made))
+    assert printed("breaches", "--store", str(file)).splitlines()[0] == (
+        "9 of 9 judged requests missed their objective, 213.0 ms over in all: inference/cause6 28 %, "
+        "inference/cause5 23 %, inference/cause4 19 %, inference/cause3 14 %, inference/cause2 9 %, 2 others 6 %."
+    )
+    lost = answer("breaches", "--store", str(file))["lost"]
+    assert [one["cause"] for one in lost] == ["cause6", "cause5", "cause4", "cause3", "cause2", "cause1", "gc"]
+    assert (lost[-1]["missed"], lost[-1]["overrun_ms"]) == (3, 3.0)
+
+
+def failing(file: Path, *options: str) -> tuple[int, str, str]:
+    done = cli("breaches", "--store", str(file), "--fail", *options)
+    return done.returncode, done.stdout.partition("\n")[0], done.stderr
+
+
+NOTHING = "stagetrace: no request was judged, so that --fail has no answer\n"
+
+
+def test_fail_is_no_good_news_where_nothing_was_judged(tmp_path: Path, spans: Path) -> None:
+    """Whatever the reason: no request, no objective that matches, all excluded, other senders' spans."""
+    plain = {"http.route": "/score", "http.request.method": "POST"}
+    good = literal.verdict(breached=False)
+    excluded = {**plain, semconv.SLA_VERDICT: "excluded", semconv.SLA_OBJECTIVE: "POST /score excluded"}
+    file = tmp_path / "spans.jsonl"
+
+    def of(*requests: str) -> tuple[int, str, str]:
+        file.write_text("\n".join(requests))
+        return failing(file)
+
+    recorded = literal.request(1, 0, {"inference": 80}, **plain)
+    stock = literal.request(2, 0, {}, ms=80, **plain)
+    left_out = literal.request(3, 0, {"inference": 80}, **excluded)
+    kept = literal.request(4, 0, {"inference": 20}, **good)
+    broken = literal.request(5, 0, {"inference": 80}, **literal.verdict(breached=True))
+    assert of(recorded) == (2, "1 request, none judged: no objective matches (STAGETRACE_SLA of the service).", NOTHING)
+    assert of(stock)[0::2] == (2, NOTHING)
+    assert "none judged: their spans carry no verdict" in of(stock)[1]
+    assert of(left_out) == (2, "1 request, none judged: the policy excludes them.", NOTHING)
+    assert of(recorded, left_out)[1] == (
+        "2 requests, none judged: 1 excluded, and of the other 1 no objective matches (STAGETRACE_SLA of the service)."
+    )
+    assert of(recorded, stock, left_out, kept) == (0, "0 of 1 judged requests missed their objective.", "")
+    assert of(recorded, stock, left_out, kept, broken)[0] == 1
+    assert failing(spans, "--since", "2026-03-02")[0::2] == (2, NOTHING)
+    assert failing(spans, "--model", "Tagger")[0] == 0
+    assert failing(spans, "--model", "Ranker")[0] == 1
+
+
+@pytest.mark.parametrize("verb", ["breaches", "stages", "requests", "tail", "watch", "query", "export"])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--route", "/predcit"], "no request has the route '/predcit'\nthere are /predict, /health"),
+        (["--route", "PUT /predict"], "no request has the route 'PUT /predict'\nthere are POST /predict, GET /health"),
+        (["--model", "Rankr"], "no request has the model 'Rankr'\nthere are Ranker, Tagger"),
+        (["--segment", "pd=a"], "no request has the attribute pd=a\nthey have the attributes pod, "),
+        (["--segment", "pod=c"], "no request has the attribute pod=c\npod is a, b"),
+        (["--service", "shp"], "there is no service 'shp'\nit holds shop, web"),
+    ],
+)
+def test_a_name_that_the_store_does_not_know_is_an_error(
+    spans: Path, tmp_path: Path, verb: str, flags: list[str], expected: str
+) -> None:
+    more = {"query": ["SELECT count(*) FROM requests"], "export": [str(tmp_path / "out.jsonl")]}.get(verb, [])
+    done = cli(verb, *more, "--store", str(spans), "--since", "2026-03-01T00:00:00Z", *flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ from stagetrace.cli import breaches, trace
 from stagetrace.cli.downstream import alone
 from stagetrace.cli.registry import VERBS, load
 from stagetrace.store import Breaches, Entry, SpanRow, Trace
+from stagetrace.store.base import Lost, Tally
 from store.feed import entry, recent
 
 
@@ -30,10 +31,14 @@ def test_every_json_key_is_described() -> None:
     row = SpanRow(made.trace_id, made.span_id, None, "n", "svc", "SERVER", made.start, made.end, {})
     nothing = (None, None, None, None, None)  # threshold, overrun, objective, stage, severity
     one = Entry(made.trace_id, made.span_id, "svc", "n", None, made.start, made.end, *nothing)
-    listed = breaches.as_json(Breaches((one,), complete=False, reason="why"), [alone(one, "why")])
+    tally = Tally(lost=(Lost("inference", "gc", 1, 2.0),))
+    listed = breaches.as_json(Breaches((one,), complete=False, reason="why", tally=tally), [alone(one, "why")])
     drawn = trace.as_json(Trace(made.trace_id, (row,), complete=False, reason="why"))
     breach = listed["breaches"][0]
-    assert _described(sections["breaches --json"]) == {*listed, *breach, *breach["owner"], *breach["path"][0]}
+    assert _described(sections["breaches --json"]) == {
+        *(*listed, *listed["lost"][0]),
+        *(*breach, *breach["owner"], *breach["path"][0]),
+    }
     assert _described(sections["trace --json"]) == {*drawn, *drawn["spans"][0]}
 
 

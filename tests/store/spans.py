@@ -62,7 +62,9 @@ def _spans() -> list[Made]:
     # Attributes of other types than their columns.
     odd = {"http.route": 7, "http.response.status_code": "many", semconv.ML_BATCH_SIZE: 1.5, semconv.SLA_VERDICT: True}
     bare = Made("odd", "contract-odd", BASE, BASE + 5 * MS, attributes=odd, resource=mark)
-    return [*made, call, back, inner, bare, OLD, *_downstream(), *_rpc()]
+    excluded = entry("contract-back", BASE + 3200 * MS, breached=None, ms=3, resource=mark)
+    excluded = replace(excluded, attributes={**excluded.attributes, semconv.SLA_VERDICT: "excluded"})
+    return [*made, call, back, inner, bare, OLD, *_downstream(), *_rpc(), excluded]
 
 
 def _rpc() -> list[Made]:

@@ -6,7 +6,7 @@ import statistics
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -16,11 +16,12 @@ from stagetrace.cli.breaches import owners_of
 from stagetrace.cli.downstream import Hop, Owner
 from stagetrace.errors import StoreError
 from stagetrace.store import Selection, answers, open_store
-from stagetrace.store.base import CANDIDATES
+from stagetrace.store.base import CANDIDATES, Lost, Tally
+from stagetrace.store.known import nearest
 from stagetrace.store.relations import REQUESTS, SPANS
 from store import members
 from store.feed import MS, Made
-from store.spans import ALL, BASE, ENTRIES, NASTY, OLD, RPC, WHOLE
+from store.spans import ALL, BASE, END, ENTRIES, NASTY, OLD, RPC, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,8 +46,11 @@ SELECTIONS = {
     "boolean": replace(WHOLE, segments={"paying": "true"}),
     "resource": replace(WHOLE, segments={"pod": "pod-1"}),
     "several": replace(WHOLE, service="contract-0", route="/predict", segments={"pod": "pod-0", "tenant": "blue"}),
-    "none": replace(WHOLE, segments={"no.such": "x"}),
-    "hidden": replace(WHOLE, segments={"tier": "resource"}),  # the entry span's own attribute wins
+    "none": replace(WHOLE, route=RPC, model="Ranker"),  # both are known, and no request has the two
+    "earlier": Selection(BASE - 2000 * MS, BASE - 1000 * MS, service="contract-1"),
+    "as-shown": replace(WHOLE, route="POST /predict /rank"),  # name and route, as lists show a request
+    "name-as-shown": replace(WHOLE, route="POST /predict"),
+    "shown-elsewhere": replace(WHOLE, route="odd"),
     "breached": replace(WHOLE, breached=True),
     "kept": replace(WHOLE, breached=False, service="contract-1"),
     "cause": replace(WHOLE, causes=("gc",)),
@@ -61,7 +65,7 @@ SELECTIONS = {
 
 
 # What those are asked that are read like another: bounds, filters of each kind, an attribute that hides one, a limit.
-BASIC = ("edges", "several", "hidden", "causes", "newest-of")
+BASIC = ("edges", "several", "as-shown", "causes", "newest-of")
 
 
 def meant(selection: Selection) -> list[Made]:
@@ -73,7 +77,7 @@ def meant(selection: Selection) -> list[Made]:
         return (
             selection.since_ns <= one.start < selection.until_ns
             and selection.service in (None, one.service)
-            and selection.route in (None, one.attributes.get("http.route", one.attributes.get("rpc.method")))
+            and selection.route in (None, *_routes(one))
             and selection.model in (None, one.attributes.get(semconv.ML_MODEL_NAME))
             and selection.breached in (None, one.attributes.get(semconv.SLA_BREACHED) is True)
             and (not selection.causes or one.attributes.get(semconv.SLA_BREACH_CAUSE) in selection.causes)
@@ -82,6 +86,13 @@ def meant(selection: Selection) -> list[Made]:
 
     found = sorted(filter(is_meant, ENTRIES), key=lambda one: (-one.start, one.trace_id, one.span_id))
     return found[: selection.limit]
+
+
+def _routes(one: Made) -> tuple[str, ...]:
+    route = one.attributes.get("http.route", one.attributes.get("rpc.method"))
+    if not isinstance(route, str):
+        return (one.name,)
+    return route, one.name if route in one.name else f"{one.name} {route}"
 
 
 def _text(value: Any) -> str:
@@ -141,6 +152,34 @@ def _compare_breaches(reader: Reader, name: str) -> None:
         not cut,
         f"limit {selection.limit} reached, there are older breaches" if cut else None,
     ), name
+    assert answer.tally == tally(selection), name
+
+
+def tally(selection: Selection) -> Tally:
+    """Return what became of the requests that a selection means: the oracle, on what was made."""
+    every = replace(selection, breached=None, causes=(), limit=None)
+    found, ever = meant(every), meant(replace(every, since_ns=0, until_ns=END))
+    verdicts = [one.attributes.get(semconv.SLA_VERDICT) for one in found]
+    missed = meant(replace(selection, breached=True, limit=None))
+    lost: dict[tuple[str, str], list[float]] = {}
+    for one in missed:
+        read = one.attributes
+        of_kind = lost.setdefault((read[semconv.SLA_BREACH_STAGE], read[semconv.SLA_BREACH_CAUSE]), [])
+        of_kind.append(read[semconv.SLA_OVERRUN_MS])
+    return Tally(
+        requests=len(found),
+        judged=verdicts.count("good") + verdicts.count("breach"),
+        missed=len(missed),
+        excluded=verdicts.count("excluded"),
+        recorded=sum(any(key.startswith("ml.stage.") for key in one.attributes) for one in found),
+        lost=tuple(
+            sorted(
+                (Lost(*kind, len(over), cast("float", pytest.approx(sum(over)))) for kind, over in lost.items()),
+                key=lambda one: (-sum(lost[one.stage or "", one.cause or ""]), -one.missed, one.stage, one.cause),
+            )
+        ),
+        newest_unix_nano=max((one.start for one in found or ever), default=None),
+    )
 
 
 def _compare_relations(reader: Reader, name: str) -> None:
@@ -380,14 +419,58 @@ FIELDS = ("route", "model", "segment", "key")
 LITERALLY = ("' OR '1'='1", '"; DROP TABLE loaded; --', "$since_ns", "{}", "/pre%", "\\", "é\x00")
 
 
+UNKNOWN = {
+    "route": (replace(WHOLE, route="/predcit"), "no request has the route '/predcit'\nthere are /predict, "),
+    "as-shown": (replace(WHOLE, route="PUT /rank"), "no request has the route 'PUT /rank'\nthere are "),
+    "route-of": (
+        replace(WHOLE, route="/rank", service="contract-back"),
+        f"no request of contract-back has the route '/rank'\nthere are /predict, {RPC}",
+    ),
+    "model": (replace(WHOLE, model="Rankr"), "no request has the model 'Rankr'\nthere are Ranker, "),
+    "no-model": (
+        replace(WHOLE, model="Ranker", service="contract-odd"),
+        "no request of contract-odd has the model 'Ranker'\nno model is known of any of them",
+    ),
+    "key": (
+        replace(WHOLE, segments={"tennant": "blue"}),
+        "has the attribute tennant=blue\nthey have the attributes tenant, ",
+    ),
+    "value": (replace(WHOLE, segments={"tenant": "bleu"}), "has the attribute tenant=bleu\ntenant is blue, '', it's"),
+    # The entry span's own attribute wins over its resource's.
+    "hidden": (replace(WHOLE, segments={"tier": "resource"}), "has the attribute tier=resource\ntier is "),
+    "one-of-two": (replace(WHOLE, segments={"pod": "pod-0", "tier": "7"}), "has the attribute tier=7\ntier is "),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+@pytest.mark.parametrize("member", members.EACH_WAY, indirect=True)
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(member: str, name: str) -> None:
+    """Whatever time is asked for, and whatever way the answer comes."""
+    selection, expected = UNKNOWN[name]
+    with reading(member) as reader:
+        for ask in (reader.breaches, reader.relations, lambda wanted: list(reader.iter_otlp(wanted, []))):
+            for wanted in (selection, replace(selection, breached=True, limit=3), replace(selection, since_ns=END - 1)):
+                with pytest.raises(StoreError) as caught:
+                    ask(wanted)
+                assert expected in str(caught.value)
+                assert len(str(caught.value).splitlines()) == 2
+
+
+def test_many_unknown_names_are_not_all_listed() -> None:
+    known = [f"/items/{number}" for number in range(40)]
+    assert nearest("/items/7x", known).startswith("/items/7, /items/17, ")
+    assert nearest("/items/7x", known).endswith(" and 30 more")
+
+
 def test_a_filter_is_taken_literally(member: str, request: pytest.FixtureRequest) -> None:
     """Each member is asked for each text and by each field; all members together, for each text by each field."""
     turn = members.ALL.index(request.node.callspec.params["member"])
     with reading(member) as reader:
         for number, text in enumerate(LITERALLY):
             selection = filtered(FIELDS[(number + turn) % len(FIELDS)], text)
-            assert reader.breaches(selection).breaches == (), selection
-            assert rows(reader, selection, "FROM requests") == [], selection
+            for ask in (reader.breaches, reader.relations):
+                with pytest.raises(StoreError, match=": no request has the "):
+                    ask(selection)
         assert len(rows(reader, SELECTIONS["nasty"], "FROM requests")) == len(meant(SELECTIONS["nasty"])) > 0
 
 

@@ -1,71 +1,86 @@
-"""`stagetrace breaches`: which requests broke their objective, by how much and in which stage."""
+"""`stagetrace breaches`: how many requests missed their objective, which, by how much and in which stage."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli import missed, terminal
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
 from stagetrace.cli.downstream import WIRE, alone, owner_of
-from stagetrace.cli.options import add_selection, selection, store_url
+from stagetrace.cli.options import NEWEST, add_selection, selection, shown, store_url
 from stagetrace.cli.output import completeness, warn
+from stagetrace.cli.tally import summary
 from stagetrace.cli.terminal import milliseconds, printable, promise
-from stagetrace.cli.times import since, utc
+from stagetrace.cli.times import utc
 from stagetrace.errors import StoreError
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.store import open_store
+from stagetrace.store.entries import request_text
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from stagetrace.cli.downstream import Hop, Owner
-    from stagetrace.store.base import Breaches, Entry, Reader, Selection, Trace
+    from stagetrace.store.base import Breaches, Entry, Reader, Trace
 
 DESCRIPTION: Final = (
-    "List the requests that broke their latency objective, newest first, with the stage that took most of the time.\n"
-    "Where that stage waited for another service, the trace is followed down to whoever owns the time, the wire in\n"
-    "between included. Times are UTC."
+    "Say how many of the judged requests missed their latency objective, and where the time went that they were over;\n"
+    "list the newest of them, with the stage that took most of the time. Where that stage waited for another service,\n"
+    "the trace is followed down to the service that owns the time, the wire in between included. Times are UTC."
 )
 EXAMPLE: Final = "stagetrace breaches --store jaeger://localhost:16685 --service api --since 15m"
 
 FOLLOWED: Final = 200  # traces that one answer looks into
 
 _GAP: Final = "  "
-_HEAD: Final = ("time (UTC)", "service", "request", "took", "promised", "over by", "stage", "severity", "trace")
-_NUMBERS: Final = frozenset({"took", "promised", "over by"})
+_HEAD: Final = ("time (UTC)", "service", "request", "took", "allowed", "over by", "stage", "severity", "trace")
+_NUMBERS: Final = frozenset({"took", "allowed", "over by"})
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    add_selection(parser)
-    parser.add_argument("--fail", action="store_true", help="exit with 1 if there is a breach")
+    add_selection(parser, limit=NEWEST)
+    parser.add_argument(
+        "--fail", action="store_true", help="exit with 1 if there is a breach, and with 2 if no request was judged"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the breaches and return the exit code."""
     url = store_url(args)
-    wanted = selection(args, url)
+    wanted = replace(selection(args, url), limit=shown(args))
     with open_store(url) as reader:
         answer = reader.breaches(wanted)
         owners = owners_of(reader, answer.breaches)
-        if args.json:
-            lines = [json.dumps(as_json(answer, owners))]
-        elif answer.breaches:
-            lines = [*_table(answer.breaches, owners), "", *_summary(answer.breaches, wanted.since_ns, url)]
-            lines += [f"Not followed: {reason}." for reason in sorted({one.reason for one in owners if one.reason})]
-        else:
-            lines = [_nothing(reader, wanted)]
+        services = (wanted.service,) if wanted.service is not None else reader.services()
+    cuts = [reason for reason in (answer.reason, answer.tally.reason) if reason is not None]
+    if args.json:
+        lines = [json.dumps(as_json(answer, owners))]
+    else:
+        lines = summary(answer.tally, wanted, services)
+        if answer.breaches:
+            lines += ["", *_table(answer.breaches, owners), "", *_steps(answer, url)]
+        lines += [f"Not followed: {reason}." for reason in sorted({one.reason for one in owners if one.reason})]
+        # A list that ends with the limit says so itself.
+        cuts = [cut for reason in cuts for cut in reason.split("; ") if not cut.startswith("limit ")]
     sys.stdout.write("\n".join([*lines, ""]))
-    warn(answer.complete, answer.reason)
-    if not args.fail:
-        return ANSWERED
-    return BAD if answer.breaches else ANSWERED if answer.complete else NO_ANSWER
+    warn(not cuts, "; ".join(cuts))
+    return _failed(answer) if args.fail else ANSWERED
+
+
+def _failed(answer: Breaches) -> int:
+    """Return the exit code of `--fail`, and say why there is no answer where the output does not."""
+    if answer.tally.missed:
+        return BAD
+    if not answer.tally.judged:
+        sys.stderr.write("stagetrace: no request was judged, so that --fail has no answer\n")
+        return NO_ANSWER
+    return ANSWERED if answer.complete else NO_ANSWER
 
 
 def owners_of(reader: Reader, entries: Sequence[Entry]) -> list[Owner]:
@@ -94,8 +109,18 @@ def _owner(reader: Reader, entry: Entry, traces: dict[str, Trace | str]) -> Owne
 
 def as_json(answer: Breaches, owners: Sequence[Owner]) -> dict[str, Any]:
     """Return the object that `--json` prints."""
+    tally = answer.tally
+    cuts = [reason for reason in (answer.reason, tally.reason) if reason is not None]
     return {
-        **completeness(answer.complete, answer.reason),
+        **completeness(not cuts, "; ".join(cuts)),
+        "requests": tally.requests,
+        "judged": tally.judged,
+        "missed": tally.missed,
+        "excluded": tally.excluded,
+        "overrun_ms": tally.overrun_ms,
+        "lost": [{**asdict(one), "share": one.overrun_ms / (tally.overrun_ms or 1)} for one in tally.lost],
+        "counted_all": tally.reason is None,
+        "newest_request_unix_nano": tally.newest_unix_nano,
         "breaches": [_entry_json(entry, owner) for entry, owner in zip(answer.breaches, owners, strict=True)],
     }
 
@@ -143,11 +168,10 @@ def _table(entries: Sequence[Entry], owners: Sequence[Owner]) -> list[str]:
 
 
 def _cells(entry: Entry, owner: Owner) -> tuple[str, ...]:
-    request = entry.name if entry.route is None or entry.route in entry.name else f"{entry.name} {entry.route}"
     cells = (
         utc(entry.start_unix_nano),
         entry.service,
-        request,
+        request_text(entry.name, entry.route),
         missed.column(entry),
         "-" if entry.threshold_ms is None else promise(entry.threshold_ms),
         "-" if entry.overrun_ms is None else milliseconds(entry.overrun_ms),
@@ -180,19 +204,10 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return _GAP.join(padded).rstrip()
 
 
-def _summary(entries: Sequence[Entry], since_ns: int, url: str) -> list[str]:
-    services = {entry.service for entry in entries}
-    found = f"{len(entries)} breach{'es' if len(entries) > 1 else ''} in {', '.join(sorted(map(printable, services)))}"
-    causes = Counter(printable(entry.cause) for entry in entries if entry.cause is not None)
-    by_cause = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
-    command = f"stagetrace trace {entries[0].trace_id} --store {shlex.quote(url)}"
-    return [f"{found}{since(since_ns)}{by_cause and ': '}{by_cause}.", f"See the newest: {command}"]
-
-
-def _nothing(reader: Reader, wanted: Selection) -> str:
-    """Return what an empty answer means: an empty store must not read like a kept promise."""
-    services = (wanted.service,) if wanted.service is not None else reader.services()
-    if not services:
-        return "The store holds no spans of any service yet."
-    narrowed = " of those selected" if replace(wanted, service=None, limit=None).is_filtered else ""
-    return f"No breaches{narrowed} in {', '.join(map(printable, services))}{since(wanted.since_ns)}."
+def _steps(answer: Breaches, url: str) -> list[str]:
+    """Return how to see more than the list has."""
+    steps = []
+    if len(answer.breaches) < answer.tally.missed:
+        of = f"the newest {len(answer.breaches)} of {answer.tally.missed:,}"
+        steps.append(f"These are {of}; --limit {answer.tally.missed} shows all.")
+    return [*steps, f"See the newest: stagetrace trace {answer.breaches[0].trace_id} --store {shlex.quote(url)}"]

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace.store.estimates import Attainment, Sample, attainment
 from stagetrace.store.load import sql
 from stagetrace.store.relations import DECODED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, probability_of, weight_of
+from stagetrace.store.tally import Kind, Row, summed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from stagetrace.store.base import Relations, SpanRow
+    from stagetrace.store.base import Relations, SpanRow, Tally
 
 # The columns of a request as every command shows it.
 COLUMNS: Final = tuple(column for column in REQUESTS if column not in DECODED)
@@ -117,6 +118,18 @@ def _quantiles(relations: Relations, of: str) -> dict[tuple[Any, ...], list[floa
     """Return weighted quantiles by what they are of: the last column by those before it."""
     rows = relations.connection.execute(sql(f"weighted_{of}")).fetchall()
     return {row[:-1]: row[-1] for row in rows}
+
+
+def tally(relations: Relations, causes: Sequence[str] = ()) -> Tally:
+    """Return what became of all requests; with `causes`, only the breaches that have one of them are missed."""
+    rows = relations.connection.execute(sql("tally")).fetchall()
+    return summed((Row(Kind(*row[:4]), *row[4:]) for row in rows), causes)
+
+
+def newest(relations: Relations) -> int | None:
+    """Return when the newest request began."""
+    row = relations.connection.execute("SELECT max(start_unix_nano) FROM requests").fetchone()
+    return row[0] if row else None
 
 
 def requests(

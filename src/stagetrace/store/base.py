@@ -40,7 +40,7 @@ class Selection:
     since_ns: int  # [since_ns, until_ns) by the start of the entry span
     until_ns: int
     service: str | None = None
-    route: str | None = None
+    route: str | None = None  # or what lists show of a request: `entries.request_text`
     model: str | None = None
     # Attribute of the entry span or, if that has none, of its resource -> its value in text form (`rows.as_text`).
     segments: Mapping[str, str] = field(default_factory=dict)
@@ -114,12 +114,48 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """The breaches of one stage and cause: how many, and by how much they were over what was allowed, in all."""
+
+    stage: str | None
+    cause: str | None
+    missed: int
+    overrun_ms: float
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of the requests of a selection, its limit aside; its causes narrow `missed` and `lost` alone.
+
+    With a `reason`, which says why, each number is what there is at least.
+    """
+
+    requests: int = 0
+    judged: int = 0
+    missed: int = 0
+    excluded: int = 0
+    recorded: int = 0  # those that carry a verdict or stages: spans of other senders have neither
+    lost: tuple[Lost, ...] = ()  # most time first
+    newest_unix_nano: int | None = None  # start of the newest request; where there is none, of the newest of any time
+    reason: str | None = None
+
+    @property
+    def overrun_ms(self) -> float:
+        """Return by how much all breaches were over what was allowed."""
+        return round(sum(one.overrun_ms for one in self.lost), 6)
+
+
+@dataclass(frozen=True)
 class Breaches:
-    """Answer of `Reader.breaches`, newest first. Where `complete` is false, `reason` says what was cut off and why."""
+    """Answer of `Reader.breaches`, newest first, and out of how many requests.
+
+    Where `complete` is false, `reason` says what was cut off of the list and why.
+    """
 
     breaches: tuple[Entry, ...]
     complete: bool = True
     reason: str | None = None
+    tally: Tally = Tally()
 
 
 @dataclass(frozen=True)
@@ -191,9 +227,9 @@ class Reader(Protocol):
     def breaches(self, selection: Selection) -> Breaches:
         """Return the selected entry spans that are breached (whatever `selection.breached` says), each once.
 
-        With `limit`, at most that many of the newest; incomplete if there are more. Nothing found of a `service`
-        that the store does not know raises StoreError. A store that cannot tell whether it gave everything
-        says `complete=False`.
+        With `limit`, at most that many of the newest; incomplete if there are more. Nothing found of a service, route,
+        model or segment that the store does not know raises StoreError. A store that cannot tell whether it gave
+        everything says `complete=False`.
         """
         ...
 
@@ -206,13 +242,14 @@ class Reader(Protocol):
         ...
 
     def relations(self, selection: Selection) -> Relations:
-        """Return both relations, restricted to `selection`; limit and unknown service as in `breaches`."""
+        """Return both relations, restricted to `selection`; limit and unknown names as in `breaches`."""
         ...
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         """Yield the spans of `relations(selection)` without loss, as OTLP; append to `cuts` what is missing.
 
-        A span may come twice. A limit is not exact: the requests of one more trace may come.
+        A span may come twice. A limit is not exact: the requests of one more trace may come. Unknown names as in
+        `breaches`.
         """
         ...
 

@@ -40,15 +40,26 @@ def matches(span: SpanRow, selection: Selection) -> bool:
         span.kind == SERVER
         and selection.since_ns <= span.start_unix_nano < selection.until_ns
         and selection.service in (None, span.service)
-        and selection.route in (None, route(span.attributes))
+        and (selection.route is None or selection.route in _routes(span))
         and selection.model in (None, text(span.attributes, semconv.ML_MODEL_NAME))
         and selection.breached in (None, span.attributes.get(semconv.SLA_BREACHED) is True)
         and (not selection.causes or text(span.attributes, semconv.SLA_BREACH_CAUSE) in selection.causes)
-        and all(_segment(span, key) == wanted for key, wanted in selection.segments.items())
+        and all(segment(span, key) == wanted for key, wanted in selection.segments.items())
     )
 
 
-def _segment(span: SpanRow, key: str) -> str | None:
+def _routes(span: SpanRow) -> tuple[str | None, str]:
+    """Return what `Selection.route` may be for an entry span."""
+    found = route(span.attributes)
+    return found, request_text(span.name, found)
+
+
+def request_text(name: str, route: str | None) -> str:
+    """Return what people are shown of a request: its name, and its route where the name has none."""
+    return name if route is None or route in name else f"{name} {route}"
+
+
+def segment(span: SpanRow, key: str) -> str | None:
     """Return the text form of an attribute of the span or its resource, or None where neither has it."""
     for attributes in (span.attributes, span.resource):
         if key in attributes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from stagetrace.errors import StoreError
-from stagetrace.store import otlp_file
+from stagetrace.store import known, otlp_file
 from stagetrace.store.base import (
     CANDIDATES,
     EXHAUSTIVE,
@@ -26,7 +26,7 @@ from stagetrace.store.base import (
 )
 from stagetrace.store.entries import entry_of, is_breached_entry, matches, stage_totals
 from stagetrace.store.rows import distinct, request_of, spans_of
-from stagetrace.store.services import check_known
+from stagetrace.store.tally import Tallier, requests_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -85,16 +85,21 @@ class FileReader(Closing):
     def breaches(self, selection: Selection) -> Breaches:
         """Return breached entry spans as `Reader.breaches` says."""
         cuts: list[str] = []
-        selection = replace(selection, breached=True)
-        candidates = (one.row() for one in self._spans(cuts) if is_breached_entry(one.span))
-        found = distinct(span for span in candidates if matches(span, selection))
-        if selection.service is not None and not found:
-            check_known(selection.service, self.services(), str(self._path))
+        selection, tallier, candidates = replace(selection, breached=True), Tallier(selection), []
+        for one in self._entries(cuts):
+            span = one.row()
+            tallier.offer(span)
+            if is_breached_entry(one.span) and matches(span, selection):
+                candidates.append(span)
+        found = distinct(candidates)
+        if tallier.newest is None:
+            known.check(selection, self, str(self._path))
         found.sort(key=lambda span: (-span.start_unix_nano, span.trace_id, span.span_id))
         if selection.limit is not None and len(found) > selection.limit:
             cuts.insert(0, f"limit {selection.limit} reached, there are older breaches")
             found = found[: selection.limit]
-        return Breaches(tuple(self._entries(found)), complete=not cuts, reason="; ".join(cuts) or None)
+        entries = tuple(self._records(found))
+        return Breaches(entries, complete=not cuts, reason="; ".join(cuts) or None, tally=tallier.tally())
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` says."""
@@ -123,13 +128,15 @@ class FileReader(Closing):
         loader, cuts = Loader(), list[str]()
         for one in self._selected(selection, cuts):
             loader.add((one.row(),))
-        if selection.service is not None and not loader.count:
-            check_known(selection.service, self.services(), str(self._path))
+        if not loader.count:
+            self._check(selection)
         return select(loader.finish(), selection, cuts)
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         """Yield the selected spans as `Reader.iter_otlp` says."""
         wanted = self._ids(selection)
+        if not wanted:
+            self._check(selection)
         for message in self._messages(cuts):
             spans = [one for one in spans_of(message) if _is_wanted(one, selection, wanted)]
             if spans:
@@ -142,6 +149,20 @@ class FileReader(Closing):
         requests, cursor = otlp_file.complete_lines(self._paths[0], cursor)
         return [one.row() for request in requests for one in spans_of(request)], cursor
 
+    def has(self, selection: Selection) -> bool:
+        """Tell whether there is any such request."""
+        return any(matches(one.row(), selection) for one in self._entries([]))
+
+    def newest_requests(self, service: str | None) -> Iterator[SpanRow]:
+        """Yield the entry spans of a service, or of all; here that is every one."""
+        return (one.row() for one in self._entries([]) if service in (None, one.service))
+
+    def _check(self, selection: Selection) -> None:
+        """Raise StoreError where a selection names what is not here."""
+        ever = requests_of(selection, ever=True)
+        if ever.is_filtered and not self.has(ever):
+            known.check(selection, self, str(self._path))
+
     def _messages(self, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         for path in self._paths:
             yield from otlp_file.read(path, cuts)
@@ -149,6 +170,9 @@ class FileReader(Closing):
     def _spans(self, cuts: list[str]) -> Iterator[ServiceSpan]:
         for message in self._messages(cuts):
             yield from spans_of(message)
+
+    def _entries(self, cuts: list[str]) -> Iterator[ServiceSpan]:
+        return (one for one in self._spans(cuts) if one.span.kind == one.span.SPAN_KIND_SERVER)
 
     def _selected(self, selection: Selection, cuts: list[str]) -> Iterator[ServiceSpan]:
         wanted = self._ids(selection)
@@ -158,7 +182,7 @@ class FileReader(Closing):
         """Return the ids of the traces that are meant, one more than the limit; None where only time counts."""
         if not selection.is_filtered:
             return None
-        entries = (one.row() for one in self._spans([]) if one.span.kind == one.span.SPAN_KIND_SERVER)
+        entries = (one.row() for one in self._entries([]))
         found: Iterable[tuple[int, str, str]] = {
             (-entry.start_unix_nano, entry.trace_id, entry.span_id) for entry in entries if matches(entry, selection)
         }
@@ -166,7 +190,7 @@ class FileReader(Closing):
             found = heapq.nsmallest(selection.limit + 1, found)
         return {bytes.fromhex(trace_id) for _, trace_id, _ in found}
 
-    def _entries(self, found: Sequence[SpanRow]) -> Iterator[Entry]:
+    def _records(self, found: Sequence[SpanRow]) -> Iterator[Entry]:
         """Yield the record of each entry span; those without stage totals get the spans beneath them."""
         bare = {(span.trace_id, span.span_id) for span in found if not stage_totals(span, ())}
         beneath: dict[tuple[str, str], list[SpanRow]] = {}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import heapq
 import time
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, cast
 
 from stagetrace import semconv
 from stagetrace.errors import StoreError
+from stagetrace.store import known
 from stagetrace.store.base import (
     CANDIDATES,
     EXHAUSTIVE,
@@ -23,19 +24,19 @@ from stagetrace.store.base import (
     Trace,
     TraceIds,
 )
-from stagetrace.store.entries import HTTP_ROUTE, breached_entries, matches
+from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD, breached_entries, matches
 from stagetrace.store.jaeger_access import parse
 from stagetrace.store.jaeger_client import JaegerClient
 from stagetrace.store.jaeger_walk import DEPTH, MAX_DEPTH, Found, JaegerWalker, Search
 from stagetrace.store.rows import distinct, request_of, spans_of
-from stagetrace.store.services import check_known
+from stagetrace.store.tally import Tallier, counted_breach, requests_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-    from stagetrace.store.base import Relations
+    from stagetrace.store.base import Relations, SpanRow, Tally
     from stagetrace.store.rows import ServiceSpan
 
     Pick = Callable[[list[ServiceSpan], Selection], Iterator[Found]]
@@ -44,6 +45,13 @@ _DAY_NS: Final = 86_400 * 10**9
 # What is looked at for an id of which only the beginning is known: these windows, each in bounded time.
 _NEWEST_NS: Final = {"the last hour": _DAY_NS // 24, "the last 30 days": 30 * _DAY_NS}
 NEWEST_TRACES: Final = 2000
+
+
+# Jaeger counts nothing, so that its traces are read for it: about so many, and so many breaches, for one answer.
+COUNTED: Final = 2000
+_LOOKED_AT: Final = 400  # traces, for the names in them
+_LEAST: Final = 50  # of each service
+_EVER_NS: Final = 2**63 - 1
 
 
 def open_url(url: str) -> JaegerReader:
@@ -70,15 +78,32 @@ class JaegerReader(Closing):
         """Return breached entry spans as `Reader.breaches` says."""
         cuts: list[str] = []
         limit = selection.limit
-        selection = replace(selection, breached=True)
-        found = list(islice(self._newest(selection, _breached, cuts), None if limit is None else limit + 1))
-        if selection.service is not None and not found:
-            check_known(selection.service, self.services(), self._client.url)
-        if limit is not None and len(found) > limit:
+        wanted = replace(selection, breached=True, limit=None)
+        most = None if limit is None else max(limit, COUNTED) + 1
+        entries = [cast("Entry", one.what) for one in islice(self._newest(wanted, _breached, cuts), most)]
+        tally = self._tally(selection, entries, all_breaches=len(entries) != most)
+        if limit is not None and len(entries) > limit:
             cuts.insert(0, f"limit {limit} reached, there are older breaches")
-            found = found[:limit]
-        entries = tuple(cast("Entry", one.what) for one in found)
-        return Breaches(entries, complete=not cuts, reason="; ".join(cuts) or None)
+            entries = entries[:limit]
+        return Breaches(tuple(entries), complete=not cuts, reason="; ".join(cuts) or None, tally=tally)
+
+    def _tally(self, selection: Selection, breaches: Sequence[Entry], *, all_breaches: bool) -> Tally:
+        """Return what became of the requests, as far as a bounded number of traces tells it.
+
+        Raise StoreError for an unknown name.
+        """
+        cuts: list[str] = [] if all_breaches else [f"only the newest {len(breaches)} breaches are counted"]
+        tallier = Tallier(selection)
+        for one in self._newest(requests_of(selection), _requests, cuts, most=COUNTED):
+            tallier.offer(cast("SpanRow", one.what))
+        for entry in breaches:
+            tallier.add(counted_breach(entry))
+        tally = tallier.tally("; ".join(cuts) or None)
+        if tally.requests:
+            return tally
+        known.check(selection, self, self._client.url)
+        newest = self._newest(replace(requests_of(selection, ever=True), limit=1), _requests, [])
+        return replace(tally, newest_unix_nano=next((-one.minus_start for one in newest), None))
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` says."""
@@ -112,19 +137,40 @@ class JaegerReader(Closing):
         loader, cuts = Loader(), list[str]()
         for trace in self._traces(selection, cuts):
             loader.add(span.row() for span in trace)
-        if selection.service is not None and not loader.count:
-            check_known(selection.service, self.services(), self._client.url)
+        if not loader.count:
+            known.check(selection, self, self._client.url)
         return select(loader.finish(), selection, cuts)
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         """Yield the selected spans as `Reader.iter_otlp` says, a trace at a time."""
-        for trace in self._traces(selection, cuts):
+        found = self._traces(selection, cuts)
+        first = next(found, None)
+        if first is None:
+            known.check(selection, self, self._client.url)
+            return
+        for trace in chain((first,), found):
             within = (
                 one
                 for one in trace
                 if selection.is_filtered or selection.since_ns <= one.span.start_time_unix_nano < selection.until_ns
             )
             yield request_of(within)
+
+    def has(self, selection: Selection) -> bool:
+        """Tell whether there is any such request, as far as Jaeger can search it, and else among some."""
+        if any(matches(span, selection) for span in self.newest_requests(selection.service)):
+            return True
+        searches = [_attributes(selection)] if _attributes(selection) else list[dict[str, str]]()
+        searches += [{key: value} for key, value in selection.segments.items()]
+        if selection.route is not None:
+            searches += [{RPC_METHOD: selection.route}, {HTTP_ROUTE: selection.route.rpartition(" ")[2]}]
+        return any(next(self._newest(replace(selection, limit=1), _requests, [], at), None) for at in searches)
+
+    def newest_requests(self, service: str | None) -> Iterator[SpanRow]:
+        """Yield entry spans of a service, or of all; of each a few hundred traces."""
+        wanted = Selection(0, _EVER_NS, service=service)
+        found = self._newest(wanted, _requests, [], most=_LOOKED_AT)
+        return (cast("SpanRow", one.what) for one in found)
 
     def close(self) -> None:
         """Close the connection."""
@@ -139,17 +185,37 @@ class JaegerReader(Closing):
                 taken.add(one.trace_id)
                 yield cast("list[ServiceSpan]", one.what)
 
-    def _newest(self, selection: Selection, pick: Pick, cuts: list[str]) -> Iterator[Found]:
-        """Yield what `pick` finds in all services that are selected, newest first."""
+    def _newest(
+        self,
+        selection: Selection,
+        pick: Pick,
+        cuts: list[str],
+        attributes: Mapping[str, str] | None = None,
+        most: int | None = None,
+    ) -> Iterator[Found]:
+        """Yield what `pick` finds in all services that are selected, newest first.
+
+        `attributes` are those to search by, in place of what the selection says; `most`: read about so many traces.
+        """
         if selection.service == "":  # which some storages refuse and others take for any
-            check_known("", self.services(), self._client.url)
+            known.check_service("", self.services(), self._client.url)
         names = self.services() if selection.service is None else (selection.service,)
         # One more than the limit tells whether there are more; to ask for many more at once would only cost time.
         depth = None if selection.limit is None else selection.limit + 1
+        each = None if most is None else max(most // max(len(names), 1), _LEAST)
         causes: list[tuple[str, ...]] = [(cause,) for cause in selection.causes] or [()]  # a search asks for one value
         walks = [
             self._walker.walk(
-                Search(one.service or "", _attributes(one), one, pick, cuts, only_found=pick is _breached), depth
+                Search(
+                    one.service or "",
+                    _attributes(one) if attributes is None else attributes,
+                    one,
+                    pick,
+                    cuts,
+                    only_found=pick is _breached,
+                    most=each,
+                ),
+                each if depth is None else depth,
             )
             for one in (replace(selection, service=name, causes=wanted) for name in names for wanted in causes)
         ]
@@ -181,11 +247,16 @@ def _id(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
 
 def _whole_of_requests(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
     """Yield a trace for each selected entry span that it has."""
+    return (one._replace(what=trace) for one in _requests(trace, selection))
+
+
+def _requests(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
+    """Yield the selected entry spans of one trace."""
     for one in trace:
         if one.span.kind == one.span.SPAN_KIND_SERVER:
             entry = one.row()
             if matches(entry, selection):
-                yield Found(-entry.start_unix_nano, entry.trace_id, entry.span_id, trace)
+                yield Found(-entry.start_unix_nano, entry.trace_id, entry.span_id, entry)
 
 
 def _breached(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:

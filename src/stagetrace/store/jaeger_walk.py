@@ -42,7 +42,7 @@ class Search(NamedTuple):
     """What to ask for: traces with a span of `service` that has all `attributes`; `cuts` takes what was cut off.
 
     `pick` gives what a trace has for a selection, which is `selection` with its window narrowed; `only_found` as in
-    `JaegerClient.find`.
+    `JaegerClient.find`. Once `most` traces were read it is over, whatever is left, and what that means is in `cuts`.
     """
 
     service: str
@@ -51,6 +51,7 @@ class Search(NamedTuple):
     pick: Callable[[list[ServiceSpan], Selection], Iterable[Found]]
     cuts: list[str]
     only_found: bool = False
+    most: int | None = None
 
 
 class _Range(NamedTuple):
@@ -102,10 +103,17 @@ class JaegerWalker:
         since_ns, until_ns = search.selection.since_ns, search.selection.until_ns
         depth = self._depth if depth is None else depth
         pending = [_Range(since_ns // _NS_PER_US, -(-until_ns // _NS_PER_US))] if since_ns < until_ns else []
+        read = 0
         while pending:
             at = pending.pop()
             low, high = at[:2]
             window = self._ask(search, (low, high), depth)
+            read += window.traces
+            if search.most is not None and read >= search.most and (pending or window.full):
+                pending = []
+                search.cuts.append(f"only {read} traces of {search.service} were read")
+                yield from sorted(window.found, key=lambda one: one[:3])
+                continue
             if window.full and high - low > 1:
                 pending += at.cut(window.found)
                 continue

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.errors import StoreError
+from stagetrace.store import known
 from stagetrace.store.base import (
     CANDIDATES,
     EXHAUSTIVE,
@@ -23,7 +24,7 @@ from stagetrace.store.base import (
 from stagetrace.store.entries import entry_of, stage_totals
 from stagetrace.store.load import COLUMNS, connect, select
 from stagetrace.store.rows import distinct, spans_of
-from stagetrace.store.services import check_known
+from stagetrace.store.tally import requests_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,6 +66,8 @@ class ParquetReader(Closing):
 
     def breaches(self, selection: Selection) -> Breaches:
         """Return breached entry spans as `Reader.breaches` says."""
+        from stagetrace.store import answers
+
         with self.relations(replace(selection, breached=True)) as relations:
             connection = relations.connection
             found = connection.execute(
@@ -72,8 +75,13 @@ class ParquetReader(Closing):
                 "WHERE is_entry ORDER BY requests.start_unix_nano DESC, trace_id, span_id"
             ).fetchall()
             entries = tuple(self._entry(connection, span) for span in _rows(found))
+        with select(self._opened(), requests_of(selection), files=self._paths) as relations_of_all:
+            tally = answers.tally(relations_of_all, selection.causes)
+        if not tally.requests:
+            with select(self._opened(), requests_of(selection, ever=True), files=self._paths) as relations_of_all:
+                tally = replace(tally, newest_unix_nano=answers.newest(relations_of_all))
         reason = None if relations.reason is None else relations.reason.replace("older requests", "older breaches")
-        return Breaches(entries, relations.complete, reason)
+        return Breaches(entries, relations.complete, reason, tally)
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` says."""
@@ -97,8 +105,9 @@ class ParquetReader(Closing):
 
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` says; nothing is read before they are asked."""
-        if selection.service is not None:
-            check_known(selection.service, self.services(), str(self._path))
+        ever = requests_of(selection, ever=True)
+        if ever.is_filtered and not self.has(ever):
+            known.check(selection, self, str(self._path))
         return select(self._opened(), selection, files=self._paths)
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
@@ -111,6 +120,21 @@ class ParquetReader(Closing):
             )
             while rows := answer.fetchmany(_BATCH):
                 yield _request(rows)
+
+    def has(self, selection: Selection) -> bool:
+        """Tell whether there is any such request."""
+        with select(self._opened(), selection, files=self._paths) as relations:
+            return relations.connection.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is not None
+
+    def newest_requests(self, service: str | None) -> Iterator[SpanRow]:
+        """Yield the newest entry spans of a service, or of all."""
+        query = (
+            f"SELECT {OTLP} FROM loaded WHERE is_entry AND ($1 IS NULL OR service = $1) "  # noqa: S608
+            f"ORDER BY start_unix_nano DESC LIMIT {known.SAMPLED}"
+        )
+        with self._opened() as connection:
+            found = connection.execute(query, [service]).fetchall()
+        yield from _rows(found)
 
     def _opened(self) -> DuckDBPyConnection:
         """Return a database whose view `loaded` is the files. Raise StoreError if they are not an export."""

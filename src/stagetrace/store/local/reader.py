@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decoder_back import request_of, traces_of
 from stagetrace.otlp.decoder_columns import SEQUENCE
+from stagetrace.store import known
 from stagetrace.store.base import (
     CANDIDATES,
     EXHAUSTIVE,
@@ -22,6 +23,7 @@ from stagetrace.store.base import (
     Breaches,
     Closing,
     Relations,
+    Selection,
     SpanRow,
     Trace,
     TraceIds,
@@ -33,7 +35,7 @@ from stagetrace.store.local.folder import check_format
 from stagetrace.store.local.relation import ALL_TIME, KINDS
 from stagetrace.store.local.view import Outside
 from stagetrace.store.rows import distinct, spans_of
-from stagetrace.store.services import check_known
+from stagetrace.store.tally import requests_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-    from stagetrace.store.base import Selection
+    from stagetrace.store.base import Tally
     from stagetrace.store.local.view import View
 
 T = TypeVar("T")
@@ -84,7 +86,9 @@ class LocalReader(Closing):
 
     def breaches(self, selection: Selection) -> Breaches:
         """Return breached entry spans as `Reader.breaches` says."""
-        wanted = self._narrowed(replace(selection, breached=True))
+        view = self._view()
+        tally = self._tally(selection, view)
+        wanted = self._narrowed(replace(selection, breached=True), view)
         where, values = search.of_selection(wanted)
         most = "" if selection.limit is None else f" LIMIT {int(selection.limit) + 1}"
         order = f"ORDER BY start_unix_nano DESC, trace_id, span_id{most}"
@@ -92,14 +96,25 @@ class LocalReader(Closing):
             (wanted.since_ns, wanted.until_ns),
             lambda query: self._rows(f"SELECT {entry.COLUMNS} FROM ({query}) WHERE {where} {order}", values),
             entries=True,
+            view=view,
         )
-        if not found and selection.service is not None:
-            self._check_known(selection.service)
         reason = None
         if selection.limit is not None and len(found) > selection.limit:
             found, reason = found[: selection.limit], f"limit {selection.limit} reached, there are older breaches"
         entries = tuple(entry.of(row, self._trace) for row in found)
-        return Breaches(entries, complete=reason is None, reason=reason)
+        return Breaches(entries, complete=reason is None, reason=reason, tally=tally)
+
+    def _tally(self, selection: Selection, view: View) -> Tally:
+        """Return what became of the requests. Raise StoreError for an unknown name."""
+        from stagetrace.store import answers
+
+        with self._relations(requests_of(selection), view) as relations:
+            tally = answers.tally(relations, selection.causes)
+        if tally.requests:
+            return tally
+        known.check(selection, self, str(self._folder))
+        with self._relations(requests_of(selection, ever=True), view) as relations:
+            return replace(tally, newest_unix_nano=answers.newest(relations))
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` says."""
@@ -125,9 +140,12 @@ class LocalReader(Closing):
 
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` says; nothing is read before they are asked."""
-        if selection.service is not None:
-            self._check_known(selection.service)
-        view = self._view()
+        ever = requests_of(selection, ever=True)
+        if ever.is_filtered and not self.has(ever):
+            known.check(selection, self, str(self._folder))
+        return self._relations(selection, self._view())
+
+    def _relations(self, selection: Selection, view: View) -> Relations:
         window = (selection.since_ns, selection.until_ns) if not selection.is_filtered else ALL_TIME
         files = view.files(*window)
         connection = relation.database_for_loaded()
@@ -257,7 +275,7 @@ class LocalReader(Closing):
         """Release the database; the reader is not used afterwards."""
         self._connection.close()
 
-    def _narrowed(self, selection: Selection) -> Selection:
+    def _narrowed(self, selection: Selection, view: View) -> Selection:
         """Return the selection from the oldest that its limit lets through: finding that takes a column or two."""
         if selection.limit is None:
             return selection
@@ -267,16 +285,29 @@ class LocalReader(Closing):
             (selection.since_ns, selection.until_ns),
             lambda query: self._all(f"SELECT start_unix_nano FROM ({query}) WHERE {where} {newest}", values),
             entries=True,
+            view=view,
         )
         return replace(selection, since_ns=rows[-1][0]) if len(rows) > selection.limit else selection
 
-    def _check_known(self, service: str) -> None:
-        """Raise StoreError if no span here is of this service."""
-        one = self._ask(
-            ALL_TIME, lambda query: self._all(f"SELECT 1 FROM ({query}) WHERE service = $1 LIMIT 1", [service])
+    def has(self, selection: Selection) -> bool:
+        """Tell whether there is any such request."""
+        where, values = search.of_selection(selection)
+        window = (selection.since_ns, selection.until_ns)
+        question = f"WHERE {where} LIMIT 1"
+        return bool(
+            self._ask(window, lambda query: self._all(f"SELECT 1 FROM ({query}) {question}", values), entries=True)
         )
-        if not one:
-            check_known(service, self.services(), str(self._folder))
+
+    def newest_requests(self, service: str | None) -> Iterator[SpanRow]:
+        """Yield the newest entry spans of a service, or of all."""
+        where, values = search.of_selection(Selection(0, ALL_TIME[1], service=service))
+        newest = f"ORDER BY start_unix_nano DESC LIMIT {known.SAMPLED}"
+        rows = self._ask(
+            ALL_TIME,
+            lambda query: self._rows(f"SELECT * FROM ({query}) WHERE {where} {newest}", values),
+            entries=True,
+        )
+        return _span_rows(rows)
 
     def _trace(self, trace_id: str) -> list[SpanRow]:
         return list(_span_rows(self._trace_rows(trace_id)))

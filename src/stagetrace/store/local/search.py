@@ -22,6 +22,8 @@ _RESOURCE_ATTRIBUTE: Final = b"\x0a"  # tag of field 1 of Resource
 _ERROR: Final = "error"  # Jaeger's word for the status, as newer ones than 2.13 read it
 _STATUS_ERROR: Final = 2
 ROUTE: Final = "coalesce(route, rpc_method)"  # of an entry span, as `store.entries.route`
+# As `store.entries.request_text`.
+_REQUEST: Final = f"CASE WHEN {ROUTE} IS NULL OR contains(name, {ROUTE}) THEN name ELSE name || ' ' || {ROUTE} END"
 
 Condition = tuple[str, list[Any]]
 
@@ -53,9 +55,11 @@ def of_selection(selection: Selection) -> Condition:
     """Return the condition on entry spans that a selection stands for, its limit aside."""
     conditions = _Conditions()
     conditions.add("is_entry AND start_unix_nano >= ? AND start_unix_nano < ?", selection.since_ns, selection.until_ns)
-    for column, value in (("service", selection.service), (ROUTE, selection.route), ("model", selection.model)):
+    for column, value in (("service", selection.service), ("model", selection.model)):
         if value is not None:
             conditions.add(f"{column} = ?", value)
+    if selection.route is not None:
+        conditions.add(f"({ROUTE} = ? OR {_REQUEST} = ?)", selection.route, selection.route)
     if selection.breached is not None:
         conditions.add("coalesce(breached, false) = ?", selection.breached)
     if selection.causes:

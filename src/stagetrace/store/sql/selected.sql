@@ -23,7 +23,10 @@ WHERE is_entry
     AND start_unix_nano >= getvariable('since_ns')
     AND start_unix_nano < getvariable('until_ns')
     AND (getvariable('service') IS NULL OR service = getvariable('service'))
-    AND (getvariable('route') IS NULL OR route = getvariable('route'))
+    AND (
+        getvariable('route') IS NULL OR route = getvariable('route')
+        OR CASE WHEN route IS NULL OR contains(name, route) THEN name ELSE name || ' ' || route END = getvariable('route')
+    )
     AND (getvariable('model') IS NULL OR model = getvariable('model'))
     AND (getvariable('breached') IS NULL OR coalesce(breached, false) = getvariable('breached'))
     AND (len(getvariable('causes')) = 0 OR list_contains(getvariable('causes'), cause))

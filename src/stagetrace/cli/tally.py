@@ -1,0 +1,91 @@
+"""How many requests missed their objective, out of how many, and where the time went: in one or two sentences."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.cli.terminal import printable
+from stagetrace.cli.times import since, utc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stagetrace.store.base import Lost, Selection, Tally
+
+_CAUSES: Final = 5  # named one by one
+_SERVICES: Final = 5
+_AGO: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+_FROM: Final = 2  # of a unit, or the smaller one is said
+_SECOND_MS: Final = 1000.0
+
+
+def summary(tally: Tally, wanted: Selection, services: Sequence[str]) -> list[str]:
+    """Return the answer in a sentence, and what it is about: a selection, in these services."""
+    if not services:
+        return ["The store holds no spans of any service yet."]
+    is_narrowed = replace(wanted, service=None, limit=None, causes=()).is_filtered
+    about = f"{'The selected' if is_narrowed else 'All'} requests of {_listed(services)}{since(wanted.since_ns)}"
+    if not tally.requests:
+        return [f"No requests in this window{_last(tally)}.", f"{about}."]
+    if not tally.judged:
+        return [
+            f"{tally.requests:,} request{'' if tally.requests == 1 else 's'}, none judged: {_why(tally)}.",
+            f"{about}.",
+        ]
+    least = "at least " if tally.reason is not None else ""
+    missed = f"{least if tally.missed else ''}{tally.missed:,} of {least}{tally.judged:,} judged requests"
+    because = f" because of {' or '.join(wanted.causes)}" if wanted.causes else ""
+    rest = tally.requests - tally.judged - tally.excluded
+    more = [f"{tally.excluded:,} excluded"] if tally.excluded else []
+    more += [f"{rest:,} that no objective matches"] if rest else []
+    unjudged = f"; not judged: {', '.join(more)}" if more else ""
+    return [f"{missed} missed their objective{because}{_over(tally)}.", f"{about}{unjudged}."]
+
+
+def _over(tally: Tally) -> str:
+    """Return how much time was lost in all, and to which stages and causes, the most first."""
+    if not tally.missed:
+        return ""
+    whole = tally.overrun_ms
+    shown = f"{whole / _SECOND_MS:.1f} s" if whole >= _SECOND_MS else f"{whole:.1f} ms"
+    if whole <= 0:
+        return ""
+    named = [f"{_kind(one)} {100 * one.overrun_ms / whole:.0f} %" for one in tally.lost[:_CAUSES]]
+    rest = tally.lost[_CAUSES:]
+    if rest:
+        named.append(f"{len(rest)} others {100 * sum(one.overrun_ms for one in rest) / whole:.0f} %")
+    return f", {shown} over in all: {', '.join(named)}"
+
+
+def _kind(one: Lost) -> str:
+    return printable(f"{one.stage or '(no stage)'}/{one.cause or 'unknown'}")
+
+
+def _why(tally: Tally) -> str:
+    """Return why no request was judged."""
+    if tally.excluded == tally.requests:
+        return "the policy excludes them"
+    rest = tally.requests - tally.excluded
+    if not tally.recorded:
+        return "their spans carry no verdict, which only stagetrace writes (STAGETRACE=1 and STAGETRACE_SLA)"
+    besides = f"{tally.excluded:,} excluded, and of the other {rest:,} " if tally.excluded else ""
+    return f"{besides}no objective matches (STAGETRACE_SLA of the service)"
+
+
+def _last(tally: Tally) -> str:
+    """Return when there were requests, if ever."""
+    if tally.newest_unix_nano is None:
+        return ", nor at any other time"
+    seconds = (time.time_ns() - tally.newest_unix_nano) // 10**9
+    at = f"{utc(tally.newest_unix_nano, 0)} UTC"
+    if seconds < 0:
+        return f", the last one at {at}"
+    size, unit = next((one for one in _AGO if seconds >= _FROM * one[0]), _AGO[-1])
+    return f", the last one {seconds // size} {unit} ago, at {at}"
+
+
+def _listed(services: Sequence[str]) -> str:
+    more = f" and {len(services) - _SERVICES} more" if len(services) > _SERVICES else ""
+    return f"{', '.join(map(printable, services[:_SERVICES]))}{more}"

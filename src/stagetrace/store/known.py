@@ -1,0 +1,98 @@
+"""The error for a name that a store does not know: an empty answer would look like good news."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from difflib import SequenceMatcher
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Protocol
+
+from stagetrace import semconv
+from stagetrace.errors import StoreError
+from stagetrace.store.base import Selection
+from stagetrace.store.entries import request_text, route, segment, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from stagetrace.store.base import SpanRow
+
+SAMPLED: Final = 5000  # requests that are looked at for names, of stores that hold many
+_NAMED: Final = 10
+_LONGEST: Final = 100  # of a name in a message
+
+
+class Names(Protocol):
+    """What a reader tells of the names in it."""
+
+    def services(self) -> tuple[str, ...]:
+        """Return the names of all services."""
+        ...
+
+    def has(self, selection: Selection) -> bool:
+        """Tell whether there is any such request."""
+        ...
+
+    def newest_requests(self, service: str | None) -> Iterable[SpanRow]:
+        """Yield entry spans of a service, or of all, in which its names can be looked up; not all of very many."""
+        ...
+
+
+def check(selection: Selection, names: Names, store: str) -> None:
+    """Raise StoreError if no request, of any time, has a service, route, model or segment that `selection` names."""
+    if selection.service is not None:
+        check_service(selection.service, names.services(), store)
+    ever = Selection(0, 2**63 - 1, service=selection.service)
+    of = "" if selection.service is None else f" of {selection.service}"
+    for what, key, one in _each_filter(selection, ever):
+        if not names.has(one):
+            sample = list(islice(names.newest_requests(selection.service), SAMPLED))
+            raise StoreError(f"{store}: no request{of} has {what}\n{_instead(one, key, sample)}")
+
+
+def check_service(service: str, known: Sequence[str], store: str) -> None:
+    """Raise StoreError if `service` is not among the `known` ones of `store`."""
+    if service not in known:
+        has = f"it holds {nearest(service, known)}" if known else "it holds no spans of any service yet"
+        raise StoreError(f"{store}: there is no service {service!r}\n{has}")
+
+
+def nearest(wanted: str, known: Iterable[str]) -> str:
+    """Return names, those most alike first, and how many more there are."""
+    names = sorted(set(known), key=lambda name: (-SequenceMatcher(None, wanted, name).ratio(), name))
+    shown = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names[:_NAMED]]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(map(_quoted, shown))}{more}"
+
+
+def _quoted(name: str) -> str:
+    """Return a name as it is, in quotes where it is nothing or has what would not be seen."""
+    return name if name and name.isprintable() and "," not in name else repr(name)
+
+
+def _each_filter(selection: Selection, ever: Selection) -> Iterator[tuple[str, str | None, Selection]]:
+    """Yield what each filter but the service asks for, in words, the key of a segment, and the filter alone."""
+    if selection.route is not None:
+        yield f"the route {selection.route!r}", None, replace(ever, route=selection.route)
+    if selection.model is not None:
+        yield f"the model {selection.model!r}", None, replace(ever, model=selection.model)
+    for key, value in selection.segments.items():
+        yield f"the attribute {key}={value}", key, replace(ever, segments={key: value})
+
+
+def _instead(one: Selection, key: str | None, sample: Sequence[SpanRow]) -> str:
+    """Return what the requests have instead."""
+    if one.route is not None:
+        names = {name if (name := route(span.attributes)) is not None else span.name for span in sample}
+        if " " in one.route:
+            names = {request_text(span.name, route(span.attributes)) for span in sample}
+        return f"there are {nearest(one.route, names)}" if names else "there is none with a route"
+    if one.model is not None:
+        names = {name for span in sample if (name := text(span.attributes, semconv.ML_MODEL_NAME)) is not None}
+        return f"there are {nearest(one.model, names)}" if names else "no model is known of any of them"
+    (wanted,) = one.segments.values()
+    values = {value for span in sample if (value := segment(span, key or "")) is not None}
+    if values:
+        return f"{key} is {nearest(wanted, values)}"
+    keys = {name for span in sample for has in (span.resource, span.attributes) for name in has}
+    return f"they have the attributes {nearest(key or '', keys)}" if keys else "they have no attributes"

@@ -1,0 +1,16 @@
+-- Of each verdict, stage and cause: how many requests, by how much they were over what was allowed, and the newest start.
+SELECT
+    CASE WHEN breached THEN 'breach' WHEN NOT breached THEN 'good' WHEN verdict = 'excluded' THEN 'excluded' END AS word,
+    coalesce(
+        verdict, breached::VARCHAR,
+        coalesce(
+            network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms, network_send_ms, other_ms
+        )::VARCHAR
+    ) IS NOT NULL AS is_recorded,
+    CASE WHEN breached THEN stage END AS breach_stage,
+    CASE WHEN breached THEN cause END AS breach_cause,
+    count(*) AS requests,
+    coalesce(sum(overrun_ms) FILTER (breached), 0) AS over_ms,
+    max(start_unix_nano) AS newest
+FROM requests
+GROUP BY ALL

@@ -1,0 +1,144 @@
+"""What became of the requests of a selection: by SQL (`answers.tally`), or here where a store has only spans."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stagetrace import semconv
+from stagetrace.store.base import Lost, Tally
+from stagetrace.store.entries import matches, number, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from stagetrace.store.base import Entry, Selection, SpanRow
+
+BREACH: Final = "breach"
+GOOD: Final = "good"
+EXCLUDED: Final = "excluded"
+
+
+class Kind(NamedTuple):
+    """What requests are counted by; `word` is None where they are not judged, and not excluded from it."""
+
+    word: str | None
+    is_recorded: bool
+    stage: str | None = None
+    cause: str | None = None
+
+
+class Row(NamedTuple):
+    """The requests of one kind: how many, by how much they were over in all, when the newest began."""
+
+    kind: Kind
+    requests: int
+    overrun_ms: float
+    newest: int
+
+
+class Counted(NamedTuple):
+    """One request; of several copies of its span the one with the greatest `rank` counts."""
+
+    key: tuple[str, str, str]  # trace, span, service
+    rank: int
+    start: int
+    kind: Kind
+    overrun_ms: float
+
+
+_FIRST: Final = 2**31  # more attributes than any span has
+_EVER_NS: Final = 2**63 - 1
+
+
+def counted(span: SpanRow) -> Counted:
+    """Return what is counted of an entry span."""
+    read = span.attributes
+    breached, verdict = read.get(semconv.SLA_BREACHED), text(read, semconv.SLA_VERDICT)
+    recorded = isinstance(breached, bool) or verdict is not None or any(map(semconv.stage_of_total, read))
+    kind = Kind(GOOD if breached is False else EXCLUDED if verdict == EXCLUDED else None, recorded)
+    overrun_ms = 0.0
+    if breached is True:
+        kind = Kind(
+            BREACH,
+            is_recorded=True,
+            stage=text(read, semconv.SLA_BREACH_STAGE),
+            cause=text(read, semconv.SLA_BREACH_CAUSE),
+        )
+        overrun_ms = number(read, semconv.SLA_OVERRUN_MS) or 0.0
+    key = span.trace_id, span.span_id, span.service
+    return Counted(key, len(read), span.start_unix_nano, kind, overrun_ms)
+
+
+def counted_breach(entry: Entry) -> Counted:
+    """Return what is counted of a breach."""
+    key = entry.trace_id, entry.span_id, entry.service
+    kind = Kind(BREACH, is_recorded=True, stage=entry.stage, cause=entry.cause)
+    return Counted(key, _FIRST, entry.start_unix_nano, kind, entry.overrun_ms or 0.0)
+
+
+class Tallier:
+    """Counts the requests of a selection out of spans, of which some come twice; keeps little of each."""
+
+    def __init__(self, selection: Selection) -> None:
+        """Count what `selection` means, whatever its limit, breaches or not."""
+        self._selection = selection
+        self._ever = requests_of(selection, ever=True)
+        self._found: dict[tuple[str, str, str], Counted] = {}
+        self.newest: int | None = None  # of any time
+
+    def offer(self, span: SpanRow) -> None:
+        """Count an entry span if it is meant."""
+        if matches(span, self._ever):
+            self.newest = max(self.newest or 0, span.start_unix_nano)
+            if self._selection.since_ns <= span.start_unix_nano < self._selection.until_ns:
+                self.add(counted(span))
+
+    def add(self, one: Counted) -> None:
+        """Count a request that is meant."""
+        known = self._found.get(one.key)
+        if known is None or one.rank > known.rank:
+            self._found[one.key] = one
+
+    def tally(self, reason: str | None = None) -> Tally:
+        """Return the sums; `reason` as in Tally."""
+        sums: dict[Kind, list[Counted]] = defaultdict(list)
+        for one in self._found.values():
+            sums[one.kind].append(one)
+        rows = (
+            Row(kind, len(all_), sum(one.overrun_ms for one in all_), max(one.start for one in all_))
+            for kind, all_ in sums.items()
+        )
+        return summed(rows, self._selection.causes, self.newest, reason)
+
+
+def requests_of(selection: Selection, *, ever: bool = False) -> Selection:
+    """Return the selection of all requests out of which `selection` means some breaches; `ever`: of any time."""
+    wanted = replace(selection, breached=None, causes=(), limit=None)
+    return replace(wanted, since_ns=0, until_ns=_EVER_NS) if ever else wanted
+
+
+def summed(
+    rows: Iterable[Row], causes: Sequence[str], newest_of_any_time: int | None = None, reason: str | None = None
+) -> Tally:
+    """Return the sums of rows; of the breaches only those with one of `causes` are missed, where any are named."""
+    found = list(rows)
+    judged = [row for row in found if row.kind.word in (BREACH, GOOD)]
+    missed = [row for row in judged if row.kind.word == BREACH and (not causes or row.kind.cause in causes)]
+    # To the nanosecond: what sums have beyond it depends on their order.
+    lost = [Lost(row.kind.stage, row.kind.cause, row.requests, round(row.overrun_ms, 6)) for row in missed]
+    return Tally(
+        requests=_sum(found),
+        judged=_sum(judged),
+        missed=_sum(missed),
+        excluded=_sum(row for row in found if row.kind.word == EXCLUDED),
+        recorded=_sum(row for row in found if row.kind.is_recorded),
+        lost=tuple(sorted(lost, key=lambda one: (-one.overrun_ms, -one.missed, one.stage or "", one.cause or ""))),
+        newest_unix_nano=max((row.newest for row in found), default=newest_of_any_time),
+        reason=reason,
+    )
+
+
+def _sum(rows: Iterable[Row]) -> int:
+    return sum(row.requests for row in rows)
