@@ -42,16 +42,19 @@ def test_stages(spans: Path) -> None:
     assert (
         printed("stages", "--store", str(spans))
         == """\
-service  route     model   stage         count       p50       p95       p99       max    share
-shop     /predict  Ranker  (request)         3  80.00 ms  80.00 ms  80.00 ms  80.00 ms  100.0 %
-                           preprocess        2  12.00 ms  15.60 ms  15.92 ms  16.00 ms   12.0 %
-                           inference         3  60.00 ms  69.00 ms  69.80 ms  70.00 ms   81.0 %
-                           network.send      1   4.00 ms   4.00 ms   4.00 ms   4.00 ms    2.0 %
-                           mine              1  10.00 ms  10.00 ms  10.00 ms  10.00 ms    5.0 %
-shop     /predict  Tagger  (request)         1  20.00 ms  20.00 ms  20.00 ms  20.00 ms  100.0 %
-                           preprocess        1   4.00 ms   4.00 ms   4.00 ms   4.00 ms   20.0 %
-                           inference         1  16.00 ms  16.00 ms  16.00 ms  16.00 ms   80.0 %
-web      /health   -       (request)         1   1.50 ms   1.50 ms   1.50 ms   1.50 ms  100.0 %
+stage           count       p50       p95       p99       max    share
+shop /predict, model Ranker
+  (request)         3  80.00 ms  80.00 ms  80.00 ms  80.00 ms  100.0 %
+  preprocess        2  12.00 ms  15.60 ms  15.92 ms  16.00 ms   12.0 %
+  inference         3  60.00 ms  69.00 ms  69.80 ms  70.00 ms   81.0 %
+  network.send      1   4.00 ms   4.00 ms   4.00 ms   4.00 ms    2.0 %
+  mine              1  10.00 ms  10.00 ms  10.00 ms  10.00 ms    5.0 %
+shop /predict, model Tagger
+  (request)         1  20.00 ms  20.00 ms  20.00 ms  20.00 ms  100.0 %
+  preprocess        1   4.00 ms   4.00 ms   4.00 ms   4.00 ms   20.0 %
+  inference         1  16.00 ms  16.00 ms  16.00 ms  16.00 ms   80.0 %
+web /health
+  (request)         1   1.50 ms   1.50 ms   1.50 ms   1.50 ms  100.0 %
 """
     )
 
@@ -84,23 +87,39 @@ def test_requests(spans: Path) -> None:
     assert (
         printed("requests", "--store", str(spans), "--since", "2026-03-01T12:00:01Z")
         == f"""\
-time (UTC)               service  request        model   status      took  promised  verdict  stage      trace
-2026-03-01 12:00:04.000  shop     POST /predict  Ranker     200  80.00 ms     50 ms  breach   inference  {trace_id(5)}
-2026-03-01 12:00:03.000  web      GET /health    -          503   1.50 ms         -  -        -          {trace_id(4)}
-2026-03-01 12:00:02.000  shop     POST /predict  Tagger     200  20.00 ms     50 ms  good     inference  {trace_id(3)}
-2026-03-01 12:00:01.000  shop     POST /predict  Ranker     200  40.00 ms     50 ms  good     inference  {trace_id(2)}
+2026-03-01
+time (UTC)    service  request        model   status      took  allowed  verdict  stage      trace
+12:00:04.000  shop     POST /predict  Ranker     200  80.00 ms    50 ms  breach   inference  {trace_id(5)}
+12:00:03.000  web      GET /health    -          503   1.50 ms        -  -        -          {trace_id(4)}
+12:00:02.000  shop     POST /predict  Tagger     200  20.00 ms    50 ms  good     inference  {trace_id(3)}
+12:00:01.000  shop     POST /predict  Ranker     200  40.00 ms    50 ms  good     inference  {trace_id(2)}
 """
     )
 
 
 def test_the_requests_that_took_longest_in_a_stage(spans: Path) -> None:
-    head, first, second, more = printed(
+    note, head, first, second, more = printed(
         "requests", "--store", str(spans), "--sort", "preprocess", "--top", "2", "--service", "shop"
     ).splitlines()
+    assert note == "2026-03-01; service shop; model Ranker; status 200; allowed 50 ms"
     assert head.endswith("  verdict  stage      preprocess  trace")
     assert first.endswith(f"  breach   inference    16.00 ms  {trace_id(1)}")
     assert second.endswith(f"  good     inference     8.00 ms  {trace_id(2)}")
-    assert more == "2 of 4 requests shown."
+    assert more == "2 of 4 requests shown; more: --top N"
+
+
+def test_people_get_the_first_20_and_are_told_of_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+    file.write_text("\n".join(literal.request(number, number, {"queue": number}) for number in range(1, 31)) + "\n")
+    at = ("requests", "--store", str(file))
+    lines = printed(*at).splitlines()
+    assert (len(lines), lines[-1]) == (23, "20 of 30 requests shown; more: --top N")
+    assert len(printed(*at, "--top", "25").splitlines()) == 28
+    assert len(printed(*at, "--top", "30").splitlines()) == 32
+    assert len(answer(*at)["requests"]) == 30
+    done = cli(*at, "--limit", "25")
+    assert (len(done.stdout.splitlines()), done.returncode) == (27, 0)
+    assert done.stderr == "stagetrace: INCOMPLETE: limit 25 reached, there are older requests\n"
 
 
 @pytest.mark.parametrize(
@@ -235,9 +254,10 @@ def test_tail_shows_the_newest_last(spans: Path) -> None:
     assert (
         printed("tail", "--store", str(spans), "--limit", "2")
         == f"""\
-time (UTC)               service  request        model   status      took  promised  verdict  stage      trace
-2026-03-01 12:00:03.000  web      GET /health    -          503   1.50 ms         -  -        -          {trace_id(4)}
-2026-03-01 12:00:04.000  shop     POST /predict  Ranker     200  80.00 ms     50 ms  breach   inference  {trace_id(5)}
+2026-03-01
+time (UTC)    service  request        model   status      took  allowed  verdict  stage      trace
+12:00:03.000  web      GET /health    -          503   1.50 ms        -  -        -          {trace_id(4)}
+12:00:04.000  shop     POST /predict  Ranker     200  80.00 ms    50 ms  breach   inference  {trace_id(5)}
 """
     )
     found = answer("tail", "--store", str(spans), "--limit", "2")
@@ -288,23 +308,27 @@ def test_watch_is_one_snapshot_in_a_pipe(spans: Path) -> None:
         printed("watch", "--store", str(spans), "--since", "2026-03-01T00:00:00Z", "--service", "shop")
         == f"""\
 Objectives and routes
-service  route     model   objective                  requests  errors       p50       p99  breaches      kept
-shop     /predict  Ranker  POST /predict within 50ms         3       0  80.00 ms  80.00 ms         2   33.33 %
-shop     /predict  Tagger  POST /predict within 50ms         1       0  20.00 ms  20.00 ms         0  100.00 %
+service shop; objective POST /predict within 50ms
+route     model   requests  errors       p50       p99  breaches       met
+/predict  Ranker         3       0  80.00 ms  80.00 ms         2   33.33 %
+/predict  Tagger         1       0  20.00 ms  20.00 ms         0  100.00 %
 
 Stages
-service  route     model   stage              p50       p99   share
-shop     /predict  Ranker  preprocess    12.00 ms  15.92 ms  12.0 %
-                           inference     60.00 ms  69.80 ms  81.0 %
-                           network.send   4.00 ms   4.00 ms   2.0 %
-                           mine          10.00 ms  10.00 ms   5.0 %
-shop     /predict  Tagger  preprocess     4.00 ms   4.00 ms  20.0 %
-                           inference     16.00 ms  16.00 ms  80.0 %
+stage                p50       p99   share
+shop /predict, model Ranker
+  preprocess    12.00 ms  15.92 ms  12.0 %
+  inference     60.00 ms  69.80 ms  81.0 %
+  network.send   4.00 ms   4.00 ms   2.0 %
+  mine          10.00 ms  10.00 ms   5.0 %
+shop /predict, model Tagger
+  preprocess     4.00 ms   4.00 ms  20.0 %
+  inference     16.00 ms  16.00 ms  80.0 %
 
 Newest breaches
-time (UTC)               service  request        model   status      took  promised  verdict  stage      trace
-2026-03-01 12:00:04.000  shop     POST /predict  Ranker     200  80.00 ms     50 ms  breach   inference  {trace_id(5)}
-2026-03-01 12:00:00.000  shop     POST /predict  Ranker     200  80.00 ms     50 ms  breach   inference  {trace_id(1)}
+2026-03-01; service shop; model Ranker; status 200; allowed 50 ms; verdict breach
+time (UTC)    request            took  stage      trace
+12:00:04.000  POST /predict  80.00 ms  inference  {trace_id(5)}
+12:00:00.000  POST /predict  80.00 ms  inference  {trace_id(1)}
 """
     )
 

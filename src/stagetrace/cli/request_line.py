@@ -4,36 +4,42 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.output import Column
+from stagetrace.cli.layout import COMMON, TIME, TRACE, Column
 from stagetrace.cli.terminal import milliseconds, promise
-from stagetrace.cli.times import utc
+from stagetrace.cli.times import UTC, shown
 from stagetrace.store.answers import slowest_stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-COLUMNS: Final = (
-    Column("time (UTC)"),
-    Column("service"),
+    from stagetrace.cli.times import Zone
+
+_COLUMNS: Final = (
+    Column("service", kind=COMMON, leaves=4),
     Column("request"),
-    Column("model"),
-    Column("status", is_number=True),
+    Column("model", kind=COMMON, leaves=1),
+    Column("status", is_number=True, kind=COMMON, leaves=2),
     Column("took", is_number=True),
-    Column("promised", is_number=True),
-    Column("verdict"),
+    Column("allowed", is_number=True, kind=COMMON, leaves=3),
+    Column("verdict", kind=COMMON),
     Column("stage"),
-    Column("trace"),
+    Column("trace", kind=TRACE),
 )
 
 
-def cells(request: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the cells of a row of `requests`, for `COLUMNS`."""
-    name, route = request["name"], request["route"]
+def columns(zone: Zone) -> tuple[Column, ...]:
+    """Return the columns of such a table."""
+    return (Column(f"time ({zone.name})", kind=TIME), *_COLUMNS)
+
+
+def cells(request: Mapping[str, Any], zone: Zone = UTC) -> tuple[str, ...]:
+    """Return the cells of a row of `requests`, for `columns`."""
+    name, path = request["name"], request["route"] or request["url_path"]
     status = "ERROR" if request["status"] == "ERROR" else "-"
     return (
-        utc(request["start_unix_nano"]),
+        shown(request["start_unix_nano"], zone),
         request["service"],
-        name if route is None or route in name else f"{name} {route}",
+        name if path is None or path in name else f"{name} {path}",
         request["model"] or "-",
         status if request["http_status"] is None else str(request["http_status"]),
         milliseconds(request["duration_ms"]),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.options import Suggested, add_selection, count, selection, store_url, utf8
+from stagetrace.cli.options import Suggested, add_selection, count, selection, shown, store_url, utf8
 from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
-from stagetrace.cli.request_line import COLUMNS, cells
+from stagetrace.cli.request_line import cells, columns
 from stagetrace.cli.terminal import milliseconds, printable
 from stagetrace.cli.times import since
 from stagetrace.store import open_store
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-DESCRIPTION: Final = "List requests, the newest first or the slowest, with what was promised and what became of it."
+    from stagetrace.cli.times import Zone
+
+DESCRIPTION: Final = "List requests, the newest first or the slowest, with the time allowed and the verdict."
 EXAMPLE: Final = "stagetrace requests --slowest 10 --route /predict"
 _ORDERS: Final = ("start", "duration", "overrun")
 
@@ -33,10 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"greatest first by one of {', '.join(_ORDERS)}, or by the time in a stage, by its name ("
         f"{', '.join(STAGE_COLUMNS)}, or one of your own; other: all of those); default: start",
     )
-    parser.add_argument("--top", metavar="N", type=count, help="show only the first N of that order; default: all")
+    first = "show only the first N of that order; default: 20, with --json or --limit all"
+    parser.add_argument("--top", metavar="N", type=count, help=first)
     parser.add_argument("--slowest", metavar="N", type=count, help="short for --sort duration --top N")
     verdict = parser.add_mutually_exclusive_group()
-    verdict.add_argument("--breached", action="store_true", help="only those that broke their objective")
+    verdict.add_argument("--breached", action="store_true", help="only those that missed their objective")
     verdict.add_argument("--kept", action="store_true", help="only those that did not, judged or not")
 
 
@@ -46,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--slowest N is a --top already\ngive one of them")
     url = store_url(args)
     wanted = selection(args, url, breached=True if args.breached else False if args.kept else None)
-    sort, top = args.sort or ("duration" if args.slowest else "start"), args.top or args.slowest
+    sort, top = args.sort or ("duration" if args.slowest else "start"), args.top or args.slowest or shown(args)
+    if args.limit is not None and not (args.top or args.slowest):
+        top = None  # all of those that are meant
     with open_store(url) as reader, reader.relations(wanted) as relations:
         from stagetrace.store import answers
 
@@ -59,20 +64,22 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         show_json({**completeness(complete, reason), "total": total, "requests": found})
     elif found:
-        show(_table(found, sort), *([f"{len(found)} of {total} requests shown."] if total > len(found) else []))
+        more = [f"{len(found)} of {total:,} requests shown; more: --top N"] if total > len(found) else []
+        show(_table(found, sort, args.tz), *more)
     else:
         show(f"No requests{since(wanted.since_ns, args.tz)}.")
     warn(complete, reason)
     return ANSWERED
 
 
-def _table(found: Sequence[dict[str, Any]], sort: str) -> Table:
+def _table(found: Sequence[dict[str, Any]], sort: str, zone: Zone) -> Table:
     """Return the table, with a column for the stage that it is sorted by."""
     from stagetrace.store.answers import SORTS
 
+    heads, rows = columns(zone), [cells(one, zone) for one in found]
     if sort in _ORDERS:
-        return Table(COLUMNS, [cells(one) for one in found])
+        return Table(heads, rows)
     totals = [one[SORTS[sort]] if sort in SORTS else one["stages"].get(sort) for one in found]
-    shown = ["-" if total is None else milliseconds(total) for total in totals]
-    rows = [(*row[:-1], total, row[-1]) for row, total in zip(map(cells, found), shown, strict=True)]
-    return Table((*COLUMNS[:-1], Column(sort, is_number=True), COLUMNS[-1]), rows)
+    times = ["-" if total is None else milliseconds(total) for total in totals]
+    rows = [(*row[:-1], total, row[-1]) for row, total in zip(rows, times, strict=True)]
+    return Table((*heads[:-1], Column(sort, is_number=True), heads[-1]), rows)

@@ -36,7 +36,7 @@ def note(what: str, sample: Sample, attainment: Attainment | None = None) -> str
         return None
     interval = ""
     if attainment is not None:
-        interval = f"; kept by 95 %: {100 * attainment.low:.2f} to {100 * attainment.high:.2f} %"
+        interval = f"; met, with 95 % confidence: {100 * attainment.low:.2f} to {100 * attainment.high:.2f} %"
     return f"~ {what}: estimated from {_stored(sample)} (breaches are all there){interval}"
 
 

@@ -26,11 +26,9 @@ DESCRIPTION: Final = (
     "request counts for as many as it stands for, and ~ says so."
 )
 EXAMPLE: Final = "stagetrace stages --route /predict --since 15m"
+_INDENT: Final = "  "
 _NUMBERS: Final = ("count", "p50", "p95", "p99", "max", "share")
-_COLUMNS: Final = (
-    *map(Column, ("service", "route", "model", "stage")),
-    *(Column(name, is_number=True) for name in _NUMBERS),
-)
+_COLUMNS: Final = (Column("stage"), *(Column(name, is_number=True) for name in _NUMBERS))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -67,10 +65,16 @@ def as_json(group: Group) -> dict[str, Any]:
     return {**head, **whole, "stages": [asdict(stage) for stage in group.stages]}
 
 
-def _rows(group: Group) -> Iterator[tuple[str, ...]]:
-    yield (group.service, group.route, group.model or "-", "(request)", *_numbers(group.whole, group.sample))
+def _rows(group: Group) -> Iterator[tuple[str, ...] | str]:
+    yield heading(group)
+    yield (f"{_INDENT}(request)", *_numbers(group.whole, group.sample))
     for stage in group.stages:
-        yield ("", "", "", stage.stage or "", *_numbers(stage, group.sample))
+        yield (f"{_INDENT}{stage.stage}", *_numbers(stage, group.sample))
+
+
+def heading(group: Group) -> str:
+    """Return the line above the stages of a group."""
+    return f"{group.service} {group.route}{'' if group.model is None else f', model {group.model}'}"
 
 
 def _numbers(stage: Stage, sample: Sample) -> tuple[str, ...]:

@@ -10,10 +10,11 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from stagetrace.cli import terminal
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.options import add_selection, selection, store_url
 from stagetrace.cli.output import Table, completeness, show, show_json, warn
-from stagetrace.cli.request_line import COLUMNS, cells
+from stagetrace.cli.request_line import cells, columns
 from stagetrace.cli.terminal import printable
 from stagetrace.cli.times import since
 from stagetrace.store import open_store
@@ -25,6 +26,7 @@ from stagetrace.store.rows import distinct, spans_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from stagetrace.cli.times import Zone
     from stagetrace.store.base import Reader, Selection, SpanRow
 
 DESCRIPTION: Final = """Show the newest requests, the newest last, and with -f go on with those that come, until Ctrl-C.
@@ -35,7 +37,7 @@ EXAMPLE: Final = "stagetrace tail -f --route /predict"
 _NEWEST: Final = 10
 _REMEMBERED: Final = 10_000
 _LOOK_BACK_NS: Final = 120 * 10**9
-_WIDTHS: Final = (23, 12, 24, 12, 6, 12, 8, 8, 15, 32)
+_WIDTHS: Final = (12, 10, 22, 10, 6, 9, 7, 7, 10, 8)  # of `columns`
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,10 +64,11 @@ def run(args: argparse.Namespace) -> int:
             show_json({**completeness(not cuts, "; ".join(cuts)), "requests": found})
         elif comes is None:
             nothing = f"No requests{since(wanted.since_ns, args.tz)}."
-            show(Table(COLUMNS, [cells(request_of(span)) for span in newest]) if newest else nothing)
+            rows = [cells(request_of(span), args.tz) for span in newest]
+            show(Table(columns(args.tz), rows) if newest else nothing)
         warn(not cuts, "; ".join(cuts))
         if comes is not None:
-            _go_on(newest, comes, as_json=args.json)
+            _go_on(newest, comes, None if args.json else Lines(args.tz, only_one=wanted.service is not None))
     return ANSWERED
 
 
@@ -111,36 +114,61 @@ def _polling(reader: Reader, wanted: Selection) -> Iterator[list[SpanRow]]:
         known = set(found)
 
 
-def _go_on(newest: list[SpanRow], comes: Iterator[list[SpanRow]], *, as_json: bool) -> None:
+def _go_on(newest: list[SpanRow], comes: Iterator[list[SpanRow]], lines: Lines | None) -> None:
     """Print one line for each request, for ever; one that comes again soon, delivered twice, is not printed again."""
-    if not as_json:
-        sys.stdout.write(_line([column.name for column in COLUMNS]))
+    if lines is not None:
+        sys.stdout.write(lines.head())
     printed: OrderedDict[tuple[str, str], None] = OrderedDict()
     for spans in chain((newest,), comes):
         for span in spans:
             if (span.trace_id, span.span_id) not in printed:
                 printed[span.trace_id, span.span_id] = None
-                _print(span, as_json=as_json)
+                if lines is None:
+                    show_json(request_of(span))
+                else:
+                    sys.stdout.write(lines.of(span))
         while len(printed) > _REMEMBERED:
             printed.popitem(last=False)
         sys.stdout.flush()
 
 
-def _print(span: SpanRow, *, as_json: bool) -> None:
-    request = request_of(span)
-    if as_json:
-        show_json(request)
-    else:
-        sys.stdout.write(_line(cells(request)))
+class Lines:
+    """Lines of requests as they come: their widths are fixed, since the rows to come are not known."""
 
+    def __init__(self, zone: Zone, *, only_one: bool) -> None:
+        """Leave the service out where there is `only_one`, and what a narrow terminal has no room for."""
+        self._zone = zone
+        self._columns = columns(zone)
+        self._day = ""
+        keep = [place for place, column in enumerate(self._columns) if not (only_one and column.name == "service")]
+        for place in sorted(keep, key=lambda place: self._columns[place].leaves):
+            if not terminal.is_bounded() or sum(_WIDTHS[one] + 2 for one in keep) - 2 <= terminal.width():
+                break
+            if self._columns[place].leaves:
+                keep.remove(place)
+        self._keep = keep
 
-def _line(row: Sequence[str]) -> str:
-    """Return one line: its widths are fixed, since the rows to come are not known."""
-    padded = (
-        printable(cell).rjust(width) if column.is_number else printable(cell).ljust(width)
-        for cell, width, column in zip(row, _WIDTHS, COLUMNS, strict=True)
-    )
-    return "  ".join(padded).rstrip() + "\n"
+    def of(self, span: SpanRow) -> str:
+        """Return the line of a request, below its day if that is another than the one before's."""
+        row = list(cells(request_of(span), self._zone))
+        day, _, row[0] = row[0].partition(" ")
+        row[-1] = row[-1][: _WIDTHS[-1]]
+        head = "" if day == self._day else f"{day}\n"
+        self._day = day
+        return f"{head}{self._line(row)}"
+
+    def head(self) -> str:
+        """Return the line above all."""
+        return self._line([column.name for column in self._columns])
+
+    def _line(self, row: Sequence[str]) -> str:
+        padded = (
+            printable(row[place]).rjust(_WIDTHS[place])
+            if self._columns[place].is_number
+            else printable(row[place]).ljust(_WIDTHS[place])
+            for place in self._keep
+        )
+        return "  ".join(padded).rstrip() + "\n"
 
 
 def seconds(text: str) -> float:

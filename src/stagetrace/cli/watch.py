@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli import sampled, terminal
 from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.layout import COMMON, Column, Table
 from stagetrace.cli.options import add_selection, selection, store_url
-from stagetrace.cli.output import Column, Table, completeness, drawn, show, show_json, warn
-from stagetrace.cli.request_line import COLUMNS, cells
+from stagetrace.cli.output import clipped, completeness, drawn, show, show_json, warn
+from stagetrace.cli.request_line import cells, columns
 from stagetrace.cli.tail import seconds
 from stagetrace.cli.terminal import milliseconds
-from stagetrace.cli.times import Moment, since, utc
+from stagetrace.cli.times import Moment, shown, since
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     import argparse
 
+    from stagetrace.cli.times import Zone
     from stagetrace.store.answers import Group, Route
     from stagetrace.store.base import Reader, Selection
 
@@ -28,15 +30,17 @@ Where stdout is no terminal, with --once and with --json it is one snapshot."""
 EXAMPLE: Final = "stagetrace watch --since 5m"
 _QUARTER: Final = Moment(900 * 10**9, ago=True)
 _NEWEST: Final = 5
-_NUMBERS: Final = ("requests", "errors", "p50", "p99", "breaches", "kept")
 _ROUTES: Final = (
-    *map(Column, ("service", "route", "model", "objective")),
-    *(Column(name, is_number=True) for name in _NUMBERS),
+    Column("service", kind=COMMON, leaves=5),
+    Column("route"),
+    Column("model", kind=COMMON, leaves=4),
+    Column("objective", kind=COMMON, leaves=2),
+    Column("requests", is_number=True),
+    Column("errors", is_number=True, leaves=1),
+    Column("p50", is_number=True, leaves=3),
+    *(Column(name, is_number=True) for name in ("p99", "breaches", "met")),
 )
-_STAGES: Final = (
-    *map(Column, ("service", "route", "model", "stage")),
-    *(Column(name, is_number=True) for name in ("p50", "p99", "share")),
-)
+_STAGES: Final = (Column("stage"), *(Column(name, is_number=True) for name in ("p50", "p99", "share")))
 
 
 class Board(NamedTuple):
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         show_json(as_json(board))
     else:
-        show(*tables(board, wanted.since_ns))
+        show(*tables(board, wanted.since_ns, args.tz))
     warn(board.complete, board.reason)
     return ANSWERED
 
@@ -105,16 +109,16 @@ def _route_json(route: Route) -> dict[str, Any]:
     return {**plain, **attainment, **sampled.keys(route.sample)}
 
 
-def tables(board: Board, since_ns: int) -> list[Table | str]:
+def tables(board: Board, since_ns: int, zone: Zone) -> list[Table | str]:
     """Return what people see: routes, the stages that take most of each, the newest breaches."""
     if not board.routes:
-        return [f"No requests{since(since_ns)}."]
+        return [f"No requests{since(since_ns, zone)}."]
     parts: list[Table | str] = [Table(_ROUTES, [_route(route) for route in board.routes], "Objectives and routes")]
     notes = (sampled.note(f"{one.service} {one.route}", one.sample, one.attainment) for one in board.routes)
     parts += [text for text in notes if text]
     parts += ["", Table(_STAGES, [row for group in board.groups for row in _stages(group)], "Stages")]
     if board.newest:
-        parts += ["", Table(COLUMNS, [cells(one) for one in board.newest], "Newest breaches")]
+        parts += ["", Table(columns(zone), [cells(one, zone) for one in board.newest], "Newest breaches")]
     return parts
 
 
@@ -134,26 +138,28 @@ def _route(route: Route) -> tuple[str, ...]:
     )
 
 
-def _stages(group: Group) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
+def _stages(group: Group) -> list[tuple[str, ...] | str]:
+    from stagetrace.cli.stages import heading
+
+    rows: list[tuple[str, ...] | str] = [heading(group)] if group.stages else []
     for stage in group.stages:
-        head = (group.service, group.route, group.model or "-") if not rows else ("", "", "")
         share = "-" if stage.share is None else f"{100 * stage.share:.1f} %"
-        rows.append((*head, stage.stage or "", milliseconds(stage.p50_ms), milliseconds(stage.p99_ms), share))
+        rows.append((f"  {stage.stage}", milliseconds(stage.p50_ms), milliseconds(stage.p99_ms), share))
     return rows
 
 
 def _refresh(reader: Reader, args: argparse.Namespace, url: str) -> None:
     """Draw the board again and again, until Ctrl-C ends the command."""
-    from rich.console import Group as Stack
     from rich.live import Live
 
     with Live(screen=True, auto_refresh=False) as live:
         while True:
             wanted = selection(args, url, since=_QUARTER)
             board = look(reader, wanted)
-            head = f"{url}{since(wanted.since_ns, args.tz)}, at {utc(time.time_ns(), 0)[11:]}; Ctrl-C ends"
-            cut = [] if board.complete else [f"INCOMPLETE: {board.reason}"]
-            parts = [head, "", *tables(board, wanted.since_ns), *cut]
-            live.update(Stack(*(drawn(part, live.console.width) for part in parts)), refresh=True)
+            at = shown(time.time_ns(), args.tz, 0)[11:]
+            head = [f"{url}{since(wanted.since_ns, args.tz)}, at {at}; Ctrl-C ends"]
+            head += [] if board.complete else [f"INCOMPLETE: {board.reason}"]
+            parts = tables(board, wanted.since_ns, args.tz)
+            lines = clipped([*head, "", *parts], *live.console.size)
+            live.update(drawn(lines), refresh=True)
             time.sleep(args.interval)
