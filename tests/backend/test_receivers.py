@@ -235,7 +235,7 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit(up: Up) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "code"), [("GET", "/v1/traces", 405), ("POST", "/v1/metrics", 404), ("GET", "/", 404)]
+    ("method", "path", "code"), [("GET", "/v1/traces", 405), ("POST", "/v1/logs", 404), ("GET", "/", 404)]
 )
 def test_other_routes_answer_with_the_same_shape(up: Up, method: str, path: str, code: int) -> None:
     answer = httpx.request(method, f"{up.url('http_port')}{path}")
@@ -271,7 +271,7 @@ def test_grpc_refuses_a_message_beyond_the_limit(channel: grpc.Channel) -> None:
 
 def test_grpc_has_no_other_services(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        raw_call(channel, "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export")
+        raw_call(channel, "/opentelemetry.proto.collector.logs.v1.LogsService/Export")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -18,6 +18,8 @@ _FAMILIES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     "received_bytes": ("transport", TRANSPORTS, "Bytes of export requests as they arrived, compressed or not."),
     "accepted_spans": ("transport", TRANSPORTS, "Spans that are on disk and acknowledged."),
     "rejected_spans": ("transport", TRANSPORTS, "Spans left out of a request whose others were accepted."),
+    "stored_counts": ("transport", TRANSPORTS, "Data points of the metric sla.requests that are on disk."),
+    "ignored_data_points": ("transport", TRANSPORTS, "Data points of other metrics, which are not kept."),
     "refused_requests": ("reason", tuple(kind.name for kind in KINDS), "Export requests refused as a whole."),
     "queries": ("transport", TRANSPORTS, "Questions put to jaeger.api_v3."),
     "failed_queries": ("transport", TRANSPORTS, "Questions that were answered with an error."),

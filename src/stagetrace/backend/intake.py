@@ -15,6 +15,8 @@ from stagetrace.otlp.decoder import MalformedRequest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+
     from stagetrace.backend.counters import Counters
     from stagetrace.backend.options import Limits
     from stagetrace.store.local import Appended, LocalStore
@@ -73,6 +75,22 @@ class Intake:
         self.counters.add("accepted_spans", transport, appended.accepted)
         self.counters.add("rejected_spans", transport, appended.rejected)
         return appended
+
+    def append_counts(self, transport: str, request: bytes, *, is_json: bool = False) -> ExportMetricsServiceResponse:
+        """Keep what counts requests of one export of metrics, durably, and return the response. Raise Refused."""
+        from stagetrace.backend.counts import parse
+
+        if len(request) > self.limits.request:
+            raise too_large(self.limits.request)
+        export = parse(request, is_json=is_json)
+        if export.points:
+            try:
+                self._store.append_counts(export.points)
+            except StoreError as error:
+                raise Refused(STORE, str(error)) from None
+        self.counters.add("stored_counts", transport, len(export.points))
+        self.counters.add("ignored_data_points", transport, export.left)
+        return export.response()
 
     def metrics(self) -> str:
         """Return the counters, the bytes in work and the store's own figures, in Prometheus' text form."""

@@ -1,4 +1,4 @@
-"""OTLP over gRPC: `TraceService/Export`, in raw bytes. The store reads them; no message object is built here."""
+"""OTLP over gRPC: one method each of the trace and the metrics service, in raw bytes. No span becomes an object."""
 
 from __future__ import annotations
 
@@ -11,35 +11,48 @@ from stagetrace.backend.inflate import inflate_unnamed
 from stagetrace.backend.refusal import Refused, status
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from google.protobuf.message import Message
+
     from stagetrace.backend.intake import Intake
     from stagetrace.store.local import Appended
 
 METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+METRICS_METHOD: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _TRANSPORT: Final = "grpc"
 
 
 class Receiver(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs alone
-    """Serves the one method of OTLP's trace service."""
+    """Serves the one method each of OTLP's trace and metrics services."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the handler of `Export`; for other methods None, which gRPC answers with UNIMPLEMENTED."""
-        if handler_call_details.method != METHOD:
-            return None
         # Without (de)serializers gRPC hands over and takes the bytes themselves.
-        return grpc.unary_unary_rpc_method_handler(self._export)
+        if handler_call_details.method == METHOD:
+            return grpc.unary_unary_rpc_method_handler(self._export)
+        if handler_call_details.method == METRICS_METHOD:
+            return grpc.unary_unary_rpc_method_handler(self._export_metrics)
+        return None
 
     def _export(self, message: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._taken(message, context, lambda request: answer(self._intake.append(_TRANSPORT, request)))
+
+    def _export_metrics(self, message: bytes, context: grpc.ServicerContext) -> bytes:
+        return self._taken(message, context, lambda request: self._intake.append_counts(_TRANSPORT, request))
+
+    def _taken(self, message: bytes, context: grpc.ServicerContext, take: Callable[[bytes], Message]) -> bytes:
         intake = self._intake
         try:
             with intake.counted(_TRANSPORT), intake.room() as room:
                 intake.counters.add("received_bytes", _TRANSPORT, len(message))
                 room.grow(len(message))
                 request = inflate_unnamed(message, intake.limits.request, room.grow)
-                return answer(intake.append(_TRANSPORT, request)).SerializeToString()
+                return take(request).SerializeToString()
         except Refused as refused:
             abort(context, refused)
 

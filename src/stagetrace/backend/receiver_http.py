@@ -1,4 +1,4 @@
-"""OTLP over HTTP: `POST /v1/traces`, protobuf or JSON. Answers and refusals come in the form of the request."""
+"""OTLP over HTTP: `POST /v1/traces` and `POST /v1/metrics`, protobuf or JSON. Answers are in the request's form."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stagetrace.backend.intake import Intake, Room
 
 PATH: Final = "/v1/traces"
+METRICS_PATH: Final = "/v1/metrics"
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 _TRANSPORT: Final = "http"
@@ -32,11 +33,13 @@ _IDLE_S: Final = 30  # between two pieces of a body
 
 def receiver_app(intake: Intake, token: str | None) -> ASGIApp:
     """Return the app of the OTLP port."""
-    return application([Route(PATH, _Export(intake).handle, methods=["POST"])], _fault, token, intake.metrics)
+    routes = [Route(PATH, _Export(intake).handle, methods=["POST"])]
+    routes.append(Route(METRICS_PATH, _MetricsExport(intake).handle, methods=["POST"]))
+    return application(routes, _fault, token, intake.metrics)
 
 
 class _Export:
-    """The one route. `_parsing` lets one JSON body at a time become Python objects, which are many times its size."""
+    """The route of spans. `_parsing` lets one JSON body at a time become Python objects, many times its size."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
@@ -98,6 +101,17 @@ class _Export:
         return response
 
 
+class _MetricsExport(_Export):
+    """The route of metrics."""
+
+    def _take(self, body: bytes, encoding: str, form: str, room: Room) -> Message:
+        content = inflate(body, encoding, self._intake.limits.request, room.grow)
+        if form == PROTOBUF:
+            return self._intake.append_counts(_TRANSPORT, content)
+        with self._parsing:
+            return self._intake.append_counts(_TRANSPORT, content, is_json=True)
+
+
 def _need(form: str | None, request: Request) -> str:
     if form is None:
         given = request.headers.get("content-type", "")[:80]
@@ -130,5 +144,5 @@ def _fault(code: int, message: str, request: Request) -> Response:
     """Return what starlette or the guard refuses, in OTLP's form."""
     kind = next((one for one in KINDS if one.status == code), Kind("other", code, INTERNAL.code))
     if code == 404:  # noqa: PLR2004
-        message = f"there is no {request.url.path[:80]}; traces go to {PATH}"
+        message = f"there is no {request.url.path[:80]}; traces go to {PATH}, metrics to {METRICS_PATH}"
     return _refusal(Refused(kind, message), _form(request))

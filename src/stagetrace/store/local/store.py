@@ -16,6 +16,7 @@ from stagetrace.otlp.decoder import Decoded, decode
 from stagetrace.otlp.decoder_columns import arrow, joined
 from stagetrace.store.base import Closing
 from stagetrace.store.local import delta, relation, wal
+from stagetrace.store.local.counts import CountStore
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import announce, prepare
 from stagetrace.store.local.memory import give_back, keep_large_blocks_apart
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from stagetrace.store.local.counts import Point
     from stagetrace.store.local.reader import LocalReader
 
 FLUSH_ROWS: Final = 65_536
@@ -89,6 +91,7 @@ class LocalStore(Closing):
         self._snapshot = self._table.snapshot
         self._database = relation.database(relation.MEMORY)
         self._distinct = DistinctTail()
+        self._exact = CountStore(folder, limits.retention_s)
         self._wal: wal.Wal[Decoded] = wal.Wal(folder / WAL, self._snapshot.stored + 1, self._on_durable)
         self._flusher = threading.Thread(target=self._work, name="stagetrace-store", daemon=True)
         self._flusher.start()
@@ -143,6 +146,10 @@ class LocalStore(Closing):
             self._counts["spans_accepted"] += decoded.accepted
             self._counts["spans_rejected"] += decoded.rejected
         return Appended(decoded.accepted, decoded.rejected, decoded.reason)
+
+    def append_counts(self, points: Sequence[Point]) -> None:
+        """Store what services have counted of their requests; return when it is on disk. Raise StoreError."""
+        self._exact.append(points)
 
     def reader(self) -> LocalReader:
         """Return a reader that sees everything acknowledged."""
@@ -218,6 +225,7 @@ class LocalStore(Closing):
             self._wal.close()
             self._table.close()
             self._database.close()
+            self._exact.close()
             os.close(self._lock_file)
 
     def _change(self, change: Callable[[Table], int]) -> int:

@@ -1,0 +1,102 @@
+"""What of an OTLP metrics export is kept: the data points of `sla.requests`. All others are counted, and left."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, DataPointFlags
+
+from stagetrace import semconv
+from stagetrace.backend.refusal import MALFORMED, Refused
+from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD
+from stagetrace.store.local.counts import Point
+from stagetrace.store.rows import values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint, ResourceMetrics
+
+_GREATEST: Final = 2**63
+_WHY: Final = "stagetrace keeps the counter sla.requests and no other metric"
+
+
+class Export(NamedTuple):
+    """An export as far as it is kept."""
+
+    points: list[Point]
+    left: int  # data points of other metrics, and of this one that cannot be
+
+    def response(self) -> ExportMetricsServiceResponse:
+        """Return the response: empty where everything was kept."""
+        response = ExportMetricsServiceResponse()
+        if self.left:
+            response.partial_success.rejected_data_points = self.left
+            response.partial_success.error_message = _WHY
+        return response
+
+
+def parse(content: bytes, *, is_json: bool = False) -> Export:
+    """Return what of a request is kept. Raise Refused if it is no ExportMetricsServiceRequest."""
+    try:
+        if is_json:
+            request = json_format.Parse(content, ExportMetricsServiceRequest(), ignore_unknown_fields=True)
+        else:
+            request = ExportMetricsServiceRequest.FromString(content)
+    except (DecodeError, json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(MALFORMED, f"the request is no ExportMetricsServiceRequest: {str(error)[:200]}") from None
+    points: list[Point] = []
+    left = 0
+    for resource in request.resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                found = list(_points(resource, metric)) if metric.name == semconv.METRIC_REQUESTS else []
+                points += found
+                left += _size(metric) - len(found)
+    return Export(points, left)
+
+
+def _size(metric: Metric) -> int:
+    kind = metric.WhichOneof("data")
+    return 0 if kind is None else len(getattr(metric, kind).data_points)
+
+
+def _points(resource: ResourceMetrics, metric: Metric) -> Iterator[Point]:
+    temporality = metric.sum.aggregation_temporality
+    known = (
+        AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA,
+        AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE,
+    )
+    if metric.WhichOneof("data") != "sum" or not metric.sum.is_monotonic or temporality not in known:
+        return
+    about = values(resource.resource.attributes)
+    service = about.get("service.name")
+    instance = hashlib.sha256(resource.resource.SerializeToString(deterministic=True)).hexdigest()[:16]
+    for point in metric.sum.data_points:
+        told = values(point.attributes)
+        objective, verdict = told.get(semconv.SLA_OBJECTIVE), told.get(semconv.SLA_VERDICT)
+        route = told.get(HTTP_ROUTE, told.get(RPC_METHOD, ""))
+        value = _whole(point)
+        times = (point.start_time_unix_nano, point.time_unix_nano)
+        if (
+            value is None
+            or not (isinstance(objective, str) and isinstance(verdict, str) and isinstance(route, str))
+            or not 0 < times[0] <= times[1] < _GREATEST
+        ):
+            continue
+        name = service if isinstance(service, str) else ""
+        yield Point(name, instance, times[0], route, objective, verdict, value, times[1], temporality == known[0])
+
+
+def _whole(point: NumberDataPoint) -> int | None:
+    if point.flags & DataPointFlags.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK:
+        return None
+    value = point.as_int if point.WhichOneof("value") == "as_int" else point.as_double
+    return int(value) if 0 <= value < _GREATEST and value == int(value) else None

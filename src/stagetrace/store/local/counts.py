@@ -1,0 +1,203 @@
+"""The exact counts of judged requests that services send as the metric `sla.requests`, kept beside the spans.
+
+One SQLite file, which is on disk before an export is acknowledged. A series is what one process counts under one route,
+objective and verdict, from a start on; a row of it is a value with the first and the last time at which it was so.
+"""
+
+# ruff: noqa: S608 -- names in queries are constants of ours; every value is bound
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import closing
+from itertools import groupby
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stagetrace.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+FILE: Final = "counts.sqlite"
+MOST_ROWS: Final = 1_000_000
+LIVE_NS: Final = 150_000_000_000  # a process that has sent nothing for so long while others have has ended
+_LOOK_EACH: Final = 64  # exports, at whether there are too many rows
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS counts (
+    service TEXT, instance TEXT, start INTEGER, route TEXT, objective TEXT, verdict TEXT,
+    value INTEGER, first INTEGER, last INTEGER
+);
+CREATE INDEX IF NOT EXISTS by_series ON counts (service, instance, start, route, objective, verdict, last);
+CREATE INDEX IF NOT EXISTS by_time ON counts (last);
+"""
+_SERIES: Final = "service, instance, start, route, objective, verdict"
+
+
+class Point(NamedTuple):
+    """How many requests one process had judged at a time since its start; `is_delta`: since the point before."""
+
+    service: str
+    instance: str  # what tells processes of one service apart
+    start_ns: int
+    route: str
+    objective: str
+    verdict: str
+    value: int
+    time_ns: int
+    is_delta: bool = False
+
+
+class Counted(NamedTuple):
+    """How many requests of a service ended within [since, until), by what it counted itself."""
+
+    service: str
+    since_ns: int
+    until_ns: int
+    is_exact: bool  # no edge of it lies between two different values, and no process may have more to say
+    counts: dict[tuple[str, str, str], int]  # by route, objective and verdict
+
+
+class CountStore:
+    """The one writer. Safe for several threads: `_lock` guards the connection."""
+
+    def __init__(self, folder: Path, retention_s: float | None = None) -> None:
+        self._lock = threading.Lock()
+        self._retention_s = retention_s
+        self._appended = 0
+        self._path = folder / FILE
+        self._opened: sqlite3.Connection | None = None  # from the first counts on
+
+    def append(self, points: Sequence[Point]) -> None:
+        """Store points durably, all or none; one that comes again or late changes nothing. Raise StoreError."""
+        with self._lock:
+            try:
+                self._open()
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    for point in sorted(points, key=lambda one: one.time_ns):
+                        self._add(point)
+                    self._forget(max((point.time_ns for point in points), default=0))
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    self._connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise StoreError(f"cannot store counts: {error}") from None
+
+    def _open(self) -> None:
+        if self._opened is None:
+            self._opened = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+            self._opened.execute("PRAGMA synchronous = FULL")
+            self._opened.executescript(_SCHEMA)
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        assert self._opened is not None  # noqa: S101
+        return self._opened
+
+    def _add(self, point: Point) -> None:
+        start = 0 if point.is_delta else point.start_ns
+        series = (point.service, point.instance, start, point.route, point.objective, point.verdict)
+        found = self._connection.execute(
+            f"SELECT rowid, value, last FROM counts WHERE ({_SERIES}) = (?, ?, ?, ?, ?, ?) ORDER BY last DESC LIMIT 1",
+            series,
+        ).fetchone()
+        row, before, last = found or (None, 0, None)
+        if last is not None and point.time_ns <= last:
+            return
+        value = before + point.value if point.is_delta else point.value
+        if row is None and point.is_delta:  # counted from its own start on
+            self._connection.execute(_INSERT, (*series, 0, point.start_ns, point.start_ns))
+        if row is not None and value == before:
+            self._connection.execute("UPDATE counts SET last = ? WHERE rowid = ?", (point.time_ns, row))
+        else:
+            self._connection.execute(_INSERT, (*series, value, point.time_ns, point.time_ns))
+
+    def _forget(self, newest_ns: int) -> None:
+        if self._retention_s is not None:
+            self._connection.execute("DELETE FROM counts WHERE last < ?", (newest_ns - int(self._retention_s * 1e9),))
+        self._appended += 1
+        if self._appended % _LOOK_EACH:
+            return
+        (rows,) = self._connection.execute("SELECT count(*) FROM counts").fetchone()
+        if rows > MOST_ROWS:
+            oldest = "SELECT rowid FROM counts ORDER BY last LIMIT ?"
+            self._connection.execute(f"DELETE FROM counts WHERE rowid IN ({oldest})", (rows - MOST_ROWS,))
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+
+
+_INSERT: Final = f"INSERT INTO counts ({_SERIES}, value, first, last) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+def read(folder: Path, since_ns: int, until_ns: int) -> list[Counted]:
+    """Return what each service counted in a window, from as soon and until as late as its points say."""
+    path = folder / FILE
+    if not path.exists():
+        return []
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            rows = connection.execute(
+                f"SELECT {_SERIES}, value, first, last FROM counts WHERE last >= ? AND first <= ? "
+                f"ORDER BY {_SERIES}, last",
+                (since_ns, until_ns),
+            ).fetchall()
+            every = [_Series(key, [row[6:] for row in of]) for key, of in groupby(rows, key=lambda row: row[:6])]
+            for series in every:  # and what it had counted before and after the window
+                for place, which, edge, order in ((0, "last <", since_ns, "DESC"), (-1, "first >", until_ns, "ASC")):
+                    near = connection.execute(
+                        f"SELECT value, first, last FROM counts WHERE ({_SERIES}) = (?, ?, ?, ?, ?, ?) "
+                        f"AND {which} ? ORDER BY last {order} LIMIT 1",
+                        (*series.key, edge),
+                    ).fetchall()
+                    at = place % (len(series.values) + 1)
+                    series.values[at:at] = near
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot read {path}: {error}\nput it back from a copy, or delete it") from None
+    return [_counted(name, list(of), since_ns, until_ns) for name, of in groupby(every, key=lambda one: one.key[0])]
+
+
+class _Series(NamedTuple):
+    key: tuple[str, str, int, str, str, str]  # as `_SERIES`
+    values: list[tuple[int, int, int]]  # value, first and last time, in this order
+
+
+def _counted(service: str, every: list[_Series], since: int, until: int) -> Counted:
+    lasts: dict[tuple[str, int], int] = {}  # by process
+    for series in every:
+        process = series.key[1], series.key[2]
+        lasts[process] = max(series.values[-1][2], lasts.get(process, 0))
+    newest = max(lasts.values())
+    until = min(until, newest)
+    # Has it ended, and said all, or is it to say more? Nobody can tell yet.
+    is_exact = not any(last < until and last > newest - LIVE_NS for last in lasts.values())
+    since = max(since, min(series.key[2] or series.values[0][1] for series in every))
+    counts: dict[tuple[str, str, str], int] = {}
+    for series in every:
+        points = [(series.key[2], 0)] if series.key[2] else []
+        for value, first, last in series.values:
+            points += (first, value), (last, value)
+        (low, low_is_exact), (high, high_is_exact) = _at(points, since), _at(points, until)
+        is_exact = is_exact and low_is_exact and high_is_exact
+        of = series.key[3:]
+        counts[of] = counts.get(of, 0) + max(0, round(high - low))
+    return Counted(service, since, until, is_exact, counts)
+
+
+def _at(points: Iterable[tuple[int, int]], time: int) -> tuple[float, bool]:
+    """Return the value at a time, in proportion between two points, and whether that is exact."""
+    before = None
+    for at, value in points:
+        if at > time:
+            if before is None or before[0] == time or before[1] == value:
+                return (0 if before is None else before[1]), True
+            part = (time - before[0]) / (at - before[0])
+            return before[1] + part * (value - before[1]), False
+        before = (at, value)
+    return (0, True) if before is None else (before[1], True)
