@@ -122,7 +122,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Check]]:
 
 def test_settings_of_this_shell(here: dict[str, list[Check]]) -> None:
     assert here["switch"][0].state == WARN
-    assert here["switch"][0].found.startswith("STAGETRACE is not set")
+    assert here["switch"][0].found.startswith("STAGETRACE_SLA is set and STAGETRACE is not: ")
     assert here["policy"] == [Check("policy", OK, PROMISE)]
     assert "OTEL_EXPORTER_OTLP_HEADERS (hidden)" in here["settings"][0].found
     assert "hunter2" not in str(here)

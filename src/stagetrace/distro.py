@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stagetrace import config, judged, log, sigterm
+from stagetrace import config, judged, log, sigterm, unpatched, variables
 from stagetrace.guard import guarded, report
 from stagetrace.real_queue import Empty, SimpleQueue
 from stagetrace.real_threads import Event, aside, has_greenlets, in_thread, start
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from importlib.metadata import EntryPoint
 
-    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.id_generator import IdGenerator
     from opentelemetry.sdk.trace.sampling import Sampler
@@ -46,7 +45,6 @@ _jobs: SimpleQueue[Callable[[], None]] | None = None
 _jobs_pid = 0
 _left_s = SHUTDOWN_BOUND_S
 _hurries = False  # what ends is delivered at once
-_service = ""  # its name, where the environment gives none
 _delivering = 0  # the process that delivers at its end
 _publisher: Publisher | None = None
 _publishing = False  # a worker is at it: the disk may hang, and with it the worker
@@ -129,8 +127,9 @@ def _prepare_first() -> None:
     pauses.start()
     if has_greenlets():
         _import_now(target)
-    _publish_from_now_on(target)
     _report(target)
+    _say_misspelt()
+    _publish_from_now_on(target)
 
 
 def _begin_again() -> None:
@@ -165,11 +164,12 @@ def _set_tracer_provider() -> str:
 
     from stagetrace.otlp.processor import EncodingSpanProcessor
     from stagetrace.recording.limits import span_limits
+    from stagetrace.service_name import resource
 
     # Its own exit handler may wait half a minute for a Collector that is down: ours is bounded.
     provider = TracerProvider(
         _installed_sampler(),
-        _resource(),
+        resource(),
         shutdown_on_exit=False,
         span_limits=span_limits(),
         id_generator=_id_generator(),
@@ -225,20 +225,6 @@ def _sending() -> dict[SpanProcessor, str]:
                 continue
             made[BatchSpanProcessor(CountingExporter(make(), target))] = target
     return made
-
-
-def name_service(name: str) -> None:
-    """Note the name of this process's service for where the environment gives none."""
-    global _service  # noqa: PLW0603
-    _service = name
-
-
-def _resource() -> Resource:
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-
-    found = Resource.create()
-    given = str(found.attributes.get(SERVICE_NAME, "")).partition(":")[0]
-    return found.merge(Resource({SERVICE_NAME: _service})) if _service and given == "unknown_service" else found
 
 
 def _record_entries(provider: TracerProvider, senders: list[EncodingSpanProcessor], *, others: bool) -> None:
@@ -369,6 +355,12 @@ def _report(target: str) -> None:
     )
 
 
+def _say_misspelt() -> None:
+    found = variables.misspelt(os.environ)
+    if found:
+        log.warning(f"{variables.said(found)}. docs/environment.md lists those that there are.")
+
+
 @guarded
 def flush_now() -> None:
     """Flush the current providers within the bound."""
@@ -478,6 +470,7 @@ def _publish_from_now_on(target: str) -> None:
 
 
 def _publish() -> None:
+    unpatched.say_new()
     if _publisher is not None:
         _on_disk(_publisher.publish)
 

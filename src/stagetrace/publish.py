@@ -12,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import log, status
+from stagetrace import log, status, unpatched
 from stagetrace.guard import failures, guarded, switched_off
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def collect(target: str) -> dict[str, Any]:
             "switched_off": switched_off(),
             "failures": dict(failures),
         },
+        "unpatched_models": unpatched.imported(),
         "sampler": sampler(),
         "waits": dict(pool.crowded),
         "ignored_headers": dict(request_start.ignored),

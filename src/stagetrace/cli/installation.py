@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import __version__, config, status, versions
+from stagetrace import __version__, config, status, unpatched, variables, versions
 from stagetrace.cli.check import FAIL, OK, WARN, Check
 from stagetrace.errors import PolicyError
 from stagetrace.sla.policy import Policy
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 _STARTS_WITHIN_S: Final = 30
 _FILES: Final = ("stagetrace.pth", "stagetrace.start")
+_MEANS_OFF: Final = ("no", "off", "none", "disabled", "n")
 _ACTIVATED: Final = "import sys; print('stagetrace.activate' in sys.modules)"
 _DISTRIBUTIONS: Final = {"grpc": "grpcio", "sklearn": "scikit-learn"}
 # Servers and model libraries that people run, for saying which of those that are here have no hook.
 _KNOWN: Final = (
-    *("aiohttp", "bentoml", "catboost", "django", "fastapi", "flask", "jax", "keras", "lightgbm", "litestar"),
-    *("mlserver", "onnxruntime", "quart", "ray", "sklearn", "spacy", "starlette"),
-    *("tensorflow", "torch", "transformers", "tritonclient", "uvicorn", "vllm", "xgboost"),
+    *("aiohttp", "bentoml", "catboost", "django", "fastapi", "flask", "keras", "lightgbm", "litestar"),
+    *("mlserver", "onnxruntime", "quart", "ray", "sklearn", "starlette"),
+    *("tensorflow", "torch", "transformers", "uvicorn", "xgboost", *unpatched.MODELS),
 )
 # Servers of their own applications whose requests are not recorded: a stage that is marked there belongs to none.
 _UNSEEN: Final = {
@@ -44,6 +45,7 @@ def checks(asked: dict[str, Any] | None) -> Iterator[Check]:
     yield packages(here)
     yield activation()
     yield switch(records=records)
+    yield from misspelt()
     yield promise()
     if asked is not None:
         if records:
@@ -110,10 +112,23 @@ def switch(*, records: bool) -> Check:
     if config.enabled() and not records:
         found = f"STAGETRACE={given}, and nothing that is started from here can be recorded"
         return Check("switch", WARN, found, "install the packages that are named above")
+    if config.enabled() and str(given).strip().lower() in _MEANS_OFF:
+        found = f"STAGETRACE={given} switches recording on, as all but 0 and false"
+        return Check("switch", WARN, found, "unset it, or set STAGETRACE=0, to switch it off")
     if config.enabled():
         return Check("switch", OK, f"STAGETRACE={given}: services started from here are recorded")
+    unused = variables.without_switch(os.environ)
+    if unused:
+        return Check("switch", WARN, variables.said_unused(unused), "set STAGETRACE=1 for them")
     shown = "STAGETRACE is not set" if given is None else f"STAGETRACE={given} switches recording off"
     return Check("switch", WARN, f"{shown}: services started from here are not recorded", "set STAGETRACE=1 for them")
+
+
+def misspelt() -> Iterator[Check]:
+    """Name the variables that look like ours and are none."""
+    found = variables.misspelt(os.environ)
+    if found:
+        yield Check("variables", WARN, variables.said(found), "docs/environment.md lists those that there are")
 
 
 def promise() -> Check:
@@ -142,7 +157,8 @@ def libraries(hooks: Iterable[str]) -> Check:
     if not here:
         mend = f"run this command with the service's own interpreter; hooks exist for {', '.join(sorted(hooked))}"
         return Check("libraries", WARN, f"no library that has a hook is installed here{without}", mend)
-    mend = "mark their stages by hand: with stagetrace.stage('inference')" if bare else ""
+    models = [name for name in bare if name in unpatched.MODELS]
+    mend = f"of {', '.join(models)}: {unpatched.REMEDY}" if models else ""
     return Check("libraries", OK, f"hooked when imported: {', '.join(map(_named, here))}{without}", mend)
 
 

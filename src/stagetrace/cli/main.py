@@ -11,7 +11,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from stagetrace import __version__
+from stagetrace import __version__, variables
 from stagetrace.cli.base import NO_ANSWER
 from stagetrace.cli.interrupts import INTERRUPTED, noted
 from stagetrace.cli.registry import VERBS, load
@@ -26,6 +26,7 @@ _PIPE_CLOSED: Final = 141
 _AT_LEISURE: Final = ("demo", "up")
 _BEFORE: Final = ("-h", "--help", "--version")  # what may stand before the verb
 _WRONG_CHOICE: Final = re.compile(r"argument (\S+): invalid choice: '(.*?)'")  # as argparse words it
+_SILENT: Final = ("completion", "doctor")
 
 _EPILOG: Final = """exit codes:
   0  answered
@@ -177,10 +178,18 @@ def _run(given: list[str]) -> int:
             parser_of(parser, args.verb).unknown(rest)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else NO_ANSWER
+    _say_misspelt(args.verb)
     if "store" in args:
         # gRPC would write lines of its own to stderr, above the error that says the same for people.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     return load(args.verb).run(args)
+
+
+def _say_misspelt(verb: str) -> None:
+    """Say which variables were probably meant, or the answer is that to another question. `doctor` says all."""
+    found = [(name, meant) for name, meant in variables.misspelt(os.environ) if meant is not None]
+    if found and verb not in _SILENT:
+        sys.stderr.write(f"stagetrace: {variables.said(found)}\n")
 
 
 if __name__ == "__main__":

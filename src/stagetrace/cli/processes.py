@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import status
+from stagetrace import status, unpatched
 from stagetrace.cli.check import FAIL, OK, WARN, Check
 from stagetrace.cli.output import Column, Table
 from stagetrace.cli.times import utc
@@ -86,7 +86,14 @@ def checks(one: status.Found) -> Iterator[Check]:
     silent = ", ".join(f"{title} ({why})" for title, why in _dict(said, "silent_sources").items())
     if silent:
         yield Check(name, OK, f"of some requests it is not told: {silent}")
-    for state, what, mend in [*_delivery(said), *_hooks(said), *_policy(said), *_headers(said), *_costs(said)]:
+    for state, what, mend in [
+        *_delivery(said),
+        *_hooks(said),
+        *_models(said),
+        *_policy(said),
+        *_headers(said),
+        *_costs(said),
+    ]:
         yield Check(name, state, what, mend)
 
 
@@ -175,6 +182,12 @@ def _hooks(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     if faults:
         shown = ", ".join(f"{place} {count} times" for place, count in faults.items())
         yield WARN, f"faults of stagetrace itself, without harm to requests: {shown}", "please report it"
+
+
+def _models(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    names = _list(said, "unpatched_models")
+    if names:
+        yield OK, unpatched.said(map(str, names)), unpatched.REMEDY
 
 
 def _policy(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace import variables
 from stagetrace.backend.options import BackendError, Limits, Options, Ports, check, seconds, size
 from stagetrace.cli.base import ANSWERED, UsageError
 
@@ -64,6 +65,9 @@ def run(args: argparse.Namespace) -> int:
         raise BackendError(f"the back end needs {', '.join(missing)}\npip install 'stagetrace[backend]'")
     from stagetrace.backend.server import serve
 
+    unused = variables.without_switch(os.environ)
+    if unused:
+        sys.stderr.write(f"stagetrace: {variables.said_unused(unused)}\n")
     serve(options, lambda ports: _say(options, ports, as_json=args.json))
     return ANSWERED
 

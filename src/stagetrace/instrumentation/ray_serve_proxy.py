@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace import distro
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.base import request_in
+from stagetrace.service_name import name_service
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -34,7 +35,7 @@ def _naming(original: Any) -> Any:
 
 @guarded
 def _note_process() -> None:
-    distro.name_service(NAME)
+    name_service(NAME)
     distro.hurry()
 
 

@@ -16,6 +16,7 @@ from stagetrace.instrumentation.base import SCOPE_KEY, request_in
 from stagetrace.instrumentation.ray_serve_handle import TICKET, kernel, require
 from stagetrace.recording.current import current, recording
 from stagetrace.semconv import QUEUE_REASON
+from stagetrace.service_name import name_service
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -59,7 +60,7 @@ def _preparing(original: Any) -> Any:
 @guarded
 def _note_process(replica: Any) -> None:
     """Name the service, and deliver without delay: Ray kills the process where it does not end in time."""
-    distro.name_service(replica._deployment_id.name)
+    name_service(replica._deployment_id.name)
     distro.hurry()
 
 

@@ -1,0 +1,111 @@
+"""The name of this process's service, where nobody has given one: what it serves, not `unknown_service:python3.11`.
+
+Taken from the command line, which workers, reloaders and forks share.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.guard import guarded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.sdk.resources import Resource
+
+# Programs that serve what they are told: by the name of their script, or of the package that `python -m` runs.
+LAUNCHERS: Final = {
+    *("uvicorn", "gunicorn", "hypercorn", "granian", "daphne", "waitress", "waitress-serve", "cheroot", "gevent"),
+    *("fastapi", "flask", "quart", "litestar", "django-admin", "manage", "blacksheep", "falcon", "bottle"),
+    *("celery", "mlserver", "bentoml", "_bentoml_impl", "_bentoml_sdk", "ray", "litserve"),
+    *("ddtrace-run", "opentelemetry-instrument", "torchrun", "accelerate", "ipykernel_launcher"),
+}
+# `module:attribute`, maybe of a path; `localhost:8000` is none.
+_TARGET: Final = re.compile(r"([A-Za-z_][\w.]*(?:/[\w.-]+)*):[A-Za-z_][\w.]*(?:\(.*\))?")
+# How frameworks are told of the application: by an option, or a variable.
+_OPTIONS: Final = ("--app", "-A")
+_VARIABLES: Final = ("FLASK_APP", "QUART_APP", "LITESTAR_APP")
+_SETTINGS: Final = "DJANGO_SETTINGS_MODULE"
+_NO_PROGRAM: Final = ("", "-", "-c")
+_UNKNOWN: Final = "unknown_service"
+
+_given = ""
+
+
+def name_service(name: str) -> None:
+    """Note the name of this process's service for where the environment gives none."""
+    global _given  # noqa: PLW0603
+    _given = name
+
+
+def resource() -> Resource:
+    """Return the resource that OTEL_* give, its service named."""
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+
+    found = Resource.create()
+    if str(found.attributes.get(SERVICE_NAME, "")).partition(":")[0] != _UNKNOWN:
+        return found
+    name = _given or guessed(sys.argv)
+    return found.merge(Resource({SERVICE_NAME: name})) if name else found
+
+
+@guarded
+def guessed(argv: Sequence[str]) -> str | None:
+    """Return what a command line serves: a module, a script's name, or that of the folder; None if nothing says it."""
+    program = _program(argv[0]) if argv and argv[0] not in _NO_PROGRAM else None
+    if program is None:
+        return None
+    if program.partition(".")[0] not in LAUNCHERS:
+        return program
+    return _served(argv[1:]) or Path.cwd().name or program
+
+
+def _program(path: str) -> str | None:
+    """Return the dotted name of the module that runs, or the script's name."""
+    file = Path(path)
+    name = file.name.removesuffix(".exe").removesuffix(".py").removesuffix("-script")
+    parts = [] if name == "__main__" else [name]
+    folder = file.absolute().parent
+    if not parts or file.suffix == ".py":
+        is_package = not parts  # `python -m pkg`, or a folder or zip file that is run
+        while is_package or (folder / "__init__.py").is_file():
+            parts.insert(0, folder.name.removesuffix(".pyz").removesuffix(".zip"))
+            folder, is_package = folder.parent, False
+    return ".".join(part for part in parts if part) or None
+
+
+def _served(arguments: Sequence[str]) -> str | None:
+    """Return the application that a launcher was told to serve."""
+    for argument in arguments:
+        target = _TARGET.fullmatch(argument.partition("=")[2] if argument.startswith("--") else argument)
+        if target and _is_module(target[1]):
+            return _dotted(target[1])
+    told = [value for option in _OPTIONS if (value := _value(arguments, option))]
+    told += [value for name in _VARIABLES if (value := os.environ.get(name))]
+    told += [file for before, file in pairwise(["", *arguments]) if file.endswith(".py") and not before.startswith("-")]
+    if told:
+        return _dotted(told[0].partition(":")[0])
+    return os.environ.get(_SETTINGS, "").partition(".")[0] or None
+
+
+def _is_module(name: str) -> bool:
+    return _dotted(name) in sys.modules or "/" in name
+
+
+def _value(arguments: Sequence[str], option: str) -> str | None:
+    for at, argument in enumerate(arguments):
+        if argument == option:
+            return arguments[at + 1] if at + 1 < len(arguments) else None
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _dotted(path: str) -> str:
+    return path.removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")

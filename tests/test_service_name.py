@@ -1,0 +1,135 @@
+"""A service that nobody has named is called as what it serves: by each launcher, in each of its processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services import LAUNCHERS, PYTHON, run_service, wsgi_command
+from sink import run_sink
+from stagetrace.service_name import guessed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BIN = "/venv/bin/"
+
+
+def service_of(
+    folder: Path,
+    app: str = "ml",
+    launcher: str = "uvicorn",
+    argv: list[str] | None = None,
+    env: dict[str, str] | None = None,
+) -> set[str]:
+    """Return the names under which the spans of three requests arrive."""
+    path = "/health"
+    with run_sink() as sink:
+        env = {
+            "STAGETRACE": "1",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+            **(env or {}),
+        }
+        with run_service(folder, app, launcher, env=env, argv=argv, ready=path) as service:
+            requests = [sink.request(service.call("GET", path)[0]) for _ in range(3)]
+    return {request.entry.service for request in requests}
+
+
+@pytest.mark.usefixtures("services")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_each_launcher_of_asgi_applications(launcher: str, tmp_path: Path) -> None:
+    assert service_of(tmp_path, launcher=launcher) == {"ml"}
+
+
+@pytest.mark.usefixtures("services")
+@pytest.mark.parametrize("name", ["gunicorn", "waitress"])
+def test_servers_of_wsgi_applications(name: str, tmp_path: Path) -> None:
+    """Gunicorn is told what to serve; waitress is started by a script, wsgi_server.py."""
+    expected = {"gunicorn": "flask_light", "waitress": "wsgi_server"}[name]
+    assert service_of(tmp_path, argv=wsgi_command(name, "flask_light")) == {expected}
+
+
+@pytest.mark.usefixtures("services")
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    "env",
+    [{"OTEL_SERVICE_NAME": "shop"}, {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=x,service.name=shop"}],
+)
+def test_who_has_named_it_wins(env: dict[str, str], tmp_path: Path) -> None:
+    assert service_of(tmp_path, env=env) == {"shop"}
+
+
+def test_a_provider_of_the_services_own_keeps_its_resource() -> None:
+    code = (
+        "import sys; sys.argv = ['serve.py']\n"
+        "from opentelemetry import trace; from opentelemetry.sdk.trace import TracerProvider\n"
+        "trace.set_tracer_provider(TracerProvider()); from stagetrace import distro; distro.prepare_now()\n"
+        "print(trace.get_tracer_provider().resource.attributes['service.name'])"
+    )
+    env = {**os.environ, "STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", "STAGETRACE_STATUS": "0"}
+    done = subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("unknown_service")
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        ([f"{BIN}uvicorn", "app.main:app", "--host", "localhost:80"], "app.main"),
+        ([f"{BIN}uvicorn", "--port", "8000", "--factory", "app.main:create"], "app.main"),
+        (
+            [f"{BIN}gunicorn", "-b", "0.0.0.0:80", "-k", "uvicorn.workers.UvicornWorker", "app.main:create(x=1)"],
+            "app.main",
+        ),
+        ([f"{BIN}hypercorn", "--bind=localhost:8000", "app.main:app"], "app.main"),
+        (["/venv/lib/site-packages/uvicorn/__main__.py", "app.main:app"], "app.main"),
+        ([f"{BIN}waitress-serve", "--listen=*:80", "--call", "app.main:create"], "app.main"),
+        ([f"{BIN}uvicorn", "unimported:app"], "shop"),
+        ([f"{BIN}gunicorn", "-c", "gunicorn.conf.py"], "shop"),
+        ([f"{BIN}fastapi", "run"], "shop"),
+        ([f"{BIN}fastapi", "run", "app/main.py", "--port", "80"], "app.main"),
+        ([f"{BIN}flask", "--app", "hello", "run"], "hello"),
+        ([f"{BIN}flask", "--app=./hello.py:create", "run"], "hello"),
+        ([f"{BIN}celery", "-A", "proj", "worker"], "proj"),
+        (["serve.py"], "serve"),
+        (["/srv/serve.py", "--model", "a:b"], "serve"),
+        (["/srv/scorer/__main__.py"], "scorer"),
+        ([f"{BIN}my-scorer", "--port", "80"], "my-scorer"),
+        (["C/my-scorer.exe"], "my-scorer"),
+        (["-c"], None),
+        ([""], None),
+        ([], None),
+    ],
+)
+def test_what_a_command_line_serves(
+    argv: list[str], name: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "shop").mkdir()
+    monkeypatch.chdir(tmp_path / "shop")
+    monkeypatch.setitem(sys.modules, "app.main", sys)
+    for variable in ("FLASK_APP", "DJANGO_SETTINGS_MODULE"):
+        monkeypatch.delenv(variable, raising=False)
+    assert guessed(argv) == name
+
+
+def test_a_module_of_a_package_has_its_whole_name(tmp_path: Path) -> None:
+    """`python -m shop.scoring.serve` and `python -m shop.scoring`, as their processes are told."""
+    for folder in ("shop/scoring", "shop"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "__init__.py").touch()
+    assert guessed([str(tmp_path / "shop/scoring/serve.py")]) == "shop.scoring.serve"
+    assert guessed([str(tmp_path / "shop/scoring/__main__.py")]) == "shop.scoring"
+
+
+def test_a_project_of_django_is_called_as_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "mysite.settings")
+    assert guessed(["manage.py", "runserver", "8000"]) == "mysite"
+
+
+def test_a_launcher_at_the_root_of_a_container_keeps_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert guessed([f"{BIN}uvicorn", "unimported:app"]) == "uvicorn"

@@ -1,0 +1,115 @@
+"""A misspelt variable is said, by doctor, the commands and a service as it starts; so is one that does nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from services import PYTHON, run_service
+from stagetrace import variables
+
+ROOT = Path(__file__).parent.parent
+STAGETRACE = [PYTHON, "-m", "stagetrace.cli.main"]
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("STAGETRACE", "OTEL_"))}
+    env = {**clean, "STAGETRACE_STATUS": "0", "OTEL_TRACES_EXPORTER": "none", **env}
+    return subprocess.run([*STAGETRACE, *arguments], env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_those_that_are_known_are_those_that_are_documented() -> None:
+    documented = re.findall(r"`(STAGETRACE\w*)`", (ROOT / "docs/environment.md").read_text())
+    assert set(variables.KNOWN) == set(documented)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("STAGETRACE_SLO", "STAGETRACE_SLA"),
+        ("STAGETRACE_SLAS", "STAGETRACE_SLA"),
+        ("STAGETRACE_LOG_LEVEL", "STAGETRACE_LOG"),
+        ("STAGETRACE_RETENTOIN", "STAGETRACE_RETENTION"),
+        ("STAGTRACE_SLA", "STAGETRACE_SLA"),
+        ("STAGE_TRACE", "STAGETRACE"),
+        ("STAGETRACE_VERBOSITY", None),
+    ],
+)
+def test_what_was_probably_meant(name: str, meant: str | None) -> None:
+    assert variables.misspelt({name: "1", "STAGETRACE": "1", "STAGETRACE_SLA": "* within 1s"}) == [(name, meant)]
+
+
+def test_what_is_somebody_elses_is_left_alone() -> None:
+    """Kubernetes and Docker set variables for each service that runs beside a container, here `stagetrace`."""
+    host, port = "10.96.0.1", "tcp://10.96.0.1:4317"
+    injected = {
+        "STAGETRACE_SERVICE_HOST": host,
+        "STAGETRACE_SERVICE_PORT": "4317",
+        "STAGETRACE_SERVICE_PORT_OTLP_GRPC": "4317",
+        "STAGETRACE_PORT": port,
+        "STAGETRACE_PORT_4317_TCP": port,
+        "STAGETRACE_PORT_4317_TCP_ADDR": host,
+        "STAGETRACE_BACKEND_PORT": port,
+    }
+    assert variables.misspelt({**injected, "STARSHIP_SHELL": "zsh", "STAGE": "prod", "STAGING": "1"}) == []
+    assert variables.misspelt({"STAGETRACE_HTPP_PORT": "4318"}) == [("STAGETRACE_HTPP_PORT", "STAGETRACE_HTTP_PORT")]
+
+
+def test_what_does_nothing_without_the_switch() -> None:
+    given = {"STAGETRACE_SLA": "* within 1s", "STAGETRACE_SPOOL": "/spool", "STAGETRACE_STORE": "x"}
+    assert variables.without_switch(given) == ["STAGETRACE_SLA", "STAGETRACE_SPOOL"]
+    assert variables.without_switch({**given, "STAGETRACE": "0"}) == []  # off on purpose
+    assert variables.without_switch({"STAGETRACE_SLA": ""}) == []
+
+
+def test_a_command_says_what_was_probably_meant_and_answers(tmp_path: Path) -> None:
+    """Else it would read another store than the one that was named, and find nothing wrong there."""
+    done = run("services", "--store", str(ROOT / "tests/none.jsonl"), STAGETRACE_STROE=str(tmp_path))
+    first, *rest = done.stderr.splitlines()
+    assert first == "stagetrace: STAGETRACE_STROE is no variable of stagetrace: did you mean STAGETRACE_STORE?"
+    assert rest
+    done = run("completion", "bash", STAGETRACE_STROE=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_doctor_says_both() -> None:
+    done = run("doctor", "--json", STAGETRACE_SLA="* within 1s", STAGETRACE_SPOL="/spool", STAGETRACE_X="1")
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert checks["variables"]["state"] == checks["switch"]["state"] == "warn"
+    assert (
+        "STAGETRACE_SPOL is no variable of stagetrace: did you mean STAGETRACE_SPOOL?" in checks["variables"]["found"]
+    )
+    assert "STAGETRACE_X is no variable of stagetrace" in checks["variables"]["found"]
+    assert checks["switch"]["found"].startswith("STAGETRACE_SLA is set and STAGETRACE is not:")
+    assert checks["switch"]["mend"] == "set STAGETRACE=1 for them"
+
+
+@pytest.mark.parametrize("value", ["off", "no", "None"])
+def test_doctor_says_that_a_word_for_off_switches_on(value: str) -> None:
+    done = run("doctor", "--json", STAGETRACE=value)
+    (check,) = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "switch"]
+    assert check["state"] == "warn"
+    assert check["found"] == f"STAGETRACE={value} switches recording on, as all but 0 and false"
+
+
+def test_up_says_what_services_started_beside_it_lack(tmp_path: Path) -> None:
+    """Before anything else, so also where it cannot start."""
+    (tmp_path / "file").touch()
+    done = run("up", "--data", str(tmp_path / "file"), STAGETRACE_SLA="* within 1s")
+    assert "STAGETRACE_SLA is set and STAGETRACE is not" in done.stderr.splitlines()[0]
+    done = run("up", "--data", str(tmp_path / "file"), STAGETRACE_SLA="* within 1s", STAGETRACE="1")
+    assert "STAGETRACE_SLA" not in done.stderr
+
+
+@pytest.mark.usefixtures("services")
+@pytest.mark.parametrize(("env", "times"), [({"STAGETRACE_SLO": "* within 1s"}, 1), ({}, 0)])
+def test_a_service_says_it_once_as_it_starts(env: dict[str, str], times: int, tmp_path: Path) -> None:
+    env = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", **env}
+    with run_service(tmp_path, env=env) as service:
+        service.call("GET", "/health")
+    assert service.log.count("is no variable of stagetrace: did you mean STAGETRACE_SLA?") == times
