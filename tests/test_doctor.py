@@ -103,6 +103,14 @@ def test_what_fails_is_followed_by_what_mends_it_and_the_exit_code_is_one(tmp_pa
     assert "STAGETRACE_SLA is not used: cannot read the SLA rule 'POST /predict within 50'" in lines[number]
     assert lines[number + 1].strip().startswith("-> Write [METHOD] ROUTE within DURATION")
     assert lines[-1].startswith("1 of ")
+    done = run(tmp_path, STAGETRACE_SLA="POST /predict within 50; * within 1sec; GET /plain within 50 ms")
+    assert done.returncode == 1
+    assert (
+        "STAGETRACE_SLA is used in part: cannot read the SLA rule 'POST /predict within 50': the duration '50' has "
+        "no unit (us, ms, s, m): write 50ms; cannot read the SLA rule '* within 1sec': the duration '1sec' has "
+        "the unit 'sec', which is none of us, ms, s, m: write 1s; "
+        "judged is by: GET /plain within 50ms for 99% over 28d\n"
+    ) in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [["--pid", "none"], ["--pid", "0"], ["now"], ["--store", "x"]])

@@ -120,6 +120,44 @@ def test_a_policy_that_is_not_used_is_said_with_the_reason(troubled: dict[str, A
     assert "the duration '5' has no unit" in troubled["policy_problem"]
 
 
+def judging(log: str) -> str:
+    """Return what the line at the start says of the policy."""
+    (line,) = [line for line in log.splitlines() if "recording in process" in line]
+    return line.partition("judging by: ")[2]
+
+
+PART = "cannot read the SLA rule 'POST /predict within 5': the duration '5' has no unit (us, ms, s, m): write 5ms"
+
+
+@pytest.mark.usefixtures("services")
+def test_a_policy_of_which_one_rule_cannot_be_read_is_used_for_the_others(tmp_path: Path) -> None:
+    """The start says what is not used; what that rule is about is not judged by the next one that would match."""
+    folder = tmp_path / "status"
+    policy = "POST /predict within 5; * within 2 s"
+    with run_sink() as sink:
+        with run_service(tmp_path, env=environment(folder, sink.endpoint, STAGETRACE_SLA=policy)) as service:
+            service.call("GET", "/plain")
+            service.call("POST", "/predict", json={"text": "a"})
+            one = said(folder, lambda one: one["unmatched"] > 0 and bool(one["judged"]))
+        assert judging(service.log) == f"* within 2s; {PART}"
+        assert f"STAGETRACE_SLA is used in part, what these rules are about is not judged: {PART}.\n" in service.log
+    assert one["policy"] == ["* within 2s for 99% over 28d"]
+    assert one["policy_problem"].startswith(f"{PART}.\nWrite [METHOD] ROUTE within DURATION")
+    assert set(one["judged"]) == {"* within 2s"}
+    assert one["unmatched"] == 1
+
+
+@pytest.mark.usefixtures("services")
+def test_the_start_says_what_cannot_be_read_and_not_that_nothing_is_given(tmp_path: Path) -> None:
+    folder = tmp_path / "status"
+    with run_service(tmp_path, env=environment(folder, STAGETRACE_SLA="POST /predict within 5")) as service:
+        said(folder)
+    assert judging(service.log) == f"no objective; {PART}"
+    with run_service(tmp_path, env=environment(folder, STAGETRACE_SLA="")) as service:
+        said(folder)
+    assert judging(service.log) == "no objective given (STAGETRACE_SLA)"
+
+
 @pytest.mark.usefixtures("services")
 def test_spans_of_other_peoples_processors_are_unknown_and_not_zero(tmp_path: Path) -> None:
     folder = tmp_path / "status"

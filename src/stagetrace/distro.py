@@ -338,20 +338,17 @@ def _id_generator() -> IdGenerator | None:
 
 def _report(target: str) -> None:
     from stagetrace import __version__
-    from stagetrace.instrumentation.otel_sdk import policy
     from stagetrace.instrumentation.registry import state
     from stagetrace.publish import sampler
     from stagetrace.status import samples_all
 
-    rules = policy()
-    promise = "; ".join(rule.name for rule in rules.objectives) if rules else "no promise given (STAGETRACE_SLA)"
     hooked, failed = state()
     seen = sorted({name.partition(".")[0] for name in hooked} - UNSAID)
     sampled = "" if samples_all(sampler()) else f", head sampler {sampler()}"
     broken = f"; not hooked: {', '.join(failed)} (`stagetrace doctor` says why)" if failed else ""
     log.info(
         f"{__version__} recording in process {os.getpid()} ({', '.join(seen)}), spans to {target}{sampled}, "
-        f"judging by: {promise}{broken}"
+        f"judging by: {_judging()}{broken}"
     )
 
 
@@ -359,6 +356,17 @@ def _say_misspelt() -> None:
     found = variables.misspelt(os.environ)
     if found:
         log.warning(f"{variables.said(found)}. docs/environment.md lists those that there are.")
+
+
+def _judging() -> str:
+    """Return the objectives, and what cannot be read in the policy."""
+    from stagetrace.instrumentation.otel_sdk import policy, policy_problems
+
+    rules = policy()
+    if rules is None and not policy_problems():
+        return "no objective given (STAGETRACE_SLA)"
+    names = "; ".join(rule.name for rule in rules.objectives) if rules else "no objective"
+    return "; ".join([names, *policy_problems()])
 
 
 @guarded

@@ -10,6 +10,12 @@ class StagetraceError(Exception):
 class PolicyError(StagetraceError, ValueError):
     """Say what is wrong in a policy and how to write it."""
 
+    def __init__(self, message: str, rule: str = "", problem: str = "") -> None:
+        """Take the whole message, the rule that is wrong, and the part of the message that says what is wrong in it."""
+        super().__init__(message)
+        self.rule = rule
+        self.problem = problem or message
+
 
 class StoreError(StagetraceError):
     """Say why a store gave no answer and what would make it answer."""

@@ -156,20 +156,13 @@ def sampler() -> str | None:
 
 
 def _policy() -> dict[str, Any]:
-    """Return the promise in words, or why there is none where one was given."""
-    from stagetrace import config
-    from stagetrace.errors import PolicyError
-    from stagetrace.instrumentation.otel_sdk import policy
-    from stagetrace.sla.policy import Policy
+    """Return the objectives in words, and what cannot be read in the policy."""
+    from stagetrace.instrumentation.otel_sdk import policy, policy_problems
+    from stagetrace.sla.policy import HOW
 
-    used, text, problem = policy(), config.policy_text(), None
-    if used is None and text is not None:
-        try:
-            Policy.parse(text)
-        except PolicyError as error:
-            problem = str(error)
+    used, problems = policy(), policy_problems()
     rules = [status.promise(objective) for objective in used.objectives] if used is not None else []
-    return {"policy": rules, "policy_problem": problem}
+    return {"policy": rules, "policy_problem": f"{'; '.join(problems)}.\n{HOW}" if problems else None}
 
 
 def _judged() -> dict[str, Any]:

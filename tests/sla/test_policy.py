@@ -80,10 +80,18 @@ def test_the_first_rule_that_matches_judges() -> None:
         ("POST /predict within", "nothing follows `within`"),
         ("POST /predict within 50", "'50' has no unit (us, ms, s, m)"),
         ("POST /predict within fast", "'fast' is not a number with a unit"),
-        ("POST /predict within 50 ms", "'ms' is not one of within, first_chunk, per_chunk, disconnect, for, over"),
+        ("POST /predict within 50 for 99%", "'50' has no unit (us, ms, s, m): write 50ms"),
+        ("within 50", "'50' has no unit (us, ms, s, m): write 50ms"),
+        ("within 50 ms", "it names no route: write it in front, or `*` for every one"),
+        ("* within 1sec", "'1sec' has the unit 'sec', which is none of us, ms, s, m: write 1s"),
+        ("* within 1.5 Minutes", "has the unit 'minutes', which is none of us, ms, s, m: write 1.5m"),
+        ("* within 5 parsecs", "has the unit 'parsecs', which is none of us, ms, s, m"),
+        ("* within 1h", "has the unit 'h', which is none of us, ms, s, m"),
+        ("* within 1s over 28 days", "has the unit 'days', which is none of m, h, d, w: write 28d"),
+        ("POST /predict within 50ms please", "'please' is not one of within, first_chunk, per_chunk, disconnect, for"),
         ("POST /predict within 0ms", "more than zero"),
         ("POST /predict within -5ms", "not a number with a unit"),
-        ("within 5ms", "stand one route"),
+        ("within 5ms", "it names no route"),
         ("POST GET /predict within 5ms", "stand one route"),
         ("* within 5ms for 99", "'99' is not a percentage"),
         ("* within 5ms for 101%", "'101%' is not a percentage"),
@@ -96,7 +104,7 @@ def test_the_first_rule_that_matches_judges() -> None:
         ("* within 5s first_chunk 0ms", "more than zero"),
         ("* within 5s per_chunk 10", "'10' has no unit"),
         ("* within 5s disconnect good", "after `disconnect` stands excluded or breach, not 'good'"),
-        ("excluded", "stand"),
+        ("excluded", "it names no route"),
         ("GET /health excluded for 99%", "the word `within` is missing"),
     ],
 )
@@ -108,6 +116,76 @@ def test_a_broken_policy_is_told_what_is_wrong_and_how_to_write_it(text: str, pr
     assert GRAMMAR in lines[-1]
     assert EXCLUDING in lines[-1]
     assert len(lines) <= 3
+
+
+NUMBERS = st.integers(1, 10_000).map(str) | st.floats(0.01, 99, allow_nan=False).map(lambda number: f"{number:.2f}")
+UNITS = st.sampled_from(["us", "ms", "s", "m", "MS"])
+GAPS = st.sampled_from(["", " ", "  ", "\t"])
+
+
+@given(NUMBERS, UNITS, GAPS, GAPS, GAPS)
+def test_a_unit_may_stand_apart_from_its_number(number: str, unit: str, gap: str, percent: str, window: str) -> None:
+    """For each of the three quantities of a rule, and whatever stands around it."""
+    apart = f"POST /a within {number}{gap}{unit} first_chunk {number}{gap}{unit} for 99.5{percent}% over 2{window}w"
+    close = f"POST /a within {number}{unit} first_chunk {number}{unit} for 99.5% over 2w"
+    assert Policy.parse(apart).objectives == Policy.parse(close).objectives
+
+
+RULES = ["/a within 1ms", "GET /a within 2 s", "* within 3s for 99%", "POST /b* within 4m", "/b excluded"]
+# With the method and the route that they are about, as far as that can be told.
+BROKEN = {
+    "/a within 1": (None, "/a"),
+    "GET * within 1sec": ("GET", "*"),
+    "/b": (None, "/b"),
+    "POST /b within 1s for 101%": ("POST", "/b"),
+    "within 50": None,
+    "GET POST /a within 1ms": None,
+}
+
+
+@given(st.lists(st.sampled_from([*RULES, *BROKEN]), min_size=1, max_size=6))
+def test_one_unreadable_rule_does_not_drop_the_readable_ones(rules: list[str]) -> None:
+    """Nor lets a later one judge what it is about: a rule that was not meant for it might find it good."""
+    text = "; ".join(rules)
+    readable = [rule for rule in rules if rule in RULES]
+    if not readable:
+        with pytest.raises(PolicyError) as caught:
+            Policy.readable(text)
+        assert repr(rules[0]) in str(caught.value)
+        return
+    policy = Policy.readable(text)
+    assert policy.objectives == tuple(map(one, readable))
+    broken = [rule for rule in rules if rule in BROKEN]
+    assert all(f"rule {rule!r}: " in problem for rule, problem in zip(broken, policy.problems, strict=True))
+    for method, route in (("GET", "/a"), ("POST", "/b"), ("POST", "/bb"), ("PUT", "/c")):
+        expected = None
+        for rule in rules:
+            about = BROKEN.get(rule)
+            stands_for = one(rule) if rule in RULES else Objective("", about[0], about[1], 1) if about else None
+            if stands_for is not None and stands_for.matches(method, route):
+                expected = stands_for if rule in RULES else None
+                break
+        assert policy.objective(method, route) == expected
+
+
+@given(st.text(max_size=60))
+def test_what_is_read_of_any_text_is_what_can_be_read(text: str) -> None:
+    try:
+        policy = Policy.readable(text)
+    except PolicyError:
+        with pytest.raises(PolicyError):
+            Policy.parse(text)
+        return
+    assert policy.objectives
+    assert bool(policy.problems) == _is_unreadable(text)
+
+
+def _is_unreadable(text: str) -> bool:
+    try:
+        Policy.parse(text)
+    except PolicyError:
+        return True
+    return False
 
 
 @given(st.text(max_size=60))

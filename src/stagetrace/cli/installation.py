@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace import __version__, config, status, unpatched, variables, versions
 from stagetrace.cli.check import FAIL, OK, WARN, Check
 from stagetrace.errors import PolicyError
-from stagetrace.sla.policy import Policy
+from stagetrace.sla.policy import HOW, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -138,11 +138,15 @@ def promise() -> Check:
         mend = 'set STAGETRACE_SLA, for example "POST /predict within 50ms for 99.9% over 28d; * within 1s"'
         return Check("policy", WARN, "STAGETRACE_SLA is not set: requests get stages and no verdict", mend)
     try:
-        rules = Policy.parse(text).objectives
+        policy = Policy.readable(text)
     except PolicyError as error:
         found, _, mend = str(error).partition("\n")
         return Check("policy", FAIL, f"STAGETRACE_SLA is not used: {found}", mend.replace("\n", " "))
-    return Check("policy", OK, "; ".join(map(status.promise, rules)))
+    rules = "; ".join(map(status.promise, policy.objectives))
+    if policy.problems:
+        problems = "; ".join(policy.problems)
+        return Check("policy", FAIL, f"STAGETRACE_SLA is used in part: {problems}; judged is by: {rules}", HOW)
+    return Check("policy", OK, rules)
 
 
 def libraries(hooks: Iterable[str]) -> Check:

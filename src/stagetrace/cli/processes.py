@@ -194,7 +194,8 @@ def _policy(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     problem = said.get("policy_problem")
     if problem:
         what, _, mend = str(problem).partition("\n")
-        yield FAIL, f"its STAGETRACE_SLA is not used: {what}", mend.replace("\n", " ")
+        used = "used in part" if _list(said, "policy") else "not used"
+        yield FAIL, f"its STAGETRACE_SLA is {used}: {what}", mend.replace("\n", " ")
     elif _list(said, "policy") and not _dict(said, "judged") and _number(said, "unmatched"):
         rules = "; ".join(map(str, _list(said, "policy")))
         what = f"its policy matched none of {_number(said, 'unmatched')} requests: {rules}"

@@ -76,16 +76,30 @@ def counter() -> VerdictCounter:
     return VerdictCounter()
 
 
-@functools.cache
 def policy() -> Policy | None:
-    """Return the policy of STAGETRACE_SLA; None, said once, if there is none or it cannot be read."""
-    from stagetrace.sla.policy import Policy
+    """Return the policy of STAGETRACE_SLA; None if there is none, or no rule of it can be read."""
+    return _policy()[0]
+
+
+def policy_problems() -> tuple[str, ...]:
+    """Return what cannot be read in STAGETRACE_SLA, and why."""
+    return _policy()[1]
+
+
+@functools.cache
+def _policy() -> tuple[Policy | None, tuple[str, ...]]:
+    """Read STAGETRACE_SLA, and say once what of it cannot be read."""
+    from stagetrace.sla.policy import HOW, Policy
 
     text = config.policy_text()
     if text is None:
-        return None
+        return None, ()
     try:
-        return Policy.parse(text)
+        found = Policy.readable(text)
     except PolicyError as error:
         log.once("policy", f"STAGETRACE_SLA is ignored, requests are traced without a verdict: {error}")
-        return None
+        return None, (error.problem,)
+    if found.problems:
+        what = "; ".join(found.problems)
+        log.once("policy", f"STAGETRACE_SLA is used in part, what these rules are about is not judged: {what}.\n{HOW}")
+    return found, found.problems

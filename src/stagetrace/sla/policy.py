@@ -15,6 +15,7 @@ GRAMMAR = (
 )
 EXCLUDING = "[METHOD] ROUTE excluded"
 EXAMPLE = "POST /predict within 50ms for 99.9% over 28d; * within 1s"
+HOW = f"Write {GRAMMAR}, or {EXCLUDING}; for example: {EXAMPLE}"
 DEFAULT_TARGET = 0.99
 DEFAULT_WINDOW_S = 28 * 86_400
 MAX_REMEMBERED = 16_384
@@ -22,7 +23,19 @@ NEVER_NS = 2**63 - 1  # longer than any request
 
 _DURATION_NS = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000}
 _WINDOW_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)([a-z]*)")
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)([a-zµ]*)")
+_BARE_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_USUAL = {"duration": "ms", "window": "d"}
+# What people write instead, without a plural's s.
+_MEANT = {
+    **dict.fromkeys(("microsecond", "usec", "µ", "micro"), "us"),
+    **dict.fromkeys(("millisecond", "msec", "milli", "mil"), "ms"),
+    **dict.fromkeys(("second", "sec"), "s"),
+    **dict.fromkeys(("minute", "min"), "m"),
+    **dict.fromkeys(("hour", "hr"), "h"),
+    "day": "d",
+    **dict.fromkeys(("week", "wk"), "w"),
+}
 _KEYWORDS = ("within", "first_chunk", "per_chunk", "disconnect", "for", "over")
 _IN_NAME = _KEYWORDS[:4]  # what of a rule is about one request
 
@@ -39,7 +52,8 @@ class Objective:
     `*` stands for any text, slashes and nothing included. `first_chunk_ns` and `per_chunk_ns` are about answers that
     are sent in several pieces. `disconnect` is the verdict on a request whose client did not wait for the end of the
     answer: EXCLUDED, BREACH, or None for EXCLUDED unless it had broken its promise by then. What `excludes` is not
-    judged at all, and has no bound.
+    judged at all, and has no bound. Of a rule that cannot be read, `problem` says why: what it is about is not judged,
+    lest a later rule, which was not meant for it, finds it good.
     """
 
     name: str
@@ -52,6 +66,7 @@ class Objective:
     per_chunk_ns: int | None = None
     disconnect: str | None = None
     excludes: bool = False
+    problem: str | None = None
 
     def matches(self, method: str | None, route: str) -> bool:
         """Return whether the rule is about this request; `route` is empty where the server found none.
@@ -73,41 +88,86 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Objectives in order; the first that matches a request judges it."""
+    """Objectives in order; the first that matches a request judges it. `problems`: the rules that cannot be read."""
 
     objectives: tuple[Objective, ...]
+    problems: tuple[str, ...] = ()
+    # Those of rules that cannot be read as well, as far as it can be told what they are about.
+    _rules: tuple[Objective, ...] = field(default=(), repr=False, compare=False)
     _found: dict[tuple[str | None, str], Objective | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """Read an inline policy.
+        """Read an inline policy of which every rule can be read.
 
         Raises:
-            PolicyError: with the rule, what is wrong in it, and how to write it.
+            PolicyError: with the first rule that cannot, what is wrong in it, and how to write it.
         """
-        rules = [rule for part in text.split(";") if (rule := part.strip())]
-        if not rules:
-            raise PolicyError(_message(text, "it holds no rule"))
-        return cls(tuple(_rule(rule) for rule in rules))
+        rules = tuple(map(_rule, _split(text)))
+        return cls(rules, _rules=rules)
+
+    @classmethod
+    def readable(cls, text: str) -> Policy:
+        """Read of an inline policy what can be read.
+
+        Raises:
+            PolicyError: where no rule can, as `parse` does.
+        """
+        read = [_rule_or_error(rule) for rule in _split(text)]
+        objectives = tuple(one for one in read if isinstance(one, Objective))
+        errors = [one for one in read if isinstance(one, PolicyError)]
+        if not objectives:
+            raise errors[0]
+        rules = (one if isinstance(one, Objective) else _unreadable(one) for one in read)
+        return cls(objectives, tuple(one.problem for one in errors), tuple(one for one in rules if one is not None))
 
     def objective(self, method: str | None, route: str) -> Objective | None:
-        """Return the first objective that matches, or None."""
+        """Return the first objective that matches, or None; also where it is a rule that cannot be read."""
         key = (method, route)
         try:
             return self._found[key]
         except KeyError:
             pass
-        found = next((objective for objective in self.objectives if objective.matches(method, route)), None)
+        found = next((rule for rule in self._rules or self.objectives if rule.matches(method, route)), None)
+        if found is not None and found.problem is not None:
+            found = None
         if len(self._found) >= MAX_REMEMBERED:  # routes that are no templates, or made up by the clients
             self._found.clear()
         self._found[key] = found
         return found
 
 
-def _message(rule: str, problem: str) -> str:
-    return f"cannot read the SLA rule {rule!r}: {problem}.\nWrite {GRAMMAR}, or {EXCLUDING}; for example: {EXAMPLE}"
+def _split(text: str) -> list[str]:
+    """Return the rules of a policy. Raise PolicyError if there is none."""
+    rules = [rule for part in text.split(";") if (rule := part.strip())]
+    if not rules:
+        raise _error(text, "it holds no rule")
+    return rules
+
+
+def _rule_or_error(rule: str) -> Objective | PolicyError:
+    try:
+        return _rule(rule)
+    except PolicyError as error:
+        return error
+
+
+def _unreadable(error: PolicyError) -> Objective | None:
+    """Return what stands for a rule that cannot be read; None if it cannot be told what it is about."""
+    words = error.rule.split()
+    ends = (place for place, word in enumerate(words) if word.lower() in (*_KEYWORDS, EXCLUDED))
+    try:
+        method, route = _target(error.rule, words[: next(ends, len(words))])
+    except PolicyError:
+        return None
+    return Objective(error.rule, method, route, NEVER_NS, problem=error.problem)
+
+
+def _error(rule: str, problem: str) -> PolicyError:
+    problem = f"cannot read the SLA rule {rule!r}: {problem}"
+    return PolicyError(f"{problem}.\n{HOW}", rule, problem)
 
 
 def _rule(rule: str) -> Objective:
@@ -119,17 +179,17 @@ def _rule(rule: str) -> Objective:
     if "within" not in lower:
         looks_like_file = len(words) == 1 and words[0].endswith((".yaml", ".yml", ".txt", ".toml"))
         hint = "; policy files are not read by this version, put the rules into STAGETRACE_SLA itself"
-        raise PolicyError(_message(rule, "the word `within` is missing" + (hint if looks_like_file else "")))
+        raise _error(rule, "the word `within` is missing" + (hint if looks_like_file else ""))
     split = lower.index("within")
-    method, route = _target(rule, words[:split])
     clauses = _clauses(rule, words[split:])
     durations = {name: _duration_ns(rule, clauses[name]) for name in _KEYWORDS[:3] if name in clauses}
+    method, route = _target(rule, words[:split])
     disconnect = clauses.get("disconnect", "").lower() or None
     if disconnect not in (None, EXCLUDED, BREACH):
-        raise PolicyError(_message(rule, f"after `disconnect` stands {EXCLUDED} or {BREACH}, not {disconnect!r}"))
+        raise _error(rule, f"after `disconnect` stands {EXCLUDED} or {BREACH}, not {disconnect!r}")
     window_s = _quantity(rule, "window", clauses["over"], _WINDOW_S) if "over" in clauses else DEFAULT_WINDOW_S
     if window_s <= 0:
-        raise PolicyError(_message(rule, "the window must be more than zero"))
+        raise _error(rule, "the window must be more than zero")
     return Objective(
         name=" ".join([_named(method, route), *(f"{name} {clauses[name]}" for name in _IN_NAME if name in clauses)]),
         method=method,
@@ -150,7 +210,7 @@ def _named(method: str | None, route: str) -> str:
 def _duration_ns(rule: str, text: str) -> int:
     duration_ns = _quantity(rule, "duration", text, _DURATION_NS)
     if duration_ns < 1:
-        raise PolicyError(_message(rule, "the duration must be more than zero"))
+        raise _error(rule, "the duration must be more than zero")
     return round(duration_ns)
 
 
@@ -159,38 +219,56 @@ def _target(rule: str, words: list[str]) -> tuple[str | None, str]:
         return None, words[0]
     if len(words) == 2 and words[0].isalpha():  # noqa: PLR2004
         return words[0].upper(), words[1]
-    raise PolicyError(_message(rule, "before that stand one route, or a method and a route"))
+    if not words:
+        raise _error(rule, "it names no route: write it in front, or `*` for every one")
+    raise _error(rule, "before that stand one route, or a method and a route")
 
 
 def _clauses(rule: str, words: list[str]) -> dict[str, str]:
     clauses: dict[str, str] = {}
+    words = _joined(words)
     for keyword, value in zip(words[::2], [*words[1::2], ""], strict=False):
         name = keyword.lower()
         if name not in _KEYWORDS:
-            raise PolicyError(_message(rule, f"{keyword!r} is not one of {', '.join(_KEYWORDS)}"))
+            raise _error(rule, f"{keyword!r} is not one of {', '.join(_KEYWORDS)}")
         if name in clauses:
-            raise PolicyError(_message(rule, f"`{name}` stands twice"))
+            raise _error(rule, f"`{name}` stands twice")
         if not value:
-            raise PolicyError(_message(rule, f"nothing follows `{name}`"))
+            raise _error(rule, f"nothing follows `{name}`")
         clauses[name] = value
     return clauses
 
 
+def _joined(words: list[str]) -> list[str]:
+    """Return the words with each number and the unit that stands apart from it as one: `50 ms`, `99.9 %`."""
+    joined: list[str] = []
+    for word in words:
+        if joined and _BARE_NUMBER.fullmatch(joined[-1]) and word.lower() not in _KEYWORDS:
+            joined[-1] += word
+        else:
+            joined.append(word)
+    return joined
+
+
 def _quantity(rule: str, what: str, text: str, units: dict[str, int]) -> float:
     match = _NUMBER.fullmatch(text.lower())
-    unit = match.group(2) if match else ""
-    if match is None or unit not in units:
-        known = ", ".join(units)
-        problem = "has no unit" if match and not unit else "is not a number with a unit"
-        raise PolicyError(_message(rule, f"the {what} {text!r} {problem} ({known})"))
-    found = float(match.group(1)) * units[unit]
+    if match is None:
+        raise _error(rule, f"the {what} {text!r} is not a number with a unit ({', '.join(units)})")
+    number, unit = match.groups()
+    if not unit:
+        raise _error(rule, f"the {what} {text!r} has no unit ({', '.join(units)}): write {number}{_USUAL[what]}")
+    if unit not in units:
+        meant = _MEANT.get(unit.rstrip("s"))
+        write = f": write {number}{meant}" if meant in units else ""
+        raise _error(rule, f"the {what} {text!r} has the unit {unit!r}, which is none of {', '.join(units)}{write}")
+    found = float(number) * units[unit]
     if found == float("inf"):
-        raise PolicyError(_message(rule, f"the {what} is too large"))
+        raise _error(rule, f"the {what} is too large")
     return found
 
 
 def _share(rule: str, text: str) -> float:
     match = _NUMBER.fullmatch(text.removesuffix("%"))
     if not text.endswith("%") or match is None or match.group(2) or not 0 < float(match.group(1)) <= 100:  # noqa: PLR2004
-        raise PolicyError(_message(rule, f"{text!r} is not a percentage above 0% and up to 100%"))
+        raise _error(rule, f"{text!r} is not a percentage above 0% and up to 100%")
     return float(Decimal(match.group(1)) / 100)

@@ -84,6 +84,8 @@ class VerdictCounter:
                 f"STAGETRACE_SLA {rules!r} matched none of {self.unmatched} requests: nothing is judged.\n"
                 f"They were {', '.join(self._routes)}. Use such a method and route, or `*` for all."
             )
+            if policy.problems:
+                message += f"\nRules that cannot be read match what they are about: {'; '.join(policy.problems)}."
         log.once("policy matches nothing", message)
 
 
