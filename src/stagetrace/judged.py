@@ -55,4 +55,4 @@ def say() -> None:
             by_verdict[verdict] += count
         judged, excluded = by_verdict["good"] + by_verdict["breach"], by_verdict["excluded"]
         besides = f"; {excluded} were excluded" if excluded else ""
-        log.info(f"judged {judged} requests, {by_verdict['breach']} broke their promise{besides}")
+        log.info(f"judged {judged} requests, {by_verdict['breach']} missed their objective{besides}")

@@ -126,17 +126,17 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     NETWORK_SENT_BYTES: "entry span of an RPC: bytes of the messages handed over to be sent, uncompressed",
     HTTP_REQUEST_BODY_SIZE: "entry span: bytes of the body that the application received, where there was one",
     HTTP_RESPONSE_BODY_SIZE: "entry span: bytes of the answer's body, where there is one",
-    SLA_BREACHED: "entry span: the promise was broken; absent where no objective matches and where the verdict is `excluded`",  # noqa: E501
+    SLA_BREACHED: "entry span: whether the objective was missed; absent where no objective matches and where the verdict is `excluded`",  # noqa: E501
     SLA_VERDICT: "entry span: `good`, `breach`, or `excluded` from judgement",
     SLA_OBJECTIVE: "entry span: the objective that judged it, in the policy's own words",
-    SLA_THRESHOLD_MS: "entry span: promised duration, ms, or the promise that `sla.breach.promise` names",
+    SLA_THRESHOLD_MS: "entry span: duration allowed, ms, or what the bound allows that `sla.breach.promise` names",
     SLA_OVERRUN_MS: "breached entry span: duration minus threshold, ms",
     SLA_SEVERITY: "breached entry span: `minor` (< 1.25 x), `major` (< 2 x) or `critical`",
-    SLA_BREACH_STAGE: "breached entry span: stage that took the most time, of that before the first chunk or between two",  # noqa: E501
-    SLA_BREACH_PROMISE: "breached entry span: what was broken, where it is not the duration: `first_chunk`, `per_chunk` or `disconnect`",  # noqa: E501
+    SLA_BREACH_STAGE: "breached entry span: stage in which most of the time lies that `sla.breach.cause` is about; of an unknown cause, and of chunks, the one that took the most",  # noqa: E501
+    SLA_BREACH_PROMISE: "breached entry span: the bound that was missed, where it is not the duration: `first_chunk`, `per_chunk` or `disconnect`",  # noqa: E501
     SLA_BREACH_MISSED: "breached entry span of a streamed response: each bound of the objective that was missed, with its value, as `first_chunk: 163.2 ms, 100 ms allowed; per_chunk: 41 ms, 20 ms allowed`; the first one is what `sla.threshold_ms` and `sla.overrun_ms` are about",  # noqa: E501
     SLA_BREACH_CAUSE: "breached entry span: what made it slow, one of the words of docs/causes.md (`cpu_wait`, `downstream`, `gc` ...)",  # noqa: E501
-    SLA_BREACH_PEER: "breached entry span: whom the stage waited for most of its time (`downstream`): `peer.service`, else `address:port`",  # noqa: E501
+    SLA_BREACH_PEER: "breached entry span: service that the stage waited for most of its time (`downstream`): `peer.service`, else `address:port`",  # noqa: E501
     SLA_DEADLINE_REMAINING_MS: "entry span of an RPC whose caller set a deadline: what was left of it on arrival, ms",
     SLA_BREACH_EVIDENCE: "breached entry span: one sentence with the numbers",
     SLA_UPGRADED: "span that the head sampler dropped and a breach brought back: leave it out of extrapolations",

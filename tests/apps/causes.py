@@ -147,6 +147,19 @@ async def upload(request: Request) -> int:
     return len(await request.body())
 
 
+@app.post("/scored-upload")
+async def scored_upload(request: Request, rows: int) -> int:
+    """Score rows once the body is there."""
+    return len(await request.body()) + len(await to_thread.run_sync(model.predict, [0] * rows))
+
+
+@app.get("/asked-and-scored")
+def asked_and_scored(rows: int, seconds: float) -> int:
+    """Wait, then score rows."""
+    time.sleep(seconds)
+    return len(model.predict([0] * rows))
+
+
 @app.get("/download")
 async def download() -> StreamingResponse:
     async def parts():  # noqa: ANN202

@@ -108,7 +108,7 @@ def test_the_next_step_that_is_printed_works(jaeger: Jaeger, made: list[Made]) -
     done = process(*step.split())
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"trace {made[0].trace_id}, ")
-    assert f"BREACH {SERVICE} POST /predict: 80.25 ms, 50 ms allowed, over by 30.25 ms (major)" in done.stdout
+    assert f"BREACH {SERVICE} POST /predict: took 80.25 ms, 50 ms allowed, over by 30.25 ms (major)" in done.stdout
 
 
 def test_since_and_until_bound_the_answer_to_the_nanosecond(jaeger: Jaeger, made: list[Made]) -> None:

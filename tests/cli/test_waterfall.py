@@ -50,11 +50,12 @@ BREACHED: dict[str, Any] = {
 }
 GOLDEN = """\
 trace 4bf92f3577b34da6a3ce929d0e0e4736, 2026-03-01 12:00:00.000000 UTC, 9 spans of 2 services, 80.00 ms
-BREACH shop POST /predict: 80.00 ms, 50 ms allowed, over by 30.00 ms (major)
-  slowest stage: inference, 56.00 ms, cause pool_wait
+BREACH shop POST /predict: took 80.00 ms, 50 ms allowed, over by 30.00 ms (major)
+  stage: inference, 56.00 ms
+  cause: pool_wait
   evidence: inference took 56 ms of 80 ms
   objective: POST /predict within 50ms
-GOOD users GET /user/{id}: 2.00 ms, 2.5 ms allowed
+GOOD users GET /user/{id}: took 2.00 ms, 2.5 ms allowed
 
 shop POST /predict         ────────────────────────────────────────     80.00 ms 100.0 %
   network.receive          ▏                                            0.000 ms   0.0 %
@@ -62,7 +63,7 @@ shop POST /predict         ─────────────────�
     tokenize                ▒▒▒▒                                         8.00 ms  10.0 % *
     GET /user ERROR             ▒▒                                       4.00 ms   5.0 % *
       users GET /user/{id}       ─                                       2.00 ms 100.0 % *
-  inference x3                     ████████████████████████████         56.00 ms  70.0 % * < slowest
+  inference x3                     ████████████████████████████         56.00 ms  70.0 % * < culprit
   postprocess                                                  ████      7.50 ms   9.4 % *
   network.send                                                    ▏     0.500 ms   0.6 % *
 
@@ -109,7 +110,7 @@ def test_a_narrow_terminal_without_block_characters() -> None:
         drawn(ENTRY, SPANS[3], long, width=60, look=ASCII).split("\n\n")[1]
         == """\
 shop POST /pred~ ----------     80.00 ms 100.0 %
-  inference x3     #######      56.00 ms  70.0 % * < slowest
+  inference x3     #######      56.00 ms  70.0 % * < culprit
     a detail sp~    =           10.00 ms  12.5 % *"""
     )
 
@@ -171,23 +172,23 @@ def test_each_entry_span_has_its_own_stages() -> None:
     """Without totals on the entry spans, the stages beneath each are summed, and not those of the other."""
     late = span(11, "POST /again", 100, 130, service="other", kind="SERVER", **BREACHED)
     theirs = span(12, "inference", 100, 125, 11, service="other", **{semconv.ML_STAGE: "inference"})
-    took = [line for line in drawn(ENTRY, SPANS[3], late, theirs).splitlines() if line.startswith("  slowest stage")]
+    took = [line for line in drawn(ENTRY, SPANS[3], late, theirs).splitlines() if line.startswith("  stage:")]
     assert took == [
-        "  slowest stage: inference, 56.00 ms, cause pool_wait",
-        "  slowest stage: inference, 25.00 ms, cause pool_wait",
+        "  stage: inference, 56.00 ms",
+        "  stage: inference, 25.00 ms",
     ]
 
 
 @pytest.mark.parametrize(
     ("attributes", "line"),
     [
-        ({}, "NOT JUDGED shop POST /predict: 80.00 ms"),
-        ({semconv.SLA_VERDICT: "excluded"}, "EXCLUDED shop POST /predict: 80.00 ms"),
-        ({semconv.SLA_BREACHED: False}, "GOOD shop POST /predict: 80.00 ms"),
-        ({semconv.SLA_BREACHED: True}, "BREACH shop POST /predict: 80.00 ms"),
+        ({}, "NOT JUDGED shop POST /predict: took 80.00 ms"),
+        ({semconv.SLA_VERDICT: "excluded"}, "EXCLUDED shop POST /predict: took 80.00 ms"),
+        ({semconv.SLA_BREACHED: False}, "GOOD shop POST /predict: took 80.00 ms"),
+        ({semconv.SLA_BREACHED: True}, "BREACH shop POST /predict: took 80.00 ms"),
         (
             {semconv.SLA_BREACHED: False, semconv.SLA_THRESHOLD_MS: 100},
-            "GOOD shop POST /predict: 80.00 ms, 100 ms allowed",
+            "GOOD shop POST /predict: took 80.00 ms, 100 ms allowed",
         ),
     ],
 )

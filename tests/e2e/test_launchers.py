@@ -203,7 +203,7 @@ def test_under_one_per_mille_sampling_all_breaches_arrive_and_the_count_is_exact
         service.stop()
         log = service.log
     check(wait_for_breaches(jaeger.url, name, SLOW), slow, name)
-    assert f"judged {REQUESTS} requests, {SLOW} broke their promise" in log
+    assert f"judged {REQUESTS} requests, {SLOW} missed their objective" in log
     assert '"name": "sla.requests"' in log
     told = log.rpartition('"sla.breaches"')[2]
     counted = re.findall(r'"sla.breach.cause": "(\w+)"[^{}]*},[^{}]*"value": (\d+)', told)

@@ -233,7 +233,7 @@ def test_all_is_delivered_as_the_services_end(sink: Sink, tmp_path: Path) -> Non
             for path in ("/ask", "/predict"):
                 assert_tiled(under(sink, entry_of(sink, trace_id, path)))
         assert service.log.count("stagetrace: 0.1.0 recording in process") == 3  # the one, and two workers of the other
-        assert "judged 8 requests, 0 broke their promise" in service.log
+        assert "judged 8 requests, 0 missed their objective" in service.log
 
 
 @pytest.mark.parametrize("parts", PARTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stagetrace.sla import cause, shortage
-from stagetrace.sla.cause import Cause, Parts, Usual, cause_of, evidence
+from stagetrace.sla.cause import Cause, Parts, Usual, cause_of, evidence, stage_of
 from stagetrace.sla.policy import BREACH, Objective
 from stagetrace.sla.usual import ENOUGH, LEARNED_FROM_EACH, MAX_ROUTES, MAX_SIZES, Learned
 from stagetrace.sla.verdict import Broken, Verdict
@@ -76,11 +76,53 @@ def test_a_first_call_is_a_cold_start_unless_it_was_kept_from_computing() -> Non
     assert cause_of(parts(is_first=True, compute=10, cpu_wait=90), 50 * MS).word == "cpu_wait"
 
 
+PLACES = {"io_wait": {"preprocess": 40.0, "inference": 50.0}, "slow_upload": {"network.receive": 30.0}}
+
+
+@pytest.mark.parametrize(
+    ("word", "usually", "stage"),
+    [
+        ("slow_upload", None, "network.receive"),
+        ("io_wait", None, "inference"),
+        ("io_wait", {"inference": 80.0 * MS}, "preprocess"),  # that of the model is as long as ever
+        ("cold_start", None, "inference"),
+        ("gc", None, None),
+        ("unknown", None, None),
+    ],
+)
+def test_the_stage_of_a_breach_is_that_in_which_the_excess_of_its_cause_lies(
+    word: str, usually: dict[str, float] | None, stage: str | None
+) -> None:
+    stages = {"network.receive": 30 * MS, "preprocess": 50 * MS, "inference": 80 * MS}
+    slow = Parts({"io_wait": 90 * MS}, stages=stages, places=PLACES)
+    found = Cause(word, "io_wait" if word in ("cold_start", "unknown") else word)
+    assert stage_of(found, slow, Usual({}, None, usually) if usually is not None else None) == stage
+
+
+def test_a_breach_names_stage_and_cause_together() -> None:
+    learned, objective = Learned(), Objective("* within 50ms", None, "*", 50 * MS)
+    stages = {"network.receive": 30 * MS, "inference": 60 * MS}
+    slow = Parts({"slow_upload": 30 * MS, "compute": 60 * MS}, stages=stages, places=PLACES)
+    verdict = Verdict(objective, BREACH, Broken("within", 90 * MS, 65 * MS), "inference", 60 * MS)
+    found = learned.explain(("POST", "/"), verdict, slow)
+    assert (found["sla.breach.stage"], found["sla.breach.cause"]) == ("network.receive", "slow_upload")
+    assert found["sla.breach.evidence"] == (
+        "network.receive took 30.0 ms of 90.0 ms, 65 ms allowed: "
+        "30.0 ms waiting for the client to send the body, 60.0 ms computing"
+    )
+
+
+def test_the_evidence_of_a_wait_that_no_hook_knows_says_how_to_learn_more() -> None:
+    assert evidence(parts(io_wait=80), Cause("io_wait", "io_wait")).endswith(
+        '; wrap the call in `stagetrace.stage("...")`, or instrument its client, to see what it waits for'
+    )
+
+
 def test_the_evidence_has_the_numbers_and_that_of_the_cause_first() -> None:
     slow = parts(compute=50, cpu_wait=82, gc=0.1)
     found = cause_of(slow, 82 * MS)
     assert evidence(slow, found) == "82.0 ms waiting for a CPU, 50.0 ms computing"
-    assert evidence(slow, found, usual(cpu_wait=1)).startswith("82.0 ms waiting for a CPU (usually 1.0), 50.0 ms")
+    assert evidence(slow, found, usual(cpu_wait=1)).startswith("82.0 ms waiting for a CPU (usually 1.0 ms), 50.0 ms")
     large = parts(20, compute=200)
     assert evidence(large, Cause("input_size", "compute"), usual(1, compute=10)).endswith(
         "an input of 20 where 1 is usual"
@@ -105,11 +147,11 @@ def test_what_is_usual_is_learned_by_route_and_by_size() -> None:
 def test_the_evidence_says_what_is_known_of_the_wire_where_that_is_the_cause() -> None:
     known = {"network.rtt_ms": 81.26, "network.retransmits": 3, "network.unacked_bytes": 70_000}
     assert on_the_wire(Cause("slow_download", "slow_download"), known) == (
-        "; 81.3 ms from the client and back, 3 segments sent again, 70000 bytes not acknowledged at the end"
+        "; round trip to the client 81.3 ms, 3 segments retransmitted, 70000 bytes unacknowledged at the end"
     )
     upload = Cause("slow_upload", "slow_upload")
-    assert on_the_wire(upload, known) == "; 81.3 ms from the client and back, 3 segments sent again"
-    assert on_the_wire(upload, {"network.rtt_ms": 0.02}) == "; 0.0 ms from the client and back"
+    assert on_the_wire(upload, known) == "; round trip to the client 81.3 ms, 3 segments retransmitted"
+    assert on_the_wire(upload, {"network.rtt_ms": 0.02}) == "; round trip to the client 0.0 ms"
     assert on_the_wire(upload, {}) == on_the_wire(Cause("compute", "compute"), known) == ""
 
 
@@ -170,6 +212,6 @@ def test_the_evidence_of_a_lock_says_what_of_it_the_gil_explains() -> None:
     slow = Parts({"lock_wait": 60 * MS, "compute": 40 * MS}, for_gil=15 * MS)
     said = evidence(slow, Cause("lock_wait", "lock_wait"), usual(lock_wait=2))
     assert said.startswith(
-        "60.0 ms blocked while other threads of the process computed (usually 2.0), "
-        "of which waiting for the GIL explains at most 15.0, 40.0 ms computing"
+        "60.0 ms blocked while other threads of the process computed (usually 2.0 ms), "
+        "of which waiting for the GIL explains at most 15.0 ms, 40.0 ms computing"
     )

@@ -172,6 +172,29 @@ def test_a_wait_in_the_socket_that_nobody_held_up_is_the_contention_that_the_req
     assert in_ms(segments, noted([section(100, 200, 40, rivals=rivals)])) == found
 
 
+def test_each_part_has_its_place_in_the_stages() -> None:
+    """A model's call within a handler's section takes its own share out of that."""
+    own = Descriptor(threading.get_native_id())
+    handler = reading(own, 10, 0, 0), reading(own, 110, 55, 10)
+    model = reading(own, 60, 5, 0), reading(own, 110, 55, 0)
+    segments = [
+        segment("queue", 0, 10, POOL),
+        segment("preprocess", 10, 60),
+        segment("inference", 60, 110),
+        segment("network.send", 110, 120),
+    ]
+    request = noted([handler, model])
+    request.calls = [("other", 20 * MS, 30 * MS)]
+    places = parts_of(segments, request).places
+    assert places["pool_wait"] == {"queue": 10 * MS}
+    assert places["compute"] == {"preprocess": 5 * MS, "inference": 50 * MS}
+    assert places["cpu_wait"] == {"preprocess": 10 * MS}
+    assert places["downstream"] == {"preprocess": 10 * MS}
+    assert max(places["io_wait"], key=lambda stage: places["io_wait"][stage]) == "preprocess"
+    assert places["slow_download"] == {"network.send": 10 * MS}
+    assert parts_of(segments, request).stages["preprocess"] == 50 * MS
+
+
 def test_of_a_send_or_receive_the_client_has_what_waited_for_it() -> None:
     """The rest is the process's own, or lay in the socket."""
     segments = [segment("network.receive", 0, 100), segment("handler", 100, 110), segment("network.send", 110, 200)]

@@ -79,7 +79,7 @@ def test_an_entry_span_gets_its_verdict_and_a_stage() -> None:
     )
     assert stage_span.parent == entry.context
     attributes = dict(entry.attributes or {})
-    evidence = "handler took 60.0 of 60.0 ms, 50 ms were promised: 60.0 ms of which nothing is known"
+    evidence = "handler took 60.0 ms of 60.0 ms, 50 ms allowed: 60.0 ms of which nothing is known"
     faults = (
         r"(; \d+ page faults of this process waited for a disk in the last \d+ s)?"  # if the machine is short of memory
     )
@@ -185,7 +185,7 @@ def test_whoever_makes_a_clients_span_its_peer_is_named_by_the_breach(attributes
     assert found.attributes is not None
     assert found.attributes["sla.breach.peer"] == peer
     assert found.attributes["sla.breach.cause"] == "downstream"
-    assert str(found.attributes["sla.breach.evidence"]).endswith(f"; 700.0 ms of it were waiting for {peer}")
+    assert str(found.attributes["sla.breach.evidence"]).endswith(f": 700.0 ms waiting for {peer}")
 
 
 def test_a_websocket_is_not_judged() -> None:

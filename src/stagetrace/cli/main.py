@@ -133,7 +133,7 @@ def parser_for(verb: str | None) -> argparse.ArgumentParser:
     """Return the parser, with the options of `verb` alone: the other verbs' modules stay unimported."""
     parser = _Parser(
         prog="stagetrace",
-        description="Which stage of which ML request broke the latency promise, and why.",
+        description="Which stage of which ML request missed its latency objective, and why.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

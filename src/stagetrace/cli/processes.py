@@ -126,7 +126,7 @@ def table(said: dict[str, Any]) -> Iterable[Table | str]:
     yield ""
     yield Table([Column("objective"), Column("verdict"), Column("requests", is_number=True)], judged, "Judged")
     yield ""
-    yield Table([Column("cause"), Column("breaches", is_number=True)], causes, "Why they were broken")
+    yield Table([Column("cause"), Column("breaches", is_number=True)], causes, "Causes of the breaches")
     yield ""
     yield Table([Column("what became of them"), Column("spans", is_number=True)], numbers, "Spans")
 

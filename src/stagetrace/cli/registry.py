@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 # Name -> what it does, in the list of commands.
 VERBS: Final[dict[str, str]] = {
-    "breaches": "list the requests that broke their latency objective",
+    "breaches": "list the requests that missed their latency objective",
     "completion": "print what makes a shell complete commands and options",
     "demo": "run a service with real faults, and see what is said of them",
     "doctor": "check the installation, the settings, the way of spans, and running services",

@@ -23,7 +23,7 @@ _STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES
 _UNIT: Final = re.compile(r"(\d) (ms|s|%)\b")
 _SHORTEST_BAR: Final = 10
 _TAIL: Final = 24  # duration, share and whether it is on the critical path
-_MARK: Final = " < slowest"
+_MARK: Final = " < culprit"
 _CRITICAL: Final = " *"
 
 
@@ -81,22 +81,22 @@ def _many(count: int, noun: str) -> str:
 
 
 def _verdict(span: SpanRow, spans: Sequence[SpanRow]) -> list[str]:
-    """Return what was promised of one entry span and what became of it."""
+    """Return what was allowed to one entry span and what it took."""
     entry = entry_of(span, spans)
-    who = f"{entry.service} {entry.name}: {milliseconds(entry.duration_ms)}"
-    promised = "" if entry.threshold_ms is None else f", {promise(entry.threshold_ms)} allowed"
+    who = f"{entry.service} {entry.name}: took {milliseconds(entry.duration_ms)}"
+    allowed = "" if entry.threshold_ms is None else f", {promise(entry.threshold_ms)} allowed"
     breached = span.attributes.get(semconv.SLA_BREACHED)
     if breached is None:
         return [f"{'EXCLUDED' if text(span.attributes, semconv.SLA_VERDICT) == 'excluded' else 'NOT JUDGED'} {who}"]
     if not breached:
-        return [f"GOOD {who}{promised}"]
+        return [f"GOOD {who}{allowed}"]
     over = "" if entry.overrun_ms is None else f", over by {milliseconds(entry.overrun_ms)}"
     decisive, whole = missed.part(entry), ""
     if decisive is not None:
-        who, promised = f"{entry.service} {entry.name}: {missed.sentence(decisive)}", ""
+        who, allowed = f"{entry.service} {entry.name}: {missed.sentence(decisive)}", ""
         whole = f"; the whole response took {milliseconds(entry.duration_ms)}"
     severity = f" ({entry.severity})" if entry.severity else ""
-    return [f"BREACH {who}{promised}{over}{severity}{whole}", *_reasons(entry)]
+    return [f"BREACH {who}{allowed}{over}{severity}{whole}", *_reasons(entry)]
 
 
 def _reasons(entry: Entry) -> Iterator[str]:
@@ -105,8 +105,9 @@ def _reasons(entry: Entry) -> Iterator[str]:
         yield f"  also missed: {'; '.join(map(missed.sentence, entry.missed[1:]))}"
     if entry.stage is not None:
         took = f", {milliseconds(entry.stages[entry.stage])}" if entry.stage in entry.stages else ""
-        cause = f", cause {entry.cause}" if entry.cause else ""
-        yield f"  slowest stage: {entry.stage}{took}{cause}"
+        yield f"  stage: {entry.stage}{took}"
+    if entry.cause:
+        yield f"  cause: {entry.cause}"
     if entry.evidence:
         yield f"  evidence: {entry.evidence}"
     if entry.objective:
@@ -153,7 +154,7 @@ def _by_time(span: SpanRow) -> tuple[int, int, int, str]:
 
 def _bars(lines: Sequence[_Line], bounds: tuple[int, int], width: int, look: Look) -> Iterator[str]:
     labels = [_label(line) for line in lines]
-    marked = [_is_slowest(line) for line in lines]
+    marked = [_is_blamed(line) for line in lines]
     tail = _TAIL + (len(_MARK) if any(marked) else 0)
     label_width = min(max(map(len, labels)), width * 2 // 5, width - tail - _SHORTEST_BAR)
     bar_width = width - label_width - tail
@@ -177,7 +178,7 @@ def _label(line: _Line) -> str:
     return "  " * line.depth + printable(f"{service}{span.name}{times}{error}")
 
 
-def _is_slowest(line: _Line) -> bool:
+def _is_blamed(line: _Line) -> bool:
     stage = text(line.span.attributes, semconv.ML_STAGE)
     return (
         stage is not None and line.entry is not None and text(line.entry.attributes, semconv.SLA_BREACH_STAGE) == stage

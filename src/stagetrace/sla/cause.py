@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ INPUT_SIZE: Final = "input_size"
 COMPUTE: Final = "compute"
 UNKNOWN: Final = "unknown"
 
-# The parts that a request's time divides into, and how the evidence says them.
+# The parts that a request's time divides into, and the words of the evidence for them.
 PHRASES: Final = {
-    SOCKET_WAIT: "in the socket, before the server took the request up",
+    SOCKET_WAIT: "in the socket, until the server read it",
     POOL_WAIT: "waiting for a thread",
     BATCH_WAIT: "waiting for a batch",
-    SLOW_UPLOAD: "receiving the body",
-    SLOW_DOWNLOAD: "sending the answer",
+    SLOW_UPLOAD: "waiting for the client to send the body",
+    SLOW_DOWNLOAD: "waiting for the client to take the response",
     DOWNSTREAM: "waiting for other services",
     CPU_WAIT: "waiting for a CPU",
     LOCK_WAIT: "blocked while other threads of the process computed",
@@ -37,6 +37,10 @@ PHRASES: Final = {
     GC: "collecting garbage",
     COMPUTE: "computing",
     UNKNOWN: "of which nothing is known",
+}
+# What to do to learn more.
+NEXT: Final = {
+    IO_WAIT: '; wrap the call in `stagetrace.stage("...")`, or instrument its client, to see what it waits for',
 }
 WORDS: Final = (*PHRASES, COLD_START, INPUT_SIZE)
 # What is left of a request's own work, besides what has taken the CPU or the GIL from it.
@@ -57,6 +61,8 @@ class Parts:
     is_first: bool = False  # call of its model in this process
     for_gil: int = 0  # of `lock_wait`, what waiting for the GIL explains at most
     is_recognised: bool = True  # or what was done was for a model that is not known as one
+    stages: Mapping[str, int] = field(default_factory=dict)  # nanoseconds by stage
+    places: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of parts in stages: `places.py`
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class Usual:
 
     times: Mapping[str, float]
     size: float | None  # of their input
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 NOTHING_USUAL: Final = Usual({}, None)
@@ -112,6 +119,14 @@ def _is_large(parts: Parts, part: str, usual: Usual | None, *, explained: bool) 
     return explained or parts.times[part] <= LIKE * usual.times.get(part, 0) * parts.size / usual.size
 
 
+def stage_of(cause: Cause, parts: Parts, usual: Usual | None = None) -> str | None:
+    """Return the stage in which the cause's part of the time lies, where its excess is; None of an unknown cause."""
+    placed = parts.places.get(cause.part, {}) if cause.word != UNKNOWN else {}
+    expected = usual.stages if usual is not None else {}
+    excess = {stage: max(parts.stages.get(stage, 0) - expected.get(stage, 0), 0) for stage in placed}
+    return max(placed, key=lambda stage: (min(placed[stage], excess[stage]), placed[stage]), default=None)
+
+
 def evidence(parts: Parts, cause: Cause, usual: Usual | None = None) -> str:
     """Return the parts that took the most, in words, that of the cause first."""
     whole = sum(parts.times.values())
@@ -122,11 +137,11 @@ def evidence(parts: Parts, cause: Cause, usual: Usual | None = None) -> str:
         if part == cause.part or parts.times[part] >= SHOWN * whole
     ]
     if said and usual is not None and usual.times:
-        said[0] += f" (usually {usual.times.get(cause.part, 0) / 1e6:.1f})"
+        said[0] += f" (usually {usual.times.get(cause.part, 0) / 1e6:.1f} ms)"
     if said and cause.part == LOCK_WAIT:
-        said[0] += f", of which waiting for the GIL explains at most {parts.for_gil / 1e6:.1f}"
+        said[0] += f", of which waiting for the GIL explains at most {parts.for_gil / 1e6:.1f} ms"
     if cause.word == INPUT_SIZE and usual is not None:
         said.append(f"an input of {parts.size} where {usual.size:.0f} is usual")
     if cause.word == COLD_START:
         said.append("the first call of its model in this process")
-    return ", ".join(said)
+    return ", ".join(said) + NEXT.get(cause.word, "")

@@ -9,14 +9,12 @@ from stagetrace.semconv import (
     ML_BATCH_SIZE,
     ML_COLD_START,
     ML_MODEL_RECOGNISED,
-    NETWORK_RECEIVE,
-    NETWORK_SEND,
     QUEUE,
     QUEUE_BLOCKED_BY,
-    QUEUE_REASON,
 )
 from stagetrace.sla import cause
 from stagetrace.sla.cause import Parts
+from stagetrace.sla.places import WAITS, places_of, queue_part
 from stagetrace.sla.verdict import overlap
 from stagetrace.sources import loops, pauses, threads
 
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
         model: Mapping[str, Any]
 
 
-WAITS: Final = {NETWORK_RECEIVE: cause.SLOW_UPLOAD, NETWORK_SEND: cause.SLOW_DOWNLOAD}
-QUEUES: Final = {"socket": cause.SOCKET_WAIT, "batch": cause.BATCH_WAIT}
 RIVALS: Final = 0.5  # of the time blocked, computed by other threads meanwhile: they had what it waited for
 EXPLAINS: Final = 0.25  # of another wait
 
@@ -165,7 +161,7 @@ def _for_each(share: threads.Share) -> float:
     return share.waited / share.computed if share.computed else 0.0
 
 
-def parts_of(segments: Iterable[Segment], noted: Noted) -> Parts:
+def parts_of(segments: Sequence[Segment], noted: Noted) -> Parts:
     """Return how the request's time divides."""
     times: dict[str, int] = {}
     own: list[Interval] = []
@@ -201,7 +197,11 @@ def parts_of(segments: Iterable[Segment], noted: Noted) -> Parts:
     times = {part: took for part, took in times.items() if took > 0}
     model = noted.model
     is_first, is_recognised = bool(model.get(ML_COLD_START)), model.get(ML_MODEL_RECOGNISED, True)
-    return Parts(times, model.get(ML_BATCH_SIZE), is_first, for_gil, is_recognised)
+    stages: dict[str, int] = {}
+    for segment in segments:
+        _add(stages, segment.stage, segment.end - segment.start)
+    places = places_of(segments, noted)
+    return Parts(times, model.get(ML_BATCH_SIZE), is_first, for_gil, is_recognised, stages, places)
 
 
 def _kept_out(unheld: list[Interval], divided: _Divided) -> Iterator[tuple[str, int]]:
@@ -225,7 +225,7 @@ def _add_queue(
 ) -> bool:
     """Add a wait in a queue, and its hand-overs; return whether it was in the socket without a known reason."""
     begin, end = wait.start, wait.end
-    part = QUEUES.get(wait.attributes.get(QUEUE_REASON, ""), cause.POOL_WAIT)
+    part = queue_part(wait)
     if part == cause.POOL_WAIT:
         for since, until, lacked in handed:
             if since < end and begin < until:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.sla.cause import COLD_START, CPU_WAIT, UNKNOWN
+from stagetrace.sla.cause import COLD_START, CPU_WAIT, IO_WAIT, UNKNOWN
 from stagetrace.sources import machine, usage
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def asked(cause: Cause) -> str:
     """Return what the sources say that bears on this cause, to follow the evidence; often nothing."""
     if cause.word == CPU_WAIT:
         return of_cpus(machine.pressure.rise(), machine.quota.rise())
-    return of_disks(usage.loads.rise()) if cause.word in (COLD_START, UNKNOWN) else ""
+    return of_disks(usage.loads.rise()) if cause.word in (COLD_START, IO_WAIT, UNKNOWN) else ""
 
 
 def of_cpus(pressure: Rise | None, quota: Rise | None) -> str:

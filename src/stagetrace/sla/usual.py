@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
 from stagetrace.sla import shortage
-from stagetrace.sla.cause import GC, Usual, cause_of, evidence
+from stagetrace.sla.cause import GC, Usual, cause_of, evidence, stage_of
 from stagetrace.sla.verdict import WITHIN
 from stagetrace.sla.wire import on_the_wire
 
@@ -30,26 +31,28 @@ Route = tuple["str | None", str]
 class _Means:
     """Means of what requests took, of which the later count for more."""
 
-    __slots__ = ("count", "size", "times")
+    __slots__ = ("count", "size", "stages", "times")
 
     def __init__(self) -> None:
         self.count = 0
         self.times: dict[str, float] = {}
+        self.stages: dict[str, float] = {}
         self.size: float | None = None
 
     def add(self, parts: Parts) -> None:
         """Add one request."""
         self.count += 1
         weight = max(1 / self.count, WEIGHT)
-        for part in self.times.keys() | parts.times.keys():
-            before = self.times.get(part, 0.0)
-            self.times[part] = before + weight * (parts.times.get(part, 0) - before)
+        for means, took in ((self.times, parts.times), (self.stages, parts.stages)):
+            for key in means.keys() | took.keys():
+                before = means.get(key, 0.0)
+                means[key] = before + weight * (took.get(key, 0) - before)
         if parts.size is not None:
             self.size = parts.size if self.size is None else self.size + weight * (parts.size - self.size)
 
     def usual(self) -> Usual | None:
         """Return what is usual; None if too few requests have told."""
-        return Usual(dict(self.times), self.size) if self.count >= ENOUGH else None
+        return Usual(dict(self.times), self.size, dict(self.stages)) if self.count >= ENOUGH else None
 
 
 class Learned:
@@ -107,8 +110,12 @@ class Learned:
             found[semconv.GC_PAUSE_MS] = parts.times[GC] / 1e6
         if verdict.peer is not None or verdict.stage is None:
             return found  # the verdict has said it
+        stage = stage_of(cause, parts, of_this_size or usual)
+        if stage is not None:
+            verdict = replace(verdict, stage=stage, stage_ns=parts.stages[stage])
         said = verdict.attributes()[semconv.SLA_BREACH_EVIDENCE]
         found[semconv.SLA_BREACH_CAUSE] = cause.word
+        found[semconv.SLA_BREACH_STAGE] = verdict.stage
         found[semconv.SLA_BREACH_EVIDENCE] = f"{said}: {evidence(parts, cause, of_this_size or usual)}"
         found[semconv.SLA_BREACH_EVIDENCE] += on_the_wire(cause, attributes or {}) + shortage.asked(cause)
         if verdict.stage == semconv.HANDLER and not parts.is_recognised:

@@ -23,9 +23,9 @@ FIRST_CHUNK: Final = "first_chunk"
 PER_CHUNK: Final = "per_chunk"
 DISCONNECT: Final = "disconnect"
 _WORDS: Final = {
-    FIRST_CHUNK: "the first chunk of the answer took",
-    PER_CHUNK: "the answer paused for",
-    DISCONNECT: "the client went away before the end of the answer, after",
+    FIRST_CHUNK: "first chunk after {}",
+    PER_CHUNK: "gap of {} between two chunks",
+    DISCONNECT: "client disconnected before the end of the response, after {}",
 }
 
 
@@ -116,13 +116,14 @@ class Verdict:
         return UNKNOWN if self.peer is None else DOWNSTREAM
 
     def _evidence(self, broken: Broken) -> str:
-        took, stage_ms = f"{broken.took_ns / 1e6:.1f}", f"{self.stage_ns / 1e6:.1f}"
-        promised = f"{broken.threshold_ns / 1e6:g} ms were promised"
-        if self.peer is not None:
-            promised += f"; {self.peer_ns / 1e6:.1f} ms of it were waiting for {self.peer}"
+        took, stage = f"{broken.took_ns / 1e6:.1f} ms", f"{self.stage_ns / 1e6:.1f} ms"
+        allowed = f"{broken.threshold_ns / 1e6:g} ms allowed"
+        peer = "" if self.peer is None else f"{self.peer_ns / 1e6:.1f} ms waiting for {self.peer}"
         if broken.promise == WITHIN:
-            return f"{self.stage} took {stage_ms} of {took} ms, {promised}"
-        return f"{_WORDS[broken.promise]} {took} ms, {stage_ms} of them in {self.stage}; {promised}"
+            return f"{self.stage} took {stage} of {took}, {allowed}{peer and ': '}{peer}"
+        return (
+            f"{_WORDS[broken.promise].format(took)}, {allowed}: {stage} in {self.stage}{peer and ', of which '}{peer}"
+        )
 
 
 def exceeds(objective: Objective, duration_ns: int) -> bool:

@@ -19,9 +19,9 @@ def on_the_wire(cause: Cause, attributes: Mapping[str, Any]) -> str:
     """Return what the entry span's attributes say of the client's connection, to follow the evidence; often nothing."""
     if cause.word not in ABOUT or NETWORK_RTT_MS not in attributes:
         return ""
-    said = [f"{attributes[NETWORK_RTT_MS]:.1f} ms from the client and back"]
+    said = [f"round trip to the client {attributes[NETWORK_RTT_MS]:.1f} ms"]
     if attributes.get(NETWORK_RETRANSMITS):
-        said.append(f"{attributes[NETWORK_RETRANSMITS]} segments sent again")
+        said.append(f"{attributes[NETWORK_RETRANSMITS]} segments retransmitted")
     if cause.word == SLOW_DOWNLOAD and attributes.get(NETWORK_UNACKED_BYTES):
-        said.append(f"{attributes[NETWORK_UNACKED_BYTES]} bytes not acknowledged at the end")
+        said.append(f"{attributes[NETWORK_UNACKED_BYTES]} bytes unacknowledged at the end")
     return f"; {', '.join(said)}"
