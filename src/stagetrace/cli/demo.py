@@ -103,7 +103,7 @@ def _demo(folder: Path) -> None:
         for stage in ("inference", "queue"):
             worst = [breach for breach in breaches if breach["stage"] == stage]
             if worst:
-                _say(f"\nThe worst of those whose slowest stage is {stage}:")
+                _say(f"\nThe worst of those whose stage is {stage}:")
                 _show("trace", max(worst, key=lambda one: float(one["overrun_ms"]))["trace_id"], "--store", str(data))
 
 
