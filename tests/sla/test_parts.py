@@ -113,6 +113,8 @@ def test_what_a_section_waits_for_in_another_stage_counts_there() -> None:
     segments = [segment("handler", 0, 20), segment("network.receive", 20, 80), segment("handler", 80, 100)]
     found = in_ms(segments, noted([section(0, 100, 30)]))
     assert found == {"compute": 30, "slow_upload": 60, "io_wait": 10}
+    found = in_ms(segments, noted([section(0, 100, 30, 20)]))  # 10 of the 20 for a CPU were in that wait, at least
+    assert found == {"compute": 30, "slow_upload": 60, "cpu_wait": 10}
 
 
 def test_a_lock_whose_holder_lacks_a_cpu_as_this_thread_does_is_a_lack_of_cpus() -> None:

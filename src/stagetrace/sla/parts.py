@@ -68,7 +68,7 @@ class _Divided:
     def _add_section(self, share: threads.Share, told: int) -> None:
         blocked = max(share.blocked - told, 0)
         self.computed += share.computed
-        self.waited += share.waited
+        self.waited += max(share.waited - max(told - share.blocked, 0), 0)  # it may lack a CPU within such a wait
         gil = min(share.turns * threads.gil_turn_ns(), blocked)
         if share.rivals < RIVALS * gil:
             # Who held the GIL has lacked a CPU like this thread: so much for what was computed.
