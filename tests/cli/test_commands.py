@@ -81,25 +81,32 @@ def test_breaches_json_is_one_object_of_the_promised_keys(jaeger: Jaeger, made: 
     }
 
 
-def test_breaches_for_people_is_a_table_with_whole_ids(jaeger: Jaeger, made: list[Made]) -> None:
+def test_breaches_for_people_is_a_table_with_ids_that_trace_takes(jaeger: Jaeger, made: list[Made]) -> None:
     done = cli("breaches", "--service", SERVICE, STAGETRACE_STORE=jaeger.url)
     assert (done.returncode, done.stderr) == (0, "")
-    counts, about, _, head, *rows, _, step = done.stdout.splitlines()
+    counts, about, _, note, head, *rows, _, step = done.stdout.splitlines()
+    day, _, clock = time_of(made[0].start)[:23].partition("T")
+    assert note == f"{day}; service {SERVICE}; allowed 50 ms; severity major"
     assert head.split("  ")[0] == "time (UTC)"
-    assert [row.split()[-1] for row in rows] == [one.trace_id for one in made]
-    shown = time_of(made[0].start)[:23].replace("T", " ")
+    ids = [row.split()[-1] for row in rows]
+    assert ids == [one.trace_id[:8] for one in made]
     cells = [cell.strip() for cell in rows[0].split("  ") if cell]
-    assert cells[:-1] == [shown, SERVICE, "POST /predict", "80.25 ms", "50 ms", "30.25 ms", "inference", "major"]
+    assert cells[:-1] == [clock, "POST /predict", "80.25 ms", "30.25 ms", "inference"]
+    drawn = cli("trace", ids[1], STAGETRACE_STORE=jaeger.url)
+    assert (drawn.returncode, drawn.stderr) == (0, "")
+    assert drawn.stdout.startswith(f"trace {made[1].trace_id}, ")
     assert counts == "3 of 4 judged requests missed their objective, 90.8 ms over in all: inference/unknown 100 %."
     assert about.startswith(f"All requests of {SERVICE} since ")
     assert step == f"See the newest: stagetrace trace {made[0].trace_id} --store {jaeger.url}"
 
 
-def test_a_narrow_terminal_gets_two_lines_for_each_breach(jaeger: Jaeger, made: list[Made]) -> None:
+def test_a_narrow_terminal_has_a_line_for_each_breach(jaeger: Jaeger, made: list[Made]) -> None:
     done = cli("breaches", "--store", jaeger.url, "--service", SERVICE, COLUMNS="80")
-    lines = done.stdout.splitlines()[3:10]
+    lines = done.stdout.splitlines()[3:8]
     assert max(map(len, lines)) <= 80
-    assert lines[2::2] == [f"  {one.trace_id}  80.25 ms of 50 ms, inference" for one in made]
+    assert [line.split()[1:] for line in lines[2:]] == [
+        ["POST", "/predict", "80.25", "ms", "30.25", "ms", "inference", one.trace_id[:8]] for one in made
+    ]
 
 
 def test_the_next_step_that_is_printed_works(jaeger: Jaeger, made: list[Made]) -> None:

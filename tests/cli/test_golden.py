@@ -210,8 +210,8 @@ def test_a_breach_of_a_part_of_the_request_shows_that_part_beside_the_whole(tmp_
     broken = literal.verdict(breached=True, **{semconv.SLA_BREACH_PROMISE: "first_chunk"})
     file = tmp_path / "spans.jsonl"
     file.write_text(literal.request(1, 0, {"inference": 80, "network.send": 400}, **broken))
-    row = printed("breaches", "--store", str(file)).splitlines()[4]
-    assert "  80.00 ms of 480.00 ms    50 ms  30.00 ms  " in row
+    row = printed("breaches", "--store", str(file)).splitlines()[5]
+    assert "  80.00 ms of 480.00 ms  30.00 ms  " in row
 
 
 def test_each_bound_that_a_stream_missed_is_shown(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_each_bound_that_a_stream_missed_is_shown(tmp_path: Path) -> None:
     )
     file = tmp_path / "spans.jsonl"
     file.write_text(literal.request(1, 0, {"inference": 80, "network.send": 400}, **broken))
-    assert "  163.20 ms first chunk  " in printed("breaches", "--store", str(file)).splitlines()[4]
+    assert "  163.20 ms first chunk  " in printed("breaches", "--store", str(file)).splitlines()[5]
     (breach,) = answer("breaches", "--store", str(file))["breaches"]
     assert breach["missed"] == [
         {"bound": "first_chunk", "took_ms": 163.2, "allowed_ms": 100.0},
@@ -469,8 +469,8 @@ def test_the_summary_counts_what_is_and_not_what_is_listed(spans: Path) -> None:
     """Whatever the limit; people are told how to see the rest, and a script that its list is not whole."""
     whole, cut = (printed("breaches", "--store", str(spans), *limit).splitlines() for limit in ((), ("--limit", "1")))
     assert cut[:2] == whole[:2]
-    assert cut[4].split() == whole[4].split()
-    assert cut[5:] == ["", "These are the newest 1 of 2; --limit 2 shows all.", whole[-1]]
+    assert cut[5].startswith("12:00:04.000  POST /predict  80.00 ms  30.00 ms  inference (cpu_wait)")
+    assert cut[6:] == ["", "These are the newest 1 of 2; --limit 2 shows all.", whole[-1]]
     done = cli("breaches", "--store", str(spans), "--limit", "1", "--json")
     found = json.loads(done.stdout)
     assert (found["missed"], found["judged"], len(found["breaches"]), found["complete"]) == (2, 4, 1, False)
@@ -485,9 +485,9 @@ def test_people_are_shown_the_newest_twenty_and_scripts_all(tmp_path: Path) -> N
     file.write_text("\n".join(made))
     lines = printed("breaches", "--store", str(file)).splitlines()
     assert lines[0] == "25 of 25 judged requests missed their objective, 750.0 ms over in all: inference/unknown 100 %."
-    assert [line.split()[-1] for line in lines[4:24]] == [trace_id(number) for number in range(25, 5, -1)]
-    assert lines[24:26] == ["", "These are the newest 20 of 25; --limit 25 shows all."]
-    assert len(printed("breaches", "--store", str(file), "--limit", "25").splitlines()) == 3 + 1 + 25 + 2
+    assert [line.split()[-1] for line in lines[5:25]] == [trace_id(number) for number in range(25, 5, -1)]
+    assert lines[25:27] == ["", "These are the newest 20 of 25; --limit 25 shows all."]
+    assert len(printed("breaches", "--store", str(file), "--limit", "25").splitlines()) == 3 + 2 + 25 + 2
     found = answer("breaches", "--store", str(file))
     assert (len(found["breaches"]), found["complete"]) == (25, True)
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli import missed, terminal
+from stagetrace.cli import missed, times
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
 from stagetrace.cli.downstream import WIRE, alone, owner_of
+from stagetrace.cli.layout import COMMON, TIME, TRACE, Column, Table
 from stagetrace.cli.options import NEWEST, add_selection, selection, shown, store_url
-from stagetrace.cli.output import completeness, warn
+from stagetrace.cli.output import completeness, show, show_json, warn
 from stagetrace.cli.tally import summary
-from stagetrace.cli.terminal import milliseconds, printable, promise
-from stagetrace.cli.times import utc
+from stagetrace.cli.terminal import milliseconds, promise
 from stagetrace.errors import StoreError
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.store import open_store
@@ -26,20 +25,28 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stagetrace.cli.downstream import Hop, Owner
+    from stagetrace.cli.times import Zone
     from stagetrace.store.base import Breaches, Entry, Reader, Trace
 
 DESCRIPTION: Final = (
     "Say how many of the judged requests missed their latency objective, and where the time went that they were over;\n"
     "list the newest of them, with the stage that took most of the time. Where that stage waited for another service,\n"
-    "the trace is followed down to the service that owns the time, the wire in between included. Times are UTC."
+    "the trace is followed down to the service that owns the time, the wire in between included."
 )
 EXAMPLE: Final = "stagetrace breaches --store jaeger://localhost:16685 --service api --since 15m"
 
 FOLLOWED: Final = 200  # traces that one answer looks into
 
-_GAP: Final = "  "
-_HEAD: Final = ("time (UTC)", "service", "request", "took", "allowed", "over by", "stage", "severity", "trace")
-_NUMBERS: Final = frozenset({"took", "allowed", "over by"})
+_COLUMNS: Final = (
+    Column("service", kind=COMMON, leaves=3),
+    Column("request"),
+    Column("took", is_number=True),
+    Column("allowed", is_number=True, kind=COMMON, leaves=4),
+    Column("over by", is_number=True, leaves=1),
+    Column("stage"),
+    Column("severity", kind=COMMON, leaves=2),
+    Column("trace", kind=TRACE),
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -60,15 +67,17 @@ def run(args: argparse.Namespace) -> int:
         services = (wanted.service,) if wanted.service is not None else reader.services()
     cuts = [reason for reason in (answer.reason, answer.tally.reason) if reason is not None]
     if args.json:
-        lines = [json.dumps(as_json(answer, owners))]
+        show_json(as_json(answer, owners))
     else:
-        lines = summary(answer.tally, wanted, services)
+        parts: list[Table | str] = [*summary(answer.tally, wanted, services, args.tz)]
         if answer.breaches:
-            lines += ["", *_table(answer.breaches, owners), "", *_steps(answer, url)]
-        lines += [f"Not followed: {reason}." for reason in sorted({one.reason for one in owners if one.reason})]
+            rows = [_cells(entry, owner, args.tz) for entry, owner in zip(answer.breaches, owners, strict=True)]
+            heads = (Column(f"time ({args.tz.name})", kind=TIME), *_COLUMNS)
+            parts += ["", Table(heads, rows), "", *_steps(answer, url)]
+        parts += [f"Not followed: {reason}." for reason in sorted({one.reason for one in owners if one.reason})]
+        show(*parts)
         # A list that ends with the limit says so itself.
         cuts = [cut for reason in cuts for cut in reason.split("; ") if not cut.startswith("limit ")]
-    sys.stdout.write("\n".join([*lines, ""]))
     warn(not cuts, "; ".join(cuts))
     return _failed(answer) if args.fail else ANSWERED
 
@@ -154,22 +163,9 @@ def _hop_json(hop: Hop) -> dict[str, Any]:
     return {"service": hop.service, "stage": hop.stage, "duration_ms": hop.duration_ms, "peer": hop.peer}
 
 
-def _table(entries: Sequence[Entry], owners: Sequence[Owner]) -> list[str]:
-    """Return the lines for people: one per breach, or two where the terminal is too narrow for one."""
-    rows = [_cells(entry, owner) for entry, owner in zip(entries, owners, strict=True)]
-    widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
-    if not terminal.is_bounded() or sum(widths) + len(_GAP) * (len(widths) - 1) <= terminal.width():
-        return [_aligned(cells, widths) for cells in (_HEAD, *rows)]
-    lines = ["time (UTC), service, request, severity; below: trace, took of promised, stage"]
-    for when, service, request, took, promised, _, stage, severity, trace_id in rows:
-        lines.append(_GAP.join((when, service, request, severity)))
-        lines.append(f"  {trace_id}  {took} of {promised}, {stage}")
-    return lines
-
-
-def _cells(entry: Entry, owner: Owner) -> tuple[str, ...]:
-    cells = (
-        utc(entry.start_unix_nano),
+def _cells(entry: Entry, owner: Owner, zone: Zone) -> tuple[str, ...]:
+    return (
+        times.shown(entry.start_unix_nano, zone),
         entry.service,
         request_text(entry.name, entry.route),
         missed.column(entry),
@@ -179,7 +175,6 @@ def _cells(entry: Entry, owner: Owner) -> tuple[str, ...]:
         entry.severity or "-",
         entry.trace_id,
     )
-    return tuple(printable(cell) for cell in cells)
 
 
 def _blamed(entry: Entry, owner: Owner) -> str:
@@ -194,14 +189,6 @@ def _blamed(entry: Entry, owner: Owner) -> str:
     if below:
         return " > ".join([stage, *below])
     return stage if entry.cause in (None, UNKNOWN) else f"{stage} ({entry.cause})"
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = (
-        cell.rjust(width) if head in _NUMBERS else cell.ljust(width)
-        for head, cell, width in zip(_HEAD, cells, widths, strict=True)
-    )
-    return _GAP.join(padded).rstrip()
 
 
 def _steps(answer: Breaches, url: str) -> list[str]:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.terminal import printable
-from stagetrace.cli.times import since, utc
+from stagetrace.cli.times import UTC, shown, since
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stagetrace.cli.times import Zone
     from stagetrace.store.base import Lost, Selection, Tally
 
 _CAUSES: Final = 5  # named one by one
@@ -21,14 +22,14 @@ _FROM: Final = 2  # of a unit, or the smaller one is said
 _SECOND_MS: Final = 1000.0
 
 
-def summary(tally: Tally, wanted: Selection, services: Sequence[str]) -> list[str]:
+def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone = UTC) -> list[str]:
     """Return the answer in a sentence, and what it is about: a selection, in these services."""
     if not services:
         return ["The store holds no spans of any service yet."]
     is_narrowed = replace(wanted, service=None, limit=None, causes=()).is_filtered
-    about = f"{'The selected' if is_narrowed else 'All'} requests of {_listed(services)}{since(wanted.since_ns)}"
+    about = f"{'The selected' if is_narrowed else 'All'} requests of {_listed(services)}{since(wanted.since_ns, zone)}"
     if not tally.requests:
-        return [f"No requests in this window{_last(tally)}.", f"{about}."]
+        return [f"No requests in this window{_last(tally, zone)}.", f"{about}."]
     if not tally.judged:
         return [
             f"{tally.requests:,} request{'' if tally.requests == 1 else 's'}, none judged: {_why(tally)}.",
@@ -49,14 +50,14 @@ def _over(tally: Tally) -> str:
     if not tally.missed:
         return ""
     whole = tally.overrun_ms
-    shown = f"{whole / _SECOND_MS:.1f} s" if whole >= _SECOND_MS else f"{whole:.1f} ms"
+    lost = f"{whole / _SECOND_MS:.1f} s" if whole >= _SECOND_MS else f"{whole:.1f} ms"
     if whole <= 0:
         return ""
     named = [f"{_kind(one)} {100 * one.overrun_ms / whole:.0f} %" for one in tally.lost[:_CAUSES]]
     rest = tally.lost[_CAUSES:]
     if rest:
         named.append(f"{len(rest)} others {100 * sum(one.overrun_ms for one in rest) / whole:.0f} %")
-    return f", {shown} over in all: {', '.join(named)}"
+    return f", {lost} over in all: {', '.join(named)}"
 
 
 def _kind(one: Lost) -> str:
@@ -74,12 +75,12 @@ def _why(tally: Tally) -> str:
     return f"{besides}no objective matches (STAGETRACE_SLA of the service)"
 
 
-def _last(tally: Tally) -> str:
+def _last(tally: Tally, zone: Zone) -> str:
     """Return when there were requests, if ever."""
     if tally.newest_unix_nano is None:
         return ", nor at any other time"
     seconds = (time.time_ns() - tally.newest_unix_nano) // 10**9
-    at = f"{utc(tally.newest_unix_nano, 0)} UTC"
+    at = f"{shown(tally.newest_unix_nano, zone, 0)} {zone.name}"
     if seconds < 0:
         return f", the last one at {at}"
     size, unit = next((one for one in _AGO if seconds >= _FROM * one[0]), _AGO[-1])
