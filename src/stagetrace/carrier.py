@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from stagetrace import config, versions
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.current import current, recording
+from stagetrace.recording.segments import coalesced
 from stagetrace.semconv import HANDLER, ML_STAGE
 
 if TYPE_CHECKING:
@@ -136,8 +137,10 @@ class _Elsewhere(_Block):
         try:
             segments = self._timeline.close(self._start, ended_at)
             if any(segment.stage != HANDLER for segment in segments):
-                for segment in segments:
+                for segment in coalesced(segments):
                     attributes = {ML_STAGE: segment.stage, **segment.attributes}
+                    if segment.coalesced:
+                        attributes.update(segment.visits())
                     self._tracer.start_span(
                         segment.stage, self._context, attributes=attributes, start_time=segment.start
                     ).end(segment.end)

@@ -27,6 +27,7 @@ PREPARE: Final = "prepare"
 # Stage spans.
 ML_STAGE: Final = "ml.stage"
 ML_STAGE_COALESCED: Final = "ml.stage.coalesced"
+ML_STAGE_COALESCED_LONGEST_MS: Final = "ml.stage.coalesced.longest_ms"
 QUEUE_REASON: Final = "queue.reason"
 QUEUE_POOL_SIZE: Final = "queue.pool_size"
 QUEUE_WAITERS: Final = "queue.waiters"
@@ -95,7 +96,8 @@ METRIC_SPANS_OUTCOME: Final = "outcome"
 
 DESCRIPTIONS: Final[dict[str, str]] = {
     ML_STAGE: "stage span: name of the stage, equal to the span's name",
-    ML_STAGE_COALESCED: "stage span: number of short visits to this stage that this one span stands for",
+    ML_STAGE_COALESCED: "stage span: number of visits to this stage that this one span stands for; its length is their sum, and they took turns with those of its neighbours",  # noqa: E501
+    ML_STAGE_COALESCED_LONGEST_MS: "such a span: the longest of these visits, ms",
     QUEUE_REASON: "queue stage: what was waited for (`socket`: the server, before it took the request up, `thread_pool`: anyio's, `executor`: a ThreadPoolExecutor, `server_threads`: a WSGI server's, `grpc_pool`, `worker`: a process, `batch`, `consumer`: whoever takes it out of a queue of the service's own)",  # noqa: E501
     QUEUE_POOL_SIZE: "queue stage: threads of the pool",
     QUEUE_WAITERS: "queue stage: those already waiting for the pool as this came",

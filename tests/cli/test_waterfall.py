@@ -67,7 +67,8 @@ shop POST /predict         ─────────────────�
   postprocess                                                  ████      7.50 ms   9.4 % *
   network.send                                                    ▏     0.500 ms   0.6 % *
 
-* on the critical path: the end waited for it"""
+* on the critical path: the end waited for it
+xN: the sum of N visits, which took turns with those of the lines beside it"""
 ENTRY = span(1, "POST /predict", 0, 80, kind="SERVER", **BREACHED)
 SPANS = (
     ENTRY,

@@ -17,7 +17,8 @@ from stagetrace.otlp.encoder import Block
 from stagetrace.otlp.stages import request_in_python, tiled_in_python
 from stagetrace.recording.entry import Identity
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END, END_MARK, Mark
-from stagetrace.recording.tiler import MAX_SEGMENTS, PRIORITY, WIRE_OVERHEAD_NS
+from stagetrace.recording.segments import MAX_SEGMENTS
+from stagetrace.recording.tiler import PRIORITY, WIRE_OVERHEAD_NS
 from stagetrace.semconv import INFERENCE, NETWORK_RECEIVE, NETWORK_SEND, QUEUE, SLA_UPGRADED, STAGES, TRANSFORM
 
 if TYPE_CHECKING:
@@ -176,6 +177,20 @@ def schedules(draw: st.DrawFn, attributes: st.SearchStrategy[Any], most: int = M
             schedule.now += wait
             mark = draw(st.sampled_from(schedule.marks))  # not always the last, and maybe for the second time
             schedule.events.append((schedule.now, END_MARK, mark, None))
+    return schedule
+
+
+@st.composite
+def streams(draw: st.DrawFn, attributes: st.SearchStrategy[Any]) -> Schedule:
+    """Return a schedule in which a body passes chunk by chunk, with whatever happens between two of them."""
+    schedule = Schedule()
+    names = st.sampled_from(
+        [NETWORK_SEND] * 6 + [NETWORK_RECEIVE, NETWORK_RECEIVE, QUEUE, INFERENCE, "mark", TRANSFORM]
+    )
+    some = [draw(attributes) for _ in range(3)]
+    step = st.tuples(WAITS, names, WAITS, st.sampled_from(some))
+    for wait, name, took, described in draw(st.lists(step, min_size=9, max_size=MAX_SEGMENTS // 2 - 1)):
+        schedule.add(wait, f"+{name}", described).add(took, f"-{name}")
     return schedule
 
 

@@ -29,12 +29,14 @@ from otlp.schedules import (
     both,
     both_make,
     schedules,
+    streams,
     typical,
 )
 from stagetrace.otlp import stages
 from stagetrace.otlp.encoder import Block, encode_stages, entry_rest, stage_head
+from stagetrace.recording.segments import Segment, coalesced
 from stagetrace.recording.spans import SCOPE, stage_span
-from stagetrace.recording.tiler import MAX_SEGMENTS, WIRE_OVERHEAD_NS, Segment, Tiler
+from stagetrace.recording.tiler import WIRE_OVERHEAD_NS, Tiler
 from stagetrace.semconv import INFERENCE, NETWORK_RECEIVE, NETWORK_SEND, stage_total_ms
 
 if TYPE_CHECKING:
@@ -79,6 +81,31 @@ def test_any_request_gives_the_same(
     """The stages and their entry span: ids, parent, trace state, totals, the model's attributes and its own."""
     both_make(make, schedule.events, START, schedule.now + end, identity, IDS * 2, mark, rest, attributes)
     both_make(make, schedule.events, START + abs(end), START + 1, identity, IDS * 2, mark, rest, attributes)
+
+
+@pytest.mark.heavier
+@settings(max_examples=2_000 if HEAVY else 200, deadline=None)
+@given(streams(st.none() | USUAL | UNUSUAL), st.data())
+def test_any_stream_gives_the_same(native: Tile, make: Make, schedule: Schedule, data: st.DataObject) -> None:
+    """Sends and receives by the dozen, summed between any cuts."""
+    times = st.sampled_from([event[0] for event in schedule.events]) | st.integers(START, START + 10**7)
+    cuts = tuple(sorted(data.draw(st.sets(times, max_size=3))))
+    both(native, *schedule.arguments(), cuts)
+    both_make(make, *schedule.to_make({"a": 1}), cuts)
+
+
+def test_a_stream_of_sixty_chunks_is_few_spans(native: Tile) -> None:
+    schedule = Schedule().add(100_000, f"+{INFERENCE}").add(2_000_000, f"-{INFERENCE}")
+    for _ in range(60):
+        schedule.add(100_000, f"+{NETWORK_SEND}").add(60_000, f"-{NETWORK_SEND}")
+    encoded, count, totals, _ = both(native, *schedule.arguments(), (START + 2_260_000,))
+    assert count == 6
+    assert totals["network.send"] == 60 * 60_000 + 20_000
+    *_, waited, sent = ScopeSpans.FromString(encoded).spans
+    assert [(one.name, one.attributes[1].value.int_value) for one in (waited, sent)] == [
+        ("postprocess", 59),
+        ("network.send", 59),
+    ]
 
 
 @pytest.mark.parametrize("size", [0, 1 << 7, 1 << 14, 1 << 21])
@@ -200,9 +227,9 @@ def test_the_bytes_are_what_the_official_encoder_makes_of_the_spans(
     """Span by span, decoded by protobuf; attributes in any order."""
     events, start, now, end, head, ids, mark = schedule.arguments(mark=Block(extra).encoded)
     spans = list(ScopeSpans.FromString(native(events, start, now, end, head, ids, mark)[0]).spans)
-    tiler = Tiler(start, MAX_SEGMENTS)
+    tiler = Tiler(start)
     tiler.take(events)
-    segments = tiler.close(now, start, end)
+    segments = coalesced(tiler.close(now, start, end))
     expected = [stage_span(segment, ENTRY, extra) for segment in segments]
     if not expected:
         assert not spans
@@ -235,9 +262,9 @@ def test_the_official_encoder_makes_the_same_request(
     make: Make, schedule: Schedule, identity: Identity, own: dict[str, Any], failed: bool
 ) -> None:
     """All spans, decoded by protobuf; attributes in any order, of one name only once."""
-    tiler = Tiler(START, MAX_SEGMENTS)
+    tiler = Tiler(START)
     tiler.take(schedule.events)
-    segments = tiler.close(schedule.now, START, schedule.now)
+    segments = coalesced(tiler.close(schedule.now, START, schedule.now))
     totals: dict[str, float] = {}
     for segment in segments:
         totals[segment.stage] = totals.get(segment.stage, 0) + segment.end - segment.start

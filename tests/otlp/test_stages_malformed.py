@@ -20,7 +20,8 @@ from stagetrace.otlp import stages
 from stagetrace.otlp.stages import request_in_python, tiled_in_python
 from stagetrace.recording.entry import Identity
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END, Mark
-from stagetrace.recording.tiler import MAX_SEGMENTS, PRIORITY
+from stagetrace.recording.segments import MAX_SEGMENTS
+from stagetrace.recording.tiler import PRIORITY
 from stagetrace.semconv import INFERENCE, QUEUE, stage_total_ms
 
 if TYPE_CHECKING:

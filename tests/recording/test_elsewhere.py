@@ -20,7 +20,7 @@ from stagetrace.semconv import PREPARE, TRANSFORM
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stagetrace.recording.tiler import Segment
+    from stagetrace.recording.segments import Segment
 
 pytestmark = pytest.mark.skipif(not channel.WORKS, reason="the side channel needs Linux")
 ENTRY = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))

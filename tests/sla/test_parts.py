@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stagetrace.recording.tiler import Segment
+from stagetrace.recording.segments import Segment
 from stagetrace.recording.timeline import Timeline
 from stagetrace.sla.parts import parts_of
 from stagetrace.sources import loops, pauses

@@ -61,7 +61,10 @@ def render(trace: Trace, width: int, look: Look, zone: Zone = UTC, *, wrapped: b
     entries = sorted((span for span in spans if span.kind == SERVER), key=_by_time)
     verdicts = [line for entry in entries for line in _verdict(entry, spans)]
     tree = _tree(spans)
-    legend = ["", "* on the critical path: the end waited for it"] if any(line.is_critical for line in tree) else []
+    legend = ["* on the critical path: the end waited for it"] if any(line.is_critical for line in tree) else []
+    if any(_visits(span) for span in spans):
+        legend.append("xN: the sum of N visits, which took turns with those of the lines beside it")
+    legend[:0] = [""] if legend else []
     texts = [head, *map(printable, verdicts)]
     if wrapped:
         texts = [line for text in texts for line in _wrapped(text, width)]
@@ -172,10 +175,16 @@ def _label(line: _Line) -> str:
     """Return the indented name, with the service where another one begins."""
     span = line.span
     service = f"{span.service} " if span.kind == SERVER or line.depth == 0 else ""
-    visits = number(span.attributes, semconv.ML_STAGE_COALESCED)
-    times = f" x{visits:g}" if visits is not None and visits > 1 else ""
+    visits = _visits(span)
+    times = f" x{visits:g}" if visits else ""
     error = " ERROR" if span.status == "ERROR" else ""
     return "  " * line.depth + printable(f"{service}{span.name}{times}{error}")
+
+
+def _visits(span: SpanRow) -> float:
+    """Return how many visits a stage span stands for, if that is more than one; else 0."""
+    visits = number(span.attributes, semconv.ML_STAGE_COALESCED)
+    return visits if visits is not None and visits > 1 else 0
 
 
 def _is_blamed(line: _Line) -> bool:

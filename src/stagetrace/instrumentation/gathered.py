@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.queued import BATCH
 from stagetrace.recording.elsewhere import told
-from stagetrace.recording.tiler import UNNAMED
+from stagetrace.recording.segments import UNNAMED
 from stagetrace.recording.work import Batch, Origin, is_gap
 from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stagetrace.instrumentation.queued import Item
     from stagetrace.recording.elsewhere import Told
-    from stagetrace.recording.tiler import Segment
+    from stagetrace.recording.segments import Segment
     from stagetrace.recording.timeline import Timeline
 
 

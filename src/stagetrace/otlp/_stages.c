@@ -20,26 +20,27 @@ static PyObject *dict_of(const Totals *totals, const Tiling *tiling) {
 }
 
 /* As `tile`, if `ids` are enough for each event and one more. */
-static int tile_with(Tiling *tiling, PyObject *module, PyObject *events, const int64_t *times, PyObject *ids) {
-    int count = tile(tiling, PyModule_GetState(module), events, times);
+static int tile_with(Tiling *tiling, PyObject *module, PyObject *events, const int64_t *times, PyObject *ids,
+                     const int64_t *cuts) {
+    int count = tile(tiling, PyModule_GetState(module), events, times, cuts);
     if (count >= 0 && PyBytes_Size(ids) < 8 * (PyTuple_Size(tiling->events) + 1))
         return fail(PyExc_ValueError, "too few ids");
     return count;
 }
 
 static PyObject *tiled(PyObject *module, PyObject *const *args, Py_ssize_t given) {
-    int64_t times[3];
-    if (given != 7 || !PyList_Check(args[0]) || !PyBytes_Check(args[4]) || !PyBytes_Check(args[5])
+    int64_t times[3], cuts[MAX_CUTS + 1] = {0};
+    if ((given != 7 && given != 8) || !PyList_Check(args[0]) || !PyBytes_Check(args[4]) || !PyBytes_Check(args[5])
         || !PyBytes_Check(args[6])) {
-        fail(PyExc_TypeError, "tiled takes a list, three int and three bytes");
+        fail(PyExc_TypeError, "tiled takes a list, three int, three bytes and perhaps a tuple");
         return NULL;
     }
-    if (read_times(times, args + 1, 3) < 0) return NULL;
+    if (read_times(times, args + 1, 3) < 0 || (given == 8 && read_cuts(args[7], cuts) < 0)) return NULL;
     Tiling tiling;
     Buffer buffer;
     open_buffer(&buffer);
     PyObject *result = NULL, *totals = NULL;
-    int count = tile_with(&tiling, module, args[0], times, args[5]);
+    int count = tile_with(&tiling, module, args[0], times, args[5], cuts);
     if (count >= 0 && put_stages(&buffer, &tiling, count, args[4], PyBytes_AsString(args[5]), args[6]) == 0) {
         Totals sums;
         add_up(&sums, &tiling, count);
@@ -56,13 +57,13 @@ static PyObject *tiled(PyObject *module, PyObject *const *args, Py_ssize_t given
 }
 
 static PyObject *request(PyObject *module, PyObject *const *args, Py_ssize_t given) {
-    int64_t times[3];
-    if (given != 8 || !PyList_Check(args[0]) || !is_identity(args[3]) || !PyBytes_Check(args[4])
+    int64_t times[3], cuts[MAX_CUTS + 1] = {0};
+    if ((given != 8 && given != 9) || !PyList_Check(args[0]) || !is_identity(args[3]) || !PyBytes_Check(args[4])
         || !PyBytes_Check(args[5]) || !PyBytes_Check(args[6])) {
-        fail(PyExc_TypeError, "request takes a list, two int, an Identity, three bytes and a mapping");
+        fail(PyExc_TypeError, "request takes a list, two int, an Identity, three bytes, a mapping and perhaps a tuple");
         return NULL;
     }
-    if (read_times(times, args + 1, 2) < 0) return NULL;
+    if (read_times(times, args + 1, 2) < 0 || (given == 9 && read_cuts(args[8], cuts) < 0)) return NULL;
     times[2] = times[1];
     if (times[2] < 0) {
         fail(PyExc_OverflowError, "an end before 1970");
@@ -75,7 +76,7 @@ static PyObject *request(PyObject *module, PyObject *const *args, Py_ssize_t giv
     Buffer buffer;
     open_buffer(&buffer);
     PyObject *result = NULL;
-    int count = tile_with(&tiling, module, args[0], times, args[4]);
+    int count = tile_with(&tiling, module, args[0], times, args[4], cuts);
     if (count >= 0 && put_stages(&buffer, &tiling, count, head, PyBytes_AsString(args[4]), args[5]) == 0
         && put_entry(&buffer, &tiling, count, head, times, &entry) == 0)
         result = Py_BuildValue("(y#i)", buffer.data, (Py_ssize_t)buffer.size, count + 1);
@@ -105,9 +106,9 @@ static int clear(PyObject *module) {
 static void free_module(void *module) { clear(module); }
 
 static PyMethodDef methods[] = {
-    {"tiled", (PyCFunction)(void (*)(void))tiled, METH_FASTCALL, "tiled(events, start, now, end, head, ids, mark)"},
+    {"tiled", (PyCFunction)(void (*)(void))tiled, METH_FASTCALL, "tiled(events, start, now, end, head, ids, mark, cuts)"},
     {"request", (PyCFunction)(void (*)(void))request, METH_FASTCALL,
-     "request(events, start, end, identity, ids, mark, rest, attributes)"},
+     "request(events, start, end, identity, ids, mark, rest, attributes, cuts)"},
     {NULL, NULL, 0, NULL},
 };
 

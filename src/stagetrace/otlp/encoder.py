@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Link
 
-from stagetrace.semconv import ML_STAGE, ML_STAGE_COALESCED, stage_total_ms
+from stagetrace.semconv import ML_STAGE, stage_total_ms
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext, TraceState
 
     from stagetrace.recording.entry import Identity
-    from stagetrace.recording.tiler import Segment
+    from stagetrace.recording.segments import Segment
 
 _logger = logging.getLogger(__name__)
 
@@ -104,14 +104,14 @@ def stage_head(context: SpanContext) -> bytes:
     return head + _trace_state(state) if state else head
 
 
-def stage_tail(stage: str, attributes: Mapping[str, Any], coalesced: int, mark: bytes) -> bytes:
+def stage_tail(segment: Segment, mark: bytes) -> bytes:
     """Return what a stage span ends with; `mark` are encoded attributes that every stage span of the request has."""
-    if not attributes and not coalesced:
-        return _stage(stage) + mark
-    parts = [_stage(stage), mark]
-    _append_attributes(parts, attributes)
-    if coalesced:
-        parts.append(_cached_pair(ML_STAGE_COALESCED, coalesced))
+    if not segment.attributes and not segment.coalesced:
+        return _stage(segment.stage) + mark
+    parts = [_stage(segment.stage), mark]
+    _append_attributes(parts, segment.attributes)
+    if segment.coalesced:
+        _append_attributes(parts, segment.visits())
     return b"".join(parts)
 
 
@@ -125,7 +125,7 @@ def encode_stages(segments: Sequence[Segment], head: bytes, ids: bytes, mark: by
     for number, segment in enumerate(segments):
         context = segment.context
         span_id = ids[8 * number : 8 * number + 8] if context is None else context.span_id.to_bytes(8, "big")
-        tail = stage_tail(segment.stage, segment.attributes, segment.coalesced, mark)
+        tail = stage_tail(segment, mark)
         if segment.link is not None:
             tail += _field(b"\x6a", _link(Link(segment.link)))
         times = _STAGE.pack(b"\x12\x08", span_id, 0x39, segment.start, 0x41, segment.end)

@@ -153,8 +153,20 @@ static inline int fill_tails(PyObject *const *held) {
     return result;
 }
 
+/* Put what a segment says of the visits that it stands for. */
+static inline int put_visits(Buffer *buffer, const Tiling *tiling, const Segment *segment) {
+    PyObject *visits = PyLong_FromLong(segment->visits), *longest = PyFloat_FromDouble((double)segment->longest / 1e6);
+    bool done = visits && longest && put_pair(buffer, tiling->held[COALESCED], visits)
+                && put_pair(buffer, tiling->held[LONGEST_MS], longest);
+    Py_XDECREF(visits);
+    Py_XDECREF(longest);
+    if (!done && !PyErr_Occurred()) return fail(PyExc_RuntimeError, "a number cannot be put");
+    return done ? 0 : -1;
+}
+
 /* Put what `stage_tail` returns. */
-static inline int put_tail(Buffer *buffer, Tiling *tiling, int stage, PyObject *attributes, PyObject *mark) {
+static inline int put_tail(Buffer *buffer, Tiling *tiling, const Segment *segment, PyObject *mark) {
+    int stage = segment->stage;
     size_t size = stage < KNOWN ? tails[stage].size : 0;
     if (size == 0) {
         if (put_name(buffer, tiling->held, tiling->names[stage]) < 0) return -1;
@@ -163,7 +175,8 @@ static inline int put_tail(Buffer *buffer, Tiling *tiling, int stage, PyObject *
         put(buffer, tails[stage].bytes, size);
     }
     if (put_bytes(buffer, mark) < 0) return -1;
-    return attributes ? put_attributes(buffer, tiling->held, attributes) : 0;
+    if (segment->attributes && put_attributes(buffer, tiling->held, segment->attributes) < 0) return -1;
+    return segment->visits ? put_visits(buffer, tiling, segment) : 0;
 }
 
 /* Leave room for a span's tag and length, in what has been reserved. Return where it begins. */
@@ -200,7 +213,7 @@ static inline int put_stages(Buffer *buffer, Tiling *tiling, int count, PyObject
         put(buffer, shared, head_size);
         put_field(buffer, 0x12, id, 8);
         put_times(buffer, segment->start, segment->end);
-        if (put_tail(buffer, tiling, segment->stage, segment->attributes, mark) < 0) return -1;
+        if (put_tail(buffer, tiling, segment, mark) < 0) return -1;
         if (close_span(buffer, begin) < 0) return -1;
     }
     return 0;

@@ -11,36 +11,44 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import report
 from stagetrace.native import native
 from stagetrace.otlp.encoder import encode_entry, encode_stages, stage_head
-from stagetrace.recording.tiler import MAX_SEGMENTS, Tiler
+from stagetrace.recording.segments import coalesced
+from stagetrace.recording.tiler import Tiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stagetrace.recording.entry import Identity
     from stagetrace.recording.marks import Event
-    from stagetrace.recording.tiler import Segment
+    from stagetrace.recording.segments import Segment
 
     # the spans, how many they are, nanoseconds by stage, attributes of the first inference
     Stages = tuple[bytes, int, dict[str, int], Mapping[str, Any]]
-    Tile = Callable[[list[Event], int, int, int, bytes, bytes, bytes], Stages]
+    Tile = Callable[..., Stages]  # as `tiled_in_python`
     Request = tuple[bytes, int]
-    Make = Callable[[list[Event], int, int, Identity, bytes, bytes, bytes, Mapping[str, Any]], Request]
+    Make = Callable[..., Request]  # as `request_in_python`
 
 
 def tiled_in_python(
-    events: list[Event], start: int, now: int, end: int, head: bytes, ids: bytes, mark: bytes
+    events: list[Event],
+    start: int,
+    now: int,
+    end: int,
+    head: bytes,
+    ids: bytes,
+    mark: bytes,
+    cuts: Sequence[int] = (),
 ) -> Stages:
     """Tile [start, end), in nanoseconds, with the stages that `events` make up, and encode these.
 
     At most MAX_SEGMENTS - 1 events; `now` is when the last of them is over. `head`, `ids`, eight bytes for each event
-    and eight more, and `mark` are as in `encode_stages`.
+    and eight more, and `mark` are as in `encode_stages`; `cuts` as in `coalesced`.
     """
-    tiler = Tiler(start, MAX_SEGMENTS)
+    tiler = Tiler(start)
     tiler.take(events)
-    return encoded(tiler.close(now, start, end), tiler.model, head, ids, mark)
+    return encoded(coalesced(tiler.close(now, start, end), cuts), tiler.model, head, ids, mark)
 
 
-def request_in_python(
+def request_in_python(  # noqa: PLR0913, PLR0917 -- as `_stages.c` takes them
     events: list[Event],
     start: int,
     end: int,
@@ -49,12 +57,14 @@ def request_in_python(
     mark: bytes,
     rest: bytes,
     attributes: Mapping[str, Any],
+    cuts: Sequence[int] = (),
 ) -> Request:
     """Return all spans of one request, encoded, the entry span last, and how many they are.
 
     As `tiled`, then `encode_entry` with its `identity`, `rest` and `attributes`.
     """
-    spans, count, totals, model = tiled_in_python(events, start, end, end, stage_head(identity.context), ids, mark)
+    head = stage_head(identity.context)
+    spans, count, totals, model = tiled_in_python(events, start, end, end, head, ids, mark, cuts)
     return spans + encode_entry(identity, (start, end), rest, attributes, totals, model), count + 1
 
 
@@ -73,17 +83,27 @@ NATIVE = _in_c is not None
 _tiled_in_c, _request_in_c = _in_c or (tiled_in_python, request_in_python)
 
 
-def _tiled(events: list[Event], start: int, now: int, end: int, head: bytes, ids: bytes, mark: bytes) -> Stages:
+def _tiled(
+    events: list[Event],
+    start: int,
+    now: int,
+    end: int,
+    head: bytes,
+    ids: bytes,
+    mark: bytes,
+    cuts: Sequence[int] = (),
+) -> Stages:
     """Do as `tiled_in_python`."""
     try:
-        return _tiled_in_c(events, start, now, end, head, ids, mark)
+        return _tiled_in_c(events, start, now, end, head, ids, mark, cuts)
     except Exception as error:  # noqa: BLE001
-        stages = tiled_in_python(events, start, now, end, head, ids, mark)  # raises where the fault is not the twin's
+        # Raises where the fault is not the twin's.
+        stages = tiled_in_python(events, start, now, end, head, ids, mark, cuts)
         report("stagetrace.otlp._stages", error)
         return stages
 
 
-def _request(
+def _request(  # noqa: PLR0913, PLR0917
     events: list[Event],
     start: int,
     end: int,
@@ -92,12 +112,13 @@ def _request(
     mark: bytes,
     rest: bytes,
     attributes: Mapping[str, Any],
+    cuts: Sequence[int] = (),
 ) -> Request:
     """Do as `request_in_python`."""
     try:
-        return _request_in_c(events, start, end, identity, ids, mark, rest, attributes)
+        return _request_in_c(events, start, end, identity, ids, mark, rest, attributes, cuts)
     except Exception as error:  # noqa: BLE001
-        made = request_in_python(events, start, end, identity, ids, mark, rest, attributes)  # as in `_tiled`
+        made = request_in_python(events, start, end, identity, ids, mark, rest, attributes, cuts)  # as in `_tiled`
         report("stagetrace.otlp._stages", error)
         return made
 

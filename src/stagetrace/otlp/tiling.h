@@ -13,6 +13,7 @@
 #define MAX_EVENTS 127
 #define MAX_SEGMENTS (MAX_EVENTS + 1)
 #define WIRE_OVERHEAD_NS 50000
+enum { MAX_WIRE = 8, SHARE = 10, MAX_CUTS = 3 }; /* as in segments.py */
 
 /* Kinds of events, as in tiler.py. */
 enum { BEGIN, END, BEGIN_MARK, END_MARK };
@@ -21,24 +22,28 @@ enum { BEGIN, END, BEGIN_MARK, END_MARK };
    The rest are the other objects that the module's state, an array, holds; nothing writes to it after the import. */
 enum {
     INFERENCE, TRANSFORM, PREPARE, QUEUE, SEND, RECEIVE, ACTIVITIES, GAP = ACTIVITIES, PREPROCESS, POSTPROCESS, HANDLER, KNOWN,
-    MARK = KNOWN, NO_ATTRIBUTES, UNRECOGNISED, ML_STAGE, APPEND_ATTRIBUTES, TRACE_STATE, NO_STATE, MODEL_NAME, MODEL_VERSION, HELD
+    MARK = KNOWN, NO_ATTRIBUTES, UNRECOGNISED, ML_STAGE, APPEND_ATTRIBUTES, TRACE_STATE, NO_STATE, MODEL_NAME, MODEL_VERSION,
+    COMMON, COALESCED, LONGEST_MS, HELD
 };
 
 #define TILER "stagetrace.recording.tiler"
 #define ENCODER "stagetrace.otlp.encoder"
+#define SEGMENTS "stagetrace.recording.segments"
 
 static const char *const WHERE[HELD][2] = {
     {TILER, "INFERENCE"}, {TILER, "TRANSFORM"}, {TILER, "PREPARE"}, {TILER, "QUEUE"}, {TILER, "NETWORK_SEND"}, {TILER, "NETWORK_RECEIVE"},
     {TILER, "GAP"}, {TILER, "PREPROCESS"}, {TILER, "POSTPROCESS"}, {TILER, "HANDLER"}, {"stagetrace.recording.marks", "Mark"},
     {TILER, "NOTHING"}, {TILER, "UNRECOGNISED"}, {ENCODER, "ML_STAGE"}, {ENCODER, "_append_attributes"}, {ENCODER, "_trace_state"},
     {"opentelemetry.trace.span", "DEFAULT_TRACE_STATE"}, {TILER, "ML_MODEL_NAME"}, {TILER, "ML_MODEL_VERSION"},
+    {SEGMENTS, "common"}, {SEGMENTS, "ML_STAGE_COALESCED"}, {SEGMENTS, "ML_STAGE_COALESCED_LONGEST_MS"},
 };
 
 /* One visit to one stage: [start, end). */
 typedef struct {
     int64_t start, end;
     PyObject *attributes; /* NULL if there are none; borrowed from an event or from `merged` */
-    int stage;
+    int64_t longest; /* of the visits that it stands for */
+    int stage, visits; /* visits: 0 where it is one */
     bool explicit;
 } Segment;
 
@@ -286,9 +291,87 @@ static inline int close_tiling(Tiling *tiling, int64_t start, int64_t now, int64
     return tiles;
 }
 
+/* Let a segment have the attributes alone that others have as well. */
+static inline int keep_common(Tiling *tiling, Segment *group, PyObject *attributes) {
+    if (group->attributes == attributes) return 0;
+    if (group->attributes == NULL || attributes == NULL) {
+        group->attributes = NULL;
+        return 0;
+    }
+    if (tiling->merged == NULL && (tiling->merged = PyList_New(0)) == NULL) return -1;
+    PyObject *both = PyObject_CallFunctionObjArgs(tiling->held[COMMON], group->attributes, attributes, NULL);
+    int any = both && PyList_Append(tiling->merged, both) == 0 ? PyObject_IsTrue(both) : -1;
+    Py_XDECREF(both);
+    group->attributes = any > 0 ? both : NULL; /* which the list holds */
+    return any < 0 ? -1 : 0;
+}
+
+/* Put the segments [from, to), one for each stage if any has more than one, at `into`; return what comes after, or -1. */
+static inline int sum_up(Tiling *tiling, int from, int to, int into) {
+    Segment groups[MAX_SEGMENTS];
+    int count = 0;
+    for (int i = from; i < to; i++) {
+        const Segment *one = &tiling->segments[i];
+        int64_t took = one->end - one->start;
+        int at = 0;
+        while (at < count && (groups[at].stage != one->stage || groups[at].explicit != one->explicit)) at++;
+        if (at == count) {
+            groups[count] = *one;
+            groups[count].end = groups[count].longest = took; /* its length, until it is laid in its place */
+            groups[count++].visits = 1;
+            continue;
+        }
+        groups[at].end += took;
+        groups[at].visits++;
+        if (took > groups[at].longest) groups[at].longest = took;
+        if (keep_common(tiling, &groups[at], one->attributes) < 0) return -1;
+    }
+    Segment *laid = &tiling->segments[into];
+    if (count == to - from) {
+        memmove(laid, &tiling->segments[from], (size_t)count * sizeof *laid);
+        return into + count;
+    }
+    int64_t at = tiling->segments[from].start;
+    for (int i = 0; i < count; i++) {
+        laid[i] = groups[i];
+        laid[i].start = at;
+        at = laid[i].end = at + groups[i].end;
+    }
+    return into + count;
+}
+
+/* `coalesced` of segments.py, for so few that only the wire counts; return how many are left. `cuts` ends with 0. */
+static inline int coalesce(Tiling *tiling, int count, const int64_t *cuts) {
+    if (count <= MAX_WIRE) return count;
+    Segment *segments = tiling->segments;
+    int wire[ACTIVITIES] = {0};
+    for (int i = 0; i < count; i++)
+        if (segments[i].stage < ACTIVITIES) wire[segments[i].stage]++;
+    int stage = wire[SEND] > MAX_WIRE ? SEND : RECEIVE, first = 0;
+    if (wire[stage] <= MAX_WIRE) return count;
+    while (segments[first].stage != stage) first++;
+    int64_t whole = (segments[count - 1].end - segments[0].start) / SHARE, most = whole > 1 ? whole : 1;
+    int into = first, run = first; /* [run, i) is a run that is not laid yet */
+    for (int i = first; i < count; i++) {
+        Segment one = segments[i];
+        bool is_cut = false;
+        for (; *cuts && one.start >= *cuts; cuts++) is_cut = true;
+        bool alone = one.end - one.start >= most || (one.start < *cuts && *cuts < one.end);
+        if (is_cut || alone) {
+            if ((into = sum_up(tiling, run, i, into)) < 0) return -1;
+            run = i;
+        }
+        if (alone) {
+            segments[into++] = one;
+            run = i + 1;
+        }
+    }
+    return sum_up(tiling, run, count, into);
+}
+
 /* Begin a tiling of [times[0], times[2]), which `release` ends, and do it: `events` is a list, and times[1] is when the
-   last of them is over. Return the number of stages. */
-static inline int tile(Tiling *tiling, PyObject *const *held, PyObject *events, const int64_t *times) {
+   last of them is over; `cuts` as in `coalesce`. Return the number of stages. */
+static inline int tile(Tiling *tiling, PyObject *const *held, PyObject *events, const int64_t *times, const int64_t *cuts) {
     memset(tiling, 0, offsetof(Tiling, segments));
     tiling->held = held;
     memcpy(tiling->names, tiling->held, KNOWN * sizeof *tiling->names);
@@ -300,7 +383,7 @@ static inline int tile(Tiling *tiling, PyObject *const *held, PyObject *events, 
     if (noted > MAX_EVENTS) return fail(PyExc_ValueError, "too many events");
     for (Py_ssize_t i = 0; i < noted; i++)
         if (take(tiling, PyTuple_GetItem(tiling->events, i)) < 0) return -1;
-    return close_tiling(tiling, times[0], times[1], times[2]);
+    return coalesce(tiling, close_tiling(tiling, times[0], times[1], times[2]), cuts);
 }
 
 static inline void release(Tiling *tiling) {
@@ -314,6 +397,15 @@ static inline int read_times(int64_t *times, PyObject *const *args, int number) 
         if (read_time(args[i], &times[i]) < 0) return -1;
     /* Else no difference of times, none of which counts before this one, overflows. */
     return times[0] < 0 ? fail(PyExc_OverflowError, "a time before 1970") : 0;
+}
+
+static inline int read_cuts(PyObject *given, int64_t *cuts) {
+    Py_ssize_t count = PyTuple_Check(given) ? PyTuple_Size(given) : -1;
+    if (count < 0 || count > MAX_CUTS) return fail(PyExc_TypeError, "cuts are a tuple of at most three int");
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (read_time(PyTuple_GetItem(given, i), &cuts[i]) < 0) return -1;
+    cuts[count] = 0;
+    return 0;
 }
 
 /* Fill what a Tiling holds. */

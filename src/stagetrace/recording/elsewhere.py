@@ -23,7 +23,7 @@ from stagetrace.semconv import ML_WORKER_LOST, QUEUE, QUEUE_REASON
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from stagetrace.recording.tiler import Segment
+    from stagetrace.recording.segments import Segment
     from stagetrace.recording.timeline import Timeline
 
     # stage, start and end (None: it goes on), attributes, span id or None, link as trace id, span id and flags or None

@@ -10,14 +10,14 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, TraceFlags
 
 import stagetrace
-from stagetrace.semconv import ML_STAGE, ML_STAGE_COALESCED
+from stagetrace.semconv import ML_STAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from opentelemetry.sdk.trace import Event
 
-    from stagetrace.recording.tiler import Segment
+    from stagetrace.recording.segments import Segment
 
 SCOPE = InstrumentationScope("stagetrace", stagetrace.__version__)
 UNSET = Status()
@@ -87,7 +87,7 @@ def stage_span(segment: Segment, entry: ReadableSpan, extra: Mapping[str, Any]) 
     )
     attributes = {ML_STAGE: segment.stage, **segment.attributes, **extra}
     if segment.coalesced:
-        attributes[ML_STAGE_COALESCED] = segment.coalesced
+        attributes.update(segment.visits())
     return ReadableSpan(
         name=segment.stage,
         context=context,

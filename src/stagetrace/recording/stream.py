@@ -54,6 +54,10 @@ class Stream:
         """Whether there was more than one piece: else it was an answer like any other."""
         return self.count > 1
 
+    def cuts(self) -> tuple[int, ...]:
+        """Return when the first piece had been handed over, and the longest time between two began and ended."""
+        return tuple(sorted({self.first, *self.widest} - {0}))
+
     def attributes(self, start: int) -> dict[str, Any]:
         """Return what the entry span carries; `start` is where it begins, in nanoseconds since the epoch."""
         if not self.is_stream:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END
+from stagetrace.recording.segments import GAP, MAX_SEGMENTS, NOTHING, TRANSFORMS, Segment, coalesced
 from stagetrace.semconv import (
     HANDLER,
     INFERENCE,
@@ -26,43 +27,24 @@ from stagetrace.semconv import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from opentelemetry.trace import SpanContext
 
     from stagetrace.recording.marks import Event, Mark
 
-GAP = ""
 # Of several open activities, the first of these gives the stage its name.
 PRIORITY = (INFERENCE, TRANSFORM, PREPARE, QUEUE, NETWORK_SEND, NETWORK_RECEIVE)
-MAX_SEGMENTS = 128
+# More are summed by stage while the request goes on.
+MAX_FINE = 1_000
+# So many of them may be given out as parents.
+MAX_GIVEN = 64
 # Between two pieces of a body, and after the last one sent, so short a gap is part of moving it, not a stage.
 WIRE_OVERHEAD_NS = 50_000
-MAX_STAGE_NAMES = 32
-OTHER = "other"
 _WIRE = (NETWORK_SEND, NETWORK_RECEIVE)
-_TRANSFORMS = (TRANSFORM, PREPARE)
-UNNAMED = (GAP, *_TRANSFORMS)
 OF_MODEL = (ML_MODEL_NAME, ML_MODEL_VERSION)  # what of a person's mark goes to the entry span
 _NO_COUNTS = dict.fromkeys(PRIORITY, 0)
-NOTHING: dict[str, Any] = {}  # shared, and never written to
-UNRECOGNISED: dict[str, Any] = {ML_MODEL_RECOGNISED: False}  # likewise
-
-
-class Segment:
-    """One visit to one stage: [start, end) in nanoseconds since the epoch."""
-
-    # Most segments keep these, so they are the class's: a request makes a dozen segments as it ends.
-    attributes: Mapping[str, Any] = NOTHING
-    context: SpanContext | None = None  # given out as a parent: this segment must become a span of its own
-    explicit = False
-    coalesced = 0
-    link: SpanContext | None = None  # of a batch's inference, which this was one request's part of
-
-    def __init__(self, stage: str, start: int) -> None:
-        self.stage = stage
-        self.start = start
-        self.end = start
+UNRECOGNISED: dict[str, Any] = {ML_MODEL_RECOGNISED: False}  # shared, and never written to
 
 
 class Visit:
@@ -95,12 +77,13 @@ class Visit:
 class Tiler:
     """Events of one timeline in, stages out. Not thread-safe: the timeline's lock guards it.
 
-    At most `limit` visits are kept one by one. Later ones are summed per stage and laid end to end at the close: sums
-    stay exact, order within that tail does not.
+    Where there are more than `limit` visits, short ones are summed: see `coalesced`.
     """
 
-    def __init__(self, start: int, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, start: int, limit: int = MAX_FINE) -> None:
+        self._limit = self._shorten_at = limit
+        self._given = 0  # segments that are somebody's parent
+        self.cuts: Sequence[int] = ()  # the times across which nothing is summed
         self._segments: list[Segment] = []
         self._open = Segment(GAP, start)
         self._pending: list[Segment] = []  # closed gaps and transforms, not yet named
@@ -108,15 +91,13 @@ class Tiler:
         self._active = 0  # the sum of the counts
         self._marks: list[Mark] = []
         self._inferred = False
-        self._tail: dict[str, int] = NOTHING
-        self._tail_visits: dict[str, int] = NOTHING
         self.model: Mapping[str, Any] = NOTHING  # attributes of the first inference, or that there was none
         self._modelled: Mark | None = None  # by which a person has said the model, or a part of that
 
     @property
     def open(self) -> Segment | None:
         """The open segment, if it will be kept by itself."""
-        return self._open if len(self._segments) < self._limit else None
+        return self._open if self._given < MAX_GIVEN or self._open.context is not None else None
 
     def so_far(self) -> list[Segment]:
         """Return the segments until now, the last of which is open; one without a name may get any yet."""
@@ -126,18 +107,15 @@ class Tiler:
         """Return the stages that tile [start, end) to the nanosecond; empty if that interval is."""
         current = self._open
         if current.stage == GAP and now - current.start < WIRE_OVERHEAD_NS and self._goes_on(NETWORK_SEND, current):
-            current = self._segments.pop()
+            current = self._reopen()
         current.end = max(now, current.start)
         self._keep(current)
         self._name_rest()
-        segments = self._segments
-        if self._tail:
-            segments.extend(self._tail_blocks(segments[-1].end if segments else 0))
-        return _tiles(segments, start, end)
+        return _tiles(self._segments, start, end)
 
     def take(self, events: Iterable[Event]) -> None:  # noqa: C901, PLR0912, PLR0915 -- one loop: each request pays for it, calls double it
         """Turn events, in the order in which they were noted, into stages."""
-        counts, marks, segments = self._counts, self._marks, self._segments
+        counts, marks = self._counts, self._marks
         current, active = self._open, self._active
         stage, since = current.stage, current.start
         for now, event, what, attributes in events:
@@ -170,7 +148,7 @@ class Tiler:
                     and stage in _WIRE
                     and self._goes_on(stage, current)
                 ):
-                    current = segments.pop()
+                    current = self._reopen()
                     since = current.start
                     continue
                 else:
@@ -202,12 +180,20 @@ class Tiler:
 
     def _keep(self, segment: Segment) -> None:
         """Add a segment that has ended."""
-        if len(self._segments) >= self._limit:
-            self._sum_up(segment)
-        else:
-            self._segments.append(segment)
-            if segment.stage == GAP or (segment.stage in _TRANSFORMS and not segment.explicit):
-                self._pending.append(segment)
+        if len(self._segments) >= self._shorten_at:
+            self.shorten()
+        self._segments.append(segment)
+        if segment.context is not None:
+            self._given += 1
+        if _is_unnamed(segment):
+            self._pending.append(segment)
+
+    def shorten(self) -> None:
+        """Sum short ones, if there are more segments than are sent of a request."""
+        segments = self._segments
+        segments[:] = coalesced(segments, self.cuts, min(self._limit - 1, MAX_SEGMENTS))
+        self._pending[:] = filter(_is_unnamed, segments)
+        self._shorten_at = max(self._limit, 2 * len(segments))
 
     def _stage(self) -> str:
         """Return the stage that the open activities and marks make."""
@@ -225,35 +211,22 @@ class Tiler:
             before is not None
             and before.stage == stage
             and gap.context is None
-            and not self._tail
+            and not before.coalesced
             and not before.explicit
         )
 
-    def _sum_up(self, segment: Segment) -> None:
-        """Add a segment to the sums: there are too many to keep it."""
-        if self._tail is NOTHING:
-            self._tail, self._tail_visits = {}, {}
-        stage = segment.stage
-        if (segment.explicit and stage in _TRANSFORMS) or (
-            stage not in self._tail and len(self._tail) >= MAX_STAGE_NAMES
-        ):
-            stage = OTHER
-        self._tail[stage] = self._tail.get(stage, 0) + segment.end - segment.start
-        self._tail_visits[stage] = self._tail_visits.get(stage, 0) + 1
+    def _reopen(self) -> Segment:
+        """Return the segment that was closed last, to go on with it."""
+        segment = self._segments.pop()
+        if segment.context is not None:
+            self._given -= 1
+        return segment
 
     def _name_pending(self, name: str, attributes: Mapping[str, Any] = NOTHING) -> None:
         for segment in self._pending:
             segment.stage = name
             segment.attributes = attributes
         self._pending.clear()
-        if self._tail:
-            for stage in UNNAMED:
-                self._rename_tail(stage, name)
-
-    def _rename_tail(self, stage: str, name: str) -> None:
-        if stage in self._tail:
-            self._tail[name] = self._tail.get(name, 0) + self._tail.pop(stage)
-            self._tail_visits[name] = self._tail_visits.get(name, 0) + self._tail_visits.pop(stage)
 
     def _name_rest(self) -> None:
         """Name what no later inference will settle.
@@ -264,13 +237,9 @@ class Tiler:
         if self._inferred:
             self._name_pending(POSTPROCESS)
             return
-        is_transformed = any(stage in self._tail for stage in _TRANSFORMS)
-        unmarked = self._tail.get(GAP, 0)
-        after = POSTPROCESS
-        if self._tail.get(TRANSFORM, -1) >= unmarked:
-            self._rename_tail(TRANSFORM, INFERENCE)
-            after = PREPROCESS  # what is summed up has no order
-        name = after
+        is_transformed = False
+        unmarked = 0
+        name = POSTPROCESS
         model: Mapping[str, Any] = NOTHING
         for segment in reversed(self._pending):
             took = segment.end - segment.start
@@ -287,17 +256,11 @@ class Tiler:
             self._name_pending(HANDLER, model)
         self.model = self.model or model
         self._pending.clear()
-        for stage in UNNAMED:
-            self._rename_tail(stage, after)
 
-    def _tail_blocks(self, at: int) -> list[Segment]:
-        blocks = []
-        for stage, duration in self._tail.items():
-            block = Segment(stage, at)
-            at = block.end = at + duration
-            block.coalesced = self._tail_visits[stage]
-            blocks.append(block)
-        return blocks
+
+def _is_unnamed(segment: Segment) -> bool:
+    """Return whether a segment is a gap or a transform that a later event names."""
+    return segment.stage == GAP or (segment.stage in TRANSFORMS and not segment.explicit)
 
 
 def _tiles(segments: list[Segment], start: int, end: int) -> list[Segment]:

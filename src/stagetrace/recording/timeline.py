@@ -13,7 +13,8 @@ from opentelemetry.trace import SpanContext
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.holders import holder
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END_MARK, Marks
-from stagetrace.recording.tiler import MAX_SEGMENTS, NOTHING, Tiler, Visit
+from stagetrace.recording.segments import MAX_SEGMENTS, NOTHING
+from stagetrace.recording.tiler import MAX_FINE, Tiler, Visit
 from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account_since
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from stagetrace.recording.elsewhere import Errands
     from stagetrace.recording.marks import Event
+    from stagetrace.recording.segments import Segment
     from stagetrace.recording.stream import Stream
-    from stagetrace.recording.tiler import Segment
     from stagetrace.sources.threads import Reading
 
 MAX_CALLS = 100
@@ -41,6 +42,7 @@ class Timeline(Marks):
 
     # Until something happens these are the class's: each request makes a timeline.
     _limit = MAX_SEGMENTS
+    _fine = MAX_FINE
     _tiler: Tiler | None
     entry: SpanContext | None = None
     model: Mapping[str, Any] = NOTHING  # attributes of the first inference, or that there was none, for the entry span
@@ -67,7 +69,7 @@ class Timeline(Marks):
         if clock is not time.time_ns:
             self.clock = clock
         if limit != MAX_SEGMENTS:
-            self._limit = limit
+            self._limit = self._fine = limit
         self._lock = threading.Lock()  # guards all below
         self._start = clock() if start is None else start
 
@@ -206,7 +208,7 @@ class Timeline(Marks):
 
     def _shorten(self) -> None:
         with self._lock:
-            self._settle()
+            self._settle().shorten()
 
     @guarded
     def stage_context(self) -> SpanContext | None:
@@ -242,6 +244,11 @@ class Timeline(Marks):
                 self.model = {**(_model(segments) or tiler.model), **self.besides}
             self._tiler = None  # somebody's context may keep this timeline for long
             return segments
+
+    @property
+    def cuts(self) -> Sequence[int]:
+        """The times across which no visits are summed."""
+        return () if self.stream is None else self.stream.cuts()
 
     def passed(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how its answer passed."""
@@ -286,13 +293,14 @@ class Timeline(Marks):
             self.errands.hear()
         tiler = self._tiler
         if tiler is None:
-            tiler = self._tiler = Tiler(self._start, self._limit)
+            tiler = self._tiler = Tiler(self._start, self._fine)
         log = self._log
         if self._presumed is not None:
             self._believe()
         noted = len(log)  # others may append meanwhile
         if self._is_unsorted:
             log[:noted] = sorted(log[:noted], key=_time_of)
+        tiler.cuts = self.cuts
         tiler.take(log[:noted])
         del log[:noted]
         return tiler

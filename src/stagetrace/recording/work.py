@@ -16,15 +16,15 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.current import current
 from stagetrace.recording.elsewhere import hand_on, named, tell, told
+from stagetrace.recording.segments import UNNAMED, coalesced
 from stagetrace.recording.spans import SCOPE, UNSET
-from stagetrace.recording.tiler import UNNAMED
 from stagetrace.recording.timeline import Timeline
 from stagetrace.semconv import HANDLER, INFERENCE, ML_BATCH_SIZE, POSTPROCESS, PREPROCESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from stagetrace.recording.tiler import Segment
+    from stagetrace.recording.segments import Segment
 
 
 GAPS = (PREPROCESS, HANDLER, POSTPROCESS)
@@ -111,7 +111,7 @@ class Work(Timeline):
         """End, and tell the request's own timeline the stages that this was made of."""
         if self.closed:
             return
-        segments = self.close(self._start, max(time.time_ns(), self._start))
+        segments = coalesced(self.close(self._start, max(time.time_ns(), self._start)))
         stages = [told(one, self._attributes(one), one.link) for one in segments if not is_gap(one)]
         tell(self.request.key, self._reason, self._start, stages, is_over=True)
 
@@ -159,7 +159,7 @@ class Batch(Timeline):
         """End, make the inference's span, and tell each request."""
         if self.closed:
             return
-        segments = self.close(self._start, max(time.time_ns(), self._start))
+        segments = coalesced(self.close(self._start, max(time.time_ns(), self._start)))
         inferences = [segment for segment in segments if segment.stage == INFERENCE]
         for segment in inferences:
             attributes = {**self.described, **segment.attributes, **self.named, ML_BATCH_SIZE: self._size}

@@ -182,7 +182,8 @@ static int take_marks(Ending *ending, Tiling *tiling, int *count) {
     if (!PyList_CheckExact(log) || PyList_Size(log) > MAX_EVENTS || PyList_Size(log) >= PyLong_AsLong(limit))
         return PyErr_Occurred() ? FAILED : NOT_HERE;
     marks->closed = 1;
-    *count = tile(tiling, held, log, ending->times);
+    static const int64_t no_cuts[] = {0};
+    *count = tile(tiling, held, log, ending->times, no_cuts);
     return *count < 0 ? FAILED : GO_ON;
 }
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any, Protocol
 
-    from stagetrace.recording.tiler import Segment
+    from stagetrace.recording.segments import Segment
     from stagetrace.sources.threads import Reading
 
     Interval = tuple[int, int]

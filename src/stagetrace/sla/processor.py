@@ -12,6 +12,7 @@ from stagetrace.guard import guarded, report
 from stagetrace.real_threads import allocate_lock
 from stagetrace.recording.current import current, entries, recording
 from stagetrace.recording.limits import bounded
+from stagetrace.recording.segments import coalesced
 from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled, stage_span
 from stagetrace.recording.timeline import Timeline
 from stagetrace.sla.cause import UNKNOWN
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from stagetrace.recording.segments import Segment
     from stagetrace.recording.stream import Stream
-    from stagetrace.recording.tiler import Segment
     from stagetrace.sla.policy import Objective
     from stagetrace.sla.usual import Route
     from stagetrace.sla.verdict import Broken, Verdict
@@ -322,6 +323,8 @@ class SLASpanProcessor(SpanProcessor):
             if verdict.breached:
                 self.counter.add_cause(decided.objective.name, attributes.get(semconv.SLA_BREACH_CAUSE, UNKNOWN))
         breached = decided is not None and decided.word == BREACH
+        if timeline is not None:
+            segments = coalesced(segments, timeline.cuts)
         if dropped(span):
             return self._decide(span, segments, attributes, keep=breached)
         spans = [*(stage_span(segment, span, {}) for segment in segments), FinishedSpan(span, attributes)]

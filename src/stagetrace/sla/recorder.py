@@ -19,6 +19,7 @@ from stagetrace.otlp.encoder import Block, encode_entry, encode_notes, entry_res
 from stagetrace.otlp.stages import encoded, request, tiled
 from stagetrace.recording.entry import Identity
 from stagetrace.recording.limits import bounded
+from stagetrace.recording.segments import coalesced
 from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan, sampled, stage_span
 from stagetrace.sla.policy import BREACH
 from stagetrace.sla.processor import SLASpanProcessor, VerdictCounter, totals_of
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.processor import EncodingSpanProcessor
     from stagetrace.recording.entry import EntrySpan
-    from stagetrace.recording.tiler import Segment
+    from stagetrace.recording.segments import Segment
     from stagetrace.sla.processor import Decided
 
 # By whether the span is sampled (1) and its trace id random (2).
@@ -229,16 +230,18 @@ class EntryRecorder:
                 if decided is not None:
                     blocks.append(self._block(decided))
                 rest = self._rest(entry, blocks) + client.encoded
-                spans, count = request(events, start, end, identity, _ids(len(events)), mark.encoded, rest, attributes)
+                ids = _ids(len(events))
+                spans, count = request(events, start, end, identity, ids, mark.encoded, rest, attributes, entry.cuts)
                 entry.abandon()
                 self._put(spans, count, breach=False)
                 return True
             head = stage_head(identity.context)
             if events is not None:
-                stages = tiled(events, start, end, end, head, _ids(len(events)), mark.encoded)
+                stages = tiled(events, start, end, end, head, _ids(len(events)), mark.encoded, entry.cuts)
             else:
                 segments = entry.close(start, end)
-                stages = encoded(segments, entry.model, head, _ids(len(segments)), mark.encoded)
+                few = coalesced(segments, entry.cuts)
+                stages = encoded(few, entry.model, head, _ids(len(few)), mark.encoded)
             spans, count, totals, model = stages
             attributes = attributes.copy()  # the slow way begins with what came in
             self._add_verdict(decided, entry, totals, segments, blocks, attributes)
@@ -321,7 +324,8 @@ class EntryRecorder:
         self._add_verdict(decided, entry, totals, segments, blocks, attributes)
         together = {key: value for block in blocks for key, value in block.attributes.items()} | attributes
         span = entry.readable(together, self._provider.resource)
-        spans: list[ReadableSpan] = [*(stage_span(segment, span, mark.attributes) for segment in segments), span]
+        stages = (stage_span(segment, span, mark.attributes) for segment in coalesced(segments, entry.cuts))
+        spans: list[ReadableSpan] = [*stages, span]
         for one in spans:
             self._processor.hand_on(FinishedSpan(one, {}, sampled(one.context)) if mark is UPGRADED else one)
 

@@ -1,0 +1,174 @@
+"""The stages of one request: each visit to one, and how many visits become few spans (docs/decisions/033).
+
+A stream of 500 chunks waits 500 times and sends 500 times. Such visits are summed by stage and laid end to end in the
+place of all of them: sums by stage stay exact, and so does the tiling; the order within is lost, and a span that
+stands for several visits says how many they were.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.semconv import (
+    ML_STAGE_COALESCED,
+    ML_STAGE_COALESCED_LONGEST_MS,
+    NETWORK_RECEIVE,
+    NETWORK_SEND,
+    PREPARE,
+    TRANSFORM,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from opentelemetry.trace import SpanContext
+
+GAP = ""
+TRANSFORMS = (TRANSFORM, PREPARE)
+UNNAMED = (GAP, *TRANSFORMS)
+OTHER = "other"
+NOTHING: dict[str, Any] = {}  # shared, and never written to
+MAX_SEGMENTS = 128
+# With more visits than this a request waits and sends in turn: its sends, or receives, are no spans of their own.
+MAX_WIRE = 8
+# A visit that takes this part of the request or more is a span of its own, however many there are.
+SHARE = 10
+# What comes before the first of these sends stays as it is, unless it is more than this.
+MAX_BEFORE = 32
+MAX_STAGE_NAMES = 32
+
+
+class Segment:
+    """One visit to one stage: [start, end) in nanoseconds since the epoch."""
+
+    # Most segments keep these, so they are the class's: a request makes a dozen segments as it ends.
+    attributes: Mapping[str, Any] = NOTHING
+    context: SpanContext | None = None  # given out as a parent: this segment must become a span of its own
+    explicit = False
+    coalesced = 0  # the number of visits that it stands for, where they lie elsewhere in time
+    longest = 0  # of these, in nanoseconds
+    link: SpanContext | None = None  # of a batch's inference, which this was one request's part of
+
+    def __init__(self, stage: str, start: int) -> None:
+        self.stage = stage
+        self.start = start
+        self.end = start
+
+    def visits(self) -> dict[str, Any]:
+        """Return what its span says of the visits that it stands for."""
+        return {ML_STAGE_COALESCED: self.coalesced, ML_STAGE_COALESCED_LONGEST_MS: self.longest / 1e6}
+
+
+def coalesced(segments: list[Segment], cuts: Sequence[int] = (), limit: int = MAX_SEGMENTS) -> list[Segment]:
+    """Return the segments, which lie end to end, as few: short visits of a stream, or of more than `limit`, are summed.
+
+    Nothing is moved across the times in `cuts`, which are sorted: what lies before a stream's first chunk, or within
+    its longest gap, stays there. A segment with a context or a link, and a long one, stays as it is.
+    """
+    count = len(segments)
+    if count <= MAX_WIRE and count <= limit:
+        return segments
+    first = _first_chunk(segments)
+    if first is None and count <= limit:
+        return segments
+    if first is None or first >= MAX_BEFORE < limit < count:
+        first = 0
+    long_ns = (segments[-1].end - segments[0].start) // SHARE
+    names = None if count <= limit else NOTHING.copy()
+    few = segments[:first] + _summed(segments[first:], cuts, max(long_ns, 1), names)
+    if len(few) > limit < count:
+        few = _summed(few, (), None, names)
+    return few
+
+
+def _first_chunk(segments: list[Segment]) -> int | None:
+    """Return where a request begins to wait and to send, or receive, in turn; None if it does not."""
+    stages = [segment.stage for segment in segments]
+    for stage in (NETWORK_SEND, NETWORK_RECEIVE):
+        visits = stages.count(stage)
+        if visits > MAX_WIRE or (visits and any(one.coalesced and one.stage == stage for one in segments)):
+            return stages.index(stage)
+    return None
+
+
+def _summed(
+    segments: list[Segment], cuts: Sequence[int], long_ns: int | None, names: dict[str, Any] | None
+) -> list[Segment]:
+    """Return the segments, each run of those that may be summed as one segment for each of its stages.
+
+    `long_ns`: from then on a visit stays as it is; None: however long. `names` are the stages summed until now, None
+    where they are not limited.
+    """
+    few: list[Segment] = []
+    run: list[Segment] = []
+    ahead = [*cuts, 0]
+    cut = ahead[0]
+    at = 0
+    for segment in segments:
+        start, end = segment.start, segment.end
+        while cut and start >= cut:
+            at += 1
+            cut = ahead[at]
+            if run:
+                few += _by_stage(run, names)
+                run = []
+        if (
+            segment.context is not None
+            or segment.link is not None
+            or (long_ns is not None and end - start >= long_ns and not segment.coalesced)
+            or start < cut < end
+        ):
+            if run:
+                few += _by_stage(run, names)
+                run = []
+            few.append(segment)
+        else:
+            run.append(segment)
+    return few + _by_stage(run, names) if run else few
+
+
+def _by_stage(run: list[Segment], names: dict[str, Any] | None) -> list[Segment]:
+    """Return one segment for each stage of the run, end to end; the run itself where it has no stage twice."""
+    groups: dict[tuple[str, bool], Segment] = {}
+    for segment in run:
+        stage, took = segment.stage, segment.end - segment.start
+        if names is not None and stage not in names:
+            if len(names) >= MAX_STAGE_NAMES:
+                stage = OTHER
+            else:
+                names[stage] = None
+        visits, longest = (segment.coalesced, segment.longest) if segment.coalesced else (1, took)
+        group = groups.get((stage, segment.explicit))
+        if group is None:
+            group = groups[stage, segment.explicit] = Segment(stage, 0)
+            if segment.explicit:
+                group.explicit = True
+            group.attributes = segment.attributes if stage == segment.stage else NOTHING
+            group.coalesced, group.longest, group.end = visits, longest, took
+            continue
+        group.end += took  # its length, until it is laid in its place
+        group.coalesced += visits
+        group.longest = max(group.longest, longest)
+        if group.attributes is not segment.attributes:
+            group.attributes = common(group.attributes, segment.attributes)
+    if len(groups) == len(run):
+        return run
+    if (GAP, False) in groups and any(stage in TRANSFORMS for stage, _ in groups):
+        groups[GAP, False] = groups.pop((GAP, False))  # last: all of it may be a model that follows on a transform
+    at = run[0].start
+    for group in groups.values():
+        group.start = at
+        at = group.end = at + group.end
+    return list(groups.values())
+
+
+def common(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the attributes that both have alike."""
+    if not one or not other:
+        return NOTHING
+    found = {key: value for key, value in one.items() if key in other and _alike(other[key], value)}
+    return found or NOTHING
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and bool(one == other)
