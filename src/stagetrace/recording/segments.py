@@ -129,37 +129,47 @@ def _summed(
 
 def _by_stage(run: list[Segment], names: dict[str, Any] | None) -> list[Segment]:
     """Return one segment for each stage of the run, end to end; the run itself where it has no stage twice."""
-    groups: dict[tuple[str, bool], Segment] = {}
+    inferred: dict[str, Segment] = {}
+    by_hand: dict[str, Segment] = {}
+    groups: list[Segment] = []
     for segment in run:
-        stage, took = segment.stage, segment.end - segment.start
+        stage, took, visits = segment.stage, segment.end - segment.start, segment.coalesced
         if names is not None and stage not in names:
-            if len(names) >= MAX_STAGE_NAMES:
-                stage = OTHER
-            else:
-                names[stage] = None
-        visits, longest = (segment.coalesced, segment.longest) if segment.coalesced else (1, took)
-        group = groups.get((stage, segment.explicit))
+            stage = _named(stage, names)
+        of_kind = by_hand if segment.explicit else inferred
+        group = of_kind.get(stage)
         if group is None:
-            group = groups[stage, segment.explicit] = Segment(stage, 0)
+            group = of_kind[stage] = Segment(stage, 0)
+            groups.append(group)
             if segment.explicit:
                 group.explicit = True
             group.attributes = segment.attributes if stage == segment.stage else NOTHING
-            group.coalesced, group.longest, group.end = visits, longest, took
+            group.coalesced, group.longest, group.end = visits or 1, segment.longest or took, took
             continue
         group.end += took  # its length, until it is laid in its place
-        group.coalesced += visits
-        group.longest = max(group.longest, longest)
+        group.coalesced += visits or 1
+        if took > group.longest:
+            group.longest = max(group.longest, segment.longest if visits else took)
         if group.attributes is not segment.attributes:
             group.attributes = common(group.attributes, segment.attributes)
     if len(groups) == len(run):
         return run
-    if (GAP, False) in groups and any(stage in TRANSFORMS for stage, _ in groups):
-        groups[GAP, False] = groups.pop((GAP, False))  # last: all of it may be a model that follows on a transform
+    if GAP in inferred and not inferred.keys().isdisjoint(TRANSFORMS):
+        groups.remove(inferred[GAP])
+        groups.append(inferred[GAP])  # last: all of it may be a model that follows on a transform
     at = run[0].start
-    for group in groups.values():
+    for group in groups:
         group.start = at
         at = group.end = at + group.end
-    return list(groups.values())
+    return groups
+
+
+def _named(stage: str, names: dict[str, Any]) -> str:
+    """Return under which name a stage is summed, of which there are only so many."""
+    if len(names) >= MAX_STAGE_NAMES:
+        return OTHER
+    names[stage] = None
+    return stage
 
 
 def common(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:

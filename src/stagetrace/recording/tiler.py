@@ -77,11 +77,11 @@ class Visit:
 class Tiler:
     """Events of one timeline in, stages out. Not thread-safe: the timeline's lock guards it.
 
-    Where there are more than `limit` visits, short ones are summed: see `coalesced`.
+    Where there are more visits than a limit, short ones are summed: see `coalesced`.
     """
 
-    def __init__(self, start: int, limit: int = MAX_FINE) -> None:
-        self._limit = self._shorten_at = limit
+    def __init__(self, start: int) -> None:
+        self._limit = self._shorten_at = MAX_FINE
         self._given = 0  # segments that are somebody's parent
         self.cuts: Sequence[int] = ()  # the times across which nothing is summed
         self._segments: list[Segment] = []
@@ -187,6 +187,11 @@ class Tiler:
             self._given += 1
         if _is_unnamed(segment):
             self._pending.append(segment)
+
+    def limit(self, most: int) -> None:
+        """Keep no more visits than this one by one."""
+        if most != self._limit:
+            self._limit = self._shorten_at = most
 
     def shorten(self) -> None:
         """Sum short ones, if there are more segments than are sent of a request."""

@@ -231,9 +231,14 @@ class Timeline(Marks):
                 )
             return segment.context
 
-    def close(self, start: int, end: int) -> list[Segment]:
-        """Return the stages that tile [start, end) to the nanosecond; empty if that interval is."""
+    def close(self, start: int, end: int, *, few: bool = False) -> list[Segment]:
+        """Return the stages that tile [start, end) to the nanosecond; empty if that interval is.
+
+        `few`: nobody looks at each of them, so that those of a stream may be summed at once, which takes less.
+        """
         with self._lock:
+            if few:
+                self._fine = self._limit
             if self.errands is not None:
                 self.errands.conclude(self)
             tiler = self._settle()
@@ -293,7 +298,8 @@ class Timeline(Marks):
             self.errands.hear()
         tiler = self._tiler
         if tiler is None:
-            tiler = self._tiler = Tiler(self._start, self._fine)
+            tiler = self._tiler = Tiler(self._start)
+        tiler.limit(self._fine)
         log = self._log
         if self._presumed is not None:
             self._believe()

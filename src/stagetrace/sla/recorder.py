@@ -239,7 +239,7 @@ class EntryRecorder:
             if events is not None:
                 stages = tiled(events, start, end, end, head, _ids(len(events)), mark.encoded, entry.cuts)
             else:
-                segments = entry.close(start, end)
+                segments = entry.close(start, end, few=not (breached or learns))
                 few = coalesced(segments, entry.cuts)
                 stages = encoded(few, entry.model, head, _ids(len(few)), mark.encoded)
             spans, count, totals, model = stages
