@@ -208,7 +208,7 @@ class Timeline(Marks):
 
     def _shorten(self) -> None:
         with self._lock:
-            self._settle().shorten()
+            self._settle(few=True).shorten()
 
     @guarded
     def stage_context(self) -> SpanContext | None:
@@ -237,11 +237,9 @@ class Timeline(Marks):
         `few`: nobody looks at each of them, so that those of a stream may be summed at once, which takes less.
         """
         with self._lock:
-            if few:
-                self._fine = self._limit
             if self.errands is not None:
                 self.errands.conclude(self)
-            tiler = self._settle()
+            tiler = self._settle(few=few)
             self.closed = True
             segments = tiler.close(min((self.clock or time.time_ns)(), end), start, end)
             self.model = tiler.model
@@ -293,13 +291,13 @@ class Timeline(Marks):
         self._log.clear()
         self._tiler = None
 
-    def _settle(self) -> Tiler:
+    def _settle(self, *, few: bool = False) -> Tiler:
         if self.errands is not None:
             self.errands.hear()
         tiler = self._tiler
         if tiler is None:
             tiler = self._tiler = Tiler(self._start)
-        tiler.limit(self._fine)
+        tiler.limit(self._limit if few else self._fine)
         log = self._log
         if self._presumed is not None:
             self._believe()
