@@ -12,7 +12,7 @@ from stagetrace.sources import pauses, threads
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from stagetrace.recording.tiler import Segment
+    from stagetrace.recording.segments import Segment
     from stagetrace.sla.parts import Noted
     from stagetrace.sources.threads import Reading
 
