@@ -95,6 +95,13 @@ def test_threads_that_compute_in_the_background_hold_up_what_computes(running: t
         assert_named(causes(running, "/compute?cpu_s=0.02"), "lock_wait")
 
 
+def test_a_lock_that_a_request_holds_while_it_computes_is_what_others_wait_for(running: tuple[Service, Sink]) -> None:
+    """The first one computes, the second has waited for as long as it computes, and the rest for longer."""
+    named = sum((causes(running, "/holding?cpu_s=0.05", 5, at_once=5) for _ in range(3)), Counter[str]())
+    assert_named(named, "lock_wait", "compute")
+    assert named["lock_wait"] >= 3 * 2, named
+
+
 @pytest.mark.parametrize(
     "path",
     [

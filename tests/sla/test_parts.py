@@ -46,10 +46,11 @@ def reading(
     process: float | None = None,
     turns: int = 1,
     natives: float | None = None,
+    seen: int = 0,
 ) -> Reading:
     whole = computed if process is None else process
     look = None if natives is None else (int(at * MS), int(whole * MS), {7: int(natives * MS)})
-    return own, int(at * MS), int(computed * MS), f"0 {int(waited * MS)} {turns}".encode(), int(whole * MS), look
+    return own, int(at * MS), int(computed * MS), f"0 {int(waited * MS)} {turns}".encode(), int(whole * MS), look, seen
 
 
 def section(
@@ -60,15 +61,18 @@ def section(
     rivals: float = 0,
     turns: int = 100,
     natives: float | None = None,
+    for_threads: float | None = None,
 ) -> tuple[Reading, Reading]:
     """Return a thread's accounts around a section; `rivals` is what others of the process computed meanwhile.
 
     It had as many `turns` as one that waits for the GIL. `natives` is what native threads computed, of that of rivals.
+    In a share `for_threads` of the time blocked it was seen to wait for other threads.
     """
     own = Descriptor(threading.get_native_id())
     before = None if natives is None else 0
+    seen = 0 if for_threads is None else int(100 * for_threads) << 32 | int(100 - 100 * for_threads)
     first = reading(own, since, 0, 0, natives=before)
-    return first, reading(own, until, computed, waited, computed + rivals, 1 + turns, natives)
+    return first, reading(own, until, computed, waited, computed + rivals, 1 + turns, natives, seen)
 
 
 def segment(stage: str, start: int, end: int, attributes: dict[str, Any] | None = None) -> Segment:
@@ -320,6 +324,24 @@ def test_how_much_the_gil_explains_is_how_often_the_thread_woke_and_the_rest_is_
 def test_native_threads_that_compute_keep_nobody_from_the_gil(natives: int, found: dict[str, float]) -> None:
     """As those of a BLAS do, for the request itself or for another one."""
     accounts = [section(0, 100, 40, rivals=60, natives=natives)]
+    assert in_ms([segment("handler", 0, 100)], noted(accounts)) == found
+
+
+@pytest.mark.parametrize(
+    ("for_threads", "given", "found"),
+    [
+        (1, {"rivals": 58, "turns": 1}, {"compute": 40, "lock_wait": 60}),  # a lock that a thread holds that computes
+        (1, {"rivals": 0, "turns": 1}, {"compute": 40, "io_wait": 60}),  # that sleeps
+        (1, {"rivals": 60, "turns": 1, "natives": 60}, {"compute": 100}),  # it waits for threads of a BLAS
+        (0, {"rivals": 58, "turns": 100}, {"compute": 40, "io_wait": 60}),  # a database that answers in many pieces
+        (0.5, {"rivals": 58, "turns": 100}, {"compute": 40, "lock_wait": 30, "io_wait": 30}),
+        (0.5, {"rivals": 58, "turns": 2}, {"compute": 40, "lock_wait": 30, "io_wait": 30}),
+    ],
+)
+def test_what_a_thread_was_seen_to_wait_for_is_what_it_waited_for(
+    for_threads: float, given: dict[str, Any], found: dict[str, float]
+) -> None:
+    accounts = [section(0, 100, 40, for_threads=for_threads, **given)]
     assert in_ms([segment("handler", 0, 100)], noted(accounts)) == found
 
 

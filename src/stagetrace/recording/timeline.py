@@ -17,6 +17,7 @@ from stagetrace.recording.segments import MAX_SEGMENTS, NOTHING
 from stagetrace.recording.tiler import MAX_FINE, Tiler, Visit
 from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account_since
+from stagetrace.sources.threads import end as end_section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -150,6 +151,7 @@ class Timeline(Marks):
             last = account_since(first)
             if last is not None:
                 self.divided(first, last)
+        end_section()
 
     @guarded
     def handed_over(self, start: int, end: int, lacked: int = UNKNOWN) -> None:

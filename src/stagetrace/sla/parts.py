@@ -69,17 +69,32 @@ class _Divided:
         blocked = max(share.blocked - told, 0)
         self.computed += share.computed
         self.waited += max(share.waited - max(told - share.blocked, 0), 0)  # it may lack a CPU within such a wait
-        gil = min(share.turns * threads.gil_turn_ns(), blocked)
+        # At most as long it waited for another thread, of that for the GIL.
+        lock = blocked if share.for_threads is None else min(int(share.for_threads * share.blocked), blocked)
+        gil = min(share.turns * threads.gil_turn_ns(), lock)
+        self.blocked += blocked - lock
         if share.rivals < RIVALS * gil:
             # Who held the GIL has lacked a CPU like this thread: so much for what was computed.
             short = int(min(gil - share.rivals, _for_each(share) * share.rivals))
             self.waited += short
-            gil, blocked = gil - short, blocked - short
+            gil, lock = gil - short, lock - short
         if share.rivals >= RIVALS * gil:
             self.locked += gil
             self.for_gil += gil
-            blocked -= gil
-        self.blocked += blocked
+            lock -= gil
+        if share.for_threads is None:
+            self.blocked += lock  # by anything
+        else:
+            self._add_lock(lock, share)
+
+    def _add_lock(self, took: int, share: threads.Share) -> None:
+        """Add a wait for another thread: for what that computes, unless it was itself blocked by something."""
+        if share.rivals >= RIVALS * took:
+            self.locked += took
+        elif share.natives >= RIVALS * took:
+            self.computed += took  # by the threads of a BLAS, say, while this one waits until they are done
+        else:
+            self.blocked += took
 
     def told(self) -> int:
         """Return what of the time is told."""

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from stagetrace.guard import switch
 from stagetrace.native import native
 from stagetrace.real_threads import allocate_lock, local, start_new_thread
+from stagetrace.sources import waits
 from stagetrace.sources.base import SLOW_NS, Source
 from stagetrace.sources.native_threads import Look, look, running_python
 from stagetrace.sources.native_threads import share as share_of_natives
@@ -27,12 +28,13 @@ DIVIDED_NS: Final = 1_000_000  # how long a section must be for its time to be d
 
 # One thread's account at one time: whose it is; when, by the clock of the stages; its CPU time; what the kernel said of
 # it, None where it does not; the CPU time of all threads of the process; what native threads had computed, at that time
-# or before. It is worked out for few of them.
-Reading = tuple["Descriptor", int, int, "bytes | None", int, "Look | None"]
+# or before; what was seen of its waits. It is worked out for few of them.
+Reading = tuple["Descriptor", int, int, "bytes | None", int, "Look | None", int]
 AT: Final = 1
 COMPUTED: Final = 2
 SAID: Final = 3
 PROCESS: Final = 4
+SEEN: Final = 6
 RECENT_NS: Final = 200_000  # of waiting for a CPU that may be counted as a section's though it came before
 NEAR_NS: Final = 10_000_000  # after so long the kernel is asked again anyway
 AT_ONCE_NS: Final = 50_000
@@ -48,6 +50,8 @@ class Share(NamedTuple):
     blocked: int  # UNKNOWN with it
     rivals: int  # computed meanwhile by other threads of this process that run Python
     turns: int = 0  # how often it was given a CPU
+    natives: int = 0  # computed meanwhile by threads that run no Python
+    for_threads: float | None = None  # of the time blocked, the share in which it waited for other threads, if known
 
 
 class Descriptor:
@@ -56,6 +60,7 @@ class Descriptor:
     def __init__(self, thread: int) -> None:
         self.thread = thread
         self.number = UNKNOWN
+        self.place = UNKNOWN  # among those whose waits are looked at
         self._file: tuple[int, int] | None = None
         running_python.add(thread)
         with _opening:
@@ -65,6 +70,7 @@ class Descriptor:
         try:
             self.number = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
             self._file = _identity(self.number)
+            self.place = waits.claim(thread)
         except OSError:
             self._give_back()
 
@@ -83,6 +89,7 @@ class Descriptor:
         if None in (_opening, _identity, running_python):
             return  # the interpreter ends
         running_python.discard(self.thread)
+        waits.release(self.place)
         if number != UNKNOWN:
             self._give_back()
             # Whoever closed all descriptors, to become a daemon say, may have another file at this number by now.
@@ -94,7 +101,7 @@ class Turn(Descriptor):
     """That of a thread that greenlets share, until another one of them has the thread."""
 
     def __init__(self, whole: Descriptor) -> None:
-        self.thread, self.number = whole.thread, whole.number
+        self.thread, self.number, self.place = whole.thread, whole.number, UNKNOWN
         self.whole = whole
 
     def forget(self) -> None:
@@ -158,7 +165,7 @@ def reading() -> Reading:
         own = _own.descriptor = Descriptor(threading.get_native_id())
     number = own.number
     if number == UNKNOWN:
-        return own, time.time_ns(), time.thread_time_ns(), None, time.process_time_ns(), None
+        return own, time.time_ns(), time.thread_time_ns(), None, time.process_time_ns(), None, 0
     try:
         at, computed, said, process, took = read_account(number)
     except OSError:
@@ -166,7 +173,7 @@ def reading() -> Reading:
         raise
     if took >= SLOW_NS:
         SOURCE.took(took)
-    return own, at, computed, said, process, look()
+    return own, at, computed, said, process, look(), waits.touch(own.place)
 
 
 def _tell_greenlets_apart() -> bool:
@@ -233,7 +240,8 @@ def account(now: int | None = None) -> Reading | None:
                     return last
                 computed = time.thread_time_ns()
                 if age - (computed - last[COMPUTED]) < RECENT_NS:
-                    return last[0], now, computed, last[SAID], time.process_time_ns(), look()
+                    seen = waits.touch(last[0].place)
+                    return last[0], now, computed, last[SAID], time.process_time_ns(), look(), seen
         _own.last = taken = reading()
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
         SOURCE.failed(error)
@@ -256,7 +264,7 @@ def looked(first: Reading, last: Reading) -> Reading:
     wall, computed = last[AT] - first[AT], last[COMPUTED] - first[COMPUTED]
     if last[SAID] is None or wall - computed < DIVIDED_NS or last[PROCESS] - first[PROCESS] - computed < DIVIDED_NS:
         return last
-    return *last[:5], look(wall // 8)
+    return *last[:5], look(wall // 8), last[SEEN]
 
 
 def before() -> Reading | None:
@@ -268,6 +276,14 @@ def before() -> Reading | None:
 def leave(now: int) -> None:
     """Note that the calling thread, one of a pool, has nothing to do from now on."""
     _own.left = now
+    end()
+
+
+def end() -> None:
+    """Note that a section of the calling thread has ended, around which there is none."""
+    own: Descriptor | None = getattr(_own, "descriptor", None)
+    if own is not None:
+        waits.leave(own.place)
 
 
 def left() -> int:
@@ -287,14 +303,15 @@ def waited(previous: Reading | None, now: Reading) -> int:
 
 def between(first: Reading, last: Reading) -> Share | None:
     """Return how the time between two readings of one thread divides; None of two threads, or where it is unknown."""
-    own, since, computed_before, before, process_before, looked_before = first
-    other, until, computed_after, after, process_after, looked_after = last
+    own, since, computed_before, before, process_before, looked_before, seen_before = first
+    other, until, computed_after, after, process_after, looked_after, seen_after = last
     if own is not other or (before is None) != (after is None):
         return None  # of two threads, or its descriptor was lost in between
     wall = max(until - since, 0)
     computed = max(computed_after - computed_before, 0)
     others = max(process_after - process_before - computed, 0)
-    rivals = int(others * (1 - share_of_natives(looked_before, looked_after, computed)))
+    natives = int(others * share_of_natives(looked_before, looked_after, computed))
+    rivals = others - natives
     if before is None or after is None:
         return Share(wall, computed, UNKNOWN, UNKNOWN, rivals)
     try:
@@ -304,7 +321,8 @@ def between(first: Reading, last: Reading) -> Share | None:
         own.forget()  # somebody has another file at this number
         return None
     waited = max(waited_after - waited_before, 0)
-    return Share(wall, computed, waited, max(wall - computed - waited, 0), rivals, turns_after - turns_before)
+    blocked, turns = max(wall - computed - waited, 0), turns_after - turns_before
+    return Share(wall, computed, waited, blocked, rivals, turns, natives, waits.for_threads(seen_before, seen_after))
 
 
 def gil_turn_ns() -> int:

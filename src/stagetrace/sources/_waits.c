@@ -1,0 +1,216 @@
+/* What threads that are blocked wait in, asked of the kernel by a thread of its own, which never wants the GIL: waits.py
+ * says what it does and why.
+ */
+#define _GNU_SOURCE
+#include "../native.h"
+#include <stdlib.h>
+
+#ifdef __linux__
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { MOST = 256, PATH = 64, SAID = 32, EACH_NS = 2000000, LEAST_NS = 5000000, IDLE_TIMES = 4, ALIKE = 100 };
+enum { STACK = 256 * 1024, FUTEX_WAIT_V = 449, FUTEX_WAIT_2 = 455 };
+enum { NONE, RUNNING, FAILED };
+enum { LEFT, NEW, KNOWN }; /* sections that are over before the sampler comes by a second time cost nothing */
+
+/* A thread that serves requests. Only `alike` is the sampler's alone; all else is read and written by several threads. */
+typedef struct {
+    int thread;  /* 0: the place is free */
+    int touched; /* LEFT, or whether the thread may be in a section, and since when */
+    int alike;   /* samples one after the other in which it was blocked */
+    uint32_t locks, others; /* samples in which it waited for another thread of the process; for anything else */
+} Watched;
+static Watched watched[MOST];
+static int state, asleep;
+
+#define GET(place) __atomic_load_n(&(place), __ATOMIC_SEQ_CST)
+#define SET(place, value) __atomic_store_n(&(place), value, __ATOMIC_SEQ_CST)
+#define COUNT(place) __atomic_add_fetch(&(place), 1, __ATOMIC_RELAXED)
+
+static void look(Watched *one, int thread) {
+    char path[PATH], said[SAID];
+    snprintf(path, sizeof path, "/proc/self/task/%d/syscall", thread);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = file < 0 ? -1 : read(file, said, SAID - 1);
+    if (file >= 0) close(file);
+    if (size <= 0) { /* the thread has ended, or this kernel does not tell */
+        SET(one->touched, LEFT);
+        return;
+    }
+    said[size] = 0;
+    char *rest;
+    long call = strtol(said, &rest, 10);
+    if (rest == said) { /* "running" */
+        one->alike = 0;
+        return;
+    }
+    if (call == SYS_futex || call == FUTEX_WAIT_V || call == FUTEX_WAIT_2) COUNT(one->locks);
+    else COUNT(one->others);
+    if (++one->alike >= ALIKE) { /* it may have nothing to do, and of a wait as long enough is known */
+        one->alike = 0;
+        SET(one->touched, LEFT);
+    }
+}
+
+/* Look at each thread that may be in a section; return how many there were. */
+static int look_at_all(void) {
+    int found = 0;
+    for (int i = 0; i < MOST; i++) {
+        int thread = GET(watched[i].thread);
+        int touched = GET(watched[i].touched), fresh = NEW;
+        if (thread == 0 || touched == LEFT) continue;
+        found++;
+        if (touched == KNOWN) look(&watched[i], thread);
+        else __atomic_compare_exchange_n(&watched[i].touched, &fresh, KNOWN, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    }
+    return found;
+}
+
+static int is_needed(void) {
+    for (int i = 0; i < MOST; i++)
+        if (GET(watched[i].thread) && GET(watched[i].touched)) return 1;
+    return 0;
+}
+
+static void *sample(void *none) {
+    prctl(PR_SET_NAME, "stagetrace-wait");
+    for (int idle = 0;;) {
+        int found = look_at_all();
+        idle = found ? 0 : idle + 1;
+        if (idle > IDLE_TIMES) {
+            SET(asleep, 1);
+            if (!is_needed()) syscall(SYS_futex, &asleep, FUTEX_WAIT_PRIVATE, 1, NULL, NULL, 0);
+            SET(asleep, 0);
+            idle = 0;
+        }
+        long pause = (long)found * EACH_NS; /* so the price of looking is a small part of a CPU, however many they are */
+        struct timespec time = {0, pause > LEAST_NS ? pause : LEAST_NS};
+        nanosleep(&time, NULL);
+    }
+    return none;
+}
+
+/* Start the sampler, once. No signal is for it. */
+static void start(void) {
+    int none = NONE;
+    if (!__atomic_compare_exchange_n(&state, &none, RUNNING, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return;
+    sigset_t all, before;
+    pthread_attr_t attributes;
+    pthread_t thread;
+    int failed = pthread_attr_init(&attributes);
+    if (!failed) {
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        pthread_attr_setstacksize(&attributes, STACK);
+        failed = pthread_create(&thread, &attributes, sample, NULL);
+        pthread_attr_destroy(&attributes);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    if (failed) SET(state, FAILED);
+}
+
+static int claim_place(int thread) {
+    for (int i = 0; i < MOST; i++) {
+        int none = 0;
+        if (GET(watched[i].thread) == 0) {
+            SET(watched[i].touched, LEFT);
+            if (__atomic_compare_exchange_n(&watched[i].thread, &none, thread, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return i;
+        }
+    }
+    return -1;
+}
+
+static uint64_t touch_place(int place) {
+    Watched *one = &watched[place];
+    SET(one->touched, NEW);
+    if (GET(state) == NONE) start();
+    if (GET(asleep)) {
+        SET(asleep, 0);
+        syscall(SYS_futex, &asleep, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    }
+    return (uint64_t)GET(one->locks) << 32 | GET(one->others);
+}
+
+static void leave_place(int place) { SET(watched[place].touched, LEFT); }
+
+static void release_place(int place) { SET(watched[place].thread, 0); }
+
+static void forget_all(void) {
+    for (int i = 0; i < MOST; i++) watched[i] = (Watched){0};
+    state = NONE;
+    asleep = 0;
+}
+#else
+enum { MOST = 0 };
+static int claim_place(int thread) { return thread ? -1 : 0; }
+static uint64_t touch_place(int place) { return (uint64_t)(place - place); }
+static void leave_place(int place) { (void)place; }
+static void release_place(int place) { (void)place; }
+static void forget_all(void) {}
+#endif
+
+/* Return a place that was claimed; -1 of none, -2 with an exception. */
+static int place_of(PyObject *number) {
+    long place = PyLong_AsLong(number);
+    if (place == -1 && PyErr_Occurred()) return -2;
+    return place < 0 || place >= MOST ? -1 : (int)place;
+}
+
+static PyObject *claim(PyObject *Py_UNUSED(module), PyObject *number) {
+    long thread = PyLong_AsLong(number);
+    if (thread == -1 && PyErr_Occurred()) return NULL;
+    return PyLong_FromLong(thread > 0 ? claim_place((int)thread) : -1);
+}
+
+static PyObject *touch(PyObject *Py_UNUSED(module), PyObject *number) {
+    int place = place_of(number);
+    if (place == -2) return NULL;
+    return PyLong_FromUnsignedLongLong(place < 0 ? 0 : touch_place(place));
+}
+
+static PyObject *leave(PyObject *Py_UNUSED(module), PyObject *number) {
+    int place = place_of(number);
+    if (place == -2) return NULL;
+    if (place >= 0) leave_place(place);
+    Py_RETURN_NONE;
+}
+
+static PyObject *release(PyObject *Py_UNUSED(module), PyObject *number) {
+    int place = place_of(number);
+    if (place == -2) return NULL;
+    if (place >= 0) release_place(place);
+    Py_RETURN_NONE;
+}
+
+static PyObject *forget(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
+    forget_all();
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"claim", claim, METH_O, "Return a place for a thread, by the kernel's number of it; -1 where there is none."},
+    {"touch", touch, METH_O, "Let the thread of a place be looked at from now on, and return what was seen of it."},
+    {"leave", leave, METH_O, "Let the thread of a place not be looked at until it is touched again."},
+    {"release", release, METH_O, "Give a place back."},
+    {"forget", forget, METH_NOARGS, "Forget all places, in a forked child."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {
+#ifdef Py_GIL_DISABLED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_waits", .m_methods = functions, .m_slots = slots};
+
+PyMODINIT_FUNC PyInit__waits(void) { return PyModuleDef_Init(&definition); }

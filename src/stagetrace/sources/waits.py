@@ -1,0 +1,34 @@
+"""What a thread that is blocked waits for: another thread of this process, or anything outside of it.
+
+Afterwards nobody can tell. So a native thread asks the kernel meanwhile, every few milliseconds, in which system call
+each thread is that may serve a request: who waits for the GIL, a lock or a queue is in `futex`. It never wants the GIL,
+sleeps while no request runs, and there is none without the part in C (`_waits.c`): then nothing is seen.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.native import native
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENOUGH: Final = 2  # samples
+_native = native("stagetrace.sources._waits")
+
+claim: Callable[[int], int] = getattr(_native, "claim", lambda _: -1)
+touch: Callable[[int], int] = getattr(_native, "touch", lambda _: 0)
+leave: Callable[[int], None] = getattr(_native, "leave", lambda _: None)
+release: Callable[[int], None] = getattr(_native, "release", lambda _: None)
+
+if _native is not None and hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_native.forget)
+
+
+def for_threads(before: int, after: int) -> float | None:
+    """Return in which share of the samples between two `touch`es a blocked thread waited for another; None if few."""
+    locks = (after >> 32) - (before >> 32) & 0xFFFFFFFF
+    others = after - before & 0xFFFFFFFF
+    return locks / (locks + others) if locks + others >= ENOUGH else None

@@ -1,0 +1,154 @@
+"""What a blocked thread waits for is seen while it waits: another thread of the process, or anything else."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from missing import unused
+from stagetrace.sources import threads, waits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting())),
+]
+BLOCKED_S = 0.4
+
+
+@pytest.fixture(autouse=True)
+def _in_c() -> None:
+    if waits._native is None:
+        unused("stagetrace.sources._waits")
+
+
+def in_a_thread(work: Callable[[], Any]) -> Any:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def share_of(work: Callable[[], Any]) -> threads.Share:
+    """Return how the time of a thread divides in which this is a section."""
+
+    def section() -> threads.Share | None:
+        first = threads.account()
+        assert first is not None
+        work()
+        last = threads.account_since(first)
+        threads.end()
+        assert last is not None
+        return threads.between(first, last)
+
+    share: threads.Share = in_a_thread(section)
+    return share
+
+
+def wait_for_a_lock() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    threading.Timer(BLOCKED_S, lock.release).start()
+    with lock:
+        pass
+
+
+def wait_for_a_socket() -> None:
+    ours, others = socket.socketpair()
+    threading.Timer(BLOCKED_S, lambda: others.send(b"x")).start()
+    ours.recv(1)
+    ours.close()
+    others.close()
+
+
+@pytest.mark.parametrize(
+    ("work", "least", "most"),
+    [(wait_for_a_lock, 0.9, 1), (wait_for_a_socket, 0, 0.1), (lambda: time.sleep(BLOCKED_S), 0, 0.1)],
+)
+def test_a_wait_for_another_thread_is_told_from_any_other(work: Callable[[], Any], least: float, most: float) -> None:
+    share = share_of(work)
+    assert share.for_threads is not None
+    assert least <= share.for_threads <= most
+
+
+def test_nothing_is_seen_of_a_section_that_is_over_at_once_nor_between_sections() -> None:
+    def work() -> tuple[int, int]:
+        place = waits.claim(threading.get_native_id())
+        try:
+            before = waits.touch(place)
+            waits.leave(place)
+            time.sleep(0.1)
+            return before, waits.touch(place)
+        finally:
+            waits.release(place)
+
+    before, after = in_a_thread(work)
+    assert before == after
+    assert waits.for_threads(before, after) is None
+
+
+def test_a_thread_that_stays_blocked_is_looked_at_no_more() -> None:
+    def work() -> float | None:
+        place = waits.claim(threading.get_native_id())
+        try:
+            before = waits.touch(place)
+            time.sleep(1.5)
+            seen = waits._native.touch(place) - before & 0xFFFFFFFF  # type: ignore[union-attr]
+            assert 2 <= seen <= 100
+            return waits.for_threads(before, before + seen)
+        finally:
+            waits.release(place)
+
+    assert in_a_thread(work) == 0
+
+
+def test_places_are_few_and_come_back() -> None:
+    claimed = [waits.claim(1_000_000 + number) for number in range(300)]
+    assert claimed[-1] == -1
+    assert waits.touch(-1) == 0
+    assert waits.touch(10_000) == 0
+    waits.leave(-1)
+    for place in claimed:
+        waits.release(place)
+    again = waits.claim(1_000_000)
+    assert again >= 0
+    waits.touch(again)  # of a thread that there is not
+    time.sleep(0.05)
+    waits.release(again)
+
+
+@pytest.mark.parametrize("wrong", ["x", None, 1 << 80])
+def test_what_is_no_place_is_refused(wrong: Any) -> None:
+    for function in (waits.claim, waits.touch, waits.leave, waits.release):
+        with pytest.raises((TypeError, OverflowError)):
+            function(wrong)
+
+
+def test_a_forked_child_has_a_thread_of_its_own_that_looks() -> None:
+    share_of(wait_for_a_lock)
+    receive, send = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with suppress(BaseException):
+            os.write(send, str(share_of(wait_for_a_lock).for_threads).encode())
+        os._exit(0)
+    os.close(send)
+    with os.fdopen(receive) as file:
+        said = file.read()
+    os.waitpid(pid, 0)
+    assert float(said) >= 0.9
+
+
+def test_the_samples_between_two_looks_survive_an_overflow() -> None:
+    top = 0xFFFFFFFF
+    assert waits.for_threads(top << 32 | top, 2 << 32 | 0) == 0.75
+    assert waits.for_threads(5 << 32, 6 << 32) is None
