@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from priority import come_first
 from services import APPS, PYTHON, run_service, wsgi_command
 from sink import SERVER, run_sink
 from stagetrace.sources import threads
@@ -36,6 +37,7 @@ def test_computing_behind_wsgi(server: str, tmp_path: Path) -> None:
     with run_sink() as sink:
         env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
         with run_service(tmp_path, argv=wsgi_command(server, "computing"), env=env) as service:
+            come_first(service.process.pid)
             trace_id, _ = service.call("GET", "/")
             assert_told(sink.request(trace_id).entry.attributes)
 
@@ -49,6 +51,7 @@ def test_reading_a_slow_body_behind_wsgi_is_no_part_of_what_the_thread_was_block
     with run_sink() as sink:
         env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
         with run_service(tmp_path, argv=wsgi_command("gunicorn", "computing"), env=env) as service:
+            come_first(service.process.pid)
             trace_id, _ = service.call("POST", "/read", content=trickle())
             entry = sink.request(trace_id).entry
     assert entry.attributes["sla.breach.cause"] == "slow_upload"

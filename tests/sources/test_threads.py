@@ -9,7 +9,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import pytest
@@ -270,6 +270,23 @@ def test_a_reading_that_hangs_counts_and_one_that_waits_for_the_gil_does_not(mon
         for one in rivals:
             one.join()
     assert len(slow) <= 2  # where it lost the CPU
+
+
+def test_a_reading_in_which_the_thread_loses_its_cpu_does_not_count_as_one_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a machine with too few CPUs that is often; a kernel that hangs does so each time."""
+    own, read = Descriptor(threading.get_native_id()), os.pread
+    slow: list[float] = [0.03]
+
+    def pread(*args: Any) -> bytes:
+        time.sleep(slow.pop() if slow else 0)
+        return read(*args)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert threads._read_account(own.number)[-1] < SLOW_NS
+    slow += [0.03] * threads.TRIES
+    assert threads._read_account(own.number)[-1] >= SLOW_NS
 
 
 def test_what_other_greenlets_compute_is_not_counted() -> None:
