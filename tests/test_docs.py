@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -40,18 +41,20 @@ def test_the_readme_service_runs_as_the_readme_says(tmp_path: Path) -> None:
     """Its own command line, with a port added; then one request, whose stages and verdict arrive."""
     (tmp_path / "app.py").write_text(blocks(README, "python")[0])
     line = next(line for line in README.splitlines() if line.startswith("STAGETRACE=1 "))
-    words = shlex.split(line)
+    words = shlex.split(line.removesuffix("&"))
     env = dict(word.split("=", 1) for word in words[: words.index("uvicorn")])
     argv = [PYTHON, "-m", *words[words.index("uvicorn") :], "--port", "{port}", "--app-dir", str(tmp_path)]
     with run_sink() as sink:
         env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
         with run_service(tmp_path, argv=argv, env=env, ready="/docs") as service:
-            trace_id, response = service.call("POST", "/predict", json={"measures": [5.1, 3.5, 1.4, 0.2]})
+            body = json.loads(re.findall(r"^curl .*-d '(.*)'$", README, re.MULTILINE)[0])
+            trace_id, response = service.call("POST", "/predict", json=body)
             assert response.json() == {"species": 0}
             request = sink.request(trace_id)
     assert_tiled(request)
     assert "inference" in request.names
     assert request.entry.attributes["sla.objective"] == "POST /predict within 50ms"
+    assert request.entry.service == "flowers"
 
 
 @pytest.mark.usefixtures("services")

@@ -27,6 +27,7 @@ from stagetrace import status, versions
 from stagetrace.cli import delivery, installation, processes
 from stagetrace.cli.check import FAIL, OK, WARN, Check
 from stagetrace.cli.main import main
+from stagetrace.origin import requirement
 from stagetrace.otlp.spool import Spool
 from test_status import environment, has_delivered_three, said
 
@@ -196,7 +197,7 @@ def test_an_interpreter_that_reads_no_activation_file_is_told(tmp_path: Path) ->
         FAIL,
         f"there is no stagetrace.pth on the path: STAGETRACE=1 alone does nothing in {python}",
     )
-    assert mend.startswith(f"{python} -m pip install stagetrace, or start the service with: stagetrace run")
+    assert mend.startswith(f"{python} -m pip install {requirement()}, or start the service with: stagetrace run")
 
 
 # The way of spans.

@@ -62,7 +62,7 @@ def test_people_are_told_where_it_listens(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with started([*COMMAND, "--data", str(data), *FREE_PORTS], env=environment(), stderr=None) as process:
         lines = Lines(process.stdout)
-        text = "\n".join(lines.next() for _ in range(6))
+        text = "\n".join(lines.next() for _ in range(7))
         assert str(data) in text
         assert len(set(re.findall(r"127\.0\.0\.1:(\d+)", text))) == 4
         assert f"stagetrace breaches --store {data}" in text

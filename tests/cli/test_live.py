@@ -26,6 +26,7 @@ from cli.literal import trace_id
 from cli.running import COMMAND, cli, environment
 from stagetrace.cli import terminal
 from stagetrace.cli.main import main
+from stagetrace.origin import requirement
 from store.feed import MS, Made, entry, export, send
 
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ def test_what_needs_more_says_what_to_install(tmp_path: Path) -> None:
     ]
     for command, (code, output, errors) in zip(commands, without(BLOCKED, commands), strict=True):
         assert (code, output) == (2, ""), command
-        assert errors.splitlines()[-1] == "pip install 'stagetrace[backend]'"
+        assert errors.splitlines()[-1] == f"pip install {requirement('backend')}"
         assert len(errors.splitlines()) == 2
 
 

@@ -53,6 +53,14 @@ class Options:
     retention_bytes: int | None = None
     limits: Limits = Limits()
 
+    def at(self, port: int) -> str:
+        """Return where a port is, as a client is told."""
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+
+    def store(self, ports: Ports) -> str:
+        """Return the URL by which the commands read it from elsewhere."""
+        return f"{'jaeger' if self.tls_cert is None else 'jaegers'}://{self.at(ports.query_grpc)}"
+
 
 def is_loopback(host: str) -> bool:
     """Return whether only this machine can reach `host`. A name other than localhost may mean anything."""

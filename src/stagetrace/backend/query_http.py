@@ -18,7 +18,7 @@ from stagetrace.errors import StoreError
 from stagetrace.otlp.json_form import render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from starlette.requests import Request
     from starlette.types import ASGIApp
@@ -31,8 +31,10 @@ _TRANSPORT: Final = "http"
 _DEPTH: Final = 100
 
 
-def query_app(queries: Queries, counters: Counters, token: str | None, metrics: Callable[[], str]) -> ASGIApp:
-    """Return the app of the query port."""
+def query_app(
+    queries: Queries, counters: Counters, token: str | None, metrics: Callable[[], str], more: Sequence[Route] = ()
+) -> ASGIApp:
+    """Return the app of the query port; `more` are routes beside those of the API."""
     answers: dict[str, Callable[[Request], Any]] = {
         "/api/v3/services": lambda _request: _services(queries),
         "/api/v3/operations": lambda request: _operations(queries, request),
@@ -48,7 +50,7 @@ def query_app(queries: Queries, counters: Counters, token: str | None, metrics: 
         return handle
 
     routes = [Route(path, endpoint(answer), methods=["GET"]) for path, answer in answers.items()]
-    return application(routes, _fault, token, metrics)
+    return application([*routes, *more], _fault, token, metrics)
 
 
 def _respond(answer: Callable[[Request], Any], request: Request, counters: Counters) -> Response:

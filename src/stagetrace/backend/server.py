@@ -16,6 +16,7 @@ from stagetrace.backend.control import control_server
 from stagetrace.backend.counters import Counters
 from stagetrace.backend.intake import Intake
 from stagetrace.backend.options import BackendError, Options, Ports
+from stagetrace.backend.page import page_route
 from stagetrace.backend.query import Queries
 from stagetrace.backend.query_grpc import QueryService
 from stagetrace.backend.query_http import query_app
@@ -106,11 +107,11 @@ def _open(options: Options, store: LocalStore, pools: list[ThreadPoolExecutor], 
     for port, flag in ((asked.http, "--http-port"), (asked.query_http, "--query-http-port")):
         sockets.append(listen(options.host, port, flag))
         stack.callback(sockets[-1].close)
+    ports = Ports(grpc_port, sockets[0].getsockname()[1], query_port, sockets[1].getsockname()[1])
     apps = (
         receiver_app(intake, options.token),
-        query_app(queries, counters, options.token, intake.metrics),
+        query_app(queries, counters, options.token, intake.metrics, [page_route(options, ports)]),
     )
-    ports = Ports(grpc_port, sockets[0].getsockname()[1], query_port, sockets[1].getsockname()[1])
     http = [(_uvicorn(app, options), bound) for app, bound in zip(apps, sockets, strict=True)]
     return _Servers([receiver, query, control_server(store, counters, pools[0], stack)], http, ports)
 

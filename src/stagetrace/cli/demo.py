@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from stagetrace.cli.base import ANSWERED
 from stagetrace.errors import StagetraceError
+from stagetrace.origin import requirement
 
 if TYPE_CHECKING:
     import argparse
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     del args
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise StagetraceError(f"the demo needs {', '.join(missing)}\npip install 'stagetrace[demo]'")
+        raise StagetraceError(f"the demo needs {', '.join(missing)}\npip install {requirement('demo')}")
     # `kill` and the end of a terminal clean up as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace import __version__, config, status, unpatched, variables, versions
 from stagetrace.cli.check import FAIL, OK, WARN, Check
 from stagetrace.errors import PolicyError
+from stagetrace.origin import requirement
 from stagetrace.sla.policy import HOW, Policy
 
 if TYPE_CHECKING:
@@ -83,9 +84,9 @@ def activation() -> Check:
         return Check("activation", OK, f"{file or _FILES[0]} is read, with `python -I` too")
     if plain:
         found = "only PYTHONPATH activates this interpreter: `python -I` and `-E` would run untraced"
-        return Check("activation", WARN, found, f"{sys.executable} -m pip install stagetrace")
+        return Check("activation", WARN, found, f"{sys.executable} -m pip install {requirement()}")
     found = f"{file} is not read" if file else f"there is no {_FILES[0]} on the path"
-    mend = f"{sys.executable} -m pip install stagetrace, or start the service with: stagetrace run -- COMMAND"
+    mend = f"{sys.executable} -m pip install {requirement()}, or start the service with: stagetrace run -- COMMAND"
     return Check("activation", FAIL, f"{found}: STAGETRACE=1 alone does nothing in {sys.executable}", mend)
 
 
@@ -180,7 +181,7 @@ def native(*, built: bool) -> Check:
         "the extension in C is not here: the same is done in Python, which takes more CPU for each request, "
         "and only in part where nobody handles SIGTERM"
     )
-    return Check("native", WARN, found, "install a C compiler, then: pip install --force-reinstall stagetrace")
+    return Check("native", WARN, found, f"install a C compiler, then: pip install --force-reinstall {requirement()}")
 
 
 def unseen(sources: dict[str, str | None]) -> Check:

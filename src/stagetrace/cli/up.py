@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace import variables
 from stagetrace.backend.options import BackendError, Limits, Options, Ports, check, seconds, size
 from stagetrace.cli.base import ANSWERED, UsageError
+from stagetrace.origin import requirement
 
 if TYPE_CHECKING:
     import argparse
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     check(options)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise BackendError(f"the back end needs {', '.join(missing)}\npip install 'stagetrace[backend]'")
+        raise BackendError(f"the back end needs {', '.join(missing)}\npip install {requirement('backend')}")
     from stagetrace.backend.server import serve
 
     unused = variables.without_switch(os.environ)
@@ -121,14 +122,10 @@ def ready(options: Options, ports: Ports) -> dict[str, Any]:
         "http_port": ports.http,
         "query_grpc_port": ports.query_grpc,
         "query_http_port": ports.query_http,
-        "store": f"{'jaeger' if options.tls_cert is None else 'jaegers'}://{_at(options, ports.query_grpc)}",
+        "store": options.store(ports),
         "tls": options.tls_cert is not None,
         "token": options.token is not None,
     }
-
-
-def _at(options: Options, port: int) -> str:
-    return f"[{options.host}]:{port}" if ":" in options.host else f"{options.host}:{port}"
 
 
 def _say(options: Options, ports: Ports, *, as_json: bool) -> None:
@@ -138,10 +135,11 @@ def _say(options: Options, ports: Ports, *, as_json: bool) -> None:
         scheme = "https" if options.tls_cert is not None else "http"
         lines = [
             f"stagetrace is ready; spans go to {options.data.absolute()}",
-            f"  OTLP gRPC        {_at(options, ports.grpc)}",
-            f"  OTLP HTTP        {scheme}://{_at(options, ports.http)}/v1/traces",
-            f"  api_v3 gRPC      {_at(options, ports.query_grpc)}",
-            f"  api_v3 HTTP      {scheme}://{_at(options, ports.query_http)}/api/v3",
+            f"  OTLP gRPC        {options.at(ports.grpc)}",
+            f"  OTLP HTTP        {scheme}://{options.at(ports.http)}/v1/traces",
+            f"  api_v3 gRPC      {options.at(ports.query_grpc)}",
+            f"  api_v3 HTTP      {scheme}://{options.at(ports.query_http)}/api/v3",
+            f"  page             {scheme}://{options.at(ports.query_http)}/",
             f"Ask it: stagetrace breaches --store {options.data.absolute()}",
         ]
     sys.stdout.write("\n".join([*lines, ""]))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.errors import StoreError
+from stagetrace.origin import requirement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +89,7 @@ def arrow() -> Any:
     try:
         import pyarrow as pa
     except ImportError:
-        message = "stored spans need pyarrow and duckdb\npip install 'stagetrace[backend]'"
+        message = f"stored spans need pyarrow and duckdb\npip install {requirement('backend')}"
         raise StoreError(message) from None
     return pa
 

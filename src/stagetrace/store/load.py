@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.errors import StoreError
+from stagetrace.origin import requirement
 from stagetrace.store.base import SERVER, Relations
 from stagetrace.store.entries import named_stages, route, text
 from stagetrace.store.relations import HTTP_TARGET, OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED, URL_PATH
@@ -59,7 +60,7 @@ def connect() -> DuckDBPyConnection:
 
 def needs(what: str, library: str) -> StoreError:
     """Return the error for a library that is not installed."""
-    return StoreError(f"{what} needs {library}, which is not installed\npip install 'stagetrace[backend]'")
+    return StoreError(f"{what} needs {library}, which is not installed\npip install {requirement('backend')}")
 
 
 def select(

@@ -1,0 +1,31 @@
+"""From where this package was installed: what installs it again, or with more, where it is on no index."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+def requirement(extra: str = "") -> str:
+    """Return what `pip install` takes to get this package, with an extra, from where it came from: words of a shell."""
+    origin = _origin()
+    url, more = str(origin.get("url", "")), f"[{extra}]" if extra else ""
+    if "dir_info" in origin and url.startswith("file://"):
+        folder = shlex.quote(unquote(urlsplit(url).path) + more)
+        return f"-e {folder}" if origin["dir_info"].get("editable") else folder
+    if "vcs_info" in origin:
+        url = f"{origin['vcs_info'].get('vcs', 'git')}+{url}"
+    return shlex.quote(f"stagetrace{more} @ {url}" if url else f"stagetrace{more}")
+
+
+def _origin() -> dict[str, Any]:
+    """Return what the installer noted (PEP 610): nothing, where an index was asked."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        found = json.loads(distribution("stagetrace").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
