@@ -128,7 +128,7 @@ def _prepare_first() -> None:
     if has_greenlets():
         _import_now(target)
     _report(target)
-    _say_misspelt()
+    variables.say_misspelt()
     _publish_from_now_on(target)
 
 
@@ -350,12 +350,6 @@ def _report(target: str) -> None:
         f"{__version__} recording in process {os.getpid()} ({', '.join(seen)}), spans to {target}{sampled}, "
         f"judging by: {_judging()}{broken}"
     )
-
-
-def _say_misspelt() -> None:
-    found = variables.misspelt(os.environ)
-    if found:
-        log.warning(f"{variables.said(found)}. docs/environment.md lists those that there are.")
 
 
 def _judging() -> str:

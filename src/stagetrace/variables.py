@@ -5,8 +5,12 @@ docs/environment.md says what each does; a test compares.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Final
+
+from stagetrace import log
+from stagetrace.guard import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -58,6 +62,14 @@ def said(found: Iterable[tuple[str, str | None]]) -> str:
         f"{name} is no variable of stagetrace" + (f": did you mean {meant}?" if meant else "") for name, meant in found
     )
     return "; ".join(each)
+
+
+@guarded
+def say_misspelt() -> None:
+    """Say it of this process's variables."""
+    found = misspelt(os.environ)
+    if found:
+        log.warning(f"{said(found)}. docs/environment.md lists those that there are.")
 
 
 def said_unused(names: list[str]) -> str:
