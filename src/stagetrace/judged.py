@@ -18,12 +18,12 @@ def offer() -> None:
 
     from stagetrace.instrumentation.otel_sdk import counter
     from stagetrace.otlp.build import offer_counts
-    from stagetrace.semconv import METRIC_BREACHES, METRIC_REQUESTS, SLA_BREACH_CAUSE, SLA_OBJECTIVE, SLA_VERDICT
+    from stagetrace.semconv import METRIC_BREACHES, METRIC_REQUESTS, SLA_BREACH_CAUSE, SLA_OBJECTIVE
 
     def observe(_options: Any) -> list[metrics.Observation]:
         return [
-            metrics.Observation(count, {SLA_OBJECTIVE: objective, SLA_VERDICT: verdict})
-            for (objective, verdict), count in counter().counts().items()
+            metrics.Observation(count, attributes(objective, verdict, route))
+            for (objective, verdict, route), count in counter().by_route().items()
         ]
 
     def observe_causes(_options: Any) -> list[metrics.Observation]:
@@ -40,6 +40,14 @@ def offer() -> None:
     meter.create_observable_counter(
         METRIC_BREACHES, [observe_causes], unit="{request}", description="Breaches by objective and cause."
     )
+
+
+def attributes(objective: str, verdict: str, route: str) -> dict[str, str]:
+    """Return what the metric says of the requests under one objective, verdict and route (an RPC's is its method)."""
+    from stagetrace.semconv import SLA_OBJECTIVE, SLA_VERDICT
+
+    place = {"http.route" if route.startswith("/") else "rpc.method": route} if route else {}
+    return {SLA_OBJECTIVE: objective, SLA_VERDICT: verdict, **place}
 
 
 def say() -> None:

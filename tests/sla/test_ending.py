@@ -26,6 +26,7 @@ from stagetrace.recording.entry import EntrySpan
 from stagetrace.recording.marks import BEGIN, END, Mark
 from stagetrace.recording.stream import Stream
 from stagetrace.recording.tiler import PRIORITY
+from stagetrace.sla import processor as processor_module
 from stagetrace.sla import recorder as recorder_module
 from stagetrace.sla.recorder import EntryRecorder
 from stagetrace.sla.usual import ENOUGH, LEARNED_AFTER_NS, LEARNED_FROM_EACH
@@ -85,7 +86,7 @@ class Setting:
         return self.sender.items if isinstance(self.sender, Sender) else [*self.sender._waiting._incoming]
 
     def state(self) -> list[Any]:
-        return [self.items(), self.processor.counter.counts(), self.processor.counter.unmatched, self.learned()]
+        return [self.items(), self.processor.counter.by_route(), self.processor.counter.unmatched, self.learned()]
 
     def learned(self) -> Any:
         return dict(self.processor.learned._seen), dict(self.processor.learned._wanted_at)
@@ -411,3 +412,18 @@ def test_it_wakes_the_sending_thread_and_keeps_nothing() -> None:
     after = [sys.getrefcount(one) for one in watched]
     assert all(abs(one - other) < 100 for one, other in zip(before, after, strict=True)), (before, after)
     assert setting.sender.counts()["received"] == 3302 * 5
+
+
+def test_both_count_without_the_route_what_has_too_many() -> None:
+    settled = []
+    for in_c in (False, True):
+        setting = Setting(DEFAULT_ON, "* within 1ms")
+        counts = setting.processor.counter._counts
+        counts.update({("* within 1ms", "good", f"/{number}"): 1 for number in range(processor_module.MAX_COUNTED - 1)})
+        for route in ("/a", "/b", "/a", "/unknown", "/unknown"):
+            setting.end({**PLAIN, "route": route}, in_c=in_c)
+        settled.append(setting.processor.counter.by_route())
+    assert settled[0] == settled[1]
+    found = {key[2]: count for key, count in settled[0].items() if key[2] in ("/a", "/b", "/unknown", "")}
+    assert found == {"/a": 2, "": 3}
+    assert setting.processor.counter.counts() == {("* within 1ms", "good"): processor_module.MAX_COUNTED + 4}

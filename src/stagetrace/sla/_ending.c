@@ -7,7 +7,7 @@
  */
 #include "ending.h"
 
-static int64_t max_routes, enough, from_each, learned_after, big;
+static int64_t max_routes, max_counted, enough, from_each, learned_after, big;
 static uint64_t random_state[4]; /* recorder.py seeds it, in each forked child anew */
 
 /* `SLASpanProcessor.decided`, without the counting. */
@@ -258,9 +258,15 @@ static int count_verdict(Ending *ending) {
     PyObject *its = look(ending, counter, N__lock), *counts = look(ending, counter, N__counts);
     int waits = its && counts ? is_locked(its) : -1;
     if (waits < 0 || (waits && lock(its, true) < 0)) return -1;
-    PyObject *before = own_too(ending, PyDict_GetItemWithError(counts, ending->verdict));
+    PyObject *parts[] = {PyTuple_GetItem(ending->verdict, 0), PyTuple_GetItem(ending->verdict, 1), PyTuple_GetItem(ending->route, 1)};
+    PyObject *key = own(ending, PyTuple_Pack(3, parts[0], parts[1], parts[2]));
+    PyObject *before = key ? own_too(ending, PyDict_GetItemWithError(counts, key)) : NULL;
+    if (key != NULL && before == NULL && !PyErr_Occurred() && PyDict_Size(counts) >= max_counted) {
+        key = own(ending, PyTuple_Pack(3, parts[0], parts[1], held[NO_ROUTE]));
+        before = key ? own_too(ending, PyDict_GetItemWithError(counts, key)) : NULL;
+    }
     PyObject *after = before ? PyNumber_Add(before, held[ONE]) : PyErr_Occurred() ? NULL : (Py_INCREF(held[ONE]), held[ONE]);
-    int result = after ? PyDict_SetItem(counts, ending->verdict, after) : -1;
+    int result = after ? PyDict_SetItem(counts, key, after) : -1;
     Py_XDECREF(after);
     if (waits) unlock(its);
     return result;
@@ -434,10 +440,11 @@ static int fill(PyObject *Py_UNUSED(module)) {
     if (import_all(held + HELD, FROM, IMPORTED - HELD) < 0) return -1;
     if (read_number(MAX_ROUTES, &max_routes) < 0 || read_number(ENOUGH, &enough) < 0) return -1;
     if (read_number(FROM_EACH, &from_each) < 0 || read_number(LEARNED_AFTER, &learned_after) < 0) return -1;
-    if (read_number(BIG, &big) < 0) return -1;
+    if (read_number(BIG, &big) < 0 || read_number(MAX_COUNTED, &max_counted) < 0) return -1;
     if (from_each < 1 || !PyList_Check(held[FLAGS])) return fail(PyExc_ImportError, "built for another release");
     if (intern_all(names, WORDS, NAMED) < 0) return -1;
     if ((held[BITS_128] = PyLong_FromLong(128)) == NULL || (held[BITS_64] = PyLong_FromLong(64)) == NULL) return -1;
+    if ((held[NO_ROUTE] = PyUnicode_FromString("")) == NULL) return -1;
     return (held[ONE] = PyLong_FromLong(1)) ? 0 : -1;
 }
 

@@ -9,7 +9,7 @@
 /* After what a Tiling holds. Of the one interpreter that has imported this; another one takes the reference. */
 enum {
     IDENTITY = HELD, CONTEXT, FLAGS, GETRANDBITS, BLOCK, POLICY, SENDER, SCOPE, REPORT, NO_MARK, GOOD, MAX_ROUTES, ENOUGH,
-    FROM_EACH, LEARNED_AFTER, BIG, MARKS, PROBABILITY, IMPORTED, BITS_128 = IMPORTED, BITS_64, ONE, ALL
+    FROM_EACH, LEARNED_AFTER, BIG, MARKS, PROBABILITY, MAX_COUNTED, IMPORTED, BITS_128 = IMPORTED, BITS_64, NO_ROUTE, ONE, ALL
 };
 static PyObject *held[ALL];
 
@@ -22,6 +22,7 @@ static const char *const FROM[IMPORTED - HELD][2] = {
     {RECORDER, "NO_BLOCK"}, {"stagetrace.sla.verdict", "GOOD"}, {USUAL, "MAX_ROUTES"}, {USUAL, "ENOUGH"},
     {USUAL, "LEARNED_FROM_EACH"}, {USUAL, "LEARNED_AFTER_NS"}, {"stagetrace.otlp.processor", "_BIG"},
     {"stagetrace.recording._marks", "Marks"}, {"stagetrace.semconv", "SLA_SAMPLING_PROBABILITY"},
+    {"stagetrace.sla.processor", "MAX_COUNTED"},
 };
 
 #define NAMES(X) \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 SAY_UNMATCHED_AFTER = 100
 MAX_ROUTES_SHOWN = 5
+MAX_COUNTED = 10_000  # combinations of objective, verdict and route; more are counted without their route
 
 
 class VerdictCounter:
@@ -42,15 +44,18 @@ class VerdictCounter:
 
     def __init__(self) -> None:
         self._lock = allocate_lock()  # guards all below
-        self._counts: dict[tuple[str, str], int] = {}
+        self._counts: dict[tuple[str, str, str], int] = {}
+        self.since_ns = time_ns()
         self._causes: dict[tuple[str, str], int] = {}
         self.unmatched = 0
         self._routes: dict[str, None] = {}  # of unmatched requests, the first few
 
-    def add(self, objective: str, verdict: str) -> None:
+    def add(self, objective: str, verdict: str, route: str = "") -> None:
         """Count one judged request."""
-        key = (objective, verdict)
+        key = (objective, verdict, route)
         with self._lock:
+            if key not in self._counts and len(self._counts) >= MAX_COUNTED:
+                key = (objective, verdict, "")
             self._counts[key] = self._counts.get(key, 0) + 1
 
     def add_cause(self, objective: str, cause: str) -> None:
@@ -67,6 +72,13 @@ class VerdictCounter:
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Return the number of requests by (objective, verdict)."""
+        counts: dict[tuple[str, str], int] = {}
+        for (objective, verdict, _), count in self.by_route().items():
+            counts[objective, verdict] = counts.get((objective, verdict), 0) + count
+        return counts
+
+    def by_route(self) -> dict[tuple[str, str, str], int]:
+        """Return the number of requests by (objective, verdict, route)."""
         with self._lock:
             return dict(self._counts)
 
@@ -254,7 +266,7 @@ class SLASpanProcessor(SpanProcessor):
                     disconnect = timeline.disconnect
                     streamed = None if timeline.stream is None else _streamed(timeline.stream, start)
                 word, broken = decide(objective, end - start, streamed, disconnected=disconnect is not None)
-                self.counter.add(objective.name, word)
+                self.counter.add(objective.name, word, route)
                 return Decided(objective, word, broken)
             if method == WEBSOCKET:
                 return None
