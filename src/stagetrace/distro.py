@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stagetrace import config, judged, log, sigterm, unpatched, variables
+from stagetrace import config, exact_counts, judged, log, sigterm, unpatched, variables
 from stagetrace.guard import guarded, report
 from stagetrace.real_queue import Empty, SimpleQueue
 from stagetrace.real_threads import Event, aside, has_greenlets, in_thread, start
@@ -124,6 +124,7 @@ def _prepare_first() -> None:
         target = _complete(trace.get_tracer_provider()) or "the tracer provider that this service set"
     _set_meter_provider()
     judged.offer()
+    exact_counts.begin()
     pauses.start()
     if has_greenlets():
         _import_now(target)
@@ -374,12 +375,11 @@ def flush_now() -> None:
         force_flush = getattr(provider, "force_flush", None)
         if force_flush is not None and not _bounded(partial(force_flush, _flush_timeout_ms())):
             log.once("flush", f"a flush did not end within {SHUTDOWN_BOUND_S:g} s; what it did not deliver is lost.")
-    promise = policy()
-    if promise is not None:
+    exact_counts.finish(_bounded)
+    if (promise := policy()) is not None:
         counter().say_unmatched(promise)
     judged.say()
-    build = sys.modules.get("stagetrace.otlp.build")  # not to be loaded for this, at the end
-    if build is not None:
+    if (build := sys.modules.get("stagetrace.otlp.build")) is not None:  # not to be loaded for this, at the end
         build.say_lost()
     _withdraw()
 
@@ -473,6 +473,7 @@ def _publish_from_now_on(target: str) -> None:
 
 def _publish() -> None:
     unpatched.say_new()
+    exact_counts.tick()
     if _publisher is not None:
         _on_disk(_publisher.publish)
 

@@ -71,6 +71,7 @@ def test_stages_json(spans: Path) -> None:
                 "model": "Tagger",
                 "requests": 1,
                 "stored": 1,
+                "counted": False,
                 "estimated": False,
                 "sampling_known": True,
                 "p50_ms": 20.0,
@@ -351,6 +352,7 @@ def test_watch_json(spans: Path) -> None:
             "attainment": 1 / 3,
             "attainment_95": [1 / 3, 1 / 3],
             "stored": 3,
+            "counted": False,
             "estimated": False,
             "sampling_known": True,
         }

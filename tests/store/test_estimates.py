@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
 import pytest
 
-from stagetrace.store.answers import request_of, routes, stages
-from stagetrace.store.base import Selection, SpanRow
+from stagetrace.store.answers import exactly, request_of, routes, stages
+from stagetrace.store.base import Counted, Selection, SpanRow
 from stagetrace.store.estimates import Attainment, Sample, attainment
 from stagetrace.store.load import Loader, select
 
@@ -168,3 +169,67 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(probability: float, g
 def test_without_a_breach_attainment_is_certain() -> None:
     assert attainment(ESTIMATED, 100, 900, 10, 0) == Attainment(1.0, 1.0, 1.0)
     assert attainment(WHOLE, 0, 0, 1, 0) is None
+
+
+def counted(until: int, *, is_exact: bool = True, **counts: int) -> Counted:
+    """Return what the service has counted of requests under `entry`'s objective that ended before `until` ms."""
+    told = {("/x", "* within 50ms", verdict): count for verdict, count in counts.items()}
+    return Counted("api", 0, 10**18 + until * MS, is_exact, told)
+
+
+def told(row: SpanRow) -> SpanRow:
+    """Return an entry span with its verdict in words."""
+    verdict = "breach" if row.attributes["sla.breached"] else "good"
+    return replace(row, attributes={**row.attributes, "sla.verdict": verdict})
+
+
+def test_what_the_service_has_counted_takes_the_place_of_the_estimate() -> None:
+    rows = [told(entry(n, 80, 0.1)) for n in range(11)] + [told(entry(100 + n, 10, 0.1)) for n in range(41)]
+    database = relations(rows)
+    found = routes(database)
+    (exact,) = exactly(database, found, [counted(1000, good=389, breach=11)])
+    assert (exact.requests, exact.judged, exact.breaches) == (400, 400, 11)
+    assert exact.attainment == Attainment(0.9725, 0.9725, 0.9725)
+    assert exact.sample == Sample(52, is_estimate=False, is_unknown=False, is_counted=True)
+    assert (exact.p50_ms, exact.max_ms) == (found[0].p50_ms, found[0].max_ms)
+    (vague,) = exactly(database, found, [counted(1000, is_exact=False, good=389, breach=11)])
+    assert vague.sample.is_estimate
+
+
+def test_what_came_after_the_last_count_is_estimated_on_top() -> None:
+    rows = [told(entry(n, 80, 0.1)) for n in range(11)] + [told(entry(100 + n, 10, 0.1)) for n in range(41)]
+    database = relations(rows)
+    (found,) = exactly(database, routes(database), [counted(50, good=389)])
+    assert (found.requests, found.breaches) == (400, 11)  # the breaches ended later
+    assert found.sample.is_estimate
+    (later,) = exactly(database, routes(database), [counted(5, good=100, breach=0)])
+    assert (later.requests, later.breaches) == (100 + 410 + 11, 11)
+    assert later.attainment is not None
+    assert later.attainment.low < later.attainment.value < later.attainment.high
+
+
+def replace_key(count: Counted, key: tuple[str, str]) -> Counted:
+    return count._replace(counts={(*key, verdict): number for (_, _, verdict), number in count.counts.items()})
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        counted(1000, good=389, breach=10),  # fewer breaches than there are: some process has not counted
+        counted(1000, good=10, breach=11),
+        replace_key(counted(1000, good=389, breach=11), ("/y", "* within 50ms")),
+        replace_key(counted(1000, good=389, breach=11), ("/x", "* within 60ms")),
+        counted(1000, good=389, breach=11)._replace(service="other"),
+    ],
+)
+def test_counts_that_cannot_be_these_are_left(count: Counted) -> None:
+    rows = [told(entry(n, 80, 0.1)) for n in range(11)] + [told(entry(100 + n, 10, 0.1)) for n in range(41)]
+    database = relations(rows)
+    assert exactly(database, routes(database), [count]) == routes(database)
+
+
+def test_what_has_two_models_is_not_told_apart_by_counts() -> None:
+    rows = [told(entry(n, 10, 0.1)) for n in range(4)]
+    rows = [replace(row, attributes={**row.attributes, "ml.model.name": f"m{n % 2}"}) for n, row in enumerate(rows)]
+    database = relations(rows)
+    assert exactly(database, routes(database), [counted(1000, good=100)]) == routes(database)

@@ -22,7 +22,12 @@ def percent(attainment: Attainment | None, sample: Sample) -> str:
 
 def keys(sample: Sample) -> dict[str, Any]:
     """Return what `--json` says of the sample that counts are made of."""
-    return {"stored": sample.rows, "estimated": sample.is_estimate, "sampling_known": not sample.is_unknown}
+    return {
+        "stored": sample.rows,
+        "counted": sample.is_counted,
+        "estimated": sample.is_estimate,
+        "sampling_known": not sample.is_unknown,
+    }
 
 
 def note(what: str, sample: Sample, attainment: Attainment | None = None) -> str | None:
@@ -33,11 +38,12 @@ def note(what: str, sample: Sample, attainment: Attainment | None = None) -> str
             "counts are of these alone (breaches are all there)"
         )
     if not sample.is_estimate:
-        return None
+        return f"= {what}: counted by the service; durations of {_stored(sample)}" if sample.is_counted else None
     interval = ""
     if attainment is not None:
         interval = f"; met, with 95 % confidence: {100 * attainment.low:.2f} to {100 * attainment.high:.2f} %"
-    return f"~ {what}: estimated from {_stored(sample)} (breaches are all there){interval}"
+    counted = "what the service has counted, and " if sample.is_counted else ""
+    return f"~ {what}: estimated from {counted}{_stored(sample)} (breaches are all there){interval}"
 
 
 def _stored(sample: Sample) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli import sampled, terminal
@@ -16,6 +17,7 @@ from stagetrace.cli.tail import seconds
 from stagetrace.cli.terminal import milliseconds
 from stagetrace.cli.times import Moment, shown, since
 from stagetrace.store import open_store
+from stagetrace.store.base import COUNTS
 
 if TYPE_CHECKING:
     import argparse
@@ -84,7 +86,15 @@ def look(reader: Reader, wanted: Selection) -> Board:
 
     with reader.relations(wanted) as relations:
         newest = answers.requests(relations, top=_NEWEST, breached=True)
-        return Board(answers.routes(relations), answers.stages(relations), newest, relations.complete, relations.reason)
+        routes = answers.routes(relations)
+        if COUNTS in reader.capabilities and not _is_by_more(wanted) and any(one.sample.is_estimate for one in routes):
+            routes = answers.exactly(relations, routes, reader.counted(wanted))  # type: ignore[attr-defined]
+        return Board(routes, answers.stages(relations), newest, relations.complete, relations.reason)
+
+
+def _is_by_more(wanted: Selection) -> bool:
+    """Return whether a selection goes by what services do not count by."""
+    return replace(wanted, service=None, route=None).is_filtered
 
 
 def as_json(board: Board) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from stagetrace.store.tally import Kind, Row, summed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from stagetrace.store.base import Relations, SpanRow, Tally
+    from stagetrace.store.base import Counted, Relations, SpanRow, Tally
 
 # The columns of a request as every command shows it.
 COLUMNS: Final = tuple(column for column in REQUESTS if column not in DECODED)
@@ -104,12 +104,55 @@ def routes(relations: Relations) -> list[Route]:
     return found
 
 
+def exactly(relations: Relations, found: Sequence[Route], counted: Iterable[Counted]) -> list[Route]:
+    """Return routes with what their services have counted themselves, in place of the estimates.
+
+    Requests that ended before that began or after that ends are counted by weight on top. What has several models
+    stays as it is, for services do not count by model, and so does what a service has counted less of than is stored.
+    """
+    made = list(found)
+    for one in counted:
+        rows = _rows(relations, "uncounted", [one.service, one.since_ns, one.until_ns])
+        besides = {(row["path"], row["objective"]): row for row in rows}
+        counts: dict[tuple[str, str], dict[str, int]] = {}
+        for (path, objective, verdict), count in one.counts.items():
+            counts.setdefault((path, objective), {})[verdict] = count
+        for place, route in enumerate(made):
+            key = (route.route, route.objective or "")
+            alone = sum((other.service, other.route, other.objective) == (one.service, *key) for other in made) == 1
+            if route.service == one.service and key in counts and alone:
+                made[place] = _exact(route, counts[key], besides.get(key), is_exact=one.is_exact)
+    return made
+
+
+def _exact(route: Route, counts: Mapping[str, int], besides: Mapping[str, Any] | None, *, is_exact: bool) -> Route:
+    more = besides or {"good": 0, "breaches": 0, "excluded": 0, "spread": 0, "most": 1}
+    good, breaches, excluded = (
+        counts.get(verdict, 0) + more[name]
+        for verdict, name in (("good", "good"), ("breach", "breaches"), ("excluded", "excluded"))
+    )
+    requests, sample = good + breaches + excluded, route.sample
+    if breaches < route.breaches or requests < sample.rows:
+        return route
+    sample = Sample(
+        sample.rows, not is_exact or besides is not None, sample.is_unknown and besides is not None, is_counted=True
+    )
+    known = attainment(sample, good, more["spread"], more["most"], breaches) if good + breaches else None
+    return route._replace(
+        requests=round(requests),
+        judged=round(good + breaches),
+        breaches=round(breaches),
+        attainment=known,
+        sample=sample,
+    )
+
+
 def _sample(row: Mapping[str, Any]) -> Sample:
     return Sample(row["stored"], row["sampled"], row["unknown"])
 
 
-def _rows(relations: Relations, name: str) -> list[dict[str, Any]]:
-    answer = relations.connection.execute(sql(name))
+def _rows(relations: Relations, name: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    answer = relations.connection.execute(sql(name), list(values))
     names = [column for column, *_ in answer.description or ()]
     return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 

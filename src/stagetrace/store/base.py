@@ -27,6 +27,7 @@ RELATIONS: Final = "relations"  # give the two relations
 SQL: Final = "sql"  # ... with the reader's own SQL allowed on them
 SEGMENTS: Final = "segments"  # filter by any attribute
 TAIL: Final = "tail"  # have `spans_after(cursor) -> (rows, cursor)`: what came since; None: nothing, the cursor alone
+COUNTS: Final = "counts"  # have `counted(selection) -> list[Counted]`: what services have counted themselves
 EXHAUSTIVE: Final = "exhaustive"  # give all there is of a window, however much that is
 
 
@@ -175,6 +176,16 @@ class TraceIds:
     ids: tuple[str, ...]
     complete: bool = True
     reason: str | None = None
+
+
+class Counted(NamedTuple):
+    """How many requests of a service ended within [since, until), by what it counted itself."""
+
+    service: str
+    since_ns: int
+    until_ns: int
+    is_exact: bool  # no edge of it lies between two different values, and no process may have more to say
+    counts: dict[tuple[str, str, str], int]  # by route, objective and verdict
 
 
 class Closing:

@@ -14,6 +14,7 @@ class Sample(NamedTuple):
     rows: int  # requests that are stored
     is_estimate: bool  # the process sampled: counts are sums of weights
     is_unknown: bool  # nor is it known how: counts are of the sampled requests alone, and nothing can be estimated
+    is_counted: bool = False  # counts are the service's own, where `is_estimate` says otherwise but for some
 
 
 class Attainment(NamedTuple):

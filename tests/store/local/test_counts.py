@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stagetrace.errors import StoreError
+from stagetrace.store.base import Counted
 from stagetrace.store.local import counts
-from stagetrace.store.local.counts import Counted, CountStore, Point, read
+from stagetrace.store.local.counts import CountStore, Point, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.errors import StoreError
+from stagetrace.store.base import Counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,16 +48,6 @@ class Point(NamedTuple):
     value: int
     time_ns: int
     is_delta: bool = False
-
-
-class Counted(NamedTuple):
-    """How many requests of a service ended within [since, until), by what it counted itself."""
-
-    service: str
-    since_ns: int
-    until_ns: int
-    is_exact: bool  # no edge of it lies between two different values, and no process may have more to say
-    counts: dict[tuple[str, str, str], int]  # by route, objective and verdict
 
 
 class CountStore:

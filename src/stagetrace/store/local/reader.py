@@ -15,6 +15,7 @@ from stagetrace.otlp.decoder_columns import SEQUENCE
 from stagetrace.store import known
 from stagetrace.store.base import (
     CANDIDATES,
+    COUNTS,
     EXHAUSTIVE,
     RELATIONS,
     SEGMENTS,
@@ -29,7 +30,7 @@ from stagetrace.store.base import (
     TraceIds,
 )
 from stagetrace.store.load import select
-from stagetrace.store.local import entry, relation, search
+from stagetrace.store.local import counts, entry, relation, search
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import check_format
 from stagetrace.store.local.relation import ALL_TIME, KINDS
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-    from stagetrace.store.base import Tally
+    from stagetrace.store.base import Counted, Tally
     from stagetrace.store.local.view import View
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ def open_url(url: str) -> LocalReader:
 class LocalReader(Closing):
     """Reader of one folder. Not for use by several threads at once."""
 
-    capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, TAIL, EXHAUSTIVE})
+    capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, TAIL, COUNTS, EXHAUSTIVE})
 
     def __init__(
         self, folder: Path, view: Callable[[], View], connection: DuckDBPyConnection, tail: DistinctTail
@@ -270,6 +271,11 @@ class LocalReader(Closing):
             ),
         )
         return distinct(_span_rows(found)), newest
+
+    def counted(self, selection: Selection) -> list[Counted]:
+        """Return what services have counted themselves in the selection's time."""
+        found = counts.read(self._folder, selection.since_ns, selection.until_ns)
+        return [one for one in found if selection.service in (None, one.service)]
 
     def close(self) -> None:
         """Release the database; the reader is not used afterwards."""

@@ -1,0 +1,113 @@
+"""A real service that samples, a real `stagetrace up`: what the commands say of how many requests there were."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.running import run_up
+from cli.running import cli
+from services import run_service
+from stagetrace.store.local.counts import read
+
+if TYPE_CHECKING:
+    from backend.running import Up
+
+pytestmark = pytest.mark.usefixtures("services")
+
+REQUESTS, EACH = 400, 36  # one of so many is slow
+BREACHES = -(-REQUESTS // EACH)
+
+
+def drive(folder: Path, up: Up, **env: str) -> str:
+    """Let a service serve 400 requests, 12 of which are too slow; return what it said."""
+    env = {
+        "STAGETRACE": "1",
+        "STAGETRACE_SLA": "GET /plain within 10m; GET /child within 1us; * excluded",
+        "OTEL_SERVICE_NAME": "sampling",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{up.target()}",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.1",
+        **env,
+    }
+    with run_service(folder, "semantics", env=env) as service:
+        for number in range(REQUESTS):
+            path = "/child" if number % EACH == 0 else "/plain"
+            service.client.get(path).raise_for_status()
+        service.stop()
+        return service.log
+
+
+def printed(*arguments: str) -> str:
+    done = cli(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def routes(up: Up) -> dict[str, Any]:
+    answer = json.loads(printed("watch", "--store", up.ready["data"], "--json", "--since", "1h"))
+    assert answer["complete"]
+    return {one["route"]: one for one in answer["routes"]}
+
+
+def test_the_counter_makes_it_exact(tmp_path: Path) -> None:
+    with run_up(tmp_path) as up:
+        log = drive(tmp_path, up)
+        assert f"{BREACHES} broke their" in log or f"{BREACHES} missed their" in log
+        found = routes(up)
+        counted = [one for one in read(Path(up.ready["data"]), 0, time.time_ns()) if one.service == "sampling"]
+    assert [one.is_exact for one in counted] == [True]
+    totals: Counter[str] = Counter()
+    for (route, _, verdict), count in counted[0].counts.items():
+        totals[f"{route} {verdict}"] += count
+    assert (totals["/plain good"], totals["/child breach"]) == (REQUESTS - BREACHES, BREACHES)
+    plain, child = found["/plain"], found["/child"]
+    assert (plain["requests"], plain["judged"], plain["breaches"]) == (REQUESTS - BREACHES, REQUESTS - BREACHES, 0)
+    assert plain["stored"] < 100
+    assert (plain["counted"], plain["estimated"], plain["attainment"]) == (True, False, 1.0)
+    assert (child["requests"], child["breaches"], child["stored"]) == (BREACHES, BREACHES, BREACHES)
+    assert (child["attainment"], child["attainment_95"]) == (0.0, [0.0, 0.0])
+
+
+def test_without_the_counter_it_is_estimated_and_says_so(tmp_path: Path) -> None:
+    with run_up(tmp_path) as up:
+        drive(tmp_path, up, OTEL_METRICS_EXPORTER="none")
+        found = routes(up)
+        assert read(Path(up.ready["data"]), 0, time.time_ns()) == []
+        shown = printed("watch", "--store", up.ready["data"], "--since", "1h")
+        stages = printed("stages", "--store", up.ready["data"], "--since", "1h")
+    plain, child = found["/plain"], found["/child"]
+    assert plain["requests"] == 10 * plain["stored"]
+    assert (plain["counted"], plain["estimated"], plain["sampling_known"]) == (False, True, True)
+    assert (child["breaches"], child["stored"]) == (BREACHES, BREACHES)
+    assert child["attainment_95"][0] == 0 < child["attainment_95"][1]
+    assert f"~ sampling /plain: estimated from {plain['stored']} sampled requests" in shown
+    assert f"~ sampling /plain: estimated from {plain['stored']} sampled requests" in stages
+    assert f"~{plain['requests']}" in stages
+
+
+def test_a_receiver_that_takes_no_metrics_is_no_trouble(tmp_path: Path) -> None:
+    """As Jaeger: it is not said, and costs no span."""
+    from sink import run_sink
+
+    with run_sink() as sink:
+        env = {
+            "STAGETRACE": "1",
+            "STAGETRACE_SLA": "* within 1us",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0.1",
+        }
+        with run_service(tmp_path, "semantics", env=env) as service:
+            for _ in range(5):
+                service.client.get("/plain").raise_for_status()
+            service.stop()
+            log = service.log
+        assert sum(span.attributes.get("http.route") == "/plain" for span in sink.spans) == 5
+    assert "metric" not in log.lower()
+    assert "Traceback" not in log
