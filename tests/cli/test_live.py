@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -108,11 +109,11 @@ def test_tail_follows_jaeger(jaeger: Jaeger) -> None:
 
 
 @contextmanager
-def on_screen(*arguments: str) -> Iterator[Screen]:
-    """Run a command on a terminal of 160 columns until the block ends."""
+def on_screen(*arguments: str, size: tuple[int, int] = (50, 160)) -> Iterator[Screen]:
+    """Run a command on a terminal of this many lines and columns until the block ends."""
     master, slave = pty.openpty()
     try:
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
         with started([*COMMAND, *arguments], env=environment(TERM="xterm-256color"), **streams) as process:
             os.close(slave)
@@ -199,6 +200,21 @@ def test_watch_shows_what_comes_until_ctrl_c(tmp_path: Path) -> None:
             file.write(literal.LINES[3] + "\n")
         screen.until("/health")
         assert screen.end(signal.SIGINT) == 130
+
+
+def test_watch_shows_a_part_of_everything_on_a_small_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "spans.jsonl"
+    made = []
+    for one in range(1, 41):
+        broken = literal.verdict(breached=True, **{"http.route": f"/model-{one}"})
+        made.append(literal.request((one << 96) + one, one, {"inference": 80}, **broken))
+    path.write_text("\n".join(made) + "\n")
+    with on_screen("watch", "--store", str(path), "--since", "2026-03-01", size=(24, 80)) as screen:
+        text = screen.until("Newest breaches")
+        screen.until("12:00:00.040")
+        assert screen.end(signal.SIGINT) == 130
+    assert "Objectives and routes" in text
+    assert len(re.findall(r"\.\.\. \d+ more lines", text)) >= 2
 
 
 def test_watch_once_on_a_terminal_ends(tmp_path: Path) -> None:

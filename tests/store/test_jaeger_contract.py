@@ -6,6 +6,7 @@ Also Jaeger itself where its configuration is not the usual one: a small memory 
 from __future__ import annotations
 
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ import backends
 from conftest import need
 from stagetrace import semconv
 from stagetrace.errors import StoreError
-from stagetrace.store import Selection
+from stagetrace.store import Selection, jaeger
 from stagetrace.store import jaeger_api as api
 from stagetrace.store.jaeger import JaegerReader
 from stagetrace.store.jaeger_client import JaegerClient
@@ -189,6 +190,27 @@ def test_a_crowd_in_a_wide_window_takes_few_searches() -> None:
         (newest,) = JaegerReader(client).breaches(Selection(0, day_ns + 1, service=SERVICE, limit=1)).breaches
     assert newest.start_unix_nano == day_ns
     assert len(handler.depths) < 20
+
+
+def test_an_id_is_searched_by_its_beginning_among_the_newest_traces_and_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jaeger, "NEWEST_TRACES", 5)
+    now = time.time_ns() // 1000 * 1000
+    handler = Strict([now - number * 60_000_000_000 for number in range(20)])  # a minute each; trace 1 is the newest
+    with served(handler) as client:
+        reader = JaegerReader(client)
+        found, none = reader.trace_ids("0" * 30), reader.trace_ids("ab")
+    assert [int(one, 16) for one in found.ids] == [1, 2, 3, 4, 5]
+    searched = "Jaeger cannot search by a part of an id, so only the newest 5 traces were searched"
+    assert (found.complete, found.reason) == (none.complete, none.reason) == (False, searched)
+    assert none.ids == ()
+    assert len(handler.depths) < 40
+    handler = Strict([now - 86_400_000_000_000])
+    with served(handler) as client:
+        found = JaegerReader(client).trace_ids("0" * 30)
+    assert found.ids == (f"{1:032x}",)  # of yesterday, where the last hour has none
+    assert found.reason == searched.replace("newest 5 traces", "traces of the last 30 days")
 
 
 def test_a_long_trace_at_each_end_of_a_window_is_no_trap() -> None:

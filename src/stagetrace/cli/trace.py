@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.cli import terminal
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.critical_path import critical_path
-from stagetrace.cli.options import add_json, add_store, add_zone, store_url, utf8
+from stagetrace.cli.options import Suggested, add_json, add_store, add_zone, store_url, utf8
 from stagetrace.cli.output import completeness, warn
 from stagetrace.cli.tail import recent
 from stagetrace.cli.waterfall import ASCII, BLOCKS, render
@@ -40,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "id",
         metavar="ID",
         type=_trace_id,
+        choices=Suggested((LATEST,)),
         help="trace id, or its first digits (4 or more), or latest: the newest request",
     )
     add_store(parser)

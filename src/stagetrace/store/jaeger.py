@@ -122,7 +122,7 @@ class JaegerReader(Closing):
             selection = Selection(now - window_ns, now + _DAY_NS, limit=NEWEST_TRACES)
             cuts: list[str] = []
             newest = [one.trace_id for one in islice(self._newest(selection, _id, cuts), NEWEST_TRACES + 1)]
-            ids = dict.fromkeys(one for one in newest if one.startswith(prefix))
+            ids = dict.fromkeys(one for one in newest[:NEWEST_TRACES] if one.startswith(prefix))
             is_cut = len(newest) > NEWEST_TRACES
             searched = f"the newest {NEWEST_TRACES:,} traces" if is_cut else f"the traces of {window}"
             if ids or is_cut:
