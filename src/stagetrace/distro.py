@@ -339,6 +339,7 @@ def _id_generator() -> IdGenerator | None:
 
 def _report(target: str) -> None:
     from stagetrace import __version__
+    from stagetrace.instrumentation.otel_sdk import judging
     from stagetrace.instrumentation.registry import state
     from stagetrace.publish import sampler
     from stagetrace.status import samples_all
@@ -349,19 +350,8 @@ def _report(target: str) -> None:
     broken = f"; not hooked: {', '.join(failed)} (`stagetrace doctor` says why)" if failed else ""
     log.info(
         f"{__version__} recording in process {os.getpid()} ({', '.join(seen)}), spans to {target}{sampled}, "
-        f"judging by: {_judging()}{broken}"
+        f"judging by: {judging()}{broken}"
     )
-
-
-def _judging() -> str:
-    """Return the objectives, and what cannot be read in the policy."""
-    from stagetrace.instrumentation.otel_sdk import policy, policy_problems
-
-    rules = policy()
-    if rules is None and not policy_problems():
-        return "no objective given (STAGETRACE_SLA)"
-    names = "; ".join(rule.name for rule in rules.objectives) if rules else "no objective"
-    return "; ".join([names, *policy_problems()])
 
 
 @guarded

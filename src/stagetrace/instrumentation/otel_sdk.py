@@ -86,6 +86,15 @@ def policy_problems() -> tuple[str, ...]:
     return _policy()[1]
 
 
+def judging() -> str:
+    """Return the objectives in words, and what cannot be read of STAGETRACE_SLA."""
+    used, problems = _policy()
+    if used is None and not problems:
+        return "no objective given (STAGETRACE_SLA)"
+    names = "; ".join(rule.name for rule in used.objectives) if used else "no objective"
+    return "; ".join([names, *problems])
+
+
 @functools.cache
 def _policy() -> tuple[Policy | None, tuple[str, ...]]:
     """Read STAGETRACE_SLA, and say once what of it cannot be read."""
