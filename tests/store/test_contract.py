@@ -51,6 +51,7 @@ SELECTIONS = {
     "as-shown": replace(WHOLE, route="POST /predict /rank"),  # name and route, as lists show a request
     "name-as-shown": replace(WHOLE, route="POST /predict"),
     "shown-elsewhere": replace(WHOLE, route="odd"),
+    "path-as-shown": replace(WHOLE, route="HTTP GET /items/7"),
     "breached": replace(WHOLE, breached=True),
     "kept": replace(WHOLE, breached=False, service="contract-1"),
     "cause": replace(WHOLE, causes=("gc",)),
@@ -91,7 +92,8 @@ def meant(selection: Selection) -> list[Made]:
 def _routes(one: Made) -> tuple[str, ...]:
     route = one.attributes.get("http.route", one.attributes.get("rpc.method"))
     if not isinstance(route, str):
-        return (one.name,)
+        target = one.attributes.get("http.target")
+        return (one.name if target is None else f"{one.name} {target.partition('?')[0]}",)
     return route, one.name if route in one.name else f"{one.name} {route}"
 
 

@@ -8,6 +8,7 @@ from stagetrace.cli.layout import COMMON, TIME, TRACE, Column
 from stagetrace.cli.terminal import milliseconds, promise
 from stagetrace.cli.times import UTC, shown
 from stagetrace.store.answers import slowest_stage
+from stagetrace.store.entries import request_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,12 +35,11 @@ def columns(zone: Zone) -> tuple[Column, ...]:
 
 def cells(request: Mapping[str, Any], zone: Zone = UTC) -> tuple[str, ...]:
     """Return the cells of a row of `requests`, for `columns`."""
-    name, path = request["name"], request["route"] or request["url_path"]
     status = "ERROR" if request["status"] == "ERROR" else "-"
     return (
         shown(request["start_unix_nano"], zone),
         request["service"],
-        name if path is None or path in name else f"{name} {path}",
+        request_text(request["name"], request["url_path"] if request["route"] is None else request["route"]),
         request["model"] or "-",
         status if request["http_status"] is None else str(request["http_status"]),
         milliseconds(request["duration_ms"]),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 HTTP_ROUTE: Final = "http.route"
 RPC_METHOD: Final = "rpc.method"
+URL_PATH: Final = "url.path"
+HTTP_TARGET: Final = "http.target"  # its older name; with the query
 _MISSED: Final = re.compile(r"(\w+): ([\d.]+(?:e[+-]\d+)?) ms, ([\d.]+(?:e[+-]\d+)?) ms allowed")
 _STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES)}
 
@@ -51,12 +53,19 @@ def matches(span: SpanRow, selection: Selection) -> bool:
 def _routes(span: SpanRow) -> tuple[str | None, str]:
     """Return what `Selection.route` may be for an entry span."""
     found = route(span.attributes)
-    return found, request_text(span.name, found)
+    return found, request_text(span.name, path(span.attributes) if found is None else found)
 
 
-def request_text(name: str, route: str | None) -> str:
-    """Return what people are shown of a request: its name, and its route where the name has none."""
-    return name if route is None or route in name else f"{name} {route}"
+def request_text(name: str, path: str | None) -> str:
+    """Return what people are shown of a request: its name, and its route or path where the name has none."""
+    return name if path is None or path in name else f"{name} {path}"
+
+
+def path(attributes: Mapping[str, Value]) -> str | None:
+    """Return the path that was asked for, by the name of today or, without its query, the one before."""
+    found = text(attributes, URL_PATH)
+    older = text(attributes, HTTP_TARGET)
+    return older.partition("?")[0] if found is None and older is not None else found
 
 
 def segment(span: SpanRow, key: str) -> str | None:

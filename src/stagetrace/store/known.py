@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from stagetrace import semconv
 from stagetrace.errors import StoreError
 from stagetrace.store.base import Selection
-from stagetrace.store.entries import request_text, route, segment, text
+from stagetrace.store.entries import path, request_text, route, segment, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -85,7 +85,7 @@ def _instead(one: Selection, key: str | None, sample: Sequence[SpanRow]) -> str:
     if one.route is not None:
         names = {name if (name := route(span.attributes)) is not None else span.name for span in sample}
         if " " in one.route:
-            names = {request_text(span.name, route(span.attributes)) for span in sample}
+            names = {request_text(span.name, route(span.attributes) or path(span.attributes)) for span in sample}
         return f"there are {nearest(one.route, names)}" if names else "there is none with a route"
     if one.model is not None:
         names = {name for span in sample if (name := text(span.attributes, semconv.ML_MODEL_NAME)) is not None}

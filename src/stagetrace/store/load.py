@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.errors import StoreError
 from stagetrace.origin import requirement
 from stagetrace.store.base import SERVER, Relations
-from stagetrace.store.entries import named_stages, route, text
-from stagetrace.store.relations import HTTP_TARGET, OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED, URL_PATH
+from stagetrace.store.entries import named_stages, path, route
+from stagetrace.store.relations import OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
 from stagetrace.store.rows import as_text
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def cells(span: SpanRow) -> tuple[Any, ...]:
         "end_unix_nano": min(span.end_unix_nano, _GREATEST),
         "duration_ms": span.duration_ns / 1e6,
         "is_entry": span.kind == SERVER,
-        "url_path": _path(read),
+        "url_path": path(read),
         "attributes": [(key, as_text(value)) for key, value in read.items()],
         "resource": [(key, as_text(value)) for key, value in span.resource.items()],
     }
@@ -200,13 +200,6 @@ def _typed(value: Value, kind: str) -> Value:
     if value is None or not isinstance(value, _FITS[kind]) or (isinstance(value, bool) and kind != "BOOLEAN"):
         return None
     return value if not isinstance(value, (int, float)) or isfinite(value) else None
-
-
-def _path(attributes: Mapping[str, Value]) -> str | None:
-    """Return the path that was asked for, by the name of today or, without its query, the one before."""
-    found = text(attributes, URL_PATH)
-    older = text(attributes, HTTP_TARGET)
-    return older.partition("?")[0] if found is None and older is not None else found
 
 
 def _totals(attributes: Mapping[str, Value]) -> dict[str, Value]:

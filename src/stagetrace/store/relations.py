@@ -37,8 +37,6 @@ TYPED: Final[Mapping[str, tuple[str, str]]] = {
 
 # Column -> the name of its attribute before OpenTelemetry's semantic conventions 1.23, read where that is absent.
 OLDER: Final[Mapping[str, str]] = {"method": "http.method", "http_status": "http.status_code"}
-URL_PATH: Final = "url.path"
-HTTP_TARGET: Final = "http.target"  # its older name; with the query
 
 SPANS: Final[Mapping[str, str]] = {
     "trace_id": "VARCHAR",

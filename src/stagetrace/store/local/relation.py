@@ -15,7 +15,7 @@ from stagetrace.store.entries import named_stages
 from stagetrace.store.load import connect, needs
 from stagetrace.store.local.duplicates import KEY
 from stagetrace.store.local.parquet import SERVER_KIND
-from stagetrace.store.local.search import ROUTE
+from stagetrace.store.local.search import PATH, ROUTE
 from stagetrace.store.relations import STAGE_COLUMNS
 from stagetrace.store.rows import as_text, values
 
@@ -101,7 +101,7 @@ def loaded(query: str) -> str:
         "route": f"CASE WHEN is_entry THEN {ROUTE} ELSE route END",
         "method": "coalesce(method, old_method)",
         "http_status": "coalesce(http_status, old_http_status)",
-        "url_path": "coalesce(url_path, split_part(http_target, '?', 1))",
+        "url_path": PATH,
     }
     same = [column for column in (*COLUMNS, OTHER_MS) if column not in (*own, *_JOINED)]
     typed = ", ".join([*same, *(f"{expression} AS {column}" for column, expression in own.items())])

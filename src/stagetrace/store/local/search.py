@@ -22,8 +22,10 @@ _RESOURCE_ATTRIBUTE: Final = b"\x0a"  # tag of field 1 of Resource
 _ERROR: Final = "error"  # Jaeger's word for the status, as newer ones than 2.13 read it
 _STATUS_ERROR: Final = 2
 ROUTE: Final = "coalesce(route, rpc_method)"  # of an entry span, as `store.entries.route`
+PATH: Final = "coalesce(url_path, split_part(http_target, '?', 1))"  # as `store.entries.path`
 # As `store.entries.request_text`.
-_REQUEST: Final = f"CASE WHEN {ROUTE} IS NULL OR contains(name, {ROUTE}) THEN name ELSE name || ' ' || {ROUTE} END"
+_SHOWN: Final = f"coalesce({ROUTE}, {PATH})"
+_REQUEST: Final = f"CASE WHEN coalesce(contains(name, {_SHOWN}), true) THEN name ELSE name || ' ' || {_SHOWN} END"
 
 Condition = tuple[str, list[Any]]
 

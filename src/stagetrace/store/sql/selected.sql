@@ -25,7 +25,10 @@ WHERE is_entry
     AND (getvariable('service') IS NULL OR service = getvariable('service'))
     AND (
         getvariable('route') IS NULL OR route = getvariable('route')
-        OR CASE WHEN route IS NULL OR contains(name, route) THEN name ELSE name || ' ' || route END = getvariable('route')
+        OR CASE
+            WHEN coalesce(contains(name, coalesce(route, url_path)), true) THEN name
+            ELSE name || ' ' || coalesce(route, url_path)
+        END = getvariable('route')
     )
     AND (getvariable('model') IS NULL OR model = getvariable('model'))
     AND (getvariable('breached') IS NULL OR coalesce(breached, false) = getvariable('breached'))
