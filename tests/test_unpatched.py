@@ -61,17 +61,18 @@ def test_a_service_says_what_it_imports_once_each(tmp_path: Path) -> None:
             "STAGETRACE_STATUS": str(tmp_path / "status"),
         }
         with run_service(tmp_path, argv=argv, env=env) as service:
-            wait_for(lambda: "llama_cpp imported" in service.log)
+            wait_for(lambda: "calls of llama_cpp," in service.log)
             service.call("GET", "/load")
-            wait_for(lambda: "vllm imported" in service.log)
+            wait_for(lambda: "calls of vllm," in service.log)
             said = doctor(service.process.pid, tmp_path / "status")
             service.call("GET", "/load")
-    lines = [line for line in service.log.splitlines() if " imported: " in line]
-    assert [line.partition(" imported")[0] for line in lines] == ["stagetrace: llama_cpp", "stagetrace: vllm"]
+    lines = [line for line in service.log.splitlines() if "not recognised" in line]
+    begins = [f"stagetrace: model calls of {name}, imported here, are not recognised" for name in ("llama_cpp", "vllm")]
+    assert [line.partition(":")[0] + ":" + line.split(":")[1] for line in lines] == begins
     assert all(unpatched.REMEDY in line for line in lines)
-    (check,) = [check for check in said if "imported" in check["found"]]
+    (check,) = [check for check in said if "not recognised" in check["found"]]
     assert (check["state"], check["mend"]) == ("ok", unpatched.REMEDY)
-    assert check["found"].startswith("llama_cpp, vllm imported: ")
+    assert check["found"].startswith("model calls of llama_cpp, vllm, imported here, ")
 
 
 def doctor(pid: int, folder: Path) -> list[dict[str, str]]:
@@ -101,4 +102,4 @@ def test_doctor_names_those_that_are_installed(tmp_path: Path) -> None:
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     (check,) = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "libraries"]
     assert "spacy" in check["found"]
-    assert check["mend"] == f"of spacy, vllm: {unpatched.REMEDY}"
+    assert check["mend"] == f"model calls of spacy, vllm: {unpatched.REMEDY}"

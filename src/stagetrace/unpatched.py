@@ -45,7 +45,7 @@ MODELS: Final[dict[str, tuple[str, ...]]] = {
     "tritonclient": (),
     "vllm": (),
 }
-REMEDY: Final = 'mark its calls by stagetrace.stage("inference", model=..., version=...), a `with` block or a decorator'
+REMEDY: Final = 'mark them by stagetrace.stage("inference", model=..., version=...), a `with` block or a decorator'
 _said: set[str] = set()
 
 
@@ -56,7 +56,7 @@ def imported() -> list[str]:
 
 def said(names: Iterable[str]) -> str:
     """Return that the calls of these are not recognised."""
-    return f"{', '.join(names)} imported: calls of its models are not recognised, and are a part of `handler`"
+    return f"model calls of {', '.join(names)}, imported here, are not recognised: their time counts as `handler`"
 
 
 @guarded
@@ -65,4 +65,4 @@ def say_new() -> None:
     new = [name for name in imported() if name not in _said]
     if new:
         _said.update(new)
-        log.info(f"{said(new)}. To see them: {REMEDY}.")
+        log.info(f"{said(new)}; {REMEDY}.")

@@ -69,7 +69,7 @@ def say_misspelt() -> None:
     """Say it of this process's variables."""
     found = misspelt(os.environ)
     if found:
-        log.warning(f"{said(found)}. docs/environment.md lists those that there are.")
+        log.warning(said(found))
 
 
 def said_unused(names: list[str]) -> str:

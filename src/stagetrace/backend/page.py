@@ -50,7 +50,7 @@ spans by OTLP, stores them, and answers the commands and Jaeger's query API. The
 <pre>{send}</pre>
 <h2>Ask it</h2>
 <pre>{ask}</pre>
-<p>On another machine: <code>{remote}</code></p>
+<p>Or by its query port: <code>{remote}</code></p>
 </body>
 </html>
 """

@@ -163,7 +163,7 @@ def libraries(hooks: Iterable[str]) -> Check:
         mend = f"run this command with the service's own interpreter; hooks exist for {', '.join(sorted(hooked))}"
         return Check("libraries", WARN, f"no library that has a hook is installed here{without}", mend)
     models = [name for name in bare if name in unpatched.MODELS]
-    mend = f"of {', '.join(models)}: {unpatched.REMEDY}" if models else ""
+    mend = f"model calls of {', '.join(models)}: {unpatched.REMEDY}" if models else ""
     return Check("libraries", OK, f"hooked when imported: {', '.join(map(_named, here))}{without}", mend)
 
 
