@@ -1,10 +1,12 @@
 """Handlers that compute and call no model, behind WSGI and, as a program that asks itself once, behind gRPC."""
 
+import threading
 import time
 from concurrent import futures
 from typing import Any
 
 COMPUTING_S = 0.04
+LONG = 50_000_000  # bytes, more than a socket's buffers have
 
 
 def compute() -> None:
@@ -13,9 +15,20 @@ def compute() -> None:
         sum(range(500))
 
 
+def compete() -> None:
+    while True:
+        sum(range(1_000))
+
+
 def app(environ: Any, start_response: Any) -> list[bytes]:
     if environ["PATH_INFO"] == "/read":
         environ["wsgi.input"].read()
+    if environ["PATH_INFO"] == "/compete":
+        for _ in range(3):
+            threading.Thread(target=compete, daemon=True).start()
+    if environ["PATH_INFO"] == "/download":
+        start_response("200 OK", [("content-type", "text/plain"), ("content-length", str(LONG))])
+        return [b"x" * LONG]
     compute()
     start_response("200 OK", [("content-type", "text/plain"), ("content-length", "2")])
     return [b"ok"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,36 @@ def test_reading_a_slow_body_behind_wsgi_is_no_part_of_what_the_thread_was_block
     parts = [took for key, took in entry.attributes.items() if key.startswith("sla.breach.part.")]
     whole = (entry.end - entry.start) / 1e6
     assert abs(sum(parts) - whole) <= max(2, 0.05 * whole), entry.attributes
+
+
+def test_a_thread_without_the_gil_is_no_slow_client(tmp_path: Path) -> None:
+    with run_sink() as sink:
+        env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
+        with run_service(tmp_path, argv=wsgi_command("gunicorn gthread", "computing"), env=env) as service:
+            service.call("GET", "/compete")
+            asked = [service.call("POST", "/read", content=b"x" * 15)[0] for _ in range(20)]
+            parts = [key for trace_id in asked for key in sink.request(trace_id).entry.attributes]
+    assert "sla.breach.part.lock_wait_ms" in parts
+    assert "sla.breach.part.slow_download_ms" not in parts
+    assert {"slow_upload", "slow_download"}.isdisjoint(
+        sink.request(trace_id).entry.attributes.get("sla.breach.cause") for trace_id in asked
+    )
+
+
+def test_a_client_that_does_not_read_behind_wsgi(tmp_path: Path) -> None:
+    with run_sink() as sink:
+        env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
+        with run_service(tmp_path, argv=wsgi_command("gunicorn", "computing"), env=env) as service:
+            trace_id = os.urandom(16).hex()
+            with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as client:
+                parent = f"traceparent: 00-{trace_id}-{'b' * 16}-01"
+                client.sendall(f"GET /download HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{parent}\r\n\r\n".encode())
+                time.sleep(0.5)
+                while client.recv(1 << 20):
+                    pass
+            attributes = sink.request(trace_id).entry.attributes
+    assert attributes["sla.breach.cause"] == "slow_download"
+    assert attributes["sla.breach.stage"] == "network.send"
 
 
 def test_computing_behind_grpc() -> None:

@@ -219,6 +219,19 @@ def test_of_a_send_or_receive_the_client_has_what_waited_for_it() -> None:
     assert not {"slow_upload", "slow_download"} & set(in_ms(segments, request))
 
 
+def test_where_nobody_tells_the_whole_stage_is_the_clients_but_for_what_cannot_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What lay in the socket, and what is too short to have waited for anybody."""
+    segments = [segment("network.receive", 0, 50), segment("handler", 50, 60), segment("network.send", 60, 100)]
+    request = noted([section(60, 100, 40)])
+    assert in_ms(segments, request)["slow_upload"] == 50
+    assert in_ms(segments, request)["slow_download"] == 40
+    request.socket_waits = [(20 * MS, 50 * MS, True)]
+    monkeypatch.setattr(request, "is_quick", lambda activity: activity == "network.send")
+    assert in_ms(segments, request) == {"slow_upload": 20, "socket_wait": 30, "compute": 40, "unknown": 10}
+
+
 def test_a_body_that_lay_in_the_socket_without_a_known_reason_is_the_contention_of_the_request() -> None:
     segments = [segment("network.receive", 0, 100), segment("handler", 100, 200)]
     request = noted([section(100, 200, 40, rivals=60)])

@@ -45,6 +45,17 @@ def waited_ns(connection: Any) -> int:
         return 0
 
 
+def lain_ns(connection: Any) -> int:
+    """Return for how long the data received last by a socket lay in the kernel; 0 if unknown. Never raises."""
+    if connection is None or not _is_used or _source.off or _hook.off:
+        return 0
+    try:
+        return _asked(connection)
+    except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+        look_into(tcp.SOURCE, error, lambda: connection.fileno() < 0)
+        return 0
+
+
 def arrived(environ: Any, arrival: Arrival | None, now: int) -> Arrival | None:
     """Return what is known of the arrival of a WSGI request, with its wait in the socket if there was one.
 

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 from asyncio import current_task
 from contextvars import Context
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -30,6 +31,7 @@ from stagetrace.instrumentation.rpc import (
 )
 from stagetrace.recording.context import attach, with_span
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
+from stagetrace.sources import loops
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -116,6 +118,7 @@ class AioRpc(Rpc):
 
     def wrap(self, handler: Any) -> Any:
         """Return a handler for this RPC alone; None if it is of a kind that is not recorded."""
+        loops.note(time_ns())
         self._takes_stream = requests = bool(handler.request_streaming)
         self.response_streaming = answers = bool(handler.response_streaming)
         name, _ = KINDS[requests, answers]

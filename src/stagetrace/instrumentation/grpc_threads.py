@@ -187,6 +187,7 @@ class ThreadRpc(Rpc):
     def finish(self, state: Any) -> None:
         """End: the thread is done, and has handed the answer over."""
         code = state.code
+        self.divide_rest()
         if self._is_broken:
             self._go_out()
         if code is None:

@@ -33,7 +33,9 @@ from stagetrace.recording.stream import Stream
 from stagetrace.recording.timeline import Timeline
 from stagetrace.semconv import (
     NETWORK_MESSAGES_RECEIVED,
+    NETWORK_RECEIVE,
     NETWORK_RECEIVED_BYTES,
+    NETWORK_SEND,
     NETWORK_SENT_BYTES,
     SLA_DEADLINE_REMAINING_MS,
 )
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     Metadata = Iterable[tuple[str, str | bytes]]
 
 CANCELLED = "cancelled"
+LEAST_BUFFER = 16_384  # of a stream, or its connection, before it holds its writer back
 MAX_CACHED = 4_096
 MAX_NAME = 256
 REASON = "grpc_pool"
@@ -205,6 +208,7 @@ class Rpc:
     parent_context: Context  # what the metadata carries
     _start: int  # the timeline's
     divide: Any
+    divide_rest: Any
     enter: Any
     leave: Any
     abandon: Any
@@ -250,6 +254,13 @@ class Rpc:
         """Note what is left now of the caller's deadline."""
         if left_s < FOREVER_S:
             self._remaining_s = max(left_s + (time_ns() - self._start) / 1e9, 0.0)
+
+    def is_quick(self, activity: str) -> bool:
+        """Return whether so few bytes passed in all sends or receives that none waited for the caller."""
+        if activity == NETWORK_RECEIVE:
+            return not self.received and 0 < self.received_bytes < LEAST_BUFFER  # no stream: it comes with the headers
+        sent = self.sent_bytes + (self.piece or 0) + (0 if self.stream is None else self.stream.size)
+        return activity == NETWORK_SEND and sent < LEAST_BUFFER
 
     def hand_over(self) -> None:
         """Count the message of a stream that was on its way, if there is one: gRPC has taken it."""

@@ -178,7 +178,8 @@ class WsgiRequest(Passing, http_metrics.Counted):
     _long_agent: bytes | None = None
     _in_front_ms: float | None = None  # in the queue of a load balancer
     mount = ""  # what a dispatching middleware moved from the path to the script's name
-    divide: Any  # the timeline's; so the next
+    divide: Any  # the timeline's; so the next three
+    divide_rest: Any
     _start: int
     disconnect: str | None
     _begun = 0  # when the application was called
@@ -322,6 +323,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
         try:
             if ended_at - self._begun >= LONG_NS and not self._environ.get("wsgi.multithread"):
                 note(self._begun, ended_at, self)  # its worker has served nobody else
+            self.divide_rest()
             self._end_span(ended_at)
         finally:
             if self._counted is not None:

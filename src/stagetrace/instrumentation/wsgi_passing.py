@@ -13,7 +13,9 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded_end, report
+from stagetrace.instrumentation.arrival import lain_ns
 from stagetrace.instrumentation.asgi import CANCELLED, CLIENT
+from stagetrace.instrumentation.connections import socket_of
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current
 from stagetrace.recording.current import current
 from stagetrace.recording.stream import Stream
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 WHERE = "stagetrace.instrumentation.wsgi"
 NO_BODY = ("", "0", None)
+LEAST_BUFFER = 16_384  # that of a socket, or a stream, before it holds its writer back
 
 
 def broken_off() -> str:
@@ -51,6 +54,17 @@ class Passing:
     stream: Stream | None  # the timeline's; so the next two
     enter: Any
     leave: Any
+    has_data: Any
+    _environ: Any
+
+    def is_quick(self, activity: str) -> bool:
+        """Return whether this is a send, and the whole response fits into the least buffer."""
+        size = self.stream.size if self.stream is not None else self._first[1] if self._first is not None else 0
+        return activity == NETWORK_SEND and 0 < size + self._piece < LEAST_BUFFER
+
+    def lain_ns(self) -> int:
+        """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
+        return lain_ns(socket_of(self._environ))
 
     def _note_head(self, status: str, headers: Any) -> Any:  # noqa: ARG002
         """Note the head of the answer; return the headers to send."""
@@ -220,15 +234,16 @@ class Input:
         return operator.getitem, ((self._stream,), 0)
 
     def _wait(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        request = self._request
+        request, since = self._request, time_ns()
         try:
-            request.enter(NETWORK_RECEIVE)
+            request.enter(NETWORK_RECEIVE, at=since)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         try:
             return method(*args, **kwargs)
         finally:
             try:
+                request.has_data(since)
                 request.leave(NETWORK_RECEIVE)
             except Exception as error:  # noqa: BLE001
                 report(WHERE, error)

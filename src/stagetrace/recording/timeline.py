@@ -16,7 +16,7 @@ from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END_MARK, Marks
 from stagetrace.recording.segments import MAX_SEGMENTS, NOTHING
 from stagetrace.recording.tiler import MAX_FINE, Tiler, Visit
 from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
-from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account_since
+from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account_since, before
 from stagetrace.sources.threads import end as end_section
 
 if TYPE_CHECKING:
@@ -153,6 +153,13 @@ class Timeline(Marks):
                 self.divided(first, last)
         end_section()
 
+    @guarded_end
+    def divide_rest(self) -> None:
+        """Note what the calling thread has done since its last account as a section, if that is of this request."""
+        first = before()
+        if first is not None and first[AT] >= self._start:
+            self.divide(first)
+
     @guarded
     def handed_over(self, start: int, end: int, lacked: int = UNKNOWN) -> None:
         """Note that a thread of a pool, free at `start`, took the request up at `end`, having lacked a CPU for so long.
@@ -166,11 +173,8 @@ class Timeline(Marks):
     def waited_for_peer(self, activity: str, since: int) -> None:
         """Note that a send or receive, an `activity`, has waited since then, and does no longer."""
         until = time.time_ns()
-        if activity == NETWORK_RECEIVE and until - since >= LAIN_NS and (lain := self.lain_ns()):
-            arrived = max(until - lain, since)
-            if len(self.socket_waits) < MAX_CALLS:
-                self.socket_waits = [*self.socket_waits, (arrived, until, holder(arrived, until) is not None)]
-            until = arrived
+        if activity == NETWORK_RECEIVE:
+            until = self._lay(since, until)
         if activity == NETWORK_SEND and until - since >= LAIN_NS and not self.owes():
             return  # nothing is under way: the loop has come back to it late
         waits = self.peer_waits or ()
@@ -179,9 +183,28 @@ class Timeline(Marks):
         else:  # the rest is one
             self.peer_waits = [*waits[:-1], (waits[-1][0], until)]
 
+    def _lay(self, since: int, until: int) -> int:
+        """Note how long the data lay in the kernel that were received from `since` to `until`; return from when on."""
+        if until - since < LAIN_NS or not (lain := self.lain_ns()):
+            return until
+        arrived = max(until - lain, since)
+        if len(self.socket_waits) < MAX_CALLS:
+            self.socket_waits = [*self.socket_waits, (arrived, until, holder(arrived, until) is not None)]
+        return arrived
+
+    @guarded_end
+    def has_data(self, since: int) -> None:
+        """Note that a thread has waited for data since then, and has some."""
+        if not self.closed:
+            self._lay(since, time.time_ns())
+
     def lain_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
         return 0
+
+    def is_quick(self, activity: str) -> bool:  # noqa: ARG002
+        """Return whether so few bytes passed in all sends or receives that none waited for the other side."""
+        return False
 
     def owes(self) -> bool:
         """Return whether the other side has bytes of an answer left to acknowledge; so where that is unknown."""

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
         calls: Sequence[tuple[str, int, int]]
         peer_waits: Sequence[Interval] | None
         socket_waits: Sequence[tuple[int, int, bool]]
+
+        def is_quick(self, activity: str) -> bool: ...  # noqa: D102
+
         model: Mapping[str, Any]
 
 
@@ -189,9 +192,6 @@ def parts_of(segments: Sequence[Segment], noted: Noted) -> Parts:
             waits.append(times_of)
             if _add_queue(times, segment, noted.handed, overs):
                 unheld.append(times_of)
-        elif segment.stage in WAITS and noted.peer_waits is None:
-            waits.append(times_of)
-            _add(times, WAITS[segment.stage], segment.end - segment.start)
         elif segment.stage in WAITS:
             _add_passing(times, segment, noted, own, waits, unheld)
         else:
@@ -262,7 +262,9 @@ def _add_passing(
 ) -> None:
     """Add a send or receive: what waited for the other side, what lay in the socket meanwhile, and the rest as own."""
     at, whole = segment.start, segment.end
-    kept = [(WAITS[segment.stage], begin, end, True) for begin, end in noted.peer_waits or ()]
+    peer = () if noted.is_quick(segment.stage) else [(at, whole)] if noted.peer_waits is None else noted.peer_waits
+    lain = [(begin, end) for begin, end, _ in noted.socket_waits]
+    kept = [(WAITS[segment.stage], begin, end, True) for begin, end in _without(peer, lain)]
     kept += [(cause.SOCKET_WAIT, begin, end, is_told) for begin, end, is_told in noted.socket_waits]
     for part, begin, end, is_told in sorted(kept, key=lambda one: one[1:]):
         begin, end = max(begin, at), min(end, whole)  # noqa: PLW2901

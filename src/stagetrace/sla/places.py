@@ -51,6 +51,7 @@ def _waits(segment: Segment, noted: Noted) -> list[tuple[str, float]]:
     if segment.stage != QUEUE:
         lain = [overlap(times, [(begin, end)]) for begin, end, _ in noted.socket_waits]
         waited = whole if noted.peer_waits is None else overlap(times, noted.peer_waits)
+        waited = 0 if noted.is_quick(segment.stage) else waited
         return [(WAITS[segment.stage], waited), *((part, sum(lain)) for part in _LATE)]
     part = queue_part(segment)
     found: list[tuple[str, float]] = [(part, whole)]
