@@ -1,0 +1,33 @@
+"""An RPC whose messages fit into the least buffer between two sides has waited for no caller to take or send them."""
+
+from __future__ import annotations
+
+import pytest
+
+from stagetrace.instrumentation.rpc import LEAST_BUFFER, Rpc
+from stagetrace.recording.stream import Stream
+
+
+class Served(Rpc):
+    def __init__(self, sent: int, received: int, messages: int = 0, streamed: int = 0) -> None:
+        self.sent_bytes, self.received_bytes, self.received = sent, received, messages
+        self.stream = None
+        if streamed:
+            self.stream = Stream()
+            self.stream.add(1, streamed)
+
+
+@pytest.mark.parametrize(
+    ("rpc", "sends", "receives"),
+    [
+        (Served(15, 15), True, True),
+        (Served(LEAST_BUFFER, 15), False, True),
+        (Served(15, LEAST_BUFFER), True, False),
+        (Served(0, 15, messages=3), True, False),  # a stream may come as slowly as it likes
+        (Served(0, 15, streamed=LEAST_BUFFER), False, True),
+        (Served(0, 0), True, False),
+    ],
+)
+def test_only_more_than_a_buffer_may_have_waited(rpc: Rpc, sends: bool, receives: bool) -> None:
+    assert (rpc.is_quick("network.send"), rpc.is_quick("network.receive")) == (sends, receives)
+    assert not rpc.is_quick("queue")
