@@ -303,6 +303,15 @@ def test_garbage_that_is_collected_while_a_request_waits_to_be_taken_up_is_what_
     assert in_ms(upload, noted()) == {"slow_upload": 100}  # which goes on meanwhile
 
 
+def test_a_wait_in_the_socket_that_was_all_garbage_collection_is_no_other_wait(
+    collected: list[tuple[int, int]], loop: Callable[..., None]
+) -> None:
+    collected.append((0, 50))
+    loop((0, 60, 55, 5, 0, 1))
+    segments = [segment("queue", 0, 50, SOCKET), segment("handler", 50, 60)]
+    assert in_ms(segments, noted([section(50, 60, 10)])) == {"gc": 50, "compute": 10}
+
+
 def test_garbage_collected_counts_once(collected: list[tuple[int, int]]) -> None:
     handler = [segment("handler", 0, 100)]
     collected.append((10, 90))

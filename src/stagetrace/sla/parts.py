@@ -204,7 +204,7 @@ def parts_of(segments: Sequence[Segment], noted: Noted) -> Parts:
     others = _of_own(own, divided, sorted(calls), overs, _handed_back(own, noted.handed), suspended)
     for_gil = divided.for_gil
     for part, kept in _kept_out(unheld, divided):
-        times[cause.SOCKET_WAIT] -= kept
+        times[cause.SOCKET_WAIT] = times.get(cause.SOCKET_WAIT, 0) - kept
         _add(times, part, kept)
         for_gil += kept if part == cause.LOCK_WAIT else 0
     for part, took in others.items():
