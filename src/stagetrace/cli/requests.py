@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = "List requests, the newest first or the slowest, with the time allowed and the verdict."
 EXAMPLE: Final = "stagetrace requests --slowest 10 --route /predict"
+_LAST: Final = 9  # where there is a column for one stage, the one that names the slowest may leave
 _ORDERS: Final = ("start", "duration", "overrun")
 
 
@@ -82,4 +83,5 @@ def _table(found: Sequence[dict[str, Any]], sort: str, zone: Zone) -> Table:
     totals = [one[SORTS[sort]] if sort in SORTS else one["stages"].get(sort) for one in found]
     times = ["-" if total is None else milliseconds(total) for total in totals]
     rows = [(*row[:-1], total, row[-1]) for row, total in zip(rows, times, strict=True)]
-    return Table((*heads[:-1], Column(sort, is_number=True), heads[-1]), rows)
+    *first, stage, trace = heads
+    return Table((*first, stage._replace(leaves=_LAST), Column(sort, is_number=True), trace), rows)
