@@ -81,6 +81,8 @@ def test_without_the_counter_it_is_estimated_and_says_so(tmp_path: Path) -> None
         assert read(Path(up.ready["data"]), 0, time.time_ns()) == []
         shown = printed("watch", "--store", up.ready["data"], "--since", "1h")
         stages = printed("stages", "--store", up.ready["data"], "--since", "1h")
+        where = ("--store", up.ready["data"], "--since", "1h")
+        breaches, as_json = printed("breaches", *where), json.loads(printed("breaches", "--json", *where))
     plain, child = found["/plain"], found["/child"]
     assert plain["requests"] == 10 * plain["stored"]
     assert (plain["counted"], plain["estimated"], plain["sampling_known"]) == (False, True, True)
@@ -89,6 +91,9 @@ def test_without_the_counter_it_is_estimated_and_says_so(tmp_path: Path) -> None
     assert f"~ sampling /plain: estimated from {plain['stored']} sampled requests" in shown
     assert f"~ sampling /plain: estimated from {plain['stored']} sampled requests" in stages
     assert f"~{plain['requests']}" in stages
+    judged = plain["requests"] + BREACHES
+    assert f"{BREACHES} of ~{judged} judged requests missed their objective" in breaches
+    assert (as_json["judged"], as_json["missed"], as_json["estimated"]) == (judged, BREACHES, True)
 
 
 def test_a_receiver_that_takes_no_metrics_is_no_trouble(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from stagetrace.cli.downstream import Hop, Owner
 from stagetrace.errors import StoreError
 from stagetrace.store import Selection, answers, open_store
 from stagetrace.store.base import CANDIDATES, Lost, Tally
+from stagetrace.store.estimates import Sample
 from stagetrace.store.known import nearest
 from stagetrace.store.relations import REQUESTS, SPANS
 from store import members
@@ -181,6 +182,7 @@ def tally(selection: Selection) -> Tally:
             )
         ),
         newest_unix_nano=max((one.start for one in found or ever), default=None),
+        sample=Sample(len(found), is_estimate=False, is_unknown=False),
     )
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from stagetrace.store.answers import exactly, request_of, routes, stages
+from stagetrace.store.answers import exactly, request_of, routes, stages, tally
 from stagetrace.store.base import Counted, Selection, SpanRow
 from stagetrace.store.estimates import Attainment, Sample, attainment
 from stagetrace.store.load import Loader, select
+from stagetrace.store.tally import Tallier
 
 MS = 1_000_000
 ESTIMATED, WHOLE = Sample(1, True, False), Sample(1, False, False)  # noqa: FBT003
@@ -233,3 +234,25 @@ def test_what_has_two_models_is_not_told_apart_by_counts() -> None:
     rows = [replace(row, attributes={**row.attributes, "ml.model.name": f"m{n % 2}"}) for n, row in enumerate(rows)]
     database = relations(rows)
     assert exactly(database, routes(database), [counted(1000, good=100)]) == routes(database)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        sampled([10.0 + number * 45 / 400 for number in range(400)], 0.2, 5),
+        [entry(1, 10, 0.0), entry(2, 80, 0.0)],
+        [entry(1, 80, 0.0, upgraded=True), entry(2, 10, 0.5)],
+        [entry(1, 80, None, upgraded=True), entry(2, 10, None)],
+        [entry(1, 10, None), entry(2, 80, None)],
+        [entry(1, 10, 7.0), entry(2, 10, 1.0)],
+    ],
+)
+def test_a_tally_is_by_weight_whether_by_sql_or_not(rows: list[SpanRow]) -> None:
+    """As `watch` has it."""
+    (route,) = routes(relations(rows))
+    tallier = Tallier(Selection(0, 2**62))
+    for row in rows:
+        tallier.offer(row)
+    for found in (tally(relations(rows)), tallier.tally()):
+        assert (found.requests, found.judged, found.missed) == (route.requests, route.judged, route.breaches)
+        assert found.sample == route.sample

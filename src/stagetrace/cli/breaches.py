@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli import missed, times
+from stagetrace.cli import missed, sampled, times
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
 from stagetrace.cli.downstream import WIRE, alone, owner_of
 from stagetrace.cli.layout import COMMON, TIME, TRACE, Column, Table
@@ -129,6 +129,7 @@ def as_json(answer: Breaches, owners: Sequence[Owner]) -> dict[str, Any]:
         "overrun_ms": tally.overrun_ms,
         "lost": [{**asdict(one), "share": one.overrun_ms / (tally.overrun_ms or 1)} for one in tally.lost],
         "counted_all": tally.reason is None,
+        **sampled.keys(tally.sample),
         "newest_request_unix_nano": tally.newest_unix_nano,
         "breaches": [_entry_json(entry, owner) for entry, owner in zip(answer.breaches, owners, strict=True)],
     }

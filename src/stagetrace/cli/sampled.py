@@ -8,9 +8,14 @@ if TYPE_CHECKING:
     from stagetrace.store.estimates import Attainment, Sample
 
 
+def mark(sample: Sample) -> str:
+    """Return what stands before a count: `~` where it is an estimate, `>=` where more is not known."""
+    return ">=" if sample.is_unknown else "~" if sample.is_estimate else ""
+
+
 def about(count: int, sample: Sample) -> str:
-    """Return a count as people see it: with `~` where it is an estimate, `>=` where more is not known."""
-    return f"{'>=' if sample.is_unknown else '~' if sample.is_estimate else ''}{count}"
+    """Return a count as people see it."""
+    return f"{mark(sample)}{count}"
 
 
 def percent(attainment: Attainment | None, sample: Sample) -> str:

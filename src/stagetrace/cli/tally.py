@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.cli import sampled
 from stagetrace.cli.terminal import printable
 from stagetrace.cli.times import UTC, shown, since
 
@@ -36,13 +37,19 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
             f"{about}.",
         ]
     least = "at least " if tally.reason is not None else ""
-    missed = f"{least if tally.missed else ''}{tally.missed:,} of {least}{tally.judged:,} judged requests"
+    judged = f"{sampled.mark(tally.sample)}{tally.judged:,}"
+    missed = f"{least if tally.missed else ''}{tally.missed:,} of {least}{judged} judged requests"
     because = f" because of {' or '.join(wanted.causes)}" if wanted.causes else ""
     rest = tally.requests - tally.judged - tally.excluded
     more = [f"{tally.excluded:,} excluded"] if tally.excluded else []
     more += [f"{rest:,} that no objective matches"] if rest else []
     unjudged = f"; not judged: {', '.join(more)}" if more else ""
-    return [f"{missed} missed their objective{because}{_over(tally)}.", f"{about}{unjudged}."]
+    note = sampled.note("the count", tally.sample)
+    return [
+        f"{missed} missed their objective{because}{_over(tally)}.",
+        f"{about}{unjudged}.",
+        *([] if note is None else [f"{note}."]),
+    ]
 
 
 def _over(tally: Tally) -> str:

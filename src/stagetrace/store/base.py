@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from stagetrace.store.estimates import NOTHING, Sample
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
@@ -139,6 +141,7 @@ class Tally:
     lost: tuple[Lost, ...] = ()  # most time first
     newest_unix_nano: int | None = None  # start of the newest request; where there is none, of the newest of any time
     reason: str | None = None
+    sample: Sample = NOTHING  # `requests` to `recorded` are sums of its weights
 
     @property
     def overrun_ms(self) -> float:

@@ -17,6 +17,9 @@ class Sample(NamedTuple):
     is_counted: bool = False  # counts are the service's own, where `is_estimate` says otherwise but for some
 
 
+NOTHING: Final = Sample(0, is_estimate=False, is_unknown=False)
+
+
 class Attainment(NamedTuple):
     """Which part of the judged requests met their objective, and within what that lies by 95 %."""
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from stagetrace import semconv
 from stagetrace.store.base import Lost, Tally
 from stagetrace.store.entries import matches, number, text
+from stagetrace.store.estimates import Sample
+from stagetrace.store.relations import probability_of, weight_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,12 +32,19 @@ class Kind(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The requests of one kind: how many, by how much they were over in all, when the newest began."""
+    """The requests of one kind: how many by weight, by how much they were over in all, when the newest began.
+
+    Besides how many are stored, and what they say of their sampling.
+    """
 
     kind: Kind
-    requests: int
+    requests: float
     overrun_ms: float
     newest: int
+    stored: int
+    is_sampled: bool
+    least: float | None  # probability that one of them says; 0: not known
+    most: float | None
 
 
 class Counted(NamedTuple):
@@ -46,6 +55,8 @@ class Counted(NamedTuple):
     start: int
     kind: Kind
     overrun_ms: float
+    probability: float | None = None  # as `relations.probability_of`
+    is_upgraded: bool = False
 
 
 _FIRST: Final = 2**31  # more attributes than any span has
@@ -68,7 +79,9 @@ def counted(span: SpanRow) -> Counted:
         )
         overrun_ms = number(read, semconv.SLA_OVERRUN_MS) or 0.0
     key = span.trace_id, span.span_id, span.service
-    return Counted(key, len(read), span.start_unix_nano, kind, overrun_ms)
+    probability = probability_of(number(read, semconv.SLA_SAMPLING_PROBABILITY))
+    is_upgraded = read.get(semconv.SLA_UPGRADED) is True
+    return Counted(key, len(read), span.start_unix_nano, kind, overrun_ms, probability, is_upgraded)
 
 
 def counted_breach(entry: Entry) -> Counted:
@@ -106,11 +119,22 @@ class Tallier:
         sums: dict[Kind, list[Counted]] = defaultdict(list)
         for one in self._found.values():
             sums[one.kind].append(one)
-        rows = (
-            Row(kind, len(all_), sum(one.overrun_ms for one in all_), max(one.start for one in all_))
-            for kind, all_ in sums.items()
-        )
+        rows = (_row(kind, all_) for kind, all_ in sums.items())
         return summed(rows, self._selection.causes, self.newest, reason)
+
+
+def _row(kind: Kind, all_: Sequence[Counted]) -> Row:
+    said = [one.probability for one in all_ if one.probability is not None]
+    return Row(
+        kind,
+        sum(weight_of(one.probability, breached=kind.word == BREACH) for one in all_),
+        sum(one.overrun_ms for one in all_),
+        max(one.start for one in all_),
+        len(all_),
+        bool(said) or any(one.is_upgraded for one in all_),
+        min(said, default=None),
+        max(said, default=None),
+    )
 
 
 def requests_of(selection: Selection, *, ever: bool = False) -> Selection:
@@ -127,7 +151,7 @@ def summed(
     judged = [row for row in found if row.kind.word in (BREACH, GOOD)]
     missed = [row for row in judged if row.kind.word == BREACH and (not causes or row.kind.cause in causes)]
     # To the nanosecond: what sums have beyond it depends on their order.
-    lost = [Lost(row.kind.stage, row.kind.cause, row.requests, round(row.overrun_ms, 6)) for row in missed]
+    lost = [Lost(row.kind.stage, row.kind.cause, row.stored, round(row.overrun_ms, 6)) for row in missed]
     return Tally(
         requests=_sum(found),
         judged=_sum(judged),
@@ -137,8 +161,15 @@ def summed(
         lost=tuple(sorted(lost, key=lambda one: (-one.overrun_ms, -one.missed, one.stage or "", one.cause or ""))),
         newest_unix_nano=max((row.newest for row in found), default=newest_of_any_time),
         reason=reason,
+        sample=_sample(found),
     )
 
 
+def _sample(rows: Sequence[Row]) -> Sample:
+    is_sampled = any(row.is_sampled for row in rows)
+    is_known = any(row.most for row in rows) and not any(row.least == 0 for row in rows if row.kind.word != BREACH)
+    return Sample(sum(row.stored for row in rows), is_sampled, is_sampled and not is_known)
+
+
 def _sum(rows: Iterable[Row]) -> int:
-    return sum(row.requests for row in rows)
+    return round(sum(row.requests for row in rows))

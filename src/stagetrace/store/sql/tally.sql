@@ -9,8 +9,12 @@ SELECT
     ) IS NOT NULL AS is_recorded,
     CASE WHEN breached THEN stage END AS breach_stage,
     CASE WHEN breached THEN cause END AS breach_cause,
-    count(*) AS requests,
+    sum(weight) AS requests,
     coalesce(sum(overrun_ms) FILTER (breached), 0) AS over_ms,
-    max(start_unix_nano) AS newest
+    max(start_unix_nano) AS newest,
+    count(*) AS stored,
+    bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS is_sampled,
+    min(sampling_probability) AS least,
+    max(sampling_probability) AS most
 FROM requests
 GROUP BY ALL
