@@ -184,8 +184,14 @@ def test_demo_shows_the_breaches(tmp_path: Path) -> None:
     assert output.count("BREACH ticket-router POST /predict") >= 1
     longest = {stage: longest_ms(output, stage) for stage in ("inference", "queue", "network.receive")}
     assert min(longest.values()) > 50, longest
-    breach = r"^\S+ \S+ +ticket-router +POST /\S+ .* [\w.]+( \(\w+\))? +(minor|major|critical)"
-    assert re.search(breach, output, re.MULTILINE)
+    breach = r"^\S+ +POST /\S+ +[\d.]+ ms( +\d+ ms)? +[\d.]+ ms +[\w.]+( \(\w+\))?.* +[0-9a-f]{8,}$"
+    assert len(re.findall(breach, output, re.MULTILINE)) == 10
+    # What is summed up is all that the service judged, and not what is listed.
+    judged, missed = re.findall(r"judged (\d+) requests, (\d+) missed their objective", output)[0]
+    summary = rf"^{missed} of {judged} judged requests missed their objective, [\d.]+ s over in all: [\w.]+/\w+ \d+ %"
+    assert re.search(summary, output, re.MULTILINE)
+    assert int(missed) > 10
+    assert f"These are the newest 10 of {missed}; --limit {missed} shows all." in output
     assert re.search(r"stage: inference", output)
     assert "ExtraTreesClassifier" in output
     assert re.search(r"^\$ stagetrace trace [0-9a-f]{32} ", output, re.MULTILINE)

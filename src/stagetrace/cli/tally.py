@@ -63,7 +63,9 @@ def _over(tally: Tally) -> str:
     named = [f"{_kind(one)} {100 * one.overrun_ms / whole:.0f} %" for one in tally.lost[:_CAUSES]]
     rest = tally.lost[_CAUSES:]
     if rest:
-        named.append(f"{len(rest)} others {100 * sum(one.overrun_ms for one in rest) / whole:.0f} %")
+        named.append(
+            f"{len(rest)} other{'s' if len(rest) > 1 else ''} {100 * sum(one.overrun_ms for one in rest) / whole:.0f} %"
+        )
     return f", {lost} over in all: {', '.join(named)}"
 
 

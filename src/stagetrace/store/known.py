@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stagetrace.store.base import SpanRow
 
-SAMPLED: Final = 5000  # requests that are looked at for names, of stores that hold many
+SAMPLED: Final = 2000  # requests that are looked at for names, of stores that hold many
 _NAMED: Final = 10
 _LONGEST: Final = 100  # of a name in a message
 
