@@ -1,5 +1,7 @@
 """Handlers that compute and call no model, behind WSGI and, as a program that asks itself once, behind gRPC."""
 
+import asyncio
+import sys
 import threading
 import time
 from concurrent import futures
@@ -34,7 +36,34 @@ def app(environ: Any, start_response: Any) -> list[bytes]:
     return [b"ok"]
 
 
+async def serve_by_asyncio(kind: str) -> None:
+    """Serve one call by a coroutine function, or by a plain one in the server's pool."""
+    import grpc.aio
+
+    async def in_the_loop(request: bytes, context: Any) -> bytes:
+        compute()
+        return request
+
+    def in_the_pool(request: bytes, context: Any) -> bytes:
+        compute()
+        return request
+
+    behaviour = {"coroutine": in_the_loop, "pool": in_the_pool}[kind]
+    handler = grpc.method_handlers_generic_handler(
+        "ml.Scorer", {"Compute": grpc.unary_unary_rpc_method_handler(behaviour)}
+    )
+    server = grpc.aio.server(futures.ThreadPoolExecutor(2), handlers=[handler])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert await channel.unary_unary("/ml.Scorer/Compute")(b"asked", timeout=30) == b"asked"
+    await server.stop(5)
+
+
 def main() -> None:
+    if len(sys.argv) > 1:
+        asyncio.run(serve_by_asyncio(sys.argv[1]))
+        return
     import grpc
 
     def behaviour(request: bytes, context: Any) -> bytes:

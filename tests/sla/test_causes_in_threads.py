@@ -1,4 +1,4 @@
-"""What a handler does that calls no model is told where the handler stays on one thread: behind WSGI and gRPC."""
+"""What a handler does that calls no model is told behind WSGI and gRPC, too."""
 
 from __future__ import annotations
 
@@ -91,10 +91,11 @@ def test_a_client_that_does_not_read_behind_wsgi(tmp_path: Path) -> None:
     assert attributes["sla.breach.stage"] == "network.send"
 
 
-def test_computing_behind_grpc() -> None:
+@pytest.mark.parametrize("kind", [(), ("coroutine",), ("pool",)])
+def test_computing_behind_grpc(kind: tuple[str, ...]) -> None:
     with run_sink() as sink:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "STAGETRACE"))}
         env = {**clean, **ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
-        subprocess.run([PYTHON, "computing.py"], cwd=APPS, env=env, check=True, timeout=60)
+        subprocess.run([PYTHON, "computing.py", *kind], cwd=APPS, env=env, check=True, timeout=60)
         spans = sink.wait_for(lambda all_: any(span.kind == SERVER for span in all_))
     assert_told(next(span for span in spans if span.kind == SERVER).attributes)

@@ -11,6 +11,7 @@ import inspect
 from asyncio import current_task
 from contextvars import Context
 from time import time_ns
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,6 +20,7 @@ from opentelemetry import context as otel_context
 
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation.grpc_threads import KINDS, Requests
+from stagetrace.instrumentation.passing import stepped
 from stagetrace.instrumentation.rpc import (
     FOREVER_S,
     ForeignRpc,
@@ -32,6 +34,7 @@ from stagetrace.instrumentation.rpc import (
 from stagetrace.recording.context import attach, with_span
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources import loops
+from stagetrace.sources.threads import account
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -96,7 +99,8 @@ class AioRpc(Rpc):
 
     response_streaming = False
     answered_by_grpc = ""  # with this status code, no handler asked
-    closed: bool  # the timeline's
+    closed: bool  # the timeline's; so the next one
+    divide: Any
     _shape = ""  # the name of the method that takes the place of the handler's behaviour
     _takes_stream = False
     _is_served = False
@@ -202,7 +206,7 @@ class AioRpc(Rpc):
         if self._takes_stream:
             request = self._received(request) or request
         try:
-            answer = await self._behaviour(request, context)
+            answer = await self._in_steps(self._behaviour(request, context))
         except BaseException as error:
             self.failed_by(error)
             del self  # gRPC keeps an abort's exception, with this frame, in a cycle
@@ -213,6 +217,10 @@ class AioRpc(Rpc):
         else:
             on_their_way.add(self)
         return answer
+
+    def _in_steps(self, work: Any) -> Any:
+        """Return what awaits `work` and notes what its steps do."""
+        return stepped(work, self) if type(work) is CoroutineType else work
 
     async def _answers(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Do as an asynchronous generator does."""
@@ -252,6 +260,7 @@ class AioRpc(Rpc):
     def in_thread(self, function: Any, *args: Any) -> Any:
         """Call a part of the handler in a thread that knows nothing of the task's context."""
         token = self._enter_thread()
+        first = account()
         try:
             return function(*args)
         except StopIteration:
@@ -260,6 +269,7 @@ class AioRpc(Rpc):
             self.failed_by(error)
             raise
         finally:
+            self.divide(first)
             self._leave_thread(token)
 
     @guarded
