@@ -317,6 +317,7 @@ def test_garbage_collected_counts_once(collected: list[tuple[int, int]]) -> None
     collected.append((10, 90))
     assert in_ms(handler, noted([section(0, 100, 95, 5)])) == {"gc": 80, "compute": 15, "cpu_wait": 5}
     assert in_ms(handler, noted([section(0, 100, 5, rivals=95)])) == {"gc": 80, "compute": 5, "lock_wait": 15}
+    assert in_ms(handler, noted([section(0, 100, 22, rivals=78)])) == {"gc": 80, "compute": 20}  # in the other
     assert in_ms(handler, noted([section(0, 100, 60, 40)])) == {"gc": 60, "cpu_wait": 40}  # it lacked a CPU, too
     assert in_ms(handler, noted()) == {"gc": 80, "unknown": 20}
 
@@ -399,6 +400,18 @@ def test_a_wait_in_the_socket_is_what_kept_the_event_loops_thread(
     assert in_ms(segments, timeline) == {**found, "compute": 100}
     segments[0].attributes = {**SOCKET, "queue.blocked_by": "GET /hold"}
     assert in_ms(segments, timeline) == {"socket_wait": 100, "compute": 100}
+
+
+@pytest.mark.parametrize(
+    ("rivals", "found"), [(40, {"lock_wait": 50, "io_wait": 50}), (10, {"unknown": 50, "io_wait": 50})]
+)
+def test_a_free_thread_that_is_late_waits_for_the_gil_where_that_is_in_demand(
+    rivals: float, found: dict[str, float], loop: Callable[..., None]
+) -> None:
+    """Whatever its section waits for then."""
+    segments = [segment("queue", 0, 50, POOL), segment("handler", 50, 100)]
+    loop((0, 50, 0, 0, rivals, 1), (50, 100, 0, 0, 0, 1))
+    assert in_ms(segments, noted([section(50, 100, 0, for_threads=0)], [(0, 50, 0)])) == found
 
 
 def test_without_a_gil_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

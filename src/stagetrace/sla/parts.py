@@ -55,6 +55,7 @@ class _Divided:
     blocked: int = 0  # in a system call: a socket, a file, a sleep, a subprocess
     late: int = 0  # able to run and not running, for a reason that nothing tells
     for_gil: int = 0  # of `locked`, what waiting for the GIL explains at most
+    is_contended: bool = False  # whether threads wanted the GIL while the request was handed over
 
     @property
     def otherwise(self) -> int:
@@ -106,23 +107,25 @@ class _Divided:
     def collect(self, collected: int) -> int:
         """Take the time of the garbage collector out of what it was counted as; return how much was found there."""
         # Another thread may have run it, and held the GIL meanwhile; else it has computed in this one.
-        name = "locked" if self.locked >= collected else "computed"
-        found: int = min(getattr(self, name), collected)
-        setattr(self, name, getattr(self, name) - found)
+        left = collected
+        for name in ("locked", "computed") if self.locked >= self.computed else ("computed", "locked"):
+            found: int = min(getattr(self, name), left)
+            setattr(self, name, getattr(self, name) - found)
+            left -= found
         self.for_gil = min(self.for_gil, self.locked)
-        return found
+        return collected - left
 
     def add_hand_over(self, took: int, lacked: int) -> None:
         """Add the time that it took a free thread to take the request up, or the event loop to take it back.
 
-        It could not run: for want of a CPU, which is `lacked` where that is known, or of the GIL; of which the sections
-        were in want more.
+        It could not run: for want of a CPU, which is `lacked` where that is known, or of the GIL: where that was in
+        demand, or the sections were in want of it more than of anything else.
         """
         if lacked == threads.UNKNOWN:
             lacked = took if self.waited > max(self.for_gil, self.otherwise) else 0
         lacked = min(lacked, took)
         self.waited += lacked
-        if self.for_gil > self.otherwise:
+        if self.is_contended or self.for_gil > self.otherwise:
             self.locked += took - lacked
             self.for_gil += took - lacked
         else:
@@ -174,6 +177,16 @@ class _Suspended:
         return found
 
 
+def _is_contended(times: list[Interval]) -> bool:
+    """Return whether other threads that run Python computed for most of these times, by what is known of the loop's."""
+    known = held = 0
+    for begin, end, share in loops.lately(min(times)[0], max(times)[1]) if times else ():
+        within = overlap(times, [(begin, end)]) if begin < end else 0
+        known += within
+        held += within and min(share.rivals, end - begin) * within // (end - begin)
+    return held >= RIVALS * known > 0
+
+
 def _for_each(share: threads.Share) -> float:
     """Return how long a thread has waited for a CPU for what it computed."""
     return share.waited / share.computed if share.computed else 0.0
@@ -196,7 +209,7 @@ def parts_of(segments: Sequence[Segment], noted: Noted) -> Parts:
             _add_passing(times, segment, noted, own, waits, unheld)
         else:
             own.append(times_of)
-    divided = _Divided()
+    divided = _Divided(is_contended=_is_contended([(begin, end) for begin, end, _ in noted.handed]))
     calls = [(begin, end) for _, begin, end in noted.calls]
     divided.add_sections(noted.accounts, sorted([*calls, *waits]))
     sections = [(first[threads.AT], last[threads.AT]) for first, last in noted.accounts]
@@ -226,7 +239,9 @@ def _kept_out(unheld: list[Interval], divided: _Divided) -> Iterator[tuple[str, 
     """
     loop = _Suspended.of(unheld)
     for begin, end in unheld:
-        took = max(end - begin - pauses.within(begin, end), 0)
+        took = end - begin - pauses.within(begin, end)
+        if took <= 0:
+            continue
         if loop.known:
             lacked = min(loop.waited * (end - begin) // loop.known, took)
             yield cause.CPU_WAIT, lacked
