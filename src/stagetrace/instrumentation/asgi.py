@@ -20,6 +20,7 @@ from stagetrace.guard import guarded_end, report, switch
 from stagetrace.instrumentation import http, http_metrics
 from stagetrace.instrumentation.arrival import show, waited_ns
 from stagetrace.instrumentation.base import SCOPE_KEY
+from stagetrace.instrumentation.delivered import announced, gone_flag, is_written
 from stagetrace.instrumentation.passing import WHERE, Receive, Send, stepped
 from stagetrace.instrumentation.request_start import time_in_queue_ms
 from stagetrace.instrumentation.starlette import template_of
@@ -124,13 +125,6 @@ def _begin(scope: Any, send: Any, started: int) -> AsgiRequest | None:
     return request
 
 
-@functools.cache
-def gone_flag(module: str) -> str | None:
-    """Return the attribute by which a connection of this module says that its client has gone, if it has one."""
-    servers = {"uvicorn": "disconnected", "hypercorn": "closed"}
-    return servers.get(module.partition(".")[0])
-
-
 def _url(scope: Any) -> str:
     host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), None)
     if host is None:
@@ -147,6 +141,9 @@ class AsgiRequest(Messages, http_metrics.Counted):
     _answer_headers: Any = None
     received_bytes = 0
     _size = 0  # of an answer in one piece
+    _announced: int | None = None  # bytes of an answer in several pieces
+    _is_delivered = False  # the kernel has all of them
+    _has_left = False  # the client, which has all of the answer
     _ended_at: int | None = None
     _raised = False
     _finished = False
@@ -273,7 +270,7 @@ class AsgiRequest(Messages, http_metrics.Counted):
         if PROPAGATORS in sys.modules:
             self._announce(message)
         if self._is_gone():
-            self.go_away()
+            self.disconnect = self.disconnect or CLIENT  # without even a head
 
     def _announce(self, message: Any) -> None:
         if not self.gave_way and not self.is_announced:  # whoever made the entry span announces it
@@ -288,13 +285,17 @@ class AsgiRequest(Messages, http_metrics.Counted):
 
     def add_piece(self, now: int, message: Any) -> None:
         """Note a piece of an answer in several, handed over at `now`, in nanoseconds since the epoch."""
-        if self._is_gone():
+        is_gone = self._is_gone()
+        if is_gone:
             self.go_away()
         if self.stream is None:
             self.stream = Stream()
+            self._announced = announced(self._method, self._status, self._answer_headers)
         size = len(message.get("body", b""))
         if size:
             self.stream.add(now, size)
+            if self._announced is not None and self.stream.size >= self._announced and not is_gone:
+                self._is_delivered = self._is_delivered or is_written(self._connection, self._announced)
 
     def lain_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
@@ -313,13 +314,27 @@ class AsgiRequest(Messages, http_metrics.Counted):
     def go_away(self) -> None:
         """Note that the client has gone, if that was before the end of the answer."""
         if self._ended_at is None and self.disconnect is None and self._scope["type"] == "http":
-            self.disconnect = CLIENT
+            if self._has_all():
+                self._has_left = True
+            else:
+                self.disconnect = CLIENT
+
+    def _has_all(self) -> bool:
+        """Return whether the client lacks nothing of what the head of the answer has announced."""
+        known = not self._is_delivered and self._status is not None
+        return self._is_delivered or (known and announced(self._method, self._status, self._answer_headers) == 0)
 
     @guarded_end
     def break_off(self) -> None:
         """Note that the application was stopped in its work."""
-        if self._ended_at is None and self.disconnect is None:
+        if self._ended_at is None and self.disconnect is None and not self._end_delivered():
             self.disconnect = CANCELLED
+
+    def _end_delivered(self) -> bool:
+        """End with the last byte that was announced, if the client has it; return whether it has."""
+        if self._is_delivered and self.stream is not None:
+            self._ended_at = self.stream.last
+        return self._is_delivered
 
     def _accepting(self, message: Any) -> None:
         self._answer_headers = message.get("headers")
@@ -380,9 +395,10 @@ class AsgiRequest(Messages, http_metrics.Counted):
         """Note why the application returned before its answer was complete, if nothing has told yet."""
         if self._raised or self.disconnect is not None or self._scope["type"] != "http":
             return
-        if self._is_gone():
+        is_gone = self._has_left or self._is_gone()
+        if is_gone and not self._end_delivered():
             self.go_away()
-        else:
+        if not is_gone:
             self._own_span().set_status(Status(StatusCode.ERROR, "the answer was not completed"))
 
     def finish(self) -> None:

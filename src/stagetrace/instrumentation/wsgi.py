@@ -303,7 +303,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
     @guarded_end
     def break_off(self) -> None:
         """Note that the server closes an answer that has not come to its end, as a rule since nobody takes the rest."""
-        if self._failure is None:
+        if self._failure is None and not self._has_all():
             self.disconnect = broken_off()
 
     @guarded_end

@@ -55,7 +55,7 @@ class AdoptedRequest(Passing, Timeline):
     @guarded_end
     def break_off(self) -> None:
         """Note why the rest is not sent; theirs ends next, as the application closes its answer."""
-        if not self._raised:
+        if not self._raised and not self._has_all():
             self.disconnect = broken_off()
 
     @guarded_end

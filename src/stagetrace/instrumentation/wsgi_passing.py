@@ -16,6 +16,7 @@ from stagetrace.guard import guarded_end, report
 from stagetrace.instrumentation.arrival import lain_ns
 from stagetrace.instrumentation.asgi import CANCELLED, CLIENT
 from stagetrace.instrumentation.connections import socket_of
+from stagetrace.instrumentation.delivered import announced
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current
 from stagetrace.recording.current import current
 from stagetrace.recording.stream import Stream
@@ -50,6 +51,8 @@ class Passing:
     _has_sent = False  # any piece of the answer, and so its head
     _files: list[Any] | None = None  # answers made by a `wsgi.file_wrapper` that is no class
     _piece = 0  # bytes of what the server is writing
+    _asked = ""  # method of the request
+    _head: tuple[str, Any] = ("", ())  # status line and headers of the answer
     _first: tuple[int, int] | None = None  # the first piece: when it had been handed over, and its bytes
     stream: Stream | None  # the timeline's; so the next two
     enter: Any
@@ -79,6 +82,7 @@ class Passing:
     def run(self, call: Callable[[Any, Any], Any], environ: Any, start_response: Any) -> Any:
         """Call the application; return its answer for the server."""
         self._start_response = start_response
+        self._asked = environ.get("REQUEST_METHOD", "")
         before = self.resume()
         try:
             answer = call(environ, self.start_response)
@@ -162,6 +166,7 @@ class Passing:
         """Begin the answer by the server's own callable; return its `write`, marked."""
         try:
             headers = self._note_head(status, headers)
+            self._head = status, headers
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         return functools.partial(self._write, self._start_response(status, headers, *exc_info, **kwargs))
@@ -220,6 +225,15 @@ class Passing:
 
     def break_off(self) -> None:
         """Note that the server closes an answer that has not come to its end."""
+
+    def _has_all(self) -> bool:
+        """Return whether the server has written all that the head of the answer announced."""
+        status, headers = self._head
+        wanted = announced(self._asked, int(status[:3]) if status[:3].isdigit() else None, headers)
+        sent = self.stream.size if self.stream is not None else self._first[1] if self._first is not None else 0
+        if sys.exc_info()[1] is None:
+            return wanted is not None and sent + self._piece >= wanted
+        return wanted is not None and 0 < sent >= wanted  # the last piece could not be written
 
 
 class Input:

@@ -23,14 +23,14 @@ class Stream:
     The first piece's time and the gaps after it add up to the time of the last piece.
     """
 
-    __slots__ = ("_gaps", "_last", "_size_name", "count", "first", "size", "widest")
+    __slots__ = ("_gaps", "_size_name", "count", "first", "last", "size", "widest")
 
     def __init__(self, size_name: str = HTTP_RESPONSE_BODY_SIZE) -> None:
         """Begin without a piece; the attribute `size_name` will have the bytes of all."""
         self._size_name = size_name
         self.count = 0
         self.size = 0  # in bytes
-        self.first = self._last = 0  # nanoseconds since the epoch
+        self.first = self.last = 0  # nanoseconds since the epoch
         self.widest = (0, 0)  # from when to when
         self._gaps: dict[int, int] = {}  # lower bound of the gap, in nanoseconds -> how many
 
@@ -41,13 +41,13 @@ class Stream:
         if self.count == 1:
             self.first = now
         else:
-            gap = now - self._last
+            gap = now - self.last
             if gap > self.widest[1] - self.widest[0]:
-                self.widest = (self._last, now)
+                self.widest = (self.last, now)
             shift = max(gap.bit_length() - DIGITS, 0)
             lower = max(gap, 0) >> shift << shift
             self._gaps[lower] = self._gaps.get(lower, 0) + 1
-        self._last = max(now, self._last)  # the wall clock may step back
+        self.last = max(now, self.last)  # the wall clock may step back
 
     @property
     def is_stream(self) -> bool:
