@@ -52,6 +52,10 @@ def test_breaches_json_is_one_object_of_the_promised_keys(jaeger: Jaeger, made: 
         "overrun_ms": 90.75,
         "lost": [{"stage": "inference", "cause": "unknown", "missed": 3, "overrun_ms": 90.75, "share": 1.0}],
         "counted_all": True,
+        "stored": 4,
+        "estimated": False,
+        "counted": False,
+        "sampling_known": True,
         "newest_request_unix_nano": made[0].start + MS,
         "breaches": [
             {
@@ -165,12 +169,17 @@ def test_where_jaeger_has_too_many_requests_to_count_the_numbers_say_so(
     answer = json.loads(done.stdout)
     assert (answer["counted_all"], answer["missed"], len(answer["breaches"])) == (False, 3, 3)
     assert 3 <= answer["judged"] <= 4
-    assert (answer["complete"], answer["reason"]) == (False, f"only 2 traces of {SERVICE} were read")
+    reason = f"not all requests are counted: only 2 traces of {SERVICE}"
+    assert (answer["complete"], answer["reason"]) == (False, reason)
+    assert cli(*at).stdout.startswith("3 of at least ")
     assert cli(*at, "--fail").returncode == 1
     few = cli(*at, "--limit", "1")
     assert few.stdout.startswith("at least 3 of at least ")
     assert "These are the newest 1 of 3; --limit 3 shows all." in few.stdout
-    assert few.stderr.startswith("stagetrace: INCOMPLETE: only the newest 3 breaches are counted; only 2 traces of ")
+    assert few.stderr == (
+        "stagetrace: INCOMPLETE: not all requests are counted: only the newest 3 breaches, "
+        f"only 2 traces of {SERVICE}\n"
+    )
 
 
 def test_a_limit_that_cuts_says_so_in_the_object_and_on_stderr(jaeger: Jaeger, made: list[Made]) -> None:

@@ -38,7 +38,7 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
         ]
     least = "at least " if tally.reason is not None else ""
     judged = f"{sampled.mark(tally.sample)}{tally.judged:,}"
-    missed = f"{least if tally.missed else ''}{tally.missed:,} of {least}{judged} judged requests"
+    missed = f"{'' if tally.all_missed else least}{tally.missed:,} of {least}{judged} judged requests"
     because = f" because of {' or '.join(wanted.causes)}" if wanted.causes else ""
     rest = tally.requests - tally.judged - tally.excluded
     more = [f"{tally.excluded:,} excluded"] if tally.excluded else []

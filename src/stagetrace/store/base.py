@@ -130,7 +130,7 @@ class Lost:
 class Tally:
     """What became of the requests of a selection, its limit aside; its causes narrow `missed` and `lost` alone.
 
-    With a `reason`, which says why, each number is what there is at least.
+    With a `reason`, which says why, each number is what there is at least; if `all_missed`, not `missed` and `lost`.
     """
 
     requests: int = 0
@@ -141,6 +141,7 @@ class Tally:
     lost: tuple[Lost, ...] = ()  # most time first
     newest_unix_nano: int | None = None  # start of the newest request; where there is none, of the newest of any time
     reason: str | None = None
+    all_missed: bool = True
     sample: Sample = NOTHING  # `requests` to `recorded` are sums of its weights
 
     @property

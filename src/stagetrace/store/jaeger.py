@@ -81,24 +81,25 @@ class JaegerReader(Closing):
         wanted = replace(selection, breached=True, limit=None)
         most = None if limit is None else max(limit, COUNTED) + 1
         entries = [cast("Entry", one.what) for one in islice(self._newest(wanted, _breached, cuts), most)]
-        tally = self._tally(selection, entries, all_breaches=len(entries) != most)
+        tally = self._tally(selection, entries, all_missed=not cuts and len(entries) != most)
         if limit is not None and len(entries) > limit:
             cuts.insert(0, f"limit {limit} reached, there are older breaches")
             entries = entries[:limit]
         return Breaches(tuple(entries), complete=not cuts, reason="; ".join(cuts) or None, tally=tally)
 
-    def _tally(self, selection: Selection, breaches: Sequence[Entry], *, all_breaches: bool) -> Tally:
+    def _tally(self, selection: Selection, breaches: Sequence[Entry], *, all_missed: bool) -> Tally:
         """Return what became of the requests, as far as a bounded number of traces tells it.
 
         Raise StoreError for an unknown name.
         """
-        cuts: list[str] = [] if all_breaches else [f"only the newest {len(breaches)} breaches are counted"]
+        cuts: list[str] = [] if all_missed else [f"only the newest {len(breaches)} breaches"]
         tallier = Tallier(selection)
         for one in self._newest(requests_of(selection), _requests, cuts, most=COUNTED):
             tallier.offer(cast("SpanRow", one.what))
         for entry in breaches:
             tallier.add(counted_breach(entry))
-        tally = tallier.tally("; ".join(cuts) or None)
+        reason = f"not all requests are counted: {', '.join(cuts)}" if cuts else None
+        tally = replace(tallier.tally(reason), all_missed=all_missed)
         if tally.requests:
             return tally
         known.check(selection, self, self._client.url)

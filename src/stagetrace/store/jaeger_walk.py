@@ -111,7 +111,7 @@ class JaegerWalker:
             read += window.traces
             if search.most is not None and read >= search.most and (pending or window.full):
                 pending = []
-                search.cuts.append(f"only {read} traces of {search.service} were read")
+                search.cuts.append(f"only {read} traces of {search.service}")
                 yield from sorted(window.found, key=lambda one: one[:3])
                 continue
             if window.full and high - low > 1:
