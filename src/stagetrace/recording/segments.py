@@ -106,29 +106,30 @@ def _summed(
     at = 0
     for segment in segments:
         start, end = segment.start, segment.end
-        while cut and start >= cut:
-            at += 1
-            cut = ahead[at]
-            if run:
+        if cut:
+            while cut and start >= cut:
+                at += 1
+                cut = ahead[at]
                 few += _by_stage(run, names)
                 run = []
         if (
-            segment.context is not None
-            or segment.link is not None
-            or (long_ns is not None and end - start >= long_ns and not segment.coalesced)
-            or start < cut < end
+            (long_ns is None or end - start < long_ns or segment.coalesced)
+            and segment.context is None
+            and segment.link is None
+            and not start < cut < end
         ):
-            if run:
-                few += _by_stage(run, names)
-                run = []
-            few.append(segment)
-        else:
             run.append(segment)
-    return few + _by_stage(run, names) if run else few
+        else:
+            few += _by_stage(run, names)
+            run = []
+            few.append(segment)
+    return few + _by_stage(run, names)
 
 
 def _by_stage(run: list[Segment], names: dict[str, Any] | None) -> list[Segment]:
     """Return one segment for each stage of the run, end to end; the run itself where it has no stage twice."""
+    if len(run) < 2:  # noqa: PLR2004 -- none of them twice
+        return run
     inferred: dict[str, Segment] = {}
     by_hand: dict[str, Segment] = {}
     groups: list[Segment] = []
