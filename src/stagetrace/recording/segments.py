@@ -126,7 +126,7 @@ def _summed(
     return few + _by_stage(run, names)
 
 
-def _by_stage(run: list[Segment], names: dict[str, Any] | None) -> list[Segment]:
+def _by_stage(run: list[Segment], names: dict[str, Any] | None) -> list[Segment]:  # noqa: C901 -- one loop for speed
     """Return one segment for each stage of the run, end to end; the run itself where it has no stage twice."""
     if len(run) < 2:  # noqa: PLR2004 -- none of them twice
         return run
