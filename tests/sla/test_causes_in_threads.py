@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from priority import come_first
+from priority import come_first
 from services import APPS, PYTHON, run_service, wsgi_command
 from sink import SERVER, run_sink
 from stagetrace.sources import threads
@@ -53,6 +54,7 @@ def test_reading_a_slow_body_behind_wsgi_is_no_part_of_what_the_thread_was_block
         env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
         with run_service(tmp_path, argv=wsgi_command("gunicorn", "computing"), env=env) as service:
             come_first(service.process.pid)
+            come_first(service.process.pid)
             trace_id, _ = service.call("POST", "/read", content=trickle())
             entry = sink.request(trace_id).entry
     assert entry.attributes["sla.breach.cause"] == "slow_upload"
@@ -79,6 +81,7 @@ def test_a_client_that_does_not_read_behind_wsgi(tmp_path: Path) -> None:
     with run_sink() as sink:
         env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
         with run_service(tmp_path, argv=wsgi_command("gunicorn", "computing"), env=env) as service:
+            come_first(service.process.pid)
             trace_id = os.urandom(16).hex()
             with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as client:
                 parent = f"traceparent: 00-{trace_id}-{'b' * 16}-01"
