@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from priority import come_first
-from priority import come_first
 from services import APPS, PYTHON, run_service, wsgi_command
 from sink import SERVER, run_sink
 from stagetrace.sources import threads
