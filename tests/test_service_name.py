@@ -11,6 +11,7 @@ import pytest
 
 from services import LAUNCHERS, PYTHON, run_service, wsgi_command
 from sink import run_sink
+from stagetrace import guard, service_name
 from stagetrace.service_name import guessed
 
 if TYPE_CHECKING:
@@ -128,6 +129,23 @@ def test_a_module_of_a_package_has_its_whole_name(tmp_path: Path) -> None:
 def test_a_project_of_django_is_called_as_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "mysite.settings")
     assert guessed(["manage.py", "runserver", "8000"]) == "mysite"
+
+
+def test_a_folder_that_is_gone_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    guard.failures.clear()
+    assert guessed(["serve.py"]) is None
+    assert guessed([f"{BIN}uvicorn", "unimported:app"]) is None
+    assert not guard.failures
+
+
+def test_what_fails_leaves_a_service_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_name, "_program", lambda _path: 1 // 0)
+    monkeypatch.setattr(sys, "argv", ["serve.py"])
+    monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
+    assert str(service_name.resource().attributes["service.name"]).startswith("unknown_service")
+    assert guard.failures.pop("stagetrace.service_name.guessed") == 1
 
 
 def test_a_launcher_at_the_root_of_a_container_keeps_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -58,12 +59,14 @@ def resource() -> Resource:
 @guarded
 def guessed(argv: Sequence[str]) -> str | None:
     """Return what a command line serves: a module, a script's name, or that of the folder; None if nothing says it."""
-    program = _program(argv[0]) if argv and argv[0] not in _NO_PROGRAM else None
-    if program is None:
+    if not argv or argv[0] in _NO_PROGRAM:
         return None
-    if program.partition(".")[0] not in LAUNCHERS:
-        return program
-    return _served(argv[1:]) or Path.cwd().name or program
+    with suppress(FileNotFoundError):  # the folder in which it was started is gone
+        program = _program(argv[0])
+        if program is None or program.partition(".")[0] not in LAUNCHERS:
+            return program
+        return _served(argv[1:]) or Path.cwd().name or program
+    return None
 
 
 def _program(path: str) -> str | None:
