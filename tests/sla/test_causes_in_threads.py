@@ -53,7 +53,6 @@ def test_reading_a_slow_body_behind_wsgi_is_no_part_of_what_the_thread_was_block
         env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
         with run_service(tmp_path, argv=wsgi_command("gunicorn", "computing"), env=env) as service:
             come_first(service.process.pid)
-            come_first(service.process.pid)
             trace_id, _ = service.call("POST", "/read", content=trickle())
             entry = sink.request(trace_id).entry
     assert entry.attributes["sla.breach.cause"] == "slow_upload"
