@@ -42,10 +42,14 @@ def put(span: Span, **attributes: str | bool | float) -> None:
 class Traffic:
     """Makes requests, the same ones for the same seed, one trace about every `gap_ns`."""
 
-    def __init__(self, start_ns: int, gap_ns: int = 1_000_000, seed: int = 1) -> None:
+    def __init__(
+        self, start_ns: int, gap_ns: int = 1_000_000, seed: int = 1, stages: Sequence[str] = STAGES, totals: bool = True
+    ) -> None:
         self._random = random.Random(seed)
         self._now = start_ns
         self._gap = gap_ns
+        self._stages = stages
+        self._totals = totals  # whether entry spans carry their stages' totals, as ours do
 
     def requests(self, spans: int, per_request: int = 55) -> Iterator[bytes]:
         """Yield requests of `per_request` traces until about `spans` are made."""
@@ -102,7 +106,7 @@ class Traffic:
         slow = draw.random() < BREACH_SHARE
         at = self._now + draw.randrange(1000)
         totals: dict[str, int] = {}
-        for stage in STAGES:
+        for stage in self._stages:
             took = int(draw.lognormvariate(14.5, 0.8)) * (8 if slow and stage == "inference" else 1)
             span = scope.spans.add(trace_id=trace_id, span_id=draw.randbytes(8), parent_span_id=entry_id, name=stage)
             span.kind, span.flags = span.SPAN_KIND_INTERNAL, 0x101
@@ -126,7 +130,7 @@ class Traffic:
         put(entry, server__address="api.example", server__port=8000, client__address=f"10.0.0.{draw.randrange(250)}")
         put(entry, client__port=draw.randrange(1024, 65535), user_agent__original="python-httpx/0.28.1")
         put(entry, ml__model__name=model, ml__framework="onnxruntime", ml__batch__size=draw.randrange(1, 64))
-        for stage, total in totals.items():
+        for stage, total in totals.items() if self._totals else ():
             put(entry, **{f"ml__stage__{stage}__ms": total / 1e6})
         breached = took_ms > threshold_ms
         put(entry, sla__breached=breached, sla__verdict="breach" if breached else "good")

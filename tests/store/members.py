@@ -65,8 +65,12 @@ def member(name: str, folder: Path, spans: Sequence[Made], again: Sequence[Made]
         target = folder / "exported" / ("spans.parquet" if form == "parquet" else "spans.pb")
         target.parent.mkdir()
         with open_store(source.as_uri()) as reader:
-            messages = reader.iter_otlp(Selection(0, 2**63 - 1), [])
-            (write.parquet if form == "parquet" else write.otlp)(target, messages, lambda _: None)
+            ever = Selection(0, 2**63 - 1)
+            if form == "parquet":
+                with reader.relations(ever) as relations:
+                    write.parquet(target, relations, lambda _: None)
+            else:
+                write.otlp(target, reader.iter_otlp(ever, []), lambda _: None)
         source = target
     yield source.as_uri()
 

@@ -366,6 +366,30 @@ def test_a_trace_comes_whole_and_each_span_once(member: str) -> None:
     assert (trace.complete, trace.reason) == (True, None)
 
 
+def test_many_traces_come_at_once_as_each_would_alone(member: str) -> None:
+    wanted = [ALL[0].trace_id, ALL[4].trace_id, "ab" * 16, ENTRIES[-1].trace_id]
+    with reading(member) as reader:
+        found = {one.trace_id: one for one in reader.traces(wanted)}
+        assert found == {trace_id: reader.trace(trace_id) for trace_id in wanted if trace_id != "ab" * 16}
+        assert list(reader.traces([])) == []
+
+
+def test_what_is_read_is_told_as_it_comes(member: str) -> None:
+    """Of what takes long: Jaeger and files; the share of all that it is never falls, and ends within the whole."""
+    told: list[tuple[int, str, float | None]] = []
+    with reading(member) as reader:
+        reader.progress = lambda count, what, share: told.append((count, what, share))
+        with reader.relations(replace(WHOLE, since_ns=BASE - 1)):
+            pass
+    if not member.startswith(("jaeger:", "file:")) or member.endswith(".parquet"):
+        return
+    assert [count for count, _, _ in told] == list(range(1, len(told) + 1)) != []
+    shares = [share for _, _, share in told if share is not None]
+    assert shares == sorted(shares)
+    assert len(shares) == len(told)
+    assert 0 <= shares[0] <= shares[-1] <= 1
+
+
 def test_a_breach_is_followed_down_to_who_owns_the_time(member: str) -> None:
     with reading(member) as reader:
         answer = reader.breaches(replace(WHOLE, service="contract-0"))

@@ -8,12 +8,14 @@ from math import isfinite
 from typing import Any
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from stagetrace.store.answers import exactly, request_of, routes, stages, tally
 from stagetrace.store.base import Counted, Selection, SpanRow
 from stagetrace.store.estimates import Attainment, Sample, attainment
-from stagetrace.store.load import Loader, select
+from stagetrace.store.load import Loader
 from stagetrace.store.tally import Tallier
+from store.local.made import attribute, request
 
 MS = 1_000_000
 ESTIMATED, WHOLE = Sample(1, True, False), Sample(1, False, False)  # noqa: FBT003
@@ -41,8 +43,16 @@ def entry(
 
 def relations(rows: list[SpanRow]) -> Any:
     loader = Loader()
-    loader.add(rows)
-    return select(loader.finish(), Selection(0, 2**62))
+    for row in rows:
+        # No id may be zero.
+        trace_id, span_id = (bytes.fromhex(f"a{one[1:]}") for one in (row.trace_id, row.span_id))
+        made = Span(trace_id=trace_id, span_id=span_id, name=row.name)
+        made.kind, made.start_time_unix_nano = Span.SPAN_KIND_SERVER, row.start_unix_nano
+        made.end_time_unix_nano = row.end_unix_nano
+        values: dict[str, Any] = dict(row.attributes)
+        made.attributes.extend(attribute(key, value) for key, value in values.items())
+        loader.add(request([made], row.service))
+    return loader.select(Selection(0, 2**62), [])
 
 
 def sampled(durations: list[float], probability: float, seed: int) -> list[SpanRow]:

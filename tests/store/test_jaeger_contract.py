@@ -26,11 +26,15 @@ from stagetrace.store import Selection, jaeger
 from stagetrace.store import jaeger_api as api
 from stagetrace.store.jaeger import JaegerReader
 from stagetrace.store.jaeger_client import JaegerClient
+from stagetrace.store.jaeger_columns import Columns
+from stagetrace.store.rows import spans_of
 from store.feed import MS, entry, recent, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from stagetrace.store.jaeger_walk import Picked
 
 SERVICE = "svc"
 
@@ -213,6 +217,25 @@ def test_an_id_is_searched_by_its_beginning_among_the_newest_traces_and_no_furth
     assert found.reason == searched.replace("newest 5 traces", "traces of the last 30 days")
 
 
+@pytest.mark.usefixtures("services")  # for the time it takes
+def test_even_traffic_is_read_in_windows_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a full answer holds is asked for again; so only the first ones, which tell how wide a window may be, are."""
+    handler = Strict([number * 1_000_000 for number in range(1, 5_001)])
+    answers: list[int] = []
+    original = Columns.pick
+
+    def counted(self: Columns, *given: Any) -> Picked:
+        found = original(self, *given)
+        answers.append(found.traces)
+        return found
+
+    monkeypatch.setattr(Columns, "pick", counted)
+    with served(handler) as client, JaegerReader(client, depth=500).relations(Selection(0, 6 * 10**9)) as relations:
+        assert relations.connection.execute("SELECT count(*) FROM requests").fetchall() == [(5_000,)]
+    assert sum(answers) < 2 * 5_000
+    assert answers.count(500) <= 6
+
+
 def test_a_long_trace_at_each_end_of_a_window_is_no_trap() -> None:
     """Traces that run all the time are found in each part of a window, near to wherever it was cut."""
     long = [part(10_000 + number, 1, 0) for number in range(40)]
@@ -223,7 +246,7 @@ def test_a_long_trace_at_each_end_of_a_window_is_no_trap() -> None:
     handler = Strict([1_000_000 + number * 1_000 for number in range(200)], long=long)
     with served(handler) as client:
         messages = list(JaegerReader(client, depth=50).iter_otlp(Selection(0, 2_000_000), []))
-    assert len({one.resource_spans[0].scope_spans[0].spans[0].trace_id for one in messages}) == 240
+    assert len({one.span.trace_id for message in messages for one in spans_of(message)}) == 240
     assert len(handler.depths) < 120
 
 

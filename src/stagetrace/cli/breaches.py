@@ -14,7 +14,7 @@ from stagetrace.cli.layout import COMMON, TIME, TRACE, Column, Table
 from stagetrace.cli.options import NEWEST, add_selection, selection, shown, store_url
 from stagetrace.cli.output import completeness, show, show_json, warn
 from stagetrace.cli.tally import summary
-from stagetrace.cli.terminal import milliseconds, promise
+from stagetrace.cli.terminal import milliseconds, promise, watched
 from stagetrace.errors import StoreError
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.store import open_store
@@ -22,7 +22,7 @@ from stagetrace.store.entries import request_text
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from stagetrace.cli.downstream import Hop, Owner
     from stagetrace.cli.times import Zone
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the breaches and return the exit code."""
     url = store_url(args)
     wanted = replace(selection(args, url), limit=shown(args))
-    with open_store(url) as reader:
+    with open_store(url) as reader, watched(reader):
         answer = reader.breaches(wanted)
         owners = owners_of(reader, answer.breaches)
         services = (wanted.service,) if wanted.service is not None else reader.services()
@@ -93,23 +93,24 @@ def _failed(answer: Breaches) -> int:
 
 
 def owners_of(reader: Reader, entries: Sequence[Entry]) -> list[Owner]:
-    """Return who owns the time of each breach."""
-    traces: dict[str, Trace | str] = {}
-    return [_owner(reader, entry, traces) for entry in entries]
+    """Return who owns the time of each breach; the traces of those that waited for another service are read at once."""
+    followed = list(dict.fromkeys(one.trace_id for one in entries if one.cause == DOWNSTREAM))
+    traces: dict[str, Trace | str] = dict.fromkeys(
+        followed[FOLLOWED:], f"only {FOLLOWED} traces are looked into, those of the newest"
+    )
+    followed = followed[:FOLLOWED]
+    try:
+        traces.update((one.trace_id, one) for one in (reader.traces(followed) if followed else ()))
+    except StoreError as error:
+        traces.update(dict.fromkeys(followed, str(error).partition("\n")[0]))
+    return [_owner(entry, traces) for entry in entries]
 
 
-def _owner(reader: Reader, entry: Entry, traces: dict[str, Trace | str]) -> Owner:
-    """Return who owns the time of one breach; `traces` remembers those looked into, or why that could not be."""
+def _owner(entry: Entry, traces: Mapping[str, Trace | str]) -> Owner:
+    """Return who owns the time of one breach, by its trace, or by why that could not be looked into."""
     if entry.cause != DOWNSTREAM:
         return alone(entry)
-    if entry.trace_id not in traces:
-        if len(traces) >= FOLLOWED:
-            return alone(entry, f"only {FOLLOWED} traces are looked into, those of the newest")
-        try:
-            traces[entry.trace_id] = reader.trace(entry.trace_id)
-        except StoreError as error:
-            traces[entry.trace_id] = str(error).partition("\n")[0]
-    trace = traces[entry.trace_id]
+    trace = traces.get(entry.trace_id, f"there is no trace {entry.trace_id}")
     if isinstance(trace, str):
         return alone(entry, trace)
     top = next((span for span in trace.spans if span.span_id == entry.span_id), None)

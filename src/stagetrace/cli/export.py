@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Final
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.options import add_selection, selection, store_url
 from stagetrace.cli.output import completeness, show, show_json, warn
-from stagetrace.cli.query import plain_text
-from stagetrace.cli.terminal import Progress
+from stagetrace.cli.terminal import Progress, watched
 from stagetrace.cli.times import Moment
 from stagetrace.store import open_store
 
@@ -30,7 +28,6 @@ DESCRIPTION: Final = """Write the selected spans to FILE, in the form that its s
 FILE is there whole or not at all; one that exists is replaced."""
 EXAMPLE: Final = "stagetrace export slow.parquet --route /predict --since 7d"
 _SUFFIXES: Final = (".parquet", ".jsonl", ".pb", ".csv")
-_BATCH: Final = 5000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     cuts: list[str] = []
     progress = Progress("spans" if args.relation == "spans" else "requests")
     try:
-        with open_store(url) as reader:
+        with open_store(url) as reader, watched(reader):
             count = _written(reader, wanted, path, args.relation, cuts, progress)
     finally:
         progress.end()
@@ -80,25 +77,11 @@ def _written(reader: Reader, wanted: Selection, path: Path, relation: str, cuts:
     """Write the file and return the number of rows or spans."""
     from stagetrace.store import write
 
-    if path.suffix == ".csv":
-        return _csv(reader, wanted, path, relation, cuts, progress)
-    messages = reader.iter_otlp(wanted, cuts)
-    return (write.parquet if path.suffix == ".parquet" else write.otlp)(path, messages, progress)
-
-
-def _csv(reader: Reader, wanted: Selection, path: Path, relation: str, cuts: list[str], progress: Progress) -> int:
-    from stagetrace.store.write import replacing
-
-    count = 0
-    with reader.relations(wanted) as relations, replacing(path) as partial:
+    if path.suffix not in (".parquet", ".csv"):
+        return write.otlp(path, reader.iter_otlp(wanted, cuts), progress)
+    with reader.relations(wanted) as relations:
         if relations.reason is not None:
             cuts.append(relations.reason)
-        answer = relations.connection.execute(f"FROM {relation} ORDER BY start_unix_nano, trace_id, span_id")
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([name for name, *_ in answer.description or ()])
-            while rows := answer.fetchmany(_BATCH):
-                writer.writerows([["" if value is None else plain_text(value) for value in row] for row in rows])
-                count += len(rows)
-                progress(count)
-    return count
+        if path.suffix == ".csv":
+            return write.csv(path, relations, relation, progress)
+        return write.parquet(path, relations, progress)

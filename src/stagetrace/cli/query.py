@@ -12,6 +12,7 @@ from uuid import UUID
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.options import add_selection, selection, store_url, utf8
 from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
+from stagetrace.cli.terminal import watched
 from stagetrace.store import open_store
 from stagetrace.store.rows import json_value
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.csv and args.json:
         raise UsageError("--csv and --json are two forms of one answer\ngive one of them")
     url = store_url(args)
-    with open_store(url) as reader, reader.relations(selection(args, url)) as relations:
+    with open_store(url) as reader, watched(reader), reader.relations(selection(args, url)) as relations:
         names, rows = ask(relations, args.sql)
         complete, reason = relations.complete, relations.reason
     if args.json:

@@ -8,7 +8,7 @@ from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.options import Suggested, add_selection, count, selection, shown, store_url, utf8
 from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
 from stagetrace.cli.request_line import cells, columns
-from stagetrace.cli.terminal import milliseconds, printable
+from stagetrace.cli.terminal import milliseconds, printable, watched
 from stagetrace.cli.times import since
 from stagetrace.store import open_store
 from stagetrace.store.relations import STAGE_COLUMNS
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     sort, top = args.sort or ("duration" if args.slowest else "start"), args.top or args.slowest or shown(args)
     if args.limit is not None and not (args.top or args.slowest):
         top = None  # all of those that are meant
-    with open_store(url) as reader, reader.relations(wanted) as relations:
+    with open_store(url) as reader, watched(reader), reader.relations(wanted) as relations:
         from stagetrace.store import answers
 
         found = answers.requests(relations, sort, top)

@@ -9,7 +9,7 @@ from stagetrace.cli import sampled
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.options import add_selection, selection, store_url
 from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
-from stagetrace.cli.terminal import milliseconds
+from stagetrace.cli.terminal import milliseconds, watched
 from stagetrace.cli.times import since
 from stagetrace.store import open_store
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the stages and return the exit code."""
     url = store_url(args)
     wanted = selection(args, url)
-    with open_store(url) as reader, reader.relations(wanted) as relations:
+    with open_store(url) as reader, watched(reader), reader.relations(wanted) as relations:
         from stagetrace.store import answers
 
         groups = answers.stages(relations)

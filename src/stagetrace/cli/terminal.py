@@ -6,11 +6,18 @@ import os
 import shutil
 import sys
 import time
-from typing import Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stagetrace.store.base import Reader
 
 _WIDTH_UNKNOWN: Final = 100
 _NARROWEST: Final = 60
 _PATIENCE_S: Final = 0.3
+_BAR: Final = 30
 
 
 def width() -> int:
@@ -63,13 +70,14 @@ class Progress:
         self._next = time.monotonic() + _PATIENCE_S
         self._shown = False
 
-    def __call__(self, count: int) -> None:
-        """Show the count, a few times a second."""
+    def __call__(self, count: int, what: str | None = None, share: float | None = None) -> None:
+        """Show the count, of what if not of the usual, a few times a second, and how much of all that may be."""
         now = time.monotonic()
         if now >= self._next and sys.stderr.isatty():
             self._next = now + _PATIENCE_S
             self._shown = True
-            sys.stderr.write(f"\r{count:,} {self._what} ...\x1b[K")
+            bar = "" if share is None else f"[{'#' * round(_BAR * min(1.0, share)):.<{_BAR}}] {min(1.0, share):.0%}  "
+            sys.stderr.write(f"\r{bar}{count:,} {what or self._what} ...\x1b[K")
             sys.stderr.flush()
 
     def end(self) -> None:
@@ -77,3 +85,14 @@ class Progress:
         if self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+            self._shown = False
+
+
+@contextmanager
+def watched(reader: Reader) -> Iterator[Reader]:
+    """Show what a reader takes in, until the block ends."""
+    reader.progress = progress = Progress("spans")
+    try:
+        yield reader
+    finally:
+        progress.end()

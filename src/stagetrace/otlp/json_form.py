@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from stagetrace.otlp import json_spans
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from google.protobuf.message import Message
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 Json = dict[str, Any]
 _IDS: Final = frozenset({"traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id"})
@@ -108,13 +111,40 @@ def render(message: Message) -> Json:
 
 def _document(message: Message) -> Json:
     """Return numbers for enums, hex for ids, text for 64-bit integers."""
-    document: Json = json_format.MessageToDict(message, use_integers_for_enums=True)
-    for resource in document.get("resourceSpans", ()):
-        for scope in resource.get("scopeSpans", ()):
-            for span in scope.get("spans", ()):
-                for holder in (span, *span.get("links", ())):
-                    for key in _IDS & holder.keys():
-                        holder[key] = base64.b64decode(holder[key]).hex()
+    return _with(
+        message, "resource_spans", lambda one: _with(one, "scope_spans", lambda two: _with(two, "spans", _span))
+    )
+
+
+def _scope_document(scope_spans: Message) -> Json:
+    return _with(scope_spans, "spans", _span)
+
+
+def _with(message: Message, name: str, form: Callable[[Any], Json]) -> Json:
+    """Return a message as JSON, what it has under `name` by `form`."""
+    document: Json = {}
+    for field, value in message.ListFields():
+        if field.name == name:
+            document[field.json_name] = [form(one) for one in value]
+        elif field.message_type is not None and not field.is_repeated:
+            document[field.json_name] = json_spans.plain(value)
+        elif field.message_type is None and not field.is_repeated and isinstance(value, str):
+            document[field.json_name] = value
+        else:
+            rest = type(message)()
+            rest.MergeFrom(message)
+            rest.ClearField(name)
+            document[field.json_name] = json_spans.plain(rest)[field.json_name]
+    return document
+
+
+def _span(span: Span) -> Json:
+    document = json_spans.write(span)
+    if document is None:
+        document = json_spans.plain(span)
+        for holder in (document, *document.get("links", ())):
+            for key in _IDS & holder.keys():
+                holder[key] = base64.b64decode(holder[key]).hex()
     return document
 
 
@@ -153,6 +183,9 @@ def _scope(resource: Any, given: Any, reading: _Reading) -> None:
         return
     for span in spans:
         message = added.spans.add()
+        if json_spans.read(span, message):
+            continue
+        message.Clear()
         try:
             _fill(_with_plain_ids(span), message)
         except _UNFIT as error:

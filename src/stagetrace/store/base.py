@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from stagetrace.store.estimates import NOTHING, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
+    from typing import TypeAlias
 
     from duckdb import DuckDBPyConnection
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 # An OTLP attribute value in Python: str, bool, int, float, bytes, list and dict of these, or None where it is empty.
 Value = object
+
+# How many there are so far, of what, and the share of all that this is, where that is known.
+Progress: TypeAlias = "Callable[[int, str, float | None], None]"
 
 SERVER: Final = "SERVER"
 CANDIDATES: Final = 10  # ids that `trace_ids` gives
@@ -195,6 +199,8 @@ class Counted(NamedTuple):
 class Closing:
     """Makes `with` close what has a `close`."""
 
+    progress: Progress = staticmethod(lambda _count, _what, _share: None)
+
     def close(self) -> None:
         """Release what is held."""
 
@@ -230,6 +236,9 @@ class Relations(Closing):
 class Reader(Protocol):
     """Read access to one store. Any method raises StoreError where the store cannot answer."""
 
+    progress: Progress
+    """Called while a question is read; it may be set."""
+
     @property
     def capabilities(self) -> frozenset[str]:
         """Return what it can do beyond the methods that every reader has."""
@@ -254,6 +263,12 @@ class Reader(Protocol):
 
     def trace_ids(self, prefix: str) -> TraceIds:
         """Return the ids that begin with these lower-case hex digits, at most `CANDIDATES`, newest first."""
+
+    def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
+        """Yield those of these traces that are here, each once, in any order: with one question, however many.
+
+        Raise StoreError as `trace` does, an unknown id aside.
+        """
         ...
 
     def relations(self, selection: Selection) -> Relations:

@@ -25,7 +25,7 @@ from stagetrace.store.base import (
     TraceIds,
 )
 from stagetrace.store.entries import entry_of, is_breached_entry, matches, stage_totals
-from stagetrace.store.rows import distinct, request_of, spans_of
+from stagetrace.store.rows import ServiceSpan, distinct, request_of, spans_of
 from stagetrace.store.tally import Tallier, requests_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     from stagetrace.store.base import Reader, Relations, SpanRow
-    from stagetrace.store.rows import ServiceSpan
 
 PARQUET: Final = ".parquet"
 SUFFIXES: Final = (*otlp_file.JSON, *otlp_file.PROTOBUF, PARQUET)
@@ -103,14 +102,21 @@ class FileReader(Closing):
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` says."""
+        for found in self.traces((trace_id,)):
+            return found
+        raise StoreError(f"{self._path}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere")
+
+    def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
+        """Yield these traces as `Reader.traces` says."""
         cuts: list[str] = []
-        wanted = bytes.fromhex(trace_id)
-        spans = distinct(one.row() for one in self._spans(cuts) if one.span.trace_id == wanted)
-        if not spans:
-            raise StoreError(
-                f"{self._path}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere"
-            )
-        return Trace(trace_id, tuple(spans), complete=not cuts, reason="; ".join(cuts) or None)
+        wanted = {bytes.fromhex(trace_id): list[ServiceSpan]() for trace_id in trace_ids}
+        for one in self._spans(cuts):
+            if one.span.trace_id in wanted:
+                wanted[one.span.trace_id].append(one)
+        for trace_id, spans in wanted.items():
+            if spans:
+                rows = tuple(distinct(one.row() for one in spans))
+                yield Trace(trace_id.hex(), rows, complete=not cuts, reason="; ".join(cuts) or None)
 
     def trace_ids(self, prefix: str) -> TraceIds:
         """Return the ids that begin so, as `Reader.trace_ids` says."""
@@ -123,14 +129,15 @@ class FileReader(Closing):
 
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` says."""
-        from stagetrace.store.load import Loader, select
+        from stagetrace.store.load import Loader
 
-        loader, cuts = Loader(), list[str]()
-        for one in self._selected(selection, cuts):
-            loader.add((one.row(),))
-        if not loader.count:
+        loader, cuts = Loader(selection), list[str]()
+        for message in self._messages(cuts):
+            loader.add(message.SerializeToString())
+        relations = loader.select(selection, cuts)
+        if loader.is_empty:
             self._check(selection)
-        return select(loader.finish(), selection, cuts)
+        return relations
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         """Yield the selected spans as `Reader.iter_otlp` says."""
@@ -164,8 +171,13 @@ class FileReader(Closing):
             known.check(selection, self, str(self._path))
 
     def _messages(self, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
+        whole, before, count = sum(path.stat().st_size for path in self._paths), 0, 0
         for path in self._paths:
-            yield from otlp_file.read(path, cuts)
+            for message, behind in otlp_file.read_at(path, cuts):
+                count += 1
+                self.progress(count, "messages", (before + behind) / max(1, whole))
+                yield message
+            before += path.stat().st_size
 
     def _spans(self, cuts: list[str]) -> Iterator[ServiceSpan]:
         for message in self._messages(cuts):
@@ -173,10 +185,6 @@ class FileReader(Closing):
 
     def _entries(self, cuts: list[str]) -> Iterator[ServiceSpan]:
         return (one for one in self._spans(cuts) if one.span.kind == one.span.SPAN_KIND_SERVER)
-
-    def _selected(self, selection: Selection, cuts: list[str]) -> Iterator[ServiceSpan]:
-        wanted = self._ids(selection)
-        return (one for one in self._spans(cuts) if _is_wanted(one, selection, wanted))
 
     def _ids(self, selection: Selection) -> set[bytes] | None:
         """Return the ids of the traces that are meant, one more than the limit; None where only time counts."""

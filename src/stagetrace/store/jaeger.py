@@ -8,6 +8,8 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, cast
 
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
 from stagetrace import semconv
 from stagetrace.errors import StoreError
 from stagetrace.store import known
@@ -27,19 +29,23 @@ from stagetrace.store.base import (
 from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD, breached_entries, matches
 from stagetrace.store.jaeger_access import parse
 from stagetrace.store.jaeger_client import JaegerClient
-from stagetrace.store.jaeger_walk import DEPTH, MAX_DEPTH, Found, JaegerWalker, Search
-from stagetrace.store.rows import distinct, request_of, spans_of
+from stagetrace.store.jaeger_walk import DEPTH, MAX_DEPTH, Found, JaegerWalker, Picked, Search
+from stagetrace.store.rows import by_trace, distinct, request_of, spans_of
 from stagetrace.store.tally import Tallier, counted_breach, requests_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import pyarrow as pa
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     from stagetrace.store.base import Relations, SpanRow, Tally
+    from stagetrace.store.jaeger_columns import Columns
     from stagetrace.store.rows import ServiceSpan
 
     Pick = Callable[[list[ServiceSpan], Selection], Iterator[Found]]
+
+_AT_ONCE: Final = 50_000  # spans that wait to be taken in, beside those of one answer
 
 _DAY_NS: Final = 86_400 * 10**9
 # What is looked at for an id of which only the beginning is known: these windows, each in bounded time.
@@ -131,19 +137,27 @@ class JaegerReader(Closing):
         reason = f"Jaeger cannot search by a part of an id, so only {searched} were searched"
         return TraceIds(tuple(islice(ids, CANDIDATES)), complete=False, reason=reason)
 
+    def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
+        """Yield these traces as `Reader.traces` says: Jaeger gives one at a time, so several are asked for at once."""
+        for parts in self._client.get_traces(trace_ids):
+            spans = [span.row() for part in parts for span in spans_of(part)]
+            if spans:
+                yield Trace(spans[0].trace_id, tuple(distinct(spans)))
+
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` says; whole traces go through memory, a thousand at a time."""
-        from stagetrace.store.load import Loader, select
+        from stagetrace.store.load import Loader
 
-        loader, cuts = Loader(), list[str]()
-        for trace in self._traces(selection, cuts):
-            loader.add(span.row() for span in trace)
-        if not loader.count:
+        loader, cuts = Loader(selection), list[str]()
+        for spans in self._tables(selection, cuts):
+            loader.take(spans)
+        relations = loader.select(selection, cuts)
+        if loader.is_empty:
             known.check(selection, self, self._client.url)
-        return select(loader.finish(), selection, cuts)
+        return relations
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
-        """Yield the selected spans as `Reader.iter_otlp` says, a trace at a time."""
+        """Yield the selected spans as `Reader.iter_otlp` says, a trace at a time; without DuckDB, for `tail`."""
         found = self._traces(selection, cuts)
         first = next(found, None)
         if first is None:
@@ -186,10 +200,36 @@ class JaegerReader(Closing):
                 taken.add(one.trace_id)
                 yield cast("list[ServiceSpan]", one.what)
 
+    def _tables(self, selection: Selection, cuts: list[str]) -> Iterator[pa.Table]:
+        """Yield the spans of the selected traces as decoded columns, and with a limit one request more than it.
+
+        A trace comes once, although each service that has a part in it finds it.
+        """
+        from stagetrace.store.jaeger_columns import Columns, of_traces
+
+        with Columns(selection) as columns:
+            found = self._newest(selection, columns, cuts)
+            taken: set[str] = set()
+            wanted: dict[int, tuple[pa.Table, list[str]]] = {}
+            spans = 0
+            for one in islice(found, None if selection.limit is None else selection.limit + 1):
+                if one.trace_id not in taken:
+                    taken.add(one.trace_id)
+                    answer = cast("pa.Table", one.what)
+                    if id(answer) not in wanted:
+                        spans += answer.num_rows
+                        wanted[id(answer)] = answer, []
+                    wanted[id(answer)][1].append(one.trace_id)
+                if spans >= _AT_ONCE:
+                    yield from (of_traces(*parts) for parts in wanted.values())
+                    wanted, spans = {}, 0
+            yield from (of_traces(*parts) for parts in wanted.values())
+            cuts += columns.unreadable()
+
     def _newest(
         self,
         selection: Selection,
-        pick: Pick,
+        pick: Pick | Columns,
         cuts: list[str],
         attributes: Mapping[str, str] | None = None,
         most: int | None = None,
@@ -211,7 +251,7 @@ class JaegerReader(Closing):
                     one.service or "",
                     _attributes(one) if attributes is None else attributes,
                     one,
-                    pick,
+                    _of_answers(pick) if callable(pick) else pick.pick,
                     cuts,
                     only_found=pick is _breached,
                     most=each,
@@ -220,7 +260,17 @@ class JaegerReader(Closing):
             )
             for one in (replace(selection, service=name, causes=wanted) for name in names for wanted in causes)
         ]
-        return heapq.merge(*walks, key=lambda one: one[:3])
+        return self._watched(heapq.merge(*walks, key=lambda one: one[:3]), selection.since_ns)
+
+    def _watched(self, found: Iterator[Found], since_ns: int) -> Iterator[Found]:
+        """Yield what is found; the share is of the time that was asked for, if it has a beginning."""
+        newest_ns = None
+        for count, one in enumerate(found, 1):
+            start_ns = -one.minus_start
+            newest_ns = start_ns if newest_ns is None else newest_ns
+            whole_ns = newest_ns - since_ns
+            self.progress(count, "traces", (newest_ns - start_ns) / whole_ns if since_ns > 0 and whole_ns else None)
+            yield one
 
 
 def _attributes(selection: Selection) -> dict[str, str]:
@@ -230,6 +280,22 @@ def _attributes(selection: Selection) -> dict[str, str]:
     wanted[semconv.SLA_BREACHED] = "true" if selection.breached else None
     wanted[semconv.SLA_BREACH_CAUSE] = selection.causes[0] if len(selection.causes) == 1 else None
     return {key: value for key, value in wanted.items() if value is not None}
+
+
+def _of_answers(pick: Pick) -> Callable[[Iterator[bytes], Selection], Picked]:
+    """Return what picks out of an answer what `pick` picks out of each trace in it."""
+
+    def picked(messages: Iterator[bytes], selection: Selection) -> Picked:
+        found: dict[tuple[str, str], Found] = {}
+        ids: set[bytes] = set()
+        for trace_id, trace in by_trace(map(TracesData.FromString, messages)):
+            ids.add(trace_id)
+            for one in pick(trace, selection):
+                # Delivery is at least once: the same span may be stored twice.
+                found.setdefault((one.trace_id, one.span_id), one)
+        return Picked(list(found.values()), len(ids))
+
+    return picked
 
 
 def _whole(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
@@ -15,13 +16,14 @@ from stagetrace.store.base import Closing
 from stagetrace.store.jaeger_access import TOKEN, Access
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from google.protobuf.message import Message
 
 # One message holds one whole trace; gRPC's own limit of 4 MiB is a few thousand spans.
 _MAX_MESSAGE_BYTES: Final = 256 << 20
 _NS_PER_US: Final = 1000
+_CALLS_AT_ONCE: Final = 8
 _LONGEST_DETAILS: Final = 200  # of what a server says of an error; some send whole pages
 
 
@@ -68,8 +70,10 @@ class JaegerClient(Closing):
         depth: int,
         *,
         only_found: bool = False,
-    ) -> Iterator[TracesData]:
+    ) -> Iterator[bytes]:
         """Yield whole traces, at most `depth`, in which a span of `service` with `attributes` started in [window_us).
+
+        Each message is a serialized TracesData; the parts of one trace follow each other.
 
         `only_found`: other spans may be missing, where the ones that were found tell their stages themselves.
         Jaeger 2.13 takes both ends in (badger in whole microseconds), so the caller filters. Raise DepthRefusedError.
@@ -82,22 +86,35 @@ class JaegerClient(Closing):
         query.start_time_max.FromNanoseconds(window_us[1] * _NS_PER_US)
         query.search_depth = depth
         query.raw_traces = True  # else Jaeger may move spans to hide clock skew, and the stages would not tile
-        return self._stream("FindTraces", request, (api.ONLY_FOUND,) if only_found else ())
+        with self._explained():
+            yield from self._call("FindTraces", request, (api.ONLY_FOUND,) if only_found else ())
 
     def get_trace(self, trace_id: str) -> Iterator[TracesData]:
         """Yield the parts of one trace; nothing if Jaeger does not hold it."""
-        return self._stream("GetTrace", api.GetTraceRequest(trace_id=trace_id, raw_traces=True))
+        (parts,) = self.get_traces((trace_id,))
+        return iter(parts)
 
-    def _stream(
-        self, method: str, request: Message, metadata: tuple[tuple[str, str], ...] = ()
-    ) -> Iterator[TracesData]:
+    def get_traces(self, trace_ids: Iterable[str]) -> Iterator[list[TracesData]]:
+        """Yield the parts of each of these traces, in this order; several are asked for while one comes."""
+        waiting: deque[Any] = deque()
+        try:
+            with self._explained():
+                for trace_id in trace_ids:
+                    waiting.append(self._call("GetTrace", api.GetTraceRequest(trace_id=trace_id, raw_traces=True)))
+                    if len(waiting) == _CALLS_AT_ONCE:
+                        yield _parts(waiting.popleft())
+                while waiting:
+                    yield _parts(waiting.popleft())
+        finally:
+            for call in waiting:
+                call.cancel()
+
+    def _call(self, method: str, request: Message, metadata: tuple[tuple[str, str], ...] = ()) -> Any:
+        """Return an iterator of serialized answers, which begin to come."""
         call = self._channel.unary_stream(
-            api.path(method),
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=TracesData.FromString,
+            api.path(method), request_serializer=type(request).SerializeToString, response_deserializer=None
         )
-        with self._explained():
-            yield from call(request, timeout=self._timeout_s, metadata=(*self._access.metadata, *metadata))
+        return call(request, timeout=self._timeout_s, metadata=(*self._access.metadata, *metadata))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -110,6 +127,11 @@ class JaegerClient(Closing):
                 raise DepthRefusedError(details) from None
             what, remedy = explain(error.code(), details, self._timeout_s, self._access)
             raise StoreError(f"{self.url}: {what}\n{remedy}") from None
+
+
+def _parts(call: Iterable[bytes]) -> list[TracesData]:
+    """Return all that comes of one trace."""
+    return [TracesData.FromString(part) for part in call]
 
 
 def explain(code: grpc.StatusCode, details: str, timeout_s: float, access: Access) -> tuple[str, str]:

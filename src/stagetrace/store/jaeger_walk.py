@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.errors import StoreError
 from stagetrace.store.jaeger_client import DepthRefusedError
-from stagetrace.store.rows import by_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from stagetrace.store.base import Selection
     from stagetrace.store.jaeger_client import JaegerClient
-    from stagetrace.store.rows import ServiceSpan
 
 # Traces asked for at once. Whole traces come back, so this bounds an answer; storages clamp silently from 10,000 on.
 DEPTH: Final = 1000
 # Never more: Jaeger's badger storage allocates room for as many as are asked for, and 2**31 - 1 kills it.
 MAX_DEPTH: Final = 10_000
 _NS_PER_US: Final = 1000
+_FILLED: Final = 0.7  # of an answer that is aimed at
+_WIDENING: Final = 8  # at most, from one window to the next
 
 
 class Found(NamedTuple):
@@ -36,6 +36,13 @@ class Found(NamedTuple):
     trace_id: str
     span_id: str
     what: object
+
+
+class Picked(NamedTuple):
+    """What there is in one answer, each thing once, and how many traces came."""
+
+    found: list[Found]
+    traces: int
 
 
 class Search(NamedTuple):
@@ -48,7 +55,7 @@ class Search(NamedTuple):
     service: str
     attributes: Mapping[str, str]
     selection: Selection
-    pick: Callable[[list[ServiceSpan], Selection], Iterable[Found]]
+    pick: Callable[[Iterator[bytes], Selection], Picked]
     cuts: list[str]
     only_found: bool = False
     most: int | None = None
@@ -104,8 +111,12 @@ class JaegerWalker:
         depth = self._depth if depth is None else depth
         pending = [_Range(since_ns // _NS_PER_US, -(-until_ns // _NS_PER_US))] if since_ns < until_ns else []
         read = 0
+        width = None  # of which window the answer is thought to have room
         while pending:
             at = pending.pop()
+            if width is not None and width < at.high - at.low:
+                pending.append(at._replace(high=at.high - width))
+                at = at._replace(low=at.high - width)
             low, high = at[:2]
             window = self._ask(search, (low, high), depth)
             read += window.traces
@@ -117,6 +128,8 @@ class JaegerWalker:
             if window.full and high - low > 1:
                 pending += at.cut(window.found)
                 continue
+            if pending:  # it was cut: what comes next may be cut alike, instead of asked for in vain
+                width = _wider(high - low, window)
             if window.full:
                 window = self._ask_deeper(search, (low, high), window)
             if window.full:
@@ -154,19 +167,22 @@ class JaegerWalker:
         self._refused = True
 
     def _read(self, search: Search, window_us: tuple[int, int], depth: int) -> _Window:
-        """Ask once. Only what is picked is kept, so memory is bounded by what `pick` gives of `depth` traces."""
+        """Ask once. Memory is bounded by what `pick` keeps of `depth` traces."""
         since_ns = max(search.selection.since_ns, window_us[0] * _NS_PER_US)
         until_ns = min(search.selection.until_ns, window_us[1] * _NS_PER_US)
         within = replace(search.selection, since_ns=since_ns, until_ns=until_ns)
-        found: dict[tuple[str, str], Found] = {}
-        ids: set[bytes] = set()
-        traces = self._client.find(search.service, search.attributes, window_us, depth, only_found=search.only_found)
-        for trace_id, spans in by_trace(traces):
-            ids.add(trace_id)
-            for one in search.pick(spans, within):
-                # Delivery is at least once: the same span may be stored twice.
-                found.setdefault((one.trace_id, one.span_id), one)
-        return _Window(list(found.values()), len(ids), depth)
+        answer = self._client.find(search.service, search.attributes, window_us, depth, only_found=search.only_found)
+        return _Window(*search.pick(answer, within), depth)
+
+
+def _wider(width: int, window: _Window) -> int | None:
+    """Return the width of a window that would come to most of a full answer if traffic were as in this one.
+
+    None where this has none: then the rest may be as empty.
+    """
+    if not window.traces:
+        return None
+    return max(1, min(width * _WIDENING, int(width * _FILLED * window.depth / window.traces)))
 
 
 def _utc(microseconds: int) -> str:

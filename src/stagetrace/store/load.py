@@ -1,27 +1,36 @@
 """Spans into an in-memory DuckDB, and a selection of them as the two relations of `relations.py`.
 
-Every reader ends here: one that has only spans gives them to a `Loader`, one that has files DuckDB reads makes a view
-`loaded` of them (columns: `COLUMNS`), and `select` makes the relations of it.
+Every reader ends here: one that has only spans gives them to a `Loader`, one that has files DuckDB reads has a query
+over them (columns: `COLUMNS`), and `select` makes the relations of it.
 """
+
+# ruff: noqa: S608 -- names in queries are constants of ours; every value is bound
 
 from __future__ import annotations
 
+import tempfile
+import uuid
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.errors import StoreError
 from stagetrace.origin import requirement
+from stagetrace.otlp import decoder_columns, decoder_table
+from stagetrace.otlp.decoder import decode
+from stagetrace.store import stored
 from stagetrace.store.base import SERVER, Relations
 from stagetrace.store.entries import named_stages, path, route
 from stagetrace.store.relations import OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
 from stagetrace.store.rows import as_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
+    import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
+    from stagetrace.otlp.decoder import Run
     from stagetrace.store.base import Selection, SpanRow, Value
 
 # What `loaded` must have: all that `spans` has, and the rest of `requests`.
@@ -34,7 +43,7 @@ COLUMNS: Final[Mapping[str, str]] = {
     "stages": "MAP(VARCHAR, DOUBLE)",
 }
 _SQL: Final = Path(__file__).parent / "sql"
-_BATCH: Final = 10_000  # spans as Python values at a time
+_BATCH: Final = 10_000  # spans decoded at a time
 _GREATEST: Final = 2**63 - 1  # OTLP's times go one bit further, to the year 2554
 _FITS: Final[Mapping[str, tuple[type, ...]]] = {
     "VARCHAR": (str,),
@@ -58,18 +67,52 @@ def connect() -> DuckDBPyConnection:
     return duckdb.connect(":memory:", config={"python_enable_replacements": False})
 
 
+def spill(connection: DuckDBPyConnection) -> None:
+    """Let a database use disk where memory is short: a folder of its own, which a locked one may write to, too."""
+    folder = Path(tempfile.gettempdir()) / f"stagetrace-{uuid.uuid4().hex}"  # DuckDB makes it, and takes it away
+    connection.execute("SET temp_directory = $1", [str(folder)])
+
+
 def needs(what: str, library: str) -> StoreError:
     """Return the error for a library that is not installed."""
     return StoreError(f"{what} needs {library}, which is not installed\npip install {requirement('backend')}")
 
 
 def select(
-    connection: DuckDBPyConnection, selection: Selection, cuts: Sequence[str] = (), files: Sequence[str] = ()
+    connection: DuckDBPyConnection,
+    loaded: str,
+    selection: Selection,
+    cuts: Sequence[str] = (),
+    files: Sequence[str] = (),
 ) -> Relations:
-    """Return the relations of `selection`, out of the relation `loaded` that `connection` has; `cuts`: what it lacks.
+    """Return the relations of `selection`, out of a query that becomes the view `loaded`; `cuts`: what it lacks.
+
+    It gives `COLUMNS` and `has_segments`: whether a span has the attributes of the selection.
 
     From here on the connection reads no file except `files`, loads nothing and cannot be told otherwise.
     """
+    define(connection, loaded, selection)
+    # Each view is worth several ms: DuckDB looks at the columns of all files anew.
+    newest = "CREATE VIEW requests AS FROM matching" if selection.limit is None else sql("newest_requests")
+    connection.execute(newest)
+    connection.execute(sql("whole_of_requests" if selection.is_filtered else "whole_in_window"))
+    connection.execute(sql("spans"))
+    lock(connection, files)
+    reasons = list(cuts)
+    if selection.limit is not None and _count(connection, "matching") > selection.limit:
+        reasons.insert(0, f"limit {selection.limit} reached, there are older requests")
+    return Relations(connection, complete=not reasons, reason="; ".join(reasons) or None)
+
+
+def define(connection: DuckDBPyConnection, loaded: str, selection: Selection) -> None:
+    """Make the views `loaded` and, of the entry spans that are selected, `matching`, the limit aside."""
+    set_variables(connection, selection)
+    connection.execute(f"CREATE VIEW loaded AS {loaded}")
+    connection.execute(sql("selected"))
+
+
+def set_variables(connection: DuckDBPyConnection, selection: Selection) -> None:
+    """Have `matching` mean this selection from now on; which segments there are was told when it was made."""
     for name, value in {
         "since_ns": selection.since_ns,
         "until_ns": selection.until_ns,
@@ -83,16 +126,6 @@ def select(
         "newest": selection.limit,
     }.items():
         connection.execute(f"SET VARIABLE {name} = $1", [value])
-    connection.execute(sql("selected"))
-    # Each view is worth several ms: DuckDB looks at the columns of all files anew.
-    newest = "CREATE VIEW requests AS FROM matching" if selection.limit is None else sql("newest_requests")
-    connection.execute(newest)
-    connection.execute(sql("spans_of_requests" if selection.is_filtered else "spans_in_window"))
-    lock(connection, files)
-    reasons = list(cuts)
-    if selection.limit is not None and _count(connection, "matching") > selection.limit:
-        reasons.insert(0, f"limit {selection.limit} reached, there are older requests")
-    return Relations(connection, complete=not reasons, reason="; ".join(reasons) or None)
 
 
 def lock(connection: DuckDBPyConnection, files: Sequence[str] = ()) -> None:
@@ -103,42 +136,68 @@ def lock(connection: DuckDBPyConnection, files: Sequence[str] = ()) -> None:
 
 
 def _count(connection: DuckDBPyConnection, relation: str) -> int:
-    row = connection.execute(f"SELECT count(*) FROM {relation}").fetchone()  # noqa: S608 -- a name of ours
+    row = connection.execute(f"SELECT count(*) FROM {relation}").fetchone()
     return int(row[0]) if row else 0
 
 
 class Loader:
-    """Fills the relation `loaded` of a new database; a span that comes twice counts once."""
+    """Takes spans in as OTLP, decodes them to stored columns, and keeps each once.
 
-    def __init__(self) -> None:
-        """Make the database. Raise StoreError where DuckDB or PyArrow is not installed."""
-        self._schema = arrow_schema()
+    They are in DuckDB's memory, which goes on disk where room is short, so a source is read once however large it is.
+    """
+
+    def __init__(self, selection: Selection | None = None) -> None:
+        """Make the database; of a selection by time alone, only the spans of that time are kept.
+
+        Raise StoreError where DuckDB or PyArrow is not installed.
+        """
+        decoder_columns.arrow()
         self.connection = connect()
-        self.count = 0  # of spans taken in
-        self._rows: list[tuple[Any, ...]] = []
-        columns = ", ".join(f'"{name}" {kind}' for name, kind in COLUMNS.items())
+        spill(self.connection)
+        stored.add_functions(self.connection)
+        columns = ", ".join(f"{name} {stored.DUCKDB[kind]}" for name, kind in decoder_columns.ALL)
         self.connection.execute(f"CREATE TABLE received ({columns})")
+        self._window = None if selection is None or selection.is_filtered else (selection.since_ns, selection.until_ns)
+        self._runs: list[Run] = []
+        self._size = 0
+        self._rejected = 0
+        self._reason: str | None = None
 
-    def add(self, spans: Iterable[SpanRow]) -> None:
-        """Take spans in."""
-        for span in spans:
-            self.count += 1
-            self._rows.append(cells(span))
-            if len(self._rows) == _BATCH:
-                self._flush()
+    def add(self, request: bytes) -> None:
+        """Take in a serialized ExportTraceServiceRequest, or TracesData, which is the same."""
+        found = decode(request)
+        self._runs += found.runs
+        self._size += found.accepted
+        self._rejected += found.rejected
+        self._reason = self._reason or found.reason
+        if self._size >= _BATCH:
+            self._flush()
 
-    def finish(self) -> DuckDBPyConnection:
-        """Return the database with all spans in `loaded`."""
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether no span that is meant was taken in."""
+        return not self.connection.execute("SELECT 1 FROM whole LIMIT 1").fetchall()
+
+    def select(self, selection: Selection, cuts: Sequence[str]) -> Relations:
+        """Return the relations of `selection`, out of what was taken in."""
         self._flush()
-        self.connection.execute(sql("once") + sql("loaded"))
-        return self.connection
+        self.connection.execute(sql("once"))
+        if self._rejected:
+            cuts = [*cuts, f"{self._rejected} spans cannot be read: {self._reason}"]
+        query = f"SELECT *, kind = {stored.SERVER_KIND} AS is_entry FROM received"
+        return select(self.connection, stored.loaded(query, selection.segments), selection, cuts)
 
     def _flush(self) -> None:
-        if self._rows:
-            self.connection.register("batch", arrow(self._rows, self._schema))
-            self.connection.execute("INSERT INTO received FROM batch")
-            self.connection.unregister("batch")
-            self._rows = []
+        if self._size:
+            self.take(decoder_table.table(self._runs))
+            self._runs, self._size = [], 0
+
+    def take(self, spans: pa.Table) -> None:
+        """Take in spans that are decoded."""
+        self.connection.register("batch", spans)
+        within = "" if self._window is None else " WHERE start_unix_nano >= $1 AND start_unix_nano < $2"
+        self.connection.execute(f"INSERT INTO received BY NAME FROM batch{within}", self._window or ())
+        self.connection.unregister("batch")
 
 
 def arrow_schema() -> Any:

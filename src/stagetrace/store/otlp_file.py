@@ -27,6 +27,11 @@ _OTHER_SIGNALS: Final = (b'{"resourceMetrics"', b'{"resourceLogs"', b'{"resource
 
 def read(path: Path, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
     """Yield what a file holds; append to `cuts` what could not be read. Raise StoreError if nothing can."""
+    return (message for message, _ in read_at(path, cuts))
+
+
+def read_at(path: Path, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceRequest, int]]:
+    """Yield as `read`, each with how many bytes of the file there are up to its end."""
     try:
         with path.open("rb") as file:
             yield from _json(path, file, cuts) if path.suffix in JSON else _protobuf(path, file, cuts)
@@ -54,12 +59,13 @@ def _request(line: bytes) -> ExportTraceServiceRequest | None:
         return None
 
 
-def _json(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
+def _json(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceRequest, int]]:
     """Yield the request on each line, or the one that the whole file is."""
     bad: list[tuple[int, str]] = []
     good = 0
-    number = 0
+    number = behind = 0
     for number, line in enumerate(file, 1):
+        behind += len(line)
         if not line.strip():
             continue
         try:
@@ -68,25 +74,25 @@ def _json(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[ExportTraceSe
             bad.append((number, "still being written, or cut off" if not line.endswith(b"\n") else str(error)))
             continue
         good += not line.startswith(_OTHER_SIGNALS)
-        yield request
+        yield request, behind
     if bad and not good:
         file.seek(0)
         try:
-            yield json_form.decode(file.read())
+            yield json_form.decode(file.read()), behind
         except ValueError:
             raise _foreign(path, f"line {bad[0][0]}: {bad[0][1]}") from None
     elif bad:
         cuts.append(f"{len(bad)} of {number} lines of {path.name} are not OTLP JSON (line {bad[0][0]}: {bad[0][1]})")
 
 
-def _protobuf(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
+def _protobuf(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceRequest, int]]:
     head = file.read(5)
     file.seek(0)
     if not head:
         return
     if head.startswith(_FIRST_FIELD):
         try:
-            yield ExportTraceServiceRequest.FromString(file.read())
+            yield ExportTraceServiceRequest.FromString(file.read()), file.tell()
         except DecodeError:
             raise _foreign(path, "its bytes are no request, or are cut off") from None
         return
@@ -103,7 +109,7 @@ def _protobuf(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[ExportTra
             cuts.append(f"{path.name} is cut off or broken behind its message {count}")
             return
         count += 1
-        yield request
+        yield request, file.tell()
 
 
 def _four_bytes(file: BinaryIO) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -24,6 +25,7 @@ from stagetrace.store.base import (
 from stagetrace.store.entries import entry_of, stage_totals
 from stagetrace.store.load import COLUMNS, connect, select
 from stagetrace.store.rows import distinct, spans_of
+from stagetrace.store.stored import OTLP
 from stagetrace.store.tally import requests_of
 
 if TYPE_CHECKING:
@@ -32,9 +34,8 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-    from stagetrace.store.base import Entry, Relations, SpanRow
+    from stagetrace.store.base import Relations, SpanRow
 
-OTLP: Final = "otlp"  # one ResourceSpans with one span
 _BATCH: Final = 2000
 # Columns that an export of an older version lacks -> how they are made of those it has.
 _LATER: Final = {
@@ -46,6 +47,11 @@ _LATER: Final = {
         "struct_pack(k := one.key[10:-4], v := try_cast(one.value AS DOUBLE))))"
     ),
 }
+# Whether a span has the attribute of this number, by the variables of `load`.
+_HAS: Final = (
+    "coalesce(attributes[getvariable('segment_keys')[{0}]], resource[getvariable('segment_keys')[{0}]]) "
+    "= getvariable('segment_values')[{0}]"
+)
 
 
 class ParquetReader(Closing):
@@ -61,7 +67,7 @@ class ParquetReader(Closing):
     def services(self) -> tuple[str, ...]:
         """Return the names of all services, sorted."""
         with self._opened() as connection:
-            rows = connection.execute("SELECT DISTINCT service FROM loaded ORDER BY service").fetchall()
+            rows = connection.execute("SELECT DISTINCT service FROM files ORDER BY service").fetchall()
         return tuple(service for (service,) in rows)
 
     def breaches(self, selection: Selection) -> Breaches:
@@ -69,35 +75,45 @@ class ParquetReader(Closing):
         from stagetrace.store import answers
 
         with self.relations(replace(selection, breached=True)) as relations:
-            connection = relations.connection
-            found = connection.execute(
-                f"SELECT {OTLP} FROM loaded JOIN requests USING (trace_id, span_id, service) "  # noqa: S608
-                "WHERE is_entry ORDER BY requests.start_unix_nano DESC, trace_id, span_id"
-            ).fetchall()
-            entries = tuple(self._entry(connection, span) for span in _rows(found))
-        with select(self._opened(), requests_of(selection), files=self._paths) as relations_of_all:
+            found = _rows(
+                relations.connection.execute(
+                    f"SELECT {OTLP} FROM loaded JOIN requests USING (trace_id, span_id, service) "  # noqa: S608
+                    "WHERE is_entry ORDER BY requests.start_unix_nano DESC, trace_id, span_id"
+                ).fetchall()
+            )
+            bare = [one.trace_id for one in found if not stage_totals(one, ())]
+            traces = {one.trace_id: one.spans for one in self.traces(bare)} if bare else {}
+        entries = tuple(entry_of(one, traces.get(one.trace_id, ())) for one in found)
+        with self._selected(requests_of(selection)) as relations_of_all:
             tally = answers.tally(relations_of_all, selection.causes)
         if not tally.requests:
-            with select(self._opened(), requests_of(selection, ever=True), files=self._paths) as relations_of_all:
+            with self._selected(requests_of(selection, ever=True)) as relations_of_all:
                 tally = replace(tally, newest_unix_nano=answers.newest(relations_of_all))
         reason = None if relations.reason is None else relations.reason.replace("older requests", "older breaches")
         return Breaches(entries, relations.complete, reason, tally)
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` says."""
+        for found in self.traces((trace_id,)):
+            return found
+        raise StoreError(f"{self._path}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere")
+
+    def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
+        """Yield these traces as `Reader.traces` says."""
         with self._opened() as connection:
-            spans = _trace(connection, trace_id)
-        if not spans:
-            raise StoreError(
-                f"{self._path}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere"
+            answer = connection.execute(
+                f"SELECT {OTLP} FROM files WHERE list_contains($1, trace_id) ORDER BY trace_id",  # noqa: S608
+                [list(trace_ids)],
             )
-        return Trace(trace_id, tuple(distinct(spans)))
+            rows = chain.from_iterable(map(_rows, iter(lambda: answer.fetchmany(_BATCH), [])))
+            for trace_id, spans in groupby(rows, key=lambda one: one.trace_id):
+                yield Trace(trace_id, tuple(distinct(spans)))
 
     def trace_ids(self, prefix: str) -> TraceIds:
         """Return the ids that begin so, as `Reader.trace_ids` says."""
         with self._opened() as connection:
             rows = connection.execute(
-                "SELECT trace_id FROM loaded WHERE starts_with(trace_id, $1) GROUP BY trace_id "
+                "SELECT trace_id FROM files WHERE starts_with(trace_id, $1) GROUP BY trace_id "
                 "ORDER BY max(start_unix_nano) DESC, trace_id DESC LIMIT $2",
                 [prefix, CANDIDATES],
             ).fetchall()
@@ -108,28 +124,32 @@ class ParquetReader(Closing):
         ever = requests_of(selection, ever=True)
         if ever.is_filtered and not self.has(ever):
             known.check(selection, self, str(self._path))
-        return select(self._opened(), selection, files=self._paths)
+        return self._selected(selection)
+
+    def _selected(self, selection: Selection) -> Relations:
+        """Return both relations, whether or not anything is known by the names in the selection."""
+        wanted = " AND ".join(_HAS.format(number) for number in range(1, len(selection.segments) + 1)) or "true"
+        query = f"SELECT *, {wanted} AS has_segments FROM files"  # noqa: S608 -- constants of ours
+        return select(self._opened(), query, selection, files=self._paths)
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         """Yield the selected spans as `Reader.iter_otlp` says."""
         with self.relations(selection) as relations:
             if relations.reason is not None:
                 cuts.append(relations.reason)
-            answer = relations.connection.execute(
-                f"SELECT {OTLP} FROM loaded SEMI JOIN spans USING (trace_id, span_id, service, kind)"  # noqa: S608
-            )
+            answer = relations.connection.execute(f"SELECT {OTLP} FROM whole")  # noqa: S608
             while rows := answer.fetchmany(_BATCH):
                 yield _request(rows)
 
     def has(self, selection: Selection) -> bool:
         """Tell whether there is any such request."""
-        with select(self._opened(), selection, files=self._paths) as relations:
+        with self._selected(selection) as relations:
             return relations.connection.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is not None
 
     def newest_requests(self, service: str | None) -> Iterator[SpanRow]:
         """Yield the newest entry spans of a service, or of all."""
         query = (
-            f"SELECT {OTLP} FROM loaded WHERE is_entry AND ($1 IS NULL OR service = $1) "  # noqa: S608
+            f"SELECT {OTLP} FROM files WHERE is_entry AND ($1 IS NULL OR service = $1) "  # noqa: S608
             f"ORDER BY start_unix_nano DESC LIMIT {known.SAMPLED}"
         )
         with self._opened() as connection:
@@ -137,7 +157,7 @@ class ParquetReader(Closing):
         yield from _rows(found)
 
     def _opened(self) -> DuckDBPyConnection:
-        """Return a database whose view `loaded` is the files. Raise StoreError if they are not an export."""
+        """Return a database whose view `files` is the files. Raise StoreError if they are not an export."""
         import duckdb
 
         connection = connect()
@@ -146,7 +166,7 @@ class ParquetReader(Closing):
             missing = [name for name in (*COLUMNS, OTLP) if name not in (*files.columns, *_LATER)]
             if not missing:
                 later = [f"{how} AS {name}" for name, how in _LATER.items() if name not in files.columns]
-                files.project(", ".join(["*", *later])).create_view("loaded")
+                files.project(", ".join(["*", *later])).create_view("files")
         except duckdb.Error as error:
             connection.close()
             raise StoreError(f"cannot read {self._path}: {str(error).splitlines()[0]}\ncheck the file") from None
@@ -155,14 +175,6 @@ class ParquetReader(Closing):
             wrong = f"{self._path} is Parquet without the column {missing[0]}"
             raise StoreError(f"{wrong}\nreadable is what `stagetrace export` writes")
         return connection
-
-    def _entry(self, connection: DuckDBPyConnection, span: SpanRow) -> Entry:
-        return entry_of(span, () if stage_totals(span, ()) else _trace(connection, span.trace_id))
-
-
-def _trace(connection: DuckDBPyConnection, trace_id: str) -> list[SpanRow]:
-    found = connection.execute(f"SELECT {OTLP} FROM loaded WHERE trace_id = $1", [trace_id])  # noqa: S608
-    return _rows(found.fetchall())
 
 
 def _rows(found: Sequence[tuple[Any, ...]]) -> list[SpanRow]:

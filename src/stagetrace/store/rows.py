@@ -107,10 +107,14 @@ def as_text(found: Value) -> str:
     """
     if isinstance(found, str):
         return found
-    if isinstance(found, bytes):
-        return base64.b64encode(found).decode()
+    if isinstance(found, bool):
+        return "true" if found else "false"
+    if isinstance(found, int):
+        return str(found)
     if isinstance(found, float):
         return str(json_value(found)).removesuffix(".0")
+    if isinstance(found, bytes):
+        return base64.b64encode(found).decode()
     return "" if found is None else json.dumps(json_value(found), ensure_ascii=False, separators=(",", ":"))
 
 

@@ -1,16 +1,17 @@
-"""Spans into a file: OTLP JSON lines, OTLP protobuf or Parquet. A file is whole or not there, at any time."""
+"""Spans into a file: OTLP JSON lines, OTLP protobuf, Parquet or CSV. A file is whole or not there, at any time."""
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from csv import writer as write_csv
+from typing import TYPE_CHECKING, Final
 
 from stagetrace.errors import StoreError
 from stagetrace.otlp import json_form
-from stagetrace.store.load import COLUMNS, arrow, arrow_schema, cells, connect, needs, sql
-from stagetrace.store.parquet import OTLP
-from stagetrace.store.rows import request_of, spans_of
+from stagetrace.store.load import COLUMNS, needs
+from stagetrace.store.rows import spans_of
+from stagetrace.store.stored import OTLP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+    from stagetrace.store.base import Relations
+
     # Called with the number of spans written so far.
     Progress = Callable[[int], None]
 
 _BATCH: Final = 20_000  # spans in one row group
+_ROWS: Final = 5000
 
 
 @contextmanager
@@ -52,54 +56,47 @@ def otlp(path: Path, messages: Iterable[ExportTraceServiceRequest], progress: Pr
     return count
 
 
-def parquet(path: Path, messages: Iterable[ExportTraceServiceRequest], progress: Progress) -> int:
-    """Write Parquet as `ParquetReader` reads it, each span once; return the number of spans."""
+def parquet(path: Path, relations: Relations, progress: Progress) -> int:
+    """Write the spans of relations as Parquet, as `ParquetReader` reads it, by start; return their number."""
     try:
-        import pyarrow as pa
         from pyarrow.parquet import ParquetWriter
     except ImportError:
         raise needs("Parquet", "pyarrow") from None
-    schema = arrow_schema().append(pa.field(OTLP, pa.binary()))
+    columns = ", ".join(f'"{name}"' for name in (*COLUMNS, OTLP))
+    # In order of time, so that a reader of part of the time reads part of the file.
+    query = f"SELECT {columns} FROM whole ORDER BY start_unix_nano, trace_id, span_id"  # noqa: S608 -- names of ours
     count = 0
-    with replacing(path) as partial:
-        with ParquetWriter(partial, schema, compression="zstd") as writer:
-            for rows in _batches(messages):
-                writer.write_table(arrow(rows, schema))
-                count += len(rows)
-                progress(count)
-        return count - _drop_repeated(partial)
+    batches = relations.connection.sql(query).to_arrow_reader(_BATCH)
+    with replacing(path) as partial, ParquetWriter(partial, batches.schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            count += batch.num_rows
+            progress(count)
+    return count
 
 
-def _batches(messages: Iterable[ExportTraceServiceRequest]) -> Iterator[list[tuple[Any, ...]]]:
-    rows: list[tuple[Any, ...]] = []
-    for message in messages:
-        for one in spans_of(message):
-            content = request_of((one,)).resource_spans[0].SerializeToString()
-            rows.append((*cells(one.row()), content))
-        if len(rows) >= _BATCH:
-            yield rows
-            rows = []
-    if rows:
-        yield rows
+def csv(path: Path, relations: Relations, relation: str, progress: Progress) -> int:
+    """Write one of two relations as comma-separated values by start, maps as JSON; return the number of rows."""
+    columns = relations.connection.table(relation)
+    cells = [_text(name, str(kind)) for name, kind in zip(columns.columns, columns.types, strict=True)]
+    query = f"SELECT {', '.join(cells)} FROM {relation} ORDER BY start_unix_nano, trace_id, span_id"  # noqa: S608 -- ours
+    count = 0
+    answer = relations.connection.execute(query)
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = write_csv(file, lineterminator="\n")
+        writer.writerow(columns.columns)
+        while rows := answer.fetchmany(_ROWS):
+            writer.writerows(rows)
+            count += len(rows)
+            progress(count)
+    return count
 
 
-def _drop_repeated(path: Path) -> int:
-    """Rewrite the file without the copies of spans that were delivered twice, if there are any; return how many."""
-    with connect() as connection:
-        received = connection.read_parquet(str(path))
-        received.create_view("received")
-        asked = "SELECT count(*) - count(DISTINCT (trace_id, span_id, service, kind)) FROM received"
-        (repeated,) = connection.execute(asked).fetchone() or (0,)
-        if repeated:
-            connection.execute(sql("once"))
-            columns = ", ".join(f'"{name}"' for name in (*COLUMNS, OTLP))
-            whole = path.with_name(f"{path.name}.whole")
-            try:
-                connection.sql(f"SELECT {columns} FROM once").write_parquet(str(whole), compression="zstd")  # noqa: S608
-                whole.replace(path)
-            finally:
-                whole.unlink(missing_ok=True)
-    return int(repeated)
+def _text(column: str, kind: str) -> str:
+    """Return SQL for what Python would write otherwise, or slower."""
+    return (
+        f'to_json("{column}")::VARCHAR' if kind.startswith("MAP") else f'"{column}"' + "::VARCHAR" * (kind == "BOOLEAN")
+    )
 
 
 def _line(file: BinaryIO, message: ExportTraceServiceRequest) -> None:

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.otlp.decoder_columns import joined
+from stagetrace.store.stored import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from stagetrace.store.local.view import View
 
-# Client and server of one call share an id in traces that came from Zipkin.
-KEY: Final = "trace_id, span_id, service, kind"
 _RANK: Final = "(breached IS NOT NULL)::INTEGER, coalesce(octet_length(rest), 0)"
 _GAP_NS: Final = 60_000_000_000  # spans further apart than this are looked up apart
 _MOST_RANGES: Final = 16

@@ -21,7 +21,10 @@ _TIMES: Final = ("start_unix_nano", "end_unix_nano", "threshold_ms", "overrun_ms
 _TOTALS: Final = {TYPED[semconv.stage_total_ms(stage)].column: stage for stage in semconv.STAGES}
 # What `of` reads; the rest only for stages that have no column.
 COLUMNS: Final = ", ".join(
-    ("trace_id", "span_id", *_TEXTS, *_TIMES, *_TOTALS, f"CASE WHEN {OTHER_MS} IS NOT NULL THEN {REST} END AS {REST}")
+    (
+        *("trace_id", "span_id", *_TEXTS, *_TIMES, *_TOTALS, OTHER_MS),
+        f"CASE WHEN {OTHER_MS} IS NOT NULL THEN {REST} END AS {REST}",
+    )
 )
 
 

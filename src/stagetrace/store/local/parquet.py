@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.otlp.decoder_columns import SHARED, joined, schema
 from stagetrace.store.local.delta import PARTITION, File
 from stagetrace.store.local.wal import sync_folder
+from stagetrace.store.stored import SERVER_KIND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-SERVER_KIND: Final = 2
 # Readers unpack a group at a time, on as many cores as there are groups; of each they read the bounds first.
 ROW_GROUP: Final = 65_536  # spans
 ENTRY_GROUP: Final = 32_768  # entry spans, of which there are fewer

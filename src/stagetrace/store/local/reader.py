@@ -33,9 +33,10 @@ from stagetrace.store.load import select
 from stagetrace.store.local import counts, entry, relation, search
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import check_format
-from stagetrace.store.local.relation import ALL_TIME, KINDS
+from stagetrace.store.local.relation import ALL_TIME
 from stagetrace.store.local.view import Outside
 from stagetrace.store.rows import distinct, spans_of
+from stagetrace.store.stored import KINDS, loaded
 from stagetrace.store.tally import requests_of
 
 if TYPE_CHECKING:
@@ -45,12 +46,13 @@ if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-    from stagetrace.store.base import Counted, Tally
+    from stagetrace.store.base import Counted, Entry, Tally
     from stagetrace.store.local.view import View
 
 T = TypeVar("T")
 _ATTEMPTS: Final = 5
 _BATCH: Final = 2000
+_IN_MESSAGE: Final = 500  # spans, which make up to a few hundred kilobytes
 _TRACES_AT_ONCE: Final = 500  # found out of all files; only a batch of their spans is in Python at a time
 
 
@@ -102,7 +104,7 @@ class LocalReader(Closing):
         reason = None
         if selection.limit is not None and len(found) > selection.limit:
             found, reason = found[: selection.limit], f"limit {selection.limit} reached, there are older breaches"
-        entries = tuple(entry.of(row, self._trace) for row in found)
+        entries = tuple(self._entries(found))
         return Breaches(entries, complete=reason is None, reason=reason, tally=tally)
 
     def _tally(self, selection: Selection, view: View) -> Tally:
@@ -116,6 +118,15 @@ class LocalReader(Closing):
         known.check(selection, self, str(self._folder))
         with self._relations(requests_of(selection, ever=True), view) as relations:
             return replace(tally, newest_unix_nano=answers.newest(relations))
+
+    def _entries(self, found: Sequence[dict[str, Any]]) -> Iterator[Entry]:
+        """Yield the record of each row; of those without stage totals the traces are read, many at once."""
+        for at in range(0, len(found), _TRACES_AT_ONCE):
+            rows = found[at : at + _TRACES_AT_ONCE]
+            bare = {row["trace_id"].hex() for row in rows if not entry.has_totals(row)}
+            traces = {one.trace_id: one.spans for one in self.traces(sorted(bare))}
+            for row in rows:
+                yield entry.of(row, lambda trace_id: traces.get(trace_id, ()))  # noqa: B023 -- called at once
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` says."""
@@ -139,6 +150,13 @@ class LocalReader(Closing):
         )
         return TraceIds(tuple(trace_id.hex() for (trace_id,) in rows))
 
+    def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
+        """Yield these traces as `Reader.traces` says, a part of them at a time."""
+        for at in range(0, len(trace_ids), _TRACES_AT_ONCE):
+            wanted = [bytes.fromhex(one) for one in trace_ids[at : at + _TRACES_AT_ONCE]]
+            for rows in self._whole(wanted, self._view()):
+                yield Trace(rows[0]["trace_id"].hex(), tuple(distinct(_span_rows(rows))))
+
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` says; nothing is read before they are asked."""
         ever = requests_of(selection, ever=True)
@@ -152,8 +170,8 @@ class LocalReader(Closing):
         connection = relation.database_for_loaded()
         tail = self._tail.of(connection, view)
         relation.register(connection, tail)
-        connection.execute(f"CREATE VIEW loaded AS {relation.loaded(relation.stored(view, files, tail))}")
-        return select(connection, selection, files=relation.paths(view, files))
+        query = loaded(relation.stored(view, files, tail), selection.segments)
+        return select(connection, query, selection, files=relation.paths(view, files))
 
     def find_traces(  # noqa: PLR0913 -- what a search of Jaeger's has
         self,
@@ -252,11 +270,12 @@ class LocalReader(Closing):
         with self.relations(selection) as relations:
             if relations.reason is not None:
                 cuts.append(relations.reason)
-            query = "SELECT DISTINCT trace_id FROM spans ORDER BY 1"
-            answer = relations.connection.execute(query)
-            while traces := answer.fetchmany(_BATCH):
-                for (trace_id,) in traces:
-                    yield request_of(self._trace_rows(trace_id))
+            # Once, and in order of time: whatever is written so is read again in parts.
+            answer = relations.connection.execute(
+                "SELECT stored FROM whole ORDER BY start_unix_nano, trace_id, span_id"
+            )
+            while rows := answer.fetchmany(_IN_MESSAGE):
+                yield request_of(row for (row,) in rows)
 
     def spans_after(self, cursor: int | None) -> tuple[list[SpanRow], int]:
         """Return what was acknowledged after `cursor`, and the next cursor; None: nothing yet, only the cursor."""
@@ -300,9 +319,11 @@ class LocalReader(Closing):
         where, values = search.of_selection(selection)
         window = (selection.since_ns, selection.until_ns)
         question = f"WHERE {where} LIMIT 1"
-        return bool(
-            self._ask(window, lambda query: self._all(f"SELECT 1 FROM ({query}) {question}", values), entries=True)
-        )
+        found = self._ask(window, lambda query: self._all(f"SELECT 1 FROM ({query}) {question}", values), entries=True)
+        if found or not selection.segments:
+            return bool(found)
+        with self._relations(selection, self._view()) as relations:  # these find lists, maps and bytes, too
+            return bool(relations.connection.execute("SELECT 1 FROM requests LIMIT 1").fetchall())
 
     def newest_requests(self, service: str | None) -> Iterator[SpanRow]:
         """Yield the newest entry spans of a service, or of all."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from stagetrace.otlp.decoder_columns import BOOL, DOUBLE, INT, STRING, TYPED
 from stagetrace.otlp.wire import varint
-from stagetrace.store.rows import as_text
+from stagetrace.store.stored import PATH, ROUTE, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,8 +20,6 @@ _RESOURCE_ATTRIBUTE: Final = b"\x0a"  # tag of field 1 of Resource
 
 _ERROR: Final = "error"  # Jaeger's word for the status, as newer ones than 2.13 read it
 _STATUS_ERROR: Final = 2
-ROUTE: Final = "coalesce(route, rpc_method)"  # of an entry span, as `store.entries.route`
-PATH: Final = "coalesce(url_path, split_part(http_target, '?', 1))"  # as `store.entries.path`
 # As `store.entries.request_text`.
 _SHOWN: Final = f"coalesce({ROUTE}, {PATH})"
 _REQUEST: Final = f"CASE WHEN coalesce(contains(name, {_SHOWN}), true) THEN name ELSE name || ' ' || {_SHOWN} END"
@@ -106,7 +103,7 @@ def _attribute(conditions: _Conditions, key: str, text: str) -> str:
     if key in TYPED:
         column, kind = TYPED[key]
         absent.append(f"{column} IS NULL")
-        in_span += [conditions.bound(f"{column} = ?", value) for value in _values(text, kind)]
+        in_span += [conditions.bound(f"{column} = ?", value) for value in values_of(text, kind)]
     in_resource = _kept_as(conditions, "resource", _RESOURCE_ATTRIBUTE, key, text)
     return f"(({' OR '.join(in_span)}) OR ({' AND '.join(absent)} AND {in_resource}))"
 
@@ -130,19 +127,5 @@ def _key(key: str) -> bytes:
 def _any_values(text: str) -> Iterator[AnyValue]:
     """Yield the values whose text form this is; lists, maps and bytes aside."""
     for kind in (STRING, BOOL, INT, DOUBLE):
-        for value in _values(text, kind):
+        for value in values_of(text, kind):
             yield AnyValue(**{kind: value})
-
-
-def _values(text: str, kind: str) -> list[Any]:
-    """Return the value of a type that has this text form, if there is one."""
-    if kind == STRING:
-        return [text]
-    if kind == BOOL:
-        return [text == "true"] if text in ("true", "false") else []
-    try:
-        value = int(text) if kind == INT else float(text)
-        fits = kind == DOUBLE or struct.pack("q", value)
-    except (ValueError, OverflowError, struct.error):
-        return []
-    return [value] if fits and as_text(value) == text else []

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace.otlp.decoder_columns import joined
 from stagetrace.store.local import delta, parquet, relation
-from stagetrace.store.local.duplicates import KEY, distinct
+from stagetrace.store.local.duplicates import distinct
 from stagetrace.store.local.view import View
+from stagetrace.store.stored import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -33,15 +33,4 @@ WHERE is_entry
     AND (getvariable('model') IS NULL OR model = getvariable('model'))
     AND (getvariable('breached') IS NULL OR coalesce(breached, false) = getvariable('breached'))
     AND (len(getvariable('causes')) = 0 OR list_contains(getvariable('causes'), cause))
-    AND (
-        len(getvariable('segment_keys')) = 0
-        OR list_transform(getvariable('segment_keys'), lambda key: coalesce(attributes[key], resource[key]))
-            = getvariable('segment_values')
-    );
-
-CREATE VIEW every AS
-SELECT
-    trace_id, span_id, parent_span_id, service, name, kind, status, start_unix_nano, end_unix_nano, duration_ms, is_entry,
-    stage, route, method, http_status, model, framework, batch_size, breached, verdict, objective, breach_stage, severity,
-    cause, threshold_ms, overrun_ms, upgraded, sampling_probability, attributes, resource
-FROM loaded;
+    AND has_segments;

@@ -1,0 +1,276 @@
+"""Stored columns (`otlp.decoder_columns`) as the relation `loaded`, alike for all stores whose spans are decoded.
+
+What `loaded` has beyond its columns, the attributes, is made of a row's bytes when it is asked for, and not before.
+"""
+
+# ruff: noqa: S608 -- column names are constants, paths are of our own making; every value is bound
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace import semconv
+from stagetrace.otlp.decoder_back import resource_spans
+from stagetrace.otlp.decoder_columns import ALL, BOOL, COLUMNS, DOUBLE, INT, OTHER_MS, REST, SEQUENCE, STRING, TYPED
+from stagetrace.otlp.wire import varint
+from stagetrace.store.entries import named_stages
+from stagetrace.store.relations import STAGE_COLUMNS
+from stagetrace.store.rows import as_text, values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from duckdb import DuckDBPyConnection
+
+KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+SERVER_KIND: Final = KINDS.index("SERVER")
+STATUSES: Final = ("UNSET", "OK", "ERROR")
+ROUTE: Final = "coalesce(route, rpc_method)"  # of an entry span, as `store.entries.route`
+PATH: Final = "coalesce(url_path, split_part(http_target, '?', 1))"  # as `store.entries.path`
+# Client and server of one call share an id in traces that came from Zipkin.
+KEY: Final = "trace_id, span_id, service, kind"
+OTLP: Final = "otlp"  # one ResourceSpans with one span
+_ATTRIBUTES: Final = "stagetrace_attributes"
+_RESOURCE: Final = "stagetrace_resource"
+_OTHERS: Final = "stagetrace_other_stages"
+_ATTRIBUTE: Final = "stagetrace_attribute"
+_OF_RESOURCE: Final = "stagetrace_of_resource"
+_OTLP: Final = "stagetrace_otlp"
+_KINDS: Final = dict(ALL)
+DUCKDB: Final = {
+    "binary": "BLOB",
+    "string": "VARCHAR",
+    "bool_": "BOOLEAN",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "float64": "DOUBLE",
+}
+# Stored columns that are read as part of another one.
+_JOINED: Final = ("rpc_method", "old_method", "old_http_status", "url_path", "http_target")
+_WITH_ATTRIBUTES: Final = (*COLUMNS, REST)
+_WHOLE: Final = tuple(name for name, _ in ALL if name not in (SEQUENCE, "service", OTHER_MS))
+
+
+def nothing() -> str:
+    """Return a query for all stored columns, and `is_entry`, without a row."""
+    columns = ", ".join(f"NULL::{DUCKDB[kind]} AS {name}" for name, kind in ALL)
+    return f"SELECT {columns}, NULL::BOOLEAN AS is_entry WHERE false"
+
+
+def loaded(query: str, segments: Mapping[str, str] | None = None) -> str:
+    """Return a query for what `store.load.select` takes, over a query for stored columns and `is_entry`."""
+    own = {
+        "route": f"CASE WHEN is_entry THEN {ROUTE} ELSE route END",
+        "method": "coalesce(method, old_method)",
+        "http_status": "coalesce(http_status, old_http_status)",
+        "url_path": PATH,
+    }
+    same = [column for column in (*COLUMNS, OTHER_MS) if column not in (*own, *_JOINED)]
+    typed = ", ".join([*same, *(f"{expression} AS {column}" for column, expression in own.items())])
+    return (
+        "SELECT lower(hex(trace_id)) AS trace_id, lower(hex(span_id)) AS span_id, "
+        "lower(hex(parent_span_id)) AS parent_span_id, service, name, "
+        f"{_words('kind', KINDS)} AS kind, {_words('coalesce(status, 0)', STATUSES)} AS status, "
+        "start_unix_nano, end_unix_nano, (end_unix_nano - start_unix_nano) / 1e6 AS duration_ms, is_entry, "
+        f"{typed}, {_stages()} AS stages, "
+        f"{_ATTRIBUTES}({_struct(_WITH_ATTRIBUTES)}) AS attributes, {_RESOURCE}(resource) AS resource, "
+        f"{_struct(_WHOLE)} AS stored, {_OTLP}({_struct(_WHOLE)}) AS {OTLP}, {_has(segments or {})} AS has_segments "
+        f"FROM ({query})"
+    )
+
+
+def _struct(columns: Iterable[str]) -> str:
+    return f"struct_pack({', '.join(f'{column} := {column}' for column in columns)})"
+
+
+def _stages() -> str:
+    """Return the map of all stage totals; only a span with a stage that has no column is decoded for it."""
+    pairs = ", ".join(f"struct_pack(k := '{stage}', v := {column})" for stage, column in STAGE_COLUMNS.items())
+    others = f"CASE WHEN {OTHER_MS} IS NOT NULL THEN {_OTHERS}({REST}) END"
+    return f"map_concat(map_from_entries(list_filter([{pairs}], lambda one: one.v IS NOT NULL)), {others})"
+
+
+def _words(column: str, words: Sequence[str]) -> str:
+    cases = " ".join(f"WHEN {number} THEN '{word}'" for number, word in enumerate(words))
+    return f"CASE {column} {cases} ELSE {column}::VARCHAR END"
+
+
+def _has(segments: Mapping[str, str]) -> str:
+    """Return the condition that a row has these attributes, by the variables of `store.load`.
+
+    Of a row's own ones only those asked for are made: from their column, else of its bytes.
+    """
+    tests = []
+    for number, (key, text) in enumerate(segments.items(), 1):
+        named, wanted = f"getvariable('segment_keys')[{number}]", f"getvariable('segment_values')[{number}]"
+        found = [f"{_ATTRIBUTE}({REST}, {named}) = {wanted}"]
+        if key in TYPED:
+            found.append(_equals(*TYPED[key], text, wanted))
+        found.append(f"{_OF_RESOURCE}(resource, {named}) = {wanted}")
+        tests.append(f"coalesce({', '.join(found)}, false)")
+    return " AND ".join(tests) or "true"
+
+
+def _equals(column: str, kind: str, text: str, wanted: str) -> str:
+    """Return the condition that the value in a column has this text form; NULL where there is none."""
+    if kind == STRING:
+        return f"{column} = {wanted}"
+    if not (found := values_of(text, kind)):
+        return f"CASE WHEN {column} IS NOT NULL THEN false END"
+    return f"{column} = '{found[0]}'::{DUCKDB[_KINDS[column]]}"
+
+
+def values_of(text: str, kind: str) -> list[Any]:
+    """Return the value of a type of OTLP's that has this text form, if there is one."""
+    if kind == STRING:
+        return [text]
+    if kind == BOOL:
+        return [text == "true"] if text in ("true", "false") else []
+    try:
+        value = int(text) if kind == INT else float(text)
+    except (ValueError, OverflowError):
+        return []
+    return [value] if (kind == DOUBLE or -(2**63) <= value < 2**63) and as_text(value) == text else []
+
+
+def add_functions(connection: DuckDBPyConnection) -> None:
+    """Give a database the functions that `loaded` calls. Imports PyArrow and NumPy.
+
+    Raise StoreError where the latter is not installed.
+    """
+    from stagetrace.store.load import needs
+
+    if find_spec("numpy") is None:
+        raise needs("this", "numpy")
+    text_map = "MAP(VARCHAR, VARCHAR)"
+    functions: tuple[tuple[str, Any, list[Any], str], ...] = (
+        (_ATTRIBUTES, _attributes, [_type(_WITH_ATTRIBUTES)], text_map),
+        (_RESOURCE, _resource, ["BLOB"], text_map),
+        (_OTHERS, _others, ["BLOB"], "MAP(VARCHAR, DOUBLE)"),
+        (_ATTRIBUTE, _attribute, ["BLOB", "VARCHAR"], "VARCHAR"),
+        (_OF_RESOURCE, _of_resource, ["BLOB", "VARCHAR"], "VARCHAR"),
+        (_OTLP, _otlp, [_type(_WHOLE)], "BLOB"),
+    )
+    how: Any = {"type": "arrow", "null_handling": "special"}  # the stubs know only enumerations
+    for name, function, taken, given in functions:
+        connection.create_function(name, function, taken, given, **how)
+
+
+def _type(columns: Iterable[str]) -> str:
+    return f"STRUCT({', '.join(f'{column} {DUCKDB[_KINDS[column]]}' for column in columns)})"
+
+
+def _columns(rows: Any) -> dict[str, list[Any]]:
+    """Return the columns of an array of structures that have a value."""
+    import pyarrow as pa
+
+    if isinstance(rows, pa.ChunkedArray):
+        rows = rows.combine_chunks()
+    fields = zip((field.name for field in rows.type), rows.flatten(), strict=True)
+    return {name: column.to_pylist() for name, column in fields if column.null_count < len(rows)}
+
+
+def _attributes(rows: Any) -> Any:
+    """Return all attributes of spans in text form, those with a column first."""
+    given = _columns(rows)
+    found: list[dict[str, str]] = [{} for _ in range(len(rows))]
+    for key, (column, _) in TYPED.items():
+        for at, value in enumerate(given.get(column, ())):
+            if value is not None:
+                found[at][key] = as_text(value)
+    for at, rest in enumerate(given.get(REST, ())):
+        if rest:
+            more = _texts(rest)
+            # A value of another type than its column, and a key that came twice, are in the rest as they were.
+            found[at] = {key: text for key, text in found[at].items() if key not in more} | more
+    return _maps(found)
+
+
+def _others(blobs: Any) -> Any:
+    """Return the totals of the stages that have no column, out of what is kept of spans beside the columns."""
+    import pyarrow as pa
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+    found = []
+    for blob in blobs.to_pylist():
+        totals = (one for one in Span.FromString(blob or b"").attributes if semconv.stage_of_total(one.key))
+        stages = named_stages(values(totals))
+        found.append([one for one in stages.items() if one[0] not in STAGE_COLUMNS])
+    return pa.array(found, pa.map_(pa.string(), pa.float64()))
+
+
+def _resource(blobs: Any) -> Any:
+    """Return the attributes of resources in text form, of which there are few different ones."""
+    import pyarrow as pa
+
+    if isinstance(blobs, pa.ChunkedArray):
+        blobs = blobs.combine_chunks()
+    coded = blobs.dictionary_encode(null_encoding="encode")
+    return _maps([_resource_texts(blob) for blob in coded.dictionary.to_pylist()]).take(coded.indices)
+
+
+def _maps(rows: Sequence[Mapping[str, str]]) -> Any:
+    """Return an array of maps; an array of each kind is made of its parts, which takes a third of the time."""
+    import pyarrow as pa
+
+    offsets = [0]
+    keys: list[str] = []
+    texts: list[str] = []
+    for row in rows:
+        keys += row
+        texts += row.values()
+        offsets.append(len(keys))
+    parts = pa.array(offsets, pa.int32()), pa.array(keys, pa.string()), pa.array(texts, pa.string())
+    return pa.MapArray.from_arrays(*parts)
+
+
+def _attribute(rests: Any, keys: Any) -> Any:
+    """Return one attribute of each span in text form, out of what has no column; NULL where it is not there."""
+    return _one(rests, keys, _texts, lambda key: b"\x0a" + varint(len(key.encode())) + key.encode())
+
+
+def _of_resource(blobs: Any, keys: Any) -> Any:
+    """Return one attribute of each resource in text form; NULL where it is not there."""
+    return _one(blobs, keys, _resource_texts, lambda _: b"")
+
+
+def _one(blobs: Any, keys: Any, texts: Callable[[bytes], Mapping[str, str]], needle: Callable[[str], bytes]) -> Any:
+    import pyarrow as pa
+
+    wanted = keys[0].as_py() if len(keys) else ""
+    named = needle(wanted)  # what is in the bytes wherever the attribute is: most are not read any further
+    found = [texts(blob).get(wanted) if blob and named in blob else None for blob in blobs.to_pylist()]
+    return pa.array(found, pa.string())
+
+
+def _texts(rest: bytes) -> dict[str, str]:
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+    return {key: as_text(value) for key, value in values(Span.FromString(rest).attributes).items()}
+
+
+_resources: dict[bytes, dict[str, str]] = {}
+_MOST_RESOURCES: Final = 1000
+
+
+def _resource_texts(blob: bytes | None) -> dict[str, str]:
+    from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+
+    known = _resources.get(blob or b"")
+    if known is None:
+        read = values(ResourceSpans.FromString(blob or b"").resource.attributes)
+        if len(_resources) >= _MOST_RESOURCES:
+            _resources.clear()
+        known = _resources[blob or b""] = {key: as_text(value) for key, value in read.items()}
+    return known
+
+
+def _otlp(rows: Any) -> Any:
+    """Return each span whole, as OTLP."""
+    import pyarrow as pa
+
+    given = _columns(rows)
+    names = list(given)
+    spans = [resource_spans(dict(zip(names, cells, strict=True))) for cells in zip(*given.values(), strict=True)]
+    return pa.array(spans, pa.binary())
