@@ -47,8 +47,8 @@ shop /predict, model Ranker
   (request)         3  80.00 ms  80.00 ms  80.00 ms  80.00 ms  100.0 %
   preprocess        2  12.00 ms  15.60 ms  15.92 ms  16.00 ms   12.0 %
   inference         3  60.00 ms  69.00 ms  69.80 ms  70.00 ms   81.0 %
-  network.send      1   4.00 ms   4.00 ms   4.00 ms   4.00 ms    2.0 %
   mine              1  10.00 ms  10.00 ms  10.00 ms  10.00 ms    5.0 %
+  network.send      1   4.00 ms   4.00 ms   4.00 ms   4.00 ms    2.0 %
 shop /predict, model Tagger
   (request)         1  20.00 ms  20.00 ms  20.00 ms  20.00 ms  100.0 %
   preprocess        1   4.00 ms   4.00 ms   4.00 ms   4.00 ms   20.0 %
@@ -319,8 +319,8 @@ stage                p50       p99   share
 shop /predict, model Ranker
   preprocess    12.00 ms  15.92 ms  12.0 %
   inference     60.00 ms  69.80 ms  81.0 %
-  network.send   4.00 ms   4.00 ms   2.0 %
   mine          10.00 ms  10.00 ms   5.0 %
+  network.send   4.00 ms   4.00 ms   2.0 %
 shop /predict, model Tagger
   preprocess     4.00 ms   4.00 ms  20.0 %
   inference     16.00 ms  16.00 ms  80.0 %

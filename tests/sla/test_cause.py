@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from stagetrace.sla import cause, shortage
@@ -74,6 +76,14 @@ def test_a_first_call_is_a_cold_start_unless_it_was_kept_from_computing() -> Non
     assert cause_of(parts(is_first=True, unknown=90), 50 * MS).word == "cold_start"
     assert cause_of(parts(is_first=True, io_wait=90), 50 * MS).word == "cold_start"
     assert cause_of(parts(is_first=True, compute=10, cpu_wait=90), 50 * MS).word == "cpu_wait"
+
+
+def test_a_wait_outside_the_first_call_of_a_model_is_no_cold_start() -> None:
+    def waited(stage: str) -> Parts:
+        return replace(parts(is_first=True, io_wait=90), places={"io_wait": {"inference": 5.0, stage: 85.0}})
+
+    assert cause_of(waited("preprocess"), 50 * MS).word == "io_wait"
+    assert cause_of(waited("inference"), 50 * MS).word == "cold_start"
 
 
 PLACES = {"io_wait": {"preprocess": 40.0, "inference": 50.0}, "slow_upload": {"network.receive": 30.0}}

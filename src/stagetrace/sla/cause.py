@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.semconv import INFERENCE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -105,11 +107,17 @@ def cause_of(parts: Parts, overrun_ns: int, usual: Usual | None = None, of_this_
     if not excess or excess[part] < MOST * whole:
         return Cause(UNKNOWN, part)
     if part in OWN:
-        if parts.is_first:
+        if parts.is_first and (part != IO_WAIT or _is_in_model(parts, part)):
             return Cause(COLD_START, part)
         if _is_large(parts, part, usual, explained=is_usual and of_this_size is not None):
             return Cause(INPUT_SIZE, part)
     return Cause(part, part)
+
+
+def _is_in_model(parts: Parts, part: str) -> bool:
+    """Return whether this part of the time lies in calls of models for the most, as far as that is known."""
+    places = parts.places.get(part)
+    return not places or max(places, key=lambda stage: places[stage]) == INFERENCE
 
 
 def _is_large(parts: Parts, part: str, usual: Usual | None, *, explained: bool) -> bool:

@@ -77,8 +77,8 @@ ORDER BY
     service, path, model NULLS FIRST, stage IS NOT NULL,
     coalesce(
         list_position(
-            ['network.receive', 'queue', 'preprocess', 'handler', 'inference', 'postprocess', 'network.send'], stage
+            ['network.receive', 'queue', 'preprocess', 'handler', 'inference', 'postprocess', NULL, 'network.send'], stage
         ),
-        8
+        7
     ),
     stage
