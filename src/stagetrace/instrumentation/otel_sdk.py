@@ -87,12 +87,12 @@ def policy_problems() -> tuple[str, ...]:
 
 
 def judging() -> str:
-    """Return the objectives in words, and what cannot be read of STAGETRACE_SLA."""
+    """Return the objectives in words, and which rules of STAGETRACE_SLA cannot be read; why has been said by then."""
     used, problems = _policy()
     if used is None and not problems:
         return "no objective given (STAGETRACE_SLA)"
     names = "; ".join(rule.name for rule in used.objectives) if used else "no objective"
-    return "; ".join([names, *problems])
+    return "; ".join([names, *(problem.partition(": ")[0] for problem in problems)])
 
 
 @functools.cache
