@@ -125,7 +125,9 @@ def test_the_first_request_starts_the_consumer(sink: Sink, services: None, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("row", "stage", "cause"), [(0.01, "queue", "batch_wait"), (SLOW_S, "inference", "io_wait")], ids=["wait", "model"]
+    ("row", "stage", "cause"),
+    [(0.01, "queue", "batch_wait"), (SLOW_S, "inference", "io_wait"), (-SLOW_S, "inference", "compute")],
+    ids=["wait", "sleeping-model", "computing-model"],
 )
 @pytest.mark.parametrize("path", ["direct", "thread"])
 def test_the_guilty_stage_is_the_one_that_was_slow(

@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry.trace import SpanContext
 
 from stagetrace.recording.segments import Segment
 from stagetrace.recording.timeline import Timeline
@@ -104,6 +105,25 @@ def test_a_section_within_another_counts_once_also_where_one_reading_begins_both
     segments = [segment("handler", 0, 80), segment("inference", 80, 110)]
     found = in_ms(segments, noted([sections[place] for place in order]))
     assert found == {"compute": 80, "cpu_wait": 20, "io_wait": 10}
+
+
+def test_what_another_process_did_is_as_it_reports_and_else_unknown() -> None:
+    cpu = {"cpu.time_ms": 60.0, "cpu.wait_ms": 10.0, "cpu.blocked_ms": 30.0}
+    segments = [segment("handler", 0, 20), segment("inference", 20, 120, cpu)]
+    parts = parts_of(segments, noted([section(0, 20, 20)]))
+    assert {part: took / MS for part, took in parts.times.items()} == {"compute": 80, "cpu_wait": 10, "unknown": 30}
+    assert parts.places["compute"] == {"handler": 20 * MS, "inference": 60 * MS}
+
+
+def test_a_batch_of_another_process_that_reports_nothing_is_unknown() -> None:
+    batch = segment("inference", 0, 100)
+    batch.link = SpanContext(1, 1, is_remote=True)
+    assert in_ms([batch], noted()) == {"unknown": 100}
+
+
+def test_a_call_of_which_there_are_accounts_counts_once() -> None:
+    call = segment("inference", 0, 100, {"cpu.time_ms": 90.0})
+    assert in_ms([call], noted([section(0, 100, 90, 10)])) == {"compute": 90, "cpu_wait": 10}
 
 
 def test_what_a_thread_was_blocked_by_is_a_lock_where_others_computed_meanwhile_and_else_io() -> None:

@@ -9,7 +9,7 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.queued import BATCH
 from stagetrace.recording.elsewhere import told
 from stagetrace.recording.segments import UNNAMED
-from stagetrace.recording.work import Batch, Origin, is_gap
+from stagetrace.recording.work import Batch, Origin, give_accounts, is_gap
 from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ class Gathered(Batch):
                 stages.append((one.stage, start, end, *told(one, self._attributes(one), link)[3:]))
         if stages:
             self._told[id(timeline)] = timeline
+            give_accounts(self, timeline)
         return stages
 
     def _attributes(self, segment: Segment) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags,
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.current import current
-from stagetrace.recording.elsewhere import hand_on, named, tell, told
+from stagetrace.recording.elsewhere import find, hand_on, named, tell, told
 from stagetrace.recording.segments import UNNAMED, coalesced
 from stagetrace.recording.spans import SCOPE, UNSET
 from stagetrace.recording.timeline import Timeline
@@ -113,6 +113,7 @@ class Work(Timeline):
             return
         segments = coalesced(self.close(self._start, max(time.time_ns(), self._start)))
         stages = [told(one, self._attributes(one), one.link) for one in segments if not is_gap(one)]
+        give_accounts(self, find(self.request.key))
         tell(self.request.key, self._reason, self._start, stages, is_over=True)
 
     def _attributes(self, segment: Segment) -> dict[str, Any]:
@@ -170,6 +171,7 @@ class Batch(Timeline):
             if not is_gap(one)
         ]
         for request in self.requests:
+            give_accounts(self, find(request.key))
             tell(request.key, self._reason, self._start, stages, is_over=True)
         if inferences:
             self._send(inferences)
@@ -193,6 +195,13 @@ class Batch(Timeline):
                 instrumentation_scope=SCOPE,
             )
         )
+
+
+def give_accounts(work: Timeline, request: Timeline | None) -> None:
+    """Note on a request of this process the sections of what was done for it: how its own time divides, too."""
+    if request is not None:
+        for first, last in work.accounts:
+            request.divided(first, last)
 
 
 def is_gap(segment: Segment) -> bool:

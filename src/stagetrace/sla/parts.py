@@ -14,7 +14,7 @@ from stagetrace.semconv import (
 )
 from stagetrace.sla import cause
 from stagetrace.sla.cause import Parts
-from stagetrace.sla.places import WAITS, places_of, queue_part
+from stagetrace.sla.places import WAITS, elsewhere, places_of, queue_part
 from stagetrace.sla.verdict import overlap
 from stagetrace.sources import loops, pauses, threads
 
@@ -213,6 +213,10 @@ def parts_of(segments: Sequence[Segment], noted: Noted) -> Parts:
     calls = [(begin, end) for _, begin, end in noted.calls]
     divided.add_sections(noted.accounts, sorted([*calls, *waits]))
     sections = [(first[threads.AT], last[threads.AT]) for first, last in noted.accounts]
+    for segment, computed, waited in elsewhere(segments, noted.accounts):
+        divided.computed += computed
+        divided.waited += waited
+        sections.append((segment.start, segment.end))
     suspended = _Suspended.of(_without(own, [*calls, *sections]))
     others = _of_own(own, divided, sorted(calls), overs, _handed_back(own, noted.handed), suspended)
     for_gil = divided.for_gil

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE, QUEUE_BLOCKED_BY, QUEUE_REASON
+from stagetrace.semconv import (
+    CPU_TIME_MS,
+    CPU_WAIT_MS,
+    NETWORK_RECEIVE,
+    NETWORK_SEND,
+    QUEUE,
+    QUEUE_BLOCKED_BY,
+    QUEUE_REASON,
+)
 from stagetrace.sla import cause
 from stagetrace.sla.verdict import overlap
 from stagetrace.sources import pauses, threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from stagetrace.recording.segments import Segment
     from stagetrace.sla.parts import Noted
@@ -32,6 +40,9 @@ def places_of(segments: Iterable[Segment], noted: Noted) -> Mapping[str, Mapping
     """Return for each part how much of it lies in which stages, at most: to compare stages, not to be added up."""
     found: dict[str, dict[str, float]] = {}
     pieces = list(_pieces(noted.accounts))
+    for segment, computed, waited in elsewhere(segments, noted.accounts):
+        whole = segment.end - segment.start
+        pieces.append(([(segment.start, segment.end)], threads.Share(whole, computed, waited, 0, 0)))
     calls = sorted((begin, end) for _, begin, end in noted.calls)
     for segment in segments:
         in_stage = _waits(segment, noted) if segment.stage == QUEUE or segment.stage in WAITS else []
@@ -43,6 +54,25 @@ def places_of(segments: Iterable[Segment], noted: Noted) -> Mapping[str, Mapping
                 stages = found.setdefault(part, {})
                 stages[segment.stage] = stages.get(segment.stage, 0.0) + took
     return found
+
+
+def elsewhere(
+    segments: Iterable[Segment], accounts: Sequence[tuple[Reading, Reading]]
+) -> Iterator[tuple[Segment, int, int]]:
+    """Yield the stages of which no thread of this process has accounts, since another one worked for the request.
+
+    With each goes what it computed and waited for a CPU, in nanoseconds: all that is known of it. So too of a batch's
+    inference of which nothing is.
+    """
+    sections = [(first[threads.AT], last[threads.AT]) for first, last in accounts]
+    for segment in segments:
+        attributes, whole = segment.attributes, segment.end - segment.start
+        if CPU_TIME_MS not in attributes and segment.link is None:
+            continue
+        if not any(begin < segment.end and segment.start < end for begin, end in sections):
+            computed, waited = (int(attributes.get(name, 0.0) * 1e6) for name in (CPU_TIME_MS, CPU_WAIT_MS))
+            computed = min(computed, whole)
+            yield segment, computed, min(waited, whole - computed)
 
 
 def _waits(segment: Segment, noted: Noted) -> list[tuple[str, float]]:
