@@ -139,14 +139,15 @@ end_me()
     assert run(code + WAIT) == (-signal.SIGTERM, ["delivers"], "")
 
 
+SOON = "threading.Timer(0.3, end_me).start()"
 OWN = {
-    "before": ("signal.signal(signal.SIGTERM, own)", "pass"),
-    "after": ("pass", "signal.signal(signal.SIGTERM, own)"),
-    "before, ignoring": ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", "say('own'), os._exit(0)"),
+    "before": ("signal.signal(signal.SIGTERM, own)", SOON),
+    "after": ("pass", f"signal.signal(signal.SIGTERM, own)\n{SOON}"),
+    "before, ignoring": ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", "end_me(), say('own'), os._exit(0)"),
     "of asyncio": ("pass", "import asyncio\nasyncio.run(on_loop())"),
     "by sigwait": (
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})",
-        "signal.sigwait({signal.SIGTERM}); own()",
+        f"{SOON}\nsignal.sigwait({{signal.SIGTERM}}); own()",
     ),
 }
 OWN_HANDLER = """
@@ -166,7 +167,7 @@ async def on_loop():
 def test_an_application_that_handles_it_does_so_alone(before: str, after: str) -> None:
     """Also where we look again."""
     prelude = f"{OWN_HANDLER}\n{before}\n{PRELUDE}"
-    code = f"threading.Timer(0.3, end_me).start()\n{after}\nsigterm.catch_again()"
+    code = f"{after}\nsigterm.catch_again()"
     assert run(code + WAIT, prelude=prelude) == (0, ["own"], "")
 
 
