@@ -34,6 +34,7 @@ from stagetrace.instrumentation import asgi, passing
 from stagetrace.recording import entry as entry_module
 from stagetrace.recording.current import current
 from stagetrace.sla.recorder import EntryRecorder
+from stagetrace.sources import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -227,6 +228,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any], *, in_one_go:
     processor.has_others = not in_one_go
     notes = TracerProvider(span_limits=request["limits"], shutdown_on_exit=False).get_tracer("notes")
     with monkeypatch.context() as patch:
+        patch.setattr(threads, "_is_used", False)  # by real clocks: what they tell of differs each time
         patch.setattr(asgi, "time_ns", now)
         patch.setattr(passing, "time_ns", now)
         patch.setattr(asgi, "Send", passing._Send)
