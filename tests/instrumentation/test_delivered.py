@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from services import PYTHON, WSGI_SERVERS, run_service
 from sink import Request, Sink, assert_tiled, run_sink
+from stagetrace.instrumentation.delivered import announced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,3 +117,10 @@ def test_a_wsgi_client_that_has_all_of_it_is_not_gone(size: int, method: str, ws
 
 def test_a_wsgi_client_that_lacks_some_of_it_is_gone(wsgi: Service, sink: Sink) -> None:
     assert take(wsgi, sink, "/half", 500).entry.attributes["network.disconnect"] == "client"
+
+
+@pytest.mark.parametrize("value", ["x", "", "1, 1", b"\xff", None])
+def test_a_length_that_is_none_announces_nothing(value: Any) -> None:
+    """It is no fault of ours, for which a part would be switched off."""
+    assert announced("GET", 200, [("Content-Length", value)]) is None
+    assert announced("GET", 200, [("Content-Length", "5"), ("x", value)]) == 5

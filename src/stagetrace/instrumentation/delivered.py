@@ -21,7 +21,10 @@ def announced(method: str, status: int | None, headers: Iterable[tuple[Any, Any]
         return 0
     for name, value in headers or ():
         if name.lower() in LENGTH:
-            return int(value)
+            try:
+                return int(value)
+            except (TypeError, ValueError):  # the application's fault, which the server deals with
+                return None
     return None
 
 
