@@ -1,0 +1,1 @@
+"""One file for each question that latency data answers. Pure: reduced rows in, frozen results with units out."""
