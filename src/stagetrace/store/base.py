@@ -6,7 +6,7 @@ Times are integer nanoseconds since 1970 UTC, durations named `_ms` milliseconds
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from stagetrace.store.estimates import NOTHING, Sample
 
@@ -227,6 +227,13 @@ class Relations(Closing):
     connection: DuckDBPyConnection
     complete: bool = True
     reason: str | None = None
+    attribute: Callable[[str], str] | None = None  # in SQL, where it is not as `stored.attribute_text` has it
+
+    def reduce(self, name: str, by: Sequence[str] = (), **values: object) -> list[dict[str, Any]]:
+        """Return the rows of a reduction of `requests`, as `analysis.source.Source` says."""
+        from stagetrace.store.reductions import of_duckdb
+
+        return of_duckdb(self, name, by, values)
 
     def close(self) -> None:
         """Close the connection."""

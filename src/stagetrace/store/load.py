@@ -93,8 +93,9 @@ def select(
     """
     define(connection, loaded, selection)
     # Each view is worth several ms: DuckDB looks at the columns of all files anew.
-    newest = "CREATE VIEW requests AS FROM matching" if selection.limit is None else sql("newest_requests")
+    newest = "CREATE VIEW selected AS FROM matching" if selection.limit is None else sql("newest_requests")
     connection.execute(newest)
+    connection.execute("CREATE VIEW requests AS SELECT * EXCLUDE (rest, of_resource) FROM selected")
     connection.execute(sql("whole_of_requests" if selection.is_filtered else "whole_in_window"))
     connection.execute(sql("spans"))
     lock(connection, files)

@@ -129,8 +129,11 @@ class ParquetReader(Closing):
     def _selected(self, selection: Selection) -> Relations:
         """Return both relations, whether or not anything is known by the names in the selection."""
         wanted = " AND ".join(_HAS.format(number) for number in range(1, len(selection.segments) + 1)) or "true"
-        query = f"SELECT *, {wanted} AS has_segments FROM files"  # noqa: S608 -- constants of ours
-        return select(self._opened(), query, selection, files=self._paths)
+        query = (
+            "SELECT *, NULL AS rest, resource AS of_resource, "  # noqa: S608 -- constants of ours
+            f"{wanted} AS has_segments FROM files"
+        )
+        return replace(select(self._opened(), query, selection, files=self._paths), attribute=_attribute)
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         """Yield the selected spans as `Reader.iter_otlp` says."""
@@ -175,6 +178,12 @@ class ParquetReader(Closing):
             wrong = f"{self._path} is Parquet without the column {missing[0]}"
             raise StoreError(f"{wrong}\nreadable is what `stagetrace export` writes")
         return connection
+
+
+def _attribute(key: str) -> str:
+    """Return the expression of an attribute's text form."""
+    name = "'" + key.replace("'", "''") + "'"
+    return f"coalesce(attributes[{name}], of_resource[{name}])"
 
 
 def _rows(found: Sequence[tuple[Any, ...]]) -> list[SpanRow]:

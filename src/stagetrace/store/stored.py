@@ -15,7 +15,7 @@ from stagetrace.otlp.decoder_back import resource_spans
 from stagetrace.otlp.decoder_columns import ALL, BOOL, COLUMNS, DOUBLE, INT, OTHER_MS, REST, SEQUENCE, STRING, TYPED
 from stagetrace.otlp.wire import varint
 from stagetrace.store.entries import named_stages
-from stagetrace.store.relations import STAGE_COLUMNS
+from stagetrace.store.relations import REQUESTS, STAGE_COLUMNS
 from stagetrace.store.rows import as_text, values
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ DUCKDB: Final = {
 }
 # Stored columns that are read as part of another one.
 _JOINED: Final = ("rpc_method", "old_method", "old_http_status", "url_path", "http_target")
+# Those that hold in `requests` what they hold in a span: there, `stage` is that of the breach.
+_SAME: Final = frozenset(REQUESTS) - {"stage"}
 _WITH_ATTRIBUTES: Final = (*COLUMNS, REST)
 _WHOLE: Final = tuple(name for name, _ in ALL if name not in (SEQUENCE, "service", OTHER_MS))
 
@@ -75,9 +77,20 @@ def loaded(query: str, segments: Mapping[str, str] | None = None) -> str:
         "start_unix_nano, end_unix_nano, (end_unix_nano - start_unix_nano) / 1e6 AS duration_ms, is_entry, "
         f"{typed}, {_stages()} AS stages, "
         f"{_ATTRIBUTES}({_struct(_WITH_ATTRIBUTES)}) AS attributes, {_RESOURCE}(resource) AS resource, "
-        f"{_struct(_WHOLE)} AS stored, {_OTLP}({_struct(_WHOLE)}) AS {OTLP}, {_has(segments or {})} AS has_segments "
+        f"{REST} AS rest, resource AS of_resource, {_has(segments or {})} AS has_segments, "
+        f"{_struct(_WHOLE)} AS stored, {_OTLP}({_struct(_WHOLE)}) AS {OTLP} "
         f"FROM ({query})"
     )
+
+
+def attribute_text(key: str) -> str:
+    """Return the expression, on the view `selected`, of the text form of a span's attribute, else its resource's."""
+    name = "'" + key.replace("'", "''") + "'"
+    found = [f"{_ATTRIBUTE}(rest, {name})", f"{_OF_RESOURCE}(of_resource, {name})"]
+    if key in TYPED:
+        column = TYPED[key].column
+        found.insert(1, f"{column}::VARCHAR" if column in _SAME else f"attributes[{name}]")
+    return f"coalesce({', '.join(found)})"
 
 
 def _struct(columns: Iterable[str]) -> str:

@@ -17,7 +17,8 @@ SELECT
         ELSE 1.0::DOUBLE
     END AS weight,
     network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms, network_send_ms, other_ms,
-    make_timestamp(start_unix_nano // 1000) AS start_time, url_path, stages, attributes
+    make_timestamp(start_unix_nano // 1000) AS start_time, url_path, stages, attributes,
+    rest, of_resource -- what other attributes are read of
 FROM loaded
 WHERE is_entry
     AND start_unix_nano >= getvariable('since_ns')

@@ -1,0 +1,77 @@
+"""Named SQL that runs where the data is: one text for each engine, the rows of which are all that an analysis reads.
+
+A text stands in `sql/NAME.ENGINE.sql`. In it, `{requests}` is the relation of the requests meant, and `{by}` the
+columns that its rows are grouped by, with a comma behind them; values are bound, as each engine writes that.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from stagetrace.store.relations import REQUESTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stagetrace.store.base import Relations
+
+_FOLDER: Final = Path(__file__).parent / "sql"
+PATH: Final = "path"  # the route or, of requests without one, their name
+
+
+class Engine(NamedTuple):
+    """How one database writes what a reduction leaves open."""
+
+    name: str
+    source: str  # the requests, with what `attribute` reads
+    attribute: Callable[[str], str]  # expression of the text form of an attribute, of the span or else its resource
+
+
+def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
+    """Return the SQL of a reduction, grouped by columns of `requests`, `path` or attributes."""
+    made = [f"coalesce(route, name) AS {PATH}"]
+    made += [f"{engine.attribute(key)} AS {_quoted(key)}" for key in by if key not in REQUESTS and key != PATH]
+    requests = f"(SELECT *, {', '.join(made)} FROM {engine.source})"  # noqa: S608 -- names are quoted
+    grouped = "".join(f"{_quoted(key)}, " for key in by)
+    return _text(name, engine.name).replace("{requests}", requests).replace("{by}", grouped)
+
+
+def of_duckdb(relations: Relations, name: str, by: Sequence[str], values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a reduction of the view `selected`."""
+    engine = DUCKDB if relations.attribute is None else DUCKDB._replace(attribute=relations.attribute)
+    answer = relations.connection.execute(statement(engine, name, by), values)
+    names = [column for column, *_ in answer.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+def _of_bytes(key: str) -> str:
+    """Return the expression for DuckDB, which reads the attribute out of a stored row's bytes."""
+    from stagetrace.store.stored import attribute_text
+
+    return attribute_text(key)
+
+
+def _of_maps(key: str) -> str:
+    """Return the expression for ClickHouse, which has maps."""
+    text = key.replace("\\", "\\\\").replace("'", "\\'")
+    return " ".join(
+        [
+            f"multiIf(mapContains(attributes, '{text}'), attributes['{text}'],",
+            f"mapContains(resource, '{text}'), resource['{text}'], NULL)",
+        ]
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+@cache
+def _text(name: str, engine: str) -> str:
+    return (_FOLDER / f"{name}.{engine}.sql").read_text(encoding="utf-8")
+
+
+DUCKDB: Final = Engine("duckdb", "selected", _of_bytes)
+CLICKHOUSE: Final = Engine("clickhouse", "requests", _of_maps)

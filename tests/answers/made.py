@@ -1,0 +1,158 @@
+"""Requests as a test wants them, through the real decoder and writer into a local store, or into a file."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.json_format import MessageToDict
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+
+from stagetrace import semconv
+from stagetrace.store.local.store import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+MS = 1_000_000
+NOON = 1_772_366_400_000_000_000  # 2026-03-01T12:00:00Z
+_PER_MESSAGE = 500
+
+
+@dataclass(frozen=True)
+class Made:
+    """One request. `number` makes its ids; without `within_ms` it is not judged, and with it as the policy would."""
+
+    number: int
+    start_unix_nano: int = NOON
+    stages: Mapping[str, float] = field(default_factory=lambda: {semconv.INFERENCE: 10.0})  # ms, in this order
+    service: str = "shop"
+    route: str | None = "/predict"
+    name: str = "POST /predict"
+    model: str | None = None
+    version: str | None = None
+    within_ms: float | None = None
+    objective: str | None = None  # text; else `POST /predict within 50ms`
+    verdict: str | None = None  # in place of what `within_ms` says: good, breach, excluded
+    stage: str | None = None  # of a breach; else the longest one
+    cause: str | None = None
+    status: int = 200
+    probability: float | None = None  # of the head sampler
+    duration_ms: float | None = None  # else the sum of the stages
+    with_stage_spans: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    resource: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def took_ms(self) -> float:
+        """Return the duration."""
+        return sum(self.stages.values()) if self.duration_ms is None else self.duration_ms
+
+    @property
+    def word(self) -> str | None:
+        """Return the verdict."""
+        if self.verdict is not None or self.within_ms is None:
+            return self.verdict
+        return "breach" if self.took_ms > self.within_ms else "good"
+
+    @property
+    def all_attributes(self) -> dict[str, Any]:
+        """Return what its entry span carries."""
+        found: dict[str, Any] = {
+            "http.route": self.route,
+            "http.request.method": "POST",
+            "http.response.status_code": self.status,
+            semconv.ML_MODEL_NAME: self.model,
+            semconv.ML_MODEL_VERSION: self.version,
+            semconv.SLA_SAMPLING_PROBABILITY: self.probability,
+            **{semconv.stage_total_ms(stage): float(took) for stage, took in self.stages.items()},
+        }
+        if self.word is not None:
+            found[semconv.SLA_VERDICT] = self.word
+        if self.word in ("good", "breach"):
+            found[semconv.SLA_BREACHED] = self.word == "breach"
+            found[semconv.SLA_OBJECTIVE] = self.objective or f"POST {self.route} within {self.within_ms or 50:g}ms"
+            found[semconv.SLA_THRESHOLD_MS] = float(self.within_ms or 50)
+        if self.word == "breach":
+            found[semconv.SLA_OVERRUN_MS] = self.took_ms - (self.within_ms or 50)
+            found[semconv.SLA_SEVERITY] = "minor"
+            found[semconv.SLA_BREACH_STAGE] = self.stage or max(self.stages, key=lambda one: self.stages[one])
+            found[semconv.SLA_BREACH_CAUSE] = self.cause or "unknown"
+        return {key: value for key, value in {**found, **self.attributes}.items() if value is not None}
+
+
+def store(folder: Path, requests: Iterable[Made]) -> Path:
+    """Write requests to a new local store and return its folder."""
+    with LocalStore.open(folder) as opened:
+        for message in messages(requests):
+            opened.append(message.SerializeToString())
+    return folder
+
+
+def lines(path: Path, requests: Iterable[Made]) -> Path:
+    """Write requests as OTLP JSON lines, as the Collector's file exporter does, and return the path."""
+
+    def hexed(found: Any) -> Any:
+        if isinstance(found, list):
+            return [hexed(one) for one in found]
+        if not isinstance(found, dict):
+            return found
+        ids = ("traceId", "spanId", "parentSpanId")
+        return {key: b64decode(one).hex() if key in ids else hexed(one) for key, one in found.items()}
+
+    with path.open("w") as file:
+        file.writelines(json.dumps(hexed(MessageToDict(message))) + "\n" for message in messages(requests))
+    return path
+
+
+def messages(requests: Iterable[Made]) -> Iterator[ExportTraceServiceRequest]:
+    """Yield requests as OTLP, some hundreds a message."""
+    left = iter(requests)
+    while some := list(islice(left, _PER_MESSAGE)):
+        message = ExportTraceServiceRequest()
+        resources: dict[tuple[str, str], Any] = {}
+        for one in some:
+            key = (one.service, repr(sorted(one.resource.items())))
+            if key not in resources:
+                group = message.resource_spans.add()
+                _fill(group.resource.attributes, {"service.name": one.service, **one.resource})
+                resources[key] = group.scope_spans.add()
+            _add(resources[key].spans, one)
+        yield message
+
+
+def _add(spans: Any, one: Made) -> None:
+    trace_id, entry = one.number.to_bytes(16, "big"), (one.number * 16 + 1).to_bytes(8, "big")
+    spans.add(
+        trace_id=trace_id,
+        span_id=entry,
+        name=one.name,
+        kind=2,
+        start_time_unix_nano=one.start_unix_nano,
+        end_time_unix_nano=one.start_unix_nano + round(one.took_ms * MS),
+    )
+    _fill(spans[-1].attributes, one.all_attributes)
+    at = one.start_unix_nano
+    for place, (stage, took) in enumerate(one.stages.items() if one.with_stage_spans else (), 2):
+        spans.add(
+            trace_id=trace_id,
+            span_id=(one.number * 16 + place).to_bytes(8, "big"),
+            parent_span_id=entry,
+            name=stage,
+            kind=1,
+            start_time_unix_nano=at,
+            end_time_unix_nano=at + round(took * MS),
+        )
+        _fill(spans[-1].attributes, {semconv.ML_STAGE: stage})
+        at += round(took * MS)
+
+
+def _fill(attributes: Any, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        kind = {bool: "bool_value", int: "int_value", float: "double_value"}.get(type(value), "string_value")
+        attributes.append(KeyValue(key=key, value=AnyValue(**{kind: value})))

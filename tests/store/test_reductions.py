@@ -1,0 +1,124 @@
+"""Each reduction gives the same rows on DuckDB, out of a local store, and on ClickHouse, in process (chDB)."""
+
+from __future__ import annotations
+
+import json
+import random
+from math import isclose
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from chdb.session import Session
+
+import stagetrace.store
+from answers.made import MS, NOON, Made, store
+from stagetrace.store import open_store
+from stagetrace.store.base import Relations, Selection
+from stagetrace.store.reductions import CLICKHOUSE, statement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SQL = Path(stagetrace.store.__file__).parent / "sql"
+CALLS = Path(__file__).parent / "reductions"
+NAMES: Final = sorted(path.name.removesuffix(".clickhouse.sql") for path in SQL.glob("*.clickhouse.sql"))
+EVER = Selection(0, 2**63 - 1)
+DIGITS = 1e-9
+
+
+def requests() -> Iterator[Made]:
+    """Yield requests of all kinds: judged or not, sampled or not, of several routes, models, versions and tenants."""
+    chance = random.Random(7)
+    for number in range(1, 1501):
+        stages = {"preprocess": chance.lognormvariate(1, 0.5), "inference": chance.lognormvariate(3, 0.6)}
+        if number % 7 == 0:
+            stages["tokenize"] = chance.uniform(0, 5)
+        if number % 3 == 0:
+            stages = {"queue": chance.expovariate(0.2), **stages}
+        yield Made(
+            number,
+            NOON + round(number * 1700 * MS * chance.random()),
+            stages if number % 50 else {},
+            service=chance.choice(["shop", "shop", "search"]),
+            route=chance.choice(["/predict", "/predict", "/embed", None]),
+            model=chance.choice(["churn", "ranker", None]),
+            version=chance.choice(["2", "3", None]),
+            within_ms=50 if number % 11 else None,
+            verdict="excluded" if number % 97 == 0 else None,
+            cause=chance.choice(["cpu_wait", "downstream", "it's"]),
+            status=chance.choice([200, 200, 200, 500]),
+            probability=chance.choice([0.25, 0.5, 1.0, None]) if number % 4 == 0 else None,
+            attributes={
+                "tenant.id": chance.choice(["gold", "free", 'o"neil', "ünï"]) if number % 5 else None,
+                "http.request.body.size": chance.randrange(10, 10**6),
+                "ml.batch.size": chance.randrange(1, 9),
+            },
+            resource={"region": chance.choice(["eu", "us"]), "service.instance.id": chance.choice("abc")},
+        )
+
+
+@pytest.fixture(scope="module")
+def duckdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relations]:
+    folder = store(tmp_path_factory.mktemp("reductions") / "store", requests())
+    with open_store(str(folder)) as reader, reader.relations(EVER) as relations:
+        yield relations
+
+
+@pytest.fixture(scope="module")
+def clickhouse(duckdb: Relations, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Give a ClickHouse with the same `requests`, as its store is to have them: with the resource's attributes."""
+    path = tmp_path_factory.mktemp("clickhouse") / "requests.parquet"
+    query = "SELECT requests.*, resource FROM requests JOIN spans USING (span_id)"
+    pq.write_table(duckdb.connection.sql(query).to_arrow_table(), path)
+    session: Any = Session()  # type: ignore[no-untyped-call]
+    session.query(f"CREATE TABLE requests ENGINE = Memory AS SELECT * FROM file('{path}', Parquet)")  # noqa: S608
+    yield session
+    session.close()
+
+
+def asked(session: Any, name: str, by: list[str], values: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = session.query(statement(CLICKHOUSE, name, by), "Arrow", params=values)
+    found: list[dict[str, Any]] = pa.ipc.open_file(answer.bytes()).read_all().to_pylist()
+    return found
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float) or isinstance(other, float):
+        return one is not None and other is not None and isclose(one, other, rel_tol=DIGITS, abs_tol=DIGITS)
+    return bool(one == other)
+
+
+def in_order(rows: list[dict[str, Any]], by: list[str]) -> list[dict[str, Any]]:
+    """Return rows by what they are grouped by, then by everything that no rounding touches."""
+
+    def key(row: dict[str, Any]) -> list[str]:
+        plain = [name for name in row if isinstance(row[name], (str, int, bool, type(None))) and name not in by]
+        return [f"{row[name]!r:>24}" for name in (*by, *sorted(plain))]
+
+    return sorted(rows, key=key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_engines_agree(name: str, duckdb: Relations, clickhouse: Any) -> None:
+    """Row by row, whatever their order; each call that `reductions/NAME.json` lists."""
+    calls = json.loads((CALLS / f"{name}.json").read_text())
+    assert calls
+    for call in calls:
+        by, values = call.get("by", []), call.get("values", {})
+        ours = in_order(duckdb.reduce(name, by, **values), by)
+        theirs = in_order(asked(clickhouse, name, by, values), by)
+        assert ours
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.keys() == other.keys()
+            assert {key: (one[key], other[key]) for key in one if not same(one[key], other[key])} == {}
+
+
+def test_each_reduction_is_written_for_both_engines() -> None:
+    written = {path.name.removesuffix(".duckdb.sql") for path in SQL.glob("*.duckdb.sql")}
+    assert set(NAMES) == written == {path.stem for path in CALLS.glob("*.json")}
