@@ -33,7 +33,13 @@ _STYLES = {
 
 def show_json(answer: dict[str, Any]) -> None:
     """Print one JSON object on one line."""
-    sys.stdout.write(json.dumps(answer, allow_nan=False, ensure_ascii=not terminal.shows_blocks()) + "\n")
+    text = json.dumps(answer, allow_nan=False, ensure_ascii=not terminal.shows_blocks(), default=_plain)
+    sys.stdout.write(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy's as one of Python's."""
+    return value.item()
 
 
 def show(*parts: Table | str) -> None:

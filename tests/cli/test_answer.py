@@ -1,0 +1,136 @@
+"""An answer in each form: for people, as JSON, as Markdown and as a page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from stagetrace.cli.answer import Answer, add_format, finish
+from stagetrace.cli.base import UsageError
+from stagetrace.cli.chart import ASCII, Bars, Histogram, Series, Stacked, lines
+from stagetrace.cli.layout import Column, Table
+from stagetrace.cli.svg import svg
+
+NOON = 1_772_366_400_000_000_000
+MINUTE = 60 * 10**9
+BARS = Bars("Time by stage", [("inference", 30.0, "30 ms"), ("queue", 7.5, "7.5 ms"), ("preprocess", None, "?")])
+STACKED = Stacked("Shares", [("p50", {"queue": 0.25, "inference": 0.75}), ("p99", {"queue": 0.5, "inference": 0.5})])
+HISTOGRAM = Histogram("Durations", [0, 10, 20, 40], [5, 20, 1], "ms", [(40, "p99")])
+SERIES = Series("p99", [10, None, 20, 40], NOON, MINUTE, "ms", [(NOON + 2 * MINUTE, "deploy")])
+CHARTS = (BARS, STACKED, HISTOGRAM, SERIES)
+TABLE = Table((Column("stage"), Column("p99", is_number=True)), ["shop <b>", ("queue|x", "1.00 ms")], "Stages")
+ANSWER = Answer("A & B", "p99 is <fine>.", {"stages": [1.5, None]}, ("A line.", TABLE, BARS), is_bad=True)
+
+
+def arguments(*given: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", action="store_true")
+    add_format(parser, "keda")
+    return parser.parse_args(given)
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert finish(arguments("--json"), ANSWER) == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "complete": True,
+        "sentence": "p99 is <fine>.",
+        "stages": [1.5, None],
+    }
+
+
+def test_an_incomplete_answer_says_so_in_each_form(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = Answer("T", "S.", {}, complete=False, reason="cut & off")
+    for form, shown in (("text", ""), ("markdown", "**Incomplete:** cut & off"), ("html", "Incomplete: cut &amp; off")):
+        assert finish(arguments("--format", form), answer) == 0
+        out, err = capsys.readouterr()
+        assert shown in out
+        assert err == "stagetrace: INCOMPLETE: cut & off\n"
+
+
+def test_text(capsys: pytest.CaptureFixture[str]) -> None:
+    finish(arguments(), ANSWER)
+    assert capsys.readouterr().out.splitlines()[:8] == [
+        "p99 is <fine>.",
+        "",
+        "A line.",
+        "",
+        "Stages",
+        "stage        p99",
+        "shop <b>",
+        "queue|x  1.00 ms",
+    ]
+
+
+def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    finish(arguments("--format", "markdown"), ANSWER)
+    assert capsys.readouterr().out.startswith(
+        "# A & B\n\np99 is \\<fine\\>.\n\nA line.\n\nStages\n\n| stage | p99 |\n| --- | --: |\n"
+        "| shop \\<b\\> |  |\n| queue\\|x | 1.00 ms |\n\nTime by stage\n\n```text\n"
+    )
+
+
+def test_a_page_is_whole_and_escapes_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    finish(arguments("--format", "html"), ANSWER)
+    page = capsys.readouterr().out
+    assert "<b>" not in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert '<p class="sentence bad">p99 is &lt;fine&gt;.</p>' in page
+
+
+def test_two_forms_at_once_are_refused() -> None:
+    with pytest.raises(UsageError, match="two forms"):
+        finish(arguments("--json", "--format", "html"), ANSWER)
+
+
+def test_pictures_in_characters() -> None:
+    assert lines(BARS, 60, ASCII) == [
+        "Time by stage",
+        f"  inference   {'#' * 40} 30 ms",
+        f"  queue       {'#' * 10} 7.5 ms",
+        "  preprocess  ?",
+    ]
+    assert lines(STACKED, 60, ASCII) == [
+        "Shares",
+        f"  p50  {'#' * 13}{'=' * 40}",
+        f"  p99  {'#' * 26}{'=' * 27}",
+        "       # queue  = inference",
+    ]
+    assert lines(HISTOGRAM, 60, ASCII) == [
+        "Durations",
+        f"  0 to 10 ms   {'#' * 9} 5",
+        f"  10 to 20 ms  {'#' * 37} 20",
+        "  20 to 40 ms  ## 1  < p99",
+    ]
+    assert lines(SERIES, 60, ASCII) == [
+        "p99",
+        "       40 ms          ##",
+        "                      ##",
+        "                   #####",
+        "           0  ###  #####",
+        "                   ^ deploy",
+        "              2026-03-01 12:00:00 to 2026-03-01 12:04:00 UTC",
+    ]
+
+
+@pytest.mark.parametrize("chart", CHARTS, ids=lambda one: type(one).__name__)
+def test_pictures_for_a_page(chart: Bars) -> None:
+    """Each is well-formed, and shows its title and each label."""
+    drawn = ET.fromstring(svg(chart._replace(title="<Title> & more")))  # noqa: S314 -- our own
+    texts = " ".join(drawn.itertext())
+    assert "<Title> & more" in texts
+    for expected in {"Bars": ["inference", "7.5 ms"], "Histogram": ["p99"], "Series": ["deploy", "40 ms"]}.get(
+        type(chart).__name__, ["p50", "queue 25.0 %"]
+    ):
+        assert expected in texts
+
+
+@pytest.mark.parametrize("chart", CHARTS, ids=lambda one: type(one).__name__)
+def test_empty_pictures(chart: Bars) -> None:
+    empty: dict[str, Any] = {"rows": [], "values": [], "edges": [], "counts": [], "marks": []}
+    nothing = chart._replace(**{name: empty[name] for name in chart._fields if name in empty})
+    assert lines(nothing, 60)[0] == chart.title
+    ET.fromstring(svg(nothing))  # noqa: S314 -- our own
