@@ -28,6 +28,7 @@ def _request(number: int) -> list[Made]:
         "http.request.method": "POST",
         "http.response.status_code": 200 + number % 4 * 100,
         semconv.ML_MODEL_NAME: MODELS[number % 4 % 3],
+        semconv.ML_MODEL_VERSION: str(1 + number % 3),
         semconv.ML_FRAMEWORK: "sklearn",
         semconv.ML_BATCH_SIZE: 1 + number % 8,
         semconv.stage_total_ms(semconv.PREPROCESS): ms / 4,

@@ -231,6 +231,7 @@ def test_a_request_has_every_column_filled(member: str) -> None:
         "method": "POST",
         "http_status": 200,
         "model": "Ranker",
+        "model_version": "1",
         "framework": "sklearn",
         "batch_size": 1,
         "status": "ERROR",

@@ -41,6 +41,7 @@ TYPED: Final[dict[str, Typed]] = {
     "url.path": Typed("url_path", STRING),
     "http.target": Typed("http_target", STRING),
     semconv.ML_MODEL_NAME: Typed("model", STRING),
+    semconv.ML_MODEL_VERSION: Typed("model_version", STRING),
     semconv.ML_FRAMEWORK: Typed("framework", STRING),
     semconv.ML_BATCH_SIZE: Typed("batch_size", INT),
     semconv.SLA_BREACHED: Typed("breached", BOOL),
@@ -57,6 +58,9 @@ TYPED: Final[dict[str, Typed]] = {
     semconv.SLA_SAMPLING_PROBABILITY: Typed("sampling_probability", DOUBLE),
     **{semconv.stage_total_ms(stage): Typed(f"{stage.replace('.', '_')}_ms", DOUBLE) for stage in semconv.STAGES},
 }
+# The attributes that got their column later, and whose values are in the `rest` of what was stored before.
+LATER: Final = (semconv.ML_MODEL_VERSION,)
+GENERATION: Final = 1  # grows with each addition to LATER
 COLUMNS: Final = tuple(typed.column for typed in TYPED.values())
 OTHER_MS: Final = "other_ms"  # sum of the totals of stages without a column; these are in `rest`
 REST: Final = "rest"

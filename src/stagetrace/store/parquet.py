@@ -40,6 +40,7 @@ _BATCH: Final = 2000
 # Columns that an export of an older version lacks -> how they are made of those it has.
 _LATER: Final = {
     "sampling_probability": "NULL::DOUBLE",
+    "model_version": "attributes['ml.model.version']",
     "url_path": "coalesce(attributes['url.path'], split_part(attributes['http.target'], '?', 1))",
     "stages": (
         "map_from_entries(list_transform(list_filter(map_entries(attributes), lambda one: "

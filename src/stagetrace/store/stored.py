@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
 from stagetrace.otlp.decoder_back import resource_spans
-from stagetrace.otlp.decoder_columns import ALL, BOOL, COLUMNS, DOUBLE, INT, OTHER_MS, REST, SEQUENCE, STRING, TYPED
+from stagetrace.otlp.decoder_columns import (
+    ALL,
+    BOOL,
+    COLUMNS,
+    DOUBLE,
+    INT,
+    LATER,
+    OTHER_MS,
+    REST,
+    SEQUENCE,
+    STRING,
+    TYPED,
+)
 from stagetrace.otlp.wire import varint
 from stagetrace.store.entries import named_stages
 from stagetrace.store.relations import REQUESTS, STAGE_COLUMNS
@@ -36,6 +48,7 @@ _RESOURCE: Final = "stagetrace_resource"
 _OTHERS: Final = "stagetrace_other_stages"
 _ATTRIBUTE: Final = "stagetrace_attribute"
 _OF_RESOURCE: Final = "stagetrace_of_resource"
+_LATER: Final = "stagetrace_later"
 _OTLP: Final = "stagetrace_otlp"
 _KINDS: Final = dict(ALL)
 DUCKDB: Final = {
@@ -58,6 +71,13 @@ def nothing() -> str:
     """Return a query for all stored columns, and `is_entry`, without a row."""
     columns = ", ".join(f"NULL::{DUCKDB[kind]} AS {name}" for name, kind in ALL)
     return f"SELECT {columns}, NULL::BOOLEAN AS is_entry WHERE false"
+
+
+def with_later(query: str) -> str:
+    """Return a query for all stored columns as `query` gives them, the later ones also out of `rest`."""
+    columns = ((TYPED[key].column, key) for key in LATER)
+    later = ", ".join(f"coalesce({column}, {_LATER}({REST}, '{key}')) AS {column}" for column, key in columns)
+    return f"SELECT * REPLACE ({later}) FROM ({query})"
 
 
 def loaded(query: str, segments: Mapping[str, str] | None = None) -> str:
@@ -163,6 +183,7 @@ def add_functions(connection: DuckDBPyConnection) -> None:
         (_OTHERS, _others, ["BLOB"], "MAP(VARCHAR, DOUBLE)"),
         (_ATTRIBUTE, _attribute, ["BLOB", "VARCHAR"], "VARCHAR"),
         (_OF_RESOURCE, _of_resource, ["BLOB", "VARCHAR"], "VARCHAR"),
+        (_LATER, _later, ["BLOB", "VARCHAR"], "VARCHAR"),
         (_OTLP, _otlp, [_type(_WHOLE)], "BLOB"),
     )
     how: Any = {"type": "arrow", "null_handling": "special"}  # the stubs know only enumerations
@@ -240,12 +261,21 @@ def _maps(rows: Sequence[Mapping[str, str]]) -> Any:
 
 def _attribute(rests: Any, keys: Any) -> Any:
     """Return one attribute of each span in text form, out of what has no column; NULL where it is not there."""
-    return _one(rests, keys, _texts, lambda key: b"\x0a" + varint(len(key.encode())) + key.encode())
+    return _one(rests, keys, _texts, _field)
 
 
 def _of_resource(blobs: Any, keys: Any) -> Any:
     """Return one attribute of each resource in text form; NULL where it is not there."""
     return _one(blobs, keys, _resource_texts, lambda _: b"")
+
+
+def _later(rests: Any, keys: Any) -> Any:
+    """Return one attribute of each span, where that is a text, out of what had no column when it was stored."""
+    return _one(rests, keys, _strings, _field)
+
+
+def _field(key: str) -> bytes:
+    return b"\x0a" + varint(len(key.encode())) + key.encode()
 
 
 def _one(blobs: Any, keys: Any, texts: Callable[[bytes], Mapping[str, str]], needle: Callable[[str], bytes]) -> Any:
@@ -261,6 +291,12 @@ def _texts(rest: bytes) -> dict[str, str]:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
     return {key: as_text(value) for key, value in values(Span.FromString(rest).attributes).items()}
+
+
+def _strings(rest: bytes) -> dict[str, str]:
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+    return {key: value for key, value in values(Span.FromString(rest).attributes).items() if isinstance(value, str)}
 
 
 _resources: dict[bytes, dict[str, str]] = {}

@@ -26,6 +26,7 @@ PARTITION: Final = "entry"
 _CHECKPOINT: Final = "_last_checkpoint"
 CHECKPOINT_EVERY: Final = 64
 _BYTES_TAG: Final = "stagetrace.bytes"
+_COLUMNS_TAG: Final = "stagetrace.columns"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class File:
     min_sequence: int
     max_sequence: int
     raw: int  # bytes of its spans in memory, about
+    generation: int = 0  # of the columns (`decoder_columns.GENERATION`) that its spans were stored with, at least
 
     def add(self) -> dict[str, Any]:
         """Return the Delta action that adds it."""
@@ -55,14 +57,14 @@ class File:
             "modificationTime": _now_ms(),
             "dataChange": True,
             "stats": json.dumps(stats),
-            "tags": {_BYTES_TAG: str(self.raw)},
+            "tags": {_BYTES_TAG: str(self.raw), _COLUMNS_TAG: str(self.generation)},
         }
 
     @classmethod
     def of(cls, add: dict[str, Any]) -> File:
         """Return the file that an action adds."""
         stats = json.loads(add["stats"])
-        low, high = stats["minValues"], stats["maxValues"]
+        low, high, tags = stats["minValues"], stats["maxValues"], dict(add["tags"])
         return cls(
             path=add["path"],
             size=add["size"],
@@ -72,7 +74,8 @@ class File:
             max_start=high["start_unix_nano"],
             min_sequence=low["seq"],
             max_sequence=high["seq"],
-            raw=int(dict(add["tags"])[_BYTES_TAG]),
+            raw=int(tags[_BYTES_TAG]),
+            generation=int(tags.get(_COLUMNS_TAG) or 0),
         )
 
 

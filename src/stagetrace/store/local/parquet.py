@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import uuid
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.otlp.decoder_columns import SHARED, joined, schema
+from stagetrace.otlp.decoder_columns import GENERATION, SHARED, joined, schema
 from stagetrace.store.local.delta import PARTITION, File
 from stagetrace.store.local.wal import sync_folder
 from stagetrace.store.stored import SERVER_KIND
@@ -74,14 +75,14 @@ def is_sequence(files: Sequence[File]) -> bool:
     return all(one.max_start <= after.min_start + SAME_TIME_NS for one, after in pairwise(files))
 
 
-def write(folder: Path, table: pa.Table, *, entry: bool) -> File:
-    """Write a table as one file, durably; on failure nothing of it stays."""
+def write(folder: Path, table: pa.Table, *, entry: bool, generation: int = GENERATION) -> File:
+    """Write a table as one file, durably; on failure nothing of it stays. `generation`: as `File` has it."""
     table = table.select([column for column in table.column_names if table[column].null_count < table.num_rows])
     rows = _group_rows(table.num_rows, raw_bytes(table), entry=entry)
     groups = (table.slice(at, rows) for at in range(0, table.num_rows, rows))
     if (file := _write(folder, set(table.column_names), groups, rows, entry=entry)) is None:
         raise ValueError("no spans, no file")
-    return file
+    return replace(file, generation=generation)
 
 
 def rewrite(folder: Path, files: Sequence[File], change: Callable[[pa.Table], pa.Table] | None = None) -> File | None:
@@ -96,7 +97,8 @@ def rewrite(folder: Path, files: Sequence[File], change: Callable[[pa.Table], pa
     rows = _group_rows(count, raw, entry=entry)
     parts = _parts([folder / file.path for file in files], max(1, _PART_BYTES * count // max(1, raw)))
     changed = parts if change is None else map(change, parts)
-    return _write(folder, columns, _groups(changed, rows), rows, entry=entry)
+    file = _write(folder, columns, _groups(changed, rows), rows, entry=entry)
+    return file and replace(file, generation=min(one.generation for one in files))
 
 
 def _parts(paths: Iterable[Path], rows: int) -> Iterator[pa.Table]:

@@ -170,7 +170,7 @@ class LocalReader(Closing):
         connection = relation.database_for_loaded()
         tail = self._tail.of(connection, view)
         relation.register(connection, tail)
-        query = loaded(relation.stored(view, files, tail), selection.segments)
+        query = loaded(relation.stored(view, files, tail, later=True), selection.segments)
         return select(connection, query, selection, files=relation.paths(view, files))
 
     def find_traces(  # noqa: PLR0913 -- what a search of Jaeger's has

@@ -7,8 +7,9 @@ from __future__ import annotations
 import tempfile
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.otlp.decoder_columns import GENERATION
 from stagetrace.store.load import connect, spill
-from stagetrace.store.stored import KEY, SERVER_KIND, add_functions, nothing
+from stagetrace.store.stored import KEY, SERVER_KIND, add_functions, nothing, with_later
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,14 +24,19 @@ MEMORY: Final = "256MB"  # of a database that answers questions as long as a pro
 ALL_TIME: Final = (-(2**63), 2**63 - 1)
 
 
-def stored(view: View, files: Sequence[File], tail: Distinct | None) -> str:
-    """Return a query for the stored columns, and `is_entry`, of some files and of the tail that `register` named."""
+def stored(view: View, files: Sequence[File], tail: Distinct | None, *, later: bool = False) -> str:
+    """Return a query for the stored columns, and `is_entry`, of some files and of the tail that `register` named.
+
+    `later`: with what older files hold of columns that came after them; needs what `add_functions` adds.
+    """
     # By name: a file has no column of which all values are NULL, be it that no span has one or that it is an old file.
     parts = [nothing()]
     for entry in (True, False):
-        parts += _of_files(
-            view, [one for one in files if one.entry is entry], tail, f", {str(entry).lower()} AS is_entry"
-        )
+        kind = f", {str(entry).lower()} AS is_entry"
+        alike = [one for one in files if one.entry is entry]
+        old = [one for one in alike if later and one.generation < GENERATION]
+        parts += _of_files(view, [one for one in alike if one not in old], tail, kind)
+        parts += [with_later(f"{nothing()} UNION ALL BY NAME {one}") for one in _of_files(view, old, tail, kind)]
     if tail is not None:
         parts.append(f"SELECT *, kind = {SERVER_KIND} AS is_entry FROM tail")
     return " UNION ALL BY NAME ".join(parts)

@@ -125,7 +125,8 @@ class Table:
             one = parquet.rewrite(self.folder, files, change)
         else:
             table = parquet.ordered(parquet.read(self.folder, files))
-            one = parquet.write(self.folder, table, entry=files[0].entry)
+            generation = min(file.generation for file in files)
+            one = parquet.write(self.folder, table, entry=files[0].entry, generation=generation)
         self._commit([one] if one else [], [file.path for file in files], 0)
         return sum(file.rows for file in files) - (one.rows if one else 0)
 

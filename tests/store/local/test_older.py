@@ -1,0 +1,63 @@
+"""Spans stored before an attribute got its column: `older/`, written by stagetrace of November 2026 (e5d498f).
+
+Its requests are of the model versions "2" (with a stage span), "3", none, the number 7 and "3".
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stagetrace.store import open_store
+from stagetrace.store.local import LocalStore
+from stagetrace.store.rows import spans_of
+from store.local.made import EVER, attribute, judged, request, span
+
+OLDER = Path(__file__).parent / "older"
+VERSIONS = [(1, "2"), (2, "3"), (3, None), (4, None), (6, "3")]
+NEWER = [(11, "2"), (12, None)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(OLDER / "folder", tmp_path / "folder"))
+
+
+def versions(store: str | Path, relation: str = "requests") -> list[tuple[int, str | None]]:
+    with open_store(str(store)) as reader, reader.relations(EVER) as relations:
+        query = f"SELECT span_id, model_version FROM {relation} ORDER BY span_id"  # noqa: S608 -- a name of ours
+        return [(int(number, 16), found) for number, found in relations.connection.execute(query).fetchall()]
+
+
+def test_an_older_folder_has_its_model_versions(folder: Path) -> None:
+    assert versions(folder) == VERSIONS
+    assert versions(folder, "spans") == sorted([*VERSIONS, (5, "2")])
+
+
+def test_so_has_an_older_export() -> None:
+    """Which tells texts from numbers no more."""
+    assert versions(OLDER / "spans.parquet") == [one if one[0] != 4 else (4, "7") for one in VERSIONS]
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_and_beside_newer_spans_as_well(folder: Path, merged: bool) -> None:
+    """In the log, in a file of its own, and merged with the older ones into one file; nothing is lost or doubled."""
+    with LocalStore.open(folder) as store:
+        store.append(request([judged(11, ml__model__version="2"), judged(12), span(13, trace=11, parent=11)]))
+        with store.reader() as reader, reader.relations(EVER) as relations:
+            query = "SELECT count(*) FROM requests WHERE model_version = '2'"
+            assert relations.connection.execute(query).fetchall() == [(2,)]
+        store.flush()
+        if merged:
+            assert store._table.compact(everything=True) > 1
+    assert versions(folder) == sorted([*VERSIONS, *NEWER])
+    with open_store(str(folder)) as reader:
+        spans = [one.span for message in reader.iter_otlp(EVER, []) for one in spans_of(message)]
+    found = {one.span_id[-1]: [item for item in one.attributes if item.key == "ml.model.version"] for one in spans}
+    told = {1: "2", 2: "3", 4: 7, 5: "2", 6: "3", 11: "2"}
+    assert found == {
+        number: [attribute("ml.model.version", told[number])] if number in told else []
+        for number in (1, 2, 3, 4, 5, 6, 11, 12, 13)
+    }
