@@ -53,10 +53,10 @@ def test_and_beside_newer_spans_as_well(folder: Path, merged: bool) -> None:
         if merged:
             assert store._table.compact(everything=True) > 1
     assert versions(folder) == sorted([*VERSIONS, *NEWER])
-    with open_store(str(folder)) as reader:
-        spans = [one.span for message in reader.iter_otlp(EVER, []) for one in spans_of(message)]
+    with open_store(str(folder)) as whole:
+        spans = [one.span for message in whole.iter_otlp(EVER, []) for one in spans_of(message)]
     found = {one.span_id[-1]: [item for item in one.attributes if item.key == "ml.model.version"] for one in spans}
-    told = {1: "2", 2: "3", 4: 7, 5: "2", 6: "3", 11: "2"}
+    told: dict[int, str | int] = {1: "2", 2: "3", 4: 7, 5: "2", 6: "3", 11: "2"}
     assert found == {
         number: [attribute("ml.model.version", told[number])] if number in told else []
         for number in (1, 2, 3, 4, 5, 6, 11, 12, 13)
