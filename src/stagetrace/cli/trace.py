@@ -9,9 +9,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.analysis.critical_path import on_path
 from stagetrace.cli import terminal
 from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.critical_path import critical_path
 from stagetrace.cli.options import Suggested, add_json, add_store, add_zone, store_url, utf8
 from stagetrace.cli.output import completeness, warn
 from stagetrace.cli.tail import recent
@@ -100,7 +100,7 @@ def latest(reader: Reader, service: str | None, *, breached: bool | None) -> str
 
 def as_json(trace: Trace) -> dict[str, Any]:
     """Return the object that `--json` prints."""
-    critical = critical_path(trace.spans)
+    critical = on_path(trace.spans)
     return {
         "trace_id": trace.trace_id,
         **completeness(trace.complete, trace.reason),

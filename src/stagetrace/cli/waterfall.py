@@ -7,8 +7,8 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace import semconv
+from stagetrace.analysis.critical_path import on_path
 from stagetrace.cli import missed
-from stagetrace.cli.critical_path import critical_path
 from stagetrace.cli.terminal import milliseconds, printable, promise
 from stagetrace.cli.times import UTC, shown
 from stagetrace.store.base import SERVER, Entry, SpanRow, Trace
@@ -120,7 +120,7 @@ def _reasons(entry: Entry) -> Iterator[str]:
 def _tree(spans: Sequence[SpanRow]) -> list[_Line]:
     """Return spans depth first, siblings by time. Each span comes once, even where parents form a circle."""
     ids = {span.span_id for span in spans}
-    critical = {id(spans[place]) for place in critical_path(spans)}
+    critical = {id(spans[place]) for place in on_path(spans)}
     children: dict[str | None, list[SpanRow]] = {}
     for span in sorted(spans, key=_by_time):
         parent = span.parent_span_id if span.parent_span_id in ids else None

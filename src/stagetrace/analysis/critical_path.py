@@ -1,0 +1,117 @@
+"""The critical path of a trace: which span the end waited for, at each moment.
+
+Source: CRISP (Zhang et al., "CRISP: Critical Path Analysis of Large-Scale Microservice Architectures", USENIX ATC 2022,
+section 3) and Jaeger UI (`TracePage/CriticalPath`). Unlike Jaeger UI a sibling that ends exactly where the next one
+starts is on the path: stages tile a request without a gap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.analysis.span_tree import CONSUMER, Tree, span_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of the path, [start, end) on the clock of the root, which is never empty."""
+
+    span_id: str
+    start_unix_nano: int
+    end_unix_nano: int
+    service: str
+    name: str
+    place: int  # of the span in what was given, for ids may repeat
+
+    @property
+    def duration_ns(self) -> int:
+        """Return end minus start."""
+        return self.end_unix_nano - self.start_unix_nano
+
+
+@dataclass(frozen=True)
+class Path:
+    """The critical path of one root, and what was done to the spans to find it."""
+
+    segments: tuple[Segment, ...]  # by time; they partition the root's interval
+    places: frozenset[int]  # of the spans on it, and of those above these
+    root: int | None  # its place; None where no span is without a parent
+    shifted_ns: dict[int, int]  # place -> correction of clock skew, of spans below this root
+    negative: int  # spans below this root that end before they start: taken for spans of no duration
+    other_roots: int  # spans of the trace without a parent that this is not the path of
+    circular: int  # spans whose parents form a circle: on no path
+
+
+def critical_path(spans: Sequence[Any]) -> list[Segment]:
+    """Return the segments that partition the interval of the trace's root in ns, by time; see `path_of`."""
+    return list(path_of(span_tree(spans)).segments)
+
+
+def on_path(spans: Sequence[Any]) -> set[int]:
+    """Return the places of the spans that are on the critical path, or above what is, of each root."""
+    tree = span_tree(spans)
+    return {place for root in tree.roots for place in path_of(tree, root).places}
+
+
+def path_of(tree: Tree, root: int | None = None) -> Path:
+    """Return the critical path of a span and what is below it; `root` is its place, by default the trace's root.
+
+    From the end of a span back: the child that ended last, at or before this moment, is waited for, and the path goes
+    on within it; then, before its start, the child that ended last at or before that. Where no child is waited for, the
+    span itself is on the path. Of children that end together the one that started first is taken. A child that begins
+    before its parent or outlives it is on the path within its parent alone. A CONSUMER span is asynchronous and not
+    waited for, nor is a span of no duration. The trace's root is the span without a parent id that starts first (the
+    longest of these); where all parents are named, and some missing, that among those.
+    """
+    if root is None:
+        if not tree.roots:
+            return Path((), frozenset(), None, {}, 0, 0, tree.circular)
+        root = tree.roots[0]
+    backwards: list[Segment] = []
+    places = set()
+    for place, start, end in _walk(tree, root):
+        places.add(place)
+        if start < end:
+            span = tree.spans[place]
+            backwards.append(Segment(span.span_id, start, end, span.service, span.name, place))
+    below = tree.below(root)
+    shifted = {place: tree.shifted_ns[place] for place in below if place in tree.shifted_ns}
+    negative = sum(tree.spans[place].end_unix_nano < tree.spans[place].start_unix_nano for place in below)
+    others = len(tree.roots) - (root in tree.roots)
+    return Path(tuple(backwards[::-1]), frozenset(places), root, shifted, negative, others, tree.circular)
+
+
+def _walk(tree: Tree, root: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (place, start, end) of the parts of the path, the last one first, empty ones included.
+
+    A stack and no recursion: traces may be deeper than the interpreter's limit.
+    """
+    stack = [(root, tree.starts[root], _waited(tree, root, tree.starts[root], tree.ends[root]))]
+    moment = tree.ends[root]
+    while stack:
+        place, start, waited = stack[-1]
+        # Children that end after the moment ran beside what the path has taken since.
+        child = next((one for one in waited if one[2] <= moment), None)
+        if child is None:
+            yield place, start, moment
+            moment = start
+            stack.pop()
+            continue
+        yield place, child[2], moment
+        moment = child[2]
+        stack.append((child[0], child[1], _waited(tree, *child)))
+
+
+def _waited(tree: Tree, place: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the children that can have been waited for, cut to [start, end] of their parent, the last to end first."""
+    found = []
+    for child in tree.children.get(place, ()):
+        begin, until = max(start, tree.starts[child]), min(end, tree.ends[child])
+        if begin < until and tree.spans[child].kind != CONSUMER:
+            found.append((child, begin, until))
+    found.sort(key=lambda one: (-one[2], one[1], tree.spans[one[0]].span_id, tree.spans[one[0]].kind))
+    return iter(found)
