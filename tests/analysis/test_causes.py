@@ -1,0 +1,207 @@
+"""What distinguishes breaches: planted causes are found under their name, and nothing else is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import fisher_exact, hypergeom
+
+from stagetrace.analysis.causes import contrast, search
+from stagetrace.analysis.contingency import Cells, benjamini_hochberg, hypergeometric_tail, one_sided
+
+Columns = dict[str, list[str | None]]
+
+
+def _columns(rng: np.random.Generator, size: int, keys: int = 8) -> Columns:
+    """Return attributes that have nothing to do with anything, of 2 to 40 values."""
+    return {f"k{key}": [f"v{value}" for value in rng.integers(0, rng.integers(2, 40), size)] for key in range(keys)}
+
+
+def _choice(rng: np.random.Generator, size: int, **shares: float) -> list[str | None]:
+    return [str(one) for one in rng.choice(list(shares), size, p=list(shares.values()))]
+
+
+def _is(column: list[str | None], value: str) -> np.ndarray:
+    return np.array([one == value for one in column])
+
+
+def test_a_value_that_raises_the_risk_is_found_with_its_counts() -> None:
+    rng = np.random.default_rng(1)
+    columns = _columns(rng, 4000) | {"version": _choice(rng, 4000, a=0.8, b=0.2)}
+    slow = _is(columns["version"], "b")
+    breached = rng.random(4000) < np.where(slow, 0.2, 0.02)
+    (found,) = contrast(columns, breached.tolist())
+    assert found.values == {"version": "b"}
+    assert (found.breached, found.good) == ((slow & breached).sum(), (slow & ~breached).sum())
+    assert found.relative_risk == pytest.approx(breached[slow].mean() / breached[~slow].mean())
+    table = np.array([[(a & b).sum() for b in (breached, ~breached)] for a in (slow, ~slow)])
+    assert found.p_value == pytest.approx(fisher_exact(table, alternative="greater").pvalue, rel=1e-6)
+    assert found.interval[0] < 10 < found.interval[1]
+    assert set(found.rows) == set(np.flatnonzero(slow & breached))
+
+
+def test_a_pair_is_found_where_neither_value_alone_is_to_blame() -> None:
+    rng = np.random.default_rng(2)
+    columns = _columns(rng, 6000) | {
+        "version": _choice(rng, 6000, a=0.7, b=0.3),
+        "tenant": _choice(rng, 6000, gold=0.3, free=0.7),
+    }
+    both = _is(columns["version"], "b") & _is(columns["tenant"], "gold")
+    (found,) = contrast(columns, (rng.random(6000) < np.where(both, 0.3, 0.01)).tolist())
+    assert found.values == {"version": "b", "tenant": "gold"}
+    assert {"version": "b"} in found.along
+
+
+def test_two_causes_that_know_nothing_of_each_other_are_no_pair() -> None:
+    rng = np.random.default_rng(3)
+    columns = {"version": _choice(rng, 20_000, a=0.7, b=0.3), "tenant": _choice(rng, 20_000, gold=0.3, free=0.7)}
+    one, other = _is(columns["version"], "b"), _is(columns["tenant"], "gold")
+    breached = (rng.random(20_000) < 0.1 * one) | (rng.random(20_000) < 0.05 * other)
+    assert [found.values for found in contrast(columns, breached.tolist())] == [{"version": "b"}, {"tenant": "gold"}]
+
+
+def test_names_of_the_same_requests_are_one_finding() -> None:
+    rng = np.random.default_rng(4)
+    pods = _choice(rng, 3000, a=0.5, b=0.3, c=0.2)
+    columns: Columns = {"host.name": [f"h-{pod}" for pod in pods], "k8s.pod.name": pods}
+    (found,) = contrast(columns, (rng.random(3000) < np.where(_is(pods, "b"), 0.2, 0.02)).tolist())
+    assert found.values == {"host.name": "h-b"}
+    assert found.also == ({"k8s.pod.name": "b"},)
+
+
+def test_what_only_goes_with_a_cause_is_none() -> None:
+    """Version b runs in the east mostly, and it is slow everywhere; the east is not."""
+    rng = np.random.default_rng(5)
+    version = _choice(rng, 8000, a=0.7, b=0.3)
+    east = rng.random(8000) < np.where(_is(version, "b"), 0.9, 0.3)
+    columns: Columns = {"version": version, "region": ["east" if one else "west" for one in east]}
+    (found,) = contrast(columns, (rng.random(8000) < np.where(_is(version, "b"), 0.2, 0.02)).tolist())
+    assert found.values == {"version": "b"}
+    assert {"region": "east"} in found.along
+
+
+def test_a_mix_of_routes_is_no_cause() -> None:
+    """Tenant gold asks for the slow route more often, and is no slower on either."""
+    rng = np.random.default_rng(6)
+    tenant = _choice(rng, 6000, gold=0.4, free=0.6)
+    slow = rng.random(6000) < np.where(_is(tenant, "gold"), 0.8, 0.1)
+    breached = (rng.random(6000) < np.where(slow, 0.3, 0.01)).tolist()
+    assert contrast({"tenant": tenant}, breached, strata=slow.tolist()) == []
+    assert [found.values for found in contrast({"tenant": tenant}, breached)] == [{"tenant": "gold"}]
+
+
+def test_an_absent_attribute_is_a_value() -> None:
+    rng = np.random.default_rng(7)
+    cached: list[str | None] = [None if one else "hit" for one in rng.random(2000) < 0.2]
+    found = contrast(
+        {"cache": cached}, (rng.random(2000) < np.where([one is None for one in cached], 0.3, 0.02)).tolist()
+    )
+    assert [one.values for one in found] == [{"cache": None}]
+
+
+def test_numbers_are_ranges_and_ids_are_left_alone() -> None:
+    rng = np.random.default_rng(8)
+    size = rng.lognormal(8, 1, 5000).astype(int)
+    columns: Columns = {"size": [str(one) for one in size], "id": [f"{one:032x}" for one in range(5000)]}
+    found = search(columns, (rng.random(5000) < np.where(size > np.quantile(size, 0.9), 0.3, 0.01)).tolist())
+    assert found.skipped == ("id",)
+    ranges = [one.values["size"] for one in found.contrasts]
+    assert ranges
+    assert all(str(one).startswith("over ") for one in ranges)
+    edge = int(np.quantile(size, 0.9, method="inverted_cdf"))
+    assert f"over {edge}, to {int(np.quantile(size, 0.99, method='inverted_cdf'))}" in ranges
+
+
+def test_nothing_is_found_where_nothing_distinguishes_them() -> None:
+    """In at least 95 of 100 draws; here are 40, by route and not."""
+    false = 0
+    for seed in range(40):
+        rng = np.random.default_rng(100 + seed)
+        route = rng.choice(3, 1500, p=[0.6, 0.3, 0.1])
+        columns = _columns(rng, 1500, 5) | {"number": [str(one) for one in rng.integers(0, 10**6, 1500)]}
+        breached = rng.random(1500) < np.array([0.01, 0.2, 0.5])[route]
+        false += bool(contrast(columns, breached.tolist(), strata=route.tolist() if seed % 2 else None))
+    assert false <= 2
+
+
+def test_the_test_is_exact_over_strata_too() -> None:
+    """Against the sum of hypergeometric variables, added up."""
+    rng = np.random.default_rng(9)
+    compared = 0
+    for _ in range(150):
+        strata = int(rng.integers(1, 6))
+        total = rng.integers(30, 400, strata)
+        marked, draws = (np.maximum(1, (total * rng.uniform(0.02, 0.4, strata)).astype(int)) for _ in range(2))
+        x = np.minimum(np.ceil(marked * draws / total) + rng.integers(0, 7, strata), np.minimum(marked, draws))
+        whole = np.ones(1)
+        for one in zip(total, marked, draws, strict=True):
+            whole = np.convolve(whole, hypergeom.pmf(np.arange(min(one[1:]) + 1), *one))
+        expected = whole[int(x.sum()) :].sum()
+        with_it = Cells(x[:, None], (draws - x)[:, None])
+        without = Cells((marked - x)[:, None], (total - marked - draws + x)[:, None])
+        if expected < 0.0018:
+            compared += 1
+            assert one_sided(with_it, without)[0] == pytest.approx(expected, rel=1e-6)
+    assert compared >= 20
+
+
+def test_tails_are_those_of_scipy_down_to_the_smallest() -> None:
+    total, marked, draws = (np.array([float(one)] * 4) for one in (200_000, 20_000, 5_000))
+    x = np.array([520.0, 600.0, 900.0, 2000.0])
+    expected = hypergeom.sf(x - 1, total, marked, draws)
+    assert hypergeometric_tail(x, marked, draws, total) == pytest.approx(expected, rel=1e-6)
+
+
+def test_few_good_requests_kept_by_weight_give_the_risk_of_all() -> None:
+    """Of the good ones every twentieth, as a sampler or a case-control sample has it."""
+    rng = np.random.default_rng(10)
+    size = 60_000
+    slow = rng.random(size) < 0.3
+    breached = rng.random(size) < np.where(slow, 0.04, 0.01)
+    kept = breached | (rng.random(size) < 0.05)
+    columns: Columns = {"version": ["b" if one else "a" for one in slow[kept]]}
+    weights = np.where(breached[kept], 1.0, 20.0)
+    (found,) = contrast(columns, breached[kept].tolist(), weights.tolist())
+    assert found.good == pytest.approx((slow & ~breached).sum(), rel=0.1)
+    assert found.interval[0] < breached[slow].mean() / breached[~slow].mean() < found.interval[1]
+    (same,) = contrast(columns, breached[kept].tolist())
+    assert found.p_value == pytest.approx(same.p_value, rel=1e-6)
+
+
+def test_values_that_are_sampled_unevenly_are_no_finding() -> None:
+    """Tenant a is kept to a hundredth, b whole: unweighed, a would seem to have a hundred times the breaches."""
+    rng = np.random.default_rng(11)
+    is_a = rng.random(40_000) < 0.5
+    breached = rng.random(40_000) < 0.02
+    kept = breached | ~is_a | (rng.random(40_000) < 0.01)
+    columns: Columns = {"tenant": ["a" if one else "b" for one in is_a[kept]]}
+    weights = np.where(is_a & ~breached, 100.0, 1.0)[kept].tolist()
+    assert contrast(columns, breached[kept].tolist(), weights) == []
+    assert contrast(columns, breached[kept].tolist())
+
+
+def test_others_without_a_breach_leave_the_risk_finite() -> None:
+    columns: Columns = {"version": [*["b"] * 40, *["a"] * 400]}
+    (found,) = contrast(columns, [True] * 20 + [False] * 420)
+    assert found.values == {"version": "b"}
+    assert found.relative_risk == pytest.approx((20 / 40) / (0.5 / 400))
+    assert found.interval[0] > 1
+
+
+@pytest.mark.parametrize("breached", [[], [True] * 30, [False] * 30])
+def test_without_two_kinds_there_is_nothing_to_compare(breached: list[bool]) -> None:
+    assert contrast({"a": ["x"] * len(breached)}, breached) == []
+
+
+def test_columns_of_other_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 requests, but columns of 3"):
+        contrast({"a": ["x", "y", "z"]}, [True, False])
+    with pytest.raises(ValueError, match="weights are positive"):
+        contrast({"a": ["x", "y"] * 20}, [True, False] * 20, [0.0] * 40)
+
+
+def test_q_values_are_those_of_scipy() -> None:
+    from scipy.stats import false_discovery_control
+
+    p_values = np.random.default_rng(12).random(200) ** 3
+    assert benjamini_hochberg(p_values) == pytest.approx(false_discovery_control(p_values))
