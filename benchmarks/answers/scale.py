@@ -157,9 +157,8 @@ def main() -> None:
                     times = sorted(one[0] for one in found)
                     most = max(one[1] for one in found)
                     rows.append({"requests": requests, "question": name, "s": times, "mb": most, "exit": found[-1][2]})
-                    print(
-                        f"{requests:>12,}  {name:26}  {times[len(times) // 2]:6.2f} s  {most:7.0f} MB  exit {found[-1][2]}"
-                    )
+                    took = f"{times[len(times) // 2]:6.2f} s  {most:7.0f} MB"
+                    print(f"{requests:>12,}  {name:26}  {took}  exit {found[-1][2]}")
     if args.json:
         print(json.dumps(rows))
 

@@ -1,0 +1,147 @@
+"""Data that hardly any answer can be made of: a plain sentence from each verb, in each form, and no traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from answers.made import MS, NOON, Made, store
+from stagetrace.cli.main import main
+from stagetrace.cli.registry import VERBS
+from stagetrace.store.local.store import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+EVER = ("--since", "1970-01-01T00:00:00Z")
+ALL = {
+    "slo": (),
+    "bottleneck": (),
+    "capacity": (),
+    "causes": (),
+    "report": EVER,
+    "drift": (),
+    "compare": (),
+    "cost": (),
+    "segments": ("--by", "tenant.id"),
+}
+ANSWERS = {verb: options for verb, options in ALL.items() if verb in VERBS}
+HOSTILE = "\x1b[31m<script>alert(1)</script>|`_*"
+LONGEST = 3  # lines of an error
+
+
+def many(count: int = 400, **more: Any) -> Iterator[Made]:
+    """Yield ordinary requests, one in ten a breach."""
+    chance = random.Random(count)
+    for number in range(1, count + 1):
+        took = {"preprocess": chance.uniform(1, 5), "inference": chance.lognormvariate(3.2, 0.5)}
+        start = NOON + number * 250 * MS
+        yield Made(number, **{"start_unix_nano": start, "stages": took, "within_ms": 45.0, **more})
+
+
+def renamed(count: int = 300) -> Iterator[Made]:
+    """Yield requests of two services of one name."""
+    for one in many(count):
+        where = {"service.instance.id": f"pod-{one.number % 2}", "deployment.environment.name": "ab"[one.number % 2]}
+        yield replace(one, resource=where)
+
+
+def each(change: Callable[[Made], dict[str, Any]], count: int = 300) -> Iterator[Made]:
+    """Yield ordinary requests, each changed."""
+    for one in many(count):
+        yield replace(one, **change(one))
+
+
+STORES: dict[str, Callable[[], Iterator[Made]]] = {
+    "one request": lambda: many(1),
+    "one breach": lambda: each(lambda _: {"within_ms": 1.0}, 1),
+    "two requests": lambda: many(2),
+    "all alike": lambda: many(200, stages={"inference": 10.0}, start_unix_nano=NOON),
+    "nothing judged": lambda: many(200, within_ms=None),
+    "all excluded": lambda: many(100, verdict="excluded"),
+    "only breaches": lambda: many(200, within_ms=0.5),
+    "sampled": lambda: many(300, probability=0.1),
+    "sampled in an unknown way": lambda: many(300, probability=0.0),
+    "no stages": lambda: many(200, stages={}, duration_ms=20.0),
+    "negative durations": lambda: each(lambda one: {"duration_ms": -5.0 if one.number % 2 else 10.0}),
+    "nothing takes any time": lambda: many(200, stages={"inference": 0.0}),
+    "clocks that step": lambda: each(
+        lambda one: {"start_unix_nano": one.start_unix_nano + (-3600 if one.number % 3 else 86_400 * 400) * 10**9}
+    ),
+    "at the beginning of time": lambda: each(lambda one: {"start_unix_nano": one.number}),
+    "many values of an attribute": lambda: each(
+        lambda one: {"attributes": {"tenant.id": f"t{one.number}", "request.id": f"{one.number:032x}"}}, 3000
+    ),
+    "two services of one name": renamed,
+    "hostile names": lambda: each(
+        lambda _: {"route": HOSTILE, "name": HOSTILE, "service": HOSTILE, "attributes": {"tenant.id": HOSTILE}}
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {name: store(tmp_path_factory.mktemp("bad") / "store", make()) for name, make in STORES.items()}
+    made["nothing"] = tmp_path_factory.mktemp("bad") / "empty"
+    LocalStore.open(made["nothing"]).close()
+    return made
+
+
+def run(*command: str) -> tuple[int, str, str]:
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        code = main(command)
+    return code, output.getvalue(), errors.getvalue()
+
+
+def finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(finite, value.values()))
+    if isinstance(value, list):
+        return all(map(finite, value))
+    return not isinstance(value, float) or isfinite(value)
+
+
+@pytest.mark.parametrize("name", [*STORES, "nothing"])
+@pytest.mark.parametrize("verb", ANSWERS)
+def test_a_sentence_whatever_the_data(verb: str, name: str, folders: dict[str, Path]) -> None:
+    command = (verb, *dict.fromkeys((*ANSWERS[verb], *EVER)), "--store", str(folders[name]))
+    code, output, errors = run(*command, "--json")
+    assert code in (0, 1, 2)
+    if code == 2 and not output:
+        assert 1 <= len(errors.splitlines()) <= LONGEST
+        return
+    found = json.loads(output)
+    assert isinstance(found["complete"], bool)
+    assert found["sentence"]
+    assert "nan" not in found["sentence"].lower().split()
+    assert finite(found)
+    for form in ("text", "markdown", "html"):
+        again, output, _ = run(*command, "--format", form)
+        assert again == code
+        assert "\x1b" not in output
+        assert "<script>alert" not in output or form == "text"
+
+
+@pytest.mark.parametrize("verb", ANSWERS)
+def test_a_selection_of_what_is_not_there(verb: str, folders: dict[str, Path]) -> None:
+    """An unknown route is an error that lists the known ones, as in each verb that selects."""
+    code, _, errors = run(verb, *ANSWERS[verb], *EVER, "--store", str(folders["sampled"]), "--route", "/nowhere")
+    assert code == 2
+    assert "/predict" in errors
+
+
+@pytest.mark.parametrize("verb", ANSWERS)
+def test_two_forms_at_once(verb: str, folders: dict[str, Path]) -> None:
+    command = (verb, *ANSWERS[verb], *EVER, "--store", str(folders["sampled"]), "--json", "--format", "html")
+    code, output, errors = run(*command)
+    assert (code, output) == (2, "")
+    assert "two forms" in errors
