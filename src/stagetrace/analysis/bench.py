@@ -1,0 +1,236 @@
+"""Is an objective kept under load, and is the run enough to say so? Early stopping as MLPerf's LoadGen does it.
+
+A request is over if its latency is above the limit, or if it failed: a failed request is slower than any other. With n
+requests of which t are over, an objective "percentile p at most L" is kept with confidence c if so few would be over
+with a probability below 1 - c though a share of 1 - p or more is over in truth: P(Binomial(n, 1 - p) <= t) < 1 - c.
+Source: MLPerf Inference, "Early stopping criterion"; `loadgen/early_stopping.cc` of mlcommons/inference. The binomial
+takes requests for independent; those that wait in one queue are not, so near saturation the true confidence is lower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, isfinite, log
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+from scipy.special import bdtr, bdtrc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+CONFIDENCE: Final = 0.99
+QUANTILES: Final = (0.5, 0.9, 0.95, 0.99, 0.999)
+
+KEPT: Final = "kept"
+BROKEN: Final = "broken"
+UNDECIDED: Final = "undecided"  # too few requests to say either
+
+_LATE_SHARE: Final = 0.1  # of the objective's limit, or of the latency at its percentile
+_LATE_LEAST_MS: Final = 1.0  # lateness below this never makes a run invalid
+_LATE_PERCENTILE: Final = 0.99
+
+
+class Objective(NamedTuple):
+    """A percentile in (0, 1) of the latency, and what it may be at most, in ms."""
+
+    percentile: float
+    limit_ms: float
+
+    def __str__(self) -> str:
+        """Return it as options write it: `p99:50ms`."""
+        return f"{name_of(self.percentile)}:{self.limit_ms:g}ms"
+
+
+def name_of(percentile: float) -> str:
+    """Return `p99.9` of 0.999."""
+    return f"p{100 * percentile:.10g}"
+
+
+def needed_queries(percentile: float, confidence: float = CONFIDENCE, over: int = 0) -> int:
+    """Return how many requests show with this confidence that the percentile is kept, if `over` of them are over it.
+
+    `needed_queries(0.99)` is 459: so many requests of which none is over. LoadGen's count, h + t, is the same.
+
+    Raises:
+        ValueError: if percentile or confidence is not within (0, 1), or `over` is negative.
+    """
+    _check(percentile, confidence)
+    if over < 0:
+        raise ValueError(f"{over} requests cannot be over")
+
+    def is_enough(count: int) -> bool:
+        return bool(bdtr(over, count, 1 - percentile) < 1 - confidence)
+
+    if over == 0:
+        least = max(1, ceil(log(1 - confidence) / log(percentile)) - 1)
+        return next(count for count in range(least, least + 4) if is_enough(count))
+    low = over + 1
+    high = 2 * low
+    while not is_enough(high):
+        low, high = high, 2 * high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
+    return low
+
+
+def most_over(requests: int, percentile: float, confidence: float = CONFIDENCE) -> int | None:
+    """Return how many of so many requests may be over for the percentile to be kept; None if not even 0 are enough."""
+    _check(percentile, confidence)
+    if requests < 1 or not bdtr(0, requests, 1 - percentile) < 1 - confidence:
+        return None
+    low, high = 0, requests - 1  # low is fine, above high is not
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if bdtr(middle, requests, 1 - percentile) < 1 - confidence else (low, middle - 1)
+    return low
+
+
+def least_over(requests: int, percentile: float, confidence: float = CONFIDENCE) -> int:
+    """Return how many of so many requests must be over for the percentile to be surely broken; requests + 1 if none.
+
+    So many would be over with a probability below 1 - confidence though the percentile is kept.
+    """
+    _check(percentile, confidence)
+    low, high = 1, requests + 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (
+            (low, middle) if bdtrc(middle - 1, requests, 1 - percentile) < 1 - confidence else (middle + 1, high)
+        )
+    return low
+
+
+def judge(requests: int, over: int, percentile: float, confidence: float = CONFIDENCE) -> str:
+    """Return KEPT, BROKEN or UNDECIDED of so many requests, `over` of which are over the objective's limit."""
+    most = most_over(requests, percentile, confidence)
+    if most is not None and over <= most:
+        return KEPT
+    return BROKEN if over >= least_over(requests, percentile, confidence) else UNDECIDED
+
+
+def _check(percentile: float, confidence: float) -> None:
+    for what, value in (("percentile", percentile), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise ValueError(f"the {what} {value} is not between 0 and 1: p99 is 0.99")
+
+
+def quantile(ordered: NDArray[np.float64], percentile: float) -> float | None:
+    """Return the least value that a share of `percentile` does not exceed, of ascending values; None if it failed.
+
+    Failed requests are infinite in `ordered`. None, too, where there are no values.
+    """
+    if not len(ordered):
+        return None
+    found = float(ordered[max(0, ceil(round(percentile * len(ordered), 9)) - 1)])
+    return found if isfinite(found) else None
+
+
+def at_most(ordered: NDArray[np.float64], percentile: float, confidence: float = CONFIDENCE) -> float | None:
+    """Return what the percentile is at most, with this confidence: the early-stopping estimate; None if unknown.
+
+    It is the greatest of ascending values after as many as may be over are discarded.
+    """
+    over = most_over(len(ordered), percentile, confidence)
+    if over is None:
+        return None
+    found = float(ordered[len(ordered) - 1 - over])
+    return found if isfinite(found) else None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What was measured at one rate. Latencies count from the intended start; failed requests count as infinite."""
+
+    rate: float  # requests per second, as planned
+    achieved_rate: float | None  # answered requests per second, from the first intended start to the last response
+    requests: int
+    failures: Mapping[str, int]  # reason -> how many
+    quantiles_ms: Mapping[str, float | None]  # observed
+    at_most_ms: Mapping[str, float | None]  # upper bounds by early stopping
+    mean_ms: float | None  # of the answered ones
+    max_ms: float | None
+    late_ms: float | None  # p99 of the delay of sends
+    over: int | None  # above the objective's limit, or failed; None without an objective
+    verdict: str | None  # KEPT, BROKEN or UNDECIDED; None without an objective
+    needed: int  # how many requests would be enough, with as many over
+    valid: bool
+    reasons: tuple[str, ...]  # why it is not valid
+
+    @property
+    def failed(self) -> int:
+        """Return how many requests failed."""
+        return sum(self.failures.values())
+
+
+class Sends(NamedTuple):
+    """What became of the requests of one rate, in the order of their intended starts; all arrays are of one length."""
+
+    due_s: NDArray[np.float64]
+    latency_ms: NDArray[np.float64]  # from the intended start; infinite if it failed
+    late_ms: NDArray[np.float64]  # by how much it was sent later than intended
+    failures: Mapping[str, int]
+
+
+def step(sends: Sends, rate: float, objective: Objective | None, percentile: float = 0.99) -> Step:
+    """Return what the requests of one rate show; `percentile` is what must be established without an objective."""
+    count = len(sends.latency_ms)
+    ordered = np.sort(sends.latency_ms)
+    answered = ordered[np.isfinite(ordered)]
+    if objective is not None:
+        percentile = objective.percentile
+    over = None if objective is None else int((ordered > objective.limit_ms).sum())
+    asked = sorted({*QUANTILES, percentile})
+    late = quantile(np.sort(sends.late_ms), _LATE_PERCENTILE)
+    needed = needed_queries(percentile, over=over or 0)
+    verdict = None if over is None else judge(count, over, percentile)
+    reasons = [*_too_late(late, objective, quantile(ordered, percentile)), *_too_few(count, needed, verdict)]
+    if count and not len(answered):
+        reasons.append("no request was answered as expected")
+    return Step(
+        rate,
+        _achieved(sends),
+        count,
+        dict(sends.failures),
+        {name_of(one): quantile(ordered, one) for one in asked},
+        {name_of(one): at_most(ordered, one) for one in asked},
+        float(answered.mean()) if len(answered) else None,
+        float(answered[-1]) if len(answered) else None,
+        late,
+        over,
+        verdict,
+        needed,
+        not reasons,
+        tuple(reasons),
+    )
+
+
+def _achieved(sends: Sends) -> float | None:
+    answered = np.isfinite(sends.latency_ms)
+    if not answered.any():
+        return None
+    ends = sends.due_s[answered] + sends.latency_ms[answered] / 1e3
+    gaps = np.diff(sends.due_s)
+    # The last request stands for the time until the next would have been due, too.
+    last = max(float(ends.max()), float(sends.due_s[-1] + (gaps.mean() if len(gaps) else 0)))
+    seconds = last - float(sends.due_s[0])
+    return float(answered.sum() / seconds) if seconds > 0 else None
+
+
+def _too_late(late_ms: float | None, objective: Objective | None, latency_ms: float | None) -> list[str]:
+    limit = objective.limit_ms if objective is not None else latency_ms
+    if late_ms is None or limit is None:
+        return []
+    allowed = max(_LATE_LEAST_MS, _LATE_SHARE * limit)
+    if late_ms <= allowed:
+        return []
+    return [f"the load generator was late: 1 % of the requests were sent {late_ms:.1f} ms or more after they were due"]
+
+
+def _too_few(count: int, needed: int, verdict: str | None) -> list[str]:
+    if verdict == UNDECIDED or (verdict is None and count < needed):
+        return [f"{count} requests are too few: {needed} would be enough, if no more of them are over"]
+    return []
