@@ -68,6 +68,7 @@ HTTP_RESPONSE_BODY_SIZE: Final = "http.response.body.size"
 SLA_BREACHED: Final = "sla.breached"
 SLA_VERDICT: Final = "sla.verdict"
 SLA_OBJECTIVE: Final = "sla.objective"
+SLA_TARGET: Final = "sla.target"
 SLA_THRESHOLD_MS: Final = "sla.threshold_ms"
 SLA_OVERRUN_MS: Final = "sla.overrun_ms"
 SLA_SEVERITY: Final = "sla.severity"
@@ -131,6 +132,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     SLA_BREACHED: "entry span: whether the objective was missed; absent where no objective matches and where the verdict is `excluded`",  # noqa: E501
     SLA_VERDICT: "entry span: `good`, `breach`, or `excluded` from judgement",
     SLA_OBJECTIVE: "entry span: the objective that judged it, in the policy's own words",
+    SLA_TARGET: "judged entry span, where it is not `99% over 28d`: the share of requests that is to meet the objective, and the window over which it counts",  # noqa: E501
     SLA_THRESHOLD_MS: "entry span: duration allowed, ms, or what the bound allows that `sla.breach.promise` names",
     SLA_OVERRUN_MS: "breached entry span: duration minus threshold, ms",
     SLA_SEVERITY: "breached entry span: `minor` (< 1.25 x), `major` (< 2 x) or `critical`",

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _NAME: Final = "stagetrace"
 _SUFFIX: Final = ".json"
 _MOST_BYTES: Final = 1 << 20
-_UNITS: Final = (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 
 
 class Identity(NamedTuple):
@@ -142,9 +141,7 @@ def clear(out_of: Path) -> int:
 
 def promise(objective: Objective) -> str:
     """Return an objective as a policy would write it, with what it leaves to the defaults."""
-    seconds = round(objective.window_s)
-    window = next((f"{seconds // size}{unit}" for unit, size in _UNITS[1:] if seconds % size == 0), f"{seconds}s")
-    return f"{objective.name} for {100 * objective.target:.10g}% over {window}"
+    return f"{objective.name} for {objective.target_text}"
 
 
 def samples_all(sampler: str | None) -> bool:

@@ -288,6 +288,28 @@ def test_exactly_as_long_as_promised_is_good_and_no_match_is_no_verdict() -> Non
     assert policy.objective("GET", "/b") is None
 
 
+@pytest.mark.parametrize(
+    ("clauses", "target"),
+    [
+        ("", None),
+        (" for 99% over 4w", None),  # what is meant anyway
+        (" for 99.9%", "99.9% over 28d"),
+        (" over 36h", "99% over 36h"),
+        (" for 99.9995% over 1w", "99.9995% over 7d"),
+        (" for 100% over 90.5m", "100% over 90.5m"),
+        (" for 95% over 0.01m", "95% over 0.01m"),
+    ],
+)
+@pytest.mark.parametrize("took", [MS, 60 * MS])
+def test_a_verdict_says_the_target_of_its_objective(clauses: str, target: str | None, took: int) -> None:
+    """As a rule would, so that it can be read back."""
+    found = verdict_on(f"/a within 50ms{clauses}", took, {"handler": took}).attributes()
+    assert (found["sla.objective"], found.get("sla.target")) == ("/a within 50ms", target)
+    if target is not None:
+        meant, read = one(f"/a within 50ms{clauses}"), one(f"/a within 50ms for {target}")
+        assert (read.target, read.window_s) == (meant.target, meant.window_s)
+
+
 def test_a_rule_may_bound_the_pieces_of_a_streamed_answer() -> None:
     rule = "POST /generate within 5s first_chunk 300ms per_chunk 100ms"
     assert one(f"{rule} for 99% over 1d") == Objective(

@@ -241,6 +241,7 @@ def test_a_request_has_every_column_filled(member: str) -> None:
         "breached": True,
         "verdict": "breach",
         "objective": "POST /predict within 50ms",
+        "target": None,
         "threshold_ms": 50.0,
         "overrun_ms": -10.0,
         "severity": "major",
@@ -310,6 +311,7 @@ def test_a_span_has_every_column_filled(member: str) -> None:
     top, below = sorted(found, key=lambda one: one["kind"] != "SERVER")
     typed = {"route": "/rank", "method": "POST", "http_status": 300, "model": "Tagger", "framework": "sklearn"}
     typed |= {"batch_size": 2, "breached": False, "verdict": "good", "objective": "POST /predict within 50ms"}
+    typed["target"] = made.attributes.get("sla.target")
     assert {name: top[name] for name in typed} == typed
     assert (top["is_entry"], top["parent_span_id"], top["threshold_ms"], top["stage"]) == (True, None, 50.0, None)
     assert top["attributes"] == {key: _text(value) for key, value in made.attributes.items()}

@@ -47,6 +47,7 @@ TYPED: Final[dict[str, Typed]] = {
     semconv.SLA_BREACHED: Typed("breached", BOOL),
     semconv.SLA_VERDICT: Typed("verdict", STRING),
     semconv.SLA_OBJECTIVE: Typed("objective", STRING),
+    semconv.SLA_TARGET: Typed("target", STRING),
     semconv.SLA_THRESHOLD_MS: Typed("threshold_ms", DOUBLE),
     semconv.SLA_OVERRUN_MS: Typed("overrun_ms", DOUBLE),
     semconv.SLA_SEVERITY: Typed("severity", STRING),

@@ -23,6 +23,7 @@ NEVER_NS = 2**63 - 1  # longer than any request
 
 _DURATION_NS = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000}
 _WINDOW_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))  # in which windows are shown
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)([a-zµ]*)")
 _BARE_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _USUAL = {"duration": "ms", "window": "d"}
@@ -67,6 +68,18 @@ class Objective:
     disconnect: str | None = None
     excludes: bool = False
     problem: str | None = None
+
+    @property
+    def has_usual_target(self) -> bool:
+        """Tell whether share and window are what a rule means that does not name them."""
+        return (self.target, self.window_s) == (DEFAULT_TARGET, DEFAULT_WINDOW_S)
+
+    @property
+    def target_text(self) -> str:
+        """Return share and window as a rule has them: `99.9% over 28d`."""
+        sizes = ((unit, size) for unit, size in _UNITS if self.window_s % size == 0)
+        unit, size = next(sizes, ("m", _WINDOW_S["m"]))
+        return f"{100 * self.target:.12g}% over {self.window_s / size:.12g}{unit}"
 
     def matches(self, method: str | None, route: str) -> bool:
         """Return whether the rule is about this request; `route` is empty where the server found none.

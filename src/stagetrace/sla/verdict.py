@@ -86,13 +86,16 @@ class Verdict:
 
     def attributes(self) -> dict[str, Any]:
         """Return what the entry span carries of this verdict."""
+        usual = self.objective.has_usual_target
+        target = {} if usual else {semconv.SLA_TARGET: self.objective.target_text}
         if self.word == EXCLUDED:
-            return {semconv.SLA_VERDICT: self.word, semconv.SLA_OBJECTIVE: self.objective.name}
+            return {semconv.SLA_VERDICT: self.word, semconv.SLA_OBJECTIVE: self.objective.name, **target}
         threshold_ns = self.objective.within_ns if self.broken is None else self.broken.threshold_ns
         attributes: dict[str, Any] = {
             semconv.SLA_BREACHED: self.breached,
             semconv.SLA_VERDICT: self.word,
             semconv.SLA_OBJECTIVE: self.objective.name,
+            **target,
             semconv.SLA_THRESHOLD_MS: threshold_ns / 1e6,
         }
         if self.broken is not None:

@@ -41,6 +41,7 @@ _BATCH: Final = 2000
 _LATER: Final = {
     "sampling_probability": "NULL::DOUBLE",
     "model_version": "attributes['ml.model.version']",
+    "target": "attributes['sla.target']",
     "url_path": "coalesce(attributes['url.path'], split_part(attributes['http.target'], '?', 1))",
     "stages": (
         "map_from_entries(list_transform(list_filter(map_entries(attributes), lambda one: "

@@ -25,6 +25,7 @@ TYPED: Final[Mapping[str, tuple[str, str]]] = {
     "breached": (semconv.SLA_BREACHED, "BOOLEAN"),
     "verdict": (semconv.SLA_VERDICT, "VARCHAR"),
     "objective": (semconv.SLA_OBJECTIVE, "VARCHAR"),
+    "target": (semconv.SLA_TARGET, "VARCHAR"),  # NULL: 99 % over 28 days
     "threshold_ms": (semconv.SLA_THRESHOLD_MS, "DOUBLE"),
     "overrun_ms": (semconv.SLA_OVERRUN_MS, "DOUBLE"),
     "severity": (semconv.SLA_SEVERITY, "VARCHAR"),
@@ -62,6 +63,7 @@ SPANS: Final[Mapping[str, str]] = {
     "breached": "BOOLEAN",
     "verdict": "VARCHAR",
     "objective": "VARCHAR",
+    "target": "VARCHAR",
     "breach_stage": "VARCHAR",
     "severity": "VARCHAR",
     "cause": "VARCHAR",
@@ -96,6 +98,7 @@ REQUESTS: Final[Mapping[str, str]] = {
     "breached": "BOOLEAN",
     "verdict": "VARCHAR",
     "objective": "VARCHAR",
+    "target": "VARCHAR",
     "threshold_ms": "DOUBLE",
     "overrun_ms": "DOUBLE",
     "severity": "VARCHAR",

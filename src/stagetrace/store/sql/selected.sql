@@ -2,7 +2,8 @@
 CREATE VIEW matching AS
 SELECT
     trace_id, span_id, service, name, route, method, http_status, model, model_version, framework, batch_size,
-    status, start_unix_nano, end_unix_nano, duration_ms, breached, verdict, objective, threshold_ms, overrun_ms, severity,
+    status, start_unix_nano, end_unix_nano, duration_ms, breached, verdict, objective, target, threshold_ms, overrun_ms,
+    severity,
     breach_stage AS stage, cause, evidence, upgraded,
     -- What is none is not known (0), and 1 says nothing. As `relations.probability_of` and `relations.weight_of`.
     CASE

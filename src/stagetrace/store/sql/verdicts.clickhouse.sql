@@ -1,0 +1,40 @@
+-- As for DuckDB. A sum of no row is NULL where the column may be, and not 0.
+WITH counted AS (
+    SELECT
+        {by} toInt64(arrayCount(cut -> cut <= start_unix_nano, {cuts:Array(Int64)})) AS band, sum(weight) AS requests,
+        coalesce(sumIf(weight, NOT breached), 0) AS good,
+        coalesce(sumIf(weight, breached), 0) AS breaches,
+        coalesce(sumIf(weight, breached IS NULL AND verdict = 'excluded'), 0) AS excluded,
+        coalesce(
+            sumIf(
+                weight,
+                verdict IS NULL AND breached IS NULL AND coalesce(
+                    network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms,
+                    network_send_ms, other_ms
+                ) IS NULL
+            ), 0
+        ) AS unrecorded,
+        coalesce(sumIf(weight * (weight - 1), NOT breached), 0) AS spread,
+        coalesce(1 / minIf(sampling_probability, sampling_probability > 0), 1) AS most,
+        toInt64(count()) AS stored,
+        max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
+        max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
+        min(start_unix_nano) AS first_unix_nano, max(start_unix_nano) AS last_unix_nano
+    FROM {requests}
+    GROUP BY ALL
+),
+summed AS (
+    SELECT
+        *, sum(breaches) OVER (PARTITION BY {by} true) AS all_breaches,
+        sum(requests) OVER (PARTITION BY {by} true) AS all_requests
+    FROM counted
+),
+ranked AS (
+    SELECT *, dense_rank() OVER (ORDER BY all_breaches DESC, all_requests DESC, {by} true) AS place FROM summed
+),
+measured AS (SELECT *, max(place) OVER () AS groups FROM ranked)
+SELECT
+    {by} band, requests, good, breaches, excluded, unrecorded, spread, most, stored, sampled, unknown, first_unix_nano,
+    last_unix_nano, groups
+FROM measured
+WHERE place <= {most:UInt32}
