@@ -1,40 +1,25 @@
-"""The reference part of docs/cli.md, out of the parsers: `PYTHONPATH=src python tests/cli/reference.py` writes it."""
+"""The reference part of docs/cli.md, out of the parsers, and the columns of docs/attributes.md.
+
+`PYTHONPATH=src python tests/cli/reference.py` writes both.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from stagetrace import semconv
 from stagetrace.cli.main import parser_for
 from stagetrace.cli.registry import VERBS, load
-from stagetrace.store.relations import OLDER, REQUESTS, SPANS, STAGE_COLUMNS, TYPED
+from stagetrace.columns import REQUESTS, SCHEMA, SPANS, Column
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "cli.md"
 BEGIN = "<!-- begin of what tests/cli/reference.py writes -->\n"
 END = "<!-- end of what tests/cli/reference.py writes -->\n"
 BEGIN_RELATIONS = "<!-- begin of the relations -->\n"
 END_RELATIONS = "<!-- end of the relations -->\n"
-MEANING = {
-    "trace_id": "lower-case hex, 32 digits",
-    "span_id": "lower-case hex, 16 digits",
-    "parent_span_id": "NULL at a root",
-    "service": "the resource's `service.name`",
-    "name": "as recorded",
-    "kind": "`SERVER`, `CLIENT`, `INTERNAL`, `PRODUCER`, `CONSUMER` or `UNSPECIFIED`",
-    "status": "`UNSET`, `OK` or `ERROR`",
-    "start_unix_nano": "nanoseconds since 1970 UTC",
-    "end_unix_nano": "likewise",
-    "duration_ms": "computed from the integer times",
-    "is_entry": "whether it is a request: its kind is `SERVER`",
-    "attributes": "all of them, in text form: `attributes['tenant']`",
-    "resource": "the resource's attributes likewise",
-    "weight": "requests it stands for: 1, or 1 / `sampling_probability` where that is known and it is no breach",
-    "other_ms": "sum of all other `ml.stage.<name>.ms`",
-    "start_time": "`start_unix_nano` in UTC, to the microsecond",
-    "url_path": "`url.path`, else `http.target` without its query",
-    "stages": "stage to its total in ms, of every `ml.stage.<name>.ms`: `stages['tokenize']`",
-}
+ATTRIBUTES = PAGE.parent / "attributes.md"
+BEGIN_COLUMNS = "<!-- begin of the columns -->\n"
+END_COLUMNS = "<!-- end of the columns -->\n"
 
 
 def reference() -> str:
@@ -45,27 +30,45 @@ def reference() -> str:
 def relations() -> str:
     """Return a table for each relation: columns, types, and the attribute that a column holds."""
     parts = []
-    for name, columns in (("requests", REQUESTS), ("spans", SPANS)):
-        rows = [f"| `{column}` | {kind} | {_source(name, column)} |" for column, kind in columns.items()]
+    for name in (REQUESTS, SPANS):
+        shown = [one for one in SCHEMA if name in one.relations]
+        rows = [f"| `{_name_in(name, one)}` | {one.type} | {_source(one)} |" for one in shown]
         parts += [f"`{name}`:", "", "| column | type | holds |", "|---|---|---|", *rows, ""]
     return "\n".join(parts)
 
 
-def _source(relation: str, column: str) -> str:
-    """Return what a column holds: an attribute, or what MEANING says."""
-    if relation == "requests" and column == "stage":
-        column = "breach_stage"
-    stages = {total: stage for stage, total in STAGE_COLUMNS.items()}
-    if column in stages:
-        return f"`{semconv.stage_total_ms(stages[column])}`"
-    older = f", else `{OLDER[column]}`" if column in OLDER else ""
-    return f"`{TYPED[column][0]}`{older}" if column in TYPED else MEANING[column]
+def columns() -> str:
+    """Return a table of the attributes that have a column."""
+    rows = []
+    for one in SCHEMA:
+        if one.attribute is not None and one.relations:
+            names = {f"`{_name_in(relation, one)}`": None for relation in one.relations}
+            where = " and ".join(f"`{relation}`" for relation in one.relations)
+            rows.append(f"| {_source(one)} | {', '.join(names)} | {one.type} | {where} |")
+    return "\n".join(["| attribute | column | type | of |", "|---|---|---|---|", *rows, ""])
+
+
+def _name_in(relation: str, column: Column) -> str:
+    return column.in_requests or column.name if relation == REQUESTS else column.name
+
+
+def _source(column: Column) -> str:
+    """Return what a column holds: an attribute, or what the schema says."""
+    if column.attribute is None:
+        return column.holds
+    older = column.holds or (f"else `{column.older}`" if column.older else "")
+    return f"`{column.attribute}`{older and ', '}{older}"
 
 
 def page(text: str) -> str:
     """Return the page with the reference and the relations in their places."""
     text = _replaced(text, BEGIN, END, reference())
     return _replaced(text, BEGIN_RELATIONS, END_RELATIONS, relations())
+
+
+def attributes(text: str) -> str:
+    """Return the page of the attributes with the columns in their place."""
+    return _replaced(text, BEGIN_COLUMNS, END_COLUMNS, columns())
 
 
 def _replaced(text: str, begin: str, end: str, content: str) -> str:
@@ -98,3 +101,4 @@ def _name(action: argparse.Action) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    ATTRIBUTES.write_text(attributes(ATTRIBUTES.read_text(encoding="utf-8")), encoding="utf-8")

@@ -18,6 +18,11 @@ def test_the_reference_is_what_the_parsers_say() -> None:
     assert text == reference.page(text), "run: PYTHONPATH=src python tests/cli/reference.py"
 
 
+def test_the_columns_of_attributes_are_those_of_the_schema() -> None:
+    text = reference.ATTRIBUTES.read_text(encoding="utf-8")
+    assert text == reference.attributes(text), "run: PYTHONPATH=src python tests/cli/reference.py"
+
+
 def test_every_argument_says_what_it_means() -> None:
     for verb in VERBS:
         assert load(verb).EXAMPLE.find(f"stagetrace {verb}") >= 0

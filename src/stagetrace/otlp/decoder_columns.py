@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace import semconv
+from stagetrace.columns import NUMBER, SCHEMA, TEXT, TRUTH, WHOLE, older_name
 from stagetrace.errors import StoreError
 from stagetrace.origin import requirement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pyarrow as pa
 
@@ -28,40 +28,19 @@ class Typed(NamedTuple):
     kind: str
 
 
+_KINDS: Final = {TEXT: STRING, TRUTH: BOOL, WHOLE: INT, NUMBER: DOUBLE}
+
+
+def _typed() -> Iterator[tuple[str, Typed]]:
+    for column in SCHEMA:
+        if column.attribute is not None:
+            yield column.attribute, Typed(column.name, _KINDS[column.type])
+        if column.older is not None:
+            yield column.older, Typed(older_name(column), _KINDS[column.type])
+
+
 # Attribute -> its column. Every other attribute, and every value of another type, is kept in `rest`.
-TYPED: Final[dict[str, Typed]] = {
-    semconv.ML_STAGE: Typed("stage", STRING),
-    "http.route": Typed("route", STRING),
-    "rpc.method": Typed("rpc_method", STRING),
-    "http.request.method": Typed("method", STRING),
-    "http.response.status_code": Typed("http_status", INT),
-    # The names before OpenTelemetry's semantic conventions 1.23.
-    "http.method": Typed("old_method", STRING),
-    "http.status_code": Typed("old_http_status", INT),
-    "url.path": Typed("url_path", STRING),
-    "http.target": Typed("http_target", STRING),
-    semconv.ML_MODEL_NAME: Typed("model", STRING),
-    semconv.ML_MODEL_VERSION: Typed("model_version", STRING),
-    semconv.ML_FRAMEWORK: Typed("framework", STRING),
-    semconv.ML_BATCH_SIZE: Typed("batch_size", INT),
-    semconv.SLA_BREACHED: Typed("breached", BOOL),
-    semconv.SLA_VERDICT: Typed("verdict", STRING),
-    semconv.SLA_OBJECTIVE: Typed("objective", STRING),
-    semconv.SLA_TARGET: Typed("target", STRING),
-    semconv.SLA_THRESHOLD_MS: Typed("threshold_ms", DOUBLE),
-    semconv.SLA_OVERRUN_MS: Typed("overrun_ms", DOUBLE),
-    semconv.SLA_SEVERITY: Typed("severity", STRING),
-    semconv.SLA_BREACH_STAGE: Typed("breach_stage", STRING),
-    semconv.SLA_BREACH_CAUSE: Typed("cause", STRING),
-    semconv.SLA_BREACH_EVIDENCE: Typed("evidence", STRING),
-    semconv.SLA_BREACH_MISSED: Typed("missed", STRING),
-    semconv.SLA_UPGRADED: Typed("upgraded", BOOL),
-    semconv.SLA_SAMPLING_PROBABILITY: Typed("sampling_probability", DOUBLE),
-    **{semconv.stage_total_ms(stage): Typed(f"{stage.replace('.', '_')}_ms", DOUBLE) for stage in semconv.STAGES},
-}
-# The attributes that got their column later, and whose values are in the `rest` of what was stored before.
-LATER: Final = (semconv.ML_MODEL_VERSION,)
-GENERATION: Final = 1  # grows with each addition to LATER
+TYPED: Final = dict(_typed())
 COLUMNS: Final = tuple(typed.column for typed in TYPED.values())
 OTHER_MS: Final = "other_ms"  # sum of the totals of stages without a column; these are in `rest`
 REST: Final = "rest"

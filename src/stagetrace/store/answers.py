@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.store.estimates import Attainment, Sample, attainment
 from stagetrace.store.load import sql
-from stagetrace.store.relations import DECODED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, probability_of, weight_of
+from stagetrace.store.relations import DECODED, LOADED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, probability_of, weight_of
 from stagetrace.store.tally import Kind, Row, summed
 
 if TYPE_CHECKING:
@@ -211,7 +211,6 @@ def stage_names(relations: Relations) -> list[str]:
 
 def request_of(span: SpanRow) -> dict[str, Any]:
     """Return one entry span as `requests` does, without a database."""
-    from stagetrace.store.load import COLUMNS as LOADED
     from stagetrace.store.load import cells
 
     found = dict(zip(LOADED, cells(span), strict=True))

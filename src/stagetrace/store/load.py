@@ -1,7 +1,7 @@
 """Spans into an in-memory DuckDB, and a selection of them as the two relations of `relations.py`.
 
 Every reader ends here: one that has only spans gives them to a `Loader`, one that has files DuckDB reads has a query
-over them (columns: `COLUMNS`), and `select` makes the relations of it.
+over them (columns: `relations.LOADED`), and `select` makes the relations of it.
 """
 
 # ruff: noqa: S608 -- names in queries are constants of ours; every value is bound
@@ -14,6 +14,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.columns import REQUESTS, SCHEMA
 from stagetrace.errors import StoreError
 from stagetrace.origin import requirement
 from stagetrace.otlp import decoder_columns, decoder_table
@@ -21,7 +22,7 @@ from stagetrace.otlp.decoder import decode
 from stagetrace.store import stored
 from stagetrace.store.base import SERVER, Relations
 from stagetrace.store.entries import named_stages, path, route
-from stagetrace.store.relations import OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
+from stagetrace.store.relations import LOADED, OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
 from stagetrace.store.rows import as_text
 
 if TYPE_CHECKING:
@@ -33,15 +34,6 @@ if TYPE_CHECKING:
     from stagetrace.otlp.decoder import Run
     from stagetrace.store.base import Selection, SpanRow, Value
 
-# What `loaded` must have: all that `spans` has, and the rest of `requests`.
-COLUMNS: Final[Mapping[str, str]] = {
-    **SPANS,
-    "evidence": "VARCHAR",
-    **dict.fromkeys(STAGE_COLUMNS.values(), "DOUBLE"),
-    OTHER_STAGES: "DOUBLE",
-    "url_path": "VARCHAR",
-    "stages": "MAP(VARCHAR, DOUBLE)",
-}
 _SQL: Final = Path(__file__).parent / "sql"
 _BATCH: Final = 10_000  # spans decoded at a time
 _GREATEST: Final = 2**63 - 1  # OTLP's times go one bit further, to the year 2554
@@ -87,7 +79,7 @@ def select(
 ) -> Relations:
     """Return the relations of `selection`, out of a query that becomes the view `loaded`; `cuts`: what it lacks.
 
-    It gives `COLUMNS` and `has_segments`: whether a span has the attributes of the selection.
+    It gives `LOADED` and `has_segments`: whether a span has the attributes of the selection.
 
     From here on the connection reads no file except `files`, loads nothing and cannot be told otherwise.
     """
@@ -97,7 +89,7 @@ def select(
     connection.execute(newest)
     connection.execute("CREATE VIEW requests AS SELECT * EXCLUDE (rest, of_resource) FROM selected")
     connection.execute(sql("whole_of_requests" if selection.is_filtered else "whole_in_window"))
-    connection.execute(sql("spans"))
+    connection.execute(f"CREATE VIEW spans AS SELECT {', '.join(SPANS)} FROM whole")
     lock(connection, files)
     reasons = list(cuts)
     if selection.limit is not None and _count(connection, "matching") > selection.limit:
@@ -109,7 +101,7 @@ def define(connection: DuckDBPyConnection, loaded: str, selection: Selection) ->
     """Make the views `loaded` and, of the entry spans that are selected, `matching`, the limit aside."""
     set_variables(connection, selection)
     connection.execute(f"CREATE VIEW loaded AS {loaded}")
-    connection.execute(sql("selected"))
+    connection.execute(sql("selected").replace("{columns}", _requests()))
 
 
 def set_variables(connection: DuckDBPyConnection, selection: Selection) -> None:
@@ -127,6 +119,12 @@ def set_variables(connection: DuckDBPyConnection, selection: Selection) -> None:
         "newest": selection.limit,
     }.items():
         connection.execute(f"SET VARIABLE {name} = $1", [value])
+
+
+def _requests() -> str:
+    """Return what `requests` has, out of `loaded`."""
+    columns = (one for one in SCHEMA if REQUESTS in one.relations)
+    return ", ".join(f"{one.made or one.name} AS {one.in_requests or one.name}" for one in columns)
 
 
 def lock(connection: DuckDBPyConnection, files: Sequence[str] = ()) -> None:
@@ -201,33 +199,8 @@ class Loader:
         self.connection.unregister("batch")
 
 
-def arrow_schema() -> Any:
-    """Return the Arrow schema of `COLUMNS`. Raise StoreError where PyArrow is not installed."""
-    try:
-        import pyarrow as pa
-    except ImportError:
-        raise needs("this", "pyarrow") from None
-    kinds = {
-        "VARCHAR": pa.string(),
-        "BIGINT": pa.int64(),
-        "DOUBLE": pa.float64(),
-        "BOOLEAN": pa.bool_(),
-        "MAP(VARCHAR, VARCHAR)": pa.map_(pa.string(), pa.string()),
-        "MAP(VARCHAR, DOUBLE)": pa.map_(pa.string(), pa.float64()),
-    }
-    return pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
-
-
-def arrow(rows: Sequence[tuple[Any, ...]], schema: Any) -> Any:
-    """Return rows as an Arrow table."""
-    import pyarrow as pa
-
-    columns = zip(*rows, strict=True)
-    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
-
-
 def cells(span: SpanRow) -> tuple[Any, ...]:
-    """Return the values of `COLUMNS`, in their order."""
+    """Return the values of `LOADED`, in their order."""
     read = span.attributes
     found = {column: _typed(read.get(attribute), kind) for column, (attribute, kind) in TYPED.items()}
     for column, attribute in OLDER.items():
@@ -252,7 +225,7 @@ def cells(span: SpanRow) -> tuple[Any, ...]:
         "attributes": [(key, as_text(value)) for key, value in read.items()],
         "resource": [(key, as_text(value)) for key, value in span.resource.items()],
     }
-    return tuple(found.get(column) for column in COLUMNS)
+    return tuple(found.get(column) for column in LOADED)
 
 
 def _typed(value: Value, kind: str) -> Value:

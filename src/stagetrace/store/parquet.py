@@ -1,4 +1,4 @@
-"""Spans out of the Parquet that `stagetrace export` writes: `load.COLUMNS`, and each whole span as OTLP in `otlp`."""
+"""Spans out of the Parquet that `stagetrace export` writes: `relations.LOADED`, and each span as OTLP in `otlp`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from stagetrace.store.base import (
     TraceIds,
 )
 from stagetrace.store.entries import entry_of, stage_totals
-from stagetrace.store.load import COLUMNS, connect, select
+from stagetrace.store.load import connect, select
+from stagetrace.store.relations import LOADED, TYPED
 from stagetrace.store.rows import distinct, spans_of
 from stagetrace.store.stored import OTLP
 from stagetrace.store.tally import requests_of
@@ -39,9 +40,7 @@ if TYPE_CHECKING:
 _BATCH: Final = 2000
 # Columns that an export of an older version lacks -> how they are made of those it has.
 _LATER: Final = {
-    "sampling_probability": "NULL::DOUBLE",
-    "model_version": "attributes['ml.model.version']",
-    "target": "attributes['sla.target']",
+    **{column: f"try_cast(attributes['{attribute}'] AS {kind})" for column, (attribute, kind) in TYPED.items()},
     "url_path": "coalesce(attributes['url.path'], split_part(attributes['http.target'], '?', 1))",
     "stages": (
         "map_from_entries(list_transform(list_filter(map_entries(attributes), lambda one: "
@@ -168,7 +167,7 @@ class ParquetReader(Closing):
         connection = connect()
         try:
             files = connection.read_parquet(self._paths)
-            missing = [name for name in (*COLUMNS, OTLP) if name not in (*files.columns, *_LATER)]
+            missing = [name for name in (*LOADED, OTLP) if name not in (*files.columns, *_LATER)]
             if not missing:
                 later = [f"{how} AS {name}" for name, how in _LATER.items() if name not in files.columns]
                 files.project(", ".join(["*", *later])).create_view("files")

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
+from stagetrace.columns import SCHEMA, older_name
 from stagetrace.otlp.decoder_back import resource_spans
 from stagetrace.otlp.decoder_columns import (
     ALL,
@@ -18,7 +19,6 @@ from stagetrace.otlp.decoder_columns import (
     COLUMNS,
     DOUBLE,
     INT,
-    LATER,
     OTHER_MS,
     REST,
     SEQUENCE,
@@ -27,7 +27,7 @@ from stagetrace.otlp.decoder_columns import (
 )
 from stagetrace.otlp.wire import varint
 from stagetrace.store.entries import named_stages
-from stagetrace.store.relations import REQUESTS, STAGE_COLUMNS
+from stagetrace.store.relations import LOADED, REQUESTS, STAGE_COLUMNS
 from stagetrace.store.rows import as_text, values
 
 if TYPE_CHECKING:
@@ -59,8 +59,6 @@ DUCKDB: Final = {
     "int64": "BIGINT",
     "float64": "DOUBLE",
 }
-# Stored columns that are read as part of another one.
-_JOINED: Final = ("rpc_method", "old_method", "old_http_status", "url_path", "http_target")
 # Those that hold in `requests` what they hold in a span: there, `stage` is that of the breach.
 _SAME: Final = frozenset(REQUESTS) - {"stage"}
 _WITH_ATTRIBUTES: Final = (*COLUMNS, REST)
@@ -73,23 +71,27 @@ def nothing() -> str:
     return f"SELECT {columns}, NULL::BOOLEAN AS is_entry WHERE false"
 
 
-def with_later(query: str) -> str:
-    """Return a query for all stored columns as `query` gives them, the later ones also out of `rest`."""
-    columns = ((TYPED[key].column, key) for key in LATER)
-    later = ", ".join(f"coalesce({column}, {_LATER}({REST}, '{key}')) AS {column}" for column, key in columns)
+def with_later(query: str, generation: int) -> str:
+    """Return a query for all stored columns as `query` gives them, those that came since also out of `rest`."""
+    columns = {one.name for one in SCHEMA if one.since > generation}
+    names = {*columns, *(f"old_{name}" for name in columns)}
+    later = ", ".join(
+        f"coalesce({column}, {_LATER}({REST}, '{key}', '{kind}')::{DUCKDB[_KINDS[column]]}) AS {column}"
+        for key, (column, kind) in TYPED.items()
+        if column in names
+    )
     return f"SELECT * REPLACE ({later}) FROM ({query})"
 
 
 def loaded(query: str, segments: Mapping[str, str] | None = None) -> str:
     """Return a query for what `store.load.select` takes, over a query for stored columns and `is_entry`."""
     own = {
+        **{one.name: f"coalesce({one.name}, {older_name(one)})" for one in SCHEMA if one.older is not None},
         "route": f"CASE WHEN is_entry THEN {ROUTE} ELSE route END",
-        "method": "coalesce(method, old_method)",
-        "http_status": "coalesce(http_status, old_http_status)",
         "url_path": PATH,
     }
-    same = [column for column in (*COLUMNS, OTHER_MS) if column not in (*own, *_JOINED)]
-    typed = ", ".join([*same, *(f"{expression} AS {column}" for column, expression in own.items())])
+    loaded = [column for column in (*COLUMNS, OTHER_MS) if column in LOADED]
+    typed = ", ".join(f"{own.get(column, column)} AS {column}" for column in loaded)
     return (
         "SELECT lower(hex(trace_id)) AS trace_id, lower(hex(span_id)) AS span_id, "
         "lower(hex(parent_span_id)) AS parent_span_id, service, name, "
@@ -183,7 +185,7 @@ def add_functions(connection: DuckDBPyConnection) -> None:
         (_OTHERS, _others, ["BLOB"], "MAP(VARCHAR, DOUBLE)"),
         (_ATTRIBUTE, _attribute, ["BLOB", "VARCHAR"], "VARCHAR"),
         (_OF_RESOURCE, _of_resource, ["BLOB", "VARCHAR"], "VARCHAR"),
-        (_LATER, _later, ["BLOB", "VARCHAR"], "VARCHAR"),
+        (_LATER, _later, ["BLOB", "VARCHAR", "VARCHAR"], "VARCHAR"),
         (_OTLP, _otlp, [_type(_WHOLE)], "BLOB"),
     )
     how: Any = {"type": "arrow", "null_handling": "special"}  # the stubs know only enumerations
@@ -269,9 +271,17 @@ def _of_resource(blobs: Any, keys: Any) -> Any:
     return _one(blobs, keys, _resource_texts, lambda _: b"")
 
 
-def _later(rests: Any, keys: Any) -> Any:
-    """Return one attribute of each span, where that is a text, out of what had no column when it was stored."""
-    return _one(rests, keys, _strings, _field)
+def _later(rests: Any, keys: Any, kinds: Any) -> Any:
+    """Return one attribute of each span, where it is of this kind, out of what had no column when it was stored."""
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+    kind = kinds[0].as_py() if len(kinds) else STRING
+
+    def texts(rest: bytes) -> dict[str, str]:
+        found = (one for one in Span.FromString(rest).attributes if one.value.WhichOneof("value") == kind)
+        return {key: as_text(value) for key, value in values(found).items()}
+
+    return _one(rests, keys, texts, _field)
 
 
 def _field(key: str) -> bytes:
@@ -291,12 +301,6 @@ def _texts(rest: bytes) -> dict[str, str]:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
     return {key: as_text(value) for key, value in values(Span.FromString(rest).attributes).items()}
-
-
-def _strings(rest: bytes) -> dict[str, str]:
-    from opentelemetry.proto.trace.v1.trace_pb2 import Span
-
-    return {key: value for key, value in values(Span.FromString(rest).attributes).items() if isinstance(value, str)}
 
 
 _resources: dict[bytes, dict[str, str]] = {}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace.errors import StoreError
 from stagetrace.otlp import json_form
-from stagetrace.store.load import COLUMNS, needs
+from stagetrace.store.load import needs
+from stagetrace.store.relations import LOADED
 from stagetrace.store.rows import spans_of
 from stagetrace.store.stored import OTLP
 
@@ -62,7 +63,7 @@ def parquet(path: Path, relations: Relations, progress: Progress) -> int:
         from pyarrow.parquet import ParquetWriter
     except ImportError:
         raise needs("Parquet", "pyarrow") from None
-    columns = ", ".join(f'"{name}"' for name in (*COLUMNS, OTLP))
+    columns = ", ".join(f'"{name}"' for name in (*LOADED, OTLP))
     # In order of time, so that a reader of part of the time reads part of the file.
     query = f"SELECT {columns} FROM whole ORDER BY start_unix_nano, trace_id, span_id"  # noqa: S608 -- names of ours
     count = 0

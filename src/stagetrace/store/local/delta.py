@@ -42,7 +42,7 @@ class File:
     min_sequence: int
     max_sequence: int
     raw: int  # bytes of its spans in memory, about
-    generation: int = 0  # of the columns (`decoder_columns.GENERATION`) that its spans were stored with, at least
+    generation: int = 0  # of the columns (`columns.GENERATION`) that its spans were stored with, at least
 
     def add(self) -> dict[str, Any]:
         """Return the Delta action that adds it."""

@@ -8,7 +8,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.otlp.decoder_columns import GENERATION, SHARED, joined, schema
+from stagetrace.columns import GENERATION
+from stagetrace.otlp.decoder_columns import SHARED, joined, schema
 from stagetrace.store.local.delta import PARTITION, File
 from stagetrace.store.local.wal import sync_folder
 from stagetrace.store.stored import SERVER_KIND

@@ -7,7 +7,7 @@ from __future__ import annotations
 import tempfile
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.otlp.decoder_columns import GENERATION
+from stagetrace.columns import GENERATION
 from stagetrace.store.load import connect, spill
 from stagetrace.store.stored import KEY, SERVER_KIND, add_functions, nothing, with_later
 
@@ -34,9 +34,11 @@ def stored(view: View, files: Sequence[File], tail: Distinct | None, *, later: b
     for entry in (True, False):
         kind = f", {str(entry).lower()} AS is_entry"
         alike = [one for one in files if one.entry is entry]
-        old = [one for one in alike if later and one.generation < GENERATION]
-        parts += _of_files(view, [one for one in alike if one not in old], tail, kind)
-        parts += [with_later(f"{nothing()} UNION ALL BY NAME {one}") for one in _of_files(view, old, tail, kind)]
+        for generation in sorted({one.generation for one in alike if later and one.generation < GENERATION}):
+            old = _of_files(view, [one for one in alike if one.generation == generation], tail, kind)
+            parts += [with_later(f"{nothing()} UNION ALL BY NAME {one}", generation) for one in old]
+            alike = [one for one in alike if one.generation != generation]
+        parts += _of_files(view, alike, tail, kind)
     if tail is not None:
         parts.append(f"SELECT *, kind = {SERVER_KIND} AS is_entry FROM tail")
     return " UNION ALL BY NAME ".join(parts)

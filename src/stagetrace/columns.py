@@ -1,0 +1,122 @@
+"""The one column schema: each column of a stored span and of the two relations, and the attribute that it holds.
+
+The decoder's columns, both relations with their SQL, filters by column and the pages that list columns are made of it:
+to give an attribute a column is to add a row here. Whatever has no row stays in a span's `rest`, where filters, groups
+and the column `attributes` find it all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from stagetrace import semconv
+
+TEXT: Final = "VARCHAR"
+WHOLE: Final = "BIGINT"
+NUMBER: Final = "DOUBLE"
+TRUTH: Final = "BOOLEAN"
+SPANS: Final = "spans"
+REQUESTS: Final = "requests"
+_BOTH: Final = (SPANS, REQUESTS)
+_NEITHER: Final = ()
+
+
+class Column(NamedTuple):
+    """One column. One that holds an attribute is NULL where that is absent, or of another type than the column."""
+
+    name: str
+    type: str  # of the relations, in DuckDB's words
+    relations: tuple[str, ...]  # that have it; a stored column of neither is read as a part of another one
+    attribute: str | None = None  # which it holds
+    older: str | None = None  # its name before OpenTelemetry's semantic conventions 1.23, read where it is absent
+    in_requests: str | None = None  # its name there, where that is another one
+    since: int = 0  # GENERATION that it came with: what was stored before has the attribute in its `rest`
+    made: str | None = None  # what it is in `requests`, as an expression over the columns that are loaded
+    holds: str = ""  # what it is, where it is no attribute
+
+
+# The least that a sampling threshold can say. Bounds are written out in full, for SQL takes no other form.
+LEAST_PROBABILITY: Final = 2.0**-56
+_KNOWN: Final = f"BETWEEN {LEAST_PROBABILITY!r} AND 1"
+
+SCHEMA: Final[tuple[Column, ...]] = (
+    Column("trace_id", TEXT, _BOTH, holds="lower-case hex, 32 digits"),
+    Column("span_id", TEXT, _BOTH, holds="lower-case hex, 16 digits"),
+    Column("parent_span_id", TEXT, (SPANS,), holds="NULL at a root"),
+    Column("service", TEXT, _BOTH, holds="the resource's `service.name`"),
+    Column("name", TEXT, _BOTH, holds="as recorded"),
+    Column("kind", TEXT, (SPANS,), holds="`SERVER`, `CLIENT`, `INTERNAL`, `PRODUCER`, `CONSUMER` or `UNSPECIFIED`"),
+    Column("stage", TEXT, (SPANS,), semconv.ML_STAGE),
+    Column("route", TEXT, _BOTH, "http.route", holds="of a request without it: `rpc.method`"),
+    Column("rpc_method", TEXT, _NEITHER, "rpc.method"),
+    Column("method", TEXT, _BOTH, "http.request.method", older="http.method"),
+    Column("http_status", WHOLE, _BOTH, "http.response.status_code", older="http.status_code"),
+    Column("model", TEXT, _BOTH, semconv.ML_MODEL_NAME),
+    Column("model_version", TEXT, _BOTH, semconv.ML_MODEL_VERSION, since=1),
+    Column("framework", TEXT, _BOTH, semconv.ML_FRAMEWORK),
+    Column("batch_size", WHOLE, _BOTH, semconv.ML_BATCH_SIZE),
+    Column("status", TEXT, _BOTH, holds="`UNSET`, `OK` or `ERROR`"),
+    Column("start_unix_nano", WHOLE, _BOTH, holds="nanoseconds since 1970 UTC"),
+    Column("end_unix_nano", WHOLE, _BOTH, holds="likewise"),
+    Column("duration_ms", NUMBER, _BOTH, holds="computed from the integer times"),
+    Column("is_entry", TRUTH, (SPANS,), holds="whether it is a request: its kind is `SERVER`"),
+    Column("breached", TRUTH, _BOTH, semconv.SLA_BREACHED),
+    Column("verdict", TEXT, _BOTH, semconv.SLA_VERDICT),
+    Column("objective", TEXT, _BOTH, semconv.SLA_OBJECTIVE),
+    Column("target", TEXT, _BOTH, semconv.SLA_TARGET, since=1),  # NULL: 99 % over 28 days
+    Column("threshold_ms", NUMBER, _BOTH, semconv.SLA_THRESHOLD_MS),
+    Column("overrun_ms", NUMBER, _BOTH, semconv.SLA_OVERRUN_MS),
+    Column("severity", TEXT, _BOTH, semconv.SLA_SEVERITY),
+    Column("breach_stage", TEXT, _BOTH, semconv.SLA_BREACH_STAGE, in_requests="stage"),
+    Column("cause", TEXT, _BOTH, semconv.SLA_BREACH_CAUSE),
+    Column("evidence", TEXT, (REQUESTS,), semconv.SLA_BREACH_EVIDENCE),
+    Column("missed", TEXT, _NEITHER, semconv.SLA_BREACH_MISSED),
+    Column("upgraded", TRUTH, _BOTH, semconv.SLA_UPGRADED),
+    Column(
+        "sampling_probability",
+        NUMBER,
+        _BOTH,
+        semconv.SLA_SAMPLING_PROBABILITY,
+        # What is none is not known (0), and 1 says nothing. As `relations.probability_of`.
+        made="CASE WHEN loaded.sampling_probability = 1 THEN NULL "
+        f"WHEN loaded.sampling_probability {_KNOWN} THEN loaded.sampling_probability "
+        "WHEN loaded.sampling_probability IS NOT NULL THEN 0.0::DOUBLE END",
+    ),
+    Column(
+        "weight",
+        NUMBER,
+        (REQUESTS,),
+        # A breach counts once: none is dropped. As `relations.weight_of`.
+        made=f"CASE WHEN loaded.sampling_probability {_KNOWN} AND NOT coalesce(breached, false) "
+        "THEN 1 / loaded.sampling_probability ELSE 1.0::DOUBLE END",
+        holds="requests it stands for: 1, or 1 / `sampling_probability` where that is known and it is no breach",
+    ),
+    *(
+        Column(f"{stage.replace('.', '_')}_ms", NUMBER, (REQUESTS,), semconv.stage_total_ms(stage))
+        for stage in semconv.STAGES
+    ),
+    Column("other_ms", NUMBER, (REQUESTS,), holds="sum of all other `ml.stage.<name>.ms`"),
+    Column(
+        "start_time",
+        "TIMESTAMP",
+        (REQUESTS,),
+        made="make_timestamp(start_unix_nano // 1000)",
+        holds="`start_unix_nano` in UTC, to the microsecond",
+    ),
+    Column("url_path", TEXT, (REQUESTS,), "url.path", holds="else `http.target` without its query"),
+    Column("http_target", TEXT, _NEITHER, "http.target"),
+    Column(
+        "stages",
+        "MAP(VARCHAR, DOUBLE)",
+        (REQUESTS,),
+        holds="stage to its total in ms, of every `ml.stage.<name>.ms`: `stages['tokenize']`",
+    ),
+    Column("attributes", "MAP(VARCHAR, VARCHAR)", _BOTH, holds="all of them, in text form: `attributes['tenant']`"),
+    Column("resource", "MAP(VARCHAR, VARCHAR)", (SPANS,), holds="the resource's attributes likewise"),
+)
+GENERATION: Final = max(column.since for column in SCHEMA)
+
+
+def older_name(column: Column) -> str:
+    """Return the stored column of the attribute's older name."""
+    return f"old_{column.name}"
