@@ -1,0 +1,329 @@
+"""Which service is to blame where traces are slow or fail: what of their time and errors exceeds the normal, and whose.
+
+The critical path of a trace divides its whole duration among spans, so that the differences of their shares between
+slow and normal traces add up to the difference of the whole. What a span does itself is its service's; the time between
+a call as its client and as its server saw it belongs to the edge, and so to one of its ends (as in network delay). Both
+are compared within traces of one kind, or a mix of routes would be taken for a cause. Similar: MicroRank (Yu et al.,
+WWW 2021) and TraceRCA (Li et al., IWQoS 2021) rank by traces that pass through a service, without its own time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from math import log1p
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from stagetrace import semconv
+from stagetrace.analysis.contingency import benjamini_hochberg
+from stagetrace.analysis.critical_path import path_of
+from stagetrace.analysis.span_tree import CLIENT, CONSUMER, SERVER, Tree, span_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+LEAST: Final = 5  # traces on each side
+ALPHA: Final = 0.05  # share of false ones among the services named
+_LEAST_ALIKE: Final = 2  # normal traces of a kind
+_RESOLUTION: Final = 1e-6  # ms: times are whole ns
+_Z: Final = 1.96
+_OF_ERRORS: Final = 2.0  # score of a service that fails first in each trace
+_MS: Final = 1e6
+_PRODUCER: Final = "PRODUCER"
+_ERROR: Final = "ERROR"
+_SCALE: Final = 1.4826  # of the median absolute deviation, to that of a normal distribution
+# A service that hardly varies is not suspect for a little: its usual variation is taken for at least so much.
+_LEAST_MS: Final = 0.1
+_LEAST_SHARE: Final = 0.05
+_FLIP: Final = 0.3  # of an edge's excess: evidence that its caller must show elsewhere to be blamed for it
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """What one service added to the slow traces; ms are means over traces, along the critical path."""
+
+    service: str
+    operation: str  # the one with most of it
+    excess_ms: float
+    interval_ms: tuple[float, float]  # of 95 %
+    normal_ms: float
+    self_ms: float  # of the excess: in its own spans
+    edge_ms: float  # of the excess: between it and those that it calls or that call it
+    errors: float  # share of the traces in which it was the first to fail, beyond the normal share
+    score: float  # from 0 on; 1 and more: it explains most of the excess, far beyond its usual variation
+    q_value: float  # of its time or errors being no more than normal; corrected over all services
+    peers: tuple[str, ...] = ()  # the other ends of the edges that are slower
+    operations: Mapping[str, float] = field(default_factory=dict)  # each with an excess -> ms
+
+
+@dataclass(frozen=True)
+class Localised:
+    """Services by score, the greatest first; none where slow traces differ from normal ones in nothing."""
+
+    culprits: tuple[Culprit, ...]
+    slow: int  # traces compared
+    normal: int
+    slow_ms: float | None  # mean durations, of the mix of the slow traces
+    normal_ms: float | None
+    unlike: int = 0  # slow traces of a kind that no normal trace is of: compared with all of them
+    unrooted: int = 0  # traces without a whole path: left out
+
+
+class _Edge(NamedTuple):
+    caller: str
+    callee: str
+
+
+class _Seen(NamedTuple):
+    """One trace: its kind, duration and where its time was spent."""
+
+    kind: tuple[str, str, str]
+    took_ms: float
+    parts: dict[tuple[str | _Edge, str], float]  # (service or edge, operation) -> ms on the critical path
+    failed: frozenset[str]  # services that were the first to fail
+
+
+def localise(slow: Iterable[Sequence[Any]], normal: Iterable[Sequence[Any]]) -> Localised:
+    """Return which services explain that some traces are slower than, or fail where, normal ones do not.
+
+    Each trace is a sequence of spans as `store.base.SpanRow`, all spans of one trace, in any order. Span kinds may be
+    missing: a span with one child, of another service, then is a call.
+    """
+    trees = [[span_tree(spans) for spans in traces] for traces in (slow, normal)]
+    callees = _callees(tree for some in trees for tree in some)
+    seen = [[one for tree in some if (one := _seen(tree, callees)) is not None] for some in trees]
+    unrooted = sum(map(len, trees)) - sum(map(len, seen))
+    ours, theirs = seen
+    if len(ours) < LEAST or len(theirs) < LEAST:
+        return Localised((), len(ours), len(theirs), None, None, unrooted=unrooted)
+    weights, unlike = _mix(ours, theirs)
+    compared = _Compared(ours, theirs, weights)
+    whole = compared.excess({None: [one.took_ms for one in ours]}, {None: [one.took_ms for one in theirs]})[None]
+    culprits = _culprits(compared, whole)
+    return Localised(tuple(culprits), len(ours), len(theirs), whole.normal + whole.more, whole.normal, unlike, unrooted)
+
+
+def _callees(trees: Iterable[Tree]) -> dict[tuple[str, str], str]:
+    """Return whom calls of one service and name call, as far as any trace has the other side."""
+    found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for tree in trees:
+        for place, span in enumerate(tree.spans):
+            other = _other_side(tree, place)
+            if other is not None:
+                found[span.service, span.name][other] += 1
+    return {key: counts.most_common(1)[0][0] for key, counts in found.items()}
+
+
+def _other_side(tree: Tree, place: int) -> str | None:
+    """Return the service that a span calls, if it is a call that the other side has a span of."""
+    span, children = tree.spans[place], tree.children.get(place, ())
+    others = [tree.spans[child].service for child in children if tree.spans[child].service != span.service]
+    if not others:
+        return None
+    if span.kind in (CLIENT, _PRODUCER):
+        return str(others[0])
+    is_call = span.kind not in (SERVER, CONSUMER) and len(children) == 1 and place not in tree.roots
+    return str(others[0]) if is_call else None
+
+
+def _seen(tree: Tree, callees: Mapping[tuple[str, str], str]) -> _Seen | None:
+    path = path_of(tree)
+    if path.root is None or not path.segments:
+        return None
+    parts: dict[tuple[str | _Edge, str], float] = defaultdict(float)
+    for segment in path.segments:
+        span = tree.spans[segment.place]
+        callee = _other_side(tree, segment.place)
+        if callee is None and span.kind == CLIENT:
+            callee = callees.get((span.service, span.name)) or semconv.peer(span.attributes)
+        owner = span.service if callee is None or callee == span.service else _Edge(span.service, callee)
+        parts[owner, span.name] += segment.duration_ns / _MS
+    took = (tree.ends[path.root] - tree.starts[path.root]) / _MS
+    return _Seen(_kind(tree, path.root), took, dict(parts), _first_failed(tree, callees))
+
+
+def _kind(tree: Tree, root: int) -> tuple[str, str, str]:
+    """Return what a trace is about: its root, and the first operation of another service, for a gateway says little."""
+    top = tree.spans[root]
+    others = [place for place in tree.below(root) if tree.spans[place].service != top.service]
+    first = min(others, key=lambda place: tree.starts[place], default=None)
+    return top.service, top.name, "" if first is None else tree.spans[first].name
+
+
+def _first_failed(tree: Tree, callees: Mapping[tuple[str, str], str]) -> frozenset[str]:
+    """Return the services whose spans failed with none below them; of a call without other side, whom it called."""
+    failed = {place for place, span in enumerate(tree.spans) if span.status == _ERROR}
+    origins = set()
+    for place in failed:
+        if any(child in failed for child in tree.children.get(place, ())):
+            continue
+        span = tree.spans[place]
+        callee = None
+        if span.kind == CLIENT and not tree.children.get(place):
+            callee = callees.get((span.service, span.name)) or semconv.peer(span.attributes)
+        origins.add(callee or span.service)
+    return frozenset(origins)
+
+
+def _mix(slow: Sequence[_Seen], normal: Sequence[_Seen]) -> tuple[Array, int]:
+    """Return weights of the normal traces, by which their kinds are as frequent as among the slow ones."""
+    there = Counter(one.kind for one in normal)
+    by_root: dict[tuple[str, str], list[int]] = defaultdict(list)
+    by_kind: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for place, one in enumerate(normal):
+        by_root[one.kind[:2]].append(place)
+        by_kind[one.kind].append(place)
+    weights = np.zeros(len(normal))
+    unlike = 0
+    for kind, count in Counter(one.kind for one in slow).items():
+        if there[kind] >= _LEAST_ALIKE:
+            places = by_kind[kind]
+        else:
+            unlike += count
+            places = by_root.get(kind[:2]) or list(range(len(normal)))
+        weights[places] += count / len(places)
+    return weights / weights.sum(), unlike
+
+
+class _Excess(NamedTuple):
+    more: float
+    error: float  # standard error of it
+    normal: float
+    spread: float  # of normal traces, robust
+    rank_z: float = 0.0  # standard errors by which ranks exceed those of normal traces of the same kind
+
+    @property
+    def sure(self) -> float:
+        """Return what it is at least, but for one standard error."""
+        return self.more - self.error if self.more > self.error + _RESOLUTION else 0.0
+
+    @property
+    def z(self) -> float:
+        """Return the excess in standard errors, of means or of ranks: whichever is clearer."""
+        if self.more < _RESOLUTION:
+            return 0.0
+        return max(self.more / self.error if self.error > 0 else 0.0, self.rank_z)
+
+
+_NONE: Final = _Excess(0.0, 0.0, 0.0, 0.0)
+
+
+class _Compared:
+    """Slow traces and normal ones of the same mix, as numbers."""
+
+    def __init__(self, slow: Sequence[_Seen], normal: Sequence[_Seen], weights: Array) -> None:
+        self.slow, self.normal, self.weights = slow, normal, weights
+        kinds = {kind: place for place, kind in enumerate(dict.fromkeys(one.kind for one in (*slow, *normal)))}
+        ours, theirs = (np.array([kinds[one.kind] for one in traces]) for traces in (slow, normal))
+        self._alike = [(np.flatnonzero(ours == kind), np.flatnonzero(theirs == kind)) for kind in kinds.values()]
+
+    def of_parts(self, key_of: Any) -> dict[Any, _Excess]:
+        """Return the excess of what `key_of(owner, operation)` groups the parts by; None leaves one out."""
+        columns: list[dict[Any, Array]] = []
+        for traces in (self.slow, self.normal):
+            found: dict[Any, Array] = {}
+            for place, one in enumerate(traces):
+                for part, took in one.parts.items():
+                    key = key_of(*part)
+                    if key is not None:
+                        found.setdefault(key, np.zeros(len(traces)))[place] += took
+            columns.append(found)
+        return self.excess(*columns)
+
+    def excess(self, slow: Mapping[Any, Any], normal: Mapping[Any, Any]) -> dict[Any, _Excess]:
+        """Return the differences of the means of columns, one value for each trace."""
+        found = {}
+        for key in {**slow, **normal}:
+            ours = np.asarray(slow.get(key, np.zeros(len(self.slow))))
+            theirs = np.asarray(normal.get(key, np.zeros(len(self.normal))))
+            mean = float(self.weights @ theirs)
+            variance = float(ours.var() / len(ours) + (self.weights**2) @ (theirs - mean) ** 2)
+            there = theirs[self.weights > 0]
+            spread = _SCALE * float(np.median(np.abs(there - np.median(there))))
+            found[key] = _Excess(float(ours.mean()) - mean, variance**0.5, mean, spread, self._ranked(ours, theirs))
+        return found
+
+    def _ranked(self, ours: Array, theirs: Array) -> float:
+        """Return the statistic of van Elteren's test (1960): Wilcoxon's rank sums, within kinds."""
+        from scipy.stats import rankdata
+
+        total, variance = 0.0, 0.0
+        for here, there in self._alike:
+            n, m = len(here), len(there)
+            if not n or not m:
+                continue
+            ranks = rankdata(np.concatenate([ours[here], theirs[there]]))
+            weight = 1 / (n + m + 1)
+            total += weight * (float(ranks[:n].sum()) - n * (n + m + 1) / 2)
+            variance += weight**2 * n * m / (n + m) * float(ranks.var(ddof=1))
+        return total / variance**0.5 if variance > 0 else 0.0
+
+
+def _culprits(compared: _Compared, whole: _Excess) -> list[Culprit]:
+    """Return the services that differ, by score: the share of the excess, the more the less usual it is; and errors."""
+    from scipy.stats import norm
+
+    alone = compared.of_parts(lambda owner, _: None if isinstance(owner, _Edge) else owner)
+    edges = compared.of_parts(lambda owner, _: owner if isinstance(owner, _Edge) else None)
+    blamed = _blamed(alone, edges)
+    owned = compared.of_parts(lambda owner, _: blamed[owner] if isinstance(owner, _Edge) else owner)
+    operations = compared.of_parts(lambda owner, name: (blamed[owner] if isinstance(owner, _Edge) else owner, name))
+    failed = _failures(compared)
+    services = sorted({**owned, **failed})
+    # Three statistics: of time by means and by ranks, and of errors.
+    tests = [min(1.0, 3 * norm.sf(max(owned.get(one, _NONE).z, failed.get(one, _NONE).z))) for one in services]
+    total = sum(one.sure for one in owned.values()) or 1.0
+    slower = min(1.0, total / max(whole.normal, _LEAST_MS))
+    made = []
+    for service, q_value in zip(services, benjamini_hochberg(np.array(tests)), strict=True):
+        one, errors = owned.get(service, _NONE), failed.get(service, _NONE)
+        unusual = one.sure / (one.spread + _LEAST_SHARE * one.normal + _LEAST_MS)
+        score = slower * one.sure / total * log1p(unusual) + _OF_ERRORS * errors.sure
+        if q_value > ALPHA or score <= 0:
+            continue
+        more = {name: each.more for (owner, name), each in operations.items() if owner == service and each.sure > 0}
+        mine = {edge for edge, owner in blamed.items() if owner == service and edges[edge].sure > 0}
+        culprit = Culprit(
+            service=service,
+            operation=max(more, key=lambda name: more[name], default=""),
+            excess_ms=one.more,
+            interval_ms=(one.more - _Z * one.error, one.more + _Z * one.error),
+            normal_ms=one.normal,
+            self_ms=alone[service].more if service in alone else 0.0,
+            edge_ms=sum(edges[edge].more for edge in mine),
+            errors=errors.more if errors.sure > 0 else 0.0,
+            score=float(score),
+            q_value=float(q_value),
+            peers=tuple(sorted({end for edge in mine for end in edge} - {service})),
+            operations=more,
+        )
+        made.append(culprit)
+    return sorted(made, key=lambda one: (-one.score, one.service))
+
+
+def _blamed(alone: Mapping[str, _Excess], edges: Mapping[_Edge, _Excess]) -> dict[_Edge, str]:
+    """Return which end is to blame for each edge: the callee, unless the caller is slower elsewhere and it is not."""
+    touching: dict[str, float] = defaultdict(float)
+    for edge, one in edges.items():
+        for end in set(edge):
+            touching[end] += one.sure
+    blamed = {}
+    for edge, one in edges.items():
+        caller, callee = (
+            touching[end] - one.sure + (alone[end].sure if end in alone else 0.0) for end in (edge.caller, edge.callee)
+        )
+        blamed[edge] = edge.caller if caller > callee and caller > _FLIP * one.sure else edge.callee
+    return blamed
+
+
+def _failures(compared: _Compared) -> dict[str, _Excess]:
+    """Return in which share more of the slow traces than of the normal ones each service is the first to fail."""
+    columns = []
+    for traces in (compared.slow, compared.normal):
+        names = {name for one in traces for name in one.failed}
+        columns.append({name: np.array([name in one.failed for one in traces], float) for name in names})
+    return compared.excess(*columns)
