@@ -1,0 +1,330 @@
+"""How throughput depends on concurrency: two laws fitted to measured points, with intervals or the reason for none.
+
+The Universal Scalability Law (Gunther, Guerrilla Capacity Planning, 2007) has a peak beyond which throughput falls:
+X(N) = lambda N / (1 + sigma (N - 1) + kappa N (N - 1)). The law of a limit levels off, as a pool of threads does:
+X(N) = limit r / (1 + r^p)^(1/p) with r = N / knee; p = 1 is the M/M/1 queue, p without end the asymptotic bounds of
+Denning and Buzen (1978), min(N / R, limit). Both are fitted by least squares, as R's `usl` and usl4j do it. In both,
+one parameter is linear, so the other two span a plane on which the sum of squares is looked at as a whole: no start
+value decides, and the region within F(1, n - 3) of the least one (profile likelihood; Bates and Watts, Nonlinear
+Regression Analysis, 1988) says how far knee and peak may lie, without end where the data show none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float64]
+    Places = NDArray[np.int64]
+    Points = Sequence[float] | Numbers
+
+FEWEST_LOADS: Final = 6
+MOST_LEVELS: Final = 40  # more points are averaged to so many levels of load
+_ALIKE: Final = 0.02  # loads that differ by less are one
+_NARROWEST: Final = 2.0  # greatest over least load, below which all is one load
+_NEAR: Final = 0.75  # share of the peak that must have been seen for it to be known, and of the knee's concurrency
+_GROWING: Final = 0.2  # nor is it known where 1 % more in flight gave more than so many % more throughput to the end
+_BEYOND: Final = 1.6  # nor is a peak known that may lie so many times above what was seen
+_NOISE: Final = 1e-3  # of the greatest throughput: no measurement is better
+_FAR: Final = 1e3  # of the greatest load: a knee there is none
+_PLANE: Final = (160, 60)
+_PAST: Final = 1.5  # times the knee of a limit up to which there must be load for the limit to be known
+USL: Final = "usl"
+LIMIT: Final = "limit"
+
+
+class Interval(NamedTuple):
+    """Where a value lies by 95 %; None: no end."""
+
+    low: float
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law of throughput over concurrency. What the data do not show is None, and `reason` says why.
+
+    `knee` is in requests in flight: of the USL where the peak is, of a limit where its asymptotes cross. Parameters of
+    the other law are None. `points` are the levels of load that were fitted, `ignored` the measurements that are none.
+    """
+
+    law: str | None = None
+    knee: float | None = None
+    peak_per_s: float | None = None
+    knee_interval: Interval | None = None
+    interval: Interval | None = None  # of the peak
+    identifiable: bool = False
+    reason: str | None = None
+    lambda_per_s: float | None = None
+    sigma: float | None = None
+    kappa: float | None = None
+    sharpness: float | None = None  # p of the law of a limit
+    limit_per_s: float | None = None
+    saturation: float | None = None  # requests in flight at which the peak would be reached, did none wait for another
+    error_per_s: float | None = None  # root mean square of what the law leaves unexplained
+    points: tuple[tuple[float, float], ...] = ()
+    ignored: int = 0
+
+    def throughput(self, concurrency: Points) -> list[float]:
+        """Return what the law says of these numbers of requests in flight; nothing where none was fitted."""
+        import numpy as np
+
+        load = np.asarray(concurrency, float)
+        if self.law == USL and self.lambda_per_s is not None:
+            shape = load / (1 + (self.sigma or 0) * (load - 1) + (self.kappa or 0) * load * (load - 1))
+            return [float(one) for one in self.lambda_per_s * shape]
+        if self.law == LIMIT and self.limit_per_s is not None:
+            return [float(one) for one in self.limit_per_s * _limit(load, self.saturation, self.sharpness)]
+        return []
+
+
+def fit_usl(concurrency: Points, throughput: Points) -> Fit:
+    """Return the Universal Scalability Law of measured requests in flight and requests per second.
+
+    Points in any order; negative, infinite and NaN ones are ignored. `lambda_per_s`, `sigma` and `kappa` are those of
+    least squares wherever six loads are there, `knee` and `peak_per_s` only where the data show them.
+    """
+    return _fit(concurrency, throughput, (USL,), None)
+
+
+def fit(
+    concurrency: Points,
+    throughput: Points,
+    weights: Sequence[float] | None = None,
+) -> Fit:
+    """Return the USL, or the law of a limit where that explains the points so much better that chance does not.
+
+    Both have three parameters. Where the points allow for both, the interval of the peak is that of either.
+    """
+    return _fit(concurrency, throughput, (USL, LIMIT), weights)
+
+
+def _fit(
+    concurrency: Points,
+    throughput: Points,
+    laws: Sequence[str],
+    weights: Sequence[float] | None,
+) -> Fit:
+    import numpy as np
+
+    load, rate = np.asarray(concurrency, float).ravel(), np.asarray(throughput, float).ravel()
+    if len(load) != len(rate):
+        raise ValueError(f"{len(load)} concurrencies and {len(rate)} throughputs: each point has one of both")
+    good = np.isfinite(load) & np.isfinite(rate) & (load > 0) & (rate >= 0)
+    ignored = int(len(load) - good.sum())
+    counts = np.ones(len(load)) if weights is None else np.asarray(weights, float)
+    load, rate, counts = levels(load[good], rate[good], counts[good])
+    points = tuple((float(one), float(two)) for one, two in zip(load, rate, strict=True))
+    if reason := _too_little(load, rate):
+        return Fit(reason=reason, points=points, ignored=ignored)
+    planes = [_Plane(law, load, rate, counts) for law in laws]
+    best = next((plane for plane in planes[1:] if not plane.allows(planes[0])), planes[0])
+    return best.result(points, ignored, [plane for plane in planes if plane is best or best.allows(plane)])
+
+
+def levels(load: Numbers, rate: Numbers, weights: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """Return points by load, averaged to levels a fixed ratio apart where there are many: each level counts once."""
+    import numpy as np
+
+    order = np.argsort(load, kind="stable")
+    load, rate, weights = load[order], rate[order], weights[order]
+    if len(load) <= MOST_LEVELS or load[0] == load[-1]:
+        return load, rate, weights
+    where = level_of(load)
+    sums = np.bincount(where, weights)
+    some = sums > 0
+    mean = [(np.bincount(where, weights * values)[some] / sums[some]) for values in (load, rate)]
+    return mean[0], mean[1], np.ones(len(mean[0]))
+
+
+def level_of(load: Numbers) -> Places:
+    """Return the level of each load, counted from the least one on."""
+    import numpy as np
+
+    ratio = np.log(load / load.min()) / np.log(load.max() / load.min())
+    which: Places = np.minimum((ratio * MOST_LEVELS).astype(np.int64), MOST_LEVELS - 1)
+    return which
+
+
+def _too_little(load: Numbers, rate: Numbers) -> str | None:
+    import numpy as np
+
+    distinct = 0 if not len(load) else 1 + int((np.diff(load) > _ALIKE * load[:-1]).sum())
+    if distinct < FEWEST_LOADS:
+        return f"not enough data: {distinct} different loads, at least {FEWEST_LOADS} are needed"
+    if load[-1] < _NARROWEST * load[0]:
+        return (
+            f"all at one load: {load[0]:.3g} to {load[-1]:.3g} in flight; "
+            f"needed is a load that varies {_NARROWEST:.0f}-fold at least"
+        )
+    return None if rate.any() else "nothing was completed at any load"
+
+
+def _usl(load: Numbers, knee: Any, sigma: Any) -> Numbers:
+    shape: Numbers = load / (1 + sigma * (load - 1) + (1 - sigma) / knee**2 * load * (load - 1))
+    return shape
+
+
+def _limit(load: Numbers, knee: Any, sharpness: Any) -> Numbers:
+    # 1 / (r^-p + 1)^(1/p): nothing overflows but to infinity, whose inverse is right.
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        shape: Numbers = ((load / knee) ** -sharpness + 1) ** (-1 / sharpness)
+    return shape
+
+
+_SHAPES: Final[dict[str, Callable[[Numbers, Any, Any], Numbers]]] = {USL: _usl, LIMIT: _limit}
+
+
+class _Plane:
+    """The sum of squares of one law over its two parameters that are not linear: the knee, and sigma or sharpness."""
+
+    def __init__(self, law: str, load: Numbers, rate: Numbers, weights: Numbers) -> None:
+        import numpy as np
+        from scipy.stats import f
+
+        self._law, self._load, self._rate = law, load, rate
+        self._roots = np.sqrt(weights / weights.mean())
+        freedom = len(load) - 3
+        self._floor = len(load) * (_NOISE * rate.max()) ** 2
+        self._wider = 1 + f.ppf(0.95, 1, freedom) / freedom
+        least = max(1.0, load[0]) if law == USL else load[0]
+        knees = np.append(np.geomspace(least, _FAR * load[-1], _PLANE[0]), np.inf if law == USL else [])
+        others = np.append(0, np.geomspace(1e-4, 1, _PLANE[1])) if law == USL else np.geomspace(1, 64, _PLANE[1])
+        self._look(knees, others)
+        for _ in range(2):
+            self._look(self._closer(self._knees, self._inside.any(axis=1)), self._nearer())
+        self.least = float(self._squares.min())
+
+    def allows(self, other: _Plane) -> bool:
+        """Tell whether the other law explains the points as well, but for chance."""
+        return other.least <= self.least * self._wider
+
+    def _look(self, knees: Numbers, others: Numbers) -> None:
+        import numpy as np
+
+        self._knees, self._others = knees, others
+        shape = self._roots * _SHAPES[self._law](self._load, knees[:, None, None], others[None, :, None])
+        rate = self._roots * self._rate
+        along = shape @ rate
+        size = np.einsum("ijk,ijk->ij", shape, shape)
+        self._scale = along / size
+        self._squares = np.maximum(rate @ rate - along * self._scale, self._floor)
+        self._inside = self._squares <= self._squares.min() * self._wider
+
+    def _nearer(self) -> Numbers:
+        return self._closer(self._others, self._inside.any(axis=0))
+
+    @staticmethod
+    def _closer(values: Numbers, inside: NDArray[np.bool_]) -> Numbers:
+        """Return as many values between the neighbours of those that are inside."""
+        import numpy as np
+
+        where = np.flatnonzero(inside)
+        low, high = max(where[0] - 1, 0), min(where[-1] + 1, len(values) - 1)
+        finite = values[low : high + 1][np.isfinite(values[low : high + 1])]
+        first, last = finite[0], finite[-1]
+        made = np.geomspace(first, last, _PLANE[1]) if first > 0 else np.linspace(first, last, _PLANE[1])
+        return np.append(made, np.inf) if np.isinf(values[high]) else made
+
+    def result(self, points: tuple[tuple[float, float], ...], ignored: int, allowed: Sequence[_Plane]) -> Fit:
+        """Return the law, and of knee and peak what the data show, under each of the laws that they allow for."""
+        import numpy as np
+
+        scale, knee, other = self._polished(self._best())
+        known: dict[str, Any] = {
+            "law": self._law,
+            "points": points,
+            "ignored": ignored,
+            "error_per_s": float(np.sqrt(self.least / len(self._load))),
+        }
+        if self._law == USL:
+            kappa = 0.0 if np.isinf(knee) else (1 - other) / knee**2
+            known |= {"lambda_per_s": scale, "sigma": other, "kappa": kappa}
+        else:
+            known |= {"limit_per_s": scale, "saturation": knee, "sharpness": other}
+        peak = float(self._peaks(np.asarray(scale), np.asarray(knee), np.asarray(other)))
+        ends = [plane.ends() for plane in allowed]
+        low, high = min(peak, *(one for one, _ in ends)), max(peak, *(one for _, one in ends))
+        top, most = float(self._rate.max()), float(self._load[-1])
+        if _NEAR * peak > top or high > _BEYOND * top or any(plane.grows() for plane in allowed):
+            unseen = f"at most {most:.3g} in flight, and throughput still grew with it"
+            return Fit(**known, reason=f"the load never came near a limit: {unseen}")
+        known |= {"identifiable": True, "peak_per_s": peak, "interval": Interval(low, high)}
+        known |= {"saturation": knee if self._law == LIMIT else peak * self._quickest()}
+        if self._law == USL and _NEAR * knee > most:
+            return Fit(**known, reason="no knee: throughput levels off and falls at no load seen")
+        inside = self._knees[self._inside.any(axis=1)]
+        last = None if self._law == USL and _NEAR * inside[-1] > most else max(float(inside[-1]), knee)
+        return Fit(**known, knee=knee, knee_interval=Interval(min(float(inside[0]), knee), last))
+
+    def _best(self) -> tuple[float, float, float]:
+        import numpy as np
+
+        row, column = np.unravel_index(int(self._squares.argmin()), self._squares.shape)
+        return float(self._scale[row, column]), float(self._knees[row]), float(self._others[column])
+
+    def grows(self) -> bool:
+        """Tell whether throughput still grows at the greatest load, or may have stopped there by chance."""
+        import numpy as np
+
+        _, knee, other = self._best()
+        if self._law == LIMIT and self._load[-1] < _PAST * knee:
+            return True
+        before, after = _SHAPES[self._law](self._load[-1] * np.array([1, 1.01]), knee, other)
+        return bool(after / before - 1 > _GROWING * 0.01)
+
+    def _polished(self, start: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Return the parameters of the least sum of squares near these, which are its nearest on the plane."""
+        from scipy.optimize import least_squares
+
+        scale, knee, other = start
+        if knee > _FAR / 10 * self._load[-1]:
+            return start
+        shape = _SHAPES[self._law]
+        ends = ((0, 0, 0), (float("inf"), float("inf"), 1)) if self._law == USL else ((0, 0, 1), (float("inf"),) * 3)
+
+        def missing(x: Numbers) -> Numbers:
+            gaps: Numbers = self._roots * (x[0] * shape(self._load, x[1], x[2]) - self._rate)
+            return gaps
+
+        found = least_squares(
+            missing,
+            start,
+            bounds=ends,
+            x_scale=(scale, knee, max(other, 1e-3)),
+            xtol=1e-12,
+            ftol=1e-12,
+        )
+        scale, knee, other = (float(one) for one in found.x)
+        return scale, knee, other
+
+    def _peaks(self, scale: Numbers, knee: Numbers, other: Numbers) -> Numbers:
+        """Return the greatest throughput of each law, without end where there is none."""
+        import numpy as np
+
+        if self._law == LIMIT:
+            return scale
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # At the knee, kappa N (N - 1) is (1 - sigma) (1 - 1 / N); without one the limit is lambda / sigma.
+            bent = scale * knee / (1 + other * (knee - 1) + (1 - other) * (1 - 1 / knee))
+            return np.where(np.isinf(knee), scale / other, bent)
+
+    def ends(self) -> tuple[float, float]:
+        """Return the least and the greatest peak that the points allow for."""
+        import numpy as np
+
+        peaks = self._peaks(self._scale, self._knees[:, None], self._others[None, :])[self._inside]
+        return float(np.min(peaks)), float(np.max(peaks))
+
+    def _quickest(self) -> float:
+        """Return the time of a request in flight where the load is least, s: of a sixth of the levels."""
+        some = slice(0, max(1, len(self._load) // FEWEST_LOADS))
+        return float(self._load[some].sum() / max(self._rate[some].sum(), _NOISE * self._rate.max()))
