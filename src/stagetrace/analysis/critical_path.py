@@ -7,13 +7,14 @@ starts is on the path: stages tile a request without a gap.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.analysis.span_tree import CONSUMER, Tree, span_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,30 @@ class Path:
     negative: int  # spans below this root that end before they start: taken for spans of no duration
     other_roots: int  # spans of the trace without a parent that this is not the path of
     circular: int  # spans whose parents form a circle: on no path
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What the spans of one service and name take of several critical paths."""
+
+    service: str
+    name: str
+    duration_ns: int
+    share: float  # of the time of all these paths
+    paths: int  # on how many it is
+
+
+def aggregated(paths: Iterable[Path]) -> list[Portion]:
+    """Return who takes the time of several critical paths, most time first; shares add up to 1."""
+    took: Counter[tuple[str, str]] = Counter()
+    on: Counter[tuple[str, str]] = Counter()
+    for path in paths:
+        for segment in path.segments:
+            took[segment.service, segment.name] += segment.duration_ns
+        on.update({(segment.service, segment.name) for segment in path.segments})
+    whole = sum(took.values())
+    found = [Portion(*key, spent, spent / whole, on[key]) for key, spent in took.items()]
+    return sorted(found, key=lambda one: (-one.duration_ns, one.service, one.name))
 
 
 def critical_path(spans: Sequence[Any]) -> list[Segment]:

@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "id",
         metavar="ID",
-        type=_trace_id,
+        type=trace_id,
         choices=Suggested((LATEST,)),
         help="trace id, or its first digits (4 or more), or latest: the newest request",
     )
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.id != LATEST and (args.breached or args.service is not None):
         raise UsageError("--breached and --service choose the latest, and an id is given\nleave them out")
     with open_store(store_url(args)) as reader:
-        trace = reader.trace(_whole_id(reader, args))
+        trace = reader.trace(whole_id(reader, args.id, args.service, breached=args.breached))
     if args.json:
         lines = [json.dumps(as_json(trace), allow_nan=False)]
     else:
@@ -66,11 +66,13 @@ def run(args: argparse.Namespace) -> int:
     return ANSWERED
 
 
-def _whole_id(reader: Reader, args: argparse.Namespace) -> str:
-    """Return the id of the trace that is meant. Raise StagetraceError where there is none, or more than one."""
-    given: str = args.id
+def whole_id(reader: Reader, given: str, service: str | None, *, breached: bool) -> str:
+    """Return the id of the trace that is meant. Raise StagetraceError where there is none, or more than one.
+
+    `given`: an id, its first digits, or `latest`: the newest request, of a service and breached if these are given.
+    """
     if given == LATEST:
-        return latest(reader, args.service, breached=True if args.breached else None)
+        return latest(reader, service, breached=True if breached else None)
     if len(given) == _DIGITS:
         return given
     found = reader.trace_ids(given)
@@ -125,7 +127,8 @@ def _span_json(span: SpanRow, is_critical: bool) -> dict[str, Any]:
     }
 
 
-def _trace_id(text: str) -> str:
+def trace_id(text: str) -> str:
+    """Return an id, its first digits or `latest`."""
     if text == LATEST:
         return text
     if not re.fullmatch(r"[0-9a-fA-F]{4,32}", text) or text == "0" * _DIGITS:

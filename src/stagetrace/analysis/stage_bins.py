@@ -1,0 +1,165 @@
+"""Requests by duration, in bins of 1 %, with the time of each of their stages: shares within a band of ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, sqrt
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from scipy import stats
+
+from stagetrace import semconv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+NO_STAGE: Final = None  # the name of the time that is in no stage
+LEVEL: Final = 0.95  # of intervals
+REPLICATES: Final = 400
+_COLUMNS: Final = {stage: f"{stage.replace('.', '_')}_ms" for stage in semconv.STAGES}
+_NO_TIME: Final = -100_000  # bin of requests of no duration
+_ROUNDING: Final = 1e-6
+_PER_BIN: Final = 100  # bin b is of the durations from e^(b / 100) ms on
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Requests of one group, by bin, shortest first. Times are in ms, by weight; a column is a stage."""
+
+    names: tuple[str | None, ...]
+    numbers: NDArray[np.int64]
+    stored: Floats  # rows of each bin
+    weights: Floats  # requests that these stand for
+    times: Floats  # (bins, stages)
+    samples: tuple[Floats, ...]  # of each bin: (rows, stages)
+    effective: float  # as many equal requests would tell as much (Kish)
+
+    @property
+    def edges(self) -> Floats:
+        """Return the rank at which each bin begins, and 1."""
+        return ranks(self.weights)
+
+
+def bins(rows: Sequence[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> Bins:
+    """Return the bins of a group from its rows of `stage_bins` and `own_stage_bins`.
+
+    Time in no stage that is less than a millionth of all comes of stages being told in ms, and is none.
+    """
+    rows = sorted(rows, key=lambda row: row["bin"])
+    own_by_bin: dict[int, dict[str, Mapping[str, Any]]] = {}
+    for row in own:
+        own_by_bin.setdefault(row["bin"], {})[row["stage"]] = row
+    added = sorted({stage for found in own_by_bin.values() for stage in found})
+    times = [
+        [
+            *(row[column] for column in _COLUMNS.values()),
+            *(own_by_bin.get(row["bin"], {}).get(stage, {}).get("ms", 0.0) for stage in added),
+            row["no_stage_ms"],
+        ]
+        for row in rows
+    ]
+    stored, weights, squares = (
+        np.array([row[name] for row in rows], dtype=float) for name in ("stored", "requests", "squares")
+    )
+    made = np.maximum(np.array(times, dtype=float).reshape(len(rows), len(_COLUMNS) + len(added) + 1), 0.0)
+    if rows and made[:, -1].sum() < _ROUNDING * made.sum():
+        made[:, -1] = 0.0
+    return Bins(
+        names=(*_COLUMNS, *added, NO_STAGE),
+        numbers=np.array([row["bin"] for row in rows], dtype=np.int64),
+        stored=stored,
+        weights=weights,
+        times=made,
+        samples=tuple(_sample(row, own_by_bin.get(row["bin"], {}), added) for row in rows),
+        effective=float(weights.sum() ** 2 / squares.sum()) if rows else 0.0,
+    )
+
+
+def _sample(row: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]], added: Sequence[str]) -> Floats:
+    """Return times by weight of the sampled requests of a bin: (rows, stages)."""
+    values = np.nan_to_num(np.array(row["sample"], dtype=float))
+    weight, duration, standard = values[:, :1], values[:, 1], values[:, 2 : 2 + len(_COLUMNS)]
+    columns = [standard]
+    for stage in added:
+        found = own.get(stage)
+        took = dict(zip(found["sample_ids"], found["sample"], strict=True)) if found else {}
+        columns.append(np.array([[took.get(span_id, 0.0)] for span_id in row["sample_ids"]], dtype=float))
+    staged = np.hstack(columns)
+    none = np.maximum(duration - staged.sum(axis=1), 0.0)[:, None]
+    made: Floats = np.maximum(np.hstack([staged, none]), 0.0) * weight
+    return made
+
+
+def ranks(weights: Floats) -> Floats:
+    """Return the ranks, from 0 to 1, between which the bins lie: along the last axis, one more than there are bins."""
+    upto: Floats = np.cumsum(weights, axis=-1)
+    zero = np.zeros((*upto.shape[:-1], 1))
+    return np.concatenate([zero, upto / upto[..., -1:]], axis=-1)
+
+
+def parts(edges: Floats, low: float, high: float) -> Floats:
+    """Return which part of each bin lies between two ranks."""
+    widths = np.diff(edges, axis=-1)
+    within = np.minimum(edges[..., 1:], high) - np.maximum(edges[..., :-1], low)
+    found: Floats = np.divide(within, widths, out=np.zeros_like(widths), where=widths > 0)
+    within_bin: Floats = np.clip(found, 0.0, 1.0)
+    return within_bin
+
+
+def shares(found: Bins, low: float, high: float) -> Floats | None:
+    """Return the share of each stage among the requests between two ranks; None where they take no time."""
+    times: Floats = parts(found.edges, low, high) @ found.times
+    whole = float(times.sum())
+    return times / whole if whole > 0 else None
+
+
+def span_ms(found: Bins, low: float, high: float) -> tuple[float, float]:
+    """Return the durations between which the bins of a band lie."""
+    inside = found.numbers[parts(found.edges, low, high) > 0]
+    first, last = int(inside[0]), int(inside[-1])
+    return (
+        0.0 if first == _NO_TIME else exp(first / _PER_BIN),
+        0.0 if last == _NO_TIME else exp((last + 1) / _PER_BIN),
+    )
+
+
+def intervals(found: Bins, low: float, high: float, seed: int) -> Floats | None:
+    """Return (stages, 2): 95 % intervals of the shares between two ranks; None where they take no time.
+
+    A bootstrap of the requests: how many fall into each bin, so that the band's edges move, and within a bin which of
+    its sample. Quantiles are those of the percentile bootstrap, wider for few requests: Hesterberg, "What Teachers
+    Should Know About the Bootstrap", The American Statistician 69 (2015), section 3.4.
+    """
+    random = np.random.default_rng(seed)
+    rows = int(found.stored.sum())
+    counts = random.multinomial(rows, found.stored / rows, size=REPLICATES).astype(float)
+    within = parts(ranks(counts * (found.weights / found.stored)), low, high) * counts
+    drawn = np.floor(within + random.random(within.shape)).astype(np.int64)
+    times = np.zeros((REPLICATES, len(found.names)))
+    for place in np.flatnonzero(drawn.any(axis=0)):
+        sample = found.samples[place]
+        times += random.multinomial(drawn[:, place], np.full(len(sample), 1 / len(sample))) @ sample
+    whole = times.sum(axis=1)
+    known = whole > 0
+    exact, middle = shares(found, low, high), _by_sample(found, low, high)
+    if exact is None or middle is None or not known.any():
+        return None
+    drawn_shares = times[known] / whole[known, None] + (exact - middle)
+    inside = max(2.0, float((parts(found.edges, low, high) * found.stored).sum()))
+    tail = stats.norm.cdf(sqrt(inside / (inside - 1)) * stats.t.ppf((1 - LEVEL) / 2, inside - 1))
+    both = np.quantile(drawn_shares, [tail, 1 - tail], axis=0).T
+    made: Floats = np.clip(np.column_stack([np.minimum(both[:, 0], exact), np.maximum(both[:, 1], exact)]), 0.0, 1.0)
+    return made
+
+
+def _by_sample(found: Bins, low: float, high: float) -> Floats | None:
+    """Return the shares as the samples alone have them."""
+    means = np.array([sample.mean(axis=0) for sample in found.samples])
+    times: Floats = (parts(found.edges, low, high) * found.stored) @ means
+    whole = float(times.sum())
+    return times / whole if whole > 0 else None

@@ -1,0 +1,17 @@
+-- As for DuckDB.
+SELECT
+    {by} bin, stage, sum(weight * taken.ms) AS ms,
+    arrayMap(one -> one.2, groupArraySorted({most:UInt32})((lot, taken.ms))) AS sample,
+    arrayMap(one -> one.2, groupArraySorted({most:UInt32})((lot, span_id))) AS sample_ids
+FROM (
+    SELECT
+        {by} weight, span_id, reverse(span_id) AS lot, stage, ms,
+        multiIf(duration_ms > 0, toInt64(floor(ln(duration_ms) * 100)), duration_ms = 0, -100000, -100002) AS bin
+    FROM (
+        SELECT * EXCEPT (stage) FROM {requests} WHERE other_ms IS NOT NULL
+    ) ARRAY JOIN mapKeys(stages) AS stage, mapValues(stages) AS ms
+) AS taken
+WHERE stage NOT IN (
+    'network.receive', 'queue', 'preprocess', 'handler', 'inference', 'postprocess', 'network.send'
+)
+GROUP BY ALL

@@ -1,0 +1,20 @@
+-- Quantiles of the durations of requests if one stage took less by the part `cut`: p50, p95 and p99, exactly, of requests
+-- that all stand for equally many.
+SELECT
+    {by} quantile_cont(
+        duration_ms - $cut * coalesce(
+            CASE $stage
+                WHEN 'network.receive' THEN network_receive_ms
+                WHEN 'queue' THEN queue_ms
+                WHEN 'preprocess' THEN preprocess_ms
+                WHEN 'handler' THEN handler_ms
+                WHEN 'inference' THEN inference_ms
+                WHEN 'postprocess' THEN postprocess_ms
+                WHEN 'network.send' THEN network_send_ms
+                ELSE stages[$stage]
+            END, 0
+        ), [0.5, 0.95, 0.99]
+    ) AS quantiles
+FROM {requests}
+WHERE duration_ms >= 0
+GROUP BY ALL
