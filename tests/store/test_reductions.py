@@ -54,6 +54,8 @@ def requests() -> Iterator[Made]:
             attributes={
                 "tenant.id": chance.choice(["gold", "free", 'o"neil', "ünï"]) if number % 5 else None,
                 "http.request.body.size": chance.randrange(10, 10**6),
+                "gen_ai.usage.input_tokens": chance.choice([None, 10, 200, "many"]),
+                "gen_ai.usage.output_tokens": chance.choice([None, 3, 50]),
                 "ml.batch.size": chance.randrange(1, 9),
             },
             resource={"region": chance.choice(["eu", "us"]), "service.instance.id": chance.choice("abc")},

@@ -1,0 +1,365 @@
+"""What requests cost: the time of instances and tokens, divided among them to the last unit, and what was idle.
+
+Each moment in which an instance has requests in flight is divided in equal parts among them; moments without are idle.
+Within a group of requests, time is divided among stages as their durations are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.analysis.prices import MICROS, PriceError, Prices
+from stagetrace.semconv import STAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from stagetrace.analysis.source import Source
+
+SERVICE: Final = "service"
+INSTANCE: Final = "service.instance.id"
+INSTANCE_TYPE: Final = "host.type"
+MODEL: Final = "model"
+STAGE: Final = "stage"  # what lines may be by, beside columns and attributes
+OTHERS: Final = "(others)"  # groups beyond the costliest MOST
+NO_STAGE: Final = "(no stage)"
+MOST: Final = 10_000
+_UNITS: Final = 16 * 3600 * 10**9  # sixteenths of a nanosecond in an hour: as `busy` counts
+_SECOND: Final = 16 * 10**9
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one group of requests cost: those that met their objective or have none, and those that missed it apart.
+
+    Amounts are in millionths of the currency's unit, None without prices; `requests` are by weight.
+    """
+
+    by: Mapping[str, Any]
+    requests: float
+    breaches: float
+    busy_s: float  # of instances, breaches included
+    share: float | None  # of all busy time
+    amount: int | None
+    breach_amount: int | None
+
+    @property
+    def per_request(self) -> float | None:
+        """Return what one request cost on average, in the currency's unit, breaches included."""
+        if self.amount is None or self.breach_amount is None or not self.requests:
+            return None
+        return (self.amount + self.breach_amount) / MICROS / self.requests
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The bill, divided: the amounts of all lines, `idle` and `breach` add up to `total`, in millionths."""
+
+    lines: tuple[Line, ...]  # the costliest first
+    idle: int | None
+    breach: int | None
+    total: int | None
+    currency: str | None
+    instances: int
+    paid_s: float  # of all instances, together
+    busy_s: float
+    stored: int
+    negative: int  # requests that end before they begin, and have no time
+    unnamed: int  # services whose instances do not say which they are, and count as one
+
+    @property
+    def idle_share(self) -> float | None:
+        """Return which part of the instances' time had no request in flight."""
+        return 1 - self.busy_s / self.paid_s if self.paid_s else None
+
+
+def allocate(total: int, weights: Sequence[Fraction | float]) -> list[int]:
+    """Divide a whole number in proportion to weights, without a rest: by the largest remainders, the first one first.
+
+    Weights are not negative; where all are 0 they count as equal. Without weights nothing can be divided.
+
+    Raise ValueError for a negative weight, or a total above 0 without weights.
+    """
+    exact = [Fraction(weight) for weight in weights]
+    if any(weight < 0 for weight in exact) or (total and not exact):
+        raise ValueError("what is divided needs weights, and none may be negative")
+    whole = sum(exact)
+    shares = [total * weight / whole if whole else Fraction(total, len(exact)) for weight in exact]
+    parts = [int(share // 1) for share in shares]
+    left = total - sum(parts)
+    order = sorted(range(len(parts)), key=lambda place: (parts[place] - shares[place], place))
+    for place in order[:left]:
+        parts[place] += 1
+    return parts
+
+
+def ask(source: Source, by: Sequence[str], given: Prices | None = None, window_ns: int | None = None) -> Costs:
+    """Return what the requests of a source cost, by columns, attributes or `stage` (see `divide`)."""
+    groups = [one for one in dict.fromkeys(by) if one != STAGE]
+    typed = [INSTANCE_TYPE] if given is not None and any(one.instance_type for one in given.prices) else []
+    keys = [SERVICE, INSTANCE, *typed]
+    rows = source.reduce("busy", list(dict.fromkeys((*keys, *groups))), most=MOST)
+    if len(rows) == MOST:
+        rows = [*rows, *_others(rows, source.reduce("busy", keys, most=MOST), keys)]
+    priced = list(dict.fromkeys((SERVICE, MODEL, *groups)))
+    tokens = source.reduce("tokens", priced, most=MOST) if given is not None and given.has_tokens else []
+    stages = source.reduce("stage_time", groups, most=MOST) if STAGE in by else None
+    return divide(rows, by, given, tokens=tokens, stages=stages, window_ns=window_ns)
+
+
+def divide(
+    rows: Sequence[Mapping[str, Any]],
+    by: Sequence[str],
+    given: Prices | None = None,
+    *,
+    tokens: Sequence[Mapping[str, Any]] = (),
+    stages: Sequence[Mapping[str, Any]] | None = None,
+    window_ns: int | None = None,
+) -> Costs:
+    """Divide the bill among groups of requests: rows of the reductions `busy`, `tokens` and `stage_time`.
+
+    An instance is paid from its first request to its last, or, where the prices say how many instances there are, for
+    the window (`window_ns`; without it from the first request of all to the last).
+
+    Raise PriceError where prices do not fit what they are for.
+    """
+    groups = [one for one in dict.fromkeys(by) if one != STAGE]
+    instances = _instances(rows)
+    rates = _rates(instances, given)
+    cells = _cells(rows, tokens, groups, rates, given)
+    paid, idle = _idle(instances, rates, given, window_ns)
+    left = _settle(cells, idle, given, is_timed=any(rate is not None for rate in rates.values()))
+    amounts = [cell.amount for cell in cells.values() if cell.amount is not None]
+    lost = [cell.amount for key, cell in cells.items() if key[-1] and cell.amount is not None]
+    whole = sum((one.busy for one in instances.values()), Fraction(0))
+    return Costs(
+        lines=_lines(cells, by, stages, whole),
+        idle=left,
+        breach=sum(lost) if amounts else None,
+        total=sum(amounts) + (left or 0) if amounts else None,
+        currency=None if given is None else given.currency,
+        instances=len(instances),
+        paid_s=float(paid / _SECOND),
+        busy_s=float(whole / _SECOND),
+        stored=sum(row["stored"] for row in rows),
+        negative=sum(row["negative"] for row in rows),
+        unnamed=sum(name is None for _, name in instances),
+    )
+
+
+@dataclass
+class _Instance:
+    """One instance as its requests show it; its times in sixteenths of a nanosecond."""
+
+    kind: str | None
+    first: int
+    last: int
+    busy: Fraction = Fraction(0)
+
+    @property
+    def seen(self) -> int:
+        """Return how long it is known to have run."""
+        return self.last - self.first
+
+
+@dataclass
+class _Cell:
+    """What the good requests, or the breaches, of one group took; prices in millionths, not rounded yet."""
+
+    requests: float = 0.0
+    busy: Fraction = Fraction(0)
+    time: Fraction = Fraction(0)
+    tokens: Fraction = Fraction(0)
+    amount: int | None = None
+
+
+_Cells = dict[tuple[Any, ...], _Cell]  # by the values of the group, and whether they are breaches
+_Instances = dict[tuple[str, "str | None"], _Instance]
+
+
+def _instances(rows: Iterable[Mapping[str, Any]]) -> _Instances:
+    found: _Instances = {}
+    for row in rows:
+        first, last = 16 * row["first"], 16 * row["last"]
+        one = found.setdefault((row[SERVICE], row[INSTANCE]), _Instance(row.get(INSTANCE_TYPE), first, last))
+        one.first, one.last = min(one.first, first), max(one.last, last)
+        one.busy += _time(row)
+    return found
+
+
+def _rates(instances: _Instances, given: Prices | None) -> dict[tuple[str, str | None], Fraction | None]:
+    """Return what an hour of each instance costs: all have a price or, where tokens alone do, none has."""
+    if given is None:
+        return dict.fromkeys(instances)
+    found = {key: given.per_hour(key[0], one.kind) for key, one in instances.items()}
+    missing = [key for key, rate in found.items() if rate is None]
+    if len(missing) == len(found) and given.bill is not None:
+        return dict.fromkeys(instances, Fraction(1))  # each hour is worth as much
+    if missing and len(missing) < len(found):
+        service, kind = missing[0][0], instances[missing[0]].kind
+        of_type = "" if kind is None else f" of type {kind!r}"
+        raise PriceError(
+            f"no price by the hour fits the instances of service {service!r}{of_type}\n"
+            "add one for them, or one without service and instance_type for all others"
+        )
+    return found
+
+
+def _cells(
+    rows: Iterable[Mapping[str, Any]],
+    tokens: Iterable[Mapping[str, Any]],
+    groups: Sequence[str],
+    rates: Mapping[tuple[str, str | None], Fraction | None],
+    given: Prices | None,
+) -> _Cells:
+    cells: _Cells = defaultdict(_Cell)
+    for row in rows:
+        key = (*(row.get(one, OTHERS) for one in groups), row["is_breach"])
+        cell = cells[key]
+        cell.requests += row["stored"] * row["weight"]
+        cell.busy += _time(row)
+        cell.time += _price(_time(row), rates[row[SERVICE], row[INSTANCE]])
+    for row in tokens:
+        price = None if given is None else given.per_token(row[SERVICE], row[MODEL])
+        if price is not None:
+            key = (*(row[one] for one in groups), row["is_breach"])
+            cell = cells[key if key in cells else (*(OTHERS for _ in groups), row["is_breach"])]
+            cell.tokens += MICROS * (Fraction(row["input"]) * price[0] + Fraction(row["output"]) * price[1])
+    return cells
+
+
+def _time(row: Mapping[str, Any]) -> Fraction:
+    return max(Fraction(0), Fraction(row["sixteenths"]) * Fraction(row["weight"]))
+
+
+def _price(time: Fraction, rate: Fraction | None) -> Fraction:
+    return Fraction(0) if rate is None else time * rate * MICROS / _UNITS
+
+
+def _idle(
+    instances: _Instances,
+    rates: Mapping[tuple[str, str | None], Fraction | None],
+    given: Prices | None,
+    window_ns: int | None,
+) -> tuple[Fraction, Fraction]:
+    """Return how long instances were paid for, and what the part of it without requests cost."""
+    seen = sum((Fraction(one.seen) for one in instances.values()), Fraction(0))
+    idle = sum((_price(one.seen - one.busy, rates[key]) for key, one in instances.items()), Fraction(0))
+    count = None if given is None else given.instances
+    if count is None or not instances:
+        return seen, idle
+    if count < len(instances):
+        raise PriceError(
+            f"instances = {count}, but {len(instances)} were at work\nleave it out, or write how many were paid"
+        )
+    if len(set(rates.values())) > 1:
+        raise PriceError(
+            "instances is given, and there are several prices by the hour\nleave it out, or give one price"
+        )
+    window = max(one.last for one in instances.values()) - min(one.first for one in instances.values())
+    paid = Fraction(count * (window if window_ns is None else max(16 * window_ns, window)))
+    (rate,) = set(rates.values())
+    return paid, idle + _price(paid - seen, rate)
+
+
+def _settle(cells: _Cells, idle: Fraction, given: Prices | None, *, is_timed: bool) -> int | None:
+    """Give each cell its amount, and return that of idle time: together the bill, or what prices come to."""
+    if given is None:
+        return None
+    keys = sorted(cells, key=repr)
+    tokens = [cells[key].tokens for key in keys]
+    of_tokens = round(sum(tokens, Fraction(0)))
+    if given.bill is not None and of_tokens > given.bill:
+        raise PriceError(
+            f"tokens cost {of_tokens / MICROS:.2f}, more than the bill of {given.bill / MICROS:.2f}\n"
+            "the bill is for all, tokens included"
+        )
+    times = [*(cells[key].time for key in keys), idle]
+    if not any(times):
+        times[-1] = Fraction(1)  # no request took any time
+    of_time = round(sum(times, Fraction(0))) if given.bill is None else given.bill - of_tokens
+    parts = allocate(of_time if is_timed else 0, times)
+    for key, part, more in zip(keys, parts, allocate(of_tokens, tokens), strict=False):
+        cells[key].amount = part + more
+    return parts[-1] if is_timed else None
+
+
+def _lines(
+    cells: _Cells, by: Sequence[str], stages: Sequence[Mapping[str, Any]] | None, whole: Fraction
+) -> tuple[Line, ...]:
+    groups = [one for one in dict.fromkeys(by) if one != STAGE]
+    found: dict[tuple[Any, ...], dict[bool, _Cell]] = defaultdict(dict)
+    for key, cell in cells.items():
+        for stage, part in _by_stage(cell, key, groups, stages):
+            place = (*key[:-1], stage)
+            found[place][bool(key[-1])] = part
+    lines = []
+    for key, parts in found.items():
+        good, bad = (parts.get(is_breach, _Cell(amount=0)) for is_breach in (False, True))
+        known = all(part.amount is not None for part in parts.values())
+        named = dict(zip(groups, key[:-1], strict=True)) | ({} if stages is None else {STAGE: key[-1]})
+        lines.append(
+            Line(
+                by=named,
+                requests=good.requests + bad.requests,
+                breaches=bad.requests,
+                busy_s=float((good.busy + bad.busy) / _SECOND),
+                share=float((good.busy + bad.busy) / whole) if whole else None,
+                amount=good.amount if known else None,
+                breach_amount=bad.amount if known else None,
+            )
+        )
+    return tuple(
+        sorted(lines, key=lambda line: (-(line.amount or 0) - (line.breach_amount or 0), -line.busy_s, repr(line.by)))
+    )
+
+
+def _by_stage(
+    cell: _Cell, key: tuple[Any, ...], groups: Sequence[str], stages: Sequence[Mapping[str, Any]] | None
+) -> list[tuple[str | None, _Cell]]:
+    """Divide what one cell took among stages, in proportion to their durations in it."""
+    if stages is None:
+        return [(None, cell)]
+    took: dict[str, Fraction] = dict.fromkeys((*STAGES, "other", NO_STAGE), Fraction(0))
+    for row in stages:
+        if (*(row[one] for one in groups), row["is_breach"]) == key:
+            for stage in (*STAGES, "other"):
+                took[stage] += Fraction(row[f"{stage.replace('.', '_')}_total_ms"])
+            took[NO_STAGE] += Fraction(row["rest_ms"])
+    if not any(took.values()):
+        took[NO_STAGE] = Fraction(1)
+    whole = sum(took.values())
+    amounts = allocate(cell.amount or 0, list(took.values()))
+    return [
+        (
+            stage,
+            _Cell(
+                requests=cell.requests,
+                busy=cell.busy * time / whole,
+                amount=None if cell.amount is None else amount,
+            ),
+        )
+        for (stage, time), amount in zip(took.items(), amounts, strict=True)
+        if time
+    ]
+
+
+def _others(
+    rows: Iterable[Mapping[str, Any]], instances: Iterable[Mapping[str, Any]], keys: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return what each instance did beside the groups that there was room for."""
+    counted = ("stored", "negative", "sixteenths")
+    known: dict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(counted, 0))
+    for row in rows:
+        sums = known[_key(row, keys)]
+        for name in counted:
+            sums[name] += row[name]
+    made = [{**row, **{name: row[name] - known[_key(row, keys)][name] for name in counted}} for row in instances]
+    return [row for row in made if row["stored"]]
+
+
+def _key(row: Mapping[str, Any], keys: Sequence[str]) -> tuple[Any, ...]:
+    return (*(row[key] for key in keys), row["is_breach"], row["weight"])

@@ -1,0 +1,36 @@
+-- As for DuckDB.
+WITH events AS (
+    SELECT
+        {by} coalesce(breached, false) AS is_breach, weight, end_unix_nano < start_unix_nano AS is_negative,
+        pair.1 AS step, pair.2 AS moment
+    FROM (
+        SELECT
+            *, arrayJoin([
+                (toInt64(1), start_unix_nano), (toInt64(-1), greatest(start_unix_nano, end_unix_nano))
+            ]) AS pair
+        FROM {requests}
+    )
+),
+counted AS (
+    SELECT
+        *, sum(step) OVER flow - step AS before, sum(step * weight) OVER flow - step * weight AS heavy,
+        moment - lagInFrame(moment) OVER flow AS gap
+    FROM events
+    WINDOW flow AS (
+        PARTITION BY service, "service.instance.id" ORDER BY moment ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+    )
+),
+shared AS (
+    SELECT
+        *, sum(if(before > 0, toInt64(floor(16 * gap / heavy)), 0)) OVER (
+            PARTITION BY service, "service.instance.id" ORDER BY moment
+        ) AS upto
+    FROM counted
+)
+SELECT
+    {by} is_breach, weight, intDiv(count(), 2) AS stored, intDiv(countIf(is_negative), 2) AS negative,
+    -sum(step * upto) AS sixteenths, min(moment) AS first, max(moment) AS last
+FROM shared
+GROUP BY ALL
+ORDER BY sixteenths DESC
+LIMIT {most:UInt64}

@@ -1,0 +1,31 @@
+-- How the time in which an instance has requests in flight divides among them: each moment in equal parts among those in
+-- flight, by weight. `sixteenths`: of a nanosecond. Whole numbers, so that no order of adding up matters; requests of one
+-- group by their weight. Needs `service` and `service.instance.id` in what it is grouped by. The costliest groups alone.
+WITH events AS (
+    SELECT
+        {by} coalesce(breached, false) AS is_breach, weight, end_unix_nano < start_unix_nano AS is_negative,
+        unnest([1, -1]) AS step, unnest([start_unix_nano, greatest(start_unix_nano, end_unix_nano)]) AS moment
+    FROM {requests}
+),
+counted AS (
+    SELECT
+        *, sum(step) OVER flow - step AS before, sum(step * weight) OVER flow - step * weight AS heavy,
+        moment - lag(moment) OVER flow AS gap
+    FROM events
+    WINDOW flow AS (PARTITION BY service, "service.instance.id" ORDER BY moment ROWS UNBOUNDED PRECEDING)
+),
+-- With peers: events of one time are in no order.
+shared AS (
+    SELECT
+        *, sum(CASE WHEN before > 0 THEN floor(16 * gap / heavy)::BIGINT ELSE 0 END) OVER (
+            PARTITION BY service, "service.instance.id" ORDER BY moment
+        ) AS upto
+    FROM counted
+)
+SELECT
+    {by} is_breach, weight, count(*) // 2 AS stored, count(*) FILTER (WHERE is_negative) // 2 AS negative,
+    -sum(step * upto) AS sixteenths, min(moment) AS first, max(moment) AS last
+FROM shared
+GROUP BY ALL
+ORDER BY sixteenths DESC
+LIMIT $most
