@@ -55,6 +55,7 @@ SCHEMA: Final[tuple[Column, ...]] = (
     Column("model_version", TEXT, _BOTH, semconv.ML_MODEL_VERSION, since=1),
     Column("framework", TEXT, _BOTH, semconv.ML_FRAMEWORK),
     Column("batch_size", WHOLE, _BOTH, semconv.ML_BATCH_SIZE),
+    Column("request_bytes", WHOLE, _BOTH, "http.request.body.size", since=2),
     Column("status", TEXT, _BOTH, holds="`UNSET`, `OK` or `ERROR`"),
     Column("start_unix_nano", WHOLE, _BOTH, holds="nanoseconds since 1970 UTC"),
     Column("end_unix_nano", WHOLE, _BOTH, holds="likewise"),

@@ -234,6 +234,7 @@ def test_a_request_has_every_column_filled(member: str) -> None:
         "model_version": "1",
         "framework": "sklearn",
         "batch_size": 1,
+        "request_bytes": None,
         "status": "ERROR",
         "start_unix_nano": made.start,
         "end_unix_nano": made.start + 40 * MS,
