@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from stagetrace.analysis import bench
-from stagetrace.analysis.bench import BROKEN, KEPT, UNDECIDED, Objective, Sends
+from stagetrace.analysis.bench import BROKEN, KEPT, UNDECIDED, Sends
 from stagetrace.analysis.bench_excess import GENERATOR, OUTSIDE, excess, parts_of
-from stagetrace.analysis.bench_search import Next, Search, Tried
+from stagetrace.analysis.bench_search import Found, Next, Search, Tried
+from stagetrace.analysis.objective import Objective
 
 # Runs mlcommons-loadgen for real: the first `over` queries are completed after the target latency.
 _LOADGEN = """
@@ -149,10 +150,35 @@ def test_too_few_requests_are_no_valid_run_and_the_number_needed_is() -> None:
 
 
 def test_a_run_is_invalid_where_the_generator_itself_was_late() -> None:
+    """Without an objective, where half of the p99 is lateness; below 1 ms it never matters."""
     late = np.where(np.arange(1000) % 50 == 0, 6.0, 0.0)
-    assert not bench.step(_sends([20.0] * 1000, late), 100, Objective(0.99, 50)).valid
-    assert bench.step(_sends([20.0] * 1000, late), 100, Objective(0.99, 60)).valid
-    assert bench.step(_sends([2.0] * 1000, 0.9), 100, None).valid  # below 1 ms it never matters
+    assert not bench.step(_sends([11.0] * 1000, late), 100, None).valid
+    assert bench.step(_sends([13.0] * 1000, late), 100, None).valid
+    assert bench.step(_sends([1.0] * 1000, 0.9), 100, None).valid
+
+
+def test_lateness_decides_no_verdict() -> None:
+    """Kept in spite of it is kept; broken is broken only if it is so without the lateness, too."""
+    objective = Objective(0.99, 50)
+    slow = np.where(np.arange(1000) % 20 == 0, 56.0, 20.0)
+    kept = bench.step(_sends([45.0] * 1000, 30.0), 100, objective)
+    assert (kept.verdict, kept.valid, kept.is_late) == (KEPT, True, False)
+    by_generator = bench.step(_sends(slow, np.where(slow > 50, 40.0, 0.0)), 100, objective)
+    assert (by_generator.verdict, by_generator.valid, by_generator.is_late) == (BROKEN, False, True)
+    by_server = bench.step(_sends(slow, np.where(slow > 50, 5.5, 0.0)), 100, objective)
+    assert (by_server.verdict, by_server.valid) == (BROKEN, True)
+
+
+def test_a_backlog_that_grows_is_no_rate_that_is_sustained() -> None:
+    """At 60/s one worker of 20 ms falls behind by 0.2 s each second: all is within the limit yet, and not for long."""
+    behind = bench.step(_sends(20 + 1000 * 0.2 * np.arange(120) / 60, rate=60), 60, Objective(0.5, 500))
+    assert (behind.verdict, behind.is_growing, behind.valid) == (KEPT, True, False)
+    assert "does not sustain this rate" in behind.reasons[0]
+    random = np.random.default_rng(2)
+    steady = [bench.step(_sends(random.exponential(20, 600)), 100, Objective(0.9, 100)) for _ in range(200)]
+    assert sum(one.is_growing for one in steady) <= 6
+    assert bench.step(_sends(20 + 400 * np.arange(600) / 600), 100, None).is_growing
+    assert not bench.step(_sends(20 + 10 * np.arange(600) / 600), 100, None).is_growing
 
 
 def test_the_rate_that_was_achieved_counts_until_the_last_response() -> None:
@@ -252,14 +278,8 @@ def test_the_search_goes_down_where_the_first_rate_breaks_already_and_says_so_if
 def test_the_search_ends_at_the_highest_rate_allowed() -> None:
     search = Search(0.99, start=10, most=100)
     tried = _search(search, lambda _rate, _count: 0)
-    assert search.found(tried) == bench_found(100.0, 100.0, None)
+    assert search.found(tried) == Found(100.0, 100.0, None)
     assert tried[-1].full
-
-
-def bench_found(rate: float | None, low: float | None, high: float | None) -> Any:
-    from stagetrace.analysis.bench_search import Found
-
-    return Found(rate, low, high)
 
 
 def test_an_undecided_rate_is_no_end_of_the_interval() -> None:
@@ -269,9 +289,10 @@ def test_an_undecided_rate_is_no_end_of_the_interval() -> None:
     tried += [Tried(141, 1500, 300, BROKEN, full=True), Tried(119, 1500, 100, BROKEN, full=True)]
     tried += [Tried(109, 1500, 60, BROKEN, full=True), Tried(100, 1500, 14, UNDECIDED, full=True)]
     assert search.next_rate(tried) == Next(100 / 1.1, full=True)
+    assert search.next_rate([*tried, Tried(99, 1500, 0, KEPT, full=True, grew=True)]) is not None
     tried.append(Tried(100 / 1.1, 1500, 1, KEPT, full=True))
     assert search.next_rate(tried) is None
-    assert search.found(tried) == bench_found(100, 100 / 1.1, 109)
+    assert search.found(tried) == Found(100, 100 / 1.1, 109)
 
 
 def test_the_interval_holds_the_true_rate_of_a_simulated_queue() -> None:

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from scipy.special import bdtr, bdtrc
+from scipy.stats import kendalltau
+
+from stagetrace.analysis.objective import Objective, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,25 +31,13 @@ KEPT: Final = "kept"
 BROKEN: Final = "broken"
 UNDECIDED: Final = "undecided"  # too few requests to say either
 
-_LATE_SHARE: Final = 0.1  # of the objective's limit, or of the latency at its percentile
+_LATE_SHARE: Final = 0.5  # of the latency at the percentile
 _LATE_LEAST_MS: Final = 1.0  # lateness below this never makes a run invalid
 _LATE_PERCENTILE: Final = 0.99
 
-
-class Objective(NamedTuple):
-    """A percentile in (0, 1) of the latency, and what it may be at most, in ms."""
-
-    percentile: float
-    limit_ms: float
-
-    def __str__(self) -> str:
-        """Return it as options write it: `p99:50ms`."""
-        return f"{name_of(self.percentile)}:{self.limit_ms:g}ms"
-
-
-def name_of(percentile: float) -> str:
-    """Return `p99.9` of 0.999."""
-    return f"p{100 * percentile:.10g}"
+_PARTS: Final = 8
+_GREW: Final = 0.1  # of the limit
+_BY_CHANCE: Final = 0.01
 
 
 def needed_queries(percentile: float, confidence: float = CONFIDENCE, over: int = 0) -> int:
@@ -159,6 +150,8 @@ class Step:
     needed: int  # how many requests would be enough, with as many over
     valid: bool
     reasons: tuple[str, ...]  # why it is not valid
+    is_late: bool = False  # the load generator could not keep up
+    is_growing: bool = False  # latency grew all the while: this rate is not sustained, whatever the quantiles are yet
 
     @property
     def failed(self) -> int:
@@ -187,7 +180,9 @@ def step(sends: Sends, rate: float, objective: Objective | None, percentile: flo
     late = quantile(np.sort(sends.late_ms), _LATE_PERCENTILE)
     needed = needed_queries(percentile, over=over or 0)
     verdict = None if over is None else judge(count, over, percentile)
-    reasons = [*_too_late(late, objective, quantile(ordered, percentile)), *_too_few(count, needed, verdict)]
+    lateness = _too_late(sends, late, quantile(ordered, percentile), objective, verdict)
+    growth = [] if verdict == BROKEN else _growing(sends.latency_ms, objective)
+    reasons = [*lateness, *growth, *_too_few(count, needed, verdict)]
     if count and not len(answered):
         reasons.append("no request was answered as expected")
     return Step(
@@ -205,6 +200,8 @@ def step(sends: Sends, rate: float, objective: Objective | None, percentile: flo
         needed,
         not reasons,
         tuple(reasons),
+        bool(lateness),
+        bool(growth),
     )
 
 
@@ -220,14 +217,40 @@ def _achieved(sends: Sends) -> float | None:
     return float(answered.sum() / seconds) if seconds > 0 else None
 
 
-def _too_late(late_ms: float | None, objective: Objective | None, latency_ms: float | None) -> list[str]:
-    limit = objective.limit_ms if objective is not None else latency_ms
-    if late_ms is None or limit is None:
+def _too_late(
+    sends: Sends, late_ms: float | None, latency_ms: float | None, objective: Objective | None, verdict: str | None
+) -> list[str]:
+    """Return why the load generator may have made the result; nothing where it did not.
+
+    That is where a verdict changes as each request's own lateness is taken off its latency, or where a hundredth of the
+    requests was later than the limit. Without an objective: where lateness is half of the latency or more.
+    """
+    if late_ms is None or late_ms <= _LATE_LEAST_MS:
         return []
-    allowed = max(_LATE_LEAST_MS, _LATE_SHARE * limit)
-    if late_ms <= allowed:
+    if objective is None:
+        is_late = latency_ms is not None and late_ms >= _LATE_SHARE * latency_ms
+    else:
+        over = int((sends.latency_ms - sends.late_ms > objective.limit_ms).sum())
+        is_late = late_ms > objective.limit_ms or verdict != judge(len(sends.late_ms), over, objective.percentile)
+    text = f"the load generator was late: 1 % of the requests were sent {late_ms:.1f} ms or more after they were due"
+    return [text] if is_late else []
+
+
+def _growing(latency_ms: NDArray[np.float64], objective: Objective | None) -> list[str]:
+    """Return by how much latency grew, if it did all the while: the backlog of a service that cannot keep up.
+
+    Kendall's rank correlation of the medians of eighths with time, at 1 %. Near saturation queues also grow by chance
+    for a while, so this finds too many rates not sustained there, and never too few.
+    """
+    if len(latency_ms) < 4 * _PARTS:
         return []
-    return [f"the load generator was late: 1 % of the requests were sent {late_ms:.1f} ms or more after they were due"]
+    medians = np.array([np.median(part) for part in np.array_split(latency_ms, _PARTS)])
+    first, last = float(medians[0]), float(medians[-1])
+    material = first if objective is None else _GREW * objective.limit_ms
+    if not last - first > material or kendalltau(range(_PARTS), medians, alternative="greater").pvalue >= _BY_CHANCE:
+        return []
+    until = f"{last:.1f} ms" if isfinite(last) else "failures"
+    return [f"latency grew all the while, from {first:.1f} ms to {until}: the service does not sustain this rate"]
 
 
 def _too_few(count: int, needed: int, verdict: str | None) -> list[str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _DOWN: Final = 8  # how often a rate is halved before nothing is said to keep the objective
 _LEAST_RATIO: Final = 1.02
+_BELOW: Final = 3  # rates below the highest that held, until one is sure
 
 
 class Tried(NamedTuple):
@@ -28,6 +29,7 @@ class Tried(NamedTuple):
     over: int
     verdict: str
     full: bool  # as many requests as are needed, not a short step
+    grew: bool = False  # the backlog grew: it is not kept for long, though it was
 
 
 class Next(NamedTuple):
@@ -67,11 +69,10 @@ class Search:
             return Next(sqrt(low * high), full=True)
         if not any(one.full for one in tried if one.rate == low):
             return Next(low, full=True)
-        if not any(one.verdict == KEPT and one.rate <= low for one in tried):
+        if not any(_is_kept(one) and one.rate <= low for one in tried):
             # It held, and yet is not sure: somewhat below it may be.
-            lower = low / max(self.ratio, _LEAST_RATIO)
-            below = [one.rate for one in tried if one.full and one.rate < low]
-            return Next(lower, full=True) if not below else None
+            below = [one.rate for one in tried if one.full and one.rate <= low]
+            return Next(min(below) / max(self.ratio, _LEAST_RATIO), full=True) if len(below) <= _BELOW else None
         return None
 
     def found(self, tried: Sequence[Tried]) -> Found:
@@ -79,7 +80,7 @@ class Search:
         low, _ = self._bracket(tried)
         broken = [one.rate for one in tried if one.verdict == BROKEN]
         surely_high = min(broken, default=None)
-        kept = [one.rate for one in tried if one.verdict == KEPT and (surely_high is None or one.rate < surely_high)]
+        kept = [one.rate for one in tried if _is_kept(one) and (surely_high is None or one.rate < surely_high)]
         full = [one.rate for one in tried if one.full and low is not None and one.rate <= low and self._held(one)]
         return Found(max(full, default=None), max(kept, default=None), surely_high)
 
@@ -98,6 +99,10 @@ class Search:
 
     def _held(self, one: Tried) -> bool:
         """Tell whether a step held: a short one unless it is surely broken, a full one by its observed share."""
-        if one.verdict == BROKEN:
+        if one.verdict == BROKEN or one.grew:
             return False
         return not one.full or one.over <= (1 - self.percentile) * one.requests
+
+
+def _is_kept(one: Tried) -> bool:
+    return one.verdict == KEPT and not one.grew

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # As a shell reports a process that the signal ended.
 _PIPE_CLOSED: Final = 141
 # These stop other processes and servers first, each in bounded time of its own.
-_AT_LEISURE: Final = ("demo", "up")
+_AT_LEISURE: Final = ("bench", "demo", "up")
 _BEFORE: Final = ("-h", "--help", "--version")  # what may stand before the verb
 _WRONG_CHOICE: Final = re.compile(r"argument (\S+): invalid choice: '(.*?)'")  # as argparse words it
 _SILENT: Final = ("completion", "doctor")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # Name -> what it does, in the list of commands.
 VERBS: Final[dict[str, str]] = {
     "bottleneck": "show where the time of requests goes, at the median and in the tail",
+    "bench": "put load on a service: what latency it keeps, and up to which rate",
     "breaches": "list the requests that missed their latency objective",
     "completion": "print what makes a shell complete commands and options",
     "demo": "run a service with real faults, and see what is said of them",

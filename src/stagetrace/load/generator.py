@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stagetrace.load.base import Exchange, Sender
 
 TIMEOUT: Final = "timeout"
+ABANDONED: Final = "not awaited"
 HOPELESS: Final = "the objective is surely broken"
 _TICK_S: Final = 0.05  # how often timeouts and hopelessness are looked for
 _HEAD_START_S: Final = 0.02
@@ -130,6 +131,12 @@ class Generator:
             self._stopped = reason
             self._timers["send"].cancel()
             self._end_if_over()
+
+    def give_up(self) -> None:
+        """Await nothing more: what is on its way has failed."""
+        for number, exchange in list(self._open.items()):
+            exchange.cancel()
+            self._ended(number, ABANDONED)
 
     def _send_due(self) -> None:
         while (number := len(self._trace_ids)) < len(self._due):

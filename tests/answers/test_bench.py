@@ -1,0 +1,253 @@
+"""`stagetrace bench` against real services of known capacity, and over stores of their spans."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from answers.loaded import worker
+from answers.made import MS, NOON, Made, store
+from backends import free_port
+from cli.running import COMMAND, cli, environment, time_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def answered(code: int, *arguments: str, **changes: str) -> dict[str, Any]:
+    done = cli("bench", *arguments, "--json", **changes)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    made: dict[str, Any] = json.loads(done.stdout)
+    return made
+
+
+QUICK = ("--duration", "1s", "--warmup", "0.2s")
+
+
+def test_a_valid_run_says_what_the_objective_says() -> None:
+    with worker() as url:
+        made = answered(0, url, "--rate", "600", *QUICK, "--objective", "p99:20s")
+    assert {key: made[key] for key in ("complete", "rate", "valid", "requests", "failed", "failures")} == {
+        "complete": True,
+        "rate": 600,
+        "valid": True,
+        "requests": 600,
+        "failed": 0,
+        "failures": {},
+    }
+    assert made["needed_queries"] == 459
+    assert made["objective"] == {"objective": "p99:20000ms", "percentile": 0.99, "limit_ms": 20000, "verdict": "kept"}
+    assert (
+        0 < made["quantiles"]["p50"] <= made["quantiles"]["p99"] <= made["quantiles_at_most"]["p99"] <= made["max_ms"]
+    )
+    assert made["sentence"].startswith("at 600 requests/s p99 keeps the objective of 20000 ms: ")
+    assert (made["stages"], made["joined"], made["found"]) == ({}, 0, None)
+    assert any("no store" in note for note in made["notes"])
+
+
+def test_a_stall_of_the_server_is_in_the_quantiles() -> None:
+    """1 s of 3 stalls at 100 requests/s: a third of all requests wait, up to 1 s, and p90 is 0.7 s by arithmetic.
+
+    A generator that waited for responses would have seen one slow request of some 200.
+    """
+    with worker(0.0, stall_s=1.0, stalls_at=100) as url:
+        made = answered(1, url, "--rate", "100", "--duration", "3s", "--warmup", "0s", "--objective", "p90:500ms")
+    assert made["requests"] == 300
+    assert made["max_ms"] >= 1000
+    assert made["over"] >= 50
+    assert made["quantiles"]["p90"] >= 690
+    assert made["objective"]["verdict"] == "broken"
+    assert "p90 breaks the objective of 500 ms" in made["sentence"]
+
+
+def test_too_few_requests_are_not_enough_data_and_the_number_needed_is() -> None:
+    with worker() as url:
+        made = answered(1, url, "--rate", "50", *QUICK, "--objective", "p99:20s")
+    assert (made["valid"], made["needed_queries"], made["quantiles_at_most"]["p99"]) == (False, 459, None)
+    assert "50 requests are too few: 459 would be enough" in made["sentence"]
+
+
+def test_responses_of_another_status_are_failures_and_slower_than_all_others() -> None:
+    with worker(status=503) as url:
+        made = answered(1, url, "--rate", "100", *QUICK)
+        expected = answered(1, url, "--rate", "100", *QUICK, "--expect", "200,503")
+    assert (made["failed"], made["failures"], made["quantiles"]["p50"]) == (100, {"status 503": 100}, None)
+    assert any("no request was answered as expected" in reason for reason in made["reasons"])
+    assert (expected["failed"], expected["failures"]) == (0, {})
+
+
+def test_the_highest_rate_of_one_worker_that_sleeps_20_ms_is_found() -> None:
+    """Its capacity is 50/s: p50 within 300 ms holds below, and above the backlog grows until it breaks."""
+    with worker(0.02) as url:
+        found = answered(0, url, "--find", "p50:300ms", "--rate", "20", "--duration", "2s", "--warmup", "0.1s")
+    rate, (low, high) = found["found"]["rate"], found["found"]["interval"]
+    assert low <= rate <= high
+    assert 25 <= rate <= 60
+    assert low <= 55
+    assert high >= 45
+    assert f"p50 keeps 300 ms up to {rate:.4g} requests/s" in found["sentence"]
+    assert len(found["steps"]) > 2
+    assert found["rate"] == rate
+
+
+def test_several_rates_tell_up_to_which_the_objective_is_kept() -> None:
+    with worker(0.02) as url:
+        made = answered(0, url, "--rates", "20,150", "--duration", "1.5s", "--warmup", "0s", "--objective", "p50:400ms")
+    assert [step["verdict"] for step in made["steps"]] == ["kept", "broken"]
+    assert made["rate"] == 20
+    assert made["sentence"].startswith("p50 keeps 400 ms up to 20 requests/s; at 150 requests/s p50 breaks")
+
+
+def test_poisson_arrivals_and_a_cycle_of_bodies(tmp_path: Path) -> None:
+    bodies = tmp_path / "bodies.jsonl"
+    bodies.write_text('{"x": 1}\n\n{"x": 2}\n')
+    with worker() as url:
+        options = ("--arrivals", "poisson", "--seed", "3", "--bodies", str(bodies), "-H", "x-key: 1")
+        made = answered(1, url, "--rate", "100", *QUICK, *options)
+    assert made["arrivals"] == "poisson"
+    assert made["requests"] != 100  # as the seed has it
+    assert made["failed"] == 0
+
+
+def test_recorded_requests_are_replayed_as_far_apart_as_they_were(tmp_path: Path) -> None:
+    recorded = [Made(number, NOON + at * MS, {"inference": 5.0}) for number, at in enumerate((0, 400, 500, 2000), 1)]
+    other = Made(9, NOON + 100 * MS, {"inference": 5.0}, route="/other")
+    folder = str(store(tmp_path / "store", [*recorded, other]))
+    options = ("--replay", "--store", folder, "--since", time_of(NOON), "--route", "/predict", "--wait", "10ms")
+    with worker() as url:
+        made = answered(1, url, *options, "--speed", "4")
+        short = answered(1, url, *options, "--speed", "4", "--duration", "0.2s")
+    assert (made["requests"], made["arrivals"]) == (4, "replay")
+    assert made["rate"] == pytest.approx(3 / 0.5)
+    assert short["requests"] == 3
+
+
+def test_the_servers_stages_are_joined_by_trace_id(tmp_path: Path) -> None:
+    """A store that gets, after the run, spans with the ids that the requests carried: here made of them."""
+    from stagetrace.analysis.objective import Objective
+    from stagetrace.cli.bench_answer import Report, answer
+    from stagetrace.cli.bench_join import join
+    from stagetrace.cli.bench_run import Bench
+    from stagetrace.cli.bench_target import sender
+    from stagetrace.cli.main import parser_for
+
+    with worker(0.02) as url:
+        argv = ["bench", url, "--rate", "100", *QUICK, "--objective", "p50:200ms"]
+        args = parser_for("bench").parse_args(argv)
+        result = Bench(args, sender(args), lambda *_: None).run(100)
+    one = result.steps[0]
+    requests = []
+    for number, trace_id in enumerate(one.trace_ids):
+        took = float(one.latency_ms[number]) - 3
+        made = Made(number + 1, result.since_unix_nano + number, {"queue": max(0.0, took - 20), "inference": 20.0})
+        requests.append((trace_id, made))
+    folder = _with_ids(tmp_path, requests)
+    joined = join(folder, result, 10.0, lambda *_: None)
+    assert len(joined.found) == 100
+    assert joined.note is None
+    report = Report(result, Objective(0.5, 200), joined)
+    made_answer = answer(report, {}, None, [])
+    assert made_answer.is_bad
+    excess = made_answer.keys["excess"]
+    assert excess["shares"]["queue"] > 0.9
+    assert "% of the excess is queue" in made_answer.sentence
+    assert made_answer.keys["stages"]["inference"]["p50"] == pytest.approx(20)
+    assert made_answer.keys["joined"] == 100
+
+
+def _with_ids(tmp_path: Path, requests: list[tuple[str, Made]]) -> str:
+    """Return a file of spans with these trace ids."""
+    from answers.made import lines
+
+    path = lines(tmp_path / "spans.jsonl", [made for _, made in requests])
+    text = path.read_text()
+    for number, (trace_id, _) in enumerate(requests, 1):
+        text = text.replace(f'"{number:032x}"', f'"{trace_id}"')
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_store_without_spans_of_the_requests_is_said(tmp_path: Path) -> None:
+    folder = str(store(tmp_path / "store", [Made(1, NOON, {"inference": 5.0})]))
+    with worker() as url:
+        made = answered(1, url, "--rate", "20", *QUICK, "--store", folder, "--wait", "50ms")
+    assert made["stages"] == {}
+    assert any("got no spans of these requests" in note for note in made["notes"])
+
+
+def test_a_run_is_compared_with_a_baseline_and_a_gate_fails_where_it_is_surely_slower(tmp_path: Path) -> None:
+    home = {"XDG_DATA_HOME": str(tmp_path)}
+    with worker() as url:
+        answered(1, url, "--rate", "100", *QUICK, "--save", "before", **home)
+        same = answered(1, url, "--rate", "100", *QUICK, "--against", "before", "--gate", "p50:+100000%", **home)
+    with worker(0.009) as url:
+        slower = answered(1, url, "--rate", "100", *QUICK, "--against", "before", "--gate", "p50:+10%", **home)
+    assert same["comparison"]["is_slower"] is False
+    median = next(one for one in slower["comparison"]["quantiles"] if one["q"] == "p50")
+    assert median["b_ms"] > 9
+    assert median["interval"][0] <= median["difference"] <= median["interval"][1]
+    assert slower["comparison"]["is_slower"] is (median["interval"][0] > 0.1)
+    kept = json.loads((tmp_path / "stagetrace-bench" / "before.json").read_text())
+    assert len(kept["latency_ms"]) == 100
+    assert not (tmp_path / "stagetrace").exists()  # which would look like a store
+
+
+REFUSED = {
+    "beyond this machine": (["http://192.0.2.1/x"], "--i-own-this"),
+    "a scheme": (["localhost:80"], "supported: http://"),
+    "a rate": (["http://localhost/", "--rate", "0"], "above 0"),
+    "an objective": (["http://localhost/", "--objective", "p99=50"], "write p99:50ms"),
+    "a percentile": (["http://localhost/", "--find", "p100:5ms"], "between p0 and p100"),
+    "a unit": (["http://localhost/", "--objective", "p99:50d"], "write 50ms, 30s or 2m"),
+    "a gate alone": (["http://localhost/", "--gate", "p99:+10%"], "--gate goes with --against"),
+    "an objective to find": (["http://localhost/", "--find", "p9:5ms", "--objective", "p9:5ms"], "names the objective"),
+    "a selection": (["http://localhost/", "--route", "/x"], "add --replay"),
+    "a header": (["http://localhost/", "-H", "a b: c"], "is no header"),
+    "a header of several lines": (["http://localhost/", "-H", "a: b\r\nc: d"], "none may have"),
+    "traceparent": (["http://localhost/", "-H", "traceparent: x"], "set by bench itself"),
+    "HEAD": (["http://localhost/", "--method", "head"], "not sent by bench"),
+    "a file": (["http://localhost:1/", "--against", "none"], "there is no baseline 'none'"),
+    "a name": (["http://localhost:1/", "--save", "../x"], "no name of a baseline"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED.values(), ids=list(REFUSED))
+def test_what_is_refused(arguments: list[str], said: str) -> None:
+    if "--against" in arguments or "--gate" in arguments or "--route" in arguments or "names" in said:
+        done = cli("bench", *arguments)
+        code, errors = done.returncode, done.stderr
+    else:
+        ran = subprocess.run(
+            [*COMMAND, "bench", *arguments], env=environment(), capture_output=True, text=True, check=False
+        )
+        code, errors = ran.returncode, ran.stderr
+    assert code == 2
+    assert said in errors
+    assert "Traceback" not in errors
+    assert len(errors.splitlines()) <= 3
+
+
+def test_nothing_there_is_no_answer() -> None:
+    done = cli("bench", f"http://localhost:{free_port()}/x")
+    assert done.returncode == 2
+    assert "start the service, or check the URL" in done.stderr
+
+
+def test_ctrl_c_stops_sending_and_gives_what_there_is() -> None:
+    with worker() as url:
+        argv = [*COMMAND, "bench", url, "--rate", "100", "--duration", "60s", "--warmup", "0s", "--json"]
+        process = subprocess.Popen(argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(4)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 1, errors
+    made = json.loads(output)
+    assert made["complete"] is False
+    assert 0 < made["requests"] < 6000
+    assert f"interrupted after {made['requests']} of 6000 requests" in made["reason"]
+    assert "Traceback" not in errors
