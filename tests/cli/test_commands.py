@@ -276,7 +276,7 @@ def test_wrong_usage_is_exit_code_two_and_at_most_three_lines(arguments: list[st
     assert 1 <= len(done.stderr.splitlines()) <= 3
 
 
-NEEDED = {"ID": "ab" * 16, "SHELL": "bash", "SQL": "SELECT 1", "FILE": "x.csv"}
+NEEDED = {"URL": "http://localhost:1/", "ID": "ab" * 16, "SHELL": "bash", "SQL": "SELECT 1", "FILE": "x.csv"}
 
 
 @pytest.mark.parametrize("verb", VERBS)

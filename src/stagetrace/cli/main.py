@@ -60,10 +60,10 @@ def _name_of(action: argparse.Action) -> str:
 
 
 def _meant(given: str, known: Iterable[str]) -> str:
-    """Return a line with the word that a misspelt one is most like, or nothing."""
+    """Return a line with the word that a misspelt one is most like, one of the same letters first, or nothing."""
     known = list(known)
     begun = [one for one in known if len(given) > len("--") and one.startswith(given)]
-    found = begun or get_close_matches(given, known, n=1)
+    found = begun or sorted(get_close_matches(given, known), key=lambda one: sorted(one) != sorted(given))
     return f"\ndid you mean {found[0]}?" if given and found else ""
 
 
