@@ -79,6 +79,7 @@ class Requests:
             "requests": weight,
             "start_ns": weight * (start % width),
             "end_ns": weight * (end % width),
+            "whole_ms": weight * took,
             "queue_ms": weight * waited,
             "inference_ms": 0 * weight,
             "within": weight * (took <= within_ms),

@@ -45,6 +45,7 @@ class Made:
     probability: float | None = None  # of the head sampler
     duration_ms: float | None = None  # else the sum of the stages
     with_stage_spans: bool = False
+    stage_attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of stage spans, by stage
     attributes: Mapping[str, Any] = field(default_factory=dict)
     resource: Mapping[str, Any] = field(default_factory=dict)
 
@@ -148,7 +149,7 @@ def _add(spans: Any, one: Made) -> None:
             start_time_unix_nano=at,
             end_time_unix_nano=at + round(took * MS),
         )
-        _fill(spans[-1].attributes, {semconv.ML_STAGE: stage})
+        _fill(spans[-1].attributes, {semconv.ML_STAGE: stage, **one.stage_attributes.get(stage, {})})
         at += round(took * MS)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from stagetrace.cli.answer import Answer, add_format, finish
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.chart import ASCII, Bars, Histogram, Series, Stacked, lines
+from stagetrace.cli.chart import ASCII, Bars, Histogram, Points, Series, Stacked, lines
 from stagetrace.cli.layout import Column, Table
 from stagetrace.cli.svg import svg
 
@@ -21,7 +21,15 @@ BARS = Bars("Time by stage", [("inference", 30.0, "30 ms"), ("queue", 7.5, "7.5 
 STACKED = Stacked("Shares", [("p50", {"queue": 0.25, "inference": 0.75}), ("p99", {"queue": 0.5, "inference": 0.5})])
 HISTOGRAM = Histogram("Durations", [0, 10, 20, 40], [5, 20, 1], "ms", [(40, "p99")])
 SERIES = Series("p99", [10, None, 20, 40], NOON, MINUTE, "ms", [(NOON + 2 * MINUTE, "deploy")])
-CHARTS = (BARS, STACKED, HISTOGRAM, SERIES)
+POINTS = Points(
+    "Throughput",
+    [(1, 50), (2, 100), (4, 200), (8, 195)],
+    [(0, 0), (4, 200), (8, 200)],
+    "in flight",
+    "/s",
+    [(4, "knee")],
+)
+CHARTS = (BARS, STACKED, HISTOGRAM, SERIES, POINTS)
 TABLE = Table((Column("stage"), Column("p99", is_number=True)), ["shop <b>", ("queue|x", "1.00 ms")], "Stages")
 ANSWER = Answer("A & B", "p99 is <fine>.", {"stages": [1.5, None]}, ("A line.", TABLE, BARS), is_bad=True)
 
@@ -114,6 +122,18 @@ def test_pictures_in_characters() -> None:
         "                   ^ deploy",
         "              2026-03-01 12:00:00 to 2026-03-01 12:04:00 UTC",
     ]
+    assert lines(POINTS, 60, ASCII) == [
+        "Throughput",
+        f"      200 /s  {' ' * 22}o{' ' * 22}o",
+        *[""] * 5,
+        f"{' ' * 25}o",
+        "",
+        f"{' ' * 20}o",
+        *[""] * 2,
+        "           0  .",
+        f"{' ' * 36}^ knee",
+        f"{' ' * 14}0{'8 in flight':>45}",
+    ]
 
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda one: type(one).__name__)
@@ -122,15 +142,26 @@ def test_pictures_for_a_page(chart: Bars) -> None:
     drawn = ET.fromstring(svg(chart._replace(title="<Title> & more")))  # noqa: S314 -- our own
     texts = " ".join(drawn.itertext())
     assert "<Title> & more" in texts
-    for expected in {"Bars": ["inference", "7.5 ms"], "Histogram": ["p99"], "Series": ["deploy", "40 ms"]}.get(
-        type(chart).__name__, ["p50", "queue 25.0 %"]
-    ):
+    for expected in {
+        "Bars": ["inference", "7.5 ms"],
+        "Histogram": ["p99"],
+        "Series": ["deploy", "40 ms"],
+        "Points": ["knee", "/s"],
+    }.get(type(chart).__name__, ["p50", "queue 25.0 %"]):
         assert expected in texts
 
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda one: type(one).__name__)
 def test_empty_pictures(chart: Bars) -> None:
-    empty: dict[str, Any] = {"rows": [], "values": [], "edges": [], "counts": [], "marks": []}
+    empty: dict[str, Any] = {
+        "rows": [],
+        "values": [],
+        "edges": [],
+        "counts": [],
+        "marks": [],
+        "points": [],
+        "curve": [],
+    }
     nothing = chart._replace(**{name: empty[name] for name in chart._fields if name in empty})
     assert lines(nothing, 60)[0] == chart.title
     ET.fromstring(svg(nothing))  # noqa: S314 -- our own

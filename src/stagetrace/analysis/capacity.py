@@ -38,6 +38,7 @@ _UNLIKE: Final = 0.15  # share of the greatest throughput by which it may vary a
 _ABOVE: Final = 1.1  # times the peak that a law has, which a minute may have been by chance
 _FULL: Final = 10  # buckets from which on a level counts in full
 _BUSY_S: Final = 60
+_BUSY_PARTS: Final = 10  # of less data than so many minutes, the busiest of so many parts
 _SHARE: Final = 0.7  # of peak or knee, which an instance is planned for
 TARGET: Final = 0.99  # of objectives that requests carry
 
@@ -53,13 +54,14 @@ class Instance(NamedTuple):
 
 
 class Busiest(NamedTuple):
-    """The minute, or as long as there is data, with most requests completed; waiting and inferring as of these."""
+    """The minute with most requests completed, or the tenth of less than ten; where requests were, as of these."""
 
     start_unix_nano: int
     seconds: float
     per_s: float
     in_flight: float
     waiting: float  # requests in stage `queue`, time average
+    working: float  # in any other stage
     inferring: float
     instances: int  # at work at once; of the busiest tenth of all such minutes
 
@@ -73,6 +75,7 @@ class Capacity:
     requests: float  # by weight
     reversed: int  # that end before they begin, which count for nothing
     is_estimate: bool  # the service samples: counts are sums of weights
+    is_unknown: bool  # at a rate that is not known: they are of the sampled requests alone
     since_ns: int
     until_ns: int
     width_s: float
@@ -184,6 +187,7 @@ def _capacity(
         requests=sums["requests"],
         reversed=sums["reversed"],
         is_estimate=any(row["sampled"] for row in work),
+        is_unknown=any(row["unknown"] for row in work),
         since_ns=since,
         until_ns=until,
         width_s=width,
@@ -213,7 +217,7 @@ def _mean_in(column: str, work: list[dict[str, Any]], seconds: float) -> float |
 def _busiest(total: Buckets, active: Numbers, first: int, width: float, seconds: float) -> Busiest:
     import numpy as np
 
-    window = min(len(active), max(1, round(_BUSY_S / width)))
+    window = min(len(active), max(1, round(min(_BUSY_S, seconds / _BUSY_PARTS) / width)))
     done = np.convolve(total.done, np.ones(window), "valid")
     at = int(done.argmax())
     span = slice(at, at + window)
@@ -225,6 +229,7 @@ def _busiest(total: Buckets, active: Numbers, first: int, width: float, seconds:
         per_s=float(done[at]) / length,
         in_flight=float(total.in_flight[span].sum()) * width / length,
         waiting=float(total.queue_ms[span].sum()) / 1e3 / length,
+        working=float((total.whole_ms - total.queue_ms)[span].sum()) / 1e3 / length,
         inferring=float(total.inference_ms[span].sum()) / 1e3 / length,
         instances=max(1, round(float(np.median(busy)))),
     )
@@ -289,11 +294,11 @@ def plan(one: Capacity, rate: float | None = None, share: float | None = None) -
     """Return what one instance can be given: the greatest load seen at which all lower ones kept the objective too.
 
     `share` of requests (0.99 for p99) within the bound that `ask` was given; without it, of those judged, `TARGET` that
-    met their objectives. Never more than 70 % of the peak. `rate`: requests per second to be served in all.
+    met their objectives, if any load keeps these. Never more than 70 % of the peak. `rate`: requests per second in all.
     """
     kept, found = _kept(one.levels, share)
-    if found is not None and kept is None:
-        return Plan(None, None, None, at_most=False, reason=found)
+    if found is not None and kept is None and share is not None:
+        return Plan(None, None, None, at_most=False, reason=f"no load keeps {found}")
     bound = None if one.law.peak_per_s is None else _SHARE * one.law.peak_per_s
     seen = kept or (max(one.levels, key=lambda level: level.per_s) if one.levels else None)
     if bound is not None and (seen is None or seen.per_s >= bound):
@@ -303,8 +308,8 @@ def plan(one: Capacity, rate: float | None = None, share: float | None = None) -
         return Plan(None, None, None, at_most=False, reason=one.law.reason or "no load was seen")
     else:
         load, per_s = seen.in_flight, seen.per_s
-        at_most = found is None and one.law.peak_per_s is None
-        reason = found or "the greatest load seen"
+        at_most = (found is None or kept is None) and one.law.peak_per_s is None
+        reason = (kept and found) or "the greatest load seen"
     count = None if rate is None or per_s <= 0 else max(1, ceil(rate / per_s * (1 - 1e-9)))
     return Plan(load, per_s, count, at_most, reason)
 

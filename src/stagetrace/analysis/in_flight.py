@@ -54,7 +54,8 @@ class Buckets:
 
     in_flight: Numbers
     done: Numbers
-    queue_ms: Numbers  # of the requests completed
+    whole_ms: Numbers  # duration of the requests completed
+    queue_ms: Numbers  # of these, in that stage
     inference_ms: Numbers
     within: Numbers
     judged: Numbers
@@ -66,7 +67,7 @@ def buckets(rows: Iterable[dict[str, Any]], first: int, count: int, width_ns: in
     import numpy as np
 
     area, passing = np.zeros(count), np.zeros(count + 1)
-    columns = ("requests", "queue_ms", "inference_ms", "within", "judged", "breaches")
+    columns = ("requests", "whole_ms", "queue_ms", "inference_ms", "within", "judged", "breaches")
     sums = np.zeros((len(columns), count))
     for row in rows:
         begin, end = row["first"] - first, row["last"] - first

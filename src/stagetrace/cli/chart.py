@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from stagetrace.cli.times import Zone
 
-    Chart: TypeAlias = "Bars | Stacked | Histogram | Series"
+    Chart: TypeAlias = "Bars | Stacked | Histogram | Series | Points"
 
 
 class Bars(NamedTuple):
@@ -52,6 +52,17 @@ class Series(NamedTuple):
     marks: Sequence[tuple[int, str]] = ()
 
 
+class Points(NamedTuple):
+    """Measured points (x, y), a curve through them, and values of x that are marked; both axes begin at 0."""
+
+    title: str
+    points: Sequence[tuple[float, float]]
+    curve: Sequence[tuple[float, float]]
+    x_unit: str
+    y_unit: str
+    marks: Sequence[tuple[float, str]] = ()
+
+
 class Ink(NamedTuple):
     """The characters of pictures."""
 
@@ -59,12 +70,16 @@ class Ink(NamedTuple):
     parts: str
     levels: str  # of a column, lowest first
     mark: str
+    point: str
+    curve: str
 
 
-BLOCKS: Final = Ink("█", "█▓▒░▚▞▤▥", "▁▂▃▄▅▆▇█", "▲")
-ASCII: Final = Ink("#", "#=+-.:~*", "_.-=+*%#", "^")
+BLOCKS: Final = Ink("█", "█▓▒░▚▞▤▥", "▁▂▃▄▅▆▇█", "▲", "●", "·")
+ASCII: Final = Ink("#", "#=+-.:~*", "_.-=+*%#", "^", "o", ".")
 MOST_ROWS: Final = 20  # of a histogram
 _HEIGHT: Final = 4  # lines of a series
+_TALL: Final = 12  # lines of points
+_WIDE: Final = 64  # columns of points at most
 _LABEL: Final = 32  # characters at most
 _LEAST_BAR: Final = 10
 
@@ -77,6 +92,8 @@ def lines(chart: Chart, width: int, ink: Ink = BLOCKS, zone: Zone = UTC) -> list
         made = _stacked(chart, width, ink)
     elif isinstance(chart, Histogram):
         made = _bars(list(_bins(chart)), width, ink)
+    elif isinstance(chart, Points):
+        made = _points(chart, width, ink)
     else:
         made = _series(chart, width, ink, zone)
     return [printable(chart.title)[:width], *made]
@@ -163,12 +180,43 @@ def _series(chart: Series, width: int, ink: Ink, zone: Zone) -> list[str]:
     length = chart.step_ns * len(chart.values)
     for at, name in chart.marks:
         place = min(room - 1, max(0, (at - chart.start_unix_nano) * room // max(1, length)))
-        text = printable(name)
-        pointed = f"{'':14}{' ' * place}{ink.mark} {text}"
-        made.append(pointed if len(pointed) <= width else f"{'':14}{f'{text} {ink.mark}':>{place + 1}}"[:width])
-    ends = (shown(at, zone, 0) for at in (chart.start_unix_nano, chart.start_unix_nano + length))
-    made.append(f"{'':14}{' to '.join(ends)} {zone.name}"[:width])
+        made.append(_pointed(place, name, width, ink))
+    both = (shown(at, zone, 0) for at in (chart.start_unix_nano, chart.start_unix_nano + length))
+    made.append(f"{'':14}{' to '.join(both)} {zone.name}"[:width])
     return made
+
+
+def _points(chart: Points, width: int, ink: Ink) -> list[str]:
+    room = min(width - 14, _WIDE)
+    right, top = ends(chart)
+    if right <= 0 or top <= 0:
+        return []
+    cells = [[" "] * room for _ in range(_TALL)]
+    for some, character in ((chart.curve, ink.curve), (chart.points, ink.point)):
+        for x, y in some:
+            if 0 <= x <= right and 0 <= y <= top:
+                cells[round((1 - y / top) * (_TALL - 1))][round(x / right * (room - 1))] = character
+    labels = {0: f"{number(top)} {printable(chart.y_unit)}", _TALL - 1: "0"}
+    made = [f"{labels.get(row, ''):>12}  {''.join(line)}".rstrip() for row, line in enumerate(cells)]
+    for at, name in chart.marks:
+        if 0 <= at <= right:
+            made.append(_pointed(round(at / right * (room - 1)), name, width, ink))
+    last = f"{number(right)} {printable(chart.x_unit)}"
+    made.append(f"{'':14}0{last:>{max(1, room - 1)}}"[:width])
+    return made
+
+
+def ends(chart: Points) -> tuple[float, float]:
+    """Return the greatest x and y of what is drawn."""
+    every = [*chart.points, *chart.curve]
+    return max((x for x, _ in every), default=0), max((y for _, y in every), default=0)
+
+
+def _pointed(place: int, name: str, width: int, ink: Ink) -> str:
+    """Return the line that points at a column of a picture, its name on the side that has room."""
+    text = printable(name)
+    pointed = f"{'':14}{' ' * place}{ink.mark} {text}"
+    return pointed if len(pointed) <= width else f"{'':14}{f'{text} {ink.mark}':>{place + 1}}"[:width]
 
 
 def _columns(values: Sequence[float | None], room: int) -> list[float | None]:

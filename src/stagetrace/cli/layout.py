@@ -62,7 +62,7 @@ def blocks(table: Table, width: int | None = None) -> list[list[Line]]:
     if width is not None:
         columns, rows, left = _fitting(columns, rows, width)
         notes += [f"no room for {', '.join(left)}"] if left else []
-    titles = [table.title] if table.title is not None else []
+    titles = [printable(table.title)] if table.title is not None else []
     titles += ["; ".join(notes)] if notes else []
     top = [line for title in titles for line in _text(title, width)]
     names = [column.name for column in columns]

@@ -6,7 +6,7 @@ from html import escape
 from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.cli.chart import Bars, Histogram, Stacked, merged, number
+from stagetrace.cli.chart import Bars, Histogram, Points, Stacked, ends, merged, number
 from stagetrace.cli.terminal import printable
 from stagetrace.cli.times import UTC, shown
 
@@ -34,6 +34,8 @@ def svg(chart: Chart, zone: Zone = UTC) -> str:
         return _whole(chart.title, _columns(merged(chart)), _PLOT + 2 * _ROW)
     if isinstance(chart, Stacked):
         return _whole(chart.title, _stacked(chart), (len(chart.rows) + 1) * _ROW)
+    if isinstance(chart, Points):
+        return _whole(chart.title, _points(chart), _PLOT + 2 * _ROW)
     return _whole(chart.title, _series(chart, zone), _PLOT + 2 * _ROW)
 
 
@@ -118,6 +120,30 @@ def _series(chart: Series, zone: Zone) -> Iterator[str]:
     yield f'<text x="{_WIDTH}" y="{_PLOT + 16}" text-anchor="end">{_text(end)}</text>\n'
     for at, name in chart.marks:
         yield from _mark(_AXIS + (_WIDTH - _AXIS) * (at - chart.start_unix_nano) / max(1, length), name)
+
+
+def _points(chart: Points) -> Iterator[str]:
+    right, top = (one or 1 for one in ends(chart))
+
+    def placed(x: float, y: float) -> tuple[str, str]:
+        return f"{_AXIS + (_WIDTH - _AXIS) * x / right:.1f}", f"{_PLOT - _PLOT * max(0.0, y) / top:.1f}"
+
+    if chart.curve:
+        line = " ".join(",".join(placed(*one)) for one in chart.curve)
+        yield f'<polyline points="{line}" stroke="{COLOURS[1]}" stroke-width="1.5" fill="none"/>\n'
+    for x, y in chart.points:
+        across, down = placed(x, y)
+        words = f"{number(x)} {chart.x_unit}: {number(y)} {chart.y_unit}"
+        yield f'<circle cx="{across}" cy="{down}" r="3" fill="{COLOURS[0]}"><title>{_text(words)}</title></circle>\n'
+    yield f'<line x1="{_AXIS}" y1="{_PLOT}" x2="{_WIDTH}" y2="{_PLOT}" stroke="currentColor" opacity=".4"/>\n'
+    yield f'<text x="{_AXIS - 6}" y="12" text-anchor="end">{number(top)}</text>'
+    yield f'<text x="{_AXIS + 4}" y="12">{_text(chart.y_unit)}</text>\n'
+    last = f"{number(right)} {_text(chart.x_unit)}"
+    yield f'<text x="{_AXIS}" y="{_PLOT + 16}">0</text>'
+    yield f'<text x="{_WIDTH}" y="{_PLOT + 16}" text-anchor="end">{last}</text>\n'
+    for at, name in chart.marks:
+        if 0 <= at <= right:
+            yield from _mark(_AXIS + (_WIDTH - _AXIS) * at / right, name)
 
 
 def _mark(x: float, name: str) -> Iterator[str]:

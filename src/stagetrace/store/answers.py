@@ -241,6 +241,11 @@ def count(relations: Relations, relation: str = "requests") -> int:
     return int(row[0]) if row else 0
 
 
+def pools(relations: Relations, service: str, one_in: int) -> list[dict[str, Any]]:
+    """Return what a service's requests waited for, most often first, as one wait in so many says: `sql/pools.sql`."""
+    return _rows(relations, "pools", [service, one_in])
+
+
 def newest_first(spans: Iterable[SpanRow]) -> Sequence[SpanRow]:
     """Return entry spans by start, the newest first."""
     return sorted(spans, key=lambda span: (-span.start_unix_nano, span.trace_id, span.span_id))

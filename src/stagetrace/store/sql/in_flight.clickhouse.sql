@@ -3,7 +3,8 @@ SELECT
     {by} intDiv(start_unix_nano, {width:Int64}) AS first, intDiv(end_unix_nano, {width:Int64}) AS last,
     sum(weight) AS requests, sum(weight * (start_unix_nano % {width:Int64})) AS start_ns,
     sum(weight * (end_unix_nano % {width:Int64})) AS end_ns,
-    coalesce(sum(weight * queue_ms), 0) AS queue_ms, coalesce(sum(weight * inference_ms), 0) AS inference_ms,
+    sum(weight * duration_ms) AS whole_ms, coalesce(sum(weight * queue_ms), 0) AS queue_ms,
+    coalesce(sum(weight * inference_ms), 0) AS inference_ms,
     coalesce(sumIf(weight, duration_ms <= {within_ms:Float64}), 0) AS within,
     coalesce(sumIf(weight, breached IS NOT NULL), 0) AS judged, coalesce(sumIf(weight, breached), 0) AS breaches
 FROM {requests}

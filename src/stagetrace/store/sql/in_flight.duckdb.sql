@@ -4,7 +4,8 @@
 SELECT
     {by} start_unix_nano // $width AS first, end_unix_nano // $width AS last, sum(weight) AS requests,
     sum(weight * (start_unix_nano % $width)) AS start_ns, sum(weight * (end_unix_nano % $width)) AS end_ns,
-    coalesce(sum(weight * queue_ms), 0) AS queue_ms, coalesce(sum(weight * inference_ms), 0) AS inference_ms,
+    sum(weight * duration_ms) AS whole_ms, coalesce(sum(weight * queue_ms), 0) AS queue_ms,
+    coalesce(sum(weight * inference_ms), 0) AS inference_ms,
     coalesce(sum(weight) FILTER (WHERE duration_ms <= $within_ms), 0) AS within,
     coalesce(sum(weight) FILTER (WHERE breached IS NOT NULL), 0) AS judged,
     coalesce(sum(weight) FILTER (WHERE breached), 0) AS breaches

@@ -1,0 +1,80 @@
+"""How much of what a service used, as far as its spans tell: time averages, and of how much where that is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from stagetrace.analysis.capacity import Capacity
+    from stagetrace.store.base import Relations
+
+_SAMPLE: Final = 20_000  # requests whose attributes are read
+_PER_S: Final = "requests/s"
+_REQUESTS: Final = "requests"
+
+
+def one_in(one: Capacity) -> int:
+    """Return in which of how many requests of a service attributes are read."""
+    return max(1, one.stored // _SAMPLE)
+
+
+def utilisation(relations: Relations, one: Capacity) -> dict[str, dict[str, Any]]:
+    """Return resource -> mean, in the busiest minute, `of` how much, used share; `why_not` where spans do not tell."""
+    working = max(0.0, one.in_flight - (one.stages["queue"] or 0))
+    pool = _pool(relations, one)
+    threads = None if pool is None else pool["pool_size"] * one.busiest.instances
+    batched = _use("requests in a batch", one.batch) if one.batch else _unknown("no request carries ml.batch.size")
+    cpus = _cpus(relations, one)
+    return {
+        "capacity": _use(_PER_S, one.per_s, one.busiest.per_s, one.peak_per_s),
+        "workers": _use(_REQUESTS, working, one.busiest.working, one.saturation),
+        "queue": _use(_REQUESTS, one.stages["queue"] or 0.0, one.busiest.waiting),
+        "inference": _unknown("no request has this stage")
+        if one.stages["inference"] is None
+        else _use(_REQUESTS, one.stages["inference"], one.busiest.inferring),
+        "thread_pool": _unknown("no span says the size of a pool that was waited for")
+        if pool is None
+        else {**_use("threads", working, one.busiest.working, threads), "pool": pool["reason"]},
+        "event_loop": _unknown("spans do not say how long an event loop was busy"),
+        "batches": batched,
+        "cpu": _unknown("no request carries cpu.time_ms") if cpus is None else _use("CPUs", cpus),
+    }
+
+
+def _use(unit: str, mean: float, busiest: float | None = None, of: float | None = None) -> dict[str, Any]:
+    return {
+        "mean": mean,
+        "busiest": busiest,
+        "of": of,
+        "utilisation": mean / of if of else None,
+        "busiest_utilisation": busiest / of if of and busiest is not None else None,
+        "unit": unit,
+        "why_not": None,
+    }
+
+
+def _unknown(why: str) -> dict[str, Any]:
+    nothing = dict.fromkeys(("mean", "busiest", "of", "utilisation", "busiest_utilisation", "unit"))
+    return {**nothing, "why_not": why}
+
+
+def _pool(relations: Relations, one: Capacity) -> dict[str, Any] | None:
+    """Return the pool that was waited for most, of those whose size is known."""
+    from stagetrace.store.answers import pools
+
+    return next((row for row in pools(relations, one.service, one_in(one)) if row["pool_size"]), None)
+
+
+def _cpus(relations: Relations, one: Capacity) -> float | None:
+    """Return how many CPUs were busy on average, by what requests say of their threads."""
+    rows = relations.reduce("sampled_values", ["cpu.time_ms"], service=one.service, one_in=one_in(one))
+    known = [(float(row["cpu.time_ms"]), row["requests"]) for row in rows if _is_number(row["cpu.time_ms"])]
+    every = sum(row["requests"] for row in rows)
+    return sum(took * count for took, count in known) / every * one.per_s / 1e3 if known else None
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and 0 <= float(text) < float("inf")
+    except ValueError:
+        return False
