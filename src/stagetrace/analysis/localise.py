@@ -19,6 +19,7 @@ import numpy as np
 from stagetrace import semconv
 from stagetrace.analysis.contingency import benjamini_hochberg
 from stagetrace.analysis.critical_path import path_of
+from stagetrace.analysis.shift import NONE, Compared, Excess, Timed, mix
 from stagetrace.analysis.span_tree import CLIENT, CONSUMER, SERVER, Tree, span_tree
 
 if TYPE_CHECKING:
@@ -28,14 +29,11 @@ if TYPE_CHECKING:
 
 LEAST: Final = 5  # traces on each side
 ALPHA: Final = 0.05  # share of false ones among the services named
-_LEAST_ALIKE: Final = 2  # normal traces of a kind
-_RESOLUTION: Final = 1e-6  # ms: times are whole ns
 _Z: Final = 1.96
 _OF_ERRORS: Final = 2.0  # score of a service that fails first in each trace
 _MS: Final = 1e6
 _PRODUCER: Final = "PRODUCER"
 _ERROR: Final = "ERROR"
-_SCALE: Final = 1.4826  # of the median absolute deviation, to that of a normal distribution
 # A service that hardly varies is not suspect for a little: its usual variation is taken for at least so much.
 _LEAST_MS: Final = 0.1
 _LEAST_SHARE: Final = 0.05
@@ -78,15 +76,6 @@ class _Edge(NamedTuple):
     callee: str
 
 
-class _Seen(NamedTuple):
-    """One trace: its kind, duration and where its time was spent."""
-
-    kind: tuple[str, str, str]
-    took_ms: float
-    parts: dict[tuple[str | _Edge, str], float]  # (service or edge, operation) -> ms on the critical path
-    failed: frozenset[str]  # services that were the first to fail
-
-
 def localise(slow: Iterable[Sequence[Any]], normal: Iterable[Sequence[Any]]) -> Localised:
     """Return which services explain that some traces are slower than, or fail where, normal ones do not.
 
@@ -100,8 +89,8 @@ def localise(slow: Iterable[Sequence[Any]], normal: Iterable[Sequence[Any]]) -> 
     ours, theirs = seen
     if len(ours) < LEAST or len(theirs) < LEAST:
         return Localised((), len(ours), len(theirs), None, None, unrooted=unrooted)
-    weights, unlike = _mix(ours, theirs)
-    compared = _Compared(ours, theirs, weights)
+    weights, unlike = mix(ours, theirs)
+    compared = Compared(ours, theirs, weights)
     whole = compared.excess({None: [one.took_ms for one in ours]}, {None: [one.took_ms for one in theirs]})[None]
     culprits = _culprits(compared, whole)
     return Localised(tuple(culprits), len(ours), len(theirs), whole.normal + whole.more, whole.normal, unlike, unrooted)
@@ -130,7 +119,7 @@ def _other_side(tree: Tree, place: int) -> str | None:
     return str(others[0]) if is_call else None
 
 
-def _seen(tree: Tree, callees: Mapping[tuple[str, str], str]) -> _Seen | None:
+def _seen(tree: Tree, callees: Mapping[tuple[str, str], str]) -> Timed | None:
     path = path_of(tree)
     if path.root is None or not path.segments:
         return None
@@ -143,7 +132,7 @@ def _seen(tree: Tree, callees: Mapping[tuple[str, str], str]) -> _Seen | None:
         owner = span.service if callee is None or callee == span.service else _Edge(span.service, callee)
         parts[owner, span.name] += segment.duration_ns / _MS
     took = (tree.ends[path.root] - tree.starts[path.root]) / _MS
-    return _Seen(_kind(tree, path.root), took, dict(parts), _first_failed(tree, callees))
+    return Timed(_kind(tree, path.root), took, parts, failed=_first_failed(tree, callees))
 
 
 def _kind(tree: Tree, root: int) -> tuple[str, str, str]:
@@ -169,118 +158,24 @@ def _first_failed(tree: Tree, callees: Mapping[tuple[str, str], str]) -> frozens
     return frozenset(origins)
 
 
-def _mix(slow: Sequence[_Seen], normal: Sequence[_Seen]) -> tuple[Array, int]:
-    """Return weights of the normal traces, by which their kinds are as frequent as among the slow ones."""
-    there = Counter(one.kind for one in normal)
-    by_root: dict[tuple[str, str], list[int]] = defaultdict(list)
-    by_kind: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    for place, one in enumerate(normal):
-        by_root[one.kind[:2]].append(place)
-        by_kind[one.kind].append(place)
-    weights = np.zeros(len(normal))
-    unlike = 0
-    for kind, count in Counter(one.kind for one in slow).items():
-        if there[kind] >= _LEAST_ALIKE:
-            places = by_kind[kind]
-        else:
-            unlike += count
-            places = by_root.get(kind[:2]) or list(range(len(normal)))
-        weights[places] += count / len(places)
-    return weights / weights.sum(), unlike
-
-
-class _Excess(NamedTuple):
-    more: float
-    error: float  # standard error of it
-    normal: float
-    spread: float  # of normal traces, robust
-    rank_z: float = 0.0  # standard errors by which ranks exceed those of normal traces of the same kind
-
-    @property
-    def sure(self) -> float:
-        """Return what it is at least, but for one standard error."""
-        return self.more - self.error if self.more > self.error + _RESOLUTION else 0.0
-
-    @property
-    def z(self) -> float:
-        """Return the excess in standard errors, of means or of ranks: whichever is clearer."""
-        if self.more < _RESOLUTION:
-            return 0.0
-        return max(self.more / self.error if self.error > 0 else 0.0, self.rank_z)
-
-
-_NONE: Final = _Excess(0.0, 0.0, 0.0, 0.0)
-
-
-class _Compared:
-    """Slow traces and normal ones of the same mix, as numbers."""
-
-    def __init__(self, slow: Sequence[_Seen], normal: Sequence[_Seen], weights: Array) -> None:
-        self.slow, self.normal, self.weights = slow, normal, weights
-        kinds = {kind: place for place, kind in enumerate(dict.fromkeys(one.kind for one in (*slow, *normal)))}
-        ours, theirs = (np.array([kinds[one.kind] for one in traces]) for traces in (slow, normal))
-        self._alike = [(np.flatnonzero(ours == kind), np.flatnonzero(theirs == kind)) for kind in kinds.values()]
-
-    def of_parts(self, key_of: Any) -> dict[Any, _Excess]:
-        """Return the excess of what `key_of(owner, operation)` groups the parts by; None leaves one out."""
-        columns: list[dict[Any, Array]] = []
-        for traces in (self.slow, self.normal):
-            found: dict[Any, Array] = {}
-            for place, one in enumerate(traces):
-                for part, took in one.parts.items():
-                    key = key_of(*part)
-                    if key is not None:
-                        found.setdefault(key, np.zeros(len(traces)))[place] += took
-            columns.append(found)
-        return self.excess(*columns)
-
-    def excess(self, slow: Mapping[Any, Any], normal: Mapping[Any, Any]) -> dict[Any, _Excess]:
-        """Return the differences of the means of columns, one value for each trace."""
-        found = {}
-        for key in {**slow, **normal}:
-            ours = np.asarray(slow.get(key, np.zeros(len(self.slow))))
-            theirs = np.asarray(normal.get(key, np.zeros(len(self.normal))))
-            mean = float(self.weights @ theirs)
-            variance = float(ours.var() / len(ours) + (self.weights**2) @ (theirs - mean) ** 2)
-            there = theirs[self.weights > 0]
-            spread = _SCALE * float(np.median(np.abs(there - np.median(there))))
-            found[key] = _Excess(float(ours.mean()) - mean, variance**0.5, mean, spread, self._ranked(ours, theirs))
-        return found
-
-    def _ranked(self, ours: Array, theirs: Array) -> float:
-        """Return the statistic of van Elteren's test (1960): Wilcoxon's rank sums, within kinds."""
-        from scipy.stats import rankdata
-
-        total, variance = 0.0, 0.0
-        for here, there in self._alike:
-            n, m = len(here), len(there)
-            if not n or not m:
-                continue
-            ranks = rankdata(np.concatenate([ours[here], theirs[there]]))
-            weight = 1 / (n + m + 1)
-            total += weight * (float(ranks[:n].sum()) - n * (n + m + 1) / 2)
-            variance += weight**2 * n * m / (n + m) * float(ranks.var(ddof=1))
-        return total / variance**0.5 if variance > 0 else 0.0
-
-
-def _culprits(compared: _Compared, whole: _Excess) -> list[Culprit]:
+def _culprits(compared: Compared, whole: Excess) -> list[Culprit]:
     """Return the services that differ, by score: the share of the excess, the more the less usual it is; and errors."""
     from scipy.stats import norm
 
-    alone = compared.of_parts(lambda owner, _: None if isinstance(owner, _Edge) else owner)
-    edges = compared.of_parts(lambda owner, _: owner if isinstance(owner, _Edge) else None)
+    alone = compared.of_parts(lambda part: None if isinstance(part[0], _Edge) else part[0])
+    edges = compared.of_parts(lambda part: part[0] if isinstance(part[0], _Edge) else None)
     blamed = _blamed(alone, edges)
-    owned = compared.of_parts(lambda owner, _: blamed[owner] if isinstance(owner, _Edge) else owner)
-    operations = compared.of_parts(lambda owner, name: (blamed[owner] if isinstance(owner, _Edge) else owner, name))
+    owned = compared.of_parts(lambda part: blamed.get(part[0], part[0]))
+    operations = compared.of_parts(lambda part: (blamed.get(part[0], part[0]), part[1]))
     failed = _failures(compared)
     services = sorted({**owned, **failed})
     # Three statistics: of time by means and by ranks, and of errors.
-    tests = [min(1.0, 3 * norm.sf(max(owned.get(one, _NONE).z, failed.get(one, _NONE).z))) for one in services]
+    tests = [min(1.0, 3 * norm.sf(max(owned.get(one, NONE).z, failed.get(one, NONE).z))) for one in services]
     total = sum(one.sure for one in owned.values()) or 1.0
     slower = min(1.0, total / max(whole.normal, _LEAST_MS))
     made = []
     for service, q_value in zip(services, benjamini_hochberg(np.array(tests)), strict=True):
-        one, errors = owned.get(service, _NONE), failed.get(service, _NONE)
+        one, errors = owned.get(service, NONE), failed.get(service, NONE)
         unusual = one.sure / (one.spread + _LEAST_SHARE * one.normal + _LEAST_MS)
         score = slower * one.sure / total * log1p(unusual) + _OF_ERRORS * errors.sure
         if q_value > ALPHA or score <= 0:
@@ -305,7 +200,7 @@ def _culprits(compared: _Compared, whole: _Excess) -> list[Culprit]:
     return sorted(made, key=lambda one: (-one.score, one.service))
 
 
-def _blamed(alone: Mapping[str, _Excess], edges: Mapping[_Edge, _Excess]) -> dict[_Edge, str]:
+def _blamed(alone: Mapping[str, Excess], edges: Mapping[_Edge, Excess]) -> dict[_Edge, str]:
     """Return which end is to blame for each edge: the callee, unless the caller is slower elsewhere and it is not."""
     touching: dict[str, float] = defaultdict(float)
     for edge, one in edges.items():
@@ -320,7 +215,7 @@ def _blamed(alone: Mapping[str, _Excess], edges: Mapping[_Edge, _Excess]) -> dic
     return blamed
 
 
-def _failures(compared: _Compared) -> dict[str, _Excess]:
+def _failures(compared: Compared) -> dict[str, Excess]:
     """Return in which share more of the slow traces than of the normal ones each service is the first to fail."""
     columns = []
     for traces in (compared.slow, compared.normal):

@@ -2,6 +2,7 @@
 
 A text stands in `sql/NAME.ENGINE.sql`. In it, `{requests}` is the relation of the requests meant, and `{by}` the
 columns that its rows are grouped by, with a comma behind them; values are bound, as each engine writes that.
+`{resource}` is the map of the attributes of the resource, in text form.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Engine(NamedTuple):
     name: str
     source: str  # the requests, with what `attribute` reads
     attribute: Callable[[str], str]  # expression of the text form of an attribute, of the span or else its resource
+    resource: str  # expression of the map of the resource's attributes
 
 
 def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
@@ -35,12 +37,13 @@ def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
     made += [f"{engine.attribute(key)} AS {_quoted(key)}" for key in by if key not in REQUESTS and key != PATH]
     requests = f"(SELECT *, {', '.join(made)} FROM {engine.source})"  # noqa: S608 -- names are quoted
     grouped = "".join(f"{_quoted(key)}, " for key in by)
-    return _text(name, engine.name).replace("{requests}", requests).replace("{by}", grouped)
+    text = _text(name, engine.name).replace("{resource}", engine.resource)
+    return text.replace("{requests}", requests).replace("{by}", grouped)
 
 
 def of_duckdb(relations: Relations, name: str, by: Sequence[str], values: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of a reduction of the view `selected`."""
-    engine = DUCKDB if relations.attribute is None else DUCKDB._replace(attribute=relations.attribute)
+    engine = DUCKDB if relations.attribute is None else DUCKDB._replace(attribute=relations.attribute, resource="of_resource")
     answer = relations.connection.execute(statement(engine, name, by), values)
     names = [column for column, *_ in answer.description or ()]
     return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
@@ -73,5 +76,5 @@ def _text(name: str, engine: str) -> str:
     return (_FOLDER / f"{name}.{engine}.sql").read_text(encoding="utf-8")
 
 
-DUCKDB: Final = Engine("duckdb", "selected", _of_bytes)
-CLICKHOUSE: Final = Engine("clickhouse", "requests", _of_maps)
+DUCKDB: Final = Engine("duckdb", "selected", _of_bytes, "stagetrace_resource(of_resource)")
+CLICKHOUSE: Final = Engine("clickhouse", "requests", _of_maps, "resource")

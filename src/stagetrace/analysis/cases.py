@@ -1,0 +1,160 @@
+"""Breaches and good requests to compare: a case-control sample, all that a store can say of each, and the weights.
+
+All breaches are taken, or a sample where they are very many, and as many good requests as a comparison needs; the
+weights make each kind stand for all of its requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from stagetrace import semconv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from stagetrace.analysis.source import Source
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+GOOD: Final = 0
+BREACH: Final = 1
+ANY: Final = 2
+MOST_BREACHES: Final = 20_000
+MOST_GOOD: Final = 40_000
+_WHOLE: Final = 1 << 20  # of which `below` is a part
+_MOST_ROWS: Final = 100_000
+_MOST_KEYS: Final = 60
+_SLOW: Final = 0.95  # quantile of normal requests from which on one is slow, where none is judged
+# Names of ours that say what a request was, not how it went. All others of ours are measured, some of breaches alone.
+_GIVEN: Final = frozenset(
+    {
+        semconv.ML_MODEL_NAME,
+        semconv.ML_MODEL_VERSION,
+        semconv.ML_FRAMEWORK,
+        semconv.ML_BATCH_SIZE,
+        semconv.ML_COLD_START,
+        semconv.HTTP_REQUEST_BODY_SIZE,
+        semconv.HTTP_RESPONSE_BODY_SIZE,
+    }
+)
+_MEASURED: Final = frozenset(semconv.DESCRIPTIONS) - _GIVEN
+_OURS: Final = ("sla.", "ml.stage.", "stagetrace.", "cpu.", "gc.")
+_TIMES: Final = ("_ms", ".ms", "_ns", "_us", "_seconds", "duration", "latency")
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Requests, breaches (or slow ones) first; `weights` add up to what is stored of each kind."""
+
+    rows: Sequence[Mapping[str, Any]]
+    breached: Array
+    weights: Array
+    breaches: float  # in all: sums of weights
+    good: float
+    stored: int  # judged requests in the store
+    is_estimate: bool  # a head sampler kept a part of the good requests
+    is_unknown: bool  # nor is it known which part
+    by_time: bool = False  # no verdict: the slow ones, by the normal window
+
+    @property
+    def strata(self) -> list[tuple[str, str]]:
+        """Return what each request is compared within."""
+        return [(row["service"], row["path"]) for row in self.rows]
+
+    @property
+    def starts(self) -> list[int]:
+        """Return when each began, ns."""
+        return [row["start_unix_nano"] for row in self.rows]
+
+    def attributes(self) -> dict[str, list[str | None]]:
+        """Return key -> text of each request; of the span, or else of its resource. The keys that most have."""
+        columns: dict[str, list[str | None]] = {}
+        for place, row in enumerate(self.rows):
+            for keys, texts in (("resource_keys", "resource_texts"), ("keys", "texts")):
+                for key, text in zip(row[keys], row[texts], strict=True):
+                    if key not in columns:
+                        if not is_given(key):
+                            continue
+                        columns[key] = [None] * len(self.rows)
+                    columns[key][place] = text
+        most = sorted(columns, key=lambda key: (columns[key].count(None), key))[:_MOST_KEYS]
+        return {key: columns[key] for key in sorted(most)}
+
+
+def is_given(key: str) -> bool:
+    """Tell whether an attribute says what a request was; what it took, or what came of it, is no cause."""
+    return key in _GIVEN or not (key in _MEASURED or key.startswith(_OURS) or key.endswith(_TIMES))
+
+
+def ask(source: Source) -> Cases:
+    """Return breaches and good requests of a source; none, if none is judged."""
+    (total,) = source.reduce("counts") or [{}]
+    breaches, good = float(total.get("breaches") or 0), float(total.get("good") or 0)
+    if not total or breaches + good == 0:
+        return _made([], [], 0.0, 0.0, total)
+    rest = max(1, int(total["stored"]) - round(breaches))
+    rows = [
+        source.reduce("cases", verdict=verdict, below=part(most, count), most=_MOST_ROWS)
+        for verdict, most, count in ((BREACH, MOST_BREACHES, breaches), (GOOD, MOST_GOOD, rest))
+    ]
+    return _made(*rows, breaches, good, total)
+
+
+def part(most: int, count: float) -> int:
+    """Return the `below` of a reduction that takes about so many of so many."""
+    return min(_WHOLE, -(-most * _WHOLE // max(1, int(count))))
+
+
+def _made(
+    bad: list[dict[str, Any]],
+    rest: list[dict[str, Any]],
+    breaches: float,
+    good: float,
+    total: Mapping[str, Any],
+    *,
+    by_time: bool = False,
+) -> Cases:
+    weights = np.array([row["weight"] for row in (*bad, *rest)], float)
+    for which, sums in ((slice(len(bad)), breaches), (slice(len(bad), None), good)):
+        if weights[which].sum() > 0 and sums > 0:
+            weights[which] *= sums / weights[which].sum()
+    return Cases(
+        [*bad, *rest],
+        np.arange(len(weights)) < len(bad),
+        weights,
+        breaches,
+        good,
+        int(total.get("stored") or 0),
+        bool(total.get("sampled")),
+        bool(total.get("unknown")),
+        by_time,
+    )
+
+
+def ask_slow(source: Source, normal: Source) -> Cases:
+    """Return requests by whether they took longer than 95 % of the normal ones of their route did: without verdicts."""
+    found = []
+    for one in (source, normal):
+        (total,) = one.reduce("counts") or [{}]
+        count = int(total.get("stored") or 0)
+        rows = one.reduce("cases", verdict=ANY, below=part(MOST_GOOD, count), most=_MOST_ROWS) if count else []
+        found.append((rows, total))
+    (rows, total), (usual, _) = found
+    limits = _limits(usual)
+    judged = [row for row in rows if (row["service"], row["path"]) in limits]
+    slow = [row for row in judged if row["duration_ms"] > limits[row["service"], row["path"]]]
+    rest = [row for row in judged if row["duration_ms"] <= limits[row["service"], row["path"]]]
+    sums = [sum(row["weight"] for row in some) for some in (slow, rest)]
+    grown = float(total.get("requests") or 0) / max(1e-9, sum(row["weight"] for row in rows)) if rows else 1.0
+    return _made(slow, rest, sums[0] * grown, sums[1] * grown, total, by_time=True)
+
+
+def _limits(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    durations: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        durations.setdefault((row["service"], row["path"]), []).append(row["duration_ms"])
+    return {key: float(np.quantile(found, _SLOW)) for key, found in durations.items()}

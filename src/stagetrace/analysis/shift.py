@@ -1,0 +1,128 @@
+"""What takes longer in slow requests than in normal ones of the same kind, part by part.
+
+A mix of kinds that differs is no difference: normal ones are weighed to the mix of the slow ones (direct
+standardisation), and ranks are compared within kinds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+RESOLUTION_MS: Final = 1e-6  # times are whole ns
+_SCALE: Final = 1.4826  # of the median absolute deviation, to that of a normal distribution
+_LEAST_ALIKE: Final = 2  # normal ones of a kind
+
+
+class Timed(NamedTuple):
+    """One request or trace: what it is compared within, how long it took, and what of that each part did."""
+
+    kind: tuple[str, ...]  # of whose first two parts others are, where there is none of the same kind
+    took_ms: float
+    parts: Mapping[Any, float]  # ms
+    weight: float = 1.0
+    failed: frozenset[str] = frozenset()
+
+
+def mix(slow: Sequence[Timed], normal: Sequence[Timed]) -> tuple[Array, int]:
+    """Return weights of the normal traces, by which their kinds are as frequent as among the slow ones."""
+    there = Counter(one.kind for one in normal)
+    by_root: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    by_kind: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, one in enumerate(normal):
+        by_root[one.kind[:2]].append(place)
+        by_kind[one.kind].append(place)
+    weights = np.zeros(len(normal))
+    own = np.array([one.weight for one in normal])
+    unlike = 0
+    for kind, count in Counter(one.kind for one in slow).items():
+        if there[kind] >= _LEAST_ALIKE:
+            places = by_kind[kind]
+        else:
+            unlike += count
+            places = by_root.get(kind[:2]) or list(range(len(normal)))
+        weights[places] += count * own[places] / own[places].sum()
+    return weights / weights.sum(), unlike
+
+
+class Excess(NamedTuple):
+    """By how much a mean exceeds the normal one."""
+
+    more: float
+    error: float  # standard error of it
+    normal: float
+    spread: float  # of normal traces, robust
+    rank_z: float = 0.0  # standard errors by which ranks exceed those of normal traces of the same kind
+
+    @property
+    def sure(self) -> float:
+        """Return what it is at least, but for one standard error."""
+        return self.more - self.error if self.more > self.error + RESOLUTION_MS else 0.0
+
+    @property
+    def z(self) -> float:
+        """Return the excess in standard errors, of means or of ranks: whichever is clearer."""
+        if self.more < RESOLUTION_MS:
+            return 0.0
+        return max(self.more / self.error if self.error > 0 else 0.0, self.rank_z)
+
+
+NONE: Final = Excess(0.0, 0.0, 0.0, 0.0)
+
+
+class Compared:
+    """Slow traces and normal ones of the same mix, as numbers."""
+
+    def __init__(self, slow: Sequence[Timed], normal: Sequence[Timed], weights: Array) -> None:
+        self.slow, self.normal, self.weights = slow, normal, weights
+        kinds = {kind: place for place, kind in enumerate(dict.fromkeys(one.kind for one in (*slow, *normal)))}
+        ours, theirs = (np.array([kinds[one.kind] for one in traces]) for traces in (slow, normal))
+        self._alike = [(np.flatnonzero(ours == kind), np.flatnonzero(theirs == kind)) for kind in kinds.values()]
+
+    def of_parts(self, key_of: Callable[[Any], Hashable | None] = lambda part: part) -> dict[Any, Excess]:
+        """Return the excess of what `key_of` groups the parts by; None leaves one out."""
+        columns: list[dict[Any, Array]] = []
+        for traces in (self.slow, self.normal):
+            found: dict[Any, Array] = {}
+            for place, one in enumerate(traces):
+                for part, took in one.parts.items():
+                    key = key_of(part)
+                    if key is not None:
+                        found.setdefault(key, np.zeros(len(traces)))[place] += took
+            columns.append(found)
+        return self.excess(*columns)
+
+    def excess(self, slow: Mapping[Any, Any], normal: Mapping[Any, Any]) -> dict[Any, Excess]:
+        """Return the differences of the means of columns, one value for each trace."""
+        found = {}
+        for key in {**slow, **normal}:
+            ours = np.asarray(slow.get(key, np.zeros(len(self.slow))))
+            theirs = np.asarray(normal.get(key, np.zeros(len(self.normal))))
+            mean = float(self.weights @ theirs)
+            variance = float(ours.var() / len(ours) + (self.weights**2) @ (theirs - mean) ** 2)
+            there = theirs[self.weights > 0]
+            spread = _SCALE * float(np.median(np.abs(there - np.median(there))))
+            found[key] = Excess(float(ours.mean()) - mean, variance**0.5, mean, spread, self._ranked(ours, theirs))
+        return found
+
+    def _ranked(self, ours: Array, theirs: Array) -> float:
+        """Return the statistic of van Elteren's test (1960): Wilcoxon's rank sums, within kinds."""
+        from scipy.stats import rankdata
+
+        total, variance = 0.0, 0.0
+        for here, there in self._alike:
+            n, m = len(here), len(there)
+            if not n or not m:
+                continue
+            ranks = rankdata(np.concatenate([ours[here], theirs[there]]))
+            weight = 1 / (n + m + 1)
+            total += weight * (float(ranks[:n].sum()) - n * (n + m + 1) / 2)
+            variance += weight**2 * n * m / (n + m) * float(ranks.var(ddof=1))
+        return total / variance**0.5 if variance > 0 else 0.0
