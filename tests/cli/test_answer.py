@@ -97,7 +97,7 @@ def test_two_forms_at_once_are_refused() -> None:
 def test_pictures_in_characters() -> None:
     assert lines(BARS, 60, ASCII) == [
         "Time by stage",
-        f"  inference   {'#' * 40} 30 ms",
+        f"  inference   {'#' * 39} 30 ms",
         f"  queue       {'#' * 10} 7.5 ms",
         "  preprocess  ?",
     ]
@@ -110,7 +110,7 @@ def test_pictures_in_characters() -> None:
     assert lines(HISTOGRAM, 60, ASCII) == [
         "Durations",
         f"  0 to 10 ms   {'#' * 9} 5",
-        f"  10 to 20 ms  {'#' * 37} 20",
+        f"  10 to 20 ms  {'#' * 36} 20",
         "  20 to 40 ms  ## 1  < p99",
     ]
     assert lines(SERIES, 60, ASCII) == [

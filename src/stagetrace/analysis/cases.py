@@ -97,11 +97,11 @@ def ask(source: Source) -> Cases:
     if not total or breaches + good == 0:
         return _made([], [], 0.0, 0.0, total)
     rest = max(1, int(total["stored"]) - round(breaches))
-    rows = [
+    bad, others = (
         source.reduce("cases", verdict=verdict, below=part(most, count), most=_MOST_ROWS)
         for verdict, most, count in ((BREACH, MOST_BREACHES, breaches), (GOOD, MOST_GOOD, rest))
-    ]
-    return _made(*rows, breaches, good, total)
+    )
+    return _made(bad, others, breaches, good, total)
 
 
 def part(most: int, count: float) -> int:

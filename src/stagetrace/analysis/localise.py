@@ -69,6 +69,7 @@ class Localised:
     normal_ms: float | None
     unlike: int = 0  # slow traces of a kind that no normal trace is of: compared with all of them
     unrooted: int = 0  # traces without a whole path: left out
+    services: frozenset[str] = frozenset()  # all that the traces pass through, those called without spans included
 
 
 class _Edge(NamedTuple):

@@ -128,7 +128,7 @@ def _bars(rows: Sequence[tuple[str, float | None, str]], width: int, ink: Ink) -
     labels = [_short(label) for label, _, _ in rows]
     texts = [printable(text) for _, _, text in rows]
     wide = max(map(len, labels), default=0)
-    room = max(_LEAST_BAR, width - wide - max(map(len, texts), default=0) - 4)
+    room = max(_LEAST_BAR, width - wide - max(map(len, texts), default=0) - 5)
     most = max((value for _, value, _ in rows if value is not None), default=0)
     made = []
     for label, text, (_, value, _) in zip(labels, texts, rows, strict=True):

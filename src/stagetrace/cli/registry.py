@@ -15,6 +15,7 @@ VERBS: Final[dict[str, str]] = {
     "bench": "put load on a service: what latency it keeps, and up to which rate",
     "breaches": "list the requests that missed their latency objective",
     "capacity": "tell how much a service takes, what is left, and when to scale",
+    "causes": "find what distinguishes breaches from good requests, and which service is to blame",
     "completion": "print what makes a shell complete commands and options",
     "demo": "run a service with real faults, and see what is said of them",
     "doctor": "check the installation, the settings, the way of spans, and running services",

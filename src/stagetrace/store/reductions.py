@@ -43,7 +43,9 @@ def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
 
 def of_duckdb(relations: Relations, name: str, by: Sequence[str], values: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of a reduction of the view `selected`."""
-    engine = DUCKDB if relations.attribute is None else DUCKDB._replace(attribute=relations.attribute, resource="of_resource")
+    engine = DUCKDB
+    if relations.attribute is not None:
+        engine = DUCKDB._replace(attribute=relations.attribute, resource="of_resource")
     answer = relations.connection.execute(statement(engine, name, by), values)
     names = [column for column, *_ in answer.description or ()]
     return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]

@@ -1,0 +1,166 @@
+"""What there is to say of breaches against good requests, with the evidence: attributes, stages, causes, moments."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from stagetrace.analysis.causes import ALPHA, Contrast, search
+from stagetrace.analysis.contingency import benjamini_hochberg
+from stagetrace.analysis.onset import Change, changes
+from stagetrace.analysis.shift import Compared, Excess, Timed, mix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stagetrace.analysis.cases import Cases
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+LEAST: Final = 5  # breaches, and good requests
+_EXAMPLES: Final = 3
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The breaches that a finding is about."""
+
+    first_unix_nano: int
+    last_unix_nano: int
+    excess_ms: float  # mean duration beyond that of good requests of the same routes
+    trace_ids: tuple[str, ...]  # of the longest ones
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What distinguishes breaches, and its evidence."""
+
+    contrast: Contrast
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class StageShift:
+    """What breaches spend in a stage more than good requests of the same mix of routes; ms are means."""
+
+    stage: str
+    excess_ms: float
+    interval_ms: tuple[float, float]  # of 95 %
+    good_ms: float
+    share: float | None  # of the excess of the whole request; None where that is none
+    q_value: float
+
+
+@dataclass(frozen=True)
+class VerdictCause:
+    """How many of the breaches compared have one stage and cause by their own verdict."""
+
+    stage: str | None
+    cause: str | None
+    breaches: int
+    share: float
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings; each list is empty where there is none."""
+
+    findings: tuple[Finding, ...]
+    stages: tuple[StageShift, ...]
+    causes: tuple[VerdictCause, ...]
+    changes: tuple[Change, ...]
+    tests: int
+    skipped: tuple[str, ...]  # attributes with too many values
+    excess_ms: float | None  # of a whole breach
+    breaches: int  # compared
+    good: int
+
+
+def diagnose(cases: Cases) -> Diagnosis:
+    """Return what distinguishes breaches from good requests; nothing where there are fewer than five of either."""
+    bad, good = int(cases.breached.sum()), int((~cases.breached).sum())
+    if min(bad, good) < LEAST:
+        return Diagnosis((), (), _verdicts(cases, np.zeros(len(cases.rows))), (), 0, (), None, bad, good)
+    strata = cases.strata
+    usual = _usual(cases, strata)
+    breached, weights = cases.breached.tolist(), cases.weights.tolist()
+    found = search(cases.attributes(), breached, weights, strata)
+    stages, whole = _stages(cases, strata)
+    return Diagnosis(
+        tuple(Finding(one, evidence(cases, one.rows, usual)) for one in found.contrasts),
+        stages,
+        _verdicts(cases, usual),
+        tuple(changes(cases.starts, breached, weights, strata)),
+        found.tests,
+        found.skipped,
+        whole.more,
+        bad,
+        good,
+    )
+
+
+def _usual(cases: Cases, strata: Sequence[tuple[str, str]]) -> Array:
+    """Return, for each request, how long good ones of its stratum take, ms; of all strata where it has none."""
+    codes = {name: place for place, name in enumerate(dict.fromkeys(strata))}
+    of = np.array([codes[name] for name in strata])
+    took = np.array([row["duration_ms"] for row in cases.rows], float)
+    good = ~cases.breached
+    sums = np.bincount(of[good], cases.weights[good] * took[good], len(codes))
+    counts = np.bincount(of[good], cases.weights[good], len(codes))
+    overall = float(sums.sum() / counts.sum())
+    means = np.divide(sums, counts, out=np.full(len(codes), overall), where=counts > 0)
+    made: Array = means[of]
+    return made
+
+
+def evidence(cases: Cases, rows: Array, usual: Array) -> Evidence:
+    """Return what there is to see of some breaches."""
+    some = [cases.rows[place] for place in rows]
+    took = np.array([row["duration_ms"] for row in some], float)
+    starts = [row["start_unix_nano"] for row in some]
+    longest = np.argsort(-took, kind="stable")[:_EXAMPLES]
+    ids = dict.fromkeys(str(some[place]["trace_id"]) for place in longest)
+    return Evidence(min(starts), max(starts), float((took - usual[rows]).mean()), tuple(ids))
+
+
+def _stages(cases: Cases, strata: Sequence[tuple[str, str]]) -> tuple[tuple[StageShift, ...], Excess]:
+    from scipy.stats import norm
+
+    timed: tuple[list[Timed], list[Timed]] = ([], [])
+    for row, stratum, weight, is_bad in zip(cases.rows, strata, cases.weights, cases.breached, strict=True):
+        parts = dict(zip(row["stage_names"], row["stage_ms"], strict=True))
+        timed[not is_bad].append(Timed(stratum, row["duration_ms"], parts, float(weight)))
+    slow, normal = timed
+    compared = Compared(slow, normal, mix(slow, normal)[0])
+    whole = compared.excess({None: [one.took_ms for one in slow]}, {None: [one.took_ms for one in normal]})[None]
+    parts = compared.of_parts()
+    q_values = benjamini_hochberg(np.array([min(1.0, 2 * norm.sf(one.z)) for one in parts.values()]))
+    found = [
+        StageShift(
+            stage,
+            one.more,
+            (one.more - 1.96 * one.error, one.more + 1.96 * one.error),
+            one.normal,
+            one.more / whole.more if whole.more > 0 else None,
+            float(q_value),
+        )
+        for (stage, one), q_value in zip(parts.items(), q_values, strict=True)
+        if q_value <= ALPHA and one.sure > 0
+    ]
+    return tuple(sorted(found, key=lambda one: -one.excess_ms)), whole
+
+
+def _verdicts(cases: Cases, usual: Array) -> tuple[VerdictCause, ...]:
+    """Return the stages and causes that the verdicts name, the most frequent first."""
+    places = np.flatnonzero(cases.breached)
+    named = [(cases.rows[place]["stage"], cases.rows[place]["cause"]) for place in places.tolist()]
+    made = []
+    for key, count in Counter(named).most_common():
+        rows = places[[one == key for one in named]]
+        if key != (None, None):
+            made.append(VerdictCause(*key, count, count / len(named), evidence(cases, rows, usual)))
+    return tuple(made)

@@ -1,0 +1,188 @@
+"""`stagetrace causes` over made requests and traces: what was planted is named, with its evidence."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from analysis.microservices import Fault, System
+from answers.made import MS, NOON, Made, lines, store
+from cli.running import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from stagetrace.store.base import SpanRow
+
+EVER = ("--since", "2026-01-01")
+
+
+def requests(count: int = 2500, *, gold_is_slow: bool = True, judged: bool = True, **more: Any) -> Iterator[Made]:
+    """Yield requests of two versions and three tenants; version 3 is slow for gold from the second half on."""
+    chance = random.Random(count)
+    for number in range(1, count + 1):
+        version, tenant = chance.choice("223"), chance.choice(["gold", "silver", "free"])
+        slow = gold_is_slow and version == "3" and tenant == "gold" and number > count // 2
+        stages = {"preprocess": chance.uniform(1, 4), "inference": chance.lognormvariate(3, 0.3) * (2.4 if slow else 1)}
+        yield Made(
+            number,
+            NOON + number * 500 * MS,
+            stages,
+            version=version,
+            within_ms=45 if judged else None,
+            cause="cpu_wait",
+            attributes={"tenant.id": tenant, "request.id": f"{number:032x}", "gc.pause_ms": stages["inference"]},
+            resource={"host.name": f"h-{version}", "k8s.pod.name": f"p-{version}"},
+            **more,
+        )
+
+
+def asked(*options: object) -> dict[str, Any]:
+    """Return what `--json` says, of a command that ends well."""
+    done = cli("causes", *map(str, options), "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return store(tmp_path_factory.mktemp("causes") / "store", requests())
+
+
+def test_what_was_planted_is_named_with_its_evidence(planted: Path) -> None:
+    found = asked("--store", planted, *EVER)
+    (one,) = found["attributes"]
+    assert one["values"] == {"host.name": "h-3", "tenant.id": "gold"}
+    assert {"ml.model.version": "3", "tenant.id": "gold"} in one["also"]
+    matching = [each for each in requests() if each.version == "3" and each.attributes["tenant.id"] == "gold"]
+    breaches = [each for each in matching if each.word == "breach"]
+    assert (one["breached"], one["good"]) == (len(breaches), pytest.approx(len(matching) - len(breaches)))
+    assert one["q_value"] < 1e-6
+    assert one["first_unix_nano"] == min(each.start_unix_nano for each in breaches)
+    assert one["trace_ids"][0] == f"{max(breaches, key=lambda each: each.took_ms).number:032x}"
+    assert one["excess_ms"] > 20
+    assert found["stages"][0]["stage"] == "inference"
+    assert found["causes"][0]["cause"] == "cpu_wait"
+    assert found["skipped"] == ["request.id"]
+    (change,) = found["changes"]
+    assert abs(change["at_unix_nano"] - NOON - 1250 * 500 * MS) < 60 * 10**9
+    assert "tenant.id gold" in found["sentence"]
+
+
+def test_people_see_a_table_and_a_picture(planted: Path) -> None:
+    done = cli("causes", "--store", str(planted), *EVER)
+    assert done.stdout.startswith("Requests with host.name h-3 and tenant.id gold miss their objective ")
+    assert "explains" in done.stdout
+    assert "Not compared, since almost each request has its own value: request.id." in done.stdout
+    page = cli("causes", "--store", str(planted), *EVER, "--format", "html")
+    assert "<svg" in page.stdout
+
+
+def test_nothing_is_named_where_nothing_distinguishes_them(tmp_path: Path) -> None:
+    found = asked("--store", store(tmp_path / "store", requests(gold_is_slow=False)), *EVER)
+    assert found["sentence"].startswith(f"Nothing distinguishes the {found['breaches']:.0f} breaches from the ")
+    assert (found["attributes"], found["services"], found["changes"]) == ([], [], [])
+
+
+def test_random_verdicts_leave_everything_empty(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    made = (
+        Made(number, NOON + number * MS, within_ms=50, verdict="breach" if chance.random() < 0.1 else "good", stage="x")
+        for number in range(1, 800)
+    )
+    found = asked("--store", lines(tmp_path / "spans.jsonl", made))
+    assert (found["attributes"], found["services"], found["stages"], found["changes"]) == ([], [], [], [])
+    assert found["sentence"].endswith(" good requests.")
+
+
+def test_a_file_without_verdicts_is_told_what_to_give(tmp_path: Path) -> None:
+    path = lines(tmp_path / "spans.jsonl", requests(200, judged=False))
+    assert "give --against SINCE..UNTIL" in asked("--store", path)["sentence"]
+    done = cli("causes", "--store", str(path), "--against", "noon")
+    assert done.returncode == 2
+    assert "SINCE..UNTIL" in done.stderr
+
+
+def test_without_verdicts_slow_is_what_is_slower_than_normal(tmp_path: Path) -> None:
+    folder = store(tmp_path / "store", requests(judged=False))
+    middle = "2026-03-01T12:10:25"
+    found = asked("--store", folder, "--since", middle, "--against", f"2026-03-01..{middle}")
+    assert found["by_time"]
+    assert found["attributes"][0]["values"] == {"host.name": "h-3", "tenant.id": "gold"}
+
+
+def test_sampled_requests_count_for_all_they_stand_for(tmp_path: Path) -> None:
+    def sampled() -> Iterator[Made]:
+        chance = random.Random(5)
+        for one in requests(4000, probability=0.25):
+            if one.word == "breach" or chance.random() < 0.25:
+                yield one
+
+    found = asked("--store", store(tmp_path / "store", sampled()), *EVER)
+    whole = [one for one in requests(4000) if one.version == "3" and one.attributes["tenant.id"] == "gold"]
+    share = sum(one.word == "breach" for one in whole) / len(whole)
+    first = found["attributes"][0]
+    assert found["estimated"]
+    assert first["breached"] / (first["breached"] + first["good"]) == pytest.approx(share, rel=0.2)
+
+
+def otlp(path: Path, traces: Sequence[Sequence[SpanRow]], start: int) -> Path:
+    """Write traces as OTLP JSON, from a start on, a second apart."""
+    kinds = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+    with path.open("w") as file:
+        for number, spans in enumerate(traces):
+            shift = start + number * 10**9 - min(span.start_unix_nano for span in spans)
+            resources = [
+                {
+                    "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": span.service}}]},
+                    "scopeSpans": [
+                        {
+                            "spans": [
+                                {
+                                    "traceId": span.trace_id,
+                                    "spanId": span.span_id,
+                                    "parentSpanId": span.parent_span_id or "",
+                                    "name": span.name,
+                                    "kind": kinds.index(span.kind),
+                                    "startTimeUnixNano": str(span.start_unix_nano + shift),
+                                    "endTimeUnixNano": str(span.end_unix_nano + shift),
+                                    "status": {"code": 2} if span.status == "ERROR" else {},
+                                }
+                            ]
+                        }
+                    ],
+                }
+                for span in spans
+            ]
+            file.write(json.dumps({"resourceSpans": resources}) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("with_kinds", [True, False], ids=["kinds", "no kinds"])
+@pytest.mark.parametrize("kind", ["cpu", "delay"])
+def test_others_traces_without_any_verdict_show_the_service_to_blame(
+    kind: str, with_kinds: bool, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(2)
+    system = System(2, with_kinds=with_kinds)
+    target = system.reached()[2]
+    traces = [*system.traces(80, rng), *system.traces(80, rng, Fault(kind, target))]
+    path = otlp(tmp_path / "spans.jsonl", traces, NOON)
+    fault = "2026-03-01T12:01:20"
+    found = asked("--store", f"file://{path}", "--since", fault, "--against", f"2026-03-01T12:00..{fault}")
+    first = found["services"][0]
+    assert first["service"] == target
+    assert first["excess_ms"] > 0
+    assert first["score"] > 0
+    assert target in found["sentence"]
+
+
+def test_an_empty_normal_window_is_no_answer(planted: Path) -> None:
+    found = asked("--store", planted, "--since", "2026-03-01T12:10", "--against", "2026-01-01..2026-01-02")
+    assert found["services"] == []
