@@ -144,3 +144,50 @@ def log_limit(alpha: float, against: ArrayLike, *, sequential: bool) -> Floats:
     alone = (1 - _JOINT) / 2
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(np.maximum(1 / alpha - alone * ratio, 0)) - np.log(_JOINT * ratio + alone))
+
+
+@dataclass(frozen=True)
+class Binned:
+    """A histogram in ascending order.
+
+    Of each bin: the least and the greatest value, the sums of weights and of their
+    squares, and how many values are stored. They are taken to lie evenly between the least and the greatest one.
+    """
+
+    low: Floats
+    high: Floats
+    weight: Floats
+    squares: Floats
+    stored: Floats
+
+    def quantile(self, q: float) -> float | None:
+        """Return the q-quantile: of unweighted values as `numpy.quantile` has it, else the least with q up to it."""
+        total = float(self.weight.sum())
+        if not total:
+            return None
+        upto = np.cumsum(self.weight)
+        if np.array_equal(self.weight, self.stored):
+            place = (total - 1) * q
+            first, last = (self._at(upto, float(rank)) for rank in (math.floor(place), math.ceil(place)))
+            return first + (last - first) * (place - math.floor(place))
+        found = min(int(np.searchsorted(upto, q * total * (1 - 1e-12))), upto.size - 1)
+        inside = 1 - (upto[found] - q * total) / self.weight[found]
+        return float(self.low[found] + (self.high[found] - self.low[found]) * min(max(inside, 0.0), 1.0))
+
+    def _at(self, upto: Floats, rank: float) -> float:
+        found = min(int(np.searchsorted(upto, rank, "right")), upto.size - 1)
+        before, within = upto[found] - self.weight[found], max(self.weight[found] - 1, 1)
+        return float(self.low[found] + (self.high[found] - self.low[found]) * min((rank - before) / within, 1.0))
+
+    def ranked(self, q: float, alpha: float) -> Ranked:
+        """Return its values for the interval of the q-quantile, those near it: at most 32 of each bin."""
+        points = np.clip(self.stored, 1, 32).astype(int)
+        place = np.repeat(np.arange(points.size), points)
+        number = np.arange(place.size) - np.repeat(np.cumsum(points) - points, points)
+        share = number / np.maximum(points[place] - 1, 1)
+        values = self.low[place] + (self.high[place] - self.low[place]) * share
+        parts = points[place]
+        every = binned(values, values, self.weight[place] / parts, self.squares[place] / parts, q)
+        first, last = _window(math.ceil(every.size), q, alpha)
+        near = (every.upto >= first) & (every.below <= last)
+        return Ranked(every.low[near], every.high[near], every.below[near], every.upto[near], every.size)

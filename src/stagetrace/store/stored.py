@@ -111,7 +111,10 @@ def attribute_text(key: str) -> str:
     found = [f"{_ATTRIBUTE}(rest, {name})", f"{_OF_RESOURCE}(of_resource, {name})"]
     if key in TYPED:
         column = TYPED[key].column
-        found.insert(1, f"{column}::VARCHAR" if column in _SAME else f"attributes[{name}]")
+        if column in _SAME:  # first: what a column holds is not looked for in bytes
+            found.insert(0, f"{column}::VARCHAR")
+        else:
+            found.insert(1, f"attributes[{name}]")
     return f"coalesce({', '.join(found)})"
 
 
@@ -141,7 +144,7 @@ def _has(segments: Mapping[str, str]) -> str:
         named, wanted = f"getvariable('segment_keys')[{number}]", f"getvariable('segment_values')[{number}]"
         found = [f"{_ATTRIBUTE}({REST}, {named}) = {wanted}"]
         if key in TYPED:
-            found.append(_equals(*TYPED[key], text, wanted))
+            found.insert(0, _equals(*TYPED[key], text, wanted))
         found.append(f"{_OF_RESOURCE}(resource, {named}) = {wanted}")
         tests.append(f"coalesce({', '.join(found)}, false)")
     return " AND ".join(tests) or "true"
@@ -267,8 +270,17 @@ def _attribute(rests: Any, keys: Any) -> Any:
 
 
 def _of_resource(blobs: Any, keys: Any) -> Any:
-    """Return one attribute of each resource in text form; NULL where it is not there."""
-    return _one(blobs, keys, _resource_texts, lambda _: b"")
+    """Return one attribute of each resource in text form; NULL where it is not there. There are few resources."""
+    import pyarrow as pa
+
+    wanted = keys[0].as_py() if len(keys) else ""
+    parts = blobs.chunks if isinstance(blobs, pa.ChunkedArray) else [blobs]
+    made = []
+    for part in parts:
+        coded = part.dictionary_encode()
+        values = [_resource_texts(blob).get(wanted) for blob in coded.dictionary.to_pylist()]
+        made.append(pa.array(values, pa.string()).take(coded.indices))
+    return pa.chunked_array(made, pa.string()) if isinstance(blobs, pa.ChunkedArray) else made[0]
 
 
 def _later(rests: Any, keys: Any, kinds: Any) -> Any:
@@ -290,10 +302,14 @@ def _field(key: str) -> bytes:
 
 def _one(blobs: Any, keys: Any, texts: Callable[[bytes], Mapping[str, str]], needle: Callable[[str], bytes]) -> Any:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     wanted = keys[0].as_py() if len(keys) else ""
-    named = needle(wanted)  # what is in the bytes wherever the attribute is: most are not read any further
-    found = [texts(blob).get(wanted) if blob and named in blob else None for blob in blobs.to_pylist()]
+    # What is in the bytes wherever the attribute is: most are not read any further.
+    places = pc.indices_nonzero(pc.match_substring(blobs, needle(wanted)))
+    found: list[str | None] = [None] * len(blobs)
+    for place, blob in zip(places.to_pylist(), blobs.take(places).to_pylist(), strict=True):
+        found[place] = texts(blob).get(wanted)
     return pa.array(found, pa.string())
 
 
