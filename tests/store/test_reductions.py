@@ -81,8 +81,17 @@ def clickhouse(duckdb: Relations, tmp_path_factory: pytest.TempPathFactory) -> I
     session.close()
 
 
+def literal(value: Any) -> Any:
+    """Return a value as chDB takes it: it writes texts within a list without their quotes."""
+    if isinstance(value, list) and any(isinstance(one, str) for one in value):
+        return "[" + ", ".join("'" + str(one).replace("\\", "\\\\").replace("'", "\\'") + "'" for one in value) + "]"
+    return value
+
+
 def asked(session: Any, name: str, by: list[str], values: dict[str, Any]) -> list[dict[str, Any]]:
-    answer = session.query(statement(CLICKHOUSE, name, by), "Arrow", params=values)
+    answer = session.query(
+        statement(CLICKHOUSE, name, by), "Arrow", params={key: literal(values[key]) for key in values}
+    )
     found: list[dict[str, Any]] = pa.ipc.open_file(answer.bytes()).read_all().to_pylist()
     return found
 

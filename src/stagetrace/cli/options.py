@@ -168,7 +168,7 @@ def selection(
     args: argparse.Namespace, url: str, *, since: Moment | None = None, breached: bool | None = None
 ) -> Selection:
     """Return what the options of `add_selection` mean; `since` is the verb's own default, if it has one."""
-    start = args.since or since or (_EVER if _is_file(url) else _HOUR)
+    start = args.since or since or (_EVER if is_file(url) else _HOUR)
     since_ns, until_ns = window(start, getattr(args, "until", None), args.tz)
     segments = dict(args.segment)
     if len(segments) < len(args.segment):
@@ -227,5 +227,6 @@ def count(text: str) -> int:
     return min(int(text), _MOST)
 
 
-def _is_file(url: str) -> bool:
+def is_file(url: str) -> bool:
+    """Tell whether a store is a file: what was recorded once, of which now says nothing."""
     return url.lower().startswith("file://") or ("://" not in url and Path(url).is_file())

@@ -26,6 +26,7 @@ VERBS: Final[dict[str, str]] = {
     "requests": "list requests: the newest, the slowest",
     "run": "start a service with recording on, for installs that read no .pth file",
     "services": "list the services that have spans",
+    "slo": "say whether each objective is kept, and how long its error budget lasts",
     "stages": "show how long each stage takes, by route and model",
     "tail": "show the newest requests, and those that come",
     "trace": "draw one trace: which stage took the time",

@@ -1,0 +1,147 @@
+"""Which share of the judged requests met an objective, how sure that is, and which share is wanted."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from stagetrace.errors import PolicyError
+from stagetrace.sla.policy import DEFAULT_TARGET, DEFAULT_WINDOW_S, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import TypeAlias
+
+    # Attainment with its 95 % interval out of a sample; None where the sampling does not let it be told.
+    Estimate: TypeAlias = "Callable[[Counts], tuple[float, float, float] | None]"
+
+REDUCTION: Final = "verdicts"
+KEYS: Final = ("service", "path", "objective", "target")
+_TAIL: Final = 0.025  # of a 95 % interval
+
+
+class Target(NamedTuple):
+    """The share of requests that is to meet an objective, in (0, 1], and over how long."""
+
+    share: float
+    window_s: float
+    is_said: bool = True  # False: the objective is no rule of a policy, and what a rule means by default is taken
+
+    @property
+    def budget(self) -> float:
+        """Return the share that may be breaches."""
+        return 1 - self.share
+
+
+@lru_cache(maxsize=4096)
+def target_of(objective: str | None, target: str | None) -> Target:
+    """Return what an objective wants, by its own text and `target`, which entry spans carry where it is not the usual.
+
+    No percentage means 99 %, no window 28 days.
+    """
+    try:
+        (rule,) = Policy.parse(f"{objective} for {target}" if target else objective or "").objectives
+    except (PolicyError, ValueError):
+        return Target(DEFAULT_TARGET, DEFAULT_WINDOW_S, is_said=False)
+    return Target(rule.target, rule.window_s)
+
+
+class Counts(NamedTuple):
+    """What became of some requests, as sums of weights: how many requests each stored one stands for.
+
+    `spread` is the sum of w (w - 1) over the good ones, `most` the greatest weight that one can have.
+    """
+
+    requests: float = 0
+    good: float = 0
+    breaches: float = 0
+    excluded: float = 0
+    unrecorded: float = 0  # spans that stagetrace did not write
+    spread: float = 0
+    most: float = 1
+    stored: int = 0
+    is_sampled: bool = False
+    is_unknown: bool = False  # how they were sampled
+
+    @property
+    def judged(self) -> float:
+        """Return how many were judged."""
+        return self.good + self.breaches
+
+
+def counts(rows: Iterable[Mapping[str, Any]]) -> Counts:
+    """Return the sum of rows of the reduction `verdicts`."""
+    found = list(rows)
+
+    def total(name: str) -> float:
+        return float(sum(row[name] for row in found))
+
+    is_sampled = any(row["sampled"] for row in found)
+    most = max((row["most"] for row in found), default=1)
+    return Counts(
+        total("requests"),
+        total("good"),
+        total("breaches"),
+        total("excluded"),
+        total("unrecorded"),
+        total("spread"),
+        most,
+        int(total("stored")),
+        is_sampled,
+        is_sampled and (most <= 1 or any(row["unknown"] for row in found)),
+    )
+
+
+class Attained(NamedTuple):
+    """The share of the judged requests that met their objective, and what 95 % of such intervals hold.
+
+    Of exact counts the share is the truth about these requests, and the interval (Clopper and Pearson, 1934) one for
+    the chance with which the service meets the objective. Of a sample, both are about these requests.
+    """
+
+    value: float
+    low: float
+    high: float
+    is_estimate: bool
+
+
+def attained(found: Counts, estimate: Estimate) -> Attained | None:
+    """Return the attainment; None where nothing was judged, or where the sampling does not let it be told."""
+    if found.is_unknown or found.judged == 0:
+        return None
+    if found.is_sampled and found.most > 1:
+        known = estimate(found)
+        return None if known is None else Attained(*known, is_estimate=True)
+    good, breaches = round(found.good), round(found.breaches)
+    return Attained(good / (good + breaches), *exact_interval(good, good + breaches), is_estimate=False)
+
+
+def exact_interval(good: int, judged: int) -> tuple[float, float]:
+    """Return the 95 % interval of a probability by Clopper and Pearson; `judged` is 1 or more."""
+    from scipy.stats import beta
+
+    low = 0.0 if good == 0 else float(beta.ppf(_TAIL, good, judged - good + 1))
+    high = 1.0 if good == judged else float(beta.ppf(1 - _TAIL, good + 1, judged - good))
+    return low, high
+
+
+def is_missed(found: Attained | None, target: Target) -> bool | None:
+    """Return whether fewer met the objective than wanted; None where that cannot be told, or not out of the sample."""
+    if found is None:
+        return None
+    if not found.is_estimate:
+        return found.value < target.share
+    return True if found.high < target.share else False if found.low >= target.share else None
+
+
+def budget_left(value: float, target: Target) -> float | None:
+    """Return which part of the error budget is left, negative where more was spent; None where none was allowed."""
+    return None if target.budget <= 0 else 1 - (1 - value) / target.budget
+
+
+def by_keys(rows: Iterable[dict[str, Any]], keys: Sequence[str]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Return rows by their values of `keys`, in the order in which these come."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found

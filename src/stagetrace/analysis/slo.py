@@ -1,0 +1,270 @@
+"""Is the quality of service kept? Attainment, error budget, burn rates and alerts of each objective and route."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from stagetrace.analysis.attainment import KEYS, REDUCTION, attained, budget_left, by_keys, counts, is_missed, target_of
+from stagetrace.sla.policy import DEFAULT_WINDOW_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from stagetrace.analysis.attainment import Attained, Counts, Estimate, Target
+    from stagetrace.analysis.source import Source
+
+Row = dict[str, Any]
+_NS: Final = 10**9
+BURNS: Final[Mapping[str, int]] = {"5m": 300, "30m": 1800, "1h": 3600, "6h": 6 * 3600, "3d": 3 * 86_400}  # s
+SHOWN: Final = ("5m", "1h", "6h", "3d")
+RATE: Final = "1h"  # the burn rate by which the rest of the budget is said to last
+# Factor, long and short window of the alerts that Google's SRE workbook recommends (chapter 5, table 5-8).
+ALERTS: Final = ((14.4, "1h", "5m"), (6.0, "6h", "30m"), (1.0, "3d", "6h"))
+MOST: Final = 2_000  # groups, those with the most breaches
+_ALL_OF_IT: Final = 0.99  # of a window that the store is said to hold
+
+
+class Burn(NamedTuple):
+    """How often the error budget would be spent if the whole window went as this part of it: 1 spends it just so.
+
+    Out of a sample it lies within low and high with 95 % confidence.
+    """
+
+    rate: float
+    low: float
+    high: float
+
+
+class Alert(NamedTuple):
+    """Whether both windows burn faster than `factor`; None where that cannot be told."""
+
+    factor: float
+    long: str
+    short: str
+    fires: bool | None
+    can_fire: bool  # False: even if all requests were breaches, they would not burn so fast
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How one objective did, of one service, route and segment, in its window. What is not known is None."""
+
+    objective: str | None
+    service: str
+    route: str
+    segment: str | None
+    target_text: str | None  # as entry spans carry it
+    target: Target
+    since_unix_nano: int  # of the window
+    until_unix_nano: int
+    held_s: float  # how much of the window the store has requests of this service from
+    counts: Counts
+    attained: Attained | None
+    missed: bool | None
+    budget_left: float | None  # part of the error budget; negative: overspent
+    burn: Mapping[str, Burn | None]  # by the windows of `BURNS`
+    lasts_s: float | None  # until the budget is spent at the burn rate of `RATE`; None: not known, or never
+    alerts: tuple[Alert, ...]
+    first_unix_nano: int  # requests under this objective, of all that was read
+    last_unix_nano: int
+
+    @property
+    def whole_text(self) -> str:
+        """Return the objective with its target, where that is not the usual one."""
+        return f"{self.objective or '(no objective)'}{f' for {self.target_text}' if self.target_text else ''}"
+
+    @property
+    def window_s(self) -> float:
+        """Return how long the window is."""
+        return (self.until_unix_nano - self.since_unix_nano) / _NS
+
+    @property
+    def is_held(self) -> bool:
+        """Tell whether the store reaches back over the window."""
+        return self.held_s >= _ALL_OF_IT * self.window_s
+
+
+class Change(NamedTuple):
+    """A route whose objective became another one, after the last request under the one before."""
+
+    service: str
+    route: str
+    before: str
+    after: str
+    at_unix_nano: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """All objectives, the one with the least budget left first; and what was not judged by any."""
+
+    objectives: tuple[Objective, ...]
+    unjudged: Counts
+    changes: tuple[Change, ...] = ()
+    longest_s: float = 0  # the longest window of an objective
+    left: int = 0  # groups beyond MOST, with fewer breaches each
+    newest_unix_nano: int | None = None
+
+    @property
+    def missed(self) -> list[Objective]:
+        """Return those that were missed."""
+        return [one for one in self.objectives if one.missed]
+
+    @property
+    def not_told(self) -> list[Objective]:
+        """Return those of which nothing can be said: no request was judged, or the sampling is not known."""
+        return [one for one in self.objectives if one.attained is None]
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Where the windows begin that requests are counted in, all of which end at `until_ns`."""
+
+    until_ns: int
+    since_ns: int | None  # the same for all objectives, if given
+    lengths_s: Iterable[float]
+    cuts: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        starts = {self.start(length) for length in (*BURNS.values(), *self.lengths_s)}
+        object.__setattr__(self, "cuts", sorted(starts | ({self.since_ns} if self.since_ns is not None else set())))
+
+    def start(self, length_s: float) -> int:
+        return max(0, self.until_ns - round(length_s * _NS))
+
+    def of(self, target: Target) -> int:
+        return self.start(target.window_s) if self.since_ns is None else self.since_ns
+
+    def rows(self, rows: Iterable[Row], start: int) -> list[Row]:
+        band = self.cuts.index(start) + 1
+        return [row for row in rows if row["band"] >= band]
+
+
+def ask(source: Source, until_ns: int, estimate: Estimate, since_ns: int | None = None, by: str | None = None) -> Found:
+    """Return how each objective does, in its own window up to `until_ns` or, if given, from `since_ns` on.
+
+    `source` holds what began before `until_ns`, at least three days of it, and `longest_s` of the answer, or else it
+    is to be asked again with more. `by`: a column or attribute of which each value is a segment.
+    """
+    keys = ([by] if by else []) + list(KEYS)
+    windows = _Windows(until_ns, since_ns, (DEFAULT_WINDOW_S,))
+    rows = source.reduce(REDUCTION, keys, cuts=windows.cuts, most=MOST)
+    lengths = {target_of(row["objective"], row["target"]).window_s for row in rows if _is_judged(row)}
+    if since_ns is None and not {windows.start(length) for length in lengths} <= set(windows.cuts):
+        windows = _Windows(until_ns, None, (DEFAULT_WINDOW_S, *lengths))
+        rows = source.reduce(REDUCTION, keys, cuts=windows.cuts, most=MOST)
+    oldest: dict[str, int] = defaultdict(lambda: until_ns)
+    for row in rows:
+        oldest[row["service"]] = min(oldest[row["service"]], row["first_unix_nano"])
+    made = [
+        _objective((None, *key) if by is None else key, of, windows, oldest, estimate)
+        for key, of in by_keys(rows, keys).items()
+        if any(row["band"] and _is_judged(row) for row in of)
+    ]
+    changes = _changes(made)
+    gone = {(one.service, one.route, one.before) for one in changes}
+    kept = [one for one in made if one.counts.judged or (one.service, one.route, one.whole_text) not in gone]
+    start = windows.start(DEFAULT_WINDOW_S) if since_ns is None else since_ns
+    return Found(
+        tuple(sorted(kept, key=_worst_first)),
+        counts(row for row in windows.rows(rows, start) if not _is_judged(row)),
+        changes,
+        max(lengths, default=0),
+        max((row["groups"] for row in rows), default=0) - len(by_keys(rows, keys)),
+        max((row["last_unix_nano"] for row in rows), default=None),
+    )
+
+
+def _is_judged(row: Row) -> bool:
+    return bool(row["good"] + row["breaches"] > 0)
+
+
+def _worst_first(one: Objective) -> tuple[Any, ...]:
+    left = one.budget_left
+    if left is None and one.attained is not None:  # no budget at all
+        left = one.attained.value - 1
+    return (left is None, left or 0, one.service, one.route, one.objective or "", one.segment or "")
+
+
+def _objective(
+    key: tuple[Any, ...], rows: Sequence[Row], windows: _Windows, oldest: Mapping[str, int], estimate: Estimate
+) -> Objective:
+    segment, service, route, objective, text = key
+    target = target_of(objective, text)
+    since = windows.of(target)
+    own = counts(windows.rows(rows, since))
+    found = attained(own, estimate)
+    left = None if found is None else budget_left(found.value, target)
+    most = max(row["most"] for row in rows)
+    burn = {
+        name: _burn(counts(windows.rows(rows, windows.start(length))), target, estimate, most)
+        for name, length in BURNS.items()
+    }
+    return Objective(
+        objective,
+        service,
+        route,
+        segment,
+        text,
+        target,
+        since,
+        windows.until_ns,
+        max(0, windows.until_ns - max(since, oldest[service])) / _NS,
+        own,
+        found,
+        is_missed(found, target),
+        left,
+        burn,
+        _lasts(left, burn[RATE], (windows.until_ns - since) / _NS),
+        tuple(_alert(target, burn, *one) for one in ALERTS),
+        min(row["first_unix_nano"] for row in rows),
+        max(row["last_unix_nano"] for row in rows),
+    )
+
+
+def _burn(found: Counts, target: Target, estimate: Estimate, most: float) -> Burn | None:
+    """Return a burn rate; `most` is the greatest weight of any request of the objective, in this window or not."""
+    if target.budget <= 0:
+        return None
+    known = attained(found if not found.is_sampled else found._replace(most=most), estimate)
+    if known is None:
+        return None
+    low, high = (known.high, known.low) if known.is_estimate else (known.value, known.value)
+    return Burn(*((1 - share) / target.budget for share in (known.value, low, high)))
+
+
+def _lasts(left: float | None, burn: Burn | None, window_s: float) -> float | None:
+    if left is None:
+        return None
+    if left <= 0:
+        return 0.0
+    return None if burn is None or burn.rate <= 0 else left * window_s / burn.rate
+
+
+def _alert(target: Target, burn: Mapping[str, Burn | None], factor: float, long: str, short: str) -> Alert:
+    both = [one for one in (burn[long], burn[short]) if one is not None]
+    fires: bool | None = None
+    if any(one.high <= factor for one in both):
+        fires = False
+    elif len(both) == 2 and all(one.low > factor for one in both):  # noqa: PLR2004 -- two windows
+        fires = True
+    return Alert(factor, long, short, fires, factor * target.budget < 1)
+
+
+def _changes(made: Sequence[Objective]) -> tuple[Change, ...]:
+    """Return where one objective of a route ended before another one began."""
+    routes: dict[tuple[str, str], dict[str, tuple[int, int]]] = defaultdict(dict)
+    for one in made:
+        of = routes[one.service, one.route]
+        first, last = of.get(one.whole_text, (one.first_unix_nano, one.last_unix_nano))
+        of[one.whole_text] = (min(first, one.first_unix_nano), max(last, one.last_unix_nano))
+    found = []
+    for (service, route), of in sorted(routes.items()):
+        spans = sorted(of.items(), key=lambda item: item[1])
+        for (before, (_, last)), (after, (first, _)) in pairwise(spans):
+            if last < first:
+                found.append(Change(service, route, before, after, first))
+    return tuple(found)

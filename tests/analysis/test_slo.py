@@ -1,0 +1,137 @@
+"""Attainment and burn rates, against published figures and definitions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from scipy.stats import binom, binomtest
+
+from stagetrace.analysis import slo
+from stagetrace.analysis.attainment import Target, exact_interval, target_of
+from stagetrace.sla.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DAY = 86_400 * 10**9
+HOUR = 3600 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("objective", "target", "wanted"),
+    [
+        ("POST /predict within 50ms for 99.9% over 28d", None, Target(0.999, 28 * 86_400)),
+        ("POST /predict within 50ms", None, Target(0.99, 28 * 86_400)),
+        ("POST /predict within 50ms", "95% over 36h", Target(0.95, 36 * 3600)),
+        ("pkg.Service/Method within 1s first_chunk 100ms over 1w", None, Target(0.99, 7 * 86_400)),
+        ("latency of checkout", None, Target(0.99, 28 * 86_400, is_said=False)),
+        ("a within 5ms; b within 5ms", None, Target(0.99, 28 * 86_400, is_said=False)),
+        (None, None, Target(0.99, 28 * 86_400, is_said=False)),
+        ("", "95% over 36h", Target(0.99, 28 * 86_400, is_said=False)),
+    ],
+)
+def test_what_an_objective_wants_is_in_its_text(objective: str | None, target: str | None, wanted: Target) -> None:
+    assert target_of(objective, target) == wanted
+
+
+def test_what_a_process_records_is_read_back() -> None:
+    for rule in ("GET /a within 50ms for 99.95% over 1w", "* within 1s per_chunk 10ms over 90m", "/b within 5ms"):
+        (one,) = Policy.parse(rule).objectives
+        text = None if one.has_usual_target else one.target_text
+        assert target_of(one.name, text) == Target(one.target, one.window_s)
+
+
+def test_the_interval_is_that_of_clopper_and_pearson() -> None:
+    """Their own example (Biometrika 26, 1934): of 10 there are none; else scipy's, and the binomial tails it means."""
+    assert exact_interval(0, 10) == pytest.approx((0.0, 0.3085), abs=5e-5)
+    assert exact_interval(10, 10) == pytest.approx((0.6915, 1.0), abs=5e-5)
+    for good, judged in ((1, 2), (992, 1000), (7, 9), (99_999, 100_000)):
+        theirs = binomtest(good, judged).proportion_ci(0.95, "exact")
+        assert exact_interval(good, judged) == pytest.approx((theirs.low, theirs.high))
+        low, high = exact_interval(good, judged)
+        assert binom.sf(good - 1, judged, low) == pytest.approx(0.025)
+        assert binom.cdf(good, judged, high) == pytest.approx(0.025)
+
+
+class Rows:
+    """Gives requests, each `(age in ns, breached)`, as the reduction does."""
+
+    def __init__(self, requests: Sequence[tuple[int, bool]], target: str, until: int, **more: Any) -> None:
+        self._requests = [(until - age, breached) for age, breached in requests]
+        self._rest = {"service": "s", "path": "/a", "objective": "/a within 5ms", "target": target, **more}
+
+    def reduce(self, name: str, by: Sequence[str] = (), **values: Any) -> list[dict[str, Any]]:
+        assert (name, list(by)) == ("verdicts", ["service", "path", "objective", "target"])
+        bands: dict[int, list[tuple[int, bool]]] = {}
+        for start, breached in self._requests:
+            bands.setdefault(sum(cut <= start for cut in values["cuts"]), []).append((start, breached))
+        sums = {"excluded": 0, "unrecorded": 0, "spread": 0, "most": 1, "sampled": False, "unknown": False, "groups": 1}
+        return [
+            {
+                **self._rest,
+                **sums,
+                "band": band,
+                "requests": len(of),
+                "good": sum(not breached for _, breached in of),
+                "breaches": sum(breached for _, breached in of),
+                "stored": len(of),
+                "first_unix_nano": min(start for start, _ in of),
+                "last_unix_nano": max(start for start, _ in of),
+            }
+            for band, of in bands.items()
+        ]
+
+
+def one(requests: Sequence[tuple[int, bool]], target: str = "99.9% over 30d", until: int = 100 * DAY) -> slo.Objective:
+    (found,) = slo.ask(Rows(requests, target, until), until, lambda _: None).objectives
+    return found
+
+
+def test_the_alerts_of_the_workbook() -> None:
+    """Its table 5-8: 2 % of the budget of 30 days in an hour are 14.4, 5 % in six hours 6, 10 % in three days 1.
+
+    Traffic is even, one request a minute, and as many breaches as that takes.
+    """
+    minutes = 30 * 24 * 60
+    budget = minutes * 0.001
+    for share, window, factor in ((0.02, 60, 14.4), (0.05, 360, 6.0), (0.10, 3 * 1440, 1.0)):
+        assert share * budget / window / 0.001 == pytest.approx(factor)
+    assert {(factor, long) for factor, long, _ in slo.ALERTS} == {(14.4, "1h"), (6.0, "6h"), (1.0, "3d")}
+    # An outage of five minutes, now: fast alone, for the long windows have seen too little of it.
+    found = one([(minute * 60 * 10**9 + 1, minute < 5) for minute in range(minutes)])
+    assert found.burn["5m"] == pytest.approx((1000.0,) * 3)
+    assert found.burn["1h"] == pytest.approx((1000 / 12,) * 3)
+    assert {alert.factor: alert.fires for alert in found.alerts} == {14.4: True, 6.0: True, 1.0: True}
+    # The same one an hour ago: the short windows are over.
+    found = one([(minute * 60 * 10**9 + 1, 60 <= minute < 65) for minute in range(minutes)])
+    assert {alert.factor: alert.fires for alert in found.alerts} == {14.4: False, 6.0: False, 1.0: True}
+    # Without any request in a short window nothing can be said, and what cannot be told does not fire.
+    found = one([(minute * 60 * 10**9 + 1, minute < 65) for minute in range(6, minutes)])
+    assert {alert.factor: alert.fires for alert in found.alerts} == {14.4: None, 6.0: True, 1.0: True}
+
+
+def test_an_alert_that_can_never_fire_says_so() -> None:
+    """14.4 times 10 % is more than all requests."""
+    found = one([(1, True)] * 10, "90% over 28d")
+    assert {alert.factor: alert.can_fire for alert in found.alerts} == {14.4: False, 6.0: True, 1.0: True}
+    assert found.alerts[0].fires is False
+
+
+def test_how_long_the_budget_lasts() -> None:
+    """Half of it is left, and burns at twice the rate at which it would just do."""
+    late = [(1, True)] * 2 + [(1, False)] * 998
+    early = [(2 * DAY, True)] * 18 + [(2 * DAY, False)] * 38_982
+    found = one(early + late, "99.9% over 30d")
+    assert found.budget_left == pytest.approx(0.5)
+    assert found.burn["1h"] is not None
+    assert found.burn["1h"].rate == pytest.approx(2)
+    assert found.lasts_s == pytest.approx(0.5 * 30 * 86_400 / 2)
+    assert one([(1, False)]).lasts_s is None  # nothing burns
+    assert one([(2 * HOUR, True), *[(2 * HOUR, False)] * 2000]).lasts_s is None  # nor is known to
+    assert one([(1, True)]).lasts_s == 0
+
+
+def test_exactly_as_many_as_wanted_is_kept() -> None:
+    assert one([(1, number < 1) for number in range(1000)]).missed is False
+    assert one([(1, number < 2) for number in range(1000)]).missed is True
