@@ -155,7 +155,7 @@ def test_the_servers_stages_are_joined_by_trace_id(tmp_path: Path) -> None:
     assert made_answer.is_bad
     excess = made_answer.keys["excess"]
     assert excess["shares"]["queue"] > 0.9
-    assert "% of the excess is queue" in made_answer.sentence
+    assert " % of the excess is queue" in made_answer.sentence
     assert made_answer.keys["stages"]["inference"]["p50"] == pytest.approx(20)
     assert made_answer.keys["joined"] == 100
 

@@ -101,6 +101,7 @@ def test_pictures_in_characters() -> None:
         f"  queue       {'#' * 10} 7.5 ms",
         "  preprocess  ?",
     ]
+    assert lines(Bars("x", [("a", 1.0, "a long text")]), 60, ASCII)[1] == f"  a  {'#' * 43} a long text"
     assert lines(STACKED, 60, ASCII) == [
         "Shares",
         f"  p50  {'#' * 13}{'=' * 40}",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _BINS: Final = 20
 _SHOWN: Final = (0.5, 0.95, 0.99)
 _WORDS: Final = {
-    OUTSIDE: "outside the server (network, connecting, waiting to be accepted)",
+    OUTSIDE: "outside the server",  # network, connecting, waiting to be accepted
     GENERATOR: "in the load generator",
 }
 
@@ -114,7 +114,7 @@ def answer(report: Report, about: Mapping[str, Any], comparison: Mapping[str, An
         "Benchmark",
         _sentence(report),
         {
-            **_keys(step),
+            **_keys(report.main),
             "valid": valid,
             "stages": {name: one for name, one in report.stages().items() if name != "(request)"},
             "server": report.stages().get("(request)"),
@@ -122,7 +122,7 @@ def answer(report: Report, about: Mapping[str, Any], comparison: Mapping[str, An
             "excess": _excess_keys(report),
             "objective": None if report.objective is None else _objective_keys(report.objective, step),
             "found": None if found is None else {"rate": found.rate, "interval": [found.low, found.high]},
-            "steps": [{**_keys(one.step), "full": one.full} for one in result.steps],
+            "steps": [{**_keys(one), "full": one.full} for one in result.steps],
             "comparison": comparison,
             "cpu_share": report.main.cpu_share,
             "notes": notes,
@@ -135,10 +135,11 @@ def answer(report: Report, about: Mapping[str, Any], comparison: Mapping[str, An
     )
 
 
-def _keys(step: Step) -> dict[str, Any]:
+def _keys(measured: Measured) -> dict[str, Any]:
+    step = measured.step
     return {
         "rate": step.rate,
-        "achieved_rate": step.achieved_rate,
+        "achieved_rate": None if measured.stopped_early else step.achieved_rate,
         "valid": step.valid,
         "reasons": list(step.reasons),
         "requests": step.requests,
@@ -152,6 +153,7 @@ def _keys(step: Step) -> dict[str, Any]:
         "over": step.over,
         "verdict": step.verdict,
         "growing": step.is_growing,
+        "stopped_early": measured.stopped_early,
         "needed_queries": step.needed,
         "confidence": CONFIDENCE,
     }
@@ -186,13 +188,13 @@ def _sentence(report: Report) -> str:
     if found is not None:
         return _found(report, p, limit)
     if len(report.result.steps) > 1 and report.broken is not None and report.main.step.verdict == KEPT:
-        return f"{p} keeps {limit} up to {_rate(step.rate)}; {_broken(report, report.broken.step, objective)}"
+        return f"{p} keeps {limit} up to {_rate(step.rate)}; {_broken(report, report.broken, objective)}"
     if step.verdict == BROKEN:
-        return _broken(report, step, objective)
+        return _broken(report, report.main, objective)
     if not step.valid:
         return f"not enough to say whether {p} keeps {limit} at {_rate(step.rate)}: {'; '.join(step.reasons)}"
     surely = step.at_most_ms[p]
-    sure = "" if surely is None else f", at most {milliseconds(surely)} with {CONFIDENCE:.0%} confidence"
+    sure = "" if surely is None else f", {_at_most(surely)}"
     return f"at {_rate(step.rate)} {p} keeps the objective of {limit}: {_ms(step.quantiles_ms[p])}{sure}"
 
 
@@ -201,15 +203,18 @@ def _measured(step: Step) -> str:
     text = f"at {_rate(step.rate)} p50 is {_ms(p50)} and p99 {_ms(p99)}"
     surely = step.at_most_ms["p99"]
     if step.valid:
-        return text if surely is None else f"{text}, at most {milliseconds(surely)} with {CONFIDENCE:.0%} confidence"
+        return (
+            text
+            if surely is None
+            else f"{text}, at most {milliseconds(surely)} with {100 * CONFIDENCE:.0f} % confidence"
+        )
     return f"{text}, which is not established: {'; '.join(step.reasons)}"
 
 
-def _broken(report: Report, step: Step, objective: Objective) -> str:
-    p = name_of(objective.percentile)
-    text = (
-        f"at {_rate(step.rate)} {p} breaks the objective of {promise(objective.limit_ms)}: {_ms(step.quantiles_ms[p])}"
-    )
+def _broken(report: Report, measured: Measured, objective: Objective) -> str:
+    step, p = measured.step, name_of(objective.percentile)
+    text = f"at {_rate(step.rate)} {p} breaks the objective of {promise(objective.limit_ms)}: "
+    text += f"{step.over:,} of {step.requests:,} were over" if measured.stopped_early else _ms(step.quantiles_ms[p])
     return f"{text}; {_where(report)}" if report.excess is not None else text
 
 
@@ -218,7 +223,7 @@ def _where(report: Report) -> str:
         return ""
     part, share = next(iter(report.excess.shares.items()))
     reason = f" ({next(iter(report.queue_ms)).replace('_', ' ')})" if part == "queue" and report.queue_ms else ""
-    return f"{share:.0%} of the excess is {_WORDS.get(part, part)}{reason}"
+    return f"{100 * share:.0f} % of the excess is {_WORDS.get(part, part)}{reason}"
 
 
 def _found(report: Report, p: str, limit: str) -> str:
@@ -231,6 +236,10 @@ def _found(report: Report, p: str, limit: str) -> str:
         return f"{p} keeps {limit} up to {_rate(found.rate)} at least: no rate that was tried breaks it"
     text = f"{p} keeps {limit} up to {_rate(found.rate)} [{low}, {found.high:.4g}]"
     return f"{text}; above, {_where(report)}" if report.excess is not None else text
+
+
+def _at_most(value: float) -> str:
+    return f"at most {milliseconds(value)} with {100 * CONFIDENCE:.0f} % confidence"
 
 
 def _rate(rate: float) -> str:
@@ -265,12 +274,14 @@ def _steps_table(steps: Sequence[Measured], objective: Objective | None) -> Tabl
     names = ["rate/s", "achieved/s", "requests", "failed", *asked, "max", "late (p99)"]
     columns = [Column(name, is_number=True, leaves=5 if name in ("max", "p95") else 0) for name in names]
     rows = []
-    for one in (step.step for step in steps):
+    for measured in steps:
+        one = measured.step
         quantiles = ["-" if one.quantiles_ms[q] is None else milliseconds(one.quantiles_ms[q] or 0.0) for q in asked]
         ends = ["-" if value is None else milliseconds(value) for value in (one.max_ms, one.late_ms)]
-        achieved = "-" if one.achieved_rate is None else f"{one.achieved_rate:.4g}"
+        achieved = "-" if one.achieved_rate is None or measured.stopped_early else f"{one.achieved_rate:.4g}"
         said = one.verdict or ("valid" if one.valid else "not valid")
         said = "growing" if one.is_growing else "not valid" if one.verdict == KEPT and not one.valid else said
+        said += ", ended early" if measured.stopped_early else ""
         rows.append([f"{one.rate:.4g}", achieved, f"{one.requests:,}", f"{one.failed:,}", *quantiles, *ends, said])
     return Table([*columns, Column("verdict")], rows)
 
@@ -296,7 +307,9 @@ def _stage_parts(report: Report) -> Iterator[str | Table | Chart]:
         yield Table(columns, rows, f"the server's stages at {_rate(report.main.step.rate)}")
     if report.excess is not None:
         of = (report.broken or report.main).step
-        rows_ = [(_WORDS.get(part, part), share, f"{share:.1%}") for part, share in report.excess.shares.items()]
+        rows_ = [
+            (_WORDS.get(part, part), share, f"{100 * share:.1f} %") for part, share in report.excess.shares.items()
+        ]
         yield Bars(f"where the excess of {report.excess.over:,} requests lies, at {_rate(of.rate)}", rows_)
 
 

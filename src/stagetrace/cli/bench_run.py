@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.analysis.bench import CONFIDENCE, Sends, Step, least_over, needed_queries, step
 from stagetrace.analysis.bench_search import Found, Search, Tried
 from stagetrace.load import arrivals, loop
-from stagetrace.load.generator import Generator, Ids, Limit, Run
+from stagetrace.load.generator import HOPELESS, Generator, Ids, Limit, Run
 
 if TYPE_CHECKING:
     import argparse
@@ -46,6 +46,11 @@ class Measured:
     first: int  # how many were of the warm-up
     full: bool = True
     cpu_share: float = 0.0  # of a core, that this process used meanwhile
+
+    @property
+    def stopped_early(self) -> bool:
+        """Tell whether sending ended once the objective was surely broken: quantiles are of the first requests."""
+        return self.run.stopped == HOPELESS
 
     @property
     def latency_ms(self) -> NDArray[np.float64]:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 # Name -> what it does, in the list of commands.
 VERBS: Final[dict[str, str]] = {
-    "bottleneck": "show where the time of requests goes, at the median and in the tail",
     "bench": "put load on a service: what latency it keeps, and up to which rate",
+    "bottleneck": "show where the time of requests goes, at the median and in the tail",
     "breaches": "list the requests that missed their latency objective",
     "capacity": "tell how much a service takes, what is left, and when to scale",
     "causes": "find what distinguishes breaches from good requests, and which service is to blame",
