@@ -75,10 +75,13 @@ class Requests:
                 "overlapping": int((self.total < self.staged - 1e-3)[here].sum()),
                 "no_stage_ms": (weight * none[here]).sum(),
                 **{column: (weight * took[here]).sum() for column, took in standard.items()},
-                "sample": np.column_stack(
-                    [self.weight[drawn], self.total[drawn], *(took[drawn] for took in standard.values())]
-                ).tolist(),
-                "sample_ids": [f"{one:x}" for one in drawn],
+                "sample": [
+                    {
+                        "span_id": f"{one:x}",
+                        "told": [self.weight[one], self.total[one], *(took[one] for took in standard.values())],
+                    }
+                    for one in drawn
+                ],
             }  # fmt: skip
 
     def own_rows(self, most: int) -> Iterator[dict[str, Any]]:
@@ -87,9 +90,9 @@ class Requests:
             for number in np.unique(bins):
                 here = np.flatnonzero((bins == number) & (self.stages[stage] > 0))
                 took = (self.weight * self.stages[stage])[here].sum()
-                ids, sample = [f"{one:x}" for one in here[:most]], self.stages[stage][here[:most]].tolist()
+                sample = [{"span_id": f"{one:x}", "ms": self.stages[stage][one]} for one in here[:most]]
                 if len(here):
-                    yield {"bin": int(number), "stage": stage, "ms": took, "sample": sample, "sample_ids": ids}
+                    yield {"bin": int(number), "stage": stage, "ms": took, "sample": sample}
 
     def quantiles(self, stage: str, cut: float) -> Iterator[dict[str, Any]]:
         kept = self.total >= 0

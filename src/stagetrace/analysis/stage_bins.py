@@ -82,13 +82,13 @@ def bins(rows: Sequence[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) ->
 
 def _sample(row: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]], added: Sequence[str]) -> Floats:
     """Return times by weight of the sampled requests of a bin: (rows, stages)."""
-    values = np.nan_to_num(np.array(row["sample"], dtype=float))
+    values = np.nan_to_num(np.array([one["told"] for one in row["sample"]], dtype=float))
     weight, duration, standard = values[:, :1], values[:, 1], values[:, 2 : 2 + len(_COLUMNS)]
     columns = [standard]
     for stage in added:
         found = own.get(stage)
-        took = dict(zip(found["sample_ids"], found["sample"], strict=True)) if found else {}
-        columns.append(np.array([[took.get(span_id, 0.0)] for span_id in row["sample_ids"]], dtype=float))
+        took = {one["span_id"]: one["ms"] for one in found["sample"]} if found else {}
+        columns.append(np.array([[took.get(one["span_id"], 0.0)] for one in row["sample"]], dtype=float))
     staged = np.hstack(columns)
     none = np.maximum(duration - staged.sum(axis=1), 0.0)[:, None]
     made: Floats = np.maximum(np.hstack([staged, none]), 0.0) * weight

@@ -1,8 +1,10 @@
 -- As for DuckDB.
 SELECT
     {by} bin, stage, sum(weight * taken.ms) AS ms,
-    arrayMap(one -> one.2, groupArraySorted({most:UInt32})((lot, taken.ms))) AS sample,
-    arrayMap(one -> one.2, groupArraySorted({most:UInt32})((lot, span_id))) AS sample_ids
+    arrayMap(
+        one -> CAST((one.2, one.3), 'Tuple(span_id String, ms Float64)'),
+        groupArraySorted({most:UInt32})((lot, span_id, taken.ms))
+    ) AS sample
 FROM (
     SELECT
         {by} weight, span_id, reverse(span_id) AS lot, stage, ms,

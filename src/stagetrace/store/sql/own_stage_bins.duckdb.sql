@@ -1,7 +1,7 @@
 -- As `stage_bins`, of the stages that a program defined itself, which have no columns: time by weight, and of the same
 -- sample what each stage took, as far as its requests have it.
 SELECT
-    {by} bin, stage, sum(weight * ms) AS ms, min_by(ms, lot, $most) AS sample, min_by(span_id, lot, $most) AS sample_ids
+    {by} bin, stage, sum(weight * ms) AS ms, min_by(struct_pack(span_id := span_id, ms := ms), lot, $most) AS sample
 FROM (
     SELECT
         {by} weight, span_id, reverse(span_id) AS lot, one.key AS stage, one.value AS ms,

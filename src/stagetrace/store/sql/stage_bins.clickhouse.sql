@@ -25,15 +25,15 @@ SELECT
     coalesce(sum(weight * timed.other_ms), 0) AS other_ms,
     sum(weight * greatest(0., duration_ms - staged_ms)) AS no_stage_ms,
     arrayMap(
-        one -> one.2,
+        one -> CAST((one.2, one.3), 'Tuple(span_id String, told Array(Nullable(Float64)))'),
         groupArraySorted({most:UInt32})((
             lot,
+            span_id,
             [
                 toNullable(timed.weight), timed.duration_ms, timed.network_receive_ms, timed.queue_ms, timed.preprocess_ms,
                 timed.handler_ms, timed.inference_ms, timed.postprocess_ms, timed.network_send_ms, timed.other_ms
             ]
         ))
-    ) AS sample,
-    arrayMap(one -> one.2, groupArraySorted({most:UInt32})((lot, span_id))) AS sample_ids
+    ) AS sample
 FROM timed
 GROUP BY ALL

@@ -1,7 +1,7 @@
 -- Of requests whose durations are within 1 % of each other (bin b: from e^(b/100) ms on; of none, a bin below all): their
 -- number and, by weight, their whole time, that of each stage and that in none. Two bins below that: what ended before it
 -- began. `least` to `unknown` are what `estimates` asks for. `sample`: of `most` of them at most, those with the least ids
--- read backwards, which are as good as drawn by lot: weight, duration and stages; `sample_ids` are theirs.
+-- read backwards, which are as good as drawn by lot: weight, duration and stages.
 WITH timed AS (
     SELECT
         {by} weight, duration_ms, breached, upgraded, sampling_probability, span_id, reverse(span_id) AS lot,
@@ -28,11 +28,13 @@ SELECT
     coalesce(sum(weight * network_send_ms), 0) AS network_send_ms, coalesce(sum(weight * other_ms), 0) AS other_ms,
     sum(weight * greatest(0.0, duration_ms - staged_ms)) AS no_stage_ms,
     min_by(
-        [
-            weight, duration_ms, network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms,
-            network_send_ms, other_ms
-        ], lot, $most
-    ) AS sample,
-    min_by(span_id, lot, $most) AS sample_ids
+        struct_pack(
+            span_id := span_id,
+            told := [
+                weight, duration_ms, network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms,
+                network_send_ms, other_ms
+            ]
+        ), lot, $most
+    ) AS sample
 FROM timed
 GROUP BY ALL
