@@ -190,7 +190,8 @@ def test_bands_are_around_their_percentiles() -> None:
         (2000, {"p50": (0.45, 0.55), "p95": (0.94, 0.96), "p99": (0.9825, 0.9975)}),  # 30 requests
         (600, {"p50": (0.45, 0.55), "p95": (0.925, 0.975), "p99": (0.98, 1.0)}),  # 12
         (200, {"p50": (0.425, 0.575), "p95": (0.90, 1.0), "p99": (0.95, 1.0)}),  # 10, downwards
-        (99, {"p50": (0.5 - 15 / 99, 0.5 + 15 / 99), "p95": (1 - 10 / 99, 1.0), "p99": None}),
+        (199, {"p50": (0.5 - 15 / 199, 0.5 + 15 / 199), "p95": (0.90, 1.0), "p99": None}),
+        (39, {"p50": (0.5 - 15 / 39, 0.5 + 15 / 39), "p95": None, "p99": None}),
         (10, {"p50": (0.0, 1.0), "p95": None, "p99": None}),
         (9, {"p50": None, "p95": None, "p99": None}),
     ],
@@ -206,8 +207,22 @@ def test_a_band_of_few_requests_is_widened(count: int, ranks: dict[str, tuple[fl
         assert (group.total_ms[percentile] is None) == (group.queue_share[percentile] is None) == (expected is None)
 
 
+def test_the_interval_of_a_widened_band_holds_both_sides_of_its_percentile() -> None:
+    """Of 300 requests nine wait: at p95 none does, but the band up to the slowest request has all of them."""
+    ones, waits = np.ones(300), np.where(np.arange(300) < 9, 500.0, 0.0)
+    (group,) = ask(Requests.tiled({"inference": ones, "queue": waits}))
+    (queue,) = [one for one in group.stages if one.stage == "queue"]
+    band, interval, share = group.bands["p95"], queue.interval["p95"], queue.share["p95"]
+    assert band is not None
+    assert interval is not None
+    assert share is not None
+    assert band.high == pytest.approx(1.0)
+    assert interval[0] == 0.0
+    assert 0.9 < share <= interval[1]
+
+
 def test_how_many_requests_are_enough() -> None:
-    assert {percentile: needed(percentile) for percentile in PERCENTILES} == {"p50": 10, "p95": 20, "p99": 100}
+    assert {percentile: needed(percentile) for percentile in PERCENTILES} == {"p50": 10, "p95": 40, "p99": 200}
 
 
 def test_what_a_shorter_stage_brings_is_told_by_the_requests_without_it() -> None:
@@ -233,7 +248,7 @@ def test_waiting_network_and_service_are_told_apart() -> None:
 
 def test_durations_that_cannot_be_are_counted_and_in_nothing_else() -> None:
     ones = np.ones(40)
-    backwards = Requests({"inference": ones}, np.where(np.arange(40) < 15, -5.0, 1.0))
+    backwards = Requests({"inference": ones}, np.where(np.arange(25) < 15, -5.0, 1.0))
     (group,) = ask(backwards)
     assert (group.backwards, group.stored, group.requests) == (15, 25, 25)
     assert shares(group, "p50") == {"inference": 1.0}
@@ -261,13 +276,13 @@ def test_requests_that_are_all_alike_have_one_answer_at_each_percentile() -> Non
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    """Of 40 samples; `benchmarks/answers/bottleneck.py` does it with thousands."""
+    """Of 25 samples; `benchmarks/answers/bottleneck.py` does it with thousands."""
     random = np.random.default_rng(8)
-    (truth,) = ask(Requests.tiled(tails(random, 200_000)))
+    (truth,) = ask(Requests.tiled(tails(random, 100_000)))
     hits = dict.fromkeys(PERCENTILES, 0)
-    for _ in range(40):
+    for _ in range(25):
         (group,) = ask(Requests.tiled(tails(random, 3000)))
         for percentile in PERCENTILES:
             (low, high) = next(one.interval[percentile] for one in group.stages if one.stage == "inference") or (0, 0)
             hits[percentile] += low <= shares(truth, percentile)["inference"] <= high
-    assert all(count >= 33 for count in hits.values()), hits
+    assert all(count >= 21 for count in hits.values()), hits

@@ -182,13 +182,13 @@ def test_sampled_requests_count_for_what_they_stand_for(tmp_path: Path) -> None:
 
 
 def test_not_enough_data_says_how_much_would_be(tmp_path: Path) -> None:
-    few = asked(store(tmp_path / "few", ALL[:30]))
-    assert few["needed"] == {"p50": 10, "p95": 20, "p99": 100}
-    assert few["sentence"].endswith("not enough requests to say so at p99 (30 requests, 100 for p99 would be enough).")
+    few = asked(store(tmp_path / "few", ALL[:60]))
+    assert few["needed"] == {"p50": 10, "p95": 40, "p99": 200}
+    assert few["sentence"].endswith("not enough requests to say so at p99 (60 requests, 200 for p99 would be enough).")
     assert {one["share"]["p99"] for one in few["stages"]} == {None}
     assert few["bands"]["p99"] is few["total_ms"]["p99"] is few["queue_share"]["p99"] is None
     fewer = asked(store(tmp_path / "fewer", ALL[:9]))
-    assert fewer["sentence"] == "Not enough data: 9 requests, and 10 for p50, 20 for p95, 100 for p99 would be enough."
+    assert fewer["sentence"] == "Not enough data: 9 requests, and 10 for p50, 40 for p95, 200 for p99 would be enough."
     assert fewer["stages"] == []
 
 

@@ -26,7 +26,7 @@ WANTED: Final = 30  # requests of a band: where there are fewer it is widened, a
 FEWEST: Final = 10  # ... and where even so there are fewer than these, downwards
 CUT: Final = 0.1  # part by which `what_if` shortens a stage
 MOST_GROUPS: Final = 100
-_MOST_CUT: Final = 8  # stages that are shortened, those with the greatest shares
+MOST_CUT: Final = 8  # stages that are shortened, those with the greatest shares
 _LEAST_CUT: Final = 0.001  # share that one has at some percentile
 _BACKWARDS: Final = -100_002  # bin of requests that end before they start
 _SAMPLED: Final = 40_000  # requests of all bins of all groups together, about
@@ -101,12 +101,15 @@ class Group:
 
 
 def needed(percentile: str) -> int:
-    """Return how many requests are enough to answer at a percentile: one of them can be expected beyond it."""
-    return max(FEWEST, ceil(round(1 / (1 - PERCENTILES[percentile][0]), 6)))
+    """Return how many requests are enough to answer at a percentile: two of them can be expected beyond it."""
+    return max(FEWEST, ceil(round(2 / (1 - PERCENTILES[percentile][0]), 6)))
 
 
-def ask(source: Source, by: Sequence[str] = (), groups: int = 1) -> list[Group]:
-    """Return where the time of each group goes, the largest group first; `groups`: how many there are, about."""
+def ask(source: Source, by: Sequence[str] = (), groups: int = 1, cuts: int = MOST_CUT) -> list[Group]:
+    """Return where the time of each group goes, the largest group first.
+
+    `groups`: how many there are, about; `cuts`: how many stages are shortened, each of which is one more scan.
+    """
     most = max(4, min(100, _SAMPLED // (_BINS * groups)))
     rows = source.reduce("stage_bins", by, most=most)
     own = source.reduce("own_stage_bins", by, most=most) if any(row["other_ms"] for row in rows) else []
@@ -114,7 +117,7 @@ def ask(source: Source, by: Sequence[str] = (), groups: int = 1) -> list[Group]:
     found = [measured(key, some, own_of.get(key, [])) for key, some in _grouped(rows, by).items()]
     found.sort(key=lambda group: (-group.requests, *map(str, group.by)))
     weights = {row[name] for row in rows for name in ("least_weight", "most_weight")}
-    return _with_quantiles(source, "what_if" if len(weights) == 1 else "weighted_what_if", by, found)
+    return _with_quantiles(source, "what_if" if len(weights) == 1 else "weighted_what_if", by, found, cuts)
 
 
 def _grouped(rows: Iterable[dict[str, Any]], by: Sequence[str]) -> dict[By, list[dict[str, Any]]]:
@@ -164,9 +167,8 @@ def _stages(bins: Bins, bands: Mapping[str, Band | None]) -> tuple[Stage, ...]:
     intervals: dict[str, list[list[float]] | None] = {}
     for percentile, band in bands.items():
         exact = None if band is None else stage_bins.shares(bins, band.low, band.high)
-        around = None if band is None else stage_bins.intervals(bins, band.low, band.high, _SEED)
         shares[percentile] = None if exact is None else exact.tolist()
-        intervals[percentile] = None if around is None else around.tolist()
+        intervals[percentile] = None if band is None else _intervals(bins, band, percentile)
     found = []
     for place, name in enumerate(bins.names):
         share = {percentile: None if all_of is None else all_of[place] for percentile, all_of in shares.items()}
@@ -179,7 +181,25 @@ def _stages(bins: Bins, bands: Mapping[str, Band | None]) -> tuple[Stage, ...]:
     return tuple(sorted(found, key=lambda one: -(one.share[highest] or 0.0)))
 
 
-def _with_quantiles(source: Source, name: str, by: Sequence[str], groups: list[Group]) -> list[Group]:
+def _intervals(bins: Bins, band: Band, percentile: str) -> list[list[float]] | None:
+    """Return the interval of each stage's share around a percentile.
+
+    Of a band that was widened it holds the intervals below and above the percentile too: what its requests have in
+    common need not be so at the percentile, but lies between what they have on either side of it.
+    """
+    rank, half = PERCENTILES[percentile]
+    sides = [(band.low, band.high)]
+    if band.high - band.low > 2 * half + 1e-9:
+        sides += [(band.low, rank), (rank, band.high)]
+    found = [around for low, high in sides if (around := stage_bins.intervals(bins, low, high, _SEED)) is not None]
+    if not found:
+        return None
+    return [
+        [min(one[place][0] for one in found), max(one[place][1] for one in found)] for place in range(len(bins.names))
+    ]
+
+
+def _with_quantiles(source: Source, name: str, by: Sequence[str], groups: list[Group], cuts: int) -> list[Group]:
     """Return groups with the percentiles of their totals, and what these were if a stage took less."""
 
     def asked(stage: str, cut: float) -> dict[By, list[float]]:
@@ -194,7 +214,7 @@ def _with_quantiles(source: Source, name: str, by: Sequence[str], groups: list[G
                 greatest[one.stage] = max(most, greatest.get(one.stage, 0.0))
     chosen = sorted((stage for stage in greatest if greatest[stage] >= _LEAST_CUT), key=lambda one: -greatest[one])
     totals = asked(semconv.QUEUE, 0.0) if groups else {}
-    cut = {stage: asked(stage, CUT) for stage in chosen[:_MOST_CUT]}
+    cut = {stage: asked(stage, CUT) for stage in chosen[:cuts]}
     made = []
     for group in groups:
         known = [percentile if group.bands[percentile] else None for percentile in PERCENTILES]
