@@ -58,5 +58,6 @@ typedef struct {
 HIDDEN PyObject *parts(PyObject *module, PyObject *const *args, Py_ssize_t given);
 HIDDEN PyObject *walk(PyObject *module, PyObject *const *args, Py_ssize_t given);
 HIDDEN PyObject *columns(PyObject *module, PyObject *given);
+HIDDEN PyObject *find(PyObject *module, PyObject *const *args, Py_ssize_t given);
 
 #endif

@@ -20,10 +20,10 @@ _HEAD: Final = 4  # bytes of an attribute with short parts beside key and value:
 _STAGE_TOTAL: Final = b"ml.stage."  # what `semconv.stage_total_ms` begins with
 
 # Attribute key -> place of its column, its OTLP type, the tag of this type in an AnyValue.
-_TAGS: Final = {STRING: 0x0A, BOOL: 0x10, INT: 0x18, DOUBLE: 0x21}
+TAGS: Final = {STRING: 0x0A, BOOL: 0x10, INT: 0x18, DOUBLE: 0x21}
 _HUGE: Final = 1e300  # beyond lie infinity and what is no number, which are no measurement: no column has them
-_DOUBLE_TAG: Final = _TAGS[DOUBLE]
-PLACES: Final = {key.encode(): (COLUMNS.index(one.column), _TAGS[one.kind]) for key, one in TYPED.items()}
+_DOUBLE_TAG: Final = TAGS[DOUBLE]
+PLACES: Final = {key.encode(): (COLUMNS.index(one.column), TAGS[one.kind]) for key, one in TYPED.items()}
 
 
 # A column's place and the value for it, if any; the attribute's bytes, if the column does not tell all of it.

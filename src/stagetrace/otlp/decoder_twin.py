@@ -15,7 +15,7 @@ from stagetrace.config import OFF
 from stagetrace.otlp.decoder_walk import Parts, Walked, parts_in_python, walk_in_python
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stagetrace.otlp.decoder_walk import Check
 
@@ -60,6 +60,22 @@ def _walk(data: bytes, held: bytes, check: Check | None, most: int) -> Walked:
 def columns(logs: Sequence[bytes]) -> list[Buffers]:
     """Return the spans that `walk` has written into `logs` as the buffers of FIXED's and SPARSE's columns."""
     found: list[Buffers] = _in_c.columns(logs)
+    return found
+
+
+def find(data: bytes, offsets: bytes, key: bytes, kind: int, odd: Callable[[bytes], str | None]) -> Buffers:
+    """Return the text form of one attribute of each serialized span, as Arrow has it; None where Python is to look.
+
+    Spans lie in `data`, from each of the 32-bit `offsets` to the next. `kind`: the tag in an AnyValue that alone is
+    meant, or 0. `odd` does the same for one span: it is asked for those that are not written as encoders do.
+    """
+    if not NATIVE:
+        return None
+    try:
+        found: Buffers = _in_c.find(data, offsets, key, kind, odd)
+    except Exception as error:  # noqa: BLE001
+        _say(error)
+        return None
     return found
 
 

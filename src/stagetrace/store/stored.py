@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
 from stagetrace.columns import SCHEMA, older_name
+from stagetrace.otlp.decoder_attributes import TAGS
 from stagetrace.otlp.decoder_back import resource_spans
 from stagetrace.otlp.decoder_columns import (
     ALL,
@@ -25,10 +26,11 @@ from stagetrace.otlp.decoder_columns import (
     STRING,
     TYPED,
 )
+from stagetrace.otlp.decoder_twin import find
 from stagetrace.otlp.wire import varint
 from stagetrace.store.entries import named_stages
 from stagetrace.store.relations import LOADED, REQUESTS, STAGE_COLUMNS
-from stagetrace.store.rows import as_text, values
+from stagetrace.store.rows import as_text, value, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -75,12 +77,13 @@ def with_later(query: str, generation: int) -> str:
     """Return a query for all stored columns as `query` gives them, those that came since also out of `rest`."""
     columns = {one.name for one in SCHEMA if one.since > generation}
     names = {*columns, *(f"old_{name}" for name in columns)}
-    later = ", ".join(
-        f"coalesce({column}, {_LATER}({REST}, '{key}', '{kind}')::{DUCKDB[_KINDS[column]]}) AS {column}"
-        for key, (column, kind) in TYPED.items()
-        if column in names
-    )
-    return f"SELECT * REPLACE ({later}) FROM ({query})"
+    later = []
+    for key, (column, kind) in TYPED.items():
+        if column in names:
+            kinds = (kind, INT) if kind == DOUBLE else (kind,)  # as the decoder takes a whole number for one
+            found = ", ".join(f"{_LATER}({REST}, '{key}', '{one}')::{DUCKDB[_KINDS[column]]}" for one in kinds)
+            later.append(f"coalesce({column}, {found}) AS {column}")
+    return f"SELECT * REPLACE ({', '.join(later)}) FROM ({query})"
 
 
 def loaded(query: str, segments: Mapping[str, str] | None = None) -> str:
@@ -112,10 +115,15 @@ def attribute_text(key: str) -> str:
     if key in TYPED:
         column = TYPED[key].column
         if column in _SAME:  # first: what a column holds is not looked for in bytes
-            found.insert(0, f"{column}::VARCHAR")
+            found.insert(0, column_text(column, REQUESTS[column]))
         else:
             found.insert(1, f"attributes[{name}]")
     return f"coalesce({', '.join(found)})"
+
+
+def column_text(column: str, kind: str) -> str:
+    """Return the expression of a value's text form, as `rows.as_text` has it: of whole numbers without a fraction."""
+    return f"regexp_replace({column}::VARCHAR, '\\.0$', '')" if kind == "DOUBLE" else f"{column}::VARCHAR"
 
 
 def _struct(columns: Iterable[str]) -> str:
@@ -215,9 +223,9 @@ def _attributes(rows: Any) -> Any:
     given = _columns(rows)
     found: list[dict[str, str]] = [{} for _ in range(len(rows))]
     for key, (column, _) in TYPED.items():
-        for at, value in enumerate(given.get(column, ())):
-            if value is not None:
-                found[at][key] = as_text(value)
+        for at, one in enumerate(given.get(column, ())):
+            if one is not None:
+                found[at][key] = as_text(one)
     for at, rest in enumerate(given.get(REST, ())):
         if rest:
             more = _texts(rest)
@@ -241,11 +249,7 @@ def _others(blobs: Any) -> Any:
 
 def _resource(blobs: Any) -> Any:
     """Return the attributes of resources in text form, of which there are few different ones."""
-    import pyarrow as pa
-
-    if isinstance(blobs, pa.ChunkedArray):
-        blobs = blobs.combine_chunks()
-    coded = blobs.dictionary_encode(null_encoding="encode")
+    coded = _coded(blobs)
     return _maps([_resource_texts(blob) for blob in coded.dictionary.to_pylist()]).take(coded.indices)
 
 
@@ -266,51 +270,57 @@ def _maps(rows: Sequence[Mapping[str, str]]) -> Any:
 
 def _attribute(rests: Any, keys: Any) -> Any:
     """Return one attribute of each span in text form, out of what has no column; NULL where it is not there."""
-    return _one(rests, keys, _texts, _field)
-
-
-def _of_resource(blobs: Any, keys: Any) -> Any:
-    """Return one attribute of each resource in text form; NULL where it is not there. There are few resources."""
-    import pyarrow as pa
-
-    wanted = keys[0].as_py() if len(keys) else ""
-    parts = blobs.chunks if isinstance(blobs, pa.ChunkedArray) else [blobs]
-    made = []
-    for part in parts:
-        coded = part.dictionary_encode()
-        values = [_resource_texts(blob).get(wanted) for blob in coded.dictionary.to_pylist()]
-        made.append(pa.array(values, pa.string()).take(coded.indices))
-    return pa.chunked_array(made, pa.string()) if isinstance(blobs, pa.ChunkedArray) else made[0]
+    key = keys[0].as_py() if len(keys) else ""
+    return _found(rests, key, 0, lambda rest: _texts(rest).get(key))
 
 
 def _later(rests: Any, keys: Any, kinds: Any) -> Any:
     """Return one attribute of each span, where it is of this kind, out of what had no column when it was stored."""
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-    kind = kinds[0].as_py() if len(kinds) else STRING
+    key, kind = (keys[0].as_py(), kinds[0].as_py()) if len(keys) else ("", STRING)
 
-    def texts(rest: bytes) -> dict[str, str]:
-        found = (one for one in Span.FromString(rest).attributes if one.value.WhichOneof("value") == kind)
-        return {key: as_text(value) for key, value in values(found).items()}
+    def text(rest: bytes) -> str | None:
+        found = [one.value for one in Span.FromString(rest).attributes if one.key == key][-1:]
+        return next((as_text(value(one)) for one in found if one.WhichOneof("value") == kind), None)
 
-    return _one(rests, keys, texts, _field)
-
-
-def _field(key: str) -> bytes:
-    return b"\x0a" + varint(len(key.encode())) + key.encode()
+    return _found(rests, key, TAGS[kind], text)
 
 
-def _one(blobs: Any, keys: Any, texts: Callable[[bytes], Mapping[str, str]], needle: Callable[[str], bytes]) -> Any:
+def _found(rests: Any, key: str, kind: int, text: Callable[[bytes], str | None]) -> Any:
+    """Return what `text` says of each span: by way of the twin in C, where that is."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    wanted = keys[0].as_py() if len(keys) else ""
-    # What is in the bytes wherever the attribute is: most are not read any further.
-    places = pc.indices_nonzero(pc.match_substring(blobs, needle(wanted)))
-    found: list[str | None] = [None] * len(blobs)
-    for place, blob in zip(places.to_pylist(), blobs.take(places).to_pylist(), strict=True):
-        found[place] = texts(blob).get(wanted)
-    return pa.array(found, pa.string())
+    if isinstance(rests, pa.ChunkedArray):
+        rests = rests.combine_chunks()
+    rests = rests.fill_null(b"")
+    _, offsets, data = rests.buffers()
+    places = offsets.slice(4 * rests.offset, 4 * (len(rests) + 1)).to_pybytes() if len(rests) else bytes(4)
+    name = key.encode()
+    if (buffers := find(b"" if data is None else data.to_pybytes(), places, name, kind, text)) is not None:
+        nulls, *given = buffers
+        return pa.Array.from_buffers(pa.string(), len(rests), [pa.py_buffer(one) for one in given], nulls)
+    named = b"\x0a" + varint(len(name)) + name if name else b""  # is in the bytes wherever the attribute is
+    return pa.array([text(rest) if named in rest else None for rest in rests.to_pylist()], pa.string())
+
+
+def _of_resource(blobs: Any, keys: Any) -> Any:
+    """Return one attribute of each resource in text form; NULL where it is not there."""
+    import pyarrow as pa
+
+    key = keys[0].as_py() if len(keys) else ""
+    coded = _coded(blobs)
+    texts = [_resource_texts(blob).get(key) for blob in coded.dictionary.to_pylist()]
+    return pa.array(texts, pa.string()).take(coded.indices)
+
+
+def _coded(blobs: Any) -> Any:
+    """Return resources as numbers into the few different ones."""
+    import pyarrow as pa
+
+    if isinstance(blobs, pa.ChunkedArray):
+        blobs = blobs.combine_chunks()
+    return blobs.dictionary_encode(null_encoding="encode")
 
 
 def _texts(rest: bytes) -> dict[str, str]:
