@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from scipy import stats
 
-from stagetrace.analysis.levels import levels
+from stagetrace.analysis.levels import ALARMS, SHORTEST, Levels, Noise, hinge, left_over, levels
 from stagetrace.analysis.season import without_pattern
 
 if TYPE_CHECKING:
@@ -15,8 +18,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stagetrace.analysis.tracks import Track
+
     Floats = NDArray[np.float64]
 
+STEP: Final = "step"
+SLOPE: Final = "slope"
+LEAST: Final = 0.05  # relative size of a change that is told
+RATE: Final = 0.05  # share of false ones among the changes that are told
+_PART: Final = 0.2  # of LEAST, in times of the whole request: what a stage must change by
+_TINY_MS: Final = 1e-3
+_LEAST_SLOPE: Final = 12  # values
+_NINE_IN_TEN: Final = 1.28  # deviations
+_HOUR_NS: Final = 3600 * 10**9
 DAY_NS: Final = 86_400 * 10**9
 _MOST_GAPS: Final = 4  # steps for each value, beyond which times are not taken as equal steps with gaps
 _OFF: Final = 0.02  # by which steps may miss a day
@@ -90,3 +104,137 @@ def _seconds(time: Any) -> float:
     if isinstance(time, str):
         time = datetime.fromisoformat(time.replace("Z", "+00:00"))
     return float(time.timestamp() if hasattr(time, "timestamp") else time)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One step or slope of a track."""
+
+    track: Track
+    kind: str  # STEP or SLOPE
+    at_unix_nano: int  # where the new level, or the slope, begins
+    before_ms: float
+    after_ms: float  # of a slope: at its end
+    q_value: float
+    ongoing: bool  # the level, or slope, that the track ends with
+    slope_ms_per_h: float | None = None
+
+    @property
+    def relative(self) -> float:
+        """Return by which share it got slower; below 0: faster."""
+        return self.after_ms / self.before_ms - 1 if self.before_ms > 0 else float(self.after_ms > 0)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was found of one track: `detectable` is the relative step, lasting a quarter of it, that would be seen."""
+
+    track: Track
+    changes: tuple[Change, ...]
+    periods: tuple[int, ...]  # of the patterns taken out, in steps
+    detectable: float
+
+
+def look(tracks: Sequence[Track], *, least: float = LEAST, alarms: float = ALARMS, rate: float = RATE) -> list[Looked]:
+    """Return the changes of each track by `least` or more, of which a share of `rate` at most is false on average.
+
+    A track without change has `alarms` false ones on average before the correction (Benjamini and Hochberg 1995).
+    """
+    found = [_candidates(track, alarms) for track in tracks]
+    chances = [change.q_value for looked in found for change in looked.changes]
+    silent = sum(not looked.changes for looked in found)
+    q_values = iter(stats.false_discovery_control([*chances, *[1.0] * silent]) if chances else ())
+    whole = {(one.track.group, one.track.quantile): one.track for one in found if one.track.stage is None}
+    made = []
+    for looked in found:
+        kept = [replace(change, q_value=float(next(q_values))) for change in looked.changes]
+        request = whole.get((looked.track.group, looked.track.quantile), looked.track)
+        kept = [change for change in kept if change.q_value <= rate and _matters(change, request, least)]
+        made.append(replace(looked, changes=tuple(kept), detectable=max(looked.detectable, least)))
+    return made
+
+
+def _matters(change: Change, request: Track, least: float) -> bool:
+    """Tell whether a change is of a practical size: of its track, and a part of that of the whole request as well."""
+    typical = float(np.median([value for value in request.values if value is not None]))
+    size = abs(change.after_ms - change.before_ms)
+    return size >= least * change.before_ms and size >= _PART * least * typical
+
+
+def _candidates(track: Track, alarms: float) -> Looked:
+    """Return the steps and slopes of one track with their chance in it as `q_value`."""
+    grid = np.array([np.nan if value is None else max(value, _TINY_MS) for value in track.values])
+    with np.errstate(invalid="ignore"):
+        grid = np.log(grid)
+    clean, periods = without_pattern(grid, periods_of(track.step_ns))
+    known = np.flatnonzero(np.isfinite(clean))
+    values = clean[known]
+    steps = levels(values, alarms)
+    edges = [0, *(int(start) for start in steps.starts), len(values)]
+    means = [float(values[low:high].mean()) for low, high in pairwise(edges)]
+    changes = [
+        Change(
+            track,
+            STEP,
+            track.start_unix_nano + int(known[start]) * track.step_ns,
+            _ms(before),
+            _ms(after),
+            float(chance),
+            ongoing=place == len(steps.starts) - 1,
+        )
+        for place, (start, (before, after), chance) in enumerate(
+            zip(steps.starts, pairwise(means), steps.p_values, strict=True)
+        )
+    ]
+    for low, high in pairwise(edges):
+        slope = _slope(track, known, values, (low, high), steps.noise, alarms)
+        if slope is not None:
+            changes = [replace(change, ongoing=False) for change in changes] if slope.ongoing else changes
+            changes.append(slope)
+    changes.sort(key=lambda change: change.at_unix_nano)
+    return Looked(track, tuple(changes), periods, _detectable(steps, len(values), alarms))
+
+
+def _slope(
+    track: Track, known: NDArray[np.int64], values: Floats, piece: tuple[int, int], noise: Noise, alarms: float
+) -> Change | None:
+    """Return the slope of a piece without steps, if its growth stands out of the noise; its `q_value` is its chance."""
+    low, high = piece
+    if high - low < _LEAST_SLOPE or np.ptp(values[low:high]) == 0:
+        return None
+    part = values[low:high]
+    _, first, last = hinge(part)
+    at = np.clip(np.arange(len(part), dtype=float), first, last)
+    _, ratio = left_over(part, at)
+    inflated = float(noise.of_mean(len(part)) * len(part))
+    freedom = max((len(part) - 2) / inflated, 1.0)
+    chance = min(2 * float(stats.t.sf(ratio / inflated**0.5, freedom)) * len(values), 1.0)
+    if chance > alarms:
+        return None
+    slope, level = np.polyfit(at, part, 1)
+    before, after = (_ms(level + slope * place) for place in (first, last))
+    since, until = (
+        track.start_unix_nano + int(known[min(low + one, high - 1)]) * track.step_ns for one in (first, last)
+    )
+    hours = max(until - since, track.step_ns) / _HOUR_NS
+    ongoing = high == len(values) and last == len(part)
+    return Change(track, SLOPE, since, before, after, chance, ongoing, (after - before) / hours)
+
+
+def _detectable(steps: Levels, size: int, alarms: float) -> float:
+    """Return the relative step over a quarter of the track that would be found nine times in ten."""
+    if steps.unit == 0 or size < _LEAST_SLOPE:
+        return 0.0
+    quarter = max(size // 4, SHORTEST)
+    error = steps.noise.deviation * steps.unit * float(steps.noise.of_contrast(quarter, size - quarter)) ** 0.5
+    return float(np.expm1(min((float(stats.norm.isf(alarms / size / 2)) + _NINE_IN_TEN) * error, 10.0)))
+
+
+def _ms(logarithm: float) -> float:
+    """Return a duration from its logarithm, to nine digits."""
+    return float(f"{np.exp(logarithm):.9g}")
+
+
+def is_worse(looked: Looked) -> bool:
+    """Tell whether the newest level of a track is slower than the one before it."""
+    return any(change.ongoing and change.relative > 0 for change in looked.changes)

@@ -19,6 +19,7 @@ VERBS: Final[dict[str, str]] = {
     "completion": "print what makes a shell complete commands and options",
     "demo": "run a service with real faults, and see what is said of them",
     "doctor": "check the installation, the settings, the way of spans, and running services",
+    "drift": "show which latencies have changed: steps and slopes over time, alarms",
     "export": "write spans to a file: Parquet, CSV, OTLP",
     "import": "take the spans of files into a local store",
     "prune": "delete old spans from a local store",

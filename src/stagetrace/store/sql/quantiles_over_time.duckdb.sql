@@ -1,0 +1,56 @@
+-- Quantiles of requests (`part` 'request') and of each stage, of each group with `least` of them and each bucket of `width`
+-- ns from `origin` on. By weight (Hazen's), out of bins 2 % wide, between the least and the greatest value of each: exact
+-- where bins have one or two. A time below 0 counts for nothing. One pass, and no value is kept.
+WITH timed AS (
+    SELECT
+        {by} (start_unix_nano - $origin) // $width AS bucket, weight,
+        unnest([
+            {'part': 'request', 'ms': duration_ms}, {'part': 'network.receive', 'ms': network_receive_ms},
+            {'part': 'queue', 'ms': queue_ms}, {'part': 'preprocess', 'ms': preprocess_ms},
+            {'part': 'handler', 'ms': handler_ms}, {'part': 'inference', 'ms': inference_ms},
+            {'part': 'postprocess', 'ms': postprocess_ms}, {'part': 'network.send', 'ms': network_send_ms},
+            {'part': 'other', 'ms': other_ms}
+        ], recursive := true)
+    FROM {requests}
+),
+binned AS (
+    SELECT
+        {by} bucket, part, CASE WHEN ms > 1e-6 THEN floor(ln(ms) * 50) ELSE -1000 END AS bin,
+        sum(weight) AS held, count(*) AS stored, min(ms) AS low, max(ms) AS high
+    FROM timed
+    WHERE ms >= 0
+    GROUP BY ALL
+),
+ranked AS (
+    SELECT
+        *, held / stored AS each, sum(held) OVER (PARTITION BY {by} bucket, part) AS whole,
+        sum(held) OVER (PARTITION BY {by} bucket, part ORDER BY bin ROWS UNBOUNDED PRECEDING) AS upto,
+        max(high) OVER (
+            PARTITION BY {by} bucket, part ORDER BY bin ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS below,
+        sum(stored) OVER (PARTITION BY {by} part) AS of_all
+    FROM binned
+)
+SELECT
+    {by} bucket, part, sum(stored) AS stored, sum(held) AS requests,
+    coalesce(min(CASE
+        WHEN upto - each / 2 < 0.5 * whole - 1e-9 THEN NULL
+        WHEN upto > held AND 0.5 * whole < upto - held + each / 2
+        THEN below + (low - below) * greatest(0, (0.5 * whole - upto + held) / each + 0.5)
+        ELSE low + (high - low) * least(1, greatest(0, (0.5 * whole - upto + held - each / 2) / greatest(held - each, each)))
+    END), max(high)) AS p50_ms,
+    coalesce(min(CASE
+        WHEN upto - each / 2 < 0.95 * whole - 1e-9 THEN NULL
+        WHEN upto > held AND 0.95 * whole < upto - held + each / 2
+        THEN below + (low - below) * greatest(0, (0.95 * whole - upto + held) / each + 0.5)
+        ELSE low + (high - low) * least(1, greatest(0, (0.95 * whole - upto + held - each / 2) / greatest(held - each, each)))
+    END), max(high)) AS p95_ms,
+    coalesce(min(CASE
+        WHEN upto - each / 2 < 0.99 * whole - 1e-9 THEN NULL
+        WHEN upto > held AND 0.99 * whole < upto - held + each / 2
+        THEN below + (low - below) * greatest(0, (0.99 * whole - upto + held) / each + 0.5)
+        ELSE low + (high - low) * least(1, greatest(0, (0.99 * whole - upto + held - each / 2) / greatest(held - each, each)))
+    END), max(high)) AS p99_ms
+FROM ranked
+WHERE of_all >= $least
+GROUP BY ALL
