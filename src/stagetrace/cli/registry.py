@@ -24,6 +24,7 @@ VERBS: Final[dict[str, str]] = {
     "import": "take the spans of files into a local store",
     "prune": "delete old spans from a local store",
     "query": "ask in SQL over requests and spans",
+    "report": "report on a period: what was met, what does not count, incidents, credits",
     "requests": "list requests: the newest, the slowest",
     "run": "start a service with recording on, for installs that read no .pth file",
     "services": "list the services that have spans",
