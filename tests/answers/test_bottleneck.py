@@ -192,6 +192,21 @@ def test_not_enough_data_says_how_much_would_be(tmp_path: Path) -> None:
     assert fewer["stages"] == []
 
 
+def test_two_stages_that_few_requests_do_not_tell_apart_are_both_named(tmp_path: Path) -> None:
+    """Of 300 requests nine wait: whether that is so at p99 nobody knows, and shortening it is what helps most."""
+    some = [
+        Made(number, NOON + number * MS, {"queue": 90.0 * (number % 40 == 5), "inference": 80.0 + number / 30})
+        for number in range(1, 301)
+    ]
+    found = asked(store(tmp_path / "store", some))
+    head, _, rest = found["sentence"].partition(", too few requests to tell which takes more; at p50 ")
+    assert head.startswith("At p99 (")
+    assert "inference" in head
+    assert "queue" in head
+    best = max(found["stages"], key=lambda one: one["what_if"]["p99"])
+    assert rest.endswith(f"; 10 % off {best['stage']} would bring p99 down by {100 * best['what_if']['p99']:.1f} %.")
+
+
 def test_an_empty_window_has_no_requests(folder: Path) -> None:
     found = asked(folder, "--since", "2020-01-01", "--until", "2020-01-02")
     assert found["sentence"] == "No requests since 2020-01-01 00:00:00 UTC."

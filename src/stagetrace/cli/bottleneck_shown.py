@@ -42,18 +42,27 @@ def sentence(group: Group) -> str:
         )
     which = "Of the stored requests, sampled in a way that is not known, at" if group.is_unknown else "At"
     text = f"{which} {last} ({_took(group, last)}) {_words(slowest)} takes {_share(slowest, last)} of the time"
+    rivals = [one for one in group.stages if one is not slowest and _may_exceed(one, slowest, last)]
+    if rivals:
+        second = max(rivals, key=lambda one: one.share[last] or 0.0)
+        text += f" and {_words(second)} {_share(second, last)}, too few requests to tell which takes more"
     if last != "p50":
         median = max(group.stages, key=lambda one: one.share["p50"] or 0.0)
-        same = "it" if median is slowest else _words(median)
-        text += f", at p50 ({_took(group, 'p50')}) {same} {_percent(median.share['p50'])}"
-    brings = slowest.what_if[last]
-    if brings is not None:
-        text += f"; {CUT:.0%} off {_words(slowest)} would bring {last} down by {_percent(brings, 1)}".replace(
-            "10%", "10 %"
-        )
+        same = "it is" if median is slowest else _words(median)
+        text += f"{';' if rivals else ','} at p50 ({_took(group, 'p50')}) {same} {_percent(median.share['p50'])}"
+    best = max(group.stages, key=lambda one: one.what_if[last] or 0.0)
+    if best.what_if[last] is not None:
+        brings = _percent(best.what_if[last], 1)
+        text += f"; {100 * CUT:g} % off {_words(best)} would bring {last} down by {brings}"
     if last != "p99":
         text += f"; not enough requests to say so at p99 ({_requests(group)}, {_enough(known)})"
     return f"{text}."
+
+
+def _may_exceed(one: Stage, other: Stage, percentile: str) -> bool:
+    """Tell whether a stage may in truth take more than another one: their intervals overlap."""
+    mine, its = one.interval[percentile], other.interval[percentile]
+    return mine is not None and its is not None and mine[1] > its[0]
 
 
 def parts(group: Group) -> list[str | Table | Chart]:
