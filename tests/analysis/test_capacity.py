@@ -228,7 +228,7 @@ def test_buckets_told_by_their_neighbours() -> None:
 
 
 def level(in_flight: float, per_s: float, good: float, requests: float = 10_000) -> Level:
-    return Level(in_flight, per_s, 0, requests / per_s, requests, 10, 0, good, good)
+    return Level(in_flight, per_s, 0, requests / per_s, requests, 10, 0, 0, good, good)
 
 
 def test_a_plan_keeps_the_objective_at_each_load_up_to_it() -> None:

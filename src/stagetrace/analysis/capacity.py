@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import ceil, exp
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.analysis import usl
@@ -35,6 +36,10 @@ MOST_SERVICES: Final = 20
 _CHANCE: Final = 6.0  # standard deviations over which loads differ by more than chance
 _RISE: Final = 0.75  # throughput of the least load over the greatest one, from which on it did not rise
 _UNLIKE: Final = 0.15  # share of the greatest throughput by which it may vary at one load
+_PAST: Final = 1.5  # times the saturation to which load must have gone for a limit to be known, and more where ...
+_FLUCTUATING: Final = 4.0  # ... load fluctuates: by e to the power of so many times what half of the buckets are off
+_LEAST_ERROR: Final = 0.01  # of a level, as a share of the greatest throughput
+_BENT: Final = 0.1  # by which share of its fluctuation a level may be off the law
 _ABOVE: Final = 1.1  # times the peak that a law has, which a minute may have been by chance
 _FULL: Final = 10  # buckets from which on a level counts in full
 _BUSY_S: Final = 60
@@ -258,7 +263,9 @@ def throughput_law(
     busiest minute; `unknown`: the rate of sampling is.
     """
     weights = [min(1.0, one.buckets / _FULL) for one in found]
-    law = usl.fit([one.in_flight for one in found], [one.per_s for one in found], weights)
+    # Levels are means over loads that fluctuate, which lie below a curve that is bent.
+    error = _LEAST_ERROR + _BENT * median(one.noise for one in found) if found else 0.0
+    law = usl.fit([one.in_flight for one in found], [one.per_s for one in found], weights, error)
     reason = _doubt(law, found, noise, busiest_per_s)
     if unknown:
         reason = "the service samples at a rate that is not known, so how many were in flight cannot be told"
@@ -281,13 +288,18 @@ def _doubt(law: Fit, found: Sequence[Level], noise: float, busiest_per_s: float)
     if not law.identifiable:
         return law.reason
     top = max(one.per_s for one in found)
-    if min(one.per_s for one in found) > _RISE * top:
-        words = "as of a steady rate with slow spells; needed is a rate that varies"
-        return f"throughput was about {top:.3g}/s at any load, {words}"
+    needed = _PAST * exp(_FLUCTUATING * median(one.noise for one in found)) * (law.saturation or 0)
     above = busiest_per_s > _ABOVE * (law.peak_per_s or 0)
-    if above or sum(one.spread_per_s**2 for one in found) / len(found) > (_UNLIKE * top) ** 2:
-        return "throughput does not follow the requests in flight: something else makes it vary"
-    return None
+    reason = None
+    if most < needed:
+        words = f"at most {most:.3g} in flight, and to tell a limit from chance it takes {needed:.3g}"
+        reason = f"the load did not go far enough: {words}"
+    elif min(one.per_s for one in found) > _RISE * top:
+        words = "as of a steady rate with slow spells; needed is a rate that varies"
+        reason = f"throughput was about {top:.3g}/s at any load, {words}"
+    elif above or sum(one.spread_per_s**2 for one in found) / len(found) > (_UNLIKE * top) ** 2:
+        reason = "throughput does not follow the requests in flight: something else makes it vary"
+    return reason
 
 
 def plan(one: Capacity, rate: float | None = None, share: float | None = None) -> Plan:

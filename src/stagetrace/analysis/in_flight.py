@@ -44,6 +44,7 @@ class Level(NamedTuple):
     requests: float  # completed meanwhile
     buckets: int
     spread_per_s: float  # standard deviation of the throughput between buckets, less what chance is to it
+    noise: float  # by how much half of the buckets are off the load that their neighbours say, in logarithms
     within: float | None  # share of them that took no longer than the bound asked about
     good: float | None  # share of those judged that met the objective
 
@@ -168,6 +169,7 @@ def levels(total: Buckets, active: Numbers, some: Places, by: Numbers, width_s: 
                 requests=sums["done"],
                 buckets=len(at),
                 spread_per_s=_spread(total.done[at] / active[at] / width_s, sums["done"] / running / width_s, width_s),
+                noise=float(np.median(apart[begin:end])),
                 within=sums["within"] / sums["done"] if sums["done"] else None,
                 good=1 - sums["breaches"] / sums["judged"] if sums["judged"] else None,
             )

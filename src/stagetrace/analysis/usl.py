@@ -90,26 +90,29 @@ def fit_usl(concurrency: Points, throughput: Points) -> Fit:
     Points in any order; negative, infinite and NaN ones are ignored. `lambda_per_s`, `sigma` and `kappa` are those of
     least squares wherever six loads are there, `knee` and `peak_per_s` only where the data show them.
     """
-    return _fit(concurrency, throughput, (USL,), None)
+    return _fit(concurrency, throughput, (USL,))
 
 
 def fit(
     concurrency: Points,
     throughput: Points,
     weights: Sequence[float] | None = None,
+    error: float = _NOISE,
 ) -> Fit:
     """Return the USL, or the law of a limit where that explains the points so much better that chance does not.
 
-    Both have three parameters. Where the points allow for both, the interval of the peak is that of either.
+    `error`: of a point at least, as a share of the greatest throughput. Both laws have three parameters. Where the
+    points allow for both, the interval of the peak is that of either.
     """
-    return _fit(concurrency, throughput, (USL, LIMIT), weights)
+    return _fit(concurrency, throughput, (USL, LIMIT), weights, error)
 
 
 def _fit(
     concurrency: Points,
     throughput: Points,
     laws: Sequence[str],
-    weights: Sequence[float] | None,
+    weights: Sequence[float] | None = None,
+    error: float = _NOISE,
 ) -> Fit:
     import numpy as np
 
@@ -123,8 +126,8 @@ def _fit(
     points = tuple((float(one), float(two)) for one, two in zip(load, rate, strict=True))
     if reason := _too_little(load, rate):
         return Fit(reason=reason, points=points, ignored=ignored)
-    planes = [_Plane(law, load, rate, counts) for law in laws]
-    best = next((plane for plane in planes[1:] if not plane.allows(planes[0])), planes[0])
+    planes = [_Plane(law, load, rate, counts, max(error, _NOISE)) for law in laws]
+    best = next((plane for plane in planes[1:] if plane.least * plane.wider < planes[0].least), planes[0])
     return best.result(points, ignored, [plane for plane in planes if plane is best or best.allows(plane)])
 
 
@@ -186,26 +189,25 @@ _SHAPES: Final[dict[str, Callable[[Numbers, Any, Any], Numbers]]] = {USL: _usl, 
 class _Plane:
     """The sum of squares of one law over its two parameters that are not linear: the knee, and sigma or sharpness."""
 
-    def __init__(self, law: str, load: Numbers, rate: Numbers, weights: Numbers) -> None:
+    def __init__(self, law: str, load: Numbers, rate: Numbers, weights: Numbers, error: float) -> None:
         import numpy as np
         from scipy.stats import f
 
         self._law, self._load, self._rate = law, load, rate
         self._roots = np.sqrt(weights / weights.mean())
         freedom = len(load) - 3
-        self._floor = len(load) * (_NOISE * rate.max()) ** 2
-        self._wider = 1 + f.ppf(0.95, 1, freedom) / freedom
+        self._floor = len(load) * (error * rate.max()) ** 2
+        self.wider = 1 + f.ppf(0.95, 1, freedom) / freedom
         least = max(1.0, load[0]) if law == USL else load[0]
         knees = np.append(np.geomspace(least, _FAR * load[-1], _PLANE[0]), np.inf if law == USL else [])
         others = np.append(0, np.geomspace(1e-4, 1, _PLANE[1])) if law == USL else np.geomspace(1, 64, _PLANE[1])
         self._look(knees, others)
         for _ in range(2):
             self._look(self._closer(self._knees, self._inside.any(axis=1)), self._nearer())
-        self.least = float(self._squares.min())
 
     def allows(self, other: _Plane) -> bool:
         """Tell whether the other law explains the points as well, but for chance."""
-        return other.least <= self.least * self._wider
+        return bool(other.least <= self._bound)
 
     def _look(self, knees: Numbers, others: Numbers) -> None:
         import numpy as np
@@ -216,8 +218,10 @@ class _Plane:
         along = shape @ rate
         size = np.einsum("ijk,ijk->ij", shape, shape)
         self._scale = along / size
-        self._squares = np.maximum(rate @ rate - along * self._scale, self._floor)
-        self._inside = self._squares <= self._squares.min() * self._wider
+        self._squares = np.maximum(rate @ rate - along * self._scale, len(rate) * (_NOISE * self._rate.max()) ** 2)
+        self.least = float(self._squares.min())
+        self._bound = max(self.least, self._floor) * self.wider
+        self._inside = self._squares <= self._bound
 
     def _nearer(self) -> Numbers:
         return self._closer(self._others, self._inside.any(axis=0))
