@@ -16,6 +16,7 @@ VERBS: Final[dict[str, str]] = {
     "breaches": "list the requests that missed their latency objective",
     "capacity": "tell how much a service takes, what is left, and when to scale",
     "causes": "find what distinguishes breaches from good requests, and which service is to blame",
+    "compare": "say whether a version of a model is slower than another, and how sure that is",
     "completion": "print what makes a shell complete commands and options",
     "demo": "run a service with real faults, and see what is said of them",
     "doctor": "check the installation, the settings, the way of spans, and running services",
