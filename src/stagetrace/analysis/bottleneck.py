@@ -26,7 +26,7 @@ WANTED: Final = 30  # requests of a band: where there are fewer it is widened, a
 FEWEST: Final = 10  # ... and where even so there are fewer than these, downwards
 CUT: Final = 0.1  # part by which `what_if` shortens a stage
 MOST_GROUPS: Final = 100
-MOST_CUT: Final = 8  # stages that are shortened, those with the greatest shares
+_MOST_CUT: Final = 8  # stages that are shortened, those with the greatest shares
 _LEAST_CUT: Final = 0.001  # share that one has at some percentile
 _BACKWARDS: Final = -100_002  # bin of requests that end before they start
 _SAMPLED: Final = 40_000  # requests of all bins of all groups together, about
@@ -105,11 +105,8 @@ def needed(percentile: str) -> int:
     return max(FEWEST, ceil(round(2 / (1 - PERCENTILES[percentile][0]), 6)))
 
 
-def ask(source: Source, by: Sequence[str] = (), groups: int = 1, cuts: int = MOST_CUT) -> list[Group]:
-    """Return where the time of each group goes, the largest group first.
-
-    `groups`: how many there are, about; `cuts`: how many stages are shortened, each of which is one more scan.
-    """
+def ask(source: Source, by: Sequence[str] = (), groups: int = 1) -> list[Group]:
+    """Return where the time of each group goes, the largest group first; `groups`: how many there are, about."""
     most = max(4, min(100, _SAMPLED // (_BINS * groups)))
     rows = source.reduce("stage_bins", by, most=most)
     own = source.reduce("own_stage_bins", by, most=most) if any(row["other_ms"] for row in rows) else []
@@ -117,7 +114,7 @@ def ask(source: Source, by: Sequence[str] = (), groups: int = 1, cuts: int = MOS
     found = [measured(key, some, own_of.get(key, [])) for key, some in _grouped(rows, by).items()]
     found.sort(key=lambda group: (-group.requests, *map(str, group.by)))
     weights = {row[name] for row in rows for name in ("least_weight", "most_weight")}
-    return _with_quantiles(source, "what_if" if len(weights) == 1 else "weighted_what_if", by, found, cuts)
+    return _with_quantiles(source, "what_if" if len(weights) == 1 else "weighted_what_if", by, found)
 
 
 def _grouped(rows: Iterable[dict[str, Any]], by: Sequence[str]) -> dict[By, list[dict[str, Any]]]:
@@ -199,7 +196,7 @@ def _intervals(bins: Bins, band: Band, percentile: str) -> list[list[float]] | N
     ]
 
 
-def _with_quantiles(source: Source, name: str, by: Sequence[str], groups: list[Group], cuts: int) -> list[Group]:
+def _with_quantiles(source: Source, name: str, by: Sequence[str], groups: list[Group]) -> list[Group]:
     """Return groups with the percentiles of their totals, and what these were if a stage took less."""
 
     def asked(stage: str, cut: float) -> dict[By, list[float]]:
@@ -214,7 +211,7 @@ def _with_quantiles(source: Source, name: str, by: Sequence[str], groups: list[G
                 greatest[one.stage] = max(most, greatest.get(one.stage, 0.0))
     chosen = sorted((stage for stage in greatest if greatest[stage] >= _LEAST_CUT), key=lambda one: -greatest[one])
     totals = asked(semconv.QUEUE, 0.0) if groups else {}
-    cut = {stage: asked(stage, CUT) for stage in chosen[:cuts]}
+    cut = {stage: asked(stage, CUT) for stage in chosen[:_MOST_CUT]}
     made = []
     for group in groups:
         known = [percentile if group.bands[percentile] else None for percentile in PERCENTILES]

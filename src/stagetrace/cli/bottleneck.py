@@ -100,8 +100,6 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
 def _groups(relations: Relations, by: tuple[str, ...]) -> list[Group]:
     """Return each group. Raise UsageError where there are too many, or where no request has what makes them."""
     from stagetrace.analysis import bottleneck
-    from stagetrace.store.reductions import PATH
-    from stagetrace.store.relations import REQUESTS
 
     most = bottleneck.MOST_GROUPS
     largest = relations.reduce("largest_groups", by, most=most)
@@ -114,9 +112,7 @@ def _groups(relations: Relations, by: tuple[str, ...]) -> list[Group]:
     for key in by:
         if all(row[key] is None for row in largest):
             raise UsageError(f"no request has {key}, which --by names\ngive a column or an attribute that they have")
-    # An attribute without a column is decoded for each scan, which takes fifty times as long.
-    is_quick = all(key in REQUESTS or key == PATH for key in by)
-    return bottleneck.ask(relations, by, count, cuts=bottleneck.MOST_CUT if is_quick else 1)
+    return bottleneck.ask(relations, by, count)
 
 
 def _critical_paths(reader: Reader, relations: Relations, group: Group) -> dict[str, Paths]:
