@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from stagetrace.store.local import LocalStore
 
 DESCRIPTION: Final = """Take the spans of files into a local store, which is made if it is not there: OTLP JSON lines,
-OTLP protobuf, and what `stagetrace export` wrote. What is there already counts once, so an import can be repeated.
+OTLP protobuf, Jaeger's JSON (what its UI downloads), and what `stagetrace export` wrote. What is there already counts
+once, so an import can be repeated.
 
 If `stagetrace up` has the store open, the spans go through it."""
 EXAMPLE: Final = "stagetrace import spans.jsonl --store ./traces"

@@ -1,11 +1,13 @@
-"""Files of OTLP spans, read message by message: JSON lines and protobuf, as the Collector's file exporter writes them.
+"""Files of spans, read message by message: OTLP JSON lines and protobuf, as the Collector's file exporter writes them.
 
+JSON may also be what Jaeger gives: its own form (`jaeger_json`), or OTLP as `result`, of its `api/v3`.
 Protobuf comes in three framings, told apart by their first bytes: one request (or several one after another, which is
 the same to protobuf), each behind its length in four bytes (the Collector), each behind its length as a varint.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
@@ -13,6 +15,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from stagetrace.errors import StoreError
 from stagetrace.otlp import json_form
+from stagetrace.store import jaeger_json
+from stagetrace.store.jaeger_json import Read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 JSON: Final = (".jsonl", ".json", ".ndjson")
 PROTOBUF: Final = (".pb", ".binpb")
 _FIRST_FIELD: Final = b"\x0a"  # how a request with spans begins
+_HEAD: Final = 20  # bytes in which an object of one key has this key
 _OTHER_SIGNALS: Final = (b'{"resourceMetrics"', b'{"resourceLogs"', b'{"resourceProfiles"')
 
 
@@ -54,14 +59,24 @@ def complete_lines(path: Path, offset: int) -> tuple[list[ExportTraceServiceRequ
 def _request(line: bytes) -> ExportTraceServiceRequest | None:
     """Return the request on one line, or None if it holds none (`read` counts these)."""
     try:
-        return json_form.decode(line)
+        return _decoded(line).request
     except ValueError:
         return None
+
+
+def _decoded(text: bytes) -> Read:
+    """Return what a JSON document holds. Raise ValueError if it is neither OTLP nor Jaeger's."""
+    if jaeger_json.is_like(text):
+        return jaeger_json.parse(text)
+    if text.lstrip()[:_HEAD].partition(b":")[0].strip() == b'{"result"':
+        text = json.dumps(json.loads(text)["result"]).encode()
+    return Read(json_form.decode(text))
 
 
 def _json(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceRequest, int]]:
     """Yield the request on each line, or the one that the whole file is."""
     bad: list[tuple[int, str]] = []
+    odd: list[Read] = []
     good = 0
     number = behind = 0
     for number, line in enumerate(file, 1):
@@ -69,20 +84,27 @@ def _json(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[ExportT
         if not line.strip():
             continue
         try:
-            request = json_form.decode(line)
+            found = _decoded(line)
         except ValueError as error:
             bad.append((number, "still being written, or cut off" if not line.endswith(b"\n") else str(error)))
             continue
         good += not line.startswith(_OTHER_SIGNALS)
-        yield request, behind
+        odd += [found] if found.rejected else []
+        yield found.request, behind
     if bad and not good:
         file.seek(0)
+        whole = file.read()
         try:
-            yield json_form.decode(file.read()), behind
-        except ValueError:
-            raise _foreign(path, f"line {bad[0][0]}: {bad[0][1]}") from None
+            found = _decoded(whole)
+        except ValueError as error:
+            wrong = str(error) if jaeger_json.is_like(whole) else f"line {bad[0][0]}: {bad[0][1]}"
+            raise _foreign(path, wrong) from None
+        odd += [found] if found.rejected else []
+        yield found.request, behind
     elif bad:
         cuts.append(f"{len(bad)} of {number} lines of {path.name} are not OTLP JSON (line {bad[0][0]}: {bad[0][1]})")
+    if odd:
+        cuts.append(f"{sum(one.rejected for one in odd)} spans of {path.name} cannot be read ({odd[0].reason})")
 
 
 def _protobuf(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceRequest, int]]:
@@ -135,6 +157,6 @@ def _varint(file: BinaryIO) -> int | None:
 def _foreign(path: Path, wrong: str) -> StoreError:
     return StoreError(
         f"{path} holds no OTLP spans: {wrong[:160]}\n"
-        f"readable are OTLP JSON lines ({' '.join(JSON)}), OTLP protobuf ({' '.join(PROTOBUF)}) and "
+        f"readable are OTLP JSON lines and Jaeger's JSON ({' '.join(JSON)}), OTLP protobuf ({' '.join(PROTOBUF)}) and "
         "what `stagetrace export` writes"
     )
