@@ -18,6 +18,7 @@ VERBS: Final[dict[str, str]] = {
     "causes": "find what distinguishes breaches from good requests, and which service is to blame",
     "compare": "say whether a version of a model is slower than another, and how sure that is",
     "completion": "print what makes a shell complete commands and options",
+    "cost": "divide what instances and tokens cost among requests",
     "demo": "run a service with real faults, and see what is said of them",
     "doctor": "check the installation, the settings, the way of spans, and running services",
     "drift": "show which latencies have changed: steps and slopes over time, alarms",

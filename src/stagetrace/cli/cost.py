@@ -1,0 +1,255 @@
+"""`stagetrace cost`: what requests cost, by model, version, segment or stage, and what was idle."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.cli.answer import Answer, add_format, finish
+from stagetrace.cli.base import UsageError
+from stagetrace.cli.chart import Bars
+from stagetrace.cli.layout import Column, Table
+from stagetrace.cli.options import add_selection, selection, store_url, utf8
+from stagetrace.cli.terminal import watched
+from stagetrace.cli.times import since
+from stagetrace.store import open_store
+
+if TYPE_CHECKING:
+    import argparse
+
+    from stagetrace.analysis.cost import Costs, Line
+    from stagetrace.analysis.prices import Prices
+    from stagetrace.store.base import Reader, Selection
+
+DESCRIPTION: Final = (
+    "Divide what instances and tokens cost among requests: by model and version, or by what --by names, a stage too.\n"
+    "Idle time and requests that missed their objective are apart; all amounts add up to the bill to the last unit.\n"
+    "Without --prices, shares of busy time."
+)
+EXAMPLE: Final = "stagetrace cost --prices prices.toml --by model --by tenant.id --since 1d"
+TITLE: Final = "Cost"
+_SHOWN: Final = 20  # lines, to people
+_BY: Final = ("model", "model_version")
+_WORDS: Final = {"version": "model_version", "route": "path"}
+_PER: Final = 1000  # requests, in the sentence
+_WHOLE_PERCENT: Final = 10
+_LARGEST: Final = 1 << 20  # bytes of a price file
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument(
+        "--prices",
+        metavar="FILE",
+        type=Path,
+        help="TOML or JSON with per_hour, gpu_per_hour, per_1k_tokens or per_token, by service, model or "
+        "instance_type, or a bill to divide, and a currency (docs/answers/cost.md)",
+    )
+    parser.add_argument(
+        "--by",
+        metavar="KEY",
+        type=utf8,
+        action="append",
+        help="what to divide by: model, version, service, route, stage, or any attribute; may be repeated; default: "
+        "model and version",
+    )
+    add_selection(parser)
+    add_format(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what requests cost and return the exit code."""
+    url = store_url(args)
+    wanted = selection(args, url)
+    with open_store(url) as reader, watched(reader):
+        return finish(args, answer(reader, wanted, args))
+
+
+def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
+    """Return what the requests of a selection cost."""
+    from stagetrace.analysis.cost import ask
+    from stagetrace.analysis.prices import PriceError, prices
+
+    given = None
+    by = tuple(dict.fromkeys(_WORDS.get(one, one) for one in args.by)) if args.by else _BY
+    try:
+        given = prices(_read(args.prices)) if args.prices is not None else None
+        with reader.relations(wanted) as relations:
+            window = wanted.until_ns - wanted.since_ns if args.since and getattr(args, "until", None) else None
+            found = ask(relations, by, given, window)
+            complete, reason = relations.complete, relations.reason
+            sampled = _is_sampled(relations.reduce("counts"))
+    except PriceError as error:
+        raise UsageError(f"--prices {args.prices}: {error}") from None
+    if found.stored == 0:
+        sentence = f"No requests{since(wanted.since_ns, args.tz)}."
+        return Answer(TITLE, sentence, _keys(found), complete=complete, reason=reason)
+    said = _sentence(found, given)
+    parts: list[str | Table | Bars] = [_table(found, by), _bars(found), *_notes(found, given, sampled)]
+    return Answer(TITLE, said, _keys(found), parts, complete=complete, reason=reason)
+
+
+def _read(path: Path) -> Any:
+    """Return what a price file holds. Raise UsageError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise UsageError(f"--prices {path} cannot be read: {error.strerror}") from None
+    if len(content) > _LARGEST:
+        raise UsageError(f"--prices {path} is larger than {_LARGEST} bytes, and no price file is")
+    if path.suffix.lower() == ".json":
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise UsageError(f"--prices {path} is no JSON: {error}") from None
+    try:
+        tomllib = import_module("tomllib")
+    except ImportError:  # Python 3.10
+        raise UsageError(f"--prices {path}: TOML needs Python 3.11\nwrite the same as JSON, in a file *.json") from None
+    try:
+        return tomllib.loads(content.decode())
+    except ValueError as error:
+        raise UsageError(f"--prices {path} is no TOML: {error}\nJSON needs a name that ends with .json") from None
+
+
+def _is_sampled(rows: list[dict[str, Any]]) -> bool:
+    return any(row["sampled"] for row in rows)
+
+
+def _amount(micros: int | None) -> float | None:
+    return None if micros is None else micros / 10**6
+
+
+def _keys(found: Costs) -> dict[str, Any]:
+    return {
+        "currency": found.currency,
+        "lines": [
+            {
+                "by": dict(line.by),
+                "amount": _amount(line.amount),
+                "breach_amount": _amount(line.breach_amount),
+                "per_request": line.per_request,
+                "requests": round(line.requests),
+                "breaches": round(line.breaches),
+                "busy_s": line.busy_s,
+                "share": line.share,
+            }
+            for line in found.lines
+        ],
+        "idle": _amount(found.idle),
+        "breach": _amount(found.breach),
+        "total": _amount(found.total),
+        "idle_share": found.idle_share,
+        "instances": found.instances,
+        "paid_s": found.paid_s,
+        "busy_s": found.busy_s,
+    }
+
+
+def _money(micros: float | None, currency: str | None, digits: int = 2) -> str:
+    """Return an amount as people write it: two decimals, or as many as show the first two digits of a small one."""
+    if micros is None:
+        return "-"
+    value = micros / 10**6
+    small = abs(value) < 1 and micros
+    text = f"{value:.2g}" if small and abs(value) < 0.1 else f"{value:,.{digits}f}"  # noqa: PLR2004
+    if "e" in text:
+        text = f"{value:.9f}".rstrip("0")
+    return f"{text} {currency}" if currency else text
+
+
+def _share(part: float, whole: float) -> str:
+    share = 100 * part / whole if whole else 0.0
+    return f"{share:.{0 if share >= _WHOLE_PERCENT or not share else 1}f} %"
+
+
+def _what(line: Line) -> str:
+    """Return what a line is of, in words: `model churn version 3`."""
+    words = {"model_version": "version", "path": "route"}
+    named = [f"{words.get(key, key)} {value}" for key, value in line.by.items() if value is not None]
+    without = [words.get(key, key) for key, value in line.by.items() if value is None]
+    return " ".join(named) or (f"no {' and no '.join(without)}" if without else "any kind")
+
+
+def _sentence(found: Costs, given: Prices | None) -> str:
+    line = found.lines[0]
+    if given is None or found.total is None:
+        part = f"{_share(line.busy_s, found.busy_s)} of the busy time" if found.busy_s else "no time"
+        idle = (
+            "" if found.idle_share is None else f"; {100 * found.idle_share:.0f} % of the time no request was in flight"
+        )
+        return f"{_capital(_what(line))} took {part}{idle}; give --prices for amounts."
+    currency = found.currency
+    text = f"{_PER:,} requests of {_what(line)} cost {_money((line.per_request or 0) * _PER * 10**6, currency)}"
+    if not found.total:
+        return f"{text}; the whole bill is 0."
+    bill = f"the {_money(found.total, currency)} bill"
+    idle = "" if found.idle is None else f"{_share(found.idle, found.total)} of {bill} was idle, "
+    of_bill = "" if idle else f" of {bill}"
+    missed = f"{_share(found.breach or 0, found.total)}{of_bill}"
+    return f"{text}; {idle}{missed} went into requests that missed their objective."
+
+
+def _capital(text: str) -> str:
+    return text if "." in text.partition(" ")[0] else text[:1].upper() + text[1:]
+
+
+def _table(found: Costs, by: tuple[str, ...]) -> Table:
+    names = ("requests", "busy", "met or unjudged", "missed", f"{_PER:,} requests")
+    rows = []
+    for line in found.lines[:_SHOWN]:
+        per = None if line.per_request is None else line.per_request * _PER * 10**6
+        cells = [_money(one, found.currency) for one in (line.amount, line.breach_amount, per)]
+        share = "-" if line.share is None else f"{100 * line.share:.1f} %"
+        named = ["-" if line.by.get(key) is None else str(line.by[key]) for key in by]
+        rows.append([*named, f"{round(line.requests):,}", share, *cells])
+    rest = found.lines[_SHOWN:]
+    met, missed = sum(one.amount or 0 for one in rest), sum(one.breach_amount or 0 for one in rest)
+    ends: list[tuple[str, int | None, int | None]] = []
+    if rest:
+        ends.append((f"({len(rest)} more lines)", *((met, missed) if found.total is not None else (None, None))))
+    if found.total is not None:
+        ends += [("(idle)", found.idle, None), ("(all)", found.total - (found.breach or 0), found.breach)]
+    blank = [""] * (len(by) - 1)
+    rows += [[name, *blank, "", "", *(_money(one, found.currency) for one in amounts), ""] for name, *amounts in ends]
+    shown = {"model_version": "version", "path": "route"}
+    columns = [Column(shown.get(key, key)) for key in by]
+    return Table([*columns, *(Column(name, is_number=True) for name in names)], rows)
+
+
+def _bars(found: Costs) -> Bars:
+    if found.total is None:
+        rows = [(_what(line), line.share, f"{100 * (line.share or 0):.1f} %") for line in found.lines[:_SHOWN]]
+        return Bars("Share of the busy time", rows)
+    rows = []
+    for line in found.lines[: _SHOWN // 2]:
+        whole = (line.amount or 0) + (line.breach_amount or 0)
+        rows.append((_what(line), whole / 10**6, _money(whole, found.currency)))
+    if found.idle is not None:
+        rows.append(("(idle)", found.idle / 10**6, _money(found.idle, found.currency)))
+    return Bars("Cost, with that of missed objectives", rows)
+
+
+def _notes(found: Costs, given: Prices | None, sampled: bool) -> list[str]:
+    of_file = given is not None and given.instances is not None
+    notes = [
+        f"{found.instances} instance{'' if found.instances == 1 else 's'}, {found.paid_s / 3600:,.2f} hours, of which "
+        f"{found.busy_s / 3600:,.2f} with a request in flight. "
+        + (
+            "Hours are those that the price file says."
+            if of_file
+            else "An instance counts from its first request to its last: when it started and stopped is not known."
+        )
+    ]
+    if found.unnamed:
+        notes.append("Instances without service.instance.id count as one of their service.")
+    if found.negative:
+        notes.append(f"{found.negative} requests end before they begin, by their clocks: they have no time.")
+    if sampled:
+        notes.append(
+            "Requests are sampled: those stored count for as many as they stand for, and busy time is a guess."
+        )
+    return notes

@@ -1,0 +1,175 @@
+"""`stagetrace cost` over a real store: time is divided as brute force divides it, and amounts add up to the bill."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from fractions import Fraction
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from answers.made import MS, NOON, Made, store
+from cli.running import cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EVER = ("--since", "1970-01-01T00:00:00Z")
+
+
+def made() -> list[Made]:
+    chance = random.Random(4)
+    return [
+        Made(
+            number,
+            NOON + chance.randrange(600_000) * MS,
+            {"preprocess": float(chance.randrange(1, 2000)), "inference": float(chance.randrange(1, 9000))},
+            service=chance.choice(["shop", "search"]),
+            model=chance.choice(["churn", "ranker"]),
+            version=chance.choice(["1", "2"]),
+            within_ms=8000,
+            attributes={"tenant.id": chance.choice(["gold", "free"]), "gen_ai.usage.input_tokens": number % 50},
+            resource={"service.instance.id": chance.choice("ab"), "host.type": "small"},
+        )
+        for number in range(1, 601)
+    ]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Made]]:
+    requests = made()
+    return store(tmp_path_factory.mktemp("cost") / "store", requests), requests
+
+
+def shared(requests: list[Made]) -> dict[int, Fraction]:
+    """Return how much time of its instance each request has, in ns, moment by moment."""
+    share: dict[int, Fraction] = defaultdict(Fraction)
+    groups: dict[tuple[str, Any], list[tuple[int, int, int]]] = defaultdict(list)
+    for one in requests:
+        end = one.start_unix_nano + round(one.took_ms * MS)
+        groups[one.service, one.resource["service.instance.id"]].append((one.start_unix_nano, end, one.number))
+    for spans in groups.values():
+        edges = sorted({edge for start, end, _ in spans for edge in (start, end)})
+        for begin, stop in pairwise(edges):
+            flying = [number for start, end, number in spans if start <= begin and end >= stop]
+            for number in flying:
+                share[number] += Fraction(stop - begin, len(flying))
+    return share
+
+
+def ask(folder: Path, *options: str, prices: Any = None, code: int = 0) -> dict[str, Any]:
+    path = folder.parent / "prices.json"
+    if prices is not None:
+        path.write_text(json.dumps(prices))
+        options = (*options, "--prices", str(path))
+    done = cli("cost", "--store", str(folder), *EVER, *options, "--json")
+    assert done.returncode == code, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def micros(amount: float) -> int:
+    return round(amount * 10**6)
+
+
+@pytest.mark.parametrize("by", ["model", "tenant.id", "stage", "service"])
+@pytest.mark.parametrize(
+    "prices",
+    [
+        {"currency": "EUR", "bill": 34.1},
+        {"per_hour": 1.2, "per_1k_tokens": {"input": 0.3}},
+        {"prices": [{"instance_type": "small", "gpu_per_hour": 0.77, "gpus": 2}]},
+    ],
+)
+def test_all_parts_add_up_to_the_bill(by: str, prices: Any, filled: tuple[Path, list[Made]]) -> None:
+    found = ask(filled[0], "--by", by, prices=prices)
+    parts = [micros(line["amount"]) for line in found["lines"]]
+    assert sum(parts) + micros(found["idle"]) + micros(found["breach"]) == micros(found["total"])
+    assert sum(micros(line["breach_amount"]) for line in found["lines"]) == micros(found["breach"])
+    assert found["total"] == prices.get("bill", found["total"])
+
+
+def test_each_amount_is_that_of_brute_force(filled: tuple[Path, list[Made]]) -> None:
+    folder, requests = filled
+    found = ask(folder, prices={"per_hour": 3600, "per_token": {"input": 0.5}})
+    share = shared(requests)
+    assert len(found["lines"]) == 4
+    for line in found["lines"]:
+        key = (line["by"]["model"], line["by"]["model_version"])
+        mine = [one for one in requests if (one.model, one.version) == key]
+        for word, amount in (("good", line["amount"]), ("breach", line["breach_amount"])):
+            wanted = sum(float(share[one.number]) / 1e9 + one.number % 50 * 0.5 for one in mine if one.word == word)
+            assert amount == pytest.approx(wanted, abs=1e-5)
+        assert (line["requests"], line["breaches"]) == (len(mine), sum(one.word == "breach" for one in mine))
+        assert line["per_request"] == pytest.approx((line["amount"] + line["breach_amount"]) / len(mine))
+    assert found["busy_s"] == pytest.approx(float(sum(share.values())) / 1e9)
+
+
+def test_the_sentence_and_the_tables(filled: tuple[Path, list[Made]]) -> None:
+    path = filled[0].parent / "prices.toml"
+    path.write_text('currency = "EUR"\nbill = 34.10\n')
+    done = cli("cost", "--store", str(filled[0]), *EVER, "--prices", str(path))
+    first = done.stdout.splitlines()[0]
+    assert first.startswith("1,000 requests of model ")
+    assert "of the 34.10 EUR bill was idle" in first
+    assert "went into requests that missed their objective" in first
+    assert "4 instances" in done.stdout
+    assert "<svg" in cli("cost", "--store", str(filled[0]), *EVER, "--prices", str(path), "--format", "html").stdout
+
+
+def test_without_prices_amounts_are_unknown(filled: tuple[Path, list[Made]]) -> None:
+    found = ask(filled[0])
+    assert (found["total"], found["idle"], found["breach"], found["currency"]) == (None, None, None, None)
+    assert {line["amount"] for line in found["lines"]} == {None}
+    assert sum(line["share"] for line in found["lines"]) == pytest.approx(1)
+    assert "give --prices" in found["sentence"]
+
+
+def test_stages_share_as_they_last(filled: tuple[Path, list[Made]]) -> None:
+    found = ask(filled[0], "--by", "stage", prices={"bill": 1000})
+    took = {stage: sum(one.stages[stage] for one in filled[1]) for stage in ("preprocess", "inference")}
+    share = {line["by"]["stage"]: line["share"] for line in found["lines"]}
+    assert share["inference"] == pytest.approx(took["inference"] / sum(took.values()), abs=0.02)
+    assert set(share) == set(took)
+
+
+def test_sampled_requests_stand_for_others(tmp_path: Path) -> None:
+    requests = [
+        Made(n, NOON + n * 1000 * MS, {"inference": 100.0}, probability=0.1, within_ms=200) for n in range(1, 50)
+    ]
+    folder = store(tmp_path / "store", requests)
+    assert ask(folder)["lines"][0]["requests"] == 490
+    assert "busy time is a guess" in cli("cost", "--store", str(folder), *EVER).stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wrong"),
+    [
+        ("p.toml", "per_hour = -1", "a price is not negative"),
+        ("p.toml", "per_hour: 1", "is no TOML"),
+        ("p.json", "{", "is no JSON"),
+        ("p.json", "[1]", "no table of prices"),
+        ("p.json", '{"per_hours": 1}', "'per_hours', which is no price"),
+        ("p.json", '{"per_hour": NaN}', "which is no number"),
+        (
+            "p.json",
+            '{"prices": [{"service": "nobody", "per_hour": 1}, {"service": "shop", "per_hour": 1}]}',
+            "'search'",
+        ),
+        ("p.toml", b"\xff\xfe", "is no TOML"),
+        (None, "", "cannot be read: No such file"),
+    ],
+)
+def test_a_bad_price_file_is_an_error_of_few_lines(
+    name: str | None, text: str | bytes, wrong: str, filled: tuple[Path, list[Made]], tmp_path: Path
+) -> None:
+    path = tmp_path / (name or "nowhere.toml")
+    if name is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    done = cli("cost", "--store", str(filled[0]), *EVER, "--prices", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert wrong in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
