@@ -29,6 +29,7 @@ class Span:
     kind: str = "INTERNAL"
     service: str = "shop"
     resource: Mapping[str, Any] = field(default_factory=dict)
+    follows: bool = False
 
     @property
     def name(self) -> str:
@@ -97,6 +98,12 @@ def test_a_consumer_is_not_waited_for() -> None:
     )
     assert parts(*spans) == [("A", 0, 10), ("B", 10, 20), ("A", 20, 100)]
     assert parts(replace(spans[3], parent_span_id=None)) == [("D", 30, 90)]
+
+
+def test_what_follows_its_parent_is_not_waited_for() -> None:
+    """Jaeger UI's case 5."""
+    spans = Span("A", None, 1, 31), Span("B", "A", 10, 20, follows=True), Span("C", "B", 12, 18)
+    assert parts(*spans) == [("A", 1, 31)]
 
 
 def test_client_and_server_with_one_id_are_one_below_the_other() -> None:

@@ -52,3 +52,15 @@ def test_of_two_copies_the_one_with_the_verdict_stays() -> None:
 def test_a_client_and_a_server_that_share_an_id_are_two_spans() -> None:
     client = replace(ROW, kind="CLIENT", service="caller", start_unix_nano=0)
     assert distinct([ROW, client, ROW]) == [client, ROW]
+
+
+def test_a_span_that_only_follows_its_parent_says_so() -> None:
+    """As Jaeger translates OpenTracing's FOLLOWS_FROM: a parent, and a link to it that says what it is."""
+    span = Span(trace_id=b"t" * 16, span_id=b"s" * 8, parent_span_id=b"p" * 8)
+    assert row("svc", span).follows is False
+    link = span.links.add(trace_id=b"t" * 16, span_id=b"p" * 8)
+    assert row("svc", span).follows is False
+    link.attributes.append(KeyValue(key="opentracing.ref_type", value=AnyValue(string_value="follows_from")))
+    assert row("svc", span).follows is True
+    link.span_id = b"o" * 8
+    assert row("svc", span).follows is False

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.analysis.span_tree import CONSUMER, Tree, span_tree
+from stagetrace.analysis.span_tree import Tree, is_asynchronous, span_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -88,9 +88,10 @@ def path_of(tree: Tree, root: int | None = None) -> Path:
     From the end of a span back: the child that ended last, at or before this moment, is waited for, and the path goes
     on within it; then, before its start, the child that ended last at or before that. Where no child is waited for, the
     span itself is on the path. Of children that end together the one that started first is taken. A child that begins
-    before its parent or outlives it is on the path within its parent alone. A CONSUMER span is asynchronous and not
-    waited for, nor is a span of no duration. The trace's root is the span without a parent id that starts first (the
-    longest of these); where all parents are named, and some missing, that among those.
+    before its parent or outlives it is on the path within its parent alone. What is asynchronous is not waited for: a
+    CONSUMER span, and one that only follows its parent (OpenTracing's FOLLOWS_FROM); nor is a span of no duration. The
+    trace's root is the span without a parent id that starts first (the longest of these); where all name a parent that
+    is missing, that among those.
     """
     if root is None:
         if not tree.roots:
@@ -136,7 +137,7 @@ def _waited(tree: Tree, place: int, start: int, end: int) -> Iterator[tuple[int,
     found = []
     for child in tree.children.get(place, ()):
         begin, until = max(start, tree.starts[child]), min(end, tree.ends[child])
-        if begin < until and tree.spans[child].kind != CONSUMER:
+        if begin < until and not is_asynchronous(tree.spans[child]):
             found.append((child, begin, until))
     found.sort(key=lambda one: (-one[2], one[1], tree.spans[one[0]].span_id, tree.spans[one[0]].kind))
     return iter(found)

@@ -1,7 +1,7 @@
 """The tree that the spans of one trace form, on one clock: what an analysis of a trace begins with.
 
 Spans are duck-typed (`store.base.SpanRow` is one): `span_id`, `parent_span_id`, `service`, `kind`, `start_unix_nano`,
-`end_unix_nano`, and `resource` if it has one. A span is known by its place in the sequence given, since ids may repeat.
+`end_unix_nano`, and, if it has them, `resource` and `follows`. A span is known by its place in the sequence given, since ids may repeat.
 """
 
 from __future__ import annotations
@@ -66,6 +66,11 @@ def span_tree(spans: Sequence[Any]) -> Tree:
     return Tree(spans, roots, children, starts, ends, shifted, copies, circular)
 
 
+def is_asynchronous(span: Any) -> bool:
+    """Tell whether a parent does not wait for a span: it takes a message, or only follows (OpenTracing)."""
+    return span.kind == CONSUMER or getattr(span, "follows", False)
+
+
 def _by_rank(span: Any) -> tuple[bool, int, int, str]:
     return bool(span.parent_span_id), span.start_unix_nano, -span.end_unix_nano, span.span_id
 
@@ -119,7 +124,7 @@ def _corrected(
             delta = shifted.get(parent, 0)
         else:
             inner, outer = (starts[place], ends[place]), (starts[parent], ends[parent])
-            delta = 0 if spans[place].kind == CONSUMER else _skew(inner, outer, is_call=is_call)
+            delta = 0 if is_asynchronous(spans[place]) else _skew(inner, outer, is_call=is_call)
         if delta:
             shifted[place] = delta
             starts[place] += delta

@@ -77,6 +77,7 @@ class SpanRow:
     attributes: Mapping[str, Value]
     status: str = "UNSET"
     resource: Mapping[str, Value] = field(default_factory=dict)
+    follows: bool = False  # its parent without being waited for: a FOLLOWS_FROM reference of OpenTracing
 
     @property
     def duration_ns(self) -> int:

@@ -36,6 +36,8 @@ class ServiceSpan(NamedTuple):
 _KINDS: Final = {number: name.removeprefix("SPAN_KIND_") for name, number in trace_pb2.Span.SpanKind.items()}
 _STATUSES: Final = {number: name.removeprefix("STATUS_CODE_") for name, number in trace_pb2.Status.StatusCode.items()}
 _SERVICE_NAME: Final = "service.name"
+REF_TYPE: Final = "opentracing.ref_type"  # of a link: what OpenTracing called it
+FOLLOWS_FROM: Final = "follows_from"
 
 
 def spans_of(data: trace_pb2.TracesData | ExportTraceServiceRequest) -> Iterator[ServiceSpan]:
@@ -79,7 +81,14 @@ def row(service: str, span: trace_pb2.Span, resource: Resource | None = None) ->
         attributes=values(span.attributes),
         status=_STATUSES.get(span.status.code, str(span.status.code)),
         resource={} if resource is None else values(resource.attributes),
+        follows=any(_is_follows(link, span) for link in span.links),
     )
+
+
+def _is_follows(link: trace_pb2.Span.Link, span: trace_pb2.Span) -> bool:
+    """Tell whether a link says of the parent that it is no more than followed, as Jaeger translates FOLLOWS_FROM."""
+    is_parent = (link.trace_id, link.span_id) == (span.trace_id, span.parent_span_id)
+    return is_parent and values(link.attributes).get(REF_TYPE) == FOLLOWS_FROM
 
 
 def values(attributes: Iterable[KeyValue]) -> dict[str, Value]:
