@@ -1,7 +1,8 @@
 """The tree that the spans of one trace form, on one clock: what an analysis of a trace begins with.
 
 Spans are duck-typed (`store.base.SpanRow` is one): `span_id`, `parent_span_id`, `service`, `kind`, `start_unix_nano`,
-`end_unix_nano`, and, if it has them, `resource` and `follows`. A span is known by its place in the sequence given, since ids may repeat.
+`end_unix_nano`, and, if they have them, `resource` and `follows`. A span is known by its place in the sequence given,
+since ids may repeat.
 """
 
 from __future__ import annotations
