@@ -66,7 +66,7 @@ class Rows:
         bands: dict[int, list[tuple[int, bool]]] = {}
         for start, breached in self._requests:
             bands.setdefault(sum(cut <= start for cut in values["cuts"]), []).append((start, breached))
-        sums = {"excluded": 0, "unrecorded": 0, "spread": 0, "most": 1, "sampled": False, "unknown": False, "groups": 1}
+        sums = {"excluded": 0, "spread": 0, "most": 1, "sampled": False, "unknown": False, "groups": 1}
         return [
             {
                 **self._rest,

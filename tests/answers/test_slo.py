@@ -11,6 +11,7 @@ import pytest
 
 from answers.made import MS, NOON, Made, lines, messages, store
 from cli.running import cli
+from stagetrace.store.local.counts import CountStore, Point
 from stagetrace.store.local.store import LocalStore
 
 if TYPE_CHECKING:
@@ -229,6 +230,32 @@ def test_sampled_requests_are_weighted_and_judged_by_the_interval(tmp_path: Path
     (one,) = found("--store", str(folder), "--until", at(NOON + HOUR), code=0)["objectives"]
     assert one["attainment"] < 0.99 < one["interval"][1]
     assert one["missed"] is None
+
+
+def test_counts_of_the_service_stand_in_for_a_sample(tmp_path: Path) -> None:
+    """One request a second for two hours, one in ten kept; the service has counted all, and sent that each 10 s."""
+    late = set(random.Random(8).sample(range(7200), 60))
+    kept = [
+        Made(number + 1, NOON + number * 10**9, {"inference": 80.0 if number in late else 1.0}, within_ms=50.0,
+             probability=0.1)
+        for number in range(7200)
+        if number in late or number % 10 == 0
+    ]  # fmt: skip
+    folder = store(tmp_path / "store", kept)
+    counter, points = CountStore(folder), []
+    for until in range(10, 7201, 10):
+        breaches = sum(number < until for number in late)
+        for verdict, value in (("good", until - breaches), ("breach", breaches)):
+            points.append(Point("shop", "a", NOON, "/predict", OLD, verdict, value, NOON + until * 10**9))
+    counter.append(points)
+    counter.close()
+    (one,) = found("--store", str(folder), "--until", at(NOON + 2 * HOUR))["objectives"]
+    assert (one["counted"], one["estimated"], one["judged"], one["breaches"]) == (True, False, 7200, 60)
+    assert one["attainment"] == 7140 / 7200
+    last_hour = sum(number >= 3600 for number in late)
+    assert one["burn"]["1h"] == pytest.approx(last_hour / 3600 / 0.01)
+    (one,) = found("--store", str(folder), "--until", at(NOON + 2 * HOUR), "--by", "region")["objectives"]
+    assert (one["counted"], one["estimated"]) == (False, True)  # services do not count by that
 
 
 def test_sampling_of_which_nothing_is_known(tmp_path: Path) -> None:

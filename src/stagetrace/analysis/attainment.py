@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import TypeAlias
 
+    # Service, route and objective -> what the service itself counted of it from a time on, up to the end.
+    Exact: TypeAlias = "Callable[[int], Mapping[tuple[str, str, str | None], Counts]]"
     # Attainment with its 95 % interval out of a sample; None where the sampling does not let it be told.
     Estimate: TypeAlias = "Callable[[Counts], tuple[float, float, float] | None]"
 
@@ -56,12 +58,12 @@ class Counts(NamedTuple):
     good: float = 0
     breaches: float = 0
     excluded: float = 0
-    unrecorded: float = 0  # spans that stagetrace did not write
     spread: float = 0
     most: float = 1
     stored: int = 0
     is_sampled: bool = False
     is_unknown: bool = False  # how they were sampled
+    is_counted: bool = False  # by the service itself, before it sampled
 
     @property
     def judged(self) -> float:
@@ -83,7 +85,6 @@ def counts(rows: Iterable[Mapping[str, Any]]) -> Counts:
         total("good"),
         total("breaches"),
         total("excluded"),
-        total("unrecorded"),
         total("spread"),
         most,
         int(total("stored")),
@@ -118,10 +119,10 @@ def attained(found: Counts, estimate: Estimate) -> Attained | None:
 
 def exact_interval(good: int, judged: int) -> tuple[float, float]:
     """Return the 95 % interval of a probability by Clopper and Pearson; `judged` is 1 or more."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
-    low = 0.0 if good == 0 else float(beta.ppf(_TAIL, good, judged - good + 1))
-    high = 1.0 if good == judged else float(beta.ppf(1 - _TAIL, good + 1, judged - good))
+    low = 0.0 if good == 0 else float(betaincinv(good, judged - good + 1, _TAIL))
+    high = 1.0 if good == judged else float(betaincinv(good + 1, judged - good, 1 - _TAIL))
     return low, high
 
 

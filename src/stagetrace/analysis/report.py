@@ -30,7 +30,7 @@ BY_DISCONNECT: Final = "the client disconnected, or the request was cancelled"
 BY_OTHERS: Final = "the verdict is `excluded`, and no reason is recorded"
 NO_OBJECTIVE: Final = "no objective matches"
 NO_VERDICT: Final = "the span carries no verdict: stagetrace did not write it"
-_SUMS: Final = ("first_sum", "second_sum", "third_sum", "fourth_sum")
+_SUMS: Final = ("first_sum", "second_sum")
 
 
 class Window(NamedTuple):
@@ -111,7 +111,7 @@ class Found:
     incidents_left: int  # beyond MOST_INCIDENTS
     lines_left: int
     stored: int
-    sums: tuple[int, ...]  # four, as the reduction `digest`
+    sums: tuple[int, ...]  # as the reduction `digest`
     first_unix_nano: int | None
     last_unix_nano: int | None
 
@@ -148,7 +148,7 @@ def ask(source: Source, options: Options, estimate: Estimate) -> Found:
     reasons: dict[int, str] = {cuts.index(begin) + 1: reason for begin, _, reason in stretches}
     rows = source.reduce(REDUCTION, list(KEYS), cuts=cuts, most=MOST)
     excluded: dict[str, float] = dict.fromkeys((one.reason for one in options.excluded), 0.0)
-    unjudged: dict[str, float] = {}
+    rest = 0.0
     lines = []
     for key, of in by_keys(rows, KEYS).items():
         for row in of:
@@ -159,12 +159,10 @@ def ask(source: Source, options: Options, estimate: Estimate) -> Found:
         if counted.excluded:
             why = _why_excluded(objective)
             excluded[why] = excluded.get(why, 0.0) + counted.excluded
-        rest = counted.requests - counted.judged - counted.excluded
-        for why, number in ((NO_VERDICT, counted.unrecorded), (NO_OBJECTIVE, rest - counted.unrecorded)):
-            if number:
-                unjudged[why] = unjudged.get(why, 0.0) + number
+        rest += counted.requests - counted.judged - counted.excluded
         if counted.judged:
             lines.append(_line(key, counted, options, estimate))
+    unjudged = _unjudged(source, rest, cuts, reasons)
     incidents = _incidents(source, lines, options, stretches)
     (digest,) = source.reduce("digest")
     return Found(
@@ -179,6 +177,14 @@ def ask(source: Source, options: Options, estimate: Estimate) -> Found:
         digest["first_unix_nano"],
         digest["last_unix_nano"],
     )
+
+
+def _unjudged(source: Source, count: float, cuts: list[int], excluded: Mapping[int, str]) -> dict[str, float]:
+    """Return by reason the requests that are neither judged nor excluded; `excluded` are bands that do not count."""
+    rows = source.reduce("unrecorded", cuts=cuts) if count else []
+    unrecorded = float(sum(row["requests"] for row in rows if row["band"] not in excluded))
+    told = {NO_VERDICT: unrecorded, NO_OBJECTIVE: count - unrecorded}
+    return {reason: number for reason, number in told.items() if number}
 
 
 def _why_excluded(objective: str | None) -> str:

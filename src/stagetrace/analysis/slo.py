@@ -13,7 +13,7 @@ from stagetrace.sla.policy import DEFAULT_WINDOW_S
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from stagetrace.analysis.attainment import Attained, Counts, Estimate, Target
+    from stagetrace.analysis.attainment import Attained, Counts, Estimate, Exact, Target
     from stagetrace.analysis.source import Source
 
 Row = dict[str, Any]
@@ -143,11 +143,19 @@ class _Windows:
         return [row for row in rows if row["band"] >= band]
 
 
-def ask(source: Source, until_ns: int, estimate: Estimate, since_ns: int | None = None, by: str | None = None) -> Found:
+def ask(
+    source: Source,
+    until_ns: int,
+    estimate: Estimate,
+    since_ns: int | None = None,
+    by: str | None = None,
+    exact: Exact | None = None,
+) -> Found:
     """Return how each objective does, in its own window up to `until_ns` or, if given, from `since_ns` on.
 
     `source` holds what began before `until_ns`, at least three days of it, and `longest_s` of the answer, or else it
-    is to be asked again with more. `by`: a column or attribute of which each value is a segment.
+    is to be asked again with more. `by`: a column or attribute of which each value is a segment. `exact` is asked
+    where requests were sampled.
     """
     keys = ([by] if by else []) + list(KEYS)
     windows = _Windows(until_ns, since_ns, (DEFAULT_WINDOW_S,))
@@ -160,7 +168,7 @@ def ask(source: Source, until_ns: int, estimate: Estimate, since_ns: int | None 
     for row in rows:
         oldest[row["service"]] = min(oldest[row["service"]], row["first_unix_nano"])
     made = [
-        _objective((None, *key) if by is None else key, of, windows, oldest, estimate)
+        _objective((None, *key) if by is None else key, _Group(of, windows, key[-4:-1], exact), oldest, estimate)
         for key, of in by_keys(rows, keys).items()
         if any(row["band"] and _is_judged(row) for row in of)
     ]
@@ -189,20 +197,32 @@ def _worst_first(one: Objective) -> tuple[Any, ...]:
     return (left is None, left or 0, one.service, one.route, one.objective or "", one.segment or "")
 
 
-def _objective(
-    key: tuple[Any, ...], rows: Sequence[Row], windows: _Windows, oldest: Mapping[str, int], estimate: Estimate
-) -> Objective:
+class _Group(NamedTuple):
+    """The rows of one objective, service, route and segment."""
+
+    rows: Sequence[Row]
+    windows: _Windows
+    key: tuple[str, str, str | None]
+    exact: Exact | None
+
+    def counts(self, start: int) -> Counts:
+        """Return what became of its requests from a start on: as the service has counted, or else by weight."""
+        found = counts(self.windows.rows(self.rows, start))
+        if self.exact is None or not found.is_sampled:
+            return found
+        return self.exact(start).get(self.key, found)
+
+
+def _objective(key: tuple[Any, ...], group: _Group, oldest: Mapping[str, int], estimate: Estimate) -> Objective:
     segment, service, route, objective, text = key
+    rows, windows = group.rows, group.windows
     target = target_of(objective, text)
     since = windows.of(target)
-    own = counts(windows.rows(rows, since))
+    own = group.counts(since)
     found = attained(own, estimate)
     left = None if found is None else budget_left(found.value, target)
     most = max(row["most"] for row in rows)
-    burn = {
-        name: _burn(counts(windows.rows(rows, windows.start(length))), target, estimate, most)
-        for name, length in BURNS.items()
-    }
+    burn = {name: _burn(group.counts(windows.start(length)), target, estimate, most) for name, length in BURNS.items()}
     return Objective(
         objective,
         service,
@@ -229,7 +249,8 @@ def _burn(found: Counts, target: Target, estimate: Estimate, most: float) -> Bur
     """Return a burn rate; `most` is the greatest weight of any request of the objective, in this window or not."""
     if target.budget <= 0:
         return None
-    known = attained(found if not found.is_sampled else found._replace(most=most), estimate)
+    is_weighted = found.is_sampled and not found.is_counted
+    known = attained(found._replace(most=most) if is_weighted else found, estimate)
     if known is None:
         return None
     low, high = (known.high, known.low) if known.is_estimate else (known.value, known.value)

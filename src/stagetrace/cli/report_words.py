@@ -22,8 +22,9 @@ _LISTED: Final = 100  # incidents in the table
 _NAMED: Final = 2  # causes of an incident in the table
 _TRACES: Final = 3
 _CONSTRUCTION: Final = (
-    "SHA-256 of the options and of four sums, modulo 2^64, of the quarters of each request's SHA-256 (trace id, "
-    "span id, service, start, verdict, route, objective, target): order, copies and kind of store do not change it"
+    "SHA-256 of the options, of the number of requests, and of two sums, modulo 2^64, of the first and second quarter "
+    "of each request's SHA-256 (trace id, span id, service, start, verdict, route, objective, target): order, copies "
+    "and kind of store do not change it"
 )
 
 

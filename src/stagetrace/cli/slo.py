@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli import objectives as words
@@ -15,10 +16,12 @@ from stagetrace.cli.terminal import watched
 from stagetrace.cli.times import Moment, shown
 from stagetrace.sla.policy import DEFAULT_WINDOW_S
 from stagetrace.store import open_store
+from stagetrace.store.base import COUNTS
 
 if TYPE_CHECKING:
     import argparse
 
+    from stagetrace.analysis.attainment import Counts, Exact
     from stagetrace.analysis.slo import Found
     from stagetrace.cli.times import Zone
     from stagetrace.store.base import Reader, Relations, Selection
@@ -69,7 +72,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         with reader.relations(replace(wanted, since_ns=start, until_ns=until)) as relations:
             if is_recording:
                 end = _newest(relations, end)
-            found = slo.ask(relations, end, words.estimate, since, args.by)
+            found = slo.ask(relations, end, words.estimate, since, args.by, _exact(reader, wanted, end, args.by))
             reasons = [] if relations.reason is None else [relations.reason]
         if start == 0 or since is not None or found.longest_s <= read:
             break
@@ -92,6 +95,33 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         complete=not reasons,
         reason="; ".join(reasons) or None,
     )
+
+
+def _exact(reader: Reader, wanted: Selection, end: int, by: str | None) -> Exact | None:
+    """Return what gives the counts that services have sent, if the store has any and they are of what is selected."""
+    if COUNTS not in reader.capabilities or by is not None or replace(wanted, service=None, route=None).is_filtered:
+        return None
+
+    @cache
+    def counted(start: int) -> dict[tuple[str, str, str | None], Counts]:
+        from stagetrace.analysis.attainment import Counts
+        from stagetrace.store import answers
+
+        part = replace(wanted, since_ns=start, until_ns=end)
+        own = reader.counted(part)  # type: ignore[attr-defined]
+        if not own:
+            return {}
+        with reader.relations(part) as relations:
+            routes = answers.exactly(relations, answers.routes(relations), own)
+        return {
+            (one.service, one.route, one.objective): Counts(
+                one.requests, one.judged - one.breaches, one.breaches, stored=one.sample.rows, is_counted=True
+            )
+            for one in routes
+            if one.sample.is_counted
+        }
+
+    return counted
 
 
 def _newest(relations: Relations, otherwise: int) -> int:

@@ -102,6 +102,7 @@ def as_json(one: Objective, by: str | None) -> dict[str, Any]:
         "since_unix_nano": one.since_unix_nano,
         "until_unix_nano": one.until_unix_nano,
         "stored": one.counts.stored,
+        "counted": one.counts.is_counted,
         "estimated": known is not None and known.is_estimate,
         "sampling_known": not one.counts.is_unknown,
     }
@@ -143,21 +144,27 @@ def _cells(one: Objective, *, is_segment: bool) -> tuple[str, ...]:
 def _lines(found: Found, zone: Zone) -> Iterator[str]:
     """Yield what the table does not say."""
     for one in found.objectives[:_ROWS]:
-        name = _name(one)
-        for alert in one.alerts:
-            if alert.fires:
-                yield f"Alert: {name} burns over {alert.factor:g} times over {alert.long} and {alert.short}."
-        if not one.is_held:
-            yield f"{name}: {_held(one)}; share and budget are of these."
-        if not one.target.is_said:
-            yield f"{name}: its objective is no rule of a policy; 99 % over 28 days are taken."
-        if one.attained is None:
-            yield f"{name}: {_why_not_told(one)}."
-        elif one.attained.is_estimate:
-            yield f"~ {name}: estimated out of {one.counts.stored:,} sampled requests (breaches are all there)."
+        yield from _notes(one)
     for change in found.changes:
         at = f"{shown(change.at_unix_nano, zone, 0)} {zone.name}"
         yield f"{change.route} of {change.service} was under `{change.before}` before {at}, then `{change.after}`."
     if found.unjudged.requests:
         rest = found.unjudged.requests - found.unjudged.excluded
         yield f"Not judged: {found.unjudged.excluded:,.0f} excluded, {rest:,.0f} that no objective matches."
+
+
+def _notes(one: Objective) -> Iterator[str]:
+    name = _name(one)
+    for alert in one.alerts:
+        if alert.fires:
+            yield f"Alert: {name} burns over {alert.factor:g} times over {alert.long} and {alert.short}."
+    if not one.is_held:
+        yield f"{name}: {_held(one)}; share and budget are of these."
+    if not one.target.is_said:
+        yield f"{name}: its objective is no rule of a policy; 99 % over 28 days are taken."
+    if one.counts.is_counted:
+        yield f"{name}: judged and breaches are as the service has counted them, before it sampled."
+    elif one.attained is None:
+        yield f"{name}: {_why_not_told(one)}."
+    elif one.attained.is_estimate:
+        yield f"~ {name}: estimated out of {one.counts.stored:,} sampled requests (breaches are all there)."

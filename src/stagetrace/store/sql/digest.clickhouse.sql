@@ -3,8 +3,6 @@ SELECT
     toInt64(count()) AS requests,
     sumWithOverflow(reinterpretAsUInt64(reverse(substring(hash, 1, 8)))) AS first_sum,
     sumWithOverflow(reinterpretAsUInt64(reverse(substring(hash, 9, 8)))) AS second_sum,
-    sumWithOverflow(reinterpretAsUInt64(reverse(substring(hash, 17, 8)))) AS third_sum,
-    sumWithOverflow(reinterpretAsUInt64(reverse(substring(hash, 25, 8)))) AS fourth_sum,
     min(start_unix_nano) AS first_unix_nano, max(start_unix_nano) AS last_unix_nano
 FROM (
     SELECT

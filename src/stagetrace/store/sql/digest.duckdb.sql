@@ -1,11 +1,9 @@
--- How many requests there are, and four sums, modulo 2^64, of the quarters of each one's SHA-256: what they are alone, and
--- neither their order, nor the kind of store, nor how often one was delivered, changes them.
+-- How many requests there are, and sums, modulo 2^64, of the first two quarters of each one's SHA-256: what they are
+-- alone, neither their order, nor the kind of store, nor how often one was delivered, changes them.
 SELECT
     count(*) AS requests,
     coalesce((sum(('0x' || hash[1:16])::UBIGINT) % 18446744073709551616::HUGEINT)::UBIGINT, 0) AS first_sum,
     coalesce((sum(('0x' || hash[17:32])::UBIGINT) % 18446744073709551616::HUGEINT)::UBIGINT, 0) AS second_sum,
-    coalesce((sum(('0x' || hash[33:48])::UBIGINT) % 18446744073709551616::HUGEINT)::UBIGINT, 0) AS third_sum,
-    coalesce((sum(('0x' || hash[49:64])::UBIGINT) % 18446744073709551616::HUGEINT)::UBIGINT, 0) AS fourth_sum,
     min(start_unix_nano) AS first_unix_nano, max(start_unix_nano) AS last_unix_nano
 FROM (
     SELECT

@@ -5,15 +5,6 @@ WITH counted AS (
         coalesce(sumIf(weight, NOT breached), 0) AS good,
         coalesce(sumIf(weight, breached), 0) AS breaches,
         coalesce(sumIf(weight, breached IS NULL AND verdict = 'excluded'), 0) AS excluded,
-        coalesce(
-            sumIf(
-                weight,
-                verdict IS NULL AND breached IS NULL AND coalesce(
-                    network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms,
-                    network_send_ms, other_ms
-                ) IS NULL
-            ), 0
-        ) AS unrecorded,
         coalesce(sumIf(weight * (weight - 1), NOT breached), 0) AS spread,
         coalesce(1 / minIf(sampling_probability, sampling_probability > 0), 1) AS most,
         toInt64(count()) AS stored,
@@ -34,7 +25,7 @@ ranked AS (
 ),
 measured AS (SELECT *, max(place) OVER () AS groups FROM ranked)
 SELECT
-    {by} band, requests, good, breaches, excluded, unrecorded, spread, most, stored, sampled, unknown, first_unix_nano,
+    {by} band, requests, good, breaches, excluded, spread, most, stored, sampled, unknown, first_unix_nano,
     last_unix_nano, groups
 FROM measured
 WHERE place <= {most:UInt32}

@@ -6,18 +6,6 @@ WITH counted AS (
         coalesce(sum(weight) FILTER (WHERE NOT breached), 0) AS good,
         coalesce(sum(weight) FILTER (WHERE breached), 0) AS breaches,
         coalesce(sum(weight) FILTER (WHERE breached IS NULL AND verdict = 'excluded'), 0) AS excluded,
-        -- With neither verdict nor stages: a span that stagetrace did not write.
-        coalesce(
-            sum(weight) FILTER (
-                WHERE coalesce(
-                    verdict, breached::VARCHAR,
-                    coalesce(
-                        network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms,
-                        network_send_ms, other_ms
-                    )::VARCHAR
-                ) IS NULL
-            ), 0
-        ) AS unrecorded,
         coalesce(sum(weight * (weight - 1)) FILTER (WHERE NOT breached), 0) AS spread,
         coalesce(1 / min(sampling_probability) FILTER (WHERE sampling_probability > 0), 1) AS most,
         count(*) AS stored,
@@ -38,7 +26,7 @@ ranked AS (
 ),
 measured AS (SELECT *, max(place) OVER () AS groups FROM ranked)
 SELECT
-    {by} band, requests, good, breaches, excluded, unrecorded, spread, most, stored, sampled, unknown, first_unix_nano,
+    {by} band, requests, good, breaches, excluded, spread, most, stored, sampled, unknown, first_unix_nano,
     last_unix_nano, groups
 FROM measured
 WHERE place <= $most
