@@ -269,3 +269,51 @@ def test_what_cannot_be_answered_is_an_error(options: Sequence[str], error: str,
     assert (done.returncode, done.stdout) == (2, "")
     assert error in done.stderr
     assert len(done.stderr.splitlines()) <= 3
+
+
+def test_the_critical_path_of_what_jaegers_page_downloads(tmp_path: Path) -> None:
+    """Three services, one with a clock 10 s ahead; concurrent and touching calls, and a job that nothing waits for."""
+
+    def one(
+        number: int, service: int, start: int, end: int, kind: str, parent: int | None, how: str = "CHILD_OF"
+    ) -> Any:
+        above = [] if parent is None else [{"refType": how, "traceID": "ab", "spanID": f"{parent:x}"}]
+        return {
+            "traceID": "ab",
+            "spanID": f"{number:x}",
+            "operationName": f"op {number}",
+            "references": above,
+            "startTime": 1_772_366_400_000_000 + start,
+            "duration": end - start,
+            "tags": [{"key": "span.kind", "type": "string", "value": kind}],
+            "logs": [],
+            "processID": f"p{service}",
+        }
+
+    ahead = 10_000_000
+    spans = [
+        one(1, 1, 0, 1000, "server", None),
+        one(2, 1, 100, 400, "internal", 1),
+        one(3, 1, 400, 900, "client", 1),
+        one(4, 1, 150, 600, "client", 1),  # beside the one that was waited for
+        one(5, 2, ahead, ahead + 300, "server", 3),
+        one(6, 2, ahead + 100, ahead + 200, "internal", 5),
+        one(7, 3, 950, 990, "internal", 1, "FOLLOWS_FROM"),
+    ]
+    processes = {
+        f"p{number}": {"serviceName": name, "tags": []} for number, name in enumerate(("shop", "users", "jobs"), 1)
+    }
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps({"data": [{"traceID": "ab", "spans": spans, "processes": processes}]}))
+    found = asked(path, "--trace", "latest")
+    start = 1_772_366_400_000_000_000
+    us = [
+        (int(part["span_id"], 16), (part["start_unix_nano"] - start) // 1000, (part["end_unix_nano"] - start) // 1000)
+        for part in found["critical_path"]
+    ]
+    first = [(1, 0, 100), (2, 100, 400), (3, 400, 500), (5, 500, 600), (6, 600, 700)]
+    assert us == [*first, (5, 700, 800), (3, 800, 900), (1, 900, 1000)]
+    moved = {(part["service"], part["by_ns"]) for part in found["adjusted"]}
+    assert moved == {("users", (500 - ahead) * 1000)}
+    text = cli("bottleneck", "--store", str(path), "--trace", "latest").stdout
+    assert "2 spans of users moved by up to -9999.50 ms: a clock was skewed." in text

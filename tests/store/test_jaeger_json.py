@@ -16,7 +16,7 @@ from conftest import need
 from stagetrace.errors import StoreError
 from stagetrace.store import Selection, open_store
 from stagetrace.store.jaeger_json import parse
-from stagetrace.store.rows import spans_of
+from stagetrace.store.rows import row, spans_of
 from store import spans as made
 from store.feed import export, send
 
@@ -208,8 +208,10 @@ def test_a_parent_in_another_trace_is_a_link_and_one_that_is_followed_a_parent()
     document = {**trace(), "spans": [span("7", "x", None, 0, 1, references=[far, itself, followed])]}
     (found,) = [one.span for one in spans_of(parse(json.dumps(document).encode()).request)]
     assert found.parent_span_id.hex() == "0" * 14 + "a1"
-    assert [link.trace_id.hex().lstrip("0") for link in found.links] == ["1", TRACE]
-    assert [link.attributes[0].value.string_value for link in found.links] == ["child_of", "child_of"]
+    assert [link.trace_id.hex().lstrip("0") for link in found.links] == ["1", TRACE, TRACE]
+    words = [link.attributes[0].value.string_value for link in found.links]
+    assert words == ["child_of", "child_of", "follows_from"]
+    assert row("svc", found).follows
 
 
 BROKEN: Final[dict[str, tuple[dict[str, Any], str]]] = {

@@ -20,12 +20,12 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
 from stagetrace.otlp.json_form import quoted
+from stagetrace.store.rows import FOLLOWS_FROM, REF_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 WARNINGS: Final = "@jaeger@warnings"  # an attribute: what Jaeger remarks on a span, as it has it over jaeger.api_v3
-REF_TYPE: Final = "opentracing.ref_type"  # of a link that was a parent in another trace, or a second one
 _KINDS: Final = {name.removeprefix("SPAN_KIND_").lower(): number for name, number in Span.SpanKind.items()}
 _STATUSES: Final = {name.removeprefix("STATUS_CODE_"): number for name, number in Status.StatusCode.items()}
 _SCOPE_NAME: Final = ("otel.scope.name", "otel.library.name")
@@ -163,7 +163,10 @@ def _fields(span: Span, tags: _Tags) -> None:
 
 
 def _refer(span: Span, given: Json) -> None:
-    """Fill in the parent: the first span of the same trace that this is a child of, else follows. Link all others."""
+    """Fill in the parent: the first span of the same trace that this is a child of, else follows. Link all others.
+
+    One that is only followed is linked too, or nothing would tell it from one that waits.
+    """
     references = [
         (
             one.get("refType"),
@@ -186,11 +189,14 @@ def _refer(span: Span, given: Json) -> None:
     )
     if parent is not None:
         span.parent_span_id = parent[2]
-        references.remove(parent)
-    for kind, trace_id, span_id in references:
+        if parent[0] == _CHILD_OF:
+            references.remove(parent)
+    for one in references:
+        kind, trace_id, span_id = one
         link = span.links.add(trace_id=trace_id, span_id=span_id)
-        if kind == _CHILD_OF:
-            link.attributes.append(KeyValue(key=REF_TYPE, value=AnyValue(string_value="child_of")))
+        if kind == _CHILD_OF or one is parent:
+            word = "child_of" if kind == _CHILD_OF else FOLLOWS_FROM
+            link.attributes.append(KeyValue(key=REF_TYPE, value=AnyValue(string_value=word)))
 
 
 def _resource(process: Any) -> ResourceSpans:
