@@ -109,7 +109,7 @@ def in_order(rows: list[dict[str, Any]], by: list[str]) -> list[dict[str, Any]]:
 
     def key(row: dict[str, Any]) -> list[str]:
         plain = [name for name in row if isinstance(row[name], (str, int, bool, type(None))) and name not in by]
-        return [f"{row[name]!r:>24}" for name in (*by, *sorted(plain))]
+        return [f"{row[name]!r:>24}" for name in (*(one for one in by if one in row), *sorted(plain))]
 
     return sorted(rows, key=key)
 

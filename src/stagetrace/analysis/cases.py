@@ -6,7 +6,7 @@ weights make each kind stand for all of its requests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,8 +24,8 @@ GOOD: Final = 0
 BREACH: Final = 1
 ANY: Final = 2
 MOST_BREACHES: Final = 20_000
-MOST_GOOD: Final = 40_000
-_WHOLE: Final = 1 << 20  # of which `below` is a part
+MOST_GOOD: Final = 20_000
+_WHOLE: Final = (1 << 64) - 1  # the greatest hash
 _MOST_ROWS: Final = 100_000
 _MOST_KEYS: Final = 60
 _SLOW: Final = 0.95  # quantile of normal requests from which on one is slow, where none is judged
@@ -102,6 +102,14 @@ def ask(source: Source) -> Cases:
         for verdict, most, count in ((BREACH, MOST_BREACHES, breaches), (GOOD, MOST_GOOD, rest))
     )
     return _made(bad, others, breaches, good, total)
+
+
+def ask_any(source: Source) -> Cases:
+    """Return requests whether they are judged or not, none of them as a breach."""
+    (total,) = source.reduce("counts") or [{}]
+    count = int(total.get("stored") or 0)
+    rows = source.reduce("cases", verdict=ANY, below=part(MOST_GOOD, count), most=_MOST_ROWS) if count else []
+    return replace(_made([], rows, 0.0, float(total.get("requests") or 0), total), good=0.0)
 
 
 def part(most: int, count: float) -> int:

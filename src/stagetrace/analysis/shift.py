@@ -94,8 +94,10 @@ class Compared:
             for place, one in enumerate(traces):
                 for part, took in one.parts.items():
                     key = key_of(part)
+                    if key is not None and key not in found:
+                        found[key] = np.zeros(len(traces))
                     if key is not None:
-                        found.setdefault(key, np.zeros(len(traces)))[place] += took
+                        found[key][place] += took
             columns.append(found)
         return self.excess(*columns)
 

@@ -64,10 +64,10 @@ def _frequent(codes: Array, names: list[str | None], least: int) -> Coded:
 
 def _binned(names: list[str | None], codes: Array) -> tuple[Array, list[str | None]] | None:
     """Return codes and names of ranges, if all values are numbers; absence remains a value of its own."""
-    numbers = [_number(name) for name in names]
-    if any(number is None and name is not None for number, name in zip(numbers, names, strict=True)):
+    numbers = [number(name) for name in names]
+    if any(one is None and name is not None for one, name in zip(numbers, names, strict=True)):
         return None
-    of_value = np.array([np.nan if number is None else number for number in numbers])
+    of_value = np.array([np.nan if one is None else one for one in numbers])
     values = of_value[codes]
     there = ~np.isnan(values)
     edges = np.unique(np.quantile(values[there], _QUANTILES, method="inverted_cdf"))
@@ -92,11 +92,12 @@ def _text(value: float) -> str:
     return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else f"{value:g}"
 
 
-def _number(text: str | None) -> float | None:
+def number(text: str | None) -> float | None:
+    """Return the finite number that a text is, or None."""
     if text is None:
         return None
     try:
-        number = float(text)
+        found = float(text)
     except ValueError:
         return None
-    return number if isfinite(number) else None
+    return found if isfinite(found) else None

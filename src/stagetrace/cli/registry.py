@@ -29,6 +29,7 @@ VERBS: Final[dict[str, str]] = {
     "report": "report on a period: what was met, what does not count, incidents, credits",
     "requests": "list requests: the newest, the slowest",
     "run": "start a service with recording on, for installs that read no .pth file",
+    "segments": "show how tenants, tiers, regions or input sizes fare, against the rest",
     "services": "list the services that have spans",
     "slo": "say whether each objective is kept, and how long its error budget lasts",
     "stages": "show how long each stage takes, by route and model",

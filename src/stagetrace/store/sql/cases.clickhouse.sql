@@ -4,5 +4,5 @@ SELECT
     framework, mapKeys(stages) AS stage_names, mapValues(stages) AS stage_ms, mapKeys(attributes) AS keys,
     mapValues(attributes) AS texts, mapKeys({resource}) AS resource_keys, mapValues({resource}) AS resource_texts
 FROM {requests}
-WHERE ({verdict:UInt8} = 2 OR breached = ({verdict:UInt8} = 1)) AND cityHash64(span_id) % 1048576 < {below:UInt32}
+WHERE ({verdict:UInt8} = 2 OR breached = ({verdict:UInt8} = 1)) AND cityHash64(span_id) <= {below:UInt64}
 LIMIT {most:UInt32}

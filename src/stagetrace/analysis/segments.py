@@ -1,0 +1,315 @@
+"""How segments of the requests differ: breaches, latency, stages, their part of the excess, against the rest.
+
+Out of histograms by segment, service, route and duration (reduction `segments`): in memory are the largest ones alone;
+all others are summed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from stagetrace.analysis.contingency import Cells, benjamini_hochberg, one_sided
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from stagetrace.analysis.source import Source
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+MOST: Final = 50
+ALPHA: Final = 0.05
+LEAST_P50: Final = 10  # requests
+LEAST_P99: Final = 100
+_CERTAIN: Final = 1e6  # prior breaches and good requests where segments do not differ beyond chance
+_STAGES: Final = {
+    "network_receive_sum": "network.receive",
+    "queue_sum": "queue",
+    "preprocess_sum": "preprocess",
+    "handler_sum": "handler",
+    "inference_sum": "inference",
+    "postprocess_sum": "postprocess",
+    "network_send_sum": "network.send",
+    "other_sum": "other",
+}
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment; counts are sums of weights. None where nothing is judged, or there are not enough requests."""
+
+    segment: str | None  # None: the attribute is absent
+    requests: float
+    stored: int
+    judged: float
+    breaches: float
+    breach_share: float | None
+    interval: Interval | None  # of 95 % (Clopper and Pearson)
+    shrunk: float | None  # the share, drawn to that of all segments by as little as it is known
+    shrunk_interval: Interval | None
+    rest_share: float | None  # of all other segments
+    p50_ms: float | None
+    p99_ms: float | None
+    needed: int | None  # requests for the p99, where it is not told
+    stages: Mapping[str, float]  # shares of the time
+    excess_ms: float  # time over the thresholds
+    excess_share: float | None
+    q_value: float | None  # of its breaches being as frequent as the others' on the same routes; unjudged: of latency
+    latency_q_value: float | None  # of its durations being as long
+    is_longer: bool  # rather than shorter, where they differ
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The largest segments, by requests, and what all others are together."""
+
+    segments: tuple[Segment, ...]
+    others: Segment | None
+    other_segments: int
+    share: float | None  # of breaches, over all
+    prior: tuple[float, float] | None  # breaches and good requests that each share is drawn by; None: unjudged
+    is_estimate: bool
+    is_unknown: bool
+    requests: float
+
+    @property
+    def different(self) -> tuple[Segment, ...]:
+        """Return those whose breach share differs from the rest's (unjudged: whose latency), surest first."""
+        found = [one for one in self.segments if one.q_value is not None and one.q_value <= ALPHA]
+        return tuple(sorted(found, key=lambda one: one.q_value or 0.0))
+
+
+class _Table(NamedTuple):
+    """Rows of the reduction as arrays: of each place, by stratum or by stratum and bucket."""
+
+    names: list[str | None]
+    places: Array
+    strata: Array
+    routes: int  # how many strata
+
+
+def ask(source: Source, by: str, most: int = MOST) -> Segments:
+    """Return the segments of a source by a column or an attribute."""
+    return segments(source.reduce("segments", [by], most=most))
+
+
+def segments(rows: Sequence[Mapping[str, Any]]) -> Segments:
+    """Return the segments of rows as the reduction `segments` gives them; place 0 is all others together."""
+    if not rows:
+        return Segments((), None, 0, None, None, is_estimate=False, is_unknown=False, requests=0.0)
+    order = sorted({row["place"] for row in rows}, key=lambda place: place or np.inf)  # all others last
+    names = {row["place"]: row["segment"] for row in rows}
+    strata = {key: at for at, key in enumerate(dict.fromkeys((row["service"], row["path"]) for row in rows))}
+    at = {place: number for number, place in enumerate(order)}
+    table = _Table(
+        [names[place] for place in order],
+        np.array([at[row["place"]] for row in rows]),
+        np.array([strata[row["service"], row["path"]] for row in rows]),
+        len(strata),
+    )
+    sums = {
+        name: _by_place(table, _column(rows, name)) for name in ("requests", "good", "breaches", "over_ms", "stored")
+    }
+    unknown = any(row["unknown"] for row in rows)
+    judged = sums["good"] + sums["breaches"]
+    breach_p = _of_breaches(table, rows) if judged.sum() else None
+    latency_p, longer = _of_latency(table, rows)
+    # What all others together do is no segment to be tested.
+    tested = len(order) - (order[-1] == 0)
+    tests = [latency_p[:tested]] if breach_p is None else [breach_p[:tested], latency_p[:tested]]
+    q_values = np.split(benjamini_hochberg(np.concatenate(tests)), len(tests))
+    prior = _prior(sums["breaches"], judged) if breach_p is not None else None
+    effective = _effective(table, rows)
+    stages = _stage_shares(table, rows)
+    made = []
+    for place, name in enumerate(table.names):
+        is_tested = place < tested
+        q_value = float(q_values[0][place]) if is_tested else None
+        made.append(
+            Segment(
+                name,
+                float(sums["requests"][place]),
+                int(sums["stored"][place]),
+                float(judged[place]),
+                float(sums["breaches"][place]),
+                **_shares(sums["breaches"], judged, effective, prior, place),
+                **_quantiles(rows, table, place),
+                stages=stages[place],
+                excess_ms=float(sums["over_ms"][place]),
+                excess_share=_ratio(sums["over_ms"][place], sums["over_ms"].sum()),
+                q_value=q_value,
+                latency_q_value=float(q_values[-1][place]) if is_tested else None,
+                is_longer=bool(longer[place]),
+            )
+        )
+    return Segments(
+        tuple(made[:tested]),
+        made[-1] if tested < len(made) else None,
+        max(0, int(rows[0]["groups"]) - tested),
+        _ratio(sums["breaches"].sum(), judged.sum()),
+        prior,
+        any(row["sampled"] for row in rows),
+        unknown,
+        float(sums["requests"].sum()),
+    )
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Array:
+    return np.array([row[name] for row in rows], float)
+
+
+def _by_place(table: _Table, values: Array) -> Array:
+    made: Array = np.bincount(table.places, values, len(table.names))
+    return made
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole > 0 else None
+
+
+def _scale(weights: Array, squares: Array) -> float:
+    """Return how many rows a weighted one is worth, by Kish's effective size."""
+    return float(weights.sum() / squares.sum()) if squares.sum() > 0 else 1.0
+
+
+def _effective(table: _Table, rows: Sequence[Mapping[str, Any]]) -> Array:
+    """Return the effective number of good requests of each segment."""
+    good, squares = (_by_place(table, _column(rows, name)) for name in ("good", "squares_good"))
+    made: Array = np.divide(good**2, squares, out=np.zeros_like(good), where=squares > 0)
+    return made
+
+
+def _of_breaches(table: _Table, rows: Sequence[Mapping[str, Any]]) -> Array:
+    """Return two-sided p-values of each segment's breaches against the rest's, exactly and within routes."""
+    shape = (table.routes, len(table.names))
+    where = table.strata * shape[1] + table.places
+    bad, good, squares = (
+        np.bincount(where, _column(rows, name), shape[0] * shape[1]).reshape(shape)
+        for name in ("breaches", "good", "squares_good")
+    )
+    scale = np.divide(good.sum(1), squares.sum(1), out=np.ones(shape[0]), where=squares.sum(1) > 0)
+    mine = Cells(bad, good * scale[:, None])
+    rest = mine.summed(1) - mine
+    both = np.minimum(one_sided(mine, rest), one_sided(rest, mine))
+    made: Array = np.minimum(1.0, 2 * both)
+    return made
+
+
+def _of_latency(table: _Table, rows: Sequence[Mapping[str, Any]]) -> tuple[Array, Array]:
+    """Return two-sided p-values of each segment's durations against the rest's, and whether they are longer.
+
+    Van Elteren's test (1960): Wilcoxon's rank sums of the histograms' buckets, within routes.
+    """
+    from scipy.stats import norm
+
+    weights, squares = _column(rows, "requests"), _column(rows, "squares")
+    buckets = np.array([row["bucket"] for row in rows])
+    total, variance = np.zeros(len(table.names)), np.zeros(len(table.names))
+    for stratum in range(table.routes):
+        inside = np.flatnonzero(table.strata == stratum)
+        _, codes = np.unique(buckets[inside], return_inverse=True)
+        width = int(codes.max()) + 1
+        counts = np.bincount(table.places[inside] * width + codes, weights[inside], len(table.names) * width).reshape(
+            -1, width
+        ) * _scale(weights[inside], squares[inside])
+        all_of = counts.sum(0)
+        size = all_of.sum()
+        ranks = all_of.cumsum() - (all_of - 1) / 2
+        mine = counts.sum(1)
+        spread = ((all_of * ranks**2).sum() - (all_of * ranks).sum() ** 2 / size) / max(1.0, size - 1)
+        total += (counts @ ranks - mine * (size + 1) / 2) / (size + 1)
+        variance += mine * (size - mine) / size * spread / (size + 1) ** 2
+    z = np.divide(total, np.sqrt(variance), out=np.zeros_like(total), where=variance > 1e-12)  # noqa: PLR2004 -- rounding
+    made: Array = np.minimum(1.0, 2 * norm.sf(np.abs(z)))
+    return made, z > 0
+
+
+def _shares(
+    breaches: Array, judged: Array, effective: Array, prior: tuple[float, float] | None, place: int
+) -> dict[str, Any]:
+    """Return the breach share of a segment, raw and shrunk, with intervals."""
+    from scipy.stats import beta
+
+    bad, whole = float(breaches[place]), float(judged[place])
+    rest = _ratio(breaches.sum() - bad, judged.sum() - whole)
+    if whole == 0 or prior is None:
+        return dict.fromkeys(("breach_share", "interval", "shrunk", "shrunk_interval"), None) | {"rest_share": rest}
+    share = bad / whole
+    # As many requests as an unsampled count would need to be as sure.
+    good = max(float(effective[place]), 1e-9)
+    size = good if bad == 0 else bad if share == 1 else 1 / (share * (1 - share) * (1 / bad + 1 / good))
+    low = float(beta.ppf(0.025, share * size, size - share * size + 1)) if bad else 0.0
+    high = float(beta.ppf(0.975, share * size + 1, size - share * size)) if share < 1 else 1.0
+    drawn = (prior[0] + share * size, prior[1] + (1 - share) * size)
+    return {
+        "breach_share": share,
+        "interval": (low, high),
+        "shrunk": drawn[0] / sum(drawn),
+        "shrunk_interval": (float(beta.ppf(0.025, *drawn)), float(beta.ppf(0.975, *drawn))),
+        "rest_share": rest,
+    }
+
+
+def _prior(breaches: Array, judged: Array) -> tuple[float, float]:
+    """Return the beta distribution of the segments' shares, by moments (Kleinman 1973).
+
+    Where they vary no more than by chance, it is so narrow that each is drawn to the mean.
+    """
+    there = judged > 0
+    bad, sizes = breaches[there], judged[there]
+    mean = bad.sum() / sizes.sum()
+    spread = (sizes * (bad / sizes - mean) ** 2).sum()
+    by_chance = mean * (1 - mean)
+    degrees = len(sizes) - 1
+    extra = sizes.sum() - (sizes**2).sum() / sizes.sum()
+    between = (spread - degrees * by_chance) / extra if extra > 0 else 0.0
+    if not 0 < mean < 1:
+        return mean * _CERTAIN + 0.5, (1 - mean) * _CERTAIN + 0.5
+    strength = min(_CERTAIN, by_chance / between - 1) if between > 0 else _CERTAIN
+    strength = max(strength, 1.0)
+    return float(mean * strength), float((1 - mean) * strength)
+
+
+def _quantiles(rows: Sequence[Mapping[str, Any]], table: _Table, place: int) -> dict[str, Any]:
+    """Return p50 and p99 of a segment: between the least and the greatest duration of the bucket that they are in."""
+    mine = [rows[at] for at in np.flatnonzero(table.places == place).tolist()]
+    stored = sum(row["stored"] for row in mine)
+    found = {
+        name: quantile(mine, q) if stored >= least else None
+        for name, q, least in (("p50_ms", 0.5, LEAST_P50), ("p99_ms", 0.99, LEAST_P99))
+    }
+    return {**found, "needed": None if stored >= LEAST_P99 else LEAST_P99}
+
+
+def quantile(rows: Sequence[Mapping[str, Any]], q: float) -> float:
+    """Return a quantile of durations out of buckets; exact in those with at most two."""
+    merged: dict[int, list[float]] = {}
+    for row in rows:
+        one = merged.setdefault(row["bucket"], [0.0, np.inf, -np.inf])
+        one[0] += row["requests"]
+        one[1], one[2] = min(one[1], row["low_ms"]), max(one[2], row["high_ms"])
+    buckets = [merged[bucket] for bucket in sorted(merged)]
+    at = q * (sum(one[0] for one in buckets) - 1)
+    positions: list[float] = []
+    values: list[float] = []
+    before = 0.0
+    for count, low, high in buckets:
+        # The first and the last of its requests, by their places among all.
+        positions += [before, max(before, before + count - 1)]
+        values += [low, high]
+        before += count
+    return float(np.interp(at, positions, values))
+
+
+def _stage_shares(table: _Table, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    sums = {stage: _by_place(table, _column(rows, name)) for name, stage in _STAGES.items()}
+    made = []
+    for place in range(len(table.names)):
+        whole = sum(float(one[place]) for one in sums.values())
+        shares = {stage: float(one[place]) / whole for stage, one in sums.items() if whole > 0 and one[place] > 0}
+        made.append(shares)
+    return made

@@ -1,0 +1,139 @@
+"""`stagetrace segments` over made requests: counts are exact, what was planted differs, and nothing else does."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from answers.made import MS, NOON, Made, lines, store
+from cli.running import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+EVER = ("--since", "2026-01-01")
+
+
+def requests(count: int = 2000, slow: str = "gold", **more: Any) -> Iterator[Made]:
+    """Yield requests of four tenants, one of which has a slow model; large bodies are slow for all."""
+    chance = random.Random(count)
+    for number in range(1, count + 1):
+        tenant = chance.choice(["gold", "silver", "free", None])
+        size = chance.randrange(100, 100_000)
+        took = {
+            "preprocess": chance.uniform(1, 4) + (30 if size > 90_000 else 0),
+            "inference": chance.lognormvariate(3, 0.3) * (1.7 if tenant == slow else 1),
+        }
+        attributes = {"tenant.id": tenant, "http.request.body.size": size}
+        yield Made(number, NOON + number * MS, took, within_ms=45, attributes=attributes, **more)
+
+
+def asked(*options: object) -> dict[str, Any]:
+    """Return what `--json` says, of a command that ends well."""
+    done = cli("segments", *map(str, options), "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return store(tmp_path_factory.mktemp("segments") / "store", requests())
+
+
+def test_each_segment_is_counted_as_by_hand(planted: Path) -> None:
+    found = asked("--store", planted, *EVER)
+    assert found["by"] == "tenant.id"
+    assert {one["segment"] for one in found["segments"]} == {"gold", "silver", "free", None}
+    for one in found["segments"]:
+        mine = [each for each in requests() if each.attributes["tenant.id"] == one["segment"]]
+        bad = [each for each in mine if each.word == "breach"]
+        assert (one["requests"], one["breaches"], one["judged"]) == (len(mine), len(bad), len(mine))
+        assert one["p99_ms"] == pytest.approx(np.quantile([each.took_ms for each in mine], 0.99), rel=0.02)
+        assert one["excess_ms"] == pytest.approx(sum(each.took_ms - 45 for each in bad))
+        shares = [sum(each.stages[stage] for each in mine) for stage in ("preprocess", "inference")]
+        assert one["stages"]["inference"] == pytest.approx(shares[1] / sum(shares))
+    assert sum(one["excess_share"] for one in found["segments"]) == pytest.approx(1)
+
+
+def test_the_slow_tenant_is_named_and_what_it_would_gain(planted: Path) -> None:
+    found = asked("--store", planted, *EVER, "--by", "tenant.id")
+    gold = next(one for one in found["segments"] if one["segment"] == "gold")
+    assert found["sentence"].startswith("tenant.id gold misses its objective ")
+    assert gold["q_value"] < 1e-6
+    assert gold["latency_q_value"] < 1e-6
+    assert gold["longer"]
+    assert gold["fixed"]["stage"] == "inference"
+    assert 0.4 < gold["fixed"]["breaches_avoided"] <= 1
+    shown = cli("segments", "--store", str(planted), *EVER)
+    assert "(none)" in shown.stdout
+    assert "<svg" in cli("segments", "--store", str(planted), *EVER, "--format", "html").stdout
+
+
+def test_sizes_are_ranges_in_their_order(planted: Path) -> None:
+    found = asked("--store", planted, *EVER, "--by", "http.request.body.size")
+    assert found["ranges"]
+    assert sum(one["requests"] for one in found["segments"]) == pytest.approx(2000)
+    names = [one["segment"] for one in found["segments"]]
+    assert names[0].split(" to ")[0].isdigit()
+    assert all(name.startswith("over ") for name in names[1:])
+    worst = max(found["segments"], key=lambda one: one["breach_share"])
+    assert worst["segment"] in names[-2:]
+    assert worst["fixed"]["stage"] == "preprocess"
+
+
+def test_nothing_differs_where_nothing_does(tmp_path: Path) -> None:
+    folder = store(tmp_path / "store", requests(slow="nobody"))
+    found = asked("--store", folder, *EVER)
+    assert (
+        found["sentence"] == "No segment by tenant.id differs from the others in breaches (4 segments, 2,000 requests)."
+    )
+    assert found["different"] == 0
+
+
+def test_beyond_the_largest_all_are_summed(planted: Path) -> None:
+    found = asked("--store", planted, *EVER, "--by", "tenant.id", "--top", 2)
+    assert len(found["segments"]) == 2
+    assert found["others"]["segments"] == 2
+    assert sum(one["requests"] for one in (*found["segments"], found["others"])) == 2000
+
+
+def test_columns_and_resource_attributes_are_segments_too(tmp_path: Path) -> None:
+    made = (
+        Made(number, NOON + number * MS, {"inference": 10.0 + number % 7}, model="ab"[number % 2],
+             resource={"region": "eu" if number % 3 else "us"})
+        for number in range(1, 400)
+    )  # fmt: skip
+    path = lines(tmp_path / "spans.jsonl", made)
+    assert {one["segment"] for one in asked("--store", path, "--by", "model")["segments"]} == {"a", "b"}
+    found = asked("--store", path)
+    assert found["by"] == "region"
+    first = found["segments"][0]
+    assert (first["segment"], first["breach_share"], first["judged"]) == ("eu", None, 0)
+    assert first["q_value"] is not None
+
+
+def test_sampled_requests_count_for_all_they_stand_for(tmp_path: Path) -> None:
+    def sampled() -> Iterator[Made]:
+        chance = random.Random(5)
+        for one in requests(4000, probability=0.25):
+            if one.word == "breach" or chance.random() < 0.25:
+                yield one
+
+    found = asked("--store", store(tmp_path / "store", sampled()), *EVER)
+    assert found["estimated"]
+    for one in found["segments"]:
+        mine = [each for each in requests(4000) if each.attributes["tenant.id"] == one["segment"]]
+        share = sum(each.word == "breach" for each in mine) / len(mine)
+        assert one["interval"][0] < share < one["interval"][1]
+        assert one["breaches"] == sum(each.word == "breach" for each in mine)
+
+
+def test_an_attribute_that_is_not_there_is_told(planted: Path) -> None:
+    done = cli("segments", "--store", str(planted), *EVER, "--by", "nope")
+    assert (done.returncode, done.stdout) == (0, "No request here has nope: name another attribute with --by.\n")
