@@ -186,6 +186,12 @@ def test_a_server_span_is_moved_into_its_client(server: tuple[int, int], moved: 
     assert max(one.end_unix_nano for one in path.segments if one.span_id == "C") == last
 
 
+def test_a_server_span_of_another_service_is_waited_for_whatever_its_parent_is() -> None:
+    spans = A, Span("B", "A", 500, 540, "SERVER", "users"), Span("C", "B", 510, 530, "INTERNAL", "users")
+    assert parts(*spans) == [("A", 0, 30), ("B", 30, 40), ("C", 40, 60), ("B", 60, 70), ("A", 70, 100)]
+    assert parts(A, Span("B", "A", 500, 540, "SERVER", "shop")) == [("A", 0, 100)]
+
+
 def test_spans_of_one_host_have_one_clock() -> None:
     host = {"host.name": "a"}
     spans = A, Span("B", "A", 10, 70, "CLIENT", resource=host), Span("C", "B", 60, 80, "SERVER", "users", host)

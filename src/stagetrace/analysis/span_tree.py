@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 CLIENT: Final = "CLIENT"
 SERVER: Final = "SERVER"
 CONSUMER: Final = "CONSUMER"
+_SERVICE: Final = "service"
 _HOST: Final = ("host.id", "host.ip", "host.name")  # in the order in which Jaeger asks for them
 
 
@@ -43,11 +44,12 @@ def span_tree(spans: Sequence[Any]) -> Tree:
     Client and server of one call may share an id (Zipkin): the server span is then below the client span. A child is
     below the span with its parent's id that is of its own service, else below the server's.
 
-    Clock skew is corrected as by Jaeger's query service (`adjuster/clockskew.go`, 2.13): a server span that starts
-    before its client span or ends after it is moved to the middle of it; a longer one, which cannot be inside, to its
-    start if it starts before that. Any other span of another clock is moved alike if it starts before its parent, which
-    no effect can; it is not for its end, since it may be asynchronous. A clock is that of a host (`host.id`, `host.ip`
-    or `host.name` of the resource), else of a service. What is below a span, on the same clock, moves along.
+    Clock skew is corrected as by Jaeger's query service (`adjuster/clockskew.go`, 2.13). A server span, for which its
+    caller waits, that starts before its parent or ends after it is moved to the middle of it; a longer one, which cannot
+    be inside, to its start if it starts before that. Any other span of another clock is moved alike if it starts before
+    its parent, which no effect can; it is not for its end, since it may be asynchronous. A clock is that of a host
+    (`host.id`, `host.ip` or `host.name` of the resource), else of a service. What is below a span, on the same clock,
+    moves along.
     """
     first: dict[tuple[str, str, str], int] = {}
     for place, span in enumerate(spans):
@@ -120,8 +122,10 @@ def _corrected(
         parent = parents[place]
         if parent is None:
             continue
-        is_call = spans[place].kind == SERVER and spans[parent].kind == CLIENT
-        if clocks[place] == clocks[parent] and not (is_call and clocks[place][0] == "service"):
+        is_call = spans[place].kind == SERVER
+        # Two processes of one service may call each other, and have two clocks unless their host is known.
+        may_differ = is_call and spans[parent].kind == CLIENT and clocks[place][0] == _SERVICE
+        if clocks[place] == clocks[parent] and not may_differ:
             delta = shifted.get(parent, 0)
         else:
             inner, outer = (starts[place], ends[place]), (starts[parent], ends[parent])
@@ -135,7 +139,7 @@ def _corrected(
 
 def _clock(span: Any) -> tuple[str, str]:
     resource = getattr(span, "resource", None) or {}
-    return next(((key, str(resource[key])) for key in _HOST if resource.get(key)), ("service", span.service))
+    return next(((key, str(resource[key])) for key in _HOST if resource.get(key)), (_SERVICE, span.service))
 
 
 def _skew(inner: tuple[int, int], outer: tuple[int, int], *, is_call: bool) -> int:
