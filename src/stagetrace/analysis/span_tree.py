@@ -45,11 +45,11 @@ def span_tree(spans: Sequence[Any]) -> Tree:
     below the span with its parent's id that is of its own service, else below the server's.
 
     Clock skew is corrected as by Jaeger's query service (`adjuster/clockskew.go`, 2.13). A server span, for which its
-    caller waits, that starts before its parent or ends after it is moved to the middle of it; a longer one, which cannot
-    be inside, to its start if it starts before that. Any other span of another clock is moved alike if it starts before
-    its parent, which no effect can; it is not for its end, since it may be asynchronous. A clock is that of a host
-    (`host.id`, `host.ip` or `host.name` of the resource), else of a service. What is below a span, on the same clock,
-    moves along.
+    caller waits, that starts before its parent or ends after it is moved to the middle of it; one that is longer than
+    its parent, to the parent's start if it starts before that. Any other span of another clock is moved alike if it
+    starts before its parent, which no effect can; it is not for its end, since it may be asynchronous. A clock is that
+    of a host (`host.id`, `host.ip` or `host.name` of the resource), else of a service. What is below a span, on the
+    same clock, moves along.
     """
     first: dict[tuple[str, str, str], int] = {}
     for place, span in enumerate(spans):
