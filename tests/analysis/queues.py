@@ -38,14 +38,12 @@ class Requests:
         self.unknown = unknown
 
     def reduce(self, name: str, by: Sequence[str] = (), **values: Any) -> list[dict[str, Any]]:
+        del by
         rows = []
         for instance in dict.fromkeys(self.instance.tolist()):
             some = np.array([one == instance for one in self.instance])
-            key = {**dict.fromkeys(by), **({by[-1]: instance} if by else {})}
-            if "service.instance.id" in by:
-                key["service.instance.id"] = instance
             made = self._work(some) if name == "stage_work" else self._in_flight(some, **values)
-            rows += [{**key, "service": "shop", **row} for row in made]
+            rows += [{"service": "shop", "instance": instance, **row} for row in made]
         return rows
 
     def _work(self, some: np.ndarray) -> list[dict[str, Any]]:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Capacity", "Fit", "Instance", "Interval", "Level", "Plan", "ask", "fit_usl", "plan", "throughput_law"]
 
-INSTANCE: Final = "service.instance.id"
-PROCESS: Final = ("host.name", "process.pid")  # where a resource has no `service.instance.id`
 STAGES: Final = (
     "network_receive",
     "queue",
@@ -144,43 +142,32 @@ def _times(interval: Interval | None, factor: float) -> Interval | None:
 
 def ask(source: Source, within_ms: float | None = None) -> list[Capacity]:
     """Return the capacity of each service, busiest first, at most `MOST_SERVICES`; `within_ms`: bound to count by."""
-    by: tuple[str, ...] = (INSTANCE,)
-    rows = source.reduce("stage_work", ["service", *by])
-    if any(row[INSTANCE] is None for row in rows):
-        by = (INSTANCE, *PROCESS)
-        rows = source.reduce("stage_work", ["service", *by])
+    rows = source.reduce("stage_work", ["service"])
     rows.sort(key=lambda row: row["service"])
     services = [(name, list(found)) for name, found in groupby(rows, key=lambda row: row["service"])]
     services.sort(key=lambda one: -sum(row["requests"] for row in one[1]))
     return [
-        _capacity(source, name, found, by, -1.0 if within_ms is None else within_ms)
+        _capacity(source, name, found, -1.0 if within_ms is None else within_ms)
         for name, found in services[:MOST_SERVICES]
         if any(row["requests"] for row in found)
     ]
 
 
-def name_of(row: dict[str, Any], by: Sequence[str]) -> str | None:
-    """Return what identifies the process that a row is of, if anything does."""
-    return row[INSTANCE] or ":".join(row[key] for key in by[1:] if row[key] is not None) or None
-
-
-def _capacity(
-    source: Source, service: str, work: list[dict[str, Any]], by: tuple[str, ...], within_ms: float
-) -> Capacity:
+def _capacity(source: Source, service: str, work: list[dict[str, Any]], within_ms: float) -> Capacity:
     import numpy as np
 
     since, until = min(row["first_ns"] for row in work), max(row["last_ns"] for row in work)
-    rows, width = rows_of(source, service, work, by, within_ms)
+    rows, width = rows_of(source, service, work, within_ms)
     width_ns = round(width * SECOND)
     first = min(row["first"] for row in rows)
     count = max(row["last"] for row in rows) - first + 1
     total, active, instances = buckets([], first, count, width_ns), np.zeros(count), []
-    rows.sort(key=lambda row: name_of(row, by) or "")
-    for name, found in groupby(rows, key=lambda row: name_of(row, by)):
+    rows.sort(key=lambda row: row["instance"] or "")
+    for name, found in groupby(rows, key=lambda row: row["instance"]):
         one = buckets(found, first, count, width_ns)
         total = Buckets(*(getattr(total, key) + getattr(one, key) for key in Buckets.__annotations__))
         active += (one.in_flight > 0) | (one.done > 0)
-        instances.append(_instance(name, [row for row in work if name_of(row, by) == name], one))
+        instances.append(_instance(name, [row for row in work if row["instance"] == name], one))
     levels = levels_of(total, active, width, work)
     sums = {key: sum(row[key] for row in work) for key in ("requests", "whole_ms", "squares_ms", "stored", "reversed")}
     seconds = max((until - since) / SECOND, 1e-9)

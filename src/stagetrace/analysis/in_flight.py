@@ -86,7 +86,7 @@ def buckets(rows: Iterable[dict[str, Any]], first: int, count: int, width_ns: in
 
 
 def rows_of(
-    source: Source, service: str, work: list[dict[str, Any]], by: tuple[str, ...], within_ms: float
+    source: Source, service: str, work: list[dict[str, Any]], within_ms: float
 ) -> tuple[list[dict[str, Any]], float]:
     """Return the rows of `in_flight`, and their width, s: so wide that there are neither too many buckets nor too few.
 
@@ -100,8 +100,8 @@ def rows_of(
     wanted = min(_MOST_BUCKETS, max(_FEWEST_BUCKETS, sum(row["requests"] for row in work) / _PER_BUCKET))
     width, before, rows = _width(max(least, seconds / wanted)), 0.0, []
     while width != before:
-        values = {"service": service, "width": round(width * SECOND), "within_ms": float(within_ms)}
-        rows = source.reduce("in_flight", by, **values)
+        width_ns = round(width * SECOND)
+        rows = source.reduce("in_flight", service=service, width=width_ns, within_ms=float(within_ms))
         busy = len({row["last"] for row in rows}) * width
         before, width = width, min(width, _width(max(least, busy / wanted)))
     return rows, width

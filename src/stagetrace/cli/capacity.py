@@ -15,7 +15,7 @@ from stagetrace.cli.layout import Column, Table
 from stagetrace.cli.options import add_selection, selection, store_url
 from stagetrace.cli.terminal import watched
 from stagetrace.cli.times import since
-from stagetrace.cli.utilisation import one_in, utilisation
+from stagetrace.cli.utilisation import sampled_values, utilisation
 from stagetrace.errors import StagetraceError
 from stagetrace.store import open_store
 from stagetrace.store.estimates import Sample
@@ -158,7 +158,7 @@ def _manifest(reader: Reader, wanted: Selection, args: argparse.Namespace) -> st
             names = ", ".join(one.service for one in found) or "no service"
             raise UsageError(f"--format {args.format} is of one service, and there is {names}\ngive --service NAME")
         (one,) = found
-        methods = relations.reduce("sampled_values", ["method"], service=one.service, one_in=one_in(one))
+        methods = sampled_values(relations, one, "method")
     if not any(row["method"] for row in methods):
         raise StagetraceError(
             f"{one.service} serves no HTTP, and its requests in flight are in no metric that an autoscaler could read\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace import semconv
+
 if TYPE_CHECKING:
     from stagetrace.analysis.capacity import Capacity
     from stagetrace.store.base import Relations
@@ -13,9 +15,22 @@ _PER_S: Final = "requests/s"
 _REQUESTS: Final = "requests"
 
 
-def one_in(one: Capacity) -> int:
-    """Return in which of how many requests of a service attributes are read."""
-    return max(1, one.stored // _SAMPLE)
+def sampled_values(relations: Relations, one: Capacity, key: str) -> list[dict[str, Any]]:
+    """Return how many requests of the busiest minute have which value of an attribute: that minute is quickly read."""
+    begin, seconds = one.busiest.start_unix_nano, one.busiest.seconds
+    return relations.reduce(
+        "sampled_values",
+        [key],
+        service=one.service,
+        since=begin,
+        until=begin + round(seconds * 1e9),
+        one_in=_one_in(one.busiest.per_s * seconds),
+    )
+
+
+def _one_in(count: float) -> int:
+    """Return in which of how many requests attributes are read."""
+    return max(1, int(count) // _SAMPLE)
 
 
 def utilisation(relations: Relations, one: Capacity) -> dict[str, dict[str, Any]]:
@@ -24,7 +39,7 @@ def utilisation(relations: Relations, one: Capacity) -> dict[str, dict[str, Any]
     pool = _pool(relations, one)
     threads = None if pool is None else pool["pool_size"] * one.busiest.instances
     batched = _use("requests in a batch", one.batch) if one.batch else _unknown("no request carries ml.batch.size")
-    cpus = _cpus(relations, one)
+    cpu_ms = _cpu_ms(relations, one)
     return {
         "capacity": _use(_PER_S, one.per_s, one.busiest.per_s, one.peak_per_s),
         "workers": _use(_REQUESTS, working, one.busiest.working, one.saturation),
@@ -37,7 +52,9 @@ def utilisation(relations: Relations, one: Capacity) -> dict[str, dict[str, Any]
         else {**_use("threads", working, one.busiest.working, threads), "pool": pool["reason"]},
         "event_loop": _unknown("spans do not say how long an event loop was busy"),
         "batches": batched,
-        "cpu": _unknown("no request carries cpu.time_ms") if cpus is None else _use("CPUs", cpus),
+        "cpu": _unknown("no request of the busiest minute carries cpu.time_ms")
+        if cpu_ms is None
+        else _use("CPUs", cpu_ms * one.per_s / 1e3, cpu_ms * one.busiest.per_s / 1e3),
     }
 
 
@@ -62,15 +79,15 @@ def _pool(relations: Relations, one: Capacity) -> dict[str, Any] | None:
     """Return the pool that was waited for most, of those whose size is known."""
     from stagetrace.store.answers import pools
 
-    return next((row for row in pools(relations, one.service, one_in(one)) if row["pool_size"]), None)
+    return next((row for row in pools(relations, one.service, _one_in(one.stored)) if row["pool_size"]), None)
 
 
-def _cpus(relations: Relations, one: Capacity) -> float | None:
-    """Return how many CPUs were busy on average, by what requests say of their threads."""
-    rows = relations.reduce("sampled_values", ["cpu.time_ms"], service=one.service, one_in=one_in(one))
-    known = [(float(row["cpu.time_ms"]), row["requests"]) for row in rows if _is_number(row["cpu.time_ms"])]
+def _cpu_ms(relations: Relations, one: Capacity) -> float | None:
+    """Return how long a request's threads computed on average, by those of the busiest minute."""
+    rows = sampled_values(relations, one, semconv.CPU_TIME_MS)
+    known = [(float(row[semconv.CPU_TIME_MS]), row["requests"]) for row in rows if _is_number(row[semconv.CPU_TIME_MS])]
     every = sum(row["requests"] for row in rows)
-    return sum(took * count for took, count in known) / every * one.per_s / 1e3 if known else None
+    return sum(took * count for took, count in known) / every if known else None
 
 
 def _is_number(text: str | None) -> bool:
