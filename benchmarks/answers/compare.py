@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,6 +81,21 @@ def fixed(draw: Draw, q: float, sizes: tuple[int, int], repeats: int) -> float:
     return missed / repeats
 
 
+def of_another_mix(repeats: int, *, sequential: bool) -> tuple[float, float]:
+    """Return how often another mix of two kinds is taken for a difference, and how often one of 30 % is not held."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "tests"))
+    from analysis.test_comparison import asked, draw
+
+    false, excluded = 0, 0
+    for seed in range(repeats):
+        rng = np.random.default_rng([seed, 5])
+        a, same, slower = draw(rng, 1500, 0.1), draw(rng, 1500, 0.5), draw(rng, 1500, 0.05, 1.3)
+        false += asked(a, same, 0.5, sequential=sequential).whole.quantiles[0].is_sure
+        low, high = asked(a, slower, 0.8, sequential=sequential).whole.quantiles[0].adjusted.interval
+        excluded += not low <= 0.3 <= high
+    return false / repeats, excluded / repeats
+
+
 def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -95,6 +111,9 @@ def main() -> int:
         for sizes in ((100, 100), (400, 400), (1000, 1000), (10_000, 10_000), (10_000, 500)):
             rates = (f"p{100 * q:g} {fixed(DRAWS[name], q, sizes, 4 * repeats):.3f}" for q in QUANTILES)
             print(f"  {name} {sizes[0]}/{sizes[1]}:", *rates, flush=True)
+    print("another mix of two kinds, weighted: false differences at p50, and intervals at p80 without the true 30 %")
+    print("  sequential", of_another_mix(repeats, sequential=True), flush=True)
+    print("  one look", of_another_mix(repeats, sequential=False), flush=True)
     print("A/B, lognormal: share of runs that find it by 20,000 of each, and the median size at which they do")
     for factor in (1.02, 1.05, 1.1, 1.2, 1.5):
         rates = (f"p{100 * q:g} {looks(DRAWS['lognormal'], factor, q, repeats // 3)}" for q in QUANTILES)
