@@ -26,7 +26,11 @@ class Rows:
             for place in np.unique(bins[self.kinds == kind]):
                 mine = (self.kinds == kind) & ((bins == place) | (np.isnan(bins) & np.isnan(place)))
                 weights = self.weights[mine]
-                row: dict[str, Any] = {"path": str(kind), "bin": None if np.isnan(place) else int(place), "stored": int(mine.sum())}
+                row: dict[str, Any] = {
+                    "path": str(kind),
+                    "bin": None if np.isnan(place) else int(place),
+                    "stored": int(mine.sum()),
+                }
                 row |= {"weight": float(weights.sum()), "squares": float((weights**2).sum()), "sampled": False}
                 row |= {"low": float(self.took[mine].min()), "high": float(self.took[mine].max()), "unknown": False}
                 if values["sizes"]:
