@@ -35,7 +35,7 @@ def sink() -> Iterator[Sink]:
 def service(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     env = {
         "STAGETRACE": "1",
-        "STAGETRACE_SLA": "POST /predict within 400ms; POST /async-predict within 400ms",
+        "STAGETRACE_SLA": "POST /predict within 400ms for 99.9% over 7d; POST /async-predict within 400ms",
         "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
         "OTEL_BSP_SCHEDULE_DELAY": "50",
         "OTEL_SERVICE_NAME": "ml-test",
@@ -278,6 +278,10 @@ def test_the_verdict_equals_the_exported_duration(service: Service, sink: Sink) 
     assert attributes["sla.threshold_ms"] == 400.0
     assert attributes["sla.overrun_ms"] == (slow.entry.end - slow.entry.start - 400 * MS) / 1e6
     assert slow.entry.status == 0
+    # Share and window, where they are not the usual ones, on good requests too: those after the first end in C.
+    good = [traced(service, sink, "POST", "/predict", json={}) for _ in range(3)]
+    targets = [one.entry.attributes.get("sla.target") for one in (slow, *good, fast)]
+    assert targets == [*["99.9% over 7d"] * 4, None]
 
 
 def test_a_load_balancers_request_start_is_on_the_entry_span_and_no_part_of_the_duration(

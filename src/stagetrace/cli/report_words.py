@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis.report import LEAST, MOST_SHARE, digest_of
 from stagetrace.cli import objectives as words
+from stagetrace.cli.chart import Bars
 from stagetrace.cli.layout import COMMON, TIME, Column, Table
 from stagetrace.cli.times import shown
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _DIGITS: Final = 12  # that are the same whatever the order in which a database sums up
 _LISTED: Final = 100  # incidents in the table
+_BARS: Final = 12
 _NAMED: Final = 2  # causes of an incident in the table
 _TRACES: Final = 3
 _CONSTRUCTION: Final = (
@@ -117,7 +119,7 @@ def _incident(one: Incident) -> dict[str, Any]:
 
 def parts(
     found: Found, options: Options, digest: Mapping[str, str], reason: str | None, zone: Zone
-) -> Iterator[str | Table]:
+) -> Iterator[str | Table | Bars]:
     """Yield what stands below the sentence."""
     ends = [f"{shown(at, zone, 0)} {zone.name}" for at in (options.since_ns, options.until_ns)]
     yield f"From {ends[0]} up to {ends[1]}, by the start of each request."
@@ -127,6 +129,7 @@ def parts(
         yield f"The store holds {words.requests(found.stored)} of this period, from {first} to {last} {zone.name}."
     if found.lines:
         yield _objectives(found, options)
+        yield Bars("Error budget of the period that was spent", list(_spent(found)))
     counted = [(reason, count) for listed in (found.excluded, found.unjudged) for reason, count in listed.items()]
     if counted:
         rows = [(why, f"{count:,.0f}") for why, count in counted]
@@ -158,6 +161,15 @@ def _objectives(found: Found, options: Options) -> Table:
     heads += [Column("95 %", leaves=2), Column("met")]
     heads += [Column("credit", is_number=True)] if options.tiers else []
     return Table(heads, [(*_cells(one), *([_credit(one.credit)] if options.tiers else [])) for one in found.lines])
+
+
+def _spent(found: Found) -> Iterator[tuple[str, float | None, str]]:
+    for one in found.lines[:_BARS]:
+        known = one.attained
+        spent = None if known is None or one.target.budget <= 0 else (1 - known.value) / one.target.budget
+        text = "?" if spent is None else f"{100 * spent:.0f} %"
+        name = (one.objective or one.route).partition(" within ")[0]
+        yield f"{name} of {one.service}", spent, text
 
 
 def _cells(one: Line) -> tuple[str, ...]:
