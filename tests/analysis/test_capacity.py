@@ -170,6 +170,14 @@ def test_a_service_whose_throughput_falls_has_its_knee() -> None:
     assert found.peak_per_s == pytest.approx(law(knee), rel=0.02)
 
 
+def test_seven_points_of_the_book_as_requests() -> None:
+    """Clients in closed loops at the rates of Cisco's benchmark, a twentieth of them: its knee, out of the requests."""
+    rates = {1: 955.16, 5: 4315.54, 10: 7867.61, 15: 9645.37, 20: 10798.52, 25: 12075.41, 30: 12118.04}
+    found = only(closed(tuple(rates), 8, lambda clients: rates[clients] / 20))
+    assert found.knee == pytest.approx(35.5, rel=0.05)
+    assert found.peak_per_s == pytest.approx(12310 / 20, rel=0.02)
+
+
 def test_instances_are_counted_and_told_apart() -> None:
     """Two processes of one service: the law is of one of them, knee and peak of both."""
     one, other = queue(4, STEPS, 40, constant, 1), queue(4, STEPS, 40, constant, 2)

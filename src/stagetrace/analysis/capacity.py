@@ -30,7 +30,7 @@ STAGES: Final = (
     "network_send",
     "other",
 )
-MOST_SERVICES: Final = 20
+MOST_SERVICES: Final = 50
 _CHANCE: Final = 6.0  # standard deviations over which loads differ by more than chance
 _RISE: Final = 0.75  # throughput of the least load over the greatest one, from which on it did not rise
 _UNLIKE: Final = 0.15  # share of the greatest throughput by which it may vary at one load
@@ -141,14 +141,17 @@ def _times(interval: Interval | None, factor: float) -> Interval | None:
 
 
 def ask(source: Source, within_ms: float | None = None) -> list[Capacity]:
-    """Return the capacity of each service, busiest first, at most `MOST_SERVICES`; `within_ms`: bound to count by."""
+    """Return the capacity of each service, that with most requests first; `within_ms`: bound to count by.
+
+    Each is asked for by itself, so of more than `MOST_SERVICES` those with most requests are there, and one more.
+    """
     rows = source.reduce("stage_work", ["service"])
     rows.sort(key=lambda row: row["service"])
     services = [(name, list(found)) for name, found in groupby(rows, key=lambda row: row["service"])]
     services.sort(key=lambda one: -sum(row["requests"] for row in one[1]))
     return [
         _capacity(source, name, found, -1.0 if within_ms is None else within_ms)
-        for name, found in services[:MOST_SERVICES]
+        for name, found in services[: MOST_SERVICES + 1]
         if any(row["requests"] for row in found)
     ]
 

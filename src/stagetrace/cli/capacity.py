@@ -94,6 +94,10 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         found = capacity.ask(relations, kept.within_ms if kept else None)
         uses = [utilisation(relations, one) for one in found]
         complete, reason = relations.complete, relations.reason
+    if len(found) > capacity.MOST_SERVICES:
+        found, uses = found[: capacity.MOST_SERVICES], uses[: capacity.MOST_SERVICES]
+        more = f"only the {capacity.MOST_SERVICES} services with most requests are here; --service NAME names another"
+        complete, reason = False, f"{reason}; {more}" if reason else more
     plans = [capacity.plan(one, args.rate, kept.share if kept else None) for one in found]
     made = list(zip(found, plans, uses, strict=True))
     services = [_keys(one, given, used, args) for one, given, used in made]
