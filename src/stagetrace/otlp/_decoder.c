@@ -81,7 +81,7 @@ static PyMethodDef methods[] = {
     {"parts", (PyCFunction)(void (*)(void))parts, METH_FASTCALL, "parts(data, at, end, most)"},
     {"walk", (PyCFunction)(void (*)(void))walk, METH_FASTCALL, "walk(data, held, check, most)"},
     {"columns", columns, METH_O, "columns(logs)"},
-    {"find", (PyCFunction)(void (*)(void))find, METH_FASTCALL, "find(data, offsets, key, kind, odd)"},
+    {"find", (PyCFunction)(void (*)(void))find, METH_FASTCALL, "find(data, offsets, known, bit, key, kind, odd)"},
     {NULL, NULL, 0, NULL},
 };
 

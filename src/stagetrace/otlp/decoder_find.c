@@ -12,6 +12,8 @@ enum { ATTRIBUTE = 0x4A };
 typedef struct {
     const char *key;
     size_t key_size;
+    const char *known; /* a bit for each span, from bit `bit` on: not set for one that is NULL; or nothing */
+    size_t known_size, bit;
     int kind; /* its tag in an AnyValue; 0: any */
     PyObject *odd;
     Buffer validity, starts, texts;
@@ -101,12 +103,15 @@ static int take_all(Find *find, const char *data, size_t size, const char *offse
         memcpy(&first, offsets + row * (Py_ssize_t)sizeof first, sizeof first);
         memcpy(&after, offsets + (row + 1) * (Py_ssize_t)sizeof after, sizeof after);
         if (first < 0 || after < first || (size_t)after > size) return fail(PyExc_ValueError, "a span behind the data");
+        size_t bit = find->bit + (size_t)row;
+        if (find->known_size > 0 && bit / 8 >= find->known_size) return fail(PyExc_ValueError, "fewer bits than spans");
         int32_t start = (int32_t)find->texts.size;
         if (row % 8 == 0 && !reserve(&find->validity, 1)) return -1;
         if (row % 8 == 0) put(&find->validity, "", 1);
         if (!reserve(&find->starts, sizeof start)) return -1;
         put(&find->starts, &start, sizeof start);
-        int taken = take(find, (Bytes)data + first, (Bytes)data + after);
+        bool is_null = find->known_size > 0 && !(find->known[bit / 8] >> bit % 8 & 1);
+        int taken = is_null ? 0 : take(find, (Bytes)data + first, (Bytes)data + after);
         if (taken < 0) return -1;
         if (find->texts.size > INT32_MAX) return fail(PyExc_OverflowError, "texts of more than 2 GiB");
         if (taken) find->validity.data[row / 8] |= (char)(1 << row % 8);
@@ -120,15 +125,19 @@ static int take_all(Find *find, const char *data, size_t size, const char *offse
 
 PyObject *find(PyObject *module, PyObject *const *args, Py_ssize_t given) {
     (void)module;
-    char *data, *offsets, *key;
-    Py_ssize_t size, offsets_size, key_size;
-    if (given != 5) {
-        fail(PyExc_TypeError, "find takes three bytes, an int and a callable");
+    char *data, *offsets, *known, *key;
+    Py_ssize_t size, offsets_size, known_size, key_size;
+    if (given != 7) {
+        fail(PyExc_TypeError, "find takes three bytes, an int, bytes, an int and a callable");
         return NULL;
     }
     if (PyBytes_AsStringAndSize(args[0], &data, &size) < 0 || PyBytes_AsStringAndSize(args[1], &offsets, &offsets_size) < 0
-        || PyBytes_AsStringAndSize(args[2], &key, &key_size) < 0) return NULL;
-    Find one = {.key = key, .key_size = (size_t)key_size, .kind = (int)PyLong_AsLong(args[3]), .odd = args[4]};
+        || PyBytes_AsStringAndSize(args[2], &known, &known_size) < 0
+        || PyBytes_AsStringAndSize(args[4], &key, &key_size) < 0) return NULL;
+    Find one = {.key = key, .key_size = (size_t)key_size, .known = known, .known_size = (size_t)known_size, .odd = args[6]};
+    one.bit = PyLong_AsSize_t(args[3]);
+    if (PyErr_Occurred()) return NULL;
+    one.kind = (int)PyLong_AsLong(args[5]);
     if (PyErr_Occurred()) return NULL;
     Py_ssize_t rows = offsets_size / (Py_ssize_t)sizeof(int32_t) - 1;
     if (rows < 0) {

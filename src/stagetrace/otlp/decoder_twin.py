@@ -17,6 +17,8 @@ from stagetrace.otlp.decoder_walk import Parts, Walked, parts_in_python, walk_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import pyarrow as pa
+
     from stagetrace.otlp.decoder_walk import Check
 
     # How many are NULL, then what Arrow's columnar format prescribes; None where there is no value at all.
@@ -63,16 +65,19 @@ def columns(logs: Sequence[bytes]) -> list[Buffers]:
     return found
 
 
-def find(data: bytes, offsets: bytes, key: bytes, kind: int, odd: Callable[[bytes], str | None]) -> Buffers:
+def find(spans: pa.Array, key: bytes, kind: int, odd: Callable[[bytes], str | None]) -> Buffers:
     """Return the text form of one attribute of each serialized span, as Arrow has it; None where Python is to look.
 
-    Spans lie in `data`, from each of the 32-bit `offsets` to the next. `kind`: the tag in an AnyValue that alone is
-    meant, or 0. `odd` does the same for one span: it is asked for those that are not written as encoders do.
+    `kind`: the tag in an AnyValue that alone is meant, or 0. `odd` does the same for one span: it is asked for those
+    that are not written as encoders do.
     """
     if not NATIVE:
         return None
     try:
-        found: Buffers = _in_c.find(data, offsets, key, kind, odd)
+        known, offsets, data = (b"" if one is None else one.to_pybytes() for one in spans.buffers())
+        size, at = 4, spans.offset  # bytes of an offset
+        places = offsets[size * at : size * (at + len(spans) + 1)] or bytes(size)
+        found: Buffers = _in_c.find(data, places, known, at, key, kind, odd)
     except Exception as error:  # noqa: BLE001
         _say(error)
         return None

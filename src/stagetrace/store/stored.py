@@ -293,15 +293,12 @@ def _found(rests: Any, key: str, kind: int, text: Callable[[bytes], str | None])
 
     if isinstance(rests, pa.ChunkedArray):
         rests = rests.combine_chunks()
-    rests = rests.fill_null(b"")
-    _, offsets, data = rests.buffers()
-    places = offsets.slice(4 * rests.offset, 4 * (len(rests) + 1)).to_pybytes() if len(rests) else bytes(4)
     name = key.encode()
-    if (buffers := find(b"" if data is None else data.to_pybytes(), places, name, kind, text)) is not None:
+    if (buffers := find(rests, name, kind, text)) is not None:
         nulls, *given = buffers
         return pa.Array.from_buffers(pa.string(), len(rests), [pa.py_buffer(one) for one in given], nulls)
     named = b"\x0a" + varint(len(name)) + name if name else b""  # is in the bytes wherever the attribute is
-    return pa.array([text(rest) if named in rest else None for rest in rests.to_pylist()], pa.string())
+    return pa.array([text(rest) if rest and named in rest else None for rest in rests.to_pylist()], pa.string())
 
 
 def _of_resource(blobs: Any, keys: Any) -> Any:
