@@ -94,7 +94,6 @@ def test_counts_in_any_window_are_those_by_counting(folder: Path, requests: list
         told = {
             (one["service"], one["route"], one["objective"]): (one["judged"], one["breaches"])
             for one in answer["objectives"]
-            if one["judged"]
         }
         assert told == counted(requests, since, until)
         inside = [one for one in requests if since <= one.start_unix_nano < until]
@@ -137,6 +136,22 @@ def test_segments_are_counted_apart(folder: Path, requests: list[Made]) -> None:
         for tenant in ("a", "b")
     }  # fmt: skip
     assert told == expected
+
+
+@pytest.mark.parametrize("by", ["breached", "http_status", "weight", "service", "path", 'o\'neil "x"'])
+def test_any_column_or_attribute_makes_segments(folder: Path, requests: list[Made], by: str) -> None:
+    answer = found("--store", str(folder), "--until", at(END), "--since", at(END - HOUR), "--by", by)
+    assert sum(one["judged"] for one in answer["objectives"]) == sum(
+        judged for judged, _ in counted(requests, END - HOUR, END).values()
+    )
+    assert all(isinstance(one["segment"], (str, type(None))) for one in answer["objectives"])
+
+
+@pytest.mark.parametrize("by", ["", "band", "requests", "stages", "attributes"])
+def test_what_cannot_be_grouped_by(folder: Path, by: str) -> None:
+    done = cli("slo", "--store", str(folder), "--by", by)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot be grouped by" in done.stderr
 
 
 def test_a_file_ends_with_its_newest_request(tmp_path: Path, folder: Path, requests: list[Made]) -> None:

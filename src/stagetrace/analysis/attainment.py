@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 REDUCTION: Final = "verdicts"
 KEYS: Final = ("service", "path", "objective", "target")
+COLUMNS: Final = (  # of the reduction, which no attribute can be grouped by under the same name
+    *("band", "requests", "good", "breaches", "excluded", "spread", "most", "stored", "sampled", "unknown"),
+    *("first_unix_nano", "last_unix_nano", "groups"),
+)
 _TAIL: Final = 0.025  # of a 95 % interval
 
 

@@ -138,6 +138,11 @@ class _Windows:
     def of(self, target: Target) -> int:
         return self.start(target.window_s) if self.since_ns is None else self.since_ns
 
+    @property
+    def earliest(self) -> int:
+        """Return from when on requests make an objective one to be listed."""
+        return self.cuts[0] if self.since_ns is None else self.since_ns
+
     def rows(self, rows: Iterable[Row], start: int) -> list[Row]:
         band = self.cuts.index(start) + 1
         return [row for row in rows if row["band"] >= band]
@@ -168,9 +173,9 @@ def ask(
     for row in rows:
         oldest[row["service"]] = min(oldest[row["service"]], row["first_unix_nano"])
     made = [
-        _objective((None, *key) if by is None else key, _Group(of, windows, key[-4:-1], exact), oldest, estimate)
+        _objective((_text(key[0]) if by else None, *key[-4:]), _Group(of, windows, key[-4:-1], exact), oldest, estimate)
         for key, of in by_keys(rows, keys).items()
-        if any(row["band"] and _is_judged(row) for row in of)
+        if any(map(_is_judged, windows.rows(of, windows.earliest)))
     ]
     changes = _changes(made)
     gone = {(one.service, one.route, one.before) for one in changes}
@@ -184,6 +189,11 @@ def ask(
         max((row["groups"] for row in rows), default=0) - len(by_keys(rows, keys)),
         max((row["last_unix_nano"] for row in rows), default=None),
     )
+
+
+def _text(value: object) -> str | None:
+    """Return the value of a column as an attribute has it."""
+    return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _is_judged(row: Row) -> bool:

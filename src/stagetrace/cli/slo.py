@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.analysis.attainment import COLUMNS
 from stagetrace.cli import objectives as words
 from stagetrace.cli import slo_words
 from stagetrace.cli.answer import Answer, add_format, finish
@@ -19,8 +21,6 @@ from stagetrace.store import open_store
 from stagetrace.store.base import COUNTS
 
 if TYPE_CHECKING:
-    import argparse
-
     from stagetrace.analysis.attainment import Counts, Exact
     from stagetrace.analysis.slo import Found
     from stagetrace.cli.times import Zone
@@ -42,9 +42,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_selection(parser, "the window of each objective", cause=False)
     parser.add_argument(
-        "--by", metavar="ATTRIBUTE", type=utf8, help="each value of this attribute, or column of `requests`, by itself"
+        "--by",
+        metavar="ATTRIBUTE",
+        type=_attribute,
+        help="each value of this attribute, or column of `requests`, by itself",
     )
     add_format(parser)
+
+
+def _attribute(text: str) -> str:
+    """Return what to group by."""
+    if not text or text in (*COLUMNS, "attributes", "stages"):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be grouped by: name an attribute, as tenant.id")
+    return utf8(text)
 
 
 def run(args: argparse.Namespace) -> int:
