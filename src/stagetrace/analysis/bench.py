@@ -4,13 +4,13 @@ A request is over if its latency is above the limit, or if it failed: a failed r
 requests of which t are over, an objective "percentile p at most L" is kept with confidence c if so few would be over
 with a probability below 1 - c though a share of 1 - p or more is over in truth: P(Binomial(n, 1 - p) <= t) < 1 - c.
 Source: MLPerf Inference, "Early stopping criterion"; `loadgen/early_stopping.cc` of mlcommons/inference. The binomial
-takes requests for independent; those that wait in one queue are not, so near saturation the true confidence is lower.
+takes requests for independent, which those that wait in one queue are not: `judge_clustered` counts these as fewer.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, isfinite, log
+from math import ceil, floor, isfinite, log
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -103,6 +103,28 @@ def judge(requests: int, over: int, percentile: float, confidence: float = CONFI
     return BROKEN if over >= least_over(requests, percentile, confidence) else UNDECIDED
 
 
+def judge_clustered(latency_ms: NDArray[np.float64], over: int, percentile: float) -> str:
+    """Return as `judge` what requests, in the order of their starts, surely show, though slow ones come in clusters.
+
+    Requests that wait in one queue are slow together, so that they count as fewer. The share of clusters among slow
+    requests, the extremal index, is estimated by their runs above the percentile, as a share of what independent ones
+    have (Smith and Weissman, 1994); the variance of a compound Poisson sum with clusters of geometric size follows.
+    """
+    slow = (
+        latency_ms > np.sort(latency_ms)[ceil(percentile * len(latency_ms)) - 1] if len(latency_ms) else latency_ms > 0
+    )
+    count = int(slow.sum())
+    share = 1.0
+    if count > 1:
+        runs = int(slow[0]) + int((slow[1:] & ~slow[:-1]).sum())
+        index = min(1.0, runs / count / percentile)
+        share = index / (2 - index)
+    requests, fewer = len(latency_ms) * share, over * share
+    if judge(floor(requests), ceil(fewer), percentile) == KEPT:
+        return KEPT
+    return BROKEN if judge(max(1, ceil(requests)), floor(fewer), percentile) == BROKEN else UNDECIDED
+
+
 def _check(percentile: float, confidence: float) -> None:
     for what, value in (("percentile", percentile), ("confidence", confidence)):
         if not 0 < value < 1:
@@ -147,6 +169,7 @@ class Step:
     late_ms: float | None  # p99 of the delay of sends
     over: int | None  # above the objective's limit, or failed; None without an objective
     verdict: str | None  # KEPT, BROKEN or UNDECIDED; None without an objective
+    sure: str | None  # the verdict, if slow requests that come in clusters count as fewer (`judge_clustered`)
     needed: int  # how many requests would be enough, with as many over
     valid: bool
     reasons: tuple[str, ...]  # why it is not valid
@@ -197,6 +220,7 @@ def step(sends: Sends, rate: float, objective: Objective | None, percentile: flo
         late,
         over,
         verdict,
+        None if over is None else judge_clustered(sends.latency_ms, over, percentile),
         needed,
         not reasons,
         tuple(reasons),

@@ -2,7 +2,7 @@
 
 First short steps double the rate until the objective is surely broken, then full steps halve the interval, by ratio,
 between the highest rate at which it held and the lowest at which it did not. The interval that is returned has only
-surely judged ends (`bench.judge`). That a higher rate does no better is taken for granted.
+surely judged ends (`bench.judge_clustered`). That a higher rate does no better is taken for granted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _DOWN: Final = 8  # how often a rate is halved before nothing is said to keep the objective
 _LEAST_RATIO: Final = 1.02
-_BELOW: Final = 3  # rates below the highest that held, until one is sure
+_BESIDE: Final = 3  # rates below the highest that held, or above the lowest that did not, until one is sure
+_APART: Final = 1.25
 
 
 class Tried(NamedTuple):
@@ -28,6 +29,7 @@ class Tried(NamedTuple):
     requests: int
     over: int
     verdict: str
+    sure: str  # the same, where slow requests that come in clusters count as fewer
     full: bool  # as many requests as are needed, not a short step
     grew: bool = False  # the backlog grew: it is not kept for long, though it was
 
@@ -69,16 +71,22 @@ class Search:
             return Next(sqrt(low * high), full=True)
         if not any(one.full for one in tried if one.rate == low):
             return Next(low, full=True)
-        if not any(_is_kept(one) and one.rate <= low for one in tried):
-            # It held, and yet is not sure: somewhat below it may be.
-            below = [one.rate for one in tried if one.full and one.rate <= low]
-            return Next(min(below) / max(self.ratio, _LEAST_RATIO), full=True) if len(below) <= _BELOW else None
+        return self._beside(tried, low, high)
+
+    def _beside(self, tried: Sequence[Tried], low: float, high: float) -> Next | None:
+        """Return a rate somewhat below or above, where that of the interval's ends is not sure."""
+        below = [one.rate for one in tried if one.full and one.rate <= low]
+        if not any(_is_kept(one) for one in tried if one.rate <= low) and len(below) <= _BESIDE:
+            return Next(min(below) / _APART, full=True)
+        above = [one.rate for one in tried if one.full and one.rate >= high]
+        if not any(one.sure == BROKEN for one in tried) and len(above) < _BESIDE:
+            return Next(max(above) * _APART if above else high, full=True)
         return None
 
     def found(self, tried: Sequence[Tried]) -> Found:
         """Return what is known."""
         low, _ = self._bracket(tried)
-        broken = [one.rate for one in tried if one.verdict == BROKEN]
+        broken = [one.rate for one in tried if one.sure == BROKEN]
         surely_high = min(broken, default=None)
         kept = [one.rate for one in tried if _is_kept(one) and (surely_high is None or one.rate < surely_high)]
         full = [one.rate for one in tried if one.full and low is not None and one.rate <= low and self._held(one)]
@@ -105,4 +113,4 @@ class Search:
 
 
 def _is_kept(one: Tried) -> bool:
-    return one.verdict == KEPT and not one.grew
+    return one.sure == KEPT and not one.grew

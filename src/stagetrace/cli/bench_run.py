@@ -188,9 +188,8 @@ class Bench:
                 result.cut = f"the load generator cannot keep up at {wanted.rate:g} requests/s"
                 break
             # A short step is too short to show that the objective is kept, and one of few requests over is enough.
-            tried.append(
-                Tried(wanted.rate, one.requests, one.over or 0, one.verdict or "", wanted.full, one.is_growing)
-            )
+            verdict, sure = one.verdict or "", one.sure or ""
+            tried.append(Tried(wanted.rate, one.requests, one.over or 0, verdict, sure, wanted.full, one.is_growing))
             await asyncio.sleep(_PAUSE_S)
         result.found = search.found(tried)
 
