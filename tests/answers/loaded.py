@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # A queue before one worker that takes SERVICE_S for each request; stalls for STALL_S before the STALLS_AT'th.
 _WORKER = """
@@ -24,6 +24,8 @@ async def serve(reader, writer):
                 if line.startswith(b"content-length:"):
                     await reader.readexactly(int(line[15:]))
             served[0] += 1
+            if served[0] == 1:
+                print("asked", flush=True)
             stall = stall_s if served[0] == stalls_at else 0.0
             free[0] = max(free[0], loop.time()) + service_s + stall
             await asyncio.sleep(free[0] - loop.time())
@@ -39,13 +41,22 @@ asyncio.run(main())
 
 
 @contextmanager
-def worker(service_s: float = 0.0, *, stall_s: float = 0.0, stalls_at: int = 0, status: int = 200) -> Iterator[str]:
+def worker(service_s: float = 0.0, **options: float) -> Iterator[str]:
     """Give the URL of a service with one worker."""
+    with watched(service_s, **options) as (url, _):
+        yield url
+
+
+@contextmanager
+def watched(
+    service_s: float = 0.0, *, stall_s: float = 0.0, stalls_at: float = 0, status: float = 200
+) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Give the URL, and what waits until the first request has come."""
     arguments = [str(one) for one in (service_s, stall_s, stalls_at, status)]
     process = subprocess.Popen([sys.executable, "-c", _WORKER, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}/predict"
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}/predict", process.stdout.readline
     finally:
         process.kill()
         process.wait()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from answers.loaded import worker
+from answers.loaded import watched, worker
 from answers.made import MS, NOON, Made, store
 from backends import free_port
 from cli.running import COMMAND, cli, environment, time_of
@@ -239,10 +239,11 @@ def test_nothing_there_is_no_answer() -> None:
 
 
 def test_ctrl_c_stops_sending_and_gives_what_there_is() -> None:
-    with worker() as url:
+    with watched() as (url, until_asked):
         argv = [*COMMAND, "bench", url, "--rate", "100", "--duration", "60s", "--warmup", "0s", "--json"]
         process = subprocess.Popen(argv, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        time.sleep(4)
+        assert until_asked() == "asked\n"
+        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=30)
     assert process.returncode == 1, errors

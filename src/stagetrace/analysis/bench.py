@@ -110,9 +110,9 @@ def judge_clustered(latency_ms: NDArray[np.float64], over: int, percentile: floa
     requests, the extremal index, is estimated by their runs above the percentile, as a share of what independent ones
     have (Smith and Weissman, 1994); the variance of a compound Poisson sum with clusters of geometric size follows.
     """
-    slow = (
-        latency_ms > np.sort(latency_ms)[ceil(percentile * len(latency_ms)) - 1] if len(latency_ms) else latency_ms > 0
-    )
+    if not len(latency_ms):
+        return UNDECIDED
+    slow = latency_ms > np.sort(latency_ms)[ceil(percentile * len(latency_ms)) - 1]
     count = int(slow.sum())
     share = 1.0
     if count > 1:
@@ -204,8 +204,8 @@ def step(sends: Sends, rate: float, objective: Objective | None, percentile: flo
     needed = needed_queries(percentile, over=over or 0)
     verdict = None if over is None else judge(count, over, percentile)
     lateness = _too_late(sends, late, quantile(ordered, percentile), objective, verdict)
-    growth = [] if verdict == BROKEN else _growing(sends.latency_ms, objective)
-    reasons = [*lateness, *growth, *_too_few(count, needed, verdict)]
+    growth = _growing(sends.latency_ms, objective)
+    reasons = [*lateness, *(growth if verdict != BROKEN else ()), *_too_few(count, needed, verdict)]
     if count and not len(answered):
         reasons.append("no request was answered as expected")
     return Step(
@@ -220,13 +220,18 @@ def step(sends: Sends, rate: float, objective: Objective | None, percentile: flo
         late,
         over,
         verdict,
-        None if over is None else judge_clustered(sends.latency_ms, over, percentile),
+        # Of a backlog that grows, all that is slow is one cluster: it is sure in another way.
+        BROKEN if verdict == BROKEN and growth else _sure(sends, over, percentile),
         needed,
         not reasons,
         tuple(reasons),
         bool(lateness),
         bool(growth),
     )
+
+
+def _sure(sends: Sends, over: int | None, percentile: float) -> str | None:
+    return None if over is None else judge_clustered(sends.latency_ms, over, percentile)
 
 
 def _achieved(sends: Sends) -> float | None:

@@ -214,7 +214,8 @@ def _measured(step: Step) -> str:
 def _broken(report: Report, measured: Measured, objective: Objective) -> str:
     step, p = measured.step, name_of(objective.percentile)
     text = f"at {_rate(step.rate)} {p} breaks the objective of {promise(objective.limit_ms)}: "
-    text += f"{step.over:,} of {step.requests:,} were over" if measured.stopped_early else _ms(step.quantiles_ms[p])
+    at = step.quantiles_ms[p]
+    text += f"{step.over:,} of {step.requests:,} were over" if measured.stopped_early or at is None else _ms(at)
     return f"{text}; {_where(report)}" if report.excess is not None else text
 
 
@@ -279,11 +280,18 @@ def _steps_table(steps: Sequence[Measured], objective: Objective | None) -> Tabl
         quantiles = ["-" if one.quantiles_ms[q] is None else milliseconds(one.quantiles_ms[q] or 0.0) for q in asked]
         ends = ["-" if value is None else milliseconds(value) for value in (one.max_ms, one.late_ms)]
         achieved = "-" if one.achieved_rate is None or measured.stopped_early else f"{one.achieved_rate:.4g}"
-        said = one.verdict or ("valid" if one.valid else "not valid")
-        said = "growing" if one.is_growing else "not valid" if one.verdict == KEPT and not one.valid else said
+        said = _verdict(one)
         said += ", ended early" if measured.stopped_early else ""
         rows.append([f"{one.rate:.4g}", achieved, f"{one.requests:,}", f"{one.failed:,}", *quantiles, *ends, said])
     return Table([*columns, Column("verdict")], rows)
+
+
+def _verdict(step: Step) -> str:
+    if step.is_growing and step.verdict != BROKEN:
+        return "growing"
+    if step.verdict is None or (step.verdict == KEPT and not step.valid):
+        return "valid" if step.valid else "not valid"
+    return step.verdict
 
 
 def _histogram(report: Report) -> Iterator[Chart]:
