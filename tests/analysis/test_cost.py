@@ -58,13 +58,23 @@ class Requests:
                     self.share[at] += Fraction(end - begin, len(flying))
 
     def reduce(self, name: str, by: Any = (), **values: Any) -> list[dict[str, Any]]:
-        """Return rows as the SQL would."""
+        """Return rows as the SQL would; of any piece of time, all that has its start there."""
+        if name == "versions":
+            starts = [one["start"] for one in self.requests]
+            return [
+                {"requests": len(starts) or None, "first": min(starts, default=None), "last": max(starts, default=None)}
+            ]
         groups = defaultdict(list)
         for place, one in enumerate(self.requests):
             group = (*(one.get(key) for key in by), one["breached"])
             groups[group].append(place)
         rows = []
         for key, places in groups.items():
+            if name == "busy":
+                since, until = values["since"], values["until"]
+                places[:] = [at for at in places if since <= self.requests[at]["start"] < until]
+            if not places:
+                continue
             found = [self.requests[place] for place in places]
             row = dict(zip((*by, "is_breach"), key, strict=True))
             if name == "busy":

@@ -108,6 +108,19 @@ def test_each_amount_is_that_of_brute_force(filled: tuple[Path, list[Made]]) -> 
     assert found["busy_s"] == pytest.approx(float(sum(share.values())) / 1e9)
 
 
+def test_many_requests_are_asked_for_piece_by_piece(
+    filled: tuple[Path, list[Made]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces of time add up, though most requests here last longer than a piece."""
+    whole = ask(filled[0], prices={"bill": 1000})
+    monkeypatch.setattr("stagetrace.analysis.cost._PIECE", 8)
+    pieces = ask(filled[0], prices={"bill": 1000})
+    assert pieces["busy_s"] == pytest.approx(whole["busy_s"], rel=1e-9)
+    for one, other in zip(pieces["lines"], whole["lines"], strict=True):
+        assert one["amount"] == pytest.approx(other["amount"], abs=2e-6)
+        assert (one["by"], one["requests"], one["breaches"]) == (other["by"], other["requests"], other["breaches"])
+
+
 def test_the_sentence_and_the_tables(filled: tuple[Path, list[Made]]) -> None:
     path = filled[0].parent / "prices.toml"
     path.write_text('currency = "EUR"\nbill = 34.10\n')

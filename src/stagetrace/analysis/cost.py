@@ -6,9 +6,11 @@ Within a group of requests, time is divided among stages as their durations are.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis.prices import MICROS, PriceError, Prices
@@ -27,6 +29,10 @@ STAGE: Final = "stage"  # what lines may be by, beside columns and attributes
 OTHERS: Final = "(others)"  # groups beyond the costliest MOST
 NO_STAGE: Final = "(no stage)"
 MOST: Final = 10_000
+_PIECE: Final = 500_000  # requests, about
+_MOST_PIECES: Final = 200
+_EVER: Final = 2**62
+_COUNTED: Final = ("stored", "negative", "sixteenths")
 _UNITS: Final = 16 * 3600 * 10**9  # sixteenths of a nanosecond in an hour: as `busy` counts
 _SECOND: Final = 16 * 10**9
 
@@ -101,13 +107,33 @@ def ask(source: Source, by: Sequence[str], given: Prices | None = None, window_n
     groups = [one for one in dict.fromkeys(by) if one != STAGE]
     typed = [INSTANCE_TYPE] if given is not None and any(one.instance_type for one in given.prices) else []
     keys = [SERVICE, INSTANCE, *typed]
-    rows = source.reduce("busy", list(dict.fromkeys((*keys, *groups))), most=MOST)
-    if len(rows) == MOST:
-        rows = [*rows, *_others(rows, source.reduce("busy", keys, most=MOST), keys)]
+    rows = _busy(source, list(dict.fromkeys((*keys, *groups))))
+    if len(rows) > MOST:
+        kept = sorted(rows, key=lambda row: -row["sixteenths"])[:MOST]
+        rows = [*kept, *_others(kept, _busy(source, keys), keys)]
     priced = list(dict.fromkeys((SERVICE, MODEL, *groups)))
     tokens = source.reduce("tokens", priced, most=MOST) if given is not None and given.has_tokens else []
     stages = source.reduce("stage_time", groups, most=MOST) if STAGE in by else None
     return divide(rows, by, given, tokens=tokens, stages=stages, window_ns=window_ns)
+
+
+def _busy(source: Source, by: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of `busy`, asked for piece by piece of the time, so that no piece holds very many requests."""
+    (whole,) = source.reduce("versions", []) or [{"requests": None}]
+    if not whole["requests"]:
+        return []
+    pieces = min(_MOST_PIECES, math.ceil(whole["requests"] / _PIECE))
+    steps = [whole["first"] + (whole["last"] - whole["first"]) * place // pieces for place in range(1, pieces)]
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for since, until in pairwise([-_EVER, *steps, _EVER]):
+        if since == until:
+            continue
+        for row in source.reduce("busy", by, most=MOST + 1, since=since, until=until):
+            one = found.setdefault(_key(row, by), {**row, "stored": 0, "negative": 0, "sixteenths": 0})
+            for name in _COUNTED:
+                one[name] += row[name]
+            one["first"], one["last"] = min(one["first"], row["first"]), max(one["last"], row["last"])
+    return list(found.values())
 
 
 def divide(
@@ -351,13 +377,12 @@ def _others(
     rows: Iterable[Mapping[str, Any]], instances: Iterable[Mapping[str, Any]], keys: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return what each instance did beside the groups that there was room for."""
-    counted = ("stored", "negative", "sixteenths")
-    known: dict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(counted, 0))
+    known: dict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(_COUNTED, 0))
     for row in rows:
         sums = known[_key(row, keys)]
-        for name in counted:
+        for name in _COUNTED:
             sums[name] += row[name]
-    made = [{**row, **{name: row[name] - known[_key(row, keys)][name] for name in counted}} for row in instances]
+    made = [{**row, **{name: row[name] - known[_key(row, keys)][name] for name in _COUNTED}} for row in instances]
     return [row for row in made if row["stored"]]
 
 

@@ -1,14 +1,16 @@
 -- As for DuckDB.
 WITH events AS (
     SELECT
-        {by} coalesce(breached, false) AS is_breach, weight, end_unix_nano < start_unix_nano AS is_negative,
-        pair.1 AS step, pair.2 AS moment
+        {by} coalesce(breached, false) AS is_breach, weight, start_unix_nano >= {since:Int64} AS is_own,
+        end_unix_nano < start_unix_nano AS is_negative, pair.1 AS step, pair.2 AS moment
     FROM (
         SELECT
             *, arrayJoin([
-                (toInt64(1), start_unix_nano), (toInt64(-1), greatest(start_unix_nano, end_unix_nano))
+                (toInt64(1), greatest(start_unix_nano, {since:Int64})),
+                (toInt64(-1), least(greatest(start_unix_nano, end_unix_nano), {until:Int64}))
             ]) AS pair
         FROM {requests}
+        WHERE start_unix_nano < {until:Int64} AND (start_unix_nano >= {since:Int64} OR end_unix_nano > {since:Int64})
     )
 ),
 counted AS (
@@ -28,7 +30,7 @@ shared AS (
     FROM counted
 )
 SELECT
-    {by} is_breach, weight, intDiv(count(), 2) AS stored, intDiv(countIf(is_negative), 2) AS negative,
+    {by} is_breach, weight, intDiv(countIf(is_own), 2) AS stored, intDiv(countIf(is_own AND is_negative), 2) AS negative,
     -sum(step * upto) AS sixteenths, min(moment) AS first, max(moment) AS last
 FROM shared
 GROUP BY ALL

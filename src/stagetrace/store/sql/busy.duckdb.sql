@@ -1,11 +1,14 @@
 -- How the time in which an instance has requests in flight divides among them: each moment in equal parts among those in
 -- flight, by weight. `sixteenths`: of a nanosecond. Whole numbers, so that no order of adding up matters; requests of one
--- group by their weight. Needs `service` and `service.instance.id` in what it is grouped by. The costliest groups alone.
+-- group by their weight. Of [since, until) alone, so that several of these add up to a longer one: a request counts where
+-- it starts. Needs `service` and `service.instance.id` in what it is grouped by. The costliest groups alone.
 WITH events AS (
     SELECT
-        {by} coalesce(breached, false) AS is_breach, weight, end_unix_nano < start_unix_nano AS is_negative,
-        unnest([1, -1]) AS step, unnest([start_unix_nano, greatest(start_unix_nano, end_unix_nano)]) AS moment
+        {by} coalesce(breached, false) AS is_breach, weight, start_unix_nano >= $since AS is_own,
+        end_unix_nano < start_unix_nano AS is_negative, unnest([1, -1]) AS step,
+        unnest([greatest(start_unix_nano, $since), least(greatest(start_unix_nano, end_unix_nano), $until)]) AS moment
     FROM {requests}
+    WHERE start_unix_nano < $until AND (start_unix_nano >= $since OR end_unix_nano > $since)
 ),
 counted AS (
     SELECT
@@ -23,8 +26,9 @@ shared AS (
     FROM counted
 )
 SELECT
-    {by} is_breach, weight, count(*) // 2 AS stored, count(*) FILTER (WHERE is_negative) // 2 AS negative,
-    -sum(step * upto) AS sixteenths, min(moment) AS first, max(moment) AS last
+    {by} is_breach, weight, count(*) FILTER (WHERE is_own) // 2 AS stored,
+    count(*) FILTER (WHERE is_own AND is_negative) // 2 AS negative, -sum(step * upto) AS sixteenths,
+    min(moment) AS first, max(moment) AS last
 FROM shared
 GROUP BY ALL
 ORDER BY sixteenths DESC
