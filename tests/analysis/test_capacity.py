@@ -250,8 +250,11 @@ def test_a_plan_keeps_the_objective_at_each_load_up_to_it() -> None:
     assert (kept.per_s, kept.replicas, kept.at_most) == (100, 3, True)
     none = plan(replace(found, levels=levels[2:3]), 250, 0.99)
     assert (none.in_flight, none.per_s, none.replicas) == (None, None, None)
-    few = (level(1, 50, 1.0), level(2, 100, 0.0, requests=5))
-    assert plan(replace(found, levels=few), 250, 0.99).per_s == 50  # five requests are no p99
+    few = (level(1, 50, 1.0), level(2, 100, 0.97, requests=100), level(3, 150, 1.0, requests=60))
+    assert plan(replace(found, levels=few), 250, 0.99).per_s == 50  # neither three in a hundred nor sixty show p99
+    nothing = plan(replace(found, levels=few[2:]), 250, 0.99)
+    assert (nothing.in_flight, nothing.replicas) == (None, None)
+    assert nothing.reason == "not enough data: 60 requests at one load at most, and 99 % take 100"
 
 
 def test_a_plan_without_objective_is_seventy_percent_of_the_peak() -> None:

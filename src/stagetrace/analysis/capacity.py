@@ -43,6 +43,7 @@ _FULL: Final = 10  # buckets from which on a level counts in full
 _BUSY_S: Final = 60
 _BUSY_PARTS: Final = 10  # of less data than so many minutes, the busiest of so many parts
 _SHARE: Final = 0.7  # of peak or knee, which an instance is planned for
+_CHANCE_OF_BREAKING: Final = 0.05  # that a load at which the objective holds seems to break it
 TARGET: Final = 0.99  # of objectives that requests carry
 
 
@@ -299,8 +300,9 @@ def plan(one: Capacity, rate: float | None = None, share: float | None = None) -
     met their objectives, if any load keeps these. Never more than 70 % of the peak. `rate`: requests per second in all.
     """
     kept, found = _kept(one.levels, share)
-    if found is not None and kept is None and share is not None:
-        return Plan(None, None, None, at_most=False, reason=f"no load keeps {found}")
+    if share is not None and kept is None:
+        reason = f"no load keeps {found}" if found else _too_few(one.levels, share)
+        return Plan(None, None, None, at_most=False, reason=reason)
     bound = None if one.law.peak_per_s is None else _SHARE * one.law.peak_per_s
     seen = kept or (max(one.levels, key=lambda level: level.per_s) if one.levels else None)
     if bound is not None and (seen is None or seen.per_s >= bound):
@@ -317,21 +319,36 @@ def plan(one: Capacity, rate: float | None = None, share: float | None = None) -
 
 
 def _kept(levels: Sequence[Level], share: float | None) -> tuple[Level | None, str | None]:
-    """Return the greatest level that kept the objective as all below it did, and why none above it does.
+    """Return the greatest level that kept the objective below the first that broke it, and what that did.
 
-    No reason: all levels kept it, or nothing was judged.
+    What chance explains is neither. No second one: none broke it, or nothing was judged.
     """
+    from scipy.stats import binom
+
     wanted = TARGET if share is None else share
     kept = None
     for level in levels:
         met = level.good if share is None else level.within
-        if met is None or level.requests * (1 - wanted) < 1:  # too few for a share so near 1
+        if met is None:
             continue
-        if met < wanted:
+        count = round(level.requests)
+        missed = round((1 - met) * count)
+        if met < wanted and binom.sf(missed - 1, count, 1 - wanted) < _CHANCE_OF_BREAKING:
             words = f"at {level.in_flight:.3g} in flight {100 * met:.3g} % kept it, {100 * wanted:.4g} % are wanted"
             return kept, f"the objective: {words}"
-        kept = level
+        if met >= wanted and count >= _enough(wanted):
+            kept = level
     return kept, None
+
+
+def _enough(share: float) -> int:
+    """Return how many requests one is expected among that the share leaves out."""
+    return ceil(1 / (1 - share) * (1 - 1e-9))
+
+
+def _too_few(levels: Sequence[Level], share: float) -> str:
+    most = max((round(level.requests) for level in levels), default=0)
+    return f"not enough data: {most} requests at one load at most, and {100 * share:.4g} % take {_enough(share)}"
 
 
 def _load_at(one: Capacity, per_s: float) -> float:

@@ -10,27 +10,21 @@ if TYPE_CHECKING:
     from stagetrace.analysis.capacity import Capacity
     from stagetrace.store.base import Relations
 
-_SAMPLE: Final = 20_000  # requests whose attributes are read
+_MOST_READ: Final = 20_000  # requests whose attributes are read
 _PER_S: Final = "requests/s"
 _REQUESTS: Final = "requests"
 
 
 def sampled_values(relations: Relations, one: Capacity, key: str) -> list[dict[str, Any]]:
     """Return how many requests of the busiest minute have which value of an attribute: that minute is quickly read."""
+    since, until, one_in = _sample(one)
+    return relations.reduce("sampled_values", [key], service=one.service, since=since, until=until, one_in=one_in)
+
+
+def _sample(one: Capacity) -> tuple[int, int, int]:
+    """Return begin and end of the busiest minute, and in which of how many requests attributes are read."""
     begin, seconds = one.busiest.start_unix_nano, one.busiest.seconds
-    return relations.reduce(
-        "sampled_values",
-        [key],
-        service=one.service,
-        since=begin,
-        until=begin + round(seconds * 1e9),
-        one_in=_one_in(one.busiest.per_s * seconds),
-    )
-
-
-def _one_in(count: float) -> int:
-    """Return in which of how many requests attributes are read."""
-    return max(1, int(count) // _SAMPLE)
+    return begin, begin + round(seconds * 1e9), max(1, int(one.busiest.per_s * seconds) // _MOST_READ)
 
 
 def utilisation(relations: Relations, one: Capacity) -> dict[str, dict[str, Any]]:
@@ -47,7 +41,7 @@ def utilisation(relations: Relations, one: Capacity) -> dict[str, dict[str, Any]
         "inference": _unknown("no request has this stage")
         if one.stages["inference"] is None
         else _use(_REQUESTS, one.stages["inference"], one.busiest.inferring),
-        "thread_pool": _unknown("no span says the size of a pool that was waited for")
+        "thread_pool": _unknown("no wait of the busiest minute says how many threads a pool has")
         if pool is None
         else {**_use("threads", working, one.busiest.working, threads), "pool": pool["reason"]},
         "event_loop": _unknown("spans do not say how long an event loop was busy"),
@@ -76,10 +70,10 @@ def _unknown(why: str) -> dict[str, Any]:
 
 
 def _pool(relations: Relations, one: Capacity) -> dict[str, Any] | None:
-    """Return the pool that was waited for most, of those whose size is known."""
+    """Return the pool that was waited for most in the busiest minute, of those whose size is known."""
     from stagetrace.store.answers import pools
 
-    return next((row for row in pools(relations, one.service, _one_in(one.stored)) if row["pool_size"]), None)
+    return next((row for row in pools(relations, one.service, *_sample(one)) if row["pool_size"]), None)
 
 
 def _cpu_ms(relations: Relations, one: Capacity) -> float | None:

@@ -241,9 +241,9 @@ def count(relations: Relations, relation: str = "requests") -> int:
     return int(row[0]) if row else 0
 
 
-def pools(relations: Relations, service: str, one_in: int) -> list[dict[str, Any]]:
+def pools(relations: Relations, service: str, since_ns: int, until_ns: int, one_in: int) -> list[dict[str, Any]]:
     """Return what a service's requests waited for, most often first, as one wait in so many says: `sql/pools.sql`."""
-    return _rows(relations, "pools", [service, one_in])
+    return _rows(relations, "pools", [service, one_in, since_ns, until_ns])
 
 
 def newest_first(spans: Iterable[SpanRow]) -> Sequence[SpanRow]:
