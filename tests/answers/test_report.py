@@ -205,6 +205,9 @@ def test_every_run_and_store_gives_the_same(
     path = lines(tmp_path / "spans.jsonl", [*shuffled, *shuffled[:500]])
     options = ("--period", "2026-03-01", *EXCLUDE, "--credits", "99:10%,90:25,50:100%")
     assert found("--store", str(path), *options) == report
+    exported = tmp_path / "spans.parquet"
+    assert cli("export", "--store", str(folder), "--since", "2026-03-01", str(exported)).returncode == 0
+    assert found("--store", str(exported), *options) == report
     assert found("--store", str(folder), *options) == report
     others = {report["digest"]["inputs"]}
     others.add(found("--store", str(folder), *options[:-1], "99:11%,90:25%,50:100%")["digest"]["inputs"])

@@ -21,11 +21,11 @@ _BARS: Final = 12
 _COLUMNS: Final = (
     Column("objective", kind=COMMON),
     *(Column(name, is_number=True) for name in ("judged", "breaches", "attainment")),
-    Column("95 %", leaves=3),
+    Column("95 %", leaves=1),
     Column("wanted", is_number=True),
     Column("budget left", is_number=True),
-    *(Column(f"burn {name}", is_number=True, leaves=2) for name in SHOWN),
-    Column("lasts", leaves=1),
+    *(Column(f"burn {name}", is_number=True, leaves=leaves) for name, leaves in zip(SHOWN, (3, 6, 2, 5), strict=True)),
+    Column("lasts", leaves=4),
 )
 
 
@@ -111,7 +111,7 @@ def as_json(one: Objective, by: str | None) -> dict[str, Any]:
 def parts(found: Found, by: str | None, zone: Zone) -> Iterator[str | Table | Bars]:
     """Yield the table, bars of the budgets, and lines."""
     listed = found.objectives[:_ROWS]
-    heads = (Column("service", kind=COMMON), Column("route", leaves=4), *((Column(by),) if by else ()), *_COLUMNS)
+    heads = (Column("service", kind=COMMON), Column("route", leaves=7), *((Column(by),) if by else ()), *_COLUMNS)
     yield Table(heads, [_cells(one, is_segment=bool(by)) for one in listed])
     left = [(_name(one), one.budget_left) for one in listed[:_BARS] if one.budget_left is not None]
     if left:
