@@ -52,18 +52,24 @@ def finish(args: argparse.Namespace, answer: Answer) -> int:
     zone = getattr(args, "tz", UTC)
     if args.json:
         show_json({**completeness(answer.complete, answer.reason), "sentence": answer.sentence, **answer.keys})
-    elif args.format == MARKDOWN:
-        from stagetrace.cli.markdown import markdown
-
-        sys.stdout.write(markdown(answer, zone))
     elif args.format == HTML:
         from stagetrace.cli.html_page import page
 
         sys.stdout.write(page(answer.title, [answer], zone))
     else:
-        show(answer.sentence, *(one for part in answer.parts for one in ("", *_drawn(part, zone))))
+        show_answer(answer, args.format, zone)
     warn(answer.complete, answer.reason)
     return BAD if answer.is_bad else ANSWERED
+
+
+def show_answer(answer: Answer, form: str, zone: Zone) -> None:
+    """Print one answer as text or Markdown."""
+    if form == MARKDOWN:
+        from stagetrace.cli.markdown import markdown
+
+        sys.stdout.write(markdown(answer, zone))
+    else:
+        show(answer.sentence, *(one for part in answer.parts for one in ("", *_drawn(part, zone))))
 
 
 def _drawn(part: str | Table | Chart, zone: Zone) -> Sequence[str | Table]:

@@ -13,6 +13,7 @@ from stagetrace.cli import objectives as words
 from stagetrace.cli import report_words
 from stagetrace.cli.answer import Answer, add_format, finish
 from stagetrace.cli.base import BAD, NO_ANSWER, UsageError
+from stagetrace.cli.every_answer import add_all, run_all
 from stagetrace.cli.options import add_selection, selection, store_url, utf8
 from stagetrace.cli.periods import FORMS, last_month, period
 from stagetrace.cli.terminal import watched
@@ -71,12 +72,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=300.0,
         help="such minutes that are no further apart are one incident; default: 5m",
     )
+    add_all(parser)
     add_format(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report and return the exit code."""
     url = store_url(args)
+    if args.all:
+        return run_all(args, url, selection(args, url))
+    if args.options or args.bench:
+        raise UsageError("--with and --bench go with --all\nadd it")
     wanted = selection(args, url, since=_EVER)
     with open_store(url) as reader, watched(reader):
         made = answer(reader, wanted, args)

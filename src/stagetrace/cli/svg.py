@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from stagetrace.cli.times import Zone
 
 _WIDTH: Final = 720
-_LEFT: Final = 200  # of bars: where labels end
+_LEFT: Final = 260  # of bars: where labels end
+_LABEL: Final = 38  # characters
 _RIGHT: Final = 150  # room for values
+_END: Final = _WIDTH - 12  # of plots
 _ROW: Final = 22
 _PLOT: Final = 160  # height of a series
 _AXIS: Final = 70
@@ -33,7 +35,7 @@ def svg(chart: Chart, zone: Zone = UTC) -> str:
     if isinstance(chart, Histogram):
         return _whole(chart.title, _columns(merged(chart)), _PLOT + 2 * _ROW)
     if isinstance(chart, Stacked):
-        return _whole(chart.title, _stacked(chart), (len(chart.rows) + 1) * _ROW)
+        return _whole(chart.title, _stacked(chart), (len(chart.rows) + len(_legend(chart))) * _ROW)
     if isinstance(chart, Points):
         return _whole(chart.title, _points(chart), _PLOT + 2 * _ROW)
     return _whole(chart.title, _series(chart, zone), _PLOT + 2 * _ROW)
@@ -59,29 +61,42 @@ def _bars(rows: Sequence[tuple[str, float | None, str]]) -> Iterator[str]:
 
 
 def _stacked(chart: Stacked) -> Iterator[str]:
-    parts = list(dict.fromkeys(part for _, shares in chart.rows for part in shares))
-    colours = dict(zip(parts, cycle(COLOURS), strict=False))
-    room = _WIDTH - _LEFT
+    legend = _legend(chart)
+    colours = dict(zip((part for row in legend for part, _ in row), cycle(COLOURS), strict=False))
     for place, (label, shares) in enumerate(chart.rows):
-        y, x = place * _ROW, 0.0
+        y, x = place * _ROW, float(_LEFT)
         yield _label(label, y)
         for part, share in shares.items():
-            wide = max(0.0, share) * room
+            wide = max(0.0, share) * (_END - _LEFT)
             yield (
-                f'<rect x="{_LEFT + x:.1f}" y="{y + 3}" width="{wide:.1f}" height="{_ROW - 6}" fill="{colours[part]}">'
+                f'<rect x="{x:.1f}" y="{y + 3}" width="{wide:.1f}" height="{_ROW - 6}" fill="{colours[part]}">'
                 f"<title>{_text(part)} {100 * share:.1f} %</title></rect>\n"
             )
             x += wide
-    y, x = len(chart.rows) * _ROW, float(_LEFT)
-    for part in parts:
-        yield f'<rect x="{x:.1f}" y="{y + 5}" width="11" height="11" fill="{colours[part]}"/>'
-        yield f'<text x="{x + 15:.1f}" y="{y + 15}">{_text(part)}</text>\n'
-        x += 30 + 6.5 * len(part)
+    for place, row in enumerate(legend, len(chart.rows)):
+        y = place * _ROW
+        for part, x in row:
+            yield f'<rect x="{x:.1f}" y="{y + 5}" width="11" height="11" fill="{colours[part]}"/>'
+            yield f'<text x="{x + 15:.1f}" y="{y + 15}">{_text(part)}</text>\n'
+
+
+def _legend(chart: Stacked) -> list[list[tuple[str, float]]]:
+    """Return rows of parts, each with where it begins."""
+    rows: list[list[tuple[str, float]]] = [[]]
+    x = float(_LEFT)
+    for part in dict.fromkeys(part for _, shares in chart.rows for part in shares):
+        wide = 30 + 6.5 * len(part)
+        if rows[-1] and x + wide > _WIDTH:
+            rows.append([])
+            x = float(_LEFT)
+        rows[-1].append((part, x))
+        x += wide
+    return rows
 
 
 def _columns(chart: Histogram) -> Iterator[str]:
     most = max(chart.counts, default=0) or 1
-    wide = (_WIDTH - _AXIS) / max(1, len(chart.counts))
+    wide = (_END - _AXIS) / max(1, len(chart.counts))
     for place, count in enumerate(chart.counts):
         high = _PLOT * count / most
         span = f"{number(chart.edges[place])} to {number(chart.edges[place + 1])} {chart.unit}: {number(count)}"
@@ -93,7 +108,7 @@ def _columns(chart: Histogram) -> Iterator[str]:
     if chart.edges:
         first, last = chart.edges[0], chart.edges[-1]
         yield f'<text x="{_AXIS}" y="{_PLOT + 16}">{number(first)}</text>'
-        yield f'<text x="{_WIDTH}" y="{_PLOT + 16}" text-anchor="end">{number(last)} {_text(chart.unit)}</text>\n'
+        yield f'<text x="{_END}" y="{_PLOT + 16}" text-anchor="end">{number(last)} {_text(chart.unit)}</text>\n'
     for at, name in chart.marks:
         for place, (low, high) in enumerate(pairwise(chart.edges)):
             if low <= at < high or (at == high == chart.edges[-1]):
@@ -103,7 +118,7 @@ def _columns(chart: Histogram) -> Iterator[str]:
 
 def _series(chart: Series, zone: Zone) -> Iterator[str]:
     top = max((value for value in chart.values if value is not None), default=0) or 1
-    wide = (_WIDTH - _AXIS) / max(1, len(chart.values))
+    wide = (_END - _AXIS) / max(1, len(chart.values))
     run: list[str] = []
     for place, value in enumerate([*chart.values, None]):
         if value is not None:
@@ -112,21 +127,21 @@ def _series(chart: Series, zone: Zone) -> Iterator[str]:
             ends = f'stroke="{COLOURS[0]}" stroke-width="1.5" fill="none" stroke-linecap="round"'
             yield f'<polyline points="{" ".join(run if len(run) > 1 else run * 2)}" {ends}/>\n'
             run = []
-    yield f'<line x1="{_AXIS}" y1="{_PLOT}" x2="{_WIDTH}" y2="{_PLOT}" stroke="currentColor" opacity=".4"/>\n'
+    yield f'<line x1="{_AXIS}" y1="{_PLOT}" x2="{_END}" y2="{_PLOT}" stroke="currentColor" opacity=".4"/>\n'
     yield f'<text x="{_AXIS - 6}" y="12" text-anchor="end">{number(top)} {_text(chart.unit)}</text>\n'
     length = chart.step_ns * len(chart.values)
     start, end = (f"{shown(at, zone, 0)} {zone.name}" for at in (chart.start_unix_nano, chart.start_unix_nano + length))
     yield f'<text x="{_AXIS}" y="{_PLOT + 16}">{_text(start)}</text>'
-    yield f'<text x="{_WIDTH}" y="{_PLOT + 16}" text-anchor="end">{_text(end)}</text>\n'
+    yield f'<text x="{_END}" y="{_PLOT + 16}" text-anchor="end">{_text(end)}</text>\n'
     for at, name in chart.marks:
-        yield from _mark(_AXIS + (_WIDTH - _AXIS) * (at - chart.start_unix_nano) / max(1, length), name)
+        yield from _mark(_AXIS + (_END - _AXIS) * (at - chart.start_unix_nano) / max(1, length), name)
 
 
 def _points(chart: Points) -> Iterator[str]:
     right, top = (one or 1 for one in ends(chart))
 
     def placed(x: float, y: float) -> tuple[str, str]:
-        return f"{_AXIS + (_WIDTH - _AXIS) * x / right:.1f}", f"{_PLOT - _PLOT * max(0.0, y) / top:.1f}"
+        return f"{_AXIS + (_END - _AXIS) * x / right:.1f}", f"{_PLOT - _PLOT * max(0.0, y) / top:.1f}"
 
     if chart.curve:
         line = " ".join(",".join(placed(*one)) for one in chart.curve)
@@ -135,15 +150,15 @@ def _points(chart: Points) -> Iterator[str]:
         across, down = placed(x, y)
         words = f"{number(x)} {chart.x_unit}: {number(y)} {chart.y_unit}"
         yield f'<circle cx="{across}" cy="{down}" r="3" fill="{COLOURS[0]}"><title>{_text(words)}</title></circle>\n'
-    yield f'<line x1="{_AXIS}" y1="{_PLOT}" x2="{_WIDTH}" y2="{_PLOT}" stroke="currentColor" opacity=".4"/>\n'
+    yield f'<line x1="{_AXIS}" y1="{_PLOT}" x2="{_END}" y2="{_PLOT}" stroke="currentColor" opacity=".4"/>\n'
     yield f'<text x="{_AXIS - 6}" y="12" text-anchor="end">{number(top)}</text>'
     yield f'<text x="{_AXIS + 4}" y="12">{_text(chart.y_unit)}</text>\n'
     last = f"{number(right)} {_text(chart.x_unit)}"
     yield f'<text x="{_AXIS}" y="{_PLOT + 16}">0</text>'
-    yield f'<text x="{_WIDTH}" y="{_PLOT + 16}" text-anchor="end">{last}</text>\n'
+    yield f'<text x="{_END}" y="{_PLOT + 16}" text-anchor="end">{last}</text>\n'
     for at, name in chart.marks:
         if 0 <= at <= right:
-            yield from _mark(_AXIS + (_WIDTH - _AXIS) * at / right, name)
+            yield from _mark(_AXIS + (_END - _AXIS) * at / right, name)
 
 
 def _mark(x: float, name: str) -> Iterator[str]:
@@ -154,7 +169,8 @@ def _mark(x: float, name: str) -> Iterator[str]:
 
 
 def _label(label: str, y: float) -> str:
-    return f'<text x="{_LEFT - 8}" y="{y + 15}" text-anchor="end">{_text(label[:34])}</text>'
+    short = label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…"
+    return f'<text x="{_LEFT - 8}" y="{y + 15}" text-anchor="end">{_text(short)}<title>{_text(label)}</title></text>'
 
 
 def _text(text: str) -> str:

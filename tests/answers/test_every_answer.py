@@ -1,0 +1,86 @@
+"""`stagetrace report --all`: the ten answers to one selection, in each form."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from answers.made import Made, store
+from answers.test_bad_input import EVER, many, run
+from stagetrace.cli.every_answer import BENCH, VERBS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    requests = [
+        Made(one.number, one.start_unix_nano, one.stages, within_ms=45.0, model="churn", version="23"[one.number % 2])
+        for one in many(400)
+    ]
+    return store(tmp_path_factory.mktemp("every") / "store", requests)
+
+
+def test_all_ten_as_json(folder: Path) -> None:
+    """Each verb's keys are those that it prints by itself, for options given to it too."""
+    command = ("report", "--all", *EVER, "--store", str(folder), "--with", "segments --by model_version", "--json")
+    code, output, errors = run(*command)
+    assert (code, errors) == (1, "")  # an objective is missed
+    found = json.loads(output)
+    assert set(found["answers"]) == {*VERBS, BENCH}
+    assert found["sentence"] == found["answers"]["slo"]["sentence"]
+    for verb, options in (("bottleneck", []), ("segments", ["--by", "model_version"]), ("compare", [])):
+        _, alone, _ = run(verb, *options, *EVER, "--store", str(folder), "--json")
+        assert found["answers"][verb] == json.loads(alone), verb
+    assert {one["segment"] for one in found["answers"]["segments"]["segments"]} == {"2", "3"}
+
+
+def test_one_page(folder: Path, tmp_path: Path) -> None:
+    """The page has a heading for each answer, pictures, and needs nothing else."""
+    bench = tmp_path / "bench.json"
+    stages = {"queue": {"p50": 1.0, "p99": 30.0}, "inference": {"p50": 9.0, "p99": 12.0}}
+    sentence = "at 40 requests/s p99 breaks the objective"
+    told = {"complete": True, "sentence": sentence, "valid": True, "quantiles": {"p50": 10.0, "p99": 41.0}}
+    bench.write_text(json.dumps(told | {"stages": stages}))
+    command = ("report", "--all", *EVER, "--store", str(folder), "--bench", str(bench), "--format", "html")
+    code, page, errors = run(*command)
+    assert (code, errors) == (1, "")
+    assert page.count("<section") == len(VERBS) + 1
+    assert page.count("<svg") >= 5
+    assert sentence in page
+    assert "41.00 ms" in page
+    assert "<script" not in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "").replace("http.", "")
+
+
+@pytest.mark.parametrize("form", ["text", "markdown"])
+def test_one_after_the_other(form: str, folder: Path) -> None:
+    code, output, errors = run("report", "--all", *EVER, "--store", str(folder), "--format", form)
+    assert (code, errors) == (1, "")
+    assert "No load was put on the service" in output
+    assert output.count("inference") > 5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--with", "watch --by x"], "none of the verbs"),
+        (["--with", "segments --bye x"], "try: stagetrace segments --help"),
+        (["--with", "''"], "none of the verbs"),
+        (["--bench", "/nowhere/at-all"], "cannot read a benchmark"),
+    ],
+)
+def test_what_is_wrong_is_said(options: list[str], said: str, folder: Path) -> None:
+    code, output, errors = run("report", "--all", *EVER, "--store", str(folder), *options)
+    assert (code, output) == (2, "")
+    assert said in errors
+    assert len(errors.splitlines()) <= 3
+
+
+def test_options_of_all_need_it(folder: Path) -> None:
+    code, _, errors = run("report", *EVER, "--store", str(folder), "--with", "slo")
+    assert code == 2
+    assert "--all" in errors
