@@ -1,13 +1,15 @@
 """A support-ticket router: which team should answer this message? Plain FastAPI and scikit-learn, no tracing code.
 
 Run it from this folder: `uvicorn app:app`. It has the faults that such services have: `v2` of the model is very much
-slower than `v1`, and `/explain` computes inside an `async def`, which holds everybody else up.
+slower than `v1`, and `/explain` computes inside an `async def`, which holds everybody else up. `ROUTER_MODEL` names the
+model that serves requests which ask for none.
 """
 
 from __future__ import annotations
 
 import html
 import json
+import os
 import random
 import re
 import unicodedata
@@ -40,7 +42,7 @@ class Ticket(BaseModel):
     """One message."""
 
     text: str = Field(min_length=1)
-    model: Literal["v1", "v2"] = "v1"
+    model: Literal["v1", "v2", "v3"] | None = None
 
 
 class Tickets(BaseModel):
@@ -92,8 +94,14 @@ app = FastAPI(title="Ticket router")
 models = {
     "v1": train(LogisticRegression(C=10, max_iter=1000)),
     "v2": train(ExtraTreesClassifier(3000, random_state=7)),
+    "v3": train(ExtraTreesClassifier(100, random_state=7)),
 }
-model = models["v1"]
+model = models[os.environ.get("ROUTER_MODEL", "v1")]
+
+
+def chosen(ticket: Ticket) -> Pipeline:
+    """Return the model that a message is for."""
+    return model if ticket.model is None else models[ticket.model]
 
 
 def route(row: list[float]) -> Route:
@@ -112,7 +120,7 @@ def health() -> dict[str, str]:
 def predict(ticket: Ticket) -> Route:
     """Route one message."""
     text = normalise(ticket.text)
-    return route(models[ticket.model].predict_proba([text])[0].tolist())
+    return route(chosen(ticket).predict_proba([text])[0].tolist())
 
 
 @app.post("/explain")
@@ -120,7 +128,7 @@ async def explain(ticket: Ticket) -> dict[str, float]:
     """Return how much each word speaks for the team: what its probability loses without that word."""
     words = normalise(ticket.text).split()
     without = [" ".join(words[:at] + words[at + 1 :]) for at in range(len(words))]
-    rows = models[ticket.model].predict_proba([" ".join(words), *without])
+    rows = chosen(ticket).predict_proba([" ".join(words), *without])
     team = rows[0].argmax()
     return {word: round(float(rows[0][team] - row[team]), 4) for word, row in zip(words, rows[1:], strict=True)}
 

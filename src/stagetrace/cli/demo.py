@@ -10,16 +10,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.error import URLError
-from urllib.parse import urlsplit
 
-from stagetrace.cli.base import ANSWERED
+from stagetrace.cli import demo_traffic, every_answer
+from stagetrace.cli.base import ANSWERED, BAD
 from stagetrace.errors import StagetraceError
 from stagetrace.origin import requirement
 
@@ -28,26 +28,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DESCRIPTION: Final = """Start the embedded back end and a ticket router (FastAPI and scikit-learn, no tracing code
-in it), send it traffic with a few real faults, and show what stagetrace says of them. Takes about half a minute and
-leaves nothing behind."""
+in it), send it traffic with a few real faults, and show what stagetrace says of them. Then let it live through a day in
+a minute, and put the ten questions to what was recorded. Takes about two minutes, and leaves the report behind."""
 EXAMPLE: Final = "stagetrace demo"
 PROMISE: Final = "POST /predict within 50ms for 99%; * within 250ms"
+# Release -> the model that it serves.
+_RELEASES: Final = {"2026.10": "v1", "2026.11": "v3"}
+_PRICES: Final = {"currency": "EUR", "per_hour": 0.19}
+_REPORT: Final = "stagetrace-report-"
 _NEEDED: Final = ("fastapi", "uvicorn", "sklearn", "duckdb", "deltalake", "pyarrow")
 _READY_WITHIN_S: Final = 60
 _QUERYABLE_WITHIN_S: Final = 30
 _STOPS_WITHIN_S: Final = 20
 _STAGETRACE: Final = (sys.executable, "-m", "stagetrace.cli.main")
 
-_MESSAGE: Final = "Hello, I paid for order A-{0} twice, $49.90 each time. Please give one of them back!"
-_ORDINARY: Final = 150
-_SLOW_MODEL, _SLOW_CLIENTS, _EXPLAINED, _CROWD = 6, 2, 2, 60
-SLOW_AT_LEAST: Final = _SLOW_MODEL + _SLOW_CLIENTS + _EXPLAINED
-
-_FAULTS: Final = f"""  {_ORDINARY} ordinary requests
-  {_SLOW_MODEL} that ask for v2 of the model, a forest of 3,000 trees
-  {_SLOW_CLIENTS} from a client that uploads slowly
-  {_EXPLAINED} to /explain, which computes inside an `async def` and blocks the event loop
-  {_CROWD} at the same moment, each with a long text, for the 40 threads of the pool"""
 _NEXT: Final = f"""
 Everything is stopped again. For your own service: install stagetrace beside it, keep `stagetrace up` running, and start
 the service with
@@ -95,9 +89,10 @@ def _demo(folder: Path) -> None:
         shown = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
         _say(f"starting the ticket router, training its models:\n  {shown} uvicorn app:app")
         # What it says of itself goes away with the rest.
-        with _service(folder, {**settings, "STAGETRACE_STATUS": str(folder / "status")}) as address:
-            _say(f"sending:\n{_FAULTS}")
-            _traffic(address)
+        settings["STAGETRACE_STATUS"] = str(folder / "status")
+        with _service(folder, settings) as address:
+            _say(f"sending:\n{demo_traffic.FAULTS}")
+            demo_traffic.send_faults(address)
         breaches = _wait_for_breaches(str(data))
         _show("stages", "--store", str(data))
         _show("breaches", "--store", str(data), "--limit", "10")
@@ -106,6 +101,52 @@ def _demo(folder: Path) -> None:
             if worst:
                 _say(f"\nThe worst of those whose stage is {stage}:")
                 _show("trace", max(worst, key=lambda one: float(one["overrun_ms"]))["trace_id"], "--store", str(data))
+        _second_act(folder, data, settings)
+
+
+def _second_act(folder: Path, data: Path, settings: dict[str, str]) -> None:
+    """Let the service live through a day, and put the ten questions to what was recorded of it."""
+    since = ["--store", str(data), "--since", datetime.now(timezone.utc).isoformat()]
+    recorded = settings | {"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": demo_traffic.TENANT_HEADER}
+    _say(f"\nThe second act: a day of the ticket router, in a minute.\n{demo_traffic.DAY}")
+    first, second = _RELEASES
+    with _service(folder, recorded | _release(first)) as address:
+        demo_traffic.send_before_release(address)
+    with _service(folder, recorded | _release(second)) as address:
+        demo_traffic.send_after_release(address)
+        _say("  and a benchmark of it")
+        message = json.dumps({"text": demo_traffic.MESSAGE.format(123_456)})
+        load = [f"{address}/predict", "--rate", "40", "--body", message, "--objective", "p99:50ms"]
+        bench = _asked("bench", *load, *since[:2], "--json")
+    (folder / "bench.json").write_text(bench, "utf-8")
+    (folder / "prices.json").write_text(json.dumps(_PRICES), "utf-8")
+    options = {
+        "compare": ["--a", f"service.version={first}", "--b", f"service.version={second}"],
+        "cost": ["--prices", str(folder / "prices.json")],
+        "segments": ["--by", demo_traffic.TENANT],
+    }
+    given = [one for verb, some in options.items() for one in ("--with", shlex.join([verb, *some]))]
+    page = _asked("report", "--all", *since, *given, "--bench", str(folder / "bench.json"), "--format", "html")
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix=_REPORT, suffix=".html", delete=False) as report:
+        report.write(page)
+    _say(f"\nThe ten answers, with pictures, are on one page: {report.name}\n")
+    for verb in every_answer.VERBS:
+        command = [verb, *options.get(verb, [])]
+        _say(f"$ stagetrace {shlex.join(command)}")
+        _say(f"  {json.loads(_asked(*command, *since, '--json'))['sentence']}")
+    _say(f"$ stagetrace {shlex.join(['bench', *load])}\n  {json.loads(bench)['sentence']}")
+
+
+def _release(version: str) -> dict[str, str]:
+    return {"OTEL_RESOURCE_ATTRIBUTES": f"service.version={version}", "ROUTER_MODEL": _RELEASES[version]}
+
+
+def _asked(*arguments: str) -> str:
+    """Return what one command of ours prints, whether its answer is good or bad."""
+    done = subprocess.run([*_STAGETRACE, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode not in (ANSWERED, BAD):
+        raise StagetraceError(f"`stagetrace {arguments[0]}` ended with {done.returncode}:\n{done.stderr.strip()}")
+    return done.stdout
 
 
 @contextmanager
@@ -164,50 +205,6 @@ def _process(argv: list[str], log: Path, **kwargs: Any) -> Iterator[subprocess.P
             process.stdout.close()
 
 
-def _traffic(address: str) -> None:
-    for number in range(_ORDINARY):
-        _post(address, "/predict", {"text": _MESSAGE.format(100_000 + number)})
-    for number in range(_SLOW_MODEL):
-        _post(address, "/predict", {"text": _MESSAGE.format(number), "model": "v2"})
-    for number in range(_SLOW_CLIENTS):
-        _post_slowly(address, "/predict", {"text": _MESSAGE.format(number)})
-    for number in range(_EXPLAINED):
-        _post(address, "/explain", {"text": " ".join(_MESSAGE.format(number) for _ in range(70))})
-    long_text = "\n".join(_MESSAGE.format(number) for number in range(400))
-    crowd = [threading.Thread(target=_post, args=(address, "/predict", {"text": long_text})) for _ in range(_CROWD)]
-    for thread in crowd:
-        thread.start()
-    for thread in crowd:
-        thread.join()
-
-
-def _post(address: str, path: str, body: dict[str, str]) -> None:
-    request = urllib.request.Request(  # noqa: S310 -- our own service on loopback
-        address + path, json.dumps(body).encode(), {"content-type": "application/json"}
-    )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
-        response.read()
-
-
-def _post_slowly(address: str, path: str, body: dict[str, str]) -> None:
-    """Send as a phone on a bad connection does: in pieces, with pauses."""
-    import http.client
-
-    content = json.dumps(body).encode()
-    at = urlsplit(address)
-    connection = http.client.HTTPConnection(at.hostname or "", at.port or 0, timeout=60)
-    connection.putrequest("POST", path)
-    connection.putheader("content-type", "application/json")
-    connection.putheader("content-length", str(len(content)))
-    connection.endheaders()
-    step = len(content) // 4 + 1
-    for start in range(0, len(content), step):
-        connection.send(content[start : start + step])
-        time.sleep(0.1)
-    connection.getresponse().read()
-    connection.close()
-
-
 def _wait_for_breaches(store: str) -> list[dict[str, Any]]:
     """Return the breaches, once all that are sure to be there are."""
     deadline = time.monotonic() + _QUERYABLE_WITHIN_S
@@ -215,11 +212,12 @@ def _wait_for_breaches(store: str) -> list[dict[str, Any]]:
         argv = [*_STAGETRACE, "breaches", "--store", store, "--json"]
         asked = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603
         breaches: list[dict[str, Any]] = json.loads(asked.stdout)["breaches"] if asked.returncode == 0 else []
-        if len(breaches) >= SLOW_AT_LEAST:
+        if len(breaches) >= demo_traffic.SLOW_AT_LEAST:
             return breaches
         if time.monotonic() > deadline:
             raise StagetraceError(
-                f"{len(breaches)} breaches arrived within {_QUERYABLE_WITHIN_S} s, at least {SLOW_AT_LEAST} were due\n"
+                f"{len(breaches)} breaches arrived within {_QUERYABLE_WITHIN_S} s, "
+                f"at least {demo_traffic.SLOW_AT_LEAST} were due\n"
                 f"{asked.stderr.strip()}"
             )
         time.sleep(0.3)
