@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '%-22s %s\n' "$$target" "$$text"; done
 
-demo: $(INSTALLED) ## a real service with real faults, and what stagetrace says of them (under a minute)
+demo: $(INSTALLED) ## a real service with real faults, what stagetrace says of them, and the ten answers (two minutes)
 	@$(BIN)/stagetrace demo
 
 test: check ## check, all tests within one process, and one of each server, library and store (under 5 minutes)
