@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from answers.loaded import watched, worker
 from answers.made import MS, NOON, Made, store
 from backends import free_port
 from cli.running import COMMAND, cli, environment, time_of
+from stagetrace.cli import bench_target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,12 +86,16 @@ def test_responses_of_another_status_are_failures_and_slower_than_all_others() -
 def test_the_highest_rate_of_one_worker_that_sleeps_20_ms_is_found() -> None:
     """Its capacity is 50/s: p50 within 300 ms holds below, and above the backlog grows until it breaks."""
     with worker(0.02) as url:
-        found = answered(0, url, "--find", "p50:300ms", "--rate", "20", "--duration", "2s", "--warmup", "0.1s")
+        options = ("--find", "p50:300ms", "--rate", "20", "--duration", "2s", "--warmup", "0.1s", "--json")
+        done = cli("bench", url, *options)
+    found = json.loads(done.stdout)
     rate, (low, high) = found["found"]["rate"], found["found"]["interval"]
-    assert low <= rate <= high
+    assert done.returncode == (1 if low is None else 0)
+    assert found["valid"] is (low is not None)
+    assert (low or 0) <= rate <= (high or inf)
     assert 25 <= rate <= 60
-    assert low <= 55
-    assert high >= 45
+    assert (low or 0) <= 55
+    assert (high or inf) >= 45
     assert f"p50 keeps 300 ms up to {rate:.4g} requests/s" in found["sentence"]
     assert len(found["steps"]) > 2
     assert found["rate"] == rate
@@ -230,6 +236,33 @@ def test_what_is_refused(arguments: list[str], said: str) -> None:
     assert said in errors
     assert "Traceback" not in errors
     assert len(errors.splitlines()) <= 3
+
+
+def test_more_requests_than_can_be_planned_are_refused_before_one_is_sent() -> None:
+    with worker() as url:
+        done = cli("bench", url, "--rate", "1000000", "--duration", "60")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "stagetrace: 60,000,000 requests are more than bench sends at one rate (2,000,000)\n"
+        "give a lower --rate, or a shorter --duration\n"
+    )
+
+
+def test_what_is_not_installed_is_said_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_target, "find_spec", lambda name: None if name == "httptools" else True)
+    done = cli("bench", "http://localhost:1/")
+    assert done.returncode == 2
+    assert done.stderr.startswith("stagetrace: bench needs httptools\npip install ")
+    assert "[bench]" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "html"])
+def test_each_form_begins_with_the_sentence(form: str) -> None:
+    with worker() as url:
+        done = cli("bench", url, "--rate", "50", *QUICK, "--format", form)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "at 50 requests/s p50 is" in done.stdout
+    assert "latency from the intended start" in done.stdout
 
 
 def test_nothing_there_is_no_answer() -> None:

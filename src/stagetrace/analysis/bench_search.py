@@ -16,7 +16,7 @@ from stagetrace.analysis.bench import BROKEN, KEPT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_DOWN: Final = 8  # how often a rate is halved before nothing is said to keep the objective
+_DOWN: Final = 4  # how often a rate is halved before nothing is said to keep the objective
 _LEAST_RATIO: Final = 1.02
 _BESIDE: Final = 3  # rates below the highest that held, or above the lowest that did not, until one is sure
 _APART: Final = 1.25

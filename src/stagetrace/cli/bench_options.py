@@ -182,11 +182,11 @@ def duration(text: str) -> float:
 
 
 def warmup(text: str) -> float:
-    """Return a duration in seconds, 0 or more."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text, re.ASCII)
-    if match is None or match[2] not in _UNITS:
+    """Return a duration in seconds, 0 or more; without a unit it is of seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text, re.ASCII)
+    if match is None or (match[2] or "s") not in _UNITS:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration: write 50ms, 30s or 2m")
-    return float(match[1]) * _UNITS[match[2]]
+    return float(match[1]) * _UNITS[match[2] or "s"]
 
 
 def rate(text: str) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis.bench import CONFIDENCE, Sends, Step, least_over, needed_queries, step
 from stagetrace.analysis.bench_search import Found, Search, Tried
+from stagetrace.cli.base import UsageError
 from stagetrace.load import arrivals, loop
 from stagetrace.load.generator import HOPELESS, Generator, Ids, Limit, Run
 
@@ -33,6 +34,7 @@ _ALLOWED: Final = 2  # a run is long enough for so many requests over the limit
 _SHORT_S: Final = 2.0  # of the steps by which --find gets near
 _SHORT_LEAST: Final = 30
 _PAUSE_S: Final = 0.5
+_MOST_PLANNED: Final = 2_000_000
 _GRACE_S: Final = 5.0
 _BUSY: Final = 0.8  # of a CPU core
 
@@ -134,6 +136,11 @@ class Bench:
         return min(_MOST_S, max(_LEAST_S if self._args.find is None else _SHORT_S, needed * 1.05))
 
     def _planned(self, rate: float, duration_s: float) -> NDArray[np.float64]:
+        if rate * duration_s > _MOST_PLANNED:
+            raise UsageError(
+                f"{rate * duration_s:,.0f} requests are more than bench sends at one rate ({_MOST_PLANNED:,})\n"
+                "give a lower --rate, or a shorter --duration"
+            )
         if self._args.arrivals == "poisson":
             return arrivals.poisson(rate, duration_s, self._args.seed + len(self._result.steps))
         return arrivals.constant(rate, duration_s)

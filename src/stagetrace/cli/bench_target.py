@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import socket
 from importlib.util import find_spec
 from pathlib import Path
@@ -146,6 +145,10 @@ def _tls(args: argparse.Namespace) -> Any:
 
 def _connections(args: argparse.Namespace) -> int:
     """Return how many connections there may be: no more than this process may have files open."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most: int = args.connections
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return most
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return most if soft == resource.RLIM_INFINITY else max(1, min(most, soft - _SPARE_FILES))
