@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from benchmarks.answers import slo as study
 from scipy.stats import binom, binomtest
 
 from stagetrace.analysis import slo
@@ -52,6 +54,20 @@ def test_the_interval_is_that_of_clopper_and_pearson() -> None:
         low, high = exact_interval(good, judged)
         assert binom.sf(good - 1, judged, low) == pytest.approx(0.025)
         assert binom.cdf(good, judged, high) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(("chance", "judged"), [(0.99, 100), (0.99, 1500), (0.999, 700), (0.5, 30)])
+def test_the_interval_holds_the_chance_as_often_as_it_says(chance: float, judged: int) -> None:
+    """Summed over all counts that there can be: 95 % at least, whatever the chance."""
+    held = [low <= chance <= high for low, high in (exact_interval(good, judged) for good in range(judged + 1))]
+    assert sum(float(binom.pmf(good, judged, chance)) for good, is_held in enumerate(held) if is_held) >= 0.95
+
+
+def test_a_sample_seldom_calls_an_objective_missed_that_is_kept() -> None:
+    """The study of `benchmarks/answers/slo.py` in small."""
+    found = study.sampled(0.99, 10_000, 0.1, 400, np.random.default_rng(3))
+    assert 0.92 <= found["coverage"] <= 0.99
+    assert found["wrongly"] <= 0.01
 
 
 class Rows:
