@@ -34,6 +34,10 @@ _OF_ERRORS: Final = 2.0  # score of a service that fails first in each trace
 _MS: Final = 1e6
 _PRODUCER: Final = "PRODUCER"
 _ERROR: Final = "ERROR"
+_RESPONSES: Final = ("http.response.status_code", "http.status_code")
+_SERVER_ERROR: Final = 500
+_RPC_STATUS: Final = "rpc.grpc.status_code"
+_RPC_GOOD: Final = ("0", "OK")
 # A service that hardly varies is not suspect for a little: its usual variation is taken for at least so much.
 _LEAST_MS: Final = 0.1
 _LEAST_SHARE: Final = 0.05
@@ -146,7 +150,7 @@ def _kind(tree: Tree, root: int) -> tuple[str, str, str]:
 
 def _first_failed(tree: Tree, callees: Mapping[tuple[str, str], str]) -> frozenset[str]:
     """Return the services whose spans failed with none below them; of a call without other side, whom it called."""
-    failed = {place for place, span in enumerate(tree.spans) if span.status == _ERROR}
+    failed = {place for place, span in enumerate(tree.spans) if _has_failed(span)}
     origins = set()
     for place in failed:
         if any(child in failed for child in tree.children.get(place, ())):
@@ -157,6 +161,16 @@ def _first_failed(tree: Tree, callees: Mapping[tuple[str, str], str]) -> frozens
             callee = callees.get((span.service, span.name)) or semconv.peer(span.attributes)
         origins.add(callee or span.service)
     return frozenset(origins)
+
+
+def _has_failed(span: Any) -> bool:
+    """Tell whether a span failed, by its status or by the response's."""
+    if span.status == _ERROR:
+        return True
+    codes = (span.attributes.get(key) for key in _RESPONSES)
+    return any(str(code).isdigit() and int(str(code)) >= _SERVER_ERROR for code in codes) or (
+        str(span.attributes.get(_RPC_STATUS, 0)) not in _RPC_GOOD
+    )
 
 
 def _culprits(compared: Compared, whole: Excess) -> list[Culprit]:

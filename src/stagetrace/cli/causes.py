@@ -27,9 +27,9 @@ DESCRIPTION: Final = (
     "with those of a normal one instead, which needs no objective. Names nothing where nothing distinguishes them."
 )
 EXAMPLE: Final = "stagetrace causes --since 10m --against 70m..10m"
-_TRACES: Final = 300  # of each side
+_TRACES: Final = 600  # of each side
 _SPANS: Final = 60_000  # of each side
-_MANY: Final = 30  # requests that a trace may have here, for enough traces to be in the sample
+_MANY: Final = 20  # requests that a trace may have here, for enough traces to be in the sample
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
