@@ -64,7 +64,7 @@ def planted(seeds: int) -> None:
 
 def faults(systems: int) -> None:
     """Print how often the service with an injected fault is ranked first, and among the first three."""
-    for strength, count in ((1.0, 300), (0.3, 300), (0.3, 60)):
+    for strength, count in ((1.0, 150), (0.3, 150), (0.3, 60)):
         for kind in FAULTS:
             ranks: Counter[str] = Counter()
             for seed in range(systems):
@@ -83,9 +83,9 @@ def faults(systems: int) -> None:
     false = 0
     for seed in range(systems):
         rng = np.random.default_rng(seed)
-        traces = System(seed).traces(400, rng)
-        order = rng.permutation(400)
-        false += bool(localise([traces[at] for at in order[:200]], [traces[at] for at in order[200:]]).culprits)
+        traces = System(seed).traces(200, rng)
+        order = rng.permutation(200)
+        false += bool(localise([traces[at] for at in order[:100]], [traces[at] for at in order[100:]]).culprits)
     print(f"no fault: a service named in {false} of {systems}")
 
 

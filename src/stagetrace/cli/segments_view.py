@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _TITLE: Final = "Segments"
 _ALPHA: Final = 0.05
 _SMALL: Final = 0.1
+_SURE_DIGITS: Final = 2  # times, from which on one decimal is enough
 _LEAST_Q: Final = 0.001
 _OTHERS: Final = "(other segments)"
 _NONE: Final = "(none)"
@@ -97,7 +98,9 @@ def _told(by: str, one: Segment) -> str:
     shares = f"({_percent(one.breach_share)} against {_percent(one.rest_share)}, {sure})"
     if one.rest_share == 0 or one.breach_share == 0:
         return f"{name} misses its objective {'more' if one.breach_share else 'less'} often than the others {shares}"
-    return f"{name} misses its objective {one.breach_share / one.rest_share:.2g} times as often as the others {shares}"
+    times = one.breach_share / one.rest_share
+    shown = f"{times:.1f}" if times >= _SURE_DIGITS else f"{times:.2f}"
+    return f"{name} misses its objective {shown} times as often as the others {shares}"
 
 
 def label(by: str, segment: str | None) -> str:
