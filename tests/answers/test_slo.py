@@ -220,7 +220,9 @@ def test_what_allows_no_breach(tmp_path: Path) -> None:
     target: dict[str, Any] = {"attributes": {"sla.target": "100% over 28d"}, "within_ms": 50.0}
     for breaches in (0, 1):
         folder = store(tmp_path / str(breaches), many(10, breaches, **target))
-        (one,) = found("--store", str(folder), "--until", at(NOON + HOUR), code=breaches)["objectives"]
+        answer = found("--store", str(folder), "--until", at(NOON + HOUR), code=breaches)
+        assert f"no breach is allowed, and there {('are 0 breaches', 'is 1 breach')[breaches]}" in answer["sentence"]
+        (one,) = answer["objectives"]
         assert (one["budget_left"], one["burn"]["1h"], one["lasts_s"]) == (None, None, None)
 
 

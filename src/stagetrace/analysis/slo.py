@@ -106,7 +106,6 @@ class Found:
     changes: tuple[Change, ...] = ()
     longest_s: float = 0  # the longest window of an objective
     left: int = 0  # groups beyond MOST, with fewer breaches each
-    newest_unix_nano: int | None = None
 
     @property
     def missed(self) -> list[Objective]:
@@ -187,7 +186,6 @@ def ask(
         changes,
         max(lengths, default=0),
         max((row["groups"] for row in rows), default=0) - len(by_keys(rows, keys)),
-        max((row["last_unix_nano"] for row in rows), default=None),
     )
 
 

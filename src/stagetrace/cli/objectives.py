@@ -53,6 +53,11 @@ def requests(count: float, what: str = "request") -> str:
     return f"{round(count):,} {what}{'' if round(count) == 1 else 's'}"
 
 
+def breaches(count: float) -> str:
+    """Return a count of breaches with its verb: is 1 breach, are 20 breaches."""
+    return "is 1 breach" if round(count) == 1 else f"are {round(count):,} breaches"
+
+
 def about(count: float, found: Counts) -> str:
     """Return a count, with `~` where it is an estimate and `>=` where more is not known."""
     return f"{'>=' if found.is_unknown else '~' if found.is_sampled and found.most > 1 else ''}{round(count):,}"

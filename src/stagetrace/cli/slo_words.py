@@ -59,8 +59,7 @@ def _name(one: Objective, *, alone: bool = False) -> str:
 def _left(one: Objective) -> str:
     left, held = one.budget_left, "" if one.is_held else f" ({_held(one)})"
     if left is None:
-        breaches = words.requests(one.counts.breaches, "breach").replace("breachs", "breaches")
-        return f"no breach is allowed, and there {'is' if one.counts.breaches == 1 else 'are'} {breaches}{held}"
+        return f"no breach is allowed, and there {words.breaches(one.counts.breaches)}{held}"
     if left < 0:
         return f"its error budget is overspent by {100 * -left:.0f} %{held}"
     lasts = ""
