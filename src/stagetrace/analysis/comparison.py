@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 INPUT_SIZE: Final = "input_size"  # what `sizes` of the reductions divides by
 _BINS: Final = 64  # to each doubling of time, of whole requests: 1.1 % wide
 _STAGE_BINS: Final = 16
-_MOST_ROWS: Final = 200_000  # with more, kinds of requests are too many to compare
+_MOST_ROWS: Final = 100_000  # with more, kinds of requests are too many to compare
 
 Kind = tuple[Any, ...]  # the values of what divides requests into kinds
 
@@ -118,15 +118,15 @@ def compare(
 
     Raise TooManyKindsError if there are too many kinds to compare.
     """
-    rows = [side.reduce("histograms", stratify, bins=_BINS, sizes=sizes) for side in sides]
-    if max(map(len, rows)) > _MOST_ROWS:
-        raise TooManyKindsError(" and ".join((*stratify, *([INPUT_SIZE] if sizes else []))))
     keys = (*stratify, *([INPUT_SIZE] if sizes else []))
+    rows, of_stages = (
+        [_rows(side, name, stratify, sizes=sizes, bins=bins) for side in sides]
+        for name, bins in (("histograms", _BINS), ("stage_histograms", _STAGE_BINS))
+    )
     strata = _strata(rows, keys)
     factors = _factors(strata)
     asked = _Asked(tuple(quantiles), alpha / max(1, len(quantiles)), resolution, sequential)
     whole = _part(None, rows, keys, factors, asked)
-    of_stages = [side.reduce("stage_histograms", stratify, bins=_STAGE_BINS, sizes=sizes) for side in sides]
     names = {row["stage"] for row in of_stages[0]} & {row["stage"] for row in of_stages[1]}
     apart = asked.divided(max(1, len(names)))
     stages = []
@@ -160,6 +160,13 @@ class _Asked:
     def divided(self, parts: int) -> _Asked:
         """Return the same for so many parts, of which none is to be wrong."""
         return _Asked(self.quantiles, self.alpha / parts, self.resolution, self.sequential)
+
+
+def _rows(side: Source, name: str, stratify: Sequence[str], *, sizes: bool, bins: int) -> list[dict[str, Any]]:
+    rows = side.reduce(name, stratify, bins=bins, sizes=sizes, most=_MOST_ROWS + 1)
+    if len(rows) > _MOST_ROWS:
+        raise TooManyKindsError(" and ".join((*stratify, *([INPUT_SIZE] if sizes else []))))
+    return rows
 
 
 def _rest(part: float, whole: float) -> float:

@@ -32,6 +32,11 @@ MOST: Final = 10_000
 _PIECE: Final = 500_000  # requests, about
 _MOST_PIECES: Final = 200
 _EVER: Final = 2**62
+_COLUMNS: Final = {  # stage -> column of `stage_time`
+    **{stage: f"{stage.replace('.', '_')}_total_ms" for stage in STAGES},
+    "other": "other_total_ms",
+    NO_STAGE: "rest_ms",
+}
 _COUNTED: Final = ("stored", "negative", "sixteenths")
 _UNITS: Final = 16 * 3600 * 10**9  # sixteenths of a nanosecond in an hour: as `busy` counts
 _SECOND: Final = 16 * 10**9
@@ -110,11 +115,21 @@ def ask(source: Source, by: Sequence[str], given: Prices | None = None, window_n
     rows = _busy(source, list(dict.fromkeys((*keys, *groups))))
     if len(rows) > MOST:
         kept = sorted(rows, key=lambda row: -row["sixteenths"])[:MOST]
-        rows = [*kept, *_others(kept, _busy(source, keys), keys)]
-    priced = list(dict.fromkeys((SERVICE, MODEL, *groups)))
-    tokens = source.reduce("tokens", priced, most=MOST) if given is not None and given.has_tokens else []
-    stages = source.reduce("stage_time", groups, most=MOST) if STAGE in by else None
+        rows = [*kept, *_others(kept, _busy(source, keys), keys, _COUNTED)]
+    has_tokens = given is not None and given.has_tokens
+    tokens = _all_of(source, "tokens", [SERVICE, MODEL], groups, ("input", "output")) if has_tokens else []
+    stages = _all_of(source, "stage_time", [], groups, tuple(_COLUMNS.values())) if STAGE in by else None
     return divide(rows, by, given, tokens=tokens, stages=stages, window_ns=window_ns)
+
+
+def _all_of(
+    source: Source, name: str, keys: Sequence[str], groups: Sequence[str], counted: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the rows of a reduction by groups; those beyond MOST together, by `keys` alone."""
+    rows = source.reduce(name, list(dict.fromkeys((*keys, *groups))), most=MOST + 1)
+    if len(rows) <= MOST:
+        return rows
+    return [*rows[:MOST], *_others(rows[:MOST], source.reduce(name, keys, most=MOST), keys, counted)]
 
 
 def _busy(source: Source, by: Sequence[str]) -> list[dict[str, Any]]:
@@ -251,7 +266,7 @@ def _cells(
     for row in tokens:
         price = None if given is None else given.per_token(row[SERVICE], row[MODEL])
         if price is not None:
-            key = (*(row[one] for one in groups), row["is_breach"])
+            key = (*(row.get(one, OTHERS) for one in groups), row["is_breach"])
             cell = cells[key if key in cells else (*(OTHERS for _ in groups), row["is_breach"])]
             cell.tokens += MICROS * (Fraction(row["input"]) * price[0] + Fraction(row["output"]) * price[1])
     return cells
@@ -318,8 +333,11 @@ def _lines(
 ) -> tuple[Line, ...]:
     groups = [one for one in dict.fromkeys(by) if one != STAGE]
     found: dict[tuple[Any, ...], dict[bool, _Cell]] = defaultdict(dict)
+    timed = None
+    if stages is not None:
+        timed = {(*(row.get(one, OTHERS) for one in groups), row["is_breach"]): row for row in stages}
     for key, cell in cells.items():
-        for stage, part in _by_stage(cell, key, groups, stages):
+        for stage, part in _by_stage(cell, key, timed):
             place = (*key[:-1], stage)
             found[place][bool(key[-1])] = part
     lines = []
@@ -344,17 +362,13 @@ def _lines(
 
 
 def _by_stage(
-    cell: _Cell, key: tuple[Any, ...], groups: Sequence[str], stages: Sequence[Mapping[str, Any]] | None
+    cell: _Cell, key: tuple[Any, ...], stages: Mapping[tuple[Any, ...], Mapping[str, Any]] | None
 ) -> list[tuple[str | None, _Cell]]:
     """Divide what one cell took among stages, in proportion to their durations in it."""
     if stages is None:
         return [(None, cell)]
-    took: dict[str, Fraction] = dict.fromkeys((*STAGES, "other", NO_STAGE), Fraction(0))
-    for row in stages:
-        if (*(row[one] for one in groups), row["is_breach"]) == key:
-            for stage in (*STAGES, "other"):
-                took[stage] += Fraction(row[f"{stage.replace('.', '_')}_total_ms"])
-            took[NO_STAGE] += Fraction(row["rest_ms"])
+    row = stages.get(key, {})
+    took = {stage: Fraction(row.get(column, 0)) for stage, column in _COLUMNS.items()}
     if not any(took.values()):
         took[NO_STAGE] = Fraction(1)
     whole = sum(took.values())
@@ -374,17 +388,17 @@ def _by_stage(
 
 
 def _others(
-    rows: Iterable[Mapping[str, Any]], instances: Iterable[Mapping[str, Any]], keys: Sequence[str]
+    rows: Iterable[Mapping[str, Any]], totals: Iterable[Mapping[str, Any]], keys: Sequence[str], counted: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return what each instance did beside the groups that there was room for."""
-    known: dict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(_COUNTED, 0))
+    """Return what there is beside the groups that there was room for: totals by `keys`, less that of the rows."""
+    known: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(lambda: dict.fromkeys(counted, 0))
     for row in rows:
         sums = known[_key(row, keys)]
-        for name in _COUNTED:
+        for name in counted:
             sums[name] += row[name]
-    made = [{**row, **{name: row[name] - known[_key(row, keys)][name] for name in _COUNTED}} for row in instances]
-    return [row for row in made if row["stored"]]
+    made = [{**row, **{name: max(0, row[name] - known[_key(row, keys)][name]) for name in counted}} for row in totals]
+    return [row for row in made if any(row[name] for name in counted)]
 
 
 def _key(row: Mapping[str, Any], keys: Sequence[str]) -> tuple[Any, ...]:
-    return (*(row[key] for key in keys), row["is_breach"], row["weight"])
+    return (*(row[key] for key in keys), row["is_breach"], row.get("weight"))

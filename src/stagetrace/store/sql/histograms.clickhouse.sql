@@ -8,3 +8,4 @@ SELECT
     max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown
 FROM (SELECT *, if({sizes:Bool}, coalesce(request_bytes, batch_size), NULL) AS size FROM {requests}) AS requests
 GROUP BY ALL
+LIMIT {most:UInt64}

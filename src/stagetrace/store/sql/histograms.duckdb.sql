@@ -9,3 +9,4 @@ SELECT
     bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown
 FROM (SELECT *, CASE WHEN $sizes THEN coalesce(request_bytes, batch_size) END AS size FROM {requests})
 GROUP BY ALL
+LIMIT $most

@@ -20,3 +20,4 @@ FROM (
 ) AS timed
 WHERE ms IS NOT NULL
 GROUP BY ALL
+LIMIT {most:UInt64}
