@@ -126,6 +126,8 @@ def _made(
     *,
     by_time: bool = False,
 ) -> Cases:
+    for some in (bad, rest):  # a store gives them in any order
+        some.sort(key=lambda row: (row["start_unix_nano"], row["trace_id"], row["span_id"]))
     weights = np.array([row["weight"] for row in (*bad, *rest)], float)
     for which, sums in ((slice(len(bad)), breaches), (slice(len(bad), None), good)):
         if weights[which].sum() > 0 and sums > 0:
