@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from answers.loaded import watched, worker
 from answers.made import MS, NOON, Made, store
 from backends import free_port
 from cli.running import COMMAND, cli, environment, time_of
-from stagetrace.cli import bench_target
+from stagetrace.analysis import bench
+from stagetrace.cli import bench_run, bench_target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +101,35 @@ def test_the_highest_rate_of_one_worker_that_sleeps_20_ms_is_found() -> None:
     assert f"p50 keeps 300 ms up to {rate:.4g} requests/s" in found["sentence"]
     assert len(found["steps"]) > 2
     assert found["rate"] == rate
+
+
+def test_a_search_whose_time_is_up_says_what_it_has_not_shown() -> None:
+    with worker() as url:
+        made = answered(1, url, "--find", "p99:20s", "--rate", "40", "--warmup", "0s", "--max-time", "1s")
+    assert made["complete"] is False
+    assert "give it more by --max-time" in made["reason"]
+    assert made["sentence"] == "not enough to say at which rate p99 keeps 20000 ms: none was tried for long enough"
+    assert made["found"] == {"rate": None, "interval": [None, None]}
+
+
+@pytest.mark.parametrize(("late", "steps"), [(1, 3), (9, 3)])
+def test_a_step_for_which_the_generator_was_late_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, late: int, steps: int
+) -> None:
+    """Once; after three such steps the search ends."""
+    calls: list[float] = []
+
+    def measured(sends: Any, rate: float, *given: Any) -> Any:
+        calls.append(rate)
+        return replace(bench.step(sends, rate, *given), is_late=len(calls) <= late)
+
+    monkeypatch.setattr(bench_run, "step", measured)
+    options = ("--find", "p50:20s", "--rate", "40", "--max-rate", "40", "--duration", "0.3s", "--warmup", "0s")
+    with worker() as url:
+        made = answered(0 if late == 1 else 1, url, *options)
+    assert calls == [40.0] * steps
+    assert made["found"]["rate"] == (40 if late == 1 else None)
+    assert made["complete"] is (late == 1)
 
 
 def test_several_rates_tell_up_to_which_the_objective_is_kept() -> None:

@@ -96,12 +96,12 @@ def _main(result: Result) -> Measured:
     steps = result.steps
     if result.found is not None and result.found.rate is not None:
         return next(one for one in reversed(steps) if one.step.rate == result.found.rate and one.full)
-    kept = [one for one in steps if one.step.verdict == KEPT]
+    kept = [one for one in steps if one.step.verdict == KEPT and one.step.valid]
     return max(kept, key=lambda one: one.step.rate, default=steps[-1])
 
 
 def _first_broken(result: Result) -> Measured | None:
-    broken = [one for one in result.steps if one.step.verdict == BROKEN]
+    broken = [one for one in result.steps if one.step.verdict == BROKEN and not one.step.is_late]
     return min(broken, key=lambda one: one.step.rate, default=None)
 
 
@@ -230,8 +230,10 @@ def _where(report: Report) -> str:
 def _found(report: Report, p: str, limit: str) -> str:
     found = report.result.found
     if found is None or found.rate is None:
-        least = min((one.step.rate for one in report.result.steps), default=None)
-        return f"no rate that was tried keeps {p} at {limit}: not even {_rate(least or 0.0)}"
+        least = min(one.step.rate for one in report.result.steps)
+        if report.broken is None or report.broken.step.rate > least:
+            return f"not enough to say at which rate {p} keeps {limit}: none was tried for long enough"
+        return f"no rate that was tried keeps {p} at {limit}: not even {_rate(least)}"
     low = "?" if found.low is None else f"{found.low:.4g}"
     if found.high is None:
         return f"{p} keeps {limit} up to {_rate(found.rate)} at least: no rate that was tried breaks it"
@@ -287,6 +289,8 @@ def _steps_table(steps: Sequence[Measured], objective: Objective | None) -> Tabl
 
 
 def _verdict(step: Step) -> str:
+    if step.is_late:
+        return "late"
     if step.is_growing and step.verdict != BROKEN:
         return "growing"
     if step.verdict is None or (step.verdict == KEPT and not step.valid):

@@ -34,6 +34,7 @@ _ALLOWED: Final = 2  # a run is long enough for so many requests over the limit
 _SHORT_S: Final = 2.0  # of the steps by which --find gets near
 _SHORT_LEAST: Final = 30
 _PAUSE_S: Final = 0.5
+_LATE_STEPS: Final = 3
 _MOST_PLANNED: Final = 2_000_000
 _GRACE_S: Final = 5.0
 _BUSY: Final = 0.8  # of a CPU core
@@ -181,6 +182,7 @@ class Bench:
         """Try rates until the highest that keeps the objective is known, or the time is up."""
         search = Search(self._percentile, start, most=self._args.max_rate)
         tried: list[Tried] = []
+        late = 0
         result, end = self._result, time.monotonic() + self._args.max_time
         while result.cut is None and (wanted := search.next_rate(tried)) is not None:
             duration_s = self._duration_s(wanted.rate)
@@ -191,9 +193,12 @@ class Bench:
                 break
             made = await self._measure(wanted.rate, self._planned(wanted.rate, duration_s), full=wanted.full)
             one = made.step
-            if one.is_late:
-                result.cut = f"the load generator cannot keep up at {wanted.rate:g} requests/s"
-                break
+            if one.is_late:  # a pause of this machine, if it does not come again
+                late += 1
+                if late == _LATE_STEPS:
+                    result.cut = f"the load generator was late {late} times, last at {wanted.rate:.4g} requests/s"
+                await asyncio.sleep(_PAUSE_S)
+                continue
             # A short step is too short to show that the objective is kept, and one of few requests over is enough.
             verdict, sure = one.verdict or "", one.sure or ""
             tried.append(Tried(wanted.rate, one.requests, one.over or 0, verdict, sure, wanted.full, one.is_growing))
