@@ -168,14 +168,20 @@ def test_sampled_requests_count_for_what_they_stand_for(tmp_path: Path) -> None:
         for one in ALL
         if one.word == "breach" or one.number % 10 == 7  # not by length
     ]
-    found = asked(store(tmp_path / "store", kept))
+    found = asked(store(tmp_path / "store", kept), "--by", "tenant.id")
     weight = np.array([1.0 if one.word == "breach" else 10.0 for one in kept])
     assert found["estimated"] is True
     assert found["requests"] == weight.sum()
-    order = np.argsort(totals(kept))
-    below = np.cumsum(weight[order]) / weight.sum()
-    quantiles = {key: totals(kept)[order][np.searchsorted(below, rank - 1e-9)] for key, rank in RANKS.items()}
-    assert found["total_ms"] == pytest.approx(quantiles)
+    for group in (found, *found["groups"]):
+        tenant = group.get("by", {}).get("tenant.id")
+        places = [place for place, one in enumerate(kept) if tenant in (None, one.attributes["tenant.id"])]
+        total, part = totals([kept[place] for place in places]), weight[places]
+        order = np.argsort(total)
+        below = np.cumsum(part[order]) / part.sum()
+        quantiles = {key: total[order][np.searchsorted(below, rank - 1e-9)] for key, rank in RANKS.items()}
+        quantiles |= {key: None for key, band in group["bands"].items() if band is None}
+        assert group["total_ms"] == quantiles
+    assert len(found["groups"]) == 2
     for percentile in RANKS:
         expected = around(kept, found["bands"][percentile]["ranks"], weight.tolist())
         assert shares(found, percentile) == pytest.approx(expected, abs=0.02)
