@@ -37,6 +37,7 @@ _COLUMNS: Final = {  # stage -> column of `stage_time`
     "other": "other_total_ms",
     NO_STAGE: "rest_ms",
 }
+_ROUNDING: Final = 10**6
 _COUNTED: Final = ("stored", "negative", "sixteenths")
 _UNITS: Final = 16 * 3600 * 10**9  # sixteenths of a nanosecond in an hour: as `busy` counts
 _SECOND: Final = 16 * 10**9
@@ -369,6 +370,8 @@ def _by_stage(
         return [(None, cell)]
     row = stages.get(key, {})
     took = {stage: Fraction(row.get(column, 0)) for stage, column in _COLUMNS.items()}
+    if took[NO_STAGE] * _ROUNDING < sum(took.values()):
+        took[NO_STAGE] = Fraction(0)  # what rounding to ms leaves of stages that tile a request
     if not any(took.values()):
         took[NO_STAGE] = Fraction(1)
     whole = sum(took.values())

@@ -93,7 +93,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="narrower intervals, right for one look at a number of requests that was set before",
     )
-    add_selection(parser)
+    add_selection(parser, cause=False)
     add_format(parser)
 
 

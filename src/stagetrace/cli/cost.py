@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what to divide by: model, version, service, route, stage, or any attribute; may be repeated; default: "
         "model and version",
     )
-    add_selection(parser)
+    add_selection(parser, cause=False)
     add_format(parser)
 
 
