@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STEP: Final = "step"
 SLOPE: Final = "slope"
 LEAST: Final = 0.05  # relative size of a change that is told
-RATE: Final = 0.05  # share of false ones among the changes that are told
+RATE: Final = 0.01  # share of false ones among the changes that are told
 _PART: Final = 0.2  # of LEAST, in times of the whole request: what a stage must change by
 _TINY_MS: Final = 1e-3
 _LEAST_SLOPE: Final = 12  # values

@@ -29,7 +29,8 @@ _NEARBY: Final = 40  # values on either side that decide between a jump and a sl
 _FAR: Final = 30  # values on either side whose noise a segment is taken to have
 _RANKED: Final = 2000  # values on either side whose ranks are compared
 _GRID: Final = 64  # splits of an interval that are looked at
-_FEW: Final = 8  # values whose ranks are compared exactly
+_FEW: Final = 8  # values of one side, or of both, whose ranks are compared exactly
+_EXACT: Final = 80
 _QUIETEST: Final = 1e-9  # noise, in ranges of the series: of rounding
 _KNEES: Final = 7  # where a slope may begin or end
 _JUMP: Final = 1e-4  # chance at which a jump between two slopes is none
@@ -188,9 +189,10 @@ def is_level(values: Floats, split: int, start: int, end: int, noise: Noise, lim
         return False
     before, after = values[max(start, split - _RANKED) : split], values[split : min(end, split + _RANKED)]
     small, total = min(len(before), len(after)), len(before) + len(after)
-    test = stats.mannwhitneyu(before, after, method="exact" if small <= _FEW else "asymptotic")
-    chance = float(test.pvalue)
-    return bool(chance <= max(3 * limit, 2.5 / special.comb(total, small)))
+    exact = small <= _FEW or total <= _EXACT
+    test = stats.mannwhitneyu(before, after, method="exact" if exact else "asymptotic")
+    # Sides that hardly overlap are as different as ranks can say.
+    return float(test.pvalue) <= max(3 * limit, 2.5 / float(special.comb(total, small)))
 
 
 def is_jump(values: Floats, split: int, start: int, end: int, noise: Noise) -> bool:
@@ -323,4 +325,5 @@ def levels(values: Floats, alarms: float = ALARMS) -> Levels:
             break
     splits = confirmed(clean, pruned(clean, settled(clean, splits), noise, limit), noise, limit)
     chances = Segments(clean, splits, noise).p_values() if len(splits) else np.zeros(0)
-    return Levels(splits, np.minimum(chances * size, 1.0), noise, unit)
+    places = size * np.log2(size)  # at which a level may begin, and how long it may be
+    return Levels(splits, np.minimum(chances * places, 1.0), noise, unit)

@@ -1,24 +1,32 @@
 -- Quantiles of requests (`part` 'request') and of each stage, of each group with `least` of them and each bucket of `width`
 -- ns from `origin` on. By weight (Hazen's), out of bins 2 % wide, between the least and the greatest value of each: exact
 -- where bins have one or two. A time below 0 counts for nothing. One pass, and no value is kept.
-WITH timed AS (
-    SELECT
-        {by} (start_unix_nano - $origin) // $width AS bucket, weight,
-        unnest([
-            {'part': 'request', 'ms': duration_ms}, {'part': 'network.receive', 'ms': network_receive_ms},
-            {'part': 'queue', 'ms': queue_ms}, {'part': 'preprocess', 'ms': preprocess_ms},
-            {'part': 'handler', 'ms': handler_ms}, {'part': 'inference', 'ms': inference_ms},
-            {'part': 'postprocess', 'ms': postprocess_ms}, {'part': 'network.send', 'ms': network_send_ms},
-            {'part': 'other', 'ms': other_ms}
-        ], recursive := true)
-    FROM {requests}
+WITH placed AS (SELECT *, (start_unix_nano - $origin) // $width AS bucket FROM {requests}),
+timed AS (
+    -- Not by a list for each request, which takes twice the time.
+    SELECT {by} bucket, weight, 'request' AS part, duration_ms AS ms FROM placed WHERE duration_ms >= 0
+    UNION ALL
+    SELECT {by} bucket, weight, 'network.receive' AS part, network_receive_ms AS ms FROM placed WHERE network_receive_ms >= 0
+    UNION ALL
+    SELECT {by} bucket, weight, 'queue' AS part, queue_ms AS ms FROM placed WHERE queue_ms >= 0
+    UNION ALL
+    SELECT {by} bucket, weight, 'preprocess' AS part, preprocess_ms AS ms FROM placed WHERE preprocess_ms >= 0
+    UNION ALL
+    SELECT {by} bucket, weight, 'handler' AS part, handler_ms AS ms FROM placed WHERE handler_ms >= 0
+    UNION ALL
+    SELECT {by} bucket, weight, 'inference' AS part, inference_ms AS ms FROM placed WHERE inference_ms >= 0
+    UNION ALL
+    SELECT {by} bucket, weight, 'postprocess' AS part, postprocess_ms AS ms FROM placed WHERE postprocess_ms >= 0
+    UNION ALL
+    SELECT {by} bucket, weight, 'network.send' AS part, network_send_ms AS ms FROM placed WHERE network_send_ms >= 0
+    UNION ALL
+    SELECT {by} bucket, weight, 'other' AS part, other_ms AS ms FROM placed WHERE other_ms >= 0
 ),
 binned AS (
     SELECT
-        {by} bucket, part, CASE WHEN ms > 1e-6 THEN floor(ln(ms) * 50) ELSE -1000 END AS bin,
+        {by} bucket, part, CAST(CASE WHEN ms > 1e-6 THEN floor(ln(ms) * 50) ELSE -1000 END AS SMALLINT) AS bin,
         sum(weight) AS held, count(*) AS stored, min(ms) AS low, max(ms) AS high
     FROM timed
-    WHERE ms >= 0
     GROUP BY ALL
 ),
 ranked AS (
