@@ -68,7 +68,7 @@ def _trend(values: Floats, period: int) -> Floats:
     """Return the running median over one period: levels and slopes without the pattern."""
     if period >= len(values):
         return np.full(len(values), np.median(values))
-    return np.asarray(median_filter(values, size=period | 1, mode="nearest"))
+    return np.asarray(median_filter(values, size=period | 1, mode="reflect"))
 
 
 def _profile(flat: Floats, period: int) -> Floats:
@@ -117,9 +117,21 @@ def _periods(values: Floats) -> list[int]:
         flat = values - _trend(values, (low + high) // 2)
         tried = np.unique(np.linspace(low, high, min(high - low + 1, _MOST_TRIED)).astype(int))
         best = int(max(tried, key=lambda period: _agreement(flat, int(period))))
+        for _ in range(2):  # without the pattern the trend is right at both ends, and then so is the period
+            best = _refined(values, flat, best)
         if best not in found:
             found.append(best)
     return found[:_TRIED]
+
+
+def _refined(values: Floats, flat: Floats, period: int) -> int:
+    """Return the period near the given one that fits best where its own pattern is taken out of the trend."""
+    if _FEWEST * period >= len(values):
+        return period
+    place = np.arange(len(values)) % period
+    flat = values - _trend(values - _profile(flat, period)[place], period)
+    near = max(1, period // 25)
+    return max(range(max(_SHORTEST, period - near), period + near + 1), key=lambda one: _agreement(flat, one))
 
 
 def _agreement(flat: Floats, period: int) -> float:
