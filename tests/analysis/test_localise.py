@@ -104,6 +104,20 @@ def test_another_mix_of_routes_is_no_fault() -> None:
     assert localise(some(0, 50), some(100, 10)).culprits == ()
 
 
+def test_a_few_traces_that_hang_do_not_hide_what_most_have() -> None:
+    """A pause of a second in one trace of a hundred, on both sides, and 3 ms more in each of the slow ones."""
+    rng = np.random.default_rng(6)
+
+    def some(first: int, own_ms: float) -> list[list[SpanRow]]:
+        hung = rng.random(300) < 0.01
+        took = own_ms * rng.lognormal(0, 0.1, 300) + 1000 * hung
+        return [_trace(first + at, own_ms=each) for at, each in enumerate(took)]
+
+    slow, normal = some(0, 13), some(500, 10)
+    first = localise(slow, normal).culprits[0]
+    assert (first.service, first.operation) == ("stock", "GET / 3")
+
+
 def test_few_traces_say_nothing_and_broken_ones_do_not_raise() -> None:
     few = [_trace(number) for number in range(LEAST - 1)]
     assert localise(few, few).culprits == ()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RESOLUTION_MS: Final = 1e-6  # times are whole ns
 _SCALE: Final = 1.4826  # of the median absolute deviation, to that of a normal distribution
+_CUT: Final = 0.99
 _LEAST_ALIKE: Final = 2  # normal ones of a kind
 
 
@@ -60,11 +61,12 @@ class Excess(NamedTuple):
     normal: float
     spread: float  # of normal traces, robust
     rank_z: float = 0.0  # standard errors by which ranks exceed those of normal traces of the same kind
+    typical: float = 0.0  # as `sure`, of values cut at the 99 % quantile of all: outliers hide what most have
 
     @property
     def sure(self) -> float:
         """Return what it is at least, but for one standard error."""
-        return self.more - self.error if self.more > self.error + RESOLUTION_MS else 0.0
+        return _sure(max(self.more - self.error, self.typical))
 
     @property
     def z(self) -> float:
@@ -72,6 +74,10 @@ class Excess(NamedTuple):
         if self.more < RESOLUTION_MS:
             return 0.0
         return max(self.more / self.error if self.error > 0 else 0.0, self.rank_z)
+
+
+def _sure(value: float) -> float:
+    return value if value > RESOLUTION_MS else 0.0
 
 
 NONE: Final = Excess(0.0, 0.0, 0.0, 0.0)
@@ -107,12 +113,20 @@ class Compared:
         for key in {**slow, **normal}:
             ours = np.asarray(slow.get(key, np.zeros(len(self.slow))))
             theirs = np.asarray(normal.get(key, np.zeros(len(self.normal))))
-            mean = float(self.weights @ theirs)
-            variance = float(ours.var() / len(ours) + (self.weights**2) @ (theirs - mean) ** 2)
+            more, error = self._difference(ours, theirs)
+            most = np.quantile(np.concatenate([ours, theirs]), _CUT)
+            typical, its_error = self._difference(np.minimum(ours, most), np.minimum(theirs, most))
             there = theirs[self.weights > 0]
             spread = _SCALE * float(np.median(np.abs(there - np.median(there))))
-            found[key] = Excess(float(ours.mean()) - mean, variance**0.5, mean, spread, self._ranked(ours, theirs))
+            usual = float(self.weights @ theirs)
+            found[key] = Excess(more, error, usual, spread, self._ranked(ours, theirs), typical - its_error)
         return found
+
+    def _difference(self, ours: Array, theirs: Array) -> tuple[float, float]:
+        """Return the difference of the means, and its standard error."""
+        normal = float(self.weights @ theirs)
+        variance = float(ours.var() / len(ours) + (self.weights**2) @ (theirs - normal) ** 2)
+        return float(ours.mean()) - normal, variance**0.5
 
     def _ranked(self, ours: Array, theirs: Array) -> float:
         """Return the statistic of van Elteren's test (1960): Wilcoxon's rank sums, within kinds."""
