@@ -79,6 +79,20 @@ def test_the_newest_two_versions_are_compared(slower: tuple[Path, list[Made]]) -
     assert found["gate"] is None
 
 
+def test_a_stage_that_surely_differs_is_named_where_the_whole_does_not(tmp_path: Path) -> None:
+    """Inference takes eight times as long, which a queue hides in the whole request."""
+    chance = np.random.default_rng(5)
+    made = [
+        Made(number, stages={"queue": chance.lognormal(3, 1.5), "inference": chance.lognormal(took, 0.1)}, version=v)
+        for number, (v, took) in enumerate([("1", 0.0), ("2", 2.08)] * 300, 1)
+    ]
+    found = ask(store(tmp_path / "store", made), "--a", "version=1", "--b", "version=2")
+    assert found["sentence"].startswith("Not enough requests to tell ")
+    assert "; but inference is " in found["sentence"]
+    assert " slower at p" in found["sentence"]
+    assert " ms ms" not in found["sentence"]
+
+
 def test_the_other_way_round_it_is_faster(slower: tuple[Path, list[Made]]) -> None:
     found = ask(slower[0], "--a", "version=3", "--b", "version=2", "--quantiles", "p50")
     assert " faster at p50 than version 3" in found["sentence"]

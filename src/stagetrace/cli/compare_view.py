@@ -110,6 +110,7 @@ def _sentence(names: tuple[str, str, str], found: Comparison) -> str:
             text += f"; not enough requests to say so at {_listed(lacking)}{_enough(lacking)}"
     elif lacking:
         text = f"Not enough requests to tell {subject}{b} from {a} at {_listed(lacking)}{_enough(lacking)}"
+        text += _of_a_stage(found)
     else:
         last = quantiles[-1]
         text = f"{subject}{b} is as fast as {a}, as far as can be told: at {_percentile(last)} {_between(last)}"
@@ -131,6 +132,15 @@ def _mostly(found: Comparison, at: Quantile) -> str:
         if one.adjusted.q == q and one.is_sure and (one.adjusted.shift[0] > 0) == is_slower
     ]
     return f", mostly in {max(changed)[1]}" if changed else ""
+
+
+def _of_a_stage(found: Comparison) -> str:
+    """Return how the stage differs that surely does by the most time, where the whole request does not."""
+    sure = [(abs(_shift(one)), part.stage, one) for part in found.stages for one in part.quantiles if one.is_sure]
+    if not sure:
+        return ""
+    _, stage, one = max(sure, key=lambda each: each[0])
+    return f"; but {stage} is {_faster(one)} at {_percentile(one)}"
 
 
 def _shift(one: Quantile, *, raw: bool = False) -> float:
@@ -155,7 +165,7 @@ def _faster(one: Quantile, *, raw: bool = False) -> str:
     found = one.raw if raw else one.adjusted
     word = "slower" if _shift(one, raw=raw) > 0 else "faster"
     if found.difference is None or not all(map(isfinite, found.interval)):
-        return f"{milliseconds(abs(_shift(one, raw=raw)))} ms {word}"
+        return f"{milliseconds(abs(_shift(one, raw=raw)))} {word}"
     low, high = sorted(abs(end) if found.interval[0] * found.interval[1] > 0 else end for end in found.interval)
     if found.interval[0] * found.interval[1] <= 0 and word == "faster":
         low, high = -high, -low
