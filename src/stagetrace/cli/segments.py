@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace import semconv
 from stagetrace.cli import segments_view
 from stagetrace.cli.answer import Answer, add_format, finish
 from stagetrace.cli.options import add_selection, count, selection, store_url, utf8
@@ -26,8 +27,8 @@ EXAMPLE: Final = "stagetrace segments --by tenant.id --since 1d"
 KNOWN: Final = (
     "tenant.id", "tenant", "tenant.name", "user.tier", "tenant.tier", "tier", "customer.tier", "plan", "customer.id",
     "customer", "organization.id", "enduser.id", "user.id", "region", "cloud.region", "user.region",
-    "geo.country.iso_code", "client.type", "http.request.body.size", "ml.batch.size", "ml.model.version",
-    "service.version",
+    "geo.country.iso_code", "client.type", semconv.HTTP_REQUEST_BODY_SIZE, semconv.ML_BATCH_SIZE,
+    semconv.ML_MODEL_VERSION, "service.version",
 )  # fmt: skip
 _NUMBERS: Final = (
     0.5  # of the values named, and of the requests: more are numbers, and fewer are in the largest segments
