@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from stagetrace import semconv
 from stagetrace.store.estimates import Attainment, Sample, attainment
 from stagetrace.store.load import sql
 from stagetrace.store.relations import DECODED, LOADED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, probability_of, weight_of
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 # The columns of a request as every command shows it.
 COLUMNS: Final = tuple(column for column in REQUESTS if column not in DECODED)
+
+_BY_MODEL: Final = ("service", "path", "model")
+_BY_OBJECTIVE: Final = (*_BY_MODEL, "objective")
+_STAGES: Final = {column: stage for stage, column in STAGE_COLUMNS.items()}  # in their order
 
 # What requests can be sorted by -> the column, greatest first; besides, by the name of any other stage.
 SORTS: Final[Mapping[str, str]] = {
@@ -75,32 +79,63 @@ class Route(NamedTuple):
 
 def stages(relations: Relations) -> list[Group]:
     """Return quantiles of every stage, by service, route and model: exact ones of what is stored, by weight."""
-    rows = _rows(relations, "stages")
-    uneven = _quantiles(relations, "stages") if any(row["uneven"] for row in rows) else {}
-    groups = []
-    for key, found in groupby(rows, key=lambda row: (row["service"], row["path"], row["model"])):
-        made = []
-        for row in found:
-            place = (*key, row["stage"])
-            p50, p95, p99 = uneven[place] if row["uneven"] else row["quantiles"]
-            made.append(Stage(row["stage"], round(row["count"]), p50, p95, p99, row["max_ms"], row["share"]))
-        groups.append(Group(*key, round(row["requests"]), made[0], tuple(made[1:]), _sample(row)))
-    return groups
+    wide = sorted(relations.reduce("stages", _BY_MODEL), key=_place)
+    own: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in sorted(relations.reduce("own_stages", _BY_MODEL), key=lambda row: str(row["own"])):
+        own.setdefault(_key(row), []).append(row)
+    uneven: dict[tuple[Any, ...], list[float]] = {}
+    if any(row["uneven"] for row in wide):
+        weighted = relations.reduce("weighted_stages", _BY_MODEL)
+        uneven = {(*_key(row), row["each_stage"]): row["quantiles"] for row in weighted}
+    return [_group(row, own.get(_key(row), ()), uneven) for row in wide]
+
+
+def _group(
+    row: Mapping[str, Any], own: Iterable[Mapping[str, Any]], uneven: Mapping[tuple[Any, ...], list[float]]
+) -> Group:
+    """Return one group out of its row, those of its own stages, and the quantiles by weight where these differ."""
+    service, path, model = key = _key(row)
+    found = [(stage, row[column]) for column, stage in {"duration_ms": None, **_STAGES}.items() if row[column]]
+    mine = [(one["own"], [one["requests"], *one["quantiles"], one["max_ms"], one["total_ms"]]) for one in own]
+    at = next((place for place, (stage, _) in enumerate(found) if stage == semconv.NETWORK_SEND), len(found))
+    found[at:at] = mine
+    whole = row["duration_ms"][-1]
+    made = []
+    for stage, (requests, *quantiles, most, total) in found:
+        place = (*key, stage)
+        p50, p95, p99 = uneven[place] if row["uneven"] else quantiles
+        made.append(Stage(stage, round(requests), p50, p95, p99, most, total / whole if whole > 0 else None))
+    return Group(service, path, model, round(row["requests"]), made[0], tuple(made[1:]), _sample(row))
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _BY_MODEL)
+
+
+def _place(row: Mapping[str, Any]) -> list[tuple[bool, str]]:
+    """Return what rows are ordered by: what they are of, nothing first."""
+    return [(row.get(name) is not None, row.get(name) or "") for name in _BY_OBJECTIVE]
 
 
 def routes(relations: Relations) -> list[Route]:
     """Return how each route does, the one with most breaches first: counts and quantiles by weight."""
-    rows = _rows(relations, "routes")
-    uneven = _quantiles(relations, "routes") if any(row["uneven"] for row in rows) else {}
+    rows = sorted(relations.reduce("routes", _BY_OBJECTIVE), key=_place)
+    rows.sort(key=lambda row: (-row["breaches"], -row["requests"]))
+    uneven: dict[tuple[Any, ...], list[float]] = {}
+    if any(row["uneven"] for row in rows):
+        weighted = relations.reduce("weighted_routes", _BY_OBJECTIVE)
+        uneven = {tuple(row[name] for name in _BY_OBJECTIVE): row["quantiles"] for row in weighted}
     found = []
     for row in rows:
-        key = (row["service"], row["path"], row["model"], row["objective"])
+        service, path, model, objective = key = tuple(row[name] for name in _BY_OBJECTIVE)
         p50, p99 = uneven[key] if row["uneven"] else row["quantiles"]
         requests, judged, breaches, errors = (round(row[name]) for name in ("requests", "judged", "breaches", "errors"))
         sample = _sample(row)
         weights = (row["good"], row["spread"], row["most"], row["breaches"])
         known = attainment(sample, *weights) if row["judged"] else None
-        found.append(Route(*key, requests, judged, breaches, errors, p50, p99, row["max_ms"], known, sample))
+        times = (p50, p99, row["max_ms"])
+        of = (service, path, model, objective)
+        found.append(Route(*of, requests, judged, breaches, errors, *times, known, sample))
     return found
 
 
@@ -112,7 +147,8 @@ def exactly(relations: Relations, found: Sequence[Route], counted: Iterable[Coun
     """
     made = list(found)
     for one in counted:
-        rows = _rows(relations, "uncounted", [one.service, one.since_ns, one.until_ns])
+        window = {"service": one.service, "since_ns": one.since_ns, "until_ns": one.until_ns}
+        rows = relations.reduce("uncounted", ("path", "objective"), **window)
         besides = {(row["path"], row["objective"]): row for row in rows}
         counts: dict[tuple[str, str], dict[str, int]] = {}
         for (path, objective, verdict), count in one.counts.items():
@@ -157,15 +193,9 @@ def _rows(relations: Relations, name: str, values: Sequence[Any] = ()) -> list[d
     return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 
-def _quantiles(relations: Relations, of: str) -> dict[tuple[Any, ...], list[float]]:
-    """Return weighted quantiles by what they are of: the last column by those before it."""
-    rows = relations.connection.execute(sql(f"weighted_{of}")).fetchall()
-    return {row[:-1]: row[-1] for row in rows}
-
-
 def tally(relations: Relations, causes: Sequence[str] = ()) -> Tally:
     """Return what became of all requests; with `causes`, only the breaches that have one of them are missed."""
-    rows = relations.connection.execute(sql("tally")).fetchall()
+    rows = [tuple(row.values()) for row in relations.reduce("tally")]
     return summed((Row(Kind(*row[:4]), *row[4:]) for row in rows), causes)
 
 

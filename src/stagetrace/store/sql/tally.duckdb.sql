@@ -1,6 +1,6 @@
 -- Of each verdict, stage and cause: how many requests, by how much they were over what was allowed, and the newest start.
 SELECT
-    CASE WHEN breached THEN 'breach' WHEN NOT breached THEN 'good' WHEN verdict = 'excluded' THEN 'excluded' END AS word,
+    {by} CASE WHEN breached THEN 'breach' WHEN NOT breached THEN 'good' WHEN verdict = 'excluded' THEN 'excluded' END AS word,
     coalesce(
         verdict, breached::VARCHAR,
         coalesce(
@@ -16,5 +16,5 @@ SELECT
     bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS is_sampled,
     min(sampling_probability) AS least,
     max(sampling_probability) AS most
-FROM requests
+FROM {requests}
 GROUP BY ALL

@@ -1,13 +1,13 @@
--- Of each service, route, model and objective: how many requests, how fast they were and how many broke the promise. Counts
--- are sums of weights; `good` to `unknown` are what `estimates` asks for.
+-- Of each group: how many requests, how fast they were and how many missed the objective. Counts are sums of weights; `good`
+-- to `unknown` are what `estimates` asks for.
 SELECT
-    service, path, model, objective, requests, good + breaches AS judged, breaches, errors, quantiles, max_ms, good, spread,
+    {by} requests, good + breaches AS judged, breaches, errors, quantiles, max_ms, good, spread,
     coalesce(1 / least_probability, 1) AS most, stored, sampled,
     sampled AND (least_probability IS NULL OR unknown) AS unknown, uneven
 FROM (
     -- One list of quantiles: apart, each would keep all the values.
     SELECT
-        service, coalesce(route, name) AS path, model, objective, sum(weight) AS requests,
+        {by} sum(weight) AS requests,
         coalesce(sum(weight) FILTER (WHERE NOT breached), 0) AS good,
         coalesce(sum(weight) FILTER (WHERE breached), 0) AS breaches,
         coalesce(sum(weight) FILTER (WHERE status = 'ERROR' OR http_status >= 500), 0) AS errors,
@@ -17,7 +17,6 @@ FROM (
         bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
         bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
         min(weight) < max(weight) AS uneven
-    FROM requests
-    GROUP BY service, path, model, objective
+    FROM {requests}
+    GROUP BY ALL
 )
-ORDER BY breaches DESC, requests DESC, service, path, model NULLS FIRST, objective NULLS FIRST
