@@ -43,6 +43,18 @@ _GIVEN: Final = frozenset(
 )
 _MEASURED: Final = frozenset(semconv.DESCRIPTIONS) - _GIVEN
 _OURS: Final = ("sla.", "ml.stage.", "stagetrace.", "cpu.", "gc.")
+# They tell connections, processes and threads apart, which come and go with time: what differs between them is when.
+_PASSING: Final = frozenset(
+    {
+        "client.port",
+        "network.peer.port",
+        "net.peer.port",
+        "net.sock.peer.port",
+        "source.port",
+        "process.pid",
+        "thread.id",
+    }
+)
 _TIMES: Final = ("_ms", ".ms", "_ns", "_us", "_seconds", "duration", "latency")
 
 
@@ -87,7 +99,7 @@ class Cases:
 
 def is_given(key: str) -> bool:
     """Tell whether an attribute says what a request was; what it took, or what came of it, is no cause."""
-    return key in _GIVEN or not (key in _MEASURED or key.startswith(_OURS) or key.endswith(_TIMES))
+    return key in _GIVEN or not (key in _MEASURED or key in _PASSING or key.startswith(_OURS) or key.endswith(_TIMES))
 
 
 def ask(source: Source) -> Cases:

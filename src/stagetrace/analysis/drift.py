@@ -166,7 +166,8 @@ def _candidates(track: Track, alarms: float) -> Looked:
     grid = np.array([np.nan if value is None else max(value, _TINY_MS) for value in track.values])
     with np.errstate(invalid="ignore"):
         grid = np.log(grid)
-    clean, periods = without_pattern(grid, periods_of(track.step_ns))
+    # Of requests a day and a week alone: in minutes of data, a burst every few seconds is no pattern.
+    clean, periods = without_pattern(grid, periods_of(track.step_ns), others=False)
     known = np.flatnonzero(np.isfinite(clean))
     values = clean[known]
     steps = levels(values, alarms)
@@ -212,7 +213,8 @@ def _slope(
     if chance > alarms:
         return None
     slope, level = np.polyfit(at, part, 1)
-    before, after = (_ms(level + slope * place) for place in (first, last))
+    # Where the growth is no straight line, its ends may lie beyond all values.
+    before, after = (_ms(np.clip(level + slope * place, part.min(), part.max())) for place in (first, last))
     since, until = (
         track.start_unix_nano + int(known[min(low + one, high - 1)]) * track.step_ns for one in (first, last)
     )

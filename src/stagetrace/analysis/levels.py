@@ -24,6 +24,9 @@ ALARMS: Final = 0.01  # how many false changes one series without change may giv
 _PRIOR_DF: Final = 8.0  # weight of the noise of the whole series in that of one segment, in degrees of freedom
 _CANDIDATE: Final = 0.75  # share of the final threshold that makes a split worth testing
 _SMOOTHEST: Final = 0.95  # beyond this autocorrelation a noise is a random walk, and has no level
+# Values, and the autocorrelation that at most is taken for one: in few values two steps alone look like it.
+_VALUES: Final = (60, 200)
+_AT_MOST: Final = (0.5, _SMOOTHEST)
 _SPIKE: Final = 3.5  # standard deviations from the running median
 _NEARBY: Final = 40  # values on either side that decide between a jump and a slope
 _FAR: Final = 30  # values on either side whose noise a segment is taken to have
@@ -87,7 +90,7 @@ class Noise:
             one, two = trimmed(values[lag:] - values[:-lag]), trimmed(values[2 * lag :] - values[: -2 * lag])
             share = (two / one) ** 2 - 1 if one > 0 else 0.0
             guess = max(guess, max(share - 0.5 / np.sqrt(len(values)), 0.0) ** (1 / lag) if lag > 1 else share)
-        return float(np.clip(guess, 0.0, _SMOOTHEST))
+        return float(np.clip(guess, 0.0, np.interp(len(values), _VALUES, _AT_MOST)))
 
     def of_mean(self, size: Any) -> Any:
         """Return the variance of the mean of `size` neighbours, in variances of one value."""

@@ -24,16 +24,18 @@ _PEAK: Final = 8.0  # times the spectrum around it
 _AT_MOST: Final = 2  # patterns that are sought: a day and a week
 
 
-def without_pattern(values: Floats, calendar: Sequence[int] = ()) -> tuple[Floats, tuple[int, ...]]:
+def without_pattern(
+    values: Floats, calendar: Sequence[int] = (), *, others: bool = True
+) -> tuple[Floats, tuple[int, ...]]:
     """Return values (at equal steps, NaN where there is none) without what they repeat, and its periods in steps.
 
     Periods of the `calendar` (a day, a week) are taken out if two whole ones are there and one foretells the next. If
-    that finds none, other periods are sought in the spectrum, of which three must be there.
+    that finds none, `others` are sought in the spectrum, of which three must be there.
     """
     found: list[int] = []
     for period in calendar:
         values = _taken_out(values, period, _FEWEST, found)
-    if not found and len(values) <= _LONGEST:
+    if others and not found and len(values) <= _LONGEST:
         for period in _periods(_filled(values)):
             values = _taken_out(values, period, _FEWEST + 1, found)
             if len(found) == _AT_MOST:

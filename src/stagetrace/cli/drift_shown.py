@@ -8,7 +8,7 @@ from stagetrace.analysis.drift import DAY_NS, SLOPE
 from stagetrace.analysis.tracks import LEAST_REQUESTS, LEAST_STEPS, MOST_GROUPS, NEEDED
 from stagetrace.cli.chart import Series
 from stagetrace.cli.layout import COMMON, Column, Table
-from stagetrace.cli.terminal import milliseconds, promise
+from stagetrace.cli.terminal import milliseconds
 from stagetrace.cli.times import shown
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stagetrace.cli.times import Zone
 
 _DRAWN: Final = 6
+_MINUTES: Final = 60
 _LISTED: Final = 40
 _NEAR: Final = 3  # steps between a change of a request and the one of the stage that made it
 _MINUTE_NS: Final = 60 * 10**9
@@ -83,8 +84,14 @@ def said(change: Change, looked: Sequence[Looked], zone: Zone) -> str:
     at = _clock(change.at_unix_nano, track, zone)
     if change.kind == SLOPE:
         verb = "has grown" if change.relative > 0 else "has fallen"
-        return f"{of} {verb} {span} since {at}, by {promise(abs(change.slope_ms_per_h or 0.0))} an hour"
+        return f"{of} {verb} {span} since {at}, by {_rate(abs(change.slope_ms_per_h or 0.0), change)}"
     return f"{of} stepped {'up' if change.relative > 0 else 'down'} {span} at {at}"
+
+
+def _rate(ms_per_h: float, change: Change) -> str:
+    """Return a growth by the hour or, where it lasted less than one, by the minute."""
+    is_short = abs(change.after_ms - change.before_ms) < ms_per_h
+    return f"{milliseconds(ms_per_h / _MINUTES)} a minute" if is_short else f"{milliseconds(ms_per_h)} an hour"
 
 
 def by(change: Change) -> str:
@@ -196,7 +203,7 @@ def parts(found: Tracks, looked: Sequence[Looked], zone: Zone) -> list[str | Tab
     made += [_picture(track, [change for change in changes if change.track == track]) for track in drawn]
     notes = _notes(found, looked)
     if notes:
-        made.append("\n".join(notes))
+        made += notes
     return made
 
 
