@@ -49,7 +49,7 @@ def test_a_valid_run_says_what_the_objective_says() -> None:
     assert (
         0 < made["quantiles"]["p50"] <= made["quantiles"]["p99"] <= made["quantiles_at_most"]["p99"] <= made["max_ms"]
     )
-    assert made["sentence"].startswith("at 600 requests/s p99 keeps the objective of 20000 ms: ")
+    assert made["sentence"].startswith("At 600 requests/s p99 keeps the objective of 20000 ms: ")
     assert (made["stages"], made["joined"], made["found"]) == ({}, 0, None)
     assert any("no store" in note for note in made["notes"])
 
@@ -108,7 +108,7 @@ def test_a_search_whose_time_is_up_says_what_it_has_not_shown() -> None:
         made = answered(1, url, "--find", "p99:20s", "--rate", "40", "--warmup", "0s", "--max-time", "1s")
     assert made["complete"] is False
     assert "give it more by --max-time" in made["reason"]
-    assert made["sentence"] == "not enough to say at which rate p99 keeps 20000 ms: none was tried for long enough"
+    assert made["sentence"] == "Not enough to say at which rate p99 keeps 20000 ms: none was tried for long enough."
     assert made["found"] == {"rate": None, "interval": [None, None]}
 
 
@@ -292,7 +292,7 @@ def test_each_form_begins_with_the_sentence(form: str) -> None:
     with worker() as url:
         done = cli("bench", url, "--rate", "50", *QUICK, "--format", form)
     assert (done.returncode, done.stderr) == (1, "")
-    assert "at 50 requests/s p50 is" in done.stdout
+    assert "At 50 requests/s p50 is" in done.stdout
     assert "latency from the intended start" in done.stdout
 
 

@@ -311,7 +311,7 @@ def test_options_that_mean_nothing(tmp_path: Path, options: tuple[str, ...], wor
 def test_nothing_in_the_period_is_no_answer(tmp_path: Path) -> None:
     folder = store(tmp_path / "store", [Made(1, within_ms=50.0)])
     answer = found("--store", str(folder), "--period", "2025", code=2)
-    assert answer["sentence"] == "No request was judged in 2025 (UTC), out of 0 requests"
+    assert answer["sentence"] == "No request was judged in 2025 (UTC), out of 0 requests."
     assert (answer["objectives"], answer["judged"], answer["told"]) == ([], 0, False)
 
 
@@ -344,7 +344,7 @@ def test_the_report_as_text(small: Path) -> None:
     assert (
         shown.rstrip()
         == f"""\
-0 of 1 objective was met in 2026-03 (Europe/Berlin): 90 requests judged, 4 breaches, 1 incident
+0 of 1 objective was met in 2026-03 (Europe/Berlin): 90 requests judged, 4 breaches, 1 incident.
 
 From 2026-03-01 00:00:00 Europe/Berlin up to 2026-04-01 00:00:00 Europe/Berlin, by the start of each request.
 

@@ -121,7 +121,7 @@ def test_each_objective_has_its_own_window_target_and_burn_rates(folder: Path, r
     left = [one["budget_left"] for one in answer["objectives"]]
     assert left == sorted(left)
     missed = sum(one["missed"] for one in answer["objectives"])
-    assert answer["sentence"].endswith(f"{missed} of {len(left)} objectives are missed")
+    assert answer["sentence"].endswith(f"{missed} of {len(left)} objectives are missed.")
     assert {(one["before"], one["after"]) for one in answer["changes"]} == {(OLD, f"{NEW} for 99.9% over 36h")}
 
 
@@ -179,7 +179,7 @@ def test_the_sentence_and_the_exit_code(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == (
         "POST /predict keeps 99.2 % [98.4, 99.7] of 99 % wanted: 20 % of its error budget is left, at the rate of the "
-        "last hour for 7 days (the store holds 16.7 minutes of 28 days)"
+        "last hour for 7 days (the store holds 16.7 minutes of 28 days)."
     )
     assert "burns" not in done.stdout
     bad = store(tmp_path / "bad", many(1000, 600, within_ms=50.0))

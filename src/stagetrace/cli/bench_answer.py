@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -112,7 +113,7 @@ def answer(report: Report, about: Mapping[str, Any], comparison: Mapping[str, An
     valid = step.valid if found is None else found.low is not None
     return Answer(
         "Benchmark",
-        _sentence(report),
+        _written(_sentence(report)),
         {
             **_keys(report.main),
             "valid": valid,
@@ -178,6 +179,11 @@ def _excess_keys(report: Report) -> dict[str, Any] | None:
         "shares": dict(report.excess.shares),
         "queue_ms": dict(report.queue_ms),
     }
+
+
+def _written(text: str) -> str:
+    """Return a sentence as one is written; a percentile keeps its small letter."""
+    return f"{text if re.match(r'p[0-9]', text) else text[:1].upper() + text[1:]}."
 
 
 def _sentence(report: Report) -> str:

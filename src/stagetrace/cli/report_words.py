@@ -34,7 +34,7 @@ def sentence(found: Found, name: str, zone: Zone) -> str:
     """Return the report in one sentence."""
     period = f"{name} ({zone.name})"
     if not found.lines:
-        return f"No request was judged in {period}, out of {words.requests(found.requests.requests)}"
+        return f"No request was judged in {period}, out of {words.requests(found.requests.requests)}."
     met = sum(one.missed is False for one in found.lines)
     judged = sum(one.counts.judged for one in found.lines)
     breaches = sum(one.counts.breaches for one in found.lines)
@@ -45,7 +45,7 @@ def sentence(found: Found, name: str, zone: Zone) -> str:
     about = "about " if any(one.counts.is_sampled for one in found.lines) else ""
     incidents = words.requests(len(found.incidents) + found.incidents_left, "incident")
     late = f"{round(breaches):,} breach{'' if round(breaches) == 1 else 'es'}"
-    return f"{of}: {about}{words.requests(judged)} judged, {late}, {incidents}{rest}"
+    return f"{of}: {about}{words.requests(judged)} judged, {late}, {incidents}{rest}."
 
 
 def keys(found: Found, options: Options, wanted: Selection, name: str, zone: Zone) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         reasons.append(f"{found.left:,} groups with fewer breaches are left out: select fewer, or leave --by out")
     return Answer(
         TITLE,
-        slo_words.sentence(found) if found.objectives else _nothing(found, reader, wanted, end, args.tz),
+        slo_words.sentence(found) if found.objectives else f"{_nothing(found, reader, wanted, end, args.tz)}.",
         {
             "until_unix_nano": end,
             "told": bool(found.objectives) and not found.not_told,

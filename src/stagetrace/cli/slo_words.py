@@ -38,7 +38,7 @@ def sentence(found: Found) -> str:
         rest.append(f"{missed or 'none'} of {many} {of} missed")
     if found.not_told:
         rest.append(f"of {len(found.not_told)} nothing can be said")
-    return "; ".join([_kept(worst, many), *rest])
+    return f"{'; '.join([_kept(worst, many), *rest])}."
 
 
 def _kept(one: Objective, many: int) -> str:
