@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.cli import chart, terminal
 from stagetrace.cli.base import ANSWERED, BAD, UsageError
 from stagetrace.cli.layout import Table
+from stagetrace.cli.options import selection, store_url
 from stagetrace.cli.output import completeness, show, show_json, warn
+from stagetrace.cli.terminal import watched
 from stagetrace.cli.times import UTC
+from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stagetrace.cli.chart import Chart
-    from stagetrace.cli.times import Zone
+    from stagetrace.cli.times import Moment, Zone
+    from stagetrace.store.base import Reader, Selection
 
 TEXT: Final = "text"
 MARKDOWN: Final = "markdown"
@@ -43,6 +47,22 @@ def add_format(parser: argparse.ArgumentParser, *more: str) -> None:
     parser.add_argument(
         "--format", choices=forms, default=TEXT, help=f"how to print the answer: {', '.join(forms)}; default: {TEXT}"
     )
+
+
+def ask_store(
+    args: argparse.Namespace,
+    answer: Callable[[Reader, Selection, argparse.Namespace], Answer],
+    since: Moment | None = None,
+) -> tuple[int, Answer]:
+    """Put a verb's question to the store and the requests that are meant; print and return the answer, after its code.
+
+    `since`: from when on by default, where that is not as usual.
+    """
+    url = store_url(args)
+    wanted = selection(args, url, since=since)
+    with open_store(url) as reader, watched(reader):
+        made = answer(reader, wanted, args)
+    return finish(args, made), made
 
 
 def finish(args: argparse.Namespace, answer: Answer) -> int:

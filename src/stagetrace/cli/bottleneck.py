@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.cli.answer import Answer, add_format, finish
+from stagetrace.cli.answer import Answer, add_format, ask_store
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.options import add_selection, selection, store_url, utf8
-from stagetrace.cli.terminal import watched
+from stagetrace.cli.options import add_selection, utf8
 from stagetrace.cli.times import since
 from stagetrace.cli.trace import trace_id
-from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     import argparse
@@ -60,10 +58,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the answer and return the exit code."""
-    url = store_url(args)
-    wanted = selection(args, url)
-    with open_store(url) as reader, watched(reader):
-        return finish(args, answer(reader, wanted, args))
+    code, _ = ask_store(args, answer)
+    return code
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:

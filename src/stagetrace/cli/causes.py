@@ -6,11 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli import causes_view
-from stagetrace.cli.answer import Answer, add_format, finish
-from stagetrace.cli.options import add_selection, selection, store_url, window
-from stagetrace.cli.period import period
-from stagetrace.cli.terminal import watched
-from stagetrace.store import open_store
+from stagetrace.cli.answer import Answer, add_format, ask_store
+from stagetrace.cli.options import add_selection, window
+from stagetrace.cli.times import between
 
 if TYPE_CHECKING:
     import argparse
@@ -38,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="SINCE..UNTIL",
-        type=period,
+        type=between,
         help="a window in which all was normal, to compare the traces of this one with; default: breaches are compared "
         "with the good requests of the same window",
     )
@@ -47,10 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what was found and return the exit code."""
-    url = store_url(args)
-    wanted = selection(args, url)
-    with open_store(url) as reader, watched(reader):
-        return finish(args, answer(reader, wanted, args))
+    code, _ = ask_store(args, answer)
+    return code
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace import semconv
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.options import segment, window
-from stagetrace.cli.period import period
-from stagetrace.cli.times import shown
+from stagetrace.cli.times import between, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +38,7 @@ def side_part(text: str) -> tuple[str, str]:
     if not value:
         raise argparse.ArgumentTypeError(f"{text!r} has no value")
     if key == _PERIOD:
-        period(value)
+        between(value)
     return key, value
 
 
@@ -60,7 +59,7 @@ def side(reader: Reader, wanted: Selection, parts: Sequence[tuple[str, str]], ar
         if key in STORES:
             names.append(value)
         elif key == _PERIOD:
-            since_ns, until_ns = window(*period(value), args.tz)
+            since_ns, until_ns = window(*between(value), args.tz)
             fields |= {"since_ns": since_ns, "until_ns": until_ns}
             names.append(f"{shown(since_ns, args.tz, 0)} to {shown(until_ns, args.tz, 0)}")
         elif key in _FIELDS:

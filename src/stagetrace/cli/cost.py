@@ -7,14 +7,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.answer import Answer, add_format, finish
+from stagetrace.cli.answer import Answer, add_format, ask_store
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.chart import Bars
 from stagetrace.cli.layout import Column, Table
-from stagetrace.cli.options import add_selection, selection, store_url, utf8
-from stagetrace.cli.terminal import watched
+from stagetrace.cli.options import add_selection, utf8
 from stagetrace.cli.times import since
-from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     import argparse
@@ -61,10 +59,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what requests cost and return the exit code."""
-    url = store_url(args)
-    wanted = selection(args, url)
-    with open_store(url) as reader, watched(reader):
-        return finish(args, answer(reader, wanted, args))
+    code, _ = ask_store(args, answer)
+    return code
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli import objectives as words
 from stagetrace.cli import report_words
-from stagetrace.cli.answer import Answer, add_format, finish
+from stagetrace.cli.answer import Answer, add_format, ask_store
 from stagetrace.cli.base import BAD, NO_ANSWER, UsageError
+from stagetrace.cli.calendar_period import FORMS, last_month, period
 from stagetrace.cli.every_answer import add_all, run_all
 from stagetrace.cli.options import add_selection, selection, store_url, utf8
-from stagetrace.cli.periods import FORMS, last_month, period
-from stagetrace.cli.terminal import watched
-from stagetrace.cli.times import Moment, moment, shown
-from stagetrace.store import open_store
+from stagetrace.cli.times import Moment, between, moment, shown
 
 if TYPE_CHECKING:
     from stagetrace.analysis.report import Options, Tier
@@ -78,15 +76,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report and return the exit code."""
-    url = store_url(args)
     if args.all:
+        url = store_url(args)
         return run_all(args, url, selection(args, url))
     if args.options or args.bench:
         raise UsageError("--with and --bench go with --all\nadd it")
-    wanted = selection(args, url, since=_EVER)
-    with open_store(url) as reader, watched(reader):
-        made = answer(reader, wanted, args)
-    code = finish(args, made)
+    code, made = ask_store(args, answer, _EVER)
     return NO_ANSWER if code != BAD and not made.keys["told"] else code
 
 
@@ -147,11 +142,10 @@ def _options(args: argparse.Namespace, wanted: Selection, now: int) -> tuple[str
 
 def _excluded(text: str) -> tuple[Moment, Moment, str]:
     """Return begin, end and reason of `SINCE..UNTIL=REASON`."""
-    times, equals, reason = utf8(text).partition("=")
-    since, dots, until = times.partition("..")
-    if not (equals and dots and reason.strip()):
+    times, _, reason = utf8(text).partition("=")
+    if not reason.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is not SINCE..UNTIL=REASON")
-    return moment(since), moment(until), reason.strip()
+    return (*between(times), reason.strip())
 
 
 def _tiers(text: str) -> tuple[Tier, ...]:

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
 from stagetrace.cli import segments_view
-from stagetrace.cli.answer import Answer, add_format, finish
-from stagetrace.cli.options import add_selection, count, selection, store_url, utf8
-from stagetrace.cli.terminal import watched
-from stagetrace.store import open_store
+from stagetrace.cli.answer import Answer, add_format, ask_store
+from stagetrace.cli.options import add_selection, count, utf8
 
 if TYPE_CHECKING:
     import argparse
@@ -53,10 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the segments and return the exit code."""
-    url = store_url(args)
-    wanted = selection(args, url)
-    with open_store(url) as reader, watched(reader):
-        return finish(args, answer(reader, wanted, args))
+    code, _ = ask_store(args, answer)
+    return code
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Final
 from stagetrace.analysis.attainment import COLUMNS
 from stagetrace.cli import objectives as words
 from stagetrace.cli import slo_words
-from stagetrace.cli.answer import Answer, add_format, finish
+from stagetrace.cli.answer import Answer, add_format, ask_store
 from stagetrace.cli.base import BAD, NO_ANSWER
-from stagetrace.cli.options import add_selection, is_file, selection, store_url, utf8
-from stagetrace.cli.terminal import watched
+from stagetrace.cli.options import add_selection, is_file, store_url, utf8
 from stagetrace.cli.times import Moment, shown
 from stagetrace.sla.policy import DEFAULT_WINDOW_S
-from stagetrace.store import open_store
 from stagetrace.store.base import COUNTS
 
 if TYPE_CHECKING:
@@ -59,11 +57,7 @@ def _attribute(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Print the answer and return the exit code."""
-    url = store_url(args)
-    wanted = selection(args, url, since=_EVER)
-    with open_store(url) as reader, watched(reader):
-        made = answer(reader, wanted, args)
-    code = finish(args, made)
+    code, made = ask_store(args, answer, _EVER)
     return NO_ANSWER if code != BAD and not made.keys["told"] else code
 
 

@@ -131,3 +131,11 @@ def _nanoseconds(text: str, time: re.Match[str]) -> int:
         offset = int(hours) * 3600 + int(minutes) * 60
         seconds -= offset if sign == "+" else -offset
     return seconds * 10**9 + int((fraction or "").ljust(9, "0"))
+
+
+def between(text: str) -> tuple[Moment, Moment]:
+    """Return both ends of `SINCE..UNTIL`. Raise ArgumentTypeError where it is none."""
+    since, dots, until = text.partition("..")
+    if not dots or not since or not until:
+        raise argparse.ArgumentTypeError(f"{text!r} is not SINCE..UNTIL, as 2h..1h or 2026-03-01..2026-03-02")
+    return moment(since), moment(until)
