@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,8 +34,17 @@ def test_all_ten_as_json(folder: Path) -> None:
     assert found["sentence"] == found["answers"]["slo"]["sentence"]
     for verb, options in (("bottleneck", []), ("segments", ["--by", "model_version"]), ("compare", [])):
         _, alone, _ = run(verb, *options, *EVER, "--store", str(folder), "--json")
-        assert found["answers"][verb] == json.loads(alone), verb
+        assert close(found["answers"][verb], json.loads(alone)), verb
     assert {one["segment"] for one in found["answers"]["segments"]["segments"]} == {"2", "3"}
+
+
+def close(one: Any, other: Any) -> bool:
+    """Tell whether two answers are the same: sums are made in any order, so that their last digit may differ."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    return bool(one == pytest.approx(other)) if isinstance(one, float) else bool(one == other)
 
 
 def test_one_page(folder: Path, tmp_path: Path) -> None:

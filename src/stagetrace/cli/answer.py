@@ -71,7 +71,7 @@ def finish(args: argparse.Namespace, answer: Answer) -> int:
         raise UsageError(f"--json and --format {args.format} are two forms\ngive one of them")
     zone = getattr(args, "tz", UTC)
     if args.json:
-        show_json({**completeness(answer.complete, answer.reason), "sentence": answer.sentence, **answer.keys})
+        show_json(as_json(answer))
     elif args.format == HTML:
         from stagetrace.cli.html_page import page
 
@@ -80,6 +80,11 @@ def finish(args: argparse.Namespace, answer: Answer) -> int:
         show_answer(answer, args.format, zone)
     warn(answer.complete, answer.reason)
     return BAD if answer.is_bad else ANSWERED
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    return {**completeness(answer.complete, answer.reason), "sentence": answer.sentence, **answer.keys}
 
 
 def show_answer(answer: Answer, form: str, zone: Zone) -> None:

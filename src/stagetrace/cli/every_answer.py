@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from stagetrace.cli.answer import HTML, MARKDOWN, Answer, show_answer
+from stagetrace.cli.answer import HTML, MARKDOWN, Answer, as_json, show_answer
 from stagetrace.cli.base import ANSWERED, BAD, UsageError
 from stagetrace.cli.chart import Bars
 from stagetrace.cli.layout import Column, Table
@@ -73,7 +73,7 @@ def run_all(args: argparse.Namespace, url: str, wanted: Selection) -> int:
     since = f"Requests since {shown(wanted.since_ns, args.tz, 0)} {args.tz.name}, of {url}"
     reasons = [f"{verb}: {one.reason}" for verb, one in answers.items() if not one.complete]
     if args.json:
-        keys = {verb: _keys(one) for verb, one in answers.items()}
+        keys = {verb: as_json(one) for verb, one in answers.items()}
         first = next(iter(answers.values())).sentence
         show_json({**completeness(not reasons, "; ".join(reasons)), "sentence": first, "answers": keys})
     elif args.format == HTML:
@@ -87,10 +87,6 @@ def run_all(args: argparse.Namespace, url: str, wanted: Selection) -> int:
             show_answer(one, args.format, args.tz)
     warn(not reasons, "; ".join(reasons))
     return BAD if any(one.is_bad for one in answers.values()) else ANSWERED
-
-
-def _keys(answer: Answer) -> dict[str, Any]:
-    return {**completeness(answer.complete, answer.reason), "sentence": answer.sentence, **answer.keys}
 
 
 def _asked(args: argparse.Namespace) -> dict[str, list[str]]:
