@@ -22,6 +22,8 @@ from stagetrace.cli import bench_run, bench_target
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
+
 
 def answered(code: int, *arguments: str, **changes: str) -> dict[str, Any]:
     done = cli("bench", *arguments, "--json", **changes)
@@ -33,6 +35,7 @@ def answered(code: int, *arguments: str, **changes: str) -> dict[str, Any]:
 QUICK = ("--duration", "1s", "--warmup", "0.2s")
 
 
+@pytest.mark.smoke
 def test_a_valid_run_says_what_the_objective_says() -> None:
     with worker() as url:
         made = answered(0, url, "--rate", "600", *QUICK, "--objective", "p99:20s")

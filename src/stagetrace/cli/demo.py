@@ -122,6 +122,7 @@ def _second_act(folder: Path, data: Path, settings: dict[str, str]) -> None:
     (folder / "prices.json").write_text(json.dumps(_PRICES), "utf-8")
     options = {
         "compare": ["--a", f"service.version={first}", "--b", f"service.version={second}"],
+        "capacity": ["--route", demo_traffic.PRESSED],
         "cost": ["--prices", str(folder / "prices.json")],
         "segments": ["--by", demo_traffic.TENANT],
     }

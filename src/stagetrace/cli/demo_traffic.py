@@ -35,9 +35,10 @@ TENANT: Final = "http.request.header.x_tenant"  # the attribute that holds it
 _TENANTS: Final = ("acme", "birch", "cedar")
 _RATE: Final = 25.0  # requests a second, as they come
 _PHASE_S: Final = 12.0
-_CROWDS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # clients that send without a pause
-_CROWD_S: Final = 1.5
-_QUOTED: Final = 60  # messages
+PRESSED: Final = "/predict/batch"  # by crowds
+_CROWDS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # clients that send without a pause
+_CROWD_S: Final = 2.0
+_QUOTED: Final = 150  # messages
 _LONG: Final = 80  # messages that one tenant sends at once
 
 DAY: Final = f"""  {_PHASE_S:.0f} s of ordinary requests of three tenants
@@ -107,7 +108,7 @@ def _press(address: str, clients: int) -> None:
     def press(number: int) -> None:
         while time.monotonic() < end:
             headers = {TENANT_HEADER: _TENANTS[number % len(_TENANTS)]}
-            _post(address, "/predict", {"text": MESSAGE.format(100_000 + number)}, headers)
+            _post(address, PRESSED, {"texts": [MESSAGE.format(100_000 + number)]}, headers)
 
     _together(press, clients)
 
@@ -120,7 +121,7 @@ def _together(work: Callable[[int], None], count: int) -> None:
         thread.join()
 
 
-def _post(address: str, path: str, body: dict[str, str], headers: Mapping[str, str] | None = None) -> None:
+def _post(address: str, path: str, body: Mapping[str, object], headers: Mapping[str, str] | None = None) -> None:
     request = urllib.request.Request(  # noqa: S310 -- our own service on loopback
         address + path, json.dumps(body).encode(), {"content-type": "application/json", **(headers or {})}
     )

@@ -50,7 +50,7 @@ def sentence(found: Tracks, looked: Sequence[Looked], zone: Zone) -> str:
         seen = max(one.detectable for one in looked if one.track.stage is None) if looked else 0.0
         return (
             f"No change in {len(looked)} series{_over(found)}"
-            f" (a step of {100 * seen:.2g} % or more would have been seen in each)."
+            f" (a step of {100 * seen:.0f} % or more would have been seen in each)."
         )
     first = main(looked)
     stage = "" if first.track.stage else _culprit(first, looked)
