@@ -79,7 +79,11 @@ def test_one_after_the_other(form: str, folder: Path) -> None:
         (["--with", "watch --by x"], "none of the verbs"),
         (["--with", "segments --bye x"], "try: stagetrace segments --help"),
         (["--with", "''"], "none of the verbs"),
+        (["--with", "segments --by 'x"], "close its quotes"),
         (["--bench", "/nowhere/at-all"], "cannot read a benchmark"),
+        (["--bench", "/dev/null"], "cannot read a benchmark"),
+        (["--json", "--format", "html"], "two forms"),
+        (["--period", "2026-03"], "of the report alone"),
     ],
 )
 def test_what_is_wrong_is_said(options: list[str], said: str, folder: Path) -> None:

@@ -78,7 +78,7 @@ def periods_of(step_ns: float) -> list[int]:
     """Return a day and a week in steps, where they are whole numbers of them."""
     found = [round(days * DAY_NS / step_ns) for days in (1, 7)]
     return [
-        steps for steps, days in zip(found, (1, 7), strict=True) if abs(steps * step_ns / DAY_NS - days) < 0.02 * days
+        steps for steps, days in zip(found, (1, 7), strict=True) if abs(steps * step_ns / DAY_NS - days) < _OFF * days
     ]
 
 

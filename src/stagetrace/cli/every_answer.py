@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from stagetrace.cli.answer import HTML, MARKDOWN, Answer, as_json, show_answer
+from stagetrace.cli.answer import HTML, MARKDOWN, TEXT, Answer, as_json, show_answer
 from stagetrace.cli.base import ANSWERED, BAD, UsageError
 from stagetrace.cli.chart import Bars
 from stagetrace.cli.layout import Column, Table
@@ -24,7 +24,6 @@ from stagetrace.store import open_store
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from stagetrace.cli.chart import Chart
     from stagetrace.store.base import Reader, Selection
 
 # In the order in which they are asked of a service: is it kept, where does the time go, what is to be done.
@@ -65,6 +64,10 @@ def add_all(parser: argparse.ArgumentParser) -> None:
 
 def run_all(args: argparse.Namespace, url: str, wanted: Selection) -> int:
     """Print all answers and return the exit code: bad if one of them is."""
+    if args.json and args.format != TEXT:
+        raise UsageError(f"--json and --format {args.format} are two forms\ngive one of them")
+    if args.period or args.exclude or args.credits:
+        raise UsageError("--period, --exclude and --credits are of the report alone\nleave them or --all out")
     asked, bench = _asked(args), _of_bench(args.bench)
     window = argparse.Namespace(**{**vars(args), "since": Moment(wanted.since_ns, ago=False)})
     with open_store(url) as reader, watched(reader):
@@ -93,7 +96,10 @@ def _asked(args: argparse.Namespace) -> dict[str, list[str]]:
     """Return verb -> its options, of those that `--with` names. Raise UsageError for what is no such verb."""
     asked: dict[str, list[str]] = {}
     for text in args.options:
-        verb, *options = shlex.split(text) or [""]
+        try:
+            verb, *options = shlex.split(text) or [""]
+        except ValueError as error:
+            raise UsageError(f"--with {text!r} cannot be read: {error}\nclose its quotes") from None
         if verb not in VERBS:
             raise UsageError(f"--with {text!r} names none of the verbs\nthere are {', '.join(VERBS)}")
         asked.setdefault(verb, []).extend(options)
@@ -131,6 +137,8 @@ def _of_bench(path: Path | None) -> Answer:
     if path is None:
         remedy = "stagetrace bench URL --json > FILE, and then report --all --bench FILE"
         return Answer("Benchmark", f"No load was put on the service: {remedy}.", {})
+    from stagetrace.analysis.bench import BROKEN
+
     try:
         found = json.loads(path.read_text("utf-8"))
         stages, quantiles = found["stages"], found["quantiles"]
@@ -138,18 +146,16 @@ def _of_bench(path: Path | None) -> Answer:
             (name, *(_ms(one.get(q)) for q in quantiles)) for name, one in {"(request)": quantiles, **stages}.items()
         ]
         bars = [(name, one.get("p99"), _ms(one.get("p99"))) for name, one in stages.items()]
-        sentence, keys = found["sentence"], {key: found[key] for key in found if key not in ("complete", "reason")}
+        answer = Answer(
+            "Benchmark", found.pop("sentence"), found, complete=found.pop("complete"), reason=found.pop("reason", None)
+        )
+        broken = (found.get("objective") or {}).get("verdict") == BROKEN
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"cannot read a benchmark in {path}: {error!r}\nmake it: stagetrace bench URL --json"
-        ) from None
+        wrong = f"cannot read a benchmark in {path}: {error!r}"
+        raise UsageError(f"{wrong}\nmake it: stagetrace bench URL --json > {path}") from None
     columns = (Column("stage"), *(Column(q, is_number=True) for q in quantiles))
-    parts: list[Table | Chart] = [Table(columns, rows), Bars("p99 of the server's stages", bars)]
-    reason = None if found["complete"] else found.get("reason")
-    answer = Answer(
-        "Benchmark", sentence, {key: one for key, one in keys.items() if key != "sentence"}, parts[: 1 + bool(bars)]
-    )
-    return replace(answer, complete=found["complete"], reason=reason, is_bad=found.get("valid") is False)
+    pictures = [Bars("p99 of the server's stages", bars)] if bars else []
+    return replace(answer, parts=[Table(columns, rows), *pictures], is_bad=broken or found.get("valid") is False)
 
 
 def _ms(value: float | None) -> str:
