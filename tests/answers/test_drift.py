@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -318,6 +319,28 @@ def test_a_webhook_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeyp
     hook.post({})
     hook.post({})
     assert "2 alarms not posted so far" in capsys.readouterr().err
+
+
+def test_a_webhook_that_speaks_no_http(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no server of HTTP would answer is a failure like any other."""
+    from stagetrace.cli import drift_watch
+
+    def answer(listening: socket.socket) -> None:
+        for _ in range(3):
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"hello\r\n\r\n")
+
+    monkeypatch.setattr(drift_watch, "_PAUSE_S", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,), daemon=True)
+        thread.start()
+        hook = drift_watch.Webhook(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+        hook.post({})
+        thread.join()
+    assert hook.failed == 1
+    assert "did not take an alarm: hello" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

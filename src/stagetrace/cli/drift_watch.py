@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -99,7 +100,7 @@ class Webhook:
                 error.close()
                 if error.code < 500:  # noqa: PLR2004
                     break
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, HTTPException) as error:
                 why = str(getattr(error, "reason", error)) or type(error).__name__
         self.failed += 1
         so_far = "1 alarm" if self.failed == 1 else f"{self.failed} alarms"
