@@ -118,6 +118,14 @@ def test_servers_without_end_have_no_peak(variation: float, seed: int) -> None:
     assert (found.law.identifiable, found.peak_per_s) == (False, None)
 
 
+def test_a_limit_in_doubt_keeps_its_law() -> None:
+    """What is not known of the service is None, while the law still says what it says."""
+    found = only(queue(4, (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95, 1), 1, constant))
+    assert (found.law.law, found.law.identifiable, found.peak_per_s, found.saturation) == ("limit", False, None, None)
+    assert "did not go far enough" in str(found.law.reason)
+    assert found.law.throughput([4, 1000]) == pytest.approx([found.law.throughput([4])[0], found.law.limit_per_s])
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_slow_spells_at_a_steady_rate_are_no_limit(seed: int) -> None:
     """A service downstream that is slow at times: more in flight at the same throughput."""

@@ -115,6 +115,17 @@ def test_a_load_that_never_came_near(idle: Path) -> None:
     assert re.search(r"100/s needs \d+ replicas? at most", found["sentence"])
 
 
+def test_a_limit_in_doubt_is_answered_and_drawn(tmp_path: Path) -> None:
+    """A law of a limit that the load did not go far enough for once ended the command with a traceback."""
+    folder = store(tmp_path / "store", made(queue(4, (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95, 1), 1, constant)))
+    found = answer(folder, "--route", "/predict")
+    assert (found["law"], found["identifiable"], found["saturation"]) == ("limit", False, None)
+    assert "did not go far enough" in found["why_not"]
+    text = cli("capacity", "--store", str(folder), *EVER)
+    assert (text.returncode, text.stderr) == (0, "")
+    assert "throughput by requests in flight" in text.stdout
+
+
 def test_services_and_instances_apart(idle: Path) -> None:
     found = answer(idle)
     assert found["peak_per_s"] is None

@@ -262,8 +262,10 @@ def throughput_law(
         reason = "the service samples at a rate that is not known, so how many were in flight cannot be told"
     if reason is None:
         return law
-    nothing: dict[str, Any] = dict.fromkeys(("knee", "peak_per_s", "knee_interval", "interval", "saturation"))
-    return replace(law, identifiable=False, reason=reason, **nothing)
+    nothing: dict[str, Any] = dict.fromkeys(("knee", "peak_per_s", "knee_interval", "interval"))
+    # Of a limit, the saturation is a parameter of the law.
+    saturation = law.saturation if law.law == usl.LIMIT else None
+    return replace(law, identifiable=False, reason=reason, saturation=saturation, **nothing)
 
 
 def _doubt(law: Fit, found: Sequence[Level], noise: float, busiest_per_s: float) -> str | None:

@@ -295,9 +295,8 @@ def _picture(one: Capacity) -> Points:
     knee = (one.law.knee or one.law.saturation) if one.law.identifiable else None
     # All that waits beyond the knee would leave no room for the rest.
     most = min(one.levels[-1].in_flight, _SHOWN * (knee or one.levels[-1].in_flight))
-    loads = [most * step / 100 for step in range(1, 101)]
-    rates = one.law.throughput(loads)
-    curve = [(0.0, 0.0), *zip(loads, rates, strict=True)] if rates and one.law.identifiable else []
+    loads = [most * step / 100 for step in range(1, 101)] if one.law.identifiable else []
+    curve = [(0.0, 0.0), *zip(loads, one.law.throughput(loads), strict=True)] if loads else []
     marks = [] if knee is None else [(knee, f"{number(knee)} in flight")]
     points = [(level.in_flight, level.per_s) for level in one.levels if level.in_flight <= most]
     each = " of each instance" if one.busiest.instances > 1 else ""
