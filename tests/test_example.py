@@ -16,7 +16,9 @@ import httpx
 import pytest
 
 from backends import CONFIG, LOOPBACK, free_port
+from stagetrace.cli import demo
 from stagetrace.cli.every_answer import BENCH, VERBS
+from stagetrace.errors import StagetraceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +31,18 @@ STARTS_WITHIN_S = 240
 def plain_environment() -> dict[str, str]:
     """Return the environment without what would switch recording on or steer it."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "STAGETRACE"))}
+
+
+@pytest.mark.parametrize(
+    ("verb", "code", "output"), [("capacity", 1, ""), ("slo", 0, "\n"), ("drift", 0, "no JSON"), ("report", 2, "{}")]
+)
+def test_what_is_no_answer_ends_the_demo_and_is_shown(
+    verb: str, code: int, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = f"import sys; print('what went wrong', file=sys.stderr); print({output!r}, end=''); sys.exit({code})"
+    monkeypatch.setattr(demo, "_STAGETRACE", (sys.executable, "-c", script))
+    with pytest.raises(StagetraceError, match=rf"`stagetrace {verb}` ended with {code} .*:\nwhat went wrong"):
+        demo._asked(verb, "--json")
 
 
 @dataclass
@@ -179,9 +193,9 @@ def longest_ms(output: str, stage: str) -> float:
 @pytest.mark.usefixtures("services")
 def test_demo_shows_the_breaches(tmp_path: Path) -> None:
     """The main job: each fault of an unchanged service shows in the stage that it is a fault of."""
-    demo = run_demo(tmp_path)
-    output, errors = demo.communicate(timeout=480)
-    assert demo.returncode == 0, errors
+    process = run_demo(tmp_path)
+    output, errors = process.communicate(timeout=480)
+    assert process.returncode == 0, errors
     check_second_act(output, tmp_path)
     assert output.count("BREACH ticket-router POST /predict") >= 1
     longest = {stage: longest_ms(output, stage) for stage in ("inference", "queue", "network.receive")}
@@ -220,15 +234,15 @@ def check_second_act(output: str, folder: Path) -> None:
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_demo_leaves_nothing_behind(ending: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C and kill stop the processes and remove the files."""
-    demo = run_demo(tmp_path)
-    assert demo.stdout
-    for line in demo.stdout:
+    process = run_demo(tmp_path)
+    assert process.stdout
+    for line in process.stdout:
         if line.startswith("sending"):
             break
     assert processes_below(tmp_path)
-    demo.send_signal(ending)
-    output, errors = demo.communicate(timeout=120)
-    assert demo.returncode == 130, errors
+    process.send_signal(ending)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
     assert output.endswith("interrupted; everything is stopped\n")
     assert processes_below(tmp_path) == []
     assert list(tmp_path.iterdir()) == []

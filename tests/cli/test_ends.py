@@ -65,13 +65,20 @@ def test_ctrl_c_ends_a_query_that_duckdb_is_in(tmp_path: Path) -> None:
     assert (process.returncode, *output) == (130, b"", b"")
 
 
-def test_an_error_of_ours_is_no_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_ours_is_no_interruption_and_no_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And never 1, which says that the answer is bad; what went wrong stays to be read."""
+
     def run(given: list[str]) -> int:
         raise RuntimeError(given)
 
     monkeypatch.setattr(command, "_run", run)
-    with pytest.raises(RuntimeError):
-        command.main(["services"])
+    assert command.main(["services"]) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("Traceback (most recent call last):")
+    assert "\nRuntimeError: ['services']\nstagetrace: this is a fault of stagetrace itself" in errors
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

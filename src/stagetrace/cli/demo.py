@@ -145,9 +145,19 @@ def _release(version: str) -> dict[str, str]:
 def _asked(*arguments: str) -> str:
     """Return what one command of ours prints, whether its answer is good or bad."""
     done = subprocess.run([*_STAGETRACE, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode not in (ANSWERED, BAD):
-        raise StagetraceError(f"`stagetrace {arguments[0]}` ended with {done.returncode}:\n{done.stderr.strip()}")
+    if done.returncode not in (ANSWERED, BAD) or not _is_answer(done.stdout, is_json="--json" in arguments):
+        why = f"ended with {done.returncode} and gave no answer:\n{done.stderr.strip()}"
+        raise StagetraceError(f"`stagetrace {arguments[0]}` {why}")
     return done.stdout
+
+
+def _is_answer(text: str, *, is_json: bool) -> bool:
+    if not is_json:
+        return bool(text.strip())
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
@@ -81,12 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _PIPE_CLOSED
         except KeyboardInterrupt:
             return INTERRUPTED
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- an exit code for each end
             if interrupts:  # some libraries make errors of their own of it
                 return INTERRUPTED
             told = _told(error)
             if told is None:
-                raise
+                traceback.print_exc()  # never exit code 1, which says that the answer is bad
+                told = "this is a fault of stagetrace itself, and there is no answer\nreport it with the lines above"
             sys.stderr.write(f"stagetrace: {told}\n")
             return NO_ANSWER
     return code
