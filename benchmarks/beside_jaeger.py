@@ -31,7 +31,7 @@ from benchmarks.scale import CONNECTIONS, HOUR_NS, SPANS, TRACES, cpu_s, quantil
 from benchmarks.traffic import Traffic  # noqa: E402
 from stagetrace.errors import StoreError  # noqa: E402
 from stagetrace.semconv import SLA_BREACHED  # noqa: E402
-from stagetrace.store.jaeger_client import JaegerClient  # noqa: E402
+from stagetrace.store.jaeger.client import JaegerClient  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

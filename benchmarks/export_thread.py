@@ -43,7 +43,7 @@ QUIET = "nothing handed on"
 SETUPS = {
     QUIET: (UNTRACED, ""),
     STOCK.name: (STOCK, "opentelemetry.sdk.trace.export:BatchSpanProcessor.on_end"),
-    STAGETRACE.name: (STAGETRACE, "stagetrace.otlp.processor:EncodingSpanProcessor.put"),
+    STAGETRACE.name: (STAGETRACE, "stagetrace.otlp.export.batch_processor:EncodingSpanProcessor.put"),
 }
 PLACES = {"one core": [SERVER_CORE], "all cores": CORES}
 

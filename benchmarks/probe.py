@@ -129,7 +129,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example: STAGETRACE=1 python benchmarks/probe.py "
-        "--hand-on stagetrace.otlp.processor:EncodingSpanProcessor.put",
+        "--hand-on stagetrace.otlp.export.batch_processor:EncodingSpanProcessor.put",
     )
     parser.add_argument("--app", default="app_staged:app", help="module:name, a module of this folder")
     parser.add_argument("--hand-on", default="", help="module:Class.method that takes ended spans; none: hand on none")

@@ -167,7 +167,7 @@ def _reading() -> dict[str, int]:
 
 def _counts() -> dict[str, int]:
     """Return what became of spans by stagetrace's own count, where it is at work."""
-    build = sys.modules.get("stagetrace.otlp.build")
+    build = sys.modules.get("stagetrace.otlp.export.factory")
     counts: Iterator[dict[str, int]] = (one.counts() for one in build.processors()) if build else iter(())
     return next(counts, {})
 

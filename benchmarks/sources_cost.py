@@ -20,7 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.app import model, rows
 from benchmarks.measure import Spread, Table, parser, show
-from stagetrace.sources import machine, pauses, tcp, threads, usage, wire
+from stagetrace.sources import gc_pauses as pauses
+from stagetrace.sources import machine
+from stagetrace.sources import page_faults as usage
+from stagetrace.sources import socket_wait as tcp
+from stagetrace.sources import tcp_info as wire
+from stagetrace.sources import thread_cpu as threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable

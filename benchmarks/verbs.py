@@ -136,7 +136,7 @@ def _stored(store: str, folder: Path, requests: int) -> str:
     """Return the URL of a store with the spans, made the first time."""
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-    from stagetrace.otlp import json_form
+    from stagetrace.otlp.decode import json as json_form
     from stagetrace.store.local import LocalStore
 
     if store == "file":

@@ -35,17 +35,18 @@ def test_off_loads_nothing(value: str | None) -> None:
 
 @pytest.mark.parametrize("value", ["1", "true", "yes"])
 def test_on_loads_the_hooks_and_nothing_that_costs(value: str) -> None:
-    """Nothing but six small files of ours, not even `typing`, which costs a bare interpreter nine milliseconds."""
+    """Nothing but seven small files of ours, not even `typing`, which costs a bare interpreter nine milliseconds."""
     code = LOADED + "; print(*sorted(m for m in sys.modules if not m.startswith('stagetrace')))"
     bare, done = python(code), python(code, STAGETRACE=value)
     modules, others = done.stdout.splitlines()
     assert json.loads(modules) == [
         "stagetrace",
-        "stagetrace.activate",
         "stagetrace.instrumentation",
-        "stagetrace.instrumentation.hooks",
+        "stagetrace.instrumentation.import_hooks",
         "stagetrace.instrumentation.registry",
         "stagetrace.real_threads",
+        "stagetrace.runtime",
+        "stagetrace.runtime.activate",
     ]
     assert {*others.split()} - {*bare.stdout.splitlines()[1].split()} <= {"__future__"}
     assert done.stderr == ""
@@ -68,7 +69,7 @@ def test_a_library_without_a_server_loads_no_opentelemetry(library: str) -> None
 @pytest.mark.smoke
 def test_isolated_mode_still_activates() -> None:
     """`python -I` ignores PYTHONPATH, which the usual wrapper commands rely on."""
-    assert "stagetrace.activate" in json.loads(python(LOADED, "-I", STAGETRACE="1").stdout)
+    assert "stagetrace.runtime.activate" in json.loads(python(LOADED, "-I", STAGETRACE="1").stdout)
 
 
 @pytest.mark.usefixtures("services")  # for the time that it takes
@@ -77,7 +78,7 @@ def test_a_library_imported_before_us_is_hooked_too() -> None:
 from fastapi import FastAPI
 import sklearn.linear_model, onnxruntime
 before = FastAPI.__call__
-from stagetrace.activate import activate
+from stagetrace.runtime.activate import activate
 activate(); activate()
 print(FastAPI.__call__ is not before, hasattr(sklearn.linear_model.LogisticRegression.predict, "_stagetrace_wrapped"))
 print(FastAPI.__call__.__wrapped__ is before)
@@ -168,7 +169,7 @@ def test_a_failing_activation_leaves_the_interpreter_alone() -> None:
     code = """
 import stagetrace.instrumentation.registry as registry
 registry.install = lambda: 1 / 0
-from stagetrace.activate import from_environment
+from stagetrace.runtime.activate import from_environment
 from_environment()
 print("fine")
 """
@@ -224,7 +225,8 @@ def test_importing_the_package_imports_no_web_and_no_model_library() -> None:
 )
 def test_a_server_names_its_service_where_the_environment_does_not(env: dict[str, str], name: str) -> None:
     code = (
-        "from opentelemetry import trace; from stagetrace import distro, service_name\n"
+        "from opentelemetry import trace; from stagetrace import service_name\n"
+        "from stagetrace.runtime import provider as distro\n"
         "service_name.name_service('the-proxy')\n"
         "distro.prepare_now(); print(trace.get_tracer_provider().resource.attributes['service.name'])"
     )

@@ -85,12 +85,16 @@ def test_where_nothing_is_traced_the_block_just_runs() -> None:
     "twin",
     [
         *(
-            "stagetrace.carrier.has_provider",
-            "stagetrace.recording.work.Origin",
-            "stagetrace.recording.elsewhere.entry_of",
+            "stagetrace.api.carrier.has_provider",
+            "stagetrace.recording.worker.Origin",
+            "stagetrace.recording.remote_stages.entry_of",
         ),
-        *("stagetrace.recording.work.Batch.__init__", "stagetrace.recording.work.Batch.finish"),
-        *("stagetrace.recording.work.at_work", "stagetrace.recording.work._come_in", "stagetrace.recording.work.tell"),
+        *("stagetrace.recording.worker.Batch.__init__", "stagetrace.recording.worker.Batch.finish"),
+        *(
+            "stagetrace.recording.worker.at_work",
+            "stagetrace.recording.worker._come_in",
+            "stagetrace.recording.worker.tell",
+        ),
     ],
 )
 def test_whatever_breaks_the_block_runs_and_its_error_is_its_own(
@@ -101,7 +105,7 @@ def test_whatever_breaks_the_block_runs_and_its_error_is_its_own(
 
     monkeypatch.setattr(guard, "failures", {})
     monkeypatch.setattr(log, "_said", set())
-    monkeypatch.setattr("stagetrace.carrier.has_provider", lambda: True)
+    monkeypatch.setattr("stagetrace.api.carrier.has_provider", lambda: True)
     monkeypatch.setattr(twin, fails)
     carrier = {"stagetrace": f"word-1-{2:016x}", "traceparent": f"00-{1:032x}-{3:016x}-01"}
     ran = []

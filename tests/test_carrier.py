@@ -14,7 +14,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 import stagetrace
 from stagetrace import guard
-from stagetrace.recording.current import current, recording
+from stagetrace.recording.current_timeline import current, recording
 from stagetrace.recording.timeline import Timeline
 
 

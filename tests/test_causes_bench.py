@@ -13,7 +13,8 @@ from benchmarks.causes.matrix import NOTHING, Named, matrix, shares, wilson
 from benchmarks.causes.run import EVERY, LOADS
 
 from stagetrace.sla.cause import WORDS
-from stagetrace.sources import tcp, threads
+from stagetrace.sources import socket_wait as tcp
+from stagetrace.sources import thread_cpu as threads
 
 BENCH = Path(__file__).parent.parent / "benchmarks" / "causes" / "run.py"
 

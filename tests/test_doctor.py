@@ -23,12 +23,13 @@ from backends import free_port
 from otlp.receiver import Reply, run_receiver
 from services import PYTHON, run_service
 from sink import run_sink
-from stagetrace import status, versions
-from stagetrace.cli import delivery, installation, processes
-from stagetrace.cli.check import FAIL, OK, WARN, Check
+from stagetrace.cli.doctor import delivery, installation, processes
+from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.cli.main import main
-from stagetrace.origin import requirement
-from stagetrace.otlp.spool import Spool
+from stagetrace.installed_from import requirement
+from stagetrace.otlp.export.spool import Spool
+from stagetrace.process_status import files as status
+from stagetrace.runtime import versions
 from test_status import environment, has_delivered_three, said
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def test_libraries_are_found_without_being_imported(here: dict[str, list[Check]]
     assert all(f"{name} " in found.found for name in ("fastapi", "sklearn", "onnxruntime", "uvicorn"))
     assert "; not recorded are requests that aiohttp.web" in found.found  # whose client alone is hooked
     code = (
-        "import sys; from stagetrace.cli import installation as i; i.libraries(['fastapi.x', 'sklearn.base']);"
+        "import sys; from stagetrace.cli.doctor import installation as i; i.libraries(['fastapi.x', 'sklearn.base']);"
         "print({'fastapi', 'sklearn', 'numpy'} & {*sys.modules})"
     )
     done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -189,7 +190,10 @@ def test_an_interpreter_that_reads_no_activation_file_is_told(tmp_path: Path) ->
     subprocess.run([PYTHON, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True, timeout=60)
     python = tmp_path / "venv" / "bin" / "python"
     seen = os.pathsep.join(path for path in sys.path if path)
-    code = "from stagetrace.cli import installation as i; c = i.activation(); print(c.state, c.found, c.mend, sep='|')"
+    code = (
+        "from stagetrace.cli.doctor.installation import activation; c = activation()\n"
+        "print(c.state, c.found, c.mend, sep='|')"
+    )
     env = {**os.environ, "PYTHONPATH": seen}
     done = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True)
     state, found, mend = done.stdout.strip().split("|")
@@ -439,7 +443,7 @@ def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     (folder / "file").write_text("")
     env = environment(
         folder / "status",
-        BREAK="stagetrace.instrumentation.asgi:AsgiRequest.serve_by",
+        BREAK="stagetrace.instrumentation.asgi.request:AsgiRequest.serve_by",
         STAGETRACE_SPOOL=str(folder / "file" / "spool"),
         STAGETRACE_SLA="/nowhere within 1s",
     )

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from backends import CONFIG, LOOPBACK, free_port
-from stagetrace.cli import demo
-from stagetrace.cli.every_answer import BENCH, VERBS
+from stagetrace.cli.demo import command as demo
+from stagetrace.cli.report.all_answers import BENCH, VERBS
 from stagetrace.errors import StagetraceError
 
 if TYPE_CHECKING:

@@ -131,7 +131,7 @@ def test_a_closed_stderr_does_not_keep_a_hook_in_use(monkeypatch: pytest.MonkeyP
     assert guard.switched_off() == [HOOK]
 
 
-SERVE_BY = "stagetrace.instrumentation.asgi:AsgiRequest.serve_by"
+SERVE_BY = "stagetrace.instrumentation.asgi.request:AsgiRequest.serve_by"
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +166,10 @@ def breaking(service: Service) -> Iterator[Callable[[str], None]]:
 @pytest.mark.parametrize(
     ("part", "hook"),
     [
-        ("stagetrace.instrumentation.http:request_block", "asgi"),
-        ("stagetrace.instrumentation.asgi:AsgiRequest.begin_answer", "asgi"),
+        ("stagetrace.instrumentation.http.attributes:request_block", "asgi"),
+        ("stagetrace.instrumentation.asgi.request:AsgiRequest.begin_answer", "asgi"),
         (SERVE_BY, "starlette"),
-        ("stagetrace.instrumentation.sklearn:description", "sklearn"),
+        ("stagetrace.instrumentation.models.sklearn:description", "sklearn"),
     ],
 )
 def test_after_ten_failures_requests_run_untouched_by_that_hook(

@@ -44,24 +44,28 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
 
 # Parts that work as a service starts, or where the entry span is somebody else's; those of one line fail together.
 STARTING = [
-    "stagetrace.instrumentation.fastapi:_has_entry_span,stagetrace.distro:_report",
-    pytest.param("stagetrace.instrumentation.served:around", marks=pytest.mark.smoke),
-    "stagetrace.instrumentation.sklearn:_wrap,stagetrace.instrumentation.otel_sdk:policy",
-    "stagetrace.distro:_set_tracer_provider",
-    "stagetrace.distro:_record_entries",
-    "stagetrace.otlp.sender:Sender.start",
+    "stagetrace.instrumentation.frameworks.fastapi:_has_entry_span,stagetrace.runtime.provider:_report",
+    pytest.param("stagetrace.instrumentation.asgi.application:around", marks=pytest.mark.smoke),
+    "stagetrace.instrumentation.models.sklearn:_wrap,stagetrace.instrumentation.opentelemetry.sdk:policy",
+    "stagetrace.runtime.provider:_set_tracer_provider",
+    "stagetrace.runtime.provider:_record_entries",
+    "stagetrace.otlp.export.sender:Sender.start",
 ]
 # Parts on the path of a request, broken one after another in one service.
 PARTS = [
-    *("stagetrace.instrumentation.sklearn:description", "stagetrace.sla.policy:Policy.objective"),
-    *("stagetrace.sources.tcp:waited_ms", "stagetrace.recording.holders:get_ident", "stagetrace.sources.wire:wire"),
-    *("stagetrace.instrumentation.wire:transport_of", "stagetrace.sla.usual:on_the_wire"),
-    "stagetrace.sources.threads:reading",
-    *("stagetrace.instrumentation.model:_of_one_call", "stagetrace.instrumentation.model:between"),
-    *("stagetrace.sla.processor:parts_of", "stagetrace.sla.usual:cause_of", "stagetrace.sla.parts:overlap"),
-    "stagetrace.sla.usual:Learned.wants",
+    *("stagetrace.instrumentation.models.sklearn:description", "stagetrace.sla.policy:Policy.objective"),
     *(
-        f"stagetrace.instrumentation.asgi:{name}"
+        "stagetrace.sources.socket_wait:waited_ms",
+        "stagetrace.recording.loop_blockers:get_ident",
+        "stagetrace.sources.tcp_info:wire",
+    ),
+    *("stagetrace.instrumentation.connection.tcp_attributes:transport_of", "stagetrace.sla.baseline:on_the_wire"),
+    "stagetrace.sources.thread_cpu:reading",
+    *("stagetrace.instrumentation.models.base:_of_one_call", "stagetrace.instrumentation.models.base:between"),
+    *("stagetrace.sla.processor:parts_of", "stagetrace.sla.baseline:cause_of", "stagetrace.sla.breakdown:overlap"),
+    "stagetrace.sla.baseline:Learned.wants",
+    *(
+        f"stagetrace.instrumentation.asgi.request:{name}"
         for name in (
             *("_url", "with_span", "template_of", "OwnRequest.__init__"),
             *("OwnRequest._rename", "OwnRequest._end_span", "OwnRequest.describe"),
@@ -72,7 +76,7 @@ PARTS = [
         )
     ),
     *(
-        f"stagetrace.instrumentation.http:{name}"
+        f"stagetrace.instrumentation.http.attributes:{name}"
         for name in (
             *("known", "request_block", "client_block", "route_block", "span_name", "read_headers", "excluded"),
             "asked_for",
@@ -88,7 +92,7 @@ PARTS = [
         )
     ),
     *(
-        f"stagetrace.instrumentation.http_metrics:{name}"
+        f"stagetrace.instrumentation.http.metrics:{name}"
         for name in ("HttpMetrics.__init__", "Counted.count_in", "_only")
     ),
     *(
@@ -107,7 +111,7 @@ PARTS = [
         )
     ),
     *(
-        f"stagetrace.sla.recorder:{name}"
+        f"stagetrace.sla.entry_recorder:{name}"
         for name in (
             *("EntryRecorder.end", "EntryRecorder.identify", "EntryRecorder._drops"),
             *("EntryRecorder._put", "EntryRecorder._rest", "EntryRecorder._send", "EntryRecorder._block"),
@@ -119,41 +123,47 @@ PARTS = [
     *(
         "stagetrace.sla.processor:dropped",
         "stagetrace.sla.processor:bounded",
-        "stagetrace.sla.recorder:bounded",
-        "stagetrace.instrumentation.asgi:cut",
-        "stagetrace.instrumentation.asgi:longest",
+        "stagetrace.sla.entry_recorder:bounded",
+        "stagetrace.instrumentation.asgi.request:cut",
+        "stagetrace.instrumentation.asgi.request:longest",
         "stagetrace.recording.limits:plain",
         "stagetrace.recording.limits:cut",
-        "stagetrace.otlp.processor:_encode",
+        "stagetrace.otlp.export.batch_processor:_encode",
     ),
     *(
-        "stagetrace.otlp.encoder:_append_attributes",
-        "stagetrace.otlp.encoder:_append_rest",
-        "stagetrace.otlp.encoder:_span",
+        "stagetrace.otlp.encode.span_encoder:_append_attributes",
+        "stagetrace.otlp.encode.span_encoder:_append_rest",
+        "stagetrace.otlp.encode.span_encoder:_span",
     ),
-    *("stagetrace.otlp.processor:EncodingSpanProcessor.put", "stagetrace.otlp.processor:_is_breach"),
     *(
-        f"stagetrace.instrumentation.executors:{name}"
+        "stagetrace.otlp.export.batch_processor:EncodingSpanProcessor.put",
+        "stagetrace.otlp.export.batch_processor:_is_breach",
+    ),
+    *(
+        f"stagetrace.instrumentation.thread_pools.executors:{name}"
         for name in ("Job.__init__", "Job._leave", "Job.begin_wait", "_come_in", "_otel_context", "wait", "carry_into")
     ),
-    *(f"stagetrace.instrumentation.anyio:{name}" for name in ("_default_limiter", "wait")),
-    *(f"stagetrace.instrumentation.queues:{name}" for name in ("future_in", "Item.__init__", "take", "_await_result")),
+    *(f"stagetrace.instrumentation.thread_pools.anyio:{name}" for name in ("_default_limiter", "wait")),
     *(
-        f"stagetrace.instrumentation.queued:{name}"
+        f"stagetrace.instrumentation.batching.queues:{name}"
+        for name in ("future_in", "Item.__init__", "take", "_await_result")
+    ),
+    *(
+        f"stagetrace.instrumentation.batching.queued_requests:{name}"
         for name in (*("Item._is_waiter", "Item.take", "Item._tell", "Item.forget", "_take_up", "_only_fetches"),)
     ),
     *(
-        f"stagetrace.instrumentation.gathered:{name}"
+        f"stagetrace.instrumentation.batching.gathered_batch:{name}"
         for name in ("Gathered.__init__", "Gathered.add", "Gathered._work_out", "Gathered.stages_for", "_origins")
     ),
-    *("stagetrace.sources.tcp:tcp_info", "stagetrace.sources.wire:tcp_info"),
-    *(f"stagetrace.carrier:{name}" for name in ("_propagators", "_Block.__init__", "_Block._end_span")),
-    *(f"stagetrace.recording.elsewhere:{name}" for name in ("hand_on", "find", "is_here")),
+    *("stagetrace.sources.socket_wait:tcp_info", "stagetrace.sources.tcp_info:tcp_info"),
+    *(f"stagetrace.api.carrier:{name}" for name in ("_propagators", "_Block.__init__", "_Block._end_span")),
+    *(f"stagetrace.recording.remote_stages:{name}" for name in ("hand_on", "find", "is_here")),
     "stagetrace.sla.sampling:SamplingResult",
     # In the thread that sends, which pauses after a failure.
-    *("stagetrace.otlp.waiting:resource_spans", "stagetrace.otlp.exporter:CountingExporter.send"),
+    *("stagetrace.otlp.export.queue:resource_spans", "stagetrace.otlp.export.exporter:CountingExporter.send"),
     "opentelemetry.exporter.otlp.proto.grpc.trace_exporter:OTLPSpanExporter.export",
-    "stagetrace.otlp.sender:Sender._round",
+    "stagetrace.otlp.export.sender:Sender._round",
 ]
 
 # Parts that work where their twins in C do not.
@@ -161,19 +171,29 @@ PARTS_IN_PYTHON = [
     *(f"stagetrace.recording.marks:{name}" for name in ("prepared", "recording", "_Marks._now", "_Marks.enter")),
     *(f"stagetrace.recording.marks:_Marks.{name}" for name in ("leave", "begin_mark", "end_mark")),
     *(f"stagetrace.instrumentation.{name}" for name in ("passing:_Send._sent", "asgi:AsgiRequest.begin_answer")),
-    *("stagetrace.instrumentation.asgi:AsgiRequest.end_answer", "stagetrace.otlp.stages:encode_stages"),
-    *(f"stagetrace.instrumentation.asgi:OwnRequest.{name}" for name in ("_begin_in_python", "_describe_in_python")),
-    "stagetrace.instrumentation.asgi:AsgiRequest._come_in",
-    *(f"stagetrace.recording.turn:_Turn.{name}" for name in ("__init__", "_begin", "_leave")),
+    *(
+        "stagetrace.instrumentation.asgi.request:AsgiRequest.end_answer",
+        "stagetrace.otlp.encode.request_encoder:encode_stages",
+    ),
+    *(
+        f"stagetrace.instrumentation.asgi.request:OwnRequest.{name}"
+        for name in ("_begin_in_python", "_describe_in_python")
+    ),
+    "stagetrace.instrumentation.asgi.request:AsgiRequest._come_in",
+    *(f"stagetrace.recording.pool_task:_Turn.{name}" for name in ("__init__", "_begin", "_leave")),
 ]
 # Parts that work where others besides us want to see the spans.
 PARTS_FOR_OTHERS = [
     *("stagetrace.recording.entry:EntrySpan.readable", "stagetrace.recording.entry:FinishedSpan"),
-    "stagetrace.sla.recorder:EntryRecorder.begin",
+    "stagetrace.sla.entry_recorder:EntryRecorder.begin",
     *("stagetrace.recording.entry:EntrySpan.attributes", "stagetrace.recording.spans:SpanContext"),
-    *("stagetrace.sla.recorder:EntryRecorder._segments", "stagetrace.sla.recorder:FinishedSpan"),
-    *("stagetrace.sla.recorder:sampled", "stagetrace.sla.recorder:stage_span", "stagetrace.sla.recorder:judge"),
-    "stagetrace.otlp.encoder:_event",
+    *("stagetrace.sla.entry_recorder:EntryRecorder._segments", "stagetrace.sla.entry_recorder:FinishedSpan"),
+    *(
+        "stagetrace.sla.entry_recorder:sampled",
+        "stagetrace.sla.entry_recorder:stage_span",
+        "stagetrace.sla.entry_recorder:judge",
+    ),
+    "stagetrace.otlp.encode.span_encoder:_event",
 ]
 # Servers close the connection after an exception, and say so only where they are asked to.
 CLOSES = {"headers": {"connection": "close"}}

@@ -47,7 +47,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
 SERVERS = ("gunicorn gthread", "waitress")
 PARTS = [
     *(
-        f"stagetrace.instrumentation.wsgi:{name}"
+        f"stagetrace.instrumentation.wsgi.request:{name}"
         for name in (
             *("_begin", "_excluded", "_url", "_path", "_decoded", "_carried", "_fields", "_headers", "_in_bytes"),
             *("known", "adopts", "with_span", "time_in_queue_ms", "cut", "note_route", "note_failure"),
@@ -58,35 +58,41 @@ PARTS = [
         )
     ),
     *(
-        f"stagetrace.instrumentation.wsgi_passing:{name}"
+        f"stagetrace.instrumentation.wsgi.response:{name}"
         for name in (
             *("attach", "get_current", "Input.__init__", "Answer.__init__", "Passing.take_in"),
             *("Passing._for_server", "Passing._add_piece", "Passing.passed"),
         )
     ),
-    *("stagetrace.instrumentation.wsgi:add_wsgi", "stagetrace.instrumentation.wsgi:WsgiRequest.passed"),
-    "stagetrace.instrumentation.http_metrics:Counted.count_in",
-    *("stagetrace.sla.recorder:EntryRecorder.end", "stagetrace.instrumentation.sklearn:description"),
+    *("stagetrace.instrumentation.wsgi.request:add_wsgi", "stagetrace.instrumentation.wsgi.request:WsgiRequest.passed"),
+    "stagetrace.instrumentation.http.metrics:Counted.count_in",
+    *("stagetrace.sla.entry_recorder:EntryRecorder.end", "stagetrace.instrumentation.models.sklearn:description"),
 ]
 # Where a request begins, ends and passes through us: in each server.
 PARTS_OF_BOTH = [
     *(
-        f"stagetrace.instrumentation.wsgi:{name}"
+        f"stagetrace.instrumentation.wsgi.request:{name}"
         for name in ("_begin", "WsgiRequest._begin_with", "WsgiRequest.passed")
     ),
-    *("stagetrace.instrumentation.wsgi_passing:Passing._for_server", "stagetrace.sla.recorder:EntryRecorder.end"),
-    "stagetrace.instrumentation.wsgi_passing:Passing._add_piece",
+    *(
+        "stagetrace.instrumentation.wsgi.response:Passing._for_server",
+        "stagetrace.sla.entry_recorder:EntryRecorder.end",
+    ),
+    "stagetrace.instrumentation.wsgi.response:Passing._add_piece",
 ]
 PARTS_OF_ONE = [part for part in PARTS if part not in PARTS_OF_BOTH]
-PARTS_OF_GUNICORN = [f"stagetrace.instrumentation.gunicorn:{name}" for name in ("time_ns", "Arrival", "_is_readable")]
-PARTS_OF_WAITRESS = [f"stagetrace.instrumentation.waitress:{name}" for name in ("time_ns", "Arrival")]
+PARTS_OF_GUNICORN = [
+    f"stagetrace.instrumentation.wsgi_servers.gunicorn:{name}" for name in ("time_ns", "Arrival", "_is_readable")
+]
+PARTS_OF_WAITRESS = [f"stagetrace.instrumentation.wsgi_servers.waitress:{name}" for name in ("time_ns", "Arrival")]
 # Where the provider is somebody else's, and where the entry span is.
 PARTS_BESIDE = {
     "a provider of one's own": [
-        f"stagetrace.instrumentation.wsgi:ForeignWsgiRequest.{name}" for name in ("__init__", "_rename", "_end_span")
+        f"stagetrace.instrumentation.wsgi.request:ForeignWsgiRequest.{name}"
+        for name in ("__init__", "_rename", "_end_span")
     ],
     "an instrumentation of one's own": [
-        f"stagetrace.instrumentation.wsgi_adopted:AdoptedRequest.{name}" for name in ("__init__", "serve_by")
+        f"stagetrace.instrumentation.wsgi.adopted:AdoptedRequest.{name}" for name in ("__init__", "serve_by")
     ],
 }
 

@@ -14,7 +14,7 @@ import tomllib  # type: ignore[import-not-found]  # there from 3.11 on, which th
 from environments import ROOT, folder_with
 from services import LAUNCHERS, PYTHON, Service, run_service
 from sink import run_sink
-from stagetrace import versions
+from stagetrace.runtime import versions
 from test_doctor import DOCTOR, settings
 from test_harmless import answers
 
@@ -101,7 +101,7 @@ def test_a_process_that_is_not_recorded_is_left_as_it_is(tmp_path: Path) -> None
 import concurrent.futures.thread as pool, fastapi, stagetrace, sys
 print(*(hasattr(method, "__wrapped__") for method in (pool.ThreadPoolExecutor.submit, fastapi.FastAPI.__call__)))
 with stagetrace.resume({"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}), stagetrace.stage("work"), stagetrace.batch([]):
-    print("stagetrace.distro" in sys.modules, *stagetrace.carry())
+    print("stagetrace.runtime.provider" in sys.modules, *stagetrace.carry())
 """
     env = settings(tmp_path, STAGETRACE="1", PYTHONPATH=str(folder_with(FASTAPI)))
     done = subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
@@ -149,7 +149,7 @@ def test_what_cannot_be_told_is_not_held_against_a_package(tmp_path: Path) -> No
     code = f"""
 import sys, builtins
 sys.path += [{str(ROOT / "src")!r}, {str(tmp_path)!r}]
-from stagetrace import versions
+from stagetrace.runtime import versions
 print(len(versions.unfit(versions.installed())), versions.fit())
 builtins.quit = None
 print(*(name for name, _, _ in versions.unfit(versions.installed())), versions.fit())

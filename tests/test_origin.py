@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stagetrace import origin
+from stagetrace import installed_from as origin
 
 ROOT = Path(__file__).parent.parent
 

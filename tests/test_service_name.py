@@ -69,7 +69,8 @@ def test_a_provider_of_the_services_own_keeps_its_resource() -> None:
     code = (
         "import sys; sys.argv = ['serve.py']\n"
         "from opentelemetry import trace; from opentelemetry.sdk.trace import TracerProvider\n"
-        "trace.set_tracer_provider(TracerProvider()); from stagetrace import distro; distro.prepare_now()\n"
+        "trace.set_tracer_provider(TracerProvider())\n"
+        "from stagetrace.runtime.provider import prepare_now; prepare_now()\n"
         "print(trace.get_tracer_provider().resource.attributes['service.name'])"
     )
     env = {**os.environ, "STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", "STAGETRACE_STATUS": "0"}

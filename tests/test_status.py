@@ -15,7 +15,7 @@ import pytest
 
 from services import PYTHON, Service, run_service
 from sink import run_sink
-from stagetrace import status
+from stagetrace.process_status import files as status
 from stagetrace.sla.cause import WORDS
 from stagetrace.sla.policy import Policy
 
@@ -95,7 +95,7 @@ def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "http://user:secret@127.0.0.1:1",
         OTEL_EXPORTER_OTLP_HEADERS="authorization=hidden",
         STAGETRACE_SLA="/predict within 5",
-        BREAK="stagetrace.instrumentation.asgi:AsgiRequest.serve_by",
+        BREAK="stagetrace.instrumentation.asgi.request:AsgiRequest.serve_by",
     )
     with run_service(folder, "failing", env=env) as service:
         for _ in range(12):
@@ -111,8 +111,8 @@ def test_it_says_why_nothing_is_delivered_and_keeps_secrets(troubled: dict[str, 
 
 
 def test_a_hook_that_was_switched_off_is_said(troubled: dict[str, Any]) -> None:
-    assert troubled["hooks"]["switched_off"] == ["stagetrace.instrumentation.starlette"]
-    assert troubled["hooks"]["failures"] == {"stagetrace.instrumentation.starlette": 10}
+    assert troubled["hooks"]["switched_off"] == ["stagetrace.instrumentation.frameworks.starlette"]
+    assert troubled["hooks"]["failures"] == {"stagetrace.instrumentation.frameworks.starlette": 10}
 
 
 def test_a_policy_that_is_not_used_is_said_with_the_reason(troubled: dict[str, Any]) -> None:
@@ -220,7 +220,7 @@ def test_a_process_that_is_told_not_to_says_nothing(tmp_path: Path) -> None:
 # A part of ours that fails or hangs, published often; how often it was tried, the service tells.
 OFTEN = """
 import time
-from stagetrace import distro, status
+from stagetrace.runtime import provider as distro; from stagetrace.process_status import files as status
 distro.PUBLISH_EVERY_S = 0.05
 tries = []
 """
@@ -246,7 +246,7 @@ def hangs(*_):
 status.PART = hangs
 """
 FAULTY = """
-from stagetrace import publish
+from stagetrace.process_status import publish
 def faulty():
     tries.append(1)
     return 1 / 0

@@ -11,7 +11,7 @@ from services import run_service
 from sink import run_sink
 from stagetrace.errors import PolicyError
 from stagetrace.sla.policy import Policy
-from stagetrace.unusable import unusable
+from stagetrace.unusable_settings import unusable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services import PYTHON, run_service
-from stagetrace import variables
+from stagetrace import known_variables as variables
 
 ROOT = Path(__file__).parent.parent
 STAGETRACE = [PYTHON, "-m", "stagetrace.cli.main"]

@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT)]
 from stagetrace.analysis import drift  # noqa: E402
 from stagetrace.analysis.levels import noise_of_differences  # noqa: E402
 from stagetrace.analysis.tracks import Track  # noqa: E402
-from stagetrace.cli.drift_watch import ALARMS, Alarms  # noqa: E402
+from stagetrace.cli.drift.watch import ALARMS, Alarms  # noqa: E402
 
 MARGIN: Final = 5
 STEP_NS: Final = 300 * 10**9

@@ -27,9 +27,9 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 from benchmarks.measure import BIN, clean_environment, progress  # noqa: E402
 
 from answers.made import NOON, Made, messages  # noqa: E402
-from stagetrace.otlp.decoder import decode  # noqa: E402
-from stagetrace.otlp.decoder_columns import SEQUENCE, joined  # noqa: E402
-from stagetrace.otlp.decoder_table import table  # noqa: E402
+from stagetrace.otlp.decode.arrow_table import table  # noqa: E402
+from stagetrace.otlp.decode.columns import SEQUENCE, joined  # noqa: E402
+from stagetrace.otlp.decode.request import decode  # noqa: E402
 from stagetrace.store.local import delta, parquet  # noqa: E402
 from stagetrace.store.local.folder import prepare  # noqa: E402
 from stagetrace.store.local.view import TABLE  # noqa: E402

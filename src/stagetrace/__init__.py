@@ -9,8 +9,8 @@ TYPE_CHECKING = False  # importing `typing` takes longer than all of this packag
 if TYPE_CHECKING:
     from typing import Any
 
-    from stagetrace.batching import batch
-    from stagetrace.carrier import carry, resume
+    from stagetrace.api.batch import batch
+    from stagetrace.api.carrier import carry, resume
     from stagetrace.errors import PolicyError, StagetraceError, StoreError
     from stagetrace.recording.marks import stage
     from stagetrace.sla.policy import Policy
@@ -40,9 +40,9 @@ _HOMES = {
     "SLASpanProcessor": "stagetrace.sla.processor",
     "StagetraceError": "stagetrace.errors",
     "StoreError": "stagetrace.errors",
-    "batch": "stagetrace.batching",
-    "carry": "stagetrace.carrier",
-    "resume": "stagetrace.carrier",
+    "batch": "stagetrace.api.batch",
+    "carry": "stagetrace.api.carrier",
+    "resume": "stagetrace.api.carrier",
     "stage": "stagetrace.recording.marks",
 }
 

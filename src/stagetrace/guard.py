@@ -78,7 +78,7 @@ def _what(error: BaseException) -> str:
 def say_unusable(error: BaseException) -> bool:
     """Return whether an error is that OpenTelemetry cannot use a variable, which is said once."""
     try:
-        from stagetrace.unusable import unusable
+        from stagetrace.unusable_settings import unusable
     except Exception:  # noqa: BLE001 -- what is to be said is said
         return False
     variable = unusable(error)

@@ -17,7 +17,8 @@ from answers.made import MS, NOON, Made, store
 from backends import free_port
 from cli.running import COMMAND, cli, environment, time_of
 from stagetrace.analysis import bench
-from stagetrace.cli import bench_run, bench_target
+from stagetrace.cli.bench import load_run as bench_run
+from stagetrace.cli.bench import target as bench_target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,10 +171,10 @@ def test_recorded_requests_are_replayed_as_far_apart_as_they_were(tmp_path: Path
 def test_the_servers_stages_are_joined_by_trace_id(tmp_path: Path) -> None:
     """A store that gets, after the run, spans with the ids that the requests carried: here made of them."""
     from stagetrace.analysis.objective import Objective
-    from stagetrace.cli.bench_answer import Report, answer
-    from stagetrace.cli.bench_join import join
-    from stagetrace.cli.bench_run import Bench
-    from stagetrace.cli.bench_target import sender
+    from stagetrace.cli.bench.answer import Report, answer
+    from stagetrace.cli.bench.load_run import Bench
+    from stagetrace.cli.bench.span_join import join
+    from stagetrace.cli.bench.target import sender
     from stagetrace.cli.main import parser_for
 
     with worker(0.02) as url:

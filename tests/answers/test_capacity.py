@@ -16,9 +16,9 @@ from prometheus_client import generate_latest
 from analysis.queues import Requests, constant, queue
 from answers.made import NOON, Made, lines, store
 from cli.running import cli
-from stagetrace.cli.autoscaler import METRIC, label
-from stagetrace.cli.capacity import objective
-from stagetrace.instrumentation import http_metrics
+from stagetrace.cli.capacity.autoscaler import METRIC, label
+from stagetrace.cli.capacity.command import objective
+from stagetrace.instrumentation.http import metrics as http_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

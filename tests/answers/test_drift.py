@@ -296,7 +296,7 @@ def test_a_webhook_tries_three_times(
     statuses: list[int], tries: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a server refuses is final, what it fails at is tried again; a failure is said without the URL's path."""
-    from stagetrace.cli import drift_watch
+    from stagetrace.cli.drift import watch as drift_watch
 
     monkeypatch.setattr(drift_watch, "_PAUSE_S", 0.01)
     with receiver(statuses) as (url, taken):
@@ -312,7 +312,7 @@ def test_a_webhook_tries_three_times(
 
 def test_a_webhook_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures are counted, and the watch goes on."""
-    from stagetrace.cli import drift_watch
+    from stagetrace.cli.drift import watch as drift_watch
 
     monkeypatch.setattr(drift_watch, "_PAUSE_S", 0.01)
     hook = drift_watch.Webhook("http://127.0.0.1:9/s3cret")
@@ -323,7 +323,7 @@ def test_a_webhook_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeyp
 
 def test_a_webhook_that_speaks_no_http(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What no server of HTTP would answer is a failure like any other."""
-    from stagetrace.cli import drift_watch
+    from stagetrace.cli.drift import watch as drift_watch
 
     def answer(listening: socket.socket) -> None:
         for _ in range(3):

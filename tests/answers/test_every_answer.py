@@ -9,7 +9,7 @@ import pytest
 
 from answers.made import Made, store
 from answers.test_bad_input import EVER, many, run
-from stagetrace.cli.every_answer import BENCH, VERBS
+from stagetrace.cli.report.all_answers import BENCH, VERBS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from stagetrace.cli.calendar_period import Period, last_month, period
+from stagetrace.cli.report.calendar_period import Period, last_month, period
 from stagetrace.cli.times import UTC, zone
 
 HOUR = 3600 * 10**9

@@ -49,16 +49,17 @@ def forget() -> None:
     log._said.clear()
     for switch in guard._switches.values():
         switch.off = False
-    distro = sys.modules.get("stagetrace.distro")
+    distro = sys.modules.get("stagetrace.runtime.provider")
     if distro is None or distro.recorder is None:
         return
-    from stagetrace.instrumentation import http, http_metrics
+    from stagetrace.instrumentation.http import attributes as http
+    from stagetrace.instrumentation.http import metrics as http_metrics
 
     for cached in (http.excluded, http.asked_for, http._fields, http_metrics.wanted):
         cached.cache_clear()
     for known in (http._known, http._requests, http._clients, http._routes, http._names):
         known.clear()
-    wsgi = sys.modules.get("stagetrace.instrumentation.wsgi")
+    wsgi = sys.modules.get("stagetrace.instrumentation.wsgi.request")
     if wsgi is not None:
         for cached in (wsgi._excluded, wsgi._fields):
             cached.cache_clear()

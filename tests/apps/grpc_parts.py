@@ -184,12 +184,12 @@ def sabotage(where: str, instead: Any = fails) -> bytes:
 
 def forget() -> None:
     """Let stagetrace work out anew what it remembers."""
-    rpc = sys.modules.get("stagetrace.instrumentation.rpc")
+    rpc = sys.modules.get("stagetrace.instrumentation.grpc_server.request")
     if rpc is None:
         return
     for known in (rpc._peers, rpc._statuses, *(one.blocks for one in gc.get_objects() if isinstance(one, rpc.Server))):
         known.clear()
-    recorder = sys.modules["stagetrace.distro"].recorder
+    recorder = sys.modules["stagetrace.runtime.provider"].recorder
     if recorder is not None:
         recorder._rests.clear()
         recorder._unbroken.clear()

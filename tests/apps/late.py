@@ -2,7 +2,7 @@
 
 from ml import app
 
-from stagetrace.activate import activate
+from stagetrace.runtime.activate import activate
 
 activate()
 

@@ -4,7 +4,7 @@ import time
 
 from any_bare import app
 
-from stagetrace import distro
+from stagetrace.runtime import provider as distro
 
 prepare = distro._set_meter_provider
 

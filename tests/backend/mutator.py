@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import zstandard
 
-from stagetrace.otlp.json_form import encode
+from stagetrace.otlp.decode.json import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

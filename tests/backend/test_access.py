@@ -12,7 +12,7 @@ import pytest
 
 from backend.running import Up, export, ids, names_of, raw_call, request, run_up
 from stagetrace.backend.web import authorized
-from stagetrace.store import jaeger_api as api
+from stagetrace.store.jaeger import api_v3 as api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,7 +25,7 @@ from backend.running import Up, environment, ids, names_of, request
 from conftest import need
 from missing import missing
 from services import run_service
-from stagetrace.store.jaeger_client import JaegerClient
+from stagetrace.store.jaeger.client import JaegerClient
 from store.feed import MS, Made, entry, readable, recent
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from backend.processes import until
 from backend.running import MS, export, ids, raw_call
 from stagetrace.backend.go_values import time_ns
 from stagetrace.backend.receiver_grpc import METHOD
-from stagetrace.store import jaeger_api as api
+from stagetrace.store.jaeger import api_v3 as api
 from stagetrace.store.url import open_store
 from store.feed import recent
 

@@ -19,7 +19,7 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from backend.running import export, ids, names_of, raw_call, request, run_up, trailers
-from stagetrace.otlp.json_form import encode
+from stagetrace.otlp.decode.json import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,7 +20,7 @@ from conftest import need
 from stagetrace.backend import storage_api as storage
 from stagetrace.backend.receiver_grpc import METHOD
 from stagetrace.backend.storage_grpc import chunks
-from stagetrace.store import jaeger_api as api
+from stagetrace.store.jaeger import api_v3 as api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

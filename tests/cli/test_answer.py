@@ -9,11 +9,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from stagetrace.cli.answer import Answer, add_format, finish
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.chart import ASCII, Bars, Histogram, Points, Series, Stacked, lines
-from stagetrace.cli.layout import Column, Table
-from stagetrace.cli.svg import svg
+from stagetrace.cli.output.answer import Answer, add_format, finish
+from stagetrace.cli.output.chart import ASCII, Bars, Histogram, Points, Series, Stacked, lines
+from stagetrace.cli.output.svg import svg
+from stagetrace.cli.output.table_layout import Column, Table
 
 NOON = 1_772_366_400_000_000_000
 MINUTE = 60 * 10**9

@@ -162,8 +162,8 @@ def test_where_jaeger_has_too_many_requests_to_count_the_numbers_say_so(
     jaeger: Jaeger, made: list[Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert made
-    monkeypatch.setattr("stagetrace.store.jaeger.COUNTED", 2)
-    monkeypatch.setattr("stagetrace.store.jaeger._LEAST", 1)
+    monkeypatch.setattr("stagetrace.store.jaeger.reader.COUNTED", 2)
+    monkeypatch.setattr("stagetrace.store.jaeger.reader._LEAST", 1)
     at = ("breaches", "--store", jaeger.url, "--service", SERVICE)
     done = cli(*at, "--json")
     answer = json.loads(done.stdout)

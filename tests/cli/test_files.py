@@ -18,7 +18,7 @@ from backend.running import run_up
 from cli import literal
 from cli.literal import trace_id
 from cli.running import COMMAND, cli, environment, time_of
-from stagetrace.otlp import json_form
+from stagetrace.otlp.decode import json as json_form
 from stagetrace.store import Selection, open_store
 
 EVER = Selection(0, 2**63 - 1)

@@ -25,9 +25,9 @@ from backend.running import run_up
 from cli import literal
 from cli.literal import trace_id
 from cli.running import COMMAND, cli, environment
-from stagetrace.cli import terminal
 from stagetrace.cli.main import main
-from stagetrace.origin import requirement
+from stagetrace.cli.output import terminal
+from stagetrace.installed_from import requirement
 from store.feed import MS, Made, entry, export, send
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stagetrace.cli import output
-from stagetrace.cli.layout import COMMON, TIME, TRACE, Column, Table, blocks, text_of
+from stagetrace.cli.output import lines as output
+from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column, Table, blocks, text_of
 
 ID = "906f7089f5ba030d53ddef4e9aab1663"
 COLUMNS = (Column("time (UTC)"), Column("request"), Column("took", is_number=True), Column("stage"), Column("span"))

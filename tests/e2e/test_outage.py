@@ -23,7 +23,7 @@ import backends
 from heavy import scaled
 from otlp.receiver import Receiver, run_receiver
 from services import PYTHON, Service, run_service
-from stagetrace.otlp.spool import state
+from stagetrace.otlp.export.spool import state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -214,12 +214,12 @@ def test_without_a_spool_the_loss_is_counted_and_shown(receiver: Receiver, tmp_p
 
 
 HANGING = [
-    "stagetrace.otlp.exporter:CountingExporter.send",
-    "stagetrace.otlp.spool:Spool.write",
-    "stagetrace.otlp.spool:Spool.names",
-    "stagetrace.otlp.spool:Spool.claim",
-    "stagetrace.otlp.spool:Spool.read",
-    "stagetrace.otlp.spool:Spool.settle",
+    "stagetrace.otlp.export.exporter:CountingExporter.send",
+    "stagetrace.otlp.export.spool:Spool.write",
+    "stagetrace.otlp.export.spool:Spool.names",
+    "stagetrace.otlp.export.spool:Spool.claim",
+    "stagetrace.otlp.export.spool:Spool.read",
+    "stagetrace.otlp.export.spool:Spool.settle",
 ]
 
 
@@ -252,7 +252,7 @@ def test_what_hangs_off_the_requests_threads_holds_up_nothing(part: str, ended: 
 
 
 def _leave_something(folder: Path) -> None:
-    from stagetrace.otlp.spool import Spool
+    from stagetrace.otlp.export.spool import Spool
 
     request = ExportTraceServiceRequest()
     request.resource_spans.add().scope_spans.add().spans.add(name="left")

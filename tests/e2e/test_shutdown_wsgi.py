@@ -86,7 +86,7 @@ def test_a_worker_that_is_told_to_end_as_it_ends_a_request_delivers_that(receive
 INTERRUPTED = """
 import os, signal
 def post_worker_init(worker):
-    from stagetrace.otlp import sender
+    from stagetrace.otlp.export import sender
     original = sender.start
     def start(*arguments):
         original(*arguments)

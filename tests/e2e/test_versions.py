@@ -16,8 +16,8 @@ import instrumentation.grpc_client as rpc
 from environments import ROOT, interpreter_with
 from services import GUNICORN, run_service
 from sink import Sink, assert_tiled, run_sink
-from stagetrace import status
-from stagetrace.cli.check import FAIL
+from stagetrace.cli.doctor.check import FAIL
+from stagetrace.process_status import files as status
 from test_doctor import checks
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stagetrace import guard
-from stagetrace.instrumentation import arrival
-from stagetrace.sources import tcp
+from stagetrace.instrumentation.connection import socket_wait as arrival
+from stagetrace.sources import socket_wait as tcp
 from stagetrace.sources.base import SLOW_READINGS
 
 if TYPE_CHECKING:

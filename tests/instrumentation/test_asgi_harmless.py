@@ -31,27 +31,33 @@ ASKED = ["GET /items/3", "POST /items/3", "GET /nowhere", "GET /broken", "POST /
 
 # By application and server, the parts of stagetrace that fail there.
 PARTS: dict[tuple[str, str], tuple[list[str], list[str]]] = {
-    ("any_starlette", "hypercorn"): (HYPERCORN, ["instrumentation.served:around"]),
-    ("any_starlette", "granian"): (GRANIAN, ["instrumentation.asgi:AsgiRequest.serve_by"]),
-    ("any_starlette", "daphne"): (DAPHNE, ["instrumentation.asgi:OwnRequest.__init__"]),
+    ("any_starlette", "hypercorn"): (HYPERCORN, ["instrumentation.asgi.application:around"]),
+    ("any_starlette", "granian"): (GRANIAN, ["instrumentation.asgi.request:AsgiRequest.serve_by"]),
+    ("any_starlette", "daphne"): (DAPHNE, ["instrumentation.asgi.request:OwnRequest.__init__"]),
     ("any_starlette", "uvicorn"): (
         UVICORN,
         [
-            *("recording.stream:Stream.add", "recording.stream:Stream.attributes"),
-            *("instrumentation.websocket:current_task", "instrumentation.websocket:Messages.counted_messages"),
+            *("recording.chunk_times:Stream.add", "recording.chunk_times:Stream.attributes"),
+            *(
+                "instrumentation.asgi.websocket:current_task",
+                "instrumentation.asgi.websocket:Messages.counted_messages",
+            ),
             "sla.processor:decide",
         ],
     ),
     ("any_litestar", "uvicorn"): (
         UVICORN,
-        ["instrumentation.litestar:_function_of", "instrumentation.asgi:AsgiRequest.serve_by"],
+        ["instrumentation.frameworks.litestar:_function_of", "instrumentation.asgi.request:AsgiRequest.serve_by"],
     ),
-    ("any_quart", "uvicorn"): (UVICORN, ["instrumentation.quart:_rule_of_another_method"]),
-    ("any_falcon", "uvicorn"): (UVICORN, ["instrumentation.wsgi:note_route"]),
-    ("any_blacksheep", "uvicorn"): (UVICORN, ["instrumentation.asgi:AsgiRequest.serve_by"]),
+    ("any_quart", "uvicorn"): (UVICORN, ["instrumentation.frameworks.quart:_rule_of_another_method"]),
+    ("any_falcon", "uvicorn"): (UVICORN, ["instrumentation.wsgi.request:note_route"]),
+    ("any_blacksheep", "uvicorn"): (UVICORN, ["instrumentation.asgi.request:AsgiRequest.serve_by"]),
     ("own_instrumentor", "uvicorn"): (
         UVICORN,
-        ["instrumentation.otel_server:RequestSpan", "instrumentation.asgi:AsgiRequest.leave_out"],
+        [
+            "instrumentation.opentelemetry.server_instrumentations:RequestSpan",
+            "instrumentation.asgi.request:AsgiRequest.leave_out",
+        ],
     ),
 }
 
@@ -181,8 +187,8 @@ asyncio.run(main())
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        ("sys.modules['stagetrace.instrumentation.served'] = None", 1),
-        ("del sys.modules['stagetrace.sources.threads']; builtins.open = refuse", 0),
+        ("sys.modules['stagetrace.instrumentation.asgi.application'] = None", 1),
+        ("del sys.modules['stagetrace.sources.thread_cpu']; builtins.open = refuse", 0),
     ],
     ids=["cannot be loaded", "reads no files"],
 )

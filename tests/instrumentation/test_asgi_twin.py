@@ -19,14 +19,15 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from missing import unused
 from stagetrace import KeepBreaches, SLASpanProcessor, guard
-from stagetrace.instrumentation import asgi, http
-from stagetrace.instrumentation.asgi import OwnRequest
+from stagetrace.instrumentation.asgi import request as asgi
+from stagetrace.instrumentation.asgi.request import OwnRequest
 from stagetrace.instrumentation.base import SCOPE_KEY
+from stagetrace.instrumentation.http import attributes as http
+from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import NO_CONTEXT, attach
-from stagetrace.recording.current import current
+from stagetrace.recording.current_timeline import current
 from stagetrace.recording.limits import longest
-from stagetrace.recording.stream import Stream
-from stagetrace.sla.recorder import EntryRecorder
+from stagetrace.sla.entry_recorder import EntryRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

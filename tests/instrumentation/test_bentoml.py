@@ -50,10 +50,10 @@ CASES: list[tuple[str, Any, int]] = [
 PAGES = ("/healthz", "/livez", "/readyz", "/schema.json", "/docs.json", "/nowhere")
 # Those of one line fail together.
 PARTS = [
-    "stagetrace.instrumentation.bentoml:Wait.__init__,stagetrace.instrumentation.otel_server:StandIn",
-    "stagetrace.instrumentation.bentoml:Method.__new__,stagetrace.recording.work:Batch.__init__",
-    "stagetrace.recording.work:at_work,stagetrace.instrumentation.otel_server:is_silent",
-    "stagetrace.recording.work:Batch.finish,stagetrace.recording.elsewhere:Errands.conclude",
+    "stagetrace.instrumentation.model_servers.bentoml:Wait.__init__,stagetrace.instrumentation.opentelemetry.server_instrumentations:StandIn",
+    "stagetrace.instrumentation.model_servers.bentoml:Method.__new__,stagetrace.recording.worker:Batch.__init__",
+    "stagetrace.recording.worker:at_work,stagetrace.instrumentation.opentelemetry.server_instrumentations:is_silent",
+    "stagetrace.recording.worker:Batch.finish,stagetrace.recording.remote_stages:Errands.conclude",
 ]
 
 

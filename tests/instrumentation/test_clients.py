@@ -237,14 +237,17 @@ def test_a_breach_that_waited_for_another_service_names_it(
 
 SHARED = [
     *(
-        f"stagetrace.instrumentation.client:{name}"
+        f"stagetrace.instrumentation.clients.base:{name}"
         for name in (
             *("Call.headers", "Call._finish", "OwnCall.__init__", "OwnCall._end_span", "OwnCall.span", "begin"),
             *("_http_attributes", "_server", "_suppress_keys", "carries", "_fields"),
         )
     ),
-    *("stagetrace.sla.recorder:EntryRecorder.add_call", "stagetrace.instrumentation.wire:add_call"),
-    "stagetrace.sources.wire:wire",
+    *(
+        "stagetrace.sla.entry_recorder:EntryRecorder.add_call",
+        "stagetrace.instrumentation.connection.tcp_attributes:add_call",
+    ),
+    "stagetrace.sources.tcp_info:wire",
 ]
 HTTPX = ["sync/httpx", "async/httpx-async"]
 URLLIB3 = ["sync/requests", "sync/urllib3"]
@@ -254,15 +257,15 @@ GRPC = ["grpc", "grpc-aio"]
 PARTS = {
     "nothing": [*HTTP, *GRPC],
     **{part: [HTTP[number % 5], HTTP[(number + 2) % 5], GRPC[number % 2]] for number, part in enumerate(SHARED)},
-    "stagetrace.instrumentation.httpx:begin_http": HTTPX,
-    "stagetrace.instrumentation.httpx:http_status": HTTPX,
-    "stagetrace.instrumentation.urllib3:begin_http": URLLIB3,
-    "stagetrace.instrumentation.urllib3:http_status": URLLIB3,
-    "stagetrace.instrumentation.urllib3:_text": URLLIB3,
-    "stagetrace.instrumentation.aiohttp:begin_http": AIOHTTP,
-    "stagetrace.instrumentation.aiohttp:http_status": AIOHTTP,
+    "stagetrace.instrumentation.clients.httpx:begin_http": HTTPX,
+    "stagetrace.instrumentation.clients.httpx:http_status": HTTPX,
+    "stagetrace.instrumentation.clients.urllib3:begin_http": URLLIB3,
+    "stagetrace.instrumentation.clients.urllib3:http_status": URLLIB3,
+    "stagetrace.instrumentation.clients.urllib3:_text": URLLIB3,
+    "stagetrace.instrumentation.clients.aiohttp:begin_http": AIOHTTP,
+    "stagetrace.instrumentation.clients.aiohttp:http_status": AIOHTTP,
     **{
-        f"stagetrace.instrumentation.grpc_client:{name}": GRPC
+        f"stagetrace.instrumentation.clients.grpc:{name}": GRPC
         for name in ("_call", "begin", "carries", "server_of", "status")
     },
 }

@@ -107,10 +107,10 @@ def test_what_a_middleware_samples_for_nobody_is_no_sampling(rate: str, sink: Si
 @pytest.mark.parametrize(
     ("app", "part"),
     [
-        ("silent_middleware", "stagetrace.instrumentation.otel_server:is_silent"),
-        ("silent_middleware", "stagetrace.instrumentation.otel_server:StandIn"),
+        ("silent_middleware", "stagetrace.instrumentation.opentelemetry.server_instrumentations:is_silent"),
+        ("silent_middleware", "stagetrace.instrumentation.opentelemetry.server_instrumentations:StandIn"),
         ("silent_telemetry", "stagetrace.recording.entry:EntrySpan.take_ids"),
-        ("silent_provider", "stagetrace.instrumentation.otel_sdk:joined"),
+        ("silent_provider", "stagetrace.instrumentation.opentelemetry.sdk:joined"),
         ("silent_provider", "stagetrace.sla.processor:exports"),
     ],
 )

@@ -29,9 +29,13 @@ ROUTES = {
     "any_django": "/items/<int:item>",
 }
 BREAKABLE = [
-    *("recording.work:token", "recording.work:named", "instrumentation.unpickled:origin"),
-    *("instrumentation.unpickled:find", "instrumentation.asgi:goes_on", "instrumentation.asgi:below"),
-    "instrumentation.quart:request_in",
+    *("recording.worker:token", "recording.worker:named", "instrumentation.http.pickled_scope:origin"),
+    *(
+        "instrumentation.http.pickled_scope:find",
+        "instrumentation.asgi.request:goes_on",
+        "instrumentation.asgi.request:below",
+    ),
+    "instrumentation.frameworks.quart:request_in",
 ]
 PATHS = {"items/3": 200, "broken": 500, "nowhere": 404}
 

@@ -12,7 +12,7 @@ import pytest
 
 from services import PYTHON, WSGI_SERVERS, run_service
 from sink import Request, Sink, assert_tiled, run_sink
-from stagetrace.instrumentation.delivered import announced
+from stagetrace.instrumentation.http.response_delivery import announced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stagetrace.instrumentation import litserve_worker, mlserver_model
+from stagetrace.instrumentation.model_servers import litserve_worker, mlserver_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -63,18 +63,18 @@ CALLS = {"grpc_threads": THREADS, "grpc_aio": AIO}
 
 # Where a server is made, started and stopped. What both kinds call in the same way fails in one of them.
 START = [
-    pytest.param("grpc_threads", "stagetrace.instrumentation.grpc:_adopts", marks=pytest.mark.smoke),
-    ("grpc_aio", "stagetrace.instrumentation.grpc:_adopts"),
-    ("grpc_threads", "stagetrace.sigterm:start"),
-    ("grpc_threads", "stagetrace.instrumentation.rpc:Server.__init__"),
-    ("grpc_aio", "stagetrace.instrumentation.rpc:Server.__init__"),
-    ("grpc_aio", "stagetrace.instrumentation.rpc:Server.listen"),
-    ("grpc_threads", "stagetrace.distro:_set_tracer_provider"),
-    ("grpc_threads", "stagetrace.distro:flush_now"),
-    ("grpc_aio", "stagetrace.distro:flush_now"),
+    pytest.param("grpc_threads", "stagetrace.instrumentation.grpc_server.grpc:_adopts", marks=pytest.mark.smoke),
+    ("grpc_aio", "stagetrace.instrumentation.grpc_server.grpc:_adopts"),
+    ("grpc_threads", "stagetrace.runtime.sigterm:start"),
+    ("grpc_threads", "stagetrace.instrumentation.grpc_server.request:Server.__init__"),
+    ("grpc_aio", "stagetrace.instrumentation.grpc_server.request:Server.__init__"),
+    ("grpc_aio", "stagetrace.instrumentation.grpc_server.request:Server.listen"),
+    ("grpc_threads", "stagetrace.runtime.provider:_set_tracer_provider"),
+    ("grpc_threads", "stagetrace.runtime.provider:flush_now"),
+    ("grpc_aio", "stagetrace.runtime.provider:flush_now"),
 ]
-RPC = "stagetrace.instrumentation.rpc:"
-RECORDER = "stagetrace.sla.recorder:"
+RPC = "stagetrace.instrumentation.grpc_server.request:"
+RECORDER = "stagetrace.sla.entry_recorder:"
 ANYWHERE = [
     *(RPC + name for name in ("Server.block", "Server._make", "Server.wait", "read_metadata", "status_block")),
     *(RPC + name for name in ("peer_block", "_fields", "_is_excluded", "Rpc._raised", "Rpc._aborted")),
@@ -84,10 +84,10 @@ ANYWHERE = [
     *(RECORDER + name for name in ("EntryRecorder.end", "EntryRecorder.identify", "EntryRecorder._send")),
     *(RECORDER + name for name in ("EntryRecorder._rest", "EntryRecorder._put", "request", "judge", "entry_rest")),
     "stagetrace.sla.policy:Policy.objective",
-    "stagetrace.otlp.processor:EncodingSpanProcessor.put",
+    "stagetrace.otlp.export.batch_processor:EncodingSpanProcessor.put",
 ]
-THREADED = "stagetrace.instrumentation.grpc_threads:"
-TASKED = "stagetrace.instrumentation.grpc_aio:"
+THREADED = "stagetrace.instrumentation.grpc_server.threads:"
+TASKED = "stagetrace.instrumentation.grpc_server.aio:"
 TWINS = {
     "grpc_threads": [
         *ANYWHERE,
@@ -224,9 +224,9 @@ def test_a_part_that_fails_at_start_or_end_changes_no_answer(
 
 
 HANGING = (
-    "stagetrace.otlp.exporter:CountingExporter.send",
-    "stagetrace.otlp.spool:Spool.write",
-    "stagetrace.publish:Publisher.publish",
+    "stagetrace.otlp.export.exporter:CountingExporter.send",
+    "stagetrace.otlp.export.spool:Spool.write",
+    "stagetrace.process_status.publish:Publisher.publish",
 )
 
 

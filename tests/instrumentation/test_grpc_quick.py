@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stagetrace.instrumentation.rpc import LEAST_BUFFER, Rpc
-from stagetrace.recording.stream import Stream
+from stagetrace.instrumentation.grpc_server.request import LEAST_BUFFER, Rpc
+from stagetrace.recording.chunk_times import Stream
 
 
 class Served(Rpc):

@@ -17,13 +17,13 @@ from opentelemetry.trace import SpanContext
 
 from missing import unused
 from stagetrace import guard
-from stagetrace.instrumentation import anyio
-from stagetrace.recording import turn
-from stagetrace.recording.current import current
+from stagetrace.instrumentation.thread_pools import anyio
+from stagetrace.recording import pool_task as turn
+from stagetrace.recording.current_timeline import current
 from stagetrace.recording.timeline import Timeline
-from stagetrace.sla.parts import parts_of
-from stagetrace.sources import threads
-from stagetrace.sources.threads import UNKNOWN
+from stagetrace.sla.breakdown import parts_of
+from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources.thread_cpu import UNKNOWN
 from trees import at_its_best
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from services import run_service
 from sink import SERVER, run_sink
 from stagetrace import config
-from stagetrace.instrumentation.http import AskedFor
+from stagetrace.instrumentation.http.attributes import AskedFor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

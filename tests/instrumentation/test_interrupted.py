@@ -18,14 +18,15 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otlp.sending import ENCODED, RESOURCE
-from stagetrace import distro, guard
-from stagetrace.instrumentation import wsgi
-from stagetrace.instrumentation.gunicorn import _hurrying
-from stagetrace.otlp.processor import EncodingSpanProcessor
+from stagetrace import guard
+from stagetrace.instrumentation.wsgi import request as wsgi
+from stagetrace.instrumentation.wsgi_servers.gunicorn import _hurrying
+from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
 from stagetrace.recording.context import NO_CONTEXT, attach
-from stagetrace.recording.current import current
+from stagetrace.recording.current_timeline import current
+from stagetrace.runtime import provider as distro
+from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sla.processor import SLASpanProcessor
-from stagetrace.sla.recorder import EntryRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

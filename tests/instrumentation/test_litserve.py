@@ -222,20 +222,20 @@ def test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged(servic
 
 WORK_PARTS = ("Work.__init__", "Work.begin_telling", "Work.finish", "Batch.__init__", "Batch.finish", "Batch._send")
 HERE = [
-    *(f"stagetrace.recording.work:{name}" for name in ("ticket", "hand_on")),
-    *(f"stagetrace.recording.elsewhere:{name}" for name in ("_lay", "_note", "_context", "_Errand.note")),
-    *(f"stagetrace.recording.elsewhere:Errands.{name}" for name in ("add", "told", "conclude", "hear")),
-    *(f"stagetrace.recording.channel:{name}" for name in ("Listener.hear", "Listener._read")),
+    *(f"stagetrace.recording.worker:{name}" for name in ("ticket", "hand_on")),
+    *(f"stagetrace.recording.remote_stages:{name}" for name in ("_lay", "_note", "_context", "_Errand.note")),
+    *(f"stagetrace.recording.remote_stages:Errands.{name}" for name in ("add", "told", "conclude", "hear")),
+    *(f"stagetrace.recording.remote_socket:{name}" for name in ("Listener.hear", "Listener._read")),
     *("stagetrace.recording.timeline:Timeline.visit", "stagetrace.recording.timeline:_model"),
     "stagetrace.recording.tiler:Visit.lay_on",
 ]
 THERE = [
-    *(f"stagetrace.recording.work:{name}" for name in (*WORK_PARTS, "origin", "_come_in", "told", "tell", "at_work")),
-    *("stagetrace.recording.channel:say", "stagetrace.recording.channel:Line.say"),
-    *("stagetrace.recording.elsewhere:hand_on", "stagetrace.recording.elsewhere:_lay"),
+    *(f"stagetrace.recording.worker:{name}" for name in (*WORK_PARTS, "origin", "_come_in", "told", "tell", "at_work")),
+    *("stagetrace.recording.remote_socket:say", "stagetrace.recording.remote_socket:Line.say"),
+    *("stagetrace.recording.remote_stages:hand_on", "stagetrace.recording.remote_stages:_lay"),
     *(
-        "stagetrace.instrumentation.litserve_worker:Worker._start_batch",
-        "stagetrace.instrumentation.litserve_worker:split",
+        "stagetrace.instrumentation.model_servers.litserve_worker:Worker._start_batch",
+        "stagetrace.instrumentation.model_servers.litserve_worker:split",
     ),
 ]
 

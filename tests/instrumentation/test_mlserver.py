@@ -58,13 +58,13 @@ TIMELINE = [
 ]
 PARTS = {
     "here": [
-        *(f"stagetrace.recording.elsewhere:{name}" for name in ("hand_on", "find")),
-        *(f"stagetrace.recording.work:{name}" for name in ("Batch.__init__", "Batch.finish", "at_work")),
+        *(f"stagetrace.recording.remote_stages:{name}" for name in ("hand_on", "find")),
+        *(f"stagetrace.recording.worker:{name}" for name in ("Batch.__init__", "Batch.finish", "at_work")),
         *TIMELINE,
     ],
     "there": [
-        *(f"stagetrace.recording.work:{name}" for name in ("origin", "Work.__init__", "Work.finish")),
-        *(f"stagetrace.recording.work:{name}" for name in ("Work.begin_telling", "told", "tell", "at_work")),
+        *(f"stagetrace.recording.worker:{name}" for name in ("origin", "Work.__init__", "Work.finish")),
+        *(f"stagetrace.recording.worker:{name}" for name in ("Work.begin_telling", "told", "tell", "at_work")),
         *TIMELINE,
     ],
 }

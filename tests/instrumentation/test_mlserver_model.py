@@ -15,7 +15,7 @@ import cloudpickle
 import pytest
 
 from stagetrace import guard
-from stagetrace.instrumentation import mlserver_model
+from stagetrace.instrumentation.model_servers import mlserver_model
 
 READ = f"""
 import asyncio, sys

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from sklearn.utils.metaestimators import available_if
 
 from stagetrace import guard
-from stagetrace.instrumentation import model, onnxruntime, sklearn
-from stagetrace.recording.current import current
+from stagetrace.instrumentation.models import base as model
+from stagetrace.instrumentation.models import onnxruntime, sklearn
+from stagetrace.recording.current_timeline import current
 
 
 class Takes:

@@ -16,12 +16,12 @@ import pytest
 
 from missing import unused
 from stagetrace import guard
-from stagetrace.instrumentation import passing
-from stagetrace.recording import holders
+from stagetrace.instrumentation.asgi import channels as passing
+from stagetrace.recording import loop_blockers as holders
 from stagetrace.recording.context import attach, get_current, with_span
-from stagetrace.recording.current import current
+from stagetrace.recording.current_timeline import current
 from stagetrace.recording.timeline import Timeline
-from stagetrace.sources import threads
+from stagetrace.sources import thread_cpu as threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -370,7 +370,7 @@ def test_a_fault_of_ours_is_reported_and_the_message_passes(
 
     run(main)
     assert sent == [HEAD, BODY]
-    assert guard.failures.pop("stagetrace.instrumentation.asgi") in (1, 3)
+    assert guard.failures.pop("stagetrace.instrumentation.asgi.request") in (1, 3)
 
 
 @pytest.fixture(params=["C", "Python"])
@@ -467,10 +467,10 @@ def test_calls_leave_nothing_behind(twins: Any) -> None:
 
 LEAKS = """
 import asyncio, resource
-from stagetrace.instrumentation.passing import Receive, Send
+from stagetrace.instrumentation.asgi.channels import Receive, Send
 from stagetrace.recording.timeline import Timeline
 from stagetrace.recording.marks import stage
-from stagetrace.recording.current import current
+from stagetrace.recording.current_timeline import current
 
 class Request(Timeline):
     def begin_answer(self, message): pass

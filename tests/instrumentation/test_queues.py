@@ -20,8 +20,11 @@ from opentelemetry.trace import SpanContext
 
 from services import PYTHON, Service, run_service
 from sink import Request, Sink, assert_tiled, run_sink
-from stagetrace.instrumentation import gathered, model, queued, queues
-from stagetrace.recording.current import current
+from stagetrace.instrumentation.batching import gathered_batch as gathered
+from stagetrace.instrumentation.batching import queued_requests as queued
+from stagetrace.instrumentation.batching import queues
+from stagetrace.instrumentation.models import base as model
+from stagetrace.recording.current_timeline import current
 from stagetrace.recording.timeline import Timeline
 from trees import assert_true, batch_of, tree
 

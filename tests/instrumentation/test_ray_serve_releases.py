@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from stagetrace.instrumentation import ray_serve_batching, ray_serve_handle, ray_serve_proxy, ray_serve_replica
+from stagetrace.instrumentation.model_servers import (
+    ray_serve_batching,
+    ray_serve_handle,
+    ray_serve_proxy,
+    ray_serve_replica,
+)
 
 
 class OldQueue:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stagetrace.instrumentation import request_start
-from stagetrace.instrumentation.request_start import FUTURE, TOO_OLD, UNREADABLE, time_in_queue_ms, waited_ns
+from stagetrace.instrumentation.http import queue_headers as request_start
+from stagetrace.instrumentation.http.queue_headers import FUTURE, TOO_OLD, UNREADABLE, time_in_queue_ms, waited_ns
 
 NOW = 1_700_000_000_250_000_000
 

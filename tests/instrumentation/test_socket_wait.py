@@ -22,7 +22,7 @@ import pytest
 from backends import free_port
 from services import PYTHON, Service, run_service
 from sink import Request, Sink, assert_tiled, run_sink
-from stagetrace.sources import tcp
+from stagetrace.sources import socket_wait as tcp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

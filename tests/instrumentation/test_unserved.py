@@ -60,7 +60,7 @@ def test_where_a_server_with_a_hook_serves_nothing_is_said(tmp_path: Path) -> No
 CALLS = """
 import os, sys, threading
 BEFORE
-from stagetrace.instrumentation import model, unserved
+from stagetrace.instrumentation.models import base as model; from stagetrace.instrumentation.models import unserved
 
 unserved.sleep = lambda _: None
 
@@ -91,7 +91,7 @@ PROCESSES = {
     "with a provider of its own": (f"import aiohttp.web; {PROVIDER}", ""),
     "made by multiprocessing": (CHILD, ""),
     "made by multiprocessing, to serve": (f"{CHILD}; import aiohttp.web", "does not see those of aiohttp.web"),
-    "that has served": ("from stagetrace import distro; distro._ready = True", ""),
+    "that has served": ("from stagetrace.runtime import provider as distro; distro._ready = True", ""),
 }
 
 
@@ -114,7 +114,7 @@ def test_a_short_script_hears_nothing() -> None:
 
 
 def test_a_look_that_fails_is_said_once_and_harms_no_call() -> None:
-    broken = "import stagetrace.instrumentation.unserved as broken; del broken._calling"
+    broken = "import stagetrace.instrumentation.models.unserved as broken; del broken._calling"
     stderr = run(CALLS.replace("BEFORE", broken))
     assert stderr.count("fault of stagetrace") == 1
     assert SAID not in stderr

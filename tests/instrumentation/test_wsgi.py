@@ -18,7 +18,7 @@ import pytest
 from heavy import HEAVY
 from services import APPS, PYTHON, Service, run_service, wsgi_command
 from sink import SERVER, Sink, assert_tiled, run_sink
-from stagetrace.instrumentation.wsgi_passing import Passing
+from stagetrace.instrumentation.wsgi.response import Passing
 from stagetrace.recording.context import NO_CONTEXT
 from stagetrace.recording.timeline import Timeline
 from trees import at_its_best
@@ -455,7 +455,7 @@ import gc
 from io import BytesIO
 from wsgiref.util import FileWrapper
 from flask_light import app
-from stagetrace.instrumentation.wsgi_servers import traced
+from stagetrace.instrumentation.wsgi_servers.generic import traced
 
 def a_file(environ, start_response):
     start_response("200 OK", [])

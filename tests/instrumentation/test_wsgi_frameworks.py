@@ -95,7 +95,7 @@ def test_a_part_that_fails_changes_no_answer_and_is_said_once(app: str, tmp_path
         "STAGETRACE": "1",
         "OTEL_TRACES_EXPORTER": "none",
         "APP": app,
-        "BREAK": "stagetrace.instrumentation.wsgi:note_route",
+        "BREAK": "stagetrace.instrumentation.wsgi.request:note_route",
     }
     with run_service(tmp_path, argv=wsgi_command("waitress", "broken"), env=env) as service:
         for asked in (asked for asked in ANSWERS[app] if "flask" not in asked):

@@ -14,11 +14,11 @@ EXTENSIONS = tuple(
     ".".join(source.relative_to(SOURCES).with_suffix("").parts) for source in sorted(SOURCES.glob("stagetrace/**/_*.c"))
 )
 USERS = (
-    "instrumentation.asgi",
-    "otlp.decoder_twin",
-    "recording.turn",
-    "sigterm",
-    "sla.recorder",
+    "instrumentation.asgi.request",
+    "otlp.decode.native",
+    "recording.pool_task",
+    "runtime.sigterm",
+    "sla.entry_recorder",
 )  # these import all extensions
 FOLDER = "STAGETRACE_TEST_SANITIZED"  # where the extensions with sanitizers are; set by sanitize.py
 

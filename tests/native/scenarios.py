@@ -73,7 +73,7 @@ class Reentrant:
 @scenario
 def like_a_coroutine() -> None:
     """An awaitable that is used while it runs raises what a coroutine raises, and goes on."""
-    from stagetrace.instrumentation.passing import Receive, Send, stepped
+    from stagetrace.instrumentation.asgi.channels import Receive, Send, stepped
     from stagetrace.recording.timeline import Timeline
 
     async def as_send(work: Any) -> Any:
@@ -95,7 +95,7 @@ def like_a_coroutine() -> None:
 @scenario
 def while_it_begins() -> None:
     """A timeline, and the application's `send`, use the awaitable before there is a coroutine in it."""
-    from stagetrace.instrumentation.passing import Send, _Send
+    from stagetrace.instrumentation.asgi.channels import Send, _Send
     from stagetrace.recording.timeline import Timeline
 
     def outcomes(kind: Any) -> list[str]:
@@ -122,7 +122,7 @@ def while_it_begins() -> None:
 @scenario
 def from_another_thread() -> None:
     """A thread that sends into an awaitable, which another thread runs, raises."""
-    from stagetrace.instrumentation.passing import stepped
+    from stagetrace.instrumentation.asgi.channels import stepped
     from stagetrace.recording.timeline import Timeline
 
     entered, leave = threading.Event(), threading.Event()
@@ -147,7 +147,7 @@ def from_another_thread() -> None:
 @scenario
 def initialized_again() -> None:
     """A Send gets another timeline and another `send` while it uses those that it has."""
-    from stagetrace.instrumentation.passing import Send
+    from stagetrace.instrumentation.asgi.channels import Send
     from stagetrace.recording.timeline import Timeline
 
     class Answered(Timeline):
@@ -186,7 +186,7 @@ def asgi_recorder() -> Any:
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
     from stagetrace import KeepBreaches, SLASpanProcessor
-    from stagetrace.sla.recorder import EntryRecorder
+    from stagetrace.sla.entry_recorder import EntryRecorder
 
     provider = TracerProvider(KeepBreaches(ALWAYS_ON), Resource.get_empty(), shutdown_on_exit=False)
     processor = SLASpanProcessor(None, provider._active_span_processor)
@@ -215,7 +215,8 @@ def fresh_scope() -> dict[str, Any]:
 @scenario
 def cache_cleared_by_setattr() -> None:
     """The request's own `__setattr__` clears the cache whose members the native function sets."""
-    from stagetrace.instrumentation import asgi, http
+    from stagetrace.instrumentation.asgi import request as asgi
+    from stagetrace.instrumentation.http import attributes as http
 
     recorder, send = asgi_recorder(), asyncio.sleep
 
@@ -241,7 +242,7 @@ def cache_cleared_by_setattr() -> None:
 @scenario
 def scope_changed_by_a_key() -> None:
     """A key of the scope that is compared with another one takes the values out."""
-    from stagetrace.instrumentation import asgi
+    from stagetrace.instrumentation.asgi import request as asgi
 
     recorder, send = asgi_recorder(), asyncio.sleep
     asgi.OwnRequest.__new__(asgi.OwnRequest)._begin_in_python(fresh_scope(), send, 10**18, recorder)
@@ -272,7 +273,7 @@ def headers_changed_by_a_field() -> None:
     from opentelemetry import propagate
     from opentelemetry.propagators.composite import CompositePropagator
 
-    from stagetrace.instrumentation import http
+    from stagetrace.instrumentation.http import attributes as http
 
     class Field(bytes):
         """A name that is like each name of its hash, until it is asked."""
@@ -289,7 +290,7 @@ def headers_changed_by_a_field() -> None:
             return False
 
     http._fields = lambda _propagator: {Field(b"x-own-field")}  # type: ignore[assignment]
-    from stagetrace.instrumentation import asgi
+    from stagetrace.instrumentation.asgi import request as asgi
 
     recorder, send = asgi_recorder(), asyncio.sleep
     for _ in range(3):
@@ -324,7 +325,7 @@ def attributes_replaced_by_the_clock() -> None:
 @scenario
 def stage_initialized_again() -> None:
     """A garbage collection in the middle of `stage.__enter__` gives the stage another name."""
-    from stagetrace.recording.current import current
+    from stagetrace.recording.current_timeline import current
     from stagetrace.recording.marks import stage
     from stagetrace.recording.timeline import Timeline
 
@@ -382,7 +383,7 @@ def ended_while_collecting() -> None:
     from opentelemetry.trace import TraceFlags
 
     import sla.test_ending as ending
-    from stagetrace.sla import recorder
+    from stagetrace.sla import entry_recorder as recorder
 
     for sampler in (DEFAULT_ON, ALWAYS_ON, ParentBased(TraceIdRatioBased(1.0))):
         setting = ending.Setting(sampler, "GET /a within 1ms")
@@ -446,7 +447,7 @@ def counts_replaced_by_an_addition() -> None:
 
 @scenario
 def too_many_ids() -> None:
-    from stagetrace.sla import recorder
+    from stagetrace.sla import entry_recorder as recorder
 
     assert raised(recorder._twin.ids, 1 << 61).startswith("MemoryError")
     assert recorder._twin.ids(-1) == b""
@@ -458,11 +459,11 @@ def too_many_ids() -> None:
 @scenario
 def accounts_before_1970() -> None:
     """A reading of a thread's time that no clock gives does not overflow."""
-    from stagetrace.sources import threads
+    from stagetrace.sources import thread_cpu as threads
 
     threads.account = lambda _now=None: (-(1 << 63),) * 9  # type: ignore[assignment,return-value]
+    from stagetrace.recording.pool_task import Turn
     from stagetrace.recording.timeline import Timeline
-    from stagetrace.recording.turn import Turn
 
     class Divided(Timeline):
         def divide(self, first: Any) -> None:
@@ -476,7 +477,7 @@ def accounts_before_1970() -> None:
 @scenario
 def descriptors_beyond_an_int() -> None:
     """A file descriptor of more than 32 bits is not cut down to that of another file."""
-    from stagetrace.sources.tcp import tcp_info
+    from stagetrace.sources.socket_wait import tcp_info
 
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
 

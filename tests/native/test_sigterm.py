@@ -11,13 +11,13 @@ import sys
 import pytest
 
 from missing import missing, unused
-from stagetrace.sigterm import IN_C
+from stagetrace.runtime.sigterm import IN_C
 
 pytestmark = pytest.mark.native
 
 PRELUDE = """
 import os, signal, subprocess, sys, threading, time
-from stagetrace import sigterm
+from stagetrace.runtime import sigterm
 
 def say(*what):
     print(*what, flush=True)
@@ -31,7 +31,7 @@ def ended(child):
 sigterm.deliver = lambda: say("delivers")
 sigterm.catch()
 """
-HOOKED = "\nfrom stagetrace.activate import activate; activate()\n"
+HOOKED = "\nfrom stagetrace.runtime.activate import activate; activate()\n"
 # Whether the kernel would call a handler for SIGTERM.
 CAUGHT = """bool(int(open("/proc/self/status").read().partition("SigCgt:")[2].split()[0], 16) >> 14 & 1)"""
 WAIT = "\ntime.sleep(3600)"
@@ -92,7 +92,7 @@ re.match("(a+)+$", "a" * 64 + "b")
     [
         "sigterm.deliver = lambda: time.sleep(3600)",
         "sigterm.deliver = lambda: 1 / 0",
-        "from stagetrace import distro; distro._ready, distro.flush_now = True, lambda: 1 / 0",
+        "from stagetrace.runtime import provider as distro; distro._ready, distro.flush_now = True, lambda: 1 / 0",
     ],
     ids=["hangs", "fails", "fails within"],
 )
@@ -285,7 +285,7 @@ print({CAUGHT})
 
 IN_PYTHON = """
 import os, signal, sys, threading, time
-from stagetrace.instrumentation import sigterm
+from stagetrace.runtime import sigterm_python as sigterm
 sigterm.deliver = lambda: (time.sleep(0.5), print("delivers", flush=True))
 """
 

@@ -9,13 +9,15 @@ import pytest
 from missing import unused
 from otlp.receiver import Receiver, run_receiver
 from stagetrace import guard, log
-from stagetrace.otlp import build, sender, stages
-from stagetrace.otlp.stages import tiled_in_python
+from stagetrace.otlp.encode import request_encoder as stages
+from stagetrace.otlp.encode.request_encoder import tiled_in_python
+from stagetrace.otlp.export import factory as build
+from stagetrace.otlp.export import sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stagetrace.otlp.stages import Make, Tile
+    from stagetrace.otlp.encode.request_encoder import Make, Tile
 
 
 @pytest.fixture

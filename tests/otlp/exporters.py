@@ -13,8 +13,8 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import TracerProvider
 
 from otlp.receiver import Receiver
-from stagetrace.otlp.encoder import encode_span, resource_spans
-from stagetrace.otlp.exporter import CountingExporter
+from stagetrace.otlp.encode.span_encoder import encode_span, resource_spans
+from stagetrace.otlp.export.exporter import CountingExporter
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter

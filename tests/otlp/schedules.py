@@ -13,8 +13,8 @@ import pytest
 from hypothesis import strategies as st
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
-from stagetrace.otlp.encoder import Block
-from stagetrace.otlp.stages import request_in_python, tiled_in_python
+from stagetrace.otlp.encode.request_encoder import request_in_python, tiled_in_python
+from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.recording.entry import Identity
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END, END_MARK, Mark
 from stagetrace.recording.segments import MAX_SEGMENTS
@@ -22,7 +22,7 @@ from stagetrace.recording.tiler import PRIORITY, WIRE_OVERHEAD_NS
 from stagetrace.semconv import INFERENCE, NETWORK_RECEIVE, NETWORK_SEND, QUEUE, SLA_UPGRADED, STAGES, TRANSFORM
 
 if TYPE_CHECKING:
-    from stagetrace.otlp.stages import Make, Stages, Tile
+    from stagetrace.otlp.encode.request_encoder import Make, Stages, Tile
     from stagetrace.recording.marks import Event
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from otlp.receiver import Receiver, Reply
-from stagetrace.otlp.encoder import encode_span
-from stagetrace.otlp.exporter import CountingExporter
-from stagetrace.otlp.processor import EncodingSpanProcessor
+from stagetrace.otlp.encode.span_encoder import encode_span
+from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
+from stagetrace.otlp.export.exporter import CountingExporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from stagetrace.otlp.spool import Spool
+    from stagetrace.otlp.export.spool import Spool
 
 RESOURCE = Resource({"service.name": "sent"})
 AWAY = Reply(code=StatusCode.UNAVAILABLE, details="away", takes=False)

@@ -16,12 +16,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from heavy import fuzz_cases
 from stagetrace import semconv
-from stagetrace.otlp import decoder
-from stagetrace.otlp.decoder import SMALL, MalformedRequest, decode
-from stagetrace.otlp.decoder_back import request_of
-from stagetrace.otlp.decoder_columns import TYPED
-from stagetrace.otlp.decoder_table import table
-from stagetrace.otlp.wire import varint
+from stagetrace.otlp.decode import request as decoder
+from stagetrace.otlp.decode.arrow_table import table
+from stagetrace.otlp.decode.columns import TYPED
+from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.otlp.decode.request import SMALL, MalformedRequest, decode
+from stagetrace.otlp.decode.to_otlp import request_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -21,19 +21,21 @@ from backend.mutator import Mutator
 from heavy import HEAVY, fuzz_cases
 from missing import unused
 from stagetrace import log
-from stagetrace.otlp import decoder, decoder_attributes, decoder_twin
-from stagetrace.otlp.decoder import SMALL, MalformedRequest, decode
-from stagetrace.otlp.decoder_columns import TYPED
-from stagetrace.otlp.decoder_table import table
-from stagetrace.otlp.decoder_walk import LARGEST, LATEST_NS, Parts, Walked, parts_in_python, walk_in_python
-from stagetrace.otlp.wire import varint
+from stagetrace.otlp.decode import attributes as decoder_attributes
+from stagetrace.otlp.decode import native as decoder_twin
+from stagetrace.otlp.decode import request as decoder
+from stagetrace.otlp.decode.arrow_table import table
+from stagetrace.otlp.decode.columns import TYPED
+from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.otlp.decode.request import SMALL, MalformedRequest, decode
+from stagetrace.otlp.decode.spans import LARGEST, LATEST_NS, Parts, Walked, parts_in_python, walk_in_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
 
-    from stagetrace.otlp.decoder import Decoded, Run
+    from stagetrace.otlp.decode.request import Decoded, Run
 
 pytestmark = pytest.mark.native
 

@@ -16,13 +16,13 @@ from otlp.exporters import PROTOCOLS, request, retry_info, watched
 from otlp.receiver import Receiver, Reply, partial_success, run_receiver
 from pki import make_pki
 from stagetrace import guard
-from stagetrace.otlp import build
-from stagetrace.otlp.said import Said
+from stagetrace.otlp.export import factory as build
+from stagetrace.otlp.export.delivery_log import Said
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stagetrace.otlp.processor import EncodingSpanProcessor
+    from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
 
 pytestmark = pytest.mark.usefixtures("unwatched_after")
 
@@ -128,7 +128,10 @@ def test_what_cannot_be_said_holds_up_no_delivery(receiver: Receiver, monkeypatc
     receiver.wait_for(lambda r: r.names() == ["a"])
     made.shutdown()
     assert made.counts()["delivered"] == 1
-    assert guard.failures == {"stagetrace.otlp.said.Said.trouble": 1, "stagetrace.otlp.said.Said.recovered": 1}
+    assert guard.failures == {
+        "stagetrace.otlp.export.delivery_log.Said.trouble": 1,
+        "stagetrace.otlp.export.delivery_log.Said.recovered": 1,
+    }
 
 
 @pytest.mark.usefixtures("delays")

@@ -19,10 +19,10 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otlp.exporters import PROTOCOLS, official, request, retry_info, watched
 from otlp.receiver import PROTOBUF, Receiver, Reply, partial_success
-from stagetrace.instrumentation import otlp_exporter
-from stagetrace.otlp.answer import Answer
-from stagetrace.otlp.exporter import CountingExporter
-from stagetrace.otlp.watch import watch
+from stagetrace.instrumentation.opentelemetry import exporter as otlp_exporter
+from stagetrace.otlp.export.exporter import CountingExporter
+from stagetrace.otlp.export.response import Answer
+from stagetrace.otlp.export.response_tap import watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -317,7 +317,7 @@ def test_one_that_cannot_be_made_takes_nothing_and_is_tried_once() -> None:
 ENDS_AT_ONCE = """
 import sys
 from opentelemetry import trace
-from stagetrace import distro
+from stagetrace.runtime import provider as distro
 distro.prepare_now()
 with trace.get_tracer("t").start_as_current_span("only"):
     pass

@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otlp.sending import put
-from stagetrace.otlp.processor import EncodingSpanProcessor
+from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ def test_a_forked_child_sends_its_own_spans_and_not_its_parents(protocol: str, r
 import os
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.exporter.otlp.proto.{protocol}.trace_exporter import OTLPSpanExporter
-from stagetrace.otlp.build import otlp_processor
+from stagetrace.otlp.export.factory import otlp_processor
 provider = TracerProvider(shutdown_on_exit=False)
 made = otlp_processor(OTLPSpanExporter, "there")
 provider.add_span_processor(made)
@@ -98,7 +98,7 @@ def test_a_fork_waits_for_the_batch_that_is_under_way(monkeypatch: pytest.Monkey
 
     A busy machine shows it now and then. Here an exporter that takes its time stands for gRPC.
     """
-    monkeypatch.setattr("stagetrace.otlp.exporter._FORK_WAITS_FOR_BATCH_S", 60)
+    monkeypatch.setattr("stagetrace.otlp.export.exporter._FORK_WAITS_FOR_BATCH_S", 60)
     exporter = Slow(0.3)
     made = EncodingSpanProcessor(exporter)
     with sending(exporter, made):
@@ -109,11 +109,11 @@ def test_a_fork_waits_for_the_batch_that_is_under_way(monkeypatch: pytest.Monkey
 def test_a_fork_does_not_wait_for_a_delivery_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the first one does, for a bounded time; the next batch is waited for again."""
     exporter = Slow(60)
-    monkeypatch.setattr("stagetrace.otlp.exporter._FORK_WAITS_FOR_BATCH_S", 0.01)
+    monkeypatch.setattr("stagetrace.otlp.export.exporter._FORK_WAITS_FOR_BATCH_S", 0.01)
     made = EncodingSpanProcessor(exporter)
     with sending(exporter, made):
         assert not sent_before_fork(exporter)
-        monkeypatch.setattr("stagetrace.otlp.exporter._FORK_WAITS_FOR_BATCH_S", 1_000)
+        monkeypatch.setattr("stagetrace.otlp.export.exporter._FORK_WAITS_FOR_BATCH_S", 1_000)
         assert not sent_before_fork(exporter)
     exporter.begin_again(0.3)
     with sending(exporter, made):
@@ -126,8 +126,8 @@ def test_a_fork_while_the_exporter_is_loaded_leaves_the_child_able_to_load_it(tm
     (tmp_path / "slow.py").write_text("import time\nbegun()\ntime.sleep(0.5)\n")
     code = """
 import builtins, os, signal, threading
-from stagetrace.otlp import exporter
-from stagetrace.otlp.processor import EncodingSpanProcessor
+from stagetrace.otlp.export import exporter
+from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
 exporter._FORK_WAITS_FOR_LOADING_S = 60
 begun = threading.Event()
 builtins.begun = begun.set

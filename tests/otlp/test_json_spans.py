@@ -12,7 +12,8 @@ from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from stagetrace.otlp import json_form, json_spans
+from stagetrace.otlp.decode import json as json_form
+from stagetrace.otlp.decode import json_spans
 
 VALUES: tuple[dict[str, Any], ...] = (
     {"string_value": "é\n"},

@@ -16,7 +16,7 @@ from missing import unused
 from otlp.schedules import ROOT, found_first
 from services import PYTHON, run_service
 from sink import assert_tiled, run_sink
-from stagetrace.otlp import stages
+from stagetrace.otlp.encode import request_encoder as stages
 from stagetrace.semconv import INFERENCE
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("services")
 SERVE = """
 import os
 import uvicorn, ml
-from stagetrace.otlp import stages
+from stagetrace.otlp.encode import request_encoder as stages
 
 ml.app.add_api_route("/native", lambda: [stages.NATIVE, stages.request is stages.request_in_python])
 uvicorn.run(ml.app, port=int(os.environ["PORT"]), log_level="warning")
@@ -81,7 +81,7 @@ def build(into: Path, *what: str, **env: str) -> tuple[Path, str]:
 
 REPORT = """
 from otlp.schedules import GOOD_MADE
-from stagetrace.otlp import decoder_twin, stages
+from stagetrace.otlp.decode import native as decoder_twin; from stagetrace.otlp.encode import request_encoder as stages
 
 parts = (b"\\x0a\\x01x" * 3, 0, 9, 9)
 print(stages.NATIVE, stages.request(*GOOD_MADE) == stages.request_in_python(*GOOD_MADE))

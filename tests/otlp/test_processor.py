@@ -20,12 +20,14 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from otlp.sending import ENCODED, RESOURCE, assert_all_accounted_for, sdk_spans, span_named
 from sink import Sink, run_sink
 from stagetrace import guard
-from stagetrace.instrumentation import otlp_exporter
-from stagetrace.otlp import encoder, processor, sender
-from stagetrace.otlp import waiting as waiting_module
-from stagetrace.otlp.encoder import EncodedSpans
-from stagetrace.otlp.processor import MAX_BATCH_SPANS, EncodingSpanProcessor
-from stagetrace.otlp.sender import ENOUGH_SPANS
+from stagetrace.instrumentation.opentelemetry import exporter as otlp_exporter
+from stagetrace.otlp.encode import span_encoder as encoder
+from stagetrace.otlp.encode.span_encoder import EncodedSpans
+from stagetrace.otlp.export import batch_processor as processor
+from stagetrace.otlp.export import queue as waiting_module
+from stagetrace.otlp.export import sender
+from stagetrace.otlp.export.batch_processor import MAX_BATCH_SPANS, EncodingSpanProcessor
+from stagetrace.otlp.export.sender import ENOUGH_SPANS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -328,7 +330,7 @@ def test_a_batch_that_cannot_be_put_together_is_counted_and_the_next_one_goes_ou
     assert [span.name for span in exporter.spans] == ["arrives"]
     assert made.counts()["refused"] == 1
     assert_all_accounted_for(made, 2)
-    assert guard.failures == {"stagetrace.otlp.sender": 1}
+    assert guard.failures == {"stagetrace.otlp.export.sender": 1}
 
 
 def test_an_encoder_that_fails_is_replaced_by_the_official_one(monkeypatch: pytest.MonkeyPatch) -> None:

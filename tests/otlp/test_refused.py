@@ -9,8 +9,8 @@ from grpc import StatusCode
 
 from otlp.receiver import Receiver, Reply
 from otlp.sending import AWAY, files, processor, put, request, wait_for
-from stagetrace.otlp import sender
-from stagetrace.otlp.spool import Spool
+from stagetrace.otlp.export import sender
+from stagetrace.otlp.export.spool import Spool
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from otlp.receiver import run_receiver
-from stagetrace.otlp.exporter import CountingExporter
-from stagetrace.otlp.room import DESCRIPTORS, NoRoomError, require
+from stagetrace.otlp.export.exporter import CountingExporter
+from stagetrace.otlp.export.process_limits import DESCRIPTORS, NoRoomError, require
 
 GRPC = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter:OTLPSpanExporter"
 HTTP = "opentelemetry.exporter.otlp.proto.http.trace_exporter:OTLPSpanExporter"
@@ -21,8 +21,8 @@ SERVICE = """
 import os, resource, sys, time
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # as a service may that sends telemetry of its own
-from stagetrace import distro
-from stagetrace.otlp.build import processors
+from stagetrace.runtime import provider as distro
+from stagetrace.otlp.export.factory import processors
 
 distro.prepare_now()
 (processor,) = processors()
@@ -79,7 +79,7 @@ def test_where_no_thread_can_be_started_grpc_is_not_asked(monkeypatch: pytest.Mo
 
 GIVEN_BACK = f"""
 import os, time
-from stagetrace.otlp.room import require
+from stagetrace.otlp.export.process_limits import require
 before = os.listdir("/proc/self/fd")
 require("{GRPC}")
 print(os.listdir("/proc/self/fd") == before)

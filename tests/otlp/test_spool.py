@@ -15,7 +15,7 @@ import pytest
 from backend.processes import Lines, started
 from otlp.receiver import Receiver, Reply
 from otlp.sending import files, names_in, processor, request, wait_for
-from stagetrace.otlp.spool import Spool, state
+from stagetrace.otlp.export.spool import Spool, state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +84,7 @@ def test_the_losses_outlive_the_process_and_many_may_count_at_once(tmp_path: Pat
     code = """
 import sys
 from pathlib import Path
-from stagetrace.otlp.spool import Spool
+from stagetrace.otlp.export.spool import Spool
 spool = Spool(Path(sys.argv[1]))
 for _ in range(50):
     spool.count(dropped=2)
@@ -148,7 +148,7 @@ def test_one_process_delivers_at_a_time_and_a_dead_ones_claim_is_free(tmp_path: 
     code = """
 import sys, time
 from pathlib import Path
-from stagetrace.otlp.spool import Spool
+from stagetrace.otlp.export.spool import Spool
 print(Spool(Path(sys.argv[1])).claim(), flush=True)
 time.sleep(600)
 """

@@ -17,10 +17,10 @@ from grpc import StatusCode
 from backend.processes import Lines, started
 from otlp.receiver import Receiver, Reply, partial_success
 from otlp.sending import AWAY, assert_all_accounted_for, files, names_in, processor, put, request, wait_for
-from stagetrace.otlp import sender as sender_module
-from stagetrace.otlp import spool as spool_module
-from stagetrace.otlp.backlog import STUCK_AFTER
-from stagetrace.otlp.spool import Spool, state
+from stagetrace.otlp.export import sender as sender_module
+from stagetrace.otlp.export import spool as spool_module
+from stagetrace.otlp.export.replay_order import STUCK_AFTER
+from stagetrace.otlp.export.spool import Spool, state
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -285,8 +285,8 @@ import sys, time
 from pathlib import Path
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from stagetrace.otlp.encoder import resource_spans
-from stagetrace.otlp import build
+from stagetrace.otlp.encode.span_encoder import resource_spans
+from stagetrace.otlp.export import factory as build
 made = build.otlp_processor(OTLPSpanExporter, "there")
 sys.path.insert(0, sys.argv[2])
 from otlp.sending import span_named

@@ -32,15 +32,15 @@ from otlp.schedules import (
     streams,
     typical,
 )
-from stagetrace.otlp import stages
-from stagetrace.otlp.encoder import Block, encode_stages, entry_rest, stage_head
+from stagetrace.otlp.encode import request_encoder as stages
+from stagetrace.otlp.encode.span_encoder import Block, encode_stages, entry_rest, stage_head
 from stagetrace.recording.segments import Segment, coalesced
 from stagetrace.recording.spans import SCOPE, stage_span
 from stagetrace.recording.tiler import WIRE_OVERHEAD_NS, Tiler
 from stagetrace.semconv import INFERENCE, NETWORK_RECEIVE, NETWORK_SEND, stage_total_ms
 
 if TYPE_CHECKING:
-    from stagetrace.otlp.stages import Make, Tile
+    from stagetrace.otlp.encode.request_encoder import Make, Tile
     from stagetrace.recording.entry import Identity
 
 pytestmark = pytest.mark.native

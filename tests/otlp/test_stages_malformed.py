@@ -16,8 +16,8 @@ from opentelemetry.trace import SpanContext, TraceState
 from otlp.schedules import CONTEXT, GOOD, GOOD_MADE, START, Arguments, Schedule, Word, found_first, typical
 from services import PYTHON
 from stagetrace import guard
-from stagetrace.otlp import stages
-from stagetrace.otlp.stages import request_in_python, tiled_in_python
+from stagetrace.otlp.encode import request_encoder as stages
+from stagetrace.otlp.encode.request_encoder import request_in_python, tiled_in_python
 from stagetrace.recording.entry import Identity
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END, Mark
 from stagetrace.recording.segments import MAX_SEGMENTS
@@ -27,7 +27,7 @@ from stagetrace.semconv import INFERENCE, QUEUE, stage_total_ms
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stagetrace.otlp.stages import Make, Tile
+    from stagetrace.otlp.encode.request_encoder import Make, Tile
     from stagetrace.recording.marks import Event
 
 pytestmark = pytest.mark.native

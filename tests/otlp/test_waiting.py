@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 from otlp.sending import ENCODED, RESOURCE, names_in, span_named
-from stagetrace.otlp.waiting import MAX_BATCH_BYTES, Batch, Waiting
+from stagetrace.otlp.export.queue import MAX_BATCH_BYTES, Batch, Waiting
 
 
 def taken(waiting: Waiting, most: int) -> Batch:

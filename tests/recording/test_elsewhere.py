@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from stagetrace.recording import channel, elsewhere
-from stagetrace.recording.channel import Line, Listener
-from stagetrace.recording.elsewhere import hand_on, is_here, tell
+from stagetrace.recording import remote_socket as channel
+from stagetrace.recording import remote_stages as elsewhere
+from stagetrace.recording.remote_socket import Line, Listener
+from stagetrace.recording.remote_stages import hand_on, is_here, tell
 from stagetrace.recording.timeline import Timeline
-from stagetrace.recording.work import Batch, Origin, Work
+from stagetrace.recording.worker import Batch, Origin, Work
 from stagetrace.semconv import PREPARE, TRANSFORM
 
 if TYPE_CHECKING:

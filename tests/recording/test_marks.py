@@ -13,9 +13,9 @@ import pytest
 
 from missing import unused
 from stagetrace import guard
-from stagetrace.recording import current as current_module
+from stagetrace.recording import current_timeline as current_module
 from stagetrace.recording import marks
-from stagetrace.recording.current import current
+from stagetrace.recording.current_timeline import current
 from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -378,11 +378,11 @@ def test_it_takes_one_name(twin: Any, arguments: Any) -> None:
 
 def test_no_subclass_hides_what_c_reads_of_a_request() -> None:
     """A class's attribute of the same name would take what is set, and the end in C would look at another place."""
-    import stagetrace.instrumentation.asgi
-    import stagetrace.instrumentation.grpc_aio
-    import stagetrace.instrumentation.grpc_threads
-    import stagetrace.instrumentation.wsgi
-    import stagetrace.recording.work  # noqa: F401
+    import stagetrace.instrumentation.asgi.request
+    import stagetrace.instrumentation.grpc_server.aio
+    import stagetrace.instrumentation.grpc_server.threads
+    import stagetrace.instrumentation.wsgi.request
+    import stagetrace.recording.worker  # noqa: F401
 
     if marks.Marks is marks._Marks:
         unused("stagetrace.recording._marks")
@@ -404,7 +404,7 @@ def test_a_block_within_what_is_done_for_other_processes_is_theirs(kind: str) ->
     """Of a worker of LitServe or MLServer: by whichever twin is in use."""
     from opentelemetry.trace import SpanContext
 
-    from stagetrace.recording.work import Batch, Origin, Work, at_work
+    from stagetrace.recording.worker import Batch, Origin, Work, at_work
 
     request = Origin("none-1-0", SpanContext(1, 1, is_remote=True))
     work = Work(request) if kind == "work" else Batch([request], 1)

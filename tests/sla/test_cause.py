@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from stagetrace.sla import cause, shortage
+from stagetrace.sla import cause
+from stagetrace.sla import evidence_machine as shortage
+from stagetrace.sla.baseline import ENOUGH, LEARNED_FROM_EACH, MAX_ROUTES, MAX_SIZES, Learned
 from stagetrace.sla.cause import Cause, Parts, Usual, cause_of, evidence, stage_of
+from stagetrace.sla.evidence_network import on_the_wire
 from stagetrace.sla.policy import BREACH, Objective
-from stagetrace.sla.usual import ENOUGH, LEARNED_FROM_EACH, MAX_ROUTES, MAX_SIZES, Learned
 from stagetrace.sla.verdict import Broken, Verdict
-from stagetrace.sla.wire import on_the_wire
-from stagetrace.sources import machine, usage
+from stagetrace.sources import machine
+from stagetrace.sources import page_faults as usage
 from stagetrace.sources.machine import Rise
 
 MS = 1_000_000

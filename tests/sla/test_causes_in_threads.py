@@ -13,7 +13,7 @@ import pytest
 from priority import come_first
 from services import APPS, PYTHON, run_service, wsgi_command
 from sink import SERVER, run_sink
-from stagetrace.sources import threads
+from stagetrace.sources import thread_cpu as threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,8 @@ import pytest
 from priority import come_first
 from services import PYTHON, Service, run_service
 from sink import Received, Sink, assert_tiled, run_sink
-from stagetrace.sources import tcp, threads
+from stagetrace.sources import socket_wait as tcp
+from stagetrace.sources import thread_cpu as threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,16 +20,16 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 
 from missing import unused
 from stagetrace import KeepBreaches, SLASpanProcessor, guard
-from stagetrace.otlp.encoder import Block
-from stagetrace.otlp.processor import EncodingSpanProcessor
+from stagetrace.otlp.encode.span_encoder import Block
+from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
+from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.entry import EntrySpan
 from stagetrace.recording.marks import BEGIN, END, Mark
-from stagetrace.recording.stream import Stream
 from stagetrace.recording.tiler import PRIORITY
+from stagetrace.sla import entry_recorder as recorder_module
 from stagetrace.sla import processor as processor_module
-from stagetrace.sla import recorder as recorder_module
-from stagetrace.sla.recorder import EntryRecorder
-from stagetrace.sla.usual import ENOUGH, LEARNED_AFTER_NS, LEARNED_FROM_EACH
+from stagetrace.sla.baseline import ENOUGH, LEARNED_AFTER_NS, LEARNED_FROM_EACH
+from stagetrace.sla.entry_recorder import EntryRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,10 @@ from opentelemetry.trace import SpanContext
 
 from stagetrace.recording.segments import Segment
 from stagetrace.recording.timeline import Timeline
-from stagetrace.sla.parts import parts_of
-from stagetrace.sources import loops, pauses
-from stagetrace.sources.threads import UNKNOWN, Descriptor, Reading, Share
+from stagetrace.sla.breakdown import parts_of
+from stagetrace.sources import gc_pauses as pauses
+from stagetrace.sources import loops
+from stagetrace.sources.thread_cpu import UNKNOWN, Descriptor, Reading, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

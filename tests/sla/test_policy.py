@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagetrace import PolicyError
-from stagetrace.recording.stream import Stream
+from stagetrace.recording.chunk_times import Stream
 from stagetrace.sla.policy import EXCLUDING, GRAMMAR, NEVER_NS, WEBSOCKET, Objective, Policy
 from stagetrace.sla.processor import _streamed
 from stagetrace.sla.verdict import Streamed, Verdict, decide, judge, peer_of

@@ -29,12 +29,14 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from sink import SERVER
-from stagetrace import KeepBreaches, SLASpanProcessor, distro, guard, stage
-from stagetrace.instrumentation import asgi, passing
+from stagetrace import KeepBreaches, SLASpanProcessor, guard, stage
+from stagetrace.instrumentation.asgi import channels as passing
+from stagetrace.instrumentation.asgi import request as asgi
 from stagetrace.recording import entry as entry_module
-from stagetrace.recording.current import current
-from stagetrace.sla.recorder import EntryRecorder
-from stagetrace.sources import threads
+from stagetrace.recording.current_timeline import current
+from stagetrace.runtime import provider as distro
+from stagetrace.sla.entry_recorder import EntryRecorder
+from stagetrace.sources import thread_cpu as threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

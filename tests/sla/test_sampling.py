@@ -33,9 +33,9 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 from stagetrace import KeepBreaches, SLASpanProcessor, tracestate
 from stagetrace.recording.entry import EntrySpan
 from stagetrace.semconv import SLA_SAMPLING_PROBABILITY
-from stagetrace.sla.recorder import EntryRecorder
+from stagetrace.sla.baseline import ENOUGH
+from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sla.sampling import Chances
-from stagetrace.sla.usual import ENOUGH
 
 START = 10**18
 SETTLED = 2 * ENOUGH + 1  # requests of a route, from the next of which nothing is learned
@@ -226,11 +226,11 @@ def test_our_own_entry_spans_say_it_too(in_c: bool, asked: bool, sampler: Sample
 
     class Entry(EntrySpan):
         def describe(self) -> Any:
-            from stagetrace.otlp.encoder import Block
+            from stagetrace.otlp.encode.span_encoder import Block
 
             return [block], Block({}), {}
 
-    from stagetrace.otlp.encoder import Block
+    from stagetrace.otlp.encode.span_encoder import Block
 
     block = Block({"http.request.method": "GET"})
     provider = TracerProvider(KeepBreaches(ParentBased(sampler)), shutdown_on_exit=False)

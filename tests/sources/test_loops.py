@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stagetrace.sources import loops, threads
+from stagetrace.sources import loops
+from stagetrace.sources import thread_cpu as threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from stagetrace.sources import machine, pauses, registry, usage
+from stagetrace.sources import gc_pauses as pauses
+from stagetrace.sources import machine, registry
+from stagetrace.sources import page_faults as usage
 from stagetrace.sources.base import Source
 
 CGROUP = Path(f"/sys/fs/cgroup/cpu/stagetrace-test-{os.getpid()}")

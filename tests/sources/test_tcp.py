@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from missing import unused
-from stagetrace.sources import tcp
+from stagetrace.sources import socket_wait as tcp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import gevent
 import pytest
 
-from stagetrace.sources import threads
+from stagetrace.sources import thread_cpu as threads
 from stagetrace.sources.base import SLOW_NS
-from stagetrace.sources.threads import UNKNOWN, Descriptor, Reading, between, reading
+from stagetrace.sources.thread_cpu import UNKNOWN, Descriptor, Reading, between, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from missing import unused
-from stagetrace.sources import threads, waits
+from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

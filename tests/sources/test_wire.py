@@ -15,7 +15,8 @@ import pytest
 
 from missing import unused
 from sources.test_tcp import listener
-from stagetrace.sources import tcp, wire
+from stagetrace.sources import socket_wait as tcp
+from stagetrace.sources import tcp_info as wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
 from stagetrace import semconv
-from stagetrace.store.jaeger_client import JaegerClient
+from stagetrace.store.jaeger.client import JaegerClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

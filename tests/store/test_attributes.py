@@ -11,9 +11,9 @@ import pytest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
-from stagetrace.otlp import decoder_twin
-from stagetrace.otlp.decoder_attributes import TAGS
-from stagetrace.otlp.decoder_columns import DOUBLE, INT, STRING
+from stagetrace.otlp.decode import native as decoder_twin
+from stagetrace.otlp.decode.attributes import TAGS
+from stagetrace.otlp.decode.columns import DOUBLE, INT, STRING
 from stagetrace.store import stored
 from stagetrace.store.rows import as_text
 

@@ -11,7 +11,7 @@ import pytest
 
 from services import PYTHON
 from stagetrace.columns import GENERATION, SCHEMA, older_name
-from stagetrace.otlp.decoder_columns import FIXED, SHARED, TYPED
+from stagetrace.otlp.decode.columns import FIXED, SHARED, TYPED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
 from cli.running import time_of
 from stagetrace.cli.main import main
-from stagetrace.otlp import json_form
+from stagetrace.otlp.decode import json as json_form
 from store import members
 from store.feed import Made, readable
 from store.spans import AGAIN, ALL, BASE, END, NASTY

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.errors import StoreError
-from stagetrace.otlp import json_form
-from stagetrace.store import Selection, open_store, otlp_file
-from stagetrace.store.otlp_file import complete_lines
+from stagetrace.otlp.decode import json as json_form
+from stagetrace.store import Selection, open_store
+from stagetrace.store.file import otlp as otlp_file
+from stagetrace.store.file.otlp import complete_lines
 
 if TYPE_CHECKING:
     from pathlib import Path

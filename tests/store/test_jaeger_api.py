@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from backends import binary
 from conftest import need
-from stagetrace.store import jaeger_api as api
+from stagetrace.store.jaeger import api_v3 as api
 
 if TYPE_CHECKING:
     from backends import Jaeger

@@ -11,8 +11,8 @@ from opentelemetry.trace import SpanKind
 from stagetrace import semconv
 from stagetrace.errors import StoreError
 from stagetrace.store import Selection, open_store
-from stagetrace.store.jaeger import JaegerReader
-from stagetrace.store.jaeger_client import JaegerClient
+from stagetrace.store.jaeger.client import JaegerClient
+from stagetrace.store.jaeger.reader import JaegerReader
 from store.feed import MS, Made, entry, new_trace_id, recent, send
 
 if TYPE_CHECKING:

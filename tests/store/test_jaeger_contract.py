@@ -22,11 +22,12 @@ import backends
 from conftest import need
 from stagetrace import semconv
 from stagetrace.errors import StoreError
-from stagetrace.store import Selection, jaeger
-from stagetrace.store import jaeger_api as api
-from stagetrace.store.jaeger import JaegerReader
-from stagetrace.store.jaeger_client import JaegerClient
-from stagetrace.store.jaeger_columns import Columns
+from stagetrace.store import Selection
+from stagetrace.store.jaeger import api_v3 as api
+from stagetrace.store.jaeger import reader as jaeger
+from stagetrace.store.jaeger.client import JaegerClient
+from stagetrace.store.jaeger.columns import Columns
+from stagetrace.store.jaeger.reader import JaegerReader
 from stagetrace.store.rows import spans_of
 from store.feed import MS, entry, recent, send
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from stagetrace.store.jaeger_walk import Picked
+    from stagetrace.store.jaeger.search_windows import Picked
 
 SERVICE = "svc"
 

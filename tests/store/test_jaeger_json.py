@@ -15,7 +15,7 @@ from cli.running import cli
 from conftest import need
 from stagetrace.errors import StoreError
 from stagetrace.store import Selection, open_store
-from stagetrace.store.jaeger_json import parse
+from stagetrace.store.file.jaeger_json import parse
 from stagetrace.store.rows import row, spans_of
 from store import spans as made
 from store.feed import export, send

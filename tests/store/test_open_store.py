@@ -16,8 +16,8 @@ import pytest
 from backends import free_port
 from stagetrace.errors import StoreError
 from stagetrace.store import open_store
-from stagetrace.store.jaeger import JaegerReader
-from stagetrace.store.jaeger_client import JaegerClient
+from stagetrace.store.jaeger.client import JaegerClient
+from stagetrace.store.jaeger.reader import JaegerReader
 from stagetrace.store.url import host_and_port
 
 if TYPE_CHECKING:

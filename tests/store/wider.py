@@ -26,10 +26,10 @@ columns.SCHEMA = (  # type: ignore[misc]
 )
 columns.GENERATION = NEXT  # type: ignore[misc]
 
-from stagetrace.otlp.decoder import decode
+from stagetrace.otlp.decode.request import decode
 from stagetrace.store import answers, open_store, write
 from stagetrace.store.base import Relations, Selection
-from stagetrace.store.jaeger_columns import Columns
+from stagetrace.store.jaeger.columns import Columns
 from stagetrace.store.load import Loader
 from stagetrace.store.local import LocalStore
 from store.local.made import judged, request, span

@@ -10,7 +10,7 @@ from stagetrace import log
 from stagetrace.backend.inflate import too_large
 from stagetrace.backend.refusal import BUSY, INTERNAL, MALFORMED, STORE, Refused
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decoder import MalformedRequest
+from stagetrace.otlp.decode.request import MalformedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from stagetrace.backend.go_values import trace_id
 from stagetrace.backend.query import UNKNOWN, Queries, QueryError, search_of
 from stagetrace.backend.storage_grpc import storage_methods
 from stagetrace.errors import StoreError
-from stagetrace.store import jaeger_api as api
+from stagetrace.store.jaeger import api_v3 as api
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from stagetrace.backend import go_values
 from stagetrace.backend.query import Queries, QueryError, Search
 from stagetrace.backend.web import application
 from stagetrace.errors import StoreError
-from stagetrace.otlp.json_form import render
+from stagetrace.otlp.decode.json import render
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -14,7 +14,7 @@ from stagetrace.backend.inflate import inflate, too_large
 from stagetrace.backend.receiver_grpc import answer
 from stagetrace.backend.refusal import INTERNAL, KINDS, MALFORMED, SLOW, UNSUPPORTED, Kind, Refused, status
 from stagetrace.backend.web import application
-from stagetrace.otlp import json_form
+from stagetrace.otlp.decode import json as json_form
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

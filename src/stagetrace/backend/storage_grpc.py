@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from stagetrace.backend import storage_api as storage
 from stagetrace.backend.query import Search, clamped
-from stagetrace.store import jaeger_api as api
+from stagetrace.store.jaeger import api_v3 as api
 from stagetrace.store.rows import as_text, value
 
 if TYPE_CHECKING:

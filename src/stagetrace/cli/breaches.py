@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.cli import missed, sampled, times
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
 from stagetrace.cli.downstream import WIRE, alone, owner_of
-from stagetrace.cli.layout import COMMON, TIME, TRACE, Column, Table
 from stagetrace.cli.options import NEWEST, add_selection, selection, shown, store_url
-from stagetrace.cli.output import completeness, show, show_json, warn
+from stagetrace.cli.output.lines import completeness, show, show_json, warn
+from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column, Table
+from stagetrace.cli.output.terminal import milliseconds, promise, watched
 from stagetrace.cli.tally import summary
-from stagetrace.cli.terminal import milliseconds, promise, watched
 from stagetrace.errors import StoreError
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.store import open_store

@@ -7,11 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.answer import Answer, add_format, ask_store
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.chart import Bars
-from stagetrace.cli.layout import Column, Table
 from stagetrace.cli.options import add_selection, utf8
+from stagetrace.cli.output.answer import Answer, add_format, ask_store
+from stagetrace.cli.output.chart import Bars
+from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.times import since
 
 if TYPE_CHECKING:

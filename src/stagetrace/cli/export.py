@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.options import add_selection, selection, store_url
-from stagetrace.cli.output import completeness, show, show_json, warn
-from stagetrace.cli.terminal import Progress, watched
+from stagetrace.cli.output.lines import completeness, show, show_json, warn
+from stagetrace.cli.output.terminal import Progress, watched
 from stagetrace.cli.times import Moment
 from stagetrace.store import open_store
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.local_writer import open_writer
 from stagetrace.cli.options import add_json, add_store, local_folder
-from stagetrace.cli.output import completeness, show, show_json, warn
-from stagetrace.cli.terminal import Progress
-from stagetrace.cli.writing import open_writer
+from stagetrace.cli.output.lines import completeness, show, show_json, warn
+from stagetrace.cli.output.terminal import Progress
 from stagetrace.store.base import Selection
-from stagetrace.store.file import open_path
+from stagetrace.store.file.reader import open_path
 
 if TYPE_CHECKING:
     import argparse

@@ -12,7 +12,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from stagetrace import __version__, variables
+from stagetrace import __version__
+from stagetrace import known_variables as variables
 from stagetrace.cli.base import NO_ANSWER
 from stagetrace.cli.interrupts import INTERRUPTED, noted
 from stagetrace.cli.registry import VERBS, load

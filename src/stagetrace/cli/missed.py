@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.terminal import milliseconds, promise
+from stagetrace.cli.output.terminal import milliseconds, promise
 
 if TYPE_CHECKING:
     from stagetrace.store.base import Entry, Missed

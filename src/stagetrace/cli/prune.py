@@ -6,10 +6,10 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.local_writer import open_writer
 from stagetrace.cli.options import add_json, add_store, local_folder
-from stagetrace.cli.output import completeness, show, show_json
+from stagetrace.cli.output.lines import completeness, show, show_json
 from stagetrace.cli.times import FORMS, moment, utc
-from stagetrace.cli.writing import open_writer
 from stagetrace.errors import StoreError
 
 if TYPE_CHECKING:

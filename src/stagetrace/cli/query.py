@@ -11,8 +11,8 @@ from uuid import UUID
 
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.options import add_selection, selection, store_url, utf8
-from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
-from stagetrace.cli.terminal import watched
+from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
+from stagetrace.cli.output.terminal import watched
 from stagetrace.store import open_store
 from stagetrace.store.rows import json_value
 

@@ -1,8 +1,9 @@
-"""All verbs. A new one is a module `stagetrace.cli.NAME` (see `base.Verb`) and a line here."""
+"""All verbs. A new one is a module `cli/NAME.py`, or `cli/NAME/command.py` (see `base.Verb`), and a line here."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Final, cast
 
@@ -42,5 +43,7 @@ VERBS: Final[dict[str, str]] = {
 
 def load(name: str) -> Verb:
     """Return the module of a verb."""
-    # No module can be named like a word of Python's.
-    return cast("Verb", import_module(f"stagetrace.cli.{name}{'_' if iskeyword(name) else ''}"))
+    found = f"stagetrace.cli.{name}{'_' if iskeyword(name) else ''}"  # no module can be named like a word of Python's
+    spec = find_spec(found)
+    is_folder = spec is not None and spec.submodule_search_locations is not None
+    return cast("Verb", import_module(f"{found}.command" if is_folder else found))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.layout import COMMON, TIME, TRACE, Column
-from stagetrace.cli.terminal import milliseconds, promise
+from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column
+from stagetrace.cli.output.terminal import milliseconds, promise
 from stagetrace.cli.times import UTC, shown
 from stagetrace.store.answers import slowest_stage
 from stagetrace.store.entries import request_text

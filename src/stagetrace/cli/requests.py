@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.options import Suggested, add_selection, count, selection, shown, store_url, utf8
-from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
+from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
+from stagetrace.cli.output.terminal import milliseconds, printable, watched
 from stagetrace.cli.request_line import cells, columns
-from stagetrace.cli.terminal import milliseconds, printable, watched
 from stagetrace.cli.times import since
 from stagetrace.store import open_store
 from stagetrace.store.relations import STAGE_COLUMNS

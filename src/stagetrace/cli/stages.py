@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.cli import sampled
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.options import add_selection, selection, store_url
-from stagetrace.cli.output import Column, Table, completeness, show, show_json, warn
-from stagetrace.cli.terminal import milliseconds, watched
+from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
+from stagetrace.cli.output.terminal import milliseconds, watched
 from stagetrace.cli.times import since
 from stagetrace.store import open_store
 

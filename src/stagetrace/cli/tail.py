@@ -10,12 +10,12 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from stagetrace.cli import terminal
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.options import add_selection, selection, store_url
-from stagetrace.cli.output import Table, completeness, show, show_json, warn
+from stagetrace.cli.output import terminal
+from stagetrace.cli.output.lines import Table, completeness, show, show_json, warn
+from stagetrace.cli.output.terminal import printable
 from stagetrace.cli.request_line import cells, columns
-from stagetrace.cli.terminal import printable
 from stagetrace.cli.times import since
 from stagetrace.store import open_store
 from stagetrace.store.answers import newest_first, request_of

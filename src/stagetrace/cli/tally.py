@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli import sampled
-from stagetrace.cli.terminal import printable
+from stagetrace.cli.output.terminal import printable
 from stagetrace.cli.times import UTC, shown, since
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis.critical_path import on_path
-from stagetrace.cli import terminal
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.options import Suggested, add_json, add_store, add_zone, store_url, utf8
-from stagetrace.cli.output import completeness, warn
+from stagetrace.cli.output import terminal
+from stagetrace.cli.output.lines import completeness, warn
+from stagetrace.cli.output.waterfall import ASCII, BLOCKS, render
 from stagetrace.cli.tail import recent
-from stagetrace.cli.waterfall import ASCII, BLOCKS, render
 from stagetrace.errors import StoreError
 from stagetrace.store import Selection, open_store
 from stagetrace.store.base import CANDIDATES

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import variables
+from stagetrace import known_variables as variables
 from stagetrace.backend.options import BackendError, Limits, Options, Ports, check, seconds, size
 from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.origin import requirement
+from stagetrace.installed_from import requirement
 
 if TYPE_CHECKING:
     import argparse

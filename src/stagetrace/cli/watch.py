@@ -7,14 +7,15 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.cli import sampled, terminal
+from stagetrace.cli import sampled
 from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.layout import COMMON, Column, Table
 from stagetrace.cli.options import add_selection, selection, store_url
-from stagetrace.cli.output import clipped, completeness, drawn, show, show_json, warn
+from stagetrace.cli.output import terminal
+from stagetrace.cli.output.lines import clipped, completeness, drawn, show, show_json, warn
+from stagetrace.cli.output.table_layout import COMMON, Column, Table
+from stagetrace.cli.output.terminal import milliseconds
 from stagetrace.cli.request_line import cells, columns
 from stagetrace.cli.tail import seconds
-from stagetrace.cli.terminal import milliseconds
 from stagetrace.cli.times import Moment, shown, since
 from stagetrace.store import open_store
 from stagetrace.store.base import COUNTS

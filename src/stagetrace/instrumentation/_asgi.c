@@ -1,4 +1,4 @@
-/* The beginning and the description of a request of asgi.py in C (docs/decisions/011): `OwnRequest._begin_in_python`
+/* The beginning and the description of a request of request.py in C (docs/decisions/011): `OwnRequest._begin_in_python`
  * and `_describe_in_python`, which say what they do and why.
  *
  * Here are only requests that have nothing but what all have: whose scope comes out of no pickle, whose headers name no
@@ -19,16 +19,16 @@ enum {
 };
 static PyObject *held[ALL];
 
-#define HTTP "stagetrace.instrumentation.http"
+#define HTTP "stagetrace.instrumentation.http.attributes"
 #define OF_CONTEXT "stagetrace.recording.context"
 static const char *const WHERE[IMPORTED][2] = {
     {"stagetrace.recording._marks", "Marks"}, {HTTP, "_known"}, {HTTP, "_routes"}, {HTTP, "MAX_CACHED_KEY"},
     {"stagetrace.recording.limits", "longest"}, {HTTP, "asked_for"},
     {"opentelemetry.propagate", "get_global_textmap"}, {HTTP, "_fields"}, {OF_CONTEXT, "NO_CONTEXT"},
     {"opentelemetry.context", "Context"}, {OF_CONTEXT, "attach"}, {OF_CONTEXT, "get_current"},
-    {"stagetrace.recording.current", "current"}, {"threading", "Lock"}, {OF_CONTEXT, "_SPAN_KEY"},
+    {"stagetrace.recording.current_timeline", "current"}, {"threading", "Lock"}, {OF_CONTEXT, "_SPAN_KEY"},
     {"stagetrace.instrumentation.base", "SCOPE_KEY"}, {"stagetrace.semconv", "HTTP_REQUEST_BODY_SIZE"},
-    {"stagetrace.semconv", "HTTP_RESPONSE_BODY_SIZE"}, {"stagetrace.instrumentation.wire", "add_asgi"},
+    {"stagetrace.semconv", "HTTP_RESPONSE_BODY_SIZE"}, {"stagetrace.instrumentation.connection.tcp_attributes", "add_asgi"},
 };
 
 #define NAMES(X) \
@@ -44,7 +44,7 @@ static uint64_t field_sizes; /* bit n: there is a name of n bytes among the fiel
 
 /* How far a step got: -1 with an exception. */
 enum { FAILED = -1, NOT_HERE, GO_ON };
-enum { SERVER_ERROR = 500, KEY = 6, PARTS = 3 }; /* as http.py has it: SERVER_ERROR, and `known`'s key and value */
+enum { SERVER_ERROR = 500, KEY = 6, PARTS = 3 }; /* as attributes.py has it: SERVER_ERROR, and `known`'s key and value */
 
 static PyObject *call(PyObject *function, PyObject *argument) {
     return PyObject_CallFunctionObjArgs(function, argument, NULL);

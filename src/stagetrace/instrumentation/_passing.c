@@ -1,4 +1,4 @@
-/* Receive and Send of passing.py, and `stepped` of holders.py, in C (docs/decisions/011).
+/* Receive and Send of channels.py, and `stepped` of holders.py, in C (docs/decisions/011).
  *
  * What they do and why is said where the reference is. A call returns a Step: an awaitable that runs the server's own
  * coroutine within itself, where a coroutine in Python would stand around it. hatch_build.py compiles this for the
@@ -17,11 +17,11 @@ enum {
 static PyObject *held[HELD];
 
 static const char *const WHERE[IMPORTED][2] = {
-    {"stagetrace.recording.current", "current"}, {"stagetrace.recording.current", "current"}, /* what of it: below */
+    {"stagetrace.recording.current_timeline", "current"}, {"stagetrace.recording.current_timeline", "current"}, /* what of it: below */
     {"stagetrace.recording.context", "get_current"}, {"stagetrace.recording.context", "attach"},
     {"stagetrace.recording.context", "NO_CONTEXT"}, {"stagetrace.guard", "report"}, {"types", "CoroutineType"},
-    {"stagetrace.sources.threads", "account"}, {"stagetrace.recording.holders", "end_step"},
-    {"stagetrace.sources.threads", "DIVIDED_NS"},
+    {"stagetrace.sources.thread_cpu", "account"}, {"stagetrace.recording.loop_blockers", "end_step"},
+    {"stagetrace.sources.thread_cpu", "DIVIDED_NS"},
 };
 static int64_t divided_ns; /* DIVIDED_NS */
 static const struct { int place; const char *text; } WORDS[] = {
@@ -52,7 +52,7 @@ typedef struct {
 } Step;
 
 /* Say what has failed here and go on; return -1 where that is none of our errors. */
-static int said(void) { return report_error(held[REPORT], "stagetrace.instrumentation.asgi"); }
+static int said(void) { return report_error(held[REPORT], "stagetrace.instrumentation.asgi.request"); }
 
 /* Call a method, or where that is NULL the object itself; return -1 if that raises. The call may replace what a Passing
  * refers to, so the object and the arguments are kept until it returns. */

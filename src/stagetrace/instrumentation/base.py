@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 # In an ASGI scope: what records the request. A mounted app shares it with the app around it. It is None where nothing
-# is to be recorded, and a text where the scope comes out of a pickle (unpickled.py).
+# is to be recorded, and a text where the scope comes out of a pickle (pickled_scope.py).
 SCOPE_KEY = "stagetrace.request"
 # Of gRPC, for servers and clients: health checks, reflection and what Ray's processes ask each other are no requests,
 # and receivers of telemetry must not make more of it.
@@ -26,7 +26,7 @@ def request_in(scope: Any) -> Any:
     """Return what records the request of a scope or environ; None if nothing does."""
     request = scope.get(SCOPE_KEY)
     if type(request) is str:
-        from stagetrace.instrumentation.unpickled import goes_on
+        from stagetrace.instrumentation.http.pickled_scope import goes_on
 
         request = scope[SCOPE_KEY] if goes_on(scope, request) else None
     return request

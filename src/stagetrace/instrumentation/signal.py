@@ -1,4 +1,4 @@
-"""signal.pause(), in which a main thread may wait while others serve: it does not return for the SIGTERM of sigterm.py.
+"""signal.pause(), in which a main thread may wait while others serve: our own SIGTERM (runtime/) does not end it.
 
 Any other call that a signal interrupts is made again, by the kernel or by Python; after this one a script would go on.
 Processes that serve nothing come by here too, so as good as nothing is imported.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 
-TYPE_CHECKING = False  # as in hooks.py
+TYPE_CHECKING = False  # as in import_hooks.py
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
@@ -33,6 +33,6 @@ def _pausing(original: Callable[[], None]) -> Callable[[], None]:
 
 def _is_ending() -> bool:
     try:
-        return bool(sys.modules["stagetrace.sigterm"].is_asked())
+        return bool(sys.modules["stagetrace.runtime.sigterm"].is_asked())
     except Exception:  # noqa: BLE001 -- as a rule: this process serves nothing, and it is not loaded
         return False

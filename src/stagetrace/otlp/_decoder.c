@@ -1,12 +1,12 @@
-/* The reference's decoder_walk.py in C, the same spans for a tenth of the CPU (docs/decisions/011): `parts`, `walk`, and
+/* The reference's spans.py in C, the same spans for a tenth of the CPU (docs/decisions/011): `parts`, `walk`, and
  * `columns` of what `walk` has read. This file is the module around them.
  *
  * hatch_build.py compiles this for the stable ABI of 3.10, except on free-threaded builds, for which there is none.
  */
 #include "decoder.h"
 
-#define WALK "stagetrace.otlp.decoder_walk"
-#define ATTRIBUTES "stagetrace.otlp.decoder_attributes"
+#define WALK "stagetrace.otlp.decode.spans"
+#define ATTRIBUTES "stagetrace.otlp.decode.attributes"
 
 static const char *const WHERE[HELD][2] = {
     {ATTRIBUTES, "looked_up"}, {WALK, "attribute"}, {WALK, "Refused"}, {WALK, "BAD_PARENT_ID"},

@@ -1,8 +1,8 @@
-/* `tiled` and `request` of stages.py in C: the same to the byte, for a fraction of the CPU (docs/decisions/011).
+/* `tiled` and `request` of request_encoder.py in C: the same to the byte, for a fraction of the CPU (docs/decisions/011).
  *
- * What they do and why is said where the reference is: recording/tiler.py tiles, otlp/encoder.py encodes. Here are only
+ * What they do and why is said where the reference is: recording/tiler.py tiles, otlp/encode/span_encoder.py encodes. Here are only
  * requests of at most 127 events, whose stages have been given out as no span's parent, so there is nothing to sum up
- * and no context. Whatever else comes in raises, and stages.py takes the reference.
+ * and no context. Whatever else comes in raises, and request_encoder.py takes the reference.
  *
  * hatch_build.py compiles this for the stable ABI of 3.10, except on free-threaded builds, for which there is none.
  */

@@ -1,4 +1,4 @@
-/* `parts_in_python` of decoder_walk.py in C. */
+/* `parts_in_python` of spans.py in C. */
 #include "decoder.h"
 #include "wire.h"
 

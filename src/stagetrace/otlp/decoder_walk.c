@@ -1,4 +1,4 @@
-/* `walk_in_python` of decoder_walk.py in C.
+/* `walk_in_python` of spans.py in C.
  *
  * What is read comes from anybody. Nothing is read behind the end of a span, nothing is allocated for a length that has
  * not been compared with what is there, nothing recurses. Only what encoders write is understood here: whatever else a

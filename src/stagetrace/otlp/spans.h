@@ -1,4 +1,4 @@
-/* Stages and entry spans as bytes: what otlp/encoder.py encodes of a request, in C (docs/decisions/011). */
+/* Stages and entry spans as bytes: what otlp/encode/span_encoder.py encodes of a request, in C (docs/decisions/011). */
 #ifndef STAGETRACE_SPANS_H
 #define STAGETRACE_SPANS_H
 

@@ -27,7 +27,7 @@ enum {
 };
 
 #define TILER "stagetrace.recording.tiler"
-#define ENCODER "stagetrace.otlp.encoder"
+#define ENCODER "stagetrace.otlp.encode.span_encoder"
 #define SEGMENTS "stagetrace.recording.segments"
 
 static const char *const WHERE[HELD][2] = {

@@ -1,4 +1,5 @@
-/* Protobuf's wire format, as far as taking messages apart needs it: wire.py in C. Nothing is read behind `end`. */
+/* Protobuf's wire format, as far as taking messages apart needs it: decode/protobuf_wire.py in C.
+ * Nothing is read behind `end`. */
 #ifndef STAGETRACE_WIRE_H
 #define STAGETRACE_WIRE_H
 

@@ -1,11 +1,11 @@
-/* A request's turn in a thread of a pool in C: `_Turn` of turn.py, which says what it does and why (docs/decisions/011). */
+/* A request's turn in a thread of a pool in C: `_Turn` of pool_task.py, which says what it does and why (docs/decisions/011). */
 #include "../native.h"
 
 enum { REPORT, QUEUE, AT, ACCOUNT, LEAVE, HAND_OVER, IMPORTED, TURNS = IMPORTED, ALL };
 static const char *const WHERE[IMPORTED][2] = {
     {"stagetrace.guard", "report"}, {"stagetrace.semconv", "QUEUE"},
-    {"stagetrace.sources.threads", "AT"}, {"stagetrace.sources.threads", "account"},
-    {"stagetrace.sources.threads", "leave"}, {"stagetrace.recording.turn", "hand_over"},
+    {"stagetrace.sources.thread_cpu", "AT"}, {"stagetrace.sources.thread_cpu", "account"},
+    {"stagetrace.sources.thread_cpu", "leave"}, {"stagetrace.recording.pool_task", "hand_over"},
 };
 static PyObject *held[ALL]; /* of the one interpreter that has imported this; another one takes the reference */
 
@@ -28,7 +28,7 @@ static int done(PyObject *result) {
 }
 
 /* Say what has failed here and go on; return -1 where that is none of our errors. */
-static int said(void) { return report_error(held[REPORT], "stagetrace.instrumentation.anyio"); }
+static int said(void) { return report_error(held[REPORT], "stagetrace.instrumentation.thread_pools.anyio"); }
 
 static int leave(Turn *turn, PyObject *time) {
     if (!__atomic_exchange_n(&turn->waits, 0, __ATOMIC_RELAXED)) return 0; /* the thread, or the event loop, has */
@@ -162,7 +162,7 @@ static int fill(PyObject *module) {
     }
     if (import_all(held, WHERE, IMPORTED) < 0) return -1;
     if (intern_all(names, WORDS, NAMED) < 0) return -1;
-    if ((held[TURNS] = PyImport_ImportModule("stagetrace.recording.turn")) == NULL) return -1;
+    if ((held[TURNS] = PyImport_ImportModule("stagetrace.recording.pool_task")) == NULL) return -1;
     at = PyLong_AsSsize_t(held[AT]);
     PyObject *turn = PyErr_Occurred() ? NULL : PyType_FromSpec(&spec);
     return turn ? PyModule_AddObject(module, "Turn", turn) : -1;

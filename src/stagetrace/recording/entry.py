@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
-    from stagetrace.otlp.encoder import Block
+    from stagetrace.otlp.encode.span_encoder import Block
 
 _making = threading.Lock()  # guards the making of any span's notes
 _drawing = threading.local()  # whose identity this thread is drawing

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report
 from stagetrace.native import native
-from stagetrace.recording.current import recording
+from stagetrace.recording.current_timeline import recording
 from stagetrace.semconv import ML_MODEL_NAME, ML_MODEL_VERSION
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from stagetrace.recording.elsewhere import Errands
+    from stagetrace.recording.chunk_times import Stream
     from stagetrace.recording.entry import Identity
-    from stagetrace.recording.stream import Stream
+    from stagetrace.recording.remote_stages import Errands
     from stagetrace.recording.tiler import Tiler
     from stagetrace.recording.timeline import Timeline
 
@@ -177,7 +177,7 @@ def prepared(name: Any, attributes: dict[str, Any] | None) -> Mark:
 
 def decorated(stage: Callable[..., Any], name: Any, attributes: dict[str, Any] | None, function: F) -> F:
     """Return a function with each of its calls such a stage. Raises TypeError for what is no function."""
-    from stagetrace.recording.decorated import decorated
+    from stagetrace.api.stage_decorator import decorated
 
     return decorated(lambda: stage(name, **(attributes or {})), function)
 

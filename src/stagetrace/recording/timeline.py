@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import SpanContext
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.recording.holders import holder
+from stagetrace.recording.loop_blockers import holder
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END_MARK, Marks
 from stagetrace.recording.segments import MAX_SEGMENTS, NOTHING
 from stagetrace.recording.tiler import MAX_FINE, Tiler, Visit
 from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
-from stagetrace.sources.threads import AT, DIVIDED_NS, UNKNOWN, account_since, before
-from stagetrace.sources.threads import end as end_section
+from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, UNKNOWN, account_since, before
+from stagetrace.sources.thread_cpu import end as end_section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from stagetrace.recording.elsewhere import Errands
+    from stagetrace.recording.chunk_times import Stream
     from stagetrace.recording.marks import Event
+    from stagetrace.recording.remote_stages import Errands
     from stagetrace.recording.segments import Segment
-    from stagetrace.recording.stream import Stream
-    from stagetrace.sources.threads import Reading
+    from stagetrace.sources.thread_cpu import Reading
 
 MAX_CALLS = 100
 LAIN_NS = 4_000_000  # what waits for so long may wait for the loop: the kernel knows
@@ -89,7 +89,7 @@ class Timeline(Marks):
     @guarded
     def _named(self) -> str | None:
         """Return a text that names this request and the stage that it is in."""
-        from stagetrace.recording.work import token
+        from stagetrace.recording.worker import token
 
         return token(self)
 

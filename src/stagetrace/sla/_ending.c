@@ -1,4 +1,4 @@
-/* The end of most requests in one call: `EntryRecorder.end_in_python` of recorder.py in C (docs/decisions/011).
+/* The end of most requests in one call: `EntryRecorder.end_in_python` of entry_recorder.py in C (docs/decisions/011).
  *
  * What it does and why is said where the reference is. Here are only requests that kept their promise, from which
  * nothing is learned, on whose span nothing was set, and whose kind has ended before. All else is left to the
@@ -8,7 +8,7 @@
 #include "ending.h"
 
 static int64_t max_routes, max_counted, enough, from_each, learned_after, big;
-static uint64_t random_state[4]; /* recorder.py seeds it, in each forked child anew */
+static uint64_t random_state[4]; /* entry_recorder.py seeds it, in each forked child anew */
 
 /* `SLASpanProcessor.decided`, without the counting. */
 static int judge(Ending *ending) {

@@ -64,7 +64,9 @@ class Parts:
     for_gil: int = 0  # of `lock_wait`, what waiting for the GIL explains at most
     is_recognised: bool = True  # or what was done was for a model that is not known as one
     stages: Mapping[str, int] = field(default_factory=dict)  # nanoseconds by stage
-    places: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of parts in stages: `places.py`
+    places: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict
+    )  # of parts in stages: `breakdown_by_stage.py`
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,14 @@ enum {
 };
 static PyObject *held[ALL];
 
-#define RECORDER "stagetrace.sla.recorder"
-#define USUAL "stagetrace.sla.usual"
+#define RECORDER "stagetrace.sla.entry_recorder"
+#define USUAL "stagetrace.sla.baseline"
 static const char *const FROM[IMPORTED - HELD][2] = {
     {"stagetrace.recording.entry", "Identity"}, {"opentelemetry.trace", "SpanContext"}, {RECORDER, "_FLAGS"},
     {RECORDER, "getrandbits"}, {ENCODER, "Block"}, {"stagetrace.sla.policy", "Policy"},
-    {"stagetrace.otlp.processor", "EncodingSpanProcessor"}, {RECORDER, "SCOPE"}, {"stagetrace.guard", "report"},
+    {"stagetrace.otlp.export.batch_processor", "EncodingSpanProcessor"}, {RECORDER, "SCOPE"}, {"stagetrace.guard", "report"},
     {RECORDER, "NO_BLOCK"}, {"stagetrace.sla.verdict", "GOOD"}, {USUAL, "MAX_ROUTES"}, {USUAL, "ENOUGH"},
-    {USUAL, "LEARNED_FROM_EACH"}, {USUAL, "LEARNED_AFTER_NS"}, {"stagetrace.otlp.processor", "_BIG"},
+    {USUAL, "LEARNED_FROM_EACH"}, {USUAL, "LEARNED_AFTER_NS"}, {"stagetrace.otlp.export.batch_processor", "_BIG"},
     {"stagetrace.recording._marks", "Marks"}, {"stagetrace.semconv", "SLA_SAMPLING_PROBABILITY"},
     {"stagetrace.sla.processor", "MAX_COUNTED"},
 };

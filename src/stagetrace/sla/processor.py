@@ -11,16 +11,16 @@ from opentelemetry.trace import SpanKind
 from stagetrace import log, semconv
 from stagetrace.guard import guarded, report
 from stagetrace.real_threads import allocate_lock
-from stagetrace.recording.current import current, entries, recording
+from stagetrace.recording.current_timeline import current, entries, recording
 from stagetrace.recording.limits import bounded
 from stagetrace.recording.segments import coalesced
 from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled, stage_span
 from stagetrace.recording.timeline import Timeline
+from stagetrace.sla.baseline import Learned
+from stagetrace.sla.breakdown import parts_of
 from stagetrace.sla.cause import UNKNOWN
-from stagetrace.sla.parts import parts_of
 from stagetrace.sla.policy import BREACH, WEBSOCKET, Policy
 from stagetrace.sla.sampling import HeldSpans, dropped
-from stagetrace.sla.usual import Learned
 from stagetrace.sla.verdict import GOOD, Streamed, decide, judge
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from stagetrace.recording.chunk_times import Stream
     from stagetrace.recording.segments import Segment
-    from stagetrace.recording.stream import Stream
+    from stagetrace.sla.baseline import Route
     from stagetrace.sla.policy import Objective
-    from stagetrace.sla.usual import Route
     from stagetrace.sla.verdict import Broken, Verdict
 
 SAY_UNMATCHED_AFTER = 100

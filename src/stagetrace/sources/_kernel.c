@@ -1,7 +1,7 @@
 /* What is read of the kernel for each request, in C (docs/decisions/011).
  *
- * A thread's account (threads.py): os.pread() lets go of the GIL, and where other threads compute, each of them keeps it
- * for five milliseconds before the reader has it back. So for the list of threads (native_threads.py). TCP_INFO (tcp.py): what uvloop gives as a connection's socket makes
+ * A thread's account (thread_cpu.py): os.pread() lets go of the GIL, and where other threads compute, each of them keeps it
+ * for five milliseconds before the reader has it back. So for the list of threads (native_threads.py). TCP_INFO (socket_wait.py): what uvloop gives as a connection's socket makes
  * a socket object for each question.
  */
 #include "../native.h"
@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SIZE = 64, TRIES = 3, AT_ONCE_NS = 50000 }; /* as in threads.py */
+enum { SIZE = 64, TRIES = 3, AT_ONCE_NS = 50000 }; /* as in thread_cpu.py */
 enum { MOST_INFO = 512 };
 
 static PyObject *read_account(PyObject *module, PyObject *descriptor) {

@@ -11,10 +11,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.real_threads import local
-from stagetrace.sources.threads import AT, account, between, looked
+from stagetrace.sources.thread_cpu import AT, account, between, looked
 
 if TYPE_CHECKING:
-    from stagetrace.sources.threads import Reading, Share
+    from stagetrace.sources.thread_cpu import Reading, Share
 
 EVERY_NS: Final = 5_000_000
 MAX_KEPT: Final = 128

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.sources import machine, pauses, tcp, threads, usage, wire
+from stagetrace.sources import gc_pauses as pauses
+from stagetrace.sources import machine
+from stagetrace.sources import page_faults as usage
+from stagetrace.sources import socket_wait as tcp
+from stagetrace.sources import tcp_info as wire
+from stagetrace.sources import thread_cpu as threads
 
 if TYPE_CHECKING:
     from stagetrace.sources.base import Source

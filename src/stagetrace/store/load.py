@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.columns import REQUESTS, SCHEMA
 from stagetrace.errors import StoreError
-from stagetrace.origin import requirement
-from stagetrace.otlp import decoder_columns, decoder_table
-from stagetrace.otlp.decoder import decode
+from stagetrace.installed_from import requirement
+from stagetrace.otlp.decode import arrow_table as decoder_table
+from stagetrace.otlp.decode import columns as decoder_columns
+from stagetrace.otlp.decode.request import decode
 from stagetrace.store import stored
 from stagetrace.store.base import SERVER, Relations
 from stagetrace.store.entries import named_stages, path, route
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
-    from stagetrace.otlp.decoder import Run
+    from stagetrace.otlp.decode.request import Run
     from stagetrace.store.base import Selection, SpanRow, Value
 
 _SQL: Final = Path(__file__).parent / "sql"

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
 from stagetrace.columns import SCHEMA, older_name
-from stagetrace.otlp.decoder_attributes import TAGS
-from stagetrace.otlp.decoder_back import resource_spans
-from stagetrace.otlp.decoder_columns import (
+from stagetrace.otlp.decode.attributes import TAGS
+from stagetrace.otlp.decode.columns import (
     ALL,
     BOOL,
     COLUMNS,
@@ -26,8 +25,9 @@ from stagetrace.otlp.decoder_columns import (
     STRING,
     TYPED,
 )
-from stagetrace.otlp.decoder_twin import find
-from stagetrace.otlp.wire import varint
+from stagetrace.otlp.decode.native import find
+from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.otlp.decode.to_otlp import resource_spans
 from stagetrace.store.entries import named_stages
 from stagetrace.store.relations import LOADED, REQUESTS, STAGE_COLUMNS
 from stagetrace.store.rows import as_text, value, values

@@ -23,10 +23,12 @@ class Scheme(NamedTuple):
 
 
 SCHEMES: Final[dict[str, Scheme]] = {
-    "jaeger": Scheme("stagetrace.store.jaeger", "jaeger://HOST:PORT (Jaeger's gRPC query port, normally 16685)"),
-    "jaegers": Scheme("stagetrace.store.jaeger", "jaegers://HOST:PORT (the same over TLS)"),
+    "jaeger": Scheme("stagetrace.store.jaeger.reader", "jaeger://HOST:PORT (Jaeger's gRPC query port, normally 16685)"),
+    "jaegers": Scheme("stagetrace.store.jaeger.reader", "jaegers://HOST:PORT (the same over TLS)"),
     "local": Scheme("stagetrace.store.local", "local:///FOLDER (what `stagetrace up` fills)"),
-    "file": Scheme("stagetrace.store.file", "file:///FILE (OTLP JSON lines or protobuf, or what `export` wrote)"),
+    "file": Scheme(
+        "stagetrace.store.file.reader", "file:///FILE (OTLP JSON lines or protobuf, or what `export` wrote)"
+    ),
 }
 
 

@@ -8,7 +8,7 @@ from csv import writer as write_csv
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.errors import StoreError
-from stagetrace.otlp import json_form
+from stagetrace.otlp.decode import json as json_form
 from stagetrace.store.load import needs
 from stagetrace.store.relations import LOADED
 from stagetrace.store.rows import spans_of

@@ -13,7 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from backend.processes import WITHIN_S, Lines, started
-from stagetrace.otlp.decoder_columns import joined
+from stagetrace.otlp.decode.columns import joined
 from stagetrace.store.local import LocalReader, LocalStore, delta, parquet
 from stagetrace.store.local.view import TABLE
 from store.local.made import EVER, NOW, ids, judged, request, span

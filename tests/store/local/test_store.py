@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from heavy import scaled
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decoder import MalformedRequest
+from stagetrace.otlp.decode.request import MalformedRequest
 from stagetrace.store import open_store
 from stagetrace.store.base import Selection
 from stagetrace.store.local import LocalReader, LocalStore, default_folder, wal

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.otlp.decoder_columns import joined
+from stagetrace.otlp.decode.columns import joined
 from stagetrace.store.stored import KEY
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.columns import GENERATION
-from stagetrace.otlp.decoder_columns import SHARED, joined, schema
+from stagetrace.otlp.decode.columns import SHARED, joined, schema
 from stagetrace.store.local.delta import PARTITION, File
 from stagetrace.store.local.wal import sync_folder
 from stagetrace.store.stored import SERVER_KIND

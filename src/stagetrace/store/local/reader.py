@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decoder_back import request_of, traces_of
-from stagetrace.otlp.decoder_columns import SEQUENCE
+from stagetrace.otlp.decode.columns import SEQUENCE
+from stagetrace.otlp.decode.to_otlp import request_of, traces_of
 from stagetrace.store import known
 from stagetrace.store.base import (
     CANDIDATES,
@@ -30,7 +30,8 @@ from stagetrace.store.base import (
     TraceIds,
 )
 from stagetrace.store.load import select
-from stagetrace.store.local import counts, entry, relation, search
+from stagetrace.store.local import counts, relation, search
+from stagetrace.store.local import entry_columns as entry
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import check_format
 from stagetrace.store.local.relation import ALL_TIME

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stagetrace.otlp.decoder import MalformedRequest, decode
-from stagetrace.otlp.decoder_columns import joined
+from stagetrace.otlp.decode.columns import joined
+from stagetrace.otlp.decode.request import MalformedRequest, decode
 from stagetrace.store.local import wal
 from stagetrace.store.local.tail import Tail
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
-from stagetrace.otlp.decoder_columns import BOOL, DOUBLE, INT, STRING, TYPED
-from stagetrace.otlp.wire import varint
+from stagetrace.otlp.decode.columns import BOOL, DOUBLE, INT, STRING, TYPED
+from stagetrace.otlp.decode.protobuf_wire import varint
 from stagetrace.store.stored import PATH, ROUTE, values_of
 
 if TYPE_CHECKING:

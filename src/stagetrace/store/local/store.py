@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace import log
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decoder import Decoded, decode
-from stagetrace.otlp.decoder_columns import arrow, joined
+from stagetrace.otlp.decode.columns import arrow, joined
+from stagetrace.otlp.decode.request import Decoded, decode
 from stagetrace.store.base import Closing
 from stagetrace.store.local import delta, relation, wal
 from stagetrace.store.local.counts import CountStore
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import announce, prepare
-from stagetrace.store.local.memory import give_back, keep_large_blocks_apart
+from stagetrace.store.local.malloc import give_back, keep_large_blocks_apart
 from stagetrace.store.local.recovery import recover
 from stagetrace.store.local.table import Table
 from stagetrace.store.local.tail import Tail

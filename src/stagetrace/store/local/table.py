@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.otlp.decoder_columns import joined
+from stagetrace.otlp.decode.columns import joined
 from stagetrace.store.local import delta, parquet, relation
 from stagetrace.store.local.duplicates import distinct
 from stagetrace.store.local.view import View

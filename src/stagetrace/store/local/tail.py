@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.otlp.decoder_columns import SEQUENCE
-from stagetrace.otlp.decoder_table import repeated, table
+from stagetrace.otlp.decode.arrow_table import repeated, table
+from stagetrace.otlp.decode.columns import SEQUENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pyarrow as pa
 
-    from stagetrace.otlp.decoder import Decoded
+    from stagetrace.otlp.decode.request import Decoded
 
 # Arrow takes a fifth of the memory of Python's lists. Not too much at once: what was one large block of memory is, once
 # free, full of holes.

@@ -65,7 +65,7 @@ class Outside:
 
     def _follow(self) -> None:
         """Bring the tail up to date: drop what the table has, decode what is new."""
-        from stagetrace.otlp.decoder import MalformedRequest, decode
+        from stagetrace.otlp.decode.request import MalformedRequest, decode
 
         if self._behind != self._snapshot.stored:
             self._tail, self._behind = Tail(), self._snapshot.stored

@@ -1,0 +1,1 @@
+"""What users call by name: stages and batches by hand, and requests carried where no context goes."""

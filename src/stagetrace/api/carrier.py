@@ -1,0 +1,189 @@
+"""Take a request along where no context goes: over a person's own queues, into threads and other processes."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from stagetrace import config
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.recording.current_timeline import current, recording
+from stagetrace.recording.segments import coalesced
+from stagetrace.runtime import versions
+from stagetrace.semconv import HANDLER, ML_STAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from opentelemetry.context import Context
+
+    from stagetrace.recording.timeline import Timeline
+
+KEY = "stagetrace"  # in a carrier, beside W3C's: which request of which process it is
+SPAN_NAME = "resume"
+
+# The spans that were current where something was carried, by its key, as long as they live without us.
+_spans: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+
+def carry() -> dict[str, str]:
+    """Return what `resume` needs to go on with the current request elsewhere.
+
+    A few short texts, for JSON, pickle or the headers of a message: W3C's `traceparent`, `tracestate` and `baggage`,
+    and one of our own. Empty where nothing is traced. Never raises.
+    """
+    return _carry() or {}
+
+
+class resume:  # noqa: N801 -- reads as a statement: `with stagetrace.resume(carrier):`
+    """Go on, in this block, with the request that a carrier of `carry` comes from.
+
+    In the same process the block is a part of the request, as long as that runs: its stages and marks count there. In
+    another process it is a span of its own, under the stage in which the request was when it was carried, with the
+    stages that are seen in it below. With an empty carrier, or one that cannot be read, it does nothing. Never raises.
+    """
+
+    __slots__ = ("_block", "_carrier")
+
+    def __init__(self, carrier: Mapping[str, str] | None) -> None:
+        self._carrier = carrier
+        self._block: _Block | None = None
+
+    def __enter__(self) -> None:
+        self._block = _begin(self._carrier) if self._carrier else None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._block is not None:
+            self._block.end(error)
+            self._block = None
+
+
+@guarded
+def _carry() -> dict[str, str]:
+    timeline = recording()
+    if timeline is None and "opentelemetry.trace" not in sys.modules:
+        return {}
+    from opentelemetry.trace import get_current_span
+
+    carrier: dict[str, str] = {}
+    for propagator in _propagators():
+        propagator.inject(carrier)
+    if timeline is not None:
+        from stagetrace.recording.remote_stages import hand_on
+
+        key = carrier[KEY] = hand_on(timeline)
+        with suppress(TypeError):  # somebody's own span, of a kind that cannot be held weakly
+            _spans[key] = get_current_span()
+    return carrier
+
+
+def _propagators() -> Any:
+    """Return W3C's, whatever OTEL_PROPAGATORS says: the other end is `resume`."""
+    from opentelemetry.baggage.propagation import W3CBaggagePropagator
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    return TraceContextTextMapPropagator(), W3CBaggagePropagator()
+
+
+class _Block:
+    """What `resume` has set, to be taken back."""
+
+    def __init__(self, timeline: Timeline | None, context: Context) -> None:
+        from opentelemetry.context import attach
+
+        self._entered = current.set(timeline)
+        self._attached = attach(context)
+
+    @guarded_end
+    def end(self, error: BaseException | None) -> None:
+        """Take it back; `error` is what the block raised."""
+        from opentelemetry.context import detach
+
+        try:
+            self._end_span(error)
+        finally:
+            detach(self._attached)
+            current.reset(self._entered)
+
+    def _end_span(self, error: BaseException | None) -> None:
+        pass
+
+
+class _Elsewhere(_Block):
+    """A block in another process than the request's: a span, and the stages that are seen below it."""
+
+    def __init__(self, context: Context) -> None:
+        from opentelemetry import trace
+
+        from stagetrace.recording.timeline import Timeline
+
+        self._tracer = trace.get_tracer("stagetrace")
+        self._start = time_ns()
+        self._span = self._tracer.start_span(SPAN_NAME, context, trace.SpanKind.CONSUMER, start_time=self._start)
+        self._timeline = Timeline(start=self._start)
+        self._timeline.bind(self._span.get_span_context(), self._start)
+        self._context = trace.set_span_in_context(self._span, context)
+        super().__init__(self._timeline, self._context)
+
+    def _end_span(self, error: BaseException | None) -> None:
+        from opentelemetry.trace import Status, StatusCode
+
+        ended_at = max(time_ns(), self._start)
+        try:
+            segments = self._timeline.close(self._start, ended_at)
+            if any(segment.stage != HANDLER for segment in segments):
+                for segment in coalesced(segments):
+                    attributes = {ML_STAGE: segment.stage, **segment.attributes}
+                    if segment.coalesced:
+                        attributes.update(segment.visits())
+                    self._tracer.start_span(
+                        segment.stage, self._context, attributes=attributes, start_time=segment.start
+                    ).end(segment.end)
+            self._span.set_attributes(dict(self._timeline.model))
+            if isinstance(error, Exception):
+                self._span.record_exception(error)
+                self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+        finally:
+            self._span.end(ended_at)
+
+
+@guarded
+def _begin(carrier: Mapping[str, str]) -> _Block | None:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import get_current_span, set_span_in_context
+
+    from stagetrace.recording.remote_stages import find, is_here
+
+    context = Context()
+    for propagator in _propagators():
+        context = propagator.extract(carrier, context=context)
+    key = carrier.get(KEY, "")
+    if is_here(key):
+        span, timeline = _spans.get(key), find(key)
+        if span is not None:
+            context = set_span_in_context(span, context)
+        return _Block(timeline if timeline is not None and not timeline.closed else None, context)
+    if not context:
+        return None
+    if key and get_current_span(context).get_span_context().is_valid and has_provider():
+        return _Elsewhere(context)
+    return _Block(None, context)
+
+
+def has_provider() -> bool:
+    """Return whether spans that start here go anywhere; where this package is switched on, see to that."""
+    from opentelemetry import trace
+
+    if config.enabled() and versions.fit():
+        from stagetrace.runtime import provider as distro
+
+        if not distro.ready():
+            distro.prepare_now()
+        distro.deliver_at_end()
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)

@@ -1,0 +1,341 @@
+"""What `stagetrace bench` answers: sentence, keys, tables and pictures, out of what was measured. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from stagetrace.analysis.bench import BROKEN, CONFIDENCE, KEPT, quantile
+from stagetrace.analysis.bench_excess import GENERATOR, OUTSIDE, Excess, excess, parts_of
+from stagetrace.analysis.objective import Objective, name_of
+from stagetrace.cli.output.answer import Answer
+from stagetrace.cli.output.chart import Bars, Histogram
+from stagetrace.cli.output.table_layout import Column, Table
+from stagetrace.cli.output.terminal import milliseconds, promise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from stagetrace.analysis.bench import Step
+    from stagetrace.cli.bench.load_run import Measured, Result
+    from stagetrace.cli.bench.span_join import Joined
+    from stagetrace.cli.output.chart import Chart
+
+_BINS: Final = 20
+_SHOWN: Final = (0.5, 0.95, 0.99)
+_WORDS: Final = {
+    OUTSIDE: "outside the server",  # network, connecting, waiting to be accepted
+    GENERATOR: "in the load generator",
+}
+
+
+class Report:
+    """One result, with the server's side of it; `reasons_of_queue` gives what queue stages of traces waited for."""
+
+    def __init__(self, result: Result, objective: Objective | None, joined: Joined) -> None:
+        """Take what was measured; of several rates `main` is the one that the answer is about."""
+        self.result = result
+        self.objective = objective
+        self.joined = joined
+        self.main = _main(result)
+        self.broken = _first_broken(result)
+        self.queue_ms: Mapping[str, float] = {}
+        of = self.broken or self.main
+        self.excess = None if objective is None else self._excess(of, objective.limit_ms)
+
+    def over(self) -> list[str]:
+        """Return the trace ids of the requests whose excess is explained."""
+        of = self.broken or self.main
+        if self.objective is None or self.excess is None:
+            return []
+        limit = self.objective.limit_ms
+        ids = zip(of.trace_ids, of.latency_ms, strict=True)
+        return [one for one, latency in ids if latency > limit and one in self.joined.found]
+
+    def _excess(self, of: Measured, limit_ms: float) -> Excess | None:
+        """Return where the excess lies; what is typical is taken from all rates up to this one."""
+        steps = [one for one in self.result.steps if one.step.rate <= of.step.rate]
+        latency = np.concatenate([one.latency_ms for one in steps])
+        late = np.concatenate([one.late_ms for one in steps])
+        own = np.concatenate([np.full(len(one.trace_ids), one is of) for one in steps])
+        ids = [trace_id for one in steps for trace_id in one.trace_ids]
+        known = np.array([one in self.joined.found for one in ids], dtype=bool) & np.isfinite(latency)
+        known &= own | (latency <= limit_ms)
+        server = [self.joined.found[one] for one, is_known in zip(ids, known, strict=True) if is_known]
+        if not server:
+            return None
+        took, stages = _columns(server)
+        return excess(latency[known], parts_of(latency[known], late[known], took, stages), limit_ms)
+
+    def stages(self) -> dict[str, dict[str, float | None]]:
+        """Return quantiles of each stage of the main rate's requests, in ms, and its share of the excess."""
+        server = [self.joined.found[one] for one in self.main.trace_ids if one in self.joined.found]
+        if not server:
+            return {}
+        took, stages = _columns(server)
+        shares = self.excess.shares if self.excess is not None else None
+        made = {}
+        for name, values in {"(request)": took, **stages}.items():
+            ordered = np.sort(values)
+            share = None if shares is None or name == "(request)" else shares.get(name, 0.0)
+            made[name] = {**{name_of(q): quantile(ordered, q) for q in _SHOWN}, "excess_share": share}
+        return made
+
+
+def _columns(server: Sequence[tuple[float, Mapping[str, float]]]) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+    names = dict.fromkeys(name for _, stages in server for name in stages)
+    took = np.array([duration for duration, _ in server])
+    return took, {name: np.array([stages.get(name, 0.0) for _, stages in server]) for name in names}
+
+
+def _main(result: Result) -> Measured:
+    """Return the rate that the answer is about: the one that was found, or the highest that was kept, or the last."""
+    steps = result.steps
+    if result.found is not None and result.found.rate is not None:
+        return next(one for one in reversed(steps) if one.step.rate == result.found.rate and one.full)
+    kept = [one for one in steps if one.step.verdict == KEPT and one.step.valid]
+    return max(kept, key=lambda one: one.step.rate, default=steps[-1])
+
+
+def _first_broken(result: Result) -> Measured | None:
+    broken = [one for one in result.steps if one.step.verdict == BROKEN and not one.step.is_late]
+    return min(broken, key=lambda one: one.step.rate, default=None)
+
+
+def answer(report: Report, about: Mapping[str, Any], comparison: Mapping[str, Any] | None, notes: list[str]) -> Answer:
+    """Return the answer; `about` are keys that say what was asked for."""
+    step, result = report.main.step, report.result
+    found = result.found
+    valid = step.valid if found is None else found.low is not None
+    return Answer(
+        "Benchmark",
+        _written(_sentence(report)),
+        {
+            **_keys(report.main),
+            "valid": valid,
+            "stages": {name: one for name, one in report.stages().items() if name != "(request)"},
+            "server": report.stages().get("(request)"),
+            "joined": sum(one in report.joined.found for one in report.main.trace_ids),
+            "excess": _excess_keys(report),
+            "objective": None if report.objective is None else _objective_keys(report.objective, step),
+            "found": None if found is None else {"rate": found.rate, "interval": [found.low, found.high]},
+            "steps": [{**_keys(one), "full": one.full} for one in result.steps],
+            "comparison": comparison,
+            "cpu_share": report.main.cpu_share,
+            "notes": notes,
+            **about,
+        },
+        [*_parts(report, comparison), *notes],
+        not valid or (found is None and step.verdict == BROKEN) or bool(comparison and comparison["is_slower"]),
+        result.cut is None,
+        result.cut,
+    )
+
+
+def _keys(measured: Measured) -> dict[str, Any]:
+    step = measured.step
+    return {
+        "rate": step.rate,
+        "achieved_rate": None if measured.stopped_early else step.achieved_rate,
+        "valid": step.valid,
+        "reasons": list(step.reasons),
+        "requests": step.requests,
+        "failed": step.failed,
+        "failures": dict(step.failures),
+        "quantiles": dict(step.quantiles_ms),
+        "quantiles_at_most": dict(step.at_most_ms),
+        "mean_ms": step.mean_ms,
+        "max_ms": step.max_ms,
+        "late_ms": step.late_ms,
+        "over": step.over,
+        "verdict": step.verdict,
+        "growing": step.is_growing,
+        "stopped_early": measured.stopped_early,
+        "needed_queries": step.needed,
+        "confidence": CONFIDENCE,
+    }
+
+
+def _objective_keys(objective: Objective, step: Step) -> dict[str, Any]:
+    return {
+        "objective": str(objective),
+        "percentile": objective.percentile,
+        "limit_ms": objective.limit_ms,
+        "verdict": step.verdict,
+    }
+
+
+def _excess_keys(report: Report) -> dict[str, Any] | None:
+    if report.excess is None:
+        return None
+    return {
+        "rate": (report.broken or report.main).step.rate,
+        "over": report.excess.over,
+        "total_ms": report.excess.total_ms,
+        "shares": dict(report.excess.shares),
+        "queue_ms": dict(report.queue_ms),
+    }
+
+
+def _written(text: str) -> str:
+    """Return a sentence as one is written; a percentile keeps its small letter."""
+    return f"{text if re.match(r'p[0-9]', text) else text[:1].upper() + text[1:]}."
+
+
+def _sentence(report: Report) -> str:
+    step, objective, found = report.main.step, report.objective, report.result.found
+    if objective is None:
+        return _measured(step)
+    p, limit = name_of(objective.percentile), promise(objective.limit_ms)
+    if found is not None:
+        return _found(report, p, limit)
+    if len(report.result.steps) > 1 and report.broken is not None and report.main.step.verdict == KEPT:
+        return f"{p} keeps {limit} up to {_rate(step.rate)}; {_broken(report, report.broken, objective)}"
+    if step.verdict == BROKEN:
+        return _broken(report, report.main, objective)
+    if not step.valid:
+        return f"not enough to say whether {p} keeps {limit} at {_rate(step.rate)}: {'; '.join(step.reasons)}"
+    surely = step.at_most_ms[p]
+    sure = "" if surely is None else f", {_at_most(surely)}"
+    return f"at {_rate(step.rate)} {p} keeps the objective of {limit}: {_ms(step.quantiles_ms[p])}{sure}"
+
+
+def _measured(step: Step) -> str:
+    p50, p99 = step.quantiles_ms["p50"], step.quantiles_ms["p99"]
+    text = f"at {_rate(step.rate)} p50 is {_ms(p50)} and p99 {_ms(p99)}"
+    surely = step.at_most_ms["p99"]
+    if step.valid:
+        return (
+            text
+            if surely is None
+            else f"{text}, at most {milliseconds(surely)} with {100 * CONFIDENCE:.0f} % confidence"
+        )
+    return f"{text}, which is not established: {'; '.join(step.reasons)}"
+
+
+def _broken(report: Report, measured: Measured, objective: Objective) -> str:
+    step, p = measured.step, name_of(objective.percentile)
+    text = f"at {_rate(step.rate)} {p} breaks the objective of {promise(objective.limit_ms)}: "
+    at = step.quantiles_ms[p]
+    text += f"{step.over:,} of {step.requests:,} were over" if measured.stopped_early or at is None else _ms(at)
+    return f"{text}; {_where(report)}" if report.excess is not None else text
+
+
+def _where(report: Report) -> str:
+    if report.excess is None:
+        return ""
+    part, share = next(iter(report.excess.shares.items()))
+    reason = f" ({next(iter(report.queue_ms)).replace('_', ' ')})" if part == "queue" and report.queue_ms else ""
+    return f"{100 * share:.0f} % of the excess is {_WORDS.get(part, part)}{reason}"
+
+
+def _found(report: Report, p: str, limit: str) -> str:
+    found = report.result.found
+    if found is None or found.rate is None:
+        least = min(one.step.rate for one in report.result.steps)
+        if report.broken is None or report.broken.step.rate > least:
+            return f"not enough to say at which rate {p} keeps {limit}: none was tried for long enough"
+        return f"no rate that was tried keeps {p} at {limit}: not even {_rate(least)}"
+    low = "?" if found.low is None else f"{found.low:.4g}"
+    if found.high is None:
+        return f"{p} keeps {limit} up to {_rate(found.rate)} at least: no rate that was tried breaks it"
+    text = f"{p} keeps {limit} up to {_rate(found.rate)} [{low}, {found.high:.4g}]"
+    return f"{text}; above, {_where(report)}" if report.excess is not None else text
+
+
+def _at_most(value: float) -> str:
+    return f"at most {milliseconds(value)} with {100 * CONFIDENCE:.0f} % confidence"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.4g} requests/s" if rate < 1000 else f"{rate:,.0f} requests/s"  # noqa: PLR2004 -- four digits
+
+
+def _ms(value: float | None) -> str:
+    return "not known (failed requests)" if value is None else milliseconds(value)
+
+
+def _parts(report: Report, comparison: Mapping[str, Any] | None) -> Iterator[str | Table | Chart]:
+    steps = report.result.steps
+    yield _steps_table(steps, report.objective)
+    if len(steps) == 1:
+        yield from _histogram(report)
+    else:
+        p = "p99" if report.objective is None else name_of(report.objective.percentile)
+        ordered = sorted(steps, key=lambda one: one.step.rate)
+        rows = [(f"{one.step.rate:.4g}/s", one.step.quantiles_ms[p], _ms(one.step.quantiles_ms[p])) for one in ordered]
+        yield Bars(f"{p} by rate", rows)
+    failures = report.main.step.failures
+    if failures:
+        told = ", ".join(f"{count} x {reason}" for reason, count in sorted(failures.items(), key=lambda one: -one[1]))
+        yield f"{report.main.step.failed} requests failed, and count as slower than any other: {told}"
+    yield from _stage_parts(report)
+    if comparison is not None:
+        yield _comparison_table(comparison)
+
+
+def _steps_table(steps: Sequence[Measured], objective: Objective | None) -> Table:
+    asked = list(dict.fromkeys(["p50", "p95", "p99", *([name_of(objective.percentile)] if objective else [])]))
+    names = ["rate/s", "achieved/s", "requests", "failed", *asked, "max", "late (p99)"]
+    columns = [Column(name, is_number=True, leaves=5 if name in ("max", "p95") else 0) for name in names]
+    rows = []
+    for measured in steps:
+        one = measured.step
+        quantiles = ["-" if one.quantiles_ms[q] is None else milliseconds(one.quantiles_ms[q] or 0.0) for q in asked]
+        ends = ["-" if value is None else milliseconds(value) for value in (one.max_ms, one.late_ms)]
+        achieved = "-" if one.achieved_rate is None or measured.stopped_early else f"{one.achieved_rate:.4g}"
+        said = _verdict(one)
+        said += ", ended early" if measured.stopped_early else ""
+        rows.append([f"{one.rate:.4g}", achieved, f"{one.requests:,}", f"{one.failed:,}", *quantiles, *ends, said])
+    return Table([*columns, Column("verdict")], rows)
+
+
+def _verdict(step: Step) -> str:
+    if step.is_late:
+        return "late"
+    if step.is_growing and step.verdict != BROKEN:
+        return "growing"
+    if step.verdict is None or (step.verdict == KEPT and not step.valid):
+        return "valid" if step.valid else "not valid"
+    return step.verdict
+
+
+def _histogram(report: Report) -> Iterator[Chart]:
+    latency = report.main.latency_ms
+    answered = latency[np.isfinite(latency)]
+    if not len(answered):
+        return
+    top = float(np.quantile(answered, 0.999))
+    counts, edges = np.histogram(np.minimum(answered, top), bins=_BINS, range=(0, top or 1.0))
+    marks = [(value, q) for q in ("p50", "p99") if (value := report.main.step.quantiles_ms[q]) is not None]
+    if report.objective is not None:
+        marks.append((report.objective.limit_ms, "limit"))
+    yield Histogram("latency from the intended start", edges.tolist(), counts.tolist(), "ms", marks)
+
+
+def _stage_parts(report: Report) -> Iterator[str | Table | Chart]:
+    stages = report.stages()
+    if stages:
+        columns = [Column("stage"), *(Column(name_of(q), is_number=True) for q in _SHOWN)]
+        rows = [[name, *(_ms(one[name_of(q)]) for q in _SHOWN)] for name, one in stages.items()]
+        yield Table(columns, rows, f"the server's stages at {_rate(report.main.step.rate)}")
+    if report.excess is not None:
+        of = (report.broken or report.main).step
+        rows_ = [
+            (_WORDS.get(part, part), share, f"{100 * share:.1f} %") for part, share in report.excess.shares.items()
+        ]
+        yield Bars(f"where the excess of {report.excess.over:,} requests lies, at {_rate(of.rate)}", rows_)
+
+
+def _comparison_table(comparison: Mapping[str, Any]) -> Table:
+    columns = [Column("", is_number=False), *(Column(name, is_number=True) for name in ("before", "now", "difference"))]
+    rows = []
+    for one in comparison["quantiles"]:
+        low, high = ("?" if end is None else f"{100 * end:+.1f}" for end in one["interval"])
+        difference = "-" if one["difference"] is None else f"{100 * one['difference']:+.1f} % [{low}, {high}]"
+        rows.append([one["q"], _ms(one["a_ms"]), _ms(one["b_ms"]), difference])
+    return Table([*columns], rows, f"against the baseline {comparison['baseline']}")

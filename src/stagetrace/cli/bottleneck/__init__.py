@@ -1,0 +1,1 @@
+"""`stagetrace bottleneck`: where the time of requests goes."""

@@ -1,0 +1,125 @@
+"""The critical path of one trace, as `bottleneck --trace` shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.analysis.critical_path import Path, aggregated, path_of
+from stagetrace.analysis.span_tree import span_tree
+from stagetrace.cli.output import terminal
+from stagetrace.cli.output.answer import Answer
+from stagetrace.cli.output.lines import Column, Table
+from stagetrace.cli.output.terminal import milliseconds
+from stagetrace.cli.trace import whole_id
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from stagetrace.analysis.span_tree import Tree
+    from stagetrace.store.base import Reader, Trace
+
+_CELLS: Final = 40
+_MOST: Final = 60  # lines of the picture
+_COLUMNS: Final = (
+    Column("service"),
+    Column("span"),
+    Column("on the path"),
+    Column("ms", is_number=True),
+    Column("share", is_number=True),
+)
+
+
+def of_trace(reader: Reader, args: argparse.Namespace) -> Answer:
+    """Return the critical path of the trace that `--trace` names."""
+    trace = reader.trace(whole_id(reader, args.trace, args.service, breached=False))
+    tree = span_tree(trace.spans)
+    path = path_of(tree)
+    return Answer(
+        f"Critical path of trace {trace.trace_id}",
+        _sentence(trace, path),
+        {"trace_id": trace.trace_id, **_keys(tree, path)},
+        [Table(_COLUMNS, list(_rows(tree, path))), *_notes(tree, path)],
+        complete=trace.complete,
+        reason=trace.reason,
+    )
+
+
+def _sentence(trace: Trace, path: Path) -> str:
+    if path.root is None:
+        return f"Trace {trace.trace_id} has no root: the parents of its spans form a circle."
+    root = trace.spans[path.root]
+    if not path.segments:
+        return f"{root.service} {root.name} took no time, and nothing is on its critical path."
+    most = aggregated([path])[0]
+    return (
+        f"{most.service} {most.name} is {100 * most.share:.0f} % of the critical path of {root.service} {root.name}, "
+        f"{milliseconds(most.duration_ns / 1e6)} of {milliseconds(root.duration_ns / 1e6)}."
+    )
+
+
+def _keys(tree: Tree, path: Path) -> dict[str, Any]:
+    return {
+        "critical_path": [
+            {
+                "span_id": one.span_id,
+                "start_unix_nano": one.start_unix_nano,
+                "end_unix_nano": one.end_unix_nano,
+                "service": one.service,
+                "name": one.name,
+                "duration_ms": one.duration_ns / 1e6,
+            }
+            for one in path.segments
+        ],
+        "adjusted": [
+            {"span_id": tree.spans[place].span_id, "service": tree.spans[place].service, "by_ns": delta}
+            for place, delta in sorted(path.shifted_ns.items())
+        ],
+        "negative_durations": path.negative,
+        "other_roots": path.other_roots,
+        "circular": path.circular,
+    }
+
+
+def _rows(tree: Tree, path: Path) -> Iterator[tuple[str, ...] | str]:
+    """Yield a line for each span on the path, by when that comes to it: where on the path it is, and how long."""
+    if not path.segments or path.root is None:
+        return
+    start, end = path.segments[0].start_unix_nano, path.segments[-1].end_unix_nano
+    places: dict[int, list[tuple[int, int]]] = {}
+    for one in path.segments:
+        places.setdefault(one.place, []).append((one.start_unix_nano, one.end_unix_nano))
+    mark, gap = ("█", "·") if terminal.shows_blocks() else ("#", ".")
+    for place, intervals in list(places.items())[:_MOST]:
+        cells = [gap] * _CELLS
+        for low, high in intervals:
+            first = (low - start) * _CELLS // (end - start)
+            last = max(first + 1, -(-(high - start) * _CELLS // (end - start)))
+            cells[first:last] = mark * (last - first)
+        took = sum(high - low for low, high in intervals)
+        span = tree.spans[place]
+        share = f"{100 * took / (end - start):.1f} %"
+        yield span.service, span.name, "".join(cells), milliseconds(took / 1e6), share
+    if len(places) > _MOST:
+        yield f"... and {len(places) - _MOST} more spans: --json has them all"
+
+
+def _notes(tree: Tree, path: Path) -> Iterator[str]:
+    """Yield what was done to the spans, and what is not in the picture."""
+    if path.shifted_ns:
+        most = max(path.shifted_ns.values(), key=abs)
+        services = sorted({tree.spans[place].service for place in path.shifted_ns})
+        yield (
+            f"{_spans(len(path.shifted_ns))} of {', '.join(services)} moved by up to {milliseconds(most / 1e6)}: "
+            "a clock was skewed."
+        )
+    if path.negative:
+        yield f"{_spans(path.negative)} ended before they started, and count as of no duration."
+    if path.other_roots:
+        yield f"{_spans(path.other_roots)} have no parent here either, and this is not their path."
+    if path.circular:
+        yield f"The parents of {_spans(path.circular)} form a circle: they are on no path."
+
+
+def _spans(count: int) -> str:
+    return f"{count} span" if count == 1 else f"{count} spans"

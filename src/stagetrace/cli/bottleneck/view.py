@@ -1,0 +1,278 @@
+"""How `bottleneck` words and draws where the time of requests goes. Pure: groups in, sentences, tables, JSON out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.analysis.bottleneck import CUT, PERCENTILES, needed
+from stagetrace.analysis.stage_bins import NO_STAGE
+from stagetrace.cli import sampled
+from stagetrace.cli.output.chart import Stacked
+from stagetrace.cli.output.lines import Column, Table
+from stagetrace.cli.output.terminal import milliseconds
+from stagetrace.store.estimates import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from stagetrace.analysis.bottleneck import Band, Group, Interval, Stage
+    from stagetrace.cli.bottleneck.command import Paths
+    from stagetrace.cli.output.chart import Chart
+
+_NONE: Final = "(no stage)"
+_NONE_GIVEN: Final = "-"  # a request that lacks what groups are made by
+_UNKNOWN: Final = "-"
+_ON_PATH: Final = 10  # lines of the critical paths
+_NUMBERS: Final = tuple(Column(percentile, is_number=True) for percentile in PERCENTILES)
+
+
+def sentence(group: Group) -> str:
+    """Return the answer in one sentence."""
+    known = [percentile for percentile, band in group.bands.items() if band is not None]
+    if not known:
+        return f"Not enough data: {_requests(group)}, and {_enough()}."
+    if not group.stages:
+        return f"None of the {_requests(group)} takes any time."
+    last = known[-1]
+    slowest = max(group.stages, key=lambda one: one.share[last] or 0.0)
+    if slowest.stage is NO_STAGE and (slowest.share[last] or 0.0) >= 1:
+        return (
+            f"Nothing is known of where the {_took(group, last)} at {last} go: the requests have no stages, "
+            "which stagetrace records (STAGETRACE=1)."
+        )
+    which = "Of the stored requests, sampled in a way that is not known, at" if group.is_unknown else "At"
+    text = f"{which} {last} ({_took(group, last)}) {_words(slowest)} takes {_share(slowest, last)} of the time"
+    rivals = [one for one in group.stages if one is not slowest and _may_exceed(one, slowest, last)]
+    if rivals:
+        second = max(rivals, key=lambda one: one.share[last] or 0.0)
+        text += f" and {_words(second)} {_share(second, last)}, too few requests to tell which takes more"
+    if last != "p50":
+        median = max(group.stages, key=lambda one: one.share["p50"] or 0.0)
+        same = "it is" if median is slowest else _words(median)
+        text += f"{';' if rivals else ','} at p50 ({_took(group, 'p50')}) {same} {_percent(median.share['p50'])}"
+    best = max(group.stages, key=lambda one: one.what_if[last] or 0.0)
+    if best.what_if[last] is not None:
+        brings = _percent(best.what_if[last], 1)
+        text += f"; {100 * CUT:g} % off {_words(best)} would bring {last} down by {brings}"
+    if last != "p99":
+        text += f"; not enough requests to say so at p99 ({_requests(group)}, {_enough(known)})"
+    return f"{text}."
+
+
+def _may_exceed(one: Stage, other: Stage, percentile: str) -> bool:
+    """Tell whether a stage may in truth take more than another one: their intervals overlap."""
+    mine, its = one.interval[percentile], other.interval[percentile]
+    return mine is not None and its is not None and mine[1] > its[0]
+
+
+def parts(group: Group) -> list[str | Table | Chart]:
+    """Return tables, the picture and lines of one group."""
+    if not group.stages:
+        return list(_notes(group))
+    known = [percentile for percentile, band in group.bands.items() if band is not None]
+    rows = [(_name(one), *(_share(one, percentile) for percentile in PERCENTILES)) for one in group.stages]
+    kinds = [
+        (name, *(_percent(shares[percentile]) for percentile in PERCENTILES))
+        for name, shares in (
+            ("waiting (queue)", group.queue_share),
+            ("network", group.network_share),
+            ("service", group.service_share),
+            (_NONE, group.share_of([NO_STAGE])),
+        )
+    ]
+    cuts = [
+        (_name(one), *(_less(one.what_if[percentile]) for percentile in PERCENTILES))
+        for one in group.stages
+        if any(brings is not None for brings in one.what_if.values())
+    ]
+    drawn = [
+        (f"{percentile} {_took(group, percentile)}", {_name(one): one.share[percentile] or 0.0 for one in group.stages})
+        for percentile in known
+    ]
+    stage = Column("stage")
+    return [
+        Stacked("Share of the time, by percentile of the total", drawn),
+        Table((stage, *_NUMBERS), rows, "Share of the time, with 95 % intervals"),
+        Table((Column("time"), *_NUMBERS), kinds, "Waiting against service"),
+        *(
+            [Table((stage, *_NUMBERS), cuts, f"If a stage took {100 * CUT:g} % less, the total would take")]
+            if cuts
+            else []
+        ),
+        *_notes(group),
+    ]
+
+
+def _notes(group: Group) -> Iterator[str]:
+    """Yield what the numbers are made of, and what is missing."""
+    bands = [f"{percentile}: {_band(band)}" for percentile, band in group.bands.items() if band is not None]
+    if bands:
+        yield f"Requests around {'; '.join(bands)}; {_requests(group)} in all."
+    lacking = [percentile for percentile, band in group.bands.items() if band is None]
+    if lacking and bands:
+        yield f"Not enough data at {' and '.join(lacking)}: {_enough(set(PERCENTILES) - set(lacking))}."
+    if group.backwards:
+        yield f"{group.backwards:,} more ended before they started, as a clock stepped back: they are in nothing above."
+    if group.overlapping:
+        yield f"The stages of {group.overlapping:,} take longer together than the whole: shares are of their sum."
+    note = sampled.note("requests", _sample(group))
+    if note:
+        yield note
+
+
+def _band(band: Band) -> str:
+    ranks = f"ranks {100 * band.low:.3g} to {100 * band.high:.3g} %"
+    return f"{band.requests:,} of {milliseconds(band.low_ms)} to {milliseconds(band.high_ms)} ({ranks})"
+
+
+def path_parts(paths: Mapping[str, Paths]) -> list[str | Table | Chart]:
+    """Return the table of who is on the critical paths."""
+    shares: dict[tuple[str, str], dict[str, float]] = {}
+    for percentile, found in paths.items():
+        for one in found.portions:
+            shares.setdefault((one.service, one.name), {})[percentile] = one.share
+    if not shares:
+        return []
+    ordered = sorted(shares.items(), key=lambda item: [-item[1].get(one, 0.0) for one in reversed(PERCENTILES)])
+    rows = [
+        (
+            service,
+            name,
+            *(_percent(share.get(percentile, 0.0 if percentile in paths else None)) for percentile in PERCENTILES),
+        )
+        for (service, name), share in ordered[:_ON_PATH]
+    ]
+    counts = ", ".join(f"{found.requests} at {percentile}" for percentile, found in paths.items())
+    more = f"; {len(ordered) - _ON_PATH} more have less" if len(ordered) > _ON_PATH else ""
+    columns = (Column("service"), Column("span"), *_NUMBERS)
+    title = "Share of the critical paths of the newest requests around each percentile"
+    return [Table(columns, rows, title), f"Critical paths of {counts}{more}."]
+
+
+def group_parts(groups: Sequence[Group], by: Sequence[str], most: int) -> list[str | Table | Chart]:
+    """Return a table with a line for each group."""
+    if not groups:
+        return []
+    rows = [
+        (
+            *(_NONE_GIVEN if value is None else str(value) for value in group.by),
+            sampled.about(round(group.requests), _sample(group)),
+            *(_slowest(group, percentile) for percentile in PERCENTILES),
+        )
+        for group in groups[:most]
+    ]
+    columns = (
+        *(Column(key) for key in by),
+        Column("requests", is_number=True),
+        *(Column(f"{percentile}: most time") for percentile in PERCENTILES),
+    )
+    made: list[str | Table | Chart] = [Table(columns, rows, f"By {', '.join(by)}")]
+    if len(groups) > most:
+        made.append(f"{len(groups) - most} more groups have fewer requests: --json has them all.")
+    return made
+
+
+def _slowest(group: Group, percentile: str) -> str:
+    if not group.stages or group.bands[percentile] is None:
+        return _UNKNOWN
+    one = max(group.stages, key=lambda stage: stage.share[percentile] or 0.0)
+    return f"{_took(group, percentile)}, {_name(one)} {_share(one, percentile)}"
+
+
+def keys(group: Group, by: Sequence[str]) -> dict[str, Any]:
+    """Return what `--json` says of one group."""
+    made: dict[str, Any] = {"by": dict(zip(by, group.by, strict=True))} if group.by else {}
+    return {
+        **made,
+        "requests": round(group.requests),
+        **sampled.keys(_sample(group)),
+        "negative_durations": group.backwards,
+        "overlapping_stages": group.overlapping,
+        "total_ms": dict(group.total_ms),
+        "bands": {percentile: _band_keys(band) for percentile, band in group.bands.items()},
+        "needed": {percentile: needed(percentile) for percentile in PERCENTILES},
+        "stages": [_stage_keys(one) for one in group.stages],
+        "queue_share": group.queue_share,
+        "network_share": group.network_share,
+        "service_share": group.service_share,
+        "no_stage_share": group.share_of([NO_STAGE]),
+    }
+
+
+def _stage_keys(one: Stage) -> dict[str, Any]:
+    return {
+        "stage": _name(one),
+        "share": dict(one.share),
+        "interval": {percentile: _listed(found) for percentile, found in one.interval.items()},
+        "what_if": dict(one.what_if),
+    }
+
+
+def _listed(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _band_keys(band: Band | None) -> dict[str, Any] | None:
+    if band is None:
+        return None
+    return {"ranks": [band.low, band.high], "ms": [band.low_ms, band.high_ms], "stored": band.requests}
+
+
+def path_keys(paths: Mapping[str, Paths]) -> dict[str, Any]:
+    """Return what `--json` says of the critical paths, by percentile."""
+    return {
+        "critical_paths": {
+            percentile: None
+            if percentile not in paths
+            else {
+                "requests": paths[percentile].requests,
+                "spans": [
+                    {"service": one.service, "name": one.name, "share": one.share, "ms": one.duration_ns / 1e6}
+                    for one in paths[percentile].portions
+                ],
+            }
+            for percentile in PERCENTILES
+        }
+    }
+
+
+def _sample(group: Group) -> Sample:
+    return Sample(group.stored, group.is_estimate, group.is_unknown)
+
+
+def _name(one: Stage) -> str:
+    return _NONE if one.stage is NO_STAGE else one.stage
+
+
+def _words(one: Stage) -> str:
+    return "no stage" if one.stage is NO_STAGE else one.stage
+
+
+def _requests(group: Group) -> str:
+    count = sampled.about(round(group.requests), _sample(group))
+    return f"{count} request{'' if count == '1' else 's'}"
+
+
+def _enough(known: Sequence[str] | set[str] = ()) -> str:
+    lacking = [f"{needed(percentile)} for {percentile}" for percentile in PERCENTILES if percentile not in known]
+    return f"{', '.join(lacking)} would be enough"
+
+
+def _took(group: Group, percentile: str) -> str:
+    total = group.total_ms[percentile]
+    return _UNKNOWN if total is None else milliseconds(total)
+
+
+def _share(one: Stage, percentile: str) -> str:
+    """Return `71 % [66, 75]`."""
+    share, interval = one.share[percentile], one.interval[percentile]
+    around = "" if interval is None else f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]"
+    return f"{_percent(share)}{around}"
+
+
+def _percent(share: float | None, digits: int = 0) -> str:
+    return _UNKNOWN if share is None else f"{100 * share:.{digits}f} %"
+
+
+def _less(brings: float | None) -> str:
+    return _UNKNOWN if brings is None else f"{_percent(brings, 1)} less"

@@ -1,0 +1,1 @@
+"""`stagetrace capacity`: how much a service takes, and when to scale."""

@@ -1,0 +1,353 @@
+"""`stagetrace capacity`: how much a service takes, how much is left, and how many replicas a rate needs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from stagetrace.cli import sampled
+from stagetrace.cli.base import ANSWERED, UsageError
+from stagetrace.cli.capacity import autoscaler
+from stagetrace.cli.capacity.utilisation import sampled_values, utilisation
+from stagetrace.cli.options import add_selection, selection, store_url
+from stagetrace.cli.output.answer import Answer, add_format, finish
+from stagetrace.cli.output.chart import Points, number
+from stagetrace.cli.output.table_layout import Column, Table
+from stagetrace.cli.output.terminal import watched
+from stagetrace.cli.times import since
+from stagetrace.errors import StagetraceError
+from stagetrace.store import open_store
+from stagetrace.store.estimates import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from stagetrace.analysis.capacity import Capacity, Interval, Plan
+    from stagetrace.cli.output.chart import Chart
+    from stagetrace.store.base import Reader, Selection
+
+DESCRIPTION: Final = (
+    "Tell how much a service takes: requests in flight by Little's law, the throughput beyond which more of them\n"
+    "only wait (Universal Scalability Law), what the busiest minute left of it, and how many replicas a rate needs.\n"
+    "Where the load never came near a limit, it says so, and no number. Exit code 1 where less than 10 % is left,\n"
+    "or where a rate needs more replicas than were at work."
+)
+EXAMPLE: Final = "stagetrace capacity --service churn --since 24h --rate 500 --objective p99:50ms"
+_TITLE: Final = "Capacity"
+_LEAST_HEADROOM: Final = 0.1
+_MOST_PICTURES: Final = 5
+_MOST_INSTANCES: Final = 20
+_SHOWN: Final = 6  # times the knee that a picture goes to
+_NOTHING: Final = 0.005  # head-room below this is none
+_UNIT_MS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
+_OBJECTIVE: Final = re.compile(r"p(\d{1,2}(?:\.\d+)?):(\d+(?:\.\d+)?)(us|ms|s|m)", re.ASCII)
+_LEVELS: Final = (
+    Column("in flight"),
+    *(Column(name, is_number=True) for name in ("requests/s", "waiting", "time", "requests", "kept")),
+)
+_USES: Final = (Column("resource"), *(Column(name, is_number=True) for name in ("mean", "busiest", "of", "used")))
+_INSTANCES: Final = (
+    Column("instance"),
+    *(Column(name, is_number=True) for name in ("requests", "requests/s", "in flight", "at most")),
+)
+
+
+class Objective(NamedTuple):
+    """A share of requests, and how long they may take at most."""
+
+    share: float
+    within_ms: float
+    text: str
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    add_selection(parser, cause=False)
+    parser.add_argument("--rate", metavar="N", type=_rate, help="requests per second to find the replicas for")
+    parser.add_argument(
+        "--objective",
+        metavar="P:TIME",
+        type=objective,
+        help="what an instance is to keep at its load: p99:50ms; default: the objectives of its requests, for 99 %%",
+    )
+    add_format(parser, *autoscaler.FORMS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer, and return the exit code."""
+    url = store_url(args)
+    wanted = selection(args, url)
+    with open_store(url) as reader, watched(reader):
+        if args.format in autoscaler.FORMS and not args.json:
+            sys.stdout.write(_manifest(reader, wanted, args))
+            return ANSWERED
+        return finish(args, answer(reader, wanted, args))
+
+
+def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
+    """Return what the requests of a selection say of the capacity of their services."""
+    from stagetrace.analysis import capacity
+
+    kept: Objective | None = args.objective
+    with reader.relations(wanted) as relations:
+        found = capacity.ask(relations, kept.within_ms if kept else None)
+        uses = [utilisation(relations, one) for one in found]
+        complete, reason = relations.complete, relations.reason
+    if len(found) > capacity.MOST_SERVICES:
+        found, uses = found[: capacity.MOST_SERVICES], uses[: capacity.MOST_SERVICES]
+        more = f"only the {capacity.MOST_SERVICES} services with most requests are here; --service NAME names another"
+        complete, reason = False, f"{reason}; {more}" if reason else more
+    plans = [capacity.plan(one, args.rate, kept.share if kept else None) for one in found]
+    made = list(zip(found, plans, uses, strict=True))
+    services = [_keys(one, given, used, args) for one, given, used in made]
+    keys = {**_HEAD, **(services[0] if len(services) == 1 else {}), "services": services}
+    return Answer(
+        _TITLE,
+        _sentence(found, plans, args)
+        if found
+        else f"No requests{since(wanted.since_ns, args.tz)}: no capacity to tell.",
+        keys,
+        [*_notes(wanted), *(part for number, one in enumerate(made) for part in _parts(*one, args, number, len(made)))],
+        is_bad=any(_is_bad(one, given, args) for one, given in zip(found, plans, strict=True)),
+        complete=complete,
+        reason=reason,
+    )
+
+
+_HEAD: Final[Mapping[str, Any]] = {
+    "knee": None,
+    "peak_per_s": None,
+    "interval": None,
+    "identifiable": False,
+    "why_not": "not one service",
+}
+
+
+def objective(text: str) -> Objective:
+    """Return share and time of `p99:50ms`."""
+    found = _OBJECTIVE.fullmatch(text)
+    if not found or not 0 < float(found[1]) < 100 or float(found[2]) <= 0:  # noqa: PLR2004 -- percent
+        raise argparse.ArgumentTypeError(f"{text!r} is no objective; write p99:50ms, with us, ms, s or m")
+    return Objective(round(float(found[1]) / 100, 12), float(found[2]) * _UNIT_MS[found[3]], text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1e12:  # noqa: PLR2004 -- none is as high
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate; write requests per second, as 500")
+    return rate
+
+
+def _is_bad(one: Capacity, given: Plan, args: argparse.Namespace) -> bool:
+    short = one.headroom is not None and one.headroom < _LEAST_HEADROOM
+    never = given.replicas is None and bool(one.levels) and args.rate is not None and args.objective is not None
+    return (
+        short or never or (given.replicas is not None and not given.at_most and given.replicas > one.busiest.instances)
+    )
+
+
+def _manifest(reader: Reader, wanted: Selection, args: argparse.Namespace) -> str:
+    from stagetrace.analysis import capacity
+
+    kept: Objective | None = args.objective
+    with reader.relations(wanted) as relations:
+        found = capacity.ask(relations, kept.within_ms if kept else None)
+        if not relations.complete:
+            sys.stderr.write(f"stagetrace: INCOMPLETE: {relations.reason}\n")
+        if len(found) != 1:
+            names = ", ".join(one.service for one in found) or "no service"
+            raise UsageError(f"--format {args.format} is of one service, and there is {names}\ngive --service NAME")
+        (one,) = found
+        methods = sampled_values(relations, one, "method")
+    if not any(row["method"] for row in methods):
+        raise StagetraceError(
+            f"{one.service} serves no HTTP, and its requests in flight are in no metric that an autoscaler could read\n"
+            "write the manifest by hand: `stagetrace capacity` says how many an instance takes"
+        )
+    given = capacity.plan(one, args.rate, kept.share if kept else None)
+    if given.in_flight is None or given.at_most:
+        raise StagetraceError(
+            f"no target for an autoscaler of {one.service}: {one.law.reason or given.reason}\n"
+            "drive a copy of it to its limit once, or give an objective that it missed under load: --objective p99:50ms"
+        )
+    most = max(given.replicas or 0, 3 * one.busiest.instances)
+    return autoscaler.manifest(args.format, one, given, most)
+
+
+def _sentence(found: Sequence[Capacity], plans: Sequence[Plan], args: argparse.Namespace) -> str:
+    told = [_told(one, given, args) for one, given in zip(found, plans, strict=True)]
+    return told[0] if len(told) == 1 else f"{len(told)} services. {' '.join(told)}"
+
+
+def _told(one: Capacity, given: Plan, args: argparse.Namespace) -> str:
+    """Return what is known of one service's capacity, in one or two sentences."""
+    busiest = f"the busiest {_long(one.busiest.seconds)} took {number(one.busiest.per_s)}/s"
+    if one.peak_per_s is None or one.headroom is None:
+        said = f"The capacity of {one.service} is not identifiable from this data: {one.law.reason}; {busiest}."
+    else:
+        how = "peaks at" if one.law.law == "usl" and one.law.knee is not None else "levels off at"
+        at = one.knee if one.law.knee is not None else one.saturation
+        where = f"with {number(at or 0)} in flight" if how == "peaks at" else f"from {number(at or 0)} in flight on"
+        left = f"{100 * one.headroom:.0f} % head-room" if one.headroom > _NOTHING else "no head-room"
+        bounds = between(one.interval)
+        said = f"{one.service} {how} {number(one.peak_per_s)} requests/s{bounds} {where}; {busiest}: {left}."
+    if args.rate is None:
+        return said
+    return f"{said} {replicas(given, args)}"
+
+
+def replicas(given: Plan, args: argparse.Namespace) -> str:
+    """Return how many replicas a rate needs, as a sentence."""
+    rate = f"{number(args.rate)}/s"
+    if given.replicas is None:
+        return f"How many replicas {rate} needs is not known: {given.reason}."
+    most = " at most" if given.at_most else ""
+    plural = "" if given.replicas == 1 else "s"
+    return f"{rate} needs {given.replicas} replica{plural}{most}, {number(given.per_s or 0)}/s each ({given.reason})."
+
+
+def _long(seconds: float) -> str:
+    return "minute" if round(seconds) == 60 else f"{number(seconds)} s"  # noqa: PLR2004
+
+
+def between(interval: Interval | None) -> str:
+    """Return an interval as it stands behind its value."""
+    if interval is None:
+        return ""
+    return f" [{number(interval.low)}, {'?' if interval.high is None else number(interval.high)}]"
+
+
+def _notes(wanted: Selection) -> list[str]:
+    parts = {"route": wanted.route, "model": wanted.model, **wanted.segments}
+    only = [f"{key} {value}" for key, value in parts.items() if value is not None]
+    if not only:
+        return []
+    return [f"Only requests of {', '.join(only)} are counted; others of the service share its capacity with them."]
+
+
+def _keys(one: Capacity, given: Plan, used: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keys of one service in `--json`."""
+    law = one.law
+    return {
+        "service": one.service,
+        "requests": round(one.requests),
+        "reversed": one.reversed,
+        **sampled.keys(sample_of(one)),
+        "since_unix_nano": one.since_ns,
+        "until_unix_nano": one.until_ns,
+        "width_s": one.width_s,
+        "in_flight": one.in_flight,
+        "per_s": one.per_s,
+        "busiest": one.busiest._asdict(),
+        "knee": one.knee,
+        "knee_interval": one.knee_interval,
+        "saturation": one.saturation,
+        "peak_per_s": one.peak_per_s,
+        "interval": one.interval,
+        "identifiable": law.identifiable,
+        "why_not": law.reason,
+        "headroom": one.headroom,
+        "law": law.law,
+        "lambda": law.lambda_per_s,
+        "sigma": law.sigma,
+        "kappa": law.kappa,
+        "sharpness": law.sharpness,
+        "of_one_instance": {"knee": law.knee, "peak_per_s": law.peak_per_s, "interval": law.interval},
+        "at_work": one.busiest.instances,
+        "instances": [instance._asdict() for instance in one.instances[:_MOST_INSTANCES]],
+        "utilisation": used,
+        "replicas": None if args.rate is None else {"rate": args.rate, **given._asdict()},
+        "target": {"in_flight": given.in_flight, "per_s": given.per_s, "reason": given.reason},
+        "points": [level._asdict() for level in one.levels],
+    }
+
+
+def sample_of(one: Capacity) -> Sample:
+    """Return what stands for the requests of a service."""
+    return Sample(one.stored, one.is_estimate, one.is_unknown)
+
+
+def _parts(
+    one: Capacity, given: Plan, used: Mapping[str, Any], args: argparse.Namespace, place: int, services: int
+) -> list[str | Table | Chart]:
+    """Return what is shown below the sentence of one service."""
+    made: list[str | Table | Chart] = []
+    if place < _MOST_PICTURES and one.levels:
+        made.append(_picture(one))
+    if services == 1 or place < _MOST_PICTURES:
+        made += [_uses(one, used), _levels(one, args)]
+    if len(one.instances) > 1:
+        made.append(_instances(one))
+    if given.in_flight is not None:
+        target = f"{given.in_flight:.3g} in flight, {number(given.per_s or 0)}/s ({given.reason})"
+        made.append(f"Target of an instance of {one.service}: {target}{', or more' if given.at_most else ''}.")
+    if one.reversed:
+        made.append(f"{one.reversed} requests of {one.service} end before they begin, and count for nothing.")
+    note = sampled.note(one.service, sample_of(one))
+    return [*made, *([note] if note else [])]
+
+
+def _picture(one: Capacity) -> Points:
+    knee = (one.law.knee or one.law.saturation) if one.law.identifiable else None
+    # All that waits beyond the knee would leave no room for the rest.
+    most = min(one.levels[-1].in_flight, _SHOWN * (knee or one.levels[-1].in_flight))
+    loads = [most * step / 100 for step in range(1, 101)] if one.law.identifiable else []
+    curve = [(0.0, 0.0), *zip(loads, one.law.throughput(loads), strict=True)] if loads else []
+    marks = [] if knee is None else [(knee, f"{number(knee)} in flight")]
+    points = [(level.in_flight, level.per_s) for level in one.levels if level.in_flight <= most]
+    each = " of each instance" if one.busiest.instances > 1 else ""
+    return Points(f"{one.service}: throughput{each} by requests in flight", points, curve, "in flight", "/s", marks)
+
+
+def _levels(one: Capacity, args: argparse.Namespace) -> Table:
+    """Return what an instance did at each level of load."""
+    rows = []
+    for level in one.levels:
+        kept = level.good if args.objective is None else level.within
+        rows.append(
+            (
+                number(level.in_flight),
+                number(level.per_s),
+                number(level.waiting),
+                f"{number(level.seconds)} s",
+                sampled.about(round(level.requests), sample_of(one)),
+                "-" if kept is None else f"{100 * kept:.4g} %",
+            )
+        )
+    return Table(_LEVELS, rows, f"Levels of load in an instance of {one.service}, by {one.width_s:g} s")
+
+
+def _uses(one: Capacity, used: Mapping[str, Any]) -> Table:
+    """Return how much of what was used, and why some is not known."""
+    rows: list[tuple[str, ...] | str] = []
+    unknown = []
+    for name, use in used.items():
+        if use["mean"] is None:
+            unknown.append(f"{name}: {use['why_not']}")
+            continue
+        cells = ("-" if use[key] is None else number(use[key]) for key in ("mean", "busiest", "of"))
+        share = use["utilisation"]
+        rows.append((f"{name}, {use['unit']}", *cells, "-" if share is None else f"{100 * share:.0f} %"))
+    rows += [f"not known: {text}" for text in unknown]
+    return Table(_USES, rows, f"What {one.service} used")
+
+
+def _instances(one: Capacity) -> Table:
+    rows: list[tuple[str, ...] | str] = [
+        (
+            instance.name or "(unnamed)",
+            sampled.about(round(instance.requests), sample_of(one)),
+            number(instance.per_s),
+            number(instance.in_flight),
+            number(instance.busiest_in_flight),
+        )
+        for instance in one.instances[:_MOST_INSTANCES]
+    ]
+    if len(one.instances) > _MOST_INSTANCES:
+        rows.append(f"and {len(one.instances) - _MOST_INSTANCES} more")
+    return Table(_INSTANCES, rows, f"Instances of {one.service}; {one.busiest.instances} at work at once")

@@ -1,0 +1,1 @@
+"""`stagetrace causes`: what distinguishes breaches from good requests."""

@@ -1,0 +1,354 @@
+"""What `stagetrace causes` shows of what it found: the sentence, tables, a picture, and the keys of JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.cli.output.answer import Answer
+from stagetrace.cli.output.chart import Bars
+from stagetrace.cli.output.table_layout import Column, Table
+from stagetrace.cli.output.terminal import milliseconds
+from stagetrace.cli.times import shown
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from stagetrace.analysis.cases import Cases
+    from stagetrace.analysis.causes import Contrast
+    from stagetrace.analysis.diagnosis import Diagnosis, Evidence
+    from stagetrace.analysis.localise import Localised
+    from stagetrace.cli.times import Zone
+
+LEAST: Final = 5  # requests or traces of each kind: of `analysis.diagnosis` and `localise`, which are heavy to import
+_SHOWN: Final = 10  # rows of a table
+_TITLE: Final = "Causes of breaches"
+
+
+def answer(
+    cases: Cases,
+    found: Diagnosis,
+    services: Localised | None,
+    args: argparse.Namespace,
+    *,
+    complete: bool,
+    reason: str | None,
+) -> Answer:
+    """Return the answer as every form of output has it."""
+    if services is not None and not _is_downstream(services):
+        services = None if not args.against else services
+    return Answer(
+        _TITLE,
+        _sentence(cases, found, services),
+        _keys(cases, found, services),
+        _parts(cases, found, services, args.tz),
+        complete=complete,
+        reason=reason,
+    )
+
+
+def _is_downstream(services: Localised) -> bool:
+    """Tell whether traces have more than one service: of a single one, its stages say more."""
+    return len(services.services) > 1
+
+
+def named(values: Mapping[str, str | None]) -> str:
+    """Return values of attributes in words."""
+    return " and ".join(f"without {key}" if value is None else f"{key} {value}" for key, value in values.items())
+
+
+def _sentence(cases: Cases, found: Diagnosis, services: Localised | None) -> str:
+    if not cases.rows:
+        return _of_traces(services)
+    culprit = services.culprits[0] if services is not None and services.culprits else None
+    lost = "" if culprit is None else f"{culprit.service} ({_of_culprit(culprit)})"
+    what = "slow requests" if cases.by_time else "breaches"
+    those = f"the {cases.breaches:,.0f} {what} from the {cases.good:,.0f} good requests"
+    if found.findings:
+        others = len(found.findings) - 1
+        more = f"; {others} more {'finding' if others == 1 else 'findings'}" if others else ""
+        where = f"; traces lose their time in {lost}" if lost else ""
+        return f"{_told(found.findings[0].contrast, cases)}{more}{where}."
+    if lost:
+        return f"No attribute distinguishes {those}; they lose their time in {lost}."
+    if min(found.breaches, found.good) < LEAST:
+        numbers = f"{cases.breaches:,.0f} {what} and {cases.good:,.0f} good requests"
+        return f"Not enough data: {numbers}; {LEAST} of each are needed."
+    but = f" but the time in {found.stages[0].stage} ({_plus(found.stages[0].excess_ms)})" if found.stages else ""
+    return f"Nothing distinguishes {those}{but}."
+
+
+def _of_traces(services: Localised | None) -> str:
+    """Return the sentence where no request is there to compare, but traces may be."""
+    if services is None:
+        return "No request here was judged: set an objective (STAGETRACE_SLA), or give --against SINCE..UNTIL."
+    if services.normal_ms is None:
+        there = f"{services.slow} traces here and {services.normal} in the window of --against"
+        return f"Not enough data: {there}; {LEAST} of each are needed."
+    if services.culprits:
+        return f"Traces lose their time in {services.culprits[0].service} ({_of_culprit(services.culprits[0])})."
+    return f"Nothing distinguishes the {services.slow} traces here from the {services.normal} normal ones."
+
+
+def _of_culprit(one: Any) -> str:
+    if one.errors > 0 and one.excess_ms <= 0:
+        return f"fails first in {100 * one.errors:.0f} % more of them"
+    return f"{_plus(one.excess_ms)}{f', first to fail in {100 * one.errors:.0f} % more' if one.errors > 0 else ''}"
+
+
+def _told(one: Contrast, cases: Cases) -> str:
+    risk = one.breached / (one.breached + one.good)
+    others = (cases.breaches - one.breached) / max(1e-9, cases.breaches + cases.good - one.breached - one.good)
+    missed = "are slow" if cases.by_time else "miss their objective"
+    return (
+        f"Requests with {named(one.values)} {missed} {one.relative_risk:.1f} times as often as others of their route "
+        f"({percent(risk)} against {percent(others)} of all, {_q(one.q_value)})"
+    )
+
+
+def percent(share: float) -> str:
+    """Return a share with two digits that count."""
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"  # noqa: PLR2004 -- 10 %
+
+
+def _q(value: float) -> str:
+    return "q < 0.001" if value < 0.001 else f"q = {value:.3f}"  # noqa: PLR2004 -- as far as it is shown
+
+
+def _plus(ms: float) -> str:
+    return f"{'+' if ms >= 0 else '-'}{milliseconds(abs(ms))}"
+
+
+def _keys(cases: Cases, found: Diagnosis, services: Localised | None) -> dict[str, Any]:
+    return {
+        "attributes": [_attribute(one) for one in found.findings],
+        "services": [_service(one) for one in services.culprits] if services is not None else [],
+        "stages": [
+            {
+                "stage": one.stage,
+                "excess_ms": one.excess_ms,
+                "interval": list(one.interval_ms),
+                "good_ms": one.good_ms,
+                "share": one.share,
+                "q_value": one.q_value,
+            }
+            for one in found.stages
+        ],
+        "causes": [
+            {
+                "stage": one.stage,
+                "cause": one.cause,
+                "breaches": one.breaches,
+                "share": one.share,
+                **_evidence(one.evidence),
+            }
+            for one in found.causes
+        ],
+        "changes": [
+            {"at_unix_nano": one.at_unix_nano, "before": one.before, "after": one.after, "p_value": one.p_value}
+            for one in found.changes
+        ],
+        "breaches": cases.breaches if cases.rows else None,
+        "good": cases.good if cases.rows else None,
+        "by_time": cases.by_time,
+        "compared": {"breaches": found.breaches, "good": found.good},
+        "estimated": cases.is_estimate,
+        "sampling_known": not cases.is_unknown,
+        "excess_ms": found.excess_ms,
+        "tests": found.tests,
+        "skipped": list(found.skipped),
+        "traces": None if services is None else _traces(services),
+    }
+
+
+def _traces(services: Localised) -> dict[str, Any]:
+    return {
+        "slow": services.slow,
+        "normal": services.normal,
+        "slow_ms": services.slow_ms,
+        "normal_ms": services.normal_ms,
+        "unlike": services.unlike,
+        "unrooted": services.unrooted,
+    }
+
+
+def _attribute(one: Any) -> dict[str, Any]:
+    found = one.contrast
+    return {
+        "values": found.values,
+        "breached": found.breached,
+        "good": found.good,
+        "relative_risk": found.relative_risk,
+        "interval": [found.interval[0], found.interval[1] if found.interval[1] < float("inf") else None],
+        "p_value": found.p_value,
+        "q_value": found.q_value,
+        "explained": found.explained,
+        "also": list(found.also),
+        "along": list(found.along),
+        **_evidence(one.evidence),
+    }
+
+
+def _evidence(one: Evidence) -> dict[str, Any]:
+    return {
+        "excess_ms": one.excess_ms,
+        "first_unix_nano": one.first_unix_nano,
+        "last_unix_nano": one.last_unix_nano,
+        "trace_ids": list(one.trace_ids),
+    }
+
+
+def _service(one: Any) -> dict[str, Any]:
+    return {
+        "service": one.service,
+        "operation": one.operation or None,
+        "excess_ms": one.excess_ms,
+        "score": one.score,
+        "interval": list(one.interval_ms),
+        "normal_ms": one.normal_ms,
+        "self_ms": one.self_ms,
+        "edge_ms": one.edge_ms,
+        "peers": list(one.peers),
+        "errors": one.errors,
+        "q_value": one.q_value,
+        "operations": dict(one.operations),
+    }
+
+
+def _parts(cases: Cases, found: Diagnosis, services: Localised | None, zone: Zone) -> list[Any]:
+    parts: list[Any] = []
+    if found.findings:
+        parts.append(_attributes(found, zone))
+        rows = [(named(one.contrast.values), one.contrast.explained, f"{one.contrast.explained:,.0f}")
+                for one in found.findings[:_SHOWN]]  # fmt: skip
+        parts.append(Bars("Breaches that there would be less at the risk of the others, at least", rows))
+        parts += _names(found)
+    if services is not None and services.culprits:
+        parts.append(_services(services))
+    if found.stages:
+        parts.append(_stages(found))
+    if found.causes:
+        parts.append(_verdicts(found, zone))
+    parts += [
+        f"From {shown(one.at_unix_nano, zone)} {zone.name} on {percent(one.after)} of the requests are "
+        f"{'slow' if cases.by_time else 'breaches'}, before {percent(one.before)}."
+        for one in found.changes
+    ]
+    return [*parts, *_notes(cases, found, services)]
+
+
+def _attributes(found: Diagnosis, zone: Zone) -> Table:
+    columns = (
+        Column("attributes"),
+        *(Column(name, is_number=True) for name in ("breaches", "of", "risk", "95 %", "q", "longer")),
+        Column("since", leaves=2),
+        Column("until", leaves=1),
+        Column("example", leaves=3),
+    )
+    rows = []
+    for one in found.findings[:_SHOWN]:
+        contrast, seen = one.contrast, one.evidence
+        low, high = contrast.interval
+        rows.append(
+            (
+                named(contrast.values),
+                f"{contrast.breached:,.0f}",
+                f"{contrast.breached + contrast.good:,.0f}",
+                f"{contrast.relative_risk:.1f} x",
+                f"{low:.1f} to {high:.1f}",
+                f"{contrast.q_value:.2g}",
+                _plus(seen.excess_ms),
+                shown(seen.first_unix_nano, zone, 0),
+                shown(seen.last_unix_nano, zone, 0),
+                seen.trace_ids[0][:12] if seen.trace_ids else "-",
+            )
+        )
+    return Table(columns, rows, "More frequent among breaches than among good requests of the same route")
+
+
+def _names(found: Diagnosis) -> list[str]:
+    made = []
+    for one in found.findings[:_SHOWN]:
+        also, along = one.contrast.also, one.contrast.along
+        if also:
+            made.append(f"{named(one.contrast.values)}: the same requests as {'; '.join(map(named, also))}")
+        if along:
+            made.append(f"{named(one.contrast.values)}: explains {'; '.join(map(named, along))}")
+    return made
+
+
+def _services(services: Localised) -> Table:
+    columns = (
+        Column("service"),
+        Column("operation"),
+        *(Column(name, is_number=True) for name in ("longer", "95 %", "normally", "own", "calls", "errors", "score")),
+    )
+    rows = [
+        (
+            one.service,
+            one.operation or "-",
+            _plus(one.excess_ms),
+            " to ".join(map(_plus, one.interval_ms)),
+            milliseconds(one.normal_ms),
+            _plus(one.self_ms),
+            _plus(one.edge_ms),
+            f"{100 * one.errors:+.0f} %" if one.errors > 0 else "-",
+            f"{one.score:.2f}",
+        )
+        for one in services.culprits[:_SHOWN]
+    ]
+    title = f"Services, along the critical path of {services.slow} slow traces against {services.normal} normal ones"
+    return Table(columns, rows, title)
+
+
+def _stages(found: Diagnosis) -> Table:
+    columns = (Column("stage"), *(Column(name, is_number=True) for name in ("longer", "95 %", "good", "of the excess")))
+    rows = [
+        (
+            one.stage,
+            _plus(one.excess_ms),
+            " to ".join(map(_plus, one.interval_ms)),
+            milliseconds(one.good_ms),
+            "-" if one.share is None else percent(one.share),
+        )
+        for one in found.stages
+    ]
+    return Table(columns, rows, "Stages of breaches against those of good requests")
+
+
+def _verdicts(found: Diagnosis, zone: Zone) -> Table:
+    names = ("breaches", "of all", "longer")
+    columns = (Column("stage"), Column("cause"), *(Column(name, is_number=True) for name in names), Column("until"))
+    rows = [
+        (
+            one.stage or "-",
+            one.cause or "-",
+            f"{one.breaches:,}",
+            percent(one.share),
+            _plus(one.evidence.excess_ms),
+            shown(one.evidence.last_unix_nano, zone, 0),
+        )
+        for one in found.causes[:_SHOWN]
+    ]
+    return Table(columns, rows, "What the verdicts of the breaches name")
+
+
+def _notes(cases: Cases, found: Diagnosis, services: Localised | None) -> list[str]:
+    notes = []
+    if cases.rows and (found.breaches < round(cases.breaches) or found.good < round(cases.good)):
+        how = "sampled when they were recorded, and " if cases.is_estimate else ""
+        notes.append(
+            f"Compared: {found.breaches:,} of {cases.breaches:,.0f} breaches and {found.good:,} of {cases.good:,.0f} "
+            f"good requests ({how}weighed to all of them)."
+        )
+    if cases.is_unknown:
+        notes.append("It is not known how requests were sampled: risks are of what is stored, tests hold.")
+    if cases.by_time:
+        notes.append("No request is judged: slow is what takes longer than 95 % of the normal ones of its route.")
+    if found.skipped:
+        notes.append(f"Not compared, since almost each request has its own value: {', '.join(found.skipped[:_SHOWN])}.")
+    if found.tests:
+        notes.append(f"{found.tests:,} values and pairs were tested; at most 5 % of what is found is by chance.")
+    if services is not None and services.unrooted:
+        notes.append(f"{services.unrooted} traces without a root were left out.")
+    return notes

@@ -1,0 +1,1 @@
+"""`stagetrace compare`: whether one version of a model is slower than another."""

@@ -1,0 +1,273 @@
+"""`stagetrace demo`: a real service with real faults on the embedded back end, and what the commands say of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.error import URLError
+
+from stagetrace.cli.base import ANSWERED, BAD
+from stagetrace.cli.demo import traffic as demo_traffic
+from stagetrace.cli.report import all_answers as every_answer
+from stagetrace.errors import StagetraceError
+from stagetrace.installed_from import requirement
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+DESCRIPTION: Final = """Start the embedded back end and a ticket router (FastAPI and scikit-learn, no tracing code
+in it), send it traffic with a few real faults, and show what stagetrace says of them. Then let it live through a day in
+a minute, and put the ten questions to what was recorded. Takes about two minutes, and leaves the report behind."""
+EXAMPLE: Final = "stagetrace demo"
+PROMISE: Final = "POST /predict within 50ms for 99%; * within 250ms"
+# Release -> the model that it serves.
+_RELEASES: Final = {"2026.10": "v1", "2026.11": "v3"}
+_PRICES: Final = {"currency": "EUR", "per_hour": 0.19}
+_REPORT: Final = "stagetrace-report-"
+_NEEDED: Final = ("fastapi", "uvicorn", "sklearn", "duckdb", "deltalake", "pyarrow")
+_READY_WITHIN_S: Final = 60
+_QUERYABLE_WITHIN_S: Final = 30
+_STOPS_WITHIN_S: Final = 20
+_STAGETRACE: Final = (sys.executable, "-m", "stagetrace.cli.main")
+
+_NEXT: Final = f"""
+Everything is stopped again. For your own service: install stagetrace beside it, keep `stagetrace up` running, and start
+the service with
+
+  STAGETRACE=1 STAGETRACE_SLA="{PROMISE}" OTEL_SERVICE_NAME=my-service uvicorn app:app
+
+Then ask: stagetrace breaches, stagetrace stages, stagetrace requests, stagetrace tail -f, stagetrace query "SELECT ..."
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add nothing: the demo has no options."""
+    del parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it all in a folder that is gone afterwards."""
+    del args
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise StagetraceError(f"the demo needs {', '.join(missing)}\npip install {requirement('demo')}")
+    # `kill` and the end of a terminal clean up as Ctrl-C does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with tempfile.TemporaryDirectory(prefix="stagetrace-demo-") as folder:
+            _demo(Path(folder))
+    except KeyboardInterrupt:
+        _say("\ninterrupted; everything is stopped")
+        raise
+    _say(_NEXT)
+    return ANSWERED
+
+
+def _demo(folder: Path) -> None:
+    data = folder / "data"
+    _say("starting the embedded back end ...")
+    with _back_end(folder, data) as endpoint:
+        settings = {
+            "STAGETRACE": "1",
+            "STAGETRACE_SLA": PROMISE,
+            "OTEL_SERVICE_NAME": "ticket-router",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        }
+        shown = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
+        _say(f"starting the ticket router, training its models:\n  {shown} uvicorn app:app")
+        # What it says of itself goes away with the rest.
+        settings["STAGETRACE_STATUS"] = str(folder / "status")
+        with _service(folder, settings) as address:
+            _say(f"sending:\n{demo_traffic.FAULTS}")
+            demo_traffic.send_faults(address)
+        breaches = _wait_for_breaches(str(data))
+        _show("stages", "--store", str(data))
+        _show("breaches", "--store", str(data), "--limit", "10")
+        for stage in ("inference", "queue"):
+            worst = [breach for breach in breaches if breach["stage"] == stage]
+            if worst:
+                _say(f"\nThe worst of those whose stage is {stage}:")
+                _show("trace", max(worst, key=lambda one: float(one["overrun_ms"]))["trace_id"], "--store", str(data))
+        _second_act(folder, data, settings)
+
+
+def _second_act(folder: Path, data: Path, settings: dict[str, str]) -> None:
+    """Let the service live through a day, and put the ten questions to what was recorded of it."""
+    since = ["--store", str(data), "--since", datetime.now(timezone.utc).isoformat()]
+    recorded = settings | {"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": demo_traffic.TENANT_HEADER}
+    _say(f"\nThe second act: a day of the ticket router, in a minute.\n{demo_traffic.DAY}")
+    first, second = _RELEASES
+    with _service(folder, recorded | _release(first)) as address:
+        demo_traffic.send_before_release(address)
+    with _service(folder, recorded | _release(second)) as address:
+        demo_traffic.send_after_release(address)
+        _say("  and a benchmark of it")
+        message = json.dumps({"text": demo_traffic.MESSAGE.format(123_456)})
+        load = [f"{address}/predict", "--rate", "40", "--body", message, "--objective", "p99:50ms"]
+        bench = _asked("bench", *load, *since[:2], "--json")
+    (folder / "bench.json").write_text(bench, "utf-8")
+    (folder / "prices.json").write_text(json.dumps(_PRICES), "utf-8")
+    options = {
+        "compare": ["--a", f"service.version={first}", "--b", f"service.version={second}"],
+        "capacity": ["--route", demo_traffic.PRESSED],
+        "cost": ["--prices", str(folder / "prices.json")],
+        "segments": ["--by", demo_traffic.TENANT],
+    }
+    given = [one for verb, some in options.items() for one in ("--with", shlex.join([verb, *some]))]
+    page = _asked("report", "--all", *since, *given, "--bench", str(folder / "bench.json"), "--format", "html")
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix=_REPORT, suffix=".html", delete=False) as report:
+        report.write(page)
+    _say(f"\nThe ten answers, with pictures, are on one page: {report.name}\n")
+    for verb in every_answer.VERBS:
+        command = [verb, *options.get(verb, [])]
+        _say(f"$ stagetrace {shlex.join(command)}")
+        _say(f"  {json.loads(_asked(*command, *since, '--json'))['sentence']}")
+    _say(f"$ stagetrace {shlex.join(['bench', *load])}\n  {json.loads(bench)['sentence']}")
+
+
+def _release(version: str) -> dict[str, str]:
+    return {"OTEL_RESOURCE_ATTRIBUTES": f"service.version={version}", "ROUTER_MODEL": _RELEASES[version]}
+
+
+def _asked(*arguments: str) -> str:
+    """Return what one command of ours prints, whether its answer is good or bad."""
+    done = subprocess.run([*_STAGETRACE, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode not in (ANSWERED, BAD) or not _is_answer(done.stdout, is_json="--json" in arguments):
+        why = f"ended with {done.returncode} and gave no answer:\n{done.stderr.strip()}"
+        raise StagetraceError(f"`stagetrace {arguments[0]}` {why}")
+    return done.stdout
+
+
+def _is_answer(text: str, *, is_json: bool) -> bool:
+    if not is_json:
+        return bool(text.strip())
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _back_end(folder: Path, data: Path) -> Iterator[str]:
+    """Run `stagetrace up` on free ports; give its OTLP endpoint."""
+    flags = [flag for port in ("grpc", "http", "query-grpc", "query-http") for flag in (f"--{port}-port", "0")]
+    argv = [*_STAGETRACE, "up", "--data", str(data), *flags, "--json"]
+    with _process(argv, folder / "up.log", cwd=folder, env=_plain(), stdout=subprocess.PIPE) as process:
+        line = process.stdout.readline() if process.stdout else b""
+        if not line:
+            raise StagetraceError(f"the back end did not start:\n{_tail(folder / 'up.log')}")
+        yield f"http://127.0.0.1:{json.loads(line)['grpc_port']}"
+
+
+@contextmanager
+def _service(folder: Path, settings: dict[str, str]) -> Iterator[str]:
+    """Run the ticket router; give its address."""
+    port = _free_port()
+    log = folder / "service.log"
+    argv = [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port), "--log-level", "warning"]
+    with _process(argv, log, cwd=service_folder(), env=_plain() | settings) as process:
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + _READY_WITHIN_S
+        while not _is_up(address):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise StagetraceError(f"the ticket router did not start:\n{_tail(log)}")
+            time.sleep(0.1)
+        yield address
+    for line in log.read_text("utf-8", errors="replace").splitlines():
+        _say(f"  service: {line}")
+
+
+def service_folder() -> Path:
+    """Return where the example service lies: in the installed package, or in a clone beside it."""
+    package = Path(__file__).resolve().parents[2]
+    shipped = package / "_demo"
+    return shipped if shipped.exists() else package.parent.parent / "examples" / "service"
+
+
+@contextmanager
+def _process(argv: list[str], log: Path, **kwargs: Any) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        kwargs = {"stdout": output} | kwargs
+        # A session of its own: Ctrl-C reaches this process alone, which then stops the others in order.
+        process: Any = subprocess.Popen(argv, stderr=output, start_new_session=True, **kwargs)  # noqa: S603
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOPS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def _wait_for_breaches(store: str) -> list[dict[str, Any]]:
+    """Return the breaches, once all that are sure to be there are."""
+    deadline = time.monotonic() + _QUERYABLE_WITHIN_S
+    while True:
+        argv = [*_STAGETRACE, "breaches", "--store", store, "--json"]
+        asked = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603
+        breaches: list[dict[str, Any]] = json.loads(asked.stdout)["breaches"] if asked.returncode == 0 else []
+        if len(breaches) >= demo_traffic.SLOW_AT_LEAST:
+            return breaches
+        if time.monotonic() > deadline:
+            raise StagetraceError(
+                f"{len(breaches)} breaches arrived within {_QUERYABLE_WITHIN_S} s, "
+                f"at least {demo_traffic.SLOW_AT_LEAST} were due\n"
+                f"{asked.stderr.strip()}"
+            )
+        time.sleep(0.3)
+
+
+def _show(*arguments: str) -> None:
+    """Run one command of ours, with its output on the terminal."""
+    _say(f"\n$ stagetrace {shlex.join(arguments)}")
+    done = subprocess.run([*_STAGETRACE, *arguments], check=False)  # noqa: S603
+    if done.returncode != 0:
+        raise StagetraceError(f"`stagetrace {arguments[0]}` ended with {done.returncode}; what it said is above")
+
+
+def _plain() -> dict[str, str]:
+    """Return the environment without what steers recording: the demo sets all of it itself."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "STAGETRACE"))}
+
+
+def _is_up(address: str) -> bool:
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{address}/health", timeout=5):
+            return True
+    except (URLError, OSError):
+        return False
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _tail(log: Path) -> str:
+    return log.read_text("utf-8", errors="replace")[-2000:].strip()
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

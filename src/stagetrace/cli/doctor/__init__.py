@@ -1,0 +1,1 @@
+"""`stagetrace doctor`: the installation, the settings, the delivery of spans, running processes."""

@@ -1,0 +1,104 @@
+"""`stagetrace doctor`: is everything as it has to be, here and in the services that run?"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.cli.base import ANSWERED, BAD
+from stagetrace.cli.doctor import delivery, installation, processes
+from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
+from stagetrace.cli.options import add_json, count
+from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json
+from stagetrace.store import open_store
+
+if TYPE_CHECKING:
+    import argparse
+
+    from stagetrace.process_status import files as status
+
+DESCRIPTION: Final = """Check the installation, the settings of this shell, the way of spans to where they are kept,
+and the traced processes that run: what is, what costs latency there, and what mends it. Exits 1 if something fails.
+
+The export that it makes is real and holds no span, or one, where --round-trip asks for it. Nothing else is changed,
+but for the left files of ended processes."""
+EXAMPLE: Final = "stagetrace doctor"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument(
+        "--pid", metavar="N", type=count, help="look at this traced process alone, and show all that it says"
+    )
+    parser.add_argument(
+        "--round-trip",
+        metavar="URL",
+        help="send one span as a service started from here would, and read it back from this store",
+    )
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the checks, show them, and return the exit code."""
+    found: list[Check] = []
+    if args.pid is None:
+        if args.round_trip is not None:
+            open_store(args.round_trip).close()  # a URL that is none is wrong usage, and said before anything is done
+        sent = [secrets.token_hex(16)] if args.round_trip is not None else []
+        probe = delivery.Probe(*sent)
+        running, about = processes.found(None)
+        asked, why = probe.answer()
+        found += [*installation.checks(asked), *delivery.checks(asked, why), *spools(running)]
+        found += [delivery.arrival(one, args.round_trip, asked) for one in sent]
+    else:
+        running, about = processes.found(args.pid)
+    found += about
+    for one in running:
+        found += processes.checks(one)
+    fails = any(check.state == FAIL for check in found)
+    if args.json:
+        show_json(as_json(found, running))
+    else:
+        show(table(found), *(processes.table(running[0].said) if args.pid and running and running[0].said else ()))
+        if args.pid is None:
+            show("", summary(found))
+    return BAD if fails else ANSWERED
+
+
+def spools(running: list[status.Found]) -> list[Check]:
+    """Return a check of each spool that a running process has, and this shell has not."""
+    own = os.environ.get("STAGETRACE_SPOOL", "").strip()
+    folders = {one.said.get("spool") for one in running if one.said is not None}
+    return [delivery.spool(folder) for folder in sorted(folders - {own}, key=str) if isinstance(folder, str) and folder]
+
+
+def as_json(found: list[Check], running: list[status.Found]) -> dict[str, Any]:
+    """Return the object that `--json` prints."""
+    return {
+        **completeness(),
+        "ok": all(check.state != FAIL for check in found),
+        "checks": [check._asdict() for check in found],
+        "processes": [one.said for one in running if one.said is not None],
+    }
+
+
+def table(found: list[Check]) -> Table:
+    """Return the checks, below each what mends it."""
+    rows: list[tuple[str, str, str]] = []
+    last = ""
+    for check in found:
+        repeated = check.name == last
+        rows.append((check.state, "" if repeated else check.name, check.found.replace("\n", " ")))
+        if check.mend:
+            rows.append(("", "", f"-> {check.mend}"))
+        last = check.name
+    return Table([Column(""), Column("check"), Column("found")], rows)
+
+
+def summary(found: list[Check]) -> str:
+    """Return the last line."""
+    numbers = {state: sum(check.state == state for check in found) for state in (OK, WARN, FAIL)}
+    if numbers[FAIL]:
+        return f"{numbers[FAIL]} of {len(found)} checks fail, {numbers[WARN]} warn."
+    return f"Nothing fails; {numbers[WARN]} of {len(found)} checks warn."

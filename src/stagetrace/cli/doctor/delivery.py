@@ -1,0 +1,242 @@
+"""Checks of `stagetrace doctor`: do spans get from here to where they are to be kept?"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
+from stagetrace.errors import StagetraceError
+from stagetrace.otlp.export import spool as spool_module
+from stagetrace.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stagetrace.store import Reader
+
+_ANSWERS_WITHIN_S: Final = 30  # a bare interpreter on a busy machine takes seconds to load the exporter
+_HEALTH_WITHIN_S: Final = 2.0
+_ARRIVES_WITHIN_S: Final = 30.0  # a Collector gathers spans for seconds, and stores for some more
+_AGAIN_S: Final = 0.2
+_SECRET: Final = ("HEADERS", "KEY")
+_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+
+
+class Probe:
+    """The recording side, asked in a process of its own, which runs while other checks do."""
+
+    def __init__(self, *trace_id: str) -> None:
+        """Begin; what is sent has no span, or one of the trace that is given."""
+        env = {**os.environ, "STAGETRACE": "0", "GRPC_VERBOSITY": "NONE"}
+        command = [sys.executable, "-m", "stagetrace.process_status.doctor_probe", *trace_id]
+        self._process = subprocess.Popen(  # noqa: S603 -- ourselves
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+        )
+
+    def answer(self) -> tuple[dict[str, Any] | None, str]:
+        """Return what it printed, or None with the reason."""
+        try:
+            printed, complaint = self._process.communicate(timeout=_ANSWERS_WITHIN_S)
+            return json.loads(printed), ""
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+            return None, f"no answer within {_ANSWERS_WITHIN_S} s"
+        except ValueError:
+            return None, (complaint.strip().splitlines() or ["it printed nothing"])[-1]
+
+
+def checks(asked: dict[str, Any] | None, why: str) -> Iterator[Check]:
+    """Yield the checks; `asked` is what the probe answered, None if it did not, for the reason `why`."""
+    yield settings()
+    if asked is None:
+        mend = f"run {sys.executable} -m stagetrace.process_status.doctor_probe and see what it says"
+        yield Check("endpoint", FAIL, f"the exporter cannot be tried: {why}", mend)
+    else:
+        yield from endpoints(asked["targets"])
+    yield spool()
+    yield back_end()
+
+
+def settings() -> Check:
+    """Show which OTEL_* variables are set; secrets by name alone."""
+    named = sorted(name for name in os.environ if name.startswith("OTEL_"))
+    shown = [f"{name} (hidden)" if name.endswith(_SECRET) else f"{name}={_plain(os.environ[name])}" for name in named]
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return Check("settings", WARN, f"OTEL_SDK_DISABLED=true records nothing; {', '.join(shown)}", "unset it")
+    return Check("settings", OK, ", ".join(shown) or "no OTEL_* variable is set: defaults hold")
+
+
+def _plain(value: str) -> str:
+    """Return a value without the password of a URL."""
+    scheme, slashes, rest = value.partition("://")
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}" if slashes else value
+
+
+def endpoints(targets: list[dict[str, Any]]) -> Iterator[Check]:
+    """Yield what became of an export, for each exporter."""
+    if not targets:
+        mend = "unset OTEL_TRACES_EXPORTER, or set it to otlp"
+        yield Check("endpoint", WARN, "OTEL_TRACES_EXPORTER=none: spans go nowhere", mend)
+    for target in targets:
+        name, endpoint = target["exporter"], target["endpoint"]
+        if not target["delivered"]:
+            where = f"{name} to {endpoint}" if endpoint else name
+            yield Check("endpoint", FAIL, f"{where}: {target['reason']}", _mend(target["reason"], endpoint))
+        elif endpoint is None:
+            yield Check("endpoint", OK, f"spans go to {name}, which has no address to try")
+        else:
+            found = f"{name} to {endpoint}: an export was accepted"
+            yield Check("endpoint", OK, f"{found}, {1000 * target['seconds']:.0f} ms with the loading of the exporter")
+
+
+def arrival(trace_id: str, store: str, asked: dict[str, Any] | None) -> Check:
+    """Look for the span that was sent in a store, which may take a moment to show it.
+
+    `asked` is as for `checks`. Where nothing was sent, or the store does not answer, nothing is waited for.
+    """
+    if asked is None or not any(target["delivered"] and target["endpoint"] for target in asked["targets"]):
+        return Check("round trip", FAIL, "no span was sent that could be read back", "see the check of the endpoint")
+    started = time.monotonic()
+    with open_store(store) as reader:
+        try:
+            reader.services()
+        except StagetraceError as error:
+            found, _, mend = str(error).partition("\n")
+            return Check("round trip", FAIL, found, mend.replace("\n", " ") or "see whether the store runs")
+        while (why := _missing(trace_id, reader)) and time.monotonic() < started + _ARRIVES_WITHIN_S:
+            time.sleep(_AGAIN_S)
+    if not why:
+        took = time.monotonic() - started
+        return Check("round trip", OK, f"the span that was sent can be read from {store}, {took:.1f} s later")
+    mend = "see what the Collector in between logs, and whether it feeds this store"
+    return Check("round trip", FAIL, f"trace {trace_id}, sent {_ARRIVES_WITHIN_S:g} s ago: {why}", mend)
+
+
+def _missing(trace_id: str, reader: Reader) -> str:
+    """Return why a trace cannot be read; empty if it can."""
+    try:
+        reader.trace(trace_id)
+    except StagetraceError as error:
+        return str(error).partition("\n")[0]
+    return ""
+
+
+def _mend(reason: str, endpoint: str | None) -> str:
+    if endpoint is None:
+        return "set OTEL_TRACES_EXPORTER to one that is installed"
+    if reason.startswith(("ImportError", "ModuleNotFoundError")):
+        return "install what is missing, or too old: see the check of the packages"
+    lower = reason.lower()
+    if any(word in lower for word in ("unauthenticated", "permission_denied", "http 401", "http 403")):
+        return 'set OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20TOKEN"'
+    if "certificate" in lower or "ssl" in lower:
+        return "set OTEL_EXPORTER_OTLP_CERTIFICATE to the authority's certificate, or use http:// without TLS"
+    if any(word in lower for word in ("http 404", "http 415", "unimplemented", "no otlp", "protocol")):
+        return "set OTEL_EXPORTER_OTLP_PROTOCOL: grpc (port 4317) or http/protobuf (port 4318)"
+    return "start a Collector there (`stagetrace up` takes OTLP too), or set OTEL_EXPORTER_OTLP_ENDPOINT"
+
+
+def spool(given: str | None = None) -> Check:
+    """Look into the spool: `given`, else that of STAGETRACE_SPOOL."""
+    text = given or os.environ.get("STAGETRACE_SPOOL", "").strip()
+    if not text:
+        return Check("spool", OK, "STAGETRACE_SPOOL is not set: what cannot be delivered waits in memory")
+    if not spool_module.supported():
+        return Check("spool", FAIL, "this system has no file locks: STAGETRACE_SPOOL is not used", "unset it")
+    try:
+        folder = Path(text).expanduser().absolute()
+        problem = _writable(folder)
+    except RuntimeError:
+        folder, problem = Path(text), "there is no such home folder"
+    if problem:
+        return Check("spool", FAIL, f"{folder} cannot be written to: {problem}", "give it room and the right to write")
+    try:
+        held = spool_module.state(folder)
+    except OSError as error:
+        return Check("spool", FAIL, f"{folder} cannot be read: {error.strerror}", "give it the right to be read")
+    aside = len(list(folder.glob("*.damaged")))
+    found = (
+        f"{folder}: {held['breach_spans']} spans of breaches and {held['good_spans']} others wait in "
+        f"{held['files']} files, {held['bytes']:,} bytes"
+    )
+    lost = {name: held[name] for name in spool_module.LOSSES if held[name]}
+    if lost or aside:
+        said = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items()) or "none"
+        found += f"; spans lost so far: {said}; files set aside as damaged: {aside}"
+        mend = f"raise STAGETRACE_SPOOL_MAX_BYTES if it was full; {folder}/counts.json keeps the counts until removed"
+        return Check("spool", WARN, found, mend)
+    return Check("spool", OK, found)
+
+
+def _writable(folder: Path) -> str:
+    """Return why a file cannot be made there, empty if it can; a folder that is not there yet is not made."""
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not there.is_dir():
+        return f"{there} is no folder"
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"x")
+    except OSError as error:
+        return f"{error.strerror} ({there})"
+    return ""
+
+
+def back_end() -> Check:
+    """Ask the embedded back end's two HTTP ports how they are, if it runs here."""
+    host = os.environ.get("STAGETRACE_HOST") or "127.0.0.1"
+    host = _EVERYWHERE.get(host, host)
+    ports = [os.environ.get(f"STAGETRACE_{name}") or port for name, port in _HTTP_PORTS]
+    answers = [_health(host, port) for port in ports]
+    at = f"{host}, ports {' and '.join(ports)}"
+    if all(answer == "ok" for answer in answers):
+        return Check("back end", OK, f"`stagetrace up` answers at {at}")
+    if all(answer == "" for answer in answers):
+        return Check("back end", OK, f"`stagetrace up` does not run at {at}; it is one of many that take OTLP")
+    if "ok" not in answers:
+        return Check("back end", OK, f"something else than `stagetrace up` listens at {at}")
+    port = next(port for port, answer in zip(ports, answers, strict=True) if answer != "ok")
+    return Check("back end", WARN, f"`stagetrace up` answers at {at}, but not on port {port}", "see what it logged")
+
+
+_HTTP_PORTS: Final = (("HTTP_PORT", "4318"), ("QUERY_HTTP_PORT", "16686"))
+
+
+def _health(host: str, port: str) -> str:
+    """Return `ok`; empty where nothing listens; else what is there in place of it."""
+    certificate = os.environ.get("STAGETRACE_TLS_CERT")
+    scheme, context = ("https", _trusting(certificate)) if certificate else ("http", None)
+    where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/health"
+    try:
+        with socket.create_connection((host, int(port)), _HEALTH_WITHIN_S):
+            pass
+    except (OSError, ValueError, OverflowError):
+        return ""
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if context is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    try:
+        with urllib.request.build_opener(*handlers).open(where, timeout=_HEALTH_WITHIN_S) as response:
+            return "ok" if json.loads(response.read(1024)) == {"status": "ok"} else "something else"
+    except (HTTPException, OSError, ValueError):  # an error of urllib is an OSError
+        return "something else"
+
+
+def _trusting(certificate: str) -> ssl.SSLContext | None:
+    try:
+        context = ssl.create_default_context(cafile=certificate)
+    except (OSError, ssl.SSLError):
+        return None
+    context.check_hostname = False  # it is asked by its address, whatever name it has
+    return context

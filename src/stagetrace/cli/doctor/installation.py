@@ -1,0 +1,195 @@
+"""Checks of `stagetrace doctor`: is this interpreter one in which the variable does what it promises?"""
+
+from __future__ import annotations
+
+import os
+import site
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace import __version__, config, unrecognised_models
+from stagetrace import known_variables as variables
+from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
+from stagetrace.errors import PolicyError
+from stagetrace.installed_from import requirement
+from stagetrace.process_status import files as status
+from stagetrace.runtime import versions
+from stagetrace.sla.policy import HOW, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_STARTS_WITHIN_S: Final = 30
+_FILES: Final = ("stagetrace.pth", "stagetrace.start")
+_MEANS_OFF: Final = ("no", "off", "none", "disabled", "n")
+_ACTIVATED: Final = "import sys; print('stagetrace.runtime.activate' in sys.modules)"
+_DISTRIBUTIONS: Final = {"grpc": "grpcio", "sklearn": "scikit-learn"}
+# Servers and model libraries that people run, for saying which of those that are here have no hook.
+_KNOWN: Final = (
+    *("aiohttp", "bentoml", "catboost", "django", "fastapi", "flask", "keras", "lightgbm", "litestar"),
+    *("mlserver", "onnxruntime", "quart", "ray", "sklearn", "starlette"),
+    *("tensorflow", "torch", "transformers", "uvicorn", "xgboost", *unrecognised_models.MODELS),
+)
+# Servers of their own applications whose requests are not recorded: a stage that is marked there belongs to none.
+_UNSEEN: Final = {
+    "aiohttp": "aiohttp.web",
+    **{name: name for name in ("cog", "mosec", "robyn", "sanic", "tornado")},
+}
+
+
+def checks(asked: dict[str, Any] | None) -> Iterator[Check]:
+    """Yield the checks; `asked` is what `stagetrace.process_status.doctor_probe` printed, None if it did not."""
+    yield Check("python", OK, f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
+    here = versions.installed()
+    records = not versions.unfit(here)
+    yield packages(here)
+    yield activation()
+    yield switch(records=records)
+    yield from misspelt()
+    yield promise()
+    if asked is not None:
+        if records:
+            yield libraries(asked["hooks"])
+        yield native(built=asked["native"])
+        yield unseen(asked["sources"])
+
+
+def packages(here: dict[str, str | None]) -> Check:
+    """Compare the versions that are installed with those that are needed, as a service does before it is hooked."""
+    shown = ", ".join(f"{name} {version}" for name, version in {"stagetrace": __version__, **here}.items() if version)
+    unfit = versions.unfit(here)
+    if unfit:
+        return Check("packages", FAIL, f"{versions.said(unfit)}; here: {shown}", versions.mend(unfit))
+    missing = [name for name, version in here.items() if version is None]
+    if missing:
+        return Check(
+            "packages", FAIL, f"missing: {', '.join(missing)}; here: {shown}", f"pip install {' '.join(missing)}"
+        )
+    return Check("packages", OK, shown)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def activation() -> Check:
+    """Start this interpreter as a service would, and look whether the activation file was read."""
+    plain, isolated = _activates(), _activates("-I")
+    file = next(_activation_files(), None)
+    if plain and isolated:
+        return Check("activation", OK, f"{file or _FILES[0]} is read, with `python -I` too")
+    if plain:
+        found = "only PYTHONPATH activates this interpreter: `python -I` and `-E` would run untraced"
+        return Check("activation", WARN, found, f"{sys.executable} -m pip install {requirement()}")
+    found = f"{file} is not read" if file else f"there is no {_FILES[0]} on the path"
+    mend = f"{sys.executable} -m pip install {requirement()}, or start the service with: stagetrace run -- COMMAND"
+    return Check("activation", FAIL, f"{found}: STAGETRACE=1 alone does nothing in {sys.executable}", mend)
+
+
+def _activates(*flags: str) -> bool:
+    command = [sys.executable, *flags, "-c", _ACTIVATED]
+    env = {**os.environ, "STAGETRACE": "1"}
+    try:
+        done = subprocess.run(  # noqa: S603 -- ourselves
+            command, env=env, capture_output=True, text=True, timeout=_STARTS_WITHIN_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.strip() == "True"
+
+
+def _activation_files() -> Iterator[Path]:
+    folders = [*site.getsitepackages(), site.getusersitepackages()]
+    yield from (file for folder in folders for name in _FILES if (file := Path(folder, name)).is_file())
+
+
+def switch(*, records: bool) -> Check:
+    """Say whether what is started from here records; `records`: whether it can."""
+    given = os.environ.get("STAGETRACE")
+    if config.enabled() and not records:
+        found = f"STAGETRACE={given}, and nothing that is started from here can be recorded"
+        return Check("switch", WARN, found, "install the packages that are named above")
+    if config.enabled() and str(given).strip().lower() in _MEANS_OFF:
+        found = f"STAGETRACE={given} switches recording on, as all but 0 and false"
+        return Check("switch", WARN, found, "unset it, or set STAGETRACE=0, to switch it off")
+    if config.enabled():
+        return Check("switch", OK, f"STAGETRACE={given}: services started from here are recorded")
+    unused = variables.without_switch(os.environ)
+    if unused:
+        return Check("switch", WARN, variables.said_unused(unused), "set STAGETRACE=1 for them")
+    shown = "STAGETRACE is not set" if given is None else f"STAGETRACE={given} switches recording off"
+    return Check("switch", WARN, f"{shown}: services started from here are not recorded", "set STAGETRACE=1 for them")
+
+
+def misspelt() -> Iterator[Check]:
+    """Name the variables that look like ours and are none."""
+    found = variables.misspelt(os.environ)
+    if found:
+        yield Check("variables", WARN, variables.said(found), "docs/environment.md lists those that there are")
+
+
+def promise() -> Check:
+    """Read the policy as a service would, and say it in words."""
+    text = config.policy_text()
+    if text is None:
+        mend = 'set STAGETRACE_SLA, for example "POST /predict within 50ms for 99.9% over 28d; * within 1s"'
+        return Check("policy", WARN, "STAGETRACE_SLA is not set: requests get stages and no verdict", mend)
+    try:
+        policy = Policy.readable(text)
+    except PolicyError as error:
+        found, _, mend = str(error).partition("\n")
+        return Check("policy", FAIL, f"STAGETRACE_SLA is not used: {found}", mend.replace("\n", " "))
+    rules = "; ".join(map(status.promise, policy.objectives))
+    if policy.problems:
+        problems = "; ".join(policy.problems)
+        return Check("policy", FAIL, f"STAGETRACE_SLA is used in part: {problems}; judged is by: {rules}", HOW)
+    return Check("policy", OK, rules)
+
+
+def libraries(hooks: Iterable[str]) -> Check:
+    """Say which libraries are here, and which of them have no hook. None of them is imported."""
+    hooked = {name.partition(".")[0] for name in hooks} - {"opentelemetry"} - sys.stdlib_module_names
+    here = sorted(name for name in hooked if find_spec(name) is not None)
+    bare = sorted(name for name in _KNOWN if name not in hooked and find_spec(name) is not None)
+    without = f"; without a hook: {', '.join(map(_named, bare))}" if bare else ""
+    unseen_here = [server for name, server in _UNSEEN.items() if find_spec(name) is not None]
+    if unseen_here:
+        without += f"; not recorded are requests that {', '.join(unseen_here)} would serve"
+    if not here:
+        mend = f"run this command with the service's own interpreter; hooks exist for {', '.join(sorted(hooked))}"
+        return Check("libraries", WARN, f"no library that has a hook is installed here{without}", mend)
+    models = [name for name in bare if name in unrecognised_models.MODELS]
+    mend = f"model calls of {', '.join(models)}: {unrecognised_models.REMEDY}" if models else ""
+    return Check("libraries", OK, f"hooked when imported: {', '.join(map(_named, here))}{without}", mend)
+
+
+def _named(name: str) -> str:
+    return f"{name} {_version(_DISTRIBUTIONS.get(name, name)) or ''}".strip()
+
+
+def native(*, built: bool) -> Check:
+    """Say whether the part in C is in use."""
+    if built:
+        return Check("native", OK, "the extension in C is used")
+    if (os.environ.get("STAGETRACE_NATIVE", "").strip().lower() or "1") in config.OFF:
+        return Check("native", OK, "the extension in C is not used, as STAGETRACE_NATIVE says")
+    found = (
+        "the extension in C is not here: the same is done in Python, which takes more CPU for each request, "
+        "and only in part where nobody handles SIGTERM"
+    )
+    return Check("native", WARN, found, f"install a C compiler, then: pip install --force-reinstall {requirement()}")
+
+
+def unseen(sources: dict[str, str | None]) -> Check:
+    """Say what kernel and interpreter tell here of the time that no span sees, and what they do not, and why."""
+    told = [name for name, why in sources.items() if why is None]
+    silent = [f"{name} ({why})" for name, why in sources.items() if why is not None]
+    found = f"told: {', '.join(told) or 'nothing'}"
+    return Check("unseen time", OK, found + (f"; not told: {', '.join(silent)}" if silent else ""))

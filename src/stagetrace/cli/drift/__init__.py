@@ -1,0 +1,1 @@
+"""`stagetrace drift`: which latencies have changed."""

@@ -1,0 +1,253 @@
+"""How `drift` says what has changed: the sentence, the keys, the table, the pictures and the notes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.analysis.drift import DAY_NS, SLOPE
+from stagetrace.analysis.tracks import LEAST_REQUESTS, LEAST_STEPS, MOST_GROUPS, NEEDED
+from stagetrace.cli.output.chart import Series
+from stagetrace.cli.output.table_layout import COMMON, Column, Table
+from stagetrace.cli.output.terminal import milliseconds
+from stagetrace.cli.times import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stagetrace.analysis.drift import Change, Looked
+    from stagetrace.analysis.tracks import Track, Tracks
+    from stagetrace.cli.output.chart import Chart
+    from stagetrace.cli.times import Zone
+
+_DRAWN: Final = 6
+_MINUTES: Final = 60
+_LISTED: Final = 40
+_NEAR: Final = 3  # steps between a change of a request and the one of the stage that made it
+_MINUTE_NS: Final = 60 * 10**9
+_UNITS: Final = ((DAY_NS, "d"), (3600 * 10**9, "h"), (_MINUTE_NS, "min"), (10**9, "s"))
+_COLUMNS: Final = (
+    Column("service", kind=COMMON, leaves=3),
+    Column("model", kind=COMMON, leaves=2),
+    Column("series"),
+    Column("kind"),
+    Column("since"),
+    Column("before", is_number=True),
+    Column("after", is_number=True),
+    Column("change", is_number=True),
+    Column("q", is_number=True, leaves=1),
+)
+
+
+def sentence(found: Tracks, looked: Sequence[Looked], zone: Zone) -> str:
+    """Return the answer: the change that matters most, or that there is none and what would have been seen."""
+    if not looked:
+        return (
+            f"Not enough data: {found.requests:,} requests{_over(found)}, and a route with {LEAST_REQUESTS:,} in"
+            f" {LEAST_STEPS} steps of time or more can be looked at."
+        )
+    changed = [one for one in looked if one.changes]
+    if not changed:
+        seen = max(one.detectable for one in looked if one.track.stage is None) if looked else 0.0
+        return (
+            f"No change in {len(looked)} series{_over(found)}"
+            f" (a step of {100 * seen:.0f} % or more would have been seen in each)."
+        )
+    first = main(looked)
+    stage = "" if first.track.stage else _culprit(first, looked)
+    return f"{said(first, looked, zone)}{stage}; {len(changed)} of {len(looked)} series changed."
+
+
+def main(looked: Sequence[Looked]) -> Change:
+    """Return the change that matters most: for the worse and still so, of a whole request, by the most."""
+    changes = [change for one in looked for change in one.changes]
+    most = max(changes, key=lambda one: (*_weight(one), abs(one.relative)))
+    return max(
+        (one for one in changes if one.track.group == most.track.group and _weight(one) == _weight(most)),
+        key=lambda one: (one.track.stage == most.track.stage, one.track.quantile),
+    )
+
+
+def _weight(change: Change) -> tuple[bool, bool, bool]:
+    return change.ongoing and change.relative > 0, change.track.stage is None, change.ongoing
+
+
+def said(change: Change, looked: Sequence[Looked], zone: Zone) -> str:
+    """Return one change in words."""
+    track = change.track
+    stage = f"{track.stage} of " if track.stage else ""
+    of = f"{track.quantile} of {stage}{track.route}"
+    if track.model and len({one.track.model for one in looked}) > 1:
+        of += f" (model {track.model})"
+    if len({one.track.service for one in looked}) > 1:
+        of += f" of {track.service}"
+    span = f"from {milliseconds(change.before_ms)} to {milliseconds(change.after_ms)} ({by(change)})"
+    at = _clock(change.at_unix_nano, track, zone)
+    if change.kind == SLOPE:
+        verb = "has grown" if change.relative > 0 else "has fallen"
+        return f"{of} {verb} {span} since {at}, by {_rate(abs(change.slope_ms_per_h or 0.0), change)}"
+    return f"{of} stepped {'up' if change.relative > 0 else 'down'} {span} at {at}"
+
+
+def _rate(ms_per_h: float, change: Change) -> str:
+    """Return a growth by the hour or, where it lasted less than one, by the minute."""
+    is_short = abs(change.after_ms - change.before_ms) < ms_per_h
+    return f"{milliseconds(ms_per_h / _MINUTES)} a minute" if is_short else f"{milliseconds(ms_per_h)} an hour"
+
+
+def by(change: Change) -> str:
+    """Return the change as a share."""
+    return f"{100 * change.relative:+.0f} %"
+
+
+def _culprit(change: Change, looked: Sequence[Looked]) -> str:
+    """Return which stage changed with a request, if one did: the one that changed by the most."""
+    near = [
+        other
+        for one in looked
+        for other in one.changes
+        if other.track.stage
+        and other.track.group == change.track.group
+        and (other.relative > 0) == (change.relative > 0)
+        and abs(other.at_unix_nano - change.at_unix_nano) <= _NEAR * max(other.track.step_ns, change.track.step_ns)
+    ]
+    same = [other for other in near if other.track.quantile == change.track.quantile] or near
+    most = max(same, key=lambda other: abs(other.after_ms - other.before_ms), default=None)
+    return f", in its stage {most.track.stage}" if most else ""
+
+
+def _clock(at: int, track: Track, zone: Zone) -> str:
+    """Return a time to the minute, where steps are no shorter, and its day where the series has more than one."""
+    text = shown(at, zone, 0)
+    if track.step_ns >= _MINUTE_NS:
+        text = text[:-3]
+    last = track.start_unix_nano + (len(track.values) - 1) * track.step_ns
+    one_day = shown(track.start_unix_nano, zone, 0)[:10] == shown(last, zone, 0)[:10]
+    return f"{text[11:] if one_day else text} {zone.name}"
+
+
+def _over(found: Tracks) -> str:
+    length = found.until_unix_nano - found.since_unix_nano
+    return f" over {duration(length)}" if length > 0 else ""
+
+
+def duration(length_ns: int) -> str:
+    """Return a duration in the unit of which it has two or more."""
+    for unit, name in _UNITS:
+        if length_ns >= 2 * unit:
+            return f"{length_ns / unit:.3g} {name}"
+    return f"{length_ns / 10**9:.3g} s"
+
+
+def change_keys(change: Change) -> dict[str, Any]:
+    """Return one change as `--json` and webhooks have it."""
+    return {
+        **_track_keys(change.track),
+        "kind": change.kind,
+        "at_unix_nano": change.at_unix_nano,
+        "before_ms": change.before_ms,
+        "after_ms": change.after_ms,
+        "relative": change.relative,
+        "slope_ms_per_h": change.slope_ms_per_h,
+        "ongoing": change.ongoing,
+        "q_value": change.q_value,
+    }
+
+
+def _track_keys(track: Track) -> dict[str, Any]:
+    return {
+        "series": track.name,
+        "service": track.service,
+        "route": track.route,
+        "model": track.model,
+        "stage": track.stage,
+        "quantile": track.quantile,
+    }
+
+
+def keys(found: Tracks, looked: Sequence[Looked]) -> dict[str, Any]:
+    """Return the keys of `--json`."""
+    return {
+        "changes": [change_keys(change) for one in looked for change in one.changes],
+        "series": [
+            {
+                **_track_keys(one.track),
+                "requests": one.track.requests,
+                "step_s": one.track.step_ns / 10**9,
+                "steps": sum(value is not None for value in one.track.values),
+                "detectable": one.detectable,
+                "pattern_s": [period * one.track.step_ns / 10**9 for period in one.periods],
+            }
+            for one in looked
+        ],
+        "requests": found.requests,
+        "since_unix_nano": found.since_unix_nano or None,
+        "until_unix_nano": found.until_unix_nano or None,
+        "not_looked_at": {"too_few_requests": found.thin, "beyond_the_largest": found.left_out},
+        "outside": found.outside,
+        "negative": found.negative,
+    }
+
+
+def parts(found: Tracks, looked: Sequence[Looked], zone: Zone) -> list[str | Table | Chart]:
+    """Return what stands below the sentence."""
+    changes = sorted(
+        (change for one in looked for change in one.changes),
+        key=lambda one: (not (one.ongoing and one.relative > 0), one.track.stage is not None, -abs(one.relative)),
+    )
+    made: list[str | Table | Chart] = []
+    if changes:
+        made.append(Table(_COLUMNS, [_row(change, zone) for change in changes[:_LISTED]]))
+    if len(changes) > _LISTED:
+        made.append(f"{len(changes) - _LISTED} more changes: --json has them all.")
+    drawn = list(dict.fromkeys(change.track for change in changes))[:_DRAWN]
+    made += [_picture(track, [change for change in changes if change.track == track]) for track in drawn]
+    notes = _notes(found, looked)
+    if notes:
+        made += notes
+    return made
+
+
+def _row(change: Change, zone: Zone) -> tuple[str, ...]:
+    track = change.track
+    return (
+        track.service,
+        track.model or "-",
+        track.name,
+        change.kind,
+        shown(change.at_unix_nano, zone, 0),
+        milliseconds(change.before_ms),
+        milliseconds(change.after_ms),
+        by(change),
+        f"{change.q_value:.1g}",
+    )
+
+
+def _picture(track: Track, changes: Sequence[Change]) -> Series:
+    marks = [(change.at_unix_nano, by(change)) for change in sorted(changes, key=lambda one: one.at_unix_nano)]
+    return Series(track.name, track.values, track.start_unix_nano, track.step_ns, "ms", marks)
+
+
+def _notes(found: Tracks, looked: Sequence[Looked]) -> list[str]:
+    """Return what the reader must know to judge the answer."""
+    notes = []
+    patterns = {period * one.track.step_ns for one in looked for period in one.periods}
+    if patterns:
+        notes.append(f"Patterns that repeat were taken out: every {', '.join(map(duration, sorted(patterns)))}.")
+    if looked and found.until_unix_nano - found.since_unix_nano < 2 * DAY_NS:
+        notes.append(
+            "With less than two days of data, a pattern of the day cannot be told from drift: see with --since 7d."
+        )
+    if found.thin:
+        least = ", ".join(f"{LEAST_STEPS * needed:,} for {name}" for name, needed in NEEDED.items())
+        notes.append(f"{found.thin} of {found.groups} routes and models have too few requests: {least} are needed.")
+    if found.left_out:
+        notes.append(f"Looked at: the {MOST_GROUPS} routes and models with the most requests, of {found.groups:,}.")
+    if found.outside:
+        notes.append(f"{found.outside:,} requests far from all others in time count for nothing: a clock was off.")
+    if found.negative:
+        notes.append(f"{found.negative:,} requests that end before they start count for nothing: a clock was set back.")
+    if found.unknown:
+        notes.append("Requests were sampled, and it is not known how: quantiles are those of what is stored.")
+    elif found.sampled:
+        notes.append("Requests were sampled: quantiles count each for as many as it stands for.")
+    return notes

@@ -1,0 +1,1 @@
+"""The forms of an answer: text with pictures, JSON, Markdown, HTML."""

@@ -1,0 +1,107 @@
+"""Answers on stdout: one JSON object, or tables and lines, coloured on a terminal where `rich` is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.cli.output import terminal
+from stagetrace.cli.output.table_layout import GAP, HEAD, Cell, Column, Table, blocks, text_of
+from stagetrace.cli.output.terminal import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stagetrace.cli.output.table_layout import Line
+
+__all__ = ["Column", "Table", "clipped", "completeness", "drawn", "show", "show_json", "warn"]
+
+_STYLES = {
+    HEAD: "bold",
+    "breach": "bold red",
+    "critical": "bold red",
+    "major": "red",
+    "minor": "yellow",
+    "good": "green",
+    "ERROR": "bold red",
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "bold red",
+}
+
+
+def show_json(answer: dict[str, Any]) -> None:
+    """Print one JSON object on one line."""
+    text = json.dumps(answer, allow_nan=False, ensure_ascii=not terminal.shows_blocks(), default=_plain)
+    sys.stdout.write(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy's as one of Python's."""
+    return value.item()
+
+
+def show(*parts: Table | str) -> None:
+    """Print tables and lines, in this order."""
+    width = terminal.width() if terminal.is_bounded() else None
+    lines = [line for part in parts for block in _blocks(part, width) for line in block]
+    if sys.stdout.isatty() and terminal.has_rich():
+        from rich.console import Console
+
+        Console(highlight=False).print(drawn(lines), markup=False, soft_wrap=True)
+        return
+    sys.stdout.write("\n".join([*map(text_of, lines), ""]))
+
+
+def clipped(parts: Sequence[Table | str], width: int, height: int) -> list[Line]:
+    """Return the lines of all parts within a height: each has its share of it, and says how many rows it lacks."""
+    shown = [blocks(Table((), [part]), width) if isinstance(part, str) else blocks(part, width) for part in parts]
+    needs = [sum(map(len, part)) for part in shown]
+    room = height
+    lines: dict[int, list[Line]] = {}
+    # The smallest first: what it does not need of its share is for the others.
+    for number, place in enumerate(sorted(range(len(shown)), key=needs.__getitem__)):
+        lines[place] = _clipped(shown[place], room // (len(shown) - number))
+        room -= len(lines[place])
+    return [line for place in range(len(shown)) for line in lines[place]]
+
+
+def _clipped(part: list[list[Line]], height: int) -> list[Line]:
+    """Return the lines of the first rows, and in the last line how many more there are, if not all have room."""
+    if sum(map(len, part)) <= height:
+        return [line for block in part for line in block]
+    head, *rows = part
+    lines = list(head)
+    for number, row in enumerate(rows):
+        if len(lines) + len(row) >= height:
+            return [*lines, [Cell(f"{GAP}... {sum(map(len, rows[number:]))} more lines")]]
+        lines += row
+    return lines
+
+
+def _blocks(part: Table | str, width: int | None) -> list[list[Line]]:
+    return [[[Cell(printable(part))]]] if isinstance(part, str) else blocks(part, width)
+
+
+def drawn(lines: list[Line]) -> Any:
+    """Return lines as `rich` prints them; a Text and not a str, or a name in square brackets would be markup."""
+    from rich.text import Text
+
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for number, line in enumerate(lines):
+        text.append("\n" if number else "")
+        for cell in line:
+            text.append(cell.text, style=_STYLES.get(cell.word))
+    return text
+
+
+def completeness(complete: bool = True, reason: str | None = None) -> dict[str, Any]:
+    """Return the keys with which each JSON answer begins."""
+    return {"complete": complete} if complete else {"complete": complete, "reason": reason}
+
+
+def warn(complete: bool, reason: str | None) -> None:
+    """Say on stderr that an answer is not complete."""
+    if not complete:
+        sys.stderr.write(f"stagetrace: INCOMPLETE: {reason}\n")

@@ -1,0 +1,216 @@
+"""A table as lines of text of a given width. Pure: a table in, lines out, which `output` prints.
+
+What all rows have in common is said once above them, and ids are as short as tells them apart. Where a line has no room
+for a row, columns that say least leave it, which is said too; then words wrap; then a row takes several lines. No
+number, id or word is cut.
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from textwrap import wrap
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stagetrace.cli.output.terminal import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# Kinds of columns.
+PLAIN: Final = ""
+COMMON: Final = "common"  # said once, above, where all rows have the same
+TIME: Final = "time"  # `2026-03-01 12:00:00.123`: the day likewise
+TRACE: Final = "trace"  # a trace id: as many digits of it as tell it from the others
+
+GAP: Final = "  "
+NOTHING: Final = "-"  # a cell without a value
+_SHORTEST_ID: Final = 8
+_LONGEST_WORD: Final = 32  # as a trace id; a longer one, of a path say, may be broken
+
+
+class Column(NamedTuple):
+    """A column of a table; numbers stand at the right. Those with `leaves` leave a narrow line, the least one first."""
+
+    name: str
+    is_number: bool = False
+    kind: str = PLAIN
+    leaves: int = 0
+
+
+class Table(NamedTuple):
+    """A table, its rows as cells of text or as headings of the rows beneath, and an optional title."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str] | str]
+    title: str | None = None
+
+
+class Cell(NamedTuple):
+    """A piece of a line; `word` is the whole cell that it is of, by which it may be coloured, or HEAD."""
+
+    text: str
+    word: str = ""
+
+
+HEAD: Final = "\0head"
+Line = list[Cell]
+
+
+def blocks(table: Table, width: int | None = None) -> list[list[Line]]:
+    """Return the lines above the rows, then those of each row; no line is wider than `width` if it is given."""
+    columns, rows, notes = _said_once(table)
+    if width is not None:
+        columns, rows, left = _fitting(columns, rows, width)
+        notes += [f"no room for {', '.join(left)}"] if left else []
+    titles = [printable(table.title)] if table.title is not None else []
+    titles += ["; ".join(notes)] if notes else []
+    top = [line for title in titles for line in _text(title, width)]
+    names = [column.name for column in columns]
+    cells = [row for row in rows if not isinstance(row, str)]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    layout = _layout(columns, [names, *cells], widths, width)
+    head = layout(names)
+    shown = [[*top, *([[Cell(cell.text, HEAD) for cell in line] for line in head] if any(names) else [])]]
+    return [*shown, *(_text(row, width) if isinstance(row, str) else layout(row) for row in rows)]
+
+
+def text_of(line: Line) -> str:
+    """Return a line without what colours it."""
+    return "".join(cell.text for cell in line)
+
+
+def _text(text: str, width: int | None) -> list[Line]:
+    lines = [text] if width is None else wrap(text, width, break_on_hyphens=False) or [""]
+    return [[Cell(line, HEAD)] for line in lines]
+
+
+def _said_once(table: Table) -> tuple[list[Column], list[list[str] | str], list[str]]:
+    """Return columns and rows without what all rows share, and what that is."""
+    rows: list[list[str] | str] = [
+        printable(row) if isinstance(row, str) else [printable(cell) for cell in row] for row in table.rows
+    ]
+    cells = [row for row in rows if not isinstance(row, str)]
+    notes: list[str] = []
+    keep: list[int] = []
+    for place, column in enumerate(table.columns):
+        found = {row[place] for row in cells}
+        if column.kind == COMMON and len(found) == 1:
+            (one,) = found
+            notes += [] if one == NOTHING else [f"{column.name} {one}"]
+            continue
+        keep.append(place)
+        if column.kind == TIME and found:
+            days = {cell.partition(" ")[0] for cell in found}
+            if len(days) == 1:
+                notes.insert(0, *days)
+                for row in cells:
+                    row[place] = row[place].partition(" ")[2]
+        if column.kind == TRACE and found:
+            longest = max(map(len, found))
+            enough = (n for n in range(_SHORTEST_ID, longest) if len({cell[:n] for cell in found}) == len(found))
+            digits = next(enough, longest)
+            for row in cells:
+                row[place] = row[place][:digits]
+    kept = [row if isinstance(row, str) else [row[place] for place in keep] for row in rows]
+    return [table.columns[place] for place in keep], kept, notes
+
+
+def _fitting(
+    columns: list[Column], rows: list[list[str] | str], width: int
+) -> tuple[list[Column], list[list[str] | str], list[str]]:
+    """Return columns and rows without those that have to leave for the others to fit, and what these are called."""
+    keep = list(range(len(columns)))
+    cells = [row for row in rows if not isinstance(row, str)]
+    widths = [max(map(len, [columns[place].name, *(row[place] for row in cells)])) for place in keep]
+    left: list[int] = []
+    for place in sorted((place for place in keep if columns[place].leaves), key=lambda place: columns[place].leaves):
+        if sum(widths[one] for one in keep) + len(GAP) * (len(keep) - 1) <= width:
+            break
+        keep.remove(place)
+        left.append(place)
+    kept = [row if isinstance(row, str) else [row[place] for place in keep] for row in rows]
+    return [columns[place] for place in keep], kept, [columns[place].name for place in sorted(left)]
+
+
+class _layout:  # noqa: N801 -- called like a function
+    """Lays rows out, all alike: one line each, or wrapped ones, or several with a few of the columns each."""
+
+    def __init__(
+        self, columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: list[int], room: int | None
+    ) -> None:
+        self._columns = columns
+        self._widths = widths
+        self._bands = [list(range(len(columns)))]
+        if room is not None and sum(widths) + len(GAP) * (len(widths) - 1) > room:
+            wrapped = _wrapped_widths(columns, rows, room)
+            if wrapped is not None:
+                self._widths = wrapped
+            else:
+                self._widths = [min(width, room - len(GAP)) for width in widths]
+                self._bands = list(_bands(self._widths, room))
+
+    def __call__(self, row: Sequence[str]) -> list[Line]:
+        lines: list[Line] = []
+        for number, band in enumerate(self._bands):
+            parts = [_folded(row[place], self._widths[place]) for place in band]
+            for pieces in zip_longest(*parts, fillvalue=""):
+                line = list(self._line(band, row, pieces))
+                if text_of(line).strip() or len(self._bands) == 1:
+                    lines.append([*([Cell(GAP)] if number else []), *_stripped(line)])
+        return lines
+
+    def _line(self, band: Sequence[int], row: Sequence[str], pieces: Sequence[str]) -> Iterator[Cell]:
+        for at, (place, piece) in enumerate(zip(band, pieces, strict=True)):
+            width = self._widths[place]
+            if at:
+                yield Cell(GAP)
+            yield Cell(piece.rjust(width) if self._columns[place].is_number else piece.ljust(width), row[place])
+
+
+def _folded(cell: str, width: int) -> list[str]:
+    return [cell] if len(cell) <= width else wrap(cell, width, break_on_hyphens=False)
+
+
+def _stripped(line: Line) -> Line:
+    """Return a line without spaces at its end."""
+    line = list(line)
+    while line:
+        last = line.pop()
+        if text := last.text.rstrip():
+            return [*line, last._replace(text=text)]
+    return []
+
+
+def _wrapped_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
+    """Return how wide each column is to be, those first served that lack least; None where they do not all fit."""
+    cells = list(zip(*rows, strict=True))
+    widths = [_least(column, found) for column, found in zip(columns, cells, strict=True)]
+    lacking = [max(map(len, found)) - width for found, width in zip(cells, widths, strict=True)]
+    spare = room - sum(widths) - len(GAP) * (len(widths) - 1)
+    if spare < 0:
+        return None
+    for place in sorted(range(len(widths)), key=lacking.__getitem__):
+        more = min(lacking[place], spare)
+        widths[place] += more
+        spare -= more
+    return widths
+
+
+def _least(column: Column, cells: Sequence[str]) -> int:
+    """Return how wide a column must be for no number or id in it to be broken, nor any word but a very long one."""
+    if column.is_number or column.kind == TRACE:
+        return max(map(len, cells))
+    return min(_LONGEST_WORD, max((len(word) for cell in cells for word in cell.split()), default=0))
+
+
+def _bands(widths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Yield the places of the columns that share a line."""
+    band: list[int] = []
+    used = 0
+    for place, width in enumerate(widths):
+        if band and used + len(GAP) + width > room:
+            yield band
+            band, used = [], len(GAP)  # the next lines are indented
+        used += width + (len(GAP) if band else 0)
+        band.append(place)
+    yield band

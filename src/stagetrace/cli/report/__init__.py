@@ -1,0 +1,1 @@
+"""`stagetrace report`: a period in one report, and all ten answers on one page."""

@@ -1,0 +1,1 @@
+"""`stagetrace segments`: how tenants, tiers, regions or input sizes fare."""

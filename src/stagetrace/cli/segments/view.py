@@ -1,0 +1,256 @@
+"""What `stagetrace segments` shows of what it found: the sentence, tables, pictures, and the keys of JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.cli.output.answer import Answer
+from stagetrace.cli.output.chart import Bars, Stacked
+from stagetrace.cli.output.table_layout import Column, Table
+from stagetrace.cli.output.terminal import milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stagetrace.analysis.cases import Cases
+    from stagetrace.analysis.remedy import Remedy
+    from stagetrace.analysis.segments import Segment, Segments
+
+_TITLE: Final = "Segments"
+_ALPHA: Final = 0.05
+_SMALL: Final = 0.1
+_SURE_DIGITS: Final = 2  # times, from which on one decimal is enough
+_LEAST_Q: Final = 0.001
+_OTHERS: Final = "(other segments)"
+_NONE: Final = "(none)"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """All that is shown. `by` None: no known attribute is there."""
+
+    by: str | None
+    found: Segments
+    fixed: Mapping[str | None, Remedy]
+    cases: Cases
+    is_ranges: bool  # estimated from the sample
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Return the segments, the largest first; ranges by what they begin with."""
+        return sorted(self.found.segments, key=_low) if self.is_ranges else list(self.found.segments)
+
+
+def _low(one: Segment) -> tuple[bool, float]:
+    """Return where a range begins, by its text; absence comes last."""
+    text = (one.segment or "").removeprefix("over ").split(" ")[0].rstrip(",")
+    return one.segment is None, float(text or 0)
+
+
+def answer(shown: Shown, *, complete: bool, reason: str | None) -> Answer:
+    """Return the answer as every form of output has it."""
+    return Answer(_TITLE, _sentence(shown), _keys(shown), _parts(shown), complete=complete, reason=reason)
+
+
+def _sentence(shown: Shown) -> str:
+    found, by = shown.found, shown.by
+    if by is None:
+        return "No request here." if not shown.cases.rows else "No attribute known for segments is here: give --by."
+    if not found.segments:
+        return "No request here."
+    count = len(found.segments) + found.other_segments
+    if {one.segment for one in found.segments} == {None} and count == 1:
+        return f"No request here has {by}: name another attribute with --by."
+    different = found.different
+    if not different:
+        compared = "breaches" if found.share is not None else "latency"
+        return (
+            f"No segment by {by} differs from the others in {compared} ({_counted(count)}, {_about(found)} requests)."
+        )
+    # Worse ones first; where none is, the best one.
+    worse = [one for one in different if _is_worse(one)]
+    first = (worse or list(different))[0]
+    return (
+        f"{_told(by, first)}; {len(different)} of {_counted(count)} {'differs' if len(different) == 1 else 'differ'}."
+    )
+
+
+def _counted(count: int) -> str:
+    return f"{count:,} segment{'' if count == 1 else 's'}"
+
+
+def _about(found: Segments) -> str:
+    return f"{'~' if found.is_estimate else ''}{found.requests:,.0f}"
+
+
+def _is_worse(one: Segment) -> bool:
+    if one.breach_share is None or one.rest_share is None:
+        return one.is_longer
+    return one.breach_share > one.rest_share
+
+
+def _told(by: str, one: Segment) -> str:
+    name = label(by, one.segment)
+    sure = _q(one.q_value or 0.0)
+    if one.breach_share is None or one.rest_share is None:
+        return f"{name} takes {'longer' if one.is_longer else 'less long'} than the others ({sure})"
+    shares = f"({_percent(one.breach_share)} against {_percent(one.rest_share)}, {sure})"
+    if one.rest_share == 0 or one.breach_share == 0:
+        return f"{name} misses its objective {'more' if one.breach_share else 'less'} often than the others {shares}"
+    times = one.breach_share / one.rest_share
+    shown = f"{times:.1f}" if times >= _SURE_DIGITS else f"{times:.2f}"
+    return f"{name} misses its objective {shown} times as often as the others {shares}"
+
+
+def label(by: str, segment: str | None) -> str:
+    """Return a segment in words."""
+    return f"without {by}" if segment is None else f"{by} {segment}"
+
+
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "-"
+    return f"{100 * share:.2g} %" if share < _SMALL else f"{100 * share:.0f} %"
+
+
+def _q(value: float) -> str:
+    return f"q < {_LEAST_Q}" if value < _LEAST_Q else f"q = {value:.3f}"
+
+
+def _keys(shown: Shown) -> dict[str, Any]:
+    found = shown.found
+    return {
+        "by": shown.by,
+        "segments": [_segment(one, shown.fixed.get(one.segment)) for one in shown.segments],
+        "others": None
+        if found.others is None
+        else {"segments": found.other_segments, **_segment(found.others, None), "segment": None},
+        "different": len(found.different),
+        "breach_share": found.share,
+        "prior": None if found.prior is None else {"breaches": found.prior[0], "good": found.prior[1]},
+        "ranges": shown.is_ranges,
+        "sampled": {"requests": len(shown.cases.rows), "of": shown.cases.stored},
+        "estimated": found.is_estimate or (shown.is_ranges and len(shown.cases.rows) < shown.cases.stored),
+        "sampling_known": not found.is_unknown,
+    }
+
+
+def _segment(one: Segment, fixed: Remedy | None) -> dict[str, Any]:
+    return {
+        "segment": one.segment,
+        "requests": one.requests,
+        "stored": one.stored,
+        "judged": one.judged,
+        "breaches": one.breaches,
+        "breach_share": one.breach_share,
+        "interval": None if one.interval is None else list(one.interval),
+        "shrunk": one.shrunk,
+        "shrunk_interval": None if one.shrunk_interval is None else list(one.shrunk_interval),
+        "rest_share": one.rest_share,
+        "p50_ms": one.p50_ms,
+        "p99_ms": one.p99_ms,
+        "needed": one.needed,
+        "stages": dict(one.stages),
+        "excess_ms": one.excess_ms,
+        "excess_share": one.excess_share,
+        "q_value": one.q_value,
+        "latency_q_value": one.latency_q_value,
+        "longer": one.is_longer,
+        "fixed": None
+        if fixed is None
+        else {
+            "stage": fixed.stage,
+            "median_ms": fixed.median_ms,
+            "gain_ms": fixed.gain_ms,
+            "breaches_avoided": fixed.breaches,
+        },
+    }
+
+
+def _parts(shown: Shown) -> list[Any]:
+    found = shown.found
+    if shown.by is None or not found.segments:
+        return []
+    if {one.segment for one in found.segments} == {None}:
+        return []
+    everyone = [*shown.segments, *([found.others] if found.others is not None else [])]
+    names = {id(one): _NONE if one.segment is None else one.segment for one in found.segments}
+    if found.others is not None:
+        names[id(found.others)] = _OTHERS
+    parts: list[Any] = [_table(shown, everyone, names)]
+    if found.share is not None:
+        bars = [(names[id(one)], one.breach_share, _percent(one.breach_share)) for one in everyone]
+        parts.append(Bars("Breaches of the judged requests", bars))
+    stacked = [(names[id(one)], one.stages) for one in everyone if one.stages]
+    if stacked:
+        parts.append(Stacked("Where the time goes", stacked))
+    fixed = [one for one in found.segments if shown.fixed.get(one.segment) is not None and _may_gain(one)]
+    if fixed:
+        parts.append(_fixed(shown, fixed, names))
+    return [*parts, *_notes(shown)]
+
+
+def _may_gain(one: Segment) -> bool:
+    """Tell whether a segment is slower than the rest, so that there is something to fix."""
+    tests = [value for value in (one.q_value, one.latency_q_value) if value is not None]
+    return bool(tests) and min(tests) <= _ALPHA and (_is_worse(one) or one.is_longer)
+
+
+def _table(shown: Shown, everyone: list[Segment], names: Mapping[int, str]) -> Table:
+    mark = "~" if shown.found.is_estimate else ""
+    columns = (
+        Column(shown.by or "segment"),
+        *(Column(name, is_number=True) for name in ("requests", "breaches", "share")),
+        Column("95 %", is_number=True, leaves=3),
+        Column("drawn", is_number=True, leaves=2),
+        *(Column(name, is_number=True) for name in ("p50", "p99", "of the excess", "q")),
+        Column("q latency", is_number=True, leaves=1),
+    )
+    rows = [
+        (
+            names[id(one)],
+            f"{mark}{one.requests:,.0f}",
+            f"{one.breaches:,.0f}" if one.judged else "-",
+            _percent(one.breach_share),
+            "-" if one.interval is None else f"{_percent(one.interval[0])} to {_percent(one.interval[1])}",
+            _percent(one.shrunk),
+            "-" if one.p50_ms is None else milliseconds(one.p50_ms),
+            f"< {one.needed} requests" if one.p99_ms is None else milliseconds(one.p99_ms),
+            _percent(one.excess_share),
+            "-" if one.q_value is None else f"{one.q_value:.2g}",
+            "-" if one.latency_q_value is None else f"{one.latency_q_value:.2g}",
+        )
+        for one in everyone
+    ]
+    return Table(columns, rows, "drawn: the share, drawn to that of all by as little as it is known")
+
+
+def _fixed(shown: Shown, fixed: list[Segment], names: Mapping[int, str]) -> Table:
+    columns = (
+        Column(shown.by or "segment"),
+        Column("stage"),
+        *(Column(name, is_number=True) for name in ("others' median", "less time", "fewer breaches")),
+    )
+    rows = []
+    for one in fixed:
+        remedy = shown.fixed[one.segment]
+        avoided = "-" if remedy.breaches is None else _percent(remedy.breaches)
+        rows.append(
+            (names[id(one)], remedy.stage, milliseconds(remedy.median_ms), milliseconds(remedy.gain_ms), avoided)
+        )
+    return Table(columns, rows, "If its slowest stage were no slower than the median of the others")
+
+
+def _notes(shown: Shown) -> list[str]:
+    found, cases = shown.found, shown.cases
+    notes = []
+    if found.other_segments:
+        notes.append(f"{_OTHERS}: {_counted(found.other_segments)} beyond the largest {len(found.segments)}.")
+    if shown.is_ranges and len(cases.rows) < cases.stored:
+        notes.append(f"Ranges are of a sample: {len(cases.rows):,} of {cases.stored:,} requests, weighed to all.")
+    if found.is_unknown:
+        notes.append("It is not known how requests were sampled: counts and shares are of what is stored.")
+    elif found.is_estimate:
+        notes.append("Requests were sampled when they were recorded: ~ are sums of weights.")
+    return notes

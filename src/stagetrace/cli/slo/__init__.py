@@ -1,0 +1,1 @@
+"""`stagetrace slo`: whether each objective is kept, and how long its error budget lasts."""

@@ -1,0 +1,169 @@
+"""What `stagetrace slo` prints: a sentence, a table with bars, lines beneath, and the keys of `--json`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.analysis.slo import BURNS, SHOWN
+from stagetrace.cli import objectives as words
+from stagetrace.cli.output.chart import Bars
+from stagetrace.cli.output.table_layout import COMMON, Column, Table
+from stagetrace.cli.times import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stagetrace.analysis.slo import Found, Objective
+    from stagetrace.cli.times import Zone
+
+_ROWS: Final = 50  # of the table
+_BARS: Final = 12
+_COLUMNS: Final = (
+    Column("objective", kind=COMMON),
+    *(Column(name, is_number=True) for name in ("judged", "breaches", "attainment")),
+    Column("95 %", leaves=1),
+    Column("wanted", is_number=True),
+    Column("budget left", is_number=True),
+    *(Column(f"burn {name}", is_number=True, leaves=leaves) for name, leaves in zip(SHOWN, (3, 6, 2, 5), strict=True)),
+    Column("lasts", leaves=4),
+)
+
+
+def sentence(found: Found) -> str:
+    """Return the answer: the objective with the least budget left, and how many are missed."""
+    worst, many, missed = found.objectives[0], len(found.objectives), len(found.missed)
+    rest = []
+    if missed or many > 1:
+        of = "objective is" if many == 1 else "objectives is" if missed == 1 else "objectives are"
+        rest.append(f"{missed or 'none'} of {many} {of} missed")
+    if found.not_told:
+        rest.append(f"of {len(found.not_told)} nothing can be said")
+    return f"{'; '.join([_kept(worst, many), *rest])}."
+
+
+def _kept(one: Objective, many: int) -> str:
+    known, name = one.attained, _name(one, alone=many == 1)
+    if known is None:
+        return f"{name}: {_why_not_told(one)}"
+    about = "about " if known.is_estimate else ""
+    share = f"{about}{words.percent(known.value)} {words.interval(known)}"
+    return f"{name} keeps {share} of {words.wanted(one.target.share)} wanted: {_left(one)}"
+
+
+def _name(one: Objective, *, alone: bool = False) -> str:
+    name = (one.objective or one.route).partition(" within ")[0]
+    name = name if one.route in name else f"{one.route} ({name})"
+    return f"{name}{'' if alone else f' of {one.service}'}{'' if one.segment is None else f', {one.segment}'}"
+
+
+def _left(one: Objective) -> str:
+    left, held = one.budget_left, "" if one.is_held else f" ({_held(one)})"
+    if left is None:
+        return f"no breach is allowed, and there {words.breaches(one.counts.breaches)}{held}"
+    if left < 0:
+        return f"its error budget is overspent by {100 * -left:.0f} %{held}"
+    lasts = ""
+    if one.lasts_s is not None and left > 0:
+        lasts = f", at the rate of the last hour for {words.length(one.lasts_s)}"
+    return f"{100 * left:.0f} % of its error budget is left{lasts}{held}"
+
+
+def _held(one: Objective) -> str:
+    return f"the store holds {words.length(one.held_s)} of {words.length(one.window_s)}"
+
+
+def _why_not_told(one: Objective) -> str:
+    if one.counts.is_unknown:
+        return f"it is not known how its {words.requests(one.counts.stored, 'stored request')} were sampled"
+    return f"no request was judged in its window of {words.length(one.window_s)}"
+
+
+def as_json(one: Objective, by: str | None) -> dict[str, Any]:
+    """Return one objective as `--json` prints it."""
+    known = one.attained
+    return {
+        "objective": one.objective,
+        "service": one.service,
+        "route": one.route,
+        **({"segment": one.segment} if by else {}),
+        "judged": round(one.counts.judged),
+        "breaches": round(one.counts.breaches),
+        "attainment": None if known is None else known.value,
+        "interval": None if known is None else [known.low, known.high],
+        "target": one.target.share,
+        "missed": one.missed,
+        "budget_left": one.budget_left,
+        "burn": {name: None if (burn := one.burn[name]) is None else burn.rate for name in BURNS},
+        "lasts_s": one.lasts_s,
+        "alerts": [alert._asdict() for alert in one.alerts],
+        "window_s": one.window_s,
+        "held_s": one.held_s,
+        "since_unix_nano": one.since_unix_nano,
+        "until_unix_nano": one.until_unix_nano,
+        "stored": one.counts.stored,
+        "counted": one.counts.is_counted,
+        "estimated": known is not None and known.is_estimate,
+        "sampling_known": not one.counts.is_unknown,
+    }
+
+
+def parts(found: Found, by: str | None, zone: Zone) -> Iterator[str | Table | Bars]:
+    """Yield the table, bars of the budgets, and lines."""
+    listed = found.objectives[:_ROWS]
+    heads = (Column("service", kind=COMMON), Column("route", leaves=7), *((Column(by),) if by else ()), *_COLUMNS)
+    yield Table(heads, [_cells(one, is_segment=bool(by)) for one in listed])
+    left = [(_name(one), one.budget_left) for one in listed[:_BARS] if one.budget_left is not None]
+    if left:
+        yield Bars("Error budget left", [(name, max(0.0, part), f"{100 * part:.0f} %") for name, part in left])
+    lines = list(_lines(found, zone))
+    if len(found.objectives) > _ROWS:
+        lines.append(f"These are {_ROWS} of {len(found.objectives):,}, those with the least left; --json has all.")
+    yield from lines
+
+
+def _cells(one: Objective, *, is_segment: bool) -> tuple[str, ...]:
+    known = one.attained
+    burns = (None if (burn := one.burn[name]) is None else burn.rate for name in SHOWN)
+    return (
+        one.service,
+        one.route,
+        *((one.segment or "-",) if is_segment else ()),
+        one.whole_text,
+        words.about(one.counts.judged, one.counts),
+        f"{one.counts.breaches:,.0f}",
+        "-" if known is None else f"{'~' if known.is_estimate else ''}{words.percent(known.value)}",
+        "-" if known is None else words.interval(known),
+        words.wanted(one.target.share),
+        "-" if one.budget_left is None else f"{100 * one.budget_left:.0f} %",
+        *("-" if rate is None else f"{rate:.3g}" for rate in burns),
+        "-" if one.lasts_s is None else words.length(one.lasts_s),
+    )
+
+
+def _lines(found: Found, zone: Zone) -> Iterator[str]:
+    """Yield what the table does not say."""
+    for one in found.objectives[:_ROWS]:
+        yield from _notes(one)
+    for change in found.changes:
+        at = f"{shown(change.at_unix_nano, zone, 0)} {zone.name}"
+        yield f"{change.route} of {change.service} was under `{change.before}` before {at}, then `{change.after}`."
+    if found.unjudged.requests:
+        rest = found.unjudged.requests - found.unjudged.excluded
+        yield f"Not judged: {found.unjudged.excluded:,.0f} excluded, {rest:,.0f} that no objective matches."
+
+
+def _notes(one: Objective) -> Iterator[str]:
+    name = _name(one)
+    for alert in one.alerts:
+        if alert.fires:
+            yield f"Alert: {name} burns over {alert.factor:g} times over {alert.long} and {alert.short}."
+    if not one.is_held:
+        yield f"{name}: {_held(one)}; share and budget are of these."
+    if not one.target.is_said:
+        yield f"{name}: its objective is no rule of a policy; 99 % over 28 days are taken."
+    if one.counts.is_counted:
+        yield f"{name}: judged and breaches are as the service has counted them, before it sampled."
+    elif one.attained is None:
+        yield f"{name}: {_why_not_told(one)}."
+    elif one.attained.is_estimate:
+        yield f"~ {name}: estimated out of {one.counts.stored:,} sampled requests (breaches are all there)."

@@ -1,0 +1,1 @@
+"""Requests of ASGI applications, whichever server and framework."""

@@ -1,0 +1,500 @@
+"""Any ASGI application: an entry span around each request, and the times at which body and answer pass.
+
+The hook of a framework calls `serve` in place of the application. That opens the entry span before anything else runs
+and ends it when the last byte of the answer is handed over: what runs in the background afterwards is no latency.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from time import time_ns
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Span, Status, StatusCode
+
+from stagetrace.guard import guarded_end, report, switch
+from stagetrace.instrumentation.asgi.channels import WHERE, Receive, Send, stepped
+from stagetrace.instrumentation.asgi.websocket import Messages
+from stagetrace.instrumentation.base import SCOPE_KEY
+from stagetrace.instrumentation.connection.socket_wait import show, waited_ns
+from stagetrace.instrumentation.connection.tcp_attributes import add_asgi, unacked
+from stagetrace.instrumentation.frameworks.starlette import template_of
+from stagetrace.instrumentation.http import attributes as http
+from stagetrace.instrumentation.http import metrics as http_metrics
+from stagetrace.instrumentation.http.pickled_scope import below, goes_on
+from stagetrace.instrumentation.http.queue_headers import time_in_queue_ms
+from stagetrace.instrumentation.http.response_delivery import announced, gone_flag, is_written
+from stagetrace.native import native
+from stagetrace.recording.chunk_times import Stream
+from stagetrace.recording.context import attach, get_current, with_span
+from stagetrace.recording.current_timeline import current, recording
+from stagetrace.recording.entry import EntrySpan
+from stagetrace.recording.limits import cut, longest
+from stagetrace.runtime import provider as distro
+from stagetrace.semconv import (
+    HTTP_REQUEST_BODY_SIZE,
+    HTTP_RESPONSE_BODY_SIZE,
+    QUEUE_IN_FRONT_MS,
+    STAGETRACE_TRUNCATED_ATTRIBUTES,
+)
+from stagetrace.sla.policy import WEBSOCKET
+from stagetrace.sources import loops
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+    from stagetrace.otlp.encode.span_encoder import Block
+    from stagetrace.sla.entry_recorder import EntryRecorder
+
+# What opentelemetry-instrumentation's suppress_http_instrumentation() and suppress_instrumentation() set.
+SUPPRESS_KEYS = (otel_context._SUPPRESS_HTTP_INSTRUMENTATION_KEY, otel_context._SUPPRESS_INSTRUMENTATION_KEY)
+_hook = switch(WHERE)
+# Somebody who has set a global response propagator has imported this.
+PROPAGATORS = "opentelemetry.instrumentation.propagators"
+CLIENT, CANCELLED = "client", "cancelled"  # why an answer did not get to its end
+
+
+async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> Any:
+    """Return what `original(app, scope, receive, send)` does on a request or websocket, inside its own entry span."""
+    request = None
+    if not _hook.off:
+        try:
+            waited = waited_ns(getattr(send, "__self__", None))
+            now = time_ns()
+            request = _begin(scope, send, now - waited)
+            loops.note(now)
+            if waited and request is not None:
+                show(request, now - waited, now)  # type: ignore[arg-type]  # each is a timeline
+        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
+            report(WHERE, error)
+            request = None
+    if request is None:
+        return await original(app, scope, receive, send)
+    try:
+        if scope["type"] == "http":
+            work = original(app, scope, Receive(request, receive, request), Send(request, send, request))
+        else:
+            request.note_task()
+            receive, send = (
+                functools.partial(request.receive_message, receive),
+                functools.partial(request.send_message, send),
+            )
+            work = original(app, scope, receive, send)
+        return await (stepped(work, request) if type(work) is CoroutineType else work)
+    except Exception as error:
+        request.fail(error)
+        raise
+    except BaseException:
+        request.break_off()
+        raise
+    finally:
+        try:
+            request.finish()
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+
+
+def _begin(scope: Any, send: Any, started: int) -> AsgiRequest | None:
+    """Return the request that begins with this scope; None if it is a part of one, or not to be recorded.
+
+    Its parent is the request whose scope was pickled, else whoever the headers name. A span in the context at hand is
+    not: it may be one around the whole server, or that of an earlier request, whose context asyncio keeps for later
+    ones of the connection (cpython#140947).
+    """
+    text = scope.get(SCOPE_KEY, "")
+    if type(text) is not str or (text and goes_on(scope, text)):
+        return None
+    context = get_current()
+    if context and (recording() is not None or any(context.get(key) for key in SUPPRESS_KEYS)):
+        return None  # called within the process by a request that is recorded, or kept out by somebody
+    urls = http.excluded()
+    if urls is not None and urls.url_disabled(_url(scope)):
+        return None
+    recorder = distro.recorder
+    if recorder is not None:
+        request: AsgiRequest = OwnRequest(scope, send, started, recorder)
+    else:
+        from stagetrace.instrumentation.asgi.foreign import ForeignRequest
+
+        request = ForeignRequest(scope, send, started)
+    counted = http_metrics.wanted()
+    if counted is not None and scope["type"] == "http":
+        request.count_in(counted)
+    return request
+
+
+def _url(scope: Any) -> str:
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), None)
+    if host is None:
+        address, port = scope.get("server") or ("", None)
+        host = f"{address}:{port}" if port else address
+    return f"{scope.get('scheme', 'http')}://{host}{scope.get('path', '')}"
+
+
+class AsgiRequest(Messages, http_metrics.Counted):
+    """One request and its answer, from the server's first sight of it to the last byte handed over."""
+
+    # As a timeline's: the class's until something happens.
+    _status: int | None = None
+    _answer_headers: Any = None
+    received_bytes = 0
+    _size = 0  # of an answer in one piece
+    _announced: int | None = None  # bytes of an answer in several pieces
+    _is_delivered = False  # the kernel has all of them
+    _has_left = False  # the client, which has all of the answer
+    _ended_at: int | None = None
+    _raised = False
+    _finished = False
+    _route = ""
+    handler: Any = None  # the route or mount that had it last
+    mount = ""  # templates of the mounts that the request went through
+    peer_waits: Any = ()  # each send and receive tells
+    _long_agent: bytes | None = None
+    _in_front_ms: float | None = None  # in the queue of a load balancer
+    _is_plain = True  # it has no attributes but those that all requests have
+    _has_looked = False  # for the route, where none has served it
+    _came: Any = None  # the scope as it came, where headers or the query are asked for
+    _start: int  # the timeline's
+    _before: Any  # the context in which the request began
+    freeze: Any  # the timeline's
+    abandon: Any
+    divide: Any
+    step: Any
+    adopted: Any  # the timeline's; so the next two
+    disconnect: str | None
+    stream: Stream | None
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether the entry span of this request is somebody else's."""
+        raise NotImplementedError
+
+    def hides(self) -> bool:
+        """Return whether the entry span can be hidden from somebody who is about to start one for this request."""
+        raise NotImplementedError
+
+    def _own_span(self) -> Span:
+        """Return the entry span."""
+        raise NotImplementedError
+
+    def _rename(self, name: str) -> None:
+        """Name the entry span, unless somebody else has."""
+        raise NotImplementedError
+
+    def _end_span(self, ended_at: int) -> None:
+        """End the entry span, at a time in nanoseconds."""
+        raise NotImplementedError
+
+    def _come_in(self, scope: Any, send: Any) -> Context:
+        """Note what came in; return the context that the headers carry."""
+        self._scope = scope
+        self._connection = getattr(send, "__self__", None)
+        agent, context, starts = http.read_headers(scope["headers"])
+        if SCOPE_KEY in scope:
+            context = below(scope[SCOPE_KEY], context)
+        if starts is not None:
+            self._is_plain = False
+            self._in_front_ms = time_in_queue_ms(starts, time_ns())
+        if agent is not None and (len(agent) > http.MAX_CACHED_KEY or len(agent) > longest()):
+            self._is_plain = False
+            self._long_agent, agent = agent, None  # not to be remembered, and perhaps to be cut
+        # As they came: middleware may rewrite the scope that it hands on.
+        self._method = scope.get("method", "")
+        self._path = scope.get("path")
+        self._block, self._client, self._span_name = http.known(scope, agent)
+        if http.asked_for() is not None:
+            self._is_plain = False
+            self._came = {**scope}
+        scope[SCOPE_KEY] = self
+        return context
+
+    def known_attributes(self) -> dict[str, Any]:
+        """Return all that is known as the request comes in; name the span by its route, if that is known."""
+        attributes = dict(self._block.attributes)
+        attributes.update(self._client.attributes)
+        template = self._template()
+        if template:
+            attributes["http.route"] = template
+        self._add_rest(attributes)
+        return attributes
+
+    def _add_rest(self, attributes: dict[str, Any]) -> None:
+        """Add what no two requests share."""
+        if self._path:
+            attributes["url.path"] = self._path
+        if self._in_front_ms is not None:
+            attributes[QUEUE_IN_FRONT_MS] = self._in_front_ms
+        if self._long_agent is not None:
+            attributes.update(http.agent_attributes(self._long_agent))
+        asked = http.asked_for()
+        if asked is not None:
+            attributes.update(asked.attributes(self._came, self._answer_headers))
+        if asked is not None or self._long_agent is not None or len(self._path or "") > longest():
+            shorter, count = cut(attributes)
+            if count:
+                attributes.update(shorter)
+                attributes[STAGETRACE_TRUNCATED_ATTRIBUTES] = count
+
+    def serve_by(self, template: str) -> None:
+        """Note the route that serves the request, within the mounts that it went through."""
+        route = self.mount + template
+        if route != self._route:
+            self._route = route
+            if self.gave_way:
+                if "http.route" not in (getattr(self.adopted, "attributes", None) or ()):
+                    self.adopted.set_attribute("http.route", route)  # the plain ASGI middleware's has none
+            elif not self._finished:
+                self._rename(http.span_name(self._method, route))
+
+    def pass_mount(self, template: str) -> None:
+        """Note a mount that the request goes through, which may serve it without a route: files, a 404."""
+        self.mount += template
+        if not self._finished and not self.gave_way:
+            self._rename(http.span_name(self._method, self.mount))
+
+    def _template(self) -> str:
+        """Return the route; where middleware answered before it was reached, the one that would have served."""
+        if not self._route and not self.mount and not self._has_looked:
+            self._has_looked = True
+            self._route = template_of(self._scope) or ""
+            if self._route:
+                self._rename(http.span_name(self._method, self._route))
+        return self._route or self.mount
+
+    def begin_answer(self, message: Any) -> None:
+        """Note the head of the answer, before it is sent."""
+        self._status = message["status"]
+        self._answer_headers = message.get("headers")
+        if PROPAGATORS in sys.modules:
+            self._announce(message)
+        if self._is_gone():
+            self.disconnect = self.disconnect or CLIENT  # without even a head
+
+    def _announce(self, message: Any) -> None:
+        if not self.gave_way and not self.is_announced:  # whoever made the entry span announces it
+            http.announce(message, self._own_span())
+
+    def take_in(self, message: Any) -> None:
+        """Note what was received, if that is a part of the body or says that the client has gone."""
+        if message["type"] == "http.disconnect":
+            self.go_away()
+        else:
+            self.received_bytes += len(message.get("body", b""))
+
+    def add_piece(self, now: int, message: Any) -> None:
+        """Note a piece of an answer in several, handed over at `now`, in nanoseconds since the epoch."""
+        is_gone = self._is_gone()
+        if is_gone:
+            self.go_away()
+        if self.stream is None:
+            self.stream = Stream()
+            self._announced = announced(self._method, self._status, self._answer_headers)
+        size = len(message.get("body", b""))
+        if size:
+            self.stream.add(now, size)
+            if self._announced is not None and self.stream.size >= self._announced and not is_gone:
+                self._is_delivered = self._is_delivered or is_written(self._connection, self._announced)
+
+    def lain_ns(self) -> int:
+        """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
+        return waited_ns(self._connection)
+
+    def owes(self) -> bool:
+        """Return whether the other side has bytes of an answer left to acknowledge; so where that is unknown."""
+        return unacked(self._connection) != 0
+
+    def _is_gone(self) -> bool:
+        """Return whether the server says that the client has gone: some swallow what is sent then."""
+        flag = gone_flag(type(self._connection).__module__)
+        return flag is not None and getattr(self._connection, flag, False) is True
+
+    @guarded_end
+    def go_away(self) -> None:
+        """Note that the client has gone, if that was before the end of the answer."""
+        if self._ended_at is None and self.disconnect is None and self._scope["type"] == "http":
+            if self._has_all():
+                self._has_left = True
+            else:
+                self.disconnect = CLIENT
+
+    def _has_all(self) -> bool:
+        """Return whether the client lacks nothing of what the head of the answer has announced."""
+        known = not self._is_delivered and self._status is not None
+        return self._is_delivered or (known and announced(self._method, self._status, self._answer_headers) == 0)
+
+    @guarded_end
+    def break_off(self) -> None:
+        """Note that the application was stopped in its work."""
+        if self._ended_at is None and self.disconnect is None and not self._end_delivered():
+            self.disconnect = CANCELLED
+
+    def _end_delivered(self) -> bool:
+        """End with the last byte that was announced, if the client has it; return whether it has."""
+        if self._is_delivered and self.stream is not None:
+            self._ended_at = self.stream.last
+        return self._is_delivered
+
+    def _accepting(self, message: Any) -> None:
+        self._answer_headers = message.get("headers")
+        if PROPAGATORS in sys.modules:
+            self._announce(message)
+
+    def end_answer(self, now: int, message: Any) -> None:
+        """Note when the last byte of the answer was handed over, with this message; end the entry span then."""
+        if self._ended_at is None:
+            size = len(message.get("body", b""))
+            if self.stream is None:
+                self._size = size
+            elif size:
+                self.stream.add(now, size)
+            if getattr(self._connection, "disconnected", False) is True:  # uvicorn's, while it waited for the client
+                self.go_away()
+            self._ended_at = now
+            if self.step is not None:
+                self.divide(self.step)  # it ends after the request
+            if self._status is not None and self._status >= http.SERVER_ERROR:
+                self.freeze()  # the exception that this answer is about comes through next
+            else:
+                self._finish()
+
+    def passed(self, start: int) -> dict[str, Any]:
+        """Return what the entry span, which begins at `start`, carries of how request and answer passed."""
+        gone = self.disconnect is not None
+        attributes: dict[str, Any] = super().passed(start) if gone or self.stream is not None else {}  # type: ignore[misc]
+        if self.received_bytes:
+            attributes[HTTP_REQUEST_BODY_SIZE] = self.received_bytes
+        if self._size:
+            attributes[HTTP_RESPONSE_BODY_SIZE] = self._size
+        if self._scope["type"] == "websocket":
+            attributes.update(self.counted_messages())
+        if not gone:
+            is_now = self._ended_at is not None and not self._failed() and self.adopted is None
+            add_asgi(self._connection, attributes, is_now)
+        return attributes
+
+    def _failed(self) -> bool:
+        return self._status is not None and self._status >= http.SERVER_ERROR
+
+    @guarded_end
+    def fail(self, error: Exception) -> None:
+        """Note an exception that the application let through."""
+        self._raised = True
+        if self.gave_way:
+            return
+        span = self._own_span()
+        span.record_exception(error, timestamp=self._ended_at)
+        if not self._failed():  # else the answer says it
+            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+        if self._status is None and self.disconnect is None and self._scope["type"] == "http":
+            self._status = http.SERVER_ERROR  # which is what the server answers
+
+    @guarded_end
+    def _leave_off(self) -> None:
+        """Note why the application returned before its answer was complete, if nothing has told yet."""
+        if self._raised or self.disconnect is not None or self._scope["type"] != "http":
+            return
+        is_gone = self._has_left or self._is_gone()
+        if is_gone and not self._end_delivered():
+            self.go_away()
+        if not is_gone:
+            self._own_span().set_status(Status(StatusCode.ERROR, "the answer was not completed"))
+
+    def finish(self) -> None:
+        """End with the application's call, if the answer has not ended it."""
+        attach(self._before)
+        current.set(None)
+        if not self._finished:
+            self._finish()
+        # The server's `send` holds the scope, and that held this: no work for the collector.
+        self._scope.pop(SCOPE_KEY, None)
+        self._scope = self._before = self._came = None
+
+    def _finish(self) -> None:
+        if not self._finished:
+            self._finished = True
+            if self.gave_way:
+                if self._counted is not None:
+                    self._counted.take_back(self._block.attributes)
+                return
+            if self._ended_at is None:
+                self._leave_off()
+            ended_at = time_ns() if self._ended_at is None else self._ended_at
+            try:
+                self._end_span(ended_at)
+            finally:
+                if self._counted is not None:
+                    route = http.route_block(self._template(), self._status).attributes
+                    attributes = {**self._block.attributes, **route}
+                    self._counted.end(attributes, max(ended_at - self._start, 0) / 1e9, self._own_span())
+
+    def leave_out(self) -> None:
+        """Record nothing of this request, if nobody has seen its entry span."""
+        if self._finished or not self.hides():
+            return
+        self._finished = True
+        self.abandon()
+        attach(self._before)
+        current.set(None)
+        if self._counted is not None:
+            self._counted.take_back(self._block.attributes)
+
+
+class OwnRequest(AsgiRequest, EntrySpan):
+    """A request whose entry span is our own, unless the application starts another for it."""
+
+    may_give_way = True
+
+    def __init__(self, scope: Any, send: Any, started: int, recorder: EntryRecorder) -> None:
+        if _begin_in_c is None or not _begin_in_c(self, scope, send, started, recorder):
+            self._begin_in_python(scope, send, started, recorder)
+
+    def _begin_in_python(self, scope: Any, send: Any, started: int, recorder: EntryRecorder) -> None:
+        """Begin; `_asgi.c` does the same for most requests."""
+        parent_context = self._come_in(scope, send)
+        EntrySpan.__init__(self, self._span_name, started, recorder, parent_context)
+        self._before = get_current()
+        current.set(self)
+        attach(with_span(self, parent_context))
+        if recorder.has_others:
+            recorder.begin(self, parent_context)
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether the entry span of this request is somebody else's."""
+        return self.adopted is not None
+
+    def hides(self) -> bool:
+        """Return whether nobody has seen the entry span."""
+        return self._identity is None and self.notes is None and self.end_time is None
+
+    def _own_span(self) -> Span:
+        return self
+
+    def _rename(self, name: str) -> None:
+        if self.name == self._span_name:  # nobody else has renamed it
+            self.name = self._span_name = name
+
+    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
+        """Return its attributes, as the recorder wants them."""
+        return (_describe_in_c and _describe_in_c(self)) or self._describe_in_python()
+
+    def _describe_in_python(self) -> tuple[list[Block], Block, dict[str, Any]]:
+        """Describe it; `_asgi.c` does the same for most requests."""
+        attributes = self.passed(self._start)
+        self._add_rest(attributes)
+        route = http.route_block(self._route or self.mount, self._status)
+        return [self._block, route], self._client, attributes
+
+    def _end_span(self, ended_at: int) -> None:
+        if self._failed():
+            self.failed = True
+        route = self._route or self._template()
+        recorder: Any = self._recorder
+        recorder.end(self, ended_at, WEBSOCKET if self._scope["type"] == "websocket" else self._method, route)
+
+
+_twin: Any = native("stagetrace.instrumentation._asgi")
+_begin_in_c, _describe_in_c = (None, None) if _twin is None else (_twin.begin, _twin.describe)

@@ -1,0 +1,1 @@
+"""ASGI servers, each of which loads its application inside entry spans."""

@@ -1,0 +1,59 @@
+"""granian, its ASGI interfaces: whatever application it loads is served inside entry spans."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from stagetrace.guard import guarded
+from stagetrace.runtime import provider as distro
+
+
+def hook(module: Any) -> None:
+    """Wrap the two that a worker gives its application to: for requests, and for its lifespan."""
+    module._callback_wrapper = _surrounding(module._callback_wrapper, 0)
+    module.LifespanProtocol.__init__ = _surrounding(module.LifespanProtocol.__init__, 1)
+    module.LifespanProtocol.startup = _preparing(module.LifespanProtocol.startup)
+    module.LifespanProtocol.shutdown = _flushing(module.LifespanProtocol.shutdown)
+
+
+def _surrounding(original: Any, place: int) -> Any:
+    """Return `original` with its argument at `place`, an application, surrounded."""
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > place:
+            args = (*args[:place], _surrounded(args[place]) or args[place], *args[place + 1 :])
+        return original(*args, **kwargs)
+
+    return call
+
+
+@guarded
+def _surrounded(app: Any) -> Any:
+    from stagetrace.instrumentation.asgi.application import around
+
+    return around(app)
+
+
+def _preparing(original: Any) -> Any:
+    @functools.wraps(original)
+    async def startup(self: Any) -> Any:
+        result = await original(self)
+        if not distro.ready():
+            await distro.prepare()
+        return result
+
+    return startup
+
+
+def _flushing(original: Any) -> Any:
+    @functools.wraps(original)
+    async def shutdown(self: Any) -> Any:
+        try:
+            return await original(self)
+        finally:
+            if distro.ready():
+                await distro.flush()
+
+    return shutdown

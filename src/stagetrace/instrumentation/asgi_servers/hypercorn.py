@@ -1,0 +1,70 @@
+"""hypercorn: whatever ASGI application it loads is served inside entry spans, on asyncio and uvloop."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded
+from stagetrace.runtime import provider as distro
+from stagetrace.runtime.sigterm_python import begin
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap what holds the application (`hypercorn.app_wrappers`), or its lifespan (`hypercorn.asyncio.lifespan`)."""
+    if module.__name__.endswith("app_wrappers"):
+        module.ASGIWrapper.__init__ = _holding(module.ASGIWrapper.__init__)
+    else:
+        module.Lifespan.wait_for_startup = _preparing(module.Lifespan.wait_for_startup)
+        module.Lifespan.wait_for_shutdown = _flushing(module.Lifespan.wait_for_shutdown)
+
+
+def _holding(original: Any) -> Any:
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _surround(self)
+
+    return __init__
+
+
+@guarded
+def _surround(wrapper: Any) -> None:
+    from stagetrace.instrumentation.asgi.application import around
+
+    wrapper.app = around(wrapper.app) or wrapper.app
+
+
+def _preparing(original: Any) -> Any:
+    """Prepare once the application has started, or turned out to have no lifespan.
+
+    From then on SIGTERM waits for the delivery, in C or not: hypercorn sends it to its other workers as soon as one has
+    ended, and they do not handle it.
+    """
+
+    @functools.wraps(original)
+    async def wait_for_startup(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = await original(self, *args, **kwargs)
+        if not distro.ready():
+            await distro.prepare()
+        begin()
+        return result
+
+    return wait_for_startup
+
+
+def _flushing(original: Any) -> Any:
+    """Flush when the last request has ended: a worker process runs no exit handlers."""
+
+    @functools.wraps(original)
+    async def wait_for_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await original(self, *args, **kwargs)
+        finally:
+            if distro.ready():
+                await distro.flush()
+
+    return wait_for_shutdown

@@ -1,0 +1,130 @@
+"""Queues of the standard library: what a request puts there with a future, for a batcher of the service's own.
+
+`_put` and `_get` are what each queue has beneath its locks and waits: whoever waits in `get()` since before the hook
+gets there, too. Of the plain queues they are one line each, which is repeated here: each call more would be felt.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import TYPE_CHECKING, Any
+
+import stagetrace.instrumentation.batching.gathered_batch  # noqa: F401 -- here, lest the first batch waits for it
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.batching.queued_requests import MAX_ITEMS, Item, future_in, pass_on, queued, take, taken
+from stagetrace.recording.current_timeline import current, entries, recording
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+OWN = ("queue", "asyncio.queues")
+_current = current.get
+_known: set[Any] = set()  # the methods of ours that take something out
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap how the queues of a module, asyncio's or that of threads, put and get, where they are Python's own."""
+    for queue in (module.Queue, module.PriorityQueue, module.LifoQueue):
+        if queue.__module__ in OWN:  # gevent puts its own there, in C
+            for name, wrapping in (("_put", _putting), ("_get", _getting)):
+                if name in vars(queue):
+                    setattr(queue, name, wrapping(vars(queue)[name]))
+
+
+def _putting(original: Any) -> Any:
+    @functools.wraps(original)
+    def _put(self: Any, item: Any, *args: Any) -> None:
+        original(self, item, *args)
+        if _current() is not None or entries:
+            _note_put(self, item)
+
+    def _put_asyncio(self: Any, item: Any) -> None:
+        self._queue.append(item)
+        if _current() is not None or entries:
+            _note_put(self, item)
+
+    def _put_threads(self: Any, item: Any) -> None:
+        self.queue.append(item)
+        if _current() is not None or entries:
+            _note_put(self, item)
+
+    return _plain(original, {("_queue", "append"): _put_asyncio, ("queue", "append"): _put_threads}) or _put
+
+
+def _getting(original: Any) -> Any:
+    @functools.wraps(original)
+    def _get(self: Any, *args: Any) -> Any:
+        item = original(self, *args)
+        if queued:
+            _note_get(item)
+        return item
+
+    def _get_asyncio(self: Any) -> Any:
+        item = self._queue.popleft()
+        if queued:
+            _note_get(item)
+        return item
+
+    def _get_threads(self: Any) -> Any:
+        item = self.queue.popleft()
+        if queued:
+            _note_get(item)
+        return item
+
+    getting = _plain(original, {("_queue", "popleft"): _get_asyncio, ("queue", "popleft"): _get_threads}) or _get
+    _known.add(getting)
+    return getting
+
+
+def _plain(original: Any, like: dict[tuple[str, ...], Any]) -> Any:
+    """Return that of `like` which does what Python's own method does, to be told by the names in it; else None."""
+    is_own = getattr(original, "__module__", None) in OWN and hasattr(original, "__code__")
+    plain = like.get(original.__code__.co_names) if is_own else None
+    return None if plain is None else functools.wraps(original)(plain)
+
+
+@guarded
+def _note_put(queue: Any, thing: Any) -> None:
+    timeline = recording()
+    if timeline is None or timeline.is_batch:
+        if taken:
+            pass_on(thing)
+        return
+    future = future_in(thing) if len(queued) < MAX_ITEMS and type(queue)._get in _known else None
+    if future is None or _is_known(thing, future):
+        return
+    if hasattr(future, "get_loop"):
+        loop = sys.modules["asyncio"]._get_running_loop()
+        if loop is not None and future.get_loop() is loop:
+            item = Item(timeline, thing, future)
+            future.add_done_callback(item.end)  # the first, before that by which the request goes on
+            loop.call_soon(item.look)
+    else:
+        _await_result(timeline, thing, future)
+
+
+def _is_known(thing: Any, future: Any) -> bool:
+    """Return whether this lies in a queue already: then it is not clear who waits for it."""
+    known = queued.get(id(thing))
+    if known is None:
+        return False
+    known.forget()
+    return known.waits_for(future)  # else it was taken out unseen, and what came after it has its id
+
+
+def _await_result(timeline: Any, thing: Any, future: Any) -> None:
+    """Have a future of threads say when the request waits for it, as one of a pool does."""
+    import concurrent.futures.thread  # noqa: F401 -- which may not be there, and with which `result` is hooked
+
+    from stagetrace.instrumentation.thread_pools.executors import JOB, hook_asyncio
+
+    if JOB not in vars(future):
+        hook_asyncio()
+        vars(future)[JOB] = item = Item(timeline, thing, future)
+        future.add_done_callback(item.end)
+
+
+@guarded
+def _note_get(thing: Any) -> None:
+    take(thing)

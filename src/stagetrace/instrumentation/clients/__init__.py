@@ -1,0 +1,1 @@
+"""Outgoing calls of a recorded request, as CLIENT spans."""

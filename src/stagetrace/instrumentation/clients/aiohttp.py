@@ -1,0 +1,75 @@
+"""aiohttp's client: each request of a session, redirects included."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, switch
+from stagetrace.instrumentation.clients.base import CALL, Call, begin_http, ending, http_status
+from stagetrace.recording.current_timeline import recording
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+SWITCHING = 101
+OTEL_PACKAGE = "opentelemetry.instrumentation."
+_hook = switch("stagetrace.instrumentation.clients.aiohttp")
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap `ClientSession._request`, through which all requests go, and what ends an answer."""
+    session, answer = module.ClientSession, module.ClientResponse
+    session._request = _requesting(session._request)
+    for name in ("_response_eof", "close", "release"):
+        setattr(answer, name, ending(getattr(answer, name)))
+
+
+def _requesting(original: Any) -> Any:
+    @functools.wraps(original)
+    async def _request(self: Any, method: Any, str_or_url: Any, **kwargs: Any) -> Any:
+        call = None if _hook.off or recording() is None else _begin(self, method, str_or_url, kwargs)
+        if call is None:
+            return await original(self, method, str_or_url, **kwargs)
+        try:
+            response = await original(self, method, str_or_url, **kwargs)
+        except BaseException as error:
+            call.fail(error)
+            raise
+        _answer(call, response)
+        return response
+
+    return _request
+
+
+@guarded
+def _begin(session: Any, method: str, url: Any, kwargs: dict[str, Any]) -> Call | None:
+    if any(_is_instrumented(config) for config in session._trace_configs):
+        return None
+    try:
+        headers = session._prepare_headers(kwargs.get("headers"))
+        whole = session._build_url(url)
+        if kwargs.get("params"):
+            whole = whole.update_query(kwargs["params"])
+    except (TypeError, ValueError):  # which aiohttp will tell its caller
+        return None
+    call = begin_http("AIOHTTP_CLIENT", method.upper(), str(whole), headers)
+    if call is not None:
+        headers.update(call.headers())
+        kwargs["headers"] = headers
+    return call
+
+
+def _is_instrumented(config: Any) -> bool:
+    return any((getattr(one, "__module__", None) or "").startswith(OTEL_PACKAGE) for one in config.on_request_start)
+
+
+@guarded
+def _answer(call: Call, response: Any) -> None:
+    connection = response.connection  # None where the whole answer is here
+    find = None if connection is None else lambda: connection.transport.get_extra_info("socket")
+    call.answer(http_status(response.status), find)
+    if response.closed or response.status == SWITCHING:  # the body came with the head; a websocket, which may last
+        call.end()
+    else:
+        response.__dict__[CALL] = call

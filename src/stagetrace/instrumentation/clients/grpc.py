@@ -1,0 +1,165 @@
+"""gRPC's clients, of threads and of asyncio: each RPC of a channel, beneath all interceptors of the caller's."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, switch
+from stagetrace.instrumentation.base import EXCLUDED_SERVICES
+from stagetrace.instrumentation.clients.base import Call, begin, carries
+from stagetrace.recording.current_timeline import recording
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
+OTEL_PACKAGE = "opentelemetry.instrumentation."
+METADATA = 2  # its place among the arguments: request, timeout, metadata
+TARGET = "_stagetrace_target"  # on a channel of asyncio's
+_hook = switch("stagetrace.instrumentation.clients.grpc")
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap what a channel gives for each of its methods, on the classes."""
+    if module.__name__ == "grpc.aio._channel":
+        for kind in ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream"):
+            multi = getattr(module, f"{kind}MultiCallable")
+            multi.__call__ = _calling(multi.__call__, _end_with_aio)
+        module.Channel.__init__ = _noting_target(module.Channel.__init__)
+        return
+    for kind in ("UnaryUnary", "StreamUnary"):
+        multi = getattr(module, f"_{kind}MultiCallable")
+        multi.__call__ = _calling(multi.__call__, _end_at_once)
+        multi.with_call = _calling(multi.with_call, _end_at_once)
+        multi.future = _calling(multi.future, _end_with)
+    for kind in ("UnaryStream", "SingleThreadedUnaryStream", "StreamStream"):
+        multi = getattr(module, f"_{kind}MultiCallable")
+        multi.__call__ = _calling(multi.__call__, _end_with)
+
+
+def _noting_target(original: Any) -> Any:
+    @functools.wraps(original)
+    def __init__(self: Any, target: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, target, *args, **kwargs)
+        self.__dict__[TARGET] = target
+
+    return __init__
+
+
+def _calling(original: Any, end_with: Any) -> Any:
+    """Wrap a method that makes an RPC; `end_with` ends our call with what it returns."""
+
+    @functools.wraps(original)
+    def rpc(self: Any, *args: Any, **kwargs: Any) -> Any:
+        begun = None if _hook.off or recording() is None else _begin(self, args, kwargs)
+        if begun is None:
+            return original(self, *args, **kwargs)
+        call, args, kwargs = begun
+        try:
+            made = original(self, *args, **kwargs)
+        except BaseException as error:
+            _fail(call, error)
+            raise
+        end_with(call, made)
+        return made
+
+    return rpc
+
+
+@guarded
+def _begin(
+    multi: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Call, tuple[Any, ...], dict[str, Any]] | None:
+    """Return the call, and the arguments with its headers in the metadata: the third one, or by name."""
+    metadata = args[METADATA] if len(args) > METADATA else kwargs.get("metadata")
+    call = _call(multi, metadata)
+    if call is None:
+        return None
+    metadata = (*(metadata or ()), *((name.lower(), value) for name, value in call.headers().items()))
+    if len(args) > METADATA:
+        return call, (*args[:METADATA], metadata, *args[METADATA + 1 :]), kwargs
+    return call, args, {**kwargs, "metadata": metadata}
+
+
+def _call(multi: Any, metadata: Any) -> Call | None:
+    method = multi._method.decode()
+    if method.removeprefix("/").startswith(EXCLUDED_SERVICES) or carries({name for name, _ in metadata or ()}):
+        return None
+    if any(type(one).__module__.startswith(OTEL_PACKAGE) for one in getattr(multi, "_interceptors", None) or ()):
+        return None
+    channel = getattr(multi, "_python_channel", None)
+    target = getattr(multi, "_target", b"").decode() if channel is None else channel.__dict__.get(TARGET, "")
+    name = method.lstrip("/")
+    return begin(name, {"rpc.system.name": "grpc", "rpc.method": name, **server_of(target)})
+
+
+@functools.lru_cache(maxsize=1024)
+def server_of(target: str) -> Mapping[str, Any]:
+    """Return the attributes of a channel's target: `host:port`, `dns:///host:port`, `unix:path` and the like."""
+    if target.startswith("unix"):
+        return {"server.address": target.partition(":")[2]}
+    host, colon, port = target.rpartition("/")[2].rpartition(":")
+    if not colon or not port.isdigit():
+        return {"server.address": target} if target else {}
+    return {"server.address": host.strip("[]"), "server.port": int(port)}
+
+
+@functools.lru_cache(maxsize=32)
+def status(code: str) -> Mapping[str, Any]:
+    """Return the attributes of a status code; to a client each but OK is an error."""
+    attributes: dict[str, Any] = {"rpc.response.status_code": code}
+    if code != "OK":
+        attributes["error.type"] = code
+    return attributes
+
+
+@guarded
+def _fail(call: Call, error: BaseException) -> None:
+    code = getattr(error, "code", None)
+    if callable(code):  # an RpcError of a call
+        _note(call, code().name)
+    else:
+        call.fail(error)
+
+
+def _end_at_once(call: Call, _answer: Any) -> None:
+    """End the call: what blocks returns when the RPC has ended well."""
+    _note(call, "OK")
+
+
+@guarded
+def _end_with(call: Call, rpc: Any) -> None:
+    """End the call with the RPC, in whichever of gRPC's threads tells of that."""
+
+    def end() -> None:
+        _note(call, rpc.code().name)
+
+    if not rpc.add_callback(end):
+        end()
+
+
+@guarded
+def _end_with_aio(call: Call, rpc: Any) -> None:
+    def end(ended: Any) -> None:
+        _note_aio(call, ended)
+
+    rpc.add_done_callback(end)
+
+
+@guarded
+def _note(call: Call, code: str) -> None:
+    call.answer(status(code))
+    call.end()
+
+
+@guarded
+def _note_aio(call: Call, rpc: Any) -> None:
+    code = rpc.code()
+    try:
+        code.send(None)  # it has ended, so that there is nothing to wait for
+    except StopIteration as done:
+        _note(call, done.value.name)
+    else:
+        code.close()
+        call.end()

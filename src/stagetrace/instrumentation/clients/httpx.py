@@ -1,0 +1,86 @@
+"""httpx: each request that a client of either kind sends over the network."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, guarded_end, switch
+from stagetrace.instrumentation.clients.base import CALL, Call, begin_http, ending, http_status
+from stagetrace.recording.current_timeline import recording
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_hook = switch("stagetrace.instrumentation.clients.httpx")
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap the transports on the class: redirects and retries of authentication are requests of their own."""
+    sync, other = module.HTTPTransport, module.AsyncHTTPTransport
+    sync.handle_request = _handling(sync.handle_request)
+    other.handle_async_request = _handling_async(other.handle_async_request)
+    module.ResponseStream.close = ending(module.ResponseStream.close)
+    stream = module.AsyncResponseStream
+    stream.aclose = ending(stream.aclose)
+
+
+def _handling(original: Any) -> Any:
+    @functools.wraps(original)
+    def handle_request(self: Any, request: Any) -> Any:
+        call = None if _hook.off or recording() is None else _begin(request)
+        if call is None:
+            return original(self, request)
+        try:
+            response = original(self, request)
+        except BaseException as error:
+            call.fail(error)
+            raise
+        finally:
+            _take_back(request, call)
+        _answer(call, response)
+        return response
+
+    return handle_request
+
+
+def _handling_async(original: Any) -> Any:
+    @functools.wraps(original)
+    async def handle_async_request(self: Any, request: Any) -> Any:
+        call = None if _hook.off or recording() is None else _begin(request)
+        if call is None:
+            return await original(self, request)
+        try:
+            response = await original(self, request)
+        except BaseException as error:
+            call.fail(error)
+            raise
+        finally:
+            _take_back(request, call)
+        _answer(call, response)
+        return response
+
+    return handle_async_request
+
+
+@guarded
+def _begin(request: Any) -> Call | None:
+    call = begin_http("HTTPX", request.method, str(request.url), request.headers)
+    if call is not None:
+        request.headers.update(call.headers())
+    return call
+
+
+@guarded_end
+def _take_back(request: Any, call: Call) -> None:
+    """Leave the request as it came: it may be sent again, and a redirect copies its headers."""
+    for name in call.added:
+        request.headers.pop(name, None)
+
+
+@guarded
+def _answer(call: Call, response: Any) -> None:
+    call.answer(
+        http_status(response.status_code), lambda: response.extensions["network_stream"].get_extra_info("socket")
+    )
+    response.stream.__dict__[CALL] = call

@@ -1,0 +1,72 @@
+"""urllib3, and with it requests, botocore and others: each request on a connection."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, switch
+from stagetrace.instrumentation.clients.base import CALL, Call, begin_http, ending, http_status
+from stagetrace.recording.current_timeline import recording
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_hook = switch("stagetrace.instrumentation.clients.urllib3")
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap a pool's `_make_request`, where redirects and retries are requests of their own; and the answer's end."""
+    if module.__name__ == "urllib3.response":
+        answer = module.HTTPResponse
+        answer.release_conn = ending(answer.release_conn)  # once its body has been read to the end
+        answer.close = ending(answer.close)
+        return
+    pool = module.HTTPConnectionPool
+    pool._make_request = _making(pool._make_request)
+
+
+def _making(original: Any) -> Any:
+    @functools.wraps(original)
+    def _make_request(self: Any, conn: Any, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
+        call = None if _hook.off or recording() is None else _begin(self, method, url, kwargs)
+        if call is None:
+            return original(self, conn, method, url, *args, **kwargs)
+        try:
+            response = original(self, conn, method, url, *args, **kwargs)
+        except BaseException as error:
+            call.fail(error)
+            raise
+        _answer(call, response, conn)
+        return response
+
+    return _make_request
+
+
+@guarded
+def _begin(pool: Any, method: str, target: str, kwargs: dict[str, Any]) -> Call | None:
+    headers = kwargs.get("headers") or {}
+    url = target
+    if target.startswith("/"):  # else it is whole: to a proxy
+        host = f"[{pool.host}]" if ":" in pool.host else pool.host
+        url = f"{pool.scheme}://{host}{f':{pool.port}' if pool.port else ''}{target}"
+    call = begin_http("URLLIB3", method, url, {_text(name).lower() for name in headers})
+    if call is not None:
+        ours = headers.copy() if hasattr(headers, "copy") else dict(headers)
+        ours.update(call.headers())
+        kwargs["headers"] = ours
+    return call
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode("latin-1") if isinstance(name, bytes) else name
+
+
+@guarded
+def _answer(call: Call, response: Any, connection: Any) -> None:
+    call.answer(http_status(response.status), lambda: connection.sock)
+    is_closed = getattr(response, "isclosed", None)  # urllib3 1: http.client's own answer, read by whom we do not see
+    if is_closed is None or is_closed() or getattr(response, "_original_response", None) is None:
+        call.end()
+    else:
+        response.__dict__[CALL] = call

@@ -1,0 +1,1 @@
+"""Web frameworks: the route of a request, its exception, its background tasks."""

@@ -1,0 +1,62 @@
+"""BlackSheep: by which route a request or a websocket is served, within which mounts."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded
+from stagetrace.recording.current_timeline import current
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+FALLBACK = b"*"  # the pattern of what answers where there is no route
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap what finds the route of a request (`blacksheep.server.routing`), or what goes to a mounted application."""
+    if module.__name__ == "blacksheep.server.application":
+        module.MountMixin.handle_mount_path = _mounting(module.MountMixin.handle_mount_path)
+        return
+    cached = module.Router.get_match_by_method_and_path
+    module.Router.get_match_by_method_and_path = _noting(cached)
+    for name in ("cache_info", "cache_clear", "cache_parameters"):  # as `lru_cache` has them
+        if hasattr(cached, name):
+            setattr(module.Router.get_match_by_method_and_path, name, getattr(cached, name))
+    # Where routes have filters, each is asked.
+    module.RouterFiltersMixin.get_match = _noting(module.RouterFiltersMixin.get_match)
+
+
+def _noting(original: Any) -> Any:
+    @functools.wraps(original)
+    def get_match(*args: Any, **kwargs: Any) -> Any:
+        match = original(*args, **kwargs)
+        _note(match)
+        return match
+
+    return get_match
+
+
+@guarded
+def _note(match: Any) -> None:
+    request: Any = current.get()
+    if match is not None and match.pattern != FALLBACK and hasattr(request, "serve_by"):
+        request.serve_by(match.pattern.decode())
+
+
+def _mounting(original: Any) -> Any:
+    @functools.wraps(original)
+    def handle_mount_path(self: Any, scope: Any, route_match: Any) -> Any:
+        result = original(self, scope, route_match)
+        _note_mount(route_match)
+        return result
+
+    return handle_mount_path
+
+
+@guarded
+def _note_mount(match: Any) -> None:
+    request: Any = current.get()
+    if hasattr(request, "pass_mount"):
+        request.pass_mount(match.pattern.decode().removesuffix("/*"))

@@ -1,0 +1,51 @@
+"""Bottle: by which rule a request is served. Under a server that no hook covers, the request itself."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.wsgi_servers.generic import outermost
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+METHOD_NOT_ALLOWED = 405
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap what finds the rule of a request, and the application."""
+    module.Router.match = _noting(module.Router.match)
+    module.Bottle.__call__ = outermost(module.Bottle.__call__)
+
+
+def _noting(original: Any) -> Any:
+    @functools.wraps(original)
+    def match(self: Any, environ: Any) -> Any:
+        try:
+            found = original(self, environ)
+        except Exception as error:
+            if getattr(error, "status_code", None) == METHOD_NOT_ALLOWED:
+                _note_other_method(original, self, environ, error)
+            raise
+        _note(found, environ)
+        return found
+
+    return match
+
+
+@guarded
+def _note(found: Any, environ: Any) -> None:
+    from stagetrace.instrumentation.wsgi.request import note_route
+
+    route = found[0]
+    # Where another application is mounted the rule matches whatever follows: that one tells the rest.
+    mount = route.config.get("mountpoint.prefix")
+    note_route(route.rule if mount is None else mount.rstrip("/"), environ)
+
+
+@guarded
+def _note_other_method(original: Any, router: Any, environ: Any, refusal: Any) -> None:
+    method = str(refusal.headers["Allow"]).partition(",")[0]
+    _note(original(router, {**environ, "REQUEST_METHOD": method}), environ)

@@ -1,0 +1,85 @@
+"""Django: the route of a request and the exception behind a 500, of WSGI and ASGI alike.
+
+Under a WSGI server that no hook covers, the request itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.wsgi_servers.generic import outermost
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+MAX_ROUTES = 4_096
+_OF_REGEX = re.compile(r"[\^$?*+\\(]")
+_routes: dict[str, str] = {}
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap the handlers' methods on their class; hear of exceptions by Django's own signal."""
+    if module.__name__ == "django.core.handlers.wsgi":
+        module.WSGIHandler.__call__ = outermost(module.WSGIHandler.__call__)
+    else:  # django.core.handlers.base
+        from django.core.signals import got_request_exception
+
+        module.BaseHandler.resolve_request = _resolving(module.BaseHandler.resolve_request)
+        got_request_exception.connect(_on_exception, weak=False, dispatch_uid="stagetrace")
+
+
+def _resolving(original: Any) -> Any:
+    @functools.wraps(original)
+    def resolve_request(self: Any, request: Any) -> Any:
+        match = original(self, request)
+        _note_match(match, request)
+        return match
+
+    return resolve_request
+
+
+@guarded
+def _note_match(match: Any, request: Any) -> None:
+    from stagetrace.instrumentation.wsgi.request import note_route
+
+    note_route(template(match.route), getattr(request, "environ", None))
+
+
+def template(route: str) -> str:
+    """Return a route of Django's as a template that begins with a slash, as those of other frameworks do.
+
+    A regular expression becomes what its author would write for it: `^items/(?P<item>[0-9]+)/$` is `/items/<item>/`.
+    """
+    found = _routes.get(route)
+    if found is None:
+        if len(_routes) >= MAX_ROUTES:
+            _routes.clear()
+        text = _simple(route) if _OF_REGEX.search(route) else route
+        found = _routes[route] = text if text.startswith("/") else f"/{text}"
+    return found
+
+
+def _simple(route: str) -> str:
+    from django.contrib.admindocs.utils import (
+        remove_non_capturing_groups,
+        replace_metacharacters,
+        replace_named_groups,
+        replace_unnamed_groups,
+    )
+
+    for step in (remove_non_capturing_groups, replace_named_groups, replace_unnamed_groups, replace_metacharacters):
+        route = step(route)
+    return route
+
+
+@guarded
+def _on_exception(**_: Any) -> None:
+    from stagetrace.instrumentation.wsgi.request import note_failure
+
+    error = sys.exc_info()[1]
+    if error is not None:
+        note_failure(error)

@@ -1,0 +1,105 @@
+"""FastAPI: the place of the entry span where no hook of ours covers the server, and its own telemetry.
+
+Where FastAPI's own telemetry was given a provider, its entry span is adopted; else it is kept from adding one.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+
+from stagetrace.guard import guarded, switch
+from stagetrace.instrumentation.asgi.application import pass_on
+from stagetrace.recording.context import RequestSpan
+from stagetrace.recording.current_timeline import current, entries
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+# Public in spirit: FastAPI's own telemetry leaves a request alone that carries this key in its scope.
+NATIVE_KEY = "fastapi.telemetry"
+ADOPTS = "_stagetrace_adopts"  # on an application: whether its entry spans are its own telemetry's
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap two methods on the class: apps made before and subclasses are covered too."""
+    app_class = module.FastAPI
+    app_class.__call__ = _outermost(app_class.__call__)
+    app_class.build_middleware_stack = _stack_builder(app_class.build_middleware_stack)
+
+
+def _outermost(original: Any) -> Any:
+    hook = switch(__name__)
+
+    @functools.wraps(original)
+    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> Any:
+        if hook.off:
+            return await original(self, scope, receive, send)
+        if scope["type"] != "lifespan" and not _adopts(self):
+            scope.setdefault(NATIVE_KEY, None)
+        return await pass_on(original, self, scope, receive, send)
+
+    return __call__
+
+
+def _adopts(app: Any) -> bool:
+    adopts: bool | None = vars(app).get(ADOPTS)
+    return bool(_look_at(app)) if adopts is None else adopts
+
+
+@guarded
+def _look_at(app: Any) -> bool:
+    adopts = _has_entry_span(app)
+    setattr(app, ADOPTS, adopts)
+    return adopts
+
+
+def _has_entry_span(app: Any) -> bool:
+    native = getattr(app, "_telemetry", None) or {}
+    return bool(native.get("tracing", True) and native.get("tracer_provider") is not None)
+
+
+def _stack_builder(original: Any) -> Any:
+    @functools.wraps(original)
+    def build_middleware_stack(self: Any) -> Any:
+        stack = original(self)
+        if _adopts(self):
+            _insert_context(stack)
+        return stack
+
+    return build_middleware_stack
+
+
+@guarded
+def _insert_context(stack: Any) -> None:
+    # Inside the outermost ServerErrorMiddleware, whose type opentelemetry-instrumentation-fastapi insists on.
+    stack.app = _InContext(stack.app)
+
+
+class _InContext:
+    """Innermost part of ours: the entry span is open, and the application sees it through RequestSpan."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        token = _attach() if scope["type"] == "http" else None
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            if token is not None:
+                otel_context.detach(token)
+
+
+@guarded
+def _attach() -> Any:
+    span: Any = trace.get_current_span()
+    timeline = entries.get(span.get_span_context().span_id)
+    if timeline is None or isinstance(span, RequestSpan):
+        return None
+    current.set(timeline)
+    return otel_context.attach(trace.set_span_in_context(RequestSpan(span, timeline)))

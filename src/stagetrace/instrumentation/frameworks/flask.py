@@ -1,0 +1,42 @@
+"""Flask: the route of a request and the exception behind a 500, by Flask's own signals.
+
+Under a server that no hook covers, the request itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.wsgi_servers.generic import outermost
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap `__call__` on the class, so that apps made before and subclasses are covered; listen to signals."""
+    from flask.signals import got_request_exception, request_started
+
+    module.Flask.__call__ = outermost(module.Flask.__call__)
+    request_started.connect(_note_rule, weak=False)
+    got_request_exception.connect(_note_failure, weak=False)
+
+
+@guarded
+def _note_rule(_sender: Any, **_: Any) -> None:
+    from flask import request as at_hand
+
+    from stagetrace.instrumentation.wsgi.request import note_route
+
+    request = at_hand._get_current_object()  # type: ignore[attr-defined]  # each look through the proxy costs as much
+    rule = request.url_rule
+    if rule is not None:
+        note_route(rule.rule, request.environ)
+
+
+@guarded
+def _note_failure(_sender: Any, *, exception: BaseException, **_: Any) -> None:
+    from stagetrace.instrumentation.wsgi.request import note_failure
+
+    note_failure(exception)

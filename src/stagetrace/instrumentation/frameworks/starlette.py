@@ -1,0 +1,129 @@
+"""Starlette's and FastAPI's own parts: by which route a request was served, and what it left to the background.
+
+Also the place of the entry span where no hook of ours covers the server.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from operator import attrgetter
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, report, switch
+from stagetrace.instrumentation.asgi.background_tasks import task_in_span
+from stagetrace.instrumentation.base import SCOPE_KEY, request_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap `handle` of the module's routes and mounts, through which each request goes that they match.
+
+    In `starlette.background` wrap the running of a task, which begins when the answer is complete; in
+    `starlette.applications` the application.
+    """
+    if module.__name__ == "starlette.applications":
+        module.Starlette.__call__ = _outermost(module.Starlette.__call__)
+        return
+    task = getattr(module, "BackgroundTask", None)
+    if task is not None and task.__module__ == module.__name__:
+        task.__call__ = task_in_span(task.__call__, attrgetter("func"))
+    for name, note in (
+        ("Mount", _note_mount),
+        ("Route", _note_route),
+        ("WebSocketRoute", _note_route),
+        ("APIRoute", _note_route),
+    ):
+        cls = getattr(module, name, None)
+        if cls is not None and cls.__module__ == module.__name__ and "handle" in vars(cls):
+            cls.handle = _noting(cls.handle, note)
+
+
+def _outermost(original: Any) -> Any:
+    @functools.wraps(original)
+    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> Any:
+        if type(scope.get(SCOPE_KEY, "")) is not str:  # a server's, or FastAPI's, which calls this one too
+            return await original(self, scope, receive, send)
+        pass_on = _serving()
+        if pass_on is None:
+            return await original(self, scope, receive, send)
+        return await pass_on(original, self, scope, receive, send)
+
+    return __call__
+
+
+@functools.cache
+@guarded
+def _serving() -> Callable[..., Any]:
+    """Return what serves a request in the application's place; None where that cannot be loaded."""
+    from stagetrace.instrumentation.asgi.application import pass_on
+
+    return pass_on
+
+
+def _noting(original: Any, note: Any) -> Any:
+    hook = switch(__name__)
+
+    @functools.wraps(original)
+    def handle(self: Any, scope: Any, receive: Any, send: Any) -> Any:
+        request = scope.get(SCOPE_KEY)
+        if request is not None and not hook.off:
+            try:
+                if type(request) is str:
+                    request = request_in(scope)
+                if getattr(request, "handler", self) is not self:  # FastAPI's handle calls Starlette's
+                    request.handler = self
+                    note(self, scope, request)
+            except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+                report(__name__, error)
+        work = original(self, scope, receive, send)
+        if request is not None and getattr(request, "step", work) is None and type(work) is CoroutineType:
+            return _of_another_task(work, request)
+        return work
+
+    return handle
+
+
+def _of_another_task(work: Any, request: Any) -> Any:
+    """Return what awaits `work`, for a request whose first task waits for this one, as BaseHTTPMiddleware lets it."""
+    try:
+        from stagetrace.instrumentation.asgi.channels import stepped
+
+        return stepped(work, request)
+    except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+        report(__name__, error)
+        return work
+
+
+def _note_mount(mount: Any, _scope: Any, request: Any) -> None:
+    request.pass_mount(mount.path)
+
+
+def _note_route(route: Any, scope: Any, request: Any) -> None:
+    # FastAPI from 0.137 on: a route of an included router does not know the router's prefix itself.
+    included = (scope.get("fastapi") or {}).get("effective_route_context")
+    if included is not None and included.original_route is route:
+        route = included
+    request.serve_by(route.path)
+
+
+@guarded
+def template_of(scope: Any) -> str:
+    """Return the template of the route that would serve a scope; empty where none would, or no application looked."""
+    routes = getattr(scope.get("app"), "routes", ())
+    # FastAPI from 0.137.2 on: routes of included routers, with their prefix.
+    flat = getattr(sys.modules.get("fastapi.routing"), "iter_route_contexts", None)
+    partial = ""
+    for route in flat(routes) if flat is not None else routes:
+        if not hasattr(route, "matches"):  # of another framework
+            return ""
+        match, _ = route.matches(scope)
+        if match.name == "FULL":
+            return getattr(route, "path", None) or ""
+        if match.name == "PARTIAL":  # of another method
+            partial = partial or route.path
+    return partial

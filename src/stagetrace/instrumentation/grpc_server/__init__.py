@@ -1,0 +1,1 @@
+"""RPCs of gRPC servers, on threads and on asyncio."""

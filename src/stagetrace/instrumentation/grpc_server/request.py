@@ -1,0 +1,433 @@
+"""What an entry span says of an RPC, and one RPC from its arrival to its end, whichever gRPC server it is.
+
+Names are those of the semantic conventions from 1.39 on: the full method in `rpc.method`, the status code as a word.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from threading import Lock
+from time import monotonic, time_ns
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import grpc
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from stagetrace.guard import guarded_end
+from stagetrace.instrumentation.base import EXCLUDED_SERVICES
+from stagetrace.instrumentation.thread_pools.queue_attributes import wait
+from stagetrace.otlp.encode.span_encoder import Block
+from stagetrace.real_threads import sleep
+from stagetrace.recording.chunk_times import Stream
+from stagetrace.recording.context import NO_CONTEXT, RequestSpan, attach, get_current, with_span
+from stagetrace.recording.current_timeline import current as current  # noqa: PLC0414 -- for both kinds of server
+from stagetrace.recording.current_timeline import entries
+from stagetrace.recording.entry import EntrySpan
+from stagetrace.recording.timeline import Timeline
+from stagetrace.runtime import provider as distro
+from stagetrace.runtime.sigterm import awaited
+from stagetrace.semconv import (
+    NETWORK_MESSAGES_RECEIVED,
+    NETWORK_RECEIVE,
+    NETWORK_RECEIVED_BYTES,
+    NETWORK_SEND,
+    NETWORK_SENT_BYTES,
+    SLA_DEADLINE_REMAINING_MS,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from opentelemetry.trace import Span
+
+    from stagetrace.sla.entry_recorder import EntryRecorder
+
+    Metadata = Iterable[tuple[str, str | bytes]]
+
+CANCELLED = "cancelled"
+LEAST_BUFFER = 16_384  # of a stream, or its connection, before it holds its writer back
+MAX_CACHED = 4_096
+MAX_NAME = 256
+REASON = "grpc_pool"
+OTHER = "_OTHER"  # the method, where the caller asked for one that there is not
+WILDCARDS = ("", "0.0.0.0", "::", "*")  # noqa: S104 -- compared with, not listened on
+SUPPRESS_KEY = otel_context._SUPPRESS_INSTRUMENTATION_KEY
+ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+CODES: dict[Any, str] = {key: code.name for code in grpc.StatusCode for key in (code, code.value[0], code.name)}
+# The caller cancels as its own deadline passes: the wire's delay before ours, and gRPC rounds ours up by 1 %.
+SLACK_S = 0.02
+SLACK = 0.01
+FOREVER_S = 1e8  # a deadline further away than this is none
+
+_UNKNOWN = Block({})
+_statuses: dict[str, Block] = {}
+_peers: dict[str, Block] = {}
+# After an answer was handed over, its RPC ends within this, however busy the machine is.
+ENDS_WITHIN_S = 1.0
+LOOKS_EVERY_S = 0.005
+on_their_way: set[Rpc] = set()  # whose answer is handed over: they end in a moment
+
+
+def wait_for_those_on_their_way() -> None:
+    """Let all end whose answer is out, before the process does."""
+    until = monotonic() + ENDS_WITHIN_S
+    while on_their_way and monotonic() < until:
+        sleep(LOOKS_EVERY_S)
+
+
+awaited.append(wait_for_those_on_their_way)
+
+
+class Server:
+    """What is known of one server: where it listens, its pool of threads, and which services it leaves out."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = getattr(pool, "_work_queue", None)
+        self._size = getattr(pool, "_max_workers", None)
+        self._alone = wait(REASON, self._size, 0)  # a wait in which nobody else waits
+        self._address: dict[str, Any] = {}
+        self.blocks: dict[tuple[str, str | None], Block | None] = {}  # what `block` has returned
+
+    def listen(self, address: str, port: int) -> None:
+        """Note an address as it was given to add_*_port, and the port that came of it."""
+        if address.startswith("unix"):
+            where: dict[str, Any] = {"server.address": address.partition(":")[2]}
+        else:
+            host = address.rpartition(":")[0].rpartition("/")[2].strip("[]")
+            where = {"server.address": socket.gethostname() if host in WILDCARDS else host, "server.port": port}
+        if self._address:  # several: which one an RPC came to is not told
+            where = {key: value for key, value in where.items() if self._address.get(key) == value}
+        self._address = where
+        self.blocks.clear()
+
+    def block(self, method: str, agent: str | None) -> Block | None:
+        """Work out what all RPCs of one method and kind of client have in common; None if they are not recorded."""
+        if len(self.blocks) >= MAX_CACHED:  # made-up names: begin again
+            self.blocks.clear()
+        block = self.blocks[method, agent] = None if _is_excluded(method) else self._make(method.lstrip("/"), agent)
+        return block
+
+    def other(self, block: Block) -> Block:
+        """Return `block` as it is where there is no such method."""
+        agent = block.attributes.get("user_agent.original")
+        return self.blocks.get((OTHER, agent)) or self.block(OTHER, agent) or block
+
+    def _make(self, method: str, agent: str | None) -> Block:
+        attributes = {"rpc.system.name": "grpc", "rpc.method": method, **self._address}
+        if agent is not None:
+            attributes["user_agent.original"] = agent
+        return Block(attributes)
+
+    def wait(self) -> Mapping[str, Any]:
+        """Return the attributes of a wait for a thread that begins now."""
+        waiters = self._pool.qsize() if self._pool is not None else 0
+        return wait(REASON, self._size, waiters) if waiters else self._alone
+
+
+def _is_excluded(method: str) -> bool:
+    service = method.lstrip("/").rpartition("/")[0]
+    return service.startswith(EXCLUDED_SERVICES) or service in _excluded_services()
+
+
+@functools.cache
+def _excluded_services() -> frozenset[str]:
+    """Return what OTEL_PYTHON_GRPC_EXCLUDED_SERVICES leaves out, read as opentelemetry-instrumentation-grpc does."""
+    names = os.environ.get("OTEL_PYTHON_GRPC_EXCLUDED_SERVICES", "").split(",")
+    return frozenset(name.strip() for name in names if name.strip())
+
+
+def read_metadata(metadata: Metadata, textmap: Any) -> Context:
+    """Return the context that the metadata carries."""
+    carrier: dict[str, list[str]] = {}
+    for key, value in metadata:
+        if type(value) is str:
+            carrier.setdefault(key, []).append(value)
+    context: Context = textmap.extract(carrier, context=Context())
+    return context
+
+
+@functools.lru_cache(maxsize=4)
+def _fields(textmap: Any) -> frozenset[str]:
+    return frozenset(field.lower() for field in textmap.fields)
+
+
+def status_block(code: str) -> Block:
+    """Return the attributes of an answer with this status code."""
+    block = _statuses.get(code)
+    if block is None:
+        attributes = {"rpc.response.status_code": code}
+        if code in ERRORS:
+            attributes["error.type"] = code
+        block = _statuses[code] = Block(attributes)
+    return block
+
+
+def peer_block(peer: str | None) -> Block:
+    """Return the attributes of the other end of a connection, as gRPC names it: `ipv4:127.0.0.1:57284`."""
+    if not peer:
+        return _UNKNOWN
+    block = _peers.get(peer)
+    if block is None:
+        kind, _, address = unquote(peer.partition(",")[0]).partition(":")
+        attributes: dict[str, Any] = {}
+        if kind in ("ipv4", "ipv6"):
+            host, _, port = address.rpartition(":")
+            attributes = {"client.address": host.strip("[]"), "client.port": int(port)}
+        elif kind == "unix" and address:
+            attributes = {"client.address": address}
+        if len(_peers) >= MAX_CACHED:
+            _peers.clear()
+        block = _peers[peer] = Block(attributes)
+    return block
+
+
+class Rpc:
+    """One RPC, from its arrival to its end. It is its own timeline, too."""
+
+    _peer: str | None = None
+    _remaining_s: float | None = None  # of the caller's deadline, on arrival
+    _asked_for = ""  # the method, where there is no such
+    received_bytes = 0  # of all messages
+    received = 0  # messages of a stream
+    sent_bytes = 0  # of an answer that is no stream
+    piece: int | None = None  # bytes of a stream's message that is on its way out
+    stream: Stream | None  # the timeline's, as the next two
+    disconnect: str | None
+    passed: Any
+    _behaviour: Any  # the handler's own parts
+    _deserializer: Any
+    _serializer: Any
+    _server: Server
+    _block: Block
+    parent_context: Context  # what the metadata carries
+    _start: int  # the timeline's
+    divide: Any
+    divide_rest: Any
+    enter: Any
+    leave: Any
+    abandon: Any
+
+    def _own_span(self) -> Span:
+        """Return the entry span."""
+        raise NotImplementedError
+
+    def _as_seen(self) -> Span:
+        """Return the span that the handler's code sees as its current one."""
+        raise NotImplementedError
+
+    def _end_span(self, ended_at: int, status: Block, attributes: dict[str, Any], *, failed: bool) -> None:
+        """End the entry span, at a time in nanoseconds."""
+        raise NotImplementedError
+
+    def _come_in(self, parent_context: Context) -> None:
+        # The context is that of this RPC alone, by gRPC's care in threads, and as a task's in asyncio.
+        self.parent_context = parent_context
+        current.set(self)  # type: ignore[arg-type]  # its subclasses are timelines
+        span = self._as_seen()
+        attach(with_span(span, parent_context))
+
+    def _go_out(self) -> None:
+        """Take this out of its context, which gRPC keeps for ever where a message could not be deserialised."""
+        current.set(None)
+        attach(NO_CONTEXT)
+
+    def _raised(self, error: BaseException, code: Any) -> None:
+        """Note an exception that the handler let through, which is no abort; `code` is what the caller is told."""
+        span = self._own_span()
+        span.record_exception(error)
+        if CODES.get(code, "UNKNOWN") in ERRORS:
+            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+
+    def _aborted(self, code: Any, details: Any) -> None:
+        """Note that the handler aborts."""
+        if details and CODES.get(code, "UNKNOWN") in ERRORS:
+            text = details.decode(errors="replace") if isinstance(details, bytes) else str(details)
+            self._own_span().set_status(Status(StatusCode.ERROR, text))
+
+    def _expires_in(self, left_s: float) -> None:
+        """Note what is left now of the caller's deadline."""
+        if left_s < FOREVER_S:
+            self._remaining_s = max(left_s + (time_ns() - self._start) / 1e9, 0.0)
+
+    def is_quick(self, activity: str) -> bool:
+        """Return whether so few bytes passed in all sends or receives that none waited for the caller."""
+        if activity == NETWORK_RECEIVE:
+            return not self.received and 0 < self.received_bytes < LEAST_BUFFER  # no stream: it comes with the headers
+        sent = self.sent_bytes + (self.piece or 0) + (0 if self.stream is None else self.stream.size)
+        return activity == NETWORK_SEND and sent < LEAST_BUFFER
+
+    def hand_over(self) -> None:
+        """Count the message of a stream that was on its way, if there is one: gRPC has taken it."""
+        piece = self.piece
+        if piece is not None:
+            self.piece = None
+            if self.stream is None:
+                self.stream = Stream(NETWORK_SENT_BYTES)
+            self.stream.add(time_ns(), piece)
+
+    @guarded_end
+    def answer_goes(self) -> None:
+        """Note that the answer is complete, and only has to be sent."""
+        on_their_way.add(self)
+
+    def conclude(self, code: Any, *, cancelled: bool) -> None:
+        """End with a status code, of any of gRPC's types; `cancelled` if the caller waits no longer."""
+        ended_at = time_ns()
+        remaining_s, word = self._remaining_s, CODES.get(code, "UNKNOWN")
+        attributes: dict[str, Any] = {}
+        if self.received_bytes:
+            attributes[NETWORK_RECEIVED_BYTES] = self.received_bytes
+        if self.sent_bytes:
+            attributes[NETWORK_SENT_BYTES] = self.sent_bytes
+        if self.received:
+            attributes[NETWORK_MESSAGES_RECEIVED] = self.received
+        if cancelled:
+            word, self.disconnect = "CANCELLED", CANCELLED
+        if remaining_s is not None:
+            attributes[SLA_DEADLINE_REMAINING_MS] = remaining_s * 1e3
+            left_s = remaining_s - (ended_at - self._start) / 1e9
+            if left_s <= (max(SLACK_S, SLACK * remaining_s) if cancelled else 0):
+                word, self.disconnect = "DEADLINE_EXCEEDED", CANCELLED  # as gRPC does then
+        if self._asked_for:
+            attributes["rpc.method_original"] = self._asked_for[:MAX_NAME]
+        try:
+            self._end_span(ended_at, _statuses.get(word) or status_block(word), attributes, failed=word in ERRORS)
+        finally:
+            on_their_way.discard(self)
+
+    @guarded_end
+    def drop(self) -> None:
+        """Record nothing of it; in the context that it came in to."""
+        current.set(None)
+        attach(self.parent_context)
+        self.abandon()
+        self._forget()
+
+    def _forget(self) -> None:
+        pass
+
+    def has_no_method(self) -> None:
+        """Note that the server has no such method: its name is the caller's invention."""
+        self._asked_for = str(self._block.attributes["rpc.method"])
+        self._block = self._server.other(self._block)
+
+
+class OwnRpc(Rpc, EntrySpan):
+    """An RPC whose entry span is our own."""
+
+    _ended: tuple[Block, dict[str, Any]]
+
+    def __init__(
+        self, server: Server, block: Block, parent_context: Context, started: int, recorder: EntryRecorder
+    ) -> None:
+        # As EntrySpan.__init__ and _come_in, whose calls each RPC would pay for.
+        self._lock = Lock()
+        self.bound = True
+        self._server = server
+        self._block = block
+        self._start = started
+        self.name = block.attributes["rpc.method"]
+        self._recorder = recorder
+        self.parent_context = parent_context
+        current.set(self)
+        attach(with_span(self, parent_context))
+        if recorder.has_others:
+            recorder.begin(self, parent_context)
+
+    def known_attributes(self) -> dict[str, Any]:
+        """Return all that is known as the RPC arrives."""
+        return dict(self._block.attributes)
+
+    def _own_span(self) -> Span:
+        return self
+
+    def _as_seen(self) -> Span:
+        return self
+
+    def _end_span(self, ended_at: int, status: Block, attributes: dict[str, Any], *, failed: bool) -> None:
+        route: Any = self._block.attributes["rpc.method"]
+        if self._asked_for:
+            self.update_name(route)
+        if failed:
+            self.failed = True
+        recorder: Any = self._recorder
+        if self.stream is not None or self.disconnect is not None:
+            attributes.update(self.passed(self._start))
+        self._ended = (status, attributes)
+        recorder.end(self, ended_at, None, route)
+
+    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
+        """Return its attributes, as the recorder wants them."""
+        status, attributes = self._ended
+        return [self._block, status], _peers.get(self._peer) or peer_block(self._peer), attributes  # type: ignore[arg-type]
+
+
+class ForeignRpc(Rpc, Timeline):
+    """An RPC whose entry span is started at the provider that somebody else has set."""
+
+    def __init__(self, server: Server, block: Block, parent_context: Context, started: int) -> None:
+        self._server = server
+        self._block = block
+        Timeline.__init__(self, start=started)
+        current.set(self)  # from where SLASpanProcessor takes it
+        name = str(block.attributes["rpc.method"])
+        self._span = trace.get_tracer("stagetrace").start_span(
+            name, parent_context, SpanKind.SERVER, dict(block.attributes), start_time=started
+        )
+        self._come_in(parent_context)
+
+    def _own_span(self) -> Span:
+        return self._span
+
+    def _as_seen(self) -> Span:
+        return RequestSpan(self._span, self)
+
+    def _forget(self) -> None:
+        entries.pop(self._span.get_span_context().span_id, None)
+
+    def _end_span(self, ended_at: int, status: Block, attributes: dict[str, Any], *, failed: bool) -> None:
+        span = self._span
+        if self._asked_for:
+            span.update_name(OTHER)
+            span.set_attributes(dict(self._block.attributes))
+        span.set_attributes({**status.attributes, **peer_block(self._peer).attributes, **attributes})
+        if failed and getattr(span, "status", Status()).is_unset:
+            span.set_status(StatusCode.ERROR)
+        span.end(ended_at)
+
+
+def arrive(server: Server, details: Any, own: type[OwnRpc], foreign: type[ForeignRpc]) -> Any:
+    """Return the RPC that arrives with gRPC's `details`, of one of two classes; None if it is not recorded."""
+    started = time_ns()
+    context = get_current()
+    if context and context.get(SUPPRESS_KEY):
+        return None
+    metadata = details.invocation_metadata or ()
+    textmap = propagate.get_global_textmap()
+    fields = _fields(textmap)
+    carries = not fields
+    agent = None
+    for key, value in metadata:
+        if key == "user-agent":
+            agent = value
+        elif key in fields:
+            carries = True
+    if type(agent) is not str or len(agent) > MAX_NAME:
+        agent = None
+    parent_context = read_metadata(metadata, textmap) if carries else NO_CONTEXT
+    try:
+        block = server.blocks[details.method, agent]
+    except KeyError:
+        block = server.block(details.method, agent)
+    if block is None:
+        return None
+    recorder = distro.recorder
+    if recorder is not None:
+        return own(server, block, parent_context, started, recorder)
+    return foreign(server, block, parent_context, started) if distro.ready() else None

@@ -1,0 +1,351 @@
+"""gRPC's server of threads: an interceptor meets each RPC as it arrives, before it waits for a thread of the pool.
+
+The handler that it returns shares one object, the RPC, between deserialiser, behaviour and serialiser. When a thread
+takes the RPC up, and when it is done, is seen around the function of `grpc._server` that the thread runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from time import time, time_ns
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from stagetrace.guard import guarded, guarded_end, report, switch
+from stagetrace.instrumentation.grpc_server.request import (
+    FOREVER_S,
+    ForeignRpc,
+    OwnRpc,
+    Rpc,
+    Server,
+    arrive,
+    on_their_way,
+)
+from stagetrace.recording.current_timeline import current
+from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
+from stagetrace.sources.thread_cpu import account
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    Continuation = Callable[[Any], Any]
+
+WHERE = "stagetrace.instrumentation.grpc_server.threads"
+_hook = switch(WHERE)
+CANCELLED = "cancelled"  # what `grpc._server` notes of a caller that has gone
+# By whether requests and answers are streams.
+KINDS: dict[tuple[bool, bool], tuple[str, Any]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
+
+
+class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
+    """Stands before all other interceptors of one server."""
+
+    def __init__(self, pool: Any) -> None:
+        self.server = Server(pool)
+
+    def intercept_service(self, continuation: Continuation, handler_call_details: Any) -> Any:
+        """Return the handler of an RPC that has just arrived, the RPC itself if it is recorded."""
+        rpc = None
+        if not _hook.off:
+            try:
+                rpc = arrive(self.server, handler_call_details, OwnThreadRpc, ForeignThreadRpc)
+            except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
+                report(WHERE, error)
+        handler = continuation(handler_call_details)
+        if rpc is None or handler is None:
+            return handler
+        try:
+            wrapped = rpc.wrap(handler)
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+            wrapped = None
+        if wrapped is None:
+            rpc.drop()
+            return handler
+        return wrapped
+
+    execute = intercept_service  # to a server that has no other interceptor this is all of its chain of them
+
+
+class ThreadRpc(Rpc):
+    """An RPC that a thread of a pool will serve. It is its own handler: gRPC reads attributes that have no `_`."""
+
+    request_streaming = False
+    response_streaming = False
+    _has_begun = False  # the handler
+    _has_raised = False
+    _is_broken = False  # a message could not be deserialised or serialised
+
+    def wrap(self, handler: Any) -> Any:
+        """Return a handler for this RPC alone; None if it is of a kind that is not recorded."""
+        requests, answers = bool(handler.request_streaming), bool(handler.response_streaming)
+        if requests or answers:
+            self.request_streaming, self.response_streaming = requests, answers
+        name, make = KINDS[requests, answers]
+        behaviour = self._behaviour = getattr(handler, name)
+        self._deserializer, self._serializer = handler.request_deserializer, handler.response_serializer
+        self.enter(QUEUE, self._server.wait(), self._start)
+        if answers and getattr(behaviour, "experimental_non_blocking", False):
+            return None
+        if hasattr(behaviour, "experimental_thread_pool"):
+            ours = _with_pool(getattr(self, name), behaviour.experimental_thread_pool)
+            return make(ours, self.request_deserializer, self.response_serializer)
+        return self
+
+    def request_deserializer(self, message: bytes) -> Any:
+        """Deserialise a message, on the server's own thread: its arrival ends a `network.receive`."""
+        try:
+            self.leave(NETWORK_RECEIVE)
+            self.received_bytes += len(message)
+            if self.request_streaming:
+                self.received += 1
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+        deserialize = self._deserializer
+        if deserialize is None:
+            return message
+        try:
+            made = deserialize(message)
+        except BaseException:
+            self._is_broken = True
+            raise
+        if made is None:  # to gRPC as if it had raised
+            self._is_broken = True
+        return made
+
+    def response_serializer(self, answer: Any) -> Any:
+        """Serialise an answer, on the pool's thread: it goes out next."""
+        serialize, message = self._serializer, answer
+        if serialize is not None:
+            try:
+                message = serialize(answer)
+            except BaseException:
+                self._is_broken = True
+                raise
+            if message is None:
+                self._is_broken = True
+        try:
+            size = len(message) if type(message) is bytes else 0
+            if self.response_streaming:
+                self.piece = size
+                self.enter(NETWORK_SEND)
+            else:
+                self.sent_bytes = size
+                on_their_way.add(self)
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+        return message
+
+    def _answer(self, request: Any, context: Any) -> Any:
+        """Do as the handler does whose answer is one message."""
+        self._has_begun = True
+        if self.request_streaming:
+            request = self._received(request) or request
+        first = account()
+        try:
+            return self._behaviour(request, context)
+        except BaseException as error:
+            self.failed_by(error, context)
+            raise
+        finally:
+            self.divide(first)
+
+    def _answers(self, request: Any, context: Any) -> Any:
+        """Do as the handler does whose answer is a stream."""
+        answers = self._answer(request, context)
+        return self._sent(answers, context) or answers
+
+    unary_unary = stream_unary = _answer
+    unary_stream = stream_stream = _answers
+
+    @guarded
+    def _received(self, messages: Any) -> Any:
+        return Requests(messages, self)
+
+    @guarded
+    def _sent(self, answers: Any, context: Any) -> Any:
+        return Answers(answers, self, context)
+
+    @guarded_end
+    def failed_by(self, error: BaseException, context: Any) -> None:
+        """Note an exception of the handler's, or what stands for an abort or for a caller that has gone."""
+        self._has_raised = True
+        self.answer_goes()
+        code = context.code()
+        if type(error) is Exception and not error.args and code is not None:  # abort() raises this
+            self._aborted(code, context.details())
+        elif type(error) is not grpc.RpcError:  # raised bare where the caller has gone
+            self._raised(error, code)
+
+    def take_up(self, event: Any) -> None:
+        """Note that a thread takes the RPC up; it receives the request first."""
+        now = time_ns()
+        self.leave(QUEUE, now)
+        if not self.request_streaming:
+            self.enter(NETWORK_RECEIVE, None, now)
+        self._look_at(event)
+
+    def finish(self, state: Any) -> None:
+        """End: the thread is done, and has handed the answer over."""
+        code = state.code
+        self.divide_rest()
+        if self._is_broken:
+            self._go_out()
+        if code is None:
+            if self._is_broken:
+                code = "INTERNAL"
+            elif self._has_raised:
+                code = "UNKNOWN"
+            else:  # without a handler, no message came where there must be one
+                code = "OK" if self._has_begun else "UNIMPLEMENTED"
+        self.conclude(code, cancelled=state.client == CANCELLED)
+
+    @guarded_end
+    def reject(self, event: Any, status: int) -> None:
+        """End an RPC that gRPC answers itself, on arrival."""
+        self._go_out()
+        self._look_at(event)
+        if status == grpc.StatusCode.UNIMPLEMENTED.value[0]:
+            self.has_no_method()
+        self.conclude(status, cancelled=False)
+
+    def _look_at(self, event: Any) -> None:
+        # Not at the end: while gRPC sends, asking for the peer takes 20 us.
+        self._peer = event.call.peer().decode()
+        left_s = event.call_details.deadline - time()
+        if left_s < FOREVER_S:
+            self._expires_in(left_s)
+
+
+class OwnThreadRpc(ThreadRpc, OwnRpc):
+    """One whose entry span is our own."""
+
+
+class ForeignThreadRpc(ThreadRpc, ForeignRpc):
+    """One whose entry span is somebody else's provider's."""
+
+
+class Requests:
+    """The messages that come in, each wait for one marked."""
+
+    def __init__(self, messages: Any, rpc: Any) -> None:
+        self._messages = messages
+        self._rpc = rpc
+
+    def __iter__(self) -> Requests:
+        return self
+
+    def __next__(self) -> Any:
+        rpc = self._rpc
+        try:
+            rpc.enter(NETWORK_RECEIVE)
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+        try:
+            return next(self._messages)
+        finally:
+            try:
+                rpc.leave(NETWORK_RECEIVE)  # where no deserialiser has ended it: the stream has ended
+            except Exception as error:  # noqa: BLE001
+                report(WHERE, error)
+
+    def next(self) -> Any:
+        """Return the next message."""
+        return self.__next__()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._messages, name)
+
+
+class Answers:
+    """The answers that go out; between two of them the first is sent."""
+
+    def __init__(self, answers: Any, rpc: ThreadRpc, context: Any) -> None:
+        self._answers = answers
+        self._rpc = rpc
+        self._context = context
+
+    def __iter__(self) -> Answers:
+        return self
+
+    def __next__(self) -> Any:
+        rpc = self._rpc
+        try:
+            rpc.leave(NETWORK_SEND)
+            rpc.hand_over()
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+        try:
+            return next(self._answers)
+        except StopIteration:
+            rpc.answer_goes()
+            raise
+        except BaseException as error:
+            rpc.failed_by(error, self._context)
+            raise
+
+
+def _with_pool(ours: Any, pool: Any) -> Any:
+    @functools.wraps(ours)
+    def behaviour(request: Any, context: Any) -> Any:
+        return ours(request, context)
+
+    behaviour.experimental_thread_pool = pool  # type: ignore[attr-defined]
+    behaviour.__self__ = ours.__self__  # type: ignore[attr-defined]  # by which `_in_pool` knows the RPC
+    return behaviour
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap what `grpc._server` runs in a thread for each RPC, and its refusal of one."""
+    wrapped = {
+        name: _in_pool(getattr(module, name)) for name in ("_unary_response_in_pool", "_stream_response_in_pool")
+    }
+    wrapped["_reject_rpc"] = _rejecting(module._reject_rpc)
+    for name, ours in wrapped.items():  # all there, or none is wrapped
+        setattr(module, name, ours)
+
+
+def _in_pool(original: Any) -> Any:
+    @functools.wraps(original)
+    def run(event: Any, state: Any, behaviour: Any, *args: Any, **kwargs: Any) -> Any:
+        rpc = getattr(behaviour, "__self__", None)
+        if not isinstance(rpc, ThreadRpc):
+            return original(event, state, behaviour, *args, **kwargs)
+        try:
+            rpc.take_up(event)
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+        try:
+            return original(event, state, behaviour, *args, **kwargs)
+        finally:
+            try:
+                rpc.finish(state)
+            except Exception as error:  # noqa: BLE001
+                report(WHERE, error)
+
+    return run
+
+
+def _rejecting(original: Any) -> Any:
+    @functools.wraps(original)
+    def reject(event: Any, state: Any, status: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(event, state, status, *args, **kwargs)
+        finally:
+            _note_rejection(event, state, status)
+
+    return reject
+
+
+@guarded_end
+def _note_rejection(event: Any, state: Any, status: int) -> None:
+    rpc = state.context.get(current)
+    if isinstance(rpc, ThreadRpc):
+        state.context.run(rpc.reject, event, status)

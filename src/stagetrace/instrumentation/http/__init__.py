@@ -1,0 +1,1 @@
+"""What HTTP requests of ASGI and WSGI share: attributes, metrics, headers of load balancers."""

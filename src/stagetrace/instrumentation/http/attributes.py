@@ -1,0 +1,329 @@
+"""What an entry span says of an HTTP request: the stable names of the semantic conventions, whatever server it is.
+
+Query strings, headers and bodies are recorded only where somebody asks for them, and what is secret never.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Setter
+from opentelemetry.trace import NonRecordingSpan
+from opentelemetry.util.http import (
+    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS,
+    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST,
+    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE,
+    SanitizeValue,
+    detect_synthetic_user_agent,
+    get_custom_headers,
+    normalise_request_header_name,
+    normalise_response_header_name,
+    parse_excluded_urls,
+    sanitize_method,
+)
+
+from stagetrace import config, log
+from stagetrace.instrumentation.http import queue_headers as request_start
+from stagetrace.otlp.encode.span_encoder import Block
+from stagetrace.recording.context import NO_CONTEXT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from opentelemetry.trace import Span
+    from opentelemetry.util.http import ExcludeList
+
+    Headers = Iterable[tuple[bytes, bytes]]
+
+MAX_CACHED = 16_384
+MAX_CACHED_CLIENTS = 1_024
+MAX_CACHED_KEY = 256
+SERVER_ERROR = 500
+REDACTED = "REDACTED"
+REQUEST_STARTS = frozenset(name.encode() for name in request_start.HEADERS)
+# Whose name may stand in OTEL_PYTHON_<name>_EXCLUDED_URLS.
+FRAMEWORKS = ("ASGI", "FASTAPI", "STARLETTE", "LITESTAR", "QUART", "WSGI", "FLASK", "DJANGO", "FALCON", "PYRAMID")
+ONLY_AS_A_WHOLE = "^(?:auth|code|key|sig)$"  # a part of too many harmless names to be looked for inside one
+
+
+_known: dict[Any, tuple[Block, Block, str]] = {}
+_requests: dict[Any, Block] = {}
+_clients: dict[Any, Block] = {}
+_routes: dict[Any, Block] = {}
+_names: dict[Any, str] = {}
+_UNKNOWN = Block({})
+
+
+def known(scope: Mapping[str, Any], user_agent: bytes | None) -> tuple[Block, Block, str]:
+    """Return what many requests have in common: `request_block`, `client_block`, and the name without a route."""
+    get = scope.get
+    method = get("method", "")
+    key: tuple[Any, ...] = (method, get("scheme"), get("http_version"), get("server"), get("client"), user_agent)
+    try:
+        found = _known.get(key)
+    except TypeError:  # lists, from servers that keep them so
+        key = tuple(tuple(part) if isinstance(part, list) else part for part in key)
+        found = _known.get(key)
+    if found is None:
+        found = request_block(method, scope, user_agent), client_block(get("client")), span_name(method, "")
+        remember(_known, key, found, MAX_CACHED_CLIENTS)
+    return found
+
+
+def request_block(method: str, scope: Mapping[str, Any], user_agent: bytes | None) -> Block:
+    """Return the attributes that many requests share; `scope` is ASGI's."""
+    server = scope.get("server")
+    if type(server) is list:
+        server = tuple(server)
+    key = (method, scope.get("scheme"), scope.get("http_version"), server, user_agent)
+    block = _requests.get(key)
+    if block is None:
+        block = Block(_request_attributes(*key))
+        remember(_requests, key, block, MAX_CACHED_CLIENTS)
+    return block
+
+
+def _request_attributes(
+    method: str,
+    scheme: str | None,
+    version: str | None,
+    server: tuple[str, int | None] | None,
+    user_agent: bytes | None,
+) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"url.scheme": scheme or "http"}
+    if method:
+        known = attributes["http.request.method"] = sanitize_method(method)
+        if known != method:
+            attributes["http.request.method_original"] = method
+    if version:
+        attributes["network.protocol.version"] = version
+    if server and server[0]:
+        attributes["server.address"] = server[0]
+        if server[1]:
+            attributes["server.port"] = int(server[1])  # granian's is a text
+    if user_agent is not None:
+        attributes.update(agent_attributes(user_agent))
+    return attributes
+
+
+def agent_attributes(user_agent: bytes) -> dict[str, Any]:
+    """Return what a request's header tells of its user agent."""
+    text = _text(user_agent)
+    attributes: dict[str, Any] = {"user_agent.original": text}
+    synthetic = detect_synthetic_user_agent(text)
+    if synthetic:
+        attributes["user_agent.synthetic.type"] = synthetic
+    return attributes
+
+
+def client_block(client: tuple[str, int] | None) -> Block:
+    """Return the attributes of the other end of a connection; none where the server does not know it."""
+    if not client:
+        return _UNKNOWN
+    key = tuple(client)
+    block = _clients.get(key)
+    if block is None:
+        attributes: dict[str, Any] = {"client.address": client[0]}
+        if client[1]:
+            attributes["client.port"] = int(client[1])
+        block = Block(attributes)
+        remember(_clients, key, block, MAX_CACHED_CLIENTS)
+    return block
+
+
+def route_block(route: str, status: int | None) -> Block:
+    """Return what all answers of one route with one status have in common; `route` is empty where there is none."""
+    key = (route, status)
+    block = _routes.get(key)
+    if block is None:
+        block = Block(_route_attributes(route, status))
+        remember(_routes, key, block, MAX_CACHED)
+    return block
+
+
+def span_name(method: str, route: str) -> str:
+    """Return `METHOD /route`, or what of it is known."""
+    key = (method, route)
+    name = _names.get(key)
+    if name is None:
+        known = sanitize_method(method)
+        verb = "HTTP" if known == "_OTHER" else known  # a websocket has no method
+        name = f"{verb} {route}".strip()
+        remember(_names, key, name, MAX_CACHED)
+    return name
+
+
+def _route_attributes(route: str, status: int | None) -> dict[str, Any]:
+    attributes: dict[str, Any] = {}
+    if route:
+        attributes["http.route"] = route
+    if status is not None:
+        attributes["http.response.status_code"] = status
+        if status >= SERVER_ERROR:
+            attributes["error.type"] = str(status)
+    return attributes
+
+
+def remember(cache: dict[Any, Any], key: Any, value: Any, limit: int) -> None:
+    """Keep a value in a cache of at most so many."""
+    if len(cache) >= limit:  # made-up names or a thousand clients: begin again, at the same cost
+        cache.clear()
+    cache[key] = value
+
+
+# --- who is asking
+
+
+def read_headers(headers: Headers) -> tuple[bytes | None, Context, list[str] | None]:
+    """Return the user agent, the context that the headers carry, and what load balancers say of the request's start.
+
+    The context is empty if the headers carry none; the last is None where no load balancer has said anything.
+    """
+    textmap = propagate.get_global_textmap()
+    fields = _fields(textmap)
+    carries = fields == REQUEST_STARTS
+    agent = starts = None
+    for name, value in headers:
+        if name == b"user-agent":
+            agent = value
+        elif name in fields:
+            if name in REQUEST_STARTS:
+                starts = [*(starts or ()), _text(value)]
+            else:
+                carries = True
+    return agent, textmap.extract(_carrier(headers), context=Context()) if carries else NO_CONTEXT, starts
+
+
+@functools.lru_cache(maxsize=4)
+def _fields(textmap: Any) -> frozenset[bytes]:
+    """Return the names of the headers that are looked at: the propagators', and the load balancers'."""
+    return REQUEST_STARTS.union(field.lower().encode("latin-1") for field in textmap.fields)
+
+
+def _carrier(headers: Headers) -> dict[str, list[str]]:
+    carrier: dict[str, list[str]] = {}
+    for name, value in headers:
+        carrier.setdefault(name.decode("latin-1").lower(), []).append(_text(value))
+    return carrier
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")  # what HTTP headers were before
+
+
+# --- what is left out, what is asked for
+
+
+@functools.cache
+def excluded(instrumentation: str | None = None) -> ExcludeList | None:
+    """Return what OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS, else OTEL_PYTHON_EXCLUDED_URLS, leaves out.
+
+    Where no instrumentation is named, what that of any server's framework does: a server begins before it is known
+    which framework will answer.
+    """
+    named = FRAMEWORKS if instrumentation is None else (instrumentation,)
+    specific = [name for name in map("OTEL_PYTHON_{}_EXCLUDED_URLS".format, named) if name in os.environ]
+    variables = specific or ["OTEL_PYTHON_EXCLUDED_URLS"]
+    try:
+        urls = parse_excluded_urls(",".join(filter(None, map(os.environ.get, variables))))
+    except re.error as error:
+        _say_bad(" or ".join(variables), error, "nothing is left out")
+        return None
+    return urls if urls._excluded_urls else None
+
+
+class AskedFor:
+    """Headers and query strings that somebody asks for, the secret ones redacted."""
+
+    def __init__(self) -> None:
+        self._of_request = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
+        self._of_answer = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
+        self._query = config.flag("STAGETRACE_RECORD_QUERY")
+        words = [*map(re.escape, config.redacted()), ONLY_AS_A_WHOLE]
+        self._secret = re.compile("|".join(words), re.IGNORECASE)
+        sanitized = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS)
+        self._sanitize = SanitizeValue([*words, *([".*"] if sanitized is None else sanitized)])
+
+    def __bool__(self) -> bool:
+        return bool(self._of_request or self._of_answer or self._query)
+
+    def attributes(self, scope: Mapping[str, Any], answer_headers: Headers | None) -> dict[str, Any]:
+        """Return the attributes asked for, of an ASGI scope and of the answer's headers."""
+        found: dict[str, Any] = {}
+        for headers, wanted, name in (
+            (scope["headers"], self._of_request, normalise_request_header_name),
+            (answer_headers, self._of_answer, normalise_response_header_name),
+        ):
+            if wanted and headers:
+                found.update(self._sanitize.sanitize_header_values(_carrier(headers), wanted, name))
+        query = scope.get("query_string")
+        if self._query and query:
+            found["url.query"] = self.query(_text(query))
+        return found
+
+    def query(self, text: str) -> str:
+        """Return a query string as it may be shown; empty where nobody asks for it."""
+        return "".join(map(self._shown, re.split("([&;])", text))) if self._query else ""
+
+    def _shown(self, pair: str) -> str:
+        """Return `name=value` of a query string, the value only where the name is not that of a secret."""
+        name, is_given, _ = pair.partition("=")
+        return f"{name}={REDACTED}" if is_given and self._secret.search(unquote_plus(name)) else pair
+
+
+def _patterns(variable: str) -> list[str] | None:
+    """Return a variable's list of patterns; None, said once, where one of them is no regular expression."""
+    patterns = get_custom_headers(variable)
+    try:
+        for pattern in patterns:
+            re.compile(pattern)
+    except re.error as error:
+        _say_bad(variable, error, "no header is shown")
+        return None
+    return patterns
+
+
+def _say_bad(variable: str, error: re.error, outcome: str) -> None:
+    log.once(variable, f"{variable} is no list of regular expressions ({error}): {outcome}.")
+
+
+@functools.cache
+def asked_for() -> AskedFor | None:
+    """Return what OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_* and STAGETRACE_RECORD_QUERY ask for, if anything."""
+    return AskedFor() or None
+
+
+def announce(message: Any, span: Span) -> None:
+    """Let the global response propagator, if there is one, add its headers to an ASGI answer."""
+    added = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in announced(span)]
+    if added:
+        message["headers"] = [*message.get("headers", ()), *added]
+
+
+def announced(span: Span) -> list[tuple[str, str]]:
+    """Return the headers that the global response propagator, if there is one, adds to an answer."""
+    from opentelemetry.instrumentation.propagators import get_global_response_propagator
+
+    propagator: Any = get_global_response_propagator()  # type: ignore[no-untyped-call]
+    headers: list[tuple[str, str]] = []
+    if propagator is not None:
+        context = getattr(span, "context", None) or span.get_span_context()  # not the open stage's
+        propagator.inject(headers, trace.set_span_in_context(NonRecordingSpan(context), Context()), _setter)
+    return headers
+
+
+class _AppendHeader(Setter[list[tuple[str, str]]]):
+    def set(self, carrier: list[tuple[str, str]], key: str, value: str) -> None:
+        carrier.append((key, value))
+
+
+_setter = _AppendHeader()

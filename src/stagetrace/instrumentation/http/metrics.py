@@ -1,0 +1,96 @@
+"""HTTP metrics of the semantic conventions, where somebody has set a meter provider to receive them."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import metrics
+from opentelemetry.context import Context
+from opentelemetry.semconv._incubating.metrics.http_metrics import create_http_server_active_requests
+from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
+from opentelemetry.trace import INVALID_SPAN, set_span_in_context
+
+from stagetrace.guard import guarded, guarded_end
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.trace import Span
+
+    from stagetrace.otlp.encode.span_encoder import Block
+
+ACTIVE_ATTRIBUTES = ("http.request.method", "url.scheme")
+DURATION_ATTRIBUTES = (
+    *ACTIVE_ATTRIBUTES,
+    *("http.route", "http.response.status_code", "error.type", "network.protocol.version"),
+)
+# Seconds, as the semantic conventions advise.
+BOUNDARIES_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+NOWHERE = set_span_in_context(INVALID_SPAN, Context())  # not empty: the SDK takes an empty one for none
+NOBODY = ("_ProxyMeterProvider", "NoOpMeterProvider")
+
+
+class HttpMetrics:
+    """`http.server.request.duration` and `http.server.active_requests`, taken before any sampling."""
+
+    def __init__(self) -> None:
+        meter = metrics.get_meter("stagetrace")
+        self._active = create_http_server_active_requests(meter)
+        self._duration = meter.create_histogram(
+            HTTP_SERVER_REQUEST_DURATION,
+            unit="s",
+            description="Duration of HTTP server requests.",
+            explicit_bucket_boundaries_advisory=BOUNDARIES_S,
+        )
+
+    @guarded
+    def begin(self, attributes: Mapping[str, Any]) -> None:
+        """Count a request that came in, by the entry span's attributes."""
+        # Outside the request's context: for an exemplar the SDK would ask the entry span for its open stage.
+        self._active.add(1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
+
+    @guarded_end
+    def take_back(self, attributes: Mapping[str, Any]) -> None:
+        """Forget a request that came in: somebody else counts it."""
+        self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
+
+    @guarded_end
+    def end(self, attributes: Mapping[str, Any], duration_s: float, span: Span) -> None:
+        """Count a request that has ended; `span` is its entry span, for exemplars."""
+        self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
+        # Who has no identity as it ends was dropped by the sampler, and no example of anything.
+        context = set_span_in_context(span, NOWHERE) if getattr(span, "has_identity", True) else NOWHERE
+        self._duration.record(duration_s, _only(DURATION_ATTRIBUTES, attributes), context)
+
+
+class Counted:
+    """A request that may be counted, and announced to its caller: by us, or by an instrumentation within."""
+
+    # As a timeline's: the class's until something happens.
+    _counted: HttpMetrics | None = None
+    is_announced = False
+    _block: Block  # what is known of it as it comes in
+
+    def count_in(self, counted: HttpMetrics) -> None:
+        """Count the request in `counted`, now and as it ends."""
+        self._counted = counted
+        counted.begin(self._block.attributes)
+
+    def leave_to_others(self) -> None:
+        """Leave this to an instrumentation within, which does it though its spans are sent nowhere."""
+        self.is_announced = True
+        if self._counted is not None:
+            self._counted.take_back(self._block.attributes)
+            self._counted = None
+
+
+@functools.cache
+@guarded
+def wanted() -> HttpMetrics | None:
+    """Return where to count requests; None if nobody receives metrics, as the first request finds."""
+    return None if type(metrics.get_meter_provider()).__name__ in NOBODY else HttpMetrics()
+
+
+def _only(names: tuple[str, ...], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: attributes[name] for name in names if name in attributes}

@@ -1,0 +1,1 @@
+"""Model servers with processes and batches of their own."""

@@ -1,0 +1,234 @@
+"""BentoML's adaptive batching: who waits for a batch, and the one inference of all that are in it.
+
+Each process of a service has a dispatcher for each of its batchable methods. A request becomes a job there, a task that
+the first of them has started collects jobs, and each batch is a task of that task's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
+from stagetrace.recording.current_timeline import current, recording
+from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE, QUEUE_REASON
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.worker import Batch
+
+METHOD = "_stagetrace_method"  # of a dispatcher
+
+
+class Method(NamedTuple):
+    """Whose batches a dispatcher makes."""
+
+    service: str
+    in_thread: bool
+
+
+class Wait:
+    """A request's, for its batch."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        from stagetrace.recording.remote_stages import hand_on
+
+        self.since = time.time_ns()
+        self.timeline = timeline
+        self.key = hand_on(timeline, BATCH, self.since)
+        self.is_over = False
+
+
+_beginning: ContextVar[Wait | None] = ContextVar("stagetrace.bentoml", default=None)  # whose job is made now
+_waits: WeakKeyDictionary[Any, Wait] = WeakKeyDictionary()  # by the future of the job
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap the dispatcher and its jobs; in the module of the application, the maker of dispatchers."""
+    if hasattr(module, "ServiceAppFactory"):
+        factory = module.ServiceAppFactory
+        init, to_thread = factory.__init__, factory._to_thread
+        factory.__init__ = _naming(init)
+        factory._to_thread = _in_thread(to_thread)
+        return
+    dispatcher, job = module.CorkDispatcher, module.Job
+    inbound, outbound = dispatcher.inbound_call, dispatcher.outbound_call
+    controller, split, init = dispatcher.controller, dispatcher.split_job, job.__init__
+    dispatcher.inbound_call = _waiting(inbound)
+    dispatcher.outbound_call = _batched(outbound)
+    dispatcher.controller = _in_no_request(controller)
+    dispatcher.split_job = _splitting(split)
+    job.__init__ = _noting(init)
+
+
+def _naming(original: Any) -> Any:
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _name(self)
+
+    return __init__
+
+
+@guarded
+def _name(factory: Any) -> None:
+    """Note of each dispatcher which method it calls, and how."""
+    for name, dispatcher in factory.dispatchers.items():
+        function = inspect.unwrap(factory.service.apis[name].func)
+        setattr(dispatcher, METHOD, Method(factory.service.name, not inspect.iscoroutinefunction(function)))
+
+
+def _in_thread(original: Any) -> Any:
+    @functools.wraps(original)
+    async def _to_thread(self: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
+        return await original(self, _inferring(func) or func, *args, **kwargs)
+
+    return _to_thread
+
+
+@guarded
+def _inferring(function: Any) -> Any:
+    """Return a batch's method marked as its inference, which begins when a thread takes it up."""
+    from stagetrace.recording.worker import Batch
+
+    batch = current.get()
+    if not isinstance(batch, Batch):
+        return None
+
+    @functools.wraps(function)
+    def infer(*args: Any, **kwargs: Any) -> Any:
+        _begin_inference(batch)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _end_inference(batch)
+
+    return infer
+
+
+@guarded
+def _begin_inference(batch: Batch) -> None:
+    batch.enter(INFERENCE)
+
+
+@guarded_end
+def _end_inference(batch: Batch) -> None:
+    batch.leave(INFERENCE)
+
+
+def _waiting(original: Any) -> Any:
+    @functools.wraps(original)
+    async def inbound_call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        wait = _wait()
+        token = _beginning.set(wait)
+        try:
+            return await original(self, *args, **kwargs)
+        except asyncio.CancelledError:
+            _give_up(wait)
+            raise
+        finally:
+            _beginning.reset(token)
+
+    return inbound_call
+
+
+@guarded
+def _wait() -> Wait | None:
+    timeline = recording()
+    return None if timeline is None else Wait(timeline)
+
+
+@guarded_end
+def _give_up(wait: Wait | None) -> None:
+    """Note that a request has waited in vain: BentoML answers 503, or it has been cancelled itself."""
+    if wait is not None and not wait.is_over:
+        wait.timeline.visit(QUEUE, (wait.since, time.time_ns()), {QUEUE_REASON: BATCH})
+
+
+def _noting(original: Any) -> Any:
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _note(self)
+
+    return __init__
+
+
+@guarded
+def _note(job: Any) -> None:
+    wait = _beginning.get()
+    if wait is not None:
+        _waits[job.future] = wait
+
+
+def _splitting(original: Any) -> Any:
+    @functools.wraps(original)
+    def split_job(self: Any, job: Any, *args: Any, **kwargs: Any) -> Any:
+        parts = original(self, job, *args, **kwargs)
+        _split(job, parts)
+        return parts
+
+    return split_job
+
+
+@guarded
+def _split(job: Any, parts: Any) -> None:
+    """Let both parts of a request, of which one fills a batch, stand for it: the other goes on waiting."""
+    wait = _waits.pop(job.future, None)
+    if wait is not None:
+        now, later = parts
+        _waits[now.future] = wait
+        _waits[later.future] = Wait(wait.timeline)
+
+
+def _in_no_request(original: Any) -> Any:
+    """Run the task that collects batches, which the first request starts, outside that request."""
+
+    @functools.wraps(original)
+    async def controller(self: Any) -> None:
+        leave_request()
+        await original(self)
+
+    return controller
+
+
+def _batched(original: Any) -> Any:
+    @functools.wraps(original)
+    async def outbound_call(self: Any, jobs: Any, *args: Any, **kwargs: Any) -> Any:
+        batch = _start_batch(self, jobs)
+        inside = enter(batch)
+        try:
+            return await original(self, jobs, *args, **kwargs)
+        finally:  # the requests hear of their answers when this task lets others run: all is told before
+            leave(batch, inside)
+
+    return outbound_call
+
+
+@guarded
+def _start_batch(dispatcher: Any, jobs: Any) -> Batch | None:
+    from stagetrace.recording.worker import Batch, Origin
+
+    now = time.time_ns()
+    requests = []
+    for wait in [_waits.pop(job.future, None) for job in jobs]:
+        if wait is not None and wait.timeline.entry is not None:
+            wait.is_over = True
+            requests.append(Origin(wait.key, wait.timeline.entry))
+    if not requests:
+        return None
+    batch = Batch(requests, len(jobs), BATCH, start=now)
+    method: Method | None = getattr(dispatcher, METHOD, None)
+    if method is not None:
+        batch.described = {ML_MODEL_NAME: method.service}
+    if method is None or not method.in_thread:
+        batch.enter(INFERENCE, None, now)
+    return batch

@@ -1,0 +1,105 @@
+"""LitServe's server: a request that is put into the queue of the inference workers takes its ticket along, in its id.
+
+The id is LitServe's own and opaque to all: a worker without us gives it back as it is, and it is cut off here.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.recording.current_timeline import recording
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+MARK = " stagetrace:"  # in an id, between LitServe's and the ticket
+REASON = "worker"
+WRAPPED = "_stagetrace_wrapped"
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap what gives the queue of requests to whoever puts one in, in any process that serves HTTP."""
+    server = module.LitServer
+    original = server._get_request_queue
+
+    @functools.wraps(original)
+    def _get_request_queue(self: Any, *args: Any, **kwargs: Any) -> Any:
+        queue = original(self, *args, **kwargs)
+        _wrap(queue, getattr(self, "_transport", None))
+        return queue
+
+    server._get_request_queue = _get_request_queue
+
+
+@guarded
+def _wrap(queue: Any, transport: Any) -> None:
+    """Wrap two objects, which are pickled without what is set on them here."""
+    if transport is None:
+        return
+    if WRAPPED not in vars(transport):
+        setattr(transport, WRAPPED, True)
+        transport.areceive = _receiving(transport.areceive)
+    if WRAPPED not in vars(queue):
+        setattr(queue, WRAPPED, True)
+        queue.put = _putting(queue.put)
+        queue.put_nowait = _putting(queue.put_nowait)
+
+
+def _putting(original: Any) -> Any:
+    @functools.wraps(original)
+    def put(item: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(_with_ticket(item) or item, *args, **kwargs)
+
+    return put
+
+
+@guarded
+def _with_ticket(item: Any) -> Any:
+    timeline = recording()
+    if timeline is None or type(item) is not tuple:
+        return None
+    from stagetrace.recording.worker import ticket
+
+    consumer, uid, *rest = item
+    named = ticket(timeline, REASON) if type(uid) in (str, UUID) else None
+    if named is None:
+        return None
+    return consumer, f"{uid}{MARK}{type(uid).__name__} {named}", *rest
+
+
+def split(uid: str) -> tuple[Any, str]:
+    """Return LitServe's own id and the ticket."""
+    text, _, rest = uid.partition(MARK)
+    kind, _, named = rest.partition(" ")
+    return (UUID(text) if kind == "UUID" else text), named
+
+
+def _receiving(original: Any) -> Any:
+    @functools.wraps(original)
+    async def areceive(*args: Any, **kwargs: Any) -> Any:
+        answer = await original(*args, **kwargs)
+        return _as_asked(answer) or answer
+
+    return areceive
+
+
+@guarded_end
+def _as_asked(answer: Any) -> Any:
+    """Return the answer of a worker without us with LitServe's own id; nothing is known of its waiting."""
+    if type(answer) is not tuple or type(answer[0]) is not str or MARK not in answer[0]:
+        return None
+    uid, named = split(answer[0])
+    _note_answer(named.partition(" ")[0])
+    return uid, *answer[1:]
+
+
+@guarded
+def _note_answer(key: str) -> None:
+    from stagetrace.recording.remote_stages import find
+
+    timeline = find(key)
+    if timeline is not None and timeline.errands is not None:
+        timeline.errands.answered(key)

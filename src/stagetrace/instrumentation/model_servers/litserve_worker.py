@@ -1,0 +1,344 @@
+"""LitServe's inference workers: what is done for each request, and for each batch, is told to the server's process.
+
+Only objects of this process are wrapped, the queues' ends and the person's LitAPI: so loops of a person's own are seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections import OrderedDict
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.model_servers.litserve import MARK, REASON, split
+from stagetrace.recording.current_timeline import current
+from stagetrace.runtime.sigterm_python import delivering_first
+from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE, QUEUE_REASON
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from contextlib import AbstractContextManager
+    from types import ModuleType
+
+    from stagetrace.recording.worker import Batch, Work
+
+BATCH = {QUEUE_REASON: "batch"}
+TASK = {QUEUE_REASON: REASON}
+MAX_OPEN = 10_000
+PROCESSING = ("_process_single_request", "_process_streaming_request")
+
+_worker: Worker | None = None  # of this process
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap the function that a worker process runs, or the coroutines in which a loop serves one request each."""
+    for cls in vars(module).values():
+        if isinstance(cls, type) and cls.__module__ == module.__name__:
+            for name in PROCESSING:
+                if name in vars(cls):
+                    setattr(cls, name, _processing(vars(cls)[name]))
+    original = vars(module).get("inference_worker")
+    if original is None:
+        return
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def inference_worker(*args: Any, **kwargs: Any) -> Any:
+        is_async = _begin(signature, args, kwargs)
+        try:
+            with delivering_first() if is_async else nullcontext():  # its main thread is that of a loop
+                return original(*args, **kwargs)
+        finally:
+            _deliver()
+
+    module.inference_worker = inference_worker  # type: ignore[attr-defined]
+
+
+@guarded
+def _begin(signature: inspect.Signature, args: Any, kwargs: Any) -> bool:
+    """Return whether the person's methods are coroutines."""
+    from stagetrace.runtime import provider as distro
+
+    global _worker  # noqa: PLW0603
+    given = signature.bind(*args, **kwargs).arguments
+    distro.prepare_now()
+    distro.deliver_at_end()
+    _worker = Worker(given["lit_api"])
+    _worker.watch(given["request_queue"], given["transport"])
+    return bool(given["lit_api"].enable_async)
+
+
+@guarded_end
+def _deliver() -> None:
+    from stagetrace.runtime import provider as distro
+
+    distro.flush_now()
+
+
+class Worker:
+    """The requests that this process has taken and not answered yet."""
+
+    def __init__(self, api: Any) -> None:
+        self._open: OrderedDict[Any, tuple[Work, Any]] = OrderedDict()  # by LitServe's id: and what was sent
+        self._batches = api.max_batch_size > 1
+        self._waits = BATCH if self._batches else TASK if api.enable_async else None  # for this, once it is taken
+        self._described = {ML_MODEL_NAME: type(api).__name__}
+        self._api = api
+
+    def watch(self, queue: Any, transport: Any) -> None:
+        """Wrap what comes in, what goes out, and the person's methods in between."""
+        queue.get, queue.get_nowait = self._taking(queue.get), self._taking(queue.get_nowait)
+        transport.send = self._sending(transport.send)
+        api = self._api
+        api.predict = _predicting(api.predict, self)
+        if not _is_special(api.decode_request):
+            api.decode_request = self._decoding(api.decode_request)
+        if not _is_special(api.encode_response):
+            api.encode_response = self._encoding(api.encode_response)
+
+    def _taking(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def get(*args: Any, **kwargs: Any) -> Any:
+            with delivering_first():  # LitServe ends its workers by SIGTERM
+                item = original(*args, **kwargs)
+            return self._take(item) or item
+
+        return get
+
+    @guarded
+    def _take(self, item: Any) -> Any:
+        """Begin to work for a request that was taken, if it has a ticket; return it as LitServe knows it."""
+        if type(item) is not tuple or type(item[1]) is not str or MARK not in item[1]:
+            return None
+        from stagetrace.recording.worker import Work, origin
+
+        consumer, text, *rest = item
+        uid, named = split(text)
+        request = origin(named)
+        if request is not None:
+            work = Work(request, REASON)
+            work.described = self._described
+            if self._waits is not None:
+                work.enter(QUEUE, self._waits, work.started)
+            self._open[uid] = work, rest[-1]
+            if len(self._open) > MAX_OPEN:  # a loop that does not answer
+                self._open.popitem(last=False)
+        return consumer, uid, *rest
+
+    def _sending(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def send(item: Any, *args: Any, **kwargs: Any) -> Any:
+            self._answer(item)
+            return original(item, *args, **kwargs)
+
+        return send
+
+    @guarded_end
+    def _answer(self, item: Any) -> None:
+        """End with the last answer to a request, before it goes out."""
+        uid, (_, status, kind, *_) = item
+        if status == "START" or (status == "OK" and getattr(kind, "name", "") == "STREAMING"):
+            return
+        work, _ = self._open.pop(uid, (None, None))
+        if work is not None:
+            work.finish()
+
+    @guarded
+    def take_up(self, uid: Any) -> Work | None:
+        """Return what is done, from now on, for a request in a task of its own, by LitServe's id."""
+        work, _ = self._open.get(uid, (None, None))
+        if work is not None:
+            work.leave(QUEUE)
+        return work
+
+    def _decoding(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def decode_request(*args: Any, **kwargs: Any) -> Any:
+            with _inside(self._decoded(args[0] if args else None)):
+                return original(*args, **kwargs)
+
+        return decode_request
+
+    @guarded
+    def _decoded(self, payload: Any) -> Work | None:
+        """Return whose payload this is; with the first of a batch, that begins."""
+        self._start_batch()
+        return next((work for work, sent in self._open.values() if sent is payload), None)
+
+    def _start_batch(self) -> None:
+        if self._batches:
+            now = time.time_ns()
+            for work, _ in self._open.values():
+                if not work.is_taken_up:
+                    work.is_taken_up = True
+                    work.leave(QUEUE, now)
+
+    def _encoding(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def encode_response(*args: Any, **kwargs: Any) -> Any:
+            with _inside(self._encoded()):
+                return original(*args, **kwargs)
+
+        return encode_response
+
+    @guarded
+    def _encoded(self) -> Work | None:
+        return next(iter(self._open.values()))[0] if len(self._open) == 1 else None
+
+    @guarded
+    def begin(self) -> Work | Batch | None:
+        """Begin the inference of the request that this task serves, or of all that were taken together."""
+        from stagetrace.recording.remote_stages import hand_on
+        from stagetrace.recording.worker import Batch, Origin, Work
+
+        now = time.time_ns()
+        mine = current.get()
+        works = [mine] if isinstance(mine, Work) else [work for work, _ in self._open.values()]
+        self._start_batch()
+        if not works:
+            return None
+        for work in works:
+            work.begin_telling(INFERENCE, now)
+        if not self._batches:
+            works[0].enter(INFERENCE, None, now)
+            return works[0]
+        requests = [Origin(hand_on(work, at=now), work.request.context) for work in works]
+        batch = Batch(requests, len(requests), start=now)
+        batch.described = self._described
+        batch.enter(INFERENCE, None, now)
+        return batch
+
+
+def _is_special(function: Any) -> bool:
+    """Return whether it is more than a plain function: LitServe asks of what kind it is."""
+    return bool(
+        inspect.isgeneratorfunction(function)
+        or inspect.iscoroutinefunction(function)
+        or inspect.isasyncgenfunction(function)
+    )
+
+
+def _predicting(original: Any, worker: Worker) -> Any:
+    """Return `predict`, the same kind of function as it is."""
+    if inspect.isasyncgenfunction(original):
+        predict = _async_generator(original, worker)
+    elif inspect.iscoroutinefunction(original):
+        predict = _coroutine(original, worker)
+    elif inspect.isgeneratorfunction(original):
+        predict = _generator(original, worker)
+    else:
+        predict = _function(original, worker)
+    return functools.wraps(original)(predict)
+
+
+def _async_generator(original: Any, worker: Worker) -> Any:
+    async def predict(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        serving = worker.begin()
+        parts = original(*args, **kwargs)
+        try:
+            async for part in parts:
+                yield part
+        finally:
+            try:
+                await parts.aclose()  # which nobody else does where the stream is given up
+            finally:
+                _end(serving)
+
+    return predict
+
+
+def _coroutine(original: Any, worker: Worker) -> Any:
+    async def predict(*args: Any, **kwargs: Any) -> Any:
+        serving = worker.begin()
+        try:
+            return await original(*args, **kwargs)
+        finally:
+            _end(serving)
+
+    return predict
+
+
+def _generator(original: Any, worker: Worker) -> Any:
+    def predict(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        yield from _parts(original(*args, **kwargs), worker.begin())
+
+    return predict
+
+
+def _function(original: Any, worker: Worker) -> Any:
+    def predict(*args: Any, **kwargs: Any) -> Any:
+        serving, parts = worker.begin(), None
+        try:
+            with _inside(serving):
+                answer = original(*args, **kwargs)
+            if inspect.isgenerator(answer):
+                answer = parts = _parts(answer, serving)
+            return answer
+        finally:
+            if parts is None:
+                _end(serving)
+
+    return predict
+
+
+def _parts(answers: Any, serving: Any) -> Iterator[Any]:
+    """Pass on what a generator gives; the inference lasts until its end, whatever is done with the parts meanwhile."""
+    try:
+        while True:
+            with _inside(serving):
+                try:
+                    part = next(answers)
+                except StopIteration:
+                    return
+            yield part
+    finally:
+        _end(serving)
+        answers.close()
+
+
+@contextmanager
+def _inside(work: Work | Batch | None) -> Iterator[None]:
+    inside = _open(work) if work is not None and current.get() is not work else None
+    try:
+        yield
+    finally:
+        if inside is not None:
+            _close(inside)
+
+
+@guarded
+def _open(work: Work | Batch) -> AbstractContextManager[None]:
+    from stagetrace.recording.worker import at_work
+
+    inside = at_work(work)
+    inside.__enter__()
+    return inside
+
+
+@guarded_end
+def _close(inside: AbstractContextManager[None]) -> None:
+    inside.__exit__(None, None, None)
+
+
+@guarded_end
+def _end(serving: Work | Batch | None) -> None:
+    from stagetrace.recording.worker import Batch
+
+    if serving is not None:
+        serving.leave(INFERENCE)
+        if isinstance(serving, Batch):
+            serving.finish()
+
+
+def _processing(original: Any) -> Any:
+    """Wrap a coroutine that serves one request in a task of its own."""
+
+    @functools.wraps(original)
+    async def process(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        with _inside(_worker.take_up(request[1]) if _worker is not None else None):
+            return await original(self, request, *args, **kwargs)
+
+    return process

@@ -1,0 +1,223 @@
+"""MLServer's parallel workers and adaptive batching: who waits, for which of them, and what is then done for it.
+
+A message to a worker takes the request's ticket along as one more entry of its `__dict__`: pydantic pickles that, and a
+worker without us does not look at it.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
+from stagetrace.recording.current_timeline import recording
+from stagetrace.semconv import INFERENCE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import ModuleType
+
+    from stagetrace.recording.worker import Batch, Work
+
+TICKET = "_stagetrace"  # in a message
+KEYS = "_stagetrace_keys"  # of a batcher: of the requests that wait, by its own ids
+BATCHED = "_stagetrace_batched"  # of a batcher: the ids of the batch that it begins
+WORKER = "worker"
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap the one class in the module that we know: the dispatcher, the worker, or the batcher."""
+    name = module.__name__.rpartition(".")[2]
+    if name == "dispatcher":
+        module.Dispatcher.dispatch_request = _dispatching(module.Dispatcher.dispatch_request)
+    elif name == "worker":
+        module.Worker.run = _running(module.Worker.run)
+        module.Worker._process_request = _processing(module.Worker._process_request)
+    else:
+        batcher = module.AdaptiveBatcher
+        original = batcher.__init__, batcher._queue_request, batcher._batch_requests, batcher._batcher
+        batcher.__init__ = _init(original[0])
+        batcher._queue_request = _queueing(original[1])
+        batcher._batch_requests = _collecting(original[2])
+        batcher._batcher = _in_no_request(original[3])
+
+
+# --- parallel workers
+
+
+def _dispatching(original: Any) -> Any:
+    @functools.wraps(original)
+    async def dispatch_request(self: Any, request_message: Any, *args: Any, **kwargs: Any) -> Any:
+        _add_ticket(request_message)
+        try:
+            return await original(self, request_message, *args, **kwargs)
+        finally:
+            _note_answer(request_message)
+
+    return dispatch_request
+
+
+@guarded
+def _add_ticket(message: Any) -> None:
+    timeline = recording()
+    if timeline is not None:
+        from stagetrace.recording.worker import ticket
+
+        message.__dict__[TICKET] = ticket(timeline, WORKER)
+
+
+@guarded_end
+def _note_answer(message: Any) -> None:
+    named = message.__dict__.get(TICKET)
+    timeline = recording() if named else None
+    if timeline is not None and timeline.errands is not None:
+        timeline.errands.answered(named.partition(" ")[0])
+
+
+def _running(original: Any) -> Any:
+    @functools.wraps(original)
+    def run(self: Any) -> None:
+        _prepare()
+        original(self)
+
+    return run
+
+
+@guarded
+def _prepare() -> None:
+    from stagetrace.runtime import provider as distro
+
+    distro.prepare_now()
+    distro.deliver_at_end()
+
+
+def _processing(original: Any) -> Any:
+    @functools.wraps(original)
+    async def _process_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        work = _take(request)
+        inside = enter(work)
+        try:
+            return await original(self, request, *args, **kwargs)
+        finally:
+            leave(work, inside)
+
+    return _process_request
+
+
+@guarded
+def _take(message: Any) -> Work | None:
+    named = message.__dict__.get(TICKET)
+    if not named:
+        return None
+    from stagetrace.recording.worker import Work, origin
+
+    request = origin(named)
+    if request is None:
+        return None
+    work = Work(request, WORKER)
+    work.begin_telling(INFERENCE, work.started)
+    return work
+
+
+# --- adaptive batching
+
+
+def _init(original: Any) -> Any:
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _wrap_predict(self)
+
+    return __init__
+
+
+@guarded
+def _wrap_predict(batcher: Any) -> None:
+    setattr(batcher, KEYS, {})
+    setattr(batcher, BATCHED, ())
+    original = batcher._predict_fn
+
+    @functools.wraps(original)
+    def predict(request: Any) -> Any:
+        return _predict(_start_batch(batcher), original, request)
+
+    batcher._predict_fn = predict
+
+
+async def _predict(batch: Batch | None, original: Any, request: Any) -> Any:
+    inside = enter(batch)
+    try:
+        return await original(request)
+    finally:
+        leave(batch, inside)
+
+
+@guarded
+def _start_batch(batcher: Any) -> Batch | None:
+    """Begin the batch that the batcher has just made, whose inference is called next."""
+    from stagetrace.recording.remote_stages import find
+    from stagetrace.recording.worker import Batch, Origin
+
+    now = time.time_ns()
+    keys, ids = getattr(batcher, KEYS), getattr(batcher, BATCHED)
+    setattr(batcher, BATCHED, ())
+    requests = []
+    for key in [keys.pop(one, None) for one in ids]:
+        timeline = find(key) if key else None
+        if key and timeline is not None and timeline.entry is not None:
+            requests.append(Origin(key, timeline.entry))
+    return Batch(requests, len(ids), BATCH, start=now) if requests else None
+
+
+def _queueing(original: Any) -> Any:
+    @functools.wraps(original)
+    async def _queue_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        key = _wait()
+        queued = await original(self, *args, **kwargs)
+        _note_queued(self, key, queued)
+        return queued
+
+    return _queue_request
+
+
+@guarded
+def _wait() -> str | None:
+    from stagetrace.recording.remote_stages import hand_on
+
+    timeline = recording()
+    return hand_on(timeline, BATCH) if timeline is not None else None
+
+
+@guarded
+def _note_queued(batcher: Any, key: str | None, queued: Any) -> None:
+    """Note by which id of the batcher's a request waits; the batcher has not run since it was put into the queue."""
+    if key is not None:
+        getattr(batcher, KEYS)[queued[0]] = key
+
+
+def _collecting(original: Any) -> Any:
+    @functools.wraps(original)
+    async def _batch_requests(self: Any) -> AsyncIterator[Any]:
+        async for batched in original(self):
+            _note_batch(self, batched)
+            yield batched
+
+    return _batch_requests
+
+
+@guarded
+def _note_batch(batcher: Any, batched: Any) -> None:
+    setattr(batcher, BATCHED, tuple(batched.inference_requests))
+
+
+def _in_no_request(original: Any) -> Any:
+    """Run the task that collects batches, which the first request starts, outside that request."""
+
+    @functools.wraps(original)
+    async def _batcher(self: Any) -> None:
+        leave_request()
+        await original(self)
+
+    return _batcher

@@ -1,0 +1,238 @@
+"""Ray Serve's replicas: what one does for an HTTP request, or for another deployment's call, is a request of its own.
+
+It lies below the stage in which the proxy, or the deployment that calls, was as it handed the request on, and begins
+then, with the wait for this replica as `queue`.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.base import SCOPE_KEY, request_in
+from stagetrace.instrumentation.model_servers.ray_serve_handle import TICKET, kernel, require
+from stagetrace.recording.current_timeline import current, recording
+from stagetrace.runtime import provider as distro
+from stagetrace.semconv import QUEUE_REASON
+from stagetrace.service_name import name_service
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from opentelemetry.context import Context
+
+REASON = {QUEUE_REASON: "worker"}
+CANCELLED = "cancelled"
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap the coroutines that call a person's code, inside of what gives them to its event loop; begin and end."""
+    wrapper, replica = module.UserCallableWrapper, getattr(module, "ReplicaBase", None) or module.Replica
+    give = vars(wrapper)["_run_user_code"]
+    http, method = wrapper._call_http_entrypoint.__wrapped__, wrapper.call_user_method.__wrapped__
+    stream = wrapper._call_user_generator.__wrapped__
+    begin, end = replica.initialize, replica.perform_graceful_shutdown
+    require(http, "self", "user_method_info", "scope", "receive", "send")
+    wrapper._call_http_entrypoint = give(_answering(http))
+    wrapper.call_user_method = give(_called(method))
+    wrapper._call_user_generator = give(_called(stream, to_queue="enqueue"))
+    replica.initialize = _preparing(begin)
+    replica.perform_graceful_shutdown = _delivering(end)
+
+
+def _preparing(original: Any) -> Any:
+    """Prepare when the deployment has been made: it may have set a provider of its own."""
+
+    @functools.wraps(original)
+    async def initialize(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _note_process(self)
+        result = await original(self, *args, **kwargs)
+        if not distro.ready():
+            await distro.prepare()
+        _pass_on()  # which loads what a request needs
+        return result
+
+    return initialize
+
+
+@guarded
+def _note_process(replica: Any) -> None:
+    """Name the service, and deliver without delay: Ray kills the process where it does not end in time."""
+    name_service(replica._deployment_id.name)
+    distro.hurry()
+
+
+def _delivering(original: Any) -> Any:
+    """Deliver when the last request has ended: Ray kills the process next."""
+
+    @functools.wraps(original)
+    async def perform_graceful_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await original(self, *args, **kwargs)
+        finally:
+            if distro.ready():
+                await distro.flush()
+
+    return perform_graceful_shutdown
+
+
+# --- HTTP
+
+
+class Received:
+    """What receives the body, marked; to all who look it is Ray's own, which they ask for more."""
+
+    def __init__(self, marked: Any, original: Any) -> None:
+        self._marked = marked
+        self._original = original
+
+    def __call__(self) -> Any:
+        """Return what to await of receiving one message."""
+        return self._marked()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+def _answering(original: Any) -> Any:
+    @functools.wraps(original)
+    async def _call_http_entrypoint(self: Any, user_method_info: Any, scope: Any, receive: Any, send: Any) -> Any:
+        async def call(_: Any, scope: Any, marked: Any, send: Any) -> Any:
+            _note_arrival(user_method_info, scope, receive)
+            return await original(self, user_method_info, scope, Received(marked, receive), send)
+
+        pass_on = _pass_on()
+        if pass_on is None:
+            return await original(self, user_method_info, scope, receive, send)
+        _name_caller(scope, receive)
+        return await pass_on(call, self, scope, receive, send)
+
+    return _call_http_entrypoint
+
+
+@guarded
+def _pass_on() -> Any:
+    from stagetrace.instrumentation.asgi.application import pass_on
+
+    return pass_on
+
+
+@guarded
+def _name_caller(scope: Any, receive: Any) -> None:
+    """Let a scope out of a pickle name the stage in which the caller was as it sent the request, which is later."""
+    text, _ = _read(getattr(receive, "_request_metadata", None))
+    if text and type(scope.get(SCOPE_KEY)) is str:
+        scope[SCOPE_KEY] = text
+
+
+@guarded
+def _note_arrival(method: Any, scope: Any, receive: Any) -> None:
+    """Note the wait for this replica, and what is known of the route: an application tells the rest itself."""
+    request, metadata = request_in(scope), getattr(receive, "_request_metadata", None)
+    if not hasattr(request, "serve_by"):
+        return
+    _, since = _read(metadata)
+    if since is not None:
+        request.wait_since(since, time.time_ns(), REASON)
+    mounted = scope.get("root_path") or ""
+    if method.is_asgi_app:
+        request.pass_mount(mounted)
+    else:
+        request.serve_by(getattr(metadata, "route", "") or mounted or "/")
+
+
+def _read(metadata: Any) -> tuple[str, int | None]:
+    """Return the text that names who called, and since when the call waits; None on another machine's clock."""
+    text, where, since = getattr(metadata, TICKET, ("", "", 0))
+    return text, since if where and where == kernel() else None
+
+
+# --- calls between deployments, and by gRPC
+
+
+def _called(original: Any, to_queue: str = "") -> Any:
+    """Wrap a coroutine that serves one call; of a stream only where it is the one that puts the parts `to_queue`."""
+
+    @functools.wraps(original)
+    async def serve(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _begin(self, *args, **kwargs) if not to_queue or kwargs.get(to_queue) is not None else None
+        if call is None:
+            return await original(self, *args, **kwargs)
+        try:
+            return await original(self, *args, **kwargs)
+        except Exception as error:
+            call.fail(error)
+            raise
+        except BaseException:
+            call.break_off()
+            raise
+        finally:
+            call.end()
+
+    return serve
+
+
+@guarded
+def _begin(wrapper: Any, request_metadata: Any, *_: Any, **__: Any) -> Call | None:
+    from stagetrace.instrumentation.http.pickled_scope import below
+    from stagetrace.recording.context import NO_CONTEXT
+
+    if not distro.ready() or recording() is not None:
+        return None
+    text, since = _read(request_metadata)
+    return Call(f"{wrapper._deployment_id.name}/{request_metadata.call_method}", below(text, NO_CONTEXT), since)
+
+
+class Call:
+    """One call of a deployment: its entry span, of the provider that there is, and what is set while it runs."""
+
+    def __init__(self, method: str, parent: Context, since: int | None) -> None:
+        from opentelemetry import trace
+        from opentelemetry.context import attach
+
+        from stagetrace.recording.context import RequestSpan
+        from stagetrace.recording.timeline import Timeline
+
+        now = time.time_ns()
+        self._timeline = timeline = Timeline(start=min(since or now, now))
+        self._entered = current.set(timeline)  # from where SLASpanProcessor takes it
+        try:
+            self._span = trace.get_tracer("stagetrace").start_span(
+                method,
+                parent,
+                trace.SpanKind.SERVER,
+                {"rpc.system.name": "ray", "rpc.method": method},
+                start_time=timeline.started,
+            )
+            if since is not None:
+                timeline.wait_since(since, now, REASON)
+            self._attached = attach(trace.set_span_in_context(RequestSpan(self._span, timeline), parent))
+        except BaseException:
+            current.reset(self._entered)
+            raise
+
+    @guarded_end
+    def fail(self, error: Exception) -> None:
+        """Note an exception that the deployment raised."""
+        from opentelemetry.trace import Status, StatusCode
+
+        self._span.record_exception(error)
+        self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+
+    @guarded_end
+    def break_off(self) -> None:
+        """Note that the deployment was stopped in its work."""
+        self._timeline.disconnect = CANCELLED
+
+    @guarded_end
+    def end(self) -> None:
+        """End the entry span, and take back what was set."""
+        from opentelemetry.context import detach
+
+        try:
+            self._span.end()
+        finally:
+            detach(self._attached)
+            current.reset(self._entered)

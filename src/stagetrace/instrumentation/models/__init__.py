@@ -1,0 +1,1 @@
+"""Model libraries, whose outermost call in a request is the inference."""

@@ -1,0 +1,234 @@
+"""What all model libraries share: the outermost call inside a request is the inference, what it calls is not."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+import sys
+from contextvars import ContextVar
+from time import time_ns
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, report, switch
+from stagetrace.instrumentation.batching.queued_requests import taken, whose
+from stagetrace.instrumentation.models import unserved
+from stagetrace.recording.current_timeline import current
+from stagetrace.recording.loop_blockers import LONG_NS, note
+from stagetrace.semconv import (
+    CPU_BLOCKED_MS,
+    CPU_TIME_MS,
+    CPU_WAIT_MS,
+    INFERENCE,
+    ML_BATCH_SIZE,
+    ML_COLD_START,
+    ML_FRAMEWORK,
+    ML_MODEL_NAME,
+    PREPARE,
+    TRANSFORM,
+)
+from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, UNKNOWN, account, account_since, between
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stagetrace.recording.timeline import Timeline
+    from stagetrace.sources.thread_cpu import Reading
+
+    Describe = Callable[[Any, tuple[Any, ...], dict[str, Any]], Mapping[str, Any] | None]
+
+MAX_DESCRIBED = 1_024
+CLASS = "__class__"  # the cell of a method in which `super()` finds its class
+Parameter = tuple[str, Any, bool]  # its name, its kind, whether it has a default
+_ANY: tuple[Parameter, ...] = (
+    ("self", inspect.Parameter.POSITIONAL_ONLY, False),
+    ("args", inspect.Parameter.VAR_POSITIONAL, False),
+    ("kwargs", inspect.Parameter.VAR_KEYWORD, False),
+)
+# How a parameter of each kind is handed on.
+_PASSED = {
+    inspect.Parameter.POSITIONAL_ONLY: "{}",
+    inspect.Parameter.POSITIONAL_OR_KEYWORD: "{}",
+    inspect.Parameter.VAR_POSITIONAL: "*{}",
+    inspect.Parameter.KEYWORD_ONLY: "{0}={0}",
+    inspect.Parameter.VAR_KEYWORD: "**{}",
+}
+
+_inside: ContextVar[bool] = ContextVar("stagetrace.inside_model", default=False)
+_called: set[str] = set()  # models, in this process
+_described: dict[tuple[str, str, int | None], dict[str, Any]] = {}
+
+
+def marked(method: Callable[..., Any], describe: Describe, activity: str = INFERENCE) -> Callable[..., Any]:
+    """Return a method that is the inference (or `activity`) of the current request, where it is the outermost call.
+
+    `describe` gives, from instance, positional and keyword arguments, the attributes of the stage. Outside a recorded
+    request a call costs a look at the context and one at the clock.
+    """
+    hook = switch(describe.__module__)
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        timeline = current.get()
+        if taken or timeline is None or timeline.closed or not timeline.bound:
+            timeline = whose() or _unrecorded(self)  # the rare case
+        if timeline is None or hook.off or _inside.get():
+            return method(self, *args, **kwargs)
+        token = _inside.set(True)
+        attributes = None
+        began = time_ns()
+        first = account(began)
+        if first is not None and first[AT] > began:
+            began = first[AT]  # the stage begins with the account: anything may come between two looks at a clock
+        try:
+            attributes = _of_one_call(describe(self, args, kwargs))
+            timeline.enter(activity, attributes, began)
+        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+            report(hook.hook, error)
+            timeline = None
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            _inside.reset(token)
+            if timeline is not None:
+                try:
+                    ended = time_ns()
+                    if ended - began >= DIVIDED_NS:
+                        ended = _divide(timeline, first, attributes) or ended
+                        if ended - began >= LONG_NS:
+                            _note_held(began, ended, timeline, None if activity == PREPARE else attributes)
+                    timeline.leave(activity, ended)
+                except Exception as error:  # noqa: BLE001
+                    report(hook.hook, error)
+
+    return call
+
+
+def spelled_out(call: Callable[..., Any], method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `call`, which is `method` marked, with its parameters, and go straight to it inside another model's call.
+
+    A forest calls its hundreds of trees for each prediction, and CPython hands on parameters that have names in a tenth
+    of the time of `*args, **kwargs`. Pickled by value, as cloudpickle and dill do where a class is defined in
+    `__main__`, it becomes a function that only calls `method`, and needs nothing of ours.
+    """
+    parameters, given, names = _ANY, {}, {}
+    defaults: tuple[Any, Any] = None, None
+    if type(method) is FunctionType:
+        names = method.__globals__
+        # attrs makes a class with slots anew, and tells its methods so by this cell. `super()` looks there.
+        given = dict(zip(method.__code__.co_freevars, method.__closure__ or (), strict=True))
+        if not hasattr(method, "__signature__"):  # else not as it says
+            found = inspect.signature(method, follow_wrapped=False).parameters.values()
+            parameters = tuple((one.name, one.kind, one.default is not one.empty) for one in found)
+            defaults = method.__defaults__, method.__kwdefaults__
+    chooser = _chooser(parameters, CLASS in given)(_is_inside, method, stand(call, method), None)
+    free = zip(chooser.__code__.co_freevars, chooser.__closure__, strict=True)
+    cells = tuple(given[CLASS] if name == CLASS else cell for name, cell in free)
+    made: Any = functools.wraps(method)(FunctionType(chooser.__code__, names, closure=cells))
+    made.__defaults__, made.__kwdefaults__ = defaults
+    return made  # type: ignore[no-any-return]
+
+
+class _Stand(functools.partial):  # type: ignore[type-arg]
+    """Calls one function, and is pickled as another."""
+
+    pickled: Any
+
+    def __reduce__(self) -> Any:
+        return operator.getitem, ((self.pickled,), 0)
+
+
+def is_outermost(model: Any) -> bool:
+    """Return whether a model that is called now would be the outermost of a recorded request."""
+    return not _inside.get() and (whose() or _unrecorded(model)) is not None
+
+
+def _unrecorded(model: Any) -> Timeline | None:
+    """Return None, of a model that is called outside any recorded request, and see whether that is to be said."""
+    if unserved.due < time_ns():
+        unserved.look(model)
+    return None
+
+
+def stand(function: Callable[..., Any], pickled: Any) -> _Stand:
+    """Return what calls `function` and arrives, where it is pickled, as `pickled`."""
+    made = _Stand(function)
+    made.pickled = pickled
+    return made
+
+
+_is_inside = stand(_inside.get, bool)  # `bool()` is False: inside no model
+
+
+@functools.cache
+def _chooser(parameters: tuple[Parameter, ...], has_class: bool) -> Any:
+    """Return what makes a function of such parameters that chooses between two others, and may hold a class."""
+    no_default = inspect.Parameter.empty
+    head = [inspect.Parameter(name, kind, default=None if has else no_default) for name, kind, has in parameters]
+    passed = ", ".join(_PASSED[kind].format(name) for name, kind, _ in parameters)
+    call = f"_stagetrace_call or {CLASS}" if has_class else "_stagetrace_call"
+    chosen = f"(_stagetrace_method if _stagetrace_inside() else {call})"
+    function = f"lambda {str(inspect.Signature(head))[1:-1]}: {chosen}({passed})"
+    text = f"lambda _stagetrace_inside, _stagetrace_method, _stagetrace_call, {CLASS}: {function}"
+    # Of names alone, and no globals of this module. A traceback says whose frame it is.
+    return eval(compile(text, f"<{__name__}>", "eval"), {})  # noqa: S307
+
+
+def _of_one_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the attributes of one call, to which more may be added until the request ends."""
+    attributes = dict(described) if described else {}
+    name = attributes.get(ML_MODEL_NAME)
+    if name is not None and name not in _called and len(_called) < MAX_DESCRIBED:
+        _called.add(name)
+        unserved.settle()
+        attributes[ML_COLD_START] = True
+    return attributes
+
+
+@guarded
+def _divide(timeline: Timeline, first: Reading | None, attributes: dict[str, Any] | None) -> int | None:
+    """Note how the thread's time during a call divides, and return when it ended; None if that is unknown."""
+    last = account_since(first) if first is not None else None
+    share = between(first, last) if first is not None and last is not None else None
+    if first is None or last is None or share is None or attributes is None:
+        return None
+    timeline.divided(first, last)
+    attributes[CPU_TIME_MS] = share.computed / 1e6
+    if share.waited != UNKNOWN:
+        attributes[CPU_WAIT_MS] = share.waited / 1e6
+        attributes[CPU_BLOCKED_MS] = share.blocked / 1e6
+    return last[AT]
+
+
+def _note_held(began: int, ended: int, timeline: Timeline, attributes: Mapping[str, Any] | None) -> None:
+    """Note that the call has held an event loop, if it has been made in one."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        note(began, ended, timeline, (attributes or {}).get(ML_MODEL_NAME, ""))
+
+
+def description(name: str, framework: str, rows: Any, batch: int | None = None) -> Mapping[str, Any]:
+    """Return the attributes of one call, not to be changed; `rows` is its first input, of any type.
+
+    `batch` says how many rows there are, where the input does not by its shape or length.
+    """
+    shape = getattr(rows, "shape", None)
+    # A method of onnxruntime's values, and no number of dask's, whose rows are yet to be counted.
+    if isinstance(shape, tuple) and shape:
+        batch = shape[0] if isinstance(shape[0], int) else None
+    elif isinstance(rows, list | tuple):
+        batch = len(rows)
+    key = (name, framework, batch)
+    attributes = _described.get(key)
+    if attributes is None:
+        attributes = {ML_MODEL_NAME: name, ML_FRAMEWORK: framework}
+        if batch is not None:
+            attributes[ML_BATCH_SIZE] = batch
+        if len(_described) >= MAX_DESCRIBED:
+            _described.clear()
+        _described[key] = attributes
+    return attributes
+
+
+__all__ = ["INFERENCE", "PREPARE", "TRANSFORM", "description", "is_outermost", "marked", "spelled_out", "stand"]

@@ -1,0 +1,206 @@
+"""scikit-learn: every estimator, a person's own subclass of BaseEstimator included, at whatever depth it is defined."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+from contextlib import suppress
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.models.base import (
+    INFERENCE,
+    PREPARE,
+    TRANSFORM,
+    description,
+    marked,
+    spelled_out,
+    stand,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import ModuleType
+
+METHODS = {
+    **dict.fromkeys(
+        (
+            "predict",
+            "predict_proba",
+            "predict_log_proba",
+            "decision_function",
+            "score_samples",
+            "kneighbors",
+            "fit_predict",
+        ),
+        INFERENCE,
+    ),
+    "transform": TRANSFORM,
+    "inverse_transform": PREPARE,  # into what a model gave or was given
+}
+# What these transform is for a model, and their classes are none; nor are people's own made of them.
+TRANSFORMERS = tuple(
+    f"sklearn.{name}."
+    for name in ("preprocessing", "impute", "compose", "feature_selection", "feature_extraction", "pipeline")
+)
+# These only pass on to the estimators inside, whose own calls show what is preprocessing and what is inference.
+PASS_ON = {"Pipeline", "BaseSearchCV"}
+FRAMEWORKS = {"xgboost", "lightgbm"}  # whose estimators are scikit-learn's, too
+NO_METHODS = (staticmethod, classmethod, functools.cached_property)
+_MARK = "_stagetrace_wrapped"
+_OURS = stand(bool, None)  # what a wrapped method is marked with: one that was pickled by value is ours no more
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap the methods of all subclasses of BaseEstimator, present and future."""
+    base = module.BaseEstimator
+    original = vars(base).get("__init_subclass__")
+
+    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
+        if original is not None:
+            original.__func__(cls, **kwargs)
+        else:
+            super(base, cls).__init_subclass__(**kwargs)
+        wrap_class(cls)
+
+    base.__init_subclass__ = classmethod(__init_subclass__)
+    if "__setstate__" in vars(base):
+        base.__setstate__ = _restoring(base.__setstate__)
+    for cls in _subclasses(base):
+        wrap_class(cls)
+
+
+def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap what restores a pickled estimator: a class that came with it has had its methods only since it was made."""
+
+    @functools.wraps(original)
+    def __setstate__(self: Any, state: Any) -> None:
+        original(self, state)
+        _wrap_restored(type(self))
+
+    return __setstate__
+
+
+@guarded
+def _wrap_restored(cls: type) -> None:
+    if not cls.__module__.startswith("sklearn."):  # those are wrapped
+        wrap_class(cls)
+
+
+def _subclasses(cls: Any) -> list[type]:
+    found: list[type] = []
+    for child in cls.__subclasses__():
+        found += [child, *_subclasses(child)]
+    return found
+
+
+@guarded
+def wrap_class(cls: type) -> None:
+    """Wrap what the class offers where it is defined, mix-ins that are no estimators themselves included."""
+    if any(owner.__name__ in PASS_ON and owner.__module__.startswith("sklearn.") for owner in cls.__mro__):
+        return
+    for owner in cls.__mro__:
+        for name, activity in METHODS.items():
+            method = vars(owner).get(name)
+            if method is not None and owner.__module__ != "builtins" and getattr(method, _MARK, None) is None:
+                _wrap(owner, name, method, PREPARE if activity == TRANSFORM and _only_prepares(owner) else activity)
+
+
+def _only_prepares(owner: type) -> bool:
+    return any(f"{base.__module__}.".startswith(TRANSFORMERS) for base in owner.__mro__)
+
+
+def _wrap(owner: type, name: str, method: Any, activity: str) -> None:
+    kind = type(method)
+    if (
+        isinstance(method, NO_METHODS)
+        or hasattr(kind, "__set__")
+        or not hasattr(kind, "__get__")
+        or _runs_later(method)
+    ):
+        return
+    if kind is FunctionType and not _attributes(method):
+        wrapped: Any = _wrap_function(method, activity)
+    else:
+        wrapped = _Descriptor(method, activity)
+    with suppress(AttributeError, TypeError):  # a class that lets nobody change it
+        setattr(owner, name, wrapped)
+
+
+def _runs_later(function: Any) -> bool:
+    """Return whether a call only makes what is run by somebody else: what that calls is marked."""
+    kinds = inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
+    return any(is_one(function) for is_one in kinds)
+
+
+def _attributes(function: Any) -> dict[str, Any]:
+    """Return what somebody has set on a function, as a decorator that counts its calls does."""
+    attributes = getattr(function, "__dict__", {})
+    return {name: value for name, value in attributes.items() if not name.startswith("__") and name != _MARK}
+
+
+def _wrap_function(function: Callable[..., Any], activity: str) -> Callable[..., Any]:
+    method = spelled_out(marked(function, _describe, activity), function)
+    if type(function) is not FunctionType:  # has more to it, as `cache_clear` of `lru_cache`
+        for name in dir(function):
+            if not name.startswith("_") and not hasattr(method, name):
+                setattr(method, name, getattr(function, name))
+    setattr(method, _MARK, _OURS)
+    return method
+
+
+def _describe(estimator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
+    package = type(estimator).__module__.partition(".")[0]
+    framework = package if package in FRAMEWORKS else "sklearn"
+    return description(type(estimator).__name__, framework, args[0] if args else kwargs.get("X"))
+
+
+class _Descriptor:
+    """A descriptor that answers as the wrapped one does, `hasattr` included, and marks the method that it returns.
+
+    For `available_if`, where the method exists only if the instance allows it, and for what decorators make. The class
+    gives the wrapped one's own, and so does an instance where that is no method.
+    """
+
+    def __init__(self, wrapped: Any, activity: str) -> None:
+        functools.update_wrapper(self, wrapped)  # type: ignore[arg-type]
+        self._wrapped = wrapped
+        self._activity = activity
+        self._last: tuple[Any, Any] = None, None  # what was bound last, and as it is marked
+        setattr(self, _MARK, _OURS)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+    def __reduce__(self) -> Any:  # as the methods of `spelled_out`: it is pickled as what it wraps
+        return operator.getitem, ((self._wrapped,), 0)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        bound = self._wrapped.__get__(instance, owner)
+        return bound if instance is None else self._marked(bound, instance) or bound
+
+    @guarded
+    def _marked(self, bound: Any, instance: Any) -> Any:
+        """Return what was bound to an instance, marked; None if that is no method of its."""
+        if type(bound) is MethodType:
+            return self._method(bound.__func__, instance) if bound.__self__ is instance else None
+        if type(bound) is functools.partial and type(bound.func) is MethodType:  # of `partialmethod`
+            made = functools.partial(self._marked(bound.func, instance) or bound.func, *bound.args, **bound.keywords)
+            vars(made).update(vars(bound))
+            return made
+        if type(bound) is FunctionType and not _runs_later(bound):
+            method = marked(lambda _, *args, **kwargs: bound(*args, **kwargs), _describe, self._activity)
+            return functools.wraps(bound)(lambda *args, **kwargs: method(instance, *args, **kwargs))
+        return None
+
+    def _method(self, function: Any, instance: Any) -> Any:
+        of_last, method = self._last
+        if of_last is not function:
+            method = None if _runs_later(function) else _wrap_function(function, self._activity)
+            self._last = function, method
+        if method is None:
+            return None
+        vars(method).update(_attributes(function))  # as they are now
+        return MethodType(method, instance)

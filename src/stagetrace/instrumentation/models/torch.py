@@ -1,0 +1,75 @@
+"""torch: the outermost module that is called is the model, whatever modules it calls; a transform is none.
+
+On a GPU a call returns before the device is done: the stage is what the host sees of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import report, switch
+from stagetrace.instrumentation.models.base import description, is_outermost, marked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+WHERE = "stagetrace.instrumentation.models.torch"
+_hook = switch(WHERE)
+# A module without parameters and buffers, of nothing but these, computes what any function does.
+FUNCTIONS = ("torch.nn.", "torch.fx.", "torchvision.transforms.")
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap what calls a module. Each of its modules comes by here, too, and is only handed on."""
+    cls = module.nn.Module
+    cls.__call__ = calling(cls.__call__, _is_model)
+
+
+def calling(original: Callable[..., Any], is_model: Callable[[Any], bool]) -> Callable[..., Any]:
+    """Return a method of modules that is the inference where it is the outermost call, of what `is_model`."""
+    torch = sys.modules["torch"]
+    compiler = getattr(torch, "compiler", None)  # from torch 2.1 on
+    is_compiling = getattr(compiler, "is_compiling", None) or torch.jit.is_scripting
+    call = marked(original, _describe)
+
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_compiling():  # asked first: torch.compile reads this function, up to here, and must find nothing strange
+            return original(self, *args, **kwargs)
+        chosen = original
+        try:
+            if is_outermost(self) and not _hook.off and is_model(self):
+                chosen = call
+        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+            report(WHERE, error)
+        return chosen(self, *args, **kwargs)
+
+    return method
+
+
+def _is_model(module: Any) -> bool:
+    own = sys.modules["torch"].nn.Module  # whose methods give iterators; what a model has in their place may be a list
+    if next(own.parameters(module), None) is not None or next(own.buffers(module), None) is not None:
+        return True
+    return not all(type(one).__module__.startswith(FUNCTIONS) for one in own.modules(module))
+
+
+def _describe(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
+    holds = WRAPPERS.get(type(module).__name__)
+    if holds is not None:
+        module = getattr(module, holds)
+    name = str(vars(module).get("name_or_path") or "")  # transformers: an id, or a folder
+    if not name:
+        name = module.original_name if hasattr(type(module), "original_name") else type(module).__name__
+    elif name[0] in "/.~":
+        name = PurePath(name).name
+    rows: Any = args[0] if args else next((value for value in kwargs.values() if hasattr(value, "shape")), None)
+    if isinstance(rows, Mapping):  # features by name, as tokenizers return them
+        rows = next(iter(rows.values()), None)
+    return description(name, "torch", rows)

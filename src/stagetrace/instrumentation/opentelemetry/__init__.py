@@ -1,0 +1,1 @@
+"""OpenTelemetry itself: its SDK, its exporters, its instrumentations of servers."""

@@ -1,0 +1,1 @@
+"""Thread pools, in which a request waits for a thread."""

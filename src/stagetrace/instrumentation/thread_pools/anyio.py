@@ -1,0 +1,67 @@
+"""Show the wait for a worker thread, in which FastAPI and Starlette run synchronous handlers, as `queue`."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from asyncio import _get_running_loop
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, switch
+from stagetrace.instrumentation.batching.queued_requests import whose
+from stagetrace.instrumentation.thread_pools.queue_attributes import wait
+from stagetrace.recording.pool_task import Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stagetrace.recording.timeline import Timeline
+
+WHERE = "stagetrace.instrumentation.thread_pools.anyio"
+REASON = "thread_pool"
+
+_nowhere: Callable[[], Any] = lambda: None  # noqa: E731
+_default: tuple[Callable[[], Any], Any] = (_nowhere, None)  # an event loop, weakly, and its own limiter
+
+
+def hook(module: Any) -> None:
+    """Wrap `anyio.to_thread.run_sync`."""
+    original = module.run_sync
+    default = module.current_default_thread_limiter
+    hook = switch(WHERE)
+
+    @functools.wraps(original)
+    async def run_sync(func: Any, *args: Any, **kwargs: Any) -> Any:
+        timeline = None if hook.off else whose()
+        turn = None if timeline is None else _begin(timeline, func, kwargs.get("limiter"), default)
+        if turn is None:
+            return await original(func, *args, **kwargs)
+        try:
+            return await original(turn, *args, **kwargs)
+        finally:
+            turn.end()
+
+    module.run_sync = run_sync
+
+
+@guarded
+def _begin(timeline: Timeline, function: Callable[..., Any], given: Any, default: Callable[[], Any]) -> Turn:
+    """Return the turn of a function in the pool of a limiter, by default the loop's own; it waits from now on."""
+    limiter = _default_limiter(default) if given is None else given
+    has_room = limiter.available_tokens > 0
+    waiters = 0 if has_room else limiter.statistics().tasks_waiting
+    attributes = wait(REASON, limiter.total_tokens, waiters)
+    return Turn(timeline, function, attributes, limiter if has_room else None)
+
+
+def _default_limiter(ask: Callable[[], Any]) -> Any:
+    """Return the limiter of this event loop, which to ask for takes anyio 2 us."""
+    global _default  # noqa: PLW0603
+    loop = _get_running_loop()
+    if loop is None:  # trio
+        return ask()
+    known, limiter = _default
+    if known() is not loop:
+        limiter = ask()
+        _default = (weakref.ref(loop), limiter)
+    return limiter

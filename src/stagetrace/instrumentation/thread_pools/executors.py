@@ -1,0 +1,240 @@
+"""`ThreadPoolExecutor`: what a request gives to a pool of threads stays the request's, its wait for a thread too.
+
+In the pool's thread two variables are set for the time of the call, ours and OpenTelemetry's context: the user's own
+are what they would be untraced. The wait is the stage `queue` while the request waits for the future of what was given:
+in `result()`, `wait()` and the like, or by a coroutine. What it computes meanwhile is its own time.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, guarded_end, report, switch
+from stagetrace.instrumentation.batching.queued_requests import carry_into, gave_away, taken, whose
+from stagetrace.instrumentation.thread_pools.queue_attributes import wait
+from stagetrace.recording.current_timeline import current, entries, recording
+from stagetrace.semconv import QUEUE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import ModuleType
+
+    from stagetrace.recording.timeline import Timeline
+
+WHERE = "stagetrace.instrumentation.thread_pools.executors"
+REASON = "executor"
+JOB = "_stagetrace_job"  # on a future
+_hook = switch(WHERE)
+_chains: list[Any] = []  # asyncio's own function, once that is wrapped
+
+
+class Job:
+    """What a request gave to a pool, as the pool's thread calls it. Once called it holds nothing of the request."""
+
+    __slots__ = ("_attributes", "_context", "_function", "_open", "is_taken", "timeline")
+
+    def __init__(self, function: Any, timeline: Timeline, pool: Any) -> None:
+        self._function = function
+        self.timeline: Timeline | None = timeline
+        self._context = _otel_context().get_current()
+        work = getattr(pool, "_work_queue", None)
+        self._attributes = wait(REASON, getattr(pool, "_max_workers", None), work.qsize() if work is not None else 0)
+        self._open: list[Timeline] = []  # a wait marked on it; who takes it out ends that
+        self.is_taken = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Do it, as a part of the request if that still runs."""
+        function, timeline, context = self._function, self.timeline, self._context
+        self._function = self.timeline = self._context = None
+        self.is_taken = True
+        tokens = None
+        try:
+            self._leave()
+            tokens = _come_in(timeline, context)
+        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+            report(WHERE, error)
+        del timeline, context
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if tokens is not None:
+                _go_out(*tokens)
+
+    def begin_wait(self) -> None:
+        """Note that the request waits, unless a thread has taken this up."""
+        timeline = self.timeline
+        if self.is_taken or timeline is None or self._open:
+            return
+        timeline.enter(QUEUE, self._attributes)
+        self._open.append(timeline)
+        if self.is_taken:  # meanwhile
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._open:
+            try:
+                timeline = self._open.pop()
+            except IndexError:  # another thread has
+                return
+            timeline.leave(QUEUE)
+
+    @guarded_end
+    def end_wait(self, _future: Any = None) -> None:
+        """Note that the request waits no longer."""
+        self._leave()
+
+    def wait_for(self, awaited: Any, future: Any) -> None:
+        """Begin to wait if, by now, somebody waits for asyncio's future `awaited`, which stands for `future`."""
+        try:
+            if not self.is_taken and len(awaited._callbacks or ()) > 1:  # the first is that of the chain itself
+                self.begin_wait()
+                future.add_done_callback(self.end_wait)  # it may be cancelled before a thread takes it up
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+
+
+def _otel_context() -> Any:
+    return sys.modules["opentelemetry.context"]  # loaded, where there is a recorded request
+
+
+def _come_in(timeline: Timeline | None, context: Any) -> tuple[Any, Any]:
+    entered = current.set(None if timeline is None or timeline.closed else timeline)
+    try:
+        return entered, _otel_context().attach(context)
+    except Exception:
+        current.reset(entered)
+        raise
+
+
+@guarded_end
+def _go_out(entered: Any, attached: Any) -> None:
+    current.reset(entered)
+    _otel_context().detach(attached)
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap `ThreadPoolExecutor.submit`, and what waits for futures."""
+    pool, base = module.ThreadPoolExecutor, module._base
+    # By these wait() and as_completed() wait, whoever imported them from where and when.
+    waiters = base._create_and_install_waiters  # there, or nothing is wrapped
+    pool.submit = _submitting(pool.submit)
+    base.Future.result = _waiting(base.Future.result)
+    base.Future.exception = _waiting(base.Future.exception)
+    base._create_and_install_waiters = _installing(waiters)
+
+
+def _submitting(original: Any) -> Any:
+    @functools.wraps(original)
+    def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        # `recording` is asked where there may be a request: servers of threads submit each of theirs from outside one.
+        may_be_ours = not _hook.off and (current.get() is not None or entries or taken)
+        timeline = whose() if may_be_ours else None
+        job = None if timeline is None else _job(fn, timeline, self)
+        if job is None:
+            return original(self, fn, *args, **kwargs)
+        future = original(self, job, *args, **kwargs)
+        future.__dict__[JOB] = job
+        if taken:
+            gave_away(timeline, future)
+        return future
+
+    return submit
+
+
+@guarded
+def _job(function: Any, timeline: Timeline, pool: Any) -> Job | None:
+    # From Python 3.14 on a subclass, which pickles what it is given: there is nothing to carry over.
+    if any(cls.__name__ == "InterpreterPoolExecutor" for cls in type(pool).__mro__):
+        return None
+    hook_asyncio()
+    if taken:
+        carry_into(function, timeline)
+    return Job(function, timeline, pool)
+
+
+def _waiting(original: Any) -> Any:
+    @functools.wraps(original)
+    def wait(self: Any, timeout: Any = None) -> Any:
+        job = self.__dict__.get(JOB)
+        if job is None or job.is_taken:
+            return original(self, timeout)
+        return _with_wait([job], original, self, timeout)
+
+    return wait
+
+
+def _with_wait(jobs: Iterable[Job], original: Any, *args: Any) -> Any:
+    """Call `original`, which waits for jobs that no thread may have taken up yet."""
+    _begin_waits(jobs)
+    try:
+        return original(*args)
+    finally:
+        for job in jobs:
+            job.end_wait()
+
+
+@guarded
+def _begin_waits(jobs: Iterable[Job]) -> None:
+    timeline = recording()
+    for job in jobs:
+        if timeline is not None and job.timeline is timeline:
+            job.begin_wait()
+
+
+def _installing(original: Any) -> Any:
+    @functools.wraps(original)
+    def create_and_install_waiters(fs: Any, return_when: Any) -> Any:
+        waiter = original(fs, return_when)
+        _wait_by(waiter, fs)
+        return waiter
+
+    return create_and_install_waiters
+
+
+@guarded
+def _wait_by(waiter: Any, futures: Any) -> None:
+    jobs = [job for future in futures if (job := future.__dict__.get(JOB)) is not None and not job.is_taken]
+    if jobs:
+        waiter.event = _Event(waiter.event, jobs)
+
+
+class _Event:
+    """The event of a waiter, for futures of which a request's may be some."""
+
+    def __init__(self, event: Any, jobs: list[Job]) -> None:
+        self._event = event
+        self._jobs = jobs
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Wait for it, as the requests do whose jobs no thread has taken up."""
+        return _with_wait(self._jobs, self._event.wait, timeout)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._event, name)
+
+
+def hook_asyncio() -> None:
+    """Wrap what chains asyncio's futures to a pool's, once both are in use: many programs import asyncio alone."""
+    futures: Any = sys.modules.get("asyncio.futures")
+    if futures is not None and not _chains:
+        _chains.append(futures._chain_future)
+        futures._chain_future = _chaining(futures._chain_future)
+
+
+def _chaining(original: Any) -> Any:
+    @functools.wraps(original)
+    def chain_future(source: Any, destination: Any) -> None:
+        original(source, destination)
+        job = getattr(source, JOB, None)
+        if job is not None and not job.is_taken:
+            _look_soon(job, destination, source)
+
+    return chain_future
+
+
+@guarded
+def _look_soon(job: Job, awaited: Any, future: Any) -> None:
+    """Look when the coroutine that runs now lets others run: whether it, or another, waits for what it has given."""
+    awaited.get_loop().call_soon(job.wait_for, awaited, future)

@@ -1,0 +1,1 @@
+"""Requests of WSGI applications, whichever server and framework."""

@@ -1,0 +1,421 @@
+"""Any WSGI application: an entry span around each request, and the times at which body and answer pass.
+
+`serve` is called in place of the application: by the hook of a server, which sees every application and knows when the
+request came, else by that of a framework. Whoever comes first records the request; frameworks within tell its route.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from stagetrace.guard import guarded, guarded_end, report, switch
+from stagetrace.instrumentation.asgi.request import PROPAGATORS, SUPPRESS_KEYS
+from stagetrace.instrumentation.base import SCOPE_KEY, request_in
+from stagetrace.instrumentation.connection.socket_wait import arrived
+from stagetrace.instrumentation.connection.tcp_attributes import add_wsgi
+from stagetrace.instrumentation.http import attributes as http
+from stagetrace.instrumentation.http import metrics as http_metrics
+from stagetrace.instrumentation.http.pickled_scope import below, goes_on
+from stagetrace.instrumentation.http.queue_headers import HEADERS, time_in_queue_ms
+from stagetrace.instrumentation.wsgi.adopted import AdoptedRequest, adopts
+from stagetrace.instrumentation.wsgi.response import WHERE, Passing, broken_off
+from stagetrace.instrumentation.wsgi_servers.generic import arriving
+from stagetrace.recording.context import NO_CONTEXT, RequestSpan, get_current, with_span
+from stagetrace.recording.current_timeline import current, recording
+from stagetrace.recording.entry import EntrySpan
+from stagetrace.recording.limits import cut, longest
+from stagetrace.recording.loop_blockers import LONG_NS, note
+from stagetrace.recording.timeline import Timeline
+from stagetrace.runtime import provider as distro
+from stagetrace.semconv import QUEUE_IN_FRONT_MS, STAGETRACE_TRUNCATED_ATTRIBUTES
+from stagetrace.sources.thread_cpu import account
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stagetrace.instrumentation.wsgi_servers.generic import Arrival
+    from stagetrace.otlp.encode.span_encoder import Block
+    from stagetrace.sla.entry_recorder import EntryRecorder
+
+# Whose OTEL_PYTHON_<name>_EXCLUDED_URLS holds where it is loaded; OpenTelemetry has an instrumentation for each.
+FRAMEWORKS = ("flask", "django", "falcon", "pyramid")
+STARTS = tuple(f"HTTP_{name.upper().replace('-', '_')}" for name in HEADERS)
+_hook = switch(WHERE)
+_known: dict[Any, tuple[Block, Block, str]] = {}
+
+
+def serve(app: Any, call: Callable[[Any, Any], Any], environ: Any, start_response: Any) -> Any:
+    """Answer one request by `call(environ, start_response)`, which is `app`'s, inside an entry span of its own."""
+    try:
+        request = None if _hook.off else _begin(app, environ)
+    except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+        report(WHERE, error)
+        request = None
+    if request is None:
+        return call(environ, start_response)
+    first = account()
+    try:
+        return request.run(call, environ, start_response)
+    finally:
+        request.divide(first)
+
+
+def _begin(app: Any, environ: Any) -> WsgiRequest | AdoptedRequest | None:
+    """Return the request that begins; None if it is a part of one, or not to be recorded."""
+    arrival = arriving.get()
+    if arrival is not None:
+        arriving.set(None)
+    text = environ.get(SCOPE_KEY, "")
+    if type(text) is not str or (text and goes_on(environ, text)):
+        return None
+    context = get_current()
+    if context and any(context.get(key) for key in SUPPRESS_KEYS):
+        return None
+    if recording() is not None:
+        return None  # called within the process by a request that is recorded
+    if not distro.ready():
+        distro.prepare_now()
+    lists = _excluded()
+    if lists and any(urls.url_disabled(_url(environ)) for urls in lists):
+        return None
+    if adopts(app):
+        return AdoptedRequest(environ, context)
+    started = time_ns()
+    arrival = arrived(environ, arrival, started)
+    recorder = distro.recorder
+    if recorder is not None:
+        request: WsgiRequest = OwnWsgiRequest(environ, arrival, started, recorder)
+    else:
+        request = ForeignWsgiRequest(environ, arrival, started)
+    counted = http_metrics.wanted()
+    if counted is not None:
+        request.count_in(counted)
+    return request
+
+
+@functools.cache
+def _excluded() -> list[Any]:
+    loaded = [name.upper() for name in FRAMEWORKS if name in sys.modules] or ["WSGI"]
+    return [urls for urls in map(http.excluded, loaded) if urls is not None]
+
+
+def _url(environ: Any) -> str:
+    host = environ.get("HTTP_HOST") or f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
+    return f"{environ.get('wsgi.url_scheme', 'http')}://{host}{_path(environ)}"
+
+
+def _path(environ: Any) -> str:
+    return _decoded(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
+
+
+def _decoded(text: str) -> str:
+    """Return what WSGI hands over as if its bytes were latin-1."""
+    return text if text.isascii() else text.encode("latin-1").decode(errors="replace")
+
+
+def _carried(environ: Any) -> Context:
+    """Return the context that the headers carry, which is empty if they carry none."""
+    textmap = propagate.get_global_textmap()
+    fields = _fields(textmap)
+    carrier = {field: [environ[key]] for field, key in fields if key in environ}
+    if not fields:
+        carrier = {name: [value] for name, value in _headers(environ)}
+    return textmap.extract(carrier, context=Context()) if carrier else NO_CONTEXT
+
+
+@functools.lru_cache(maxsize=4)
+def _fields(textmap: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((field.lower(), f"HTTP_{field.upper().replace('-', '_')}") for field in textmap.fields)
+
+
+def _headers(environ: Any) -> list[tuple[str, str]]:
+    headers = [(key[5:].replace("_", "-").lower(), value) for key, value in environ.items() if key.startswith("HTTP_")]
+    others = ("CONTENT_TYPE", "CONTENT_LENGTH")  # these two go without a prefix
+    headers.extend((key.replace("_", "-").lower(), environ[key]) for key in others if environ.get(key))
+    return headers
+
+
+def _in_bytes(headers: Any) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def known(environ: Any, method: str, user_agent: bytes | None) -> tuple[Block, Block, str]:
+    """Return what many requests have in common, as `http.known`."""
+    get = environ.get
+    host = get("HTTP_HOST") or get("SERVER_NAME", "")
+    if len(host) > http.MAX_CACHED_KEY:
+        host = ""
+    port, version, scheme = get("SERVER_PORT"), get("SERVER_PROTOCOL", ""), get("wsgi.url_scheme")
+    client = get("REMOTE_ADDR"), get("REMOTE_PORT")
+    key = (method, user_agent, host, port, version, scheme, client)
+    found = _known.get(key)
+    if found is None:
+        name, _, named_port = host.rpartition(":")
+        server = (name if named_port.isdigit() and name else host), int(port) if port else None
+        scope = {"scheme": scheme, "http_version": version.rpartition("/")[2], "server": server}
+        address, own_port = client
+        asking = http.client_block((address, int(own_port or 0)) if address else None)
+        found = http.request_block(method, scope, user_agent), asking, http.span_name(method, "")
+        http.remember(_known, key, found, http.MAX_CACHED_CLIENTS)
+    return found
+
+
+class WsgiRequest(Passing, http_metrics.Counted):
+    """One request and its answer, from the server's first sight of it to the last byte handed over."""
+
+    # As a timeline's: the class's until something happens.
+    _status: int | None = None
+    _answer_headers: Any = None
+    _finished = False
+    _route = ""
+    _failure: BaseException | None = None
+    _long_agent: bytes | None = None
+    _in_front_ms: float | None = None  # in the queue of a load balancer
+    mount = ""  # what a dispatching middleware moved from the path to the script's name
+    divide: Any  # the timeline's; so the next three
+    divide_rest: Any
+    _start: int
+    disconnect: str | None
+    _begun = 0  # when the application was called
+
+    def _own_span(self) -> Span:
+        """Return the entry span."""
+        raise NotImplementedError
+
+    def _rename(self, name: str) -> None:
+        """Name the entry span, unless somebody else has."""
+        raise NotImplementedError
+
+    def _end_span(self, ended_at: int) -> None:
+        """End the entry span, at a time in nanoseconds."""
+        raise NotImplementedError
+
+    def _come_in(self, environ: Any) -> Context:
+        """Note what came in; return the context that the headers carry."""
+        self._environ = environ
+        self._script = environ.get("SCRIPT_NAME", "")
+        agent = environ.get("HTTP_USER_AGENT")
+        if agent is not None:
+            agent = agent.encode("latin-1")
+            if len(agent) > http.MAX_CACHED_KEY or len(agent) > longest():
+                self._long_agent, agent = agent, None
+        for key in STARTS:
+            if key in environ:
+                starts = [environ[key] for key in STARTS if key in environ]
+                self._in_front_ms = time_in_queue_ms(starts, time_ns())
+                break
+        self._method = method = environ.get("REQUEST_METHOD", "")
+        self._path = _path(environ)
+        self._block, self._client, self._span_name = known(environ, method, agent)
+        context = below(environ.get(SCOPE_KEY), _carried(environ))
+        environ[SCOPE_KEY] = self
+        return context
+
+    def _begin_with(self, arrival: Arrival | None, started: int) -> None:
+        """Mark what happened to the request before the application is called."""
+        self._begun = started
+        if arrival is not None:
+            for activity, attributes, begin, end in arrival.waits:
+                self.enter(activity, attributes, begin)
+                self.leave(activity, end or started)
+        self.take_in(self._environ)
+
+    def passed(self, start: int) -> dict[str, Any]:
+        """Return what the entry span, which begins at `start`, carries of how the answer passed."""
+        attributes: dict[str, Any] = super().passed(start)
+        add_wsgi(self._environ, attributes)
+        return attributes
+
+    def known_attributes(self) -> dict[str, Any]:
+        """Return all that is known as the request comes in."""
+        attributes = dict(self._block.attributes)
+        attributes.update(self._client.attributes)
+        self._add_rest(attributes)
+        return attributes
+
+    def _add_rest(self, attributes: dict[str, Any]) -> None:
+        """Add what no two requests share."""
+        if self._path:
+            attributes["url.path"] = self._path
+        if self._in_front_ms is not None:
+            attributes[QUEUE_IN_FRONT_MS] = self._in_front_ms
+        if self._failure is not None and not self._failed():
+            attributes["error.type"] = type(self._failure).__qualname__
+        if self._long_agent is not None:
+            attributes.update(http.agent_attributes(self._long_agent))
+        asked = http.asked_for()
+        if asked is not None:
+            query = self._environ.get("QUERY_STRING", "").encode("latin-1")
+            scope = {"headers": _in_bytes(_headers(self._environ)), "query_string": query}
+            attributes.update(asked.attributes(scope, self._answer_headers))
+        if asked is not None or self._long_agent is not None or len(self._path) > longest():
+            shorter, count = cut(attributes)
+            if count:
+                attributes.update(shorter)
+                attributes[STAGETRACE_TRUNCATED_ATTRIBUTES] = count
+
+    def serve_by(self, template: str) -> None:
+        """Note the route that serves the request, within the mounts that it went through."""
+        self._route = self.mount + template
+        if not self._finished:
+            self._rename(http.span_name(self._method, self._route))
+
+    def pass_to(self, environ: Any) -> None:
+        """Note that a framework within gets the request, perhaps mounted under a part of the path."""
+        script = environ.get("SCRIPT_NAME", "")
+        if script != self._script and script.startswith(self._script):
+            self.mount = _decoded(script[len(self._script) :])
+            if not self._finished:
+                self._rename(http.span_name(self._method, self.mount))
+
+    def _template(self) -> str:
+        return self._route or self.mount
+
+    def _note_head(self, status: str, headers: Any) -> Any:
+        digits = status[:3]
+        self._status = int(digits) if digits.isdigit() else None
+        if PROPAGATORS in sys.modules and not self.is_announced:
+            added = http.announced(self._own_span())
+            headers = [*headers, *added] if added else headers
+        if http.asked_for() is not None:
+            self._answer_headers = _in_bytes(headers)
+        return headers
+
+    def _failed(self) -> bool:
+        return self._status is not None and self._status >= http.SERVER_ERROR
+
+    @guarded_end
+    def fail(self, error: BaseException) -> None:
+        """Note the exception behind an answer that is to be a 500."""
+        if self._failure is error:
+            return
+        self._failure = error
+        span = self._own_span()
+        span.record_exception(error)
+        span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+
+    @guarded_end
+    def break_off(self) -> None:
+        """Note that the server closes an answer that has not come to its end, as a rule since nobody takes the rest."""
+        if self._failure is None and not self._has_all():
+            self.disconnect = broken_off()
+
+    @guarded_end
+    def break_down(self, error: BaseException) -> None:
+        """Note an exception that the application let through; a server that has sent nothing yet answers with a 500."""
+        self.fail(error)
+        if not self._has_sent:
+            self._status = http.SERVER_ERROR
+
+    @guarded_end
+    def finish(self) -> None:
+        """End as the answer has, if nothing has ended it yet."""
+        if self._finished:
+            return
+        self._finished = True
+        ended_at = time_ns() if self._ended_at is None else self._ended_at
+        try:
+            if ended_at - self._begun >= LONG_NS and not self._environ.get("wsgi.multithread"):
+                note(self._begun, ended_at, self)  # its worker has served nobody else
+            self.divide_rest()
+            self._end_span(ended_at)
+        finally:
+            if self._counted is not None:
+                route = http.route_block(self._template(), self._status).attributes
+                attributes = {**self._block.attributes, **route}
+                self._counted.end(attributes, max(ended_at - self._start, 0) / 1e9, self._own_span())
+            # They held this, and this holds them: no work for the garbage collector.
+            self._environ.pop(SCOPE_KEY, None)
+            self._environ = self._start_response = self._failure = None
+
+
+class OwnWsgiRequest(WsgiRequest, EntrySpan):
+    """A request whose entry span is our own."""
+
+    def __init__(self, environ: Any, arrival: Arrival | None, started: int, recorder: EntryRecorder) -> None:
+        parent_context = self._come_in(environ)
+        start = started if arrival is None else arrival.start
+        EntrySpan.__init__(self, self._span_name, start, recorder, parent_context)
+        self._begin_with(arrival, started)
+        self._context = with_span(self, parent_context)
+        if recorder.has_others:
+            recorder.begin(self, parent_context)
+
+    def _own_span(self) -> Span:
+        return self
+
+    def _rename(self, name: str) -> None:
+        if self.name == self._span_name:  # nobody else has renamed it
+            self.name = self._span_name = name
+
+    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
+        """Return its attributes, as the recorder wants them."""
+        attributes = self.passed(self._start)
+        self._add_rest(attributes)
+        return [self._block, http.route_block(self._template(), self._status)], self._client, attributes
+
+    def _end_span(self, ended_at: int) -> None:
+        self.failed = self._failed()
+        recorder: Any = self._recorder
+        recorder.end(self, ended_at, self._method, self._template())
+
+
+class ForeignWsgiRequest(WsgiRequest, Timeline):
+    """A request whose entry span is started at the provider that somebody else has set."""
+
+    def __init__(self, environ: Any, arrival: Arrival | None, started: int) -> None:
+        parent_context = self._come_in(environ)
+        start = started if arrival is None else arrival.start
+        Timeline.__init__(self, start=start)
+        self._begin_with(arrival, started)
+        before = current.get()
+        current.set(self)  # from where SLASpanProcessor takes it
+        try:
+            self._span: Any = trace.get_tracer("stagetrace").start_span(
+                self._span_name, parent_context, SpanKind.SERVER, self.known_attributes(), start_time=start
+            )
+        finally:
+            current.set(before)
+        self._context = with_span(RequestSpan(self._span, self), parent_context)
+
+    def _own_span(self) -> Span:
+        span: Span = self._span
+        return span
+
+    def _rename(self, name: str) -> None:
+        if getattr(self._span, "name", None) == self._span_name:
+            self._span_name = name
+            self._span.update_name(name)
+
+    def _end_span(self, ended_at: int) -> None:
+        span = self._span
+        attributes: dict[str, Any] = {}
+        self._add_rest(attributes)
+        span.set_attributes({**http.route_block(self._template(), self._status).attributes, **attributes})
+        if self._failed() and getattr(span, "status", Status()).is_unset:
+            span.set_status(StatusCode.ERROR)
+        span.end(ended_at)
+
+
+@guarded
+def note_route(template: str, environ: Any = None) -> None:
+    """Note by which route the request at hand is served, whichever server it came by."""
+    request = (request_in(environ) if environ is not None else None) or current.get()
+    serve_by = getattr(request, "serve_by", None)
+    if serve_by is not None:
+        serve_by(template)
+
+
+@guarded
+def note_failure(error: BaseException) -> None:
+    """Note an exception that a framework has answered with a 500."""
+    fail = getattr(current.get(), "fail", None)
+    if fail is not None:
+        fail(error)

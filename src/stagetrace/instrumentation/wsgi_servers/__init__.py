@@ -1,0 +1,1 @@
+"""WSGI servers, each of which calls its application inside entry spans."""

@@ -1,0 +1,143 @@
+"""gunicorn's WSGI workers: their application, how long a connection waited for a thread, and the end of a worker."""
+
+from __future__ import annotations
+
+import functools
+import select
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.wsgi_servers.generic import Arrival, arriving, deliver, prepare, traced
+from stagetrace.semconv import NETWORK_RECEIVE, QUEUE, QUEUE_POOL_SIZE, QUEUE_REASON, QUEUE_WAITERS
+
+if TYPE_CHECKING:
+    from types import FrameType, ModuleType
+
+# The workers that call a WSGI application; those of ASGI derive from gunicorn's base too, and stay as they are.
+WORKERS = {
+    "gunicorn.workers.sync": "SyncWorker",
+    "gunicorn.workers.gthread": "ThreadWorker",
+    "gunicorn.workers.ggevent": "GeventWorker",
+    "gunicorn.workers.geventlet": "EventletWorker",
+}
+SIGNALLED = ("handle_exit", "handle_quit", "handle_abort")
+ENDING = ("stagetrace.instrumentation.wsgi.request", "stagetrace.instrumentation.wsgi.response")
+TOLD = ("close", "closed", "__del__")  # of what answers, in these modules
+NOTED = "_stagetrace_enqueued"  # on a connection: when it began to wait for a thread, and the attributes of that
+
+
+def hook(module: ModuleType) -> None:
+    """Wrap the methods on the worker's class."""
+    worker = getattr(module, WORKERS[module.__name__])
+    worker.load_wsgi = _loading(worker.load_wsgi)
+    worker.run = _then_deliver(worker.run)
+    for name in SIGNALLED:
+        setattr(worker, name, _hurrying(getattr(worker, name)))
+    if hasattr(worker, "enqueue_req"):
+        worker.enqueue_req = _noting(worker.enqueue_req, _note_enqueued)
+        worker.handle = _noting(worker.handle, _note_taken)
+
+
+def _loading(original: Any) -> Any:
+    @functools.wraps(original)
+    def load_wsgi(self: Any) -> None:
+        original(self)
+        _trace(self)
+
+    return load_wsgi
+
+
+@guarded
+def _trace(worker: Any) -> None:
+    worker.wsgi = traced(worker.wsgi)
+    prepare()  # in the worker itself, and after the service's own start-up code
+
+
+def _then_deliver(original: Any) -> Any:
+    @functools.wraps(original)
+    def run(self: Any) -> Any:
+        try:
+            return original(self)
+        finally:
+            deliver()
+
+    return run
+
+
+def _hurrying(original: Any) -> Any:
+    @functools.wraps(original)
+    def handle(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _hurry()
+        try:
+            return original(self, *args, **kwargs)
+        except SystemExit:
+            # Raised where the signal came, it would take along a request that is answered and just about to be queued.
+            # The worker is told to end by now: its loop does so after this request, as it does where gunicorn itself
+            # swallows the exception because the answer is on its way (`SyncWorker.handle_request`).
+            if self.alive or not _ends_request(*args):
+                raise
+        return None
+
+    return handle
+
+
+@guarded
+def _ends_request(_number: int, frame: FrameType | None) -> bool:
+    """Return whether the signal came while we end a request: from where we are told of the end, to the queue."""
+    only_ours = True  # where the application closes its answer, that is no code of ours within our `close`
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__"))
+        only_ours = only_ours and module.startswith("stagetrace.")
+        if module in ENDING and (frame.f_code.co_name == "finish" or (only_ours and frame.f_code.co_name in TOLD)):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@guarded
+def _hurry() -> None:
+    """Deliver at once what ends from now on: gunicorn kills a worker whose last requests take too long."""
+    from stagetrace.runtime import provider as distro
+
+    distro.hurry_soon()
+
+
+def _noting(original: Any, note: Any) -> Any:
+    @functools.wraps(original)
+    def method(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
+        note(self, conn)
+        return original(self, conn, *args, **kwargs)
+
+    return method
+
+
+@guarded
+def _note_enqueued(worker: Any, conn: Any) -> None:
+    pool = worker.tpool
+    attributes = {
+        QUEUE_REASON: "server_threads",
+        QUEUE_POOL_SIZE: pool._max_workers,
+        QUEUE_WAITERS: pool._work_queue.qsize(),
+    }
+    setattr(conn, NOTED, (time_ns(), attributes))
+
+
+@guarded
+def _note_taken(_worker: Any, conn: Any) -> None:
+    """Begin the request where its connection began to wait, if the request has come meanwhile.
+
+    A client may open a connection and ask for something later: that is its own time.
+    """
+    arriving.set(None)
+    noted = vars(conn).pop(NOTED, None)
+    if noted is not None and _is_readable(conn.sock):
+        taken, (enqueued, attributes) = time_ns(), noted
+        waits = ((QUEUE, attributes, enqueued, taken), (NETWORK_RECEIVE, None, taken, 0))
+        arriving.set(Arrival(enqueued, waits))
+
+
+def _is_readable(sock: Any) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,229 @@
+"""OTLP's JSON form to and from its messages: Protobuf JSON, but with ids in hex and enums as numbers.
+
+Reading keeps what can be kept: a span that is no span is counted and left out, its neighbours stay.
+"""
+
+# ruff: noqa: TRY004 -- what is wrong in a document is its value, whatever its type
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf import json_format
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from stagetrace.otlp.decode import json_spans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from google.protobuf.message import Message
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+Json = dict[str, Any]
+_IDS: Final = frozenset({"traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id"})
+_RESOURCE_SPANS: Final = ("resourceSpans", "resource_spans")
+_SCOPE_SPANS: Final = ("scopeSpans", "scope_spans")
+# What json_format raises of values that do not fit, beside its own error. SystemError: of a key with a lone surrogate.
+_UNFIT: Final = (
+    json_format.ParseError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    SystemError,
+)
+
+
+class _Reading:
+    """One request while it is read: what had to be left out, and the first reason."""
+
+    def __init__(self) -> None:
+        self.rejected = 0
+        self.reason: str | None = None
+
+    def reject(self, count: int, error: Exception) -> None:
+        self.rejected += count
+        self.reason = self.reason or f"a span cannot be read: {quoted(error)}"
+
+
+def quoted(error: object) -> str:
+    """Return the beginning of a text that may quote a request: without surrogates, which no answer can carry."""
+    return str(error)[:200].encode("utf-8", "replace").decode()
+
+
+def parse(body: str | bytes) -> tuple[ExportTraceServiceRequest, int, str | None]:
+    """Return the request in `body`, the number of spans left out of it, and why the first of them was.
+
+    Raise ValueError where the body is not JSON or not an export request at all.
+    """
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the body is not JSON: {quoted(error)}") from None
+    if not isinstance(document, dict):
+        raise ValueError("the body is not a JSON object with resourceSpans")
+    request = ExportTraceServiceRequest()
+    reading = _Reading()
+    for given in _list(document, _RESOURCE_SPANS):
+        _resource(request, given, reading)
+    return request, reading.rejected, reading.reason
+
+
+def decode(text: str | bytes) -> ExportTraceServiceRequest:
+    """Return the request that one JSON object is. Raise ValueError, saying what is wrong, if it is not whole."""
+    request, rejected, reason = parse(text)
+    if rejected:
+        raise ValueError(reason)
+    for resource in request.resource_spans:
+        for scope in resource.scope_spans:
+            for span in scope.spans:
+                holders: tuple[Any, ...] = (span, *span.links)
+                for one in holders:
+                    if (len(one.trace_id), len(one.span_id)) != (16, 8):
+                        raise ValueError("a trace id is not 32 hex digits, or a span id not 16")
+                if len(span.parent_span_id) not in (0, 8):
+                    raise ValueError("a parent span id is not 16 hex digits")
+    return request
+
+
+def encode(message: ExportTraceServiceRequest) -> str:
+    """Return a request as one line of OTLP JSON, as the Collector's file exporter writes it."""
+    return json.dumps(_document(message), ensure_ascii=False, separators=(",", ":"))
+
+
+def render(message: Message) -> Json:
+    """Return a message of traces as OTLP JSON as the Collector's own marshaller has it, which never leaves some out."""
+    document = _document(message)
+    for resource in document.get("resourceSpans", ()):
+        resource.setdefault("resource", {})
+        for scope in resource.setdefault("scopeSpans", []):
+            scope.setdefault("scope", {})
+            for span in scope.get("spans", ()):
+                span.setdefault("status", {})
+    return document
+
+
+def _document(message: Message) -> Json:
+    """Return numbers for enums, hex for ids, text for 64-bit integers."""
+    return _with(
+        message, "resource_spans", lambda one: _with(one, "scope_spans", lambda two: _with(two, "spans", _span))
+    )
+
+
+def _scope_document(scope_spans: Message) -> Json:
+    return _with(scope_spans, "spans", _span)
+
+
+def _with(message: Message, name: str, form: Callable[[Any], Json]) -> Json:
+    """Return a message as JSON, what it has under `name` by `form`."""
+    document: Json = {}
+    for field, value in message.ListFields():
+        if field.name == name:
+            document[field.json_name] = [form(one) for one in value]
+        elif field.message_type is not None and not field.is_repeated:
+            document[field.json_name] = json_spans.plain(value)
+        elif field.message_type is None and not field.is_repeated and isinstance(value, str):
+            document[field.json_name] = value
+        else:
+            rest = type(message)()
+            rest.MergeFrom(message)
+            rest.ClearField(name)
+            document[field.json_name] = json_spans.plain(rest)[field.json_name]
+    return document
+
+
+def _span(span: Span) -> Json:
+    document = json_spans.write(span)
+    if document is None:
+        document = json_spans.plain(span)
+        for holder in (document, *document.get("links", ())):
+            for key in _IDS & holder.keys():
+                holder[key] = base64.b64decode(holder[key]).hex()
+    return document
+
+
+def _list(holder: Json, names: tuple[str, ...]) -> list[Any]:
+    found = next((holder[name] for name in names if name in holder), None)
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise ValueError(f"{names[0]} is not an array")
+    return found
+
+
+def _resource(request: ExportTraceServiceRequest, given: Any, reading: _Reading) -> None:
+    if not isinstance(given, dict):
+        raise ValueError("an item of resourceSpans is not an object")
+    scopes = _list(given, _SCOPE_SPANS)
+    added = request.resource_spans.add()
+    try:
+        _fill({key: value for key, value in given.items() if key not in _SCOPE_SPANS}, added)
+    except _UNFIT as error:
+        del request.resource_spans[-1]
+        reading.reject(sum(1 for scope in scopes for _ in _spans(scope)), error)
+        return
+    for scope in scopes:
+        _scope(added, scope, reading)
+
+
+def _scope(resource: Any, given: Any, reading: _Reading) -> None:
+    spans = list(_spans(given))
+    added = resource.scope_spans.add()
+    try:
+        _fill({key: value for key, value in given.items() if key != "spans"}, added)
+    except _UNFIT as error:
+        del resource.scope_spans[-1]
+        reading.reject(len(spans), error)
+        return
+    for span in spans:
+        message = added.spans.add()
+        if json_spans.read(span, message):
+            continue
+        message.Clear()
+        try:
+            _fill(_with_plain_ids(span), message)
+        except _UNFIT as error:
+            del added.spans[-1]
+            reading.reject(1, error)
+
+
+def _spans(scope: Any) -> Iterator[Any]:
+    if not isinstance(scope, dict):
+        raise ValueError("an item of scopeSpans is not an object")
+    yield from _list(scope, ("spans",))
+
+
+def _fill(given: Json, message: Message) -> None:
+    json_format.ParseDict(given, message, ignore_unknown_fields=True)
+
+
+def _with_plain_ids(span: Any) -> Json:
+    """Return the span with its ids, and those of its links, as json_format wants bytes."""
+    if not isinstance(span, dict):
+        raise TypeError("it is not an object")
+    found = {key: _id(value) if key in _IDS else value for key, value in span.items()}
+    if isinstance(links := span.get("links"), list):
+        found["links"] = [
+            {key: _id(value) if key in _IDS else value for key, value in link.items()}
+            if isinstance(link, dict)
+            else link
+            for link in links
+        ]
+    return found
+
+
+def _id(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError("an id is not text")
+    try:
+        return base64.b64encode(binascii.unhexlify(value)).decode()
+    except (binascii.Error, ValueError):
+        raise ValueError(f"id {value[:40]!r} is not hex") from None

@@ -1,0 +1,96 @@
+"""What takes the most time of decoding, in C where that was built; the reference in Python elsewhere.
+
+`_decoder.c` gives the same spans for a tenth of the CPU (docs/decisions/011). Where it raises what the reference would
+not, that is said once, and the reference goes on in its place.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from stagetrace import log
+from stagetrace.config import OFF
+from stagetrace.otlp.decode.spans import Parts, Walked, parts_in_python, walk_in_python
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pyarrow as pa
+
+    from stagetrace.otlp.decode.spans import Check
+
+    # How many are NULL, then what Arrow's columnar format prescribes; None where there is no value at all.
+    Buffers = tuple[Any, ...] | None
+
+
+def _native() -> Any:
+    """Return the module in C, or None where it was not built or STAGETRACE_NATIVE=0 forbids it."""
+    if (os.environ.get("STAGETRACE_NATIVE", "").strip().lower() or "1") in OFF:
+        return None
+    try:
+        return import_module("stagetrace.otlp._decoder")
+    except Exception:  # noqa: BLE001 -- whatever is wrong with it, the reference is there
+        return None
+
+
+_in_c: Any = _native()
+NATIVE = _in_c is not None
+
+
+def _parts(data: bytes, at: int, end: int, most: int) -> Parts:
+    """Do as `parts_in_python`."""
+    try:
+        return Parts(*_in_c.parts(data, at, end, most))
+    except Exception as error:  # noqa: BLE001
+        found = parts_in_python(data, at, end, most)  # raises where the fault is not the twin's
+        _say(error)
+        return found
+
+
+def _walk(data: bytes, held: bytes, check: Check | None, most: int) -> Walked:
+    """Do as `walk_in_python`."""
+    try:
+        return Walked(*_in_c.walk(data, held, check, most))
+    except Exception as error:  # noqa: BLE001
+        walked = walk_in_python(data, held, check, most)  # as in `_parts`
+        _say(error)
+        return walked
+
+
+def columns(logs: Sequence[bytes]) -> list[Buffers]:
+    """Return the spans that `walk` has written into `logs` as the buffers of FIXED's and SPARSE's columns."""
+    found: list[Buffers] = _in_c.columns(logs)
+    return found
+
+
+def find(spans: pa.Array, key: bytes, kind: int, odd: Callable[[bytes], str | None]) -> Buffers:
+    """Return the text form of one attribute of each serialized span, as Arrow has it; None where Python is to look.
+
+    `kind`: the tag in an AnyValue that alone is meant, or 0. `odd` does the same for one span: it is asked for those
+    that are not written as encoders do.
+    """
+    if not NATIVE:
+        return None
+    try:
+        known, offsets, data = (b"" if one is None else one.to_pybytes() for one in spans.buffers())
+        size, at = 4, spans.offset  # bytes of an offset
+        places = offsets[size * at : size * (at + len(spans) + 1)] or bytes(size)
+        found: Buffers = _in_c.find(data, places, known, at, key, kind, odd)
+    except Exception as error:  # noqa: BLE001
+        _say(error)
+        return None
+    return found
+
+
+def _say(error: Exception) -> None:
+    log.once(
+        "stagetrace.otlp._decoder",
+        f"stagetrace.otlp._decoder failed ({type(error).__name__}: {str(error)[:200]}); Python goes on in its place.\n"
+        "This is a fault of stagetrace: please report it. STAGETRACE_NATIVE=0 does without the C part.",
+    )
+
+
+parts = _parts if NATIVE else parts_in_python
+walk = _walk if NATIVE else walk_in_python

@@ -1,0 +1,1 @@
+"""From encoded spans to a receiver: queue, spool, delivery."""

@@ -1,0 +1,212 @@
+"""Encode each span as it ends, queue the bytes, and leave the rest to threads of our own.
+
+Spans that wait as objects outlive the young generations of the garbage collector, whose full collections stop the
+process. Bytes are nothing to it (docs/decisions/009, also for what this did not solve).
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.sdk.trace import SpanProcessor
+
+from stagetrace import log
+from stagetrace.guard import guarded, report
+from stagetrace.otlp.encode.span_encoder import encode_span
+from stagetrace.otlp.export.exporter import CountingExporter
+from stagetrace.otlp.export.queue import Waiting
+from stagetrace.otlp.export.sender import Sender
+from stagetrace.otlp.export.spool import Spool
+from stagetrace.real_threads import allocate_lock
+from stagetrace.semconv import SLA_VERDICT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    from stagetrace.otlp.export.response import Trouble
+
+MAX_QUEUED_SPANS: Final = 16_384
+MAX_QUEUED_BYTES: Final = 16 << 20
+MAX_BATCH_SPANS: Final = 2_048
+DELAY_MS: Final = 1_000  # small and frequent sends disturb less than big and rare ones
+_LONGEST_DELAY_MS: Final = 86_400_000  # who says "never" by a number that no clock can wait for
+_WAKE_AT: Final = 64  # items: look whether a batch is complete
+_SORT_AT: Final = 128  # items that a sending thread which is kept waiting has left unsorted
+_BIG: Final = 64 << 10  # bytes of an item that is not left unsorted with others
+
+
+class EncodingSpanProcessor(SpanProcessor):
+    """Send sampled spans through an official OTLP exporter in batches, with the meaning of the OTEL_BSP_* variables.
+
+    At most `max_spans` and `max_bytes` wait. When full, the oldest good ones are dropped, breaches last of all, and
+    counted (`counts`). With `spool`, what cannot be delivered goes there and is delivered later, by whichever process.
+    """
+
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        *,
+        max_spans: int | None = None,
+        max_bytes: int = MAX_QUEUED_BYTES,
+        spool: Spool | None = None,
+    ) -> None:
+        named = exporter if isinstance(exporter, CountingExporter) else CountingExporter(exporter, "the exporter")
+        self._exporter = named
+        self._spool = spool
+        self._max_spans = max_spans or whole_number("OTEL_BSP_MAX_QUEUE_SIZE", MAX_QUEUED_SPANS)
+        self._max_bytes = max_bytes
+        self._batch = min(whole_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", MAX_BATCH_SPANS), self._max_spans)
+        self._delay_s = min(whole_number("OTEL_BSP_SCHEDULE_DELAY", DELAY_MS), _LONGEST_DELAY_MS) / 1000
+        self._wake_at = min(_WAKE_AT, self._batch)
+        self._begin()
+        if spool is not None:
+            self._start()  # an earlier process may have left something, which needs no span of this one
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=_weakly(self._before_fork),
+                after_in_parent=_weakly(self._after_fork),
+                after_in_child=_weakly(self._begin_again),
+            )
+
+    def _begin(self) -> None:
+        self._waiting = Waiting(self._max_spans, self._max_bytes)
+        self._sender = Sender(self._waiting, self._exporter, self._spool, batch=self._batch, delay_s=self._delay_s)
+        self._starting = allocate_lock()
+        self._started = False
+
+    @guarded
+    def _before_fork(self) -> None:
+        self._exporter.before_fork()
+
+    @guarded
+    def _after_fork(self) -> None:
+        self._exporter.after_fork()
+
+    @guarded
+    def _begin_again(self) -> None:
+        """Begin empty and without threads in a forked child, whose parent sends what was queued."""
+        self._exporter.begin_again()
+        if self._spool is not None:
+            self._spool.release()
+            self._spool = Spool(self._spool.folder, self._spool.max_bytes)
+        self._begin()
+
+    def _start(self) -> None:
+        if not self._started and self._starting.acquire(blocking=False):  # else another thread is at it
+            self._started = True
+            self._sender.start()
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Do nothing."""
+
+    @guarded
+    def on_end(self, span: ReadableSpan) -> None:
+        """Encode and queue one sampled span. Never raises."""
+        self.put_spans((span,), breach=_is_breach(span))
+
+    @guarded
+    def put_spans(self, spans: Sequence[ReadableSpan], *, breach: bool) -> None:
+        """Encode and queue the sampled ones of `spans`. Never raises."""
+        for span in spans:
+            context = span.context
+            if context is not None and context.trace_flags.sampled:
+                self.put(span.resource, span.instrumentation_scope, _encode(span), 1, breach=breach)
+
+    def put(
+        self, resource: Resource, scope: InstrumentationScope | None, encoded: bytes, spans: int, *, breach: bool
+    ) -> None:
+        """Queue what `encode_span` returned for `spans` spans of one resource and scope, joined. Never raises.
+
+        Takes about a microsecond, waits for nothing, and may come from a finalizer.
+        """
+        try:
+            unsorted = self._waiting.add(resource, scope, encoded, spans, breach=breach)
+            if not self._started or unsorted >= self._wake_at or len(encoded) > _BIG:
+                self.was_put(unsorted, len(encoded))
+        except Exception as error:  # noqa: BLE001 -- `guarded`, without its price
+            report("stagetrace.otlp.export.batch_processor", error)
+
+    def was_put(self, unsorted: int, size: int) -> None:
+        """Let the sending thread look at what was added, if it is time: so many items, the last of `size` bytes."""
+        if not self._started:
+            self._start()
+        if unsorted >= self._wake_at or size > _BIG:
+            sender = self._sender
+            if not sender.woken:
+                sender.wake()
+            if unsorted >= _SORT_AT or size > _BIG:
+                self._waiting.sort_in(wait=False)
+
+    def counts(self) -> dict[str, int]:
+        """Return in spans what became of those that this process received: see `Sender.counts`."""
+        return self._sender.counts()
+
+    def trouble(self) -> Trouble | None:
+        """Return why the last batch was not delivered whole; None if it was, or there was none."""
+        return self._sender.trouble
+
+    def load(self, *, anyway: bool = False) -> None:
+        """Load the exporter, if there has been something to be sent, or `anyway`. Never raises."""
+        if self._started or anyway:
+            self._exporter.load()
+
+    def hurry(self) -> None:
+        """Send without delay from now on, since the end is near."""
+        self._sender.hurry()
+
+    def say_lost(self) -> None:
+        """Say what was lost and not said yet, since the end is there."""
+        self._sender.said.rest()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send what is queued; return whether all was delivered, or is safe in the spool, in time."""
+        if self._waiting.empty() and not self._started:
+            return True
+        self._start()
+        return self._sender.flush(timeout_millis / 1000)
+
+    def shutdown(self) -> None:
+        """Flush within a bound, then end the threads and the exporter; what ends later is dropped, and counted so."""
+        self._sender.shutdown()
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """Return a callback that calls a method and does not keep its object alive."""
+    weak = weakref.WeakMethod(method)
+    return lambda: (there := weak()) and there()
+
+
+def _is_breach(span: ReadableSpan) -> bool:
+    """Return whether a span is a breach, or goes with one: SLASpanProcessor says so of its stages."""
+    return getattr(span, "of_breach", False) or (span.attributes or {}).get(SLA_VERDICT) == "breach"
+
+
+def _encode(span: ReadableSpan) -> bytes:
+    try:
+        return encode_span(span)
+    except Exception as error:  # noqa: BLE001 -- as in instrumentation/opentelemetry/exporter.py
+        report("stagetrace.otlp.encode.span_encoder", error)
+        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+        from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
+
+        request: Any = encode_spans([span])
+        return ScopeSpans(spans=request.resource_spans[0].scope_spans[0].spans).SerializeToString()
+
+
+def whole_number(name: str, default: int) -> int:
+    """Return a variable's value; `default`, with a word about it, where that is no whole number from 1 on."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if text.isdecimal() and int(text):
+        return int(text)
+    log.once(name, f"{name}={text} is not a whole number from 1 on; using {default}.")
+    return default

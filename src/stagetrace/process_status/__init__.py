@@ -1,0 +1,1 @@
+"""Small files in which each recording process reports its state to `stagetrace doctor`."""

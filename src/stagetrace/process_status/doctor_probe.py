@@ -1,0 +1,114 @@
+"""What `stagetrace doctor` asks of the recording side, in a process of its own.
+
+Prints one JSON object: `hooks` (which libraries' modules have one), `native`, `sources` (of what kernel and interpreter
+tell: why each is not read, None if it is), and `targets`: for each exporter that OTEL_* asks for its `exporter`,
+`endpoint` (None where it is no OTLP), `delivered`, `reason`, `seconds` of an export that is real and holds no span, or
+one of the trace whose id is given as an argument.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace import config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TIMEOUT_S: Final = 3
+_TIMEOUT: Final = "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"
+_USER: Final = re.compile(r"[^\s/@]+@")
+
+
+def main() -> None:
+    """Print what is asked for, and end at once: nothing here has to be waited for."""
+    logging.disable(logging.CRITICAL)  # what exporters log is in the answers
+    _bound()
+    from stagetrace.instrumentation.registry import HOOKS
+    from stagetrace.otlp.encode import request_encoder as stages
+    from stagetrace.sources.registry import states
+
+    targets = [_target(name) for name in config.exporters("TRACES", "otlp")]
+    found = {
+        "hooks": sorted(HOOKS),
+        "native": bool(getattr(stages, "NATIVE", False)),
+        "sources": states(),
+        "targets": targets,
+    }
+    sys.stdout.write(json.dumps(found))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _bound() -> None:
+    """Let no export take longer than TIMEOUT_S."""
+    asked = os.environ.get(_TIMEOUT) or os.environ.get("OTEL_EXPORTER_OTLP_TIMEOUT") or ""
+    try:
+        timeout = min(float(asked), TIMEOUT_S)
+    except ValueError:
+        timeout = TIMEOUT_S
+    os.environ[_TIMEOUT] = f"{timeout:g}"
+
+
+def _target(name: str) -> dict[str, Any]:
+    is_otlp = name.startswith("otlp_proto_")
+    endpoint = _USER.sub("", config.endpoint()) if is_otlp else None
+    started = time.monotonic()
+    try:
+        make = _maker(name)
+        delivered, reason = _export(make, name, *_span()) if is_otlp else (True, "")
+    except Exception as error:  # noqa: BLE001 -- whatever it is, it is the answer
+        delivered, reason = False, f"{type(error).__name__}: {error}"
+    seconds = round(time.monotonic() - started, 3)
+    reason = _USER.sub("", reason)
+    return {"exporter": name, "endpoint": endpoint, "delivered": delivered, "reason": reason, "seconds": seconds}
+
+
+def _maker(name: str) -> Callable[[], Any]:
+    from importlib.metadata import entry_points
+
+    group = "opentelemetry_traces_exporter"
+    for point in entry_points(group=group, name=name):
+        loaded: Callable[[], Any] = point.load()
+        return loaded
+    known = ", ".join(sorted(point.name for point in entry_points(group=group)))
+    raise LookupError(f"there is no exporter {name!r}; OTEL_TRACES_EXPORTER can be {known}, none")
+
+
+def _span() -> tuple[bytes, int]:
+    """Return what to send, and how many spans that is."""
+    if len(sys.argv) == 1:
+        return b"", 0
+    from random import getrandbits
+
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.trace import SpanContext, TraceFlags
+
+    from stagetrace.otlp.encode.span_encoder import encode_span, resource_spans
+    from stagetrace.recording.spans import SCOPE
+
+    context = SpanContext(int(sys.argv[1], 16), getrandbits(64) or 1, is_remote=False, trace_flags=TraceFlags(1))
+    now = time.time_ns()
+    span = ReadableSpan("stagetrace doctor", context, resource=Resource.create(), start_time=now, end_time=now)
+    return resource_spans(span.resource, {SCOPE: [encode_span(span)]}), 1
+
+
+def _export(make: Callable[[], Any], target: str, request: bytes, spans: int) -> tuple[bool, str]:
+    """Send a request on the way of all others."""
+    from stagetrace.otlp.export.exporter import CountingExporter
+
+    exporter = CountingExporter(make(), target, make)
+    exporter.watch()
+    answer = exporter.send(request, spans)
+    return answer.delivered, answer.reason or ("" if answer.delivered else "no reason given")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Collect what this process does, of what it counts anyway, and write it where `stagetrace doctor` reads it.
+
+Runs on a thread of `distro`'s, every few seconds, in processes that serve. Nothing of it is on a request's way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace import log, unrecognised_models
+from stagetrace.guard import failures, guarded, switched_off
+from stagetrace.process_status import files as status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LONGEST_COMMAND: Final = 500
+_PASSWORD: Final = re.compile(r"[^\s/@]+@")  # of a URL, whose host may also stand alone in a message
+_VERSIONS: Final = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-exporter-otlp")
+
+
+class Publisher:
+    """Writes this process's file, where it has changed. Not thread-safe: one thread has it."""
+
+    def __init__(self, target: str) -> None:
+        self._target = _PASSWORD.sub("", target)
+        self._folder = status.folder()
+        self._said = False
+        self._me: status.Identity | None = None
+
+    def _begin(self) -> status.Identity:
+        """Begin as the process that this is: the first time, and in a forked child."""
+        self._me = status.myself()
+        self._fixed = _fixed(self._me)
+        self._last: dict[str, Any] = {}
+        self._written = False
+        return self._me
+
+    @guarded
+    def publish(self) -> None:
+        """Write what has changed since the last time. Never raises."""
+        if self._folder is None:
+            return
+        me = self._me if self._me is not None and self._me.pid == os.getpid() else self._begin()
+        found = collect(self._target)
+        if found == self._last and self._written:
+            return
+        text = json.dumps({**self._fixed, **found, "updated_unix": round(time.time(), 3)})
+        try:
+            if not self._written:
+                status.clear(self._folder)
+            status.write(self._folder, me, text)
+        except OSError as error:
+            self._say(self._folder, error)
+            return
+        self._last, self._written = found, True
+
+    @guarded
+    def withdraw(self) -> None:
+        """Take the file away, since the process is about to end; it comes again if the process goes on working."""
+        if self._folder is not None and self._me is not None and self._written:
+            status.remove(self._folder, self._me)
+            self._last = collect(self._target)
+
+    def _say(self, folder: Path, error: OSError) -> None:
+        if not self._said:
+            self._said = True
+            log.debug(f"`stagetrace doctor` will not see this process: {folder} cannot be written to ({error}).")
+
+
+def rehearse(target: str) -> None:
+    """Do as a Publisher does, without writing anything."""
+    collect(target)
+    _fixed(status.myself())
+
+
+def collect(target: str) -> dict[str, Any]:
+    """Return what changes while the process runs; `target` is how messages name the place that spans go to."""
+    from stagetrace.instrumentation import registry
+    from stagetrace.instrumentation.http import queue_headers as request_start
+    from stagetrace.instrumentation.thread_pools import queue_attributes as pool
+    from stagetrace.sources.registry import silent
+
+    hooked, failed = registry.state()
+    return {
+        "service": _resource().get("service.name"),
+        "target": target,
+        **_judged(),
+        **_spans(),
+        "hooks": {
+            "hooked": hooked,
+            "failed": failed,
+            "switched_off": switched_off(),
+            "failures": dict(failures),
+        },
+        "unpatched_models": unrecognised_models.imported(),
+        "sampler": sampler(),
+        "waits": dict(pool.crowded),
+        "ignored_headers": dict(request_start.ignored),
+        "silent_sources": silent(),
+    }
+
+
+def _fixed(me: status.Identity) -> dict[str, Any]:
+    from stagetrace import __version__
+    from stagetrace.otlp.encode import request_encoder as stages
+
+    return {
+        "pid": me.pid,
+        "namespace": me.namespace,
+        "started_unix": round(_started(me), 3),
+        "command": " ".join(sys.orig_argv)[:_LONGEST_COMMAND],
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "versions": {"stagetrace": __version__, **_versions()},
+        "native": bool(getattr(stages, "NATIVE", False)),
+        "spool": os.environ.get("STAGETRACE_SPOOL", "").strip() or None,
+        **_policy(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    from contextlib import suppress
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in _VERSIONS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _started(me: status.Identity) -> float:
+    """Return when the process started, in seconds since 1970; where the system does not tell: now."""
+    if not me.ticks:
+        return time.time()
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + me.ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _provider() -> Any:
+    from opentelemetry import trace
+
+    return trace.get_tracer_provider()
+
+
+def _resource() -> dict[str, Any]:
+    return dict(getattr(getattr(_provider(), "resource", None), "attributes", {}))
+
+
+def sampler() -> str | None:
+    """Return the head sampler as OpenTelemetry describes it; None if the provider has none."""
+    used = getattr(_provider(), "sampler", None)
+    root = getattr(used, "root", used)
+    return None if root is None else str(root.get_description())
+
+
+def _policy() -> dict[str, Any]:
+    """Return the objectives in words, and what cannot be read in the policy."""
+    from stagetrace.instrumentation.opentelemetry.sdk import policy, policy_problems
+    from stagetrace.sla.policy import HOW
+
+    used, problems = policy(), policy_problems()
+    rules = [status.promise(objective) for objective in used.objectives] if used is not None else []
+    return {"policy": rules, "policy_problem": f"{'; '.join(problems)}.\n{HOW}" if problems else None}
+
+
+def _judged() -> dict[str, Any]:
+    from stagetrace.instrumentation.opentelemetry.sdk import counter
+
+    judged: dict[str, dict[str, int]] = {}
+    for (objective, verdict), count in counter().counts().items():
+        judged.setdefault(objective, {})[verdict] = count
+    causes: dict[str, int] = {}
+    for (_, cause), count in counter().causes().items():
+        causes[cause] = causes.get(cause, 0) + count
+    return {"judged": judged, "causes": causes, "unmatched": counter().unmatched}
+
+
+def _spans() -> dict[str, Any]:
+    """Return what became of spans and what keeps them; None where somebody else's processors send them."""
+    from stagetrace.otlp.export.factory import processors
+
+    totals: dict[str, int] = {}
+    troubles = []
+    for processor in processors():
+        for outcome, spans in processor.counts().items():
+            totals[outcome] = totals.get(outcome, 0) + spans
+        trouble = processor.trouble()
+        if trouble is not None:
+            troubles.append({"reason": _PASSWORD.sub("", trouble.reason), "since_unix": round(trouble.since, 3)})
+    return {"spans": totals or None, "trouble": troubles[0] if troubles else None}

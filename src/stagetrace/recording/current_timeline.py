@@ -1,0 +1,35 @@
+"""The request that this code serves. Imports no OpenTelemetry: hooks of libraries ask here in any process."""
+
+from __future__ import annotations
+
+import sys
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from stagetrace.guard import report
+
+if TYPE_CHECKING:
+    from stagetrace.recording.timeline import Timeline
+
+current: ContextVar[Timeline | None] = ContextVar("stagetrace.timeline", default=None)
+# Timelines of open entry spans that are not our own, by span id: filled when the span starts, emptied when it ends.
+entries: dict[int, Timeline] = {}
+
+
+def recording() -> Timeline | None:
+    """Return the timeline of the request that this code serves, if its entry span is open. Never raises."""
+    timeline = current.get()
+    if timeline is not None and not timeline.closed:
+        return timeline if timeline.bound else None
+    return _of_span() if entries else None
+
+
+def _of_span() -> Timeline | None:
+    """Ask the span in context: all there is under a server that no hook covers, in somebody's own SDK set-up."""
+    try:
+        trace = sys.modules["opentelemetry.trace"]  # from where else would there be an entry
+        timeline = entries.get(trace.get_current_span().get_span_context().span_id)
+    except Exception as error:  # noqa: BLE001
+        report("stagetrace.recording.current_timeline", error)
+        return None
+    return timeline if timeline is not None and timeline.bound and not timeline.closed else None

@@ -1,0 +1,92 @@
+"""Who has held a thread for long without a break: an event loop that is held serves nobody else meanwhile.
+
+A request that has lain in its socket asks here who was in the way. Known are the long steps of requests' own tasks, and
+the long calls of models; what tasks that a request has started do is not, nor what runs between requests.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import deque
+from threading import get_ident
+from time import time_ns
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.recent import copied
+from stagetrace.sources.thread_cpu import DIVIDED_NS, account
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
+
+LONG_NS: Final = 4_000_000
+MAX_KEPT: Final = 64
+
+_held: deque[tuple[int, int, int, str, str]] = deque(maxlen=MAX_KEPT)  # thread, start, end, request, model
+
+
+@guarded
+def note(start: int, end: int, request: Any, model: str = "") -> None:
+    """Note that a request, with a call of a model perhaps, has held this thread: [start, end), ns since the epoch."""
+    _held.append((get_ident(), start, end, getattr(request, "_span_name", None) or "a request", model))
+
+
+@guarded
+def holder(start: int, end: int) -> str | None:
+    """Return who has held this thread for more than half of [start, end): request and model; None if nobody known."""
+    thread = get_ident()
+    shares: dict[tuple[str, str], int] = {}
+    for whose, since, until, request, model in copied(_held):
+        overlap = min(end, until) - max(start, since)
+        if whose == thread and overlap > 0:
+            shares[request, model] = shares.get((request, model), 0) + overlap
+    # A model's call is a part of a step of the same request, and says more.
+    for (request, model), overlap in sorted(shares.items(), key=lambda item: (bool(item[0][1]), item[1]), reverse=True):
+        if 2 * overlap > end - start:
+            return f"{request}, {model}" if model else request
+    return None
+
+
+@guarded
+def _begin(request: Any, began: int) -> None:
+    request.step = account(began)
+
+
+@guarded_end
+def end_step(began: int, ended: int, request: Any) -> None:
+    """Note a step of a request's work: how its time divides, and that it held the thread, if that was for long."""
+    first, request.step = request.step, None
+    request.divide(first)
+    if ended - began >= LONG_NS:
+        note(began, ended, request)
+
+
+@types.coroutine
+def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any, Any]:
+    """Await `work`, which a task does for a request, and note each step of it that is not short.
+
+    While a step lasts, the thread's account at its begin is the request's `step`.
+    """
+    step: Any = work.send
+    value: Any = None
+    while True:
+        began = time_ns()
+        _begin(request, began)
+        try:
+            awaited = step(value)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            ended = time_ns()
+            if ended - began >= DIVIDED_NS:
+                end_step(began, ended, request)
+            else:
+                request.step = None
+        try:
+            value = yield awaited
+            step = work.send
+        except GeneratorExit:
+            work.close()
+            raise
+        except BaseException as error:  # noqa: BLE001 -- what is thrown into the task is for its work
+            step, value = work.throw, error

@@ -1,0 +1,106 @@
+"""A request's turn in a thread of a pool: the wait for the thread, and how the thread's time divides.
+
+The class here is the reference. `_turn.c` has the same for a fraction of the CPU where a C compiler was there at the
+installation (docs/decisions/011).
+"""
+
+from __future__ import annotations
+
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import report
+from stagetrace.native import native
+from stagetrace.semconv import QUEUE
+from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, account
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stagetrace.recording.timeline import Timeline
+    from stagetrace.sources.thread_cpu import Reading
+
+WHERE = "stagetrace.instrumentation.thread_pools.anyio"  # whose hook ends where this fails
+
+
+class _Turn:
+    """What a request gives to a pool, as the pool's thread calls it. Begins to wait as it is made."""
+
+    __slots__ = ("_asked", "_ended", "_function", "_roomy", "_timeline", "_waits")
+
+    def __init__(
+        self, timeline: Timeline, function: Callable[..., Any], attributes: Mapping[str, Any], roomy: Any
+    ) -> None:
+        """Wait with these attributes; `roomy` is the pool's limiter if it has a token left, else None."""
+        self._timeline = timeline
+        self._function = function
+        self._roomy = roomy
+        self._ended = 0
+        self._waits = [QUEUE]  # who takes it out ends the wait: the thread, or the loop if no thread took this up
+        self._asked = time_ns()
+        timeline.enter(QUEUE, attributes, self._asked)
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        first = None
+        try:
+            first = self._begin()
+        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+            report(WHERE, error)
+        try:
+            return self._function(*args)
+        finally:
+            try:
+                self._ended = now = time_ns()
+                threads.leave(now)
+                if first is not None and now - first[AT] >= DIVIDED_NS:
+                    self._timeline.divide(first)
+            except Exception as error:  # noqa: BLE001
+                report(WHERE, error)
+
+    def _begin(self) -> Reading | None:
+        """End the wait; return the thread's account."""
+        now = time_ns()
+        self._leave(now)
+        if now - self._asked < DIVIDED_NS:
+            return account(now)
+        return hand_over(self._timeline, self._asked, now, self._roomy)
+
+    def _leave(self, now: int) -> None:
+        if self._waits:
+            try:
+                waited = self._waits.pop()
+            except IndexError:  # the other thread has
+                return
+            self._timeline.leave(waited, now)
+
+    def end(self) -> None:
+        """Take the request back to the event loop. Never raises."""
+        try:
+            now = time_ns()
+            self._leave(now)
+            if self._ended and now - self._ended >= DIVIDED_NS:
+                self._timeline.handed_over(self._ended, now)
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
+
+
+def hand_over(timeline: Timeline, asked: int, now: int, roomy: Any) -> Reading | None:
+    """Return the thread's account; note for how long the wait was not for a thread to be free: this one could not run.
+
+    `roomy` is the pool's limiter if it had a token left when the thread was asked for.
+    """
+    previous = threads.before()
+    first = account()
+    if first is not None:
+        had_room = roomy is not None and roomy.available_tokens > 0  # else others were before it
+        timeline.handed_over(asked if had_room else max(asked, threads.left()), now, threads.waited(previous, first))
+    return first
+
+
+if TYPE_CHECKING:
+    Turn = _Turn
+else:
+    _in_c = native("stagetrace.recording._turn")
+    Turn = _Turn if _in_c is None else _in_c.Turn

@@ -1,0 +1,1 @@
+"""The life of recording in a process: activation, tracer provider, shutdown."""

@@ -1,0 +1,112 @@
+"""SIGTERM in a process that has served requests and does not handle it: they are delivered, then it ends by it.
+
+In C, on Linux (`_sigterm.c`). Where that is missing, `runtime/sigterm_python.py` does it while the main thread waits
+for a server's end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.native import native
+from stagetrace.real_threads import allocate_lock, sleep, start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BOUND_S: Final = 6.5  # a delivery takes at most distro.SHUTDOWN_BOUND_S, and what is around it a little
+# Who has his answer may send SIGTERM before its request has ended, which is then a matter of a thread's turn.
+ENDS_WITHIN_S: Final = 0.02
+
+_in_c: Any = native("stagetrace._sigterm")
+IN_C: Final = hasattr(_in_c, "catch")
+# What is to end before the delivery: each waits for that, within a bound of its own.
+awaited: list[Callable[[], object]] = []
+_wanted = False  # from the time on when a server is about to serve here
+_at_hooks = False
+_waiter = 0  # the process whose thread waits for the signal
+_starting = allocate_lock()  # held by who may start that thread
+
+
+def catch() -> None:
+    """Let SIGTERM, where nobody handles it, wait for a delivery from now on. Any thread may call it, and often."""
+    global _wanted  # noqa: PLW0603
+    _wanted = True
+    catch_again()
+
+
+@guarded
+def catch_again() -> None:
+    """Do so once more, if it is wanted: in a forked child, or where the application has put the default back."""
+    global _at_hooks, _waiter  # noqa: PLW0603
+    if not IN_C or not _wanted or not _in_c.catch(BOUND_S) or _waiter == os.getpid():
+        return
+    if not _starting.acquire(blocking=False):
+        return  # another thread is at it
+    try:
+        if not _at_hooks:
+            _at_hooks = True
+            os.register_at_fork(after_in_child=_begin_again)
+            atexit.register(_at_exit)
+        start(_wait, "stagetrace-sigterm")
+        _waiter = os.getpid()
+    except BaseException:
+        _in_c.give_up()
+        raise
+    finally:
+        _starting.release()
+
+
+def deliver() -> None:
+    """Deliver what has ended, and what is about to."""
+    from stagetrace.runtime import provider as distro
+
+    if not distro.ready():
+        return
+    distro.hurry()
+    sleep(ENDS_WITHIN_S)
+    for wait in awaited:
+        wait()
+    distro.flush_now()
+
+
+def _wait() -> None:
+    while True:  # where the kernel spares the process, it may be told again
+        _in_c.wait()
+        guarded_end(deliver)()
+        _in_c.end()
+        catch_again()
+
+
+def is_asked() -> bool:
+    """Return whether SIGTERM has come, and is waited for a delivery."""
+    return IN_C and bool(_in_c.asked())
+
+
+@guarded_end
+def end_if_asked() -> None:
+    """End by SIGTERM, if that came while the process was coming to its end by itself: untraced it had ended so."""
+    if is_asked():
+        _in_c.end()
+
+
+@guarded_end
+def _at_exit() -> None:
+    """Deliver no more from here on: the interpreter ends, and with it our threads."""
+    global _wanted  # noqa: PLW0603
+    _wanted = False
+    if is_asked():
+        deliver()
+        _in_c.end()
+    _in_c.give_up()
+
+
+@guarded_end
+def _begin_again() -> None:
+    """Leave SIGTERM alone in a forked child, until it serves a request itself."""
+    global _starting  # noqa: PLW0603
+    _starting = allocate_lock()
+    _in_c.give_up()

@@ -1,0 +1,49 @@
+"""Say in the evidence what the machine and the container withheld, where that bears on the cause."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.sla.cause import COLD_START, CPU_WAIT, IO_WAIT, UNKNOWN
+from stagetrace.sources import machine
+from stagetrace.sources import page_faults as usage
+
+if TYPE_CHECKING:
+    from stagetrace.sla.cause import Cause
+    from stagetrace.sources.machine import Rise
+
+LEAST_SHARE: Final = 0.01  # of the time, to be said
+_METERS: Final = (machine.pressure, machine.quota, usage.loads)
+
+
+def tick() -> None:
+    """Let what is asked after a breach be of the last few seconds."""
+    for meter in _METERS:
+        meter.tick()
+
+
+def asked(cause: Cause) -> str:
+    """Return what the sources say that bears on this cause, to follow the evidence; often nothing."""
+    if cause.word == CPU_WAIT:
+        return of_cpus(machine.pressure.rise(), machine.quota.rise())
+    return of_disks(usage.loads.rise()) if cause.word in (COLD_START, IO_WAIT, UNKNOWN) else ""
+
+
+def of_cpus(pressure: Rise | None, quota: Rise | None) -> str:
+    """Return for how much of the last seconds the machine had too few CPUs, and this container used its quota up."""
+    said = ""
+    if pressure is not None and pressure.by >= LEAST_SHARE * pressure.within:
+        share = min(pressure.by / pressure.within, 1.0)
+        said = f"; in {share:.0%} of the last {pressure.within / 1e9:.0f} s something on this machine waited for a CPU"
+    if quota is not None and quota.by:
+        said += (
+            f"; the CPU quota held this container for {quota.by / 1e6:.0f} ms in the last {quota.within / 1e9:.0f} s"
+        )
+    return said
+
+
+def of_disks(loads: Rise | None) -> str:
+    """Return how often this process waited for a disk to have its memory from there."""
+    if loads is None or not loads.by:
+        return ""
+    return f"; {loads.by} page faults of this process waited for a disk in the last {loads.within / 1e9:.0f} s"

@@ -1,0 +1,65 @@
+"""When the garbage collector held this process up: each of its longer runs, as it keeps every thread from the GIL."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import deque
+from typing import Any, Final
+
+from stagetrace.recent import copied
+from stagetrace.sources.base import Source
+
+LEAST_NS: Final = 100_000  # shorter runs are not kept: a request's worth of them is no cause of anything
+MAX_KEPT: Final = 1_024
+
+SOURCE = Source(
+    __name__,
+    "the pauses of the garbage collector",
+    "STAGETRACE_GC_PAUSE",
+    lambda: None if hasattr(gc, "callbacks") else "this Python does not tell when its garbage collector runs",
+)
+kept: deque[tuple[int, int]] = deque(maxlen=MAX_KEPT)  # [start, end), the latest last
+_began = 0  # when the collection began that runs, of which there is one at a time; 0: none does
+
+
+def note(phase: str, _info: Any) -> None:
+    """Note a run; what gc.callbacks are told."""
+    global _began  # noqa: PLW0603
+    try:
+        now = time.time_ns()
+        if phase == "start":
+            _began = now
+        else:
+            began, _began = _began, 0
+            if began and now - began >= LEAST_NS:
+                kept.append((began, now))
+    except Exception as error:  # noqa: BLE001 -- it runs wherever somebody allocates
+        SOURCE.failed(error)
+        stop()
+
+
+def start() -> None:
+    """Begin to listen, once in a process."""
+    if SOURCE.is_used and note not in gc.callbacks:
+        gc.callbacks.append(note)
+
+
+def stop() -> None:
+    """Listen no more."""
+    global _began  # noqa: PLW0603
+    _began = 0
+    if note in gc.callbacks:
+        gc.callbacks.remove(note)
+
+
+def within(start: int, end: int) -> int:
+    """Return for how many nanoseconds of [start, end), since the epoch, the garbage collector ran."""
+    # Whoever waits for the GIL may have it between a collection's end and the note of that.
+    running = _began
+    paused = max(end - max(running, start), 0) if running else 0
+    for begin, until in reversed(copied(kept)):
+        if until <= start:
+            break
+        paused += max(min(until, end) - max(begin, start), 0)
+    return paused

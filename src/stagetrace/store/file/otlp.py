@@ -1,0 +1,162 @@
+"""Files of spans, read message by message: OTLP JSON lines and protobuf, as the Collector's file exporter writes them.
+
+JSON may also be what Jaeger gives: its own form (`jaeger_json`), or OTLP as `result`, of its `api/v3`.
+Protobuf comes in three framings, told apart by their first bytes: one request (or several one after another, which is
+the same to protobuf), each behind its length in four bytes (the Collector), each behind its length as a varint.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from stagetrace.errors import StoreError
+from stagetrace.otlp.decode import json as json_form
+from stagetrace.store.file import jaeger_json
+from stagetrace.store.file.jaeger_json import Read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+JSON: Final = (".jsonl", ".json", ".ndjson")
+PROTOBUF: Final = (".pb", ".binpb")
+_FIRST_FIELD: Final = b"\x0a"  # how a request with spans begins
+_HEAD: Final = 20  # bytes in which an object of one key has this key
+_OTHER_SIGNALS: Final = (b'{"resourceMetrics"', b'{"resourceLogs"', b'{"resourceProfiles"')
+
+
+def read(path: Path, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
+    """Yield what a file holds; append to `cuts` what could not be read. Raise StoreError if nothing can."""
+    return (message for message, _ in read_at(path, cuts))
+
+
+def read_at(path: Path, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceRequest, int]]:
+    """Yield as `read`, each with how many bytes of the file there are up to its end."""
+    try:
+        with path.open("rb") as file:
+            yield from _json(path, file, cuts) if path.suffix in JSON else _protobuf(path, file, cuts)
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}\ncheck the path and who may read it") from None
+
+
+def complete_lines(path: Path, offset: int) -> tuple[list[ExportTraceServiceRequest], int]:
+    """Return the requests in the whole lines behind `offset`, and the offset behind these (0 if it shrank)."""
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(offset if file.tell() >= offset else 0)
+        start = file.tell()
+        found = file.read()
+    whole = found[: found.rfind(b"\n") + 1]
+    requests = (_request(line) for line in whole.splitlines())
+    return [request for request in requests if request is not None], start + len(whole)
+
+
+def _request(line: bytes) -> ExportTraceServiceRequest | None:
+    """Return the request on one line, or None if it holds none (`read` counts these)."""
+    try:
+        return _decoded(line).request
+    except ValueError:
+        return None
+
+
+def _decoded(text: bytes) -> Read:
+    """Return what a JSON document holds. Raise ValueError if it is neither OTLP nor Jaeger's."""
+    if jaeger_json.is_like(text):
+        return jaeger_json.parse(text)
+    if text.lstrip()[:_HEAD].partition(b":")[0].strip() == b'{"result"':
+        text = json.dumps(json.loads(text)["result"]).encode()
+    return Read(json_form.decode(text))
+
+
+def _json(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceRequest, int]]:
+    """Yield the request on each line, or the one that the whole file is."""
+    bad: list[tuple[int, str]] = []
+    odd: list[Read] = []
+    good = 0
+    number = behind = 0
+    for number, line in enumerate(file, 1):
+        behind += len(line)
+        if not line.strip():
+            continue
+        try:
+            found = _decoded(line)
+        except ValueError as error:
+            bad.append((number, "still being written, or cut off" if not line.endswith(b"\n") else str(error)))
+            continue
+        good += not line.startswith(_OTHER_SIGNALS)
+        odd += [found] if found.rejected else []
+        yield found.request, behind
+    if bad and not good:
+        file.seek(0)
+        whole = file.read()
+        try:
+            found = _decoded(whole)
+        except ValueError as error:
+            wrong = str(error) if jaeger_json.is_like(whole) else f"line {bad[0][0]}: {bad[0][1]}"
+            raise _foreign(path, wrong) from None
+        odd += [found] if found.rejected else []
+        yield found.request, behind
+    elif bad:
+        cuts.append(f"{len(bad)} of {number} lines of {path.name} are not OTLP JSON (line {bad[0][0]}: {bad[0][1]})")
+    if odd:
+        cuts.append(f"{sum(one.rejected for one in odd)} spans of {path.name} cannot be read ({odd[0].reason})")
+
+
+def _protobuf(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceRequest, int]]:
+    head = file.read(5)
+    file.seek(0)
+    if not head:
+        return
+    if head.startswith(_FIRST_FIELD):
+        try:
+            yield ExportTraceServiceRequest.FromString(file.read()), file.tell()
+        except DecodeError:
+            raise _foreign(path, "its bytes are no request, or are cut off") from None
+        return
+    size_of = _four_bytes if head[4:5] == _FIRST_FIELD else _varint
+    count = 0
+    while (size := size_of(file)) is not None:
+        # A broken length may ask for more than there is memory.
+        content = file.read(size) if 0 <= size <= path.stat().st_size - file.tell() else b""
+        try:
+            request = ExportTraceServiceRequest.FromString(content if len(content) == size else _FIRST_FIELD)
+        except DecodeError:
+            if not count:
+                raise _foreign(path, "its first message is no request, or is cut off") from None
+            cuts.append(f"{path.name} is cut off or broken behind its message {count}")
+            return
+        count += 1
+        yield request, file.tell()
+
+
+def _four_bytes(file: BinaryIO) -> int | None:
+    """Return the next length, None at the end of the file, -1 where it ends within."""
+    found = file.read(4)
+    return None if not found else int.from_bytes(found, "big") if len(found) == 4 else -1  # noqa: PLR2004
+
+
+def _varint(file: BinaryIO) -> int | None:
+    """Return the next length, None at the end of the file, -1 where it ends within or is no length."""
+    size = shift = 0
+    while shift < 32:  # noqa: PLR2004 -- no message is longer
+        found = file.read(1)
+        if not found:
+            return -1 if shift else None
+        size |= (found[0] & 0x7F) << shift
+        if found[0] < 0x80:  # noqa: PLR2004
+            return size
+        shift += 7
+    return -1
+
+
+def _foreign(path: Path, wrong: str) -> StoreError:
+    return StoreError(
+        f"{path} holds no OTLP spans: {wrong[:160]}\n"
+        f"readable are OTLP JSON lines and Jaeger's JSON ({' '.join(JSON)}), OTLP protobuf ({' '.join(PROTOBUF)}) and "
+        "what `stagetrace export` writes"
+    )

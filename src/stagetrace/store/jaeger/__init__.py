@@ -1,0 +1,1 @@
+"""Spans out of a Jaeger."""

@@ -1,0 +1,89 @@
+"""What Jaeger answers, decoded to stored columns, and what a selection finds there."""
+
+# ruff: noqa: S608 -- names in queries are constants of ours; every value is bound
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+from stagetrace.otlp.decode import arrow_table as decoder_table
+from stagetrace.otlp.decode import columns as decoder_columns
+from stagetrace.otlp.decode.request import decode
+from stagetrace.store import stored
+from stagetrace.store.base import Closing
+from stagetrace.store.jaeger.search_windows import Found, Picked
+from stagetrace.store.load import connect, define, set_variables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import pyarrow as pa
+
+    from stagetrace.otlp.decode.request import Run
+    from stagetrace.store.base import Selection
+
+_ENTRIES: Final = "SELECT DISTINCT -start_unix_nano, trace_id, span_id FROM matching"
+# A whole trace is found by its newest span of the service in the window.
+_TRACES: Final = """
+    SELECT -max(start_unix_nano), trace_id, '' FROM loaded
+    WHERE service = getvariable('service') AND start_unix_nano >= getvariable('since_ns')
+        AND start_unix_nano < getvariable('until_ns')
+    GROUP BY trace_id
+"""
+
+
+class Columns(Closing):
+    """Finds what a selection means in one answer after the other."""
+
+    def __init__(self, selection: Selection) -> None:
+        """Prepare a database. Raise StoreError where DuckDB or PyArrow is not installed."""
+        self._empty = decoder_columns.schema().empty_table()
+        self._connection = connect()
+        stored.add_functions(self._connection)
+        self._connection.register("answer", self._empty)
+        entries = f"SELECT *, kind = {stored.SERVER_KIND} AS is_entry FROM answer"
+        query = stored.loaded(f"{stored.nothing()} UNION ALL BY NAME {entries}", selection.segments)
+        define(self._connection, query, selection)
+        self._query = _ENTRIES if selection.is_filtered else _TRACES
+        self._rejected = 0
+        self._reason: str | None = None
+
+    def pick(self, messages: Iterator[bytes], selection: Selection) -> Picked:
+        """Return each selected entry span of an answer, or, of a selection by time alone, each trace.
+
+        What comes with each is the table of the whole answer.
+        """
+        runs: list[Run] = []
+        for message in messages:
+            # Jaeger writes fields in another order than the decoder is quick with; protobuf puts them in its own.
+            decoded = decode(TracesData.FromString(message).SerializeToString())
+            runs += decoded.runs
+            self._rejected += decoded.rejected
+            self._reason = self._reason or decoded.reason
+        if not runs:
+            return Picked([], 0)
+        spans = decoder_table.table(runs)
+        self._connection.register("answer", spans)
+        set_variables(self._connection, selection)
+        found = self._connection.execute(self._query).fetchall()
+        ((traces,),) = self._connection.execute("SELECT count(DISTINCT trace_id) FROM answer").fetchall()
+        return Picked([Found(start, trace_id, span_id, spans) for start, trace_id, span_id in found], traces)
+
+    def unreadable(self) -> Iterable[str]:
+        """Return what of the answers could not be decoded, if anything."""
+        return [f"{self._rejected} spans cannot be read: {self._reason}"] if self._rejected else []
+
+    def close(self) -> None:
+        """Release the database."""
+        self._connection.close()
+
+
+def of_traces(spans: pa.Table, trace_ids: Sequence[str]) -> pa.Table:
+    """Return those spans that are of one of these traces."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted = pa.array([bytes.fromhex(one) for one in trace_ids], pa.binary())
+    return spans.filter(pc.is_in(spans["trace_id"], wanted))

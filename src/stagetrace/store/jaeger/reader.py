@@ -1,0 +1,332 @@
+"""Requests and traces out of Jaeger, by the one API that all its versions from 2.13 on share."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from dataclasses import replace
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Final, cast
+
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+from stagetrace import semconv
+from stagetrace.errors import StoreError
+from stagetrace.store import known
+from stagetrace.store.base import (
+    CANDIDATES,
+    EXHAUSTIVE,
+    RELATIONS,
+    SEGMENTS,
+    SQL,
+    Breaches,
+    Closing,
+    Entry,
+    Selection,
+    Trace,
+    TraceIds,
+)
+from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD, breached_entries, matches
+from stagetrace.store.jaeger.access import parse
+from stagetrace.store.jaeger.client import JaegerClient
+from stagetrace.store.jaeger.search_windows import DEPTH, MAX_DEPTH, Found, JaegerWalker, Picked, Search
+from stagetrace.store.rows import by_trace, distinct, request_of, spans_of
+from stagetrace.store.tally import Tallier, counted_breach, requests_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    from stagetrace.store.base import Relations, SpanRow, Tally
+    from stagetrace.store.jaeger.columns import Columns
+    from stagetrace.store.rows import ServiceSpan
+
+    Pick = Callable[[list[ServiceSpan], Selection], Iterator[Found]]
+
+_AT_ONCE: Final = 50_000  # spans that wait to be taken in, beside those of one answer
+
+_DAY_NS: Final = 86_400 * 10**9
+# What is looked at for an id of which only the beginning is known: these windows, each in bounded time.
+_NEWEST_NS: Final = {"the last hour": _DAY_NS // 24, "the last 30 days": 30 * _DAY_NS}
+NEWEST_TRACES: Final = 2000
+
+
+# Jaeger counts nothing, so that its traces are read for it: about so many, and so many breaches, for one answer.
+COUNTED: Final = 2000
+_LOOKED_AT: Final = 400  # traces, for the names in them
+_LEAST: Final = 50  # of each service
+_EVER_NS: Final = 2**63 - 1
+
+
+def open_url(url: str) -> JaegerReader:
+    """Return a reader of `jaeger://HOST[:PORT]` or `jaegers://HOST[:PORT]`."""
+    host, port, access = parse(url)
+    return JaegerReader(JaegerClient(host, port, access=access))
+
+
+class JaegerReader(Closing):
+    """Reader of one Jaeger. Not for use by several threads at once."""
+
+    capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE})
+
+    def __init__(self, client: JaegerClient, depth: int = DEPTH, max_depth: int = MAX_DEPTH) -> None:
+        """Ask for `depth` traces at once, and for up to `max_depth` where a window cannot be halved any more."""
+        self._client = client
+        self._walker = JaegerWalker(client, depth, max_depth)
+
+    def services(self) -> tuple[str, ...]:
+        """Return the services that Jaeger knows, sorted."""
+        return tuple(sorted(self._client.services()))
+
+    def breaches(self, selection: Selection) -> Breaches:
+        """Return breached entry spans as `Reader.breaches` says."""
+        cuts: list[str] = []
+        limit = selection.limit
+        wanted = replace(selection, breached=True, limit=None)
+        most = None if limit is None else max(limit, COUNTED) + 1
+        entries = [cast("Entry", one.what) for one in islice(self._newest(wanted, _breached, cuts), most)]
+        tally = self._tally(selection, entries, all_missed=not cuts and len(entries) != most)
+        if limit is not None and len(entries) > limit:
+            cuts.insert(0, f"limit {limit} reached, there are older breaches")
+            entries = entries[:limit]
+        return Breaches(tuple(entries), complete=not cuts, reason="; ".join(cuts) or None, tally=tally)
+
+    def _tally(self, selection: Selection, breaches: Sequence[Entry], *, all_missed: bool) -> Tally:
+        """Return what became of the requests, as far as a bounded number of traces tells it.
+
+        Raise StoreError for an unknown name.
+        """
+        cuts: list[str] = [] if all_missed else [f"only the newest {len(breaches)} breaches"]
+        tallier = Tallier(selection)
+        for one in self._newest(requests_of(selection), _requests, cuts, most=COUNTED):
+            tallier.offer(cast("SpanRow", one.what))
+        for entry in breaches:
+            tallier.add(counted_breach(entry))
+        reason = f"not all requests are counted: {', '.join(cuts)}" if cuts else None
+        tally = replace(tallier.tally(reason), all_missed=all_missed)
+        if tally.requests:
+            return tally
+        known.check(selection, self, self._client.url)
+        newest = self._newest(replace(requests_of(selection, ever=True), limit=1), _requests, [])
+        return replace(tally, newest_unix_nano=next((-one.minus_start for one in newest), None))
+
+    def trace(self, trace_id: str) -> Trace:
+        """Return one trace as `Reader.trace` says."""
+        spans = [span.row() for part in self._client.get_trace(trace_id) for span in spans_of(part)]
+        if not spans:
+            raise StoreError(
+                f"{self._client.url}: there is no trace {trace_id}\n"
+                "it may still be on its way (spans are sent in batches), or have been sampled out or deleted by age"
+            )
+        return Trace(trace_id, tuple(distinct(spans)))
+
+    def trace_ids(self, prefix: str) -> TraceIds:
+        """Return the ids that begin so, as `Reader.trace_ids` says, of the newest traces: Jaeger cannot search them."""
+        now = time.time_ns()
+        for window, window_ns in _NEWEST_NS.items():
+            selection = Selection(now - window_ns, now + _DAY_NS, limit=NEWEST_TRACES)
+            cuts: list[str] = []
+            newest = [one.trace_id for one in islice(self._newest(selection, _id, cuts), NEWEST_TRACES + 1)]
+            ids = dict.fromkeys(one for one in newest[:NEWEST_TRACES] if one.startswith(prefix))
+            is_cut = len(newest) > NEWEST_TRACES
+            searched = f"the newest {NEWEST_TRACES:,} traces" if is_cut else f"the traces of {window}"
+            if ids or is_cut:
+                break
+        reason = f"Jaeger cannot search by a part of an id, so only {searched} were searched"
+        return TraceIds(tuple(islice(ids, CANDIDATES)), complete=False, reason=reason)
+
+    def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
+        """Yield these traces as `Reader.traces` says: Jaeger gives one at a time, so several are asked for at once."""
+        for parts in self._client.get_traces(trace_ids):
+            spans = [span.row() for part in parts for span in spans_of(part)]
+            if spans:
+                yield Trace(spans[0].trace_id, tuple(distinct(spans)))
+
+    def relations(self, selection: Selection) -> Relations:
+        """Return both relations as `Reader.relations` says; whole traces go through memory, a thousand at a time."""
+        from stagetrace.store.load import Loader
+
+        loader, cuts = Loader(selection), list[str]()
+        for spans in self._tables(selection, cuts):
+            loader.take(spans)
+        relations = loader.select(selection, cuts)
+        if loader.is_empty:
+            known.check(selection, self, self._client.url)
+        return relations
+
+    def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
+        """Yield the selected spans as `Reader.iter_otlp` says, a trace at a time; without DuckDB, for `tail`."""
+        found = self._traces(selection, cuts)
+        first = next(found, None)
+        if first is None:
+            known.check(selection, self, self._client.url)
+            return
+        for trace in chain((first,), found):
+            within = (
+                one
+                for one in trace
+                if selection.is_filtered or selection.since_ns <= one.span.start_time_unix_nano < selection.until_ns
+            )
+            yield request_of(within)
+
+    def has(self, selection: Selection) -> bool:
+        """Tell whether there is any such request, as far as Jaeger can search it, and else among some."""
+        if any(matches(span, selection) for span in self.newest_requests(selection.service)):
+            return True
+        searches = [_attributes(selection)] if _attributes(selection) else list[dict[str, str]]()
+        searches += [{key: value} for key, value in selection.segments.items()]
+        if selection.route is not None:
+            searches += [{RPC_METHOD: selection.route}, {HTTP_ROUTE: selection.route.rpartition(" ")[2]}]
+        return any(next(self._newest(replace(selection, limit=1), _requests, [], at), None) for at in searches)
+
+    def newest_requests(self, service: str | None) -> Iterator[SpanRow]:
+        """Yield entry spans of a service, or of all; of each a few hundred traces."""
+        wanted = Selection(0, _EVER_NS, service=service)
+        found = self._newest(wanted, _requests, [], most=_LOOKED_AT)
+        return (cast("SpanRow", one.what) for one in found)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _traces(self, selection: Selection, cuts: list[str]) -> Iterator[list[ServiceSpan]]:
+        """Yield each trace of the selection once, whole, and with a limit one request more than it."""
+        found = self._newest(selection, _whole_of_requests if selection.is_filtered else _whole, cuts)
+        taken: set[str] = set()
+        for one in islice(found, None if selection.limit is None else selection.limit + 1):
+            if one.trace_id not in taken:
+                taken.add(one.trace_id)
+                yield cast("list[ServiceSpan]", one.what)
+
+    def _tables(self, selection: Selection, cuts: list[str]) -> Iterator[pa.Table]:
+        """Yield the spans of the selected traces as decoded columns, and with a limit one request more than it.
+
+        A trace comes once, although each service that has a part in it finds it.
+        """
+        from stagetrace.store.jaeger.columns import Columns, of_traces
+
+        with Columns(selection) as columns:
+            found = self._newest(selection, columns, cuts)
+            taken: set[str] = set()
+            wanted: dict[int, tuple[pa.Table, list[str]]] = {}
+            spans = 0
+            for one in islice(found, None if selection.limit is None else selection.limit + 1):
+                if one.trace_id not in taken:
+                    taken.add(one.trace_id)
+                    answer = cast("pa.Table", one.what)
+                    if id(answer) not in wanted:
+                        spans += answer.num_rows
+                        wanted[id(answer)] = answer, []
+                    wanted[id(answer)][1].append(one.trace_id)
+                if spans >= _AT_ONCE:
+                    yield from (of_traces(*parts) for parts in wanted.values())
+                    wanted, spans = {}, 0
+            yield from (of_traces(*parts) for parts in wanted.values())
+            cuts += columns.unreadable()
+
+    def _newest(
+        self,
+        selection: Selection,
+        pick: Pick | Columns,
+        cuts: list[str],
+        attributes: Mapping[str, str] | None = None,
+        most: int | None = None,
+    ) -> Iterator[Found]:
+        """Yield what `pick` finds in all services that are selected, newest first.
+
+        `attributes` are those to search by, in place of what the selection says; `most`: read about so many traces.
+        """
+        if selection.service == "":  # which some storages refuse and others take for any
+            known.check_service("", self.services(), self._client.url)
+        names = self.services() if selection.service is None else (selection.service,)
+        # One more than the limit tells whether there are more; to ask for many more at once would only cost time.
+        depth = None if selection.limit is None else selection.limit + 1
+        each = None if most is None else max(most // max(len(names), 1), _LEAST)
+        causes: list[tuple[str, ...]] = [(cause,) for cause in selection.causes] or [()]  # a search asks for one value
+        walks = [
+            self._walker.walk(
+                Search(
+                    one.service or "",
+                    _attributes(one) if attributes is None else attributes,
+                    one,
+                    _of_answers(pick) if callable(pick) else pick.pick,
+                    cuts,
+                    only_found=pick is _breached,
+                    most=each,
+                ),
+                each if depth is None else depth,
+            )
+            for one in (replace(selection, service=name, causes=wanted) for name in names for wanted in causes)
+        ]
+        return self._watched(heapq.merge(*walks, key=lambda one: one[:3]), selection.since_ns)
+
+    def _watched(self, found: Iterator[Found], since_ns: int) -> Iterator[Found]:
+        """Yield what is found; the share is of the time that was asked for, if it has a beginning."""
+        newest_ns = None
+        for count, one in enumerate(found, 1):
+            start_ns = -one.minus_start
+            newest_ns = start_ns if newest_ns is None else newest_ns
+            whole_ns = newest_ns - since_ns
+            self.progress(count, "traces", (newest_ns - start_ns) / whole_ns if since_ns > 0 and whole_ns else None)
+            yield one
+
+
+def _attributes(selection: Selection) -> dict[str, str]:
+    """Return what Jaeger itself can filter by; text and true alone, since storages write other values differently."""
+    is_http = selection.route is not None and selection.route.startswith("/")  # else it may be an RPC's method
+    wanted = {HTTP_ROUTE: selection.route if is_http else None, semconv.ML_MODEL_NAME: selection.model}
+    wanted[semconv.SLA_BREACHED] = "true" if selection.breached else None
+    wanted[semconv.SLA_BREACH_CAUSE] = selection.causes[0] if len(selection.causes) == 1 else None
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def _of_answers(pick: Pick) -> Callable[[Iterator[bytes], Selection], Picked]:
+    """Return what picks out of an answer what `pick` picks out of each trace in it."""
+
+    def picked(messages: Iterator[bytes], selection: Selection) -> Picked:
+        found: dict[tuple[str, str], Found] = {}
+        ids: set[bytes] = set()
+        for trace_id, trace in by_trace(map(TracesData.FromString, messages)):
+            ids.add(trace_id)
+            for one in pick(trace, selection):
+                # Delivery is at least once: the same span may be stored twice.
+                found.setdefault((one.trace_id, one.span_id), one)
+        return Picked(list(found.values()), len(ids))
+
+    return picked
+
+
+def _whole(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
+    """Yield a trace by its newest span of the selected service that started in the window."""
+    starts = (one.span.start_time_unix_nano for one in trace if one.service == selection.service)
+    newest = max((start for start in starts if selection.since_ns <= start < selection.until_ns), default=None)
+    if newest is not None:
+        yield Found(-newest, trace[0].span.trace_id.hex(), "", trace)
+
+
+def _id(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
+    """Yield the id of a trace as `_whole` yields the trace."""
+    for one in _whole(trace, selection):
+        yield one._replace(what=None)
+
+
+def _whole_of_requests(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
+    """Yield a trace for each selected entry span that it has."""
+    return (one._replace(what=trace) for one in _requests(trace, selection))
+
+
+def _requests(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
+    """Yield the selected entry spans of one trace."""
+    for one in trace:
+        if one.span.kind == one.span.SPAN_KIND_SERVER:
+            entry = one.row()
+            if matches(entry, selection):
+                yield Found(-entry.start_unix_nano, entry.trace_id, entry.span_id, entry)
+
+
+def _breached(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
+    """Yield the breached entries of one trace."""
+    for entry in breached_entries(trace, selection):
+        yield Found(-entry.start_unix_nano, entry.trace_id, entry.span_id, entry)

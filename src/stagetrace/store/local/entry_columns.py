@@ -1,0 +1,79 @@
+"""Stored columns of an entry span to its record, without a detour over the whole span."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from stagetrace import semconv
+from stagetrace.otlp.decode.columns import OTHER_MS, REST, TYPED
+from stagetrace.store.base import SERVER, Entry, SpanRow
+from stagetrace.store.entries import entry_of, missed
+from stagetrace.store.rows import values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_NAMES: Final = ("service", "name", "route", "rpc_method")
+_TEXTS: Final = (*_NAMES, "objective", "severity", "cause", "evidence", "missed", "model", "breach_stage")
+_TIMES: Final = ("start_unix_nano", "end_unix_nano", "threshold_ms", "overrun_ms")
+_TOTALS: Final = {TYPED[semconv.stage_total_ms(stage)].column: stage for stage in semconv.STAGES}
+# What `of` reads; the rest only for stages that have no column.
+COLUMNS: Final = ", ".join(
+    (
+        *("trace_id", "span_id", *_TEXTS, *_TIMES, *_TOTALS, OTHER_MS),
+        f"CASE WHEN {OTHER_MS} IS NOT NULL THEN {REST} END AS {REST}",
+    )
+)
+
+
+def has_totals(row: dict[str, Any]) -> bool:
+    """Tell whether a span tells its stages itself."""
+    return row[OTHER_MS] is not None or any(row[column] is not None for column in _TOTALS)
+
+
+def of(row: dict[str, Any], trace: Callable[[str], Iterable[SpanRow]]) -> Entry:
+    """Return the record of one row; `trace` gives the spans of a trace, for an entry span without stage totals."""
+    stages = {stage: row[column] for column, stage in _TOTALS.items() if row[column] is not None}
+    if row[REST] or not stages:
+        return _by_attributes(row, stages, trace)
+    return Entry(
+        trace_id=row["trace_id"].hex(),
+        span_id=row["span_id"].hex(),
+        service=row["service"],
+        name=row["name"],
+        route=row["rpc_method"] if row["route"] is None else row["route"],
+        start_unix_nano=row["start_unix_nano"],
+        end_unix_nano=row["end_unix_nano"],
+        threshold_ms=row["threshold_ms"],
+        overrun_ms=row["overrun_ms"],
+        objective=row["objective"],
+        stage=row["breach_stage"],
+        severity=row["severity"],
+        cause=row["cause"],
+        evidence=row["evidence"],
+        model=row["model"],
+        stages=stages,
+        missed=missed(row["missed"]),
+    )
+
+
+def _by_attributes(row: dict[str, Any], stages: dict[str, float], trace: Callable[[str], Iterable[SpanRow]]) -> Entry:
+    """Return the record as every store makes it: with stages that have no column, or out of the stage spans."""
+    attributes = values(Span.FromString(row[REST]).attributes) if row[REST] else {}
+    attributes |= {semconv.stage_total_ms(stage): total for stage, total in stages.items()}
+    columns = {one.column: key for key, one in TYPED.items()}
+    attributes |= {columns[name]: row[name] for name in row if name in columns and row[name] is not None}
+    span = SpanRow(
+        trace_id=row["trace_id"].hex(),
+        span_id=row["span_id"].hex(),
+        parent_span_id=None,
+        name=row["name"],
+        service=row["service"],
+        kind=SERVER,
+        start_unix_nano=row["start_unix_nano"],
+        end_unix_nano=row["end_unix_nano"],
+        attributes=attributes,
+    )
+    return entry_of(span, () if stages or row[REST] else trace(span.trace_id))

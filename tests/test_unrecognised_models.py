@@ -1,0 +1,105 @@
+"""Libraries whose models are not recognised are named: as a service starts or imports one, and by doctor."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services import PYTHON, run_service
+from sink import run_sink
+from stagetrace import unrecognised_models
+from stagetrace.instrumentation.registry import HOOKS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+APP = """
+import llama_cpp
+from fastapi import FastAPI
+app = FastAPI()
+@app.get("/health")
+def health() -> str:
+    return "ok"
+@app.get("/load")
+def load() -> str:
+    import vllm
+    return "ok"
+"""
+
+
+def test_none_of_them_is_patched() -> None:
+    assert not unrecognised_models.MODELS.keys() & {name.partition(".")[0] for name in HOOKS}
+
+
+def test_one_that_something_else_has_imported_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keras imports JAX to compute with, and its models are recognised."""
+    monkeypatch.setitem(sys.modules, "jax", sys)
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    assert unrecognised_models.imported() == ["jax"]
+    monkeypatch.setitem(sys.modules, "keras", sys)
+    assert unrecognised_models.imported() == []
+
+
+@pytest.mark.usefixtures("services")
+def test_a_service_says_what_it_imports_once_each(tmp_path: Path) -> None:
+    """One before it serves, one later; `doctor` says both, with what to do."""
+    (tmp_path / "app.py").write_text(APP)
+    for name in ("llama_cpp", "vllm"):
+        (tmp_path / f"{name}.py").touch()
+    argv = [PYTHON, "-m", "uvicorn", "app:app", "--port", "{port}", "--app-dir", str(tmp_path)]
+    with run_sink() as sink:
+        env = {
+            "STAGETRACE": "1",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+            "STAGETRACE_STATUS": str(tmp_path / "status"),
+        }
+        with run_service(tmp_path, argv=argv, env=env) as service:
+            wait_for(lambda: "calls of llama_cpp," in service.log)
+            service.call("GET", "/load")
+            wait_for(lambda: "calls of vllm," in service.log)
+            said = doctor(service.process.pid, tmp_path / "status")
+            service.call("GET", "/load")
+    lines = [line for line in service.log.splitlines() if "not recognised" in line]
+    begins = [f"stagetrace: model calls of {name}, imported here, are not recognised" for name in ("llama_cpp", "vllm")]
+    assert [line.partition(":")[0] + ":" + line.split(":")[1] for line in lines] == begins
+    assert all(unrecognised_models.REMEDY in line for line in lines)
+    (check,) = [check for check in said if "not recognised" in check["found"]]
+    assert (check["state"], check["mend"]) == ("ok", unrecognised_models.REMEDY)
+    assert check["found"].startswith("model calls of llama_cpp, vllm, imported here, ")
+
+
+def doctor(pid: int, folder: Path) -> list[dict[str, str]]:
+    """Return what doctor says of a process, once that has said all."""
+    argv = [PYTHON, "-m", "stagetrace.cli.main", "doctor", "--json", "--pid", str(pid)]
+    env = {**os.environ, "STAGETRACE_STATUS": str(folder)}
+    deadline = time.monotonic() + 60
+    while True:
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+        if "vllm" in done.stdout or time.monotonic() > deadline:
+            found: list[dict[str, str]] = json.loads(done.stdout)["checks"]
+            return found
+
+
+def wait_for(ready: object) -> None:
+    deadline = time.monotonic() + 60
+    while not ready():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_doctor_names_those_that_are_installed(tmp_path: Path) -> None:
+    for name in ("vllm", "spacy"):
+        (tmp_path / f"{name}.py").touch()
+    argv = [PYTHON, "-m", "stagetrace.cli.main", "doctor", "--json"]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "STAGETRACE_STATUS": "0", "OTEL_TRACES_EXPORTER": "none"}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    (check,) = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "libraries"]
+    assert "spacy" in check["found"]
+    assert check["mend"] == f"model calls of spacy, vllm: {unrecognised_models.REMEDY}"
