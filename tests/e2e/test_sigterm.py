@@ -34,7 +34,7 @@ pytestmark = [
 TIMES = re.compile(rb'"(average_)?duration":[^,]+')  # of Gradio's answers
 KILLED_AFTER_S = 10  # by `docker stop`; systemd waits for 90 s
 
-HYPERCORN = [PYTHON, "-m", "hypercorn", "ml:app", "--bind", "127.0.0.1:{port}", "--workers"]
+HYPERCORN = ["ml:app", "--bind", "127.0.0.1:{port}", "--workers"]
 # Of one request: the method, the path, what more there is.
 ML: tuple[str, str, dict[str, Any]] = ("POST", "/predict", {"json": {}})
 PLAIN: tuple[str, str, dict[str, Any]] = ("GET", "/health", {})
@@ -45,6 +45,7 @@ class Ended(NamedTuple):
 
     answers: list[tuple[int, bytes]]
     code: int
+    workers: list[str]  # exit codes
     went_on: bool
 
 
@@ -70,7 +71,8 @@ def served_and_ended(
     print(log)  # noqa: T201 -- shown where the test fails
     answers = [(response.status_code, TIMES.sub(b"", response.content)) for response in answered.values()]
     assert {status for status, _ in answers} == {200}
-    return Ended(answers, code, "went on" in log), set(answered)
+    ended = re.findall(r"a worker ended with (-?\d+)", log)
+    return Ended(answers, code, ended, "went on" in log), set(answered)
 
 
 def wait_or_kill(service: Service) -> int:
@@ -134,15 +136,16 @@ def test_a_script_that_serves_and_waits(server: str, wait: str, receiver: Receiv
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.smoke)])
 def test_hypercorn_as_systemd_ends_it(workers: int, native: str, receiver: Receiver, tmp_path: Path) -> None:
     """SIGTERM for all processes; workers, which do not handle it, get another one from their parent."""
-    same_with_and_without_us(
+    ended = same_with_and_without_us(
         receiver,
         tmp_path,
-        [*HYPERCORN, str(workers)],
+        [PYTHON, *(["hypercorn_joined.py"] if workers else ["-m", "hypercorn"]), *HYPERCORN, str(workers)],
         ML,
         all_of_them_and_workers_twice if workers else os.killpg,
         workers=workers,
         env={"STAGETRACE_NATIVE": native},
     )
+    assert ended.workers == [str(-signal.SIGTERM)] * workers
 
 
 def test_with_nobody_to_deliver_to_it_ends_before_it_is_killed(receiver: Receiver, tmp_path: Path) -> None:
