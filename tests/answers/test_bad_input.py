@@ -77,6 +77,10 @@ STORES: dict[str, Callable[[], Iterator[Made]]] = {
     "clocks that step": lambda: each(
         lambda one: {"start_unix_nano": one.start_unix_nano + (-3600 if one.number % 3 else 86_400 * 400) * 10**9}
     ),
+    "a clock that was set meanwhile": lambda: each(lambda _: {"start_unix_nano": 0, "duration_ms": NOON / MS}, 20),
+    "impossible readings": lambda: each(
+        lambda one: {"attributes": {"cpu.time_ms": 1e308, "ml.batch.size": 2**62 * (one.number % 2 * 2 - 1)}}
+    ),
     "at the beginning of time": lambda: each(lambda one: {"start_unix_nano": one.number}),
     "many values of an attribute": lambda: each(
         lambda one: {"attributes": {"tenant.id": f"t{one.number}", "request.id": f"{one.number:032x}"}}, 3000
@@ -119,6 +123,7 @@ def test_a_sentence_whatever_the_data(verb: str, name: str, folders: dict[str, P
     assert code in (0, 1, 2)
     if code == 2 and not output:
         assert 1 <= len(errors.splitlines()) <= LONGEST
+        assert "cannot read what is stored" not in errors
         return
     found = json.loads(output)
     assert isinstance(found["complete"], bool)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Relations
 
 _MOST_READ: Final = 20_000  # requests whose attributes are read
+_LONGEST_MS: Final = 1e15  # more is no CPU time, and sums of it are no numbers
 _PER_S: Final = "requests/s"
 _REQUESTS: Final = "requests"
 
@@ -79,13 +80,13 @@ def _pool(relations: Relations, one: Capacity) -> dict[str, Any] | None:
 def _cpu_ms(relations: Relations, one: Capacity) -> float | None:
     """Return how long a request's threads computed on average, by those of the busiest minute."""
     rows = sampled_values(relations, one, semconv.CPU_TIME_MS)
-    known = [(float(row[semconv.CPU_TIME_MS]), row["requests"]) for row in rows if _is_number(row[semconv.CPU_TIME_MS])]
+    known = [(float(row[semconv.CPU_TIME_MS]), row["requests"]) for row in rows if _is_cpu_ms(row[semconv.CPU_TIME_MS])]
     every = sum(row["requests"] for row in rows)
     return sum(took * count for took, count in known) / every if known else None
 
 
-def _is_number(text: str | None) -> bool:
+def _is_cpu_ms(text: str | None) -> bool:
     try:
-        return text is not None and 0 <= float(text) < float("inf")
+        return text is not None and 0 <= float(text) < _LONGEST_MS
     except ValueError:
         return False

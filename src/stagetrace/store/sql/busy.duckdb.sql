@@ -20,7 +20,7 @@ counted AS (
 -- With peers: events of one time are in no order.
 shared AS (
     SELECT
-        *, sum(CASE WHEN before > 0 THEN floor(16 * gap / heavy)::BIGINT ELSE 0 END) OVER (
+        *, sum(CASE WHEN before > 0 THEN floor(16 * (gap / heavy))::HUGEINT ELSE 0 END) OVER (
             PARTITION BY service, "service.instance.id" ORDER BY moment
         ) AS upto
     FROM counted
