@@ -12,7 +12,6 @@ from time import time_ns
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context as otel_context
 from opentelemetry.trace import Span, Status, StatusCode
 
 from stagetrace.guard import guarded_end, report, switch
@@ -21,9 +20,10 @@ from stagetrace.instrumentation.asgi.websocket import Messages
 from stagetrace.instrumentation.base import SCOPE_KEY
 from stagetrace.instrumentation.connection.socket_wait import show, waited_ns
 from stagetrace.instrumentation.connection.tcp_attributes import add_asgi, unacked
-from stagetrace.instrumentation.frameworks.starlette import template_of
+from stagetrace.instrumentation.frameworks.starlette_routes import template_of
 from stagetrace.instrumentation.http import attributes as http
 from stagetrace.instrumentation.http import metrics as http_metrics
+from stagetrace.instrumentation.http.conventions import CANCELLED, CLIENT, PROPAGATORS, SUPPRESS_KEYS
 from stagetrace.instrumentation.http.pickled_scope import below, goes_on
 from stagetrace.instrumentation.http.queue_headers import time_in_queue_ms
 from stagetrace.instrumentation.http.response_delivery import announced, gone_flag, is_written
@@ -49,12 +49,7 @@ if TYPE_CHECKING:
     from stagetrace.otlp.encode.span_encoder import Block
     from stagetrace.sla.entry_recorder import EntryRecorder
 
-# What opentelemetry-instrumentation's suppress_http_instrumentation() and suppress_instrumentation() set.
-SUPPRESS_KEYS = (otel_context._SUPPRESS_HTTP_INSTRUMENTATION_KEY, otel_context._SUPPRESS_INSTRUMENTATION_KEY)
 _hook = switch(WHERE)
-# Somebody who has set a global response propagator has imported this.
-PROPAGATORS = "opentelemetry.instrumentation.propagators"
-CLIENT, CANCELLED = "client", "cancelled"  # why an answer did not get to its end
 
 
 async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> Any:

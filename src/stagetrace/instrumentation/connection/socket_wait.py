@@ -10,9 +10,9 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.guard import guarded, switch
+from stagetrace.instrumentation.connection.arrival import Arrival
 from stagetrace.instrumentation.connection.lookup import look_into, socket_of, transport_of
 from stagetrace.instrumentation.thread_pools.queue_attributes import crowded
-from stagetrace.instrumentation.wsgi_servers.generic import Arrival
 from stagetrace.recording.loop_blockers import holder
 from stagetrace.semconv import QUEUE, QUEUE_BLOCKED_BY, QUEUE_REASON
 from stagetrace.sources import socket_wait as tcp

@@ -6,7 +6,6 @@ Also the place of the entry span where no hook of ours covers the server.
 from __future__ import annotations
 
 import functools
-import sys
 from operator import attrgetter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
@@ -109,21 +108,3 @@ def _note_route(route: Any, scope: Any, request: Any) -> None:
     if included is not None and included.original_route is route:
         route = included
     request.serve_by(route.path)
-
-
-@guarded
-def template_of(scope: Any) -> str:
-    """Return the template of the route that would serve a scope; empty where none would, or no application looked."""
-    routes = getattr(scope.get("app"), "routes", ())
-    # FastAPI from 0.137.2 on: routes of included routers, with their prefix.
-    flat = getattr(sys.modules.get("fastapi.routing"), "iter_route_contexts", None)
-    partial = ""
-    for route in flat(routes) if flat is not None else routes:
-        if not hasattr(route, "matches"):  # of another framework
-            return ""
-        match, _ = route.matches(scope)
-        if match.name == "FULL":
-            return getattr(route, "path", None) or ""
-        if match.name == "PARTIAL":  # of another method
-            partial = partial or route.path
-    return partial

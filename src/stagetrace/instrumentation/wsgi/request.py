@@ -16,17 +16,17 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from stagetrace.guard import guarded, guarded_end, report, switch
-from stagetrace.instrumentation.asgi.request import PROPAGATORS, SUPPRESS_KEYS
 from stagetrace.instrumentation.base import SCOPE_KEY, request_in
+from stagetrace.instrumentation.connection.arrival import arriving
 from stagetrace.instrumentation.connection.socket_wait import arrived
 from stagetrace.instrumentation.connection.tcp_attributes import add_wsgi
 from stagetrace.instrumentation.http import attributes as http
 from stagetrace.instrumentation.http import metrics as http_metrics
+from stagetrace.instrumentation.http.conventions import PROPAGATORS, SUPPRESS_KEYS
 from stagetrace.instrumentation.http.pickled_scope import below, goes_on
 from stagetrace.instrumentation.http.queue_headers import HEADERS, time_in_queue_ms
 from stagetrace.instrumentation.wsgi.adopted import AdoptedRequest, adopts
 from stagetrace.instrumentation.wsgi.response import WHERE, Passing, broken_off
-from stagetrace.instrumentation.wsgi_servers.generic import arriving
 from stagetrace.recording.context import NO_CONTEXT, RequestSpan, get_current, with_span
 from stagetrace.recording.current_timeline import current, recording
 from stagetrace.recording.entry import EntrySpan
@@ -40,7 +40,7 @@ from stagetrace.sources.thread_cpu import account
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stagetrace.instrumentation.wsgi_servers.generic import Arrival
+    from stagetrace.instrumentation.connection.arrival import Arrival
     from stagetrace.otlp.encode.span_encoder import Block
     from stagetrace.sla.entry_recorder import EntryRecorder
 

@@ -13,9 +13,9 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded_end, report
-from stagetrace.instrumentation.asgi.request import CANCELLED, CLIENT
 from stagetrace.instrumentation.connection.lookup import socket_of
 from stagetrace.instrumentation.connection.socket_wait import lain_ns
+from stagetrace.instrumentation.http.conventions import CANCELLED, CLIENT
 from stagetrace.instrumentation.http.response_delivery import announced
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current

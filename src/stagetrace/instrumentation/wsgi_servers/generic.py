@@ -7,18 +7,14 @@ all else is imported with the first request.
 from __future__ import annotations
 
 import functools
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.base import SCOPE_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from types import ModuleType
-
-    # activity, attributes, begin, end (0: as the application is called), in nanoseconds
-    Wait = tuple[str, Mapping[str, Any] | None, int, int]
 
 # Module, class, the attribute in which it keeps the application, the method that serves until the end.
 SERVERS = {
@@ -29,16 +25,6 @@ SERVERS = {
 }
 # Applications that are no service, by their module: who scrapes metrics is no customer.
 NO_SERVICES = ("prometheus_client.",)
-
-
-class Arrival(NamedTuple):
-    """What a server knows of a request before it calls the application."""
-
-    start: int
-    waits: tuple[Wait, ...]
-
-
-arriving: ContextVar[Arrival | None] = ContextVar("stagetrace.arriving", default=None)
 
 
 @functools.cache

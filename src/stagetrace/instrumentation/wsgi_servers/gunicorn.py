@@ -8,7 +8,8 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.wsgi_servers.generic import Arrival, arriving, deliver, prepare, traced
+from stagetrace.instrumentation.connection.arrival import Arrival, arriving
+from stagetrace.instrumentation.wsgi_servers.generic import deliver, prepare, traced
 from stagetrace.semconv import NETWORK_RECEIVE, QUEUE, QUEUE_POOL_SIZE, QUEUE_REASON, QUEUE_WAITERS
 
 if TYPE_CHECKING:
