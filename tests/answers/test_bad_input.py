@@ -79,7 +79,7 @@ STORES: dict[str, Callable[[], Iterator[Made]]] = {
     ),
     "a clock that was set meanwhile": lambda: each(lambda _: {"start_unix_nano": 0, "duration_ms": NOON / MS}, 20),
     "impossible readings": lambda: each(
-        lambda one: {"attributes": {"cpu.time_ms": 1e308, "ml.batch.size": 2**62 * (one.number % 2 * 2 - 1)}}
+        lambda one: {"attributes": {"stagetrace.cpu.time_ms": 1e308, "ml.batch.size": 2**62 * (one.number % 2 * 2 - 1)}}
     ),
     "at the beginning of time": lambda: each(lambda one: {"start_unix_nano": one.number}),
     "many values of an attribute": lambda: each(

@@ -163,7 +163,7 @@ def test_what_spans_say_of_pool_cpu_and_batches(tmp_path: Path) -> None:
             NOON + number * 10_000_000,
             {"queue": 5.0, "inference": 15.0},
             with_stage_spans=True,
-            attributes={"cpu.time_ms": 4.0, "ml.batch.size": 8},
+            attributes={"stagetrace.cpu.time_ms": 4.0, "ml.batch.size": 8},
             stage_attributes={"queue": {"queue.reason": "thread_pool", "queue.pool_size": 5, "queue.waiters": 2}},
         )
         for number in range(1, 301)

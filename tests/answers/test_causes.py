@@ -36,7 +36,11 @@ def requests(count: int = 2500, *, gold_is_slow: bool = True, judged: bool = Tru
             version=version,
             within_ms=45 if judged else None,
             cause="cpu_wait",
-            attributes={"tenant.id": tenant, "request.id": f"{number:032x}", "gc.pause_ms": stages["inference"]},
+            attributes={
+                "tenant.id": tenant,
+                "request.id": f"{number:032x}",
+                "stagetrace.gc.pause_ms": stages["inference"],
+            },
             resource={"host.name": f"h-{version}", "k8s.pod.name": f"p-{version}"},
             **more,
         )

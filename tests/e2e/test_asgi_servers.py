@@ -254,11 +254,16 @@ def test_a_slow_reader_is_network_send(told: Told) -> None:
 def test_a_stream_is_judged_by_its_pieces(told: Told) -> None:
     """0.3 s to the first, 0.4 s between two: the first broke its promise, the duration would have, too."""
     asked = [(request.entry.attributes, answer) for request, answer in told.each("stream")]
-    assert_near([(said["network.first_byte_ms"] * MS, times[0] * 1e9) for said, times in asked])
-    assert_near([(said["network.chunk_gap.max_ms"] * MS, (times[2] - times[1]) * 1e9) for said, times in asked])
+    assert_near([(said["stagetrace.network.first_byte_ms"] * MS, times[0] * 1e9) for said, times in asked])
+    assert_near(
+        [(said["stagetrace.network.chunk_gap.max_ms"] * MS, (times[2] - times[1]) * 1e9) for said, times in asked]
+    )
     for attributes, _ in asked:
-        assert attributes["network.chunks"] == 4
-        assert attributes["network.chunk_gap.max_ms"] <= attributes["network.chunk_gap.p99_ms"] * 1.0000001
+        assert attributes["stagetrace.network.chunks"] == 4
+        assert (
+            attributes["stagetrace.network.chunk_gap.max_ms"]
+            <= attributes["stagetrace.network.chunk_gap.p99_ms"] * 1.0000001
+        )
         assert attributes["sla.verdict"] == "breach"
 
 
@@ -289,20 +294,20 @@ def test_a_blocked_loop_is_time_of_whom_it_blocks(told: Told) -> None:
 @pytest.mark.parametrize("name", ["gone", "gone in the stream", "gone unheard"])
 def test_a_client_that_goes_away_is_marked(name: str, told: Told) -> None:
     attributes = told.request(name).entry.attributes
-    assert attributes["network.disconnect"] == "client"
+    assert attributes["stagetrace.network.disconnect"] == "client"
     assert attributes["sla.verdict"] in ("excluded", "breach")
 
 
 def test_an_answer_that_was_not_completed_is_an_error(told: Told) -> None:
     entry = told.request("nothing").entry
-    assert (entry.status, entry.attributes.get("network.disconnect")) == (2, None)
+    assert (entry.status, entry.attributes.get("stagetrace.network.disconnect")) == (2, None)
 
 
 def test_a_websocket_is_one_span_with_its_messages_counted_and_no_verdict(told: Told) -> None:
     entry = told.request("websocket").entry
     assert told.answers["websocket"] == ["hello"] * 6
-    assert entry.attributes["network.messages.received"] == 3
-    assert entry.attributes["network.messages.sent"] == 6
+    assert entry.attributes["stagetrace.network.messages.received"] == 3
+    assert entry.attributes["stagetrace.network.messages.sent"] == 6
     assert "sla.verdict" not in entry.attributes
 
 
@@ -351,7 +356,7 @@ def test_a_request_that_its_server_stops_is_marked(server: list[str], tmp_path: 
         request = request_of([span for span in sink.spans if span.trace_id == trace])
     assert_tiled(request)
     attributes = request.entry.attributes
-    assert (attributes["network.disconnect"], attributes["sla.verdict"]) == ("cancelled", "excluded")
+    assert (attributes["stagetrace.network.disconnect"], attributes["sla.verdict"]) == ("cancelled", "excluded")
 
 
 @pytest.mark.heavier
@@ -371,10 +376,10 @@ def check(kind: str, entry: Received) -> None:
     duration_ms = (entry.end - entry.start) / 1e6
     over = (
         duration_ms > WITHIN_MS
-        or attributes.get("network.first_byte_ms", 0) > CHUNK_MS
-        or attributes.get("network.chunk_gap.max_ms", 0) > CHUNK_MS
+        or attributes.get("stagetrace.network.first_byte_ms", 0) > CHUNK_MS
+        or attributes.get("stagetrace.network.chunk_gap.max_ms", 0) > CHUNK_MS
     )
-    left = "network.disconnect" in attributes
+    left = "stagetrace.network.disconnect" in attributes
     assert attributes["sla.verdict"] == ("breach" if over else "excluded" if left else "good"), (kind, entry)
     assert attributes.get("sla.breached") == (True if over else None if left else False)
     assert left is (kind in ("gone", "gone midway", "cut")), (kind, entry)
@@ -384,9 +389,9 @@ def check(kind: str, entry: Received) -> None:
     if kind == "before":
         assert status == 500
     if kind == "stream":
-        assert attributes["network.chunks"] > 1
+        assert attributes["stagetrace.network.chunks"] > 1
     elif kind != "gone midway":  # which may go before the second piece
-        assert "network.chunks" not in attributes
+        assert "stagetrace.network.chunks" not in attributes
 
 
 def test_nothing_of_ours_failed(told: Told) -> None:

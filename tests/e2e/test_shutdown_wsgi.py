@@ -109,7 +109,7 @@ def test_a_worker_that_is_told_to_end_as_it_writes_is_no_client_that_went_away(
     check(receiver, {trace_id})
     (entry,) = (span for span in receiver.spans() if span.trace_id.hex() == trace_id and span.kind == SERVER)
     attributes = {pair.key: pair.value.string_value for pair in entry.attributes}
-    assert attributes["network.disconnect"] == "cancelled"
+    assert attributes["stagetrace.network.disconnect"] == "cancelled"
 
 
 INTERRUPTED_WRITE = """

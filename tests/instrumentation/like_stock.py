@@ -28,7 +28,7 @@ OURS = (
     "sla.",
     "network.chunk",
     "network.first_byte",
-    "network.disconnect",
+    "stagetrace.network.disconnect",
     "network.messages",
     "http.request.body.size",
     "http.response.body.size",

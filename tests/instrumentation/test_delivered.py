@@ -88,14 +88,14 @@ def take(service: Service, sink: Sink, path: str, size: int, method: str = "GET"
 @pytest.mark.parametrize(("path", "size", "method"), [("all", 1000, "GET"), ("empty", 0, "GET"), ("head", 0, "HEAD")])
 def test_a_client_that_has_all_of_it_is_not_gone(path: str, size: int, method: str, asgi: Service, sink: Sink) -> None:
     request = take(asgi, sink, f"/plain/{path}", size, method)
-    assert "network.disconnect" not in request.entry.attributes
+    assert "stagetrace.network.disconnect" not in request.entry.attributes
     assert request.entry.attributes["sla.verdict"] == "good"
     assert request.entry.status != 2
 
 
 def test_a_stream_that_is_cancelled_behind_its_last_byte_is_complete(asgi: Service, sink: Sink) -> None:
     request = take(asgi, sink, "/stream", 1000)
-    assert "network.disconnect" not in request.entry.attributes
+    assert "stagetrace.network.disconnect" not in request.entry.attributes
     assert request.entry.attributes["sla.verdict"] == "good"
     assert request.entry.attributes["http.response.body.size"] == 1000
 
@@ -103,7 +103,7 @@ def test_a_stream_that_is_cancelled_behind_its_last_byte_is_complete(asgi: Servi
 @pytest.mark.parametrize(("path", "size"), [("half", 500), ("large", 1000)])
 def test_a_client_that_lacks_some_of_it_is_gone(path: str, size: int, asgi: Service, sink: Sink) -> None:
     request = take(asgi, sink, f"/plain/{path}", size)
-    assert request.entry.attributes["network.disconnect"] == "client"
+    assert request.entry.attributes["stagetrace.network.disconnect"] == "client"
     assert request.entry.attributes["sla.verdict"] == "excluded"
 
 
@@ -111,12 +111,12 @@ def test_a_client_that_lacks_some_of_it_is_gone(path: str, size: int, asgi: Serv
 def test_a_wsgi_client_that_has_all_of_it_is_not_gone(size: int, method: str, wsgi: Service, sink: Sink) -> None:
     """Cheroot takes nothing of a response to HEAD but its head."""
     request = take(wsgi, sink, "/all", size, method)
-    assert "network.disconnect" not in request.entry.attributes
+    assert "stagetrace.network.disconnect" not in request.entry.attributes
     assert request.entry.attributes["sla.verdict"] == "good"
 
 
 def test_a_wsgi_client_that_lacks_some_of_it_is_gone(wsgi: Service, sink: Sink) -> None:
-    assert take(wsgi, sink, "/half", 500).entry.attributes["network.disconnect"] == "client"
+    assert take(wsgi, sink, "/half", 500).entry.attributes["stagetrace.network.disconnect"] == "client"
 
 
 @pytest.mark.parametrize("value", ["x", "", "1, 1", b"\xff", None])

@@ -100,8 +100,8 @@ def test_names_and_attributes_are_those_of_the_newest_conventions(service: Servi
         "rpc.system.name": "grpc",
         "rpc.method": "ml.Scorer/Predict",
         "rpc.response.status_code": "OK",
-        "network.received_bytes": len(dump({"inference_s": 0.02})),
-        "network.sent_bytes": len(dump({"dump_s": 0, "dump_fails": 0, "value": 0.02})),
+        "stagetrace.network.received_bytes": len(dump({"inference_s": 0.02})),
+        "stagetrace.network.sent_bytes": len(dump({"dump_s": 0, "dump_fails": 0, "value": 0.02})),
         "server.address": host,
         "server.port": int(port),
         "client.address": "127.0.0.1",
@@ -235,8 +235,8 @@ def test_a_stream_of_requests_waits_in_network_receive(service: Service, sink: S
     assert_tiled(request)
     assert request.total_ns("network.receive") >= 80 * MS
     attributes = request.entry.attributes
-    assert attributes["network.messages.received"] == 2
-    assert attributes["network.received_bytes"] == 2 * len(dump({"value": 1}))
+    assert attributes["stagetrace.network.messages.received"] == 2
+    assert attributes["stagetrace.network.received_bytes"] == 2 * len(dump({"value": 1}))
 
 
 def test_the_wait_for_a_slow_caller_is_network_receive(service: Service, sink: Sink) -> None:
@@ -274,8 +274,8 @@ def test_a_slow_reader_is_network_send(service: Service, sink: Sink) -> None:
         request = sink.request(trace_id)
         assert_tiled(request)
         assert took_s > 0.4
-        assert request.entry.attributes["network.chunks"] == 31
-        assert request.entry.attributes["network.sent_bytes"] > 30_000_000
+        assert request.entry.attributes["stagetrace.network.chunks"] == 31
+        assert request.entry.attributes["stagetrace.network.sent_bytes"] > 30_000_000
         return {"network.send": (request.total_ns("network.send"), took_s * 1e9)}
 
     measure(ask, tries=5)
@@ -287,13 +287,13 @@ def test_a_stream_is_judged_by_its_messages(service: Service, sink: Sink) -> Non
     def ask() -> dict[str, tuple[float, float]]:
         request, got = traced(service, sink, "Count", {"to": 3, "step_s": 0.3}, kind="unary_stream")
         said = request.entry.attributes
-        assert len(got.answers) == said["network.chunks"] == 3
-        assert said["network.chunk_gap.max_ms"] <= said["network.chunk_gap.p99_ms"] * 1.0000001
+        assert len(got.answers) == said["stagetrace.network.chunks"] == 3
+        assert said["stagetrace.network.chunk_gap.max_ms"] <= said["stagetrace.network.chunk_gap.p99_ms"] * 1.0000001
         assert (said["sla.verdict"], said["sla.breach.promise"]) == ("breach", "per_chunk")
         assert said["sla.breach.stage"] == "handler"
         return {
-            "first": (said["network.first_byte_ms"] * MS, 300 * MS),
-            "gap": (said["network.chunk_gap.max_ms"] * MS, 300 * MS),
+            "first": (said["stagetrace.network.first_byte_ms"] * MS, 300 * MS),
+            "gap": (said["stagetrace.network.chunk_gap.max_ms"] * MS, 300 * MS),
         }
 
     measure(ask, tries=5)
@@ -318,7 +318,7 @@ def test_handlers_that_write_themselves_are_left_as_they_are(aio: Service, sink:
     """Coroutines without a `yield`: opentelemetry-instrumentation-grpc breaks them (contrib#3066)."""
     request, got = traced(aio, sink, "Write", {"to": 3}, kind="unary_stream")
     assert [answer["number"] for answer in got.answers] == [0, 1, 2]
-    assert request.entry.attributes["network.chunks"] == 3
+    assert request.entry.attributes["stagetrace.network.chunks"] == 3
     request, got = traced(aio, sink, "WriteDouble", {"value": 1}, {"value": 2}, kind="stream_stream")
     assert [answer["value"] for answer in got.answers] == [2, 4]
     assert request.entry.attributes["rpc.response.status_code"] == "OK"
@@ -332,8 +332,8 @@ def test_plain_functions_of_an_asyncio_server_wait_for_its_pool(aio: Service, si
     queue = next(stage for stage in request.stages if stage.name == "queue")
     assert queue.attributes["queue.reason"] == "grpc_pool"
     request, got = traced(aio, sink, "PooledCount", {"to": 2, "step_s": 0.02}, kind="unary_stream")
-    assert len(got.answers) == request.entry.attributes["network.chunks"] == 2
-    assert request.entry.attributes["network.first_byte_ms"] >= 20 * EARLY
+    assert len(got.answers) == request.entry.attributes["stagetrace.network.chunks"] == 2
+    assert request.entry.attributes["stagetrace.network.first_byte_ms"] >= 20 * EARLY
     request, got = traced(aio, sink, "PooledSum", {"value": 1}, {"value": 2}, kind="stream_unary")
     assert got.answers[0]["value"] == 3
 
@@ -357,7 +357,7 @@ def test_a_deadline_that_passes(method: str, services: Services, sink: Sink) -> 
         assert got.code == "DEADLINE_EXCEEDED"
         assert request.entry.status == ERROR
         assert request.entry.attributes["error.type"] == "DEADLINE_EXCEEDED"
-        assert request.entry.attributes["network.disconnect"] == "cancelled"
+        assert request.entry.attributes["stagetrace.network.disconnect"] == "cancelled"
         assert request.entry.attributes["sla.verdict"] == "excluded"  # 20 s were promised
 
 
@@ -367,7 +367,10 @@ def test_a_caller_that_cancels(service: Service, sink: Sink) -> None:
     entry = sink.request(trace_id).entry
     assert entry.attributes["rpc.response.status_code"] == "CANCELLED"
     assert entry.status == UNSET
-    assert (entry.attributes["network.disconnect"], entry.attributes["sla.verdict"]) == ("cancelled", "excluded")
+    assert (entry.attributes["stagetrace.network.disconnect"], entry.attributes["sla.verdict"]) == (
+        "cancelled",
+        "excluded",
+    )
 
 
 def test_a_caller_that_cancels_a_stream_closes_the_generator(service: Service, sink: Sink) -> None:

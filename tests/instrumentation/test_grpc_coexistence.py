@@ -110,7 +110,7 @@ def test_a_caller_that_gives_up_is_no_good_request(timeout: float | None, beside
         call.cancel()
     assert call.code().name == ("CANCELLED" if timeout is None else "DEADLINE_EXCEEDED")
     attributes = sink.request(trace_id).entry.attributes
-    assert (attributes["network.disconnect"], attributes["sla.verdict"]) == ("cancelled", "excluded")
+    assert (attributes["stagetrace.network.disconnect"], attributes["sla.verdict"]) == ("cancelled", "excluded")
 
 
 @with_own("provider")

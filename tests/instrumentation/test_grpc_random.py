@@ -169,7 +169,7 @@ def check(spans: list[Received], drawn: Drawn, code: str) -> tuple[str, bool]:
     duration_ns, within_ms = entry.end - entry.start, PROMISES.get(method, REST_MS)
     breached = broken(attributes, duration_ns / 1e6, method)
     gone = bool(gives_up) and said in ("CANCELLED", "DEADLINE_EXCEEDED")
-    assert attributes.get("network.disconnect") == ("cancelled" if gone else None), (drawn, said)
+    assert attributes.get("stagetrace.network.disconnect") == ("cancelled" if gone else None), (drawn, said)
     assert attributes.get("sla.breached") is (True if breached else None if gone else False), (drawn, duration_ns)
     assert attributes["sla.verdict"] == ("breach" if breached else "excluded" if gone else "good")
     if duration_ns > within_ms * 1_000_000:
@@ -185,5 +185,8 @@ def broken(attributes: dict[str, Any], duration_ms: float, method: str) -> bool:
     """Return whether a request broke its promise, by all that its entry span says."""
     if duration_ms > PROMISES.get(method, REST_MS):
         return True
-    pieces = (attributes.get("network.first_byte_ms", 0), attributes.get("network.chunk_gap.max_ms", 0))
+    pieces = (
+        attributes.get("stagetrace.network.first_byte_ms", 0),
+        attributes.get("stagetrace.network.chunk_gap.max_ms", 0),
+    )
     return method == "Count" and max(pieces) > CHUNK_MS

@@ -204,7 +204,7 @@ def test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged(servic
         request = sink.request(trace_id)
         assert_tiled(request)
         took = request.entry.end - request.entry.start
-        gone = "network.disconnect" in request.entry.attributes
+        gone = "stagetrace.network.disconnect" in request.entry.attributes
         verdict = "breach" if took > 300_000_000 else "excluded" if gone else "good"
         assert request.entry.attributes["sla.verdict"] == verdict
         assert gone is (response is None)

@@ -284,7 +284,7 @@ def test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged(
         assert_tiled(request)
         attributes = request.entry.attributes
         gone = kind.endswith("gone")
-        assert ("network.disconnect" in attributes) is gone, (kind, attributes)
+        assert ("stagetrace.network.disconnect" in attributes) is gone, (kind, attributes)
         took = request.entry.end - request.entry.start
         verdict = "breach" if took > 300_000_000 else "excluded" if gone else "good"
         assert attributes["sla.verdict"] == verdict, (kind, attributes)
@@ -295,7 +295,7 @@ def test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged(
             assert response.status_code == 500
             assert kind.endswith("raises") or kind == "batched"  # one of a batch fails all of it
         elif kind == "tokens":
-            assert attributes["network.chunks"] > 1
+            assert attributes["stagetrace.network.chunks"] > 1
         else:
             truth, inference = truth_of(response), stage_of(request, "inference")
             assert inference.start <= truth["predict"][0]

@@ -63,7 +63,7 @@ def test_a_stream_is_a_few_spans(server: str, sink: Sink, tmp_path: Path) -> Non
         assert len(response.content) == 10 * CHUNKS
         request = sink.request(trace_id)
         assert_few(request, CHUNKS)
-        assert request.entry.attributes["network.chunks"] == CHUNKS
+        assert request.entry.attributes["stagetrace.network.chunks"] == CHUNKS
         slow = sink.request(service.call("GET", "/stream?pauses=" + "0.001," * 150 + "0.3" + ",0.001" * 150)[0])
         assert_few(slow, 303)
         single = [one for one in slow.stages if "ml.stage.coalesced" not in one.attributes]
@@ -76,7 +76,7 @@ def test_a_wsgi_stream_is_a_few_spans(server: str, sink: Sink, tmp_path: Path) -
         trace_id, _ = service.call("GET", f"/stream?chunks={CHUNKS}&pause_s=0.001")
         request = sink.request(trace_id)
         assert_few(request, CHUNKS)
-        assert request.entry.attributes["network.chunks"] == CHUNKS
+        assert request.entry.attributes["stagetrace.network.chunks"] == CHUNKS
 
 
 @pytest.mark.parametrize("app", APPS)
@@ -102,4 +102,4 @@ def test_a_websocket_of_many_messages_is_a_few_spans(server: str, sink: Sink, tm
                 assert (socket.recv(), socket.recv()) == ("x", "x")
         request = sink.request(trace_id)
         assert_few(request, CHUNKS, "network.receive")
-        assert request.entry.attributes["network.messages.received"] == CHUNKS
+        assert request.entry.attributes["stagetrace.network.messages.received"] == CHUNKS

@@ -187,12 +187,13 @@ def test_a_stream_that_infers_between_its_pieces(flask: Service, sink: Sink) -> 
     sent = [stage for stage in request.stages if stage.name == "network.send"]
     assert len(sent) >= 3
     said = request.entry.attributes
-    assert (said["network.chunks"], said["http.response.body.size"]) == (3, 24)
+    assert (said["stagetrace.network.chunks"], said["http.response.body.size"]) == (3, 24)
     inferred_ms = [(one.end - one.start) / 1e6 for one in request.stages if one.name == "inference"]
-    assert said["network.first_byte_ms"] >= inferred_ms[0]
-    assert said["network.chunk_gap.max_ms"] >= max(inferred_ms[1:])
+    assert said["stagetrace.network.first_byte_ms"] >= inferred_ms[0]
+    assert said["stagetrace.network.chunk_gap.max_ms"] >= max(inferred_ms[1:])
     assert (
-        said["network.first_byte_ms"] + said["network.chunk_gap.max_ms"] <= (sent[-1].end - request.entry.start) / 1e6
+        said["stagetrace.network.first_byte_ms"] + said["stagetrace.network.chunk_gap.max_ms"]
+        <= (sent[-1].end - request.entry.start) / 1e6
     )
 
 
@@ -442,7 +443,7 @@ def test_many_requests_at_random(flask: Service, sink: Sink) -> None:
         assert entry.attributes["http.response.status_code"] == got
         assert entry.attributes["http.route"] == "/random"
         if kind == "give up":
-            assert entry.attributes["network.disconnect"] == "client"
+            assert entry.attributes["stagetrace.network.disconnect"] == "client"
             assert entry.attributes["sla.verdict"] == ("breach" if entry.end - entry.start > 5_000_000 else "excluded")
         else:
             assert entry.attributes["sla.breached"] is (entry.end - entry.start > 5_000_000)
@@ -511,4 +512,4 @@ def test_an_answer_in_one_piece_is_no_stream(pieces: list[bytes], said: int | No
     assert (request.stream is None) == (said is None)
     attributes = request.passed(request.started)
     assert attributes["http.response.body.size"] == 5
-    assert attributes.get("network.chunks") == said
+    assert attributes.get("stagetrace.network.chunks") == said

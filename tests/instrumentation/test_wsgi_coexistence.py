@@ -102,8 +102,8 @@ def assert_that_a_client_that_goes_away_is_never_good(service: Service, sink: Si
     with suppress(httpx.TransportError):  # cut off, where a server has begun to answer
         service.client.get("/raise-in-stream", headers={"traceparent": f"00-{broken}-{'c' * 16}-01"})
     attributes = sink.request(gone).entry.attributes
-    assert (attributes["network.disconnect"], attributes["sla.verdict"]) == ("client", "excluded")
-    assert "network.disconnect" not in sink.request(broken).entry.attributes
+    assert (attributes["stagetrace.network.disconnect"], attributes["sla.verdict"]) == ("client", "excluded")
+    assert "stagetrace.network.disconnect" not in sink.request(broken).entry.attributes
 
 
 @pytest.mark.parametrize("instrumented", [pytest.param("", marks=pytest.mark.smoke), "1", "without exporter"])

@@ -157,13 +157,17 @@ def test_what_is_usual_is_learned_by_route_and_by_size() -> None:
 
 
 def test_the_evidence_says_what_is_known_of_the_wire_where_that_is_the_cause() -> None:
-    known = {"network.rtt_ms": 81.26, "network.retransmits": 3, "network.unacked_bytes": 70_000}
+    known = {
+        "stagetrace.network.rtt_ms": 81.26,
+        "stagetrace.network.retransmits": 3,
+        "stagetrace.network.unacked_bytes": 70_000,
+    }
     assert on_the_wire(Cause("slow_download", "slow_download"), known) == (
         "; round trip to the client 81.3 ms, 3 segments retransmitted, 70000 bytes unacknowledged at the end"
     )
     upload = Cause("slow_upload", "slow_upload")
     assert on_the_wire(upload, known) == "; round trip to the client 81.3 ms, 3 segments retransmitted"
-    assert on_the_wire(upload, {"network.rtt_ms": 0.02}) == "; round trip to the client 0.0 ms"
+    assert on_the_wire(upload, {"stagetrace.network.rtt_ms": 0.02}) == "; round trip to the client 0.0 ms"
     assert on_the_wire(upload, {}) == on_the_wire(Cause("compute", "compute"), known) == ""
 
 

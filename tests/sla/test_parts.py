@@ -109,7 +109,7 @@ def test_a_section_within_another_counts_once_also_where_one_reading_begins_both
 
 
 def test_what_another_process_did_is_as_it_reports_and_else_unknown() -> None:
-    cpu = {"cpu.time_ms": 60.0, "cpu.wait_ms": 10.0, "cpu.blocked_ms": 30.0}
+    cpu = {"stagetrace.cpu.time_ms": 60.0, "stagetrace.cpu.wait_ms": 10.0, "stagetrace.cpu.blocked_ms": 30.0}
     segments = [segment("handler", 0, 20), segment("inference", 20, 120, cpu)]
     parts = parts_of(segments, noted([section(0, 20, 20)]))
     assert {part: took / MS for part, took in parts.times.items()} == {"compute": 80, "cpu_wait": 10, "unknown": 30}
@@ -123,7 +123,7 @@ def test_a_batch_of_another_process_that_reports_nothing_is_unknown() -> None:
 
 
 def test_a_call_of_which_there_are_accounts_counts_once() -> None:
-    call = segment("inference", 0, 100, {"cpu.time_ms": 90.0})
+    call = segment("inference", 0, 100, {"stagetrace.cpu.time_ms": 90.0})
     assert in_ms([call], noted([section(0, 100, 90, 10)])) == {"compute": 90, "cpu_wait": 10}
 
 

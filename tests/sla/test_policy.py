@@ -369,8 +369,8 @@ def test_a_streams_verdict_is_that_of_the_exported_numbers(gaps: list[int], firs
     word, broken = decide(objective, now - start, _streamed(stream, start))
     values = {
         "within": ((now - start) / 1e6, within / 1e6),
-        "first_chunk": (exported["network.first_byte_ms"], first_chunk / 1e6),
-        "per_chunk": (exported["network.chunk_gap.max_ms"], per_chunk / 1e6),
+        "first_chunk": (exported["stagetrace.network.first_byte_ms"], first_chunk / 1e6),
+        "per_chunk": (exported["stagetrace.network.chunk_gap.max_ms"], per_chunk / 1e6),
     }
     expected = [(bound, *pair) for bound, pair in values.items() if pair[0] > pair[1]]
     assert (word == "breach") is bool(expected)

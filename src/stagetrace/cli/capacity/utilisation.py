@@ -47,7 +47,7 @@ def utilisation(relations: Relations, one: Capacity) -> dict[str, dict[str, Any]
         else {**_use("threads", working, one.busiest.working, threads), "pool": pool["reason"]},
         "event_loop": _unknown("spans do not say how long an event loop was busy"),
         "batches": batched,
-        "cpu": _unknown("no request of the busiest minute carries cpu.time_ms")
+        "cpu": _unknown("no request of the busiest minute carries stagetrace.cpu.time_ms")
         if cpu_ms is None
         else _use("CPUs", cpu_ms * one.per_s / 1e3, cpu_ms * one.busiest.per_s / 1e3),
     }
