@@ -44,11 +44,11 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
 
 # Parts that work as a service starts, or where the entry span is somebody else's; those of one line fail together.
 STARTING = [
-    "stagetrace.instrumentation.frameworks.fastapi:_has_entry_span,stagetrace.runtime.provider:_report",
+    "stagetrace.instrumentation.frameworks.fastapi:_has_entry_span,stagetrace.runtime.runtime:_log_start",
     pytest.param("stagetrace.instrumentation.asgi.application:around", marks=pytest.mark.smoke),
     "stagetrace.instrumentation.models.sklearn:_wrap,stagetrace.instrumentation.opentelemetry.sdk:policy",
-    "stagetrace.runtime.provider:_set_tracer_provider",
-    "stagetrace.runtime.provider:_record_entries",
+    "stagetrace.runtime.provider:set_tracer_provider",
+    "stagetrace.runtime.provider:_entry_recorder",
     "stagetrace.otlp.export.sender:Sender.start",
 ]
 # Parts on the path of a request, broken one after another in one service.

@@ -101,7 +101,7 @@ def test_a_process_that_is_not_recorded_is_left_as_it_is(tmp_path: Path) -> None
 import concurrent.futures.thread as pool, fastapi, stagetrace, sys
 print(*(hasattr(method, "__wrapped__") for method in (pool.ThreadPoolExecutor.submit, fastapi.FastAPI.__call__)))
 with stagetrace.resume({"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}), stagetrace.stage("work"), stagetrace.batch([]):
-    print("stagetrace.runtime.provider" in sys.modules, *stagetrace.carry())
+    print("stagetrace.runtime.runtime" in sys.modules, *stagetrace.carry())
 """
     env = settings(tmp_path, STAGETRACE="1", PYTHONPATH=str(folder_with(FASTAPI)))
     done = subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)

@@ -70,7 +70,7 @@ def test_a_provider_of_the_services_own_keeps_its_resource() -> None:
         "import sys; sys.argv = ['serve.py']\n"
         "from opentelemetry import trace; from opentelemetry.sdk.trace import TracerProvider\n"
         "trace.set_tracer_provider(TracerProvider())\n"
-        "from stagetrace.runtime.provider import prepare_now; prepare_now()\n"
+        "from stagetrace.runtime.runtime import runtime; runtime.prepare_now()\n"
         "print(trace.get_tracer_provider().resource.attributes['service.name'])"
     )
     env = {**os.environ, "STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", "STAGETRACE_STATUS": "0"}

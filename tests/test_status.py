@@ -220,8 +220,8 @@ def test_a_process_that_is_told_not_to_says_nothing(tmp_path: Path) -> None:
 # A part of ours that fails or hangs, published often; how often it was tried, the service tells.
 OFTEN = """
 import time
-from stagetrace.runtime import provider as distro; from stagetrace.process_status import files as status
-distro.PUBLISH_EVERY_S = 0.05
+from stagetrace.runtime import worker; from stagetrace.process_status import files as status
+worker.IDLE_EVERY_S = 0.05
 tries = []
 """
 FULL = """

@@ -49,9 +49,10 @@ def forget() -> None:
     log._said.clear()
     for switch in guard._switches.values():
         switch.off = False
-    distro = sys.modules.get("stagetrace.runtime.provider")
-    if distro is None or distro.recorder is None:
+    loaded = sys.modules.get("stagetrace.runtime.runtime")
+    if loaded is None or loaded.runtime.recorder is None:
         return
+    recorder = loaded.runtime.recorder
     from stagetrace.instrumentation.http import attributes as http
     from stagetrace.instrumentation.http import metrics as http_metrics
 
@@ -64,6 +65,6 @@ def forget() -> None:
         for cached in (wsgi._excluded, wsgi._fields):
             cached.cache_clear()
         wsgi._known.clear()
-    distro.recorder._rests.clear()
-    distro.recorder._unbroken.clear()
-    distro.recorder._processor.learned._seen = Seen()
+    recorder._rests.clear()
+    recorder._unbroken.clear()
+    recorder._processor.learned._seen = Seen()

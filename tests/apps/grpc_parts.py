@@ -189,7 +189,7 @@ def forget() -> None:
         return
     for known in (rpc._peers, rpc._statuses, *(one.blocks for one in gc.get_objects() if isinstance(one, rpc.Server))):
         known.clear()
-    recorder = sys.modules["stagetrace.runtime.provider"].recorder
+    recorder = sys.modules["stagetrace.runtime.runtime"].runtime.recorder
     if recorder is not None:
         recorder._rests.clear()
         recorder._unbroken.clear()

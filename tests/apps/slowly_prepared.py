@@ -4,16 +4,16 @@ import time
 
 from any_bare import app
 
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime import provider
 
-prepare = distro._set_meter_provider
+prepare = provider.set_meter_provider
 
 
-def slow() -> None:
+def slow(*arguments: object) -> None:
     time.sleep(0.5)
-    prepare()
+    prepare(*arguments)
 
 
-distro._set_meter_provider = slow
+provider.set_meter_provider = slow
 
 __all__ = ["app"]

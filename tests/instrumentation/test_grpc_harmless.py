@@ -69,9 +69,9 @@ START = [
     ("grpc_threads", "stagetrace.instrumentation.grpc_server.request:Server.__init__"),
     ("grpc_aio", "stagetrace.instrumentation.grpc_server.request:Server.__init__"),
     ("grpc_aio", "stagetrace.instrumentation.grpc_server.request:Server.listen"),
-    ("grpc_threads", "stagetrace.runtime.provider:_set_tracer_provider"),
-    ("grpc_threads", "stagetrace.runtime.provider:flush_now"),
-    ("grpc_aio", "stagetrace.runtime.provider:flush_now"),
+    ("grpc_threads", "stagetrace.runtime.provider:set_tracer_provider"),
+    ("grpc_threads", "stagetrace.runtime.runtime:Runtime.flush_now"),
+    ("grpc_aio", "stagetrace.runtime.runtime:Runtime.flush_now"),
 ]
 RPC = "stagetrace.instrumentation.grpc_server.request:"
 RECORDER = "stagetrace.sla.entry_recorder:"

@@ -24,7 +24,7 @@ from stagetrace.instrumentation.wsgi_servers.gunicorn import _hurrying
 from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
 from stagetrace.recording.context import NO_CONTEXT, attach
 from stagetrace.recording.current_timeline import current
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sla.processor import SLASpanProcessor
 
@@ -104,8 +104,8 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     processor = SLASpanProcessor(request.param, provider._active_span_processor)
     processor.has_others = False
     sender = Kept()
-    monkeypatch.setattr(distro, "_ready", True)
-    monkeypatch.setattr(distro, "recorder", EntryRecorder(provider, processor, [sender]))  # type: ignore[list-item]
+    monkeypatch.setattr(runtime, "ready", True)
+    monkeypatch.setattr(runtime, "recorder", EntryRecorder(provider, processor, [sender]))  # type: ignore[list-item]
     guard.failures.clear()
     yield sender
     current.set(None)

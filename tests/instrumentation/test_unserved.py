@@ -91,7 +91,7 @@ PROCESSES = {
     "with a provider of its own": (f"import aiohttp.web; {PROVIDER}", ""),
     "made by multiprocessing": (CHILD, ""),
     "made by multiprocessing, to serve": (f"{CHILD}; import aiohttp.web", "does not see those of aiohttp.web"),
-    "that has served": ("from stagetrace.runtime import provider as distro; distro._ready = True", ""),
+    "that has served": ("from stagetrace.runtime.runtime import runtime; runtime.ready = True", ""),
 }
 
 

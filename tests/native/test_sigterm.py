@@ -28,8 +28,10 @@ def end_me():
 def ended(child):
     return -os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-sigterm.deliver = lambda: say("delivers")
-sigterm.catch()
+def deliver():
+    say("delivers")
+
+sigterm.catch(deliver)
 """
 HOOKED = "\nfrom stagetrace.runtime.activate import activate; activate()\n"
 # Whether the kernel would call a handler for SIGTERM.
@@ -79,7 +81,7 @@ def test_code_in_c_that_keeps_the_gil_is_ended_at_the_bound() -> None:
     code = """
 import re
 sigterm.BOUND_S = 0.5
-sigterm._in_c.give_up(), sigterm.catch()
+sigterm._in_c.give_up(), sigterm.catch(deliver)
 subprocess.Popen(["sh", "-c", f"sleep 0.3; kill {os.getpid()}"])
 re.match("(a+)+$", "a" * 64 + "b")
 """
@@ -90,14 +92,16 @@ re.match("(a+)+$", "a" * 64 + "b")
 @pytest.mark.parametrize(
     "broken",
     [
-        "sigterm.deliver = lambda: time.sleep(3600)",
-        "sigterm.deliver = lambda: 1 / 0",
-        "from stagetrace.runtime import provider as distro; distro._ready, distro.flush_now = True, lambda: 1 / 0",
+        "sigterm._deliver = lambda: time.sleep(3600)",
+        "sigterm._deliver = lambda: 1 / 0",
+        """
+from stagetrace.runtime.runtime import runtime
+runtime.ready, runtime.flush_now, sigterm._deliver = True, lambda: 1 / 0, runtime.deliver_all""",
     ],
     ids=["hangs", "fails", "fails within"],
 )
 def test_a_delivery_that_fails_or_hangs_keeps_nobody_alive(broken: str) -> None:
-    code = f"sigterm.BOUND_S = 0.5\nsigterm._in_c.give_up(), sigterm.catch()\n{broken}\nend_me()"
+    code = f"sigterm.BOUND_S = 0.5\nsigterm._in_c.give_up(), sigterm.catch(deliver)\n{broken}\nend_me()"
     assert run(code + WAIT)[0] == -signal.SIGTERM
 
 
@@ -105,20 +109,20 @@ def test_a_delivery_that_fails_or_hangs_keeps_nobody_alive(broken: str) -> None:
     "broken", ["sigterm.start = lambda *_: 1 / 0", "sigterm._in_c = None"], ids=["no thread", "nothing in C"]
 )
 def test_what_cannot_be_caught_ends_the_process_at_once(broken: str) -> None:
-    prelude = PRELUDE.replace("sigterm.catch()", f"{broken}\nsigterm.catch()")
+    prelude = PRELUDE.replace("sigterm.catch(deliver)", f"{broken}\nsigterm.catch(deliver)")
     status, said, _ = run("end_me()" + WAIT, prelude=prelude)
     assert (status, said) == (-signal.SIGTERM, [])
 
 
 def test_more_of_them_do_not_cut_the_delivery_short() -> None:
     """A process group is told by its service manager and, one by one, by its parent."""
-    code = "sigterm.deliver = lambda: (time.sleep(0.5), say('delivers'))\nend_me(), end_me(), end_me()"
+    code = "sigterm._deliver = lambda: (time.sleep(0.5), say('delivers'))\nend_me(), end_me(), end_me()"
     assert run(code + WAIT) == (-signal.SIGTERM, ["delivers"], "")
 
 
 def test_a_process_that_ends_meanwhile_ends_by_it() -> None:
     """The signal came first."""
-    code = "sigterm.deliver = lambda: (time.sleep(0.5), say('delivers'))\nend_me()\nsys.exit(3)"
+    code = "sigterm._deliver = lambda: (time.sleep(0.5), say('delivers'))\nend_me()\nsys.exit(3)"
     status, said, _ = run(code)
     assert status == -signal.SIGTERM
     assert "delivers" in "".join(said)  # it may be at both
@@ -207,7 +211,7 @@ def test_children_end_at_once(child: str, *, asked: bool) -> None:
     code = f"""
 import ctypes, warnings
 warnings.simplefilter("ignore")
-sigterm.deliver = lambda: time.sleep(3600)
+sigterm._deliver = lambda: time.sleep(3600)
 if {asked}:
     end_me()
 child = {child}
@@ -251,7 +255,9 @@ end_me()
 
 
 def test_any_thread_may_catch_it() -> None:
-    prelude = PRELUDE.replace("sigterm.catch()", "(t := threading.Thread(target=sigterm.catch)).start(), t.join()")
+    prelude = PRELUDE.replace(
+        "sigterm.catch(deliver)", "(t := threading.Thread(target=sigterm.catch, args=(deliver,))).start(), t.join()"
+    )
     assert run("end_me()" + WAIT, prelude=prelude) == (-signal.SIGTERM, ["delivers"], "")
 
 
@@ -286,7 +292,8 @@ print({CAUGHT})
 IN_PYTHON = """
 import os, signal, sys, threading, time
 from stagetrace.runtime import sigterm_python as sigterm
-sigterm.deliver = lambda: (time.sleep(0.5), print("delivers", flush=True))
+from stagetrace.runtime.runtime import runtime
+runtime.deliver_all = lambda: (time.sleep(0.5), print("delivers", flush=True))
 """
 
 

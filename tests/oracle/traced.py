@@ -97,7 +97,7 @@ def take_theirs_away() -> None:
     from stagetrace.instrumentation.http import attributes as http
     from stagetrace.instrumentation.http import metrics as http_metrics
     from stagetrace.instrumentation.opentelemetry.sdk import joined
-    from stagetrace.runtime import provider as distro
+    from stagetrace.runtime.runtime import runtime
     from stagetrace.sla.entry_recorder import EntryRecorder
 
     async def pass_on(self: Any, scope: Any, receive: Any, send: Any) -> None:
@@ -119,8 +119,8 @@ def take_theirs_away() -> None:
         original(self)
         processor = joined(self.tracer_provider)
         assert processor is not None
-        processor.has_others = distro._ready = True
-        distro.recorder = EntryRecorder(self.tracer_provider, processor, [])
+        processor.has_others = runtime.ready = True
+        runtime.recorder = EntryRecorder(self.tracer_provider, processor, [])
 
     base.setUp = setUp
 

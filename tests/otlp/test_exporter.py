@@ -317,8 +317,8 @@ def test_one_that_cannot_be_made_takes_nothing_and_is_tried_once() -> None:
 ENDS_AT_ONCE = """
 import sys
 from opentelemetry import trace
-from stagetrace.runtime import provider as distro
-distro.prepare_now()
+from stagetrace.runtime.runtime import runtime
+runtime.prepare_now()
 with trace.get_tracer("t").start_as_current_span("only"):
     pass
 print("opentelemetry.exporter.otlp.proto" in sys.modules, "grpc" in sys.modules)

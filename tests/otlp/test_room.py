@@ -21,10 +21,10 @@ SERVICE = """
 import os, resource, sys, time
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # as a service may that sends telemetry of its own
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 from stagetrace.otlp.export.factory import processors
 
-distro.prepare_now()
+runtime.prepare_now()
 (processor,) = processors()
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))

@@ -34,7 +34,7 @@ from stagetrace.instrumentation.asgi import channels as passing
 from stagetrace.instrumentation.asgi import request as asgi
 from stagetrace.recording import entry as entry_module
 from stagetrace.recording.current_timeline import current
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sources import thread_cpu as threads
 
@@ -236,7 +236,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any], *, in_one_go:
         patch.setattr(asgi, "Send", passing._Send)
         patch.setattr(asgi, "OwnRequest", clocked(now))
         patch.setattr(entry_module, "_tracer", lambda: notes)
-        patch.setattr(distro, "recorder", EntryRecorder(provider, processor, [kept]))  # type: ignore[list-item]
+        patch.setattr(runtime, "recorder", EntryRecorder(provider, processor, [kept]))  # type: ignore[list-item]
         serve(request, provider.get_tracer("app"), now)
     spans = [*ScopeSpans.FromString(kept.encoded).spans]
     assert len(spans) == kept.count

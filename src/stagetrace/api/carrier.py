@@ -181,9 +181,9 @@ def has_provider() -> bool:
     from opentelemetry import trace
 
     if config.enabled() and versions.fit():
-        from stagetrace.runtime import provider as distro
+        from stagetrace.runtime.runtime import runtime
 
-        if not distro.ready():
-            distro.prepare_now()
-        distro.deliver_at_end()
+        if not runtime.ready:
+            runtime.prepare_now()
+        runtime.deliver_at_exit()
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)

@@ -1,6 +1,6 @@
 """Collect what this process does, of what it counts anyway, and write it where `stagetrace doctor` reads it.
 
-Runs on a thread of `distro`'s, every few seconds, in processes that serve. Nothing of it is on a request's way.
+Runs on the runtime's worker thread, every few seconds, in processes that serve: never on the path of a request.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ def sampler() -> str | None:
 
 def _policy() -> dict[str, Any]:
     """Return the objectives in words, and what cannot be read in the policy."""
-    from stagetrace.instrumentation.opentelemetry.sdk import policy, policy_problems
     from stagetrace.sla.policy import HOW
+    from stagetrace.sla.process import policy, policy_problems
 
     used, problems = policy(), policy_problems()
     rules = [status.promise(objective) for objective in used.objectives] if used is not None else []
@@ -169,7 +169,7 @@ def _policy() -> dict[str, Any]:
 
 
 def _judged() -> dict[str, Any]:
-    from stagetrace.instrumentation.opentelemetry.sdk import counter
+    from stagetrace.sla.process import counter
 
     judged: dict[str, dict[str, int]] = {}
     for (objective, verdict), count in counter().counts().items():

@@ -12,29 +12,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.native import native
-from stagetrace.real_threads import allocate_lock, sleep, start
+from stagetrace.real_threads import allocate_lock, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BOUND_S: Final = 6.5  # a delivery takes at most distro.SHUTDOWN_BOUND_S, and what is around it a little
-# Who has his answer may send SIGTERM before its request has ended, which is then a matter of a thread's turn.
-ENDS_WITHIN_S: Final = 0.02
+BOUND_S: Final = 6.5  # a delivery takes at most shutdown.SHUTDOWN_BOUND_S, and what is around it a little
 
 _in_c: Any = native("stagetrace._sigterm")
 IN_C: Final = hasattr(_in_c, "catch")
 # What is to end before the delivery: each waits for that, within a bound of its own.
 awaited: list[Callable[[], object]] = []
 _wanted = False  # from the time on when a server is about to serve here
+_deliver: Callable[[], object]  # set with it
 _at_hooks = False
 _waiter = 0  # the process whose thread waits for the signal
 _starting = allocate_lock()  # held by who may start that thread
 
 
-def catch() -> None:
-    """Let SIGTERM, where nobody handles it, wait for a delivery from now on. Any thread may call it, and often."""
-    global _wanted  # noqa: PLW0603
-    _wanted = True
+def catch(deliver: Callable[[], object]) -> None:
+    """Let SIGTERM, where nothing handles it, wait for `deliver` from now on. Any thread may call it, and often."""
+    global _wanted, _deliver
+    _wanted, _deliver = True, deliver
     catch_again()
 
 
@@ -60,23 +59,10 @@ def catch_again() -> None:
         _starting.release()
 
 
-def deliver() -> None:
-    """Deliver what has ended, and what is about to."""
-    from stagetrace.runtime import provider as distro
-
-    if not distro.ready():
-        return
-    distro.hurry()
-    sleep(ENDS_WITHIN_S)
-    for wait in awaited:
-        wait()
-    distro.flush_now()
-
-
 def _wait() -> None:
     while True:  # where the kernel spares the process, it may be told again
         _in_c.wait()
-        guarded_end(deliver)()
+        guarded_end(_deliver)()
         _in_c.end()
         catch_again()
 
@@ -99,7 +85,7 @@ def _at_exit() -> None:
     global _wanted  # noqa: PLW0603
     _wanted = False
     if is_asked():
-        deliver()
+        _deliver()
         _in_c.end()
     _in_c.give_up()
 

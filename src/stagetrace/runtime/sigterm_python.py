@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.real_threads import start_new_thread
-from stagetrace.runtime.sigterm import IN_C, deliver
+from stagetrace.runtime.sigterm import IN_C
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,8 +100,10 @@ def _end(_number: int, _frame: Any) -> None:
 
 def _deliver_and_end() -> None:
     global _delivered  # noqa: PLW0603
+    from stagetrace.runtime.runtime import runtime
+
     try:
-        deliver()
+        runtime.deliver_all()
     finally:
         _delivered = True
         os.kill(os.getpid(), signal.SIGTERM)

@@ -12,7 +12,7 @@ from typing import Any
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.asgi.request import serve
 from stagetrace.instrumentation.base import SCOPE_KEY
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 
 
 class Served:
@@ -40,7 +40,7 @@ def pass_on(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> Any
     """
     if type(scope.get(SCOPE_KEY, "")) is not str:  # recorded, or not to be
         return original(app, scope, receive, send)
-    if scope["type"] == "http" and distro.ready():
+    if scope["type"] == "http" and runtime.ready:
         return serve(original, app, scope, receive, send)
     return _pass_on(original, app, scope, receive, send)
 
@@ -51,8 +51,8 @@ async def _pass_on(original: Any, app: Any, scope: Any, receive: Any, send: Any)
         scope[SCOPE_KEY] = None  # an application within this one tells us nothing new
         return await original(app, scope, receive, _lifespan_send(send))
     if kind in ("http", "websocket"):
-        if not distro.ready():
-            await distro.prepare()  # no lifespan, and a server that no hook covers: the first request pays
+        if not runtime.ready:
+            await runtime.prepare()  # no lifespan, and a server that no hook covers: the first request pays
         return await serve(original, app, scope, receive, send)
     return await original(app, scope, receive, send)
 
@@ -68,10 +68,10 @@ def _lifespan_send(send: Any) -> Any:
         kind = message.get("type")
         if kind == "lifespan.startup.complete":
             # After the user's start-up code, which may have set a provider of its own.
-            await distro.prepare()
+            await runtime.prepare()
         elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
             # uvicorn re-raises SIGTERM after this, so that atexit never runs: the last chance to deliver.
-            await distro.flush()
+            await runtime.flush()
         await send(message)
 
     return wrapped

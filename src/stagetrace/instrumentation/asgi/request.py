@@ -33,7 +33,7 @@ from stagetrace.recording.context import attach, get_current, with_span
 from stagetrace.recording.current_timeline import current, recording
 from stagetrace.recording.entry import EntrySpan
 from stagetrace.recording.limits import cut, longest
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import (
     HTTP_REQUEST_BODY_SIZE,
     HTTP_RESPONSE_BODY_SIZE,
@@ -108,7 +108,7 @@ def _begin(scope: Any, send: Any, started: int) -> AsgiRequest | None:
     urls = http.excluded()
     if urls is not None and urls.url_disabled(_url(scope)):
         return None
-    recorder = distro.recorder
+    recorder = runtime.recorder
     if recorder is not None:
         request: AsgiRequest = OwnRequest(scope, send, started, recorder)
     else:

@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -29,4 +29,4 @@ def _surround(server: Any) -> None:
     from stagetrace.instrumentation.asgi.application import around
 
     server.application = around(server.application) or server.application
-    distro.prepare_now()
+    runtime.prepare_now()

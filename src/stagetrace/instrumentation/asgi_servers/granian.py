@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from stagetrace.guard import guarded
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 
 
 def hook(module: Any) -> None:
@@ -40,8 +40,8 @@ def _preparing(original: Any) -> Any:
     @functools.wraps(original)
     async def startup(self: Any) -> Any:
         result = await original(self)
-        if not distro.ready():
-            await distro.prepare()
+        if not runtime.ready:
+            await runtime.prepare()
         return result
 
     return startup
@@ -53,7 +53,7 @@ def _flushing(original: Any) -> Any:
         try:
             return await original(self)
         finally:
-            if distro.ready():
-                await distro.flush()
+            if runtime.ready:
+                await runtime.flush()
 
     return shutdown

@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 from stagetrace.runtime.sigterm_python import begin
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def _preparing(original: Any) -> Any:
     @functools.wraps(original)
     async def wait_for_startup(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = await original(self, *args, **kwargs)
-        if not distro.ready():
-            await distro.prepare()
+        if not runtime.ready:
+            await runtime.prepare()
         begin()
         return result
 
@@ -64,7 +64,7 @@ def _flushing(original: Any) -> Any:
         try:
             return await original(self, *args, **kwargs)
         finally:
-            if distro.ready():
-                await distro.flush()
+            if runtime.ready:
+                await runtime.flush()
 
     return wait_for_shutdown

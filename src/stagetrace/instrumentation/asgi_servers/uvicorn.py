@@ -9,7 +9,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -61,8 +61,8 @@ def _preparing(original: Any) -> Any:
     @functools.wraps(original)
     async def startup(self: Any) -> None:
         await original(self)
-        if not distro.ready() and not self.should_exit:
-            await distro.prepare()
+        if not runtime.ready and not self.should_exit:
+            await runtime.prepare()
 
     return startup
 
@@ -72,11 +72,11 @@ def _flushing(original: Any) -> Any:
 
     @functools.wraps(original)
     async def shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
-        distro.hurry()
+        runtime.deliver_immediately()
         try:
             return await original(self, *args, **kwargs)
         finally:
-            if distro.ready():
-                await distro.flush()
+            if runtime.ready:
+                await runtime.flush()
 
     return shutdown

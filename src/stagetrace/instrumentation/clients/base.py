@@ -166,7 +166,7 @@ def begin(name: str, attributes: dict[str, Any]) -> Call | None:
     from opentelemetry import context as otel_context
     from opentelemetry import trace
 
-    from stagetrace.runtime import provider as distro
+    from stagetrace.runtime.runtime import runtime
 
     context = otel_context.get_current()
     if any(context.get(key) for key in _suppress_keys(otel_context)):
@@ -174,8 +174,8 @@ def begin(name: str, attributes: dict[str, Any]) -> Call | None:
     parent = trace.get_current_span(context).get_span_context()
     if not parent.is_valid:  # somebody has taken the request out of OpenTelemetry's context: no part of its trace
         return None
-    if distro.recorder is not None:
-        return OwnCall(timeline, name, attributes, parent, distro.recorder)
+    if runtime.recorder is not None:
+        return OwnCall(timeline, name, attributes, parent, runtime.recorder)
     return ForeignCall(timeline, name, attributes, parent)
 
 

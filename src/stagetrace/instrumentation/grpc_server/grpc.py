@@ -141,9 +141,9 @@ def _start(original: Any) -> Any:
 
 @guarded
 def _prepare() -> None:
-    from stagetrace.runtime import provider as distro
+    from stagetrace.runtime.runtime import runtime
 
-    distro.prepare_now()
+    runtime.prepare_now()
 
 
 def _start_aio(original: Any) -> Any:
@@ -166,9 +166,9 @@ def _stop(original: Any) -> Any:
 
 @guarded
 def _hurry() -> None:
-    from stagetrace.runtime import provider as distro
+    from stagetrace.runtime.runtime import runtime
 
-    distro.hurry()
+    runtime.deliver_immediately()
 
 
 def _deliver_first(original: Any) -> Any:
@@ -204,11 +204,11 @@ def _wait(original: Any) -> Any:
 def _deliver() -> None:
     """Deliver what has ended, and those RPCs whose answer is out."""
     from stagetrace.instrumentation.grpc_server.request import wait_for_those_on_their_way
-    from stagetrace.runtime import provider as distro
+    from stagetrace.runtime.runtime import runtime
 
-    if distro.ready():
+    if runtime.ready:
         wait_for_those_on_their_way()
-        distro.flush_now()
+        runtime.flush_now()
 
 
 def _then_deliver(original: Any, *, hurrying: bool) -> Any:

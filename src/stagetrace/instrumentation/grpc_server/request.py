@@ -30,7 +30,7 @@ from stagetrace.recording.current_timeline import current as current  # noqa: PL
 from stagetrace.recording.current_timeline import entries
 from stagetrace.recording.entry import EntrySpan
 from stagetrace.recording.timeline import Timeline
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 from stagetrace.runtime.sigterm import awaited
 from stagetrace.semconv import (
     NETWORK_MESSAGES_RECEIVED,
@@ -427,7 +427,7 @@ def arrive(server: Server, details: Any, own: type[OwnRpc], foreign: type[Foreig
         block = server.block(details.method, agent)
     if block is None:
         return None
-    recorder = distro.recorder
+    recorder = runtime.recorder
     if recorder is not None:
         return own(server, block, parent_context, started, recorder)
-    return foreign(server, block, parent_context, started) if distro.ready() else None
+    return foreign(server, block, parent_context, started) if runtime.ready else None

@@ -60,12 +60,12 @@ def hook(module: ModuleType) -> None:
 @guarded
 def _begin(signature: inspect.Signature, args: Any, kwargs: Any) -> bool:
     """Return whether the person's methods are coroutines."""
-    from stagetrace.runtime import provider as distro
+    from stagetrace.runtime.runtime import runtime
 
     global _worker  # noqa: PLW0603
     given = signature.bind(*args, **kwargs).arguments
-    distro.prepare_now()
-    distro.deliver_at_end()
+    runtime.prepare_now()
+    runtime.deliver_at_exit()
     _worker = Worker(given["lit_api"])
     _worker.watch(given["request_queue"], given["transport"])
     return bool(given["lit_api"].enable_async)
@@ -73,9 +73,9 @@ def _begin(signature: inspect.Signature, args: Any, kwargs: Any) -> bool:
 
 @guarded_end
 def _deliver() -> None:
-    from stagetrace.runtime import provider as distro
+    from stagetrace.runtime.runtime import runtime
 
-    distro.flush_now()
+    runtime.flush_now()
 
 
 class Worker:

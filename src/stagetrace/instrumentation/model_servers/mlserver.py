@@ -87,10 +87,10 @@ def _running(original: Any) -> Any:
 
 @guarded
 def _prepare() -> None:
-    from stagetrace.runtime import provider as distro
+    from stagetrace.runtime.runtime import runtime
 
-    distro.prepare_now()
-    distro.deliver_at_end()
+    runtime.prepare_now()
+    runtime.deliver_at_exit()
 
 
 def _processing(original: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.base import request_in
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 from stagetrace.service_name import name_service
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _naming(original: Any) -> Any:
 @guarded
 def _note_process() -> None:
     name_service(NAME)
-    distro.hurry()
+    runtime.deliver_immediately()
 
 
 def _noting(original: Any) -> Any:

@@ -14,7 +14,7 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import SCOPE_KEY, request_in
 from stagetrace.instrumentation.model_servers.ray_serve_handle import TICKET, kernel, require
 from stagetrace.recording.current_timeline import current, recording
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import QUEUE_REASON
 from stagetrace.service_name import name_service
 
@@ -49,8 +49,8 @@ def _preparing(original: Any) -> Any:
     async def initialize(self: Any, *args: Any, **kwargs: Any) -> Any:
         _note_process(self)
         result = await original(self, *args, **kwargs)
-        if not distro.ready():
-            await distro.prepare()
+        if not runtime.ready:
+            await runtime.prepare()
         _pass_on()  # which loads what a request needs
         return result
 
@@ -61,7 +61,7 @@ def _preparing(original: Any) -> Any:
 def _note_process(replica: Any) -> None:
     """Name the service, and deliver without delay: Ray kills the process where it does not end in time."""
     name_service(replica._deployment_id.name)
-    distro.hurry()
+    runtime.deliver_immediately()
 
 
 def _delivering(original: Any) -> Any:
@@ -72,8 +72,8 @@ def _delivering(original: Any) -> Any:
         try:
             return await original(self, *args, **kwargs)
         finally:
-            if distro.ready():
-                await distro.flush()
+            if runtime.ready:
+                await runtime.flush()
 
     return perform_graceful_shutdown
 
@@ -179,7 +179,7 @@ def _begin(wrapper: Any, request_metadata: Any, *_: Any, **__: Any) -> Call | No
     from stagetrace.instrumentation.http.pickled_scope import below
     from stagetrace.recording.context import NO_CONTEXT
 
-    if not distro.ready() or recording() is not None:
+    if not runtime.ready or recording() is not None:
         return None
     text, since = _read(request_metadata)
     return Call(f"{wrapper._deployment_id.name}/{request_metadata.call_method}", below(text, NO_CONTEXT), since)

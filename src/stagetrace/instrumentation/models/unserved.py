@@ -91,8 +91,8 @@ def look(model: Any) -> None:
 
 
 def _is_served() -> bool:
-    distro = sys.modules.get("stagetrace.runtime.provider")
-    return distro is not None and distro.ready()
+    runtime = sys.modules.get("stagetrace.runtime.runtime")
+    return runtime is not None and runtime.runtime.ready
 
 
 def _calling() -> str | None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from stagetrace import config, log
-from stagetrace.errors import PolicyError
 from stagetrace.guard import guarded
+from stagetrace.sla.process import counter, policy
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from stagetrace.sla.policy import Policy
-    from stagetrace.sla.processor import SLASpanProcessor, VerdictCounter
+    from stagetrace.sla.processor import SLASpanProcessor
 
 
 def hook(module: ModuleType) -> None:
@@ -66,49 +64,3 @@ def is_silent(tracer: Any) -> bool:
     if isinstance(processor, SLASpanProcessor):
         return not processor.sends
     return processor is not None and not exports(processor)
-
-
-@functools.cache
-def counter() -> VerdictCounter:
-    """Return the one counter of this process."""
-    from stagetrace.sla.processor import VerdictCounter
-
-    return VerdictCounter()
-
-
-def policy() -> Policy | None:
-    """Return the policy of STAGETRACE_SLA; None if there is none, or no rule of it can be read."""
-    return _policy()[0]
-
-
-def policy_problems() -> tuple[str, ...]:
-    """Return what cannot be read in STAGETRACE_SLA, and why."""
-    return _policy()[1]
-
-
-def judging() -> str:
-    """Return the objectives in words, and which rules of STAGETRACE_SLA cannot be read; why has been said by then."""
-    used, problems = _policy()
-    if used is None and not problems:
-        return "no objective given (STAGETRACE_SLA)"
-    names = "; ".join(rule.name for rule in used.objectives) if used else "no objective"
-    return "; ".join([names, *(problem.partition(": ")[0] for problem in problems)])
-
-
-@functools.cache
-def _policy() -> tuple[Policy | None, tuple[str, ...]]:
-    """Read STAGETRACE_SLA, and say once what of it cannot be read."""
-    from stagetrace.sla.policy import HOW, Policy
-
-    text = config.policy_text()
-    if text is None:
-        return None, ()
-    try:
-        found = Policy.readable(text)
-    except PolicyError as error:
-        log.once("policy", f"STAGETRACE_SLA is ignored, requests are traced without a verdict: {error}")
-        return None, (error.problem,)
-    if found.problems:
-        what = "; ".join(found.problems)
-        log.once("policy", f"STAGETRACE_SLA is used in part, what these rules are about is not judged: {what}.\n{HOW}")
-    return found, found.problems

@@ -33,7 +33,7 @@ from stagetrace.recording.entry import EntrySpan
 from stagetrace.recording.limits import cut, longest
 from stagetrace.recording.loop_blockers import LONG_NS, note
 from stagetrace.recording.timeline import Timeline
-from stagetrace.runtime import provider as distro
+from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import QUEUE_IN_FRONT_MS, STAGETRACE_TRUNCATED_ATTRIBUTES
 from stagetrace.sources.thread_cpu import account
 
@@ -80,8 +80,8 @@ def _begin(app: Any, environ: Any) -> WsgiRequest | AdoptedRequest | None:
         return None
     if recording() is not None:
         return None  # called within the process by a request that is recorded
-    if not distro.ready():
-        distro.prepare_now()
+    if not runtime.ready:
+        runtime.prepare_now()
     lists = _excluded()
     if lists and any(urls.url_disabled(_url(environ)) for urls in lists):
         return None
@@ -89,7 +89,7 @@ def _begin(app: Any, environ: Any) -> WsgiRequest | AdoptedRequest | None:
         return AdoptedRequest(environ, context)
     started = time_ns()
     arrival = arrived(environ, arrival, started)
-    recorder = distro.recorder
+    recorder = runtime.recorder
     if recorder is not None:
         request: WsgiRequest = OwnWsgiRequest(environ, arrival, started, recorder)
     else:

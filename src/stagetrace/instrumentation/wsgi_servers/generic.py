@@ -85,19 +85,19 @@ def _pass_on(environ: Any) -> None:
 @guarded
 def prepare() -> None:
     """Get ready before the first request comes."""
-    from stagetrace.runtime import provider as distro
+    from stagetrace.runtime.runtime import runtime
 
-    distro.prepare_now()
+    runtime.prepare_now()
     recorder()
 
 
 @guarded
 def deliver() -> None:
     """Deliver what has ended, as the server ends."""
-    from stagetrace.runtime import provider as distro
+    from stagetrace.runtime.runtime import runtime
 
-    if distro.ready():
-        distro.flush_now()
+    if runtime.ready:
+        runtime.flush_now()
 
 
 def hook(module: ModuleType) -> None:

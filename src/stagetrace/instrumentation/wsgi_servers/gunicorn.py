@@ -99,9 +99,9 @@ def _ends_request(_number: int, frame: FrameType | None) -> bool:
 @guarded
 def _hurry() -> None:
     """Deliver at once what ends from now on: gunicorn kills a worker whose last requests take too long."""
-    from stagetrace.runtime import provider as distro
+    from stagetrace.runtime.runtime import runtime
 
-    distro.hurry_soon()
+    runtime.schedule_immediate_delivery()
 
 
 def _noting(original: Any, note: Any) -> Any:

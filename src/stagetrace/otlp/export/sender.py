@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stagetrace.otlp.export.response import Answer
     from stagetrace.otlp.export.spool import Spool
 
-SHUTDOWN_BOUND_S: Final = 4.5  # below distro's bound of five seconds, so that what is lost can still be said
+SHUTDOWN_BOUND_S: Final = 4.5  # below the bound of runtime.shutdown, so that losses can still be logged
 FLUSH_PATIENCE_S: Final = 3.0  # with a spool: what was not delivered by then goes there
 LONGEST_BACKOFF_S: Final = 10.0
 _SHORTEST_WAIT_S: Final = 0.05

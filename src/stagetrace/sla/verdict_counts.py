@@ -1,4 +1,4 @@
-"""How many requests were judged, and how: as metrics, and in words as a process ends."""
+"""The number of judged requests by verdict: as metrics, and in the log as a process ends."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from stagetrace import log
 if TYPE_CHECKING:
     from opentelemetry import metrics
 
-_said: dict[tuple[str, str], int] = {}
+_logged: dict[tuple[str, str], int] = {}
 
 
-def offer() -> None:
-    """Offer the count of judged requests as a metric to whatever meter provider there is or will be."""
+def offer(meter: metrics.Meter) -> None:
+    """Offer the counts of judged requests and of causes as metrics of this meter."""
     from opentelemetry import metrics
 
-    from stagetrace.instrumentation.opentelemetry.sdk import counter
-    from stagetrace.otlp.export.factory import offer_counts
     from stagetrace.semconv import METRIC_BREACHES, METRIC_REQUESTS, SLA_BREACH_CAUSE, SLA_OBJECTIVE
+    from stagetrace.sla.process import counter
 
     def observe(_options: Any) -> list[metrics.Observation]:
         return [
@@ -32,8 +31,6 @@ def offer() -> None:
             for (objective, cause), count in counter().causes().items()
         ]
 
-    meter = metrics.get_meter("stagetrace")
-    offer_counts(meter)
     meter.create_observable_counter(
         METRIC_REQUESTS, [observe], unit="{request}", description="Judged requests by objective and verdict."
     )
@@ -43,24 +40,24 @@ def offer() -> None:
 
 
 def attributes(objective: str, verdict: str, route: str) -> dict[str, str]:
-    """Return what the metric says of the requests under one objective, verdict and route (an RPC's is its method)."""
+    """Return the metric's attributes for one objective, verdict and route (the route of an RPC is its method)."""
     from stagetrace.semconv import SLA_OBJECTIVE, SLA_VERDICT
 
     place = {"http.route" if route.startswith("/") else "rpc.method": route} if route else {}
     return {SLA_OBJECTIVE: objective, SLA_VERDICT: verdict, **place}
 
 
-def say() -> None:
-    """Say how many requests were judged, and how; once of the same ones."""
-    from stagetrace.instrumentation.opentelemetry.sdk import counter
+def log_counts() -> None:
+    """Log how many requests were judged, and how; equal counts only once."""
+    from stagetrace.sla.process import counter
 
-    global _said  # noqa: PLW0603
+    global _logged  # noqa: PLW0603
     counts = counter().counts()
-    if counts and counts != _said:
-        _said = counts
+    if counts and counts != _logged:
+        _logged = counts
         by_verdict = {"good": 0, "breach": 0, "excluded": 0}
         for (_, verdict), count in counts.items():
             by_verdict[verdict] += count
         judged, excluded = by_verdict["good"] + by_verdict["breach"], by_verdict["excluded"]
-        besides = f"; {excluded} were excluded" if excluded else ""
-        log.info(f"judged {judged} requests, {by_verdict['breach']} missed their objective{besides}")
+        also = f"; {excluded} were excluded" if excluded else ""
+        log.info(f"judged {judged} requests, {by_verdict['breach']} missed their objective{also}")

@@ -1,20 +1,19 @@
-"""Send the exact counts of judged requests to where spans go, of a process whose head sampler drops some of these.
+"""Send the exact counts of judged requests to where spans go, for a process whose head sampler drops some of these.
 
-As OTLP metrics, each 10 s, in a thread of its own. It is an extra: nobody is told where a receiver takes none (Jaeger
-does not), and counts that did not arrive come with the next.
+As OTLP metrics, each 10 s, in a thread of its own. It is an extra: nothing is logged where a receiver takes none
+(Jaeger does not), and the next export includes counts that did not arrive.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from stagetrace import config
 from stagetrace.guard import guarded
 from stagetrace.real_threads import allocate_lock, start
-from stagetrace.runtime.judged_counts import attributes
 from stagetrace.semconv import METRIC_REQUESTS
+from stagetrace.sla.verdict_counts import attributes
 
 if TYPE_CHECKING:
     import logging
@@ -31,52 +30,8 @@ _LOGGERS = (
 )
 
 
-sent: ExactCounts | None = None  # of this process, where they are sent
-
-
-@guarded
-def begin() -> None:
-    """Send counts from now on, if they are wanted, in forked children too."""
-    from opentelemetry import trace
-
-    from stagetrace.instrumentation.opentelemetry.sdk import counter, policy
-    from stagetrace.process_status.publish import sampler
-
-    global sent  # noqa: PLW0603
-    resource = getattr(trace.get_tracer_provider(), "resource", None)
-    if policy() is not None and resource is not None and wanted(sampler()):
-        sent = ExactCounts(counter(), resource)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=sent.begin_again)
-
-
-def tick() -> None:
-    """Send the counts in a thread, if there are any and it is time."""
-    if sent is not None:
-        sent.tick()
-
-
-def finish(bounded: Callable[[Callable[[], None]], object]) -> None:
-    """Send the last counts, by way of `bounded`."""
-    if sent is not None:
-        bounded(sent.send)
-
-
-def wanted(sampler: str | None) -> bool:
-    """Return whether counts are to be sent: there is a head sampler, and nobody else says where metrics go."""
-    from stagetrace.process_status.files import samples_all
-
-    told = {name: os.environ.get(f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT", "").strip() for name in ("TRACES", "METRICS")}
-    return (
-        not samples_all(sampler)
-        and not os.environ.get("OTEL_METRICS_EXPORTER", "").strip()
-        and any(name.startswith("otlp") for name in config.exporters("TRACES", "otlp"))
-        and (not told["TRACES"] or bool(told["METRICS"]))
-    )
-
-
-class ExactCounts:
-    """The counts of this process on their way. `_sending` is held while one export is under way."""
+class VerdictCountsSender:
+    """Sends the counts of this process. `_sending` is held during an export."""
 
     def __init__(self, counter: VerdictCounter, resource: Resource) -> None:
         self._counter = counter
@@ -87,11 +42,11 @@ class ExactCounts:
 
     def _begin(self, since_ns: int, before: dict[tuple[str, str, str], int]) -> None:
         self._since_ns = since_ns
-        self._before = before  # what the process that has forked this one had counted
+        self._before = before  # what the parent of a forked process had counted
         self._due = time.monotonic() + EVERY_S
 
     def begin_again(self) -> None:
-        """Count from here on, in a forked child: without the counter's lock, which somebody may have had."""
+        """Count from here on, in a forked child: without the counter's lock, which a thread may have held."""
         self._sending = allocate_lock()
         self._exporter = None
         self._begin(time.time_ns(), dict(self._counter._counts))  # noqa: SLF001
@@ -162,7 +117,7 @@ class ExactCounts:
 
 
 def _quiet() -> dict[logging.Logger, Callable[[logging.LogRecord], bool]]:
-    """Return the exporters' loggers, each with a filter that leaves out what this thread logs."""
+    """Return the exporters' loggers, each with a filter that drops what this thread logs."""
     import logging
     import threading
 

@@ -1,0 +1,238 @@
+"""The state of recording in this process: prepared when a server is about to serve, delivered when it ends.
+
+Not prepared before: a process that serves nothing loads no SDK, and the user's own start-up code goes first.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from stagetrace import known_variables, log, unrecognised_models
+from stagetrace.guard import guarded, report
+from stagetrace.real_threads import Event, has_greenlets, in_thread, sleep
+from stagetrace.runtime import sigterm
+from stagetrace.runtime.shutdown import BoundedFlush
+from stagetrace.runtime.worker import Worker
+from stagetrace.sla import verdict_counts
+from stagetrace.sla.process import counter, objectives_text, policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stagetrace.process_status.publish import Publisher
+    from stagetrace.sla.entry_recorder import EntryRecorder
+    from stagetrace.sla.verdict_counts_sender import VerdictCountsSender
+
+WITHDRAW_BOUND_S = 0.5
+# A client that has its response may send SIGTERM before the request has ended, which is then a matter of a thread's
+# time slice.
+ENDS_WITHIN_S = 0.02
+# Patched modules of packages that are in every process: the log at the start does not list them.
+_EVERYWHERE = {"opentelemetry"} | (sys.stdlib_module_names - {"wsgiref"})
+
+
+class Runtime:
+    """What recording keeps in this process. Any thread may call any method."""
+
+    def __init__(self) -> None:
+        self.ready = False  # whether `prepare_now` has run in this process
+        self.recorder: EntryRecorder | None = None  # of entry spans, where the tracer provider is ours
+        self._lock = threading.Lock()  # guards `ready` and `_prepared`
+        self._prepared = False  # here, or in the process that has forked this one
+        self._delivers_immediately = False
+        self._delivering_pid = 0  # the process in which `multiprocessing` delivers at exit
+        self._publisher: Publisher | None = None
+        self._counts_sender: VerdictCountsSender | None = None
+        self._worker = Worker(self._report_status)
+        self._flush = BoundedFlush(self._worker)
+
+    async def prepare(self) -> None:
+        """Make sure that a tracer provider is set; in a thread, since the exporter takes 0.1 s to load."""
+        await _in_thread(self.prepare_now)
+
+    async def flush(self) -> None:
+        """Deliver what has ended, for at most SHUTDOWN_BOUND_S, and log what was judged."""
+        await _in_thread(self.flush_now)
+
+    @guarded
+    def prepare_now(self) -> None:
+        """Set a provider if there is none, once in each process."""
+        with self._lock:
+            if self.ready:
+                return
+            try:
+                sigterm.catch(self.deliver_all)  # first, so that it comes last in `atexit`, after what delivers
+                if not self._prepared:
+                    self._prepared = True
+                    self._prepare_first()
+                self.deliver_at_exit()
+            finally:
+                self.ready = True  # not before: a request that arrived meanwhile would go unrecorded
+        if self._delivers_immediately:
+            self.deliver_immediately()
+
+    def _prepare_first(self) -> None:
+        from opentelemetry import trace
+
+        from stagetrace.instrumentation.registry import install_for_serving
+        from stagetrace.runtime import provider
+        from stagetrace.sources import gc_pauses
+
+        install_for_serving()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin_again)
+        current = trace.get_tracer_provider()
+        if isinstance(current, trace.ProxyTracerProvider):
+            target, self.recorder = provider.set_tracer_provider(self._flush.run)
+        else:
+            target = provider.complete(current, self._flush.run) or "the tracer provider that this service set"
+        provider.set_meter_provider(self._flush.run)
+        _offer_metrics()
+        self._counts_sender = provider.verdict_counts_sender()
+        gc_pauses.start()
+        if has_greenlets():
+            _import_now(target)
+        _log_start(target)
+        known_variables.say_misspelt()
+        self._publish_from_now_on(target)
+
+    def _begin_again(self) -> None:
+        """Be ready in a forked child when a server is about to serve there, too."""
+        self._lock, self.ready = threading.Lock(), False
+
+    @guarded
+    def deliver_immediately(self) -> None:
+        """Deliver at once what ends from now on: a server that waits for its last requests may be killed meanwhile."""
+        self._delivers_immediately = True
+        if self.ready:
+            from stagetrace.otlp.export.factory import hurry as hurry_processors
+
+            hurry_processors()
+
+    @guarded
+    def schedule_immediate_delivery(self) -> None:
+        """Do so from a signal handler, which may have interrupted a thread that holds a lock needed for it."""
+        self._worker.put_if_running(self.deliver_immediately)  # a SimpleQueue allows it even within itself
+
+    def deliver_at_exit(self) -> None:
+        """Deliver before this process ends, if `multiprocessing` has made it: it then runs no exit handlers."""
+        process = sys.modules.get("multiprocessing.process")
+        if process is None or process.parent_process() is None or self._delivering_pid == os.getpid():
+            return
+        self._delivering_pid = os.getpid()
+        from multiprocessing.util import Finalize
+
+        Finalize(None, self._deliver_last, exitpriority=1)
+
+    def _deliver_last(self) -> None:
+        self.flush_now()
+        sigterm.end_if_asked()
+
+    def deliver_all(self) -> None:
+        """Deliver what has ended, and what is about to, before SIGTERM ends the process."""
+        if not self.ready:
+            return
+        self.deliver_immediately()
+        sleep(ENDS_WITHIN_S)
+        for wait in sigterm.awaited:
+            wait()
+        self.flush_now()
+
+    @guarded
+    def flush_now(self) -> None:
+        """Flush the current providers within the bound, log what was judged and lost, withdraw the status file."""
+        self._flush.flush_providers()
+        if self._counts_sender is not None:
+            self._flush.run(self._counts_sender.send)
+        if (objectives := policy()) is not None:
+            counter().say_unmatched(objectives)
+        verdict_counts.log_counts()
+        factory = sys.modules.get("stagetrace.otlp.export.factory")
+        if factory is not None:  # not to be loaded for this, at the end
+            factory.say_lost()
+        self._withdraw()
+
+    def _publish_from_now_on(self, target: str) -> None:
+        """Let `stagetrace doctor` see this process; `target` is where its spans go."""
+        from stagetrace.process_status.publish import Publisher
+
+        self._publisher = Publisher(target)
+        self._worker.put(self._report_status)
+        atexit.register(self._withdraw)
+
+    def _report_status(self) -> None:
+        unrecognised_models.say_new()
+        if self._counts_sender is not None:
+            self._counts_sender.tick()
+        if self._publisher is not None:
+            self._worker.run_blocking(self._publisher.publish)
+
+    @guarded
+    def _withdraw(self) -> None:
+        """Remove the status file; do not wait for a disk that hangs."""
+        publisher = self._publisher
+        if publisher is not None:
+            done = Event()
+            if self._worker.put_if_running(lambda: self._worker.run_blocking(publisher.withdraw), done.set):
+                done.wait(WITHDRAW_BOUND_S)
+
+
+async def _in_thread(method: Callable[[], None]) -> None:
+    try:
+        await in_thread(method)
+    except Exception as error:  # noqa: BLE001
+        report(f"{__name__}.{method.__name__}", error)
+
+
+@guarded
+def _import_now(target: str) -> None:
+    """Import all that our threads would.
+
+    Where greenlets are, they have the locks of imports: one that wants what a real thread imports just now fails, or
+    hangs.
+    """
+    import netrc  # noqa: F401 -- which `requests` imports late
+
+    from stagetrace.otlp.export.factory import processors
+    from stagetrace.process_status.publish import rehearse
+
+    settings = getattr(sys.modules.get("gevent"), "config", None)
+    if settings is not None:  # for a thread that looks up a host
+        _ = settings.resolver, settings.threadpool
+    rehearse(target)
+    for processor in processors():
+        processor.load(anyway=True)
+
+
+def _offer_metrics() -> None:
+    """Offer our counts as metrics to whatever meter provider there is or will be."""
+    from opentelemetry import metrics
+
+    from stagetrace.otlp.export.factory import offer_counts
+
+    meter = metrics.get_meter("stagetrace")
+    offer_counts(meter)
+    verdict_counts.offer(meter)
+
+
+def _log_start(target: str) -> None:
+    from stagetrace import __version__
+    from stagetrace.instrumentation.registry import state
+    from stagetrace.process_status.files import samples_all
+    from stagetrace.process_status.publish import sampler
+
+    hooked, failed = state()
+    seen = sorted({name.partition(".")[0] for name in hooked} - _EVERYWHERE)
+    sampled = "" if samples_all(sampler()) else f", head sampler {sampler()}"
+    broken = f"; not hooked: {', '.join(failed)} (`stagetrace doctor` says why)" if failed else ""
+    log.info(
+        f"{__version__} recording in process {os.getpid()} ({', '.join(seen)}), spans to {target}{sampled}, "
+        f"judging by: {objectives_text()}{broken}"
+    )
+
+
+runtime = Runtime()
