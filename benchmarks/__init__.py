@@ -1,1 +1,1 @@
-"""What recording costs, in figures without thresholds: `python benchmarks/run.py` writes docs/performance.md."""
+"""Measure what recording costs, without thresholds: `python benchmarks/run.py` writes docs/performance.md."""

@@ -1,7 +1,7 @@
-"""The measured service: a small FastAPI + scikit-learn one as its author would write it, with no tracing in it.
+"""Serve a small FastAPI and scikit-learn model, as its author would write it, without tracing.
 
-BENCH_MODEL says which model it serves: a logistic regression by default, or `forest`, a random forest of the default
-size, which computes for about ten times as long.
+BENCH_MODEL selects the model: a logistic regression by default, or `forest`, a random forest of the default size, which
+computes for about ten times as long.
 """
 
 from __future__ import annotations

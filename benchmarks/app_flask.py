@@ -1,4 +1,7 @@
-"""As `app_staged`, by Flask: the handler computes next to nothing, its stages are marked as BENCH_STAGES says."""
+"""Serve what `app_staged` serves, with Flask: the handler computes next to nothing.
+
+BENCH_STAGES selects how stages are marked.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The measured service with its garbage collector watched: figures in a file that anybody may read at any time.
+"""Serve the measured service and write figures of its garbage collector to a file.
 
 BENCH_GC_FILE names the file: nine 64-bit floats, for the generations 0, 1 and 2 the number of collections, their
-seconds and the objects found to be cyclic garbage. SIGUSR1 makes a full collection.
+seconds and the number of cyclic objects found. Any process may read it at any time. SIGUSR1 starts a full collection.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A FastAPI application with BENCH_ROUTES routes, each with a model of its own, that finds a route by looking it up.
+"""Serve BENCH_ROUTES routes with FastAPI, each with a model of its own; a dict finds the route.
 
-FastAPI would try one route after the other; that would cost more than all that is to be measured.
+FastAPI would try one route after the other, which would cost more than what is measured.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The service measured in process: FastAPI, an asynchronous handler, and all six stages of a request in it.
+"""Serve FastAPI with an asynchronous handler and all six stages of a request, to be measured in process.
 
-BENCH_STAGES says how its author marks stages: not at all; by `stagetrace.stage`, and then only what nothing else can
-tell, a wait and an inference without a known library; or by three spans of OpenTelemetry's. BENCH_LIBRARY names an
-observability library that its author switches on by hand.
+BENCH_STAGES selects how stages are marked: not at all; by `stagetrace.stage`, only where nothing else can detect them
+(a wait, and an inference without a known library); or by three OpenTelemetry spans. BENCH_LIBRARY names an
+observability library that the service switches on itself.
 """
 
 from __future__ import annotations

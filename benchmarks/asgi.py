@@ -1,8 +1,8 @@
-"""Call an ASGI application without a server or a socket: a process of its own, run once for each set-up and round.
+"""Call an ASGI application without a server or a socket, in a process of its own, once for each set-up and round.
 
-Requests come one after the other, each in a task of its own as under a real server, so that what is left in its
-context is left there. Prints one JSON object: `requests`, `cpu_s` of the process with all its threads, exports
-included, `seconds` of the loop, `collections` of the garbage collector by generation.
+Requests follow one another, each in a task of its own as under a real server, so objects left in its context stay
+there. The process prints one JSON object: `requests`, `cpu_s` of the process with all its threads, exports included,
+`seconds` of the loop, `collections` of the garbage collector by generation.
 """
 
 from __future__ import annotations

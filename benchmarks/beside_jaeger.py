@@ -1,10 +1,10 @@
-"""The embedded back end beside the real Jaeger with badger: the same requests, over the same gRPC, in pairs.
+"""Compare the embedded back end with the real Jaeger on badger: the same requests over the same gRPC, in pairs.
 
-Each of a pair gets a fresh folder and takes the same requests by 4 connections, as fast as it can, each answer waited
-for. That ends when the last traces can be read over jaeger.api_v3: all is then stored and indexed. Counted are all CPU
-seconds of the process until then, and the bytes on disk once it has been stopped. In between, both are asked for 20
-breached traces of one service, over the same API. Jaeger is the one of `make backends`, with
-collector-config/jaeger.yaml. Pairs are run in turn, the first one changing.
+Each of a pair gets a fresh folder and the same requests over 4 connections, as fast as it accepts them; each response
+is awaited. A run ends when the last traces can be read over jaeger.api_v3: then everything is stored and indexed. The
+figures are the CPU seconds of the process until then, and the bytes on disk after it has stopped. In between, both are
+asked for 20 breached traces of one service, over the same API. Jaeger is the one of `make backends`, with
+collector-config/jaeger.yaml. Pairs run in turn; which back end is first alternates.
 """
 
 from __future__ import annotations

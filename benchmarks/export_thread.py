@@ -1,12 +1,12 @@
 """Measure how long the threads that send spans keep the rest of the process from running, at 5,000 spans a second.
 
-`probe.py` hands on spans of real requests at that rate, and wakes five thousand times a second to see how late it is.
-Two figures are told of each set-up: how late it woke, which includes what else the machine did ("nothing handed on"
-shows how much that is); and how much CPU the sending threads had between two wakes, than which they cannot have held
-the interpreter (the GIL) for longer at a stretch. The second is too high rather than too low: on one core, or a busy
-machine, it also counts work for which they had released the interpreter.
+`probe.py` hands over spans of real requests at that rate, and wakes five thousand times a second to measure how late it
+wakes. Each set-up has two figures. The first is how late it woke, which includes other work of the machine ("nothing
+handed on" shows how much). The second is the CPU time of the sending threads between two wakes: they cannot have held
+the interpreter (the GIL) for longer at a stretch. It is too high rather than too low: on one core, or a busy machine,
+it includes work for which they had released the interpreter.
 
-Where `perf` may set probes (`gil.py`), runs of their own then tell for how long they did hold it.
+Where `perf` may set probes (`gil.py`), separate runs measure how long they did hold it.
 """
 
 from __future__ import annotations

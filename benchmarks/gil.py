@@ -1,8 +1,7 @@
-"""How long threads hold the interpreter (the GIL) at a stretch, seen from outside.
+"""Measure from outside how long threads hold the interpreter (the GIL) at a stretch.
 
-`perf` puts probes where CPython takes it and gives it away. Each costs about a microsecond, so nothing else is to be
-measured in such a run. Needs Linux, `perf`, the right to set probes (root), and a CPython whose symbols were not
-stripped.
+`perf` sets probes where CPython takes and releases the GIL. Each probe costs about a microsecond, so such a run
+measures nothing else. It needs Linux, `perf`, the right to set probes (root), and a CPython with symbols.
 """
 
 from __future__ import annotations

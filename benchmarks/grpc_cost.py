@@ -1,9 +1,9 @@
-"""Measure the CPU that recording adds to each RPC, of a server of threads and of an asyncio one.
+"""Measure the CPU that recording adds to each RPC, for a server on threads and an asyncio one.
 
-The real server runs on one core and is asked over one channel from another, one RPC after the other; what is counted
-is the CPU time of the server process with all its threads, exports included, read from its own clock. Its model is an
-estimator of a person's own that computes next to nothing, since what is to be told apart is small. Each round runs
-every set-up in a fresh process, all side by side, each for some RPCs in turn: what else is running meets all alike.
+The real server runs on one core; the client, on another, sends one RPC after the other over one channel. The figure is
+the CPU time of the server process with all its threads, exports included, read from its own clock. The model is a
+custom estimator that computes next to nothing, since the differences are small. Each round runs every set-up in a fresh
+process, all side by side, each for some RPCs in turn, so other work of the machine affects all alike.
 *stock* is `opentelemetry-instrument` with opentelemetry-instrumentation-grpc, traces only.
 """
 

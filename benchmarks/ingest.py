@@ -1,9 +1,9 @@
-"""Measure what the local store takes to make spans durable and queryable.
+"""Measure what the local store costs to make spans durable and queryable.
 
-Realistic traffic (`benchmarks/traffic.py`: per request one judged entry span with some 25 attributes and eight stage
-spans) is written to a file of serialized OTLP requests first. A process of its own then appends them to a fresh store,
-each answer waiting for its fsync, and closes it, so that everything is in the table. Counted are all CPU seconds of
-that process, decoding, log, table, merging of files and checkpoints included, except for reading the file.
+First, realistic traffic (`benchmarks/traffic.py`: per request one judged entry span with some 25 attributes and eight
+stage spans) is written to a file of serialized OTLP requests. Then a process appends them to a fresh store, where each
+response waits for its fsync, and closes it, so that everything is in the table. The figure is the CPU time of that
+process: decoding, log, table, merging of files and checkpoints, without reading the file.
 """
 
 from __future__ import annotations

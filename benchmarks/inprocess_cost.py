@@ -1,9 +1,9 @@
 """Measure the CPU that recording adds to a request, without the noise of a server and its sockets.
 
-The application is called as a server would call it, in its own process on one core, one request after the other; what
-is counted is that process's CPU time, all its threads and the exports to a real receiver on another core included. Each
-round runs every set-up once, in a fresh process. The handler (`app_staged.py`) is asynchronous and computes next to
-nothing, so the untraced figure is the least that a request costs.
+The application is called as a server would call it, in its own process on one core, one request after the other. The
+figure is the CPU time of that process: all its threads and the exports to a real receiver on another core included.
+Each round runs every set-up once, in a fresh process. The handler (`app_staged.py`) is asynchronous and computes next
+to nothing, so the untraced figure is the least that a request costs.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Measure what recording does to latency, at a load that the untraced service bears easily.
+"""Measure how recording changes latency, at a load that the untraced service can handle easily.
 
-A load is the share of the time in which the untraced service keeps its core busy; the rate of requests is set to that
-beforehand. The smaller a model, the more recording adds to it: so two services, one with a logistic regression and one
-with a random forest, each behind a scaler.
+A load is the share of the time in which the untraced service keeps its core busy; the rate of requests is set
+accordingly beforehand. The smaller a model, the more recording adds to it, so there are two services, one with a
+logistic regression and one with a random forest, each behind a scaler.
 
-Requests come at random times (Poisson) whether or not earlier ones are answered, and latency counts from the moment
-at which a request was due. The server has one core, the load generator and the OTLP receiver the other. All set-ups of
-a round get the same arrivals, each in a fresh process, and are warmed up by such arrivals too. The service's garbage
-collector is watched (`app_gc.py`), since its full collections stop all requests that are under way.
+Requests are sent at random times (Poisson) whether or not earlier ones have been answered, and latency counts from the
+moment at which a request was due. The server has one core, the load generator and the OTLP receiver the other. All
+set-ups of a round get the same arrivals, each in a fresh process, and a warm-up with such arrivals. The figures of the
+service's garbage collector are recorded (`app_gc.py`), since its full collections stop all requests in progress.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The load generator, a process of its own: sends requests at given times and reads the server's CPU clock around them.
+"""Generate load in a process of its own: send requests at given times, and read the server's CPU clock around them.
 
-Prints one JSON object: `latencies_s` from the intended start of each request (a late send counts as latency, so
-nothing is omitted), `lags_s` by which sends came late, `seconds`, `cpu_s` of the server process, `warmed_up` requests
-sent before, and with --gc-file what its garbage collector did meanwhile: `collections`, `collecting_s` and `garbage`,
-each by generation.
+The process prints one JSON object: `latencies_s` from the intended start of each request (a late send counts as
+latency, so nothing is omitted), `lags_s` by which sends were late, `seconds`, `cpu_s` of the server process,
+`warmed_up` requests sent before, and with --gc-file the figures of its garbage collector: `collections`,
+`collecting_s` and `garbage`, each by generation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the author of a measured service marks its stages, as BENCH_STAGES says: see `app_staged`."""
+"""Mark the stages of a measured service, as BENCH_STAGES selects: see `app_staged`."""
 
 from __future__ import annotations
 

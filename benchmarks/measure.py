@@ -1,4 +1,4 @@
-"""What the benchmarks share: the set-ups to compare, how one is started and loaded, statistics, tables."""
+"""Share between benchmarks: the set-ups to compare, how one is started and loaded, statistics, tables."""
 
 from __future__ import annotations
 

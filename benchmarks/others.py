@@ -1,7 +1,7 @@
-"""Other libraries alongside, for the reader: how each is installed, switched on, and what it sends where.
+"""Compare other observability libraries: how each is installed, switched on, and what it sends where.
 
-They live in a virtual environment of their own, outside the work tree, so that they can disturb nothing. Packages that
-both environments have are held at the same versions.
+They are in a virtual environment of their own, outside the work tree, so they affect nothing else. Packages that both
+environments have are held at the same versions.
 """
 
 from __future__ import annotations

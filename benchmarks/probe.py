@@ -1,9 +1,9 @@
-"""Hand spans to a processor at a steady rate, and note how long its threads keep this one from running.
+"""Hand spans to a processor at a steady rate, and measure how long its threads keep this one from running.
 
-The spans are those of real requests, recorded first where `--hand-on` says that a processor takes them, and handed on
-again and again. This thread wakes every PERIOD_S: by how much it wakes late is what an event loop in its place would
-feel. It also reads, each time, how much CPU the other threads of the process had since it woke last: they cannot have
-held the interpreter for longer at a stretch, however late this thread was for other reasons. Prints one JSON object.
+The spans are those of real requests, recorded first where `--hand-on` names the processor's method, and handed over
+again and again. This thread wakes every PERIOD_S; the delay of a wake is what an event loop in its place would see. It
+also reads, each time, the CPU time of the other threads since the last wake: they cannot have held the interpreter for
+longer at a stretch, however late this thread was for other reasons. The process prints one JSON object.
 """
 
 from __future__ import annotations

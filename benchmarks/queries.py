@@ -1,8 +1,8 @@
 """Measure what questions to the local store cost, over a day of realistic traffic.
 
 The store is filled first (`benchmarks/traffic.py`, evenly over 24 hours, 2 % of requests with a slow inference), then
-opened by a reader of its own, as a command does. Each question is put several times; the first answer of a new process
-is measured with the real command, from its start to its end.
+opened by a reader of its own, as a command does. Each question is asked several times; the first answer of a new
+process is measured with the real command, from its start to its end.
 """
 
 from __future__ import annotations

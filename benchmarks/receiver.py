@@ -1,7 +1,7 @@
-"""A process of its own that takes spans as cheaply as it can, so that it costs the measured one nothing.
+"""Receive spans in a process of its own, as cheaply as possible, so that receiving costs the measured process nothing.
 
-OTLP over gRPC and over HTTP, and what a Datadog agent takes. Prints its two endpoints; then answers each line on stdin
-with the number of spans that came since the last one.
+It accepts OTLP over gRPC and over HTTP, and what a Datadog agent accepts. It prints its two endpoints; then it answers
+each line on stdin with the number of spans received since the last one.
 """
 
 from __future__ import annotations

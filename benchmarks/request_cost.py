@@ -1,8 +1,8 @@
 """Measure the CPU that recording adds to each request.
 
-The real server runs on one core and is asked over one keep-alive connection from another; what is counted is the CPU
-time of the server process with all its threads, exports included, read from its own clock. Each round runs every
-set-up once, in a fresh process.
+The real server runs on one core; the client, on another, uses one keep-alive connection. The figure is the CPU time of
+the server process with all its threads, exports included, read from its own clock. Each round runs every set-up once,
+in a fresh process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Measure whether a request costs more the more routes, models and so on a service has.
+"""Measure whether a request costs more the more routes and models a service has.
 
-As in `inprocess_cost.py`, with an application of that many routes, each with a model of its own, that are asked for in
-turn, and each at least once before the measurement. Looking up the route is the application's own, and paid untraced.
+As in `inprocess_cost.py`, with an application of that many routes, each with a model of its own. Requests use the
+routes in turn, and each route at least once before the measurement. The application itself finds the route, in the
+untraced set-up too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run all benchmarks of the recording side and write docs/performance.md; takes just under a quarter of an hour.
 
-With --long more and longer rounds, which take about an hour. Figures, no thresholds: a machine with other work on
-it shows in their spread and fails nothing.
+With --long more and longer rounds, which take about an hour. The page keeps what follows its line KEPT. Figures have no
+thresholds: other work on the machine shows in their spread and fails nothing.
 """
 
 from __future__ import annotations
@@ -64,13 +64,15 @@ SECTIONS = (
     Section("The threads that send", "export_thread", {"rounds": 2, "seconds": 4}, {"rounds": 5, "seconds": 20}),
     Section("Start-up and memory", "startup", {"runs": 20, "rounds": 3}, {"runs": 60, "rounds": 11}),
 )
-INTRODUCTION = """# What recording costs
+KEPT = "## Other measurements\n"  # from here on, the page is written by hand
+INTRODUCTION = """# Performance
 
-Written by `python benchmarks/run.py` (`make bench`); each script there runs alone, too, and longer, with `--help`.
-Compare columns, not machines: set-ups are interleaved and paired by round, and every figure comes with its spread.
+Written by `python benchmarks/run.py` (`make bench`) up to [Other measurements](#other-measurements); each script there
+also runs alone, and longer, with `--help`. Compare columns, not machines: set-ups are interleaved and paired by round,
+and every figure has its spread.
 
 *stock* is `opentelemetry-instrument` with opentelemetry-instrumentation-fastapi, traces only; *stagetrace* is
-`STAGETRACE=1` with a promise. Both send to a real OTLP/gRPC receiver in another process. What is served is
+`STAGETRACE=1` with an objective. Both send to a real OTLP/gRPC receiver in another process. The service is
 `benchmarks/app.py`: FastAPI and scikit-learn under uvicorn, a synchronous handler that scores one row; no access log.
 """
 
@@ -146,7 +148,8 @@ def main() -> None:
     sections = [section(title, module, result) for title, (module, result) in results.items()]
     document = "\n".join([INTRODUCTION, machine(before, minutes), *sections])
     print(document)
-    args.document.write_text(document)
+    _, kept, by_hand = args.document.read_text().partition(KEPT) if args.document.exists() else ("", "", "")
+    args.document.write_text(f"{document}\n{kept}{by_hand}")
     progress(f"wrote {args.document} after {minutes:.0f} minutes")
     if args.json is not None:
         args.json.write_text(json.dumps({title: asdict(result) for title, (_, result) in results.items()}, indent=1))

@@ -1,9 +1,9 @@
-"""The figures of docs/scale.md: the rate at which the embedded back end is at its end, and ten million spans in it.
+"""Measure the embedded back end for docs/performance.md: the rate that it sustains, and ten million spans in its store.
 
-One `stagetrace up` for each rate (spans a second; 0: as fast as it takes them). Four connections send requests of 495
-spans, each of new traces of this moment, at fixed times, whether or not earlier ones were answered; meanwhile one
-client asks the folder for the newest breaches and one searches for some over jaeger.api_v3, every two seconds. Then
-ten million spans of 24 hours go into a store as in ingest.py, and questions are put to it as in queries.py.
+One `stagetrace up` for each rate (spans a second; 0: as fast as it accepts them). Four connections send requests of 495
+spans, each of new traces of this moment, at fixed times, whether or not earlier ones have been answered. Meanwhile,
+every two seconds, one client asks the folder for the newest breaches and one searches for some over jaeger.api_v3. Then
+ten million spans of 24 hours go into a store as in ingest.py, and questions are asked as in queries.py.
 """
 
 from __future__ import annotations

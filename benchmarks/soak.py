@@ -1,8 +1,8 @@
-"""Send a great many requests through one traced process; tell whether it grows, or leaks threads or descriptors.
+"""Send very many requests through one traced process; report whether it grows, or leaks threads or descriptors.
 
 The application is called in process, as in `inprocess_cost.py`, by one event loop or by several in threads of their
-own, and its spans go to a real receiver. Resident memory, threads and descriptors are read while nothing is under way:
-after the first 100,000 requests (a tenth, where there are less than a million), and nine times more up to the end.
+own, and its spans go to a real receiver. Resident memory, threads and descriptors are read while no request is in
+progress: after the first 100,000 requests (a tenth, if there are less than a million), and nine more times to the end.
 """
 
 from __future__ import annotations

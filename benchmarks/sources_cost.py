@@ -1,9 +1,9 @@
 """Measure what one reading of each source of unseen time costs (`src/stagetrace/sources`).
 
-In one process, one thread, each source in turn, round by round; CPU time of the thread, so that other work on the
-machine hardly shows. Once in a loop, and once each after a call of a model, less that call: as in a service, whose own
-work has been through the caches since the last reading. What is read only when a promise was broken, or every few
-seconds, says so.
+In one process, on one thread, each source in turn, round by round; CPU time of the thread, so that other work on the
+machine hardly shows. Once in a loop, and once after each call of a model, less that call: as in a service, whose own
+work has replaced the contents of the caches since the last reading. A source that is read only after a breach, or every
+few seconds, has a note.
 """
 
 from __future__ import annotations

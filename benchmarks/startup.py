@@ -1,9 +1,8 @@
 """Measure what recording costs a process at its start, whether it serves or not.
 
-Two virtual environments are made that differ in one file only, stagetrace's activation file: the package itself lies
-in both. Commands that serve nothing are started in them over and over, in random order within each round; a second,
-identical set of runs without the file shows how much of a difference is noise. Then the service is started until its
-first answer.
+Two virtual environments differ in one file only, stagetrace's activation file; the package itself is in both. Commands
+that serve nothing are started in them repeatedly, in random order within each round; a second, identical set of runs
+without the file shows how much of a difference is noise. Then the service is started until its first response.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Realistic ML traffic as serialized OTLP requests: per request one judged entry span and eight stage spans."""
+"""Make realistic ML traffic as serialized OTLP requests: per request one judged entry span and eight stage spans."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Measure each reading verb of the command line, from its start to its end, over 28,572 requests of seven spans.
 
-The spans lie in a local store, are read by `jaeger://` out of a real Jaeger (`--jaeger`), and are OTLP JSON lines in a
-file. Each run is a new process, so nothing is warm but the disk's cache; the rounds are interleaved. CPU is user and
-system time of the command with all its threads, and, of a Jaeger, what that took meanwhile.
+The spans are in a local store, in a real Jaeger read over `jaeger://` (`--jaeger`), and in a file of OTLP JSON lines.
+Each run is a new process, so nothing is warm but the disk's cache; the rounds are interleaved. CPU is user and system
+time of the command with all its threads, and, for a Jaeger, of that process in the meantime.
 """
 
 from __future__ import annotations

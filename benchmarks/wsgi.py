@@ -1,6 +1,6 @@
-"""Call a WSGI application without a server or a socket: a process of its own, run once for each set-up and round.
+"""Call a WSGI application without a server or a socket, in a process of its own, once for each set-up and round.
 
-Requests come one after the other, each as gunicorn would pass it on. Prints one JSON object as `asgi.py` does.
+Requests follow one another, each as gunicorn would pass it on. The process prints one JSON object as `asgi.py` does.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The fault bench: each cause of a breach made by real means, and what is named then against what was made."""
+"""Produce each cause of a breach by real means, and compare the cause that is named with the one that was produced."""

@@ -1,6 +1,6 @@
-"""The service of the fault bench: it scores rows, and can be made slow in every way that the bench knows.
+"""Serve the service of the fault benchmark: it scores rows, and its requests can be made slow in every way.
 
-What a request asks for in its query is the fault; nothing here says so to whoever traces it.
+The query of a request selects the fault; no other trace of it reaches stagetrace.
 """
 
 from __future__ import annotations

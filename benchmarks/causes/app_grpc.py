@@ -1,4 +1,4 @@
-"""The same model behind gRPC, on few threads; a request is a query such as `rows=2`."""
+"""Serve the same model over gRPC, on few threads; a request is a query such as `rows=2`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A service as people write them: models beside a feature store, a database and NumPy, and nothing is marked by hand.
+"""Serve a service as users write them: models beside a feature store, a database and NumPy; nothing is marked by hand.
 
-What a request asks for in its query is what its time goes into; nothing here says so to whoever traces it.
+The query of a request selects how its time is spent; no other trace of it reaches stagetrace.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The same model behind WSGI, whose worker takes up one request after another."""
+"""Serve the same model over WSGI, with a worker that handles one request after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clients of the fault bench: requests over sockets of their own, each in a trace of which only the bench knows."""
+"""Send the requests of the fault benchmark over sockets of their own, each in a trace that only the benchmark knows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service that the measured one depends on, a process of its own: it answers as late as its query says."""
+"""Serve what the measured service depends on, in a process of its own: it responds as late as its query demands."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The faults, one line each in CASES: how it is made, and which of the requests then are slow for that reason alone.
+"""List the faults, one line each in CASES: how it is produced, and which requests are then slow for that reason alone.
 
-An episode draws its times and sizes from the client's generator of random numbers, so that a seed gives them again.
+An episode draws its times and sizes from the client's generator of random numbers, so a seed reproduces them.
 """
 
 from __future__ import annotations

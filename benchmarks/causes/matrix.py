@@ -1,4 +1,4 @@
-"""What was named against what was made: arithmetic alone."""
+"""Compare the causes named with the causes produced: arithmetic alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Named:
 
     @property
     def is_right(self) -> bool:
-        """Whether what was made was named; where nothing was, that no cause was made up."""
+        """Return whether the cause produced was named; where none was, whether no false one was named."""
         return self.word in RIGHT.get(self.truth, (self.truth,))
 
     @property
@@ -65,13 +65,13 @@ def matrix(title: str, named: Sequence[Named]) -> Table:
     words += sorted({one.word for one in named}.difference(words))
     counts = Counter((one.truth, one.word) for one in named)
     rows = [[truth, *(str(counts[truth, word] or ".") for word in words)] for truth in truths]
-    return Table(f"{title}: what was made (rows) and what was named (columns)", ("", *words), rows)
+    return Table(f"{title}: produced (rows) and named (columns)", ("", *words), rows)
 
 
 def shares(attribute: str, named: Sequence[Named], keys: Iterable[str]) -> Table:
     """Return the share that was named right, by the values of an attribute."""
     rows = [_share(key, [one for one in named if getattr(one, attribute) == key]) for key in keys]
-    columns = (attribute, "breaches", "right", "95 % interval", "machine's waits apart", "95 % interval")
+    columns = (attribute, "breaches", "right", "95 % interval", "without machine waits", "95 % interval")
     return Table(f"Named right, by {attribute} (Wilson's intervals)", columns, [*rows, _share("all", named)])
 
 

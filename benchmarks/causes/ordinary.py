@@ -1,7 +1,7 @@
-"""Ordinary loads: services in which nothing was broken on purpose, and requests that are late for an everyday reason.
+"""Produce ordinary loads: services without an injected fault, whose requests are late for an everyday reason.
 
-Which one that is, the draw of each request tells: most take what is usual, and some have one part with a long tail.
-Where none was drawn and the request was late all the same, others were in its way, whatever they kept it from.
+The draw of each request decides the reason: most take their normal time, and some have one part with a long tail. If
+no such part was drawn and the request was late, other requests delayed it, whatever resource they used.
 """
 
 from __future__ import annotations

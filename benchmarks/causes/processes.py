@@ -1,4 +1,4 @@
-"""The processes of the fault bench: its services, what they depend on, and burners."""
+"""Run the processes of the fault benchmark: its services, their dependencies, and burners."""
 
 from __future__ import annotations
 

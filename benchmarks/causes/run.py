@@ -1,10 +1,10 @@
-"""Make each cause of a breach by real means, in real services under load, and compare what is named with what was made.
+"""Produce each cause of a breach by real means, in real services under load, and compare the cause named with it.
 
-Each case is served three times by a process of its own: from its first requests on, under light traffic, and under more
-of it. What made a request slow is known to the bench alone, which gives each request its trace id; spans are received
-over OTLP. All times, sizes and gaps are drawn from the seed. The bench also reads, from outside, for how long the
-service's threads were without a CPU during each request: on a machine with other work that is a cause that nobody made.
-After the causes made on purpose come ordinary loads, with figures of their own (`ordinary.py`).
+A process of its own serves each case three times: from its first requests on, under light traffic, and under heavier
+traffic. Only the benchmark knows what made a request slow: it gives each request its trace id, and receives the spans
+over OTLP. All times, sizes and gaps are drawn from the seed. The benchmark also reads, from outside, for how long the
+service's threads were without a CPU during each request: on a machine with other work that is a cause that the
+benchmark did not produce. Ordinary loads (`ordinary.py`) follow the injected faults, with figures of their own.
 """
 
 from __future__ import annotations
@@ -166,21 +166,21 @@ def _entry_spans(bodies: Sequence[bytes]) -> dict[str, dict[str, Any]]:
 # --- the report
 
 
-INTRODUCTION: Final = """# Causes named against causes made
+INTRODUCTION: Final = """# Measured: causes named against causes produced
 
-Written by `python benchmarks/causes/run.py --document docs/causes-measured.md`; what the words mean is in
-[causes.md](causes.md).
+Written by `python benchmarks/causes/run.py --document docs/causes-measured.md`; [causes.md](causes.md) defines the
+causes.
 
 {how}
 
-A breach counts as right if the one word is named that was made, and where nothing was made, if it is `compute`,
-`io_wait` or `unknown`. On ordinary loads each request draws what it takes; where none of its parts has a long tail and
-it is late all the same, other requests were in its way (`contention`), and each word for that is right: `socket_wait`,
-`pool_wait`, `cpu_wait`, `lock_wait`. The columns *machine's waits apart* leave out breaches that are named `cpu_wait`
-without burners, where the kernel's count, read from outside, says that the service's threads were without a CPU for at
-least half of what the objective was exceeded by: that is true, and nobody made it. Services and burners run before
-other work of the machine where that is allowed (`autogroup`), equal among themselves. No seed used while the rules were
-made is shown.
+A breach counts as right if the cause named is the one produced; where nothing was produced, if it is `compute`,
+`io_wait` or `unknown`. On ordinary loads each request draws what its time is spent on. If none of its parts has a long
+tail and it is late all the same, other requests delayed it (`contention`), and each of these causes is right:
+`socket_wait`, `pool_wait`, `cpu_wait`, `lock_wait`. The columns *without machine waits* exclude breaches that
+are named `cpu_wait` without burners, where the kernel's count, read from outside, shows that the service's threads were
+without a CPU for at least half of the overrun: that cause is true, and the benchmark did not produce it. Services and
+burners run with priority over other work of the machine where that is allowed (`autogroup`), equal among themselves. No
+seed used during development of the rules is shown.
 """
 
 

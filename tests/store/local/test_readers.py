@@ -110,7 +110,7 @@ def test_a_reader_that_looks_rarely_follows_across_checkpoints(store: LocalStore
 
 
 def test_a_command_does_without_pyarrow_where_the_log_is_empty(store: LocalStore) -> None:
-    """Importing it takes a good part of the time to a first answer (docs/scale.md)."""
+    """Importing it takes a good part of the time to a first answer (docs/performance.md)."""
     for number in range(1, 20):
         store.append(request([judged(number)]))
         store.flush()
