@@ -170,17 +170,17 @@ PARTS = [
 PARTS_IN_PYTHON = [
     *(f"stagetrace.recording.marks:{name}" for name in ("prepared", "recording", "_Marks._now", "_Marks.enter")),
     *(f"stagetrace.recording.marks:_Marks.{name}" for name in ("leave", "begin_mark", "end_mark")),
-    *(f"stagetrace.instrumentation.{name}" for name in ("passing:_Send._sent", "asgi:AsgiRequest.begin_answer")),
+    *(
+        f"stagetrace.instrumentation.asgi.{name}"
+        for name in ("channels:Send._sent", "request:AsgiRequest.begin_answer")
+    ),
     *(
         "stagetrace.instrumentation.asgi.request:AsgiRequest.end_answer",
         "stagetrace.otlp.encode.request_encoder:encode_stages",
     ),
-    *(
-        f"stagetrace.instrumentation.asgi.request:OwnRequest.{name}"
-        for name in ("_begin_in_python", "_describe_in_python")
-    ),
+    *(f"stagetrace.instrumentation.asgi.request:OwnRequest.{name}" for name in ("__init__", "describe")),
     "stagetrace.instrumentation.asgi.request:AsgiRequest._come_in",
-    *(f"stagetrace.recording.pool_task:_Turn.{name}" for name in ("__init__", "_begin", "_leave")),
+    *(f"stagetrace.recording.pool_task:PoolTask.{name}" for name in ("__init__", "_begin", "_leave")),
 ]
 # Parts that work where others besides us want to see the spans.
 PARTS_FOR_OTHERS = [

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -15,10 +13,9 @@ import pytest
 from anyio import CapacityLimiter, to_thread
 from opentelemetry.trace import SpanContext
 
-from missing import unused
 from stagetrace import guard
 from stagetrace.instrumentation.thread_pools import anyio
-from stagetrace.recording import pool_task as turn
+from stagetrace.recording import pool_task
 from stagetrace.recording.current_timeline import current
 from stagetrace.recording.timeline import Timeline
 from stagetrace.sla.breakdown import parts_of
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
 
 MS = 1_000_000
 pytestmark = [
-    pytest.mark.native,
     pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting())),
 ]
 hooked: Any = SimpleNamespace(
@@ -52,17 +48,9 @@ def request() -> Iterator[Timeline]:
         current.reset(entered)
 
 
-@pytest.fixture(params=["C", "Python"])
-def _twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "Python":
-        monkeypatch.setattr(anyio, "Turn", turn._Turn)
-    elif turn.Turn is turn._Turn:
-        unused("stagetrace.recording._turn")
-
-
 @pytest.fixture(autouse=True)
 def _each_is_noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(turn, "DIVIDED_NS", 0)
+    monkeypatch.setattr(pool_task, "DIVIDED_NS", 0)
     yield
     guard._switches.pop(anyio.WHERE, None)
     guard.failures.clear()
@@ -87,7 +75,6 @@ def sleep() -> str:
     return "answer"
 
 
-@pytest.mark.usefixtures("_twin")
 def test_with_a_token_left_all_of_the_wait_is_a_hand_over() -> None:
     async def main() -> tuple[int, Timeline]:
         return await hop(lambda: "answer", CapacityLimiter(2))
@@ -106,7 +93,6 @@ def test_with_a_token_left_all_of_the_wait_is_a_hand_over() -> None:
     assert at_its_best(look, wanted=True)  # a busy machine may stop the process between the two looks at the clock
 
 
-@pytest.mark.usefixtures("_twin")
 def test_without_one_only_what_follows_the_end_of_the_work_before() -> None:
     ended = []
 
@@ -128,7 +114,6 @@ def test_without_one_only_what_follows_the_end_of_the_work_before() -> None:
     assert asked < ended[0] <= since
 
 
-@pytest.mark.usefixtures("_twin")
 def test_an_event_loop_that_is_held_takes_a_request_back_late() -> None:
     begun, held = threading.Event(), threading.Event()
 
@@ -153,10 +138,9 @@ def test_an_event_loop_that_is_held_takes_a_request_back_late() -> None:
 @pytest.mark.parametrize("part", ["left", "waited", "leave", "before"])
 def test_a_part_that_fails_changes_no_answer(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
-        raise RuntimeError("the twin is broken")
+        raise RuntimeError("broken")
 
     monkeypatch.setattr(threads, part, fails)
-    monkeypatch.setattr(anyio, "Turn", turn._Turn)  # C has its own hold on some
     asyncio.run(hop(sleep, CapacityLimiter(1)))
     assert guard.failures
 
@@ -165,8 +149,7 @@ class Cancelled(BaseException):
     """As what stops a task."""
 
 
-@pytest.mark.usefixtures("_twin")
-def test_what_the_function_raises_comes_through_and_ends_the_turn() -> None:
+def test_what_the_function_raises_comes_through_and_ends_the_task() -> None:
     def raises() -> None:
         raise Cancelled
 
@@ -181,7 +164,6 @@ def test_what_the_function_raises_comes_through_and_ends_the_turn() -> None:
     assert not guard.failures
 
 
-@pytest.mark.usefixtures("_twin")
 def test_a_wait_that_is_given_up_ends_then() -> None:
     async def main() -> tuple[int, list[Any]]:
         limiter, release = CapacityLimiter(1), threading.Event()
@@ -201,26 +183,3 @@ def test_a_wait_that_is_given_up_ends_then() -> None:
     (wait,) = [one for one in segments if one.stage == "queue"]
     assert wait.end <= given_up
     assert not guard.failures
-
-
-def test_a_turn_keeps_nothing_and_takes_no_wrong_arguments() -> None:
-    if turn.Turn is turn._Turn:
-        unused("stagetrace.recording._turn")
-    timeline, function, attributes = Timeline(), (lambda number: number), {"reason": "x"}
-    watched = [timeline, function, attributes, None]
-    gc.collect()
-    before = [sys.getrefcount(one) for one in watched]
-    for _ in range(1000):
-        one = turn.Turn(timeline, function, attributes, None)
-        assert one(7) == 7
-        one.end()
-        with pytest.raises(TypeError):
-            one(1, 2)
-        with pytest.raises(TypeError):
-            turn.Turn(timeline)  # type: ignore[call-arg]
-        timeline._log.clear()
-        timeline.handed = timeline.accounts = ()
-    del one
-    gc.collect()
-    after = [sys.getrefcount(one) for one in watched]
-    assert all(abs(one - other) < 50 for one, other in zip(before, after, strict=True)), (before, after)

@@ -376,29 +376,6 @@ def test_it_takes_one_name(twin: Any, arguments: Any) -> None:
         twin.stage(*arguments)
 
 
-def test_no_subclass_hides_what_c_reads_of_a_request() -> None:
-    """A class's attribute of the same name would take what is set, and the end in C would look at another place."""
-    import stagetrace.instrumentation.asgi.request
-    import stagetrace.instrumentation.grpc_server.aio
-    import stagetrace.instrumentation.grpc_server.threads
-    import stagetrace.instrumentation.wsgi.request
-    import stagetrace.recording.worker  # noqa: F401
-
-    if marks.Marks is marks._Marks:
-        unused("stagetrace.recording._marks")
-    kept = {name for name, what in vars(marks.Marks).items() if type(what).__name__ == "member_descriptor"}
-    assert {"_tiler", "errands", "stream", "held", "_identity"} <= kept
-    found, waiting = [], [marks.Marks]
-    while waiting:
-        below = waiting.pop().__subclasses__()
-        found += below
-        waiting += below
-    assert len(found) >= 8
-    for cls in found:
-        for name in kept:
-            assert next(base for base in cls.__mro__ if name in vars(base)) is marks.Marks, (cls, name)
-
-
 @pytest.mark.parametrize("kind", ["work", "batch"])
 def test_a_block_within_what_is_done_for_other_processes_is_theirs(kind: str) -> None:
     """Of a worker of LitServe or MLServer: by whichever twin is in use."""

@@ -132,7 +132,7 @@ def test_a_machine_without_enough_cpus(running: tuple[Service, Sink]) -> None:
         come_first(running[0].process.pid)
     off = []
     for entry in entries:
-        took = [entry.attributes[f"cpu.{part}_ms"] for part in ("time", "wait", "blocked")]
+        took = [entry.attributes[f"stagetrace.cpu.{part}_ms"] for part in ("time", "wait", "blocked")]
         assert took[1] > took[0]
         inference = entry.attributes["ml.stage.inference.ms"]
         off.append(abs(sum(took) - inference) / max(1, 0.02 * inference))

@@ -233,7 +233,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any], *, in_one_go:
         patch.setattr(threads, "_is_used", False)  # by real clocks: what they tell of differs each time
         patch.setattr(asgi, "time_ns", now)
         patch.setattr(passing, "time_ns", now)
-        patch.setattr(asgi, "Send", passing._Send)
+        patch.setattr(asgi, "Send", passing.Send)
         patch.setattr(asgi, "OwnRequest", clocked(now))
         patch.setattr(entry_module, "_tracer", lambda: notes)
         patch.setattr(runtime, "recorder", EntryRecorder(provider, processor, [kept]))  # type: ignore[list-item]

@@ -217,10 +217,9 @@ class Sent:
         self.encoded.append(encoded)
 
 
-@pytest.mark.parametrize("in_c", [False, True])
 @pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize(("sampler", "expected"), [(TraceIdRatioBased(0.5), 0.5), (ALWAYS_ON, None)])
-def test_our_own_entry_spans_say_it_too(in_c: bool, asked: bool, sampler: Sampler, expected: float | None) -> None:
+def test_our_own_entry_spans_say_it_too(asked: bool, sampler: Sampler, expected: float | None) -> None:
     """However they are ended, and whether or not their ids were asked for before, as they are for a call to others."""
     from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 
@@ -243,7 +242,6 @@ def test_our_own_entry_spans_say_it_too(in_c: bool, asked: bool, sampler: Sample
         entry = Entry("GET /a", START, recorder, Context())
         if asked:
             assert entry.get_span_context().is_valid
-        recorder._may_end_in_c = in_c and recorder._may_end_in_c
         recorder.end(entry, START + (80 if number % 4 == 0 else 10) * MS, "GET", "/a")
     entries = [
         span for one in sent.encoded for span in ScopeSpans.FromString(one).spans if span.kind == span.SPAN_KIND_SERVER

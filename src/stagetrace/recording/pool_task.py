@@ -1,8 +1,4 @@
-"""A request's turn in a thread of a pool: the wait for the thread, and how the thread's time divides.
-
-The class here is the reference. `_turn.c` has the same for a fraction of the CPU where a C compiler was there at the
-installation (docs/decisions/011).
-"""
+"""Work of a request in a thread of a pool: the wait for the thread, and how the thread's time divides."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import report
-from stagetrace.native import native
 from stagetrace.semconv import QUEUE
 from stagetrace.sources import thread_cpu as threads
 from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, account
@@ -24,7 +19,7 @@ if TYPE_CHECKING:
 WHERE = "stagetrace.instrumentation.thread_pools.anyio"  # whose hook ends where this fails
 
 
-class _Turn:
+class PoolTask:
     """What a request gives to a pool, as the pool's thread calls it. Begins to wait as it is made."""
 
     __slots__ = ("_asked", "_ended", "_function", "_roomy", "_timeline", "_waits")
@@ -97,10 +92,3 @@ def hand_over(timeline: Timeline, asked: int, now: int, roomy: Any) -> Reading |
         had_room = roomy is not None and roomy.available_tokens > 0  # else others were before it
         timeline.handed_over(asked if had_room else max(asked, threads.left()), now, threads.waited(previous, first))
     return first
-
-
-if TYPE_CHECKING:
-    Turn = _Turn
-else:
-    _in_c = native("stagetrace.recording._turn")
-    Turn = _Turn if _in_c is None else _in_c.Turn

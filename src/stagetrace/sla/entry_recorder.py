@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from opentelemetry.trace.span import DEFAULT_TRACE_STATE
 
 from stagetrace import semconv
 from stagetrace.guard import guarded, report
-from stagetrace.native import native
 from stagetrace.otlp.encode.request_encoder import encoded, request, tiled
 from stagetrace.otlp.encode.span_encoder import Block, encode_entry, encode_notes, entry_rest, stage_head
 from stagetrace.recording.entry import Identity
@@ -22,7 +20,7 @@ from stagetrace.recording.limits import bounded
 from stagetrace.recording.segments import coalesced
 from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan, sampled, stage_span
 from stagetrace.sla.policy import BREACH
-from stagetrace.sla.processor import SLASpanProcessor, VerdictCounter, totals_of
+from stagetrace.sla.processor import totals_of
 from stagetrace.sla.sampling import Chances, is_own
 from stagetrace.sla.verdict import GOOD, judge
 
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
     from stagetrace.recording.entry import EntrySpan
     from stagetrace.recording.segments import Segment
-    from stagetrace.sla.processor import Decided
+    from stagetrace.sla.processor import Decided, SLASpanProcessor
 
 # By whether the span is sampled (1) and its trace id random (2).
 _FLAGS = [TraceFlags(flags) for flags in range(4)]
@@ -70,9 +68,6 @@ class EntryRecorder:
         self._probability = self._chances.of_root
         # Nor are the ids of its own generator drawn by a call into that, where nobody has asked for them before.
         self._draws = type(self._ids) is RandomIdGenerator and (self._by_parent or self._bound is not None)
-        # What is in C knows these as they are.
-        is_known = type(processor) is SLASpanProcessor and type(processor.counter) is VerdictCounter
-        self._may_end_in_c = _end_in_c is not None and is_known and not own
         self._unbroken: dict[tuple[str, str], Block] = {}
         self._rests: dict[tuple[Any, ...], bytes] = {}
 
@@ -148,16 +143,6 @@ class EntryRecorder:
 
     def end(self, entry: EntrySpan, end_time: int, method: str | None, route: str) -> None:
         """End the span: judge it by `method` and `route`, and send it with its stages, unless it was not sampled."""
-        if self._may_end_in_c:
-            try:
-                if _end_in_c(self, entry, end_time, method, route):
-                    return
-            except Exception as error:  # noqa: BLE001 -- nothing is done yet
-                report("stagetrace.sla._ending", error)
-        self.end_in_python(entry, end_time, method, route)
-
-    def end_in_python(self, entry: EntrySpan, end_time: int, method: str | None, route: str) -> None:
-        """Do as `end`, of which this is the reference."""
         start = entry._start  # noqa: SLF001 -- as `start_time`, on the path of each request
         if end_time < start:  # noqa: PLR1730 -- a third of the time of max()
             end_time = start  # the wall clock stepped back
@@ -339,9 +324,6 @@ class EntryRecorder:
 
 def _ids(count: int) -> bytes:
     """Return ids of so many spans, and one more: as the SDK's unique, not secret."""
-    if _twin is not None:
-        drawn: bytes = _twin.ids(count + 1)
-        return drawn
     size = 8 * count + 8
     return getrandbits(8 * size).to_bytes(size, "little")
 
@@ -381,17 +363,3 @@ def _model(entry: EntrySpan, model: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _like(sampler: Sampler, known: Sampler) -> bool:
     return bool(sampler.get_description() == known.get_description())
-
-
-_twin: Any = native("stagetrace.sla._ending")
-_end_in_c: Any = None if _twin is None else _twin.end
-
-
-def _seed() -> None:
-    _twin.seed(os.urandom(32))
-
-
-if _twin is not None:
-    _seed()
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_seed)

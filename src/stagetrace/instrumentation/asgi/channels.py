@@ -1,8 +1,4 @@
-"""The passing of body and answer between an ASGI server and an application, marked on a request's timeline.
-
-The classes here are the reference. `_passing.c` has the same for a fraction of the CPU where a C compiler was there at
-the installation (docs/decisions/011).
-"""
+"""The passing of body and answer between an ASGI server and an application, marked on a request's timeline."""
 
 from __future__ import annotations
 
@@ -11,10 +7,8 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stagetrace.guard import report
-from stagetrace.native import native
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current
 from stagetrace.recording.current_timeline import current
-from stagetrace.recording.loop_blockers import stepped as in_python
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND
 
 if TYPE_CHECKING:
@@ -48,7 +42,7 @@ class Answered(Protocol):
         """Note that the server found nobody to send to."""
 
 
-class _Receive:
+class Receive:
     """Receives from the server, marked as `network.receive` until the body is complete.
 
     After that, it only listens for the client going away and is no stage.
@@ -93,7 +87,7 @@ class _Receive:
             self._answered.take_in(message)
 
 
-class _Send:
+class Send:
     """Sends by the server, marked as `network.send`, in which it lets a slow client hold us back.
 
     All but the head of an answer is sent outside the request's context: timers that a server starts then, such as
@@ -189,13 +183,3 @@ def _leave(timeline: Any, activity: str) -> None:
         timeline.leave(activity)
     except Exception as error:  # noqa: BLE001
         report(WHERE, error)
-
-
-if TYPE_CHECKING:
-    Receive = _Receive
-    Send = _Send
-    stepped = in_python
-else:
-    _in_c = native("stagetrace.instrumentation._passing")
-    Receive, Send = (_Receive, _Send) if _in_c is None else (_in_c.Receive, _in_c.Send)
-    stepped = in_python if _in_c is None else _in_c.stepped

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import Span, Status, StatusCode
 
 from stagetrace.guard import guarded_end, report, switch
-from stagetrace.instrumentation.asgi.channels import WHERE, Receive, Send, stepped
+from stagetrace.instrumentation.asgi.channels import WHERE, Receive, Send
 from stagetrace.instrumentation.asgi.websocket import Messages
 from stagetrace.instrumentation.base import SCOPE_KEY
 from stagetrace.instrumentation.connection.socket_wait import show, waited_ns
@@ -27,12 +27,12 @@ from stagetrace.instrumentation.http.conventions import CANCELLED, CLIENT, PROPA
 from stagetrace.instrumentation.http.pickled_scope import below, goes_on
 from stagetrace.instrumentation.http.queue_headers import time_in_queue_ms
 from stagetrace.instrumentation.http.response_delivery import announced, gone_flag, is_written
-from stagetrace.native import native
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import attach, get_current, with_span
 from stagetrace.recording.current_timeline import current, recording
 from stagetrace.recording.entry import EntrySpan
 from stagetrace.recording.limits import cut, longest
+from stagetrace.recording.loop_blockers import stepped
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import (
     HTTP_REQUEST_BODY_SIZE,
@@ -443,11 +443,6 @@ class OwnRequest(AsgiRequest, EntrySpan):
     may_give_way = True
 
     def __init__(self, scope: Any, send: Any, started: int, recorder: EntryRecorder) -> None:
-        if _begin_in_c is None or not _begin_in_c(self, scope, send, started, recorder):
-            self._begin_in_python(scope, send, started, recorder)
-
-    def _begin_in_python(self, scope: Any, send: Any, started: int, recorder: EntryRecorder) -> None:
-        """Begin; `_asgi.c` does the same for most requests."""
         parent_context = self._come_in(scope, send)
         EntrySpan.__init__(self, self._span_name, started, recorder, parent_context)
         self._before = get_current()
@@ -474,10 +469,6 @@ class OwnRequest(AsgiRequest, EntrySpan):
 
     def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
         """Return its attributes, as the recorder wants them."""
-        return (_describe_in_c and _describe_in_c(self)) or self._describe_in_python()
-
-    def _describe_in_python(self) -> tuple[list[Block], Block, dict[str, Any]]:
-        """Describe it; `_asgi.c` does the same for most requests."""
         attributes = self.passed(self._start)
         self._add_rest(attributes)
         route = http.route_block(self._route or self.mount, self._status)
@@ -489,7 +480,3 @@ class OwnRequest(AsgiRequest, EntrySpan):
         route = self._route or self._template()
         recorder: Any = self._recorder
         recorder.end(self, ended_at, WEBSOCKET if self._scope["type"] == "websocket" else self._method, route)
-
-
-_twin: Any = native("stagetrace.instrumentation._asgi")
-_begin_in_c, _describe_in_c = (None, None) if _twin is None else (_twin.begin, _twin.describe)

@@ -90,7 +90,7 @@ def _noting(original: Any, note: Any) -> Any:
 def _of_another_task(work: Any, request: Any) -> Any:
     """Return what awaits `work`, for a request whose first task waits for this one, as BaseHTTPMiddleware lets it."""
     try:
-        from stagetrace.instrumentation.asgi.channels import stepped
+        from stagetrace.recording.loop_blockers import stepped
 
         return stepped(work, request)
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price

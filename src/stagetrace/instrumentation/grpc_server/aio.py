@@ -19,7 +19,6 @@ import grpc.aio
 from opentelemetry import context as otel_context
 
 from stagetrace.guard import guarded, guarded_end, report, switch
-from stagetrace.instrumentation.asgi.channels import stepped
 from stagetrace.instrumentation.grpc_server.request import (
     FOREVER_S,
     ForeignRpc,
@@ -32,6 +31,7 @@ from stagetrace.instrumentation.grpc_server.request import (
 )
 from stagetrace.instrumentation.grpc_server.threads import KINDS, Requests
 from stagetrace.recording.context import attach, with_span
+from stagetrace.recording.loop_blockers import stepped
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources import loops
 from stagetrace.sources.thread_cpu import account

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.batching.queued_requests import whose
 from stagetrace.instrumentation.thread_pools.queue_attributes import wait
-from stagetrace.recording.pool_task import Turn
+from stagetrace.recording.pool_task import PoolTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,13 +45,13 @@ def hook(module: Any) -> None:
 
 
 @guarded
-def _begin(timeline: Timeline, function: Callable[..., Any], given: Any, default: Callable[[], Any]) -> Turn:
+def _begin(timeline: Timeline, function: Callable[..., Any], given: Any, default: Callable[[], Any]) -> PoolTask:
     """Return the turn of a function in the pool of a limiter, by default the loop's own; it waits from now on."""
     limiter = _default_limiter(default) if given is None else given
     has_room = limiter.available_tokens > 0
     waiters = 0 if has_room else limiter.statistics().tasks_waiting
     attributes = wait(REASON, limiter.total_tokens, waiters)
-    return Turn(timeline, function, attributes, limiter if has_room else None)
+    return PoolTask(timeline, function, attributes, limiter if has_room else None)
 
 
 def _default_limiter(ask: Callable[[], Any]) -> Any:
