@@ -109,10 +109,10 @@ def test_each_attribute_is_described_and_documented() -> None:
         and isinstance(value, str)
         and value not in semconv.STAGES
     }
-    assert set(semconv.DESCRIPTIONS) == names
+    assert set(semconv.ATTRIBUTES) == names
     text = (ROOT / "docs/attributes.md").read_text()
-    for name, description in semconv.DESCRIPTIONS.items():
-        assert f"| `{name}` | {description} |" in text
+    for one in semconv.ATTRIBUTES.values():
+        assert f"| `{one.name}` | {one.kind} | {one.description} |" in text
 
 
 def test_attribute_names_are_written_in_one_place() -> None:
@@ -120,7 +120,7 @@ def test_attribute_names_are_written_in_one_place() -> None:
     for path in (ROOT / "src").rglob("*.py"):
         if path.name != "semconv.py":
             literals = re.findall(r"\"((?:sla|ml)\.[a-z_.]+)\"", path.read_text())
-            assert not [name for name in literals if name in semconv.DESCRIPTIONS], path
+            assert not [name for name in literals if name in semconv.ATTRIBUTES], path
 
 
 def test_contributing_lists_each_module_and_folder() -> None:

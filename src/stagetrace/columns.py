@@ -1,13 +1,13 @@
 """The one column schema: each column of a stored span and of the two relations, and the attribute that it holds.
 
 The decoder's columns, both relations with their SQL, filters by column and the pages that list columns are made of it:
-to give an attribute a column is to add a row here. Whatever has no row stays in a span's `rest`, where filters, groups
-and the column `attributes` find it all the same.
+to give an attribute a column is to add a row here; its type is that of its line in `semconv`. Whatever has no row stays
+in a span's `rest`, where filters, groups and the column `attributes` find it all the same.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from stagetrace import semconv
 
@@ -35,6 +35,14 @@ class Column(NamedTuple):
     holds: str = ""  # what it is, where it is no attribute
 
 
+_TYPES: Final = {semconv.STRING: TEXT, semconv.INT: WHOLE, semconv.DOUBLE: NUMBER, semconv.BOOLEAN: TRUTH}
+
+
+def _column(name: str, relations: tuple[str, ...], attribute: str, **more: Any) -> Column:
+    """Return the column of one of our own attributes."""
+    return Column(name, _TYPES[semconv.ATTRIBUTES[attribute].kind], relations, attribute, **more)
+
+
 # The least that a sampling threshold can say. Bounds are written out in full, for SQL takes no other form.
 LEAST_PROBABILITY: Final = 2.0**-56
 _KNOWN: Final = f"BETWEEN {LEAST_PROBABILITY!r} AND 1"
@@ -46,36 +54,35 @@ SCHEMA: Final[tuple[Column, ...]] = (
     Column("service", TEXT, _BOTH, holds="the resource's `service.name`"),
     Column("name", TEXT, _BOTH, holds="as recorded"),
     Column("kind", TEXT, (SPANS,), holds="`SERVER`, `CLIENT`, `INTERNAL`, `PRODUCER`, `CONSUMER` or `UNSPECIFIED`"),
-    Column("stage", TEXT, (SPANS,), semconv.ML_STAGE),
+    _column("stage", (SPANS,), semconv.ML_STAGE),
     Column("route", TEXT, _BOTH, "http.route", holds="of a request without it: `rpc.method`"),
     Column("rpc_method", TEXT, _NEITHER, "rpc.method"),
     Column("method", TEXT, _BOTH, "http.request.method", older="http.method"),
     Column("http_status", WHOLE, _BOTH, "http.response.status_code", older="http.status_code"),
-    Column("model", TEXT, _BOTH, semconv.ML_MODEL_NAME),
-    Column("model_version", TEXT, _BOTH, semconv.ML_MODEL_VERSION, since=1),
-    Column("framework", TEXT, _BOTH, semconv.ML_FRAMEWORK),
-    Column("batch_size", WHOLE, _BOTH, semconv.ML_BATCH_SIZE),
-    Column("request_bytes", WHOLE, _BOTH, "http.request.body.size", since=2),
+    _column("model", _BOTH, semconv.ML_MODEL_NAME),
+    _column("model_version", _BOTH, semconv.ML_MODEL_VERSION, since=1),
+    _column("framework", _BOTH, semconv.ML_FRAMEWORK),
+    _column("batch_size", _BOTH, semconv.ML_BATCH_SIZE),
+    _column("request_bytes", _BOTH, semconv.HTTP_REQUEST_BODY_SIZE, since=2),
     Column("status", TEXT, _BOTH, holds="`UNSET`, `OK` or `ERROR`"),
     Column("start_unix_nano", WHOLE, _BOTH, holds="nanoseconds since 1970 UTC"),
     Column("end_unix_nano", WHOLE, _BOTH, holds="likewise"),
     Column("duration_ms", NUMBER, _BOTH, holds="computed from the integer times"),
     Column("is_entry", TRUTH, (SPANS,), holds="whether it is a request: its kind is `SERVER`"),
-    Column("breached", TRUTH, _BOTH, semconv.SLA_BREACHED),
-    Column("verdict", TEXT, _BOTH, semconv.SLA_VERDICT),
-    Column("objective", TEXT, _BOTH, semconv.SLA_OBJECTIVE),
-    Column("target", TEXT, _BOTH, semconv.SLA_TARGET, since=1),  # NULL: 99 % over 28 days
-    Column("threshold_ms", NUMBER, _BOTH, semconv.SLA_THRESHOLD_MS),
-    Column("overrun_ms", NUMBER, _BOTH, semconv.SLA_OVERRUN_MS),
-    Column("severity", TEXT, _BOTH, semconv.SLA_SEVERITY),
-    Column("breach_stage", TEXT, _BOTH, semconv.SLA_BREACH_STAGE, in_requests="stage"),
-    Column("cause", TEXT, _BOTH, semconv.SLA_BREACH_CAUSE),
-    Column("evidence", TEXT, (REQUESTS,), semconv.SLA_BREACH_EVIDENCE),
-    Column("missed", TEXT, _NEITHER, semconv.SLA_BREACH_MISSED),
-    Column("upgraded", TRUTH, _BOTH, semconv.SLA_UPGRADED),
-    Column(
+    _column("breached", _BOTH, semconv.SLA_BREACHED),
+    _column("verdict", _BOTH, semconv.SLA_VERDICT),
+    _column("objective", _BOTH, semconv.SLA_OBJECTIVE),
+    _column("target", _BOTH, semconv.SLA_TARGET, since=1),  # NULL: 99 % over 28 days
+    _column("threshold_ms", _BOTH, semconv.SLA_THRESHOLD_MS),
+    _column("overrun_ms", _BOTH, semconv.SLA_OVERRUN_MS),
+    _column("severity", _BOTH, semconv.SLA_SEVERITY),
+    _column("breach_stage", _BOTH, semconv.SLA_BREACH_STAGE, in_requests="stage"),
+    _column("cause", _BOTH, semconv.SLA_BREACH_CAUSE),
+    _column("evidence", (REQUESTS,), semconv.SLA_BREACH_EVIDENCE),
+    _column("missed", _NEITHER, semconv.SLA_BREACH_MISSED),
+    _column("upgraded", _BOTH, semconv.SLA_UPGRADED),
+    _column(
         "sampling_probability",
-        NUMBER,
         _BOTH,
         semconv.SLA_SAMPLING_PROBABILITY,
         # What is none is not known (0), and 1 says nothing. As `relations.probability_of`.
@@ -116,6 +123,15 @@ SCHEMA: Final[tuple[Column, ...]] = (
     Column("resource", "MAP(VARCHAR, VARCHAR)", (SPANS,), holds="the resource's attributes likewise"),
 )
 GENERATION: Final = max(column.since for column in SCHEMA)
+
+
+_OLDER: Final = {one.name: one.older for one in semconv.ATTRIBUTES.values() if one.older is not None}
+_SAME: Final = _OLDER | {older: name for name, older in _OLDER.items()}
+
+
+def names_of(attribute: str) -> tuple[str, ...]:
+    """Return an attribute's name and, if it was renamed, its other one: a span keeps the name that it was sent with."""
+    return (attribute, _SAME[attribute]) if attribute in _SAME else (attribute,)
 
 
 def older_name(column: Column) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from stagetrace import semconv
 from stagetrace.cli.main import parser_for
 from stagetrace.cli.registry import VERBS, load
 from stagetrace.columns import REQUESTS, SCHEMA, SPANS, Column
@@ -18,6 +19,8 @@ END = "<!-- end of what tests/cli/reference.py writes -->\n"
 BEGIN_RELATIONS = "<!-- begin of the relations -->\n"
 END_RELATIONS = "<!-- end of the relations -->\n"
 ATTRIBUTES = PAGE.parent / "attributes.md"
+BEGIN_ATTRIBUTES = "<!-- begin of the attributes -->\n"
+END_ATTRIBUTES = "<!-- end of the attributes -->\n"
 BEGIN_COLUMNS = "<!-- begin of the columns -->\n"
 END_COLUMNS = "<!-- end of the columns -->\n"
 
@@ -67,7 +70,10 @@ def page(text: str) -> str:
 
 
 def attributes(text: str) -> str:
-    """Return the page of the attributes with the columns in their place."""
+    """Return the page of the attributes with both its tables in their place."""
+    rows = [f"| `{one.name}` | {one.kind} | {one.description} |" for one in semconv.ATTRIBUTES.values()]
+    table = "\n".join(["| attribute | type | on |", "|---|---|---|", *rows, ""])
+    text = _replaced(text, BEGIN_ATTRIBUTES, END_ATTRIBUTES, table)
     return _replaced(text, BEGIN_COLUMNS, END_COLUMNS, columns())
 
 

@@ -15,6 +15,7 @@ from store.feed import MS, Made, entry, recent
 NASTY = "x' OR 1=1; DROP TABLE requests; --"
 BASE = recent()
 CAUSES = ("unknown", "gc", "cpu_wait")
+RENAMED = ("network.disconnect", semconv.NETWORK_DISCONNECT)  # as an older version recorded it, and this one
 MODELS = ("Ranker", "Tagger", NASTY)
 
 
@@ -40,6 +41,8 @@ def _request(number: int) -> list[Made]:
         "ratio": (0.5, 50.0)[number % 2],
         "paying": number % 2 == 0,
     }
+    if number % 4 < 3:
+        attributes[RENAMED[number // 4 % 2]] = ("client", "cancelled")[number % 5 % 2]
     if breached:
         attributes[semconv.SLA_BREACH_CAUSE] = CAUSES[number // 3 % 3]
     service = f"contract-{number % 2}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -22,7 +23,7 @@ from stagetrace.store.known import nearest
 from stagetrace.store.relations import REQUESTS, SPANS
 from store import members
 from store.feed import MS, Made
-from store.spans import ALL, BASE, END, ENTRIES, NASTY, OLD, RPC, WHOLE
+from store.spans import ALL, BASE, END, ENTRIES, NASTY, OLD, RENAMED, RPC, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,8 @@ SELECTIONS = {
     "float": replace(WHOLE, segments={"ratio": "0.5"}),
     "whole-float": replace(WHOLE, segments={"ratio": "50"}),
     "boolean": replace(WHOLE, segments={"paying": "true"}),
+    "renamed": replace(WHOLE, segments={RENAMED[1]: "client"}),
+    "by-its-older-name": replace(WHOLE, segments={RENAMED[0]: "cancelled"}),
     "resource": replace(WHOLE, segments={"pod": "pod-1"}),
     "several": replace(WHOLE, service="contract-0", route="/predict", segments={"pod": "pod-0", "tenant": "blue"}),
     "none": replace(WHOLE, route=RPC, model="Ranker"),  # both are known, and no request has the two
@@ -75,6 +78,7 @@ def meant(selection: Selection) -> list[Made]:
 
     def is_meant(one: Made) -> bool:
         read = {**one.resource, **one.attributes}
+        read |= {name: read[other] for name, other in (RENAMED, RENAMED[::-1]) if other in read}
         wanted = selection.segments.items()
         return (
             selection.since_ns <= one.start < selection.until_ns
@@ -279,6 +283,15 @@ def test_a_request_by_the_older_names_of_opentelemetry_fills_the_same_columns(me
     assert (found["route"], found["stages"], found["other_ms"]) == (None, {"tokenize": 12.0}, 12.0)
     assert found["attributes"] == span["attributes"] == {key: _text(value) for key, value in OLD.attributes.items()}
     assert newest["stages"] == {"tokenize": 12.0}
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_a_renamed_attribute_is_counted_by_either_name(member: str, name: str) -> None:
+    values = [one.attributes.get(RENAMED[0], one.attributes.get(RENAMED[1])) for one in ENTRIES]
+    with reading(member) as reader, reader.relations(WHOLE) as relations:
+        counted = {row[name]: row["stored"] for row in relations.reduce("counts", [name])}
+    assert counted == Counter(values)
+    assert len(counted) == 3
 
 
 def test_stages_are_shown_by_their_names(member: str) -> None:

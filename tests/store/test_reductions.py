@@ -27,6 +27,7 @@ CALLS = Path(__file__).parent / "reductions"
 NAMES: Final = sorted(path.name.removesuffix(".clickhouse.sql") for path in SQL.glob("*.clickhouse.sql"))
 EVER = Selection(0, 2**63 - 1)
 DIGITS = 1e-9
+RENAMED: Final = ("network.disconnect", "stagetrace.network.disconnect")
 
 
 def requests() -> Iterator[Made]:
@@ -52,6 +53,9 @@ def requests() -> Iterator[Made]:
             status=chance.choice([200, 200, 200, 500]),
             probability=chance.choice([0.25, 0.5, 1.0, None]) if number % 4 == 0 else None,
             attributes={
+                ("network.disconnect", "stagetrace.network.disconnect")[number % 2]: (None, "client", "cancelled")[
+                    number % 3
+                ],
                 "tenant.id": chance.choice(["gold", "free", 'o"neil', "ünï"]) if number % 5 else None,
                 "http.request.body.size": chance.randrange(10, 10**6),
                 "gen_ai.usage.input_tokens": chance.choice([None, 10, 200, "many"]),
@@ -128,6 +132,13 @@ def test_both_engines_agree(name: str, duckdb: Relations, clickhouse: Any) -> No
         for one, other in zip(ours, theirs, strict=True):
             assert one.keys() == other.keys()
             assert {key: (one[key], other[key]) for key in one if not same(one[key], other[key])} == {}
+
+
+def test_a_renamed_attribute_is_found_by_either_name(duckdb: Relations, clickhouse: Any) -> None:
+    """Of spans of older versions as of those of this one."""
+    for name in RENAMED:
+        for rows in (duckdb.reduce("counts", [name]), asked(clickhouse, "counts", [name], {})):
+            assert {row[name]: row["stored"] for row in rows} == {None: 500, "client": 500, "cancelled": 500}
 
 
 def test_each_reduction_is_written_for_both_engines() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from stagetrace import semconv
+from stagetrace.columns import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -41,8 +42,8 @@ _GIVEN: Final = frozenset(
         semconv.HTTP_RESPONSE_BODY_SIZE,
     }
 )
-_MEASURED: Final = frozenset(semconv.DESCRIPTIONS) - _GIVEN
-_OURS: Final = ("sla.", "ml.stage.", "stagetrace.", "cpu.", "gc.")
+_MEASURED: Final = frozenset(name for one in semconv.ATTRIBUTES for name in names_of(one)) - _GIVEN
+_OURS: Final = ("sla.", "ml.stage.", "stagetrace.")
 # They tell connections, processes and threads apart, which come and go with time: what differs between them is when.
 _PASSING: Final = frozenset(
     {

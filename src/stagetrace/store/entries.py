@@ -7,6 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
+from stagetrace.columns import names_of
 from stagetrace.store.base import SERVER, Entry, Missed, SpanRow, Value
 from stagetrace.store.rows import ServiceSpan, as_text
 
@@ -70,10 +71,10 @@ def path(attributes: Mapping[str, Value]) -> str | None:
 
 def segment(span: SpanRow, key: str) -> str | None:
     """Return the text form of an attribute of the span or its resource, or None where neither has it."""
-    for attributes in (span.attributes, span.resource):
-        if key in attributes:
-            return as_text(attributes[key])
-    return None
+    for name in names_of(key):
+        if name in span.attributes:
+            return as_text(span.attributes[name])
+    return as_text(span.resource[key]) if key in span.resource else None
 
 
 def entry_of(span: SpanRow, spans: Iterable[SpanRow]) -> Entry:

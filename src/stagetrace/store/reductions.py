@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from stagetrace.columns import names_of
 from stagetrace.store.relations import REQUESTS
 
 if TYPE_CHECKING:
@@ -60,13 +61,12 @@ def _of_bytes(key: str) -> str:
 
 def _of_maps(key: str) -> str:
     """Return the expression for ClickHouse, which has maps."""
-    text = key.replace("\\", "\\\\").replace("'", "\\'")
-    return " ".join(
-        [
-            f"multiIf(mapContains(attributes, '{text}'), attributes['{text}'],",
-            f"mapContains(resource, '{text}'), resource['{text}'], NULL)",
-        ]
-    )
+    places = [("attributes", name) for name in names_of(key)] + [("resource", key)]
+    found = []
+    for place, name in places:
+        text = name.replace("\\", "\\\\").replace("'", "\\'")
+        found.append(f"mapContains({place}, '{text}'), {place}['{text}']")
+    return f"multiIf({', '.join(found)}, NULL)"
 
 
 def _quoted(name: str) -> str:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
-from stagetrace.columns import SCHEMA, older_name
+from stagetrace.columns import SCHEMA, names_of, older_name
 from stagetrace.otlp.decode.attributes import TAGS
 from stagetrace.otlp.decode.columns import (
     ALL,
@@ -110,15 +110,23 @@ def loaded(query: str, segments: Mapping[str, str] | None = None) -> str:
 
 def attribute_text(key: str) -> str:
     """Return the expression, on the view `selected`, of the text form of a span's attribute, else its resource's."""
-    name = "'" + key.replace("'", "''") + "'"
-    found = [f"{_ATTRIBUTE}(rest, {name})", f"{_OF_RESOURCE}(of_resource, {name})"]
+    found = [expression for name in names_of(key) for expression in _of_span(name)]
+    return f"coalesce({', '.join(found)}, {_OF_RESOURCE}(of_resource, {_quoted(key)}))"
+
+
+def _of_span(key: str) -> list[str]:
+    """Return the expressions of which the first that is not NULL is the text form of a span's own attribute."""
+    found = [f"{_ATTRIBUTE}(rest, {_quoted(key)})"]
     if key in TYPED:
         column = TYPED[key].column
         if column in _SAME:  # first: what a column holds is not looked for in bytes
-            found.insert(0, column_text(column, REQUESTS[column]))
-        else:
-            found.insert(1, f"attributes[{name}]")
-    return f"coalesce({', '.join(found)})"
+            return [column_text(column, REQUESTS[column]), *found]
+        found.append(f"attributes[{_quoted(key)}]")
+    return found
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def column_text(column: str, kind: str) -> str:
@@ -153,6 +161,7 @@ def _has(segments: Mapping[str, str]) -> str:
         found = [f"{_ATTRIBUTE}({REST}, {named}) = {wanted}"]
         if key in TYPED:
             found.insert(0, _equals(*TYPED[key], text, wanted))
+        found += [f"{_ATTRIBUTE}({REST}, {_quoted(name)}) = {wanted}" for name in names_of(key)[1:]]
         found.append(f"{_OF_RESOURCE}(resource, {named}) = {wanted}")
         tests.append(f"coalesce({', '.join(found)}, false)")
     return " AND ".join(tests) or "true"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain, groupby
+from itertools import chain, groupby, starmap
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from stagetrace.columns import names_of
 from stagetrace.errors import StoreError
 from stagetrace.store import known
 from stagetrace.store.base import (
@@ -48,11 +49,6 @@ _LATER: Final = {
         "struct_pack(k := one.key[10:-4], v := try_cast(one.value AS DOUBLE))))"
     ),
 }
-# Whether a span has the attribute of this number, by the variables of `load`.
-_HAS: Final = (
-    "coalesce(attributes[getvariable('segment_keys')[{0}]], resource[getvariable('segment_keys')[{0}]]) "
-    "= getvariable('segment_values')[{0}]"
-)
 
 
 class ParquetReader(Closing):
@@ -129,7 +125,7 @@ class ParquetReader(Closing):
 
     def _selected(self, selection: Selection) -> Relations:
         """Return both relations, whether or not anything is known by the names in the selection."""
-        wanted = " AND ".join(_HAS.format(number) for number in range(1, len(selection.segments) + 1)) or "true"
+        wanted = " AND ".join(starmap(_has, enumerate(selection.segments, 1))) or "true"
         query = (
             "SELECT *, NULL AS rest, resource AS of_resource, "  # noqa: S608 -- constants of ours
             f"{wanted} AS has_segments FROM files"
@@ -183,8 +179,15 @@ class ParquetReader(Closing):
 
 def _attribute(key: str) -> str:
     """Return the expression of an attribute's text form."""
-    name = "'" + key.replace("'", "''") + "'"
-    return f"coalesce(attributes[{name}], of_resource[{name}])"
+    names = ["'" + name.replace("'", "''") + "'" for name in names_of(key)]
+    return f"coalesce({', '.join(f'attributes[{name}]' for name in names)}, of_resource[{names[0]}])"
+
+
+def _has(number: int, key: str) -> str:
+    """Return whether a span has the attribute of this number, by the variables of `load`."""
+    named = f"getvariable('segment_keys')[{number}]"
+    others = "".join(f"attributes['{name}'], " for name in names_of(key)[1:])
+    return f"coalesce(attributes[{named}], {others}resource[{named}]) = getvariable('segment_values')[{number}]"
 
 
 def _rows(found: Sequence[tuple[Any, ...]]) -> list[SpanRow]:

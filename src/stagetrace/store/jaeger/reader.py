@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from stagetrace import semconv
+from stagetrace.columns import names_of
 from stagetrace.errors import StoreError
 from stagetrace.store import known
 from stagetrace.store.base import (
@@ -176,7 +177,7 @@ class JaegerReader(Closing):
         if any(matches(span, selection) for span in self.newest_requests(selection.service)):
             return True
         searches = [_attributes(selection)] if _attributes(selection) else list[dict[str, str]]()
-        searches += [{key: value} for key, value in selection.segments.items()]
+        searches += [{name: value} for key, value in selection.segments.items() for name in names_of(key)]
         if selection.route is not None:
             searches += [{RPC_METHOD: selection.route}, {HTTP_ROUTE: selection.route.rpartition(" ")[2]}]
         return any(next(self._newest(replace(selection, limit=1), _requests, [], at), None) for at in searches)

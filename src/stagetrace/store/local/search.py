@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
+from stagetrace.columns import names_of
 from stagetrace.otlp.decode.columns import BOOL, DOUBLE, INT, STRING, TYPED
 from stagetrace.otlp.decode.protobuf_wire import varint
 from stagetrace.store.stored import PATH, ROUTE, values_of
@@ -98,8 +99,10 @@ def of_jaeger(
 
 def _attribute(conditions: _Conditions, key: str, text: str) -> str:
     """Return the condition that an attribute of the span, or else of its resource, has this text form."""
-    in_span = [_kept_as(conditions, "rest", _SPAN_ATTRIBUTE, key, text)]
-    absent = [conditions.bound("NOT coalesce(contains(hex(rest), ?), false)", _key(key).hex().upper())]
+    in_span, absent = [], []
+    for name in names_of(key):
+        in_span.append(_kept_as(conditions, "rest", _SPAN_ATTRIBUTE, name, text))
+        absent.append(conditions.bound("NOT coalesce(contains(hex(rest), ?), false)", _key(name).hex().upper()))
     if key in TYPED:
         column, kind = TYPED[key]
         absent.append(f"{column} IS NULL")
