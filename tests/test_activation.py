@@ -34,7 +34,7 @@ def test_off_loads_nothing(value: str | None) -> None:
 
 
 @pytest.mark.parametrize("value", ["1", "true", "yes"])
-def test_on_loads_the_hooks_and_nothing_that_costs(value: str) -> None:
+def test_on_loads_the_registry_and_nothing_that_costs(value: str) -> None:
     """Nothing but seven small files of ours, not even `typing`, which costs a bare interpreter nine milliseconds."""
     code = LOADED + "; print(*sorted(m for m in sys.modules if not m.startswith('stagetrace')))"
     bare, done = python(code), python(code, STAGETRACE=value)
@@ -73,7 +73,7 @@ def test_isolated_mode_still_activates() -> None:
 
 
 @pytest.mark.usefixtures("services")  # for the time that it takes
-def test_a_library_imported_before_us_is_hooked_too() -> None:
+def test_a_library_imported_before_us_is_patched_too() -> None:
     code = """
 from fastapi import FastAPI
 import sklearn.linear_model, onnxruntime
@@ -86,7 +86,7 @@ print(FastAPI.__call__.__wrapped__ is before)
     assert python(code).stdout.split() == ["True", "True", "True"]
 
 
-def test_hooked_modules_keep_their_loader_and_spec() -> None:
+def test_patched_modules_keep_their_loader_and_spec() -> None:
     code = """
 import flask.app, inspect, importlib.util
 print(type(flask.app.__spec__.loader).__name__, bool(inspect.getsource(flask.app.Flask)))
@@ -94,7 +94,7 @@ print(type(flask.app.__spec__.loader).__name__, bool(inspect.getsource(flask.app
     assert python(code, STAGETRACE="1").stdout.split() == ["SourceFileLoader", "True"]
 
 
-def test_modules_of_one_zip_file_are_hooked_each_for_itself(tmp_path: Path) -> None:
+def test_modules_of_one_zip_file_are_patched_each_for_itself(tmp_path: Path) -> None:
     """They share a loader."""
     with zipfile.ZipFile(tmp_path / "app.pyz", "w") as archive:
         archive.writestr("waitress/__init__.py", "")
@@ -103,11 +103,11 @@ def test_modules_of_one_zip_file_are_hooked_each_for_itself(tmp_path: Path) -> N
         archive.writestr("flask/__init__.py", "")
         archive.writestr("flask/app.py", "from flask import signals\nclass Flask: pass\n")
         archive.writestr("flask/signals.py", "")
-    (tmp_path / "seen.py").write_text("def hook(module):\n    print(module.__name__)\n")
+    (tmp_path / "seen.py").write_text("def patch(module):\n    print(module.__name__)\n")
     code = f"""
 import sys
-from stagetrace.instrumentation.registry import HOOKS, _finder
-_finder._hooks = dict.fromkeys(HOOKS, "seen")
+from stagetrace.instrumentation.registry import PATCHES, _finder
+_finder._patches = dict.fromkeys(PATCHES, "seen:patch")
 sys.path[:0] = {[str(tmp_path / "app.pyz"), str(tmp_path)]!r}
 import waitress.server, flask.app
 """
@@ -136,32 +136,32 @@ def test_a_failing_import_looks_as_it_does_untraced(body: str, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("services")  # for the time that it takes
-def test_libraries_that_are_not_to_be_hooked_are_left_as_they_are() -> None:
+def test_libraries_that_are_not_to_be_patched_are_left_as_they_are() -> None:
     code = """
 import sklearn.base, grpc
 from stagetrace.instrumentation.registry import state
-hooked = {name.partition(".")[0] for name in state()[0]}
-print(hasattr(sklearn.base.BaseEstimator.__setstate__, "__wrapped__"), *sorted(hooked))
+patched = {name.partition(".")[0] for name in state()[0]}
+print(hasattr(sklearn.base.BaseEstimator.__setstate__, "__wrapped__"), *sorted(patched))
 """
     done = python(code, STAGETRACE="1", STAGETRACE_DISABLED_INSTRUMENTATIONS=" sklearn, concurrent,sklaern")
     assert done.stdout.split() == ["False", "grpc", "signal"]
     said = done.stderr.splitlines()
     assert len(said) == 2
-    assert "STAGETRACE_DISABLED_INSTRUMENTATIONS names sklaern, for which there is no hook" in said[0]
+    assert "STAGETRACE_DISABLED_INSTRUMENTATIONS names sklaern, for which there is no patch" in said[0]
     assert "sklearn" in said[1]
 
 
-def test_a_broken_hook_disables_itself_alone_and_says_so() -> None:
+def test_a_broken_patch_disables_itself_alone_and_says_so() -> None:
     code = """
 import sys
-from stagetrace.instrumentation.registry import HOOKS, _finder
-_finder._hooks["flask.app"] = "no.such.hook"
+from stagetrace.instrumentation.registry import PATCHES, _finder
+_finder._patches["flask.app"] = "no.such.patch:patch_app"
 import flask.app, fastapi
 print(hasattr(fastapi.FastAPI.__call__, "__wrapped__"))
 """
     done = python(code, STAGETRACE="1")
     assert done.stdout.strip() == "True"
-    assert "cannot hook flask.app (ModuleNotFoundError: No module named 'no')" in done.stderr
+    assert "cannot patch flask.app (ModuleNotFoundError: No module named 'no')" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
 
 

@@ -152,7 +152,7 @@ def test_a_password_in_an_endpoint_is_not_shown(tmp_path: Path) -> None:
 def test_libraries_are_found_without_being_imported(here: dict[str, list[Check]]) -> None:
     (found,) = here["libraries"]
     assert all(f"{name} " in found.found for name in ("fastapi", "sklearn", "onnxruntime", "uvicorn"))
-    assert "; not recorded are requests that aiohttp.web" in found.found  # whose client alone is hooked
+    assert "; not recorded are requests that aiohttp.web" in found.found  # whose client alone is patched
     code = (
         "import sys; from stagetrace.cli.doctor import installation as i; i.libraries(['fastapi.x', 'sklearn.base']);"
         "print({'fastapi', 'sklearn', 'numpy'} & {*sys.modules})"
@@ -437,7 +437,7 @@ def test_a_wait_now_and_then_is_no_warning() -> None:
 
 @pytest.fixture(scope="module")
 def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a process says and what doctor does, where nothing is delivered, a hook fails and a spool is bad."""
+    """Return what a process says and what doctor does, where nothing is delivered, a patch fails and a spool is bad."""
     assert services is None
     folder = tmp_path_factory.mktemp("troubled")
     (folder / "file").write_text("")
@@ -450,7 +450,7 @@ def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     with run_service(folder, "failing", env=env) as service:
         for _ in range(12):
             service.call("GET", "/plain")
-        one = said(folder / "status", lambda one: one["trouble"] is not None and one["hooks"]["switched_off"])
+        one = said(folder / "status", lambda one: one["trouble"] is not None and one["patches"]["switched_off"])
         return one, json.loads(run_here(folder, "--json").stdout)
 
 
@@ -463,12 +463,12 @@ def test_every_json_key_is_described(troubled: tuple[dict[str, Any], dict[str, A
     one, answer = troubled
     assert [process["pid"] for process in answer["processes"]] == [one["pid"]]
     assert described == {*answer, *answer["checks"][0], *one}
-    inner = {*one["spans"], *one["trouble"], *one["hooks"]}
+    inner = {*one["spans"], *one["trouble"], *one["patches"]}
     assert inner <= set(re.findall(r"`(\w+)`", section))
 
 
 def test_what_is_wrong_in_a_running_service_fails(troubled: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Nothing delivered, a hook switched off, a policy that matches nothing, a bad spool."""
+    """Nothing delivered, a patch switched off, a policy that matches nothing, a bad spool."""
     one, answer = troubled
     assert answer["ok"] is False
     found = [Check(**check) for check in answer["checks"]]
@@ -476,7 +476,7 @@ def test_what_is_wrong_in_a_running_service_fails(troubled: tuple[dict[str, Any]
     states = {check.found.split(":")[0].split(" since ")[0]: check.state for check in process}
     assert states.pop(next(iter(states))) == OK
     assert states.pop("cannot deliver to otlp_proto_grpc http") == FAIL
-    assert states.pop("hooks switched off after 10 failures each") == FAIL
+    assert states.pop("patches switched off after 10 failures each") == FAIL
     assert states.pop("faults of stagetrace itself, without harm to requests") == WARN
     assert states.pop(next(state for state in states if state.startswith("its policy matched none"))) == WARN
     assert states == {}
@@ -501,9 +501,9 @@ def test_what_killed_processes_left_is_cleared_and_said(tmp_path: Path) -> None:
 
 ODD = [
     "{}",
-    '{"spans": 3, "judged": [], "hooks": "x", "trouble": {"reason": 4}, "policy": 5, "started_unix": 1e300}',
-    '{"spans": {"received": "many"}, "judged": {"a": 3, "b": {"good": null}}, "hooks": {"failed": {"a": [1]}}}',
-    '{"service": "\\u001b[31mred", "command": null, "hooks": {"failures": {"x": {}}}, "policy_problem": ["a"]}',
+    '{"spans": 3, "judged": [], "patches": "x", "trouble": {"reason": 4}, "policy": 5, "started_unix": 1e300}',
+    '{"spans": {"received": "many"}, "judged": {"a": 3, "b": {"good": null}}, "patches": {"failed": {"a": [1]}}}',
+    '{"service": "\\u001b[31mred", "command": null, "patches": {"failures": {"x": {}}}, "policy_problem": ["a"]}',
 ]
 
 

@@ -1,4 +1,4 @@
-"""A hook that fails ten times switches itself off: said once, counted, and all the others go on."""
+"""A patch that fails ten times is switched off: logged once, counted, and all the others go on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stagetrace import guard, log
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HOOK = "stagetrace.instrumentation.twin"
+PATCH = "stagetrace.instrumentation.twin"
 REQUESTS = 30
 
 
@@ -29,9 +29,9 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 class Part:
-    """A part of a hook that fails, and counts its calls."""
+    """A part of a patch that fails, and counts its calls."""
 
-    def __init__(self, module: str = HOOK, name: str = "part") -> None:
+    def __init__(self, module: str = PATCH, name: str = "part") -> None:
         self.calls = 0
 
         def part() -> str:
@@ -47,8 +47,8 @@ def test_a_place_that_fails_ten_times_is_not_called_again() -> None:
     call = guard.guarded(part.function)
     assert [call() for _ in range(REQUESTS)] == [None] * REQUESTS
     assert part.calls == guard.LIMIT == 10
-    assert guard.failures == {f"{HOOK}.part": 10}
-    assert guard.switched_off() == [HOOK]
+    assert guard.failures == {f"{PATCH}.part": 10}
+    assert guard.switched_off() == [PATCH]
 
 
 def test_that_is_said_once(said: list[str]) -> None:
@@ -56,8 +56,8 @@ def test_that_is_said_once(said: list[str]) -> None:
     for _ in range(REQUESTS):
         call()
     first, second = said
-    assert first.startswith(f"{HOOK}.part failed (RuntimeError: broken)")
-    assert second.startswith(f"{HOOK}.part failed 10 times: its hook is switched off")
+    assert first.startswith(f"{PATCH}.part failed (RuntimeError: broken)")
+    assert second.startswith(f"{PATCH}.part failed 10 times: its patch is switched off")
 
 
 def test_nine_failures_switch_nothing_off() -> None:
@@ -71,7 +71,7 @@ def test_the_other_parts_of_that_hook_are_not_called_and_those_of_other_hooks_ar
     def works() -> str:
         return "called"
 
-    works.__module__ = HOOK
+    works.__module__ = PATCH
     same = guard.guarded(works)
     works.__module__ = "stagetrace.instrumentation.another"
     other = guard.guarded(works)
@@ -82,21 +82,21 @@ def test_the_other_parts_of_that_hook_are_not_called_and_those_of_other_hooks_ar
 
 
 def test_what_ends_something_is_called_even_then() -> None:
-    """A request that began before the hook was switched off must end."""
+    """A request that began before the patch was switched off must end."""
     begin, end = Part(name="begin"), Part(name="end")
     beginning, ending = guard.guarded(begin.function), guard.guarded_end(end.function)
     for _ in range(10):
         beginning()
     ending()
     assert end.calls == 1
-    assert guard.failures[f"{HOOK}.end"] == 1
+    assert guard.failures[f"{PATCH}.end"] == 1
 
 
 def test_failures_of_ends_switch_their_hook_off_too() -> None:
     end = guard.guarded_end(Part().function)
     for _ in range(10):
         end()
-    assert guard.switched_off() == [HOOK]
+    assert guard.switched_off() == [PATCH]
 
 
 def test_what_is_no_hook_is_counted_and_goes_on() -> None:
@@ -111,12 +111,12 @@ def test_what_is_no_hook_is_counted_and_goes_on() -> None:
 
 
 def test_a_wrapper_that_guards_itself_is_switched_off_by_its_reports() -> None:
-    hook = guard.switch(HOOK)
+    patch = guard.switch(PATCH)
     for _ in range(10):
-        assert not hook.off
-        guard.report(HOOK, RuntimeError("broken"))
-    assert hook.off
-    assert guard.switch(HOOK) is hook
+        assert not patch.off
+        guard.report(PATCH, RuntimeError("broken"))
+    assert patch.off
+    assert guard.switch(PATCH) is patch
 
 
 def test_a_closed_stderr_does_not_keep_a_hook_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def test_a_closed_stderr_does_not_keep_a_hook_in_use(monkeypatch: pytest.MonkeyP
     call = guard.guarded(Part().function)
     for _ in range(10):
         call()
-    assert guard.switched_off() == [HOOK]
+    assert guard.switched_off() == [PATCH]
 
 
 SERVE_BY = "stagetrace.instrumentation.asgi.request:AsgiRequest.serve_by"
@@ -164,16 +164,16 @@ def breaking(service: Service) -> Iterator[Callable[[str], None]]:
 
 
 @pytest.mark.parametrize(
-    ("part", "hook"),
+    ("part", "patch"),
     [
         ("stagetrace.instrumentation.http.attributes:request_block", "asgi"),
         ("stagetrace.instrumentation.asgi.request:AsgiRequest.begin_answer", "asgi"),
-        (SERVE_BY, "starlette"),
-        ("stagetrace.instrumentation.models.sklearn:description", "sklearn"),
+        (SERVE_BY, "frameworks.starlette"),
+        ("stagetrace.instrumentation.models.sklearn:description", "models.sklearn"),
     ],
 )
-def test_after_ten_failures_requests_run_untouched_by_that_hook(
-    part: str, hook: str, service: Service, breaking: Callable[[str], None]
+def test_after_ten_failures_requests_run_untouched_by_that_patch(
+    part: str, patch: str, service: Service, breaking: Callable[[str], None]
 ) -> None:
     """On a real service: the broken part is called ten times and never again, whatever comes."""
     begun = len(service.log)
@@ -185,17 +185,17 @@ def test_after_ten_failures_requests_run_untouched_by_that_hook(
     assert log_text.count("the twin is broken") == 1, log_text
     off = [line for line in log_text.splitlines() if "is switched off in this process" in line]
     assert len(off) == 1, log_text
-    assert f"stagetrace.instrumentation.{hook}" in off[0]
+    assert f"stagetrace.instrumentation.{patch}" in off[0]
 
 
-def test_the_other_hooks_go_on(service: Service, sink: Sink, breaking: Callable[[str], None]) -> None:
-    """Without routes, since the hook that notes them is off: the request, its stages and the model are still there."""
+def test_the_other_patches_go_on(service: Service, sink: Sink, breaking: Callable[[str], None]) -> None:
+    """The patch that notes routes is off: request, stages and model are still there, the route is looked up."""
     breaking(SERVE_BY)
     traces = [service.call("POST", "/predict", json={"inference_s": 0.02})[0] for _ in range(REQUESTS)]
     request = sink.request(traces[-1])
     assert "inference" in request.names
     assert request.entry.attributes["ml.model.name"] == "SleepyModel"
-    assert "http.route" not in request.entry.attributes
+    assert request.entry.attributes["http.route"] == "/predict"
     assert request.entry.attributes["sla.verdict"] == "good"
     judged = sink.wait_for(
         lambda spans: (

@@ -78,8 +78,8 @@ def test_a_serving_process_says_what_it_does(tmp_path: Path) -> None:
     assert one["spans"]["received"] == one["spans"]["delivered"] + one["spans"]["waiting"]
     assert (one["trouble"], one["policy_problem"]) == (None, None)
     assert one["policy"] == ["POST /predict within 2s for 99.9% over 28d", "GET /plain within 1s for 99% over 7d"]
-    assert {"fastapi.applications", "sklearn.base"} <= set(one["hooks"]["hooked"])
-    assert (one["hooks"]["failed"], one["hooks"]["switched_off"], one["hooks"]["failures"]) == ({}, [], {})
+    assert {"fastapi.applications", "sklearn.base"} <= set(one["patches"]["patched"])
+    assert (one["patches"]["failed"], one["patches"]["switched_off"], one["patches"]["failures"]) == ({}, [], {})
     assert one["sampler"].startswith("ParentBased{root:AlwaysOnSampler")
     assert abs(one["started_unix"] - time.time()) < 120
     assert {"stagetrace", "opentelemetry-sdk"} <= set(one["versions"])
@@ -87,7 +87,7 @@ def test_a_serving_process_says_what_it_does(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what a process says that can deliver nothing, whose policy is unusable, and one of whose hooks fails."""
+    """Return what a process says that can deliver nothing, whose policy is unusable, and one of whose patches fails."""
     assert services is None
     folder = tmp_path_factory.mktemp("troubled")
     env = environment(
@@ -100,7 +100,7 @@ def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     with run_service(folder, "failing", env=env) as service:
         for _ in range(12):
             service.call("GET", "/plain")
-        return said(folder / "status", lambda one: one["trouble"] is not None and bool(one["hooks"]["switched_off"]))
+        return said(folder / "status", lambda one: one["trouble"] is not None and bool(one["patches"]["switched_off"]))
 
 
 def test_it_says_why_nothing_is_delivered_and_keeps_secrets(troubled: dict[str, Any]) -> None:
@@ -111,8 +111,8 @@ def test_it_says_why_nothing_is_delivered_and_keeps_secrets(troubled: dict[str, 
 
 
 def test_a_hook_that_was_switched_off_is_said(troubled: dict[str, Any]) -> None:
-    assert troubled["hooks"]["switched_off"] == ["stagetrace.instrumentation.frameworks.starlette"]
-    assert troubled["hooks"]["failures"] == {"stagetrace.instrumentation.frameworks.starlette": 10}
+    assert troubled["patches"]["switched_off"] == ["stagetrace.instrumentation.frameworks.starlette"]
+    assert troubled["patches"]["failures"] == {"stagetrace.instrumentation.frameworks.starlette": 10}
 
 
 def test_a_policy_that_is_not_used_is_said_with_the_reason(troubled: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from services import PYTHON, run_service
 from sink import run_sink
 from stagetrace import unrecognised_models
-from stagetrace.instrumentation.registry import HOOKS
+from stagetrace.instrumentation.registry import PATCHES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def load() -> str:
 
 
 def test_none_of_them_is_patched() -> None:
-    assert not unrecognised_models.MODELS.keys() & {name.partition(".")[0] for name in HOOKS}
+    assert not unrecognised_models.MODELS.keys() & {name.partition(".")[0] for name in PATCHES}
 
 
 def test_one_that_something_else_has_imported_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Keep our own errors away from the application: logged once, counted, swallowed; a hook that keeps failing ends."""
+"""Keep our own errors away from the application: log once, count, swallow; switch off a patch that keeps failing."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LIMIT: Final = 10
-_HOOKS: Final = "stagetrace.instrumentation."
+_PATCHES: Final = "stagetrace.instrumentation."
 
 failures: dict[str, int] = {}
 _switches: dict[str, Switch] = {}
 
 
 class Switch:
-    """Whether a hook is out of use. Its wrappers look at `off` first and then only call the original."""
+    """Whether a patch, named as its module, is switched off: then its wrappers do no more than call the original."""
 
-    __slots__ = ("hook", "off")
+    __slots__ = ("name", "off")
 
-    def __init__(self, hook: str) -> None:
-        self.hook = hook
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.off = False
 
 
-def switch(hook: str) -> Switch:
-    """Return the one switch of a hook, named as its module."""
-    found = _switches.get(hook)
+def switch(name: str) -> Switch:
+    """Return the one switch of a patch."""
+    found = _switches.get(name)
     if found is None:
-        found = _switches.setdefault(hook, Switch(hook))
+        found = _switches.setdefault(name, Switch(name))
     return found
 
 
 def switched_off() -> list[str]:
-    """Return the hooks that are out of use since one place of theirs failed LIMIT times."""
+    """Return the names of the patches that are switched off, since one place of theirs failed LIMIT times."""
     return sorted(name for name, one in list(_switches.items()) if one.off)
 
 
-def report(where: str, error: BaseException, hook: Switch | None = None) -> None:
-    """Count an error of ours and say it once for each place; never raises.
+def report(where: str, error: BaseException, patch: Switch | None = None) -> None:
+    """Count an error of ours and log it once for each place; never raises.
 
-    At a place that fails LIMIT times its hook is switched off: `hook`, else the one that `where` names, if it is one.
+    After LIMIT failures at one place its patch is switched off: `patch`, else the one that `where` names, if any.
     """
     count = failures[where] = failures.get(where, 0) + 1
-    if count > LIMIT:  # said often enough, and a traceback costs more than all the rest
+    if count > LIMIT:  # logged before, and a traceback costs more than all the rest
         return
-    ends = count == LIMIT and _switch_off(hook or _switches.get(where))
+    ends = count == LIMIT and _switch_off(patch or _switches.get(where))
     try:
-        _say(where, error)
+        _log(where, error)
         log.debug(_traceback(error))
         if ends:
-            log.error(f"{where} failed {LIMIT} times: its hook is switched off in this process, all else goes on.")
+            log.error(f"{where} failed {LIMIT} times: its patch is switched off in this process, all else goes on.")
     except Exception:  # noqa: BLE001, S110 -- a closed stderr must not become the service's problem
         pass
 
 
-def _say(where: str, error: BaseException) -> None:
-    if say_unusable(error):
+def _log(where: str, error: BaseException) -> None:
+    if log_unusable(error):
         return
     log.once(
         where,
@@ -75,11 +75,11 @@ def _what(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:200]}"
 
 
-def say_unusable(error: BaseException) -> bool:
-    """Return whether an error is that OpenTelemetry cannot use a variable, which is said once."""
+def log_unusable(error: BaseException) -> bool:
+    """Return whether an error is that OpenTelemetry cannot use a variable; that is logged once."""
     try:
         from stagetrace.unusable_settings import unusable
-    except Exception:  # noqa: BLE001 -- what is to be said is said
+    except Exception:  # noqa: BLE001 -- then the error itself is logged
         return False
     variable = unusable(error)
     if variable is None:
@@ -92,11 +92,11 @@ def say_unusable(error: BaseException) -> bool:
     return True
 
 
-def _switch_off(hook: Switch | None) -> bool:
-    """Return whether that was a hook in use."""
-    if hook is None or hook.off:
+def _switch_off(patch: Switch | None) -> bool:
+    """Switch a patch off; return whether it was on."""
+    if patch is None or patch.off:
         return False
-    hook.off = True
+    patch.off = True
     return True
 
 
@@ -109,36 +109,36 @@ def _traceback(error: BaseException) -> str:
 def guarded(function: Callable[P, R]) -> Callable[P, R | None]:
     """Return `function` made harmless: any Exception is reported and None is returned.
 
-    A function of a hook also returns None, uncalled, once its hook is switched off.
+    A function of a patch also returns None, uncalled, once its patch is switched off.
     """
-    if not function.__module__.startswith(_HOOKS):
+    if not function.__module__.startswith(_PATCHES):
         return guarded_end(function)
-    where, hook = _place(function), switch(function.__module__)
+    where, patch = _place(function), switch(function.__module__)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R | None:
-        if hook.off:
+        if patch.off:
             return None
         try:
             return function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 -- the point of this function
-            report(where, error, hook)
+            report(where, error, patch)
             return None
 
     return call
 
 
 def guarded_end(function: Callable[P, R]) -> Callable[P, R | None]:
-    """Do as `guarded`, for what ends or gives back what a hook began: it is called even when that is switched off."""
+    """Do as `guarded`, for a function that ends what a patch began: called even when the patch is switched off."""
     where = _place(function)
-    hook = switch(function.__module__) if function.__module__.startswith(_HOOKS) else None
+    patch = switch(function.__module__) if function.__module__.startswith(_PATCHES) else None
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R | None:
         try:
             return function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001
-            report(where, error, hook)
+            report(where, error, patch)
             return None
 
     return call

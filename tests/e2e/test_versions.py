@@ -1,4 +1,4 @@
-"""The oldest versions that pyproject.toml allows, the newest that there are, and one that breaks a hook.
+"""The oldest versions that pyproject.toml allows, the newest that there are, and one that breaks a patch.
 
 Each service is a real one on a real socket, and is asked once: one entry span, tiled, with route and verdict.
 """
@@ -82,10 +82,10 @@ def check(sink: Sink, trace_id: str, route: tuple[str, str], stages: str, folder
     assert attributes[route[0]] == route[1]
     assert (attributes["sla.breached"], attributes["sla.objective"]) == (True, "* within 1us")
     assert set(stages.split()) <= set(request.names)
-    hooks = [one.said["hooks"] for one in status.read(folder / "status") if one.said]
-    assert hooks
-    assert all((one["failed"], one["switched_off"], one["failures"]) == ({}, [], {}) for one in hooks), hooks
-    assert "cannot hook" not in log
+    patches = [one.said["patches"] for one in status.read(folder / "status") if one.said]
+    assert patches
+    assert all((one["failed"], one["switched_off"], one["failures"]) == ({}, [], {}) for one in patches), patches
+    assert "cannot patch" not in log
     assert "fault of stagetrace" not in log
 
 
@@ -118,12 +118,12 @@ def test_a_hook_that_a_version_breaks_is_out_of_use_and_said_and_the_rest_goes_o
         assert response.status_code == 200
         request = sink.request(trace_id)
         (said,) = [one for one in checks(tmp_path)[f"process {service.process.pid}"] if one.state == FAIL]
-        assert service.log.count("cannot hook anyio.to_thread (AttributeError") == 1
+        assert service.log.count("cannot patch anyio.to_thread (AttributeError") == 1
     assert_tiled(request)
-    assert "queue" not in request.names  # which is what that hook tells
+    assert "queue" not in request.names  # which is what that patch records
     assert {"network.receive", "inference"} <= set(request.names)
     assert request.entry.attributes["sla.breached"] is True
-    assert said.found.startswith("anyio.to_thread could not be hooked and is not traced: AttributeError")
+    assert said.found.startswith("anyio.to_thread could not be patched and is not traced: AttributeError")
     assert said.mend
 
 
@@ -136,7 +136,7 @@ def test_a_server_whose_hook_a_version_breaks_serves_on(sink: Sink, tmp_path: Pa
         assert {method: got.code for method, (_, got) in calls.items()} == expected
         time.sleep(0.3)  # spans would arrive meanwhile
         log = service.log
-    assert log.count("cannot hook grpc._server (AttributeError") == 1
+    assert log.count("cannot patch grpc._server (AttributeError") == 1
     assert "_reject_rpc" in log
     assert "fault of stagetrace" not in log
     assert not sink.traces() & {trace_id for trace_id, _ in calls.values()}

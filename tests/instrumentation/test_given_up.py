@@ -28,7 +28,7 @@ def _of_mlserver() -> Any:
     class Base:
         pass
 
-    mlserver_model.hook(SimpleNamespace(MLModel=Base))  # type: ignore[arg-type]
+    mlserver_model.patch_model(SimpleNamespace(MLModel=Base))  # type: ignore[arg-type]
 
     class Tokens(Base):
         predict_stream = MLModel.predict_stream

@@ -30,11 +30,11 @@ MS = 1_000_000
 pytestmark = [
     pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting())),
 ]
-hooked: Any = SimpleNamespace(
+patched: Any = SimpleNamespace(
     run_sync=getattr(to_thread.run_sync, "__wrapped__", to_thread.run_sync),
     current_default_thread_limiter=to_thread.current_default_thread_limiter,
 )
-anyio.hook(hooked)
+anyio.patch_to_thread(patched)
 
 
 @contextmanager
@@ -60,7 +60,7 @@ async def hop(work: Callable[[], Any], limiter: CapacityLimiter) -> tuple[int, T
     """Return when a thread was asked for, and the timeline of the request that asked."""
     with request() as timeline:
         asked = time.time_ns()
-        assert await hooked.run_sync(work, limiter=limiter) == "answer"
+        assert await patched.run_sync(work, limiter=limiter) == "answer"
         return asked, timeline
 
 
@@ -156,7 +156,7 @@ def test_what_the_function_raises_comes_through_and_ends_the_task() -> None:
     async def main() -> Timeline:
         with request() as timeline:
             with pytest.raises(Cancelled):
-                await hooked.run_sync(raises)
+                await patched.run_sync(raises)
             return timeline
 
     timeline = asyncio.run(main())
@@ -167,10 +167,10 @@ def test_what_the_function_raises_comes_through_and_ends_the_task() -> None:
 def test_a_wait_that_is_given_up_ends_then() -> None:
     async def main() -> tuple[int, list[Any]]:
         limiter, release = CapacityLimiter(1), threading.Event()
-        first = asyncio.create_task(hooked.run_sync(release.wait, limiter=limiter))
+        first = asyncio.create_task(patched.run_sync(release.wait, limiter=limiter))
         await wait_until(lambda: limiter.borrowed_tokens)
         with request() as timeline:
-            waiting = asyncio.create_task(hooked.run_sync(sleep, limiter=limiter))
+            waiting = asyncio.create_task(patched.run_sync(sleep, limiter=limiter))
             await wait_until(lambda: limiter.statistics().tasks_waiting)
             waiting.cancel()
             await asyncio.wait([waiting])

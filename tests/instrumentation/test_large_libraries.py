@@ -171,7 +171,7 @@ def test_a_part_that_fails_is_said_once_and_changes_no_answer(
                 both.untraced.call("GET", f"/case/{case}")[1].content
             ] * 4
         assert service.log.count("the twin is broken") == 1
-        assert service.log.count("failed 10 times: its hook is switched off") == 1
+        assert service.log.count("failed 10 times: its patch is switched off") == 1
 
 
 @pytest.mark.parametrize("both", EXPECTED, indirect=True, scope="module")

@@ -33,7 +33,7 @@ def _model() -> Any:
     class MLModel:
         pass
 
-    mlserver_model.hook(SimpleNamespace(MLModel=MLModel))  # type: ignore[arg-type]
+    mlserver_model.patch_model(SimpleNamespace(MLModel=MLModel))  # type: ignore[arg-type]
 
     class Mine(MLModel):
         async def predict(self, rows: int) -> Answer:

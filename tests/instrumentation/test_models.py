@@ -159,7 +159,7 @@ def test_a_description_that_fails_is_reported_once_and_changes_no_answer(
         httpx.get(f"{control}/mend").raise_for_status()
     log = traced.log[before:]
     assert log.count("the twin is broken") == 1
-    assert log.count("failed 10 times: its hook is switched off") == 1
+    assert log.count("failed 10 times: its patch is switched off") == 1
 
 
 @pytest.mark.smoke

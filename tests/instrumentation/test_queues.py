@@ -174,11 +174,11 @@ def test_a_process_that_serves_nothing_has_pythons_own() -> None:
     assert found[0] == found[1]
 
 
-def hooked(module: Any) -> Any:
-    """Return copies of a module's queues, hooked."""
+def patched(module: Any) -> Any:
+    """Return copies of a module's queues, patched."""
     kinds = [getattr(module, name) for name in ("Queue", "PriorityQueue", "LifoQueue")]
     copies = {kind.__name__: type(kind.__name__, kind.__bases__, dict(vars(kind))) for kind in kinds}
-    queues.hook(SimpleNamespace(**copies))  # type: ignore[arg-type]
+    queues.patch_queues(SimpleNamespace(**copies))  # type: ignore[arg-type]
     return SimpleNamespace(**copies)
 
 
@@ -212,7 +212,7 @@ class Odd:
 
 @pytest.mark.usefixtures("request_")
 def test_queues_of_threads_give_what_was_put_in_their_order() -> None:
-    kinds = hooked(queue)
+    kinds = patched(queue)
     future: Future[int] = Future()
     odd = [Odd(future), [future], {"a": future, "b": future}, None, 7, "", (), object(), future, range(10**9)]
     for kind, order in ((kinds.Queue, 1), (kinds.LifoQueue, -1)):
@@ -234,7 +234,7 @@ def test_queues_of_threads_give_what_was_put_in_their_order() -> None:
 @pytest.mark.usefixtures("request_")
 def test_those_of_asyncio_do_and_futures_are_done_as_ever() -> None:
     async def run() -> list[Any]:
-        kinds = hooked(asyncio)
+        kinds = patched(asyncio)
         waiting, loop = kinds.Queue(2), asyncio.get_running_loop()
         given_up = asyncio.create_task(waiting.get())
         await asyncio.sleep(0)
@@ -276,7 +276,7 @@ def test_who_is_served_in_the_same_turn_of_the_loop_is_told() -> None:
         return [segment.stage for segment in timeline.close(timeline.started, time.time_ns())]
 
     async def run() -> list[list[str]]:
-        waiting = hooked(asyncio).Queue()
+        waiting = patched(asyncio).Queue()
         consumer = asyncio.create_task(consume(waiting))
         await asyncio.sleep(0)
         stages = await asyncio.gather(*(serve(waiting, number) for number in (1, 2, 3)))
@@ -308,13 +308,13 @@ def test_what_stands_in_for_them_is_left_alone() -> None:
         __slots__ = ("_get", "_put")
 
     before = vars(Queue).copy()
-    queues.hook(SimpleNamespace(Queue=Queue, PriorityQueue=Queue, LifoQueue=Queue))  # type: ignore[arg-type]
+    queues.patch_queues(SimpleNamespace(Queue=Queue, PriorityQueue=Queue, LifoQueue=Queue))  # type: ignore[arg-type]
     assert vars(Queue) == before
 
 
 @pytest.mark.usefixtures("request_")
 def test_what_is_dropped_with_its_queue_is_not_kept() -> None:
-    waiting = hooked(queue).Queue()
+    waiting = patched(queue).Queue()
     waiting.put(("row", Future()))
     assert len(queued.queued) == 1
     del waiting
@@ -325,7 +325,7 @@ def test_what_is_dropped_with_its_queue_is_not_kept() -> None:
 @pytest.mark.usefixtures("request_")
 def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "MAX_ITEMS", 2)
-    waiting = hooked(queue).Queue()
+    waiting = patched(queue).Queue()
     for number in range(3):
         waiting.put((number, Future()))
     assert len(queued.queued) == 2
@@ -333,7 +333,7 @@ def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("request_")
 def test_what_two_have_put_is_nobodys() -> None:
-    waiting = hooked(queue).Queue()
+    waiting = patched(queue).Queue()
     shared = ("row", Future[int]())
     waiting.put(shared)
     waiting.put(shared)

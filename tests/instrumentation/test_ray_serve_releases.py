@@ -57,20 +57,20 @@ class Nothing:
 
 
 @pytest.mark.parametrize(
-    ("hooking", "classes"),
+    ("patch", "classes"),
     [
-        (ray_serve_batching, {"_BatchQueue": OldQueue}),
-        (ray_serve_batching, {"_BatchQueue": Nothing}),
-        (ray_serve_batching, {}),
-        (ray_serve_replica, {"UserCallableWrapper": Wrapper, "Replica": Replica}),
-        (ray_serve_replica, {"UserCallableWrapper": Wrapper}),
-        (ray_serve_replica, {"UserCallableWrapper": Nothing, "Replica": Replica}),
-        (ray_serve_handle, {"AsyncioRouter": Nothing}),
-        (ray_serve_proxy, {"GenericProxy": Nothing, "HTTPProxy": Nothing}),
+        (ray_serve_batching.patch_batching, {"_BatchQueue": OldQueue}),
+        (ray_serve_batching.patch_batching, {"_BatchQueue": Nothing}),
+        (ray_serve_batching.patch_batching, {}),
+        (ray_serve_replica.patch_replica, {"UserCallableWrapper": Wrapper, "Replica": Replica}),
+        (ray_serve_replica.patch_replica, {"UserCallableWrapper": Wrapper}),
+        (ray_serve_replica.patch_replica, {"UserCallableWrapper": Nothing, "Replica": Replica}),
+        (ray_serve_handle.patch_router, {"AsyncioRouter": Nothing}),
+        (ray_serve_proxy.patch_proxy, {"GenericProxy": Nothing, "HTTPProxy": Nothing}),
     ],
 )
-def test_a_release_that_is_not_known_is_left_alone(hooking: Any, classes: dict[str, type]) -> None:
+def test_a_release_that_is_not_known_is_left_alone(patch: Any, classes: dict[str, type]) -> None:
     before = {name: dict(vars(one)) for name, one in classes.items()}
     with pytest.raises((AttributeError, KeyError, TypeError)):
-        hooking.hook(SimpleNamespace(__name__="ray", **classes))
+        patch(SimpleNamespace(__name__="ray", **classes))
     assert {name: dict(vars(one)) for name, one in classes.items()} == before

@@ -456,7 +456,7 @@ import gc
 from io import BytesIO
 from wsgiref.util import FileWrapper
 from flask_light import app
-from stagetrace.instrumentation.wsgi_servers.generic import traced
+from stagetrace.instrumentation.wsgi.application import traced
 
 def a_file(environ, start_response):
     start_response("200 OK", [])

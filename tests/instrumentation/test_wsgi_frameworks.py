@@ -62,7 +62,7 @@ def serve(app: str, sink: Sink, folder: Path, **env: str) -> Iterator[Service]:
     with run_service(folder, argv=wsgi_command("waitress", app), env=env) as service:
         yield service
         assert "fault of stagetrace" not in service.log
-        assert "cannot hook" not in service.log
+        assert "cannot patch" not in service.log
 
 
 @pytest.mark.parametrize("app", ANSWERS)

@@ -257,7 +257,7 @@ def test_an_exporter_that_is_built_another_way_is_left_as_it_is(protocol: str, p
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_unwatched_its_own_retries_and_its_log_tell(protocol: str, receiver: Receiver) -> None:
     exporter = CountingExporter(official(protocol, receiver, timeout=0.7), "there")
-    otlp_exporter.hook(sys.modules[type(exporter._exporter).__module__])
+    otlp_exporter.patch_trace_exporter(sys.modules[type(exporter._exporter).__module__])
     assert exporter.send(request("a"), 1) == Answer(delivered=True)
     receiver.always = Reply(code=StatusCode.UNAVAILABLE, status=503, takes=False)
     answer = exporter.send(request("a"), 1)

@@ -40,13 +40,13 @@ SCOPES = [InstrumentationScope("one"), InstrumentationScope("two", "2")]
 
 @pytest.fixture(autouse=True)
 def _hooked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the encoder in place, as the hook of an activated process does, for the length of a test."""
+    """Put the encoder in place, as the patch of an activated process does, for the length of a test."""
     import opentelemetry.exporter.otlp.proto.grpc.trace_exporter as grpc_module
     import opentelemetry.exporter.otlp.proto.http.trace_exporter as http_module
 
     for module in (grpc_module, http_module):
         monkeypatch.setattr(module, "encode_spans", module.encode_spans)
-        otlp_exporter.hook(module)
+        otlp_exporter.patch_trace_exporter(module)
     guard.failures.clear()
 
 

@@ -1,4 +1,4 @@
-"""Run a hook right after a module is imported, whoever imports it and in whatever order.
+"""Run a patch right after its module is imported, by any importer and in any order.
 
 Written here and not taken from wrapt, since every traced process pays for it at start, those that serve nothing
 included (docs/decisions/002).
@@ -17,41 +17,44 @@ if TYPE_CHECKING:
 
 _OURS = "_stagetrace_wrapped"
 _IMPORT = "<frozen importlib._bootstrap_external>"
-_ANYWHERE = ("signal", "concurrent.futures.thread")  # in processes that serve nothing, too, which are to say nothing
+# Modules that processes import that serve nothing, and that must log nothing.
+_ANYWHERE = ("signal", "concurrent.futures.thread")
 
 
 class PostImportFinder:
     """A finder for `sys.meta_path` that finds nothing itself and adds one step after `exec_module`."""
 
-    def __init__(self, hooks: Mapping[str, str]) -> None:
-        self._hooks = dict(hooks)
+    def __init__(self, patches: Mapping[str, str]) -> None:
+        """Take the patches by module of a library, each as `module:function`."""
+        self._patches = dict(patches)
         self._finding: set[str] = set()
         self._installed = False
-        self.hooked: list[str] = []  # their modules, in the order in which they were hooked
-        self.failed: dict[str, str] = {}  # their modules that could not be, and why
+        self.patched: list[str] = []  # modules of libraries, in the order in which they were patched
+        self.failed: dict[str, str] = {}  # modules that could not be patched, and why
 
     def install(self) -> None:
-        """Put the finder first and run the hooks of what is already imported."""
+        """Put the finder first, and patch what is already imported."""
         if self._installed:
             return
         self._installed = True
         sys.meta_path.insert(0, self)
         self._run_imported()
 
-    def add(self, hooks: Mapping[str, str]) -> None:
-        """Hook more, once."""
-        self._hooks.update({name: hook for name, hook in hooks.items() if name not in (*self.hooked, *self.failed)})
+    def add(self, patches: Mapping[str, str]) -> None:
+        """Add patches; those of modules that were patched before, or failed, are not run again."""
+        done = (*self.patched, *self.failed)
+        self._patches.update({name: patch for name, patch in patches.items() if name not in done})
         self._run_imported()
 
     def _run_imported(self) -> None:
-        for name in list(self._hooks):
+        for name in list(self._patches):
             module = sys.modules.get(name)
             if module is not None:
                 self._run(name, module)
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return the spec that the other finders give for a hooked module, with its loader extended."""
-        if name not in self._hooks or name in self._finding:
+        """Return the spec that the other finders give for a module to be patched, with its loader extended."""
+        if name not in self._patches or name in self._finding:
             return None
         self._finding.add(name)
         try:
@@ -85,8 +88,8 @@ class PostImportFinder:
             self._report(name, error)
 
     def _run(self, name: str, module: ModuleType) -> None:
-        hook = self._hooks.pop(name, None)
-        if hook is None:
+        patch = self._patches.pop(name, None)
+        if patch is None:
             return
         try:
             from importlib import import_module
@@ -96,24 +99,25 @@ class PostImportFinder:
             is_anywhere = name in _ANYWHERE
             if not versions.fit(saying=not is_anywhere):
                 if not is_anywhere:
-                    self._hooks.clear()
+                    self._patches.clear()
                 return
-            import_module(hook).hook(module)
-            self.hooked.append(name)
-        except Exception as error:  # noqa: BLE001 -- one broken hook disables itself alone
+            path, _, function = patch.partition(":")
+            getattr(import_module(path), function)(module)
+            self.patched.append(name)
+        except Exception as error:  # noqa: BLE001 -- a broken patch disables itself alone
             self._report(name, error)
 
     def _report(self, name: str, error: Exception) -> None:
         self.failed[name] = f"{type(error).__name__}: {error}"
         try:
             from stagetrace import guard, log
-        except Exception:  # noqa: BLE001 -- a broken installation, in which nothing can be said either
+        except Exception:  # noqa: BLE001 -- a broken installation, in which nothing can be logged either
             return
         guard.failures[name] = guard.failures.get(name, 0) + 1
-        if guard.say_unusable(error):
+        if guard.log_unusable(error):
             return
         log.once(
-            f"hook:{name}",
-            f"cannot hook {name} ({self.failed[name]}); it runs as if untraced, everything else is traced.\n"
+            f"patch:{name}",
+            f"cannot patch {name} ({self.failed[name]}); it runs as if untraced, everything else is traced.\n"
             "This version of it may be newer than stagetrace: upgrade stagetrace, or report it.",
         )

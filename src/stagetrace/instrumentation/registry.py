@@ -1,4 +1,4 @@
-"""Which module of ours hooks which module of theirs. A new library is one file and one line here."""
+"""Which function of ours patches which module of a library. A new library is one file, and one line here."""
 
 from __future__ import annotations
 
@@ -8,97 +8,97 @@ from stagetrace.instrumentation.import_hooks import PostImportFinder
 
 DISABLED = "STAGETRACE_DISABLED_INSTRUMENTATIONS"
 _ALL = {
-    # their module, imported ... -> our module, whose `hook(module)` is called
-    "opentelemetry.sdk.trace": "stagetrace.instrumentation.opentelemetry.sdk",
-    "opentelemetry.exporter.otlp.proto.grpc.trace_exporter": "stagetrace.instrumentation.opentelemetry.exporter",
-    "opentelemetry.exporter.otlp.proto.http.trace_exporter": "stagetrace.instrumentation.opentelemetry.exporter",
-    "opentelemetry.instrumentation.utils": "stagetrace.instrumentation.opentelemetry.server_instrumentations",
-    "opentelemetry.instrumentation.asgi": "stagetrace.instrumentation.opentelemetry.server_instrumentations",
-    "fastapi.applications": "stagetrace.instrumentation.frameworks.fastapi",
-    "fastapi.routing": "stagetrace.instrumentation.frameworks.starlette",
-    "starlette.applications": "stagetrace.instrumentation.frameworks.starlette",
-    "starlette.background": "stagetrace.instrumentation.frameworks.starlette",
-    "starlette.routing": "stagetrace.instrumentation.frameworks.starlette",
-    "litestar._asgi.asgi_router": "stagetrace.instrumentation.frameworks.litestar",
-    "litestar.background_tasks": "stagetrace.instrumentation.frameworks.litestar",
-    "quart.ctx": "stagetrace.instrumentation.frameworks.quart",
-    "quart.app": "stagetrace.instrumentation.frameworks.quart",
-    "blacksheep.server.application": "stagetrace.instrumentation.frameworks.blacksheep",
-    "blacksheep.server.routing": "stagetrace.instrumentation.frameworks.blacksheep",
-    "falcon.app": "stagetrace.instrumentation.frameworks.falcon",
-    "bottle": "stagetrace.instrumentation.frameworks.bottle",
-    "grpc._server": "stagetrace.instrumentation.grpc_server.grpc",
-    "grpc.aio._server": "stagetrace.instrumentation.grpc_server.grpc",
-    "flask.app": "stagetrace.instrumentation.frameworks.flask",
-    "django.core.handlers.base": "stagetrace.instrumentation.frameworks.django",
-    "django.core.handlers.wsgi": "stagetrace.instrumentation.frameworks.django",
-    "gunicorn.workers.sync": "stagetrace.instrumentation.wsgi_servers.gunicorn",
-    "gunicorn.workers.gthread": "stagetrace.instrumentation.wsgi_servers.gunicorn",
-    "gunicorn.workers.ggevent": "stagetrace.instrumentation.wsgi_servers.gunicorn",
-    "gunicorn.workers.geventlet": "stagetrace.instrumentation.wsgi_servers.gunicorn",
-    "waitress.channel": "stagetrace.instrumentation.wsgi_servers.waitress",
-    "waitress.parser": "stagetrace.instrumentation.wsgi_servers.waitress",
-    "waitress.task": "stagetrace.instrumentation.wsgi_servers.waitress",
-    "waitress.server": "stagetrace.instrumentation.wsgi_servers.generic",
-    "werkzeug.serving": "stagetrace.instrumentation.wsgi_servers.generic",
-    "wsgiref.handlers": "stagetrace.instrumentation.wsgi_servers.generic",
-    "wsgiref.simple_server": "stagetrace.instrumentation.wsgi_servers.generic",
-    "cheroot.wsgi": "stagetrace.instrumentation.wsgi_servers.generic",
-    "gevent.pywsgi": "stagetrace.instrumentation.wsgi_servers.generic",
-    "uvicorn.config": "stagetrace.instrumentation.asgi_servers.uvicorn",
-    "uvicorn.lifespan.off": "stagetrace.instrumentation.asgi_servers.uvicorn",
-    "uvicorn.lifespan.on": "stagetrace.instrumentation.asgi_servers.uvicorn",
-    "uvicorn.server": "stagetrace.instrumentation.asgi_servers.uvicorn",
-    "httpx._transports.default": "stagetrace.instrumentation.clients.httpx",
-    "urllib3.connectionpool": "stagetrace.instrumentation.clients.urllib3",
-    "urllib3.response": "stagetrace.instrumentation.clients.urllib3",
-    "aiohttp.client": "stagetrace.instrumentation.clients.aiohttp",
-    "grpc._channel": "stagetrace.instrumentation.clients.grpc",
-    "grpc.aio._channel": "stagetrace.instrumentation.clients.grpc",
-    "signal": "stagetrace.instrumentation.signal",
-    "concurrent.futures.thread": "stagetrace.instrumentation.thread_pools.executors",
-    "litserve.server": "stagetrace.instrumentation.model_servers.litserve",
-    "litserve.loops.loops": "stagetrace.instrumentation.model_servers.litserve_worker",
-    "litserve.loops.simple_loops": "stagetrace.instrumentation.model_servers.litserve_worker",
-    "litserve.loops.streaming_loops": "stagetrace.instrumentation.model_servers.litserve_worker",
-    "mlserver.model": "stagetrace.instrumentation.model_servers.mlserver_model",
-    "mlserver.codecs.decorator": "stagetrace.instrumentation.model_servers.mlserver_model",
-    "mlserver.parallel.dispatcher": "stagetrace.instrumentation.model_servers.mlserver",
-    "mlserver.parallel.worker": "stagetrace.instrumentation.model_servers.mlserver",
-    "mlserver.batching.adaptive": "stagetrace.instrumentation.model_servers.mlserver",
-    "bentoml._internal.marshal.dispatcher": "stagetrace.instrumentation.model_servers.bentoml",
-    "_bentoml_impl.server.app": "stagetrace.instrumentation.model_servers.bentoml",
-    "ray.serve._private.proxy": "stagetrace.instrumentation.model_servers.ray_serve_proxy",
-    "ray.serve._private.router": "stagetrace.instrumentation.model_servers.ray_serve_handle",
-    "ray.serve._private.replica": "stagetrace.instrumentation.model_servers.ray_serve_replica",
-    "ray.serve.batching": "stagetrace.instrumentation.model_servers.ray_serve_batching",
-    "hypercorn.app_wrappers": "stagetrace.instrumentation.asgi_servers.hypercorn",
-    "hypercorn.asyncio.lifespan": "stagetrace.instrumentation.asgi_servers.hypercorn",
-    "daphne.server": "stagetrace.instrumentation.asgi_servers.daphne",
-    "granian.asgi": "stagetrace.instrumentation.asgi_servers.granian",
-    "anyio.to_thread": "stagetrace.instrumentation.thread_pools.anyio",
-    "sklearn.base": "stagetrace.instrumentation.models.sklearn",
-    "onnxruntime.capi.onnxruntime_inference_collection": "stagetrace.instrumentation.models.onnxruntime",
-    "xgboost.core": "stagetrace.instrumentation.models.boosting",
-    "lightgbm.basic": "stagetrace.instrumentation.models.boosting",
-    "catboost.core": "stagetrace.instrumentation.models.boosting",
-    "torch": "stagetrace.instrumentation.models.torch",
-    "transformers.generation.utils": "stagetrace.instrumentation.models.transformers",
-    "keras": "stagetrace.instrumentation.models.keras",
-    "tf_keras": "stagetrace.instrumentation.models.keras",
-    "tensorflow.python.saved_model.function_deserialization": "stagetrace.instrumentation.models.tensorflow",
-    "tensorflow.python.saved_model.load": "stagetrace.instrumentation.models.tensorflow",
-    "tensorflow.lite.python.interpreter": "stagetrace.instrumentation.models.tensorflow",
-    "ai_edge_litert.interpreter": "stagetrace.instrumentation.models.tensorflow",
-    "asyncio.queues": "stagetrace.instrumentation.batching.queues",
-    "queue": "stagetrace.instrumentation.batching.queues",
+    # a library's module, as it is imported -> our patch of it, `module:function`
+    "opentelemetry.sdk.trace": "stagetrace.instrumentation.opentelemetry.sdk:patch_trace",
+    "opentelemetry.exporter.otlp.proto.grpc.trace_exporter": "stagetrace.instrumentation.opentelemetry.exporter:patch_trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter": "stagetrace.instrumentation.opentelemetry.exporter:patch_trace_exporter",
+    "opentelemetry.instrumentation.utils": "stagetrace.instrumentation.opentelemetry.server_instrumentations:patch_utils",
+    "opentelemetry.instrumentation.asgi": "stagetrace.instrumentation.opentelemetry.server_instrumentations:patch_asgi",
+    "fastapi.applications": "stagetrace.instrumentation.frameworks.fastapi:patch_applications",
+    "fastapi.routing": "stagetrace.instrumentation.frameworks.starlette:patch_routing",
+    "starlette.applications": "stagetrace.instrumentation.frameworks.starlette:patch_applications",
+    "starlette.background": "stagetrace.instrumentation.frameworks.starlette:patch_background",
+    "starlette.routing": "stagetrace.instrumentation.frameworks.starlette:patch_routing",
+    "litestar._asgi.asgi_router": "stagetrace.instrumentation.frameworks.litestar:patch_router",
+    "litestar.background_tasks": "stagetrace.instrumentation.frameworks.litestar:patch_background_tasks",
+    "quart.ctx": "stagetrace.instrumentation.frameworks.quart:patch_ctx",
+    "quart.app": "stagetrace.instrumentation.frameworks.quart:patch_app",
+    "blacksheep.server.application": "stagetrace.instrumentation.frameworks.blacksheep:patch_application",
+    "blacksheep.server.routing": "stagetrace.instrumentation.frameworks.blacksheep:patch_routing",
+    "falcon.app": "stagetrace.instrumentation.frameworks.falcon:patch_app",
+    "bottle": "stagetrace.instrumentation.frameworks.bottle:patch_bottle",
+    "grpc._server": "stagetrace.instrumentation.grpc_server.grpc:patch_server",
+    "grpc.aio._server": "stagetrace.instrumentation.grpc_server.grpc:patch_aio_server",
+    "flask.app": "stagetrace.instrumentation.frameworks.flask:patch_app",
+    "django.core.handlers.base": "stagetrace.instrumentation.frameworks.django:patch_base_handler",
+    "django.core.handlers.wsgi": "stagetrace.instrumentation.frameworks.django:patch_wsgi_handler",
+    "gunicorn.workers.sync": "stagetrace.instrumentation.wsgi_servers.gunicorn:patch_sync",
+    "gunicorn.workers.gthread": "stagetrace.instrumentation.wsgi_servers.gunicorn:patch_gthread",
+    "gunicorn.workers.ggevent": "stagetrace.instrumentation.wsgi_servers.gunicorn:patch_ggevent",
+    "gunicorn.workers.geventlet": "stagetrace.instrumentation.wsgi_servers.gunicorn:patch_geventlet",
+    "waitress.channel": "stagetrace.instrumentation.wsgi_servers.waitress:patch_channel",
+    "waitress.parser": "stagetrace.instrumentation.wsgi_servers.waitress:patch_parser",
+    "waitress.server": "stagetrace.instrumentation.wsgi_servers.waitress:patch_server",
+    "waitress.task": "stagetrace.instrumentation.wsgi_servers.waitress:patch_task",
+    "werkzeug.serving": "stagetrace.instrumentation.wsgi_servers.generic:patch_werkzeug",
+    "wsgiref.handlers": "stagetrace.instrumentation.wsgi_servers.generic:patch_wsgiref_handlers",
+    "wsgiref.simple_server": "stagetrace.instrumentation.wsgi_servers.generic:patch_wsgiref_server",
+    "cheroot.wsgi": "stagetrace.instrumentation.wsgi_servers.generic:patch_cheroot",
+    "gevent.pywsgi": "stagetrace.instrumentation.wsgi_servers.generic:patch_gevent",
+    "uvicorn.config": "stagetrace.instrumentation.asgi_servers.uvicorn:patch_config",
+    "uvicorn.lifespan.off": "stagetrace.instrumentation.asgi_servers.uvicorn:patch_lifespan_off",
+    "uvicorn.lifespan.on": "stagetrace.instrumentation.asgi_servers.uvicorn:patch_lifespan_on",
+    "uvicorn.server": "stagetrace.instrumentation.asgi_servers.uvicorn:patch_server",
+    "httpx._transports.default": "stagetrace.instrumentation.clients.httpx:patch_transports",
+    "urllib3.connectionpool": "stagetrace.instrumentation.clients.urllib3:patch_connectionpool",
+    "urllib3.response": "stagetrace.instrumentation.clients.urllib3:patch_response",
+    "aiohttp.client": "stagetrace.instrumentation.clients.aiohttp:patch_client",
+    "grpc._channel": "stagetrace.instrumentation.clients.grpc:patch_channel",
+    "grpc.aio._channel": "stagetrace.instrumentation.clients.grpc:patch_aio_channel",
+    "signal": "stagetrace.instrumentation.signal:patch_signal",
+    "concurrent.futures.thread": "stagetrace.instrumentation.thread_pools.executors:patch_thread",
+    "litserve.server": "stagetrace.instrumentation.model_servers.litserve:patch_server",
+    "litserve.loops.loops": "stagetrace.instrumentation.model_servers.litserve_worker:patch_loops",
+    "litserve.loops.simple_loops": "stagetrace.instrumentation.model_servers.litserve_worker:patch_loop_classes",
+    "litserve.loops.streaming_loops": "stagetrace.instrumentation.model_servers.litserve_worker:patch_loop_classes",
+    "mlserver.model": "stagetrace.instrumentation.model_servers.mlserver_model:patch_model",
+    "mlserver.codecs.decorator": "stagetrace.instrumentation.model_servers.mlserver_model:patch_decorator",
+    "mlserver.parallel.dispatcher": "stagetrace.instrumentation.model_servers.mlserver:patch_dispatcher",
+    "mlserver.parallel.worker": "stagetrace.instrumentation.model_servers.mlserver:patch_worker",
+    "mlserver.batching.adaptive": "stagetrace.instrumentation.model_servers.mlserver:patch_adaptive",
+    "bentoml._internal.marshal.dispatcher": "stagetrace.instrumentation.model_servers.bentoml:patch_dispatcher",
+    "_bentoml_impl.server.app": "stagetrace.instrumentation.model_servers.bentoml:patch_app",
+    "ray.serve._private.proxy": "stagetrace.instrumentation.model_servers.ray_serve_proxy:patch_proxy",
+    "ray.serve._private.router": "stagetrace.instrumentation.model_servers.ray_serve_handle:patch_router",
+    "ray.serve._private.replica": "stagetrace.instrumentation.model_servers.ray_serve_replica:patch_replica",
+    "ray.serve.batching": "stagetrace.instrumentation.model_servers.ray_serve_batching:patch_batching",
+    "hypercorn.app_wrappers": "stagetrace.instrumentation.asgi_servers.hypercorn:patch_app_wrappers",
+    "hypercorn.asyncio.lifespan": "stagetrace.instrumentation.asgi_servers.hypercorn:patch_lifespan",
+    "daphne.server": "stagetrace.instrumentation.asgi_servers.daphne:patch_server",
+    "granian.asgi": "stagetrace.instrumentation.asgi_servers.granian:patch_asgi",
+    "anyio.to_thread": "stagetrace.instrumentation.thread_pools.anyio:patch_to_thread",
+    "sklearn.base": "stagetrace.instrumentation.models.sklearn:patch_base",
+    "onnxruntime.capi.onnxruntime_inference_collection": "stagetrace.instrumentation.models.onnxruntime:patch_sessions",
+    "xgboost.core": "stagetrace.instrumentation.models.boosting:patch_boosters",
+    "lightgbm.basic": "stagetrace.instrumentation.models.boosting:patch_boosters",
+    "catboost.core": "stagetrace.instrumentation.models.boosting:patch_boosters",
+    "torch": "stagetrace.instrumentation.models.torch:patch_torch",
+    "transformers.generation.utils": "stagetrace.instrumentation.models.torch:patch_generation",
+    "keras": "stagetrace.instrumentation.models.keras:patch_keras",
+    "tf_keras": "stagetrace.instrumentation.models.keras:patch_keras",
+    "tensorflow.python.saved_model.function_deserialization": "stagetrace.instrumentation.models.tensorflow:patch_function_deserialization",
+    "tensorflow.python.saved_model.load": "stagetrace.instrumentation.models.tensorflow:patch_load",
+    "tensorflow.lite.python.interpreter": "stagetrace.instrumentation.models.tensorflow:patch_interpreter",
+    "ai_edge_litert.interpreter": "stagetrace.instrumentation.models.tensorflow:patch_interpreter",
+    "asyncio.queues": "stagetrace.instrumentation.batching.queues:patch_queues",
+    "queue": "stagetrace.instrumentation.batching.queues:patch_queues",
 }
-# Of the standard library, in use everywhere: hooked only where something is served.
+# Modules of the standard library that most programs use: patched only in processes that serve.
 _WHERE_SERVED = {"asyncio.queues", "queue"}
 
 
 def _wanted() -> dict[str, str]:
-    """Return the hooks but those of the packages that DISABLED names, as they are imported."""
+    """Return the patches, without those of the packages that DISABLED names (by their import names)."""
     names = {name.strip() for name in os.environ.get(DISABLED, "").split(",")} - {""}
     if not names:
         return _ALL
@@ -108,26 +108,26 @@ def _wanted() -> dict[str, str]:
 
         log.once(
             DISABLED,
-            f"{DISABLED} names {', '.join(sorted(names - packages))}, for which there is no hook; the rest is done.\n"
+            f"{DISABLED} names {', '.join(sorted(names - packages))}, for which there is no patch; the rest is done.\n"
             f"Use names out of: {', '.join(sorted(packages))}.",
         )
-    return {name: hook for name, hook in _ALL.items() if name.partition(".")[0] not in names & packages}
+    return {name: patch for name, patch in _ALL.items() if name.partition(".")[0] not in names & packages}
 
 
-HOOKS = _wanted()
-_finder = PostImportFinder({name: hook for name, hook in HOOKS.items() if name not in _WHERE_SERVED})
+PATCHES = _wanted()
+_finder = PostImportFinder({name: patch for name, patch in PATCHES.items() if name not in _WHERE_SERVED})
 
 
 def install() -> None:
-    """Install all hooks once; hook at once what is already imported."""
+    """Patch what is imported already, now, and all else when it is imported. Calling it again changes nothing."""
     _finder.install()
 
 
 def install_for_serving() -> None:
-    """Hook once what only a process that serves needs."""
-    _finder.add({name: HOOKS[name] for name in _WHERE_SERVED & set(HOOKS)})
+    """Patch once what only a process that serves needs."""
+    _finder.add({name: PATCHES[name] for name in _WHERE_SERVED & set(PATCHES)})
 
 
 def state() -> tuple[list[str], dict[str, str]]:
-    """Return which of their modules are hooked, and why others could not be."""
-    return list(_finder.hooked), dict(_finder.failed)
+    """Return which modules of libraries are patched, in that order, and why others could not be patched."""
+    return list(_finder.patched), dict(_finder.failed)

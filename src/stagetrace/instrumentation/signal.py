@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def hook(module: ModuleType) -> None:
+def patch_signal(module: ModuleType) -> None:
     """Wrap it, where the system has it."""
     if hasattr(module, "pause"):
         module.pause = _pausing(module.pause)  # type: ignore[attr-defined]

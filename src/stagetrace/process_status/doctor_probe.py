@@ -1,6 +1,6 @@
 """What `stagetrace doctor` asks of the recording side, in a process of its own.
 
-Prints one JSON object: `hooks` (which libraries' modules have one), `native`, `sources` (of what kernel and interpreter
+Prints one JSON object: `patches` (modules of libraries), `native`, `sources` (of what kernel and interpreter
 tell: why each is not read, None if it is), and `targets`: for each exporter that OTEL_* asks for its `exporter`,
 `endpoint` (None where it is no OTLP), `delivered`, `reason`, `seconds` of an export that is real and holds no span, or
 one of the trace whose id is given as an argument.
@@ -30,13 +30,13 @@ def main() -> None:
     """Print what is asked for, and end at once: nothing here has to be waited for."""
     logging.disable(logging.CRITICAL)  # what exporters log is in the answers
     _bound()
-    from stagetrace.instrumentation.registry import HOOKS
+    from stagetrace.instrumentation.registry import PATCHES
     from stagetrace.otlp.encode import request_encoder as stages
     from stagetrace.sources.registry import states
 
     targets = [_target(name) for name in config.exporters("TRACES", "otlp")]
     found = {
-        "hooks": sorted(HOOKS),
+        "patches": sorted(PATCHES),
         "native": bool(getattr(stages, "NATIVE", False)),
         "sources": states(),
         "targets": targets,

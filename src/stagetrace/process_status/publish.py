@@ -86,14 +86,14 @@ def collect(target: str) -> dict[str, Any]:
     from stagetrace.instrumentation.thread_pools import queue_attributes as pool
     from stagetrace.sources.registry import silent
 
-    hooked, failed = registry.state()
+    patched, failed = registry.state()
     return {
         "service": _resource().get("service.name"),
         "target": target,
         **_judged(),
         **_spans(),
-        "hooks": {
-            "hooked": hooked,
+        "patches": {
+            "patched": patched,
             "failed": failed,
             "switched_off": switched_off(),
             "failures": dict(failures),

@@ -26,7 +26,7 @@ def _report(error: Exception) -> None:
 
 
 def activate() -> None:
-    """Hook the servers and model libraries of the registry, now where imported, else when they are imported.
+    """Patch the servers and model libraries of the registry, now where imported, else when they are imported.
 
     Calling it again changes nothing.
     """

@@ -225,10 +225,10 @@ def _log_start(target: str) -> None:
     from stagetrace.process_status.files import samples_all
     from stagetrace.process_status.publish import sampler
 
-    hooked, failed = state()
-    seen = sorted({name.partition(".")[0] for name in hooked} - _EVERYWHERE)
+    patched, failed = state()
+    seen = sorted({name.partition(".")[0] for name in patched} - _EVERYWHERE)
     sampled = "" if samples_all(sampler()) else f", head sampler {sampler()}"
-    broken = f"; not hooked: {', '.join(failed)} (`stagetrace doctor` says why)" if failed else ""
+    broken = f"; not patched: {', '.join(failed)} (`stagetrace doctor` says why)" if failed else ""
     log.info(
         f"{__version__} recording in process {os.getpid()} ({', '.join(seen)}), spans to {target}{sampled}, "
         f"judging by: {objectives_text()}{broken}"

@@ -29,7 +29,7 @@ LEAST: Final = {
     "opentelemetry-util-http": ("0.66b0", "opentelemetry.util.http"),
     "protobuf": ("5", "google.protobuf"),
 }
-# Without these nothing is recorded. The others only send spans, or are hooked: some services go without gRPC.
+# Without these nothing is recorded. The others only send spans, or are patched: some services go without gRPC.
 ALWAYS_USED: Final = tuple(
     f"opentelemetry-{name}" for name in ("api", "sdk", "instrumentation", "semantic-conventions", "util-http")
 )

@@ -56,7 +56,7 @@ class Source:
 
     def failed(self, error: BaseException) -> None:
         """Count a failure; the tenth switches it off."""
-        report(self._switch.hook, error)
+        report(self._switch.name, error)
 
     def read(self, function: Callable[[], R]) -> R | None:
         """Return what `function` reads, None if it fails or the source is not used: for what is read now and then."""

@@ -28,7 +28,7 @@ _FILES: Final = ("stagetrace.pth", "stagetrace.start")
 _MEANS_OFF: Final = ("no", "off", "none", "disabled", "n")
 _ACTIVATED: Final = "import sys; print('stagetrace.runtime.activate' in sys.modules)"
 _DISTRIBUTIONS: Final = {"grpc": "grpcio", "sklearn": "scikit-learn"}
-# Servers and model libraries that people run, for saying which of those that are here have no hook.
+# Servers and model libraries that people run, for saying which of those that are here have no patch.
 _KNOWN: Final = (
     *("aiohttp", "bentoml", "catboost", "django", "fastapi", "flask", "keras", "lightgbm", "litestar"),
     *("mlserver", "onnxruntime", "quart", "ray", "sklearn", "starlette"),
@@ -53,13 +53,13 @@ def checks(asked: dict[str, Any] | None) -> Iterator[Check]:
     yield promise()
     if asked is not None:
         if records:
-            yield libraries(asked["hooks"])
+            yield libraries(asked["patches"])
         yield native(built=asked["native"])
         yield unseen(asked["sources"])
 
 
 def packages(here: dict[str, str | None]) -> Check:
-    """Compare the versions that are installed with those that are needed, as a service does before it is hooked."""
+    """Compare the versions that are installed with those that are needed, as a service does before it is patched."""
     shown = ", ".join(f"{name} {version}" for name, version in {"stagetrace": __version__, **here}.items() if version)
     unfit = versions.unfit(here)
     if unfit:
@@ -153,21 +153,21 @@ def promise() -> Check:
     return Check("policy", OK, rules)
 
 
-def libraries(hooks: Iterable[str]) -> Check:
-    """Say which libraries are here, and which of them have no hook. None of them is imported."""
-    hooked = {name.partition(".")[0] for name in hooks} - {"opentelemetry"} - sys.stdlib_module_names
-    here = sorted(name for name in hooked if find_spec(name) is not None)
-    bare = sorted(name for name in _KNOWN if name not in hooked and find_spec(name) is not None)
-    without = f"; without a hook: {', '.join(map(_named, bare))}" if bare else ""
+def libraries(patches: Iterable[str]) -> Check:
+    """Say which libraries are here, and which of them have no patch. None of them is imported."""
+    patched = {name.partition(".")[0] for name in patches} - {"opentelemetry"} - sys.stdlib_module_names
+    here = sorted(name for name in patched if find_spec(name) is not None)
+    bare = sorted(name for name in _KNOWN if name not in patched and find_spec(name) is not None)
+    without = f"; without a patch: {', '.join(map(_named, bare))}" if bare else ""
     unseen_here = [server for name, server in _UNSEEN.items() if find_spec(name) is not None]
     if unseen_here:
         without += f"; not recorded are requests that {', '.join(unseen_here)} would serve"
     if not here:
-        mend = f"run this command with the service's own interpreter; hooks exist for {', '.join(sorted(hooked))}"
-        return Check("libraries", WARN, f"no library that has a hook is installed here{without}", mend)
+        mend = f"run this command with the service's own interpreter; patches exist for {', '.join(sorted(patched))}"
+        return Check("libraries", WARN, f"no library that has a patch is installed here{without}", mend)
     models = [name for name in bare if name in unrecognised_models.MODELS]
     mend = f"model calls of {', '.join(models)}: {unrecognised_models.REMEDY}" if models else ""
-    return Check("libraries", OK, f"hooked when imported: {', '.join(map(_named, here))}{without}", mend)
+    return Check("libraries", OK, f"patched when imported: {', '.join(map(_named, here))}{without}", mend)
 
 
 def _named(name: str) -> str:

@@ -89,7 +89,7 @@ def checks(one: status.Found) -> Iterator[Check]:
         yield Check(name, OK, f"of some requests it is not told: {silent}")
     for state, what, mend in [
         *_delivery(said),
-        *_hooks(said),
+        *_patches(said),
         *_models(said),
         *_policy(said),
         *_headers(said),
@@ -119,7 +119,7 @@ def table(said: dict[str, Any]) -> Iterable[Table | str]:
         ("sampler", str(said.get("sampler"))),
         ("native", str(said.get("native"))),
         ("spool", str(said.get("spool"))),
-        ("hooked", ", ".join(map(str, _list(_dict(said, "hooks"), "hooked")))),
+        ("patched", ", ".join(map(str, _list(_dict(said, "patches"), "patched")))),
         ("said at", _time(said.get("updated_unix"))),
     ]
     yield ""
@@ -171,15 +171,15 @@ def _delivery(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield WARN, f"spans lost: {', '.join(lost)}", "see the receiver's log; the service's own says when"
 
 
-def _hooks(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    hooks = _dict(said, "hooks")
-    off, failures = _list(hooks, "switched_off"), _dict(hooks, "failures")
-    for module, why in _dict(hooks, "failed").items():
-        yield FAIL, f"{module} could not be hooked and is not traced: {why}", "upgrade stagetrace, or report it"
+def _patches(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    patches = _dict(said, "patches")
+    off, failures = _list(patches, "switched_off"), _dict(patches, "failures")
+    for module, why in _dict(patches, "failed").items():
+        yield FAIL, f"{module} could not be patched and is not traced: {why}", "upgrade stagetrace, or report it"
     if off:
         mend = "report it with what the service's log says; a restart switches it on again"
-        yield FAIL, f"hooks switched off after 10 failures each: {', '.join(map(str, off))}", mend
-    faults = {place: count for place, count in failures.items() if place not in _dict(hooks, "failed")}
+        yield FAIL, f"patches switched off after 10 failures each: {', '.join(map(str, off))}", mend
+    faults = {place: count for place, count in failures.items() if place not in _dict(patches, "failed")}
     if faults:
         shown = ", ".join(f"{place} {count} times" for place, count in faults.items())
         yield WARN, f"faults of stagetrace itself, without harm to requests: {shown}", "please report it"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def hook(module: ModuleType) -> None:
+def patch_server(module: ModuleType) -> None:
     """Wrap the running of a server, which knows its application by then and no lifespan."""
     original = module.Server.run
 

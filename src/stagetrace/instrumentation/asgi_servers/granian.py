@@ -9,7 +9,7 @@ from stagetrace.guard import guarded
 from stagetrace.runtime.runtime import runtime
 
 
-def hook(module: Any) -> None:
+def patch_asgi(module: Any) -> None:
     """Wrap the two that a worker gives its application to: for requests, and for its lifespan."""
     module._callback_wrapper = _surrounding(module._callback_wrapper, 0)
     module.LifespanProtocol.__init__ = _surrounding(module.LifespanProtocol.__init__, 1)

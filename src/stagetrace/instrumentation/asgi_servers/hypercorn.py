@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap what holds the application (`hypercorn.app_wrappers`), or its lifespan (`hypercorn.asyncio.lifespan`)."""
-    if module.__name__.endswith("app_wrappers"):
-        module.ASGIWrapper.__init__ = _holding(module.ASGIWrapper.__init__)
-    else:
-        module.Lifespan.wait_for_startup = _preparing(module.Lifespan.wait_for_startup)
-        module.Lifespan.wait_for_shutdown = _flushing(module.Lifespan.wait_for_shutdown)
+def patch_app_wrappers(module: ModuleType) -> None:
+    """Wrap the constructor of what holds the application."""
+    module.ASGIWrapper.__init__ = _holding(module.ASGIWrapper.__init__)
+
+
+def patch_lifespan(module: ModuleType) -> None:
+    """Wrap the start and the end of the application."""
+    module.Lifespan.wait_for_startup = _preparing(module.Lifespan.wait_for_startup)
+    module.Lifespan.wait_for_shutdown = _flushing(module.Lifespan.wait_for_shutdown)
 
 
 def _holding(original: Any) -> Any:

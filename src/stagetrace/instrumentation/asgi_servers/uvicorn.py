@@ -15,15 +15,24 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap what loads the application (`uvicorn.config`), starts it (`uvicorn.lifespan`), serves (`uvicorn.server`)."""
-    if module.__name__.endswith("config"):
-        module.Config.load = _loading(module.Config.load)
-    elif module.__name__.endswith("server"):
-        module.Server.shutdown = _flushing(module.Server.shutdown)
-    else:
-        lifespan = getattr(module, "LifespanOn", None) or module.LifespanOff
-        lifespan.startup = _preparing(lifespan.startup)
+def patch_config(module: ModuleType) -> None:
+    """Wrap the method that loads the application."""
+    module.Config.load = _loading(module.Config.load)
+
+
+def patch_lifespan_on(module: ModuleType) -> None:
+    """Wrap the start of an application that has a lifespan."""
+    module.LifespanOn.startup = _preparing(module.LifespanOn.startup)
+
+
+def patch_lifespan_off(module: ModuleType) -> None:
+    """Wrap the start of an application that has no lifespan."""
+    module.LifespanOff.startup = _preparing(module.LifespanOff.startup)
+
+
+def patch_server(module: ModuleType) -> None:
+    """Wrap the server's shutdown."""
+    module.Server.shutdown = _flushing(module.Server.shutdown)
 
 
 def _loading(original: Any) -> Any:

@@ -23,7 +23,7 @@ _current = current.get
 _known: set[Any] = set()  # the methods of ours that take something out
 
 
-def hook(module: ModuleType) -> None:
+def patch_queues(module: ModuleType) -> None:
     """Wrap how the queues of a module, asyncio's or that of threads, put and get, where they are Python's own."""
     for queue in (module.Queue, module.PriorityQueue, module.LifoQueue):
         if queue.__module__ in OWN:  # gevent puts its own there, in C
@@ -117,10 +117,10 @@ def _await_result(timeline: Any, thing: Any, future: Any) -> None:
     """Have a future of threads say when the request waits for it, as one of a pool does."""
     import concurrent.futures.thread  # noqa: F401 -- which may not be there, and with which `result` is hooked
 
-    from stagetrace.instrumentation.thread_pools.executors import JOB, hook_asyncio
+    from stagetrace.instrumentation.thread_pools.pool_futures import JOB, patch_asyncio
 
     if JOB not in vars(future):
-        hook_asyncio()
+        patch_asyncio()
         vars(future)[JOB] = item = Item(timeline, thing, future)
         future.add_done_callback(item.end)
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 SWITCHING = 101
 OTEL_PACKAGE = "opentelemetry.instrumentation."
-_hook = switch("stagetrace.instrumentation.clients.aiohttp")
+_switch = switch("stagetrace.instrumentation.clients.aiohttp")
 
 
-def hook(module: ModuleType) -> None:
+def patch_client(module: ModuleType) -> None:
     """Wrap `ClientSession._request`, through which all requests go, and what ends an answer."""
     session, answer = module.ClientSession, module.ClientResponse
     session._request = _requesting(session._request)
@@ -28,7 +28,7 @@ def hook(module: ModuleType) -> None:
 def _requesting(original: Any) -> Any:
     @functools.wraps(original)
     async def _request(self: Any, method: Any, str_or_url: Any, **kwargs: Any) -> Any:
-        call = None if _hook.off or recording() is None else _begin(self, method, str_or_url, kwargs)
+        call = None if _switch.off or recording() is None else _begin(self, method, str_or_url, kwargs)
         if call is None:
             return await original(self, method, str_or_url, **kwargs)
         try:

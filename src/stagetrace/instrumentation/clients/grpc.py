@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 OTEL_PACKAGE = "opentelemetry.instrumentation."
 METADATA = 2  # its place among the arguments: request, timeout, metadata
 TARGET = "_stagetrace_target"  # on a channel of asyncio's
-_hook = switch("stagetrace.instrumentation.clients.grpc")
+_switch = switch("stagetrace.instrumentation.clients.grpc")
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap what a channel gives for each of its methods, on the classes."""
-    if module.__name__ == "grpc.aio._channel":
-        for kind in ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream"):
-            multi = getattr(module, f"{kind}MultiCallable")
-            multi.__call__ = _calling(multi.__call__, _end_with_aio)
-        module.Channel.__init__ = _noting_target(module.Channel.__init__)
-        return
+def patch_aio_channel(module: ModuleType) -> None:
+    """Wrap, on their classes, the objects that an asyncio channel returns for its methods."""
+    for kind in ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream"):
+        multi = getattr(module, f"{kind}MultiCallable")
+        multi.__call__ = _calling(multi.__call__, _end_with_aio)
+    module.Channel.__init__ = _noting_target(module.Channel.__init__)
+
+
+def patch_channel(module: ModuleType) -> None:
+    """Wrap, on their classes, the objects that a channel returns for its methods."""
     for kind in ("UnaryUnary", "StreamUnary"):
         multi = getattr(module, f"_{kind}MultiCallable")
         multi.__call__ = _calling(multi.__call__, _end_at_once)
@@ -52,7 +54,7 @@ def _calling(original: Any, end_with: Any) -> Any:
 
     @functools.wraps(original)
     def rpc(self: Any, *args: Any, **kwargs: Any) -> Any:
-        begun = None if _hook.off or recording() is None else _begin(self, args, kwargs)
+        begun = None if _switch.off or recording() is None else _begin(self, args, kwargs)
         if begun is None:
             return original(self, *args, **kwargs)
         call, args, kwargs = begun

@@ -12,10 +12,10 @@ from stagetrace.recording.current_timeline import recording
 if TYPE_CHECKING:
     from types import ModuleType
 
-_hook = switch("stagetrace.instrumentation.clients.httpx")
+_switch = switch("stagetrace.instrumentation.clients.httpx")
 
 
-def hook(module: ModuleType) -> None:
+def patch_transports(module: ModuleType) -> None:
     """Wrap the transports on the class: redirects and retries of authentication are requests of their own."""
     sync, other = module.HTTPTransport, module.AsyncHTTPTransport
     sync.handle_request = _handling(sync.handle_request)
@@ -28,7 +28,7 @@ def hook(module: ModuleType) -> None:
 def _handling(original: Any) -> Any:
     @functools.wraps(original)
     def handle_request(self: Any, request: Any) -> Any:
-        call = None if _hook.off or recording() is None else _begin(request)
+        call = None if _switch.off or recording() is None else _begin(request)
         if call is None:
             return original(self, request)
         try:
@@ -47,7 +47,7 @@ def _handling(original: Any) -> Any:
 def _handling_async(original: Any) -> Any:
     @functools.wraps(original)
     async def handle_async_request(self: Any, request: Any) -> Any:
-        call = None if _hook.off or recording() is None else _begin(request)
+        call = None if _switch.off or recording() is None else _begin(request)
         if call is None:
             return await original(self, request)
         try:

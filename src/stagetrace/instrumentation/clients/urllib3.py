@@ -12,16 +12,18 @@ from stagetrace.recording.current_timeline import recording
 if TYPE_CHECKING:
     from types import ModuleType
 
-_hook = switch("stagetrace.instrumentation.clients.urllib3")
+_switch = switch("stagetrace.instrumentation.clients.urllib3")
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap a pool's `_make_request`, where redirects and retries are requests of their own; and the answer's end."""
-    if module.__name__ == "urllib3.response":
-        answer = module.HTTPResponse
-        answer.release_conn = ending(answer.release_conn)  # once its body has been read to the end
-        answer.close = ending(answer.close)
-        return
+def patch_response(module: ModuleType) -> None:
+    """Wrap the methods that end a response."""
+    response = module.HTTPResponse
+    response.release_conn = ending(response.release_conn)  # once its body has been read to the end
+    response.close = ending(response.close)
+
+
+def patch_connectionpool(module: ModuleType) -> None:
+    """Wrap a pool's `_make_request`, where redirects and retries are requests of their own."""
     pool = module.HTTPConnectionPool
     pool._make_request = _making(pool._make_request)
 
@@ -29,7 +31,7 @@ def hook(module: ModuleType) -> None:
 def _making(original: Any) -> Any:
     @functools.wraps(original)
     def _make_request(self: Any, conn: Any, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
-        call = None if _hook.off or recording() is None else _begin(self, method, url, kwargs)
+        call = None if _switch.off or recording() is None else _begin(self, method, url, kwargs)
         if call is None:
             return original(self, conn, method, url, *args, **kwargs)
         try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SOCKET: Final = "socket"
 REASON: Final = {QUEUE_REASON: SOCKET}
-_hook = switch(__name__)
+_switch = switch(__name__)
 _source = switch(tcp.__name__)
 _is_used = tcp.SOURCE.is_used
 
@@ -33,7 +33,7 @@ def waited_ns(connection: Any) -> int:
 
     Never raises.
     """
-    if not _is_used or _source.off or _hook.off:
+    if not _is_used or _source.off or _switch.off:
         return 0
     transport = transport_of(connection)
     if transport is None:
@@ -47,7 +47,7 @@ def waited_ns(connection: Any) -> int:
 
 def lain_ns(connection: Any) -> int:
     """Return for how long the data received last by a socket lay in the kernel; 0 if unknown. Never raises."""
-    if connection is None or not _is_used or _source.off or _hook.off:
+    if connection is None or not _is_used or _source.off or _switch.off:
         return 0
     try:
         return _asked(connection)
@@ -61,7 +61,7 @@ def arrived(environ: Any, arrival: Arrival | None, now: int) -> Arrival | None:
 
     `arrival` is what the server's hook knows, whose waits begin when the server has taken up the connection.
     """
-    if not _is_used or _source.off or _hook.off:
+    if not _is_used or _source.off or _switch.off:
         return arrival
     connection = socket_of(environ)
     if connection is None:

@@ -14,7 +14,7 @@ from stagetrace.sources.base import SLOW_NS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_hook = switch(__name__)
+_switch = switch(__name__)
 _source = switch(wire.__name__)
 _is_used = wire.SOURCE.is_used
 
@@ -25,7 +25,7 @@ def add_asgi(connection: Any, attributes: dict[str, Any], is_now: bool) -> None:
     What the server has in its own buffer is not acknowledged either. `is_now`: the server has handed the last byte over
     in this very step of the event loop.
     """
-    if not _is_used or _source.off or _hook.off:
+    if not _is_used or _source.off or _switch.off:
         return
     transport = None
     try:
@@ -48,7 +48,7 @@ def unacked(connection: Any) -> int | None:
 
 def add_wsgi(environ: Any, attributes: dict[str, Any]) -> None:
     """Add what is known of the connection of a WSGI request."""
-    if not _is_used or _source.off or _hook.off:
+    if not _is_used or _source.off or _switch.off:
         return
     connection = None
     try:
@@ -61,7 +61,7 @@ def add_wsgi(environ: Any, attributes: dict[str, Any]) -> None:
 
 def add_call(find: Callable[[], Any], attributes: dict[str, Any]) -> None:
     """Add what is known of the connection of a call to another service; `find` returns its socket, None for none."""
-    if not _is_used or _source.off or _hook.off:
+    if not _is_used or _source.off or _switch.off:
         return
     connection = None
     try:

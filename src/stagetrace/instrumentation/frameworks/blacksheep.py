@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 FALLBACK = b"*"  # the pattern of what answers where there is no route
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap what finds the route of a request (`blacksheep.server.routing`), or what goes to a mounted application."""
-    if module.__name__ == "blacksheep.server.application":
-        module.MountMixin.handle_mount_path = _mounting(module.MountMixin.handle_mount_path)
-        return
+def patch_application(module: ModuleType) -> None:
+    """Wrap the method that passes a request to a mounted application."""
+    module.MountMixin.handle_mount_path = _mounting(module.MountMixin.handle_mount_path)
+
+
+def patch_routing(module: ModuleType) -> None:
+    """Wrap the methods that find the route of a request."""
     cached = module.Router.get_match_by_method_and_path
     module.Router.get_match_by_method_and_path = _noting(cached)
     for name in ("cache_info", "cache_clear", "cache_parameters"):  # as `lru_cache` has them

@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.wsgi_servers.generic import outermost
+from stagetrace.instrumentation.wsgi.application import outermost
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 METHOD_NOT_ALLOWED = 405
 
 
-def hook(module: ModuleType) -> None:
+def patch_bottle(module: ModuleType) -> None:
     """Wrap what finds the rule of a request, and the application."""
     module.Router.match = _noting(module.Router.match)
     module.Bottle.__call__ = outermost(module.Bottle.__call__)

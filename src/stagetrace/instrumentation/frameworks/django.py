@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.wsgi_servers.generic import outermost
+from stagetrace.instrumentation.wsgi.application import outermost
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -21,15 +21,17 @@ _OF_REGEX = re.compile(r"[\^$?*+\\(]")
 _routes: dict[str, str] = {}
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap the handlers' methods on their class; hear of exceptions by Django's own signal."""
-    if module.__name__ == "django.core.handlers.wsgi":
-        module.WSGIHandler.__call__ = outermost(module.WSGIHandler.__call__)
-    else:  # django.core.handlers.base
-        from django.core.signals import got_request_exception
+def patch_wsgi_handler(module: ModuleType) -> None:
+    """Wrap the WSGI handler, which records requests under a server that is not patched."""
+    module.WSGIHandler.__call__ = outermost(module.WSGIHandler.__call__)
 
-        module.BaseHandler.resolve_request = _resolving(module.BaseHandler.resolve_request)
-        got_request_exception.connect(_on_exception, weak=False, dispatch_uid="stagetrace")
+
+def patch_base_handler(module: ModuleType) -> None:
+    """Wrap the method that finds the route, and connect to Django's own signal of exceptions."""
+    from django.core.signals import got_request_exception
+
+    module.BaseHandler.resolve_request = _resolving(module.BaseHandler.resolve_request)
+    got_request_exception.connect(_on_exception, weak=False, dispatch_uid="stagetrace")
 
 
 def _resolving(original: Any) -> Any:

@@ -9,13 +9,13 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.wsgi_servers.generic import outermost
+from stagetrace.instrumentation.wsgi.application import outermost
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 
-def hook(module: ModuleType) -> None:
+def patch_app(module: ModuleType) -> None:
     """Wrap what finds the responder of a request, which the application for ASGI inherits, and the one for WSGI."""
     module.App._get_responder = _noting(module.App._get_responder)
     module.App.__call__ = outermost(module.App.__call__)

@@ -25,7 +25,7 @@ NATIVE_KEY = "fastapi.telemetry"
 ADOPTS = "_stagetrace_adopts"  # on an application: whether its entry spans are its own telemetry's
 
 
-def hook(module: ModuleType) -> None:
+def patch_applications(module: ModuleType) -> None:
     """Wrap two methods on the class: apps made before and subclasses are covered too."""
     app_class = module.FastAPI
     app_class.__call__ = _outermost(app_class.__call__)
@@ -33,11 +33,11 @@ def hook(module: ModuleType) -> None:
 
 
 def _outermost(original: Any) -> Any:
-    hook = switch(__name__)
+    patch = switch(__name__)
 
     @functools.wraps(original)
     async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> Any:
-        if hook.off:
+        if patch.off:
             return await original(self, scope, receive, send)
         if scope["type"] != "lifespan" and not _adopts(self):
             scope.setdefault(NATIVE_KEY, None)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.wsgi_servers.generic import outermost
+from stagetrace.instrumentation.wsgi.application import outermost
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 
-def hook(module: ModuleType) -> None:
+def patch_app(module: ModuleType) -> None:
     """Wrap `__call__` on the class, so that apps made before and subclasses are covered; listen to signals."""
     from flask.signals import got_request_exception, request_started
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.asgi.background_tasks import task_in_span
 from stagetrace.recording.current_timeline import current
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
-def hook(module: Any) -> None:
-    """Wrap what finds the route of a path (`litestar._asgi.asgi_router`), or a background task."""
-    if module.__name__ == "litestar.background_tasks":
-        module.BackgroundTask.__call__ = task_in_span(module.BackgroundTask.__call__, _function_of)
-        return
+def patch_background_tasks(module: ModuleType) -> None:
+    """Wrap the running of a background task."""
+    module.BackgroundTask.__call__ = task_in_span(module.BackgroundTask.__call__, _function_of)
+
+
+def patch_router(module: ModuleType) -> None:
+    """Wrap the router's lookup of the route of a path."""
     router = module.ASGIRouter
     if "handle_routing" in router.__slots__:  # with a cache for each router
         router.__init__ = _caching(router.__init__)

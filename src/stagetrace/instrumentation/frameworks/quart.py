@@ -12,20 +12,23 @@ from stagetrace.instrumentation.base import request_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
 # Of the methods of a rule for websockets there are none.
 METHOD_NOT_ALLOWED = 405
 
 
-def hook(module: Any) -> None:
-    """Wrap what finds the rule of a request (`quart.ctx`), or what takes background tasks (`quart.app`)."""
-    if module.__name__ == "quart.app":
-        module.Quart.add_background_task = _adding(module.Quart.add_background_task)
-    else:
-        context, asked = getattr(module, "_BaseRequestWebsocketContext", None), "request_websocket"
-        if context is None:  # from 0.23 on there is one kind of context
-            context, asked = module.AppContext, "_request_websocket"
-        context.match_request = _noting(context.match_request, attrgetter(asked))
+def patch_app(module: ModuleType) -> None:
+    """Wrap the method that takes background tasks."""
+    module.Quart.add_background_task = _adding(module.Quart.add_background_task)
+
+
+def patch_ctx(module: ModuleType) -> None:
+    """Wrap the method that finds the rule of a request or websocket."""
+    context, asked = getattr(module, "_BaseRequestWebsocketContext", None), "request_websocket"
+    if context is None:  # from 0.23 on there is one kind of context
+        context, asked = module.AppContext, "_request_websocket"
+    context.match_request = _noting(context.match_request, attrgetter(asked))
 
 
 def _noting(original: Any, asked_of: Callable[[Any], Any]) -> Any:

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap `handle` of the module's routes and mounts, through which each request goes that they match.
+def patch_applications(module: ModuleType) -> None:
+    """Wrap the application, which records requests under a server that is not patched."""
+    module.Starlette.__call__ = _outermost(module.Starlette.__call__)
 
-    In `starlette.background` wrap the running of a task, which begins when the answer is complete; in
-    `starlette.applications` the application.
-    """
-    if module.__name__ == "starlette.applications":
-        module.Starlette.__call__ = _outermost(module.Starlette.__call__)
-        return
-    task = getattr(module, "BackgroundTask", None)
-    if task is not None and task.__module__ == module.__name__:
-        task.__call__ = task_in_span(task.__call__, attrgetter("func"))
+
+def patch_background(module: ModuleType) -> None:
+    """Wrap the running of a background task, which begins when the response is complete."""
+    module.BackgroundTask.__call__ = task_in_span(module.BackgroundTask.__call__, attrgetter("func"))
+
+
+def patch_routing(module: ModuleType) -> None:
+    """Wrap `handle` of the routes and mounts that the module defines: a request goes through each that it matches."""
     for name, note in (
         ("Mount", _note_mount),
         ("Route", _note_route),
@@ -65,12 +65,12 @@ def _serving() -> Callable[..., Any]:
 
 
 def _noting(original: Any, note: Any) -> Any:
-    hook = switch(__name__)
+    patch = switch(__name__)
 
     @functools.wraps(original)
     def handle(self: Any, scope: Any, receive: Any, send: Any) -> Any:
         request = scope.get(SCOPE_KEY)
-        if request is not None and not hook.off:
+        if request is not None and not patch.off:
             try:
                 if type(request) is str:
                     request = request_in(scope)

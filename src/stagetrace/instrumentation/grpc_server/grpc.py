@@ -20,28 +20,40 @@ OURS = "_stagetrace_server"  # on a server of theirs: what we know of it
 OTEL_PACKAGE = "opentelemetry.instrumentation.grpc"
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap the server's class, of whichever of the two modules: so it does not matter by what name it is made."""
-    in_tasks = module.__name__ == "grpc.aio._server"
-    server = module.Server if in_tasks else module._Server
-    # All there, or none is wrapped.
-    init, start, stop, wait = server.__init__, server.start, server.stop, server.wait_for_termination
-    ports = {name: getattr(server, name) for name in ("add_insecure_port", "add_secure_port")}
-    if in_tasks:
-        server.__init__ = _with_interceptor(init, _aio_interceptors)
-        server.start = _start_aio(start)
-        server.stop = _then_deliver(stop, hurrying=True)
-        server.wait_for_termination = _then_deliver(wait, hurrying=False)
-    else:
-        from stagetrace.instrumentation.grpc_server import threads as grpc_threads
+def patch_server(module: ModuleType) -> None:
+    """Wrap the server's class of `grpc._server`: so it does not matter by what name a server is made."""
+    from stagetrace.instrumentation.grpc_server.threads import patch_pool
 
-        stop_serving = module._stop_serving
-        grpc_threads.hook(module)
-        server.__init__ = _with_interceptor(init, _thread_interceptors)
-        server.start = _start(start)
-        server.stop = _stop(stop)
-        module._stop_serving = _deliver_first(stop_serving)  # type: ignore[attr-defined]
-        server.wait_for_termination = _wait(wait)
+    server = module._Server
+    init, start, stop, wait, ports = _methods(server)
+    stop_serving = module._stop_serving
+    patch_pool(module)
+    server.__init__ = _with_interceptor(init, _thread_interceptors)
+    server.start = _start(start)
+    server.stop = _stop(stop)
+    module._stop_serving = _deliver_first(stop_serving)  # type: ignore[attr-defined]
+    server.wait_for_termination = _wait(wait)
+    _patch_ports(server, ports)
+
+
+def patch_aio_server(module: ModuleType) -> None:
+    """Wrap the server's class of `grpc.aio._server`."""
+    server = module.Server
+    init, start, stop, wait, ports = _methods(server)
+    server.__init__ = _with_interceptor(init, _aio_interceptors)
+    server.start = _start_aio(start)
+    server.stop = _then_deliver(stop, hurrying=True)
+    server.wait_for_termination = _then_deliver(wait, hurrying=False)
+    _patch_ports(server, ports)
+
+
+def _methods(server: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    """Return all methods that are to be wrapped: if one is missing, none is wrapped."""
+    ports = {name: getattr(server, name) for name in ("add_insecure_port", "add_secure_port")}
+    return server.__init__, server.start, server.stop, server.wait_for_termination, ports
+
+
+def _patch_ports(server: Any, ports: dict[str, Any]) -> None:
     for name, original in ports.items():
         setattr(server, name, _noting_port(original))
 

@@ -302,7 +302,7 @@ def _with_pool(ours: Any, pool: Any) -> Any:
     return behaviour
 
 
-def hook(module: ModuleType) -> None:
+def patch_pool(module: ModuleType) -> None:
     """Wrap what `grpc._server` runs in a thread for each RPC, and its refusal of one."""
     wrapped = {
         name: _in_pool(getattr(module, name)) for name in ("_unary_response_in_pool", "_stream_response_in_pool")

@@ -51,14 +51,16 @@ _beginning: ContextVar[Wait | None] = ContextVar("stagetrace.bentoml", default=N
 _waits: WeakKeyDictionary[Any, Wait] = WeakKeyDictionary()  # by the future of the job
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap the dispatcher and its jobs; in the module of the application, the maker of dispatchers."""
-    if hasattr(module, "ServiceAppFactory"):
-        factory = module.ServiceAppFactory
-        init, to_thread = factory.__init__, factory._to_thread
-        factory.__init__ = _naming(init)
-        factory._to_thread = _in_thread(to_thread)
-        return
+def patch_app(module: ModuleType) -> None:
+    """Wrap the factory that makes the dispatchers of an application."""
+    factory = module.ServiceAppFactory
+    init, to_thread = factory.__init__, factory._to_thread
+    factory.__init__ = _naming(init)
+    factory._to_thread = _in_thread(to_thread)
+
+
+def patch_dispatcher(module: ModuleType) -> None:
+    """Wrap the dispatcher and its jobs."""
     dispatcher, job = module.CorkDispatcher, module.Job
     inbound, outbound = dispatcher.inbound_call, dispatcher.outbound_call
     controller, split, init = dispatcher.controller, dispatcher.split_job, job.__init__

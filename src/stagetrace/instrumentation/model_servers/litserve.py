@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.model_servers.litserve_ids import MARK, REASON, split
 from stagetrace.recording.current_timeline import recording
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-MARK = " stagetrace:"  # in an id, between LitServe's and the ticket
-REASON = "worker"
 WRAPPED = "_stagetrace_wrapped"
 
 
-def hook(module: ModuleType) -> None:
+def patch_server(module: ModuleType) -> None:
     """Wrap what gives the queue of requests to whoever puts one in, in any process that serves HTTP."""
     server = module.LitServer
     original = server._get_request_queue
@@ -68,13 +67,6 @@ def _with_ticket(item: Any) -> Any:
     if named is None:
         return None
     return consumer, f"{uid}{MARK}{type(uid).__name__} {named}", *rest
-
-
-def split(uid: str) -> tuple[Any, str]:
-    """Return LitServe's own id and the ticket."""
-    text, _, rest = uid.partition(MARK)
-    kind, _, named = rest.partition(" ")
-    return (UUID(text) if kind == "UUID" else text), named
 
 
 def _receiving(original: Any) -> Any:

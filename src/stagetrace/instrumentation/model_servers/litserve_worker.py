@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.model_servers.litserve import MARK, REASON, split
+from stagetrace.instrumentation.model_servers.litserve_ids import MARK, REASON, split
 from stagetrace.recording.current_timeline import current
 from stagetrace.runtime.sigterm_python import delivering_first
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE, QUEUE_REASON
@@ -33,16 +33,18 @@ PROCESSING = ("_process_single_request", "_process_streaming_request")
 _worker: Worker | None = None  # of this process
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap the function that a worker process runs, or the coroutines in which a loop serves one request each."""
+def patch_loop_classes(module: ModuleType) -> None:
+    """Wrap the coroutines in which the module's loops serve one request each."""
     for cls in vars(module).values():
         if isinstance(cls, type) and cls.__module__ == module.__name__:
             for name in PROCESSING:
                 if name in vars(cls):
                     setattr(cls, name, _processing(vars(cls)[name]))
-    original = vars(module).get("inference_worker")
-    if original is None:
-        return
+
+
+def patch_loops(module: ModuleType) -> None:
+    """Wrap the function that a worker process runs."""
+    original = module.inference_worker
     signature = inspect.signature(original)
 
     @functools.wraps(original)

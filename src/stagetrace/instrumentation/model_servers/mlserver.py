@@ -27,21 +27,25 @@ BATCHED = "_stagetrace_batched"  # of a batcher: the ids of the batch that it be
 WORKER = "worker"
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap the one class in the module that we know: the dispatcher, the worker, or the batcher."""
-    name = module.__name__.rpartition(".")[2]
-    if name == "dispatcher":
-        module.Dispatcher.dispatch_request = _dispatching(module.Dispatcher.dispatch_request)
-    elif name == "worker":
-        module.Worker.run = _running(module.Worker.run)
-        module.Worker._process_request = _processing(module.Worker._process_request)
-    else:
-        batcher = module.AdaptiveBatcher
-        original = batcher.__init__, batcher._queue_request, batcher._batch_requests, batcher._batcher
-        batcher.__init__ = _init(original[0])
-        batcher._queue_request = _queueing(original[1])
-        batcher._batch_requests = _collecting(original[2])
-        batcher._batcher = _in_no_request(original[3])
+def patch_dispatcher(module: ModuleType) -> None:
+    """Wrap the method that sends a request to a worker process."""
+    module.Dispatcher.dispatch_request = _dispatching(module.Dispatcher.dispatch_request)
+
+
+def patch_worker(module: ModuleType) -> None:
+    """Wrap the run of a worker process, and its work for one request."""
+    module.Worker.run = _running(module.Worker.run)
+    module.Worker._process_request = _processing(module.Worker._process_request)
+
+
+def patch_adaptive(module: ModuleType) -> None:
+    """Wrap the adaptive batcher."""
+    batcher = module.AdaptiveBatcher
+    original = batcher.__init__, batcher._queue_request, batcher._batch_requests, batcher._batcher
+    batcher.__init__ = _init(original[0])
+    batcher._queue_request = _queueing(original[1])
+    batcher._batch_requests = _collecting(original[2])
+    batcher._batcher = _in_no_request(original[3])
 
 
 # --- parallel workers

@@ -35,14 +35,13 @@ PASSES_ON = {"ParallelModel"}
 _predicting: ContextVar[Predicting | None] = ContextVar("stagetrace.predicting", default=None)
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap `predict` of all subclasses of MLModel to come, and what of MLModel's own methods decodes and encodes.
+def patch_decorator(module: ModuleType) -> None:
+    """Wrap the codec of `decode_args`, which decodes by a function's annotations."""
+    _wrap_codec(module.SignatureCodec)
 
-    In the module of `decode_args`, wrap the codec that does it for a function's annotations.
-    """
-    if not hasattr(module, "MLModel"):
-        _wrap_codec(module.SignatureCodec)
-        return
+
+def patch_model(module: ModuleType) -> None:
+    """Wrap `predict` of all subclasses of MLModel to come, and MLModel's own methods that decode and encode."""
     base = module.MLModel
     _wrap_codec(base)
     original = vars(base).get("__init_subclass__")

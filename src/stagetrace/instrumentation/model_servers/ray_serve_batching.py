@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
-from stagetrace.instrumentation.model_servers.ray_serve_handle import require
+from stagetrace.instrumentation.model_servers.ray_serve_metadata import require
 from stagetrace.recording.current_timeline import recording
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KEY = "_stagetrace_key"  # of what waits: by which its request is found
 
 
-def hook(module: ModuleType) -> None:
+def patch_batching(module: ModuleType) -> None:
     """Wrap what takes a request into the queue, the task that collects batches, and what runs one."""
     queue = module._BatchQueue
     name = "_process_batch_inner" if hasattr(queue, "_process_batch_inner") else "_process_batch"

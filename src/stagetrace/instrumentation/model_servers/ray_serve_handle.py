@@ -7,21 +7,18 @@ there (docs/decisions/022), so that a replica without us does not look at it, an
 from __future__ import annotations
 
 import functools
-import inspect
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
+from stagetrace.instrumentation.model_servers.ray_serve_metadata import TICKET, kernel
 from stagetrace.recording.current_timeline import recording
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-TICKET = "_stagetrace"  # in the metadata of a call: the request, the kernel's name, when the call was handed on
 
-
-def hook(module: ModuleType) -> None:
+def patch_router(module: ModuleType) -> None:
     """Wrap what assigns a call to a replica, which is called by whoever makes it."""
     module.AsyncioRouter.assign_request = _assigning(module.AsyncioRouter.assign_request)
 
@@ -40,19 +37,3 @@ def _add_ticket(request_meta: Any, *_: Any, **__: Any) -> None:
     request = recording()
     if request is not None:
         request_meta.__dict__[TICKET] = request, kernel(), time.time_ns()
-
-
-def require(function: Any, *names: str) -> None:
-    """Raise TypeError unless a private function of Ray's takes just these parameters: another release is left alone."""
-    found = tuple(inspect.signature(function).parameters)
-    if found != names:
-        raise TypeError(f"{function.__qualname__} takes {', '.join(found)}")
-
-
-@functools.cache
-def kernel() -> str:
-    """Return the name of the running kernel, under which all processes read the same clock; empty if it has none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

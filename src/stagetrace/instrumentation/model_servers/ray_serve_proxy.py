@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NAME = "ray-serve-proxy"  # of the service, where the environment gives none
 
 
-def hook(module: ModuleType) -> None:
+def patch_proxy(module: ModuleType) -> None:
     """Wrap what makes a proxy for HTTP, and what finds out who answers a request. Ray kills the process at its end."""
     proxy, http = module.GenericProxy, module.HTTPProxy
     made, found = http.__init__, proxy._get_response_handler_info

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import SCOPE_KEY, request_in
-from stagetrace.instrumentation.model_servers.ray_serve_handle import TICKET, kernel, require
+from stagetrace.instrumentation.model_servers.ray_serve_metadata import TICKET, kernel, require
 from stagetrace.recording.current_timeline import current, recording
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import QUEUE_REASON
@@ -27,7 +27,7 @@ REASON = {QUEUE_REASON: "worker"}
 CANCELLED = "cancelled"
 
 
-def hook(module: ModuleType) -> None:
+def patch_replica(module: ModuleType) -> None:
     """Wrap the coroutines that call a person's code, inside of what gives them to its event loop; begin and end."""
     wrapper, replica = module.UserCallableWrapper, getattr(module, "ReplicaBase", None) or module.Replica
     give = vars(wrapper)["_run_user_code"]

@@ -66,14 +66,14 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
     `describe` gives, from instance, positional and keyword arguments, the attributes of the stage. Outside a recorded
     request a call costs a look at the context and one at the clock.
     """
-    hook = switch(describe.__module__)
+    patch = switch(describe.__module__)
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         timeline = current.get()
         if taken or timeline is None or timeline.closed or not timeline.bound:
             timeline = whose() or _unrecorded(self)  # the rare case
-        if timeline is None or hook.off or _inside.get():
+        if timeline is None or patch.off or _inside.get():
             return method(self, *args, **kwargs)
         token = _inside.set(True)
         attributes = None
@@ -85,7 +85,7 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
             attributes = _of_one_call(describe(self, args, kwargs))
             timeline.enter(activity, attributes, began)
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
-            report(hook.hook, error)
+            report(patch.name, error)
             timeline = None
         try:
             return method(self, *args, **kwargs)
@@ -100,7 +100,7 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
                             _note_held(began, ended, timeline, None if activity == PREPARE else attributes)
                     timeline.leave(activity, ended)
                 except Exception as error:  # noqa: BLE001
-                    report(hook.hook, error)
+                    report(patch.name, error)
 
     return call
 

@@ -15,7 +15,7 @@ CLASSES = ("Booster", "CatBoost", "CatBoostClassifier", "CatBoostRegressor", "Ca
 METHODS = ("predict", "predict_proba", "predict_log_proba", "inplace_predict", "virtual_ensembles_predict")
 
 
-def hook(module: ModuleType) -> None:
+def patch_boosters(module: ModuleType) -> None:
     """Wrap the methods where they are defined."""
     for owner in filter(None, (getattr(module, name, None) for name in CLASSES)):
         for name in METHODS:

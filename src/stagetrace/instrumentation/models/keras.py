@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.instrumentation.models.base import description, marked
-from stagetrace.instrumentation.models.tensorflow import eagerly, first_input
+from stagetrace.instrumentation.models.eager import eagerly, first_input
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 METHODS = ("predict", "predict_on_batch")
 
 
-def hook(module: ModuleType) -> None:
+def patch_keras(module: ModuleType) -> None:
     """Wrap the methods on `Model`, wherever they are defined: layers, which are no models, are as before."""
     cls = module.Model
     for name in METHODS:

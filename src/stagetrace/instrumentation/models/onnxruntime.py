@@ -19,7 +19,7 @@ SYNCHRONOUS = ("run", "run_with_iobinding", "run_with_ort_values", "run_with_ort
 CALLBACK = 2
 
 
-def hook(module: ModuleType) -> None:
+def patch_sessions(module: ModuleType) -> None:
     """Wrap the methods where they are defined: on InferenceSession, on its base Session, or on both."""
     for owner in (module.InferenceSession, module.Session):
         for name in SYNCHRONOUS:

@@ -53,7 +53,7 @@ _MARK = "_stagetrace_wrapped"
 _OURS = stand(bool, None)  # what a wrapped method is marked with: one that was pickled by value is ours no more
 
 
-def hook(module: ModuleType) -> None:
+def patch_base(module: ModuleType) -> None:
     """Wrap the methods of all subclasses of BaseEstimator, present and future."""
     base = module.BaseEstimator
     original = vars(base).get("__init_subclass__")

@@ -1,4 +1,4 @@
-"""torch: the outermost module that is called is the model, whatever modules it calls; a transform is none.
+"""torch and transformers: the outermost module that is called is the model, whatever it calls; a transform is none.
 
 On a GPU a call returns before the device is done: the stage is what the host sees of it.
 """
@@ -19,19 +19,24 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 WHERE = "stagetrace.instrumentation.models.torch"
-_hook = switch(WHERE)
+_switch = switch(WHERE)
 # A module without parameters and buffers, of nothing but these, computes what any function does.
 FUNCTIONS = ("torch.nn.", "torch.fx.", "torchvision.transforms.")
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 
 
-def hook(module: ModuleType) -> None:
+def patch_torch(module: ModuleType) -> None:
     """Wrap what calls a module. Each of its modules comes by here, too, and is only handed on."""
     cls = module.nn.Module
-    cls.__call__ = calling(cls.__call__, _is_model)
+    cls.__call__ = _calling(cls.__call__, _is_model)
 
 
-def calling(original: Callable[..., Any], is_model: Callable[[Any], bool]) -> Callable[..., Any]:
+def patch_generation(module: ModuleType) -> None:
+    """Wrap `generate` of transformers where it is defined: it calls its model for each token, and is one inference."""
+    module.GenerationMixin.generate = _calling(module.GenerationMixin.generate, lambda _: True)
+
+
+def _calling(original: Callable[..., Any], is_model: Callable[[Any], bool]) -> Callable[..., Any]:
     """Return a method of modules that is the inference where it is the outermost call, of what `is_model`."""
     torch = sys.modules["torch"]
     compiler = getattr(torch, "compiler", None)  # from torch 2.1 on
@@ -44,7 +49,7 @@ def calling(original: Callable[..., Any], is_model: Callable[[Any], bool]) -> Ca
             return original(self, *args, **kwargs)
         chosen = original
         try:
-            if is_outermost(self) and not _hook.off and is_model(self):
+            if is_outermost(self) and not _switch.off and is_model(self):
                 chosen = call
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
             report(WHERE, error)

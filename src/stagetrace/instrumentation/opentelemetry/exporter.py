@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def hook(module: ModuleType) -> None:
+def patch_trace_exporter(module: ModuleType) -> None:
     """Replace the encoder of an exporter's module; where ours fails, the official one does the work."""
     official: Any = module.encode_spans
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stagetrace.sla.processor import SLASpanProcessor
 
 
-def hook(module: ModuleType) -> None:
+def patch_trace(module: ModuleType) -> None:
     """Wrap the processors and the sampler of each provider as soon as it is made, before any tracer copies them."""
     provider = module.TracerProvider
     original = provider.__init__

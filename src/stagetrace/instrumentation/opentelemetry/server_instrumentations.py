@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 NAME = "_start_internal_or_server_span"
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap the function, under every name that it was imported by already; of `...asgi` the middleware."""
-    if module.__name__.endswith(".asgi"):
-        middleware = module.OpenTelemetryMiddleware
-        middleware.__call__ = _leaving_out(middleware.__call__, module.get_host_port_url_tuple)
-        return
+def patch_asgi(module: ModuleType) -> None:
+    """Wrap the ASGI middleware, whose argument `excluded_urls` holds for our entry spans, too."""
+    middleware = module.OpenTelemetryMiddleware
+    middleware.__call__ = _leaving_out(middleware.__call__, module.get_host_port_url_tuple)
+
+
+def patch_utils(module: ModuleType) -> None:
+    """Wrap the function that starts entry spans, under every name by which it was imported already."""
     original = getattr(module, NAME)
     wrapped = _giving_way(original)
     for name, user in list(sys.modules.items()):

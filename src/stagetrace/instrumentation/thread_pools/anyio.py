@@ -24,15 +24,15 @@ _nowhere: Callable[[], Any] = lambda: None  # noqa: E731
 _default: tuple[Callable[[], Any], Any] = (_nowhere, None)  # an event loop, weakly, and its own limiter
 
 
-def hook(module: Any) -> None:
+def patch_to_thread(module: Any) -> None:
     """Wrap `anyio.to_thread.run_sync`."""
     original = module.run_sync
     default = module.current_default_thread_limiter
-    hook = switch(WHERE)
+    patch = switch(WHERE)
 
     @functools.wraps(original)
     async def run_sync(func: Any, *args: Any, **kwargs: Any) -> Any:
-        timeline = None if hook.off else whose()
+        timeline = None if patch.off else whose()
         turn = None if timeline is None else _begin(timeline, func, kwargs.get("limiter"), default)
         if turn is None:
             return await original(func, *args, **kwargs)

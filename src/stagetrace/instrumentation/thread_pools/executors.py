@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation.batching.queued_requests import carry_into, gave_away, taken, whose
+from stagetrace.instrumentation.thread_pools.pool_futures import JOB, patch_asyncio
 from stagetrace.instrumentation.thread_pools.queue_attributes import wait
 from stagetrace.recording.current_timeline import current, entries, recording
 from stagetrace.semconv import QUEUE
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
 
 WHERE = "stagetrace.instrumentation.thread_pools.executors"
 REASON = "executor"
-JOB = "_stagetrace_job"  # on a future
-_hook = switch(WHERE)
-_chains: list[Any] = []  # asyncio's own function, once that is wrapped
+_switch = switch(WHERE)
 
 
 class Job:
@@ -114,7 +113,7 @@ def _go_out(entered: Any, attached: Any) -> None:
     _otel_context().detach(attached)
 
 
-def hook(module: ModuleType) -> None:
+def patch_thread(module: ModuleType) -> None:
     """Wrap `ThreadPoolExecutor.submit`, and what waits for futures."""
     pool, base = module.ThreadPoolExecutor, module._base
     # By these wait() and as_completed() wait, whoever imported them from where and when.
@@ -129,7 +128,7 @@ def _submitting(original: Any) -> Any:
     @functools.wraps(original)
     def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         # `recording` is asked where there may be a request: servers of threads submit each of theirs from outside one.
-        may_be_ours = not _hook.off and (current.get() is not None or entries or taken)
+        may_be_ours = not _switch.off and (current.get() is not None or entries or taken)
         timeline = whose() if may_be_ours else None
         job = None if timeline is None else _job(fn, timeline, self)
         if job is None:
@@ -148,7 +147,7 @@ def _job(function: Any, timeline: Timeline, pool: Any) -> Job | None:
     # From Python 3.14 on a subclass, which pickles what it is given: there is nothing to carry over.
     if any(cls.__name__ == "InterpreterPoolExecutor" for cls in type(pool).__mro__):
         return None
-    hook_asyncio()
+    patch_asyncio()
     if taken:
         carry_into(function, timeline)
     return Job(function, timeline, pool)
@@ -213,28 +212,3 @@ class _Event:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._event, name)
-
-
-def hook_asyncio() -> None:
-    """Wrap what chains asyncio's futures to a pool's, once both are in use: many programs import asyncio alone."""
-    futures: Any = sys.modules.get("asyncio.futures")
-    if futures is not None and not _chains:
-        _chains.append(futures._chain_future)
-        futures._chain_future = _chaining(futures._chain_future)
-
-
-def _chaining(original: Any) -> Any:
-    @functools.wraps(original)
-    def chain_future(source: Any, destination: Any) -> None:
-        original(source, destination)
-        job = getattr(source, JOB, None)
-        if job is not None and not job.is_taken:
-            _look_soon(job, destination, source)
-
-    return chain_future
-
-
-@guarded
-def _look_soon(job: Job, awaited: Any, future: Any) -> None:
-    """Look when the coroutine that runs now lets others run: whether it, or another, waits for what it has given."""
-    awaited.get_loop().call_soon(job.wait_for, awaited, future)

@@ -9,28 +9,43 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.connection.arrival import Arrival, arriving
-from stagetrace.instrumentation.wsgi_servers.generic import deliver, prepare, traced
+from stagetrace.instrumentation.wsgi.application import traced
+from stagetrace.instrumentation.wsgi_servers.base import deliver, prepare
 from stagetrace.semconv import NETWORK_RECEIVE, QUEUE, QUEUE_POOL_SIZE, QUEUE_REASON, QUEUE_WAITERS
 
 if TYPE_CHECKING:
     from types import FrameType, ModuleType
 
-# The workers that call a WSGI application; those of ASGI derive from gunicorn's base too, and stay as they are.
-WORKERS = {
-    "gunicorn.workers.sync": "SyncWorker",
-    "gunicorn.workers.gthread": "ThreadWorker",
-    "gunicorn.workers.ggevent": "GeventWorker",
-    "gunicorn.workers.geventlet": "EventletWorker",
-}
 SIGNALLED = ("handle_exit", "handle_quit", "handle_abort")
 ENDING = ("stagetrace.instrumentation.wsgi.request", "stagetrace.instrumentation.wsgi.response")
 TOLD = ("close", "closed", "__del__")  # of what answers, in these modules
 NOTED = "_stagetrace_enqueued"  # on a connection: when it began to wait for a thread, and the attributes of that
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap the methods on the worker's class."""
-    worker = getattr(module, WORKERS[module.__name__])
+# Only the workers of WSGI applications are patched. gunicorn's base class stays: the workers of ASGI derive from it.
+
+
+def patch_sync(module: ModuleType) -> None:
+    """Wrap the worker that serves one request at a time."""
+    _patch_worker(module.SyncWorker)
+
+
+def patch_gthread(module: ModuleType) -> None:
+    """Wrap the worker with threads."""
+    _patch_worker(module.ThreadWorker)
+
+
+def patch_ggevent(module: ModuleType) -> None:
+    """Wrap the worker with greenlets of gevent."""
+    _patch_worker(module.GeventWorker)
+
+
+def patch_geventlet(module: ModuleType) -> None:
+    """Wrap the worker with greenlets of eventlet."""
+    _patch_worker(module.EventletWorker)
+
+
+def _patch_worker(worker: Any) -> None:
     worker.load_wsgi = _loading(worker.load_wsgi)
     worker.run = _then_deliver(worker.run)
     for name in SIGNALLED:

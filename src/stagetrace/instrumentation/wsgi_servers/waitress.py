@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.connection.arrival import Arrival, arriving
+from stagetrace.instrumentation.wsgi_servers import base
 from stagetrace.semconv import NETWORK_RECEIVE, QUEUE, QUEUE_POOL_SIZE, QUEUE_REASON, QUEUE_WAITERS
 
 if TYPE_CHECKING:
@@ -17,18 +18,29 @@ BEGAN, COMPLETED = "_stagetrace_began", "_stagetrace_completed"  # on a request,
 WAITING = "_stagetrace_waiting"  # on a channel: the attributes of its wait for a thread
 
 
-def hook(module: ModuleType) -> None:
-    """Wrap what makes a request of bytes, what queues it, and what a thread does with it."""
-    if module.__name__ == "waitress.parser":
-        parser = module.HTTPRequestParser
-        parser.__init__ = _after(parser.__init__, _note_beginning)
-        parser.received = _after(parser.received, _note_completion)
-    elif module.__name__ == "waitress.task":
-        dispatcher = module.ThreadedTaskDispatcher
-        dispatcher.add_task = _before(dispatcher.add_task, _note_waiting)
-    else:
-        channel = module.HTTPChannel
-        channel.service = _before(channel.service, _note_taken)
+def patch_server(module: ModuleType) -> None:
+    """Wrap the servers: of one socket, and of several."""
+    base.patch_server(module.BaseWSGIServer, "run", "application")
+    base.patch_server(module.MultiSocketServer, "run")
+
+
+def patch_parser(module: ModuleType) -> None:
+    """Wrap the parser, which makes a request of the bytes received."""
+    parser = module.HTTPRequestParser
+    parser.__init__ = _after(parser.__init__, _note_beginning)
+    parser.received = _after(parser.received, _note_completion)
+
+
+def patch_task(module: ModuleType) -> None:
+    """Wrap the dispatcher, which queues a request for a worker thread."""
+    dispatcher = module.ThreadedTaskDispatcher
+    dispatcher.add_task = _before(dispatcher.add_task, _note_waiting)
+
+
+def patch_channel(module: ModuleType) -> None:
+    """Wrap what a worker thread does with a request."""
+    channel = module.HTTPChannel
+    channel.service = _before(channel.service, _note_taken)
 
 
 def _after(original: Any, note: Any) -> Any:
