@@ -90,7 +90,9 @@ def test_requests_that_share_a_thread_have_their_own_stages(server: str, tmp_pat
         assert request.total_ns("inference") >= (0.3 - preprocess_s) * 1e9
         assert request.total_ns("postprocess") >= 0.02e9
         (inference,) = [stage for stage in request.stages if stage.name == "inference"]
-        assert not [name for name in inference.attributes if name.startswith("cpu.")]  # the thread's: others had it
+        assert not [
+            name for name in inference.attributes if name.startswith("stagetrace.cpu.")
+        ]  # the thread's: others had it
 
 
 @pytest.mark.parametrize(("server", "protocol"), PAIRS)

@@ -81,7 +81,11 @@ def test_a_sync_handler_passes_through_all_stages_in_order(service: Service, sin
     assert request.entry.service == "ml-test"
     inference = next(stage for stage in request.stages if stage.name == "inference")
     expected = {"ml.model.name": "SleepyModel", "ml.framework": "sklearn", "ml.batch.size": 1}
-    told = {name: value for name, value in inference.attributes.items() if not name.startswith(("cpu.", "ml.cold"))}
+    told = {
+        name: value
+        for name, value in inference.attributes.items()
+        if not name.startswith(("stagetrace.cpu.", "ml.cold"))
+    }
     assert told == {"ml.stage": "inference", **expected}
     assert {key: request.entry.attributes[key] for key in expected} == expected
 

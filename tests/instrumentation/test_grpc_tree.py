@@ -22,7 +22,7 @@ VARYING = (
     *("sla.breach.cause", "sla.breach.evidence"),
 )
 # What it tells, and what part of a breach that makes up; whether this call is the first.
-OF_THE_MACHINE = ("cpu.", "gc.", "ml.cold_start", "sla.breach.part.")
+OF_THE_MACHINE = ("stagetrace.cpu.", "stagetrace.gc.", "ml.cold_start", "sla.breach.part.")
 ENTRY = {
     "client.address": "127.0.0.1",
     "client.port": "...",

@@ -330,7 +330,7 @@ NAMES = ("rtt_ms", "retransmits", "unacked_bytes")
 
 def of_the_wire(request: Request) -> dict[str, Any]:
     found = request.entry.attributes
-    return {name: found[f"network.{name}"] for name in NAMES if f"network.{name}" in found}
+    return {name: found[f"stagetrace.network.{name}"] for name in NAMES if f"stagetrace.network.{name}" in found}
 
 
 def told_of_the_wire(server: Server) -> None:

@@ -25,7 +25,7 @@ from starlette.testclient import TestClient
 
 HOW = os.environ["ORACLE"]
 SPANS = os.environ.get("ORACLE_SPANS")
-OURS = ("ml.stage", "sla.", "network.", "http.request.body.size", "http.response.body.size")
+OURS = ("ml.stage", "sla.", "network.", "stagetrace.", "http.request.body.size", "http.response.body.size")
 THEIRS = ("network.protocol.", "network.peer.")
 MESSAGES = ("http receive", "http send", "websocket receive", "websocket send")
 
