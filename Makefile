@@ -23,7 +23,7 @@ demo: $(INSTALLED) ## a real service with real faults, what stagetrace says of t
 
 test: check ## check, all tests within one process, and one of each server, library and store (under 5 minutes)
 	@echo "running the tests ..."
-	@$(PYTEST) -m "smoke or not (service or backend or heavy)"
+	@$(PYTEST) -m "smoke or not (service or thorough or backend or heavy)"
 
 test-all: check backends-if-go ## check, and all tests but the heavy ones, against a real Jaeger and a real Collector (under 20 minutes)
 	@echo "running all tests ..."

@@ -62,7 +62,9 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 def pytest_deselected(items: list[pytest.Item]) -> None:
     """Count what this run leaves to another target of the Makefile."""
     for item in items:
-        marker = next((name for name in ("heavy", "backend", "service") if item.get_closest_marker(name)), "other")
+        marker = next(
+            (name for name in ("heavy", "backend", "service", "thorough") if item.get_closest_marker(name)), "other"
+        )
         item.config.stash[_not_run][marker] += 1
 
 
@@ -81,10 +83,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say what this run did not cover, and what tests have left running: a fault of the test that started it."""
     count = config.stash[_not_run]
-    if count["service"] or count["backend"]:
+    if count["service"] or count["thorough"] or count["backend"]:
         terminalreporter.write_line(
-            f"make test-all adds {count['service']} tests of servers and {count['backend']} with the real Jaeger and "
-            f"Collector; make test-heavy has {count['heavy']} more."
+            f"make test-all adds {count['service']} tests of servers, {count['thorough']} that try more, and "
+            f"{count['backend']} with the real Jaeger and Collector; make test-heavy has {count['heavy']} more."
         )
     for line in config.stash.get(_left, []):
         terminalreporter.write_line(f"LEFT RUNNING, killed: {line}")

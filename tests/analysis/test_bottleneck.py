@@ -275,6 +275,7 @@ def test_requests_that_are_all_alike_have_one_answer_at_each_percentile() -> Non
     assert all(interval == pytest.approx((0.75, 0.75)) for interval in group.stages[0].interval.values())
 
 
+@pytest.mark.thorough
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     """Of 25 samples; `benchmarks/answers/bottleneck.py` does it with thousands."""
     random = np.random.default_rng(8)

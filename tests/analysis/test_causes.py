@@ -112,16 +112,17 @@ def test_numbers_are_ranges_and_ids_are_left_alone() -> None:
     assert f"over {edge}, to {int(np.quantile(size, 0.99, method='inverted_cdf'))}" in ranges
 
 
-def test_nothing_is_found_where_nothing_distinguishes_them() -> None:
-    """In at least 95 of 100 draws; here are 40, by route and not."""
+@pytest.mark.parametrize(("draws", "most"), [(10, 1), pytest.param(40, 2, marks=pytest.mark.thorough)])
+def test_nothing_is_found_where_nothing_distinguishes_them(draws: int, most: int) -> None:
+    """In at least 95 of 100 draws; here by route and not."""
     false = 0
-    for seed in range(40):
+    for seed in range(draws):
         rng = np.random.default_rng(100 + seed)
         route = rng.choice(3, 1500, p=[0.6, 0.3, 0.1])
         columns = _columns(rng, 1500, 5) | {"number": [str(one) for one in rng.integers(0, 10**6, 1500)]}
         breached = rng.random(1500) < np.array([0.01, 0.2, 0.5])[route]
         false += bool(contrast(columns, breached.tolist(), strata=route.tolist() if seed % 2 else None))
-    assert false <= 2
+    assert false <= most
 
 
 def test_the_test_is_exact_over_strata_too() -> None:

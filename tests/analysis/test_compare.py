@@ -60,7 +60,7 @@ def test_the_sequential_evidence_has_mean_one_where_the_value_is_the_quantile(si
     assert np.exp(tied + binom.logpmf(counts, size, q + 0.5 * (1 - q))).sum() < 1
 
 
-@pytest.mark.parametrize("q", QUANTILES)
+@pytest.mark.parametrize("q", [0.95, *(pytest.param(q, marks=pytest.mark.thorough) for q in (0.5, 0.99))])
 def test_the_true_quantile_is_ever_ruled_out_with_the_probability_allowed(q: float) -> None:
     """Exactly, by dynamic programming over all paths of 1,500 values, looked at after each one."""
     allowed = math.log(1 / 0.05)

@@ -102,12 +102,13 @@ def test_a_planted_segment_is_the_only_one_that_differs() -> None:
     assert [one.segment for one in found.different] == ["t3"]
 
 
-def test_nothing_differs_where_nothing_does() -> None:
+@pytest.mark.parametrize(("draws", "most"), [(8, 1), pytest.param(40, 4, marks=pytest.mark.thorough)])
+def test_nothing_differs_where_nothing_does(draws: int, most: int) -> None:
     false = 0
-    for seed in range(40):
+    for seed in range(draws):
         found = made(1000 + seed, 2000)[0]
         false += any(min(one.q_value or 1, one.latency_q_value or 1) <= 0.05 for one in found.segments)
-    assert false <= 4
+    assert false <= most
 
 
 def test_another_mix_of_routes_is_no_difference() -> None:

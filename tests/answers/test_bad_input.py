@@ -8,6 +8,7 @@ import random
 import re
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from functools import cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ import pytest
 from answers.made import MS, NOON, Made, store
 from stagetrace.cli.main import main
 from stagetrace.cli.registry import VERBS
-from stagetrace.store.local.store import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +62,7 @@ def each(change: Callable[[Made], dict[str, Any]], count: int = 300) -> Iterator
 
 
 STORES: dict[str, Callable[[], Iterator[Made]]] = {
+    "nothing": lambda: many(0),
     "one request": lambda: many(1),
     "one breach": lambda: each(lambda _: {"within_ms": 1.0}, 1),
     "two requests": lambda: many(2),
@@ -90,13 +91,19 @@ STORES: dict[str, Callable[[], Iterator[Made]]] = {
         lambda _: {"route": HOSTILE, "name": HOSTILE, "service": HOSTILE, "attributes": {"tenant.id": HOSTILE}}
     ),
 }
+FIRST = (
+    *("nothing", "one request", "nothing judged", "sampled in an unknown way", "negative durations"),
+    *("impossible readings", "hostile names"),
+)
+EACH = [*FIRST, *(pytest.param(name, marks=pytest.mark.thorough) for name in STORES if name not in FIRST)]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {name: store(tmp_path_factory.mktemp("bad") / "store", make()) for name, make in STORES.items()}
-    made["nothing"] = tmp_path_factory.mktemp("bad") / "empty"
-    LocalStore.open(made["nothing"]).close()
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    @cache
+    def made(name: str) -> Path:
+        return store(tmp_path_factory.mktemp("bad") / "store", STORES[name]())
+
     return made
 
 
@@ -115,10 +122,10 @@ def finite(value: Any) -> bool:
     return not isinstance(value, float) or isfinite(value)
 
 
-@pytest.mark.parametrize("name", [*STORES, "nothing"])
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("verb", ANSWERS)
-def test_a_sentence_whatever_the_data(verb: str, name: str, folders: dict[str, Path]) -> None:
-    command = (verb, *dict.fromkeys((*ANSWERS[verb], *EVER)), "--store", str(folders[name]))
+def test_a_sentence_whatever_the_data(verb: str, name: str, folder: Callable[[str], Path]) -> None:
+    command = (verb, *dict.fromkeys((*ANSWERS[verb], *EVER)), "--store", str(folder(name)))
     code, output, errors = run(*command, "--json")
     assert code in (0, 1, 2)
     if code == 2 and not output:
@@ -140,16 +147,16 @@ def test_a_sentence_whatever_the_data(verb: str, name: str, folders: dict[str, P
 
 
 @pytest.mark.parametrize("verb", ANSWERS)
-def test_a_selection_of_what_is_not_there(verb: str, folders: dict[str, Path]) -> None:
+def test_a_selection_of_what_is_not_there(verb: str, folder: Callable[[str], Path]) -> None:
     """An unknown route is an error that lists the known ones, as in each verb that selects."""
-    code, _, errors = run(verb, *ANSWERS[verb], *EVER, "--store", str(folders["sampled"]), "--route", "/nowhere")
+    code, _, errors = run(verb, *ANSWERS[verb], *EVER, "--store", str(folder("sampled")), "--route", "/nowhere")
     assert code == 2
     assert "/predict" in errors
 
 
 @pytest.mark.parametrize("verb", ANSWERS)
-def test_two_forms_at_once(verb: str, folders: dict[str, Path]) -> None:
-    command = (verb, *ANSWERS[verb], *EVER, "--store", str(folders["sampled"]), "--json", "--format", "html")
+def test_two_forms_at_once(verb: str, folder: Callable[[str], Path]) -> None:
+    command = (verb, *ANSWERS[verb], *EVER, "--store", str(folder("sampled")), "--json", "--format", "html")
     code, output, errors = run(*command)
     assert (code, output) == (2, "")
     assert "two forms" in errors
