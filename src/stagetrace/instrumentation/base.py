@@ -1,25 +1,48 @@
-"""The contract of a hook, and what hooks share.
-
-A hook is a module with `hook(module)`, called once, right after the library's module was executed. It wraps classes and
-functions in place; its wrappers call the original exactly once and let nothing of ours reach the caller. Libraries are
-also imported by programs that serve nothing, so a hook of a library that is no server imports no OpenTelemetry. Nor do
-those of servers that have processes besides which serve nothing: what their wrappers need of it is imported in
-functions that are guarded. All else is imported with the hook.
-"""
+"""The contract of a patch, and what patches share."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-# In an ASGI scope: what records the request. A mounted app shares it with the app around it. It is None where nothing
-# is to be recorded, and a text where the scope comes out of a pickle (pickled_scope.py).
-SCOPE_KEY = "stagetrace.request"
-# Of gRPC, for servers and clients: health checks, reflection and what Ray's processes ask each other are no requests,
-# and receivers of telemetry must not make more of it.
+from stagetrace.instrumentation.http.scope_key import SCOPE_KEY
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# For servers and clients of gRPC: health checks, reflection and the calls between Ray's processes are no requests, and
+# a receiver of telemetry must not make more of it.
 EXCLUDED_SERVICES = (
     *("grpc.", "opentelemetry.proto.collector."),
     *("ray.rpc.", "ray.serve.RayServeAPIService", "ray.serve.ASGIService"),
 )
+
+
+class Patch(Protocol):
+    """A function `patch_<what>(module)` of a patch file, named in `registry.py` beside the module that it changes.
+
+    The import hook calls it once in a process, right after `module` was executed and before the code that imports it
+    goes on; where the module was imported before the activation, at the activation. It may run in any thread, and the
+    module may import, at its end, modules that have patches of their own.
+
+    - It wraps classes, methods and functions in place, on the class or module where they are defined, so that it does
+      not matter who has imported them before. It reads all that it will wrap before it changes the first of it: a
+      release of the library that lacks something stays as it was, whole.
+    - If it raises, that is logged once as `cannot patch MODULE`, `stagetrace doctor` shows it, the library works as
+      without stagetrace, and all other patches go on.
+    - Its wrappers call the original exactly once, with the same arguments, return what that returns and raise what that
+      raises. All else that they do is guarded (`guard.guarded`, or `guard.guarded_end` for what ends something): an
+      error of ours never reaches the caller. A patch that fails ten times at one place is switched off; its wrappers
+      then only call the original.
+    - Outside a recorded request a wrapper does as good as nothing. Programs that serve nothing import libraries, too:
+      the patch file of a library that is no server imports no OpenTelemetry. Nor does one of a server that also runs in
+      processes that serve nothing: a guarded function imports what its wrappers need. Any other import is at the top.
+    - A wrapper keeps name, signature, documentation and kind (function, coroutine, generator) of the original
+      (`functools.wraps`), and what is pickled stays loadable without stagetrace.
+    - A patch file imports no other patch file. What several share is in a base module of their folder, or here.
+    """
+
+    def __call__(self, module: ModuleType, /) -> None:
+        """Wrap what the module defines."""
 
 
 def request_in(scope: Any) -> Any:
@@ -30,3 +53,6 @@ def request_in(scope: Any) -> Any:
 
         request = scope[SCOPE_KEY] if goes_on(scope, request) else None
     return request
+
+
+__all__ = ["EXCLUDED_SERVICES", "SCOPE_KEY", "Patch", "request_in"]

@@ -16,11 +16,11 @@ from opentelemetry.trace import Span, Status, StatusCode
 
 from stagetrace.guard import guarded_end, report, switch
 from stagetrace.instrumentation.asgi.channels import WHERE, Receive, Send
+from stagetrace.instrumentation.asgi.starlette_routes import template_of
 from stagetrace.instrumentation.asgi.websocket import Messages
 from stagetrace.instrumentation.base import SCOPE_KEY
 from stagetrace.instrumentation.connection.socket_wait import show, waited_ns
 from stagetrace.instrumentation.connection.tcp_attributes import add_asgi, unacked
-from stagetrace.instrumentation.frameworks.starlette_routes import template_of
 from stagetrace.instrumentation.http import attributes as http
 from stagetrace.instrumentation.http import metrics as http_metrics
 from stagetrace.instrumentation.http.conventions import CANCELLED, CLIENT, PROPAGATORS, SUPPRESS_KEYS

@@ -117,7 +117,7 @@ def _await_result(timeline: Any, thing: Any, future: Any) -> None:
     """Have a future of threads say when the request waits for it, as one of a pool does."""
     import concurrent.futures.thread  # noqa: F401 -- which may not be there, and with which `result` is hooked
 
-    from stagetrace.instrumentation.thread_pools.pool_futures import JOB, patch_asyncio
+    from stagetrace.instrumentation.batching.awaited_futures import JOB, patch_asyncio
 
     if JOB not in vars(future):
         patch_asyncio()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import NonRecordingSpan
 
-from stagetrace.instrumentation.base import SCOPE_KEY
+from stagetrace.instrumentation.http.scope_key import SCOPE_KEY
 from stagetrace.recording.context import with_span
 from stagetrace.recording.remote_stages import find
 from stagetrace.recording.worker import origin

@@ -18,7 +18,7 @@ from opentelemetry import trace
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import request_in
 from stagetrace.instrumentation.http.metrics import Counted
-from stagetrace.instrumentation.opentelemetry.sdk import is_silent
+from stagetrace.instrumentation.opentelemetry.providers import is_silent
 from stagetrace.recording.context import RequestSpan, StandIn
 from stagetrace.recording.current_timeline import current, entries, recording
 

@@ -12,8 +12,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end, report, switch
+from stagetrace.instrumentation.batching.awaited_futures import JOB, patch_asyncio
 from stagetrace.instrumentation.batching.queued_requests import carry_into, gave_away, taken, whose
-from stagetrace.instrumentation.thread_pools.pool_futures import JOB, patch_asyncio
 from stagetrace.instrumentation.thread_pools.queue_attributes import wait
 from stagetrace.recording.current_timeline import current, entries, recording
 from stagetrace.semconv import QUEUE

@@ -16,7 +16,7 @@ from opentelemetry import trace
 
 from stagetrace.guard import guarded_end
 from stagetrace.instrumentation.base import SCOPE_KEY
-from stagetrace.instrumentation.opentelemetry.sdk import is_silent
+from stagetrace.instrumentation.opentelemetry.providers import is_silent
 from stagetrace.instrumentation.wsgi.response import Passing, broken_off
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.timeline import Timeline

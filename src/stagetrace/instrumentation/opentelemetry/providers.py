@@ -1,0 +1,37 @@
+"""What becomes of the spans of a provider: whether we have joined it, and whether it sends them anywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stagetrace.sla.processor import SLASpanProcessor
+
+
+def joined(provider: Any) -> SLASpanProcessor | None:
+    """Return our processor of a provider; None if it could not be joined, or OTEL_SDK_DISABLED silences it."""
+    from stagetrace.sla.processor import SLASpanProcessor
+
+    processor = getattr(provider, "_active_span_processor", None)
+    return processor if isinstance(processor, SLASpanProcessor) and not provider._disabled else None
+
+
+def is_silent(tracer: Any) -> bool:
+    """Return whether the spans of a tracer are sent nowhere, as far as that can be told.
+
+    Those of the process's provider, whoever has set it, are sent: else by us, from when a server starts.
+    """
+    from opentelemetry import trace
+
+    from stagetrace.sla.processor import SLASpanProcessor, exports
+
+    if isinstance(tracer, trace.ProxyTracer):
+        return False
+    if isinstance(tracer, trace.NoOpTracer):
+        return True
+    processor = getattr(tracer, "span_processor", None)  # of the SDK's
+    if processor is getattr(trace.get_tracer_provider(), "_active_span_processor", None):
+        return False
+    if isinstance(processor, SLASpanProcessor):
+        return not processor.sends
+    return processor is not None and not exports(processor)
