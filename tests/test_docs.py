@@ -94,13 +94,6 @@ def test_each_make_target_of_the_readme_exists(command: str) -> None:
     assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_each_variable_is_documented() -> None:
-    documented = set(re.findall(r"`(STAGETRACE\w*)`", (ROOT / "docs/environment.md").read_text()))
-    used = {name for text in sources() for name in re.findall(r"environ[^\n]*?\"(STAGETRACE\w*)\"", text)}
-    used |= {name for text in sources() for name in re.findall(r"\"(STAGETRACE(?:_[A-Z]+)*)\"", text)}
-    assert documented == used
-
-
 def test_each_attribute_is_described_and_documented() -> None:
     names = {
         value

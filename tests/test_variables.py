@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from services import PYTHON, run_service
-from stagetrace import known_variables as variables
+from stagetrace import config
+from stagetrace.setting_problems import misspelt, without_switch
 
 ROOT = Path(__file__).parent.parent
 STAGETRACE = [PYTHON, "-m", "stagetrace.cli.main"]
@@ -23,9 +25,66 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*STAGETRACE, *arguments], env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_those_that_are_known_are_those_that_are_documented() -> None:
-    documented = re.findall(r"`(STAGETRACE\w*)`", (ROOT / "docs/environment.md").read_text())
-    assert set(variables.KNOWN) == set(documented)
+def test_each_setting_is_documented_and_no_other_variable_of_ours() -> None:
+    page = (ROOT / "docs/environment.md").read_text()
+    assert set(config.SETTINGS) <= set(re.findall(r"`([A-Z]\w*)`", page))
+    ours = {name for name in config.SETTINGS if name.startswith("STAGETRACE")}
+    assert ours == set(re.findall(r"`(STAGETRACE\w*)`", page))
+
+
+def test_each_setting_has_a_side_and_a_description() -> None:
+    for name, setting in config.SETTINGS.items():
+        assert setting.side in (config.RECORDING, config.READING, config.BOTH), name
+        assert setting.about, name
+
+
+# What loads as the interpreter starts, or stands for a script of its own, and must not load `config`.
+READS_FOR_ITSELF = {"runtime/activate.py", "instrumentation/registry.py", "_site/sitecustomize.py"}
+
+
+def reads_of_the_environment(code: str) -> list[int]:
+    """Return the lines that use `os.environ` or `os.getenv`, but to set a variable or to pass all to a process."""
+    tree = ast.parse(code)
+    allowed: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):  # {**os.environ, ...}
+            allowed.update(value for key, value in zip(node.keys, node.values, strict=True) if key is None)
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+            allowed.add(node.value)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):  # os.environ.setdefault(...)
+            called = node.value.func
+            if isinstance(called, ast.Attribute) and called.attr == "setdefault":
+                allowed.add(called.value)
+    names = ("environ", "environb", "getenv", "getenvb")
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in names]
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "os"]
+    lines = [node.lineno for node in used if ast.unparse(node.value) == "os" and node not in allowed]
+    return lines + [node.lineno for node in imported if {alias.name for alias in node.names} & {*names}]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.environ['X']",
+        "os.environ.get('X')",
+        "'X' in os.environ",
+        "os.getenv('X')",
+        "from os import environ",
+        "f(os.environ)",
+        "x = os.environ.setdefault('X', '')",
+    ],
+)
+def test_a_read_of_the_environment_is_found(code: str) -> None:
+    assert reads_of_the_environment(code) == [1]
+    assert reads_of_the_environment("env = {**os.environ, 'X': '1'}; os.environ['X'] = '1'") == []
+
+
+def test_variables_are_read_in_config_alone() -> None:
+    package = ROOT / "src" / "stagetrace"
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).as_posix()
+        if name != "config.py" and name not in READS_FOR_ITSELF:
+            assert reads_of_the_environment(path.read_text()) == [], name
 
 
 @pytest.mark.parametrize(
@@ -41,7 +100,7 @@ def test_those_that_are_known_are_those_that_are_documented() -> None:
     ],
 )
 def test_what_was_probably_meant(name: str, meant: str | None) -> None:
-    assert variables.misspelt({name: "1", "STAGETRACE": "1", "STAGETRACE_SLA": "* within 1s"}) == [(name, meant)]
+    assert misspelt({name: "1", "STAGETRACE": "1", "STAGETRACE_SLA": "* within 1s"}) == [(name, meant)]
 
 
 def test_what_is_somebody_elses_is_left_alone() -> None:
@@ -56,15 +115,15 @@ def test_what_is_somebody_elses_is_left_alone() -> None:
         "STAGETRACE_PORT_4317_TCP_ADDR": host,
         "STAGETRACE_BACKEND_PORT": port,
     }
-    assert variables.misspelt({**injected, "STARSHIP_SHELL": "zsh", "STAGE": "prod", "STAGING": "1"}) == []
-    assert variables.misspelt({"STAGETRACE_HTPP_PORT": "4318"}) == [("STAGETRACE_HTPP_PORT", "STAGETRACE_HTTP_PORT")]
+    assert misspelt({**injected, "STARSHIP_SHELL": "zsh", "STAGE": "prod", "STAGING": "1"}) == []
+    assert misspelt({"STAGETRACE_HTPP_PORT": "4318"}) == [("STAGETRACE_HTPP_PORT", "STAGETRACE_HTTP_PORT")]
 
 
 def test_what_does_nothing_without_the_switch() -> None:
     given = {"STAGETRACE_SLA": "* within 1s", "STAGETRACE_SPOOL": "/spool", "STAGETRACE_STORE": "x"}
-    assert variables.without_switch(given) == ["STAGETRACE_SLA", "STAGETRACE_SPOOL"]
-    assert variables.without_switch({**given, "STAGETRACE": "0"}) == []  # off on purpose
-    assert variables.without_switch({"STAGETRACE_SLA": ""}) == []
+    assert without_switch(given) == ["STAGETRACE_SLA", "STAGETRACE_SPOOL"]
+    assert without_switch({**given, "STAGETRACE": "0"}) == []  # off on purpose
+    assert without_switch({"STAGETRACE_SLA": ""}) == []
 
 
 def test_a_command_says_what_was_probably_meant_and_answers(tmp_path: Path) -> None:

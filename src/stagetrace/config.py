@@ -1,36 +1,211 @@
-"""What the environment asks for; each variable is described in docs/environment.md."""
+"""Every environment variable that stagetrace reads, in one table; docs/environment.md describes each.
+
+No other module reads the environment (a test checks it), except the two that load with the interpreter and must not
+load this one: `runtime/activate.py`, `instrumentation/registry.py`. Nothing is read before a `read` method is called.
+"""
 
 from __future__ import annotations
 
 import os
 
-OFF = ("", "0", "false")
+TYPE_CHECKING = False  # importing `typing` takes longer than all of this module
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
+
+OFF: Final = ("", "0", "false")
+
+# Which side reads a variable: services that are recorded, the commands, or both.
+RECORDING: Final = "recording"
+READING: Final = "reading"
+BOTH: Final = "both"
+
+SETTINGS: Final[dict[str, Setting]] = {}  # by name, in the order below
+
+
+class Setting:
+    """One variable. Each type of them has a method `read`, which gives the value that it has now, or its default."""
+
+    __slots__ = ("about", "name", "side")
+
+    def __init__(self, name: str, side: str, about: str) -> None:
+        self.name = name
+        self.side = side
+        self.about = about
+        SETTINGS[name] = self
+
+    def raw(self) -> str | None:
+        """Return the text as it is; None where the variable is not set."""
+        return os.environ.get(self.name)
+
+    def text(self) -> str:
+        """Return the text without the white space around it; empty where the variable is not set."""
+        return os.environ.get(self.name, "").strip()
+
+
+class Switch(Setting):
+    """On or off: `0` and `false` are off, other texts are on."""
+
+    __slots__ = ("default",)
+
+    def __init__(self, name: str, side: str, about: str, *, default: bool = False) -> None:
+        super().__init__(name, side, about)
+        self.default = default
+
+    def read(self) -> bool:
+        """Return whether it is on."""
+        text = self.text().lower()
+        return text not in OFF if text else self.default
+
+
+class Text(Setting):
+    """Any text without the white space around it."""
+
+    __slots__ = ("default",)
+
+    def __init__(self, name: str, side: str, about: str, default: str = "") -> None:
+        super().__init__(name, side, about)
+        self.default = default
+
+    def read(self) -> str:
+        """Return the text."""
+        return self.text() or self.default
+
+
+class Verbatim(Text):
+    """Any text, white space included: a path or a secret."""
+
+    __slots__ = ()
+
+    def read(self) -> str:
+        """Return the text."""
+        return self.raw() or self.default
+
+
+class Words(Setting):
+    """Words, separated by commas."""
+
+    __slots__ = ()
+
+    def read(self) -> list[str]:
+        """Return the words that are not empty."""
+        return [word.strip() for word in self.text().split(",") if word.strip()]
+
+
+class Number(Setting):
+    """A whole number from 1 on; `setting_problems.whole_number` reads it, and reports an unusable one."""
+
+    __slots__ = ("default",)
+
+    def __init__(self, name: str, side: str, about: str, default: int) -> None:
+        super().__init__(name, side, about)
+        self.default = default
+
+
+SWITCH = Switch("STAGETRACE", BOTH, "switches recording on")
+SLA = Text("STAGETRACE_SLA", RECORDING, "the objectives, as an inline policy")
+SPOOL = Text("STAGETRACE_SPOOL", RECORDING, "folder for spans that cannot be delivered")
+SPOOL_MAX_BYTES = Number("STAGETRACE_SPOOL_MAX_BYTES", RECORDING, "limit of its size", 1 << 30)
+RECORD_QUERY = Switch("STAGETRACE_RECORD_QUERY", RECORDING, "records the query string as `url.query`")
+REDACT = Words("STAGETRACE_REDACT", RECORDING, "parts of the names of headers and query parameters that are secret")
+DISABLED = Words("STAGETRACE_DISABLED_INSTRUMENTATIONS", RECORDING, "packages that are not patched")
+LOG = Text("STAGETRACE_LOG", BOTH, "log level on stderr", "info")
+NATIVE = Switch("STAGETRACE_NATIVE", BOTH, "uses the parts that are in C", default=True)
+STATUS = Text("STAGETRACE_STATUS", BOTH, "folder of the status files of serving processes; `0`: none")
+STORE = Verbatim("STAGETRACE_STORE", READING, "store URL of the commands")
+STORE_TOKEN = Verbatim("STAGETRACE_STORE_TOKEN", READING, "bearer token for a store that is a Jaeger")
+
+# Sources: what kernel and interpreter report.
+SOCKET_WAIT = Switch("STAGETRACE_SOCKET_WAIT", RECORDING, "how long a request waited in its socket", default=True)
+WIRE = Switch("STAGETRACE_WIRE", RECORDING, "round trip and retransmissions of a connection", default=True)
+CPU_WAIT = Switch("STAGETRACE_CPU_WAIT", RECORDING, "CPU time, and the wait for a CPU, of a thread", default=True)
+GC_PAUSE = Switch("STAGETRACE_GC_PAUSE", RECORDING, "when the garbage collector ran", default=True)
+USAGE = Switch("STAGETRACE_USAGE", RECORDING, "page faults that waited for a disk", default=True)
+PRESSURE = Switch("STAGETRACE_PRESSURE", RECORDING, "how long the machine waited for CPUs", default=True)
+THROTTLING = Switch("STAGETRACE_THROTTLING", RECORDING, "how long a CPU quota throttled this container", default=True)
+
+# `stagetrace up`: what is described here is also the help of the flag.
+DATA = Verbatim("STAGETRACE_DATA", READING, "folder of the local store; default: ~/.local/share/stagetrace")
+HOST = Verbatim("STAGETRACE_HOST", READING, "address to listen on", "127.0.0.1")
+GRPC_PORT = Verbatim("STAGETRACE_GRPC_PORT", READING, "OTLP over gRPC; 0 takes a free port", "4317")
+HTTP_PORT = Verbatim("STAGETRACE_HTTP_PORT", READING, "OTLP over HTTP", "4318")
+QUERY_GRPC_PORT = Verbatim("STAGETRACE_QUERY_GRPC_PORT", READING, "jaeger.api_v3 over gRPC", "16685")
+QUERY_HTTP_PORT = Verbatim("STAGETRACE_QUERY_HTTP_PORT", READING, "jaeger.api_v3 over HTTP", "16686")
+TOKEN = Verbatim("STAGETRACE_TOKEN", READING, "ask every client for `authorization: Bearer SECRET`")
+TLS_CERT = Verbatim("STAGETRACE_TLS_CERT", READING, "serve all four ports with TLS: certificate chain, PEM")
+TLS_KEY = Verbatim("STAGETRACE_TLS_KEY", READING, "its private key, PEM")
+RETENTION = Verbatim(
+    "STAGETRACE_RETENTION", READING, "drop spans older than this (36h, 7d), some a tenth later; default: keep all"
+)
+RETENTION_SIZE = Verbatim("STAGETRACE_RETENTION_SIZE", READING, "drop the oldest beyond this (500MB, 20GiB)")
+MAX_REQUEST = Verbatim("STAGETRACE_MAX_REQUEST", READING, "largest request, decompressed", "64MiB")
+MAX_IN_FLIGHT = Verbatim("STAGETRACE_MAX_IN_FLIGHT", READING, "largest sum of requests held at one time", "256MiB")
+
+# OpenTelemetry's, as far as we read them ourselves: its SDK and its exporters read these and others.
+SDK_DISABLED = Text("OTEL_SDK_DISABLED", READING, "`true` records nothing")
+TRACES_EXPORTER = Text("OTEL_TRACES_EXPORTER", RECORDING, "exporters of spans", "otlp")
+METRICS_EXPORTER = Text("OTEL_METRICS_EXPORTER", RECORDING, "exporters of metrics")
+PROTOCOL = Verbatim("OTEL_EXPORTER_OTLP_PROTOCOL", RECORDING, "`grpc` or `http/protobuf`", "grpc")
+TRACES_PROTOCOL = Verbatim("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", RECORDING, "the same for spans alone")
+METRICS_PROTOCOL = Verbatim("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", RECORDING, "the same for metrics alone")
+ENDPOINT = Verbatim("OTEL_EXPORTER_OTLP_ENDPOINT", RECORDING, "the receiver")
+TRACES_ENDPOINT = Verbatim("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", RECORDING, "the receiver of spans alone")
+METRICS_ENDPOINT = Text("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", RECORDING, "the receiver of metrics alone")
+TIMEOUT = Verbatim("OTEL_EXPORTER_OTLP_TIMEOUT", RECORDING, "seconds that an export may take")
+TRACES_TIMEOUT = Verbatim("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", RECORDING, "the same for spans alone")
+SAMPLER = Text("OTEL_TRACES_SAMPLER", RECORDING, "head sampler")
+SAMPLER_ARG = Verbatim("OTEL_TRACES_SAMPLER_ARG", RECORDING, "its argument")
+ID_GENERATOR = Text("OTEL_PYTHON_ID_GENERATOR", RECORDING, "generator of trace ids and span ids", "random")
+EXCLUDED_URLS = Verbatim("OTEL_PYTHON_EXCLUDED_URLS", RECORDING, "requests that are not recorded")
+EXCLUDED_SERVICES = Words("OTEL_PYTHON_GRPC_EXCLUDED_SERVICES", RECORDING, "gRPC services that are not recorded")
+QUEUE_SIZE = Number("OTEL_BSP_MAX_QUEUE_SIZE", RECORDING, "how many spans may wait", 16_384)
+BATCH_SIZE = Number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", RECORDING, "spans of a batch", 2_048)
+# Small and frequent exports disturb a service less than large and rare ones.
+SCHEDULE_DELAY = Number("OTEL_BSP_SCHEDULE_DELAY", RECORDING, "milliseconds from one export to the next", 1_000)
+SPAN_VALUE_LENGTH = Text("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", RECORDING, "characters of a value on a span")
+VALUE_LENGTH = Text("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", RECORDING, "characters of a value")
+
+# Other programs'.
+FLASK_APP = Verbatim("FLASK_APP", RECORDING, "the application of `flask run`")
+QUART_APP = Verbatim("QUART_APP", RECORDING, "the application of `quart run`")
+LITESTAR_APP = Verbatim("LITESTAR_APP", RECORDING, "the application of `litestar run`")
+DJANGO_SETTINGS = Verbatim("DJANGO_SETTINGS_MODULE", RECORDING, "the settings of a Django project")
+RUNTIME_DIR = Verbatim("XDG_RUNTIME_DIR", BOTH, "where `STAGETRACE_STATUS` lies by default")
+TMPDIR = Verbatim("TMPDIR", BOTH, "where it lies without that folder", "/tmp")  # noqa: S108 -- in a folder of its own
+DATA_HOME = Verbatim("XDG_DATA_HOME", READING, "where the local store lies by default")
+COLUMNS = Verbatim("COLUMNS", READING, "width of tables where the output is no terminal")
+PYTHONPATH = Verbatim("PYTHONPATH", READING, "`stagetrace run` puts a folder in front")
+
 # Parts of the names of headers and query parameters whose values are not recorded, asked for or not.
-SECRET = (
+SECRET: Final = (
     *("authoriz", "authentic", "x-auth", "cookie", "token", "secret", "passw", "pwd", "credential", "session"),
     *("signature", "api-key", "api_key", "apikey", "accesskey", "access-key", "access_key", "private", "jwt", "otp"),
 )
 
 
-def enabled() -> bool:
-    """Return whether STAGETRACE switches recording on."""
-    return os.environ.get("STAGETRACE", "").strip().lower() not in OFF
+def environment() -> dict[str, str]:
+    """Return all variables of this process."""
+    return dict(os.environ)
 
 
-def flag(name: str) -> bool:
-    """Return whether a variable switches something on."""
-    return os.environ.get(name, "").strip().lower() not in OFF
+def otel_variables() -> dict[str, str]:
+    """Return the OTEL_* variables of this process, those included that only OpenTelemetry reads."""
+    return {name: text for name, text in os.environ.items() if name.startswith("OTEL_")}
 
 
 def redacted() -> list[str]:
     """Return the words that make a header or a query parameter secret: STAGETRACE_REDACT adds to those built in."""
-    asked = os.environ.get("STAGETRACE_REDACT", "").split(",")
-    return [*SECRET, *(word.strip() for word in asked if word.strip())]
+    return [*SECRET, *REDACT.read()]
 
 
-def policy_text() -> str | None:
-    """Return the text of STAGETRACE_SLA, or None where no promise is given."""
-    return os.environ.get("STAGETRACE_SLA", "").strip() or None
+def excluded_urls(instrumentations: Iterable[str]) -> tuple[list[str], str]:
+    """Return which variables exclude requests from recording, and their patterns, separated by commas.
+
+    That is OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS of these, as far as set, else OTEL_PYTHON_EXCLUDED_URLS.
+    """
+    specific = [name for name in map("OTEL_PYTHON_{}_EXCLUDED_URLS".format, instrumentations) if name in os.environ]
+    names = specific or [EXCLUDED_URLS.name]
+    return names, ",".join(filter(None, map(os.environ.get, names)))
 
 
 def exporters(signal: str, default: str) -> list[str]:
@@ -38,26 +213,19 @@ def exporters(signal: str, default: str) -> list[str]:
 
     `signal` is `TRACES` or `METRICS`. The plain name `otlp` is resolved by the protocol variables, gRPC by default.
     """
-    names = (os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip() or default).split(",")
+    names = (SETTINGS[f"OTEL_{signal}_EXPORTER"].text() or default).split(",")
     return [_resolved(signal, name.strip()) for name in names if name.strip() not in ("", "none")]
 
 
 def _resolved(signal: str, name: str) -> str:
     if name != "otlp":
         return name
-    protocol = (
-        os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL")
-        or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-        or "grpc"
-    ).strip()
+    protocol = (SETTINGS[f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL"].raw() or PROTOCOL.read()).strip()
     return {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}.get(protocol, f"otlp ({protocol})")
 
 
 def endpoint() -> str:
     """Return where spans are sent, as OTEL_* says; for messages only, the exporter reads it for itself."""
     http = "otlp_proto_http" in exporters("TRACES", "otlp")
-    return (
-        os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-        or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-        or ("http://localhost:4318" if http else "http://localhost:4317")
-    )
+    default = "http://localhost:4318" if http else "http://localhost:4317"
+    return TRACES_ENDPOINT.read() or ENDPOINT.read() or default

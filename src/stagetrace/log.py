@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
+
+from stagetrace import config
 
 if TYPE_CHECKING:
     import logging
@@ -20,7 +21,7 @@ def _get() -> logging.Logger:
         import logging
 
         logger = logging.getLogger("stagetrace")
-        asked = os.environ.get("STAGETRACE_LOG", "").strip().lower() or "info"
+        asked = config.LOG.read().lower()
         level = asked if asked in LEVELS else "info"
         if not logger.handlers:
             logger.addHandler(_stderr_handler())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from stagetrace.config import OFF
+from stagetrace import config
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 def native(name: str) -> ModuleType | None:
     """Return a module in C, or None where it was not built or STAGETRACE_NATIVE=0 forbids it."""
-    if (os.environ.get("STAGETRACE_NATIVE", "").strip().lower() or "1") in OFF:
+    if not config.NATIVE.read():
         return None
     try:
         return import_module(name)

@@ -5,7 +5,6 @@ Taken from the command line, which workers, reloaders and forks share.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from contextlib import suppress
@@ -13,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from stagetrace import config
 from stagetrace.guard import guarded
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ LAUNCHERS: Final = {
 _TARGET: Final = re.compile(r"([A-Za-z_][\w.]*(?:/[\w.-]+)*):[A-Za-z_][\w.]*(?:\(.*\))?")
 # How frameworks are told of the application: by an option, or a variable.
 _OPTIONS: Final = ("--app", "-A")
-_VARIABLES: Final = ("FLASK_APP", "QUART_APP", "LITESTAR_APP")
-_SETTINGS: Final = "DJANGO_SETTINGS_MODULE"
+_VARIABLES: Final = (config.FLASK_APP, config.QUART_APP, config.LITESTAR_APP)
 _NO_PROGRAM: Final = ("", "-", "-c")
 _UNKNOWN: Final = "unknown_service"
 
@@ -90,11 +89,11 @@ def _served(arguments: Sequence[str]) -> str | None:
         if target and _is_module(target[1]):
             return _dotted(target[1])
     told = [value for option in _OPTIONS if (value := _value(arguments, option))]
-    told += [value for name in _VARIABLES if (value := os.environ.get(name))]
+    told += [value for variable in _VARIABLES if (value := variable.read())]
     told += [file for before, file in pairwise(["", *arguments]) if file.endswith(".py") and not before.startswith("-")]
     if told:
         return _dotted(told[0].partition(":")[0])
-    return os.environ.get(_SETTINGS, "").partition(".")[0] or None
+    return config.DJANGO_SETTINGS.read().partition(".")[0] or None
 
 
 def _is_module(name: str) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
+
+from stagetrace import config
 
 
 def unusable(error: BaseException) -> str | None:
@@ -15,7 +16,7 @@ def unusable(error: BaseException) -> str | None:
     if not isinstance(error, ValueError) or not _raised_in(error).startswith("opentelemetry."):
         return None
     message = str(error)
-    variables = {name: text for name, text in os.environ.items() if name.startswith("OTEL_") and text.strip()}
+    variables = {name: text for name, text in config.otel_variables().items() if text.strip()}
     for name in sorted(variables, key=len, reverse=True):
         if name in message:
             return _shown(name, variables[name])

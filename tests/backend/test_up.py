@@ -194,8 +194,8 @@ def test_variables_stand_in_for_flags_and_flags_win(tmp_path: Path) -> None:
 
 def test_each_flag_has_its_variable_and_each_key_its_line() -> None:
     page = (Path(__file__).parent.parent.parent / "docs" / "cli.md").read_text()
-    for flag, (variable, _, _, _) in verb._FLAGS.items():
-        assert variable == "STAGETRACE_" + flag.removeprefix("--").replace("-", "_").upper()
+    for flag, (setting, _) in verb._FLAGS.items():
+        assert setting.name == "STAGETRACE_" + flag.removeprefix("--").replace("-", "_").upper()
     table = page.partition("### `up --json`")[2]
     described = {
         word

@@ -19,14 +19,14 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otlp.sending import ENCODED, RESOURCE, assert_all_accounted_for, sdk_spans, span_named
 from sink import Sink, run_sink
-from stagetrace import guard
+from stagetrace import config, guard
 from stagetrace.instrumentation.opentelemetry import exporter as otlp_exporter
 from stagetrace.otlp.encode import span_encoder as encoder
 from stagetrace.otlp.encode.span_encoder import EncodedSpans
 from stagetrace.otlp.export import batch_processor as processor
 from stagetrace.otlp.export import queue as waiting_module
 from stagetrace.otlp.export import sender
-from stagetrace.otlp.export.batch_processor import MAX_BATCH_SPANS, EncodingSpanProcessor
+from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
 from stagetrace.otlp.export.sender import ENOUGH_SPANS
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def test_who_sends_often_sends_more_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert not sent(2, within_s=0.3)
     put(ENOUGH_SPANS)
     assert sent(2)
-    assert MAX_BATCH_SPANS - 8 < len(exporter.requests[1]) <= MAX_BATCH_SPANS
+    assert config.BATCH_SIZE.default - 8 < len(exporter.requests[1]) <= config.BATCH_SIZE.default
     made.shutdown()
     assert made.counts()["delivered"] == 3 * ENOUGH_SPANS + 128
 
@@ -226,7 +226,7 @@ def test_put_takes_spans_that_are_joined_already() -> None:
     assert sorted(span.name for span in exporter.spans) == sorted(
         [f"{request}.{number}" for request in range(300) for number in range(7)] + ["0", "1", "2"]
     )
-    assert max(len(request) for request in exporter.requests) <= MAX_BATCH_SPANS
+    assert max(len(request) for request in exporter.requests) <= config.BATCH_SIZE.default
     assert_all_accounted_for(made, 2103)
     made.shutdown()
 

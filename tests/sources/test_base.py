@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stagetrace import guard
+from stagetrace import config, guard
 from stagetrace.sources.base import SLOW_NS, SLOW_READINGS, Source
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def _forget() -> Iterator[None]:
 
 
 def source(lack: Any = lambda: None) -> Source:
-    return Source(NAME, "the wait of a test", "STAGETRACE_SOCKET_WAIT", lack)
+    return Source(NAME, "the wait of a test", config.SOCKET_WAIT, lack)
 
 
 def fails() -> int:

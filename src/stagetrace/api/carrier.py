@@ -180,7 +180,7 @@ def has_provider() -> bool:
     """Return whether spans that start here go anywhere; where this package is switched on, see to that."""
     from opentelemetry import trace
 
-    if config.enabled() and versions.fit():
+    if config.SWITCH.read() and versions.fit():
         from stagetrace.runtime.runtime import runtime
 
         if not runtime.ready:

@@ -12,8 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from stagetrace import __version__
-from stagetrace import known_variables as variables
+from stagetrace import __version__, config, setting_problems
 from stagetrace.cli.base import NO_ANSWER
 from stagetrace.cli.interrupts import INTERRUPTED, noted
 from stagetrace.cli.registry import VERBS, load
@@ -190,9 +189,9 @@ def _run(given: list[str]) -> int:
 
 def _say_misspelt(verb: str) -> None:
     """Say which variables were probably meant, or the answer is that to another question. `doctor` says all."""
-    found = [(name, meant) for name, meant in variables.misspelt(os.environ) if meant is not None]
+    found = [(name, meant) for name, meant in setting_problems.misspelt(config.environment()) if meant is not None]
     if found and verb not in _SILENT:
-        sys.stderr.write(f"stagetrace: {variables.said(found)}\n")
+        sys.stderr.write(f"stagetrace: {setting_problems.misspelt_text(found)}\n")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+from stagetrace import config
 from stagetrace.cli import times
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.times import FORMS, UTC, Moment, Zone, moment, zone
@@ -17,7 +17,6 @@ from stagetrace.sla.verdict import DISCONNECT
 from stagetrace.store.base import Selection
 from stagetrace.store.url import SCHEMES
 
-VARIABLE: Final = "STAGETRACE_STORE"
 # Without --until there is no upper end: clocks of traced machines run ahead of ours, and their newest spans count.
 _AHEAD_NS: Final = 86_400 * 10**9
 _HOUR: Final = Moment(3600 * 10**9, ago=True)
@@ -43,7 +42,7 @@ def add_store(parser: argparse.ArgumentParser, what: str = "where to read") -> N
     parser.add_argument(
         "--store",
         metavar="URL",
-        help=f"{what}: {forms}; default: ${VARIABLE}, else the local data folder if there is one",
+        help=f"{what}: {forms}; default: ${config.STORE.name}, else the local data folder if there is one",
     )
 
 
@@ -127,7 +126,7 @@ def store_url(args: argparse.Namespace) -> str:
     folder = default_folder()
     if not folder.is_dir():
         raise UsageError(
-            f"no store to read from\ngive --store jaeger://localhost:16685, or set {VARIABLE}\n"
+            f"no store to read from\ngive --store jaeger://localhost:16685, or set {config.STORE.name}\n"
             "or fill the local one: stagetrace up"
         )
     return folder.as_uri().replace("file:", "local:", 1)
@@ -154,7 +153,7 @@ def _named(args: argparse.Namespace) -> str | None:
     given: str | None = args.store
     if given == "":
         raise UsageError("--store is empty\nname a store, or leave the option out for the default one")
-    return given or os.environ.get(VARIABLE)
+    return given or config.STORE.read() or None
 
 
 def default_folder() -> Path:

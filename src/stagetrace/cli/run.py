@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
 def environment() -> dict[str, str]:
     """Return this process's environment with recording on and our start-up folder first."""
     package = Path(__file__).resolve().parent.parent
-    paths = [str(package / "_site"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    switched = {} if config.enabled() else {"STAGETRACE": "1"}
+    paths = [str(package / "_site"), *filter(None, [config.PYTHONPATH.read()])]
+    switched = {} if config.SWITCH.read() else {"STAGETRACE": "1"}
     return {**os.environ, **switched, "PYTHONPATH": os.pathsep.join(paths)}
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import known_variables as variables
+from stagetrace import config, setting_problems
 from stagetrace.backend.options import BackendError, Limits, Options, Ports, check, seconds, size
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.installed_from import requirement
@@ -26,34 +26,29 @@ EXAMPLE: Final = "stagetrace up --data ./traces --retention 7d"
 _NEEDED: Final = ("uvicorn", "starlette", "zstandard", "duckdb", "numpy", "pyarrow", "deltalake")
 _DATA: Final = "~/.local/share/stagetrace"
 
-# flag -> (variable, metavar, default, help). The variable is read where the flag is not given.
-_FLAGS: Final[dict[str, tuple[str, str, str, str]]] = {
-    "--data": ("STAGETRACE_DATA", "DIR", "", f"folder of the local store; default: {_DATA}"),
-    "--host": ("STAGETRACE_HOST", "HOST", "127.0.0.1", "address to listen on"),
-    "--grpc-port": ("STAGETRACE_GRPC_PORT", "PORT", "4317", "OTLP over gRPC; 0 takes a free port"),
-    "--http-port": ("STAGETRACE_HTTP_PORT", "PORT", "4318", "OTLP over HTTP"),
-    "--query-grpc-port": ("STAGETRACE_QUERY_GRPC_PORT", "PORT", "16685", "jaeger.api_v3 over gRPC"),
-    "--query-http-port": ("STAGETRACE_QUERY_HTTP_PORT", "PORT", "16686", "jaeger.api_v3 over HTTP"),
-    "--token": ("STAGETRACE_TOKEN", "SECRET", "", "ask every client for `authorization: Bearer SECRET`"),
-    "--tls-cert": ("STAGETRACE_TLS_CERT", "FILE", "", "serve all four ports with TLS: certificate chain, PEM"),
-    "--tls-key": ("STAGETRACE_TLS_KEY", "FILE", "", "its private key, PEM"),
-    "--retention": (
-        "STAGETRACE_RETENTION",
-        "AGE",
-        "",
-        "drop spans older than this (36h, 7d), some a tenth later; default: keep all",
-    ),
-    "--retention-size": ("STAGETRACE_RETENTION_SIZE", "SIZE", "", "drop the oldest beyond this (500MB, 20GiB)"),
-    "--max-request": ("STAGETRACE_MAX_REQUEST", "SIZE", "64MiB", "largest request, decompressed"),
-    "--max-in-flight": ("STAGETRACE_MAX_IN_FLIGHT", "SIZE", "256MiB", "largest sum of requests held at one time"),
+# flag -> what holds it where it is not given, and how its value is named in the help.
+_FLAGS: Final = {
+    "--data": (config.DATA, "DIR"),
+    "--host": (config.HOST, "HOST"),
+    "--grpc-port": (config.GRPC_PORT, "PORT"),
+    "--http-port": (config.HTTP_PORT, "PORT"),
+    "--query-grpc-port": (config.QUERY_GRPC_PORT, "PORT"),
+    "--query-http-port": (config.QUERY_HTTP_PORT, "PORT"),
+    "--token": (config.TOKEN, "SECRET"),
+    "--tls-cert": (config.TLS_CERT, "FILE"),
+    "--tls-key": (config.TLS_KEY, "FILE"),
+    "--retention": (config.RETENTION, "AGE"),
+    "--retention-size": (config.RETENTION_SIZE, "SIZE"),
+    "--max-request": (config.MAX_REQUEST, "SIZE"),
+    "--max-in-flight": (config.MAX_IN_FLIGHT, "SIZE"),
 }
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    for flag, (variable, metavar, default, meaning) in _FLAGS.items():
-        shown = f"{meaning}; default: {default}" if default else meaning
-        parser.add_argument(flag, metavar=metavar, help=f"{shown} (${variable})")
+    for flag, (setting, metavar) in _FLAGS.items():
+        shown = f"{setting.about}; default: {setting.default}" if setting.default else setting.about
+        parser.add_argument(flag, metavar=metavar, help=f"{shown} (${setting.name})")
     parser.add_argument("--json", action="store_true", help="print one JSON object, on one line, once ready")
 
 
@@ -66,18 +61,17 @@ def run(args: argparse.Namespace) -> int:
         raise BackendError(f"the back end needs {', '.join(missing)}\npip install {requirement('backend')}")
     from stagetrace.backend.server import serve
 
-    unused = variables.without_switch(os.environ)
+    unused = setting_problems.without_switch(config.environment())
     if unused:
-        sys.stderr.write(f"stagetrace: {variables.said_unused(unused)}\n")
+        sys.stderr.write(f"stagetrace: {setting_problems.without_switch_text(unused)}\n")
     serve(options, lambda ports: _say(options, ports, as_json=args.json))
     return ANSWERED
 
 
 def _options(args: argparse.Namespace) -> Options:
     def text(flag: str) -> str:
-        variable, _, default, _ = _FLAGS[flag]
         given: str | None = getattr(args, flag.removeprefix("--").replace("-", "_"))
-        return given if given is not None else os.environ.get(variable) or default
+        return given if given is not None else _FLAGS[flag][0].read()
 
     def parsed(flag: str, parse: Callable[[str], Any]) -> Any:
         found = text(flag)

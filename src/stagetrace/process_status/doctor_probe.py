@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TIMEOUT_S: Final = 3
-_TIMEOUT: Final = "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"
 _USER: Final = re.compile(r"[^\s/@]+@")
 
 
@@ -48,12 +47,12 @@ def main() -> None:
 
 def _bound() -> None:
     """Let no export take longer than TIMEOUT_S."""
-    asked = os.environ.get(_TIMEOUT) or os.environ.get("OTEL_EXPORTER_OTLP_TIMEOUT") or ""
+    asked = config.TRACES_TIMEOUT.read() or config.TIMEOUT.read()
     try:
         timeout = min(float(asked), TIMEOUT_S)
     except ValueError:
         timeout = TIMEOUT_S
-    os.environ[_TIMEOUT] = f"{timeout:g}"
+    os.environ[config.TRACES_TIMEOUT.name] = f"{timeout:g}"
 
 
 def _target(name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.config import OFF
+from stagetrace import config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,18 +56,18 @@ def folder() -> Path | None:
     """Return where this process is to say what it does; None where it is not to, or the system has no user ids."""
     if not hasattr(os, "geteuid"):
         return None
-    given = os.environ.get("STAGETRACE_STATUS", "").strip()
+    given = config.STATUS.read()
     if given:
         try:
-            return None if given.lower() in OFF else Path(given).expanduser().absolute()
+            return None if given.lower() in config.OFF else Path(given).expanduser().absolute()
         except RuntimeError:  # there is no such home folder
             return None
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    runtime = config.RUNTIME_DIR.read()
     with suppress(OSError):
         # Under `sudo` it may be somebody else's.
         if runtime and Path(runtime).stat().st_uid == os.geteuid():
             return Path(runtime, _NAME)
-    return _temporary(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108 -- in a folder of its own, whose owner is checked
+    return _temporary(config.TMPDIR.read())  # in a folder of its own, whose owner is checked
 
 
 def _temporary(parent: str) -> Path:
@@ -77,9 +77,9 @@ def _temporary(parent: str) -> Path:
 def folders() -> list[Path]:
     """Return where processes of this user may say what they do; for root, those of all users."""
     own = folder()
-    if own is None or os.environ.get("STAGETRACE_STATUS", "").strip():
+    if own is None or config.STATUS.read():
         return [] if own is None else [own]
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    runtime = config.RUNTIME_DIR.read() or f"/run/user/{os.geteuid()}"
     found = [own, Path(runtime, _NAME), _temporary("/tmp")]  # noqa: S108
     if os.geteuid() == 0:
         found += [*Path("/run/user").glob(f"*/{_NAME}"), *Path("/tmp").glob(f"{_NAME}-*")]  # noqa: S108
@@ -90,7 +90,7 @@ def write(into: Path, me: Identity, text: str) -> None:
     """Replace this process's file. Raise OSError where that cannot be, or the folder is not ours alone."""
     into.mkdir(mode=0o700, parents=True, exist_ok=True)
     about = into.lstat()
-    if not os.environ.get("STAGETRACE_STATUS", "").strip() and (
+    if not config.STATUS.read() and (
         not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o077
     ):
         raise PermissionError(f"{into} belongs to others, or is open to them")

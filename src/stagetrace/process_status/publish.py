@@ -12,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import log, unrecognised_models
+from stagetrace import config, log, unrecognised_models
 from stagetrace.guard import failures, guarded, switched_off
 from stagetrace.process_status import files as status
 
@@ -118,7 +118,7 @@ def _fixed(me: status.Identity) -> dict[str, Any]:
         "python": ".".join(map(str, sys.version_info[:3])),
         "versions": {"stagetrace": __version__, **_versions()},
         "native": bool(getattr(stages, "NATIVE", False)),
-        "spool": os.environ.get("STAGETRACE_SPOOL", "").strip() or None,
+        "spool": config.SPOOL.read() or None,
         **_policy(),
     }
 

@@ -6,7 +6,6 @@ Jaeger's storage refuses a whole batch for one value of about 65,000 bytes, and 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -14,19 +13,19 @@ from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.trace import Link
 
+from stagetrace import config
 from stagetrace.recording.spans import FinishedSpan
 from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES, STAGETRACE_TRUNCATED_ATTRIBUTES
 
 DEFAULT_LONGEST = 16_384
 MAX_ATTRIBUTES = 128
 _NUMBER = 8  # what a number or a None counts in a list
-_VARIABLES = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
 
 
 @functools.cache
 def longest() -> int:
     """Return how many characters a value may have: as OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT says, else 16,384."""
-    for text in (os.environ.get(name, "").strip() for name in _VARIABLES):
+    for text in (config.SPAN_VALUE_LENGTH.read(), config.VALUE_LENGTH.read()):
         if text.isdecimal():
             return int(text)
     return DEFAULT_LONGEST

@@ -121,12 +121,11 @@ def _wants_verdict_counts(sampler: str | None) -> bool:
     """Return whether there is a head sampler, and no variable says where metrics go."""
     from stagetrace.process_status.files import samples_all
 
-    given = {name: os.environ.get(f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT", "").strip() for name in ("TRACES", "METRICS")}
     return (
         not samples_all(sampler)
-        and not os.environ.get("OTEL_METRICS_EXPORTER", "").strip()
+        and not config.METRICS_EXPORTER.read()
         and any(name.startswith("otlp") for name in config.exporters("TRACES", "otlp"))
-        and (not given["TRACES"] or bool(given["METRICS"]))
+        and (not config.TRACES_ENDPOINT.text() or bool(config.METRICS_ENDPOINT.text()))
     )
 
 
@@ -134,12 +133,12 @@ def _installed_sampler() -> Sampler | None:
     """Return the sampler of OTEL_TRACES_SAMPLER where a package offers it; None where the SDK has it itself."""
     from importlib.metadata import entry_points
 
-    name = os.environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    name = config.SAMPLER.read().lower()
     for point in entry_points(group="opentelemetry_traces_sampler", name=name) if name else ():
         if point.module.startswith("opentelemetry.sdk."):
             continue  # which reads its argument for itself
         try:
-            made: Sampler = point.load()(os.environ.get("OTEL_TRACES_SAMPLER_ARG"))
+            made: Sampler = point.load()(config.SAMPLER_ARG.raw())
         except Exception as error:  # noqa: BLE001
             log.once(
                 "sampler", f"cannot use the sampler {name!r} ({type(error).__name__}: {error}); the default is used."
@@ -153,8 +152,8 @@ def _id_generator() -> IdGenerator | None:
     """Return the generator of ids that OTEL_PYTHON_ID_GENERATOR names; None for the SDK's own."""
     from importlib.metadata import entry_points
 
-    name = os.environ.get("OTEL_PYTHON_ID_GENERATOR", "").strip()
-    if name in ("", "random"):
+    name = config.ID_GENERATOR.read()
+    if name == "random":
         return None
     try:
         (point,) = entry_points(group="opentelemetry_id_generator", name=name)

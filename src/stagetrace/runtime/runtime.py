@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from stagetrace import known_variables, log, unrecognised_models
+from stagetrace import log, setting_problems, unrecognised_models
 from stagetrace.guard import guarded, report
 from stagetrace.real_threads import Event, has_greenlets, in_thread, sleep
 from stagetrace.runtime import sigterm
@@ -97,7 +97,7 @@ class Runtime:
         if has_greenlets():
             _import_now(target)
         _log_start(target)
-        known_variables.say_misspelt()
+        setting_problems.log_misspelt()
         self._publish_from_now_on(target)
 
     def _begin_again(self) -> None:

@@ -45,8 +45,8 @@ def _policy() -> tuple[Policy | None, tuple[str, ...]]:
     """Read STAGETRACE_SLA, and log once what of it cannot be read."""
     from stagetrace.sla.policy import HOW, Policy
 
-    text = config.policy_text()
-    if text is None:
+    text = config.SLA.read()
+    if not text:
         return None, ()
     try:
         found = Policy.readable(text)

@@ -7,7 +7,6 @@ its variable, by failing ten times, or by hanging.
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -27,10 +26,10 @@ WITHIN_S: Final = 60.0
 class Source:
     """One source. `lack` says what is missing here, None if nothing is; it is asked once, with the first look."""
 
-    def __init__(self, module: str, title: str, variable: str, lack: Callable[[], str | None]) -> None:
+    def __init__(self, module: str, title: str, setting: config.Switch, lack: Callable[[], str | None]) -> None:
         self.title = title
-        self.variable = variable
-        self.is_wanted = (os.environ.get(variable, "").strip().lower() or "1") not in config.OFF
+        self.variable = setting.name
+        self.is_wanted = setting.read()
         self._lack = lack
         self._lacks: str | None = None
         self._looked = False

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import Any, Final
 
+from stagetrace import config
 from stagetrace.recent import copied
 from stagetrace.sources.base import Source
 
@@ -16,7 +17,7 @@ MAX_KEPT: Final = 1_024
 SOURCE = Source(
     __name__,
     "the pauses of the garbage collector",
-    "STAGETRACE_GC_PAUSE",
+    config.GC_PAUSE,
     lambda: None if hasattr(gc, "callbacks") else "this Python does not tell when its garbage collector runs",
 )
 kept: deque[tuple[int, int]] = deque(maxlen=MAX_KEPT)  # [start, end), the latest last

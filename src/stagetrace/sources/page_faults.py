@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stagetrace import config
 from stagetrace.sources.base import Source
 from stagetrace.sources.machine import Meter
 
@@ -13,7 +14,7 @@ except ImportError:  # Windows
 SOURCE = Source(
     __name__,
     "page faults",
-    "STAGETRACE_USAGE",
+    config.USAGE,
     lambda: None if resource is not None else "this platform has no getrusage",
 )
 

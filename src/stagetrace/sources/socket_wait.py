@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any, Final
 
+from stagetrace import config
 from stagetrace.native import native
 from stagetrace.sources.base import Source
 
@@ -34,7 +35,7 @@ def lack_of(size: int) -> str | None:
     return None
 
 
-SOURCE = Source(__name__, "the wait in the socket", "STAGETRACE_SOCKET_WAIT", lambda: lack_of(_END_AT))
+SOURCE = Source(__name__, "the wait in the socket", config.SOCKET_WAIT, lambda: lack_of(_END_AT))
 TICK_NS: int = round(time.clock_getres(_MONOTONIC_COARSE) * 1e9) if sys.platform == "linux" else 10_000_000
 # A wait of less is not shown: it may be nothing but the edges of two ticks.
 LEAST_MS: int = -(-2 * TICK_NS // 1_000_000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Final
 
+from stagetrace import config
 from stagetrace.sources.base import Source
 from stagetrace.sources.socket_wait import lack_of, tcp_info
 
@@ -20,7 +21,7 @@ _first: Final = struct.Struct("=68xI28xI").unpack_from
 Wire = tuple[int, int, "int | None"]
 
 
-SOURCE = Source(__name__, "the wire behind a connection", "STAGETRACE_WIRE", lambda: lack_of(_LEAST))
+SOURCE = Source(__name__, "the wire behind a connection", config.WIRE, lambda: lack_of(_LEAST))
 
 
 def wire(connection: Any) -> Wire:

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Final, NamedTuple
 
+from stagetrace import config
 from stagetrace.guard import switch
 from stagetrace.native import native
 from stagetrace.real_threads import allocate_lock, local, start_new_thread
@@ -135,7 +136,7 @@ def lacks_waiting() -> str | None:
     return None if computed else "this kernel keeps no schedstat"
 
 
-SOURCE = Source(__name__, "the wait for a CPU", "STAGETRACE_CPU_WAIT", _lack)
+SOURCE = Source(__name__, "the wait for a CPU", config.CPU_WAIT, _lack)
 _switch = switch(__name__)
 _is_used = SOURCE.is_used
 _has_schedstat = lacks_waiting() is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.error import URLError
 
+from stagetrace import config
 from stagetrace.cli.base import ANSWERED, BAD
 from stagetrace.cli.demo import traffic as demo_traffic
 from stagetrace.cli.report import all_answers as every_answer
@@ -245,7 +245,7 @@ def _show(*arguments: str) -> None:
 
 def _plain() -> dict[str, str]:
     """Return the environment without what steers recording: the demo sets all of it itself."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "STAGETRACE"))}
+    return {name: value for name, value in config.environment().items() if not name.startswith(("OTEL_", "STAGETRACE"))}
 
 
 def _is_up(address: str) -> bool:

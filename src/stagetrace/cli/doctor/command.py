@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace import config
 from stagetrace.cli.base import ANSWERED, BAD
 from stagetrace.cli.doctor import delivery, installation, processes
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 def spools(running: list[status.Found]) -> list[Check]:
     """Return a check of each spool that a running process has, and this shell has not."""
-    own = os.environ.get("STAGETRACE_SPOOL", "").strip()
+    own = config.SPOOL.read()
     folders = {one.said.get("spool") for one in running if one.said is not None}
     return [delivery.spool(folder) for folder in sorted(folders - {own}, key=str) if isinstance(folder, str) and folder]
 

@@ -15,6 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace import config
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.errors import StagetraceError
 from stagetrace.otlp.export import spool as spool_module
@@ -71,9 +72,9 @@ def checks(asked: dict[str, Any] | None, why: str) -> Iterator[Check]:
 
 def settings() -> Check:
     """Show which OTEL_* variables are set; secrets by name alone."""
-    named = sorted(name for name in os.environ if name.startswith("OTEL_"))
-    shown = [f"{name} (hidden)" if name.endswith(_SECRET) else f"{name}={_plain(os.environ[name])}" for name in named]
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    given = sorted(config.otel_variables().items())
+    shown = [f"{name} (hidden)" if name.endswith(_SECRET) else f"{name}={_plain(text)}" for name, text in given]
+    if config.SDK_DISABLED.read().lower() == "true":
         return Check("settings", WARN, f"OTEL_SDK_DISABLED=true records nothing; {', '.join(shown)}", "unset it")
     return Check("settings", OK, ", ".join(shown) or "no OTEL_* variable is set: defaults hold")
 
@@ -150,7 +151,7 @@ def _mend(reason: str, endpoint: str | None) -> str:
 
 def spool(given: str | None = None) -> Check:
     """Look into the spool: `given`, else that of STAGETRACE_SPOOL."""
-    text = given or os.environ.get("STAGETRACE_SPOOL", "").strip()
+    text = given or config.SPOOL.read()
     if not text:
         return Check("spool", OK, "STAGETRACE_SPOOL is not set: what cannot be delivered waits in memory")
     if not spool_module.supported():
@@ -195,9 +196,9 @@ def _writable(folder: Path) -> str:
 
 def back_end() -> Check:
     """Ask the embedded back end's two HTTP ports how they are, if it runs here."""
-    host = os.environ.get("STAGETRACE_HOST") or "127.0.0.1"
+    host = config.HOST.read()
     host = _EVERYWHERE.get(host, host)
-    ports = [os.environ.get(f"STAGETRACE_{name}") or port for name, port in _HTTP_PORTS]
+    ports = [config.HTTP_PORT.read(), config.QUERY_HTTP_PORT.read()]
     answers = [_health(host, port) for port in ports]
     at = f"{host}, ports {' and '.join(ports)}"
     if all(answer == "ok" for answer in answers):
@@ -210,12 +211,9 @@ def back_end() -> Check:
     return Check("back end", WARN, f"`stagetrace up` answers at {at}, but not on port {port}", "see what it logged")
 
 
-_HTTP_PORTS: Final = (("HTTP_PORT", "4318"), ("QUERY_HTTP_PORT", "16686"))
-
-
 def _health(host: str, port: str) -> str:
     """Return `ok`; empty where nothing listens; else what is there in place of it."""
-    certificate = os.environ.get("STAGETRACE_TLS_CERT")
+    certificate = config.TLS_CERT.read()
     scheme, context = ("https", _trusting(certificate)) if certificate else ("http", None)
     where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/health"
     try:

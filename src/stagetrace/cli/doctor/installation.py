@@ -11,8 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import __version__, config, unrecognised_models
-from stagetrace import known_variables as variables
+from stagetrace import __version__, config, setting_problems, unrecognised_models
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.errors import PolicyError
 from stagetrace.installed_from import requirement
@@ -112,33 +111,34 @@ def _activation_files() -> Iterator[Path]:
 
 def switch(*, records: bool) -> Check:
     """Say whether what is started from here records; `records`: whether it can."""
-    given = os.environ.get("STAGETRACE")
-    if config.enabled() and not records:
+    given = config.SWITCH.raw()
+    if config.SWITCH.read() and not records:
         found = f"STAGETRACE={given}, and nothing that is started from here can be recorded"
         return Check("switch", WARN, found, "install the packages that are named above")
-    if config.enabled() and str(given).strip().lower() in _MEANS_OFF:
+    if config.SWITCH.read() and str(given).strip().lower() in _MEANS_OFF:
         found = f"STAGETRACE={given} switches recording on, as all but 0 and false"
         return Check("switch", WARN, found, "unset it, or set STAGETRACE=0, to switch it off")
-    if config.enabled():
+    if config.SWITCH.read():
         return Check("switch", OK, f"STAGETRACE={given}: services started from here are recorded")
-    unused = variables.without_switch(os.environ)
+    unused = setting_problems.without_switch(config.environment())
     if unused:
-        return Check("switch", WARN, variables.said_unused(unused), "set STAGETRACE=1 for them")
+        return Check("switch", WARN, setting_problems.without_switch_text(unused), "set STAGETRACE=1 for them")
     shown = "STAGETRACE is not set" if given is None else f"STAGETRACE={given} switches recording off"
     return Check("switch", WARN, f"{shown}: services started from here are not recorded", "set STAGETRACE=1 for them")
 
 
 def misspelt() -> Iterator[Check]:
     """Name the variables that look like ours and are none."""
-    found = variables.misspelt(os.environ)
+    found = setting_problems.misspelt(config.environment())
     if found:
-        yield Check("variables", WARN, variables.said(found), "docs/environment.md lists those that there are")
+        named = setting_problems.misspelt_text(found)
+        yield Check("variables", WARN, named, "docs/environment.md lists those that there are")
 
 
 def promise() -> Check:
     """Read the policy as a service would, and say it in words."""
-    text = config.policy_text()
-    if text is None:
+    text = config.SLA.read()
+    if not text:
         mend = 'set STAGETRACE_SLA, for example "POST /predict within 50ms for 99.9% over 28d; * within 1s"'
         return Check("policy", WARN, "STAGETRACE_SLA is not set: requests get stages and no verdict", mend)
     try:
@@ -178,7 +178,7 @@ def native(*, built: bool) -> Check:
     """Say whether the part in C is in use."""
     if built:
         return Check("native", OK, "the extension in C is used")
-    if (os.environ.get("STAGETRACE_NATIVE", "").strip().lower() or "1") in config.OFF:
+    if not config.NATIVE.read():
         return Check("native", OK, "the extension in C is not used, as STAGETRACE_NATIVE says")
     found = (
         "the extension in C is not here: the same is done in Python, which takes more CPU for each request, "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
+
+from stagetrace import config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,7 @@ def width() -> int:
 
 def is_bounded() -> bool:
     """Tell whether long lines would wrap: on a terminal, or where $COLUMNS says so; not in a pipe or a file."""
-    return sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
+    return sys.stdout.isatty() or bool(config.COLUMNS.read())
 
 
 def shows_blocks() -> bool:

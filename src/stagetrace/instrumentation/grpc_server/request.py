@@ -6,7 +6,6 @@ Names are those of the semantic conventions from 1.39 on: the full method in `rp
 from __future__ import annotations
 
 import functools
-import os
 import socket
 from threading import Lock
 from time import monotonic, time_ns
@@ -19,6 +18,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from stagetrace import config
 from stagetrace.guard import guarded_end
 from stagetrace.instrumentation.base import EXCLUDED_SERVICES
 from stagetrace.instrumentation.thread_pools.queue_attributes import wait
@@ -138,8 +138,7 @@ def _is_excluded(method: str) -> bool:
 @functools.cache
 def _excluded_services() -> frozenset[str]:
     """Return what OTEL_PYTHON_GRPC_EXCLUDED_SERVICES leaves out, read as opentelemetry-instrumentation-grpc does."""
-    names = os.environ.get("OTEL_PYTHON_GRPC_EXCLUDED_SERVICES", "").split(",")
-    return frozenset(name.strip() for name in names if name.strip())
+    return frozenset(config.EXCLUDED_SERVICES.read())
 
 
 def read_metadata(metadata: Metadata, textmap: Any) -> Context:

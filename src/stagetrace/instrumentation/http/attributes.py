@@ -6,7 +6,6 @@ Query strings, headers and bodies are recorded only where somebody asks for them
 from __future__ import annotations
 
 import functools
-import os
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
@@ -231,10 +230,9 @@ def excluded(instrumentation: str | None = None) -> ExcludeList | None:
     which framework will answer.
     """
     named = FRAMEWORKS if instrumentation is None else (instrumentation,)
-    specific = [name for name in map("OTEL_PYTHON_{}_EXCLUDED_URLS".format, named) if name in os.environ]
-    variables = specific or ["OTEL_PYTHON_EXCLUDED_URLS"]
+    variables, patterns = config.excluded_urls(named)
     try:
-        urls = parse_excluded_urls(",".join(filter(None, map(os.environ.get, variables))))
+        urls = parse_excluded_urls(patterns)
     except re.error as error:
         _say_bad(" or ".join(variables), error, "nothing is left out")
         return None
@@ -247,7 +245,7 @@ class AskedFor:
     def __init__(self) -> None:
         self._of_request = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
         self._of_answer = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
-        self._query = config.flag("STAGETRACE_RECORD_QUERY")
+        self._query = config.RECORD_QUERY.read()
         words = [*map(re.escape, config.redacted()), ONLY_AS_A_WHOLE]
         self._secret = re.compile("|".join(words), re.IGNORECASE)
         sanitized = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS)

@@ -6,12 +6,10 @@ not, that is said once, and the reference goes on in its place.
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from stagetrace import log
-from stagetrace.config import OFF
+from stagetrace import config, log
 from stagetrace.otlp.decode.spans import Parts, Walked, parts_in_python, walk_in_python
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
 def _native() -> Any:
     """Return the module in C, or None where it was not built or STAGETRACE_NATIVE=0 forbids it."""
-    if (os.environ.get("STAGETRACE_NATIVE", "").strip().lower() or "1") in OFF:
+    if not config.NATIVE.read():
         return None
     try:
         return import_module("stagetrace.otlp._decoder")

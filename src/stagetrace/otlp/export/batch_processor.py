@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk.trace import SpanProcessor
 
-from stagetrace import log
+from stagetrace import config
 from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode.span_encoder import encode_span
 from stagetrace.otlp.export.exporter import CountingExporter
@@ -21,6 +21,7 @@ from stagetrace.otlp.export.sender import Sender
 from stagetrace.otlp.export.spool import Spool
 from stagetrace.real_threads import allocate_lock
 from stagetrace.semconv import SLA_VERDICT
+from stagetrace.setting_problems import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,10 +34,7 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.export.response import Trouble
 
-MAX_QUEUED_SPANS: Final = 16_384
 MAX_QUEUED_BYTES: Final = 16 << 20
-MAX_BATCH_SPANS: Final = 2_048
-DELAY_MS: Final = 1_000  # small and frequent sends disturb less than big and rare ones
 _LONGEST_DELAY_MS: Final = 86_400_000  # who says "never" by a number that no clock can wait for
 _WAKE_AT: Final = 64  # items: look whether a batch is complete
 _SORT_AT: Final = 128  # items that a sending thread which is kept waiting has left unsorted
@@ -61,10 +59,10 @@ class EncodingSpanProcessor(SpanProcessor):
         named = exporter if isinstance(exporter, CountingExporter) else CountingExporter(exporter, "the exporter")
         self._exporter = named
         self._spool = spool
-        self._max_spans = max_spans or whole_number("OTEL_BSP_MAX_QUEUE_SIZE", MAX_QUEUED_SPANS)
+        self._max_spans = max_spans or whole_number(config.QUEUE_SIZE)
         self._max_bytes = max_bytes
-        self._batch = min(whole_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", MAX_BATCH_SPANS), self._max_spans)
-        self._delay_s = min(whole_number("OTEL_BSP_SCHEDULE_DELAY", DELAY_MS), _LONGEST_DELAY_MS) / 1000
+        self._batch = min(whole_number(config.BATCH_SIZE), self._max_spans)
+        self._delay_s = min(whole_number(config.SCHEDULE_DELAY), _LONGEST_DELAY_MS) / 1000
         self._wake_at = min(_WAKE_AT, self._batch)
         self._begin()
         if spool is not None:
@@ -199,14 +197,3 @@ def _encode(span: ReadableSpan) -> bytes:
 
         request: Any = encode_spans([span])
         return ScopeSpans(spans=request.resource_spans[0].scope_spans[0].spans).SerializeToString()
-
-
-def whole_number(name: str, default: int) -> int:
-    """Return a variable's value; `default`, with a word about it, where that is no whole number from 1 on."""
-    text = os.environ.get(name, "").strip()
-    if not text:
-        return default
-    if text.isdecimal() and int(text):
-        return int(text)
-    log.once(name, f"{name}={text} is not a whole number from 1 on; using {default}.")
-    return default

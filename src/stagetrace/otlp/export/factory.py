@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 import weakref
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stagetrace import log
+from stagetrace import config, log
 from stagetrace.guard import guarded_end
-from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor, whole_number
+from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
 from stagetrace.otlp.export.exporter import CountingExporter
-from stagetrace.otlp.export.spool import DEFAULT_MAX_BYTES, Spool, supported
+from stagetrace.otlp.export.spool import Spool, supported
 from stagetrace.semconv import METRIC_SPANS, METRIC_SPANS_OUTCOME
+from stagetrace.setting_problems import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,7 +60,7 @@ def _load() -> None:
 
 
 def _spool(target: str) -> Spool | None:
-    folder = os.environ.get("STAGETRACE_SPOOL", "").strip()
+    folder = config.SPOOL.read()
     if not folder:
         return None
     if not supported():
@@ -69,7 +69,7 @@ def _spool(target: str) -> Spool | None:
     if len(_processors):
         log.once("spool", f"STAGETRACE_SPOOL is for one exporter alone; what {target} does not take waits in memory.")
         return None
-    size = whole_number("STAGETRACE_SPOOL_MAX_BYTES", DEFAULT_MAX_BYTES)
+    size = whole_number(config.SPOOL_MAX_BYTES)
     try:
         return Spool(Path(folder).expanduser().absolute(), size)
     except RuntimeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
 from dataclasses import dataclass, field
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+from stagetrace import config
 from stagetrace.errors import StoreError
 from stagetrace.store.url import bad, host_and_port
 
 DEFAULT_PORT: Final = 16685
-TOKEN: Final = "STAGETRACE_STORE_TOKEN"  # noqa: S105 -- the variable's name: a URL would show it to logs and to `ps`
+TOKEN: Final = config.STORE_TOKEN.name  # a variable, since a URL would show it to logs and to `ps`
 _TLS_SCHEME: Final = "jaegers"
 _FILES: Final = ("ca", "cert", "key")
 
@@ -88,7 +88,7 @@ def _check(paths: dict[str, Path]) -> None:
 
 
 def _token() -> str | None:
-    token = os.environ.get(TOKEN) or None
+    token = config.STORE_TOKEN.read() or None
     if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
         raise StoreError(f"{TOKEN} has characters that a header cannot carry\nuse printable ASCII without spaces")
     return token

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from stagetrace import config
 from stagetrace.store.local.folder import StoreTaken
 from stagetrace.store.local.reader import LocalReader, open_url
 from stagetrace.store.local.store import Appended, LocalStore, StoreFull
@@ -14,5 +14,5 @@ __all__ = ["Appended", "LocalReader", "LocalStore", "StoreFull", "StoreTaken", "
 
 def default_folder() -> Path:
     """Return where the store is unless told otherwise."""
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    data = config.DATA_HOME.read() or Path.home() / ".local" / "share"
     return Path(data) / "stagetrace"
