@@ -20,12 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.app import model, rows
 from benchmarks.measure import Spread, Table, parser, show
-from stagetrace.sources import gc_pauses as pauses
-from stagetrace.sources import machine
-from stagetrace.sources import page_faults as usage
-from stagetrace.sources import socket_wait as tcp
-from stagetrace.sources import tcp_info as wire
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import gc_pauses, machine, page_faults, socket_wait, tcp_info, thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,26 +44,28 @@ def _cases(stack: ExitStack) -> dict[str, Callable[[], Any]]:
     stack.enter_context(socket.create_connection(server.getsockname()))
     connection = stack.enter_context(server.accept()[0])
     now = time.time_ns()
-    pauses.kept.extend((now + at * 1_000_000, now + at * 1_000_000 + 200_000) for at in range(pauses.MAX_KEPT))
-    stack.callback(pauses.kept.clear)
-    first = threads.reading()
+    gc_pauses.recent_pauses.extend(
+        (now + at * 1_000_000, now + at * 1_000_000 + 200_000) for at in range(gc_pauses.MAX_KEPT)
+    )
+    stack.callback(gc_pauses.recent_pauses.clear)
+    first = thread_cpu.read_sample()
     return {
-        "wait in the socket": lambda: tcp.waited_ms(connection),
-        "account of a thread": threads.reading,
-        "the same, worked out between two readings": lambda: threads.between(first, threads.reading()),
+        "wait in the socket": lambda: socket_wait.waited_ms(connection),
+        "account of a thread": thread_cpu.read_sample,
+        "the same, worked out between two readings": lambda: thread_cpu.between(first, thread_cpu.read_sample()),
         "a pause of the garbage collector noted": _note_pause,
-        "pauses within a request (after a breach)": lambda: pauses.within(now, now + 10**12),
-        "wire behind a connection": lambda: wire.wire(connection),
-        "page faults (after a breach)": usage.loaded,
-        "pressure (after a breach)": machine.stalled,
-        "throttling (after a breach)": machine.throttled,
+        "pauses within a request (after a breach)": lambda: gc_pauses.paused_ns(now, now + 10**12),
+        "wire behind a connection": lambda: tcp_info.read_connection(connection),
+        "page faults (after a breach)": page_faults.count_major_faults,
+        "pressure (after a breach)": machine.pressure_ns,
+        "throttling (after a breach)": machine.throttled_ns,
         NOTHING: lambda: None,
     }
 
 
 def _note_pause() -> None:
-    pauses.note("start", {})
-    pauses.note("stop", {})
+    gc_pauses.record("start", {})
+    gc_pauses.record("stop", {})
 
 
 def measure(rounds: int, readings: int) -> SourcesCost:

@@ -13,8 +13,7 @@ from benchmarks.causes.matrix import NOTHING, Named, matrix, shares, wilson
 from benchmarks.causes.run import EVERY, LOADS
 
 from stagetrace.sla.cause import WORDS
-from stagetrace.sources import socket_wait as tcp
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import socket_wait, thread_cpu
 
 BENCH = Path(__file__).parent.parent / "benchmarks" / "causes" / "run.py"
 
@@ -62,7 +61,7 @@ def test_a_cpu_that_was_missing_though_nobody_made_that_counts_as_wrong_and_is_s
 
 @pytest.mark.usefixtures("services")
 @pytest.mark.skipif(
-    threads.lacks_waiting() is not None or tcp.SOURCE.lacks is not None, reason="the kernel tells too little"
+    thread_cpu.lacks_waiting() is not None or socket_wait.SOURCE.lacks is not None, reason="the kernel tells too little"
 )
 def test_a_slow_dependency_is_made_and_named(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"

@@ -57,10 +57,10 @@ PARTS = [
     *(
         "stagetrace.sources.socket_wait:waited_ms",
         "stagetrace.recording.loop_blockers:get_ident",
-        "stagetrace.sources.tcp_info:wire",
+        "stagetrace.sources.tcp_info:read_connection",
     ),
     *("stagetrace.instrumentation.connection.tcp_attributes:transport_of", "stagetrace.sla.baseline:on_the_wire"),
-    "stagetrace.sources.thread_cpu:reading",
+    "stagetrace.sources.thread_cpu:read_sample",
     *("stagetrace.instrumentation.models.base:_of_one_call", "stagetrace.instrumentation.models.base:between"),
     *("stagetrace.sla.processor:parts_of", "stagetrace.sla.baseline:cause_of", "stagetrace.sla.breakdown:overlap"),
     "stagetrace.sla.baseline:Learned.wants",

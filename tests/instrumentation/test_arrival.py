@@ -10,13 +10,13 @@ import pytest
 
 from stagetrace import guard
 from stagetrace.instrumentation.connection import socket_wait as arrival
-from stagetrace.sources import socket_wait as tcp
+from stagetrace.sources import socket_wait
 from stagetrace.sources.base import SLOW_READINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(tcp.SOURCE.lacks is not None, reason=str(tcp.SOURCE.lacks))
+pytestmark = pytest.mark.skipif(socket_wait.SOURCE.lacks is not None, reason=str(socket_wait.SOURCE.lacks))
 
 
 class Cycle:
@@ -39,9 +39,9 @@ class Cycle:
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
     yield
-    guard.failures.pop(tcp.__name__, None)
+    guard.failures.pop(socket_wait.__name__, None)
     arrival._source.off = False
-    tcp.SOURCE._slow.clear()
+    socket_wait.SOURCE._slow.clear()
 
 
 def test_a_connection_that_waited_tells() -> None:
@@ -60,7 +60,7 @@ def test_who_cannot_tell_has_not_failed() -> None:
     assert arrival.waited_ns(Cycle(one, closing=True)) == 0
     assert arrival.waited_ns(Cycle(None, closing=True)) == 0
     assert arrival.waited_ns(None) == 0
-    assert tcp.__name__ not in guard.failures
+    assert socket_wait.__name__ not in guard.failures
 
 
 def test_one_that_fails_is_asked_no_more() -> None:
@@ -85,9 +85,9 @@ def test_one_that_hangs_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> Non
         def getsockopt(self, *_: int) -> bytes:
             asked.append(1)
             time.sleep(0.03)
-            return bytes(tcp._END_AT)
+            return bytes(socket_wait._END_AT)
 
-    monkeypatch.setattr(tcp, "tcp_info", tcp._tcp_info)
+    monkeypatch.setattr(socket_wait, "tcp_info", socket_wait._tcp_info)
     for _ in range(SLOW_READINGS + 5):
         assert arrival.waited_ns(Cycle(Hanging())) == 0
     assert len(asked) == SLOW_READINGS

@@ -20,7 +20,7 @@ from stagetrace.recording import loop_blockers
 from stagetrace.recording.context import attach, get_current, with_span
 from stagetrace.recording.current_timeline import current
 from stagetrace.recording.timeline import Timeline
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -369,7 +369,7 @@ def test_a_fault_of_ours_is_reported_and_the_message_passes(broken: str, monkeyp
 
 def test_long_steps_of_a_requests_work_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes back, comes through and is thrown in are the work's own."""
-    monkeypatch.setattr(threads, "_own", threading.local())  # another test may have closed this thread's descriptor
+    monkeypatch.setattr(thread_cpu, "_own", threading.local())  # another test may have closed this thread's descriptor
     loop_blockers._held.clear()
     error, request = Gone("away"), Timeline()
 
@@ -406,8 +406,8 @@ def test_long_steps_of_a_requests_work_are_noted(monkeypatch: pytest.MonkeyPatch
     assert len(long) >= 2
     assert all(took >= loop_blockers.LONG_NS for took in long)
     assert request.step is None
-    if threads.lacks_waiting() is None:
-        divided = [threads.between(*accounts) for accounts in request.accounts]
+    if thread_cpu.lacks_waiting() is None:
+        divided = [thread_cpu.between(*accounts) for accounts in request.accounts]
         assert len(divided) == len(long)
         assert all(share is not None and share.blocked >= 5_000_000 for share in divided), divided
 

@@ -251,7 +251,7 @@ SHARED = [
         "stagetrace.sla.entry_recorder:EntryRecorder.add_call",
         "stagetrace.instrumentation.connection.tcp_attributes:add_call",
     ),
-    "stagetrace.sources.tcp_info:wire",
+    "stagetrace.sources.tcp_info:read_connection",
 ]
 HTTPX = ["sync/httpx", "async/httpx-async"]
 URLLIB3 = ["sync/requests", "sync/urllib3"]

@@ -19,7 +19,7 @@ from stagetrace.recording import pool_task
 from stagetrace.recording.current_timeline import current
 from stagetrace.recording.timeline import Timeline
 from stagetrace.sla.breakdown import parts_of
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import thread_cpu
 from stagetrace.sources.thread_cpu import UNKNOWN
 from trees import at_its_best
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MS = 1_000_000
 pytestmark = [
-    pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting())),
+    pytest.mark.skipif(thread_cpu.lacks_waiting() is not None, reason=str(thread_cpu.lacks_waiting())),
 ]
 patched: Any = SimpleNamespace(
     run_sync=getattr(to_thread.run_sync, "__wrapped__", to_thread.run_sync),
@@ -135,12 +135,12 @@ def test_an_event_loop_that_is_held_takes_a_request_back_late() -> None:
     assert lacked == UNKNOWN
 
 
-@pytest.mark.parametrize("part", ["left", "waited", "leave", "before"])
+@pytest.mark.parametrize("part", ["idle_since", "waited_for_cpu", "become_idle", "last_sample"])
 def test_a_part_that_fails_changes_no_answer(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(threads, part, fails)
+    monkeypatch.setattr(thread_cpu, part, fails)
     asyncio.run(hop(sleep, CapacityLimiter(1)))
     assert guard.failures
 

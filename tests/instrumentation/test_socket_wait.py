@@ -22,14 +22,14 @@ import pytest
 from backends import free_port
 from services import PYTHON, Service, run_service
 from sink import Request, Sink, assert_tiled, run_sink
-from stagetrace.sources import socket_wait as tcp
+from stagetrace.sources import socket_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = [
     pytest.mark.usefixtures("services"),
-    pytest.mark.skipif(tcp.SOURCE.lacks is not None, reason=str(tcp.SOURCE.lacks)),
+    pytest.mark.skipif(socket_wait.SOURCE.lacks is not None, reason=str(socket_wait.SOURCE.lacks)),
 ]
 HOLD_S = 0.2
 WSGI_NS = 50_000_000
@@ -154,7 +154,7 @@ class Held(NamedTuple):
     until: int  # when the other one ended
 
 
-def held_back(server: Server, how: str, *, new: bool, within_ns: int = 2 * tcp.TICK_NS) -> Held:
+def held_back(server: Server, how: str, *, new: bool, within_ns: int = 2 * socket_wait.TICK_NS) -> Held:
     """Hold the loop, and ask for /quick meanwhile; return the first such request that was held back by that alone.
 
     A busy machine may end the hold early, keep a proxy from passing the request on for more than `within_ns`, or keep
@@ -163,7 +163,7 @@ def held_back(server: Server, how: str, *, new: bool, within_ns: int = 2 * tcp.T
     for _ in range(20):
         held = _held_back(server, how, new=new)
         assert_tiled(held.request)
-        assert held.sent[0] - tcp.TICK_NS <= held.request.entry.start
+        assert held.sent[0] - socket_wait.TICK_NS <= held.request.entry.start
         was_held = held.until - held.sent[1]
         waited = held.request.stages[0].end - held.sent[1]
         is_near = held.request.entry.start <= held.sent[1] + within_ns
@@ -210,7 +210,7 @@ def assert_waited(held: Held, blocked_by: str) -> None:
     entry, queue = held.request.entry, held.request.stages[0]
     assert held.until <= queue.end <= entry.end
     assert (queue.name, queue.attributes["queue.reason"]) == ("queue", "socket")
-    assert queue.end - queue.start >= 0.95 * (held.until - held.sent[1]) - tcp.TICK_NS
+    assert queue.end - queue.start >= 0.95 * (held.until - held.sent[1]) - socket_wait.TICK_NS
     assert queue.attributes["queue.blocked_by"] == blocked_by
     assert entry.attributes["sla.breached"] is True
     assert entry.attributes["sla.breach.stage"] == "queue"
@@ -218,7 +218,7 @@ def assert_waited(held: Held, blocked_by: str) -> None:
 
 def assert_waited_somewhere(held: Held) -> None:
     """Check that a request waited as long as its client did, be it in the socket or for a thread."""
-    assert held.request.total_ns("queue") >= 0.9 * (held.until - held.sent[1]) - tcp.TICK_NS
+    assert held.request.total_ns("queue") >= 0.9 * (held.until - held.sent[1]) - socket_wait.TICK_NS
 
 
 NGINX = """
@@ -311,7 +311,7 @@ def test_requests_of_one_packet_wait_for_each_other(server: Server) -> None:
     request = server.sink.request(trace_ids[1])
     client.close()
     assert_tiled(request)
-    assert request.entry.start >= before - tcp.TICK_NS
+    assert request.entry.start >= before - socket_wait.TICK_NS
     assert request.total_ns("queue") >= 0.9 * HOLD_S * 1e9
 
 
@@ -382,7 +382,7 @@ def test_many_clients_each_wait_as_long_as_they_do(server: Server) -> None:
     for trace_id, sent in found:
         request = server.sink.request(trace_id)
         assert_tiled(request)
-        assert sent - tcp.TICK_NS <= request.entry.start
+        assert sent - socket_wait.TICK_NS <= request.entry.start
 
 
 def test_a_busy_worker_of_gunicorn_lets_others_wait(gunicorn: tuple[str, Server]) -> None:

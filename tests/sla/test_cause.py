@@ -13,8 +13,7 @@ from stagetrace.sla.cause import Cause, Parts, Usual, cause_of, evidence, stage_
 from stagetrace.sla.evidence_network import on_the_wire
 from stagetrace.sla.policy import BREACH, Objective
 from stagetrace.sla.verdict import Broken, Verdict
-from stagetrace.sources import machine
-from stagetrace.sources import page_faults as usage
+from stagetrace.sources import machine, page_faults
 from stagetrace.sources.machine import Rise
 
 MS = 1_000_000
@@ -183,7 +182,7 @@ def test_the_evidence_says_what_the_machine_withheld_where_that_is_the_cause(mon
         "; 312 page faults of this process waited for a disk in the last 6 s"
     )
     assert shortage.of_disks(Rise(0, 1)) == shortage.of_disks(None) == ""
-    monkeypatch.setattr(usage.loads, "rise", lambda: Rise(1, 10**9))
+    monkeypatch.setattr(page_faults.major_faults, "rise", lambda: Rise(1, 10**9))
     monkeypatch.setattr(machine.pressure, "rise", lambda: busy)
     assert "disk" in shortage.asked(Cause("cold_start", "compute"))
     assert "disk" in shortage.asked(Cause("unknown", "unknown"))

@@ -13,7 +13,7 @@ import pytest
 from priority import come_first
 from services import APPS, PYTHON, run_service, wsgi_command
 from sink import SERVER, run_sink
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.usefixtures("services"),
-    pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting())),
+    pytest.mark.skipif(thread_cpu.lacks_waiting() is not None, reason=str(thread_cpu.lacks_waiting())),
 ]
 ENV = {"STAGETRACE": "1", "STAGETRACE_SLA": "* within 5ms", "OTEL_BSP_SCHEDULE_DELAY": "50"}
 COMPUTED_MS = 39.0

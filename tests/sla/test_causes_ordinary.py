@@ -13,8 +13,7 @@ import pytest
 from priority import come_first
 from services import PYTHON, Service, run_service
 from sink import Sink, run_sink
-from stagetrace.sources import socket_wait as tcp
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import socket_wait, thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.usefixtures("services"),
     pytest.mark.skipif(
-        threads.lacks_waiting() is not None or tcp.SOURCE.lacks is not None, reason="the kernel tells too little"
+        thread_cpu.lacks_waiting() is not None or socket_wait.SOURCE.lacks is not None,
+        reason="the kernel tells too little",
     ),
 ]
 ENV = {

@@ -13,9 +13,8 @@ from opentelemetry.trace import SpanContext
 from stagetrace.recording.segments import Segment
 from stagetrace.recording.timeline import Timeline
 from stagetrace.sla.breakdown import parts_of
-from stagetrace.sources import gc_pauses as pauses
-from stagetrace.sources import loops
-from stagetrace.sources.thread_cpu import UNKNOWN, Descriptor, Reading, Share
+from stagetrace.sources import gc_pauses, loops
+from stagetrace.sources.thread_cpu import UNKNOWN, CpuSample, Descriptor, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,16 +27,16 @@ SOCKET = {"queue.reason": "socket"}
 @pytest.fixture
 def collected() -> Iterator[list[tuple[int, int]]]:
     """Return where the garbage collector's pauses, in ms, are put."""
-    before = list(pauses.kept)
-    pauses.kept.clear()
+    before = list(gc_pauses.recent_pauses)
+    gc_pauses.recent_pauses.clear()
 
     class Kept(list[tuple[int, int]]):
         def append(self, times: tuple[int, int]) -> None:
-            pauses.kept.append((times[0] * MS, times[1] * MS))
+            gc_pauses.recent_pauses.append((times[0] * MS, times[1] * MS))
 
     yield Kept()
-    pauses.kept.clear()
-    pauses.kept.extend(before)
+    gc_pauses.recent_pauses.clear()
+    gc_pauses.recent_pauses.extend(before)
 
 
 def reading(
@@ -49,7 +48,7 @@ def reading(
     turns: int = 1,
     natives: float | None = None,
     seen: int = 0,
-) -> Reading:
+) -> CpuSample:
     whole = computed if process is None else process
     look = None if natives is None else (int(at * MS), int(whole * MS), {7: int(natives * MS)})
     return own, int(at * MS), int(computed * MS), f"0 {int(waited * MS)} {turns}".encode(), int(whole * MS), look, seen
@@ -64,7 +63,7 @@ def section(
     turns: int = 100,
     natives: float | None = None,
     for_threads: float | None = None,
-) -> tuple[Reading, Reading]:
+) -> tuple[CpuSample, CpuSample]:
     """Return a thread's accounts around a section; `rivals` is what others of the process computed meanwhile.
 
     It had as many `turns` as one that waits for the GIL. `natives` is what native threads computed, of that of rivals.
@@ -274,7 +273,7 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             for begin, end, computed, waited, rivals, turns in told
             for blocked in [end - begin - computed - waited]
         ]
-        monkeypatch.setattr(loops, "lately", lambda *_: shares)
+        monkeypatch.setattr(loops, "recent_shares", lambda *_: shares)
 
     return tell
 

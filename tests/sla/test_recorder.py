@@ -36,7 +36,7 @@ from stagetrace.recording import entry as entry_module
 from stagetrace.recording.current_timeline import current
 from stagetrace.runtime.runtime import runtime
 from stagetrace.sla.entry_recorder import EntryRecorder
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -230,7 +230,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any], *, in_one_go:
     processor.has_others = not in_one_go
     notes = TracerProvider(span_limits=request["limits"], shutdown_on_exit=False).get_tracer("notes")
     with monkeypatch.context() as patch:
-        patch.setattr(threads, "_is_used", False)  # by real clocks: what they tell of differs each time
+        patch.setattr(thread_cpu, "_is_used", False)  # by real clocks: what they tell of differs each time
         patch.setattr(asgi, "time_ns", now)
         patch.setattr(passing, "time_ns", now)
         patch.setattr(asgi, "Send", passing.Send)

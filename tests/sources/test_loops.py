@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stagetrace.sources import loops
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import loops, thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting()))
+pytestmark = pytest.mark.skipif(thread_cpu.lacks_waiting() is not None, reason=str(thread_cpu.lacks_waiting()))
 
 
 def in_a_thread(work: Callable[[], Any]) -> Any:
@@ -29,34 +28,34 @@ def in_a_thread(work: Callable[[], Any]) -> Any:
 def test_a_thread_that_slept_was_idle() -> None:
     def work() -> Any:
         start = time.time_ns()
-        loops.note(start)
+        loops.record(start)
         time.sleep(0.1)
-        return loops.lately(start, time.time_ns())
+        return loops.recent_shares(start, time.time_ns())
 
     found = in_a_thread(work)
     assert sum(share.blocked for *_, share in found) >= 80_000_000
 
 
 def test_a_thread_of_which_nothing_was_noted_tells_nothing() -> None:
-    assert in_a_thread(lambda: loops.lately(0, time.time_ns())) == []
+    assert in_a_thread(lambda: loops.recent_shares(0, time.time_ns())) == []
 
 
-def test_notes_are_few_and_go_back_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_few_and_go_back_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 
-    def account(now: int | None) -> Any:
+    def sample(now: int | None) -> Any:
         taken.append(now or time.time_ns())
-        return threads.Descriptor(0), taken[-1], 0, None, 0
+        return thread_cpu.Descriptor(0), taken[-1], 0, None, 0
 
-    monkeypatch.setattr(loops, "account", account)
+    monkeypatch.setattr(loops, "sample", sample)
 
     def work() -> Any:
         for number in range(10_000):
-            loops.note(1_000_000_000 + number * 1_000_000)
+            loops.record(1_000_000_000 + number * 1_000_000)
         return list(loops._own.kept)
 
     kept = in_a_thread(work)
     assert len(taken) == 2_000  # one in five milliseconds
     assert len(kept) <= loops.MAX_KEPT
-    assert all(before[threads.AT] < after[threads.AT] for before, after in pairwise(kept))
-    assert kept[-1][threads.AT] == taken[-1]
+    assert all(before[thread_cpu.AT] < after[thread_cpu.AT] for before, after in pairwise(kept))
+    assert kept[-1][thread_cpu.AT] == taken[-1]

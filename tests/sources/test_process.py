@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 
 from stagetrace import config
-from stagetrace.sources import gc_pauses as pauses
-from stagetrace.sources import machine, registry
-from stagetrace.sources import page_faults as usage
+from stagetrace.sources import gc_pauses, machine, page_faults, registry
 from stagetrace.sources.base import Source
 
 CGROUP = Path(f"/sys/fs/cgroup/cpu/stagetrace-test-{os.getpid()}")
@@ -32,7 +30,7 @@ print(machine.quota.rise().by)
 
 
 def test_pauses_are_counted_where_they_were() -> None:
-    pauses.start()
+    gc_pauses.start()
     try:
         heap = [[number] for number in range(200_000)]
         before = time.time_ns()
@@ -40,32 +38,32 @@ def test_pauses_are_counted_where_they_were() -> None:
         after = time.time_ns()
         time.sleep(0.001)
     finally:
-        pauses.stop()
+        gc_pauses.stop()
     assert heap
-    paused = pauses.within(before, after)
-    assert pauses.LEAST_NS <= paused <= after - before
-    assert pauses.within(after, time.time_ns()) == 0
+    paused = gc_pauses.paused_ns(before, after)
+    assert gc_pauses.LEAST_NS <= paused <= after - before
+    assert gc_pauses.paused_ns(after, time.time_ns()) == 0
     middle = (before + after) // 2
-    assert pauses.within(before, middle) + pauses.within(middle, after) == paused
+    assert gc_pauses.paused_ns(before, middle) + gc_pauses.paused_ns(middle, after) == paused
 
 
 def test_a_collection_that_is_not_over_counts_until_now() -> None:
     """Its end is noted in Python, and whoever has waited for the GIL may run before that."""
     before = time.time_ns()
-    pauses.note("start", {})
+    gc_pauses.record("start", {})
     begun = time.time_ns()
     after = begun + 50_000_000
-    assert after - begun <= pauses.within(before, after) <= after - before
-    pauses.note("stop", {})
-    assert pauses.within(before, after) <= time.time_ns() - before
+    assert after - begun <= gc_pauses.paused_ns(before, after) <= after - before
+    gc_pauses.record("stop", {})
+    assert gc_pauses.paused_ns(before, after) <= time.time_ns() - before
 
 
 def test_pauses_that_fail_are_heard_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pauses, "kept", None)
-    pauses.start()
-    monkeypatch.setattr(pauses, "LEAST_NS", 0)
+    monkeypatch.setattr(gc_pauses, "recent_pauses", None)
+    gc_pauses.start()
+    monkeypatch.setattr(gc_pauses, "LEAST_NS", 0)
     gc.collect()
-    assert pauses.note not in gc.callbacks
+    assert gc_pauses.record not in gc.callbacks
 
 
 def test_memory_that_has_to_come_from_a_disk_is_page_faults(tmp_path: Path) -> None:
@@ -74,15 +72,15 @@ def test_memory_that_has_to_come_from_a_disk_is_page_faults(tmp_path: Path) -> N
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so that none of it is in memory
-        before = usage.loaded()
+        before = page_faults.count_major_faults()
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
             assert sum(memory[:: mmap.PAGESIZE]) > 0
-    assert usage.loaded() > before
+    assert page_faults.count_major_faults() > before
 
 
 @pytest.mark.skipif(machine.PRESSURE_SOURCE.lacks is not None, reason=str(machine.PRESSURE_SOURCE.lacks))
 def test_pressure_counts_up() -> None:
-    assert machine.Meter(machine.PRESSURE_SOURCE, machine.stalled).rise() is None
+    assert machine.Meter(machine.PRESSURE_SOURCE, machine.pressure_ns).rise() is None
     machine.pressure.tick()
     rise = machine.pressure.rise()
     assert rise is not None
@@ -150,7 +148,7 @@ def test_the_cgroup_is_found(
     try:
         assert machine._statistics() == (statistics if found else None)
         if found:
-            assert machine.throttled() == found * 1_000
+            assert machine.throttled_ns() == found * 1_000
     finally:
         machine._statistics.cache_clear()
 

@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING
 import pytest
 
 from missing import unused
-from stagetrace.sources import socket_wait as tcp
+from stagetrace.sources import socket_wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.native, pytest.mark.skipif(tcp.SOURCE.lacks is not None, reason=str(tcp.SOURCE.lacks))]
-TICK_MS = tcp.TICK_NS / 1e6
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(socket_wait.SOURCE.lacks is not None, reason=str(socket_wait.SOURCE.lacks)),
+]
+TICK_MS = socket_wait.TICK_NS / 1e6
 
 
 @pytest.fixture(autouse=True, params=["C", "Python"])
 def _asking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "Python":
-        monkeypatch.setattr(tcp, "tcp_info", tcp._tcp_info)
-    elif tcp.tcp_info is tcp._tcp_info:
+        monkeypatch.setattr(socket_wait, "tcp_info", socket_wait._tcp_info)
+    elif socket_wait.tcp_info is socket_wait._tcp_info:
         unused("stagetrace.sources._kernel")
 
 
@@ -51,18 +54,18 @@ def test_the_wait_is_that_of_the_last_data(accepted: str, wait_s: float) -> None
         ours = ours or server.accept()[0]
         with closing(ours):
             before = time.monotonic()
-            waited = tcp.waited_ms(ours)
+            waited = socket_wait.waited_ms(ours)
             least, most = bounds_ms(sent, (before, time.monotonic()))
     assert least <= waited <= most
 
 
 def test_too_short_a_wait_is_none() -> None:
-    assert TICK_MS * 2 <= tcp.LEAST_MS < TICK_MS * 2 + 1
+    assert TICK_MS * 2 <= socket_wait.LEAST_MS < TICK_MS * 2 + 1
     with listener() as server, socket.create_connection(server.getsockname()) as client, server.accept()[0] as ours:
         for _ in range(100):  # a busy machine may come between the two
             client.sendall(b"x")
             ours.recv(1)
-            if tcp.waited_ms(ours) == 0:
+            if socket_wait.waited_ms(ours) == 0:
                 return
     raise AssertionError("data that has just come is never said to have just come")
 
@@ -70,4 +73,4 @@ def test_too_short_a_wait_is_none() -> None:
 def test_a_unix_socket_cannot_tell() -> None:
     one, other = socket.socketpair()
     with one, other, pytest.raises(OSError, match=r"not supported|not available"):
-        tcp.waited_ms(one)
+        socket_wait.waited_ms(one)

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import gevent
 import pytest
 
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import thread_cpu
 from stagetrace.sources.base import SLOW_NS
-from stagetrace.sources.thread_cpu import UNKNOWN, Descriptor, Reading, between, reading
+from stagetrace.sources.thread_cpu import UNKNOWN, CpuSample, Descriptor, between, read_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 pytestmark = [
     pytest.mark.native,
-    pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting())),
+    pytest.mark.skipif(thread_cpu.lacks_waiting() is not None, reason=str(thread_cpu.lacks_waiting())),
 ]
 BURNER = "print(flush=True)\nwhile True: sum(range(10000))"
 
@@ -53,10 +53,10 @@ def compute(cpu_s: float) -> None:
         sum(range(500))
 
 
-def share_of(work: Callable[[], None]) -> threads.Share:
-    first = reading()
+def share_of(work: Callable[[], None]) -> thread_cpu.Share:
+    first = read_sample()
     work()
-    share = between(first, reading())
+    share = between(first, read_sample())
     assert share is not None
     return share
 
@@ -75,7 +75,7 @@ def test_computing_among_burners_is_computing_and_waiting() -> None:
     raise AssertionError(shares)
 
 
-def is_computing_and_waiting(share: threads.Share) -> bool:
+def is_computing_and_waiting(share: thread_cpu.Share) -> bool:
     within = share.wall * 0.02 + 1e6
     return (
         100e6 <= share.computed <= 105e6
@@ -110,18 +110,18 @@ def test_a_rival_that_holds_the_gil_blocks_and_its_computing_is_seen() -> None:
 
 
 def test_readings_of_two_threads_are_not_compared() -> None:
-    found: list[Reading] = []
-    other = threading.Thread(target=lambda: found.append(reading()))
+    found: list[CpuSample] = []
+    other = threading.Thread(target=lambda: found.append(read_sample()))
     other.start()
     other.join()
-    assert between(found[0], reading()) is None
+    assert between(found[0], read_sample()) is None
 
 
 def test_a_descriptor_ends_with_its_thread() -> None:
-    reading()
+    read_sample()
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
-        one = threading.Thread(target=reading)
+        one = threading.Thread(target=read_sample)
         one.start()
         one.join()
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
@@ -129,12 +129,12 @@ def test_a_descriptor_ends_with_its_thread() -> None:
 
 def test_a_forked_child_reads_its_own_account() -> None:
     compute(0.05)
-    parent = reading()[threads.COMPUTED]
+    parent = read_sample()[thread_cpu.COMPUTED]
     receive, send = os.pipe()
     pid = os.fork()
     if pid == 0:
         with suppress(BaseException):
-            own, _, computed, *_ = reading()
+            own, _, computed, *_ = read_sample()
             os.write(send, f"{own.thread} {os.getpid()} {computed}".encode())
         os._exit(0)
     os.close(send)
@@ -146,39 +146,39 @@ def test_a_forked_child_reads_its_own_account() -> None:
 
 
 def test_whose_descriptors_were_closed_loses_a_reading_and_no_file(tmp_path: Path) -> None:
-    reading()
-    number = threads._own.descriptor.number
+    read_sample()
+    number = thread_cpu._own.descriptor.number
     with (tmp_path / "own").open("w+") as file:
-        first = reading()
+        first = read_sample()
         os.dup2(file.fileno(), number)
-        assert between(first, reading()) is None
+        assert between(first, read_sample()) is None
         assert share_of(lambda: compute(0.01)).computed > 0
         os.close(number)  # it was still open
 
 
 def test_where_there_is_no_schedstat_the_cpu_time_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_has_schedstat", False)
-    monkeypatch.setattr(threads, "_own", threading.local())
+    monkeypatch.setattr(thread_cpu, "_has_schedstat", False)
+    monkeypatch.setattr(thread_cpu, "_own", threading.local())
     share = share_of(lambda: compute(0.02))
     assert share.computed >= 20e6
     assert (share.waited, share.blocked) == (UNKNOWN, UNKNOWN)
 
 
 def test_no_more_descriptors_are_held_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "MAX_DESCRIPTORS", threads._open_now[0])
-    found: list[Reading] = []
-    one = threading.Thread(target=lambda: found.append(reading()))
+    monkeypatch.setattr(thread_cpu, "MAX_DESCRIPTORS", thread_cpu._open_now[0])
+    found: list[CpuSample] = []
+    one = threading.Thread(target=lambda: found.append(read_sample()))
     one.start()
     one.join()
-    assert found[0][threads.SAID] is None
+    assert found[0][thread_cpu.SCHEDSTAT] is None
 
 
 def test_a_recent_account_will_do_where_one_is_asked_for_often() -> None:
-    first = threads.account()
+    first = thread_cpu.sample()
     assert first is not None
-    assert threads.account(first[threads.AT] + threads.RECENT_NS - 1) is first
-    assert threads.account(first[threads.AT] + threads.RECENT_NS) is not first
-    assert threads.account() is not threads.account()
+    assert thread_cpu.sample(first[thread_cpu.AT] + thread_cpu.RECENT_NS - 1) is first
+    assert thread_cpu.sample(first[thread_cpu.AT] + thread_cpu.RECENT_NS) is not first
+    assert thread_cpu.sample() is not thread_cpu.sample()
 
 
 def test_the_kernel_is_not_asked_again_of_a_thread_that_has_computed_since(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,29 +190,29 @@ def test_the_kernel_is_not_asked_again_of_a_thread_that_has_computed_since(monke
         asked[0] += 1
         return clock[0], 5_000_000, b"%d 7000 1" % asked[0], 9_000_000, 0
 
-    def go_on(wall: int, computed: int) -> Reading:
-        monkeypatch.setattr(threads, "_own", threading.local())
-        threads._own.descriptor = own
+    def go_on(wall: int, computed: int) -> CpuSample:
+        monkeypatch.setattr(thread_cpu, "_own", threading.local())
+        thread_cpu._own.descriptor = own
         monkeypatch.setattr(time, "thread_time_ns", lambda: 5_000_000 + computed)
         monkeypatch.setattr(time, "process_time_ns", lambda: 9_100_000 + computed)
-        assert threads.account() is not None
-        account = threads.account(clock[0] + wall)
+        assert thread_cpu.sample() is not None
+        account = thread_cpu.sample(clock[0] + wall)
         assert account is not None
         return account
 
-    monkeypatch.setattr(threads, "read_account", read)
+    monkeypatch.setattr(thread_cpu, "read_account", read)
     brought = go_on(3_000_000, 2_900_000)
     assert brought[:5] == (own, 1_003_000_000, 7_900_000, b"1 7000 1", 12_000_000)
     assert asked == [1]
-    go_on(3_000_000, 3_000_000 - threads.RECENT_NS)
+    go_on(3_000_000, 3_000_000 - thread_cpu.RECENT_NS)
     assert asked == [3]  # it was off a CPU for too long
-    go_on(threads.NEAR_NS, threads.NEAR_NS)
+    go_on(thread_cpu.NEAR_NS, thread_cpu.NEAR_NS)
     assert asked == [5]
 
 
 def test_what_was_computed_since_the_last_tick_counts() -> None:
     """The kernel's account of a thread's CPU time is of the last tick: sections of a few ticks would be out by one."""
-    reading()
+    read_sample()
     for milliseconds in range(1, 9):
         began = time.thread_time_ns()
         share = share_of(lambda ms=milliseconds: spin(ms / 1e3))  # type: ignore[misc]
@@ -227,7 +227,7 @@ def spin(wall_s: float) -> None:
         pass
 
 
-@pytest.mark.parametrize("read", [threads._read_account, threads.read_account])
+@pytest.mark.parametrize("read", [thread_cpu._read_account, thread_cpu.read_account])
 def test_an_account_is_read_in_c_as_in_python(read: Callable[[int], tuple[int, int, bytes, int, int]]) -> None:
     own = Descriptor(threading.get_native_id())
     before, thread, process = time.time_ns(), time.thread_time_ns(), time.process_time_ns()
@@ -243,16 +243,16 @@ def test_an_account_is_read_in_c_as_in_python(read: Callable[[int], tuple[int, i
 
 def test_a_reading_that_hangs_counts_and_one_that_waits_for_the_gil_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     slow: list[int] = []
-    monkeypatch.setattr(threads.SOURCE, "took", slow.append)
+    monkeypatch.setattr(thread_cpu.SOURCE, "took", slow.append)
     own = Descriptor(threading.get_native_id())
-    monkeypatch.setattr(threads, "_own", threading.local())
-    account = threads._read_account(own.number)[:-1]
-    monkeypatch.setattr(threads, "read_account", lambda _: (*account, SLOW_NS))
-    reading()
+    monkeypatch.setattr(thread_cpu, "_own", threading.local())
+    account = thread_cpu._read_account(own.number)[:-1]
+    monkeypatch.setattr(thread_cpu, "read_account", lambda _: (*account, SLOW_NS))
+    read_sample()
     assert slow == [SLOW_NS]
-    if threads._native is None:
+    if thread_cpu._native is None:
         return
-    monkeypatch.setattr(threads, "read_account", threads._native.read_account)
+    monkeypatch.setattr(thread_cpu, "read_account", thread_cpu._native.read_account)
     stop = threading.Event()
 
     def compete() -> None:
@@ -264,7 +264,7 @@ def test_a_reading_that_hangs_counts_and_one_that_waits_for_the_gil_does_not(mon
         one.start()
     try:
         for _ in range(20):
-            reading()
+            read_sample()
     finally:
         stop.set()
         for one in rivals:
@@ -284,19 +284,19 @@ def test_a_reading_in_which_the_thread_loses_its_cpu_does_not_count_as_one_that_
         return read(*args)
 
     monkeypatch.setattr(os, "pread", pread)
-    assert threads._read_account(own.number)[-1] < SLOW_NS
-    slow += [0.03] * threads.TRIES
-    assert threads._read_account(own.number)[-1] >= SLOW_NS
+    assert thread_cpu._read_account(own.number)[-1] < SLOW_NS
+    slow += [0.03] * thread_cpu.TRIES
+    assert thread_cpu._read_account(own.number)[-1] >= SLOW_NS
 
 
 def test_what_other_greenlets_compute_is_not_counted() -> None:
     """Which of them computed, in a thread that changes hands, is not known; who keeps it has its account."""
-    found: dict[str, threads.Share | None] = {}
+    found: dict[str, thread_cpu.Share | None] = {}
 
     def divide(name: str, work: Callable[[], object]) -> None:
-        first = threads.account()
+        first = thread_cpu.sample()
         work()
-        last = threads.account()
+        last = thread_cpu.sample()
         assert first is not None
         assert last is not None
         found[name] = between(first, last)

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from missing import unused
-from stagetrace.sources import thread_cpu as threads
-from stagetrace.sources import waits
+from stagetrace.sources import thread_cpu, waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = [
     pytest.mark.native,
-    pytest.mark.skipif(threads.lacks_waiting() is not None, reason=str(threads.lacks_waiting())),
+    pytest.mark.skipif(thread_cpu.lacks_waiting() is not None, reason=str(thread_cpu.lacks_waiting())),
 ]
 BLOCKED_S = 0.4
 
@@ -39,19 +38,19 @@ def in_a_thread(work: Callable[[], Any]) -> Any:
     return found[0]
 
 
-def share_of(work: Callable[[], Any]) -> threads.Share:
+def share_of(work: Callable[[], Any]) -> thread_cpu.Share:
     """Return how the time of a thread divides in which this is a section."""
 
-    def section() -> threads.Share | None:
-        first = threads.account()
+    def section() -> thread_cpu.Share | None:
+        first = thread_cpu.sample()
         assert first is not None
         work()
-        last = threads.account_since(first)
-        threads.end()
+        last = thread_cpu.sample_since(first)
+        thread_cpu.end_section()
         assert last is not None
-        return threads.between(first, last)
+        return thread_cpu.between(first, last)
 
-    share: threads.Share = in_a_thread(section)
+    share: thread_cpu.Share = in_a_thread(section)
     return share
 
 

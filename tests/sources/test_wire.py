@@ -15,20 +15,22 @@ import pytest
 
 from missing import unused
 from sources.test_tcp import listener
-from stagetrace.sources import socket_wait as tcp
-from stagetrace.sources import tcp_info as wire
+from stagetrace.sources import socket_wait, tcp_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [pytest.mark.native, pytest.mark.skipif(wire.SOURCE.lacks is not None, reason=str(wire.SOURCE.lacks))]
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(tcp_info.SOURCE.lacks is not None, reason=str(tcp_info.SOURCE.lacks)),
+]
 
 
 @pytest.fixture(autouse=True, params=["C", "Python"])
 def _asking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "Python":
-        monkeypatch.setattr(wire, "tcp_info", tcp._tcp_info)
-    elif tcp.tcp_info is tcp._tcp_info:
+        monkeypatch.setattr(tcp_info, "tcp_info", socket_wait._tcp_info)
+    elif socket_wait.tcp_info is socket_wait._tcp_info:
         unused("stagetrace.sources._kernel")
 
 
@@ -55,7 +57,7 @@ def test_what_a_client_has_read_is_acknowledged() -> None:
         ours.sendall(b"x" * 1000)
         assert len(client.recv(1000, socket.MSG_WAITALL)) == 1000
         assert steady(lambda: queued(ours)) == 0
-        rtt_us, retransmits, unacked = wire.wire(ours)
+        rtt_us, retransmits, unacked = tcp_info.read_connection(ours)
     assert 0 < rtt_us < 10_000_000
     assert (retransmits, unacked) == (0, 0)
 
@@ -72,13 +74,13 @@ def test_what_a_client_does_not_read_is_not() -> None:
                 while True:
                     sent += ours.send(b"x" * 65536)
             left = steady(lambda: queued(ours))
-            assert wire.wire(ours)[2] == left
+            assert tcp_info.read_connection(ours)[2] == left
             assert 0 < left <= sent
             client.settimeout(20)
             while sent:  # and then it reads all
                 sent -= len(client.recv(1 << 20))
             assert steady(lambda: queued(ours)) == 0
-            assert wire.wire(ours)[2] == 0
+            assert tcp_info.read_connection(ours)[2] == 0
 
 
 def test_an_older_kernel_tells_less(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,13 +90,13 @@ def test_an_older_kernel_tells_less(monkeypatch: pytest.MonkeyPatch) -> None:
         def getsockopt(self, *_asked: int) -> bytes:
             return struct.pack("=68xI28xI", 1234, 5)
 
-    monkeypatch.setattr(wire, "tcp_info", tcp._tcp_info)
-    assert wire.wire(Older()) == (1234, 5, None)
+    monkeypatch.setattr(tcp_info, "tcp_info", socket_wait._tcp_info)
+    assert tcp_info.read_connection(Older()) == (1234, 5, None)
 
 
 def test_a_unix_socket_or_a_closed_one_is_an_error_of_the_system() -> None:
     one, other = socket.socketpair()
     with one, other, pytest.raises(OSError, match=os.strerror(95)):
-        wire.wire(one)
+        tcp_info.read_connection(one)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        wire.wire(one)
+        tcp_info.read_connection(one)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recent import copied
-from stagetrace.sources.thread_cpu import DIVIDED_NS, account
+from stagetrace.sources.thread_cpu import DIVIDED_NS, sample
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
@@ -49,7 +49,7 @@ def holder(start: int, end: int) -> str | None:
 
 @guarded
 def _begin(request: Any, began: int) -> None:
-    request.step = account(began)
+    request.step = sample(began)
 
 
 @guarded_end

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import report
 from stagetrace.semconv import QUEUE
 from stagetrace.sources import thread_cpu as threads
-from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, account
+from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from stagetrace.recording.timeline import Timeline
-    from stagetrace.sources.thread_cpu import Reading
+    from stagetrace.sources.thread_cpu import CpuSample
 
 WHERE = "stagetrace.instrumentation.thread_pools.anyio"  # whose hook ends where this fails
 
@@ -48,18 +48,18 @@ class PoolTask:
         finally:
             try:
                 self._ended = now = time_ns()
-                threads.leave(now)
+                threads.become_idle(now)
                 if first is not None and now - first[AT] >= DIVIDED_NS:
                     self._timeline.divide(first)
             except Exception as error:  # noqa: BLE001
                 report(WHERE, error)
 
-    def _begin(self) -> Reading | None:
+    def _begin(self) -> CpuSample | None:
         """End the wait; return the thread's account."""
         now = time_ns()
         self._leave(now)
         if now - self._asked < DIVIDED_NS:
-            return account(now)
+            return sample(now)
         return hand_over(self._timeline, self._asked, now, self._roomy)
 
     def _leave(self, now: int) -> None:
@@ -81,14 +81,16 @@ class PoolTask:
             report(WHERE, error)
 
 
-def hand_over(timeline: Timeline, asked: int, now: int, roomy: Any) -> Reading | None:
+def hand_over(timeline: Timeline, asked: int, now: int, roomy: Any) -> CpuSample | None:
     """Return the thread's account; note for how long the wait was not for a thread to be free: this one could not run.
 
     `roomy` is the pool's limiter if it had a token left when the thread was asked for.
     """
-    previous = threads.before()
-    first = account()
+    previous = threads.last_sample()
+    first = sample()
     if first is not None:
         had_room = roomy is not None and roomy.available_tokens > 0  # else others were before it
-        timeline.handed_over(asked if had_room else max(asked, threads.left()), now, threads.waited(previous, first))
+        timeline.handed_over(
+            asked if had_room else max(asked, threads.idle_since()), now, threads.waited_for_cpu(previous, first)
+        )
     return first

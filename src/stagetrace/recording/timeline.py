@@ -16,8 +16,7 @@ from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END_MARK, Marks
 from stagetrace.recording.segments import MAX_SEGMENTS, NOTHING
 from stagetrace.recording.tiler import MAX_FINE, Tiler, Visit
 from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
-from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, UNKNOWN, account_since, before
-from stagetrace.sources.thread_cpu import end as end_section
+from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, UNKNOWN, end_section, last_sample, sample_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.marks import Event
     from stagetrace.recording.remote_stages import Errands
     from stagetrace.recording.segments import Segment
-    from stagetrace.sources.thread_cpu import Reading
+    from stagetrace.sources.thread_cpu import CpuSample
 
 MAX_CALLS = 100
 LAIN_NS = 4_000_000  # what waits for so long may wait for the loop: the kernel knows
@@ -55,9 +54,9 @@ class Timeline(Marks):
     stream: Stream | None  # the pieces of an answer in several
     is_batch = False
     adopted: Any = None  # the entry span, where somebody else has started it
-    accounts: Sequence[tuple[Reading, Reading]] = ()  # of a thread, around sections that stayed on it
+    accounts: Sequence[tuple[CpuSample, CpuSample]] = ()  # of a thread, around sections that stayed on it
     handed: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
-    step: Reading | None = None  # the thread's account as the step began in which a task of the request's is now
+    step: CpuSample | None = None  # the thread's account as the step began in which a task of the request's is now
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
     # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is
     # the process's own. None where nobody tells.
@@ -139,16 +138,16 @@ class Timeline(Marks):
             self._log.append(self._presumed)
             self._presumed, self._is_unsorted = None, True
 
-    def divided(self, first: Reading, last: Reading) -> None:
+    def divided(self, first: CpuSample, last: CpuSample) -> None:
         """Note a section that stayed on one thread, by that thread's accounts before and after it."""
         if not self.closed and len(self.accounts) < MAX_CALLS:
             self.accounts = [*self.accounts, (first, last)]
 
     @guarded_end
-    def divide(self, first: Reading | None) -> None:
+    def divide(self, first: CpuSample | None) -> None:
         """Note a section that began with this account of the calling thread and ends now, unless it was short."""
         if first is not None and time.time_ns() - first[AT] >= DIVIDED_NS:
-            last = account_since(first)
+            last = sample_since(first)
             if last is not None:
                 self.divided(first, last)
         end_section()
@@ -156,7 +155,7 @@ class Timeline(Marks):
     @guarded_end
     def divide_rest(self) -> None:
         """Note what the calling thread has done since its last account as a section, if that is of this request."""
-        first = before()
+        first = last_sample()
         if first is not None and first[AT] >= self._start:
             self.divide(first)
 

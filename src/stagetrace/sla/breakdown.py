@@ -16,23 +16,21 @@ from stagetrace.sla import cause
 from stagetrace.sla.breakdown_by_stage import WAITS, elsewhere, places_of, queue_part
 from stagetrace.sla.cause import Parts
 from stagetrace.sla.verdict import overlap
-from stagetrace.sources import gc_pauses as pauses
-from stagetrace.sources import loops
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import gc_pauses, loops, thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any, Protocol
 
     from stagetrace.recording.segments import Segment
-    from stagetrace.sources.thread_cpu import Reading
+    from stagetrace.sources.thread_cpu import CpuSample
 
     Interval = tuple[int, int]
 
     class Noted(Protocol):
         """What a request's timeline has, besides its stages."""
 
-        accounts: Sequence[tuple[Reading, Reading]]
+        accounts: Sequence[tuple[CpuSample, CpuSample]]
         handed: Sequence[tuple[int, int, int]]
         calls: Sequence[tuple[str, int, int]]
         peer_waits: Sequence[Interval] | None
@@ -64,20 +62,20 @@ class _Divided:
         """What the sections were blocked by that keeps nobody else out."""
         return self.blocked + self.late + self.locked - self.for_gil
 
-    def add_sections(self, accounts: Sequence[tuple[Reading, Reading]], waits: list[Interval]) -> None:
+    def add_sections(self, accounts: Sequence[tuple[CpuSample, CpuSample]], waits: list[Interval]) -> None:
         """Add the sections with these accounts; `waits` are for what is told otherwise."""
         for first, last in _outermost(accounts):
-            share = threads.between(first, last)
-            if share is not None and share.waited != threads.UNKNOWN:
-                self._add_section(share, overlap([(first[threads.AT], last[threads.AT])], waits))
+            share = thread_cpu.between(first, last)
+            if share is not None and share.waited != thread_cpu.UNKNOWN:
+                self._add_section(share, overlap([(first[thread_cpu.AT], last[thread_cpu.AT])], waits))
 
-    def _add_section(self, share: threads.Share, told: int) -> None:
+    def _add_section(self, share: thread_cpu.Share, told: int) -> None:
         blocked = max(share.blocked - told, 0)
         self.computed += share.computed
         self.waited += max(share.waited - max(told - share.blocked, 0), 0)  # it may lack a CPU within such a wait
         # At most as long it waited for another thread, of that for the GIL.
         lock = blocked if share.for_threads is None else min(int(share.for_threads * share.blocked), blocked)
-        gil = min(share.turns * threads.gil_turn_ns(), lock)
+        gil = min(share.turns * thread_cpu.gil_turn_ns(), lock)
         self.blocked += blocked - lock
         if share.rivals < RIVALS * gil:
             # Who held the GIL has lacked a CPU like this thread: so much for what was computed.
@@ -93,7 +91,7 @@ class _Divided:
         else:
             self._add_lock(lock, share)
 
-    def _add_lock(self, took: int, share: threads.Share) -> None:
+    def _add_lock(self, took: int, share: thread_cpu.Share) -> None:
         """Add a wait for another thread: for what that computes, unless it was itself blocked by something."""
         if share.rivals >= RIVALS * took:
             self.locked += took
@@ -123,7 +121,7 @@ class _Divided:
         It could not run: for want of a CPU, which is `lacked` where that is known, or of the GIL: where that was in
         demand, or the sections were in want of it more than of anything else.
         """
-        if lacked == threads.UNKNOWN:
+        if lacked == thread_cpu.UNKNOWN:
             lacked = took if self.waited > max(self.for_gil, self.otherwise) else 0
         lacked = min(lacked, took)
         self.waited += lacked
@@ -167,12 +165,12 @@ class _Suspended:
         found = cls()
         if not times:
             return found
-        for begin, end, share in loops.lately(times[0][0], times[-1][1]):
-            if share.waited == threads.UNKNOWN or begin >= end:
+        for begin, end, share in loops.recent_shares(times[0][0], times[-1][1]):
+            if share.waited == thread_cpu.UNKNOWN or begin >= end:
                 continue
             within = overlap(times, [(begin, end)])
             found.known += within
-            for_gil = min(share.turns * threads.gil_turn_ns(), share.blocked, share.rivals)
+            for_gil = min(share.turns * thread_cpu.gil_turn_ns(), share.blocked, share.rivals)
             found.idle += max(within - (end - begin - share.blocked + for_gil), 0)
             found.waited += share.waited * within // (end - begin)
             found.for_gil += for_gil * within // (end - begin)
@@ -182,14 +180,14 @@ class _Suspended:
 def _is_contended(times: list[Interval]) -> bool:
     """Return whether other threads that run Python computed for most of these times, by what is known of the loop's."""
     known = held = 0
-    for begin, end, share in loops.lately(min(times)[0], max(times)[1]) if times else ():
+    for begin, end, share in loops.recent_shares(min(times)[0], max(times)[1]) if times else ():
         within = overlap(times, [(begin, end)]) if begin < end else 0
         known += within
         held += within and min(share.rivals, end - begin) * within // (end - begin)
     return held >= RIVALS * known > 0
 
 
-def _for_each(share: threads.Share) -> float:
+def _for_each(share: thread_cpu.Share) -> float:
     """Return how long a thread has waited for a CPU for what it computed."""
     return share.waited / share.computed if share.computed else 0.0
 
@@ -214,7 +212,7 @@ def parts_of(segments: Sequence[Segment], noted: Noted) -> Parts:
     divided = _Divided(is_contended=_is_contended([(begin, end) for begin, end, _ in noted.handed]))
     calls = [(begin, end) for _, begin, end in noted.calls]
     divided.add_sections(noted.accounts, sorted([*calls, *waits]))
-    sections = [(first[threads.AT], last[threads.AT]) for first, last in noted.accounts]
+    sections = [(first[thread_cpu.AT], last[thread_cpu.AT]) for first, last in noted.accounts]
     for segment, computed, waited in elsewhere(segments, noted.accounts):
         divided.computed += computed
         divided.waited += waited
@@ -245,7 +243,7 @@ def _kept_out(unheld: list[Interval], divided: _Divided) -> Iterator[tuple[str, 
     """
     loop = _Suspended.of(unheld)
     for begin, end in unheld:
-        took = end - begin - pauses.within(begin, end)
+        took = end - begin - gc_pauses.paused_ns(begin, end)
         if took <= 0:
             continue
         if loop.known:
@@ -302,7 +300,7 @@ def _add_passing(
 
 def _uncollected(times: dict[str, int], begin: int, end: int) -> int:
     """Return how long a wait was apart from garbage collection, which stops whoever would end it and is added."""
-    collected = min(pauses.within(begin, end), end - begin)
+    collected = min(gc_pauses.paused_ns(begin, end), end - begin)
     _add(times, cause.GC, collected)
     return end - begin - collected
 
@@ -330,9 +328,9 @@ def _handed_back(own: list[Interval], handed: Iterable[tuple[int, int, int]]) ->
     """Return for how long the event loop did not take the request back."""
     took = 0
     for since, until, lacked in handed:
-        if lacked == threads.UNKNOWN:
+        if lacked == thread_cpu.UNKNOWN:
             found = overlap(own, [(since, until)])
-            took += max(found - pauses.within(since, until), 0)
+            took += max(found - gc_pauses.paused_ns(since, until), 0)
     return took
 
 
@@ -347,13 +345,13 @@ def _of_own(
     """Return how the request's own stages divide, and its hand-overs; that of `back` lies within these stages."""
     whole = sum(end - begin for begin, end in own)
     downstream = overlap(own, called)
-    collected = min(sum(pauses.within(begin, end) for begin, end in own), whole)
+    collected = min(sum(gc_pauses.paused_ns(begin, end) for begin, end in own), whole)
     rest = max(whole - downstream - divided.told(), 0)
     back = min(back, rest)
     rest -= back
     found = divided.collect(collected)
     awaited = min(collected - found, rest)  # in no section
-    for took, lacked in (*hand_overs, (back, threads.UNKNOWN)):
+    for took, lacked in (*hand_overs, (back, thread_cpu.UNKNOWN)):
         divided.add_hand_over(took, lacked)
     divided.add_suspended(rest - awaited, suspended)
     return {
@@ -367,11 +365,11 @@ def _of_own(
     }
 
 
-def _outermost(accounts: Sequence[tuple[Reading, Reading]]) -> list[tuple[Reading, Reading]]:
+def _outermost(accounts: Sequence[tuple[CpuSample, CpuSample]]) -> list[tuple[CpuSample, CpuSample]]:
     """Return the sections that are not a part of another on the same thread."""
-    found: list[tuple[Reading, Reading]] = []
+    found: list[tuple[CpuSample, CpuSample]] = []
     # The longer of two that begin at once comes first: a reading may serve two sections that begin together.
-    for first, last in sorted(accounts, key=lambda one: (one[0][threads.AT], -one[1][threads.AT])):
-        if not any(other[0] is first[0] and last[threads.AT] <= until[threads.AT] for other, until in found):
+    for first, last in sorted(accounts, key=lambda one: (one[0][thread_cpu.AT], -one[1][thread_cpu.AT])):
+        if not any(other[0] is first[0] and last[thread_cpu.AT] <= until[thread_cpu.AT] for other, until in found):
             found.append((first, last))
     return found

@@ -15,18 +15,17 @@ from stagetrace.semconv import (
 )
 from stagetrace.sla import cause
 from stagetrace.sla.verdict import overlap
-from stagetrace.sources import gc_pauses as pauses
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import gc_pauses, thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from stagetrace.recording.segments import Segment
     from stagetrace.sla.breakdown import Noted
-    from stagetrace.sources.thread_cpu import Reading
+    from stagetrace.sources.thread_cpu import CpuSample
 
     Interval = tuple[int, int]
-    Piece = tuple[list[Interval], threads.Share]
+    Piece = tuple[list[Interval], thread_cpu.Share]
 
 WAITS: Final = {NETWORK_RECEIVE: cause.SLOW_UPLOAD, NETWORK_SEND: cause.SLOW_DOWNLOAD}
 QUEUES: Final = {"socket": cause.SOCKET_WAIT, "batch": cause.BATCH_WAIT}
@@ -43,13 +42,13 @@ def places_of(segments: Iterable[Segment], noted: Noted) -> Mapping[str, Mapping
     pieces = list(_pieces(noted.accounts))
     for segment, computed, waited in elsewhere(segments, noted.accounts):
         whole = segment.end - segment.start
-        pieces.append(([(segment.start, segment.end)], threads.Share(whole, computed, waited, 0, 0)))
+        pieces.append(([(segment.start, segment.end)], thread_cpu.Share(whole, computed, waited, 0, 0)))
     calls = sorted((begin, end) for _, begin, end in noted.calls)
     for segment in segments:
         in_stage = _waits(segment, noted) if segment.stage == QUEUE or segment.stage in WAITS else []
         if segment.stage != QUEUE:
             in_stage += _work((segment.start, segment.end), pieces, calls)
-        in_stage.append((cause.GC, pauses.within(segment.start, segment.end)))
+        in_stage.append((cause.GC, gc_pauses.paused_ns(segment.start, segment.end)))
         for part, took in in_stage:
             if took > 0:
                 stages = found.setdefault(part, {})
@@ -58,14 +57,14 @@ def places_of(segments: Iterable[Segment], noted: Noted) -> Mapping[str, Mapping
 
 
 def elsewhere(
-    segments: Iterable[Segment], accounts: Sequence[tuple[Reading, Reading]]
+    segments: Iterable[Segment], accounts: Sequence[tuple[CpuSample, CpuSample]]
 ) -> Iterator[tuple[Segment, int, int]]:
     """Yield the stages of which no thread of this process has accounts, since another one worked for the request.
 
     With each goes what it computed and waited for a CPU, in nanoseconds: all that is known of it. So too of a batch's
     inference of which nothing is.
     """
-    sections = [(first[threads.AT], last[threads.AT]) for first, last in accounts]
+    sections = [(first[thread_cpu.AT], last[thread_cpu.AT]) for first, last in accounts]
     for segment in segments:
         attributes, whole = segment.attributes, segment.end - segment.start
         if CPU_TIME_MS not in attributes and segment.link is None:
@@ -91,8 +90,11 @@ def _waits(segment: Segment, noted: Noted) -> list[tuple[str, float]]:
     if part == cause.POOL_WAIT:
         for begin, end, lacked in noted.handed:
             over = overlap(times, [(begin, end)])
-            short = over if lacked == threads.UNKNOWN else min(lacked, over)
-            found += [(cause.CPU_WAIT, short), (cause.LOCK_WAIT, over if lacked == threads.UNKNOWN else over - short)]
+            short = over if lacked == thread_cpu.UNKNOWN else min(lacked, over)
+            found += [
+                (cause.CPU_WAIT, short),
+                (cause.LOCK_WAIT, over if lacked == thread_cpu.UNKNOWN else over - short),
+            ]
     return found
 
 
@@ -114,27 +116,27 @@ def _work(times: Interval, pieces: Iterable[Piece], calls: Sequence[Interval]) -
     return found
 
 
-def _pieces(accounts: Sequence[tuple[Reading, Reading]]) -> Iterable[Piece]:
+def _pieces(accounts: Sequence[tuple[CpuSample, CpuSample]]) -> Iterable[Piece]:
     """Yield the times and the share of each section, without the sections within it on the same thread."""
-    by_time = sorted(accounts, key=lambda one: (one[0][threads.AT], -one[1][threads.AT]))
+    by_time = sorted(accounts, key=lambda one: (one[0][thread_cpu.AT], -one[1][thread_cpu.AT]))
     for place, (first, last) in enumerate(by_time):
-        share = threads.between(first, last)
-        if share is None or share.waited == threads.UNKNOWN:
+        share = thread_cpu.between(first, last)
+        if share is None or share.waited == thread_cpu.UNKNOWN:
             continue
-        at, times = first[threads.AT], []
+        at, times = first[thread_cpu.AT], []
         for since, until in by_time[place + 1 :]:
-            inner = threads.between(since, until)
+            inner = thread_cpu.between(since, until)
             if (
                 since[0] is first[0]
                 and inner is not None
-                and at <= since[threads.AT]
-                and until[threads.AT] <= last[threads.AT]
+                and at <= since[thread_cpu.AT]
+                and until[thread_cpu.AT] <= last[thread_cpu.AT]
             ):
-                times.append((at, since[threads.AT]))
-                at = until[threads.AT]
+                times.append((at, since[thread_cpu.AT]))
+                at = until[thread_cpu.AT]
                 share = share._replace(
                     computed=max(share.computed - inner.computed, 0),
                     waited=max(share.waited - inner.waited, 0),
                     blocked=max(share.blocked - inner.blocked, 0),
                 )
-        yield [*times, (at, last[threads.AT])], share
+        yield [*times, (at, last[thread_cpu.AT])], share

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.sla.cause import COLD_START, CPU_WAIT, IO_WAIT, UNKNOWN
-from stagetrace.sources import machine
-from stagetrace.sources import page_faults as usage
+from stagetrace.sources import machine, page_faults
 
 if TYPE_CHECKING:
     from stagetrace.sla.cause import Cause
     from stagetrace.sources.machine import Rise
 
 LEAST_SHARE: Final = 0.01  # of the time, to be said
-_METERS: Final = (machine.pressure, machine.quota, usage.loads)
+_METERS: Final = (machine.pressure, machine.quota, page_faults.major_faults)
 
 
 def tick() -> None:
@@ -26,7 +25,7 @@ def asked(cause: Cause) -> str:
     """Return what the sources say that bears on this cause, to follow the evidence; often nothing."""
     if cause.word == CPU_WAIT:
         return of_cpus(machine.pressure.rise(), machine.quota.rise())
-    return of_disks(usage.loads.rise()) if cause.word in (COLD_START, IO_WAIT, UNKNOWN) else ""
+    return of_disks(page_faults.major_faults.rise()) if cause.word in (COLD_START, IO_WAIT, UNKNOWN) else ""
 
 
 def of_cpus(pressure: Rise | None, quota: Rise | None) -> str:

@@ -1,1 +1,1 @@
-"""What kernel and interpreter tell of a request beyond what its own code can see."""
+"""What kernel and interpreter report of a request beyond what its own code can see."""

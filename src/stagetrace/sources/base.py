@@ -1,7 +1,7 @@
-"""The contract of a source: one thing that the kernel or the interpreter tells, and whether it is in use here.
+"""The contract of a source: one thing that the kernel or the interpreter reports, and whether it is in use here.
 
-A source is a module with a `SOURCE` and functions that read. A reading takes about a microsecond; what it raises, its
-caller passes to `SOURCE.failed`; where the platform lacks it, it is absent, never guessed. A source is switched off by
+A source is a module with a `SOURCE` and functions that read. A read takes about a microsecond; what it raises goes to
+`SOURCE.failed`; where the platform lacks the source, the value is absent, never guessed. A source is switched off by
 its variable, by failing ten times, or by hanging.
 """
 
@@ -24,7 +24,7 @@ WITHIN_S: Final = 60.0
 
 
 class Source:
-    """One source. `lack` says what is missing here, None if nothing is; it is asked once, with the first look."""
+    """One source. `lack` returns what is missing here, None if nothing is; it is called once, at the first use."""
 
     def __init__(self, module: str, title: str, setting: config.Switch, lack: Callable[[], str | None]) -> None:
         self.title = title
@@ -34,8 +34,8 @@ class Source:
         self._lacks: str | None = None
         self._looked = False
         self._switch = switch(module)
-        self._slow: list[float] = []  # when readings were slow
-        self.silent: str | None = None  # what it was asked of here and cannot tell of, whatever it tells of others
+        self._slow: list[float] = []  # when reads were slow
+        self.silent: str | None = None  # what it was asked for here and cannot read, whatever it reads of others
 
     @property
     def lacks(self) -> str | None:
@@ -71,9 +71,9 @@ class Source:
             self.took(time.perf_counter_ns() - began)
 
     def took(self, nanoseconds: int) -> None:
-        """Note how long a reading took: SLOW_READINGS slow ones within WITHIN_S switch it off.
+        """Record how long a read took: SLOW_READINGS slow ones within WITHIN_S switch it off.
 
-        One may be slow because its thread lost the CPU in the middle; so many, out of readings of a microsecond, hang.
+        One may be slow because its thread lost the CPU in the middle; so many, where a read takes a microsecond, hang.
         """
         if nanoseconds < SLOW_NS:
             return

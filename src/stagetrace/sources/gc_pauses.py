@@ -1,4 +1,4 @@
-"""When the garbage collector held this process up: each of its longer runs, as it keeps every thread from the GIL."""
+"""When the garbage collector paused this process: each of its longer runs, in which no other thread gets the GIL."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SOURCE = Source(
     __name__,
     "the pauses of the garbage collector",
     config.GC_PAUSE,
-    lambda: None if hasattr(gc, "callbacks") else "this Python does not tell when its garbage collector runs",
+    lambda: None if hasattr(gc, "callbacks") else "this Python has no gc.callbacks",
 )
-kept: deque[tuple[int, int]] = deque(maxlen=MAX_KEPT)  # [start, end), the latest last
+recent_pauses: deque[tuple[int, int]] = deque(maxlen=MAX_KEPT)  # [start, end), the latest last
 _began = 0  # when the collection began that runs, of which there is one at a time; 0: none does
 
 
-def note(phase: str, _info: Any) -> None:
-    """Note a run; what gc.callbacks are told."""
+def record(phase: str, _info: Any) -> None:
+    """Record a run of the collector; an entry of gc.callbacks."""
     global _began  # noqa: PLW0603
     try:
         now = time.time_ns()
@@ -34,32 +34,32 @@ def note(phase: str, _info: Any) -> None:
         else:
             began, _began = _began, 0
             if began and now - began >= LEAST_NS:
-                kept.append((began, now))
-    except Exception as error:  # noqa: BLE001 -- it runs wherever somebody allocates
+                recent_pauses.append((began, now))
+    except Exception as error:  # noqa: BLE001 -- it runs wherever Python allocates
         SOURCE.failed(error)
         stop()
 
 
 def start() -> None:
-    """Begin to listen, once in a process."""
-    if SOURCE.is_used and note not in gc.callbacks:
-        gc.callbacks.append(note)
+    """Begin to record, once in a process."""
+    if SOURCE.is_used and record not in gc.callbacks:
+        gc.callbacks.append(record)
 
 
 def stop() -> None:
-    """Listen no more."""
+    """Stop recording."""
     global _began  # noqa: PLW0603
     _began = 0
-    if note in gc.callbacks:
-        gc.callbacks.remove(note)
+    if record in gc.callbacks:
+        gc.callbacks.remove(record)
 
 
-def within(start: int, end: int) -> int:
+def paused_ns(start: int, end: int) -> int:
     """Return for how many nanoseconds of [start, end), since the epoch, the garbage collector ran."""
-    # Whoever waits for the GIL may have it between a collection's end and the note of that.
+    # A thread that waits for the GIL may get it between a collection's end and the record of that.
     running = _began
     paused = max(end - max(running, start), 0) if running else 0
-    for begin, until in reversed(copied(kept)):
+    for begin, until in reversed(copied(recent_pauses)):
         if until <= start:
             break
         paused += max(min(until, end) - max(begin, start), 0)

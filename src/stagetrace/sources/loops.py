@@ -1,7 +1,7 @@
-"""What the thread of an event loop did lately: its account every few milliseconds, as requests begin on it.
+"""What the thread of an event loop did recently: a CPU sample every few milliseconds, when requests begin on it.
 
-A task that is suspended is late for what it awaits, or since the loop was busy. Which of them, only the loop's thread
-tells: while that is idle, each task that could go on has done so.
+A suspended task resumes late because of what it awaits, or because the loop was busy. The loop's thread shows which:
+while it is idle, every task that can run has run.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.real_threads import local
-from stagetrace.sources.thread_cpu import AT, account, between, looked
+from stagetrace.sources.thread_cpu import AT, between, sample, with_native_threads
 
 if TYPE_CHECKING:
-    from stagetrace.sources.thread_cpu import Reading, Share
+    from stagetrace.sources.thread_cpu import CpuSample, Share
 
 EVERY_NS: Final = 5_000_000
 MAX_KEPT: Final = 128
@@ -31,32 +31,32 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
 
 
-def note(now: int) -> None:
-    """Note the account of the calling thread, which has a loop, unless one was noted just before."""
-    if not 0 <= now - getattr(_own, "noted_at", 0) < EVERY_NS:
-        _own.noted_at = now
-        _note(now)
+def record(now: int) -> None:
+    """Take a CPU sample of the calling thread, which runs a loop, unless one was taken just before."""
+    if not 0 <= now - getattr(_own, "recorded_at", 0) < EVERY_NS:
+        _own.recorded_at = now
+        _record(now)
 
 
-def _note(now: int | None) -> None:
-    kept: list[Reading] | None = getattr(_own, "kept", None)
+def _record(now: int | None) -> None:
+    kept: list[CpuSample] | None = getattr(_own, "kept", None)
     if kept is None:
         kept = _own.kept = []
-    taken = account(now)
+    taken = sample(now)
     if taken is None:
         return
-    kept.append(looked(kept[-1], taken) if kept else taken)
+    kept.append(with_native_threads(kept[-1], taken) if kept else taken)
     if len(kept) > MAX_KEPT:
-        del kept[: MAX_KEPT // 2 : 2]  # the older ones grow apart
+        del kept[: MAX_KEPT // 2 : 2]  # every second one of the older half
 
 
-def lately(start: int, end: int) -> list[tuple[int, int, Share]]:
+def recent_shares(start: int, end: int) -> list[tuple[int, int, Share]]:
     """Return how the time of the calling thread has divided from `start` to `end`: begin, end and share of each part.
 
-    The first part may begin before, and the last one end after. Empty where nothing was noted, or it has no loop.
+    The first part may begin before, and the last one end after. Empty where nothing was recorded, or it has no loop.
     """
     if getattr(_own, "kept", None):
-        _note(None)
+        _record(None)
     found = []
     for last, first in pairwise(reversed(getattr(_own, "kept", ()))):
         if last[AT] <= start:

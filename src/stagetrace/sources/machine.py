@@ -1,7 +1,7 @@
-"""What the machine and the container withhold from all of a process: pressure (PSI), and the quota of its cgroup.
+"""Host pressure: what the machine (PSI) and the container (CPU quota of the cgroup) withhold from this process.
 
-Both count up since boot. `Meter` keeps readings of some seconds ago, so that what it says is of the last few; it is
-read every few seconds and when a request was too slow, not for each request.
+Both count up since boot. A `Meter` keeps values of some seconds ago and reports the rise of the last few seconds. It is
+read every few seconds, and when a request was too slow; not for each request.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Rise(NamedTuple):
 
 
 class Meter:
-    """A counter that is read every few seconds, if anything happens, so that it tells of the last few."""
+    """A counter that is read every few seconds while requests come, so that its recent rise is known."""
 
     def __init__(self, source: Source, count: Callable[[], int]) -> None:
         self._source = source
@@ -54,7 +54,7 @@ class Meter:
                 marks.append((now, count))
 
     def rise(self) -> Rise | None:
-        """Return the rise within the last LONGEST_NS at most; None where nobody has read it so lately, or can."""
+        """Return the rise within the last LONGEST_NS at most; None where it was not read so recently, or cannot be."""
         count, now = self._source.read(self._count), time.monotonic_ns()
         if count is None:
             return None
@@ -63,7 +63,7 @@ class Meter:
         return None if since is None else Rise(max(count - since[1], 0), now - since[0])
 
 
-def stalled() -> int:
+def pressure_ns() -> int:
     """Return for how long since boot some process of this machine (or container) has waited for a CPU."""
     for word in PRESSURE.read_text().splitlines()[0].split():
         name, _, value = word.partition("=")
@@ -72,7 +72,7 @@ def stalled() -> int:
     raise ValueError(f"{PRESSURE} has no total")
 
 
-def throttled() -> int:
+def throttled_ns() -> int:
     """Return for how long this process's cgroup has been held at its quota."""
     path = _statistics()
     if path is None:
@@ -112,7 +112,7 @@ def _of_controllers(text: str) -> list[tuple[str, str]]:
 
 
 def _lacks_pressure() -> str | None:
-    return None if stalled() >= 0 else "no pressure"
+    return None if pressure_ns() >= 0 else "no pressure"
 
 
 def _lacks_quota() -> str | None:
@@ -121,5 +121,5 @@ def _lacks_quota() -> str | None:
 
 PRESSURE_SOURCE = Source(f"{__name__}.pressure", "the pressure on the CPUs", config.PRESSURE, _lacks_pressure)
 QUOTA_SOURCE = Source(f"{__name__}.quota", "the throttling by a CPU quota", config.THROTTLING, _lacks_quota)
-pressure = Meter(PRESSURE_SOURCE, stalled)
-quota = Meter(QUOTA_SOURCE, throttled)
+pressure = Meter(PRESSURE_SOURCE, pressure_ns)
+quota = Meter(QUOTA_SOURCE, throttled_ns)

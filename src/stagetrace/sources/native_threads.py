@@ -1,6 +1,6 @@
 """CPU time of this process's native threads: those of BLAS, OpenMP, XGBoost and the like, which run no Python.
 
-They compute for the call that has started them, and keep no thread of Python out.
+They compute for the call that started them, and never hold the GIL.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
 TASKS: Final = "/proc/self/task"
 LISTED_NS: Final = 1_000_000_000  # after so long threads are listed again, though there are as many
 MOST: Final = 256  # native threads that are read
-PRICE: Final = 1_000  # a look is good for so many times as long as it took
+COST: Final = 1_000  # a snapshot is used for so many times as long as it took
 
 # What native threads had computed at one time: when that was, by the clock of `time.monotonic_ns`, the CPU time of the
 # process, that of each native thread by its number.
-Look = tuple[int, int, dict[int, int]]
+Snapshot = tuple[int, int, dict[int, int]]
 
-running_python: set[int] = set()  # threads that have run requests: also some that Python has not started
+python_threads: set[int] = set()  # threads that have run requests: also some that Python has not started
 _clock: Callable[[int], int] = getattr(time, "clock_gettime_ns", lambda _: 0)  # not on Windows
 _kernel = native("stagetrace.sources._kernel")
-# In Python both let go of the GIL, for which others that compute make the caller wait.
+# In Python both release the GIL, and the caller waits for it again where other threads compute.
 _list_threads = getattr(_kernel, "list_threads", None) or (lambda: [int(name) for name in os.listdir(TASKS)])  # noqa: PTH208
 _count_threads = getattr(_kernel, "count_threads", None) or (lambda: 0)
-_last: Look | None = None
-_good_for = 0
+_last: Snapshot | None = None
+_used_for = 0
 _listed: tuple[int, int, list[int]] = (0, -1, [])  # when, how many threads there were, the native ones
 _lacks = False
 
 
-def look(within: int | None = None) -> Look | None:
-    """Return what native threads have computed, as of `within` nanoseconds ago at most; None where it is not to be had.
+def snapshot(within: int | None = None) -> Snapshot | None:
+    """Return what native threads have computed, as of `within` nanoseconds ago at most; None where that is unknown.
 
-    Without `within` it may be as old as its price allows: a thousandth of a CPU is spent on it at most.
+    Without `within` it may be as old as its cost asks for: a thousandth of a CPU is spent on it at most.
     """
-    global _last, _good_for, _lacks  # noqa: PLW0603
+    global _last, _used_for, _lacks  # noqa: PLW0603
     if _lacks:
         return None
     now, last = time.monotonic_ns(), _last
-    if last is not None and 0 <= now - last[0] < (_good_for if within is None else within):
+    if last is not None and 0 <= now - last[0] < (_used_for if within is None else within):
         return last
     try:
         _last = taken = now, time.process_time_ns(), _computed(now)
     except OSError:  # no such files here
         _lacks = True
         return None
-    _good_for = PRICE * (time.monotonic_ns() - now)
+    _used_for = COST * (time.monotonic_ns() - now)
     return taken
 
 
@@ -61,13 +61,13 @@ def _computed(now: int) -> dict[int, int]:
     count = _count_threads()
     if count != _listed[1] or now - _listed[0] >= LISTED_NS:
         started = list(getattr(threading, "_active", {}).values())  # `enumerate` waits for a lock
-        ours = running_python | {getattr(one, "native_id", None) for one in started}
+        ours = python_threads | {getattr(one, "native_id", None) for one in started}
         found = [thread for thread in _list_threads() if thread not in ours]
-        # One that begins at this moment is not known as Python's yet: then they are listed again the next time.
+        # A Python thread that starts at this moment is not known as one yet: then list them again the next time.
         _listed = now, -1 if getattr(threading, "_limbo", None) else count, found[:MOST]
     computed = {}
     for thread in _listed[2]:
-        if thread not in running_python:
+        if thread not in python_threads:
             try:
                 computed[thread] = _clock((~thread << 3) | 6)  # the kernel's MAKE_THREAD_CPUCLOCK
             except OSError:
@@ -75,11 +75,11 @@ def _computed(now: int) -> dict[int, int]:
     return computed
 
 
-def share(first: Look | None, last: Look | None, alone: int) -> float:
-    """Return how much of what this process computed between two looks native threads did, 0 to 1.
+def share(first: Snapshot | None, last: Snapshot | None, alone: int) -> float:
+    """Return how much of what this process computed between two snapshots native threads did, 0 to 1.
 
-    `alone` is the CPU time of the one thread that asks, which is left out. What those that have ended had computed is
-    not known, and counted as Python's.
+    `alone` is the CPU time of the calling thread, which is excluded. The CPU time of native threads that have ended is
+    unknown, and counted as Python's.
     """
     if first is None or last is None or first is last:
         return 0.0
@@ -92,7 +92,7 @@ def _begin_anew() -> None:
     """Forget the parent's threads, in a forked child."""
     global _last, _listed
     _last, _listed = None, (0, -1, [])
-    running_python.clear()
+    python_threads.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""Page faults of the process that waited for a disk: read as `machine.pressure` is, every few seconds."""
+"""Major page faults of the process, which waited for a disk: read as `machine.pressure` is, every few seconds."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SOURCE = Source(
 )
 
 
-def loaded() -> int:
+def count_major_faults() -> int:
     """Return how many page faults of this process have waited for a disk since it began."""
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_majflt)
 
 
-loads = Meter(SOURCE, loaded)
+major_faults = Meter(SOURCE, count_major_faults)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.sources import gc_pauses as pauses
-from stagetrace.sources import machine
-from stagetrace.sources import page_faults as usage
-from stagetrace.sources import socket_wait as tcp
-from stagetrace.sources import tcp_info as wire
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import gc_pauses, machine, page_faults, socket_wait, tcp_info, thread_cpu
 
 if TYPE_CHECKING:
     from stagetrace.sources.base import Source
 
 FAILED: Final = "it failed or hung"
 SOURCES: Final[tuple[Source, ...]] = (
-    tcp.SOURCE,
-    wire.SOURCE,
-    threads.SOURCE,
-    pauses.SOURCE,
-    usage.SOURCE,
+    socket_wait.SOURCE,
+    tcp_info.SOURCE,
+    thread_cpu.SOURCE,
+    gc_pauses.SOURCE,
+    page_faults.SOURCE,
     machine.PRESSURE_SOURCE,
     machine.QUOTA_SOURCE,
 )
@@ -41,6 +36,6 @@ def states() -> dict[str, str | None]:
             found[source.title] = f"{source.variable} says so"
         else:
             found[source.title] = source.lacks or (source.silent if source.is_used else FAILED)
-    if found[threads.SOURCE.title] is None:
-        found[f"{threads.SOURCE.title} apart from being blocked"] = threads.lacks_waiting()
+    if found[thread_cpu.SOURCE.title] is None:
+        found[f"{thread_cpu.SOURCE.title} apart from being blocked"] = thread_cpu.lacks_waiting()
     return found

@@ -1,7 +1,7 @@
 """How long the data of a connection has lain in the kernel: TCP_INFO, one system call.
 
 Linux alone. The kernel keeps the time of the last data in ticks of its clock, so a wait is known to within one tick;
-data that came later restarts it, so it is never longer than the oldest has waited.
+data received later restarts it, so it is never longer than the oldest data has waited.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_WAIT_MS: Final = 3_600_000
 
 
 def lack_of(size: int) -> str | None:
-    """Return why the first so many bytes of TCP_INFO cannot be had here; None where they can."""
+    """Return why the first `size` bytes of TCP_INFO cannot be read here; None where they can."""
     if sys.platform != "linux":
         return f"{sys.platform} has no TCP_INFO as Linux has it"
     with socket.socket() as one:
@@ -51,9 +51,9 @@ tcp_info = getattr(native("stagetrace.sources._kernel"), "tcp_info", _tcp_info)
 
 
 def waited_ms(connection: Any) -> int:
-    """Return for how many milliseconds the last data that came has been here; 0 if too short to tell.
+    """Return for how many milliseconds the last data received has lain in the socket; 0 if too short to measure.
 
-    `connection` is a socket, or what stands for one; raises what that raises, AttributeError included.
+    `connection` is a socket, or an object with its methods; raises what that raises, AttributeError included.
     """
     info = tcp_info(connection, _END_AT)
     if len(info) < _END_AT:

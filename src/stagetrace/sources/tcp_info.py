@@ -1,4 +1,4 @@
-"""What the kernel knows of the wire behind a connection: TCP_INFO, one system call. Linux alone."""
+"""Round trip, retransmissions and unacknowledged bytes of a connection: TCP_INFO, one system call. Linux alone."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _all: Final = struct.Struct("=68xI28xI16xQ16xI52xQQ").unpack_from
 _first: Final = struct.Struct("=68xI28xI").unpack_from
 
 
-# One connection at one time: the round trip, smoothed, in microseconds, 0 before any is known; how many segments were
-# sent again since it began; how many bytes of ours the other side has not acknowledged, None where that is not told.
-Wire = tuple[int, int, "int | None"]
+# One connection at one moment: the smoothed round trip in microseconds, 0 before any is known; segments retransmitted
+# since it began; bytes of ours that the peer has not acknowledged, None where the kernel does not report them.
+ConnectionState = tuple[int, int, "int | None"]
 
 
 SOURCE = Source(__name__, "the wire behind a connection", config.WIRE, lambda: lack_of(_LEAST))
 
 
-def wire(connection: Any) -> Wire:
-    """Return what is known of a connection that came in; `connection` is a socket, or what stands for one.
+def read_connection(connection: Any) -> ConnectionState:
+    """Return the state of an accepted connection; `connection` is a socket, or an object with its methods.
 
-    Of one that was opened from here, `unacked` may be one too few. Raises what `tcp_info` raises.
+    Of one that this process opened, the unacknowledged bytes may be one too few. Raise what `tcp_info` raises.
     """
     info = tcp_info(connection, _SIZE)
     if len(info) < _SIZE:

@@ -19,7 +19,7 @@ from stagetrace.native import native
 from stagetrace.real_threads import allocate_lock, local, start_new_thread
 from stagetrace.sources import waits
 from stagetrace.sources.base import SLOW_NS, Source
-from stagetrace.sources.native_threads import Look, look, running_python
+from stagetrace.sources.native_threads import Snapshot, python_threads, snapshot
 from stagetrace.sources.native_threads import share as share_of_natives
 
 MAX_DESCRIPTORS: Final = 256
@@ -27,15 +27,15 @@ UNKNOWN: Final = -1
 DIVIDED_NS: Final = 1_000_000  # how long a section must be for its time to be divided
 
 
-# One thread's account at one time: whose it is; when, by the clock of the stages; its CPU time; what the kernel said of
-# it, None where it does not; the CPU time of all threads of the process; what native threads had computed, at that time
-# or before; what was seen of its waits. It is worked out for few of them.
-Reading = tuple["Descriptor", int, int, "bytes | None", int, "Look | None", int]
+# One thread at one moment: its descriptor; the time, by the clock of the stages; its CPU time; its schedstat, None
+# where the kernel keeps none; the CPU time of all threads of the process; what native threads had computed then or
+# before; the samples of its waits. A tuple, and schedstat as bytes: few samples are ever evaluated.
+CpuSample = tuple["Descriptor", int, int, "bytes | None", int, "Snapshot | None", int]
 AT: Final = 1
 COMPUTED: Final = 2
-SAID: Final = 3
+SCHEDSTAT: Final = 3
 PROCESS: Final = 4
-SEEN: Final = 6
+WAIT_SAMPLES: Final = 6
 RECENT_NS: Final = 200_000  # of waiting for a CPU that may be counted as a section's though it came before
 NEAR_NS: Final = 10_000_000  # after so long the kernel is asked again anyway
 AT_ONCE_NS: Final = 50_000
@@ -43,14 +43,14 @@ TRIES: Final = 3
 
 
 class Share(NamedTuple):
-    """How a thread's time between two readings divides, in nanoseconds."""
+    """How a thread's time between two samples divides, in nanoseconds."""
 
     wall: int
     computed: int
-    waited: int  # for a CPU; UNKNOWN where the kernel does not tell
+    waited: int  # for a CPU; UNKNOWN where the kernel keeps no schedstat
     blocked: int  # UNKNOWN with it
     rivals: int  # computed meanwhile by other threads of this process that run Python
-    turns: int = 0  # how often it was given a CPU
+    turns: int = 0  # how often it got a CPU
     natives: int = 0  # computed meanwhile by threads that run no Python
     for_threads: float | None = None  # of the time blocked, the share in which it waited for other threads, if known
 
@@ -63,7 +63,7 @@ class Descriptor:
         self.number = UNKNOWN
         self.place = UNKNOWN  # among those whose waits are looked at
         self._file: tuple[int, int] | None = None
-        running_python.add(thread)
+        python_threads.add(thread)
         with _opening:
             if _open_now[0] >= MAX_DESCRIPTORS or not _has_schedstat:
                 return
@@ -76,7 +76,7 @@ class Descriptor:
             self._give_back()
 
     def forget(self) -> None:
-        """Read it no more, since it is somebody else's by now."""
+        """Read it no more: its number belongs to another file by now."""
         if self.number != UNKNOWN:
             self._give_back()
 
@@ -87,19 +87,19 @@ class Descriptor:
 
     def __del__(self) -> None:
         number = self.number
-        if None in (_opening, _identity, running_python):
+        if None in (_opening, _identity, python_threads):
             return  # the interpreter ends
-        running_python.discard(self.thread)
+        python_threads.discard(self.thread)
         waits.release(self.place)
         if number != UNKNOWN:
             self._give_back()
-            # Whoever closed all descriptors, to become a daemon say, may have another file at this number by now.
+            # A process that closed all descriptors, to become a daemon say, may have another file at this number.
             if _identity(number) == self._file:
                 os.close(number)
 
 
-class Turn(Descriptor):
-    """That of a thread that greenlets share, until another one of them has the thread."""
+class GreenletDescriptor(Descriptor):
+    """The descriptor of a thread that greenlets share, until the thread switches to another greenlet."""
 
     def __init__(self, whole: Descriptor) -> None:
         self.thread, self.number, self.place = whole.thread, whole.number, UNKNOWN
@@ -127,7 +127,7 @@ def _lack() -> str | None:
 
 
 def lacks_waiting() -> str | None:
-    """Return why it cannot be told from being blocked that a thread waits for a CPU; None if it can."""
+    """Return why a wait for a CPU cannot be distinguished from being blocked; None if it can."""
     try:
         with open(f"/proc/self/task/{threading.get_native_id()}/schedstat", "rb") as file:  # noqa: PTH123
             computed, _, _ = map(int, file.read().split())
@@ -148,7 +148,7 @@ _own = local()
 
 
 def _begin_anew() -> None:
-    """Forget the parent's descriptors, in a forked child: they tell of the parent's threads."""
+    """Forget the parent's descriptors, in a forked child: they are those of the parent's threads."""
     global _own, _opening  # noqa: PLW0603
     _opening = allocate_lock()
     _own = local()
@@ -158,8 +158,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
 
 
-def reading() -> Reading:
-    """Return the calling thread's account as it is now; raises OSError where its descriptor was closed by others."""
+def read_sample() -> CpuSample:
+    """Return a CPU sample of the calling thread. Raise OSError where other code closed its descriptor."""
     try:
         own: Descriptor = _own.descriptor
     except AttributeError:
@@ -168,38 +168,40 @@ def reading() -> Reading:
     if number == UNKNOWN:
         return own, time.time_ns(), time.thread_time_ns(), None, time.process_time_ns(), None, 0
     try:
-        at, computed, said, process, took = read_account(number)
+        at, computed, schedstat, process, took = read_account(number)
     except OSError:
         own.forget()
         raise
     if took >= SLOW_NS:
         SOURCE.took(took)
-    return own, at, computed, said, process, look(), waits.touch(own.place)
+    return own, at, computed, schedstat, process, snapshot(), waits.touch(own.place)
 
 
 def _tell_greenlets_apart() -> bool:
-    """Let the thread's account begin anew when another greenlet has it; return False where that cannot be seen."""
+    """Begin a new descriptor when another greenlet gets the thread; return False where that cannot be seen."""
     gevent = _modules.get(_GEVENT)
     if gevent is None:
-        return False  # but eventlet
+        return False  # eventlet
     hub = gevent.get_hub_if_exists()
     if hub is None:
         return True
     if getattr(_own, "is_watched", False):
-        # It may be late, where much waits for the hub; then the loop has gone round.
+        # The callback may be late, where much waits for the hub; then the loop's iteration has changed.
         if hub.loop.iteration != _own.iteration:
             _switch_greenlets()
         else:
             return True
     _own.is_watched, _own.iteration = True, hub.loop.iteration
-    hub.loop.run_callback(_switch_greenlets)  # before whoever waits from now on goes on
+    hub.loop.run_callback(_switch_greenlets)  # before any greenlet that waits from now on
     return True
 
 
 def _switch_greenlets() -> None:
     descriptor: Descriptor | None = getattr(_own, "descriptor", None)
     if descriptor is not None:
-        _own.descriptor = Turn(descriptor.whole if isinstance(descriptor, Turn) else descriptor)
+        _own.descriptor = GreenletDescriptor(
+            descriptor.whole if isinstance(descriptor, GreenletDescriptor) else descriptor
+        )
     _own.last, _own.is_watched = None, False
 
 
@@ -215,22 +217,22 @@ def _read_account(number: int) -> tuple[int, int, bytes, int, int]:
     for _ in range(TRIES):
         tried = time.perf_counter_ns()
         at, computed = time.time_ns(), time.thread_time_ns()
-        said = os.pread(number, 64, 0)
+        schedstat = os.pread(number, 64, 0)
         least = min(least, time.perf_counter_ns() - tried)
         if least < AT_ONCE_NS:
             break  # else the thread lost the CPU between them, and they do not belong together
-    return at, computed, said, time.process_time_ns(), least
+    return at, computed, schedstat, time.process_time_ns(), least
 
 
 _native = native("stagetrace.sources._kernel")
 read_account = _read_account if _native is None else _native.read_account
 
 
-def account(now: int | None = None) -> Reading | None:
-    """Return the calling thread's account, None where it is not to be had; never raises.
+def sample(now: int | None = None) -> CpuSample | None:
+    """Return a CPU sample of the calling thread, None where it cannot be taken; never raises.
 
-    With `now`, the time, what the kernel said will do while the thread has been off a CPU for less than RECENT_NS since
-    then: to ask takes a service 6 to 9 us, since caches are cold, and clocks a third of that.
+    With `now`, the time, the last schedstat is used again while the thread has been off a CPU for less than RECENT_NS
+    since it was read: to read it takes a service 6 to 9 us, since caches are cold, and clocks a third of that.
     """
     if not _is_used or _switch.off:
         return None
@@ -238,15 +240,15 @@ def account(now: int | None = None) -> Reading | None:
         if (_GEVENT in _modules or _thread.start_new_thread is not start_new_thread) and not _tell_greenlets_apart():
             return None
         if now is not None:
-            last: Reading | None = getattr(_own, "last", None)
+            last: CpuSample | None = getattr(_own, "last", None)
             if last is not None and 0 <= (age := now - last[AT]) < NEAR_NS:
                 if age < RECENT_NS:
                     return last
                 computed = time.thread_time_ns()
                 if age - (computed - last[COMPUTED]) < RECENT_NS:
                     seen = waits.touch(last[0].place)
-                    return last[0], now, computed, last[SAID], time.process_time_ns(), look(), seen
-        _own.last = taken = reading()
+                    return last[0], now, computed, last[SCHEDSTAT], time.process_time_ns(), snapshot(), seen
+        _own.last = taken = read_sample()
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
         SOURCE.failed(error)
         return None
@@ -254,67 +256,71 @@ def account(now: int | None = None) -> Reading | None:
         return taken
 
 
-def account_since(first: Reading) -> Reading | None:
-    """Return the calling thread's account as a section ends that began with `first`; None if it is not to be had."""
-    last = account()
-    return None if last is None else looked(first, last)
+def sample_since(first: CpuSample) -> CpuSample | None:
+    """Return a CPU sample of the calling thread at the end of a section that began with `first`; None as `sample`."""
+    last = sample()
+    return None if last is None else with_native_threads(first, last)
 
 
-def looked(first: Reading, last: Reading) -> Reading:
-    """Return the account `last`, taken just now, with what native threads have computed since `first`.
+def with_native_threads(first: CpuSample, last: CpuSample) -> CpuSample:
+    """Return the sample `last`, taken just now, with what native threads have computed since `first`.
 
-    They are looked at where that matters: where other threads have computed, while this one did not.
+    They are read where that matters: where other threads have computed, while this one did not.
     """
     wall, computed = last[AT] - first[AT], last[COMPUTED] - first[COMPUTED]
-    if last[SAID] is None or wall - computed < DIVIDED_NS or last[PROCESS] - first[PROCESS] - computed < DIVIDED_NS:
+    if (
+        last[SCHEDSTAT] is None
+        or wall - computed < DIVIDED_NS
+        or last[PROCESS] - first[PROCESS] - computed < DIVIDED_NS
+    ):
         return last
-    return *last[:5], look(wall // 8), last[SEEN]
+    return *last[:5], snapshot(wall // 8), last[WAIT_SAMPLES]
 
 
-def before() -> Reading | None:
-    """Return the calling thread's account that was taken last, None if none was."""
-    last: Reading | None = getattr(_own, "last", None)
+def last_sample() -> CpuSample | None:
+    """Return the CPU sample of the calling thread that was taken last, None if none was."""
+    last: CpuSample | None = getattr(_own, "last", None)
     return last
 
 
-def leave(now: int) -> None:
-    """Note that the calling thread, one of a pool, has nothing to do from now on."""
-    _own.left = now
-    end()
+def become_idle(now: int) -> None:
+    """Record that the calling thread, one of a pool, has nothing to do from now on."""
+    _own.idle_since = now
+    end_section()
 
 
-def end() -> None:
-    """Note that a section of the calling thread has ended, around which there is none."""
+def end_section() -> None:
+    """Record that an outermost section of the calling thread has ended."""
     own: Descriptor | None = getattr(_own, "descriptor", None)
     if own is not None:
         waits.leave(own.place)
 
 
-def left() -> int:
-    """Return since when the calling thread, one of a pool, had nothing to do when it took this up; 0 for a new one."""
-    since: int = getattr(_own, "left", 0)
+def idle_since() -> int:
+    """Return since when the calling thread, one of a pool, was idle before its present task; 0 for a new one."""
+    since: int = getattr(_own, "idle_since", 0)
     return since
 
 
-def waited(previous: Reading | None, now: Reading) -> int:
-    """Return for how long a thread has waited for a CPU since an account of it, or since it began; UNKNOWN included."""
+def waited_for_cpu(previous: CpuSample | None, now: CpuSample) -> int:
+    """Return for how long a thread has waited for a CPU since a sample of it, or since it began; UNKNOWN included."""
     if previous is not None and previous[0] is now[0]:
         share = between(previous, now)
         return UNKNOWN if share is None else share.waited
-    said = now[SAID]
-    return UNKNOWN if said is None or isinstance(now[0], Turn) else int(said.split()[1])
+    schedstat = now[SCHEDSTAT]
+    return UNKNOWN if schedstat is None or isinstance(now[0], GreenletDescriptor) else int(schedstat.split()[1])
 
 
-def between(first: Reading, last: Reading) -> Share | None:
-    """Return how the time between two readings of one thread divides; None of two threads, or where it is unknown."""
-    own, since, computed_before, before, process_before, looked_before, seen_before = first
-    other, until, computed_after, after, process_after, looked_after, seen_after = last
+def between(first: CpuSample, last: CpuSample) -> Share | None:
+    """Return how the time between two samples of one thread divides; None of two threads, or where it is unknown."""
+    own, since, computed_before, before, process_before, natives_before, seen_before = first
+    other, until, computed_after, after, process_after, natives_after, seen_after = last
     if own is not other or (before is None) != (after is None):
         return None  # of two threads, or its descriptor was lost in between
     wall = max(until - since, 0)
     computed = max(computed_after - computed_before, 0)
     others = max(process_after - process_before - computed, 0)
-    natives = int(others * share_of_natives(looked_before, looked_after, computed))
+    natives = int(others * share_of_natives(natives_before, natives_after, computed))
     rivals = others - natives
     if before is None or after is None:
         return Share(wall, computed, UNKNOWN, UNKNOWN, rivals)
@@ -322,7 +328,7 @@ def between(first: Reading, last: Reading) -> Share | None:
         _, waited_before, turns_before = map(int, before.split())
         _, waited_after, turns_after = map(int, after.split())
     except ValueError:
-        own.forget()  # somebody has another file at this number
+        own.forget()  # another file has this number
         return None
     waited = max(waited_after - waited_before, 0)
     blocked, turns = max(wall - computed - waited, 0), turns_after - turns_before

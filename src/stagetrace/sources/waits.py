@@ -1,8 +1,8 @@
 """What a thread that is blocked waits for: another thread of this process, or anything outside of it.
 
-Afterwards nobody can tell. So a native thread asks the kernel meanwhile, every few milliseconds, in which system call
-each thread is that may serve a request: who waits for the GIL, a lock or a queue is in `futex`. It never wants the GIL,
-sleeps while no request runs, and there is none without the part in C (`_waits.c`): then nothing is seen.
+The kernel keeps no record of that. So a native thread asks it, every few milliseconds, in which system call each thread
+is that may serve a request: a thread that waits for the GIL, a lock or a queue is in `futex`. It never takes the GIL
+and sleeps while no request runs. Without the part in C (`_waits.c`) there is none, and nothing is seen.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
             waited = waited_ns(getattr(send, "__self__", None))
             now = time_ns()
             request = _begin(scope, send, now - waited)
-            loops.note(now)
+            loops.record(now)
             if waited and request is not None:
                 show(request, now - waited, now)  # type: ignore[arg-type]  # each is a timeline
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below

@@ -72,7 +72,7 @@ def add_call(find: Callable[[], Any], attributes: dict[str, Any]) -> None:
         look_into(wire.SOURCE, error, lambda: connection is not None and connection.fileno() < 0)
 
 
-def _add(attributes: dict[str, Any], told: wire.Wire, buffered: int | None = None) -> None:
+def _add(attributes: dict[str, Any], told: wire.ConnectionState, buffered: int | None = None) -> None:
     rtt_us, retransmits, unacked = told
     attributes[NETWORK_RTT_MS] = rtt_us / 1e3
     if retransmits:
@@ -81,9 +81,9 @@ def _add(attributes: dict[str, Any], told: wire.Wire, buffered: int | None = Non
         attributes[NETWORK_UNACKED_BYTES] = unacked + buffered
 
 
-def _asked(connection: Any) -> wire.Wire:
+def _asked(connection: Any) -> wire.ConnectionState:
     began = perf_counter_ns()
-    told = wire.wire(connection)
+    told = wire.read_connection(connection)
     took = perf_counter_ns() - began
     if took > SLOW_NS:
         wire.SOURCE.took(took)

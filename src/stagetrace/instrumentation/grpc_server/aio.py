@@ -34,7 +34,7 @@ from stagetrace.recording.context import attach, with_span
 from stagetrace.recording.loop_blockers import stepped
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources import loops
-from stagetrace.sources.thread_cpu import account
+from stagetrace.sources.thread_cpu import sample
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -122,7 +122,7 @@ class AioRpc(Rpc):
 
     def wrap(self, handler: Any) -> Any:
         """Return a handler for this RPC alone; None if it is of a kind that is not recorded."""
-        loops.note(time_ns())
+        loops.record(time_ns())
         self._takes_stream = requests = bool(handler.request_streaming)
         self.response_streaming = answers = bool(handler.response_streaming)
         name, _ = KINDS[requests, answers]
@@ -260,7 +260,7 @@ class AioRpc(Rpc):
     def in_thread(self, function: Any, *args: Any) -> Any:
         """Call a part of the handler in a thread that knows nothing of the task's context."""
         token = self._enter_thread()
-        first = account()
+        first = sample()
         try:
             return function(*args)
         except StopIteration:

@@ -24,7 +24,7 @@ from stagetrace.instrumentation.grpc_server.request import (
 )
 from stagetrace.recording.current_timeline import current
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
-from stagetrace.sources.thread_cpu import account
+from stagetrace.sources.thread_cpu import sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,7 +148,7 @@ class ThreadRpc(Rpc):
         self._has_begun = True
         if self.request_streaming:
             request = self._received(request) or request
-        first = account()
+        first = sample()
         try:
             return self._behaviour(request, context)
         except BaseException as error:

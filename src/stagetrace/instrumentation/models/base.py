@@ -28,13 +28,13 @@ from stagetrace.semconv import (
     PREPARE,
     TRANSFORM,
 )
-from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, UNKNOWN, account, account_since, between
+from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, UNKNOWN, between, sample, sample_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from stagetrace.recording.timeline import Timeline
-    from stagetrace.sources.thread_cpu import Reading
+    from stagetrace.sources.thread_cpu import CpuSample
 
     Describe = Callable[[Any, tuple[Any, ...], dict[str, Any]], Mapping[str, Any] | None]
 
@@ -78,7 +78,7 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
         token = _inside.set(True)
         attributes = None
         began = time_ns()
-        first = account(began)
+        first = sample(began)
         if first is not None and first[AT] > began:
             began = first[AT]  # the stage begins with the account: anything may come between two looks at a clock
         try:
@@ -187,9 +187,9 @@ def _of_one_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 @guarded
-def _divide(timeline: Timeline, first: Reading | None, attributes: dict[str, Any] | None) -> int | None:
+def _divide(timeline: Timeline, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
     """Note how the thread's time during a call divides, and return when it ended; None if that is unknown."""
-    last = account_since(first) if first is not None else None
+    last = sample_since(first) if first is not None else None
     share = between(first, last) if first is not None and last is not None else None
     if first is None or last is None or share is None or attributes is None:
         return None

@@ -35,7 +35,7 @@ from stagetrace.recording.loop_blockers import LONG_NS, note
 from stagetrace.recording.timeline import Timeline
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import QUEUE_IN_FRONT_MS, STAGETRACE_TRUNCATED_ATTRIBUTES
-from stagetrace.sources.thread_cpu import account
+from stagetrace.sources.thread_cpu import sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ def serve(app: Any, call: Callable[[Any, Any], Any], environ: Any, start_respons
         request = None
     if request is None:
         return call(environ, start_response)
-    first = account()
+    first = sample()
     try:
         return request.run(call, environ, start_response)
     finally:
