@@ -123,7 +123,7 @@ def test_a_breach_is_followed_down_to_who_owns_the_time(store: str, what: str, s
 def test_a_downstream_trace_that_is_missing_is_said(store: str) -> None:
     """As where the feature service is not traced: its spans are left out of what is asked."""
     breach_of(store, "features at the far end of a long line")
-    from stagetrace.cli.downstream import owner_of
+    from stagetrace.analysis.time_owner import owner_of
     from stagetrace.store import open_store
 
     with open_store(store) as reader:

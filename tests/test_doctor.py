@@ -341,7 +341,7 @@ def test_the_spool_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     spool.write(b"y" * 50, 5, breach=False)
     spool.write(b"z" * 50, 4, breach=False)
     monkeypatch.setenv("STAGETRACE_SPOOL", str(folder))
-    good = delivery.spool()
+    good = delivery.spool_check()
     assert good.state == OK
     assert good.found == f"{folder}: 7 spans of breaches and 9 others wait in 3 files, 200 bytes"
     name = next(name for name in spool.names() if "-4-" in name)
@@ -359,13 +359,13 @@ def test_the_spool_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize("where", ["/proc/spool", "/dev/null/spool"])
 def test_a_spool_that_cannot_be_used_fails(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGETRACE_SPOOL", where)
-    found = delivery.spool()
+    found = delivery.spool_check()
     assert (found.state, found.found.split(":")[0]) == (FAIL, f"{where} cannot be written to")
 
 
 def test_a_spool_that_is_not_there_yet_is_not_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STAGETRACE_SPOOL", str(tmp_path / "a" / "b"))
-    assert delivery.spool().state == OK
+    assert delivery.spool_check().state == OK
     assert not (tmp_path / "a").exists()
 
 

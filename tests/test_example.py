@@ -17,7 +17,8 @@ import pytest
 
 from backends import CONFIG, LOOPBACK, free_port
 from stagetrace.cli.demo import command as demo
-from stagetrace.cli.report.all_answers import BENCH, VERBS
+from stagetrace.cli.registry import ANSWERS
+from stagetrace.cli.report.all_answers import BENCH
 from stagetrace.errors import StagetraceError
 
 if TYPE_CHECKING:
@@ -218,12 +219,12 @@ def test_demo_shows_the_breaches(tmp_path: Path) -> None:
 def check_second_act(output: str, folder: Path) -> None:
     """Each question is answered in a sentence, and all of them on a page, which stays: the test takes it away."""
     answered = dict(re.findall(r"^\$ stagetrace (\w+).*\n  (\S.*)$", output, re.MULTILINE))
-    assert {*VERBS, BENCH} <= answered.keys()
+    assert {*ANSWERS, BENCH} <= answered.keys()
     assert all(answered.values())
     (report,) = folder.glob("stagetrace-report-*.html")
     assert f"on one page: {report}" in output
     page = report.read_text()
-    assert page.count("<section") == len(VERBS) + 1
+    assert page.count("<section") == len(ANSWERS) + 1
     assert page.count("<svg") >= 5
     # The next release serves another model, of which each inference takes longer.
     assert "2026.11" in answered["compare"]

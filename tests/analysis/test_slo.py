@@ -100,7 +100,7 @@ class Rows:
 
 
 def one(requests: Sequence[tuple[int, bool]], target: str = "99.9% over 30d", until: int = 100 * DAY) -> slo.Objective:
-    (found,) = slo.ask(Rows(requests, target, until), until, lambda _: None).objectives
+    (found,) = slo.ask(Rows(requests, target, until), until).objectives
     return found
 
 

@@ -17,8 +17,7 @@ from answers.made import MS, NOON, Made, store
 from backends import free_port
 from cli.running import COMMAND, cli, environment, time_of
 from stagetrace.analysis import bench
-from stagetrace.cli.bench import load_run as bench_run
-from stagetrace.cli.bench import target as bench_target
+from stagetrace.cli.bench import load_run, target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,7 +126,7 @@ def test_a_step_for_which_the_generator_was_late_is_tried_again(
         calls.append(rate)
         return replace(bench.step(sends, rate, *given), is_late=len(calls) <= late)
 
-    monkeypatch.setattr(bench_run, "step", measured)
+    monkeypatch.setattr(load_run, "step", measured)
     options = ("--find", "p50:20s", "--rate", "40", "--max-rate", "40", "--duration", "0.3s", "--warmup", "0s")
     with worker() as url:
         made = answered(0 if late == 1 else 1, url, *options)
@@ -284,7 +283,7 @@ def test_more_requests_than_can_be_planned_are_refused_before_one_is_sent() -> N
 
 
 def test_what_is_not_installed_is_said_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_target, "find_spec", lambda name: None if name == "httptools" else True)
+    monkeypatch.setattr(target, "find_spec", lambda name: None if name == "httptools" else True)
     done = cli("bench", "http://localhost:1/")
     assert done.returncode == 2
     assert done.stderr.startswith("stagetrace: bench needs httptools\npip install ")

@@ -18,7 +18,7 @@ from answers.made import NOON, Made, lines, store
 from cli.running import cli
 from stagetrace.cli.capacity.autoscaler import METRIC, label
 from stagetrace.cli.capacity.command import objective
-from stagetrace.instrumentation.http import metrics as http_metrics
+from stagetrace.instrumentation.http import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,7 +231,7 @@ def test_the_metric_is_what_the_service_s_exporter_calls_it() -> None:
     provider = MeterProvider(metric_readers=[PrometheusMetricReader()])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("opentelemetry.metrics.get_meter", provider.get_meter)
-        counted = http_metrics.HttpMetrics()
+        counted = metrics.HttpMetrics()
     attributes = {"http.request.method": "POST", "url.scheme": "http"}
     for _ in range(4):
         counted.begin(attributes)

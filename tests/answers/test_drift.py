@@ -296,11 +296,11 @@ def test_a_webhook_tries_three_times(
     statuses: list[int], tries: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a server refuses is final, what it fails at is tried again; a failure is said without the URL's path."""
-    from stagetrace.cli.drift import watch as drift_watch
+    from stagetrace.cli.drift import watch
 
-    monkeypatch.setattr(drift_watch, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(watch, "_PAUSE_S", 0.01)
     with receiver(statuses) as (url, taken):
-        hook = drift_watch.Webhook(url)
+        hook = watch.Webhook(url)
         hook.post({"series": "one"})
     assert len(taken) == tries
     failed = statuses[-1] == 404 or len(statuses) == 3
@@ -312,10 +312,10 @@ def test_a_webhook_tries_three_times(
 
 def test_a_webhook_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures are counted, and the watch goes on."""
-    from stagetrace.cli.drift import watch as drift_watch
+    from stagetrace.cli.drift import watch
 
-    monkeypatch.setattr(drift_watch, "_PAUSE_S", 0.01)
-    hook = drift_watch.Webhook("http://127.0.0.1:9/s3cret")
+    monkeypatch.setattr(watch, "_PAUSE_S", 0.01)
+    hook = watch.Webhook("http://127.0.0.1:9/s3cret")
     hook.post({})
     hook.post({})
     assert "2 alarms not posted so far" in capsys.readouterr().err
@@ -323,7 +323,7 @@ def test_a_webhook_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeyp
 
 def test_a_webhook_that_speaks_no_http(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What no server of HTTP would answer is a failure like any other."""
-    from stagetrace.cli.drift import watch as drift_watch
+    from stagetrace.cli.drift import watch
 
     def answer(listening: socket.socket) -> None:
         for _ in range(3):
@@ -332,11 +332,11 @@ def test_a_webhook_that_speaks_no_http(capsys: pytest.CaptureFixture[str], monke
                 connection.recv(65536)
                 connection.sendall(b"hello\r\n\r\n")
 
-    monkeypatch.setattr(drift_watch, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(watch, "_PAUSE_S", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=answer, args=(listening,), daemon=True)
         thread.start()
-        hook = drift_watch.Webhook(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+        hook = watch.Webhook(f"http://127.0.0.1:{listening.getsockname()[1]}/")
         hook.post({})
         thread.join()
     assert hook.failed == 1

@@ -9,7 +9,8 @@ import pytest
 
 from answers.made import Made, store
 from answers.test_bad_input import EVER, many, run
-from stagetrace.cli.report.all_answers import BENCH, VERBS
+from stagetrace.cli.registry import ANSWERS
+from stagetrace.cli.report.all_answers import BENCH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,7 @@ def test_all_ten_as_json(folder: Path) -> None:
     code, output, errors = run(*command)
     assert (code, errors) == (1, "")  # an objective is missed
     found = json.loads(output)
-    assert set(found["answers"]) == {*VERBS, BENCH}
+    assert set(found["answers"]) == {*ANSWERS, BENCH}
     assert found["sentence"] == found["answers"]["slo"]["sentence"]
     for verb, options in (("bottleneck", []), ("segments", ["--by", "model_version"]), ("compare", [])):
         _, alone, _ = run(verb, *options, *EVER, "--store", str(folder), "--json")
@@ -57,7 +58,7 @@ def test_one_page(folder: Path, tmp_path: Path) -> None:
     command = ("report", "--all", *EVER, "--store", str(folder), "--bench", str(bench), "--format", "html")
     code, page, errors = run(*command)
     assert (code, errors) == (1, "")
-    assert page.count("<section") == len(VERBS) + 1
+    assert page.count("<section") == len(ANSWERS) + 1
     assert page.count("<svg") >= 5
     assert sentence in page
     assert "41.00 ms" in page

@@ -47,7 +47,7 @@ def traffic(count: int = 5000) -> list[Made]:
 
 def at(ns: int) -> str:
     """Return a time as an option takes it, to the nanosecond."""
-    from stagetrace.cli.times import shown
+    from stagetrace.cli.arguments.times import shown
 
     return f"{shown(ns, digits=9).replace(' ', 'T')}Z"
 

@@ -12,7 +12,7 @@ import pytest
 
 from backend.running import Up, export, ids, names_of, raw_call, request, run_up
 from stagetrace.backend.web import authorized
-from stagetrace.store.jaeger import api_v3 as api
+from stagetrace.store.jaeger import api_v3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,11 +44,11 @@ def ask(up: Up, given: str | None) -> Any:
     metadata = () if given is None else (("authorization", given),)
     with grpc.insecure_channel(up.target("query_grpc_port")) as channel:
         call = channel.unary_unary(
-            api.path("GetServices"),
-            request_serializer=api.GetServicesRequest.SerializeToString,
-            response_deserializer=api.GetServicesResponse.FromString,
+            api_v3.path("GetServices"),
+            request_serializer=api_v3.GetServicesRequest.SerializeToString,
+            response_deserializer=api_v3.GetServicesResponse.FromString,
         )
-        return call(api.GetServicesRequest(), timeout=30, metadata=metadata)
+        return call(api_v3.GetServicesRequest(), timeout=30, metadata=metadata)
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -119,7 +119,7 @@ def test_all_ports_speak_tls_where_files_are_given(tmp_path: Path) -> None:
         with grpc.secure_channel(up.target(), credentials) as channel:
             assert export(channel, request("sealed").SerializeToString()) == b""
         with grpc.secure_channel(up.target("query_grpc_port"), credentials) as channel:
-            found: Any = api.GetServicesResponse.FromString(raw_call(channel, api.path("GetServices")))
+            found: Any = api_v3.GetServicesResponse.FromString(raw_call(channel, api_v3.path("GetServices")))
             assert set(found.services) == {"sealed", "svc"}
         with grpc.insecure_channel(up.target()) as channel, pytest.raises(grpc.RpcError):
             export(channel, sent.SerializeToString())

@@ -24,7 +24,7 @@ from backend.processes import until
 from backend.running import MS, export, ids, raw_call
 from stagetrace.backend.go_values import time_ns
 from stagetrace.backend.receiver_grpc import METHOD
-from stagetrace.store.jaeger import api_v3 as api
+from stagetrace.store.jaeger import api_v3
 from stagetrace.store.url import open_store
 from store.feed import recent
 
@@ -147,7 +147,7 @@ def both(jaeger: Jaeger, up: Up) -> tuple[Jaeger, Jaeger]:
 def find(
     one: Jaeger, low: int = BASE - FAR, high: int = BASE + FAR, duration: tuple[int, int] = (0, 0), **query: Any
 ) -> Iterator[TracesData]:
-    request: Any = api.FindTracesRequest()
+    request: Any = api_v3.FindTracesRequest()
     request.query.start_time_min.FromNanoseconds(low)
     request.query.start_time_max.FromNanoseconds(high)
     for field, ns in zip((request.query.duration_min, request.query.duration_max), duration, strict=True):
@@ -164,7 +164,7 @@ def find(
 def ask(one: Jaeger, method: str, request: Any) -> Iterator[TracesData]:
     with grpc.insecure_channel(one.query_grpc) as channel:
         call = channel.unary_stream(
-            api.path(method),
+            api_v3.path(method),
             request_serializer=type(request).SerializeToString,
             response_deserializer=TracesData.FromString,
         )
@@ -313,7 +313,9 @@ def test_a_search_gives_no_more_traces_than_asked_for(both: tuple[Jaeger, Jaeger
 @pytest.mark.parametrize("trace_id", [*(one.hex() for one in TRACES), TRACES[0].hex().upper(), "ab", "1" * 32, "0"])
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_trace_is_the_same(both: tuple[Jaeger, Jaeger], trace_id: str, raw: bool) -> None:
-    theirs, ours = (list(ask(one, "GetTrace", api.GetTraceRequest(trace_id=trace_id, raw_traces=raw))) for one in both)
+    theirs, ours = (
+        list(ask(one, "GetTrace", api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=raw))) for one in both
+    )
     assert leaves(ours) == leaves(theirs)
 
 
@@ -325,7 +327,7 @@ def test_what_jaeger_changes_for_the_eye_changes_alike(both: tuple[Jaeger, Jaege
         until(lambda one=one: len(_stored(one, sent)) == len(ids(sent)))  # type: ignore[misc]
     for raw in (True, False):
         for trace_id in sorted(set(ids(sent))):
-            request = api.GetTraceRequest(trace_id=trace_id, raw_traces=raw)
+            request = api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=raw)
             theirs, ours = (leaves(ask(one, "GetTrace", request)) for one in both)
             assert ours == theirs
             assert (ours == leaves(_traces_of(sent, trace_id))) is raw
@@ -336,7 +338,7 @@ def _stored(one: Jaeger, sent: Any) -> list[Any]:
     found: list[Any] = []
     for trace_id in sorted(set(ids(sent))):
         with suppress(grpc.RpcError):  # as long as there is none of it
-            found += leaves(ask(one, "GetTrace", api.GetTraceRequest(trace_id=trace_id, raw_traces=True)))
+            found += leaves(ask(one, "GetTrace", api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=True)))
     return found
 
 
@@ -352,16 +354,16 @@ def _traces_of(sent: Any, trace_id: str) -> Iterator[TracesData]:
 
 
 BAD: dict[str, tuple[str, Any]] = {
-    "no query": ("FindTraces", api.FindTracesRequest()),
-    "no times": ("FindTraces", api.FindTracesRequest(query={"service_name": "x"})),
-    "no end": ("FindTraces", api.FindTracesRequest(query={"service_name": "x", "start_time_min": {"seconds": 1}})),
+    "no query": ("FindTraces", api_v3.FindTracesRequest()),
+    "no times": ("FindTraces", api_v3.FindTracesRequest(query={"service_name": "x"})),
+    "no end": ("FindTraces", api_v3.FindTracesRequest(query={"service_name": "x", "start_time_min": {"seconds": 1}})),
     "no depth": (
         "FindTraces",
-        api.FindTracesRequest(query={"start_time_min": {"seconds": 1}, "start_time_max": {"seconds": 2}}),
+        api_v3.FindTracesRequest(query={"start_time_min": {"seconds": 1}, "start_time_max": {"seconds": 2}}),
     ),
-    "no id": ("GetTrace", api.GetTraceRequest(trace_id="")),
-    "no hex": ("GetTrace", api.GetTraceRequest(trace_id="xyz")),
-    "too long": ("GetTrace", api.GetTraceRequest(trace_id="1" * 33)),
+    "no id": ("GetTrace", api_v3.GetTraceRequest(trace_id="")),
+    "no hex": ("GetTrace", api_v3.GetTraceRequest(trace_id="xyz")),
+    "too long": ("GetTrace", api_v3.GetTraceRequest(trace_id="1" * 33)),
 }
 
 
@@ -378,7 +380,7 @@ def test_a_bad_question_is_refused_alike(both: tuple[Jaeger, Jaeger], case: str)
 def test_services_and_operations_are_the_same(both: tuple[Jaeger, Jaeger]) -> None:
     services = []
     for one in both:
-        found: Any = api.GetServicesResponse.FromString(raw_call(one.query_grpc, api.path("GetServices")))
+        found: Any = api_v3.GetServicesResponse.FromString(raw_call(one.query_grpc, api_v3.path("GetServices")))
         services.append({service for service in found.services if service.startswith(SERVICE)})
     assert services[1] == services[0] == {SERVICE, f"{SERVICE}-other"}
     for service, kind in itertools.product((SERVICE, f"{SERVICE}-other", "nobody"), ("", "server", "client", "SERVER")):
@@ -387,9 +389,9 @@ def test_services_and_operations_are_the_same(both: tuple[Jaeger, Jaeger]) -> No
 
 
 def _operations(one: Jaeger, service: str, kind: str) -> set[tuple[str, str]]:
-    request: Any = api.GetOperationsRequest(service=service, span_kind=kind)
-    raw = raw_call(one.query_grpc, api.path("GetOperations"), request.SerializeToString())
-    found: Any = api.GetOperationsResponse.FromString(raw)
+    request: Any = api_v3.GetOperationsRequest(service=service, span_kind=kind)
+    raw = raw_call(one.query_grpc, api_v3.path("GetOperations"), request.SerializeToString())
+    found: Any = api_v3.GetOperationsResponse.FromString(raw)
     return {(operation.name, operation.span_kind) for operation in found.operations}
 
 

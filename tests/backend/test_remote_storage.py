@@ -17,10 +17,10 @@ import backends
 from backend.running import Up, ids, raw_call, request
 from backend.test_like_jaeger import BASE, FAR, SENT, SERVICE, TRACES, ask, find, leaves
 from conftest import need
-from stagetrace.backend import storage_api as storage
+from stagetrace.backend import storage_api
 from stagetrace.backend.receiver_grpc import METHOD
 from stagetrace.backend.storage_grpc import chunks
-from stagetrace.store.jaeger import api_v3 as api
+from stagetrace.store.jaeger import api_v3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ exporters: {{jaeger_storage_exporter: {{trace_storage: ours}}}}
 
 def test_jaeger_reads_what_it_wrote(on_top: backends.Jaeger, up: Up) -> None:
     for trace_id in TRACES:
-        question = api.GetTraceRequest(trace_id=trace_id.hex(), raw_traces=True)
+        question = api_v3.GetTraceRequest(trace_id=trace_id.hex(), raw_traces=True)
         theirs = leaves(ask(on_top, "GetTrace", question))
         assert theirs
         assert theirs == leaves(ask(up.as_jaeger, "GetTrace", question))
@@ -134,14 +134,14 @@ def test_our_messages_have_the_fields_of_jaegers() -> None:
     content = backends.binary("jaeger").read_bytes()
     theirs = _descriptor(content)
     fields = {one.name: {f.name: (f.number, f.label, f.type) for f in one.field} for one in theirs.message_type}
-    for name in storage.MESSAGES:
-        message = storage._POOL.FindMessageTypeByName(f"{storage.PACKAGE}.{name}")
+    for name in storage_api.MESSAGES:
+        message = storage_api._POOL.FindMessageTypeByName(f"{storage_api.PACKAGE}.{name}")
         copy = descriptor_pb2.DescriptorProto()
         message.CopyToProto(copy)
         assert {f.name: (f.number, f.label, f.type) for f in copy.field} == fields[name]
     (service,) = theirs.service
-    assert {storage.path(method.name) for method in service.method} == {
-        storage.path(name) for name in ("GetTraces", "GetServices", "GetOperations", "FindTraces", "FindTraceIDs")
+    assert {storage_api.path(method.name) for method in service.method} == {
+        storage_api.path(name) for name in ("GetTraces", "GetServices", "GetOperations", "FindTraces", "FindTraceIDs")
     }
 
 
@@ -152,8 +152,8 @@ def _descriptor(content: bytes) -> descriptor_pb2.FileDescriptorProto:
             raw = zlib.decompressobj(wbits=31).decompress(content[start : start + (1 << 20)])
         except zlib.error:
             continue
-        if storage.PACKAGE.encode() in raw and b"TraceReader" in raw:
+        if storage_api.PACKAGE.encode() in raw and b"TraceReader" in raw:
             file = descriptor_pb2.FileDescriptorProto.FromString(raw)
-            if file.package == storage.PACKAGE and file.service:
+            if file.package == storage_api.PACKAGE and file.service:
                 return file
-    raise AssertionError(f"no descriptor of {storage.PACKAGE} in Jaeger's binary")
+    raise AssertionError(f"no descriptor of {storage_api.PACKAGE} in Jaeger's binary")

@@ -31,7 +31,7 @@ from backend.running import (
 )
 from cli.running import cli
 from stagetrace.backend import options
-from stagetrace.cli import up as verb
+from stagetrace.cli import up
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -194,7 +194,7 @@ def test_variables_stand_in_for_flags_and_flags_win(tmp_path: Path) -> None:
 
 def test_each_flag_has_its_variable_and_each_key_its_line() -> None:
     page = (Path(__file__).parent.parent.parent / "docs" / "cli.md").read_text()
-    for flag, (setting, _) in verb._FLAGS.items():
+    for flag, (setting, _) in up._FLAGS.items():
         assert setting.name == "STAGETRACE_" + flag.removeprefix("--").replace("-", "_").upper()
     table = page.partition("### `up --json`")[2]
     described = {
@@ -203,7 +203,7 @@ def test_each_flag_has_its_variable_and_each_key_its_line() -> None:
         if line.startswith("| `")
         for word in re.findall(r"`(\w+)`", line.split("|")[1])
     }
-    assert described == set(verb.ready(options.Options(Path("x")), options.Ports()))
+    assert described == set(up.ready(options.Options(Path("x")), options.Ports()))
 
 
 @pytest.mark.parametrize(

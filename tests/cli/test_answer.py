@@ -10,8 +10,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.output.answer import Answer, add_format, finish
+from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import ASCII, Bars, Histogram, Points, Series, Stacked, lines
+from stagetrace.cli.output.formats import add_format, print_answer
 from stagetrace.cli.output.svg import svg
 from stagetrace.cli.output.table_layout import Column, Table
 
@@ -42,7 +43,7 @@ def arguments(*given: str) -> argparse.Namespace:
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert finish(arguments("--json"), ANSWER) == 1
+    assert print_answer(arguments("--json"), ANSWER) == 1
     assert json.loads(capsys.readouterr().out) == {
         "complete": True,
         "sentence": "p99 is <fine>.",
@@ -53,14 +54,14 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_incomplete_answer_says_so_in_each_form(capsys: pytest.CaptureFixture[str]) -> None:
     answer = Answer("T", "S.", {}, complete=False, reason="cut & off")
     for form, shown in (("text", ""), ("markdown", "**Incomplete:** cut & off"), ("html", "Incomplete: cut &amp; off")):
-        assert finish(arguments("--format", form), answer) == 0
+        assert print_answer(arguments("--format", form), answer) == 0
         out, err = capsys.readouterr()
         assert shown in out
         assert err == "stagetrace: INCOMPLETE: cut & off\n"
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
-    finish(arguments(), ANSWER)
+    print_answer(arguments(), ANSWER)
     assert capsys.readouterr().out.splitlines()[:8] == [
         "p99 is <fine>.",
         "",
@@ -74,7 +75,7 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
-    finish(arguments("--format", "markdown"), ANSWER)
+    print_answer(arguments("--format", "markdown"), ANSWER)
     assert capsys.readouterr().out.startswith(
         "# A & B\n\np99 is \\<fine\\>.\n\nA line.\n\nStages\n\n| stage | p99 |\n| --- | --: |\n"
         "| shop \\<b\\> |  |\n| queue\\|x | 1.00 ms |\n\nTime by stage\n\n```text\n"
@@ -82,7 +83,7 @@ def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_page_is_whole_and_escapes_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
-    finish(arguments("--format", "html"), ANSWER)
+    print_answer(arguments("--format", "html"), ANSWER)
     page = capsys.readouterr().out
     assert "<b>" not in page
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
@@ -91,7 +92,7 @@ def test_a_page_is_whole_and_escapes_what_it_shows(capsys: pytest.CaptureFixture
 
 def test_two_forms_at_once_are_refused() -> None:
     with pytest.raises(UsageError, match="two forms"):
-        finish(arguments("--json", "--format", "html"), ANSWER)
+        print_answer(arguments("--json", "--format", "html"), ANSWER)
 
 
 def test_pictures_in_characters() -> None:

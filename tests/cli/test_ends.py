@@ -13,7 +13,7 @@ import pytest
 from backend.processes import WITHIN_S, Lines, started, until
 from cli import literal
 from cli.running import COMMAND, environment
-from stagetrace.cli import main as command
+from stagetrace.cli import main
 
 # What libraries do with the exception: another error of it, an answer as if nothing had been, a wait that does not end.
 OTHER_ERROR = "raise RuntimeError('Query interrupted') from None"
@@ -73,8 +73,8 @@ def test_a_fault_of_ours_is_no_interruption_and_no_answer(
     def run(given: list[str]) -> int:
         raise RuntimeError(given)
 
-    monkeypatch.setattr(command, "_run", run)
-    assert command.main(["services"]) == 2
+    monkeypatch.setattr(main, "_run", run)
+    assert main.main(["services"]) == 2
     output, errors = capsys.readouterr()
     assert output == ""
     assert errors.startswith("Traceback (most recent call last):")

@@ -18,7 +18,7 @@ from backend.running import run_up
 from cli import literal
 from cli.literal import trace_id
 from cli.running import COMMAND, cli, environment, time_of
-from stagetrace.otlp.decode import json as json_form
+from stagetrace.otlp.decode.json import encode
 from stagetrace.store import Selection, open_store
 
 EVER = Selection(0, 2**63 - 1)
@@ -51,7 +51,7 @@ def whole(store: str) -> list[str]:
                         scope.spans.add().CopyFrom(span)
                         # Which attribute comes first means nothing, and a store of columns does not keep it.
                         scope.spans[0].attributes.sort(key=lambda item: item.key)
-                        found.add(json_form.encode(one))
+                        found.add(encode(one))
     return sorted(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stagetrace.cli.output import lines as output
+from stagetrace.cli.output import lines
 from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column, Table, blocks, text_of
 
 ID = "906f7089f5ba030d53ddef4e9aab1663"
@@ -32,13 +32,13 @@ ROWS = [
 ]
 
 
-def lines(table: Table, width: int | None) -> list[str]:
+def rendered(table: Table, width: int | None) -> list[str]:
     return [text_of(line) for block in blocks(table, width) for line in block]
 
 
 @pytest.mark.parametrize("width", range(36, 140, 4))
 def test_no_number_id_or_word_is_cut_or_broken(width: int) -> None:
-    shown = lines(TABLE, width)
+    shown = rendered(TABLE, width)
     assert max(map(len, shown)) <= width
     words = " ".join(shown).split()
     for cell in [column.name for column in COLUMNS] + [cell for row in TABLE.rows for cell in row]:
@@ -47,11 +47,11 @@ def test_no_number_id_or_word_is_cut_or_broken(width: int) -> None:
 
 
 def test_a_wide_terminal_has_a_line_for_each_row() -> None:
-    assert len(lines(TABLE, 140)) == len(lines(TABLE, None)) == 4
+    assert len(rendered(TABLE, 140)) == len(rendered(TABLE, None)) == 4
 
 
 def test_a_narrow_one_has_lines_that_stand_below_each_other() -> None:
-    assert lines(TABLE, 80) == [
+    assert rendered(TABLE, 80) == [
         "Requests",
         "time (UTC)               request                 took  stage",
         "  span",
@@ -64,21 +64,21 @@ def test_a_narrow_one_has_lines_that_stand_below_each_other() -> None:
 
 def test_a_word_longer_than_the_terminal_is_folded_and_whole() -> None:
     path = "/" + "x" * 300
-    shown = lines(Table((Column("check"), Column("found")), [("python", path)]), 40)
+    shown = rendered(Table((Column("check"), Column("found")), [("python", path)]), 40)
     assert path in "".join(line.strip().removeprefix("python").strip() for line in shown)
     assert max(map(len, shown)) <= 40
 
 
 def test_what_all_rows_share_is_said_once_and_ids_are_as_short_as_tells_them_apart() -> None:
     """What none of them has is not said at all."""
-    assert lines(Table(MANY, ROWS), 80) == [
+    assert rendered(Table(MANY, ROWS), 80) == [
         "2026-11-25; service api; status 200",
         "time (UTC)    request        trace",
         f"11:27:40.494  POST /predict  {ID}",
         f"11:27:41.494  POST /rank     906f7089f{ID[9:-1]}4",
         f"11:27:42.494  GET /health    16{ID[2:]}",
     ]
-    assert lines(Table(MANY, [ROWS[0], ROWS[2]]), 80)[2:] == [
+    assert rendered(Table(MANY, [ROWS[0], ROWS[2]]), 80)[2:] == [
         "11:27:40.494  POST /predict  906f7089",
         "11:27:42.494  GET /health    166f7089",
     ]
@@ -86,7 +86,7 @@ def test_what_all_rows_share_is_said_once_and_ids_are_as_short_as_tells_them_apa
 
 def test_rows_of_two_days_and_services_keep_both() -> None:
     other = ("2026-11-26 00:00:00.000", "web", "GET /health", "Ranker", "200", "ab" * 16)
-    assert lines(Table(MANY, [ROWS[0], other]), 90) == [
+    assert rendered(Table(MANY, [ROWS[0], other]), 90) == [
         "status 200",
         "time (UTC)               service  request        model   trace",
         "2026-11-25 11:27:40.494  api      POST /predict  -       906f7089",
@@ -96,13 +96,13 @@ def test_rows_of_two_days_and_services_keep_both() -> None:
 
 def test_columns_that_say_least_leave_a_narrow_line_and_are_named() -> None:
     other = ("2026-11-25 00:00:00.000", "web", "GET /health", "Ranker", "200", "ab" * 16)
-    assert lines(Table(MANY, [ROWS[0], other]), 50) == [
+    assert rendered(Table(MANY, [ROWS[0], other]), 50) == [
         "2026-11-25; status 200; no room for model",
         "time (UTC)    service  request        trace",
         "11:27:40.494  api      POST /predict  906f7089",
         "00:00:00.000  web      GET /health    abababab",
     ]
-    assert lines(Table(MANY, [ROWS[0], other]), 40)[:2] == [
+    assert rendered(Table(MANY, [ROWS[0], other]), 40)[:2] == [
         "2026-11-25; status 200; no room for",
         "service, model",
     ]
@@ -110,7 +110,7 @@ def test_columns_that_say_least_leave_a_narrow_line_and_are_named() -> None:
 
 def test_headings_stand_between_rows() -> None:
     table = Table((Column("stage"), Column("p50", is_number=True)), ["api /rank", ("  queue", "1.00 ms")])
-    assert lines(table, 80) == ["stage        p50", "api /rank", "  queue  1.00 ms"]
+    assert rendered(table, 80) == ["stage        p50", "api /rank", "  queue  1.00 ms"]
 
 
 def numbered(count: int, title: str) -> Table:
@@ -118,7 +118,7 @@ def numbered(count: int, title: str) -> Table:
 
 
 def clipped(parts: list[Table | str], height: int) -> list[str]:
-    return [text_of(line) for line in output.clipped(parts, 80, height)]
+    return [text_of(line) for line in lines.clipped(parts, 80, height)]
 
 
 def test_each_part_of_a_screen_has_its_share_of_the_height() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from cli import reference
+from stagetrace.analysis.time_owner import Hop, Owner
 from stagetrace.cli import breaches, trace
-from stagetrace.cli.downstream import alone
 from stagetrace.cli.registry import VERBS, load
 from stagetrace.store import Breaches, Entry, SpanRow, Trace
 from stagetrace.store.base import Lost, Tally
@@ -37,7 +37,9 @@ def test_every_json_key_is_described() -> None:
     nothing = (None, None, None, None, None)  # threshold, overrun, objective, stage, severity
     one = Entry(made.trace_id, made.span_id, "svc", "n", None, made.start, made.end, *nothing)
     tally = Tally(lost=(Lost("inference", "gc", 1, 2.0),))
-    listed = breaches.as_json(Breaches((one,), complete=False, reason="why", tally=tally), [alone(one, "why")])
+    listed = breaches.as_json(
+        Breaches((one,), complete=False, reason="why", tally=tally), [Owner((Hop("svc", None, 1.0),), "why")]
+    )
     drawn = trace.as_json(Trace(made.trace_id, (row,), complete=False, reason="why"))
     breach = listed["breaches"][0]
     assert _described(sections["breaches --json"]) == {

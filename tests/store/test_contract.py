@@ -13,12 +13,12 @@ import pytest
 
 from heavy import HEAVY
 from stagetrace import semconv
+from stagetrace.analysis.time_owner import Hop, Owner
 from stagetrace.cli.breaches import owners_of
-from stagetrace.cli.downstream import Hop, Owner
 from stagetrace.errors import StoreError
+from stagetrace.estimates import Sample
 from stagetrace.store import Selection, answers, open_store
 from stagetrace.store.base import CANDIDATES, Lost, Tally
-from stagetrace.store.estimates import Sample
 from stagetrace.store.known import nearest
 from stagetrace.store.relations import REQUESTS, SPANS
 from store import members

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from stagetrace.estimates import Attainment, Sample, attainment
 from stagetrace.store.answers import exactly, request_of, routes, stages, tally
 from stagetrace.store.base import Counted, Selection, SpanRow
-from stagetrace.store.estimates import Attainment, Sample, attainment
 from stagetrace.store.load import Loader
 from stagetrace.store.tally import Tallier
 from store.local.made import attribute, request

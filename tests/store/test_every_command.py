@@ -13,7 +13,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
 from cli.running import time_of
 from stagetrace.cli.main import main
-from stagetrace.otlp.decode import json as json_form
+from stagetrace.otlp.decode.json import encode
 from store import members
 from store.feed import Made, readable
 from store.spans import AGAIN, ALL, BASE, END, NASTY
@@ -42,7 +42,7 @@ COMMANDS = {
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what each command says of a file of OTLP JSON, which needs no other process."""
     path = tmp_path_factory.mktemp("expected") / "spans.jsonl"
-    path.write_text("\n".join(json_form.encode(_request(made)) for made in (ALL, AGAIN)) + "\n")
+    path.write_text("\n".join(encode(_request(made)) for made in (ALL, AGAIN)) + "\n")
     return {name: answer(*command, "--store", str(path)) for name, command in COMMANDS.items()}
 
 

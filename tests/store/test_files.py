@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode import json as json_form
+from stagetrace.otlp.decode.json import decode, encode
 from stagetrace.store import Selection, open_store
-from stagetrace.store.file import otlp as otlp_file
+from stagetrace.store.file import otlp
 from stagetrace.store.file.otlp import complete_lines
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def read(path: Path) -> tuple[list[int], list[str]]:
     cuts: list[str] = []
     starts = [
         span.start_time_unix_nano
-        for request in otlp_file.read(path, cuts)
+        for request in otlp.read(path, cuts)
         for resource_spans in request.resource_spans
         for scope_spans in resource_spans.scope_spans
         for span in scope_spans.spans
@@ -71,7 +71,7 @@ def read(path: Path) -> tuple[list[int], list[str]]:
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)
-@pytest.mark.parametrize("suffix", otlp_file.PROTOBUF)
+@pytest.mark.parametrize("suffix", otlp.PROTOBUF)
 def test_each_framing_of_protobuf_is_read(tmp_path: Path, framing: str, suffix: str) -> None:
     path = tmp_path / f"spans{suffix}"
     path.write_bytes(FRAMINGS[framing])
@@ -101,7 +101,7 @@ def test_a_cut_in_any_place_keeps_the_messages_before_it_and_says_so(tmp_path: P
 
 
 @settings(max_examples=300, deadline=None)
-@given(content=st.binary(max_size=200), suffix=st.sampled_from([*otlp_file.PROTOBUF, *otlp_file.JSON]))
+@given(content=st.binary(max_size=200), suffix=st.sampled_from([*otlp.PROTOBUF, *otlp.JSON]))
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str) -> None:
     path = tmp_path_factory.mktemp("any") / f"spans{suffix}"
     path.write_bytes(content)
@@ -116,7 +116,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
 def test_one_wrong_byte_in_json_is_an_error_of_its_line_alone(
     tmp_path_factory: pytest.TempPathFactory, cut: int, byte: int
 ) -> None:
-    lines = [json_form.encode(one).encode() for one in MESSAGES]
+    lines = [encode(one).encode() for one in MESSAGES]
     broken = bytearray(lines[1])
     broken[cut % len(broken)] = byte
     path = tmp_path_factory.mktemp("json") / "spans.jsonl"
@@ -128,35 +128,35 @@ def test_one_wrong_byte_in_json_is_an_error_of_its_line_alone(
 
 def test_json_may_be_one_object_over_many_lines(tmp_path: Path) -> None:
     path = tmp_path / "spans.json"
-    path.write_text(json.dumps(json.loads(json_form.encode(MESSAGES[1])), indent=2))
+    path.write_text(json.dumps(json.loads(encode(MESSAGES[1])), indent=2))
     assert read(path) == ([2], [])
 
 
 @pytest.mark.parametrize("line", ["", "[]", "null", '{"resourceSpans": 3}', '{"resourceSpans": [3]}', "[" * 50_000])
 def test_what_is_no_request_is_a_value_error(line: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        json_form.decode(line)
+        decode(line)
 
 
 def test_ids_are_hex_of_their_length() -> None:
-    given = json.loads(json_form.encode(MESSAGES[0]))
+    given = json.loads(encode(MESSAGES[0]))
     span = given["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
     assert (span["traceId"], span["spanId"]) == ("0" * 31 + "1", "0" * 15 + "1")
     for wrong in ("zz" * 16, "00" * 15, "AAAAAAAAAAAAAAAAAAAAAQ==", "0" * 33):
         span["traceId"] = wrong
         with pytest.raises(ValueError, match=r"hex"):
-            json_form.decode(json.dumps(given))
+            decode(json.dumps(given))
 
 
 def test_other_signals_in_the_file_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "all.jsonl"
-    path.write_text('{"resourceMetrics":[{}]}\n' + json_form.encode(MESSAGES[0]) + '\n{"resourceLogs":[{}]}\n')
+    path.write_text('{"resourceMetrics":[{}]}\n' + encode(MESSAGES[0]) + '\n{"resourceLogs":[{}]}\n')
     assert read(path) == ([1], [])
 
 
 def test_a_folder_is_its_files_and_a_mixed_one_is_refused(tmp_path: Path) -> None:
     for name, one in zip(("a.jsonl", "b.jsonl"), MESSAGES, strict=False):
-        (tmp_path / name).write_text(json_form.encode(one) + "\n")
+        (tmp_path / name).write_text(encode(one) + "\n")
     (tmp_path / "notes.txt").write_text("not ours")
     with open_store(tmp_path.as_uri()) as reader:
         assert sum(len(one.resource_spans) for one in reader.iter_otlp(EVER, [])) == 2
@@ -191,7 +191,7 @@ def test_parquet_that_is_none_is_a_short_error(tmp_path: Path, content: bytes) -
 
 def test_lines_are_taken_when_they_are_whole(tmp_path: Path) -> None:
     path = tmp_path / "spans.jsonl"
-    first, second = (json_form.encode(one) + "\n" for one in MESSAGES[:2])
+    first, second = (encode(one) + "\n" for one in MESSAGES[:2])
     path.write_text(first + second[:20])
     found, offset = complete_lines(path, 0)
     assert (len(found), offset) == (1, len(first))

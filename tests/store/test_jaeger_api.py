@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from backends import binary
 from conftest import need
-from stagetrace.store.jaeger import api_v3 as api
+from stagetrace.store.jaeger import api_v3
 
 if TYPE_CHECKING:
     from backends import Jaeger
@@ -33,11 +33,11 @@ def theirs() -> descriptor_pb2.FileDescriptorProto:
             raw = zlib.decompressobj(wbits=31).decompress(content[start : start + _LARGEST])
         except zlib.error:
             continue  # the same ten bytes by chance
-        if api.PACKAGE.encode() in raw:
+        if api_v3.PACKAGE.encode() in raw:
             file = descriptor_pb2.FileDescriptorProto.FromString(raw)
-            if file.package == api.PACKAGE and file.service:
+            if file.package == api_v3.PACKAGE and file.service:
                 return file
-    raise AssertionError(f"no descriptor of {api.PACKAGE} in Jaeger's binary")
+    raise AssertionError(f"no descriptor of {api_v3.PACKAGE} in Jaeger's binary")
 
 
 def _fields(message: descriptor_pb2.DescriptorProto) -> dict[str, tuple[int, int, int, str]]:
@@ -46,7 +46,7 @@ def _fields(message: descriptor_pb2.DescriptorProto) -> dict[str, tuple[int, int
 
 def test_each_message_has_jaegers_fields_numbers_and_types(theirs: descriptor_pb2.FileDescriptorProto) -> None:
     expected = {message.name: message for message in theirs.message_type if not message.name.startswith("GRPCGateway")}
-    ours = {message.name: message for message in api.file_descriptor().message_type}
+    ours = {message.name: message for message in api_v3.file_descriptor().message_type}
     assert {name: _fields(message) for name, message in ours.items()} == {
         name: _fields(message) for name, message in expected.items()
     }
@@ -59,15 +59,15 @@ def test_each_message_has_jaegers_fields_numbers_and_types(theirs: descriptor_pb
 def test_each_method_has_jaegers_messages(theirs: descriptor_pb2.FileDescriptorProto) -> None:
     def methods(file: descriptor_pb2.FileDescriptorProto) -> list[tuple[str, str, str, bool, bool]]:
         (service,) = file.service
-        assert f"{file.package}.{service.name}" == api.SERVICE
+        assert f"{file.package}.{service.name}" == api_v3.SERVICE
         return [
             (one.name, one.input_type, one.output_type, one.client_streaming, one.server_streaming)
             for one in service.method
         ]
 
-    assert methods(api.file_descriptor()) == methods(theirs)
+    assert methods(api_v3.file_descriptor()) == methods(theirs)
 
 
 def test_a_running_jaeger_offers_the_service(jaeger: Jaeger) -> None:
     with grpc.insecure_channel(jaeger.query_grpc) as channel:
-        assert api.SERVICE in ProtoReflectionDescriptorDatabase(channel).get_services()
+        assert api_v3.SERVICE in ProtoReflectionDescriptorDatabase(channel).get_services()

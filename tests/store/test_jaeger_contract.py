@@ -23,8 +23,8 @@ from conftest import need
 from stagetrace import semconv
 from stagetrace.errors import StoreError
 from stagetrace.store import Selection
-from stagetrace.store.jaeger import api_v3 as api
-from stagetrace.store.jaeger import reader as jaeger
+from stagetrace.store.jaeger import api_v3
+from stagetrace.store.jaeger import reader as jaeger_reader
 from stagetrace.store.jaeger.client import JaegerClient
 from stagetrace.store.jaeger.columns import Columns
 from stagetrace.store.jaeger.reader import JaegerReader
@@ -84,15 +84,15 @@ class Strict(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in it
         self.depths: list[int] = []
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        if handler_call_details.method == api.path("GetServices"):
+        if handler_call_details.method == api_v3.path("GetServices"):
             return grpc.unary_unary_rpc_method_handler(
-                lambda *_: api.GetServicesResponse(services=[SERVICE]),
-                api.GetServicesRequest.FromString,
-                api.GetServicesResponse.SerializeToString,
+                lambda *_: api_v3.GetServicesResponse(services=[SERVICE]),
+                api_v3.GetServicesRequest.FromString,
+                api_v3.GetServicesResponse.SerializeToString,
             )
-        if handler_call_details.method == api.path("FindTraces"):
+        if handler_call_details.method == api_v3.path("FindTraces"):
             return grpc.unary_stream_rpc_method_handler(
-                self.find, api.FindTracesRequest.FromString, TracesData.SerializeToString
+                self.find, api_v3.FindTracesRequest.FromString, TracesData.SerializeToString
             )
         return None
 
@@ -200,7 +200,7 @@ def test_a_crowd_in_a_wide_window_takes_few_searches() -> None:
 def test_an_id_is_searched_by_its_beginning_among_the_newest_traces_and_no_further(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jaeger, "NEWEST_TRACES", 5)
+    monkeypatch.setattr(jaeger_reader, "NEWEST_TRACES", 5)
     now = time.time_ns() // 1000 * 1000
     handler = Strict([now - number * 60_000_000_000 for number in range(20)])  # a minute each; trace 1 is the newest
     with served(handler) as client:

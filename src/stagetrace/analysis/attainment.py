@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from stagetrace import estimates
 from stagetrace.errors import PolicyError
+from stagetrace.estimates import Sample
 from stagetrace.sla.policy import DEFAULT_TARGET, DEFAULT_WINDOW_S, Policy
 
 if TYPE_CHECKING:
@@ -14,8 +16,6 @@ if TYPE_CHECKING:
 
     # Service, route and objective -> what the service itself counted of it from a time on, up to the end.
     Exact: TypeAlias = "Callable[[int], Mapping[tuple[str, str, str | None], Counts]]"
-    # Attainment with its 95 % interval out of a sample; None where the sampling does not let it be told.
-    Estimate: TypeAlias = "Callable[[Counts], tuple[float, float, float] | None]"
 
 REDUCTION: Final = "verdicts"
 KEYS: Final = ("service", "path", "objective", "target")
@@ -74,6 +74,11 @@ class Counts(NamedTuple):
         """Return how many were judged."""
         return self.good + self.breaches
 
+    @property
+    def sample(self) -> Sample:
+        """Return what the counts are made of."""
+        return Sample(self.stored, is_estimate=self.is_sampled, is_unknown=self.is_unknown)
+
 
 def counts(rows: Iterable[Mapping[str, Any]]) -> Counts:
     """Return the sum of rows of the reduction `verdicts`."""
@@ -110,12 +115,12 @@ class Attained(NamedTuple):
     is_estimate: bool
 
 
-def attained(found: Counts, estimate: Estimate) -> Attained | None:
+def attained(found: Counts) -> Attained | None:
     """Return the attainment; None where nothing was judged, or where the sampling does not let it be told."""
     if found.is_unknown or found.judged == 0:
         return None
     if found.is_sampled and found.most > 1:
-        known = estimate(found)
+        known = estimates.attainment(found.sample, found.good, found.spread, found.most, found.breaches)
         return None if known is None else Attained(*known, is_estimate=True)
     good, breaches = round(found.good), round(found.breaches)
     return Attained(good / (good + breaches), *exact_interval(good, good + breaches), is_estimate=False)

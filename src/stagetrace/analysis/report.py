@@ -15,7 +15,7 @@ from stagetrace.sla.policy import EXCLUDED
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from stagetrace.analysis.attainment import Attained, Estimate, Target
+    from stagetrace.analysis.attainment import Attained, Target
     from stagetrace.analysis.source import Source
 
 _NS: Final = 10**9
@@ -141,7 +141,7 @@ def flattened(windows: Sequence[Window], since_ns: int, until_ns: int) -> list[t
     return made
 
 
-def ask(source: Source, options: Options, estimate: Estimate) -> Found:
+def ask(source: Source, options: Options) -> Found:
     """Return the report of the requests that began in the period; `source` holds no others."""
     stretches = flattened(options.excluded, options.since_ns, options.until_ns)
     cuts = sorted({edge for begin, end, _ in stretches for edge in (begin, end)})
@@ -161,7 +161,7 @@ def ask(source: Source, options: Options, estimate: Estimate) -> Found:
             excluded[why] = excluded.get(why, 0.0) + counted.excluded
         rest += counted.requests - counted.judged - counted.excluded
         if counted.judged:
-            lines.append(_line(key, counted, options, estimate))
+            lines.append(_line(key, counted, options))
     unjudged = _unjudged(source, rest, cuts, reasons)
     incidents = _incidents(source, lines, options, stretches)
     (digest,) = source.reduce("digest")
@@ -193,10 +193,10 @@ def _why_excluded(objective: str | None) -> str:
     return BY_POLICY if words[-1:] == [EXCLUDED] else BY_DISCONNECT if "within" in words else BY_OTHERS
 
 
-def _line(key: tuple[Any, ...], counted: Counts, options: Options, estimate: Estimate) -> Line:
+def _line(key: tuple[Any, ...], counted: Counts, options: Options) -> Line:
     service, route, objective, text = key
     target = target_of(objective, text)
-    known = attained(counted, estimate)
+    known = attained(counted)
     return Line(
         *(objective, text, service, route, target, counted, known, is_missed(known, target)),
         credit_of(known, counted, options.tiers),

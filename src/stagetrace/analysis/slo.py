@@ -13,7 +13,7 @@ from stagetrace.sla.policy import DEFAULT_WINDOW_S
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from stagetrace.analysis.attainment import Attained, Counts, Estimate, Exact, Target
+    from stagetrace.analysis.attainment import Attained, Counts, Exact, Target
     from stagetrace.analysis.source import Source
 
 Row = dict[str, Any]
@@ -150,7 +150,6 @@ class _Windows:
 def ask(
     source: Source,
     until_ns: int,
-    estimate: Estimate,
     since_ns: int | None = None,
     by: str | None = None,
     exact: Exact | None = None,
@@ -172,7 +171,7 @@ def ask(
     for row in rows:
         oldest[row["service"]] = min(oldest[row["service"]], row["first_unix_nano"])
     made = [
-        _objective((_text(key[0]) if by else None, *key[-4:]), _Group(of, windows, key[-4:-1], exact), oldest, estimate)
+        _objective((_text(key[0]) if by else None, *key[-4:]), _Group(of, windows, key[-4:-1], exact), oldest)
         for key, of in by_keys(rows, keys).items()
         if any(map(_is_judged, windows.rows(of, windows.earliest)))
     ]
@@ -221,16 +220,16 @@ class _Group(NamedTuple):
         return self.exact(start).get(self.key, found)
 
 
-def _objective(key: tuple[Any, ...], group: _Group, oldest: Mapping[str, int], estimate: Estimate) -> Objective:
+def _objective(key: tuple[Any, ...], group: _Group, oldest: Mapping[str, int]) -> Objective:
     segment, service, route, objective, text = key
     rows, windows = group.rows, group.windows
     target = target_of(objective, text)
     since = windows.of(target)
     own = group.counts(since)
-    found = attained(own, estimate)
+    found = attained(own)
     left = None if found is None else budget_left(found.value, target)
     most = max(row["most"] for row in rows)
-    burn = {name: _burn(group.counts(windows.start(length)), target, estimate, most) for name, length in BURNS.items()}
+    burn = {name: _burn(group.counts(windows.start(length)), target, most) for name, length in BURNS.items()}
     return Objective(
         objective,
         service,
@@ -253,12 +252,12 @@ def _objective(key: tuple[Any, ...], group: _Group, oldest: Mapping[str, int], e
     )
 
 
-def _burn(found: Counts, target: Target, estimate: Estimate, most: float) -> Burn | None:
+def _burn(found: Counts, target: Target, most: float) -> Burn | None:
     """Return a burn rate; `most` is the greatest weight of any request of the objective, in this window or not."""
     if target.budget <= 0:
         return None
     is_weighted = found.is_sampled and not found.is_counted
-    known = attained(found._replace(most=most) if is_weighted else found, estimate)
+    known = attained(found._replace(most=most) if is_weighted else found)
     if known is None:
         return None
     low, high = (known.high, known.low) if known.is_estimate else (known.value, known.value)

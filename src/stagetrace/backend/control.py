@@ -23,15 +23,13 @@ from stagetrace.backend.options import Limits
 from stagetrace.backend.receiver_grpc import METHOD, Receiver
 from stagetrace.errors import StoreError
 from stagetrace.store.base import Closing
-from stagetrace.store.local import Appended
+from stagetrace.store.local import Appended, LocalStore, StoreTaken
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
     from contextlib import ExitStack
 
     from stagetrace.backend.counters import Counters
-    from stagetrace.store.local import LocalStore
-
 PRUNE: Final = "/stagetrace.Control/Prune"  # Int64Value, a time in ns -> Int64Value, how many spans are gone
 _SETTINGS: Final = (
     ("grpc.max_receive_message_length", Limits().request),
@@ -113,3 +111,16 @@ class Running(Closing):
                 ) from None
             raise StoreError(said) from None
         return answer
+
+
+def open_writer(folder: Path) -> LocalStore | Running:
+    """Open the local store in `folder`, or go through the `stagetrace up` that has it open.
+
+    Raise StoreError if neither can be.
+    """
+    try:
+        return LocalStore.open(folder)
+    except StoreTaken as taken:
+        if taken.control is None:
+            raise
+        return Running(folder, taken.control)

@@ -14,7 +14,7 @@ from stagetrace.backend.inflate import inflate, too_large
 from stagetrace.backend.receiver_grpc import answer
 from stagetrace.backend.refusal import INTERNAL, KINDS, MALFORMED, SLOW, UNSUPPORTED, Kind, Refused, status
 from stagetrace.backend.web import application
-from stagetrace.otlp.decode import json as json_form
+from stagetrace.otlp.decode.json import parse
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -88,7 +88,7 @@ class _Export:
             return answer(self._intake.append(_TRANSPORT, content))
         with self._parsing:
             try:
-                request, rejected, reason = json_form.parse(content)
+                request, rejected, reason = parse(content)
             except ValueError as error:
                 raise Refused(MALFORMED, str(error)) from None
             serialized = request.SerializeToString()

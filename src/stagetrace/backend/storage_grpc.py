@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from stagetrace.backend import storage_api as storage
+from stagetrace.backend import storage_api
 from stagetrace.backend.query import Search, clamped
-from stagetrace.store.jaeger import api_v3 as api
+from stagetrace.store.jaeger import api_v3
 from stagetrace.store.rows import as_text, value
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from stagetrace.backend.grpc_calls import Calls
     from stagetrace.backend.query import Queries
-    from stagetrace.backend.query_grpc import Calls
 
 # Jaeger 2.13 takes messages of up to 4 MiB from a storage and cannot be told otherwise.
 _CHUNK_BYTES: Final = 3 << 20
@@ -42,7 +42,7 @@ def storage_methods(
             yield from chunks(found)
 
     def find_ids(request: Any) -> Any:
-        response = storage.FindTraceIDsResponse()
+        response = storage_api.FindTraceIDsResponse()
         for found in queries.find(_search(request.query)):
             starts, ends = zip(*_times(found), strict=True)
             added = response.trace_ids.add(trace_id=found.resource_spans[0].scope_spans[0].spans[0].trace_id)
@@ -51,11 +51,11 @@ def storage_methods(
         return response
 
     return {
-        storage.path("GetTraces"): calls.stream(get, storage.GetTracesRequest),
-        storage.path("FindTraces"): calls.stream(find, storage.FindTracesRequest),
-        storage.path("FindTraceIDs"): calls.single(find_ids, storage.FindTracesRequest),
-        storage.path("GetServices"): calls.single(services, api.GetServicesRequest),
-        storage.path("GetOperations"): calls.single(operations, api.GetOperationsRequest),
+        storage_api.path("GetTraces"): calls.stream(get, storage_api.GetTracesRequest),
+        storage_api.path("FindTraces"): calls.stream(find, storage_api.FindTracesRequest),
+        storage_api.path("FindTraceIDs"): calls.single(find_ids, storage_api.FindTracesRequest),
+        storage_api.path("GetServices"): calls.single(services, api_v3.GetServicesRequest),
+        storage_api.path("GetOperations"): calls.single(operations, api_v3.GetOperationsRequest),
     }
 
 

@@ -7,14 +7,15 @@ import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli import missed, sampled, times
+from stagetrace.analysis.time_owner import WIRE, Hop, Owner, owner_of
+from stagetrace.cli.arguments import times
+from stagetrace.cli.arguments.options import NEWEST, add_selection, selection, shown, store_url
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
-from stagetrace.cli.downstream import WIRE, alone, owner_of
-from stagetrace.cli.options import NEWEST, add_selection, selection, shown, store_url
+from stagetrace.cli.output import missed_bounds, sampling
 from stagetrace.cli.output.lines import completeness, show, show_json, warn
 from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column, Table
+from stagetrace.cli.output.tally import summary
 from stagetrace.cli.output.terminal import milliseconds, promise, watched
-from stagetrace.cli.tally import summary
 from stagetrace.errors import StoreError
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.store import open_store
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
-    from stagetrace.cli.downstream import Hop, Owner
-    from stagetrace.cli.times import Zone
+    from stagetrace.cli.arguments.times import Zone
     from stagetrace.store.base import Breaches, Entry, Reader, Trace
 
 DESCRIPTION: Final = (
@@ -109,12 +109,20 @@ def owners_of(reader: Reader, entries: Sequence[Entry]) -> list[Owner]:
 def _owner(entry: Entry, traces: Mapping[str, Trace | str]) -> Owner:
     """Return who owns the time of one breach, by its trace, or by why that could not be looked into."""
     if entry.cause != DOWNSTREAM:
-        return alone(entry)
+        return _not_followed(entry)
     trace = traces.get(entry.trace_id, f"there is no trace {entry.trace_id}")
     if isinstance(trace, str):
-        return alone(entry, trace)
+        return _not_followed(entry, trace)
     top = next((span for span in trace.spans if span.span_id == entry.span_id), None)
-    return alone(entry, f"trace {entry.trace_id} lacks its span") if top is None else owner_of(top, trace.spans)
+    if top is None:
+        return _not_followed(entry, f"trace {entry.trace_id} lacks its span")
+    return owner_of(top, trace.spans)
+
+
+def _not_followed(entry: Entry, reason: str | None = None) -> Owner:
+    """Return the owner of a breach whose trace need not, or cannot, be followed: its own slowest stage."""
+    took_ms = entry.duration_ms if entry.stage is None else entry.stages.get(entry.stage, 0.0)
+    return Owner((Hop(entry.service, entry.stage, took_ms),), reason)
 
 
 def as_json(answer: Breaches, owners: Sequence[Owner]) -> dict[str, Any]:
@@ -130,7 +138,7 @@ def as_json(answer: Breaches, owners: Sequence[Owner]) -> dict[str, Any]:
         "overrun_ms": tally.overrun_ms,
         "lost": [{**asdict(one), "share": one.overrun_ms / (tally.overrun_ms or 1)} for one in tally.lost],
         "counted_all": tally.reason is None,
-        **sampled.keys(tally.sample),
+        **sampling.keys(tally.sample),
         "newest_request_unix_nano": tally.newest_unix_nano,
         "breaches": [_entry_json(entry, owner) for entry, owner in zip(answer.breaches, owners, strict=True)],
     }
@@ -152,7 +160,7 @@ def _entry_json(entry: Entry, owner: Owner) -> dict[str, Any]:
         "severity": entry.severity,
         "cause": entry.cause,
         "evidence": entry.evidence,
-        "missed": missed.as_json(entry),
+        "missed": missed_bounds.as_json(entry),
         "model": entry.model,
         "stages": dict(entry.stages),
         "peer": owner.path[0].peer,
@@ -170,7 +178,7 @@ def _cells(entry: Entry, owner: Owner, zone: Zone) -> tuple[str, ...]:
         times.shown(entry.start_unix_nano, zone),
         entry.service,
         request_text(entry.name, entry.route),
-        missed.column(entry),
+        missed_bounds.column(entry),
         "-" if entry.threshold_ms is None else promise(entry.threshold_ms),
         "-" if entry.overrun_ms is None else milliseconds(entry.overrun_ms),
         _blamed(entry, owner),

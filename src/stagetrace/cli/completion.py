@@ -83,8 +83,8 @@ def _zsh(options: list[Option]) -> str:
 
 def _fish(options: list[Option]) -> str:
     lines = [
-        f"complete -c stagetrace -n __fish_use_subcommand -f -a {verb} -d {_quoted(text)}"
-        for verb, text in VERBS.items()
+        f"complete -c stagetrace -n __fish_use_subcommand -f -a {verb} -d {_quoted(command.summary)}"
+        for verb, command in VERBS.items()
     ]
     for option in options:
         when = f"complete -c stagetrace -n '__fish_seen_subcommand_from {option.verb}'"

@@ -7,12 +7,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.cli.arguments.options import add_selection, utf8
+from stagetrace.cli.arguments.times import since
+from stagetrace.cli.ask import ask_store
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.options import add_selection, utf8
-from stagetrace.cli.output.answer import Answer, add_format, ask_store
+from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars
+from stagetrace.cli.output.formats import add_format
 from stagetrace.cli.output.table_layout import Column, Table
-from stagetrace.cli.times import since
 
 if TYPE_CHECKING:
     import argparse

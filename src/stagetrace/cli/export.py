@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.cli.arguments.options import add_selection, selection, store_url
+from stagetrace.cli.arguments.times import Moment
 from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.options import add_selection, selection, store_url
 from stagetrace.cli.output.lines import completeness, show, show_json, warn
 from stagetrace.cli.output.terminal import Progress, watched
-from stagetrace.cli.times import Moment
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:

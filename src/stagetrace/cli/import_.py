@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.cli.arguments.options import add_json, add_store, local_folder
 from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.local_writer import open_writer
-from stagetrace.cli.options import add_json, add_store, local_folder
 from stagetrace.cli.output.lines import completeness, show, show_json, warn
 from stagetrace.cli.output.terminal import Progress
 from stagetrace.store.base import Selection
@@ -41,6 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Take the files in and return the exit code."""
+    from stagetrace.backend.control import open_writer
+
     readers = [open_path(path) for path in args.files]  # before anything is written: the last name may be wrong
     folder = local_folder(args)
     cuts: list[str] = []

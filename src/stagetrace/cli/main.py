@@ -142,7 +142,7 @@ def parser_for(verb: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"stagetrace {__version__}")
     commands = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, title="commands")
-    for name, summary in VERBS.items():
+    for name, (_, summary) in VERBS.items():
         if name != verb:
             commands.add_parser(name, help=summary)
             continue

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.cli.arguments.options import add_json, add_store, local_folder
+from stagetrace.cli.arguments.times import FORMS, moment, utc
 from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.local_writer import open_writer
-from stagetrace.cli.options import add_json, add_store, local_folder
 from stagetrace.cli.output.lines import completeness, show, show_json
-from stagetrace.cli.times import FORMS, moment, utc
 from stagetrace.errors import StoreError
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Delete and return the exit code."""
+    from stagetrace.backend.control import open_writer
+
     folder = local_folder(args)
     if not folder.is_dir():
         raise StoreError(f"there is no store in {folder}\ngive its folder: --store FOLDER")

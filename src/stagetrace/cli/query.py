@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from stagetrace.cli.arguments.options import add_selection, selection, store_url, utf8
 from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.options import add_selection, selection, store_url, utf8
 from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
 from stagetrace.cli.output.terminal import watched
 from stagetrace.store import open_store

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.cli.arguments.options import add_json, add_store, store_url
 from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.options import add_json, add_store, store_url
 from stagetrace.cli.output.lines import completeness, show, show_json
 from stagetrace.store import open_store
 

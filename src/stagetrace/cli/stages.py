@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from stagetrace.cli import sampled
+from stagetrace.cli.arguments.options import add_selection, selection, store_url
+from stagetrace.cli.arguments.times import since
 from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.options import add_selection, selection, store_url
+from stagetrace.cli.output import sampling
 from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
+from stagetrace.cli.output.stage_groups import as_json, heading
 from stagetrace.cli.output.terminal import milliseconds, watched
-from stagetrace.cli.times import since
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from stagetrace.estimates import Sample
     from stagetrace.store.answers import Group, Stage
-    from stagetrace.store.estimates import Sample
 
 DESCRIPTION: Final = (
     "Show how long each stage takes, of each service, route and model: exact quantiles, and its share of the whole\n"
@@ -48,21 +48,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         show_json({**completeness(complete, reason), "groups": [as_json(group) for group in groups]})
     elif groups:
-        found = (sampled.note(f"{group.service} {group.route}", group.sample) for group in groups)
+        found = (sampling.note(f"{group.service} {group.route}", group.sample) for group in groups)
         notes = [text for text in found if text]
         show(Table(_COLUMNS, [row for group in groups for row in _rows(group)]), *notes)
     else:
         show(f"No requests{since(wanted.since_ns, args.tz)}.")
     warn(complete, reason)
     return ANSWERED
-
-
-def as_json(group: Group) -> dict[str, Any]:
-    """Return one group as `--json` prints it."""
-    whole = {key: value for key, value in asdict(group.whole).items() if key not in ("stage", "count", "share")}
-    head = {"service": group.service, "route": group.route, "model": group.model, "requests": group.requests}
-    head |= sampled.keys(group.sample)
-    return {**head, **whole, "stages": [asdict(stage) for stage in group.stages]}
 
 
 def _rows(group: Group) -> Iterator[tuple[str, ...] | str]:
@@ -72,15 +64,10 @@ def _rows(group: Group) -> Iterator[tuple[str, ...] | str]:
         yield (f"{_INDENT}{stage.stage}", *_numbers(stage, group.sample))
 
 
-def heading(group: Group) -> str:
-    """Return the line above the stages of a group."""
-    return f"{group.service} {group.route}{'' if group.model is None else f', model {group.model}'}"
-
-
 def _numbers(stage: Stage, sample: Sample) -> tuple[str, ...]:
     quantiles = (milliseconds(value) for value in (stage.p50_ms, stage.p95_ms, stage.p99_ms, stage.max_ms))
     return (
-        sampled.about(stage.count, sample),
+        sampling.about(stage.count, sample),
         *quantiles,
         "-" if stage.share is None else f"{100 * stage.share:.1f} %",
     )

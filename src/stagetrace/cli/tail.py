@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections import OrderedDict
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
+from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
+from stagetrace.cli.arguments.times import since
 from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.options import add_selection, selection, store_url
 from stagetrace.cli.output import terminal
 from stagetrace.cli.output.lines import Table, completeness, show, show_json, warn
+from stagetrace.cli.output.request_line import cells, columns
 from stagetrace.cli.output.terminal import printable
-from stagetrace.cli.request_line import cells, columns
-from stagetrace.cli.times import since
 from stagetrace.store import open_store
-from stagetrace.store.answers import newest_first, request_of
-from stagetrace.store.base import TAIL
-from stagetrace.store.entries import matches
-from stagetrace.store.rows import distinct, spans_of
+from stagetrace.store.answers import request_of
+from stagetrace.store.follow import follow, newest
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Sequence
 
-    from stagetrace.cli.times import Zone
-    from stagetrace.store.base import Reader, Selection, SpanRow
+    from stagetrace.cli.arguments.times import Zone
+    from stagetrace.store.base import SpanRow
 
 DESCRIPTION: Final = """Show the newest requests, the newest last, and with -f go on with those that come, until Ctrl-C.
 
@@ -36,7 +33,6 @@ than that after its start is not shown."""
 EXAMPLE: Final = "stagetrace tail -f --route /predict"
 _NEWEST: Final = 10
 _REMEMBERED: Final = 10_000
-_LOOK_BACK_NS: Final = 120 * 10**9
 _WIDTHS: Final = (12, 10, 22, 10, 6, 9, 7, 7, 10, 8)  # of `columns`
 
 
@@ -58,60 +54,18 @@ def run(args: argparse.Namespace) -> int:
         if comes is not None:
             next(comes)  # from here on nothing new is missed
         cuts: list[str] = []
-        newest = recent(reader, replace(wanted, limit=args.limit or _NEWEST), cuts)
+        found = newest(reader, replace(wanted, limit=args.limit or _NEWEST), cuts)
         if args.json and comes is None:
-            found = [request_of(span) for span in newest]
-            show_json({**completeness(not cuts, "; ".join(cuts)), "requests": found})
+            requests = [request_of(span) for span in found]
+            show_json({**completeness(not cuts, "; ".join(cuts)), "requests": requests})
         elif comes is None:
             nothing = f"No requests{since(wanted.since_ns, args.tz)}."
-            rows = [cells(request_of(span), args.tz) for span in newest]
-            show(Table(columns(args.tz), rows) if newest else nothing)
+            rows = [cells(request_of(span), args.tz) for span in found]
+            show(Table(columns(args.tz), rows) if found else nothing)
         warn(not cuts, "; ".join(cuts))
         if comes is not None:
-            _go_on(newest, comes, None if args.json else Lines(args.tz, only_one=wanted.service is not None))
+            _go_on(found, comes, None if args.json else Lines(args.tz, only_one=wanted.service is not None))
     return ANSWERED
-
-
-def recent(reader: Reader, wanted: Selection, cuts: list[str]) -> list[SpanRow]:
-    """Return the newest entry spans that are wanted, the newest last."""
-    found: dict[tuple[str, str], SpanRow] = {}
-    for message in reader.iter_otlp(wanted, cuts):
-        for span in distinct(one.row() for one in spans_of(message)):
-            if matches(span, wanted):
-                found[span.trace_id, span.span_id] = span
-    # That there are older ones is what a tail is about.
-    cuts[:] = [cut for cut in cuts if not cut.startswith("limit ")]
-    return list(reversed(newest_first(found.values())[: wanted.limit]))
-
-
-def follow(reader: Reader, wanted: Selection, interval_s: float) -> Iterator[list[SpanRow]]:
-    """Yield what came since the last time, at once an empty list, then every `interval_s`, without end."""
-    news = _cursor(reader) if TAIL in reader.capabilities else _polling(reader, wanted)
-    # What is followed has no end in time: the window was made when the command began.
-    ever = replace(wanted, until_ns=2**63 - 1, limit=None)
-    for spans in news:
-        yield list(reversed(newest_first(span for span in spans if matches(span, ever))))
-        time.sleep(interval_s)
-
-
-def _cursor(reader: Reader) -> Iterator[list[SpanRow]]:
-    """Yield what the store's own cursor gives."""
-    told = cast("Any", reader)
-    cursor = None
-    while True:
-        spans, cursor = told.spans_after(cursor)
-        yield spans
-
-
-def _polling(reader: Reader, wanted: Selection) -> Iterator[list[SpanRow]]:
-    """Yield what a look at the last minutes has that the one before had not."""
-    known: set[tuple[str, str]] | None = None
-    while True:
-        now = time.time_ns()
-        window = replace(wanted, since_ns=now - _LOOK_BACK_NS, until_ns=now + _LOOK_BACK_NS, limit=None)
-        found = {(span.trace_id, span.span_id): span for span in recent(reader, window, [])}
-        yield [] if known is None else [span for key, span in found.items() if key not in known]
-        known = set(found)
 
 
 def _go_on(newest: list[SpanRow], comes: Iterator[list[SpanRow]], lines: Lines | None) -> None:
@@ -169,14 +123,3 @@ class Lines:
             for place in self._keep
         )
         return "  ".join(padded).rstrip() + "\n"
-
-
-def seconds(text: str) -> float:
-    """Return a number of seconds between two looks at a store."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0.05 <= found <= 3600:  # noqa: PLR2004
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.05 to 3600")
-    return found

@@ -13,6 +13,7 @@ from stagetrace import config, setting_problems
 from stagetrace.backend.options import BackendError, Limits, Options, Ports, check, seconds, size
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.installed_from import requirement
+from stagetrace.store.url import default_folder
 
 if TYPE_CHECKING:
     import argparse
@@ -81,7 +82,7 @@ def _options(args: argparse.Namespace) -> Options:
             raise UsageError(f"{flag}: {error}") from None
 
     return Options(
-        data=parsed("--data", Path) or _default_folder(),
+        data=parsed("--data", Path) or default_folder(),
         host=text("--host"),
         ports=Ports(*(parsed(flag, _port) for flag in _FLAGS if flag.endswith("-port"))),
         token=args.token if args.token is not None else parsed("--token", str),
@@ -91,12 +92,6 @@ def _options(args: argparse.Namespace) -> Options:
         retention_bytes=parsed("--retention-size", size),
         limits=Limits(parsed("--max-request", size), parsed("--max-in-flight", size)),
     )
-
-
-def _default_folder() -> Path:
-    from stagetrace.store.local import default_folder
-
-    return default_folder()
 
 
 def _port(text: str) -> int:

@@ -7,23 +7,21 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.cli import sampled
+from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
+from stagetrace.cli.arguments.times import Moment, shown, since
 from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.options import add_selection, selection, store_url
-from stagetrace.cli.output import terminal
+from stagetrace.cli.output import sampling, stage_groups, terminal
 from stagetrace.cli.output.lines import clipped, completeness, drawn, show, show_json, warn
+from stagetrace.cli.output.request_line import cells, columns
 from stagetrace.cli.output.table_layout import COMMON, Column, Table
 from stagetrace.cli.output.terminal import milliseconds
-from stagetrace.cli.request_line import cells, columns
-from stagetrace.cli.tail import seconds
-from stagetrace.cli.times import Moment, shown, since
 from stagetrace.store import open_store
 from stagetrace.store.base import COUNTS
 
 if TYPE_CHECKING:
     import argparse
 
-    from stagetrace.cli.times import Zone
+    from stagetrace.cli.arguments.times import Zone
     from stagetrace.store.answers import Group, Route
     from stagetrace.store.base import Reader, Selection
 
@@ -100,12 +98,10 @@ def _is_by_more(wanted: Selection) -> bool:
 
 def as_json(board: Board) -> dict[str, Any]:
     """Return the object that `--json` prints."""
-    from stagetrace.cli import stages
-
     return {
         **completeness(board.complete, board.reason),
         "routes": [_route_json(route) for route in board.routes],
-        "groups": [stages.as_json(group) for group in board.groups],
+        "groups": [stage_groups.as_json(group) for group in board.groups],
         "breaches": board.newest,
     }
 
@@ -117,7 +113,7 @@ def _route_json(route: Route) -> dict[str, Any]:
         "attainment_95": None if known is None else [known.low, known.high],
     }
     plain = {key: value for key, value in route._asdict().items() if key not in ("attainment", "sample")}
-    return {**plain, **attainment, **sampled.keys(route.sample)}
+    return {**plain, **attainment, **sampling.keys(route.sample)}
 
 
 def tables(board: Board, since_ns: int, zone: Zone) -> list[Table | str]:
@@ -125,7 +121,7 @@ def tables(board: Board, since_ns: int, zone: Zone) -> list[Table | str]:
     if not board.routes:
         return [f"No requests{since(since_ns, zone)}."]
     parts: list[Table | str] = [Table(_ROUTES, [_route(route) for route in board.routes], "Objectives and routes")]
-    notes = (sampled.note(f"{one.service} {one.route}", one.sample, one.attainment) for one in board.routes)
+    notes = (sampling.note(f"{one.service} {one.route}", one.sample, one.attainment) for one in board.routes)
     parts += [text for text in notes if text]
     parts += ["", Table(_STAGES, [row for group in board.groups for row in _stages(group)], "Stages")]
     if board.newest:
@@ -134,14 +130,14 @@ def tables(board: Board, since_ns: int, zone: Zone) -> list[Table | str]:
 
 
 def _route(route: Route) -> tuple[str, ...]:
-    kept = sampled.percent(route.attainment, route.sample)
+    kept = sampling.percent(route.attainment, route.sample)
     return (
         route.service,
         route.route,
         route.model or "-",
         route.objective or "-",
-        sampled.about(route.requests, route.sample),
-        sampled.about(route.errors, route.sample) if route.errors else "0",
+        sampling.about(route.requests, route.sample),
+        sampling.about(route.errors, route.sample) if route.errors else "0",
         milliseconds(route.p50_ms),
         milliseconds(route.p99_ms),
         str(route.breaches) if route.judged else "-",
@@ -150,9 +146,7 @@ def _route(route: Route) -> tuple[str, ...]:
 
 
 def _stages(group: Group) -> list[tuple[str, ...] | str]:
-    from stagetrace.cli.stages import heading
-
-    rows: list[tuple[str, ...] | str] = [heading(group)] if group.stages else []
+    rows: list[tuple[str, ...] | str] = [stage_groups.heading(group)] if group.stages else []
     for stage in group.stages:
         share = "-" if stage.share is None else f"{100 * stage.share:.1f} %"
         rows.append((f"  {stage.stage}", milliseconds(stage.p50_ms), milliseconds(stage.p99_ms), share))

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
-from stagetrace.store.estimates import Attainment, Sample, attainment
-from stagetrace.store.load import sql
+from stagetrace.estimates import Attainment, Sample, attainment
+from stagetrace.store.database import sql
 from stagetrace.store.relations import DECODED, LOADED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, probability_of, weight_of
 from stagetrace.store.tally import Kind, Row, summed
 

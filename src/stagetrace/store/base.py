@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from stagetrace.store.estimates import NOTHING, Sample
+from stagetrace.estimates import NOTHING, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from typing_extensions import Self
+
+    from stagetrace.store.reductions import Engine
 
 # An OTLP attribute value in Python: str, bool, int, float, bytes, list and dict of these, or None where it is empty.
 Value = object
@@ -226,15 +228,15 @@ class Relations(Closing):
     """
 
     connection: DuckDBPyConnection
+    engine: Engine
     complete: bool = True
     reason: str | None = None
-    attribute: Callable[[str], str] | None = None  # in SQL, where it is not as `stored.attribute_text` has it
 
     def reduce(self, name: str, by: Sequence[str] = (), **values: object) -> list[dict[str, Any]]:
         """Return the rows of a reduction of `requests`, as `analysis.source.Source` says."""
-        from stagetrace.store.reductions import of_duckdb
+        from stagetrace.store.reductions import rows_of
 
-        return of_duckdb(self, name, by, values)
+        return rows_of(self.connection, self.engine, name, by, values)
 
     def close(self) -> None:
         """Close the connection."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
 from stagetrace.columns import names_of
+from stagetrace.span_attributes import number, stage_totals, text
 from stagetrace.store.base import SERVER, Entry, Missed, SpanRow, Value
 from stagetrace.store.rows import ServiceSpan, as_text
 
@@ -23,7 +23,6 @@ RPC_METHOD: Final = "rpc.method"
 URL_PATH: Final = "url.path"
 HTTP_TARGET: Final = "http.target"  # its older name; with the query
 _MISSED: Final = re.compile(r"(\w+): ([\d.]+(?:e[+-]\d+)?) ms, ([\d.]+(?:e[+-]\d+)?) ms allowed")
-_STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES)}
 
 
 def breached_entries(trace: Sequence[ServiceSpan], selection: Selection) -> Iterator[Entry]:
@@ -106,51 +105,10 @@ def missed(said: str | None) -> tuple[Missed, ...]:
     return tuple(Missed(bound, float(took), float(allowed)) for bound, took, allowed in _MISSED.findall(said or ""))
 
 
-def stage_totals(entry: SpanRow, spans: Iterable[SpanRow]) -> dict[str, float]:
-    """Return stage -> total ms in stage order: from the entry span's own attributes, else from its stage spans."""
-    totals = named_stages(entry.attributes)
-    if not totals:
-        nanoseconds: dict[str, int] = {}
-        for span in {span.span_id: span for span in spans if span.parent_span_id == entry.span_id}.values():
-            stage = text(span.attributes, semconv.ML_STAGE)
-            if stage is not None:
-                nanoseconds[stage] = nanoseconds.get(stage, 0) + span.duration_ns
-        totals = _ordered({stage: total / 1e6 for stage, total in nanoseconds.items()})
-    return totals
-
-
-def named_stages(attributes: Mapping[str, Value]) -> dict[str, float]:
-    """Return stage -> total ms as an entry span's attributes say, in stage order, then by name."""
-    return _ordered(
-        {stage: total for key, total in _numbers(attributes).items() if (stage := semconv.stage_of_total(key))}
-    )
-
-
-def _ordered(totals: dict[str, float]) -> dict[str, float]:
-    return dict(sorted(totals.items(), key=lambda item: (_STAGE_ORDER.get(item[0], len(_STAGE_ORDER)), item[0])))
-
-
 def route(attributes: Mapping[str, Value]) -> str | None:
     """Return the route of an entry span with these attributes: that of an HTTP request, or the method of an RPC."""
     found = text(attributes, HTTP_ROUTE)
     return text(attributes, RPC_METHOD) if found is None else found
-
-
-def text(attributes: Mapping[str, Value], key: str) -> str | None:
-    """Return a text attribute, or None if it is absent or of another type."""
-    found = attributes.get(key)
-    return found if isinstance(found, str) else None
-
-
-def number(attributes: Mapping[str, Value], key: str) -> float | None:
-    """Return a finite numeric attribute, or None if it is absent or something else."""
-    found = attributes.get(key)
-    return found if isinstance(found, (int, float)) and not isinstance(found, bool) and isfinite(found) else None
-
-
-def _numbers(attributes: Mapping[str, Value]) -> dict[str, float]:
-    """Return the numeric attributes alone."""
-    return {key: found for key in attributes if (found := number(attributes, key)) is not None}
 
 
 def is_breached_entry(span: Span) -> bool:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from stagetrace import semconv
 from stagetrace.errors import StoreError
+from stagetrace.span_attributes import text
 from stagetrace.store.base import Selection
-from stagetrace.store.entries import path, request_text, route, segment, text
+from stagetrace.store.entries import path, request_text, route, segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -8,21 +8,17 @@ over them (columns: `relations.LOADED`), and `select` makes the relations of it.
 
 from __future__ import annotations
 
-import tempfile
-import uuid
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.columns import REQUESTS, SCHEMA
-from stagetrace.errors import StoreError
-from stagetrace.installed_from import requirement
-from stagetrace.otlp.decode import arrow_table as decoder_table
-from stagetrace.otlp.decode import columns as decoder_columns
+from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
+from stagetrace.span_attributes import named_stages
 from stagetrace.store import stored
 from stagetrace.store.base import SERVER, Relations
-from stagetrace.store.entries import named_stages, path, route
+from stagetrace.store.database import connect, lock, spill, sql
+from stagetrace.store.entries import path, route
 from stagetrace.store.relations import LOADED, OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
 from stagetrace.store.rows import as_text
 
@@ -34,8 +30,8 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.decode.request import Run
     from stagetrace.store.base import Selection, SpanRow, Value
+    from stagetrace.store.reductions import Engine
 
-_SQL: Final = Path(__file__).parent / "sql"
 _BATCH: Final = 10_000  # spans decoded at a time
 _GREATEST: Final = 2**63 - 1  # OTLP's times go one bit further, to the year 2554
 _FITS: Final[Mapping[str, tuple[type, ...]]] = {
@@ -46,37 +42,13 @@ _FITS: Final[Mapping[str, tuple[type, ...]]] = {
 }
 
 
-def sql(name: str) -> str:
-    """Return the SQL of `sql/NAME.sql`."""
-    return (_SQL / f"{name}.sql").read_text(encoding="utf-8")
-
-
-def connect() -> DuckDBPyConnection:
-    """Return an empty in-memory database. Raise StoreError where DuckDB is not installed."""
-    try:
-        import duckdb
-    except ImportError:
-        raise needs("this", "duckdb") from None
-    return duckdb.connect(":memory:", config={"python_enable_replacements": False})
-
-
-def spill(connection: DuckDBPyConnection) -> None:
-    """Let a database use disk where memory is short: a folder of its own, which a locked one may write to, too."""
-    folder = Path(tempfile.gettempdir()) / f"stagetrace-{uuid.uuid4().hex}"  # DuckDB makes it, and takes it away
-    connection.execute("SET temp_directory = $1", [str(folder)])
-
-
-def needs(what: str, library: str) -> StoreError:
-    """Return the error for a library that is not installed."""
-    return StoreError(f"{what} needs {library}, which is not installed\npip install {requirement('backend')}")
-
-
 def select(
     connection: DuckDBPyConnection,
     loaded: str,
     selection: Selection,
     cuts: Sequence[str] = (),
     files: Sequence[str] = (),
+    engine: Engine = stored.ENGINE,
 ) -> Relations:
     """Return the relations of `selection`, out of a query that becomes the view `loaded`; `cuts`: what it lacks.
 
@@ -95,7 +67,7 @@ def select(
     reasons = list(cuts)
     if selection.limit is not None and _count(connection, "matching") > selection.limit:
         reasons.insert(0, f"limit {selection.limit} reached, there are older requests")
-    return Relations(connection, complete=not reasons, reason="; ".join(reasons) or None)
+    return Relations(connection, engine, complete=not reasons, reason="; ".join(reasons) or None)
 
 
 def define(connection: DuckDBPyConnection, loaded: str, selection: Selection) -> None:
@@ -128,13 +100,6 @@ def _requests() -> str:
     return ", ".join(f"{one.made or one.name} AS {one.in_requests or one.name}" for one in columns)
 
 
-def lock(connection: DuckDBPyConnection, files: Sequence[str] = ()) -> None:
-    """Leave the connection no file but `files`, no extension, no change of this."""
-    connection.execute("SET allowed_paths = $1", [list(files)])
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-
-
 def _count(connection: DuckDBPyConnection, relation: str) -> int:
     row = connection.execute(f"SELECT count(*) FROM {relation}").fetchone()
     return int(row[0]) if row else 0
@@ -151,12 +116,12 @@ class Loader:
 
         Raise StoreError where DuckDB or PyArrow is not installed.
         """
-        decoder_columns.arrow()
+        columns.arrow()
         self.connection = connect()
         spill(self.connection)
         stored.add_functions(self.connection)
-        columns = ", ".join(f"{name} {stored.DUCKDB[kind]}" for name, kind in decoder_columns.ALL)
-        self.connection.execute(f"CREATE TABLE received ({columns})")
+        fields = ", ".join(f"{name} {stored.DUCKDB[kind]}" for name, kind in columns.ALL)
+        self.connection.execute(f"CREATE TABLE received ({fields})")
         self._window = None if selection is None or selection.is_filtered else (selection.since_ns, selection.until_ns)
         self._runs: list[Run] = []
         self._size = 0
@@ -189,7 +154,7 @@ class Loader:
 
     def _flush(self) -> None:
         if self._size:
-            self.take(decoder_table.table(self._runs))
+            self.take(arrow_table.table(self._runs))
             self._runs, self._size = [], 0
 
     def take(self, spans: pa.Table) -> None:

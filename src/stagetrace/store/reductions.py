@@ -17,7 +17,7 @@ from stagetrace.store.relations import REQUESTS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stagetrace.store.base import Relations
+    from duckdb import DuckDBPyConnection
 
 _FOLDER: Final = Path(__file__).parent / "sql"
 PATH: Final = "path"  # the route or, of requests without one, their name
@@ -42,21 +42,13 @@ def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
     return text.replace("{requests}", requests).replace("{by}", grouped)
 
 
-def of_duckdb(relations: Relations, name: str, by: Sequence[str], values: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of a reduction of the view `selected`."""
-    engine = DUCKDB
-    if relations.attribute is not None:
-        engine = DUCKDB._replace(attribute=relations.attribute, resource="of_resource")
-    answer = relations.connection.execute(statement(engine, name, by), values)
-    names = [column for column, *_ in answer.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
-
-
-def _of_bytes(key: str) -> str:
-    """Return the expression for DuckDB, which reads the attribute out of a stored row's bytes."""
-    from stagetrace.store.stored import attribute_text
-
-    return attribute_text(key)
+def rows_of(
+    connection: DuckDBPyConnection, engine: Engine, name: str, by: Sequence[str], values: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the rows of a reduction that DuckDB runs."""
+    result = connection.execute(statement(engine, name, by), values)
+    names = [column for column, *_ in result.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 def _of_maps(key: str) -> str:
@@ -78,5 +70,4 @@ def _text(name: str, engine: str) -> str:
     return (_FOLDER / f"{name}.{engine}.sql").read_text(encoding="utf-8")
 
 
-DUCKDB: Final = Engine("duckdb", "selected", _of_bytes, "stagetrace_resource(of_resource)")
 CLICKHOUSE: Final = Engine("clickhouse", "requests", _of_maps, "resource")

@@ -28,7 +28,9 @@ from stagetrace.otlp.decode.columns import (
 from stagetrace.otlp.decode.native import find
 from stagetrace.otlp.decode.protobuf_wire import varint
 from stagetrace.otlp.decode.to_otlp import resource_spans
-from stagetrace.store.entries import named_stages
+from stagetrace.span_attributes import named_stages
+from stagetrace.store.database import needs
+from stagetrace.store.reductions import Engine
 from stagetrace.store.relations import LOADED, REQUESTS, STAGE_COLUMNS
 from stagetrace.store.rows import as_text, value, values
 
@@ -194,8 +196,6 @@ def add_functions(connection: DuckDBPyConnection) -> None:
 
     Raise StoreError where the latter is not installed.
     """
-    from stagetrace.store.load import needs
-
     if find_spec("numpy") is None:
         raise needs("this", "numpy")
     text_map = "MAP(VARCHAR, VARCHAR)"
@@ -359,3 +359,7 @@ def _otlp(rows: Any) -> Any:
     names = list(given)
     spans = [resource_spans(dict(zip(names, cells, strict=True))) for cells in zip(*given.values(), strict=True)]
     return pa.array(spans, pa.binary())
+
+
+# Attributes are read out of a stored row's bytes.
+ENGINE: Final = Engine("duckdb", "selected", attribute_text, f"{_RESOURCE}(of_resource)")

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace import semconv
+from stagetrace.estimates import Sample
+from stagetrace.span_attributes import number, text
 from stagetrace.store.base import Lost, Tally
-from stagetrace.store.entries import matches, number, text
-from stagetrace.store.estimates import Sample
+from stagetrace.store.entries import matches
 from stagetrace.store.relations import probability_of, weight_of
 
 if TYPE_CHECKING:

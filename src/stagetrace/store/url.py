@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from stagetrace import config
 from stagetrace.errors import StoreError
 
 if TYPE_CHECKING:
@@ -71,3 +72,9 @@ def bad(url: str, wrong: str) -> StoreError:
     """Return the error for a URL that cannot be opened."""
     forms = ", ".join(scheme.form for scheme in SCHEMES.values())
     return StoreError(f"cannot open store {url!r}: {wrong}\nsupported: {forms}")
+
+
+def default_folder() -> Path:
+    """Return the folder of the local store where none is named."""
+    data = config.DATA_HOME.read() or Path.home() / ".local" / "share"
+    return Path(data) / "stagetrace"

@@ -8,8 +8,8 @@ from csv import writer as write_csv
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode import json as json_form
-from stagetrace.store.load import needs
+from stagetrace.otlp.decode.json import encode
+from stagetrace.store.database import needs
 from stagetrace.store.relations import LOADED
 from stagetrace.store.rows import spans_of
 from stagetrace.store.stored import OTLP
@@ -101,7 +101,7 @@ def _text(column: str, kind: str) -> str:
 
 
 def _line(file: BinaryIO, message: ExportTraceServiceRequest) -> None:
-    file.write(json_form.encode(message).encode() + b"\n")
+    file.write(encode(message).encode() + b"\n")
 
 
 def _framed(file: BinaryIO, message: ExportTraceServiceRequest) -> None:

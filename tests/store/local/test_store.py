@@ -20,8 +20,9 @@ from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.request import MalformedRequest
 from stagetrace.store import open_store
 from stagetrace.store.base import Selection
-from stagetrace.store.local import LocalReader, LocalStore, default_folder, wal
+from stagetrace.store.local import LocalReader, LocalStore, wal
 from stagetrace.store.local.view import FORMAT, TABLE, WAL
+from stagetrace.store.url import default_folder
 from store.local.made import EVER, HOUR, MS, NOW, ids, judged, request, span
 
 if TYPE_CHECKING:

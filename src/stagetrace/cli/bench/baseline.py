@@ -41,7 +41,7 @@ class Baseline:
 
 def folder() -> Path:
     """Return where baselines are: beside the local store, in a folder of its own."""
-    from stagetrace.cli.options import default_folder
+    from stagetrace.store.url import default_folder
 
     store = default_folder()
     return store.with_name(f"{store.name}-bench")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.cli.arguments.options import selection, store_url
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.bench import options as bench_options
-from stagetrace.cli.bench import target as bench_target
-from stagetrace.cli.options import selection, store_url
-from stagetrace.cli.output.answer import finish
+from stagetrace.cli.bench import options, target
+from stagetrace.cli.output.formats import print_answer
 from stagetrace.cli.output.terminal import Progress
 from stagetrace.errors import StagetraceError
 
@@ -35,21 +34,21 @@ _MOST_REPLAYED: Final = 1_000_000
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    bench_options.configure(parser)
+    options.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Send the load, join the server's spans, print the answer and return the exit code."""
-    bench_options.check(args)
-    bench_target.check_installed()
-    rate = args.rate or (bench_options.RATE if args.find is None else bench_options.START)
+    options.check(args)
+    target.check_installed()
+    rate = args.rate or (options.RATE if args.find is None else options.START)
     url = _store(args)
     notes: list[str] = []
     due_s = _recorded(args, url, notes) if args.replay else None
     kept = _baseline(args, rate, due_s)
     progress = Progress("requests")
     try:
-        return finish(args, _answer(args, rate, url, due_s, kept, notes, progress))
+        return print_answer(args, _answer(args, rate, url, due_s, kept, notes, progress))
     finally:
         progress.end()
 
@@ -63,27 +62,26 @@ def _answer(
     notes: list[str],
     progress: Progress,
 ) -> Answer:
-    from stagetrace.cli.bench import answer as bench_answer
-    from stagetrace.cli.bench import baseline as bench_baseline
+    from stagetrace.cli.bench import answer, baseline
     from stagetrace.cli.bench.load_run import Bench, busy
     from stagetrace.cli.bench.span_join import join, queue_reasons
 
-    result = Bench(args, bench_target.sender(args), progress, due_s).run(rate)
+    result = Bench(args, target.sender(args), progress, due_s).run(rate)
     if not result.steps:
         raise StagetraceError("interrupted before a request was sent")
     joined = join(url, result, args.wait, progress)
-    report = bench_answer.Report(result, args.find or args.objective, joined)
+    report = answer.Report(result, args.find or args.objective, joined)
     if url is not None and report.excess is not None and "queue" in report.excess.shares:
         report.queue_ms = queue_reasons(url, report.over())
     notes += [note for note in (busy(result.steps), joined.note) if note]
     comparison = None
     if kept is not None:
-        comparison = bench_baseline.compare(kept, report.main.latency_ms, args.gate)
+        comparison = baseline.compare(kept, report.main.latency_ms, args.gate)
     if args.save:
         notes.append(f"saved as baseline {args.save}: {_saved(args, result)}")
     progress.end()
     about = {"url": args.url, "arrivals": "replay" if args.replay else args.arrivals}
-    return bench_answer.answer(report, about, comparison, notes)
+    return answer.answer(report, about, comparison, notes)
 
 
 def _store(args: argparse.Namespace) -> str | None:
@@ -129,24 +127,24 @@ def _recorded(args: argparse.Namespace, url: str | None, notes: list[str]) -> ND
 
 def _baseline(args: argparse.Namespace, rate: float, due_s: Any) -> Baseline | None:
     """Return the baseline to compare with, before anything is sent."""
-    from stagetrace.cli.bench import baseline as bench_baseline
+    from stagetrace.cli.bench import baseline
     from stagetrace.cli.bench.load_run import rate_of
 
     if not args.against:
         return None
-    kept = bench_baseline.load(args.against)
+    kept = baseline.load(args.against)
     replayed = due_s is not None
-    bench_baseline.check(kept, rate_of(due_s) if replayed else rate, "replay" if replayed else args.arrivals)
+    baseline.check(kept, rate_of(due_s) if replayed else rate, "replay" if replayed else args.arrivals)
     return kept
 
 
 def _saved(args: argparse.Namespace, result: Result) -> str:
     from math import isfinite
 
-    from stagetrace.cli.bench import baseline as bench_baseline
+    from stagetrace.cli.bench import baseline
 
     one = result.steps[-1]
     latencies = [round(value, 6) if isfinite(value) else None for value in one.latency_ms.tolist()]
     arrivals = "replay" if args.replay else args.arrivals
-    made = bench_baseline.Baseline(args.save, args.url, one.step.rate, arrivals, time.time_ns(), latencies)
-    return str(bench_baseline.save(made))
+    made = baseline.Baseline(args.save, args.url, one.step.rate, arrivals, time.time_ns(), latencies)
+    return str(baseline.save(made))

@@ -6,9 +6,9 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stagetrace.cli.arguments.options import add_selection, count
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.options import add_selection, count
-from stagetrace.cli.output.answer import add_format
+from stagetrace.cli.output.formats import add_format
 
 if TYPE_CHECKING:
     from stagetrace.analysis.objective import Objective

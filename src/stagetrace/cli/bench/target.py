@@ -35,10 +35,10 @@ def check_installed(*more: str) -> None:
 
 def sender(args: argparse.Namespace) -> Sender:
     """Return what sends the requests. Raise LoadError for a target that cannot or must not be loaded."""
-    from stagetrace.load import target as targets
+    from stagetrace.load.target import addresses, parse
 
-    target = targets.parse(args.url)
-    address = _answering(target, targets.addresses(target, own=args.i_own_this))
+    target = parse(args.url)
+    address = _answering(target, addresses(target, own=args.i_own_this))
     return _rpc(args, target, address) if target.is_grpc else _http(args, target, address)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.cli.arguments.options import add_selection, utf8
+from stagetrace.cli.arguments.times import since
+from stagetrace.cli.arguments.trace_id import trace_id
+from stagetrace.cli.ask import ask_store
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.options import add_selection, utf8
-from stagetrace.cli.output.answer import Answer, add_format, ask_store
-from stagetrace.cli.times import since
-from stagetrace.cli.trace import trace_id
+from stagetrace.cli.output.answer import Answer
+from stagetrace.cli.output.formats import add_format
 
 if TYPE_CHECKING:
     import argparse
 
     from stagetrace.analysis.bottleneck import Group
-    from stagetrace.analysis.critical_path import Portion
+    from stagetrace.cli.bottleneck.view import Paths
     from stagetrace.store.base import Reader, Relations, Selection
 
 DESCRIPTION: Final = (
@@ -26,13 +28,6 @@ EXAMPLE: Final = "stagetrace bottleneck --route /predict --since 1h"
 TITLE: Final = "Bottleneck"
 _NEWEST: Final = 200  # requests around each percentile whose critical paths are summed
 _SHOWN: Final = 20  # groups, to people
-
-
-class Paths(NamedTuple):
-    """Who takes the time of the critical paths of some requests: as many as are told, which have spans stored."""
-
-    requests: int
-    portions: list[Portion]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +67,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
 
         return of_trace(reader, args)
     from stagetrace.analysis import bottleneck
-    from stagetrace.cli.bottleneck import view as shown
+    from stagetrace.cli.bottleneck import view
 
     with reader.relations(wanted) as relations:
         complete, reason = relations.complete, relations.reason
@@ -85,9 +80,9 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         paths = _critical_paths(reader, relations, whole)
     return Answer(
         TITLE,
-        shown.sentence(whole),
-        {**shown.keys(whole, by), **shown.path_keys(paths), "groups": [shown.keys(group, by) for group in groups]},
-        [*shown.parts(whole), *shown.path_parts(paths), *shown.group_parts(groups, by, _SHOWN)],
+        view.sentence(whole),
+        {**view.keys(whole, by), **view.path_keys(paths), "groups": [view.keys(group, by) for group in groups]},
+        [*view.parts(whole), *view.path_parts(paths), *view.group_parts(groups, by, _SHOWN)],
         complete=complete,
         reason=reason,
     )
@@ -115,6 +110,7 @@ def _critical_paths(reader: Reader, relations: Relations, group: Group) -> dict[
     """Return by percentile who takes the time of the newest requests around it, on their critical paths."""
     from stagetrace.analysis import critical_path
     from stagetrace.analysis.span_tree import SERVER, span_tree
+    from stagetrace.cli.bottleneck import view
 
     chosen = {
         percentile: relations.reduce("newest_within", low=band.low_ms, high=band.high_ms, most=_NEWEST)
@@ -132,5 +128,5 @@ def _critical_paths(reader: Reader, relations: Relations, group: Group) -> dict[
     for percentile, rows in chosen.items():
         keys = {(row["trace_id"], row["span_id"]) for row in rows}
         paths = [found[key] for key in keys if key in found]
-        made[percentile] = Paths(len(paths), critical_path.aggregated(paths))
+        made[percentile] = view.Paths(len(paths), critical_path.aggregated(paths))
     return made

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis.critical_path import Path, aggregated, path_of
 from stagetrace.analysis.span_tree import span_tree
+from stagetrace.cli.arguments.trace_id import whole_id
 from stagetrace.cli.output import terminal
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.lines import Column, Table
 from stagetrace.cli.output.terminal import milliseconds
-from stagetrace.cli.trace import whole_id
 
 if TYPE_CHECKING:
     import argparse

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.analysis.bottleneck import CUT, PERCENTILES, needed
 from stagetrace.analysis.stage_bins import NO_STAGE
-from stagetrace.cli import sampled
+from stagetrace.cli.output import sampling
 from stagetrace.cli.output.chart import Stacked
 from stagetrace.cli.output.lines import Column, Table
 from stagetrace.cli.output.terminal import milliseconds
-from stagetrace.store.estimates import Sample
+from stagetrace.estimates import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from stagetrace.analysis.bottleneck import Band, Group, Interval, Stage
-    from stagetrace.cli.bottleneck.command import Paths
+    from stagetrace.analysis.critical_path import Portion
     from stagetrace.cli.output.chart import Chart
 
 _NONE: Final = "(no stage)"
@@ -24,6 +24,13 @@ _NONE_GIVEN: Final = "-"  # a request that lacks what groups are made by
 _UNKNOWN: Final = "-"
 _ON_PATH: Final = 10  # lines of the critical paths
 _NUMBERS: Final = tuple(Column(percentile, is_number=True) for percentile in PERCENTILES)
+
+
+class Paths(NamedTuple):
+    """Who takes the time of the critical paths of some requests: as many as are told, which have spans stored."""
+
+    requests: int
+    portions: list[Portion]
 
 
 def sentence(group: Group) -> str:
@@ -115,7 +122,7 @@ def _notes(group: Group) -> Iterator[str]:
         yield f"{group.backwards:,} more ended before they started, as a clock stepped back: they are in nothing above."
     if group.overlapping:
         yield f"The stages of {group.overlapping:,} take longer together than the whole: shares are of their sum."
-    note = sampled.note("requests", _sample(group))
+    note = sampling.note("requests", _sample(group))
     if note:
         yield note
 
@@ -156,7 +163,7 @@ def group_parts(groups: Sequence[Group], by: Sequence[str], most: int) -> list[s
     rows = [
         (
             *(_NONE_GIVEN if value is None else str(value) for value in group.by),
-            sampled.about(round(group.requests), _sample(group)),
+            sampling.about(round(group.requests), _sample(group)),
             *(_slowest(group, percentile) for percentile in PERCENTILES),
         )
         for group in groups[:most]
@@ -185,7 +192,7 @@ def keys(group: Group, by: Sequence[str]) -> dict[str, Any]:
     return {
         **made,
         "requests": round(group.requests),
-        **sampled.keys(_sample(group)),
+        **sampling.keys(_sample(group)),
         "negative_durations": group.backwards,
         "overlapping_stages": group.overlapping,
         "total_ms": dict(group.total_ms),
@@ -249,7 +256,7 @@ def _words(one: Stage) -> str:
 
 
 def _requests(group: Group) -> str:
-    count = sampled.about(round(group.requests), _sample(group))
+    count = sampling.about(round(group.requests), _sample(group))
     return f"{count} request{'' if count == '1' else 's'}"
 
 

@@ -7,19 +7,20 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.cli import sampled
+from stagetrace.cli.arguments.options import add_selection, selection, store_url
+from stagetrace.cli.arguments.times import since
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.capacity import autoscaler
 from stagetrace.cli.capacity.utilisation import sampled_values, utilisation
-from stagetrace.cli.options import add_selection, selection, store_url
-from stagetrace.cli.output.answer import Answer, add_format, finish
+from stagetrace.cli.output import sampling
+from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Points, number
+from stagetrace.cli.output.formats import add_format, print_answer
 from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.output.terminal import watched
-from stagetrace.cli.times import since
 from stagetrace.errors import StagetraceError
+from stagetrace.estimates import Sample
 from stagetrace.store import open_store
-from stagetrace.store.estimates import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         if args.format in autoscaler.FORMS and not args.json:
             sys.stdout.write(_manifest(reader, wanted, args))
             return ANSWERED
-        return finish(args, answer(reader, wanted, args))
+        return print_answer(args, answer(reader, wanted, args))
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -237,7 +238,7 @@ def _keys(one: Capacity, given: Plan, used: Mapping[str, Any], args: argparse.Na
         "service": one.service,
         "requests": round(one.requests),
         "reversed": one.reversed,
-        **sampled.keys(sample_of(one)),
+        **sampling.keys(sample_of(one)),
         "since_unix_nano": one.since_ns,
         "until_unix_nano": one.until_ns,
         "width_s": one.width_s,
@@ -288,7 +289,7 @@ def _parts(
         made.append(f"Target of an instance of {one.service}: {target}{', or more' if given.at_most else ''}.")
     if one.reversed:
         made.append(f"{one.reversed} requests of {one.service} end before they begin, and count for nothing.")
-    note = sampled.note(one.service, sample_of(one))
+    note = sampling.note(one.service, sample_of(one))
     return [*made, *([note] if note else [])]
 
 
@@ -315,7 +316,7 @@ def _levels(one: Capacity, args: argparse.Namespace) -> Table:
                 number(level.per_s),
                 number(level.waiting),
                 f"{number(level.seconds)} s",
-                sampled.about(round(level.requests), sample_of(one)),
+                sampling.about(round(level.requests), sample_of(one)),
                 "-" if kept is None else f"{100 * kept:.4g} %",
             )
         )
@@ -341,7 +342,7 @@ def _instances(one: Capacity) -> Table:
     rows: list[tuple[str, ...] | str] = [
         (
             instance.name or "(unnamed)",
-            sampled.about(round(instance.requests), sample_of(one)),
+            sampling.about(round(instance.requests), sample_of(one)),
             number(instance.per_s),
             number(instance.in_flight),
             number(instance.busiest_in_flight),

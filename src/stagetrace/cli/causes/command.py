@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.causes import view as causes_view
-from stagetrace.cli.options import add_selection, window
-from stagetrace.cli.output.answer import Answer, add_format, ask_store
-from stagetrace.cli.times import between
+from stagetrace.cli.arguments.options import add_selection, window
+from stagetrace.cli.arguments.times import between
+from stagetrace.cli.ask import ask_store
+from stagetrace.cli.causes import view
+from stagetrace.cli.output.formats import add_format
 
 if TYPE_CHECKING:
     import argparse
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from stagetrace.analysis.cases import Cases
     from stagetrace.analysis.localise import Localised
+    from stagetrace.cli.output.answer import Answer
     from stagetrace.store.base import Reader, Relations, Selection
 
 DESCRIPTION: Final = (
@@ -68,7 +70,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
                 services = _window_against(reader, relations, normal)
                 complete, reason = complete and normal.complete, reason or normal.reason
     found = diagnose(cases)
-    return causes_view.answer(cases, found, services, args, complete=complete, reason=reason)
+    return view.answer(cases, found, services, args, complete=complete, reason=reason)
 
 
 def _breached_against_good(reader: Reader, relations: Relations, cases: Cases) -> Localised | None:

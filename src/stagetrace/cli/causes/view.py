@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.cli.arguments.times import shown
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars
 from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.output.terminal import milliseconds
-from stagetrace.cli.times import shown
 
 if TYPE_CHECKING:
     import argparse
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stagetrace.analysis.causes import Contrast
     from stagetrace.analysis.diagnosis import Diagnosis, Evidence
     from stagetrace.analysis.localise import Localised
-    from stagetrace.cli.times import Zone
+    from stagetrace.cli.arguments.times import Zone
 
 LEAST: Final = 5  # requests or traces of each kind: of `analysis.diagnosis` and `localise`, which are heavy to import
 _SHOWN: Final = 10  # rows of a table

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from stagetrace.cli.arguments.options import add_selection, selection, store_url, utf8
 from stagetrace.cli.base import NO_ANSWER, UsageError
+from stagetrace.cli.compare.gate import Gate, state_of
 from stagetrace.cli.compare.sides import check, newest_two, side, side_part, store_of
-from stagetrace.cli.options import add_selection, selection, store_url, utf8
-from stagetrace.cli.output.answer import Answer, add_format, finish
+from stagetrace.cli.output.formats import add_format, print_answer
 from stagetrace.cli.output.terminal import watched
 from stagetrace.store import open_store
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from stagetrace.analysis.comparison import Comparison
     from stagetrace.cli.compare.sides import Side
+    from stagetrace.cli.output.answer import Answer
     from stagetrace.store.base import Reader, Relations, Selection
 
 DESCRIPTION: Final = (
@@ -28,20 +30,11 @@ DESCRIPTION: Final = (
     "open."
 )
 EXAMPLE: Final = "stagetrace compare --a version=2 --b version=3 --gate p99:+5%"
-TITLE: Final = "Comparison"
 _QUANTILES: Final = (0.5, 0.95, 0.99)
 _SIDE: Final = (
     "version=, model=, service=, route=, any attribute, period=SINCE..UNTIL, store=URL or file=PATH; may be repeated, "
     "all must hold"
 )
-
-
-class Gate(NamedTuple):
-    """By how much b may be slower at a quantile, relative to a."""
-
-    q: float
-    limit: float
-    text: str
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = selection(args, url)
     with open_store(url) as reader, watched(reader):
         found = answer(reader, wanted, args)
-        code = finish(args, found)
+        code = print_answer(args, found)
     return NO_ANSWER if found.keys["gate"] == "undecided" or found.keys["a"] is None else code
 
 
@@ -132,7 +125,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         compared = _compared((relations[0], relations[1]), keys, args)
         reasons = [f"{name}: {one.reason}" for name, one in zip("ab", relations, strict=True) if one.reason]
         complete = all(one.complete for one in relations)
-    gates = [(gate, _gated(gate, compared)) for gate in args.gate]
+    gates = [(gate, state_of(gate, compared)) for gate in args.gate]
     return view.answer(sides, compared, gates, args, complete=complete, reason="; ".join(reasons) or None)
 
 
@@ -169,13 +162,6 @@ def _compared(relations: tuple[Relations, Relations], keys: Sequence[str], args:
         ) from None
 
 
-def _gated(gate: Gate, compared: Comparison) -> str:
-    """Return what a gate says: it does not pass on too little data, nor fail."""
-    found = next(one.adjusted for one in compared.whole.quantiles if one.adjusted.q == gate.q)
-    low, high = found.interval
-    return "fail" if low > gate.limit else "pass" if high <= gate.limit else "undecided"
-
-
 def _quantile(text: str) -> float:
     number = re.fullmatch(r"p?(\d{1,2}(?:\.\d{1,4})?)", text.strip())
     q = round(float(number[1]) / 100, 8) if number else 0.0
@@ -201,10 +187,3 @@ def _gate(text: str) -> Gate:
     if not colon or not number:
         raise argparse.ArgumentTypeError(f"{text!r} is no gate; write p99:+5%")
     return Gate(_quantile(q), float(number[1]) / 100, text)
-
-
-def gate_keys(gates: list[tuple[Gate, str]]) -> dict[str, Any]:
-    """Return what `--json` says of gates: the worst of them, and each."""
-    said = {state for _, state in gates}
-    worst = next((state for state in ("fail", "undecided", "pass") if state in said), None)
-    return {"gate": worst, "gates": [{"gate": gate.text, "state": state} for gate, state in gates]}

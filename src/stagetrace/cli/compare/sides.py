@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
+from stagetrace.cli.arguments.options import segment, window
+from stagetrace.cli.arguments.times import between, shown
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.options import segment, window
-from stagetrace.cli.times import between, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,12 +6,12 @@ from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.compare.command import TITLE, gate_keys
+from stagetrace.cli.arguments.times import since
+from stagetrace.cli.compare.gate import gate_keys
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Histogram
 from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.output.terminal import milliseconds
-from stagetrace.cli.times import since
 
 if TYPE_CHECKING:
     import argparse
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
     from stagetrace.analysis.comparison import Comparison, Part, Quantile
     from stagetrace.analysis.quantiles import Binned
-    from stagetrace.cli.compare.command import Gate
+    from stagetrace.cli.compare.gate import Gate
     from stagetrace.cli.compare.sides import Side
     from stagetrace.cli.output.chart import Chart
     from stagetrace.store.base import Selection
 
+TITLE: Final = "Comparison"
 _SHOWN: Final = 20  # kinds of requests, to people
 _BARS: Final = 12
 _WHOLE_PERCENT: Final = 0.1

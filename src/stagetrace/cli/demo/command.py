@@ -19,8 +19,8 @@ from urllib.error import URLError
 
 from stagetrace import config
 from stagetrace.cli.base import ANSWERED, BAD
-from stagetrace.cli.demo import traffic as demo_traffic
-from stagetrace.cli.report import all_answers as every_answer
+from stagetrace.cli.demo import traffic
+from stagetrace.cli.registry import ANSWERS
 from stagetrace.errors import StagetraceError
 from stagetrace.installed_from import requirement
 
@@ -92,8 +92,8 @@ def _demo(folder: Path) -> None:
         # What it says of itself goes away with the rest.
         settings["STAGETRACE_STATUS"] = str(folder / "status")
         with _service(folder, settings) as address:
-            _say(f"sending:\n{demo_traffic.FAULTS}")
-            demo_traffic.send_faults(address)
+            _say(f"sending:\n{traffic.FAULTS}")
+            traffic.send_faults(address)
         breaches = _wait_for_breaches(str(data))
         _show("stages", "--store", str(data))
         _show("breaches", "--store", str(data), "--limit", "10")
@@ -108,31 +108,31 @@ def _demo(folder: Path) -> None:
 def _second_act(folder: Path, data: Path, settings: dict[str, str]) -> None:
     """Let the service live through a day, and put the ten questions to what was recorded of it."""
     since = ["--store", str(data), "--since", datetime.now(timezone.utc).isoformat()]
-    recorded = settings | {"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": demo_traffic.TENANT_HEADER}
-    _say(f"\nThe second act: a day of the ticket router, in a minute.\n{demo_traffic.DAY}")
+    recorded = settings | {"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": traffic.TENANT_HEADER}
+    _say(f"\nThe second act: a day of the ticket router, in a minute.\n{traffic.DAY}")
     first, second = _RELEASES
     with _service(folder, recorded | _release(first)) as address:
-        demo_traffic.send_before_release(address)
+        traffic.send_before_release(address)
     with _service(folder, recorded | _release(second)) as address:
-        demo_traffic.send_after_release(address)
+        traffic.send_after_release(address)
         _say("  and a benchmark of it")
-        message = json.dumps({"text": demo_traffic.MESSAGE.format(123_456)})
+        message = json.dumps({"text": traffic.MESSAGE.format(123_456)})
         load = [f"{address}/predict", "--rate", "40", "--body", message, "--objective", "p99:50ms"]
         bench = _asked("bench", *load, *since[:2], "--json")
     (folder / "bench.json").write_text(bench, "utf-8")
     (folder / "prices.json").write_text(json.dumps(_PRICES), "utf-8")
     options = {
         "compare": ["--a", f"service.version={first}", "--b", f"service.version={second}"],
-        "capacity": ["--route", demo_traffic.PRESSED],
+        "capacity": ["--route", traffic.PRESSED],
         "cost": ["--prices", str(folder / "prices.json")],
-        "segments": ["--by", demo_traffic.TENANT],
+        "segments": ["--by", traffic.TENANT],
     }
     given = [one for verb, some in options.items() for one in ("--with", shlex.join([verb, *some]))]
     page = _asked("report", "--all", *since, *given, "--bench", str(folder / "bench.json"), "--format", "html")
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix=_REPORT, suffix=".html", delete=False) as report:
         report.write(page)
     _say(f"\nThe ten answers, with pictures, are on one page: {report.name}\n")
-    for verb in every_answer.VERBS:
+    for verb in ANSWERS:
         command = [verb, *options.get(verb, [])]
         _say(f"$ stagetrace {shlex.join(command)}")
         _say(f"  {json.loads(_asked(*command, *since, '--json'))['sentence']}")
@@ -224,12 +224,12 @@ def _wait_for_breaches(store: str) -> list[dict[str, Any]]:
         argv = [*_STAGETRACE, "breaches", "--store", store, "--json"]
         asked = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603
         breaches: list[dict[str, Any]] = json.loads(asked.stdout)["breaches"] if asked.returncode == 0 else []
-        if len(breaches) >= demo_traffic.SLOW_AT_LEAST:
+        if len(breaches) >= traffic.SLOW_AT_LEAST:
             return breaches
         if time.monotonic() > deadline:
             raise StagetraceError(
                 f"{len(breaches)} breaches arrived within {_QUERYABLE_WITHIN_S} s, "
-                f"at least {demo_traffic.SLOW_AT_LEAST} were due\n"
+                f"at least {traffic.SLOW_AT_LEAST} were due\n"
                 f"{asked.stderr.strip()}"
             )
         time.sleep(0.3)

@@ -6,17 +6,17 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import config
+from stagetrace.cli.arguments.options import add_json, count
 from stagetrace.cli.base import ANSWERED, BAD
 from stagetrace.cli.doctor import delivery, installation, processes
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
-from stagetrace.cli.options import add_json, count
 from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     import argparse
 
-    from stagetrace.process_status import files as status
+    from stagetrace.process_status import files
 
 DESCRIPTION: Final = """Check the installation, the settings of this shell, the way of spans to where they are kept,
 and the traced processes that run: what is, what costs latency there, and what mends it. Exits 1 if something fails.
@@ -66,14 +66,18 @@ def run(args: argparse.Namespace) -> int:
     return BAD if fails else ANSWERED
 
 
-def spools(running: list[status.Found]) -> list[Check]:
+def spools(running: list[files.Found]) -> list[Check]:
     """Return a check of each spool that a running process has, and this shell has not."""
     own = config.SPOOL.read()
     folders = {one.said.get("spool") for one in running if one.said is not None}
-    return [delivery.spool(folder) for folder in sorted(folders - {own}, key=str) if isinstance(folder, str) and folder]
+    return [
+        delivery.spool_check(folder)
+        for folder in sorted(folders - {own}, key=str)
+        if isinstance(folder, str) and folder
+    ]
 
 
-def as_json(found: list[Check], running: list[status.Found]) -> dict[str, Any]:
+def as_json(found: list[Check], running: list[files.Found]) -> dict[str, Any]:
     """Return the object that `--json` prints."""
     return {
         **completeness(),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace import config
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.errors import StagetraceError
-from stagetrace.otlp.export import spool as spool_module
+from stagetrace.otlp.export import spool
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def checks(asked: dict[str, Any] | None, why: str) -> Iterator[Check]:
         yield Check("endpoint", FAIL, f"the exporter cannot be tried: {why}", mend)
     else:
         yield from endpoints(asked["targets"])
-    yield spool()
+    yield spool_check()
     yield back_end()
 
 
@@ -149,12 +149,12 @@ def _mend(reason: str, endpoint: str | None) -> str:
     return "start a Collector there (`stagetrace up` takes OTLP too), or set OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
-def spool(given: str | None = None) -> Check:
+def spool_check(given: str | None = None) -> Check:
     """Look into the spool: `given`, else that of STAGETRACE_SPOOL."""
     text = given or config.SPOOL.read()
     if not text:
         return Check("spool", OK, "STAGETRACE_SPOOL is not set: what cannot be delivered waits in memory")
-    if not spool_module.supported():
+    if not spool.supported():
         return Check("spool", FAIL, "this system has no file locks: STAGETRACE_SPOOL is not used", "unset it")
     try:
         folder = Path(text).expanduser().absolute()
@@ -164,7 +164,7 @@ def spool(given: str | None = None) -> Check:
     if problem:
         return Check("spool", FAIL, f"{folder} cannot be written to: {problem}", "give it room and the right to write")
     try:
-        held = spool_module.state(folder)
+        held = spool.state(folder)
     except OSError as error:
         return Check("spool", FAIL, f"{folder} cannot be read: {error.strerror}", "give it the right to be read")
     aside = len(list(folder.glob("*.damaged")))
@@ -172,7 +172,7 @@ def spool(given: str | None = None) -> Check:
         f"{folder}: {held['breach_spans']} spans of breaches and {held['good_spans']} others wait in "
         f"{held['files']} files, {held['bytes']:,} bytes"
     )
-    lost = {name: held[name] for name in spool_module.LOSSES if held[name]}
+    lost = {name: held[name] for name in spool.LOSSES if held[name]}
     if lost or aside:
         said = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items()) or "none"
         found += f"; spans lost so far: {said}; files set aside as damaged: {aside}"

@@ -15,7 +15,7 @@ from stagetrace import __version__, config, setting_problems, unrecognised_model
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.errors import PolicyError
 from stagetrace.installed_from import requirement
-from stagetrace.process_status import files as status
+from stagetrace.process_status import files
 from stagetrace.runtime import versions
 from stagetrace.sla.policy import HOW, Policy
 
@@ -146,7 +146,7 @@ def promise() -> Check:
     except PolicyError as error:
         found, _, mend = str(error).partition("\n")
         return Check("policy", FAIL, f"STAGETRACE_SLA is not used: {found}", mend.replace("\n", " "))
-    rules = "; ".join(map(status.promise, policy.objectives))
+    rules = "; ".join(map(files.promise, policy.objectives))
     if policy.problems:
         problems = "; ".join(policy.problems)
         return Check("policy", FAIL, f"STAGETRACE_SLA is used in part: {problems}; judged is by: {rules}", HOW)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import unrecognised_models
+from stagetrace.cli.arguments.times import utc
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.cli.output.lines import Column, Table
-from stagetrace.cli.times import utc
-from stagetrace.process_status import files as status
+from stagetrace.process_status import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,14 +44,14 @@ _CROWDED: Final = {
 _SELDOM: Final = 0.01  # of all requests: such a wait now and then is nothing to mend
 
 
-def found(pid: int | None) -> tuple[list[status.Found], list[Check]]:
+def found(pid: int | None) -> tuple[list[files.Found], list[Check]]:
     """Return the processes that live, all or that one, and checks of the rest; clear away what dead ones left."""
-    living: list[status.Found] = []
+    living: list[files.Found] = []
     checks: list[Check] = []
-    for folder in status.folders():
+    for folder in files.folders():
         try:
-            gone = status.clear(folder)
-            living += [one for one in status.read(folder) if pid is None or one.path.name.startswith(f"{pid}-")]
+            gone = files.clear(folder)
+            living += [one for one in files.read(folder) if pid is None or one.path.name.startswith(f"{pid}-")]
         except OSError as error:
             mend = "run this as the user of the service, or as root"
             checks.append(Check("processes", WARN, f"{folder} cannot be read: {error.strerror}", mend))
@@ -66,7 +66,7 @@ def found(pid: int | None) -> tuple[list[status.Found], list[Check]]:
 
 def _none(pid: int | None) -> Check:
     if pid is None:
-        shown = ", ".join(map(str, status.folders())) or "STAGETRACE_STATUS=0"
+        shown = ", ".join(map(str, files.folders())) or "STAGETRACE_STATUS=0"
         return Check("processes", OK, f"no traced process of this user serves here (looked in {shown})")
     mend = (
         "without --pid all are shown; a process says something once it serves with STAGETRACE=1, to its own user and "
@@ -75,7 +75,7 @@ def _none(pid: int | None) -> Check:
     return Check("processes", FAIL, f"there is no traced process {pid}", mend)
 
 
-def checks(one: status.Found) -> Iterator[Check]:
+def checks(one: files.Found) -> Iterator[Check]:
     """Yield what one process does, then what is wrong with it."""
     name = f"process {one.path.name.partition('-')[0]}"
     said = one.said
@@ -222,7 +222,7 @@ def _costs(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             found = f"{number} waits: requests {what}" + (f" ({total} requests in all)" if total else "")
             yield (OK, f"{found}, which is seldom", "") if seldom else (WARN, found, mend)
     sampler = said.get("sampler")
-    if isinstance(sampler, str) and not status.samples_all(sampler):
+    if isinstance(sampler, str) and not files.samples_all(sampler):
         yield OK, f"its head sampler is {sampler}: what that drops is judged and counted, breaches arrive", ""
 
 

@@ -6,12 +6,12 @@ import argparse
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
+from stagetrace.cli.arguments.times import Moment, since
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.options import add_selection, selection, store_url
-from stagetrace.cli.output.answer import TEXT, Answer, add_format, finish
+from stagetrace.cli.output.answer import Answer
+from stagetrace.cli.output.formats import TEXT, add_format, print_answer
 from stagetrace.cli.output.terminal import watched
-from stagetrace.cli.tail import seconds
-from stagetrace.cli.times import Moment, since
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
     if args.watch:
         from stagetrace.cli.drift.watch import watch
 
-        return watch(url, args)
+        return watch(url, args, lambda: chosen(args, url))
     wanted = chosen(args, url)
     with open_store(url) as reader, watched(reader):
-        return finish(args, answer(reader, wanted, args))
+        return print_answer(args, answer(reader, wanted, args))
 
 
 def chosen(args: argparse.Namespace, url: str) -> Selection:
@@ -68,7 +68,7 @@ def chosen(args: argparse.Namespace, url: str) -> Selection:
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return what has changed in a selection."""
     from stagetrace.analysis import drift, tracks
-    from stagetrace.cli.drift import view as words
+    from stagetrace.cli.drift import view
 
     with reader.relations(wanted) as relations:
         found = tracks.ask(relations)
@@ -77,12 +77,12 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     if not found.requests:
         sentence = f"No requests{since(wanted.since_ns, args.tz)}."
     else:
-        sentence = words.sentence(found, looked, args.tz)
+        sentence = view.sentence(found, looked, args.tz)
     return Answer(
         TITLE,
         sentence,
-        words.keys(found, looked),
-        words.parts(found, looked, args.tz),
+        view.keys(found, looked),
+        view.parts(found, looked, args.tz),
         is_bad=any(drift.is_worse(one) for one in looked),
         complete=complete,
         reason=reason,

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis.drift import DAY_NS, SLOPE
 from stagetrace.analysis.tracks import LEAST_REQUESTS, LEAST_STEPS, MOST_GROUPS, NEEDED
+from stagetrace.cli.arguments.times import shown
 from stagetrace.cli.output.chart import Series
 from stagetrace.cli.output.table_layout import COMMON, Column, Table
 from stagetrace.cli.output.terminal import milliseconds
-from stagetrace.cli.times import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stagetrace.analysis.drift import Change, Looked
     from stagetrace.analysis.tracks import Track, Tracks
+    from stagetrace.cli.arguments.times import Zone
     from stagetrace.cli.output.chart import Chart
-    from stagetrace.cli.times import Zone
 
 _DRAWN: Final = 6
 _MINUTES: Final = 60

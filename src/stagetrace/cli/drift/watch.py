@@ -11,20 +11,20 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from stagetrace.cli.arguments.times import shown
 from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.drift import view as words
+from stagetrace.cli.drift import view
 from stagetrace.cli.output.lines import show, show_json
 from stagetrace.cli.output.terminal import printable
-from stagetrace.cli.times import shown
 from stagetrace.errors import StagetraceError
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stagetrace.analysis.drift import Change, Looked
-    from stagetrace.store.base import Reader
+    from stagetrace.store.base import Reader, Selection
 
 # Each look tests all series anew, so that one may give a tenth of the false alarms of an answer, and an alarm must be
 # found by two looks in a row. docs/answers/drift.md says how many false ones a month that makes.
@@ -107,12 +107,15 @@ class Webhook:
         _warn(f"the webhook at {self.host} did not take an alarm: {why}; {so_far} not posted so far")
 
 
-def watch(url: str, args: argparse.Namespace) -> int:
-    """Watch until Ctrl-C and return the exit code. Raise StoreError where the store cannot be read at all."""
+def watch(url: str, args: argparse.Namespace, selected: Callable[[], Selection]) -> int:
+    """Watch until Ctrl-C and return the exit code. Raise StoreError where the store cannot be read at all.
+
+    `selected` gives the requests of one look, which depend on the time.
+    """
     hook = Webhook(args.webhook) if args.webhook else None
     alarms = Alarms()
     with open_store(url) as reader:
-        looked = look(reader, url, args)  # what is wrong with options and store ends the command here
+        looked = look(reader, selected, args)  # what is wrong with options and store ends the command here
         _say(f"watching {len(looked)} series, every {args.interval:g} s; Ctrl-C ends")
         try:
             while True:
@@ -120,26 +123,25 @@ def watch(url: str, args: argparse.Namespace) -> int:
                     _tell(change, looked, args, hook)
                 time.sleep(args.interval)
                 try:
-                    looked = look(reader, url, args)
+                    looked = look(reader, selected, args)
                 except StagetraceError as error:
                     _warn(f"the store could not be read: {error}")
         except KeyboardInterrupt:
             return ANSWERED
 
 
-def look(reader: Reader, url: str, args: argparse.Namespace) -> list[Looked]:
+def look(reader: Reader, selected: Callable[[], Selection], args: argparse.Namespace) -> list[Looked]:
     """Return what is found now."""
     from stagetrace.analysis import drift, tracks
-    from stagetrace.cli.drift.command import chosen
 
-    with reader.relations(chosen(args, url)) as relations:
+    with reader.relations(selected()) as relations:
         found = tracks.ask(relations)
     return drift.look(found.tracks, least=args.least, alarms=ALARMS)
 
 
 def _tell(change: Change, looked: Sequence[Looked], args: argparse.Namespace, hook: Webhook | None) -> None:
     now = time.time_ns()
-    alarm = {"sentence": words.said(change, looked, args.tz), "alarm_unix_nano": now, **words.change_keys(change)}
+    alarm = {"sentence": view.said(change, looked, args.tz), "alarm_unix_nano": now, **view.change_keys(change)}
     if args.json:
         show_json(alarm)
     else:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stagetrace.cli.arguments.times import UTC, shown
 from stagetrace.cli.output.terminal import printable
-from stagetrace.cli.times import UTC, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import TypeAlias
 
-    from stagetrace.cli.times import Zone
+    from stagetrace.cli.arguments.times import Zone
 
     Chart: TypeAlias = "Bars | Stacked | Histogram | Series | Points"
 

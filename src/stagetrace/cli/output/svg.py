@@ -6,15 +6,15 @@ from html import escape
 from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.cli.arguments.times import UTC, shown
 from stagetrace.cli.output.chart import Bars, Histogram, Points, Stacked, ends, merged, number
 from stagetrace.cli.output.terminal import printable
-from stagetrace.cli.times import UTC, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from stagetrace.cli.arguments.times import Zone
     from stagetrace.cli.output.chart import Chart, Series
-    from stagetrace.cli.times import Zone
 
 _WIDTH: Final = 720
 _LEFT: Final = 260  # of bars: where labels end

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.analysis.critical_path import on_path
-from stagetrace.cli import missed
+from stagetrace.cli.arguments.times import UTC, shown
+from stagetrace.cli.output import missed_bounds
 from stagetrace.cli.output.terminal import milliseconds, printable, promise
-from stagetrace.cli.times import UTC, shown
+from stagetrace.span_attributes import number, text
 from stagetrace.store.base import SERVER, Entry, SpanRow, Trace
-from stagetrace.store.entries import entry_of, number, text
+from stagetrace.store.entries import entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stagetrace.cli.times import Zone
+    from stagetrace.cli.arguments.times import Zone
 
 _STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES)}
 _UNIT: Final = re.compile(r"(\d) (ms|s|%)\b")
@@ -94,9 +95,9 @@ def _verdict(span: SpanRow, spans: Sequence[SpanRow]) -> list[str]:
     if not breached:
         return [f"GOOD {who}{allowed}"]
     over = "" if entry.overrun_ms is None else f", over by {milliseconds(entry.overrun_ms)}"
-    decisive, whole = missed.part(entry), ""
+    decisive, whole = missed_bounds.part(entry), ""
     if decisive is not None:
-        who, allowed = f"{entry.service} {entry.name}: {missed.sentence(decisive)}", ""
+        who, allowed = f"{entry.service} {entry.name}: {missed_bounds.sentence(decisive)}", ""
         whole = f"; the whole response took {milliseconds(entry.duration_ms)}"
     severity = f" ({entry.severity})" if entry.severity else ""
     return [f"BREACH {who}{allowed}{over}{severity}{whole}", *_reasons(entry)]
@@ -105,7 +106,7 @@ def _verdict(span: SpanRow, spans: Sequence[SpanRow]) -> list[str]:
 def _reasons(entry: Entry) -> Iterator[str]:
     """Yield the lines beneath a breach: what else was missed, stage, evidence, objective."""
     if entry.missed[1:]:
-        yield f"  also missed: {'; '.join(map(missed.sentence, entry.missed[1:]))}"
+        yield f"  also missed: {'; '.join(map(missed_bounds.sentence, entry.missed[1:]))}"
     if entry.stage is not None:
         took = f", {milliseconds(entry.stages[entry.stage])}" if entry.stage in entry.stages else ""
         yield f"  stage: {entry.stage}{took}"

@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from stagetrace.cli.arguments.times import Moment, shown
 from stagetrace.cli.base import ANSWERED, BAD, UsageError
-from stagetrace.cli.output.answer import HTML, MARKDOWN, TEXT, Answer, as_json, show_answer
+from stagetrace.cli.output.answer import Answer, as_json
 from stagetrace.cli.output.chart import Bars
+from stagetrace.cli.output.formats import HTML, MARKDOWN, TEXT, show_answer
 from stagetrace.cli.output.lines import completeness, show, show_json, warn
 from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.output.terminal import milliseconds, watched
-from stagetrace.cli.registry import load
-from stagetrace.cli.times import Moment, shown
+from stagetrace.cli.registry import ANSWERS, load
 from stagetrace.errors import StagetraceError
 from stagetrace.store import open_store
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from stagetrace.store.base import Reader, Selection
 
-# In the order in which they are asked of a service: is it kept, where does the time go, what is to be done.
-VERBS: Final = ("slo", "report", "bottleneck", "causes", "segments", "compare", "drift", "capacity", "cost")
 BENCH: Final = "bench"
 TITLE: Final = "Latency: the ten answers"
 # Options that all of them share.
@@ -100,8 +99,8 @@ def _asked(args: argparse.Namespace) -> dict[str, list[str]]:
             verb, *options = shlex.split(text) or [""]
         except ValueError as error:
             raise UsageError(f"--with {text!r} cannot be read: {error}\nclose its quotes") from None
-        if verb not in VERBS:
-            raise UsageError(f"--with {text!r} names none of the verbs\nthere are {', '.join(VERBS)}")
+        if verb not in ANSWERS:
+            raise UsageError(f"--with {text!r} names none of the verbs\nthere are {', '.join(ANSWERS)}")
         asked.setdefault(verb, []).extend(options)
     return asked
 
@@ -110,7 +109,7 @@ def _answers(
     reader: Reader, wanted: Selection, args: argparse.Namespace, asked: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, Answer]]:
     """Yield each verb's answer; the error of one is its sentence."""
-    for verb in VERBS:
+    for verb in ANSWERS:
         module: Any = load(verb)
         own = _arguments(verb, module, args, asked.get(verb, ()))
         try:

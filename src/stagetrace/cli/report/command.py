@@ -9,18 +9,19 @@ from fractions import Fraction
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.cli import objectives as words
+from stagetrace.cli.arguments.options import add_selection, selection, store_url, utf8
+from stagetrace.cli.arguments.times import Moment, between, moment, shown
+from stagetrace.cli.ask import ask_store
 from stagetrace.cli.base import BAD, NO_ANSWER, UsageError
-from stagetrace.cli.options import add_selection, selection, store_url, utf8
-from stagetrace.cli.output.answer import Answer, add_format, ask_store
-from stagetrace.cli.report import wording as report_words
+from stagetrace.cli.output.answer import Answer
+from stagetrace.cli.output.formats import add_format
+from stagetrace.cli.report import view
 from stagetrace.cli.report.all_answers import add_all, run_all
 from stagetrace.cli.report.calendar_period import FORMS, last_month, period
-from stagetrace.cli.times import Moment, between, moment, shown
 
 if TYPE_CHECKING:
     from stagetrace.analysis.report import Options, Tier
-    from stagetrace.cli.times import Zone
+    from stagetrace.cli.arguments.times import Zone
     from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = (
@@ -93,7 +94,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     name, options = _options(args, wanted, now)
     wanted = replace(wanted, since_ns=options.since_ns, until_ns=options.until_ns)
     with reader.relations(wanted) as relations:
-        found = report.ask(relations, options, words.estimate)
+        found = report.ask(relations, options)
         reasons = [] if relations.reason is None else [relations.reason]
     if options.until_ns > now:
         reasons.append(f"the period ends at {shown(options.until_ns, args.tz, 0)} {args.tz.name}, which is to come")
@@ -102,12 +103,12 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     if found.incidents_left:
         reasons.append(f"{found.incidents_left:,} incidents with fewer breaches are left out")
     reason = "; ".join(reasons) or None
-    keys = report_words.keys(found, options, wanted, name, args.tz)
+    keys = view.keys(found, options, wanted, name, args.tz)
     return Answer(
         f"Report of service levels: {name} ({args.tz.name})",
-        report_words.sentence(found, name, args.tz),
+        view.sentence(found, name, args.tz),
         keys,
-        list(report_words.parts(found, options, keys["digest"], reason, args.tz)),
+        list(view.parts(found, options, keys["digest"], reason, args.tz)),
         is_bad=bool(found.missed),
         complete=reason is None,
         reason=reason,

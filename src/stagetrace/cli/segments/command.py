@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
-from stagetrace.cli.options import add_selection, count, utf8
-from stagetrace.cli.output.answer import Answer, add_format, ask_store
-from stagetrace.cli.segments import view as segments_view
+from stagetrace.cli.arguments.options import add_selection, count, utf8
+from stagetrace.cli.ask import ask_store
+from stagetrace.cli.output.formats import add_format
+from stagetrace.cli.segments import view
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
     from stagetrace.analysis.cases import Cases
+    from stagetrace.cli.output.answer import Answer
     from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = (
@@ -57,30 +59,29 @@ def run(args: argparse.Namespace) -> int:
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return how the segments of a selection fare."""
-    from stagetrace.analysis.cases import ask as ask_cases
-    from stagetrace.analysis.cases import ask_any
+    from stagetrace.analysis import cases
     from stagetrace.analysis.remedy import remedies
     from stagetrace.analysis.segments import segments
 
     most = min(args.top, 200)
     with reader.relations(wanted) as relations:
-        cases = ask_cases(relations)
-        if not cases.rows:
-            cases = ask_any(relations)
-        by = args.by or _default(cases)
+        found = cases.ask(relations)
+        if not found.rows:
+            found = cases.ask_any(relations)
+        by = args.by or _default(found)
         rows: Sequence[Mapping[str, Any]] = []
         names: list[str | None] = []
         ranges = False
-        if by is not None and cases.rows:
+        if by is not None and found.rows:
             rows = relations.reduce("segments", [by], most=most)
-            names = _names(cases, by)
+            names = _names(found, by)
             if _are_numbers(rows):
-                names, rows, ranges = _ranges(cases, names, most)
+                names, rows, ranges = _ranges(found, names, most)
         complete, reason = relations.complete, relations.reason
-    found = segments(rows)
-    fixed = remedies(cases, names) if names else {}
-    shown = segments_view.Shown(by, found, fixed, cases, is_ranges=ranges)
-    return segments_view.answer(shown, complete=complete, reason=reason)
+    fares = segments(rows)
+    fixed = remedies(found, names) if names else {}
+    shown = view.Shown(by, fares, fixed, found, is_ranges=ranges)
+    return view.answer(shown, complete=complete, reason=reason)
 
 
 def _default(cases: Cases) -> str | None:

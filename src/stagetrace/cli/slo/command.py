@@ -9,19 +9,21 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.analysis.attainment import COLUMNS
-from stagetrace.cli import objectives as words
+from stagetrace.cli.arguments.options import add_selection, is_file, store_url, utf8
+from stagetrace.cli.arguments.times import Moment, shown
+from stagetrace.cli.ask import ask_store
 from stagetrace.cli.base import BAD, NO_ANSWER
-from stagetrace.cli.options import add_selection, is_file, store_url, utf8
-from stagetrace.cli.output.answer import Answer, add_format, ask_store
-from stagetrace.cli.slo import wording as slo_words
-from stagetrace.cli.times import Moment, shown
+from stagetrace.cli.output import objectives
+from stagetrace.cli.output.answer import Answer
+from stagetrace.cli.output.formats import add_format
+from stagetrace.cli.slo import view
 from stagetrace.sla.policy import DEFAULT_WINDOW_S
 from stagetrace.store.base import COUNTS
 
 if TYPE_CHECKING:
     from stagetrace.analysis.attainment import Counts, Exact
     from stagetrace.analysis.slo import Found
-    from stagetrace.cli.times import Zone
+    from stagetrace.cli.arguments.times import Zone
     from stagetrace.store.base import Reader, Relations, Selection
 
 TITLE: Final = "Service level objectives"
@@ -76,7 +78,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         with reader.relations(replace(wanted, since_ns=start, until_ns=until)) as relations:
             if is_recording:
                 end = _newest(relations, end)
-            found = slo.ask(relations, end, words.estimate, since, args.by, _exact(reader, wanted, end, args.by))
+            found = slo.ask(relations, end, since, args.by, _exact(reader, wanted, end, args.by))
             reasons = [] if relations.reason is None else [relations.reason]
         if start == 0 or since is not None or found.longest_s <= read:
             break
@@ -85,16 +87,16 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         reasons.append(f"{found.left:,} groups with fewer breaches are left out: select fewer, or leave --by out")
     return Answer(
         TITLE,
-        slo_words.sentence(found) if found.objectives else f"{_nothing(found, reader, wanted, end, args.tz)}.",
+        view.sentence(found) if found.objectives else f"{_nothing(found, reader, wanted, end, args.tz)}.",
         {
             "until_unix_nano": end,
             "told": bool(found.objectives) and not found.not_told,
-            "objectives": [slo_words.as_json(one, args.by) for one in found.objectives],
+            "objectives": [view.as_json(one, args.by) for one in found.objectives],
             "changes": [one._asdict() for one in found.changes],
             "unjudged": round(found.unjudged.requests - found.unjudged.excluded),
             "excluded": round(found.unjudged.excluded),
         },
-        list(slo_words.parts(found, args.by, args.tz)) if found.objectives else (),
+        list(view.parts(found, args.by, args.tz)) if found.objectives else (),
         is_bad=bool(found.missed),
         complete=not reasons,
         reason="; ".join(reasons) or None,
@@ -140,7 +142,7 @@ def _nothing(found: Found, reader: Reader, wanted: Selection, end: int, zone: Zo
     """Return why there is no answer, and what gives one."""
     window = f"up to {shown(end, zone, 0)} {zone.name}"
     if found.unjudged.requests:
-        count = words.requests(found.unjudged.requests)
+        count = objectives.requests(found.unjudged.requests)
         if found.unjudged.excluded == found.unjudged.requests:
             return f"{count} {window}, and none judged: the policy excludes them"
         return f"{count} {window}, and none judged: no objective matches (STAGETRACE_SLA of the service)"

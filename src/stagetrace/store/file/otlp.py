@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode import json as json_form
+from stagetrace.otlp.decode.json import decode
 from stagetrace.store.file import jaeger_json
 from stagetrace.store.file.jaeger_json import Read
 
@@ -70,7 +70,7 @@ def _decoded(text: bytes) -> Read:
         return jaeger_json.parse(text)
     if text.lstrip()[:_HEAD].partition(b":")[0].strip() == b'{"result"':
         text = json.dumps(json.loads(text)["result"]).encode()
-    return Read(json_form.decode(text))
+    return Read(decode(text))
 
 
 def _json(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceRequest, int]]:

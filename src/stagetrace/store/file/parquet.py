@@ -10,7 +10,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from stagetrace.columns import names_of
 from stagetrace.errors import StoreError
-from stagetrace.store import known
+from stagetrace.span_attributes import stage_totals
+from stagetrace.store import known, stored
 from stagetrace.store.base import (
     CANDIDATES,
     EXHAUSTIVE,
@@ -23,8 +24,9 @@ from stagetrace.store.base import (
     Trace,
     TraceIds,
 )
-from stagetrace.store.entries import entry_of, stage_totals
-from stagetrace.store.load import connect, select
+from stagetrace.store.database import connect
+from stagetrace.store.entries import entry_of
+from stagetrace.store.load import select
 from stagetrace.store.relations import LOADED, TYPED
 from stagetrace.store.rows import distinct, spans_of
 from stagetrace.store.stored import OTLP
@@ -130,7 +132,7 @@ class ParquetReader(Closing):
             "SELECT *, NULL AS rest, resource AS of_resource, "  # noqa: S608 -- constants of ours
             f"{wanted} AS has_segments FROM files"
         )
-        return replace(select(self._opened(), query, selection, files=self._paths), attribute=_attribute)
+        return select(self._opened(), query, selection, files=self._paths, engine=_ENGINE)
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         """Yield the selected spans as `Reader.iter_otlp` says."""
@@ -188,6 +190,9 @@ def _has(number: int, key: str) -> str:
     named = f"getvariable('segment_keys')[{number}]"
     others = "".join(f"attributes['{name}'], " for name in names_of(key)[1:])
     return f"coalesce(attributes[{named}], {others}resource[{named}]) = getvariable('segment_values')[{number}]"
+
+
+_ENGINE: Final = stored.ENGINE._replace(attribute=_attribute, resource="of_resource")
 
 
 def _rows(found: Sequence[tuple[Any, ...]]) -> list[SpanRow]:

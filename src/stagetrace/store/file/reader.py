@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from stagetrace.errors import StoreError
+from stagetrace.span_attributes import stage_totals
 from stagetrace.store import known
 from stagetrace.store.base import (
     CANDIDATES,
@@ -24,8 +25,8 @@ from stagetrace.store.base import (
     Trace,
     TraceIds,
 )
-from stagetrace.store.entries import entry_of, is_breached_entry, matches, stage_totals
-from stagetrace.store.file import otlp as otlp_file
+from stagetrace.store.entries import entry_of, is_breached_entry, matches
+from stagetrace.store.file import otlp
 from stagetrace.store.rows import ServiceSpan, distinct, request_of, spans_of
 from stagetrace.store.tally import Tallier, requests_of
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Reader, Relations, SpanRow
 
 PARQUET: Final = ".parquet"
-SUFFIXES: Final = (*otlp_file.JSON, *otlp_file.PROTOBUF, PARQUET)
+SUFFIXES: Final = (*otlp.JSON, *otlp.PROTOBUF, PARQUET)
 
 
 def open_url(url: str) -> Reader:
@@ -75,7 +76,7 @@ class FileReader(Closing):
         """Read `paths`, which are `path` itself or lie in it."""
         self._path = path
         self._paths = paths
-        followed = {TAIL} if len(paths) == 1 and paths[0].suffix in otlp_file.JSON else set()
+        followed = {TAIL} if len(paths) == 1 and paths[0].suffix in otlp.JSON else set()
         self.capabilities = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE, *followed})
 
     def services(self) -> tuple[str, ...]:
@@ -154,7 +155,7 @@ class FileReader(Closing):
         """Return the spans of lines behind the cursor, and the next cursor; the first is the file's end."""
         if cursor is None:
             return [], self._paths[0].stat().st_size
-        requests, cursor = otlp_file.complete_lines(self._paths[0], cursor)
+        requests, cursor = otlp.complete_lines(self._paths[0], cursor)
         return [one.row() for request in requests for one in spans_of(request)], cursor
 
     def has(self, selection: Selection) -> bool:
@@ -174,7 +175,7 @@ class FileReader(Closing):
     def _messages(self, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         whole, before, count = sum(path.stat().st_size for path in self._paths), 0, 0
         for path in self._paths:
-            for message, behind in otlp_file.read_at(path, cuts):
+            for message, behind in otlp.read_at(path, cuts):
                 count += 1
                 self.progress(count, "messages", (before + behind) / max(1, whole))
                 yield message

@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from stagetrace.errors import StoreError
 from stagetrace.store.base import Closing
-from stagetrace.store.jaeger import api_v3 as api
+from stagetrace.store.jaeger import api_v3
 from stagetrace.store.jaeger.access import TOKEN, Access
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ class JaegerClient(Closing):
     def services(self) -> list[str]:
         """Return the services that Jaeger knows, in no order."""
         call = self._channel.unary_unary(
-            api.path("GetServices"),
-            request_serializer=api.GetServicesRequest.SerializeToString,
-            response_deserializer=api.GetServicesResponse.FromString,
+            api_v3.path("GetServices"),
+            request_serializer=api_v3.GetServicesRequest.SerializeToString,
+            response_deserializer=api_v3.GetServicesResponse.FromString,
         )
         with self._explained():
-            answer: Any = call(api.GetServicesRequest(), timeout=self._timeout_s, metadata=self._access.metadata)
+            answer: Any = call(api_v3.GetServicesRequest(), timeout=self._timeout_s, metadata=self._access.metadata)
         return list(answer.services)
 
     def find(
@@ -78,7 +78,7 @@ class JaegerClient(Closing):
         `only_found`: other spans may be missing, where the ones that were found tell their stages themselves.
         Jaeger 2.13 takes both ends in (badger in whole microseconds), so the caller filters. Raise DepthRefusedError.
         """
-        request: Any = api.FindTracesRequest()
+        request: Any = api_v3.FindTracesRequest()
         query = request.query
         query.service_name = service
         query.attributes.update(attributes)
@@ -87,7 +87,7 @@ class JaegerClient(Closing):
         query.search_depth = depth
         query.raw_traces = True  # else Jaeger may move spans to hide clock skew, and the stages would not tile
         with self._explained():
-            yield from self._call("FindTraces", request, (api.ONLY_FOUND,) if only_found else ())
+            yield from self._call("FindTraces", request, (api_v3.ONLY_FOUND,) if only_found else ())
 
     def get_trace(self, trace_id: str) -> Iterator[TracesData]:
         """Yield the parts of one trace; nothing if Jaeger does not hold it."""
@@ -100,7 +100,7 @@ class JaegerClient(Closing):
         try:
             with self._explained():
                 for trace_id in trace_ids:
-                    waiting.append(self._call("GetTrace", api.GetTraceRequest(trace_id=trace_id, raw_traces=True)))
+                    waiting.append(self._call("GetTrace", api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=True)))
                     if len(waiting) == _CALLS_AT_ONCE:
                         yield _parts(waiting.popleft())
                 while waiting:
@@ -112,7 +112,7 @@ class JaegerClient(Closing):
     def _call(self, method: str, request: Message, metadata: tuple[tuple[str, str], ...] = ()) -> Any:
         """Return an iterator of serialized answers, which begin to come."""
         call = self._channel.unary_stream(
-            api.path(method), request_serializer=type(request).SerializeToString, response_deserializer=None
+            api_v3.path(method), request_serializer=type(request).SerializeToString, response_deserializer=None
         )
         return call(request, timeout=self._timeout_s, metadata=(*self._access.metadata, *metadata))
 
@@ -141,7 +141,7 @@ def explain(code: grpc.StatusCode, details: str, timeout_s: float, access: Acces
         return _explain_tls(details, access) or _explain_unavailable(shown, access)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return (
-            f"a gRPC server answers there, but it has no {api.SERVICE} ({shown})",
+            f"a gRPC server answers there, but it has no {api_v3.SERVICE} ({shown})",
             "name Jaeger's gRPC query port, normally 16685 (4317 only takes spans in)",
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from stagetrace.otlp.decode import arrow_table as decoder_table
-from stagetrace.otlp.decode import columns as decoder_columns
+from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
 from stagetrace.store import stored
 from stagetrace.store.base import Closing
+from stagetrace.store.database import connect
 from stagetrace.store.jaeger.search_windows import Found, Picked
-from stagetrace.store.load import connect, define, set_variables
+from stagetrace.store.load import define, set_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,7 +39,7 @@ class Columns(Closing):
 
     def __init__(self, selection: Selection) -> None:
         """Prepare a database. Raise StoreError where DuckDB or PyArrow is not installed."""
-        self._empty = decoder_columns.schema().empty_table()
+        self._empty = columns.schema().empty_table()
         self._connection = connect()
         stored.add_functions(self._connection)
         self._connection.register("answer", self._empty)
@@ -64,7 +64,7 @@ class Columns(Closing):
             self._reason = self._reason or decoded.reason
         if not runs:
             return Picked([], 0)
-        spans = decoder_table.table(runs)
+        spans = arrow_table.table(runs)
         self._connection.register("answer", spans)
         set_variables(self._connection, selection)
         found = self._connection.execute(self._query).fetchall()

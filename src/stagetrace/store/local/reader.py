@@ -30,8 +30,7 @@ from stagetrace.store.base import (
     TraceIds,
 )
 from stagetrace.store.load import select
-from stagetrace.store.local import counts, relation, search
-from stagetrace.store.local import entry_columns as entry
+from stagetrace.store.local import counts, entry_columns, relation, search
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import check_format
 from stagetrace.store.local.relation import ALL_TIME
@@ -98,7 +97,7 @@ class LocalReader(Closing):
         order = f"ORDER BY start_unix_nano DESC, trace_id, span_id{most}"
         found = self._ask(
             (wanted.since_ns, wanted.until_ns),
-            lambda query: self._rows(f"SELECT {entry.COLUMNS} FROM ({query}) WHERE {where} {order}", values),
+            lambda query: self._rows(f"SELECT {entry_columns.COLUMNS} FROM ({query}) WHERE {where} {order}", values),
             entries=True,
             view=view,
         )
@@ -124,10 +123,10 @@ class LocalReader(Closing):
         """Yield the record of each row; of those without stage totals the traces are read, many at once."""
         for at in range(0, len(found), _TRACES_AT_ONCE):
             rows = found[at : at + _TRACES_AT_ONCE]
-            bare = {row["trace_id"].hex() for row in rows if not entry.has_totals(row)}
+            bare = {row["trace_id"].hex() for row in rows if not entry_columns.has_totals(row)}
             traces = {one.trace_id: one.spans for one in self.traces(sorted(bare))}
             for row in rows:
-                yield entry.of(row, lambda trace_id: traces.get(trace_id, ()))  # noqa: B023 -- called at once
+                yield entry_columns.of(row, lambda trace_id: traces.get(trace_id, ()))  # noqa: B023 -- called at once
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` says."""
@@ -217,7 +216,7 @@ class LocalReader(Closing):
     def _told(self, traces: Iterable[list[dict[str, Any]]]) -> Iterator[TracesData]:
         """Yield traces of which not all spans are there, those whole in which a span does not tell its stages."""
         for trace in traces:
-            bare = not all(entry.has_totals(row) for row in trace)
+            bare = not all(entry_columns.has_totals(row) for row in trace)
             yield traces_of(self._trace_rows(trace[0]["trace_id"].hex()) if bare else trace)
 
     def _whole(

@@ -8,7 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.columns import GENERATION
-from stagetrace.store.load import connect, spill
+from stagetrace.store.database import connect, spill
 from stagetrace.store.stored import KEY, SERVER_KIND, add_functions, nothing, with_later
 
 if TYPE_CHECKING:

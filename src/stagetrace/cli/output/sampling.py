@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stagetrace.store.estimates import Attainment, Sample
+    from stagetrace.estimates import Attainment, Sample
 
 
 def mark(sample: Sample) -> str:

@@ -6,14 +6,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.cli import sampled
+from stagetrace.cli.arguments.times import UTC, shown, since
+from stagetrace.cli.output import sampling
 from stagetrace.cli.output.terminal import printable
-from stagetrace.cli.times import UTC, shown, since
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stagetrace.cli.times import Zone
+    from stagetrace.cli.arguments.times import Zone
     from stagetrace.store.base import Lost, Selection, Tally
 
 _CAUSES: Final = 5  # named one by one
@@ -37,14 +37,14 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
             f"{about}.",
         ]
     least = "at least " if tally.reason is not None else ""
-    judged = f"{sampled.mark(tally.sample)}{tally.judged:,}"
+    judged = f"{sampling.mark(tally.sample)}{tally.judged:,}"
     missed = f"{'' if tally.all_missed else least}{tally.missed:,} of {least}{judged} judged requests"
     because = f" because of {' or '.join(wanted.causes)}" if wanted.causes else ""
     rest = tally.requests - tally.judged - tally.excluded
     more = [f"{tally.excluded:,} excluded"] if tally.excluded else []
     more += [f"{rest:,} that no objective matches"] if rest else []
     unjudged = f"; not judged: {', '.join(more)}" if more else ""
-    note = sampled.note("the count", tally.sample)
+    note = sampling.note("the count", tally.sample)
     return [
         f"{missed} missed their objective{because}{_over(tally)}.",
         f"{about}{unjudged}.",

@@ -1,21 +1,21 @@
-"""Who owns the time of a breach: from its slowest stage down the trace, call by call. Pure: rows in, an answer out."""
+"""Which service owns the time of a breach: from its slowest stage down the trace, call by call.
+
+Spans are as `span_tree` describes them, with `name`, `attributes` and `duration_ns` beside.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
+from stagetrace.analysis.span_tree import CLIENT, SERVER
 from stagetrace.sla.verdict import peer_of
-from stagetrace.store.base import SERVER
-from stagetrace.store.entries import stage_totals, text
+from stagetrace.span_attributes import stage_totals, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from stagetrace.store.base import Entry, SpanRow
-
-CLIENT: Final = "CLIENT"
 WIRE: Final = "wire"  # in place of a stage: between a call as its client and as its server saw it
 
 
@@ -25,7 +25,7 @@ class Hop(NamedTuple):
     service: str
     stage: str | None
     duration_ms: float
-    peer: str | None = None  # whom the stage waited for most of its time
+    peer: str | None = None  # the callee that the stage waited for most of its time
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Owner:
 
     @property
     def last(self) -> Hop:
-        """Return what owns the time, as far as the trace goes."""
+        """Return the last step: the owner, as far as the trace goes."""
         return self.path[-1]
 
     @property
@@ -46,19 +46,13 @@ class Owner:
         return self.reason is None
 
 
-def alone(entry: Entry, reason: str | None = None) -> Owner:
-    """Return the owner of a breach whose trace need not, or cannot, be followed."""
-    total = entry.duration_ms if entry.stage is None else entry.stages.get(entry.stage, 0.0)
-    return Owner((Hop(entry.service, entry.stage, total),), reason)
+def owner_of(entry: Any, spans: Sequence[Any]) -> Owner:
+    """Return the owner of the time of a breached entry span; `spans` are those of its trace.
 
-
-def owner_of(entry: SpanRow, spans: Sequence[SpanRow]) -> Owner:
-    """Return who owns the time of a breached entry span, of whose trace these are the spans.
-
-    Where its slowest stage waited for one peer during at least half of its time, that peer's entry spans are looked at
-    alike, unless the wire in between took longer than they did.
+    Where its slowest stage waited for one peer during at least half of its time, that peer's entry spans are
+    examined in the same way, unless the wire in between took longer than they did.
     """
-    below: dict[str, list[SpanRow]] = {}
+    below: dict[str, list[Any]] = {}
     for span in spans:
         if span.parent_span_id is not None:
             below.setdefault(span.parent_span_id, []).append(span)
@@ -92,17 +86,15 @@ def owner_of(entry: SpanRow, spans: Sequence[SpanRow]) -> Owner:
         seen.update(server.span_id for server in entries)
 
 
-def _total(spans: Iterable[SpanRow]) -> int:
+def _total(spans: Iterable[Any]) -> int:
     return sum(span.duration_ns for span in spans)
 
 
-def _peer(call: SpanRow) -> str:
+def _peer(call: Any) -> str:
     return semconv.peer(call.attributes) or call.name
 
 
-def _slowest(
-    entries: Sequence[SpanRow], spans: Sequence[SpanRow], below: dict[str, list[SpanRow]]
-) -> tuple[str | None, list[SpanRow]]:
+def _slowest(entries: Sequence[Any], spans: Sequence[Any], below: dict[str, list[Any]]) -> tuple[str | None, list[Any]]:
     """Return the stage of these entry spans that is to blame, and its spans: without stages, they themselves."""
     stage = text(entries[0].attributes, semconv.SLA_BREACH_STAGE) if len(entries) == 1 else None
     if stage is None:
@@ -120,7 +112,7 @@ def _slowest(
     return (stage, visits) if visits else (stage, list(entries))
 
 
-def _calls(tops: Iterable[SpanRow], below: dict[str, list[SpanRow]]) -> Iterator[SpanRow]:
+def _calls(tops: Iterable[Any], below: dict[str, list[Any]]) -> Iterator[Any]:
     """Yield the outermost calls to others beneath these spans, within the same service."""
     pending = [child for top in tops for child in below.get(top.span_id, ())]
     seen: set[str] = set()

@@ -9,12 +9,12 @@ from cli import literal
 from cli.running import cli
 from cli.test_waterfall import span
 from stagetrace import semconv
-from stagetrace.cli.downstream import Hop, owner_of
+from stagetrace.analysis.time_owner import Hop, owner_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stagetrace.cli.downstream import Owner
+    from stagetrace.analysis.time_owner import Owner
     from stagetrace.store import SpanRow
 
 BLAMED: dict[str, Any] = {semconv.SLA_BREACH_STAGE: "handler"}

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis.report import LEAST, MOST_SHARE, digest_of
-from stagetrace.cli import objectives as words
+from stagetrace.cli.arguments.times import shown
+from stagetrace.cli.output import objectives
 from stagetrace.cli.output.chart import Bars
 from stagetrace.cli.output.table_layout import COMMON, TIME, Column, Table
-from stagetrace.cli.times import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from fractions import Fraction
 
     from stagetrace.analysis.report import Cause, Found, Incident, Line, Options
-    from stagetrace.cli.times import Zone
+    from stagetrace.cli.arguments.times import Zone
     from stagetrace.store.base import Selection
 
 _DIGITS: Final = 12  # that are the same whatever the order in which a database sums up
@@ -34,18 +34,18 @@ def sentence(found: Found, name: str, zone: Zone) -> str:
     """Return the report in one sentence."""
     period = f"{name} ({zone.name})"
     if not found.lines:
-        return f"No request was judged in {period}, out of {words.requests(found.requests.requests)}."
+        return f"No request was judged in {period}, out of {objectives.requests(found.requests.requests)}."
     met = sum(one.missed is False for one in found.lines)
     judged = sum(one.counts.judged for one in found.lines)
     breaches = sum(one.counts.breaches for one in found.lines)
     many = len(found.lines)
-    of = f"{met} of {words.requests(many, 'objective')} {'was' if many == 1 else 'were'} met in {period}"
+    of = f"{met} of {objectives.requests(many, 'objective')} {'was' if many == 1 else 'were'} met in {period}"
     unknown = many - met - len(found.missed)
     rest = f"; of {unknown} it cannot be told" if unknown else ""
     about = "about " if any(one.counts.is_sampled for one in found.lines) else ""
-    incidents = words.requests(len(found.incidents) + found.incidents_left, "incident")
+    incidents = objectives.requests(len(found.incidents) + found.incidents_left, "incident")
     late = f"{round(breaches):,} breach{'' if round(breaches) == 1 else 'es'}"
-    return f"{of}: {about}{words.requests(judged)} judged, {late}, {incidents}{rest}."
+    return f"{of}: {about}{objectives.requests(judged)} judged, {late}, {incidents}{rest}."
 
 
 def keys(found: Found, options: Options, wanted: Selection, name: str, zone: Zone) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def parts(
     yield from _caveats(found, reason)
     if found.first_unix_nano is not None and found.last_unix_nano is not None:
         first, last = (f"{shown(at, zone, 0)}" for at in (found.first_unix_nano, found.last_unix_nano))
-        yield f"The store holds {words.requests(found.stored)} of this period, from {first} to {last} {zone.name}."
+        yield f"The store holds {objectives.requests(found.stored)} of this period, from {first} to {last} {zone.name}."
     if found.lines:
         yield _objectives(found, options)
         yield Bars("Error budget of the period that was spent", list(_spent(found)))
@@ -148,10 +148,10 @@ def _caveats(found: Found, reason: str | None) -> Iterator[str]:
         yield f"Not complete: {reason}. Counts and digests are of what was there."
     estimated = [one for one in found.lines if one.attained is not None and one.attained.is_estimate]
     if estimated:
-        of = words.requests(len(estimated), "objective")
+        of = objectives.requests(len(estimated), "objective")
         yield f"~ Of {of} counts are estimates out of sampled requests (breaches are all there)."
     if found.not_told:
-        of = words.requests(len(found.not_told), "objective")
+        of = objectives.requests(len(found.not_told), "objective")
         yield f">= Of {of} it is not known how requests were sampled: nothing can be said."
 
 
@@ -178,11 +178,11 @@ def _cells(one: Line) -> tuple[str, ...]:
         one.service,
         one.route,
         one.objective or "-",
-        words.wanted(one.target.share),
-        words.about(one.counts.judged, one.counts),
+        objectives.wanted(one.target.share),
+        objectives.about(one.counts.judged, one.counts),
         f"{one.counts.breaches:,.0f}",
-        "?" if known is None else f"{'~' if known.is_estimate else ''}{words.percent(known.value)}",
-        "-" if known is None else words.interval(known),
+        "?" if known is None else f"{'~' if known.is_estimate else ''}{objectives.percent(known.value)}",
+        "-" if known is None else objectives.interval(known),
         "?" if one.missed is None else "no" if one.missed else "yes",
     )
 
@@ -219,8 +219,8 @@ def _cause(cause: Cause, one: Incident) -> str:
 
 def _definition(found: Found, options: Options) -> Iterator[str]:
     yield (
-        f"An incident is a run of minutes, {words.length(options.gap_s)} apart at most, each with {LEAST} breaches or "
-        f"more and a burn rate of {options.burn:g} or more (or {100 * MOST_SHARE:.0f} % breaches, where that is less)."
+        f"An incident is a run of minutes, {objectives.length(options.gap_s)} apart at most, each with {LEAST} breaches "
+        f"or more and a burn rate of {options.burn:g} or more (or {100 * MOST_SHARE:.0f} % breaches, where that is less)."
     )
     if len(found.incidents) > _LISTED:
         yield f"These are the first {_LISTED} of {len(found.incidents):,} incidents; --json has all."

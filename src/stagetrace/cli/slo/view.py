@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis.slo import BURNS, SHOWN
-from stagetrace.cli import objectives as words
+from stagetrace.cli.arguments.times import shown
+from stagetrace.cli.output import objectives
 from stagetrace.cli.output.chart import Bars
 from stagetrace.cli.output.table_layout import COMMON, Column, Table
-from stagetrace.cli.times import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stagetrace.analysis.slo import Found, Objective
-    from stagetrace.cli.times import Zone
+    from stagetrace.cli.arguments.times import Zone
 
 _ROWS: Final = 50  # of the table
 _BARS: Final = 12
@@ -46,8 +46,8 @@ def _kept(one: Objective, many: int) -> str:
     if known is None:
         return f"{name}: {_why_not_told(one)}"
     about = "about " if known.is_estimate else ""
-    share = f"{about}{words.percent(known.value)} {words.interval(known)}"
-    return f"{name} keeps {share} of {words.wanted(one.target.share)} wanted: {_left(one)}"
+    share = f"{about}{objectives.percent(known.value)} {objectives.interval(known)}"
+    return f"{name} keeps {share} of {objectives.wanted(one.target.share)} wanted: {_left(one)}"
 
 
 def _name(one: Objective, *, alone: bool = False) -> str:
@@ -59,23 +59,23 @@ def _name(one: Objective, *, alone: bool = False) -> str:
 def _left(one: Objective) -> str:
     left, held = one.budget_left, "" if one.is_held else f" ({_held(one)})"
     if left is None:
-        return f"no breach is allowed, and there {words.breaches(one.counts.breaches)}{held}"
+        return f"no breach is allowed, and there {objectives.breaches(one.counts.breaches)}{held}"
     if left < 0:
         return f"its error budget is overspent by {100 * -left:.0f} %{held}"
     lasts = ""
     if one.lasts_s is not None and left > 0:
-        lasts = f", at the rate of the last hour for {words.length(one.lasts_s)}"
+        lasts = f", at the rate of the last hour for {objectives.length(one.lasts_s)}"
     return f"{100 * left:.0f} % of its error budget is left{lasts}{held}"
 
 
 def _held(one: Objective) -> str:
-    return f"the store holds {words.length(one.held_s)} of {words.length(one.window_s)}"
+    return f"the store holds {objectives.length(one.held_s)} of {objectives.length(one.window_s)}"
 
 
 def _why_not_told(one: Objective) -> str:
     if one.counts.is_unknown:
-        return f"it is not known how its {words.requests(one.counts.stored, 'stored request')} were sampled"
-    return f"no request was judged in its window of {words.length(one.window_s)}"
+        return f"it is not known how its {objectives.requests(one.counts.stored, 'stored request')} were sampled"
+    return f"no request was judged in its window of {objectives.length(one.window_s)}"
 
 
 def as_json(one: Objective, by: str | None) -> dict[str, Any]:
@@ -129,14 +129,14 @@ def _cells(one: Objective, *, is_segment: bool) -> tuple[str, ...]:
         one.route,
         *((one.segment or "-",) if is_segment else ()),
         one.whole_text,
-        words.about(one.counts.judged, one.counts),
+        objectives.about(one.counts.judged, one.counts),
         f"{one.counts.breaches:,.0f}",
-        "-" if known is None else f"{'~' if known.is_estimate else ''}{words.percent(known.value)}",
-        "-" if known is None else words.interval(known),
-        words.wanted(one.target.share),
+        "-" if known is None else f"{'~' if known.is_estimate else ''}{objectives.percent(known.value)}",
+        "-" if known is None else objectives.interval(known),
+        objectives.wanted(one.target.share),
         "-" if one.budget_left is None else f"{100 * one.budget_left:.0f} %",
         *("-" if rate is None else f"{rate:.3g}" for rate in burns),
-        "-" if one.lasts_s is None else words.length(one.lasts_s),
+        "-" if one.lasts_s is None else objectives.length(one.lasts_s),
     )
 
 

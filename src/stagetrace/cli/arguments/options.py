@@ -9,13 +9,13 @@ from typing import Final
 from urllib.parse import unquote
 
 from stagetrace import config
-from stagetrace.cli import times
+from stagetrace.cli.arguments import times
+from stagetrace.cli.arguments.times import FORMS, UTC, Moment, Zone, moment, zone
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.times import FORMS, UTC, Moment, Zone, moment, zone
 from stagetrace.sla.cause import WORDS
 from stagetrace.sla.verdict import DISCONNECT
 from stagetrace.store.base import Selection
-from stagetrace.store.url import SCHEMES
+from stagetrace.store.url import SCHEMES, default_folder
 
 # Without --until there is no upper end: clocks of traced machines run ahead of ours, and their newest spans count.
 _AHEAD_NS: Final = 86_400 * 10**9
@@ -156,13 +156,6 @@ def _named(args: argparse.Namespace) -> str | None:
     return given or config.STORE.read() or None
 
 
-def default_folder() -> Path:
-    """Return the folder of the local store that is meant where none is named."""
-    from stagetrace.store.local import default_folder as folder
-
-    return folder()
-
-
 def selection(
     args: argparse.Namespace, url: str, *, since: Moment | None = None, breached: bool | None = None
 ) -> Selection:
@@ -229,3 +222,14 @@ def count(text: str) -> int:
 def is_file(url: str) -> bool:
     """Tell whether a store is a file: what was recorded once, of which now says nothing."""
     return url.lower().startswith("file://") or ("://" not in url and Path(url).is_file())
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds between two looks at a store."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0.05 <= found <= 3600:  # noqa: PLR2004
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.05 to 3600")
+    return found

@@ -5,20 +5,12 @@ from __future__ import annotations
 from math import ceil, log10
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.store.estimates import Sample, attainment
-
 if TYPE_CHECKING:
     from stagetrace.analysis.attainment import Attained, Counts
 
 _LENGTHS: Final = ((86_400.0, "day"), (3_600.0, "hour"), (60.0, "minute"), (1.0, "second"))
 _TWO: Final = 1.95  # of a unit, or the smaller one is used
 _MOST_DIGITS: Final = 6
-
-
-def estimate(found: Counts) -> tuple[float, float, float] | None:
-    """Return the attainment of sampled requests with its 95 % interval, as all commands have it."""
-    sample = Sample(found.stored, is_estimate=found.is_sampled, is_unknown=found.is_unknown)
-    return attainment(sample, found.good, found.spread, found.most, found.breaches)
 
 
 def percent(share: float) -> str:

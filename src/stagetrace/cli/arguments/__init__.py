@@ -1,0 +1,1 @@
+"""What command lines hold: the options that verbs share, times, trace ids."""

@@ -1,0 +1,34 @@
+"""Put the question of a verb to the store that the command line names, and print the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stagetrace.cli.arguments.options import selection, store_url
+from stagetrace.cli.output.formats import print_answer
+from stagetrace.cli.output.terminal import watched
+from stagetrace.store import open_store
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from stagetrace.cli.arguments.times import Moment
+    from stagetrace.cli.output.answer import Answer
+    from stagetrace.store.base import Reader, Selection
+
+
+def ask_store(
+    args: argparse.Namespace,
+    answer: Callable[[Reader, Selection, argparse.Namespace], Answer],
+    since: Moment | None = None,
+) -> tuple[int, Answer]:
+    """Put a verb's question to the store and the requests that are meant; print and return the answer, after its code.
+
+    `since`: from when on by default, where that is not as usual.
+    """
+    url = store_url(args)
+    wanted = selection(args, url, since=since)
+    with open_store(url) as reader, watched(reader):
+        made = answer(reader, wanted, args)
+    return print_answer(args, made), made

@@ -1,0 +1,61 @@
+"""The newest requests of a store, and those that arrive while one waits, whatever the store can do."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from stagetrace.store.answers import newest_first
+from stagetrace.store.base import TAIL
+from stagetrace.store.entries import matches
+from stagetrace.store.rows import distinct, spans_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stagetrace.store.base import Reader, Selection, SpanRow
+
+_LOOK_BACK_NS: Final = 120 * 10**9
+
+
+def newest(reader: Reader, wanted: Selection, cuts: list[str]) -> list[SpanRow]:
+    """Return the newest entry spans that are wanted, the newest last."""
+    found: dict[tuple[str, str], SpanRow] = {}
+    for message in reader.iter_otlp(wanted, cuts):
+        for span in distinct(one.row() for one in spans_of(message)):
+            if matches(span, wanted):
+                found[span.trace_id, span.span_id] = span
+    # That there are older ones is what a tail is about.
+    cuts[:] = [cut for cut in cuts if not cut.startswith("limit ")]
+    return list(reversed(newest_first(found.values())[: wanted.limit]))
+
+
+def follow(reader: Reader, wanted: Selection, interval_s: float) -> Iterator[list[SpanRow]]:
+    """Yield what came since the last time, at once an empty list, then every `interval_s`, without end."""
+    news = _cursor(reader) if TAIL in reader.capabilities else _polling(reader, wanted)
+    # What is followed has no end in time: the window was made when the command began.
+    ever = replace(wanted, until_ns=2**63 - 1, limit=None)
+    for spans in news:
+        yield list(reversed(newest_first(span for span in spans if matches(span, ever))))
+        time.sleep(interval_s)
+
+
+def _cursor(reader: Reader) -> Iterator[list[SpanRow]]:
+    """Yield what the store's own cursor gives."""
+    following = cast("Any", reader)
+    cursor = None
+    while True:
+        spans, cursor = following.spans_after(cursor)
+        yield spans
+
+
+def _polling(reader: Reader, wanted: Selection) -> Iterator[list[SpanRow]]:
+    """Yield what a look at the last minutes has that the one before had not."""
+    known: set[tuple[str, str]] | None = None
+    while True:
+        now = time.time_ns()
+        window = replace(wanted, since_ns=now - _LOOK_BACK_NS, until_ns=now + _LOOK_BACK_NS, limit=None)
+        found = {(span.trace_id, span.span_id): span for span in newest(reader, window, [])}
+        yield [] if known is None else [span for key, span in found.items() if key not in known]
+        known = set(found)
