@@ -219,8 +219,9 @@ def _cause(cause: Cause, one: Incident) -> str:
 
 def _definition(found: Found, options: Options) -> Iterator[str]:
     yield (
-        f"An incident is a run of minutes, {objectives.length(options.gap_s)} apart at most, each with {LEAST} breaches "
-        f"or more and a burn rate of {options.burn:g} or more (or {100 * MOST_SHARE:.0f} % breaches, where that is less)."
+        f"An incident is a run of minutes, {objectives.length(options.gap_s)} apart at most, each with {LEAST} "
+        f"breaches or more and a burn rate of {options.burn:g} or more (or {100 * MOST_SHARE:.0f} % breaches, where "
+        "that is less)."
     )
     if len(found.incidents) > _LISTED:
         yield f"These are the first {_LISTED} of {len(found.incidents):,} incidents; --json has all."
