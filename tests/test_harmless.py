@@ -146,15 +146,22 @@ PARTS = [
     *(f"stagetrace.instrumentation.thread_pools.anyio:{name}" for name in ("_default_limiter", "wait")),
     *(
         f"stagetrace.instrumentation.batching.queues:{name}"
-        for name in ("future_in", "Item.__init__", "take", "_await_result")
+        for name in ("future_in", "Item.__init__", "note_taken", "_await_result")
     ),
     *(
-        f"stagetrace.instrumentation.batching.queued_requests:{name}"
-        for name in (*("Item._is_waiter", "Item.take", "Item._tell", "Item.forget", "_take_up", "_only_fetches"),)
+        f"stagetrace.instrumentation.batching.queued_items:{name}"
+        for name in ("Item._is_waiter", "Item.note_taken", "Item._report", "Item.forget")
     ),
+    *(f"stagetrace.instrumentation.batching.consumer:{name}" for name in ("_work_for", "_only_fetches")),
     *(
         f"stagetrace.instrumentation.batching.gathered_batch:{name}"
-        for name in ("Gathered.__init__", "Gathered.add", "Gathered._work_out", "Gathered.stages_for", "_origins")
+        for name in (
+            "GatheredBatch.__init__",
+            "GatheredBatch.add",
+            "GatheredBatch._close",
+            "GatheredBatch.stages_for",
+            "_origins",
+        )
     ),
     *("stagetrace.sources.socket_wait:tcp_info", "stagetrace.sources.tcp_info:tcp_info"),
     *(f"stagetrace.api.carrier:{name}" for name in ("_propagators", "_Block.__init__", "_Block._end_span")),

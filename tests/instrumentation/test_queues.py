@@ -20,9 +20,8 @@ from opentelemetry.trace import SpanContext
 
 from services import PYTHON, Service, run_service
 from sink import Request, Sink, assert_tiled, run_sink
-from stagetrace.instrumentation.batching import gathered_batch as gathered
-from stagetrace.instrumentation.batching import queued_requests as queued
-from stagetrace.instrumentation.batching import queues
+from stagetrace.instrumentation.batching import queued_items, queues
+from stagetrace.instrumentation.batching.gathered_batch import GatheredBatch
 from stagetrace.instrumentation.models import base as model
 from stagetrace.recording.current_timeline import current
 from stagetrace.recording.timeline import Timeline
@@ -191,8 +190,8 @@ def request_() -> Iterator[Timeline]:
     yield timeline
     current.reset(token)
     gc.collect()
-    assert not queued.queued
-    assert not queued.taken
+    assert not queued_items.queued
+    assert not queued_items.taken
 
 
 class Odd:
@@ -290,12 +289,12 @@ def test_who_is_served_in_the_same_turn_of_the_loop_is_told() -> None:
 def test_two_calls_for_a_part_before_anything_is_answered_are_not_told_apart(request_: Timeline) -> None:
     """The second may be for those of the first, or for the rest, where answers come by way of another thread."""
     futures: list[Future[int]] = [Future() for _ in range(3)]
-    items = [queued.Item(request_, ("row", future), future) for future in futures]
-    batch = gathered.Gathered(items, 1, ())
+    items = [queued_items.Item(request_, ("row", future), future) for future in futures]
+    batch = GatheredBatch(items, 1, ())
     for _ in range(2):
         batch.enter("inference", {"ml.batch.size": 2})
         batch.leave("inference")
-    assert all(item.is_dropped for item in items)
+    assert all(item.is_uncertain for item in items)
     for future, item in zip(futures, items, strict=True):
         future.set_result(1)
         item.end(future)
@@ -316,10 +315,10 @@ def test_what_stands_in_for_them_is_left_alone() -> None:
 def test_what_is_dropped_with_its_queue_is_not_kept() -> None:
     waiting = patched(queue).Queue()
     waiting.put(("row", Future()))
-    assert len(queued.queued) == 1
+    assert len(queued_items.queued) == 1
     del waiting
     gc.collect()
-    assert not queued.queued
+    assert not queued_items.queued
 
 
 @pytest.mark.usefixtures("request_")
@@ -328,7 +327,7 @@ def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.Monkey
     waiting = patched(queue).Queue()
     for number in range(3):
         waiting.put((number, Future()))
-    assert len(queued.queued) == 2
+    assert len(queued_items.queued) == 2
 
 
 @pytest.mark.usefixtures("request_")
@@ -337,4 +336,4 @@ def test_what_two_have_put_is_nobodys() -> None:
     shared = ("row", Future[int]())
     waiting.put(shared)
     waiting.put(shared)
-    assert not queued.queued
+    assert not queued_items.queued

@@ -1,4 +1,4 @@
-"""What servers that collect requests share: coming into and out of the context of what is done for several at once."""
+"""What servers with batching share: entering and leaving the context of work for several requests at once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from stagetrace.recording.current_timeline import current
 if TYPE_CHECKING:
     from stagetrace.recording.worker import Batch, Work
 
-BATCH = "batch"  # what a request waits for
+BATCH = "batch"  # the reason of a request's queue wait
 
 
 @guarded
 def enter(work: Work | Batch | None) -> Any:
-    """Let what runs from now on be done for these requests; return what to leave it by."""
+    """Enter the context of a request or batch; return what `leave` needs, None if there is nothing to leave."""
     if work is None:
         return None
     from stagetrace.recording.worker import at_work
@@ -27,7 +27,7 @@ def enter(work: Work | Batch | None) -> Any:
 
 @guarded_end
 def leave(work: Work | Batch | None, inside: Any) -> None:
-    """Leave that, and tell the requests."""
+    """Leave the context, and report the stages to the requests."""
     if inside is not None:
         inside.__exit__(None, None, None)
     if work is not None:
@@ -36,7 +36,7 @@ def leave(work: Work | Batch | None, inside: Any) -> None:
 
 @guarded
 def leave_request() -> None:
-    """Come out of the request that has started this task, which goes on when that has ended."""
+    """Leave the context of the request that has started this task: the task goes on when the request has ended."""
     from opentelemetry import context
 
     current.set(None)

@@ -1,4 +1,4 @@
-"""The batch of a consumer that was not told of us: what it has taken out of a queue, as it calls a model for it."""
+"""A batch that a consumer of the service's own gathers: what it has taken from a queue when it calls a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.queued_requests import BATCH
+from stagetrace.instrumentation.batching.queued_items import BATCH
 from stagetrace.recording.remote_stages import told
 from stagetrace.recording.segments import UNNAMED
 from stagetrace.recording.worker import Batch, Origin, give_accounts, is_gap
@@ -15,62 +15,62 @@ from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from stagetrace.instrumentation.batching.queued_requests import Item
+    from stagetrace.instrumentation.batching.queued_items import Item
     from stagetrace.recording.remote_stages import Told
     from stagetrace.recording.segments import Segment
     from stagetrace.recording.timeline import Timeline
 
 
-class Gathered(Batch):
-    """A batch of `items`, which `maker`, a task or a thread, works for; of what it had `before` some is not done yet.
+class GatheredBatch(Batch):
+    """A batch of `items` that `consumer` works for, the id of a task or a thread; some of its items `before` are open.
 
-    Each request is told as its own future is done, the inference's span is sent when all are.
+    Each request receives its stages when its own future is done; the span of the inference is sent when all are done.
     """
 
-    def __init__(self, items: Sequence[Item], maker: int, before: Sequence[Item]) -> None:
+    def __init__(self, items: Sequence[Item], consumer: int, before: Sequence[Item]) -> None:
         super().__init__(_origins(item.timeline for item in items), 0, BATCH)
-        self.maker = maker
+        self.consumer = consumer
         self.has_begun = False
-        self._rows: int | None = None  # of the first call, where they are too few for all that its maker has taken
-        self.futures: list[Any] = []  # of what its maker has given to pools
+        self._rows: int | None = None  # of the first call, if fewer than the items that the consumer has taken
+        self.futures: list[Any] = []  # of work that the consumer has submitted to pools
         self._items: list[Item] = []
         self._before = before
-        self._calls: list[bool] = []  # of models, that have not ended
-        self._ends = [True]  # who takes it out works out the stages
+        self._calls: list[bool] = []  # of models, as long as they run
+        self._ends = [True]  # the thread that takes this out closes the timeline
         self._sends = [True]
         self._segments: list[Segment] | None = None
-        self._told: dict[int, Timeline] = {}  # by their ids
+        self._reported: dict[int, Timeline] = {}  # by their ids
         self.add(items)
-        if any(item.is_dropped for item in before):
-            self._give_up()
+        if any(item.is_uncertain for item in before):
+            self._mark_uncertain()
 
     def add(self, items: Sequence[Item]) -> None:
-        """Add what its maker has taken before it has called a model."""
+        """Add items that the consumer has taken before it called a model."""
         for item in items:
             item.batch = self
         self._items.extend(items)
 
     @property
     def is_known(self) -> bool:
-        """Whether something was done for it, and for all of it."""
+        """Whether work was done for the batch, and for all of it."""
         return self.has_begun and self._rows is None
 
     @property
     def is_running(self) -> bool:
-        """Whether something is done for it now."""
+        """Whether work is done for it now."""
         return bool(self._calls) or any(not future.done() for future in self.futures)
 
     @property
-    def is_answered(self) -> bool:
-        """Whether some of it is done."""
-        return self.has_begun and any(item.is_answered for item in self._items)
+    def is_partly_done(self) -> bool:
+        """Whether some of its items are done."""
+        return self.has_begun and any(item.is_done for item in self._items)
 
-    def was_of(self, maker: int) -> bool:
-        """Return whether this maker has worked for it, and does so no longer."""
-        return self.maker == maker and not self.is_running
+    def was_of(self, consumer: int) -> bool:
+        """Return whether this consumer has worked for it, and does so no longer."""
+        return self.consumer == consumer and not self.is_running
 
     def enter(self, activity: str, attributes: Mapping[str, Any] | None = None, at: int | None = None) -> None:
-        """Note that an activity begins; with the first inference it is clear how many it is for."""
+        """Note that an activity begins; the first inference shows for how many requests it is."""
         if activity == INFERENCE:
             self._begin((attributes or {}).get(ML_BATCH_SIZE))
         super().enter(activity, attributes, at)
@@ -87,15 +87,15 @@ class Gathered(Batch):
         if self.closed:
             return
         if self.has_begun:
-            if self._rows is not None:  # of those before, or of the rest
-                self._give_up()
+            if self._rows is not None:  # of the items before, or of the rest
+                self._mark_uncertain()
             return
         self.has_begun = True
         waiting = [item for item in self._items if item.is_open]
         self._size = len({id(item.timeline) for item in waiting})
         if any(item.is_open for item in self._before):
-            if rows != len(waiting):  # a row for each of these alone: those before are not in this call, too
-                self._give_up()
+            if rows != len(waiting):  # then those before may be in this call, too
+                self._mark_uncertain()
         elif rows is not None and rows < len(waiting):
             self._rows = rows
 
@@ -104,23 +104,23 @@ class Gathered(Batch):
         self._calls.pop()
         self.settle()
 
-    def _give_up(self) -> None:
+    def _mark_uncertain(self) -> None:
         self.closed = True
         for item in (*self._before, *self._items):
-            item.drop()
+            item.mark_uncertain()
 
     def end_calls(self) -> None:
-        """Count no more calls as this batch's, unless it is in one: a future of it is done, or it has a successor."""
+        """Count no more calls as this batch's, unless one runs: a future of it is done, or the next batch has begun."""
         if self.has_begun and not self._calls:
             if self._rows is not None:
-                self._part()
-            self._work_out()
+                self._keep_done()
+            self._close()
 
-    def _part(self) -> None:
-        """Keep those that are done, if they account for the rows of the call, and leave the others to the next one."""
-        done = [item for item in self._items if item.is_answered]
+    def _keep_done(self) -> None:
+        """Keep the items that are done, if as many as the rows of the call; leave the others to the next batch."""
+        done = [item for item in self._items if item.is_done]
         if len(done) != self._rows:
-            self._give_up()
+            self._mark_uncertain()
             return
         for item in self._items:
             if item.is_open:
@@ -128,15 +128,15 @@ class Gathered(Batch):
         self._items, self._rows = done, None
         self._size = len({id(item.timeline) for item in done})
 
-    def _work_out(self) -> list[Segment]:
+    def _close(self) -> list[Segment]:
         if self._ends:
             self._ends.clear()
             self._segments = self.close(self._start, max(time.time_ns(), self._start))
         return self._segments or []
 
     def stages_for(self, timeline: Timeline, since: int, until: int) -> list[Told]:
-        """Return what was done, for one of its requests that waits [since, until), and has not been told it yet."""
-        if id(timeline) in self._told:
+        """Return the stages for one of its requests, which waited [since, until); none if it has received them."""
+        if id(timeline) in self._reported:
             return []
         stages: list[Told] = []
         for one in self._stages():
@@ -146,7 +146,7 @@ class Gathered(Batch):
                 link = self.entry if one.stage == INFERENCE else None
                 stages.append((one.stage, start, end, *told(one, self._attributes(one), link)[3:]))
         if stages:
-            self._told[id(timeline)] = timeline
+            self._reported[id(timeline)] = timeline
             give_accounts(self, timeline)
         return stages
 
@@ -155,7 +155,7 @@ class Gathered(Batch):
         return {**segment.attributes, **size}
 
     def _stages(self) -> list[Segment]:
-        """Return the segments, of which the last one is open while they are not worked out."""
+        """Return the segments; the last one is open until the batch is closed."""
         if self._segments is not None:
             return self._segments
         with self._lock:
@@ -163,16 +163,16 @@ class Gathered(Batch):
 
     @guarded
     def settle(self) -> None:
-        """Send the inference's span, once all are done that are sure to be in it."""
-        if self._calls or not all(item.has_ended or item.is_dropped for item in reversed(self._items)):
+        """Send the span of the inference, once all items are done that are certain to be in the batch."""
+        if self._calls or not all(item.has_ended or item.is_uncertain for item in reversed(self._items)):
             return
-        inferences = [one for one in self._work_out() if one.stage == INFERENCE]
-        if inferences and self._told and self._sends:
+        inferences = [one for one in self._close() if one.stage == INFERENCE]
+        if inferences and self._reported and self._sends:
             self._sends.clear()
-            self.requests = _origins(self._told.values())
+            self.requests = _origins(self._reported.values())
             inferences[0].attributes = self._attributes(inferences[0])
             self._send(inferences)
-        self._items, self._before, self._told = [], (), {}  # its maker may keep this for long
+        self._items, self._before, self._reported = [], (), {}  # the consumer may keep this for long
 
 
 def _origins(timelines: Iterable[Timeline | None]) -> list[Origin]:

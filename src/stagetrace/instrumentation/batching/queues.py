@@ -1,7 +1,7 @@
-"""Queues of the standard library: what a request puts there with a future, for a batcher of the service's own.
+"""Queues of the standard library: objects that a request puts there with a future, for a batcher of the service's own.
 
-`_put` and `_get` are what each queue has beneath its locks and waits: whoever waits in `get()` since before the hook
-gets there, too. Of the plain queues they are one line each, which is repeated here: each call more would be felt.
+Each queue has `_put` and `_get` beneath its locks and waits, so that a `get()` that waits since before the patch comes
+here, too. Those of the plain queues are one line each, which is repeated here, since each further call would be felt.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
-import stagetrace.instrumentation.batching.gathered_batch  # noqa: F401 -- here, lest the first batch waits for it
+import stagetrace.instrumentation.batching.gathered_batch  # noqa: F401 -- so that the first batch does not wait for the import
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.batching.queued_requests import MAX_ITEMS, Item, future_in, pass_on, queued, take, taken
+from stagetrace.instrumentation.batching.consumer import note_put_again, note_taken
+from stagetrace.instrumentation.batching.queued_items import MAX_ITEMS, Item, future_in, queued, taken
 from stagetrace.recording.current_timeline import current, entries, recording
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 OWN = ("queue", "asyncio.queues")
 _current = current.get
-_known: set[Any] = set()  # the methods of ours that take something out
+_known: set[Any] = set()  # our methods that take an object out
 
 
 def patch_queues(module: ModuleType) -> None:
-    """Wrap how the queues of a module, asyncio's or that of threads, put and get, where they are Python's own."""
+    """Wrap `_put` and `_get` of the module's queues, asyncio's or those of threads, if they are Python's own."""
     for queue in (module.Queue, module.PriorityQueue, module.LifoQueue):
         if queue.__module__ in OWN:  # gevent puts its own there, in C
             for name, wrapping in (("_put", _putting), ("_get", _getting)):
@@ -78,7 +79,7 @@ def _getting(original: Any) -> Any:
 
 
 def _plain(original: Any, like: dict[tuple[str, ...], Any]) -> Any:
-    """Return that of `like` which does what Python's own method does, to be told by the names in it; else None."""
+    """Return the function of `like` that does what Python's own method does, recognised by its names; else None."""
     is_own = getattr(original, "__module__", None) in OWN and hasattr(original, "__code__")
     plain = like.get(original.__code__.co_names) if is_own else None
     return None if plain is None else functools.wraps(original)(plain)
@@ -89,7 +90,7 @@ def _note_put(queue: Any, thing: Any) -> None:
     timeline = recording()
     if timeline is None or timeline.is_batch:
         if taken:
-            pass_on(thing)
+            note_put_again(thing)
         return
     future = future_in(thing) if len(queued) < MAX_ITEMS and type(queue)._get in _known else None
     if future is None or _is_known(thing, future):
@@ -98,24 +99,24 @@ def _note_put(queue: Any, thing: Any) -> None:
         loop = sys.modules["asyncio"]._get_running_loop()
         if loop is not None and future.get_loop() is loop:
             item = Item(timeline, thing, future)
-            future.add_done_callback(item.end)  # the first, before that by which the request goes on
-            loop.call_soon(item.look)
+            future.add_done_callback(item.end)  # the first callback: the request goes on by a later one
+            loop.call_soon(item.check_awaited)
     else:
         _await_result(timeline, thing, future)
 
 
 def _is_known(thing: Any, future: Any) -> bool:
-    """Return whether this lies in a queue already: then it is not clear who waits for it."""
+    """Return whether the object is in a queue already: then it is unclear which request waits for it."""
     known = queued.get(id(thing))
     if known is None:
         return False
     known.forget()
-    return known.waits_for(future)  # else it was taken out unseen, and what came after it has its id
+    return known.waits_for(future)  # if not, the object was taken unseen, and this one has its id
 
 
 def _await_result(timeline: Any, thing: Any, future: Any) -> None:
-    """Have a future of threads say when the request waits for it, as one of a pool does."""
-    import concurrent.futures.thread  # noqa: F401 -- which may not be there, and with which `result` is hooked
+    """Note when the request waits for a future of threads, as for one of a pool."""
+    import concurrent.futures.thread  # noqa: F401 -- its patch wraps `result`
 
     from stagetrace.instrumentation.batching.awaited_futures import JOB, patch_asyncio
 
@@ -127,4 +128,4 @@ def _await_result(timeline: Any, thing: Any, future: Any) -> None:
 
 @guarded
 def _note_get(thing: Any) -> None:
-    take(thing)
+    note_taken(thing)

@@ -12,7 +12,8 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
-from stagetrace.instrumentation.batching.queued_requests import taken, whose
+from stagetrace.instrumentation.batching.consumer import current_work
+from stagetrace.instrumentation.batching.queued_items import taken
 from stagetrace.instrumentation.models import unserved
 from stagetrace.recording.current_timeline import current
 from stagetrace.recording.loop_blockers import LONG_NS, note
@@ -72,7 +73,7 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         timeline = current.get()
         if taken or timeline is None or timeline.closed or not timeline.bound:
-            timeline = whose() or _unrecorded(self)  # the rare case
+            timeline = current_work() or _unrecorded(self)  # the rare case
         if timeline is None or patch.off or _inside.get():
             return method(self, *args, **kwargs)
         token = _inside.set(True)
@@ -141,7 +142,7 @@ class _Stand(functools.partial):  # type: ignore[type-arg]
 
 def is_outermost(model: Any) -> bool:
     """Return whether a model that is called now would be the outermost of a recorded request."""
-    return not _inside.get() and (whose() or _unrecorded(model)) is not None
+    return not _inside.get() and (current_work() or _unrecorded(model)) is not None
 
 
 def _unrecorded(model: Any) -> Timeline | None:

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.queued_requests import whose
+from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.models.base import INFERENCE, description, marked
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _wrap_async(original: Any) -> Any:
 
 @guarded
 def _timed_callback(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any] | None:
-    timeline = whose()
+    timeline = current_work()
     by_position = len(args) > CALLBACK
     callback = args[CALLBACK] if by_position else kwargs.get("callback")
     if timeline is None or not callable(callback):

@@ -8,7 +8,7 @@ from asyncio import _get_running_loop
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, switch
-from stagetrace.instrumentation.batching.queued_requests import whose
+from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.thread_pools.queue_attributes import wait
 from stagetrace.recording.pool_task import PoolTask
 
@@ -32,7 +32,7 @@ def patch_to_thread(module: Any) -> None:
 
     @functools.wraps(original)
     async def run_sync(func: Any, *args: Any, **kwargs: Any) -> Any:
-        timeline = None if patch.off else whose()
+        timeline = None if patch.off else current_work()
         turn = None if timeline is None else _begin(timeline, func, kwargs.get("limiter"), default)
         if turn is None:
             return await original(func, *args, **kwargs)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation.batching.awaited_futures import JOB, patch_asyncio
-from stagetrace.instrumentation.batching.queued_requests import carry_into, gave_away, taken, whose
+from stagetrace.instrumentation.batching.consumer import carry_into, current_work, note_submitted
+from stagetrace.instrumentation.batching.queued_items import taken
 from stagetrace.instrumentation.thread_pools.queue_attributes import wait
 from stagetrace.recording.current_timeline import current, entries, recording
 from stagetrace.semconv import QUEUE
@@ -129,14 +130,14 @@ def _submitting(original: Any) -> Any:
     def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         # `recording` is asked where there may be a request: servers of threads submit each of theirs from outside one.
         may_be_ours = not _switch.off and (current.get() is not None or entries or taken)
-        timeline = whose() if may_be_ours else None
+        timeline = current_work() if may_be_ours else None
         job = None if timeline is None else _job(fn, timeline, self)
         if job is None:
             return original(self, fn, *args, **kwargs)
         future = original(self, job, *args, **kwargs)
         future.__dict__[JOB] = job
         if taken:
-            gave_away(timeline, future)
+            note_submitted(timeline, future)
         return future
 
     return submit
