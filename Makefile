@@ -34,7 +34,7 @@ test-sample: $(INSTALLED) ## some of the heavy tests, and those briefly (under 1
 	@STAGETRACE_HEAVY=sample $(BIN)/python tests/run_twice.py $(PYTEST) --timeout 600 -m sample
 
 test-sanitizers: $(INSTALLED) ## the tests of native code, compiled with AddressSanitizer and UndefinedBehaviorSanitizer (under 3 minutes)
-	@echo "compiling the C extensions with sanitizers, and running their tests ..."
+	@echo "compiling the C extension with sanitizers, and running its tests ..."
 	@$(BIN)/python tests/native/sanitize.py
 
 # The full million of fuzzed requests takes about an hour: make test-heavy FUZZ_CASES=1000000
@@ -63,12 +63,12 @@ backends-if-go:
 
 clean: ## remove what make has put into the work tree (the cache outside it stays)
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find src -name "_*.so" -delete
+	rm -f src/stagetrace/_native*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The activation files are copied and the C parts are compiled at installation, so a change of theirs needs a new one; the
+# The activation files are copied and the extension in C is compiled at installation, so a change of theirs needs a new one; the
 # rest is used where it lies.
-$(INSTALLED): pyproject.toml hatch_build.py $(wildcard src/stagetrace.*) $(wildcard src/stagetrace/*.[ch] src/stagetrace/*/*.[ch])
+$(INSTALLED): pyproject.toml setup.py $(wildcard src/stagetrace.*) $(wildcard native/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "this needs Python 3.11 or newer (the recording side alone runs on 3.10); $(PYTHON) is $$($(PYTHON) --version 2>&1)."; echo "Name a newer one: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "installing stagetrace and what its tests need into $(VENV), about a minute the first time ..."

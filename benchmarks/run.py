@@ -94,9 +94,9 @@ def machine(before: tuple[float, str], minutes: float) -> str:
         "Load average before and after": f"{before[0]:.2f}, {after[0]:.2f} (other work included)",
         "Python": f"{platform.python_version()} on {platform.system()} {platform.release()}",
         "Packages": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
-        "Stages are encoded": "in C (`_stages.c`)"
+        "Stages are encoded": "in C (`native/encoder.c`)"
         if _is_native()
-        else "in Python (`_stages.c` is not built or not used)",
+        else "in Python (`native/encoder.c` is not built or not used)",
         "Commit of src before and after": f"{before[1]}, {after[1]}",
         "Taken in": f"{minutes:.0f} minutes",
     }

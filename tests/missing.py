@@ -16,10 +16,10 @@ def missing(why: str) -> NoReturn:
     pytest.skip(why)
 
 
-def unused(extension: str) -> NoReturn:
-    """Tell of an extension that is not in use: missing, or else broken, which fails anywhere."""
+def unused() -> NoReturn:
+    """Report that the extension in C is not in use: missing, or else broken, which fails anywhere."""
     try:
-        import_module(extension)
+        import_module("stagetrace._native")
     except ModuleNotFoundError:
-        missing(f"{extension} is not built: `python hatch_build.py` builds it, or says why not")
-    pytest.fail(f"{extension} is built, and not used")
+        missing("the extension is not built: `python setup.py build_ext --inplace` builds it, or says why not")
+    pytest.fail("the extension is built, and not used")

@@ -1,21 +1,34 @@
-"""The parts that are in C as well: whether they are there, and wanted (docs/decisions/011)."""
+"""The extension in C, `stagetrace._native`: whether it is there, and wanted (docs/decisions/048)."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import Any
 
 from stagetrace import config
 
-if TYPE_CHECKING:
-    from types import ModuleType
 
-
-def native(name: str) -> ModuleType | None:
-    """Return a module in C, or None where it was not built or STAGETRACE_NATIVE=0 forbids it."""
+def _load() -> Any:
     if not config.NATIVE.read():
         return None
     try:
-        return import_module(name)
-    except Exception:  # noqa: BLE001 -- whatever is wrong with it, the reference is there
+        return import_module("stagetrace._native")
+    except Exception:  # noqa: BLE001 -- whatever is wrong with it, the Python implementation is there
         return None
+
+
+_extension = _load()
+
+
+def native(group: str) -> Any:
+    """Return the extension with the functions and types of one group of `_native.GROUPS`.
+
+    None where it was not built, STAGETRACE_NATIVE=0 forbids it, or another interpreter of this process has it.
+    """
+    if _extension is None:
+        return None
+    try:
+        _extension.prepare(group)
+    except Exception:  # noqa: BLE001 -- as above
+        return None
+    return _extension

@@ -5,7 +5,6 @@ An attribute is one line: its constant, its name, the type of its value, and wha
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -13,12 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Stages, in the order in which a request passes through them.
-NETWORK_RECEIVE: Final = sys.intern("network.receive")  # as `_passing.c` has it: the same object
+NETWORK_RECEIVE: Final = "network.receive"
 QUEUE: Final = "queue"
 PREPROCESS: Final = "preprocess"
 INFERENCE: Final = "inference"
 POSTPROCESS: Final = "postprocess"
-NETWORK_SEND: Final = sys.intern("network.send")
+NETWORK_SEND: Final = "network.send"
 HANDLER: Final = "handler"  # all of the handler's own time, where it never infers
 STAGES: Final = (NETWORK_RECEIVE, QUEUE, PREPROCESS, HANDLER, INFERENCE, POSTPROCESS, NETWORK_SEND)
 

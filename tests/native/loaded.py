@@ -1,4 +1,4 @@
-"""Check which native extensions a process has loaded; `sanitize.py` makes this a plugin of pytest."""
+"""Check which native extension a process has loaded; `sanitize.py` makes this a plugin of pytest."""
 
 from __future__ import annotations
 
@@ -9,34 +9,32 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
-SOURCES = Path(__file__).parents[2] / "src"
-EXTENSIONS = tuple(
-    ".".join(source.relative_to(SOURCES).with_suffix("").parts) for source in sorted(SOURCES.glob("stagetrace/**/_*.c"))
-)
+from stagetrace.native import native
+
+NAME = "stagetrace._native"
 USERS = (
     "instrumentation.asgi.request",
     "otlp.decode.native",
-    "recording.pool_task",
     "runtime.sigterm",
     "sla.entry_recorder",
-)  # these import all extensions
-FOLDER = "STAGETRACE_TEST_SANITIZED"  # where the extensions with sanitizers are; set by sanitize.py
+)  # these prepare all groups of functions
+FOLDER = "STAGETRACE_TEST_SANITIZED"  # where the extension with sanitizers is; set by sanitize.py
 
 
 def load() -> list[str]:
-    """Import the extensions as the package does; return those that are not there."""
+    """Import the extension as the package does; return the groups of functions that are not there, or its name."""
     for name in USERS:
         import_module(f"stagetrace.{name}")
-    return [name for name in EXTENSIONS if name not in sys.modules]
+    extension = sys.modules.get(NAME)
+    return [NAME] if extension is None else [group for group in extension.GROUPS if native(group) is None]
 
 
 def check() -> None:
-    """Fail if one of our extensions is loaded from another folder than that of `sanitize.py`, where that runs."""
+    """Fail if our extension is loaded from another folder than that of `sanitize.py`, where that runs."""
     folder = os.environ.get(FOLDER)
-    files = [sys.modules[name].__file__ or "" for name in EXTENSIONS if name in sys.modules]
-    wrong = [file for file in files if folder and Path(folder) not in Path(file).parents]
-    if wrong:
-        raise RuntimeError(f"these extensions were built without sanitizers: {', '.join(wrong)}")
+    file = getattr(sys.modules.get(NAME), "__file__", None)
+    if folder and file and Path(folder) not in Path(file).parents:
+        raise RuntimeError(f"the extension was built without sanitizers: {file}")
 
 
 def pytest_configure() -> None:
@@ -46,10 +44,10 @@ def pytest_configure() -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Load all extensions before a test can find others."""
+    """Load the extension before a test can find another one."""
     absent = load()
     if absent:
-        raise RuntimeError(f"these extensions cannot be loaded: {', '.join(absent)}")
+        raise RuntimeError(f"this cannot be loaded: {', '.join(absent)}")
     check()
 
 

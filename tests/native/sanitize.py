@@ -1,7 +1,7 @@
 """Run the tests of native code with AddressSanitizer and UndefinedBehaviorSanitizer: `make test-sanitizers`.
 
-The extensions are built a second time, in a folder beside a copy of the package, so that the installed ones stay
-as they are. Each process of a test writes its reports into another folder, so that none is overlooked.
+The extension is built a second time, in a folder beside a copy of the package, so that the installed one stays as it
+is. Each process of a test writes its reports into another folder, so that none is overlooked.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def compiler() -> list[str]:
-    """Return the compiler that `hatch_build.py` uses."""
+    """Return the compiler that `setup.py` uses."""
     return (os.environ.get("CC") or str(sysconfig.get_config_var("CC") or "gcc")).split()
 
 
@@ -65,18 +65,16 @@ def find_library() -> Path | None:
 
 
 def build(site: Path) -> None:
-    """Copy the package to `site`, and compile its extensions there."""
+    """Copy the package to `site`, and compile its extension there."""
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "src" / "stagetrace", site / "stagetrace", ignore=ignored)
-    sys.path.insert(0, str(ROOT))
-    from hatch_build import compile_all
-
-    os.environ["CFLAGS"] = f"{os.environ.get('CFLAGS', '')} {CFLAGS}"
-    compile_all(ROOT / "src", site)
+    env = {**os.environ, "CFLAGS": f"{os.environ.get('CFLAGS', '')} {CFLAGS}"}
+    argv = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", str(site)]
+    subprocess.run(argv, env=env, cwd=ROOT, check=True)
 
 
 def run_tests(library: Path, site: Path, reports: Path) -> int:
-    """Run pytest with the sanitized extensions; return its exit status."""
+    """Run pytest with the sanitized extension; return its exit status."""
     log = f"log_path={reports / 'report'}"
     env = {
         **os.environ,
@@ -86,7 +84,6 @@ def run_tests(library: Path, site: Path, reports: Path) -> int:
         "PYTHONPATH": os.pathsep.join([str(site), str(TESTS)]),
         "STAGETRACE_TEST_SANITIZED": str(site),
     }
-    env.pop("CFLAGS")
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "native.loaded"]
     return subprocess.run([*argv, *EXCLUDED, *selected()], env=env, cwd=ROOT, check=False).returncode
 

@@ -38,7 +38,7 @@ def fresh(text: str) -> str:
     return "".join([*text])
 
 
-# --- _marks
+# --- marks.c
 
 
 @scenario

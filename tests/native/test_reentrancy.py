@@ -19,8 +19,8 @@ TESTS = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def _built() -> None:
-    for name in load():
-        unused(name)
+    if load():
+        unused()
 
 
 @pytest.mark.usefixtures("_built")

@@ -44,7 +44,7 @@ def run(code: str, *argv: str, prelude: str = PRELUDE) -> tuple[int, list[str], 
     if sys.platform != "linux":
         pytest.skip("elsewhere there is nothing in C for this")
     if not IN_C:
-        unused("stagetrace._sigterm")
+        unused()
     return run_anywhere(prelude + code, *argv)
 
 
@@ -81,7 +81,7 @@ def test_code_in_c_that_keeps_the_gil_is_ended_at_the_bound() -> None:
     code = """
 import re
 sigterm.BOUND_S = 0.5
-sigterm._in_c.give_up(), sigterm.catch(deliver)
+sigterm._in_c.give_up_sigterm(), sigterm.catch(deliver)
 subprocess.Popen(["sh", "-c", f"sleep 0.3; kill {os.getpid()}"])
 re.match("(a+)+$", "a" * 64 + "b")
 """
@@ -101,7 +101,7 @@ runtime.ready, runtime.flush_now, sigterm._deliver = True, lambda: 1 / 0, runtim
     ids=["hangs", "fails", "fails within"],
 )
 def test_a_delivery_that_fails_or_hangs_keeps_nobody_alive(broken: str) -> None:
-    code = f"sigterm.BOUND_S = 0.5\nsigterm._in_c.give_up(), sigterm.catch(deliver)\n{broken}\nend_me()"
+    code = f"sigterm.BOUND_S = 0.5\nsigterm._in_c.give_up_sigterm(), sigterm.catch(deliver)\n{broken}\nend_me()"
     assert run(code + WAIT)[0] == -signal.SIGTERM
 
 
@@ -272,7 +272,7 @@ for _ in range(2):
     while not {CAUGHT}:
         time.sleep(0.01)
     end_me()
-    while sigterm._in_c.asked():
+    while sigterm._in_c.sigterm_came():
         time.sleep(0.01)
 say("still there")
 os._exit(0)

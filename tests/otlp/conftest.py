@@ -51,7 +51,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def native() -> Tile:
     if stages._in_c is None:
-        unused("stagetrace.otlp._stages")
+        unused()
     return stages._in_c[0]
 
 

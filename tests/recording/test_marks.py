@@ -28,7 +28,7 @@ pytestmark = pytest.mark.native
 def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Return the names of marks.py as one of the twins has them; what that reports fails the test."""
     if request.param == "C" and marks.Marks is marks._Marks:
-        unused("stagetrace.recording._marks")
+        unused()
     if request.param == "Python":
         for name in ("Mark", "Marks", "stage"):
             monkeypatch.setattr(marks, name, getattr(marks, f"_{name}"))

@@ -27,7 +27,7 @@ def _asking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "Python":
         monkeypatch.setattr(socket_wait, "tcp_info", socket_wait._tcp_info)
     elif socket_wait.tcp_info is socket_wait._tcp_info:
-        unused("stagetrace.sources._kernel")
+        unused()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ BLOCKED_S = 0.4
 @pytest.fixture(autouse=True)
 def _in_c() -> None:
     if waits._native is None:
-        unused("stagetrace.sources._waits")
+        unused()
 
 
 def in_a_thread(work: Callable[[], Any]) -> Any:
@@ -102,7 +102,7 @@ def test_a_thread_that_stays_blocked_is_looked_at_no_more() -> None:
         try:
             before = waits.touch(place)
             time.sleep(1.5)
-            seen = waits._native.touch(place) - before & 0xFFFFFFFF  # type: ignore[union-attr]
+            seen = waits._native.touch_place(place) - before & 0xFFFFFFFF
             assert 2 <= seen <= 100
             return waits.for_threads(before, before + seen)
         finally:

@@ -1,4 +1,4 @@
-"""One attribute of many spans in text form: by stagetrace.otlp._decoder as by its reference in Python, of any bytes."""
+"""One attribute of many spans in text form: in C as by its reference in Python, of any bytes."""
 
 from __future__ import annotations
 
@@ -107,16 +107,18 @@ def test_no_bytes_are_read_that_are_not_there() -> None:
             if damaged:
                 damaged[draw.randrange(len(damaged))] = draw.randrange(256)
         offsets = pa.array([0, len(damaged)], pa.int32()).buffers()[1].to_pybytes()[:8]
-        _, _, _, texts = native._in_c.find(bytes(damaged), offsets, b"", 0, b"tenant.id", 0, lambda _: "asked")
+        _, _, _, texts = native._in_c.decode_attribute(
+            bytes(damaged), offsets, b"", 0, b"tenant.id", 0, lambda _: "asked"
+        )
         assert isinstance(texts, bytes)
     for wrong in ((0, 9), (3, 1), (-1, 2)):
         offsets = pa.array(wrong, pa.int32()).buffers()[1].to_pybytes()[:8]
         with pytest.raises(ValueError, match="behind the data"):
-            native._in_c.find(b"12345678", offsets, b"", 0, b"k", 0, lambda _: None)
+            native._in_c.decode_attribute(b"12345678", offsets, b"", 0, b"k", 0, lambda _: None)
     with pytest.raises(RuntimeError, match="asked"):
-        native._in_c.find(b"\xff", bytes(4) + b"\x01\x00\x00\x00", b"", 0, b"k", 0, _fail)
+        native._in_c.decode_attribute(b"\xff", bytes(4) + b"\x01\x00\x00\x00", b"", 0, b"k", 0, _fail)
     with pytest.raises(ValueError, match="fewer bits"):
-        native._in_c.find(b"", bytes(4 * 10), b"\xff", 0, b"k", 0, _fail)
+        native._in_c.decode_attribute(b"", bytes(4 * 10), b"\xff", 0, b"k", 0, _fail)
 
 
 def _fail(_: bytes) -> str:

@@ -1,7 +1,7 @@
 """Where a request's marks are noted, and the marking of a stage by hand: the calls that a request makes most.
 
-The classes here are the reference. `_marks.c` has the same for a fraction of the CPU where a C compiler was there at
-the installation (docs/decisions/011).
+The classes here are the reference. `native/marks.c` has the same for a fraction of the CPU where a C compiler was there
+at the installation (docs/decisions/011).
 """
 
 from __future__ import annotations
@@ -187,5 +187,5 @@ if TYPE_CHECKING:
     Marks = _Marks
     stage = _stage
 else:
-    _in_c = native("stagetrace.recording._marks")
+    _in_c = native("marks")
     Mark, Marks, stage = (_Mark, _Marks, _stage) if _in_c is None else (_in_c.Mark, _in_c.Marks, _in_c.stage)

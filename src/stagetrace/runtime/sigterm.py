@@ -1,7 +1,7 @@
 """SIGTERM in a process that has served requests and does not handle it: they are delivered, then it ends by it.
 
-In C, on Linux (`_sigterm.c`). Where that is missing, `runtime/sigterm_python.py` does it while the main thread waits
-for a server's end.
+In C, on Linux (`native/sigterm.c`). Where that is missing, `runtime/sigterm_python.py` does it while the main thread
+waits for a server's end.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 BOUND_S: Final = 6.5  # a delivery takes at most shutdown.SHUTDOWN_BOUND_S, and what is around it a little
 
-_in_c: Any = native("stagetrace._sigterm")
-IN_C: Final = hasattr(_in_c, "catch")
+_in_c: Any = native("sigterm")
+IN_C: Final = hasattr(_in_c, "catch_sigterm")
 # What is to end before the delivery: each waits for that, within a bound of its own.
 awaited: list[Callable[[], object]] = []
 _wanted = False  # from the time on when a server is about to serve here
@@ -41,7 +41,7 @@ def catch(deliver: Callable[[], object]) -> None:
 def catch_again() -> None:
     """Do so once more, if it is wanted: in a forked child, or where the application has put the default back."""
     global _at_hooks, _waiter  # noqa: PLW0603
-    if not IN_C or not _wanted or not _in_c.catch(BOUND_S) or _waiter == os.getpid():
+    if not IN_C or not _wanted or not _in_c.catch_sigterm(BOUND_S) or _waiter == os.getpid():
         return
     if not _starting.acquire(blocking=False):
         return  # another thread is at it
@@ -53,7 +53,7 @@ def catch_again() -> None:
         start(_wait, "stagetrace-sigterm")
         _waiter = os.getpid()
     except BaseException:
-        _in_c.give_up()
+        _in_c.give_up_sigterm()
         raise
     finally:
         _starting.release()
@@ -61,22 +61,22 @@ def catch_again() -> None:
 
 def _wait() -> None:
     while True:  # where the kernel spares the process, it may be told again
-        _in_c.wait()
+        _in_c.wait_for_sigterm()
         guarded_end(_deliver)()
-        _in_c.end()
+        _in_c.end_by_sigterm()
         catch_again()
 
 
 def is_asked() -> bool:
     """Return whether SIGTERM has come, and is waited for a delivery."""
-    return IN_C and bool(_in_c.asked())
+    return IN_C and bool(_in_c.sigterm_came())
 
 
 @guarded_end
 def end_if_asked() -> None:
     """End by SIGTERM, if that came while the process was coming to its end by itself: untraced it had ended so."""
     if is_asked():
-        _in_c.end()
+        _in_c.end_by_sigterm()
 
 
 @guarded_end
@@ -86,8 +86,8 @@ def _at_exit() -> None:
     _wanted = False
     if is_asked():
         _deliver()
-        _in_c.end()
-    _in_c.give_up()
+        _in_c.end_by_sigterm()
+    _in_c.give_up_sigterm()
 
 
 @guarded_end
@@ -95,4 +95,4 @@ def _begin_again() -> None:
     """Leave SIGTERM alone in a forked child, until it serves a request itself."""
     global _starting  # noqa: PLW0603
     _starting = allocate_lock()
-    _in_c.give_up()
+    _in_c.give_up_sigterm()

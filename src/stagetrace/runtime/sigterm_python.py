@@ -1,4 +1,4 @@
-"""SIGTERM without `_sigterm.c`: it waits for the delivery while the main thread waits for a server's end.
+"""SIGTERM without `native/sigterm.c`: it waits for the delivery while the main thread waits for a server's end.
 
 There a handler of Python's runs at once. Elsewhere, as in a long computation in C, it would keep the process from
 ending when the signal comes.

@@ -26,7 +26,7 @@ Snapshot = tuple[int, int, dict[int, int]]
 
 python_threads: set[int] = set()  # threads that have run requests: also some that Python has not started
 _clock: Callable[[int], int] = getattr(time, "clock_gettime_ns", lambda _: 0)  # not on Windows
-_kernel = native("stagetrace.sources._kernel")
+_kernel = native("kernel")
 # In Python both release the GIL, and the caller waits for it again where other threads compute.
 _list_threads = getattr(_kernel, "list_threads", None) or (lambda: [int(name) for name in os.listdir(TASKS)])  # noqa: PTH208
 _count_threads = getattr(_kernel, "count_threads", None) or (lambda: 0)

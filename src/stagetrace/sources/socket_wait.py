@@ -47,7 +47,7 @@ def _tcp_info(connection: Any, size: int) -> bytes:
     return found
 
 
-tcp_info = getattr(native("stagetrace.sources._kernel"), "tcp_info", _tcp_info)
+tcp_info = getattr(native("kernel"), "tcp_info", _tcp_info)
 
 
 def waited_ms(connection: Any) -> int:

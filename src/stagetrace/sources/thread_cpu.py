@@ -210,8 +210,8 @@ def _read_account(number: int) -> tuple[int, int, bytes, int, int]:
 
     The shortest: a thread that lacks CPUs loses its own within one now and then, and a kernel that hangs does so in
     each. Raises OSError.
-    The CPU time that schedstat has is of the last tick, up to 4 ms ago. `_kernel.c` is the same without letting go of
-    the GIL, for which others that compute make it wait.
+    The CPU time that schedstat has is of the last tick, up to 4 ms ago. `native/kernel.c` is the same without letting
+    go of the GIL, for which others that compute make it wait.
     """
     least = sys.maxsize
     for _ in range(TRIES):
@@ -224,7 +224,7 @@ def _read_account(number: int) -> tuple[int, int, bytes, int, int]:
     return at, computed, schedstat, time.process_time_ns(), least
 
 
-_native = native("stagetrace.sources._kernel")
+_native = native("kernel")
 read_account = _read_account if _native is None else _native.read_account
 
 

@@ -2,7 +2,7 @@
 
 The kernel keeps no record of that. So a native thread asks it, every few milliseconds, in which system call each thread
 is that may serve a request: a thread that waits for the GIL, a lock or a queue is in `futex`. It never takes the GIL
-and sleeps while no request runs. Without the part in C (`_waits.c`) there is none, and nothing is seen.
+and sleeps while no request runs. Without the part in C (`native/blocked_threads.c`) there is none, and nothing is seen.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ENOUGH: Final = 2  # samples
-_native = native("stagetrace.sources._waits")
+_native = native("blocked_threads")
 
-claim: Callable[[int], int] = getattr(_native, "claim", lambda _: -1)
-touch: Callable[[int], int] = getattr(_native, "touch", lambda _: 0)
-leave: Callable[[int], None] = getattr(_native, "leave", lambda _: None)
-release: Callable[[int], None] = getattr(_native, "release", lambda _: None)
+claim: Callable[[int], int] = getattr(_native, "claim_place", lambda _: -1)
+touch: Callable[[int], int] = getattr(_native, "touch_place", lambda _: 0)
+leave: Callable[[int], None] = getattr(_native, "leave_place", lambda _: None)
+release: Callable[[int], None] = getattr(_native, "release_place", lambda _: None)
 
 if _native is not None and hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_native.forget)
+    os.register_at_fork(after_in_child=_native.forget_places)
 
 
 def for_threads(before: int, after: int) -> float | None:

@@ -1,15 +1,15 @@
 """What takes the most time of decoding, in C where that was built; the reference in Python elsewhere.
 
-`_decoder.c` gives the same spans for a tenth of the CPU (docs/decisions/011). Where it raises what the reference would
-not, that is said once, and the reference goes on in its place.
+`native/decoder_*.c` give the same spans for a tenth of the CPU (docs/decisions/011). Where they raise what the
+reference would not, that is said once, and the reference goes on in their place.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from stagetrace import config, log
+from stagetrace import log
+from stagetrace.native import native
 from stagetrace.otlp.decode.spans import Parts, Walked, parts_in_python, walk_in_python
 
 if TYPE_CHECKING:
@@ -23,24 +23,14 @@ if TYPE_CHECKING:
     Buffers = tuple[Any, ...] | None
 
 
-def _native() -> Any:
-    """Return the module in C, or None where it was not built or STAGETRACE_NATIVE=0 forbids it."""
-    if not config.NATIVE.read():
-        return None
-    try:
-        return import_module("stagetrace.otlp._decoder")
-    except Exception:  # noqa: BLE001 -- whatever is wrong with it, the reference is there
-        return None
-
-
-_in_c: Any = _native()
+_in_c = native("decoder")
 NATIVE = _in_c is not None
 
 
 def _parts(data: bytes, at: int, end: int, most: int) -> Parts:
     """Do as `parts_in_python`."""
     try:
-        return Parts(*_in_c.parts(data, at, end, most))
+        return Parts(*_in_c.decode_parts(data, at, end, most))
     except Exception as error:  # noqa: BLE001
         found = parts_in_python(data, at, end, most)  # raises where the fault is not the twin's
         _say(error)
@@ -50,7 +40,7 @@ def _parts(data: bytes, at: int, end: int, most: int) -> Parts:
 def _walk(data: bytes, held: bytes, check: Check | None, most: int) -> Walked:
     """Do as `walk_in_python`."""
     try:
-        return Walked(*_in_c.walk(data, held, check, most))
+        return Walked(*_in_c.decode_spans(data, held, check, most))
     except Exception as error:  # noqa: BLE001
         walked = walk_in_python(data, held, check, most)  # as in `_parts`
         _say(error)
@@ -59,7 +49,7 @@ def _walk(data: bytes, held: bytes, check: Check | None, most: int) -> Walked:
 
 def columns(logs: Sequence[bytes]) -> list[Buffers]:
     """Return the spans that `walk` has written into `logs` as the buffers of FIXED's and SPARSE's columns."""
-    found: list[Buffers] = _in_c.columns(logs)
+    found: list[Buffers] = _in_c.decode_columns(logs)
     return found
 
 
@@ -75,7 +65,7 @@ def find(spans: pa.Array, key: bytes, kind: int, odd: Callable[[bytes], str | No
         known, offsets, data = (b"" if one is None else one.to_pybytes() for one in spans.buffers())
         size, at = 4, spans.offset  # bytes of an offset
         places = offsets[size * at : size * (at + len(spans) + 1)] or bytes(size)
-        found: Buffers = _in_c.find(data, places, known, at, key, kind, odd)
+        found: Buffers = _in_c.decode_attribute(data, places, known, at, key, kind, odd)
     except Exception as error:  # noqa: BLE001
         _say(error)
         return None
@@ -84,8 +74,8 @@ def find(spans: pa.Array, key: bytes, kind: int, odd: Callable[[bytes], str | No
 
 def _say(error: Exception) -> None:
     log.once(
-        "stagetrace.otlp._decoder",
-        f"stagetrace.otlp._decoder failed ({type(error).__name__}: {str(error)[:200]}); Python goes on in its place.\n"
+        "stagetrace._native.decoder",
+        f"stagetrace's decoder in C failed ({type(error).__name__}: {str(error)[:200]}); Python goes on in its place.\n"
         "This is a fault of stagetrace: please report it. STAGETRACE_NATIVE=0 does without the C part.",
     )
 

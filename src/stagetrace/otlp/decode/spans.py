@@ -3,7 +3,7 @@
 protobuf has parsed the bytes before, so that lengths and texts can be relied on. What has no column is kept as the very
 bytes it came in: `rest`, joined, is a serialized Span of just what the columns do not hold, a newer OTLP's fields too.
 
-This is the reference of `_decoder.c`, which calls what is odd and rare from here (docs/decisions/011).
+This is the reference of `native/decoder_*.c`, which calls what is odd and rare from here (docs/decisions/011).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Lists(NamedTuple):
 
 
 class Walked(NamedTuple):
-    """What became of some spans: those that can be stored, as lists or as logs of `_decoder.c`; why others cannot."""
+    """What became of some spans: those that can be stored, as lists or as logs in C; why others cannot."""
 
     size: int
     spans: Lists | list[bytes]

@@ -1,7 +1,7 @@
 """From the events of one request to its encoded spans: the part of a request's end that takes the most time.
 
-`tiled_in_python` and `request_in_python` are the reference. `_stages.c` gives the same bytes for a tenth of the CPU
-where a C compiler was there at the installation (docs/decisions/011).
+`tiled_in_python` and `request_in_python` are the reference. `native/encoder.c` gives the same bytes for a tenth of the
+CPU where a C compiler was there at the installation (docs/decisions/011).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def tiled_in_python(
     return encoded(coalesced(tiler.close(now, start, end), cuts), tiler.model, head, ids, mark)
 
 
-def request_in_python(  # noqa: PLR0913, PLR0917 -- as `_stages.c` takes them
+def request_in_python(  # noqa: PLR0913, PLR0917 -- as `native/encoder.c` takes them
     events: list[Event],
     start: int,
     end: int,
@@ -77,8 +77,8 @@ def encoded(segments: Sequence[Segment], model: Mapping[str, Any], head: bytes, 
     return encode_stages(segments, head, ids, mark), len(segments), totals, model
 
 
-_twins: Any = native("stagetrace.otlp._stages")
-_in_c: tuple[Tile, Make] | None = None if _twins is None else (_twins.tiled, _twins.request)
+_twins = native("encoder")
+_in_c: tuple[Tile, Make] | None = None if _twins is None else (_twins.encode_stages, _twins.encode_request)
 NATIVE = _in_c is not None
 _tiled_in_c, _request_in_c = _in_c or (tiled_in_python, request_in_python)
 
@@ -99,7 +99,7 @@ def _tiled(
     except Exception as error:  # noqa: BLE001
         # Raises where the fault is not the twin's.
         stages = tiled_in_python(events, start, now, end, head, ids, mark, cuts)
-        report("stagetrace.otlp._stages", error)
+        report("stagetrace._native.encoder", error)
         return stages
 
 
@@ -119,7 +119,7 @@ def _request(  # noqa: PLR0913, PLR0917
         return _request_in_c(events, start, end, identity, ids, mark, rest, attributes, cuts)
     except Exception as error:  # noqa: BLE001
         made = request_in_python(events, start, end, identity, ids, mark, rest, attributes, cuts)  # as in `_tiled`
-        report("stagetrace.otlp._stages", error)
+        report("stagetrace._native.encoder", error)
         return made
 
 

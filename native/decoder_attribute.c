@@ -2,7 +2,7 @@
  *
  * What is not written as encoders do, and lists, maps and bytes, is left to `odd`, which is given the span's bytes.
  */
-#include "decoder_pair.h"
+#include "decoder.h"
 
 #include <inttypes.h>
 
@@ -123,12 +123,12 @@ static int take_all(Find *find, const char *data, size_t size, const char *offse
     return 0;
 }
 
-PyObject *find(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+PyObject *decode_attribute(PyObject *module, PyObject *const *args, Py_ssize_t given) {
     (void)module;
     char *data, *offsets, *known, *key;
     Py_ssize_t size, offsets_size, known_size, key_size;
     if (given != 7) {
-        fail(PyExc_TypeError, "find takes three bytes, an int, bytes, an int and a callable");
+        fail(PyExc_TypeError, "decode_attribute takes three bytes, an int, bytes, an int and a callable");
         return NULL;
     }
     if (PyBytes_AsStringAndSize(args[0], &data, &size) < 0 || PyBytes_AsStringAndSize(args[1], &offsets, &offsets_size) < 0

@@ -3,34 +3,16 @@
  * What it does and why is said where the reference is. Here are only requests of at most 127 events, whose stages have
  * been given out as no span's parent, so there is nothing to sum up and no context. Whatever else comes in raises.
  */
-#ifndef STAGETRACE_TILING_H
-#define STAGETRACE_TILING_H
+#include "encoder.h"
 
-#include "buffer.h"
-
-#include <stdint.h>
-
-#define MAX_EVENTS 127
-#define MAX_SEGMENTS (MAX_EVENTS + 1)
 #define WIRE_OVERHEAD_NS 50000
-enum { MAX_WIRE = 8, SHARE = 10, MAX_CUTS = 3 }; /* as in segments.py */
-
-/* Kinds of events, as in tiler.py. */
-enum { BEGIN, END, BEGIN_MARK, END_MARK };
-
-/* A stage is a number: one of these, activities first and by priority, or of a name that a Mark of this request has.
-   The rest are the other objects that the module's state, an array, holds; nothing writes to it after the import. */
-enum {
-    INFERENCE, TRANSFORM, PREPARE, QUEUE, SEND, RECEIVE, ACTIVITIES, GAP = ACTIVITIES, PREPROCESS, POSTPROCESS, HANDLER, KNOWN,
-    MARK = KNOWN, NO_ATTRIBUTES, UNRECOGNISED, ML_STAGE, APPEND_ATTRIBUTES, TRACE_STATE, NO_STATE, MODEL_NAME, MODEL_VERSION,
-    COMMON, COALESCED, LONGEST_MS, HELD
-};
+enum { MAX_WIRE = 8, SHARE = 10 }; /* as in segments.py */
 
 #define TILER "stagetrace.recording.tiler"
 #define ENCODER "stagetrace.otlp.encode.span_encoder"
 #define SEGMENTS "stagetrace.recording.segments"
 
-static const char *const WHERE[HELD][2] = {
+static const char *const WHERE[TILING_HELD][2] = {
     {TILER, "INFERENCE"}, {TILER, "TRANSFORM"}, {TILER, "PREPARE"}, {TILER, "QUEUE"}, {TILER, "NETWORK_SEND"}, {TILER, "NETWORK_RECEIVE"},
     {TILER, "GAP"}, {TILER, "PREPROCESS"}, {TILER, "POSTPROCESS"}, {TILER, "HANDLER"}, {"stagetrace.recording.marks", "Mark"},
     {TILER, "NOTHING"}, {TILER, "UNRECOGNISED"}, {ENCODER, "ML_STAGE"}, {ENCODER, "_append_attributes"}, {ENCODER, "_trace_state"},
@@ -38,36 +20,8 @@ static const char *const WHERE[HELD][2] = {
     {SEGMENTS, "common"}, {SEGMENTS, "ML_STAGE_COALESCED"}, {SEGMENTS, "ML_STAGE_COALESCED_LONGEST_MS"},
 };
 
-/* One visit to one stage: [start, end). */
-typedef struct {
-    int64_t start, end;
-    PyObject *attributes; /* NULL if there are none; borrowed from an event or from `merged` */
-    int64_t longest; /* of the visits that it stands for */
-    int stage, visits; /* visits: 0 where it is one */
-    bool explicit;
-} Segment;
-
-/* One call. */
-typedef struct {
-    PyObject *const *held;
-    PyObject *events; /* a tuple of our own, which holds all that is borrowed here */
-    PyObject *model;  /* borrowed like a segment's attributes */
-    PyObject *merged; /* list of attributes made here, or NULL */
-    PyObject *modelled; /* borrowed: the mark by which a person has said the model, or a part of that; never looked into */
-    Segment open;
-    int counts[ACTIVITIES]; /* open activities */
-    int count, named, marked, waiting;
-    bool inferred;
-    /* What follows is filled as far as `count`, `named`, `marked` and `waiting` say. */
-    Segment segments[MAX_SEGMENTS];
-    PyObject *names[KNOWN + MAX_EVENTS]; /* by stage; owned from KNOWN on */
-    PyObject *marks[MAX_EVENTS];         /* open ones, the latest last */
-    int mark_stages[MAX_EVENTS];
-    int pending[MAX_SEGMENTS]; /* indices of closed gaps and transforms, not yet named */
-} Tiling;
-
 /* Return the number of a name among the first `count`, or -1. */
-static inline int find(PyObject *const *names, int count, PyObject *name) {
+static int find(PyObject *const *names, int count, PyObject *name) {
     for (int i = 0; i < count; i++)
         if (names[i] == name) return i;
     for (int i = 0; i < count; i++)
@@ -75,7 +29,7 @@ static inline int find(PyObject *const *names, int count, PyObject *name) {
     return -1;
 }
 
-static inline int open_mark(Tiling *tiling, PyObject *mark) {
+static int open_mark(Tiling *tiling, PyObject *mark) {
     PyObject *name = PyObject_GetAttrString(mark, "stage");
     if (name == NULL) return -1;
     if (!PyUnicode_CheckExact(name)) {
@@ -90,7 +44,7 @@ static inline int open_mark(Tiling *tiling, PyObject *mark) {
     return 0;
 }
 
-static inline void close_mark(Tiling *tiling, PyObject *mark) {
+static void close_mark(Tiling *tiling, PyObject *mark) {
     int at = 0;
     while (at < tiling->marked && tiling->marks[at] != mark) at++;
     if (at == tiling->marked) return;
@@ -101,24 +55,24 @@ static inline void close_mark(Tiling *tiling, PyObject *mark) {
 }
 
 /* Return the stage that the open activities and marks make. */
-static inline int stage_now(const Tiling *tiling) {
+static int stage_now(const Tiling *tiling) {
     if (tiling->marked) return tiling->mark_stages[tiling->marked - 1];
     int activity = 0;
     while (activity < ACTIVITIES && !tiling->counts[activity]) activity++;
     return activity; /* GAP comes after the activities */
 }
 
-static inline bool is_transform(int stage) { return stage == TRANSFORM || stage == PREPARE; }
+static bool is_transform(int stage) { return stage == TRANSFORM || stage == PREPARE; }
 
 /* Close the open segment and keep it. */
-static inline void keep(Tiling *tiling) {
+static void keep(Tiling *tiling) {
     int stage = tiling->open.stage;
     if (stage == GAP || (is_transform(stage) && !tiling->open.explicit)) tiling->pending[tiling->waiting++] = tiling->count;
     tiling->segments[tiling->count++] = tiling->open;
 }
 
 /* If what lies before a short gap is the same moving of a body over the wire, open that again. */
-static inline bool reopen(Tiling *tiling, int stage) {
+static bool reopen(Tiling *tiling, int stage) {
     if (tiling->count == 0) return false;
     const Segment *before = &tiling->segments[tiling->count - 1];
     if (before->stage != stage || before->explicit) return false;
@@ -127,7 +81,7 @@ static inline bool reopen(Tiling *tiling, int stage) {
     return true;
 }
 
-static inline void name_pending(Tiling *tiling, int stage, PyObject *attributes) {
+static void name_pending(Tiling *tiling, int stage, PyObject *attributes) {
     for (int i = 0; i < tiling->waiting; i++) {
         tiling->segments[tiling->pending[i]].stage = stage;
         tiling->segments[tiling->pending[i]].attributes = attributes;
@@ -136,7 +90,7 @@ static inline void name_pending(Tiling *tiling, int stage, PyObject *attributes)
 }
 
 /* Hold new attributes, NULL where they could not be made, as long as the tiling; return them borrowed. */
-static inline PyObject *hold(Tiling *tiling, PyObject *attributes) {
+static PyObject *hold(Tiling *tiling, PyObject *attributes) {
     if (attributes == NULL) return NULL;
     bool done = (tiling->merged != NULL || (tiling->merged = PyList_New(0)) != NULL)
                 && PyList_Append(tiling->merged, attributes) == 0;
@@ -145,14 +99,14 @@ static inline PyObject *hold(Tiling *tiling, PyObject *attributes) {
 }
 
 /* Return, borrowed, both attributes; those in `over` win. */
-static inline PyObject *lay_over(Tiling *tiling, PyObject *under, PyObject *over) {
+static PyObject *lay_over(Tiling *tiling, PyObject *under, PyObject *over) {
     PyObject *both = PyDict_New();
     if (both != NULL && (PyDict_Update(both, under) < 0 || PyDict_Update(both, over) < 0)) Py_CLEAR(both);
     return hold(tiling, both);
 }
 
 /* Give the open segment attributes; those that it has win. */
-static inline int add_attributes(Tiling *tiling, PyObject *attributes) {
+static int add_attributes(Tiling *tiling, PyObject *attributes) {
     if (tiling->open.attributes != NULL) attributes = lay_over(tiling, attributes, tiling->open.attributes);
     if (attributes == NULL) return -1;
     tiling->open.attributes = attributes;
@@ -160,7 +114,7 @@ static inline int add_attributes(Tiling *tiling, PyObject *attributes) {
 }
 
 /* Take the model from what a person's mark says. */
-static inline int take_model(Tiling *tiling, PyObject *mark, PyObject *attributes) {
+static int take_model(Tiling *tiling, PyObject *mark, PyObject *attributes) {
     PyObject *all = PyDict_New(), *model = PyDict_New();
     if (all != NULL && PyDict_Update(all, attributes) < 0) Py_CLEAR(model);
     for (int key = MODEL_NAME; all != NULL && model != NULL && key <= MODEL_VERSION; key++) {
@@ -177,13 +131,13 @@ static inline int take_model(Tiling *tiling, PyObject *mark, PyObject *attribute
     return 0;
 }
 
-static inline int read_time(PyObject *value, int64_t *time) {
+int read_time(PyObject *value, int64_t *time) {
     *time = PyLong_AsLongLong(value);
     return *time == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
 /* Tiler.take, for one event. */
-static inline int take(Tiling *tiling, PyObject *event) {
+static int take(Tiling *tiling, PyObject *event) {
     if (!PyTuple_Check(event) || PyTuple_Size(event) != 4) return fail(PyExc_TypeError, "an event is a tuple of four");
     PyObject *what = PyTuple_GetItem(event, 2), *attributes = PyTuple_GetItem(event, 3);
     int64_t now;
@@ -230,7 +184,7 @@ static inline int take(Tiling *tiling, PyObject *event) {
 }
 
 /* Name what no later inference will settle. */
-static inline void name_rest(Tiling *tiling) {
+static void name_rest(Tiling *tiling) {
     if (tiling->inferred) {
         name_pending(tiling, POSTPROCESS, NULL);
         return;
@@ -261,7 +215,7 @@ static inline void name_rest(Tiling *tiling) {
 }
 
 /* Tiler.close: leave the stages that tile [start, end) in `segments`, and return how many they are. */
-static inline int close_tiling(Tiling *tiling, int64_t start, int64_t now, int64_t end) {
+static int close_tiling(Tiling *tiling, int64_t start, int64_t now, int64_t end) {
     Segment *open = &tiling->open, *last = NULL;
     if (open->stage == GAP && (now < open->start || now - open->start < WIRE_OVERHEAD_NS)) reopen(tiling, SEND);
     open->end = now > open->start ? now : open->start;
@@ -292,7 +246,7 @@ static inline int close_tiling(Tiling *tiling, int64_t start, int64_t now, int64
 }
 
 /* Let a segment have the attributes alone that others have as well. */
-static inline int keep_common(Tiling *tiling, Segment *group, PyObject *attributes) {
+static int keep_common(Tiling *tiling, Segment *group, PyObject *attributes) {
     if (group->attributes == attributes) return 0;
     if (group->attributes == NULL || attributes == NULL) {
         group->attributes = NULL;
@@ -307,7 +261,7 @@ static inline int keep_common(Tiling *tiling, Segment *group, PyObject *attribut
 }
 
 /* Put the segments [from, to), one for each stage if any has more than one, at `into`; return what comes after, or -1. */
-static inline int sum_up(Tiling *tiling, int from, int to, int into) {
+static int sum_up(Tiling *tiling, int from, int to, int into) {
     Segment groups[MAX_SEGMENTS];
     int count = 0;
     for (int i = from; i < to; i++) {
@@ -341,7 +295,7 @@ static inline int sum_up(Tiling *tiling, int from, int to, int into) {
 }
 
 /* `coalesced` of segments.py, for so few that only the wire counts; return how many are left. `cuts` ends with 0. */
-static inline int coalesce(Tiling *tiling, int count, const int64_t *cuts) {
+static int coalesce(Tiling *tiling, int count, const int64_t *cuts) {
     if (count <= MAX_WIRE) return count;
     Segment *segments = tiling->segments;
     int wire[ACTIVITIES] = {0};
@@ -371,7 +325,7 @@ static inline int coalesce(Tiling *tiling, int count, const int64_t *cuts) {
 
 /* Begin a tiling of [times[0], times[2]), which `release` ends, and do it: `events` is a list, and times[1] is when the
    last of them is over; `cuts` as in `coalesce`. Return the number of stages. */
-static inline int tile(Tiling *tiling, PyObject *const *held, PyObject *events, const int64_t *times, const int64_t *cuts) {
+int tile(Tiling *tiling, PyObject *const *held, PyObject *events, const int64_t *times, const int64_t *cuts) {
     memset(tiling, 0, offsetof(Tiling, segments));
     tiling->held = held;
     memcpy(tiling->names, tiling->held, KNOWN * sizeof *tiling->names);
@@ -386,20 +340,20 @@ static inline int tile(Tiling *tiling, PyObject *const *held, PyObject *events, 
     return coalesce(tiling, close_tiling(tiling, times[0], times[1], times[2]), cuts);
 }
 
-static inline void release(Tiling *tiling) {
+void release_tiling(Tiling *tiling) {
     Py_XDECREF(tiling->events);
     Py_XDECREF(tiling->merged);
     while (tiling->named > KNOWN) Py_DECREF(tiling->names[--tiling->named]);
 }
 
-static inline int read_times(int64_t *times, PyObject *const *args, int number) {
+int read_times(int64_t *times, PyObject *const *args, int number) {
     for (int i = 0; i < number; i++)
         if (read_time(args[i], &times[i]) < 0) return -1;
     /* Else no difference of times, none of which counts before this one, overflows. */
     return times[0] < 0 ? fail(PyExc_OverflowError, "a time before 1970") : 0;
 }
 
-static inline int read_cuts(PyObject *given, int64_t *cuts) {
+int read_cuts(PyObject *given, int64_t *cuts) {
     Py_ssize_t count = PyTuple_Check(given) ? PyTuple_Size(given) : -1;
     if (count < 0 || count > MAX_CUTS) return fail(PyExc_TypeError, "cuts are a tuple of at most three int");
     for (Py_ssize_t i = 0; i < count; i++)
@@ -409,14 +363,4 @@ static inline int read_cuts(PyObject *given, int64_t *cuts) {
 }
 
 /* Fill what a Tiling holds. */
-static inline int read_held(PyObject **held) {
-    for (int i = 0; i < HELD; i++) {
-        PyObject *from = PyImport_ImportModule(WHERE[i][0]);
-        held[i] = from ? PyObject_GetAttrString(from, WHERE[i][1]) : NULL;
-        Py_XDECREF(from);
-        if (held[i] == NULL) return -1;
-    }
-    return 0;
-}
-
-#endif
+int read_tiling_held(PyObject **held) { return import_all(held, WHERE, TILING_HELD); }

@@ -1,12 +1,32 @@
-/* What the C files share: bytes that grow. */
-#ifndef STAGETRACE_BUFFER_H
-#define STAGETRACE_BUFFER_H
+/* What the C files of `stagetrace._native` share. module.c lists their groups (docs/decisions/048). */
+#ifndef STAGETRACE_NATIVE_H
+#define STAGETRACE_NATIVE_H
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
+#include <time.h>
+
+/* Read one of the system's clocks, in nanoseconds. */
+static inline int64_t clock_ns(clockid_t clock) {
+    struct timespec time;
+    clock_gettime(clock, &time);
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+/* Let `objects` be what `from` names: of each a module, and what of it. */
+static inline int import_all(PyObject **objects, const char *const (*from)[2], int count) {
+    for (int i = 0; i < count; i++) {
+        PyObject *module = PyImport_ImportModule(from[i][0]);
+        objects[i] = module ? PyObject_GetAttrString(module, from[i][1]) : NULL;
+        Py_XDECREF(module);
+        if (objects[i] == NULL) return -1;
+    }
+    return 0;
+}
 
 /* Bytes that grow. `put_...` write what has been reserved. */
 typedef struct {
@@ -58,5 +78,15 @@ static inline int put_bytes(Buffer *buffer, PyObject *bytes) {
     put(buffer, data, (size_t)size);
     return 0;
 }
+
+/* Functions and types that Python code asks for by the name of their group, which imports the Python objects that they
+ * work with. */
+typedef struct {
+    const char *name;
+    PyMethodDef *functions; /* NULL if there are none */
+    int (*fill)(PyObject *module); /* import the objects and add the types; NULL if there is nothing to do */
+} Group;
+
+extern const Group kernel_group, blocked_threads_group, sigterm_group, decoder_group, encoder_group, marks_group;
 
 #endif

@@ -2,7 +2,7 @@
  * says what it does and why.
  */
 #define _GNU_SOURCE
-#include "../native.h"
+#include "native.h"
 #include <stdlib.h>
 
 #ifdef __linux__
@@ -196,21 +196,12 @@ static PyObject *forget(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) 
 }
 
 static PyMethodDef functions[] = {
-    {"claim", claim, METH_O, "Return a place for a thread, by the kernel's number of it; -1 where there is none."},
-    {"touch", touch, METH_O, "Let the thread of a place be looked at from now on, and return what was seen of it."},
-    {"leave", leave, METH_O, "Let the thread of a place not be looked at until it is touched again."},
-    {"release", release, METH_O, "Give a place back."},
-    {"forget", forget, METH_NOARGS, "Forget all places, in a forked child."},
+    {"claim_place", claim, METH_O, "Return a place for a thread, by the kernel's number of it; -1 where there is none."},
+    {"touch_place", touch, METH_O, "Let the thread of a place be looked at from now on, and return what was seen of it."},
+    {"leave_place", leave, METH_O, "Let the thread of a place not be looked at until it is touched again."},
+    {"release_place", release, METH_O, "Give a place back."},
+    {"forget_places", forget, METH_NOARGS, "Forget all places, in a forked child."},
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot slots[] = {
-#ifdef Py_GIL_DISABLED
-    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
-#endif
-    {0, NULL},
-};
-
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_waits", .m_methods = functions, .m_slots = slots};
-
-PyMODINIT_FUNC PyInit__waits(void) { return PyModuleDef_Init(&definition); }
+const Group blocked_threads_group = {"blocked_threads", functions, NULL};

@@ -1,6 +1,5 @@
 /* `parts_in_python` of spans.py in C. */
 #include "decoder.h"
-#include "wire.h"
 
 enum { HELD_PART = 0x12, LEAST = 28, LARGEST = 16 << 20 };
 
@@ -42,12 +41,12 @@ static int take_apart(Parts *parts, Bytes begin, Bytes at, Bytes end, long long 
     return 0;
 }
 
-PyObject *parts(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+PyObject *decode_parts(PyObject *module, PyObject *const *args, Py_ssize_t given) {
     (void)module;
     char *data;
     Py_ssize_t size;
     if (given != 4) {
-        fail(PyExc_TypeError, "parts takes bytes and three int");
+        fail(PyExc_TypeError, "decode_parts takes bytes and three int");
         return NULL;
     }
     if (PyBytes_AsStringAndSize(args[0], &data, &size) < 0) return NULL;

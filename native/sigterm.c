@@ -123,26 +123,17 @@ static PyObject *end(PyObject *module, PyObject *unused) {
 
 static PyMethodDef functions[] = {
 #ifdef SYS_timer_settime
-    {"catch", catch_it, METH_O,
+    {"catch_sigterm", catch_it, METH_O,
      "Let SIGTERM wake `wait` where it would end the process, which it does so many seconds later at the latest; return\n"
      "whether that is so: not where somebody else handles or ignores it. Raises OSError."},
-    {"wait", wait_for_it, METH_NOARGS, "Return when SIGTERM has come."},
-    {"asked", was_asked, METH_NOARGS, "Return whether SIGTERM has come to this process, and `end` was not called since."},
-    {"give_up", give_up, METH_NOARGS, "Let SIGTERM end the process at once again."},
-    {"end", end, METH_NOARGS,
+    {"wait_for_sigterm", wait_for_it, METH_NOARGS, "Return when SIGTERM has come."},
+    {"sigterm_came", was_asked, METH_NOARGS, "Return whether SIGTERM has come to this process, and `end` was not called since."},
+    {"give_up_sigterm", give_up, METH_NOARGS, "Let SIGTERM end the process at once again."},
+    {"end_by_sigterm", end, METH_NOARGS,
      "End by SIGTERM. Returns where the kernel spares the process, as the first one of a container, or where somebody\n"
      "handles the signal by now."},
 #endif
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot slots[] = {
-#ifdef Py_GIL_DISABLED
-    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
-#endif
-    {0, NULL},
-};
-
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_sigterm", .m_methods = functions, .m_slots = slots};
-
-PyMODINIT_FUNC PyInit__sigterm(void) { return PyModuleDef_Init(&definition); }
+const Group sigterm_group = {"sigterm", functions, NULL};

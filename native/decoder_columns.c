@@ -205,11 +205,11 @@ static int fill(Table *table, PyObject *logs) {
     return 0;
 }
 
-PyObject *columns(PyObject *module, PyObject *given) {
+PyObject *decode_columns(PyObject *module, PyObject *given) {
     PyObject *logs = PySequence_Tuple(given); /* which nobody changes between counting and adding */
     if (logs == NULL) return NULL;
     Table table;
-    begin_table(&table, PyModule_GetState(module));
+    begin_table(&table, decoder_state(module));
     PyObject *result = fill(&table, logs) == 0 ? PyList_New(0) : NULL;
     for (int i = 0; result != NULL && i < table.count; i++) {
         PyObject *column = close_column(&table.columns[i], table.rows);

@@ -4,7 +4,7 @@
  * for five milliseconds before the reader has it back. So for the list of threads (native_threads.py). TCP_INFO (socket_wait.py): what uvloop gives as a connection's socket makes
  * a socket object for each question.
  */
-#include "../native.h"
+#include "native.h"
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
@@ -95,13 +95,4 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot slots[] = {
-#ifdef Py_GIL_DISABLED
-    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
-#endif
-    {0, NULL},
-};
-
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_kernel", .m_methods = functions, .m_slots = slots};
-
-PyMODINIT_FUNC PyInit__kernel(void) { return PyModuleDef_Init(&definition); }
+const Group kernel_group = {"kernel", functions, NULL};

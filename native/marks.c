@@ -1,10 +1,8 @@
 /* Marks, Mark and stage of marks.py in C: what the code of a request calls many times (docs/decisions/011).
  *
- * What they do and why is said where the reference is. hatch_build.py compiles this for the stable ABI of 3.10.
+ * What they do and why is said where the reference is.
  */
-#include "../native.h"
-#include "marks.h"
-#include <stddef.h>
+#include "native.h"
 #include <structmember.h>
 
 enum { BEGIN, END, BEGIN_MARK, END_MARK, KINDS }; /* as in tiler.py */
@@ -32,6 +30,39 @@ typedef struct {
     PyObject *name, *attributes; /* attributes: NULL if there are none */
     PyObject *timeline, *mark;   /* while its block is open */
 } Stage;
+
+/* The marks of a request. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *log;   /* a list of events */
+    PyObject *clock; /* NULL: the wall clock */
+    /* What a request's end looks at; None until something happens. */
+    PyObject *tiler, *presumed, *errands, *stream, *disconnect, *notes, *added, *probability, *identity;
+    char closed, bound, is_unsorted, held;
+} Marks;
+
+/* Give the error that is set to guard.report, which is `report`, and go on; return -1 where it is none of our errors. */
+static int report_error(PyObject *report, const char *where) {
+    PyObject *type, *error, *traceback;
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) return -1;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    PyObject *done = PyObject_CallFunction(report, "sO", where, error);
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+/* Free an object of a type that is made at the import, or the part of a subclass's that is ours. */
+static void free_object(PyObject *self, inquiry clear) {
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    clear(self);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
 
 /* --- Marks */
 
@@ -384,15 +415,11 @@ static PyType_Slot stage_slots[] = {
 /* --- the module */
 
 #define FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC)
-static PyType_Spec marks_spec = {"stagetrace.recording._marks.Marks", sizeof(Marks), 0, FLAGS | Py_TPFLAGS_BASETYPE, marks_slots};
-static PyType_Spec mark_spec = {"stagetrace.recording._marks.Mark", sizeof(Mark), 0, FLAGS, mark_slots};
-static PyType_Spec stage_spec = {"stagetrace.recording._marks.stage", sizeof(Stage), 0, FLAGS, stage_slots};
+static PyType_Spec marks_spec = {"stagetrace._native.Marks", sizeof(Marks), 0, FLAGS | Py_TPFLAGS_BASETYPE, marks_slots};
+static PyType_Spec mark_spec = {"stagetrace._native.Mark", sizeof(Mark), 0, FLAGS, mark_slots};
+static PyType_Spec stage_spec = {"stagetrace._native.stage", sizeof(Stage), 0, FLAGS, stage_slots};
 
 static int fill(PyObject *module) {
-    if (held[MARKS] != NULL) {
-        PyErr_SetString(PyExc_ImportError, "in use by another interpreter of this process");
-        return -1;
-    }
     if (import_all(held, WHERE, MARKS) < 0) return -1;
     PyObject *get = PyObject_GetAttrString(held[CURRENT_GET], "get");
     if (get == NULL) return -1;
@@ -411,14 +438,4 @@ static int fill(PyObject *module) {
                                                                                                                   : 0;
 }
 
-static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, fill},
-#ifdef Py_GIL_DISABLED
-    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
-#endif
-    {0, NULL},
-};
-
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_marks", .m_slots = slots};
-
-PyMODINIT_FUNC PyInit__marks(void) { return PyModuleDef_Init(&definition); }
+const Group marks_group = {"marks", NULL, fill};

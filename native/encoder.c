@@ -1,12 +1,10 @@
 /* `tiled` and `request` of request_encoder.py in C: the same to the byte, for a fraction of the CPU (docs/decisions/011).
  *
- * What they do and why is said where the reference is: recording/tiler.py tiles, otlp/encode/span_encoder.py encodes. Here are only
- * requests of at most 127 events, whose stages have been given out as no span's parent, so there is nothing to sum up
- * and no context. Whatever else comes in raises, and request_encoder.py takes the reference.
- *
- * hatch_build.py compiles this for the stable ABI of 3.10, except on free-threaded builds, for which there is none.
+ * What they do and why is said where the reference is: recording/tiler.py tiles, otlp/encode/span_encoder.py encodes. Here
+ * are only requests of at most 127 events, whose stages have been given out as no span's parent, so there is nothing to
+ * sum up and no context. Whatever else comes in raises, and request_encoder.py takes the reference.
  */
-#include "spans.h"
+#include "encoder.h"
 
 static PyObject *dict_of(const Totals *totals, const Tiling *tiling) {
     PyObject *result = PyDict_New();
@@ -22,17 +20,17 @@ static PyObject *dict_of(const Totals *totals, const Tiling *tiling) {
 /* As `tile`, if `ids` are enough for each event and one more. */
 static int tile_with(Tiling *tiling, PyObject *module, PyObject *events, const int64_t *times, PyObject *ids,
                      const int64_t *cuts) {
-    int count = tile(tiling, PyModule_GetState(module), events, times, cuts);
+    int count = tile(tiling, encoder_held(module), events, times, cuts);
     if (count >= 0 && PyBytes_Size(ids) < 8 * (PyTuple_Size(tiling->events) + 1))
         return fail(PyExc_ValueError, "too few ids");
     return count;
 }
 
-static PyObject *tiled(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+static PyObject *encode_stages(PyObject *module, PyObject *const *args, Py_ssize_t given) {
     int64_t times[3], cuts[MAX_CUTS + 1] = {0};
     if ((given != 7 && given != 8) || !PyList_Check(args[0]) || !PyBytes_Check(args[4]) || !PyBytes_Check(args[5])
         || !PyBytes_Check(args[6])) {
-        fail(PyExc_TypeError, "tiled takes a list, three int, three bytes and perhaps a tuple");
+        fail(PyExc_TypeError, "encode_stages takes a list, three int, three bytes and perhaps a tuple");
         return NULL;
     }
     if (read_times(times, args + 1, 3) < 0 || (given == 8 && read_cuts(args[7], cuts) < 0)) return NULL;
@@ -52,15 +50,15 @@ static PyObject *tiled(PyObject *module, PyObject *const *args, Py_ssize_t given
     }
     Py_XDECREF(totals);
     close_buffer(&buffer);
-    release(&tiling);
+    release_tiling(&tiling);
     return result;
 }
 
-static PyObject *request(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+static PyObject *encode_request(PyObject *module, PyObject *const *args, Py_ssize_t given) {
     int64_t times[3], cuts[MAX_CUTS + 1] = {0};
     if ((given != 8 && given != 9) || !PyList_Check(args[0]) || !is_identity(args[3]) || !PyBytes_Check(args[4])
         || !PyBytes_Check(args[5]) || !PyBytes_Check(args[6])) {
-        fail(PyExc_TypeError, "request takes a list, two int, an Identity, three bytes, a mapping and perhaps a tuple");
+        fail(PyExc_TypeError, "encode_request takes a list, two int, an Identity, three bytes, a mapping and perhaps a tuple");
         return NULL;
     }
     if (read_times(times, args + 1, 2) < 0 || (given == 9 && read_cuts(args[8], cuts) < 0)) return NULL;
@@ -69,7 +67,7 @@ static PyObject *request(PyObject *module, PyObject *const *args, Py_ssize_t giv
         fail(PyExc_OverflowError, "an end before 1970");
         return NULL;
     }
-    PyObject *head = make_head(PyModule_GetState(module), PyTuple_GetItem(args[3], 0));
+    PyObject *head = make_head(encoder_held(module), PyTuple_GetItem(args[3], 0));
     if (head == NULL) return NULL;
     Entry entry = {.identity = args[3], .rest = args[6], .attributes = args[7]};
     Tiling tiling;
@@ -81,48 +79,22 @@ static PyObject *request(PyObject *module, PyObject *const *args, Py_ssize_t giv
         && put_entry(&buffer, &tiling, count, head, times, &entry) == 0)
         result = Py_BuildValue("(y#i)", buffer.data, (Py_ssize_t)buffer.size, count + 1);
     close_buffer(&buffer);
-    release(&tiling);
+    release_tiling(&tiling);
     Py_DECREF(head);
     return result;
 }
 
 static int fill(PyObject *module) {
-    PyObject **held = PyModule_GetState(module);
-    return read_held(held) < 0 ? -1 : fill_tails(held);
+    PyObject **held = encoder_held(module);
+    return read_tiling_held(held) < 0 ? -1 : fill_tails(held);
 }
 
-static int traverse(PyObject *module, visitproc visit, void *arg) {
-    PyObject **held = PyModule_GetState(module);
-    for (int i = 0; held != NULL && i < HELD; i++) Py_VISIT(held[i]);
-    return 0;
-}
-
-static int clear(PyObject *module) {
-    PyObject **held = PyModule_GetState(module);
-    for (int i = 0; held != NULL && i < HELD; i++) Py_CLEAR(held[i]);
-    return 0;
-}
-
-static void free_module(void *module) { clear(module); }
-
-static PyMethodDef methods[] = {
-    {"tiled", (PyCFunction)(void (*)(void))tiled, METH_FASTCALL, "tiled(events, start, now, end, head, ids, mark, cuts)"},
-    {"request", (PyCFunction)(void (*)(void))request, METH_FASTCALL,
-     "request(events, start, end, identity, ids, mark, rest, attributes, cuts)"},
+static PyMethodDef functions[] = {
+    {"encode_stages", (PyCFunction)(void (*)(void))encode_stages, METH_FASTCALL,
+     "encode_stages(events, start, now, end, head, ids, mark, cuts)"},
+    {"encode_request", (PyCFunction)(void (*)(void))encode_request, METH_FASTCALL,
+     "encode_request(events, start, end, identity, ids, mark, rest, attributes, cuts)"},
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, fill},
-#ifdef Py_GIL_DISABLED
-    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
-#endif
-    {0, NULL},
-};
-
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "_stages", .m_size = HELD * sizeof(PyObject *), .m_methods = methods,
-    .m_slots = slots, .m_traverse = traverse, .m_clear = clear, .m_free = free_module,
-};
-
-PyMODINIT_FUNC PyInit__stages(void) { return PyModuleDef_Init(&definition); }
+const Group encoder_group = {"encoder", functions, fill};

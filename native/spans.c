@@ -1,8 +1,5 @@
 /* Stages and entry spans as bytes: what otlp/encode/span_encoder.py encodes of a request, in C (docs/decisions/011). */
-#ifndef STAGETRACE_SPANS_H
-#define STAGETRACE_SPANS_H
-
-#include "tiling.h"
+#include "encoder.h"
 
 #ifdef Py_GIL_DISABLED
 #define LOCK Py_BEGIN_CRITICAL_SECTION
@@ -16,7 +13,7 @@
 #define HEADS 64
 
 /* Put a tag and a length, or a number. What is written may alias the buffer's own size, so that is kept out of the loop. */
-static inline void put_head(Buffer *buffer, char tag, uint64_t size) {
+static void put_head(Buffer *buffer, char tag, uint64_t size) {
     char *at = buffer->data + buffer->size;
     *at++ = tag;
     for (; size > 0x7F; size >>= 7) *at++ = (char)(size | 0x80);
@@ -24,12 +21,12 @@ static inline void put_head(Buffer *buffer, char tag, uint64_t size) {
     buffer->size = (size_t)(at - buffer->data);
 }
 
-static inline void put_field(Buffer *buffer, char tag, const char *bytes, size_t size) {
+static void put_field(Buffer *buffer, char tag, const char *bytes, size_t size) {
     put_head(buffer, tag, size);
     put(buffer, bytes, size);
 }
 
-static inline void put_fixed64(Buffer *buffer, char tag, uint64_t number) {
+static void put_fixed64(Buffer *buffer, char tag, uint64_t number) {
     char *at = buffer->data + buffer->size;
     *at++ = tag;
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -40,29 +37,29 @@ static inline void put_fixed64(Buffer *buffer, char tag, uint64_t number) {
     buffer->size += 9;
 }
 
-static inline void put_double(Buffer *buffer, char tag, double number) {
+static void put_double(Buffer *buffer, char tag, double number) {
     uint64_t bits;
     memcpy(&bits, &number, sizeof bits);
     put_fixed64(buffer, tag, bits);
 }
 
-static inline size_t varint_size(uint64_t number) {
+static size_t varint_size(uint64_t number) {
     size_t size = 1;
     for (; number > 0x7F; number >>= 7) size++;
     return size;
 }
 
-static inline size_t field_size(size_t size) { return 1 + varint_size(size) + size; }
+static size_t field_size(size_t size) { return 1 + varint_size(size) + size; }
 
 /* Put a span's attribute up to its AnyValue, which has `size` bytes. */
-static inline void put_key(Buffer *buffer, const char *key, size_t key_size, size_t size) {
+static void put_key(Buffer *buffer, const char *key, size_t key_size, size_t size) {
     put_head(buffer, 0x4A, field_size(key_size) + field_size(size));
     put_field(buffer, 0x0A, key, key_size);
     put_head(buffer, 0x12, size);
 }
 
 /* Put an attribute. Return whether it is one of the usual kinds; where not, an exception may be set. */
-static inline bool put_pair(Buffer *buffer, PyObject *key, PyObject *value) {
+static bool put_pair(Buffer *buffer, PyObject *key, PyObject *value) {
     Py_ssize_t key_length, length = 0;
     const char *name = PyUnicode_CheckExact(key) ? PyUnicode_AsUTF8AndSize(key, &key_length) : NULL;
     if (name == NULL) return false;
@@ -91,7 +88,7 @@ static inline bool put_pair(Buffer *buffer, PyObject *key, PyObject *value) {
 }
 
 /* Put attributes. Return false, without an exception, if there are unusual ones among them. */
-static inline bool put_usual(Buffer *buffer, PyObject *attributes) {
+static bool put_usual(Buffer *buffer, PyObject *attributes) {
     PyObject *key, *value;
     Py_ssize_t at = 0;
     if (!PyDict_CheckExact(attributes)) return false;
@@ -105,7 +102,7 @@ static inline bool put_usual(Buffer *buffer, PyObject *attributes) {
 }
 
 /* Put what `_append_attributes` appends. */
-static inline int put_attributes(Buffer *buffer, PyObject *const *held, PyObject *attributes) {
+static int put_attributes(Buffer *buffer, PyObject *const *held, PyObject *attributes) {
     size_t before = buffer->size;
     if (put_usual(buffer, attributes)) return 0;
     buffer->size = before;
@@ -120,7 +117,7 @@ static inline int put_attributes(Buffer *buffer, PyObject *const *held, PyObject
 }
 
 /* Put what `stage_tail` returns of a name. */
-static inline int put_name(Buffer *buffer, PyObject *const *held, PyObject *name) {
+static int put_name(Buffer *buffer, PyObject *const *held, PyObject *name) {
     Py_ssize_t length, key_length;
     const char *text = PyUnicode_AsUTF8AndSize(name, &length);
     const char *key = text ? PyUnicode_AsUTF8AndSize(held[ML_STAGE], &key_length) : NULL;
@@ -139,7 +136,7 @@ static inline int put_name(Buffer *buffer, PyObject *const *held, PyObject *name
 enum { TAIL = 96 };
 static struct { size_t size; char bytes[TAIL]; } tails[KNOWN];
 
-static inline int fill_tails(PyObject *const *held) {
+int fill_tails(PyObject *const *held) {
     Buffer buffer;
     open_buffer(&buffer);
     int result = 0;
@@ -154,7 +151,7 @@ static inline int fill_tails(PyObject *const *held) {
 }
 
 /* Put what a segment says of the visits that it stands for. */
-static inline int put_visits(Buffer *buffer, const Tiling *tiling, const Segment *segment) {
+static int put_visits(Buffer *buffer, const Tiling *tiling, const Segment *segment) {
     PyObject *visits = PyLong_FromLong(segment->visits), *longest = PyFloat_FromDouble((double)segment->longest / 1e6);
     bool done = visits && longest && put_pair(buffer, tiling->held[COALESCED], visits)
                 && put_pair(buffer, tiling->held[LONGEST_MS], longest);
@@ -165,7 +162,7 @@ static inline int put_visits(Buffer *buffer, const Tiling *tiling, const Segment
 }
 
 /* Put what `stage_tail` returns. */
-static inline int put_tail(Buffer *buffer, Tiling *tiling, const Segment *segment, PyObject *mark) {
+static int put_tail(Buffer *buffer, Tiling *tiling, const Segment *segment, PyObject *mark) {
     int stage = segment->stage;
     size_t size = stage < KNOWN ? tails[stage].size : 0;
     if (size == 0) {
@@ -181,12 +178,12 @@ static inline int put_tail(Buffer *buffer, Tiling *tiling, const Segment *segmen
 
 /* Leave room for a span's tag and length, in what has been reserved. Return where it begins. */
 enum { GUESS = 3 }; /* bytes before a span of 128 to 16,383 */
-static inline size_t open_span(Buffer *buffer) {
+static size_t open_span(Buffer *buffer) {
     buffer->size += GUESS;
     return buffer->size - GUESS;
 }
 
-static inline int close_span(Buffer *buffer, size_t begin) {
+static int close_span(Buffer *buffer, size_t begin) {
     size_t size = buffer->size - begin - GUESS, needed = 1 + varint_size(size);
     if (needed != GUESS) {
         if (!reserve(buffer, HEADS)) return -1;
@@ -198,13 +195,13 @@ static inline int close_span(Buffer *buffer, size_t begin) {
     return 0;
 }
 
-static inline void put_times(Buffer *buffer, int64_t start, int64_t end) {
+static void put_times(Buffer *buffer, int64_t start, int64_t end) {
     put_fixed64(buffer, 0x39, (uint64_t)start);
     put_fixed64(buffer, 0x41, (uint64_t)end);
 }
 
 /* Put the spans of the first `count` segments; there are eight bytes from `id` on for each. */
-static inline int put_stages(Buffer *buffer, Tiling *tiling, int count, PyObject *head, const char *id, PyObject *mark) {
+int put_stages(Buffer *buffer, Tiling *tiling, int count, PyObject *head, const char *id, PyObject *mark) {
     size_t head_size = (size_t)PyBytes_Size(head);
     const char *shared = PyBytes_AsString(head);
     for (Segment *segment = tiling->segments; segment < tiling->segments + count; segment++, id += 8) {
@@ -219,13 +216,7 @@ static inline int put_stages(Buffer *buffer, Tiling *tiling, int count, PyObject
     return 0;
 }
 
-/* The nanoseconds of each stage, and the stages in order of first appearance. */
-typedef struct {
-    int64_t sums[KNOWN + MAX_EVENTS];
-    int order[MAX_SEGMENTS], stages;
-} Totals;
-
-static inline void add_up(Totals *totals, const Tiling *tiling, int count) {
+void add_up(Totals *totals, const Tiling *tiling, int count) {
     memset(totals->sums, 0, (size_t)tiling->named * sizeof *totals->sums);
     totals->stages = 0;
     for (const Segment *segment = tiling->segments; segment < tiling->segments + count; segment++) {
@@ -236,7 +227,7 @@ static inline void add_up(Totals *totals, const Tiling *tiling, int count) {
 }
 
 /* Put totals as attributes in milliseconds, named as `stage_total_ms` does. */
-static inline int put_totals(Buffer *buffer, const Totals *totals, const Tiling *tiling) {
+static int put_totals(Buffer *buffer, const Totals *totals, const Tiling *tiling) {
     for (int i = 0; i < totals->stages; i++) {
         int stage = totals->order[i];
         Py_ssize_t length;
@@ -254,18 +245,18 @@ static inline int put_totals(Buffer *buffer, const Totals *totals, const Tiling 
     return 0;
 }
 
-static inline void write_id(char *into, uint64_t id) {
+static void write_id(char *into, uint64_t id) {
     for (int i = 0; i < 8; i++) into[i] = (char)(id >> (56 - 8 * i));
 }
 
-static inline int read_id(char *into, PyObject *number) {
+static int read_id(char *into, PyObject *number) {
     uint64_t id = PyLong_AsUnsignedLongLong(number);
     if (id == UINT64_MAX && PyErr_Occurred()) return -1;
     write_id(into, id);
     return 0;
 }
 
-static inline int read_trace_id(char *into, PyObject *number) {
+static int read_trace_id(char *into, PyObject *number) {
     if (!PyLong_CheckExact(number)) return fail(PyExc_TypeError, "a trace id is an int");
     PyObject *bits = PyLong_FromLong(64);
     PyObject *high = bits ? PyNumber_Rshift(number, bits) : NULL;
@@ -276,9 +267,9 @@ static inline int read_trace_id(char *into, PyObject *number) {
     return result;
 }
 
-static inline bool is_context(PyObject *object) { return PyTuple_Check(object) && PyTuple_Size(object) == 6; }
+static bool is_context(PyObject *object) { return PyTuple_Check(object) && PyTuple_Size(object) == 6; }
 
-static inline bool is_identity(PyObject *object) {
+bool is_identity(PyObject *object) {
     if (!PyTuple_Check(object) || PyTuple_Size(object) != 3 || !is_context(PyTuple_GetItem(object, 0))) return false;
     PyObject *parent = PyTuple_GetItem(object, 1);
     return parent == Py_None || is_context(parent);
@@ -286,7 +277,7 @@ static inline bool is_identity(PyObject *object) {
 
 /* Return what `stage_head` returns: at these places the trace id, the entry span's id, all of the state's field. */
 enum { TRACE_ID = 2, ENTRY_ID = 20, STATE = 28 };
-static inline PyObject *make_head(PyObject *const *held, PyObject *context) {
+PyObject *make_head(PyObject *const *held, PyObject *context) {
     PyObject *state = PyTuple_GetItem(context, 4);
     int any = state == held[NO_STATE] ? 0 : PyObject_IsTrue(state); /* else a call into Python, of most requests */
     if (any < 0) return NULL;
@@ -307,13 +298,8 @@ static inline PyObject *make_head(PyObject *const *held, PyObject *context) {
     return head;
 }
 
-/* What an entry span has besides its stages and times; all borrowed. */
-typedef struct {
-    PyObject *identity, *rest, *client, *attributes; /* rest and client are bytes; client: NULL if there is none */
-} Entry;
-
 /* Put the entry span of a request of `count` stages. */
-static inline int put_entry(Buffer *buffer, const Tiling *tiling, int count, PyObject *head, const int64_t *times,
+int put_entry(Buffer *buffer, const Tiling *tiling, int count, PyObject *head, const int64_t *times,
                             const Entry *entry) {
     PyObject *parent = PyTuple_GetItem(entry->identity, 1), *rest = entry->rest, *client = entry->client;
     const char *ids = PyBytes_AsString(head);
@@ -342,5 +328,3 @@ static inline int put_entry(Buffer *buffer, const Tiling *tiling, int count, PyO
     if (put_attributes(buffer, tiling->held, entry->attributes) < 0) return -1;
     return close_span(buffer, begin);
 }
-
-#endif

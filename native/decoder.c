@@ -1,14 +1,12 @@
-/* The reference's spans.py in C, the same spans for a tenth of the CPU (docs/decisions/011): `parts`, `walk`, and
- * `columns` of what `walk` has read. This file is the module around them.
- *
- * hatch_build.py compiles this for the stable ABI of 3.10, except on free-threaded builds, for which there is none.
+/* The reference's spans.py in C, the same spans for a tenth of the CPU (docs/decisions/011): this file reads which
+ * attributes have columns; each function has a file of its own.
  */
 #include "decoder.h"
 
 #define WALK "stagetrace.otlp.decode.spans"
 #define ATTRIBUTES "stagetrace.otlp.decode.attributes"
 
-static const char *const WHERE[HELD][2] = {
+static const char *const WHERE[DECODER_HELD][2] = {
     {ATTRIBUTES, "looked_up"}, {WALK, "attribute"}, {WALK, "Refused"}, {WALK, "BAD_PARENT_ID"},
     {WALK, "straightened"}, {WALK, "status_code"}, {WALK, "with_all_attributes"},
 };
@@ -52,50 +50,18 @@ static int read_keys(State *state) {
     return result;
 }
 
-static int read_state(PyObject *module) {
-    State *state = PyModule_GetState(module);
-    for (int i = 0; i < HELD; i++) {
-        PyObject *from = PyImport_ImportModule(WHERE[i][0]);
-        state->held[i] = from ? PyObject_GetAttrString(from, WHERE[i][1]) : NULL;
-        Py_XDECREF(from);
-        if (state->held[i] == NULL) return -1;
-    }
-    return read_keys(state);
+static int fill(PyObject *module) {
+    State *state = decoder_state(module);
+    return import_all(state->held, WHERE, DECODER_HELD) < 0 ? -1 : read_keys(state);
 }
 
-static int traverse(PyObject *module, visitproc visit, void *arg) {
-    State *state = PyModule_GetState(module);
-    for (int i = 0; state != NULL && i < HELD; i++) Py_VISIT(state->held[i]);
-    return 0;
-}
-
-static int clear(PyObject *module) {
-    State *state = PyModule_GetState(module);
-    for (int i = 0; state != NULL && i < HELD; i++) Py_CLEAR(state->held[i]);
-    return 0;
-}
-
-static void free_module(void *module) { clear(module); }
-
-static PyMethodDef methods[] = {
-    {"parts", (PyCFunction)(void (*)(void))parts, METH_FASTCALL, "parts(data, at, end, most)"},
-    {"walk", (PyCFunction)(void (*)(void))walk, METH_FASTCALL, "walk(data, held, check, most)"},
-    {"columns", columns, METH_O, "columns(logs)"},
-    {"find", (PyCFunction)(void (*)(void))find, METH_FASTCALL, "find(data, offsets, known, bit, key, kind, odd)"},
+static PyMethodDef functions[] = {
+    {"decode_parts", (PyCFunction)(void (*)(void))decode_parts, METH_FASTCALL, "decode_parts(data, at, end, most)"},
+    {"decode_spans", (PyCFunction)(void (*)(void))decode_spans, METH_FASTCALL, "decode_spans(data, held, check, most)"},
+    {"decode_columns", decode_columns, METH_O, "decode_columns(logs)"},
+    {"decode_attribute", (PyCFunction)(void (*)(void))decode_attribute, METH_FASTCALL,
+     "decode_attribute(data, offsets, known, bit, key, kind, odd)"},
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, read_state},
-#ifdef Py_GIL_DISABLED
-    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
-#endif
-    {0, NULL},
-};
-
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "_decoder", .m_size = sizeof(State), .m_methods = methods, .m_slots = slots,
-    .m_traverse = traverse, .m_clear = clear, .m_free = free_module,
-};
-
-PyMODINIT_FUNC PyInit__decoder(void) { return PyModuleDef_Init(&definition); }
+const Group decoder_group = {"decoder", functions, fill};

@@ -5,12 +5,11 @@
  * span or an attribute is, the reference says what it means, called for that one.
  */
 #include "decoder.h"
-#include "decoder_pair.h"
 
 #include <math.h>
 
 /* Tags of fields: number and wire type. */
-enum { TRACE_ID = 0x0A, SPAN_ID = 0x12, PARENT = 0x22, NAME = 0x2A, KIND = 0x30, START = 0x39, END = 0x41 };
+enum { TRACE_ID = 0x0A, SPAN_ID = 0x12, PARENT = 0x22, NAME = 0x2A, KIND = 0x30, START_TIME = 0x39, END_TIME = 0x41 };
 enum { ATTRIBUTE = 0x4A, STATUS = 0x7A, FLAGS = 0x85, CODE = 0x18 };
 
 enum { IDS = 28, TIMES = 18 }; /* bytes of both ids, and of both times, tags and lengths included */
@@ -199,12 +198,12 @@ static Outcome take_time(Walk *walk, int64_t *time, Bytes *at, Bytes end) {
 static Bytes take_kind(Row *row, Bytes at, Bytes end, int *before) {
     row->kind = at[1];
     at += 2;
-    if (behind(at, end) < TIMES || at[0] != START || at[9] != END) return at;
+    if (behind(at, end) < TIMES || at[0] != START_TIME || at[9] != END_TIME) return at;
     uint64_t start = fixed64(at + 1), stop = fixed64(at + 10);
     if (start > LATEST_NS || stop > LATEST_NS) return at;
     row->start = (int64_t)start;
     row->end = (int64_t)stop;
-    *before = END;
+    *before = END_TIME;
     return at + TIMES;
 }
 
@@ -228,8 +227,8 @@ static Outcome read_span(Walk *walk, Row *row, Bytes *name, Bytes at, Bytes end)
     while (at < end) {
         Outcome outcome = DONE;
         int tag = *at;
-        bool once = tag == TRACE_ID || tag == SPAN_ID || tag == PARENT || tag == NAME || tag == KIND || tag == START
-                    || tag == END || tag == STATUS;
+        bool once = tag == TRACE_ID || tag == SPAN_ID || tag == PARENT || tag == NAME || tag == KIND || tag == START_TIME
+                    || tag == END_TIME || tag == STATUS;
         if (once && tag <= before) return ODD;
         if (once) before = tag;
         if (tag == ATTRIBUTE) {
@@ -247,8 +246,8 @@ static Outcome read_span(Walk *walk, Row *row, Bytes *name, Bytes at, Bytes end)
             at = *name + size;
         } else if (tag == KIND && behind(at, end) > 1 && at[1] < MORE) {
             at = take_kind(row, at, end, &before);
-        } else if (tag == START || tag == END) {
-            outcome = take_time(walk, tag == START ? &row->start : &row->end, &at, end);
+        } else if (tag == START_TIME || tag == END_TIME) {
+            outcome = take_time(walk, tag == START_TIME ? &row->start : &row->end, &at, end);
         } else if (tag == STATUS) {
             outcome = take_status(walk, row, &at, end);
         } else {
@@ -398,11 +397,11 @@ static int take_spans(Walk *walk, size_t size, const char *held, size_t held_siz
     return turn_page(walk, PAGE + 1);
 }
 
-PyObject *walk(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+PyObject *decode_spans(PyObject *module, PyObject *const *args, Py_ssize_t given) {
     char *data, *held;
     Py_ssize_t size, held_size;
     if (given != 4) {
-        fail(PyExc_TypeError, "walk takes two bytes, a callable or None, and an int");
+        fail(PyExc_TypeError, "decode_spans takes two bytes, a callable or None, and an int");
         return NULL;
     }
     if (PyBytes_AsStringAndSize(args[0], &data, &size) < 0 || PyBytes_AsStringAndSize(args[1], &held, &held_size) < 0)
@@ -413,7 +412,7 @@ PyObject *walk(PyObject *module, PyObject *const *args, Py_ssize_t given) {
         fail(PyExc_ValueError, "half a pair of places");
         return NULL;
     }
-    Walk one = {.state = PyModule_GetState(module), .begin = (Bytes)data, .check = args[2]};
+    Walk one = {.state = decoder_state(module), .begin = (Bytes)data, .check = args[2]};
     open_buffer(&one.log);
     open_buffer(&one.rest);
     one.logs = PyList_New(0);
