@@ -63,7 +63,7 @@ backends-if-go:
 
 clean: ## remove what make has put into the work tree (the cache outside it stays)
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -f src/stagetrace/_native*.so
+	find src -name "*.so" -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The activation files are copied and the extension in C is compiled at installation, so a change of theirs needs a new one; the
