@@ -33,16 +33,16 @@ _JAEGER_PORTS = {
 
 
 class BackendMissing(Exception):  # noqa: N818 - reads as what it says
-    """Say which binary is not built, and how to build it."""
+    """Report which binary is not built, and how to build it."""
 
 
 class BackendFailed(Exception):  # noqa: N818
-    """Say which process did not become ready, with the end of its log."""
+    """Report which process did not become ready, with the end of its log."""
 
 
 @dataclass(frozen=True)
 class Jaeger:
-    """Where a running Jaeger listens."""
+    """The addresses of a running Jaeger."""
 
     query_grpc: str
     query_http: str
@@ -52,13 +52,13 @@ class Jaeger:
 
     @property
     def url(self) -> str:
-        """Return what `stagetrace --store` takes."""
+        """Return the URL for `stagetrace --store`."""
         return f"jaeger://{self.query_grpc}"
 
 
 @dataclass(frozen=True)
 class Collector:
-    """Where a running Collector listens."""
+    """The addresses of a running Collector."""
 
     otlp_grpc: str
     otlp_http: str
@@ -72,7 +72,7 @@ def cache() -> Path:
 
 
 def binary(name: str) -> Path:
-    """Return the binary `jaeger` or `otelcol`: what STAGETRACE_<NAME> names, else what is built; or BackendMissing."""
+    """Return the binary `jaeger` or `otelcol`: STAGETRACE_<NAME>, else the built one; or raise BackendMissing."""
     variable = f"STAGETRACE_{name.upper()}"
     path = Path(os.environ.get(variable) or cache() / name)
     if not os.access(path, os.X_OK):
@@ -86,8 +86,8 @@ def binary(name: str) -> Path:
 def _own_ports() -> Iterator[int]:
     """Yield ports that no other process of this test run yields, each once a round.
 
-    Below the range from which the kernel takes the ports of outgoing connections, or one of these could take it before
-    the server that is to have it, or while that restarts.
+    They are below the range of the kernel for outgoing connections: one of these could otherwise take the port before
+    its server does, or while that restarts.
     """
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     first, size = (20_000 + 1_500 * (int(worker[2:]) % 8), 1_500) if worker else (20_000, 12_000)
@@ -114,7 +114,7 @@ def run_jaeger(
 ) -> Iterator[Jaeger]:
     """Run Jaeger until the block ends; badger keeps its spans in `folder` for the next run there.
 
-    `again` is an earlier Jaeger whose ports to take once more, as a restarted one does.
+    `again` is an earlier Jaeger whose ports are used again, as after a restart.
     """
     *free, health = _free_ports(len(_JAEGER_PORTS) + 1)
     ports = dict(zip(_JAEGER_PORTS, free, strict=True))
@@ -151,7 +151,7 @@ def run_collector(folder: Path, jaeger: Jaeger) -> Iterator[Collector]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return that many different free ports: all are held at once before any is given."""
+    """Return that many different free ports; all are held at once before the first is returned."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:

@@ -1,4 +1,4 @@
-"""Clients in closed loops: each sends its next request when it has the response to the one before."""
+"""Run clients in closed loops: each sends its next request when it has the response to the one before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _END = b"\r\n\r\n"
 
 
 def step(port: int, path: str, clients: Sequence[int], each_s: float) -> list[float]:
-    """Put so many clients at once on a service, one number after the other; return the requests per second of each."""
+    """Run each number of clients at once on a service, one after the other; return the requests per second of each."""
     request = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()
     rates = []
     for count in clients:
@@ -29,7 +29,7 @@ def step(port: int, path: str, clients: Sequence[int], each_s: float) -> list[fl
 
 
 def _until(end: float, sockets: list[socket.socket], request: bytes) -> int:
-    """Let them ask anew until `end`, then wait for the responses that are due; return how many came before it."""
+    """Send requests until `end`, then wait for the responses that are due; return the number received before it."""
     waiting, done = set(sockets), 0
     received = dict.fromkeys(sockets, b"")
     while waiting:

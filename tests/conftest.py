@@ -1,4 +1,4 @@
-"""What every test may ask for, which markers it gets from that, and what holds for a whole test run."""
+"""Define the fixtures of every test, the markers that follow from them, and the rules of a whole test run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _not_run = pytest.StashKey[Counter[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the processes that tests start the signal dispositions of a terminal, and watch that none is left."""
+    """Give the processes of tests the signal dispositions of a terminal, and watch that none is left running."""
     # A run in the background ignores SIGINT and SIGQUIT, and so would each process that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take over what a process of pytest-xdist has counted; each counts the same."""
+    """Take over the counts of a process of pytest-xdist; each has the same."""
     counted: dict[str, int] | None = getattr(node, "workeroutput", {}).get("not_run")  # none of one that has crashed
     if counted is not None:
         merged: Counter[str] = Counter(counted)
@@ -60,7 +60,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
-    """Count what this run leaves to another target of the Makefile."""
+    """Count the tests that this run leaves to another target of the Makefile."""
     for item in items:
         marker = next(
             (name for name in ("heavy", "backend", "service", "thorough") if item.get_closest_marker(name)), "other"
@@ -70,7 +70,7 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Kill what tests have left running."""
+    """Kill processes that tests have left running."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         counted = session.config.stash[_not_run]
@@ -81,7 +81,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say what this run did not cover, and what tests have left running: a fault of the test that started it."""
+    """Report what this run did not cover, and processes left running, a fault of the test that started them."""
     count = config.stash[_not_run]
     if count["service"] or count["thorough"] or count["backend"]:
         terminalreporter.write_line(
@@ -129,7 +129,7 @@ def _group(item: pytest.Item) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Spell out in a report what is no text in UTF-8, which pytest-xdist cannot pass on."""
+    """Escape text in a report that is no valid UTF-8, which pytest-xdist cannot pass on."""
     report = yield
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
@@ -142,7 +142,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def need(name: str) -> None:
-    """Skip where a binary is not built; under CI fail instead, or a green run could have tested nothing."""
+    """Skip if a binary is not built; under CI fail instead, or a green run could have tested nothing."""
     try:
         binary(name)
     except BackendMissing as error:
@@ -151,7 +151,7 @@ def need(name: str) -> None:
 
 @pytest.fixture(scope="session")
 def services() -> None:
-    """Start services: a test that does asks for this, and so is marked `service`."""
+    """Mark a test that starts services as `service`."""
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""Do without Docker what a Dockerfile says: each stage is a folder with a virtual environment of its own.
+"""Execute a Dockerfile without Docker: each stage is a folder with a virtual environment of its own.
 
-COPY takes what .dockerignore lets through, and nothing else is there. RUN lines run in the stage's folder, but for
-those that change the system. `pip install` is done by uv, from its cache.
+COPY copies the files that .dockerignore admits, and no others exist. RUN lines run in the stage's folder, except those
+that change the system. uv does `pip install`, from its cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What an image needs and this machine, on which the replay runs, has already.
+# Commands for an image that this machine, on which they run, does not need.
 OF_THE_SYSTEM = ("apt-get", "useradd")
 PIP = """#!/bin/sh
 case "$1" in
@@ -31,7 +31,7 @@ esac
 
 @dataclass
 class Stage:
-    """What one FROM has begun: the folder that stands for its `/`, its environment, and what was said of its start."""
+    """One build stage: the folder that represents its `/`, its environment, and its start command."""
 
     root: Path
     venv: Path
@@ -45,11 +45,11 @@ class Stage:
         return self.at(self.workdir)
 
     def at(self, path: Path | str) -> Path:
-        """Return where a path of the image is."""
+        """Return the location of a path of the image."""
         return self.root / (self.workdir / path).relative_to("/")
 
     def environment(self) -> dict[str, str]:
-        """Return what its programs get: nothing of this process's environment but how to reach a package index."""
+        """Return the environment of its programs: of this process's only how to reach a package index."""
         passed = ("PIP_", "UV_", "SSL_", "HTTP", "http", "NO_PROXY", "no_proxy", "REQUESTS_")
         kept = {name: value for name, value in os.environ.items() if name.startswith((*passed, "HOME", "XDG_CACHE"))}
         path = f"{self.venv}-tools:{self.venv / 'bin'}:/usr/local/bin:/usr/bin:/bin"
@@ -57,7 +57,7 @@ class Stage:
 
 
 def instructions(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the instructions of a Dockerfile with what follows each."""
+    """Yield the instructions of a Dockerfile with their arguments."""
     lines = (line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
     for line in re.sub(r"\\\n", " ", "\n".join(lines)).splitlines():
         name, _, rest = line.strip().partition(" ")
@@ -65,7 +65,7 @@ def instructions(text: str) -> Iterator[tuple[str, str]]:
 
 
 def replay(dockerfile: Path, context: Path, into: Path) -> Stage:
-    """Do what a Dockerfile says, in folders below `into`; return its last stage."""
+    """Execute a Dockerfile in folders below `into`; return its last stage."""
     lets_through = _patterns(dockerfile.with_name(f"{dockerfile.name}.dockerignore"))
     stages: dict[str, Stage] = {}
     stage = None
@@ -131,7 +131,7 @@ def _copy(base: Path, sources: list[str], target: Path, patterns: list[tuple[re.
 
 
 def _patterns(ignore: Path) -> list[tuple[re.Pattern[str], bool]]:
-    """Return the lines of a .dockerignore: which paths each means, and whether it lets them through."""
+    """Return the lines of a .dockerignore: the paths that each matches, and whether it admits them."""
     lines = [line.strip() for line in ignore.read_text().splitlines()] if ignore.exists() else []
     return [(_regex(line.lstrip("!")), line.startswith("!")) for line in lines if line and not line.startswith("#")]
 
@@ -142,7 +142,7 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def _let_through(path: str, patterns: list[tuple[re.Pattern[str], bool]]) -> bool:
-    """Return whether a file is sent to the build: the last line decides that means it, or a folder that it is in."""
+    """Return whether a file is sent to the build: the last line that matches it, or a folder of it, decides."""
     names = path.split("/")
     prefixes = ["/".join(names[: end + 1]) for end in range(len(names))]
     through = True

@@ -1,6 +1,6 @@
-"""Environments that uv makes outside the tree, with this checkout installed in them as a person would install it.
+"""Make environments with uv outside the tree, with this checkout installed in them as a user would install it.
 
-Each checkout has environments of its own; uv takes the packages from its cache, so only the first one downloads them.
+Each checkout has environments of its own; uv has the packages in its cache, so only the first one downloads them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def interpreter_with(requirements: Iterable[str], resolution: str = "highest") -> str:
-    """Return the interpreter of an environment with what these requirements resolve to today, which uv looks up."""
+    """Return the interpreter of an environment with the versions to which uv resolves these requirements today."""
     which = ("--python", sys.executable)
     given = "\n".join(requirements)
     resolved = _uv("pip", "compile", "-", "--no-annotate", "--resolution", resolution, *which, given=given)
@@ -33,7 +33,7 @@ def interpreter_with(requirements: Iterable[str], resolution: str = "highest") -
 
 @cache
 def interpreter_once(name: str, requirements: tuple[str, ...]) -> str:
-    """Return the interpreter of an environment with these requirements; once it is there, no network is needed."""
+    """Return the interpreter of an environment with these requirements; once it exists, no network is needed."""
     pyproject = (ROOT / "pyproject.toml").read_text()
     (own,) = re.findall(r"^dependencies = \[(.*?)^\]", pyproject, re.DOTALL | re.MULTILINE)
     return _made(name, "\n".join(requirements), own)
@@ -41,7 +41,7 @@ def interpreter_once(name: str, requirements: tuple[str, ...]) -> str:
 
 @cache
 def folder_with(*requirements: str) -> Path:
-    """Return a folder, for PYTHONPATH, that has these requirements and what they need."""
+    """Return a folder, for PYTHONPATH, with these requirements and their dependencies."""
 
     def make(folder: Path) -> None:
         _uv("pip", "install", "--python", sys.executable, "--target", str(folder), *requirements)
@@ -50,7 +50,7 @@ def folder_with(*requirements: str) -> Path:
 
 
 def _made(name: str, requirements: str, *more: str) -> str:
-    """Return the interpreter of the environment with these requirements, which is made if it is not there."""
+    """Return the interpreter of the environment with these requirements; make it if it does not exist."""
 
     def make(folder: Path) -> None:
         (folder / "versions.txt").write_text(requirements)
@@ -63,7 +63,7 @@ def _made(name: str, requirements: str, *more: str) -> str:
 
 
 def _once(name: str, inputs: list[str], make: Callable[[Path], None]) -> Path:
-    """Return the folder of the cache that belongs to these inputs, made if it is not there."""
+    """Return the folder of the cache for these inputs; make it if it does not exist."""
     base = os.environ.get("STAGETRACE_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     key = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
     folder = Path(base) / "stagetrace" / f"{name}-{key}"

@@ -1,7 +1,7 @@
-"""How far tests marked `heavy` and `heavier` go.
+"""Set the size of tests marked `heavy` and `heavier`.
 
-STAGETRACE_HEAVY unset: the former are skipped, the latter are small. `sample`, with `-m sample`: both are of a middle
-size, and some of them run (`make test-sample`). Anything else: both go all the way (`make test-heavy`).
+STAGETRACE_HEAVY unset: the former are skipped, the latter are small. `sample`, with `-m sample`: both have a medium
+size, and some of them run (`make test-sample`). Any other value: both have full size (`make test-heavy`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ HEAVY = bool(os.environ.get("STAGETRACE_HEAVY"))
 
 
 def scaled(few: int, sample: int, many: int) -> int:
-    """Return how many cases, rounds or seconds to take."""
+    """Return the number of cases, rounds or seconds."""
     if not HEAVY:
         return few
     return sample if os.environ["STAGETRACE_HEAVY"] == "sample" else many
 
 
 def fuzz_cases(few: int) -> int:
-    """Return how many cases to make: as many as asked for, else by how heavy it may be."""
+    """Return the number of cases: the requested one, else one by the size of the run."""
     return int(os.environ.get("STAGETRACE_FUZZ_CASES") or scaled(few, 5_000, 1_000_000))

@@ -1,4 +1,4 @@
-"""Nothing that a test run starts outlives it, even if pytest itself is killed.
+"""End all processes of a test run with it, even if pytest itself is killed.
 
 `Watcher` starts this file as a process. It waits until pytest has ended, then kills each process that carries the run's
 id in its environment, and prints the command lines of those.
@@ -20,7 +20,7 @@ GRACE_S = 3.0  # a process that is ending anyway is not left over
 
 
 class Watcher:
-    """Watches one test run. Where there is no /proc it finds nothing."""
+    """Watch one test run. Without /proc it finds nothing."""
 
     def __init__(self) -> None:
         self._id = secrets.token_hex(16)
@@ -36,7 +36,7 @@ class Watcher:
         os.environ[VARIABLE] = self._id
 
     def end(self) -> list[str]:
-        """Kill what is left; return its command lines."""
+        """Kill the remaining processes; return their command lines."""
         os.environ.pop(VARIABLE, None)
         output, _ = self._process.communicate()
         return output.splitlines()
@@ -58,7 +58,7 @@ def _is_zombie(folder: Path) -> bool:
 
 
 def main(run_id: str) -> None:
-    """Wait for the end of standard input, then kill what is left."""
+    """Wait for the end of standard input, then kill the remaining processes."""
     sys.stdin.read()
     deadline = time.monotonic() + GRACE_S
     while (left := alive(run_id)) and time.monotonic() < deadline:

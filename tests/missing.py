@@ -1,4 +1,4 @@
-"""What a machine lacks for a test: a person's may, CI's may not, or a green run could have tested nothing."""
+"""Handle missing tools: a developer's machine may lack some; on CI a green run could otherwise have tested nothing."""
 
 from __future__ import annotations
 

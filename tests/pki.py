@@ -1,4 +1,4 @@
-"""Keys and certificates for tests of TLS, valid by what Python insists on from 3.13 on."""
+"""Make keys and certificates for tests of TLS, valid by the rules of Python from 3.13 on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def make_pki(folder: Path) -> Path:
-    """Make an authority, what it signed for a server at 127.0.0.1 and for a client, and another authority.
+    """Make an authority, its certificates for a server at 127.0.0.1 and for a client, and another authority.
 
     `NAME.pem` and `NAME.key` of each: ca, server, client, other; `locked.key` is the client's, with a password.
     """

@@ -1,4 +1,4 @@
-"""Run a process before all else on the machine, so that other tests beside it do not change what it waits for."""
+"""Give a process priority on the machine, so that other tests beside it do not change what it waits for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def come_first(process: int, *, first: bool = True) -> None:
-    """Let all threads of a process, and what they start from now on, have a CPU before all else; or as all else.
+    """Give all threads of a process, and those that they start later, priority for a CPU; or take it away.
 
-    Where this user may not, or the platform cannot, nothing changes.
+    If this user may not, or the platform cannot, nothing changes.
     """
     with suppress(OSError, AttributeError):
         policy = os.SCHED_RR if first else os.SCHED_OTHER

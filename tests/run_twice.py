@@ -1,7 +1,7 @@
-"""Run pytest; run what failed once more, alone, and list what then passes as flaky.
+"""Run pytest; run failed tests once more, alone, and list those that then pass as flaky.
 
-Usage: run_twice.py PYTHON -m pytest ARGUMENTS. The exit code is that of the first run, or 0 if what failed there passes
-the second time. STAGETRACE_FLAKY names a file to which the list is added.
+Usage: run_twice.py PYTHON -m pytest ARGUMENTS. The exit code is that of the first run, or 0 if all pass the
+second time. STAGETRACE_FLAKY names a file to which the list is added.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 FAILED = Path(".pytest_cache/v/cache/lastfailed")
-TESTS_FAILED = 1  # pytest's exit code where tests ran and some failed
-MOST = 20  # more failures than these are no matter of chance
+TESTS_FAILED = 1  # exit code of pytest: tests ran and some failed
+MOST = 20  # more failures than these are not by chance
 
 
 def main(command: list[str]) -> int:
@@ -36,7 +36,7 @@ def main(command: list[str]) -> int:
 
 
 def without_group(test: str) -> str:
-    """Return a test's name without the group that pytest-xdist appends."""
+    """Return the name of a test without the group that pytest-xdist appends."""
     name, at, group = test.rpartition("@")
     return name if at and "]" not in group else test
 

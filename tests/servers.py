@@ -1,4 +1,4 @@
-"""LitServe and MLServer in an environment of their own: MLServer does not work with the newest FastAPI."""
+"""Run LitServe and MLServer in an environment of their own: MLServer does not work with the newest FastAPI."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-READY_WITHIN_S = 240  # each worker process of theirs imports all anew, for seconds of a core
+READY_WITHIN_S = 240  # each worker process imports everything again, for seconds of a core
 HAS_MLSERVER = sys.version_info < (3, 13)  # as it says itself
 # MLServer 1.7.1's workers do not start under a newer uvloop: "There is no current event loop".
 MLSERVER = ("mlserver==1.7.1", "uvloop<0.22") if HAS_MLSERVER else ()
@@ -28,13 +28,13 @@ PACKAGES = ("litserve==0.2.19", "scikit-learn>=1.5", *MLSERVER)
 
 
 def python() -> str:
-    """Return the interpreter of the environment; skip where it cannot be made, under CI fail instead."""
+    """Return the interpreter of the environment; skip if it cannot be made, under CI fail instead."""
     return interpreter_once("servers", PACKAGES)
 
 
 @contextmanager
 def run_litserve(folder: Path, serving: str, env: Mapping[str, str]) -> Iterator[Service]:
-    """Run `litserve_app` with LITSERVE=`serving`, and end all of its processes: its main one heeds SIGINT alone."""
+    """Run `litserve_app` with LITSERVE=`serving`, and end all of its processes: its main one obeys SIGINT alone."""
     with run_service(
         folder,
         argv=[python(), "litserve_app.py"],
@@ -57,7 +57,7 @@ def run_litserve(folder: Path, serving: str, env: Mapping[str, str]) -> Iterator
 def run_mlserver(
     folder: Path, models: Mapping[str, Mapping[str, object]], workers: int, env: Mapping[str, str]
 ) -> Iterator[tuple[Service, int]]:
-    """Run MLServer with models, by name their settings; give the service and the port of gRPC."""
+    """Run MLServer with models (settings by name); yield the service and the port of gRPC."""
     if not HAS_MLSERVER:
         pytest.skip("MLServer 1.7.1 does not run on Python 3.13 and later")
     grpc_port = free_port()

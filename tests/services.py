@@ -1,4 +1,4 @@
-"""Start the test applications as a person would, under each launcher, and talk to them over real HTTP."""
+"""Start the test applications as a user would, under each launcher, and send them real HTTP requests."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ WSGI_SERVERS: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class Service:
-    """A running service. `log` is readable once it has stopped, and meanwhile as far as it got."""
+    """A running service. `log` is complete once it has stopped, and readable before."""
 
     url: str
     process: subprocess.Popen[bytes]
     log_file: Path
     client: httpx.Client
-    first: httpx.Response | None = None  # the answer by which it was known to be ready
+    first: httpx.Response | None = None  # the response that showed that it is ready
 
     @property
     def log(self) -> str:
@@ -104,9 +104,9 @@ def run_service(
 ) -> Iterator[Service]:
     """Run an app of tests/apps until the block ends; ready when the path `ready` answers, `within_s`.
 
-    Waits in the socket and the wire are left out, unless `env` asks for them: a busy machine adds the former to any
-    request, and stock tracing does not know the latter.
-    `argv` replaces the launcher's command, `{port}` in it the port. `tls`: over TLS, whatever its certificate.
+    Socket waits and network readings are off, unless `env` switches them on: a busy machine adds the former to any
+    request, and stock tracing lacks the latter.
+    `argv` replaces the launcher's command, with `{port}` as the port. `tls`: over TLS, with any certificate.
     """
     assert allowed, "a test that starts a service asks for the fixture `services`, by which it is marked so"
     port = free_port()
@@ -123,7 +123,7 @@ def run_service(
             start_new_session=True,
         )
     url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
-    # No connection is kept: an open one would make a server wait for it when told to stop.
+    # Connections are closed: a server would wait for an open one when it has to stop.
     limits = httpx.Limits(max_keepalive_connections=0)
     with httpx.Client(base_url=url, timeout=30, limits=limits, verify=not tls) as client:
         service = Service(url, process, log_file, client)

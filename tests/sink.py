@@ -1,4 +1,4 @@
-"""A real OTLP gRPC receiver that keeps what it is sent, for tests that look at span trees and need no Jaeger."""
+"""Receive spans by a real OTLP gRPC receiver, for tests that check span trees and need no Jaeger."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHORT_NS = 8_000_000
 
 @dataclass(frozen=True)
 class Received:
-    """One span off the wire. Times in nanoseconds, ids in hex."""
+    """One span as received. Times in nanoseconds, ids in hex."""
 
     name: str
     kind: int
@@ -47,7 +47,7 @@ class Request:
 
     @property
     def names(self) -> list[str]:
-        """The stages in order, without the moments between two sends that a busy machine stretches into stages."""
+        """Return the stages in order, without gaps between two sends that a busy machine stretches into stages."""
         names: list[str] = []
         for stage in self.stages:
             sending = "network.send" in names and stage.end - stage.start < SHORT_NS
@@ -61,15 +61,15 @@ class Request:
 
 @dataclass
 class Sink:
-    """What arrived so far."""
+    """The spans received so far."""
 
     endpoint: str = ""
     spans: list[Received] = field(default_factory=list)
-    protos: list[Any] = field(default_factory=list)  # the same spans, as they came
+    protos: list[Any] = field(default_factory=list)  # the same spans, in order of arrival
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait_for(self, ready: Callable[[list[Received]], bool], timeout_s: float = 60) -> list[Received]:
-        """Return all spans as soon as `ready` says so of them."""
+        """Return all spans as soon as `ready` is true for them."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             with self.lock:
@@ -85,7 +85,7 @@ class Sink:
         return request_of([span for span in spans if span.trace_id == trace_id])
 
     def requests(self, trace_id: str, count: int) -> list[Request]:
-        """Return the requests of this trace, of which there are so many: one each process, the first caller first."""
+        """Return the `count` requests of this trace: one for each process, the first caller first."""
 
         def found(all_: list[Received]) -> list[Request]:
             spans = [span for span in all_ if span.trace_id == trace_id]
@@ -110,7 +110,7 @@ class Sink:
 
 
 def request_of(spans: list[Received]) -> Request:
-    """Return the one request that these spans of one trace are about."""
+    """Return the one request to which these spans of one trace belong."""
     entries = [span for span in spans if span.kind == SERVER]
     assert len(entries) == 1, [(span.name, span.scope) for span in entries]
     entry = entries[0]
@@ -120,7 +120,7 @@ def request_of(spans: list[Received]) -> Request:
 
 
 def assert_tiled(request: Request) -> None:
-    """Check the span shape that the design promises, to the nanosecond."""
+    """Check the span shape of the design, to the nanosecond."""
     entry, stages = request.entry, request.stages
     assert stages, "no stages"
     assert stages[0].start == entry.start

@@ -1,4 +1,4 @@
-"""Activation: what the variable does to a process, and what it must not do to one that serves nothing."""
+"""Activation: the effect of the variable on a process, and that it has none on one that serves nothing."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_on_loads_the_registry_and_nothing_that_costs(value: str) -> None:
     ],
 )
 def test_a_library_without_a_server_loads_no_opentelemetry(library: str) -> None:
-    """A training script, a notebook, a command-line tool: they import the same libraries and serve nothing."""
+    """A training script, a notebook and a command-line tool import the same libraries and serve nothing."""
     loaded = "*(name in sys.modules for name in ('stagetrace.guard', 'opentelemetry'))"
     code = f"import {library}, sys; print({loaded})"
     assert python(code, STAGETRACE="1").stdout.split() == ["True", "False"]
@@ -125,7 +125,7 @@ import waitress.server, flask.app
     ],
 )
 def test_a_failing_import_looks_as_it_does_untraced(body: str, tmp_path: Path) -> None:
-    """Python leaves the frames of an import out of tracebacks and warnings: ours, too."""
+    """Python omits the frames of an import from tracebacks and warnings: ours, too."""
     (tmp_path / "flask").mkdir()
     (tmp_path / "flask" / "__init__.py").touch()
     (tmp_path / "flask" / "app.py").write_text(body)

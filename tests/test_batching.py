@@ -1,4 +1,4 @@
-"""`stagetrace.batch` in a person's own batchers, of the same process and of another."""
+"""`stagetrace.batch` in batchers of a service, in the same process and in another."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_batch_is_one_inference(service: Service, sink: Sink, where: str) -> N
 
 
 def test_a_worker_that_dies_leaves_what_is_known(service: Service, sink: Sink) -> None:
-    """Nobody says when the batch began: the wait is the handler's own."""
+    """The begin of the batch is not reported: the wait is the handler's."""
     trace_id, response = service.call("POST", "/process/exit")
     request = sink.request(trace_id)
     assert response.status_code == 504

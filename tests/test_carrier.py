@@ -1,4 +1,4 @@
-"""What a carrier is by itself, without a server: small, plain, and each request's own whoever else carries at once."""
+"""A carrier without a server: small, plain, and of one request even if others are carried at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fault bench names each request by what its generator made, and its arithmetic is right."""
+"""The fault benchmark labels each request with the fault that its generator produced, and its arithmetic is right."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_slow_dependency_is_made_and_named(tmp_path: Path) -> None:
 
 
 def test_each_word_that_can_be_told_is_made() -> None:
-    """But `unknown`, which nobody makes."""
+    """Except `unknown`, which has no fault."""
     source = "".join(Path(BENCH.parent, name).read_text() for name in ("faults.py", "ordinary.py"))
     made = {word for word in WORDS if f'"{word}"' in source}
     assert set(WORDS) - made == {"unknown"}

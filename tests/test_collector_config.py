@@ -38,14 +38,14 @@ ARRIVES_WITHIN_S = 30
 
 
 class Acknowledged(SpanExporter):
-    """Pass spans on and remember what the receiver answered."""
+    """Pass spans on and store the response of the receiver."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self.exporter = exporter
         self.results: list[SpanExportResult] = []
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export and remember."""
+        """Export, and store the result."""
         self.results.append(self.exporter.export(spans))
         return self.results[-1]
 
@@ -119,7 +119,7 @@ def test_collector_accepts_its_configuration(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("backends")
 def test_collector_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that ends instead of becoming ready is reported with the end of its log."""
+    """A process that ends before it is ready is reported with the end of its log."""
     monkeypatch.setenv("COLLECTOR_MEMORY_MIB", "many")
     nowhere = Jaeger("", "", f"http://127.0.0.1:{free_port()}", "", 0)
     with pytest.raises(BackendFailed, match=r"(?s)otelcol ended with 1\..*limit_mib"), run_collector(tmp_path, nowhere):
@@ -130,7 +130,7 @@ def test_collector_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytes
 def test_span_travels_through_the_collector(
     exporter: Callable[[Collector], SpanExporter], collector: Collector, jaeger: Jaeger
 ) -> None:
-    """What a service sends over either protocol can be found in Jaeger by its attribute."""
+    """A span that a service sends over either protocol can be found in Jaeger by its attribute."""
     service = f"travels-{exporter.__name__}"
     send(exporter(collector), service, "first", "second")
     arrives(jaeger, service, "first", "second")
@@ -291,7 +291,7 @@ def test_go_modules_are_those_of_the_manifest() -> None:
 
 
 def test_compose_waits_for_what_can_be_waited_for() -> None:
-    """`service_healthy` is only asked of services with a health check, on a health port of their file."""
+    """`service_healthy` is only required of services with a health check, on a health port of their file."""
     for service in SERVICES.values():
         for name, dependency in service.get("depends_on", {}).items():
             assert ("healthcheck" in SERVICES[name]) == (dependency["condition"] == "service_healthy")
@@ -303,7 +303,7 @@ def test_compose_waits_for_what_can_be_waited_for() -> None:
 
 
 def test_compose_keeps_spans_in_volumes() -> None:
-    """Jaeger's spans and the Collector's queue lie in named volumes that the images' user owns."""
+    """Jaeger's spans and the Collector's queue are in named volumes that the images' user owns."""
     places = {"jaeger": "JAEGER_BADGER_DIR", "collector": "COLLECTOR_QUEUE_DIR"}
     for service, variable in places.items():
         folder = SERVICES[service]["environment"][variable]

@@ -1,4 +1,4 @@
-"""The three services of examples/distributed, for real: each judges itself, and a breach is followed to its owner."""
+"""The three services of examples/distributed: each judges its own requests, and a breach is followed to its owner."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_breach_is_followed_down_to_who_owns_the_time(store: str, what: str, s
 
 
 def test_a_downstream_trace_that_is_missing_is_said(store: str) -> None:
-    """As where the feature service is not traced: its spans are left out of what is asked."""
+    """As if the feature service were not traced: the store lacks its spans."""
     breach_of(store, "features at the far end of a long line")
     from stagetrace.analysis.time_owner import owner_of
     from stagetrace.store import open_store

@@ -59,7 +59,7 @@ def test_the_readme_service_runs_as_the_readme_says(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("services")
 def test_the_service_that_marks_by_hand_runs_as_its_page_says(tmp_path: Path) -> None:
-    """The stage, the model on it and on the request, and the segment arrive."""
+    """The span of the stage, the model on it and on the request, and the segment arrive."""
     (tmp_path / "marking.py").write_text(blocks((ROOT / "docs/marking.md").read_text(), "python")[0])
     argv = [PYTHON, "-m", "uvicorn", "marking:app", "--port", "{port}", "--app-dir", str(tmp_path)]
     with run_sink() as sink:
@@ -109,7 +109,7 @@ def test_each_attribute_is_described_and_documented() -> None:
 
 
 def test_attribute_names_are_written_in_one_place() -> None:
-    """Both sides take them from semconv."""
+    """Both sides import them from semconv."""
     for path in (ROOT / "src").rglob("*.py"):
         if path.name != "semconv.py":
             literals = re.findall(r"\"((?:sla|ml)\.[a-z_.]+)\"", path.read_text())
@@ -117,7 +117,7 @@ def test_attribute_names_are_written_in_one_place() -> None:
 
 
 def test_contributing_lists_each_module_and_folder() -> None:
-    """The tables of CONTRIBUTING.md name what lies directly in src/stagetrace, and nothing else."""
+    """The tables of CONTRIBUTING.md list the modules and folders of src/stagetrace, and nothing else."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     section = text.partition("## Where things are")[2].partition("\n## ")[0]
     cells = " ".join(re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE))

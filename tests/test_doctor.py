@@ -1,4 +1,4 @@
-"""`stagetrace doctor` as a person runs it: what it finds is what is, for each thing that can be wrong."""
+"""`stagetrace doctor` as a user runs it: it finds each fault that an installation can have."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PROMISE = "POST /predict within 50ms for 99.9% over 28d"
 
 
 def settings(folder: Path, **env: str) -> dict[str, str]:
-    """Return an environment in which no process of other tests is seen, and no endpoint is left to chance."""
+    """Return an environment that hides the processes of other tests and sets the endpoint."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("STAGETRACE", "OTEL_"))}
     ports = {f"STAGETRACE_{name}PORT": str(free_port()) for name in ("HTTP_", "QUERY_HTTP_")}
     own = {"STAGETRACE_STATUS": str(folder / "status"), "OTEL_TRACES_EXPORTER": "none"}
@@ -124,7 +124,7 @@ def test_wrong_usage_is_exit_code_two(arguments: list[str], tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Check]]:
-    """Return the checks where nothing is exported, and some things are switched off."""
+    """Return the checks without an exporter and with some sources switched off."""
     hidden = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=hunter2"}
     off = {"STAGETRACE_SOCKET_WAIT": "0", "STAGETRACE_GC_PAUSE": "0"}
     return checks(tmp_path_factory.mktemp("here"), STAGETRACE_SLA=PROMISE, **hidden, **off)
@@ -170,7 +170,7 @@ def test_what_the_platform_does_not_tell_is_said_with_the_reason(here: dict[str,
 
 
 def test_an_old_or_missing_package_fails() -> None:
-    """What services go without is missing all the same; where they can record, nothing says that they cannot."""
+    """A package that services can do without is reported as missing; if they can record, no check denies it."""
     good: dict[str, str | None] = {name: least for name, (least, _) in versions.LEAST.items()}
     found = installation.packages({**good, "opentelemetry-sdk": "1.9.3", "opentelemetry-api": None, "grpcio": None})
     assert (found.state, found.mend) == (FAIL, "pip install 'opentelemetry-api>=1.45' 'opentelemetry-sdk>=1.45'")
@@ -210,7 +210,7 @@ def test_an_interpreter_that_reads_no_activation_file_is_told(tmp_path: Path) ->
 @pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_the_endpoint_is_tried_for_real(protocol: str, jaeger: Jaeger, collector: Collector, tmp_path: Path) -> None:
-    """Jaeger, a Collector and the embedded back end take the export without spans, and keep nothing of it."""
+    """Jaeger, a Collector and the embedded back end accept the export without spans, and store nothing."""
     grpc = protocol == "grpc"
     with run_up(tmp_path) as up:
         addresses = [
@@ -227,7 +227,7 @@ def test_the_endpoint_is_tried_for_real(protocol: str, jaeger: Jaeger, collector
 
 @pytest.mark.usefixtures("services")
 def test_a_span_makes_the_round_trip(jaeger: Jaeger, collector: Collector, tmp_path: Path) -> None:
-    """Through the Collector into Jaeger; not where somebody else's store is asked."""
+    """It goes through the Collector into Jaeger, and is not found in another store."""
     env = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.otlp_grpc}
     (found,) = checks(tmp_path, "--round-trip", jaeger.url, **env)["round trip"]
     assert found.state == OK
@@ -256,7 +256,7 @@ def test_a_store_that_is_none_is_wrong_usage_at_once(url: str, monkeypatch: pyte
 
 @pytest.mark.usefixtures("services")
 def test_what_cannot_arrive_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing was sent, or nobody answers where it is looked for."""
+    """Nothing was sent, or the store does not respond."""
     store = f"jaeger://127.0.0.1:{free_port()}"
     monkeypatch.setattr(delivery, "_ARRIVES_WITHIN_S", 3600)
     nobody = delivery.arrival("ab" * 16, store, SENT)
@@ -400,7 +400,7 @@ def test_a_running_service_is_shown_with_its_counts(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("services")
 def test_what_costs_latency_in_a_running_service_is_said(tmp_path: Path) -> None:
-    """A blocked loop, a pool of threads that is taken, and what the head sampler drops."""
+    """A blocked event loop, a full thread pool, and requests that the head sampler drops."""
     folder = tmp_path / "status"
     sampler = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}
     argv = [PYTHON, "-m", "uvicorn", "any_bare:app", "--port", "{port}"]
@@ -437,7 +437,7 @@ def test_a_wait_now_and_then_is_no_warning() -> None:
 
 @pytest.fixture(scope="module")
 def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a process says and what doctor does, where nothing is delivered, a patch fails and a spool is bad."""
+    """Return the status of a process without delivery, with a failing patch and a bad spool, and what doctor finds."""
     assert services is None
     folder = tmp_path_factory.mktemp("troubled")
     (folder / "file").write_text("")
@@ -510,7 +510,7 @@ ODD = [
 @pytest.mark.parametrize("text", ["", "[", *ODD])
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_whatever_stands_in_a_file_is_no_traceback(text: str, form: list[str], tmp_path: Path) -> None:
-    """Root reads what others wrote."""
+    """Root reads files of other users."""
     me = status.myself()
     (tmp_path / "status").mkdir()
     (tmp_path / "status" / me.name).write_text(text)

@@ -1,4 +1,4 @@
-"""The ticket router of examples/ over real HTTP: by itself without recording, and in the demo with it."""
+"""The ticket router of examples/ over real HTTP: without recording, and recorded in the demo."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STARTS_WITHIN_S = 240
 
 
 def plain_environment() -> dict[str, str]:
-    """Return the environment without what would switch recording on or steer it."""
+    """Return the environment without variables that switch recording on or configure it."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "STAGETRACE"))}
 
 
@@ -48,7 +48,7 @@ def test_what_is_no_answer_ends_the_demo_and_is_shown(
 
 @dataclass
 class Router:
-    """The running service: a client of it, and a file with a line for each module that its process has imported."""
+    """The running service: a client, and a file with a line for each module that its process has imported."""
 
     client: httpx.Client
     imported: Path
@@ -56,7 +56,7 @@ class Router:
 
 @pytest.fixture(scope="module")
 def running(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:  # noqa: ARG001 -- it marks the tests
-    """Run the service as a person would, with uvicorn in its folder."""
+    """Run the service as a user would, with uvicorn in its folder."""
     port = free_port()
     imported = tmp_path_factory.mktemp("router") / "imported"
     with imported.open("w") as errors:
@@ -108,13 +108,13 @@ TICKETS = {
 
 
 def test_health(router: httpx.Client) -> None:
-    """The service says that it is up."""
+    """The service reports that it is up."""
     assert router.get("/health").json() == {"status": "ok"}
 
 
 @pytest.mark.parametrize(("team", "text"), TICKETS.items())
 def test_message_goes_to_the_right_team(team: str, text: str, router: httpx.Client) -> None:
-    """Messages that are in no training text are routed, with one probability for each team."""
+    """Messages outside the training data are routed, with one probability for each team."""
     answer = router.post("/predict", json={"text": text}).json()
     assert answer["team"] == team
     assert sorted(answer["probabilities"]) == sorted(TICKETS)
@@ -122,13 +122,13 @@ def test_message_goes_to_the_right_team(team: str, text: str, router: httpx.Clie
 
 
 def test_batch_answers_as_single_messages_do(router: httpx.Client) -> None:
-    """The batch gives the same answers, in order."""
+    """The batch returns the same results, in order."""
     single = [router.post("/predict", json={"text": text}).json() for text in TICKETS.values()]
     assert router.post("/predict/batch", json={"texts": list(TICKETS.values())}).json() == single
 
 
 def test_quotes_and_signatures_do_not_count(router: httpx.Client) -> None:
-    """What somebody else wrote, and what stands below the signature line, changes nothing."""
+    """Quoted text, and text below the signature line, changes nothing."""
     text = TICKETS["account"]
     around = (
         f"> my parcel has not arrived, where is the courier?\n{text}\n-- \nACME parcel delivery and courier services"
@@ -147,7 +147,7 @@ def test_quotes_and_signatures_do_not_count(router: httpx.Client) -> None:
     ],
 )
 def test_nonsense_is_refused(path: str, body: object, router: httpx.Client) -> None:
-    """FastAPI's own error, not a failure of the model."""
+    """The error is FastAPI's own, not a failure of the model."""
     assert router.post(path, json=body).status_code == httpx.codes.UNPROCESSABLE_ENTITY
 
 
@@ -193,7 +193,7 @@ def longest_ms(output: str, stage: str) -> float:
 
 @pytest.mark.usefixtures("services")
 def test_demo_shows_the_breaches(tmp_path: Path) -> None:
-    """The main job: each fault of an unchanged service shows in the stage that it is a fault of."""
+    """Each fault of an unchanged service shows in its stage."""
     process = run_demo(tmp_path)
     output, errors = process.communicate(timeout=480)
     assert process.returncode == 0, errors
@@ -203,7 +203,7 @@ def test_demo_shows_the_breaches(tmp_path: Path) -> None:
     assert min(longest.values()) > 50, longest
     breach = r"^\S+ +POST /\S+ +[\d.]+ ms( +\d+ ms)? +[\d.]+ ms +[\w.]+( \(\w+\))?.* +[0-9a-f]{8,}$"
     assert len(re.findall(breach, output, re.MULTILINE)) == 10
-    # What is summed up is all that the service judged, and not what is listed.
+    # The sums are over all judged requests, not only those listed.
     judged, missed = re.findall(r"judged (\d+) requests, (\d+) missed their objective", output)[0]
     summary = rf"^{missed} of {judged} judged requests missed their objective, [\d.]+ s over in all: [\w.]+/\w+ \d+ %"
     assert re.search(summary, output, re.MULTILINE)
@@ -217,7 +217,7 @@ def test_demo_shows_the_breaches(tmp_path: Path) -> None:
 
 
 def check_second_act(output: str, folder: Path) -> None:
-    """Each question is answered in a sentence, and all of them on a page, which stays: the test takes it away."""
+    """Check that each question is answered in a sentence, and all on a page, which the test removes."""
     answered = dict(re.findall(r"^\$ stagetrace (\w+).*\n  (\S.*)$", output, re.MULTILINE))
     assert {*ANSWERS, BENCH} <= answered.keys()
     assert all(answered.values())

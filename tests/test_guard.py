@@ -19,7 +19,7 @@ REQUESTS = 30
 
 @pytest.fixture(autouse=True)
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Begin with nothing counted; give what is said."""
+    """Reset the counts; return the log."""
     lines: list[str] = []
     monkeypatch.setattr(guard, "failures", {})
     monkeypatch.setattr(guard, "_switches", {})
@@ -82,7 +82,7 @@ def test_the_other_parts_of_that_hook_are_not_called_and_those_of_other_hooks_ar
 
 
 def test_what_ends_something_is_called_even_then() -> None:
-    """A request that began before the patch was switched off must end."""
+    """A request that began before the patch was switched off must still finish."""
     begin, end = Part(name="begin"), Part(name="end")
     beginning, ending = guard.guarded(begin.function), guard.guarded_end(end.function)
     for _ in range(10):
@@ -175,7 +175,7 @@ def breaking(service: Service) -> Iterator[Callable[[str], None]]:
 def test_after_ten_failures_requests_run_untouched_by_that_patch(
     part: str, patch: str, service: Service, breaking: Callable[[str], None]
 ) -> None:
-    """On a real service: the broken part is called ten times and never again, whatever comes."""
+    """In a real service the broken part is called ten times and never again."""
     begun = len(service.log)
     breaking(part)
     for _ in range(REQUESTS):
@@ -189,7 +189,7 @@ def test_after_ten_failures_requests_run_untouched_by_that_patch(
 
 
 def test_the_other_patches_go_on(service: Service, sink: Sink, breaking: Callable[[str], None]) -> None:
-    """The patch that notes routes is off: request, stages and model are still there, the route is looked up."""
+    """The patch that records routes is off: request, stages and model are still recorded, the route is resolved."""
     breaking(SERVE_BY)
     traces = [service.call("POST", "/predict", json={"inference_s": 0.02})[0] for _ in range(REQUESTS)]
     request = sink.request(traces[-1])

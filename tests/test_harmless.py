@@ -1,4 +1,4 @@
-"""Whatever breaks in stagetrace, the service answers byte for byte as it does untraced."""
+"""Whatever fails in stagetrace, the responses of the service are byte for byte those without tracing."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def test_a_part_that_fails_as_a_service_starts_changes_no_answer_and_is_said_onc
 
 
 def part_answers(service: Service, requests: Any = PART_REQUESTS, first: int = 0) -> list[Any]:
-    """Return the answers, by turns to callers that are sampled, not sampled, and not traced, from the `first` on."""
+    """Return the responses, in turn to callers that are sampled, not sampled, and not traced, from the `first` on."""
     return [
         answer(
             service.client.request(
@@ -290,7 +290,7 @@ def part_answers(service: Service, requests: Any = PART_REQUESTS, first: int = 0
 
 @contextmanager
 def keeping_its_connection(service: Service) -> Iterator[Service]:
-    """Ask over one connection, which is closed before the service is to stop."""
+    """Send requests over one connection, which is closed before the service has to stop."""
     with httpx.Client(base_url=service.url, timeout=60) as service.client:
         yield service
 
@@ -378,7 +378,7 @@ def test_nor_does_a_part_that_makes_spans_for_others(
 def break_and_ask(
     part: str, breakable: Service, untraced_parts: tuple[list[Any], list[str]], requests: Any = PART_REQUESTS
 ) -> None:
-    """Ask while a part fails, until it has been used: some serve a certain caller of a certain request alone."""
+    """Send requests while a part fails, until it has been used: some need a certain caller and request."""
     begun = len(breakable.log)
     said: list[str] = []
     if part != "nothing":
@@ -400,7 +400,7 @@ def break_and_ask(
 
 
 def wait_for_said(service: Service, before: int, within_s: float) -> list[str]:
-    """Return what stagetrace said of the broken part: mostly at once, sometimes from another thread."""
+    """Return the log of stagetrace about the broken part: mostly at once, sometimes from another thread."""
     deadline = time.monotonic() + within_s
     while True:
         said = [
@@ -432,7 +432,7 @@ def _black_hole() -> Iterator[str]:
 
 @contextmanager
 def _rubbish() -> Iterator[str]:
-    """Answer whatever comes with something that is no protocol."""
+    """Respond to everything with bytes of no protocol."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -465,7 +465,7 @@ def _nobody() -> Iterator[str]:
 def test_a_collector_that_is_down_hangs_or_answers_rubbish(
     collector: Any, protocol: str, untraced: list[Any], tmp_path: Path
 ) -> None:
-    """Answers are the same, the end comes, and what is said is said once, in at most three lines."""
+    """Responses are the same, the process ends, and each message is logged once, in at most three lines."""
     with collector() as endpoint:
         env = environment(endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol, OTEL_EXPORTER_OTLP_TIMEOUT="1")
         with run_service(tmp_path, "broken", env=env) as service:

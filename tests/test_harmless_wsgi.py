@@ -1,4 +1,4 @@
-"""As test_harmless.py, for WSGI: whatever breaks in stagetrace, the service answers as it does untraced."""
+"""As test_harmless.py, for WSGI: whatever fails in stagetrace, the responses are those without tracing."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def served(
 
 @contextmanager
 def both(server: str, folder: Path, **more: str) -> Iterator[tuple[Service, tuple[list[Any], list[str]]]]:
-    """Serve the application traced; give that, and what it answers and logs untraced."""
+    """Serve the application traced; return that, and its responses and log without tracing."""
     argv = wsgi_command(server, "switchable_flask") + ["--keep-alive", "60"] * server.startswith("gunicorn")
     with run_service(folder, argv=argv, env=more) as running, keeping_its_connection(running) as service:
         untraced = part_answers(service, REQUESTS), errors_of_the_app(service.log)

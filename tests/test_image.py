@@ -1,4 +1,4 @@
-"""examples/Dockerfile builds an image that serves and records: its lines are done here, without Docker."""
+"""examples/Dockerfile builds an image that serves and records: its lines are executed here, without Docker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOURCES = ROOT / "src"
 
 @pytest.mark.usefixtures("services")
 def test_the_image_of_the_example_records_with_its_native_code(tmp_path: Path) -> None:
-    """As docker-compose.yml starts it, but for the ports: one request, whose stages, verdict and service arrive."""
+    """Started as by docker-compose.yml, with other ports, it records one request with stages, verdict and service."""
     build = SERVICE["build"]
     image = replay(ROOT / build["context"] / build["dockerfile"], ROOT / build["context"], tmp_path / "image")
     python = image.venv / "bin/python"

@@ -1,4 +1,4 @@
-"""What is kept is copied whole, also where it changes meanwhile, as it can without the GIL."""
+"""A deque of recent items is copied whole, even if it changes meanwhile, as it can without the GIL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Changing(deque[int]):
-    """Another thread appends as it is gone through for the first time."""
+    """Another thread appends during the first iteration."""
 
     changes = 1
 

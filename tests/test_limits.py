@@ -1,4 +1,4 @@
-"""Runaway code in a request: what is recorded of it is bounded, what is left out is counted, and nobody is harmed."""
+"""Runaway code in a request: the recorded data is bounded, discarded data is counted, and no request is harmed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def longest(attributes: dict[str, Any]) -> int:
 
 
 def test_a_runaway_loop_of_stages_is_summed(service: Service, sink: Sink) -> None:
-    """100,000 visits to ever new stages, each with attributes: 128 are shown one by one, the rest summed by name."""
+    """100,000 visits to new stages, each with attributes: 128 are shown one by one, the rest summed by name."""
     request = traced(service, sink, "/stages")
     assert len(request.stages) <= 128 + 40
     visits = sum(stage.attributes.get("ml.stage.coalesced", 1) for stage in request.stages)
@@ -101,7 +101,7 @@ def test_what_a_client_sends_is_cut_too(service: Service, sink: Sink) -> None:
 
 
 def test_objects_of_all_kinds_are_recorded_as_far_as_they_can_be(service: Service, sink: Sink) -> None:
-    """A cycle, one whose text cannot be had, one whose text opens a span, a number beyond 64 bits, too many at once."""
+    """A cycle, an object whose `str` fails, one whose `str` opens a span, a number beyond 64 bits, too many at once."""
     request = traced(service, sink, "/objects")
     by_name = {stage.name: stage.attributes for stage in request.stages}
     assert by_name["cycle"]["value"] == "[[...]]"
@@ -120,7 +120,7 @@ def size_of(sink: Sink, span_id: str) -> int:
 
 
 def test_a_hundred_thousand_spans_in_one_request_are_counted(service: Service, sink: Sink) -> None:
-    """Where the head dropped the request there is room for 1000 of them, and the breach says how many it lacks."""
+    """If the head sampler dropped the request, 1000 of them are kept, and the breach has the number of missing ones."""
     trace_id = "ab" * 16
     response = service.client.get("/spans/100000", headers={"traceparent": f"00-{trace_id}-{'cd' * 8}-00"})
     assert response.json() == {"ok": True}

@@ -1,4 +1,4 @@
-"""Beside a package that is too old, or without one that is always used, all runs as if untraced, and says so once."""
+"""Beside a package that is too old, or without a required one, services run untraced, and log it once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def served(folder: Path, server: str, **env: str) -> Iterator[Service]:
     ],
 )
 def test_beside_an_older_opentelemetry_a_server_answers_as_untraced(older: str, server: str, tmp_path: Path) -> None:
-    """Found before the newer one, as it is on a PYTHONPATH."""
+    """The older one is found first, as on a PYTHONPATH."""
     path = {"PYTHONPATH": str(folder_with(older))}
     for untraced in served(tmp_path, server, **path):
         expected = answers(untraced)
@@ -96,7 +96,7 @@ def test_doctor_says_the_same(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_not_recorded_is_left_as_it_is(tmp_path: Path) -> None:
-    """Whatever is patched elsewhere; what the program does with this package is nothing, too."""
+    """Nothing is patched, and nothing is logged about the package."""
     code = """
 import concurrent.futures.thread as pool, fastapi, stagetrace, sys
 print(*(hasattr(method, "__wrapped__") for method in (pool.ThreadPoolExecutor.submit, fastapi.FastAPI.__call__)))
@@ -144,7 +144,7 @@ def test_the_first_on_the_path_counts_and_not_what_an_upgrade_left_beside_it(
 
 
 def test_what_cannot_be_told_is_not_held_against_a_package(tmp_path: Path) -> None:
-    """Some images have no metadata; and before `site` has put the path together, more may come."""
+    """Some images have no metadata; and before `site` has built the path, packages may still appear."""
     put(tmp_path / "opentelemetry" / "sdk")
     code = f"""
 import sys, builtins
@@ -162,7 +162,7 @@ print(*(name for name, _, _ in versions.unfit(versions.installed())), versions.f
 
 @pytest.mark.parametrize("package", versions.LEAST)
 def test_a_missing_package_is_told_where_it_is_always_used(package: str) -> None:
-    """Some services have no gRPC, and send their spans by HTTP."""
+    """Some services have no gRPC, and send their spans over HTTP."""
     here: dict[str, str | None] = {name: least for name, (least, _) in versions.LEAST.items()}
     assert versions.unfit({**here, package: "99.0.dev0"}) == versions.unfit({**here, package: ""}) == []
     found = versions.unfit({**here, package: None})

@@ -1,4 +1,4 @@
-"""What errors say to install can be installed, wherever this package comes from: it may be on no index."""
+"""The install command in errors works wherever this package was installed from: it may be on no index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A service that nobody has named is called as what it serves: by each launcher, in each of its processes."""
+"""A service without a name gets that of its application: under each launcher, in each of its processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_each_launcher_of_asgi_applications(launcher: str, tmp_path: Path) -> No
 @pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("name", ["gunicorn", "waitress"])
 def test_servers_of_wsgi_applications(name: str, tmp_path: Path) -> None:
-    """Gunicorn is told what to serve; waitress is started by a script, wsgi_server.py."""
+    """Gunicorn gets the application as an argument; a script, wsgi_server.py, starts waitress."""
     expected = {"gunicorn": "flask_light", "waitress": "wsgi_server"}[name]
     assert service_of(tmp_path, argv=wsgi_command(name, "flask_light")) == {expected}
 
@@ -119,7 +119,7 @@ def test_what_a_command_line_serves(
 
 
 def test_a_module_of_a_package_has_its_whole_name(tmp_path: Path) -> None:
-    """`python -m shop.scoring.serve` and `python -m shop.scoring`, as their processes are told."""
+    """`python -m shop.scoring.serve` and `python -m shop.scoring`, in their processes too."""
     for folder in ("shop/scoring", "shop"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / folder / "__init__.py").touch()

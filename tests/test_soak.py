@@ -1,4 +1,4 @@
-"""A process that serves for long neither grows nor leaks: `benchmarks/soak.py`, with a million requests if asked to."""
+"""A process that serves for long neither grows nor leaks: `benchmarks/soak.py`, with a million requests on request."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def assert_leaks_nothing(readings: Sequence[dict[str, int]]) -> None:
 
 
 def assert_all_accounted_for(result: dict[str, Any], threads: str) -> None:
-    """Each span either arrived or was counted as lost; of each request there are an entry span and stages."""
+    """Check that each span arrived or was counted as lost; each request has an entry span and stages."""
     counts, requests = result["counts"][threads], sum(result["parts"])
     lost = sum(counts[outcome] for outcome in ("dropped", "dropped_breaches", "refused", "rejected", "lost"))
     assert counts["received"] == result["received"][threads] + lost, counts

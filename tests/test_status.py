@@ -1,4 +1,4 @@
-"""What a serving process says of itself: true, private, gone with it; and nothing that its disk does harms it."""
+"""The status file of a serving process is true, private and removed with it; no fault of its disk harms the process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def environment(folder: Path, endpoint: str = "http://127.0.0.1:1", **more: str)
 
 
 def said(folder: Path, ready: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
-    """Return what the one process there says, as soon as `ready` says so of it."""
+    """Return the status of the one process there, as soon as `ready` is true for it."""
     deadline = time.monotonic() + WITHIN_S
     found: list[status.Found] = []
     while time.monotonic() < deadline:
@@ -51,7 +51,7 @@ def said(folder: Path, ready: Callable[[dict[str, Any]], bool] = bool) -> dict[s
 
 
 def has_delivered_three(one: dict[str, Any]) -> bool:
-    """Return whether three requests were judged and nothing waits to be delivered."""
+    """Return whether three requests were judged and no span waits for delivery."""
     judged: int = sum(count for verdicts in one["judged"].values() for count in verdicts.values())
     return judged == 3 and bool(one["spans"]["delivered"] == one["spans"]["received"])
 
@@ -87,7 +87,7 @@ def test_a_serving_process_says_what_it_does(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what a process says that can deliver nothing, whose policy is unusable, and one of whose patches fails."""
+    """Return the status of a process that can deliver nothing, has an unusable policy, and a failing patch."""
     assert services is None
     folder = tmp_path_factory.mktemp("troubled")
     env = environment(
@@ -121,7 +121,7 @@ def test_a_policy_that_is_not_used_is_said_with_the_reason(troubled: dict[str, A
 
 
 def judging(log: str) -> str:
-    """Return what the line at the start says of the policy."""
+    """Return the part of the line at the start about the policy."""
     (line,) = [line for line in log.splitlines() if "recording in process" in line]
     return line.partition("judging by: ")[2]
 
@@ -132,7 +132,7 @@ PART = f"{UNREADABLE}: the duration '5' has no unit (us, ms, s, m): write 5ms"
 
 @pytest.mark.usefixtures("services")
 def test_a_policy_of_which_one_rule_cannot_be_read_is_used_for_the_others(tmp_path: Path) -> None:
-    """The start says what is not used; what that rule is about is not judged by the next one that would match."""
+    """The start reports the unused rule; its requests are not judged by the next matching one."""
     folder = tmp_path / "status"
     policy = "POST /predict within 5; * within 2 s"
     with run_sink() as sink:
@@ -300,7 +300,7 @@ def test_a_disk_that_takes_nothing_is_said_once_for_those_who_look(code: str, re
 @pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("part", ["write", "remove"])
 def test_a_disk_that_hangs_holds_nothing_up(part: str, tmp_path: Path) -> None:
-    """Requests are answered, spans are delivered at the end, and the end comes."""
+    """Requests get responses, spans are delivered at the end, and the process ends."""
     with run_sink() as sink:
         code = HANGS.replace("PART", part)
         with sabotaged(tmp_path, code, sink.endpoint, OTEL_BSP_SCHEDULE_DELAY="60000") as service:
@@ -328,7 +328,7 @@ def test_the_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_a_folder_that_others_may_enter_is_not_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In /tmp anybody may have made it before us."""
+    """In /tmp another user may have created it before."""
     monkeypatch.delenv("STAGETRACE_STATUS", raising=False)
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o755)

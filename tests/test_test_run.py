@@ -1,4 +1,4 @@
-"""What a test run promises of itself: a failure by chance is listed, and nothing that was started outlives the run."""
+"""Test runs: a failure by chance is listed, and no process outlives the run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize("always", [False, True], ids=["by chance", "always"])
 def test_what_fails_runs_once_more_alone(always: bool, tmp_path: Path) -> None:
-    """What passes then is listed as flaky, in the file that CI shows too."""
+    """A test that then passes is listed as flaky, in the file that CI shows too."""
     (tmp_path / "test_one.py").write_text(TEXT.format(always=always))
     listed = tmp_path / "flaky"
     command = [
@@ -59,7 +59,7 @@ def test_what_fails_runs_once_more_alone(always: bool, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 def test_a_killed_run_leaves_no_process() -> None:
-    """The watcher ends what pytest cannot end any more."""
+    """The watcher ends processes that pytest can no longer end."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED],
         env={**os.environ, "PYTHONPATH": str(TESTS)},

@@ -1,6 +1,6 @@
-"""What is imported late may fail to be: a server answers as untraced, whatever of ours cannot be imported any more.
+"""Late imports may fail: a server responds as without tracing, whichever module of ours cannot be imported.
 
-In the service, `unimportable` keeps modules from being imported once the application is there and its server is not.
+In the service, `unimportable` blocks imports once the application is loaded and its server is not.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def environment(endpoint: str, names: str, **more: str) -> dict[str, str]:
 
 
 def of_asgi(folder: Path, app: str, server: str, env: dict[str, str]) -> tuple[list[Any], str]:
-    """Return what an application answers, and the log. It is killed: after these requests daphne does not end."""
+    """Return the responses of an application, and the log. It is killed: after these requests daphne does not end."""
     argv = [PYTHON, *ASGI[server]]
     with run_service(folder, argv=argv, env={"UNIMPORTABLE": "none", **env, "APP": app}) as service:
         try:
@@ -99,7 +99,7 @@ def without_websockets(service: Service, _: str) -> list[Any]:
 
 
 def check(log: str, untraced: str) -> None:
-    """Check that each trouble was said once, in our words, and that errors are the application's own."""
+    """Check that each fault was logged once, by stagetrace, and that errors are the application's own."""
     ours = [line for line in log.splitlines() if line.startswith("stagetrace: ")]
     assert any("in this test" in line for line in ours), log
     assert len(ours) == len(set(ours)), log
@@ -124,7 +124,7 @@ def test_nothing_more_can_be_imported_under_an_asgi_server(app: str, server: str
 
 @pytest.mark.parametrize("server", WSGI)
 def test_nor_under_a_wsgi_server(server: str, tmp_path: Path) -> None:
-    """Nor does it matter how such a server ends."""
+    """The way in which such a server ends does not matter."""
     with run_sink() as sink:
         untraced = of_wsgi(tmp_path, server, {"UNIMPORTABLE": "none"})
         traced = of_wsgi(tmp_path, server, environment(sink.endpoint, EVERYTHING))
@@ -155,7 +155,7 @@ def of_grpc(folder: Path, app: str, env: dict[str, str]) -> tuple[list[Any], int
 
 @pytest.mark.parametrize("names", [EVERYTHING, "stagetrace.guard"])
 def test_nor_from_the_start_of_the_interpreter_on(names: str, tmp_path: Path) -> None:
-    """No library can be hooked then, nor may that be possible to say."""
+    """No library can be patched then, and perhaps nothing can be logged."""
     argv = [PYTHON, "-m", "uvicorn", "ml:app", "--port", "{port}"]
     with run_service(tmp_path, argv=argv, env={"PYTHONPATH": ""}) as service:
         expected = whole(service)
@@ -170,7 +170,7 @@ def whole(service: Service) -> list[Any]:
 
 
 def test_no_wrapper_imports_anything_itself() -> None:
-    """It would do so in somebody's call: a hook imports what its wrappers need, or a function that is guarded."""
+    """It would run in a call of the service: a patch imports what its wrappers need, or a guarded function does."""
     found = [
         f"{path.name}: {ast.unparse(inner)}"
         for path in (PACKAGES / "stagetrace" / "instrumentation").glob("*.py")
@@ -244,7 +244,7 @@ def test_nor_under_mlserver(workers: int, tmp_path: Path) -> None:
 
 
 def check_workers(untraced: tuple[list[int], str], traced: tuple[list[int], str]) -> None:
-    """Check as `check` does, of servers each process of which says what is wrong there."""
+    """Check as `check` does, for servers each of whose processes logs its faults."""
     assert traced[0] == untraced[0]
     assert "in this test" in traced[1]
     assert traced[1].count("Traceback") == untraced[1].count("Traceback"), traced[1]

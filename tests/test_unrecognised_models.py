@@ -1,4 +1,4 @@
-"""Libraries whose models are not recognised are named: as a service starts or imports one, and by doctor."""
+"""Libraries whose models are not recognised are named: when a service starts or imports one, and by doctor."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_one_that_something_else_has_imported_is_not_named(monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("services")
 def test_a_service_says_what_it_imports_once_each(tmp_path: Path) -> None:
-    """One before it serves, one later; `doctor` says both, with what to do."""
+    """One before it serves, one later; `doctor` reports both, with what to do."""
     (tmp_path / "app.py").write_text(APP)
     for name in ("llama_cpp", "vllm"):
         (tmp_path / f"{name}.py").touch()
@@ -76,7 +76,7 @@ def test_a_service_says_what_it_imports_once_each(tmp_path: Path) -> None:
 
 
 def doctor(pid: int, folder: Path) -> list[dict[str, str]]:
-    """Return what doctor says of a process, once that has said all."""
+    """Return the answer of doctor about a process, once its status is complete."""
     argv = [PYTHON, "-m", "stagetrace.cli.main", "doctor", "--json", "--pid", str(pid)]
     env = {**os.environ, "STAGETRACE_STATUS": str(folder)}
     deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""What a user's variable gets wrong is said as that, in two lines; it is no fault of ours, and harms nobody."""
+"""A wrong value of a user's variable is reported as such, in two lines; it is no fault of ours, and harms nothing."""
 
 from __future__ import annotations
 

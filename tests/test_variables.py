@@ -1,4 +1,4 @@
-"""A misspelt variable is said, by doctor, the commands and a service as it starts; so is one that does nothing."""
+"""A misspelt variable is reported, by doctor, the commands and a starting service; so is one without effect."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_what_does_nothing_without_the_switch() -> None:
 
 
 def test_a_command_says_what_was_probably_meant_and_answers(tmp_path: Path) -> None:
-    """Else it would read another store than the one that was named, and find nothing wrong there."""
+    """Otherwise it would read another store than the intended one, without an error."""
     done = run("services", "--store", str(ROOT / "tests/none.jsonl"), STAGETRACE_STROE=str(tmp_path))
     first, *rest = done.stderr.splitlines()
     assert first == "stagetrace: STAGETRACE_STROE is no variable of stagetrace: did you mean STAGETRACE_STORE?"
@@ -157,7 +157,7 @@ def test_doctor_says_that_a_word_for_off_switches_on(value: str) -> None:
 
 
 def test_up_says_what_services_started_beside_it_lack(tmp_path: Path) -> None:
-    """Before anything else, so also where it cannot start."""
+    """It does so first, and so even if it cannot start."""
     (tmp_path / "file").touch()
     done = run("up", "--data", str(tmp_path / "file"), STAGETRACE_SLA="* within 1s")
     assert "STAGETRACE_SLA is set and STAGETRACE is not" in done.stderr.splitlines()[0]

@@ -1,4 +1,4 @@
-"""Span trees as literals: what hangs under what, by name; a queue with what was waited for."""
+"""Span trees as literals, by name; a queue with its reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def whole(sink: Sink, trace_id: str, *children: str) -> Request:
-    """Return a request once spans with these names are there too: other processes send them when they like."""
+    """Return a request once spans with these names are there too: other processes send them at their own time."""
     for name in set(children):
         count = children.count(name)
         sink.wait_for(lambda all_, n=name, c=count: sum(s.trace_id == trace_id and s.name == n for s in all_) >= c)  # type: ignore[misc]
@@ -25,7 +25,7 @@ def whole(sink: Sink, trace_id: str, *children: str) -> Request:
 
 
 def at_its_best(look: Callable[[], T], wanted: T, tries: int = 10) -> T:
-    """Return what `look` sees, again while it is not as wanted: a machine that stops between two marks adds stages."""
+    """Return the result of `look`, repeated until it is as expected: a pause between two marks adds stages."""
     seen = look()
     for _ in range(tries - 1):
         if seen == wanted:
@@ -35,7 +35,7 @@ def at_its_best(look: Callable[[], T], wanted: T, tries: int = 10) -> T:
 
 
 def tree(request: Request) -> Tree:
-    """Return the whole of one request, without the moments between two sends (as `Request.names`)."""
+    """Return the tree of one request, without gaps between two sends (as `Request.names`)."""
     stages: list[Received] = []
     for stage in request.stages:
         before = [one.name for one in stages]
@@ -53,7 +53,7 @@ def _under(span: Received, others: Iterable[Received]) -> Tree:
 
 
 def links(sink: Sink) -> dict[str, set[tuple[str, str]]]:
-    """Return, by span id, the trace ids and span ids that its links lead to."""
+    """Return, by span id, the trace ids and span ids of its links."""
     with sink.lock:
         protos = list(sink.protos)
     return {
@@ -64,7 +64,7 @@ def links(sink: Sink) -> dict[str, set[tuple[str, str]]]:
 
 
 def batch_of(request: Request, sink: Sink, under: str = "forward") -> tuple[Received, list[Received]]:
-    """Return the one inference of the batch that a request was part of, and the spans under it, once `under` is there.
+    """Return the one inference of the batch that contains a request, and the spans under it, once `under` is there.
 
     Its links must lead to the request's entry span, and those of the request's inference to it.
     """
@@ -84,23 +84,23 @@ def batch_of(request: Request, sink: Sink, under: str = "forward") -> tuple[Rece
 
 
 def assert_true(truths: list[tuple[Received, list[int]]]) -> None:
-    """Check that each stage lies where it really happened, and at its best took as long as that."""
+    """Check that each stage lies where it happened, and in the best case has that duration."""
     for stage, (started, ended) in truths:
         assert min(stage.end, ended) - max(stage.start, started) > (ended - started) / 2, (stage, started, ended)
     assert_near([(stage.end - stage.start, ended - started) for stage, (started, ended) in truths])
 
 
 def assert_near(pairs: list[tuple[float, float]]) -> None:
-    """Check that what was recorded is at its best within 2 ms or 5 % of the truth, both in nanoseconds.
+    """Check that the recorded value is in the best case within 2 ms or 5 % of the truth, both in nanoseconds.
 
-    At its best, since a busy machine may stop a process anywhere, between its look at the clock and ours too.
+    The best case counts, since a busy machine may stop a process anywhere, between its clock reading and ours too.
     """
     assert pairs
     assert min(map(_off, pairs)) <= 1, pairs
 
 
 def measure(ask: Callable[[], dict[str, tuple[float, float]]], tries: int = 30) -> None:
-    """Ask until each of what it returns by name, as `assert_near` has it, was once as near as that."""
+    """Repeat until each value, by name, was once as near as `assert_near` requires."""
     best: dict[str, list[tuple[float, float]]] = {}
     for _ in range(tries):
         for name, pair in ask().items():

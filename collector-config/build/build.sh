@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build the real Jaeger and OpenTelemetry Collector from the Go module proxy, once, into a folder outside the work tree.
-# Does nothing for one that is already there, built from the same inputs by the same Go, or that STAGETRACE_JAEGER or
+# Skips one that is already there, built from the same inputs by the same Go, or that STAGETRACE_JAEGER or
 # STAGETRACE_OTELCOL names.
 set -euo pipefail
 

@@ -1,4 +1,4 @@
-"""The feature service. Its fault: users that it does not have in its cache take it half a second."""
+"""Serve features of users. Its fault: users that are not in its cache take half a second."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 from fastapi import FastAPI
 
-COLD = 7  # users whose number ends so are never in the cache
+COLD = 7  # users whose number ends with this digit are never in the cache
 
 app = FastAPI()
 

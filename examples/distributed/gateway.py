@@ -1,4 +1,4 @@
-"""The gateway: asks the feature service by HTTP and the scorer by gRPC. Plain FastAPI, httpx and gRPC."""
+"""Serve recommendations: call the feature service over HTTP, the scorer over gRPC. Plain FastAPI, httpx and gRPC."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastapi import FastAPI
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-# Where the feature service is: next door, or at the far end of a long line.
+# The feature service: on this machine, or behind a slow connection.
 FEATURES = {"near": os.environ["FEATURES_URL"], "far": os.environ.get("FEATURES_FAR_URL", "")}
 SCORER = os.environ["SCORER_TARGET"]
 

@@ -1,6 +1,6 @@
-"""Start the three services, each with a promise of its own, make a few requests, and stop them again.
+"""Start the three services, each with an objective of its own, send a few requests, and stop them.
 
-Before: `stagetrace up`. Spans go to http://localhost:4317, or where OTEL_EXPORTER_OTLP_ENDPOINT says.
+Run `stagetrace up` before. Spans go to OTEL_EXPORTER_OTLP_ENDPOINT, by default http://localhost:4317.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HERE = Path(__file__).parent
-LINE_S = 0.2  # how long the far line takes for each piece, one way
+LINE_S = 0.2  # delay of the slow connection for each chunk, one way
 PROMISES = {
     "gateway": "GET /recommend/{user} within 250ms for 99%",
     "features": "GET /features/{user} within 50ms for 99%",
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 @contextmanager
 def service(name: str, *command: str, **env: str) -> Iterator[None]:
-    """Run a service with recording on; nothing of it is in its code."""
+    """Run a service with recording on; its code does not refer to it."""
     recording = {"STAGETRACE": "1", "STAGETRACE_SLA": PROMISES[name], "OTEL_SERVICE_NAME": name}
     process = subprocess.Popen([sys.executable, *command], cwd=HERE, env={**os.environ, **recording, **env})
     try:
@@ -53,7 +53,7 @@ def service(name: str, *command: str, **env: str) -> Iterator[None]:
 
 
 def long_line(port: int) -> int:
-    """Return a port that leads to `port` over a line on which everything takes its time."""
+    """Return a port that forwards to `port` over a slow connection."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def carry(source: socket.socket, target: socket.socket) -> None:

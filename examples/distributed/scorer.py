@@ -1,4 +1,4 @@
-"""The model server, gRPC. Its fault: nobody limits how many items it is to rank at once."""
+"""Serve the model over gRPC. Its fault: it does not limit the number of items to rank at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ITEMS = [[draw.random() for _ in range(8)] for _ in range(200_000)]
 
 
 class Ranker(BaseEstimator):  # type: ignore[misc]
-    """A model of one's own, item by item: how well each suits the best of a user's eight tastes."""
+    """Score each item by the best match with one of a user's eight tastes."""
 
     def predict(self, rows: list[list[float]], features: list[float]) -> list[float]:
         tastes = [features[turn:] + features[:turn] for turn in range(8)]
@@ -29,7 +29,7 @@ ranker = Ranker()
 
 
 def score(asked: Any, _: grpc.ServicerContext) -> dict[str, int]:
-    """Return the best of the first so many items for what is known of a user."""
+    """Return the best of the first `items` items for the features of a user."""
     scores = ranker.predict(ITEMS[: asked["items"]], asked["features"])
     return {"best": scores.index(max(scores))}
 

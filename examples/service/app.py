@@ -1,8 +1,8 @@
-"""A support-ticket router: which team should answer this message? Plain FastAPI and scikit-learn, no tracing code.
+"""Route support tickets: which team should answer this message? Plain FastAPI and scikit-learn, no tracing code.
 
-Run it from this folder: `uvicorn app:app`. It has the faults that such services have: `v2` of the model is very much
-slower than `v1`, and `/explain` computes inside an `async def`, which holds everybody else up. `ROUTER_MODEL` names the
-model that serves requests which ask for none.
+Run it from this folder: `uvicorn app:app`. It has typical faults: `v2` of the model is very much slower than `v1`, and
+`/explain` computes inside an `async def`, which blocks the event loop. `ROUTER_MODEL` names the model that serves
+requests without a choice of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PHRASES = json.loads((Path(__file__).parent / "phrases.json").read_text("utf-8")
 
 QUOTED = re.compile(r"^\s*>.*$", re.MULTILINE)
 SIGNATURE = re.compile(r"^-- ?$.*\Z", re.MULTILINE | re.DOTALL)
-# What only this customer would write becomes one word that all share; applied in this order.
+# Text of one customer alone becomes one shared word; applied in this order.
 MASKS = [
     (re.compile(r"https?://\S+"), " url "),
     (re.compile(r"[\w.+-]{1,64}@[\w-]+\.[\w.-]+"), " mail "),
@@ -100,19 +100,19 @@ model = models[os.environ.get("ROUTER_MODEL", "v1")]
 
 
 def chosen(ticket: Ticket) -> Pipeline:
-    """Return the model that a message is for."""
+    """Return the model that a message requests."""
     return model if ticket.model is None else models[ticket.model]
 
 
 def route(row: list[float]) -> Route:
-    """Return the answer for one row of probabilities."""
+    """Return the response for one row of probabilities."""
     probabilities = dict(zip(model.classes_.tolist(), (round(value, 4) for value in row), strict=True))
     return Route(team=max(probabilities, key=probabilities.__getitem__), probabilities=probabilities)
 
 
 @app.get("/health")
 def health() -> dict[str, str]:
-    """Say that the model is loaded."""
+    """Report that the model is loaded."""
     return {"status": "ok"}
 
 
@@ -125,7 +125,7 @@ def predict(ticket: Ticket) -> Route:
 
 @app.post("/explain")
 async def explain(ticket: Ticket) -> dict[str, float]:
-    """Return how much each word speaks for the team: what its probability loses without that word."""
+    """Return the weight of each word for the team: the loss of its probability without that word."""
     words = normalise(ticket.text).split()
     without = [" ".join(words[:at] + words[at + 1 :]) for at in range(len(words))]
     rows = chosen(ticket).predict_proba([" ".join(words), *without])
