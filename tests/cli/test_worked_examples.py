@@ -1,0 +1,92 @@
+"""The worked examples of CONTRIBUTING.md: a store and a verb, taken from there and run by the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from answers.made import Made, lines, messages
+from cli.running import cli
+from stagetrace import cli as cli_package
+from stagetrace import store as store_package
+from stagetrace.cli.registry import VERBS, Command
+from stagetrace.store.url import SCHEMES, Scheme
+
+CONTRIBUTING = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+REQUESTS = [
+    Made(number, within_ms=50, stages={"inference": number}, status=500 if number % 10 == 0 else 200)
+    for number in range(1, 101)
+]
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add the file of each example to its package, and run the line of its registry."""
+    for package, folder in ((store_package, "store"), (cli_package, "cli")):
+        found = re.search(
+            rf"`{folder}/(\w+)\.py`:\n\n```python\n(.*?)^```\n\n```python\n(.*?)^```$",
+            CONTRIBUTING,
+            re.DOTALL | re.MULTILINE,
+        )
+        assert found is not None
+        name, code, line = found.groups()
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.py").write_text(code)
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / folder)])
+        monkeypatch.delitem(sys.modules, f"{package.__name__}.{name}", raising=False)
+        registry = VERBS if folder == "cli" else SCHEMES
+        monkeypatch.setitem(registry, name, None)  # so that the line below is undone afterwards
+        exec(line, {"VERBS": VERBS, "Command": Command, "SCHEMES": SCHEMES, "Scheme": Scheme})  # noqa: S102
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> tuple[str, str]:
+    """Return the URLs of the example's store and of a file, with the same spans in them."""
+    with closing(sqlite3.connect(tmp_path / "spans.db")) as database, database:
+        database.execute("CREATE TABLE spans (otlp BLOB)")
+        database.executemany("INSERT INTO spans VALUES (?)", [(one.SerializeToString(),) for one in messages(REQUESTS)])
+    return f"sqlite://{tmp_path / 'spans.db'}", lines(tmp_path / "spans.jsonl", REQUESTS).as_uri()
+
+
+WHEN = ("--since", "2026-01-01", "--until", "2026-03-02")
+
+
+@pytest.mark.usefixtures("example")
+@pytest.mark.parametrize("verb", ["services", "breaches", "stages", "requests", "tail", "slo", "bottleneck"])
+def test_every_verb_reads_the_store_like_a_file_of_the_same_spans(verb: str, both: tuple[str, str]) -> None:
+    options = {"services": (), "tail": WHEN[:2]}.get(verb, WHEN)
+    mine, file = (cli(verb, "--store", url, *options, "--json") for url in both)
+    assert (mine.returncode, mine.stderr) == (file.returncode, file.stderr)
+    assert json.loads(mine.stdout) == json.loads(file.stdout)
+
+
+@pytest.mark.usefixtures("example")
+def test_the_store_draws_a_trace_and_refuses_what_it_does_not_have(both: tuple[str, str]) -> None:
+    url, _ = both
+    (trace_id,) = (
+        one["trace_id"] for one in json.loads(cli("breaches", "--store", url, *WHEN, "--json").stdout)["breaches"][:1]
+    )
+    assert json.loads(cli("trace", trace_id, "--store", url, "--json").stdout)["trace_id"] == trace_id
+    unknown = cli("breaches", "--store", url, *WHEN, "--route", "/nowhere")
+    assert unknown.returncode == 2
+    assert "no request has the route '/nowhere'\nthere are /predict" in unknown.stderr
+    missing = cli("services", "--store", f"{url}.gone")
+    assert (missing.returncode, "there is no such file" in missing.stderr) == (2, True)
+
+
+@pytest.mark.usefixtures("example")
+def test_the_verb_counts_failures_in_each_form(both: tuple[str, str]) -> None:
+    found = json.loads(cli("failures", "--store", both[0], *WHEN, "--json").stdout)
+    assert found["routes"] == [{"route": "/predict", "requests": 100, "failed": 10}]
+    assert found["sentence"] == "10 of 100 requests failed."
+    for form in ("text", "markdown", "html"):
+        printed = cli("failures", "--store", both[0], *WHEN, "--format", form)
+        assert printed.returncode == 0
+        assert "10 of 100 requests failed." in printed.stdout
+    assert "stagetrace failures --since 1h" in cli("failures", "--help").stdout
