@@ -59,11 +59,14 @@ PARTS = [
         "stagetrace.recording.loop_blockers:get_ident",
         "stagetrace.sources.tcp_info:read_connection",
     ),
-    *("stagetrace.instrumentation.connection.tcp_attributes:transport_of", "stagetrace.sla.baseline:on_the_wire"),
+    *(
+        "stagetrace.instrumentation.connection.tcp_attributes:transport_of",
+        "stagetrace.sla.baseline:connection_evidence",
+    ),
     "stagetrace.sources.thread_cpu:read_sample",
     *("stagetrace.instrumentation.models.base:_of_one_call", "stagetrace.instrumentation.models.base:between"),
-    *("stagetrace.sla.processor:parts_of", "stagetrace.sla.baseline:cause_of", "stagetrace.sla.breakdown:overlap"),
-    "stagetrace.sla.baseline:Learned.wants",
+    *("stagetrace.sla.processor:breakdown_of", "stagetrace.sla.baseline:cause_of", "stagetrace.sla.breakdown:overlap"),
+    "stagetrace.sla.baseline:Baselines.wants",
     *(
         f"stagetrace.instrumentation.asgi.request:{name}"
         for name in (

@@ -18,7 +18,7 @@ from stagetrace.instrumentation.thread_pools import anyio
 from stagetrace.recording import pool_task
 from stagetrace.recording.current_timeline import current
 from stagetrace.recording.timeline import Timeline
-from stagetrace.sla.breakdown import parts_of
+from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.thread_cpu import UNKNOWN
 from trees import at_its_best
@@ -87,7 +87,7 @@ def test_with_a_token_left_all_of_the_wait_is_a_hand_over() -> None:
         assert back == UNKNOWN
         segments = timeline.close(timeline.started, time.time_ns())
         assert "queue" in {segment.stage for segment in segments}
-        assert "pool_wait" not in parts_of(segments, timeline).times
+        assert "pool_wait" not in breakdown_of(segments, timeline).times
         return since - asked < 10 * MS
 
     assert at_its_best(look, wanted=True)  # a busy machine may stop the process between the two looks at the clock

@@ -6,36 +6,35 @@ from dataclasses import replace
 
 import pytest
 
-from stagetrace.sla import cause
-from stagetrace.sla import evidence_machine as shortage
-from stagetrace.sla.baseline import ENOUGH, LEARNED_FROM_EACH, MAX_ROUTES, MAX_SIZES, Learned
-from stagetrace.sla.cause import Cause, Parts, Usual, cause_of, evidence, stage_of
-from stagetrace.sla.evidence_network import on_the_wire
+from stagetrace.sla import cause, evidence_machine
+from stagetrace.sla.baseline import ENOUGH, LEARNED_FROM_EACH, MAX_ROUTES, MAX_SIZES, Baselines
+from stagetrace.sla.cause import Baseline, Breakdown, Cause, cause_of, evidence, stage_of
+from stagetrace.sla.evidence_network import connection_evidence
 from stagetrace.sla.policy import BREACH, Objective
-from stagetrace.sla.verdict import Broken, Verdict
+from stagetrace.sla.verdict import Missed, Verdict
 from stagetrace.sources import machine, page_faults
 from stagetrace.sources.machine import Rise
 
 MS = 1_000_000
 
 
-def parts(size: int | None = None, *, is_first: bool = False, **ms: float) -> Parts:
-    return Parts({part: int(took * MS) for part, took in ms.items()}, size, is_first)
+def parts(size: int | None = None, *, is_first: bool = False, **ms: float) -> Breakdown:
+    return Breakdown({part: int(took * MS) for part, took in ms.items()}, size, is_first)
 
 
-def usual(size: float | None = None, **ms: float) -> Usual:
-    return Usual({part: took * MS for part, took in ms.items()}, size)
+def usual(size: float | None = None, **ms: float) -> Baseline:
+    return Baseline({part: took * MS for part, took in ms.items()}, size)
 
 
 @pytest.mark.parametrize("part", cause.PHRASES)
 def test_before_anything_is_known_it_is_what_took_most_of_the_overrun(part: str) -> None:
-    slow = Parts({"compute": 10 * MS, "cpu_wait": 5 * MS, part: 100 * MS})
+    slow = Breakdown({"compute": 10 * MS, "cpu_wait": 5 * MS, part: 100 * MS})
     assert cause_of(slow, 65 * MS) == Cause(part, part)
 
 
 def test_where_no_part_takes_half_of_the_excess_it_is_unknown() -> None:
     assert cause_of(parts(compute=30, cpu_wait=30, gc=30), 80 * MS).word == "unknown"
-    assert cause_of(Parts({}), MS).word == "unknown"
+    assert cause_of(Breakdown({}), MS).word == "unknown"
 
 
 def test_before_anything_is_known_computing_that_keeps_the_promise_is_no_cause() -> None:
@@ -67,7 +66,7 @@ def test_a_breach_of_what_is_usual_is_measured_by_the_promise() -> None:
         (None, 200, None, "compute"),
     ],
 )
-def test_a_large_input(size: int | None, took: float, of_this_size: Usual | None, word: str) -> None:
+def test_a_large_input(size: int | None, took: float, of_this_size: Baseline | None, word: str) -> None:
     found = cause_of(parts(size, compute=took), int((took - 50) * MS), usual(1, compute=10), of_this_size)
     assert found == Cause(word, "compute")
 
@@ -80,8 +79,8 @@ def test_a_first_call_is_a_cold_start_unless_it_was_kept_from_computing() -> Non
 
 
 def test_a_wait_outside_the_first_call_of_a_model_is_no_cold_start() -> None:
-    def waited(stage: str) -> Parts:
-        return replace(parts(is_first=True, io_wait=90), places={"io_wait": {"inference": 5.0, stage: 85.0}})
+    def waited(stage: str) -> Breakdown:
+        return replace(parts(is_first=True, io_wait=90), by_stage={"io_wait": {"inference": 5.0, stage: 85.0}})
 
     assert cause_of(waited("preprocess"), 50 * MS).word == "io_wait"
     assert cause_of(waited("inference"), 50 * MS).word == "cold_start"
@@ -105,16 +104,16 @@ def test_the_stage_of_a_breach_is_that_in_which_the_excess_of_its_cause_lies(
     word: str, usually: dict[str, float] | None, stage: str | None
 ) -> None:
     stages = {"network.receive": 30 * MS, "preprocess": 50 * MS, "inference": 80 * MS}
-    slow = Parts({"io_wait": 90 * MS}, stages=stages, places=PLACES)
+    slow = Breakdown({"io_wait": 90 * MS}, stages=stages, by_stage=PLACES)
     found = Cause(word, "io_wait" if word in ("cold_start", "unknown") else word)
-    assert stage_of(found, slow, Usual({}, None, usually) if usually is not None else None) == stage
+    assert stage_of(found, slow, Baseline({}, None, usually) if usually is not None else None) == stage
 
 
 def test_a_breach_names_stage_and_cause_together() -> None:
-    learned, objective = Learned(), Objective("* within 50ms", None, "*", 50 * MS)
+    learned, objective = Baselines(), Objective("* within 50ms", None, "*", 50 * MS)
     stages = {"network.receive": 30 * MS, "inference": 60 * MS}
-    slow = Parts({"slow_upload": 30 * MS, "compute": 60 * MS}, stages=stages, places=PLACES)
-    verdict = Verdict(objective, BREACH, Broken("within", 90 * MS, 65 * MS), "inference", 60 * MS)
+    slow = Breakdown({"slow_upload": 30 * MS, "compute": 60 * MS}, stages=stages, by_stage=PLACES)
+    verdict = Verdict(objective, BREACH, Missed("within", 90 * MS, 65 * MS), "inference", 60 * MS)
     found = learned.explain(("POST", "/"), verdict, slow)
     assert (found["sla.breach.stage"], found["sla.breach.cause"]) == ("network.receive", "slow_upload")
     assert found["sla.breach.evidence"] == (
@@ -141,18 +140,18 @@ def test_the_evidence_has_the_numbers_and_that_of_the_cause_first() -> None:
 
 
 def test_what_is_usual_is_learned_by_route_and_by_size() -> None:
-    learned, route = Learned(), ("GET", "/predict")
-    assert learned.usual(route, 1) == (None, None)
+    learned, route = Baselines(), ("GET", "/predict")
+    assert learned.of(route, 1) == (None, None)
     for _ in range(3 * ENOUGH):
         learned.learn(route, parts(1, compute=10))
     for _ in range(ENOUGH):
         learned.learn(route, parts(20, compute=200))
-    overall, large = learned.usual(route, 20)
+    overall, large = learned.of(route, 20)
     assert overall is not None
     assert large is not None
     assert large.times["compute"] == pytest.approx(200 * MS)
     assert 10 * MS < overall.times["compute"] < 200 * MS
-    assert learned.usual(("GET", "/other"), 1) == (None, None)
+    assert learned.of(("GET", "/other"), 1) == (None, None)
 
 
 def test_the_evidence_says_what_is_known_of_the_wire_where_that_is_the_cause() -> None:
@@ -161,52 +160,52 @@ def test_the_evidence_says_what_is_known_of_the_wire_where_that_is_the_cause() -
         "stagetrace.network.retransmits": 3,
         "stagetrace.network.unacked_bytes": 70_000,
     }
-    assert on_the_wire(Cause("slow_download", "slow_download"), known) == (
+    assert connection_evidence(Cause("slow_download", "slow_download"), known) == (
         "; round trip to the client 81.3 ms, 3 segments retransmitted, 70000 bytes unacknowledged at the end"
     )
     upload = Cause("slow_upload", "slow_upload")
-    assert on_the_wire(upload, known) == "; round trip to the client 81.3 ms, 3 segments retransmitted"
-    assert on_the_wire(upload, {"stagetrace.network.rtt_ms": 0.02}) == "; round trip to the client 0.0 ms"
-    assert on_the_wire(upload, {}) == on_the_wire(Cause("compute", "compute"), known) == ""
+    assert connection_evidence(upload, known) == "; round trip to the client 81.3 ms, 3 segments retransmitted"
+    assert connection_evidence(upload, {"stagetrace.network.rtt_ms": 0.02}) == "; round trip to the client 0.0 ms"
+    assert connection_evidence(upload, {}) == connection_evidence(Cause("compute", "compute"), known) == ""
 
 
 def test_the_evidence_says_what_the_machine_withheld_where_that_is_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     busy, throttled = Rise(3_200_000_000, 8_000_000_000), Rise(210 * MS, 8_000_000_000)
-    assert shortage.of_cpus(busy, throttled) == (
+    assert evidence_machine.of_cpus(busy, throttled) == (
         "; in 40% of the last 8 s something on this machine waited for a CPU"
         "; the CPU quota held this container for 210 ms in the last 8 s"
     )
-    assert shortage.of_cpus(Rise(9_000_000_000, 8_000_000_000), None).startswith("; in 100% of")
-    assert shortage.of_cpus(Rise(MS, 8_000_000_000), Rise(0, 1)) == shortage.of_cpus(None, None) == ""
-    assert shortage.of_disks(Rise(312, 6_000_000_000)) == (
+    assert evidence_machine.of_cpus(Rise(9_000_000_000, 8_000_000_000), None).startswith("; in 100% of")
+    assert evidence_machine.of_cpus(Rise(MS, 8_000_000_000), Rise(0, 1)) == evidence_machine.of_cpus(None, None) == ""
+    assert evidence_machine.of_disks(Rise(312, 6_000_000_000)) == (
         "; 312 page faults of this process waited for a disk in the last 6 s"
     )
-    assert shortage.of_disks(Rise(0, 1)) == shortage.of_disks(None) == ""
+    assert evidence_machine.of_disks(Rise(0, 1)) == evidence_machine.of_disks(None) == ""
     monkeypatch.setattr(page_faults.major_faults, "rise", lambda: Rise(1, 10**9))
     monkeypatch.setattr(machine.pressure, "rise", lambda: busy)
-    assert "disk" in shortage.asked(Cause("cold_start", "compute"))
-    assert "disk" in shortage.asked(Cause("unknown", "unknown"))
-    assert "waited for a CPU" in shortage.asked(Cause("cpu_wait", "cpu_wait"))
-    assert shortage.asked(Cause("compute", "compute")) == ""
+    assert "disk" in evidence_machine.host_evidence(Cause("cold_start", "compute"))
+    assert "disk" in evidence_machine.host_evidence(Cause("unknown", "unknown"))
+    assert "waited for a CPU" in evidence_machine.host_evidence(Cause("cpu_wait", "cpu_wait"))
+    assert evidence_machine.host_evidence(Cause("compute", "compute")) == ""
 
 
 def test_each_part_that_took_time_is_an_attribute() -> None:
-    learned, route = Learned(), ("GET", "/predict")
+    learned, route = Baselines(), ("GET", "/predict")
     objective = Objective("GET /predict within 50ms", "GET", "/predict", 50 * MS)
     slow = parts(compute=30, cpu_wait=60.5)
     for peer in (None, "down:8001"):
-        verdict = Verdict(objective, BREACH, Broken("within", 90 * MS, 50 * MS), "inference", 90 * MS, peer, 80 * MS)
+        verdict = Verdict(objective, BREACH, Missed("within", 90 * MS, 50 * MS), "inference", 90 * MS, peer, 80 * MS)
         found = learned.explain(route, verdict, slow)
         assert {key: found[key] for key in found if ".part." in key} == {
             "sla.breach.part.compute_ms": 30.0,
             "sla.breach.part.cpu_wait_ms": 60.5,
         }
-    broken = Broken("first_chunk", 90 * MS, 50 * MS, 0, 90 * MS)
+    broken = Missed("first_chunk", 90 * MS, 50 * MS, 0, 90 * MS)
     assert learned.explain(route, Verdict(objective, BREACH, broken, "inference", 90 * MS), slow) == {}
 
 
 def test_what_is_learned_takes_bounded_memory_and_few_requests() -> None:
-    learned = Learned()
+    learned = Baselines()
     wanted = [learned.wants(("GET", "/hot"), number * MS) for number in range(10_000)]
     assert all(wanted[: 2 * ENOUGH])
     assert 10 < sum(wanted[2 * ENOUGH :]) <= 20  # two a second at most
@@ -224,7 +223,7 @@ def test_what_is_learned_takes_bounded_memory_and_few_requests() -> None:
 
 
 def test_the_evidence_of_a_lock_says_what_of_it_the_gil_explains() -> None:
-    slow = Parts({"lock_wait": 60 * MS, "compute": 40 * MS}, for_gil=15 * MS)
+    slow = Breakdown({"lock_wait": 60 * MS, "compute": 40 * MS}, for_gil=15 * MS)
     said = evidence(slow, Cause("lock_wait", "lock_wait"), usual(lock_wait=2))
     assert said.startswith(
         "60.0 ms blocked while other threads of the process computed (usually 2.0 ms), "

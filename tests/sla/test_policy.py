@@ -374,7 +374,7 @@ def test_a_streams_verdict_is_that_of_the_exported_numbers(gaps: list[int], firs
     }
     expected = [(bound, *pair) for bound, pair in values.items() if pair[0] > pair[1]]
     assert (word == "breach") is bool(expected)
-    assert list(missed(broken.missed) if broken is not None else ()) == expected
+    assert list(missed(broken.text) if broken is not None else ()) == expected
 
 
 def test_what_a_rule_excludes_has_a_verdict_and_no_bound() -> None:

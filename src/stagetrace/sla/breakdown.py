@@ -1,4 +1,4 @@
-"""Work out how the time of one request divides into what causes can be told by: its stages, and what sources noted."""
+"""Work out the breakdown of one request: its stages, and what the sources recorded, as nanoseconds by part."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from stagetrace.semconv import (
     QUEUE_BLOCKED_BY,
 )
 from stagetrace.sla import cause
-from stagetrace.sla.breakdown_by_stage import WAITS, elsewhere, places_of, queue_part
-from stagetrace.sla.cause import Parts
+from stagetrace.sla.breakdown_by_stage import WAITS, Section, queue_part, remote_stages, sections_of, times_by_stage
+from stagetrace.sla.cause import Breakdown
 from stagetrace.sla.verdict import overlap
 from stagetrace.sources import gc_pauses, loops, thread_cpu
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     Interval = tuple[int, int]
 
-    class Noted(Protocol):
-        """What a request's timeline has, besides its stages."""
+    class Measurements(Protocol):
+        """What a request's timeline has measured, besides its stages."""
 
         accounts: Sequence[tuple[CpuSample, CpuSample]]
         handed: Sequence[tuple[int, int, int]]
@@ -41,44 +41,43 @@ if TYPE_CHECKING:
         model: Mapping[str, Any]
 
 
-RIVALS: Final = 0.5  # of the time blocked, computed by other threads meanwhile: they had what it waited for
+RIVALS: Final = 0.5  # of the time blocked, computed by other threads meanwhile: they held what it waited for
 EXPLAINS: Final = 0.25  # of another wait
 
 
 @dataclass
-class _Divided:
-    """How the time of sections divides, in nanoseconds: what the thread did, and what it was kept by."""
+class _Sections:
+    """How the time of sections divides, in nanoseconds: what the thread did, and what delayed it."""
 
     computed: int = 0
     waited: int = 0  # for a CPU
-    locked: int = 0  # out by other threads of the process
+    locked: int = 0  # blocked by other threads of the process
     blocked: int = 0  # in a system call: a socket, a file, a sleep, a subprocess
-    late: int = 0  # able to run and not running, for a reason that nothing tells
+    late: int = 0  # able to run and not running, for an unknown reason
     for_gil: int = 0  # of `locked`, what waiting for the GIL explains at most
     is_contended: bool = False  # whether threads wanted the GIL while the request was handed over
 
     @property
     def otherwise(self) -> int:
-        """What the sections were blocked by that keeps nobody else out."""
+        """What blocked or delayed the sections, apart from the GIL and CPUs."""
         return self.blocked + self.late + self.locked - self.for_gil
 
-    def add_sections(self, accounts: Sequence[tuple[CpuSample, CpuSample]], waits: list[Interval]) -> None:
-        """Add the sections with these accounts; `waits` are for what is told otherwise."""
-        for first, last in _outermost(accounts):
-            share = thread_cpu.between(first, last)
-            if share is not None and share.waited != thread_cpu.UNKNOWN:
-                self._add_section(share, overlap([(first[thread_cpu.AT], last[thread_cpu.AT])], waits))
+    def add_sections(self, sections: Iterable[Section], waits: list[Interval]) -> None:
+        """Add these sections; `waits` are waits with a known reason."""
+        for section in _outermost(sections):
+            if section.share is not None:
+                self._add_section(section.share, overlap([(section.start, section.end)], waits))
 
-    def _add_section(self, share: thread_cpu.Share, told: int) -> None:
-        blocked = max(share.blocked - told, 0)
+    def _add_section(self, share: thread_cpu.Share, explained: int) -> None:
+        blocked = max(share.blocked - explained, 0)
         self.computed += share.computed
-        self.waited += max(share.waited - max(told - share.blocked, 0), 0)  # it may lack a CPU within such a wait
-        # At most as long it waited for another thread, of that for the GIL.
+        self.waited += max(share.waited - max(explained - share.blocked, 0), 0)  # it may lack a CPU in such a wait
+        # At most so long it waited for another thread, of that for the GIL.
         lock = blocked if share.for_threads is None else min(int(share.for_threads * share.blocked), blocked)
         gil = min(share.turns * thread_cpu.gil_turn_ns(), lock)
         self.blocked += blocked - lock
         if share.rivals < RIVALS * gil:
-            # Who held the GIL has lacked a CPU like this thread: so much for what was computed.
+            # The thread that held the GIL lacked a CPU as this one did, in proportion to what it computed.
             short = int(min(gil - share.rivals, _for_each(share) * share.rivals))
             self.waited += short
             gil, lock = gil - short, lock - short
@@ -92,7 +91,7 @@ class _Divided:
             self._add_lock(lock, share)
 
     def _add_lock(self, took: int, share: thread_cpu.Share) -> None:
-        """Add a wait for another thread: for what that computes, unless it was itself blocked by something."""
+        """Add a wait for another thread: for what that computes, unless it was itself blocked."""
         if share.rivals >= RIVALS * took:
             self.locked += took
         elif share.natives >= RIVALS * took:
@@ -100,12 +99,12 @@ class _Divided:
         else:
             self.blocked += took
 
-    def told(self) -> int:
-        """Return what of the time is told."""
+    def explained(self) -> int:
+        """Return how much of the time has a known part."""
         return self.computed + self.waited + self.locked + self.blocked
 
     def collect(self, collected: int) -> int:
-        """Take the time of the garbage collector out of what it was counted as; return how much was found there."""
+        """Subtract the time of the garbage collector from the part that has it; return how much was found there."""
         # Another thread may have run it, and held the GIL meanwhile; else it has computed in this one.
         left = collected
         for name in ("locked", "computed") if self.locked >= self.computed else ("computed", "locked"):
@@ -115,11 +114,11 @@ class _Divided:
         self.for_gil = min(self.for_gil, self.locked)
         return collected - left
 
-    def add_hand_over(self, took: int, lacked: int) -> None:
-        """Add the time that it took a free thread to take the request up, or the event loop to take it back.
+    def add_wake_up(self, took: int, lacked: int) -> None:
+        """Add the wake-up latency of a free thread, or of the event loop that takes the request back.
 
-        It could not run: for want of a CPU, which is `lacked` where that is known, or of the GIL: where that was in
-        demand, or the sections were in want of it more than of anything else.
+        The thread could not run: it lacked a CPU, for `lacked` ns where that is known, or the GIL: where other threads
+        wanted that, or the sections lacked it more than anything else.
         """
         if lacked == thread_cpu.UNKNOWN:
             lacked = took if self.waited > max(self.for_gil, self.otherwise) else 0
@@ -132,7 +131,7 @@ class _Divided:
             self.late += took - lacked
 
     def add_suspended(self, took: int, suspended: _Suspended) -> None:
-        """Add time in which the request was in no section, `took` in all; most is known of what the loop was idle."""
+        """Add `took` ns in which the request was in no section, by what the event loop did meanwhile."""
         idle = min(suspended.idle, took)
         waited = min(suspended.waited, took - idle)
         for_gil = min(suspended.for_gil, took - idle - waited)
@@ -142,8 +141,8 @@ class _Divided:
         self.for_gil += for_gil
         self.late += took - idle - waited - for_gil
 
-    def kept_from(self, waited: int) -> str | None:
-        """Return what kept the sections for longer than they computed, which explains another wait; else None."""
+    def delayed_by(self, waited: int) -> str | None:
+        """Return the part that delayed the sections for longer than they computed, to explain another wait; or None."""
         kept = max(self.for_gil, self.waited)
         if kept <= max(self.computed, self.otherwise, EXPLAINS * waited):
             return None
@@ -154,14 +153,14 @@ class _Divided:
 class _Suspended:
     """What the event loop did while a request was in none of its sections, in nanoseconds."""
 
-    known: int = 0  # of how much of these times there are accounts
-    idle: int = 0  # at least: so long the request cannot have been kept by the loop
+    known: int = 0  # how much of these times CPU samples of the loop cover
+    idle: int = 0  # at least: in this time the loop did not delay the request
     waited: int = 0  # for a CPU, at most; as evenly as that may be
     for_gil: int = 0
 
     @classmethod
     def of(cls, times: list[Interval]) -> _Suspended:
-        """Return it for these times, of a request that ends now in the calling thread."""
+        """Return what the calling thread, in which the request ends now, did in these times."""
         found = cls()
         if not times:
             return found
@@ -178,7 +177,7 @@ class _Suspended:
 
 
 def _is_contended(times: list[Interval]) -> bool:
-    """Return whether other threads that run Python computed for most of these times, by what is known of the loop's."""
+    """Return whether other threads that run Python computed for most of these times, by the loop's CPU samples."""
     known = held = 0
     for begin, end, share in loops.recent_shares(min(times)[0], max(times)[1]) if times else ():
         within = overlap(times, [(begin, end)]) if begin < end else 0
@@ -192,57 +191,59 @@ def _for_each(share: thread_cpu.Share) -> float:
     return share.waited / share.computed if share.computed else 0.0
 
 
-def parts_of(segments: Sequence[Segment], noted: Noted) -> Parts:
-    """Return how the request's time divides."""
+def breakdown_of(segments: Sequence[Segment], measured: Measurements) -> Breakdown:
+    """Return the breakdown of the request."""
     times: dict[str, int] = {}
     own: list[Interval] = []
     waits: list[Interval] = []  # in other stages, perhaps within a section
-    overs: list[tuple[int, int]] = []  # hand-overs: how long, and how much of that a CPU was lacking
-    unheld: list[Interval] = []  # in the socket, and nobody known was in the way
+    wake_ups: list[tuple[int, int]] = []  # how long, and for how much of that a CPU was lacking
+    unexplained: list[Interval] = []  # in the socket, without a known event loop blocker
     for segment in segments:
         times_of = (segment.start, segment.end)
         if segment.stage == QUEUE:
             waits.append(times_of)
-            if _add_queue(times, segment, noted.handed, overs):
-                unheld.append(times_of)
+            if _add_queue(times, segment, measured.handed, wake_ups):
+                unexplained.append(times_of)
         elif segment.stage in WAITS:
-            _add_passing(times, segment, noted, own, waits, unheld)
+            _add_transfer(times, segment, measured, own, waits, unexplained)
         else:
             own.append(times_of)
-    divided = _Divided(is_contended=_is_contended([(begin, end) for begin, end, _ in noted.handed]))
-    calls = [(begin, end) for _, begin, end in noted.calls]
-    divided.add_sections(noted.accounts, sorted([*calls, *waits]))
-    sections = [(first[thread_cpu.AT], last[thread_cpu.AT]) for first, last in noted.accounts]
-    for segment, computed, waited in elsewhere(segments, noted.accounts):
+    divided = _Sections(is_contended=_is_contended([(begin, end) for begin, end, _ in measured.handed]))
+    calls = [(begin, end) for _, begin, end in measured.calls]
+    sections = sections_of(measured.accounts)
+    divided.add_sections(sections, sorted([*calls, *waits]))
+    covered = [(section.start, section.end) for section in sections]
+    remote = list(remote_stages(segments, sections))
+    for segment, computed, waited in remote:
         divided.computed += computed
         divided.waited += waited
-        sections.append((segment.start, segment.end))
-    suspended = _Suspended.of(_without(own, [*calls, *sections]))
-    others = _of_own(own, divided, sorted(calls), overs, _handed_back(own, noted.handed), suspended)
+        covered.append((segment.start, segment.end))
+    suspended = _Suspended.of(_without(own, [*calls, *covered]))
+    others = _of_own(own, divided, sorted(calls), wake_ups, _loop_wake_up(own, measured.handed), suspended)
     for_gil = divided.for_gil
-    for part, kept in _kept_out(unheld, divided):
+    for part, kept in _loop_delays(unexplained, divided):
         times[cause.SOCKET_WAIT] = times.get(cause.SOCKET_WAIT, 0) - kept
         _add(times, part, kept)
         for_gil += kept if part == cause.LOCK_WAIT else 0
     for part, took in others.items():
         _add(times, part, took)
     times = {part: took for part, took in times.items() if took > 0}
-    model = noted.model
+    model = measured.model
     is_first, is_recognised = bool(model.get(ML_COLD_START)), model.get(ML_MODEL_RECOGNISED, True)
     stages: dict[str, int] = {}
     for segment in segments:
         _add(stages, segment.stage, segment.end - segment.start)
-    places = places_of(segments, noted)
-    return Parts(times, model.get(ML_BATCH_SIZE), is_first, for_gil, is_recognised, stages, places)
+    by_stage = times_by_stage(segments, measured, sections, remote)
+    return Breakdown(times, model.get(ML_BATCH_SIZE), is_first, for_gil, is_recognised, stages, by_stage)
 
 
-def _kept_out(unheld: list[Interval], divided: _Divided) -> Iterator[tuple[str, int]]:
-    """Yield by what, and for how long, an event loop was kept from taking the request up that nobody is known to hold.
+def _loop_delays(unexplained: list[Interval], divided: _Sections) -> Iterator[tuple[str, int]]:
+    """Yield what delayed, and for how long, an event loop that no known request blocked.
 
-    Its own thread's accounts tell; where there are none, what kept the request's sections is taken for that.
+    By the CPU samples of its own thread; where there are none, by what delayed the request's sections.
     """
-    loop = _Suspended.of(unheld)
-    for begin, end in unheld:
+    loop = _Suspended.of(unexplained)
+    for begin, end in unexplained:
         took = end - begin - gc_pauses.paused_ns(begin, end)
         if took <= 0:
             continue
@@ -250,56 +251,57 @@ def _kept_out(unheld: list[Interval], divided: _Divided) -> Iterator[tuple[str, 
             lacked = min(loop.waited * (end - begin) // loop.known, took)
             yield cause.CPU_WAIT, lacked
             yield cause.LOCK_WAIT, min(loop.for_gil * (end - begin) // loop.known, took - lacked)
-        elif (part := divided.kept_from(took)) is not None:
+        elif (part := divided.delayed_by(took)) is not None:
             yield part, took
 
 
 def _add_queue(
-    times: dict[str, int], wait: Segment, handed: Iterable[tuple[int, int, int]], overs: list[tuple[int, int]]
+    times: dict[str, int], wait: Segment, handed: Iterable[tuple[int, int, int]], wake_ups: list[tuple[int, int]]
 ) -> bool:
-    """Add a wait in a queue, and its hand-overs; return whether it was in the socket without a known reason."""
+    """Add a wait in a queue, and its wake-ups; return whether it was in the socket without a known reason."""
     begin, end = wait.start, wait.end
     part = queue_part(wait)
     if part == cause.POOL_WAIT:
         for since, until, lacked in handed:
             if since < end and begin < until:
-                over = max(since, begin)  # it was asked for just before the stage
-                overs.append((_uncollected(times, over, end), lacked))
+                over = max(since, begin)  # the thread was asked for just before the stage
+                wake_ups.append((_uncollected(times, over, end), lacked))
                 end = over
     took = end - begin if part == cause.BATCH_WAIT else _uncollected(times, begin, end)
     _add(times, part, took)
     return part == cause.SOCKET_WAIT and QUEUE_BLOCKED_BY not in wait.attributes
 
 
-def _add_passing(
+def _add_transfer(
     times: dict[str, int],
     segment: Segment,
-    noted: Noted,
+    measured: Measurements,
     own: list[Interval],
     waits: list[Interval],
-    unheld: list[Interval],
+    unexplained: list[Interval],
 ) -> None:
-    """Add a send or receive: what waited for the other side, what lay in the socket meanwhile, and the rest as own."""
+    """Add a send or receive: what waited for the peer, what lay in the socket meanwhile, and the rest as own work."""
     at, whole = segment.start, segment.end
-    peer = () if noted.is_quick(segment.stage) else [(at, whole)] if noted.peer_waits is None else noted.peer_waits
-    lain = [(begin, end) for begin, end, _ in noted.socket_waits]
-    kept = [(WAITS[segment.stage], begin, end, True) for begin, end in _without(peer, lain)]
-    kept += [(cause.SOCKET_WAIT, begin, end, is_told) for begin, end, is_told in noted.socket_waits]
-    for part, begin, end, is_told in sorted(kept, key=lambda one: one[1:]):
+    peer = [(at, whole)] if measured.peer_waits is None else measured.peer_waits
+    peer = () if measured.is_quick(segment.stage) else peer
+    in_socket = [(begin, end) for begin, end, _ in measured.socket_waits]
+    kept = [(WAITS[segment.stage], begin, end, True) for begin, end in _without(peer, in_socket)]
+    kept += [(cause.SOCKET_WAIT, begin, end, is_explained) for begin, end, is_explained in measured.socket_waits]
+    for part, begin, end, is_explained in sorted(kept, key=lambda one: one[1:]):
         begin, end = max(begin, at), min(end, whole)  # noqa: PLW2901
         if begin < end:
             own.append((at, begin))
             waits.append((begin, end))
             took = _uncollected(times, begin, end) if part == cause.SOCKET_WAIT else end - begin
             _add(times, part, took)
-            if not is_told:
-                unheld.append((begin, end))
+            if not is_explained:
+                unexplained.append((begin, end))
             at = end
     own.append((at, whole))
 
 
 def _uncollected(times: dict[str, int], begin: int, end: int) -> int:
-    """Return how long a wait was apart from garbage collection, which stops whoever would end it and is added."""
+    """Add the garbage collection within a wait, which stops the thread that would end it; return the rest of it."""
     collected = min(gc_pauses.paused_ns(begin, end), end - begin)
     _add(times, cause.GC, collected)
     return end - begin - collected
@@ -324,8 +326,8 @@ def _without(times: Iterable[Interval], others: Iterable[Interval]) -> list[Inte
     return [(begin, end) for begin, end in found if begin < end]
 
 
-def _handed_back(own: list[Interval], handed: Iterable[tuple[int, int, int]]) -> int:
-    """Return for how long the event loop did not take the request back."""
+def _loop_wake_up(own: list[Interval], handed: Iterable[tuple[int, int, int]]) -> int:
+    """Return the wake-up latency of the event loop: for how long it did not take the request back."""
     took = 0
     for since, until, lacked in handed:
         if lacked == thread_cpu.UNKNOWN:
@@ -336,23 +338,23 @@ def _handed_back(own: list[Interval], handed: Iterable[tuple[int, int, int]]) ->
 
 def _of_own(
     own: list[Interval],
-    divided: _Divided,
+    divided: _Sections,
     called: list[Interval],
-    hand_overs: Iterable[tuple[int, int]],
+    wake_ups: Iterable[tuple[int, int]],
     back: int,
     suspended: _Suspended,
 ) -> dict[str, int]:
-    """Return how the request's own stages divide, and its hand-overs; that of `back` lies within these stages."""
+    """Return how the request's own stages and its wake-ups divide; that of `back` lies within these stages."""
     whole = sum(end - begin for begin, end in own)
     downstream = overlap(own, called)
     collected = min(sum(gc_pauses.paused_ns(begin, end) for begin, end in own), whole)
-    rest = max(whole - downstream - divided.told(), 0)
+    rest = max(whole - downstream - divided.explained(), 0)
     back = min(back, rest)
     rest -= back
     found = divided.collect(collected)
     awaited = min(collected - found, rest)  # in no section
-    for took, lacked in (*hand_overs, (back, thread_cpu.UNKNOWN)):
-        divided.add_hand_over(took, lacked)
+    for took, lacked in (*wake_ups, (back, thread_cpu.UNKNOWN)):
+        divided.add_wake_up(took, lacked)
     divided.add_suspended(rest - awaited, suspended)
     return {
         cause.DOWNSTREAM: downstream,
@@ -365,11 +367,10 @@ def _of_own(
     }
 
 
-def _outermost(accounts: Sequence[tuple[CpuSample, CpuSample]]) -> list[tuple[CpuSample, CpuSample]]:
+def _outermost(sections: Iterable[Section]) -> list[Section]:
     """Return the sections that are not a part of another on the same thread."""
-    found: list[tuple[CpuSample, CpuSample]] = []
-    # The longer of two that begin at once comes first: a reading may serve two sections that begin together.
-    for first, last in sorted(accounts, key=lambda one: (one[0][thread_cpu.AT], -one[1][thread_cpu.AT])):
-        if not any(other[0] is first[0] and last[thread_cpu.AT] <= until[thread_cpu.AT] for other, until in found):
-            found.append((first, last))
+    found: list[Section] = []
+    for section in sections:
+        if not any(other.thread is section.thread and section.end <= other.end for other in found):
+            found.append(section)
     return found

@@ -1,4 +1,4 @@
-"""Say in the evidence what the machine and the container withheld, where that bears on the cause."""
+"""Add host pressure and page faults to the evidence, where they bear on the cause."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from stagetrace.sla.cause import Cause
     from stagetrace.sources.machine import Rise
 
-LEAST_SHARE: Final = 0.01  # of the time, to be said
+LEAST_SHARE: Final = 0.01  # of the time, to be reported
 _METERS: Final = (machine.pressure, machine.quota, page_faults.major_faults)
 
 
-def tick() -> None:
-    """Let what is asked after a breach be of the last few seconds."""
+def read_meters() -> None:
+    """Read the meters now and then, so that their rise after a breach is that of the last few seconds."""
     for meter in _METERS:
         meter.tick()
 
 
-def asked(cause: Cause) -> str:
-    """Return what the sources say that bears on this cause, to follow the evidence; often nothing."""
+def host_evidence(cause: Cause) -> str:
+    """Return what bears on this cause, to be appended to the evidence; often nothing."""
     if cause.word == CPU_WAIT:
         return of_cpus(machine.pressure.rise(), machine.quota.rise())
     return of_disks(page_faults.major_faults.rise()) if cause.word in (COLD_START, IO_WAIT, UNKNOWN) else ""
 
 
 def of_cpus(pressure: Rise | None, quota: Rise | None) -> str:
-    """Return for how much of the last seconds the machine had too few CPUs, and this container used its quota up."""
+    """Return for how much of the last seconds the machine lacked CPUs, and the quota held this container."""
     said = ""
     if pressure is not None and pressure.by >= LEAST_SHARE * pressure.within:
         share = min(pressure.by / pressure.within, 1.0)
@@ -42,7 +42,7 @@ def of_cpus(pressure: Rise | None, quota: Rise | None) -> str:
 
 
 def of_disks(loads: Rise | None) -> str:
-    """Return how often this process waited for a disk to have its memory from there."""
+    """Return how many page faults of this process waited for a disk."""
     if loads is None or not loads.by:
         return ""
     return f"; {loads.by} page faults of this process waited for a disk in the last {loads.within / 1e9:.0f} s"

@@ -1,4 +1,4 @@
-"""Say in the evidence what is known of the wire, where a request was slow to come or its answer slow to go: pure."""
+"""Add the state of the client's connection to the evidence of a slow upload or download: pure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 ABOUT: Final = (SLOW_DOWNLOAD, SLOW_UPLOAD)
 
 
-def on_the_wire(cause: Cause, attributes: Mapping[str, Any]) -> str:
-    """Return what the entry span's attributes say of the client's connection, to follow the evidence; often nothing."""
+def connection_evidence(cause: Cause, attributes: Mapping[str, Any]) -> str:
+    """Return the entry span's attributes of the client's connection in words, to be appended to the evidence."""
     if cause.word not in ABOUT or NETWORK_RTT_MS not in attributes:
         return ""
     said = [f"round trip to the client {attributes[NETWORK_RTT_MS]:.1f} ms"]

@@ -1,4 +1,4 @@
-"""The promise in one line, rules separated by `;`: GRAMMAR, or EXCLUDING for what is not to be judged."""
+"""The policy in one line, rules separated by `;`: GRAMMAR, or EXCLUDING for what is not to be judged."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Objective:
     `method` is None where any method matches. `route` is a route template, a gRPC full method or a glob, in which
     `*` stands for any text, slashes and nothing included. `first_chunk_ns` and `per_chunk_ns` are about answers that
     are sent in several pieces. `disconnect` is the verdict on a request whose client did not wait for the end of the
-    answer: EXCLUDED, BREACH, or None for EXCLUDED unless it had broken its promise by then. What `excludes` is not
+    answer: EXCLUDED, BREACH, or None for EXCLUDED unless it had missed its objective by then. What `excludes` is not
     judged at all, and has no bound. Of a rule that cannot be read, `problem` says why: what it is about is not judged,
     lest a later rule, which was not meant for it, finds it good.
     """

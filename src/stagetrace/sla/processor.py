@@ -16,8 +16,8 @@ from stagetrace.recording.limits import bounded
 from stagetrace.recording.segments import coalesced
 from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled, stage_span
 from stagetrace.recording.timeline import Timeline
-from stagetrace.sla.baseline import Learned
-from stagetrace.sla.breakdown import parts_of
+from stagetrace.sla.baseline import Baselines
+from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sla.cause import UNKNOWN
 from stagetrace.sla.policy import BREACH, WEBSOCKET, Policy
 from stagetrace.sla.sampling import HeldSpans, dropped
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.segments import Segment
     from stagetrace.sla.baseline import Route
     from stagetrace.sla.policy import Objective
-    from stagetrace.sla.verdict import Broken, Verdict
+    from stagetrace.sla.verdict import Missed, Verdict
 
 SAY_UNMATCHED_AFTER = 100
 MAX_ROUTES_SHOWN = 5
@@ -107,7 +107,7 @@ class Decided(NamedTuple):
 
     objective: Objective
     word: str
-    broken: Broken | None
+    broken: Missed | None
 
     def verdict(
         self, totals: Mapping[str, int], segments: Iterable[Segment], start: int, calls: Iterable[tuple[str, int, int]]
@@ -162,7 +162,7 @@ class SLASpanProcessor(SpanProcessor):
     ) -> None:
         self.policy = Policy.parse(policy) if isinstance(policy, str) else policy
         self.counter = counter or VerdictCounter()
-        self.learned = Learned()
+        self.learned = Baselines()
         self._next = processor
         self._lock = allocate_lock()  # guards _held
         self._held = HeldSpans()
@@ -233,7 +233,7 @@ class SLASpanProcessor(SpanProcessor):
     @guarded
     def learn(self, route: Route, segments: list[Segment], timeline: Timeline) -> None:
         """Learn from a request that has kept its promise what is usual for its route."""
-        self.learned.learn(route, parts_of(segments, timeline))
+        self.learned.learn(route, breakdown_of(segments, timeline))
 
     @guarded
     def explain(
@@ -245,8 +245,8 @@ class SLASpanProcessor(SpanProcessor):
         attributes: Mapping[str, Any],
     ) -> dict[str, Any] | None:
         """Return what the entry span of a breach carries of its cause, besides `attributes`."""
-        parts = parts_of(segments, timeline)
-        return self.learned.explain(route, verdict, parts, attributes)
+        breakdown = breakdown_of(segments, timeline)
+        return self.learned.explain(route, verdict, breakdown, attributes)
 
     def decided(
         self, method: str | None, route: str, start: int, end: int, timeline: Timeline | None

@@ -1,4 +1,4 @@
-"""Judge every request under any sampling, and bring back whole what a breach needs."""
+"""Judge every request under any head sampling, and keep the dropped spans of a breach."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ MAX_KEPT_TRACES = 1_024
 
 
 class Chances:
-    """How likely a head sampler keeps a request, as far as that can be known: what its entry span is to say of it.
+    """The probability with which a head sampler keeps a request, as far as it is known, for its entry span.
 
-    OpenTelemetry's own samplers say it by their rate, a caller that samples consistently by the threshold in the
-    tracestate. Of others nothing is known but that they drop, once they have.
+    OpenTelemetry's own samplers have it as their rate, a caller that samples consistently as the threshold in the
+    tracestate. Of other samplers nothing is known but that they drop, once they have dropped a request.
     """
 
     def __init__(self, sampler: Sampler) -> None:
@@ -48,26 +48,26 @@ class Chances:
         self._rate = root.rate if isinstance(root, TraceIdRatioBased) and is_known else 1.0 if is_known else None
         # Below which of a trace id's last 64 bits a root span is kept; None where that does not decide.
         self.bound = root.bound if isinstance(root, TraceIdRatioBased) and is_known else None
-        self.of_root = _said(self._rate)
-        self._drops = False  # whether it has dropped a request without a word on how likely that was
+        self.of_root = _below_one(self._rate)
+        self._drops = False  # whether it has dropped a request with an unknown probability
 
     def of(self, parent: SpanContext | None, state: TraceState | None, *, is_sampled: bool) -> float | None:
-        """Return what an entry span says: its probability, 0 where that is not known, None where all are kept.
+        """Return the entry span's probability, 0 where that is not known, None where all are kept.
 
-        `state` is the tracestate that the span has. A sampler that may drop is taken for one that keeps all until it
-        has dropped something.
+        `state` is the tracestate of the span. A sampler that may drop counts as one that keeps all until it has dropped
+        a request.
         """
         if self._rate is not None and (parent is None or not self.is_by_parent):
             return self.of_root
         given = tracestate.probability(state.get(tracestate.KEY, "")) if state else None
         if given is not None and is_sampled:
-            return _said(given)
+            return _below_one(given)
         if not is_sampled:
             self._drops = True
         return 0.0 if self._drops else None
 
     def state_of(self, trace_id: int) -> TraceState | None:
-        """Return the tracestate with which a root span that is kept says its probability to whom it calls."""
+        """Return the tracestate that carries the probability of a kept root span to the services that it calls."""
         if self.bound is None or self.of_root is None:
             return None
         value = tracestate.value_of(trace_id, self.bound)
@@ -75,21 +75,21 @@ class Chances:
 
 
 def is_own(sampler: Sampler) -> bool:
-    """Return whether a sampler is somebody's own, or asks one that is: of the SDK's the description says all."""
+    """Return whether a sampler, or one that it wraps, is not of the SDK, whose samplers are described in full."""
     if type(sampler).__module__ != ALWAYS_ON.__module__:
         return True
     return any(is_own(inner) for inner in vars(sampler).values() if isinstance(inner, Sampler))
 
 
-def _said(probability: float | None) -> float | None:
+def _below_one(probability: float | None) -> float | None:
     return None if probability is None or probability >= 1 else probability
 
 
 class KeepBreaches(Sampler):
     """A sampler that records what `root` drops, marked with `sla.upgraded`, so that it can still be judged.
 
-    Spans so recorded leave the process only if their request breaks its promise; SLASpanProcessor sees to that. Entry
-    spans say how likely they were kept, so that who reads them can tell how many there were.
+    Spans so recorded are exported only if their request is a breach, for which SLASpanProcessor is responsible. Entry
+    spans have their sampling probability, so that readers can estimate how many there were.
     """
 
     def __init__(self, root: Sampler) -> None:
@@ -118,7 +118,7 @@ class KeepBreaches(Sampler):
     def _weighted(
         self, parent_context: Context | None, trace_id: int, kind: SpanKind | None, result: SamplingResult
     ) -> SamplingResult:
-        """Return the result with what an entry span says of its probability, and a root span to its callees."""
+        """Return the result with the probability: an entry span's attribute, and in the tracestate of a root span."""
         parent = get_current_span(parent_context).get_span_context()
         is_root, is_sampled = not parent.is_valid, bool(result.decision.is_sampled())  # type: ignore[no-untyped-call]
         state = result.trace_state
@@ -126,9 +126,9 @@ class KeepBreaches(Sampler):
             state = self._chances.state_of(trace_id)
         attributes: Any = result.attributes
         if kind is SpanKind.SERVER and (is_root or parent.is_remote):
-            said = self._chances.of(None if is_root else parent, state, is_sampled=is_sampled)
-            if said is not None:
-                attributes = {**(attributes or {}), SLA_SAMPLING_PROBABILITY: said}
+            probability = self._chances.of(None if is_root else parent, state, is_sampled=is_sampled)
+            if probability is not None:
+                attributes = {**(attributes or {}), SLA_SAMPLING_PROBABILITY: probability}
         if state is result.trace_state and attributes is result.attributes:
             return result
         return SamplingResult(result.decision, attributes, state)
@@ -147,21 +147,21 @@ def dropped(span: ReadableSpan) -> bool:
 
 
 class HeldSpans:
-    """Dropped spans of requests still open, in bounded memory. Not thread-safe: the processor's lock guards it."""
+    """Dropped spans of open requests, in bounded memory. Not thread-safe: the processor's lock guards it."""
 
     def __init__(self) -> None:
         self._open: dict[int, int] = {}  # trace id -> entry spans still open
         self._spans: dict[int, list[ReadableSpan]] = {}
         self._kept: OrderedDict[int, None] = OrderedDict()  # traces of breaches, for spans that end late
         self._held = 0
-        self._lost: dict[int, int] = {}  # spans that a breach will lack, by trace
+        self._lost: dict[int, int] = {}  # trace id -> spans that a breach will lack
 
     def open(self, trace_id: int) -> None:
         """Begin to hold the spans of a trace."""
         self._open[trace_id] = self._open.get(trace_id, 0) + 1
 
     def add(self, trace_id: int, span: ReadableSpan) -> bool:
-        """Hold a span; return True if its trace is already kept, and the span is to be sent at once."""
+        """Hold a span; return True if its trace is already kept, and the span is to be exported at once."""
         if trace_id in self._kept:
             return True
         if trace_id not in self._open:
@@ -175,9 +175,9 @@ class HeldSpans:
         return False
 
     def close(self, trace_id: int, *, keep: bool) -> tuple[list[ReadableSpan], int]:
-        """End one entry span of a trace; return the spans to send now, and how many there was no room for.
+        """End one entry span of a trace; return the spans to export now, and how many were lost for want of room.
 
-        These are all of the trace if a breach keeps it.
+        These are all spans of the trace if a breach keeps it.
         """
         left = self._open.get(trace_id, 1) - 1
         if left:

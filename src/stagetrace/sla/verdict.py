@@ -30,58 +30,58 @@ _WORDS: Final = {
 
 
 class Streamed(NamedTuple):
-    """What an answer in several pieces can break besides its duration, in nanoseconds from the request's start."""
+    """What a response in several chunks can miss besides its duration, in nanoseconds from the request's start."""
 
-    first_ns: int  # when the first piece had been handed over
-    widest: tuple[int, int]  # from when to when the longest time between two pieces lasted
+    first_ns: int  # when the first chunk had been sent
+    widest: tuple[int, int]  # begin and end of the longest gap between two chunks
 
 
-class Broken(NamedTuple):
-    """The part of an objective that a request broke, how long it took and might have taken, and when that was.
+class Missed(NamedTuple):
+    """A bound of the objective that a request missed: how long it took, how long was allowed, and when that was.
 
     `start_ns` and `end_ns` are counted from the request's start; `end_ns` is None for the whole request.
     """
 
-    promise: str
+    bound: str
     took_ns: int
     threshold_ns: int
     start_ns: int = 0
     end_ns: int | None = None
-    also: tuple[Broken, ...] = ()  # what else of the objective was missed
+    also: tuple[Missed, ...] = ()  # the other bounds of the objective that were missed
 
     @property
-    def missed(self) -> str:
-        """Return all that was missed, in the form that `sla.breach.missed` has."""
+    def text(self) -> str:
+        """Return all bounds that were missed, in the form that `sla.breach.missed` has."""
         return "; ".join(
-            f"{one.promise}: {one.took_ns / 1e6:.15g} ms, {one.threshold_ns / 1e6:.15g} ms allowed"
+            f"{one.bound}: {one.took_ns / 1e6:.15g} ms, {one.threshold_ns / 1e6:.15g} ms allowed"
             for one in (self, *self.also)
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether one request kept its promise; `broken` says which part of it was not kept.
+    """Whether one request met its objective; `missed` is the bound that it missed first.
 
-    `stage` is the guilty one of a breach: that which took the most of the time in question.
+    `stage` is the culprit of a breach: the stage that took the most of the time in question.
     """
 
     objective: Objective
     word: str
-    broken: Broken | None
+    missed: Missed | None
     stage: str | None
     stage_ns: int
-    peer: str | None = None  # whom the stage waited for most of its time, and how long
+    peer: str | None = None  # the peer that the stage waited for most of its time, and how long
     peer_ns: int = 0
 
     @property
     def breached(self) -> bool:
-        """Return whether the promise was broken."""
+        """Return whether the objective was missed."""
         return self.word == BREACH
 
     @property
     def severity(self) -> str:
         """Return the class of the overrun: `minor`, `major` or `critical`."""
-        ratio = self.broken.took_ns / self.broken.threshold_ns if self.broken is not None else 0
+        ratio = self.missed.took_ns / self.missed.threshold_ns if self.missed is not None else 0
         return "minor" if ratio < MAJOR_FROM else "major" if ratio < CRITICAL_FROM else "critical"
 
     def attributes(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Verdict:
         target = {} if usual else {semconv.SLA_TARGET: self.objective.target_text}
         if self.word == EXCLUDED:
             return {semconv.SLA_VERDICT: self.word, semconv.SLA_OBJECTIVE: self.objective.name, **target}
-        threshold_ns = self.objective.within_ns if self.broken is None else self.broken.threshold_ns
+        threshold_ns = self.objective.within_ns if self.missed is None else self.missed.threshold_ns
         attributes: dict[str, Any] = {
             semconv.SLA_BREACHED: self.breached,
             semconv.SLA_VERDICT: self.word,
@@ -98,97 +98,95 @@ class Verdict:
             **target,
             semconv.SLA_THRESHOLD_MS: threshold_ns / 1e6,
         }
-        if self.broken is not None:
-            attributes[semconv.SLA_OVERRUN_MS] = max(self.broken.took_ns - threshold_ns, 0) / 1e6
+        if self.missed is not None:
+            attributes[semconv.SLA_OVERRUN_MS] = max(self.missed.took_ns - threshold_ns, 0) / 1e6
             attributes[semconv.SLA_SEVERITY] = self.severity
-            attributes[semconv.SLA_BREACH_CAUSE] = self._cause(self.broken)
-            if self.broken.promise != WITHIN:
-                attributes[semconv.SLA_BREACH_PROMISE] = self.broken.promise
-            if self.broken.also or self.broken.promise in (FIRST_CHUNK, PER_CHUNK):
-                attributes[semconv.SLA_BREACH_MISSED] = self.broken.missed
+            attributes[semconv.SLA_BREACH_CAUSE] = self._cause(self.missed)
+            if self.missed.bound != WITHIN:
+                attributes[semconv.SLA_BREACH_PROMISE] = self.missed.bound
+            if self.missed.also or self.missed.bound in (FIRST_CHUNK, PER_CHUNK):
+                attributes[semconv.SLA_BREACH_MISSED] = self.missed.text
             if self.stage is not None:
                 attributes[semconv.SLA_BREACH_STAGE] = self.stage
-                attributes[semconv.SLA_BREACH_EVIDENCE] = self._evidence(self.broken)
+                attributes[semconv.SLA_BREACH_EVIDENCE] = self._evidence(self.missed)
             if self.peer is not None:
                 attributes[semconv.SLA_BREACH_PEER] = self.peer
         return attributes
 
-    def _cause(self, broken: Broken) -> str:
-        if broken.promise == DISCONNECT:
+    def _cause(self, missed: Missed) -> str:
+        if missed.bound == DISCONNECT:
             return DISCONNECT
         return UNKNOWN if self.peer is None else DOWNSTREAM
 
-    def _evidence(self, broken: Broken) -> str:
-        took, stage = f"{broken.took_ns / 1e6:.1f} ms", f"{self.stage_ns / 1e6:.1f} ms"
-        allowed = f"{broken.threshold_ns / 1e6:g} ms allowed"
+    def _evidence(self, missed: Missed) -> str:
+        took, stage = f"{missed.took_ns / 1e6:.1f} ms", f"{self.stage_ns / 1e6:.1f} ms"
+        allowed = f"{missed.threshold_ns / 1e6:g} ms allowed"
         peer = "" if self.peer is None else f"{self.peer_ns / 1e6:.1f} ms waiting for {self.peer}"
-        if broken.promise == WITHIN:
+        if missed.bound == WITHIN:
             return f"{self.stage} took {stage} of {took}, {allowed}{peer and ': '}{peer}"
-        return (
-            f"{_WORDS[broken.promise].format(took)}, {allowed}: {stage} in {self.stage}{peer and ', of which '}{peer}"
-        )
+        return f"{_WORDS[missed.bound].format(took)}, {allowed}: {stage} in {self.stage}{peer and ', of which '}{peer}"
 
 
 def exceeds(objective: Objective, duration_ns: int) -> bool:
-    """Return whether a request broke its promise; one that takes exactly as long as promised is good."""
+    """Return whether a request missed its objective; one that takes exactly as long as allowed is good."""
     return duration_ns > objective.within_ns
 
 
 def decide(
     objective: Objective, duration_ns: int, streamed: Streamed | None = None, *, disconnected: bool = False
-) -> tuple[str, Broken | None]:
-    """Return the verdict's word, and which part of the objective a breach has broken.
+) -> tuple[str, Missed | None]:
+    """Return the verdict's word, and which bound of the objective a breach has missed.
 
-    A client that did not wait for the end of the answer is never good: see Objective.disconnect.
+    A request whose client disconnected before the end of the response is never good: see Objective.disconnect.
     """
     if objective.excludes or (disconnected and objective.disconnect == EXCLUDED):
         return EXCLUDED, None
-    broken = _broken(objective, duration_ns, streamed)
-    if broken is not None:
-        return BREACH, broken
+    missed = _missed(objective, duration_ns, streamed)
+    if missed is not None:
+        return BREACH, missed
     if not disconnected:
         return GOOD, None
     if objective.disconnect == BREACH:
-        return BREACH, Broken(DISCONNECT, duration_ns, objective.within_ns)
+        return BREACH, Missed(DISCONNECT, duration_ns, objective.within_ns)
     return EXCLUDED, None
 
 
-def _broken(objective: Objective, duration_ns: int, streamed: Streamed | None) -> Broken | None:
+def _missed(objective: Objective, duration_ns: int, streamed: Streamed | None) -> Missed | None:
     missed = []
     if exceeds(objective, duration_ns):
-        missed.append(Broken(WITHIN, duration_ns, objective.within_ns))
+        missed.append(Missed(WITHIN, duration_ns, objective.within_ns))
     if streamed is not None:
         first, (since, until) = streamed
         if objective.first_chunk_ns is not None and first > objective.first_chunk_ns:
-            missed.append(Broken(FIRST_CHUNK, first, objective.first_chunk_ns, 0, first))
+            missed.append(Missed(FIRST_CHUNK, first, objective.first_chunk_ns, 0, first))
         if objective.per_chunk_ns is not None and until - since > objective.per_chunk_ns:
-            missed.append(Broken(PER_CHUNK, until - since, objective.per_chunk_ns, since, until))
+            missed.append(Missed(PER_CHUNK, until - since, objective.per_chunk_ns, since, until))
     return missed[0]._replace(also=tuple(missed[1:])) if missed else None
 
 
 def judge(
     objective: Objective,
     word: str,
-    broken: Broken | None,
+    missed: Missed | None,
     stages: Mapping[str, int],
     visits: Iterable[tuple[str, int, int]] = (),
     calls: Iterable[tuple[str, int, int]] = (),
 ) -> Verdict:
-    """Return the verdict that `decide` came to, with the guilty stage.
+    """Return the verdict that `decide` came to, with the culprit.
 
-    `stages` maps a stage to its summed duration in nanoseconds, in that part of the request in which the promise was
-    broken; the largest is the guilty one, the earlier of equals. `visits` are the stages of that part, and `calls`
+    `stages` maps a stage to its summed duration in nanoseconds, in that part of the request in which the bound was
+    missed; the largest is the culprit, the earlier of equals. `visits` are the stages of that part, and `calls`
     those to other services by their peer, each with its begin and end.
     """
-    stage = max(stages, key=lambda name: (stages[name], -_order(name))) if broken is not None and stages else None
+    stage = max(stages, key=lambda name: (stages[name], -_order(name))) if missed is not None and stages else None
     if stage is None:
-        return Verdict(objective, word, broken, None, 0)
+        return Verdict(objective, word, missed, None, 0)
     peer, peer_ns = peer_of([(begin, end) for name, begin, end in visits if name == stage], calls)
-    return Verdict(objective, word, broken, stage, stages[stage], peer, peer_ns)
+    return Verdict(objective, word, missed, stage, stages[stage], peer, peer_ns)
 
 
 def peer_of(visits: Iterable[tuple[int, int]], calls: Iterable[tuple[str, int, int]]) -> tuple[str | None, int]:
-    """Return the peer that calls were waiting for during most of `visits`, which do not overlap, and for how long.
+    """Return the peer that calls waited for during most of `visits`, which do not overlap, and for how long.
 
     Calls to one peer at the same time count once. None where no peer takes half of that time.
     """

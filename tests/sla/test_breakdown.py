@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanContext
 
 from stagetrace.recording.segments import Segment
 from stagetrace.recording.timeline import Timeline
-from stagetrace.sla.breakdown import parts_of
+from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sources import gc_pauses, loops
 from stagetrace.sources.thread_cpu import UNKNOWN, CpuSample, Descriptor, Share
 
@@ -93,7 +93,7 @@ def noted(accounts: Any = (), handed: Any = ()) -> Timeline:
 
 
 def in_ms(*args: Any) -> dict[str, float]:
-    return {part: took / MS for part, took in parts_of(*args).times.items()}
+    return {part: took / MS for part, took in breakdown_of(*args).times.items()}
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -110,9 +110,9 @@ def test_a_section_within_another_counts_once_also_where_one_reading_begins_both
 def test_what_another_process_did_is_as_it_reports_and_else_unknown() -> None:
     cpu = {"stagetrace.cpu.time_ms": 60.0, "stagetrace.cpu.wait_ms": 10.0, "stagetrace.cpu.blocked_ms": 30.0}
     segments = [segment("handler", 0, 20), segment("inference", 20, 120, cpu)]
-    parts = parts_of(segments, noted([section(0, 20, 20)]))
+    parts = breakdown_of(segments, noted([section(0, 20, 20)]))
     assert {part: took / MS for part, took in parts.times.items()} == {"compute": 80, "cpu_wait": 10, "unknown": 30}
-    assert parts.places["compute"] == {"handler": 20 * MS, "inference": 60 * MS}
+    assert parts.by_stage["compute"] == {"handler": 20 * MS, "inference": 60 * MS}
 
 
 def test_a_batch_of_another_process_that_reports_nothing_is_unknown() -> None:
@@ -211,14 +211,14 @@ def test_each_part_has_its_place_in_the_stages() -> None:
     ]
     request = noted([handler, model])
     request.calls = [("other", 20 * MS, 30 * MS)]
-    places = parts_of(segments, request).places
-    assert places["pool_wait"] == {"queue": 10 * MS}
-    assert places["compute"] == {"preprocess": 5 * MS, "inference": 50 * MS}
-    assert places["cpu_wait"] == {"preprocess": 10 * MS}
-    assert places["downstream"] == {"preprocess": 10 * MS}
-    assert max(places["io_wait"], key=lambda stage: places["io_wait"][stage]) == "preprocess"
-    assert places["slow_download"] == {"network.send": 10 * MS}
-    assert parts_of(segments, request).stages["preprocess"] == 50 * MS
+    by_stage = breakdown_of(segments, request).by_stage
+    assert by_stage["pool_wait"] == {"queue": 10 * MS}
+    assert by_stage["compute"] == {"preprocess": 5 * MS, "inference": 50 * MS}
+    assert by_stage["cpu_wait"] == {"preprocess": 10 * MS}
+    assert by_stage["downstream"] == {"preprocess": 10 * MS}
+    assert max(by_stage["io_wait"], key=lambda stage: by_stage["io_wait"][stage]) == "preprocess"
+    assert by_stage["slow_download"] == {"network.send": 10 * MS}
+    assert breakdown_of(segments, request).stages["preprocess"] == 50 * MS
 
 
 def test_of_a_send_or_receive_the_client_has_what_waited_for_it() -> None:
@@ -350,7 +350,7 @@ def test_how_much_the_gil_explains_is_how_often_the_thread_woke_and_the_rest_is_
     turns: int, explained: float
 ) -> None:
     """As that for a database, while a thread in the background computes."""
-    found = parts_of([segment("handler", 0, 100)], noted([section(0, 100, 40, rivals=58, turns=turns)]))
+    found = breakdown_of([segment("handler", 0, 100)], noted([section(0, 100, 40, rivals=58, turns=turns)]))
     assert found.times["lock_wait"] == found.for_gil == explained * MS
     assert found.times.get("io_wait", 0) == (60 - explained) * MS
 
@@ -392,7 +392,7 @@ def test_who_waits_for_something_else_beside_rivals_says_nothing_of_who_was_late
     """Neither the event loop that took the request up, nor the free thread, waits for what its section waits for."""
     segments = [segment("queue", 0, 100, SOCKET), segment("queue", 100, 150, POOL), segment("handler", 150, 250)]
     accounts = [section(150, 250, 40, rivals=58, turns=1)]
-    parts = parts_of(segments, noted(accounts, [(100, 150, 0)]))
+    parts = breakdown_of(segments, noted(accounts, [(100, 150, 0)]))
     expected = {"socket_wait": 100, "compute": 40, "lock_wait": 5, "io_wait": 55, "unknown": 50}
     assert {part: took / MS for part, took in parts.times.items()} == expected
     assert parts.for_gil == 5 * MS
@@ -436,5 +436,5 @@ def test_a_free_thread_that_is_late_waits_for_the_gil_where_that_is_in_demand(
 
 def test_without_a_gil_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
-    found = parts_of([segment("handler", 0, 100)], noted([section(0, 100, 40, rivals=58, turns=100)]))
+    found = breakdown_of([segment("handler", 0, 100)], noted([section(0, 100, 40, rivals=58, turns=100)]))
     assert found.times == {"compute": 40 * MS, "io_wait": 60 * MS}
