@@ -171,8 +171,8 @@ PARTS = [
     *(f"stagetrace.recording.remote_stages:{name}" for name in ("hand_on", "find", "is_here")),
     "stagetrace.sla.sampling:SamplingResult",
     # In the thread that sends, which pauses after a failure.
-    *("stagetrace.otlp.export.queue:resource_spans", "stagetrace.otlp.export.exporter:CountingExporter.send"),
-    "opentelemetry.exporter.otlp.proto.grpc.trace_exporter:OTLPSpanExporter.export",
+    *("stagetrace.otlp.export.queue:resource_spans", "stagetrace.otlp.export.client:ExportClient.send"),
+    "stagetrace.otlp.export.transport:GrpcTransport.send",
     "stagetrace.otlp.export.sender:Sender._round",
 ]
 

@@ -153,6 +153,19 @@ TRACES_ENDPOINT = Verbatim("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", RECORDING, "the
 METRICS_ENDPOINT = Text("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", RECORDING, "the receiver of metrics alone")
 TIMEOUT = Verbatim("OTEL_EXPORTER_OTLP_TIMEOUT", RECORDING, "seconds that an export may take")
 TRACES_TIMEOUT = Verbatim("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", RECORDING, "the same for spans alone")
+for _name, _about in (
+    ("HEADERS", "headers of each request"),
+    ("COMPRESSION", "`gzip`, over HTTP `deflate` too, or `none`"),
+    ("INSECURE", "`true`: no TLS over gRPC, where the endpoint has no scheme"),
+    ("CERTIFICATE", "file of the authorities that may vouch for the receiver"),
+    ("CLIENT_CERTIFICATE", "file of our own certificate"),
+    ("CLIENT_KEY", "file of its key"),
+):
+    Text(f"OTEL_EXPORTER_OTLP_{_name}", RECORDING, _about)
+    Text(f"OTEL_EXPORTER_OTLP_TRACES_{_name}", RECORDING, f"{_about}; for spans alone")
+for _name in ("GRPC_TRACES", "GRPC", "HTTP_TRACES", "HTTP"):
+    Text(f"OTEL_PYTHON_EXPORTER_OTLP_{_name}_CREDENTIAL_PROVIDER", RECORDING, "entry point that makes credentials")
+RETRYABLE_CODES = Words("OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES", RECORDING, "codes to be tried again")
 SAMPLER = Text("OTEL_TRACES_SAMPLER", RECORDING, "head sampler")
 SAMPLER_ARG = Verbatim("OTEL_TRACES_SAMPLER_ARG", RECORDING, "its argument")
 ID_GENERATOR = Text("OTEL_PYTHON_ID_GENERATOR", RECORDING, "generator of trace ids and span ids", "random")
@@ -224,8 +237,12 @@ def _resolved(signal: str, name: str) -> str:
     return {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}.get(protocol, f"otlp ({protocol})")
 
 
+def otlp(name: str) -> str:
+    """Return OTEL_EXPORTER_OTLP_TRACES_`name`, else OTEL_EXPORTER_OTLP_`name`; empty where neither is set."""
+    return SETTINGS[f"OTEL_EXPORTER_OTLP_TRACES_{name}"].text() or SETTINGS[f"OTEL_EXPORTER_OTLP_{name}"].text()
+
+
 def endpoint() -> str:
-    """Return where spans are sent, as OTEL_* says; for messages only, the exporter reads it for itself."""
+    """Return where spans are sent, as OTEL_* says; for messages only."""
     http = "otlp_proto_http" in exporters("TRACES", "otlp")
-    default = "http://localhost:4318" if http else "http://localhost:4317"
-    return TRACES_ENDPOINT.read() or ENDPOINT.read() or default
+    return otlp("ENDPOINT") or ("http://localhost:4318" if http else "http://localhost:4317")

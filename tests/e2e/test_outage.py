@@ -214,7 +214,7 @@ def test_without_a_spool_the_loss_is_counted_and_shown(receiver: Receiver, tmp_p
 
 
 HANGING = [
-    "stagetrace.otlp.export.exporter:CountingExporter.send",
+    "stagetrace.otlp.export.client:ExportClient.send",
     "stagetrace.otlp.export.spool:Spool.write",
     "stagetrace.otlp.export.spool:Spool.names",
     "stagetrace.otlp.export.spool:Spool.claim",

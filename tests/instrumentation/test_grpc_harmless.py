@@ -224,7 +224,7 @@ def test_a_part_that_fails_at_start_or_end_changes_no_answer(
 
 
 HANGING = (
-    "stagetrace.otlp.export.exporter:CountingExporter.send",
+    "stagetrace.otlp.export.client:ExportClient.send",
     "stagetrace.otlp.export.spool:Spool.write",
     "stagetrace.process_status.publish:Publisher.publish",
 )

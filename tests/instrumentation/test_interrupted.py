@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from otlp.sending import ENCODED, RESOURCE
+from otlp.sending import ENCODED, RESOURCE, names_in, processor_of
 from stagetrace import guard
 from stagetrace.instrumentation.wsgi import request as wsgi
 from stagetrace.instrumentation.wsgi_servers.gunicorn import _hurrying
-from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
+from stagetrace.otlp.export.response import Outcome
 from stagetrace.recording.context import NO_CONTEXT, attach
 from stagetrace.recording.current_timeline import current
 from stagetrace.runtime.runtime import runtime
@@ -29,10 +28,9 @@ from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sla.processor import SLASpanProcessor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from opentelemetry.sdk.trace import ReadableSpan
 
 ENVIRON = {
     "REQUEST_METHOD": "GET",
@@ -143,27 +141,30 @@ def application(answer: Closable) -> Any:
     return app
 
 
-class Slow(SpanExporter):
-    """Counts what it is given once it has taken its time."""
+class Slow:
+    """A transport that counts what it is given once it has taken its time."""
 
     def __init__(self) -> None:
         self.spans = 0
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+    def send(self, request: bytes) -> Outcome:
         time.sleep(0.02)
-        self.spans += len(spans)
-        return SpanExportResult.SUCCESS
+        self.spans += len(names_in(request))
+        return Outcome(delivered=True)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def test_wherever_the_start_of_the_sending_thread_breaks_off_a_flush_delivers_once() -> None:
     """The first request of a process starts it; the thread may run when that raises, and it may not."""
     for at in itertools.count():
-        exporter = Slow()
-        made = EncodingSpanProcessor(exporter)
+        transport = Slow()
+        made = processor_of(transport)
         with calling(raise_exit, at) as called, suppress(SystemExit):
             made.put(RESOURCE, None, ENCODED, 1, breach=False)
         assert made.force_flush(20_000), called
-        assert exporter.spans == made.counts()["received"], called
+        assert transport.spans == made.counts()["received"], called
         made.shutdown()
         if not called:
             break

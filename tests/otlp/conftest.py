@@ -1,4 +1,4 @@
-"""What several files here need: a receiver, exporters as they were unwatched, short waits, the twins of stages in C."""
+"""What several files here need: a receiver, no processors of other tests, short waits, the native implementation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from otlp.receiver import Receiver, run_receiver
 from stagetrace import guard, log
 from stagetrace.otlp.encode import request_encoder as stages
 from stagetrace.otlp.encode.request_encoder import tiled_in_python
-from stagetrace.otlp.export import factory as build
-from stagetrace.otlp.export import sender
+from stagetrace.otlp.export import factory, sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,14 +26,9 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def unwatched_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo at the end of a test what watching does to the exporters' modules."""
-    import opentelemetry.exporter.otlp.proto.grpc.trace_exporter as grpc_module
-    import opentelemetry.exporter.otlp.proto.http.trace_exporter as http_module
-
-    for module in (grpc_module, http_module):
-        monkeypatch.setattr(module, "encode_spans", module.encode_spans)
-    monkeypatch.setattr(build, "_processors", type(build._processors)())
+def no_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the processors of other tests until this one ends."""
+    monkeypatch.setattr(factory, "_processors", type(factory._processors)())
 
 
 @pytest.fixture

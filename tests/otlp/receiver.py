@@ -55,6 +55,8 @@ class Receiver:
     def __init__(self) -> None:
         self.requests: list[bytes] = []
         self.headers: list[dict[str, str]] = []  # of every request, refused ones included
+        self.paths: list[str] = []
+        self.clients: list[str] = []  # the names in the certificates of clients, empty without one
         self.asked = 0
         self.script: deque[Reply] = deque()
         self.always = TAKES
@@ -91,6 +93,12 @@ class Receiver:
                 raise AssertionError(f"not within {timeout_s} s; asked {self.asked} times, took {len(self.spans())}")
             time.sleep(0.02)
 
+    def record(self, path: str, client: str) -> None:
+        """Note where a request went, and whose it is."""
+        with self._lock:
+            self.paths.append(path)
+            self.clients.append(client)
+
     def answer(self, request: bytes, headers: dict[str, str]) -> Reply:
         with self._lock:
             self.asked += 1
@@ -113,6 +121,8 @@ class Receiver:
 
     def _start_grpc(self, tls: Path | None) -> None:
         def export(request: bytes, context: Any) -> bytes:
+            (name,) = context.auth_context().get("x509_common_name", [b""])
+            self.record("", name.decode())
             reply = self.answer(request, {key: str(value) for key, value in context.invocation_metadata()})
             if reply.code is not None:
                 context.set_trailing_metadata(reply.trailers)
@@ -148,6 +158,9 @@ class Receiver:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
+                peer = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
+                subject: Any = (peer or {}).get("subject", ())
+                receiver.record(self.path, dict(pair for part in subject for pair in part).get("commonName", ""))
                 reply = receiver.answer(body, {key.lower(): value for key, value in self.headers.items()})
                 if reply.reset:
                     linger = struct.pack("ii", 1, 0)  # close with a reset, not with an end

@@ -6,15 +6,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from grpc import StatusCode
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
+from otlp.clients import client
 from otlp.receiver import Receiver, Reply
 from stagetrace.otlp.encode.span_encoder import encode_span
 from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
-from stagetrace.otlp.export.exporter import CountingExporter
+from stagetrace.otlp.export.client import ExportClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
     from stagetrace.otlp.export.spool import Spool
+    from stagetrace.otlp.export.transport import Transport
 
 RESOURCE = Resource({"service.name": "sent"})
 AWAY = Reply(code=StatusCode.UNAVAILABLE, details="away", takes=False)
@@ -67,9 +68,14 @@ def names_in(data: bytes) -> list[str]:
 
 
 def processor(receiver: Receiver, spool: Spool | None, timeout_s: float = 30, **kwargs: Any) -> EncodingSpanProcessor:
-    exporter = CountingExporter(OTLPSpanExporter(endpoint=receiver.grpc, timeout=timeout_s), "there")
-    exporter.watch()
-    return EncodingSpanProcessor(exporter, spool=spool, **kwargs)
+    return EncodingSpanProcessor(client("grpc", receiver, timeout_s), spool=spool, **kwargs)
+
+
+def processor_of(transport: Transport, **kwargs: Any) -> EncodingSpanProcessor:
+    """Return a processor that sends by a transport that is not ours."""
+    opened = ExportClient(lambda: transport, "there")
+    assert opened.load()
+    return EncodingSpanProcessor(opened, **kwargs)
 
 
 def put(made: EncodingSpanProcessor, *names: str, breach: bool = False) -> None:

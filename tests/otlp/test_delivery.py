@@ -1,4 +1,4 @@
-"""From the processor through the official exporters, as the variables say: each span arrives once, or is counted."""
+"""From the processor to a receiver, as the variables say: each span arrives once, or is counted."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from grpc import StatusCode
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
-from otlp.exporters import PROTOCOLS, request, retry_info, watched
+from otlp.clients import PROTOCOLS, client, request, retry_info
 from otlp.receiver import Receiver, Reply, partial_success, run_receiver
 from pki import make_pki
 from stagetrace import guard
-from stagetrace.otlp.export import factory as build
-from stagetrace.otlp.export.delivery_log import Said
+from stagetrace.otlp.export import factory
+from stagetrace.otlp.export.delivery_log import DeliveryLog
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
 
-pytestmark = pytest.mark.usefixtures("unwatched_after")
+pytestmark = pytest.mark.usefixtures("no_processors")
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> None:
 def processor_to(protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> EncodingSpanProcessor:
     endpoint = receiver.grpc if protocol == "grpc" else receiver.http
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-    return build.otlp_processor(GrpcExporter if protocol == "grpc" else HttpExporter, f"otlp {endpoint}")
+    return factory.otlp_processor(f"otlp_proto_{protocol}", f"otlp {endpoint}")
 
 
 def record(made: EncodingSpanProcessor, *span_names: str) -> None:
@@ -66,14 +64,14 @@ def test_what_is_refused_for_a_while_arrives_once(
     assert sorted(receiver.names()) == sorted([*map(str, range(100)), "after"])
     counts = made.counts()
     assert {outcome: spans for outcome, spans in counts.items() if spans} == {"received": 101, "delivered": 101}
-    said = capfd.readouterr().err
-    assert said.count("cannot deliver spans to") == 1
-    assert said.count("delivering to") == 1
+    logged = capfd.readouterr().err
+    assert logged.count("cannot deliver spans to") == 1
+    assert logged.count("delivering to") == 1
 
 
 @pytest.mark.usefixtures("delays")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_partial_success_is_counted_said_and_not_sent_again(
+def test_partial_success_is_counted_logged_and_not_sent_again(
     protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     receiver.always = Reply(body=partial_success(1, "one has no name"))
@@ -96,7 +94,7 @@ def test_partial_success_is_counted_said_and_not_sent_again(
         (Reply(code=StatusCode.INVALID_ARGUMENT, status=400, takes=False), "The receiver's log may say why"),
     ],
 )
-def test_each_refusal_has_its_remedy_and_the_end_says_what_was_lost_since(
+def test_each_refusal_has_its_remedy_and_the_end_reports_what_was_lost_since(
     protocol: str,
     refusal: Reply,
     remedy: str,
@@ -110,17 +108,17 @@ def test_each_refusal_has_its_remedy_and_the_end_says_what_was_lost_since(
         record(made, name)
         assert made.force_flush()
     made.shutdown()
-    said = capfd.readouterr().err
-    assert said.count("cannot deliver spans to") == said.count("1 lost so far") == said.count(remedy) == 1
-    assert said.count("3 spans were lost in all") == 1
+    logged = capfd.readouterr().err
+    assert logged.count("cannot deliver spans to") == logged.count("1 lost so far") == logged.count(remedy) == 1
+    assert logged.count("3 spans were lost in all") == 1
 
 
 @pytest.mark.usefixtures("delays")
-def test_what_cannot_be_said_holds_up_no_delivery(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_: Said) -> str:
+def test_a_log_that_fails_holds_up_no_delivery(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: DeliveryLog) -> str:
         raise RuntimeError("the numbers are broken")
 
-    monkeypatch.setattr(Said, "_numbers", fails)
+    monkeypatch.setattr(DeliveryLog, "_numbers", fails)
     monkeypatch.setattr(guard, "failures", {})
     receiver.script.append(Reply(code=StatusCode.UNAVAILABLE, takes=False))
     made = processor_to("grpc", receiver, monkeypatch)
@@ -129,8 +127,8 @@ def test_what_cannot_be_said_holds_up_no_delivery(receiver: Receiver, monkeypatc
     made.shutdown()
     assert made.counts()["delivered"] == 1
     assert guard.failures == {
-        "stagetrace.otlp.export.delivery_log.Said.trouble": 1,
-        "stagetrace.otlp.export.delivery_log.Said.recovered": 1,
+        "stagetrace.otlp.export.delivery_log.DeliveryLog.problem": 1,
+        "stagetrace.otlp.export.delivery_log.DeliveryLog.recovered": 1,
     }
 
 
@@ -153,7 +151,7 @@ def test_what_is_refused_for_good_is_counted_and_does_not_hold_up_the_rest(
 def test_the_counts_are_a_metric(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader], shutdown_on_exit=False)
-    build.offer_counts(meters.get_meter("stagetrace"))
+    factory.offer_counts(meters.get_meter("stagetrace"))
     receiver.script.append(Reply(code=StatusCode.INVALID_ARGUMENT, takes=False))
     made = processor_to("grpc", receiver, monkeypatch)
     record(made, "bad")
@@ -191,8 +189,7 @@ def test_tls_client_certificates_and_headers_are_as_the_variables_say(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(pki / "ca.pem"))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(pki / "client.key"))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(pki / "client.pem"))
-        make: Any = GrpcExporter if protocol == "grpc" else HttpExporter
-        made = build.otlp_processor(make, endpoint)
+        made = factory.otlp_processor(f"otlp_proto_{protocol}", endpoint)
         record(made, "in private")
         made.shutdown()
         assert receiver.names() == ["in private"]
@@ -205,7 +202,7 @@ def test_tls_client_certificates_and_headers_are_as_the_variables_say(
 def test_tls_that_does_not_come_about_delivers_nothing(
     protocol: str, wrong: str, pki: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The twin of the test before: it can be retried, since it is the set-up that is wrong and not the batch."""
+    """The opposite of the test before: it can be retried, since it is the set-up that is wrong and not the batch."""
     monkeypatch.setenv(
         "OTEL_EXPORTER_OTLP_CERTIFICATE", str(pki / ("ca.pem" if wrong == "no certificate" else "other.pem"))
     )
@@ -214,8 +211,8 @@ def test_tls_that_does_not_come_about_delivers_nothing(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(pki / "client.pem"))
     with run_receiver(tls=pki) as receiver:
         endpoint = (receiver.grpc if protocol == "grpc" else receiver.http).replace("http:", "https:")
-        exporter = watched(protocol, endpoint, timeout=2)
-        answer = exporter.send(request("a"), 1)
-        exporter.shutdown()
-        assert (answer.delivered, answer.again) == (False, True)
+        made = client(protocol, endpoint, timeout=2)
+        outcome = made.send(request("a"))
+        made.shutdown()
+        assert (outcome.delivered, outcome.retryable) == (False, True)
         assert receiver.asked == 0

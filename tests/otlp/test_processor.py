@@ -1,4 +1,4 @@
-"""The processor that encodes at once: everything arrives, once, as the official exporter would have sent it."""
+"""The processor that encodes each span as it ends: everything arrives, once, or is counted."""
 
 from __future__ import annotations
 
@@ -9,71 +9,48 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otlp.sending import ENCODED, RESOURCE, assert_all_accounted_for, sdk_spans, span_named
-from sink import Sink, run_sink
+from otlp.clients import PROTOCOLS, client
+from otlp.sending import ENCODED, RESOURCE, assert_all_accounted_for, names_in, processor_of, sdk_spans, span_named
 from stagetrace import config, guard
-from stagetrace.instrumentation.opentelemetry import exporter as otlp_exporter
-from stagetrace.otlp.encode import span_encoder as encoder
-from stagetrace.otlp.encode.span_encoder import EncodedSpans
-from stagetrace.otlp.export import batch_processor as processor
-from stagetrace.otlp.export import queue as waiting_module
-from stagetrace.otlp.export import sender
+from stagetrace.otlp.export import batch_processor, queue, sender
 from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
+from stagetrace.otlp.export.response import Outcome
 from stagetrace.otlp.export.sender import ENOUGH_SPANS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from opentelemetry.sdk.trace import ReadableSpan
-
+    from otlp.receiver import Receiver
 
 SCOPES = [InstrumentationScope("one"), InstrumentationScope("two", "2")]
 
 
 @pytest.fixture(autouse=True)
-def _hooked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the encoder in place, as the patch of an activated process does, for the length of a test."""
-    import opentelemetry.exporter.otlp.proto.grpc.trace_exporter as grpc_module
-    import opentelemetry.exporter.otlp.proto.http.trace_exporter as http_module
-
-    for module in (grpc_module, http_module):
-        monkeypatch.setattr(module, "encode_spans", module.encode_spans)
-        otlp_exporter.patch_trace_exporter(module)
+def _no_failures() -> None:
     guard.failures.clear()
 
 
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
-class Keeping(SpanExporter):
-    """Keeps what it is given; takes its time, or fails, as told."""
+class Keeping:
+    """A transport that keeps requests; takes its time, or fails, as told."""
 
     def __init__(self, pause_s: float = 0, error: Exception | None = None) -> None:
-        self.requests: list[EncodedSpans] = []
+        self.requests: list[bytes] = []
         self._pause_s = pause_s
         self._error = error
         self.ended = False
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+    def send(self, request: bytes) -> Outcome:
         time.sleep(self._pause_s)
         if self._error is not None:
             raise self._error
-        assert isinstance(spans, EncodedSpans)
-        self.requests.append(spans)
-        return SpanExportResult.SUCCESS
+        self.requests.append(request)
+        return Outcome(delivered=True)
 
-    def shutdown(self) -> None:
+    def close(self) -> None:
         self.ended = True
 
     @property
@@ -81,82 +58,66 @@ class Keeping(SpanExporter):
         return [
             span
             for request in self.requests
-            for resource in encoder.encode_spans(request).resource_spans
+            for resource in ExportTraceServiceRequest.FromString(request).resource_spans
             for scope in resource.scope_spans
             for span in scope.spans
         ]
 
 
-def provider_of(exporter: SpanExporter, **kwargs: Any) -> tuple[TracerProvider, EncodingSpanProcessor]:
-    made = EncodingSpanProcessor(exporter, **kwargs)
+def provider_of(transport: Keeping, **kwargs: Any) -> tuple[TracerProvider, EncodingSpanProcessor]:
+    return provider_with(processor_of(transport, **kwargs))
+
+
+def provider_with(made: EncodingSpanProcessor) -> tuple[TracerProvider, EncodingSpanProcessor]:
     provider = TracerProvider(resource=Resource({"service.name": "encoded"}), shutdown_on_exit=False)
     provider.add_span_processor(made)
     return provider, made
 
 
-def test_spans_arrive_through_the_official_grpc_exporter(sink: Sink) -> None:
-    provider, made = provider_of(OTLPSpanExporter(endpoint=sink.endpoint, insecure=True))
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_spans_arrive_at_a_receiver(protocol: str, receiver: Receiver) -> None:
+    provider, made = provider_with(EncodingSpanProcessor(client(protocol, receiver)))
     tracers = [provider.get_tracer("one"), provider.get_tracer("two")]
     for number in range(1000):
         tracers[number % 2].start_span(f"span {number % 7}", attributes={"number": number}).end()
     assert made.force_flush()
-    spans = sink.wait_for(lambda all_: len(all_) >= 1000)
-    assert sorted(span.attributes["number"] for span in spans) == list(range(1000))
-    assert {(span.scope, span.service) for span in spans} == {("one", "encoded"), ("two", "encoded")}
+    spans = receiver.spans()
+    assert sorted(span.attributes[0].value.int_value for span in spans) == list(range(1000))
+    resources = [one for data in receiver.requests for one in ExportTraceServiceRequest.FromString(data).resource_spans]
+    assert {scope.scope.name for one in resources for scope in one.scope_spans} == {"one", "two"}
+    assert {
+        pair.value.string_value for one in resources for pair in one.resource.attributes if pair.key == "service.name"
+    } == {"encoded"}
     provider.shutdown()
-
-
-def test_the_official_http_exporter_takes_them_too() -> None:
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
-    bodies: list[bytes] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    provider, _ = provider_of(HttpExporter(endpoint=f"http://127.0.0.1:{server.server_port}/v1/traces"))
-    provider.get_tracer("t").start_span("over http").end()
-    provider.shutdown()
-    server.shutdown()
-    server.server_close()
-    assert b"over http" in b"".join(bodies)
 
 
 def test_what_is_not_sampled_is_not_sent() -> None:
-    exporter = Keeping()
+    transport = Keeping()
     provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
-    provider.add_span_processor(EncodingSpanProcessor(exporter))
+    provider.add_span_processor(processor_of(transport))
     provider.get_tracer("t").start_span("x").end()
     provider.shutdown()
-    assert exporter.requests == []
-    assert exporter.ended
+    assert transport.requests == []
+    assert transport.ended
 
 
 def test_a_full_queue_drops_counts_and_says_so(capfd: pytest.CaptureFixture[str]) -> None:
-    exporter = Keeping(pause_s=0.3)
-    provider, made = provider_of(exporter, max_spans=10)
+    transport = Keeping(pause_s=0.3)
+    provider, made = provider_of(transport, max_spans=10)
     tracer = provider.get_tracer("t")
     for number in range(200):
         tracer.start_span(str(number)).end()
     provider.shutdown()
     counts = made.counts()
     assert counts["dropped"] > 0
-    assert len(exporter.spans) == counts["delivered"]
+    assert len(transport.spans) == counts["delivered"]
     assert_all_accounted_for(made, 200)
     assert capfd.readouterr().err.count("spans were dropped so far") == 1
 
 
 def test_bytes_are_bounded_as_spans_are() -> None:
-    exporter = Keeping(pause_s=0.2)
-    provider, made = provider_of(exporter, max_bytes=10_000)
+    transport = Keeping(pause_s=0.2)
+    provider, made = provider_of(transport, max_bytes=10_000)
     for _ in range(500):
         provider.get_tracer("t").start_span("x", attributes={"text": "x" * 1000}).end()
         made.counts()
@@ -176,14 +137,14 @@ def test_what_is_not_sorted_in_yet_is_bounded_too() -> None:
 
 
 def test_breaches_are_sent_first() -> None:
-    exporter = Keeping()
-    provider, made = provider_of(exporter)
+    transport = Keeping()
+    provider, made = provider_of(transport)
     tracer = provider.get_tracer("t")
     for number in range(5):
         attributes = {"sla.verdict": "breach"} if number == 3 else {"sla.verdict": "good"}
         tracer.start_span(str(number), attributes=attributes).end()
     provider.shutdown()
-    assert [span.name for span in exporter.spans] == ["3", "0", "1", "2", "4"]
+    assert [span.name for span in transport.spans] == ["3", "0", "1", "2", "4"]
     assert_all_accounted_for(made, 5)
 
 
@@ -191,8 +152,8 @@ def test_who_sends_often_sends_more_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     """Enough spans leave before the delay is over; until a while after that, only a full batch does."""
     monkeypatch.setattr(sender, "_OFTEN_S", 30.0)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
-    exporter = Keeping()
-    _, made = provider_of(exporter)
+    transport = Keeping()
+    _, made = provider_of(transport)
 
     def put(spans: int) -> None:
         for _ in range(spans // 8):
@@ -200,9 +161,9 @@ def test_who_sends_often_sends_more_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
     def sent(requests: int, within_s: float = 60) -> bool:
         until = time.monotonic() + within_s
-        while len(exporter.requests) < requests and time.monotonic() < until:
+        while len(transport.requests) < requests and time.monotonic() < until:
             time.sleep(0.01)
-        return len(exporter.requests) >= requests
+        return len(transport.requests) >= requests
 
     put(ENOUGH_SPANS + 64)
     assert sent(1)
@@ -210,31 +171,32 @@ def test_who_sends_often_sends_more_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert not sent(2, within_s=0.3)
     put(ENOUGH_SPANS)
     assert sent(2)
-    assert config.BATCH_SIZE.default - 8 < len(exporter.requests[1]) <= config.BATCH_SIZE.default
+    size = config.BATCH_SIZE.default
+    assert size - 8 < len(names_in(transport.requests[1])) <= size
     made.shutdown()
     assert made.counts()["delivered"] == 3 * ENOUGH_SPANS + 128
 
 
 def test_put_takes_spans_that_are_joined_already() -> None:
-    exporter = Keeping()
-    _, made = provider_of(exporter)
+    transport = Keeping()
+    _, made = provider_of(transport)
     for request in range(300):
         encoded = b"".join(span_named(f"{request}.{number}") for number in range(7))
         made.put(RESOURCE, SCOPES[request % 2], encoded, 7, breach=request % 10 == 0)
     made.put_spans(sdk_spans(3), breach=True)
     assert made.force_flush()
-    assert sorted(span.name for span in exporter.spans) == sorted(
+    assert sorted(span.name for span in transport.spans) == sorted(
         [f"{request}.{number}" for request in range(300) for number in range(7)] + ["0", "1", "2"]
     )
-    assert max(len(request) for request in exporter.requests) <= config.BATCH_SIZE.default
+    assert max(len(names_in(request)) for request in transport.requests) <= config.BATCH_SIZE.default
     assert_all_accounted_for(made, 2103)
     made.shutdown()
 
 
 def test_scopes_without_end_are_not_kept() -> None:
     """As a service makes them that calls `get_tracer` with a name of its own for each request."""
-    exporter = Keeping()
-    _, made = provider_of(exporter)
+    transport = Keeping()
+    _, made = provider_of(transport)
     for number in range(10_000):
         made.put(RESOURCE, InstrumentationScope(f"scope {number}"), span_named(str(number)), 1, breach=False)
         made.put(RESOURCE, InstrumentationScope("always the same"), span_named("same"), 1, breach=False)
@@ -243,8 +205,8 @@ def test_scopes_without_end_are_not_kept() -> None:
     assert len(made._waiting._known) <= 1024
     scopes = [
         scope.scope.name
-        for request in exporter.requests
-        for resource in encoder.encode_spans(request).resource_spans
+        for request in transport.requests
+        for resource in ExportTraceServiceRequest.FromString(request).resource_spans
         for scope in resource.scope_spans
         for _ in scope.spans
     ]
@@ -256,8 +218,8 @@ def test_scopes_without_end_are_not_kept() -> None:
 
 def test_a_span_that_ends_in_a_finalizer_does_not_hang() -> None:
     """`put` interrupted by itself at any point, as a collection of garbage does to it."""
-    exporter = Keeping()
-    _, made = provider_of(exporter)
+    transport = Keeping()
+    _, made = provider_of(transport)
 
     class Ends:
         def __del__(self) -> None:
@@ -280,8 +242,8 @@ def test_a_span_that_ends_in_a_finalizer_does_not_hang() -> None:
 
 
 def test_many_threads_lose_nothing() -> None:
-    exporter = Keeping()
-    provider, made = provider_of(exporter)
+    transport = Keeping()
+    provider, made = provider_of(transport)
     tracer = provider.get_tracer("t")
 
     def work() -> None:
@@ -294,20 +256,20 @@ def test_many_threads_lose_nothing() -> None:
     for thread in threads:
         thread.join()
     assert made.force_flush()
-    assert len({span.span_id for span in exporter.spans}) == 4000
+    assert len({span.span_id for span in transport.spans}) == 4000
     provider.shutdown()
 
 
 def test_an_exporter_that_raises_does_not_end_the_thread(capfd: pytest.CaptureFixture[str]) -> None:
-    exporter = Keeping(error=RuntimeError("no"))
-    provider, made = provider_of(exporter)
+    transport = Keeping(error=RuntimeError("no"))
+    provider, made = provider_of(transport)
     for _ in range(2):
         provider.get_tracer("t").start_span("x").end()
         assert made.force_flush()
-    exporter._error = None
+    transport._error = None
     provider.get_tracer("t").start_span("arrives").end()
     provider.shutdown()
-    assert [span.name for span in exporter.spans] == ["arrives"]
+    assert [span.name for span in transport.spans] == ["arrives"]
     assert made.counts()["refused"] == 2
     assert_all_accounted_for(made, 3)
     assert capfd.readouterr().err.count("RuntimeError: no") == 1
@@ -319,15 +281,15 @@ def test_a_batch_that_cannot_be_put_together_is_counted_and_the_next_one_goes_ou
     def fails(*_: Any) -> bytes:
         raise RuntimeError("broken")
 
-    exporter = Keeping()
-    provider, made = provider_of(exporter)
+    transport = Keeping()
+    provider, made = provider_of(transport)
     with monkeypatch.context() as patch:
-        patch.setattr(waiting_module, "resource_spans", fails)
+        patch.setattr(queue, "resource_spans", fails)
         provider.get_tracer("t").start_span("x").end()
         assert made.force_flush()
     provider.get_tracer("t").start_span("arrives").end()
     provider.shutdown()
-    assert [span.name for span in exporter.spans] == ["arrives"]
+    assert [span.name for span in transport.spans] == ["arrives"]
     assert made.counts()["refused"] == 1
     assert_all_accounted_for(made, 2)
     assert guard.failures == {"stagetrace.otlp.export.sender": 1}
@@ -337,18 +299,18 @@ def test_an_encoder_that_fails_is_replaced_by_the_official_one(monkeypatch: pyte
     def fails(_: Any) -> bytes:
         raise RuntimeError("the encoder is broken")
 
-    monkeypatch.setattr(processor, "encode_span", fails)
-    exporter = Keeping()
-    provider, _ = provider_of(exporter)
+    monkeypatch.setattr(batch_processor, "encode_span", fails)
+    transport = Keeping()
+    provider, _ = provider_of(transport)
     provider.get_tracer("t").start_span("x", attributes={"a": 1}).end()
     provider.shutdown()
-    (span,) = exporter.spans
+    (span,) = transport.spans
     assert (span.name, span.attributes[0].key, span.attributes[0].value.int_value) == ("x", "a", 1)
 
 
 def test_a_hanging_exporter_bounds_the_flush() -> None:
-    exporter = Keeping(pause_s=30)
-    provider, made = provider_of(exporter)
+    transport = Keeping(pause_s=30)
+    provider, made = provider_of(transport)
     provider.get_tracer("t").start_span("x").end()
     assert made.force_flush(timeout_millis=100) is False
 
@@ -359,13 +321,13 @@ def test_where_no_thread_can_be_started_a_flush_does_the_work(monkeypatch: pytes
     def fails(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread at interpreter shutdown")
 
-    exporter = Keeping()
-    provider, made = provider_of(exporter)
+    transport = Keeping()
+    provider, made = provider_of(transport)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fails)
         provider.get_tracer("t").start_span("x").end()
         assert made.force_flush()
-    assert [span.name for span in exporter.spans] == ["x"]
+    assert [span.name for span in transport.spans] == ["x"]
     provider.shutdown()
 
 
@@ -374,6 +336,6 @@ def test_the_variables_of_the_batch_processor_are_read(
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "soon")
-    made = EncodingSpanProcessor(Keeping())
+    made = processor_of(Keeping())
     assert (made._max_spans, made._batch, made._delay_s) == (100, 100, 1.0)
     assert "OTEL_BSP_SCHEDULE_DELAY=soon is not a whole number" in capfd.readouterr().err

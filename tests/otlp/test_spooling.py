@@ -283,11 +283,10 @@ def test_a_disk_that_hangs_holds_up_neither_the_service_nor_its_end(
 WRITER = """
 import sys, time
 from pathlib import Path
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from stagetrace.otlp.encode.span_encoder import resource_spans
-from stagetrace.otlp.export import factory as build
-made = build.otlp_processor(OTLPSpanExporter, "there")
+from stagetrace.otlp.export import factory
+made = factory.otlp_processor("otlp_proto_grpc", "there")
 sys.path.insert(0, sys.argv[2])
 from otlp.sending import span_named
 resource = Resource({})

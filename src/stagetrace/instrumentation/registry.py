@@ -10,8 +10,7 @@ DISABLED = "STAGETRACE_DISABLED_INSTRUMENTATIONS"
 _ALL = {
     # a library's module, as it is imported -> our patch of it, `module:function`
     "opentelemetry.sdk.trace": "stagetrace.instrumentation.opentelemetry.sdk:patch_trace",
-    "opentelemetry.exporter.otlp.proto.grpc.trace_exporter": "stagetrace.instrumentation.opentelemetry.exporter:patch_trace_exporter",
-    "opentelemetry.exporter.otlp.proto.http.trace_exporter": "stagetrace.instrumentation.opentelemetry.exporter:patch_trace_exporter",
+    "opentelemetry.exporter.otlp.proto.common.trace_encoder": "stagetrace.instrumentation.opentelemetry.exporter:patch_trace_encoder",
     "opentelemetry.instrumentation.utils": "stagetrace.instrumentation.opentelemetry.server_instrumentations:patch_utils",
     "opentelemetry.instrumentation.asgi": "stagetrace.instrumentation.opentelemetry.server_instrumentations:patch_asgi",
     "fastapi.applications": "stagetrace.instrumentation.frameworks.fastapi:patch_applications",

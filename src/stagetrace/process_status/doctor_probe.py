@@ -14,12 +14,9 @@ import os
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from stagetrace import config
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TIMEOUT_S: Final = 3
 _USER: Final = re.compile(r"[^\s/@]+@")
@@ -56,12 +53,13 @@ def _bound() -> None:
 
 
 def _target(name: str) -> dict[str, Any]:
-    is_otlp = name.startswith("otlp_proto_")
+    from stagetrace.otlp.export.factory import OTLP_EXPORTERS
+
+    is_otlp = name in OTLP_EXPORTERS
     endpoint = _USER.sub("", config.endpoint()) if is_otlp else None
     started = time.monotonic()
     try:
-        make = _maker(name)
-        delivered, reason = _export(make, name, *_span()) if is_otlp else (True, "")
+        delivered, reason = _export(name, _request()) if is_otlp else _loaded(name)
     except Exception as error:  # noqa: BLE001 -- whatever it is, it is the answer
         delivered, reason = False, f"{type(error).__name__}: {error}"
     seconds = round(time.monotonic() - started, 3)
@@ -69,21 +67,22 @@ def _target(name: str) -> dict[str, Any]:
     return {"exporter": name, "endpoint": endpoint, "delivered": delivered, "reason": reason, "seconds": seconds}
 
 
-def _maker(name: str) -> Callable[[], Any]:
+def _loaded(name: str) -> tuple[bool, str]:
+    """Load an exporter that is not OTLP's; raise where it cannot be loaded."""
     from importlib.metadata import entry_points
 
     group = "opentelemetry_traces_exporter"
     for point in entry_points(group=group, name=name):
-        loaded: Callable[[], Any] = point.load()
-        return loaded
+        point.load()
+        return True, ""
     known = ", ".join(sorted(point.name for point in entry_points(group=group)))
     raise LookupError(f"there is no exporter {name!r}; OTEL_TRACES_EXPORTER can be {known}, none")
 
 
-def _span() -> tuple[bytes, int]:
-    """Return what to send, and how many spans that is."""
+def _request() -> bytes:
+    """Return the request to send."""
     if len(sys.argv) == 1:
-        return b"", 0
+        return b""
     from random import getrandbits
 
     from opentelemetry.sdk.resources import Resource
@@ -96,17 +95,18 @@ def _span() -> tuple[bytes, int]:
     context = SpanContext(int(sys.argv[1], 16), getrandbits(64) or 1, is_remote=False, trace_flags=TraceFlags(1))
     now = time.time_ns()
     span = ReadableSpan("stagetrace doctor", context, resource=Resource.create(), start_time=now, end_time=now)
-    return resource_spans(span.resource, {SCOPE: [encode_span(span)]}), 1
+    return resource_spans(span.resource, {SCOPE: [encode_span(span)]})
 
 
-def _export(make: Callable[[], Any], target: str, request: bytes, spans: int) -> tuple[bool, str]:
-    """Send a request on the way of all others."""
-    from stagetrace.otlp.export.exporter import CountingExporter
+def _export(name: str, request: bytes) -> tuple[bool, str]:
+    """Send a request by the transport that spans take."""
+    from functools import partial
 
-    exporter = CountingExporter(make(), target, make)
-    exporter.watch()
-    answer = exporter.send(request, spans)
-    return answer.delivered, answer.reason or ("" if answer.delivered else "no reason given")
+    from stagetrace.otlp.export.client import ExportClient
+    from stagetrace.otlp.export.factory import open_transport
+
+    outcome = ExportClient(partial(open_transport, name), name).send(request)
+    return outcome.delivered, outcome.reason or ("" if outcome.delivered else "no reason given")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""What OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER name, found by entry points as the SDK finds it."""
+"""What OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER name: OTLP by ourselves, all else as the SDK finds it."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stagetrace import config, log
@@ -25,20 +24,14 @@ def span_processors() -> dict[SpanProcessor, str]:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     from stagetrace.otlp.export.exporter import CountingExporter
-    from stagetrace.otlp.export.factory import otlp_processor
+    from stagetrace.otlp.export.factory import OTLP_EXPORTERS, otlp_processor
 
     made: dict[SpanProcessor, str] = {}
     for name in config.exporters("TRACES", "otlp"):
         target = f"{name} {config.endpoint()}" if name.startswith("otlp") else name
-        if name.startswith("otlp_proto_"):
-            point = _entry_point(_TRACES, name)
-            if point is None:
-                continue
-            made[otlp_processor(partial(_load, point), target)] = target
-        else:
-            make = _loaded(_TRACES, name)
-            if make is None:
-                continue
+        if name in OTLP_EXPORTERS:
+            made[otlp_processor(name, target)] = target
+        elif (make := _loaded(_TRACES, name)) is not None:
             made[BatchSpanProcessor(CountingExporter(make(), target))] = target
     return made
 
@@ -76,19 +69,12 @@ def _loaded(group: str, name: str) -> Callable[[], Any] | None:
     from stagetrace.otlp.export.process_limits import require
 
     try:
-        require(point.value)
+        require(grpc=".grpc" in point.value)
         loaded: Callable[[], Any] = point.load()
     except Exception as error:  # noqa: BLE001
         log.once(group, f"cannot load the exporter {name!r} ({type(error).__name__}: {error}); nothing is exported.")
         return None
     return loaded
-
-
-def _load(point: EntryPoint) -> Any:
-    from stagetrace.otlp.export.process_limits import require
-
-    require(point.value)
-    return point.load()()
 
 
 def _entry_point(group: str, name: str) -> EntryPoint | None:

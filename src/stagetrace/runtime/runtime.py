@@ -153,7 +153,7 @@ class Runtime:
         verdict_counts.log_counts()
         factory = sys.modules.get("stagetrace.otlp.export.factory")
         if factory is not None:  # not to be loaded for this, at the end
-            factory.say_lost()
+            factory.report_lost()
         self._withdraw()
 
     def _publish_from_now_on(self, target: str) -> None:

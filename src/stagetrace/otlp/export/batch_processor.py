@@ -1,7 +1,7 @@
 """Encode each span as it ends, queue the bytes, and leave the rest to threads of our own.
 
-Spans that wait as objects outlive the young generations of the garbage collector, whose full collections stop the
-process. Bytes are nothing to it (docs/decisions/009, also for what this did not solve).
+Spans that are queued as objects outlive the young generations of the garbage collector, whose full collections stop
+the process. It does not look at bytes (docs/decisions/009, also for what this did not solve).
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 from stagetrace import config
 from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode.span_encoder import encode_span
-from stagetrace.otlp.export.exporter import CountingExporter
-from stagetrace.otlp.export.queue import Waiting
+from stagetrace.otlp.export.queue import SpanQueue
 from stagetrace.otlp.export.sender import Sender
 from stagetrace.otlp.export.spool import Spool
 from stagetrace.real_threads import allocate_lock
@@ -29,35 +28,35 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan, Span
-    from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+    from stagetrace.otlp.export.client import ExportClient
     from stagetrace.otlp.export.response import Trouble
 
 MAX_QUEUED_BYTES: Final = 16 << 20
-_LONGEST_DELAY_MS: Final = 86_400_000  # who says "never" by a number that no clock can wait for
+_LONGEST_DELAY_MS: Final = 86_400_000  # a number that means "never" may be too large for a clock
 _WAKE_AT: Final = 64  # items: look whether a batch is complete
-_SORT_AT: Final = 128  # items that a sending thread which is kept waiting has left unsorted
+_SORT_AT: Final = 128  # items that a sending thread, kept from its work, has left unsorted
 _BIG: Final = 64 << 10  # bytes of an item that is not left unsorted with others
 
 
 class EncodingSpanProcessor(SpanProcessor):
-    """Send sampled spans through an official OTLP exporter in batches, with the meaning of the OTEL_BSP_* variables.
+    """Send sampled spans by OTLP in batches, with the meaning of the OTEL_BSP_* variables.
 
-    At most `max_spans` and `max_bytes` wait. When full, the oldest good ones are dropped, breaches last of all, and
-    counted (`counts`). With `spool`, what cannot be delivered goes there and is delivered later, by whichever process.
+    At most `max_spans` and `max_bytes` are queued. When the queue is full, the oldest good spans are dropped, breaches
+    last of all, and counted (`counts`). With `spool`, what cannot be delivered goes there and is delivered later, by
+    this process or another.
     """
 
     def __init__(
         self,
-        exporter: SpanExporter,
+        client: ExportClient,
         *,
         max_spans: int | None = None,
         max_bytes: int = MAX_QUEUED_BYTES,
         spool: Spool | None = None,
     ) -> None:
-        named = exporter if isinstance(exporter, CountingExporter) else CountingExporter(exporter, "the exporter")
-        self._exporter = named
+        self._client = client
         self._spool = spool
         self._max_spans = max_spans or whole_number(config.QUEUE_SIZE)
         self._max_bytes = max_bytes
@@ -75,30 +74,30 @@ class EncodingSpanProcessor(SpanProcessor):
             )
 
     def _begin(self) -> None:
-        self._waiting = Waiting(self._max_spans, self._max_bytes)
-        self._sender = Sender(self._waiting, self._exporter, self._spool, batch=self._batch, delay_s=self._delay_s)
+        self._waiting = SpanQueue(self._max_spans, self._max_bytes)
+        self._sender = Sender(self._waiting, self._client, self._spool, batch=self._batch, delay_s=self._delay_s)
         self._starting = allocate_lock()
         self._started = False
 
     @guarded
     def _before_fork(self) -> None:
-        self._exporter.before_fork()
+        self._client.before_fork()
 
     @guarded
     def _after_fork(self) -> None:
-        self._exporter.after_fork()
+        self._client.after_fork()
 
     @guarded
     def _begin_again(self) -> None:
         """Begin empty and without threads in a forked child, whose parent sends what was queued."""
-        self._exporter.begin_again()
+        self._client.begin_again()
         if self._spool is not None:
             self._spool.release()
             self._spool = Spool(self._spool.folder, self._spool.max_bytes)
         self._begin()
 
     def _start(self) -> None:
-        if not self._started and self._starting.acquire(blocking=False):  # else another thread is at it
+        if not self._started and self._starting.acquire(blocking=False):  # else another thread does it
             self._started = True
             self._sender.start()
 
@@ -154,15 +153,15 @@ class EncodingSpanProcessor(SpanProcessor):
     def load(self, *, anyway: bool = False) -> None:
         """Load the exporter, if there has been something to be sent, or `anyway`. Never raises."""
         if self._started or anyway:
-            self._exporter.load()
+            self._client.load()
 
     def hurry(self) -> None:
-        """Send without delay from now on, since the end is near."""
+        """Send without delay from now on, since the process is about to end."""
         self._sender.hurry()
 
-    def say_lost(self) -> None:
-        """Say what was lost and not said yet, since the end is there."""
-        self._sender.said.rest()
+    def report_lost(self) -> None:
+        """Log what was lost and not logged yet, at the end of the process."""
+        self._sender.log.final()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Send what is queued; return whether all was delivered, or is safe in the spool, in time."""
@@ -172,7 +171,7 @@ class EncodingSpanProcessor(SpanProcessor):
         return self._sender.flush(timeout_millis / 1000)
 
     def shutdown(self) -> None:
-        """Flush within a bound, then end the threads and the exporter; what ends later is dropped, and counted so."""
+        """Flush within a bound, then end the threads and the connection; what ends later is dropped, and counted so."""
         self._sender.shutdown()
 
 
@@ -183,7 +182,7 @@ def _weakly(method: Callable[[], None]) -> Callable[[], None]:
 
 
 def _is_breach(span: ReadableSpan) -> bool:
-    """Return whether a span is a breach, or goes with one: SLASpanProcessor says so of its stages."""
+    """Return whether a span is a breach, or belongs to one: SLASpanProcessor marks its stages so."""
     return getattr(span, "of_breach", False) or (span.attributes or {}).get(SLA_VERDICT) == "breach"
 
 

@@ -1,4 +1,4 @@
-"""From the environment to a processor that sends: the official exporter, watched, and the spool."""
+"""Make the processor that sends spans by OTLP, with its transport and its spool, as the environment says."""
 
 from __future__ import annotations
 
@@ -12,36 +12,49 @@ from typing import TYPE_CHECKING, Any
 from stagetrace import config, log
 from stagetrace.guard import guarded_end
 from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
-from stagetrace.otlp.export.exporter import CountingExporter
+from stagetrace.otlp.export.client import ExportClient
+from stagetrace.otlp.export.process_limits import require
 from stagetrace.otlp.export.spool import Spool, supported
 from stagetrace.semconv import METRIC_SPANS, METRIC_SPANS_OUTCOME
 from stagetrace.setting_problems import whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from opentelemetry.metrics import Meter, Observation
-    from opentelemetry.sdk.trace.export import SpanExporter
 
+    from stagetrace.otlp.export.transport import Transport
+
+OTLP_EXPORTERS = ("otlp_proto_grpc", "otlp_proto_http")  # the official ones, whose work transports of our own do
 _processors: weakref.WeakSet[EncodingSpanProcessor] = weakref.WeakSet()
-# Of `counts`, what is a final outcome; `from_spool` and `refused_from_spool` were `spooled` before, maybe elsewhere.
+# The counts that are no final outcome; `from_spool` and `refused_from_spool` were `spooled` before, maybe elsewhere.
 _STATES = ("received", "waiting", "in_hand")
 
 
-def otlp_processor(make: Callable[[], SpanExporter], target: str) -> EncodingSpanProcessor:
-    """Return a processor that sends through the official OTLP exporter that `make` makes, as STAGETRACE_SPOOL says."""
-    exporter = CountingExporter(None, target, make)
-    exporter.watch()
-    processor = EncodingSpanProcessor(exporter, spool=_spool(target))
+def otlp_processor(name: str, target: str) -> EncodingSpanProcessor:
+    """Return a processor that sends as that one of OTLP_EXPORTERS would, with a spool if STAGETRACE_SPOOL is set.
+
+    `target` is how messages name the receiver.
+    """
+    client = ExportClient(functools.partial(open_transport, name), target)
+    processor = EncodingSpanProcessor(client, spool=_spool(target))
     _processors.add(processor)
     if not _load_before_threads_end():
-        exporter.load()
+        client.load()
     return processor
+
+
+def open_transport(name: str) -> Transport:
+    """Open the transport in place of one of OTLP_EXPORTERS; raise where a setting, a package or room is missing."""
+    require(grpc=name == "otlp_proto_grpc")
+    from stagetrace.otlp.export.transport import TRANSPORTS
+
+    return TRANSPORTS[name]()
 
 
 @functools.cache
 def _load_before_threads_end() -> bool:
-    """Let exporters be loaded at the latest when the interpreter begins to end; return False where that cannot be told.
+    """Let exporters be loaded at the latest when the interpreter begins to end; return False if it cannot tell that.
 
     Later, in `atexit`, they cannot be: what they import uses a pool of threads.
     """
@@ -88,10 +101,10 @@ def hurry() -> None:
         processor.hurry()
 
 
-def say_lost() -> None:
-    """Let all processors say what was lost and not said yet."""
+def report_lost() -> None:
+    """Let all processors log what was lost and not logged yet."""
     for processor in processors():
-        processor.say_lost()
+        processor.report_lost()
 
 
 def offer_counts(meter: Meter) -> None:

@@ -1,7 +1,7 @@
 """Whether this process can have the descriptors and threads that an exporter takes.
 
-gRPC ends the process by `abort()` where it gets none, and an import that has failed half-way for want of them may not
-be mended by another: so they are tried first, and given back.
+gRPC ends the process by `abort()` where it gets none, and an import that has failed half-way for want of them may fail
+for good: so they are tried first, and given back.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _GONE_S: Final = 0.01  # an ended thread counts as one for a moment
 
 
 class NoRoomError(Exception):
-    """There is none now; later there may be."""
+    """Descriptors or threads are missing now; later there may be some."""
 
 
-def require(entry_point: str) -> None:
-    """Raise NoRoomError where the exporter of this entry point would not get what it takes."""
+def require(*, grpc: bool) -> None:
+    """Raise NoRoomError where an exporter, one that uses `grpc` or not, would not get what it takes."""
     _descriptors()
-    if ".grpc" in entry_point:
+    if grpc:
         _threads(min(16, os.cpu_count() or 2) + 6)  # as many as gRPC starts, and two more
 
 

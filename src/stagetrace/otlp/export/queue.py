@@ -1,4 +1,4 @@
-"""Encoded spans that wait to be sent: bounded, breaches first, and nothing that the garbage collector looks at."""
+"""The queue of encoded spans: bounded, breaches first, and nothing that the garbage collector looks at."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_KNOWN: Final = 1024
 
 
 class Batch(NamedTuple):
-    """Items of one class, as they waited."""
+    """Items of one class, as they were queued."""
 
     items: list[bytes]
     spans: int
@@ -34,11 +34,11 @@ class Batch(NamedTuple):
     taken_ns: int  # since 1970
 
 
-class Waiting:
+class SpanQueue:
     """A queue of at most `max_spans` spans and `max_bytes` bytes. When full, the oldest goes, breaches last of all.
 
-    `add` waits for nothing and may be interrupted by itself (a span that ends in a finalizer): it only appends. What
-    was added is sorted into the two classes by whoever takes, or by a caller where that one is late.
+    `add` waits for nothing and may be interrupted by itself (a span that ends in a finalizer): it only appends. The
+    sending thread sorts what was added into the two classes, or a caller does where that thread is late.
     """
 
     def __init__(self, max_spans: int, max_bytes: int) -> None:
@@ -76,7 +76,7 @@ class Waiting:
         scope = scope or None
         group = self._by_value.get((id(resource), scope))
         if group is None:
-            if len(self._groups) >= _MOST_GROUPS:  # somebody makes scopes without end; they are not to be kept
+            if len(self._groups) >= _MOST_GROUPS:  # a service makes scopes without end; they are not kept
                 return _WHOLE
             group = next(self._numbers)
             self._groups[group] = (resource, scope)
@@ -87,7 +87,7 @@ class Waiting:
         return group
 
     def sort_in(self, *, wait: bool = True) -> bool:
-        """Put what was added into its class and drop what is too much; return False if another does so right now."""
+        """Put what was added into its class and drop what is too much; return False if another thread is doing so."""
         if not self._lock.acquire(blocking=wait):
             return False
         try:
@@ -148,7 +148,7 @@ class Waiting:
         return self.spans >= batch or self.bytes >= MAX_BATCH_BYTES
 
     def empty(self) -> bool:
-        """Return whether nothing waits."""
+        """Return whether nothing is queued."""
         return not self._incoming and not self.spans
 
     def crowded(self) -> bool:

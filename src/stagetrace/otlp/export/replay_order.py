@@ -14,7 +14,7 @@ STUCK_AFTER: Final = 3  # failures in a row: it may be the batch, so others have
 _LIST_AGAIN_AFTER_S: Final = 10.0
 
 
-class Backlog:
+class ReplayOrder:
     """The names of the batches in a spool.
 
     While a receiver is away, whatever is tried fails, and the first breaches are. So that they do not end up behind all

@@ -1,4 +1,4 @@
-"""What a receiver's answer means, as the OTLP specification has it: pure, for gRPC and HTTP."""
+"""What the response of a receiver means by the OTLP specification: pure functions, for gRPC and HTTP."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 HTTP_RETRYABLE: Final = frozenset((429, 502, 503, 504))
-# Refused for who asks or where, whatever was sent: the same spans with another token or address may be taken.
+# Refused for the token or the address, not for the spans: with other settings the receiver may take them.
 HTTP_MISDIRECTED: Final = frozenset((401, 403, 404, 407))
 GRPC_MISDIRECTED: Final = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"))
 LONGEST_WAIT_S: Final = 600.0  # a receiver whose clock is wrong shall not silence us for a year
 _LONGEST_REASON: Final = 200
 
 
-class Answer(NamedTuple):
-    """What became of one request."""
+class Outcome(NamedTuple):
+    """What became of one request to a receiver."""
 
     delivered: bool
-    rejected: int = 0  # of the delivered spans, those that the receiver took none of: never to be sent again
-    again: bool = False  # not delivered, and sending it once more could help
-    misdirected: bool = False  # not delivered, and sending it with other settings could help
+    rejected: int = 0  # of the delivered spans, those that the receiver did not store: never to be sent again
+    retryable: bool = False  # not delivered, and the same request could be delivered later
+    misdirected: bool = False  # not delivered, and other settings could help
     wait_s: float = 0.0  # how long the receiver asks to be left alone
     reason: str = ""
 
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
         """What a person may do about it."""
         if self.misdirected:
             return "Set OTEL_EXPORTER_OTLP_PROTOCOL, _ENDPOINT, _HEADERS or _CERTIFICATE to what can be used"
-        if self.again:
+        if self.retryable:
             return "Start a Collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT"
         return "The receiver's log may say why"
 
@@ -49,25 +49,25 @@ class Trouble(NamedTuple):
     since: float
 
 
-def grpc_success(body: bytes) -> Answer:
-    """Return what an answer with status OK means; `body` is the serialized response."""
+def grpc_success(body: bytes) -> Outcome:
+    """Return what a response with status OK means; `body` is the serialized response."""
     try:
         return _accepted(_response(body))
     except Exception:  # noqa: BLE001 -- protobuf's C and Python variants raise different ones
-        return Answer(delivered=False, reason="it answered OK with something that is no OTLP")
+        return Outcome(delivered=False, reason="it responded OK with something that is no OTLP")
 
 
-def grpc_failure(code: str, details: str, trailers: Mapping[str, Any], retryable: Collection[str]) -> Answer:
+def grpc_failure(code: str, details: str, trailers: Mapping[str, Any], retryable: Collection[str]) -> Outcome:
     """Return what a status other than OK means; `code` is its name, `retryable` the names of those to be tried again.
 
-    RESOURCE_EXHAUSTED is one of them only where the receiver says with RetryInfo that it will recover.
+    RESOURCE_EXHAUSTED is retryable only where the receiver says with RetryInfo that it will recover.
     """
     wait_s = _retry_info(trailers)
-    again = wait_s is not None if code == "RESOURCE_EXHAUSTED" else code in retryable
+    can_retry = wait_s is not None if code == "RESOURCE_EXHAUSTED" else code in retryable
     misdirected = code in GRPC_MISDIRECTED
-    return Answer(
+    return Outcome(
         delivered=False,
-        again=again,
+        retryable=can_retry,
         misdirected=misdirected,
         wait_s=_bounded(wait_s),
         reason=_short(f"{code}: {details}"),
@@ -92,23 +92,23 @@ def _retry_info(trailers: Mapping[str, Any]) -> float | None:
     return None if found is None else found.retry_delay.seconds + found.retry_delay.nanos / 1e9
 
 
-def http_answer(status: int, reason: str, headers: Mapping[str, str], body: bytes) -> Answer:
+def http_outcome(status: int, reason: str, headers: Mapping[str, str], body: bytes) -> Outcome:
     """Return what an HTTP response means."""
     if not 200 <= status < 300:  # noqa: PLR2004 -- a redirection delivers nothing
-        again = status in HTTP_RETRYABLE
-        wait_s = _bounded(_retry_after(headers.get("retry-after"))) if again else 0.0
+        can_retry = status in HTTP_RETRYABLE
+        wait_s = _bounded(_retry_after(headers.get("retry-after"))) if can_retry else 0.0
         misdirected = status in HTTP_MISDIRECTED
-        said = _short(f"HTTP {status} {reason}")
-        return Answer(delivered=False, again=again, misdirected=misdirected, wait_s=wait_s, reason=said)
+        text = _short(f"HTTP {status} {reason}")
+        return Outcome(delivered=False, retryable=can_retry, misdirected=misdirected, wait_s=wait_s, reason=text)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if not body:
-        return Answer(delivered=True)  # not as specified, but common
+        return Outcome(delivered=True)  # not as specified, but common
     if kind == "text/html":
-        return Answer(delivered=False, reason=f"it answered {status} with a page: this is no OTLP receiver")
+        return Outcome(delivered=False, reason=f"it responded {status} with a page: this is no OTLP receiver")
     try:
         return _accepted_json(json.loads(body)) if "json" in kind else _accepted(_response(body))
-    except Exception:  # noqa: BLE001 -- whatever it says in its own way, the status says that it took them
-        return Answer(delivered=True)
+    except Exception:  # noqa: BLE001 -- the status says that it took the spans, whatever the body is
+        return Outcome(delivered=True)
 
 
 def _response(body: bytes) -> ExportTraceServiceResponse:
@@ -117,15 +117,15 @@ def _response(body: bytes) -> ExportTraceServiceResponse:
     return ExportTraceServiceResponse.FromString(body)
 
 
-def _accepted(response: ExportTraceServiceResponse) -> Answer:
+def _accepted(response: ExportTraceServiceResponse) -> Outcome:
     partial = response.partial_success
-    return Answer(delivered=True, rejected=max(0, partial.rejected_spans), reason=_short(partial.error_message))
+    return Outcome(delivered=True, rejected=max(0, partial.rejected_spans), reason=_short(partial.error_message))
 
 
-def _accepted_json(response: Any) -> Answer:
+def _accepted_json(response: Any) -> Outcome:
     partial = response.get("partialSuccess") or {}
     rejected = int(partial.get("rejectedSpans") or 0)  # int64 is a string in OTLP's JSON
-    return Answer(delivered=True, rejected=max(0, rejected), reason=_short(str(partial.get("errorMessage") or "")))
+    return Outcome(delivered=True, rejected=max(0, rejected), reason=_short(str(partial.get("errorMessage") or "")))
 
 
 def _retry_after(text: str | None) -> float | None:

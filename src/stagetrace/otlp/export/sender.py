@@ -1,4 +1,4 @@
-"""The threads behind the queue: one sends; with a spool, a second one keeps on disk what cannot be sent."""
+"""The threads behind the queue: one sends; with a spool, a second one puts on disk what cannot be sent."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from stagetrace import log
 from stagetrace.guard import guarded, report
-from stagetrace.otlp.export.delivery_log import Said
-from stagetrace.otlp.export.exporter import BREATH_S
-from stagetrace.otlp.export.replay_order import STUCK_AFTER, Backlog
+from stagetrace.otlp.export.delivery_log import DeliveryLog
+from stagetrace.otlp.export.pacing import yield_interpreter
+from stagetrace.otlp.export.replay_order import STUCK_AFTER, ReplayOrder
 from stagetrace.otlp.export.response import Trouble
 from stagetrace.real_queue import Empty, SimpleQueue
-from stagetrace.real_threads import Condition, allocate_lock, sleep, start
+from stagetrace.real_threads import Condition, allocate_lock, start
 from stagetrace.runtime.sigterm import catch_again
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stagetrace.otlp.export.exporter import CountingExporter
-    from stagetrace.otlp.export.queue import Batch, Waiting
-    from stagetrace.otlp.export.response import Answer
+    from stagetrace.otlp.export.client import ExportClient
+    from stagetrace.otlp.export.queue import Batch, SpanQueue
+    from stagetrace.otlp.export.response import Outcome
     from stagetrace.otlp.export.spool import Spool
 
 SHUTDOWN_BOUND_S: Final = 4.5  # below the bound of runtime.shutdown, so that losses can still be logged
 FLUSH_PATIENCE_S: Final = 3.0  # with a spool: what was not delivered by then goes there
 LONGEST_BACKOFF_S: Final = 10.0
 _SHORTEST_WAIT_S: Final = 0.05
-_KEEP_EVERY_S: Final = 0.5
+_SPOOL_EVERY_S: Final = 0.5
 ENOUGH_SPANS: Final = 1_024  # gRPC holds the GIL for 0.4 ms as it takes so many, twice as long for twice as many
-_OFTEN_S: Final = 0.1  # who would send more often than that sends more at once
+_OFTEN_S: Final = 0.1  # instead of sending more often than that, more is sent at once
 _HURRIED_DELAY_S: Final = 0.05
 _SPOOL_AGAIN_AFTER_S: Final = 10.0  # a disk that is full is left alone that long
 _LOOK_AGAIN_AFTER_S: Final = 30.0  # into an empty spool, to which other workers write as well
@@ -44,26 +44,26 @@ _NEVER: Final = float("inf")
 
 
 class Sender:
-    """Sends what waits, breaches first, and counts what became of it.
+    """Sends what is queued, breaches first, and counts what became of it.
 
     While the receiver is away (`_down`), one batch at a time is tried, ever less often. With a spool all else goes
-    there at once; without one it waits, and `Waiting` drops the oldest good ones when it is full.
+    there at once; without one it stays queued, and the queue drops the oldest good spans when it is full.
     """
 
     def __init__(
-        self, waiting: Waiting, exporter: CountingExporter, spool: Spool | None, *, batch: int, delay_s: float
+        self, queue: SpanQueue, client: ExportClient, spool: Spool | None, *, batch: int, delay_s: float
     ) -> None:
-        self._waiting = waiting
-        self._exporter = exporter
+        self._queue = queue
+        self._client = client
         self._spool = spool
         self._batch = batch
         self._delay_s = delay_s
         self._wakes: SimpleQueue[None] = SimpleQueue()  # its `put` may be interrupted by itself; a lock's may not
-        self._keeper_wakes: SimpleQueue[None] = SimpleQueue()
+        self._spooler_wakes: SimpleQueue[None] = SimpleQueue()
         self.woken = False
         self._rounding = allocate_lock()  # held for a round, which a flush makes where no thread is known to run
-        # Said by the threads, too: a signal's handler may raise out of their start when they run already.
-        self._running = self._keeping = False
+        # Set by the threads, too: a signal's handler may raise out of their start when they run already.
+        self._running = self._spooler_runs = False
         # Guards the counts, what is in hand and the flush; never taken by a thread of the service.
         self._state = Condition()
         self._counts = dict.fromkeys(
@@ -72,7 +72,7 @@ class Sender:
         self._busy = False
         self._in_flight: Batch | None = None
         self._early: Path | None = None  # the batch in flight, as a flush that could not wait for it put it on disk
-        self._in_hand = 0  # spans that a thread holds on their way from the queue, or from a failure, to the spool
+        self._in_hand = 0  # spans on their way from the queue, or from a failure, to the spool
         self._flushes = 0
         self._urgent = False  # a flush has waited long enough: all is to go to the spool
         self._gave_up = False  # a flush waited in vain, and nothing was delivered since
@@ -84,23 +84,23 @@ class Sender:
         self._failures = 0
         self._try_at = 0.0
         self._asked_to_wait = False
-        self._failed: bytes | None = None  # what was tried in vain last of what waits, and how often in a row
+        self._failed: bytes | None = None  # the first item of the batch that failed last, and how often in a row
         self._fails = 0
         self._turn_of_others = False
         self._next_at = 0.0
         self._again_at = 0.0  # until then a batch is to be full
         self._replay_at = 0.0 if spool is not None else _NEVER
-        self._backlog = Backlog(spool) if spool is not None else None
+        self._order = ReplayOrder(spool) if spool is not None else None
         self._spool_at = 0.0
-        self.said = Said(exporter.target, self.counts, spool.folder if spool is not None else None)
+        self.log = DeliveryLog(client.target, self.counts, spool.folder if spool is not None else None)
 
     def start(self) -> None:
         """Start the threads."""
         start(self._run, "stagetrace-export")
         self._running = True
         if self._spool is not None:
-            start(self._keep, "stagetrace-spool")
-            self._keeping = True
+            start(self._run_spooler, "stagetrace-spool")
+            self._spooler_runs = True
 
     def wake(self) -> None:
         """Let the sending thread look at the queue."""
@@ -118,15 +118,15 @@ class Sender:
 
         `from_spool` were delivered and `refused_from_spool` refused later, out of a spool, whichever process spooled.
         """
-        waiting = self._waiting
+        queue = self._queue
         with self._state:
-            waiting.sort_in()
+            queue.sort_in()
             counts = {
-                "received": waiting.received,
-                "waiting": waiting.spans,
+                "received": queue.received,
+                "waiting": queue.spans,
                 "in_hand": self._in_hand + self._unsafe_in_flight(),
-                "dropped": waiting.dropped,
-                "dropped_breaches": waiting.dropped_breaches,
+                "dropped": queue.dropped,
+                "dropped_breaches": queue.dropped_breaches,
             }
             return counts | self._counts
 
@@ -152,16 +152,16 @@ class Sender:
             with suppress(Empty):
                 self._wakes.get(timeout=left)
             self.woken = False
-            self._waiting.sort_in()
+            self._queue.sort_in()
 
     def _left_s(self) -> float:
         now = time.monotonic()
         if now < self._try_at:
             return self._try_at - now
-        if (self._flushes or self._down) and not self._waiting.empty():
+        if (self._flushes or self._down) and not self._queue.empty():
             return 0.0
         again_at = self._again_at if now < self._again_at else _NEVER
-        if self._waiting.holds(min(ENOUGH_SPANS, self._batch) if again_at == _NEVER else self._batch):
+        if self._queue.holds(min(ENOUGH_SPANS, self._batch) if again_at == _NEVER else self._batch):
             return 0.0
         return min(self._next_at, self._replay_at, again_at) - now
 
@@ -179,20 +179,20 @@ class Sender:
     def _round(self) -> None:
         """Send what waits now, then one batch out of the spool."""
         self._again_at = time.monotonic() + _OFTEN_S
-        self._waiting.sort_in()
-        goal = self._waiting.spans
-        sleep(BREATH_S)
+        self._queue.sort_in()
+        goal = self._queue.spans
+        yield_interpreter()
         while goal > 0 and not self._ended:
             with self._state:
                 self._busy = True
-                batch = self._in_flight = self._waiting.take(self._batch, good_first=self._turn_of_others)
+                batch = self._in_flight = self._queue.take(self._batch, good_first=self._turn_of_others)
             self._turn_of_others = False
             if batch is None:
                 break
             goal -= batch.spans
             if not self._deliver(batch):
                 return
-        self.said.dropped(self._waiting.dropped + self._waiting.dropped_breaches)
+        self.log.dropped(self._queue.dropped + self._queue.dropped_breaches)
         with self._state:
             self._busy = False  # a flush does not wait for the spool, where all is safe
             self._state.notify_all()
@@ -201,10 +201,10 @@ class Sender:
     def _deliver(self, batch: Batch) -> bool:
         """Send one batch; return whether to go on with the next."""
         try:
-            sleep(BREATH_S)
-            request = self._waiting.request(batch)
-            sleep(BREATH_S)
-            answer = self._send(request, batch.spans)
+            yield_interpreter()
+            request = self._queue.request(batch)
+            yield_interpreter()
+            outcome = self._send(request)
         except BaseException:
             with self._state:
                 self._in_flight = None
@@ -212,16 +212,16 @@ class Sender:
             raise
         with self._state:
             early, self._early, self._in_flight = self._early, None, None
-            if early is not None and not answer.again and self._remove(early):
+            if early is not None and not outcome.retryable and self._remove(early):
                 self._counts["spooled"] -= batch.spans
                 early = None
             if early is None:
-                self._count(batch, answer)
-        self._note(answer)
-        if answer.again and early is None:
+                self._count(batch, outcome)
+        self._note(outcome)
+        if outcome.retryable and early is None:
             self._turn_of_others = self._is_stuck(batch.items[0])
-            self._keep_for_later(batch, behind=self._turn_of_others)
-        return not answer.again
+            self._store_for_later(batch, behind=self._turn_of_others)
+        return not outcome.retryable
 
     def _is_stuck(self, item: bytes) -> bool:
         """Return whether the batch with this has failed so often that it may be its own fault."""
@@ -232,101 +232,101 @@ class Sender:
         self._failed, self._fails = None, 0
         return True
 
-    def _send(self, request: bytes, spans: int) -> Answer:
+    def _send(self, request: bytes) -> Outcome:
         self._trying = True
         try:
-            answer = self._exporter.send(request, spans)
+            outcome = self._client.send(request)
         finally:
             self._trying = False
-        if answer.misdirected and self._spool is not None:  # kept there for better settings, and tried now and then
-            return answer._replace(again=True)
-        return answer
+        if outcome.misdirected and self._spool is not None:  # it stays there for better settings, tried now and then
+            return outcome._replace(retryable=True)
+        return outcome
 
-    def _count(self, batch: Batch, answer: Answer) -> None:
-        if answer.again:
+    def _count(self, batch: Batch, outcome: Outcome) -> None:
+        if outcome.retryable:
             self._in_hand += batch.spans
-        elif answer.delivered:
-            rejected = min(answer.rejected, batch.spans)
+        elif outcome.delivered:
+            rejected = min(outcome.rejected, batch.spans)
             self._counts["rejected"] += rejected
             self._counts["delivered"] += batch.spans - rejected
         else:
             self._counts["refused"] += batch.spans
 
-    def _keep_for_later(self, batch: Batch, *, behind: bool = False) -> None:
+    def _store_for_later(self, batch: Batch, *, behind: bool = False) -> None:
         """Put a batch in hand into the spool, or back into the queue."""
         if not self._to_spool(batch):
-            self._waiting.put_back(batch, behind=behind)
+            self._queue.put_back(batch, behind=behind)
         with self._state:
             self._in_hand -= batch.spans
             self._state.notify_all()
 
-    def _note(self, answer: Answer) -> None:
-        """Draw the conclusions from an answer, for what comes after it."""
-        target = self._exporter.target
+    def _note(self, outcome: Outcome) -> None:
+        """Decide from an outcome what to do next, and report it."""
+        target = self._client.target
         since = self.trouble.since if self.trouble is not None else time.time()
-        good = answer.delivered and not answer.rejected
-        reason = answer.reason or "no reason given"
+        good = outcome.delivered and not outcome.rejected
+        reason = outcome.reason or "no reason given"
         self.trouble = None if good else Trouble(reason, since)
-        if answer.again:
+        if outcome.retryable:
             self._failures += 1
             backoff = min(2.0 ** (self._failures - 1), LONGEST_BACKOFF_S) * random.uniform(0.8, 1.2)  # noqa: S311
-            self._try_at = time.monotonic() + (max(answer.wait_s, _SHORTEST_WAIT_S) if answer.wait_s else backoff)
-            self._asked_to_wait = answer.wait_s > 0
+            self._try_at = time.monotonic() + (max(outcome.wait_s, _SHORTEST_WAIT_S) if outcome.wait_s else backoff)
+            self._asked_to_wait = outcome.wait_s > 0
             self._down = True
             if self._spool is not None:
                 self._replay_at = 0.0  # the next try, if nothing else waits by then
-                self._keeper_wakes.put(None)
-            self.said.trouble(f"cannot deliver spans to {target} ({reason})", answer.remedy)
+                self._spooler_wakes.put(None)
+            self.log.problem(f"cannot deliver spans to {target} ({reason})", outcome.remedy)
             return
-        if answer.delivered:
+        if outcome.delivered:
             self._gave_up = False
             if self._down:
                 self._recovered()
         else:
-            self.said.trouble(f"cannot deliver spans to {target} ({reason})", answer.remedy)
-        if answer.rejected:
-            self.said.trouble(f"{target} rejected spans of an otherwise good batch ({reason})", answer.remedy)
+            self.log.problem(f"cannot deliver spans to {target} ({reason})", outcome.remedy)
+        if outcome.rejected:
+            self.log.problem(f"{target} rejected spans of an otherwise good batch ({reason})", outcome.remedy)
 
     def _recovered(self) -> None:
         self._down = self._asked_to_wait = False
         self._failures = 0
         self._replay_at = 0.0 if self._spool is not None else _NEVER
-        self.said.recovered()
+        self.log.recovered()
 
     # The spool: the sending thread delivers from it, both threads and a flush write to it.
 
     def _replay(self) -> None:
         """Deliver the next batch out of the spool, if it is time and no other process does so."""
         now = time.monotonic()
-        if self._spool is None or self._backlog is None or now < self._replay_at:
+        if self._spool is None or self._order is None or now < self._replay_at:
             return
         try:
-            self._replay_at = now + self._replay_one(self._spool, self._backlog)
+            self._replay_at = now + self._replay_one(self._spool, self._order)
         except OSError as error:
             self._replay_at = now + _LOOK_AGAIN_AFTER_S
-            self.said.spool_fails(error)
+            self.log.spool_fails(error)
 
-    def _replay_one(self, spool: Spool, backlog: Backlog) -> float:
+    def _replay_one(self, spool: Spool, order: ReplayOrder) -> float:
         """Deliver one spooled batch; return after how many seconds to look for the next."""
         if not spool.claim():
             return _CLAIM_AGAIN_AFTER_S
         started = time.monotonic()
-        for name in backlog.turn():
+        for name in order.turn():
             spooled = spool.spooled(name)
             request = spool.read(spooled) if spooled is not None else None
             if spooled is None or request is None:
                 continue
-            if backlog.suspects(name) and not self._takes_anything():
-                backlog.away()
+            if order.suspects(name) and not self._takes_anything():
+                order.away()
                 spool.release()
                 return 0.0  # with the next try
-            answer = self._send(request, spooled.spans)
-            self._note(answer)
-            if answer.again:
-                backlog.failed(name)
+            outcome = self._send(request)
+            self._note(outcome)
+            if outcome.retryable:
+                order.failed(name)
                 spool.release()
                 return 0.0  # with the next try
-            refused = min(answer.rejected, spooled.spans) if answer.delivered else spooled.spans
+            refused = min(outcome.rejected, spooled.spans) if outcome.delivered else spooled.spans
             spool.settle(spooled, refused=refused)
             with self._state:
                 self._counts["from_spool"] += spooled.spans - refused
@@ -337,20 +337,20 @@ class Sender:
 
     def _takes_anything(self) -> bool:
         """Return whether the receiver takes a request without spans."""
-        answer = self._send(b"", 0)
-        self._note(answer)
-        return not answer.again
+        outcome = self._send(b"")
+        self._note(outcome)
+        return not outcome.retryable
 
-    def _keep(self) -> None:
+    def _run_spooler(self) -> None:
         """Put on disk what cannot be sent, or not fast enough."""
-        self._keeping = True
+        self._spooler_runs = True
         while not self._ended:
             with suppress(Empty):
-                self._keeper_wakes.get(timeout=min(self._delay_s, _KEEP_EVERY_S))
+                self._spooler_wakes.get(timeout=min(self._delay_s, _SPOOL_EVERY_S))
             try:
-                if self._waiting.crowded() or self._urgent or (self._down and not self._may_try()):
-                    self._keep_now()
-                elif self._down and not self._waiting.empty():
+                if self._queue.crowded() or self._urgent or (self._down and not self._may_try()):
+                    self._spool_now()
+                elif self._down and not self._queue.empty():
                     self.wake()  # it is time to try: with what waits, as the spool may be another process's to deliver
             except Exception as error:  # noqa: BLE001 -- the thread must go on
                 report("stagetrace.otlp.export.sender", error)
@@ -358,7 +358,7 @@ class Sender:
     def _may_try(self) -> bool:
         return not self._trying and time.monotonic() >= self._try_at
 
-    def _keep_now(self) -> None:
+    def _spool_now(self) -> None:
         self._spool_all()
         if self._urgent:
             self._spool_in_flight()
@@ -369,21 +369,21 @@ class Sender:
         """Put all that waits into the spool, unless the disk fails."""
         while time.monotonic() >= self._spool_at:
             with self._state:
-                batch = self._waiting.take(self._batch)
+                batch = self._queue.take(self._batch)
                 if batch is None:
                     return
                 self._in_hand += batch.spans
-            self._keep_for_later(batch)
+            self._store_for_later(batch)
 
     def _to_spool(self, batch: Batch) -> bool:
         """Return whether the batch need not be kept in memory any more."""
         if self._spool is None or time.monotonic() < self._spool_at:
             return False
         try:
-            path = self._spool.write(self._waiting.request(batch), batch.spans, breach=batch.breach, at=batch.taken_ns)
+            path = self._spool.write(self._queue.request(batch), batch.spans, breach=batch.breach, at=batch.taken_ns)
         except Exception as error:  # noqa: BLE001 -- a disk fails in many ways
             self._spool_at = time.monotonic() + _SPOOL_AGAIN_AFTER_S
-            self.said.spool_fails(error)
+            self.log.spool_fails(error)
             return False
         with self._state:
             self._counts["spooled" if path is not None else "spool_full"] += batch.spans
@@ -398,9 +398,9 @@ class Sender:
         if batch is None or self._early is not None or self._spool is None:
             return
         try:
-            path = self._spool.write(self._waiting.request(batch), batch.spans, breach=batch.breach, at=batch.taken_ns)
+            path = self._spool.write(self._queue.request(batch), batch.spans, breach=batch.breach, at=batch.taken_ns)
         except Exception as error:  # noqa: BLE001 -- as above
-            self.said.spool_fails(error)
+            self.log.spool_fails(error)
             return
         with self._state:
             if path is not None and self._in_flight is batch:
@@ -432,35 +432,35 @@ class Sender:
             done = self._state.wait_for(self._idle, patience)
         if not done and self._spool is not None:
             self._urgent = True
-            self._keeper_wakes.put(None)
-            if not self._keeping:
-                self._keep_now()
+            self._spooler_wakes.put(None)
+            if not self._spooler_runs:
+                self._spool_now()
             with self._state:  # the keeper writes, since a disk may hang
                 done = self._state.wait_for(self._safe, timeout_s - patience)
             self._urgent = False
         with self._state:
             self._flushes -= 1
             if not done and not self._gave_up and not self._ended:
-                left = self._waiting.spans + self._in_hand + self._unsafe_in_flight()
-                log.warning(f"not all spans were delivered to {self._exporter.target} in time: {left} still wait.")
+                left = self._queue.spans + self._in_hand + self._unsafe_in_flight()
+                log.warning(f"not all spans were delivered to {self._client.target} in time: {left} still wait.")
             self._gave_up = not done
         return done
 
     def _idle(self) -> bool:
-        return not self._busy and not self._in_hand and self._waiting.empty()
+        return not self._busy and not self._in_hand and self._queue.empty()
 
     def _safe(self) -> bool:
-        return not self._in_hand and not self._unsafe_in_flight() and self._waiting.empty()
+        return not self._in_hand and not self._unsafe_in_flight() and self._queue.empty()
 
     def shutdown(self) -> None:
         """Flush within SHUTDOWN_BOUND_S, then end; say what is lost."""
         self.flush(SHUTDOWN_BOUND_S)
-        self._ended = self.said.ending = True
+        self._ended = self.log.ending = True
         self.wake()
-        self._keeper_wakes.put(None)
+        self._spooler_wakes.put(None)
         with self._state:
-            lost = self._waiting.discard()
+            lost = self._queue.discard()
             self._counts["lost"] += lost
             lost += self._unsafe_in_flight()
-        self.said.rest(lost)
-        self._exporter.shutdown()
+        self.log.final(lost)
+        self._client.shutdown()

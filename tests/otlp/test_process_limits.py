@@ -11,16 +11,13 @@ from typing import Any
 import pytest
 
 from otlp.receiver import run_receiver
-from stagetrace.otlp.export.exporter import CountingExporter
+from stagetrace.otlp.export.client import ExportClient
 from stagetrace.otlp.export.process_limits import DESCRIPTORS, NoRoomError, require
-
-GRPC = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter:OTLPSpanExporter"
-HTTP = "opentelemetry.exporter.otlp.proto.http.trace_exporter:OTLPSpanExporter"
 
 SERVICE = """
 import os, resource, sys, time
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # as a service may that sends telemetry of its own
+import grpc  # as a service may that serves or calls something by it
 from stagetrace.runtime.runtime import runtime
 from stagetrace.otlp.export.factory import processors
 
@@ -73,15 +70,15 @@ def test_where_no_thread_can_be_started_grpc_is_not_asked(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(_thread, "start_new_thread", few)
     with pytest.raises(NoRoomError, match="threads can be started, which gRPC needs"):
-        require(GRPC)
-    require(HTTP)  # starts none
+        require(grpc=True)
+    require(grpc=False)  # starts none
 
 
-GIVEN_BACK = f"""
+GIVEN_BACK = """
 import os, time
 from stagetrace.otlp.export.process_limits import require
 before = os.listdir("/proc/self/fd")
-require("{GRPC}")
+require(grpc=True)
 print(os.listdir("/proc/self/fd") == before)
 while len(os.listdir("/proc/self/task")) > 1:
     time.sleep(0.01)
@@ -95,8 +92,10 @@ def test_what_is_tried_is_given_back() -> None:
 
 def test_spans_wait_until_there_is_room() -> None:
     problems = [NoRoomError("none"), NoRoomError("none"), ImportError("no such module")]
-    exporter = CountingExporter(None, "there", lambda: (_ for _ in ()).throw(problems.pop(0)))
-    answers = [exporter.send(b"", 1) for _ in range(4)]
-    assert [(answer.again, answer.misdirected) for answer in answers] == [(True, False)] * 2 + [(False, True)] * 2
-    assert answers[0].reason == "the exporter cannot be loaded yet: none"
-    assert answers[-1].reason == "the exporter cannot be loaded: ImportError: no such module"
+    made = ExportClient(lambda: (_ for _ in ()).throw(problems.pop(0)), "there")
+    outcomes = [made.send(b"") for _ in range(4)]
+    assert [(outcome.retryable, outcome.misdirected) for outcome in outcomes] == [(True, False)] * 2 + [
+        (False, True)
+    ] * 2
+    assert outcomes[0].reason == "the exporter cannot be loaded yet: none"
+    assert outcomes[-1].reason == "the exporter cannot be loaded: ImportError: no such module"

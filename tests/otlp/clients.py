@@ -1,23 +1,20 @@
-"""The official exporters, watched or not, what they are given to send, and when a receiver tells them to come back."""
+"""Clients for a receiver, requests for them to send, and when a receiver tells them to come back."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
+import pytest
 from google.protobuf.any_pb2 import Any as Packed
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from grpc import StatusCode
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 from opentelemetry.sdk.trace import TracerProvider
 
 from otlp.receiver import Receiver
 from stagetrace.otlp.encode.span_encoder import encode_span, resource_spans
-from stagetrace.otlp.export.exporter import CountingExporter
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace.export import SpanExporter
+from stagetrace.otlp.export.client import ExportClient
+from stagetrace.otlp.export.factory import open_transport
 
 PROTOCOLS = ["grpc", "http"]
 
@@ -31,18 +28,16 @@ def request(*span_names: str) -> bytes:
     return resource_spans(provider.resource, {spans[0].instrumentation_scope: encoded})  # type: ignore[attr-defined]
 
 
-def official(protocol: str, endpoint: str | Receiver, timeout: float = 5) -> SpanExporter:
-    if protocol == "grpc":
-        return GrpcExporter(endpoint=endpoint.grpc if isinstance(endpoint, Receiver) else endpoint, timeout=timeout)
-    url = endpoint.http if isinstance(endpoint, Receiver) else endpoint
-    return HttpExporter(endpoint=f"{url}/v1/traces", timeout=timeout)
-
-
-def watched(protocol: str, endpoint: str | Receiver, timeout: float = 5) -> CountingExporter:
-    exporter = CountingExporter(official(protocol, endpoint, timeout), "there")
-    exporter.watch()
-    assert exporter._watch is not None
-    return exporter
+def client(protocol: str, endpoint: str | Receiver, timeout: float = 5) -> ExportClient:
+    """Return a client whose transport is open."""
+    if isinstance(endpoint, Receiver):
+        endpoint = endpoint.grpc if protocol == "grpc" else endpoint.http
+    made = ExportClient(partial(open_transport, f"otlp_proto_{protocol}"), "there")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        patch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(timeout))
+        assert made.load(), made._failure
+    return made
 
 
 def retry_info(seconds: float, form: str) -> tuple[tuple[str, bytes], ...]:

@@ -1,0 +1,213 @@
+"""One OTLP request over gRPC or HTTP: our call on an official channel or session, as OTEL_EXPORTER_OTLP_* says.
+
+The variables mean what they mean to the official exporters; a test compares what arrives (docs/decisions/047). A
+transport tries once: the sender decides whether and when to try again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import time
+import zlib
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import urlparse
+
+from stagetrace import __version__, config, log
+from stagetrace.otlp.export.pacing import yield_interpreter
+from stagetrace.otlp.export.response import Outcome, grpc_failure, grpc_success, http_outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import grpc
+
+_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_USER_AGENT: Final = f"stagetrace/{__version__}"
+_TIMEOUT_S: Final = 10.0
+_RETRYABLE: Final = ("CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
+_COMPRESS: Final[dict[str, Callable[[bytes], bytes]]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+class Transport(Protocol):
+    """A connection to one OTLP receiver."""
+
+    def send(self, request: bytes) -> Outcome:
+        """Send a serialized ExportTraceServiceRequest once; return what the receiver made of it."""
+
+    def close(self) -> None:
+        """Close the connection; a gRPC call that is under way ends."""
+
+
+class GrpcTransport:
+    """The service's Export method, called with bytes on a channel of grpcio."""
+
+    def __init__(self) -> None:
+        import grpc
+
+        self._grpc = grpc
+        self._timeout_s = _timeout_s()
+        self._metadata = tuple(_headers().items())
+        self._retryable = frozenset(code.upper() for code in config.RETRYABLE_CODES.read() or _RETRYABLE)
+        self._closed = False
+        self._open_channel = self._channel_opener()
+        self._connect()
+
+    def _connect(self) -> None:
+        self._channel = self._open_channel()
+        self._export = self._channel.unary_unary(_METHOD, None, None)  # bytes in, bytes out
+
+    def _channel_opener(self) -> Callable[[], grpc.Channel]:
+        url = urlparse(endpoint := config.otlp("ENDPOINT") or "http://localhost:4317")
+        address = url.netloc or endpoint
+        options = (("grpc.primary_user_agent", _USER_AGENT),)
+        gzipped = _compression(("gzip",)) == "gzip"
+        compression = self._grpc.Compression.Gzip if gzipped else self._grpc.Compression.NoCompression
+        if _is_insecure(url.scheme):
+            return partial(self._grpc.insecure_channel, address, options, compression)
+        return partial(self._grpc.secure_channel, address, self._credentials(), options, compression)
+
+    def _credentials(self) -> grpc.ChannelCredentials:
+        provided: grpc.ChannelCredentials | None = _provided("GRPC", self._grpc.ChannelCredentials)
+        if provided is not None:
+            return provided
+        names = ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
+        files = [config.SETTINGS[f"OTEL_EXPORTER_OTLP_TRACES_{name}"].text() for name in names]
+        if not files[0]:  # then the others are not those of traces either
+            files = [config.SETTINGS[f"OTEL_EXPORTER_OTLP_{name}"].text() for name in names]
+        if not files[0]:  # the official exporter then ignores the other two
+            return self._grpc.ssl_channel_credentials()
+        return self._grpc.ssl_channel_credentials(*map(_read, files))
+
+    def send(self, request: bytes) -> Outcome:
+        """Call Export; after UNAVAILABLE connect anew, since a channel waits ever longer before it does."""
+        yield_interpreter()
+        try:
+            body = self._export(request, timeout=self._timeout_s, metadata=self._metadata)
+        except self._grpc.RpcError as error:
+            call: Any = error
+            code = call.code().name
+            if code == "UNAVAILABLE" and not self._closed:
+                self._channel.close()
+                self._connect()
+            return grpc_failure(code, call.details() or "", dict(call.trailing_metadata() or ()), self._retryable)
+        return grpc_success(body)
+
+    def close(self) -> None:
+        """Close the channel, which cancels a call that is under way."""
+        self._closed = True
+        self._channel.close()
+
+
+class HttpTransport:
+    """POST by a session of requests, which brings proxies, authorities and idle connections."""
+
+    def __init__(self) -> None:
+        import requests
+
+        self._connection_error = requests.ConnectionError
+        base = config.ENDPOINT.text() or "http://localhost:4318"
+        self._url = config.TRACES_ENDPOINT.text() or f"{base.removesuffix('/')}/v1/traces"
+        self._timeout_s = _timeout_s()
+        compression = _compression(("gzip", "deflate"))
+        self._compress = _COMPRESS.get(compression)
+        encoding = {"content-encoding": compression} if self._compress is not None else {}
+        self._headers = {"content-type": "application/x-protobuf", "user-agent": _USER_AGENT, **encoding, **_headers()}
+        self._session = _provided("HTTP", requests.Session) or requests.Session()
+        # Given with each request: a session's own authority gives way to REQUESTS_CA_BUNDLE.
+        self._authority = config.otlp("CERTIFICATE") or None
+        key, certificate = config.otlp("CLIENT_KEY"), config.otlp("CLIENT_CERTIFICATE")
+        if certificate:
+            self._session.cert = (certificate, key) if key else certificate
+
+    def send(self, request: bytes) -> Outcome:
+        """Post the request, once more at once where the connection failed: it may have been an idle one."""
+        yield_interpreter()
+        body = request if self._compress is None else self._compress(request)
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            try:
+                return self._post(body, self._timeout_s)
+            except self._connection_error:
+                if (left := deadline - time.monotonic()) <= self._timeout_s / 2:
+                    raise
+                return self._post(body, left)
+        except Exception as error:  # noqa: BLE001 -- whatever has happened, no OTLP receiver has answered
+            return Outcome(delivered=False, retryable=True, reason=f"{type(error).__name__}: {error}"[:200])
+
+    def _post(self, body: bytes, timeout_s: float) -> Outcome:
+        response = self._session.post(
+            self._url,
+            data=body,
+            headers=self._headers,
+            timeout=timeout_s,
+            verify=self._authority,
+            allow_redirects=False,
+        )
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return http_outcome(response.status_code, response.reason or "", headers, response.content)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._session.close()
+
+
+# By the names of the official exporters' entry points, to which `otlp` in OTEL_TRACES_EXPORTER resolves.
+TRANSPORTS: Final[dict[str, Callable[[], Transport]]] = {
+    "otlp_proto_grpc": GrpcTransport,
+    "otlp_proto_http": HttpTransport,
+}
+
+
+def _headers() -> dict[str, str]:
+    from opentelemetry.util.re import parse_env_headers
+
+    return dict(parse_env_headers(config.otlp("HEADERS"), liberal=True))
+
+
+def _timeout_s() -> float:
+    text = config.otlp("TIMEOUT")
+    try:
+        return float(text) if text else _TIMEOUT_S
+    except ValueError:
+        log.once("otlp timeout", f"OTEL_EXPORTER_OTLP_TIMEOUT={text} is not a number of seconds; using {_TIMEOUT_S:g}.")
+        return _TIMEOUT_S
+
+
+def _compression(known: tuple[str, ...]) -> str:
+    name = config.otlp("COMPRESSION").lower() or "none"
+    if name not in ("none", *known):
+        can_be = ", ".join(("none", *known))
+        log.once("otlp compression", f"OTEL_EXPORTER_OTLP_COMPRESSION={name} can be {can_be}; sending uncompressed.")
+    return name if name in known else "none"
+
+
+def _is_insecure(scheme: str) -> bool:
+    asked = config.otlp("INSECURE").lower()
+    return scheme != "https" and (asked == "true" if asked else scheme == "http")
+
+
+def _read(path: str) -> bytes | None:
+    if not path:
+        return None
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 -- no more is asked of it
+            return file.read()
+    except FileNotFoundError:
+        log.once(f"otlp {path}", f"there is no file {path}, which OTEL_EXPORTER_OTLP_* names; going on without it.")
+        return None
+
+
+def _provided(kind: str, wanted: type) -> Any:
+    """Return what the credential provider makes that OTEL_PYTHON_EXPORTER_OTLP_* names, or None; raise if it fails."""
+    settings = [f"OTEL_PYTHON_EXPORTER_OTLP_{one}_CREDENTIAL_PROVIDER" for one in (f"{kind}_TRACES", kind)]
+    name = next(filter(None, (config.SETTINGS[setting].text() for setting in settings)), None)
+    if name is None:
+        return None
+    from importlib.metadata import entry_points
+
+    (point,) = entry_points(group="opentelemetry_otlp_credential_provider", name=name)
+    provided = point.load()()
+    if not isinstance(provided, wanted):
+        raise TypeError(f"the credential provider {name!r} made a {type(provided).__name__}, not a {wanted.__name__}")
+    return provided
