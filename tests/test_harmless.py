@@ -64,7 +64,7 @@ PARTS = [
         "stagetrace.sla.baseline:connection_evidence",
     ),
     "stagetrace.sources.thread_cpu:read_sample",
-    *("stagetrace.instrumentation.models.base:_of_one_call", "stagetrace.instrumentation.models.base:between"),
+    *("stagetrace.instrumentation.models.base:_attributes_of_call", "stagetrace.instrumentation.models.base:between"),
     *("stagetrace.sla.processor:breakdown_of", "stagetrace.sla.baseline:cause_of", "stagetrace.sla.breakdown:overlap"),
     "stagetrace.sla.baseline:Baselines.wants",
     *(

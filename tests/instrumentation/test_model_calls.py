@@ -49,7 +49,7 @@ TAKES = Takes()
 
 
 def _wrapped(method: Any) -> Any:
-    return model.spelled_out(model.marked(method, lambda *_: {}), method)
+    return model.with_signature(model.marked(method, lambda *_: {}), method)
 
 
 @pytest.mark.parametrize("is_inside", [False, True])
@@ -131,7 +131,7 @@ def test_what_is_yet_to_be_computed_is_not_computed_for_a_batch_size() -> None:
 
 
 def test_a_callback_is_called_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits on a thread of onnxruntime's, and somebody for it."""
+    """It runs on a thread of onnxruntime, and the caller waits for it."""
 
     class Breaks:
         def enter(self, *_: Any) -> None:
@@ -143,7 +143,7 @@ def test_a_callback_is_called_whatever_fails(monkeypatch: pytest.MonkeyPatch) ->
     class Session:
         _model_path = "any.onnx"
 
-    monkeypatch.setattr(onnxruntime, "whose", Breaks)
+    monkeypatch.setattr(onnxruntime, "current_work", Breaks)
     monkeypatch.setattr(guard, "failures", {})
     run_async = onnxruntime._wrap_async(lambda _, names, feed, callback: callback(names, feed))
     assert run_async(Session(), ["y"], {}, lambda *results: results) == (["y"], {})
@@ -151,7 +151,7 @@ def test_a_callback_is_called_whatever_fails(monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Sometimes:
-    """Has a method where it is told so."""
+    """Has a method only if `has`."""
 
     def __init__(self, *, has: bool) -> None:
         self.has = has

@@ -15,7 +15,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.models.base import stand
+from stagetrace.instrumentation.models.base import pickled_as
 from stagetrace.recording.current_timeline import recording
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, ML_MODEL_VERSION
 
@@ -128,7 +128,7 @@ def _as(original: Any) -> Callable[[F], F]:
 
 
 def _answering(original: Any) -> Any:
-    begin, end = stand(_begin, bool), stand(_end, bool)
+    begin, end = pickled_as(_begin, bool), pickled_as(_end, bool)
 
     @_as(original)
     async def predict(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -142,7 +142,7 @@ def _answering(original: Any) -> Any:
 
 
 def _streaming(original: Any) -> Any:
-    begin, end = stand(_begin, bool), stand(_end, bool)
+    begin, end = pickled_as(_begin, bool), pickled_as(_end, bool)
 
     @_as(original)
     async def predict_stream(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:

@@ -1,4 +1,4 @@
-"""What all model libraries share: the outermost call inside a request is the inference, what it calls is not."""
+"""What model libraries share: the outermost call inside a request is the inference; calls inside that are not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, report, switch
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.batching.queued_items import taken
-from stagetrace.instrumentation.models import unserved
+from stagetrace.instrumentation.models import unrecorded_calls
 from stagetrace.recording.current_timeline import current
 from stagetrace.recording.loop_blockers import LONG_NS, note
 from stagetrace.semconv import (
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     Describe = Callable[[Any, tuple[Any, ...], dict[str, Any]], Mapping[str, Any] | None]
 
 MAX_DESCRIBED = 1_024
-CLASS = "__class__"  # the cell of a method in which `super()` finds its class
+CLASS = "__class__"  # the cell in which `super()` finds a method's class
 Parameter = tuple[str, Any, bool]  # its name, its kind, whether it has a default
 _ANY: tuple[Parameter, ...] = (
     ("self", inspect.Parameter.POSITIONAL_ONLY, False),
     ("args", inspect.Parameter.VAR_POSITIONAL, False),
     ("kwargs", inspect.Parameter.VAR_KEYWORD, False),
 )
-# How a parameter of each kind is handed on.
+# How a parameter of each kind is passed on.
 _PASSED = {
     inspect.Parameter.POSITIONAL_ONLY: "{}",
     inspect.Parameter.POSITIONAL_OR_KEYWORD: "{}",
@@ -64,8 +64,8 @@ _described: dict[tuple[str, str, int | None], dict[str, Any]] = {}
 def marked(method: Callable[..., Any], describe: Describe, activity: str = INFERENCE) -> Callable[..., Any]:
     """Return a method that is the inference (or `activity`) of the current request, where it is the outermost call.
 
-    `describe` gives, from instance, positional and keyword arguments, the attributes of the stage. Outside a recorded
-    request a call costs a look at the context and one at the clock.
+    `describe(instance, args, kwargs)` returns the attributes of the stage. Outside a recorded request a call costs one
+    read of the context and one of the clock.
     """
     patch = switch(describe.__module__)
 
@@ -81,9 +81,9 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
         began = time_ns()
         first = sample(began)
         if first is not None and first[AT] > began:
-            began = first[AT]  # the stage begins with the account: anything may come between two looks at a clock
+            began = first[AT]  # the stage begins with the CPU sample: the thread may pause between two readings
         try:
-            attributes = _of_one_call(describe(self, args, kwargs))
+            attributes = _attributes_of_call(describe(self, args, kwargs))
             timeline.enter(activity, attributes, began)
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
             report(patch.name, error)
@@ -98,7 +98,7 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
                     if ended - began >= DIVIDED_NS:
                         ended = _divide(timeline, first, attributes) or ended
                         if ended - began >= LONG_NS:
-                            _note_held(began, ended, timeline, None if activity == PREPARE else attributes)
+                            _note_blocking(began, ended, timeline, None if activity == PREPARE else attributes)
                     timeline.leave(activity, ended)
                 except Exception as error:  # noqa: BLE001
                     report(patch.name, error)
@@ -106,24 +106,24 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
     return call
 
 
-def spelled_out(call: Callable[..., Any], method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `call`, which is `method` marked, with its parameters, and go straight to it inside another model's call.
+def with_signature(call: Callable[..., Any], method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `call`, the marked `method`, with the parameters of `method`; inside another model it calls that directly.
 
-    A forest calls its hundreds of trees for each prediction, and CPython hands on parameters that have names in a tenth
-    of the time of `*args, **kwargs`. Pickled by value, as cloudpickle and dill do where a class is defined in
-    `__main__`, it becomes a function that only calls `method`, and needs nothing of ours.
+    A forest calls its hundreds of trees for each prediction, and CPython passes named parameters on in a tenth of the
+    time of `*args, **kwargs`. Where cloudpickle or dill pickles it by value, as for a class defined in `__main__`, it
+    becomes a function that only calls `method`, and needs no stagetrace.
     """
     parameters, given, names = _ANY, {}, {}
     defaults: tuple[Any, Any] = None, None
     if type(method) is FunctionType:
         names = method.__globals__
-        # attrs makes a class with slots anew, and tells its methods so by this cell. `super()` looks there.
+        # attrs makes a class with slots anew, and writes the new class into this cell, where `super()` looks.
         given = dict(zip(method.__code__.co_freevars, method.__closure__ or (), strict=True))
-        if not hasattr(method, "__signature__"):  # else not as it says
+        if not hasattr(method, "__signature__"):  # else the parameters are others
             found = inspect.signature(method, follow_wrapped=False).parameters.values()
             parameters = tuple((one.name, one.kind, one.default is not one.empty) for one in found)
             defaults = method.__defaults__, method.__kwdefaults__
-    chooser = _chooser(parameters, CLASS in given)(_is_inside, method, stand(call, method), None)
+    chooser = _chooser(parameters, CLASS in given)(_is_inside, method, pickled_as(call, method), None)
     free = zip(chooser.__code__.co_freevars, chooser.__closure__, strict=True)
     cells = tuple(given[CLASS] if name == CLASS else cell for name, cell in free)
     made: Any = functools.wraps(method)(FunctionType(chooser.__code__, names, closure=cells))
@@ -131,8 +131,8 @@ def spelled_out(call: Callable[..., Any], method: Callable[..., Any]) -> Callabl
     return made  # type: ignore[no-any-return]
 
 
-class _Stand(functools.partial):  # type: ignore[type-arg]
-    """Calls one function, and is pickled as another."""
+class _PickledAs(functools.partial):  # type: ignore[type-arg]
+    """A callable that is pickled as another."""
 
     pickled: Any
 
@@ -146,25 +146,25 @@ def is_outermost(model: Any) -> bool:
 
 
 def _unrecorded(model: Any) -> Timeline | None:
-    """Return None, of a model that is called outside any recorded request, and see whether that is to be said."""
-    if unserved.due < time_ns():
-        unserved.look(model)
+    """Return None for a model that is called outside a recorded request; log that if it is time."""
+    if unrecorded_calls.due < time_ns():
+        unrecorded_calls.check(model)
     return None
 
 
-def stand(function: Callable[..., Any], pickled: Any) -> _Stand:
-    """Return what calls `function` and arrives, where it is pickled, as `pickled`."""
-    made = _Stand(function)
+def pickled_as(function: Callable[..., Any], pickled: Any) -> _PickledAs:
+    """Return a callable that calls `function`, and that is `pickled` once it was pickled and loaded."""
+    made = _PickledAs(function)
     made.pickled = pickled
     return made
 
 
-_is_inside = stand(_inside.get, bool)  # `bool()` is False: inside no model
+_is_inside = pickled_as(_inside.get, bool)  # `bool()` is False: inside no model
 
 
 @functools.cache
 def _chooser(parameters: tuple[Parameter, ...], has_class: bool) -> Any:
-    """Return what makes a function of such parameters that chooses between two others, and may hold a class."""
+    """Return a maker of functions with these parameters that choose between two others; each may refer to its class."""
     no_default = inspect.Parameter.empty
     head = [inspect.Parameter(name, kind, default=None if has else no_default) for name, kind, has in parameters]
     passed = ", ".join(_PASSED[kind].format(name) for name, kind, _ in parameters)
@@ -172,24 +172,24 @@ def _chooser(parameters: tuple[Parameter, ...], has_class: bool) -> Any:
     chosen = f"(_stagetrace_method if _stagetrace_inside() else {call})"
     function = f"lambda {str(inspect.Signature(head))[1:-1]}: {chosen}({passed})"
     text = f"lambda _stagetrace_inside, _stagetrace_method, _stagetrace_call, {CLASS}: {function}"
-    # Of names alone, and no globals of this module. A traceback says whose frame it is.
+    # The code has only parameter names in it, and no globals of this module. A traceback shows this module's name.
     return eval(compile(text, f"<{__name__}>", "eval"), {})  # noqa: S307
 
 
-def _of_one_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the attributes of one call, to which more may be added until the request ends."""
+def _attributes_of_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a copy of the attributes for one call: more may be added until the request ends."""
     attributes = dict(described) if described else {}
     name = attributes.get(ML_MODEL_NAME)
     if name is not None and name not in _called and len(_called) < MAX_DESCRIBED:
         _called.add(name)
-        unserved.settle()
+        unrecorded_calls.stop_checking()
         attributes[ML_COLD_START] = True
     return attributes
 
 
 @guarded
 def _divide(timeline: Timeline, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
-    """Note how the thread's time during a call divides, and return when it ended; None if that is unknown."""
+    """Record how the thread's time during a call divides; return when it ended (ns), or None if that is unknown."""
     last = sample_since(first) if first is not None else None
     share = between(first, last) if first is not None and last is not None else None
     if first is None or last is None or share is None or attributes is None:
@@ -202,8 +202,8 @@ def _divide(timeline: Timeline, first: CpuSample | None, attributes: dict[str, A
     return last[AT]
 
 
-def _note_held(began: int, ended: int, timeline: Timeline, attributes: Mapping[str, Any] | None) -> None:
-    """Note that the call has held an event loop, if it has been made in one."""
+def _note_blocking(began: int, ended: int, timeline: Timeline, attributes: Mapping[str, Any] | None) -> None:
+    """Note that the call has blocked an event loop, if it was made in one."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
         note(began, ended, timeline, (attributes or {}).get(ML_MODEL_NAME, ""))
@@ -212,10 +212,10 @@ def _note_held(began: int, ended: int, timeline: Timeline, attributes: Mapping[s
 def description(name: str, framework: str, rows: Any, batch: int | None = None) -> Mapping[str, Any]:
     """Return the attributes of one call, not to be changed; `rows` is its first input, of any type.
 
-    `batch` says how many rows there are, where the input does not by its shape or length.
+    `batch` is the number of rows, where the input has neither shape nor length.
     """
     shape = getattr(rows, "shape", None)
-    # A method of onnxruntime's values, and no number of dask's, whose rows are yet to be counted.
+    # In onnxruntime's values `shape` is a method, and in dask's arrays it holds no numbers yet.
     if isinstance(shape, tuple) and shape:
         batch = shape[0] if isinstance(shape[0], int) else None
     elif isinstance(rows, list | tuple):
@@ -232,4 +232,4 @@ def description(name: str, framework: str, rows: Any, batch: int | None = None) 
     return attributes
 
 
-__all__ = ["INFERENCE", "PREPARE", "TRANSFORM", "description", "is_outermost", "marked", "spelled_out", "stand"]
+__all__ = ["INFERENCE", "PREPARE", "TRANSFORM", "description", "is_outermost", "marked", "pickled_as", "with_signature"]

@@ -1,16 +1,16 @@
-"""xgboost, lightgbm and catboost: what their own API predicts with. Estimators are for the hook of scikit-learn."""
+"""xgboost, lightgbm and catboost: what their own API predicts with. Estimators are for the patch of scikit-learn."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.instrumentation.models.base import description, marked, spelled_out
+from stagetrace.instrumentation.models.base import description, marked, with_signature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
-# catboost's classes are no estimators of scikit-learn's, and each has methods of its own.
+# catboost's classes do not derive from scikit-learn's, and each defines methods of its own.
 CLASSES = ("Booster", "CatBoost", "CatBoostClassifier", "CatBoostRegressor", "CatBoostRanker")
 METHODS = ("predict", "predict_proba", "predict_log_proba", "inplace_predict", "virtual_ensembles_predict")
 
@@ -21,7 +21,7 @@ def patch_boosters(module: ModuleType) -> None:
         for name in METHODS:
             method = vars(owner).get(name)
             if method is not None:
-                setattr(owner, name, spelled_out(marked(method, _describe), method))
+                setattr(owner, name, with_signature(marked(method, _describe), method))
 
 
 def _describe(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:

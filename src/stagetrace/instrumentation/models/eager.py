@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def eagerly(original: Callable[..., Any], describe: Describe) -> Callable[..., Any]:
-    """Return a method that is the inference where it is the outermost call, and no graph is being made of it."""
+    """Return a method that is the inference where it is the outermost call, unless TensorFlow builds a graph of it."""
     here = switch(describe.__module__)
     call = marked(original, describe)
 
@@ -35,7 +35,7 @@ def eagerly(original: Callable[..., Any], describe: Describe) -> Callable[..., A
 
 
 def _is_tracing() -> bool:
-    """Return whether TensorFlow makes a graph, of a function that is called for the first time."""
+    """Return whether TensorFlow builds a graph, of a function that is called for the first time."""
     is_eager = getattr(sys.modules.get("tensorflow"), "executing_eagerly", None)  # not yet, while it is being imported
     return is_eager is not None and not is_eager()
 

@@ -1,4 +1,4 @@
-"""Keras 3 and 2, whatever computes for it: a model that is called, its `predict` and `predict_on_batch`."""
+"""Keras 3 and 2, on any back end: a call of a model, its `predict` and `predict_on_batch`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METHODS = ("predict", "predict_on_batch")
 
 
 def patch_keras(module: ModuleType) -> None:
-    """Wrap the methods on `Model`, wherever they are defined: layers, which are no models, are as before."""
+    """Wrap the methods on `Model`, also inherited ones: layers, which are no models, stay as they are."""
     cls = module.Model
     for name in METHODS:
         setattr(cls, name, marked(getattr(cls, name), _describe))

@@ -1,4 +1,4 @@
-"""onnxruntime: each way in which a session runs a model."""
+"""onnxruntime: each method by which a session runs a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 SYNCHRONOUS = ("run", "run_with_iobinding", "run_with_ort_values", "run_with_ortvaluevector")
-# `run_async(output_names, input_feed, callback, ...)`: ends in the callback, on a thread of onnxruntime's.
+# `run_async(output_names, input_feed, callback, ...)`: it ends in the callback, on a thread of onnxruntime.
 CALLBACK = 2
 
 

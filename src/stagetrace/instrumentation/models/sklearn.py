@@ -1,4 +1,4 @@
-"""scikit-learn: every estimator, a person's own subclass of BaseEstimator included, at whatever depth it is defined."""
+"""scikit-learn: every estimator, users' own subclasses of BaseEstimator included."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from stagetrace.instrumentation.models.base import (
     TRANSFORM,
     description,
     marked,
-    spelled_out,
-    stand,
+    pickled_as,
+    with_signature,
 )
 
 if TYPE_CHECKING:
@@ -38,19 +38,19 @@ METHODS = {
         INFERENCE,
     ),
     "transform": TRANSFORM,
-    "inverse_transform": PREPARE,  # into what a model gave or was given
+    "inverse_transform": PREPARE,  # of a model's input or output
 }
-# What these transform is for a model, and their classes are none; nor are people's own made of them.
+# Classes of these modules, and users' subclasses of them, are no models: they transform a model's input.
 TRANSFORMERS = tuple(
     f"sklearn.{name}."
     for name in ("preprocessing", "impute", "compose", "feature_selection", "feature_extraction", "pipeline")
 )
-# These only pass on to the estimators inside, whose own calls show what is preprocessing and what is inference.
+# These only call the estimators inside, whose own calls show what is preprocessing and what is inference.
 PASS_ON = {"Pipeline", "BaseSearchCV"}
-FRAMEWORKS = {"xgboost", "lightgbm"}  # whose estimators are scikit-learn's, too
+FRAMEWORKS = {"xgboost", "lightgbm"}  # their estimators derive from scikit-learn's
 NO_METHODS = (staticmethod, classmethod, functools.cached_property)
 _MARK = "_stagetrace_wrapped"
-_OURS = stand(bool, None)  # what a wrapped method is marked with: one that was pickled by value is ours no more
+_OURS = pickled_as(bool, None)  # the value of _MARK: a method that was pickled by value has lost it
 
 
 def patch_base(module: ModuleType) -> None:
@@ -73,7 +73,7 @@ def patch_base(module: ModuleType) -> None:
 
 
 def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap what restores a pickled estimator: a class that came with it has had its methods only since it was made."""
+    """Wrap `__setstate__`: a class that came with the pickle got its methods after it was made, unseen by us."""
 
     @functools.wraps(original)
     def __setstate__(self: Any, state: Any) -> None:
@@ -85,7 +85,7 @@ def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
 
 @guarded
 def _wrap_restored(cls: type) -> None:
-    if not cls.__module__.startswith("sklearn."):  # those are wrapped
+    if not cls.__module__.startswith("sklearn."):  # those are wrapped already
         wrap_class(cls)
 
 
@@ -98,7 +98,7 @@ def _subclasses(cls: Any) -> list[type]:
 
 @guarded
 def wrap_class(cls: type) -> None:
-    """Wrap what the class offers where it is defined, mix-ins that are no estimators themselves included."""
+    """Wrap the methods of a class where they are defined, on mix-ins that are no estimators, too."""
     if any(owner.__name__ in PASS_ON and owner.__module__.startswith("sklearn.") for owner in cls.__mro__):
         return
     for owner in cls.__mro__:
@@ -125,25 +125,25 @@ def _wrap(owner: type, name: str, method: Any, activity: str) -> None:
         wrapped: Any = _wrap_function(method, activity)
     else:
         wrapped = _Descriptor(method, activity)
-    with suppress(AttributeError, TypeError):  # a class that lets nobody change it
+    with suppress(AttributeError, TypeError):  # a class that cannot be changed
         setattr(owner, name, wrapped)
 
 
 def _runs_later(function: Any) -> bool:
-    """Return whether a call only makes what is run by somebody else: what that calls is marked."""
+    """Return whether a call only makes a coroutine or generator, which runs later."""
     kinds = inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
     return any(is_one(function) for is_one in kinds)
 
 
 def _attributes(function: Any) -> dict[str, Any]:
-    """Return what somebody has set on a function, as a decorator that counts its calls does."""
+    """Return the attributes that others have set on a function, such as a decorator that counts its calls."""
     attributes = getattr(function, "__dict__", {})
     return {name: value for name, value in attributes.items() if not name.startswith("__") and name != _MARK}
 
 
 def _wrap_function(function: Callable[..., Any], activity: str) -> Callable[..., Any]:
-    method = spelled_out(marked(function, _describe, activity), function)
-    if type(function) is not FunctionType:  # has more to it, as `cache_clear` of `lru_cache`
+    method = with_signature(marked(function, _describe, activity), function)
+    if type(function) is not FunctionType:  # it has more attributes, such as `cache_clear` of `lru_cache`
         for name in dir(function):
             if not name.startswith("_") and not hasattr(method, name):
                 setattr(method, name, getattr(function, name))
@@ -158,23 +158,23 @@ def _describe(estimator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 class _Descriptor:
-    """A descriptor that answers as the wrapped one does, `hasattr` included, and marks the method that it returns.
+    """A descriptor that does what the wrapped one does, also for `hasattr`, and marks the method that it returns.
 
-    For `available_if`, where the method exists only if the instance allows it, and for what decorators make. The class
-    gives the wrapped one's own, and so does an instance where that is no method.
+    It is for `available_if`, where a method exists only if the instance allows it, and for descriptors that decorators
+    make. Asked on the class, and where the result is no method, it returns what the wrapped one returns.
     """
 
     def __init__(self, wrapped: Any, activity: str) -> None:
         functools.update_wrapper(self, wrapped)  # type: ignore[arg-type]
         self._wrapped = wrapped
         self._activity = activity
-        self._last: tuple[Any, Any] = None, None  # what was bound last, and as it is marked
+        self._last: tuple[Any, Any] = None, None  # the function that was bound last, and its marked form
         setattr(self, _MARK, _OURS)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapped, name)
 
-    def __reduce__(self) -> Any:  # as the methods of `spelled_out`: it is pickled as what it wraps
+    def __reduce__(self) -> Any:  # it is pickled as the descriptor that it wraps
         return operator.getitem, ((self._wrapped,), 0)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -183,7 +183,7 @@ class _Descriptor:
 
     @guarded
     def _marked(self, bound: Any, instance: Any) -> Any:
-        """Return what was bound to an instance, marked; None if that is no method of its."""
+        """Return the marked form of what was bound to an instance; None if that is no method of it."""
         if type(bound) is MethodType:
             return self._method(bound.__func__, instance) if bound.__self__ is instance else None
         if type(bound) is functools.partial and type(bound.func) is MethodType:  # of `partialmethod`

@@ -1,6 +1,6 @@
-"""TensorFlow: what a SavedModel restores, its functions and its signatures, and what TFLite and LiteRT interpret.
+"""TensorFlow: functions and signatures that a SavedModel restores, and the interpreters of TFLite and LiteRT.
 
-A `tf.function` of one's own is no model: it may be anything.
+A `tf.function` that a user defines is not marked: it may be anything.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 UNNAMED = "saved_model"
-ORIGIN = "_stagetrace_origin"  # of such an object: the path of its model
+ORIGIN = "_stagetrace_origin"  # on a restored object: the path of its model
 
 _loading: ContextVar[Any] = ContextVar("stagetrace.loading", default=None)
 
@@ -51,7 +51,7 @@ def _patch_restored(cls: Any) -> None:
 
 
 def _noting(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a constructor that notes of which model the object is."""
+    """Return a constructor that notes the path of the object's model."""
 
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:

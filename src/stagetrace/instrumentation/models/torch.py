@@ -1,6 +1,6 @@
 """torch and transformers: the outermost module that is called is the model, whatever it calls; a transform is none.
 
-On a GPU a call returns before the device is done: the stage is what the host sees of it.
+On a GPU a call returns before the device is done: the stage is the time of the host.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 WHERE = "stagetrace.instrumentation.models.torch"
 _switch = switch(WHERE)
-# A module without parameters and buffers, of nothing but these, computes what any function does.
+# A module of these alone, without parameters and buffers, is a function and no model.
 FUNCTIONS = ("torch.nn.", "torch.fx.", "torchvision.transforms.")
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 
 
 def patch_torch(module: ModuleType) -> None:
-    """Wrap what calls a module. Each of its modules comes by here, too, and is only handed on."""
+    """Wrap the call of a module. Inside another model the wrapper only calls the original."""
     cls = module.nn.Module
     cls.__call__ = _calling(cls.__call__, _is_model)
 
@@ -37,7 +37,7 @@ def patch_generation(module: ModuleType) -> None:
 
 
 def _calling(original: Callable[..., Any], is_model: Callable[[Any], bool]) -> Callable[..., Any]:
-    """Return a method of modules that is the inference where it is the outermost call, of what `is_model`."""
+    """Return a method that is the inference where it is the outermost call and `is_model(module)` holds."""
     torch = sys.modules["torch"]
     compiler = getattr(torch, "compiler", None)  # from torch 2.1 on
     is_compiling = getattr(compiler, "is_compiling", None) or torch.jit.is_scripting
@@ -45,7 +45,7 @@ def _calling(original: Callable[..., Any], is_model: Callable[[Any], bool]) -> C
 
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if is_compiling():  # asked first: torch.compile reads this function, up to here, and must find nothing strange
+        if is_compiling():  # first: torch.compile reads this function up to here, and must understand it
             return original(self, *args, **kwargs)
         chosen = original
         try:
@@ -59,7 +59,7 @@ def _calling(original: Callable[..., Any], is_model: Callable[[Any], bool]) -> C
 
 
 def _is_model(module: Any) -> bool:
-    own = sys.modules["torch"].nn.Module  # whose methods give iterators; what a model has in their place may be a list
+    own = sys.modules["torch"].nn.Module  # its methods return iterators; a model may override them with lists
     if next(own.parameters(module), None) is not None or next(own.buffers(module), None) is not None:
         return True
     return not all(type(one).__module__.startswith(FUNCTIONS) for one in own.modules(module))
@@ -75,6 +75,6 @@ def _describe(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Map
     elif name[0] in "/.~":
         name = PurePath(name).name
     rows: Any = args[0] if args else next((value for value in kwargs.values() if hasattr(value, "shape")), None)
-    if isinstance(rows, Mapping):  # features by name, as tokenizers return them
+    if isinstance(rows, Mapping):  # features by name, as a tokenizer returns them
         rows = next(iter(rows.values()), None)
     return description(name, "torch", rows)

@@ -1,4 +1,4 @@
-"""A model behind servers that stagetrace does not hook, each as its documentation has it: `python unserved.py SERVER`."""
+"""A model behind servers without a patch, each as its documentation has it: `python unpatched_servers.py SERVER`."""
 
 import asyncio
 import os
@@ -70,7 +70,7 @@ def serve_tornado() -> None:
 if SERVER == "sanic":  # its workers import this module, and look for the application
     from sanic import Sanic, text
 
-    app = Sanic("unserved")
+    app = Sanic("unpatched")
 
     @app.get("/health")
     async def health(_request: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Servers without a hook: what is said once of the model that is called there, and to whom nothing is said."""
+"""Models that are called where no request is recorded: below which servers that is logged, once, and where never."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from services import PYTHON, run_service
 if TYPE_CHECKING:
     from pathlib import Path
 
-SAID = "LogisticRegression is called, and no request is recorded"
+LOGGED = "LogisticRegression is called, and no request is recorded"
 TRACED = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none"}
-ELSEWHERE = ("tornado", "sanic", "robyn", "scikit-learn>=1.5")
+OWN_ENVIRONMENT = ("tornado", "sanic", "robyn", "scikit-learn>=1.5")
 
 
 @pytest.mark.usefixtures("services")
@@ -29,16 +29,20 @@ ELSEWHERE = ("tornado", "sanic", "robyn", "scikit-learn>=1.5")
         *(pytest.param(one, marks=pytest.mark.heavy) for one in ("tornado", "sanic", "robyn")),
     ],
 )
-def test_a_model_below_a_handler_of_a_server_without_a_hook_is_said_once(server: str, tmp_path: Path) -> None:
-    argv = [interpreter_once("unserved", ELSEWHERE) if server in ELSEWHERE else PYTHON, "unserved.py", server]
+def test_a_model_below_a_handler_of_a_server_without_a_patch_is_logged_once(server: str, tmp_path: Path) -> None:
+    argv = [
+        interpreter_once("unpatched_servers", OWN_ENVIRONMENT) if server in OWN_ENVIRONMENT else PYTHON,
+        "unpatched_servers.py",
+        server,
+    ]
     with run_service(tmp_path, argv=argv, env=TRACED, within_s=120) as service:
-        assert SAID not in service.log, "of the call that warms it up nothing is to be said yet"
+        assert LOGGED not in service.log, "the warm-up call is to log nothing"
         answers, calls = set(), 0
-        while calls < 12 or SAID not in service.log:  # it looks once a second
+        while calls < 12 or LOGGED not in service.log:  # it checks once a second
             answers.add(service.call("GET", "/predict")[1].text)
             calls += 1
             time.sleep(0.1)
-    assert service.log.count(SAID) == 1
+    assert service.log.count(LOGGED) == 1
     assert f"stagetrace does not see those of {server}, and nothing that it knows has served here" in service.log
     assert "README.md" in service.log
     with run_service(tmp_path, argv=argv, within_s=120) as service:
@@ -47,8 +51,8 @@ def test_a_model_below_a_handler_of_a_server_without_a_hook_is_said_once(server:
 
 
 @pytest.mark.usefixtures("services")
-def test_where_a_server_with_a_hook_serves_nothing_is_said(tmp_path: Path) -> None:
-    """Whatever calls models before and beside its requests."""
+def test_where_a_patched_server_serves_nothing_is_logged(tmp_path: Path) -> None:
+    """Although models are called before its requests, and beside them."""
     with run_service(tmp_path, "ml", env=TRACED) as service:
         service.call("POST", "/predict", json={})
         service.call("GET", "/background")
@@ -60,18 +64,19 @@ def test_where_a_server_with_a_hook_serves_nothing_is_said(tmp_path: Path) -> No
 CALLS = """
 import os, sys, threading
 BEFORE
-from stagetrace.instrumentation.models import base as model; from stagetrace.instrumentation.models import unserved
+from stagetrace.instrumentation.models import base as model
+from stagetrace.instrumentation.models import unrecorded_calls
 
-unserved.sleep = lambda _: None
+unrecorded_calls.sleep = lambda _: None
 
 class LogisticRegression:
     predict = model.marked(lambda self: 1, lambda *_: None)
 
 for second in (1, 59, 60, 61, 62, 120, 200):
-    unserved.time_ns = lambda: second * 10**9
+    unrecorded_calls.time_ns = lambda: second * 10**9
     assert LogisticRegression().predict() == 1
     for thread in threading.enumerate():
-        if thread.name == "stagetrace-say":
+        if thread.name == "stagetrace-log":
             thread.join()
     if second <= 60:
         print("until then", file=sys.stderr)
@@ -81,7 +86,7 @@ PROVIDER = (
     "trace.set_tracer_provider(TracerProvider())"
 )
 CHILD = "import multiprocessing.process; multiprocessing.process.parent_process = lambda: 'one'"
-# What the process is, and what is said of it a minute after the first call.
+# By process, a part of what is logged a minute after the first call; empty where nothing is.
 PROCESSES = {
     "a script": ("", "none of the servers that stagetrace knows has served here"),
     "of aiohttp, which calls the model in a thread": ("import aiohttp.web", "does not see those of aiohttp.web"),
@@ -96,28 +101,28 @@ PROCESSES = {
 
 
 @pytest.mark.parametrize("process", PROCESSES)
-def test_elsewhere_it_is_said_after_a_minute_with_what_is_known_and_once(process: str) -> None:
-    before, said = PROCESSES[process]
+def test_outside_a_handler_it_is_logged_once_after_a_minute(process: str) -> None:
+    before, logged = PROCESSES[process]
     stderr = run(CALLS.replace("BEFORE", before))
-    if said:
+    if logged:
         waited, _, then = stderr.rpartition("until then\n")
         assert waited == "until then\n" * 2
-        assert then.count(SAID) == 1
-        assert said in then
+        assert then.count(LOGGED) == 1
+        assert logged in then
         assert len(then.splitlines()) <= 3
     else:
         assert stderr == "until then\n" * 3
 
 
-def test_a_short_script_hears_nothing() -> None:
-    assert run(CALLS.replace("BEFORE", "").replace("60, 61, 62, 120, 200", "60")).count(SAID) == 0
+def test_a_short_script_logs_nothing() -> None:
+    assert run(CALLS.replace("BEFORE", "").replace("60, 61, 62, 120, 200", "60")).count(LOGGED) == 0
 
 
-def test_a_look_that_fails_is_said_once_and_harms_no_call() -> None:
-    broken = "import stagetrace.instrumentation.models.unserved as broken; del broken._calling"
+def test_a_check_that_fails_is_logged_once_and_harms_no_call() -> None:
+    broken = "import stagetrace.instrumentation.models.unrecorded_calls as broken; del broken._calling_server"
     stderr = run(CALLS.replace("BEFORE", broken))
     assert stderr.count("fault of stagetrace") == 1
-    assert SAID not in stderr
+    assert LOGGED not in stderr
 
 
 def run(code: str) -> str:

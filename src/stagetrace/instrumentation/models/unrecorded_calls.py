@@ -1,8 +1,8 @@
-"""Say once that models are called in a process whose requests nobody records: such a service would get no word at all.
+"""Log once that a process calls models, and that none of its requests is recorded: else such a service hears nothing.
 
-A model that is called outside any recorded request is no fault: it may be warmed up, trained, or part of a batch job.
-Below the handler of a server that no hook covers it is, and that is said at once. Where the calls go on for a while
-and nothing has served, it is said with what is known. Never where a server that is hooked serves, or may yet.
+A call of a model outside a recorded request is no fault: a warm-up, a training, a batch job. Below the handler of a
+server without a patch it is one, which is logged at once. Where the calls go on for a minute and nothing has served, it
+is logged with what is known. It is never logged where a patched server serves, or may serve yet.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-LOOK_EVERY_NS: Final = 1_000_000_000
-A_WHILE_NS: Final = 60_000_000_000
-SAY_AFTER_S: Final = 0.5
+CHECK_EVERY_NS: Final = 1_000_000_000
+LOG_AFTER_NS: Final = 60_000_000_000
+LOG_DELAY_S: Final = 0.5
 NEVER: Final = float("inf")
-# Servers without a hook: by how people call them, a module that is loaded where they serve.
-UNCOVERED: Final = {
+# Servers without a patch: by name, a module that is loaded where they serve.
+UNPATCHED: Final = {
     "aiohttp.web": "aiohttp.web",
     "tornado": "tornado.httpserver",
     "sanic": "sanic.app",
@@ -34,7 +34,7 @@ UNCOVERED: Final = {
     "mosec": "mosec.server",
     "cog": "coglet",
 }
-# And by the module of a frame, what it belongs to: http.server is loaded by many that serve nothing.
+# By the module of a frame, the server that it belongs to. Many programs that serve nothing load http.server.
 FRAMES: Final = {
     "aiohttp.web": "aiohttp.web",
     "tornado.web": "tornado",
@@ -44,50 +44,50 @@ FRAMES: Final = {
     "mosec.": "mosec",
     "http.server": "http.server",
 }
-# What makes entry spans of OpenTelemetry's there, which are given their stages.
+# How to get entry spans of OpenTelemetry there, to which stagetrace adds stages.
 SPAN: Final = "start a span of kind SERVER around each request, of a tracer provider"
 SPANS: Final = {
     "aiohttp.web": "run it by opentelemetry-instrument, with opentelemetry-instrumentation-aiohttp-server installed",
     "tornado": "run it by opentelemetry-instrument, with opentelemetry-instrumentation-tornado installed",
 }
-# Where one of these has been hooked, the process may be about to serve. grpc and wsgiref are loaded by others, too.
-COVERED: Final = {
+# Once one of these is patched, the process may be about to serve. Programs that serve nothing load grpc and wsgiref.
+SERVING: Final = {
     *("uvicorn", "hypercorn", "granian", "daphne", "gunicorn", "waitress", "werkzeug", "cheroot", "gevent"),
     *("fastapi", "starlette", "litestar", "quart", "falcon", "blacksheep", "flask", "django", "bottle"),
     *("litserve", "mlserver"),
 }
 
-due: float = 0  # when to look again, ns since 1970
-_since = 0  # when a model was first called outside requests
-_saying = allocate_lock()  # acquired for good by who says it
+due: float = 0  # when to check again, in nanoseconds since the epoch
+_since = 0  # when a model was first called outside a request, in nanoseconds since the epoch
+_logging = allocate_lock()  # acquired for good by the thread that logs
 
 
-def settle() -> None:
-    """Look no more: a request has been recorded, or all is said."""
+def stop_checking() -> None:
+    """Check no more: a request was recorded, or the message was logged."""
     global due  # noqa: PLW0603
     due = NEVER
 
 
 @guarded
-def look(model: Any) -> None:
-    """Look, once a second at most, whether there is something to say of a model that is called outside requests."""
+def check(model: Any) -> None:
+    """Log, if it is time, that a model is called outside recorded requests; at most one check a second is made."""
     global due, _since  # noqa: PLW0603
     now = time_ns()
-    due = now + LOOK_EVERY_NS
+    due = now + CHECK_EVERY_NS
     if _is_served():
-        settle()
+        stop_checking()
         return
-    server = _calling()
+    server = _calling_server()
     if server is None:
         _since = _since or now
-        if now - _since < A_WHILE_NS or _may_be_served():
+        if now - _since < LOG_AFTER_NS or _may_be_served():
             return
-        server = next((name for name, module in UNCOVERED.items() if module in sys.modules), None)
+        server = next((name for name, module in UNPATCHED.items() if module in sys.modules), None)
         if server is None and _has_parent():
             return
-    settle()
-    if _saying.acquire(blocking=False):
-        _say(type(model).__name__, server)
+    stop_checking()
+    if _logging.acquire(blocking=False):
+        _log(type(model).__name__, server)
 
 
 def _is_served() -> bool:
@@ -95,8 +95,8 @@ def _is_served() -> bool:
     return runtime is not None and runtime.runtime.ready
 
 
-def _calling() -> str | None:
-    """Return which server without a hook has called what runs now, if one has."""
+def _calling_server() -> str | None:
+    """Return the server without a patch below whose handler the code runs, if there is one."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         module = str(frame.f_globals.get("__name__"))
@@ -108,26 +108,26 @@ def _calling() -> str | None:
 
 
 def _may_be_served() -> bool:
-    """Return whether a server or framework has been hooked, or a provider is set, whose entry spans we would adopt."""
+    """Return whether a server or framework was patched, or a provider was set, whose entry spans would be adopted."""
     from stagetrace.instrumentation.registry import state
 
     # Not by `get_tracer_provider`, which may set one.
     if getattr(sys.modules.get("opentelemetry.trace"), "_TRACER_PROVIDER", None) is not None:
         return True
-    return any(name.partition(".")[0] in COVERED for name in state()[0])
+    return any(name.partition(".")[0] in SERVING for name in state()[0])
 
 
 def _has_parent() -> bool:
-    """Return whether `multiprocessing` has made this process: its requests come to another."""
+    """Return whether `multiprocessing` has made this process: another process receives its requests."""
     process = sys.modules.get("multiprocessing.process")
     return process is not None and process.parent_process() is not None
 
 
-def _say(model: str, server: str | None) -> None:
-    """Say it, a little later: what is printed during a call, cog takes for part of the answer."""
-    say, text = log.warning, f"{model} is called, and no request is recorded: "
+def _log(model: str, server: str | None) -> None:
+    """Log it a little later: cog takes what is printed during a call for a part of the response."""
+    write, text = log.warning, f"{model} is called, and no request is recorded: "
     if server is None:
-        say = log.info
+        write = log.info
         text += (
             "none of the servers that stagetrace knows has served here.\n"
             "A service is recorded under those that README.md names; training and batch jobs need nothing."
@@ -138,10 +138,10 @@ def _say(model: str, server: str | None) -> None:
             "Serve by one of the servers that README.md names, or add stages to entry spans of OpenTelemetry's: "
             f"{SPANS.get(server, SPAN)}."
         )
-    with suppress(RuntimeError):  # the interpreter ends
-        start(partial(_say_later, say, text), "stagetrace-say")
+    with suppress(RuntimeError):  # the interpreter shuts down
+        start(partial(_log_later, write, text), "stagetrace-log")
 
 
-def _say_later(say: Callable[[str], None], text: str) -> None:
-    sleep(SAY_AFTER_S)
-    say(text)
+def _log_later(write: Callable[[str], None], text: str) -> None:
+    sleep(LOG_DELAY_S)
+    write(text)
