@@ -26,7 +26,7 @@ class Input(BaseModel):
 
 
 class Output(BaseModel):
-    """How likely the row is of the second class."""
+    """The probability that the row belongs to the second class."""
 
     probability: float
 
@@ -41,7 +41,7 @@ model = make_pipeline(StandardScaler(), classifier).fit(rows, rows.sum(axis=1) >
 
 @app.get("/health")
 def health() -> dict[str, bool]:
-    """Say that the model is loaded."""
+    """Report that the model is loaded."""
     return {"ok": True}
 
 

@@ -22,7 +22,7 @@ app = Flask(__name__)
 
 @app.post("/predict")
 def predict() -> dict[str, float]:
-    """Score one row. Receiving, parsing and sending are the framework's; what is computed is next to nothing."""
+    """Score one row. Receiving, parsing and sending are the framework's; the computation is next to nothing."""
     features = request.get_json()["features"]
     with stage("queue"):
         pass

@@ -22,7 +22,7 @@ BYTES = 9 * 8
 
 
 class Watch:
-    """Writes down each collection, without making objects that the collector would have to look at."""
+    """Record each collection, without objects that the collector would have to traverse."""
 
     def __init__(self, file: Path) -> None:
         file.write_bytes(bytes(BYTES))

@@ -21,7 +21,7 @@ ROUTES = int(os.environ.get("BENCH_ROUTES", "1"))
 
 
 def stage(name: str, **attributes: str) -> AbstractContextManager[Any]:
-    """Mark a stage, where BENCH_STAGES says that the author of the application does."""
+    """Mark a stage, if BENCH_STAGES selects marks in the application."""
     if not os.environ.get("BENCH_STAGES"):
         return nullcontext()
     import stagetrace
@@ -30,7 +30,7 @@ def stage(name: str, **attributes: str) -> AbstractContextManager[Any]:
 
 
 async def score(request: Request) -> Response:
-    """Read the body, infer by the model that the path names, answer."""
+    """Read the body, infer by the model that the path names, respond."""
     await request.body()
     with stage("inference", **{"ml.model.name": request.path_params["model"]}):
         pass
@@ -38,7 +38,7 @@ async def score(request: Request) -> Response:
 
 
 class LookUp(BaseRoute):
-    """All routes as one, which passes each request on to its own."""
+    """One route for all paths, which passes each request on to its own."""
 
     def __init__(self, routes: dict[str, Route]) -> None:
         self._routes = routes

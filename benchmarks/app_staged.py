@@ -28,7 +28,7 @@ class Input(BaseModel):
 
 
 class Output(BaseModel):
-    """How likely the row is of the second class."""
+    """The probability that the row belongs to the second class."""
 
     probability: float
 
@@ -39,7 +39,7 @@ app = FastAPI()
 
 @app.post("/predict")
 async def predict(data: Input) -> Output:
-    """Score one row. Receiving, parsing and sending are the framework's; what is computed is next to nothing."""
+    """Score one row. Receiving, parsing and sending are the framework's; the computation is next to nothing."""
     with stage("queue"):
         pass
     with stage("preprocess"):

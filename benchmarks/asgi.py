@@ -39,7 +39,7 @@ LOOK_S, IDLE_S, MOST_LOOKS = 0.2, 0.002, 50
 
 
 def scope_of(path: str) -> dict[str, Any]:
-    """Return what uvicorn would say of a request, made anew for each."""
+    """Return a scope as of uvicorn, a new one for each request."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -58,7 +58,7 @@ def scope_of(path: str) -> dict[str, Any]:
 
 
 class Exchange:
-    """One request's body in, its answer out."""
+    """The channels of one request: its body in, its response out."""
 
     def __init__(self) -> None:
         self._sent = False
@@ -79,7 +79,7 @@ class Exchange:
 
 
 async def call(app: App, paths: Iterable[str]) -> int:
-    """Make one request after the other; return how many. An answer other than 200 ends the benchmark."""
+    """Send one request after the other; return their number. A status other than 200 ends the benchmark."""
     loop = asyncio.get_running_loop()
     count = 0
     for path in paths:
@@ -109,13 +109,13 @@ async def lifespan(app: App) -> AsyncIterator[None]:
 
 
 def load(name: str) -> Any:
-    """Return what `module:name` names; modules lie beside this file."""
+    """Return the object of `module:name`; modules are beside this file."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 class Collections:
-    """Counts the collections of the garbage collector, and their seconds, by generation."""
+    """Count the collections of the garbage collector, and their seconds, by generation."""
 
     def __init__(self) -> None:
         self.counts = [0, 0, 0]
@@ -132,7 +132,7 @@ class Collections:
 
 
 async def settle(seconds: float) -> None:
-    """Wait so long, and then until the process does next to nothing: what is under way belongs to what was before."""
+    """Wait `seconds`, and then until the process is idle: work in progress belongs to earlier requests."""
     await asyncio.sleep(seconds)
     for _ in range(MOST_LOOKS if seconds else 0):
         before = time.process_time()
@@ -142,7 +142,7 @@ async def settle(seconds: float) -> None:
 
 
 async def measure(app: App, paths: list[str], requests: int, warm_up: int, settle_s: float) -> dict[str, Any]:
-    """Start the application, make the requests, wait for the exports; return the figures."""
+    """Start the application, send the requests, wait for the exports; return the figures."""
     async with lifespan(app):
         await call(app, _around(paths, warm_up))
         await settle(settle_s)

@@ -43,7 +43,7 @@ ASKED = 9
 
 @dataclass(frozen=True)
 class Figures:
-    """What one run of one of them gave; by pair in `Pairs`."""
+    """The figures of one run of one back end; by pair in `Pairs`."""
 
     spans_per_cpu_second: float
     spans_per_second: float
@@ -65,14 +65,14 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Pairs:
-    """By figure and by whom, one value a pair."""
+    """By figure and back end, one value a pair."""
 
     spans: int
     found: dict[str, dict[str, list[float]]]
 
 
 def measure(pairs: int, spans: int) -> Pairs:
-    """Run so many pairs over about `spans` spans each."""
+    """Run `pairs` pairs over about `spans` spans each."""
     requests = list(Traffic(time.time_ns() - 60 * 10**9).requests(spans, TRACES))
     found: dict[str, dict[str, list[float]]] = {name: {OURS: [], JAEGER: []} for name in FIGURES}
     for number in range(pairs):
@@ -126,7 +126,7 @@ def _send(target: str, requests: Sequence[bytes]) -> None:
 
 
 def _wait_until_readable(client: JaegerClient, requests: Sequence[bytes]) -> None:
-    """Return when the last trace of each of the last requests is there as a whole."""
+    """Return when the last trace of each of the last requests can be read whole."""
     ends = time.monotonic() + READABLE_WITHIN_S
     for request in requests[-CONNECTIONS:]:
         spans = ExportTraceServiceRequest.FromString(request).resource_spans[0].scope_spans[0].spans
@@ -147,7 +147,7 @@ def _count(client: JaegerClient, trace_id: str) -> int:
 
 
 def _search(client: JaegerClient, pid: int) -> tuple[float, float]:
-    """Return milliseconds of a search, and of the back end's CPU in it."""
+    """Return the milliseconds of a search, and of the back end's CPU during it."""
     now = time.time_ns()
     window = ((now - HOUR_NS) // 1000, (now + HOUR_NS) // 1000)
     took: list[float] = []
@@ -161,7 +161,7 @@ def _search(client: JaegerClient, pid: int) -> tuple[float, float]:
 
 
 def tables(result: Pairs) -> Sequence[Table]:
-    """Return the figures, and by how much they differ within a pair."""
+    """Return the figures, and their differences within a pair."""
     rows = []
     for name, (title, digits, unit) in FIGURES.items():
         ours, theirs = (result.found[name][who] for who in (OURS, JAEGER))

@@ -52,7 +52,7 @@ PLACES = {"one core": [SERVER_CORE], "all cores": CORES}
 class ExportThread:
     """By place and set-up, one of `probe.py`'s results a round, and for how long the GIL was held (microseconds).
 
-    `unseen` says why that is not known.
+    `unseen` has the reason if that is not known.
     """
 
     seconds: float
@@ -128,7 +128,7 @@ def _table(place: str, result: ExportThread) -> Table:
 
 
 def reading(result: ExportThread) -> list[str]:
-    """Say what the figures mean."""
+    """Return what the figures mean."""
     said = []
     for place, by_setup in result.rounds.items():
         most = {

@@ -24,7 +24,7 @@ _EVENT = re.compile(rf"\s*(\d+)\s+([\d.]+):\s+{GROUP}:({TAKEN}|{GIVEN}):")
 
 @contextmanager
 def probes() -> Iterator[str]:
-    """Set the probes while the block runs; yields why that cannot be done, empty if it can."""
+    """Set the probes while the block runs; yield the reason if that fails, else an empty string."""
     try:
         yield _set()
     finally:
@@ -56,14 +56,14 @@ def _remove() -> None:
 
 
 def _interpreter() -> Path:
-    """Return the file that has the interpreter's code: a shared library, or the executable itself."""
+    """Return the file with the interpreter's code: a shared library, or the executable itself."""
     mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if " r-xp " in line}
     shared = [Path(name) for name in mapped if Path(name).name.startswith("libpython")]
     return shared[0] if shared else Path(sys.executable).resolve()
 
 
 def recording(file: Path) -> tuple[str, ...]:
-    """Return what to put before a command so that its takings and givings go to a file."""
+    """Return the command prefix that records in a file when the GIL is taken and released."""
     options = ("--quiet", "--mmap-pages", "1024", "--clockid", "CLOCK_MONOTONIC", "--output", str(file))
     return ("perf", "record", *options, "--event", f"{GROUP}:{TAKEN},{GROUP}:{GIVEN}", "--")
 
@@ -71,7 +71,7 @@ def recording(file: Path) -> tuple[str, ...]:
 def holds_us(file: Path, threads: Collection[int], since_s: float, until_s: float) -> list[float]:
     """Return in microseconds how long these threads held the interpreter each time, between two monotonic times.
 
-    Not a number alone, where perf saw them take it at no time.
+    Return NaN alone if perf never saw them take it.
     """
     shown = subprocess.run(
         ["perf", "script", "--ns", "--input", str(file), "--fields", "tid,time,event"],

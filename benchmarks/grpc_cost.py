@@ -123,14 +123,14 @@ class _Running:
         self._predict = channel.unary_unary(METHOD, None, None)
 
     def ask(self, request: bytes, times: int) -> None:
-        """Make RPCs, one after the other."""
+        """Send RPCs, one after the other."""
         for _ in range(times):
             self._predict(request)
 
 
 @contextmanager
 def _serve(kind: str, variant: Variant, receiver: Receiver) -> Iterator[tuple[str, int]]:
-    """Run a server until the block ends; give where it listens, and its process."""
+    """Run a server until the block ends; yield its address and its process."""
     environment = {
         **clean_environment(),
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
@@ -175,7 +175,7 @@ def tables(result: RpcCost) -> list[Table]:
 
 
 def reading(result: RpcCost) -> list[str]:
-    """Say what the figures mean, one line for each kind of server."""
+    """Return what the figures mean, one line for each kind of server."""
     lines = []
     for kind, cpu_us in result.cpu_us.items():
         base = cpu_us[UNTRACED.name]
@@ -201,7 +201,7 @@ def _message(values: tuple[float, ...]) -> bytes:
 
 
 def serve(kind: str, target: str) -> None:
-    """Be the service, as its author would write it, with no tracing in it."""
+    """Serve the model, as its author would write it, without tracing."""
     import grpc
     import grpc.aio
     from google.protobuf.struct_pb2 import ListValue

@@ -65,7 +65,7 @@ def measure(rounds: int, spans: int, threads: int, traces: int = 55) -> Ingest:
 
 
 def write_requests(file: Path, requests: Iterator[bytes]) -> int:
-    """Write requests with their lengths before them; return how many spans they have."""
+    """Write requests with length prefixes; return their number of spans."""
     from stagetrace.otlp.decode.request import decode
 
     spans = 0

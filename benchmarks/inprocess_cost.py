@@ -159,7 +159,7 @@ def _table(title: str, result: InProcessCost) -> Table:
 
 
 def reading(result: InProcessCost) -> list[str]:
-    """Say what the figures mean."""
+    """Return what the figures mean."""
     return [line for title in result.cpu_us for line in _reading(title, result.cpu_us[title])]
 
 

@@ -55,7 +55,7 @@ LOOKS, LOOK_S = 2, 5.0  # at how busy the untraced service is, before its rate i
 class Round:
     """One set-up in one round: latencies in milliseconds by quantile, and how far the measurement can be trusted.
 
-    `collections` by generation; `full_ms` is what those of the oldest took altogether.
+    `collections` by generation; `full_ms` is the total time of those of the oldest.
     """
 
     ms: dict[str, float]
@@ -104,9 +104,9 @@ def measure(rounds: int, seconds: float, shares: Sequence[float] = LOADS, models
 
 
 def _rate(variant: Variant, receiver: Receiver, share: float) -> float:
-    """Return how many requests a second keep a core busy for a share of the time.
+    """Return the rate of requests that keeps a core busy for a share of the time.
 
-    One that waits between requests finds its caches cold: to ask it as fast as it can answer would tell of another one.
+    A service that waits between requests finds its caches cold: at full speed it would be another one.
     """
     with serve(variant, receiver, APP) as server:
         measured = server.load("--connections", "1", "--requests", "500")
@@ -165,7 +165,7 @@ def _ratio(load: Load, name: str, quantile_name: str) -> Spread:
 
 
 def reading(result: Latency) -> list[str]:
-    """Say what the figures mean."""
+    """Return what the figures mean."""
     said = []
     for load in result.loads:
         busy = {one.name: Spread.of([r.busy for r in load.rounds[one.name]]).median for one in COMPARED}

@@ -33,7 +33,7 @@ LENGTH = b"content-length: "
 
 
 class Connection:
-    """One keep-alive connection with at most one request on its way."""
+    """One keep-alive connection with at most one request in progress."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
@@ -50,7 +50,7 @@ class Connection:
         self._socket.sendall(REQUEST)
 
     def answered(self) -> bool:
-        """Read what is there; return whether the response is complete. Head and body may come apart."""
+        """Read available bytes; return whether the response is complete. Headers and body may arrive separately."""
         data = self._socket.recv(65536)
         if not data:
             raise SystemExit("the server closed a connection")
@@ -106,7 +106,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def collector_figures(file: Path) -> tuple[float, ...]:
-    """Return what the service's garbage collector did so far: see `app_gc`."""
+    """Return the figures of the service's garbage collector so far: see `app_gc`."""
     return struct.unpack("9d", file.read_bytes())
 
 

@@ -14,7 +14,7 @@ WEIGHTS = (0.3, -0.1, 0.4, 0.1, -0.5, 0.9, -0.2, 0.6)
 
 
 def marking(how: str) -> Stage:
-    """Return what marks a stage."""
+    """Return the function that marks a stage."""
     marked: Mapping[str, Stage] = {}
     if how == "stagetrace":
         import stagetrace

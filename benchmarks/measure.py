@@ -40,7 +40,7 @@ SERVER_CORE, OTHER_CORE = CORES[0], CORES[-1]
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of running the service: what stands before its command line, what its environment adds, its Python."""
+    """One way of running the service: the prefix of its command line, additions to its environment, its Python."""
 
     name: str
     wrapper: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Variant:
 
 
 def only(*instrumentations: str) -> dict[str, str]:
-    """Return what keeps opentelemetry-instrument from switching on anything else that happens to be installed."""
+    """Return the variables that keep opentelemetry-instrument from switching on other installed packages."""
     installed = {point.name for point in entry_points(group="opentelemetry_instrumentor")}
     return {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": ",".join(sorted(installed - set(instrumentations)))}
 
@@ -68,12 +68,12 @@ VARIANTS = (UNTRACED, STOCK, STAGETRACE, STOCK_SAMPLED, STAGETRACE_SAMPLED)
 
 
 def progress(text: str) -> None:
-    """Say what is going on, on stderr."""
+    """Print the progress on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def rotated(variants: Sequence[T], number: int) -> list[T]:
-    """Return the variants in the order of one round: each comes first in turn, so that none profits from its place."""
+    """Return the variants in the order of one round: each is first in turn, so that none profits from its place."""
     first = number % len(variants)
     return [*variants[first:], *variants[:first]]
 
@@ -82,12 +82,12 @@ def rotated(variants: Sequence[T], number: int) -> list[T]:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this environment without what switches any recording on."""
+    """Return this environment without variables that switch any recording on."""
     return {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "STAGETRACE", "PYTHON"))}
 
 
 def start(argv: Sequence[str], *cores: int, **options: Any) -> subprocess.Popen[str]:
-    """Start a process on one core, or some; it is bound before it has threads, which inherit that."""
+    """Start a process on one core, or several; it is bound before it has threads, which inherit that."""
     process = subprocess.Popen(argv, cwd=HERE, text=True, **options)
     os.sched_setaffinity(process.pid, cores)
     return process
@@ -95,14 +95,14 @@ def start(argv: Sequence[str], *cores: int, **options: Any) -> subprocess.Popen[
 
 @dataclass(frozen=True)
 class Receiver:
-    """The running receiver: its OTLP/gRPC endpoint, and the one of all that is sent over HTTP."""
+    """The running receiver: its OTLP/gRPC endpoint, and its HTTP endpoint."""
 
     endpoint: str
     http_endpoint: str
     process: subprocess.Popen[str]
 
     def take(self) -> int:
-        """Return the number of spans that came since the last call."""
+        """Return the number of spans received since the last call."""
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write("\n")
@@ -125,7 +125,7 @@ def run_receiver() -> Iterator[Receiver]:
 
 @dataclass(frozen=True)
 class Server:
-    """A running service, with the wall and CPU seconds that it took until its first answer."""
+    """A running service, with the wall and CPU seconds that it took until its first response."""
 
     port: int
     pid: int
@@ -134,7 +134,7 @@ class Server:
     gc_file: Path
 
     def load(self, *options: str) -> dict[str, Any]:
-        """Run the load generator against it; return what that measured."""
+        """Run the load generator against it; return its measurements."""
         argv = [sys.executable, str(HERE / "load.py"), "--port", str(self.port), "--pid", str(self.pid), *options]
         if self.gc_file.exists():
             argv += ["--gc-file", str(self.gc_file)]
@@ -163,7 +163,7 @@ def environment_of(variant: Variant, receiver: Receiver) -> dict[str, str]:
 
 @contextmanager
 def serve(variant: Variant, receiver: Receiver, app: str = "app:app") -> Iterator[Server]:
-    """Run the service as the variant says until the block ends; as app_gc:app its garbage collector is watched."""
+    """Run the service of a variant until the block ends; app_gc:app records its garbage collector."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -184,9 +184,9 @@ def serve(variant: Variant, receiver: Receiver, app: str = "app:app") -> Iterato
 
 
 def run(variant: Variant, receiver: Receiver, script: str, *options: str, cores: Sequence[int] = ()) -> dict[str, Any]:
-    """Run a script of this folder as the variant says, to its end; return the JSON object that it prints.
+    """Run a script of this folder as a variant, to its end; return the JSON object that it prints.
 
-    On the server's core alone unless `cores` says otherwise.
+    It runs on the server's core alone unless `cores` names others.
     """
     argv = [*variant.wrapper, variant.python, str(HERE / script), *options]
     with tempfile.TemporaryFile("w+") as log:
@@ -201,7 +201,7 @@ def run(variant: Variant, receiver: Receiver, script: str, *options: str, cores:
 
 
 def _answers(process: subprocess.Popen[str], port: int) -> bool:
-    """Return whether the service answers within READY_WITHIN_S."""
+    """Return whether the service responds within READY_WITHIN_S."""
     deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READY_WITHIN_S)
@@ -216,7 +216,7 @@ def _answers(process: subprocess.Popen[str], port: int) -> bool:
 
 
 def status_kb(status: str, name: str) -> int:
-    """Return one size out of the text of /proc/PID/status."""
+    """Return one size from the text of /proc/PID/status."""
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{name}:"))
 
 
@@ -240,7 +240,7 @@ class Spread:
 
 
 def differences(values: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Return by how much each round's value exceeds the base of the same round."""
+    """Return the difference of each round's value from the base of the same round."""
     return [value - other for value, other in zip(values, base, strict=True)]
 
 
@@ -286,7 +286,7 @@ def text(tables: Sequence[Table], reading: Sequence[str]) -> str:
 
 
 def parser(description: str | None, example: str) -> argparse.ArgumentParser:
-    """Return a parser with what all benchmarks take."""
+    """Return a parser with the options of all benchmarks."""
     made = argparse.ArgumentParser(
         description=description, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -28,7 +28,7 @@ QUIET_DATADOG = {
 
 
 def installed() -> Path:
-    """Return the Python of the environment, made now if it is not there yet."""
+    """Return the Python of the environment; make it if it does not exist."""
     python = VENV / "bin" / "python"
     if not all(_has(name) for name in SHOWN):
         print(f"installing {', '.join(SHOWN)} into {VENV} ...", file=sys.stderr, flush=True)
@@ -46,20 +46,20 @@ def _has(name: str) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of those that are shown."""
+    """Return the versions of the libraries that are shown."""
     found = (next(VENV.glob(f"lib/python*/site-packages/{name}-*.dist-info")) for name in SHOWN)
     return {name: path.name.split("-")[1].removesuffix(".dist") for name, path in zip(SHOWN, found, strict=True)}
 
 
 def environment(library: str, http_endpoint: str) -> dict[str, str]:
-    """Return what a library needs in order to send to the receiver; each by its own default protocol."""
+    """Return the variables with which a library sends to the receiver, by its own default protocol."""
     if library == "ddtrace":
         return {**QUIET_DATADOG, "DD_TRACE_AGENT_URL": http_endpoint}
     return {"BENCH_LIBRARY": library, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{http_endpoint}/v1/traces"}
 
 
 def switch_on(library: str, app: Any) -> None:
-    """Do in the service what the library's own documentation says: called in a process of that environment."""
+    """Switch a library on as its documentation says; called in a process of that environment."""
     os.environ.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)  # gRPC's
     if library == "logfire":
         import logfire  # type: ignore[import-not-found]

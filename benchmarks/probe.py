@@ -36,7 +36,7 @@ LONG_S = 0.0005
 
 
 def record(where: str) -> Recorded:
-    """Return a list that fills with the calls of `module:Class.method` by which spans are handed on."""
+    """Return a list that fills with the calls of `module:Class.method` that hand spans over."""
     module, _, name = where.partition(":")
     class_name, _, method = name.partition(".")
     cls = getattr(importlib.import_module(module), class_name)
@@ -55,7 +55,7 @@ def record(where: str) -> Recorded:
 
 
 class Probe:
-    """Hands on and listens. All times in seconds."""
+    """Hand spans over, and measure wakes. All times in seconds."""
 
     def __init__(self, calls: Recorded, spans_per_s: float) -> None:
         self._calls = calls
@@ -65,7 +65,7 @@ class Probe:
         self.kept = array("d")
 
     def run(self, seconds: float) -> None:
-        """Go on for so long. A wake that came too late stands for all the wakes that it missed."""
+        """Run for `seconds`. A late wake stands for all the wakes that it missed."""
         self.late, self.kept = array("d"), array("d")
         before = self.spans
         clocks = [time.pthread_getcpuclockid(thread.ident) for thread in _others() if thread.ident]
@@ -103,7 +103,7 @@ def figures(values: array[float]) -> dict[str, float]:
 
 
 async def measure(app: Any, where: str, spans_per_s: float, seconds: float) -> dict[str, Any]:
-    """Record some requests, then hand their spans on from this thread, which blocks the event loop meanwhile."""
+    """Record some requests, then hand their spans over from this thread, which blocks the event loop meanwhile."""
     recorded = record(where) if where else []
     async with lifespan(app):
         await call(app, [PATH] * REQUESTS)
@@ -124,7 +124,7 @@ async def measure(app: Any, where: str, spans_per_s: float, seconds: float) -> d
 
 
 def main() -> None:
-    """Measure once, as the environment says."""
+    """Measure once."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

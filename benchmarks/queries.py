@@ -35,7 +35,7 @@ STAGE_COLUMNS = ("network_receive", "queue", "preprocess", "inference", "postpro
 
 @dataclass(frozen=True)
 class Queries:
-    """By question, milliseconds of each repetition, and of CPU, which other work on the machine touches less."""
+    """By question, milliseconds of each repetition, and of CPU, which other work on the machine affects less."""
 
     spans: int
     megabytes: float

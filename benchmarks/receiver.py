@@ -29,7 +29,7 @@ DATADOG_SPAN = re.compile(rb"\x9c(?:[\x00-\x7f]|\xcc.|\xcd..|\xce....){3}\xcf.{8
 
 
 class Keep(grpc.GenericRpcHandler):  # type: ignore[type-arg]
-    """Keeps the bytes of each export as they came."""
+    """Keep the bytes of each export as received."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -57,7 +57,7 @@ class Keep(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
 
 class Http(BaseHTTPRequestHandler):
-    """Takes what is posted; `keep` is set by `main`."""
+    """Accept posted bodies; `main` sets `keep`."""
 
     protocol_version = "HTTP/1.1"
     keep: Keep
@@ -95,7 +95,7 @@ class Http(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ def tables(result: RequestCost) -> list[Table]:
 
 
 def reading(result: RequestCost) -> list[str]:
-    """Say what the figures mean."""
+    """Return what the figures mean."""
     base = result.cpu_us[UNTRACED.name]
     added = {name: differences(values, base) for name, values in result.cpu_us.items()}
     ours, stocks = Spread.of(added[STAGETRACE.name]).median, Spread.of(added[STOCK.name]).median

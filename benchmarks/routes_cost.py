@@ -100,7 +100,7 @@ def tables(result: RoutesCost) -> list[Table]:
 
 
 def reading(result: RoutesCost) -> list[str]:
-    """Say what the figures mean."""
+    """Return what the figures mean."""
     added = _added(result, STAGETRACE.name)
     us = {routes: Spread.of(values).text(1, " us") for routes, values in added.items()}
     return ["stagetrace adds " + ", ".join(f"{us[routes]} with {routes} routes" for routes in ROUTES) + "."]

@@ -35,7 +35,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Section:
-    """One benchmark: a module with `measure`, `tables` and `reading`, and what `measure` is called with."""
+    """One benchmark: a module with `measure`, `tables` and `reading`, and the arguments of `measure`."""
 
     title: str
     module: str
@@ -78,7 +78,7 @@ and every figure has its spread.
 
 
 def moment() -> tuple[float, str]:
-    """Return what may change while the figures are taken: the load average, and the commit of the measured code."""
+    """Return what may change during the run: the load average, and the commit of the measured code."""
     git = ["git", "-C", str(HERE), "log", "-1", "--format=%h", "--", "../src"]
     commit = subprocess.run(git, check=False, capture_output=True, text=True).stdout.strip() or "unknown"
     return os.getloadavg()[0], commit

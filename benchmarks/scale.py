@@ -49,7 +49,7 @@ HOUR_NS = 3600 * 10**9
 
 @dataclass
 class Run:
-    """What one rate gave: seconds from the time a request was due to its answer, and of each query by its way."""
+    """One rate: seconds from the due time of a request to its response, and of each query by its kind."""
 
     acknowledged: list[float] = field(default_factory=list)
     asked: dict[str, list[float]] = field(default_factory=lambda: {"folder": [], "api_v3": []})
@@ -90,7 +90,7 @@ def measure(rate: int, seconds: float, reel: Reel) -> str:
 
 
 def send(up: Up, run: Run, rate: int, seconds: float, reel: Reel) -> None:
-    """Send for that long; every request is due at a time of its own."""
+    """Send for `seconds`; every request is due at a time of its own."""
     due: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
     numbers = itertools.count()
     ends = time.monotonic() + seconds

@@ -60,7 +60,7 @@ HTTP = "http/protobuf"
 
 @dataclass(frozen=True)
 class Soak:
-    """By threads, what the process held at each reading, and what became of its spans. Memory in kB."""
+    """By threads, the resources of the process at each reading, and the fate of its spans. Memory in kB."""
 
     variant: str
     parts: list[int]
@@ -116,13 +116,13 @@ class _taking:  # noqa: N801 -- used as a statement
 
 
 def parts(requests: int, readings: int) -> list[int]:
-    """Return how many requests are made before each reading."""
+    """Return the number of requests before each reading."""
     first = min(FIRST, requests // 10)
     return [first, *[(requests - first) // (readings - 1)] * (readings - 1)]
 
 
 async def soak(app: Any, requests: list[int], threads: int) -> dict[str, Any]:
-    """Make the requests in parts, and read in between."""
+    """Send the requests in parts, and read in between."""
     readings = []
     started = time.monotonic()
     async with lifespan(app):
@@ -166,7 +166,7 @@ def _reading() -> dict[str, int]:
 
 
 def _counts() -> dict[str, int]:
-    """Return what became of spans by stagetrace's own count, where it is at work."""
+    """Return the fate of spans by stagetrace's own counts, if it records."""
     build = sys.modules.get("stagetrace.otlp.export.factory")
     counts: Iterator[dict[str, int]] = (one.counts() for one in build.processors()) if build else iter(())
     return next(counts, {})
@@ -192,12 +192,12 @@ def tables(result: Soak) -> list[Table]:
 
 
 def grown_mb(readings: list[dict[str, int]]) -> float:
-    """Return by how much the process grew after the first part."""
+    """Return the growth of the process after the first part."""
     return (readings[-1]["rss_kb"] - readings[0]["rss_kb"]) / 1024
 
 
 def reading(result: Soak) -> list[str]:
-    """Say what the figures mean."""
+    """Return what the figures mean."""
     return [
         f"With {many} event loops the process grew by {grown_mb(readings):+.2f} MB after the first {result.parts[0]} "
         "requests. They come as fast as they can: what cannot be sent as fast is dropped, and counted as lost."

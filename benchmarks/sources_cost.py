@@ -110,7 +110,7 @@ def tables(result: SourcesCost) -> list[Table]:
 
 
 def reading(result: SourcesCost) -> list[str]:
-    """Say what the figures mean."""
+    """Return what the figures mean."""
     wait, account = (Spread.of(result.cold_ns[name]).median for name in ("wait in the socket", "account of a thread"))
     return [f"Each request pays {wait / 1e3:.1f} us for its wait in the socket, and {account / 1e3:.1f} us an account."]
 

@@ -185,7 +185,7 @@ def tables(result: Startup) -> list[Table]:
 
 
 def reading(result: Startup) -> list[str]:
-    """Say what the figures mean."""
+    """Return what the figures mean."""
     said = []
     for command, by_setup in result.cpu_ms.items():
         added = {name: _added(by_setup[name], by_setup[BARE]) for name in (CONTROL, IDLE, SWITCHED_ON)}

@@ -40,7 +40,7 @@ def put(span: Span, **attributes: str | bool | float) -> None:
 
 
 class Traffic:
-    """Makes requests, the same ones for the same seed, one trace about every `gap_ns`."""
+    """Make requests, the same ones for the same seed, one trace about every `gap_ns`."""
 
     def __init__(
         self, start_ns: int, gap_ns: int = 1_000_000, seed: int = 1, stages: Sequence[str] = STAGES, totals: bool = True
@@ -145,7 +145,7 @@ class Traffic:
 class Reel:
     """Prepared requests that are sent again and again, each time as other traces that end at this moment.
 
-    A request that comes again as it was is a copy to a store, and costs something else than new spans do.
+    To a store, an unchanged request is a copy, which costs something else than new spans do.
     """
 
     def __init__(self, requests: Sequence[bytes]) -> None:

@@ -37,7 +37,7 @@ EVER = ("--since", "1970-01-01T00:00:00Z")
 
 @dataclass(frozen=True)
 class Verb:
-    """A command line without its store; `store` names which of the stores it is asked of."""
+    """A command line without its store; `store` names the store that it reads."""
 
     name: str
     store: str
@@ -45,7 +45,7 @@ class Verb:
 
 
 def verbs(folder: Path) -> Iterator[Verb]:
-    """Yield what is measured."""
+    """Yield the measured commands."""
     count = ("query", "SELECT count(*), max(duration_ms) FROM requests")
     for store in ("local", "bare", "file", "jaeger"):
         if store != "bare":
@@ -126,7 +126,7 @@ def _cpu_s(pid: int | None) -> float:
 
 
 def messages(requests: int, *, totals: bool = True) -> Iterator[bytes]:
-    """Yield the spans of that many requests of the last hour, which no Jaeger drops for their age."""
+    """Yield the spans of `requests` requests of the last hour, which no Jaeger drops for their age."""
     traffic = Traffic(time.time_ns() - HOUR_NS, HOUR_NS // 2 // requests, stages=STAGES, totals=totals)
     for at in range(0, requests, PER_MESSAGE):
         yield traffic.request(min(PER_MESSAGE, requests - at))

@@ -20,7 +20,7 @@ from benchmarks.asgi import BODY, HEADERS, IDLE_S, LOOK_S, MOST_LOOKS, PATH, Col
 
 
 def environ_of() -> dict[str, Any]:
-    """Return what gunicorn would say of a request, made anew for each."""
+    """Return an environ as of gunicorn, a new one for each request."""
     environ: dict[str, Any] = {
         "REQUEST_METHOD": "POST",
         "SCRIPT_NAME": "",
@@ -47,7 +47,7 @@ def environ_of() -> dict[str, Any]:
 
 
 def call(app: Any, count: int) -> None:
-    """Make one request after the other. An answer other than 200 ends the benchmark."""
+    """Send one request after the other. A status other than 200 ends the benchmark."""
     said: list[str] = []
 
     def start_response(status: str, _headers: Any, _exc_info: Any = None) -> Any:
@@ -63,7 +63,7 @@ def call(app: Any, count: int) -> None:
 
 
 def settle(seconds: float) -> None:
-    """Wait so long, and then until the process does next to nothing: what is under way belongs to what was before."""
+    """Wait `seconds`, and then until the process is idle: work in progress belongs to earlier requests."""
     time.sleep(seconds)
     for _ in range(MOST_LOOKS if seconds else 0):
         before = time.process_time()

@@ -44,14 +44,14 @@ heap: list[list[int]] = []
 
 
 def compute(cpu_s: float) -> None:
-    """Compute for so many seconds of this thread's CPU time."""
+    """Compute for `cpu_s` seconds of this thread's CPU time."""
     until = time.thread_time() + cpu_s
     while time.thread_time() < until:
         sum(range(500))
 
 
 class Model(BaseEstimator):  # type: ignore[misc]
-    """Computes for each of its rows."""
+    """Compute for each row."""
 
     def predict(self, rows: list[int]) -> list[int]:
         compute(ROW_S * len(rows) * slower.get(type(self).__name__, 1.0))
@@ -59,7 +59,7 @@ class Model(BaseEstimator):  # type: ignore[misc]
 
 
 class Compiled(Model):
-    """Compiles itself in its first call, as models do whose kernels are made when they are needed."""
+    """Compile itself in the first call, as models with lazily built kernels do."""
 
     lines = 0
 
@@ -72,7 +72,7 @@ class Compiled(Model):
 
 
 class Batcher:
-    """Scores together what comes within a while, up to `MOST`, in a thread of its own."""
+    """Score rows of up to `MOST` requests together, in a thread of its own."""
 
     MOST = 8
 
@@ -82,7 +82,7 @@ class Batcher:
         threading.Thread(target=self._work, daemon=True).start()
 
     def score(self, rows: int) -> Future[None]:
-        """Return what is done once these rows are scored."""
+        """Return a future of the scores of these rows."""
         done: Future[None] = Future()
         self._asked.put((stagetrace.carry(), rows, done))
         return done
@@ -115,7 +115,7 @@ def compiled(name: str, lines: int) -> Compiled:
 
 @app.get("/health")
 async def health() -> None:
-    """Say that it is there."""
+    """Report that the service is up."""
 
 
 @app.get("/control")
@@ -150,7 +150,7 @@ WAITS: Final[dict[str, Callable[[int], object]]] = {
 
 @app.get("/awaiting")
 async def awaiting(rows: int = 2, wait_ms: int = 0) -> int:
-    """Score rows, after another service has been asked, in the event loop."""
+    """Score rows, after a call of another service, in the event loop."""
     if wait_ms:
         await asking_async.get(f"{dependency}/?ms={wait_ms}")
     return len(model.predict([0] * rows))
@@ -165,7 +165,7 @@ async def upload(request: Request, rows: int = 2) -> int:
 
 @app.get("/download")
 async def download(pieces: int = 1, rows: int = 2) -> StreamingResponse:
-    """Answer with so many pieces, one by one."""
+    """Respond with `pieces` chunks, one by one."""
     await to_thread.run_sync(model.predict, [0] * rows)
 
     async def parts() -> Any:
@@ -177,19 +177,19 @@ async def download(pieces: int = 1, rows: int = 2) -> StreamingResponse:
 
 @app.get("/batched")
 async def batched(rows: int = 2) -> None:
-    """Score rows together with those of others."""
+    """Score rows together with those of other requests."""
     await asyncio.wrap_future(batcher.score(rows))
 
 
 @app.post("/while")
 async def wait_for_others(ms: float) -> None:
-    """Let batches wait for so long until they are full."""
+    """Set how long batches wait until they are full."""
     batcher.while_s = ms / 1e3
 
 
 @app.get("/hold")
 async def hold(ms: int, *, computing: bool = False) -> None:
-    """Hold the event loop."""
+    """Block the event loop."""
     if computing:
         compute(ms / 1e3)
     else:
@@ -204,7 +204,7 @@ def occupy(ms: int) -> None:
 
 @app.post("/rivals")
 async def rivals(count: int) -> None:
-    """Let so many threads compute for good, none to let them end."""
+    """Let `count` threads compute until the next call; 0 ends them."""
     stopping.set()
     if count:
         stopping.clear()
@@ -225,7 +225,7 @@ async def make_slower(name: str, by: float) -> None:
 
 @app.post("/heap")
 async def make_heap(objects: int) -> None:
-    """Keep so many objects that the garbage collector has to look at."""
+    """Keep `objects` objects that the garbage collector has to traverse."""
     heap[:] = [[number] for number in range(objects)]
 
 

@@ -34,7 +34,7 @@ def _first(request: bytes, key: str) -> str:
 
 
 def main() -> None:
-    """Serve for good at the port that is the last argument."""
+    """Serve at the port that is the last argument."""
     methods = {"Predict": predict, "Occupy": occupy}
     handlers = {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
     server = grpc.server(ThreadPoolExecutor(WORKERS))

@@ -29,7 +29,7 @@ stopping = threading.Event()
 
 
 class Search(BaseEstimator):  # type: ignore[misc]
-    """Computes for as long as its one row makes necessary, as a search or a decoder does."""
+    """Compute for a time that depends on the row, as a search or a decoder does."""
 
     def predict(self, rows: list[float]) -> list[float]:
         compute(sum(rows))
@@ -37,7 +37,7 @@ class Search(BaseEstimator):  # type: ignore[misc]
 
 
 class Layers(BaseEstimator):  # type: ignore[misc]
-    """Multiplies matrices, by the threads that BLAS starts by default."""
+    """Multiply matrices, by the threads that BLAS starts by default."""
 
     def __init__(self) -> None:
         self.weights = np.random.default_rng(1).random((MATRIX, MATRIX))
@@ -57,7 +57,7 @@ def _asked(ms: float) -> bytes:
 
 
 def fetch(ms: float) -> None:
-    """Ask the feature store over a socket of our own, by a client that nobody instruments."""
+    """Call the feature store over a plain socket, by a client without instrumentation."""
     with socket.create_connection(store) as connection:
         connection.sendall(_asked(ms))
         while connection.recv(4096):
@@ -65,7 +65,7 @@ def fetch(ms: float) -> None:
 
 
 async def fetch_async(ms: float) -> None:
-    """Ask it from the event loop."""
+    """Call it from the event loop."""
     reader, writer = await asyncio.open_connection(*store)
     writer.write(_asked(ms))
     await reader.read()
@@ -74,7 +74,7 @@ async def fetch_async(ms: float) -> None:
 
 @app.get("/health")
 async def health() -> None:
-    """Say that it is there."""
+    """Report that the service is up."""
 
 
 @app.get("/score")
@@ -88,7 +88,7 @@ def score(ms: float = 5, features_ms: float = 0) -> str:
 
 @app.get("/score-async")
 async def score_async(ms: float = 2, features_ms: float = 0) -> str:
-    """Do so in the event loop."""
+    """Do the same in the event loop."""
     if features_ms:
         await fetch_async(features_ms)
     search.predict([ms / 1e3])
@@ -97,14 +97,14 @@ async def score_async(ms: float = 2, features_ms: float = 0) -> str:
 
 @app.get("/prepare")
 async def prepare(ms: float = 2) -> str:
-    """Compute in the event loop, in no model's call."""
+    """Compute in the event loop, outside a model."""
     compute(ms / 1e3)
     return "fifteen bytes.."
 
 
 @app.get("/layers")
 def multiply(ms: float = 5, sleep_ms: float = 5) -> str:
-    """Wait for something, and multiply matrices."""
+    """Sleep, and multiply matrices."""
     time.sleep(sleep_ms / 1e3)
     layers.predict([ms / 1e3])
     return "fifteen bytes.."
@@ -112,7 +112,7 @@ def multiply(ms: float = 5, sleep_ms: float = 5) -> str:
 
 @app.get("/record")
 def record(ms: float = 2) -> str:
-    """Score, and write that to the database, which is another's at times."""
+    """Score, and write that to the database, which another process locks at times."""
     search.predict([ms / 1e3])
     with sqlite3.connect(database, timeout=30) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS scores (at REAL)")
@@ -123,7 +123,7 @@ def record(ms: float = 2) -> str:
 
 @app.post("/neighbours")
 async def neighbours(count: int) -> None:
-    """Let so many threads compute in Python for good, none to let them end."""
+    """Let `count` threads compute in Python until the next call; 0 ends them."""
     stopping.set()
     if count:
         await asyncio.sleep(0.01)  # those before have ended

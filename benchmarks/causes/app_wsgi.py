@@ -15,7 +15,7 @@ model = Model()
 
 
 def app(environ: dict[str, Any], start_response: Callable[[str, list[tuple[str, str]]], Any]) -> Iterable[bytes]:
-    """Score rows; `/hold` holds the worker."""
+    """Score rows; `/hold` blocks the worker."""
     query = {key: values[0] for key, values in parse_qs(environ["QUERY_STRING"]).items()}
     if environ["PATH_INFO"] == "/hold":
         time.sleep(int(query["ms"]) / 1e3)

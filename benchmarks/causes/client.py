@@ -22,9 +22,9 @@ RPC: Final = "RPC"
 
 @dataclass
 class Asked:
-    """One request and the truth about it, which is the bench's own: what made it slow, None if nothing was to.
+    """One request and what made it slow, which only the benchmark knows; None without a fault.
 
-    `withheld_ms` is for how long threads of the service were without a CPU meanwhile, as the kernel tells anybody.
+    `withheld_ms` is for how long threads of the service were without a CPU meanwhile, by the kernel's counts.
     """
 
     trace_id: str
@@ -35,7 +35,7 @@ class Asked:
 
 @dataclass
 class Client:
-    """Asks the service at `port`, whose processes are `pids` and whose database is that file."""
+    """Send requests to the service at `port`, with processes `pids` and that database file."""
 
     port: int
     pids: tuple[int, ...]
@@ -51,9 +51,9 @@ class Client:
         trickle: AsyncIterator[bytes] | None = None,
         read_after_s: float = 0.0,
     ) -> Asked:
-        """Make one request by a connection of its own, and read the answer to its end.
+        """Send one request over a connection of its own, and read the response to its end.
 
-        `trickle` gives the body piece by piece; `method` RPC is one of gRPC, whose request is what follows a `?`.
+        `trickle` sends the body in chunks; `method` RPC is gRPC, with the part after `?` as its request.
         """
         one = Asked(f"{self.chance.getrandbits(128) or 1:032x}", truth)
         self.asked.append(one)
@@ -98,7 +98,7 @@ class Client:
                 pass
 
     async def steadily(self, requests: Sequence[tuple[str, str]], rate: float) -> None:
-        """Make one of these (method, path) at random times, so many a second, until cancelled."""
+        """Send one of these (method, path) at random times, `rate` a second, until cancelled."""
         under_way: set[asyncio.Task[Asked]] = set()
         try:
             while True:
@@ -112,7 +112,7 @@ class Client:
 
 
 def withheld_ms(pids: tuple[int, ...]) -> float:
-    """Return for how long the threads of these processes have been able to run and without a CPU, in ms."""
+    """Return for how long the threads of these processes have been runnable without a CPU, in ms."""
     whole = 0
     for pid in pids:
         for thread in Path(f"/proc/{pid}/task").iterdir():

@@ -9,7 +9,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer one request."""
+    """Respond to one request."""
     head = await reader.readuntil(b"\r\n\r\n")
     found = re.search(rb"ms=(\d+)", head)
     await asyncio.sleep(int(found[1]) / 1e3 if found else 0)
@@ -18,7 +18,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def main() -> None:
-    """Serve for good; the port is printed."""
+    """Serve, and print the port."""
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()

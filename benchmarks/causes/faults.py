@@ -38,7 +38,7 @@ GUNICORN: Final = ("-m", "gunicorn", "benchmarks.causes.app_wsgi:app", "--bind")
 
 @dataclass(frozen=True)
 class Case:
-    """One cause, made one way; `normal` is what its route is asked before, and `traffic` what the service meanwhile."""
+    """One cause, produced one way; `normal` are earlier requests of its route, and `traffic` the others meanwhile."""
 
     name: str
     episode: Episode
@@ -61,7 +61,7 @@ def _a_victim(client: Client, truth: str, also_ms: int = 0) -> Coroutine[Any, An
 
 
 async def blocked_loop(client: Client, also_ms: int = 0) -> None:
-    """Hold the event loop, by sleeping or by computing, and ask meanwhile."""
+    """Block the event loop, by sleeping or by computing, and send requests meanwhile."""
     draw = client.chance
     ms, computing = draw.randint(250, 500), draw.random() < 0.5
     victims = [
@@ -72,7 +72,7 @@ async def blocked_loop(client: Client, also_ms: int = 0) -> None:
 
 
 async def busy_worker(client: Client) -> None:
-    """Hold the one worker of gunicorn, and ask meanwhile."""
+    """Block the one worker of gunicorn, and send requests meanwhile."""
     draw = client.chance
     ms = draw.randint(200, 400)
     victims = [
@@ -83,7 +83,7 @@ async def busy_worker(client: Client) -> None:
 
 
 async def full_pool(client: Client, also_ms: int = 0) -> None:
-    """Occupy each thread of the pool, and ask for one more."""
+    """Occupy each thread of the pool, and send one more request."""
     draw = client.chance
     ms = draw.randint(600, 900)
     occupied = [client.ask(f"/occupy?ms={ms}") for _ in range(TOKENS)]
@@ -95,7 +95,7 @@ async def full_pool(client: Client, also_ms: int = 0) -> None:
 
 
 async def full_workers(client: Client) -> None:
-    """Occupy each worker of a gRPC server, and call for one more."""
+    """Occupy each worker of a gRPC server, and send one more RPC."""
     draw = client.chance
     ms = draw.randint(250, 500)
     occupied = [client.ask(f"/bench.Scorer/Occupy?ms={ms}", method=RPC) for _ in range(WORKERS)]
@@ -107,7 +107,7 @@ async def full_workers(client: Client) -> None:
 
 
 async def slow_batch(client: Client) -> None:
-    """Let batches wait long for others that do not come, or come while a large one is scored."""
+    """Let batches wait long for requests that do not arrive, or arrive while a large one is scored."""
     draw = client.chance
     if draw.random() < 0.5:
         await client.ask(f"/while?ms={draw.randint(150, 400)}", method="POST")
@@ -124,7 +124,7 @@ async def slow_batch(client: Client) -> None:
 
 
 async def slow_upload(client: Client, rows: int = 2) -> None:
-    """Send a body piece by piece."""
+    """Send a body in chunks."""
     draw = client.chance
     pieces = draw.randint(3, 8)
     pause = draw.uniform(0.15, 0.4) / pieces
@@ -138,21 +138,21 @@ async def slow_upload(client: Client, rows: int = 2) -> None:
 
 
 async def slow_download(client: Client) -> None:
-    """Ask for megabytes, and do not read them for a while."""
+    """Request megabytes, and do not read them for a while."""
     draw = client.chance
     path = f"/download?pieces={draw.randint(160, 256)}"
     await client.ask(path, "slow_download", read_after_s=draw.uniform(0.2, 0.5))
 
 
 async def slow_dependency(client: Client) -> None:
-    """Ask for what the service asks another one for, by each client library in turn."""
+    """Send requests that call another service, by each client library in turn."""
     draw = client.chance
     how = draw.choice(("/predict?client=httpx", "/predict?client=urllib3", "/awaiting?rows=2"))
     await client.ask(f"{how}&wait_ms={draw.randint(100, 350)}", "downstream")
 
 
 async def uninstrumented(client: Client) -> None:
-    """Ask for what the service waits for by means that no hook knows: a socket, a sleep, a process."""
+    """Send requests that wait in ways without a patch: a socket, a sleep, a process."""
     draw = client.chance
     how = draw.choice(("socket", "sleep", "process"))
     await client.ask(f"/predict?rows=2&client={how}&wait_ms={draw.randint(150, 350)}", "io_wait")
@@ -174,7 +174,7 @@ async def slower_model(client: Client) -> None:
 
 
 async def larger_input(client: Client) -> None:
-    """Send twenty times and more of what is usual."""
+    """Send at least twenty times the normal input."""
     await client.ask(f"/predict?rows={client.chance.randint(50, 90)}", "input_size")
 
 
@@ -188,7 +188,7 @@ async def first_call(client: Client) -> None:
 
 
 async def collector(client: Client) -> None:
-    """Let garbage be collected within a request, and others come meanwhile."""
+    """Collect garbage within a request, and send others meanwhile."""
     draw = client.chance
     others = [_later(draw.uniform(0.01, 0.03), client.ask("/predict?rows=2", "gc")) for _ in range(draw.randint(0, 1))]
     await asyncio.gather(client.ask(f"/predict?rows=2&collections={draw.randint(2, 4)}", "gc"), *others)
@@ -196,13 +196,13 @@ async def collector(client: Client) -> None:
 
 @asynccontextmanager
 async def large_heap(client: Client) -> AsyncIterator[None]:
-    """Make the heap that makes collections slow."""
+    """Create a heap that makes collections slow."""
     await client.ask(f"/heap?objects={client.chance.randint(700_000, 1_000_000)}", method="POST")
     yield
 
 
 async def rivals(client: Client) -> None:
-    """Let other threads compute in Python, and ask for what takes long enough to meet them."""
+    """Let other threads compute in Python, and send requests that take long enough to meet them."""
     draw = client.chance
     await client.ask(f"/rivals?count={draw.randint(1, 3)}", method="POST")
     for _ in range(draw.randint(2, 4)):
@@ -211,7 +211,7 @@ async def rivals(client: Client) -> None:
 
 
 async def burners(client: Client) -> None:
-    """Start processes that compute, and ask for what needs a CPU for a while."""
+    """Start processes that compute, and send requests that need a CPU for a while."""
     draw = client.chance
     argv = [sys.executable, "-c", BURNER]
     with ExitStack() as stack:
@@ -225,7 +225,7 @@ async def burners(client: Client) -> None:
 
 
 async def two_at_once(client: Client) -> None:
-    """Make two of these at once, one of them for at least 60 % of the time."""
+    """Produce two of these at once, one of them for at least 60 % of the time."""
     draw = client.chance
     which = draw.randrange(5)
     if which == 0:
@@ -243,7 +243,7 @@ async def two_at_once(client: Client) -> None:
 
 
 async def nothing(client: Client) -> None:
-    """Ask for what takes longer than it was promised, as usual."""
+    """Send requests whose normal time exceeds their objective."""
     await client.ask(f"/control?rows={client.chance.randint(4, 6)}", NOTHING)
     await asyncio.sleep(0.01)
 

@@ -24,9 +24,9 @@ WITHHELD: Final = "cpu_wait"
 
 @dataclass(frozen=True)
 class Named:
-    """One breach: its case and load, what made it and what was named.
+    """One breach: its case and load, the cause produced and the one named.
 
-    `withheld` says whether the service's threads went without a CPU for half of what the promise was exceeded by.
+    `withheld`: the service's threads were without a CPU for at least half of the overrun.
     """
 
     case: str
@@ -44,7 +44,7 @@ class Named:
 
     @property
     def is_the_machines(self) -> bool:
-        """Whether a CPU was named as missing, and was, without anybody's having made that."""
+        """Return whether `cpu_wait` was named and true, though the benchmark did not produce it."""
         return self.word == WITHHELD and self.withheld and not self.is_right
 
 
@@ -59,7 +59,7 @@ def wilson(right: int, whole: int) -> tuple[float, float]:
 
 
 def matrix(title: str, named: Sequence[Named]) -> Table:
-    """Return how often each word was named (columns) for each truth (rows)."""
+    """Return how often each cause was named (columns) for each one produced (rows)."""
     truths = list(dict.fromkeys(one.truth for one in named))
     words = [word for word in truths if word not in RIGHT]
     words += sorted({one.word for one in named}.difference(words))

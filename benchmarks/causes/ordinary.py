@@ -36,14 +36,14 @@ def _tail(draw: Random) -> int:
 
 
 async def native_threads(client: Client) -> None:
-    """Wait and multiply matrices, one request at a time, either of them for long."""
+    """Sleep and multiply matrices, one request at a time, either of them for long."""
     sleep = client.chance.random() < 0.5
     path = f"/layers?sleep_ms={_tail(client.chance)}" if sleep else f"/layers?ms={_tail(client.chance)}"
     await client.ask(path, "io_wait" if sleep else "compute")
 
 
 async def feature_store(client: Client) -> None:
-    """Ask a feature store that is slow at times."""
+    """Call a feature store that is slow at times."""
     path = client.chance.choice(("/score", "/score-async"))
     await client.ask(f"{path}?features_ms={_tail(client.chance)}", "io_wait")
 
@@ -65,7 +65,7 @@ async def computing_handler(client: Client) -> None:
 
 
 async def two_clients(client: Client) -> None:
-    """Let two clients ask for what takes Python alone, each as soon as it has its answer."""
+    """Let two clients send requests of pure Python, each as soon as it has its response."""
 
     async def ask_on() -> None:
         for _ in range(3):
@@ -75,7 +75,7 @@ async def two_clients(client: Client) -> None:
 
 
 async def heavy_neighbours(client: Client) -> None:
-    """Let threads of the service itself compute in Python, and ask for what computes, or waits for longer than that."""
+    """Let threads of the service compute in Python, and send requests that compute, or wait for longer than that."""
     draw = client.chance
     await client.ask(f"/neighbours?count={draw.randint(1, 2)}", method="POST")
     for _ in range(draw.randint(2, 4)):
@@ -102,7 +102,7 @@ MIXTURE: Final[tuple[tuple[str, Callable[[Random], tuple[str, str]]], ...]] = (
 
 
 async def mixture(client: Client) -> None:
-    """Ask for everything at random times, of which some has a long tail."""
+    """Send requests of all kinds at random times, some with a long tail."""
     draw = client.chance
     asked = []
     for _ in range(int(SECONDS * RATE)):
@@ -114,7 +114,7 @@ async def mixture(client: Client) -> None:
 
 
 async def burst(client: Client) -> None:
-    """Ask for more at once than the pool has threads."""
+    """Send more requests at once than the pool has threads."""
     ms = client.chance.randint(2, 4)
     await asyncio.gather(*(client.ask(f"/score?ms={ms}&features_ms=10", CONTENTION) for _ in range(BURST)))
     await asyncio.sleep(0.2)

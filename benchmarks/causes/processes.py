@@ -25,9 +25,9 @@ HTTP2_SETTINGS: Final = b"\x04"  # type of the frame that such a server sends fi
 
 
 def start(argv: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-    """Start a process in a session of its own, before other work of the machine where that is allowed.
+    """Start a process in a session of its own, with priority over other work of the machine where that is allowed.
 
-    Sessions come first when the kernel shares CPUs, so those of the bench are equal among themselves.
+    The kernel divides CPUs among sessions first, so those of the benchmark are equal among themselves.
     """
     process = subprocess.Popen(argv, cwd=ROOT, start_new_session=True, text=True, **options)
     with suppress(OSError):
@@ -39,7 +39,7 @@ def start(argv: Sequence[str], **options: Any) -> subprocess.Popen[str]:
 
 @contextmanager
 def dependency() -> Iterator[str]:
-    """Run what the services depend on until the block ends; yield its URL."""
+    """Run the dependency of the services until the block ends; yield its URL."""
     with start([sys.executable, "-m", "benchmarks.causes.dependency"], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout

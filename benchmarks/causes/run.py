@@ -54,7 +54,7 @@ HALF: Final = 0.5  # of the excess
 
 @dataclass(frozen=True)
 class Result:
-    """All breaches, and how many of the requests that were made slow kept their promise all the same."""
+    """All breaches, and the number of slow requests that met their objective all the same."""
 
     seed: int
     seconds: float
@@ -63,7 +63,7 @@ class Result:
 
 
 def measure(cases: Sequence[Case], seed: int, breaches: int, loads: Sequence[str] = tuple(LOADS)) -> Result:
-    """Make about so many breaches by each case."""
+    """Produce about `breaches` breaches by each case."""
     named: list[Named] = []
     kept: dict[str, int] = {}
     began = time.monotonic()
@@ -83,7 +83,7 @@ def measure(cases: Sequence[Case], seed: int, breaches: int, loads: Sequence[str
 
 
 def _serve(case: Case, load: str, chance: random.Random, wanted: int, url: str, folder: str) -> tuple[list[Named], int]:
-    """Serve one case under one load, until so many requests were slow; return breaches and the number of others."""
+    """Serve one case under one load, until enough requests were slow; return breaches and the number of others."""
     keep = Keep()
     receiver = grpc.server(ThreadPoolExecutor(2), handlers=[keep])
     endpoint = f"http://127.0.0.1:{receiver.add_insecure_port('127.0.0.1:0')}"
@@ -197,7 +197,7 @@ def tables(result: Result) -> list[Table]:
 
 
 def reading(result: Result) -> list[str]:
-    """Say what the figures mean."""
+    """Return what the figures mean."""
     kept = sum(result.kept.values())
     wrong = Counter(f"{one.truth} named {one.word}" for one in result.named if not one.is_right)
     shown = []
