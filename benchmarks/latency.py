@@ -178,13 +178,13 @@ def reading(result: Latency) -> list[str]:
             f"{load.model.capitalize()}: p50 and p99 are {times[STAGETRACE.name]} with stagetrace, "
             f"{times[STOCK.name]} with stock tracing. The server's core is {busy[UNTRACED.name]:.0%} busy untraced, "
             f"{busy[STAGETRACE.name]:.0%} with stagetrace, {busy[STOCK.name]:.0%} with stock: "
-            "the nearer to 100 %, the more a figure tells of waiting for the one core, not of tracing as such. "
+            "the nearer to 100 %, the more a figure includes waiting for the one core, not tracing as such. "
             f"p99.9 is x{tails[STAGETRACE.name]} and x{tails[STOCK.name]}."
         )
     lag = max(one.send_lag_p99_ms for load in result.loads for one in load.rounds[UNTRACED.name])
     said.append(
         f"1 of 100 sends to the untraced service was up to {lag:.1f} ms late, since all its connections were busy or "
-        "the generator had no core: tails below that tell of the machine. p99.9 rests on few requests a round."
+        "the generator had no core: tails below that are those of the machine. p99.9 rests on few requests a round."
     )
     return said
 
