@@ -1,5 +1,5 @@
-# `make help` lists what there is. Needs Python 3.11 or newer, and Go 1.25 or newer for the real Jaeger and Collector.
-# What is downloaded or built is cached outside the work tree: ~/.cache/stagetrace, pip's and Go's own caches.
+# `make help` lists the targets. Needs Python 3.11 or newer, and Go 1.25 or newer for the real Jaeger and Collector.
+# Downloads and builds are cached outside the work tree: ~/.cache/stagetrace, pip's and Go's own caches.
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,18 +18,18 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '%-22s %s\n' "$$target" "$$text"; done
 
-demo: $(INSTALLED) ## a real service with real faults, what stagetrace says of them, and the ten answers (two minutes)
+demo: $(INSTALLED) ## a real service with real faults, what stagetrace reports about them, and the ten answers (two minutes)
 	@$(BIN)/stagetrace demo
 
 test: check ## check, all tests within one process, and one of each server, library and store (under 5 minutes)
 	@echo "running the tests ..."
 	@$(PYTEST) -m "smoke or not (service or thorough or backend or heavy)"
 
-test-all: check backends-if-go ## check, and all tests but the heavy ones, against a real Jaeger and a real Collector (under 20 minutes)
+test-all: check backends-if-go ## check, and all tests except the heavy ones, against a real Jaeger and a real Collector (under 20 minutes)
 	@echo "running all tests ..."
 	@$(BIN)/python tests/run_twice.py $(PYTEST) --session-timeout 2400 -m "not heavy"
 
-test-sample: $(INSTALLED) ## some of the heavy tests, and those briefly (under 10 minutes)
+test-sample: $(INSTALLED) ## a short form of some heavy tests (under 10 minutes)
 	@echo "running a sample of the heavy tests ..."
 	@STAGETRACE_HEAVY=sample $(BIN)/python tests/run_twice.py $(PYTEST) --timeout 600 -m sample
 
@@ -56,22 +56,22 @@ bench: $(INSTALLED) ## measure what recording costs
 backends: ## build Jaeger and the Collector, once
 	@$(BUILD)
 
-# A person without Go can still run the other tests. CI cannot pass without the real processes.
+# Without Go, the other tests can still run. CI cannot pass without the real processes.
 backends-if-go:
 	@if command -v go >/dev/null || [ -n "$$CI" ]; then $(BUILD); \
 	else echo "note: Go is missing, so tests that need the real Jaeger and Collector are skipped unless these are built already"; fi
 
-clean: ## remove what make has put into the work tree (the cache outside it stays)
+clean: ## remove the files of make from the work tree (the cache outside it stays)
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src -name "*.so" -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The activation files are copied and the extension in C is compiled at installation, so a change of theirs needs a new one; the
-# rest is used where it lies.
+# The activation files are copied and the extension in C is compiled at installation, so a change to them needs a new one; the
+# rest is used in place.
 $(INSTALLED): pyproject.toml setup.py $(wildcard src/stagetrace.*) $(wildcard native/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "this needs Python 3.11 or newer (the recording side alone runs on 3.10); $(PYTHON) is $$($(PYTHON) --version 2>&1)."; echo "Name a newer one: make PYTHON=python3.12 ..."; exit 1; }
-	@echo "installing stagetrace and what its tests need into $(VENV), about a minute the first time ..."
+	@echo "installing stagetrace and the dependencies of its tests into $(VENV), about a minute the first time ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --editable '.[backend]' --group dev
