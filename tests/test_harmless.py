@@ -144,7 +144,7 @@ PARTS = [
     ),
     *(
         f"stagetrace.instrumentation.thread_pools.executors:{name}"
-        for name in ("Job.__init__", "Job._leave", "Job.begin_wait", "_come_in", "_otel_context", "wait", "carry_into")
+        for name in ("Job.__init__", "Job._leave", "Job.begin_wait", "_enter", "_otel_context", "wait", "carry_into")
     ),
     *(f"stagetrace.instrumentation.thread_pools.anyio:{name}" for name in ("_default_limiter", "wait")),
     *(

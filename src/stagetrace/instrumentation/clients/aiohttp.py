@@ -18,11 +18,11 @@ _switch = switch("stagetrace.instrumentation.clients.aiohttp")
 
 
 def patch_client(module: ModuleType) -> None:
-    """Wrap `ClientSession._request`, through which all requests go, and what ends an answer."""
-    session, answer = module.ClientSession, module.ClientResponse
+    """Wrap `ClientSession._request`, which makes all requests, and the methods that end a response."""
+    session, response = module.ClientSession, module.ClientResponse
     session._request = _requesting(session._request)
     for name in ("_response_eof", "close", "release"):
-        setattr(answer, name, ending(getattr(answer, name)))
+        setattr(response, name, ending(getattr(response, name)))
 
 
 def _requesting(original: Any) -> Any:
@@ -36,7 +36,7 @@ def _requesting(original: Any) -> Any:
         except BaseException as error:
             call.fail(error)
             raise
-        _answer(call, response)
+        _note_response(call, response)
         return response
 
     return _request
@@ -51,7 +51,7 @@ def _begin(session: Any, method: str, url: Any, kwargs: dict[str, Any]) -> Call 
         whole = session._build_url(url)
         if kwargs.get("params"):
             whole = whole.update_query(kwargs["params"])
-    except (TypeError, ValueError):  # which aiohttp will tell its caller
+    except (TypeError, ValueError):  # aiohttp will raise it, too
         return None
     call = begin_http("AIOHTTP_CLIENT", method.upper(), str(whole), headers)
     if call is not None:
@@ -65,11 +65,13 @@ def _is_instrumented(config: Any) -> bool:
 
 
 @guarded
-def _answer(call: Call, response: Any) -> None:
-    connection = response.connection  # None where the whole answer is here
+def _note_response(call: Call, response: Any) -> None:
+    connection = response.connection  # None if the whole response has been received
     find = None if connection is None else lambda: connection.transport.get_extra_info("socket")
-    call.answer(http_status(response.status), find)
-    if response.closed or response.status == SWITCHING:  # the body came with the head; a websocket, which may last
+    call.note_response(http_status(response.status), find)
+    if (
+        response.closed or response.status == SWITCHING
+    ):  # the body came with the headers; or it is a websocket, which may last
         call.end()
     else:
         response.__dict__[CALL] = call

@@ -1,7 +1,6 @@
-"""An outgoing call of a recorded request: a CLIENT span under the open stage, whose context goes along in its headers.
+"""An outgoing call of a recorded request: a CLIENT span under the open stage, whose context is sent in the headers.
 
-Where OpenTelemetry's own instrumentation of a client is active, or whoever calls has put headers of a propagator's
-there, nothing of ours is added.
+Nothing is added where OpenTelemetry's own instrumentation of the client is active, or the headers carry a context.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ if TYPE_CHECKING:
     from stagetrace.recording.timeline import Timeline
     from stagetrace.sla.entry_recorder import EntryRecorder
 
-CALL = "_stagetrace_call"  # on what stands for an answer that is not read to its end yet
-CLIENT_ERROR = 400  # to a client, any from here on is one
+CALL = "_stagetrace_call"  # on a response object that is not read to its end yet: the Call
+CLIENT_ERROR = 400  # for a client, this status code and all higher ones are errors
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Call:
-    """One outgoing call, from its begin until its answer has come whole, or will not be read on."""
+    """One outgoing call, from its begin until its response was read to the end, closed or deleted."""
 
-    added: Mapping[str, str] = {}  # the headers that go along
+    added: Mapping[str, str] = {}  # the headers that carry the context
     _status: Mapping[str, Any] = {}
-    _answered_at: int | None = None
+    _responded_at: int | None = None
     _timeline: Timeline | None = None  # of the request, until this has ended
 
     def __init__(self, timeline: Timeline, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
@@ -44,11 +43,11 @@ class Call:
         self._start = time_ns()
 
     def span(self) -> Any:
-        """Return the span, or what stands for it until it has ended."""
+        """Return the span, or a stand-in with its context until the call has ended."""
         raise NotImplementedError
 
     def headers(self) -> Mapping[str, str]:
-        """Return what goes along, as the propagators of OTEL_PROPAGATORS write it."""
+        """Return the headers that carry the context, as the propagators of OTEL_PROPAGATORS write them."""
         from opentelemetry import propagate, trace
 
         carrier: dict[str, str] = {}
@@ -57,12 +56,12 @@ class Call:
         return carrier
 
     @guarded_end
-    def answer(self, status: Mapping[str, Any], find: Callable[[], Any] | None = None) -> None:
-        """Note the status of the answer, whose body may follow; an `error.type` in it makes the span an error.
+    def note_response(self, status: Mapping[str, Any], find: Callable[[], Any] | None = None) -> None:
+        """Note the attributes of the response's status; its body may follow. An `error.type` makes the span an error.
 
-        `find` returns the socket that it comes by.
+        `find` returns the socket of the connection.
         """
-        self._status, self._answered_at = status, time_ns()
+        self._status, self._responded_at = status, time_ns()
         if find is not None:
             from stagetrace.instrumentation.connection.tcp_attributes import add_call
 
@@ -71,7 +70,7 @@ class Call:
 
     @guarded_end
     def fail(self, error: BaseException) -> None:
-        """End with what the call raised."""
+        """End the call with the exception that it raised."""
         name, module = type(error).__qualname__, type(error).__module__
         self._status = {"error.type": name if module == "builtins" else f"{module}.{name}"}
         self._finish(time_ns())
@@ -85,7 +84,7 @@ class Call:
         timeline, self._timeline = self._timeline, None
         if timeline is None:
             return
-        entered = current.set(timeline)  # in which SLASpanProcessor notes the call; gRPC ends it anywhere
+        entered = current.set(timeline)  # SLASpanProcessor notes the call there; gRPC ends it in any context
         try:
             self._end_span(max(ended_at, self._start))
         finally:
@@ -95,17 +94,17 @@ class Call:
         raise NotImplementedError
 
     def __del__(self) -> None:
-        # Nobody has read the answer to its end, or closed it.
-        if self._timeline is not None and self._answered_at is not None:
-            self._end_unread(self._answered_at)
+        # The response was neither read to its end nor closed.
+        if self._timeline is not None and self._responded_at is not None:
+            self._end_unread(self._responded_at)
 
     @guarded_end
-    def _end_unread(self, answered_at: int) -> None:
-        self._finish(answered_at)
+    def _end_unread(self, responded_at: int) -> None:
+        self._finish(responded_at)
 
 
 class OwnCall(Call):
-    """A call whose span is made as it ends, as those of stages are, for the provider that this package has set."""
+    """A call at the provider that stagetrace has set: its span is encoded when it ends, like those of stages."""
 
     def __init__(
         self, timeline: Timeline, name: str, attributes: dict[str, Any], parent: SpanContext, recorder: EntryRecorder
@@ -123,7 +122,7 @@ class OwnCall(Call):
         )
 
     def span(self) -> Any:
-        """Return a span of its context."""
+        """Return a span with its context."""
         from opentelemetry.trace import NonRecordingSpan
 
         return NonRecordingSpan(self._context)
@@ -134,8 +133,8 @@ class OwnCall(Call):
         )
 
 
-class ForeignCall(Call):
-    """A call whose span is started at the provider that somebody else has set."""
+class SdkCall(Call):
+    """A call at a provider that the service has set: its span is one of the SDK."""
 
     def __init__(self, timeline: Timeline, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
         from opentelemetry.trace import SpanKind, get_tracer
@@ -159,7 +158,7 @@ class ForeignCall(Call):
 
 
 def begin(name: str, attributes: dict[str, Any]) -> Call | None:
-    """Begin an outgoing call; None outside a recorded request, and where somebody keeps instrumentation away."""
+    """Begin an outgoing call; return None outside a recorded request, and where instrumentation is suppressed."""
     timeline = recording()
     if timeline is None:
         return None
@@ -172,11 +171,11 @@ def begin(name: str, attributes: dict[str, Any]) -> Call | None:
     if any(context.get(key) for key in _suppress_keys(otel_context)):
         return None
     parent = trace.get_current_span(context).get_span_context()
-    if not parent.is_valid:  # somebody has taken the request out of OpenTelemetry's context: no part of its trace
+    if not parent.is_valid:  # the service has left the trace of the request
         return None
     if runtime.recorder is not None:
         return OwnCall(timeline, name, attributes, parent, runtime.recorder)
-    return ForeignCall(timeline, name, attributes, parent)
+    return SdkCall(timeline, name, attributes, parent)
 
 
 def _suppress_keys(otel_context: Any) -> tuple[str, str]:
@@ -185,7 +184,7 @@ def _suppress_keys(otel_context: Any) -> tuple[str, str]:
 
 
 def begin_http(instrumentation: str, method: str, url: str, carried: Container[str]) -> Call | None:
-    """Begin an HTTP request to `url`, which carries headers of these names, unless these carry a context already.
+    """Begin an HTTP request to `url`; return None if the headers, of which `carried` are the names, carry a context.
 
     `instrumentation` is the client's name in OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS.
     """
@@ -217,7 +216,7 @@ def _http_attributes(http: Any, method: str, url: str) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _server(scheme: str, netloc: str) -> tuple[Mapping[str, Any], str]:
-    """Return the attributes of a server, and the beginning of URLs there, without the user and password before it."""
+    """Return the attributes of a server, and the beginning of its URLs without user and password."""
     parts = urlsplit(f"//{netloc}")
     server: dict[str, Any] = {"server.address": parts.hostname or ""}
     port = parts.port or DEFAULT_PORTS.get(scheme)
@@ -228,7 +227,7 @@ def _server(scheme: str, netloc: str) -> tuple[Mapping[str, Any], str]:
 
 @functools.lru_cache(maxsize=1024)
 def http_status(code: int) -> Mapping[str, Any]:
-    """Return the attributes of an answer with this status code, not to be changed."""
+    """Return the attributes of a response with this status code, not to be changed."""
     attributes: dict[str, Any] = {"http.response.status_code": code}
     if code >= CLIENT_ERROR:
         attributes["error.type"] = str(code)
@@ -236,7 +235,7 @@ def http_status(code: int) -> Mapping[str, Any]:
 
 
 def carries(names: Container[str]) -> bool:
-    """Return whether headers of these names, in lower case, carry a context already."""
+    """Return whether headers of these names, in lower case, carry a trace context."""
     from opentelemetry import propagate
 
     return any(field in names for field in _fields(propagate.get_global_textmap()))
@@ -248,14 +247,14 @@ def _fields(textmap: Any) -> frozenset[str]:
 
 
 @guarded_end
-def _end_of(answer: Any) -> None:
-    call = answer.__dict__.pop(CALL, None)
+def _end_of(response: Any) -> None:
+    call = response.__dict__.pop(CALL, None)
     if call is not None:
         call.end()
 
 
 def ending(original: Any) -> Any:
-    """Return a method of an answer's that ends its call."""
+    """Return a method of a response that ends its call."""
 
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:

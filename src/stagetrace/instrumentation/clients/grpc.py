@@ -1,4 +1,4 @@
-"""gRPC's clients, of threads and of asyncio: each RPC of a channel, beneath all interceptors of the caller's."""
+"""gRPC clients, of threads and of asyncio: each RPC of a channel, beneath all interceptors of the service."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 OTEL_PACKAGE = "opentelemetry.instrumentation."
-METADATA = 2  # its place among the arguments: request, timeout, metadata
-TARGET = "_stagetrace_target"  # on a channel of asyncio's
+METADATA = 2  # its position among the arguments: request, timeout, metadata
+TARGET = "_stagetrace_target"  # on an asyncio channel
 _switch = switch("stagetrace.instrumentation.clients.grpc")
 
 
@@ -50,7 +50,7 @@ def _noting_target(original: Any) -> Any:
 
 
 def _calling(original: Any, end_with: Any) -> Any:
-    """Wrap a method that makes an RPC; `end_with` ends our call with what it returns."""
+    """Wrap a method that makes an RPC; `end_with(call, result)` ends our call."""
 
     @functools.wraps(original)
     def rpc(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -73,7 +73,7 @@ def _calling(original: Any, end_with: Any) -> Any:
 def _begin(
     multi: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Call, tuple[Any, ...], dict[str, Any]] | None:
-    """Return the call, and the arguments with its headers in the metadata: the third one, or by name."""
+    """Return the call, and the arguments with its headers in `metadata`, the third argument or a keyword."""
     metadata = args[METADATA] if len(args) > METADATA else kwargs.get("metadata")
     call = _call(multi, metadata)
     if call is None:
@@ -109,7 +109,7 @@ def server_of(target: str) -> Mapping[str, Any]:
 
 @functools.lru_cache(maxsize=32)
 def status(code: str) -> Mapping[str, Any]:
-    """Return the attributes of a status code; to a client each but OK is an error."""
+    """Return the attributes of a status code; for a client each but OK is an error."""
     attributes: dict[str, Any] = {"rpc.response.status_code": code}
     if code != "OK":
         attributes["error.type"] = code
@@ -119,20 +119,20 @@ def status(code: str) -> Mapping[str, Any]:
 @guarded
 def _fail(call: Call, error: BaseException) -> None:
     code = getattr(error, "code", None)
-    if callable(code):  # an RpcError of a call
+    if callable(code):  # the RpcError of a call
         _note(call, code().name)
     else:
         call.fail(error)
 
 
-def _end_at_once(call: Call, _answer: Any) -> None:
-    """End the call: what blocks returns when the RPC has ended well."""
+def _end_at_once(call: Call, _response: Any) -> None:
+    """End the call: a method that blocks returns when the RPC has ended with OK."""
     _note(call, "OK")
 
 
 @guarded
 def _end_with(call: Call, rpc: Any) -> None:
-    """End the call with the RPC, in whichever of gRPC's threads tells of that."""
+    """End the call with the RPC, in the thread in which gRPC runs callbacks."""
 
     def end() -> None:
         _note(call, rpc.code().name)
@@ -151,7 +151,7 @@ def _end_with_aio(call: Call, rpc: Any) -> None:
 
 @guarded
 def _note(call: Call, code: str) -> None:
-    call.answer(status(code))
+    call.note_response(status(code))
     call.end()
 
 
@@ -159,7 +159,7 @@ def _note(call: Call, code: str) -> None:
 def _note_aio(call: Call, rpc: Any) -> None:
     code = rpc.code()
     try:
-        code.send(None)  # it has ended, so that there is nothing to wait for
+        code.send(None)  # the RPC has ended, so this waits for nothing
     except StopIteration as done:
         _note(call, done.value.name)
     else:

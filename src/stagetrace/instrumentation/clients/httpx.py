@@ -1,4 +1,4 @@
-"""httpx: each request that a client of either kind sends over the network."""
+"""httpx: each request that a client, synchronous or not, sends over the network."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def _handling(original: Any) -> Any:
             call.fail(error)
             raise
         finally:
-            _take_back(request, call)
-        _answer(call, response)
+            _remove_headers(request, call)
+        _note_response(call, response)
         return response
 
     return handle_request
@@ -56,8 +56,8 @@ def _handling_async(original: Any) -> Any:
             call.fail(error)
             raise
         finally:
-            _take_back(request, call)
-        _answer(call, response)
+            _remove_headers(request, call)
+        _note_response(call, response)
         return response
 
     return handle_async_request
@@ -72,15 +72,15 @@ def _begin(request: Any) -> Call | None:
 
 
 @guarded_end
-def _take_back(request: Any, call: Call) -> None:
-    """Leave the request as it came: it may be sent again, and a redirect copies its headers."""
+def _remove_headers(request: Any, call: Call) -> None:
+    """Remove our headers from the request: it may be sent again, and a redirect copies its headers."""
     for name in call.added:
         request.headers.pop(name, None)
 
 
 @guarded
-def _answer(call: Call, response: Any) -> None:
-    call.answer(
+def _note_response(call: Call, response: Any) -> None:
+    call.note_response(
         http_status(response.status_code), lambda: response.extensions["network_stream"].get_extra_info("socket")
     )
     response.stream.__dict__[CALL] = call

@@ -1,4 +1,4 @@
-"""urllib3, and with it requests, botocore and others: each request on a connection."""
+"""urllib3, which requests, botocore and others use: each request on a connection."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _making(original: Any) -> Any:
         except BaseException as error:
             call.fail(error)
             raise
-        _answer(call, response, conn)
+        _note_response(call, response, conn)
         return response
 
     return _make_request
@@ -49,7 +49,7 @@ def _making(original: Any) -> Any:
 def _begin(pool: Any, method: str, target: str, kwargs: dict[str, Any]) -> Call | None:
     headers = kwargs.get("headers") or {}
     url = target
-    if target.startswith("/"):  # else it is whole: to a proxy
+    if target.startswith("/"):  # else it is a whole URL, for a proxy
         host = f"[{pool.host}]" if ":" in pool.host else pool.host
         url = f"{pool.scheme}://{host}{f':{pool.port}' if pool.port else ''}{target}"
     call = begin_http("URLLIB3", method, url, {_text(name).lower() for name in headers})
@@ -65,9 +65,9 @@ def _text(name: str | bytes) -> str:
 
 
 @guarded
-def _answer(call: Call, response: Any, connection: Any) -> None:
-    call.answer(http_status(response.status), lambda: connection.sock)
-    is_closed = getattr(response, "isclosed", None)  # urllib3 1: http.client's own answer, read by whom we do not see
+def _note_response(call: Call, response: Any, connection: Any) -> None:
+    call.note_response(http_status(response.status), lambda: connection.sock)
+    is_closed = getattr(response, "isclosed", None)  # urllib3 1: the response of http.client, whose end is not seen
     if is_closed is None or is_closed() or getattr(response, "_original_response", None) is None:
         call.end()
     else:

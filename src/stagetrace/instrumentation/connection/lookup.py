@@ -1,7 +1,7 @@
 """Where servers keep the connection of a request.
 
-Those of ASGI hand an application a `send` that is bound to what has the connection; some of WSGI put the socket into
-the environment.
+A server of ASGI passes a `send` to the application that is a method of the object with the connection. Some servers of
+WSGI put the socket into the environment.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from stagetrace.sources.base import Source
 
 SOCKETS: Final = ("gunicorn.socket", "werkzeug.socket")
-# What a Unix socket answers.
+# The errors of a Unix socket.
 _NO_TCP: Final = (errno.EOPNOTSUPP, errno.ENOPROTOOPT)
 
 
 def transport_of(connection: Any) -> Any:
-    """Return the asyncio transport of what an ASGI `send` is bound to; None where it cannot be reached."""
-    found = getattr(connection, "transport", None)  # of uvicorn's
+    """Return the asyncio transport of the object that an ASGI `send` is a method of; None if it cannot be reached."""
+    found = getattr(connection, "transport", None)  # uvicorn
     if found is None and type(connection).__module__.startswith("hypercorn."):
         protocol = getattr(connection.send, "__self__", None)
         server = getattr(getattr(protocol, "send", None), "__self__", None)
@@ -32,7 +32,7 @@ def transport_of(connection: Any) -> Any:
 
 
 def socket_of(environ: Any) -> Any:
-    """Return the socket of a WSGI request; None where its server keeps it to itself."""
+    """Return the socket of a WSGI request; None if its server does not give it away."""
     for key in SOCKETS:
         if key in environ:
             return environ[key]
@@ -40,9 +40,9 @@ def socket_of(environ: Any) -> Any:
 
 
 @guarded
-def look_into(source: Source, error: Exception, is_closed: Callable[[], bool]) -> None:
-    """Count an error of a source that is none of a Unix socket, nor of a client that has gone away meanwhile."""
+def note_error(source: Source, error: Exception, is_closed: Callable[[], bool]) -> None:
+    """Count an error of a source, unless the socket is a Unix socket, or the client has disconnected."""
     if getattr(error, "errno", None) in _NO_TCP:
-        source.silent = "requests came by a Unix socket, of which the kernel tells nothing"
+        source.silent = "requests came by a Unix socket, for which the kernel has no readings"
     elif not is_closed():
         source.failed(error)

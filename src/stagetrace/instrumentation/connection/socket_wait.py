@@ -1,7 +1,7 @@
-"""How long a request has lain in its socket before its server took it up, and who was in the way.
+"""How long a request waited in its socket before its server read it, and which request blocked the server meanwhile.
 
-While an event loop is held by somebody's work, or all workers are busy, requests lie in the kernel, and no span that
-begins in Python has that time.
+While one request's work blocks the event loop, or all workers are busy, other requests wait in the kernel. No span that
+begins in Python contains that time.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.connection.arrival import Arrival
-from stagetrace.instrumentation.connection.lookup import look_into, socket_of, transport_of
+from stagetrace.instrumentation.connection.lookup import note_error, socket_of, transport_of
 from stagetrace.instrumentation.thread_pools.queue_attributes import crowded
 from stagetrace.recording.loop_blockers import holder
 from stagetrace.semconv import QUEUE, QUEUE_BLOCKED_BY, QUEUE_REASON
-from stagetrace.sources import socket_wait as tcp
+from stagetrace.sources import socket_wait
 from stagetrace.sources.base import SLOW_NS
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 SOCKET: Final = "socket"
 REASON: Final = {QUEUE_REASON: SOCKET}
 _switch = switch(__name__)
-_source = switch(tcp.__name__)
-_is_used = tcp.SOURCE.is_used
+_source = switch(socket_wait.__name__)
+_is_used = socket_wait.SOURCE.is_used
 
 
 def waited_ns(connection: Any) -> int:
-    """Return for how long the data received last by what an ASGI `send` is bound to lay in its socket; 0 if unknown.
+    """Return how long the data that an ASGI connection received last waited in its socket, in ns; 0 if unknown.
 
-    Never raises.
+    `connection` is the object that `send` is a method of. Never raises.
     """
     if not _is_used or _source.off or _switch.off:
         return 0
@@ -39,27 +39,27 @@ def waited_ns(connection: Any) -> int:
     if transport is None:
         return 0
     try:
-        return _asked(transport.get_extra_info("socket"))
+        return _read_wait_ns(transport.get_extra_info("socket"))
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
-        look_into(tcp.SOURCE, error, transport.is_closing)
+        note_error(socket_wait.SOURCE, error, transport.is_closing)
         return 0
 
 
 def lain_ns(connection: Any) -> int:
-    """Return for how long the data received last by a socket lay in the kernel; 0 if unknown. Never raises."""
+    """Return how long the data that a socket received last waited in the kernel, in ns; 0 if unknown. Never raises."""
     if connection is None or not _is_used or _source.off or _switch.off:
         return 0
     try:
-        return _asked(connection)
+        return _read_wait_ns(connection)
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
-        look_into(tcp.SOURCE, error, lambda: connection.fileno() < 0)
+        note_error(socket_wait.SOURCE, error, lambda: connection.fileno() < 0)
         return 0
 
 
 def arrived(environ: Any, arrival: Arrival | None, now: int) -> Arrival | None:
-    """Return what is known of the arrival of a WSGI request, with its wait in the socket if there was one.
+    """Return the arrival of a WSGI request, with its wait in the socket if there was one; `now` in ns since the epoch.
 
-    `arrival` is what the server's hook knows, whose waits begin when the server has taken up the connection.
+    `arrival` is what the server's patch knows: its waits begin when the server has accepted the connection.
     """
     if not _is_used or _source.off or _switch.off:
         return arrival
@@ -67,31 +67,31 @@ def arrived(environ: Any, arrival: Arrival | None, now: int) -> Arrival | None:
     if connection is None:
         return arrival
     try:
-        waited = _asked(connection)
+        waited = _read_wait_ns(connection)
         if not waited:
             return arrival
         start, end = now - waited, now if arrival is None else arrival.start
-        if end - start < tcp.TICK_NS:
-            return arrival  # that of the hook is the same wait
+        if end - start < socket_wait.TICK_NS:
+            return arrival  # the server's patch knows the same wait
         wait = (QUEUE, _attributes(start, end), start, end)
         return Arrival(start, (wait,) if arrival is None else (wait, *arrival.waits))
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
-        look_into(tcp.SOURCE, error, lambda: connection.fileno() < 0)
+        note_error(socket_wait.SOURCE, error, lambda: connection.fileno() < 0)
         return arrival
 
 
-def _asked(connection: Any) -> int:
+def _read_wait_ns(connection: Any) -> int:
     began = perf_counter_ns()
-    waited = tcp.waited_ms(connection)
+    waited = socket_wait.waited_ms(connection)
     took = perf_counter_ns() - began
     if took > SLOW_NS:
-        tcp.SOURCE.took(took)
+        socket_wait.SOURCE.took(took)
     return waited * 1_000_000
 
 
 @guarded
 def show(timeline: Timeline, start: int, end: int) -> None:
-    """Mark [start, end) on a timeline, which begins with it, as the wait in the socket."""
+    """Mark [start, end), with which the timeline begins, as the wait in the socket."""
     timeline.enter(QUEUE, _attributes(start, end), at=start)
     timeline.leave(QUEUE, at=end)
 

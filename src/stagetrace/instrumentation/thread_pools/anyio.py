@@ -1,4 +1,4 @@
-"""Show the wait for a worker thread, in which FastAPI and Starlette run synchronous handlers, as `queue`."""
+"""anyio: the wait for a worker thread, where FastAPI and Starlette run synchronous handlers, is the stage `queue`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WHERE = "stagetrace.instrumentation.thread_pools.anyio"
 REASON = "thread_pool"
 
 _nowhere: Callable[[], Any] = lambda: None  # noqa: E731
-_default: tuple[Callable[[], Any], Any] = (_nowhere, None)  # an event loop, weakly, and its own limiter
+_default: tuple[Callable[[], Any], Any] = (_nowhere, None)  # an event loop, weakly referenced, and its limiter
 
 
 def patch_to_thread(module: Any) -> None:
@@ -33,20 +33,20 @@ def patch_to_thread(module: Any) -> None:
     @functools.wraps(original)
     async def run_sync(func: Any, *args: Any, **kwargs: Any) -> Any:
         timeline = None if patch.off else current_work()
-        turn = None if timeline is None else _begin(timeline, func, kwargs.get("limiter"), default)
-        if turn is None:
+        task = None if timeline is None else _begin(timeline, func, kwargs.get("limiter"), default)
+        if task is None:
             return await original(func, *args, **kwargs)
         try:
-            return await original(turn, *args, **kwargs)
+            return await original(task, *args, **kwargs)
         finally:
-            turn.end()
+            task.end()
 
     module.run_sync = run_sync
 
 
 @guarded
 def _begin(timeline: Timeline, function: Callable[..., Any], given: Any, default: Callable[[], Any]) -> PoolTask:
-    """Return the turn of a function in the pool of a limiter, by default the loop's own; it waits from now on."""
+    """Return the task of a function in the pool of a limiter, by default the loop's own; it waits from now on."""
     limiter = _default_limiter(default) if given is None else given
     has_room = limiter.available_tokens > 0
     waiters = 0 if has_room else limiter.statistics().tasks_waiting
@@ -55,7 +55,7 @@ def _begin(timeline: Timeline, function: Callable[..., Any], given: Any, default
 
 
 def _default_limiter(ask: Callable[[], Any]) -> Any:
-    """Return the limiter of this event loop, which to ask for takes anyio 2 us."""
+    """Return the default limiter of this event loop, kept since anyio takes 2 us to find it."""
     global _default  # noqa: PLW0603
     loop = _get_running_loop()
     if loop is None:  # trio

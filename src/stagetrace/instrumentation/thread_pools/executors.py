@@ -1,8 +1,8 @@
-"""`ThreadPoolExecutor`: what a request gives to a pool of threads stays the request's, its wait for a thread too.
+"""`ThreadPoolExecutor`: work that a request submits belongs to the request, and so does its wait for a thread.
 
-In the pool's thread two variables are set for the time of the call, ours and OpenTelemetry's context: the user's own
-are what they would be untraced. The wait is the stage `queue` while the request waits for the future of what was given:
-in `result()`, `wait()` and the like, or by a coroutine. What it computes meanwhile is its own time.
+In the pool's thread two context variables are set during the call, the current request and OpenTelemetry's context; the
+service's own are as they would be untraced. The wait for a thread is the stage `queue` while the request waits for the
+future: in `result()`, `wait()` and the like, or as a coroutine. What the request computes meanwhile is its own time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _switch = switch(WHERE)
 
 
 class Job:
-    """What a request gave to a pool, as the pool's thread calls it. Once called it holds nothing of the request."""
+    """A function that a request submitted, as the pool's thread calls it; once called, it refers to no request."""
 
     __slots__ = ("_attributes", "_context", "_function", "_open", "is_taken", "timeline")
 
@@ -41,18 +41,18 @@ class Job:
         self._context = _otel_context().get_current()
         work = getattr(pool, "_work_queue", None)
         self._attributes = wait(REASON, getattr(pool, "_max_workers", None), work.qsize() if work is not None else 0)
-        self._open: list[Timeline] = []  # a wait marked on it; who takes it out ends that
+        self._open: list[Timeline] = []  # the timeline with an open wait; the thread that takes it out ends the wait
         self.is_taken = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Do it, as a part of the request if that still runs."""
+        """Call the function, as a part of the request if that still runs."""
         function, timeline, context = self._function, self.timeline, self._context
         self._function = self.timeline = self._context = None
         self.is_taken = True
         tokens = None
         try:
             self._leave()
-            tokens = _come_in(timeline, context)
+            tokens = _enter(timeline, context)
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
             report(WHERE, error)
         del timeline, context
@@ -60,10 +60,10 @@ class Job:
             return function(*args, **kwargs)
         finally:
             if tokens is not None:
-                _go_out(*tokens)
+                _exit(*tokens)
 
     def begin_wait(self) -> None:
-        """Note that the request waits, unless a thread has taken this up."""
+        """Note that the request waits, unless a thread has begun the work."""
         timeline = self.timeline
         if self.is_taken or timeline is None or self._open:
             return
@@ -76,7 +76,7 @@ class Job:
         if self._open:
             try:
                 timeline = self._open.pop()
-            except IndexError:  # another thread has
+            except IndexError:  # another thread ends the wait
                 return
             timeline.leave(QUEUE)
 
@@ -86,20 +86,22 @@ class Job:
         self._leave()
 
     def wait_for(self, awaited: Any, future: Any) -> None:
-        """Begin to wait if, by now, somebody waits for asyncio's future `awaited`, which stands for `future`."""
+        """Begin the wait if asyncio's future `awaited`, which stands for `future`, is awaited by now."""
         try:
-            if not self.is_taken and len(awaited._callbacks or ()) > 1:  # the first is that of the chain itself
+            if (
+                not self.is_taken and len(awaited._callbacks or ()) > 1
+            ):  # the first callback is that of the chain itself
                 self.begin_wait()
-                future.add_done_callback(self.end_wait)  # it may be cancelled before a thread takes it up
+                future.add_done_callback(self.end_wait)  # it may be cancelled before a thread begins the work
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
 
 
 def _otel_context() -> Any:
-    return sys.modules["opentelemetry.context"]  # loaded, where there is a recorded request
+    return sys.modules["opentelemetry.context"]  # imported, if there is a recorded request
 
 
-def _come_in(timeline: Timeline | None, context: Any) -> tuple[Any, Any]:
+def _enter(timeline: Timeline | None, context: Any) -> tuple[Any, Any]:
     entered = current.set(None if timeline is None or timeline.closed else timeline)
     try:
         return entered, _otel_context().attach(context)
@@ -109,16 +111,16 @@ def _come_in(timeline: Timeline | None, context: Any) -> tuple[Any, Any]:
 
 
 @guarded_end
-def _go_out(entered: Any, attached: Any) -> None:
+def _exit(entered: Any, attached: Any) -> None:
     current.reset(entered)
     _otel_context().detach(attached)
 
 
 def patch_thread(module: ModuleType) -> None:
-    """Wrap `ThreadPoolExecutor.submit`, and what waits for futures."""
+    """Wrap `ThreadPoolExecutor.submit`, and the functions that wait for futures."""
     pool, base = module.ThreadPoolExecutor, module._base
-    # By these wait() and as_completed() wait, whoever imported them from where and when.
-    waiters = base._create_and_install_waiters  # there, or nothing is wrapped
+    # wait() and as_completed() wait by this, however they were imported.
+    waiters = base._create_and_install_waiters  # read first: if it is missing, nothing is wrapped
     pool.submit = _submitting(pool.submit)
     base.Future.result = _waiting(base.Future.result)
     base.Future.exception = _waiting(base.Future.exception)
@@ -128,7 +130,7 @@ def patch_thread(module: ModuleType) -> None:
 def _submitting(original: Any) -> Any:
     @functools.wraps(original)
     def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        # `recording` is asked where there may be a request: servers of threads submit each of theirs from outside one.
+        # Servers with threads submit each request from outside one: then nothing more is asked.
         may_be_ours = not _switch.off and (current.get() is not None or entries or taken)
         timeline = current_work() if may_be_ours else None
         job = None if timeline is None else _job(fn, timeline, self)
@@ -145,7 +147,7 @@ def _submitting(original: Any) -> Any:
 
 @guarded
 def _job(function: Any, timeline: Timeline, pool: Any) -> Job | None:
-    # From Python 3.14 on a subclass, which pickles what it is given: there is nothing to carry over.
+    # A subclass from Python 3.14 on, which pickles the function: context cannot be carried over.
     if any(cls.__name__ == "InterpreterPoolExecutor" for cls in type(pool).__mro__):
         return None
     patch_asyncio()
@@ -166,7 +168,7 @@ def _waiting(original: Any) -> Any:
 
 
 def _with_wait(jobs: Iterable[Job], original: Any, *args: Any) -> Any:
-    """Call `original`, which waits for jobs that no thread may have taken up yet."""
+    """Call `original`, which waits for jobs that may not have begun yet."""
     _begin_waits(jobs)
     try:
         return original(*args)
@@ -201,14 +203,14 @@ def _wait_by(waiter: Any, futures: Any) -> None:
 
 
 class _Event:
-    """The event of a waiter, for futures of which a request's may be some."""
+    """The event of a waiter for several futures, some of which may be a request's."""
 
     def __init__(self, event: Any, jobs: list[Job]) -> None:
         self._event = event
         self._jobs = jobs
 
     def wait(self, timeout: float | None = None) -> Any:
-        """Wait for it, as the requests do whose jobs no thread has taken up."""
+        """Wait for the event; meanwhile the requests wait for the threads of their jobs."""
         return _with_wait(self._jobs, self._event.wait, timeout)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a wait for a thread of a pool says of it."""
+"""The attributes of a wait for a thread of a pool."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_CACHED = 4_096
-crowded: dict[str, int] = {}  # by reason: how many waits began while others waited already
+crowded: dict[str, int] = {}  # by reason: how many waits began while others waited
 _waits: dict[tuple[str, Any, int], dict[str, Any]] = {}
 
 
 def wait(reason: str, size: Any, waiters: int) -> Mapping[str, Any]:
-    """Return the attributes, not to be changed, of a wait that begins now; `size` as the pool says it, if it does."""
+    """Return the attributes, not to be changed, of a wait that begins now; `size` is None where the pool has none."""
     if waiters:
         crowded[reason] = crowded.get(reason, 0) + 1
     key = (reason, size, waiters)
