@@ -72,7 +72,7 @@ def test_isolated_mode_still_activates() -> None:
     assert "stagetrace.runtime.activate" in json.loads(python(LOADED, "-I", STAGETRACE="1").stdout)
 
 
-@pytest.mark.usefixtures("services")  # for the time that it takes
+@pytest.mark.thorough
 def test_a_library_imported_before_us_is_patched_too() -> None:
     code = """
 from fastapi import FastAPI
@@ -135,7 +135,7 @@ def test_a_failing_import_looks_as_it_does_untraced(body: str, tmp_path: Path) -
     assert "Traceback" in traced.stderr
 
 
-@pytest.mark.usefixtures("services")  # for the time that it takes
+@pytest.mark.thorough
 def test_libraries_that_are_not_to_be_patched_are_left_as_they_are() -> None:
     code = """
 import sklearn.base, grpc
@@ -178,7 +178,7 @@ print("fine")
     assert "ZeroDivisionError" in done.stderr
 
 
-@pytest.mark.usefixtures("services")  # for the time that it takes
+@pytest.mark.thorough
 def test_the_wheel_ships_the_activation_files_and_the_type_marker(tmp_path: Path) -> None:
     subprocess.run(
         [PYTHON, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],

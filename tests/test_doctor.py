@@ -140,7 +140,7 @@ def test_settings_of_this_shell(here: dict[str, list[Check]]) -> None:
     assert here["endpoint"][0].found == "OTEL_TRACES_EXPORTER=none: spans go nowhere"
 
 
-@pytest.mark.usefixtures("services")  # for the time that it takes
+@pytest.mark.thorough
 def test_a_password_in_an_endpoint_is_not_shown(tmp_path: Path) -> None:
     endpoint = "http://user:hunter2@127.0.0.1:1"
     done = run_here(tmp_path, "--json", OTEL_TRACES_EXPORTER="otlp", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
@@ -279,7 +279,7 @@ def test_headers_are_sent_and_missing_ones_are_asked_for(protocol: str, tmp_path
     assert taken.state == OK
 
 
-@pytest.mark.usefixtures("services")  # for the time that it takes
+@pytest.mark.thorough
 def test_a_receiver_that_does_not_answer_is_waited_for_within_a_bound(tmp_path: Path) -> None:
     with run_receiver() as receiver, ThreadPoolExecutor(2) as pool:
         receiver.always = Reply(pause_s=20)

@@ -199,7 +199,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path) -> No
         said(folder, lambda one: one["pid"] != killed)
 
 
-@pytest.mark.usefixtures("services")  # for the time that it takes
+@pytest.mark.thorough
 @pytest.mark.parametrize("code", ["import sklearn.linear_model", "import fastapi; fastapi.FastAPI()"])
 def test_a_process_that_serves_nothing_says_nothing(code: str, tmp_path: Path) -> None:
     env = {**os.environ, **environment(tmp_path / "status")}

@@ -13,4 +13,4 @@ IN_EACH_RUN = ("test_bad_input.py", "test_every_answer.py", "test_periods.py")
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Leave the tests of single verbs to `make test-all`."""
     if item.path.name not in IN_EACH_RUN:
-        item.add_marker("service")
+        item.add_marker("thorough")

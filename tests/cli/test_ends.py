@@ -54,7 +54,7 @@ def test_ctrl_c_ends_a_command_whatever_a_library_makes_of_it(then: str) -> None
     assert (process.returncode, errors) == (130, b"")
 
 
-@pytest.mark.usefixtures("services")  # for the time it takes
+@pytest.mark.thorough
 def test_ctrl_c_ends_a_query_that_duckdb_is_in(tmp_path: Path) -> None:
     sql = "SELECT count(*) FROM range(10000000) AS a, range(10000000) AS b WHERE a.range + b.range = -1"
     argv = [*COMMAND, "query", sql, "--store", str(literal.write(tmp_path))]

@@ -132,8 +132,11 @@ def test_a_script_that_serves_and_waits(server: str, wait: str, receiver: Receiv
     assert (ended.code, ended.went_on) == (-signal.SIGTERM, False)
 
 
-@pytest.mark.parametrize("native", ["1", "0"], ids=["in C", "in Python"])
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.smoke)])
+@pytest.mark.parametrize(
+    ("workers", "native"),
+    [(0, "1"), (0, "0"), pytest.param(2, "1", marks=pytest.mark.smoke), (2, "0")],
+    ids=["alone, in C", "alone, in Python", "2 workers, in C", "2 workers, in Python"],
+)
 def test_hypercorn_as_systemd_ends_it(workers: int, native: str, receiver: Receiver, tmp_path: Path) -> None:
     """SIGTERM for all processes; workers, which do not handle it, get another one from their parent."""
     ended = same_with_and_without_us(

@@ -489,7 +489,7 @@ print([type(one).__name__ for one in gc.get_objects() if type(one).__name__ in (
 """
 
 
-@pytest.mark.usefixtures("services")  # for the time that it takes
+@pytest.mark.thorough
 def test_nothing_of_a_request_is_left_to_the_garbage_collector() -> None:
     env = {**os.environ, "STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", "PYTHONPATH": str(APPS)}
     done = subprocess.run([PYTHON, "-c", NOTHING_LEFT], env=env, capture_output=True, text=True, timeout=60, check=True)

@@ -19,7 +19,12 @@ TESTS = ROOT / "tests"
 MARKER = "pytest.mark.native"
 # Servers would run several times longer; an allocator that keeps what is freed leaves nothing to measure, and gcc's
 # waits for good in a forked child for a lock of its own that another thread of the parent had.
-EXCLUDED = ["-m", "not (service or backend or heavy)", "-k", "not nothing_leaks and not forked_child_has_a_thread"]
+EXCLUDED = [
+    "-m",
+    "not (service or thorough or backend or heavy)",
+    "-k",
+    "not nothing_leaks and not forked_child_has_a_thread",
+]
 # -fno-wrapv: Python is compiled with -fwrapv, with which a signed overflow is not reported. Undefined behaviour raises
 # SIGILL, which AddressSanitizer reports with its place: gcc's own reports of it go to the standard error alone.
 CFLAGS = "-fsanitize=address,undefined -fsanitize-undefined-trap-on-error -fno-wrapv -fno-omit-frame-pointer -g -O1"

@@ -463,7 +463,7 @@ print(after - before, sum(abs(a - b) > 20 for a, b in zip(references, now)))
 """
 
 
-@pytest.mark.usefixtures("services")  # for the time it takes
+@pytest.mark.thorough
 def test_nothing_leaks() -> None:
     """5,000 good requests, 50,000 odd spans, 5,000 bad calls: no memory, no reference."""
     path = [Path(decoder.__file__).parents[3], Path(__file__).parents[1], Path(__file__).parent]

@@ -181,7 +181,7 @@ def test_settles_quickly_on_the_greatest_depth_that_the_store_accepts() -> None:
     assert len(handler.depths) < 10
 
 
-@pytest.mark.usefixtures("services")  # for the time it takes
+@pytest.mark.thorough
 def test_a_crowd_in_a_wide_window_takes_few_searches() -> None:
     """All of a day's breaches are of its last 3 ms: to halve the day 25 times, each time with a full answer, costs."""
     day_ns = 86_400 * 10**9
@@ -218,7 +218,7 @@ def test_an_id_is_searched_by_its_beginning_among_the_newest_traces_and_no_furth
     assert found.reason == searched.replace("newest 5 traces", "traces of the last 30 days")
 
 
-@pytest.mark.usefixtures("services")  # for the time it takes
+@pytest.mark.thorough
 def test_even_traffic_is_read_in_windows_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a full answer holds is asked for again; so only the first ones, which tell how wide a window may be, are."""
     handler = Strict([number * 1_000_000 for number in range(1, 5_001)])

@@ -40,7 +40,7 @@ def _numbers(first: int, count: int) -> range:
     return range(first, first + count)
 
 
-@pytest.mark.usefixtures("services")  # for the time it takes
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "rounds",
     [pytest.param(1, marks=pytest.mark.smoke), pytest.param(ROUNDS, marks=[pytest.mark.heavier, pytest.mark.sample])],

@@ -135,7 +135,7 @@ with LocalStore.open(Path(sys.argv[1])) as store:
 """
 
 
-@pytest.mark.usefixtures("services")  # for the time it takes
+@pytest.mark.thorough
 @pytest.mark.heavier
 @pytest.mark.parametrize(
     ("append", "count"),

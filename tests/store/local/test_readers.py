@@ -35,7 +35,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStor
         yield opened
 
 
-@pytest.mark.usefixtures("services")  # for the time it takes
+@pytest.mark.thorough
 def test_readers_in_other_processes_see_everything_acknowledged_once(store: LocalStore) -> None:
     argv = [sys.executable, "-m", "store.local.reading", str(store.folder)]
     written = 0
