@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,3 +131,14 @@ def test_links_in_the_docs_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), (page, target)
+
+
+def test_files_that_the_docs_name_exist() -> None:
+    """Reader and code find each other by file names: those of how-it-works.md above all."""
+    roots = ("src/stagetrace", "tests", "benchmarks", "native", "examples", "collector-config")
+    paths = [f"/{path.relative_to(ROOT).as_posix()}" for root in roots for path in (ROOT / root).rglob("*")]
+    paths += [f"/{root}" for root in roots]
+    for page in (ROOT / "docs").glob("*.md"):
+        for name in re.findall(r"`([\w./*-]+(?:\.py|\.c|\.sql|/))`", page.read_text()):
+            pattern = f"*/{name.removeprefix('../').rstrip('/')}"
+            assert any(fnmatchcase(path, pattern) for path in paths), (page.name, name)
