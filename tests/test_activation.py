@@ -151,7 +151,7 @@ print(hasattr(sklearn.base.BaseEstimator.__setstate__, "__wrapped__"), *sorted(p
     assert "sklearn" in said[1]
 
 
-def test_a_broken_patch_disables_itself_alone_and_says_so() -> None:
+def test_a_broken_patch_disables_itself_alone_and_logs_it() -> None:
     code = """
 import sys
 from stagetrace.instrumentation.registry import PATCHES, _finder

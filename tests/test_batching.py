@@ -104,7 +104,7 @@ def test_whatever_breaks_the_block_runs_and_its_error_is_its_own(
         raise RuntimeError("the twin is broken")
 
     monkeypatch.setattr(guard, "failures", {})
-    monkeypatch.setattr(log, "_said", set())
+    monkeypatch.setattr(log, "_logged", set())
     monkeypatch.setattr("stagetrace.api.carrier.has_provider", lambda: True)
     monkeypatch.setattr(twin, fails)
     carrier = {"stagetrace": f"word-1-{2:016x}", "traceparent": f"00-{1:032x}-{3:016x}-01"}

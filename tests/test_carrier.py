@@ -51,7 +51,7 @@ def test_what_is_no_carrier_does_nothing(carrier: Any) -> None:
     assert guard.failures == failures
 
 
-def test_each_request_is_found_again_whoever_carries_at_once() -> None:
+def test_each_request_is_found_again_if_many_carry_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         carried = list(pool.map(in_request, range(1, 2001)))
     for number, (timeline, carrier) in enumerate(carried, 1):

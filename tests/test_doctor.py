@@ -30,7 +30,7 @@ from stagetrace.installed_from import requirement
 from stagetrace.otlp.export.spool import Spool
 from stagetrace.process_status import files as status
 from stagetrace.runtime import versions
-from test_status import environment, has_delivered_three, said
+from test_status import environment, has_delivered_three, status_in
 
 if TYPE_CHECKING:
     from backends import Collector, Jaeger
@@ -379,7 +379,7 @@ def test_a_running_service_is_shown_with_its_counts(tmp_path: Path) -> None:
     with run_sink() as sink, run_service(tmp_path, env={**environment(folder, sink.endpoint), **policy}) as service:
         for inference_s in (0, 0, 2.1):
             service.call("POST", "/predict", json={"inference_s": inference_s})
-        one = said(folder, has_delivered_three)
+        one = status_in(folder, has_delivered_three)
         name = f"process {one['pid']}"
         (found,) = checks(tmp_path)[name]
         (alone,) = checks(tmp_path, "--pid", str(one["pid"]))[name]
@@ -412,7 +412,7 @@ def test_what_costs_latency_in_a_running_service_is_said(tmp_path: Path) -> None
         for _ in range(100):  # one at least is sent meanwhile
             clients.submit(get, "/answer")
         assert blocking.result().status_code == 200
-        one = said(folder, lambda one: {"socket", "thread_pool"} <= set(one["waits"]))
+        one = status_in(folder, lambda one: {"socket", "thread_pool"} <= set(one["waits"]))
         states = {check.found: check for check in checks(tmp_path)[f"process {one['pid']}"]}
         first = next(line for line in service.log.splitlines() if "recording in process" in line)
     lain, taken, sampled = (
@@ -450,7 +450,7 @@ def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     with run_service(folder, "failing", env=env) as service:
         for _ in range(12):
             service.call("GET", "/plain")
-        one = said(folder / "status", lambda one: one["trouble"] is not None and one["patches"]["switched_off"])
+        one = status_in(folder / "status", lambda one: one["trouble"] is not None and one["patches"]["switched_off"])
         return one, json.loads(run_here(folder, "--json").stdout)
 
 
@@ -548,10 +548,10 @@ def test_what_a_unix_socket_does_not_tell_is_said_of_the_process(tmp_path: Path)
     argv = [PYTHON, "two_sockets.py"]
     with run_service(tmp_path, env=env, argv=argv) as service:
         assert service.call("POST", "/predict", json={})[1].status_code == 200
-        assert said(folder)["silent_sources"] == {}
+        assert status_in(folder)["silent_sources"] == {}
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x") as client:
             assert client.post("/predict", json={}).status_code == 200
-        one = said(folder, lambda one: one["silent_sources"])
+        one = status_in(folder, lambda one: one["silent_sources"])
         found = checks(tmp_path, "--pid", str(one["pid"]))[f"process {one['pid']}"]
     (told,) = (check.found for check in found if check.state == OK and "it is not told" in check.found)
     for title in ("the wait in the socket", "the wire behind a connection"):

@@ -23,7 +23,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(guard, "failures", {})
     monkeypatch.setattr(guard, "_switches", {})
-    monkeypatch.setattr(log, "_said", set())
+    monkeypatch.setattr(log, "_logged", set())
     monkeypatch.setattr(log, "error", lines.append)
     return lines
 
@@ -124,7 +124,7 @@ def test_a_closed_stderr_does_not_keep_a_hook_in_use(monkeypatch: pytest.MonkeyP
         raise ValueError("I/O operation on closed file")
 
     monkeypatch.setattr(log, "error", closed)
-    monkeypatch.setattr(log, "_said", set())
+    monkeypatch.setattr(log, "_logged", set())
     call = guard.guarded(Part().function)
     for _ in range(10):
         call()

@@ -83,7 +83,7 @@ def test_beside_an_older_opentelemetry_a_server_answers_as_untraced(older: str, 
 
 
 @pytest.mark.usefixtures("services")
-def test_doctor_says_the_same(tmp_path: Path) -> None:
+def test_doctor_reports_the_same(tmp_path: Path) -> None:
     env = settings(tmp_path, STAGETRACE="1", PYTHONPATH=str(folder_with(FASTAPI)))
     done = subprocess.run([*DOCTOR, "--json"], env=env, capture_output=True, text=True, timeout=120, check=False)
     checks: dict[str, Any] = {one["name"]: one for one in json.loads(done.stdout)["checks"]}
@@ -143,7 +143,7 @@ def test_the_first_on_the_path_counts_and_not_what_an_upgrade_left_beside_it(
     assert versions.installed()["opentelemetry-api"] == "1.46.0"
 
 
-def test_what_cannot_be_told_is_not_held_against_a_package(tmp_path: Path) -> None:
+def test_an_unknown_version_is_not_held_against_a_package(tmp_path: Path) -> None:
     """Some images have no metadata; and before `site` has built the path, packages may still appear."""
     put(tmp_path / "opentelemetry" / "sdk")
     code = f"""
@@ -161,7 +161,7 @@ print(*(name for name, _, _ in versions.unfit(versions.installed())), versions.f
 
 
 @pytest.mark.parametrize("package", versions.LEAST)
-def test_a_missing_package_is_told_where_it_is_always_used(package: str) -> None:
+def test_a_missing_package_is_reported_where_it_is_always_used(package: str) -> None:
     """Some services have no gRPC, and send their spans over HTTP."""
     here: dict[str, str | None] = {name: least for name, (least, _) in versions.LEAST.items()}
     assert versions.unfit({**here, package: "99.0.dev0"}) == versions.unfit({**here, package: ""}) == []

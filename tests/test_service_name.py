@@ -61,7 +61,7 @@ def test_servers_of_wsgi_applications(name: str, tmp_path: Path) -> None:
     "env",
     [{"OTEL_SERVICE_NAME": "shop"}, {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=x,service.name=shop"}],
 )
-def test_who_has_named_it_wins(env: dict[str, str], tmp_path: Path) -> None:
+def test_a_given_name_wins(env: dict[str, str], tmp_path: Path) -> None:
     assert service_of(tmp_path, env=env) == {"shop"}
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from services import PYTHON, Service, run_service
 from sink import run_sink
-from stagetrace.process_status import files as status
+from stagetrace.process_status import files
 from stagetrace.sla.cause import WORDS
 from stagetrace.sla.policy import Policy
 
@@ -38,14 +38,14 @@ def environment(folder: Path, endpoint: str = "http://127.0.0.1:1", **more: str)
     }
 
 
-def said(folder: Path, ready: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
+def status_in(folder: Path, ready: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
     """Return the status of the one process there, as soon as `ready` is true for it."""
     deadline = time.monotonic() + WITHIN_S
-    found: list[status.Found] = []
+    found: list[files.Found] = []
     while time.monotonic() < deadline:
-        found = list(status.read(folder))
-        if len(found) == 1 and found[0].said is not None and ready(found[0].said):
-            return found[0].said
+        found = list(files.read(folder))
+        if len(found) == 1 and found[0].status is not None and ready(found[0].status):
+            return found[0].status
         time.sleep(0.02)
     raise AssertionError(f"not within {WITHIN_S} s: {found}")
 
@@ -57,7 +57,7 @@ def has_delivered_three(one: dict[str, Any]) -> bool:
 
 
 @pytest.mark.usefixtures("services")
-def test_a_serving_process_says_what_it_does(tmp_path: Path) -> None:
+def test_a_serving_process_writes_its_status(tmp_path: Path) -> None:
     folder = tmp_path / "status"
     policy = "POST /predict within 2s for 99.9%; GET /plain within 1s over 7d"  # which a busy machine keeps, too
     with (
@@ -66,7 +66,7 @@ def test_a_serving_process_says_what_it_does(tmp_path: Path) -> None:
     ):
         for inference_s in (0, 0, 2.1):
             service.call("POST", "/predict", json={"inference_s": inference_s})
-        one = said(folder, has_delivered_three)
+        one = status_in(folder, has_delivered_three)
         assert service.call("GET", "/health")[1].json() == {"pid": one["pid"]}
     assert one["service"] == "shop"
     assert one["command"].split()[1:4] == ["-m", "uvicorn", "ml:app"]
@@ -100,22 +100,24 @@ def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     with run_service(folder, "failing", env=env) as service:
         for _ in range(12):
             service.call("GET", "/plain")
-        return said(folder / "status", lambda one: one["trouble"] is not None and bool(one["patches"]["switched_off"]))
+        return status_in(
+            folder / "status", lambda one: one["trouble"] is not None and bool(one["patches"]["switched_off"])
+        )
 
 
-def test_it_says_why_nothing_is_delivered_and_keeps_secrets(troubled: dict[str, Any]) -> None:
+def test_the_reason_of_failed_delivery_is_written_without_secrets(troubled: dict[str, Any]) -> None:
     assert troubled["target"] == "otlp_proto_grpc http://127.0.0.1:1"
     assert abs(troubled["trouble"]["since_unix"] - time.time()) < 120
     assert troubled["trouble"]["reason"].startswith("UNAVAILABLE")
     assert not {word for word in ("secret", "hidden") if word in json.dumps(troubled)}
 
 
-def test_a_hook_that_was_switched_off_is_said(troubled: dict[str, Any]) -> None:
+def test_a_patch_that_was_switched_off_is_written(troubled: dict[str, Any]) -> None:
     assert troubled["patches"]["switched_off"] == ["stagetrace.instrumentation.frameworks.starlette"]
     assert troubled["patches"]["failures"] == {"stagetrace.instrumentation.frameworks.starlette": 10}
 
 
-def test_a_policy_that_is_not_used_is_said_with_the_reason(troubled: dict[str, Any]) -> None:
+def test_an_unused_policy_is_written_with_the_reason(troubled: dict[str, Any]) -> None:
     assert troubled["policy"] == []
     assert "the duration '5' has no unit" in troubled["policy_problem"]
 
@@ -139,7 +141,7 @@ def test_a_policy_of_which_one_rule_cannot_be_read_is_used_for_the_others(tmp_pa
         with run_service(tmp_path, env=environment(folder, sink.endpoint, STAGETRACE_SLA=policy)) as service:
             service.call("GET", "/plain")
             service.call("POST", "/predict", json={"text": "a"})
-            one = said(folder, lambda one: one["unmatched"] > 0 and bool(one["judged"]))
+            one = status_in(folder, lambda one: one["unmatched"] > 0 and bool(one["judged"]))
         assert judging(service.log) == f"* within 2s; {UNREADABLE}"
         assert f"STAGETRACE_SLA is used in part, what these rules are about is not judged: {PART}.\n" in service.log
     assert one["policy"] == ["* within 2s for 99% over 28d"]
@@ -149,13 +151,13 @@ def test_a_policy_of_which_one_rule_cannot_be_read_is_used_for_the_others(tmp_pa
 
 
 @pytest.mark.usefixtures("services")
-def test_the_start_says_what_cannot_be_read_and_not_that_nothing_is_given(tmp_path: Path) -> None:
+def test_the_start_logs_what_cannot_be_read_and_not_that_nothing_is_given(tmp_path: Path) -> None:
     folder = tmp_path / "status"
     with run_service(tmp_path, env=environment(folder, STAGETRACE_SLA="POST /predict within 5")) as service:
-        said(folder)
+        status_in(folder)
     assert judging(service.log) == f"no objective; {UNREADABLE}"
     with run_service(tmp_path, env=environment(folder, STAGETRACE_SLA="")) as service:
-        said(folder)
+        status_in(folder)
     assert judging(service.log) == "no objective given (STAGETRACE_SLA)"
 
 
@@ -164,22 +166,22 @@ def test_spans_of_other_peoples_processors_are_unknown_and_not_zero(tmp_path: Pa
     folder = tmp_path / "status"
     with run_service(tmp_path, "own_provider", env=environment(folder, SINK="http://127.0.0.1:1")) as service:
         service.call("POST", "/predict", json={})
-        one = said(folder)
+        one = status_in(folder)
     assert one["spans"] is None
     assert one["target"] == "the tracer provider that this service set"
 
 
 @pytest.mark.parametrize("launcher", ["python -m", "gunicorn --preload", "uvicorn --workers 2"])
 @pytest.mark.usefixtures("services")
-def test_each_worker_says_so_to_its_owner_alone_and_takes_it_back(launcher: str, tmp_path: Path) -> None:
+def test_each_worker_has_a_file_for_its_owner_alone_and_removes_it(launcher: str, tmp_path: Path) -> None:
     folder = tmp_path / "status"
     workers = 1 if launcher == "python -m" else 2
     with run_service(tmp_path, launcher=launcher, env=environment(folder)) as service:
         deadline = time.monotonic() + WITHIN_S
-        while len(found := list(status.read(folder))) < workers and time.monotonic() < deadline:
+        while len(found := list(files.read(folder))) < workers and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert len({one.said["pid"] for one in found if one.said}) == workers
-        assert service.call("GET", "/health")[1].json()["pid"] in {one.said["pid"] for one in found if one.said}
+        assert len({one.status["pid"] for one in found if one.status}) == workers
+        assert service.call("GET", "/health")[1].json()["pid"] in {one.status["pid"] for one in found if one.status}
         modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())]
         assert modes == [0o700, *[0o600] * workers]
         service.stop()
@@ -190,18 +192,18 @@ def test_each_worker_says_so_to_its_owner_alone_and_takes_it_back(launcher: str,
 def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path) -> None:
     folder = tmp_path / "status"
     with run_service(tmp_path, env=environment(folder)) as service:
-        killed = said(folder)["pid"]
+        killed = status_in(folder)["pid"]
         service.stop(signal.SIGKILL)
-    (left,) = status.read(folder)
+    (left,) = files.read(folder)
     assert left.alive is False
     with run_service(tmp_path, env=environment(folder)):
         # Its own file comes a moment after it is ready: until then the killed one's is the only one there.
-        said(folder, lambda one: one["pid"] != killed)
+        status_in(folder, lambda one: one["pid"] != killed)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("code", ["import sklearn.linear_model", "import fastapi; fastapi.FastAPI()"])
-def test_a_process_that_serves_nothing_says_nothing(code: str, tmp_path: Path) -> None:
+def test_a_process_that_serves_nothing_writes_no_file(code: str, tmp_path: Path) -> None:
     env = {**os.environ, **environment(tmp_path / "status")}
     done = subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -209,7 +211,7 @@ def test_a_process_that_serves_nothing_says_nothing(code: str, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("services")
-def test_a_process_that_is_told_not_to_says_nothing(tmp_path: Path) -> None:
+def test_a_process_with_status_files_switched_off_writes_none(tmp_path: Path) -> None:
     env = environment(tmp_path, STAGETRACE_STATUS="0", XDG_RUNTIME_DIR=str(tmp_path), TMPDIR=str(tmp_path))
     with run_service(tmp_path, env=env) as service:
         service.call("GET", "/plain")
@@ -220,7 +222,7 @@ def test_a_process_that_is_told_not_to_says_nothing(tmp_path: Path) -> None:
 # A part of ours that fails or hangs, published often; how often it was tried, the service tells.
 OFTEN = """
 import time
-from stagetrace.runtime import worker; from stagetrace.process_status import files as status
+from stagetrace.runtime import worker; from stagetrace.process_status import files
 worker.IDLE_EVERY_S = 0.05
 tries = []
 """
@@ -229,21 +231,21 @@ import errno, os
 def full(*_, **__):
     tries.append(1)
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-status.write = full
+files.write = full
 """
 NO_FOLDER = """
-write = status.write
+write = files.write
 def counted(*arguments):
     tries.append(1)
     return write(*arguments)
-status.write = counted
-status.folder = lambda: status.Path('/proc/stagetrace')
+files.write = counted
+files.folder = lambda: files.Path('/proc/stagetrace')
 """
 HANGS = """
 def hangs(*_):
     tries.append(1)
     time.sleep(3600)
-status.PART = hangs
+files.PART = hangs
 """
 FAULTY = """
 from stagetrace.process_status import publish
@@ -286,7 +288,7 @@ def serves_and_stops(service: Service, tries: int) -> None:
     [(FULL, "No space left on device"), (NO_FOLDER, "/proc/stagetrace")],
     ids=["a full disk", "a folder that cannot be made"],
 )
-def test_a_disk_that_takes_nothing_is_said_once_for_those_who_look(code: str, reason: str, tmp_path: Path) -> None:
+def test_an_unwritable_disk_is_logged_once_for_debugging(code: str, reason: str, tmp_path: Path) -> None:
     with run_sink() as sink:
         with sabotaged(tmp_path, code, sink.endpoint, STAGETRACE_LOG="debug") as service:
             serves_and_stops(service, tries=3)
@@ -309,7 +311,7 @@ def test_a_disk_that_hangs_holds_nothing_up(part: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("services")
-def test_an_error_of_ours_is_counted_and_said_once(tmp_path: Path) -> None:
+def test_an_error_of_ours_is_counted_and_logged_once(tmp_path: Path) -> None:
     with sabotaged(tmp_path, FAULTY, "http://127.0.0.1:1") as service:
         serves_and_stops(service, tries=3)
         assert service.log.count("ZeroDivisionError") == 1, service.log
@@ -321,10 +323,10 @@ def test_an_error_of_ours_is_counted_and_said_once(tmp_path: Path) -> None:
 def test_the_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("STAGETRACE_STATUS", raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert status.folder() == tmp_path / "stagetrace"
+    assert files.folder() == tmp_path / "stagetrace"
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/no/such/folder")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    assert status.folder() == tmp_path / f"stagetrace-{os.geteuid()}"
+    assert files.folder() == tmp_path / f"stagetrace-{os.geteuid()}"
 
 
 def test_a_folder_that_others_may_enter_is_not_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -333,45 +335,45 @@ def test_a_folder_that_others_may_enter_is_not_written_to(monkeypatch: pytest.Mo
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o755)
     with pytest.raises(PermissionError, match="belongs to others, or is open to them"):
-        status.write(tmp_path / "open", status.myself(), "{}")
+        files.write(tmp_path / "open", files.myself(), "{}")
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(PermissionError):
-        status.write(tmp_path / "link", status.myself(), "{}")
+        files.write(tmp_path / "link", files.myself(), "{}")
 
 
-def test_a_process_that_lives_is_told_from_one_that_had_its_number(tmp_path: Path) -> None:
-    me = status.myself()
+def test_a_living_process_is_distinguished_from_one_that_had_its_number(tmp_path: Path) -> None:
+    me = files.myself()
     for one in (me, me._replace(ticks=me.ticks + 1), me._replace(pid=2**22 + 1)):
         (tmp_path / one.name).write_text(json.dumps({"namespace": me.namespace}))
-    assert {found.path.name: found.alive for found in status.read(tmp_path)} == {
+    assert {found.path.name: found.alive for found in files.read(tmp_path)} == {
         me.name: True,
         me._replace(ticks=me.ticks + 1).name: False,
         me._replace(pid=2**22 + 1).name: False,
     }
-    assert status.clear(tmp_path) == 2
+    assert files.clear(tmp_path) == 2
     assert [path.name for path in tmp_path.iterdir()] == [me.name]
 
 
 def test_a_process_of_another_container_is_left_alone(tmp_path: Path) -> None:
     """Its number means nothing here."""
-    other = status.myself()._replace(pid=2**22 + 1)
+    other = files.myself()._replace(pid=2**22 + 1)
     (tmp_path / other.name).write_text(json.dumps({"namespace": "pid:[1]"}))
-    (found,) = status.read(tmp_path)
+    (found,) = files.read(tmp_path)
     assert found.alive is None
-    assert status.clear(tmp_path) == 0
+    assert files.clear(tmp_path) == 0
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": NaN}', "[" * 100_000, "\xff"])
 def test_a_file_that_cannot_be_read_is_no_error(text: str, tmp_path: Path) -> None:
-    (tmp_path / status.myself().name).write_text(text, encoding="latin-1")
-    assert [found.said for found in status.read(tmp_path)] == [None]
+    (tmp_path / files.myself().name).write_text(text, encoding="latin-1")
+    assert [found.status for found in files.read(tmp_path)] == [None]
 
 
 def test_neither_links_nor_pipes_are_followed(tmp_path: Path) -> None:
-    me = status.myself()
+    me = files.myself()
     os.mkfifo(tmp_path / me.name)
     (tmp_path / me._replace(ticks=7).name).symlink_to(__file__)
-    assert [found.said for found in status.read(tmp_path)] == [None, None]
+    assert [found.status for found in files.read(tmp_path)] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -383,7 +385,7 @@ def test_neither_links_nor_pipes_are_followed(tmp_path: Path) -> None:
         ("* within 1m over 36h", "* within 1m for 99% over 36h"),
     ],
 )
-def test_a_promise_in_words(rule: str, words: str) -> None:
+def test_an_objective_in_words(rule: str, words: str) -> None:
     (objective,) = Policy.parse(rule).objectives
-    assert status.promise(objective) == words
+    assert files.objective_text(objective) == words
     assert Policy.parse(words).objectives[0].within_ns == objective.within_ns

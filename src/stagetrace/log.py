@@ -1,4 +1,4 @@
-"""One-line messages to stderr, under the logger `stagetrace` and as STAGETRACE_LOG says (default `info`)."""
+"""One-line messages to stderr, under the logger `stagetrace` and as STAGETRACE_LOG sets (default `info`)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     import logging
 
 LEVELS = ("off", "error", "warning", "info", "debug")
-_said: set[str] = set()
+_logged: set[str] = set()
 _logger: logging.Logger | None = None
 
 
 def _get() -> logging.Logger:
-    # `logging` costs 5-10 ms to import: not before there is something to say.
+    # `logging` costs 5-10 ms to import: not before there is something to log.
     global _logger  # noqa: PLW0603
     if _logger is None:
         import logging
@@ -42,34 +42,34 @@ def _stderr_handler() -> logging.Handler:
         """Writes to what is stderr at that moment: a service may replace or close it."""
 
         def emit(self, record: logging.LogRecord) -> None:
-            with contextlib.suppress(Exception):  # nowhere is left to say it
+            with contextlib.suppress(Exception):  # nowhere is left to log it
                 sys.stderr.write(f"stagetrace: {record.getMessage()}\n")
 
     return ToStderr()
 
 
 def debug(message: str) -> None:
-    """Say what only someone who looks for trouble wants to know."""
+    """Log what only a person who looks for a fault wants to know."""
     _get().debug(message)
 
 
 def info(message: str) -> None:
-    """Say what goes as it should."""
+    """Log what works as it should."""
     _get().info(message)
 
 
 def warning(message: str) -> None:
-    """Say what is probably not as the person meant it."""
+    """Log what is probably not as the person meant it."""
     _get().warning(message)
 
 
 def error(message: str) -> None:
-    """Say what failed, why, and what mends it."""
+    """Log what failed, why, and what fixes it."""
     _get().error(message)
 
 
 def once(key: str, message: str) -> None:
-    """Say `message` as an error the first time that `key` comes up in this process."""
-    if key not in _said:
-        _said.add(key)
+    """Log `message` as an error the first time that this process uses `key`."""
+    if key not in _logged:
+        _logged.add(key)
         error(message)

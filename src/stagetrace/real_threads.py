@@ -1,7 +1,7 @@
 """Threads, locks and sleep of the operating system, also where gevent or eventlet puts its own in their places.
 
 There a thread is a greenlet: one that waits in C, as gRPC does, or for a disk, keeps every request of the process
-waiting. Loaded at activation, before anybody has patched anything.
+waiting. Loaded at activation, before other packages patch anything.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def wait(lock: _thread.LockType, seconds: float) -> bool:
 
 
 class Event:
-    """As `threading.Event`, for one who waits and one who sets it, once."""
+    """As `threading.Event`, for one thread that waits and one that sets it, once."""
 
     def __init__(self) -> None:
         self._unset = allocate_lock()
@@ -147,13 +147,13 @@ class Condition:
         self._lock.release()
 
     def notify_all(self) -> None:
-        """Let all who wait look again; the lock is held."""
+        """Let all waiting threads look again; the lock is held."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             one.release()
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float) -> bool:
-        """Return what the predicate says, as soon as that is true or after so many seconds; the lock is held."""
+        """Return the predicate's value, as soon as that is true or after so many seconds; the lock is held."""
         deadline = time.monotonic() + timeout
         while not (is_true := predicate()) and (left := deadline - time.monotonic()) > 0:
             mine = allocate_lock()

@@ -1,4 +1,4 @@
-"""The name of this process's service, where nobody has given one: what it serves, not `unknown_service:python3.11`.
+"""The name of this process's service, where none is given: what it serves, not `unknown_service:python3.11`.
 
 Taken from the command line, which workers, reloaders and forks share.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.resources import Resource
 
-# Programs that serve what they are told: by the name of their script, or of the package that `python -m` runs.
+# Programs that serve an application of others: by the name of their script, or of the package that `python -m` runs.
 LAUNCHERS: Final = {
     *("uvicorn", "gunicorn", "hypercorn", "granian", "daphne", "waitress", "waitress-serve", "cheroot", "gevent"),
     *("fastapi", "flask", "quart", "litestar", "django-admin", "manage", "blacksheep", "falcon", "bottle"),
@@ -29,7 +29,7 @@ LAUNCHERS: Final = {
 }
 # `module:attribute`, maybe of a path; `localhost:8000` is none.
 _TARGET: Final = re.compile(r"([A-Za-z_][\w.]*(?:/[\w.-]+)*):[A-Za-z_][\w.]*(?:\(.*\))?")
-# How frameworks are told of the application: by an option, or a variable.
+# How frameworks get the name of the application: by an option, or a variable.
 _OPTIONS: Final = ("--app", "-A")
 _VARIABLES: Final = (config.FLASK_APP, config.QUART_APP, config.LITESTAR_APP)
 _NO_PROGRAM: Final = ("", "-", "-c")
@@ -39,7 +39,7 @@ _given = ""
 
 
 def name_service(name: str) -> None:
-    """Note the name of this process's service for where the environment gives none."""
+    """Set the name of this process's service for where the environment gives none."""
     global _given  # noqa: PLW0603
     _given = name
 
@@ -57,7 +57,7 @@ def resource() -> Resource:
 
 @guarded
 def guessed(argv: Sequence[str]) -> str | None:
-    """Return what a command line serves: a module, a script's name, or that of the folder; None if nothing says it."""
+    """Return what a command line serves: a module, a script's name, or that of the folder; None if nothing shows it."""
     if not argv or argv[0] in _NO_PROGRAM:
         return None
     with suppress(FileNotFoundError):  # the folder in which it was started is gone
@@ -83,16 +83,18 @@ def _program(path: str) -> str | None:
 
 
 def _served(arguments: Sequence[str]) -> str | None:
-    """Return the application that a launcher was told to serve."""
+    """Return the application that a launcher's arguments or variables name."""
     for argument in arguments:
         target = _TARGET.fullmatch(argument.partition("=")[2] if argument.startswith("--") else argument)
         if target and _is_module(target[1]):
             return _dotted(target[1])
-    told = [value for option in _OPTIONS if (value := _value(arguments, option))]
-    told += [value for variable in _VARIABLES if (value := variable.read())]
-    told += [file for before, file in pairwise(["", *arguments]) if file.endswith(".py") and not before.startswith("-")]
-    if told:
-        return _dotted(told[0].partition(":")[0])
+    named = [value for option in _OPTIONS if (value := _value(arguments, option))]
+    named += [value for variable in _VARIABLES if (value := variable.read())]
+    named += [
+        file for before, file in pairwise(["", *arguments]) if file.endswith(".py") and not before.startswith("-")
+    ]
+    if named:
+        return _dotted(named[0].partition(":")[0])
     return config.DJANGO_SETTINGS.read().partition(".")[0] or None
 
 

@@ -21,8 +21,8 @@ def unusable(error: BaseException) -> str | None:
         if name in message:
             return _shown(name, variables[name])
     parts = [(part.strip(), name) for name, text in variables.items() for part in text.split(",") if part.strip()]
-    said = [(len(part), name) for part, name in parts if _is_in(message, part)]
-    return _shown(name := max(said)[1], variables[name]) if said else None
+    found = [(len(part), name) for part, name in parts if _is_in(message, part)]
+    return _shown(name := max(found)[1], variables[name]) if found else None
 
 
 def _is_in(message: str, part: str) -> bool:

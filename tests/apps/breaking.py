@@ -46,7 +46,7 @@ def forget() -> None:
     from stagetrace import guard, log
 
     guard.failures.clear()
-    log._said.clear()
+    log._logged.clear()
     for switch in guard._switches.values():
         switch.off = False
     loaded = sys.modules.get("stagetrace.runtime.runtime")

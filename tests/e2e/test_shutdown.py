@@ -193,7 +193,7 @@ def test_a_request_that_hangs_until_gunicorn_kills_its_worker_takes_nothing_with
 
 
 @pytest.mark.parametrize("launcher", ["uvicorn", "uvicorn --lifespan off", "gunicorn", "python -m"])
-def test_with_nobody_to_deliver_to_the_end_comes_and_the_loss_is_said(
+def test_without_a_receiver_the_process_ends_and_the_loss_is_logged(
     launcher: str, receiver: Receiver, tmp_path: Path
 ) -> None:
     receiver.stop()
@@ -206,7 +206,7 @@ def test_with_nobody_to_deliver_to_the_end_comes_and_the_loss_is_said(
 
 
 @pytest.mark.parametrize("launcher", ["uvicorn", "gunicorn"])
-def test_the_end_says_how_much_was_refused_since_that_was_said(
+def test_the_end_logs_how_much_was_refused_since_the_last_log(
     launcher: str, receiver: Receiver, tmp_path: Path
 ) -> None:
     receiver.always = Reply(code=StatusCode.UNAUTHENTICATED, takes=False)

@@ -71,7 +71,7 @@ def test_gunicorn_delivers_everything(worker: list[str], number: int, receiver: 
     check(receiver, answered)
 
 
-def test_a_worker_that_is_told_to_end_as_it_ends_a_request_delivers_that(receiver: Receiver, tmp_path: Path) -> None:
+def test_a_worker_stopped_as_it_ends_a_request_delivers_that(receiver: Receiver, tmp_path: Path) -> None:
     """SIGQUIT, which Ctrl-C becomes, comes where the worker's first span starts the thread that sends."""
     config = tmp_path / "interrupted.py"
     config.write_text(INTERRUPTED)
@@ -95,9 +95,7 @@ def post_worker_init(worker):
 """
 
 
-def test_a_worker_that_is_told_to_end_as_it_writes_is_no_client_that_went_away(
-    receiver: Receiver, tmp_path: Path
-) -> None:
+def test_a_worker_stopped_as_it_writes_is_no_client_that_disconnected(receiver: Receiver, tmp_path: Path) -> None:
     """SIGQUIT ends it where it comes; whether the client has all of the answer, nobody knows."""
     config = tmp_path / "interrupted.py"
     config.write_text(INTERRUPTED_WRITE)

@@ -151,7 +151,7 @@ def test_hypercorn_as_systemd_ends_it(workers: int, native: str, receiver: Recei
     assert ended.workers == [str(-signal.SIGTERM)] * workers
 
 
-def test_with_nobody_to_deliver_to_it_ends_before_it_is_killed(receiver: Receiver, tmp_path: Path) -> None:
+def test_without_a_receiver_it_ends_before_it_is_killed(receiver: Receiver, tmp_path: Path) -> None:
     """By the signal, and it says what is lost."""
     receiver.stop()
     argv = [PYTHON, "in_a_thread.py", "uvicorn", "sleep"]

@@ -82,7 +82,7 @@ def check(sink: Sink, trace_id: str, route: tuple[str, str], stages: str, folder
     assert attributes[route[0]] == route[1]
     assert (attributes["sla.breached"], attributes["sla.objective"]) == (True, "* within 1us")
     assert set(stages.split()) <= set(request.names)
-    patches = [one.said["patches"] for one in status.read(folder / "status") if one.said]
+    patches = [one.status["patches"] for one in status.read(folder / "status") if one.status]
     assert patches
     assert all((one["failed"], one["switched_off"], one["failures"]) == ({}, [], {}) for one in patches), patches
     assert "cannot patch" not in log

@@ -100,7 +100,7 @@ runtime.ready, runtime.flush_now, sigterm._deliver = True, lambda: 1 / 0, runtim
     ],
     ids=["hangs", "fails", "fails within"],
 )
-def test_a_delivery_that_fails_or_hangs_keeps_nobody_alive(broken: str) -> None:
+def test_a_delivery_that_fails_or_hangs_keeps_no_process_alive(broken: str) -> None:
     code = f"sigterm.BOUND_S = 0.5\nsigterm._in_c.give_up_sigterm(), sigterm.catch(deliver)\n{broken}\nend_me()"
     assert run(code + WAIT)[0] == -signal.SIGTERM
 

@@ -38,7 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "LONGEST_BACKOFF_S", 0.2)
     monkeypatch.setattr(sender, "_LOOK_AGAIN_AFTER_S", 0.2)
     monkeypatch.setattr(sender, "_CLAIM_AGAIN_AFTER_S", 0.1)
-    log._said.discard("spool")
+    log._logged.discard("spool")
     guard.failures.clear()
 
 

@@ -345,7 +345,7 @@ def test_another_processor_sees_all_that_the_sdk_shows() -> None:
 def test_what_another_processor_raises_on_spans_of_ours_is_said_to_be_its_own(
     where: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "_said", set())
+    monkeypatch.setattr(log, "_logged", set())
     provider = TracerProvider(shutdown_on_exit=False)
     chain = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
     chain.add_span_processor(_Raises(RuntimeError, where, "stagetrace"))

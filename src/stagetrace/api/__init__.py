@@ -1,1 +1,1 @@
-"""What users call by name: stages and batches by hand, and requests carried where no context goes."""
+"""The functions that users call: stages and batches marked by hand, requests carried where no context goes."""

@@ -1,4 +1,4 @@
-"""One inference for several requests, in a person's own batcher."""
+"""One inference for several requests, in a batcher of the service's own."""
 
 from __future__ import annotations
 

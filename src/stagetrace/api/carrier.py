@@ -1,4 +1,4 @@
-"""Take a request along where no context goes: over a person's own queues, into threads and other processes."""
+"""Carry a request where no context goes: over queues of the service's own, into threads and other processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _spans: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
 def carry() -> dict[str, str]:
-    """Return what `resume` needs to go on with the current request elsewhere.
+    """Return what `resume` needs to go on with the current request in another thread or process.
 
     A few short texts, for JSON, pickle or the headers of a message: W3C's `traceparent`, `tracestate` and `baggage`,
     and one of our own. Empty where nothing is traced. Never raises.
@@ -78,13 +78,13 @@ def _carry() -> dict[str, str]:
         from stagetrace.recording.remote_stages import hand_on
 
         key = carrier[KEY] = hand_on(timeline)
-        with suppress(TypeError):  # somebody's own span, of a kind that cannot be held weakly
+        with suppress(TypeError):  # a span class of others, without weak references
             _spans[key] = get_current_span()
     return carrier
 
 
 def _propagators() -> Any:
-    """Return W3C's, whatever OTEL_PROPAGATORS says: the other end is `resume`."""
+    """Return W3C's, whatever OTEL_PROPAGATORS is: the other end is `resume`."""
     from opentelemetry.baggage.propagation import W3CBaggagePropagator
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -92,7 +92,7 @@ def _propagators() -> Any:
 
 
 class _Block:
-    """What `resume` has set, to be taken back."""
+    """The context that `resume` has set, and resets."""
 
     def __init__(self, timeline: Timeline | None, context: Context) -> None:
         from opentelemetry.context import attach
@@ -102,7 +102,7 @@ class _Block:
 
     @guarded_end
     def end(self, error: BaseException | None) -> None:
-        """Take it back; `error` is what the block raised."""
+        """Reset the context; `error` is what the block raised."""
         from opentelemetry.context import detach
 
         try:
@@ -115,7 +115,7 @@ class _Block:
         pass
 
 
-class _Elsewhere(_Block):
+class _RemoteBlock(_Block):
     """A block in another process than the request's: a span, and the stages that are seen below it."""
 
     def __init__(self, context: Context) -> None:
@@ -172,7 +172,7 @@ def _begin(carrier: Mapping[str, str]) -> _Block | None:
     if not context:
         return None
     if key and get_current_span(context).get_span_context().is_valid and has_provider():
-        return _Elsewhere(context)
+        return _RemoteBlock(context)
     return _Block(None, context)
 
 

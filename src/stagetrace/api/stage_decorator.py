@@ -22,8 +22,7 @@ _NOTHING = nullcontext()
 def decorated(stage: Stage, function: F) -> F:
     """Return `function` with each call a stage that `stage` makes: another one, since calls may overlap.
 
-    To all who look it is as it was: its signature, its kind, what it returns and raises. Raises TypeError for what is
-    no function.
+    It keeps its signature, its kind, and what it returns and raises. Raises TypeError for what is no function.
     """
     if isinstance(function, staticmethod | classmethod | property):
         raise TypeError(f"put @stagetrace.stage(...) below @{type(function).__name__}, next to the function")
@@ -55,7 +54,7 @@ def _awaited(stage: Stage, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _generated(stage: Stage, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let each step be the stage: what the caller does with an item is none of it."""
+    """Let each step be the stage: the time of the caller between two steps is no part of it."""
 
     def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         steps = function(*args, **kwargs)

@@ -97,7 +97,7 @@ class PostImportFinder:
             from stagetrace.runtime import versions
 
             is_anywhere = name in _ANYWHERE
-            if not versions.fit(saying=not is_anywhere):
+            if not versions.fit(logs=not is_anywhere):
                 if not is_anywhere:
                     self._patches.clear()
                 return

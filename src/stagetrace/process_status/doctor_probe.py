@@ -1,7 +1,7 @@
-"""What `stagetrace doctor` asks of the recording side, in a process of its own.
+"""Answer the questions of `stagetrace doctor` to the recording side, in a process of its own.
 
-Prints one JSON object: `patches` (modules of libraries), `native`, `sources` (of what kernel and interpreter
-tell: why each is not read, None if it is), and `targets`: for each exporter that OTEL_* asks for its `exporter`,
+Prints one JSON object: `patches` (modules of libraries), `native`, `sources` (for each
+why it is not read, None if it is), and `targets`: for each exporter that OTEL_* asks for its `exporter`,
 `endpoint` (None where it is no OTLP), `delivered`, `reason`, `seconds` of an export that is real and holds no span, or
 one of the trace whose id is given as an argument.
 """
@@ -23,17 +23,17 @@ _USER: Final = re.compile(r"[^\s/@]+@")
 
 
 def main() -> None:
-    """Print what is asked for, and end at once: nothing here has to be waited for."""
-    logging.disable(logging.CRITICAL)  # what exporters log is in the answers
+    """Print the object, and end at once: there is nothing to wait for."""
+    logging.disable(logging.CRITICAL)  # what exporters log is in the result
     _bound()
     from stagetrace.instrumentation.registry import PATCHES
-    from stagetrace.otlp.encode import request_encoder as stages
+    from stagetrace.otlp.encode import request_encoder
     from stagetrace.sources.registry import states
 
     targets = [_target(name) for name in config.exporters("TRACES", "otlp")]
     found = {
         "patches": sorted(PATCHES),
-        "native": bool(getattr(stages, "NATIVE", False)),
+        "native": bool(getattr(request_encoder, "NATIVE", False)),
         "sources": states(),
         "targets": targets,
     }
@@ -60,7 +60,7 @@ def _target(name: str) -> dict[str, Any]:
     started = time.monotonic()
     try:
         delivered, reason = _export(name, _request()) if is_otlp else _loaded(name)
-    except Exception as error:  # noqa: BLE001 -- whatever it is, it is the answer
+    except Exception as error:  # noqa: BLE001 -- whatever it is, it is the result
         delivered, reason = False, f"{type(error).__name__}: {error}"
     seconds = round(time.monotonic() - started, 3)
     reason = _USER.sub("", reason)

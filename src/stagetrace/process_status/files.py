@@ -1,7 +1,7 @@
-"""What a traced process says of itself: a small file for each, written by the process and read by `stagetrace doctor`.
+"""Status files: one for each recording process, which writes it; `stagetrace doctor` reads it.
 
-Files are 0600 in a folder of 0700. One is replaced as a whole, removed when its process ends, and cleared away by
-whoever finds that the process is gone.
+Files are 0600 in a folder of 0700. A file is replaced as a whole, removed when its process ends, and cleared by
+any process that finds that its process is gone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST_BYTES: Final = 1 << 20
 
 
 class Identity(NamedTuple):
-    """Which process it is, beyond the lives of others with the same number; 0 and "" where the system does not tell."""
+    """Identifies a process among all that had its number; 0 and "" where the system does not report it."""
 
     pid: int
     ticks: int  # of the kernel's clock, when it started
@@ -39,10 +39,10 @@ class Identity(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One file: what it says (None if it cannot be read), and whether its process lives (None if nobody can tell)."""
+    """One file: its content (None if it cannot be read), and whether its process lives (None if that is unknown)."""
 
     path: Path
-    said: dict[str, Any] | None
+    status: dict[str, Any] | None
     alive: bool | None
 
 
@@ -53,7 +53,7 @@ def myself() -> Identity:
 
 
 def folder() -> Path | None:
-    """Return where this process is to say what it does; None where it is not to, or the system has no user ids."""
+    """Return the folder for this process's file; None where none is wanted, or the system has no user ids."""
     if not hasattr(os, "geteuid"):
         return None
     given = config.STATUS.read()
@@ -64,7 +64,7 @@ def folder() -> Path | None:
             return None
     runtime = config.RUNTIME_DIR.read()
     with suppress(OSError):
-        # Under `sudo` it may be somebody else's.
+        # Under `sudo` it may belong to another user.
         if runtime and Path(runtime).stat().st_uid == os.geteuid():
             return Path(runtime, _NAME)
     return _temporary(config.TMPDIR.read())  # in a folder of its own, whose owner is checked
@@ -75,7 +75,7 @@ def _temporary(parent: str) -> Path:
 
 
 def folders() -> list[Path]:
-    """Return where processes of this user may say what they do; for root, those of all users."""
+    """Return where files of this user's processes may be; for root, those of all users."""
     own = folder()
     if own is None or config.STATUS.read():
         return [] if own is None else [own]
@@ -109,13 +109,13 @@ def write(into: Path, me: Identity, text: str) -> None:
 
 
 def remove(out_of: Path, me: Identity) -> None:
-    """Take this process's file away, if it is there."""
+    """Remove this process's file, if it is there."""
     with suppress(OSError):
         (out_of / me.name).unlink()
 
 
 def read(out_of: Path) -> Iterator[Found]:
-    """Yield what processes said there; nothing where there is no such folder. Raise OSError if it cannot be read."""
+    """Yield the files in a folder; none where there is no such folder. Raise OSError if it cannot be read."""
     try:
         paths = sorted(out_of.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -125,9 +125,9 @@ def read(out_of: Path) -> Iterator[Found]:
         pid, _, ticks = path.stem.partition("-")
         if path.suffix != _SUFFIX or not (pid.isdigit() and ticks.isdigit()):
             continue
-        said = _said(path)
-        elsewhere = said is not None and said.get("namespace") != namespace
-        yield Found(path, said, None if elsewhere else _alive(int(pid), int(ticks)))
+        status = _content(path)
+        is_foreign = status is not None and status.get("namespace") != namespace
+        yield Found(path, status, None if is_foreign else _alive(int(pid), int(ticks)))
 
 
 def clear(out_of: Path) -> int:
@@ -139,25 +139,25 @@ def clear(out_of: Path) -> int:
     return len(gone)
 
 
-def promise(objective: Objective) -> str:
+def objective_text(objective: Objective) -> str:
     """Return an objective as a policy would write it, with what it leaves to the defaults."""
     return f"{objective.name} for {objective.target_text}"
 
 
 def samples_all(sampler: str | None) -> bool:
-    """Return whether a head sampler, as OpenTelemetry describes it, keeps all that no caller has decided on."""
+    """Return whether a head sampler, as OpenTelemetry describes it, keeps all requests that no caller decided on."""
     return sampler is None or sampler.startswith(("AlwaysOnSampler", "ParentBased{root:AlwaysOnSampler"))
 
 
-def _said(path: Path) -> dict[str, Any] | None:
+def _content(path: Path) -> dict[str, Any] | None:
     try:
-        # Root reads other people's folders: no link of theirs is followed, no pipe of theirs is waited for.
+        # Root reads the folders of other users: it follows none of their links and waits for none of their pipes.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
-            said = json.loads(file.read(_MOST_BYTES), parse_constant=_no_number)
+            content = json.loads(file.read(_MOST_BYTES), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError):
         return None
-    return said if isinstance(said, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _no_number(text: str) -> None:
@@ -176,7 +176,7 @@ def _alive(pid: int, ticks: int) -> bool:
 
 
 def _ticks(pid: int) -> int | None:
-    """Return when a process started, 0 of one that has ended and is not waited for; None where there is no telling."""
+    """Return when a process started, 0 if it has ended and is not waited for; None where that is not reported."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
         return 0 if fields[0] == b"Z" else int(fields[19])

@@ -1,4 +1,4 @@
-"""Collect what this process does, of what it counts anyway, and write it where `stagetrace doctor` reads it.
+"""Collect what this process counts anyway, and write it to the status file that `stagetrace doctor` reads.
 
 Runs on the runtime's worker thread, every few seconds, in processes that serve: never on the path of a request.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import config, log, unrecognised_models
 from stagetrace.guard import failures, guarded, switched_off
-from stagetrace.process_status import files as status
+from stagetrace.process_status import files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,13 +29,13 @@ class Publisher:
 
     def __init__(self, target: str) -> None:
         self._target = _PASSWORD.sub("", target)
-        self._folder = status.folder()
-        self._said = False
-        self._me: status.Identity | None = None
+        self._folder = files.folder()
+        self._is_logged = False
+        self._me: files.Identity | None = None
 
-    def _begin(self) -> status.Identity:
+    def _begin(self) -> files.Identity:
         """Begin as the process that this is: the first time, and in a forked child."""
-        self._me = status.myself()
+        self._me = files.myself()
         self._fixed = _fixed(self._me)
         self._last: dict[str, Any] = {}
         self._written = False
@@ -43,7 +43,7 @@ class Publisher:
 
     @guarded
     def publish(self) -> None:
-        """Write what has changed since the last time. Never raises."""
+        """Write the file if its content has changed. Never raises."""
         if self._folder is None:
             return
         me = self._me if self._me is not None and self._me.pid == os.getpid() else self._begin()
@@ -53,37 +53,37 @@ class Publisher:
         text = json.dumps({**self._fixed, **found, "updated_unix": round(time.time(), 3)})
         try:
             if not self._written:
-                status.clear(self._folder)
-            status.write(self._folder, me, text)
+                files.clear(self._folder)
+            files.write(self._folder, me, text)
         except OSError as error:
-            self._say(self._folder, error)
+            self._log_unwritable(self._folder, error)
             return
         self._last, self._written = found, True
 
     @guarded
     def withdraw(self) -> None:
-        """Take the file away, since the process is about to end; it comes again if the process goes on working."""
+        """Remove the file, since the process is about to end; a process that goes on working writes it again."""
         if self._folder is not None and self._me is not None and self._written:
-            status.remove(self._folder, self._me)
+            files.remove(self._folder, self._me)
             self._last = collect(self._target)
 
-    def _say(self, folder: Path, error: OSError) -> None:
-        if not self._said:
-            self._said = True
+    def _log_unwritable(self, folder: Path, error: OSError) -> None:
+        if not self._is_logged:
+            self._is_logged = True
             log.debug(f"`stagetrace doctor` will not see this process: {folder} cannot be written to ({error}).")
 
 
 def rehearse(target: str) -> None:
-    """Do as a Publisher does, without writing anything."""
+    """Do what a Publisher does, without writing anything."""
     collect(target)
-    _fixed(status.myself())
+    _fixed(files.myself())
 
 
 def collect(target: str) -> dict[str, Any]:
     """Return what changes while the process runs; `target` is how messages name the place that spans go to."""
     from stagetrace.instrumentation import registry
-    from stagetrace.instrumentation.http import queue_headers as request_start
-    from stagetrace.instrumentation.thread_pools import queue_attributes as pool
+    from stagetrace.instrumentation.http import queue_headers
+    from stagetrace.instrumentation.thread_pools import queue_attributes
     from stagetrace.sources.registry import silent
 
     patched, failed = registry.state()
@@ -100,15 +100,15 @@ def collect(target: str) -> dict[str, Any]:
         },
         "unpatched_models": unrecognised_models.imported(),
         "sampler": sampler(),
-        "waits": dict(pool.crowded),
-        "ignored_headers": dict(request_start.ignored),
+        "waits": dict(queue_attributes.crowded),
+        "ignored_headers": dict(queue_headers.ignored),
         "silent_sources": silent(),
     }
 
 
-def _fixed(me: status.Identity) -> dict[str, Any]:
+def _fixed(me: files.Identity) -> dict[str, Any]:
     from stagetrace import __version__
-    from stagetrace.otlp.encode import request_encoder as stages
+    from stagetrace.otlp.encode import request_encoder
 
     return {
         "pid": me.pid,
@@ -117,7 +117,7 @@ def _fixed(me: status.Identity) -> dict[str, Any]:
         "command": " ".join(sys.orig_argv)[:_LONGEST_COMMAND],
         "python": ".".join(map(str, sys.version_info[:3])),
         "versions": {"stagetrace": __version__, **_versions()},
-        "native": bool(getattr(stages, "NATIVE", False)),
+        "native": bool(getattr(request_encoder, "NATIVE", False)),
         "spool": config.SPOOL.read() or None,
         **_policy(),
     }
@@ -134,8 +134,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _started(me: status.Identity) -> float:
-    """Return when the process started, in seconds since 1970; where the system does not tell: now."""
+def _started(me: files.Identity) -> float:
+    """Return when the process started, in seconds since 1970; the current time where the system does not report it."""
     if not me.ticks:
         return time.time()
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + me.ticks / os.sysconf("SC_CLK_TCK")
@@ -164,7 +164,7 @@ def _policy() -> dict[str, Any]:
     from stagetrace.sla.process import policy, policy_problems
 
     used, problems = policy(), policy_problems()
-    rules = [status.promise(objective) for objective in used.objectives] if used is not None else []
+    rules = [files.objective_text(objective) for objective in used.objectives] if used is not None else []
     return {"policy": rules, "policy_problem": f"{'; '.join(problems)}.\n{HOW}" if problems else None}
 
 
@@ -181,7 +181,7 @@ def _judged() -> dict[str, Any]:
 
 
 def _spans() -> dict[str, Any]:
-    """Return what became of spans and what keeps them; None where somebody else's processors send them."""
+    """Return span counts by outcome and what hinders delivery; None where processors of others send them."""
     from stagetrace.otlp.export.factory import processors
 
     totals: dict[str, int] = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 def from_environment() -> None:
-    """Activate if STAGETRACE says so. Never raises: the interpreter that starts belongs to somebody else."""
+    """Activate if STAGETRACE says so. Never raises: the interpreter that starts is not ours."""
     import os
 
     if os.environ.get("STAGETRACE", "").strip().lower() not in ("", "0", "false"):
@@ -20,7 +20,7 @@ def from_environment() -> None:
 def _report(error: Exception) -> None:
     try:
         from stagetrace.guard import report
-    except Exception:  # noqa: BLE001 -- a broken installation, in which nothing can be said either
+    except Exception:  # noqa: BLE001 -- a broken installation, in which nothing can be logged either
         return
     report("stagetrace.runtime.activate", error)
 
@@ -30,7 +30,7 @@ def activate() -> None:
 
     Calling it again changes nothing.
     """
-    import stagetrace.real_threads  # noqa: F401 -- before anybody patches what it takes
+    import stagetrace.real_threads  # noqa: F401 -- before others patch what it takes
     from stagetrace.instrumentation.registry import install
 
     install()

@@ -1,4 +1,4 @@
-"""The process's providers, where nobody else sets any: the official SDK as the OTEL_* variables say.
+"""The process's providers, where the service sets none: the official SDK as the OTEL_* variables configure it.
 
 `bounded` of these functions runs what it is given within the time that a shutdown may take.
 """

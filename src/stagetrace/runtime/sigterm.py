@@ -1,4 +1,4 @@
-"""SIGTERM in a process that has served requests and does not handle it: they are delivered, then it ends by it.
+"""SIGTERM in a process that serves and does not handle it: its requests are delivered, then the signal ends it.
 
 In C, on Linux (`native/sigterm.c`). Where that is missing, `runtime/sigterm_python.py` does it while the main thread
 waits for a server's end.
@@ -27,7 +27,7 @@ _wanted = False  # from the time on when a server is about to serve here
 _deliver: Callable[[], object]  # set with it
 _at_hooks = False
 _waiter = 0  # the process whose thread waits for the signal
-_starting = allocate_lock()  # held by who may start that thread
+_starting = allocate_lock()  # held while that thread is started
 
 
 def catch(deliver: Callable[[], object]) -> None:
@@ -60,7 +60,7 @@ def catch_again() -> None:
 
 
 def _wait() -> None:
-    while True:  # where the kernel spares the process, it may be told again
+    while True:  # where the kernel spares the process, the signal may come again
         _in_c.wait_for_sigterm()
         guarded_end(_deliver)()
         _in_c.end_by_sigterm()
@@ -68,13 +68,13 @@ def _wait() -> None:
 
 
 def is_asked() -> bool:
-    """Return whether SIGTERM has come, and is waited for a delivery."""
+    """Return whether SIGTERM has arrived and waits for a delivery."""
     return IN_C and bool(_in_c.sigterm_came())
 
 
 @guarded_end
 def end_if_asked() -> None:
-    """End by SIGTERM, if that came while the process was coming to its end by itself: untraced it had ended so."""
+    """End by SIGTERM, if it arrived while the process was ending by itself: untraced it would have ended so."""
     if is_asked():
         _in_c.end_by_sigterm()
 

@@ -26,7 +26,7 @@ _delivered = False
 
 @contextmanager
 def delivering_first() -> Iterator[None]:
-    """Let SIGTERM, where nobody handles it, wait for the delivery while the block runs."""
+    """Let SIGTERM, where nothing handles it, wait for the delivery while the block runs."""
     ours = begin()
     try:
         yield
@@ -37,12 +37,12 @@ def delivering_first() -> Iterator[None]:
 
 @guarded
 def begin() -> bool:
-    """Let SIGTERM, where nobody handles it, wait for the delivery until `give_up`; return whether that is so."""
+    """Let SIGTERM, where nothing handles it, wait for the delivery until `give_up`; return whether that is so."""
     global _at_forks, _waits  # noqa: PLW0603
     if IN_C:
         return False
     if not _at_forks and hasattr(os, "register_at_fork"):
-        # A child's end is its own, from the first: Python forgets a signal that comes between the fork and its hooks.
+        # A child ends as it likes, from the first: Python forgets a signal that arrives between the fork and its hooks.
         os.register_at_fork(before=_let_go, after_in_parent=_go_on, after_in_child=give_up)
         _at_forks = True
     _waits = _put(signal.SIG_DFL, _end)
@@ -69,7 +69,7 @@ def _go_on() -> None:
 
 
 def _put(old: Any, new: Any) -> bool:
-    """Put one handler in place of another, and tell whether that was the one in place. Only main threads may do it."""
+    """Replace one handler by another, and return whether it was the one in place. Only main threads may do it."""
     if signal.getsignal(signal.SIGTERM) is not old:
         return False
     try:

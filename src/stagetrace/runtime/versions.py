@@ -1,6 +1,6 @@
 """Whether the packages that recording is made of are here, and new enough: asked once, before anything is patched.
 
-Beside an older OpenTelemetry imports fail, or spans are lost; so then all runs as if untraced, and that is said.
+Beside an older OpenTelemetry imports fail, or spans are lost; so then all runs as if untraced, and that is logged.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ Unfit: TypeAlias = "tuple[str, str | None, str]"
 _found: list[Unfit] | None = None  # until it is known
 
 
-def fit(*, saying: bool = True) -> bool:
-    """Return whether this process can record; where it cannot, say so once, if it is to be said. Never raises."""
+def fit(*, logs: bool = True) -> bool:
+    """Return whether this process can record; where it cannot, log that once, if `logs`. Never raises."""
     global _found  # noqa: PLW0603
     if _found is None:
         found = _look() or []
         if not found and not _has_started():
             return True  # to be asked again when all of the path is there
         _found = found
-    if _found and saying:
-        log.once("versions", f"{said(_found)}.\nAll runs as if untraced. To record: {mend(_found)}")
+    if _found and logs:
+        log.once("versions", f"{problem(_found)}.\nAll runs as if untraced. To record: {remedy(_found)}")
     return not _found
 
 
@@ -68,7 +68,7 @@ def _is_unfit(name: str, here: str | None, least: str) -> bool:
 
 
 def installed(asked: Container[str] = LEAST) -> dict[str, str | None]:
-    """Return the versions of LEAST's packages: empty where one cannot be told, None where the package is missing.
+    """Return the versions of LEAST's packages: empty where one is unknown, None where the package is missing.
 
     Of those that no folder on the path names, the `asked` ones are looked for by other means, which take long.
     """
@@ -79,7 +79,7 @@ def installed(asked: Container[str] = LEAST) -> dict[str, str | None]:
 
 
 def _on_path() -> dict[str, str]:
-    """Return what the folders of the path say by the names in them: `importlib.metadata` takes 30 ms to import."""
+    """Return the versions that file names on the path show: `importlib.metadata` takes 30 ms to import."""
     seen: dict[str, str] = {}
     for folder in sys.path:
         try:
@@ -135,12 +135,12 @@ def _numbers(text: str) -> list[int]:
     return numbers
 
 
-def said(found: list[Unfit]) -> str:
+def problem(found: list[Unfit]) -> str:
     """Return what is wrong, in a line."""
     each = [f"{name} {here or 'is missing'} (needed: {least})" for name, here, least in found]
     return f"nothing is recorded, since these packages are too old or missing: {', '.join(each)}"
 
 
-def mend(found: list[Unfit]) -> str:
-    """Return the command that mends it."""
+def remedy(found: list[Unfit]) -> str:
+    """Return the command that fixes it."""
     return "pip install " + " ".join(f"'{name}>={least}'" for name, _, least in found)

@@ -126,7 +126,7 @@ def _quiet() -> dict[logging.Logger, Callable[[logging.LogRecord], bool]]:
 
 
 def _exporter() -> Any:
-    """Return the official exporter of metrics, as OTEL_* says."""
+    """Return the official exporter of metrics, that OTEL_* selects."""
     from importlib.metadata import entry_points
 
     (name,) = config.exporters("METRICS", "otlp")

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         show_json(as_json(found, running))
     else:
-        show(table(found), *(processes.table(running[0].said) if args.pid and running and running[0].said else ()))
+        show(table(found), *(processes.table(running[0].status) if args.pid and running and running[0].status else ()))
         if args.pid is None:
             show("", summary(found))
     return BAD if fails else ANSWERED
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 def spools(running: list[files.Found]) -> list[Check]:
     """Return a check of each spool that a running process has, and this shell has not."""
     own = config.SPOOL.read()
-    folders = {one.said.get("spool") for one in running if one.said is not None}
+    folders = {one.status.get("spool") for one in running if one.status is not None}
     return [
         delivery.spool_check(folder)
         for folder in sorted(folders - {own}, key=str)
@@ -83,7 +83,7 @@ def as_json(found: list[Check], running: list[files.Found]) -> dict[str, Any]:
         **completeness(),
         "ok": all(check.state != FAIL for check in found),
         "checks": [check._asdict() for check in found],
-        "processes": [one.said for one in running if one.said is not None],
+        "processes": [one.status for one in running if one.status is not None],
     }
 
 

@@ -62,7 +62,7 @@ def packages(here: dict[str, str | None]) -> Check:
     shown = ", ".join(f"{name} {version}" for name, version in {"stagetrace": __version__, **here}.items() if version)
     unfit = versions.unfit(here)
     if unfit:
-        return Check("packages", FAIL, f"{versions.said(unfit)}; here: {shown}", versions.mend(unfit))
+        return Check("packages", FAIL, f"{versions.problem(unfit)}; here: {shown}", versions.remedy(unfit))
     missing = [name for name, version in here.items() if version is None]
     if missing:
         return Check(
@@ -146,7 +146,7 @@ def promise() -> Check:
     except PolicyError as error:
         found, _, mend = str(error).partition("\n")
         return Check("policy", FAIL, f"STAGETRACE_SLA is not used: {found}", mend.replace("\n", " "))
-    rules = "; ".join(map(files.promise, policy.objectives))
+    rules = "; ".join(map(files.objective_text, policy.objectives))
     if policy.problems:
         problems = "; ".join(policy.problems)
         return Check("policy", FAIL, f"STAGETRACE_SLA is used in part: {problems}; judged is by: {rules}", HOW)

@@ -78,7 +78,7 @@ def _none(pid: int | None) -> Check:
 def checks(one: files.Found) -> Iterator[Check]:
     """Yield what one process does, then what is wrong with it."""
     name = f"process {one.path.name.partition('-')[0]}"
-    said = one.said
+    said = one.status
     if said is None:
         yield Check(name, WARN, f"{one.path} cannot be read", "run the same version of stagetrace as it does")
         return

@@ -1,4 +1,4 @@
-"""A misspelt variable is reported, by doctor, the commands and a starting service; so is one without effect."""
+"""Variables are read in one place; misspelt ones, and those without effect, are reported."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_what_was_probably_meant(name: str, meant: str | None) -> None:
     assert misspelt({name: "1", "STAGETRACE": "1", "STAGETRACE_SLA": "* within 1s"}) == [(name, meant)]
 
 
-def test_what_is_somebody_elses_is_left_alone() -> None:
+def test_variables_of_others_are_ignored() -> None:
     """Kubernetes and Docker set variables for each service that runs beside a container, here `stagetrace`."""
     host, port = "10.96.0.1", "tcp://10.96.0.1:4317"
     injected = {
@@ -126,7 +126,7 @@ def test_what_does_nothing_without_the_switch() -> None:
     assert without_switch({"STAGETRACE_SLA": ""}) == []
 
 
-def test_a_command_says_what_was_probably_meant_and_answers(tmp_path: Path) -> None:
+def test_a_command_reports_what_was_probably_meant_and_goes_on(tmp_path: Path) -> None:
     """Otherwise it would read another store than the intended one, without an error."""
     done = run("services", "--store", str(ROOT / "tests/none.jsonl"), STAGETRACE_STROE=str(tmp_path))
     first, *rest = done.stderr.splitlines()
@@ -136,7 +136,7 @@ def test_a_command_says_what_was_probably_meant_and_answers(tmp_path: Path) -> N
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_doctor_says_both() -> None:
+def test_doctor_reports_both() -> None:
     done = run("doctor", "--json", STAGETRACE_SLA="* within 1s", STAGETRACE_SPOL="/spool", STAGETRACE_X="1")
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert checks["variables"]["state"] == checks["switch"]["state"] == "warn"
@@ -149,14 +149,14 @@ def test_doctor_says_both() -> None:
 
 
 @pytest.mark.parametrize("value", ["off", "no", "None"])
-def test_doctor_says_that_a_word_for_off_switches_on(value: str) -> None:
+def test_doctor_reports_that_a_word_for_off_switches_on(value: str) -> None:
     done = run("doctor", "--json", STAGETRACE=value)
     (check,) = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "switch"]
     assert check["state"] == "warn"
     assert check["found"] == f"STAGETRACE={value} switches recording on, as all but 0 and false"
 
 
-def test_up_says_what_services_started_beside_it_lack(tmp_path: Path) -> None:
+def test_up_reports_what_services_started_beside_it_lack(tmp_path: Path) -> None:
     """It does so first, and so even if it cannot start."""
     (tmp_path / "file").touch()
     done = run("up", "--data", str(tmp_path / "file"), STAGETRACE_SLA="* within 1s")
@@ -167,7 +167,7 @@ def test_up_says_what_services_started_beside_it_lack(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("services")
 @pytest.mark.parametrize(("env", "times"), [({"STAGETRACE_SLO": "* within 1s"}, 1), ({}, 0)])
-def test_a_service_says_it_once_as_it_starts(env: dict[str, str], times: int, tmp_path: Path) -> None:
+def test_a_service_logs_it_once_as_it_starts(env: dict[str, str], times: int, tmp_path: Path) -> None:
     env = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", **env}
     with run_service(tmp_path, env=env) as service:
         service.call("GET", "/health")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stagetrace import installed_from as origin
+from stagetrace import installed_from
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,22 +26,22 @@ ROOT = Path(__file__).parent.parent
     ],
 )
 def test_what_pip_takes(noted: dict[str, Any], expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(origin, "_origin", lambda: noted)
-    assert shlex.split(origin.requirement("backend")) == expected
+    monkeypatch.setattr(installed_from, "_origin", lambda: noted)
+    assert shlex.split(installed_from.requirement("backend")) == expected
 
 
 def test_an_extra_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(origin, "_origin", dict)
-    assert origin.requirement() == "stagetrace"
+    monkeypatch.setattr(installed_from, "_origin", dict)
+    assert installed_from.requirement() == "stagetrace"
 
 
-def test_this_installation_says_where_it_is_from() -> None:
+def test_this_installation_records_its_origin() -> None:
     """The tests run on an editable installation of this checkout."""
-    assert shlex.split(origin.requirement("backend")) == ["-e", f"{ROOT}[backend]"]
+    assert shlex.split(installed_from.requirement("backend")) == ["-e", f"{ROOT}[backend]"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", json.dumps({"url": 3, "dir_info": {}})])
-def test_a_note_that_says_nothing_is_no_error(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_record_is_no_error(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 
     class Distribution:
@@ -49,7 +49,7 @@ def test_a_note_that_says_nothing_is_no_error(text: str, monkeypatch: pytest.Mon
             return text
 
     monkeypatch.setattr(metadata, "distribution", lambda _name: Distribution())
-    assert origin.requirement().startswith(("stagetrace", "'stagetrace"))
+    assert installed_from.requirement().startswith(("stagetrace", "'stagetrace"))
 
 
 def test_no_message_names_an_index_that_does_not_have_it() -> None:
