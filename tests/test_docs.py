@@ -140,5 +140,5 @@ def test_files_that_the_docs_name_exist() -> None:
     paths += [f"/{root}" for root in roots]
     for page in (ROOT / "docs").glob("*.md"):
         for name in re.findall(r"`([\w./*-]+(?:\.py|\.c|\.sql|/))`", page.read_text()):
-            pattern = f"*/{name.removeprefix('../').rstrip('/')}"
+            pattern = f"*/{name.replace('../', '').rstrip('/')}"
             assert any(fnmatchcase(path, pattern) for path in paths), (page.name, name)
