@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from otlp.sending import ENCODED, RESOURCE, names_in, processor_of
 from stagetrace import guard
 from stagetrace.instrumentation.wsgi import request as wsgi
-from stagetrace.instrumentation.wsgi_servers.gunicorn import _hurrying
+from stagetrace.instrumentation.wsgi_servers.gunicorn import _ending_after_request
 from stagetrace.otlp.export.response import Outcome
 from stagetrace.recording.context import NO_CONTEXT, attach
 from stagetrace.recording.current_timeline import current
@@ -116,7 +116,7 @@ def test_wherever_gunicorn_ends_its_worker_an_answered_request_is_queued_once(ke
     places = set()
     for at in itertools.count():
         worker, answered = Worker(), Closable([b"all"])
-        handle: Any = _hurrying(Worker.handle_quit)
+        handle: Any = _ending_after_request(Worker.handle_quit)
         answer = wsgi.serve(None, application(answered), dict(ENVIRON), lambda *_: None)
         assert list(answer) == [b"all"]
         with calling(lambda frame: handle(worker, SIGQUIT, frame), at) as called:  # noqa: B023 -- called here

@@ -1,7 +1,7 @@
-"""signal.pause(), in which a main thread may wait while others serve: our own SIGTERM (runtime/) does not end it.
+"""`signal.pause()`, in which a main thread may wait while others serve: our handler of SIGTERM does not end it.
 
-Any other call that a signal interrupts is made again, by the kernel or by Python; after this one a script would go on.
-Processes that serve nothing come by here too, so as good as nothing is imported.
+Other calls that a signal interrupts are restarted, by the kernel or by Python; after this one a script would go on.
+Processes that serve nothing import this too, so as good as nothing is imported here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def patch_signal(module: ModuleType) -> None:
-    """Wrap it, where the system has it."""
+    """Wrap `pause`, where the system has it."""
     if hasattr(module, "pause"):
         module.pause = _pausing(module.pause)  # type: ignore[attr-defined]
 

@@ -10,7 +10,7 @@ from stagetrace.guard import guarded
 
 @guarded
 def template_of(scope: Any) -> str:
-    """Return the template of the route that would serve a scope; empty where none would, or no application looked."""
+    """Return the template of the route that would serve a scope; empty if none would, or no application has run."""
     routes = getattr(scope.get("app"), "routes", ())
     # FastAPI from 0.137.2 on: routes of included routers, with their prefix.
     flat = getattr(sys.modules.get("fastapi.routing"), "iter_route_contexts", None)

@@ -1,4 +1,4 @@
-"""daphne: whatever application it is given is served inside entry spans."""
+"""daphne: the server gets its application wrapped, so that each request has an entry span."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 def patch_server(module: ModuleType) -> None:
-    """Wrap the running of a server, which knows its application by then and no lifespan."""
+    """Wrap the run of a server: it has its application by then. daphne knows no lifespan."""
     original = module.Server.run
 
     @functools.wraps(original)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _surround(self)
+        _wrap_application(self)
         return original(self, *args, **kwargs)
 
     module.Server.run = run
 
 
 @guarded
-def _surround(server: Any) -> None:
+def _wrap_application(server: Any) -> None:
     from stagetrace.instrumentation.asgi.application import around
 
     server.application = around(server.application) or server.application

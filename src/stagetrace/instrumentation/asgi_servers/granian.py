@@ -1,4 +1,4 @@
-"""granian, its ASGI interfaces: whatever application it loads is served inside entry spans."""
+"""granian, its ASGI interfaces: the application that it loads is wrapped, so that each request has an entry span."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from stagetrace.runtime.runtime import runtime
 
 
 def patch_asgi(module: Any) -> None:
-    """Wrap the two that a worker gives its application to: for requests, and for its lifespan."""
-    module._callback_wrapper = _surrounding(module._callback_wrapper, 0)
-    module.LifespanProtocol.__init__ = _surrounding(module.LifespanProtocol.__init__, 1)
+    """Wrap the two callables that a worker passes its application to: for requests, and for the lifespan."""
+    module._callback_wrapper = _wrapping(module._callback_wrapper, 0)
+    module.LifespanProtocol.__init__ = _wrapping(module.LifespanProtocol.__init__, 1)
     module.LifespanProtocol.startup = _preparing(module.LifespanProtocol.startup)
     module.LifespanProtocol.shutdown = _flushing(module.LifespanProtocol.shutdown)
 
 
-def _surrounding(original: Any, place: int) -> Any:
-    """Return `original` with its argument at `place`, an application, surrounded."""
+def _wrapping(original: Any, place: int) -> Any:
+    """Return a callable that passes on its argument at position `place`, an application, wrapped."""
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         if len(args) > place:
-            args = (*args[:place], _surrounded(args[place]) or args[place], *args[place + 1 :])
+            args = (*args[:place], _wrapped(args[place]) or args[place], *args[place + 1 :])
         return original(*args, **kwargs)
 
     return call
 
 
 @guarded
-def _surrounded(app: Any) -> Any:
+def _wrapped(app: Any) -> Any:
     from stagetrace.instrumentation.asgi.application import around
 
     return around(app)

@@ -1,4 +1,4 @@
-"""hypercorn: whatever ASGI application it loads is served inside entry spans, on asyncio and uvloop."""
+"""hypercorn, on asyncio and uvloop: the application that it loads is wrapped, so that requests have entry spans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def patch_app_wrappers(module: ModuleType) -> None:
-    """Wrap the constructor of what holds the application."""
+    """Wrap the constructor of the object that keeps the application."""
     module.ASGIWrapper.__init__ = _holding(module.ASGIWrapper.__init__)
 
 
@@ -28,20 +28,20 @@ def _holding(original: Any) -> Any:
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        _surround(self)
+        _wrap_application(self)
 
     return __init__
 
 
 @guarded
-def _surround(wrapper: Any) -> None:
+def _wrap_application(wrapper: Any) -> None:
     from stagetrace.instrumentation.asgi.application import around
 
     wrapper.app = around(wrapper.app) or wrapper.app
 
 
 def _preparing(original: Any) -> Any:
-    """Prepare once the application has started, or turned out to have no lifespan.
+    """Prepare once the application has started, or was found to have no lifespan.
 
     From then on SIGTERM waits for the delivery, in C or not: hypercorn sends it to its other workers as soon as one has
     ended, and they do not handle it.

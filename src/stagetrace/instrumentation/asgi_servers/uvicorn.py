@@ -1,6 +1,7 @@
-"""uvicorn, alone and in gunicorn's workers: whatever application it loads is served inside entry spans.
+"""uvicorn, alone and in gunicorn's workers: the application that it loads is wrapped: each request has an entry span.
 
-Also where the application has no lifespan to tell us of it, record from the first request on and deliver the last.
+The patches of its lifespan and its server record the first request, and deliver the last, where the application has no
+lifespan.
 """
 
 from __future__ import annotations
@@ -39,18 +40,20 @@ def _loading(original: Any) -> Any:
     @functools.wraps(original)
     def load(self: Any) -> Any:
         result = original(self)
-        _surround(self)
+        _wrap_application(self)
         return result
 
     return load
 
 
 @guarded
-def _surround(config: Any) -> None:
+def _wrap_application(config: Any) -> None:
     from stagetrace.instrumentation.asgi.application import around
 
     outer, app = None, config.loaded_app
-    while type(app).__module__ == "uvicorn.middleware.proxy_headers":  # which says who the client is
+    while (
+        type(app).__module__ == "uvicorn.middleware.proxy_headers"
+    ):  # it sets the address of the client, and stays outermost
         outer, app = app, app.app
     served = around(app)
     if served is None:
@@ -62,9 +65,9 @@ def _surround(config: Any) -> None:
 
 
 def _preparing(original: Any) -> Any:
-    """Prepare when the application has started, it may have set a provider of its own, and the server has not.
+    """Prepare between the start of the application, which may set a provider, and that of the server.
 
-    Requests that come between its start and its first tick get no `date`.
+    Later would do harm: to requests between its start and its first tick uvicorn sends no `date`.
     """
 
     @functools.wraps(original)
@@ -77,7 +80,7 @@ def _preparing(original: Any) -> Any:
 
 
 def _flushing(original: Any) -> Any:
-    """Flush after the server's own shutdown: it re-raises SIGTERM next, and `atexit` never runs."""
+    """Flush after the server's own shutdown: then it raises SIGTERM again, so that `atexit` never runs."""
 
     @functools.wraps(original)
     async def shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -40,7 +40,7 @@ def waited_ns(connection: Any) -> int:
         return 0
     try:
         return _read_wait_ns(transport.get_extra_info("socket"))
-    except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+    except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
         note_error(socket_wait.SOURCE, error, transport.is_closing)
         return 0
 
@@ -51,7 +51,7 @@ def lain_ns(connection: Any) -> int:
         return 0
     try:
         return _read_wait_ns(connection)
-    except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+    except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
         note_error(socket_wait.SOURCE, error, lambda: connection.fileno() < 0)
         return 0
 
@@ -75,7 +75,7 @@ def arrived(environ: Any, arrival: Arrival | None, now: int) -> Arrival | None:
             return arrival  # the server's patch knows the same wait
         wait = (QUEUE, _attributes(start, end), start, end)
         return Arrival(start, (wait,) if arrival is None else (wait, *arrival.waits))
-    except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+    except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
         note_error(socket_wait.SOURCE, error, lambda: connection.fileno() < 0)
         return arrival
 

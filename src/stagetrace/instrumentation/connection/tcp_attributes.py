@@ -35,7 +35,7 @@ def add_asgi(connection: Any, attributes: dict[str, Any], is_now: bool) -> None:
             return
         state = _read(transport.get_extra_info("socket"))
         _add(attributes, state, transport.get_write_buffer_size())
-    except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+    except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
         note_error(tcp_info.SOURCE, error, lambda: transport is not None and transport.is_closing())
 
 

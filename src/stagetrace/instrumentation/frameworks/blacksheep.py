@@ -1,4 +1,4 @@
-"""BlackSheep: by which route a request or a websocket is served, within which mounts."""
+"""BlackSheep: the route and the mounts of a request or websocket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stagetrace.recording.current_timeline import current
 if TYPE_CHECKING:
     from types import ModuleType
 
-FALLBACK = b"*"  # the pattern of what answers where there is no route
+FALLBACK = b"*"  # the pattern of the fallback, which serves requests without a route
 
 
 def patch_application(module: ModuleType) -> None:
@@ -23,10 +23,10 @@ def patch_routing(module: ModuleType) -> None:
     """Wrap the methods that find the route of a request."""
     cached = module.Router.get_match_by_method_and_path
     module.Router.get_match_by_method_and_path = _noting(cached)
-    for name in ("cache_info", "cache_clear", "cache_parameters"):  # as `lru_cache` has them
+    for name in ("cache_info", "cache_clear", "cache_parameters"):  # of `lru_cache`
         if hasattr(cached, name):
             setattr(module.Router.get_match_by_method_and_path, name, getattr(cached, name))
-    # Where routes have filters, each is asked.
+    # Where routes have filters, this method is called for each.
     module.RouterFiltersMixin.get_match = _noting(module.RouterFiltersMixin.get_match)
 
 

@@ -1,4 +1,4 @@
-"""Bottle: by which rule a request is served. Under a server that no hook covers, the request itself."""
+"""Bottle: the rule of a request. Under a server without a patch, the request itself is recorded here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METHOD_NOT_ALLOWED = 405
 
 
 def patch_bottle(module: ModuleType) -> None:
-    """Wrap what finds the rule of a request, and the application."""
+    """Wrap the method that finds the rule of a request, and the application."""
     module.Router.match = _noting(module.Router.match)
     module.Bottle.__call__ = outermost(module.Bottle.__call__)
 
@@ -40,7 +40,7 @@ def _note(found: Any, environ: Any) -> None:
     from stagetrace.instrumentation.wsgi.request import note_route
 
     route = found[0]
-    # Where another application is mounted the rule matches whatever follows: that one tells the rest.
+    # The rule of a mount matches any rest of the path: the mounted application notes that.
     mount = route.config.get("mountpoint.prefix")
     note_route(route.rule if mount is None else mount.rstrip("/"), environ)
 

@@ -1,6 +1,6 @@
-"""Django: the route of a request and the exception behind a 500, of WSGI and ASGI alike.
+"""Django, with WSGI and with ASGI: the route of a request, and the exception behind a 500.
 
-Under a WSGI server that no hook covers, the request itself.
+Under a WSGI server without a patch, the request itself is recorded here.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _note_match(match: Any, request: Any) -> None:
 
 
 def template(route: str) -> str:
-    """Return a route of Django's as a template that begins with a slash, as those of other frameworks do.
+    """Return a Django route as a template that begins with a slash, as templates of other frameworks do.
 
     A regular expression becomes what its author would write for it: `^items/(?P<item>[0-9]+)/$` is `/items/<item>/`.
     """

@@ -1,6 +1,6 @@
-"""Falcon, of WSGI and ASGI alike: by which route a request is served.
+"""Falcon, with WSGI and with ASGI: the route of a request.
 
-Under a WSGI server that no hook covers, the request itself.
+Under a WSGI server without a patch, the request itself is recorded here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def patch_app(module: ModuleType) -> None:
-    """Wrap what finds the responder of a request, which the application for ASGI inherits, and the one for WSGI."""
+    """Wrap the method that finds the responder, which the ASGI application inherits, and the WSGI application."""
     module.App._get_responder = _noting(module.App._get_responder)
     module.App.__call__ = outermost(module.App.__call__)
 
@@ -35,6 +35,6 @@ def _noting(original: Any) -> Any:
 def _note(found: Any) -> None:
     from stagetrace.instrumentation.wsgi.request import note_route
 
-    template = found[-1]  # None of a sink, of files, and where there is no route
+    template = found[-1]  # None for a sink, for files, and without a route
     if template:
         note_route(template)

@@ -1,6 +1,6 @@
-"""FastAPI: the place of the entry span where no hook of ours covers the server, and its own telemetry.
+"""FastAPI: requests under a server without a patch, and FastAPI's own telemetry.
 
-Where FastAPI's own telemetry was given a provider, its entry span is adopted; else it is kept from adding one.
+Where FastAPI's own telemetry has a provider, its entry span is adopted; else it is kept from starting one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-# Public in spirit: FastAPI's own telemetry leaves a request alone that carries this key in its scope.
+# In effect public: FastAPI's own telemetry ignores a request with this key in its scope.
 NATIVE_KEY = "fastapi.telemetry"
-ADOPTS = "_stagetrace_adopts"  # on an application: whether its entry spans are its own telemetry's
+ADOPTS = "_stagetrace_adopts"  # on an application: whether the entry spans come from its own telemetry
 
 
 def patch_applications(module: ModuleType) -> None:
@@ -48,11 +48,11 @@ def _outermost(original: Any) -> Any:
 
 def _adopts(app: Any) -> bool:
     adopts: bool | None = vars(app).get(ADOPTS)
-    return bool(_look_at(app)) if adopts is None else adopts
+    return bool(_adopts_uncached(app)) if adopts is None else adopts
 
 
 @guarded
-def _look_at(app: Any) -> bool:
+def _adopts_uncached(app: Any) -> bool:
     adopts = _has_entry_span(app)
     setattr(app, ADOPTS, adopts)
     return adopts
@@ -81,7 +81,7 @@ def _insert_context(stack: Any) -> None:
 
 
 class _InContext:
-    """Innermost part of ours: the entry span is open, and the application sees it through RequestSpan."""
+    """The innermost middleware: the entry span is open here, and the application sees it as a RequestSpan."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

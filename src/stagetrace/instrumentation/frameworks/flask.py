@@ -1,6 +1,6 @@
-"""Flask: the route of a request and the exception behind a 500, by Flask's own signals.
+"""Flask: the route of a request and the exception behind a 500, from Flask's own signals.
 
-Under a server that no hook covers, the request itself.
+Under a server without a patch, the request itself is recorded here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def patch_app(module: ModuleType) -> None:
-    """Wrap `__call__` on the class, so that apps made before and subclasses are covered; listen to signals."""
+    """Wrap `__call__` on the class, which covers applications made before, and subclasses; connect to the signals."""
     from flask.signals import got_request_exception, request_started
 
     module.Flask.__call__ = outermost(module.Flask.__call__)
@@ -25,11 +25,11 @@ def patch_app(module: ModuleType) -> None:
 
 @guarded
 def _note_rule(_sender: Any, **_: Any) -> None:
-    from flask import request as at_hand
+    from flask import request as proxy
 
     from stagetrace.instrumentation.wsgi.request import note_route
 
-    request = at_hand._get_current_object()  # type: ignore[attr-defined]  # each look through the proxy costs as much
+    request = proxy._get_current_object()  # type: ignore[attr-defined]  # each read through the proxy costs as much
     rule = request.url_rule
     if rule is not None:
         note_route(rule.rule, request.environ)

@@ -1,4 +1,4 @@
-"""Litestar: by which route a request was served, and what it left to the background."""
+"""Litestar: the route of a request, and its background tasks."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def _note_other_methods(original: Any, router: Any, path: str) -> None:
     for method in METHODS:
         try:
             found = original(router, path=path, method=method)
-        except Exception:  # noqa: BLE001, S112 -- it answers by another method
+        except Exception:  # noqa: BLE001, S112 -- there is none for this method
             continue
         _note(router, path, found)
         return
 
 
 def _function_of(task: Any) -> Any:
-    """Return the function that the author gave: a synchronous one is wrapped to be awaited."""
+    """Return the function of a task as the service defined it: Litestar wraps synchronous ones."""
     return getattr(task.fn, "func", None) or task.fn

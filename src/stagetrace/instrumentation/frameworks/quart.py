@@ -1,4 +1,4 @@
-"""Quart: by which route a request was served, and what it left to the background."""
+"""Quart: the route of a request, and its background tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-# Of the methods of a rule for websockets there are none.
 METHOD_NOT_ALLOWED = 405
 
 
@@ -55,7 +54,7 @@ def _note(context: Any, asked_of: Callable[[Any], Any]) -> None:
 
 
 def _rule_of_another_method(adapter: Any, refusal: Any) -> Any:
-    method = next(iter(refusal.valid_methods or ()), None)
+    method = next(iter(refusal.valid_methods or ()), None)  # none of a websocket
     return adapter.match(method=method, return_rule=True)[0] if method else None
 
 

@@ -1,6 +1,6 @@
-"""Starlette's and FastAPI's own parts: by which route a request was served, and what it left to the background.
+"""Starlette, and the parts of FastAPI that replace Starlette's: the route of a request, and its background tasks.
 
-Also the place of the entry span where no hook of ours covers the server.
+Under a server without a patch, the request itself is recorded here.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def patch_routing(module: ModuleType) -> None:
 def _outermost(original: Any) -> Any:
     @functools.wraps(original)
     async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> Any:
-        if type(scope.get(SCOPE_KEY, "")) is not str:  # a server's, or FastAPI's, which calls this one too
+        if (
+            type(scope.get(SCOPE_KEY, "")) is not str
+        ):  # recorded by the patch of the server, or of FastAPI, which calls this one
             return await original(self, scope, receive, send)
         pass_on = _serving()
         if pass_on is None:
@@ -58,7 +60,7 @@ def _outermost(original: Any) -> Any:
 @functools.cache
 @guarded
 def _serving() -> Callable[..., Any]:
-    """Return what serves a request in the application's place; None where that cannot be loaded."""
+    """Return the function that serves a request with recording; None if it cannot be imported."""
     from stagetrace.instrumentation.asgi.application import pass_on
 
     return pass_on
@@ -74,10 +76,10 @@ def _noting(original: Any, note: Any) -> Any:
             try:
                 if type(request) is str:
                     request = request_in(scope)
-                if getattr(request, "handler", self) is not self:  # FastAPI's handle calls Starlette's
+                if getattr(request, "handler", self) is not self:  # FastAPI's `handle` calls Starlette's
                     request.handler = self
                     note(self, scope, request)
-            except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+            except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
                 report(__name__, error)
         work = original(self, scope, receive, send)
         if request is not None and getattr(request, "step", work) is None and type(work) is CoroutineType:
@@ -88,12 +90,12 @@ def _noting(original: Any, note: Any) -> Any:
 
 
 def _of_another_task(work: Any, request: Any) -> Any:
-    """Return what awaits `work`, for a request whose first task waits for this one, as BaseHTTPMiddleware lets it."""
+    """Return a coroutine that awaits `work` in another task of the request, such as BaseHTTPMiddleware starts."""
     try:
         from stagetrace.recording.loop_blockers import stepped
 
         return stepped(work, request)
-    except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+    except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
         report(__name__, error)
         return work
 
@@ -103,7 +105,7 @@ def _note_mount(mount: Any, _scope: Any, request: Any) -> None:
 
 
 def _note_route(route: Any, scope: Any, request: Any) -> None:
-    # FastAPI from 0.137 on: a route of an included router does not know the router's prefix itself.
+    # FastAPI from 0.137 on: a route of an included router does not contain the router's prefix.
     included = (scope.get("fastapi") or {}).get("effective_route_context")
     if included is not None and included.original_route is route:
         route = included

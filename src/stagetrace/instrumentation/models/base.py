@@ -85,7 +85,7 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
         try:
             attributes = _attributes_of_call(describe(self, args, kwargs))
             timeline.enter(activity, attributes, began)
-        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+        except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(patch.name, error)
             timeline = None
         try:

@@ -27,7 +27,7 @@ def eagerly(original: Callable[..., Any], describe: Describe) -> Callable[..., A
         try:
             if is_outermost(self) and not here.off and not _is_tracing():
                 chosen = call
-        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+        except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(here.name, error)
         return chosen(self, *args, **kwargs)
 

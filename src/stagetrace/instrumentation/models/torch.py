@@ -51,7 +51,7 @@ def _calling(original: Callable[..., Any], is_model: Callable[[Any], bool]) -> C
         try:
             if is_outermost(self) and not _switch.off and is_model(self):
                 chosen = call
-        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+        except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(WHERE, error)
         return chosen(self, *args, **kwargs)
 

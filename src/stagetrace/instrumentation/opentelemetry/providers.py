@@ -17,9 +17,9 @@ def joined(provider: Any) -> SLASpanProcessor | None:
 
 
 def is_silent(tracer: Any) -> bool:
-    """Return whether the spans of a tracer are sent nowhere, as far as that can be told.
+    """Return whether the spans of a tracer are exported nowhere, as far as that can be found out.
 
-    Those of the process's provider, whoever has set it, are sent: else by us, from when a server starts.
+    Spans of the global provider are exported: by the service, or by stagetrace once a server starts.
     """
     from opentelemetry import trace
 
@@ -29,7 +29,7 @@ def is_silent(tracer: Any) -> bool:
         return False
     if isinstance(tracer, trace.NoOpTracer):
         return True
-    processor = getattr(tracer, "span_processor", None)  # of the SDK's
+    processor = getattr(tracer, "span_processor", None)  # of an SDK tracer
     if processor is getattr(trace.get_tracer_provider(), "_active_span_processor", None):
         return False
     if isinstance(processor, SLASpanProcessor):

@@ -1,4 +1,4 @@
-"""Join every TracerProvider of the process: ours, opentelemetry-instrument's, the user's own."""
+"""Join each TracerProvider of the process: that of stagetrace, of opentelemetry-instrument, of the service."""
 
 from __future__ import annotations
 

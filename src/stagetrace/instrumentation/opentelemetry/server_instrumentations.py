@@ -1,9 +1,9 @@
 """OpenTelemetry's own instrumentations of servers and frameworks: where one is active, its entry span is adopted.
 
-All of them, of ASGI and WSGI, Django, Flask and others, start it by one function, which makes a SERVER span where no
-span is open. With ours open it would become a part of ours. So ours gives way first, unless somebody has seen it, or
-theirs would be sent nowhere (docs/decisions/023). What the ASGI middleware was told to leave out, by an argument, is
-left out by us, too.
+All of them (ASGI, WSGI, Django, Flask and others) start it by one function, which makes a SERVER span if no span is
+open, and an INTERNAL one below the open span otherwise. So our entry span gives way first, unless other code has seen
+it, or their span would not be exported (docs/decisions/023). URLs that an argument of the ASGI middleware excludes are
+excluded by us, too.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ NAME = "_start_internal_or_server_span"
 def patch_asgi(module: ModuleType) -> None:
     """Wrap the ASGI middleware, whose argument `excluded_urls` holds for our entry spans, too."""
     middleware = module.OpenTelemetryMiddleware
-    middleware.__call__ = _leaving_out(middleware.__call__, module.get_host_port_url_tuple)
+    middleware.__call__ = _excluding(middleware.__call__, module.get_host_port_url_tuple)
 
 
 def patch_utils(module: ModuleType) -> None:
     """Wrap the function that starts entry spans, under every name by which it was imported already."""
     original = getattr(module, NAME)
-    wrapped = _giving_way(original)
+    wrapped = _hiding_ours(original)
     for name, user in list(sys.modules.items()):
         if name.startswith("opentelemetry.instrumentation.") and getattr(user, NAME, None) is original:
             setattr(user, NAME, wrapped)
     setattr(module, NAME, wrapped)
 
 
-def _giving_way(original: Any) -> Any:
+def _hiding_ours(original: Any) -> Any:
     @functools.wraps(original)
     def start(*args: Any, **kwargs: Any) -> Any:
         stand_in = _stand_in(kwargs.get("tracer", args[0] if args else None))
@@ -57,23 +57,23 @@ def _giving_way(original: Any) -> Any:
             if token is not None:
                 otel_context.detach(token)
             raise
-        # Theirs would go back to where ours is hidden.
+        # Their own token would restore the context in which our span is hidden.
         return _seen_with_stages(span), own_token if token is None else token
 
     return start
 
 
-def _leaving_out(original: Any, address: Any) -> Any:
+def _excluding(original: Any, address: Any) -> Any:
     @functools.wraps(original)
     async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> None:
-        _leave_out(self, scope, address)
+        _exclude(self, scope, address)
         await original(self, scope, receive, send)
 
     return __call__
 
 
 @guarded
-def _leave_out(middleware: Any, scope: Any, address: Any) -> None:
+def _exclude(middleware: Any, scope: Any, address: Any) -> None:
     request = request_in(scope)
     urls = middleware.excluded_urls
     if hasattr(request, "leave_out") and urls and urls.url_disabled(address(scope)[2]):
@@ -82,7 +82,7 @@ def _leave_out(middleware: Any, scope: Any, address: Any) -> None:
 
 @guarded
 def _stand_in(tracer: Any) -> Any:
-    """Return what to take, within a request that is recorded, for a span of a tracer whose spans are sent nowhere."""
+    """Return a stand-in for a span whose tracer exports nothing, inside a recorded request; None for any other."""
     request: Any = recording()
     if request is None or not is_silent(tracer):
         return None
@@ -92,18 +92,18 @@ def _stand_in(tracer: Any) -> Any:
     if isinstance(request, Counted):
         request.leave_to_others()
     begin = getattr(getattr(tracer, "span_processor", None), "start_next", None)
-    if begin is not None:  # of ours: for a processor that looks at spans as they begin alone
+    if begin is not None:  # SLASpanProcessor: passes the start on to processors that only look at starts
         begin(span, otel_context.get_current())
     return StandIn(span)
 
 
 @guarded
 def _hide(carrier: Any) -> Any:
-    """Hide the entry span that was opened for this very request, if it may give way; return the token."""
+    """Hide our entry span of this very request, if it may give way; return the token of the context."""
     request: Any = current.get()
     if request is None or carrier is None or request_in(carrier) is not request:
         return None
-    if not hasattr(request, "hides") or not request.hides():  # WSGI finds out beforehand
+    if not hasattr(request, "hides") or not request.hides():  # the WSGI adapter decides before it opens a span
         return None
     return otel_context.attach(trace.set_span_in_context(trace.INVALID_SPAN))
 
@@ -118,5 +118,5 @@ def _view(span: Any) -> Any:
 
 
 def _seen_with_stages(span: Any) -> Any:
-    """Return a span that was started, as its request's code is to see it if it is an entry span."""
+    """Return a started span, or its RequestSpan, which the code of the request sees, if it is an entry span."""
     return _view(span) or span

@@ -53,7 +53,7 @@ class Job:
         try:
             self._leave()
             tokens = _enter(timeline, context)
-        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+        except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(WHERE, error)
         del timeline, context
         try:

@@ -15,27 +15,27 @@ from stagetrace.instrumentation.base import SCOPE_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Applications that are no service, by their module: who scrapes metrics is no customer.
+# Modules of applications that are not recorded: a scrape of metrics is no request of the service.
 NO_SERVICES = ("prometheus_client.",)
 
 
 @functools.cache
 @guarded
 def recorder() -> Callable[..., Any]:
-    """Return what serves a request in the application's place; None where that cannot be loaded."""
+    """Return the function that serves a request with recording; None if it cannot be imported."""
     from stagetrace.instrumentation.wsgi.request import serve
 
     return serve
 
 
 class Traced:
-    """An application as its server has it; to all who look it is the application."""
+    """An application with recording, in the place of the application: its attributes are those of the application."""
 
     def __init__(self, app: Any) -> None:
         self.__wrapped__ = app
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
-        """Answer a request."""
+        """Serve a request."""
         app, serve = self.__wrapped__, recorder()
         if serve is None:
             return app(environ, start_response)
@@ -52,7 +52,7 @@ def traced(app: Any) -> Any:
 
 
 def outermost(original: Any) -> Any:
-    """Return a framework's `__call__` that is recorded, where no server's hook has seen the request before."""
+    """Return a framework's `__call__` with recording, for requests that the patch of a server does not record."""
 
     @functools.wraps(original)
     def __call__(self: Any, environ: Any, start_response: Any) -> Any:

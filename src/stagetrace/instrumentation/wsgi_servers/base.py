@@ -58,7 +58,7 @@ def delivering(original: Any) -> Any:
 
 @guarded
 def prepare() -> None:
-    """Get ready before the first request comes."""
+    """Prepare the recording before the first request."""
     from stagetrace.runtime.runtime import runtime
 
     runtime.prepare_now()
@@ -67,7 +67,7 @@ def prepare() -> None:
 
 @guarded
 def deliver() -> None:
-    """Deliver what has ended, as the server ends."""
+    """Deliver the requests that have ended, at the end of the server."""
     from stagetrace.runtime.runtime import runtime
 
     if runtime.ready:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from types import FrameType, ModuleType
 
 SIGNALLED = ("handle_exit", "handle_quit", "handle_abort")
-ENDING = ("stagetrace.instrumentation.wsgi.request", "stagetrace.instrumentation.wsgi.response")
-TOLD = ("close", "closed", "__del__")  # of what answers, in these modules
-NOTED = "_stagetrace_enqueued"  # on a connection: when it began to wait for a thread, and the attributes of that
+END_MODULES = ("stagetrace.instrumentation.wsgi.request", "stagetrace.instrumentation.wsgi.response")
+END_CALLBACKS = ("close", "closed", "__del__")  # methods of responses, in these modules
+ENQUEUED = "_stagetrace_enqueued"  # on a connection: when its wait for a thread began, and the attributes of that wait
 
 
 # Only the workers of WSGI applications are patched. gunicorn's base class stays: the workers of ASGI derive from it.
@@ -49,7 +49,7 @@ def _patch_worker(worker: Any) -> None:
     worker.load_wsgi = _loading(worker.load_wsgi)
     worker.run = _then_deliver(worker.run)
     for name in SIGNALLED:
-        setattr(worker, name, _hurrying(getattr(worker, name)))
+        setattr(worker, name, _ending_after_request(getattr(worker, name)))
     if hasattr(worker, "enqueue_req"):
         worker.enqueue_req = _noting(worker.enqueue_req, _note_enqueued)
         worker.handle = _noting(worker.handle, _note_taken)
@@ -81,16 +81,16 @@ def _then_deliver(original: Any) -> Any:
     return run
 
 
-def _hurrying(original: Any) -> Any:
+def _ending_after_request(original: Any) -> Any:
     @functools.wraps(original)
     def handle(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _hurry()
+        _deliver_immediately()
         try:
             return original(self, *args, **kwargs)
         except SystemExit:
-            # Raised where the signal came, it would take along a request that is answered and just about to be queued.
-            # The worker is told to end by now: its loop does so after this request, as it does where gunicorn itself
-            # swallows the exception because the answer is on its way (`SyncWorker.handle_request`).
+            # Raised now, it would lose a request whose response was sent and that is about to be queued for delivery.
+            # The worker's loop ends after this request anyway, since `alive` is false. gunicorn itself drops the
+            # exception while a response is being sent (`SyncWorker.handle_request`).
             if self.alive or not _ends_request(*args):
                 raise
         return None
@@ -100,20 +100,22 @@ def _hurrying(original: Any) -> Any:
 
 @guarded
 def _ends_request(_number: int, frame: FrameType | None) -> bool:
-    """Return whether the signal came while we end a request: from where we are told of the end, to the queue."""
-    only_ours = True  # where the application closes its answer, that is no code of ours within our `close`
+    """Return whether the signal came while the end of a request is recorded, up to the queue for delivery."""
+    only_ours = True  # false once the application's own `close` runs within ours
     while frame is not None:
         module = str(frame.f_globals.get("__name__"))
         only_ours = only_ours and module.startswith("stagetrace.")
-        if module in ENDING and (frame.f_code.co_name == "finish" or (only_ours and frame.f_code.co_name in TOLD)):
+        if module in END_MODULES and (
+            frame.f_code.co_name == "finish" or (only_ours and frame.f_code.co_name in END_CALLBACKS)
+        ):
             return True
         frame = frame.f_back
     return False
 
 
 @guarded
-def _hurry() -> None:
-    """Deliver at once what ends from now on: gunicorn kills a worker whose last requests take too long."""
+def _deliver_immediately() -> None:
+    """Deliver each request that ends from now on immediately: gunicorn kills a worker that ends too slowly."""
     from stagetrace.runtime.runtime import runtime
 
     runtime.schedule_immediate_delivery()
@@ -136,17 +138,17 @@ def _note_enqueued(worker: Any, conn: Any) -> None:
         QUEUE_POOL_SIZE: pool._max_workers,
         QUEUE_WAITERS: pool._work_queue.qsize(),
     }
-    setattr(conn, NOTED, (time_ns(), attributes))
+    setattr(conn, ENQUEUED, (time_ns(), attributes))
 
 
 @guarded
 def _note_taken(_worker: Any, conn: Any) -> None:
-    """Begin the request where its connection began to wait, if the request has come meanwhile.
+    """Let the request begin when its connection began to wait, if its first bytes arrived meanwhile.
 
-    A client may open a connection and ask for something later: that is its own time.
+    A client may open a connection and send its request later: that is the client's time.
     """
     arriving.set(None)
-    noted = vars(conn).pop(NOTED, None)
+    noted = vars(conn).pop(ENQUEUED, None)
     if noted is not None and _is_readable(conn.sock):
         taken, (enqueued, attributes) = time_ns(), noted
         waits = ((QUEUE, attributes, enqueued, taken), (NETWORK_RECEIVE, None, taken, 0))
