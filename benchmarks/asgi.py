@@ -95,12 +95,12 @@ async def call(app: App, paths: Iterable[str]) -> int:
 async def lifespan(app: App) -> AsyncIterator[None]:
     """Start the application as a server does, and stop it at the end of the block."""
     asked: asyncio.Queue[Message] = asyncio.Queue()
-    said: asyncio.Queue[Message] = asyncio.Queue()
+    sent: asyncio.Queue[Message] = asyncio.Queue()
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-    running = asyncio.ensure_future(app(scope, asked.get, said.put))
+    running = asyncio.ensure_future(app(scope, asked.get, sent.put))
     for step in ("startup", "shutdown"):
         await asked.put({"type": f"lifespan.{step}"})
-        message = await said.get()
+        message = await sent.get()
         if message["type"] != f"lifespan.{step}.complete":
             raise SystemExit(f"the application did not manage its {step}: {message}")
         if step == "startup":

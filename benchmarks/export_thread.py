@@ -80,14 +80,14 @@ def measure(rounds: int, seconds: float, spans_per_s: float = 5000) -> ExportThr
                     options = ("--hand-on", where, "--spans", str(spans_per_s), "--seconds", str(seconds))
                     one = run(variant, receiver, "probe.py", *options, cores=cores)
                     result.rounds[place][name].append({**one, "received": receiver.take()})
-                    said = f"kept {one['kept_us']['max']:6.0f} us at most"
+                    done = f"kept {one['kept_us']['max']:6.0f} us at most"
                     if name in watched.get(place, ()):
                         file = Path(folder) / "perf.data"
                         one = run(_watched(variant, file), receiver, "probe.py", *options, cores=cores)
                         held = gil.holds_us(file, set(map(int, one["threads"])), *one["between_s"])
                         watched[place][name].append(held)
-                        said += f", held {max(held):6.0f} us"
-                    progress(f"{place}, round {number + 1}/{rounds}  {name:18} {said}")
+                        done += f", held {max(held):6.0f} us"
+                    progress(f"{place}, round {number + 1}/{rounds}  {name:18} {done}")
     return result
 
 
@@ -129,13 +129,13 @@ def _table(place: str, result: ExportThread) -> Table:
 
 def reading(result: ExportThread) -> list[str]:
     """Return what the figures mean."""
-    said = []
+    lines = []
     for place, by_setup in result.rounds.items():
         most = {
             name: Spread.of([one["kept_us"]["max"] / 1e3 for one in by_setup[name]]).text(2, " ms")
             for name in (STAGETRACE.name, STOCK.name)
         }
-        said.append(
+        lines.append(
             f"On {place} the threads that send kept the interpreter for at most {most[STAGETRACE.name]} at a stretch "
             f"with stagetrace, {most[STOCK.name]} with stock."
         )
@@ -144,10 +144,10 @@ def reading(result: ExportThread) -> list[str]:
             Spread.of([max(held) / 1e3 for held in by_name[name]]).text(2, " ms")
             for name in (STAGETRACE.name, STOCK.name)
         )
-        said.append(f"Seen by perf on {place}, they held it for at most {ours} with stagetrace, {stock} with stock.")
+        lines.append(f"Seen by perf on {place}, they held it for at most {ours} with stagetrace, {stock} with stock.")
     if result.unseen:
-        said.append(f"How long they did hold it cannot be seen here: {result.unseen}.")
-    return said
+        lines.append(f"How long they did hold it cannot be measured here: {result.unseen}.")
+    return lines
 
 
 def main() -> None:

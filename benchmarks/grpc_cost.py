@@ -57,8 +57,8 @@ BLOCK = 250
 FEATURES = (0.1, -0.2, 0.3, -0.4, 0.5, -0.6, 0.7, -0.8)
 KINDS = ("threads", "asyncio")
 STOCK = Variant("stock", INSTRUMENT, only("grpc_server", "grpc_aio_server"))
-PROMISE = {"STAGETRACE": "1", "STAGETRACE_SLA": "bench.Scorer/Predict within 50ms for 99.9%; * within 1s"}
-VARIANTS = (UNTRACED, STOCK, Variant("stagetrace", (), PROMISE))
+RECORDING = {"STAGETRACE": "1", "STAGETRACE_SLA": "bench.Scorer/Predict within 50ms for 99.9%; * within 1s"}
+VARIANTS = (UNTRACED, STOCK, Variant("stagetrace", (), RECORDING))
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def _ratio(load: Load, name: str, quantile_name: str) -> Spread:
 
 def reading(result: Latency) -> list[str]:
     """Return what the figures mean."""
-    said = []
+    lines = []
     for load in result.loads:
         busy = {one.name: Spread.of([r.busy for r in load.rounds[one.name]]).median for one in COMPARED}
         times = {
@@ -174,7 +174,7 @@ def reading(result: Latency) -> list[str]:
             for one in (STAGETRACE, STOCK)
         }
         tails = {one.name: _ratio(load, one.name, "p99.9").text(1) for one in (STAGETRACE, STOCK)}
-        said.append(
+        lines.append(
             f"{load.model.capitalize()}: p50 and p99 are {times[STAGETRACE.name]} with stagetrace, "
             f"{times[STOCK.name]} with stock tracing. The server's core is {busy[UNTRACED.name]:.0%} busy untraced, "
             f"{busy[STAGETRACE.name]:.0%} with stagetrace, {busy[STOCK.name]:.0%} with stock: "
@@ -182,11 +182,11 @@ def reading(result: Latency) -> list[str]:
             f"p99.9 is x{tails[STAGETRACE.name]} and x{tails[STOCK.name]}."
         )
     lag = max(one.send_lag_p99_ms for load in result.loads for one in load.rounds[UNTRACED.name])
-    said.append(
+    lines.append(
         f"1 of 100 sends to the untraced service was up to {lag:.1f} ms late, since all its connections were busy or "
         "the generator had no core: tails below that are those of the machine. p99.9 rests on few requests a round."
     )
-    return said
+    return lines
 
 
 def main() -> None:

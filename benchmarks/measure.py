@@ -56,14 +56,14 @@ def only(*instrumentations: str) -> dict[str, str]:
 
 # Traces alone are compared: opentelemetry-instrument would also send metrics and logs.
 INSTRUMENT = (str(BIN / "opentelemetry-instrument"), "--metrics_exporter", "none", "--logs_exporter", "none")
-PROMISE = {"STAGETRACE": "1", "STAGETRACE_SLA": "POST /predict within 50ms for 99.9%; * within 1s"}
+RECORDING = {"STAGETRACE": "1", "STAGETRACE_SLA": "POST /predict within 50ms for 99.9%; * within 1s"}
 ONE_PERCENT = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
 
 UNTRACED = Variant("untraced")
 STOCK = Variant("stock", INSTRUMENT, only("fastapi"))
-STAGETRACE = Variant("stagetrace", (), PROMISE)
+STAGETRACE = Variant("stagetrace", (), RECORDING)
 STOCK_SAMPLED = Variant("stock, 1 % sampled", INSTRUMENT, {**STOCK.env, **ONE_PERCENT})
-STAGETRACE_SAMPLED = Variant("stagetrace, 1 % sampled", (), {**PROMISE, **ONE_PERCENT})
+STAGETRACE_SAMPLED = Variant("stagetrace, 1 % sampled", (), {**RECORDING, **ONE_PERCENT})
 VARIANTS = (UNTRACED, STOCK, STAGETRACE, STOCK_SAMPLED, STAGETRACE_SAMPLED)
 
 

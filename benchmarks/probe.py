@@ -45,7 +45,7 @@ def record(where: str) -> Recorded:
 
     @functools.wraps(original)
     def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # stagetrace's takes many spans at once and is told how many, the SDK's takes one.
+        # stagetrace's takes many spans at once with their number, the SDK's takes one.
         spans = next((argument for argument in args if isinstance(argument, int)), 1)
         recorded.append((functools.partial(original, self, *args, **kwargs), spans))
         return original(self, *args, **kwargs)

@@ -73,7 +73,7 @@ class Soak:
 def measure(variant: Variant, parts: list[int], threads: list[int], *, http: bool = False) -> Soak:
     """Run one process for each number of threads; its spans go over gRPC, or over HTTP."""
     # Else malloc has an arena for each thread, of which a part's threads take now these and now those: with four, up to
-    # 2 MB more or less from one reading to the next, of nothing that anybody holds.
+    # 2 MB more or less from one reading to the next, of unused memory.
     variant = replace(variant, env={**variant.env, "MALLOC_ARENA_MAX": "1"})
     result = Soak(variant.name, parts, {}, {}, {}, {})
     for many in threads:
@@ -142,7 +142,7 @@ async def _part(app: Any, requests: int, threads: int) -> None:
     def work() -> None:
         try:
             asyncio.run(call(app, itertools.repeat(PATH, requests // threads)))
-        except BaseException as error:  # noqa: BLE001 -- told below, in the thread that ends the process
+        except BaseException as error:  # noqa: BLE001 -- raised below, in the thread that ends the process
             failures.append(error)
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
@@ -155,7 +155,7 @@ async def _part(app: Any, requests: int, threads: int) -> None:
 
 
 def _reading() -> dict[str, int]:
-    # What was freed stays with malloc, now more of it and now less. Only what is held tells of growth.
+    # malloc keeps freed memory, varying in size. Only used memory shows growth.
     gc.collect()
     _trim(0)
     return {

@@ -46,7 +46,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src"
 ACTIVATION_FILE = "stagetrace.pth"
 BARE, CONTROL = "no activation file", "no activation file, again"
 IDLE, SWITCHED_ON = "file, variable not set", "file, STAGETRACE=1"
-# The peak memory that wait4 tells includes the parent's, as it was before the child's exec; the kernel's own count of
+# The peak memory of wait4 includes the parent's, as it was before the child's exec; the kernel's own count of
 # the new process does not.
 TELL_MEMORY = "print(open('/proc/self/status').read())"
 COMMANDS = {
@@ -186,15 +186,15 @@ def tables(result: Startup) -> list[Table]:
 
 def reading(result: Startup) -> list[str]:
     """Return what the figures mean."""
-    said = []
+    lines = []
     for command, by_setup in result.cpu_ms.items():
         added = {name: _added(by_setup[name], by_setup[BARE]) for name in (CONTROL, IDLE, SWITCHED_ON)}
-        said.append(
+        lines.append(
             f"`{command}`: the activation file alone adds {added[IDLE]} ms of CPU, with the variable set "
             f"{added[SWITCHED_ON]} ms; the same set-up measured against itself differs by {added[CONTROL]} ms, "
-            "so less than that cannot be told from nothing."
+            "so smaller differences are noise."
         )
-    return said
+    return lines
 
 
 def _service_table(service: Mapping[str, Mapping[str, list[float]]]) -> Table:

@@ -48,17 +48,17 @@ def environ_of() -> dict[str, Any]:
 
 def call(app: Any, count: int) -> None:
     """Send one request after the other. A status other than 200 ends the benchmark."""
-    said: list[str] = []
+    statuses: list[str] = []
 
     def start_response(status: str, _headers: Any, _exc_info: Any = None) -> Any:
-        said.append(status)
+        statuses.append(status)
 
     for _ in range(count):
         answer = app(environ_of(), start_response)
         for _chunk in answer:
             pass
         answer.close()
-        if said.pop() != "200 OK":
+        if statuses.pop() != "200 OK":
             raise SystemExit("not every answer was 200")
 
 

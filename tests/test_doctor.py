@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from backends import Collector, Jaeger
 
 DOCTOR = [PYTHON, "-m", "stagetrace.cli.main", "doctor"]
-PROMISE = "POST /predict within 50ms for 99.9% over 28d"
+POLICY = "POST /predict within 50ms for 99.9% over 28d"
 
 
 def settings(folder: Path, **env: str) -> dict[str, str]:
@@ -85,7 +85,7 @@ def checks(folder: Path, *arguments: str, **env: str) -> dict[str, list[Check]]:
 def test_where_all_is_well_it_says_so_and_exits_zero(tmp_path: Path) -> None:
     with run_sink() as sink:
         env = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
-        done = run(tmp_path, STAGETRACE="1", STAGETRACE_NATIVE="0", STAGETRACE_SLA=PROMISE, **env)
+        done = run(tmp_path, STAGETRACE="1", STAGETRACE_NATIVE="0", STAGETRACE_SLA=POLICY, **env)
     assert (done.returncode, done.stderr) == (0, "")
     head, *lines, blank, last = done.stdout.splitlines()
     assert head.split() == ["check", "found"]
@@ -127,13 +127,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Check]]:
     """Return the checks without an exporter and with some sources switched off."""
     hidden = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=hunter2"}
     off = {"STAGETRACE_SOCKET_WAIT": "0", "STAGETRACE_GC_PAUSE": "0"}
-    return checks(tmp_path_factory.mktemp("here"), STAGETRACE_SLA=PROMISE, **hidden, **off)
+    return checks(tmp_path_factory.mktemp("here"), STAGETRACE_SLA=POLICY, **hidden, **off)
 
 
 def test_settings_of_this_shell(here: dict[str, list[Check]]) -> None:
     assert here["switch"][0].state == WARN
     assert here["switch"][0].found.startswith("STAGETRACE_SLA is set and STAGETRACE is not: ")
-    assert here["policy"] == [Check("policy", OK, PROMISE)]
+    assert here["policy"] == [Check("policy", OK, POLICY)]
     assert "OTEL_EXPORTER_OTLP_HEADERS (hidden)" in here["settings"][0].found
     assert "hunter2" not in str(here)
     assert here["endpoint"][0].state == WARN

@@ -230,4 +230,4 @@ async def make_heap(objects: int) -> None:
 
 
 gc.collect()
-gc.freeze()  # the libraries, lest each full collection looks at them
+gc.freeze()  # otherwise each full collection traverses the libraries

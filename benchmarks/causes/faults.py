@@ -44,7 +44,7 @@ class Case:
     episode: Episode
     normal: tuple[tuple[str, str], ...] = (PREDICT,)
     traffic: tuple[tuple[str, str], ...] = (PREDICT,)
-    needs_usual: bool = False  # it cannot be told before it is known what is usual
+    needs_usual: bool = False  # it needs a baseline
     server: tuple[str, ...] = FASTAPI
     around: Callable[[Client], Any] | None = None  # what holds during all episodes of one service
     is_quiet: bool = False  # no other requests meanwhile

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
     from benchmarks.measure import Table
 
-PROMISE_MS: Final = 60
+WITHIN_MS: Final = 60
 CONTROL_MS: Final = 3
 POLICY: Final = (
-    f"GET /hold within 60s; GET /occupy within 60s; GET /control within {CONTROL_MS}ms; * within {PROMISE_MS}ms"
+    f"GET /hold within 60s; GET /occupy within 60s; GET /control within {CONTROL_MS}ms; * within {WITHIN_MS}ms"
 )
 LOADS: Final = {"first requests": 0.0, "5 requests/s": 5.0, "20 requests/s": 20.0}
 PARTS: Final = {"Causes made": CASES, "Ordinary load": ORDINARY}
@@ -131,7 +131,7 @@ async def _drive(case: Case, client: Client, rate: float, wanted: int) -> None:
                 await case.episode(client)
                 await asyncio.sleep(client.chance.uniform(0.0, 0.1))
                 if traffic is not None and traffic.done():
-                    break  # it failed, and says so below
+                    break  # it failed, and is reported below
         finally:
             if traffic is not None:
                 traffic.cancel()
@@ -206,10 +206,10 @@ def reading(result: Result) -> list[str]:
         if named:
             shown.append(f"{title}: {sum(one.is_right for one in named)} of {len(named)} breaches right")
     others = f"{kept} more requests were made slow and met their objective all the same"
-    said = [f"Seed {result.seed}, in {result.seconds / 60:.0f} minutes. {'. '.join(shown)}. {others}."]
+    lines = [f"Seed {result.seed}, in {result.seconds / 60:.0f} minutes. {'. '.join(shown)}. {others}."]
     if wrong:
-        said.append(f"Wrong: {', '.join(f'{what} ({count})' for what, count in wrong.most_common())}.")
-    return said
+        lines.append(f"Wrong: {', '.join(f'{what} ({count})' for what, count in wrong.most_common())}.")
+    return lines
 
 
 def document(result: Result, facts: str) -> str:
@@ -226,7 +226,7 @@ def main() -> None:
     names = [case.name for case in EVERY]
     arguments.add_argument("--only", nargs="+", metavar="CASE", choices=names, help=f"of {', '.join(names)}")
     arguments.add_argument("--load", nargs="+", choices=list(LOADS), default=list(LOADS), help="under which loads")
-    arguments.add_argument("--wrong", action="store_true", help="show what was said of each that was named wrong")
+    arguments.add_argument("--wrong", action="store_true", help="show the evidence of each that was named wrong")
     arguments.add_argument("--document", type=Path, help="what to write, too")
     args = arguments.parse_args()
     before = moment()
