@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HERE = Path(__file__).parent
-LINE_S = 0.2  # delay of the slow connection for each chunk, one way
-PROMISES = {
+DELAY_S = 0.2  # delay of the slow connection for each chunk, one way
+OBJECTIVES = {
     "gateway": "GET /recommend/{user} within 250ms for 99%",
     "features": "GET /features/{user} within 50ms for 99%",
     "scorer": "shop.Scorer/Score within 100ms for 99%",
@@ -43,7 +43,7 @@ def free_port() -> int:
 @contextmanager
 def service(name: str, *command: str, **env: str) -> Iterator[None]:
     """Run a service with recording on; its code does not refer to it."""
-    recording = {"STAGETRACE": "1", "STAGETRACE_SLA": PROMISES[name], "OTEL_SERVICE_NAME": name}
+    recording = {"STAGETRACE": "1", "STAGETRACE_SLA": OBJECTIVES[name], "OTEL_SERVICE_NAME": name}
     process = subprocess.Popen([sys.executable, *command], cwd=HERE, env={**os.environ, **recording, **env})
     try:
         yield
@@ -52,14 +52,14 @@ def service(name: str, *command: str, **env: str) -> Iterator[None]:
         process.wait(20)
 
 
-def long_line(port: int) -> int:
+def slow_connection(port: int) -> int:
     """Return a port that forwards to `port` over a slow connection."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def carry(source: socket.socket, target: socket.socket) -> None:
-        while piece := source.recv(65_536):
-            time.sleep(LINE_S)
-            target.sendall(piece)
+        while chunk := source.recv(65_536):
+            time.sleep(DELAY_S)
+            target.sendall(chunk)
         target.close()
 
     def accept() -> None:
@@ -94,7 +94,7 @@ def main() -> None:
         running.enter_context(service("scorer", "scorer.py", PORT=str(scorer)))
         env = {
             "FEATURES_URL": f"http://127.0.0.1:{features}",
-            "FEATURES_FAR_URL": f"http://127.0.0.1:{long_line(features)}",
+            "FEATURES_FAR_URL": f"http://127.0.0.1:{slow_connection(features)}",
             "SCORER_TARGET": f"127.0.0.1:{scorer}",
         }
         running.enter_context(service("gateway", *web, str(gateway), "gateway:app", **env))
