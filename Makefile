@@ -9,7 +9,7 @@ BUILD := collector-config/build/build.sh
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-heavy test-sample test-sanitizers check bench backends backends-if-go clean
+.PHONY: help demo test test-all test-heavy test-sample test-sanitizers check bench backends backends-if-go wheels clean
 
 # Tests mostly wait for processes that they have started, so there are more test processes than cores.
 WORKERS ?= 3
@@ -62,6 +62,21 @@ backends: ## build Jaeger and the Collector, once
 backends-if-go:
 	@if command -v go >/dev/null || [ -n "$$CI" ]; then $(BUILD); \
 	else echo "note: Go is missing, so tests that need the real Jaeger and Collector are skipped unless these are built already"; fi
+
+# Zig's C compiler links against the glibc of manylinux, and against musl, whatever this machine has. Python 3.11 makes wheels for
+# all versions (setup.py).
+WHEELS := x86_64-linux-gnu.2.17:manylinux_2_17_x86_64 aarch64-linux-gnu.2.17:manylinux_2_17_aarch64 \
+  x86_64-linux-musl:musllinux_1_2_x86_64 aarch64-linux-musl:musllinux_1_2_aarch64
+
+wheels: $(INSTALLED) ## what a release consists of: wheels for manylinux and musllinux, and the source archive, in dist/
+	@rm -rf dist
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet ziglang auditwheel
+	@$(BIN)/uv build --quiet --sdist
+	@for one in $(WHEELS); do \
+	  cc="$(CURDIR)/$(BIN)/python -m ziglang cc -target $${one%%:*}"; \
+	  CC="$$cc" LDSHARED="$$cc -shared" $(BIN)/uv build --quiet --wheel --python 3.11 "-C--build-option=--plat-name=$${one##*:}" || exit; \
+	done
+	@$(BIN)/python -m auditwheel show dist/*-manylinux_*_$$(uname -m).whl
 
 clean: ## remove the files of make from the work tree (the cache outside it stays)
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
