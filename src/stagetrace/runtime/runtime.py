@@ -109,9 +109,9 @@ class Runtime:
         """Deliver at once what ends from now on: a server that waits for its last requests may be killed meanwhile."""
         self._delivers_immediately = True
         if self.ready:
-            from stagetrace.otlp.export.factory import hurry as hurry_processors
+            from stagetrace.otlp.export.factory import deliver_immediately
 
-            hurry_processors()
+            deliver_immediately()
 
     @guarded
     def schedule_immediate_delivery(self) -> None:
@@ -228,7 +228,7 @@ def _log_start(target: str) -> None:
     patched, failed = state()
     seen = sorted({name.partition(".")[0] for name in patched} - _EVERYWHERE)
     sampled = "" if samples_all(sampler()) else f", head sampler {sampler()}"
-    broken = f"; not patched: {', '.join(failed)} (`stagetrace doctor` says why)" if failed else ""
+    broken = f"; not patched: {', '.join(failed)} (`stagetrace doctor` shows why)" if failed else ""
     log.info(
         f"{__version__} recording in process {os.getpid()} ({', '.join(seen)}), spans to {target}{sampled}, "
         f"judging by: {objectives_text()}{broken}"

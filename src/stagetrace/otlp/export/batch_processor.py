@@ -155,9 +155,9 @@ class EncodingSpanProcessor(SpanProcessor):
         if self._started or anyway:
             self._client.load()
 
-    def hurry(self) -> None:
+    def deliver_immediately(self) -> None:
         """Send without delay from now on, since the process is about to end."""
-        self._sender.hurry()
+        self._sender.deliver_immediately()
 
     def report_lost(self) -> None:
         """Log what was lost and not logged yet, at the end of the process."""

@@ -95,10 +95,10 @@ def processors() -> list[EncodingSpanProcessor]:
     return list(_processors)
 
 
-def hurry() -> None:
+def deliver_immediately() -> None:
     """Let all processors send without delay from now on."""
     for processor in processors():
-        processor.hurry()
+        processor.deliver_immediately()
 
 
 def report_lost() -> None:

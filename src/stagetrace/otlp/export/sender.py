@@ -107,7 +107,7 @@ class Sender:
         self.woken = True
         self._wakes.put(None)
 
-    def hurry(self) -> None:
+    def deliver_immediately(self) -> None:
         """Wait no longer for a batch to fill than it takes to do something else."""
         self._delay_s = min(self._delay_s, _HURRIED_DELAY_S)
         self._next_at = 0.0
