@@ -103,7 +103,7 @@ def test_what_is_asked_for_is_recorded_without_its_secrets(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("variable", "said"),
     [
-        ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "nothing is left out"),
+        ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "no URL is excluded"),
         ("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST", "no header is shown"),
         ("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS", "no header is shown"),
     ],

@@ -1,6 +1,6 @@
-"""What an entry span says of an HTTP request: the stable names of the semantic conventions, whatever server it is.
+"""The attributes of an entry span of HTTP, with the stable names of the semantic conventions, for all servers.
 
-Query strings, headers and bodies are recorded only where somebody asks for them, and what is secret never.
+Query strings and headers are recorded only if variables ask for them, and secrets never.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from opentelemetry.util.http import (
 )
 
 from stagetrace import config, log
-from stagetrace.instrumentation.http import queue_headers as request_start
+from stagetrace.instrumentation.http.queue_headers import HEADERS
 from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.recording.context import NO_CONTEXT
 
@@ -45,10 +45,10 @@ MAX_CACHED_CLIENTS = 1_024
 MAX_CACHED_KEY = 256
 SERVER_ERROR = 500
 REDACTED = "REDACTED"
-REQUEST_STARTS = frozenset(name.encode() for name in request_start.HEADERS)
-# Whose name may stand in OTEL_PYTHON_<name>_EXCLUDED_URLS.
+REQUEST_STARTS = frozenset(name.encode() for name in HEADERS)
+# The names in OTEL_PYTHON_<name>_EXCLUDED_URLS.
 FRAMEWORKS = ("ASGI", "FASTAPI", "STARLETTE", "LITESTAR", "QUART", "WSGI", "FLASK", "DJANGO", "FALCON", "PYRAMID")
-ONLY_AS_A_WHOLE = "^(?:auth|code|key|sig)$"  # a part of too many harmless names to be looked for inside one
+ONLY_AS_A_WHOLE = "^(?:auth|code|key|sig)$"  # inside longer names these are harmless too often
 
 
 _known: dict[Any, tuple[Block, Block, str]] = {}
@@ -60,13 +60,13 @@ _UNKNOWN = Block({})
 
 
 def known(scope: Mapping[str, Any], user_agent: bytes | None) -> tuple[Block, Block, str]:
-    """Return what many requests have in common: `request_block`, `client_block`, and the name without a route."""
+    """Return what many requests share: `request_block`, `client_block`, and the span name without a route."""
     get = scope.get
     method = get("method", "")
     key: tuple[Any, ...] = (method, get("scheme"), get("http_version"), get("server"), get("client"), user_agent)
     try:
         found = _known.get(key)
-    except TypeError:  # lists, from servers that keep them so
+    except TypeError:  # some servers have lists in the scope
         key = tuple(tuple(part) if isinstance(part, list) else part for part in key)
         found = _known.get(key)
     if found is None:
@@ -112,7 +112,7 @@ def _request_attributes(
 
 
 def agent_attributes(user_agent: bytes) -> dict[str, Any]:
-    """Return what a request's header tells of its user agent."""
+    """Return the attributes of a user agent."""
     text = _text(user_agent)
     attributes: dict[str, Any] = {"user_agent.original": text}
     synthetic = detect_synthetic_user_agent(text)
@@ -122,7 +122,7 @@ def agent_attributes(user_agent: bytes) -> dict[str, Any]:
 
 
 def client_block(client: tuple[str, int] | None) -> Block:
-    """Return the attributes of the other end of a connection; none where the server does not know it."""
+    """Return the attributes of the client; none if the server does not know it."""
     if not client:
         return _UNKNOWN
     key = tuple(client)
@@ -137,7 +137,7 @@ def client_block(client: tuple[str, int] | None) -> Block:
 
 
 def route_block(route: str, status: int | None) -> Block:
-    """Return what all answers of one route with one status have in common; `route` is empty where there is none."""
+    """Return the attributes that all responses of a route with one status share; `route` is empty if there is none."""
     key = (route, status)
     block = _routes.get(key)
     if block is None:
@@ -147,7 +147,7 @@ def route_block(route: str, status: int | None) -> Block:
 
 
 def span_name(method: str, route: str) -> str:
-    """Return `METHOD /route`, or what of it is known."""
+    """Return the span name `METHOD /route`, as far as both are known."""
     key = (method, route)
     name = _names.get(key)
     if name is None:
@@ -170,19 +170,19 @@ def _route_attributes(route: str, status: int | None) -> dict[str, Any]:
 
 
 def remember(cache: dict[Any, Any], key: Any, value: Any, limit: int) -> None:
-    """Keep a value in a cache of at most so many."""
-    if len(cache) >= limit:  # made-up names or a thousand clients: begin again, at the same cost
+    """Keep a value in a cache of at most `limit` entries."""
+    if len(cache) >= limit:  # made-up names, or very many clients: begin again
         cache.clear()
     cache[key] = value
 
 
-# --- who is asking
+# --- headers of the request
 
 
 def read_headers(headers: Headers) -> tuple[bytes | None, Context, list[str] | None]:
-    """Return the user agent, the context that the headers carry, and what load balancers say of the request's start.
+    """Return the user agent, the trace context of the headers, and the values of the load balancers' headers.
 
-    The context is empty if the headers carry none; the last is None where no load balancer has said anything.
+    The context is empty if the headers carry none; the last is None if there are no such headers.
     """
     textmap = propagate.get_global_textmap()
     fields = _fields(textmap)
@@ -201,7 +201,7 @@ def read_headers(headers: Headers) -> tuple[bytes | None, Context, list[str] | N
 
 @functools.lru_cache(maxsize=4)
 def _fields(textmap: Any) -> frozenset[bytes]:
-    """Return the names of the headers that are looked at: the propagators', and the load balancers'."""
+    """Return the names of the headers that are read: of the propagators, and of load balancers."""
     return REQUEST_STARTS.union(field.lower().encode("latin-1") for field in textmap.fields)
 
 
@@ -216,35 +216,35 @@ def _text(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        return value.decode("latin-1")  # what HTTP headers were before
+        return value.decode("latin-1")  # as HTTP headers were encoded earlier
 
 
-# --- what is left out, what is asked for
+# --- excluded URLs, requested headers and query strings
 
 
 @functools.cache
 def excluded(instrumentation: str | None = None) -> ExcludeList | None:
-    """Return what OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS, else OTEL_PYTHON_EXCLUDED_URLS, leaves out.
+    """Return the URLs that OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS, else OTEL_PYTHON_EXCLUDED_URLS, excludes.
 
-    Where no instrumentation is named, what that of any server's framework does: a server begins before it is known
-    which framework will answer.
+    Without an instrumentation, the variables of all frameworks count: a request begins before the server knows which
+    framework will serve it.
     """
     named = FRAMEWORKS if instrumentation is None else (instrumentation,)
     variables, patterns = config.excluded_urls(named)
     try:
         urls = parse_excluded_urls(patterns)
     except re.error as error:
-        _say_bad(" or ".join(variables), error, "nothing is left out")
+        _log_bad(" or ".join(variables), error, "no URL is excluded")
         return None
     return urls if urls._excluded_urls else None
 
 
 class AskedFor:
-    """Headers and query strings that somebody asks for, the secret ones redacted."""
+    """The headers and query strings that variables ask for, secrets redacted."""
 
     def __init__(self) -> None:
         self._of_request = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
-        self._of_answer = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
+        self._of_response = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
         self._query = config.RECORD_QUERY.read()
         words = [*map(re.escape, config.redacted()), ONLY_AS_A_WHOLE]
         self._secret = re.compile("|".join(words), re.IGNORECASE)
@@ -252,14 +252,14 @@ class AskedFor:
         self._sanitize = SanitizeValue([*words, *([".*"] if sanitized is None else sanitized)])
 
     def __bool__(self) -> bool:
-        return bool(self._of_request or self._of_answer or self._query)
+        return bool(self._of_request or self._of_response or self._query)
 
-    def attributes(self, scope: Mapping[str, Any], answer_headers: Headers | None) -> dict[str, Any]:
-        """Return the attributes asked for, of an ASGI scope and of the answer's headers."""
+    def attributes(self, scope: Mapping[str, Any], response_headers: Headers | None) -> dict[str, Any]:
+        """Return the requested attributes of an ASGI scope and of the response's headers."""
         found: dict[str, Any] = {}
         for headers, wanted, name in (
             (scope["headers"], self._of_request, normalise_request_header_name),
-            (answer_headers, self._of_answer, normalise_response_header_name),
+            (response_headers, self._of_response, normalise_response_header_name),
         ):
             if wanted and headers:
                 found.update(self._sanitize.sanitize_header_values(_carrier(headers), wanted, name))
@@ -269,28 +269,28 @@ class AskedFor:
         return found
 
     def query(self, text: str) -> str:
-        """Return a query string as it may be shown; empty where nobody asks for it."""
+        """Return a query string with its secrets redacted; empty if no variable asks for it."""
         return "".join(map(self._shown, re.split("([&;])", text))) if self._query else ""
 
     def _shown(self, pair: str) -> str:
-        """Return `name=value` of a query string, the value only where the name is not that of a secret."""
+        """Return `name=value` of a query string, with the value redacted if the name is that of a secret."""
         name, is_given, _ = pair.partition("=")
         return f"{name}={REDACTED}" if is_given and self._secret.search(unquote_plus(name)) else pair
 
 
 def _patterns(variable: str) -> list[str] | None:
-    """Return a variable's list of patterns; None, said once, where one of them is no regular expression."""
+    """Return a variable's list of patterns; None, logged once, if one of them is no regular expression."""
     patterns = get_custom_headers(variable)
     try:
         for pattern in patterns:
             re.compile(pattern)
     except re.error as error:
-        _say_bad(variable, error, "no header is shown")
+        _log_bad(variable, error, "no header is shown")
         return None
     return patterns
 
 
-def _say_bad(variable: str, error: re.error, outcome: str) -> None:
+def _log_bad(variable: str, error: re.error, outcome: str) -> None:
     log.once(variable, f"{variable} is no list of regular expressions ({error}): {outcome}.")
 
 
@@ -301,14 +301,14 @@ def asked_for() -> AskedFor | None:
 
 
 def announce(message: Any, span: Span) -> None:
-    """Let the global response propagator, if there is one, add its headers to an ASGI answer."""
+    """Add the headers of the global response propagator, if there is one, to an ASGI response."""
     added = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in announced(span)]
     if added:
         message["headers"] = [*message.get("headers", ()), *added]
 
 
 def announced(span: Span) -> list[tuple[str, str]]:
-    """Return the headers that the global response propagator, if there is one, adds to an answer."""
+    """Return the headers that the global response propagator, if there is one, adds to a response."""
     from opentelemetry.instrumentation.propagators import get_global_response_propagator
 
     propagator: Any = get_global_response_propagator()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""HTTP metrics of the semantic conventions, where somebody has set a meter provider to receive them."""
+"""HTTP metrics of the semantic conventions, if the service has set a meter provider."""
 
 from __future__ import annotations
 
@@ -46,39 +46,39 @@ class HttpMetrics:
 
     @guarded
     def begin(self, attributes: Mapping[str, Any]) -> None:
-        """Count a request that came in, by the entry span's attributes."""
+        """Count a request that was received, by the entry span's attributes."""
         # Outside the request's context: for an exemplar the SDK would ask the entry span for its open stage.
         self._active.add(1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
 
     @guarded_end
     def take_back(self, attributes: Mapping[str, Any]) -> None:
-        """Forget a request that came in: somebody else counts it."""
+        """Take back the count of a request: another instrumentation counts it."""
         self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
 
     @guarded_end
     def end(self, attributes: Mapping[str, Any], duration_s: float, span: Span) -> None:
         """Count a request that has ended; `span` is its entry span, for exemplars."""
         self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
-        # Who has no identity as it ends was dropped by the sampler, and no example of anything.
+        # A span without identity at its end was dropped by the sampler, and is no exemplar.
         context = set_span_in_context(span, NOWHERE) if getattr(span, "has_identity", True) else NOWHERE
         self._duration.record(duration_s, _only(DURATION_ATTRIBUTES, attributes), context)
 
 
 class Counted:
-    """A request that may be counted, and announced to its caller: by us, or by an instrumentation within."""
+    """A request that is counted, and announced to its caller, by us or by an instrumentation inside the application."""
 
-    # As a timeline's: the class's until something happens.
+    # Defaults on the class, like a timeline's.
     _counted: HttpMetrics | None = None
     is_announced = False
-    _block: Block  # what is known of it as it comes in
+    _block: Block  # the attributes known when it is received
 
     def count_in(self, counted: HttpMetrics) -> None:
-        """Count the request in `counted`, now and as it ends."""
+        """Count the request in `counted`, now and at its end."""
         self._counted = counted
         counted.begin(self._block.attributes)
 
     def leave_to_others(self) -> None:
-        """Leave this to an instrumentation within, which does it though its spans are sent nowhere."""
+        """Leave this to an instrumentation inside the application: it counts although its spans are not exported."""
         self.is_announced = True
         if self._counted is not None:
             self._counted.take_back(self._block.attributes)
@@ -88,7 +88,7 @@ class Counted:
 @functools.cache
 @guarded
 def wanted() -> HttpMetrics | None:
-    """Return where to count requests; None if nobody receives metrics, as the first request finds."""
+    """Return the metrics of requests; None if no meter provider is set at the first request."""
     return None if type(metrics.get_meter_provider()).__name__ in NOBODY else HttpMetrics()
 
 

@@ -1,7 +1,7 @@
-"""A scope or environ that has been pickled: a text stands in it for the request (docs/decisions/022).
+"""A scope or environ that was pickled: a request reference is in the place of the request (docs/decisions/022).
 
-Where that request still goes on in this process, what is called with such a scope is a part of it; anywhere else it is
-a request of its own, below the stage in which the other was as it was pickled.
+Where that request still runs in this process, an application called with the scope is a part of it. Anywhere else it
+begins a request of its own, whose parent is the stage that was open when the scope was pickled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def goes_on(scope: Any, text: str) -> bool:
-    """Return whether the request that a scope's text names goes on in this process; if so, put it back there."""
+    """Return whether the request that a scope refers to still runs in this process; if so, put it into the scope."""
     named = origin(text)
     timeline = find(named.key) if named is not None else None
     if timeline is None or timeline.closed:
@@ -30,6 +30,6 @@ def goes_on(scope: Any, text: str) -> bool:
 
 
 def below(text: Any, context: Context) -> Context:
-    """Return a context, which headers carry, with the stage in it that a scope's text names."""
+    """Return the context of the headers, with the stage as its span that a scope's request reference names."""
     named = origin(text) if type(text) is str and text else None
     return context if named is None else with_span(NonRecordingSpan(named.context), context)

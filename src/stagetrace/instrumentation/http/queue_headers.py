@@ -1,4 +1,4 @@
-"""The time that a load balancer puts into `X-Request-Start` or `X-Queue-Start`: how long a request waited before us.
+"""The headers `X-Request-Start` and `X-Queue-Start` of load balancers: how long a request waited before the server.
 
     Heroku      1700000000123               nginx   t=1700000000.123 ($msec)
     Apache      t=1700000000123456 D=17     others  the same in seconds, milli-, micro- or nanoseconds, with fractions
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 HEADERS: Final = ("x-request-start", "x-queue-start")
-LONGEST_S: Final = 600  # who waited longer than any load balancer lets wait did not: a clock is wrong, or a unit
+LONGEST_S: Final = 600  # longer than any load balancer lets a request wait: a clock or a unit is wrong
 MAX_CHARACTERS: Final = 200
 _TIME: Final = re.compile(r"(?:t\s*=\s*)?([0-9]{10,19})(\.[0-9]{1,9})?(?:\s+\w=\S*)*")
 # Nanoseconds in one of the header's unit, by how many digits a time between 2001 and 2286 has in it.
 _UNITS_NS: Final = {10: 1_000_000_000, 13: 1_000_000, 16: 1_000, 19: 1}
 
 UNREADABLE, FUTURE, TOO_OLD = "unreadable", "in the future", "too old"
-ignored: dict[str, int] = {}  # headers that said nothing plausible, by why
+ignored: dict[str, int] = {}  # the number of headers without a plausible time, by reason
 
 
 def waited_ns(value: str, now_ns: int) -> int | str:
-    """Return for how long a request has waited that came with this header, in ns; or why that is not plausible.
+    """Return how long a request with this header has waited, in ns; or the reason why the value is not plausible.
 
-    Where several load balancers have each added theirs, it has waited since the first of them.
+    Where several load balancers have added theirs, the request has waited since the first.
     """
     earliest = None
     for part in value[:MAX_CHARACTERS].split(","):
@@ -48,19 +48,19 @@ def waited_ns(value: str, now_ns: int) -> int | str:
 
 
 def time_in_queue_ms(values: Iterable[str], now_ns: int) -> float | None:
-    """Return the longest wait that a request's headers tell of plausibly, in ms; count what is not plausible."""
+    """Return the longest plausible wait in a request's headers, in ms; count the others."""
     longest = None
     for value in values:
         waited = waited_ns(value, now_ns)
         if isinstance(waited, str):
             ignored[waited] = ignored.get(waited, 0) + 1
-            _say(waited, value)
+            _log(waited, value)
         else:
             longest = waited if longest is None else max(longest, waited)
     return None if longest is None else longest / 1e6
 
 
-def _say(why: str, value: str) -> None:
+def _log(why: str, value: str) -> None:
     log.once(
         f"request start {why}",
         f"a load balancer's X-Request-Start or X-Queue-Start is ignored, it is {why}: {value[:40]!r}. "

@@ -1,4 +1,4 @@
-"""Whether a client has gone, and whether it had all that the response announced: then it may close as it likes."""
+"""Whether a client has disconnected, and whether it had the whole response, as announced by its headers."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 BODILESS: Final = (204, 304)
-AT_ONCE: Final = 16_384  # bytes: what Linux gives a connection's send buffer to begin with
+AT_ONCE: Final = 16_384  # bytes: the initial size of a connection's send buffer in Linux
 LENGTH: Final = ("content-length", b"content-length")
 
 
 def announced(method: str, status: int | None, headers: Iterable[tuple[Any, Any]] | None) -> int | None:
-    """Return how many bytes the body of a response has, by its headers of bytes or texts; None if they do not say."""
+    """Return the length of a response's body in bytes, by its headers of bytes or str; None if they do not give it."""
     if method == "HEAD" or status in BODILESS:
         return 0
     for name, value in headers or ():
         if name.lower() in LENGTH:
             try:
                 return int(value)
-            except (TypeError, ValueError):  # the application's fault, which the server deals with
+            except (TypeError, ValueError):  # a fault of the application, which the server handles
                 return None
     return None
 
 
 def is_written(connection: Any, size: int) -> bool:
-    """Return whether a server has handed all `size` bytes for an ASGI `send`'s connection to the kernel.
+    """Return whether a server has passed all `size` bytes for an ASGI connection on to the kernel.
 
-    Where the server does not show what it has left, so few as any connection takes at once are believed to be.
+    Where the server does not show how many are left, only as few as any connection takes at once count as passed on.
     """
     transport = transport_of(connection)
     if transport is None:
@@ -41,6 +41,6 @@ def is_written(connection: Any, size: int) -> bool:
 
 @functools.cache
 def gone_flag(module: str) -> str | None:
-    """Return the attribute by which a connection of this module says that its client has gone, if it has one."""
+    """Return the attribute of this module's connections that is true once the client has disconnected, if any."""
     servers = {"uvicorn": "disconnected", "hypercorn": "closed"}
     return servers.get(module.partition(".")[0])

@@ -1,7 +1,7 @@
-"""BentoML's adaptive batching: who waits for a batch, and the one inference of all that are in it.
+"""BentoML's adaptive batching: each request's wait for its batch, and the one inference of all requests in the batch.
 
-Each process of a service has a dispatcher for each of its batchable methods. A request becomes a job there, a task that
-the first of them has started collects jobs, and each batch is a task of that task's.
+Each process of a service has a dispatcher for each batchable method. A request becomes a job there. A task, which the
+first request starts, collects jobs, and starts a task for each batch.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from stagetrace.recording.timeline import Timeline
     from stagetrace.recording.worker import Batch
 
-METHOD = "_stagetrace_method"  # of a dispatcher
+METHOD = "_stagetrace_method"  # on a dispatcher: its Method
 
 
 class Method(NamedTuple):
-    """Whose batches a dispatcher makes."""
+    """The method for which a dispatcher makes batches."""
 
     service: str
     in_thread: bool
 
 
 class Wait:
-    """A request's, for its batch."""
+    """The wait of a request for its batch."""
 
     def __init__(self, timeline: Timeline) -> None:
         from stagetrace.recording.remote_stages import hand_on
@@ -47,7 +47,9 @@ class Wait:
         self.is_over = False
 
 
-_beginning: ContextVar[Wait | None] = ContextVar("stagetrace.bentoml", default=None)  # whose job is made now
+_beginning: ContextVar[Wait | None] = ContextVar(
+    "stagetrace.bentoml", default=None
+)  # the wait of the request whose job is made now
 _waits: WeakKeyDictionary[Any, Wait] = WeakKeyDictionary()  # by the future of the job
 
 
@@ -82,7 +84,7 @@ def _naming(original: Any) -> Any:
 
 @guarded
 def _name(factory: Any) -> None:
-    """Note of each dispatcher which method it calls, and how."""
+    """Note on each dispatcher which method it calls, and whether in a thread."""
     for name, dispatcher in factory.dispatchers.items():
         function = inspect.unwrap(factory.service.apis[name].func)
         setattr(dispatcher, METHOD, Method(factory.service.name, not inspect.iscoroutinefunction(function)))
@@ -98,7 +100,7 @@ def _in_thread(original: Any) -> Any:
 
 @guarded
 def _inferring(function: Any) -> Any:
-    """Return a batch's method marked as its inference, which begins when a thread takes it up."""
+    """Return the method of a batch, marked as its inference, which begins when a thread runs it."""
     from stagetrace.recording.worker import Batch
 
     batch = current.get()
@@ -134,7 +136,7 @@ def _waiting(original: Any) -> Any:
         try:
             return await original(self, *args, **kwargs)
         except asyncio.CancelledError:
-            _give_up(wait)
+            _end_in_vain(wait)
             raise
         finally:
             _beginning.reset(token)
@@ -149,8 +151,8 @@ def _wait() -> Wait | None:
 
 
 @guarded_end
-def _give_up(wait: Wait | None) -> None:
-    """Note that a request has waited in vain: BentoML answers 503, or it has been cancelled itself."""
+def _end_in_vain(wait: Wait | None) -> None:
+    """Note that a request waited in vain: BentoML responds with 503, or the request was cancelled."""
     if wait is not None and not wait.is_over:
         wait.timeline.visit(QUEUE, (wait.since, time.time_ns()), {QUEUE_REASON: BATCH})
 
@@ -183,7 +185,7 @@ def _splitting(original: Any) -> Any:
 
 @guarded
 def _split(job: Any, parts: Any) -> None:
-    """Let both parts of a request, of which one fills a batch, stand for it: the other goes on waiting."""
+    """Replace the job of a request by its two parts: one completes a batch, the other goes on waiting."""
     wait = _waits.pop(job.future, None)
     if wait is not None:
         now, later = parts
@@ -192,7 +194,7 @@ def _split(job: Any, parts: Any) -> None:
 
 
 def _in_no_request(original: Any) -> Any:
-    """Run the task that collects batches, which the first request starts, outside that request."""
+    """Run the task that collects batches outside the request that started it, the first one."""
 
     @functools.wraps(original)
     async def controller(self: Any) -> None:
@@ -209,7 +211,7 @@ def _batched(original: Any) -> Any:
         inside = enter(batch)
         try:
             return await original(self, jobs, *args, **kwargs)
-        finally:  # the requests hear of their answers when this task lets others run: all is told before
+        finally:  # the requests go on when this task yields to the loop: they have their stages before that
             leave(batch, inside)
 
     return outbound_call

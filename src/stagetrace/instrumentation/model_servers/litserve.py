@@ -1,6 +1,7 @@
-"""LitServe's server: a request that is put into the queue of the inference workers takes its ticket along, in its id.
+"""LitServe's server: a request in the queue of the inference workers carries a request reference, in its id.
 
-The id is LitServe's own and opaque to all: a worker without us gives it back as it is, and it is cut off here.
+The id is LitServe's own, and opaque to all: a worker without stagetrace returns it as it is, and the reference is
+removed here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ WRAPPED = "_stagetrace_wrapped"
 
 
 def patch_server(module: ModuleType) -> None:
-    """Wrap what gives the queue of requests to whoever puts one in, in any process that serves HTTP."""
+    """Wrap the method that returns the queue of requests, in each process that serves HTTP."""
     server = module.LitServer
     original = server._get_request_queue
 
@@ -35,7 +36,7 @@ def patch_server(module: ModuleType) -> None:
 
 @guarded
 def _wrap(queue: Any, transport: Any) -> None:
-    """Wrap two objects, which are pickled without what is set on them here."""
+    """Wrap methods on two objects: they are pickled without the attributes that are set here."""
     if transport is None:
         return
     if WRAPPED not in vars(transport):
@@ -50,13 +51,13 @@ def _wrap(queue: Any, transport: Any) -> None:
 def _putting(original: Any) -> Any:
     @functools.wraps(original)
     def put(item: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(_with_ticket(item) or item, *args, **kwargs)
+        return original(_with_reference(item) or item, *args, **kwargs)
 
     return put
 
 
 @guarded
-def _with_ticket(item: Any) -> Any:
+def _with_reference(item: Any) -> Any:
     timeline = recording()
     if timeline is None or type(item) is not tuple:
         return None
@@ -72,24 +73,24 @@ def _with_ticket(item: Any) -> Any:
 def _receiving(original: Any) -> Any:
     @functools.wraps(original)
     async def areceive(*args: Any, **kwargs: Any) -> Any:
-        answer = await original(*args, **kwargs)
-        return _as_asked(answer) or answer
+        response = await original(*args, **kwargs)
+        return _without_reference(response) or response
 
     return areceive
 
 
 @guarded_end
-def _as_asked(answer: Any) -> Any:
-    """Return the answer of a worker without us with LitServe's own id; nothing is known of its waiting."""
-    if type(answer) is not tuple or type(answer[0]) is not str or MARK not in answer[0]:
+def _without_reference(response: Any) -> Any:
+    """Return the response of a worker without stagetrace with LitServe's own id; its waits are unknown."""
+    if type(response) is not tuple or type(response[0]) is not str or MARK not in response[0]:
         return None
-    uid, named = split(answer[0])
-    _note_answer(named.partition(" ")[0])
-    return uid, *answer[1:]
+    uid, named = split(response[0])
+    _note_response(named.partition(" ")[0])
+    return uid, *response[1:]
 
 
 @guarded
-def _note_answer(key: str) -> None:
+def _note_response(key: str) -> None:
     from stagetrace.recording.remote_stages import find
 
     timeline = find(key)

@@ -10,7 +10,7 @@ REASON = "worker"  # what a request in these queues waits for
 
 
 def split(uid: str) -> tuple[Any, str]:
-    """Return LitServe's own id and the ticket."""
+    """Return LitServe's own id, and the request reference."""
     text, _, rest = uid.partition(MARK)
     kind, _, named = rest.partition(" ")
     return (UUID(text) if kind == "UUID" else text), named

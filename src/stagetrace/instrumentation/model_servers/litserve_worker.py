@@ -1,6 +1,7 @@
-"""LitServe's inference workers: what is done for each request, and for each batch, is told to the server's process.
+"""LitServe's inference workers: the stages of each request and each batch are reported to the server's process.
 
-Only objects of this process are wrapped, the queues' ends and the person's LitAPI: so loops of a person's own are seen.
+Only objects of this process are wrapped: the ends of the queues, and the user's LitAPI. So loops that users write are
+covered, too.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def patch_loops(module: ModuleType) -> None:
     def inference_worker(*args: Any, **kwargs: Any) -> Any:
         is_async = _begin(signature, args, kwargs)
         try:
-            with delivering_first() if is_async else nullcontext():  # its main thread is that of a loop
+            with delivering_first() if is_async else nullcontext():  # its main thread runs an event loop
                 return original(*args, **kwargs)
         finally:
             _deliver()
@@ -61,7 +62,7 @@ def patch_loops(module: ModuleType) -> None:
 
 @guarded
 def _begin(signature: inspect.Signature, args: Any, kwargs: Any) -> bool:
-    """Return whether the person's methods are coroutines."""
+    """Prepare the process, and return whether the user's methods are coroutines."""
     from stagetrace.runtime.runtime import runtime
 
     global _worker  # noqa: PLW0603
@@ -81,17 +82,19 @@ def _deliver() -> None:
 
 
 class Worker:
-    """The requests that this process has taken and not answered yet."""
+    """The requests that this process has taken, and to which it has not responded yet."""
 
     def __init__(self, api: Any) -> None:
-        self._open: OrderedDict[Any, tuple[Work, Any]] = OrderedDict()  # by LitServe's id: and what was sent
+        self._open: OrderedDict[Any, tuple[Work, Any]] = OrderedDict()  # by LitServe's id, each with its payload
         self._batches = api.max_batch_size > 1
-        self._waits = BATCH if self._batches else TASK if api.enable_async else None  # for this, once it is taken
+        self._waits = (
+            BATCH if self._batches else TASK if api.enable_async else None
+        )  # the reason of a request's wait, once it is taken
         self._described = {ML_MODEL_NAME: type(api).__name__}
         self._api = api
 
     def watch(self, queue: Any, transport: Any) -> None:
-        """Wrap what comes in, what goes out, and the person's methods in between."""
+        """Wrap the methods that receive and send, and the user's methods in between."""
         queue.get, queue.get_nowait = self._taking(queue.get), self._taking(queue.get_nowait)
         transport.send = self._sending(transport.send)
         api = self._api
@@ -112,7 +115,7 @@ class Worker:
 
     @guarded
     def _take(self, item: Any) -> Any:
-        """Begin to work for a request that was taken, if it has a ticket; return it as LitServe knows it."""
+        """Begin the work for a taken request, if its id has a reference; return the item as LitServe knows it."""
         if type(item) is not tuple or type(item[1]) is not str or MARK not in item[1]:
             return None
         from stagetrace.recording.worker import Work, origin
@@ -126,21 +129,21 @@ class Worker:
             if self._waits is not None:
                 work.enter(QUEUE, self._waits, work.started)
             self._open[uid] = work, rest[-1]
-            if len(self._open) > MAX_OPEN:  # a loop that does not answer
+            if len(self._open) > MAX_OPEN:  # a loop that does not respond
                 self._open.popitem(last=False)
         return consumer, uid, *rest
 
     def _sending(self, original: Any) -> Any:
         @functools.wraps(original)
         def send(item: Any, *args: Any, **kwargs: Any) -> Any:
-            self._answer(item)
+            self._end_request(item)
             return original(item, *args, **kwargs)
 
         return send
 
     @guarded_end
-    def _answer(self, item: Any) -> None:
-        """End with the last answer to a request, before it goes out."""
+    def _end_request(self, item: Any) -> None:
+        """End a request with its last response, before that is sent."""
         uid, (_, status, kind, *_) = item
         if status == "START" or (status == "OK" and getattr(kind, "name", "") == "STREAMING"):
             return
@@ -149,8 +152,8 @@ class Worker:
             work.finish()
 
     @guarded
-    def take_up(self, uid: Any) -> Work | None:
-        """Return what is done, from now on, for a request in a task of its own, by LitServe's id."""
+    def begin_request(self, uid: Any) -> Work | None:
+        """Return the work for the request with this id of LitServe's, which a task of its own begins now."""
         work, _ = self._open.get(uid, (None, None))
         if work is not None:
             work.leave(QUEUE)
@@ -166,7 +169,7 @@ class Worker:
 
     @guarded
     def _decoded(self, payload: Any) -> Work | None:
-        """Return whose payload this is; with the first of a batch, that begins."""
+        """Return the work for the request with this payload; the first payload of a batch begins the batch."""
         self._start_batch()
         return next((work for work, sent in self._open.values() if sent is payload), None)
 
@@ -192,7 +195,7 @@ class Worker:
 
     @guarded
     def begin(self) -> Work | Batch | None:
-        """Begin the inference of the request that this task serves, or of all that were taken together."""
+        """Begin the inference of the request of this task, or of all requests that were taken together."""
         from stagetrace.recording.remote_stages import hand_on
         from stagetrace.recording.worker import Batch, Origin, Work
 
@@ -215,7 +218,7 @@ class Worker:
 
 
 def _is_special(function: Any) -> bool:
-    """Return whether it is more than a plain function: LitServe asks of what kind it is."""
+    """Return whether it is a generator or a coroutine function: LitServe asks."""
     return bool(
         inspect.isgeneratorfunction(function)
         or inspect.iscoroutinefunction(function)
@@ -224,7 +227,7 @@ def _is_special(function: Any) -> bool:
 
 
 def _predicting(original: Any, worker: Worker) -> Any:
-    """Return `predict`, the same kind of function as it is."""
+    """Return the marked `predict`, a function of the same kind."""
     if inspect.isasyncgenfunction(original):
         predict = _async_generator(original, worker)
     elif inspect.iscoroutinefunction(original):
@@ -245,7 +248,7 @@ def _async_generator(original: Any, worker: Worker) -> Any:
                 yield part
         finally:
             try:
-                await parts.aclose()  # which nobody else does where the stream is given up
+                await parts.aclose()  # nothing else closes it if the stream is abandoned
             finally:
                 _end(serving)
 
@@ -287,7 +290,7 @@ def _function(original: Any, worker: Worker) -> Any:
 
 
 def _parts(answers: Any, serving: Any) -> Iterator[Any]:
-    """Pass on what a generator gives; the inference lasts until its end, whatever is done with the parts meanwhile."""
+    """Pass on the parts of a generator; the inference lasts until its end, also while the parts are used."""
     try:
         while True:
             with _inside(serving):
@@ -336,11 +339,11 @@ def _end(serving: Work | Batch | None) -> None:
 
 
 def _processing(original: Any) -> Any:
-    """Wrap a coroutine that serves one request in a task of its own."""
+    """Wrap a coroutine that serves one request in its own task."""
 
     @functools.wraps(original)
     async def process(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        with _inside(_worker.take_up(request[1]) if _worker is not None else None):
+        with _inside(_worker.begin_request(request[1]) if _worker is not None else None):
             return await original(self, request, *args, **kwargs)
 
     return process

@@ -1,7 +1,7 @@
-"""MLServer's parallel workers and adaptive batching: who waits, for which of them, and what is then done for it.
+"""MLServer's parallel workers and adaptive batching: the wait of each request, and the work done for it then.
 
-A message to a worker takes the request's ticket along as one more entry of its `__dict__`: pydantic pickles that, and a
-worker without us does not look at it.
+A message to a worker carries a request reference as one more entry of its `__dict__`: pydantic pickles that, and a
+worker without stagetrace ignores it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from stagetrace.recording.worker import Batch, Work
 
-TICKET = "_stagetrace"  # in a message
-KEYS = "_stagetrace_keys"  # of a batcher: of the requests that wait, by its own ids
-BATCHED = "_stagetrace_batched"  # of a batcher: the ids of the batch that it begins
+REFERENCE = "_stagetrace"  # in a message: the request reference
+KEYS = "_stagetrace_keys"  # on a batcher: the keys of the waiting requests, by the batcher's ids
+BATCHED = "_stagetrace_batched"  # on a batcher: the ids in the batch that it begins
 WORKER = "worker"
 
 
@@ -54,27 +54,27 @@ def patch_adaptive(module: ModuleType) -> None:
 def _dispatching(original: Any) -> Any:
     @functools.wraps(original)
     async def dispatch_request(self: Any, request_message: Any, *args: Any, **kwargs: Any) -> Any:
-        _add_ticket(request_message)
+        _add_reference(request_message)
         try:
             return await original(self, request_message, *args, **kwargs)
         finally:
-            _note_answer(request_message)
+            _note_response(request_message)
 
     return dispatch_request
 
 
 @guarded
-def _add_ticket(message: Any) -> None:
+def _add_reference(message: Any) -> None:
     timeline = recording()
     if timeline is not None:
         from stagetrace.recording.worker import ticket
 
-        message.__dict__[TICKET] = ticket(timeline, WORKER)
+        message.__dict__[REFERENCE] = ticket(timeline, WORKER)
 
 
 @guarded_end
-def _note_answer(message: Any) -> None:
-    named = message.__dict__.get(TICKET)
+def _note_response(message: Any) -> None:
+    named = message.__dict__.get(REFERENCE)
     timeline = recording() if named else None
     if timeline is not None and timeline.errands is not None:
         timeline.errands.answered(named.partition(" ")[0])
@@ -112,7 +112,7 @@ def _processing(original: Any) -> Any:
 
 @guarded
 def _take(message: Any) -> Work | None:
-    named = message.__dict__.get(TICKET)
+    named = message.__dict__.get(REFERENCE)
     if not named:
         return None
     from stagetrace.recording.worker import Work, origin
@@ -160,7 +160,7 @@ async def _predict(batch: Batch | None, original: Any, request: Any) -> Any:
 
 @guarded
 def _start_batch(batcher: Any) -> Batch | None:
-    """Begin the batch that the batcher has just made, whose inference is called next."""
+    """Begin the batch that the batcher has just collected: it calls the inference next."""
     from stagetrace.recording.remote_stages import find
     from stagetrace.recording.worker import Batch, Origin
 
@@ -196,7 +196,7 @@ def _wait() -> str | None:
 
 @guarded
 def _note_queued(batcher: Any, key: str | None, queued: Any) -> None:
-    """Note by which id of the batcher's a request waits; the batcher has not run since it was put into the queue."""
+    """Note the batcher's id of a waiting request; the batcher has not run since the request was queued."""
     if key is not None:
         getattr(batcher, KEYS)[queued[0]] = key
 
@@ -217,7 +217,7 @@ def _note_batch(batcher: Any, batched: Any) -> None:
 
 
 def _in_no_request(original: Any) -> Any:
-    """Run the task that collects batches, which the first request starts, outside that request."""
+    """Run the task that collects batches outside the request that started it, the first one."""
 
     @functools.wraps(original)
     async def _batcher(self: Any) -> None:

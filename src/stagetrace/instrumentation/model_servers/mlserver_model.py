@@ -1,7 +1,7 @@
-"""MLServer's models: `predict` of any runtime is the inference, but for what it decodes and encodes.
+"""MLServer's models: `predict` of any runtime is the inference, except its decoding and encoding.
 
-Whether a call of `predict` decodes first is known only when it does. So an inference is presumed, and taken back by a
-`decode` that follows.
+Whether a call of `predict` decodes first is known only when it does. So the inference begins tentatively, and a later
+`decode` takes it back.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ F = TypeVar("F")
 
 DECODING = ("decode", "decode_request")
 ENCODING = ("encode", "encode_response")
-# These only pass on to a model in another process.
+# Classes whose `predict` only calls a model in another process.
 PASSES_ON = {"ParallelModel"}
 
 _predicting: ContextVar[Predicting | None] = ContextVar("stagetrace.predicting", default=None)
@@ -69,14 +69,14 @@ def _wrap(cls: type) -> None:
         return
     predict = vars(cls).get("predict")
     if inspect.isfunction(predict) and inspect.iscoroutinefunction(predict):
-        cls.predict = _answering(predict)  # type: ignore[attr-defined]
+        cls.predict = _predicting_once(predict)  # type: ignore[attr-defined]
     stream = vars(cls).get("predict_stream")
     if inspect.isfunction(stream) and inspect.isasyncgenfunction(stream):
         cls.predict_stream = _streaming(stream)  # type: ignore[attr-defined]
 
 
 class Predicting:
-    """One call of a model's `predict`, for the request or batch at hand."""
+    """One call of a model's `predict`, for the current request or batch."""
 
     def __init__(self, timeline: Timeline, model: Any) -> None:
         self._timeline = timeline
@@ -87,30 +87,30 @@ class Predicting:
         self._timeline.presume(INFERENCE, self._attributes, time.time_ns())
 
     def decodes(self, *, begins: bool) -> None:
-        """Note that decoding begins or ends: what was before was no inference, what comes after may be."""
+        """Note that decoding begins or ends: the time before was no inference, the time after may be."""
         if begins:
             self._timeline.take_back(INFERENCE)
         else:
             self._timeline.presume(INFERENCE, self._attributes, time.time_ns())
 
     def encodes(self, *, begins: bool) -> None:
-        """Note that encoding begins, with which the inference is over."""
+        """Note that encoding begins: the inference has ended."""
         if begins:
             self._timeline.end_presumed(INFERENCE)
 
     def end(self) -> None:
         """End the call."""
         self._timeline.end_presumed(INFERENCE)
-        with suppress(ValueError):  # a stream that is given up ends in the context of another task
+        with suppress(ValueError):  # an abandoned stream ends in the context of another task
             _predicting.reset(self._token)
 
 
 def _as(original: Any) -> Callable[[F], F]:
-    """Return a decorator as `functools.wraps`, which leaves no trace of itself.
+    """Return a decorator like `functools.wraps`, which leaves no `__wrapped__`.
 
     MLServer's batching follows `__wrapped__` of a bound method, and expects to find a bound method there. The function
-    uses no globals, so it gets the original's: its annotations are read there, and pickled by value it takes along none
-    of ours.
+    gets the globals of the original, since it uses none: its annotations are read there, and pickled by value it
+    refers to nothing of stagetrace.
     """
 
     def like(function: F) -> F:
@@ -127,7 +127,7 @@ def _as(original: Any) -> Callable[[F], F]:
     return like
 
 
-def _answering(original: Any) -> Any:
+def _predicting_once(original: Any) -> Any:
     begin, end = pickled_as(_begin, bool), pickled_as(_end, bool)
 
     @_as(original)
@@ -147,13 +147,13 @@ def _streaming(original: Any) -> Any:
     @_as(original)
     async def predict_stream(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         call = begin(self)
-        answers = original(self, *args, **kwargs)
+        responses = original(self, *args, **kwargs)
         try:
-            async for answer in answers:
-                yield answer
+            async for response in responses:
+                yield response
         finally:
             try:
-                await answers.aclose()  # which nobody else does where the stream is given up
+                await responses.aclose()  # nothing else closes it if the stream is abandoned
             finally:
                 end(call)
 
@@ -163,7 +163,7 @@ def _streaming(original: Any) -> Any:
 @guarded
 def _begin(model: Any) -> Predicting | None:
     timeline = recording()
-    if timeline is None or _predicting.get() is not None:  # nothing traced, or called by a subclass's `predict`
+    if timeline is None or _predicting.get() is not None:  # not recorded, or called by a subclass's `predict`
         return None
     return Predicting(timeline, model)
 

@@ -1,4 +1,4 @@
-"""Ray Serve's `@serve.batch`: one inference for all requests of a batch, and the wait of each until it begins."""
+"""Ray Serve's `@serve.batch`: one inference for all requests of a batch, and the wait of each for it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from stagetrace.recording.worker import Batch
 
-KEY = "_stagetrace_key"  # of what waits: by which its request is found
+KEY = "_stagetrace_key"  # on a waiting request of Ray: the key of the recorded request
 
 
 def patch_batching(module: ModuleType) -> None:
-    """Wrap what takes a request into the queue, the task that collects batches, and what runs one."""
+    """Wrap the put into the queue, the task that collects batches, and the coroutine that runs one."""
     queue = module._BatchQueue
     name = "_process_batch_inner" if hasattr(queue, "_process_batch_inner") else "_process_batch"
     put, collect, run = queue.put, queue._process_batches, getattr(queue, name)
@@ -52,7 +52,7 @@ def _wait(request: Any) -> None:
 
 
 def _in_no_request(original: Any) -> Any:
-    """Run the task that collects batches, which the first request starts, outside that request."""
+    """Run the task that collects batches outside the request that started it, the first one."""
 
     @functools.wraps(original)
     async def _process_batches(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +72,7 @@ def _running(original: Any) -> Any:
 
 @guarded
 def _inferring(func: Any, waiting: Any) -> Any:
-    """Return what calls the person's function for these requests, of the same kind; None if none is recorded."""
+    """Return the user's function, marked for these requests, of the same kind; None if no request is recorded."""
     if not any(hasattr(one, KEY) for one in waiting):
         return None
 
@@ -89,16 +89,16 @@ def _inferring(func: Any, waiting: Any) -> Any:
     @functools.wraps(func)
     async def parts(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         batch = _begin(waiting)
-        answers = func(*args, **kwargs)
+        results = func(*args, **kwargs)
         try:
             while True:
-                part = await _next(answers, batch)
+                part = await _next(results, batch)
                 if part is END:
                     return
                 yield part
         finally:
             try:
-                await answers.aclose()
+                await results.aclose()
             finally:
                 _end(batch)
 
@@ -108,18 +108,18 @@ def _inferring(func: Any, waiting: Any) -> Any:
 END = object()
 
 
-async def _next(answers: Any, batch: Batch | None) -> Any:
-    """Return the next part of an answer, made for the batch; END if there is none."""
+async def _next(results: Any, batch: Batch | None) -> Any:
+    """Return the next part of a stream, made for the batch; END if there is none."""
     inside = enter(batch)
     try:
-        return await anext(answers, END)
+        return await anext(results, END)
     finally:
         leave(None, inside)
 
 
 @guarded
 def _begin(waiting: Any) -> Batch | None:
-    """Begin a batch of those that wait and were not given up."""
+    """Begin a batch of the waiting requests that were not cancelled."""
     from stagetrace.recording.remote_stages import find
     from stagetrace.recording.worker import Batch, Origin
 

@@ -7,11 +7,12 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-TICKET = "_stagetrace"  # in the metadata of a call: the request, the kernel's name, when the call was handed on
+# In the metadata of a call: the request, the boot id of the kernel, the time of the call in ns since the epoch.
+REFERENCE = "_stagetrace"
 
 
 def require(function: Any, *names: str) -> None:
-    """Raise TypeError unless a private function of Ray's takes just these parameters: another release is left alone."""
+    """Raise TypeError unless a private function of Ray takes just these parameters: other releases stay unpatched."""
     found = tuple(inspect.signature(function).parameters)
     if found != names:
         raise TypeError(f"{function.__qualname__} takes {', '.join(found)}")
@@ -19,7 +20,7 @@ def require(function: Any, *names: str) -> None:
 
 @functools.cache
 def kernel() -> str:
-    """Return the name of the running kernel, under which all processes read the same clock; empty if it has none."""
+    """Return the boot id of the kernel: processes with the same id read the same clock. Empty if there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

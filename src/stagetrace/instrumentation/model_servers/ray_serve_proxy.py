@@ -1,4 +1,4 @@
-"""Ray Serve's proxy: a request of it has the route that Ray finds; what only asks for its health is none."""
+"""Ray Serve's proxy: its requests have the route that Ray finds; health checks are not recorded."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stagetrace.service_name import name_service
 if TYPE_CHECKING:
     from types import ModuleType
 
-NAME = "ray-serve-proxy"  # of the service, where the environment gives none
+NAME = "ray-serve-proxy"  # the service's name, if the environment gives none
 
 
 def patch_proxy(module: ModuleType) -> None:
-    """Wrap what makes a proxy for HTTP, and what finds out who answers a request. Ray kills the process at its end."""
+    """Wrap the constructor of the HTTP proxy, and the method that finds the route. Ray kills the process at its end."""
     proxy, http = module.GenericProxy, module.HTTPProxy
     made, found = http.__init__, proxy._get_response_handler_info
     http.__init__ = _naming(made)
@@ -42,7 +42,7 @@ def _note_process() -> None:
 def _noting(original: Any) -> Any:
     @functools.wraps(original)
     def _get_response_handler_info(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _leave_out(*args, **kwargs)
+        _exclude(*args, **kwargs)
         found = original(self, *args, **kwargs)
         _note_route(found, *args, **kwargs)
         return found
@@ -51,8 +51,8 @@ def _noting(original: Any) -> Any:
 
 
 @guarded
-def _leave_out(proxy_request: Any) -> None:
-    """Record nothing of what asks whether the proxy is well, or for its routes."""
+def _exclude(proxy_request: Any) -> None:
+    """Exclude requests for the health or the routes of the proxy."""
     if proxy_request.is_health_request or proxy_request.is_route_request:
         request = request_in(getattr(proxy_request, "scope", {}))  # gRPC has none
         if hasattr(request, "leave_out"):

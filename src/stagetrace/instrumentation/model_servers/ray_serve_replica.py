@@ -1,7 +1,7 @@
-"""Ray Serve's replicas: what one does for an HTTP request, or for another deployment's call, is a request of its own.
+"""Ray Serve's replicas: each HTTP request, and each call of another deployment, is a request of its own there.
 
-It lies below the stage in which the proxy, or the deployment that calls, was as it handed the request on, and begins
-then, with the wait for this replica as `queue`.
+Its parent is the stage that was open in the proxy, or the calling deployment, at the time of the call. It begins at
+that time, with the wait for this replica as `queue`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import SCOPE_KEY, request_in
-from stagetrace.instrumentation.model_servers.ray_serve_metadata import TICKET, kernel, require
+from stagetrace.instrumentation.model_servers.ray_serve_metadata import REFERENCE, kernel, require
 from stagetrace.recording.current_timeline import current, recording
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import QUEUE_REASON
@@ -28,7 +28,7 @@ CANCELLED = "cancelled"
 
 
 def patch_replica(module: ModuleType) -> None:
-    """Wrap the coroutines that call a person's code, inside of what gives them to its event loop; begin and end."""
+    """Wrap the coroutines that call the user's code, in the event loop for that code; the replica's start and end."""
     wrapper, replica = module.UserCallableWrapper, getattr(module, "ReplicaBase", None) or module.Replica
     give = vars(wrapper)["_run_user_code"]
     http, method = wrapper._call_http_entrypoint.__wrapped__, wrapper.call_user_method.__wrapped__
@@ -43,7 +43,7 @@ def patch_replica(module: ModuleType) -> None:
 
 
 def _preparing(original: Any) -> Any:
-    """Prepare when the deployment has been made: it may have set a provider of its own."""
+    """Prepare after the deployment was made: it may have set a provider."""
 
     @functools.wraps(original)
     async def initialize(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -51,7 +51,7 @@ def _preparing(original: Any) -> Any:
         result = await original(self, *args, **kwargs)
         if not runtime.ready:
             await runtime.prepare()
-        _pass_on()  # which loads what a request needs
+        _pass_on()  # imports what a request needs
         return result
 
     return initialize
@@ -59,7 +59,7 @@ def _preparing(original: Any) -> Any:
 
 @guarded
 def _note_process(replica: Any) -> None:
-    """Name the service, and deliver without delay: Ray kills the process where it does not end in time."""
+    """Name the service, and deliver immediately: Ray kills a process that does not end in time."""
     name_service(replica._deployment_id.name)
     runtime.deliver_immediately()
 
@@ -82,14 +82,14 @@ def _delivering(original: Any) -> Any:
 
 
 class Received:
-    """What receives the body, marked; to all who look it is Ray's own, which they ask for more."""
+    """A marked `receive`, in the place of Ray's own: its other attributes are those of Ray's."""
 
     def __init__(self, marked: Any, original: Any) -> None:
         self._marked = marked
         self._original = original
 
     def __call__(self) -> Any:
-        """Return what to await of receiving one message."""
+        """Return an awaitable of one message."""
         return self._marked()
 
     def __getattr__(self, name: str) -> Any:
@@ -121,7 +121,7 @@ def _pass_on() -> Any:
 
 @guarded
 def _name_caller(scope: Any, receive: Any) -> None:
-    """Let a scope out of a pickle name the stage in which the caller was as it sent the request, which is later."""
+    """Let a pickled scope name the stage that was open at the time of the call, which was later."""
     text, _ = _read(getattr(receive, "_request_metadata", None))
     if text and type(scope.get(SCOPE_KEY)) is str:
         scope[SCOPE_KEY] = text
@@ -129,7 +129,7 @@ def _name_caller(scope: Any, receive: Any) -> None:
 
 @guarded
 def _note_arrival(method: Any, scope: Any, receive: Any) -> None:
-    """Note the wait for this replica, and what is known of the route: an application tells the rest itself."""
+    """Note the wait for this replica, and the route as far as Ray knows it: an ASGI application adds its own."""
     request, metadata = request_in(scope), getattr(receive, "_request_metadata", None)
     if not hasattr(request, "serve_by"):
         return
@@ -144,8 +144,8 @@ def _note_arrival(method: Any, scope: Any, receive: Any) -> None:
 
 
 def _read(metadata: Any) -> tuple[str, int | None]:
-    """Return the text that names who called, and since when the call waits; None on another machine's clock."""
-    text, where, since = getattr(metadata, TICKET, ("", "", 0))
+    """Return the request reference of a call, and when the call was made; None if another machine's clock says that."""
+    text, where, since = getattr(metadata, REFERENCE, ("", "", 0))
     return text, since if where and where == kernel() else None
 
 
@@ -153,7 +153,7 @@ def _read(metadata: Any) -> tuple[str, int | None]:
 
 
 def _called(original: Any, to_queue: str = "") -> Any:
-    """Wrap a coroutine that serves one call; of a stream only where it is the one that puts the parts `to_queue`."""
+    """Wrap a coroutine that serves one call; of a stream only the one with an argument named `to_queue`."""
 
     @functools.wraps(original)
     async def serve(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -166,7 +166,7 @@ def _called(original: Any, to_queue: str = "") -> Any:
             call.fail(error)
             raise
         except BaseException:
-            call.break_off()
+            call.cancel()
             raise
         finally:
             call.end()
@@ -186,7 +186,7 @@ def _begin(wrapper: Any, request_metadata: Any, *_: Any, **__: Any) -> Call | No
 
 
 class Call:
-    """One call of a deployment: its entry span, of the provider that there is, and what is set while it runs."""
+    """One call of a deployment: its entry span at the current provider, and the context while it runs."""
 
     def __init__(self, method: str, parent: Context, since: int | None) -> None:
         from opentelemetry import trace
@@ -197,7 +197,7 @@ class Call:
 
         now = time.time_ns()
         self._timeline = timeline = Timeline(start=min(since or now, now))
-        self._entered = current.set(timeline)  # from where SLASpanProcessor takes it
+        self._entered = current.set(timeline)  # SLASpanProcessor takes it from there
         try:
             self._span = trace.get_tracer("stagetrace").start_span(
                 method,
@@ -222,13 +222,13 @@ class Call:
         self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
 
     @guarded_end
-    def break_off(self) -> None:
-        """Note that the deployment was stopped in its work."""
+    def cancel(self) -> None:
+        """Note that the call was cancelled."""
         self._timeline.disconnect = CANCELLED
 
     @guarded_end
     def end(self) -> None:
-        """End the entry span, and take back what was set."""
+        """End the entry span, and restore the context."""
         from opentelemetry.context import detach
 
         try:
