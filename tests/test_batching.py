@@ -82,7 +82,7 @@ def test_where_nothing_is_traced_the_block_just_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    "twin",
+    "part",
     [
         *(
             "stagetrace.api.carrier.has_provider",
@@ -98,15 +98,15 @@ def test_where_nothing_is_traced_the_block_just_runs() -> None:
     ],
 )
 def test_whatever_breaks_the_block_runs_and_its_error_is_its_own(
-    twin: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(*_: object, **__: object) -> None:
-        raise RuntimeError("the twin is broken")
+        raise RuntimeError("injected fault")
 
     monkeypatch.setattr(guard, "failures", {})
     monkeypatch.setattr(log, "_logged", set())
     monkeypatch.setattr("stagetrace.api.carrier.has_provider", lambda: True)
-    monkeypatch.setattr(twin, fails)
+    monkeypatch.setattr(part, fails)
     carrier = {"stagetrace": f"word-1-{2:016x}", "traceparent": f"00-{1:032x}-{3:016x}-01"}
     ran = []
     with stagetrace.batch([carrier, carrier]):
@@ -114,4 +114,4 @@ def test_whatever_breaks_the_block_runs_and_its_error_is_its_own(
     with pytest.raises(ValueError, match="the model's own"), stagetrace.batch([carrier]):
         raise ValueError("the model's own")
     assert ran
-    assert "the twin is broken" in capsys.readouterr().err
+    assert "injected fault" in capsys.readouterr().err

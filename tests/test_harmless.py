@@ -271,7 +271,7 @@ def test_a_part_that_fails_as_a_service_starts_changes_no_answer_and_is_said_onc
         with run_service(tmp_path, "broken", env=env) as service:
             assert answers(service) == untraced
             service.stop()
-            said = [line for line in service.log.splitlines() if "the twin is broken" in line]
+            said = [line for line in service.log.splitlines() if "injected fault" in line]
     ours = Counter(line for line in said if line.startswith("stagetrace:"))
     assert len(ours) >= parts.count(",") + 1, service.log
     assert set(ours.values()) == {1}
@@ -409,7 +409,7 @@ def wait_for_said(service: Service, before: int, within_s: float) -> list[str]:
         said = [
             line
             for line in service.log[before:].splitlines()
-            if "the twin is broken" in line and line.startswith("stagetrace:")
+            if "injected fault" in line and line.startswith("stagetrace:")
         ]
         if said or time.monotonic() > deadline:
             return said

@@ -10,7 +10,7 @@ raised: list[int] = []  # by the part that is broken
 
 def fails(*_: Any, **__: Any) -> Any:
     raised.append(1)
-    raise RuntimeError("the twin is broken")
+    raise RuntimeError("injected fault")
 
 
 def make_broken(name: str) -> None:

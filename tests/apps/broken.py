@@ -6,7 +6,7 @@ from typing import Any
 
 
 def fails(*_: Any, **__: Any) -> Any:
-    raise RuntimeError("the twin is broken")
+    raise RuntimeError("injected fault")
 
 
 for where in filter(None, os.environ.get("BREAK", "").split(",")):

@@ -9,7 +9,7 @@ raised: list[int] = []
 
 def fails(*_: Any, **__: Any) -> Any:
     raised.append(1)
-    raise RuntimeError("the twin is broken")
+    raise RuntimeError("injected fault")
 
 
 module, _, path = os.environ["BREAK"].partition(":")

@@ -150,7 +150,7 @@ broken: list[tuple[Any, str, Any]] = []
 
 
 def fails(*_: Any, **__: Any) -> Any:
-    raise RuntimeError("the twin is broken")
+    raise RuntimeError("injected fault")
 
 
 def hangs(*_: Any, **__: Any) -> Any:

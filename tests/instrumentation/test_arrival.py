@@ -69,7 +69,7 @@ def test_one_that_fails_is_asked_no_more() -> None:
     class Failing:
         def fileno(self, *_: int) -> int:
             asked.append(1)
-            raise RuntimeError("the twin is broken")
+            raise RuntimeError("injected fault")
 
         getsockopt = fileno
 

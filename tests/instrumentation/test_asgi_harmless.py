@@ -134,7 +134,7 @@ def failures(service: Service, since: int) -> list[str]:
     """Return the lines of the log that report the failure: what runs in the background is reported a little later."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = [line for line in service.log[since:].splitlines() if "the twin is broken" in line]
+        found = [line for line in service.log[since:].splitlines() if "injected fault" in line]
         if found:
             return found
         time.sleep(0.02)

@@ -296,7 +296,7 @@ def test_a_part_that_fails_changes_no_call_and_is_said(part: str, breakable: Ser
                 assert_calls_as_ever(how, breakable, downstream)
     finally:
         assert breakable.client.get("/mend").status_code == 200
-    said = [line for line in breakable.log[before:].splitlines() if "the twin is broken" in line]
+    said = [line for line in breakable.log[before:].splitlines() if "injected fault" in line]
     assert bool(said) is (part != "nothing"), breakable.log[before:]
     assert all(line.startswith("stagetrace:") for line in said), said
     assert len(said) == len(set(said))

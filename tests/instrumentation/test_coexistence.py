@@ -123,7 +123,7 @@ def test_a_part_that_fails_beside_a_silent_provider_changes_no_answer(
             assert service.call("GET", "/raise")[1].status_code == 500
         assert service.call("POST", "/export")[1].status_code == 200 or app != "silent_provider"
         said = [
-            line for line in service.log.splitlines() if line.startswith("stagetrace:") and "twin is broken" in line
+            line for line in service.log.splitlines() if line.startswith("stagetrace:") and "injected fault" in line
         ]
         assert said
         assert len(said) == len(set(said))

@@ -88,7 +88,7 @@ ANYWHERE = [
 ]
 THREADED = "stagetrace.instrumentation.grpc_server.threads:"
 TASKED = "stagetrace.instrumentation.grpc_server.aio:"
-TWINS = {
+FAULTS = {
     "grpc_threads": [
         *ANYWHERE,
         *(THREADED + name for name in ("arrive", "ThreadRpc.wrap", "ThreadRpc._look_at", "Requests", "Answers")),
@@ -192,34 +192,34 @@ def test_a_failing_part_changes_no_answer_and_is_said_once(app: str, untraced: d
         env = environment(sink.endpoint, OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG="0.5")
         env["OTEL_PYTHON_GRPC_EXCLUDED_SERVICES"] = "left.Out"
         with run_service(tmp_path, app, env) as service:
-            for twin in TWINS[app]:
-                assert _break(service, twin) == {}, twin
-                assert outcomes(service, app) == untraced[app], twin
-                assert _break(service, ""), f"{twin} was never used"
+            for fault in FAULTS[app]:
+                assert _break(service, fault) == {}, fault
+                assert outcomes(service, app) == untraced[app], fault
+                assert _break(service, ""), f"{fault} was never used"
             trace_id, _ = service.call("Predict", {"inference_s": 0.02})  # a breach, sampled or not
             assert sink.request(trace_id).entry.attributes["rpc.response.status_code"] == "OK"
             log = service.log
-    said = Counter(line for line in log.splitlines() if line.startswith("stagetrace:") and "twin is broken" in line)
+    said = Counter(line for line in log.splitlines() if line.startswith("stagetrace:") and "injected fault" in line)
     assert said, log
     assert set(said.values()) == {1}
 
 
-def _break(service: Service, twin: str) -> dict[str, int]:
-    failed: dict[str, int] = json.loads(service.call("Break", twin.encode(), service="left.Out")[1].answers[0])
+def _break(service: Service, fault: str) -> dict[str, int]:
+    failed: dict[str, int] = json.loads(service.call("Break", fault.encode(), service="left.Out")[1].answers[0])
     return failed
 
 
-@pytest.mark.parametrize(("app", "twin"), START)
+@pytest.mark.parametrize(("app", "fault"), START)
 def test_a_part_that_fails_at_start_or_end_changes_no_answer(
-    app: str, twin: str, untraced: dict[str, Any], tmp_path: Path
+    app: str, fault: str, untraced: dict[str, Any], tmp_path: Path
 ) -> None:
-    with run_sink() as sink, run_service(tmp_path, app, environment(sink.endpoint, BREAK=twin)) as service:
+    with run_sink() as sink, run_service(tmp_path, app, environment(sink.endpoint, BREAK=fault)) as service:
         for (method, kind, sent, more), (_, expected) in zip(CALLS[app], untraced[app], strict=True):
             # A server of threads may never stop, untraced too, once a message of a stream could not be deserialised.
             if not any("load_fails" in one for one in sent if isinstance(one, dict)):
                 assert service.call(method, *sent, kind=kind, **more)[1] == expected
         assert service.stop(15) == 0
-        said = [line for line in service.log.splitlines() if "the twin is broken" in line]
+        said = [line for line in service.log.splitlines() if "injected fault" in line]
     assert len(said) == 1, service.log
 
 

@@ -170,7 +170,7 @@ def test_a_part_that_fails_is_said_once_and_changes_no_answer(
             assert [service.call("GET", f"/case/{case}")[1].content for _ in range(4)] == [
                 both.untraced.call("GET", f"/case/{case}")[1].content
             ] * 4
-        assert service.log.count("the twin is broken") == 1
+        assert service.log.count("injected fault") == 1
         assert service.log.count("failed 10 times: its patch is switched off") == 1
 
 

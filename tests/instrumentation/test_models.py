@@ -158,7 +158,7 @@ def test_a_description_that_fails_is_reported_once_and_changes_no_answer(
     finally:
         httpx.get(f"{control}/mend").raise_for_status()
     log = traced.log[before:]
-    assert log.count("the twin is broken") == 1
+    assert log.count("injected fault") == 1
     assert log.count("failed 10 times: its patch is switched off") == 1
 
 

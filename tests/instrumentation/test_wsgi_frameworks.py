@@ -100,4 +100,4 @@ def test_a_part_that_fails_changes_no_answer_and_is_said_once(app: str, tmp_path
     with run_service(tmp_path, argv=wsgi_command("waitress", "broken"), env=env) as service:
         for asked in (asked for asked in ANSWERS[app] if "flask" not in asked):
             assert service.call(*asked.split())[1].status_code == ANSWERS[app][asked][0]
-        assert service.log.count("the twin is broken") == 1
+        assert service.log.count("injected fault") == 1

@@ -27,7 +27,7 @@ def source(lack: Any = lambda: None) -> Source:
 
 
 def fails() -> int:
-    raise RuntimeError("the twin is broken")
+    raise RuntimeError("injected fault")
 
 
 def test_one_that_fails_ten_times_is_asked_no_more() -> None:
@@ -69,4 +69,4 @@ def test_what_the_platform_lacks_is_said_and_not_read() -> None:
     one = source(lambda: "no such file")
     assert (one.lacks, one.is_used, one.read(lambda: 1)) == ("no such file", False, None)
     two = source(fails)
-    assert (two.lacks, two.is_used) == ("RuntimeError: the twin is broken", False)
+    assert (two.lacks, two.is_used) == ("RuntimeError: injected fault", False)
