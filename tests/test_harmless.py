@@ -87,9 +87,9 @@ PARTS = [
                 "_fields",
                 "_carrier",
                 "_text",
-                "remember",
-                "_request_attributes",
-                "_route_attributes",
+                "_known",
+                "_request_block",
+                "_client_block",
                 "AskedFor.attributes",
             ),
         )

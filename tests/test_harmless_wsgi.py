@@ -65,6 +65,7 @@ PARTS = [
         )
     ),
     *("stagetrace.instrumentation.wsgi.request:add_wsgi", "stagetrace.instrumentation.wsgi.request:WsgiRequest.passed"),
+    "stagetrace.instrumentation.http.attributes:remember",
     "stagetrace.instrumentation.http.metrics:Counted.count_in",
     *("stagetrace.sla.entry_recorder:EntryRecorder.end", "stagetrace.instrumentation.models.sklearn:description"),
 ]

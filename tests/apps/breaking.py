@@ -56,10 +56,9 @@ def forget() -> None:
     from stagetrace.instrumentation.http import attributes as http
     from stagetrace.instrumentation.http import metrics as http_metrics
 
-    for cached in (http.excluded, http.asked_for, http._fields, http_metrics.wanted):
+    known = (http._known, http._request_block, http._client_block, http.route_block, http.span_name)
+    for cached in (http.excluded, http.asked_for, http._fields, http_metrics.wanted, *known):
         cached.cache_clear()
-    for known in (http._known, http._requests, http._clients, http._routes, http._names):
-        known.clear()
     wsgi = sys.modules.get("stagetrace.instrumentation.wsgi.request")
     if wsgi is not None:
         for cached in (wsgi._excluded, wsgi._fields):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 
+from stagetrace.bounded_cache import BoundedCache
 from stagetrace.errors import PolicyError
 
 GRAMMAR = (
@@ -18,7 +19,7 @@ EXAMPLE = "POST /predict within 50ms for 99.9% over 28d; * within 1s"
 HOW = f"Write {GRAMMAR}, or {EXCLUDING}; for example: {EXAMPLE}"
 DEFAULT_TARGET = 0.99
 DEFAULT_WINDOW_S = 28 * 86_400
-MAX_REMEMBERED = 16_384
+MAX_REMEMBERED = 16_384  # routes that are no templates, or made up by clients, are without end
 NEVER_NS = 2**63 - 1  # longer than any request
 
 _DURATION_NS = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000}
@@ -107,8 +108,8 @@ class Policy:
     problems: tuple[str, ...] = ()
     # Those of rules that cannot be read as well, as far as it can be told what they are about.
     _rules: tuple[Objective, ...] = field(default=(), repr=False, compare=False)
-    _found: dict[tuple[str | None, str], Objective | None] = field(
-        default_factory=dict, init=False, repr=False, compare=False
+    _found: BoundedCache[tuple[str | None, str], Objective | None] = field(
+        default_factory=lambda: BoundedCache(MAX_REMEMBERED), init=False, repr=False, compare=False
     )
 
     @classmethod
@@ -146,8 +147,6 @@ class Policy:
         found = next((rule for rule in self._rules or self.objectives if rule.matches(method, route)), None)
         if found is not None and found.problem is not None:
             found = None
-        if len(self._found) >= MAX_REMEMBERED:  # routes that are no templates, or made up by the clients
-            self._found.clear()
         self._found[key] = found
         return found
 

@@ -16,9 +16,7 @@ from stagetrace.instrumentation.wsgi.application import outermost
 if TYPE_CHECKING:
     from types import ModuleType
 
-MAX_ROUTES = 4_096
 _OF_REGEX = re.compile(r"[\^$?*+\\(]")
-_routes: dict[str, str] = {}
 
 
 def patch_wsgi_handler(module: ModuleType) -> None:
@@ -51,18 +49,14 @@ def _note_match(match: Any, request: Any) -> None:
     note_route(template(match.route), getattr(request, "environ", None))
 
 
+@functools.lru_cache(4_096)
 def template(route: str) -> str:
     """Return a Django route as a template that begins with a slash, as templates of other frameworks do.
 
     A regular expression becomes what its author would write for it: `^items/(?P<item>[0-9]+)/$` is `/items/<item>/`.
     """
-    found = _routes.get(route)
-    if found is None:
-        if len(_routes) >= MAX_ROUTES:
-            _routes.clear()
-        text = _simple(route) if _OF_REGEX.search(route) else route
-        found = _routes[route] = text if text.startswith("/") else f"/{text}"
-    return found
+    text = _simple(route) if _OF_REGEX.search(route) else route
+    return text if text.startswith("/") else f"/{text}"
 
 
 def _simple(route: str) -> str:

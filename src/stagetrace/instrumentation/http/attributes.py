@@ -50,12 +50,6 @@ REQUEST_STARTS = frozenset(name.encode() for name in HEADERS)
 FRAMEWORKS = ("ASGI", "FASTAPI", "STARLETTE", "LITESTAR", "QUART", "WSGI", "FLASK", "DJANGO", "FALCON", "PYRAMID")
 ONLY_AS_A_WHOLE = "^(?:auth|code|key|sig)$"  # inside longer names these are harmless too often
 
-
-_known: dict[Any, tuple[Block, Block, str]] = {}
-_requests: dict[Any, Block] = {}
-_clients: dict[Any, Block] = {}
-_routes: dict[Any, Block] = {}
-_names: dict[Any, str] = {}
 _UNKNOWN = Block({})
 
 
@@ -65,14 +59,17 @@ def known(scope: Mapping[str, Any], user_agent: bytes | None) -> tuple[Block, Bl
     method = get("method", "")
     key: tuple[Any, ...] = (method, get("scheme"), get("http_version"), get("server"), get("client"), user_agent)
     try:
-        found = _known.get(key)
+        return _known(*key)
     except TypeError:  # some servers have lists in the scope
-        key = tuple(tuple(part) if isinstance(part, list) else part for part in key)
-        found = _known.get(key)
-    if found is None:
-        found = request_block(method, scope, user_agent), client_block(get("client")), span_name(method, "")
-        remember(_known, key, found, MAX_CACHED_CLIENTS)
-    return found
+        return _known(*(tuple(part) if isinstance(part, list) else part for part in key))
+
+
+@functools.lru_cache(MAX_CACHED_CLIENTS)
+def _known(
+    method: str, scheme: Any, version: Any, server: Any, client: Any, user_agent: bytes | None
+) -> tuple[Block, Block, str]:
+    scope = {"scheme": scheme, "http_version": version, "server": server}
+    return request_block(method, scope, user_agent), client_block(client), span_name(method, "")
 
 
 def request_block(method: str, scope: Mapping[str, Any], user_agent: bytes | None) -> Block:
@@ -80,21 +77,17 @@ def request_block(method: str, scope: Mapping[str, Any], user_agent: bytes | Non
     server = scope.get("server")
     if type(server) is list:
         server = tuple(server)
-    key = (method, scope.get("scheme"), scope.get("http_version"), server, user_agent)
-    block = _requests.get(key)
-    if block is None:
-        block = Block(_request_attributes(*key))
-        remember(_requests, key, block, MAX_CACHED_CLIENTS)
-    return block
+    return _request_block(method, scope.get("scheme"), scope.get("http_version"), server, user_agent)
 
 
-def _request_attributes(
+@functools.lru_cache(MAX_CACHED_CLIENTS)
+def _request_block(
     method: str,
     scheme: str | None,
     version: str | None,
     server: tuple[str, int | None] | None,
     user_agent: bytes | None,
-) -> dict[str, Any]:
+) -> Block:
     attributes: dict[str, Any] = {"url.scheme": scheme or "http"}
     if method:
         known = attributes["http.request.method"] = sanitize_method(method)
@@ -108,7 +101,7 @@ def _request_attributes(
             attributes["server.port"] = int(server[1])  # granian's is a text
     if user_agent is not None:
         attributes.update(agent_attributes(user_agent))
-    return attributes
+    return Block(attributes)
 
 
 def agent_attributes(user_agent: bytes) -> dict[str, Any]:
@@ -123,42 +116,25 @@ def agent_attributes(user_agent: bytes) -> dict[str, Any]:
 
 def client_block(client: tuple[str, int] | None) -> Block:
     """Return the attributes of the client; none if the server does not know it."""
-    if not client:
-        return _UNKNOWN
-    key = tuple(client)
-    block = _clients.get(key)
-    if block is None:
-        attributes: dict[str, Any] = {"client.address": client[0]}
-        if client[1]:
-            attributes["client.port"] = int(client[1])
-        block = Block(attributes)
-        remember(_clients, key, block, MAX_CACHED_CLIENTS)
-    return block
+    return _client_block(*client) if client else _UNKNOWN
 
 
-def route_block(route: str, status: int | None) -> Block:
-    """Return the attributes that all responses of a route with one status share; `route` is empty if there is none."""
-    key = (route, status)
-    block = _routes.get(key)
-    if block is None:
-        block = Block(_route_attributes(route, status))
-        remember(_routes, key, block, MAX_CACHED)
-    return block
+@functools.lru_cache(MAX_CACHED_CLIENTS)
+def _client_block(address: str, port: int) -> Block:
+    return Block({"client.address": address, "client.port": int(port)} if port else {"client.address": address})
 
 
+@functools.lru_cache(MAX_CACHED)
 def span_name(method: str, route: str) -> str:
     """Return the span name `METHOD /route`, as far as both are known."""
-    key = (method, route)
-    name = _names.get(key)
-    if name is None:
-        known = sanitize_method(method)
-        verb = "HTTP" if known == "_OTHER" else known  # a websocket has no method
-        name = f"{verb} {route}".strip()
-        remember(_names, key, name, MAX_CACHED)
-    return name
+    known = sanitize_method(method)
+    verb = "HTTP" if known == "_OTHER" else known  # a websocket has no method
+    return f"{verb} {route}".strip()
 
 
-def _route_attributes(route: str, status: int | None) -> dict[str, Any]:
+@functools.lru_cache(MAX_CACHED)
+def route_block(route: str, status: int | None) -> Block:
+    """Return the attributes that all responses of a route with one status share; `route` is empty if there is none."""
     attributes: dict[str, Any] = {}
     if route:
         attributes["http.route"] = route
@@ -166,7 +142,7 @@ def _route_attributes(route: str, status: int | None) -> dict[str, Any]:
         attributes["http.response.status_code"] = status
         if status >= SERVER_ERROR:
             attributes["error.type"] = str(status)
-    return attributes
+    return Block(attributes)
 
 
 def remember(cache: dict[Any, Any], key: Any, value: Any, limit: int) -> None:

@@ -58,7 +58,6 @@ _PASSED = {
 
 _inside: ContextVar[bool] = ContextVar("stagetrace.inside_model", default=False)
 _called: set[str] = set()  # models, in this process
-_described: dict[tuple[str, str, int | None], dict[str, Any]] = {}
 
 
 def marked(method: Callable[..., Any], describe: Describe, activity: str = INFERENCE) -> Callable[..., Any]:
@@ -220,16 +219,13 @@ def description(name: str, framework: str, rows: Any, batch: int | None = None) 
         batch = shape[0] if isinstance(shape[0], int) else None
     elif isinstance(rows, list | tuple):
         batch = len(rows)
-    key = (name, framework, batch)
-    attributes = _described.get(key)
-    if attributes is None:
-        attributes = {ML_MODEL_NAME: name, ML_FRAMEWORK: framework}
-        if batch is not None:
-            attributes[ML_BATCH_SIZE] = batch
-        if len(_described) >= MAX_DESCRIBED:
-            _described.clear()
-        _described[key] = attributes
-    return attributes
+    return _description(name, framework, batch)
+
+
+@functools.lru_cache(MAX_DESCRIBED)
+def _description(name: str, framework: str, batch: int | None) -> Mapping[str, Any]:
+    attributes = {ML_MODEL_NAME: name, ML_FRAMEWORK: framework}
+    return attributes if batch is None else {**attributes, ML_BATCH_SIZE: batch}
 
 
 __all__ = ["INFERENCE", "PREPARE", "TRANSFORM", "description", "is_outermost", "marked", "pickled_as", "with_signature"]
