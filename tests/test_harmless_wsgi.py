@@ -51,8 +51,8 @@ PARTS = [
         for name in (
             *("_begin", "_excluded", "_url", "_path", "_decoded", "_carried", "_fields", "_headers", "_in_bytes"),
             *("known", "adopts", "with_span", "time_in_queue_ms", "cut", "note_route", "note_failure"),
-            *("OwnWsgiRequest.__init__", "OwnWsgiRequest._rename", "OwnWsgiRequest._end_span"),
-            *("OwnWsgiRequest.describe", "WsgiRequest._come_in", "WsgiRequest._begin_with", "WsgiRequest._add_rest"),
+            *("WsgiRequest.__init__", "OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release"),
+            *("WsgiRequest.describe", "WsgiRequest._come_in", "WsgiRequest._add_rest", "Timeline.release"),
             *("WsgiRequest._note_head", "WsgiRequest._failed", "WsgiRequest._template"),
             *("WsgiRequest.serve_by", "WsgiRequest.pass_to"),
         )
@@ -73,7 +73,7 @@ PARTS = [
 PARTS_OF_BOTH = [
     *(
         f"stagetrace.instrumentation.wsgi.request:{name}"
-        for name in ("_begin", "WsgiRequest._begin_with", "WsgiRequest.passed")
+        for name in ("_begin", "WsgiRequest.__init__", "WsgiRequest.passed")
     ),
     *(
         "stagetrace.instrumentation.wsgi.response:Passing._for_server",
@@ -89,8 +89,7 @@ PARTS_OF_WAITRESS = [f"stagetrace.instrumentation.wsgi_servers.waitress:{name}" 
 # Where the provider is somebody else's, and where the entry span is.
 PARTS_BESIDE = {
     "a provider of one's own": [
-        f"stagetrace.instrumentation.wsgi.request:ForeignWsgiRequest.{name}"
-        for name in ("__init__", "_rename", "_end_span")
+        f"stagetrace.recording.span_backend:SdkSpan.{name}" for name in ("__init__", "rename", "end_request")
     ],
     "an instrumentation of one's own": [
         f"stagetrace.instrumentation.wsgi.adopted:AdoptedRequest.{name}" for name in ("__init__", "serve_by")

@@ -42,7 +42,7 @@ class Recorder:
 
 
 def entry_of(recorder: Recorder) -> EntrySpan:
-    return EntrySpan("GET", START, recorder, Context())
+    return EntrySpan("GET", START, recorder, Context())  # type: ignore[arg-type]
 
 
 def test_ids_are_drawn_when_somebody_asks_and_once() -> None:

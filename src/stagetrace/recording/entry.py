@@ -49,15 +49,38 @@ class Identity(NamedTuple):
 NOBODY = Identity(INVALID_SPAN_CONTEXT, None, is_sampled=False)
 
 
-class Identifier(Protocol):
-    """Draws ids and asks the sampler."""
+class Recorder(Protocol):
+    """Draws ids, asks the sampler, and ends spans: `sla.entry_recorder.EntryRecorder`."""
 
-    def identify(self, entry: EntrySpan, parent_context: Context) -> Identity:
+    @property
+    def has_others(self) -> bool:
+        """Whether other processors are to know that a span begins."""
+
+    def begin(self, entry: OwnSpan, parent_context: Context) -> None:
+        """Let other processors know that a span begins."""
+
+    def identify(self, entry: OwnSpan, parent_context: Context) -> Identity:
         """Return the identity of a span whose parent is the remote span in `parent_context`, if there is one."""
 
+    def end(self, entry: OwnSpan, end_time: int, method: str | None, route: str) -> None:
+        """Judge and send the request."""
 
-class EntrySpan(Timeline, Span):
-    """The span of one request, from its server's first sight of it to the last byte of the answer, and its timeline.
+
+class Described(Protocol):
+    """The adapter of a request's protocol, as far as the request's own entry span asks it."""
+
+    def known_attributes(self) -> dict[str, Any]:
+        """Return what is known when the request comes in, for samplers of other people's."""
+
+    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
+        """Return the entry span's attributes, besides those set on it.
+
+        They are blocks, of which there are few combinations in a service, one block of the client, and the rest.
+        """
+
+
+class OwnSpan(Span):
+    """The entry span of a request where this package has set the provider.
 
     To the request's code it is the current span, as the SDK's would be. Ids are drawn when somebody asks for them, the
     end at the latest. What is set on it goes to a span of the SDK, its notes, made when something is set first: so
@@ -68,26 +91,55 @@ class EntrySpan(Timeline, Span):
     """
 
     kind = SpanKind.SERVER
-    # As a timeline's: the class's until something happens.
+    # The class's until something happens: each request has a span.
+    record: Timeline
+    adapter: Described | None = None
     drawn = 0  # the trace id, where that was drawn before the rest
-    _identity: Identity | None
+    _identity: Identity | None = None
     end_time: int | None = None
-    added: Mapping[str, Any] | None  # by the sampler
-    probability: float | None  # with which the head sampler keeps it; 0: not known, None: it keeps all
-    held: bool  # spans under it are held until it ends: the head sampler dropped it
-    failed = False  # the answer was a server's error
-    notes: ReadableSpan | None
+    added: Mapping[str, Any] | None = None  # by the sampler
+    probability: float | None = None  # with which the head sampler keeps it; 0: not known, None: it keeps all
+    held = False  # spans under it are held until it ends: the head sampler dropped it
+    failed = False  # the response was a server's error
+    notes: ReadableSpan | None = None
     may_give_way = False
     cause: str | None = None  # of its breach
     served: tuple[str | None, str] = (None, "")  # method and route, once it has ended
 
-    def __init__(self, name: str, start_time: int, recorder: Identifier, parent_context: Context) -> None:
-        self._lock = threading.Lock()  # as Timeline.__init__, whose call each request would pay for
-        self.bound = True
-        self._start = start_time
-        self.name = name
+    def __init__(
+        self, record: Timeline, adapter: Described, name: str, recorder: Recorder, parent_context: Context
+    ) -> None:
+        self.record = record
+        self.adapter = adapter
+        self.name = self._named = name
         self._recorder = recorder
         self.parent_context = parent_context
+        record.own, record.bound = self, True
+
+    @property
+    def entry(self) -> Span:
+        """Itself, in each of the parts of a `SpanBackend`."""
+        return self
+
+    @property
+    def seen(self) -> Span:
+        """Itself."""
+        return self
+
+    def rename(self, name: str) -> None:
+        """Name the span, unless the request's code has."""
+        if self.name == self._named:
+            self.name = self._named = name
+
+    def end_request(self, ended_at: int, method: str | None, route: str, *, failed: bool) -> None:
+        """End the span: judge and send the request."""
+        self.failed = failed
+        self._recorder.end(self, ended_at, method, route)
+
+    def release(self) -> None:
+        """Drop the references to the adapter and from the record."""
+        self.record.release()
+        self.adapter = None
 
     @property
     def identity(self) -> Identity:
@@ -101,7 +153,7 @@ class EntrySpan(Timeline, Span):
         """
         if getattr(_drawing, "entry", None) is self:
             return NOBODY
-        with self._lock:
+        with self.record._lock:  # noqa: SLF001
             if self._identity is None:
                 _drawing.entry = self
                 try:
@@ -116,7 +168,7 @@ class EntrySpan(Timeline, Span):
 
     def identify_as(self, identity: Identity) -> None:
         """Give it an identity that is drawn elsewhere, unless it has one by now."""
-        with self._lock:
+        with self.record._lock:  # noqa: SLF001
             if self._identity is None:
                 self._identity = identity
 
@@ -142,10 +194,9 @@ class EntrySpan(Timeline, Span):
         remote = get_current_span(context).get_span_context() if context else INVALID_SPAN_CONTEXT
         return remote.span_id == (parent or INVALID_SPAN_CONTEXT).span_id
 
-    def bind(self, entry: SpanContext, start: int) -> None:
-        """Leave the request to an entry span of somebody else's: this tiles it, and is no span any more."""
+    def give_way(self, entry: SpanContext) -> None:
+        """Leave the request to an entry span of somebody else's: this is no span any more."""
         self._identity = Identity(entry, None, is_sampled=False)
-        self._start = start
 
     @property
     def has_identity(self) -> bool:
@@ -158,29 +209,13 @@ class EntrySpan(Timeline, Span):
         return self.identity.context
 
     @property
-    def entry(self) -> SpanContext:  # type: ignore[override]  # where a Timeline keeps that of somebody else's span
-        """The entry span's own context."""
-        return self.identity.context
-
-    @property
     def parent(self) -> SpanContext | None:
         """The caller's span, in another process."""
         return self.identity.parent
 
     @property
     def start_time(self) -> int:
-        return self._start
-
-    def known_attributes(self) -> dict[str, Any]:
-        """Return what is known when the request comes in, for samplers of other people's."""
-        return {}
-
-    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
-        """Return its attributes, besides those set on it.
-
-        They are blocks, of which there are few combinations in a service, one block of the client, and the rest.
-        """
-        raise NotImplementedError
+        return self.record.started
 
     def get_span_context(self) -> SpanContext:
         """Return the open stage's context while the request runs, the entry span's afterwards."""
@@ -188,7 +223,7 @@ class EntrySpan(Timeline, Span):
             context = self.identity.context
             if not context.is_valid:  # asked by the sampler that is to decide on this very span
                 return context
-            return self.stage_context() or context
+            return self.record.stage_context() or context
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
             report("stagetrace.recording.entry", error)
             return INVALID_SPAN_CONTEXT
@@ -267,6 +302,44 @@ class EntrySpan(Timeline, Span):
             instrumentation_scope=SCOPE,
         )
         return span if notes is None else FinishedSpan(span, {}, counts=notes)
+
+
+class EntrySpan(Timeline, OwnSpan):
+    """A request that is its own record, span and adapter: of ASGI and gRPC."""
+
+    def __init__(self, name: str, start_time: int, recorder: Recorder, parent_context: Context) -> None:
+        self._lock = threading.Lock()  # as Timeline.__init__, whose call each request would pay for
+        self.bound = True
+        self._start = start_time
+        self.name = name
+        self._recorder = recorder
+        self.parent_context = parent_context
+
+    @property
+    def record(self) -> Timeline:  # type: ignore[override]
+        """Itself; so the next two."""
+        return self
+
+    @property
+    def own(self) -> OwnSpan:  # type: ignore[override]
+        return self
+
+    @property
+    def adapter(self) -> Any:  # type: ignore[override]
+        return self
+
+    def known_attributes(self) -> dict[str, Any]:
+        """Return what is known when the request comes in, for samplers of other people's."""
+        return {}
+
+    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
+        """Return the entry span's attributes: see `Described`."""
+        raise NotImplementedError
+
+    # The span's, which ask the record's.
+    entry = property(lambda self: self.identity.context)  # a timeline's
+    gives_way = OwnSpan.gives_way
+    take_ids = OwnSpan.take_ids
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.trace import SpanContext
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stagetrace.recording.chunk_times import Stream
+    from stagetrace.recording.entry import OwnSpan
     from stagetrace.recording.marks import Event
     from stagetrace.recording.remote_stages import Errands
     from stagetrace.recording.segments import Segment
@@ -30,6 +31,22 @@ if TYPE_CHECKING:
 MAX_CALLS = 100
 LAIN_NS = 4_000_000  # what waits for so long may wait for the loop: the kernel knows
 _time_of = itemgetter(0)
+
+
+class Exchange(Protocol):
+    """What passes between a server and the other side: a request's record asks the adapter of the protocol."""
+
+    def lain_ns(self) -> int:
+        """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
+
+    def is_quick(self, activity: str) -> bool:
+        """Return whether so few bytes passed in all sends or receives that none waited for the other side."""
+
+    def owes(self) -> bool:
+        """Return whether the other side has bytes of a response left to acknowledge; so where that is unknown."""
+
+    def passed(self, start: int) -> dict[str, Any]:
+        """Return what the entry span, which begins at `start`, carries of how request and response passed."""
 
 
 class Timeline(Marks):
@@ -44,7 +61,9 @@ class Timeline(Marks):
     _limit = MAX_SEGMENTS
     _fine = MAX_FINE
     _tiler: Tiler | None
-    entry: SpanContext | None = None
+    own: OwnSpan | None = None  # the request's entry span, where that is ours
+    _entry: SpanContext | None = None  # of the request's entry span, where it is somebody else's
+    exchange: Exchange | None = None  # with the other side of the connection
     model: Mapping[str, Any] = NOTHING  # attributes of the first inference, or that there was none, for the entry span
     errands: Errands | None  # what is done for the request elsewhere: in other processes, in batches
     _presumed: Event | None  # an activity that may have begun
@@ -83,10 +102,10 @@ class Timeline(Marks):
 
     def __reduce__(self) -> Any:
         """Be a text in a pickle of the scope, which any process can read (docs/decisions/022)."""
-        return str, (self._named() or "",)
+        return str, (self.reference() or "",)
 
     @guarded
-    def _named(self) -> str | None:
+    def reference(self) -> str | None:
         """Return a text that names this request and the stage that it is in."""
         from stagetrace.recording.worker import token
 
@@ -103,18 +122,34 @@ class Timeline(Marks):
         """When it began."""
         return self._start
 
-    def gives_way(self, parent: SpanContext | None) -> bool:  # noqa: ARG002 -- a request of ours asks
+    @property
+    def entry(self) -> SpanContext | None:
+        """The entry span's own context."""
+        return self._entry if self.own is None else self.own.context
+
+    def gives_way(self, parent: SpanContext | None) -> bool:
         """Return whether an entry span of somebody else's, with this parent, may still be the one that this tiles."""
-        return self.entry is None
+        return self._entry is None if self.own is None else self.own.gives_way(parent)
 
     def take_ids(self, context: SpanContext, parent: SpanContext | None) -> None:
-        """Take over, if this is an entry span of ours, the ids of one that is sent nowhere."""
+        """Take over, if the entry span is ours, the ids of one that is sent nowhere."""
+        if self.own is not None:
+            self.own.take_ids(context, parent)
 
     def bind(self, entry: SpanContext, start: int) -> None:
-        """Begin the first stage where the entry span begins."""
+        """Begin the first stage where the entry span of somebody else's begins."""
         self._start = start
-        self.entry = entry
+        if self.own is None:
+            self._entry = entry
+        else:
+            self.own.give_way(entry)
         self.bound = True
+
+    def release(self) -> None:
+        """Drop the references to what refers to this, as its request has ended: no work for the garbage collector."""
+        if self.own is not None:
+            self._entry, self.own = self.own.context if self.own.has_identity else None, None
+        self.exchange = None
 
     def presume(self, activity: str, attributes: Mapping[str, Any] | None, at: int) -> None:
         """Presume that an activity begins, until it is taken back or ends; it has begun once stages are worked out."""
@@ -199,15 +234,15 @@ class Timeline(Marks):
 
     def lain_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
-        return 0
+        return 0 if self.exchange is None else self.exchange.lain_ns()
 
-    def is_quick(self, activity: str) -> bool:  # noqa: ARG002
+    def is_quick(self, activity: str) -> bool:
         """Return whether so few bytes passed in all sends or receives that none waited for the other side."""
-        return False
+        return self.exchange is not None and self.exchange.is_quick(activity)
 
     def owes(self) -> bool:
         """Return whether the other side has bytes of an answer left to acknowledge; so where that is unknown."""
-        return True
+        return self.exchange is None or self.exchange.owes()
 
     def called(self, peer: str, start: int, end: int) -> None:
         """Note a call to another service that has ended."""
@@ -278,7 +313,11 @@ class Timeline(Marks):
         return () if self.stream is None else self.stream.cuts()
 
     def passed(self, start: int) -> dict[str, Any]:
-        """Return what the entry span, which begins at `start`, carries of how its answer passed."""
+        """Return what the entry span, which begins at `start`, carries of how request and response passed."""
+        return self.response(start) if self.exchange is None else self.exchange.passed(start)
+
+    def response(self, start: int) -> dict[str, Any]:
+        """Return what every protocol's entry span carries of its response."""
         attributes: dict[str, Any] = {} if self.stream is None else self.stream.attributes(start)
         if self.disconnect is not None:
             attributes[NETWORK_DISCONNECT] = self.disconnect

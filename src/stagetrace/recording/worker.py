@@ -88,7 +88,7 @@ class Work(Timeline):
     def __init__(self, request: Origin, reason: str = "", start: int | None = None) -> None:
         super().__init__(start=start)
         self.bound = True
-        self.entry = request.context
+        self._entry = request.context
         self.request = request
         self._reason = reason
 
@@ -137,7 +137,7 @@ class Batch(Timeline):
         self._reason = reason
         sampled = any(request.context.trace_flags.sampled for request in requests)
         flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
-        self.entry = SpanContext(
+        self._entry = SpanContext(
             random.getrandbits(128) or 1, random.getrandbits(64) or 1, is_remote=False, trace_flags=flags
         )
 

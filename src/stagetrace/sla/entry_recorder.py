@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
-    from stagetrace.recording.entry import EntrySpan
+    from stagetrace.recording.entry import OwnSpan
     from stagetrace.recording.segments import Segment
     from stagetrace.sla.processor import Decided, SLASpanProcessor
 
@@ -76,11 +76,11 @@ class EntryRecorder:
         """Whether other processors are to know that a span begins."""
         return self._processor.has_others
 
-    def begin(self, entry: EntrySpan, parent_context: Context) -> None:
+    def begin(self, entry: OwnSpan, parent_context: Context) -> None:
         """Let other processors know that a span begins."""
         self._processor.start_next(entry, parent_context)  # type: ignore[arg-type]  # a span to all who look
 
-    def identify(self, entry: EntrySpan, parent_context: Context) -> Identity:
+    def identify(self, entry: OwnSpan, parent_context: Context) -> Identity:
         """Draw the ids of a span and ask the sampler whether to keep it."""
         ids = self._ids
         parent = get_current_span(parent_context).get_span_context() if parent_context else None
@@ -101,7 +101,7 @@ class EntryRecorder:
             if parent is None and is_sampled:
                 state = self._chances.state_of(trace_id)
         else:
-            given = entry.known_attributes() if self._sampler_reads_attributes else {}
+            given = entry.adapter.known_attributes() if self._sampler_reads_attributes and entry.adapter else {}
             result = self._sampler.should_sample(parent_context, trace_id, entry.name, SpanKind.SERVER, given)
             is_sampled, is_recording = result.decision.is_sampled(), result.decision.is_recording()
             state = result.trace_state
@@ -141,18 +141,19 @@ class EntryRecorder:
             )
         )
 
-    def end(self, entry: EntrySpan, end_time: int, method: str | None, route: str) -> None:
+    def end(self, entry: OwnSpan, end_time: int, method: str | None, route: str) -> None:
         """End the span: judge it by `method` and `route`, and send it with its stages, unless it was not sampled."""
-        start = entry._start  # noqa: SLF001 -- as `start_time`, on the path of each request
+        record = entry.record
+        start = record._start  # noqa: SLF001 -- as `started`, on the path of each request
         if end_time < start:  # noqa: PLR1730 -- a third of the time of max()
             end_time = start  # the wall clock stepped back
         if self._sampler_reads_attributes:
             entry.identity  # noqa: B018 -- asks the sampler, which now sees the route, if no child has asked before
-        decided = self._processor.decided(method, route, start, end_time, entry)
+        decided = self._processor.decided(method, route, start, end_time, record)
         breached = decided is not None and decided.word == BREACH
         if self._drops(entry, breached=breached):
             entry.end_time = end_time
-            entry.abandon()
+            record.abandon()
             return
         entry.served = (method, route)
         blocks, client, attributes = _described(entry)
@@ -173,7 +174,7 @@ class EntryRecorder:
         ):
             self._hand_on(entry, decided, [*blocks, client], attributes, mark)
 
-    def _drops(self, entry: EntrySpan, *, breached: bool) -> bool:
+    def _drops(self, entry: OwnSpan, *, breached: bool) -> bool:
         """Return whether the head sampler drops a request that kept its promise; if not, it has an identity."""
         if self._draws and not entry.has_identity and not entry.parent_context:
             # As `identify`, for a span that nobody has asked for its ids, which are most.
@@ -194,7 +195,7 @@ class EntryRecorder:
 
     def _send(
         self,
-        entry: EntrySpan,
+        entry: OwnSpan,
         decided: Decided | None,
         blocks: list[Block],
         client: Block,
@@ -205,28 +206,29 @@ class EntryRecorder:
     ) -> bool:
         """Send the request as bytes; return whether that could be done."""
         try:
-            start, end, identity = entry._start, entry.end_time or 0, entry.identity  # noqa: SLF001 -- as in `end`
+            record = entry.record
+            start, end, identity = record._start, entry.end_time or 0, entry.identity  # noqa: SLF001 -- as in `end`
             learned = self._processor.learned
             learns = decided is not None and decided.word == GOOD and learned.wants(entry.served, end)
             # The stages themselves show what took long, and what usually does.
-            events = None if breached or learns else entry.noted()
+            events = None if breached or learns else record.noted()
             segments: list[Segment] = []
             if events is not None and entry.notes is None and not breached:
                 if decided is not None:
                     blocks.append(self._block(decided))
                 rest = self._rest(entry, blocks) + client.encoded
                 ids = _ids(len(events))
-                spans, count = request(events, start, end, identity, ids, mark.encoded, rest, attributes, entry.cuts)
-                entry.abandon()
+                spans, count = request(events, start, end, identity, ids, mark.encoded, rest, attributes, record.cuts)
+                record.abandon()
                 self._put(spans, count, breach=False)
                 return True
             head = stage_head(identity.context)
             if events is not None:
-                stages = tiled(events, start, end, end, head, _ids(len(events)), mark.encoded, entry.cuts)
+                stages = tiled(events, start, end, end, head, _ids(len(events)), mark.encoded, record.cuts)
             else:
-                segments = entry.close(start, end, few=not (breached or learns))
-                few = coalesced(segments, entry.cuts)
-                stages = encoded(few, entry.model, head, _ids(len(few)), mark.encoded)
+                segments = record.close(start, end, few=not (breached or learns))
+                few = coalesced(segments, record.cuts)
+                stages = encoded(few, record.model, head, _ids(len(few)), mark.encoded)
             spans, count, totals, model = stages
             attributes = attributes.copy()  # the slow way begins with what came in
             self._add_verdict(decided, entry, totals, segments, blocks, attributes)
@@ -241,7 +243,7 @@ class EntryRecorder:
         except Exception as error:  # noqa: BLE001 -- the slow way is left
             report("stagetrace.otlp.encode.span_encoder", error)
             return False
-        entry.abandon()
+        record.abandon()
         self._put(spans, count + 1, breach=breached)
         return True
 
@@ -250,7 +252,7 @@ class EntryRecorder:
         for sender in self._senders:
             sender.put(resource, SCOPE, spans, count, breach=breach)
 
-    def _rest(self, entry: EntrySpan, blocks: list[Block]) -> bytes:
+    def _rest(self, entry: OwnSpan, blocks: list[Block]) -> bytes:
         key = (entry.name, entry.failed, *blocks)
         rest = self._rests.get(key)
         if rest is None:
@@ -263,7 +265,7 @@ class EntryRecorder:
     def _add_verdict(
         self,
         decided: Decided | None,
-        entry: EntrySpan,
+        entry: OwnSpan,
         totals: dict[str, int],
         segments: list[Segment],
         blocks: list[Block],
@@ -272,16 +274,16 @@ class EntryRecorder:
         if decided is None:
             return
         if decided.word == BREACH:
-            verdict = decided.verdict(totals, segments, entry.start_time, entry.calls)
+            verdict = decided.verdict(totals, segments, entry.start_time, entry.record.calls)
             attributes.update(verdict.attributes())
-            attributes.update(self._processor.explain(entry.served, verdict, segments, entry, attributes) or {})
+            attributes.update(self._processor.explain(entry.served, verdict, segments, entry.record, attributes) or {})
             if entry.cause is None:  # else it is counted already: sending as bytes has failed since
                 entry.cause = attributes[semconv.SLA_BREACH_CAUSE]
                 self._processor.counter.add_cause(decided.objective.name, entry.cause)
         else:
             blocks.append(self._block(decided))
             if segments and decided.word == GOOD:
-                self._processor.learn(entry.served, segments, entry)
+                self._processor.learn(entry.served, segments, entry.record)
 
     def _block(self, decided: Decided) -> Block:
         """Return what a verdict that is no breach says, the same for all requests."""
@@ -294,7 +296,7 @@ class EntryRecorder:
     @guarded
     def _hand_on(
         self,
-        entry: EntrySpan,
+        entry: OwnSpan,
         decided: Decided | None,
         blocks: list[Block],
         attributes: dict[str, Any],
@@ -305,18 +307,18 @@ class EntryRecorder:
         totals = totals_of(segments)
         for stage, total in totals.items():
             attributes[semconv.stage_total_ms(stage)] = total / 1e6
-        attributes.update(_model(entry, entry.model))
+        attributes.update(_model(entry, entry.record.model))
         self._add_verdict(decided, entry, totals, segments, blocks, attributes)
         together = {key: value for block in blocks for key, value in block.attributes.items()} | attributes
         span = entry.readable(together, self._provider.resource)
-        stages = (stage_span(segment, span, mark.attributes) for segment in coalesced(segments, entry.cuts))
+        stages = (stage_span(segment, span, mark.attributes) for segment in coalesced(segments, entry.record.cuts))
         spans: list[ReadableSpan] = [*stages, span]
         for one in spans:
             self._processor.hand_on(FinishedSpan(one, {}, sampled(one.context)) if mark is UPGRADED else one)
 
-    def _segments(self, entry: EntrySpan) -> list[Segment]:
+    def _segments(self, entry: OwnSpan) -> list[Segment]:
         try:
-            return entry.close(entry.start_time, entry.end_time or 0)
+            return entry.record.close(entry.start_time, entry.end_time or 0)
         except Exception as error:  # noqa: BLE001 -- the entry span and its verdict go without stages
             report("stagetrace.recording.timeline", error)
             return []
@@ -328,9 +330,9 @@ def _ids(count: int) -> bytes:
     return getrandbits(8 * size).to_bytes(size, "little")
 
 
-def _described(entry: EntrySpan) -> tuple[list[Block], Block, dict[str, Any]]:
+def _described(entry: OwnSpan) -> tuple[list[Block], Block, dict[str, Any]]:
     """Return what `describe` does, with what the head sampler adds."""
-    blocks, client, attributes = entry.describe()
+    blocks, client, attributes = entry.adapter.describe() if entry.adapter else ([], NO_BLOCK, {})
     if entry.probability is not None:
         attributes[semconv.SLA_SAMPLING_PROBABILITY] = entry.probability
     if entry.added:
@@ -339,7 +341,7 @@ def _described(entry: EntrySpan) -> tuple[list[Block], Block, dict[str, Any]]:
 
 
 def _give_way(
-    entry: EntrySpan, notes: ReadableSpan, blocks: list[Block], client: Block, attributes: dict[str, Any]
+    entry: OwnSpan, notes: ReadableSpan, blocks: list[Block], client: Block, attributes: dict[str, Any]
 ) -> tuple[list[Block], Block, dict[str, Any]]:
     """Bound what the request's code has set itself, which wins; return blocks, client and attributes without that."""
     if entry.failed:
@@ -355,7 +357,7 @@ def _give_way(
     return blocks, client, {key: value for key, value in attributes.items() if key not in own}
 
 
-def _model(entry: EntrySpan, model: Mapping[str, Any]) -> Mapping[str, Any]:
+def _model(entry: OwnSpan, model: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what of a model's attributes the request's code has not set itself."""
     own = (entry.notes.attributes if entry.notes is not None else None) or {}
     return {key: value for key, value in model.items() if key not in own}

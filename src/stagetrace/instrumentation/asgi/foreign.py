@@ -35,9 +35,10 @@ class ForeignRequest(AsgiRequest, Timeline):
         attach(with_span(LateSpan(self), self._parent_context))
 
     @guarded
-    def _named(self) -> str | None:
+    def reference(self) -> str | None:
+        """Return a text that names this request and the stage that it is in."""
         self._own_span()
-        return super()._named()
+        return super().reference()
 
     @property
     def gave_way(self) -> bool:

@@ -18,6 +18,31 @@ from stagetrace.recording.worker import origin
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
+    from stagetrace.recording.timeline import Timeline
+
+
+class InScope:
+    """A request's adapter, which its scope carries: in copies of the scope it is itself, in a pickle a text."""
+
+    record: Timeline
+
+    def __copy__(self) -> InScope:
+        """Return itself."""
+        return self
+
+    def __deepcopy__(self, _memo: Any) -> InScope:
+        """Do the same."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Be a text in a pickle of the scope, which any process can read."""
+        return str, (self.record.reference() or "",)
+
+
+def adapter_of(timeline: Any) -> Any:
+    """Return the adapter of the request with this timeline; the timeline itself where it has none."""
+    return getattr(timeline, "exchange", None) or timeline
+
 
 def goes_on(scope: Any, text: str) -> bool:
     """Return whether the request that a scope refers to still runs in this process; if so, put it into the scope."""
@@ -25,7 +50,7 @@ def goes_on(scope: Any, text: str) -> bool:
     timeline = find(named.key) if named is not None else None
     if timeline is None or timeline.closed:
         return False
-    scope[SCOPE_KEY] = timeline
+    scope[SCOPE_KEY] = adapter_of(timeline)
     return True
 
 

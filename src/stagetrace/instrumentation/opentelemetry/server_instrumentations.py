@@ -18,6 +18,7 @@ from opentelemetry import trace
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import request_in
 from stagetrace.instrumentation.http.metrics import Counted
+from stagetrace.instrumentation.http.pickled_scope import adapter_of
 from stagetrace.instrumentation.opentelemetry.providers import is_silent
 from stagetrace.recording.context import RequestSpan, StandIn
 from stagetrace.recording.current_timeline import current, entries, recording
@@ -83,7 +84,7 @@ def _exclude(middleware: Any, scope: Any, address: Any) -> None:
 @guarded
 def _stand_in(tracer: Any) -> Any:
     """Return a stand-in for a span whose tracer exports nothing, inside a recorded request; None for any other."""
-    request: Any = recording()
+    request: Any = adapter_of(recording())
     if request is None or not is_silent(tracer):
         return None
     span = trace.get_current_span()
@@ -100,7 +101,7 @@ def _stand_in(tracer: Any) -> Any:
 @guarded
 def _hide(carrier: Any) -> Any:
     """Hide our entry span of this very request, if it may give way; return the token of the context."""
-    request: Any = current.get()
+    request: Any = adapter_of(current.get())
     if request is None or carrier is None or request_in(carrier) is not request:
         return None
     if not hasattr(request, "hides") or not request.hides():  # the WSGI adapter decides before it opens a span

@@ -31,13 +31,14 @@ INNER = ("app", "wsgi_app", "application", "wsgi", "wrapped", "_app", "__wrapped
 MOST_LAYERS = 16
 
 
-class AdoptedRequest(Passing, Timeline):
+class AdoptedRequest(Passing):
     """A request that others record: marked are the times at which body and answer pass, and who went away."""
 
     _raised = False
 
     def __init__(self, environ: Any, context: Context) -> None:
-        Timeline.__init__(self)
+        self.record = Timeline()
+        self.record.exchange = self
         self._context = context
         self._environ = environ
         environ[SCOPE_KEY] = self
@@ -57,7 +58,7 @@ class AdoptedRequest(Passing, Timeline):
     def break_off(self) -> None:
         """Note why the rest is not sent; theirs ends next, as the application closes its answer."""
         if not self._raised and not self._has_all():
-            self.disconnect = broken_off()
+            self.record.disconnect = broken_off()
 
     @guarded_end
     def finish(self) -> None:

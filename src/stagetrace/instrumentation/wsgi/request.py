@@ -11,9 +11,9 @@ import sys
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate, trace
+from opentelemetry import propagate
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Status, StatusCode
 
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation.base import SCOPE_KEY, request_in
@@ -23,15 +23,16 @@ from stagetrace.instrumentation.connection.tcp_attributes import add_wsgi
 from stagetrace.instrumentation.http import attributes as http
 from stagetrace.instrumentation.http import metrics as http_metrics
 from stagetrace.instrumentation.http.conventions import PROPAGATORS, SUPPRESS_KEYS
-from stagetrace.instrumentation.http.pickled_scope import below, goes_on
+from stagetrace.instrumentation.http.pickled_scope import adapter_of, below, goes_on
 from stagetrace.instrumentation.http.queue_headers import HEADERS, time_in_queue_ms
 from stagetrace.instrumentation.wsgi.adopted import AdoptedRequest, adopts
 from stagetrace.instrumentation.wsgi.response import WHERE, Passing, broken_off
-from stagetrace.recording.context import NO_CONTEXT, RequestSpan, get_current, with_span
+from stagetrace.recording.context import NO_CONTEXT, get_current, with_span
 from stagetrace.recording.current_timeline import current, recording
-from stagetrace.recording.entry import EntrySpan
+from stagetrace.recording.entry import OwnSpan
 from stagetrace.recording.limits import cut, longest
 from stagetrace.recording.loop_blockers import LONG_NS, note
+from stagetrace.recording.span_backend import SdkSpan
 from stagetrace.recording.timeline import Timeline
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import QUEUE_IN_FRONT_MS, STAGETRACE_TRUNCATED_ATTRIBUTES
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from stagetrace.instrumentation.connection.arrival import Arrival
     from stagetrace.otlp.encode.span_encoder import Block
+    from stagetrace.recording.span_backend import SpanBackend
     from stagetrace.sla.entry_recorder import EntryRecorder
 
 # Whose OTEL_PYTHON_<name>_EXCLUDED_URLS holds where it is loaded; OpenTelemetry has an instrumentation for each.
@@ -64,7 +66,7 @@ def serve(app: Any, call: Callable[[Any, Any], Any], environ: Any, start_respons
     try:
         return request.run(call, environ, start_response)
     finally:
-        request.divide(first)
+        request.record.divide(first)
 
 
 def _begin(app: Any, environ: Any) -> WsgiRequest | AdoptedRequest | None:
@@ -89,11 +91,7 @@ def _begin(app: Any, environ: Any) -> WsgiRequest | AdoptedRequest | None:
         return AdoptedRequest(environ, context)
     started = time_ns()
     arrival = arrived(environ, arrival, started)
-    recorder = runtime.recorder
-    if recorder is not None:
-        request: WsgiRequest = OwnWsgiRequest(environ, arrival, started, recorder)
-    else:
-        request = ForeignWsgiRequest(environ, arrival, started)
+    request = WsgiRequest(environ, arrival, started, runtime.recorder)
     counted = http_metrics.wanted()
     if counted is not None:
         request.count_in(counted)
@@ -170,7 +168,7 @@ def known(environ: Any, method: str, user_agent: bytes | None) -> tuple[Block, B
 class WsgiRequest(Passing, http_metrics.Counted):
     """One request and its answer, from the server's first sight of it to the last byte handed over."""
 
-    # As a timeline's: the class's until something happens.
+    # The class's until something happens.
     _status: int | None = None
     _answer_headers: Any = None
     _finished = False
@@ -179,23 +177,25 @@ class WsgiRequest(Passing, http_metrics.Counted):
     _long_agent: bytes | None = None
     _in_front_ms: float | None = None  # in the queue of a load balancer
     mount = ""  # what a dispatching middleware moved from the path to the script's name
-    divide: Any  # the timeline's; so the next three
-    divide_rest: Any
-    _start: int
-    disconnect: str | None
-    _begun = 0  # when the application was called
+    span: SpanBackend
 
-    def _own_span(self) -> Span:
-        """Return the entry span."""
-        raise NotImplementedError
-
-    def _rename(self, name: str) -> None:
-        """Name the entry span, unless somebody else has."""
-        raise NotImplementedError
-
-    def _end_span(self, ended_at: int) -> None:
-        """End the entry span, at a time in nanoseconds."""
-        raise NotImplementedError
+    def __init__(self, environ: Any, arrival: Arrival | None, started: int, recorder: EntryRecorder | None) -> None:
+        parent_context = self._come_in(environ)
+        self._begun = started  # when the application was called
+        self.record = record = Timeline(start=started if arrival is None else arrival.start)
+        record.exchange = self
+        if arrival is not None:
+            for activity, attributes, begin, end in arrival.waits:
+                record.enter(activity, attributes, begin)
+                record.leave(activity, end or started)
+        self.take_in(environ)
+        if recorder is None:
+            self.span = SdkSpan(record, self, self._span_name, parent_context)
+        else:
+            self.span = OwnSpan(record, self, self._span_name, recorder, parent_context)
+        self._context = with_span(self.span.seen, parent_context)
+        if recorder is not None and recorder.has_others:
+            recorder.begin(self.span, parent_context)  # type: ignore[arg-type]  # it is ours
 
     def _come_in(self, environ: Any) -> Context:
         """Note what came in; return the context that the headers carry."""
@@ -218,18 +218,9 @@ class WsgiRequest(Passing, http_metrics.Counted):
         environ[SCOPE_KEY] = self
         return context
 
-    def _begin_with(self, arrival: Arrival | None, started: int) -> None:
-        """Mark what happened to the request before the application is called."""
-        self._begun = started
-        if arrival is not None:
-            for activity, attributes, begin, end in arrival.waits:
-                self.enter(activity, attributes, begin)
-                self.leave(activity, end or started)
-        self.take_in(self._environ)
-
     def passed(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how the answer passed."""
-        attributes: dict[str, Any] = super().passed(start)
+        attributes = super().passed(start)
         add_wsgi(self._environ, attributes)
         return attributes
 
@@ -239,6 +230,18 @@ class WsgiRequest(Passing, http_metrics.Counted):
         attributes.update(self._client.attributes)
         self._add_rest(attributes)
         return attributes
+
+    def late_attributes(self) -> dict[str, Any]:
+        """Return what is known when the request has ended, and was not before."""
+        attributes = dict(http.route_block(self._template(), self._status).attributes)
+        self._add_rest(attributes)
+        return attributes
+
+    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
+        """Return the attributes of our own entry span: blocks, that of the client, and the rest."""
+        attributes = self.passed(self.record.started)
+        self._add_rest(attributes)
+        return [self._block, http.route_block(self._template(), self._status)], self._client, attributes
 
     def _add_rest(self, attributes: dict[str, Any]) -> None:
         """Add what no two requests share."""
@@ -265,7 +268,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
         """Note the route that serves the request, within the mounts that it went through."""
         self._route = self.mount + template
         if not self._finished:
-            self._rename(http.span_name(self._method, self._route))
+            self.span.rename(http.span_name(self._method, self._route))
 
     def pass_to(self, environ: Any) -> None:
         """Note that a framework within gets the request, perhaps mounted under a part of the path."""
@@ -273,7 +276,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
         if script != self._script and script.startswith(self._script):
             self.mount = _decoded(script[len(self._script) :])
             if not self._finished:
-                self._rename(http.span_name(self._method, self.mount))
+                self.span.rename(http.span_name(self._method, self.mount))
 
     def _template(self) -> str:
         return self._route or self.mount
@@ -282,7 +285,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
         digits = status[:3]
         self._status = int(digits) if digits.isdigit() else None
         if PROPAGATORS in sys.modules and not self.is_announced:
-            added = http.announced(self._own_span())
+            added = http.announced(self.span.entry)
             headers = [*headers, *added] if added else headers
         if http.asked_for() is not None:
             self._answer_headers = _in_bytes(headers)
@@ -297,7 +300,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
         if self._failure is error:
             return
         self._failure = error
-        span = self._own_span()
+        span = self.span.entry
         span.record_exception(error)
         span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
 
@@ -305,7 +308,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
     def break_off(self) -> None:
         """Note that the server closes an answer that has not come to its end, as a rule since nobody takes the rest."""
         if self._failure is None and not self._has_all():
-            self.disconnect = broken_off()
+            self.record.disconnect = broken_off()
 
     @guarded_end
     def break_down(self, error: BaseException) -> None:
@@ -324,90 +327,24 @@ class WsgiRequest(Passing, http_metrics.Counted):
         try:
             if ended_at - self._begun >= LONG_NS and not self._environ.get("wsgi.multithread"):
                 note(self._begun, ended_at, self)  # its worker has served nobody else
-            self.divide_rest()
-            self._end_span(ended_at)
+            self.record.divide_rest()
+            self.span.end_request(ended_at, self._method, self._template(), failed=self._failed())
         finally:
             if self._counted is not None:
                 route = http.route_block(self._template(), self._status).attributes
                 attributes = {**self._block.attributes, **route}
-                self._counted.end(attributes, max(ended_at - self._start, 0) / 1e9, self._own_span())
+                self._counted.end(attributes, max(ended_at - self.record.started, 0) / 1e9, self.span.entry)
             # They held this, and this holds them: no work for the garbage collector.
             self._environ.pop(SCOPE_KEY, None)
             self._environ = self._start_response = self._failure = None
-
-
-class OwnWsgiRequest(WsgiRequest, EntrySpan):
-    """A request whose entry span is our own."""
-
-    def __init__(self, environ: Any, arrival: Arrival | None, started: int, recorder: EntryRecorder) -> None:
-        parent_context = self._come_in(environ)
-        start = started if arrival is None else arrival.start
-        EntrySpan.__init__(self, self._span_name, start, recorder, parent_context)
-        self._begin_with(arrival, started)
-        self._context = with_span(self, parent_context)
-        if recorder.has_others:
-            recorder.begin(self, parent_context)
-
-    def _own_span(self) -> Span:
-        return self
-
-    def _rename(self, name: str) -> None:
-        if self.name == self._span_name:  # nobody else has renamed it
-            self.name = self._span_name = name
-
-    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
-        """Return its attributes, as the recorder wants them."""
-        attributes = self.passed(self._start)
-        self._add_rest(attributes)
-        return [self._block, http.route_block(self._template(), self._status)], self._client, attributes
-
-    def _end_span(self, ended_at: int) -> None:
-        self.failed = self._failed()
-        recorder: Any = self._recorder
-        recorder.end(self, ended_at, self._method, self._template())
-
-
-class ForeignWsgiRequest(WsgiRequest, Timeline):
-    """A request whose entry span is started at the provider that somebody else has set."""
-
-    def __init__(self, environ: Any, arrival: Arrival | None, started: int) -> None:
-        parent_context = self._come_in(environ)
-        start = started if arrival is None else arrival.start
-        Timeline.__init__(self, start=start)
-        self._begin_with(arrival, started)
-        before = current.get()
-        current.set(self)  # from where SLASpanProcessor takes it
-        try:
-            self._span: Any = trace.get_tracer("stagetrace").start_span(
-                self._span_name, parent_context, SpanKind.SERVER, self.known_attributes(), start_time=start
-            )
-        finally:
-            current.set(before)
-        self._context = with_span(RequestSpan(self._span, self), parent_context)
-
-    def _own_span(self) -> Span:
-        span: Span = self._span
-        return span
-
-    def _rename(self, name: str) -> None:
-        if getattr(self._span, "name", None) == self._span_name:
-            self._span_name = name
-            self._span.update_name(name)
-
-    def _end_span(self, ended_at: int) -> None:
-        span = self._span
-        attributes: dict[str, Any] = {}
-        self._add_rest(attributes)
-        span.set_attributes({**http.route_block(self._template(), self._status).attributes, **attributes})
-        if self._failed() and getattr(span, "status", Status()).is_unset:
-            span.set_status(StatusCode.ERROR)
-        span.end(ended_at)
+            self.span.release()
+            self.record.release()
 
 
 @guarded
 def note_route(template: str, environ: Any = None) -> None:
     """Note by which route the request at hand is served, whichever server it came by."""
-    request = (request_in(environ) if environ is not None else None) or current.get()
+    request = (request_in(environ) if environ is not None else None) or adapter_of(current.get())
     serve_by = getattr(request, "serve_by", None)
     if serve_by is not None:
         serve_by(template)
@@ -416,6 +353,6 @@ def note_route(template: str, environ: Any = None) -> None:
 @guarded
 def note_failure(error: BaseException) -> None:
     """Note an exception that a framework has answered with a 500."""
-    fail = getattr(current.get(), "fail", None)
+    fail = getattr(adapter_of(current.get()), "fail", None)
     if fail is not None:
         fail(error)

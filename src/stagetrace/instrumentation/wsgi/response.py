@@ -16,6 +16,7 @@ from stagetrace.guard import guarded_end, report
 from stagetrace.instrumentation.connection.lookup import socket_of
 from stagetrace.instrumentation.connection.socket_wait import lain_ns
 from stagetrace.instrumentation.http.conventions import CANCELLED, CLIENT
+from stagetrace.instrumentation.http.pickled_scope import InScope
 from stagetrace.instrumentation.http.response_delivery import announced
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.context import Context
+
+    from stagetrace.recording.timeline import Timeline
 
 WHERE = "stagetrace.instrumentation.wsgi.request"
 NO_BODY = ("", "0", None)
@@ -41,8 +44,8 @@ def broken_off() -> str:
     return CLIENT if error is None or isinstance(error, Exception) else CANCELLED
 
 
-class Passing:
-    """What passes body and answer on, mixed into the timeline on which it marks them."""
+class Passing(InScope):
+    """What passes body and response on, and marks that on the record of the request."""
 
     _context: Context  # in which the application goes on
     _start_response: Any
@@ -54,16 +57,21 @@ class Passing:
     _asked = ""  # method of the request
     _head: tuple[str, Any] = ("", ())  # status line and headers of the answer
     _first: tuple[int, int] | None = None  # the first piece: when it had been handed over, and its bytes
-    stream: Stream | None  # the timeline's; so the next two
-    enter: Any
-    leave: Any
-    has_data: Any
+    record: Timeline
     _environ: Any
 
     def is_quick(self, activity: str) -> bool:
         """Return whether this is a send, and the whole response fits into the least buffer."""
-        size = self.stream.size if self.stream is not None else self._first[1] if self._first is not None else 0
-        return activity == NETWORK_SEND and 0 < size + self._piece < LEAST_BUFFER
+        return activity == NETWORK_SEND and 0 < self._sent() + self._piece < LEAST_BUFFER
+
+    def _sent(self) -> int:
+        """Return how many bytes of the response have been written."""
+        stream = self.record.stream
+        return stream.size if stream is not None else self._first[1] if self._first is not None else 0
+
+    def owes(self) -> bool:
+        """Return whether the client has bytes left to acknowledge, which is unknown."""
+        return True
 
     def lain_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
@@ -107,10 +115,10 @@ class Passing:
             if self._is_sending:
                 now = time_ns()
                 self._is_sending = False
-                self.leave(NETWORK_SEND, now)
+                self.record.leave(NETWORK_SEND, now)
                 self._add_piece(now)
             before = current.get(), get_current()
-            current.set(self)  # type: ignore[arg-type]  # it is a timeline
+            current.set(self.record)
             attach(self._context)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
@@ -130,18 +138,19 @@ class Passing:
         piece, self._piece = self._piece, 0
         if not piece:
             return
-        if self.stream is None:
+        stream = self.record.stream
+        if stream is None:
             if self._first is None:
                 self._first = now, piece
                 return
-            self.stream = Stream()
-            self.stream.add(*self._first)
-        self.stream.add(now, piece)
+            stream = self.record.stream = Stream()
+            stream.add(*self._first)
+        stream.add(now, piece)
 
     def passed(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how the answer passed."""
-        attributes: dict[str, Any] = super().passed(start)  # type: ignore[misc]
-        if self._first is not None and self.stream is None:
+        attributes: dict[str, Any] = self.record.response(start)
+        if self._first is not None and self.record.stream is None:
             attributes[HTTP_RESPONSE_BODY_SIZE] = self._first[1]
         return attributes
 
@@ -174,7 +183,7 @@ class Passing:
     def _write(self, write: Any, data: Any) -> Any:
         self._has_sent = True
         try:
-            self.enter(NETWORK_SEND)
+            self.record.enter(NETWORK_SEND)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         try:
@@ -184,7 +193,7 @@ class Passing:
 
     @guarded_end
     def _leave_send(self) -> None:
-        self.leave(NETWORK_SEND)
+        self.record.leave(NETWORK_SEND)
 
     def _for_server(self, answer: Any, environ: Any) -> Any:
         """Return what the server is to send: the answer as it goes by, a file as it is."""
@@ -212,14 +221,14 @@ class Passing:
             self.let_go()
             return
         self._is_sending = True
-        self.enter(NETWORK_SEND)
+        self.record.enter(NETWORK_SEND)
 
     def hand_over(self, chunk: Any) -> None:
         """Note that the server has a piece of the answer to write."""
         try:
             self._is_sending = self._has_sent = True
             self._piece = len(chunk)
-            self.enter(NETWORK_SEND)
+            self.record.enter(NETWORK_SEND)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
 
@@ -230,7 +239,7 @@ class Passing:
         """Return whether the server has written all that the head of the answer announced."""
         status, headers = self._head
         wanted = announced(self._asked, int(status[:3]) if status[:3].isdigit() else None, headers)
-        sent = self.stream.size if self.stream is not None else self._first[1] if self._first is not None else 0
+        sent = self._sent()
         if sys.exc_info()[1] is None:
             return wanted is not None and sent + self._piece >= wanted
         return wanted is not None and 0 < sent >= wanted  # the last piece could not be written
@@ -248,17 +257,17 @@ class Input:
         return operator.getitem, ((self._stream,), 0)
 
     def _wait(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        request, since = self._request, time_ns()
+        record, since = self._request.record, time_ns()
         try:
-            request.enter(NETWORK_RECEIVE, at=since)
+            record.enter(NETWORK_RECEIVE, at=since)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         try:
             return method(*args, **kwargs)
         finally:
             try:
-                request.has_data(since)
-                request.leave(NETWORK_RECEIVE)
+                record.has_data(since)
+                record.leave(NETWORK_RECEIVE)
             except Exception as error:  # noqa: BLE001
                 report(WHERE, error)
 
