@@ -3,7 +3,6 @@
  */
 #define _GNU_SOURCE
 #include "native.h"
-#include <stdlib.h>
 
 #ifdef __linux__
 #include <fcntl.h>
@@ -11,6 +10,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -27,7 +27,7 @@ typedef struct {
     int alike;   /* samples one after the other in which it was blocked */
     uint32_t locks, others; /* samples in which it waited for another thread of the process; for anything else */
 } Watched;
-static Watched watched[MOST];
+static Watched watched[MOST + 1]; /* the last one is nobody's */
 static int state, asleep;
 
 #define GET(place) __atomic_load_n(&(place), __ATOMIC_SEQ_CST)
@@ -117,90 +117,69 @@ static void start(void) {
     if (failed) SET(state, FAILED);
 }
 
-static int claim_place(int thread) {
-    for (int i = 0; i < MOST; i++) {
-        int none = 0;
-        if (GET(watched[i].thread) == 0) {
-            SET(watched[i].touched, LEFT);
-            if (__atomic_compare_exchange_n(&watched[i].thread, &none, thread, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return i;
-        }
-    }
-    return -1;
+/* Return a place that was claimed; `watched + MOST` of none, NULL with an exception. */
+static Watched *place_of(PyObject *number) {
+    long place = PyLong_AsLong(number);
+    if (place == -1 && PyErr_Occurred()) return NULL;
+    return watched + (place < 0 || place >= MOST ? MOST : place);
 }
 
-static uint64_t touch_place(int place) {
-    Watched *one = &watched[place];
+static PyObject *claim(PyObject *Py_UNUSED(module), PyObject *number) {
+    long thread = PyLong_AsLong(number);
+    if (thread == -1 && PyErr_Occurred()) return NULL;
+    for (int i = 0; thread > 0 && i < MOST; i++) {
+        int none = 0;
+        if (GET(watched[i].thread) != 0) continue;
+        SET(watched[i].touched, LEFT);
+        if (__atomic_compare_exchange_n(&watched[i].thread, &none, (int)thread, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+            return PyLong_FromLong(i);
+    }
+    return PyLong_FromLong(-1);
+}
+
+static PyObject *touch(PyObject *Py_UNUSED(module), PyObject *number) {
+    Watched *one = place_of(number);
+    if (one == NULL) return NULL;
+    if (one == watched + MOST) return PyLong_FromLong(0);
     SET(one->touched, NEW);
     if (GET(state) == NONE) start();
     if (GET(asleep)) {
         SET(asleep, 0);
         syscall(SYS_futex, &asleep, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
     }
-    return (uint64_t)GET(one->locks) << 32 | GET(one->others);
-}
-
-static void leave_place(int place) { SET(watched[place].touched, LEFT); }
-
-static void release_place(int place) { SET(watched[place].thread, 0); }
-
-static void forget_all(void) {
-    for (int i = 0; i < MOST; i++) watched[i] = (Watched){0};
-    state = NONE;
-    asleep = 0;
-}
-#else
-enum { MOST = 0 };
-static int claim_place(int thread) { return thread ? -1 : 0; }
-static uint64_t touch_place(int place) { return (uint64_t)(place - place); }
-static void leave_place(int place) { (void)place; }
-static void release_place(int place) { (void)place; }
-static void forget_all(void) {}
-#endif
-
-/* Return a place that was claimed; -1 of none, -2 with an exception. */
-static int place_of(PyObject *number) {
-    long place = PyLong_AsLong(number);
-    if (place == -1 && PyErr_Occurred()) return -2;
-    return place < 0 || place >= MOST ? -1 : (int)place;
-}
-
-static PyObject *claim(PyObject *Py_UNUSED(module), PyObject *number) {
-    long thread = PyLong_AsLong(number);
-    if (thread == -1 && PyErr_Occurred()) return NULL;
-    return PyLong_FromLong(thread > 0 ? claim_place((int)thread) : -1);
-}
-
-static PyObject *touch(PyObject *Py_UNUSED(module), PyObject *number) {
-    int place = place_of(number);
-    if (place == -2) return NULL;
-    return PyLong_FromUnsignedLongLong(place < 0 ? 0 : touch_place(place));
+    return PyLong_FromUnsignedLongLong((uint64_t)GET(one->locks) << 32 | GET(one->others));
 }
 
 static PyObject *leave(PyObject *Py_UNUSED(module), PyObject *number) {
-    int place = place_of(number);
-    if (place == -2) return NULL;
-    if (place >= 0) leave_place(place);
+    Watched *one = place_of(number);
+    if (one == NULL) return NULL;
+    SET(one->touched, LEFT);
     Py_RETURN_NONE;
 }
 
 static PyObject *release(PyObject *Py_UNUSED(module), PyObject *number) {
-    int place = place_of(number);
-    if (place == -2) return NULL;
-    if (place >= 0) release_place(place);
+    Watched *one = place_of(number);
+    if (one == NULL) return NULL;
+    SET(one->thread, 0);
     Py_RETURN_NONE;
 }
 
 static PyObject *forget(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
-    forget_all();
+    for (int i = 0; i < MOST; i++) watched[i] = (Watched){0};
+    state = NONE;
+    asleep = 0;
     Py_RETURN_NONE;
 }
+#endif
 
 static PyMethodDef functions[] = {
+#ifdef __linux__
     {"claim_place", claim, METH_O, "Return a place for a thread, by the kernel's number of it; -1 where there is none."},
     {"touch_place", touch, METH_O, "Let the thread of a place be looked at from now on, and return what was seen of it."},
     {"leave_place", leave, METH_O, "Let the thread of a place not be looked at until it is touched again."},
     {"release_place", release, METH_O, "Give a place back."},
     {"forget_places", forget, METH_NOARGS, "Forget all places, in a forked child."},
+#endif
     {NULL, NULL, 0, NULL},
 };
 

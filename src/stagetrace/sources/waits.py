@@ -23,7 +23,7 @@ touch: Callable[[int], int] = getattr(_native, "touch_place", lambda _: 0)
 leave: Callable[[int], None] = getattr(_native, "leave_place", lambda _: None)
 release: Callable[[int], None] = getattr(_native, "release_place", lambda _: None)
 
-if _native is not None and hasattr(os, "register_at_fork"):
+if hasattr(_native, "forget_places"):
     os.register_at_fork(after_in_child=_native.forget_places)
 
 
