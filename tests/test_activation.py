@@ -145,10 +145,10 @@ print(hasattr(sklearn.base.BaseEstimator.__setstate__, "__wrapped__"), *sorted(p
 """
     done = python(code, STAGETRACE="1", STAGETRACE_DISABLED_INSTRUMENTATIONS=" sklearn, concurrent,sklaern")
     assert done.stdout.split() == ["False", "grpc", "signal"]
-    said = done.stderr.splitlines()
-    assert len(said) == 2
-    assert "STAGETRACE_DISABLED_INSTRUMENTATIONS names sklaern, for which there is no patch" in said[0]
-    assert "sklearn" in said[1]
+    logged = done.stderr.splitlines()
+    assert len(logged) == 2
+    assert "STAGETRACE_DISABLED_INSTRUMENTATIONS names sklaern, for which there is no patch" in logged[0]
+    assert "sklearn" in logged[1]
 
 
 def test_a_broken_patch_disables_itself_alone_and_logs_it() -> None:

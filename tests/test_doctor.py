@@ -82,7 +82,7 @@ def checks(folder: Path, *arguments: str, **env: str) -> dict[str, list[Check]]:
 
 @pytest.mark.usefixtures("services")
 @pytest.mark.smoke
-def test_where_all_is_well_it_says_so_and_exits_zero(tmp_path: Path) -> None:
+def test_where_all_is_well_it_exits_zero(tmp_path: Path) -> None:
     with run_sink() as sink:
         env = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
         done = run(tmp_path, STAGETRACE="1", STAGETRACE_NATIVE="0", STAGETRACE_SLA=POLICY, **env)
@@ -97,7 +97,7 @@ def test_where_all_is_well_it_says_so_and_exits_zero(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("services")
-def test_what_fails_is_followed_by_what_mends_it_and_the_exit_code_is_one(tmp_path: Path) -> None:
+def test_a_failure_is_followed_by_its_fix_and_the_exit_code_is_one(tmp_path: Path) -> None:
     done = run(tmp_path, STAGETRACE_SLA="POST /predict within 50")
     assert done.returncode == 1
     lines = done.stdout.splitlines()
@@ -161,7 +161,7 @@ def test_libraries_are_found_without_being_imported(here: dict[str, list[Check]]
     assert done.stdout.strip() == "set()"
 
 
-def test_what_the_platform_does_not_tell_is_said_with_the_reason(here: dict[str, list[Check]]) -> None:
+def test_sources_that_the_platform_lacks_are_shown_with_the_reason(here: dict[str, list[Check]]) -> None:
     (found,) = here["unseen time"]
     told, _, silent = found.found.partition("; not told: ")
     assert "the wait for a CPU" in told
@@ -185,7 +185,7 @@ def test_an_old_or_missing_package_fails() -> None:
 
 
 @pytest.mark.usefixtures("services")
-def test_an_interpreter_that_reads_no_activation_file_is_told(tmp_path: Path) -> None:
+def test_an_interpreter_that_reads_no_activation_file_is_reported(tmp_path: Path) -> None:
     """A virtual environment that sees this one's packages by PYTHONPATH alone."""
     subprocess.run([PYTHON, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True, timeout=60)
     python = tmp_path / "venv" / "bin" / "python"
@@ -237,7 +237,7 @@ def test_a_span_makes_the_round_trip(jaeger: Jaeger, collector: Collector, tmp_p
 SENT = {"targets": [{"exporter": "otlp_proto_grpc", "endpoint": "http://x:4317", "delivered": True, "reason": ""}]}
 
 
-def test_a_span_that_arrives_elsewhere_is_missed(monkeypatch: pytest.MonkeyPatch, jaeger: Jaeger) -> None:
+def test_a_span_that_arrives_in_another_store_is_missed(monkeypatch: pytest.MonkeyPatch, jaeger: Jaeger) -> None:
     monkeypatch.setattr(delivery, "_ARRIVES_WITHIN_S", 0.5)
     missed = delivery.arrival("ab" * 16, jaeger.url, SENT)
     assert missed.state == FAIL
@@ -399,7 +399,7 @@ def test_a_running_service_is_shown_with_its_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("services")
-def test_what_costs_latency_in_a_running_service_is_said(tmp_path: Path) -> None:
+def test_what_costs_latency_in_a_running_service_is_reported(tmp_path: Path) -> None:
     """A blocked event loop, a full thread pool, and requests that the head sampler drops."""
     folder = tmp_path / "status"
     sampler = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}
@@ -491,7 +491,7 @@ def test_no_such_process_is_a_failure(tmp_path: Path) -> None:
     assert found == {}
 
 
-def test_what_killed_processes_left_is_cleared_and_said(tmp_path: Path) -> None:
+def test_files_of_killed_processes_are_cleared_and_counted(tmp_path: Path) -> None:
     folder, me = tmp_path / "status", status.myself()
     status.write(folder, me._replace(pid=2**22 + 1), json.dumps({"namespace": me.namespace}))
     found = checks(tmp_path)["processes"]
@@ -541,7 +541,7 @@ def test_ignored_times_of_a_load_balancer_are_warned_of() -> None:
 
 
 @pytest.mark.usefixtures("services")
-def test_what_a_unix_socket_does_not_tell_is_said_of_the_process(tmp_path: Path) -> None:
+def test_sources_that_a_unix_socket_lacks_are_shown_for_the_process(tmp_path: Path) -> None:
     folder, path = tmp_path / "status", tmp_path / "socket"
     env = environment(folder, "http://127.0.0.1:1", STAGETRACE_SOCKET_WAIT="1", STAGETRACE_WIRE="1")
     env |= {"MODULE": "ml", "UNIX_SOCKET": str(path)}

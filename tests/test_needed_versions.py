@@ -40,10 +40,10 @@ SERVERS = {
     "hypercorn": ["hypercorn", "ml:app", "--bind", "127.0.0.1:{port}"],
     "granian": ["granian", "--interface", "asgi", "--port", "{port}", "--no-ws", "ml:app"],
 }
-SAYING = {"uvicorn": 1, "hypercorn": 2, "granian": 1}  # processes that do: hypercorn's first one too
+LOGS = {"uvicorn": 1, "hypercorn": 2, "granian": 1}  # processes that log it: hypercorn's first one too
 
 
-def said(packages: str) -> str:
+def problem(packages: str) -> str:
     return f"nothing is recorded, since these packages are too old or missing: {packages}"
 
 
@@ -79,7 +79,7 @@ def test_beside_an_older_opentelemetry_a_server_answers_as_untraced(older: str, 
             service.stop()
             lines = [line for line in service.log.splitlines() if "stagetrace" in line]
         assert not sink.traces()
-    assert lines == [f"stagetrace: {said(OLDER[older])}."] * SAYING[server]
+    assert lines == [f"stagetrace: {problem(OLDER[older])}."] * LOGS[server]
 
 
 @pytest.mark.usefixtures("services")
@@ -89,7 +89,7 @@ def test_doctor_reports_the_same(tmp_path: Path) -> None:
     checks: dict[str, Any] = {one["name"]: one for one in json.loads(done.stdout)["checks"]}
     assert done.returncode == 1
     assert checks["packages"]["state"] == "fail"
-    assert checks["packages"]["found"].startswith(f"{said(OLDER[FASTAPI])}; here: ")
+    assert checks["packages"]["found"].startswith(f"{problem(OLDER[FASTAPI])}; here: ")
     assert checks["packages"]["mend"].startswith("pip install 'opentelemetry-api>=1.45' ")
     assert checks["switch"]["found"] == "STAGETRACE=1, and nothing that is started from here can be recorded"
     assert "libraries" not in checks
@@ -107,7 +107,7 @@ with stagetrace.resume({"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}), stagetr
     done = subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.split() == ["False", "False", "False", "traceparent"], done.stderr
     first, second = done.stderr.splitlines()
-    assert first == f"stagetrace: {said(OLDER[FASTAPI])}."
+    assert first == f"stagetrace: {problem(OLDER[FASTAPI])}."
     assert second.startswith("All runs as if untraced. To record: pip install 'opentelemetry-api>=1.45' 'opentele")
     assert second.endswith(" 'opentelemetry-util-http>=0.66b0'")
 

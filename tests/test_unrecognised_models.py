@@ -48,7 +48,7 @@ def test_one_that_something_else_has_imported_is_not_named(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("services")
-def test_a_service_says_what_it_imports_once_each(tmp_path: Path) -> None:
+def test_a_service_logs_each_library_that_it_imports_once(tmp_path: Path) -> None:
     """One before it serves, one later; `doctor` reports both, with what to do."""
     (tmp_path / "app.py").write_text(APP)
     for name in ("llama_cpp", "vllm"):

@@ -33,9 +33,9 @@ def test_what_opentelemetry_cannot_use_is_named_once(variable: str, value: str, 
     with run_service(tmp_path, "any_bare", env=env) as service:
         assert service.client.get("/").status_code == 200
         service.stop()
-    said = [line for line in service.log.splitlines() if line.startswith("stagetrace: ")]
-    assert len(said) == 1
-    assert said[0].startswith(f"stagetrace: OpenTelemetry cannot use {variable}={value} (ValueError: ")
+    logged = [line for line in service.log.splitlines() if line.startswith("stagetrace: ")]
+    assert len(logged) == 1
+    assert logged[0].startswith(f"stagetrace: OpenTelemetry cannot use {variable}={value} (ValueError: ")
     assert FAULT not in service.log
 
 

@@ -111,7 +111,7 @@ def test_an_rpc_has_one_entry_span_and_a_verdict(app: str, interpreter: str, sin
         check(sink, trace_id, ("rpc.method", "ml.Scorer/Predict"), RPC[app], tmp_path, service.log)
 
 
-def test_a_hook_that_a_version_breaks_is_out_of_use_and_said_and_the_rest_goes_on(sink: Sink, tmp_path: Path) -> None:
+def test_a_patch_that_a_version_breaks_is_reported_and_the_rest_goes_on(sink: Sink, tmp_path: Path) -> None:
     newer = {"APP": "ml", "NEWER": "anyio.to_thread:current_default_thread_limiter"}
     with run_service(tmp_path, "newer", env=environment(sink, tmp_path) | newer) as service:
         trace_id, response = service.call("POST", "/predict", json={"inference_s": 0.02})
@@ -127,7 +127,7 @@ def test_a_hook_that_a_version_breaks_is_out_of_use_and_said_and_the_rest_goes_o
     assert said.mend
 
 
-def test_a_server_whose_hook_a_version_breaks_serves_on(sink: Sink, tmp_path: Path) -> None:
+def test_a_server_whose_patch_a_version_breaks_serves_on(sink: Sink, tmp_path: Path) -> None:
     """Untraced, and saying so. What is gone is what gRPC refuses an RPC with."""
     env = environment(sink, tmp_path) | {"APP": "grpc_threads", "NEWER": "grpc._server:_reject_rpc"}
     with rpc.run_service(tmp_path, "newer", env) as service:

@@ -40,7 +40,7 @@ WAIT = "\ntime.sleep(3600)"
 
 
 def run(code: str, *argv: str, prelude: str = PRELUDE) -> tuple[int, list[str], str]:
-    """Run code in a process of its own; return how it ended, what it said, and what it said of errors."""
+    """Run code in a process of its own; return how it ended, what it printed, and its errors."""
     if sys.platform != "linux":
         pytest.skip("elsewhere there is nothing in C for this")
     if not IN_C:
@@ -85,8 +85,8 @@ sigterm._in_c.give_up_sigterm(), sigterm.catch(deliver)
 subprocess.Popen(["sh", "-c", f"sleep 0.3; kill {os.getpid()}"])
 re.match("(a+)+$", "a" * 64 + "b")
 """
-    status, said, _ = run(code)
-    assert (status, said) == (-signal.SIGTERM, [])
+    status, output, _ = run(code)
+    assert (status, output) == (-signal.SIGTERM, [])
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_a_delivery_that_fails_or_hangs_keeps_no_process_alive(broken: str) -> N
 )
 def test_what_cannot_be_caught_ends_the_process_at_once(broken: str) -> None:
     prelude = PRELUDE.replace("sigterm.catch(deliver)", f"{broken}\nsigterm.catch(deliver)")
-    status, said, _ = run("end_me()" + WAIT, prelude=prelude)
-    assert (status, said) == (-signal.SIGTERM, [])
+    status, output, _ = run("end_me()" + WAIT, prelude=prelude)
+    assert (status, output) == (-signal.SIGTERM, [])
 
 
 def test_more_of_them_do_not_cut_the_delivery_short() -> None:
@@ -123,9 +123,9 @@ def test_more_of_them_do_not_cut_the_delivery_short() -> None:
 def test_a_process_that_ends_meanwhile_ends_by_it() -> None:
     """The signal came first."""
     code = "sigterm._deliver = lambda: (time.sleep(0.5), say('delivers'))\nend_me()\nsys.exit(3)"
-    status, said, _ = run(code)
+    status, output, _ = run(code)
     assert status == -signal.SIGTERM
-    assert "delivers" in "".join(said)  # it may be at both
+    assert "delivers" in "".join(output)  # it may be at both
 
 
 def test_a_process_that_ends_by_itself_does_so() -> None:
@@ -184,14 +184,14 @@ def own(*_):
 signal.signal(signal.SIGTERM, own)
 end_me()
 """
-    status, said, _ = run(code + WAIT)
-    assert (status, said) == (-signal.SIGTERM, ["own"])
+    status, output, _ = run(code + WAIT)
+    assert (status, output) == (-signal.SIGTERM, ["own"])
 
 
 def test_faulthandler_is_passed_on_from() -> None:
     code = "import faulthandler\nfaulthandler.register(signal.SIGTERM, chain=True)\nend_me()"
-    status, said, errors = run(code + WAIT)
-    assert (status, said) == (-signal.SIGTERM, ["delivers"])
+    status, output, errors = run(code + WAIT)
+    assert (status, output) == (-signal.SIGTERM, ["delivers"])
     assert "most recent call first" in errors
 
 
@@ -250,8 +250,8 @@ if not child:
 say(ended(child))
 end_me()
 """
-    said = ["delivers", str(int(signal.SIGTERM)), "delivers"]
-    assert run(code + WAIT) == (-signal.SIGTERM, said, "")
+    output = ["delivers", str(int(signal.SIGTERM)), "delivers"]
+    assert run(code + WAIT) == (-signal.SIGTERM, output, "")
 
 
 def test_any_thread_may_catch_it() -> None:
