@@ -1,4 +1,4 @@
-"""Whatever breaks in a hook of a server or a framework, the application answers as untraced, and it is said once."""
+"""Faults injected into patches of servers and frameworks: the application responds as untraced; each is logged once."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def talk(service: Service) -> Any:
     ("app", "server"),
     [pytest.param(*one, marks=() if one[1] == "uvicorn" else pytest.mark.smoke) for one in PARTS],
 )
-def test_a_part_that_fails_changes_no_answer_and_is_reported_once(app: str, server: str, tmp_path: Path) -> None:
+def test_an_injected_fault_changes_no_response_and_is_logged_once(app: str, server: str, tmp_path: Path) -> None:
     argv, parts = PARTS[app, server]
     with serving(tmp_path, app, argv) as (service, _):
         untraced = answers(service, app)

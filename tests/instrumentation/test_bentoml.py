@@ -131,7 +131,7 @@ def at_once(service: Service, path: str, bodies: list[Any]) -> list[tuple[str, h
         return list(pool.map(lambda body: service.call("POST", path, json=body), bodies))
 
 
-def test_answers_are_the_untraced_ones_and_each_request_is_recorded(both: Both, sink: Sink) -> None:
+def test_responses_are_the_untraced_ones_and_each_request_is_recorded(both: Both, sink: Sink) -> None:
     for path, body, status in CASES:
         trace_id, response = both.traced.call("POST", path, json=body)
         assert answer(response) == answer(both.untraced.call("POST", path, json=body)[1])
@@ -197,7 +197,7 @@ def test_a_request_that_is_divided_has_both_batches(both: Both, sink: Sink) -> N
     assert set(inferences) == {1, 2}
 
 
-def test_who_waits_in_vain_has_waited_for_a_batch(both: Both, sink: Sink) -> None:
+def test_a_request_that_waits_in_vain_has_waited_for_a_batch(both: Both, sink: Sink) -> None:
     calls = at_once(both.traced, "/overloaded", [{"rows": [1]}] * 8)
     statuses = {response.status_code for _, response in calls}
     assert statuses == {200, 503}
@@ -213,7 +213,7 @@ def test_who_waits_in_vain_has_waited_for_a_batch(both: Both, sink: Sink) -> Non
 @pytest.mark.parametrize(
     ("path", "asked", "model"), [("/ask", "/predict", "LinearRegression"), ("/ask_in_loop", "/together", None)]
 )
-def test_the_service_that_is_asked_hangs_under_the_stage_that_asks(
+def test_a_called_service_is_below_the_stage_of_the_caller(
     path: str, asked: str, model: str | None, both: Both, sink: Sink
 ) -> None:
     trace_id, _ = both.traced.call("POST", path, json={"a": 2})
@@ -237,7 +237,7 @@ def test_all_is_delivered_as_the_services_end(sink: Sink, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("parts", PARTS)
-def test_parts_that_fail_change_no_answer(parts: str, both: Both, sink: Sink, tmp_path: Path) -> None:
+def test_injected_faults_change_no_response(parts: str, both: Both, sink: Sink, tmp_path: Path) -> None:
     with serving(tmp_path, environment(sink, BREAK=parts)) as service:
         for path, body, _ in CASES:
             untraced = answer(both.untraced.call("POST", path, json=body)[1])

@@ -1,4 +1,4 @@
-"""Outgoing calls of a recorded request: a client span under the open stage, and its context goes along."""
+"""Outgoing calls of a recorded request: a client span under the open stage, whose context the headers carry."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _is_stage(span: Received) -> bool:
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("how", HTTP)
-def test_an_http_call_is_a_client_span_whose_context_goes_along(
+def test_an_http_call_is_a_client_span_whose_context_is_sent(
     how: str, service: Service, downstream: Service, sink: Sink
 ) -> None:
     url = f"{downstream.url}/echo?seconds=0.05&token=geheim"
@@ -146,7 +146,7 @@ def test_a_client_span_lasts_until_the_body_is_read(
 
 
 @pytest.mark.parametrize("how", [one.rpartition("/")[2] for one in HTTP])
-def test_an_answer_that_nobody_reads_ends_its_span(how: str, service: Service, downstream: Service, sink: Sink) -> None:
+def test_a_response_that_is_not_read_ends_its_span(how: str, service: Service, downstream: Service, sink: Sink) -> None:
     traced = Traced(sink, service, f"/unread/{how}", url=f"{downstream.url}/slow-body")
     trace_id = traced.trace_id
     spans = sink.wait_for(lambda all_: any(one.kind == CLIENT and one.trace_id == trace_id for one in all_))
@@ -163,7 +163,7 @@ def test_errors_of_the_server_are_errors_of_the_client(
 
 
 @pytest.mark.parametrize("how", HTTP)
-def test_a_call_that_fails_says_by_what(how: str, service: Service, sink: Sink) -> None:
+def test_a_call_that_fails_has_its_error_type(how: str, service: Service, sink: Sink) -> None:
     traced = Traced(sink, service, f"/{how}", servers=0, url=f"http://me:secret@127.0.0.1:{free_port()}/x")
     client = traced.clients[-1]
     assert client.status == ERROR
@@ -188,9 +188,7 @@ def assert_no_client(traced: Traced, service: Service, downstream: Service, sink
 
 
 @pytest.mark.parametrize("how", HTTP)
-def test_a_context_that_the_caller_carries_is_left_alone(
-    how: str, service: Service, downstream: Service, sink: Sink
-) -> None:
+def test_a_context_that_the_service_sends_is_kept(how: str, service: Service, downstream: Service, sink: Sink) -> None:
     own = f"00-{'ab' * 16}-{'cd' * 8}-01"
     traced = Traced(
         sink,
@@ -284,7 +282,7 @@ def breakable(sink: Sink, downstream: Service, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_that_fails_changes_no_call_and_is_said(part: str, breakable: Service, downstream: Service) -> None:
+def test_an_injected_fault_changes_no_call_and_is_logged(part: str, breakable: Service, downstream: Service) -> None:
     before = len(breakable.log)
     if part != "nothing":
         assert breakable.client.get(f"/break/{part}").status_code == 200
@@ -331,7 +329,7 @@ def in_downstream(answer: Any) -> dict[str, str]:
         *((how, f"{kind}_unary") for how in ("future", "with_call") for kind in ("unary", "stream")),
     ],
 )
-def test_an_rpc_is_a_client_span_whose_context_goes_along(how: str, kind: str, service: Service, sink: Sink) -> None:
+def test_an_rpc_is_a_client_span_whose_context_is_sent(how: str, kind: str, service: Service, sink: Sink) -> None:
     if how in ("future", "with_call"):
         traced = Traced(sink, service, f"/grpc/{kind}", how=how)
     else:
@@ -358,7 +356,7 @@ def test_an_rpc_is_a_client_span_whose_context_goes_along(how: str, kind: str, s
 
 @pytest.mark.parametrize("how", ["grpc", "grpc-aio"])
 @pytest.mark.parametrize(("kind", "code"), [("Abort", "NOT_FOUND"), ("Sleep", "DEADLINE_EXCEEDED")])
-def test_an_rpc_that_fails_says_how(how: str, kind: str, code: str, service: Service, sink: Sink) -> None:
+def test_an_rpc_that_fails_has_its_status(how: str, kind: str, code: str, service: Service, sink: Sink) -> None:
     traced = Traced(sink, service, f"/{how}/{kind}")
     (client,) = traced.clients
     assert traced.answer == code

@@ -1,4 +1,4 @@
-"""Work that a request gives away stays the request's: to pools of threads by itself, elsewhere by a carrier."""
+"""Work that a request submits belongs to the request: in pools of threads by itself, elsewhere with a carrier."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ON_ASYNCIO = pytest.mark.parametrize("service", LOOPS[:1], indirect=True)
 
 @pytest.fixture(scope="module", params=LOOPS)
 def service(request: pytest.FixtureRequest, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    argv = [PYTHON, "-m", "uvicorn", "handing_over:app", "--port", "{port}", "--loop", request.param]
+    argv = [PYTHON, "-m", "uvicorn", "submitting:app", "--port", "{port}", "--loop", request.param]
     env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
     with run_service(tmp_path_factory.mktemp("handing-over"), argv=argv, env=env) as running:
         yield running
@@ -49,7 +49,7 @@ def traced(service: Service, sink: Sink, path: str) -> tuple[Any, Request]:
 
 
 @pytest.mark.parametrize("how", ["run_in_executor", "to_thread", "create_task", "gather", "wrap_future"])
-def test_what_runs_in_a_pool_is_the_requests(service: Service, sink: Sink, how: str) -> None:
+def test_work_in_a_pool_belongs_to_the_request(service: Service, sink: Sink, how: str) -> None:
     """Its marks count, its spans hang under the stage that is open; the user's own variables are as untraced."""
     answer, request = traced(service, sink, f"/give/{how}")
     copied = how in ("to_thread", "create_task")  # asyncio's own doing
@@ -59,7 +59,7 @@ def test_what_runs_in_a_pool_is_the_requests(service: Service, sink: Sink, how: 
 
 @ON_ASYNCIO
 @pytest.mark.parametrize("how", ["submit", "map", "wait", "as_completed"])
-def test_what_a_plain_handler_gives_to_a_pool_is_the_requests(service: Service, sink: Sink, how: str) -> None:
+def test_work_that_a_plain_handler_submits_belongs_to_the_request(service: Service, sink: Sink, how: str) -> None:
     answer, request = traced(service, sink, f"/give-sync/{how}")
     assert set(answer) == {"nobody's"}
     check(request, len(answer))
@@ -73,13 +73,13 @@ def check(request: Request, calls: int) -> None:
     assert {stages[span.parent_id] for span in inside} <= {"preprocess", "inference", "queue"}
 
 
-def test_an_exception_comes_through_as_it_is(service: Service, sink: Sink) -> None:
+def test_an_exception_passes_unchanged(service: Service, sink: Sink) -> None:
     answer, _ = traced(service, sink, "/raise")
     assert answer == "ValueError: invalid literal for int() with base 10: 'x'"
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="its work items differ; it has real ones")
-def test_a_pool_that_pickles_gets_what_it_was_given(service: Service, sink: Sink) -> None:
+def test_a_pool_that_pickles_gets_the_original_function(service: Service, sink: Sink) -> None:
     answer, _ = traced(service, sink, "/interpreters")
     assert answer == 7
 
@@ -108,12 +108,12 @@ def check_queue(service: Service, sink: Sink, path: str, waiters: int) -> None:
     measure(ask)
 
 
-def test_what_nobody_waits_for_is_no_queue(service: Service, sink: Sink) -> None:
+def test_work_that_nothing_waits_for_is_no_queue_wait(service: Service, sink: Sink) -> None:
     _, request = traced(service, sink, "/full/nobody")
     assert "executor" not in {stage.attributes.get("queue.reason") for stage in request.stages}
 
 
-def test_a_wait_that_is_given_up_ends(service: Service, sink: Sink) -> None:
+def test_a_cancelled_wait_ends(service: Service, sink: Sink) -> None:
     """100 ms of waiting, then 200 ms of something else."""
     _, request = traced(service, sink, "/full/cancelled")
     queued = [stage for stage in request.stages if stage.attributes.get("queue.reason") == "executor"]
@@ -134,7 +134,7 @@ def test_what_a_handler_does_before_it_waits_is_its_own_time(service: Service, s
 
 
 @ON_ASYNCIO
-def test_a_plain_handlers_wait_says_how_full_anyios_pool_is(service: Service, sink: Sink) -> None:
+def test_a_plain_handlers_wait_has_the_size_of_anyios_pool(service: Service, sink: Sink) -> None:
     _, request = traced(service, sink, "/give-sync/submit")
     first = next(stage for stage in request.stages if stage.name == "queue")
     expected = {"queue.reason": "thread_pool", "queue.pool_size": 40, "queue.waiters": 0}

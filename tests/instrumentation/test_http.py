@@ -1,4 +1,4 @@
-"""What the entry span never says, and what it says when asked: secrets, query strings, headers; bad settings."""
+"""Headers and query strings on the entry span: only if a variable asks for them, secrets never; bad settings."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def sent_by(folder: Path, env: Mapping[str, str]) -> tuple[bytes, dict[str, Any]
 
 
 @pytest.mark.usefixtures("services")
-def test_nothing_secret_and_nothing_unasked_is_recorded(tmp_path: Path) -> None:
+def test_nothing_secret_and_nothing_unrequested_is_recorded(tmp_path: Path) -> None:
     sent, attributes, log = sent_by(tmp_path, {})
     assert HIDDEN.encode() not in sent
     assert b"shown-" not in sent
@@ -79,7 +79,7 @@ def test_nothing_secret_and_nothing_unasked_is_recorded(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("services")
-def test_what_is_asked_for_is_recorded_without_its_secrets(tmp_path: Path) -> None:
+def test_requested_values_are_recorded_without_secrets(tmp_path: Path) -> None:
     asked = {
         "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": ".*",
         "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE": ".*",
@@ -108,7 +108,7 @@ def test_what_is_asked_for_is_recorded_without_its_secrets(tmp_path: Path) -> No
         ("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS", "no header is shown"),
     ],
 )
-def test_a_pattern_that_is_none_is_said_once_and_shows_nothing_secret(variable: str, said: str, tmp_path: Path) -> None:
+def test_an_invalid_pattern_is_logged_once_and_shows_nothing_secret(variable: str, said: str, tmp_path: Path) -> None:
     env = {
         "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": "x-harmless",
         variable: "(",

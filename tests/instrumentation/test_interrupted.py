@@ -156,7 +156,7 @@ class Slow:
         """Nothing is open."""
 
 
-def test_wherever_the_start_of_the_sending_thread_breaks_off_a_flush_delivers_once() -> None:
+def test_wherever_the_start_of_the_sending_thread_is_interrupted_a_flush_delivers_once() -> None:
     """The first request of a process starts it; the thread may run when that raises, and it may not."""
     for at in itertools.count():
         transport = Slow()

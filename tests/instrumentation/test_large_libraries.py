@@ -151,7 +151,7 @@ def test_a_tokenizer_is_preprocessing_and_what_follows_the_model_is_not(both: Bo
 
 @pytest.mark.parametrize("both", ["keras_tensorflow"], indirect=True, scope="module")
 @pytest.mark.parametrize(("case", "version"), [("served", "7"), ("restored", None)])
-def test_the_folder_of_a_saved_model_says_its_version(case: str, version: str | None, both: Both, sink: Sink) -> None:
+def test_the_folder_of_a_saved_model_has_its_version(case: str, version: str | None, both: Both, sink: Sink) -> None:
     trace_id, _ = both.traced.call("GET", f"/case/{case}")
     request = sink.request(trace_id)
     (inference,) = (stage.attributes for stage in request.stages if stage.name == "inference")
@@ -159,7 +159,7 @@ def test_the_folder_of_a_saved_model_says_its_version(case: str, version: str | 
 
 
 @pytest.mark.parametrize(("both", "part", "cases"), BROKEN, indirect=["both"], scope="module")
-def test_a_part_that_fails_is_said_once_and_changes_no_answer(
+def test_an_injected_fault_is_logged_once_and_changes_no_response(
     part: str, cases: tuple[str, ...], both: Both, tmp_path: Path
 ) -> None:
     env = {"STAGETRACE": "1", "APP": both.name, "BREAK": f"stagetrace.instrumentation.{part}"}

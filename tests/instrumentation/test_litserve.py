@@ -100,7 +100,7 @@ def stage_of(request: Request, name: str, *, last: bool = True) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["single", "async", "streaming"])
-def test_stages_in_a_worker_are_the_requests(service: Service, sink: Sink, kind: str) -> None:
+def test_stages_in_a_worker_belong_to_the_request(service: Service, sink: Sink, kind: str) -> None:
     calls = [service.call("POST", f"/{kind}", json={}) for _ in range(4)]
     decoded, inferred, encoded = [], [], []
     for trace_id, response in calls:
@@ -158,7 +158,7 @@ def test_a_batch_is_one_inference(service: Service, sink: Sink) -> None:
 
 @pytest.mark.parametrize("kind", ["single", "batched", "streaming", "async"])
 @pytest.mark.parametrize(("raises", "status"), [("http", 418), ("error", 500)])
-def test_an_error_in_a_worker_is_the_requests(
+def test_an_error_in_a_worker_belongs_to_the_request(
     service: Service, sink: Sink, kind: str, raises: str, status: int
 ) -> None:
     trace_id, response = service.call("POST", f"/{kind}", json={"factor": 0.1, "raise": raises})
@@ -181,7 +181,7 @@ def give_up(service: Service, path: str, body: Any) -> str:
 
 
 @pytest.mark.heavier
-def test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged(service: Service, sink: Sink) -> None:
+def test_each_request_has_one_tiled_entry_span_with_its_verdict(service: Service, sink: Sink) -> None:
     """In whatever order it comes: answers, streams, errors, clients that go away; and batches are linked."""
     rng = random.Random(6)
     asked = []
@@ -247,7 +247,7 @@ def shape(response: httpx.Response) -> tuple[int, Any]:
     return response.status_code, response.json()
 
 
-def test_whatever_breaks_the_answers_stay(service: Service, sink: Sink) -> None:
+def test_injected_faults_change_no_response(service: Service, sink: Sink) -> None:
     bodies = [{"factor": 0.01}, {"factor": 0.01, "raise": "http"}, {"factor": 0.01, "raise": "error"}]
     every = ("/batched", "/streaming", "/async")  # of one worker each
 
@@ -279,7 +279,7 @@ def test_whatever_breaks_the_answers_stay(service: Service, sink: Sink) -> None:
     assert stage_of(sink.request(trace_id), "inference")
 
 
-def test_what_waits_too_long_and_whose_worker_dies(tmp_path: Path) -> None:
+def test_a_request_that_times_out_and_one_whose_worker_dies(tmp_path: Path) -> None:
     """A 504 was all `queue`; a request whose worker died says so; the next one serves on, and delivers as it ends.
 
     Here over ZeroMQ, and with HTTP in threads: only there does LitServe answer for a worker that died.
@@ -315,7 +315,7 @@ def test_what_waits_too_long_and_whose_worker_dies(tmp_path: Path) -> None:
         assert sorted(span.name for span in request.others) == ["forward", "parse"]
 
 
-def test_workers_without_us_answer_as_ever(tmp_path: Path) -> None:
+def test_workers_without_stagetrace_respond_as_untraced(tmp_path: Path) -> None:
     """Nothing is known of what they do, and nothing is made up."""
     with run_sink() as sink, run_litserve(tmp_path, "single:1 untraced", environment(sink)) as service:
         for path in ("/single", "/single"):

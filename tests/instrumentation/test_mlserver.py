@@ -168,7 +168,7 @@ def test_a_model_that_mlserver_decodes_for(server: tuple[str, Service, int], sin
     assert_true(inferred)
 
 
-def test_a_stream_of_answers_is_one_inference(server: tuple[str, Service, int], sink: Sink) -> None:
+def test_a_stream_of_responses_is_one_inference(server: tuple[str, Service, int], sink: Sink) -> None:
     where, service, _ = server
     if where == "there":
         pytest.skip("MLServer streams from its own process alone")
@@ -268,9 +268,7 @@ def ask(service: Service, port: int, kind: str, factor: float) -> tuple[str, htt
 
 
 @pytest.mark.heavier
-def test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged(
-    server: tuple[str, Service, int], sink: Sink
-) -> None:
+def test_each_request_has_one_tiled_entry_span_with_its_verdict(server: tuple[str, Service, int], sink: Sink) -> None:
     """In whatever order it comes: REST and gRPC, batches, streams, errors, clients that go away."""
     where, service, port = server
     rng = random.Random(7)
@@ -319,7 +317,7 @@ def test_an_error_and_a_lost_worker(server: tuple[str, Service, int], sink: Sink
         assert_tiled(lost)
 
 
-def test_whatever_breaks_the_answers_stay(server: tuple[str, Service, int], sink: Sink) -> None:
+def test_injected_faults_change_no_response(server: tuple[str, Service, int], sink: Sink) -> None:
     where, service, _ = server
 
     def answers() -> list[Any]:

@@ -60,7 +60,7 @@ def test_a_class_of_the_main_program_is_pickled_as_before() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:functools.partial will be a method:FutureWarning")  # from Python 3.13 on
-def test_what_takes_no_instance_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_without_an_instance_is_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(*args: Any) -> Any:
         return args
 

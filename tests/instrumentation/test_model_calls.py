@@ -1,4 +1,4 @@
-"""Methods of models as they are wrapped: they take what they took, and say so."""
+"""Methods of models after they were wrapped: parameters, signatures and attributes are those of the original."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _outcome(method: Any, is_inside: bool, args: list[int], kwargs: dict[str, in
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_it_says_of_itself_what_it_said(name: str) -> None:
+def test_its_signature_and_attributes_are_the_original_ones(name: str) -> None:
     method = vars(Takes)[name]
     made = _wrapped(method)
     assert made.__name__ == name
@@ -85,7 +85,7 @@ def test_it_says_of_itself_what_it_said(name: str) -> None:
     assert made.__wrapped__ is method
 
 
-def test_what_is_no_function_or_not_as_it_says_is_called_as_it_is() -> None:
+def test_a_callable_without_a_true_signature_is_called_unchanged() -> None:
     def pretends(*args: Any, **kwargs: Any) -> Any:
         return args, kwargs
 
@@ -96,7 +96,7 @@ def test_what_is_no_function_or_not_as_it_says_is_called_as_it_is() -> None:
     assert inspect.signature(_wrapped(pretends)) == inspect.signature(len)
 
 
-def test_inside_a_model_nobody_asks_for_the_request() -> None:
+def test_inside_a_model_the_request_is_not_looked_up() -> None:
     """Which is what a forest's hundreds of trees would do."""
 
     class Asked:
@@ -115,7 +115,7 @@ def test_inside_a_model_nobody_asks_for_the_request() -> None:
     assert copy_context().run(run) == (TAKES, 1, True)
 
 
-def test_what_is_yet_to_be_computed_is_not_computed_for_a_batch_size() -> None:
+def test_a_batch_size_computes_nothing_lazy() -> None:
     class Later:
         """As dask's number of rows."""
 
@@ -188,7 +188,7 @@ def test_a_descriptor_that_makes_no_method_of_the_function_is_wrapped_as_well() 
     assert one.predict(x=3) == (one, 6)
 
 
-def test_what_decorators_make_of_a_method_is_marked() -> None:
+def test_a_decorated_method_is_marked() -> None:
     class Caches:
         def __init__(self) -> None:
             pass
@@ -209,7 +209,7 @@ def test_what_decorators_make_of_a_method_is_marked() -> None:
 
 
 @pytest.mark.usefixtures("services")  # no service, but two programs that import scikit-learn
-def test_an_unusual_estimator_does_as_untraced() -> None:
+def test_an_unusual_estimator_behaves_as_untraced() -> None:
     """One whose methods are no plain functions, or that is made in an unusual way; and nothing of ours fails at it."""
     script = Path(__file__).parents[1] / "apps" / "unusual.py"
     environment = {**os.environ, "OTEL_TRACES_EXPORTER": "none"}

@@ -129,14 +129,14 @@ def test_a_transform_is_no_model_and_none_is_guessed(
         assert entry["sla.breach.evidence"].endswith("; no model was recognised")
 
 
-def test_a_recognised_model_and_a_request_without_one_say_nothing_of_that(traced: Service, sink: Sink) -> None:
+def test_a_recognised_model_and_a_request_without_one_log_nothing(traced: Service, sink: Sink) -> None:
     for path in ("/in-task/scaled-logistic", "/health"):
         entry = sink.request(traced.call("GET", path)[0]).entry.attributes
         assert "ml.model.recognised" not in entry
         assert "recognised" not in entry.get("sla.breach.evidence", "")
 
 
-def test_a_method_that_is_not_there_stays_away(traced: Service, untraced: Service) -> None:
+def test_a_missing_method_stays_missing(traced: Service, untraced: Service) -> None:
     """`hasattr` answers as before, where scikit-learn offers a method on some instances only."""
     for service in (traced, untraced):
         assert service.call("GET", "/case/not-available")[1].json() == [False]
@@ -146,7 +146,7 @@ def test_each_case_of_the_app_is_tested(untraced: Service) -> None:
     assert set(untraced.call("GET", "/cases")[1].json()) == {*EXPECTED, *NO_MODEL, "not-available"}
 
 
-def test_a_description_that_fails_is_reported_once_and_changes_no_answer(
+def test_a_description_that_fails_is_logged_once_and_changes_no_response(
     traced: Service, untraced: Service, control: str
 ) -> None:
     before = len(traced.log)

@@ -1,4 +1,4 @@
-"""Ray Serve, unmodified: answers as untraced, the proxy's and the replicas' requests in one trace, and batches."""
+"""Ray Serve, unmodified: responses as untraced, requests of the proxy and the replicas in one trace, and batches."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def answer(service: Service, method: str, path: str, **kwargs: Any) -> tuple[int
 
 
 @pytest.mark.parametrize(("method", "path", "kwargs", "status"), ASKED, ids=[f"{one[1]}-{one[3]}" for one in ASKED])
-def test_an_answer_is_that_of_an_untraced_run(
+def test_a_response_is_that_of_an_untraced_run(
     method: str, path: str, kwargs: dict[str, Any], status: int, both: Both
 ) -> None:
     expected = answer(both.untraced, method, path, **kwargs)
@@ -106,7 +106,7 @@ def test_an_answer_is_that_of_an_untraced_run(
     assert answer(both.traced, method, path, **kwargs) == expected
 
 
-def test_a_websocket_talks(both: Both, sink: Sink) -> None:
+def test_a_websocket_is_served(both: Both, sink: Sink) -> None:
     trace_id = secrets.token_hex(16)
     headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
     for service in both:
@@ -227,7 +227,7 @@ def test_a_request_that_ends_before_its_batch_has_been_in_it_until_then(both: Bo
     assert found[span_id] == {(one.entry.trace_id, one.entry.span_id) for one in (short, long)}
 
 
-def test_what_asks_for_the_health_of_ray_is_no_request(both: Both, sink: Sink) -> None:
+def test_health_checks_of_ray_are_not_recorded(both: Both, sink: Sink) -> None:
     asked = [both.traced.call("GET", path)[0] for path in ("/-/healthz", "/-/routes")]
     trace_id, _ = both.traced.call("GET", "/function")
     sink.requests(trace_id, 2)
@@ -237,7 +237,7 @@ def test_what_asks_for_the_health_of_ray_is_no_request(both: Both, sink: Sink) -
 
 
 @pytest.mark.parametrize("parts", BROKEN)
-def test_an_answer_is_that_of_an_untraced_run_whatever_breaks(parts: str, both: Both, tmp_path: Path) -> None:
+def test_injected_faults_change_no_response(parts: str, both: Both, tmp_path: Path) -> None:
     names = ",".join(f"stagetrace.instrumentation.{part}" for part in parts.split(","))
     folders = f"{APPS}:{APPS / 'breaking_at_start'}"
     env = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", "BREAK": names, "PYTHONPATH": folders}

@@ -1,4 +1,4 @@
-"""Ray's releases change what is private: one that we do not know is left as it is, whole."""
+"""Releases of Ray change private functions: an unknown release is not patched at all."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Nothing:
         (ray_serve_proxy.patch_proxy, {"GenericProxy": Nothing, "HTTPProxy": Nothing}),
     ],
 )
-def test_a_release_that_is_not_known_is_left_alone(patch: Any, classes: dict[str, type]) -> None:
+def test_an_unknown_release_is_not_patched(patch: Any, classes: dict[str, type]) -> None:
     before = {name: dict(vars(one)) for name, one in classes.items()}
     with pytest.raises((AttributeError, KeyError, TypeError)):
         patch(SimpleNamespace(__name__="ray", **classes))

@@ -280,7 +280,7 @@ def test_behind_nginx_the_wait_for_gunicorn_is_the_clients(
         assert_waited_somewhere(held_back(front, "sleep", new=worker == "sync" or not keep, within_ns=WSGI_NS))
 
 
-def test_who_is_served_at_once_waited_for_nobody(server: Server) -> None:
+def test_a_request_served_at_once_has_no_wait(server: Server) -> None:
     """Also while another request only waits. A busy machine may hold back any of them, but not all."""
     waiting, client = server.connect(), server.connect()
     try:
@@ -350,11 +350,11 @@ def told_of_the_wire(server: Server) -> None:
     assert COUNT / 2 < slow["unacked_bytes"] < COUNT + 10_000
 
 
-def test_the_wire_is_told_at_the_end_of_an_answer(server: Server) -> None:
+def test_tcp_attributes_at_the_end_of_a_response(server: Server) -> None:
     told_of_the_wire(server)
 
 
-def test_the_wire_of_werkzeug(tmp_path: Path) -> None:
+def test_tcp_attributes_of_werkzeug(tmp_path: Path) -> None:
     with serving(tmp_path, ("flask", "--app", "holding_wsgi", "run", "--port", "{port}")) as server:
         told_of_the_wire(server)
 
@@ -395,5 +395,5 @@ def test_a_busy_worker_of_gunicorn_lets_others_wait(gunicorn: tuple[str, Server]
         assert_waited_somewhere(held_back(server, "sleep", new=False, within_ns=WSGI_NS))
 
 
-def test_gunicorn_reports_the_wire(gunicorn: tuple[str, Server]) -> None:
+def test_tcp_attributes_of_gunicorn(gunicorn: tuple[str, Server]) -> None:
     told_of_the_wire(gunicorn[1])

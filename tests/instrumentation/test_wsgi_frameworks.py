@@ -1,4 +1,4 @@
-"""Frameworks of WSGI beside Flask and Django, under real servers: their routes, and answers as untraced ones."""
+"""WSGI frameworks beside Flask and Django, under real servers: their routes, and responses as untraced."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_route_is_the_whole_template(app: str, sink: Sink, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("app", ANSWERS)
-def test_under_a_server_that_no_hook_covers_the_framework_is_the_place(app: str, sink: Sink, tmp_path: Path) -> None:
+def test_under_a_server_without_a_patch_the_framework_records(app: str, sink: Sink, tmp_path: Path) -> None:
     with serve(app, sink, tmp_path, STAGETRACE_DISABLED_INSTRUMENTATIONS="waitress") as service:
         trace_id, _ = service.call("GET", "/items/3")
         request = sink.request(trace_id)
@@ -90,7 +90,7 @@ def test_under_a_server_that_no_hook_covers_the_framework_is_the_place(app: str,
 
 
 @pytest.mark.parametrize("app", ANSWERS)
-def test_a_part_that_fails_changes_no_answer_and_is_said_once(app: str, tmp_path: Path) -> None:
+def test_an_injected_fault_changes_no_response_and_is_logged_once(app: str, tmp_path: Path) -> None:
     env = {
         "STAGETRACE": "1",
         "OTEL_TRACES_EXPORTER": "none",

@@ -1,4 +1,4 @@
-"""Streams of models' answers that somebody gives up: they are closed at once, as untraced."""
+"""Streams of a model's responses that the server abandons: they are closed at once, as untraced."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def _of_litserve() -> Any:
 
 
 @pytest.mark.parametrize("traced", [_of_mlserver, _of_litserve])
-@pytest.mark.parametrize("pieces", [1, 2, 3])
-def test_a_stream_that_is_given_up_is_closed_at_once(traced: Any, pieces: int) -> None:
+@pytest.mark.parametrize("chunks", [1, 2, 3])
+def test_an_abandoned_stream_is_closed_at_once(traced: Any, chunks: int) -> None:
     async def run(predict_stream: Any) -> tuple[list[int], list[str]]:
         noted: list[str] = []
         stream = predict_stream(noted)
         taken = []
-        async for piece in stream:
-            taken.append(piece)
-            if len(taken) == pieces:
+        async for chunk in stream:
+            taken.append(chunk)
+            if len(taken) == chunks:
                 break
         await stream.aclose()
         return taken, list(noted)

@@ -1,4 +1,4 @@
-"""What is asked of a connection when it cannot tell, fails or hangs."""
+"""The wait in the socket, for connections that have no reading of it, that fail or that hang."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stagetrace import guard
-from stagetrace.instrumentation.connection import socket_wait as arrival
+from stagetrace.instrumentation.connection import socket_wait as connection_wait
 from stagetrace.sources import socket_wait
 from stagetrace.sources.base import SLOW_READINGS
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(socket_wait.SOURCE.lacks is not None, reason=str
 
 
 class Cycle:
-    """As a server's object for one request, whose `send` the application gets."""
+    """Like a server's object for one request, which has the `send` that the application gets."""
 
     def __init__(self, connection: Any, *, closing: bool = False) -> None:
         self.transport = self
@@ -40,54 +40,54 @@ class Cycle:
 def _forget() -> Iterator[None]:
     yield
     guard.failures.pop(socket_wait.__name__, None)
-    arrival._source.off = False
+    connection_wait._source.off = False
     socket_wait.SOURCE._slow.clear()
 
 
-def test_a_connection_that_waited_tells() -> None:
+def test_data_that_waited_has_its_wait() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         client.sendall(b"x")
         time.sleep(0.05)
         with server.accept()[0] as ours:
-            assert arrival.waited_ns(Cycle(ours)) >= 40_000_000
+            assert connection_wait.waited_ns(Cycle(ours)) >= 40_000_000
 
 
-def test_who_cannot_tell_has_not_failed() -> None:
-    """A Unix socket, a client that is gone, an application that is called by no server."""
+def test_a_connection_without_a_reading_has_not_failed() -> None:
+    """A Unix socket, a client that has disconnected, an application that no server calls."""
     one, other = socket.socketpair()
     with one, other:
-        assert arrival.waited_ns(Cycle(one)) == 0
-    assert arrival.waited_ns(Cycle(one, closing=True)) == 0
-    assert arrival.waited_ns(Cycle(None, closing=True)) == 0
-    assert arrival.waited_ns(None) == 0
+        assert connection_wait.waited_ns(Cycle(one)) == 0
+    assert connection_wait.waited_ns(Cycle(one, closing=True)) == 0
+    assert connection_wait.waited_ns(Cycle(None, closing=True)) == 0
+    assert connection_wait.waited_ns(None) == 0
     assert socket_wait.__name__ not in guard.failures
 
 
-def test_one_that_fails_is_asked_no_more() -> None:
-    asked = []
+def test_a_reading_that_fails_is_switched_off() -> None:
+    reads = []
 
     class Failing:
         def fileno(self, *_: int) -> int:
-            asked.append(1)
+            reads.append(1)
             raise RuntimeError("injected fault")
 
         getsockopt = fileno
 
     for _ in range(guard.LIMIT + 5):
-        assert arrival.waited_ns(Cycle(Failing())) == 0
-    assert len(asked) == guard.LIMIT
+        assert connection_wait.waited_ns(Cycle(Failing())) == 0
+    assert len(reads) == guard.LIMIT
 
 
-def test_one_that_hangs_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_a_reading_that_hangs_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
 
     class Hanging:
         def getsockopt(self, *_: int) -> bytes:
-            asked.append(1)
+            reads.append(1)
             time.sleep(0.03)
             return bytes(socket_wait._END_AT)
 
     monkeypatch.setattr(socket_wait, "tcp_info", socket_wait._tcp_info)
     for _ in range(SLOW_READINGS + 5):
-        assert arrival.waited_ns(Cycle(Hanging())) == 0
-    assert len(asked) == SLOW_READINGS
+        assert connection_wait.waited_ns(Cycle(Hanging())) == 0
+    assert len(reads) == SLOW_READINGS

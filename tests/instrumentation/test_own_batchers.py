@@ -1,4 +1,4 @@
-"""Batchers of a service's own, over queues of the standard library, that say nothing to us."""
+"""Batchers that a service implements itself over queues of the standard library, without `stagetrace.batch`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 IN_LOOP = ["direct", "timeouts", "executor", "to-thread", "tasks", "lazy", "two", "parts"]
 OWN_FUTURES = ["pool", "sync"]  # of `concurrent.futures`
 IN_THREADS = ["thread", "threads", *OWN_FUTURES]
-UNSURE = {"singly": 2, "steps": 2, "no-model": 1, "unasked": 1}  # and how many requests their consumer wants
+UNCERTAIN = {"singly": 2, "steps": 2, "no-model": 1, "unasked": 1}  # and how many requests their consumer takes
 SLOW_S = 0.8
 
 
@@ -71,13 +71,13 @@ def untraced(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def ask(service: Service, path: str, rows: list[float]) -> list[tuple[str, httpx.Response]]:
-    """Ask for all rows at once."""
+    """Call for all rows at once."""
     with ThreadPoolExecutor(len(rows)) as pool:
         return list(pool.map(lambda row: service.call("POST", f"/{path}/{row}"), rows))
 
 
-def told(request: Request) -> list[Any]:
-    """Return the stages, without waits for a thread: that of a handler, and that which the inference runs in."""
+def stages_of(request: Request) -> list[Any]:
+    """Return the stages without waits for a thread, of the handler and of the inference."""
     assert_tiled(request)
     stages = list(tree(request)[1])
     begins, infers = stages.index("queue (batch)") + 1, stages.index("inference")
@@ -91,7 +91,7 @@ def assert_batched(calls: list[tuple[str, httpx.Response]], sink: Sink) -> None:
     batches, inferred = {}, []
     for trace_id, response in calls:
         request, truth = sink.request(trace_id), json.loads(response.headers["x-truth"])
-        assert told(request) == ["preprocess", "queue (batch)", "inference", "postprocess", "network.send"]
+        assert stages_of(request) == ["preprocess", "queue (batch)", "inference", "postprocess", "network.send"]
         batch, _ = batch_of(request, sink, under="inference")
         assert batch.attributes["ml.batch.size"] == request.entry.attributes["ml.batch.size"] == truth["size"]
         assert batch.attributes["ml.model.name"] == request.entry.attributes["ml.model.name"] == "Doubler"
@@ -102,9 +102,9 @@ def assert_batched(calls: list[tuple[str, httpx.Response]], sink: Sink) -> None:
     assert_true(inferred)
 
 
-@pytest.mark.parametrize("path", [*IN_LOOP, *IN_THREADS, *UNSURE, "given-up/no-model", "given-up/direct"])
-def test_answers_are_the_untraced_ones(path: str, service: Service, untraced: Service) -> None:
-    rows = [0.01, 0.02, 0.03][: UNSURE.get(path)]
+@pytest.mark.parametrize("path", [*IN_LOOP, *IN_THREADS, *UNCERTAIN, "given-up/no-model", "given-up/direct"])
+def test_responses_equal_those_of_an_untraced_service(path: str, service: Service, untraced: Service) -> None:
+    rows = [0.01, 0.02, 0.03][: UNCERTAIN.get(path)]
     answers = [[(one.status_code, one.content) for _, one in ask(which, path, rows)] for which in (service, untraced)]
     assert answers[0] == answers[1]
 
@@ -112,12 +112,12 @@ def test_answers_are_the_untraced_ones(path: str, service: Service, untraced: Se
 @pytest.mark.parametrize("path", [*IN_LOOP, *IN_THREADS])
 def test_each_request_shows_its_batch(path: str, service: Service, sink: Sink) -> None:
     assert_batched(ask(service, path, [0.01, 0.02, 0.03]), sink)
-    if path not in OWN_FUTURES:  # else who fills a batch may wait only as that has begun
+    if path not in OWN_FUTURES:  # there a request that completes a batch may begin to wait after the batch has begun
         assert_batched(ask(service, path, [0.01, 0.02, 0.03, 0.04, 0.01, 0.02]), sink)
 
 
 def test_the_first_request_starts_the_consumer(sink: Sink, services: None, tmp_path: Path) -> None:
-    """The consumer has the first request's context, and is none of its code."""
+    """The consumer has the context of the first request, and is no part of it."""
     assert services is None
     argv = [PYTHON, "-m", "uvicorn", "batchers:app", "--port", "{port}", "--loop", "uvloop"]
     with run_service(tmp_path, "batchers", argv=argv, env=environment(sink)) as service:
@@ -132,7 +132,7 @@ def test_the_first_request_starts_the_consumer(sink: Sink, services: None, tmp_p
     ids=["wait", "sleeping-model", "computing-model"],
 )
 @pytest.mark.parametrize("path", ["direct", "thread"])
-def test_the_guilty_stage_is_the_one_that_was_slow(
+def test_the_stage_of_a_breach_is_the_slow_one(
     path: str, row: float, stage: str, cause: str, service: Service, sink: Sink
 ) -> None:
     ask(service, path, [0.01])
@@ -142,21 +142,21 @@ def test_the_guilty_stage_is_the_one_that_was_slow(
         assert entry.attributes["sla.breach.cause"] == cause
 
 
-@pytest.mark.parametrize("path", UNSURE)
-def test_what_is_not_sure_is_not_said(path: str, service: Service, sink: Sink) -> None:
-    """Calls for one each, steps that others join, a function that is no model, and work that nobody waits for."""
-    for trace_id, _ in ask(service, path, [0.01, 0.02, 0.03][: UNSURE[path]]):
+@pytest.mark.parametrize("path", UNCERTAIN)
+def test_what_is_uncertain_is_not_recorded(path: str, service: Service, sink: Sink) -> None:
+    """Calls for one item each, steps that other items join, a function that is no model, unawaited work."""
+    for trace_id, _ in ask(service, path, [0.01, 0.02, 0.03][: UNCERTAIN[path]]):
         request = sink.request(trace_id)
         assert_tiled(request)
         assert set(tree(request)[1]) <= {"handler", "queue (consumer)", "network.send"}
         assert ("queue" in request.names) is (path != "unasked")
 
 
-def test_who_gives_up_is_told_until_then(service: Service, sink: Sink) -> None:
+def test_a_request_that_times_out_has_its_stages_until_then(service: Service, sink: Sink) -> None:
     ((trace_id, response),) = ask(service, "given-up/to-thread", [SLOW_S])
     request = sink.request(trace_id)
     assert response.status_code == 504
-    assert told(request) == ["preprocess", "queue (batch)", "inference", "postprocess", "network.send"]
+    assert stages_of(request) == ["preprocess", "queue (batch)", "inference", "postprocess", "network.send"]
     assert request.total_ns("inference") < SLOW_S * 1e9 / 2
 
 
@@ -195,7 +195,7 @@ def request_() -> Iterator[Timeline]:
 
 
 class Odd:
-    """Compares with nothing, has no hash, and answers for whatever it is asked."""
+    """An object that cannot be compared or hashed, and that raises for unknown attributes."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -210,7 +210,7 @@ class Odd:
 
 
 @pytest.mark.usefixtures("request_")
-def test_queues_of_threads_give_what_was_put_in_their_order() -> None:
+def test_queues_of_threads_keep_objects_and_order() -> None:
     kinds = patched(queue)
     future: Future[int] = Future()
     odd = [Odd(future), [future], {"a": future, "b": future}, None, 7, "", (), object(), future, range(10**9)]
@@ -231,7 +231,7 @@ def test_queues_of_threads_give_what_was_put_in_their_order() -> None:
 
 
 @pytest.mark.usefixtures("request_")
-def test_those_of_asyncio_do_and_futures_are_done_as_ever() -> None:
+def test_queues_of_asyncio_and_their_futures_work_as_untraced() -> None:
     async def run() -> list[Any]:
         kinds = patched(asyncio)
         waiting, loop = kinds.Queue(2), asyncio.get_running_loop()
@@ -254,8 +254,8 @@ def test_those_of_asyncio_do_and_futures_are_done_as_ever() -> None:
     assert asyncio.run(run()) == ["1", "2"]
 
 
-def test_who_is_served_in_the_same_turn_of_the_loop_is_told() -> None:
-    """The consumer, woken by the first of them, runs before the loop's next turn tells that the others wait."""
+def test_items_served_in_the_same_turn_of_the_loop_have_their_batch() -> None:
+    """The consumer, woken by the first item, runs before the loop's next turn, which shows that the others wait."""
 
     async def consume(waiting: asyncio.Queue[Any]) -> None:
         while True:
@@ -286,8 +286,8 @@ def test_who_is_served_in_the_same_turn_of_the_loop_is_told() -> None:
     assert asyncio.run(run()) == [["preprocess", "queue", "inference", "postprocess"]] * 3
 
 
-def test_two_calls_for_a_part_before_anything_is_answered_are_not_told_apart(request_: Timeline) -> None:
-    """The second may be for those of the first, or for the rest, where answers come by way of another thread."""
+def test_two_calls_for_a_part_before_any_result_are_uncertain(request_: Timeline) -> None:
+    """The second may be for the items of the first, or for the rest, if results come from another thread."""
     futures: list[Future[int]] = [Future() for _ in range(3)]
     items = [queued_items.Item(request_, ("row", future), future) for future in futures]
     batch = GatheredBatch(items, 1, ())
@@ -300,9 +300,9 @@ def test_two_calls_for_a_part_before_anything_is_answered_are_not_told_apart(req
         item.end(future)
 
 
-def test_what_stands_in_for_them_is_left_alone() -> None:
+def test_a_replacement_of_the_queues_is_not_patched() -> None:
     class Queue:
-        """As gevent puts its own, in C, in place of Python's."""
+        """Like gevent's own queue, in C, in the place of Python's."""
 
         __slots__ = ("_get", "_put")
 
@@ -312,7 +312,7 @@ def test_what_stands_in_for_them_is_left_alone() -> None:
 
 
 @pytest.mark.usefixtures("request_")
-def test_what_is_dropped_with_its_queue_is_not_kept() -> None:
+def test_items_deleted_with_their_queue_are_not_kept() -> None:
     waiting = patched(queue).Queue()
     waiting.put(("row", Future()))
     assert len(queued_items.queued) == 1
@@ -322,7 +322,7 @@ def test_what_is_dropped_with_its_queue_is_not_kept() -> None:
 
 
 @pytest.mark.usefixtures("request_")
-def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_items_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "MAX_ITEMS", 2)
     waiting = patched(queue).Queue()
     for number in range(3):
@@ -331,7 +331,7 @@ def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("request_")
-def test_what_two_have_put_is_nobodys() -> None:
+def test_an_object_that_is_put_twice_is_no_item() -> None:
     waiting = patched(queue).Queue()
     shared = ("row", Future[int]())
     waiting.put(shared)

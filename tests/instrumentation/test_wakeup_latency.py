@@ -1,4 +1,4 @@
-"""A wait for a thread of anyio's pool is the pool's as long as no thread is free, and a late hand-over from then on."""
+"""A wait for a thread of anyio's pool: queue wait as long as no thread is free, wake-up latency from then on."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def request() -> Iterator[Timeline]:
 
 
 @pytest.fixture(autouse=True)
-def _each_is_noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _each_wait_is_recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(pool_task, "DIVIDED_NS", 0)
     yield
     guard._switches.pop(anyio.WHERE, None)
     guard.failures.clear()
 
 
-async def hop(work: Callable[[], Any], limiter: CapacityLimiter) -> tuple[int, Timeline]:
-    """Return when a thread was asked for, and the timeline of the request that asked."""
+async def run_in_pool(work: Callable[[], Any], limiter: CapacityLimiter) -> tuple[int, Timeline]:
+    """Run `work` in the pool; return when a thread was requested, and the timeline of the request."""
     with request() as timeline:
         asked = time.time_ns()
         assert await patched.run_sync(work, limiter=limiter) == "answer"
@@ -65,7 +65,7 @@ async def hop(work: Callable[[], Any], limiter: CapacityLimiter) -> tuple[int, T
 
 
 async def wait_until(holds: Callable[[], Any]) -> None:
-    """Let the event loop run until a condition holds that nothing else tells it."""
+    """Let the event loop run until a condition holds."""
     while not holds():  # noqa: ASYNC110
         await asyncio.sleep(0)
 
@@ -75,9 +75,9 @@ def sleep() -> str:
     return "answer"
 
 
-def test_with_a_token_left_all_of_the_wait_is_a_hand_over() -> None:
+def test_with_a_free_thread_the_whole_wait_is_wakeup_latency() -> None:
     async def main() -> tuple[int, Timeline]:
-        return await hop(lambda: "answer", CapacityLimiter(2))
+        return await run_in_pool(lambda: "answer", CapacityLimiter(2))
 
     def look() -> bool:
         asked, timeline = asyncio.run(main())
@@ -93,7 +93,7 @@ def test_with_a_token_left_all_of_the_wait_is_a_hand_over() -> None:
     assert at_its_best(look, wanted=True)  # a busy machine may stop the process between the two looks at the clock
 
 
-def test_without_one_only_what_follows_the_end_of_the_work_before() -> None:
+def test_without_a_free_thread_only_the_time_after_the_work_before_is_wakeup_latency() -> None:
     ended = []
 
     async def main() -> tuple[tuple[int, Timeline], tuple[int, Timeline]]:
@@ -105,16 +105,16 @@ def test_without_one_only_what_follows_the_end_of_the_work_before() -> None:
             ended.append(time.time_ns())
             return "answer"
 
-        task = asyncio.create_task(hop(first, limiter))
+        task = asyncio.create_task(run_in_pool(first, limiter))
         await wait_until(lambda: limiter.borrowed_tokens)
-        return await asyncio.gather(task, hop(lambda: "answer", limiter))
+        return await asyncio.gather(task, run_in_pool(lambda: "answer", limiter))
 
     _, (asked, timeline) = asyncio.run(main())
     since, _, _ = timeline.handed[0]
     assert asked < ended[0] <= since
 
 
-def test_an_event_loop_that_is_held_takes_a_request_back_late() -> None:
+def test_a_blocked_event_loop_resumes_a_request_late() -> None:
     begun, held = threading.Event(), threading.Event()
 
     def work() -> str:
@@ -123,7 +123,7 @@ def test_an_event_loop_that_is_held_takes_a_request_back_late() -> None:
         return "answer"
 
     async def main() -> tuple[int, Timeline]:
-        task = asyncio.create_task(hop(work, CapacityLimiter(1)))
+        task = asyncio.create_task(run_in_pool(work, CapacityLimiter(1)))
         await wait_until(begun.is_set)
         held.set()
         time.sleep(0.1)  # noqa: ASYNC251 -- the fault
@@ -136,20 +136,20 @@ def test_an_event_loop_that_is_held_takes_a_request_back_late() -> None:
 
 
 @pytest.mark.parametrize("part", ["idle_since", "waited_for_cpu", "become_idle", "last_sample"])
-def test_a_part_that_fails_changes_no_answer(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_injected_fault_changes_no_result(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
         raise RuntimeError("broken")
 
     monkeypatch.setattr(thread_cpu, part, fails)
-    asyncio.run(hop(sleep, CapacityLimiter(1)))
+    asyncio.run(run_in_pool(sleep, CapacityLimiter(1)))
     assert guard.failures
 
 
 class Cancelled(BaseException):
-    """As what stops a task."""
+    """Like the exception that cancels a task."""
 
 
-def test_what_the_function_raises_comes_through_and_ends_the_task() -> None:
+def test_an_exception_of_the_function_passes_and_ends_the_task() -> None:
     def raises() -> None:
         raise Cancelled
 
@@ -164,7 +164,7 @@ def test_what_the_function_raises_comes_through_and_ends_the_task() -> None:
     assert not guard.failures
 
 
-def test_a_wait_that_is_given_up_ends_then() -> None:
+def test_a_cancelled_wait_ends_then() -> None:
     async def main() -> tuple[int, list[Any]]:
         limiter, release = CapacityLimiter(1), threading.Event()
         first = asyncio.create_task(patched.run_sync(release.wait, limiter=limiter))
@@ -174,12 +174,12 @@ def test_a_wait_that_is_given_up_ends_then() -> None:
             await wait_until(lambda: limiter.statistics().tasks_waiting)
             waiting.cancel()
             await asyncio.wait([waiting])
-            given_up = time.time_ns()
+            cancelled_at = time.time_ns()
             release.set()
             await first
-            return given_up, timeline.close(timeline.started, time.time_ns())
+            return cancelled_at, timeline.close(timeline.started, time.time_ns())
 
-    given_up, segments = asyncio.run(main())
+    cancelled_at, segments = asyncio.run(main())
     (wait,) = [one for one in segments if one.stage == "queue"]
-    assert wait.end <= given_up
+    assert wait.end <= cancelled_at
     assert not guard.failures

@@ -1,10 +1,10 @@
-"""What a load balancer says of a request's start: all known spellings, and what is not to be believed."""
+"""The headers in which load balancers write when a request began to wait: all known formats, and invalid times."""
 
 from __future__ import annotations
 
 import pytest
 
-from stagetrace.instrumentation.http import queue_headers as request_start
+from stagetrace.instrumentation.http import queue_headers
 from stagetrace.instrumentation.http.queue_headers import FUTURE, TOO_OLD, UNREADABLE, time_in_queue_ms, waited_ns
 
 NOW = 1_700_000_000_250_000_000
@@ -50,14 +50,14 @@ NOW = 1_700_000_000_250_000_000
         ("1" * 5_000, UNREADABLE),
     ],
 )
-def test_known_spellings_are_read_and_nothing_else(value: str, waited: int | str) -> None:
+def test_known_formats_are_read_and_nothing_else(value: str, waited: int | str) -> None:
     assert waited_ns(value, NOW) == waited
 
 
 def test_of_two_headers_the_longer_wait_counts_and_what_is_ignored_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(request_start, "ignored", {})
+    monkeypatch.setattr(queue_headers, "ignored", {})
     assert time_in_queue_ms(["1700000000.200", "1700000000.100", "soon", "later", "1700000001"], NOW) == 150.0
     assert time_in_queue_ms(["1500000000"], NOW) is None
-    assert request_start.ignored == {UNREADABLE: 2, FUTURE: 1, TOO_OLD: 1}
+    assert queue_headers.ignored == {UNREADABLE: 2, FUTURE: 1, TOO_OLD: 1}

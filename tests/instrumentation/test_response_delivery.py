@@ -1,4 +1,4 @@
-"""A client that has all that was announced may close: the request is judged. One that lacks some of it is gone."""
+"""A client that has the announced length may close: the request is judged. With less, the client has disconnected."""
 
 from __future__ import annotations
 
@@ -86,14 +86,16 @@ def take(service: Service, sink: Sink, path: str, size: int, method: str = "GET"
 
 
 @pytest.mark.parametrize(("path", "size", "method"), [("all", 1000, "GET"), ("empty", 0, "GET"), ("head", 0, "HEAD")])
-def test_a_client_that_has_all_of_it_is_not_gone(path: str, size: int, method: str, asgi: Service, sink: Sink) -> None:
+def test_a_client_with_the_whole_response_has_not_disconnected(
+    path: str, size: int, method: str, asgi: Service, sink: Sink
+) -> None:
     request = take(asgi, sink, f"/plain/{path}", size, method)
     assert "stagetrace.network.disconnect" not in request.entry.attributes
     assert request.entry.attributes["sla.verdict"] == "good"
     assert request.entry.status != 2
 
 
-def test_a_stream_that_is_cancelled_behind_its_last_byte_is_complete(asgi: Service, sink: Sink) -> None:
+def test_a_stream_that_is_cancelled_after_its_last_byte_is_complete(asgi: Service, sink: Sink) -> None:
     request = take(asgi, sink, "/stream", 1000)
     assert "stagetrace.network.disconnect" not in request.entry.attributes
     assert request.entry.attributes["sla.verdict"] == "good"
@@ -101,26 +103,28 @@ def test_a_stream_that_is_cancelled_behind_its_last_byte_is_complete(asgi: Servi
 
 
 @pytest.mark.parametrize(("path", "size"), [("half", 500), ("large", 1000)])
-def test_a_client_that_lacks_some_of_it_is_gone(path: str, size: int, asgi: Service, sink: Sink) -> None:
+def test_a_client_without_the_whole_response_has_disconnected(path: str, size: int, asgi: Service, sink: Sink) -> None:
     request = take(asgi, sink, f"/plain/{path}", size)
     assert request.entry.attributes["stagetrace.network.disconnect"] == "client"
     assert request.entry.attributes["sla.verdict"] == "excluded"
 
 
 @pytest.mark.parametrize(("size", "method"), [(1000, "GET"), (0, "HEAD")])
-def test_a_wsgi_client_that_has_all_of_it_is_not_gone(size: int, method: str, wsgi: Service, sink: Sink) -> None:
+def test_a_wsgi_client_with_the_whole_response_has_not_disconnected(
+    size: int, method: str, wsgi: Service, sink: Sink
+) -> None:
     """Cheroot takes nothing of a response to HEAD but its head."""
     request = take(wsgi, sink, "/all", size, method)
     assert "stagetrace.network.disconnect" not in request.entry.attributes
     assert request.entry.attributes["sla.verdict"] == "good"
 
 
-def test_a_wsgi_client_that_lacks_some_of_it_is_gone(wsgi: Service, sink: Sink) -> None:
+def test_a_wsgi_client_without_the_whole_response_has_disconnected(wsgi: Service, sink: Sink) -> None:
     assert take(wsgi, sink, "/half", 500).entry.attributes["stagetrace.network.disconnect"] == "client"
 
 
 @pytest.mark.parametrize("value", ["x", "", "1, 1", b"\xff", None])
-def test_a_length_that_is_none_announces_nothing(value: Any) -> None:
+def test_an_invalid_length_announces_nothing(value: Any) -> None:
     """It is no fault of ours, for which a part would be switched off."""
     assert announced("GET", 200, [("Content-Length", value)]) is None
     assert announced("GET", 200, [("Content-Length", "5"), ("x", value)]) == 5
