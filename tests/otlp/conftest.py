@@ -11,7 +11,7 @@ from otlp.receiver import Receiver, run_receiver
 from stagetrace import guard, log
 from stagetrace.otlp.encode import request_encoder as stages
 from stagetrace.otlp.encode.request_encoder import tiled_in_python
-from stagetrace.otlp.export import factory, sender
+from stagetrace.otlp.export import factory, replay, sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +36,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten what would make the tests wait; nothing is asserted of it."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     monkeypatch.setattr(sender, "LONGEST_BACKOFF_S", 0.2)
-    monkeypatch.setattr(sender, "_LOOK_AGAIN_AFTER_S", 0.2)
-    monkeypatch.setattr(sender, "_CLAIM_AGAIN_AFTER_S", 0.1)
+    monkeypatch.setattr(replay, "LOOK_AGAIN_AFTER_S", 0.2)
+    monkeypatch.setattr(replay, "CLAIM_AGAIN_AFTER_S", 0.1)
     log._logged.discard("spool")
     guard.failures.clear()
 

@@ -121,7 +121,7 @@ def test_bytes_are_bounded_as_spans_are() -> None:
     for _ in range(500):
         provider.get_tracer("t").start_span("x", attributes={"text": "x" * 1000}).end()
         made.counts()
-        assert made._waiting.bytes <= 10_000
+        assert made._queue.bytes <= 10_000
     provider.shutdown()
     assert made.counts()["dropped"] >= 400
     assert_all_accounted_for(made, 500)
@@ -132,7 +132,7 @@ def test_what_is_not_sorted_in_yet_is_bounded_too() -> None:
     _, made = provider_of(Keeping(pause_s=30), max_spans=50)
     for _ in range(50_000):
         made.put(RESOURCE, None, ENCODED, 1, breach=False)
-        assert len(made._waiting._incoming) < 20_000  # as many as come in a few switches between threads
+        assert len(made._queue._incoming) < 20_000  # as many as come in a few switches between threads
     assert_all_accounted_for(made, 50_000)
 
 
@@ -201,8 +201,8 @@ def test_scopes_without_end_are_not_kept() -> None:
         made.put(RESOURCE, InstrumentationScope(f"scope {number}"), span_named(str(number)), 1, breach=False)
         made.put(RESOURCE, InstrumentationScope("always the same"), span_named("same"), 1, breach=False)
     made.shutdown()
-    assert len(made._waiting._groups) <= 4096
-    assert len(made._waiting._known) <= 1024
+    assert len(made._queue._groups) <= 4096
+    assert len(made._queue._known) <= 1024
     scopes = [
         scope.scope.name
         for request in transport.requests

@@ -85,6 +85,7 @@ def test_who_may_not_deliver_from_the_spool_goes_on_without_it_after_the_outage(
         number += 1
         time.sleep(0.02)
         assert number < 1000
+    wait_for(lambda: made.counts()["in_hand"] == 0)
     spooled = made.counts()["spooled"]
     for later in range(200):
         put(made, f"later {later}")
@@ -269,7 +270,7 @@ def test_a_disk_that_hangs_holds_up_neither_the_service_nor_its_end(
     monkeypatch.setattr(Spool, part, hangs)
     for number in range(50_000):
         put(made, str(number))
-        assert len(made._waiting._incoming) < 20_000  # as many as come in a few switches between threads
+        assert len(made._queue._incoming) < 20_000  # as many as come in a few switches between threads
     ended = threading.Thread(target=made.shutdown, daemon=True)
     ended.start()
     ended.join(30)

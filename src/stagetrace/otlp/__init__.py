@@ -1,1 +1,1 @@
-"""Out of the process: the official OTLP exporter, with its losses counted and said."""
+"""OTLP: spans to bytes (encode), bytes to a receiver with losses counted (export), bytes to columns (decode)."""

@@ -23,7 +23,7 @@ _CODES: Final = {"i": "int32", "q": "int64"}
 def table(runs: Sequence[Run]) -> pa.Table:
     """Return the spans of some runs, without `seq` and columns that none has; shared ones dictionary-coded."""
     pa = arrow()
-    # All are lists, or all are logs, unless the twin has failed in between.
+    # All are lists, or all are logs, unless the native implementation has failed in between.
     groups = [list(group) for _, group in groupby(runs, lambda run: isinstance(run.spans, Lists))] or [[]]
     parts = [
         pa.table(_from_logs(one) if one and isinstance(one[0].spans, list) else _from_lists(one)) for one in groups

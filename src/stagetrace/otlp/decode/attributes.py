@@ -26,7 +26,7 @@ _DOUBLE_TAG: Final = TAGS[DOUBLE]
 PLACES: Final = {key.encode(): (COLUMNS.index(one.column), TAGS[one.kind]) for key, one in TYPED.items()}
 
 
-# A column's place and the value for it, if any; the attribute's bytes, if the column does not tell all of it.
+# A column's place and the value for it, if any; the attribute's bytes, if the column does not hold all of it.
 Meaning = tuple["int | None", Any, "bytes | None"]
 known: dict[bytes, Meaning] = {}
 

@@ -69,7 +69,7 @@ ALL: Final[tuple[tuple[str, str], ...]] = (*FIXED, *SHARED, *SPARSE, (SEQUENCE, 
 
 
 def arrow() -> Any:
-    """Return the module pyarrow, or raise StoreError that says how to get it."""
+    """Return the module pyarrow, or raise StoreError, which names the command that installs it."""
     try:
         import pyarrow as pa
     except ImportError:

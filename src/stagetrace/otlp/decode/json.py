@@ -3,7 +3,7 @@
 Reading keeps what can be kept: a span that is no span is counted and left out, its neighbours stay.
 """
 
-# ruff: noqa: TRY004 -- what is wrong in a document is its value, whatever its type
+# ruff: noqa: TRY004 -- in a document the value is wrong, whatever its type
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _UNFIT: Final = (
 
 
 class _Reading:
-    """One request while it is read: what had to be left out, and the first reason."""
+    """One request while it is read: how many spans had to be skipped, and the first reason."""
 
     def __init__(self) -> None:
         self.rejected = 0
@@ -53,12 +53,12 @@ class _Reading:
 
 
 def quoted(error: object) -> str:
-    """Return the beginning of a text that may quote a request: without surrogates, which no answer can carry."""
+    """Return the beginning of a text that may quote a request: without surrogates, which no response can carry."""
     return str(error)[:200].encode("utf-8", "replace").decode()
 
 
 def parse(body: str | bytes) -> tuple[ExportTraceServiceRequest, int, str | None]:
-    """Return the request in `body`, the number of spans left out of it, and why the first of them was.
+    """Return the request in `body`, the number of spans that were skipped, and why the first of them was.
 
     Raise ValueError where the body is not JSON or not an export request at all.
     """
@@ -76,7 +76,7 @@ def parse(body: str | bytes) -> tuple[ExportTraceServiceRequest, int, str | None
 
 
 def decode(text: str | bytes) -> ExportTraceServiceRequest:
-    """Return the request that one JSON object is. Raise ValueError, saying what is wrong, if it is not whole."""
+    """Return the request that one JSON object is. Raise ValueError, with the reason, if it is not whole."""
     request, rejected, reason = parse(text)
     if rejected:
         raise ValueError(reason)
@@ -98,7 +98,7 @@ def encode(message: ExportTraceServiceRequest) -> str:
 
 
 def render(message: Message) -> Json:
-    """Return a message of traces as OTLP JSON as the Collector's own marshaller has it, which never leaves some out."""
+    """Return a message of traces as OTLP JSON as the Collector's own marshaller has it, which never omits some."""
     document = _document(message)
     for resource in document.get("resourceSpans", ()):
         resource.setdefault("resource", {})

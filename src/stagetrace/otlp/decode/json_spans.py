@@ -1,4 +1,4 @@
-"""Single spans to and from OTLP's JSON form, as `json_form` has them but for a fifth of its time.
+"""Single spans to and from OTLP's JSON form, as `json` has them but for a fifth of its time.
 
 Whatever is odd or rare is left to protobuf's own `json_format`, which decides what is right: what it gives, or refuses,
 is what these give.
@@ -66,7 +66,7 @@ def plain(message: Message) -> Json:
     return found
 
 
-# Number of a field of Span -> its name, and how its value is written. Links have ids in them: `json_form` writes them.
+# Number of a field of Span -> its name, and how its value is written. Links have ids in them: `json` writes them.
 _WRITTEN: Final[dict[int, tuple[str, Callable[[Any], Any] | None]]] = {
     1: ("traceId", bytes.hex),
     2: ("spanId", bytes.hex),

@@ -1,7 +1,7 @@
-"""What takes the most time of decoding, in C where that was built; the reference in Python elsewhere.
+"""The parts of decoding that take the most time: the native implementation if it was built, else the Python one.
 
-`native/decoder_*.c` give the same spans for a tenth of the CPU (docs/decisions/011). Where they raise what the
-reference would not, that is said once, and the reference goes on in their place.
+`native/decoder_*.c` return the same spans for a tenth of the CPU (docs/decisions/011). If they raise an error that the
+Python implementation does not raise, that is logged once, and the Python implementation goes on in their place.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def _parts(data: bytes, at: int, end: int, most: int) -> Parts:
     try:
         return Parts(*_in_c.decode_parts(data, at, end, most))
     except Exception as error:  # noqa: BLE001
-        found = parts_in_python(data, at, end, most)  # raises where the fault is not the twin's
-        _say(error)
+        found = parts_in_python(data, at, end, most)  # raises if the fault is in the data
+        _log_fault(error)
         return found
 
 
@@ -43,7 +43,7 @@ def _walk(data: bytes, held: bytes, check: Check | None, most: int) -> Walked:
         return Walked(*_in_c.decode_spans(data, held, check, most))
     except Exception as error:  # noqa: BLE001
         walked = walk_in_python(data, held, check, most)  # as in `_parts`
-        _say(error)
+        _log_fault(error)
         return walked
 
 
@@ -54,7 +54,7 @@ def columns(logs: Sequence[bytes]) -> list[Buffers]:
 
 
 def find(spans: pa.Array, key: bytes, kind: int, odd: Callable[[bytes], str | None]) -> Buffers:
-    """Return the text form of one attribute of each serialized span, as Arrow has it; None where Python is to look.
+    """Return the text form of one attribute of each serialized span, as Arrow has it; None where Python has to look.
 
     `kind`: the tag in an AnyValue that alone is meant, or 0. `odd` does the same for one span: it is asked for those
     that are not written as encoders do.
@@ -67,12 +67,12 @@ def find(spans: pa.Array, key: bytes, kind: int, odd: Callable[[bytes], str | No
         places = offsets[size * at : size * (at + len(spans) + 1)] or bytes(size)
         found: Buffers = _in_c.decode_attribute(data, places, known, at, key, kind, odd)
     except Exception as error:  # noqa: BLE001
-        _say(error)
+        _log_fault(error)
         return None
     return found
 
 
-def _say(error: Exception) -> None:
+def _log_fault(error: Exception) -> None:
     log.once(
         "stagetrace._native.decoder",
         f"stagetrace's decoder in C failed ({type(error).__name__}: {str(error)[:200]}); Python goes on in its place.\n"

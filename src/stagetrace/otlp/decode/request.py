@@ -1,7 +1,7 @@
-"""OTLP requests, as they came off the wire, to columns of spans.
+"""OTLP requests, as received, to columns of spans.
 
 protobuf reads the request first, which checks it; then the columns are taken from the bytes. A request that protobuf
-refuses, or that is large, is taken apart by hand, span by span: the good ones are kept, in bounded memory.
+refuses, or that is large, is read span by span: the good ones are kept, in bounded memory.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ TOO_SMALL: Final = "smaller than the two ids of a span"
 _SERVICE_NAME: Final = "service.name"
 
 
-class MalformedRequest(StoreError):  # noqa: N818 - reads as what it says
-    """Say that a request is no OTLP at all: nothing of it can be kept, and sending it again is of no use."""
+class MalformedRequest(StoreError):  # noqa: N818 -- part of the interface
+    """A request is no OTLP at all: none of it can be stored, and sending it again does not help."""
 
 
 class Run(NamedTuple):
@@ -50,7 +50,7 @@ class Decoded(NamedTuple):
 def decode(request: bytes) -> Decoded:
     """Return the spans of one serialized ExportTraceServiceRequest.
 
-    A span that cannot be stored is left out and counted; its neighbours stay. Raise MalformedRequest where nothing
+    A span that cannot be stored is skipped and counted; its neighbours stay. Raise MalformedRequest where nothing
     could be read.
     """
     decoder = _Decoder(request, checked=len(request) <= SMALL and _is_message(request))
@@ -64,7 +64,7 @@ def decode(request: bytes) -> Decoded:
 
 
 class _TooManyError(Exception):
-    """Say that so many spans are bad that the remainder is not worth reading."""
+    """So many spans are bad that the remainder is not worth reading."""
 
 
 class _Decoder:

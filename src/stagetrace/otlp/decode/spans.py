@@ -63,12 +63,12 @@ _ONCE: Final = frozenset((_TRACE_ID, _SPAN_ID, _PARENT, _NAME, _KIND, _START, _E
 _names: dict[bytes, str] = {}
 
 
-class Refused(Exception):  # noqa: N818 - reads as what it says
-    """Say why a span cannot be stored."""
+class Refused(Exception):  # noqa: N818 -- short, since it is raised in each refusal
+    """A span cannot be stored; the message is the reason."""
 
 
 class _OddError(Exception):
-    """Say that a span is not written as encoders write it: a field twice, or out of order."""
+    """A span is not written as encoders write it: a field twice, or out of order."""
 
 
 class Lists(NamedTuple):
@@ -79,7 +79,7 @@ class Lists(NamedTuple):
 
 
 class Walked(NamedTuple):
-    """What became of some spans: those that can be stored, as lists or as logs in C; why others cannot."""
+    """Some spans: those that can be stored, as lists or as logs of native code; why others cannot."""
 
     size: int
     spans: Lists | list[bytes]
@@ -93,7 +93,7 @@ class Parts(NamedTuple):
     held: bytes
     small: int  # how many are too small to hold a span
     broken: bool  # it ends in bytes that are no field
-    large: bool  # something around is too large, so nothing is told
+    large: bool  # something around is too large, so nothing of it is returned
 
 
 def pairs(held: bytes) -> zip[tuple[int, int]]:
@@ -195,7 +195,7 @@ class _Walker:
         self.size += 1
 
     def _read(self, data: bytes, at: int, end: int) -> list[bytes]:  # noqa: C901, PLR0912 -- a call per field costs
-        """Append a span to the columns; return what they do not tell."""
+        """Append a span to the columns; return the fields that have no column."""
         if end - at < _IDS:
             raise _OddError
         trace_tag, trace_id, span_tag, span_id = _HEAD(data, at)

@@ -1,4 +1,4 @@
-"""Stored columns back to OTLP, without loss: `decoder` the other way.
+"""Stored columns back to OTLP, without loss: the reverse of `request`.
 
 Written as bytes: what `rest` holds is a serialized Span already, and fields of a message may come in any order and in
 pieces. protobuf's objects would take six times as long.

@@ -74,8 +74,8 @@ class EncodingSpanProcessor(SpanProcessor):
             )
 
     def _begin(self) -> None:
-        self._waiting = SpanQueue(self._max_spans, self._max_bytes)
-        self._sender = Sender(self._waiting, self._client, self._spool, batch=self._batch, delay_s=self._delay_s)
+        self._queue = SpanQueue(self._max_spans, self._max_bytes)
+        self._sender = Sender(self._queue, self._client, self._spool, batch=self._batch, delay_s=self._delay_s)
         self._starting = allocate_lock()
         self._started = False
 
@@ -125,7 +125,7 @@ class EncodingSpanProcessor(SpanProcessor):
         Takes about a microsecond, waits for nothing, and may come from a finalizer.
         """
         try:
-            unsorted = self._waiting.add(resource, scope, encoded, spans, breach=breach)
+            unsorted = self._queue.add(resource, scope, encoded, spans, breach=breach)
             if not self._started or unsorted >= self._wake_at or len(encoded) > _BIG:
                 self.was_put(unsorted, len(encoded))
         except Exception as error:  # noqa: BLE001 -- `guarded`, without its price
@@ -140,7 +140,7 @@ class EncodingSpanProcessor(SpanProcessor):
             if not sender.woken:
                 sender.wake()
             if unsorted >= _SORT_AT or size > _BIG:
-                self._waiting.sort_in(wait=False)
+                self._queue.sort_in(wait=False)
 
     def counts(self) -> dict[str, int]:
         """Return in spans what became of those that this process received: see `Sender.counts`."""
@@ -165,7 +165,7 @@ class EncodingSpanProcessor(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Send what is queued; return whether all was delivered, or is safe in the spool, in time."""
-        if self._waiting.empty() and not self._started:
+        if self._queue.empty() and not self._started:
             return True
         self._start()
         return self._sender.flush(timeout_millis / 1000)

@@ -17,8 +17,9 @@ _LIST_AGAIN_AFTER_S: Final = 10.0
 class ReplayOrder:
     """The names of the batches in a spool.
 
-    While a receiver is away, whatever is tried fails, and the first breaches are. So that they do not end up behind all
-    else, what has failed often is suspected only; who delivers finds out whether the receiver takes anything at all.
+    While a receiver is away, each batch that is tried fails, and those are the first breaches. So that they do not end
+    up behind all others, a batch that has failed often is only suspected; an empty request then shows whether the
+    receiver takes anything at all.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -29,7 +30,7 @@ class ReplayOrder:
         self._blamed: set[str] = set()
 
     def turn(self) -> Iterator[str]:
-        """Give the names, each once before any comes again; those that are given are in the caller's care."""
+        """Yield the names, each once before any comes again; the caller settles those that it has taken."""
         if not self._names or time.monotonic() - self._listed_at > _LIST_AGAIN_AFTER_S:
             self._list()
         while self._names:

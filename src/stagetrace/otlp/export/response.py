@@ -22,6 +22,11 @@ LONGEST_WAIT_S: Final = 600.0  # a receiver whose clock is wrong shall not silen
 _LONGEST_REASON: Final = 200
 
 
+def load() -> None:
+    """Import what the functions below need: under gevent, threads of ours must not import anything."""
+    import opentelemetry.proto.collector.trace.v1.trace_service_pb2  # noqa: F401
+
+
 class Outcome(NamedTuple):
     """What became of one request to a receiver."""
 

@@ -11,9 +11,10 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from stagetrace import log
 from stagetrace.guard import guarded, report
+from stagetrace.otlp.export import replay
 from stagetrace.otlp.export.delivery_log import DeliveryLog
 from stagetrace.otlp.export.pacing import yield_interpreter
-from stagetrace.otlp.export.replay_order import STUCK_AFTER, ReplayOrder
+from stagetrace.otlp.export.replay_order import STUCK_AFTER
 from stagetrace.otlp.export.response import Trouble
 from stagetrace.real_queue import Empty, SimpleQueue
 from stagetrace.real_threads import Condition, allocate_lock, start
@@ -36,10 +37,6 @@ ENOUGH_SPANS: Final = 1_024  # gRPC holds the GIL for 0.4 ms as it takes so many
 _OFTEN_S: Final = 0.1  # instead of sending more often than that, more is sent at once
 _HURRIED_DELAY_S: Final = 0.05
 _SPOOL_AGAIN_AFTER_S: Final = 10.0  # a disk that is full is left alone that long
-_LOOK_AGAIN_AFTER_S: Final = 30.0  # into an empty spool, to which other workers write as well
-_CLAIM_AGAIN_AFTER_S: Final = 5.0
-_PACE: Final = 3  # rests, as long as the delivery of a spooled batch took, so that the service has the CPU
-_SHORTEST_REST_S: Final = 0.02
 _NEVER: Final = float("inf")
 
 
@@ -66,9 +63,7 @@ class Sender:
         self._running = self._spooler_runs = False
         # Guards the counts, what is in hand and the flush; never taken by a thread of the service.
         self._state = Condition()
-        self._counts = dict.fromkeys(
-            ("delivered", "rejected", "refused", "lost", "spooled", "spool_full", "from_spool", "refused_from_spool"), 0
-        )
+        self._counts = dict.fromkeys(("delivered", "rejected", "refused", "lost", "spooled", "spool_full"), 0)
         self._busy = False
         self._in_flight: Batch | None = None
         self._early: Path | None = None  # the batch in flight, as a flush that could not wait for it put it on disk
@@ -90,7 +85,7 @@ class Sender:
         self._next_at = 0.0
         self._again_at = 0.0  # until then a batch is to be full
         self._replay_at = 0.0 if spool is not None else _NEVER
-        self._order = ReplayOrder(spool) if spool is not None else None
+        self._replay = replay.Replay(spool, self._try) if spool is not None else None
         self._spool_at = 0.0
         self.log = DeliveryLog(client.target, self.counts, spool.folder if spool is not None else None)
 
@@ -128,7 +123,9 @@ class Sender:
                 "dropped": queue.dropped,
                 "dropped_breaches": queue.dropped_breaches,
             }
-            return counts | self._counts
+            counts |= self._counts
+        from_spool, refused = (self._replay.delivered, self._replay.refused) if self._replay is not None else (0, 0)
+        return counts | {"from_spool": from_spool, "refused_from_spool": refused}
 
     def _unsafe_in_flight(self) -> int:
         return self._in_flight.spans if self._in_flight is not None and self._early is None else 0
@@ -196,7 +193,7 @@ class Sender:
         with self._state:
             self._busy = False  # a flush does not wait for the spool, where all is safe
             self._state.notify_all()
-        self._replay()
+        self._replay_next()
 
     def _deliver(self, batch: Batch) -> bool:
         """Send one batch; return whether to go on with the next."""
@@ -295,51 +292,22 @@ class Sender:
 
     # The spool: the sending thread delivers from it, both threads and a flush write to it.
 
-    def _replay(self) -> None:
-        """Deliver the next batch out of the spool, if it is time and no other process does so."""
+    def _replay_next(self) -> None:
+        """Deliver the next batch out of the spool, if it is time."""
         now = time.monotonic()
-        if self._spool is None or self._order is None or now < self._replay_at:
+        if self._replay is None or now < self._replay_at:
             return
         try:
-            self._replay_at = now + self._replay_one(self._spool, self._order)
+            self._replay_at = now + self._replay.next()
         except OSError as error:
-            self._replay_at = now + _LOOK_AGAIN_AFTER_S
+            self._replay_at = now + replay.LOOK_AGAIN_AFTER_S
             self.log.spool_fails(error)
 
-    def _replay_one(self, spool: Spool, order: ReplayOrder) -> float:
-        """Deliver one spooled batch; return after how many seconds to look for the next."""
-        if not spool.claim():
-            return _CLAIM_AGAIN_AFTER_S
-        started = time.monotonic()
-        for name in order.turn():
-            spooled = spool.spooled(name)
-            request = spool.read(spooled) if spooled is not None else None
-            if spooled is None or request is None:
-                continue
-            if order.suspects(name) and not self._takes_anything():
-                order.away()
-                spool.release()
-                return 0.0  # with the next try
-            outcome = self._send(request)
-            self._note(outcome)
-            if outcome.retryable:
-                order.failed(name)
-                spool.release()
-                return 0.0  # with the next try
-            refused = min(outcome.rejected, spooled.spans) if outcome.delivered else spooled.spans
-            spool.settle(spooled, refused=refused)
-            with self._state:
-                self._counts["from_spool"] += spooled.spans - refused
-                self._counts["refused_from_spool"] += refused
-            return max(_SHORTEST_REST_S, _PACE * (time.monotonic() - started))
-        spool.release()
-        return _LOOK_AGAIN_AFTER_S
-
-    def _takes_anything(self) -> bool:
-        """Return whether the receiver takes a request without spans."""
-        outcome = self._send(b"")
+    def _try(self, request: bytes) -> Outcome:
+        """Send a request and draw the conclusions from its outcome."""
+        outcome = self._send(request)
         self._note(outcome)
-        return not outcome.retryable
+        return outcome
 
     def _run_spooler(self) -> None:
         """Put on disk what cannot be sent, or not fast enough."""

@@ -36,7 +36,7 @@ _COUNTS_LOCK: Final = ".counts.lock"
 _DELIVERY_LOCK: Final = ".delivery.lock"
 _ABANDONED_AFTER_S: Final = 60.0  # an unfinished file; writing one takes milliseconds
 _LOOK_AFTER: Final = 100  # the part of `max_bytes` after whose writing the folder is measured again
-# What `counts.json` holds, in spans: each was in the folder or was to go there, and reached nobody.
+# The counts in `counts.json`, in spans: each was in the folder or was to go there, and reached no receiver.
 LOSSES: Final = ("dropped", "dropped_breaches", "damaged", "refused")
 
 
@@ -53,7 +53,7 @@ class Spooled(NamedTuple):
 
 
 class Spool:
-    """Batches in `folder`, in at most about `max_bytes`; when it is full, the oldest good ones go first.
+    """Batches in `folder`, in at most about `max_bytes`; when it is full, the oldest good ones are dropped first.
 
     The folder is made (0700) when it is needed; files are 0600. Methods raise OSError where the disk does.
     """
@@ -107,7 +107,7 @@ class Spool:
         return self._size + size <= self.max_bytes
 
     def _droppable(self, *, breach: bool) -> Iterator[Path]:
-        """Yield what may go for a new batch of that class: set aside, good, and breaches for a breach only."""
+        """Yield the files that may be dropped for such a batch: damaged, good, and breaches for a breach only."""
         yield from sorted(self.folder.glob(f"*{_DAMAGED}"))
         yield from sorted(self.folder.glob(f"{GOOD}-*{_SUFFIX}"))
         if breach:
@@ -117,11 +117,11 @@ class Spool:
         try:
             size = file.stat().st_size
             file.unlink()
-        except FileNotFoundError:  # delivered, or dropped by another process: whoever removes it counts it
+        except FileNotFoundError:  # delivered, or dropped by another process: the one that removes it counts it
             return
         self._size -= size
         spooled = _parsed(file)
-        if spooled is not None:  # else it was set aside, and counted then
+        if spooled is not None:  # else it is damaged, and was counted when that was found
             self.count(**{"dropped_breaches" if spooled.breach else "dropped": spooled.spans})
 
     def claim(self) -> bool:
@@ -133,13 +133,13 @@ class Spool:
         return descriptor is not None
 
     def release(self) -> None:
-        """Leave delivering to others. In a forked child: close what it inherited, or the parent's claim outlives it."""
+        """Give up the claim. In a forked child: close the inherited lock, or the claim outlives the parent."""
         if self._delivery is not None:
             os.close(self._delivery)
             self._delivery = None
 
     def names(self) -> list[str]:
-        """Return the names of what waits, in the order of delivery, and clear away what was left half written."""
+        """Return the names of the batches in the order of delivery; remove old files that are half written."""
         found = []
         for name in _names(self.folder):
             if name.endswith(_SUFFIX):
@@ -150,7 +150,7 @@ class Spool:
         return found
 
     def spooled(self, name: str) -> Spooled | None:
-        """Return what a name says, or None if it is none of ours."""
+        """Return the batch of this name, or None if it is none of ours."""
         return _parsed(self.folder / name)
 
     def _clear_away(self, unfinished: Path) -> None:
@@ -159,7 +159,7 @@ class Spool:
                 unfinished.unlink()
 
     def read(self, spooled: Spooled) -> bytes | None:
-        """Return a batch, or None if it is gone or damaged; what is damaged is set aside and counted."""
+        """Return a batch, or None if it is gone or damaged; a damaged one is set aside and counted."""
         try:
             request = spooled.path.read_bytes()
         except FileNotFoundError:
@@ -172,7 +172,7 @@ class Spool:
         return None
 
     def settle(self, spooled: Spooled, *, refused: int) -> None:
-        """Remove a batch that the receiver has answered for good; count the spans that it refused."""
+        """Remove a batch that the receiver has accepted or refused for good; count the spans that it refused."""
         if not self.remove(spooled.path):  # dropped meanwhile for want of room, and counted so: it was not lost
             self.count(**{"dropped_breaches" if spooled.breach else "dropped": -spooled.spans})
         if refused:
@@ -198,7 +198,7 @@ class Spool:
 
 
 def state(folder: Path) -> dict[str, int]:
-    """Return what waits in a spool (`breach_spans`, `good_spans`, `files`, `bytes`) and the losses of LOSSES, in spans.
+    """Return what is in a spool (`breach_spans`, `good_spans`, `files`, `bytes`) and the LOSSES, in spans.
 
     Zero throughout where there is no such folder.
     """
@@ -219,7 +219,7 @@ def supported() -> bool:
 
 
 def _parsed(path: Path) -> Spooled | None:
-    """Return what a file's name says, or None if it is none of ours."""
+    """Return the batch that a file's name describes, or None if it is none of ours."""
     if path.suffix != _SUFFIX:
         return None
     parts = path.stem.split("-")
@@ -275,7 +275,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _locked(path: Path) -> int | None:
-    """Return the descriptor of a lock that ends with it, and so with the process; None if another has it."""
+    """Return the descriptor of a lock that ends with it, and so with the process; None if another process has it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlparse
 
 from stagetrace import __version__, config, log
+from stagetrace.otlp.export import response
 from stagetrace.otlp.export.pacing import yield_interpreter
 from stagetrace.otlp.export.response import Outcome, grpc_failure, grpc_success, http_outcome
 
@@ -45,6 +46,7 @@ class GrpcTransport:
     def __init__(self) -> None:
         import grpc
 
+        response.load()
         self._grpc = grpc
         self._timeout_s = _timeout_s()
         self._metadata = tuple(_headers().items())
@@ -105,6 +107,7 @@ class HttpTransport:
     def __init__(self) -> None:
         import requests
 
+        response.load()
         self._connection_error = requests.ConnectionError
         base = config.ENDPOINT.text() or "http://localhost:4318"
         self._url = config.TRACES_ENDPOINT.text() or f"{base.removesuffix('/')}/v1/traces"
@@ -136,7 +139,7 @@ class HttpTransport:
             return Outcome(delivered=False, retryable=True, reason=f"{type(error).__name__}: {error}"[:200])
 
     def _post(self, body: bytes, timeout_s: float) -> Outcome:
-        response = self._session.post(
+        received = self._session.post(
             self._url,
             data=body,
             headers=self._headers,
@@ -144,8 +147,8 @@ class HttpTransport:
             verify=self._authority,
             allow_redirects=False,
         )
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return http_outcome(response.status_code, response.reason or "", headers, response.content)
+        headers = {name.lower(): value for name, value in received.headers.items()}
+        return http_outcome(received.status_code, received.reason or "", headers, received.content)
 
     def close(self) -> None:
         """Close idle connections."""
