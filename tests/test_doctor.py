@@ -555,4 +555,4 @@ def test_sources_that_a_unix_socket_lacks_are_shown_for_the_process(tmp_path: Pa
         found = checks(tmp_path, "--pid", str(one["pid"]))[f"process {one['pid']}"]
     (told,) = (check.found for check in found if check.state == OK and "it is not told" in check.found)
     for title in ("the wait in the socket", "the wire behind a connection"):
-        assert f"{title} (requests came by a Unix socket, of which the kernel tells nothing)" in told
+        assert f"{title} (requests came by a Unix socket, for which the kernel has no readings)" in told
