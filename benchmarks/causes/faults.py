@@ -260,7 +260,7 @@ CASES: Final = (
     Case("trickling upload", slow_upload, (("POST", "/upload"),)),
     Case("reader that does not read", slow_download, (("GET", "/download"),)),
     Case("slow dependency", slow_dependency, (PREDICT, ("GET", "/awaiting?wait_ms=3"))),
-    Case("waits that no hook knows", uninstrumented),
+    Case("waits that no patch records", uninstrumented),
     Case("first call of a model", first_call),
     Case("larger input", larger_input, needs_usual=True),
     Case("slower model", slower_model, (PREDICT, RANKER)),

@@ -62,7 +62,7 @@ async def awaiting(seconds: float) -> None:
 
 @app.get("/asking")
 async def asking(port: int) -> int:
-    """Ask a server that no hook knows, and read its answer to the end."""
+    """Call a server by a socket, which no patch records, and read its response to the end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answer = await reader.read()
     writer.close()

@@ -1,4 +1,4 @@
-"""The service APP, under a version of a library in which a name is gone that the hook of it needs, and nobody else.
+"""The service APP, under a version of a library in which a name is missing that only its patch needs.
 
 NEWER is `module:name`.
 """

@@ -177,7 +177,7 @@ def test_sigterm_where_greenlets_serve_or_the_loop_is_of_a_base(
 
 @pytest.mark.smoke
 def test_granians_workers_of_wsgi_deliver_everything(receiver: Receiver, tmp_path: Path) -> None:
-    """They are processes of `multiprocessing`, which run no exit handlers, and no hook of ours surrounds them."""
+    """They are processes of `multiprocessing`, which run no exit handlers, and no patch surrounds them."""
     argv = [PYTHON, "-m", "granian", "--interface", "wsgi", "--workers", "2", "--port", "{port}", "flask_light:app"]
     with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
         answered = ask(service, 20)

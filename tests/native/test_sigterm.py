@@ -33,7 +33,7 @@ def deliver():
 
 sigterm.catch(deliver)
 """
-HOOKED = "\nfrom stagetrace.runtime.activate import activate; activate()\n"
+ACTIVATED = "\nfrom stagetrace.runtime.activate import activate; activate()\n"
 # Whether the kernel would call a handler for SIGTERM.
 CAUGHT = """bool(int(open("/proc/self/status").read().partition("SigCgt:")[2].split()[0], 16) >> 14 & 1)"""
 WAIT = "\ntime.sleep(3600)"
@@ -72,7 +72,7 @@ WAITS = {
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 def test_it_is_delivered_wherever_the_main_thread_is(wait: str) -> None:
     """Then the process ends by the signal; what it was at does not go on."""
-    code = f"{HOOKED}threading.Timer(0.3, end_me).start()\n{wait}\nsay('went on')"
+    code = f"{ACTIVATED}threading.Timer(0.3, end_me).start()\n{wait}\nsay('went on')"
     assert run(code) == (-signal.SIGTERM, ["delivers"], "")
 
 
@@ -331,4 +331,4 @@ assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 def test_a_pause_ends_with_any_other_signal() -> None:
     code = "signal.signal(signal.SIGUSR1, lambda *_: say('handled'))\nsignal.pause()\nsay('went on')"
     timer = "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()\n"
-    assert run(HOOKED + timer + code) == (0, ["handled", "went on"], "")
+    assert run(ACTIVATED + timer + code) == (0, ["handled", "went on"], "")

@@ -36,7 +36,7 @@ ONE = (START, BEGIN, QUEUE, None)
 
 
 class Unfriendly(dict[str, Any]):
-    """What a hook of somebody's might hand over."""
+    """Values that a patch of another package might pass."""
 
     def __bool__(self) -> bool:
         raise RuntimeError("no")
