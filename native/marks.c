@@ -36,9 +36,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *log;   /* a list of events */
     PyObject *clock; /* NULL: the wall clock */
-    /* What a request's end looks at; None until something happens. */
-    PyObject *tiler, *presumed, *errands, *stream, *disconnect, *notes, *added, *probability, *identity;
-    char closed, bound, is_unsorted, held;
+    char closed, bound;
 } Marks;
 
 /* Give the error that is set to guard.report, which is `report`, and go on; return -1 where it is none of our errors. */
@@ -140,24 +138,10 @@ static PyObject *end_mark(PyObject *self, PyObject *mark) {
     return noted(note((Marks *)self, NULL, END_MARK, mark, NULL));
 }
 
-/* What is None until something happens. */
-static const size_t LATER_AT[] = {
-    offsetof(Marks, tiler), offsetof(Marks, presumed), offsetof(Marks, errands), offsetof(Marks, stream),
-    offsetof(Marks, disconnect), offsetof(Marks, notes), offsetof(Marks, added), offsetof(Marks, probability),
-    offsetof(Marks, identity),
-};
-enum { LATER = sizeof LATER_AT / sizeof *LATER_AT };
-
-static PyObject **later(Marks *self, int which) { return (PyObject **)((char *)self + LATER_AT[which]); }
-
 static PyObject *make_marks(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(named)) {
     /* By object's own: what merely allocates leaves a subclass's attributes to a dict, which takes longer to fill. */
     Marks *self = (Marks *)((newfunc)PyType_GetSlot(&PyBaseObject_Type, Py_tp_new))(type, held[NO_ARGUMENTS], NULL);
     if (self == NULL) return NULL;
-    for (int i = 0; i < LATER; i++) {
-        Py_INCREF(Py_None);
-        *later(self, i) = Py_None;
-    }
     if ((self->log = PyList_New(0)) == NULL) Py_CLEAR(self);
     return (PyObject *)self;
 }
@@ -166,7 +150,6 @@ static int traverse_marks(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((Marks *)self)->log);
     Py_VISIT(((Marks *)self)->clock);
-    for (int i = 0; i < LATER; i++) Py_VISIT(*later((Marks *)self, i));
     return 0;
 }
 
@@ -174,7 +157,6 @@ static int clear_marks(PyObject *self) {
     ((Marks *)self)->closed = 1; /* the list is gone */
     Py_CLEAR(((Marks *)self)->log);
     Py_CLEAR(((Marks *)self)->clock);
-    for (int i = 0; i < LATER; i++) Py_CLEAR(*later((Marks *)self, i));
     return 0;
 }
 
@@ -193,17 +175,6 @@ static PyMemberDef marks_members[] = {
     {"clock", T_OBJECT, offsetof(Marks, clock), 0, NULL},
     {"closed", T_BOOL, offsetof(Marks, closed), 0, NULL},
     {"bound", T_BOOL, offsetof(Marks, bound), 0, NULL},
-    {"_is_unsorted", T_BOOL, offsetof(Marks, is_unsorted), 0, NULL},
-    {"held", T_BOOL, offsetof(Marks, held), 0, NULL},
-    {"_tiler", T_OBJECT_EX, offsetof(Marks, tiler), 0, NULL},
-    {"_presumed", T_OBJECT_EX, offsetof(Marks, presumed), 0, NULL},
-    {"errands", T_OBJECT_EX, offsetof(Marks, errands), 0, NULL},
-    {"stream", T_OBJECT_EX, offsetof(Marks, stream), 0, NULL},
-    {"disconnect", T_OBJECT_EX, offsetof(Marks, disconnect), 0, NULL},
-    {"notes", T_OBJECT_EX, offsetof(Marks, notes), 0, NULL},
-    {"added", T_OBJECT_EX, offsetof(Marks, added), 0, NULL},
-    {"probability", T_OBJECT_EX, offsetof(Marks, probability), 0, NULL},
-    {"_identity", T_OBJECT_EX, offsetof(Marks, identity), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import TypeVar
 
-    from opentelemetry.sdk.trace import ReadableSpan
-
-    from stagetrace.recording.chunk_times import Stream
-    from stagetrace.recording.entry import Identity
-    from stagetrace.recording.remote_stages import Errands
-    from stagetrace.recording.tiler import Tiler
     from stagetrace.recording.timeline import Timeline
 
     F = TypeVar("F", bound=Callable[..., Any])
@@ -60,18 +54,6 @@ class _Marks:
     clock: Callable[[], int] | None = None  # the wall clock
     bound = False  # whether there is an entry span for them to tile
     closed = False
-    # What a timeline and an entry span keep here: see there. The end of a request in C looks at them (`marks.h`).
-    _tiler: Tiler | None = None
-    _presumed: Event | None = None
-    _is_unsorted = False
-    errands: Errands | None = None
-    stream: Stream | None = None
-    disconnect: str | None = None
-    notes: ReadableSpan | None = None
-    added: Mapping[str, Any] | None = None
-    probability: float | None = None
-    held = False
-    _identity: Identity | None = None
 
     def __new__(cls, *_args: Any, **_named: Any) -> Any:
         self = object.__new__(cls)

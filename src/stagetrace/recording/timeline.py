@@ -60,17 +60,17 @@ class Timeline(Marks):
     # Until something happens these are the class's: each request makes a timeline.
     _limit = MAX_SEGMENTS
     _fine = MAX_FINE
-    _tiler: Tiler | None
+    _tiler: Tiler | None = None
     own: OwnSpan | None = None  # the request's entry span, where that is ours
     _entry: SpanContext | None = None  # of the request's entry span, where it is somebody else's
     exchange: Exchange | None = None  # with the other side of the connection
     model: Mapping[str, Any] = NOTHING  # attributes of the first inference, or that there was none, for the entry span
-    errands: Errands | None  # what is done for the request elsewhere: in other processes, in batches
-    _presumed: Event | None  # an activity that may have begun
-    _is_unsorted: bool  # the log is not in the order of time: some of it was told afterwards
+    errands: Errands | None = None  # what is done for the request elsewhere: in other processes, in batches
+    _presumed: Event | None = None  # an activity that may have begun
+    _is_unsorted = False  # the log is not in the order of time: some of it was told afterwards
     besides: Mapping[str, Any] = NOTHING  # more attributes for the entry span
-    disconnect: str | None  # why the answer did not get to its end
-    stream: Stream | None  # the pieces of an answer in several
+    disconnect: str | None = None  # why the answer did not get to its end
+    stream: Stream | None = None  # the pieces of an answer in several
     is_batch = False
     adopted: Any = None  # the entry span, where somebody else has started it
     accounts: Sequence[tuple[CpuSample, CpuSample]] = ()  # of a thread, around sections that stayed on it
