@@ -1,4 +1,4 @@
-"""Libraries of models whose calls are not recognised: where one is in use, that is said, with what to do."""
+"""Model libraries without a patch: where one is used, that is logged, with what to do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from stagetrace.guard import guarded
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# As they are imported -> what else imports them, without a model of theirs. What runs its models by torch, onnxruntime
-# or another library that is patched is none of these.
+# A library, as it is imported -> other libraries that import it without using its models. Libraries that run their
+# models by torch, onnxruntime or another patched library are not listed.
 MODELS: Final[dict[str, tuple[str, ...]]] = {
     "MNN": (),
     "coremltools": (),
@@ -46,23 +46,23 @@ MODELS: Final[dict[str, tuple[str, ...]]] = {
     "vllm": (),
 }
 REMEDY: Final = 'mark them by stagetrace.stage("inference", model=..., version=...), a `with` block or a decorator'
-_said: set[str] = set()
+_logged: set[str] = set()
 
 
 def imported() -> list[str]:
-    """Return which of them this process has imported."""
+    """Return which of these libraries the process has imported."""
     return [name for name, by in MODELS.items() if name in sys.modules and not any(one in sys.modules for one in by)]
 
 
-def said(names: Iterable[str]) -> str:
-    """Return that the calls of these are not recognised."""
+def message(names: Iterable[str]) -> str:
+    """Return the message that model calls of these libraries are not recognised."""
     return f"model calls of {', '.join(names)}, imported here, are not recognised: their time counts as `handler`"
 
 
 @guarded
-def say_new() -> None:
-    """Say it of those that have been imported since the last time."""
-    new = [name for name in imported() if name not in _said]
+def log_new() -> None:
+    """Log the message for the libraries that were imported since the last call."""
+    new = [name for name in imported() if name not in _logged]
     if new:
-        _said.update(new)
-        log.info(f"{said(new)}; {REMEDY}.")
+        _logged.update(new)
+        log.info(f"{message(new)}; {REMEDY}.")

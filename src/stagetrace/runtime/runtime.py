@@ -165,7 +165,7 @@ class Runtime:
         atexit.register(self._withdraw)
 
     def _report_status(self) -> None:
-        unrecognised_models.say_new()
+        unrecognised_models.log_new()
         if self._counts_sender is not None:
             self._counts_sender.tick()
         if self._publisher is not None:

@@ -188,7 +188,7 @@ def _patches(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _models(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     names = _list(said, "unpatched_models")
     if names:
-        yield OK, unrecognised_models.said(map(str, names)), unrecognised_models.REMEDY
+        yield OK, unrecognised_models.message(map(str, names)), unrecognised_models.REMEDY
 
 
 def _policy(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
