@@ -1,4 +1,4 @@
-"""A real OTLP receiver, gRPC and HTTP, that keeps what it takes and misbehaves as told."""
+"""A real OTLP receiver, gRPC and HTTP, that keeps what it takes and misbehaves as a test asks."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Receiver:
             self.paths.append(path)
             self.clients.append(client)
 
-    def answer(self, request: bytes, headers: dict[str, str]) -> Reply:
+    def respond(self, request: bytes, headers: dict[str, str]) -> Reply:
         with self._lock:
             self.asked += 1
             self.headers.append(headers)
@@ -123,7 +123,7 @@ class Receiver:
         def export(request: bytes, context: Any) -> bytes:
             (name,) = context.auth_context().get("x509_common_name", [b""])
             self.record("", name.decode())
-            reply = self.answer(request, {key: str(value) for key, value in context.invocation_metadata()})
+            reply = self.respond(request, {key: str(value) for key, value in context.invocation_metadata()})
             if reply.code is not None:
                 context.set_trailing_metadata(reply.trailers)
                 context.abort(reply.code, reply.details)
@@ -161,7 +161,7 @@ class Receiver:
                 peer = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
                 subject: Any = (peer or {}).get("subject", ())
                 receiver.record(self.path, dict(pair for part in subject for pair in part).get("commonName", ""))
-                reply = receiver.answer(body, {key.lower(): value for key, value in self.headers.items()})
+                reply = receiver.respond(body, {key.lower(): value for key, value in self.headers.items()})
                 if reply.reset:
                     linger = struct.pack("ii", 1, 0)  # close with a reset, not with an end
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

@@ -269,7 +269,7 @@ def test_invalid_text_costs_one_span() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 30, b"\x0a\x7f", b"no protobuf at all", b"\x0a\xff\xff\xff\xff\x0f"])
-def test_what_is_no_otlp_is_said_to_be_none(data: bytes) -> None:
+def test_what_is_no_otlp_is_refused_as_that(data: bytes) -> None:
     with pytest.raises(MalformedRequest, match="no OTLP"):
         decode(data)
 
@@ -413,7 +413,7 @@ def _mutated(draw: random.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
-def test_messages_around_spans_are_told_apart() -> None:
+def test_messages_around_spans_are_kept_apart() -> None:
     """Two resources and two scopes come back as two each, with their schema URLs."""
     sent = ExportTraceServiceRequest()
     for number in range(2):

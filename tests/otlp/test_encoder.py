@@ -116,7 +116,7 @@ def test_not_a_number_and_infinity_survive() -> None:
     assert encode_spans(spans).SerializeToString() == official(spans).SerializeToString()
 
 
-def test_what_the_sdk_dropped_is_told() -> None:
+def test_what_the_sdk_dropped_is_counted() -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(
         span_limits=SpanLimits(

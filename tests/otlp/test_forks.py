@@ -51,7 +51,7 @@ assert made.force_flush()
 
 
 class Slow:
-    """Sends until it is told to end, or for `seconds`."""
+    """Sends until a test ends that, or for `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self.begin_again(seconds)

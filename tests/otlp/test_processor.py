@@ -35,7 +35,7 @@ def _no_failures() -> None:
 
 
 class Keeping:
-    """A transport that keeps requests; takes its time, or fails, as told."""
+    """A transport that keeps requests; takes its time, or fails, as a test asks."""
 
     def __init__(self, pause_s: float = 0, error: Exception | None = None) -> None:
         self.requests: list[bytes] = []

@@ -58,7 +58,7 @@ def test_a_batch_is_no_larger_than_receivers_take() -> None:
     assert queue.bytes == 0
 
 
-def test_waiting_items_are_nothing_to_the_garbage_collector() -> None:
+def test_queued_items_are_nothing_to_the_garbage_collector() -> None:
     queue = SpanQueue(100_000, 1 << 30)
     gc.collect()
     before = len(gc.get_objects())

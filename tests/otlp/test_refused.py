@@ -50,13 +50,13 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _refuse_poison(receiver: Receiver) -> None:
-    answer = receiver.answer
+    respond = receiver.respond
 
-    def answer_but(request: bytes, headers: dict[str, str]) -> Reply:
+    def respond_but(request: bytes, headers: dict[str, str]) -> Reply:
         receiver.always = AWAY if b"poison" in request else Reply()
-        return answer(request, headers)
+        return respond(request, headers)
 
-    receiver.answer = answer_but  # type: ignore[method-assign]
+    receiver.respond = respond_but  # type: ignore[method-assign]
 
 
 @pytest.mark.usefixtures("no_patience")
@@ -64,7 +64,7 @@ def _refuse_poison(receiver: Receiver) -> None:
 def test_a_batch_that_is_never_taken_does_not_hold_up_the_others(
     breach: bool, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where a proxy answers 502 each time to what it finds too long; neither its own class nor the other waits."""
+    """As where a proxy responds 502 each time to what it finds too long; neither its own class nor the other waits."""
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
     _refuse_poison(receiver)
@@ -86,6 +86,6 @@ def test_nor_does_one_in_the_spool(receiver: Receiver, tmp_path: Path) -> None:
     _refuse_poison(receiver)
     made = processor(receiver, Spool(tmp_path))
     receiver.wait_for(lambda r: sorted(r.names()) == ["one", "two"])
-    receiver.wait_for(lambda _: len(files(tmp_path)) == 1)  # the answer may still be on its way
+    receiver.wait_for(lambda _: len(files(tmp_path)) == 1)  # the response may still be on its way
     made.shutdown()
     assert len(files(tmp_path)) == 1

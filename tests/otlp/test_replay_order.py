@@ -14,10 +14,10 @@ class Folder:
     """A spool, as far as its names go."""
 
     def __init__(self, *names: str) -> None:
-        self.waiting = list(names)
+        self.batches = list(names)
 
     def names(self) -> list[str]:
-        return list(self.waiting)
+        return list(self.batches)
 
 
 def made(*names: str) -> tuple[ReplayOrder, Folder]:
@@ -41,9 +41,9 @@ def fail(order: ReplayOrder, times: int) -> list[str | None]:
 def test_all_come_once_in_the_order_of_the_spool() -> None:
     order, folder = made("a", "b", "c")
     assert list(order.turn()) == ["a", "b", "c"]
-    folder.waiting = ["d"]
+    folder.batches = ["d"]
     assert [following(order), following(order)] == ["d", "d"]  # nobody has taken it away
-    folder.waiting = []
+    folder.batches = []
     assert following(order) is None
 
 
@@ -52,7 +52,7 @@ def test_new_ones_are_seen_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stagetrace.otlp.export.replay_order.time.monotonic", lambda: clock[0])
     order, folder = made("b", "c", "d")
     assert following(order) == "b"
-    folder.waiting = ["a", "c", "d"]
+    folder.batches = ["a", "c", "d"]
     assert following(order) == "c"
     clock[0] += 11
     assert following(order) == "a"
@@ -84,7 +84,7 @@ def test_several_may_be_at_fault() -> None:
 def test_of_what_is_gone_nothing_is_kept() -> None:
     order, folder = made("a", "b")
     fail(order, STUCK_AFTER + 1)
-    folder.waiting = ["b"]
+    folder.batches = ["b"]
     assert following(order) == "b"
     assert not order._failures
     assert not order._blamed

@@ -206,7 +206,7 @@ def _full(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_is_said_once_and_memory_takes_over(
+def test_a_full_disk_is_logged_once_and_memory_takes_over(
     receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sender_module, "_SPOOL_AGAIN_AFTER_S", 0.05)
@@ -229,7 +229,7 @@ def test_a_full_disk_is_said_once_and_memory_takes_over(
 
 
 @pytest.mark.parametrize("wrong", ["a file", "below a file"])
-def test_a_folder_that_cannot_be_is_said_once_and_harms_nothing(
+def test_a_folder_that_cannot_be_is_logged_once_and_harms_nothing(
     wrong: str, receiver: Receiver, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("no folder")
@@ -242,10 +242,10 @@ def test_a_folder_that_cannot_be_is_said_once_and_harms_nothing(
     receiver.wait_for(lambda r: len(r.spans()) >= 10)
     made.shutdown()
     assert sorted(receiver.names()) == sorted(map(str, range(10)))
-    said = capfd.readouterr().err
-    assert said.count("cannot be used") == 1
-    assert f"STAGETRACE_SPOOL={folder}" in said
-    assert "fault of stagetrace" not in said
+    logged = capfd.readouterr().err
+    assert logged.count("cannot be used") == 1
+    assert f"STAGETRACE_SPOOL={folder}" in logged
+    assert "fault of stagetrace" not in logged
 
 
 # What hangs.

@@ -1,4 +1,4 @@
-"""The decoder in C gives what its reference in Python gives, whatever comes in."""
+"""The native decoder and the Python one decode all input, malformed or not, to the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from heavy import HEAVY, fuzz_cases
 from missing import unused
 from stagetrace import log
 from stagetrace.otlp.decode import attributes as decoder_attributes
-from stagetrace.otlp.decode import native as decoder_twin
+from stagetrace.otlp.decode import native as decode_native
 from stagetrace.otlp.decode import request as decoder
 from stagetrace.otlp.decode.arrow_table import table
 from stagetrace.otlp.decode.columns import TYPED
@@ -45,21 +45,21 @@ HEAD: Final = b"\x0a\x10" + b"t" * 16 + b"\x12\x08" + b"s" * 8
 
 
 @pytest.fixture(scope="module", autouse=True)
-def twin() -> Any:
+def extension() -> Any:
     """Skip where the extension is not built; CI has a compiler, so there that is a failure."""
-    if decoder_twin.NATIVE:
-        return decoder_twin._in_c
+    if decode_native.NATIVE:
+        return decode_native._in_c
     return unused()
 
 
 class _InPython:
-    """While this is entered, `decode` takes the reference."""
+    """While this is entered, `decode` uses the Python implementation."""
 
     def __enter__(self) -> None:
         vars(decoder).update(parts=parts_in_python, walk=walk_in_python)
 
     def __exit__(self, *_: object) -> None:
-        vars(decoder).update(parts=decoder_twin.parts, walk=decoder_twin.walk)
+        vars(decoder).update(parts=decode_native.parts, walk=decode_native.walk)
 
 
 def decoded(data: bytes) -> Decoded | str:
@@ -79,7 +79,7 @@ def by_both(data: bytes) -> tuple[list[Run], list[Run]]:
         return [], []
     assert found[1:] == wanted[1:]
     assert [run[:2] for run in found.runs] == [run[:2] for run in wanted.runs]
-    assert all(isinstance(run.spans, list) for run in found.runs), "the twin has failed"
+    assert all(isinstance(run.spans, list) for run in found.runs), "the native implementation has failed"
     return found.runs, wanted.runs
 
 
@@ -265,7 +265,7 @@ def _compare_all(pending: list[tuple[bytes, list[Run], list[Run]]]) -> None:
             try:
                 compared(found, wanted)
             except Exception:  # noqa: PERF203
-                print(data.hex())  # noqa: T201 -- the case, for whoever mends it
+                print(data.hex())  # noqa: T201 -- the case, for the fix
                 raise
         raise
 
@@ -287,13 +287,13 @@ def _compare_all(pending: list[tuple[bytes, list[Run], list[Run]]]) -> None:
 def test_any_message_is_taken_apart_the_same(spans: bool, pieces: list[bytes], most: int) -> None:
     data = b"".join(pieces)
     cut = 0 if spans else min(3, len(data))
-    assert decoder_twin.parts(data, cut, len(data), most) == parts_in_python(data, cut, len(data), most)
+    assert decode_native.parts(data, cut, len(data), most) == parts_in_python(data, cut, len(data), most)
 
 
-def test_a_part_that_is_too_large_is_told_by_both() -> None:
+def test_both_report_a_part_that_is_too_large() -> None:
     for size in (LARGEST - 5, LARGEST - 4):
         data = delimited(3, bytes(size))
-        found = decoder_twin.parts(data, 0, len(data), 1)
+        found = decode_native.parts(data, 0, len(data), 1)
         assert found == parts_in_python(data, 0, len(data), 1)
         assert found.large is (len(data) > LARGEST)
 
@@ -303,7 +303,7 @@ def test_both_stop_after_as_many_bad_spans(most: int) -> None:
     spans = [HEAD, HEAD + delimited(4, b"p"), HEAD[:18] + delimited(2, b"s") + delimited(5, b"no span id"), HEAD] * 3
     body = b"".join(delimited(2, one) for one in spans)
     held = parts_in_python(body, 0, len(body), 9).held
-    found, wanted = decoder_twin.walk(body, held, None, most), walk_in_python(body, held, None, most)
+    found, wanted = decode_native.walk(body, held, None, most), walk_in_python(body, held, None, most)
     assert (found.size, found.refused) == (wanted.size, wanted.refused)
     assert sum(found.refused.values()) == min(most + 1, 6)
 
@@ -363,14 +363,14 @@ BAD_CALLS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
 
 
 @pytest.mark.parametrize("what", BAD_CALLS)
-def test_bad_calls_raise(twin: Any, what: str) -> None:
+def test_bad_calls_raise(extension: Any, what: str) -> None:
     name, arguments = BAD_CALLS[what]
     with pytest.raises(Exception, match=r".") as raised:
-        getattr(twin, name)(*arguments)
+        getattr(extension, name)(*arguments)
     assert not isinstance(raised.value, SystemError)
 
 
-def test_a_log_that_was_changed_is_refused_or_read_within_its_bounds(twin: Any) -> None:
+def test_a_log_that_was_changed_is_refused_or_read_within_its_bounds(extension: Any) -> None:
     draw = random.Random(9)
     (log_of_spans, *_), *_ = (run.spans for run in by_both(_good().SerializeToString())[0])
     assert isinstance(log_of_spans, bytes)
@@ -382,60 +382,64 @@ def test_a_log_that_was_changed_is_refused_or_read_within_its_bounds(twin: Any) 
         if draw.random() < 0.2:
             del changed[draw.randrange(len(changed)) :]
         try:
-            twin.decode_columns([bytes(changed)])
+            extension.decode_columns([bytes(changed)])
         except (ValueError, OverflowError):
             refused += 1
     assert 500 < refused < 5_000
 
 
 @pytest.mark.parametrize("name", ["decode_parts", "decode_spans"])
-def test_where_the_twin_fails_the_reference_goes_on_and_that_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, twin: Any, name: str
+def test_python_goes_on_where_native_code_fails_and_that_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, extension: Any, name: str
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(log, "once", lambda key, text: said.append(f"{key}: {text}"))
+    logged: list[str] = []
+    monkeypatch.setattr(log, "once", lambda key, text: logged.append(f"{key}: {text}"))
 
     class Broken:
-        decode_parts, decode_spans, decode_columns = twin.decode_parts, twin.decode_spans, twin.decode_columns
+        decode_parts, decode_spans, decode_columns = (
+            extension.decode_parts,
+            extension.decode_spans,
+            extension.decode_columns,
+        )
 
     monkeypatch.setattr(Broken, name, staticmethod(lambda *_: 1 // 0))
     data = _good().SerializeToString()
     wanted = table(decode(data).runs)
-    monkeypatch.setattr(decoder_twin, "_in_c", Broken)
+    monkeypatch.setattr(decode_native, "_in_c", Broken)
     assert table(decode(data).runs).equals(wanted)
-    assert all("decoder in C failed (ZeroDivisionError" in one and "report it" in one for one in said)
-    assert said
+    assert all("decoder in C failed (ZeroDivisionError" in one and "report it" in one for one in logged)
+    assert logged
 
 
 def test_lists_and_logs_make_one_table() -> None:
-    """As they do when the twin fails in the middle of a day."""
+    """As they do when the native implementation fails in the middle of a day."""
     data = _good().SerializeToString()
     found, wanted = by_both(data)
     mixed = [one if at % 2 else other for at, (one, other) in enumerate(zip(found, wanted, strict=True))]
     assert plain(table(mixed)) == plain(table(found))
 
 
-def test_the_reference_raises_what_is_not_the_twins_fault() -> None:
+def test_the_python_implementation_raises_what_is_the_datas_fault() -> None:
     """A span that is none, which `decode` never hands over without a check."""
     junk = b"\xff" * 40
     with pytest.raises(Exception, match=r".") as raised:
-        decoder_twin.walk(junk, struct.pack("@QQ", 0, 40), None, 1)
+        decode_native.walk(junk, struct.pack("@QQ", 0, 40), None, 1)
     with pytest.raises(raised.type):
         walk_in_python(junk, struct.pack("@QQ", 0, 40), None, 1)
 
 
 def test_results_are_named() -> None:
-    assert isinstance(decoder_twin.parts(b"", 0, 0, 0), Parts)
-    assert isinstance(decoder_twin.walk(b"", b"", None, 0), Walked)
+    assert isinstance(decode_native.parts(b"", 0, 0, 0), Parts)
+    assert isinstance(decode_native.walk(b"", b"", None, 0), Walked)
 
 
 LEAKS = """
 import resource, sys
-import test_decoder_twin as t
+import test_decoder_native as t
 
 good = t._good().SerializeToString()
 odd = t.request_of(t.HEAD + one + two for one in t.FIELDS for two in t.FIELDS[:12])
-bad = [(getattr(t.decoder_twin._in_c, name), arguments) for name, arguments in t.BAD_CALLS.values()]
+bad = [(getattr(t.decode_native._in_c, name), arguments) for name, arguments in t.BAD_CALLS.values()]
 why = "because"
 watched = [good, odd, why, *t.decoder_attributes.PLACES, t.LATEST_NS, t.walk_in_python]
 
@@ -444,10 +448,10 @@ def calls(number):
         t.table(t.decode(good).runs)
         if turn % 50 == 0:
             t.decode(odd)
-            t.decoder_twin.walk(good, t.struct.pack("@QQQQ", 0, 9, 0, 9), lambda *_: why, 5)
-        twin, arguments = bad[turn % len(bad)]
+            t.decode_native.walk(good, t.struct.pack("@QQQQ", 0, 9, 0, 9), lambda *_: why, 5)
+        function, arguments = bad[turn % len(bad)]
         try:
-            twin(*arguments)
+            function(*arguments)
         except Exception:
             pass
 
