@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+    from stagetrace.instrumentation.base import Patch
+
 
 _OURS = "_stagetrace_wrapped"
 _IMPORT = "<frozen importlib._bootstrap_external>"
@@ -102,7 +104,8 @@ class PostImportFinder:
                     self._patches.clear()
                 return
             path, _, function = patch.partition(":")
-            getattr(import_module(path), function)(module)
+            run: Patch = getattr(import_module(path), function)
+            run(module)
             self.patched.append(name)
         except Exception as error:  # noqa: BLE001 -- a broken patch disables itself alone
             self._report(name, error)
