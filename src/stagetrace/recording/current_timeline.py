@@ -1,4 +1,4 @@
-"""The request that this code serves. Imports no OpenTelemetry: hooks of libraries ask here in any process."""
+"""The request that this code serves. Imports no OpenTelemetry: patches ask here in any process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def recording() -> Timeline | None:
 
 
 def _of_span() -> Timeline | None:
-    """Ask the span in context: all there is under a server that no hook covers, in somebody's own SDK set-up."""
+    """Ask the span in context: all there is under a server without a patch, in an SDK set-up of the service."""
     try:
         trace = sys.modules["opentelemetry.trace"]  # from where else would there be an entry
         timeline = entries.get(trace.get_current_span().get_span_context().span_id)

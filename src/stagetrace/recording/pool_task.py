@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.timeline import Timeline
     from stagetrace.sources.thread_cpu import CpuSample
 
-WHERE = "stagetrace.instrumentation.thread_pools.anyio"  # whose hook ends where this fails
+WHERE = "stagetrace.instrumentation.thread_pools.anyio"  # the patch that is switched off where this fails
 
 
 class PoolTask:

@@ -1,8 +1,7 @@
 """An ASGI application as its server calls it: the place of the entry span, whatever the application is.
 
-The hook of a server puts `Served` around the application that it was given. Hooks of frameworks then add what they
-know, the route above all; where an application is called by a server that no hook covers, FastAPI's and Starlette's
-own `__call__` are the place.
+The patch of a server wraps its application in `Served`. Patches of frameworks then add what they know, such as the
+route. Under a server without a patch, the `__call__` of FastAPI and Starlette are wrapped instead.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ async def _pass_on(original: Any, app: Any, scope: Any, receive: Any, send: Any)
         return await original(app, scope, receive, _lifespan_send(send))
     if kind in ("http", "websocket"):
         if not runtime.ready:
-            await runtime.prepare()  # no lifespan, and a server that no hook covers: the first request pays
+            await runtime.prepare()  # no lifespan, and a server without a patch: the first request waits for it
         return await serve(original, app, scope, receive, send)
     return await original(app, scope, receive, send)
 
