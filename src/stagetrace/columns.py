@@ -43,7 +43,7 @@ def _column(name: str, relations: tuple[str, ...], attribute: str, **more: Any) 
     return Column(name, _TYPES[semconv.ATTRIBUTES[attribute].kind], relations, attribute, **more)
 
 
-# The least that a sampling threshold can say. Bounds are written out in full, for SQL takes no other form.
+# The least probability that a sampling threshold can express. Bounds are written out: SQL takes no other form.
 LEAST_PROBABILITY: Final = 2.0**-56
 _KNOWN: Final = f"BETWEEN {LEAST_PROBABILITY!r} AND 1"
 
@@ -85,7 +85,7 @@ SCHEMA: Final[tuple[Column, ...]] = (
         "sampling_probability",
         _BOTH,
         semconv.SLA_SAMPLING_PROBABILITY,
-        # What is none is not known (0), and 1 says nothing. As `relations.probability_of`.
+        # A value that is no probability counts as unknown (0), and 1 as none. As `relations.probability_of`.
         made="CASE WHEN loaded.sampling_probability = 1 THEN NULL "
         f"WHEN loaded.sampling_probability {_KNOWN} THEN loaded.sampling_probability "
         "WHEN loaded.sampling_probability IS NOT NULL THEN 0.0::DOUBLE END",

@@ -1,4 +1,4 @@
-"""Every span and attribute name that the recording side writes and the reading side asks for.
+"""Every span and attribute name that the recording side writes and the reading side reads.
 
 An attribute is one line: its constant, its name, the type of its value, and what it holds.
 """
@@ -128,7 +128,7 @@ METRIC_SPANS_OUTCOME: Final = "outcome"
 
 
 def peer(attributes: Mapping[str, object]) -> str | None:
-    """Return whom a client's span called, by the names of today or those before them; None if it does not say."""
+    """Return the peer that a client span called, by its present or older attributes; None if it has none of them."""
     for name in ("peer.service", "service.peer.name"):
         if name in attributes:
             return str(attributes[name])

@@ -40,7 +40,7 @@ def test_what_an_objective_wants_is_in_its_text(objective: str | None, target: s
 def test_what_a_process_records_is_read_back() -> None:
     for rule in ("GET /a within 50ms for 99.95% over 1w", "* within 1s per_chunk 10ms over 90m", "/b within 5ms"):
         (one,) = Policy.parse(rule).objectives
-        text = None if one.has_usual_target else one.target_text
+        text = None if one.has_default_target else one.target_text
         assert target_of(one.name, text) == Target(one.target, one.window_s)
 
 

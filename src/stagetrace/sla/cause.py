@@ -143,17 +143,17 @@ def evidence(breakdown: Breakdown, cause: Cause, baseline: Baseline | None = Non
     """Return the parts that took the most, in words, that of the cause first."""
     whole = sum(breakdown.times.values())
     shown = sorted(breakdown.times, key=lambda part: (part != cause.part, -breakdown.times[part]))
-    said = [
+    phrases = [
         f"{breakdown.times[part] / 1e6:.1f} ms {PHRASES[part]}"
         for part in shown
         if part == cause.part or breakdown.times[part] >= SHOWN * whole
     ]
-    if said and baseline is not None and baseline.times:
-        said[0] += f" (usually {baseline.times.get(cause.part, 0) / 1e6:.1f} ms)"
-    if said and cause.part == LOCK_WAIT:
-        said[0] += f", of which waiting for the GIL explains at most {breakdown.for_gil / 1e6:.1f} ms"
+    if phrases and baseline is not None and baseline.times:
+        phrases[0] += f" (usually {baseline.times.get(cause.part, 0) / 1e6:.1f} ms)"
+    if phrases and cause.part == LOCK_WAIT:
+        phrases[0] += f", of which waiting for the GIL explains at most {breakdown.for_gil / 1e6:.1f} ms"
     if cause.word == INPUT_SIZE and baseline is not None:
-        said.append(f"an input of {breakdown.size} where {baseline.size:.0f} is usual")
+        phrases.append(f"an input of {breakdown.size} where {baseline.size:.0f} is usual")
     if cause.word == COLD_START:
-        said.append("the first call of its model in this process")
-    return ", ".join(said) + NEXT.get(cause.word, "")
+        phrases.append("the first call of its model in this process")
+    return ", ".join(phrases) + NEXT.get(cause.word, "")

@@ -30,15 +30,15 @@ def host_evidence(cause: Cause) -> str:
 
 def of_cpus(pressure: Rise | None, quota: Rise | None) -> str:
     """Return for how much of the last seconds the machine lacked CPUs, and the quota held this container."""
-    said = ""
+    text = ""
     if pressure is not None and pressure.by >= LEAST_SHARE * pressure.within:
         share = min(pressure.by / pressure.within, 1.0)
-        said = f"; in {share:.0%} of the last {pressure.within / 1e9:.0f} s something on this machine waited for a CPU"
+        text = f"; in {share:.0%} of the last {pressure.within / 1e9:.0f} s something on this machine waited for a CPU"
     if quota is not None and quota.by:
-        said += (
+        text += (
             f"; the CPU quota held this container for {quota.by / 1e6:.0f} ms in the last {quota.within / 1e9:.0f} s"
         )
-    return said
+    return text
 
 
 def of_disks(loads: Rise | None) -> str:

@@ -19,9 +19,9 @@ def connection_evidence(cause: Cause, attributes: Mapping[str, Any]) -> str:
     """Return the entry span's attributes of the client's connection in words, to be appended to the evidence."""
     if cause.word not in ABOUT or NETWORK_RTT_MS not in attributes:
         return ""
-    said = [f"round trip to the client {attributes[NETWORK_RTT_MS]:.1f} ms"]
+    phrases = [f"round trip to the client {attributes[NETWORK_RTT_MS]:.1f} ms"]
     if attributes.get(NETWORK_RETRANSMITS):
-        said.append(f"{attributes[NETWORK_RETRANSMITS]} segments retransmitted")
+        phrases.append(f"{attributes[NETWORK_RETRANSMITS]} segments retransmitted")
     if cause.word == SLOW_DOWNLOAD and attributes.get(NETWORK_UNACKED_BYTES):
-        said.append(f"{attributes[NETWORK_UNACKED_BYTES]} bytes unacknowledged at the end")
-    return f"; {', '.join(said)}"
+        phrases.append(f"{attributes[NETWORK_UNACKED_BYTES]} bytes unacknowledged at the end")
+    return f"; {', '.join(phrases)}"

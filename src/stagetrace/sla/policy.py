@@ -27,7 +27,7 @@ _WINDOW_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))  # in which windows are shown
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)([a-zµ]*)")
 _BARE_NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_USUAL = {"duration": "ms", "window": "d"}
+_DEFAULT_UNITS = {"duration": "ms", "window": "d"}
 # What people write instead, without a plural's s.
 _MEANT = {
     **dict.fromkeys(("microsecond", "usec", "µ", "micro"), "us"),
@@ -50,12 +50,12 @@ BREACH = "breach"
 class Objective:
     """One rule. What ends with `_ns` is in nanoseconds, `target` a share in (0, 1], `window_s` in seconds.
 
-    `method` is None where any method matches. `route` is a route template, a gRPC full method or a glob, in which
-    `*` stands for any text, slashes and nothing included. `first_chunk_ns` and `per_chunk_ns` are about answers that
-    are sent in several pieces. `disconnect` is the verdict on a request whose client did not wait for the end of the
-    answer: EXCLUDED, BREACH, or None for EXCLUDED unless it had missed its objective by then. What `excludes` is not
-    judged at all, and has no bound. Of a rule that cannot be read, `problem` says why: what it is about is not judged,
-    lest a later rule, which was not meant for it, finds it good.
+    `method` is None where any method matches. `route` is a route template, a gRPC full method or a glob, in which `*`
+    stands for any text, slashes and nothing included. `first_chunk_ns` and `per_chunk_ns` are bounds of responses in
+    several chunks. `disconnect` is the verdict on a request whose client disconnected before the end of the response:
+    EXCLUDED, BREACH, or None for EXCLUDED unless it had missed its objective by then. A rule that `excludes` has no
+    bound, and its requests are not judged. For a rule that cannot be read, `problem` is the reason: its requests are
+    not judged, since a later rule, which was not meant for them, might find them good.
     """
 
     name: str
@@ -71,8 +71,8 @@ class Objective:
     problem: str | None = None
 
     @property
-    def has_usual_target(self) -> bool:
-        """Tell whether share and window are what a rule means that does not name them."""
+    def has_default_target(self) -> bool:
+        """Return whether share and window are those of a rule that does not name them."""
         return (self.target, self.window_s) == (DEFAULT_TARGET, DEFAULT_WINDOW_S)
 
     @property
@@ -85,7 +85,7 @@ class Objective:
     def matches(self, method: str | None, route: str) -> bool:
         """Return whether the rule is about this request; `route` is empty where the server found none.
 
-        How long a websocket is open says nothing about latency, so a rule must name it: by the method, or by its route.
+        How long a websocket is open is no latency, so a rule must name it: by the method, or by its route.
         """
         if self.method is not None:
             if self.method != method:
@@ -106,7 +106,7 @@ class Policy:
 
     objectives: tuple[Objective, ...]
     problems: tuple[str, ...] = ()
-    # Those of rules that cannot be read as well, as far as it can be told what they are about.
+    # `objectives`, and the rules that cannot be read, as far as it is known which requests they match.
     _rules: tuple[Objective, ...] = field(default=(), repr=False, compare=False)
     _found: BoundedCache[tuple[str | None, str], Objective | None] = field(
         default_factory=lambda: BoundedCache(MAX_REMEMBERED), init=False, repr=False, compare=False
@@ -167,7 +167,7 @@ def _rule_or_error(rule: str) -> Objective | PolicyError:
 
 
 def _unreadable(error: PolicyError) -> Objective | None:
-    """Return what stands for a rule that cannot be read; None if it cannot be told what it is about."""
+    """Return a placeholder for a rule that cannot be read; None if it is unknown which requests it matches."""
     words = error.rule.split()
     ends = (place for place, word in enumerate(words) if word.lower() in (*_KEYWORDS, EXCLUDED))
     try:
@@ -268,7 +268,9 @@ def _quantity(rule: str, what: str, text: str, units: dict[str, int]) -> float:
         raise _error(rule, f"the {what} {text!r} is not a number with a unit ({', '.join(units)})")
     number, unit = match.groups()
     if not unit:
-        raise _error(rule, f"the {what} {text!r} has no unit ({', '.join(units)}): write {number}{_USUAL[what]}")
+        raise _error(
+            rule, f"the {what} {text!r} has no unit ({', '.join(units)}): write {number}{_DEFAULT_UNITS[what]}"
+        )
     if unit not in units:
         meant = _MEANT.get(unit.rstrip("s"))
         write = f": write {number}{meant}" if meant in units else ""

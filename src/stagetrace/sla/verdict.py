@@ -86,8 +86,8 @@ class Verdict:
 
     def attributes(self) -> dict[str, Any]:
         """Return what the entry span carries of this verdict."""
-        usual = self.objective.has_usual_target
-        target = {} if usual else {semconv.SLA_TARGET: self.objective.target_text}
+        is_default = self.objective.has_default_target
+        target = {} if is_default else {semconv.SLA_TARGET: self.objective.target_text}
         if self.word == EXCLUDED:
             return {semconv.SLA_VERDICT: self.word, semconv.SLA_OBJECTIVE: self.objective.name, **target}
         threshold_ns = self.objective.within_ns if self.missed is None else self.missed.threshold_ns
@@ -172,7 +172,7 @@ def judge(
     visits: Iterable[tuple[str, int, int]] = (),
     calls: Iterable[tuple[str, int, int]] = (),
 ) -> Verdict:
-    """Return the verdict that `decide` came to, with the culprit.
+    """Return the verdict of `decide`, with the culprit.
 
     `stages` maps a stage to its summed duration in nanoseconds, in that part of the request in which the bound was
     missed; the largest is the culprit, the earlier of equals. `visits` are the stages of that part, and `calls`

@@ -1,4 +1,4 @@
-"""All sources, for those who say which of them there are."""
+"""All sources, for `doctor` and the process status."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SOURCES: Final[tuple[Source, ...]] = (
 
 
 def silent() -> dict[str, str]:
-    """Return the sources that are asked here and could not tell of a request, and why."""
-    asked = (source for source in SOURCES if source.is_wanted and source.lacks is None)
-    found = {source.title: source.silent if source.is_used else FAILED for source in asked}
+    """Return the sources that are wanted here and could not be read for a request, and why."""
+    wanted = (source for source in SOURCES if source.is_wanted and source.lacks is None)
+    found = {source.title: source.silent if source.is_used else FAILED for source in wanted}
     return {title: why for title, why in found.items() if why is not None}
 
 
@@ -33,7 +33,7 @@ def states() -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for source in SOURCES:
         if not source.is_wanted:
-            found[source.title] = f"{source.variable} says so"
+            found[source.title] = f"switched off by {source.variable}"
         else:
             found[source.title] = source.lacks or (source.silent if source.is_used else FAILED)
     if found[thread_cpu.SOURCE.title] is None:

@@ -21,7 +21,7 @@ _MONOTONIC_COARSE: Final = 6  # its resolution is the tick
 _last_data_recv: Final = struct.Struct("=I").unpack_from
 _LAST_DATA_RECV_AT: Final = 52
 _END_AT: Final = 56
-# A connection that is new tells less than nothing: what came before was another's.
+# On a new connection the kernel reports the time since an earlier one: longer waits are not believed.
 MAX_WAIT_MS: Final = 3_600_000
 
 

@@ -36,7 +36,7 @@ COMPUTED: Final = 2
 SCHEDSTAT: Final = 3
 PROCESS: Final = 4
 WAIT_SAMPLES: Final = 6
-RECENT_NS: Final = 200_000  # of waiting for a CPU that may be counted as a section's though it came before
+RECENT_NS: Final = 200_000  # of waiting for a CPU before a section that may be counted as the section's
 NEAR_NS: Final = 10_000_000  # after so long the kernel is asked again anyway
 AT_ONCE_NS: Final = 50_000
 TRIES: Final = 3
@@ -61,7 +61,7 @@ class Descriptor:
     def __init__(self, thread: int) -> None:
         self.thread = thread
         self.number = UNKNOWN
-        self.place = UNKNOWN  # among those whose waits are looked at
+        self.place = UNKNOWN  # among the threads whose waits are sampled
         self._file: tuple[int, int] | None = None
         python_threads.add(thread)
         with _opening:
