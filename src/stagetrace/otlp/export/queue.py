@@ -8,6 +8,7 @@ from itertools import count
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stagetrace.bounded_cache import BoundedCache
 from stagetrace.otlp.encode.span_encoder import resource_spans
 from stagetrace.real_threads import allocate_lock
 
@@ -55,7 +56,8 @@ class SpanQueue:
         self.dropped_breaches = 0
         # A resource and scope with their number. By identity, since comparing them costs more than all the rest; the
         # values hold both, so that their identities stay theirs.
-        self._known: dict[tuple[int, int], tuple[int, Resource, InstrumentationScope | None]] = {}
+        self._known: BoundedCache[tuple[int, int], tuple[int, Resource, InstrumentationScope | None]]
+        self._known = BoundedCache(_MOST_KNOWN)
         self._by_value: dict[tuple[int, InstrumentationScope | None], int] = {}
         self._groups: dict[int, tuple[Resource, InstrumentationScope | None]] = {}
         self._numbers = count(_WHOLE + 1)
@@ -81,8 +83,6 @@ class SpanQueue:
             group = next(self._numbers)
             self._groups[group] = (resource, scope)
             self._by_value[id(resource), scope] = group
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
         self._known[id(resource), id(scope)] = (group, resource, scope)
         return group
 
