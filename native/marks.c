@@ -85,9 +85,10 @@ static int note(Marks *self, PyObject *at, int kind, PyObject *what, PyObject *a
     Py_DECREF(attributes);
     Py_XDECREF(time);
     if (event == NULL) return -1;
-    int result = self->log ? PyList_Append(self->log, event) : 0;
+    PyObject *log = self->log; /* NULL once it has been collected as garbage, which the lines above may do */
+    int result = log ? PyList_Append(log, event) : 0;
     Py_DECREF(event);
-    if (result == 0 && (kind == BEGIN || kind == BEGIN_MARK) && PyList_Size(self->log) > MAX_LOG) {
+    if (result == 0 && log && (kind == BEGIN || kind == BEGIN_MARK) && PyList_Size(log) > MAX_LOG) {
         PyObject *done = PyObject_CallMethod((PyObject *)self, "_shorten", NULL);
         result = done ? 0 : -1;
         Py_XDECREF(done);
