@@ -120,7 +120,7 @@ def test_a_breach_is_followed_down_to_who_owns_the_time(store: str, what: str, s
         assert breach["owner"]["duration_ms"] >= (500 * 0.9 if service == "features" else 50)
 
 
-def test_a_downstream_trace_that_is_missing_is_said(store: str) -> None:
+def test_a_downstream_trace_that_is_missing_is_reported(store: str) -> None:
     """As if the feature service were not traced: the store lacks its spans."""
     breach_of(store, "features at the far end of a long line")
     from stagetrace.analysis.time_owner import owner_of

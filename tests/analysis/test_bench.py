@@ -106,7 +106,7 @@ def test_what_is_no_percentile_is_an_error(percentile: float, confidence: float,
         bench.needed_queries(percentile, confidence, over)
 
 
-def test_a_verdict_is_wrong_as_seldom_as_the_confidence_says() -> None:
+def test_a_verdict_is_wrong_as_seldom_as_the_confidence_states() -> None:
     """With a true share of exactly 1 %, KEPT and BROKEN are each said in 1 % of runs at most; seeded."""
     random = np.random.default_rng(5)
     verdicts = [bench.judge(1500, over, 0.99) for over in random.binomial(1500, 0.01, 4000)]
@@ -219,7 +219,7 @@ def test_the_excess_is_that_of_the_stage_that_grew() -> None:
     assert found.total_ms == pytest.approx((latency[latency > 50] - 50).sum())
 
 
-def test_what_lies_outside_the_server_and_in_the_generator_is_told_apart() -> None:
+def test_what_lies_outside_the_server_and_in_the_generator_is_distinguished() -> None:
     latency = np.r_[np.full(50, 10.0), np.full(10, 40.0), np.full(10, 100.0)]
     late = np.r_[np.zeros(60), np.full(10, 90.0)]
     server = np.full(70, 10.0)
@@ -273,7 +273,7 @@ def test_the_search_closes_in_on_the_rate_at_which_the_objective_breaks() -> Non
     assert len(tried) <= 12
 
 
-def test_the_search_goes_down_where_the_first_rate_breaks_already_and_says_so_if_none_holds() -> None:
+def test_the_search_goes_down_where_the_first_rate_breaks_already_and_reports_if_none_holds() -> None:
     search = Search(0.99, start=50)
     found = search.found(_search(search, lambda rate, _count: 0.05 if rate <= 7 else 1.0))
     assert found.rate is not None

@@ -225,7 +225,7 @@ def test_how_many_requests_are_enough() -> None:
     assert {percentile: needed(percentile) for percentile in PERCENTILES} == {"p50": 10, "p95": 40, "p99": 200}
 
 
-def test_what_a_shorter_stage_brings_is_told_by_the_requests_without_it() -> None:
+def test_what_a_shorter_stage_brings_is_estimated_by_the_requests_without_it() -> None:
     requests = Requests.tiled(tails(np.random.default_rng(6), 4000))
     (group,) = ask(requests)
     before = np.quantile(requests.total, [0.5, 0.95, 0.99])
@@ -235,7 +235,7 @@ def test_what_a_shorter_stage_brings_is_told_by_the_requests_without_it() -> Non
         assert list(one.what_if.values()) == pytest.approx((1 - after / before).tolist())
 
 
-def test_waiting_network_and_service_are_told_apart() -> None:
+def test_waiting_network_and_service_are_distinguished() -> None:
     ones = np.ones(50)
     stages = {"network.receive": ones, "queue": 2 * ones, "inference": 3 * ones, "mine": 4 * ones, "network.send": ones}
     (group,) = ask(Requests(stages, 20 * ones))

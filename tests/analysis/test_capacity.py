@@ -231,14 +231,14 @@ def test_sampled_requests_count_for_as_many_as_they_stand_for() -> None:
     assert found.peak_per_s is None or found.peak_per_s == pytest.approx(200, rel=0.1)
 
 
-def test_a_sampling_that_is_not_known_says_nothing_of_capacity() -> None:
+def test_a_sampling_that_is_not_known_gives_no_capacity() -> None:
     whole = queue(4, STEPS, 40, exponential)
     found = only(Requests(whole.start, whole.end, unknown=True))
     assert (found.peak_per_s, found.law.identifiable) == (None, False)
     assert "rate that is not known" in (found.law.reason or "")
 
 
-def test_buckets_told_by_their_neighbours() -> None:
+def test_buckets_judged_by_their_neighbours() -> None:
     assert around(np.array([1.0, 2, 3, 4, 50, 6, 7])).tolist() == [2.5, 2.5, 14.25, 15.25, 5, 16.75, 28]
     assert around(np.array([1.0, 2, 3])).tolist() == [1, 2, 3]
 

@@ -145,7 +145,7 @@ def test_a_difference_that_is_there_is_found_and_lies_in_the_interval(q: float, 
 
 
 @pytest.mark.parametrize("kind", ["normal", "heavy"])
-def test_one_look_misses_as_often_as_it_says(kind: str) -> None:
+def test_one_look_misses_as_often_as_stated(kind: str) -> None:
     """300 pairs of samples: 15 misses are expected at most, and 26 or more have a chance of 0.4 % then."""
     rng = np.random.default_rng(4)
     found = [
@@ -169,7 +169,7 @@ def test_unit_and_order_do_not_matter() -> None:
 
 @pytest.mark.parametrize("sequential", [True, False])
 @pytest.mark.parametrize("q", QUANTILES)
-def test_it_says_how_many_values_are_enough(q: float, sequential: bool) -> None:
+def test_it_gives_how_many_values_are_enough(q: float, sequential: bool) -> None:
     size = needed(q, 0.05, sequential=sequential)
     rng = np.random.default_rng(6)
     found = [quantile_difference(rng.random(n), rng.random(n), q, sequential=sequential) for n in (20, size * 2)]

@@ -83,7 +83,7 @@ def test_of_children_that_end_together_the_longest_is_taken() -> None:
     assert parts(A, Span("B", "A", 50, 90), Span("C", "A", 20, 90)) == [("A", 0, 20), ("C", 20, 90), ("A", 90, 100)]
 
 
-def test_what_starts_together_is_told_apart_by_its_end() -> None:
+def test_what_starts_together_is_distinguished_by_its_end() -> None:
     spans = A, Span("B", "A", 0, 60), Span("C", "A", 0, 100), Span("D", "C", 0, 60)
     assert parts(*spans) == [("D", 0, 60), ("C", 60, 100)]
 

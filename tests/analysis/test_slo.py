@@ -27,10 +27,10 @@ HOUR = 3600 * 10**9
         ("POST /predict within 50ms", None, Target(0.99, 28 * 86_400)),
         ("POST /predict within 50ms", "95% over 36h", Target(0.95, 36 * 3600)),
         ("pkg.Service/Method within 1s first_chunk 100ms over 1w", None, Target(0.99, 7 * 86_400)),
-        ("latency of checkout", None, Target(0.99, 28 * 86_400, is_said=False)),
-        ("a within 5ms; b within 5ms", None, Target(0.99, 28 * 86_400, is_said=False)),
-        (None, None, Target(0.99, 28 * 86_400, is_said=False)),
-        ("", "95% over 36h", Target(0.99, 28 * 86_400, is_said=False)),
+        ("latency of checkout", None, Target(0.99, 28 * 86_400, is_from_policy=False)),
+        ("a within 5ms; b within 5ms", None, Target(0.99, 28 * 86_400, is_from_policy=False)),
+        (None, None, Target(0.99, 28 * 86_400, is_from_policy=False)),
+        ("", "95% over 36h", Target(0.99, 28 * 86_400, is_from_policy=False)),
     ],
 )
 def test_what_an_objective_wants_is_in_its_text(objective: str | None, target: str | None, wanted: Target) -> None:
@@ -57,7 +57,7 @@ def test_the_interval_is_that_of_clopper_and_pearson() -> None:
 
 
 @pytest.mark.parametrize(("chance", "judged"), [(0.99, 100), (0.99, 1500), (0.999, 700), (0.5, 30)])
-def test_the_interval_holds_the_chance_as_often_as_it_says(chance: float, judged: int) -> None:
+def test_the_interval_holds_the_chance_as_often_as_stated(chance: float, judged: int) -> None:
     """Summed over all counts that there can be: 95 % at least, whatever the chance."""
     held = [low <= chance <= high for low, high in (exact_interval(good, judged) for good in range(judged + 1))]
     assert sum(float(binom.pmf(good, judged, chance)) for good, is_held in enumerate(held) if is_held) >= 0.95
@@ -127,7 +127,7 @@ def test_the_alerts_of_the_workbook() -> None:
     assert {alert.factor: alert.fires for alert in found.alerts} == {14.4: None, 6.0: True, 1.0: True}
 
 
-def test_an_alert_that_can_never_fire_says_so() -> None:
+def test_an_alert_that_can_never_fire_is_marked() -> None:
     """14.4 times 10 % is more than all requests."""
     found = one([(1, True)] * 10, "90% over 28d")
     assert {alert.factor: alert.can_fire for alert in found.alerts} == {14.4: False, 6.0: True, 1.0: True}

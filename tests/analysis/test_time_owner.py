@@ -87,7 +87,7 @@ def test_clocks_that_differ_change_nothing() -> None:
     assert found.last == Hop("down", "handler", 80.0)
 
 
-def test_a_downstream_trace_that_is_missing_is_said() -> None:
+def test_a_downstream_trace_that_is_missing_is_reported() -> None:
     found = owner(call(4, 0, 90))
     assert found.path == (Hop("gate", "handler", 96.0, "down:80"),)
     assert found.reason == "down:80, which gate waited for, has left no trace here"
@@ -117,7 +117,7 @@ def test_a_peer_is_named_as_the_caller_names_it() -> None:
     assert owner(call(4, 0, 90, **named)).last.peer == "users"
 
 
-def test_people_are_told_who_owns_the_time_or_that_a_trace_is_missing(tmp_path: Path) -> None:
+def test_people_see_who_owns_the_time_or_that_a_trace_is_missing(tmp_path: Path) -> None:
     """A breach that leads to nobody, in a file; the same with the other side's spans."""
     blamed = literal.verdict(
         breached=True, **{semconv.SLA_BREACH_STAGE: "handler", semconv.SLA_BREACH_CAUSE: "downstream"}

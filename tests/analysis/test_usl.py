@@ -48,7 +48,7 @@ def test_seven_of_its_points() -> None:
 
 
 @pytest.mark.parametrize("upto", [8, 10, 12, 16])
-def test_no_peak_is_told_from_points_well_before_it(upto: int) -> None:
+def test_no_peak_is_shown_from_points_well_before_it(upto: int) -> None:
     found = fit_usl(range(1, upto + 1), CISCO[:upto])
     assert (found.knee, found.peak_per_s, found.interval, found.identifiable) == (None, None, None, False)
     assert f"at most {upto} in flight" in (found.reason or "")
@@ -134,7 +134,7 @@ def test_the_usl_is_kept_where_both_laws_will_do() -> None:
         ([nan, inf, -1, 0, 3, 4], [1, 1, 1, 1, nan, -4], "0 different loads"),
     ],
 )
-def test_too_little_is_said(load: list[float], rate: list[float], reason: str) -> None:
+def test_too_little_is_reported(load: list[float], rate: list[float], reason: str) -> None:
     for found in (fit_usl(load, rate), fit(load, rate)):
         assert reason in (found.reason or "")
         assert (found.law, found.knee, found.peak_per_s, found.identifiable) == (None, None, None, False)

@@ -36,7 +36,7 @@ QUICK = ("--duration", "1s", "--warmup", "0.2s")
 
 
 @pytest.mark.smoke
-def test_a_valid_run_says_what_the_objective_says() -> None:
+def test_a_valid_run_gives_what_the_objective_asks() -> None:
     with worker() as url:
         made = answered(0, url, "--rate", "600", *QUICK, "--objective", "p99:20s")
     assert {key: made[key] for key in ("complete", "rate", "valid", "requests", "failed", "failures")} == {
@@ -106,7 +106,7 @@ def test_the_highest_rate_of_one_worker_that_sleeps_20_ms_is_found() -> None:
     assert found["rate"] == rate
 
 
-def test_a_search_whose_time_is_up_says_what_it_has_not_shown() -> None:
+def test_a_search_whose_time_is_up_names_what_it_has_not_shown() -> None:
     with worker() as url:
         made = answered(1, url, "--find", "p99:20s", "--rate", "40", "--warmup", "0s", "--max-time", "1s")
     assert made["complete"] is False
@@ -135,7 +135,7 @@ def test_a_step_for_which_the_generator_was_late_is_tried_again(
     assert made["complete"] is (late == 1)
 
 
-def test_several_rates_tell_up_to_which_the_objective_is_kept() -> None:
+def test_several_rates_show_up_to_which_the_objective_is_kept() -> None:
     with worker(0.02) as url:
         made = answered(0, url, "--rates", "20,150", "--duration", "1.5s", "--warmup", "0s", "--objective", "p50:400ms")
     assert [step["verdict"] for step in made["steps"]] == ["kept", "broken"]
@@ -212,7 +212,7 @@ def _with_ids(tmp_path: Path, requests: list[tuple[str, Made]]) -> str:
     return str(path)
 
 
-def test_a_store_without_spans_of_the_requests_is_said(tmp_path: Path) -> None:
+def test_a_store_without_spans_of_the_requests_is_reported(tmp_path: Path) -> None:
     folder = str(store(tmp_path / "store", [Made(1, NOON, {"inference": 5.0})]))
     with worker() as url:
         made = answered(1, url, "--rate", "20", *QUICK, "--store", folder, "--wait", "50ms")
@@ -282,7 +282,7 @@ def test_more_requests_than_can_be_planned_are_refused_before_one_is_sent() -> N
     )
 
 
-def test_what_is_not_installed_is_said_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_reported_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "find_spec", lambda name: None if name == "httptools" else True)
     done = cli("bench", "http://localhost:1/")
     assert done.returncode == 2

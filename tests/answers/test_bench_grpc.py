@@ -100,7 +100,7 @@ def test_a_serialised_message_needs_no_reflection(unreflected: tuple[str, Servic
     assert set(service.urls) == {"of a file"}
 
 
-def test_what_cannot_be_called_is_said(served: tuple[str, Service], unreflected: tuple[str, Service]) -> None:
+def test_what_cannot_be_called_is_reported(served: tuple[str, Service], unreflected: tuple[str, Service]) -> None:
     cases = {
         (unreflected[0], "--body", "{}"): "give the serialised message: --message-file FILE",
         (served[0], "--body", '{"nope": 1}'): "ExportTraceServiceRequest",

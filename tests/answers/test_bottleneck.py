@@ -187,7 +187,7 @@ def test_sampled_requests_count_for_what_they_stand_for(tmp_path: Path) -> None:
         assert shares(found, percentile) == pytest.approx(expected, abs=0.02)
 
 
-def test_not_enough_data_says_how_much_would_be(tmp_path: Path) -> None:
+def test_not_enough_data_gives_how_much_would_be(tmp_path: Path) -> None:
     few = asked(store(tmp_path / "few", ALL[:60]))
     assert few["needed"] == {"p50": 10, "p95": 40, "p99": 200}
     assert few["sentence"].endswith("not enough requests to say so at p99 (60 requests, 200 for p99 would be enough).")
@@ -198,7 +198,7 @@ def test_not_enough_data_says_how_much_would_be(tmp_path: Path) -> None:
     assert fewer["stages"] == []
 
 
-def test_two_stages_that_few_requests_do_not_tell_apart_are_both_named(tmp_path: Path) -> None:
+def test_two_stages_that_few_requests_do_not_distinguish_are_both_named(tmp_path: Path) -> None:
     """Of 300 requests nine wait: whether that is so at p99 nobody knows, and shortening it is what helps most."""
     some = [
         Made(number, NOON + number * MS, {"queue": 90.0 * (number % 40 == 5), "inference": 80.0 + number / 30})
@@ -262,7 +262,7 @@ def test_the_critical_path_of_one_trace(folder: Path) -> None:
     ("options", "error"),
     [
         (("--by", "tenant"), "no request has tenant, which --by names"),
-        (("--by", "request.id"), "--by request.id makes 101 groups, and 100 at most are told apart"),
+        (("--by", "request.id"), "--by request.id makes 101 groups, and 100 at most are supported"),
         (("--by", "model", "--trace", "latest"), "--trace asks for one request, and --by divides many"),
         (("--trace", "abcd"), "there is no trace whose id begins with abcd"),
         (("--trace", "xyz"), "argument --trace: 'xyz' is neither latest nor a trace id"),

@@ -146,7 +146,7 @@ def test_of_a_file_too(tmp_path: Path, loaded: Path) -> None:
     assert answer(f"file://{path}", code=None) == answer(loaded, code=None)
 
 
-def test_processes_without_an_instance_id_are_told_apart_by_host_and_pid(tmp_path: Path) -> None:
+def test_processes_without_an_instance_id_are_distinguished_by_host_and_pid(tmp_path: Path) -> None:
     parts = [
         made(queue(1, (0.2, 0.4), 3, constant, seed), 10_000 * seed, resource={"host.name": "h", "process.pid": seed})
         for seed in (1, 2)
@@ -189,7 +189,7 @@ def test_requests_that_end_before_they_begin_are_counted_apart(tmp_path: Path) -
     )
 
 
-def test_a_part_of_the_requests_is_said_to_share_the_capacity(loaded: Path) -> None:
+def test_a_part_of_the_requests_shares_the_capacity(loaded: Path) -> None:
     text = cli("capacity", "--store", str(loaded), *EVER, "--route", "/predict").stdout
     assert "Only requests of route /predict are counted; others of the service share its capacity with them." in text
 

@@ -105,7 +105,7 @@ def test_random_verdicts_leave_everything_empty(tmp_path: Path) -> None:
     assert found["sentence"].endswith(" good requests.")
 
 
-def test_a_file_without_verdicts_is_told_what_to_give(tmp_path: Path) -> None:
+def test_a_file_without_verdicts_gets_the_remedy(tmp_path: Path) -> None:
     path = lines(tmp_path / "spans.jsonl", requests(200, judged=False))
     assert "give --against SINCE..UNTIL" in asked("--store", path)["sentence"]
     done = cli("causes", "--store", str(path), "--against", "noon")

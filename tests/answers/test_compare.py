@@ -109,7 +109,7 @@ def test_the_other_way_round_it_is_faster(slower: tuple[Path, list[Made]]) -> No
         (["p50:+5%", "p99.9:+5%"], "fail", 1),
     ],
 )
-def test_a_gate_fails_passes_or_says_that_it_cannot_tell(
+def test_a_gate_fails_passes_or_is_undecided(
     gates: list[str], state: str, code: int, slower: tuple[Path, list[Made]]
 ) -> None:
     options = [part for gate in gates for part in ("--gate", gate)]
@@ -202,7 +202,7 @@ def test_periods_files_and_attributes_make_sides(slower: tuple[Path, list[Made]]
     assert ask(folder, "--a", "ml.model.version=2", "--b", f"file={paths[1]}")["quantiles"] == wanted
 
 
-def test_without_two_versions_it_says_what_to_give(tmp_path: Path) -> None:
+def test_without_two_versions_it_names_what_to_give(tmp_path: Path) -> None:
     found = ask(store(tmp_path / "store", requests(1, 20, "1")), code=2)
     assert "say what to compare, as --a version=2 --b version=3" in found["sentence"]
     assert (found["enough_data"], found["needed"]) == (False, None)
@@ -235,7 +235,7 @@ def test_versions_of_services_are_versions_too(tmp_path: Path) -> None:
         (["--resolution", "0%"], "is no share above 0"),
     ],
 )
-def test_what_cannot_be_compared_is_said(options: list[str], wrong: str, slower: tuple[Path, list[Made]]) -> None:
+def test_what_cannot_be_compared_is_reported(options: list[str], wrong: str, slower: tuple[Path, list[Made]]) -> None:
     done = cli("compare", "--store", str(slower[0]), *EVER, *options)
     assert (done.returncode, done.stdout) == (2, "")
     assert wrong in done.stderr

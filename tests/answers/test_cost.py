@@ -108,7 +108,7 @@ def test_each_amount_is_that_of_brute_force(filled: tuple[Path, list[Made]]) -> 
     assert found["busy_s"] == pytest.approx(float(sum(share.values())) / 1e9)
 
 
-def test_many_requests_are_asked_for_piece_by_piece(
+def test_many_requests_are_asked_for_part_by_part(
     filled: tuple[Path, list[Made]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pieces of time add up, though most requests here last longer than a piece."""

@@ -92,7 +92,7 @@ def test_the_picture_marks_the_change(stepped: Path) -> None:
     text = cli("drift", "--store", str(stepped), *EVER).stdout
     assert "POST /predict inference p50" in text
     assert re.search(r"▲ \+\d\d %", text)
-    assert "a pattern of the day cannot be told from drift" in text
+    assert "a daily pattern looks like drift" in text
 
 
 def test_faster_is_no_bad_answer(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def receiver(statuses: Iterable[int]) -> Iterator[tuple[str, list[dict[str, Any]
         thread.join()
 
 
-def test_a_watch_tells_each_new_alarm_once(tmp_path: Path) -> None:
+def test_a_watch_reports_each_new_alarm_once(tmp_path: Path) -> None:
     """A folder that is written to meanwhile, a webhook on a real socket that fails at first, and Ctrl-C."""
     folder = tmp_path / "store"
     made = list(requests(step, count=4000))
@@ -306,7 +306,7 @@ def test_a_webhook_tries_three_times(
     failed = statuses[-1] == 404 or len(statuses) == 3
     assert hook.failed == failed
     errors = capsys.readouterr().err
-    assert ("did not take an alarm: it answered" in errors) == failed
+    assert ("did not take an alarm: it responded" in errors) == failed
     assert "s3cret" not in errors
 
 

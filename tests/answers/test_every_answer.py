@@ -87,7 +87,7 @@ def test_one_after_the_other(form: str, folder: Path) -> None:
         (["--period", "2026-03"], "of the report alone"),
     ],
 )
-def test_what_is_wrong_is_said(options: list[str], said: str, folder: Path) -> None:
+def test_what_is_wrong_is_reported(options: list[str], said: str, folder: Path) -> None:
     code, output, errors = run("report", "--all", *EVER, "--store", str(folder), *options)
     assert (code, output) == (2, "")
     assert said in errors

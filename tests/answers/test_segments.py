@@ -134,6 +134,6 @@ def test_sampled_requests_count_for_all_they_stand_for(tmp_path: Path) -> None:
         assert one["breaches"] == sum(each.word == "breach" for each in mine)
 
 
-def test_an_attribute_that_is_not_there_is_told(planted: Path) -> None:
+def test_an_attribute_that_is_not_there_is_reported(planted: Path) -> None:
     done = cli("segments", "--store", str(planted), *EVER, "--by", "nope")
     assert (done.returncode, done.stdout) == (0, "No request here has nope: name another attribute with --by.\n")

@@ -191,7 +191,7 @@ def test_the_sentence_and_the_exit_code(tmp_path: Path) -> None:
     assert "Alert: POST /predict of shop burns over 14.4 times over 1h and 5m." in done.stdout
 
 
-def test_a_store_that_reaches_back_far_enough_says_nothing_of_it(tmp_path: Path) -> None:
+def test_a_store_that_reaches_back_far_enough_does_not_mention_it(tmp_path: Path) -> None:
     folder = store(tmp_path / "store", [Made(1, NOON, within_ms=50.0), Made(2, NOON + 28 * DAY - 1, within_ms=50.0)])
     assert "holds" not in cli("slo", "--store", str(folder), "--until", at(NOON + 28 * DAY)).stdout
 

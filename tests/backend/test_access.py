@@ -52,7 +52,7 @@ def ask(up: Up, given: str | None) -> Any:
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_without_the_token_nothing_is_taken_or_told(guarded: Up, case: str) -> None:
+def test_without_the_token_nothing_is_taken_or_revealed(guarded: Up, case: str) -> None:
     given = WRONG[case]
     headers = {} if given is None else {"authorization": given}
     sent = request("refused").SerializeToString()
@@ -85,7 +85,7 @@ def test_with_the_token_everything_works(guarded: Up) -> None:
 
 
 @pytest.mark.parametrize("port", ["http_port", "query_http_port"])
-def test_health_is_for_everyone_and_tells_nothing_else(guarded: Up, port: str) -> None:
+def test_health_is_for_everyone_and_reveals_nothing_else(guarded: Up, port: str) -> None:
     answer = httpx.get(f"{guarded.url(port)}/health")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 

@@ -112,7 +112,7 @@ def test_the_official_exporters_are_understood(up: Up, protocol: str) -> None:
         {"attributes": {"http.route": 3}},
     ],
 )
-def test_what_is_not_kept_is_said_and_counted(up: Up, change: dict[str, Any]) -> None:
+def test_what_is_not_kept_is_reported_and_counted(up: Up, change: dict[str, Any]) -> None:
     before = up.metric('stagetrace_ignored_data_points_total{transport="http"}')
     message = request("left", **change)
     answer = post(up, message.SerializeToString())

@@ -448,10 +448,10 @@ def _comparable(answer: Any) -> Any:
         return sorted(service for service in answer["services"] if service.startswith(SERVICE))
     if "operations" in answer:
         return sorted(map(json.dumps, answer["operations"]))
-    return sorted(_pieces(answer)) if "result" in answer else answer
+    return sorted(_chunks(answer)) if "result" in answer else answer
 
 
-def _pieces(answer: Any) -> Iterator[str]:
+def _chunks(answer: Any) -> Iterator[str]:
     for resource_spans in answer["result"]["resourceSpans"]:
         for scope_spans in resource_spans["scopeSpans"]:
             for span in scope_spans["spans"]:

@@ -31,7 +31,7 @@ def texts(body: str, tag: str) -> list[str]:
 
 @pytest.mark.usefixtures("services")
 @pytest.mark.smoke
-def test_the_page_says_what_runs_and_how_to_ask_it(tmp_path: Path) -> None:
+def test_the_page_names_what_runs_and_how_to_ask_it(tmp_path: Path) -> None:
     """Each port, wherever it is; the store, whatever it is called; each command answers."""
     folder = tmp_path / "a <b> & 'c'"
     folder.mkdir()
@@ -70,7 +70,7 @@ def test_the_page_loads_nothing_and_no_other_path_has_one(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("services")
-def test_without_the_token_the_page_tells_nothing(tmp_path: Path) -> None:
+def test_without_the_token_the_page_reveals_nothing(tmp_path: Path) -> None:
     with run_up(tmp_path, f"--token={TOKEN}") as up:
         refused = home(up)
         assert (refused.status_code, refused.headers["content-type"]) == (401, "application/json")

@@ -166,7 +166,7 @@ def test_a_bad_span_in_json_is_counted_and_its_neighbours_stay(up: Up, change: d
 
 
 @pytest.mark.parametrize("transport", ["grpc", "http"])
-def test_partial_success_tells_how_many_and_why(up: Up, channel: grpc.Channel, transport: str) -> None:
+def test_partial_success_gives_how_many_and_why(up: Up, channel: grpc.Channel, transport: str) -> None:
     before = {name: up.metric(f'stagetrace_{name}{{transport="{transport}"}}') for name in COUNTED}
     sent = request("good", "no ids", "too short")
     spans = sent.resource_spans[0].scope_spans[0].spans
@@ -252,7 +252,7 @@ def test_other_routes_answer_with_the_same_shape(up: Up, method: str, path: str,
         (zlib.compress(BOMB), grpc.StatusCode.RESOURCE_EXHAUSTED, "67108864"),
     ],
 )
-def test_grpc_refuses_for_good_what_sending_again_would_not_mend(
+def test_grpc_refuses_for_good_what_sending_again_would_not_fix(
     channel: grpc.Channel, body: bytes, code: grpc.StatusCode, words: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as caught:

@@ -58,7 +58,7 @@ def test_once_ready_every_port_answers(tmp_path: Path) -> None:
         assert names_of(up, *ids(sent)) == ["at once"]
 
 
-def test_people_are_told_where_it_listens(tmp_path: Path) -> None:
+def test_people_see_where_it_listens(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with started([*COMMAND, "--data", str(data), *FREE_PORTS], env=environment(), stderr=None) as process:
         lines = Lines(process.stdout)
@@ -106,7 +106,7 @@ def test_a_signal_ends_it_soon_and_loses_nothing(tmp_path: Path, number: int) ->
         assert set(acknowledged) <= set(names_of(up, trace.hex()))
 
 
-def test_a_second_one_on_the_same_folder_is_told(up: Up) -> None:
+def test_a_second_one_on_the_same_folder_is_reported(up: Up) -> None:
     said = fail_to_start("--data", up.ready["data"], *FREE_PORTS)
     assert up.ready["data"] in said
     assert str(up.process.pid) in said
@@ -120,7 +120,7 @@ def test_a_port_that_is_taken_is_named_with_its_flag(up: Up, tmp_path: Path, por
     assert flag in said
 
 
-def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     said = fail_to_start("--data", str(tmp_path / "file" / "data"), *FREE_PORTS)
     assert str(tmp_path / "file" / "data") in said
@@ -129,7 +129,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_of_somebody_else_is_said(tmp_path: Path) -> None:
+def test_a_folder_of_somebody_else_is_reported(tmp_path: Path) -> None:
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
         assert str(tmp_path / "data") in fail_to_start("--data", str(tmp_path / "data"), *FREE_PORTS)

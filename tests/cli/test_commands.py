@@ -39,7 +39,7 @@ def made(jaeger: Jaeger) -> list[Made]:
     return breaches
 
 
-def test_breaches_json_is_one_object_of_the_promised_keys(jaeger: Jaeger, made: list[Made]) -> None:
+def test_breaches_json_is_one_object_of_the_documented_keys(jaeger: Jaeger, made: list[Made]) -> None:
     done = cli("breaches", "--store", jaeger.url, "--service", SERVICE, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     hop = {"service": SERVICE, "stage": "inference", "duration_ms": 80.25, "peer": None}
@@ -182,7 +182,7 @@ def test_where_jaeger_has_too_many_requests_to_count_the_numbers_say_so(
     )
 
 
-def test_a_limit_that_cuts_says_so_in_the_object_and_on_stderr(jaeger: Jaeger, made: list[Made]) -> None:
+def test_a_limit_that_cuts_is_marked_in_the_object_and_on_stderr(jaeger: Jaeger, made: list[Made]) -> None:
     done = cli("breaches", "--store", jaeger.url, "--service", SERVICE, "--limit", "2", "--json")
     answer = json.loads(done.stdout)
     assert done.returncode == 0

@@ -175,7 +175,7 @@ def test_an_export_that_is_killed_or_fails_leaves_no_half_file(tmp_path: Path, s
         ("no/such/out.csv", "there is no folder "),
     ],
 )
-def test_a_bad_target_is_told_before_anything_is_read(tmp_path: Path, target: str, expected: str) -> None:
+def test_a_bad_target_is_reported_before_anything_is_read(tmp_path: Path, target: str, expected: str) -> None:
     done = cli("export", str(tmp_path / target), "--store", "jaeger://127.0.0.1:1")
     assert (done.returncode, done.stdout) == (2, "")
     assert expected in done.stderr
@@ -196,7 +196,7 @@ def test_import_takes_every_form_in_and_repeating_it_changes_nothing(spans: Path
         assert ok(verb, "--store", str(store), *ever) == ok(verb, "--store", str(spans), *ever)
 
 
-def test_import_says_what_it_could_not_read(spans: Path, tmp_path: Path) -> None:
+def test_import_names_what_it_could_not_read(spans: Path, tmp_path: Path) -> None:
     spans.write_text(spans.read_text() + "{broken\n" + literal.LINES[0][:50])
     done = cli("import", str(spans), "--store", str(tmp_path / "store"), "--json")
     answer = json.loads(done.stdout)
@@ -266,7 +266,7 @@ def test_a_damaged_store_is_a_short_error(spans: Path, tmp_path: Path, kind: str
         assert len(done.stderr.splitlines()) <= 3, command
 
 
-def test_a_folder_of_files_is_not_told_to_become_a_store(spans: Path) -> None:
+def test_a_folder_of_files_is_not_asked_to_become_a_store(spans: Path) -> None:
     done = cli("services", "--store", str(spans.parent))
     assert done.returncode == 2
     url = done.stderr.split()[-1]
@@ -311,7 +311,7 @@ def test_a_back_end_that_does_not_answer_is_an_error(spans: Path, tmp_path: Path
         socket_path.unlink()
         done = cli("import", str(spans), "--store", up.ready["data"])
         assert (done.returncode, done.stdout) == (2, "")
-        assert "went away or does not answer" in done.stderr
+        assert "has ended or does not respond" in done.stderr
         assert len(done.stderr.splitlines()) == 2
     assert not socket_path.parent.exists()
 

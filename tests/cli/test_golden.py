@@ -109,7 +109,7 @@ def test_the_requests_that_took_longest_in_a_stage(spans: Path) -> None:
     assert more == "2 of 4 requests shown; more: --top N"
 
 
-def test_people_get_the_first_20_and_are_told_of_the_others(tmp_path: Path) -> None:
+def test_people_get_the_first_20_and_see_the_number_of_the_others(tmp_path: Path) -> None:
     file = tmp_path / "spans.jsonl"
     file.write_text("\n".join(literal.request(number, number, {"queue": number}) for number in range(1, 31)) + "\n")
     at = ("requests", "--store", str(file))
@@ -236,7 +236,7 @@ def test_each_bound_that_a_stream_missed_is_shown(tmp_path: Path) -> None:
     assert shown[2] == "  also missed: gap of 210.00 ms between two chunks, 150 ms allowed"
 
 
-def test_a_limit_is_told_in_each_form(spans: Path) -> None:
+def test_a_limit_is_shown_in_each_form(spans: Path) -> None:
     since = ("--since", "2026-03-01T00:00:00Z")
     for verb in ("requests", "stages", "watch", "query"):
         sql = ["SELECT count(*) FROM requests"] if verb == "query" else []
@@ -442,7 +442,7 @@ def test_describe_lists_the_columns(spans: Path) -> None:
     assert "network_send_ms" in printed("query", "DESCRIBE requests", "--store", str(spans))
 
 
-def test_an_empty_answer_says_since_when(spans: Path) -> None:
+def test_an_empty_answer_gives_its_start(spans: Path) -> None:
     for verb in ("stages", "requests", "tail", "watch"):
         found = printed(verb, "--store", str(spans), "--since", "2026-03-02T00:00:00Z")
         assert found == "No requests since 2026-03-02 00:00:00 UTC.\n"

@@ -272,7 +272,7 @@ def test_the_plain_installation_reads_jaeger_and_files(jaeger: Jaeger, tmp_path:
         assert expected in output
 
 
-def test_what_needs_more_says_what_to_install(tmp_path: Path) -> None:
+def test_what_needs_more_names_what_to_install(tmp_path: Path) -> None:
     path = literal.write(tmp_path)
     at = ["--store", str(path)]
     commands = [

@@ -69,7 +69,7 @@ def test_a_word_longer_than_the_terminal_is_folded_and_whole() -> None:
     assert max(map(len, shown)) <= 40
 
 
-def test_what_all_rows_share_is_said_once_and_ids_are_as_short_as_tells_them_apart() -> None:
+def test_what_all_rows_share_is_shown_once_and_ids_are_shortened() -> None:
     """What none of them has is not said at all."""
     assert rendered(Table(MANY, ROWS), 80) == [
         "2026-11-25; service api; status 200",

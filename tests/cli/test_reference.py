@@ -23,7 +23,7 @@ def test_the_columns_of_attributes_are_those_of_the_schema() -> None:
     assert text == reference.attributes(text), "run: PYTHONPATH=src python tests/cli/reference.py"
 
 
-def test_every_argument_says_what_it_means() -> None:
+def test_every_argument_names_what_it_means() -> None:
     for verb in VERBS:
         assert load(verb).EXAMPLE.find(f"stagetrace {verb}") >= 0
         assert all(action.help for action in reference.arguments(verb))

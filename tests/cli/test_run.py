@@ -78,7 +78,7 @@ def test_an_option_of_another_program_is_its_own() -> None:
     assert run("--", "sort", "-S", "1M", "/dev/null").returncode == 0
 
 
-def test_what_is_said_instead_works(tmp_path: Path) -> None:
+def test_what_is_proposed_instead_works(tmp_path: Path) -> None:
     """A program may start recording itself, if it finds the package."""
     (tmp_path / "app.py").write_text(
         "import sys; sys.path += PATH; from stagetrace.runtime.activate import from_environment; from_environment()\n"

@@ -74,7 +74,7 @@ def test_the_counter_makes_it_exact(tmp_path: Path) -> None:
     assert (child["attainment"], child["attainment_95"]) == (0.0, [0.0, 0.0])
 
 
-def test_without_the_counter_it_is_estimated_and_says_so(tmp_path: Path) -> None:
+def test_without_the_counter_it_is_estimated_and_is_reported(tmp_path: Path) -> None:
     with run_up(tmp_path) as up:
         drive(tmp_path, up, OTEL_METRICS_EXPORTER="none")
         found = routes(up)

@@ -193,7 +193,7 @@ def test_each_entry_span_has_its_own_stages() -> None:
         ),
     ],
 )
-def test_the_verdict_line_says_what_is_known_and_no_more(attributes: dict[str, Any], line: str) -> None:
+def test_the_verdict_line_names_what_is_known_and_no_more(attributes: dict[str, Any], line: str) -> None:
     lines = drawn(span(1, "POST /predict", 0, 80, kind="SERVER", **attributes)).splitlines()
     assert lines[1:3] == [line, ""]
 

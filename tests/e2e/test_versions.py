@@ -124,7 +124,7 @@ def test_a_patch_that_a_version_breaks_is_reported_and_the_rest_goes_on(sink: Si
     assert {"network.receive", "inference"} <= set(request.names)
     assert request.entry.attributes["sla.breached"] is True
     assert said.found.startswith("anyio.to_thread could not be patched and is not traced: AttributeError")
-    assert said.mend
+    assert said.fix
 
 
 def test_a_server_whose_patch_a_version_breaks_serves_on(sink: Sink, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_an_older_folder_and_an_older_export_have_it_too(wider: Mapping[str, Any
     assert wider["older folder"] == wider["older export"] == [[1, None], [2, "blue"], [3, None], [4, None], [6, None]]
 
 
-def test_what_came_after_the_first_release_says_when() -> None:
+def test_what_came_after_the_first_release_has_its_generation() -> None:
     """The columns of a folder from before generation 1 are those without `since`, and no other."""
     fields = json.loads(json.loads(LOG.read_text().splitlines()[2])["metaData"]["schemaString"])["fields"]
     first = {field["name"] for field in fields}

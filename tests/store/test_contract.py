@@ -391,7 +391,7 @@ def test_many_traces_come_at_once_as_each_would_alone(member: str) -> None:
         assert list(reader.traces([])) == []
 
 
-def test_what_is_read_is_told_as_it_comes(member: str) -> None:
+def test_what_is_read_is_reported_as_progress(member: str) -> None:
     """Of what takes long: Jaeger and files; the share of all that it is never falls, and ends within the whole."""
     told: list[tuple[int, str, float | None]] = []
     with reading(member) as reader:
@@ -553,7 +553,7 @@ def test_the_connection_reads_no_file_and_stays_locked(member: str) -> None:
                 relations.connection.execute(sql)
 
 
-def test_says_what_it_can_do(member: str) -> None:
+def test_declares_its_capabilities(member: str) -> None:
     with reading(member) as reader:
         assert {"relations", "sql", "segments", "exhaustive"} <= reader.capabilities
         assert ("tail" in reader.capabilities) == (member.startswith("local:") or member.endswith(".jsonl"))

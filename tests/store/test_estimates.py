@@ -170,7 +170,7 @@ def test_breaches_alone_leave_the_attainment_open_upwards() -> None:
 
 @pytest.mark.parametrize("breaches", [1, 20])
 @pytest.mark.parametrize(("probability", "good"), [(0.5, 40), (0.1, 30), (0.1, 400), (0.01, 2000)])
-def test_the_interval_covers_the_truth_as_often_as_it_says(probability: float, good: int, breaches: int) -> None:
+def test_the_interval_covers_the_truth_as_often_as_stated(probability: float, good: int, breaches: int) -> None:
     chance, weight, true, covered = random.Random(11), 1 / probability, good / (good + breaches), 0
     for _ in range(500):
         kept = sum(chance.random() < probability for _ in range(good))
@@ -242,7 +242,7 @@ def test_counts_that_cannot_be_these_are_left(count: Counted) -> None:
     assert exactly(database, routes(database), [count]) == routes(database)
 
 
-def test_what_has_two_models_is_not_told_apart_by_counts() -> None:
+def test_what_has_two_models_is_not_distinguished_by_counts() -> None:
     rows = [told(entry(n, 10, 0.1)) for n in range(4)]
     rows = [replace(row, attributes={**row.attributes, "ml.model.name": f"m{n % 2}"}) for n, row in enumerate(rows)]
     database = relations(rows)

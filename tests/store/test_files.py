@@ -79,7 +79,7 @@ def test_each_framing_of_protobuf_is_read(tmp_path: Path, framing: str, suffix: 
 
 
 @pytest.mark.parametrize("framing", ["four-bytes", "varint"])
-def test_a_cut_in_any_place_keeps_the_messages_before_it_and_says_so(tmp_path: Path, framing: str) -> None:
+def test_a_cut_in_any_place_keeps_the_messages_before_it_and_is_reported(tmp_path: Path, framing: str) -> None:
     content = FRAMINGS[framing]
     header = 4 if framing == "four-bytes" else len(varint(len(CONTENTS[0])))
     ends = [0]
@@ -174,7 +174,7 @@ def test_a_folder_is_its_files_and_a_mixed_one_is_refused(tmp_path: Path) -> Non
         ("file:///dev/null", "is nothing that can be read"),
     ],
 )
-def test_a_bad_file_url_says_what_is_wrong(url: str, expected: str) -> None:
+def test_a_bad_file_url_names_what_is_wrong(url: str, expected: str) -> None:
     with pytest.raises(StoreError, match=expected) as caught:
         open_store(url)
     assert len(str(caught.value).splitlines()) == 2

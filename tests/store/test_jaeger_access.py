@@ -84,7 +84,7 @@ def test_the_token_is_shown_nowhere(sealed: Up, pki: Path) -> None:
     assert OTHER not in repr(Access(token=OTHER))
 
 
-def test_what_goes_wrong_with_tls_is_told_apart(sealed: Up, pki: Path, tmp_path: Path) -> None:
+def test_what_goes_wrong_with_tls_is_distinguished(sealed: Up, pki: Path, tmp_path: Path) -> None:
     address = sealed.target("query_grpc_port")
     plain = refused(f"jaeger://{address}")
     assert "a server with TLS does so: jaegers://HOST:PORT" in plain
@@ -138,7 +138,7 @@ def _services(store: str) -> list[str]:
         ("cert=c.pem", "a client's certificate needs both files, cert=FILE and key=FILE"),
     ],
 )
-def test_a_bad_query_says_what_belongs_there(query: str, wrong: str) -> None:
+def test_a_bad_query_names_what_belongs_there(query: str, wrong: str) -> None:
     with pytest.raises(StoreError) as caught:
         open_store(f"jaegers://box?{query}")
     assert str(caught.value).splitlines()[0] == f"cannot open store 'jaegers://box?{query}': {wrong}"

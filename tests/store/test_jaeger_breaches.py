@@ -88,7 +88,7 @@ def test_a_dense_millisecond_is_cut_down_to_its_microseconds(storage: Jaeger) ->
     assert answer.complete
 
 
-def test_says_so_where_one_microsecond_holds_more_than_can_be_read(storage: Jaeger) -> None:
+def test_reports_where_one_microsecond_holds_more_than_can_be_read(storage: Jaeger) -> None:
     base = recent()
     crowd = [entry("overfull", base) for _ in range(100)]
     other = entry("overfull", base + MS)
@@ -166,7 +166,7 @@ def test_only_entry_spans_count(storage: Jaeger) -> None:
 
 
 @pytest.mark.parametrize("depth", [3, 1000])
-def test_limit_gives_the_newest_and_says_if_there_are_more(storage: Jaeger, depth: int) -> None:
+def test_limit_gives_the_newest_and_reports_if_there_are_more(storage: Jaeger, depth: int) -> None:
     service = f"limit-{depth}"
     base = recent()
     spans = [entry(service, base + n * MS) for n in range(20)]

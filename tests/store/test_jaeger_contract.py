@@ -256,7 +256,7 @@ def test_a_long_trace_at_each_end_of_a_window_is_no_trap() -> None:
     [
         (grpc.StatusCode.UNAUTHENTICATED, "no token", "it refuses us without a token (no token)"),
         (grpc.StatusCode.PERMISSION_DENIED, "no token", "it refuses us without a token (no token)"),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, "message larger than max", "an answer is too large"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "message larger than max", "a response is too large"),
         (grpc.StatusCode.UNKNOWN, "disk\n\tgone " + "x " * 500, "Jaeger reports UNKNOWN: disk gone x x"),
         (grpc.StatusCode.INTERNAL, "", "Jaeger reports INTERNAL: no details"),
         (grpc.StatusCode.UNKNOWN, "search depth must be 0", "refuses every search (search depth must be 0)"),

@@ -311,7 +311,7 @@ def test_what_our_own_back_end_gives_is_a_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.backend
-def test_what_a_real_jaeger_gives_is_what_its_store_says(tmp_path: Path) -> None:
+def test_what_a_real_jaeger_gives_is_what_its_store_has(tmp_path: Path) -> None:
     """`/api/traces` of its UI, and `/api/v3/traces` of its newer API: the same spans, to the microsecond."""
     need("jaeger")
     older, newer = tmp_path / "older.json", tmp_path / "newer.json"

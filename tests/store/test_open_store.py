@@ -56,7 +56,7 @@ def failure(url: str, timeout_s: float = 20) -> str:
         ("jaeger://[::1", "Invalid IPv6 URL"),
     ],
 )
-def test_a_bad_url_says_what_is_wrong_and_what_is_supported(url: str, wrong: str) -> None:
+def test_a_bad_url_names_what_is_wrong_and_what_is_supported(url: str, wrong: str) -> None:
     with pytest.raises(StoreError) as caught:
         open_store(url)
     first, second = str(caught.value).splitlines()
@@ -113,7 +113,7 @@ def test_another_http_server() -> None:
 def test_a_server_that_never_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         text = failure(f"jaeger://127.0.0.1:{server.getsockname()[1]}", timeout_s=0.5)
-    assert "no answer within 0.5 s" in text
+    assert "no response within 0.5 s" in text
 
 
 def test_a_server_that_wants_tls(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_client_and_a_server_that_share_an_id_are_two_spans() -> None:
     assert distinct([ROW, client, ROW]) == [client, ROW]
 
 
-def test_a_span_that_only_follows_its_parent_says_so() -> None:
+def test_a_span_that_only_follows_its_parent_is_marked() -> None:
     """As Jaeger translates OpenTracing's FOLLOWS_FROM: a parent, and a link to it that says what it is."""
     span = Span(trace_id=b"t" * 16, span_id=b"s" * 8, parent_span_id=b"p" * 8)
     assert row("svc", span).follows is False

@@ -31,7 +31,7 @@ class Target(NamedTuple):
 
     share: float
     window_s: float
-    is_said: bool = True  # False: the objective is no rule of a policy, and what a rule means by default is taken
+    is_from_policy: bool = True  # False: the objective is no rule of a policy, and the defaults of rules are taken
 
     @property
     def budget(self) -> float:
@@ -41,14 +41,14 @@ class Target(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def target_of(objective: str | None, target: str | None) -> Target:
-    """Return what an objective wants, by its own text and `target`, which entry spans carry where it is not the usual.
+    """Return the target of an objective, by its text and `target`, which entry spans carry if it is not the default.
 
     No percentage means 99 %, no window 28 days.
     """
     try:
         (rule,) = Policy.parse(f"{objective} for {target}" if target else objective or "").objectives
     except (PolicyError, ValueError):
-        return Target(DEFAULT_TARGET, DEFAULT_WINDOW_S, is_said=False)
+        return Target(DEFAULT_TARGET, DEFAULT_WINDOW_S, is_from_policy=False)
     return Target(rule.target, rule.window_s)
 
 
@@ -116,7 +116,7 @@ class Attained(NamedTuple):
 
 
 def attained(found: Counts) -> Attained | None:
-    """Return the attainment; None where nothing was judged, or where the sampling does not let it be told."""
+    """Return the attainment; None where nothing was judged, or where the sampling leaves it unknown."""
     if found.is_unknown or found.judged == 0:
         return None
     if found.is_sampled and found.most > 1:
@@ -136,7 +136,7 @@ def exact_interval(good: int, judged: int) -> tuple[float, float]:
 
 
 def is_missed(found: Attained | None, target: Target) -> bool | None:
-    """Return whether fewer met the objective than wanted; None where that cannot be told, or not out of the sample."""
+    """Return whether fewer met the objective than wanted; None where that is unknown, or the sample leaves it open."""
     if found is None:
         return None
     if not found.is_estimate:

@@ -1,4 +1,4 @@
-"""Is an objective kept under load, and is the run enough to say so? Early stopping as MLPerf's LoadGen does it.
+"""Whether an objective is kept under load, and whether the run is long enough. Early stopping as in MLPerf's LoadGen.
 
 A request is over if its latency is above the limit, or if it failed: a failed request is slower than any other. With n
 requests of which t are over, an objective "percentile p at most L" is kept with confidence c if so few would be over
@@ -29,7 +29,7 @@ QUANTILES: Final = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 KEPT: Final = "kept"
 BROKEN: Final = "broken"
-UNDECIDED: Final = "undecided"  # too few requests to say either
+UNDECIDED: Final = "undecided"  # too few requests for either
 
 _LATE_SHARE: Final = 0.5  # of the latency at the percentile
 _LATE_LEAST_MS: Final = 1.0  # lateness below this never makes a run invalid

@@ -16,7 +16,7 @@ from stagetrace.analysis.bench import BROKEN, KEPT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_DOWN: Final = 4  # how often a rate is halved before nothing is said to keep the objective
+_DOWN: Final = 4  # how often a rate is halved before the search ends without a rate
 _LEAST_RATIO: Final = 1.02
 _BESIDE: Final = 3  # rates below the highest that held, or above the lowest that did not, until one is sure
 _APART: Final = 1.25
@@ -106,7 +106,7 @@ class Search:
         return max((one.rate for one in tried if high is None or one.rate < high), default=None), high
 
     def _held(self, one: Tried) -> bool:
-        """Tell whether a step held: a short one unless it is surely broken, a full one by its observed share."""
+        """Return whether a step held: a short one unless it is surely broken, a full one by its observed share."""
         if one.verdict == BROKEN or one.grew:
             return False
         return not one.full or one.over <= (1 - self.percentile) * one.requests

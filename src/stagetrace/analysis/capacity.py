@@ -48,7 +48,7 @@ TARGET: Final = 0.99  # of objectives that requests carry
 
 
 class Instance(NamedTuple):
-    """One process of a service, or all that do not say which they are (`name` None)."""
+    """One process of a service, or all processes without a name (`name` None)."""
 
     name: str | None
     requests: float
@@ -72,7 +72,7 @@ class Busiest(NamedTuple):
 
 @dataclass(frozen=True)
 class Capacity:
-    """How much one service did, and can. Rates and requests in flight are of all instances unless said otherwise."""
+    """The throughput and the capacity of one service. Rates and requests in flight are of all instances by default."""
 
     service: str
     stored: int
@@ -126,7 +126,7 @@ class Capacity:
 
 
 class Plan(NamedTuple):
-    """What one instance can be given, and how many a rate needs. What is not known is None, and `reason` says why."""
+    """The load that one instance takes, and how many instances a rate needs. None: not known, with a `reason`."""
 
     in_flight: float | None  # in one instance
     per_s: float | None  # of one instance
@@ -259,7 +259,7 @@ def throughput_law(
     law = usl.fit([one.in_flight for one in found], [one.per_s for one in found], weights, error)
     reason = _doubt(law, found, noise, busiest_per_s)
     if unknown:
-        reason = "the service samples at a rate that is not known, so how many were in flight cannot be told"
+        reason = "the service samples at a rate that is not known, so the number in flight is not known"
     if reason is None:
         return law
     nothing: dict[str, Any] = dict.fromkeys(("knee", "peak_per_s", "knee_interval", "interval"))
@@ -269,7 +269,7 @@ def throughput_law(
 
 
 def _doubt(law: Fit, found: Sequence[Level], noise: float, busiest_per_s: float) -> str | None:
-    """Return why the law of these levels says nothing of a limit, though it may look as if it did."""
+    """Return why the law of these levels shows no limit, though it may look as if it did."""
     if law.law is None or not found:
         return law.reason
     least, most, fold = found[0].in_flight, found[-1].in_flight, exp(_CHANCE * noise)
@@ -285,7 +285,7 @@ def _doubt(law: Fit, found: Sequence[Level], noise: float, busiest_per_s: float)
     above = busiest_per_s > _ABOVE * (law.peak_per_s or 0)
     reason = None
     if most < needed:
-        words = f"at most {most:.3g} in flight, and to tell a limit from chance it takes {needed:.3g}"
+        words = f"at most {most:.3g} in flight, and a limit shows from {needed:.3g} on"
         reason = f"the load did not go far enough: {words}"
     elif min(one.per_s for one in found) > _RISE * top:
         words = "as of a steady rate with slow spells; needed is a rate that varies"

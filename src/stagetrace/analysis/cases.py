@@ -1,4 +1,4 @@
-"""Breaches and good requests to compare: a case-control sample, all that a store can say of each, and the weights.
+"""Breaches and good requests to compare: a case-control sample, all attributes of each request, and the weights.
 
 All breaches are taken, or a sample where they are very many, and as many good requests as a comparison needs; the
 weights make each kind stand for all of its requests.
@@ -30,7 +30,7 @@ _WHOLE: Final = (1 << 64) - 1  # the greatest hash
 _MOST_ROWS: Final = 100_000
 _MOST_KEYS: Final = 60
 _SLOW: Final = 0.95  # quantile of normal requests from which on one is slow, where none is judged
-# Names of ours that say what a request was, not how it went. All others of ours are measured, some of breaches alone.
+# Our attributes that describe a request, not its outcome. All others are measured, some for breaches alone.
 _GIVEN: Final = frozenset(
     {
         semconv.ML_MODEL_NAME,
@@ -44,7 +44,7 @@ _GIVEN: Final = frozenset(
 )
 _MEASURED: Final = frozenset(name for one in semconv.ATTRIBUTES for name in names_of(one)) - _GIVEN
 _OURS: Final = ("sla.", "ml.stage.", "stagetrace.")
-# They tell connections, processes and threads apart, which come and go with time: what differs between them is when.
+# They identify connections, processes and threads, which change with time: values differ by when they occur.
 _PASSING: Final = frozenset(
     {
         "client.port",
@@ -99,7 +99,7 @@ class Cases:
 
 
 def is_given(key: str) -> bool:
-    """Tell whether an attribute says what a request was; what it took, or what came of it, is no cause."""
+    """Return whether an attribute describes a request; its duration or outcome is no cause."""
     return key in _GIVEN or not (key in _MEASURED or key in _PASSING or key.startswith(_OURS) or key.endswith(_TIMES))
 
 
@@ -166,8 +166,8 @@ def ask_slow(source: Source, normal: Source) -> Cases:
         count = int(total.get("stored") or 0)
         rows = one.reduce("cases", verdict=ANY, below=part(MOST_GOOD, count), most=_MOST_ROWS) if count else []
         found.append((rows, total))
-    (rows, total), (usual, _) = found
-    limits = _limits(usual)
+    (rows, total), (baseline, _) = found
+    limits = _limits(baseline)
     judged = [row for row in rows if (row["service"], row["path"]) in limits]
     slow = [row for row in judged if row["duration_ms"] > limits[row["service"], row["path"]]]
     rest = [row for row in judged if row["duration_ms"] <= limits[row["service"], row["path"]]]

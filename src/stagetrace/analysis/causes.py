@@ -61,7 +61,7 @@ class Found(NamedTuple):
 
     contrasts: tuple[Contrast, ...]
     tests: int
-    skipped: tuple[str, ...]  # keys with too many values to tell anything
+    skipped: tuple[str, ...]  # keys with too many values to be informative
 
 
 class _Candidate(NamedTuple):
@@ -82,7 +82,7 @@ def contrast(
         breached: Whether each request is a breach.
         weights: How many requests each stands for; the test then is one of counts scaled to the effective size of the
             sample (Kish 1965), which for even weights is their number.
-        strata: What requests are compared within, the route say; all are compared without it.
+        strata: Within which requests are compared, such as the route; all are compared without it.
 
     Raises:
         ValueError: The sequences differ in length, or a weight is not positive and finite.
@@ -201,7 +201,7 @@ def _digest(mask: Array) -> bytes:
 
 
 def _distinct(counts: Counts, found: list[_Finding], cut: float) -> Iterator[Contrast]:
-    """Yield the findings that say something of their own: each under one name, none that only goes with another."""
+    """Yield the independent findings: each under one name, none that only accompanies another."""
     merged = _merged(found)
     pairs = [one for one in merged if len(one.contrast.values) > 1]
     own = {id(pair): {*pair.parts} for pair in pairs}

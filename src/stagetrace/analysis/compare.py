@@ -24,7 +24,7 @@ class QuantileDifference:
     """How far the q-quantile of b is from that of a. `interval` and `shift` hold the truth but for `alpha`.
 
     `difference` is (b - a) / a, `interval` of that; `shift` is of b - a, in the values' unit. An end that the data do
-    not bound is -inf or inf; `enough_data` says that neither end of `shift` is, which it takes `needed` values of each
+    not bound is -inf or inf; `enough_data`: neither end of `shift` is, which takes `needed` values of each
     sample for. `a`, `b` and `difference` are None where there are no values; `difference` is None, and `interval` does
     not bound it, where the quantile of a is not above 0.
     """

@@ -45,12 +45,12 @@ class Quantile:
 
     @property
     def is_sure(self) -> bool:
-        """Tell whether there is a difference, of the mix of a."""
+        """Return whether there is a difference, of the mix of a."""
         return not self.adjusted.shift[0] <= 0 <= self.adjusted.shift[1]
 
     @property
     def is_of_mix(self) -> bool:
-        """Tell whether the mix alone makes one side look slower, or hides that it is (Simpson's paradox)."""
+        """Return whether the mix alone makes one side look slower, or hides that it is (Simpson's paradox)."""
         raw = self.raw.shift
         is_raw_sure = not raw[0] <= 0 <= raw[1]
         if is_raw_sure != self.is_sure:
@@ -77,7 +77,7 @@ class Stratum:
 
     @property
     def is_compared(self) -> bool:
-        """Tell whether both sides have it."""
+        """Return whether both sides have it."""
         return min(self.requests) > 0
 
 
@@ -96,7 +96,7 @@ class Comparison:
 
     @property
     def is_adjusted(self) -> bool:
-        """Tell whether there is more than one kind of requests."""
+        """Return whether there is more than one kind of requests."""
         return len(self.strata) > 1
 
 

@@ -1,4 +1,4 @@
-"""Counts of breached and good requests by stratum, and what they say: exact tests, relative risks, corrections."""
+"""Counts of breached and good requests by stratum, exact tests on them, relative risks, corrections."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ STAGE: Final = "stage"  # what lines may be by, beside columns and attributes
 OTHERS: Final = "(others)"  # groups beyond the costliest MOST
 NO_STAGE: Final = "(no stage)"
 MOST: Final = 10_000
-_PIECE: Final = 500_000  # requests, about
-_MOST_PIECES: Final = 200
+_PART: Final = 500_000  # requests, about
+_MOST_PARTS: Final = 200
 _EVER: Final = 2**62
 _COLUMNS: Final = {  # stage -> column of `stage_time`
     **{stage: f"{stage.replace('.', '_')}_total_ms" for stage in STAGES},
@@ -80,7 +80,7 @@ class Costs:
     busy_s: float
     stored: int
     negative: int  # requests that end before they begin, and have no time
-    unnamed: int  # services whose instances do not say which they are, and count as one
+    unnamed: int  # services whose instances have no name, and count as one
 
     @property
     def idle_share(self) -> float | None:
@@ -134,12 +134,12 @@ def _all_of(
 
 
 def _busy(source: Source, by: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of `busy`, asked for piece by piece of the time, so that no piece holds very many requests."""
+    """Return the rows of `busy`, queried in parts of the time, so that no part holds very many requests."""
     (whole,) = source.reduce("versions", []) or [{"requests": None}]
     if not whole["requests"]:
         return []
-    pieces = min(_MOST_PIECES, math.ceil(whole["requests"] / _PIECE))
-    steps = [whole["first"] + (whole["last"] - whole["first"]) * place // pieces for place in range(1, pieces)]
+    parts = min(_MOST_PARTS, math.ceil(whole["requests"] / _PART))
+    steps = [whole["first"] + (whole["last"] - whole["first"]) * place // parts for place in range(1, parts)]
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for since, until in pairwise([-_EVER, *steps, _EVER]):
         if since == until:
@@ -163,7 +163,7 @@ def divide(
 ) -> Costs:
     """Divide the bill among groups of requests: rows of the reductions `busy`, `tokens` and `stage_time`.
 
-    An instance is paid from its first request to its last, or, where the prices say how many instances there are, for
+    An instance is paid from its first request to its last, or, where the prices give the number of instances, for
     the window (`window_ns`; without it from the first request of all to the last).
 
     Raise PriceError where prices do not fit what they are for.

@@ -1,4 +1,4 @@
-"""What there is to say of breaches against good requests, with the evidence: attributes, stages, causes, moments."""
+"""Differences of breaches from good requests, with the evidence: attributes, stages, causes, moments."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def diagnose(cases: Cases) -> Diagnosis:
     if min(bad, good) < LEAST:
         return Diagnosis((), (), _verdicts(cases, np.zeros(len(cases.rows))), (), 0, (), None, bad, good)
     strata = cases.strata
-    usual = _usual(cases, strata)
+    baseline = _baseline(cases, strata)
     breached, weights = cases.breached.tolist(), cases.weights.tolist()
     found = search(cases.attributes(), breached, weights, strata)
     stages, whole = _stages(cases, strata)
     return Diagnosis(
-        tuple(Finding(one, evidence(cases, one.rows, usual)) for one in found.contrasts),
+        tuple(Finding(one, evidence(cases, one.rows, baseline)) for one in found.contrasts),
         stages,
-        _verdicts(cases, usual),
+        _verdicts(cases, baseline),
         tuple(changes(cases.starts, breached, weights, strata)),
         found.tests,
         found.skipped,
@@ -103,7 +103,7 @@ def diagnose(cases: Cases) -> Diagnosis:
     )
 
 
-def _usual(cases: Cases, strata: Sequence[tuple[str, str]]) -> Array:
+def _baseline(cases: Cases, strata: Sequence[tuple[str, str]]) -> Array:
     """Return, for each request, how long good ones of its stratum take, ms; of all strata where it has none."""
     codes = {name: place for place, name in enumerate(dict.fromkeys(strata))}
     of = np.array([codes[name] for name in strata])
@@ -117,14 +117,14 @@ def _usual(cases: Cases, strata: Sequence[tuple[str, str]]) -> Array:
     return made
 
 
-def evidence(cases: Cases, rows: Array, usual: Array) -> Evidence:
+def evidence(cases: Cases, rows: Array, baseline: Array) -> Evidence:
     """Return what there is to see of some breaches."""
     some = [cases.rows[place] for place in rows]
     took = np.array([row["duration_ms"] for row in some], float)
     starts = [row["start_unix_nano"] for row in some]
     longest = np.argsort(-took, kind="stable")[:_EXAMPLES]
     ids = dict.fromkeys(str(some[place]["trace_id"]) for place in longest)
-    return Evidence(min(starts), max(starts), float((took - usual[rows]).mean()), tuple(ids))
+    return Evidence(min(starts), max(starts), float((took - baseline[rows]).mean()), tuple(ids))
 
 
 def _stages(cases: Cases, strata: Sequence[tuple[str, str]]) -> tuple[tuple[StageShift, ...], Excess]:
@@ -154,7 +154,7 @@ def _stages(cases: Cases, strata: Sequence[tuple[str, str]]) -> tuple[tuple[Stag
     return tuple(sorted(found, key=lambda one: -one.excess_ms)), whole
 
 
-def _verdicts(cases: Cases, usual: Array) -> tuple[VerdictCause, ...]:
+def _verdicts(cases: Cases, baseline: Array) -> tuple[VerdictCause, ...]:
     """Return the stages and causes that the verdicts name, the most frequent first."""
     places = np.flatnonzero(cases.breached)
     named = [(cases.rows[place]["stage"], cases.rows[place]["cause"]) for place in places.tolist()]
@@ -162,5 +162,5 @@ def _verdicts(cases: Cases, usual: Array) -> tuple[VerdictCause, ...]:
     for key, count in Counter(named).most_common():
         rows = places[[one == key for one in named]]
         if key != (None, None):
-            made.append(VerdictCause(*key, count, count / len(named), evidence(cases, rows, usual)))
+            made.append(VerdictCause(*key, count, count / len(named), evidence(cases, rows, baseline)))
     return tuple(made)

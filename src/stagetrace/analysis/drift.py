@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 STEP: Final = "step"
 SLOPE: Final = "slope"
-LEAST: Final = 0.05  # relative size of a change that is told
-RATE: Final = 0.01  # share of false ones among the changes that are told
+LEAST: Final = 0.05  # relative size of a change that is reported
+RATE: Final = 0.01  # share of false ones among the reported changes
 _PART: Final = 0.2  # of LEAST, in times of the whole request: what a stage must change by
 _TINY_MS: Final = 1e-3
 _LEAST_SLOPE: Final = 12  # values
@@ -62,7 +62,7 @@ def change_points(values: Sequence[float | None] | Floats, times: Sequence[Any] 
 
 
 def _places(times: Sequence[Any] | None, size: int) -> tuple[NDArray[np.int64], list[int]]:
-    """Return at which equal step of time each value stands, and a day and a week in such steps, if times say so."""
+    """Return at which equal step of time each value stands, and a day and a week in such steps, if times are even."""
     plain = np.arange(size)
     stamps = None if times is None or size < 3 else _nanoseconds(times)  # noqa: PLR2004 -- two have one step
     if stamps is None or (np.diff(stamps) <= 0).any():
@@ -83,7 +83,7 @@ def periods_of(step_ns: float) -> list[int]:
 
 
 def _nanoseconds(times: Sequence[Any]) -> Floats | None:
-    """Return times in ns since the first, or None where they cannot be told."""
+    """Return times in ns since the first, or None where they are not even."""
     try:
         array = np.asarray(times)
         if array.dtype.kind == "M":
@@ -155,7 +155,7 @@ def look(tracks: Sequence[Track], *, least: float = LEAST, alarms: float = ALARM
 
 
 def _matters(change: Change, request: Track, least: float) -> bool:
-    """Tell whether a change is of a practical size: of its track, and a part of that of the whole request as well."""
+    """Return whether a change is of a practical size: of its track, and a part of that of the whole request as well."""
     typical = float(np.median([value for value in request.values if value is not None]))
     size = abs(change.after_ms - change.before_ms)
     return size >= least * change.before_ms and size >= _PART * least * typical
@@ -197,10 +197,10 @@ def _candidates(track: Track, alarms: float) -> Looked:
 
 
 def _slope(
-    track: Track, known: NDArray[np.int64], values: Floats, piece: tuple[int, int], noise: Noise, alarms: float
+    track: Track, known: NDArray[np.int64], values: Floats, ends: tuple[int, int], noise: Noise, alarms: float
 ) -> Change | None:
-    """Return the slope of a piece without steps, if its growth stands out of the noise; its `q_value` is its chance."""
-    low, high = piece
+    """Return the slope between two places without steps, if it stands out of the noise; `q_value` is its chance."""
+    low, high = ends
     if high - low < _LEAST_SLOPE or np.ptp(values[low:high]) == 0:
         return None
     part = values[low:high]
@@ -238,5 +238,5 @@ def _ms(logarithm: float) -> float:
 
 
 def is_worse(looked: Looked) -> bool:
-    """Tell whether the newest level of a track is slower than the one before it."""
+    """Return whether the newest level of a track is slower than the one before it."""
     return any(change.ongoing and change.relative > 0 for change in looked.changes)

@@ -1,4 +1,4 @@
-"""What the reduction `segments` gives, out of a sample of requests: for segments that a store cannot tell apart."""
+"""The rows of the reduction `segments`, out of a sample of requests: for segments that a store cannot group by."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _DURATIONS: Final = 10  # a bucket is so many of the quickest requests wide: few
 _PER_LEVEL: Final = 3  # buckets
 _MANY: Final = 30  # buckets from which on levels need several
 _CHANCE: Final = 2.5  # levels differ by so many times what half of their buckets are off, in logarithms
-_NEIGHBOURS: Final = 2  # buckets on either side by which the load of one is told
+_NEIGHBOURS: Final = 2  # buckets on either side that predict the load of one
 
 
 class Level(NamedTuple):
@@ -44,7 +44,7 @@ class Level(NamedTuple):
     requests: float  # completed meanwhile
     buckets: int
     spread_per_s: float  # standard deviation of the throughput between buckets, less what chance is to it
-    noise: float  # by how much half of the buckets are off the load that their neighbours say, in logarithms
+    noise: float  # by how much half of the buckets are off the load of their neighbours, in logarithms
     within: float | None  # share of them that took no longer than the bound asked about
     good: float | None  # share of those judged that met the objective
 
@@ -180,7 +180,7 @@ def levels(total: Buckets, active: Numbers, some: Places, by: Numbers, width_s: 
 def _starts(load: Numbers, apart: Numbers) -> list[int]:
     """Return where levels begin in sorted logarithms of load: so far from each other as is more than chance.
 
-    `apart`: by how much each bucket is off the load that its neighbours say. What is left over joins the last level.
+    `apart`: by how much each bucket is off the load of its neighbours. The remaining buckets join the last level.
     """
     import numpy as np
 

@@ -1,7 +1,7 @@
 """Where a series takes a new level.
 
 Seeded binary segmentation finds splits, narrowest interval first; each must then stand out of the noise of its two
-sides, autocorrelation included, and be a jump rather than a piece of a slope, a spike or a tail.
+sides, autocorrelation included, and be a jump rather than a part of a slope, a spike or a tail.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def is_level(values: Floats, split: int, start: int, end: int, noise: Noise, lim
     small, total = min(len(before), len(after)), len(before) + len(after)
     exact = small <= _FEW or total <= _EXACT
     test = stats.mannwhitneyu(before, after, method="exact" if exact else "asymptotic")
-    # Sides that hardly overlap are as different as ranks can say.
+    # Sides that hardly overlap are as different as ranks can be.
     return float(test.pvalue) <= max(3 * limit, 2.5 / float(special.comb(total, small)))
 
 
@@ -250,7 +250,7 @@ def pruned(values: Floats, splits: Indices, noise: Noise, limit: float) -> Indic
 
 
 def confirmed(values: Floats, splits: Indices, noise: Noise, limit: float) -> Indices:
-    """Drop the splits that only cut a slope to pieces or a tail off; of neighbours the smaller step first."""
+    """Drop the splits that only divide a slope or cut off a tail; of neighbours the smaller step first."""
     kept = [int(split) for split in splits]
     checked: dict[tuple[int, int, int], bool] = {}
     while kept:

@@ -38,10 +38,10 @@ _RESPONSES: Final = ("http.response.status_code", "http.status_code")
 _SERVER_ERROR: Final = 500
 _RPC_STATUS: Final = "rpc.grpc.status_code"
 _RPC_GOOD: Final = ("0", "OK")
-# A service that hardly varies is not suspect for a little: its usual variation is taken for at least so much.
+# A service that hardly varies is not suspect for a little: its normal variation is taken for at least so much.
 _LEAST_MS: Final = 0.1
 _LEAST_SHARE: Final = 0.05
-_FLIP: Final = 0.3  # of an edge's excess: evidence that its caller must show elsewhere to be blamed for it
+_FLIP: Final = 0.3  # of an edge's excess: evidence that its caller must show in other calls to be blamed for it
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Culprit:
     self_ms: float  # of the excess: in its own spans
     edge_ms: float  # of the excess: between it and those that it calls or that call it
     errors: float  # share of the traces in which it was the first to fail, beyond the normal share
-    score: float  # from 0 on; 1 and more: it explains most of the excess, far beyond its usual variation
+    score: float  # from 0 on; 1 and more: it explains most of the excess, far beyond its normal variation
     q_value: float  # of its time or errors being no more than normal; corrected over all services
     peers: tuple[str, ...] = ()  # the other ends of the edges that are slower
     operations: Mapping[str, float] = field(default_factory=dict)  # each with an excess -> ms
@@ -102,7 +102,7 @@ def localise(slow: Iterable[Sequence[Any]], normal: Iterable[Sequence[Any]]) -> 
 
 
 def _callees(trees: Iterable[Tree]) -> dict[tuple[str, str], str]:
-    """Return whom calls of one service and name call, as far as any trace has the other side."""
+    """Return the callees of the calls of one service and name, as far as any trace has the other side."""
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for tree in trees:
         for place, span in enumerate(tree.spans):
@@ -141,7 +141,7 @@ def _seen(tree: Tree, callees: Mapping[tuple[str, str], str]) -> Timed | None:
 
 
 def _kind(tree: Tree, root: int) -> tuple[str, str, str]:
-    """Return what a trace is about: its root, and the first operation of another service, for a gateway says little."""
+    """Return the kind of a trace: its root, and the first operation of another service (a gateway's is vague)."""
     top = tree.spans[root]
     others = [place for place in tree.below(root) if tree.spans[place].service != top.service]
     first = min(others, key=lambda place: tree.starts[place], default=None)
@@ -149,7 +149,7 @@ def _kind(tree: Tree, root: int) -> tuple[str, str, str]:
 
 
 def _first_failed(tree: Tree, callees: Mapping[tuple[str, str], str]) -> frozenset[str]:
-    """Return the services whose spans failed with none below them; of a call without other side, whom it called."""
+    """Return the services whose spans failed with none below them; of a call without other side, its callee."""
     failed = {place for place, span in enumerate(tree.spans) if _has_failed(span)}
     origins = set()
     for place in failed:
@@ -164,7 +164,7 @@ def _first_failed(tree: Tree, callees: Mapping[tuple[str, str], str]) -> frozens
 
 
 def _has_failed(span: Any) -> bool:
-    """Tell whether a span failed, by its status or by the response's."""
+    """Return whether a span failed, by its status or by the response's."""
     if span.status == _ERROR:
         return True
     codes = (span.attributes.get(key) for key in _RESPONSES)
@@ -174,7 +174,7 @@ def _has_failed(span: Any) -> bool:
 
 
 def _culprits(compared: Compared, whole: Excess) -> list[Culprit]:
-    """Return the services that differ, by score: the share of the excess, the more the less usual it is; and errors."""
+    """Return the services that differ, by score: the share of the excess, by how abnormal it is; and errors."""
     from scipy.stats import norm
 
     alone = compared.of_parts(lambda part: None if isinstance(part[0], _Edge) else part[0])
@@ -216,7 +216,7 @@ def _culprits(compared: Compared, whole: Excess) -> list[Culprit]:
 
 
 def _blamed(alone: Mapping[str, Excess], edges: Mapping[_Edge, Excess]) -> dict[_Edge, str]:
-    """Return which end is to blame for each edge: the callee, unless the caller is slower elsewhere and it is not."""
+    """Return which end is to blame for each edge: the callee, unless the caller alone is slower in other calls."""
     touching: dict[str, float] = defaultdict(float)
     for edge, one in edges.items():
         for end in set(edge):

@@ -19,7 +19,7 @@ _KINDS: Final = ("input", "output")
 
 
 class PriceError(ValueError):
-    """A price file says what it cannot mean."""
+    """A price file is inconsistent."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Price:
     per_token: tuple[Fraction, Fraction] | None = None  # input, output
 
     def is_for(self, service: str | None, model: str | None, instance_type: str | None) -> bool:
-        """Tell whether this is a price of these."""
+        """Return whether this is a price of these."""
         given = (self.service, service), (self.model, model), (self.instance_type, instance_type)
         return all(wanted in (None, found) for wanted, found in given)
 
@@ -44,27 +44,27 @@ class Prices:
 
     currency: str | None = None
     bill: int | None = None
-    instances: int | None = None  # paid for in the whole window, where what was seen does not tell
+    instances: int | None = None  # paid for in the whole window, in place of the number that was seen
     prices: tuple[Price, ...] = ()
 
     @property
     def has_tokens(self) -> bool:
-        """Tell whether tokens cost something."""
+        """Return whether tokens cost something."""
         return any(price.per_token is not None for price in self.prices)
 
     def per_hour(self, service: str | None, instance_type: str | None) -> Fraction | None:
-        """Return what an hour of an instance costs; None if nothing says so."""
+        """Return what an hour of an instance costs; None if no price is given."""
         fits = (one for one in self.prices if one.per_hour is not None and one.is_for(service, None, instance_type))
         return next((one.per_hour for one in fits), None)
 
     def per_token(self, service: str | None, model: str | None) -> tuple[Fraction, Fraction] | None:
-        """Return what a token of input, and one of output, costs; None if nothing says so."""
+        """Return what a token of input, and one of output, costs; None if no price is given."""
         fits = (one for one in self.prices if one.per_token is not None and one.is_for(service, model, None))
         return next((one.per_token for one in fits), None)
 
 
 def prices(found: Any) -> Prices:
-    """Return what a price file says: a table with `per_hour` and the like, or a list of such tables under `prices`.
+    """Return the prices of a file: a table with `per_hour` and the like, or a list of such tables under `prices`.
 
     Raise PriceError for what is unknown, missing, negative or no number.
     """

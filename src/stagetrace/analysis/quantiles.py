@@ -1,7 +1,7 @@
 """How sure quantiles are, without a model of the values: the counts below and up to each value are all that matters.
 
 Values are independent draws of one distribution, which may have ties: of the quantile only this is used, that a share
-of at most q lies below it, and one of at least q below or at it. Of each value a test says how much speaks against it
+of at most q lies below it, and one of at least q below or at it. For each value a test gives the evidence against it
 being the quantile; the interval is those against which not enough speaks.
 """
 

@@ -61,7 +61,7 @@ class Options:
 
 
 class Line(NamedTuple):
-    """How one objective of one service and route did in the period; `credit` None: it cannot be told."""
+    """The result of one objective of one service and route in the period; `credit` None: not known."""
 
     objective: str | None
     target_text: str | None
@@ -122,7 +122,7 @@ class Found:
 
     @property
     def not_told(self) -> list[Line]:
-        """Return those of which nothing can be said."""
+        """Return those whose result is unknown."""
         return [one for one in self.lines if one.attained is None]
 
 
@@ -183,12 +183,12 @@ def _unjudged(source: Source, count: float, cuts: list[int], excluded: Mapping[i
     """Return by reason the requests that are neither judged nor excluded; `excluded` are bands that do not count."""
     rows = source.reduce("unrecorded", cuts=cuts) if count else []
     unrecorded = float(sum(row["requests"] for row in rows if row["band"] not in excluded))
-    told = {NO_VERDICT: unrecorded, NO_OBJECTIVE: count - unrecorded}
-    return {reason: number for reason, number in told.items() if number}
+    reasons = {NO_VERDICT: unrecorded, NO_OBJECTIVE: count - unrecorded}
+    return {reason: number for reason, number in reasons.items() if number}
 
 
 def _why_excluded(objective: str | None) -> str:
-    """Return why verdicts under an objective are `excluded`: what a policy can say."""
+    """Return why verdicts under an objective are `excluded`: the reasons that a policy can have."""
     words = (objective or "").lower().split()
     return BY_POLICY if words[-1:] == [EXCLUDED] else BY_DISCONNECT if "within" in words else BY_OTHERS
 

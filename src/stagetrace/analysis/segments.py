@@ -54,7 +54,7 @@ class Segment:
     rest_share: float | None  # of all other segments
     p50_ms: float | None
     p99_ms: float | None
-    needed: int | None  # requests for the p99, where it is not told
+    needed: int | None  # requests needed for the p99, where it is unknown
     stages: Mapping[str, float]  # shares of the time
     excess_ms: float  # time over the thresholds
     excess_share: float | None

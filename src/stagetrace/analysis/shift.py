@@ -118,8 +118,8 @@ class Compared:
             typical, its_error = self._difference(np.minimum(ours, most), np.minimum(theirs, most))
             there = theirs[self.weights > 0]
             spread = _SCALE * float(np.median(np.abs(there - np.median(there))))
-            usual = float(self.weights @ theirs)
-            found[key] = Excess(more, error, usual, spread, self._ranked(ours, theirs), typical - its_error)
+            baseline = float(self.weights @ theirs)
+            found[key] = Excess(more, error, baseline, spread, self._ranked(ours, theirs), typical - its_error)
         return found
 
     def _difference(self, ours: Array, theirs: Array) -> tuple[float, float]:

@@ -20,11 +20,11 @@ Row = dict[str, Any]
 _NS: Final = 10**9
 BURNS: Final[Mapping[str, int]] = {"5m": 300, "30m": 1800, "1h": 3600, "6h": 6 * 3600, "3d": 3 * 86_400}  # s
 SHOWN: Final = ("5m", "1h", "6h", "3d")
-RATE: Final = "1h"  # the burn rate by which the rest of the budget is said to last
+RATE: Final = "1h"  # the burn rate by which the remaining time of the budget is computed
 # Factor, long and short window of the alerts that Google's SRE workbook recommends (chapter 5, table 5-8).
 ALERTS: Final = ((14.4, "1h", "5m"), (6.0, "6h", "30m"), (1.0, "3d", "6h"))
 MOST: Final = 2_000  # groups, those with the most breaches
-_ALL_OF_IT: Final = 0.99  # of a window that the store is said to hold
+_ALL_OF_IT: Final = 0.99  # share of a window from which on the store holds it whole
 
 
 class Burn(NamedTuple):
@@ -39,7 +39,7 @@ class Burn(NamedTuple):
 
 
 class Alert(NamedTuple):
-    """Whether both windows burn faster than `factor`; None where that cannot be told."""
+    """Whether both windows burn faster than `factor`; None where that is unknown."""
 
     factor: float
     long: str
@@ -73,7 +73,7 @@ class Objective:
 
     @property
     def whole_text(self) -> str:
-        """Return the objective with its target, where that is not the usual one."""
+        """Return the objective with its target, where that is not the default."""
         return f"{self.objective or '(no objective)'}{f' for {self.target_text}' if self.target_text else ''}"
 
     @property
@@ -83,7 +83,7 @@ class Objective:
 
     @property
     def is_held(self) -> bool:
-        """Tell whether the store reaches back over the window."""
+        """Return whether the store reaches back over the window."""
         return self.held_s >= _ALL_OF_IT * self.window_s
 
 
@@ -114,7 +114,7 @@ class Found:
 
     @property
     def not_told(self) -> list[Objective]:
-        """Return those of which nothing can be said: no request was judged, or the sampling is not known."""
+        """Return those whose result is unknown: no request was judged, or the sampling is not known."""
         return [one for one in self.objectives if one.attained is None]
 
 

@@ -1,4 +1,4 @@
-"""Where analyses get their rows from: named reductions, which a store runs where its data is."""
+"""The source of an analysis's rows: named reductions, which a store runs where its data is."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """What can be asked for reductions: the relations of a selection, of any store."""
+    """Runs reductions: the relations of a selection, of any store."""
 
     def reduce(self, name: str, by: Sequence[str] = (), **values: object) -> list[dict[str, Any]]:
         """Return the rows of a reduction, column -> value.
 
-        `by`: what they are grouped by: columns of `requests`, `path` (route or name), or keys of attributes, which
+        `by`: the keys of their groups: columns of `requests`, `path` (route or name), or keys of attributes, which
         are read of the entry span or else of its resource, in text form. `values` are the reduction's parameters.
         """
         ...

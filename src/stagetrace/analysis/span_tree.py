@@ -70,7 +70,7 @@ def span_tree(spans: Sequence[Any]) -> Tree:
 
 
 def is_asynchronous(span: Any) -> bool:
-    """Tell whether a parent does not wait for a span: it takes a message, or only follows (OpenTracing)."""
+    """Return whether a parent does not wait for a span: it takes a message, or only follows (OpenTracing)."""
     return span.kind == CONSUMER or getattr(span, "follows", False)
 
 

@@ -37,7 +37,7 @@ class Bins:
     weights: Floats  # requests that these stand for
     times: Floats  # (bins, stages)
     samples: tuple[Floats, ...]  # of each bin: (rows, stages)
-    effective: float  # as many equal requests would tell as much (Kish)
+    effective: float  # the number of equal requests with as much information (Kish)
 
     @property
     def edges(self) -> Floats:
@@ -48,7 +48,7 @@ class Bins:
 def bins(rows: Sequence[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> Bins:
     """Return the bins of a group from its rows of `stage_bins` and `own_stage_bins`.
 
-    Time in no stage that is less than a millionth of all comes of stages being told in ms, and is none.
+    Time in no stage below a millionth of all is a rounding error of stages in ms, and counts as none.
     """
     rows = sorted(rows, key=lambda row: row["bin"])
     own_by_bin: dict[int, dict[str, Mapping[str, Any]]] = {}

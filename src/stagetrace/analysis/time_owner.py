@@ -30,7 +30,7 @@ class Hop(NamedTuple):
 
 @dataclass(frozen=True)
 class Owner:
-    """Where the time of a breach went. `path` leads down to it; where the trace ends too early, `reason` says so."""
+    """Where the time of a breach went. `path` leads down to it; where the trace ends too early, there is a `reason`."""
 
     path: tuple[Hop, ...]
     reason: str | None = None

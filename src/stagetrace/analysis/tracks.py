@@ -66,7 +66,7 @@ class Tracks(NamedTuple):
     outside: int  # requests whose times are far from nearly all others: of clocks that were off
     negative: int  # requests that end before they start, which count for nothing
     sampled: bool
-    unknown: bool  # the sampling does not say how many requests each stands for
+    unknown: bool  # the sampling does not determine how many requests each stands for
 
 
 class _Window(NamedTuple):
@@ -100,7 +100,7 @@ def ask(source: Source) -> Tracks:
     )
     if not enough:
         return found
-    # Of more groups than are looked at, the smallest of those that are says what is worth reading.
+    # Where there are too many groups, the smallest of those that are examined is the least worth reading.
     least = LEAST_REQUESTS if len(enough) <= MOST_GROUPS else enough[MOST_GROUPS - 1]["stored"]
     enough = enough[:MOST_GROUPS]
     window, rows = _looked_at(source, window, least)

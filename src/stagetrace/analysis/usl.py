@@ -6,7 +6,7 @@ X(N) = limit r / (1 + r^p)^(1/p) with r = N / knee; p = 1 is the M/M/1 queue, p 
 Denning and Buzen (1978), min(N / R, limit). Both are fitted by least squares, as R's `usl` and usl4j do it. In both,
 one parameter is linear, so the other two span a plane on which the sum of squares is looked at as a whole: no start
 value decides, and the region within F(1, n - 3) of the least one (profile likelihood; Bates and Watts, Nonlinear
-Regression Analysis, 1988) says how far knee and peak may lie, without end where the data show none.
+Regression Analysis, 1988) gives the interval of knee and peak, without end where the data show none.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """A law of throughput over concurrency. What the data do not show is None, and `reason` says why.
+    """A law of throughput over concurrency. A value that the data do not show is None, with a `reason`.
 
     `knee` is in requests in flight: of the USL where the peak is, of a limit where its asymptotes cross. Parameters of
     the other law are None. `points` are the levels of load that were fitted, `ignored` the measurements that are none.
@@ -72,7 +72,7 @@ class Fit:
     ignored: int = 0
 
     def throughput(self, concurrency: Points) -> list[float]:
-        """Return what the law says of these numbers of requests in flight; nothing where none was fitted."""
+        """Return the throughput by the law at these numbers of requests in flight; nothing where none was fitted."""
         import numpy as np
 
         load = np.asarray(concurrency, float)
@@ -206,7 +206,7 @@ class _Plane:
             self._look(self._closer(self._knees, self._inside.any(axis=1)), self._nearer())
 
     def allows(self, other: _Plane) -> bool:
-        """Tell whether the other law explains the points as well, but for chance."""
+        """Return whether the other law explains the points as well, but for chance."""
         return bool(other.least <= self._bound)
 
     def _look(self, knees: Numbers, others: Numbers) -> None:
@@ -276,7 +276,7 @@ class _Plane:
         return float(self._scale[row, column]), float(self._knees[row]), float(self._others[column])
 
     def grows(self) -> bool:
-        """Tell whether throughput still grows at the greatest load, or may have stopped there by chance."""
+        """Return whether throughput still grows at the greatest load, or may have stopped there by chance."""
         import numpy as np
 
         _, knee, other = self._best()

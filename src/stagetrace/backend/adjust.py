@@ -1,4 +1,4 @@
-"""What Jaeger changes in a trace that is not asked for raw: for people to look at, not for counting.
+"""Jaeger's changes to a trace that is not requested raw: for people to look at, not for counting.
 
 The same adjustments as in Jaeger 2.13 (`cmd/query/app/querysvc/v2/adjuster`), in its order. Clock skew, which it
 corrects only where configured to, is neither corrected nor remarked on here: times stay as recorded.
@@ -70,7 +70,7 @@ def _tell_apart(traces: TracesData) -> None:
 
 
 def _warn_of_gaps(traces: TracesData) -> None:
-    """Remark on spans whose parent is not there, and on ids that came before."""
+    """Add warnings to spans whose parent is missing, and to repeated ids."""
     spans = [span for resource_spans in traces.resource_spans for span in _spans(resource_spans)]
     seen: set[bytes] = set()
     for span in spans:
@@ -93,7 +93,7 @@ def _spell_addresses(attributes: MutableSequence[KeyValue]) -> None:
 
 
 def _move_library(span: Span, resource_spans: ResourceSpans) -> None:
-    """Move what is about the library from the span to its resource, unless that says otherwise."""
+    """Move attributes of the library from the span to its resource, unless that has its own."""
     for attribute in [one for one in span.attributes if one.key in _LIBRARY]:
         its = next((one for one in resource_spans.resource.attributes if one.key == attribute.key), None)
         if its is not None and its.value != attribute.value:

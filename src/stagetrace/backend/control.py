@@ -1,6 +1,6 @@
-"""The way in for commands on this machine, while a back end has their store open: a Unix socket that only its user has.
+"""Writes of commands on this machine, while a back end has their store open: by a Unix socket of its user alone.
 
-Its path stands in the folder's lock, so whoever may write there finds it; it asks for no token and speaks no TLS.
+The folder's lock holds its path, for processes that may write there; it has no token and no TLS.
 Spans come in as OTLP's own `Export`.
 """
 
@@ -42,14 +42,14 @@ class _Control(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in 
 
     def __init__(self, store: LocalStore, counters: Counters) -> None:
         self._store = store
-        # Limits of its own: what a command sends at a time is no concern of those that the network has.
+        # Limits of its own, apart from those of the network.
         self._receiver = Receiver(Intake(store, counters, Limits()))
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the handler of a method, or None for one that is not here."""
         if handler_call_details.method == PRUNE:
             return grpc.unary_unary_rpc_method_handler(
-                self._prune, Int64Value.FromString, lambda answer: answer.SerializeToString()
+                self._prune, Int64Value.FromString, lambda response: response.SerializeToString()
             )
         return self._receiver.service(handler_call_details)
 
@@ -101,16 +101,16 @@ class Running(Closing):
     def _call(self, method: str, request: bytes) -> bytes:
         call = self._channel.unary_unary(method, request_serializer=None, response_deserializer=None)
         try:
-            answer: bytes = call(request)
+            response: bytes = call(request)
         except grpc.RpcError as error:
-            said = error.details() or error.code().name
+            details = error.details() or error.code().name
             if error.code() is grpc.StatusCode.UNAVAILABLE and not error.trailing_metadata():
                 raise StoreError(
-                    f"the process that has the store in {self.folder} open went away or does not answer ({said})\n"
-                    "what was acknowledged is stored; repeat the command: what is there already counts once"
+                    f"the process that has the store in {self.folder} open has ended or does not respond ({details})\n"
+                    "acknowledged spans are stored; repeat the command: spans that are stored already count once"
                 ) from None
-            raise StoreError(said) from None
-        return answer
+            raise StoreError(details) from None
+        return response
 
 
 def open_writer(folder: Path) -> LocalStore | Running:

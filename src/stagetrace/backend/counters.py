@@ -1,4 +1,4 @@
-"""What the back end counts of itself, and its text form for Prometheus."""
+"""Counters of the back end, and their text form for Prometheus."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _FAMILIES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     "requests": ("transport", TRANSPORTS, "Export requests that arrived, whatever became of them."),
     "received_bytes": ("transport", TRANSPORTS, "Bytes of export requests as they arrived, compressed or not."),
     "accepted_spans": ("transport", TRANSPORTS, "Spans that are on disk and acknowledged."),
-    "rejected_spans": ("transport", TRANSPORTS, "Spans left out of a request whose others were accepted."),
+    "rejected_spans": ("transport", TRANSPORTS, "Spans rejected from requests whose other spans were accepted."),
     "stored_counts": ("transport", TRANSPORTS, "Data points of the metric sla.requests that are on disk."),
     "ignored_data_points": ("transport", TRANSPORTS, "Data points of other metrics, which are not kept."),
     "refused_requests": ("reason", tuple(kind.name for kind in KINDS), "Export requests refused as a whole."),
     "queries": ("transport", TRANSPORTS, "Questions put to jaeger.api_v3."),
-    "failed_queries": ("transport", TRANSPORTS, "Questions that were answered with an error."),
+    "failed_queries": ("transport", TRANSPORTS, "Queries that failed."),
 }
 
 
@@ -39,7 +39,7 @@ class Counters:
             self._values[name, label] += count
 
     def value(self, name: str, label: str) -> int:
-        """Return what is counted so far."""
+        """Return the counts so far."""
         with self._lock:
             return self._values[name, label]
 

@@ -1,4 +1,4 @@
-"""What of an OTLP metrics export is kept: the data points of `sla.requests`. All others are counted, and left."""
+"""The data points of `sla.requests` in an OTLP metrics export. All others are counted and discarded."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _WHY: Final = "stagetrace keeps the counter sla.requests and no other metric"
 
 
 class Export(NamedTuple):
-    """An export as far as it is kept."""
+    """The stored part of an export."""
 
     points: list[Point]
-    left: int  # data points of other metrics, and of this one that cannot be
+    discarded: int  # data points of other metrics, and unusable ones of this metric
 
     def response(self) -> ExportMetricsServiceResponse:
         """Return the response: empty where everything was kept."""
         response = ExportMetricsServiceResponse()
-        if self.left:
-            response.partial_success.rejected_data_points = self.left
+        if self.discarded:
+            response.partial_success.rejected_data_points = self.discarded
             response.partial_success.error_message = _WHY
         return response
 
 
 def parse(content: bytes, *, is_json: bool = False) -> Export:
-    """Return what of a request is kept. Raise Refused if it is no ExportMetricsServiceRequest."""
+    """Return the part of a request that is stored. Raise Refused if it is no ExportMetricsServiceRequest."""
     try:
         if is_json:
             request = json_format.Parse(content, ExportMetricsServiceRequest(), ignore_unknown_fields=True)
@@ -53,14 +53,14 @@ def parse(content: bytes, *, is_json: bool = False) -> Export:
     except (DecodeError, json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(MALFORMED, f"the request is no ExportMetricsServiceRequest: {str(error)[:200]}") from None
     points: list[Point] = []
-    left = 0
+    discarded = 0
     for resource in request.resource_metrics:
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
                 found = list(_points(resource, metric)) if metric.name == semconv.METRIC_REQUESTS else []
                 points += found
-                left += _size(metric) - len(found)
-    return Export(points, left)
+                discarded += _size(metric) - len(found)
+    return Export(points, discarded)
 
 
 def _size(metric: Metric) -> int:
@@ -80,9 +80,9 @@ def _points(resource: ResourceMetrics, metric: Metric) -> Iterator[Point]:
     service = about.get("service.name")
     instance = hashlib.sha256(resource.resource.SerializeToString(deterministic=True)).hexdigest()[:16]
     for point in metric.sum.data_points:
-        told = values(point.attributes)
-        objective, verdict = told.get(semconv.SLA_OBJECTIVE), told.get(semconv.SLA_VERDICT)
-        route = told.get(HTTP_ROUTE, told.get(RPC_METHOD, ""))
+        attributes = values(point.attributes)
+        objective, verdict = attributes.get(semconv.SLA_OBJECTIVE), attributes.get(semconv.SLA_VERDICT)
+        route = attributes.get(HTTP_ROUTE, attributes.get(RPC_METHOD, ""))
         value = _whole(point)
         times = (point.start_time_unix_nano, point.time_unix_nano)
         if (

@@ -53,7 +53,7 @@ def duration_ns(text: str) -> int:
 
 
 def boolean(text: str) -> bool:
-    """Return what strconv.ParseBool reads. Raise ValueError."""
+    """Return a boolean as strconv.ParseBool reads it. Raise ValueError."""
     if text in _TRUE:
         return True
     if text in _FALSE:
@@ -62,7 +62,7 @@ def boolean(text: str) -> bool:
 
 
 def integer(text: str) -> int:
-    """Return what strconv.Atoi reads. Raise ValueError."""
+    """Return an integer as strconv.Atoi reads it. Raise ValueError."""
     if not re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
         raise ValueError(f'strconv.Atoi: parsing "{text}": invalid syntax')
     return int(text)

@@ -22,32 +22,32 @@ _TRANSPORT: Final = "grpc"
 
 
 class Calls:
-    """Makes handlers of plain functions: counted, and with every failure told apart."""
+    """Makes handlers of plain functions: counts calls, and maps each failure to its status."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
 
-    def single(self, answer: Callable[[Any], Any], request: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        """Return the handler of a method with one answer."""
+    def single(self, query: Callable[[Any], Any], request: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the handler of a method with one response."""
 
         def handle(given: Any, context: grpc.ServicerContext) -> Any:
             try:
                 self._counters.add("queries", _TRANSPORT)
-                return answer(given)
-            except Exception as error:  # noqa: BLE001 -- told apart where it ends the call
+                return query(given)
+            except Exception as error:  # noqa: BLE001 -- `_fail` ends the call with the right status
                 self._fail(context, error)
 
         return grpc.unary_unary_rpc_method_handler(handle, request.FromString, lambda found: found.SerializeToString())
 
     def stream(
-        self, answer: Callable[[Any, bool], Iterator[TracesData]], request: Any
+        self, query: Callable[[Any, bool], Iterator[TracesData]], request: Any
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        """Return the handler of a method that answers in a stream; `answer` also gets whether ONLY_FOUND is set."""
+        """Return the handler of a method that responds in a stream; `query` also gets whether ONLY_FOUND is set."""
 
         def handle(given: Any, context: grpc.ServicerContext) -> Iterator[TracesData]:
             try:
                 self._counters.add("queries", _TRANSPORT)
-                yield from answer(given, ONLY_FOUND in context.invocation_metadata())
+                yield from query(given, ONLY_FOUND in context.invocation_metadata())
             except Exception as error:  # noqa: BLE001
                 self._fail(context, error)
 
@@ -60,5 +60,5 @@ class Calls:
         if isinstance(error, StoreError):
             context.abort(_CODES[UNKNOWN], str(error))
         log.error(f"a query over gRPC failed: {type(error).__name__}: {error}")
-        context.abort(grpc.StatusCode.INTERNAL, "the back end failed on this query; its log says why")
+        context.abort(grpc.StatusCode.INTERNAL, "the back end failed on this query; see its log")
         raise AssertionError("unreachable: abort raises")

@@ -1,4 +1,4 @@
-"""Decompression that stops at a limit: the size a body inflates to is whatever its sender wants it to be."""
+"""Decompression that stops at a limit: a sender chooses the size to which a body inflates."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _ZSTD_STEP: Final = 256
 
 
 def inflate(body: bytes, encoding: str, limit: int, grow: Callable[[int], None]) -> bytes:
-    """Return `body` as it was before `encoding`. `grow(n)` is told of each n bytes before they are kept.
+    """Return `body` as it was before `encoding`. `grow(n)` is called for each n bytes before they are kept.
 
     Raise Refused where it would exceed `limit`, is damaged or cut off, or the encoding is unknown.
     """
     if encoding == "identity":
         return body
-    pieces: list[bytes] = []
+    chunks: list[bytes] = []
     total = 0
-    for piece in _pieces(body, encoding):
-        total += len(piece)
+    for chunk in _chunks(body, encoding):
+        total += len(chunk)
         if total > limit:
             raise too_large(limit)
-        grow(len(piece))
-        pieces.append(piece)
-    return b"".join(pieces)
+        grow(len(chunk))
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def inflate_unnamed(body: bytes, limit: int, grow: Callable[[int], None]) -> bytes:
@@ -56,7 +56,7 @@ def too_large(limit: int) -> Refused:
     return Refused(TOO_LARGE, f"the request has more than {limit} bytes decompressed; send smaller batches")
 
 
-def _pieces(body: bytes, encoding: str) -> Iterator[bytes]:
+def _chunks(body: bytes, encoding: str) -> Iterator[bytes]:
     if encoding == "gzip":
         return _zlib(body, _GZIP)
     if encoding == "deflate":
@@ -74,12 +74,12 @@ def _zlib(body: bytes, wbits: int) -> Iterator[bytes]:
         stream = zlib.decompressobj(wbits)
         while not stream.eof:
             try:
-                piece = stream.decompress(rest, _STEP)
+                chunk = stream.decompress(rest, _STEP)
             except zlib.error as error:
                 raise Refused(MALFORMED, f"the body cannot be decompressed: {error}") from None
             rest = stream.unconsumed_tail
-            if piece:
-                yield piece
+            if chunk:
+                yield chunk
             elif not rest and not stream.eof:
                 raise Refused(MALFORMED, "the compressed body is cut off")
         rest = stream.unused_data if wbits == _GZIP else b""
@@ -97,9 +97,9 @@ def _zstd(body: bytes) -> Iterator[bytes]:
             while not stream.eof:
                 if at >= len(body):
                     raise Refused(MALFORMED, "the compressed body is cut off")
-                # The whole of what one input inflates to comes at once, so the input comes in small steps.
-                if piece := stream.decompress(body[at : at + _ZSTD_STEP]):
-                    yield piece
+                # One input is inflated at once as a whole, so the input is passed in small steps.
+                if chunk := stream.decompress(body[at : at + _ZSTD_STEP]):
+                    yield chunk
                 at += _ZSTD_STEP
             at = min(at, len(body)) - len(stream.unused_data)
     except zstandard.ZstdError as error:

@@ -1,10 +1,12 @@
-"""The one way in, shared by both receivers: bounded memory, the store's answer, and what each failure means."""
+"""The one way into the store, shared by both receivers: bounded memory, counters, and the refusal for each failure."""
 
 from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from stagetrace import log
 from stagetrace.backend.inflate import too_large
@@ -63,7 +65,7 @@ class Intake:
             self._held += count
 
     def append(self, transport: str, request: bytes) -> Appended:
-        """Put one serialized export request into the store and return its answer. Raise Refused."""
+        """Store one serialized export request and return how many spans were stored. Raise Refused."""
         if len(request) > self.limits.request:
             raise too_large(self.limits.request)
         try:
@@ -77,7 +79,7 @@ class Intake:
         return appended
 
     def append_counts(self, transport: str, request: bytes, *, is_json: bool = False) -> ExportMetricsServiceResponse:
-        """Keep what counts requests of one export of metrics, durably, and return the response. Raise Refused."""
+        """Store the request counts of one export of metrics durably, and return the response. Raise Refused."""
         from stagetrace.backend.counts import parse
 
         if len(request) > self.limits.request:
@@ -89,7 +91,7 @@ class Intake:
             except StoreError as error:
                 raise Refused(STORE, str(error)) from None
         self.counters.add("stored_counts", transport, len(export.points))
-        self.counters.add("ignored_data_points", transport, export.left)
+        self.counters.add("ignored_data_points", transport, export.discarded)
         return export.response()
 
     def metrics(self) -> str:
@@ -99,7 +101,7 @@ class Intake:
 
     @contextmanager
     def counted(self, transport: str) -> Iterator[None]:
-        """Count one request and its refusal; whatever else is raised becomes a refusal that says nothing of us."""
+        """Count one request and its refusal; any other error becomes a refusal without details."""
         self.counters.add("requests", transport)
         try:
             yield
@@ -109,4 +111,13 @@ class Intake:
         except Exception as error:
             log.error(f"a request over {transport} failed: {type(error).__name__}: {error}")
             self.counters.add("refused_requests", INTERNAL.name)
-            raise Refused(INTERNAL, "the back end failed on this request; its log says why") from error
+            raise Refused(INTERNAL, "the back end failed on this request; see its log") from error
+
+
+def export_response(appended: Appended) -> ExportTraceServiceResponse:
+    """Return the response to an export: empty where everything was accepted, as OTLP requires."""
+    response = ExportTraceServiceResponse()
+    if appended.rejected:
+        response.partial_success.rejected_spans = appended.rejected
+        response.partial_success.error_message = appended.reason or ""
+    return response

@@ -1,4 +1,4 @@
-"""What `stagetrace up` is told: addresses, access, limits. Checked here, before anything is opened."""
+"""Options of `stagetrace up`: addresses, access, limits. Checked here, before anything is opened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIZES: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 <
 
 
 class BackendError(StagetraceError):
-    """Say why the back end does not start and what lets it."""
+    """The back end cannot start; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that one back end is started with. `token` None asks nobody for one."""
+    """All options of one back end. With `token` None no client needs one."""
 
     data: Path
     host: str = "127.0.0.1"
@@ -54,16 +54,16 @@ class Options:
     limits: Limits = Limits()
 
     def at(self, port: int) -> str:
-        """Return where a port is, as a client is told."""
+        """Return the address of a port, for clients."""
         return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
     def store(self, ports: Ports) -> str:
-        """Return the URL by which the commands read it from elsewhere."""
+        """Return the URL by which the commands read it from another machine."""
         return f"{'jaeger' if self.tls_cert is None else 'jaegers'}://{self.at(ports.query_grpc)}"
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach `host`. A name other than localhost may mean anything."""
+    """Return whether only this machine can reach `host`. A name other than localhost may resolve to any address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -71,7 +71,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check(options: Options) -> None:
-    """Raise BackendError for what must not be started. Opens nothing."""
+    """Raise BackendError for options that must not be started. Opens nothing."""
     if not is_loopback(options.host) and not options.token:
         raise BackendError(
             f"--host {options.host} can be reached from other machines, and there is no token\n"

@@ -1,4 +1,4 @@
-"""What a browser gets of the query port: what this is, what runs here, and how to ask it. Nothing is loaded for it."""
+"""The page of the query port for browsers: what runs here, and how to query it. It loads nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stagetrace.backend.options import Options, Ports
 
-_EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 -- no address by which to reach it
+_EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 -- addresses that no client can use
 _HEADERS: Final = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -60,10 +60,10 @@ def page_route(options: Options, ports: Ports) -> Route:
     """Return the route of the page."""
     html = page(options, ports)
 
-    async def answer(_request: Request) -> HTMLResponse:
+    async def respond(_request: Request) -> HTMLResponse:
         return HTMLResponse(html, headers=_HEADERS)
 
-    return Route("/", answer, methods=["GET"])
+    return Route("/", respond, methods=["GET"])
 
 
 def page(options: Options, ports: Ports) -> str:

@@ -1,4 +1,4 @@
-"""Questions of `jaeger.api_v3`, put to the local store, whichever way they came in."""
+"""Queries of `jaeger.api_v3`, run on the local store, for every transport."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from stagetrace.store.local import LocalReader, LocalStore
 
 INVALID: Final = 3
-UNKNOWN: Final = 2  # what a Go server answers for an error without a code of its own
+UNKNOWN: Final = 2  # a Go server's code for an error without one of its own
 _UNSPECIFIED: Final = "unspecified"
 _MAX_NS: Final = 2**63 - 1
 
 
 class QueryError(StagetraceError):
-    """Say what is wrong in a question: `code` is gRPC's, `status` HTTP's."""
+    """A query that cannot be run: `code` is gRPC's, `status` HTTP's."""
 
     def __init__(self, message: str, *, status: int = 400, code: int = UNKNOWN) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class QueryError(StagetraceError):
 
 @dataclass(frozen=True)
 class Search:
-    """One search: a single span must meet all of it. Both ends of the times are in, as in Jaeger 2.13."""
+    """One search: a single span must meet all conditions. Both ends of the times are included, as in Jaeger 2.13."""
 
     start_min_ns: int
     start_max_ns: int
@@ -49,7 +49,7 @@ class Search:
 
 
 class Queries:
-    """Answers from one store. Thread-safe: a reader answers one question at a time and is then kept for another."""
+    """Runs queries on one store. Thread-safe: a reader runs one query at a time and is then kept for the next."""
 
     def __init__(self, store: LocalStore) -> None:
         self._store = store
@@ -57,7 +57,7 @@ class Queries:
 
     @contextmanager
     def _reader(self) -> Iterator[LocalReader]:
-        """Yield a reader that nobody else uses meanwhile; after an error it is closed, not kept."""
+        """Yield a reader for exclusive use; after an error it is closed, not kept."""
         try:
             reader = self._idle.get_nowait()
         except Empty:
@@ -70,7 +70,7 @@ class Queries:
         self._idle.put(reader)
 
     def close(self) -> None:
-        """Close the readers that are kept."""
+        """Close the idle readers."""
         while not self._idle.empty():
             self._idle.get().close()
 
@@ -80,7 +80,7 @@ class Queries:
             return list(reader.services())
 
     def operations(self, service: str, kind: str) -> list[tuple[str, str]]:
-        """Return (name, kind) of the operations of a service; `kind` empty means any, and is what UNSPECIFIED is."""
+        """Return (name, kind) of the operations of a service; an empty `kind` selects any and means UNSPECIFIED."""
         with self._reader() as reader:
             found = [(name, "" if its == _UNSPECIFIED else its) for name, its in reader.operations(service)]
         return [(name, its) for name, its in found if kind in ("", its)]
@@ -105,7 +105,7 @@ class Queries:
                 yield traces if search.raw else adjusted(traces)
 
     def trace(self, trace_id: str, *, raw: bool) -> TracesData | None:
-        """Return one trace, or None if it is not here."""
+        """Return one trace, or None if it is not stored."""
         with self._reader() as reader:
             found = reader.get_trace(trace_id)
         return found if found is None or raw else adjusted(found)

@@ -1,4 +1,4 @@
-"""`jaeger.api_v3.QueryService` over gRPC, beside it remote storage and the health service that load balancers ask."""
+"""`jaeger.api_v3.QueryService` over gRPC, beside it remote storage and the health service for load balancers."""
 
 from __future__ import annotations
 

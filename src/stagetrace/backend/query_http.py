@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _TRANSPORT: Final = "http"
-# What newer Jaegers take where the search depth is not given. 2.13 refuses such a search.
+# The default of newer Jaegers where the search depth is not given. 2.13 refuses such a search.
 _DEPTH: Final = 100
 
 
@@ -35,27 +35,27 @@ def query_app(
     queries: Queries, counters: Counters, token: str | None, metrics: Callable[[], str], more: Sequence[Route] = ()
 ) -> ASGIApp:
     """Return the app of the query port; `more` are routes beside those of the API."""
-    answers: dict[str, Callable[[Request], Any]] = {
+    queries_by_path: dict[str, Callable[[Request], Any]] = {
         "/api/v3/services": lambda _request: _services(queries),
         "/api/v3/operations": lambda request: _operations(queries, request),
         "/api/v3/traces": lambda request: _found(queries.find(_search(request))),
         "/api/v3/traces/{trace_id}": lambda request: _trace(queries, request),
     }
 
-    def endpoint(answer: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    def endpoint(query: Callable[[Request], Any]) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
             counters.add("queries", _TRANSPORT)
-            return await run_in_threadpool(_respond, answer, request, counters)
+            return await run_in_threadpool(_respond, query, request, counters)
 
         return handle
 
-    routes = [Route(path, endpoint(answer), methods=["GET"]) for path, answer in answers.items()]
+    routes = [Route(path, endpoint(query), methods=["GET"]) for path, query in queries_by_path.items()]
     return application([*routes, *more], _fault, token, metrics)
 
 
-def _respond(answer: Callable[[Request], Any], request: Request, counters: Counters) -> Response:
+def _respond(query: Callable[[Request], Any], request: Request, counters: Counters) -> Response:
     try:
-        return JSONResponse(answer(request))
+        return JSONResponse(query(request))
     except QueryError as error:
         if error.status != 404:  # noqa: PLR2004
             counters.add("failed_queries", _TRANSPORT)
@@ -66,7 +66,7 @@ def _respond(answer: Callable[[Request], Any], request: Request, counters: Count
     except Exception as error:  # noqa: BLE001 -- the last stop before uvicorn, which would print a traceback
         counters.add("failed_queries", _TRANSPORT)
         log.error(f"a query over HTTP failed: {type(error).__name__}: {error}")
-        return _fault(500, "the back end failed on this query; its log says why", request)
+        return _fault(500, "the back end failed on this query; see its log", request)
 
 
 def _fault(code: int, message: str, _request: Request) -> Response:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from stagetrace.backend.inflate import inflate_unnamed
+from stagetrace.backend.intake import export_response
 from stagetrace.backend.refusal import Refused, status
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from stagetrace.backend.intake import Intake
-    from stagetrace.store.local import Appended
 
 METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 METRICS_METHOD: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
@@ -40,7 +39,7 @@ class Receiver(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in 
         return None
 
     def _export(self, message: bytes, context: grpc.ServicerContext) -> bytes:
-        return self._taken(message, context, lambda request: answer(self._intake.append(_TRANSPORT, request)))
+        return self._taken(message, context, lambda request: export_response(self._intake.append(_TRANSPORT, request)))
 
     def _export_metrics(self, message: bytes, context: grpc.ServicerContext) -> bytes:
         return self._taken(message, context, lambda request: self._intake.append_counts(_TRANSPORT, request))
@@ -57,17 +56,8 @@ class Receiver(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in 
             abort(context, refused)
 
 
-def answer(appended: Appended) -> ExportTraceServiceResponse:
-    """Return the response: empty where everything was accepted, as OTLP wants it."""
-    response = ExportTraceServiceResponse()
-    if appended.rejected:
-        response.partial_success.rejected_spans = appended.rejected
-        response.partial_success.error_message = appended.reason or ""
-    return response
-
-
 def abort(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
-    """End the call as `refused` says, with google.rpc.Status in the trailers."""
+    """End the call with the status of `refused`, and google.rpc.Status in the trailers."""
     context.set_trailing_metadata((("grpc-status-details-bin", status(refused).SerializeToString()),))
     context.abort(_CODES[refused.kind.code], refused.message)
     raise AssertionError("unreachable: abort raises")

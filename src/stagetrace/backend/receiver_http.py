@@ -1,4 +1,4 @@
-"""OTLP over HTTP: `POST /v1/traces` and `POST /v1/metrics`, protobuf or JSON. Answers are in the request's form."""
+"""OTLP over HTTP: `POST /v1/traces` and `POST /v1/metrics`, protobuf or JSON. A response has its form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stagetrace.backend.inflate import inflate, too_large
-from stagetrace.backend.receiver_grpc import answer
+from stagetrace.backend.intake import export_response
 from stagetrace.backend.refusal import INTERNAL, KINDS, MALFORMED, SLOW, UNSUPPORTED, Kind, Refused, status
 from stagetrace.backend.web import application
 from stagetrace.otlp.decode.json import parse
@@ -28,7 +28,7 @@ METRICS_PATH: Final = "/v1/metrics"
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 _TRANSPORT: Final = "http"
-_IDLE_S: Final = 30  # between two pieces of a body
+_IDLE_S: Final = 30  # between two chunks of a body
 
 
 def receiver_app(intake: Intake, token: str | None) -> ASGIApp:
@@ -58,34 +58,34 @@ class _Export:
             return _refusal(refused, form)
 
     async def _body(self, request: Request, room: Room) -> bytes:
-        """Return the body as it came. Raise Refused at the limit, before more of it is held."""
+        """Return the body as received. Raise Refused at the limit, before more of it is held."""
         limit = self._intake.limits.request
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             raise too_large(limit)
-        pieces: list[bytes] = []
+        chunks: list[bytes] = []
         more = True
         while more:
             try:
                 message = await asyncio.wait_for(request.receive(), _IDLE_S)
             except (asyncio.TimeoutError, TimeoutError):
-                raise Refused(SLOW, f"no more of the body came within {_IDLE_S} s") from None
+                raise Refused(SLOW, f"no more of the body was received within {_IDLE_S} s") from None
             if message["type"] == "http.disconnect":
-                raise Refused(MALFORMED, "the sender went away before the end of the body")
-            piece = message.get("body", b"")
-            room.grow(len(piece))
-            pieces.append(piece)
-            self._intake.counters.add("received_bytes", _TRANSPORT, len(piece))
+                raise Refused(MALFORMED, "the sender disconnected before the end of the body")
+            chunk = message.get("body", b"")
+            room.grow(len(chunk))
+            chunks.append(chunk)
+            self._intake.counters.add("received_bytes", _TRANSPORT, len(chunk))
             if room.held > limit:
                 raise too_large(limit)
             more = message.get("more_body", False)
-        return b"".join(pieces)
+        return b"".join(chunks)
 
     def _take(self, body: bytes, encoding: str, form: str, room: Room) -> Message:
         limit = self._intake.limits.request
         content = inflate(body, encoding, limit, room.grow)
         if form == PROTOBUF:
-            return answer(self._intake.append(_TRANSPORT, content))
+            return export_response(self._intake.append(_TRANSPORT, content))
         with self._parsing:
             try:
                 request, rejected, reason = parse(content)
@@ -94,7 +94,7 @@ class _Export:
             serialized = request.SerializeToString()
             del request
         self._intake.counters.add("rejected_spans", _TRANSPORT, rejected)
-        response = answer(self._intake.append(_TRANSPORT, serialized))
+        response = export_response(self._intake.append(_TRANSPORT, serialized))
         if rejected:
             response.partial_success.rejected_spans += rejected
             response.partial_success.error_message = reason or ""

@@ -35,8 +35,8 @@ KINDS: Final = (
 )  # fmt: skip
 
 
-class Refused(Exception):  # noqa: N818 -- an answer, not a fault of ours
-    """Carry a refusal to where it is answered."""
+class Refused(Exception):  # noqa: N818 -- a response, not a fault of ours
+    """Carry a refusal to the code that responds."""
 
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message)

@@ -41,7 +41,7 @@ _CONNECTIONS: Final = 512
 
 @dataclass
 class _Servers:
-    """Everything that listens, and where."""
+    """The servers and their ports."""
 
     grpc: list[grpc.Server]
     http: list[tuple[_Quiet, socket.socket]]
@@ -67,7 +67,7 @@ class _Quiet(uvicorn.Server):
 
 
 def serve(options: Options, on_ready: Callable[[Ports], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `on_ready` hears the ports. What was acknowledged is on disk all along.
+    """Serve until SIGINT or SIGTERM; call `on_ready` with the ports. Acknowledged spans are always on disk.
 
     Raise BackendError or StoreError where it cannot start.
     """
@@ -142,7 +142,7 @@ async def _run(servers: _Servers, on_ready: Callable[[Ports], None]) -> None:
     await asyncio.gather(*(server.up.wait() for server, _ in servers.http))
     on_ready(servers.ports)
     waiting = asyncio.create_task(stop.wait())
-    # A server that ends by itself ends the back end: half of it would look like all of it.
+    # A server that ends by itself ends the back end: a part of it would look like all of it.
     await asyncio.wait([waiting, *serving], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     with suppress(asyncio.CancelledError):

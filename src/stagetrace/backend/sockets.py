@@ -1,4 +1,4 @@
-"""The four listening sockets: free, taken, forbidden; said before any server starts."""
+"""The four listening sockets; a taken or forbidden port is reported before any server starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 _BACKLOG: Final = 512
-_STREAMS: Final = 64  # requests of one connection that may be under way at once
+_STREAMS: Final = 64  # concurrent requests of one connection
 
 
 def listen(host: str, port: int, flag: str) -> socket.socket:
@@ -54,7 +54,7 @@ def grpc_server(
     options: Options, port: int, flag: str, handler: grpc.GenericRpcHandler[bytes, bytes], pool: Executor
 ) -> tuple[grpc.Server, int]:
     """Return a gRPC server, not yet started, and its port. Raise BackendError."""
-    # gRPC writes its own lines to stderr where it cannot bind; a plain socket asks first.
+    # gRPC writes its own lines to stderr where it cannot bind; a plain socket tries first.
     listen(options.host, port, flag).close()
     settings: Sequence[tuple[str, int]] = [
         # Two back ends on one port would each get half of the requests.
@@ -81,7 +81,7 @@ def grpc_server(
 
 
 class _Guard(grpc.GenericRpcHandler):  # type: ignore[type-arg]
-    """Lets no call past without the token."""
+    """Refuses calls without the token."""
 
     def __init__(self, inner: grpc.GenericRpcHandler[bytes, bytes], token: str) -> None:
         self._inner = inner

@@ -1,6 +1,6 @@
 """Messages of Jaeger's remote storage (`jaeger.storage.v2`), built field by field as in `store/jaeger/api_v3.py`.
 
-Only what `jaeger.api_v3` does not have in the same form on the wire: services and operations are its messages.
+Only messages that `jaeger.api_v3` lacks in the same wire form; services and operations are its messages.
 Attributes are OTLP's KeyValue in all but name.
 """
 

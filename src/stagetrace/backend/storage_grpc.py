@@ -1,6 +1,6 @@
 """`jaeger.storage.v2.TraceReader`: lets a real Jaeger, with its web page, read out of our store.
 
-Jaeger writes to the OTLP port. What it adjusts for the eye it adjusts itself, so traces go out as recorded.
+Jaeger writes to the OTLP port. It adjusts traces for display itself, so they are sent as recorded.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from stagetrace.backend.grpc_calls import Calls
     from stagetrace.backend.query import Queries
 
-# Jaeger 2.13 takes messages of up to 4 MiB from a storage and cannot be told otherwise.
+# Jaeger 2.13 takes messages of up to 4 MiB from a storage, a fixed limit.
 _CHUNK_BYTES: Final = 3 << 20
 
 
 def storage_methods(
     queries: Queries, calls: Calls, services: Callable[[Any], Any], operations: Callable[[Any], Any]
 ) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-    """Return the handlers of the five methods; `services` and `operations` answer as in api_v3."""
+    """Return the handlers of the five methods; `services` and `operations` respond as in api_v3."""
 
     def get(request: Any, _only_found: bool) -> Iterator[TracesData]:
         for one in request.query:

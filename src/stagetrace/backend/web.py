@@ -1,4 +1,4 @@
-"""What both HTTP ports share: who may ask, /health, /metrics, and a JSON body for every error."""
+"""Shared parts of both HTTP ports: the token, /health, /metrics, and a JSON body for every error."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Fault = "Callable[[int, str, Request], Response]"
 
 
 def authorized(given: str | bytes | None, token: str | None) -> bool:
-    """Return whether an `authorization` header carries the token; always, where none is asked for.
+    """Return whether an `authorization` header carries the token; always, where none is required.
 
-    In constant time: how long it takes tells nothing of the token.
+    In constant time, so that the duration reveals nothing of the token.
     """
     if token is None:
         return True
@@ -41,7 +41,7 @@ def application(
     token: str | None,
     metrics: Callable[[], str],
 ) -> ASGIApp:
-    """Return the app of one port: its routes, /health for everyone, /metrics, and errors as `fault` says them."""
+    """Return the app of one port: its routes, /health for everyone, /metrics, and errors in the form of `fault`."""
 
     def failed(request: Request, error: Any) -> Response:
         response = fault(error.status_code, error.detail, request)
@@ -49,7 +49,7 @@ def application(
         return response
 
     def crashed(request: Request, _error: Exception) -> Response:
-        return fault(500, "the back end failed on this request; its log says why", request)
+        return fault(500, "the back end failed on this request; see its log", request)
 
     def metrics_text(_request: Request) -> Response:
         return PlainTextResponse(metrics(), media_type=_PROMETHEUS)
@@ -66,7 +66,7 @@ async def _health(_request: Request) -> Response:
 
 
 class _Guard:
-    """Lets nobody past without the token, /health excepted. Nothing of the body is read before."""
+    """Refuses requests without the token, /health excepted, before it reads a body."""
 
     def __init__(self, app: ASGIApp, token: str, fault: Callable[[int, str, Request], Response]) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Put the question of a verb to the store that the command line names, and print the answer."""
+"""Run the query of a verb on the store that the command line names, and print the answer."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def ask_store(
     answer: Callable[[Reader, Selection, argparse.Namespace], Answer],
     since: Moment | None = None,
 ) -> tuple[int, Answer]:
-    """Put a verb's question to the store and the requests that are meant; print and return the answer, after its code.
+    """Run `answer` on the selected requests of the store, print the result, and return the exit code and the answer.
 
-    `since`: from when on by default, where that is not as usual.
+    `since`: the default of `--since`, where it is not an hour.
     """
     url = store_url(args)
     wanted = selection(args, url, since=since)

@@ -1,4 +1,4 @@
-"""What a verb is: one module of this folder with these four names, and one line in `registry.VERBS`."""
+"""The contract of a verb: one module of this folder with these four names, and one line in `registry.VERBS`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NO_ANSWER: Final = 2  # wrong usage, or no answer
 
 
 class UsageError(StagetraceError):
-    """Say what is wrong in a command's options and how to write it."""
+    """The options of a command are wrong; the message names the remedy."""
 
 
 class Verb(Protocol):
     """A module that is one command. It is imported only when its command is given, so it may import what it needs."""
 
     DESCRIPTION: str
-    """What the command does, for its help: one to three sentences."""
+    """Description of the command, for its help: one to three sentences."""
 
     EXAMPLE: str
     """One command line, which ends the help."""
@@ -33,5 +33,5 @@ class Verb(Protocol):
         ...
 
     def run(self, args: argparse.Namespace) -> int:
-        """Do it and return the exit code: data to stdout, talk to stderr. A StagetraceError ends as exit code 2."""
+        """Run it and return the exit code: data to stdout, messages to stderr. A StagetraceError means exit code 2."""
         ...

@@ -15,7 +15,7 @@ from stagetrace.cli.output import missed_bounds, sampling
 from stagetrace.cli.output.lines import completeness, show, show_json, warn
 from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column, Table
 from stagetrace.cli.output.tally import summary
-from stagetrace.cli.output.terminal import milliseconds, promise, watched
+from stagetrace.cli.output.terminal import milliseconds, threshold, watched
 from stagetrace.errors import StoreError
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.store import open_store
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Breaches, Entry, Reader, Trace
 
 DESCRIPTION: Final = (
-    "Say how many of the judged requests missed their latency objective, and where the time went that they were over;\n"
+    "Show how many of the judged requests missed their latency objective, and which stages and causes took the time;\n"
     "list the newest of them, with the stage that took most of the time. Where that stage waited for another service,\n"
     "the trace is followed down to the service that owns the time, the wire in between included."
 )
@@ -76,14 +76,14 @@ def run(args: argparse.Namespace) -> int:
             parts += ["", Table(heads, rows), "", *_steps(answer, url)]
         parts += [f"Not followed: {reason}." for reason in sorted({one.reason for one in owners if one.reason})]
         show(*parts)
-        # A list that ends with the limit says so itself.
+        # A list that ends with the limit has its own line for that.
         cuts = [cut for reason in cuts for cut in reason.split("; ") if not cut.startswith("limit ")]
     warn(not cuts, "; ".join(cuts))
     return _failed(answer) if args.fail else ANSWERED
 
 
 def _failed(answer: Breaches) -> int:
-    """Return the exit code of `--fail`, and say why there is no answer where the output does not."""
+    """Return the exit code of `--fail`, and report why there is no answer where the output does not."""
     if answer.tally.missed:
         return BAD
     if not answer.tally.judged:
@@ -179,7 +179,7 @@ def _cells(entry: Entry, owner: Owner, zone: Zone) -> tuple[str, ...]:
         entry.service,
         request_text(entry.name, entry.route),
         missed_bounds.column(entry),
-        "-" if entry.threshold_ms is None else promise(entry.threshold_ms),
+        "-" if entry.threshold_ms is None else threshold(entry.threshold_ms),
         "-" if entry.overrun_ms is None else milliseconds(entry.overrun_ms),
         _blamed(entry, owner),
         entry.severity or "-",

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 def _options(verb: str) -> Iterator[Option]:
     from stagetrace.cli.main import parser_for
 
-    commands = next(one for one in parser_for(verb)._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001 -- argparse tells its options nowhere else
+    commands = next(one for one in parser_for(verb)._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001 -- argparse has no public way
     for action in commands.choices[verb]._actions:  # noqa: SLF001
         values = tuple(str(choice) for choice in action.choices or ())
         text = "show this help" if "--help" in action.option_strings else (action.help or "")

@@ -84,9 +84,9 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     if found.stored == 0:
         sentence = f"No requests{since(wanted.since_ns, args.tz)}."
         return Answer(TITLE, sentence, _keys(found), complete=complete, reason=reason)
-    said = _sentence(found, given)
+    sentence = _sentence(found, given)
     parts: list[str | Table | Bars] = [_table(found, by), _bars(found), *_notes(found, given, sampled)]
-    return Answer(TITLE, said, _keys(found), parts, complete=complete, reason=reason)
+    return Answer(TITLE, sentence, _keys(found), parts, complete=complete, reason=reason)
 
 
 def _read(path: Path) -> Any:
@@ -148,7 +148,7 @@ def _keys(found: Costs) -> dict[str, Any]:
 
 
 def _money(micros: float | None, currency: str | None, digits: int = 2) -> str:
-    """Return an amount as people write it: two decimals, or as many as show the first two digits of a small one."""
+    """Return an amount with two decimals, or as many as show the first two digits of a small one."""
     if micros is None:
         return "-"
     value = micros / 10**6
@@ -237,7 +237,7 @@ def _notes(found: Costs, given: Prices | None, sampled: bool) -> list[str]:
         f"{found.instances} instance{'' if found.instances == 1 else 's'}, {found.paid_s / 3600:,.2f} hours, of which "
         f"{found.busy_s / 3600:,.2f} with a request in flight. "
         + (
-            "Hours are those that the price file says."
+            "Hours are those of the price file."
             if of_file
             else "An instance counts from its first request to its last: when it started and stopped is not known."
         )

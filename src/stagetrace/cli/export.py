@@ -32,13 +32,13 @@ _SUFFIXES: Final = (".parquet", ".jsonl", ".pb", ".csv")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="where to write; its suffix says the form")
+    parser.add_argument("file", metavar="FILE", type=Path, help="where to write; its suffix gives the form")
     add_selection(parser, since="all")
     parser.add_argument(
         "--relation",
         choices=("spans", "requests"),
         default="spans",
-        help="what a .csv has: spans (default) or requests",
+        help="the rows of a .csv: spans (default) or requests",
     )
 
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the file and return the exit code."""
     path: Path = args.file
     if path.suffix not in _SUFFIXES:
-        raise UsageError(f"cannot tell the form of {path}\nend its name in one of {' '.join(_SUFFIXES)}")
+        raise UsageError(f"{path} has no known form\nend its name in one of {' '.join(_SUFFIXES)}")
     if args.relation != "spans" and path.suffix != ".csv":
         raise UsageError(
             f"a {path.suffix} holds whole spans, and no relation\nend its name in .csv, or leave --relation out"

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from stagetrace.backend.control import Running
     from stagetrace.store.local import LocalStore
 
-DESCRIPTION: Final = """Take the spans of files into a local store, which is made if it is not there: OTLP JSON lines,
-OTLP protobuf, Jaeger's JSON (what its UI downloads), and what `stagetrace export` wrote. What is there already counts
-once, so an import can be repeated.
+DESCRIPTION: Final = """Store the spans of files in a local store, which is created if it does not exist: OTLP JSON
+lines, OTLP protobuf, Jaeger's JSON (which its UI downloads), and files of `stagetrace export`. Spans that are stored
+already count once, so an import can be repeated.
 
 If `stagetrace up` has the store open, the spans go through it."""
 EXAMPLE: Final = "stagetrace import spans.jsonl --store ./traces"
 _BATCH_BYTES: Final = 4 << 20
-_ALL: Final = Selection(0, 2**64)  # whatever time a span has, it is taken in or counted as refused
+_ALL: Final = Selection(0, 2**64)  # of any time: each span is stored or counted as refused
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

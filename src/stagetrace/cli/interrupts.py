@@ -12,41 +12,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-# As a shell reports a process that the signal ended.
+# The exit code that shells report for a process that a signal ended.
 INTERRUPTED: Final = 130
 _PATIENCE_S: Final = 2.0
 
 
 @contextmanager
 def noted(*, hurry: bool) -> Iterator[list[int]]:
-    """Give a list that is no longer empty once Ctrl-C has come, which raises KeyboardInterrupt as ever.
+    """Yield a list that is no longer empty after Ctrl-C, which raises KeyboardInterrupt as always.
 
     That alone is not enough: DuckDB looks for signals between queries only and makes other errors of the exception, and
-    gRPC can wait for ever for a call that was broken off. With `hurry` the process therefore ends soon in any case.
+    gRPC can wait for ever for a cancelled call. With `hurry` the process therefore ends soon in any case.
     """
-    came: list[int] = []
+    received: list[int] = []
     if os.name != "posix" or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield came  # who ignores it, or handles it, goes on doing so
+        yield received  # a process that ignores or handles the signal continues to do so
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+        received.append(number)
         signal.default_int_handler(number, frame)
 
     signal.signal(signal.SIGINT, note)
     try:
         if hurry:
             with _ending():
-                yield came
+                yield received
         else:
-            yield came
+            yield received
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
 def _ending() -> Iterator[None]:
-    """End the process if Ctrl-C comes and what is within this context goes on for long."""
+    """End the process if the code in this context continues for long after Ctrl-C."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     over = threading.Event()

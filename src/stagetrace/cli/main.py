@@ -21,7 +21,7 @@ from stagetrace.errors import StagetraceError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-# As a shell reports a process that the signal ended.
+# The exit code that shells report for a process that a signal ended.
 _PIPE_CLOSED: Final = 141
 # These stop other processes and servers first, each in bounded time of its own.
 _AT_LEISURE: Final = ("bench", "demo", "up")
@@ -42,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors look like all others of the command."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, what may have been meant and where the help is, then leave."""
+        """Print the error, the likely meaning and the command for help, then exit."""
         wrong = _WRONG_CHOICE.match(message)
         if wrong is not None:
             choices = (action.choices for action in self._actions if action.choices and wrong[1] == _name_of(action))
@@ -50,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(NO_ANSWER, f"stagetrace: {message}\ntry: {self.prog} --help\n")
 
     def unknown(self, arguments: Sequence[str]) -> NoReturn:
-        """Say which arguments it does not have, then leave."""
+        """Report unknown arguments, then exit."""
         flags = [flag for action in self._actions for flag in action.option_strings]
         given = next((one.partition("=")[0] for one in arguments if one.startswith("-")), "")
         self.error(f"unrecognized arguments: {' '.join(arguments)}{_meant(given, flags)}")
@@ -61,7 +61,7 @@ def _name_of(action: argparse.Action) -> str:
 
 
 def _meant(given: str, known: Iterable[str]) -> str:
-    """Return a line with the word that a misspelt one is most like, one of the same letters first, or nothing."""
+    """Return a line with the known word nearest to a misspelt one, one of the same letters first, or nothing."""
     known = list(known)
     begun = [one for one in known if len(given) > len("--") and one.startswith(given)]
     found = begun or sorted(get_close_matches(given, known), key=lambda one: sorted(one) != sorted(given))
@@ -83,19 +83,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return INTERRUPTED
         except Exception as error:  # noqa: BLE001 -- an exit code for each end
-            if interrupts:  # some libraries make errors of their own of it
+            if interrupts:  # some libraries raise errors of their own for it
                 return INTERRUPTED
-            told = _told(error)
-            if told is None:
-                traceback.print_exc()  # never exit code 1, which says that the answer is bad
-                told = "this is a fault of stagetrace itself, and there is no answer\nreport it with the lines above"
-            sys.stderr.write(f"stagetrace: {told}\n")
+            message = _message(error)
+            if message is None:
+                traceback.print_exc()  # never exit code 1, which means that the answer is bad
+                message = "this is a fault of stagetrace itself, and there is no answer\nreport it with the lines above"
+            sys.stderr.write(f"stagetrace: {message}\n")
             return NO_ANSWER
     return code
 
 
-def _told(error: Exception) -> str | None:
-    """Return what people are told of an error, or None where it is a fault of ours."""
+def _message(error: Exception) -> str | None:
+    """Return the message for an error, or None where it is a fault of stagetrace."""
     if isinstance(error, StagetraceError):
         return str(error)
     if isinstance(error, OSError) and (why := _why_unwritable()):
@@ -107,7 +107,7 @@ def _told(error: Exception) -> str | None:
 
 
 def _prepare_streams() -> None:
-    """Let nothing that is shown end the command: no name that a terminal lacks, no stream that is closed (`>&-`)."""
+    """Make output robust: against characters that a terminal lacks, and streams that are closed (`>&-`)."""
     sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- as long as the process
     sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -127,7 +127,7 @@ def _why_unwritable() -> str | None:
 
 
 def _discard_output() -> None:
-    """Have what is still buffered go nowhere, or the interpreter complains at exit."""
+    """Discard buffered output, or the interpreter complains at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -160,8 +160,8 @@ def parser_for(verb: str | None) -> argparse.ArgumentParser:
 
 
 def parser_of(parser: argparse.ArgumentParser, verb: str) -> _Parser:
-    """Return the parser of a verb out of the whole one."""
-    commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001 -- argparse tells them nowhere else
+    """Return the parser of a verb out of that of all commands."""
+    commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001 -- argparse has no public way
     found: _Parser = commands.choices[verb]
     return found
 
@@ -180,15 +180,15 @@ def _run(given: list[str]) -> int:
             parser_of(parser, args.verb).unknown(rest)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else NO_ANSWER
-    _say_misspelt(args.verb)
+    _warn_of_misspelt(args.verb)
     if "store" in args:
-        # gRPC would write lines of its own to stderr, above the error that says the same for people.
+        # gRPC would write lines of its own to stderr, above our error for the same fault.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     return load(args.verb).run(args)
 
 
-def _say_misspelt(verb: str) -> None:
-    """Say which variables were probably meant, or the answer is that to another question. `doctor` says all."""
+def _warn_of_misspelt(verb: str) -> None:
+    """Warn of misspelt variables, which would change the answer unnoticed. `doctor` lists all of them."""
     found = [(name, meant) for name, meant in setting_problems.misspelt(config.environment()) if meant is not None]
     if found and verb not in _SILENT:
         sys.stderr.write(f"stagetrace: {setting_problems.misspelt_text(found)}\n")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = """Ask in SQL (DuckDB's) over two relations: `requests` (a row an entry span) and `spans`.
 
-The options say what the relations hold. The SQL reads them and nothing else: no file, no network, no change.
+The options select what the relations hold. The SQL reads them and nothing else: no file, no network, no change.
 `stagetrace query "DESCRIBE requests"` lists the columns."""
 EXAMPLE: Final = (
     'stagetrace query "SELECT route, quantile_cont(inference_ms, 0.99) AS p99 FROM requests GROUP BY route" --since 1d'

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Command(NamedTuple):
-    """A verb: its module in `stagetrace.cli`, imported on use, and what the list of commands says of it."""
+    """A verb: its module in `stagetrace.cli`, imported on use, and its line in the list of commands."""
 
     module: str
     summary: str
@@ -20,30 +20,32 @@ VERBS: Final[dict[str, Command]] = {
     "bench": Command("bench.command", "put load on a service: what latency it keeps, and up to which rate"),
     "bottleneck": Command("bottleneck.command", "show where the time of requests goes, at the median and in the tail"),
     "breaches": Command("breaches", "list the requests that missed their latency objective"),
-    "capacity": Command("capacity.command", "tell how much a service takes, what is left, and when to scale"),
+    "capacity": Command("capacity.command", "show how much load a service takes, how much is left, and when to scale"),
     "causes": Command(
         "causes.command", "find what distinguishes breaches from good requests, and which service is to blame"
     ),
     "compare": Command(
-        "compare.command", "say whether a version of a model is slower than another, and how sure that is"
+        "compare.command", "show whether a version of a model is slower than another, and how sure that is"
     ),
-    "completion": Command("completion", "print what makes a shell complete commands and options"),
+    "completion": Command("completion", "print a script with which a shell completes commands and options"),
     "cost": Command("cost", "divide what instances and tokens cost among requests"),
-    "demo": Command("demo.command", "run a service with real faults, and see what is said of them"),
-    "doctor": Command("doctor.command", "check the installation, the settings, the way of spans, and running services"),
+    "demo": Command("demo.command", "run a service with real faults, and what the commands report of them"),
+    "doctor": Command(
+        "doctor.command", "check the installation, the settings, the delivery of spans, and running services"
+    ),
     "drift": Command("drift.command", "show which latencies have changed: steps and slopes over time, alarms"),
     "export": Command("export", "write spans to a file: Parquet, CSV, OTLP"),
-    "import": Command("import_", "take the spans of files into a local store"),
+    "import": Command("import_", "store the spans of files in a local store"),
     "prune": Command("prune", "delete old spans from a local store"),
-    "query": Command("query", "ask in SQL over requests and spans"),
-    "report": Command("report.command", "report on a period: what was met, what does not count, incidents, credits"),
+    "query": Command("query", "query requests and spans in SQL"),
+    "report": Command("report.command", "report on a period: objectives met, exclusions, incidents, credits"),
     "requests": Command("requests", "list requests: the newest, the slowest"),
     "run": Command("run", "start a service with recording on, for installs that read no .pth file"),
     "segments": Command("segments.command", "show how tenants, tiers, regions or input sizes fare, against the rest"),
     "services": Command("services", "list the services that have spans"),
-    "slo": Command("slo.command", "say whether each objective is kept, and how long its error budget lasts"),
+    "slo": Command("slo.command", "show whether each objective is kept, and how long its error budget lasts"),
     "stages": Command("stages", "show how long each stage takes, by route and model"),
-    "tail": Command("tail", "show the newest requests, and those that come"),
+    "tail": Command("tail", "show the newest requests, and new ones as they arrive"),
     "trace": Command("trace", "draw one trace: which stage took the time"),
     "up": Command("up", "run the embedded back end: OTLP in, a local store, answers out"),
     "watch": Command("watch", "show objectives, routes and stages, refreshed"),

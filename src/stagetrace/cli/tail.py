@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = """Show the newest requests, the newest last, and with -f go on with those that come, until Ctrl-C.
 
-Of a Jaeger, which cannot tell what is new, -f looks again and again at the last two minutes: what arrives later
+Jaeger does not report what is new, so there -f queries the last two minutes again and again: what arrives later
 than that after its start is not shown."""
 EXAMPLE: Final = "stagetrace tail -f --route /predict"
 _NEWEST: Final = 10

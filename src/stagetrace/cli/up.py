@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     unused = setting_problems.without_switch(config.environment())
     if unused:
         sys.stderr.write(f"stagetrace: {setting_problems.without_switch_text(unused)}\n")
-    serve(options, lambda ports: _say(options, ports, as_json=args.json))
+    serve(options, lambda ports: _print(options, ports, as_json=args.json))
     return ANSWERED
 
 
@@ -117,7 +117,7 @@ def ready(options: Options, ports: Ports) -> dict[str, Any]:
     }
 
 
-def _say(options: Options, ports: Ports, *, as_json: bool) -> None:
+def _print(options: Options, ports: Ports, *, as_json: bool) -> None:
     if as_json:
         lines = [json.dumps(ready(options, ports))]
     else:

@@ -56,7 +56,7 @@ class Board(NamedTuple):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    add_selection(parser, since="15m", until=False, cause=False)  # of breaches alone it would say that none is kept
+    add_selection(parser, since="15m", until=False, cause=False)  # of breaches alone, none would seem kept
     parser.add_argument(
         "--interval", metavar="SECONDS", type=seconds, default=2.0, help="how often the store is asked; default: 2"
     )

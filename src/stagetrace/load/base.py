@@ -1,4 +1,4 @@
-"""What the load generator needs of a protocol: one class that sends a request and reports its end."""
+"""The contract of a protocol of the load generator: one class that sends a request and reports its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class LoadError(StagetraceError):
-    """The target cannot be used: what is wrong with it, and what to do."""
+    """The target cannot be used; the message names the remedy."""
 
 
 class Exchange(Protocol):
@@ -29,7 +29,7 @@ class Sender(Protocol):
     """Sends requests over one protocol to one target, as many at a time as there are."""
 
     async def open(self) -> None:
-        """Connect. Raise LoadError where nothing answers there."""
+        """Connect. Raise LoadError where no server listens."""
         ...
 
     def send(self, number: int, traceparent: str, done: Callable[[str | None], None]) -> Exchange:

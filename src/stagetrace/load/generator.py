@@ -43,7 +43,7 @@ class Ids:
 
 @dataclass
 class Run:
-    """What became of the requests that were sent: of the first `sent` of those that were planned, in their order."""
+    """The outcomes of the sent requests: the first `sent` of the planned ones, in their order."""
 
     due_s: NDArray[np.float64]
     latency_s: NDArray[np.float64]  # from the intended start; infinite if it failed
@@ -126,14 +126,14 @@ class Generator:
         )
 
     def stop(self, reason: str) -> None:
-        """Send no more; `run` returns when what is on its way has ended."""
+        """Send no more; `run` returns when the open requests have ended."""
         if self._stopped is None and len(self._trace_ids) < len(self._due):
             self._stopped = reason
             self._timers["send"].cancel()
             self._end_if_over()
 
     def give_up(self) -> None:
-        """Await nothing more: what is on its way has failed."""
+        """Wait no more: the open requests have failed."""
         for number, exchange in list(self._open.items()):
             exchange.cancel()
             self._ended(number, ABANDONED)
@@ -162,7 +162,7 @@ class Generator:
         self._end_if_over()
 
     def _tick(self) -> None:
-        """Give up what has timed out, and stop sending if nothing can save the result."""
+        """Give up requests that have timed out, and stop sending if the result is lost anyway."""
         now = self._loop.time() - self._start
         expired = list(takewhile(lambda number: now - self._due[number] >= self._timeout_s, self._open))
         for number in expired:

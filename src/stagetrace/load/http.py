@@ -32,7 +32,7 @@ class Message(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Where to connect: an address, not a name, and what TLS needs."""
+    """The address to connect to, not a name, and the settings of TLS."""
 
     host: str
     port: int

@@ -1,4 +1,4 @@
-"""gRPC for the load generator: unary calls on one channel. Messages are bytes; what is returned is discarded."""
+"""gRPC for the load generator: unary calls on one channel. Messages are bytes; responses are discarded."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _OPTIONS: Final = (
 
 
 class Place:
-    """Where to connect: an address, not a name, and what TLS needs."""
+    """The address to connect to, not a name, and the settings of TLS."""
 
     def __init__(self, target: Target, address: str, ca: bytes | None = None) -> None:
-        """Take the address of a target; `ca`: certificates in PEM to trust in place of the usual ones."""
+        """Take the address of a target; `ca`: certificates in PEM to trust in place of the system's."""
         kind, host = ("ipv6", f"[{address}]") if ":" in address else ("ipv4", address)
         self.name = f"{kind}:{host}:{target.port}"
         self.shown = f"{target.host} port {target.port}"
@@ -121,7 +121,7 @@ class _Exchange:
 
 
 def serialised(place: Place, method: str, texts: Sequence[str]) -> list[bytes]:
-    """Return messages, given as JSON, in bytes: of the type that the server's reflection service says.
+    """Return messages, given as JSON, in bytes: of the type that the server's reflection service reports.
 
     Raises:
         LoadError: if the server has no reflection or no such method, or a text is no such message.
@@ -157,6 +157,6 @@ def _serialised(channel: grpc.Channel, method: str, texts: Sequence[str]) -> lis
     for text in texts:
         try:
             made.append(json_format.Parse(text, GetMessageClass(kind.input_type)()).SerializeToString())
-        except (json_format.ParseError, json.JSONDecodeError) as error:  # noqa: PERF203 -- says which one
+        except (json_format.ParseError, json.JSONDecodeError) as error:  # noqa: PERF203 -- the error names the message
             raise LoadError(f"{text[:60]!r} is no {kind.input_type.full_name}: {error}") from None
     return made

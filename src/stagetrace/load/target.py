@@ -1,4 +1,4 @@
-"""What is to be loaded: its URL, and the addresses behind its name, which must be this machine's own."""
+"""The target of a load: its URL, and the addresses behind its name, which must be this machine's own."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Target(NamedTuple):
 
     @property
     def is_grpc(self) -> bool:
-        """Tell whether it is spoken to by gRPC."""
+        """Return whether it is spoken to by gRPC."""
         return self.scheme.startswith("grpc")
 
     @property
     def is_tls(self) -> bool:
-        """Tell whether it is spoken to over TLS."""
+        """Return whether it is spoken to over TLS."""
         return self.scheme.endswith("s")
 
     @property
     def authority(self) -> str:
-        """Return what the header `host` is to say."""
+        """Return the value of the header `host`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 

@@ -1,4 +1,4 @@
-"""Questions to the two relations, asked in SQL: how long stages take, how routes do, which requests were slowest."""
+"""Queries of the two relations in SQL: durations of stages, routes, the slowest requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BY_MODEL: Final = ("service", "path", "model")
 _BY_OBJECTIVE: Final = (*_BY_MODEL, "objective")
 _STAGES: Final = {column: stage for stage, column in STAGE_COLUMNS.items()}  # in their order
 
-# What requests can be sorted by -> the column, greatest first; besides, by the name of any other stage.
+# Sort key -> the column, greatest first; the name of any other stage is a sort key, too.
 SORTS: Final[Mapping[str, str]] = {
     "start": "start_unix_nano",
     "duration": "duration_ms",
@@ -78,7 +78,7 @@ class Route(NamedTuple):
 
 
 def stages(relations: Relations) -> list[Group]:
-    """Return quantiles of every stage, by service, route and model: exact ones of what is stored, by weight."""
+    """Return quantiles of every stage, by service, route and model: exact ones of the stored requests, weighted."""
     wide = sorted(relations.reduce("stages", _BY_MODEL), key=_place)
     own: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in sorted(relations.reduce("own_stages", _BY_MODEL), key=lambda row: str(row["own"])):
@@ -113,7 +113,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _place(row: Mapping[str, Any]) -> list[tuple[bool, str]]:
-    """Return what rows are ordered by: what they are of, nothing first."""
+    """Return the sort key of a row: its group, missing values first."""
     return [(row.get(name) is not None, row.get(name) or "") for name in _BY_OBJECTIVE]
 
 
@@ -140,10 +140,10 @@ def routes(relations: Relations) -> list[Route]:
 
 
 def exactly(relations: Relations, found: Sequence[Route], counted: Iterable[Counted]) -> list[Route]:
-    """Return routes with what their services have counted themselves, in place of the estimates.
+    """Return routes with the counts of their services in place of the estimates.
 
-    Requests that ended before that began or after that ends are counted by weight on top. What has several models
-    stays as it is, for services do not count by model, and so does what a service has counted less of than is stored.
+    Requests that ended before these counts begin or after they end are added by weight. A route with several models
+    stays as it is, since services do not count by model; so does one with fewer counted requests than stored ones.
     """
     made = list(found)
     for one in counted:
@@ -188,13 +188,13 @@ def _sample(row: Mapping[str, Any]) -> Sample:
 
 
 def _rows(relations: Relations, name: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-    answer = relations.connection.execute(sql(name), list(values))
-    names = [column for column, *_ in answer.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    result = relations.connection.execute(sql(name), list(values))
+    names = [column for column, *_ in result.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 def tally(relations: Relations, causes: Sequence[str] = ()) -> Tally:
-    """Return what became of all requests; with `causes`, only the breaches that have one of them are missed."""
+    """Return the outcomes of all requests; with `causes`, only the breaches that have one of them are missed."""
     rows = [tuple(row.values()) for row in relations.reduce("tally")]
     return summed((Row(Kind(*row[:4]), *row[4:]) for row in rows), causes)
 
@@ -215,7 +215,7 @@ def requests(
     by, values = (SORTS[sort], []) if sort in SORTS else ("stages[$1]", [sort])
     order = f"ORDER BY {by} DESC NULLS LAST, start_unix_nano DESC, trace_id, span_id"
     where = "WHERE breached" if breached else ""
-    if top is not None:  # which they are first: what has to be decoded is then decoded of them alone
+    if top is not None:  # their ids first, so that only these requests are decoded
         found = relations.connection.execute(
             f"SELECT span_id FROM requests {where} {order} LIMIT {int(top)}",  # noqa: S608 -- constants
             values,
@@ -226,11 +226,11 @@ def requests(
         values += [span_id for (span_id,) in found]
         where = f"WHERE span_id IN ({', '.join(f'${number}' for number in range(first, len(values) + 1))})"
         order += f" LIMIT {int(top)}"
-    answer = relations.connection.execute(
+    result = relations.connection.execute(
         f"SELECT {', '.join(COLUMNS)} FROM requests {where} {order}",  # noqa: S608
         values,
     )
-    return [_told(dict(zip(COLUMNS, row, strict=True))) for row in answer.fetchall()]
+    return [_with_text_time(dict(zip(COLUMNS, row, strict=True))) for row in result.fetchall()]
 
 
 def stage_names(relations: Relations) -> list[str]:
@@ -249,16 +249,16 @@ def request_of(span: SpanRow) -> dict[str, Any]:
     found["weight"] = weight_of(found["sampling_probability"], breached=found["breached"])
     found["stages"] = dict(found["stages"])
     found["start_time"] = datetime.fromtimestamp(0, timezone.utc) + timedelta(microseconds=span.start_unix_nano // 1000)
-    return _told({name: found[name] for name in COLUMNS})
+    return _with_text_time({name: found[name] for name in COLUMNS})
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
+def _with_text_time(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row with its time as text (RFC 3339)."""
     return {**row, "start_time": f"{row['start_time']:%Y-%m-%dT%H:%M:%S.%f}Z"}
 
 
 def slowest_stage(request: Mapping[str, Any]) -> str | None:
-    """Return the stage that the verdict names, or the one with the greatest total where no verdict names one."""
+    """Return the stage that the verdict names, else the one with the greatest total."""
     if request["stage"] is not None:
         return str(request["stage"])
     totals = request["stages"]
@@ -272,7 +272,7 @@ def count(relations: Relations, relation: str = "requests") -> int:
 
 
 def pools(relations: Relations, service: str, since_ns: int, until_ns: int, one_in: int) -> list[dict[str, Any]]:
-    """Return what a service's requests waited for, most often first, as one wait in so many says: `sql/pools.sql`."""
+    """Return the pools that requests waited for, most often first, of one wait in `one_in`: `sql/pools.sql`."""
     return _rows(relations, "pools", [service, one_in, since_ns, until_ns])
 
 

@@ -1,4 +1,4 @@
-"""What every store answers, and with which rows. A store is one file with a `Reader` and one line in `url.SCHEMES`.
+"""The contract of every store, and its rows. A store is one file with a `Reader` and one line in `url.SCHEMES`.
 
 Times are integer nanoseconds since 1970 UTC, durations named `_ms` milliseconds, ids lower-case hex.
 """
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
 # An OTLP attribute value in Python: str, bool, int, float, bytes, list and dict of these, or None where it is empty.
 Value = object
 
-# How many there are so far, of what, and the share of all that this is, where that is known.
+# How many items so far, of which kind, and the share of all, where that is known.
 Progress: TypeAlias = "Callable[[int, str, float | None], None]"
 
 SERVER: Final = "SERVER"
 CANDIDATES: Final = 10  # ids that `trace_ids` gives
 
-# What a store may be able to do beyond `services`, `breaches` and `trace`:
+# Optional capabilities of a store, beyond `services`, `breaches` and `trace`:
 RELATIONS: Final = "relations"  # give the two relations
 SQL: Final = "sql"  # ... with the reader's own SQL allowed on them
 SEGMENTS: Final = "segments"  # filter by any attribute
-TAIL: Final = "tail"  # have `spans_after(cursor) -> (rows, cursor)`: what came since; None: nothing, the cursor alone
-COUNTS: Final = "counts"  # have `counted(selection) -> list[Counted]`: what services have counted themselves
-EXHAUSTIVE: Final = "exhaustive"  # give all there is of a window, however much that is
+TAIL: Final = "tail"  # have `spans_after(cursor) -> (rows, cursor)`: spans received since; of None: the cursor
+COUNTS: Final = "counts"  # have `counted(selection) -> list[Counted]`: counts that services have sent
+EXHAUSTIVE: Final = "exhaustive"  # return everything in a window, however much that is
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which requests are meant, alike in every store and command; spans follow their request.
+    """Which requests are selected, the same in every store and command; spans follow their request.
 
-    A request is one entry span: a span of kind SERVER (Jaeger's badger storage keeps no flags that could tell more).
+    A request is one entry span: a span of kind SERVER (Jaeger's badger storage keeps no flags to refine that).
     """
 
     since_ns: int  # [since_ns, until_ns) by the start of the entry span
     until_ns: int
     service: str | None = None
-    route: str | None = None  # or what lists show of a request: `entries.request_text`
+    route: str | None = None  # or the text of a request in lists: `entries.request_text`
     model: str | None = None
     # Attribute of the entry span or, if that has none, of its resource -> its value in text form (`rows.as_text`).
     segments: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Selection:
 
     @property
     def is_filtered(self) -> bool:
-        """Tell whether anything but time limits it."""
+        """Return whether anything but time limits it."""
         single = (self.service, self.route, self.model, self.breached, self.limit)
         return single != (None,) * 5 or bool(self.segments or self.causes)
 
@@ -88,7 +88,7 @@ class SpanRow:
 
 
 class Missed(NamedTuple):
-    """A bound that a breach missed (`within`, `first_chunk` or `per_chunk`), what that took and what was allowed."""
+    """A bound that a breach missed (`within`, `first_chunk` or `per_chunk`), the measured and the allowed duration."""
 
     bound: str
     took_ms: float
@@ -97,7 +97,7 @@ class Missed(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """One judged entry span. What it does not tell is None; `stages` maps stage to total ms, in stage order."""
+    """One judged entry span. Absent values are None; `stages` maps stage to total ms, in stage order."""
 
     trace_id: str
     span_id: str
@@ -125,7 +125,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Lost:
-    """The breaches of one stage and cause: how many, and by how much they were over what was allowed, in all."""
+    """The breaches of one stage and cause: how many, and their total overrun of the allowed time."""
 
     stage: str | None
     cause: str | None
@@ -135,9 +135,9 @@ class Lost:
 
 @dataclass(frozen=True)
 class Tally:
-    """What became of the requests of a selection, its limit aside; its causes narrow `missed` and `lost` alone.
+    """Outcomes of the requests of a selection, its limit aside; its causes narrow `missed` and `lost` alone.
 
-    With a `reason`, which says why, each number is what there is at least; if `all_missed`, not `missed` and `lost`.
+    With a `reason`, each number is a lower bound; if `all_missed`, `missed` and `lost` are exact nevertheless.
     """
 
     requests: int = 0
@@ -153,15 +153,15 @@ class Tally:
 
     @property
     def overrun_ms(self) -> float:
-        """Return by how much all breaches were over what was allowed."""
+        """Return the total overrun of all breaches."""
         return round(sum(one.overrun_ms for one in self.lost), 6)
 
 
 @dataclass(frozen=True)
 class Breaches:
-    """Answer of `Reader.breaches`, newest first, and out of how many requests.
+    """Result of `Reader.breaches`, newest first, and out of how many requests.
 
-    Where `complete` is false, `reason` says what was cut off of the list and why.
+    Where `complete` is false, `reason` explains which part of the list was cut off.
     """
 
     breaches: tuple[Entry, ...]
@@ -172,7 +172,7 @@ class Breaches:
 
 @dataclass(frozen=True)
 class Trace:
-    """Answer of `Reader.trace`: every stored span once, by start. `complete` and `reason` as in `Breaches`."""
+    """Result of `Reader.trace`: every stored span once, by start. `complete` and `reason` as in `Breaches`."""
 
     trace_id: str
     spans: tuple[SpanRow, ...]
@@ -182,7 +182,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class TraceIds:
-    """Answer of `Reader.trace_ids`. Where not all traces were searched, `complete` is false and `reason` says which."""
+    """Result of `Reader.trace_ids`. Where not all traces were searched, `complete` is false; `reason` names them."""
 
     ids: tuple[str, ...]
     complete: bool = True
@@ -190,22 +190,22 @@ class TraceIds:
 
 
 class Counted(NamedTuple):
-    """How many requests of a service ended within [since, until), by what it counted itself."""
+    """How many requests of a service ended within [since, until), by its own counters."""
 
     service: str
     since_ns: int
     until_ns: int
-    is_exact: bool  # no edge of it lies between two different values, and no process may have more to say
+    is_exact: bool  # no edge of it lies between two different values, and no process may report more
     counts: dict[tuple[str, str, str], int]  # by route, objective and verdict
 
 
 class Closing:
-    """Makes `with` close what has a `close`."""
+    """Makes `with` call `close`."""
 
     progress: Progress = staticmethod(lambda _count, _what, _share: None)
 
     def close(self) -> None:
-        """Release what is held."""
+        """Release all resources."""
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -233,7 +233,7 @@ class Relations(Closing):
     reason: str | None = None
 
     def reduce(self, name: str, by: Sequence[str] = (), **values: object) -> list[dict[str, Any]]:
-        """Return the rows of a reduction of `requests`, as `analysis.source.Source` says."""
+        """Return the rows of a reduction of `requests`, as `analysis.source.Source` specifies."""
         from stagetrace.store.reductions import rows_of
 
         return rows_of(self.connection, self.engine, name, by, values)
@@ -244,14 +244,14 @@ class Relations(Closing):
 
 
 class Reader(Protocol):
-    """Read access to one store. Any method raises StoreError where the store cannot answer."""
+    """Read access to one store. Any method raises StoreError where the store cannot be read."""
 
     progress: Progress
-    """Called while a question is read; it may be set."""
+    """Called while a query is read; it may be set."""
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Return what it can do beyond the methods that every reader has."""
+        """Return its optional capabilities."""
         ...
 
     def services(self) -> tuple[str, ...]:
@@ -262,8 +262,8 @@ class Reader(Protocol):
         """Return the selected entry spans that are breached (whatever `selection.breached` says), each once.
 
         With `limit`, at most that many of the newest; incomplete if there are more. Nothing found of a service, route,
-        model or segment that the store does not know raises StoreError. A store that cannot tell whether it gave
-        everything says `complete=False`.
+        model or segment that the store does not know raises StoreError. A store that does not know whether it gave
+        everything returns `complete=False`.
         """
         ...
 
@@ -275,7 +275,7 @@ class Reader(Protocol):
         """Return the ids that begin with these lower-case hex digits, at most `CANDIDATES`, newest first."""
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
-        """Yield those of these traces that are here, each once, in any order: with one question, however many.
+        """Yield those of these traces that are stored, each once, in any order: with one query, however many.
 
         Raise StoreError as `trace` does, an unknown id aside.
         """

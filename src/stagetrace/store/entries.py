@@ -37,7 +37,7 @@ def breached_entries(trace: Sequence[ServiceSpan], selection: Selection) -> Iter
 
 
 def matches(span: SpanRow, selection: Selection) -> bool:
-    """Tell whether this is an entry span that `selection` means, its limit aside."""
+    """Return whether this is an entry span that `selection` means, its limit aside."""
     return (
         span.kind == SERVER
         and selection.since_ns <= span.start_unix_nano < selection.until_ns
@@ -51,13 +51,13 @@ def matches(span: SpanRow, selection: Selection) -> bool:
 
 
 def _routes(span: SpanRow) -> tuple[str | None, str]:
-    """Return what `Selection.route` may be for an entry span."""
+    """Return the values of `Selection.route` that select an entry span."""
     found = route(span.attributes)
     return found, request_text(span.name, path(span.attributes) if found is None else found)
 
 
 def request_text(name: str, path: str | None) -> str:
-    """Return what people are shown of a request: its name, and its route or path where the name has none."""
+    """Return the text of a request in lists: its name, and its route or path where the name has none."""
     return name if path is None or path in name else f"{name} {path}"
 
 
@@ -100,9 +100,9 @@ def entry_of(span: SpanRow, spans: Iterable[SpanRow]) -> Entry:
     )
 
 
-def missed(said: str | None) -> tuple[Missed, ...]:
-    """Return what a breach says that it missed, the bound that decided first; empty if that is the duration alone."""
-    return tuple(Missed(bound, float(took), float(allowed)) for bound, took, allowed in _MISSED.findall(said or ""))
+def missed(bounds: str | None) -> tuple[Missed, ...]:
+    """Return the bounds that a breach missed, the decisive one first; empty if that is the duration alone."""
+    return tuple(Missed(bound, float(took), float(allowed)) for bound, took, allowed in _MISSED.findall(bounds or ""))
 
 
 def route(attributes: Mapping[str, Value]) -> str | None:
@@ -112,7 +112,7 @@ def route(attributes: Mapping[str, Value]) -> str | None:
 
 
 def is_breached_entry(span: Span) -> bool:
-    """Tell whether this is a breached entry span, cheaply: it is asked of every span of every trace read."""
+    """Return whether this is a breached entry span, cheaply: it is asked of every span of every trace read."""
     if span.kind != span.SPAN_KIND_SERVER:
         return False
     return any(item.key == semconv.SLA_BREACHED and item.value.bool_value for item in span.attributes)

@@ -26,15 +26,15 @@ def newest(reader: Reader, wanted: Selection, cuts: list[str]) -> list[SpanRow]:
         for span in distinct(one.row() for one in spans_of(message)):
             if matches(span, wanted):
                 found[span.trace_id, span.span_id] = span
-    # That there are older ones is what a tail is about.
+    # A tail is cut at its limit on purpose.
     cuts[:] = [cut for cut in cuts if not cut.startswith("limit ")]
     return list(reversed(newest_first(found.values())[: wanted.limit]))
 
 
 def follow(reader: Reader, wanted: Selection, interval_s: float) -> Iterator[list[SpanRow]]:
-    """Yield what came since the last time, at once an empty list, then every `interval_s`, without end."""
+    """Yield the spans received since the last time, at once an empty list, then every `interval_s`, without end."""
     news = _cursor(reader) if TAIL in reader.capabilities else _polling(reader, wanted)
-    # What is followed has no end in time: the window was made when the command began.
+    # No end in time: the window was made when the command began.
     ever = replace(wanted, until_ns=2**63 - 1, limit=None)
     for spans in news:
         yield list(reversed(newest_first(span for span in spans if matches(span, ever))))
@@ -42,7 +42,7 @@ def follow(reader: Reader, wanted: Selection, interval_s: float) -> Iterator[lis
 
 
 def _cursor(reader: Reader) -> Iterator[list[SpanRow]]:
-    """Yield what the store's own cursor gives."""
+    """Yield the spans behind the store's own cursor."""
     following = cast("Any", reader)
     cursor = None
     while True:
@@ -51,7 +51,7 @@ def _cursor(reader: Reader) -> Iterator[list[SpanRow]]:
 
 
 def _polling(reader: Reader, wanted: Selection) -> Iterator[list[SpanRow]]:
-    """Yield what a look at the last minutes has that the one before had not."""
+    """Yield the spans of the last minutes that the previous query did not return."""
     known: set[tuple[str, str]] | None = None
     while True:
         now = time.time_ns()

@@ -1,4 +1,4 @@
-"""The error for a name that a store does not know: an empty answer would look like good news."""
+"""The error for a name that a store does not know: an empty result would look like good news."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _LONGEST: Final = 100  # of a name in a message
 
 
 class Names(Protocol):
-    """What a reader tells of the names in it."""
+    """The part of a reader that knows names."""
 
     def services(self) -> tuple[str, ...]:
         """Return the names of all services."""
         ...
 
     def has(self, selection: Selection) -> bool:
-        """Tell whether there is any such request."""
+        """Return whether there is any such request."""
         ...
 
     def newest_requests(self, service: str | None) -> Iterable[SpanRow]:
@@ -67,12 +67,12 @@ def nearest(wanted: str, known: Iterable[str]) -> str:
 
 
 def _quoted(name: str) -> str:
-    """Return a name as it is, in quotes where it is nothing or has what would not be seen."""
+    """Return a name, in quotes where it is empty or has characters that do not show."""
     return name if name and name.isprintable() and "," not in name else repr(name)
 
 
 def _each_filter(selection: Selection, ever: Selection) -> Iterator[tuple[str, str | None, Selection]]:
-    """Yield what each filter but the service asks for, in words, the key of a segment, and the filter alone."""
+    """Yield for each filter but the service its text, the key of a segment, and the filter alone."""
     if selection.route is not None:
         yield f"the route {selection.route!r}", None, replace(ever, route=selection.route)
     if selection.model is not None:
@@ -82,7 +82,7 @@ def _each_filter(selection: Selection, ever: Selection) -> Iterator[tuple[str, s
 
 
 def _instead(one: Selection, key: str | None, sample: Sequence[SpanRow]) -> str:
-    """Return what the requests have instead."""
+    """Return the names that the requests have instead."""
     if one.route is not None:
         names = {name if (name := route(span.attributes)) is not None else span.name for span in sample}
         if " " in one.route:

@@ -54,7 +54,7 @@ def select(
 
     It gives `LOADED` and `has_segments`: whether a span has the attributes of the selection.
 
-    From here on the connection reads no file except `files`, loads nothing and cannot be told otherwise.
+    From here on the connection reads no file except `files`, loads nothing and cannot be reconfigured.
     """
     define(connection, loaded, selection)
     # Each view is worth several ms: DuckDB looks at the columns of all files anew.
@@ -78,7 +78,7 @@ def define(connection: DuckDBPyConnection, loaded: str, selection: Selection) ->
 
 
 def set_variables(connection: DuckDBPyConnection, selection: Selection) -> None:
-    """Have `matching` mean this selection from now on; which segments there are was told when it was made."""
+    """Have `matching` select this from now on; its segments were set when it was made."""
     for name, value in {
         "since_ns": selection.since_ns,
         "until_ns": selection.until_ns,
@@ -95,7 +95,7 @@ def set_variables(connection: DuckDBPyConnection, selection: Selection) -> None:
 
 
 def _requests() -> str:
-    """Return what `requests` has, out of `loaded`."""
+    """Return the columns of `requests`, out of `loaded`."""
     columns = (one for one in SCHEMA if REQUESTS in one.relations)
     return ", ".join(f"{one.made or one.name} AS {one.in_requests or one.name}" for one in columns)
 
@@ -140,11 +140,11 @@ class Loader:
 
     @property
     def is_empty(self) -> bool:
-        """Tell whether no span that is meant was taken in."""
+        """Return whether no span that is meant was taken in."""
         return not self.connection.execute("SELECT 1 FROM whole LIMIT 1").fetchall()
 
     def select(self, selection: Selection, cuts: Sequence[str]) -> Relations:
-        """Return the relations of `selection`, out of what was taken in."""
+        """Return the relations of `selection`, out of the spans taken in."""
         self._flush()
         self.connection.execute(sql("once"))
         if self._rejected:

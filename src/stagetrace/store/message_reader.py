@@ -53,7 +53,7 @@ class MessageReader(Closing, ABC):
         return tuple(sorted({one.service for one in self._spans([])}))
 
     def breaches(self, selection: Selection) -> Breaches:
-        """Return breached entry spans as `Reader.breaches` says."""
+        """Return breached entry spans as `Reader.breaches` specifies."""
         cuts: list[str] = []
         selection, tallier, candidates = replace(selection, breached=True), Tallier(selection), []
         for one in self._entries(cuts):
@@ -72,13 +72,15 @@ class MessageReader(Closing, ABC):
         return Breaches(entries, complete=not cuts, reason="; ".join(cuts) or None, tally=tallier.tally())
 
     def trace(self, trace_id: str) -> Trace:
-        """Return one trace as `Reader.trace` says."""
+        """Return one trace as `Reader.trace` specifies."""
         for found in self.traces((trace_id,)):
             return found
-        raise StoreError(f"{self.name}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere")
+        raise StoreError(
+            f"{self.name}: there is no trace {trace_id}\nit may have been sampled out, or is in another store"
+        )
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
-        """Yield these traces as `Reader.traces` says."""
+        """Yield these traces as `Reader.traces` specifies."""
         cuts: list[str] = []
         wanted = {bytes.fromhex(trace_id): list[ServiceSpan]() for trace_id in trace_ids}
         for one in self._spans(cuts):
@@ -90,7 +92,7 @@ class MessageReader(Closing, ABC):
                 yield Trace(trace_id.hex(), rows, complete=not cuts, reason="; ".join(cuts) or None)
 
     def trace_ids(self, prefix: str) -> TraceIds:
-        """Return the ids that begin so, as `Reader.trace_ids` says."""
+        """Return the ids that begin so, as `Reader.trace_ids` specifies."""
         newest: dict[str, int] = {}
         for one in self._spans([]):
             trace_id = one.span.trace_id.hex()
@@ -99,7 +101,7 @@ class MessageReader(Closing, ABC):
         return TraceIds(tuple(heapq.nlargest(CANDIDATES, newest, key=lambda one: (newest[one], one))))
 
     def relations(self, selection: Selection) -> Relations:
-        """Return both relations as `Reader.relations` says."""
+        """Return both relations as `Reader.relations` specifies."""
         from stagetrace.store.load import Loader
 
         loader, cuts = Loader(selection), list[str]()
@@ -111,7 +113,7 @@ class MessageReader(Closing, ABC):
         return relations
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
-        """Yield the selected spans as `Reader.iter_otlp` says."""
+        """Yield the selected spans as `Reader.iter_otlp` specifies."""
         wanted = self._ids(selection)
         if not wanted:
             self._check(selection)
@@ -121,7 +123,7 @@ class MessageReader(Closing, ABC):
                 yield request_of(spans)
 
     def has(self, selection: Selection) -> bool:
-        """Tell whether there is any such request."""
+        """Return whether there is any such request."""
         return any(matches(one.row(), selection) for one in self._entries([]))
 
     def newest_requests(self, service: str | None) -> Iterator[SpanRow]:

@@ -24,10 +24,10 @@ PATH: Final = "path"  # the route or, of requests without one, their name
 
 
 class Engine(NamedTuple):
-    """How one database writes what a reduction leaves open."""
+    """The SQL dialect of one database: the parts that a reduction leaves open."""
 
     name: str
-    source: str  # the requests, with what `attribute` reads
+    source: str  # the requests, with the columns that `attribute` reads
     attribute: Callable[[str], str]  # expression of the text form of an attribute, of the span or else its resource
     resource: str  # expression of the map of the resource's attributes
 

@@ -23,7 +23,7 @@ SPANS: Final[Mapping[str, str]] = {one.name: one.type for one in columns.SCHEMA 
 REQUESTS: Final[Mapping[str, str]] = {
     one.in_requests or one.name: one.type for one in columns.SCHEMA if columns.REQUESTS in one.relations
 }
-# What both are made of: what they have, but for what `requests` makes of it.
+# The columns of the view that both are made of; `requests` computes a few more.
 LOADED: Final[Mapping[str, str]] = {
     one.name: one.type for one in columns.SCHEMA if one.relations and (one.attribute is not None or one.made is None)
 }
@@ -39,7 +39,7 @@ DECODED: Final = frozenset({"attributes"})
 
 
 def probability_of(found: float | None) -> float | None:
-    """Return what an entry span says of its sampling: 0 where that is no probability, None where it is certainty."""
+    """Return the sampling probability of an entry span: 0 for a value that is none, None where it is 1."""
     if found is None or found == 1:
         return None
     return found if columns.LEAST_PROBABILITY <= found < 1 else 0.0
@@ -49,6 +49,6 @@ def weight_of(probability: float | None, *, breached: bool | None) -> float:
     """Return how many requests a row of `requests` stands for, as the schema has it for SQL.
 
     A breach stands for itself, for the head sampler of its process drops none; any other request for as many as its
-    probability says. Where that is not known it counts as one, which `estimates.Sample` tells.
+    probability says. Where that is not known it counts as one, and `estimates.Sample` records that.
     """
     return 1 / probability if probability and not breached else 1.0

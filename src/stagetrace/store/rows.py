@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ServiceSpan(NamedTuple):
-    """An OTLP span, what it came under, and the service that its resource names (empty where it names none)."""
+    """An OTLP span with its resource and scope, and the service that its resource names (empty where it names none)."""
 
     service: str
     span: trace_pb2.Span
@@ -36,7 +36,7 @@ class ServiceSpan(NamedTuple):
 _KINDS: Final = {number: name.removeprefix("SPAN_KIND_") for name, number in trace_pb2.Span.SpanKind.items()}
 _STATUSES: Final = {number: name.removeprefix("STATUS_CODE_") for name, number in trace_pb2.Status.StatusCode.items()}
 _SERVICE_NAME: Final = "service.name"
-REF_TYPE: Final = "opentracing.ref_type"  # of a link: what OpenTracing called it
+REF_TYPE: Final = "opentracing.ref_type"  # of a link: its type in OpenTracing
 FOLLOWS_FROM: Final = "follows_from"
 
 
@@ -50,7 +50,7 @@ def spans_of(data: trace_pb2.TracesData | ExportTraceServiceRequest) -> Iterator
 
 
 def request_of(spans: Iterable[ServiceSpan]) -> ExportTraceServiceRequest:
-    """Return spans as one request, without loss; those that came under one resource or scope stay together."""
+    """Return spans as one request, without loss; those of one resource or scope stay together."""
     request = ExportTraceServiceRequest()
     resource_spans = scope_spans = None
     for one in spans:
@@ -86,7 +86,7 @@ def row(service: str, span: trace_pb2.Span, resource: Resource | None = None) ->
 
 
 def _is_follows(link: trace_pb2.Span.Link, span: trace_pb2.Span) -> bool:
-    """Tell whether a link says of the parent that it is no more than followed, as Jaeger translates FOLLOWS_FROM."""
+    """Return whether a link marks the parent as followed only, as Jaeger translates FOLLOWS_FROM."""
     is_parent = (link.trace_id, link.span_id) == (span.trace_id, span.parent_span_id)
     return is_parent and values(link.attributes).get(REF_TYPE) == FOLLOWS_FROM
 

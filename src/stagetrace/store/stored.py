@@ -1,6 +1,6 @@
-"""Stored columns (`otlp.decoder_columns`) as the relation `loaded`, alike for all stores whose spans are decoded.
+"""Stored columns (`otlp.decode.columns`) as the relation `loaded`, the same for all stores whose spans are decoded.
 
-What `loaded` has beyond its columns, the attributes, is made of a row's bytes when it is asked for, and not before.
+The attributes beyond its columns are decoded from a row's bytes when a query reads them, and not before.
 """
 
 # ruff: noqa: S608 -- column names are constants, paths are of our own making; every value is bound
@@ -63,7 +63,7 @@ DUCKDB: Final = {
     "int64": "BIGINT",
     "float64": "DOUBLE",
 }
-# Those that hold in `requests` what they hold in a span: there, `stage` is that of the breach.
+# Columns with the same value in `requests` and in a span; in `requests`, `stage` is that of the breach.
 _SAME: Final = frozenset(REQUESTS) - {"stage"}
 _WITH_ATTRIBUTES: Final = (*COLUMNS, REST)
 _WHOLE: Final = tuple(name for name, _ in ALL if name not in (SEQUENCE, "service", OTHER_MS))
@@ -89,7 +89,7 @@ def with_later(query: str, generation: int) -> str:
 
 
 def loaded(query: str, segments: Mapping[str, str] | None = None) -> str:
-    """Return a query for what `store.load.select` takes, over a query for stored columns and `is_entry`."""
+    """Return the query that `store.load.select` takes, over a query for stored columns and `is_entry`."""
     own = {
         **{one.name: f"coalesce({one.name}, {older_name(one)})" for one in SCHEMA if one.older is not None},
         "route": f"CASE WHEN is_entry THEN {ROUTE} ELSE route END",
@@ -121,7 +121,7 @@ def _of_span(key: str) -> list[str]:
     found = [f"{_ATTRIBUTE}(rest, {_quoted(key)})"]
     if key in TYPED:
         column = TYPED[key].column
-        if column in _SAME:  # first: what a column holds is not looked for in bytes
+        if column in _SAME:  # first: the value of a column needs no decoding
             return [column_text(column, REQUESTS[column]), *found]
         found.append(f"attributes[{_quoted(key)}]")
     return found
@@ -244,7 +244,7 @@ def _attributes(rows: Any) -> Any:
 
 
 def _others(blobs: Any) -> Any:
-    """Return the totals of the stages that have no column, out of what is kept of spans beside the columns."""
+    """Return the totals of the stages that have no column, out of the attributes that are kept beside the columns."""
     import pyarrow as pa
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -278,13 +278,13 @@ def _maps(rows: Sequence[Mapping[str, str]]) -> Any:
 
 
 def _attribute(rests: Any, keys: Any) -> Any:
-    """Return one attribute of each span in text form, out of what has no column; NULL where it is not there."""
+    """Return one attribute of each span in text form, out of those without a column; NULL where it is absent."""
     key = keys[0].as_py() if len(keys) else ""
     return _found(rests, key, 0, lambda rest: _texts(rest).get(key))
 
 
 def _later(rests: Any, keys: Any, kinds: Any) -> Any:
-    """Return one attribute of each span, where it is of this kind, out of what had no column when it was stored."""
+    """Return one attribute of each span, where it is of this kind, that had no column when it was stored."""
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
     key, kind = (keys[0].as_py(), kinds[0].as_py()) if len(keys) else ("", STRING)
@@ -297,7 +297,7 @@ def _later(rests: Any, keys: Any, kinds: Any) -> Any:
 
 
 def _found(rests: Any, key: str, kind: int, text: Callable[[bytes], str | None]) -> Any:
-    """Return what `text` says of each span: by way of the twin in C, where that is."""
+    """Return `text` of each span: by the native implementation, where there is one."""
     import pyarrow as pa
 
     if isinstance(rests, pa.ChunkedArray):

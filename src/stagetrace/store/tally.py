@@ -1,4 +1,4 @@
-"""What became of the requests of a selection: by SQL (`answers.tally`), or here where a store has only spans."""
+"""Outcomes of the requests of a selection, out of spans; `answers.tally` has them by SQL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXCLUDED: Final = "excluded"
 
 
 class Kind(NamedTuple):
-    """What requests are counted by; `word` is None where they are not judged, and not excluded from it."""
+    """The kind of a request, for counting; `word` is None where it is neither judged nor excluded."""
 
     word: str | None
     is_recorded: bool
@@ -35,7 +35,7 @@ class Kind(NamedTuple):
 class Row(NamedTuple):
     """The requests of one kind: how many by weight, by how much they were over in all, when the newest began.
 
-    Besides how many are stored, and what they say of their sampling.
+    Also how many are stored, and their sampling probabilities.
     """
 
     kind: Kind
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     newest: int
     stored: int
     is_sampled: bool
-    least: float | None  # probability that one of them says; 0: not known
+    least: float | None  # lowest sampling probability of these; 0: not known
     most: float | None
 
 
@@ -65,7 +65,7 @@ _EVER_NS: Final = 2**63 - 1
 
 
 def counted(span: SpanRow) -> Counted:
-    """Return what is counted of an entry span."""
+    """Return the counted values of an entry span."""
     read = span.attributes
     breached, verdict = read.get(semconv.SLA_BREACHED), text(read, semconv.SLA_VERDICT)
     recorded = isinstance(breached, bool) or verdict is not None or any(map(semconv.stage_of_total, read))
@@ -86,7 +86,7 @@ def counted(span: SpanRow) -> Counted:
 
 
 def counted_breach(entry: Entry) -> Counted:
-    """Return what is counted of a breach."""
+    """Return the counted values of a breach."""
     key = entry.trace_id, entry.span_id, entry.service
     kind = Kind(BREACH, is_recorded=True, stage=entry.stage, cause=entry.cause)
     return Counted(key, _FIRST, entry.start_unix_nano, kind, entry.overrun_ms or 0.0)
@@ -96,21 +96,21 @@ class Tallier:
     """Counts the requests of a selection out of spans, of which some come twice; keeps little of each."""
 
     def __init__(self, selection: Selection) -> None:
-        """Count what `selection` means, whatever its limit, breaches or not."""
+        """Count the requests of `selection`, its limit aside, breaches or not."""
         self._selection = selection
         self._ever = requests_of(selection, ever=True)
         self._found: dict[tuple[str, str, str], Counted] = {}
         self.newest: int | None = None  # of any time
 
     def offer(self, span: SpanRow) -> None:
-        """Count an entry span if it is meant."""
+        """Count an entry span if it is selected."""
         if matches(span, self._ever):
             self.newest = max(self.newest or 0, span.start_unix_nano)
             if self._selection.since_ns <= span.start_unix_nano < self._selection.until_ns:
                 self.add(counted(span))
 
     def add(self, one: Counted) -> None:
-        """Count a request that is meant."""
+        """Count a request that is selected."""
         known = self._found.get(one.key)
         if known is None or one.rank > known.rank:
             self._found[one.key] = one
@@ -125,21 +125,21 @@ class Tallier:
 
 
 def _row(kind: Kind, all_: Sequence[Counted]) -> Row:
-    said = [one.probability for one in all_ if one.probability is not None]
+    known = [one.probability for one in all_ if one.probability is not None]
     return Row(
         kind,
         sum(weight_of(one.probability, breached=kind.word == BREACH) for one in all_),
         sum(one.overrun_ms for one in all_),
         max(one.start for one in all_),
         len(all_),
-        bool(said) or any(one.is_upgraded for one in all_),
-        min(said, default=None),
-        max(said, default=None),
+        bool(known) or any(one.is_upgraded for one in all_),
+        min(known, default=None),
+        max(known, default=None),
     )
 
 
 def requests_of(selection: Selection, *, ever: bool = False) -> Selection:
-    """Return the selection of all requests out of which `selection` means some breaches; `ever`: of any time."""
+    """Return the selection of all requests among which `selection` selects breaches; `ever`: of any time."""
     wanted = replace(selection, breached=None, causes=(), limit=None)
     return replace(wanted, since_ns=0, until_ns=_EVER_NS) if ever else wanted
 
@@ -151,7 +151,7 @@ def summed(
     found = list(rows)
     judged = [row for row in found if row.kind.word in (BREACH, GOOD)]
     missed = [row for row in judged if row.kind.word == BREACH and (not causes or row.kind.cause in causes)]
-    # To the nanosecond: what sums have beyond it depends on their order.
+    # To the nanosecond: further digits of a sum depend on the order of its parts.
     lost = [Lost(row.kind.stage, row.kind.cause, row.stored, round(row.overrun_ms, 6)) for row in missed]
     return Tally(
         requests=_sum(found),

@@ -82,11 +82,11 @@ def csv(path: Path, relations: Relations, relation: str, progress: Progress) -> 
     cells = [_text(name, str(kind)) for name, kind in zip(columns.columns, columns.types, strict=True)]
     query = f"SELECT {', '.join(cells)} FROM {relation} ORDER BY start_unix_nano, trace_id, span_id"  # noqa: S608 -- ours
     count = 0
-    answer = relations.connection.execute(query)
+    result = relations.connection.execute(query)
     with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = write_csv(file, lineterminator="\n")
         writer.writerow(columns.columns)
-        while rows := answer.fetchmany(_ROWS):
+        while rows := result.fetchmany(_ROWS):
             writer.writerows(rows)
             count += len(rows)
             progress(count)
@@ -94,7 +94,7 @@ def csv(path: Path, relations: Relations, relation: str, progress: Progress) -> 
 
 
 def _text(column: str, kind: str) -> str:
-    """Return SQL for what Python would write otherwise, or slower."""
+    """Return the SQL of a cell whose text Python would write differently, or slower."""
     return (
         f'to_json("{column}")::VARCHAR' if kind.startswith("MAP") else f'"{column}"' + "::VARCHAR" * (kind == "BOOLEAN")
     )

@@ -106,7 +106,7 @@ def test_files_of_a_commit_that_never_came_are_cleared_away(tmp_path: Path) -> N
     assert not stray.exists()
 
 
-def test_a_missing_commit_is_told(tmp_path: Path) -> None:
+def test_a_missing_commit_is_reported(tmp_path: Path) -> None:
     """Else a store of which a commit was deleted answers as if nothing had come since."""
     with LocalStore.open(tmp_path) as store:
         for number in (1, 2, 3):

@@ -104,7 +104,7 @@ def test_an_export_is_one_scan_in_order_and_in_parts(
     assert len(ids) == 1200
 
 
-def test_a_segment_is_told_without_the_other_attributes(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_is_read_without_the_other_attributes(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spans that do not name it are not parsed; nor is any where the attribute has a column."""
     store.append(request([judged(number, shop="b" if number == 9 else "a", other=1) for number in (3, 9)]))
     # One has a text that is written as the name is: it is parsed, and found not to be it.

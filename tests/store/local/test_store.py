@@ -46,7 +46,7 @@ def test_what_is_acknowledged_is_read_at_once(store: LocalStore) -> None:
             assert ids(inside) == ids(outside) == list(range(1, number + 1))
 
 
-def test_rejections_are_told(store: LocalStore) -> None:
+def test_rejections_are_reported(store: LocalStore) -> None:
     appended = store.append(request([span(1), span(0), span(2)]))
     assert (appended.accepted, appended.rejected) == (2, 1)
     assert "span id" in str(appended.reason)
@@ -404,7 +404,7 @@ def _until(ready: Callable[[], bool], timeout_s: float = 20) -> None:
 # --- whose folder it is
 
 
-def test_a_second_writer_is_told_who_has_the_folder(store: LocalStore) -> None:
+def test_a_second_writer_gets_the_owner_of_the_folder(store: LocalStore) -> None:
     code = "import sys, pathlib, stagetrace.store.local as local; local.LocalStore.open(pathlib.Path(sys.argv[1]))"
     second = subprocess.run(
         [sys.executable, "-c", code, str(store.folder)], capture_output=True, text=True, timeout=60, check=False
@@ -444,7 +444,7 @@ def test_columns_that_an_older_version_did_not_know_are_empty(store: LocalStore)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_is_not_writable_is_said_to_be(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_is_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StoreError, match="Permission denied"):
         LocalStore.open(tmp_path / "store")

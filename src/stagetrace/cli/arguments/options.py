@@ -220,7 +220,7 @@ def count(text: str) -> int:
 
 
 def is_file(url: str) -> bool:
-    """Tell whether a store is a file: what was recorded once, of which now says nothing."""
+    """Return whether a store is a file: what was recorded once, of which now says nothing."""
     return url.lower().startswith("file://") or ("://" not in url and Path(url).is_file())
 
 

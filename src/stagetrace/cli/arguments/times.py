@@ -91,7 +91,7 @@ class Moment:
 
 
 def moment(text: str) -> Moment:
-    """Return the moment that `text` names. Raise ArgumentTypeError that says how to write one."""
+    """Return the moment that `text` names. Raise ArgumentTypeError with the accepted forms."""
     if duration := _DURATION.fullmatch(text):
         number, unit = duration.groups()
         return Moment(int(Fraction(number) * _UNIT_NS[unit]), ago=True)

@@ -13,7 +13,7 @@ from stagetrace.analysis.objective import Objective, name_of
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars, Histogram
 from stagetrace.cli.output.table_layout import Column, Table
-from stagetrace.cli.output.terminal import milliseconds, promise
+from stagetrace.cli.output.terminal import milliseconds, threshold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -107,7 +107,7 @@ def _first_broken(result: Result) -> Measured | None:
 
 
 def answer(report: Report, about: Mapping[str, Any], comparison: Mapping[str, Any] | None, notes: list[str]) -> Answer:
-    """Return the answer; `about` are keys that say what was asked for."""
+    """Return the answer; `about` are the keys of the run's settings."""
     step, result = report.main.step, report.result
     found = result.found
     valid = step.valid if found is None else found.low is not None
@@ -190,7 +190,7 @@ def _sentence(report: Report) -> str:
     step, objective, found = report.main.step, report.objective, report.result.found
     if objective is None:
         return _measured(step)
-    p, limit = name_of(objective.percentile), promise(objective.limit_ms)
+    p, limit = name_of(objective.percentile), threshold(objective.limit_ms)
     if found is not None:
         return _found(report, p, limit)
     if len(report.result.steps) > 1 and report.broken is not None and report.main.step.verdict == KEPT:
@@ -198,7 +198,7 @@ def _sentence(report: Report) -> str:
     if step.verdict == BROKEN:
         return _broken(report, report.main, objective)
     if not step.valid:
-        return f"not enough to say whether {p} keeps {limit} at {_rate(step.rate)}: {'; '.join(step.reasons)}"
+        return f"not enough requests to know whether {p} keeps {limit} at {_rate(step.rate)}: {'; '.join(step.reasons)}"
     surely = step.at_most_ms[p]
     sure = "" if surely is None else f", {_at_most(surely)}"
     return f"at {_rate(step.rate)} {p} keeps the objective of {limit}: {_ms(step.quantiles_ms[p])}{sure}"
@@ -219,7 +219,7 @@ def _measured(step: Step) -> str:
 
 def _broken(report: Report, measured: Measured, objective: Objective) -> str:
     step, p = measured.step, name_of(objective.percentile)
-    text = f"at {_rate(step.rate)} {p} breaks the objective of {promise(objective.limit_ms)}: "
+    text = f"at {_rate(step.rate)} {p} breaks the objective of {threshold(objective.limit_ms)}: "
     at = step.quantiles_ms[p]
     text += f"{step.over:,} of {step.requests:,} were over" if measured.stopped_early or at is None else _ms(at)
     return f"{text}; {_where(report)}" if report.excess is not None else text
@@ -238,7 +238,7 @@ def _found(report: Report, p: str, limit: str) -> str:
     if found is None or found.rate is None:
         least = min(one.step.rate for one in report.result.steps)
         if report.broken is None or report.broken.step.rate > least:
-            return f"not enough to say at which rate {p} keeps {limit}: none was tried for long enough"
+            return f"the rate at which {p} keeps {limit} is unknown: none was tried for long enough"
         return f"no rate that was tried keeps {p} at {limit}: not even {_rate(least)}"
     low = "?" if found.low is None else f"{found.low:.4g}"
     if found.high is None:
@@ -271,8 +271,9 @@ def _parts(report: Report, comparison: Mapping[str, Any] | None) -> Iterator[str
         yield Bars(f"{p} by rate", rows)
     failures = report.main.step.failures
     if failures:
-        told = ", ".join(f"{count} x {reason}" for reason, count in sorted(failures.items(), key=lambda one: -one[1]))
-        yield f"{report.main.step.failed} requests failed, and count as slower than any other: {told}"
+        most = sorted(failures.items(), key=lambda one: -one[1])
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in most)
+        yield f"{report.main.step.failed} requests failed, and count as slower than any other: {reasons}"
     yield from _stage_parts(report)
     if comparison is not None:
         yield _comparison_table(comparison)
@@ -288,9 +289,9 @@ def _steps_table(steps: Sequence[Measured], objective: Objective | None) -> Tabl
         quantiles = ["-" if one.quantiles_ms[q] is None else milliseconds(one.quantiles_ms[q] or 0.0) for q in asked]
         ends = ["-" if value is None else milliseconds(value) for value in (one.max_ms, one.late_ms)]
         achieved = "-" if one.achieved_rate is None or measured.stopped_early else f"{one.achieved_rate:.4g}"
-        said = _verdict(one)
-        said += ", ended early" if measured.stopped_early else ""
-        rows.append([f"{one.rate:.4g}", achieved, f"{one.requests:,}", f"{one.failed:,}", *quantiles, *ends, said])
+        verdict = _verdict(one)
+        verdict += ", ended early" if measured.stopped_early else ""
+        rows.append([f"{one.rate:.4g}", achieved, f"{one.requests:,}", f"{one.failed:,}", *quantiles, *ends, verdict])
     return Table([*columns, Column("verdict")], rows)
 
 

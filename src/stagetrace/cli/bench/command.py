@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stagetrace.cli.output.answer import Answer
 
 DESCRIPTION: Final = """Send requests to a service, each when it is due whether or not earlier ones were answered, and
-report the latency from when they were due, whether they were enough to say so, and in which of the server's stages the
+report the latency from when they were due, whether they were enough for that, and in which of the server's stages the
 time lies (out of the store that gets its spans). Only a service on this machine is loaded, unless --i-own-this.
 
 Exit code 0: valid, and the objective is kept. 1: the objective is broken, the gate failed, or the run is not valid (too

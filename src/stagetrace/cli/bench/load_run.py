@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stagetrace.load.base import Sender
 
 INTERRUPTED: Final = "interrupted"
-_PERCENTILE: Final = 0.99  # what must be known where no objective says so
+_PERCENTILE: Final = 0.99  # the percentile to measure where no objective names one
 _LEAST_S, _MOST_S = 10.0, 120.0
 _ALLOWED: Final = 2  # a run is long enough for so many requests over the limit
 _SHORT_S: Final = 2.0  # of the steps by which --find gets near
@@ -42,7 +42,7 @@ _BUSY: Final = 0.8  # of a CPU core
 
 @dataclass(frozen=True)
 class Measured:
-    """One rate: what it shows, and the requests themselves, those of the warm-up left out."""
+    """One rate: what it shows, and the requests themselves, those of the warm-up excluded."""
 
     step: Step
     run: Run
@@ -52,7 +52,7 @@ class Measured:
 
     @property
     def stopped_early(self) -> bool:
-        """Tell whether sending ended once the objective was surely broken: quantiles are of the first requests."""
+        """Return whether sending ended once the objective was surely broken: quantiles are of the first requests."""
         return self.run.stopped == HOPELESS
 
     @property

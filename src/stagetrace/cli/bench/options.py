@@ -115,12 +115,12 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     body = parser.add_mutually_exclusive_group()
     body.add_argument("--body", metavar="TEXT", help="what to send, or @FILE; of gRPC the message as JSON")
     body.add_argument("--body-file", metavar="FILE", help="a file with what to send")
-    body.add_argument("--bodies", metavar="FILE", help="a file with a body on each line, JSON say, sent in turn")
+    body.add_argument("--bodies", metavar="FILE", help="a file with a body on each line, such as JSON, sent in turn")
     body.add_argument("--message-file", metavar="FILE", help="of gRPC: the serialised message")
     parser.add_argument(
         "--expect", metavar="STATUS", type=_statuses, help="statuses that are no failure: 200,404; default: 200 to 299"
     )
-    parser.add_argument("--ca", metavar="FILE", help="trust these certificates (PEM) in place of the usual ones")
+    parser.add_argument("--ca", metavar="FILE", help="trust these certificates (PEM) in place of the system's")
     parser.add_argument("--insecure", action="store_true", help="of HTTPS: check no certificate")
 
 
@@ -132,7 +132,7 @@ def check(args: argparse.Namespace) -> None:
         (args.gate is not None, args.against is not None, "--gate goes with --against"),
     ):
         if given and not needed:
-            raise UsageError(f"{what}\nadd that, or leave it out")
+            raise UsageError(f"{what}\nadd that, or drop the option")
     for given, what in (
         (args.find is not None and (args.replay or args.rates), "--find tries rates of its own"),
         (args.find is not None and args.objective is not None, "--find names the objective already"),
@@ -145,7 +145,7 @@ def check(args: argparse.Namespace) -> None:
             args.segment
         )
         if used:
-            raise UsageError(f"{', '.join(used)} says which requests --replay replays\nadd --replay, or leave it out")
+            raise UsageError(f"{', '.join(used)} selects the requests of --replay\nadd --replay, or drop it")
 
 
 def objective(text: str) -> Objective:

@@ -27,7 +27,7 @@ _LOOKED_AT: Final = 100  # traces, for what their queue stages waited for
 
 @dataclass(frozen=True)
 class Joined:
-    """The server's side: by trace id how long its entry span was and its stages, in ms; `note` says what is missing."""
+    """The server's side: by trace id how long its entry span was and its stages, in ms; `note`: what is missing."""
 
     found: Mapping[str, tuple[float, Mapping[str, float]]] = field(default_factory=dict)
     note: str | None = None

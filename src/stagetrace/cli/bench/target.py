@@ -65,8 +65,8 @@ def _http(args: argparse.Namespace, target: Target, address: str) -> Sender:
     bodies = _bodies(args)
     method = args.method or ("GET" if bodies == [None] else "POST")
     given = {name.lower() for name, _ in args.header}
-    usual = [("host", target.authority), ("accept", "*/*"), ("user-agent", f"stagetrace-bench/{__version__}")]
-    headers = [(name, value) for name, value in usual if name not in given] + list(args.header)
+    defaults = [("host", target.authority), ("accept", "*/*"), ("user-agent", f"stagetrace-bench/{__version__}")]
+    headers = [(name, value) for name, value in defaults if name not in given] + list(args.header)
     if bodies != [None] and "content-type" not in given:
         headers.append(("content-type", "application/json" if _is_json(bodies) else "application/octet-stream"))
     messages = [message(method, target.path, headers, body) for body in bodies]

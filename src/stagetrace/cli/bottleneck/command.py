@@ -97,7 +97,7 @@ def _groups(relations: Relations, by: tuple[str, ...]) -> list[Group]:
     count = largest[0]["groups"]
     if count > most:
         raise UsageError(
-            f"--by {' --by '.join(by)} makes {count:,} groups, and {most} at most are told apart\n"
+            f"--by {' --by '.join(by)} makes {count:,} groups, and {most} at most are supported\n"
             "choose some requests with --segment KEY=VALUE, or divide by something else"
         )
     for key in by:

@@ -27,7 +27,7 @@ _NUMBERS: Final = tuple(Column(percentile, is_number=True) for percentile in PER
 
 
 class Paths(NamedTuple):
-    """Who takes the time of the critical paths of some requests: as many as are told, which have spans stored."""
+    """The spans that take the time of critical paths, of so many requests whose spans are stored."""
 
     requests: int
     portions: list[Portion]
@@ -52,7 +52,7 @@ def sentence(group: Group) -> str:
     rivals = [one for one in group.stages if one is not slowest and _may_exceed(one, slowest, last)]
     if rivals:
         second = max(rivals, key=lambda one: one.share[last] or 0.0)
-        text += f" and {_words(second)} {_share(second, last)}, too few requests to tell which takes more"
+        text += f" and {_words(second)} {_share(second, last)}, too few requests to know which takes more"
     if last != "p50":
         median = max(group.stages, key=lambda one: one.share["p50"] or 0.0)
         same = "it is" if median is slowest else _words(median)
@@ -62,12 +62,12 @@ def sentence(group: Group) -> str:
         brings = _percent(best.what_if[last], 1)
         text += f"; {100 * CUT:g} % off {_words(best)} would bring {last} down by {brings}"
     if last != "p99":
-        text += f"; not enough requests to say so at p99 ({_requests(group)}, {_enough(known)})"
+        text += f"; not enough requests for p99 ({_requests(group)}, {_enough(known)})"
     return f"{text}."
 
 
 def _may_exceed(one: Stage, other: Stage, percentile: str) -> bool:
-    """Tell whether a stage may in truth take more than another one: their intervals overlap."""
+    """Return whether a stage may in truth take more than another one: their intervals overlap."""
     mine, its = one.interval[percentile], other.interval[percentile]
     return mine is not None and its is not None and mine[1] > its[0]
 
@@ -187,7 +187,7 @@ def _slowest(group: Group, percentile: str) -> str:
 
 
 def keys(group: Group, by: Sequence[str]) -> dict[str, Any]:
-    """Return what `--json` says of one group."""
+    """Return the keys of `--json` for one group."""
     made: dict[str, Any] = {"by": dict(zip(by, group.by, strict=True))} if group.by else {}
     return {
         **made,
@@ -226,7 +226,7 @@ def _band_keys(band: Band | None) -> dict[str, Any] | None:
 
 
 def path_keys(paths: Mapping[str, Paths]) -> dict[str, Any]:
-    """Return what `--json` says of the critical paths, by percentile."""
+    """Return the keys of `--json` for the critical paths, by percentile."""
     return {
         "critical_paths": {
             percentile: None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DESCRIPTION: Final = (
     "Tell how much a service takes: requests in flight by Little's law, the throughput beyond which more of them\n"
     "only wait (Universal Scalability Law), what the busiest minute left of it, and how many replicas a rate needs.\n"
-    "Where the load never came near a limit, it says so, and no number. Exit code 1 where less than 10 % is left,\n"
+    "Where the load never came near a limit, it reports no number. Exit code 1 where less than 10 % is left,\n"
     "or where a rate needs more replicas than were at work."
 )
 EXAMPLE: Final = "stagetrace capacity --service churn --since 24h --rate 500 --objective p99:50ms"
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
-    """Return what the requests of a selection say of the capacity of their services."""
+    """Return the capacity of the services of a selection."""
     from stagetrace.analysis import capacity
 
     kept: Objective | None = args.objective
@@ -108,7 +108,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         _TITLE,
         _sentence(found, plans, args)
         if found
-        else f"No requests{since(wanted.since_ns, args.tz)}: no capacity to tell.",
+        else f"No requests{since(wanted.since_ns, args.tz)}: no capacity to show.",
         keys,
         [*_notes(wanted), *(part for number, one in enumerate(made) for part in _parts(*one, args, number, len(made)))],
         is_bad=any(_is_bad(one, given, args) for one, given in zip(found, plans, strict=True)),
@@ -168,7 +168,7 @@ def _manifest(reader: Reader, wanted: Selection, args: argparse.Namespace) -> st
     if not any(row["method"] for row in methods):
         raise StagetraceError(
             f"{one.service} serves no HTTP, and its requests in flight are in no metric that an autoscaler could read\n"
-            "write the manifest by hand: `stagetrace capacity` says how many an instance takes"
+            "write the manifest by hand: `stagetrace capacity` shows how many requests an instance takes"
         )
     given = capacity.plan(one, args.rate, kept.share if kept else None)
     if given.in_flight is None or given.at_most:
@@ -181,25 +181,25 @@ def _manifest(reader: Reader, wanted: Selection, args: argparse.Namespace) -> st
 
 
 def _sentence(found: Sequence[Capacity], plans: Sequence[Plan], args: argparse.Namespace) -> str:
-    told = [_told(one, given, args) for one, given in zip(found, plans, strict=True)]
-    return told[0] if len(told) == 1 else f"{len(told)} services. {' '.join(told)}"
+    sentences = [_sentence_of(one, given, args) for one, given in zip(found, plans, strict=True)]
+    return sentences[0] if len(sentences) == 1 else f"{len(sentences)} services. {' '.join(sentences)}"
 
 
-def _told(one: Capacity, given: Plan, args: argparse.Namespace) -> str:
+def _sentence_of(one: Capacity, given: Plan, args: argparse.Namespace) -> str:
     """Return what is known of one service's capacity, in one or two sentences."""
     busiest = f"the busiest {_long(one.busiest.seconds)} took {number(one.busiest.per_s)}/s"
     if one.peak_per_s is None or one.headroom is None:
-        said = f"The capacity of {one.service} is not identifiable from this data: {one.law.reason}; {busiest}."
+        sentence = f"The capacity of {one.service} is not identifiable from this data: {one.law.reason}; {busiest}."
     else:
         how = "peaks at" if one.law.law == "usl" and one.law.knee is not None else "levels off at"
         at = one.knee if one.law.knee is not None else one.saturation
         where = f"with {number(at or 0)} in flight" if how == "peaks at" else f"from {number(at or 0)} in flight on"
         left = f"{100 * one.headroom:.0f} % head-room" if one.headroom > _NOTHING else "no head-room"
         bounds = between(one.interval)
-        said = f"{one.service} {how} {number(one.peak_per_s)} requests/s{bounds} {where}; {busiest}: {left}."
+        sentence = f"{one.service} {how} {number(one.peak_per_s)} requests/s{bounds} {where}; {busiest}: {left}."
     if args.rate is None:
-        return said
-    return f"{said} {replicas(given, args)}"
+        return sentence
+    return f"{sentence} {replicas(given, args)}"
 
 
 def replicas(given: Plan, args: argparse.Namespace) -> str:

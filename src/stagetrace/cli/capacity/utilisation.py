@@ -1,4 +1,4 @@
-"""How much of what a service used, as far as its spans tell: time averages, and of how much where that is known."""
+"""Utilisation of a service's resources, as far as its spans show it: time averages, and capacity where known."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _sample(one: Capacity) -> tuple[int, int, int]:
 
 
 def utilisation(relations: Relations, one: Capacity) -> dict[str, dict[str, Any]]:
-    """Return resource -> mean, in the busiest minute, `of` how much, used share; `why_not` where spans do not tell."""
+    """Return resource -> mean, in the busiest minute, `of` how much, used share; `why_not` where it is unknown."""
     working = max(0.0, one.in_flight - (one.stages["queue"] or 0))
     pool = _pool(relations, one)
     threads = None if pool is None else pool["pool_size"] * one.busiest.instances
@@ -42,10 +42,10 @@ def utilisation(relations: Relations, one: Capacity) -> dict[str, dict[str, Any]
         "inference": _unknown("no request has this stage")
         if one.stages["inference"] is None
         else _use(_REQUESTS, one.stages["inference"], one.busiest.inferring),
-        "thread_pool": _unknown("no wait of the busiest minute says how many threads a pool has")
+        "thread_pool": _unknown("no wait of the busiest minute shows how many threads a pool has")
         if pool is None
         else {**_use("threads", working, one.busiest.working, threads), "pool": pool["reason"]},
-        "event_loop": _unknown("spans do not say how long an event loop was busy"),
+        "event_loop": _unknown("spans do not show how long an event loop was busy"),
         "batches": batched,
         "cpu": _unknown("no request of the busiest minute carries stagetrace.cpu.time_ms")
         if cpu_ms is None

@@ -110,7 +110,7 @@ def _sampled(relations: Relations, verdict: int, count: float) -> list[str]:
 
 
 def _of_spans(relations: Relations) -> list[str]:
-    """Return traces of a window without an entry span: such as come from tools that say no kind of spans."""
+    """Return traces of a window without an entry span: spans of tools that record no kind."""
     found = relations.connection.execute(
         "SELECT DISTINCT trace_id FROM spans ORDER BY hash(trace_id), trace_id LIMIT $1", [_TRACES]
     ).fetchall()

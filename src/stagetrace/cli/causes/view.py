@@ -48,7 +48,7 @@ def answer(
 
 
 def _is_downstream(services: Localised) -> bool:
-    """Tell whether traces have more than one service: of a single one, its stages say more."""
+    """Return whether traces have more than one service: a single one is explained by its stages."""
     return len(services.services) > 1
 
 
@@ -68,7 +68,7 @@ def _sentence(cases: Cases, found: Diagnosis, services: Localised | None) -> str
         others = len(found.findings) - 1
         more = f"; {others} more {'finding' if others == 1 else 'findings'}" if others else ""
         where = f"; traces lose their time in {lost}" if lost else ""
-        return f"{_told(found.findings[0].contrast, cases)}{more}{where}."
+        return f"{_sentence_of(found.findings[0].contrast, cases)}{more}{where}."
     if lost:
         return f"No attribute distinguishes {those}; they lose their time in {lost}."
     if min(found.breaches, found.good) < LEAST:
@@ -96,7 +96,7 @@ def _of_culprit(one: Any) -> str:
     return f"{_plus(one.excess_ms)}{f', first to fail in {100 * one.errors:.0f} % more' if one.errors > 0 else ''}"
 
 
-def _told(one: Contrast, cases: Cases) -> str:
+def _sentence_of(one: Contrast, cases: Cases) -> str:
     risk = one.breached / (one.breached + one.good)
     others = (cases.breaches - one.breached) / max(1e-9, cases.breaches + cases.good - one.breached - one.good)
     missed = "are slow" if cases.by_time else "miss their objective"
@@ -350,5 +350,5 @@ def _notes(cases: Cases, found: Diagnosis, services: Localised | None) -> list[s
     if found.tests:
         notes.append(f"{found.tests:,} values and pairs were tested; at most 5 % of what is found is by chance.")
     if services is not None and services.unrooted:
-        notes.append(f"{services.unrooted} traces without a root were left out.")
+        notes.append(f"{services.unrooted} traces without a root are excluded.")
     return notes

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Reader, Relations, Selection
 
 DESCRIPTION: Final = (
-    "Compare two sets of requests, two versions of a model say: by how much their p50, p95 and p99 differ, whole and\n"
-    "by stage, with intervals that hold however often one looks. Both are compared as if they had the same mix of\n"
+    "Compare two sets of requests, such as two versions of a model: by how much their p50, p95 and p99 differ, whole\n"
+    "and by stage, with intervals that hold however often one looks. Both are compared as if they had the same mix of\n"
     "routes and input sizes. With --gate the exit code is 1 if b is surely slower than allowed, and 2 while that is\n"
     "open."
 )
@@ -79,7 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N%",
         type=_percent,
         default=0.1,
-        help="how small a difference is to be told, which says how many requests are needed; default: 10%%",
+        help="the smallest difference to detect, for the number of requests that are needed; default: 10%%",
     )
     parser.add_argument(
         "--once",
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
-    """Return how two sides differ: those that --a and --b say, or the two newest versions."""
+    """Return how two sides differ: those of --a and --b, or the two newest versions."""
     from stagetrace.cli.compare import view
 
     if bool(args.a) != bool(args.b):

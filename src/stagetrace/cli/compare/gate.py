@@ -17,14 +17,14 @@ class Gate(NamedTuple):
 
 
 def state_of(gate: Gate, compared: Comparison) -> str:
-    """Return what a gate says: it does not pass on too little data, nor fail."""
+    """Return the state of a gate: with too little data it neither passes nor fails."""
     found = next(one.adjusted for one in compared.whole.quantiles if one.adjusted.q == gate.q)
     low, high = found.interval
     return "fail" if low > gate.limit else "pass" if high <= gate.limit else "undecided"
 
 
 def gate_keys(gates: list[tuple[Gate, str]]) -> dict[str, Any]:
-    """Return what `--json` says of gates: the worst of them, and each."""
-    said = {state for _, state in gates}
-    worst = next((state for state in ("fail", "undecided", "pass") if state in said), None)
+    """Return the keys of `--json` about gates: the worst state, and each gate."""
+    states = {state for _, state in gates}
+    worst = next((state for state in ("fail", "undecided", "pass") if state in states), None)
     return {"gate": worst, "gates": [{"gate": gate.text, "state": state} for gate, state in gates]}

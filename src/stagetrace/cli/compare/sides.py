@@ -1,4 +1,4 @@
-"""Which requests `stagetrace compare` compares: what --a and --b say, or the two newest versions of a model."""
+"""Which requests `stagetrace compare` compares: those of --a and --b, or the two newest versions of a model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def store_of(parts: Sequence[tuple[str, str]]) -> str | None:
 
 
 def side(reader: Reader, wanted: Selection, parts: Sequence[tuple[str, str]], args: argparse.Namespace) -> Side:
-    """Return the side that these keys and values say."""
+    """Return the side with these keys and values."""
     fields: dict[str, Any] = {}
     segments = dict(wanted.segments)
     names = []

@@ -34,7 +34,7 @@ _HOW: Final = {True: "however often one looks", False: "for one look, at a numbe
 def nothing(wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return the answer where no two versions are there."""
     sentence = (
-        f"No two versions of one model or service{since(wanted.since_ns, args.tz)}; say what to compare, "
+        f"No two versions of one model or service{since(wanted.since_ns, args.tz)}; name two sides, "
         "as --a version=2 --b version=3 or --a period=2h..1h --b period=1h..1s."
     )
     keys: dict[str, Any] = {"quantiles": [], "enough_data": False, "needed": None, "a": None, "b": None}
@@ -80,9 +80,9 @@ def answer(
         **gate_keys(gates),
     }
     failed = any(state == "fail" for _, state in gates)
-    said = _sentence(names, found) + "".join(_gate_text(gate, state) for gate, state in gates) + "."
+    sentence = _sentence(names, found) + "".join(_gate_text(gate, state) for gate, state in gates) + "."
     parts = [*_tables(sides, found), *_notes(found, args)]
-    return Answer(TITLE, said, keys, parts, is_bad=failed, complete=complete, reason=reason)
+    return Answer(TITLE, sentence, keys, parts, is_bad=failed, complete=complete, reason=reason)
 
 
 def _names(sides: tuple[Side, Side]) -> tuple[str, str, str]:
@@ -108,13 +108,13 @@ def _sentence(names: tuple[str, str, str], found: Comparison) -> str:
     if sure:
         text = f"{subject}{b} is {_faster(sure[-1])} at {_percentile(sure[-1])} than {a}{_mostly(found, sure[-1])}"
         if lacking:
-            text += f"; not enough requests to say so at {_listed(lacking)}{_enough(lacking)}"
+            text += f"; not enough requests for {_listed(lacking)}{_enough(lacking)}"
     elif lacking:
         text = f"Not enough requests to tell {subject}{b} from {a} at {_listed(lacking)}{_enough(lacking)}"
         text += _of_a_stage(found)
     else:
         last = quantiles[-1]
-        text = f"{subject}{b} is as fast as {a}, as far as can be told: at {_percentile(last)} {_between(last)}"
+        text = f"{subject}{b} is as fast as {a}, as far as these requests show: at {_percentile(last)} {_between(last)}"
     mixed = [one for one in quantiles if one.is_of_mix]
     if mixed:
         seems = f"{_faster(mixed[-1], raw=True)} at {_percentile(mixed[-1])}"
@@ -184,12 +184,12 @@ def _number(share: float) -> str:
 
 
 def _gate_text(gate: Gate, state: str) -> str:
-    said = {
+    texts = {
         "fail": "fails: surely slower than that",
         "pass": "passes",
         "undecided": "is undecided: there are not enough requests",
     }
-    return f"; gate {gate.text} {said[state]}"
+    return f"; gate {gate.text} {texts[state]}"
 
 
 def _interval(found: tuple[float, float]) -> list[float | None] | None:

@@ -1,4 +1,4 @@
-"""`stagetrace demo`: a real service with real faults on the embedded back end, and what the commands say of them."""
+"""`stagetrace demo`: a real service with real faults on the embedded back end, and the reports of the commands."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DESCRIPTION: Final = """Start the embedded back end and a ticket router (FastAPI and scikit-learn, no tracing code
-in it), send it traffic with a few real faults, and show what stagetrace says of them. Then let it live through a day in
-a minute, and put the ten questions to what was recorded. Takes about two minutes, and leaves the report behind."""
+in it), send it traffic with a few real faults, and show what stagetrace reports. Then let it live through a day in
+a minute, and run the ten answers on the recorded requests. Takes about two minutes, and leaves the report behind."""
 EXAMPLE: Final = "stagetrace demo"
-PROMISE: Final = "POST /predict within 50ms for 99%; * within 250ms"
+OBJECTIVES: Final = "POST /predict within 50ms for 99%; * within 250ms"
 # Release -> the model that it serves.
 _RELEASES: Final = {"2026.10": "v1", "2026.11": "v3"}
 _PRICES: Final = {"currency": "EUR", "per_hour": 0.19}
@@ -47,7 +47,7 @@ _NEXT: Final = f"""
 Everything is stopped again. For your own service: install stagetrace beside it, keep `stagetrace up` running, and start
 the service with
 
-  STAGETRACE=1 STAGETRACE_SLA="{PROMISE}" OTEL_SERVICE_NAME=my-service uvicorn app:app
+  STAGETRACE=1 STAGETRACE_SLA="{OBJECTIVES}" OTEL_SERVICE_NAME=my-service uvicorn app:app
 
 Then ask: stagetrace breaches, stagetrace stages, stagetrace requests, stagetrace tail -f, stagetrace query "SELECT ..."
 """
@@ -71,28 +71,28 @@ def run(args: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="stagetrace-demo-") as folder:
             _demo(Path(folder))
     except KeyboardInterrupt:
-        _say("\ninterrupted; everything is stopped")
+        _print("\ninterrupted; everything is stopped")
         raise
-    _say(_NEXT)
+    _print(_NEXT)
     return ANSWERED
 
 
 def _demo(folder: Path) -> None:
     data = folder / "data"
-    _say("starting the embedded back end ...")
+    _print("starting the embedded back end ...")
     with _back_end(folder, data) as endpoint:
         settings = {
             "STAGETRACE": "1",
-            "STAGETRACE_SLA": PROMISE,
+            "STAGETRACE_SLA": OBJECTIVES,
             "OTEL_SERVICE_NAME": "ticket-router",
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
         }
         shown = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
-        _say(f"starting the ticket router, training its models:\n  {shown} uvicorn app:app")
-        # What it says of itself goes away with the rest.
+        _print(f"starting the ticket router, training its models:\n  {shown} uvicorn app:app")
+        # Its status files are deleted with the rest.
         settings["STAGETRACE_STATUS"] = str(folder / "status")
         with _service(folder, settings) as address:
-            _say(f"sending:\n{traffic.FAULTS}")
+            _print(f"sending:\n{traffic.FAULTS}")
             traffic.send_faults(address)
         breaches = _wait_for_breaches(str(data))
         _show("stages", "--store", str(data))
@@ -100,22 +100,22 @@ def _demo(folder: Path) -> None:
         for stage in ("inference", "queue"):
             worst = [breach for breach in breaches if breach["stage"] == stage]
             if worst:
-                _say(f"\nThe worst of those whose stage is {stage}:")
+                _print(f"\nThe worst of those whose stage is {stage}:")
                 _show("trace", max(worst, key=lambda one: float(one["overrun_ms"]))["trace_id"], "--store", str(data))
         _second_act(folder, data, settings)
 
 
 def _second_act(folder: Path, data: Path, settings: dict[str, str]) -> None:
-    """Let the service live through a day, and put the ten questions to what was recorded of it."""
+    """Let the service live through a day, and run the ten answers on the recorded requests."""
     since = ["--store", str(data), "--since", datetime.now(timezone.utc).isoformat()]
     recorded = settings | {"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": traffic.TENANT_HEADER}
-    _say(f"\nThe second act: a day of the ticket router, in a minute.\n{traffic.DAY}")
+    _print(f"\nThe second act: a day of the ticket router, in a minute.\n{traffic.DAY}")
     first, second = _RELEASES
     with _service(folder, recorded | _release(first)) as address:
         traffic.send_before_release(address)
     with _service(folder, recorded | _release(second)) as address:
         traffic.send_after_release(address)
-        _say("  and a benchmark of it")
+        _print("  and a benchmark of it")
         message = json.dumps({"text": traffic.MESSAGE.format(123_456)})
         load = [f"{address}/predict", "--rate", "40", "--body", message, "--objective", "p99:50ms"]
         bench = _asked("bench", *load, *since[:2], "--json")
@@ -131,12 +131,12 @@ def _second_act(folder: Path, data: Path, settings: dict[str, str]) -> None:
     page = _asked("report", "--all", *since, *given, "--bench", str(folder / "bench.json"), "--format", "html")
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix=_REPORT, suffix=".html", delete=False) as report:
         report.write(page)
-    _say(f"\nThe ten answers, with pictures, are on one page: {report.name}\n")
+    _print(f"\nThe ten answers, with pictures, are on one page: {report.name}\n")
     for verb in ANSWERS:
         command = [verb, *options.get(verb, [])]
-        _say(f"$ stagetrace {shlex.join(command)}")
-        _say(f"  {json.loads(_asked(*command, *since, '--json'))['sentence']}")
-    _say(f"$ stagetrace {shlex.join(['bench', *load])}\n  {json.loads(bench)['sentence']}")
+        _print(f"$ stagetrace {shlex.join(command)}")
+        _print(f"  {json.loads(_asked(*command, *since, '--json'))['sentence']}")
+    _print(f"$ stagetrace {shlex.join(['bench', *load])}\n  {json.loads(bench)['sentence']}")
 
 
 def _release(version: str) -> dict[str, str]:
@@ -188,7 +188,7 @@ def _service(folder: Path, settings: dict[str, str]) -> Iterator[str]:
             time.sleep(0.1)
         yield address
     for line in log.read_text("utf-8", errors="replace").splitlines():
-        _say(f"  service: {line}")
+        _print(f"  service: {line}")
 
 
 def service_folder() -> Path:
@@ -237,10 +237,10 @@ def _wait_for_breaches(store: str) -> list[dict[str, Any]]:
 
 def _show(*arguments: str) -> None:
     """Run one command of ours, with its output on the terminal."""
-    _say(f"\n$ stagetrace {shlex.join(arguments)}")
+    _print(f"\n$ stagetrace {shlex.join(arguments)}")
     done = subprocess.run([*_STAGETRACE, *arguments], check=False)  # noqa: S603
     if done.returncode != 0:
-        raise StagetraceError(f"`stagetrace {arguments[0]}` ended with {done.returncode}; what it said is above")
+        raise StagetraceError(f"`stagetrace {arguments[0]}` ended with {done.returncode}; its output is above")
 
 
 def _plain() -> dict[str, str]:
@@ -269,5 +269,5 @@ def _tail(log: Path) -> str:
     return log.read_text("utf-8", errors="replace")[-2000:].strip()
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)

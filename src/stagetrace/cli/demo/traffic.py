@@ -48,7 +48,7 @@ DAY: Final = f"""  {_PHASE_S:.0f} s of ordinary requests of three tenants
 
 
 class Request(NamedTuple):
-    """One message: when it is due, in seconds, whose it is and what it says."""
+    """One message: when it is due, in seconds, its sender and its text."""
 
     due_s: float
     tenant: str
@@ -130,7 +130,7 @@ def _post(address: str, path: str, body: Mapping[str, object], headers: Mapping[
 
 
 def _post_slowly(address: str, path: str, body: dict[str, str]) -> None:
-    """Send as a phone on a bad connection does: in pieces, with pauses."""
+    """Send like a phone on a bad connection: in chunks, with pauses."""
     content = json.dumps(body).encode()
     at = urlsplit(address)
     connection = http.client.HTTPConnection(at.hostname or "", at.port or 0, timeout=_PATIENCE_S)

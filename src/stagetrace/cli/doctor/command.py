@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stagetrace.process_status import files
 
 DESCRIPTION: Final = """Check the installation, the settings of this shell, the way of spans to where they are kept,
-and the traced processes that run: what is, what costs latency there, and what mends it. Exits 1 if something fails.
+and the running traced processes: their state, what costs latency there, and the fix. Exits 1 if something fails.
 
 The export that it makes is real and holds no span, or one, where --round-trip asks for it. Nothing else is changed,
 but for the left files of ended processes."""
@@ -29,7 +29,7 @@ EXAMPLE: Final = "stagetrace doctor"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument(
-        "--pid", metavar="N", type=count, help="look at this traced process alone, and show all that it says"
+        "--pid", metavar="N", type=count, help="check this traced process alone, and show everything that it reports"
     )
     parser.add_argument(
         "--round-trip",
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     found: list[Check] = []
     if args.pid is None:
         if args.round_trip is not None:
-            open_store(args.round_trip).close()  # a URL that is none is wrong usage, and said before anything is done
+            open_store(args.round_trip).close()  # an invalid URL is wrong usage, and reported before anything is done
         sent = [secrets.token_hex(16)] if args.round_trip is not None else []
         probe = delivery.Probe(*sent)
         running, about = processes.found(None)
@@ -82,20 +82,20 @@ def as_json(found: list[Check], running: list[files.Found]) -> dict[str, Any]:
     return {
         **completeness(),
         "ok": all(check.state != FAIL for check in found),
-        "checks": [check._asdict() for check in found],
+        "checks": [{"name": one.name, "state": one.state, "found": one.found, "mend": one.fix} for one in found],
         "processes": [one.status for one in running if one.status is not None],
     }
 
 
 def table(found: list[Check]) -> Table:
-    """Return the checks, below each what mends it."""
+    """Return the checks, below each its fix."""
     rows: list[tuple[str, str, str]] = []
     last = ""
     for check in found:
         repeated = check.name == last
         rows.append((check.state, "" if repeated else check.name, check.found.replace("\n", " ")))
-        if check.mend:
-            rows.append(("", "", f"-> {check.mend}"))
+        if check.fix:
+            rows.append(("", "", f"-> {check.fix}"))
         last = check.name
     return Table([Column(""), Column("check"), Column("found")], rows)
 

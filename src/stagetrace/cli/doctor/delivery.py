@@ -41,7 +41,7 @@ class Probe:
         """Begin; what is sent has no span, or one of the trace that is given."""
         env = {**os.environ, "STAGETRACE": "0", "GRPC_VERBOSITY": "NONE"}
         command = [sys.executable, "-m", "stagetrace.process_status.doctor_probe", *trace_id]
-        self._process = subprocess.Popen(  # noqa: S603 -- ourselves
+        self._process = subprocess.Popen(  # noqa: S603 -- our own interpreter
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
         )
 
@@ -62,8 +62,8 @@ def checks(asked: dict[str, Any] | None, why: str) -> Iterator[Check]:
     """Yield the checks; `asked` is what the probe answered, None if it did not, for the reason `why`."""
     yield settings()
     if asked is None:
-        mend = f"run {sys.executable} -m stagetrace.process_status.doctor_probe and see what it says"
-        yield Check("endpoint", FAIL, f"the exporter cannot be tried: {why}", mend)
+        fix = f"run {sys.executable} -m stagetrace.process_status.doctor_probe and see its output"
+        yield Check("endpoint", FAIL, f"the exporter cannot be tried: {why}", fix)
     else:
         yield from endpoints(asked["targets"])
     yield spool_check()
@@ -88,8 +88,8 @@ def _plain(value: str) -> str:
 def endpoints(targets: list[dict[str, Any]]) -> Iterator[Check]:
     """Yield what became of an export, for each exporter."""
     if not targets:
-        mend = "unset OTEL_TRACES_EXPORTER, or set it to otlp"
-        yield Check("endpoint", WARN, "OTEL_TRACES_EXPORTER=none: spans go nowhere", mend)
+        fix = "unset OTEL_TRACES_EXPORTER, or set it to otlp"
+        yield Check("endpoint", WARN, "OTEL_TRACES_EXPORTER=none: spans go nowhere", fix)
     for target in targets:
         name, endpoint = target["exporter"], target["endpoint"]
         if not target["delivered"]:
@@ -103,7 +103,7 @@ def endpoints(targets: list[dict[str, Any]]) -> Iterator[Check]:
 
 
 def arrival(trace_id: str, store: str, asked: dict[str, Any] | None) -> Check:
-    """Look for the span that was sent in a store, which may take a moment to show it.
+    """Look in a store for the span that was sent; it may appear after a moment.
 
     `asked` is as for `checks`. Where nothing was sent, or the store does not answer, nothing is waited for.
     """
@@ -114,15 +114,15 @@ def arrival(trace_id: str, store: str, asked: dict[str, Any] | None) -> Check:
         try:
             reader.services()
         except StagetraceError as error:
-            found, _, mend = str(error).partition("\n")
-            return Check("round trip", FAIL, found, mend.replace("\n", " ") or "see whether the store runs")
+            found, _, fix = str(error).partition("\n")
+            return Check("round trip", FAIL, found, fix.replace("\n", " ") or "see whether the store runs")
         while (why := _missing(trace_id, reader)) and time.monotonic() < started + _ARRIVES_WITHIN_S:
             time.sleep(_AGAIN_S)
     if not why:
         took = time.monotonic() - started
         return Check("round trip", OK, f"the span that was sent can be read from {store}, {took:.1f} s later")
-    mend = "see what the Collector in between logs, and whether it feeds this store"
-    return Check("round trip", FAIL, f"trace {trace_id}, sent {_ARRIVES_WITHIN_S:g} s ago: {why}", mend)
+    fix = "see what the Collector in between logs, and whether it feeds this store"
+    return Check("round trip", FAIL, f"trace {trace_id}, sent {_ARRIVES_WITHIN_S:g} s ago: {why}", fix)
 
 
 def _missing(trace_id: str, reader: Reader) -> str:
@@ -174,10 +174,10 @@ def spool_check(given: str | None = None) -> Check:
     )
     lost = {name: held[name] for name in spool.LOSSES if held[name]}
     if lost or aside:
-        said = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items()) or "none"
-        found += f"; spans lost so far: {said}; files set aside as damaged: {aside}"
-        mend = f"raise STAGETRACE_SPOOL_MAX_BYTES if it was full; {folder}/counts.json keeps the counts until removed"
-        return Check("spool", WARN, found, mend)
+        losses = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items()) or "none"
+        found += f"; spans lost so far: {losses}; files set aside as damaged: {aside}"
+        fix = f"raise STAGETRACE_SPOOL_MAX_BYTES if it was full; {folder}/counts.json keeps the counts until removed"
+        return Check("spool", WARN, found, fix)
     return Check("spool", OK, found)
 
 
@@ -195,24 +195,24 @@ def _writable(folder: Path) -> str:
 
 
 def back_end() -> Check:
-    """Ask the embedded back end's two HTTP ports how they are, if it runs here."""
+    """Check the two HTTP ports of the embedded back end, if it runs here."""
     host = config.HOST.read()
     host = _EVERYWHERE.get(host, host)
     ports = [config.HTTP_PORT.read(), config.QUERY_HTTP_PORT.read()]
     answers = [_health(host, port) for port in ports]
     at = f"{host}, ports {' and '.join(ports)}"
     if all(answer == "ok" for answer in answers):
-        return Check("back end", OK, f"`stagetrace up` answers at {at}")
+        return Check("back end", OK, f"`stagetrace up` responds at {at}")
     if all(answer == "" for answer in answers):
         return Check("back end", OK, f"`stagetrace up` does not run at {at}; it is one of many that take OTLP")
     if "ok" not in answers:
         return Check("back end", OK, f"something else than `stagetrace up` listens at {at}")
     port = next(port for port, answer in zip(ports, answers, strict=True) if answer != "ok")
-    return Check("back end", WARN, f"`stagetrace up` answers at {at}, but not on port {port}", "see what it logged")
+    return Check("back end", WARN, f"`stagetrace up` responds at {at}, but not on port {port}", "see what it logged")
 
 
 def _health(host: str, port: str) -> str:
-    """Return `ok`; empty where nothing listens; else what is there in place of it."""
+    """Return `ok`; empty where nothing listens; else a text for what listens there."""
     certificate = config.TLS_CERT.read()
     scheme, context = ("https", _trusting(certificate)) if certificate else ("http", None)
     where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/health"
@@ -236,5 +236,5 @@ def _trusting(certificate: str) -> ssl.SSLContext | None:
         context = ssl.create_default_context(cafile=certificate)
     except (OSError, ssl.SSLError):
         return None
-    context.check_hostname = False  # it is asked by its address, whatever name it has
+    context.check_hostname = False  # the request uses its address, not its name
     return context

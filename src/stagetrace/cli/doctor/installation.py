@@ -1,4 +1,4 @@
-"""Checks of `stagetrace doctor`: is this interpreter one in which the variable does what it promises?"""
+"""Checks of `stagetrace doctor`: does the variable work in this interpreter?"""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _FILES: Final = ("stagetrace.pth", "stagetrace.start")
 _MEANS_OFF: Final = ("no", "off", "none", "disabled", "n")
 _ACTIVATED: Final = "import sys; print('stagetrace.runtime.activate' in sys.modules)"
 _DISTRIBUTIONS: Final = {"grpc": "grpcio", "sklearn": "scikit-learn"}
-# Servers and model libraries that people run, for saying which of those that are here have no patch.
+# Servers and model libraries in common use, to report the installed ones that have no patch.
 _KNOWN: Final = (
     *("aiohttp", "bentoml", "catboost", "django", "fastapi", "flask", "keras", "lightgbm", "litestar"),
     *("mlserver", "onnxruntime", "quart", "ray", "sklearn", "starlette"),
     *("tensorflow", "torch", "transformers", "uvicorn", "xgboost", *unrecognised_models.MODELS),
 )
-# Servers of their own applications whose requests are not recorded: a stage that is marked there belongs to none.
+# Servers of their own applications whose requests are not recorded: a stage that is marked there belongs to no request.
 _UNSEEN: Final = {
     "aiohttp": "aiohttp.web",
     **{name: name for name in ("cog", "mosec", "robyn", "sanic", "tornado")},
@@ -41,7 +41,7 @@ _UNSEEN: Final = {
 
 
 def checks(asked: dict[str, Any] | None) -> Iterator[Check]:
-    """Yield the checks; `asked` is what `stagetrace.process_status.doctor_probe` printed, None if it did not."""
+    """Yield the checks; `asked` is the output of `stagetrace.process_status.doctor_probe`, None if it failed."""
     yield Check("python", OK, f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
     here = versions.installed()
     records = not versions.unfit(here)
@@ -49,7 +49,7 @@ def checks(asked: dict[str, Any] | None) -> Iterator[Check]:
     yield activation()
     yield switch(records=records)
     yield from misspelt()
-    yield promise()
+    yield policy()
     if asked is not None:
         if records:
             yield libraries(asked["patches"])
@@ -58,7 +58,7 @@ def checks(asked: dict[str, Any] | None) -> Iterator[Check]:
 
 
 def packages(here: dict[str, str | None]) -> Check:
-    """Compare the versions that are installed with those that are needed, as a service does before it is patched."""
+    """Compare the installed with the needed versions, as a service does before it is patched."""
     shown = ", ".join(f"{name} {version}" for name, version in {"stagetrace": __version__, **here}.items() if version)
     unfit = versions.unfit(here)
     if unfit:
@@ -79,7 +79,7 @@ def _version(name: str) -> str | None:
 
 
 def activation() -> Check:
-    """Start this interpreter as a service would, and look whether the activation file was read."""
+    """Start this interpreter as a service would, and check that the activation file is read."""
     plain, isolated = _activates(), _activates("-I")
     file = next(_activation_files(), None)
     if plain and isolated:
@@ -88,15 +88,15 @@ def activation() -> Check:
         found = "only PYTHONPATH activates this interpreter: `python -I` and `-E` would run untraced"
         return Check("activation", WARN, found, f"{sys.executable} -m pip install {requirement()}")
     found = f"{file} is not read" if file else f"there is no {_FILES[0]} on the path"
-    mend = f"{sys.executable} -m pip install {requirement()}, or start the service with: stagetrace run -- COMMAND"
-    return Check("activation", FAIL, f"{found}: STAGETRACE=1 alone does nothing in {sys.executable}", mend)
+    fix = f"{sys.executable} -m pip install {requirement()}, or start the service with: stagetrace run -- COMMAND"
+    return Check("activation", FAIL, f"{found}: STAGETRACE=1 alone does nothing in {sys.executable}", fix)
 
 
 def _activates(*flags: str) -> bool:
     command = [sys.executable, *flags, "-c", _ACTIVATED]
     env = {**os.environ, "STAGETRACE": "1"}
     try:
-        done = subprocess.run(  # noqa: S603 -- ourselves
+        done = subprocess.run(  # noqa: S603 -- our own interpreter
             command, env=env, capture_output=True, text=True, timeout=_STARTS_WITHIN_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -110,10 +110,10 @@ def _activation_files() -> Iterator[Path]:
 
 
 def switch(*, records: bool) -> Check:
-    """Say whether what is started from here records; `records`: whether it can."""
+    """Check whether services started from here are recorded; `records`: whether they can be."""
     given = config.SWITCH.raw()
     if config.SWITCH.read() and not records:
-        found = f"STAGETRACE={given}, and nothing that is started from here can be recorded"
+        found = f"STAGETRACE={given}, but no service started from here can be recorded"
         return Check("switch", WARN, found, "install the packages that are named above")
     if config.SWITCH.read() and str(given).strip().lower() in _MEANS_OFF:
         found = f"STAGETRACE={given} switches recording on, as all but 0 and false"
@@ -128,46 +128,46 @@ def switch(*, records: bool) -> Check:
 
 
 def misspelt() -> Iterator[Check]:
-    """Name the variables that look like ours and are none."""
+    """Report variables that look like ours and are unknown."""
     found = setting_problems.misspelt(config.environment())
     if found:
         named = setting_problems.misspelt_text(found)
         yield Check("variables", WARN, named, "docs/environment.md lists those that there are")
 
 
-def promise() -> Check:
-    """Read the policy as a service would, and say it in words."""
+def policy() -> Check:
+    """Read the policy as a service would, and show its rules."""
     text = config.SLA.read()
     if not text:
-        mend = 'set STAGETRACE_SLA, for example "POST /predict within 50ms for 99.9% over 28d; * within 1s"'
-        return Check("policy", WARN, "STAGETRACE_SLA is not set: requests get stages and no verdict", mend)
+        fix = 'set STAGETRACE_SLA, for example "POST /predict within 50ms for 99.9% over 28d; * within 1s"'
+        return Check("policy", WARN, "STAGETRACE_SLA is not set: requests get stages and no verdict", fix)
     try:
         policy = Policy.readable(text)
     except PolicyError as error:
-        found, _, mend = str(error).partition("\n")
-        return Check("policy", FAIL, f"STAGETRACE_SLA is not used: {found}", mend.replace("\n", " "))
+        found, _, fix = str(error).partition("\n")
+        return Check("policy", FAIL, f"STAGETRACE_SLA is not used: {found}", fix.replace("\n", " "))
     rules = "; ".join(map(files.objective_text, policy.objectives))
     if policy.problems:
         problems = "; ".join(policy.problems)
-        return Check("policy", FAIL, f"STAGETRACE_SLA is used in part: {problems}; judged is by: {rules}", HOW)
+        return Check("policy", FAIL, f"STAGETRACE_SLA is used in part: {problems}; its usable rules: {rules}", HOW)
     return Check("policy", OK, rules)
 
 
 def libraries(patches: Iterable[str]) -> Check:
-    """Say which libraries are here, and which of them have no patch. None of them is imported."""
+    """Report the installed libraries, and those without a patch. None of them is imported."""
     patched = {name.partition(".")[0] for name in patches} - {"opentelemetry"} - sys.stdlib_module_names
     here = sorted(name for name in patched if find_spec(name) is not None)
     bare = sorted(name for name in _KNOWN if name not in patched and find_spec(name) is not None)
     without = f"; without a patch: {', '.join(map(_named, bare))}" if bare else ""
     unseen_here = [server for name, server in _UNSEEN.items() if find_spec(name) is not None]
     if unseen_here:
-        without += f"; not recorded are requests that {', '.join(unseen_here)} would serve"
+        without += f"; requests that {', '.join(unseen_here)} serves are not recorded"
     if not here:
-        mend = f"run this command with the service's own interpreter; patches exist for {', '.join(sorted(patched))}"
-        return Check("libraries", WARN, f"no library that has a patch is installed here{without}", mend)
+        fix = f"run this command with the service's own interpreter; patches exist for {', '.join(sorted(patched))}"
+        return Check("libraries", WARN, f"no library that has a patch is installed here{without}", fix)
     models = [name for name in bare if name in unrecognised_models.MODELS]
-    mend = f"model calls of {', '.join(models)}: {unrecognised_models.REMEDY}" if models else ""
-    return Check("libraries", OK, f"patched when imported: {', '.join(map(_named, here))}{without}", mend)
+    fix = f"model calls of {', '.join(models)}: {unrecognised_models.REMEDY}" if models else ""
+    return Check("libraries", OK, f"patched when imported: {', '.join(map(_named, here))}{without}", fix)
 
 
 def _named(name: str) -> str:
@@ -175,7 +175,7 @@ def _named(name: str) -> str:
 
 
 def native(*, built: bool) -> Check:
-    """Say whether the part in C is in use."""
+    """Report whether the native implementation is in use."""
     if built:
         return Check("native", OK, "the extension in C is used")
     if not config.NATIVE.read():
@@ -188,8 +188,8 @@ def native(*, built: bool) -> Check:
 
 
 def unseen(sources: dict[str, str | None]) -> Check:
-    """Say what kernel and interpreter tell here of the time that no span sees, and what they do not, and why."""
-    told = [name for name, why in sources.items() if why is None]
+    """Report which sources of kernel and interpreter work here, and why the others do not."""
+    available = [name for name, why in sources.items() if why is None]
     silent = [f"{name} ({why})" for name, why in sources.items() if why is not None]
-    found = f"told: {', '.join(told) or 'nothing'}"
-    return Check("unseen time", OK, found + (f"; not told: {', '.join(silent)}" if silent else ""))
+    found = f"measured: {', '.join(available) or 'nothing'}"
+    return Check("unseen time", OK, found + (f"; not measured: {', '.join(silent)}" if silent else ""))

@@ -1,4 +1,4 @@
-"""Checks of `stagetrace doctor`: what the traced processes of this user say of themselves, and what is wrong there.
+"""Checks of `stagetrace doctor`: the status of the traced processes of this user, and faults there.
 
 What they wrote may be of another version, and root reads what others wrote: nothing in it is taken for granted.
 """
@@ -16,7 +16,7 @@ from stagetrace.process_status import files
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# In `spans`: what never arrives, and why.
+# In `spans`: counts of lost spans -> the reason.
 _LOST: Final = {
     "rejected": "rejected by the receiver out of good batches",
     "refused": "refused by the receiver for good",
@@ -25,7 +25,7 @@ _LOST: Final = {
     "lost": "not delivered before the end",
 }
 _LONGEST: Final = 80
-# In `waits`: what requests wait for because of others, and what makes that less.
+# In `waits`: why requests wait for others, and the remedy.
 _CROWDED: Final = {
     "socket": (
         "lay in their socket while the event loop, or each worker, was busy with others",
@@ -41,11 +41,11 @@ _CROWDED: Final = {
         "raise max_workers of the pool that the server was given, or start more processes",
     ),
 }
-_SELDOM: Final = 0.01  # of all requests: such a wait now and then is nothing to mend
+_SELDOM: Final = 0.01  # of all requests: rarer waits need no fix
 
 
 def found(pid: int | None) -> tuple[list[files.Found], list[Check]]:
-    """Return the processes that live, all or that one, and checks of the rest; clear away what dead ones left."""
+    """Return the living processes, all or that one, and checks of the rest; delete the files of dead ones."""
     living: list[files.Found] = []
     checks: list[Check] = []
     for folder in files.folders():
@@ -53,12 +53,12 @@ def found(pid: int | None) -> tuple[list[files.Found], list[Check]]:
             gone = files.clear(folder)
             living += [one for one in files.read(folder) if pid is None or one.path.name.startswith(f"{pid}-")]
         except OSError as error:
-            mend = "run this as the user of the service, or as root"
-            checks.append(Check("processes", WARN, f"{folder} cannot be read: {error.strerror}", mend))
+            fix = "run this as the user of the service, or as root"
+            checks.append(Check("processes", WARN, f"{folder} cannot be read: {error.strerror}", fix))
             continue
         if gone:
-            said = f"{gone} of a process that ended without a word" if gone == 1 else f"{gone} of ended processes"
-            checks.append(Check("processes", OK, f"left files cleared away: {said}"))
+            status = f"{gone} of a process that was killed" if gone == 1 else f"{gone} of ended processes"
+            checks.append(Check("processes", OK, f"deleted files: {status}"))
     if not living:
         checks.append(_none(pid))
     return living, checks
@@ -68,59 +68,56 @@ def _none(pid: int | None) -> Check:
     if pid is None:
         shown = ", ".join(map(str, files.folders())) or "STAGETRACE_STATUS=0"
         return Check("processes", OK, f"no traced process of this user serves here (looked in {shown})")
-    mend = (
-        "without --pid all are shown; a process says something once it serves with STAGETRACE=1, to its own user and "
-        "to root"
-    )
-    return Check("processes", FAIL, f"there is no traced process {pid}", mend)
+    fix = "without --pid all are shown; a process reports once it serves with STAGETRACE=1, to its own user and to root"
+    return Check("processes", FAIL, f"there is no traced process {pid}", fix)
 
 
 def checks(one: files.Found) -> Iterator[Check]:
-    """Yield what one process does, then what is wrong with it."""
+    """Yield the activity of one process, then its faults."""
     name = f"process {one.path.name.partition('-')[0]}"
-    said = one.status
-    if said is None:
+    status = one.status
+    if status is None:
         yield Check(name, WARN, f"{one.path} cannot be read", "run the same version of stagetrace as it does")
         return
-    elsewhere = "" if one.alive else ", of another container: whether it still runs is unknown"
-    yield Check(name, OK, f"{_about(said)}; {_judged(said)}; {_spans(said)}{elsewhere}")
-    silent = ", ".join(f"{title} ({why})" for title, why in _dict(said, "silent_sources").items())
+    container = "" if one.alive else ", of another container: whether it still runs is unknown"
+    yield Check(name, OK, f"{_about(status)}; {_judged(status)}; {_spans(status)}{container}")
+    silent = ", ".join(f"{title} ({why})" for title, why in _dict(status, "silent_sources").items())
     if silent:
-        yield Check(name, OK, f"of some requests it is not told: {silent}")
-    for state, what, mend in [
-        *_delivery(said),
-        *_patches(said),
-        *_models(said),
-        *_policy(said),
-        *_headers(said),
-        *_costs(said),
+        yield Check(name, OK, f"not measured for some requests: {silent}")
+    for state, what, fix in [
+        *_delivery(status),
+        *_patches(status),
+        *_models(status),
+        *_policy(status),
+        *_headers(status),
+        *_costs(status),
     ]:
-        yield Check(name, state, what, mend)
+        yield Check(name, state, what, fix)
 
 
-def table(said: dict[str, Any]) -> Iterable[Table | str]:
-    """Return everything that a process says, for `--pid`."""
-    causes = [(cause, str(count)) for cause, count in _dict(said, "causes").items()]
-    numbers = [(key, str(value)) for key, value in _dict(said, "spans").items()]
+def table(status: dict[str, Any]) -> Iterable[Table | str]:
+    """Return everything that a process reports, for `--pid`."""
+    causes = [(cause, str(count)) for cause, count in _dict(status, "causes").items()]
+    numbers = [(key, str(value)) for key, value in _dict(status, "spans").items()]
     judged = [
         (objective, verdict, str(count))
-        for objective, counts in _dict(said, "judged").items()
+        for objective, counts in _dict(status, "judged").items()
         if isinstance(counts, dict)
         for verdict, count in counts.items()
     ]
     facts = [
-        ("service", str(said.get("service"))),
-        ("command", str(said.get("command"))),
-        ("started", _time(said.get("started_unix"))),
-        ("versions", ", ".join(f"{name} {number}" for name, number in _dict(said, "versions").items())),
-        ("python", str(said.get("python"))),
-        ("spans go to", str(said.get("target"))),
-        ("policy", "; ".join(map(str, _list(said, "policy"))) or "none"),
-        ("sampler", str(said.get("sampler"))),
-        ("native", str(said.get("native"))),
-        ("spool", str(said.get("spool"))),
-        ("patched", ", ".join(map(str, _list(_dict(said, "patches"), "patched")))),
-        ("said at", _time(said.get("updated_unix"))),
+        ("service", str(status.get("service"))),
+        ("command", str(status.get("command"))),
+        ("started", _time(status.get("started_unix"))),
+        ("versions", ", ".join(f"{name} {number}" for name, number in _dict(status, "versions").items())),
+        ("python", str(status.get("python"))),
+        ("spans go to", str(status.get("target"))),
+        ("policy", "; ".join(map(str, _list(status, "policy"))) or "none"),
+        ("sampler", str(status.get("sampler"))),
+        ("native", str(status.get("native"))),
+        ("spool", str(status.get("spool"))),
+        ("patched", ", ".join(map(str, _list(_dict(status, "patches"), "patched")))),
+        ("reported at", _time(status.get("updated_unix"))),
     ]
     yield ""
     yield Table([Column("fact"), Column("value")], facts)
@@ -132,98 +129,98 @@ def table(said: dict[str, Any]) -> Iterable[Table | str]:
     yield Table([Column("what became of them"), Column("spans", is_number=True)], numbers, "Spans")
 
 
-def _about(said: dict[str, Any]) -> str:
-    command = str(said.get("command"))
+def _about(status: dict[str, Any]) -> str:
+    command = str(status.get("command"))
     short = command if len(command) <= _LONGEST else f"{command[: _LONGEST - 3]}..."
-    return f"{said.get('service')} ({short}), since {_time(said.get('started_unix'))}"
+    return f"{status.get('service')} ({short}), since {_time(status.get('started_unix'))}"
 
 
-def _judged(said: dict[str, Any]) -> str:
-    counts = [counts for counts in _dict(said, "judged").values() if isinstance(counts, dict)]
+def _judged(status: dict[str, Any]) -> str:
+    counts = [counts for counts in _dict(status, "judged").values() if isinstance(counts, dict)]
     breaches = sum(_number(one, "breach") for one in counts)
     total = sum(_number(one, verdict) for one in counts for verdict in one if verdict != "excluded")
-    return f"{total} requests judged, {breaches} breaches, {_number(said, 'unmatched')} not in the policy"
+    return f"{total} requests judged, {breaches} breaches, {_number(status, 'unmatched')} not in the policy"
 
 
-def _spans(said: dict[str, Any]) -> str:
-    spans = _dict(said, "spans")
+def _spans(status: dict[str, Any]) -> str:
+    spans = _dict(status, "spans")
     if not spans:
-        return f"its spans go to {said.get('target')} and are not counted by us"
+        return f"its spans go to {status.get('target')} and are not counted by us"
     return (
         f"spans: {_number(spans, 'received')} recorded, {_number(spans, 'delivered')} delivered, "
         f"{_number(spans, 'waiting') + _number(spans, 'in_hand')} waiting, {_number(spans, 'spooled')} spooled"
     )
 
 
-def _delivery(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    trouble = _dict(said, "trouble")
+def _delivery(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    trouble = _dict(status, "trouble")
     if trouble:
         since = _time(trouble.get("since_unix"))
-        what = f"cannot deliver to {said.get('target')} since {since}: {trouble.get('reason')}"
+        what = f"cannot deliver to {status.get('target')} since {since}: {trouble.get('reason')}"
         yield FAIL, what, "start the receiver there, or correct OTEL_EXPORTER_OTLP_*; spans wait meanwhile"
-    spans = _dict(said, "spans")
+    spans = _dict(status, "spans")
     dropped, breaches = _number(spans, "dropped"), _number(spans, "dropped_breaches")
     if dropped or breaches:
         what = f"{dropped + breaches} spans dropped for want of room, {breaches} of them of breaches"
         yield WARN, what, "set STAGETRACE_SPOOL to a folder, or raise OTEL_BSP_MAX_QUEUE_SIZE"
     lost = [f"{_number(spans, key)} {why}" for key, why in _LOST.items() if _number(spans, key)]
     if lost:
-        yield WARN, f"spans lost: {', '.join(lost)}", "see the receiver's log; the service's own says when"
+        yield WARN, f"spans lost: {', '.join(lost)}", "see the receiver's log; the service's own has the times"
 
 
-def _patches(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    patches = _dict(said, "patches")
+def _patches(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    patches = _dict(status, "patches")
     off, failures = _list(patches, "switched_off"), _dict(patches, "failures")
     for module, why in _dict(patches, "failed").items():
         yield FAIL, f"{module} could not be patched and is not traced: {why}", "upgrade stagetrace, or report it"
     if off:
-        mend = "report it with what the service's log says; a restart switches it on again"
-        yield FAIL, f"patches switched off after 10 failures each: {', '.join(map(str, off))}", mend
+        fix = "report it with the lines of the service's log; a restart switches it on again"
+        yield FAIL, f"patches switched off after 10 failures each: {', '.join(map(str, off))}", fix
     faults = {place: count for place, count in failures.items() if place not in _dict(patches, "failed")}
     if faults:
         shown = ", ".join(f"{place} {count} times" for place, count in faults.items())
         yield WARN, f"faults of stagetrace itself, without harm to requests: {shown}", "please report it"
 
 
-def _models(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    names = _list(said, "unpatched_models")
+def _models(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    names = _list(status, "unpatched_models")
     if names:
         yield OK, unrecognised_models.message(map(str, names)), unrecognised_models.REMEDY
 
 
-def _policy(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    problem = said.get("policy_problem")
+def _policy(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    problem = status.get("policy_problem")
     if problem:
-        what, _, mend = str(problem).partition("\n")
-        used = "used in part" if _list(said, "policy") else "not used"
-        yield FAIL, f"its STAGETRACE_SLA is {used}: {what}", mend.replace("\n", " ")
-    elif _list(said, "policy") and not _dict(said, "judged") and _number(said, "unmatched"):
-        rules = "; ".join(map(str, _list(said, "policy")))
-        what = f"its policy matched none of {_number(said, 'unmatched')} requests: {rules}"
+        what, _, fix = str(problem).partition("\n")
+        used = "used in part" if _list(status, "policy") else "not used"
+        yield FAIL, f"its STAGETRACE_SLA is {used}: {what}", fix.replace("\n", " ")
+    elif _list(status, "policy") and not _dict(status, "judged") and _number(status, "unmatched"):
+        rules = "; ".join(map(str, _list(status, "policy")))
+        what = f"its policy matched none of {_number(status, 'unmatched')} requests: {rules}"
         yield WARN, what, "name method and route as the service does, or `*` for all"
 
 
-def _headers(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    ignored = [f"{count} {why}" for why, count in _dict(said, "ignored_headers").items()]
+def _headers(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    ignored = [f"{count} {why}" for why, count in _dict(status, "ignored_headers").items()]
     if ignored:
         what = f"times of X-Request-Start or X-Queue-Start that were not plausible, and ignored: {', '.join(ignored)}"
         yield WARN, what, "set the clock of the load balancer and of this machine, or correct what it puts there"
 
 
-def _costs(said: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield what adds to the latency of requests in this process, besides their own work."""
-    counts = [counts for counts in _dict(said, "judged").values() if isinstance(counts, dict)]
-    total = sum(_number(one, verdict) for one in counts for verdict in one) + _number(said, "unmatched")
-    waits = _dict(said, "waits")
-    for reason, (what, mend) in _CROWDED.items():
+def _costs(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield waits that add to the latency of requests in this process, besides their own work."""
+    counts = [counts for counts in _dict(status, "judged").values() if isinstance(counts, dict)]
+    total = sum(_number(one, verdict) for one in counts for verdict in one) + _number(status, "unmatched")
+    waits = _dict(status, "waits")
+    for reason, (what, fix) in _CROWDED.items():
         number = _number(waits, reason)
         if number:
             seldom = number < total * _SELDOM
             found = f"{number} waits: requests {what}" + (f" ({total} requests in all)" if total else "")
-            yield (OK, f"{found}, which is seldom", "") if seldom else (WARN, found, mend)
-    sampler = said.get("sampler")
+            yield (OK, f"{found}, which is seldom", "") if seldom else (WARN, found, fix)
+    sampler = status.get("sampler")
     if isinstance(sampler, str) and not files.samples_all(sampler):
-        yield OK, f"its head sampler is {sampler}: what that drops is judged and counted, breaches arrive", ""
+        yield OK, f"its head sampler is {sampler}: dropped requests are judged and counted, breaches are delivered", ""
 
 
 def _time(seconds: Any) -> str:
@@ -232,16 +229,16 @@ def _time(seconds: Any) -> str:
     return f"{utc(int(seconds * 1e9), 0)} UTC"
 
 
-def _dict(said: dict[str, Any], key: str) -> dict[str, Any]:
-    value = said.get(key)
+def _dict(status: dict[str, Any], key: str) -> dict[str, Any]:
+    value = status.get(key)
     return value if isinstance(value, dict) else {}
 
 
-def _list(said: dict[str, Any], key: str) -> list[Any]:
-    value = said.get(key)
+def _list(status: dict[str, Any], key: str) -> list[Any]:
+    value = status.get(key)
     return value if isinstance(value, list) else []
 
 
-def _number(said: dict[str, Any], key: str) -> int:
-    value = said.get(key)
+def _number(status: dict[str, Any], key: str) -> int:
+    value = status.get(key)
     return value if isinstance(value, int) else 0

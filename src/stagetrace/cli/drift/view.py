@@ -1,4 +1,4 @@
-"""How `drift` says what has changed: the sentence, the keys, the table, the pictures and the notes."""
+"""The output of `drift`: the sentence, the keys, the table, the pictures and the notes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sentence(found: Tracks, looked: Sequence[Looked], zone: Zone) -> str:
         )
     first = main(looked)
     stage = "" if first.track.stage else _culprit(first, looked)
-    return f"{said(first, looked, zone)}{stage}; {len(changed)} of {len(looked)} series changed."
+    return f"{change_sentence(first, looked, zone)}{stage}; {len(changed)} of {len(looked)} series changed."
 
 
 def main(looked: Sequence[Looked]) -> Change:
@@ -71,7 +71,7 @@ def _weight(change: Change) -> tuple[bool, bool, bool]:
     return change.ongoing and change.relative > 0, change.track.stage is None, change.ongoing
 
 
-def said(change: Change, looked: Sequence[Looked], zone: Zone) -> str:
+def change_sentence(change: Change, looked: Sequence[Looked], zone: Zone) -> str:
     """Return one change in words."""
     track = change.track
     stage = f"{track.stage} of " if track.stage else ""
@@ -234,9 +234,7 @@ def _notes(found: Tracks, looked: Sequence[Looked]) -> list[str]:
     if patterns:
         notes.append(f"Patterns that repeat were taken out: every {', '.join(map(duration, sorted(patterns)))}.")
     if looked and found.until_unix_nano - found.since_unix_nano < 2 * DAY_NS:
-        notes.append(
-            "With less than two days of data, a pattern of the day cannot be told from drift: see with --since 7d."
-        )
+        notes.append("With less than two days of data, a daily pattern looks like drift: try --since 7d.")
     if found.thin:
         least = ", ".join(f"{LEAST_STEPS * needed:,} for {name}" for name, needed in NEEDED.items())
         notes.append(f"{found.thin} of {found.groups} routes and models have too few requests: {least} are needed.")

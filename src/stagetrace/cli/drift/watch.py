@@ -1,4 +1,4 @@
-"""`stagetrace drift --watch`: ask again and again, and say once of each new change for the worse."""
+"""`stagetrace drift --watch`: query again and again, and report each new change for the worse once."""
 
 from __future__ import annotations
 
@@ -27,56 +27,56 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Reader, Selection
 
 # Each look tests all series anew, so that one may give a tenth of the false alarms of an answer, and an alarm must be
-# found by two looks in a row. docs/answers/drift.md says how many false ones a month that makes.
+# found by two looks in a row. docs/answers/drift.md gives the number of false ones a month.
 ALARMS: Final = 0.001
 LOOKS: Final = 2
-SAME: Final = 6  # steps within which a change is the one that was told already
+SAME: Final = 6  # steps within which a change counts as one that was reported already
 _TRIES: Final = 3
 _TIMEOUT_S: Final = 10.0
 _PAUSE_S: Final = 0.5
 
 
-class Told(NamedTuple):
+class Seen(NamedTuple):
     """A change that was found: what of, and when."""
 
     series: tuple[Any, ...]
     at_unix_nano: int
     step_ns: int
 
-    def is_same(self, other: Told) -> bool:
-        """Tell whether it is the same change, of which the time may be found anew a little off."""
+    def is_same(self, other: Seen) -> bool:
+        """Return whether it is the same change, of which the time may be found anew a little off."""
         near = SAME * max(self.step_ns, other.step_ns)
         return self.series == other.series and abs(self.at_unix_nano - other.at_unix_nano) <= near
 
 
 class Alarms:
-    """Which changes are new: found by LOOKS looks in a row, and not told yet."""
+    """Finds new changes: seen by LOOKS looks in a row, and not reported yet."""
 
     def __init__(self) -> None:
         """Know of none."""
-        self._told: list[Told] = []
-        self._seen: list[tuple[Told, int]] = []
+        self._reported: list[Seen] = []
+        self._seen: list[tuple[Seen, int]] = []
 
     def new(self, looked: Sequence[Looked]) -> list[Change]:
-        """Return the changes for the worse that are to be told after this look."""
+        """Return the changes for the worse to report after this look."""
         fresh: list[Change] = []
-        seen: list[tuple[Told, int]] = []
+        seen: list[tuple[Seen, int]] = []
         for change in (change for one in looked for change in one.changes if change.ongoing and change.relative > 0):
             track = change.track
-            one = Told((*track.group, track.stage, track.quantile), change.at_unix_nano, track.step_ns)
-            if any(one.is_same(other) for other in self._told):
+            one = Seen((*track.group, track.stage, track.quantile), change.at_unix_nano, track.step_ns)
+            if any(one.is_same(other) for other in self._reported):
                 continue
             looks = 1 + max((count for other, count in self._seen if one.is_same(other)), default=0)
             seen.append((one, looks))
             if looks >= LOOKS:
                 fresh.append(change)
-                self._told.append(one)
+                self._reported.append(one)
         self._seen = seen
         return fresh
 
 
 class Webhook:
-    """Posts alarms; what fails is counted and said on stderr, and never ends the watch."""
+    """Posts alarms; failures are counted, reported on stderr, and never end the watch."""
 
     def __init__(self, url: str) -> None:
         """Post to a URL, of which only the host is ever shown: its path may be a secret."""
@@ -84,7 +84,7 @@ class Webhook:
         self.failed = 0
 
     def post(self, alarm: dict[str, Any]) -> None:
-        """Post one alarm, in three tries at most; an answer of 400 to 499 is final."""
+        """Post one alarm, in three tries at most; a status of 400 to 499 is final."""
         body = json.dumps(alarm, allow_nan=False).encode()
         headers = {"Content-Type": "application/json", "User-Agent": "stagetrace"}
         why = ""
@@ -96,7 +96,7 @@ class Webhook:
                 with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310
                     return
             except urllib.error.HTTPError as error:
-                why = f"it answered {error.code}"
+                why = f"it responded with {error.code}"
                 error.close()
                 if error.code < 500:  # noqa: PLR2004
                     break
@@ -112,15 +112,15 @@ def watch(url: str, args: argparse.Namespace, selected: Callable[[], Selection])
 
     `selected` gives the requests of one look, which depend on the time.
     """
-    hook = Webhook(args.webhook) if args.webhook else None
+    webhook = Webhook(args.webhook) if args.webhook else None
     alarms = Alarms()
     with open_store(url) as reader:
         looked = look(reader, selected, args)  # what is wrong with options and store ends the command here
-        _say(f"watching {len(looked)} series, every {args.interval:g} s; Ctrl-C ends")
+        _print(f"watching {len(looked)} series, every {args.interval:g} s; Ctrl-C ends")
         try:
             while True:
                 for change in alarms.new(looked):
-                    _tell(change, looked, args, hook)
+                    _report(change, looked, args, webhook)
                 time.sleep(args.interval)
                 try:
                     looked = look(reader, selected, args)
@@ -131,7 +131,7 @@ def watch(url: str, args: argparse.Namespace, selected: Callable[[], Selection])
 
 
 def look(reader: Reader, selected: Callable[[], Selection], args: argparse.Namespace) -> list[Looked]:
-    """Return what is found now."""
+    """Return the present changes."""
     from stagetrace.analysis import drift, tracks
 
     with reader.relations(selected()) as relations:
@@ -139,22 +139,23 @@ def look(reader: Reader, selected: Callable[[], Selection], args: argparse.Names
     return drift.look(found.tracks, least=args.least, alarms=ALARMS)
 
 
-def _tell(change: Change, looked: Sequence[Looked], args: argparse.Namespace, hook: Webhook | None) -> None:
+def _report(change: Change, looked: Sequence[Looked], args: argparse.Namespace, webhook: Webhook | None) -> None:
     now = time.time_ns()
-    alarm = {"sentence": view.said(change, looked, args.tz), "alarm_unix_nano": now, **view.change_keys(change)}
+    sentence = view.change_sentence(change, looked, args.tz)
+    alarm = {"sentence": sentence, "alarm_unix_nano": now, **view.change_keys(change)}
     if args.json:
         show_json(alarm)
     else:
-        show(f"{shown(now, args.tz, 0)} {args.tz.name}  {printable(alarm['sentence'])}")
+        show(f"{shown(now, args.tz, 0)} {args.tz.name}  {printable(sentence)}")
     sys.stdout.flush()
-    if hook is not None:
-        hook.post(alarm)
+    if webhook is not None:
+        webhook.post(alarm)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def _warn(text: str) -> None:
-    _say(f"warning: {printable(text)}")
+    _print(f"warning: {printable(text)}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. Where `complete` is false, `reason` says what is missing and why."""
+    """One answer. Where `complete` is false, `reason` explains what is missing."""
 
     title: str  # heading of a page: `Service level objectives`
     sentence: str  # the answer, plainly: the first line

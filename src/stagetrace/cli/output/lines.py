@@ -55,7 +55,7 @@ def show(*parts: Table | str) -> None:
 
 
 def clipped(parts: Sequence[Table | str], width: int, height: int) -> list[Line]:
-    """Return the lines of all parts within a height: each has its share of it, and says how many rows it lacks."""
+    """Return the lines of all parts within a height: each has its share of it, and counts the rows it lacks."""
     shown = [blocks(Table((), [part]), width) if isinstance(part, str) else blocks(part, width) for part in parts]
     needs = [sum(map(len, part)) for part in shown]
     room = height

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.output.terminal import milliseconds, promise
+from stagetrace.cli.output.terminal import milliseconds, threshold
 
 if TYPE_CHECKING:
     from stagetrace.store.base import Entry, Missed
 
 WITHIN: Final = "within"
-# How each bound is said in a sentence, and in a column.
+# The text of each bound in a sentence, and in a column.
 _SENTENCES: Final = {
     WITHIN: "took {}",
     "first_chunk": "first chunk after {}",
@@ -23,7 +23,7 @@ _ROUNDING_MS: Final = 0.001
 def sentence(missed: Missed) -> str:
     """Return one bound in words: `first chunk after 163.20 ms, 100 ms allowed`."""
     took = _SENTENCES.get(missed.bound, f"{missed.bound} {{}}").format(milliseconds(missed.took_ms))
-    return f"{took}, {promise(missed.allowed_ms)} allowed"
+    return f"{took}, {threshold(missed.allowed_ms)} allowed"
 
 
 def part(entry: Entry) -> Missed | None:
@@ -38,7 +38,7 @@ def column(entry: Entry) -> str:
         return _SHORT.get(decisive.bound, "{}").format(milliseconds(decisive.took_ms))
     if entry.missed or entry.threshold_ms is None or entry.overrun_ms is None:
         return whole
-    # Recorded by a release that did not say what was missed.
+    # Recorded by a release that did not record the missed bound.
     part_ms = entry.threshold_ms + entry.overrun_ms
     return whole if part_ms > entry.duration_ms - _ROUNDING_MS else f"{milliseconds(part_ms)} of {whole}"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments.times import UTC, shown
 from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column
-from stagetrace.cli.output.terminal import milliseconds, promise
+from stagetrace.cli.output.terminal import milliseconds, threshold
 from stagetrace.store.answers import slowest_stage
 from stagetrace.store.entries import request_text
 
@@ -43,7 +43,7 @@ def cells(request: Mapping[str, Any], zone: Zone = UTC) -> tuple[str, ...]:
         request["model"] or "-",
         status if request["http_status"] is None else str(request["http_status"]),
         milliseconds(request["duration_ms"]),
-        "-" if request["threshold_ms"] is None else promise(request["threshold_ms"]),
+        "-" if request["threshold_ms"] is None else threshold(request["threshold_ms"]),
         request["verdict"] or "-",
         slowest_stage(request) or "-",
         request["trace_id"],

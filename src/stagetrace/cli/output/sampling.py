@@ -1,4 +1,4 @@
-"""How commands show what is estimated out of sampled requests: `~` before a number, a line below, keys of `--json`."""
+"""Estimates out of sampled requests in output: `~` before a number, a line below, keys of `--json`."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ if TYPE_CHECKING:
 
 
 def mark(sample: Sample) -> str:
-    """Return what stands before a count: `~` where it is an estimate, `>=` where more is not known."""
+    """Return the mark before a count: `~` for an estimate, `>=` for a lower bound."""
     return ">=" if sample.is_unknown else "~" if sample.is_estimate else ""
 
 
 def about(count: int, sample: Sample) -> str:
-    """Return a count as people see it."""
+    """Return a count with its mark, for people."""
     return f"{mark(sample)}{count}"
 
 
 def percent(attainment: Attainment | None, sample: Sample) -> str:
-    """Return an attainment as people see it; `?` where sampling does not let it be told."""
+    """Return an attainment for people; `?` where sampling makes it unknown."""
     if attainment is None:
         return "?" if sample.is_unknown else "-"
     return f"{'~' if attainment.low < attainment.high else ''}{100 * attainment.value:.2f} %"
 
 
 def keys(sample: Sample) -> dict[str, Any]:
-    """Return what `--json` says of the sample that counts are made of."""
+    """Return the keys of `--json` about the sample that counts are made of."""
     return {
         "stored": sample.rows,
         "counted": sample.is_counted,
@@ -36,7 +36,7 @@ def keys(sample: Sample) -> dict[str, Any]:
 
 
 def note(what: str, sample: Sample, attainment: Attainment | None = None) -> str | None:
-    """Return the line that says how far a group of requests is an estimate; None where it is none."""
+    """Return the line on how far a group of requests is an estimate; None where it is exact."""
     if sample.is_unknown:
         return (
             f">= {what}: {_stored(sample)} of which it is not known how they were sampled; "

@@ -24,7 +24,7 @@ _END: Final = _WIDTH - 12  # of plots
 _ROW: Final = 22
 _PLOT: Final = 160  # height of a series
 _AXIS: Final = 70
-# Told apart with the usual kinds of colour blindness (Okabe and Ito).
+# Distinct with the common kinds of colour blindness (Okabe and Ito).
 COLOURS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#f0e442")
 
 

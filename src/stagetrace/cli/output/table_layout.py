@@ -1,8 +1,8 @@
 """A table as lines of text of a given width. Pure: a table in, lines out, which `output` prints.
 
-What all rows have in common is said once above them, and ids are as short as tells them apart. Where a line has no room
-for a row, columns that say least leave it, which is said too; then words wrap; then a row takes several lines. No
-number, id or word is cut.
+Values that all rows share stand once above them, and ids are shortened as far as they stay distinct. Where a line has
+no room for a row, the least important columns are dropped, which is noted; then words wrap; then a row takes several
+lines. No number, id or word is cut.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 # Kinds of columns.
 PLAIN: Final = ""
-COMMON: Final = "common"  # said once, above, where all rows have the same
+COMMON: Final = "common"  # shown once, above, where all rows have the same
 TIME: Final = "time"  # `2026-03-01 12:00:00.123`: the day likewise
-TRACE: Final = "trace"  # a trace id: as many digits of it as tell it from the others
+TRACE: Final = "trace"  # a trace id: as many digits as make it distinct
 
 GAP: Final = "  "
 NOTHING: Final = "-"  # a cell without a value
 _SHORTEST_ID: Final = 8
-_LONGEST_WORD: Final = 32  # as a trace id; a longer one, of a path say, may be broken
+_LONGEST_WORD: Final = 32  # as a trace id; a longer one, such as a path, may be broken
 
 
 class Column(NamedTuple):
@@ -46,7 +46,7 @@ class Table(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A piece of a line; `word` is the whole cell that it is of, by which it may be coloured, or HEAD."""
+    """A part of a line; `word` is its whole cell, which sets the colour, or HEAD."""
 
     text: str
     word: str = ""
@@ -153,18 +153,18 @@ class _layout:  # noqa: N801 -- called like a function
         lines: list[Line] = []
         for number, band in enumerate(self._bands):
             parts = [_folded(row[place], self._widths[place]) for place in band]
-            for pieces in zip_longest(*parts, fillvalue=""):
-                line = list(self._line(band, row, pieces))
+            for parts_of_row in zip_longest(*parts, fillvalue=""):
+                line = list(self._line(band, row, parts_of_row))
                 if text_of(line).strip() or len(self._bands) == 1:
                     lines.append([*([Cell(GAP)] if number else []), *_stripped(line)])
         return lines
 
-    def _line(self, band: Sequence[int], row: Sequence[str], pieces: Sequence[str]) -> Iterator[Cell]:
-        for at, (place, piece) in enumerate(zip(band, pieces, strict=True)):
+    def _line(self, band: Sequence[int], row: Sequence[str], parts_of_row: Sequence[str]) -> Iterator[Cell]:
+        for at, (place, part) in enumerate(zip(band, parts_of_row, strict=True)):
             width = self._widths[place]
             if at:
                 yield Cell(GAP)
-            yield Cell(piece.rjust(width) if self._columns[place].is_number else piece.ljust(width), row[place])
+            yield Cell(part.rjust(width) if self._columns[place].is_number else part.ljust(width), row[place])
 
 
 def _folded(cell: str, width: int) -> list[str]:

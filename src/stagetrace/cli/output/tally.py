@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _CAUSES: Final = 5  # named one by one
 _SERVICES: Final = 5
 _AGO: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
-_FROM: Final = 2  # of a unit, or the smaller one is said
+_FROM: Final = 2  # of a unit, or the smaller unit is used
 _SECOND_MS: Final = 1000.0
 
 

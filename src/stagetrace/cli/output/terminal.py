@@ -27,12 +27,12 @@ def width() -> int:
 
 
 def is_bounded() -> bool:
-    """Tell whether long lines would wrap: on a terminal, or where $COLUMNS says so; not in a pipe or a file."""
+    """Return whether long lines would wrap: on a terminal, or where $COLUMNS is set; not in a pipe or a file."""
     return sys.stdout.isatty() or bool(config.COLUMNS.read())
 
 
 def shows_blocks() -> bool:
-    """Tell whether the output's encoding has block characters."""
+    """Return whether the output's encoding has block characters."""
     try:
         "█▒─…".encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
@@ -41,7 +41,7 @@ def shows_blocks() -> bool:
 
 
 def printable(text: str) -> str:
-    """Return text with control characters escaped: names come from requests, and must not steer the terminal."""
+    """Return text with control characters escaped: names come from requests, and must not control the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -50,13 +50,13 @@ def milliseconds(value: float) -> str:
     return f"{value:.3f} ms" if abs(value) < 1 else f"{value:.2f} ms"
 
 
-def promise(value: float) -> str:
-    """Return a threshold with its unit as a policy would write it: `50 ms`, not `50.00 ms`."""
+def threshold(value: float) -> str:
+    """Return a threshold with its unit in the form of a policy: `50 ms`, not `50.00 ms`."""
     return f"{f'{value:.3f}'.rstrip('0').rstrip('.')} ms"
 
 
 def has_rich() -> bool:
-    """Tell whether the library that draws tables is there; without it they are plain."""
+    """Return whether the library that draws tables is there; without it they are plain."""
     from importlib.util import find_spec
 
     return find_spec("rich") is not None
@@ -72,7 +72,7 @@ class Progress:
         self._shown = False
 
     def __call__(self, count: int, what: str | None = None, share: float | None = None) -> None:
-        """Show the count, of what if not of the usual, a few times a second, and how much of all that may be."""
+        """Show the count, and its share of all where that is known, a few times a second; `what`: other items."""
         now = time.monotonic()
         if now >= self._next and sys.stderr.isatty():
             self._next = now + _PATIENCE_S

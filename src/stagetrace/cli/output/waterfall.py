@@ -10,7 +10,7 @@ from stagetrace import semconv
 from stagetrace.analysis.critical_path import on_path
 from stagetrace.cli.arguments.times import UTC, shown
 from stagetrace.cli.output import missed_bounds
-from stagetrace.cli.output.terminal import milliseconds, printable, promise
+from stagetrace.cli.output.terminal import milliseconds, printable, threshold
 from stagetrace.span_attributes import number, text
 from stagetrace.store.base import SERVER, Entry, SpanRow, Trace
 from stagetrace.store.entries import entry_of
@@ -88,7 +88,7 @@ def _verdict(span: SpanRow, spans: Sequence[SpanRow]) -> list[str]:
     """Return what was allowed to one entry span and what it took."""
     entry = entry_of(span, spans)
     who = f"{entry.service} {entry.name}: took {milliseconds(entry.duration_ms)}"
-    allowed = "" if entry.threshold_ms is None else f", {promise(entry.threshold_ms)} allowed"
+    allowed = "" if entry.threshold_ms is None else f", {threshold(entry.threshold_ms)} allowed"
     breached = span.attributes.get(semconv.SLA_BREACHED)
     if breached is None:
         return [f"{'EXCLUDED' if text(span.attributes, semconv.SLA_VERDICT) == 'excluded' else 'NOT JUDGED'} {who}"]

@@ -31,7 +31,7 @@ class Period(NamedTuple):
 
 
 def period(text: str) -> Period:
-    """Return the period of this name. Raise ArgumentTypeError that says how to write one."""
+    """Return the period of this name. Raise ArgumentTypeError with the accepted forms."""
     try:
         if re.fullmatch(r"\d{4}", text, re.ASCII):
             return Period(text, date(int(text), 1, 1), date(int(text) + 1, 1, 1))

@@ -28,7 +28,7 @@ DESCRIPTION: Final = (
     "Report on a period: of each objective how many requests were judged, how many were breaches and whether it was\n"
     "met; what does not count, and why; credits; incidents with their causes; and digests, by which reports can be\n"
     "compared. The same requests give the same report on every run. Exits with 1 if an objective was missed, with 2\n"
-    "if nothing was judged, or of one objective nothing can be said."
+    "if nothing was judged, or the result of one objective is unknown."
 )
 EXAMPLE: Final = "stagetrace report --period 2026-10 --tz Europe/Berlin --credits 99.9:10%,99:25% --format html"
 _NS: Final = 10**9
@@ -99,9 +99,9 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     if options.until_ns > now:
         reasons.append(f"the period ends at {shown(options.until_ns, args.tz, 0)} {args.tz.name}, which is to come")
     if found.lines_left:
-        reasons.append(f"{found.lines_left:,} objectives and routes with fewer breaches are left out")
+        reasons.append(f"{found.lines_left:,} objectives and routes with fewer breaches are not listed")
     if found.incidents_left:
-        reasons.append(f"{found.incidents_left:,} incidents with fewer breaches are left out")
+        reasons.append(f"{found.incidents_left:,} incidents with fewer breaches are not listed")
     reason = "; ".join(reasons) or None
     keys = view.keys(found, options, wanted, name, args.tz)
     return Answer(

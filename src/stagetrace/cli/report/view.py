@@ -41,7 +41,7 @@ def sentence(found: Found, name: str, zone: Zone) -> str:
     many = len(found.lines)
     of = f"{met} of {objectives.requests(many, 'objective')} {'was' if many == 1 else 'were'} met in {period}"
     unknown = many - met - len(found.missed)
-    rest = f"; of {unknown} it cannot be told" if unknown else ""
+    rest = f"; {unknown} unknown" if unknown else ""
     about = "about " if any(one.counts.is_sampled for one in found.lines) else ""
     incidents = objectives.requests(len(found.incidents) + found.incidents_left, "incident")
     late = f"{round(breaches):,} breach{'' if round(breaches) == 1 else 'es'}"
@@ -152,7 +152,7 @@ def _caveats(found: Found, reason: str | None) -> Iterator[str]:
         yield f"~ Of {of} counts are estimates out of sampled requests (breaches are all there)."
     if found.not_told:
         of = objectives.requests(len(found.not_told), "objective")
-        yield f">= Of {of} it is not known how requests were sampled: nothing can be said."
+        yield f">= Of {of} it is not known how requests were sampled: the result is unknown."
 
 
 def _objectives(found: Found, options: Options) -> Table:

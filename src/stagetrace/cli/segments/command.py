@@ -103,7 +103,7 @@ def _names(cases: Cases, by: str) -> list[str | None]:
 
 
 def _are_numbers(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether most values are numbers, of which the largest segments have few requests."""
+    """Return whether most values are numbers, of which the largest segments have few requests."""
     from stagetrace.analysis.values import number
 
     named = {row["segment"] for row in rows if row["place"]} - {None}

@@ -71,9 +71,8 @@ def _sentence(shown: Shown) -> str:
     # Worse ones first; where none is, the best one.
     worse = [one for one in different if _is_worse(one)]
     first = (worse or list(different))[0]
-    return (
-        f"{_told(by, first)}; {len(different)} of {_counted(count)} {'differs' if len(different) == 1 else 'differ'}."
-    )
+    verb = "differs" if len(different) == 1 else "differ"
+    return f"{_sentence_of(by, first)}; {len(different)} of {_counted(count)} {verb}."
 
 
 def _counted(count: int) -> str:
@@ -90,7 +89,7 @@ def _is_worse(one: Segment) -> bool:
     return one.breach_share > one.rest_share
 
 
-def _told(by: str, one: Segment) -> str:
+def _sentence_of(by: str, one: Segment) -> str:
     name = label(by, one.segment)
     sure = _q(one.q_value or 0.0)
     if one.breach_share is None or one.rest_share is None:
@@ -192,7 +191,7 @@ def _parts(shown: Shown) -> list[Any]:
 
 
 def _may_gain(one: Segment) -> bool:
-    """Tell whether a segment is slower than the rest, so that there is something to fix."""
+    """Return whether a segment is slower than the rest, so that there is something to fix."""
     tests = [value for value in (one.q_value, one.latency_q_value) if value is not None]
     return bool(tests) and min(tests) <= _ALPHA and (_is_worse(one) or one.is_longer)
 

@@ -31,7 +31,7 @@ DESCRIPTION: Final = (
     "Say of each objective, service and route whether it is kept: attainment with its 95 % interval, what is left of\n"
     "the error budget, how fast that burns, and which alerts would fire. Each objective is taken over its own window\n"
     "(`over 28d`), which ends with --until, else now, of a file with its newest request. Exits with 1 if one is\n"
-    "missed, with 2 if of one nothing can be said."
+    "missed, with 2 if the result of one is unknown."
 )
 EXAMPLE: Final = "stagetrace slo --service api --by tenant.id"
 _NS: Final = 10**9
@@ -84,7 +84,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
             break
         read = found.longest_s
     if found.left:
-        reasons.append(f"{found.left:,} groups with fewer breaches are left out: select fewer, or leave --by out")
+        reasons.append(f"{found.left:,} groups with fewer breaches are not listed: select fewer, or drop --by")
     return Answer(
         TITLE,
         view.sentence(found) if found.objectives else f"{_nothing(found, reader, wanted, end, args.tz)}.",

@@ -37,7 +37,7 @@ def sentence(found: Found) -> str:
         of = "objective is" if many == 1 else "objectives is" if missed == 1 else "objectives are"
         rest.append(f"{missed or 'none'} of {many} {of} missed")
     if found.not_told:
-        rest.append(f"of {len(found.not_told)} nothing can be said")
+        rest.append(f"the result of {len(found.not_told)} is unknown")
     return f"{'; '.join([_kept(worst, many), *rest])}."
 
 
@@ -141,7 +141,7 @@ def _cells(one: Objective, *, is_segment: bool) -> tuple[str, ...]:
 
 
 def _lines(found: Found, zone: Zone) -> Iterator[str]:
-    """Yield what the table does not say."""
+    """Yield the lines below the table."""
     for one in found.objectives[:_ROWS]:
         yield from _notes(one)
     for change in found.changes:
@@ -159,7 +159,7 @@ def _notes(one: Objective) -> Iterator[str]:
             yield f"Alert: {name} burns over {alert.factor:g} times over {alert.long} and {alert.short}."
     if not one.is_held:
         yield f"{name}: {_held(one)}; share and budget are of these."
-    if not one.target.is_said:
+    if not one.target.is_from_policy:
         yield f"{name}: its objective is no rule of a policy; 99 % over 28 days are taken."
     if one.counts.is_counted:
         yield f"{name}: judged and breaches are as the service has counted them, before it sampled."

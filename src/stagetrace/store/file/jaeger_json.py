@@ -2,10 +2,10 @@
 
 It is read as Jaeger's own translation does (`internal/jptrace`): tags that stand for fields of a span (`span.kind`,
 `otel.status_code`, `error` ...) become these fields, all others attributes; a process becomes a resource. Times are
-microseconds there, so what a span had of nanoseconds is lost.
+microseconds there, so the nanoseconds of a span are lost.
 """
 
-# ruff: noqa: TRY004 -- what is wrong in a document is its value, whatever its type
+# ruff: noqa: TRY004 -- the value is wrong in a document, whatever its type
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stagetrace.store.rows import FOLLOWS_FROM, REF_TYPE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-WARNINGS: Final = "@jaeger@warnings"  # an attribute: what Jaeger remarks on a span, as it has it over jaeger.api_v3
+WARNINGS: Final = "@jaeger@warnings"  # an attribute: Jaeger's warnings about a span, as in jaeger.api_v3
 _KINDS: Final = {name.removeprefix("SPAN_KIND_").lower(): number for name, number in Span.SpanKind.items()}
 _STATUSES: Final = {name.removeprefix("STATUS_CODE_"): number for name, number in Status.StatusCode.items()}
 _SCOPE_NAME: Final = ("otel.scope.name", "otel.library.name")
@@ -43,7 +43,7 @@ Json = dict[str, Any]
 
 
 class Read(NamedTuple):
-    """What a document holds: its spans, how many more are none, and what is wrong with the first of these."""
+    """The contents of a document: its spans, how many could not be read, and what is wrong with the first of these."""
 
     request: ExportTraceServiceRequest
     rejected: int = 0
@@ -51,7 +51,7 @@ class Read(NamedTuple):
 
 
 def is_like(text: bytes) -> bool:
-    """Tell whether a JSON document is more like Jaeger's than like OTLP's."""
+    """Return whether a JSON document is more like Jaeger's than like OTLP's."""
     return b'"spans"' in text and not any(one in text for one in _OTLP)
 
 
@@ -114,7 +114,7 @@ class _Reading:
 
 
 def _span(given: Json, trace: Json) -> tuple[Span, tuple[str, str]]:
-    """Return a span, and name and version of its scope. Raise ValueError, or what a wrong type raises."""
+    """Return a span, and name and version of its scope. Raise ValueError, or the error of a wrong type."""
     trace_id = _id(given.get("traceID") or trace.get("traceID"), _TRACE_BYTES, "traceID")
     start = _time(given.get("startTime"), "startTime")
     end = start + _microseconds(given.get("duration", 0), "duration")
@@ -146,7 +146,7 @@ def _span(given: Json, trace: Json) -> tuple[Span, tuple[str, str]]:
 
 
 def _fields(span: Span, tags: _Tags) -> None:
-    """Fill in what tags say of a span's fields."""
+    """Fill in the fields of a span that tags hold."""
     kind = tags.text("span.kind")
     span.kind = _KINDS.get(kind.lower(), Span.SPAN_KIND_UNSPECIFIED)
     code, message = tags.text("otel.status_code").upper(), tags.text("otel.status_description")
@@ -157,7 +157,7 @@ def _fields(span: Span, tags: _Tags) -> None:
         span.status.code = _STATUSES.get(code, Status.STATUS_CODE_UNSET)
         span.status.message = message
     if error is not None and error.value not in (True, False, "true", "false"):
-        tags.put(error)  # a text: what went wrong
+        tags.put(error)  # a text: the error
     span.trace_state = tags.text("w3c.tracestate")
     tags.pop(_FORMAT)
 
@@ -165,7 +165,7 @@ def _fields(span: Span, tags: _Tags) -> None:
 def _refer(span: Span, given: Json) -> None:
     """Fill in the parent: the first span of the same trace that this is a child of, else follows. Link all others.
 
-    One that is only followed is linked too, or nothing would tell it from one that waits.
+    One that is only followed is linked too, which distinguishes it from one that is awaited.
     """
     references = [
         (
@@ -221,7 +221,7 @@ class _Tags:
 
     def __init__(self, given: Any) -> None:
         given = given or ()
-        if isinstance(given, dict):  # as Elasticsearch keeps them where it is told to keep all as fields
+        if isinstance(given, dict):  # as Elasticsearch keeps them when all are stored as fields
             given = [{"key": key, "value": value} for key, value in given.items()]
         self._tags = [_Tag(_text(one["key"], "key"), str(one.get("type") or ""), one.get("value")) for one in given]
 
@@ -246,7 +246,7 @@ class _Tags:
 
 
 def _value(tag: _Tag) -> AnyValue:
-    """Return the value of a tag, of the type that it says if it is one, else of its JSON's."""
+    """Return the value of a tag, of its declared type if the value fits, else of its JSON type."""
     value = tag.value
     read = _READ.get(tag.kind.lower())
     found = None if read is None else read(value)

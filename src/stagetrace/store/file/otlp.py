@@ -1,7 +1,7 @@
 """Files of spans, read message by message: OTLP JSON lines and protobuf, as the Collector's file exporter writes them.
 
-JSON may also be what Jaeger gives: its own form (`jaeger_json`), or OTLP as `result`, of its `api/v3`.
-Protobuf comes in three framings, told apart by their first bytes: one request (or several one after another, which is
+JSON may also come from Jaeger: its own form (`jaeger_json`), or OTLP as `result`, of its `api/v3`.
+Protobuf comes in three framings, known by their first bytes: one request (or several one after another, which is
 the same to protobuf), each behind its length in four bytes (the Collector), each behind its length as a varint.
 """
 
@@ -31,7 +31,7 @@ _OTHER_SIGNALS: Final = (b'{"resourceMetrics"', b'{"resourceLogs"', b'{"resource
 
 
 def read(path: Path, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
-    """Yield what a file holds; append to `cuts` what could not be read. Raise StoreError if nothing can."""
+    """Yield the requests of a file; append to `cuts` what could not be read. Raise StoreError if nothing can."""
     return (message for message, _ in read_at(path, cuts))
 
 
@@ -41,7 +41,7 @@ def read_at(path: Path, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceReq
         with path.open("rb") as file:
             yield from _json(path, file, cuts) if path.suffix in JSON else _protobuf(path, file, cuts)
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}\ncheck the path and who may read it") from None
+        raise StoreError(f"cannot read {path}: {error.strerror}\ncheck the path and its permissions") from None
 
 
 def complete_lines(path: Path, offset: int) -> tuple[list[ExportTraceServiceRequest], int]:
@@ -65,7 +65,7 @@ def _request(line: bytes) -> ExportTraceServiceRequest | None:
 
 
 def _decoded(text: bytes) -> Read:
-    """Return what a JSON document holds. Raise ValueError if it is neither OTLP nor Jaeger's."""
+    """Return the spans of a JSON document. Raise ValueError if it is neither OTLP nor Jaeger's."""
     if jaeger_json.is_like(text):
         return jaeger_json.parse(text)
     if text.lstrip()[:_HEAD].partition(b":")[0].strip() == b'{"result"':

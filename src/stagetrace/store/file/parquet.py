@@ -70,7 +70,7 @@ class ParquetReader(Closing):
         return tuple(service for (service,) in rows)
 
     def breaches(self, selection: Selection) -> Breaches:
-        """Return breached entry spans as `Reader.breaches` says."""
+        """Return breached entry spans as `Reader.breaches` specifies."""
         from stagetrace.store import answers
 
         with self.relations(replace(selection, breached=True)) as relations:
@@ -92,24 +92,26 @@ class ParquetReader(Closing):
         return Breaches(entries, relations.complete, reason, tally)
 
     def trace(self, trace_id: str) -> Trace:
-        """Return one trace as `Reader.trace` says."""
+        """Return one trace as `Reader.trace` specifies."""
         for found in self.traces((trace_id,)):
             return found
-        raise StoreError(f"{self._path}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere")
+        raise StoreError(
+            f"{self._path}: there is no trace {trace_id}\nit may have been sampled out, or is in another store"
+        )
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
-        """Yield these traces as `Reader.traces` says."""
+        """Yield these traces as `Reader.traces` specifies."""
         with self._opened() as connection:
-            answer = connection.execute(
+            result = connection.execute(
                 f"SELECT {OTLP} FROM files WHERE list_contains($1, trace_id) ORDER BY trace_id",  # noqa: S608
                 [list(trace_ids)],
             )
-            rows = chain.from_iterable(map(_rows, iter(lambda: answer.fetchmany(_BATCH), [])))
+            rows = chain.from_iterable(map(_rows, iter(lambda: result.fetchmany(_BATCH), [])))
             for trace_id, spans in groupby(rows, key=lambda one: one.trace_id):
                 yield Trace(trace_id, tuple(distinct(spans)))
 
     def trace_ids(self, prefix: str) -> TraceIds:
-        """Return the ids that begin so, as `Reader.trace_ids` says."""
+        """Return the ids that begin so, as `Reader.trace_ids` specifies."""
         with self._opened() as connection:
             rows = connection.execute(
                 "SELECT trace_id FROM files WHERE starts_with(trace_id, $1) GROUP BY trace_id "
@@ -119,7 +121,7 @@ class ParquetReader(Closing):
         return TraceIds(tuple(trace_id for (trace_id,) in rows))
 
     def relations(self, selection: Selection) -> Relations:
-        """Return both relations as `Reader.relations` says; nothing is read before they are asked."""
+        """Return both relations as `Reader.relations` specifies; nothing is read before they are asked."""
         ever = requests_of(selection, ever=True)
         if ever.is_filtered and not self.has(ever):
             known.check(selection, self, str(self._path))
@@ -135,16 +137,16 @@ class ParquetReader(Closing):
         return select(self._opened(), query, selection, files=self._paths, engine=_ENGINE)
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
-        """Yield the selected spans as `Reader.iter_otlp` says."""
+        """Yield the selected spans as `Reader.iter_otlp` specifies."""
         with self.relations(selection) as relations:
             if relations.reason is not None:
                 cuts.append(relations.reason)
-            answer = relations.connection.execute(f"SELECT {OTLP} FROM whole")  # noqa: S608
-            while rows := answer.fetchmany(_BATCH):
+            result = relations.connection.execute(f"SELECT {OTLP} FROM whole")  # noqa: S608
+            while rows := result.fetchmany(_BATCH):
                 yield _request(rows)
 
     def has(self, selection: Selection) -> bool:
-        """Tell whether there is any such request."""
+        """Return whether there is any such request."""
         with self._selected(selection) as relations:
             return relations.connection.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is not None
 
@@ -175,7 +177,7 @@ class ParquetReader(Closing):
         if missing:
             connection.close()
             wrong = f"{self._path} is Parquet without the column {missing[0]}"
-            raise StoreError(f"{wrong}\nreadable is what `stagetrace export` writes")
+            raise StoreError(f"{wrong}\nonly the Parquet files of `stagetrace export` can be read")
         return connection
 
 
@@ -200,7 +202,7 @@ def _rows(found: Sequence[tuple[Any, ...]]) -> list[SpanRow]:
 
 
 def _request(found: Sequence[tuple[Any, ...]]) -> ExportTraceServiceRequest:
-    """Return serialized ResourceSpans as one request: a message's fields may come in pieces."""
+    """Return serialized ResourceSpans as one request: the fields of a message may repeat."""
     request = ExportTraceServiceRequest()
     for (content,) in found:
         request.resource_spans.add().ParseFromString(content)

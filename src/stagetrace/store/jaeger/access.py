@@ -1,4 +1,4 @@
-"""How one Jaeger lets us in: TLS by what the store's URL says, and a token out of the environment."""
+"""Access to one Jaeger: TLS settings of the store's URL, and a token of the environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILES: Final = ("ca", "cert", "key")
 
 @dataclass(frozen=True)
 class Access:
-    """What a connection needs beside its address. Contents of PEM files; without `ca` those that gRPC trusts."""
+    """TLS and token of a connection. Contents of PEM files; without `ca` gRPC's own authorities."""
 
     tls: bool = False
     ca: bytes | None = None
@@ -36,7 +36,7 @@ class Access:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return what goes along with each call."""
+        """Return the metadata of each call."""
         return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
 
 
@@ -69,7 +69,7 @@ def _paths(url: str, query: str) -> dict[str, Path]:
 
 
 def _check(paths: dict[str, Path]) -> None:
-    """Raise StoreError where a file is not what gRPC can use: it would say so in lines of its own, and only then."""
+    """Raise StoreError for a file that gRPC cannot use; gRPC would report it later, in log lines of its own."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     named = ", ".join(f"{name}={path}" for name, path in paths.items())
     try:

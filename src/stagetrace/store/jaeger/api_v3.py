@@ -24,7 +24,7 @@ PACKAGE: Final = "jaeger.api_v3"
 SERVICE: Final = f"{PACKAGE}.QueryService"
 FILE: Final = "api_v3/query_service.proto"
 # Metadata of FindTraces by which our own back end may leave out of each trace the spans that do not meet the search. It
-# never does where one that does has no stage totals: these are told by its children. Jaeger does not know it.
+# never does where a matching span has no stage totals: its children hold them. Jaeger does not know this key.
 ONLY_FOUND: Final = ("stagetrace-only-found", "true")
 
 _Field = descriptor_pb2.FieldDescriptorProto

@@ -1,4 +1,4 @@
-"""Calls to one Jaeger: what goes over the wire, how long it may take, and what each failure means to a person."""
+"""Calls to one Jaeger: messages, timeouts, and an explanation of each failure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MAX_MESSAGE_BYTES: Final = 256 << 20
 _NS_PER_US: Final = 1000
 _CALLS_AT_ONCE: Final = 8
-_LONGEST_DETAILS: Final = 200  # of what a server says of an error; some send whole pages
+_LONGEST_DETAILS: Final = 200  # of a server's error text; some send whole pages
 
 
 class DepthRefusedError(Exception):
@@ -59,8 +59,8 @@ class JaegerClient(Closing):
             response_deserializer=api_v3.GetServicesResponse.FromString,
         )
         with self._explained():
-            answer: Any = call(api_v3.GetServicesRequest(), timeout=self._timeout_s, metadata=self._access.metadata)
-        return list(answer.services)
+            response: Any = call(api_v3.GetServicesRequest(), timeout=self._timeout_s, metadata=self._access.metadata)
+        return list(response.services)
 
     def find(
         self,
@@ -75,7 +75,7 @@ class JaegerClient(Closing):
 
         Each message is a serialized TracesData; the parts of one trace follow each other.
 
-        `only_found`: other spans may be missing, where the ones that were found tell their stages themselves.
+        `only_found`: other spans may be missing where the found ones carry their stage totals.
         Jaeger 2.13 takes both ends in (badger in whole microseconds), so the caller filters. Raise DepthRefusedError.
         """
         request: Any = api_v3.FindTracesRequest()
@@ -95,7 +95,7 @@ class JaegerClient(Closing):
         return iter(parts)
 
     def get_traces(self, trace_ids: Iterable[str]) -> Iterator[list[TracesData]]:
-        """Yield the parts of each of these traces, in this order; several are asked for while one comes."""
+        """Yield the parts of each of these traces, in this order; several calls run while one is read."""
         waiting: deque[Any] = deque()
         try:
             with self._explained():
@@ -110,7 +110,7 @@ class JaegerClient(Closing):
                 call.cancel()
 
     def _call(self, method: str, request: Message, metadata: tuple[tuple[str, str], ...] = ()) -> Any:
-        """Return an iterator of serialized answers, which begin to come."""
+        """Return an iterator of serialized responses; the call has started."""
         call = self._channel.unary_stream(
             api_v3.path(method), request_serializer=type(request).SerializeToString, response_deserializer=None
         )
@@ -118,7 +118,7 @@ class JaegerClient(Closing):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn a gRPC error into one that says what to do."""
+        """Turn a gRPC error into one that names the remedy."""
         try:
             yield
         except grpc.RpcError as error:
@@ -130,12 +130,12 @@ class JaegerClient(Closing):
 
 
 def _parts(call: Iterable[bytes]) -> list[TracesData]:
-    """Return all that comes of one trace."""
+    """Return the whole response of one call."""
     return [TracesData.FromString(part) for part in call]
 
 
 def explain(code: grpc.StatusCode, details: str, timeout_s: float, access: Access) -> tuple[str, str]:
-    """Return what went wrong and what fixes it, from a gRPC status and its text."""
+    """Return the error and its remedy, from a gRPC status and its text."""
     shown = shorten(details, width=_LONGEST_DETAILS, placeholder=" ...")
     if code is grpc.StatusCode.UNAVAILABLE:
         return _explain_tls(details, access) or _explain_unavailable(shown, access)
@@ -146,12 +146,12 @@ def explain(code: grpc.StatusCode, details: str, timeout_s: float, access: Acces
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return (
-            f"no answer within {timeout_s:g} s",
+            f"no response within {timeout_s:g} s",
             "check that this is Jaeger's gRPC query port, or ask for less time (--since)",
         )
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return (
-            f"an answer is too large ({shown})",
+            f"a response is too large ({shown})",
             f"a single trace may have {_MAX_MESSAGE_BYTES >> 20} MiB; ask for less time (--since)",
         )
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
@@ -160,12 +160,12 @@ def explain(code: grpc.StatusCode, details: str, timeout_s: float, access: Acces
         return f"{what} ({shown})", f"set {TOKEN} to the token that this server was started with"
     return (
         f"Jaeger reports {code.name}: {shown or 'no details'}",
-        "its log says more; other stores and times may still answer",
+        "see its log; other stores and times may still answer",
     )
 
 
 def _explain_tls(details: str, access: Access) -> tuple[str, str] | None:
-    """Tell apart by gRPC's text what goes wrong before a call, with TLS; None where it is something else."""
+    """Return the TLS error that gRPC's text reports, and its remedy; None for any other error."""
     if "CERTIFICATE_VERIFY_FAILED" in details:
         why = details.partition("CERTIFICATE_VERIFY_FAILED: ")[2].removesuffix(": OK") or "its certificate is not good"
         remedy = "check that the file named by ca= is of the authority that signed it"
@@ -183,7 +183,7 @@ def _explain_tls(details: str, access: Access) -> tuple[str, str] | None:
 
 
 def _explain_unavailable(details: str, access: Access) -> tuple[str, str]:
-    """Tell apart by gRPC's text what it reports under one code."""
+    """Return the error behind the code UNAVAILABLE, by gRPC's text, and its remedy."""
     low = details.lower()
     if "http/2" in low or "http1" in low:
         return (
@@ -197,9 +197,9 @@ def _explain_unavailable(details: str, access: Access) -> tuple[str, str]:
             f"no server listens there ({details})",
             "start Jaeger, or check host and port: its gRPC query port is normally 16685",
         )
-    remedy = "a server with TLS does so: jaegers://HOST:PORT; else its log says why"
+    remedy = "a server with TLS does so: jaegers://HOST:PORT; else see its log"
     if access.tls:
-        remedy = "its log says why"
+        remedy = "see its log"
         if access.cert is None:
             remedy = f"a server that asks for a client's certificate does so: add cert=FILE&key=FILE; else {remedy}"
     return f"the connection broke ({details})", remedy

@@ -1,4 +1,4 @@
-"""What Jaeger answers, decoded to stored columns, and what a selection finds there."""
+"""Jaeger's results, decoded to stored columns, and the finds of a selection in them."""
 
 # ruff: noqa: S608 -- names in queries are constants of ours; every value is bound
 
@@ -35,7 +35,7 @@ _TRACES: Final = """
 
 
 class Columns(Closing):
-    """Finds what a selection means in one answer after the other."""
+    """Applies a selection to one result after the other."""
 
     def __init__(self, selection: Selection) -> None:
         """Prepare a database. Raise StoreError where DuckDB or PyArrow is not installed."""
@@ -51,13 +51,13 @@ class Columns(Closing):
         self._reason: str | None = None
 
     def pick(self, messages: Iterator[bytes], selection: Selection) -> Picked:
-        """Return each selected entry span of an answer, or, of a selection by time alone, each trace.
+        """Return each selected entry span of a result, or, of a selection by time alone, each trace.
 
         What comes with each is the table of the whole answer.
         """
         runs: list[Run] = []
         for message in messages:
-            # Jaeger writes fields in another order than the decoder is quick with; protobuf puts them in its own.
+            # Jaeger writes fields in an order that is slow to decode; protobuf restores its own.
             decoded = decode(TracesData.FromString(message).SerializeToString())
             runs += decoded.runs
             self._rejected += decoded.rejected
@@ -72,7 +72,7 @@ class Columns(Closing):
         return Picked([Found(start, trace_id, span_id, spans) for start, trace_id, span_id in found], traces)
 
     def unreadable(self) -> Iterable[str]:
-        """Return what of the answers could not be decoded, if anything."""
+        """Return a text for the spans that could not be decoded, if any."""
         return [f"{self._rejected} spans cannot be read: {self._reason}"] if self._rejected else []
 
     def close(self) -> None:

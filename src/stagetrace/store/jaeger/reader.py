@@ -46,15 +46,15 @@ if TYPE_CHECKING:
 
     Pick = Callable[[list[ServiceSpan], Selection], Iterator[Found]]
 
-_AT_ONCE: Final = 50_000  # spans that wait to be taken in, beside those of one answer
+_AT_ONCE: Final = 50_000  # spans that wait to be loaded, beside those of one result
 
 _DAY_NS: Final = 86_400 * 10**9
-# What is looked at for an id of which only the beginning is known: these windows, each in bounded time.
+# The windows that are searched for an id of which only the first digits are known, each in bounded time.
 _NEWEST_NS: Final = {"the last hour": _DAY_NS // 24, "the last 30 days": 30 * _DAY_NS}
 NEWEST_TRACES: Final = 2000
 
 
-# Jaeger counts nothing, so that its traces are read for it: about so many, and so many breaches, for one answer.
+# Jaeger counts nothing, so its traces are read for that: about so many, and so many breaches, for one query.
 COUNTED: Final = 2000
 _LOOKED_AT: Final = 400  # traces, for the names in them
 _LEAST: Final = 50  # of each service
@@ -73,7 +73,7 @@ class JaegerReader(Closing):
     capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE})
 
     def __init__(self, client: JaegerClient, depth: int = DEPTH, max_depth: int = MAX_DEPTH) -> None:
-        """Ask for `depth` traces at once, and for up to `max_depth` where a window cannot be halved any more."""
+        """Search for `depth` traces at once, and for up to `max_depth` where a window cannot be halved any more."""
         self._client = client
         self._walker = JaegerWalker(client, depth, max_depth)
 
@@ -82,7 +82,7 @@ class JaegerReader(Closing):
         return tuple(sorted(self._client.services()))
 
     def breaches(self, selection: Selection) -> Breaches:
-        """Return breached entry spans as `Reader.breaches` says."""
+        """Return breached entry spans as `Reader.breaches` specifies."""
         cuts: list[str] = []
         limit = selection.limit
         wanted = replace(selection, breached=True, limit=None)
@@ -95,7 +95,7 @@ class JaegerReader(Closing):
         return Breaches(tuple(entries), complete=not cuts, reason="; ".join(cuts) or None, tally=tally)
 
     def _tally(self, selection: Selection, breaches: Sequence[Entry], *, all_missed: bool) -> Tally:
-        """Return what became of the requests, as far as a bounded number of traces tells it.
+        """Return the outcomes of the requests, as far as a bounded number of traces shows them.
 
         Raise StoreError for an unknown name.
         """
@@ -114,7 +114,7 @@ class JaegerReader(Closing):
         return replace(tally, newest_unix_nano=next((-one.minus_start for one in newest), None))
 
     def trace(self, trace_id: str) -> Trace:
-        """Return one trace as `Reader.trace` says."""
+        """Return one trace as `Reader.trace` specifies."""
         spans = [span.row() for part in self._client.get_trace(trace_id) for span in spans_of(part)]
         if not spans:
             raise StoreError(
@@ -124,7 +124,7 @@ class JaegerReader(Closing):
         return Trace(trace_id, tuple(distinct(spans)))
 
     def trace_ids(self, prefix: str) -> TraceIds:
-        """Return the ids that begin so, as `Reader.trace_ids` says, of the newest traces: Jaeger cannot search them."""
+        """Return the ids that begin so, out of the newest traces: Jaeger cannot search them."""
         now = time.time_ns()
         for window, window_ns in _NEWEST_NS.items():
             selection = Selection(now - window_ns, now + _DAY_NS, limit=NEWEST_TRACES)
@@ -139,14 +139,14 @@ class JaegerReader(Closing):
         return TraceIds(tuple(islice(ids, CANDIDATES)), complete=False, reason=reason)
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
-        """Yield these traces as `Reader.traces` says: Jaeger gives one at a time, so several are asked for at once."""
+        """Yield these traces as `Reader.traces` specifies; several calls run at once, for each gives one trace."""
         for parts in self._client.get_traces(trace_ids):
             spans = [span.row() for part in parts for span in spans_of(part)]
             if spans:
                 yield Trace(spans[0].trace_id, tuple(distinct(spans)))
 
     def relations(self, selection: Selection) -> Relations:
-        """Return both relations as `Reader.relations` says; whole traces go through memory, a thousand at a time."""
+        """Return both relations as `Reader.relations` specifies; memory holds a thousand traces at a time."""
         from stagetrace.store.load import Loader
 
         loader, cuts = Loader(selection), list[str]()
@@ -158,7 +158,7 @@ class JaegerReader(Closing):
         return relations
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
-        """Yield the selected spans as `Reader.iter_otlp` says, a trace at a time; without DuckDB, for `tail`."""
+        """Yield the selected spans as `Reader.iter_otlp` specifies, a trace at a time; without DuckDB, for `tail`."""
         found = self._traces(selection, cuts)
         first = next(found, None)
         if first is None:
@@ -173,7 +173,7 @@ class JaegerReader(Closing):
             yield request_of(within)
 
     def has(self, selection: Selection) -> bool:
-        """Tell whether there is any such request, as far as Jaeger can search it, and else among some."""
+        """Return whether there is any such request, as far as Jaeger can search it, and else among some."""
         if any(matches(span, selection) for span in self.newest_requests(selection.service)):
             return True
         searches = [_attributes(selection)] if _attributes(selection) else list[dict[str, str]]()
@@ -216,11 +216,11 @@ class JaegerReader(Closing):
             for one in islice(found, None if selection.limit is None else selection.limit + 1):
                 if one.trace_id not in taken:
                     taken.add(one.trace_id)
-                    answer = cast("pa.Table", one.what)
-                    if id(answer) not in wanted:
-                        spans += answer.num_rows
-                        wanted[id(answer)] = answer, []
-                    wanted[id(answer)][1].append(one.trace_id)
+                    table = cast("pa.Table", one.what)
+                    if id(table) not in wanted:
+                        spans += table.num_rows
+                        wanted[id(table)] = table, []
+                    wanted[id(table)][1].append(one.trace_id)
                 if spans >= _AT_ONCE:
                     yield from (of_traces(*parts) for parts in wanted.values())
                     wanted, spans = {}, 0
@@ -235,14 +235,14 @@ class JaegerReader(Closing):
         attributes: Mapping[str, str] | None = None,
         most: int | None = None,
     ) -> Iterator[Found]:
-        """Yield what `pick` finds in all services that are selected, newest first.
+        """Yield the finds of `pick` in all selected services, newest first.
 
-        `attributes` are those to search by, in place of what the selection says; `most`: read about so many traces.
+        `attributes` are those to search by, in place of those of the selection; `most`: read about so many traces.
         """
-        if selection.service == "":  # which some storages refuse and others take for any
+        if selection.service == "":  # some storages refuse it, others take it for any service
             known.check_service("", self.services(), self._client.url)
         names = self.services() if selection.service is None else (selection.service,)
-        # One more than the limit tells whether there are more; to ask for many more at once would only cost time.
+        # One more than the limit shows whether there are more; a search for many more would only cost time.
         depth = None if selection.limit is None else selection.limit + 1
         each = None if most is None else max(most // max(len(names), 1), _LEAST)
         causes: list[tuple[str, ...]] = [(cause,) for cause in selection.causes] or [()]  # a search asks for one value
@@ -264,7 +264,7 @@ class JaegerReader(Closing):
         return self._watched(heapq.merge(*walks, key=lambda one: one[:3]), selection.since_ns)
 
     def _watched(self, found: Iterator[Found], since_ns: int) -> Iterator[Found]:
-        """Yield what is found; the share is of the time that was asked for, if it has a beginning."""
+        """Yield the finds; the progress is the share of the selected time, if that has a beginning."""
         newest_ns = None
         for count, one in enumerate(found, 1):
             start_ns = -one.minus_start
@@ -275,7 +275,7 @@ class JaegerReader(Closing):
 
 
 def _attributes(selection: Selection) -> dict[str, str]:
-    """Return what Jaeger itself can filter by; text and true alone, since storages write other values differently."""
+    """Return the attributes that Jaeger itself can filter by: text and true, since storages differ in the rest."""
     is_http = selection.route is not None and selection.route.startswith("/")  # else it may be an RPC's method
     wanted = {HTTP_ROUTE: selection.route if is_http else None, semconv.ML_MODEL_NAME: selection.model}
     wanted[semconv.SLA_BREACHED] = "true" if selection.breached else None
@@ -284,7 +284,7 @@ def _attributes(selection: Selection) -> dict[str, str]:
 
 
 def _of_answers(pick: Pick) -> Callable[[Iterator[bytes], Selection], Picked]:
-    """Return what picks out of an answer what `pick` picks out of each trace in it."""
+    """Return a function that applies `pick` to each trace of a result."""
 
     def picked(messages: Iterator[bytes], selection: Selection) -> Picked:
         found: dict[tuple[str, str], Found] = {}

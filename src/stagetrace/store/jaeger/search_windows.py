@@ -1,8 +1,8 @@
-"""Everything that Jaeger holds of a time window, although its search gives only so many traces and never says so.
+"""Everything that Jaeger holds of a time window, although its search silently returns a limited number of traces.
 
-Jaeger's search has no paging and never says that it cut an answer off: it gives at most `search_depth` traces. So
-a time window whose answer is full is cut in two and asked again, newer part first, until every answer has room.
-The cut goes through the middle of what came, not of the time: all traffic of a window may be of its last seconds.
+Jaeger's search has no paging and no sign of truncation: it returns at most `search_depth` traces. So
+a time window whose result is full is cut in two and queried again, newer part first, until no result is full.
+The cut goes through the median of the traces found, not of the time: a window's traffic may lie in its last seconds.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Selection
     from stagetrace.store.jaeger.client import JaegerClient
 
-# Traces asked for at once. Whole traces come back, so this bounds an answer; storages clamp silently from 10,000 on.
+# Traces of one search. Whole traces are returned, so this bounds a result; storages clamp silently from 10,000 on.
 DEPTH: Final = 1000
-# Never more: Jaeger's badger storage allocates room for as many as are asked for, and 2**31 - 1 kills it.
+# Never more: Jaeger's badger storage allocates room for that many, and 2**31 - 1 kills it.
 MAX_DEPTH: Final = 10_000
 _NS_PER_US: Final = 1000
-_FILLED: Final = 0.7  # of an answer that is aimed at
+_FILLED: Final = 0.7  # share of the depth that a search aims at
 _WIDENING: Final = 8  # at most, from one window to the next
 
 
@@ -39,17 +39,17 @@ class Found(NamedTuple):
 
 
 class Picked(NamedTuple):
-    """What there is in one answer, each thing once, and how many traces came."""
+    """The finds in one result, each once, and its number of traces."""
 
     found: list[Found]
     traces: int
 
 
 class Search(NamedTuple):
-    """What to ask for: traces with a span of `service` that has all `attributes`; `cuts` takes what was cut off.
+    """A search: traces with a span of `service` that has all `attributes`; `cuts` collects what was cut off.
 
-    `pick` gives what a trace has for a selection, which is `selection` with its window narrowed; `only_found` as in
-    `JaegerClient.find`. Once `most` traces were read it is over, whatever is left, and what that means is in `cuts`.
+    `pick` returns the finds of a result for a selection: `selection` with a narrowed window. `only_found` as in
+    `JaegerClient.find`. The search ends once `most` traces were read, and `cuts` reports it.
     """
 
     service: str
@@ -81,7 +81,7 @@ class _Range(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """Answer for one window: what was found, how many traces came and how many could have come."""
+    """The result for one window: the finds, how many traces were returned and how many could have been."""
 
     found: list[Found]
     traces: int
@@ -93,17 +93,17 @@ class _Window(NamedTuple):
 
 
 class JaegerWalker:
-    """Walks of one Jaeger; keeps what it learns of the depth that this Jaeger accepts."""
+    """Searches one Jaeger window by window; remembers the depth that this Jaeger accepts."""
 
     def __init__(self, client: JaegerClient, depth: int = DEPTH, max_depth: int = MAX_DEPTH) -> None:
-        """Ask for `depth` traces at once, and for up to `max_depth` where a window cannot be halved any more."""
+        """Search for `depth` traces at once, and for up to `max_depth` where a window cannot be halved any more."""
         self._client = client
         self._depth = depth
         self._max_depth = max_depth
         self._refused = False  # whether the store itself set _max_depth, by refusing more
 
     def walk(self, search: Search, depth: int | None = None) -> Iterator[Found]:
-        """Yield what is found, newest first, asking for at most `depth` traces at once.
+        """Yield the finds, newest first, searching for at most `depth` traces at once.
 
         Windows have whole microseconds as ends, since some storages keep no finer index, and share nothing found.
         """
@@ -111,7 +111,7 @@ class JaegerWalker:
         depth = self._depth if depth is None else depth
         pending = [_Range(since_ns // _NS_PER_US, -(-until_ns // _NS_PER_US))] if since_ns < until_ns else []
         read = 0
-        width = None  # of which window the answer is thought to have room
+        width = None  # of the widest window whose result is expected not to be full
         while pending:
             at = pending.pop()
             if width is not None and width < at.high - at.low:
@@ -128,7 +128,7 @@ class JaegerWalker:
             if window.full and high - low > 1:
                 pending += at.cut(window.found)
                 continue
-            if pending:  # it was cut: what comes next may be cut alike, instead of asked for in vain
+            if pending:  # it was cut: the next window may be cut alike, which saves a search in vain
                 width = _wider(high - low, window)
             if window.full:
                 window = self._ask_deeper(search, (low, high), window)
@@ -138,19 +138,19 @@ class JaegerWalker:
             yield from sorted(window.found, key=lambda one: one[:3])
 
     def _ask(self, search: Search, window_us: tuple[int, int], depth: int) -> _Window:
-        """Return the answer for one window at `depth`, or at the greatest usual depth that the store accepts."""
+        """Return the result for one window at `depth`, or at the greatest depth that the store accepts."""
         depth = min(depth, self._depth)
         try:
             return self._read(search, window_us, depth)
         except DepthRefusedError as error:
             if depth == 1:
-                raise StoreError(f"{self._client.url}: refuses every search ({error})\nits log says more") from None
+                raise StoreError(f"{self._client.url}: refuses every search ({error})\nsee its log") from None
             self._refuse(depth)
             self._depth = depth // 2
         return self._ask(search, window_us, depth)
 
     def _ask_deeper(self, search: Search, window_us: tuple[int, int], window: _Window) -> _Window:
-        """Return the answer for a full window at a depth where it is no longer full, or at the greatest possible."""
+        """Return the result for a full window at a depth where it is no longer full, or at the greatest possible."""
         while window.full and window.depth < self._max_depth:
             # A store that refused a depth has its limit somewhere between; halve towards it.
             depth = (
@@ -167,16 +167,16 @@ class JaegerWalker:
         self._refused = True
 
     def _read(self, search: Search, window_us: tuple[int, int], depth: int) -> _Window:
-        """Ask once. Memory is bounded by what `pick` keeps of `depth` traces."""
+        """Search once. Memory is bounded by the finds that `pick` keeps of `depth` traces."""
         since_ns = max(search.selection.since_ns, window_us[0] * _NS_PER_US)
         until_ns = min(search.selection.until_ns, window_us[1] * _NS_PER_US)
         within = replace(search.selection, since_ns=since_ns, until_ns=until_ns)
-        answer = self._client.find(search.service, search.attributes, window_us, depth, only_found=search.only_found)
-        return _Window(*search.pick(answer, within), depth)
+        result = self._client.find(search.service, search.attributes, window_us, depth, only_found=search.only_found)
+        return _Window(*search.pick(result, within), depth)
 
 
 def _wider(width: int, window: _Window) -> int | None:
-    """Return the width of a window that would come to most of a full answer if traffic were as in this one.
+    """Return the width of a window that would nearly fill a result if traffic were as in this one.
 
     None where this has none: then the rest may be as empty.
     """
@@ -186,6 +186,6 @@ def _wider(width: int, window: _Window) -> int | None:
 
 
 def _utc(microseconds: int) -> str:
-    """Return a time as people and `--since` write it."""
+    """Return a time in the form of `--since`."""
     seconds, rest = divmod(microseconds, 1_000_000)
     return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"

@@ -40,7 +40,7 @@ class Point(NamedTuple):
     """How many requests one process had judged at a time since its start; `is_delta`: since the point before."""
 
     service: str
-    instance: str  # what tells processes of one service apart
+    instance: str  # distinguishes processes of one service
     start_ns: int
     route: str
     objective: str
@@ -128,7 +128,7 @@ _INSERT: Final = f"INSERT INTO counts ({_SERIES}, value, first, last) VALUES (?,
 
 
 def read(folder: Path, since_ns: int, until_ns: int) -> list[Counted]:
-    """Return what each service counted in a window, from as soon and until as late as its points say."""
+    """Return the counts of each service in a window, as far as its points reach."""
     path = folder / FILE
     if not path.exists():
         return []
@@ -140,7 +140,7 @@ def read(folder: Path, since_ns: int, until_ns: int) -> list[Counted]:
                 (since_ns, until_ns),
             ).fetchall()
             every = [_Series(key, [row[6:] for row in of]) for key, of in groupby(rows, key=lambda row: row[:6])]
-            for series in every:  # and what it had counted before and after the window
+            for series in every:  # and its counts before and after the window
                 for place, which, edge, order in ((0, "last <", since_ns, "DESC"), (-1, "first >", until_ns, "ASC")):
                     near = connection.execute(
                         f"SELECT value, first, last FROM counts WHERE ({_SERIES}) = (?, ?, ?, ?, ?, ?) "
@@ -166,7 +166,7 @@ def _counted(service: str, every: list[_Series], since: int, until: int) -> Coun
         lasts[process] = max(series.values[-1][2], lasts.get(process, 0))
     newest = max(lasts.values())
     until = min(until, newest)
-    # Has it ended, and said all, or is it to say more? Nobody can tell yet.
+    # It may have ended, or may send more: that is not known yet.
     is_exact = not any(last < until and last > newest - LIVE_NS for last in lasts.values())
     since = max(since, min(series.key[2] or series.values[0][1] for series in every))
     counts: dict[tuple[str, str, str], int] = {}

@@ -126,7 +126,7 @@ def commit(table: Path, before: Snapshot, added: Iterable[File], removed: Iterab
 
 
 def load(table: Path, known: Snapshot | None = None) -> Snapshot:
-    """Return the newest version of the table; only what came after `known` is read. Raise StoreError if damaged."""
+    """Return the newest version of the table; only commits after `known` are read. Raise StoreError if damaged."""
     snapshot = known or Snapshot()
     pointer = table / LOG / _CHECKPOINT
     while True:
@@ -157,7 +157,7 @@ def load(table: Path, known: Snapshot | None = None) -> Snapshot:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                f"cannot read {path}, which says what the store holds: {error!r}\n"
+                f"cannot read {path}, the list of what the store holds: {error!r}\n"
                 "put it back from a copy, or name another store"
             ) from None
 
@@ -178,7 +178,7 @@ def checkpoint(table: Path, version: int) -> None:
 
 
 def _load_checkpoint(table: Path, version: int) -> Snapshot:
-    import duckdb  # which a question needs anyway, while PyArrow would be a fifth of a second more
+    import duckdb  # a query needs it anyway, while PyArrow would take a fifth of a second more
 
     path = table / LOG / f"{version:020d}.checkpoint.parquet"
     with duckdb.connect(":memory:") as connection:

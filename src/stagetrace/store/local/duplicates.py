@@ -84,7 +84,7 @@ class DistinctTail:
         self._distinct: Distinct | None = None
 
     def of(self, connection: DuckDBPyConnection, view: View) -> Distinct | None:
-        """Return what `distinct` says of the tail of `view`, or None if it has none."""
+        """Return the result of `distinct` for the tail of `view`, or None if it has no tail."""
         if not view.tail:
             return None
         with self._lock:
@@ -99,7 +99,7 @@ class DistinctTail:
 
 
 def _is_longer(tail: Sequence[pa.Table], known: Sequence[pa.Table]) -> bool:
-    """Tell whether a tail begins with all parts of a known one."""
+    """Return whether a tail begins with all parts of a known one."""
     return len(tail) >= len(known) and all(one is other for one, other in zip(tail, known, strict=False))
 
 
@@ -110,7 +110,7 @@ def _with(connection: DuckDBPyConnection, view: View, known: Distinct, parts: Se
     more = distinct(connection, view, joined(parts))
     pair = {"more": more.spans.select(KEY.split(", ")[:2]), "known": known.spans.select(KEY.split(", ")[:2])}
     again = _ask(connection, "SELECT count(*) FROM more SEMI JOIN known USING (trace_id, span_id)", **pair)
-    if again.column(0)[0].as_py():  # which copy stays has to be told over all of them
+    if again.column(0)[0].as_py():  # which copy stays is decided over all of them
         return distinct(connection, view, joined(view.tail))
     replaced = [one for one in (known.replaced, more.replaced) if one is not None]
     spans = pa.concat_tables([known.spans, more.spans], promote_options="default").unify_dictionaries()

@@ -29,7 +29,7 @@ COLUMNS: Final = ", ".join(
 
 
 def has_totals(row: dict[str, Any]) -> bool:
-    """Tell whether a span tells its stages itself."""
+    """Return whether a span carries its stage totals."""
     return row[OTHER_MS] is not None or any(row[column] is not None for column in _TOTALS)
 
 

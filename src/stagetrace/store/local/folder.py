@@ -1,4 +1,4 @@
-"""The folder of a local store: whose it is, and which format it has."""
+"""The folder of a local store: its lock and its format."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stagetrace.store.local import delta, parquet
 from stagetrace.store.local.view import FORMAT, TABLE, WAL
 
 FORMAT_VERSION: Final = 1
-LOCK: Final = "lock"  # who has the folder: its process, and on a second line the socket that writes for others
+LOCK: Final = "lock"  # names the process that has the folder, and on a second line its socket for other writers
 _MOST: Final = 4096
 
 
-class StoreTaken(StoreError):  # noqa: N818 - reads as what it says
+class StoreTaken(StoreError):  # noqa: N818 - a state, not a fault
     """Say which process has the folder; `control` is its socket, if it writes for others."""
 
     def __init__(self, message: str, control: Path | None) -> None:
@@ -67,10 +67,10 @@ def _lock(folder: Path) -> int:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder, _, control = os.pread(file, _MOST, 0).decode(errors="replace").partition("\n")
+        owner, _, control = os.pread(file, _MOST, 0).decode(errors="replace").partition("\n")
         os.close(file)
         message = (
-            f"cannot write to the store in {folder}: process {holder.strip() or 'unknown'} has it\n"
+            f"cannot write to the store in {folder}: process {owner.strip() or 'unknown'} has it\n"
             "wait for that process or stop it, or name another folder; reading needs no lock"
         )
         raise StoreTaken(message, Path(control) if control else None) from None
@@ -88,7 +88,7 @@ def _clear_away(control: str) -> None:
 
 
 def announce(lock: int, control: Path | None = None) -> None:
-    """Write who has the folder into its lock."""
+    """Write the owner of the folder into its lock."""
     os.ftruncate(lock, 0)
     os.pwrite(lock, "\n".join([str(os.getpid()), *([] if control is None else [str(control)])]).encode(), 0)
 

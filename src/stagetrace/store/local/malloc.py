@@ -25,5 +25,5 @@ def keep_large_blocks_apart() -> None:
 
 
 def give_back() -> None:
-    """Return to the system what is free."""
+    """Return free memory to the system."""
     arrow().default_memory_pool().release_unused()

@@ -72,7 +72,7 @@ def ordered(table: pa.Table) -> pa.Table:
 
 
 def is_sequence(files: Sequence[File]) -> bool:
-    """Tell whether files, by their first start, follow each other in time, so that joining them keeps the order."""
+    """Return whether files, by their first start, follow each other in time, so that joining them keeps the order."""
     return all(one.max_start <= after.min_start + SAME_TIME_NS for one, after in pairwise(files))
 
 

@@ -1,4 +1,4 @@
-"""Answers out of a local store, beside its writer or without one."""
+"""Reader of a local store, beside its writer or without one."""
 
 # ruff: noqa: S608 -- names in queries are constants of ours; every value is bound
 
@@ -70,7 +70,7 @@ class LocalReader(Closing):
     def __init__(
         self, folder: Path, view: Callable[[], View], connection: DuckDBPyConnection, tail: DistinctTail
     ) -> None:
-        """Answer from what `view` gives at each question; `connection` is this reader's own."""
+        """Read the state that `view` returns at each query; `connection` is this reader's own."""
         self._folder = folder
         self._view = view
         self._connection = connection
@@ -88,7 +88,7 @@ class LocalReader(Closing):
         return tuple(service for (service,) in rows)
 
     def breaches(self, selection: Selection) -> Breaches:
-        """Return breached entry spans as `Reader.breaches` says."""
+        """Return breached entry spans as `Reader.breaches` specifies."""
         view = self._view()
         tally = self._tally(selection, view)
         wanted = self._narrowed(replace(selection, breached=True), view)
@@ -108,7 +108,7 @@ class LocalReader(Closing):
         return Breaches(entries, complete=reason is None, reason=reason, tally=tally)
 
     def _tally(self, selection: Selection, view: View) -> Tally:
-        """Return what became of the requests. Raise StoreError for an unknown name."""
+        """Return the outcomes of the requests. Raise StoreError for an unknown name."""
         from stagetrace.store import answers
 
         with self._relations(requests_of(selection), view) as relations:
@@ -129,16 +129,16 @@ class LocalReader(Closing):
                 yield entry_columns.of(row, lambda trace_id: traces.get(trace_id, ()))  # noqa: B023 -- called at once
 
     def trace(self, trace_id: str) -> Trace:
-        """Return one trace as `Reader.trace` says."""
+        """Return one trace as `Reader.trace` specifies."""
         spans = self._trace(trace_id)
         if not spans:
             raise StoreError(
-                f"{self._folder}: there is no trace {trace_id}\nit may have been sampled out, or be elsewhere"
+                f"{self._folder}: there is no trace {trace_id}\nit may have been sampled out, or be in another store"
             )
         return Trace(trace_id, tuple(distinct(spans)))
 
     def trace_ids(self, prefix: str) -> TraceIds:
-        """Return the ids that begin so, as `Reader.trace_ids` says."""
+        """Return the ids that begin so, as `Reader.trace_ids` specifies."""
         bounds = [bytes.fromhex(prefix.ljust(32, digit)) for digit in "0f"]
         rows = self._ask(
             ALL_TIME,
@@ -151,14 +151,14 @@ class LocalReader(Closing):
         return TraceIds(tuple(trace_id.hex() for (trace_id,) in rows))
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
-        """Yield these traces as `Reader.traces` says, a part of them at a time."""
+        """Yield these traces as `Reader.traces` specifies, a part of them at a time."""
         for at in range(0, len(trace_ids), _TRACES_AT_ONCE):
             wanted = [bytes.fromhex(one) for one in trace_ids[at : at + _TRACES_AT_ONCE]]
             for rows in self._whole(wanted, self._view()):
                 yield Trace(rows[0]["trace_id"].hex(), tuple(distinct(_span_rows(rows))))
 
     def relations(self, selection: Selection) -> Relations:
-        """Return both relations as `Reader.relations` says; nothing is read before they are asked."""
+        """Return both relations as `Reader.relations` specifies; nothing is read before they are asked."""
         ever = requests_of(selection, ever=True)
         if ever.is_filtered and not self.has(ever):
             known.check(selection, self, str(self._folder))
@@ -173,7 +173,7 @@ class LocalReader(Closing):
         query = loaded(relation.stored(view, files, tail, later=True), selection.segments)
         return select(connection, query, selection, files=relation.paths(view, files))
 
-    def find_traces(  # noqa: PLR0913 -- what a search of Jaeger's has
+    def find_traces(  # noqa: PLR0913 -- the parameters of Jaeger's search
         self,
         service: str | None = None,
         operation: str | None = None,
@@ -186,7 +186,7 @@ class LocalReader(Closing):
         *,
         only_found: bool = False,
     ) -> Iterator[TracesData]:
-        """Yield whole traces, newest first, of which one span meets all that is given; start in [min, max).
+        """Yield whole traces, newest first, of which one span meets all conditions; start in [min, max).
 
         `only_found`: without the spans that do not, except where one that does has no stage totals.
         """
@@ -214,7 +214,7 @@ class LocalReader(Closing):
                 yield from map(traces_of, self._whole(wanted, view))
 
     def _told(self, traces: Iterable[list[dict[str, Any]]]) -> Iterator[TracesData]:
-        """Yield traces of which not all spans are there, those whole in which a span does not tell its stages."""
+        """Yield traces of which not all spans are there, those whole in which a span lacks its stage totals."""
         for trace in traces:
             bare = not all(entry_columns.has_totals(row) for row in trace)
             yield traces_of(self._trace_rows(trace[0]["trace_id"].hex()) if bare else trace)
@@ -234,8 +234,8 @@ class LocalReader(Closing):
         order = "ORDER BY rank, seq, start_unix_nano, span_id"
 
         def question(query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-            answer = self._connection.execute(f"SELECT * FROM ({query}) {ranked} {order}", [*values, *wanted])
-            return [column[0] for column in answer.description or ()], answer.fetchmany(_BATCH)
+            result = self._connection.execute(f"SELECT * FROM ({query}) {ranked} {order}", [*values, *wanted])
+            return [column[0] for column in result.description or ()], result.fetchmany(_BATCH)
 
         names, rows = self._ask(ALL_TIME, question, view=view)
         trace: list[dict[str, Any]] = []
@@ -266,19 +266,19 @@ class LocalReader(Closing):
         return [(name, KINDS[kind].lower() if 0 <= kind < len(KINDS) else str(kind)) for name, kind in rows]
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
-        """Yield the selected spans as `Reader.iter_otlp` says."""
+        """Yield the selected spans as `Reader.iter_otlp` specifies."""
         with self.relations(selection) as relations:
             if relations.reason is not None:
                 cuts.append(relations.reason)
-            # Once, and in order of time: whatever is written so is read again in parts.
-            answer = relations.connection.execute(
+            # Once, and in order of time: a file written so can be read in parts.
+            result = relations.connection.execute(
                 "SELECT stored FROM whole ORDER BY start_unix_nano, trace_id, span_id"
             )
-            while rows := answer.fetchmany(_IN_MESSAGE):
+            while rows := result.fetchmany(_IN_MESSAGE):
                 yield request_of(row for (row,) in rows)
 
     def spans_after(self, cursor: int | None) -> tuple[list[SpanRow], int]:
-        """Return what was acknowledged after `cursor`, and the next cursor; None: nothing yet, only the cursor."""
+        """Return the spans acknowledged after `cursor`, and the next cursor; None: no spans yet, only the cursor."""
         view = self._view()
         newest = view.last
         if cursor is None or newest <= cursor:
@@ -292,7 +292,7 @@ class LocalReader(Closing):
         return distinct(_span_rows(found)), newest
 
     def counted(self, selection: Selection) -> list[Counted]:
-        """Return what services have counted themselves in the selection's time."""
+        """Return counts that services have sent in the selection's time."""
         found = counts.read(self._folder, selection.since_ns, selection.until_ns)
         return [one for one in found if selection.service in (None, one.service)]
 
@@ -315,7 +315,7 @@ class LocalReader(Closing):
         return replace(selection, since_ns=rows[-1][0]) if len(rows) > selection.limit else selection
 
     def has(self, selection: Selection) -> bool:
-        """Tell whether there is any such request."""
+        """Return whether there is any such request."""
         where, values = search.of_selection(selection)
         window = (selection.since_ns, selection.until_ns)
         question = f"WHERE {where} LIMIT 1"
@@ -361,7 +361,7 @@ class LocalReader(Closing):
         trace_id: bytes | None = None,
         view: View | None = None,
     ) -> T:
-        """Return the answer to a question over what the store holds of a time window, or of a trace, now or in `view`.
+        """Return the result of a query over the spans of a time window, or of a trace, now or in `view`.
 
         Of a trace, columns without a value may be missing. Asked again where a file was replaced by a larger one just
         before DuckDB opened it.
@@ -387,9 +387,9 @@ class LocalReader(Closing):
         return self._connection.execute(query, list(values)).fetchall()
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        answer = self._connection.execute(query, list(values))
-        names = [column[0] for column in answer.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+        result = self._connection.execute(query, list(values))
+        names = [column[0] for column in result.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 def _by_trace(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""After a crash: what was acknowledged and did not reach the table."""
+"""After a crash: move acknowledged spans from the log into the table."""
 
 from __future__ import annotations
 

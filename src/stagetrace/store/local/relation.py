@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stagetrace.store.local.duplicates import Distinct
     from stagetrace.store.local.view import View
 
-MEMORY: Final = "256MB"  # of a database that answers questions as long as a process lives
+MEMORY: Final = "256MB"  # of a database that lives as long as its process
 ALL_TIME: Final = (-(2**63), 2**63 - 1)
 
 
@@ -45,7 +45,7 @@ def stored(view: View, files: Sequence[File], tail: Distinct | None, *, later: b
 
 
 def stored_values(view: View, files: Sequence[File], tail: Distinct | None) -> str:
-    """Return a query as `stored` does, without columns that nothing has a value of: planned in a fourth of the time."""
+    """Return a query as `stored` does, without columns that have no value: planned in a fourth of the time."""
     parts = _of_files(view, files, tail)
     if tail is not None and tail.spans.num_rows:
         parts.append("SELECT * FROM tail")
@@ -62,7 +62,7 @@ def _of_files(view: View, files: Sequence[File], tail: Distinct | None, more: st
 
 
 def register(connection: DuckDBPyConnection, tail: Distinct | None) -> None:
-    """Make what `stored` needs of a tail known to a connection."""
+    """Register the tables of a tail, which `stored` reads, with a connection."""
     for name, table in (("tail", tail and tail.spans), ("replaced", tail and tail.replaced)):
         if table is not None:
             connection.register(name, table)
@@ -94,7 +94,7 @@ def _quoted(text: str) -> str:
 def database(memory: str | None = None, threads: int | None = None) -> DuckDBPyConnection:
     """Return a new in-memory database; it may use disk beyond `memory`.
 
-    One that lives long needs that limit: what it keeps of each file it ever read (50 kB) goes only where room is short.
+    A long-lived one needs that limit: its cache of each file it ever read (50 kB) shrinks only where room is short.
     """
     connection = connect()
     if memory is not None:

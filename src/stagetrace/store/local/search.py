@@ -1,4 +1,4 @@
-"""Conditions on stored columns: what a selection means, and what a search of Jaeger's means."""
+"""Conditions on stored columns for a selection, and for a search of Jaeger's."""
 
 from __future__ import annotations
 

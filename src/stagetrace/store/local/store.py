@@ -44,16 +44,16 @@ COUNTS: Final = (
     *("requests", "spans_accepted", "spans_rejected", "spans_duplicate", "spans_expired"),
     "files_merged",
 )
-MAKE_ROOM: Final = "free some, or keep less with --retention; what is stored can be read all the same"
+MAKE_ROOM: Final = "free some, or keep less with --retention; stored spans can still be read"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class StoreFull(StoreError):  # noqa: N818 - reads as what it says
+class StoreFull(StoreError):  # noqa: N818 - a state, not a fault
     """Say that the disk has no room: nothing of the request was kept, and it may be sent again later."""
 
 
 class Limits(NamedTuple):
-    """What a store may keep and must leave."""
+    """Limits of a store: what it may keep, and the disk space that it leaves."""
 
     retention_s: float | None
     retention_bytes: int | None
@@ -61,7 +61,7 @@ class Limits(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """What became of a request: spans on disk, spans refused and why."""
+    """The outcome of a request: spans on disk, spans refused and why."""
 
     accepted: int
     rejected: int
@@ -148,7 +148,7 @@ class LocalStore(Closing):
         return Appended(decoded.accepted, decoded.rejected, decoded.reason)
 
     def append_counts(self, points: Sequence[Point]) -> None:
-        """Store what services have counted of their requests; return when it is on disk. Raise StoreError."""
+        """Store the counts that services have sent; return when they are on disk. Raise StoreError."""
         self._exact.append(points)
 
     def reader(self) -> LocalReader:
@@ -194,7 +194,7 @@ class LocalStore(Closing):
         return self._change(lambda table: table.prune(before_ns))
 
     def stats(self) -> dict[str, int]:
-        """Return counts since the store was opened, and what it holds now."""
+        """Return counts since the store was opened, and its present size."""
         with self._state:
             files = self._snapshot.files.values()
             tails = [tail for tail in (self._moving, self._tail) if tail is not None]
@@ -217,7 +217,7 @@ class LocalStore(Closing):
             self._state.notify_all()
         self._flusher.join()
         try:
-            # What stays in the log for want of room, the next open reads from there.
+            # Requests that stay in the log for want of room are read at the next open.
             with contextlib.suppress(OSError):
                 self.flush()
             self._table.vacuum(0)
@@ -296,7 +296,7 @@ class LocalStore(Closing):
         time.sleep(_RETRY_S)
 
     def _tidy(self) -> None:
-        """Merge small files and drop what is older or more than the limits say."""
+        """Merge small files and drop spans beyond the limits of age and size."""
         limits = self._limits
         dropped = 0
         if limits.retention_s is not None:

@@ -200,7 +200,7 @@ def _groups(files: list[File], *, everything: bool) -> list[list[File]]:
 
 
 def _fit(files: Sequence[File]) -> bool:
-    """Tell whether files, in order of time, may become one."""
+    """Return whether files, in order of time, may become one."""
     rows, raw = sum(one.rows for one in files), sum(one.raw for one in files)
     most = MERGED_BYTES if parquet.is_sequence(files) else SORTED_BYTES
     return rows <= MERGED_ROWS + MERGED_ROWS // 4 and raw <= most

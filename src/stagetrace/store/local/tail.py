@@ -43,7 +43,7 @@ class Tail:
             self._seal()
 
     def over(self, rows: int, size: int) -> bool:
-        """Tell whether it holds at least so many spans or bytes."""
+        """Return whether it holds at least so many spans or bytes."""
         return self.rows >= rows or self.bytes >= size
 
     def tables(self) -> list[pa.Table]:
