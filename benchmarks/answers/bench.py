@@ -1,6 +1,6 @@
 """How good the load generator of `stagetrace bench` is: python -m benchmarks.answers.bench [PART ...].
 
-Parts: `overhead` (an idle fast server, against a plain loop over one socket), `clients` (what a request costs this
+Parts: `overhead` (an idle fast server, against a plain loop over one socket), `clients` (the cost of a request for this
 process, against aiohttp and httpx), `most` (the highest rate that it sends), `theory` (latency at a server with one
 worker, against M/D/1 and M/M/1), `search` (how often the interval of --find holds the true rate, simulated).
 """

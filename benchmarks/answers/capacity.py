@@ -1,8 +1,8 @@
-"""How right `stagetrace capacity` is: about simulated queues, whose limit is known, and about a real service.
+"""Accuracy of `stagetrace capacity`: on simulated queues, whose limit is known, and on a real service.
 
 Queues have k servers, times in service of 20 ms on average, and Poisson arrivals whose rate is stepped up, to a share
-of what the servers do. For each kind: how often a peak is told, how far it is off, how often its interval holds the
-truth; and of loads without a limit, how often one is told all the same. With --served, a service of four workers of
+of the servers' capacity. For each kind: how often a peak is reported, its error, how often its interval holds the
+truth; and for loads without a limit, how often one is reported anyway. With --served, a service of four workers of
 20 ms is recorded while clients in closed loops drive it to its end.
 """
 
@@ -48,7 +48,9 @@ CLIENTS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 28)
 
 def queues(seeds: int) -> None:
     """Print a line for each kind of queue and each greatest load."""
-    print("| queue | load up to | peak told | error, median (greatest) | interval holds it |\n|---|--:|--:|--:|--:|")
+    print(
+        "| queue | load up to | peak reported | error, median (greatest) | interval holds it |\n|---|--:|--:|--:|--:|"
+    )
     for name, (servers, draw) in KINDS.items():
         for top in TOPS:
             progress(f"{name} to {top}")
@@ -62,14 +64,14 @@ def queues(seeds: int) -> None:
 
 
 def _cells(found: Sequence[tuple[float | None, tuple[float, float | None] | None]], truth: float) -> str:
-    told = [(peak, ends) for peak, ends in found if peak is not None and ends is not None]
-    share = f"{len(told)} of {len(found)}"
-    if not told:
+    reported = [(peak, ends) for peak, ends in found if peak is not None and ends is not None]
+    share = f"{len(reported)} of {len(found)}"
+    if not reported:
         return f"{share} | - | -"
-    errors = [100 * (peak / truth - 1) for peak, _ in told]
-    held = sum(low <= truth <= (np.inf if high is None else high) for _, (low, high) in told)
+    errors = [100 * (peak / truth - 1) for peak, _ in reported]
+    held = sum(low <= truth <= (np.inf if high is None else high) for _, (low, high) in reported)
     greatest = max(errors, key=abs)
-    return f"{share} | {np.median(errors):+.1f} % ({greatest:+.1f} %) | {held} of {len(told)}"
+    return f"{share} | {np.median(errors):+.1f} % ({greatest:+.1f} %) | {held} of {len(reported)}"
 
 
 def without_end(chance: np.random.Generator) -> Requests:
@@ -84,14 +86,14 @@ def steady_with_spells(chance: np.random.Generator) -> Requests:
 
 
 def varying_with_spells(chance: np.random.Generator) -> Requests:
-    """Return requests whose rate goes up and down, slowed down by something else one minute in four."""
+    """Return requests whose rate goes up and down, slowed down from outside one minute in four."""
     arrivals = np.sort(chance.uniform(0, 3600, 120_000))
     start = arrivals[chance.random(len(arrivals)) < 0.55 - 0.45 * np.cos(arrivals / 3600 * 4 * np.pi)]
     return _slowed(chance, start, (start // 240).astype(int) % 4 == 1, 0.2)
 
 
 def one_rate(chance: np.random.Generator) -> Requests:
-    """Return requests of a pool of four at 60 % of what it does, all the time."""
+    """Return requests of a pool of four at 60 % of its capacity, all the time."""
     return queue(4, (0.6,), 300, exponential, int(chance.integers(2**31)))
 
 
@@ -101,8 +103,8 @@ def _slowed(chance: np.random.Generator, start: np.ndarray, slow: np.ndarray, sl
 
 
 def false_peaks(seeds: int) -> None:
-    """Print of each load that shows no limit how often one is told."""
-    print("\n| load without a limit to be seen | peak told |\n|---|--:|")
+    """Print for each load without a limit how often one is reported."""
+    print("\n| load without a visible limit | peak reported |\n|---|--:|")
     loads: tuple[Callable[[np.random.Generator], Requests], ...] = (
         without_end,
         steady_with_spells,
@@ -111,12 +113,12 @@ def false_peaks(seeds: int) -> None:
     )
     for made in loads:
         progress(made.__name__)
-        told = sum(ask(made(np.random.default_rng(seed)))[0].peak_per_s is not None for seed in range(seeds))
-        print(f"| {(made.__doc__ or '').removeprefix('Return requests ').rstrip('.')} | {told} of {seeds} |")
+        reported = sum(ask(made(np.random.default_rng(seed)))[0].peak_per_s is not None for seed in range(seeds))
+        print(f"| {(made.__doc__ or '').removeprefix('Return requests ').rstrip('.')} | {reported} of {seeds} |")
 
 
 def served(each_s: float) -> None:
-    """Print what is said of a real pool, beside what its clients got."""
+    """Print the answer for a real pool, beside the rate that its clients measured."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         services.allowed = True
@@ -138,13 +140,13 @@ def served(each_s: float) -> None:
         found = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=False).stdout)
         print(f"\nclients: {', '.join(f'{count}: {rate:.0f}/s' for count, rate in zip(CLIENTS, rates, strict=True))}")
         print(
-            f"told: {found['sentence']}\nthe clients' greatest rate: {max(rates):.1f}/s; four workers of 20 ms: 200/s"
+            f"answer: {found['sentence']}\nthe clients' greatest rate: {max(rates):.1f}/s; four workers of 20 ms: 200/s"
         )
         print(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
 
 
 def main() -> None:
-    """Run what is asked for."""
+    """Run the selected parts."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,7 +1,7 @@
 """Measure how well `drift` finds new levels, how often it gives a false alarm, and how late an alarm of --watch is.
 
 Levels: series of 60, 200 and 1,000 values with 1, 2 and 6 steps, in eleven kinds of noise, against PELT of
-`ruptures` with the usual penalty (2 log n times the variance of the noise, told from differences). A mark counts if it
+`ruptures` with its default penalty (2 log n times the variance of the noise, from differences). A mark counts if it
 is within five values. Alarms: months of steps of five minutes without change, looked at as --watch
 does, a day at a time. Delays: steps of time from a change to its alarm.
 """
@@ -156,11 +156,11 @@ def months(count: int, every: int) -> None:
         alarms = 0
         for _ in range(count):
             values = np.maximum(make(rng, 30 * DAY + window), 0.1)
-            told = Alarms()
+            alarmed = Alarms()
             for end in range(window, len(values), every):
                 one = track(values[end - window : end])
                 moved = Track(*(*_fields(one)[:5], NOON + (end - window) * STEP_NS, *_fields(one)[6:]))
-                alarms += len(told.new(drift.look([moved], alarms=ALARMS)))
+                alarms += len(alarmed.new(drift.look([moved], alarms=ALARMS)))
         print(f"  {name:20} {alarms}", flush=True)
 
 
@@ -177,9 +177,9 @@ def delays(repeat: int) -> None:
         for _ in range(repeat):
             values = SERVED["log-normal"](rng, 2 * DAY)
             values[DAY:] *= 1 + size
-            told = Alarms()
+            alarmed = Alarms()
             for end in range(DAY + 1, 2 * DAY):
-                if told.new(drift.look([track(values[end - DAY : end])], alarms=ALARMS)):
+                if alarmed.new(drift.look([track(values[end - DAY : end])], alarms=ALARMS)):
                     took.append(end - DAY)
                     break
         middle, late = (np.quantile([*took, *[np.inf] * (repeat - len(took))], q, method="lower") for q in (0.5, 0.9))
@@ -187,9 +187,9 @@ def delays(repeat: int) -> None:
 
 
 def main() -> None:
-    """Print all of it, or what is named."""
+    """Print all parts, or the named ones."""
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    given.add_argument("what", nargs="*", help="levels, answers, months, delays; default: all")
+    given.add_argument("parts", nargs="*", help="levels, answers, months, delays; default: all")
     given.add_argument("--repeat", type=int, default=20)
     given.add_argument("--months", type=int, default=3)
     given.add_argument("--every", type=int, default=4, help="steps between two looks of a watch")
@@ -201,7 +201,7 @@ def main() -> None:
         "delays": lambda: delays(args.repeat),
     }
     for name, part in parts.items():
-        if not args.what or name in args.what:
+        if not args.parts or name in args.parts:
             part()
 
 

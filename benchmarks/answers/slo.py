@@ -30,7 +30,7 @@ CASES = [
 
 def sampled(target: float, requests: int, probability: float, runs: int, chance: np.random.Generator) -> dict[str, Any]:
     """Return how intervals out of samples do, of a service that keeps its objective just so on average."""
-    held = missed_wrongly = missed = told = 0
+    held = missed_wrongly = missed = intervals = 0
     widths = []
     for _ in range(runs):
         breaches = int(chance.binomial(requests, 1 - target))
@@ -41,7 +41,7 @@ def sampled(target: float, requests: int, probability: float, runs: int, chance:
         known = attained(found)
         if known is None:
             continue
-        told += 1
+        intervals += 1
         truth = 1 - breaches / requests
         held += known.low <= truth <= known.high
         widths.append(known.high - known.low)
@@ -52,9 +52,9 @@ def sampled(target: float, requests: int, probability: float, runs: int, chance:
         "target": target,
         "requests": requests,
         "probability": probability,
-        "coverage": held / told,
-        "missed": missed / told,
-        "wrongly": missed_wrongly / told,
+        "coverage": held / intervals,
+        "missed": missed / intervals,
+        "wrongly": missed_wrongly / intervals,
         "width": float(np.median(widths)),
     }
 

@@ -135,9 +135,9 @@ def test_our_messages_have_the_fields_of_jaegers() -> None:
     theirs = _descriptor(content)
     fields = {one.name: {f.name: (f.number, f.label, f.type) for f in one.field} for one in theirs.message_type}
     for name in storage_api.MESSAGES:
-        message = storage_api._POOL.FindMessageTypeByName(f"{storage_api.PACKAGE}.{name}")
+        message: Any = storage_api._POOL.message(name)
         copy = descriptor_pb2.DescriptorProto()
-        message.CopyToProto(copy)
+        message.DESCRIPTOR.CopyToProto(copy)
         assert {f.name: (f.number, f.label, f.type) for f in copy.field} == fields[name]
     (service,) = theirs.service
     assert {storage_api.path(method.name) for method in service.method} == {

@@ -53,7 +53,7 @@ def target_of(objective: str | None, target: str | None) -> Target:
 
 
 class Counts(NamedTuple):
-    """What became of some requests, as sums of weights: how many requests each stored one stands for.
+    """The outcomes of some requests, as sums of weights: how many requests each stored one stands for.
 
     `spread` is the sum of w (w - 1) over the good ones, `most` the greatest weight that one can have.
     """
@@ -76,7 +76,7 @@ class Counts(NamedTuple):
 
     @property
     def sample(self) -> Sample:
-        """Return what the counts are made of."""
+        """Return the sample that the counts are made of."""
         return Sample(self.stored, is_estimate=self.is_sampled, is_unknown=self.is_unknown)
 
 
@@ -103,7 +103,7 @@ def counts(rows: Iterable[Mapping[str, Any]]) -> Counts:
 
 
 class Attained(NamedTuple):
-    """The share of the judged requests that met their objective, and what 95 % of such intervals hold.
+    """The share of the judged requests that met their objective, with a 95 % interval.
 
     Of exact counts the share is the truth about these requests, and the interval (Clopper and Pearson, 1934) one for
     the chance with which the service meets the objective. Of a sample, both are about these requests.

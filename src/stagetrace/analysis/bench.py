@@ -143,7 +143,7 @@ def quantile(ordered: NDArray[np.float64], percentile: float) -> float | None:
 
 
 def at_most(ordered: NDArray[np.float64], percentile: float, confidence: float = CONFIDENCE) -> float | None:
-    """Return what the percentile is at most, with this confidence: the early-stopping estimate; None if unknown.
+    """Return the upper bound of the percentile, with this confidence: the early-stopping estimate; None if unknown.
 
     It is the greatest of ascending values after as many as may be over are discarded.
     """
@@ -156,7 +156,7 @@ def at_most(ordered: NDArray[np.float64], percentile: float, confidence: float =
 
 @dataclass(frozen=True)
 class Step:
-    """What was measured at one rate. Latencies count from the intended start; failed requests count as infinite."""
+    """The result at one rate. Latencies count from the intended start; failed requests count as infinite."""
 
     rate: float  # requests per second, as planned
     achieved_rate: float | None  # answered requests per second, from the first intended start to the last response
@@ -183,7 +183,7 @@ class Step:
 
 
 class Sends(NamedTuple):
-    """What became of the requests of one rate, in the order of their intended starts; all arrays are of one length."""
+    """The outcomes of the requests of one rate, in the order of their intended starts; all arrays are of one length."""
 
     due_s: NDArray[np.float64]
     latency_ms: NDArray[np.float64]  # from the intended start; infinite if it failed
@@ -192,7 +192,7 @@ class Sends(NamedTuple):
 
 
 def step(sends: Sends, rate: float, objective: Objective | None, percentile: float = 0.99) -> Step:
-    """Return what the requests of one rate show; `percentile` is what must be established without an objective."""
+    """Return the result of the requests of one rate; `percentile` is the one to establish without an objective."""
     count = len(sends.latency_ms)
     ordered = np.sort(sends.latency_ms)
     answered = ordered[np.isfinite(ordered)]

@@ -37,7 +37,7 @@ def parts_of(
     server_ms: NDArray[np.float64],
     stages_ms: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, NDArray[np.float64]]:
-    """Return each part of the latencies, in ms. Stages that a request lacks are 0, as is what clocks make negative."""
+    """Return each part of the latencies, in ms. Stages that a request lacks are 0, as are negative parts."""
     outside = np.maximum(0.0, latency_ms - late_ms - server_ms)
     parts = {GENERATOR: np.maximum(0.0, late_ms), OUTSIDE: outside}
     return {**{stage: np.nan_to_num(values, nan=0.0) for stage, values in stages_ms.items()}, **parts}

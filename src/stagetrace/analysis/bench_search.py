@@ -23,7 +23,7 @@ _APART: Final = 1.25
 
 
 class Tried(NamedTuple):
-    """A rate that was tried: how many requests it had, how many were over, and what that shows."""
+    """A rate that was tried: how many requests it had, how many were over, and the verdict."""
 
     rate: float
     requests: int
@@ -60,7 +60,7 @@ class Search:
     most: float | None = None  # no rate above this is tried
 
     def next_rate(self, tried: Sequence[Tried]) -> Next | None:
-        """Return what to try next; None if that is known well enough."""
+        """Return the next rate to try; None if the result is known well enough."""
         low, high = self._bracket(tried)
         if high is None:
             return self._up(tried, low)
@@ -84,7 +84,7 @@ class Search:
         return None
 
     def found(self, tried: Sequence[Tried]) -> Found:
-        """Return what is known."""
+        """Return the result so far."""
         low, _ = self._bracket(tried)
         broken = [one.rate for one in tried if one.sure == BROKEN]
         surely_high = min(broken, default=None)

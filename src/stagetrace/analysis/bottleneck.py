@@ -1,4 +1,4 @@
-"""Which stage takes the time of requests, at the median and in the tail, and what it would bring to shorten it.
+"""Which stage takes the time of requests, at the median and in the tail, and the gain of shortening it.
 
 A share is conditional on the total: among the requests whose total lies in a band of ranks around a percentile, the
 time of a stage, by weight, over the time of all. Requests come in bins of 1 % of duration; of a bin at the edge of a
@@ -197,7 +197,7 @@ def _intervals(bins: Bins, band: Band, percentile: str) -> list[list[float]] | N
 
 
 def _with_quantiles(source: Source, name: str, by: Sequence[str], groups: list[Group]) -> list[Group]:
-    """Return groups with the percentiles of their totals, and what these were if a stage took less."""
+    """Return groups with the percentiles of their totals, and their values if a stage took less."""
 
     def asked(stage: str, cut: float) -> dict[By, list[float]]:
         rows = source.reduce(name, by, stage=stage, cut=cut)

@@ -296,7 +296,7 @@ def _doubt(law: Fit, found: Sequence[Level], noise: float, busiest_per_s: float)
 
 
 def plan(one: Capacity, rate: float | None = None, share: float | None = None) -> Plan:
-    """Return what one instance can be given: the greatest load seen at which all lower ones kept the objective too.
+    """Return the load that one instance takes: the greatest load seen at which all lower ones kept the objective too.
 
     `share` of requests (0.99 for p99) within the bound that `ask` was given; without it, of those judged, `TARGET` that
     met their objectives, if any load keeps these. Never more than 70 % of the peak. `rate`: requests per second in all.

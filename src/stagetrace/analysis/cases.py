@@ -61,7 +61,7 @@ _TIMES: Final = ("_ms", ".ms", "_ns", "_us", "_seconds", "duration", "latency")
 
 @dataclass(frozen=True)
 class Cases:
-    """Requests, breaches (or slow ones) first; `weights` add up to what is stored of each kind."""
+    """Requests, breaches (or slow ones) first; `weights` add up to the stored number of each kind."""
 
     rows: Sequence[Mapping[str, Any]]
     breached: Array
@@ -75,7 +75,7 @@ class Cases:
 
     @property
     def strata(self) -> list[tuple[str, str]]:
-        """Return what each request is compared within."""
+        """Return the stratum of each request."""
         return [(row["service"], row["path"]) for row in self.rows]
 
     @property

@@ -1,4 +1,4 @@
-"""What distinguishes breaches from good requests of the same route: values of attributes, and pairs of them.
+"""Differences of breaches from good requests of the same route: values of attributes, and pairs of them.
 
 Every value (and pair) is tested against the requests of the same stratum that lack it, and only for a higher risk: what
 lowers the risk is what the others lack. The test is Fisher's, one-sided, conditional on both margins; over several
@@ -57,7 +57,7 @@ class Contrast:
 
 
 class Found(NamedTuple):
-    """What `search` found, out of how many tests."""
+    """The findings of `search`, and the number of tests."""
 
     contrasts: tuple[Contrast, ...]
     tests: int
@@ -75,7 +75,7 @@ def contrast(
     weights: Sequence[float] | None = None,
     strata: Sequence[object] | None = None,
 ) -> list[Contrast]:
-    """Return what distinguishes breached requests from the others, what explains most breaches first.
+    """Return the differences of breached requests from the others, those that explain most breaches first.
 
     Args:
         attributes: Key -> its text of each request, None where that lacks it.
@@ -97,7 +97,7 @@ def search(
     weights: Sequence[float] | None = None,
     strata: Sequence[object] | None = None,
 ) -> Found:
-    """Return what `contrast` does, and out of how much."""
+    """Return the findings of `contrast`, and the number of tests."""
     labels = np.asarray(breached, dtype=bool)
     lengths = {len(column) for column in attributes.values()}
     lengths |= {len(one) for one in (weights, strata) if one is not None}

@@ -122,7 +122,7 @@ def _costs(of: Ranked, q: float, *, sequential: bool) -> tuple[Floats, Floats, F
 
 
 def _relative(pairs: _Pairs) -> tuple[float, float]:
-    """Return between what (b - a) / a lies, of durations: none where a may be negative; equal zeros do not differ."""
+    """Return the interval of (b - a) / a, of durations: none where a may be negative; equal zeros do not differ."""
     low_a = np.where((pairs.low_a == -np.inf) & (pairs.high_a > 0), 0.0, pairs.low_a)
     if float(np.min(low_a)) < 0:
         return -math.inf, math.inf

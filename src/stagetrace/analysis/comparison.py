@@ -150,7 +150,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is asked of each part, at which level."""
+    """The quantiles to compare of each part, and the confidence level."""
 
     quantiles: tuple[float, ...]
     alpha: float

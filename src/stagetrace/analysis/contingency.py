@@ -61,7 +61,7 @@ class Risk(NamedTuple):
 
 
 class Counts:
-    """Requests that are counted: which are breached, how many each stands for, what they are compared within."""
+    """Requests that are counted: which are breached, how many each stands for, and their strata."""
 
     def __init__(
         self, breached: Array, weights: Sequence[float] | None = None, strata: Sequence[object] | None = None
@@ -233,7 +233,7 @@ def _matched_tail(x: Array, mean: Array, variance: Array) -> Array:
 
 
 def more_than_sum(counts: Counts, both: Cells, first: Cells, second: Cells, neither: Cells) -> Array:
-    """Return by how many standard errors the risk of both exceeds what each of two causes adds by itself.
+    """Return by how many standard errors the risk of both exceeds the sum of two single causes.
 
     Independent causes at most add up, so that more than that is a cause of its own (Rothman's additive interaction).
     """

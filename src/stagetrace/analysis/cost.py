@@ -1,4 +1,4 @@
-"""What requests cost: the time of instances and tokens, divided among them to the last unit, and what was idle.
+"""The cost of requests: the time of instances and tokens, divided among them to the last unit, and idle time.
 
 Each moment in which an instance has requests in flight is divided in equal parts among them; moments without are idle.
 Within a group of requests, time is divided among stages as their durations are.
@@ -45,7 +45,7 @@ _SECOND: Final = 16 * 10**9
 
 @dataclass(frozen=True)
 class Line:
-    """What one group of requests cost: those that met their objective or have none, and those that missed it apart.
+    """The cost of one group of requests: those that met their objective or have none, and those that missed it apart.
 
     Amounts are in millionths of the currency's unit, None without prices; `requests` are by weight.
     """
@@ -60,7 +60,7 @@ class Line:
 
     @property
     def per_request(self) -> float | None:
-        """Return what one request cost on average, in the currency's unit, breaches included."""
+        """Return the average cost of one request, in the currency's unit, breaches included."""
         if self.amount is None or self.breach_amount is None or not self.requests:
             return None
         return (self.amount + self.breach_amount) / MICROS / self.requests
@@ -109,7 +109,7 @@ def allocate(total: int, weights: Sequence[Fraction | float]) -> list[int]:
 
 
 def ask(source: Source, by: Sequence[str], given: Prices | None = None, window_ns: int | None = None) -> Costs:
-    """Return what the requests of a source cost, by columns, attributes or `stage` (see `divide`)."""
+    """Return the cost of a source's requests, by columns, attributes or `stage` (see `divide`)."""
     groups = [one for one in dict.fromkeys(by) if one != STAGE]
     typed = [INSTANCE_TYPE] if given is not None and any(one.instance_type for one in given.prices) else []
     keys = [SERVICE, INSTANCE, *typed]
@@ -209,7 +209,7 @@ class _Instance:
 
 @dataclass
 class _Cell:
-    """What the good requests, or the breaches, of one group took; prices in millionths, not rounded yet."""
+    """The use of the good requests, or the breaches, of one group; prices in millionths, not rounded yet."""
 
     requests: float = 0.0
     busy: Fraction = Fraction(0)
@@ -233,7 +233,7 @@ def _instances(rows: Iterable[Mapping[str, Any]]) -> _Instances:
 
 
 def _rates(instances: _Instances, given: Prices | None) -> dict[tuple[str, str | None], Fraction | None]:
-    """Return what an hour of each instance costs: all have a price or, where tokens alone do, none has."""
+    """Return the price of an hour of each instance: all have a price or, where tokens alone do, none has."""
     if given is None:
         return dict.fromkeys(instances)
     found = {key: given.per_hour(key[0], one.kind) for key, one in instances.items()}
@@ -287,7 +287,7 @@ def _idle(
     given: Prices | None,
     window_ns: int | None,
 ) -> tuple[Fraction, Fraction]:
-    """Return how long instances were paid for, and what the part of it without requests cost."""
+    """Return how long instances were paid for, and the cost of the part without requests."""
     seen = sum((Fraction(one.seen) for one in instances.values()), Fraction(0))
     idle = sum((_price(one.seen - one.busy, rates[key]) for key, one in instances.items()), Fraction(0))
     count = None if given is None else given.instances
@@ -308,7 +308,7 @@ def _idle(
 
 
 def _settle(cells: _Cells, idle: Fraction, given: Prices | None, *, is_timed: bool) -> int | None:
-    """Give each cell its amount, and return that of idle time: together the bill, or what prices come to."""
+    """Give each cell its amount, and return that of idle time: together the bill, or the sum of the prices."""
     if given is None:
         return None
     keys = sorted(cells, key=repr)
@@ -365,7 +365,7 @@ def _lines(
 def _by_stage(
     cell: _Cell, key: tuple[Any, ...], stages: Mapping[tuple[Any, ...], Mapping[str, Any]] | None
 ) -> list[tuple[str | None, _Cell]]:
-    """Divide what one cell took among stages, in proportion to their durations in it."""
+    """Divide the use of one cell among stages, in proportion to their durations in it."""
     if stages is None:
         return [(None, cell)]
     row = stages.get(key, {})
@@ -393,7 +393,7 @@ def _by_stage(
 def _others(
     rows: Iterable[Mapping[str, Any]], totals: Iterable[Mapping[str, Any]], keys: Sequence[str], counted: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return what there is beside the groups that there was room for: totals by `keys`, less that of the rows."""
+    """Return the rest beside the listed groups: totals by `keys`, less those of the rows."""
     known: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(lambda: dict.fromkeys(counted, 0))
     for row in rows:
         sums = known[_key(row, keys)]

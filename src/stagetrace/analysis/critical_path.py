@@ -36,7 +36,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Path:
-    """The critical path of one root, and what was done to the spans to find it."""
+    """The critical path of one root, and the corrections of the spans."""
 
     segments: tuple[Segment, ...]  # by time; they partition the root's interval
     places: frozenset[int]  # of the spans on it, and of those above these
@@ -49,7 +49,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Portion:
-    """What the spans of one service and name take of several critical paths."""
+    """The share of the spans of one service and name in several critical paths."""
 
     service: str
     name: str
@@ -59,7 +59,7 @@ class Portion:
 
 
 def aggregated(paths: Iterable[Path]) -> list[Portion]:
-    """Return who takes the time of several critical paths, most time first; shares add up to 1."""
+    """Return the spans that take the time of several critical paths, most time first; shares add up to 1."""
     took: Counter[tuple[str, str]] = Counter()
     on: Counter[tuple[str, str]] = Counter()
     for path in paths:
@@ -77,13 +77,13 @@ def critical_path(spans: Sequence[Any]) -> list[Segment]:
 
 
 def on_path(spans: Sequence[Any]) -> set[int]:
-    """Return the places of the spans that are on the critical path, or above what is, of each root."""
+    """Return the places of the spans that are on the critical path of each root, or above one that is."""
     tree = span_tree(spans)
     return {place for root in tree.roots for place in path_of(tree, root).places}
 
 
 def path_of(tree: Tree, root: int | None = None) -> Path:
-    """Return the critical path of a span and what is below it; `root` is its place, by default the trace's root.
+    """Return the critical path of a span and its descendants; `root` is its place, by default the trace's root.
 
     From the end of a span back: the child that ended last, at or before this moment, is waited for, and the path goes
     on within it; then, before its start, the child that ended last at or before that. Where no child is waited for, the

@@ -36,7 +36,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """What distinguishes breaches, and its evidence."""
+    """A difference of breaches, and its evidence."""
 
     contrast: Contrast
     evidence: Evidence
@@ -44,7 +44,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class StageShift:
-    """What breaches spend in a stage more than good requests of the same mix of routes; ms are means."""
+    """The extra time of breaches in a stage, over good requests of the same mix of routes; ms are means."""
 
     stage: str
     excess_ms: float
@@ -81,7 +81,7 @@ class Diagnosis:
 
 
 def diagnose(cases: Cases) -> Diagnosis:
-    """Return what distinguishes breaches from good requests; nothing where there are fewer than five of either."""
+    """Return the differences of breaches from good requests; none where there are fewer than five of either."""
     bad, good = int(cases.breached.sum()), int((~cases.breached).sum())
     if min(bad, good) < LEAST:
         return Diagnosis((), (), _verdicts(cases, np.zeros(len(cases.rows))), (), 0, (), None, bad, good)
@@ -118,7 +118,7 @@ def _baseline(cases: Cases, strata: Sequence[tuple[str, str]]) -> Array:
 
 
 def evidence(cases: Cases, rows: Array, baseline: Array) -> Evidence:
-    """Return what there is to see of some breaches."""
+    """Return the evidence of some breaches."""
     some = [cases.rows[place] for place in rows]
     took = np.array([row["duration_ms"] for row in some], float)
     starts = [row["start_unix_nano"] for row in some]

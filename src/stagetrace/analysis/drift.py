@@ -127,7 +127,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found of one track: `detectable` is the relative step, lasting a quarter of it, that would be seen."""
+    """The result for one track: `detectable` is the relative step, lasting a quarter of it, that would be seen."""
 
     track: Track
     changes: tuple[Change, ...]

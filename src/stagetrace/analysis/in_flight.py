@@ -35,7 +35,7 @@ _NEIGHBOURS: Final = 2  # buckets on either side that predict the load of one
 
 
 class Level(NamedTuple):
-    """What one instance did while so many requests were in flight in it; shares are None where nothing was judged."""
+    """Results of one instance while so many requests were in flight; shares are None where nothing was judged."""
 
     in_flight: float
     per_s: float
@@ -51,7 +51,7 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True)
 class Buckets:
-    """What happened in buckets of time that follow each other."""
+    """The results in consecutive buckets of time."""
 
     in_flight: Numbers
     done: Numbers
@@ -197,5 +197,5 @@ def _starts(load: Numbers, apart: Numbers) -> list[int]:
 
 
 def _spread(rates: Numbers, mean: float, width_s: float) -> float:
-    """Return the standard deviation of rates, less what counts of chance arrivals have."""
+    """Return the standard deviation of rates, less that of random arrivals."""
     return float(max(0.0, ((rates - mean) ** 2).mean() - mean / width_s) ** 0.5)

@@ -58,7 +58,7 @@ def spread(off: Floats) -> float:
 
 
 def trimmed(differences: Floats) -> float:
-    """Return the standard deviation of what differs from 0, from its smallest 85 %: the rest may be steps."""
+    """Return the standard deviation of the values other than 0, from their smallest 85 %: the rest may be steps."""
     squares = np.sort(differences * differences)
     kept = squares[: max(1, int(0.85 * len(squares)))]
     return float(np.sqrt(kept.mean() / 0.5605)) if len(kept) else 0.0
@@ -152,7 +152,7 @@ def chosen(rows: list[tuple[int, float, int, int]], size: int) -> Indices:
 
 
 class Segments:
-    """The series cut at `splits`, with what the tests of a cut need."""
+    """The series cut at `splits`, with the sums that tests of a cut need."""
 
     def __init__(self, values: Floats, splits: Indices, noise: Noise) -> None:
         """Sum each segment up."""

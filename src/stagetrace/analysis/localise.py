@@ -1,4 +1,4 @@
-"""Which service is to blame where traces are slow or fail: what of their time and errors exceeds the normal, and whose.
+"""Which service is to blame where traces are slow or fail: their excess of time and errors over the normal, by service.
 
 The critical path of a trace divides its whole duration among spans, so that the differences of their shares between
 slow and normal traces add up to the difference of the whole. What a span does itself is its service's; the time between
@@ -46,7 +46,7 @@ _FLIP: Final = 0.3  # of an edge's excess: evidence that its caller must show in
 
 @dataclass(frozen=True)
 class Culprit:
-    """What one service added to the slow traces; ms are means over traces, along the critical path."""
+    """The excess of one service in the slow traces; ms are means over traces, along the critical path."""
 
     service: str
     operation: str  # the one with most of it

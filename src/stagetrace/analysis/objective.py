@@ -1,4 +1,4 @@
-"""What a latency is asked to keep: a percentile and its limit. Needs no library."""
+"""The objective of a benchmark: a percentile and its limit. Needs no library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Objective(NamedTuple):
-    """A percentile in (0, 1) of the latency, and what it may be at most, in ms."""
+    """A percentile in (0, 1) of the latency, and its limit in ms."""
 
     percentile: float
     limit_ms: float

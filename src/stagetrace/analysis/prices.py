@@ -1,4 +1,4 @@
-"""What instances and tokens cost: a price file, checked."""
+"""The prices of instances and tokens: a price file, checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PriceError(ValueError):
 
 @dataclass(frozen=True)
 class Price:
-    """One line of a price file: what it is for (None: any), and what that costs, in the currency's unit."""
+    """One line of a price file: its scope (None: any) and its prices, in the currency's unit."""
 
     service: str | None = None
     model: str | None = None
@@ -53,12 +53,12 @@ class Prices:
         return any(price.per_token is not None for price in self.prices)
 
     def per_hour(self, service: str | None, instance_type: str | None) -> Fraction | None:
-        """Return what an hour of an instance costs; None if no price is given."""
+        """Return the price of an hour of an instance; None if no price is given."""
         fits = (one for one in self.prices if one.per_hour is not None and one.is_for(service, None, instance_type))
         return next((one.per_hour for one in fits), None)
 
     def per_token(self, service: str | None, model: str | None) -> tuple[Fraction, Fraction] | None:
-        """Return what a token of input, and one of output, costs; None if no price is given."""
+        """Return the prices of a token of input and of output; None if no price is given."""
         fits = (one for one in self.prices if one.per_token is not None and one.is_for(service, model, None))
         return next((one.per_token for one in fits), None)
 

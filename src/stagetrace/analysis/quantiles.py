@@ -131,7 +131,7 @@ def _tail(count: Floats, size: Floats, q: float) -> Floats:
 
 
 def log_limit(alpha: float, against: ArrayLike, *, sequential: bool) -> Floats:
-    """Return what evidence of one sample must stay below where the other sample's is `against`, to be in the interval.
+    """Return the bound on one sample's evidence where the other sample's is `against`, inside the interval.
 
     Sequential: 3/4 of the product of both mixtures, and 1/8 of each alone, stay below 1 / alpha: a supermartingale in
     whatever order the values of both samples come. Otherwise both z^2 add up to that of alpha: the interval is one of

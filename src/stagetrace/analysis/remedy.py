@@ -1,4 +1,4 @@
-"""What each segment would gain if its slowest stage were as fast as the median of the others, out of a sample."""
+"""The gain of each segment if its slowest stage were as fast as the median of the others, out of a sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAST: Final = 20  # requests of a segment in the sample, and of the others
 
 @dataclass(frozen=True)
 class Remedy:
-    """What is gained by one stage being no slower than the median of the others."""
+    """The gain if one stage were no slower than the median of the others."""
 
     stage: str  # the one with the greatest mean excess over that median
     median_ms: float  # of the other segments

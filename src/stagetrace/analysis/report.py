@@ -1,4 +1,4 @@
-"""Were objectives met in a period? Exact counts, what does not count and why, credits, incidents, and digests."""
+"""Were objectives met in a period? Exact counts, exclusions with their reasons, credits, incidents, and digests."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Tier(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What a report is about, beside the requests: times in ns since 1970."""
+    """Options of a report; times in ns since 1970."""
 
     since_ns: int
     until_ns: int
@@ -101,7 +101,7 @@ class Incident(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """The report: lines by service, route and objective, incidents by time, and what did not count, by reason."""
+    """The report: lines by service, route and objective, incidents by time, and excluded requests, by reason."""
 
     lines: tuple[Line, ...]
     requests: Counts  # all of the period

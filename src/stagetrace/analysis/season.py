@@ -27,7 +27,7 @@ _AT_MOST: Final = 2  # patterns that are sought: a day and a week
 def without_pattern(
     values: Floats, calendar: Sequence[int] = (), *, others: bool = True
 ) -> tuple[Floats, tuple[int, ...]]:
-    """Return values (at equal steps, NaN where there is none) without what they repeat, and its periods in steps.
+    """Return values (at equal steps, NaN where there is none) without their periodic part, and its periods in steps.
 
     Periods of the `calendar` (a day, a week) are taken out if two whole ones are there and one foretells the next. If
     that finds none, `others` are sought in the spectrum, of which three must be there.

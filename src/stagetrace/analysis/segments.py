@@ -65,7 +65,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Segments:
-    """The largest segments, by requests, and what all others are together."""
+    """The largest segments, by requests, and the sum of all others."""
 
     segments: tuple[Segment, ...]
     others: Segment | None
@@ -78,7 +78,7 @@ class Segments:
 
     @property
     def different(self) -> tuple[Segment, ...]:
-        """Return those whose breach share differs from the rest's (unjudged: whose latency), surest first."""
+        """Return segments whose breach share (unjudged: latency) differs from the rest's, surest first."""
         found = [one for one in self.segments if one.q_value is not None and one.q_value <= ALPHA]
         return tuple(sorted(found, key=lambda one: one.q_value or 0.0))
 

@@ -1,4 +1,4 @@
-"""What takes longer in slow requests than in normal ones of the same kind, part by part.
+"""The excess of slow requests over normal ones of the same kind, part by part.
 
 A mix of kinds that differs is no difference: normal ones are weighed to the mix of the slow ones (direct
 standardisation), and ranks are compared within kinds.
@@ -23,7 +23,7 @@ _LEAST_ALIKE: Final = 2  # normal ones of a kind
 
 
 class Timed(NamedTuple):
-    """One request or trace: what it is compared within, how long it took, and what of that each part did."""
+    """One request or trace: its stratum, its duration, and the duration of each part."""
 
     kind: tuple[str, ...]  # of whose first two parts others are, where there is none of the same kind
     took_ms: float
@@ -65,7 +65,7 @@ class Excess(NamedTuple):
 
     @property
     def sure(self) -> float:
-        """Return what it is at least, but for one standard error."""
+        """Return its lower bound, by one standard error."""
         return _sure(max(self.more - self.error, self.typical))
 
     @property
@@ -93,7 +93,7 @@ class Compared:
         self._alike = [(np.flatnonzero(ours == kind), np.flatnonzero(theirs == kind)) for kind in kinds.values()]
 
     def of_parts(self, key_of: Callable[[Any], Hashable | None] = lambda part: part) -> dict[Any, Excess]:
-        """Return the excess of what `key_of` groups the parts by; None leaves one out."""
+        """Return the excess of parts, grouped by `key_of`; a part with key None is excluded."""
         columns: list[dict[Any, Array]] = []
         for traces in (self.slow, self.normal):
             found: dict[Any, Array] = {}

@@ -50,7 +50,7 @@ class Alert(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """How one objective did, of one service, route and segment, in its window. What is not known is None."""
+    """How one objective did, of one service, route and segment, in its window. Unknown values are None."""
 
     objective: str | None
     service: str
@@ -99,7 +99,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """All objectives, the one with the least budget left first; and what was not judged by any."""
+    """All objectives, the one with the least budget left first; and the unjudged requests."""
 
     objectives: tuple[Objective, ...]
     unjudged: Counts
@@ -213,7 +213,7 @@ class _Group(NamedTuple):
     exact: Exact | None
 
     def counts(self, start: int) -> Counts:
-        """Return what became of its requests from a start on: as the service has counted, or else by weight."""
+        """Return the outcomes of its requests from a start on: the service's own counts, or else weighted ones."""
         found = counts(self.windows.rows(self.rows, start))
         if self.exact is None or not found.is_sampled:
             return found

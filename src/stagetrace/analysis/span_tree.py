@@ -1,4 +1,4 @@
-"""The tree that the spans of one trace form, on one clock: what an analysis of a trace begins with.
+"""The tree that the spans of one trace form, on one clock: the start of every analysis of a trace.
 
 Spans are duck-typed (`store.base.SpanRow` is one): `span_id`, `parent_span_id`, `service`, `kind`, `start_unix_nano`,
 `end_unix_nano`, and, if they have them, `resource` and `follows`. A span is known by its place in the sequence given,
@@ -143,7 +143,7 @@ def _clock(span: Any) -> tuple[str, str]:
 
 
 def _skew(inner: tuple[int, int], outer: tuple[int, int], *, is_call: bool) -> int:
-    """Return what has to be added to the times of a span for it to fit its parent."""
+    """Return the correction of a span's times that makes it fit its parent."""
     if inner[0] >= outer[0] and not (is_call and inner[1] > outer[1]):
         return 0
     spare = (outer[1] - outer[0]) - (inner[1] - inner[0])

@@ -44,7 +44,7 @@ class Track:
 
     @property
     def group(self) -> tuple[str, str, str | None]:
-        """Return what it is of."""
+        """Return the group of the track."""
         return self.service, self.route, self.model
 
     @property
@@ -54,7 +54,7 @@ class Track:
 
 
 class Tracks(NamedTuple):
-    """All tracks of a selection, and what of it is in none."""
+    """All tracks of a selection, and the number of requests in none."""
 
     tracks: tuple[Track, ...]
     requests: int  # stored, in all

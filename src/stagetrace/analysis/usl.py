@@ -239,7 +239,7 @@ class _Plane:
         return np.append(made, np.inf) if np.isinf(values[high]) else made
 
     def result(self, points: tuple[tuple[float, float], ...], ignored: int, allowed: Sequence[_Plane]) -> Fit:
-        """Return the law, and of knee and peak what the data show, under each of the laws that they allow for."""
+        """Return the law, with intervals of knee and peak under all laws that the data allow."""
         import numpy as np
 
         scale, knee, other = self._polished(self._best())

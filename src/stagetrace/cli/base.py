@@ -20,7 +20,7 @@ class UsageError(StagetraceError):
 
 
 class Verb(Protocol):
-    """A module that is one command. It is imported only when its command is given, so it may import what it needs."""
+    """A module that is one command. It is imported only when its command is given, so it may import freely."""
 
     DESCRIPTION: str
     """Description of the command, for its help: one to three sentences."""

@@ -93,7 +93,7 @@ def _failed(answer: Breaches) -> int:
 
 
 def owners_of(reader: Reader, entries: Sequence[Entry]) -> list[Owner]:
-    """Return who owns the time of each breach; the traces of those that waited for another service are read at once."""
+    """Return the owner of the time of each breach; traces of those that waited for another service are read at once."""
     followed = list(dict.fromkeys(one.trace_id for one in entries if one.cause == DOWNSTREAM))
     traces: dict[str, Trace | str] = dict.fromkeys(
         followed[FOLLOWED:], f"only {FOLLOWED} traces are looked into, those of the newest"
@@ -107,7 +107,7 @@ def owners_of(reader: Reader, entries: Sequence[Entry]) -> list[Owner]:
 
 
 def _owner(entry: Entry, traces: Mapping[str, Trace | str]) -> Owner:
-    """Return who owns the time of one breach, by its trace, or by why that could not be looked into."""
+    """Return the owner of the time of one breach, by its trace, or by the reason why that could not be followed."""
     if entry.cause != DOWNSTREAM:
         return _not_followed(entry)
     trace = traces.get(entry.trace_id, f"there is no trace {entry.trace_id}")
@@ -188,7 +188,7 @@ def _cells(entry: Entry, owner: Owner, zone: Zone) -> tuple[str, ...]:
 
 
 def _blamed(entry: Entry, owner: Owner) -> str:
-    """Return the slowest stage and its cause, or the way down to who owns the time."""
+    """Return the slowest stage and its cause, or the way down to the owner of the time."""
     stage = entry.stage or "-"
     if owner.last.stage == WIRE:
         below = [f"{hop.service} {hop.stage}" for hop in owner.path[1:-1]]

@@ -1,4 +1,4 @@
-"""`stagetrace cost`: what requests cost, by model, version, segment or stage, and what was idle."""
+"""`stagetrace cost`: the cost of requests, by model, version, segment or stage, and of idle time."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what requests cost and return the exit code."""
+    """Print the costs and return the exit code."""
     code, _ = ask_store(args, answer)
     return code
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
-    """Return what the requests of a selection cost."""
+    """Return the costs of the requests of a selection."""
     from stagetrace.analysis.cost import ask
     from stagetrace.analysis.prices import PriceError, prices
 
@@ -90,7 +90,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
 
 
 def _read(path: Path) -> Any:
-    """Return what a price file holds. Raise UsageError where it cannot be read."""
+    """Return the contents of a price file. Raise UsageError where it cannot be read."""
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST + 1)
@@ -165,7 +165,7 @@ def _share(part: float, whole: float) -> str:
 
 
 def _what(line: Line) -> str:
-    """Return what a line is of, in words: `model churn version 3`."""
+    """Return the name of a line: `model churn version 3`."""
     words = {"model_version": "version", "path": "route"}
     named = [f"{words.get(key, key)} {value}" for key, value in line.by.items() if value is not None]
     without = [words.get(key, key) for key, value in line.by.items() if value is None]

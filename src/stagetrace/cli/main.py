@@ -39,7 +39,7 @@ example:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors look like all others of the command."""
+    """A parser whose errors have the form of all other errors of the command."""
 
     def error(self, message: str) -> NoReturn:
         """Print the error, the likely meaning and the command for help, then exit."""

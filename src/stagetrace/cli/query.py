@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def ask(relations: Relations, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Return names and rows of one reading statement. Raise UsageError for any other, and for what DuckDB refuses."""
+    """Return names and rows of one reading statement. Raise UsageError for any other, and if DuckDB refuses it."""
     import duckdb
 
     try:

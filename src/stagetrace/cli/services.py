@@ -1,4 +1,4 @@
-"""`stagetrace services`: whose spans the store holds."""
+"""`stagetrace services`: the services that have spans in the store."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Lines:
     """Lines of requests as they come: their widths are fixed, since the rows to come are not known."""
 
     def __init__(self, zone: Zone, *, only_one: bool) -> None:
-        """Leave the service out where there is `only_one`, and what a narrow terminal has no room for."""
+        """Omit the service where there is `only_one`, and columns that do not fit a narrow terminal."""
         self._zone = zone
         self._columns = columns(zone)
         self._day = ""

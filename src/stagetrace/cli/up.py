@@ -25,7 +25,6 @@ Runs until Ctrl-C or SIGTERM. A span is acknowledged once it is on disk. Listens
 a token."""
 EXAMPLE: Final = "stagetrace up --data ./traces --retention 7d"
 _NEEDED: Final = ("uvicorn", "starlette", "zstandard", "duckdb", "numpy", "pyarrow", "deltalake")
-_DATA: Final = "~/.local/share/stagetrace"
 
 # flag -> what holds it where it is not given, and how its value is named in the help.
 _FLAGS: Final = {

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def look(reader: Reader, wanted: Selection) -> Board:
-    """Return a snapshot of what is selected."""
+    """Return a snapshot of the selection."""
     from stagetrace.store import answers
 
     with reader.relations(wanted) as relations:
@@ -92,7 +92,7 @@ def look(reader: Reader, wanted: Selection) -> Board:
 
 
 def _is_by_more(wanted: Selection) -> bool:
-    """Return whether a selection goes by what services do not count by."""
+    """Return whether a selection filters by keys that services do not count by."""
     return replace(wanted, service=None, route=None).is_filtered
 
 
@@ -117,7 +117,7 @@ def _route_json(route: Route) -> dict[str, Any]:
 
 
 def tables(board: Board, since_ns: int, zone: Zone) -> list[Table | str]:
-    """Return what people see: routes, the stages that take most of each, the newest breaches."""
+    """Return the tables: routes, the stages that take most of each, the newest breaches."""
     if not board.routes:
         return [f"No requests{since(since_ns, zone)}."]
     parts: list[Table | str] = [Table(_ROUTES, [_route(route) for route in board.routes], "Objectives and routes")]

@@ -1,1 +1,1 @@
-"""What command lines hold: the options that verbs share, times, trace ids."""
+"""Arguments on command lines: the options that verbs share, times, trace ids."""

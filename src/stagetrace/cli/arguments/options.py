@@ -1,4 +1,4 @@
-"""The options that verbs share, each with one meaning everywhere, and what they say: a store and a selection."""
+"""The options that verbs share, each with one meaning everywhere, and their values: a store and a selection."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _named(args: argparse.Namespace) -> str | None:
 def selection(
     args: argparse.Namespace, url: str, *, since: Moment | None = None, breached: bool | None = None
 ) -> Selection:
-    """Return what the options of `add_selection` mean; `since` is the verb's own default, if it has one."""
+    """Return the selection of the options of `add_selection`; `since` is the verb's own default, if it has one."""
     start = args.since or since or (_EVER if is_file(url) else _HOUR)
     since_ns, until_ns = window(start, getattr(args, "until", None), args.tz)
     segments = dict(args.segment)
@@ -189,7 +189,7 @@ def window(since: Moment, until: Moment | None, zone: Zone = UTC) -> tuple[int, 
 
 
 def utf8(text: str) -> str:
-    """Return an argument that names what is stored, which is UTF-8; a path may be any bytes."""
+    """Return an argument that names stored data, which is UTF-8; a path may be any bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -213,14 +213,14 @@ def _cause(text: str) -> str:
 
 
 def count(text: str) -> int:
-    """Return a whole number from 1 on; beyond what any store holds it is as good as that."""
+    """Return a whole number from 1 on; numbers beyond any store's size are capped."""
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return min(int(text), _MOST)
 
 
 def is_file(url: str) -> bool:
-    """Return whether a store is a file: what was recorded once, of which now says nothing."""
+    """Return whether a store is a file: a recording, to which the present time means nothing."""
     return url.lower().startswith("file://") or ("://" not in url and Path(url).is_file())
 
 

@@ -42,7 +42,7 @@ class Zone:
     info: tzinfo | None
 
     def wall(self, seconds: int) -> datetime:
-        """Return what clocks of the zone show at a time in seconds since 1970."""
+        """Return the time of day in the zone at a time in seconds since 1970."""
         if self.info is None:
             return datetime.fromtimestamp(seconds)  # noqa: DTZ006 -- the machine's own zone is what is asked for
         return (_EPOCH + timedelta(seconds=seconds)).astimezone(self.info)
@@ -82,7 +82,7 @@ class Moment:
     wall: bool = False
 
     def at(self, now_ns: int, zone: Zone = UTC) -> int:
-        """Return it in nanoseconds since 1970; what lies before 1970 becomes 1970."""
+        """Return it in nanoseconds since 1970; earlier times become 1970."""
         if self.wall:
             seconds, rest = divmod(self.ns, 10**9)
             wall = (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""What `stagetrace bench` answers: sentence, keys, tables and pictures, out of what was measured. Pure."""
+"""The output of `stagetrace bench`: sentence, keys, tables and pictures, out of the measurement. Pure."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _WORDS: Final = {
 
 
 class Report:
-    """One result, with the server's side of it; `reasons_of_queue` gives what queue stages of traces waited for."""
+    """One result, with the server's side of it; `reasons_of_queue` gives the reasons of the queue stages of traces."""
 
     def __init__(self, result: Result, objective: Objective | None, joined: Joined) -> None:
-        """Take what was measured; of several rates `main` is the one that the answer is about."""
+        """Take the measurement; of several rates `main` is the one that the answer is about."""
         self.result = result
         self.objective = objective
         self.joined = joined
@@ -57,7 +57,7 @@ class Report:
         return [one for one, latency in ids if latency > limit and one in self.joined.found]
 
     def _excess(self, of: Measured, limit_ms: float) -> Excess | None:
-        """Return where the excess lies; what is typical is taken from all rates up to this one."""
+        """Return where the excess lies; the baseline is taken from all rates up to this one."""
         steps = [one for one in self.result.steps if one.step.rate <= of.step.rate]
         latency = np.concatenate([one.latency_ms for one in steps])
         late = np.concatenate([one.late_ms for one in steps])

@@ -28,7 +28,7 @@ _UNKNOWN: Final = 1e6  # a relative difference beyond this is that of a failed r
 
 @dataclass(frozen=True)
 class Baseline:
-    """What `--save` kept. Of headers and bodies nothing is."""
+    """The contents of a `--save` file, without headers and bodies."""
 
     name: str
     url: str

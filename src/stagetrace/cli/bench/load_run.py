@@ -42,7 +42,7 @@ _BUSY: Final = 0.8  # of a CPU core
 
 @dataclass(frozen=True)
 class Measured:
-    """One rate: what it shows, and the requests themselves, those of the warm-up excluded."""
+    """One rate: its result, and the requests themselves, those of the warm-up excluded."""
 
     step: Step
     run: Run
@@ -84,7 +84,7 @@ class Result:
 
 
 class Bench:
-    """Runs what the options ask for; `due_s` are the recorded starts of a replay."""
+    """Runs the load that the options describe; `due_s` are the recorded starts of a replay."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Bench:
         progress: Callable[[int, str, float | None], None],
         due_s: NDArray[np.float64] | None = None,
     ) -> None:
-        """Take the options, what sends, and what is called with how many requests were sent at which rate."""
+        """Take the options, the sender, and a callback for the number of requests that were sent at a rate."""
         self._args = args
         self._sender = sender
         self._progress = progress
@@ -104,7 +104,7 @@ class Bench:
         self._result = Result()
 
     def run(self, rate: float) -> Result:
-        """Send everything and return what was measured. Raise LoadError where the target cannot be reached."""
+        """Send everything and return the measurement. Raise LoadError where the target cannot be reached."""
         return loop.run(self._main(rate))
 
     async def _main(self, rate: float) -> Result:
@@ -149,7 +149,7 @@ class Bench:
     async def _measure(
         self, rate: float, due_s: NDArray[np.float64], *, warmup_s: float | None = None, full: bool = True
     ) -> Measured:
-        """Send at one rate, after a warm-up at it, and note what that shows."""
+        """Send at one rate, after a warm-up at it, and record the result."""
         import numpy as np
 
         warmup_s = self._args.warmup if warmup_s is None else warmup_s
@@ -252,7 +252,7 @@ def _without_collecting() -> Iterator[None]:
 
 
 def busy(steps: Sequence[Measured]) -> str | None:
-    """Return a warning where this process used most of a CPU core, and so may have been what was measured."""
+    """Return a warning where this process used most of a CPU core, and so may have been the bottleneck."""
     most = max((one.cpu_share for one in steps), default=0.0)
     if most < _BUSY:
         return None

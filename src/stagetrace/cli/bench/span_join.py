@@ -34,7 +34,7 @@ class Joined:
 
 
 def join(url: str | None, result: Result, wait_s: float, progress: Callable[[int, str, float | None], None]) -> Joined:
-    """Return what the store has of the requests, once it has all of them or nothing more comes."""
+    """Return the spans of the requests, once the store has all of them or no more arrive."""
     if url is None:
         return Joined(note="no store was named, so that the server's stages are not known: --store, or `stagetrace up`")
     asked = [one for step in result.steps for one in step.trace_ids]
@@ -81,7 +81,7 @@ def _note(found: int, asked: int, url: str) -> str | None:
 
 
 def queue_reasons(url: str, trace_ids: Sequence[str]) -> dict[str, float]:
-    """Return what the queue stages of some of these traces waited for -> ms, most first; empty where unknown."""
+    """Return reason -> ms of the queue stages of some of these traces, most first; empty where unknown."""
     waits: Counter[str] = Counter()  # ns
     try:
         with open_store(url) as reader:

@@ -34,7 +34,7 @@ def check_installed(*more: str) -> None:
 
 
 def sender(args: argparse.Namespace) -> Sender:
-    """Return what sends the requests. Raise LoadError for a target that cannot or must not be loaded."""
+    """Return the sender of the requests. Raise LoadError for a target that cannot or must not be loaded."""
     from stagetrace.load.target import addresses, parse
 
     target = parse(args.url)

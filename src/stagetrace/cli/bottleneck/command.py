@@ -1,4 +1,4 @@
-"""`stagetrace bottleneck`: which stage takes the time, at the median and in the tail, and what shortening it brings."""
+"""`stagetrace bottleneck`: which stage takes the time, at the median and in the tail, and the gain of shortening it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
 
 
 def _groups(relations: Relations, by: tuple[str, ...]) -> list[Group]:
-    """Return each group. Raise UsageError where there are too many, or where no request has what makes them."""
+    """Return each group. Raise UsageError where there are too many, or where no request has the key of the groups."""
     from stagetrace.analysis import bottleneck
 
     most = bottleneck.MOST_GROUPS
@@ -107,7 +107,7 @@ def _groups(relations: Relations, by: tuple[str, ...]) -> list[Group]:
 
 
 def _critical_paths(reader: Reader, relations: Relations, group: Group) -> dict[str, Paths]:
-    """Return by percentile who takes the time of the newest requests around it, on their critical paths."""
+    """Return by percentile the spans that take the time of the newest requests around it, on their critical paths."""
     from stagetrace.analysis import critical_path
     from stagetrace.analysis.span_tree import SERVER, span_tree
     from stagetrace.cli.bottleneck import view

@@ -105,7 +105,7 @@ def _rows(tree: Tree, path: Path) -> Iterator[tuple[str, ...] | str]:
 
 
 def _notes(tree: Tree, path: Path) -> Iterator[str]:
-    """Yield what was done to the spans, and what is not in the picture."""
+    """Yield notes on changes to the spans, and on parts that the picture lacks."""
     if path.shifted_ns:
         most = max(path.shifted_ns.values(), key=abs)
         services = sorted({tree.spans[place].service for place in path.shifted_ns})

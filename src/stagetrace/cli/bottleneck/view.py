@@ -111,7 +111,7 @@ def parts(group: Group) -> list[str | Table | Chart]:
 
 
 def _notes(group: Group) -> Iterator[str]:
-    """Yield what the numbers are made of, and what is missing."""
+    """Yield notes on the numbers, and on missing ones."""
     bands = [f"{percentile}: {_band(band)}" for percentile, band in group.bands.items() if band is not None]
     if bands:
         yield f"Requests around {'; '.join(bands)}; {_requests(group)} in all."
@@ -133,7 +133,7 @@ def _band(band: Band) -> str:
 
 
 def path_parts(paths: Mapping[str, Paths]) -> list[str | Table | Chart]:
-    """Return the table of who is on the critical paths."""
+    """Return the table of the spans on the critical paths."""
     shares: dict[tuple[str, str], dict[str, float]] = {}
     for percentile, found in paths.items():
         for one in found.portions:

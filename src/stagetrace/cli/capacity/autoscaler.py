@@ -1,4 +1,4 @@
-"""Manifests for autoscalers, out of what one instance of a service can be given: KEDA's ScaledObject, and an HPA.
+"""Manifests for autoscalers, out of the load that one instance of a service takes: KEDA's ScaledObject, and an HPA.
 
 The signal is requests in flight by Little's law: the rate at which the sum of durations grows, of the histogram
 `http.server.request.duration`, under the names that OpenTelemetry's Prometheus exporters give it. Strings are JSON's,

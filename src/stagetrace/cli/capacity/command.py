@@ -186,7 +186,7 @@ def _sentence(found: Sequence[Capacity], plans: Sequence[Plan], args: argparse.N
 
 
 def _sentence_of(one: Capacity, given: Plan, args: argparse.Namespace) -> str:
-    """Return what is known of one service's capacity, in one or two sentences."""
+    """Return one service's capacity, in one or two sentences."""
     busiest = f"the busiest {_long(one.busiest.seconds)} took {number(one.busiest.per_s)}/s"
     if one.peak_per_s is None or one.headroom is None:
         sentence = f"The capacity of {one.service} is not identifiable from this data: {one.law.reason}; {busiest}."
@@ -269,14 +269,14 @@ def _keys(one: Capacity, given: Plan, used: Mapping[str, Any], args: argparse.Na
 
 
 def sample_of(one: Capacity) -> Sample:
-    """Return what stands for the requests of a service."""
+    """Return a selector of the requests of a service."""
     return Sample(one.stored, one.is_estimate, one.is_unknown)
 
 
 def _parts(
     one: Capacity, given: Plan, used: Mapping[str, Any], args: argparse.Namespace, place: int, services: int
 ) -> list[str | Table | Chart]:
-    """Return what is shown below the sentence of one service."""
+    """Return the parts below the sentence of one service."""
     made: list[str | Table | Chart] = []
     if place < _MOST_PICTURES and one.levels:
         made.append(_picture(one))
@@ -306,7 +306,7 @@ def _picture(one: Capacity) -> Points:
 
 
 def _levels(one: Capacity, args: argparse.Namespace) -> Table:
-    """Return what an instance did at each level of load."""
+    """Return the table of an instance's results at each level of load."""
     rows = []
     for level in one.levels:
         kept = level.good if args.objective is None else level.within
@@ -324,7 +324,7 @@ def _levels(one: Capacity, args: argparse.Namespace) -> Table:
 
 
 def _uses(one: Capacity, used: Mapping[str, Any]) -> Table:
-    """Return how much of what was used, and why some is not known."""
+    """Return the table of utilisation, with the reason where it is unknown."""
     rows: list[tuple[str, ...] | str] = []
     unknown = []
     for name, use in used.items():

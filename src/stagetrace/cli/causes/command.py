@@ -46,13 +46,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what was found and return the exit code."""
+    """Print the findings and return the exit code."""
     code, _ = ask_store(args, answer)
     return code
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
-    """Return what distinguishes the breaches of a selection."""
+    """Return the differences of the breaches of a selection."""
     from stagetrace.analysis.cases import ask, ask_slow
     from stagetrace.analysis.diagnosis import diagnose
 

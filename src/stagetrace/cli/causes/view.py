@@ -1,4 +1,4 @@
-"""What `stagetrace causes` shows of what it found: the sentence, tables, a picture, and the keys of JSON."""
+"""The output of `stagetrace causes`: the sentence, tables, a picture, and the keys of JSON."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ STORES: Final = ("store", "file")
 
 @dataclass(frozen=True)
 class Side:
-    """One side: what it is called, which requests they are, and where, if that is another store."""
+    """One side: its name, its requests, and their store, if that is another one."""
 
     name: str
     wanted: Selection

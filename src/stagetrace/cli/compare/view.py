@@ -1,4 +1,4 @@
-"""What `stagetrace compare` shows: the sentence, the tables, the pictures and the keys of `--json`."""
+"""The output of `stagetrace compare`: the sentence, the tables, the pictures and the keys of `--json`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def answer(
 
 
 def _names(sides: tuple[Side, Side]) -> tuple[str, str, str]:
-    """Return what both are of, and how each is called beside that: `model churn `, `version 2`, `version 3`."""
+    """Return the common subject of both sides, and the name of each: `model churn `, `version 2`, `version 3`."""
     fields = ("model", "service", "route")
     alike = [
         one for one in fields if (value := getattr(sides[0].wanted, one)) and value == getattr(sides[1].wanted, one)

@@ -144,7 +144,7 @@ def _release(version: str) -> dict[str, str]:
 
 
 def _asked(*arguments: str) -> str:
-    """Return what one command of ours prints, whether its answer is good or bad."""
+    """Return the output of one command, whether its answer is good or bad."""
     done = subprocess.run([*_STAGETRACE, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode not in (ANSWERED, BAD) or not _is_answer(done.stdout, is_json="--json" in arguments):
         why = f"ended with {done.returncode} and gave no answer:\n{done.stderr.strip()}"
@@ -244,7 +244,7 @@ def _show(*arguments: str) -> None:
 
 
 def _plain() -> dict[str, str]:
-    """Return the environment without what steers recording: the demo sets all of it itself."""
+    """Return the environment without settings of recording: the demo sets all of them itself."""
     return {name: value for name, value in config.environment().items() if not name.startswith(("OTEL_", "STAGETRACE"))}
 
 

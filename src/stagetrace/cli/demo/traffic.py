@@ -1,4 +1,4 @@
-"""What the demo sends to its service: a few faults, and then what a service sees in a day, in a minute."""
+"""The traffic of the demo: a few faults, and then a day of a service, in a minute."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def send_faults(address: str) -> None:
 
 
 def send_before_release(address: str) -> None:
-    """Send what the first release sees."""
+    """Send the traffic of the first release."""
     chance = random.Random(1)  # noqa: S311 -- traffic
     _send(address, _arrivals(chance, quoted=0))
     _send(address, _arrivals(chance, quoted=_QUOTED))
@@ -79,7 +79,7 @@ def send_before_release(address: str) -> None:
 
 
 def send_after_release(address: str) -> None:
-    """Send what the second release sees."""
+    """Send the traffic of the second release."""
     _send(address, _arrivals(random.Random(2), quoted=0))  # noqa: S311 -- traffic
 
 

@@ -38,7 +38,7 @@ class Probe:
     """The recording side, asked in a process of its own, which runs while other checks do."""
 
     def __init__(self, *trace_id: str) -> None:
-        """Begin; what is sent has no span, or one of the trace that is given."""
+        """Start the probe; it sends an empty request, or one span of the given trace."""
         env = {**os.environ, "STAGETRACE": "0", "GRPC_VERBOSITY": "NONE"}
         command = [sys.executable, "-m", "stagetrace.process_status.doctor_probe", *trace_id]
         self._process = subprocess.Popen(  # noqa: S603 -- our own interpreter
@@ -46,7 +46,7 @@ class Probe:
         )
 
     def answer(self) -> tuple[dict[str, Any] | None, str]:
-        """Return what it printed, or None with the reason."""
+        """Return its output, or None with the reason."""
         try:
             printed, complaint = self._process.communicate(timeout=_ANSWERS_WITHIN_S)
             return json.loads(printed), ""
@@ -59,7 +59,7 @@ class Probe:
 
 
 def checks(asked: dict[str, Any] | None, why: str) -> Iterator[Check]:
-    """Yield the checks; `asked` is what the probe answered, None if it did not, for the reason `why`."""
+    """Yield the checks; `asked` is the output of the probe, or None for the reason `why`."""
     yield settings()
     if asked is None:
         fix = f"run {sys.executable} -m stagetrace.process_status.doctor_probe and see its output"
@@ -86,7 +86,7 @@ def _plain(value: str) -> str:
 
 
 def endpoints(targets: list[dict[str, Any]]) -> Iterator[Check]:
-    """Yield what became of an export, for each exporter."""
+    """Yield the outcome of an export, for each exporter."""
     if not targets:
         fix = "unset OTEL_TRACES_EXPORTER, or set it to otlp"
         yield Check("endpoint", WARN, "OTEL_TRACES_EXPORTER=none: spans go nowhere", fix)

@@ -66,7 +66,7 @@ def chosen(args: argparse.Namespace, url: str) -> Selection:
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
-    """Return what has changed in a selection."""
+    """Return the changes in a selection."""
     from stagetrace.analysis import drift, tracks
     from stagetrace.cli.drift import view
 

@@ -39,7 +39,7 @@ _COLUMNS: Final = (
 
 
 def sentence(found: Tracks, looked: Sequence[Looked], zone: Zone) -> str:
-    """Return the answer: the change that matters most, or that there is none and what would have been seen."""
+    """Return the answer: the change that matters most, or that there is none and the size that would have been seen."""
     if not looked:
         return (
             f"Not enough data: {found.requests:,} requests{_over(found)}, and a route with {LEAST_REQUESTS:,} in"
@@ -189,7 +189,7 @@ def keys(found: Tracks, looked: Sequence[Looked]) -> dict[str, Any]:
 
 
 def parts(found: Tracks, looked: Sequence[Looked], zone: Zone) -> list[str | Table | Chart]:
-    """Return what stands below the sentence."""
+    """Return the parts below the sentence."""
     changes = sorted(
         (change for one in looked for change in one.changes),
         key=lambda one: (not (one.ongoing and one.relative > 0), one.track.stage is not None, -abs(one.relative)),
@@ -228,7 +228,7 @@ def _picture(track: Track, changes: Sequence[Change]) -> Series:
 
 
 def _notes(found: Tracks, looked: Sequence[Looked]) -> list[str]:
-    """Return what the reader must know to judge the answer."""
+    """Return the notes for judging the answer."""
     notes = []
     patterns = {period * one.track.step_ns for one in looked for period in one.periods}
     if patterns:

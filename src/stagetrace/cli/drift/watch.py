@@ -37,7 +37,7 @@ _PAUSE_S: Final = 0.5
 
 
 class Seen(NamedTuple):
-    """A change that was found: what of, and when."""
+    """A change that was found: its series and its time."""
 
     series: tuple[Any, ...]
     at_unix_nano: int

@@ -1,4 +1,4 @@
-"""What a verb that answers a question has found, before it is printed in one of its forms."""
+"""The answer of a verb, before it is printed in one of its forms."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ class Answer:
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
-    """Return what `--json` prints."""
+    """Return the object that `--json` prints."""
     return {**completeness(answer.complete, answer.reason), "sentence": answer.sentence, **answer.keys}

@@ -207,7 +207,7 @@ def _points(chart: Points, width: int, ink: Ink) -> list[str]:
 
 
 def ends(chart: Points) -> tuple[float, float]:
-    """Return the greatest x and y of what is drawn."""
+    """Return the greatest x and y of the chart."""
     every = [*chart.points, *chart.curve]
     return max((x for x, _ in every), default=0), max((y for _, y in every), default=0)
 

@@ -59,7 +59,7 @@ def show_answer(answer: Answer, form: str, zone: Zone) -> None:
 
 
 def _drawn(part: str | Table | Chart, zone: Zone) -> Sequence[str | Table]:
-    """Return a part as what a terminal shows: pictures as lines."""
+    """Return a part for a terminal: pictures as lines."""
     if isinstance(part, (str, Table)):
         return (part,)
     return chart.lines(part, terminal.width(), chart.BLOCKS if terminal.shows_blocks() else chart.ASCII, zone)

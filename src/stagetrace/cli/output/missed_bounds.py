@@ -32,7 +32,7 @@ def part(entry: Entry) -> Missed | None:
 
 
 def column(entry: Entry) -> str:
-    """Return what took longer than allowed: the request, or of it the first chunk of a response, or a gap in it."""
+    """Return the duration that exceeded the limit: of the request, of the first chunk, or of a gap between chunks."""
     decisive, whole = part(entry), milliseconds(entry.duration_ms)
     if decisive is not None:
         return _SHORT.get(decisive.bound, "{}").format(milliseconds(decisive.took_ms))

@@ -1,4 +1,4 @@
-"""How answers write what objectives want and how they did: shares, counts, lengths of time, and estimates."""
+"""Text forms for objectives: shares, counts, lengths of time, and estimates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_DIGITS: Final = 6
 
 
 def percent(share: float) -> str:
-    """Return a share near 1 so that what is missing of it has a digit: 99.2 %, 99.995 %; 100 % is nothing but all."""
+    """Return a share near 1 with enough digits to show the missing part: 99.2 %, 99.995 %; 100 % means exactly all."""
     missing = 100 * abs(1 - share)
     digits = 1 if missing == 0 else min(_MOST_DIGITS, max(1, ceil(-log10(missing))))
     text = f"{100 * share:.{digits}f}"

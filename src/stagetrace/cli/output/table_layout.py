@@ -75,7 +75,7 @@ def blocks(table: Table, width: int | None = None) -> list[list[Line]]:
 
 
 def text_of(line: Line) -> str:
-    """Return a line without what colours it."""
+    """Return a line without its colours."""
     return "".join(cell.text for cell in line)
 
 
@@ -85,7 +85,7 @@ def _text(text: str, width: int | None) -> list[Line]:
 
 
 def _said_once(table: Table) -> tuple[list[Column], list[list[str] | str], list[str]]:
-    """Return columns and rows without what all rows share, and what that is."""
+    """Return columns and rows without the values that all rows share, and these values."""
     rows: list[list[str] | str] = [
         printable(row) if isinstance(row, str) else [printable(cell) for cell in row] for row in table.rows
     ]
@@ -118,7 +118,7 @@ def _said_once(table: Table) -> tuple[list[Column], list[list[str] | str], list[
 def _fitting(
     columns: list[Column], rows: list[list[str] | str], width: int
 ) -> tuple[list[Column], list[list[str] | str], list[str]]:
-    """Return columns and rows without those that have to leave for the others to fit, and what these are called."""
+    """Return columns and rows that fit, and the names of the columns that were dropped."""
     keep = list(range(len(columns)))
     cells = [row for row in rows if not isinstance(row, str)]
     widths = [max(map(len, [columns[place].name, *(row[place] for row in cells)])) for place in keep]

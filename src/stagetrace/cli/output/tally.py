@@ -24,7 +24,7 @@ _SECOND_MS: Final = 1000.0
 
 
 def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone = UTC) -> list[str]:
-    """Return the answer in a sentence, and what it is about: a selection, in these services."""
+    """Return the answer in a sentence, and its subject: a selection, in these services."""
     if not services:
         return ["The store holds no spans of any service yet."]
     is_narrowed = replace(wanted, service=None, limit=None, causes=()).is_filtered

@@ -1,4 +1,4 @@
-"""What the output may look like: how wide it is and which characters it can show."""
+"""Properties of the output: its width, and the characters that it can show."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Progress:
 
 @contextmanager
 def watched(reader: Reader) -> Iterator[Reader]:
-    """Show what a reader takes in, until the block ends."""
+    """Show the progress of a reader until the block ends."""
     reader.progress = progress = Progress("spans")
     try:
         yield reader

@@ -85,7 +85,7 @@ def _many(count: int, noun: str) -> str:
 
 
 def _verdict(span: SpanRow, spans: Sequence[SpanRow]) -> list[str]:
-    """Return what was allowed to one entry span and what it took."""
+    """Return the threshold and the duration of one entry span."""
     entry = entry_of(span, spans)
     who = f"{entry.service} {entry.name}: took {milliseconds(entry.duration_ms)}"
     allowed = "" if entry.threshold_ms is None else f", {threshold(entry.threshold_ms)} allowed"
@@ -104,7 +104,7 @@ def _verdict(span: SpanRow, spans: Sequence[SpanRow]) -> list[str]:
 
 
 def _reasons(entry: Entry) -> Iterator[str]:
-    """Yield the lines beneath a breach: what else was missed, stage, evidence, objective."""
+    """Yield the lines beneath a breach: other missed bounds, stage, evidence, objective."""
     if entry.missed[1:]:
         yield f"  also missed: {'; '.join(map(missed_bounds.sentence, entry.missed[1:]))}"
     if entry.stage is not None:

@@ -1,4 +1,4 @@
-"""The answers of all verbs that give one, of one selection: what `stagetrace report --all` prints."""
+"""The answers of all verbs that give one, of one selection, for `stagetrace report --all`."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def run_all(args: argparse.Namespace, url: str, wanted: Selection) -> int:
 
 
 def _asked(args: argparse.Namespace) -> dict[str, list[str]]:
-    """Return verb -> its options, of those that `--with` names. Raise UsageError for what is no such verb."""
+    """Return verb -> its options, of those that `--with` names. Raise UsageError for an unknown verb."""
     asked: dict[str, list[str]] = {}
     for text in args.options:
         try:

@@ -116,7 +116,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
 
 
 def _options(args: argparse.Namespace, wanted: Selection, now: int) -> tuple[str, Options]:
-    """Return the name of the period, and what the report is about."""
+    """Return the name of the period, and the options of the report."""
     from stagetrace.analysis.report import Options, Window
 
     zone: Zone = args.tz

@@ -1,4 +1,4 @@
-"""What `stagetrace report` prints: a sentence, tables, digests, keys of `--json`. Nothing in it depends on now."""
+"""The output of `stagetrace report`: a sentence, tables, digests, keys of `--json`. Nothing in it depends on now."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _incident(one: Incident) -> dict[str, Any]:
 def parts(
     found: Found, options: Options, digest: Mapping[str, str], reason: str | None, zone: Zone
 ) -> Iterator[str | Table | Bars]:
-    """Yield what stands below the sentence."""
+    """Yield the parts below the sentence."""
     ends = [f"{shown(at, zone, 0)} {zone.name}" for at in (options.since_ns, options.until_ns)]
     yield f"From {ends[0]} up to {ends[1]}, by the start of each request."
     yield from _caveats(found, reason)

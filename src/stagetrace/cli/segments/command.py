@@ -113,7 +113,7 @@ def _are_numbers(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _ranges(cases: Cases, names: list[str | None], most: int) -> tuple[list[str | None], list[dict[str, Any]], bool]:
-    """Return the range of each request of the sample, and what the reduction would give of these, of the sample."""
+    """Return the range of each request of the sample, and the rows of the reduction for these, out of the sample."""
     from stagetrace.analysis.histograms import of_cases
     from stagetrace.analysis.values import coded
 

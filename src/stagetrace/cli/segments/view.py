@@ -1,4 +1,4 @@
-"""What `stagetrace segments` shows of what it found: the sentence, tables, pictures, and the keys of JSON."""
+"""The output of `stagetrace segments`: the sentence, tables, pictures, and the keys of JSON."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Shown:
 
     @property
     def segments(self) -> list[Segment]:
-        """Return the segments, the largest first; ranges by what they begin with."""
+        """Return the segments, the largest first; ranges by their lower ends."""
         return sorted(self.found.segments, key=_low) if self.is_ranges else list(self.found.segments)
 
 

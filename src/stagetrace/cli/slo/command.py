@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _attribute(text: str) -> str:
-    """Return what to group by."""
+    """Return the key to group by."""
     if not text or text in (*COLUMNS, "attributes", "stages"):
         raise argparse.ArgumentTypeError(f"{text!r} cannot be grouped by: name an attribute, as tenant.id")
     return utf8(text)
@@ -104,7 +104,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
 
 
 def _exact(reader: Reader, wanted: Selection, end: int, by: str | None) -> Exact | None:
-    """Return what gives the counts that services have sent, if the store has any and they are of what is selected."""
+    """Return a function for the counts that services have sent, if the store has any that match the selection."""
     if COUNTS not in reader.capabilities or by is not None or replace(wanted, service=None, route=None).is_filtered:
         return None
 
@@ -131,7 +131,7 @@ def _exact(reader: Reader, wanted: Selection, end: int, by: str | None) -> Exact
 
 
 def _newest(relations: Relations, otherwise: int) -> int:
-    """Return the end of what a file holds."""
+    """Return the end of the time of a file's requests."""
     from stagetrace.store import answers
 
     newest = answers.newest(relations)
@@ -139,7 +139,7 @@ def _newest(relations: Relations, otherwise: int) -> int:
 
 
 def _nothing(found: Found, reader: Reader, wanted: Selection, end: int, zone: Zone) -> str:
-    """Return why there is no answer, and what gives one."""
+    """Return why there is no answer, and the remedy."""
     window = f"up to {shown(end, zone, 0)} {zone.name}"
     if found.unjudged.requests:
         count = objectives.requests(found.unjudged.requests)

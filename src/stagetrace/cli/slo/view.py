@@ -1,4 +1,4 @@
-"""What `stagetrace slo` prints: a sentence, a table with bars, lines beneath, and the keys of `--json`."""
+"""The output of `stagetrace slo`: a sentence, a table with bars, lines beneath, and the keys of `--json`."""
 
 from __future__ import annotations
 
