@@ -190,7 +190,7 @@ def test_sampled_requests_count_for_what_they_stand_for(tmp_path: Path) -> None:
 def test_not_enough_data_gives_how_much_would_be(tmp_path: Path) -> None:
     few = asked(store(tmp_path / "few", ALL[:60]))
     assert few["needed"] == {"p50": 10, "p95": 40, "p99": 200}
-    assert few["sentence"].endswith("not enough requests to say so at p99 (60 requests, 200 for p99 would be enough).")
+    assert few["sentence"].endswith("not enough requests for p99 (60 requests, 200 for p99 would be enough).")
     assert {one["share"]["p99"] for one in few["stages"]} == {None}
     assert few["bands"]["p99"] is few["total_ms"]["p99"] is few["queue_share"]["p99"] is None
     fewer = asked(store(tmp_path / "fewer", ALL[:9]))
@@ -205,7 +205,7 @@ def test_two_stages_that_few_requests_do_not_distinguish_are_both_named(tmp_path
         for number in range(1, 301)
     ]
     found = asked(store(tmp_path / "store", some))
-    head, _, rest = found["sentence"].partition(", too few requests to tell which takes more; at p50 ")
+    head, _, rest = found["sentence"].partition(", too few requests to know which takes more; at p50 ")
     assert head.startswith("At p99 (")
     assert "inference" in head
     assert "queue" in head

@@ -204,7 +204,7 @@ def test_periods_files_and_attributes_make_sides(slower: tuple[Path, list[Made]]
 
 def test_without_two_versions_it_names_what_to_give(tmp_path: Path) -> None:
     found = ask(store(tmp_path / "store", requests(1, 20, "1")), code=2)
-    assert "say what to compare, as --a version=2 --b version=3" in found["sentence"]
+    assert "name two sides, as --a version=2 --b version=3" in found["sentence"]
     assert (found["enough_data"], found["needed"]) == (False, None)
 
 

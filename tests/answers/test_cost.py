@@ -113,7 +113,7 @@ def test_many_requests_are_asked_for_part_by_part(
 ) -> None:
     """Pieces of time add up, though most requests here last longer than a piece."""
     whole = ask(filled[0], prices={"bill": 1000})
-    monkeypatch.setattr("stagetrace.analysis.cost._PIECE", 8)
+    monkeypatch.setattr("stagetrace.analysis.cost._PART", 8)
     pieces = ask(filled[0], prices={"bill": 1000})
     assert pieces["busy_s"] == pytest.approx(whole["busy_s"], rel=1e-9)
     for one, other in zip(pieces["lines"], whole["lines"], strict=True):
