@@ -39,6 +39,11 @@ DOCTOR = [PYTHON, "-m", "stagetrace.cli.main", "doctor"]
 POLICY = "POST /predict within 50ms for 99.9% over 28d"
 
 
+def made(check: dict[str, str]) -> Check:
+    """Return a check out of `--json`."""
+    return Check(check["name"], check["state"], check["found"], check["mend"])
+
+
 def settings(folder: Path, **env: str) -> dict[str, str]:
     """Return an environment that hides the processes of other tests and sets the endpoint."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("STAGETRACE", "OTEL_"))}
@@ -73,10 +78,10 @@ def checks(folder: Path, *arguments: str, **env: str) -> dict[str, list[Check]]:
     answer = json.loads(done.stdout)
     found: dict[str, list[Check]] = {}
     for one in answer["checks"]:
-        found.setdefault(one["name"], []).append(Check(**one))
+        found.setdefault(one["name"], []).append(made(one))
     assert answer["ok"] is all(check.state != FAIL for group in found.values() for check in group)
     assert done.returncode == (0 if answer["ok"] else 1)
-    assert all(check.mend for group in found.values() for check in group if check.state != OK)
+    assert all(check.fix for group in found.values() for check in group if check.state != OK)
     return found
 
 
@@ -111,7 +116,7 @@ def test_a_failure_is_followed_by_its_fix_and_the_exit_code_is_one(tmp_path: Pat
         "STAGETRACE_SLA is used in part: cannot read the SLA rule 'POST /predict within 50': the duration '50' has "
         "no unit (us, ms, s, m): write 50ms; cannot read the SLA rule '* within 1sec': the duration '1sec' has "
         "the unit 'sec', which is none of us, ms, s, m: write 1s; "
-        "judged is by: GET /plain within 50ms for 99% over 28d\n"
+        "its usable rules: GET /plain within 50ms for 99% over 28d\n"
     ) in done.stdout
 
 
@@ -152,7 +157,7 @@ def test_a_password_in_an_endpoint_is_not_shown(tmp_path: Path) -> None:
 def test_libraries_are_found_without_being_imported(here: dict[str, list[Check]]) -> None:
     (found,) = here["libraries"]
     assert all(f"{name} " in found.found for name in ("fastapi", "sklearn", "onnxruntime", "uvicorn"))
-    assert "; not recorded are requests that aiohttp.web" in found.found  # whose client alone is patched
+    assert "; requests that aiohttp.web" in found.found  # whose client alone is patched
     code = (
         "import sys; from stagetrace.cli.doctor import installation as i; i.libraries(['fastapi.x', 'sklearn.base']);"
         "print({'fastapi', 'sklearn', 'numpy'} & {*sys.modules})"
@@ -163,23 +168,23 @@ def test_libraries_are_found_without_being_imported(here: dict[str, list[Check]]
 
 def test_sources_that_the_platform_lacks_are_shown_with_the_reason(here: dict[str, list[Check]]) -> None:
     (found,) = here["unseen time"]
-    told, _, silent = found.found.partition("; not told: ")
-    assert "the wait for a CPU" in told
-    assert "the wait in the socket (STAGETRACE_SOCKET_WAIT says so)" in silent
-    assert "the pauses of the garbage collector (STAGETRACE_GC_PAUSE says so)" in silent
+    measured, _, silent = found.found.partition("; not measured: ")
+    assert "the wait for a CPU" in measured
+    assert "the wait in the socket (switched off by STAGETRACE_SOCKET_WAIT)" in silent
+    assert "the pauses of the garbage collector (switched off by STAGETRACE_GC_PAUSE)" in silent
 
 
 def test_an_old_or_missing_package_fails() -> None:
     """A package that services can do without is reported as missing; if they can record, no check denies it."""
     good: dict[str, str | None] = {name: least for name, (least, _) in versions.LEAST.items()}
     found = installation.packages({**good, "opentelemetry-sdk": "1.9.3", "opentelemetry-api": None, "grpcio": None})
-    assert (found.state, found.mend) == (FAIL, "pip install 'opentelemetry-api>=1.45' 'opentelemetry-sdk>=1.45'")
+    assert (found.state, found.fix) == (FAIL, "pip install 'opentelemetry-api>=1.45' 'opentelemetry-sdk>=1.45'")
     assert found.found.startswith(
         "nothing is recorded, since these packages are too old or missing: "
         "opentelemetry-api is missing (needed: 1.45), opentelemetry-sdk 1.9.3 (needed: 1.45)"
     )
     found = installation.packages({**good, "grpcio": None})
-    assert (found.state, found.mend) == (FAIL, "pip install grpcio")
+    assert (found.state, found.fix) == (FAIL, "pip install grpcio")
     assert found.found.startswith("missing: grpcio; here: stagetrace")
     assert installation.packages({**good, "opentelemetry-sdk": "1.45.0rc1", "protobuf": ""}).state == OK
 
@@ -192,16 +197,16 @@ def test_an_interpreter_that_reads_no_activation_file_is_reported(tmp_path: Path
     seen = os.pathsep.join(path for path in sys.path if path)
     code = (
         "from stagetrace.cli.doctor.installation import activation; c = activation()\n"
-        "print(c.state, c.found, c.mend, sep='|')"
+        "print(c.state, c.found, c.fix, sep='|')"
     )
     env = {**os.environ, "PYTHONPATH": seen}
     done = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True)
-    state, found, mend = done.stdout.strip().split("|")
+    state, found, fix = done.stdout.strip().split("|")
     assert (state, found) == (
         FAIL,
         f"there is no stagetrace.pth on the path: STAGETRACE=1 alone does nothing in {python}",
     )
-    assert mend.startswith(f"{python} -m pip install {requirement()}, or start the service with: stagetrace run")
+    assert fix.startswith(f"{python} -m pip install {requirement()}, or start the service with: stagetrace run")
 
 
 # The way of spans.
@@ -275,7 +280,7 @@ def test_headers_are_sent_and_missing_ones_are_asked_for(protocol: str, tmp_path
         (refused,) = checks(tmp_path, OTEL_TRACES_EXPORTER="otlp", **env)["endpoint"]
         env["OTEL_EXPORTER_OTLP_HEADERS"] = "authorization=Bearer%20sesame"
         (taken,) = checks(tmp_path, OTEL_TRACES_EXPORTER="otlp", **env)["endpoint"]
-    assert (refused.state, refused.mend.split("=")[0]) == (FAIL, "set OTEL_EXPORTER_OTLP_HEADERS")
+    assert (refused.state, refused.fix.split("=")[0]) == (FAIL, "set OTEL_EXPORTER_OTLP_HEADERS")
     assert taken.state == OK
 
 
@@ -305,18 +310,18 @@ def test_a_receiver_that_does_not_answer_is_waited_for_within_a_bound(tmp_path: 
 
 @pytest.mark.usefixtures("services")
 @pytest.mark.parametrize(
-    ("env", "found", "mend"),
+    ("env", "found", "fix"),
     [
         ({"OTEL_TRACES_EXPORTER": "otpl"}, "there is no exporter 'otpl'", "set OTEL_TRACES_EXPORTER to one that is"),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "otlp (http/json)", "set OTEL_"),
         ({"OTEL_TRACES_EXPORTER": "otlp"}, "http://127.0.0.1:1", "start a Collector there"),
     ],
 )
-def test_what_cannot_be_delivered_to(env: dict[str, str], found: str, mend: str, tmp_path: Path) -> None:
+def test_what_cannot_be_delivered_to(env: dict[str, str], found: str, fix: str, tmp_path: Path) -> None:
     (one,) = checks(tmp_path, **{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", **env})["endpoint"]
     assert one.state == FAIL
     assert found in one.found
-    assert one.mend.startswith(mend)
+    assert one.fix.startswith(fix)
 
 
 @pytest.mark.usefixtures("services")
@@ -329,7 +334,7 @@ def test_the_embedded_back_end_is_seen(tmp_path: Path) -> None:
         (half,) = checks(tmp_path, **{**ports, "STAGETRACE_QUERY_HTTP_PORT": str(free_port())})["back end"]
         other = str(up.ready["grpc_port"])
         (foreign,) = checks(tmp_path, STAGETRACE_HTTP_PORT=other, STAGETRACE_QUERY_HTTP_PORT=other)["back end"]
-    assert (there.state, there.found.split(" at ")[0]) == (OK, "`stagetrace up` answers")
+    assert (there.state, there.found.split(" at ")[0]) == (OK, "`stagetrace up` responds")
     assert half.state == WARN
     assert foreign.found.startswith("something else than `stagetrace up` listens")
 
@@ -420,8 +425,8 @@ def test_what_costs_latency_in_a_running_service_is_reported(tmp_path: Path) -> 
         for words in ("lay in their socket while the event loop", "found all threads of anyio's pool taken", "sampler")
     )
     assert (lain.state, taken.state, sampled.state) == (WARN, WARN, OK)
-    assert "more workers" in lain.mend
-    assert "total_tokens" in taken.mend
+    assert "more workers" in lain.fix
+    assert "total_tokens" in taken.fix
     assert sampled.found.startswith("its head sampler is TraceIdRatioBased{0.25}: ")
     assert f"recording in process {one['pid']} (anyio, " in first
     assert "uvicorn), spans to otlp_proto_grpc http://127.0.0.1:1, head sampler TraceIdRatioBased{0.25}, " in first
@@ -471,7 +476,7 @@ def test_what_is_wrong_in_a_running_service_fails(troubled: tuple[dict[str, Any]
     """Nothing delivered, a patch switched off, a policy that matches nothing, a bad spool."""
     one, answer = troubled
     assert answer["ok"] is False
-    found = [Check(**check) for check in answer["checks"]]
+    found = [made(check) for check in answer["checks"]]
     process = [check for check in found if check.name == f"process {one['pid']}"]
     states = {check.found.split(":")[0].split(" since ")[0]: check.state for check in process}
     assert states.pop(next(iter(states))) == OK
@@ -495,7 +500,7 @@ def test_files_of_killed_processes_are_cleared_and_counted(tmp_path: Path) -> No
     folder, me = tmp_path / "status", status.myself()
     status.write(folder, me._replace(pid=2**22 + 1), json.dumps({"namespace": me.namespace}))
     found = checks(tmp_path)["processes"]
-    assert found[0].found == "left files cleared away: 1 of a process that ended without a word"
+    assert found[0].found == "deleted files: 1 of a process that was killed"
     assert list(folder.iterdir()) == []
 
 
@@ -553,6 +558,6 @@ def test_sources_that_a_unix_socket_lacks_are_shown_for_the_process(tmp_path: Pa
             assert client.post("/predict", json={}).status_code == 200
         one = status_in(folder, lambda one: one["silent_sources"])
         found = checks(tmp_path, "--pid", str(one["pid"]))[f"process {one['pid']}"]
-    (told,) = (check.found for check in found if check.state == OK and "it is not told" in check.found)
+    (unmeasured,) = (one.found for one in found if one.state == OK and "not measured" in one.found)
     for title in ("the wait in the socket", "the wire behind a connection"):
-        assert f"{title} (requests came by a Unix socket, for which the kernel has no readings)" in told
+        assert f"{title} (requests came by a Unix socket, for which the kernel has no readings)" in unmeasured
