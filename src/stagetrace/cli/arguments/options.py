@@ -12,6 +12,7 @@ from stagetrace import config
 from stagetrace.cli.arguments import times
 from stagetrace.cli.arguments.times import FORMS, UTC, Moment, Zone, moment, zone
 from stagetrace.cli.base import UsageError
+from stagetrace.columns import SCHEMA
 from stagetrace.sla.cause import WORDS
 from stagetrace.sla.verdict import DISCONNECT
 from stagetrace.store.base import Selection
@@ -22,6 +23,7 @@ _AHEAD_NS: Final = 86_400 * 10**9
 _HOUR: Final = Moment(3600 * 10**9, ago=True)
 _MOST: Final = 10**18
 _EVER: Final = Moment(0, ago=False)
+_HELD: Final = {column.name: column.attribute for column in SCHEMA}  # column -> the attribute that it holds
 CAUSES: Final = (*WORDS, DISCONNECT)
 _SHOWN: Final = 20
 NEWEST: Final = f"the newest {_SHOWN}, with --json all"  # what `shown` does: `add_selection(limit=NEWEST)`
@@ -65,16 +67,22 @@ def add_selection(
         "--service", metavar="NAME", type=utf8, help="only this service; default: all that the store holds"
     )
     parser.add_argument(
-        "--route", metavar="ROUTE", type=utf8, help="only requests of this route, as it is recorded: /items/{id}"
+        "--route",
+        metavar="ROUTE",
+        type=utf8,
+        help=f"only requests of this route, as it is recorded in {_HELD['route']}: /items/{{id}}",
     )
-    parser.add_argument("--model", metavar="NAME", type=utf8, help="only requests that this model served")
+    parser.add_argument(
+        "--model", metavar="NAME", type=utf8, help=f"only requests that this model served ({_HELD['model']})"
+    )
     parser.add_argument(
         "--segment",
         metavar="KEY=VALUE",
         type=segment,
         action="append",
         default=[],
-        help="only requests with this attribute, of the entry span or its resource; may be repeated, all must hold",
+        help="only requests with this attribute, of the entry span (docs/attributes.md) or its resource; "
+        "may be repeated, all must hold",
     )
     if cause:
         parser.add_argument(
@@ -83,7 +91,8 @@ def add_selection(
             type=_cause,
             action="append",
             default=[],
-            help=f"only breaches with this cause, one of {', '.join(CAUSES)}; may be repeated, one must hold",
+            help=f"only breaches with this cause ({_HELD['cause']}), one of {', '.join(CAUSES)}; "
+            "may be repeated, one must hold",
         )
     parser.add_argument(
         "--since",
