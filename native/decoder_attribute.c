@@ -8,7 +8,7 @@
 
 enum { ATTRIBUTE = 0x4A };
 
-/* One call of `find`. The last of several attributes with the key counts. */
+/* One call of `decode_attribute`. The last of several attributes with the key counts. */
 typedef struct {
     const char *key;
     size_t key_size;

@@ -1,6 +1,6 @@
-/* Columns of what `walk` of _decoder.c has read, as the buffers of Arrow's columnar format.
+/* Columns of what `decode_spans` has read, as the buffers of Arrow's columnar format.
  *
- * Logs of spans are only ever made by `walk`; they are checked all the same before anything is written.
+ * Logs of spans are only ever made by `decode_spans`; they are checked all the same before anything is written.
  */
 #include "decoder.h"
 
@@ -22,7 +22,7 @@ typedef struct {
     char *place;
 } Column;
 
-/* One call of `columns`. */
+/* One call of `decode_columns`. */
 typedef struct {
     Column columns[FIXED + MAX_COLUMNS];
     int count;

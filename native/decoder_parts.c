@@ -3,7 +3,7 @@
 
 enum { HELD_PART = 0x12, LEAST = 28, LARGEST = 16 << 20 };
 
-/* One call of `parts`. */
+/* One call of `decode_parts`. */
 typedef struct {
     Buffer around, held;
     long long small;

@@ -16,7 +16,7 @@ enum { IDS = 28, TIMES = 18 }; /* bytes of both ids, and of both times, tags and
 #define LATEST_NS ((uint64_t)INT64_MAX - 1)
 #define STAGE_TOTAL "ml.stage."
 
-/* One call of `walk`. `rest`, `values` and what follows are of the present span. */
+/* One call of `decode_spans`. `rest`, `values` and what follows are of the present span. */
 typedef struct {
     State *state;
     Bytes begin;
