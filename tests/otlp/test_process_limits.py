@@ -74,6 +74,16 @@ def test_where_no_thread_can_be_started_grpc_is_not_asked(monkeypatch: pytest.Mo
     require(grpc=False)  # starts none
 
 
+def test_an_interpreter_that_ends_lacks_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts no threads from Python 3.12 on; gRPC's own are not affected, and the last spans have to go out."""
+
+    def refuses(*_: Any) -> int:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuses)
+    require(grpc=True)
+
+
 GIVEN_BACK = """
 import os, time
 from stagetrace.otlp.export.process_limits import require
