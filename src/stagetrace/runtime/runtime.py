@@ -205,7 +205,7 @@ def _import_now(target: str) -> None:
         _ = settings.resolver, settings.threadpool
     rehearse(target)
     for processor in processors():
-        processor.load(anyway=True)
+        processor.load()
 
 
 def _offer_metrics() -> None:

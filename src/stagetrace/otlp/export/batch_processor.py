@@ -150,10 +150,9 @@ class EncodingSpanProcessor(SpanProcessor):
         """Return why the last batch was not delivered whole; None if it was, or there was none."""
         return self._sender.trouble
 
-    def load(self, *, anyway: bool = False) -> None:
-        """Load the exporter, if there has been something to be sent, or `anyway`. Never raises."""
-        if self._started or anyway:
-            self._client.load()
+    def load(self) -> None:
+        """Load the transport now, not with the first batch. Never raises."""
+        self._client.load()
 
     def deliver_immediately(self) -> None:
         """Send without delay from now on, since the process is about to end."""

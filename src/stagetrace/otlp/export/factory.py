@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import functools
-import threading
 import weakref
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagetrace import config, log
-from stagetrace.guard import guarded_end
 from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
 from stagetrace.otlp.export.client import ExportClient
 from stagetrace.otlp.export.process_limits import require
@@ -39,8 +36,6 @@ def otlp_processor(name: str, target: str) -> EncodingSpanProcessor:
     client = ExportClient(functools.partial(open_transport, name), target)
     processor = EncodingSpanProcessor(client, spool=_spool(target))
     _processors.add(processor)
-    if not _load_before_threads_end():
-        client.load()
     return processor
 
 
@@ -50,26 +45,6 @@ def open_transport(name: str) -> Transport:
     from stagetrace.otlp.export.transport import TRANSPORTS
 
     return TRANSPORTS[name]()
-
-
-@functools.cache
-def _load_before_threads_end() -> bool:
-    """Let exporters be loaded at the latest when the interpreter begins to end; return False if it cannot tell that.
-
-    Later, in `atexit`, they cannot be: what they import uses a pool of threads.
-    """
-    import_module("concurrent.futures.thread")  # whose own end comes after what is registered from here on
-    register = getattr(threading, "_register_atexit", None)
-    if register is None:
-        return False
-    register(_load)
-    return True
-
-
-@guarded_end
-def _load() -> None:
-    for processor in processors():
-        processor.load()
 
 
 def _spool(target: str) -> Spool | None:
