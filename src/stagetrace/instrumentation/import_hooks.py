@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from stagetrace.instrumentation.base import Patch
-
 
 _OURS = "_stagetrace_wrapped"
 _IMPORT = "<frozen importlib._bootstrap_external>"
@@ -104,8 +102,7 @@ class PostImportFinder:
                     self._patches.clear()
                 return
             path, _, function = patch.partition(":")
-            run: Patch = getattr(import_module(path), function)
-            run(module)
+            getattr(import_module(path), function)(module)  # base.Patch
             self.patched.append(name)
         except Exception as error:  # noqa: BLE001 -- a broken patch disables itself alone
             self._report(name, error)
