@@ -70,8 +70,8 @@ PARTS = [
     *(
         f"stagetrace.instrumentation.asgi.request:{name}"
         for name in (
-            *("_url", "with_span", "template_of", "OwnRequest.__init__"),
-            *("OwnRequest._rename", "OwnRequest._end_span", "OwnRequest.describe"),
+            *("_url", "with_span", "template_of", "AsgiRequest.__init__", "AsgiRequest.describe"),
+            *("OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release", "Timeline.release"),
             *("AsgiRequest._add_rest", "AsgiRequest._failed", "AsgiRequest._finish"),
             *("AsgiRequest.begin_answer", "AsgiRequest.end_answer", "AsgiRequest._template"),
             *("AsgiRequest.pass_mount", "AsgiRequest.serve_by", "AsgiRequest.add_piece", "AsgiRequest._is_gone"),
@@ -188,7 +188,7 @@ PARTS_IN_PYTHON = [
         "stagetrace.instrumentation.asgi.request:AsgiRequest.end_answer",
         "stagetrace.otlp.encode.request_encoder:encode_stages",
     ),
-    *(f"stagetrace.instrumentation.asgi.request:OwnRequest.{name}" for name in ("__init__", "describe")),
+    *(f"stagetrace.instrumentation.asgi.request:AsgiRequest.{name}" for name in ("__init__", "describe")),
     "stagetrace.instrumentation.asgi.request:AsgiRequest._come_in",
     *(f"stagetrace.recording.pool_task:PoolTask.{name}" for name in ("__init__", "_begin", "_leave")),
 ]

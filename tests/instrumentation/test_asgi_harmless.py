@@ -33,7 +33,7 @@ ASKED = ["GET /items/3", "POST /items/3", "GET /nowhere", "GET /broken", "POST /
 PARTS: dict[tuple[str, str], tuple[list[str], list[str]]] = {
     ("any_starlette", "hypercorn"): (HYPERCORN, ["instrumentation.asgi.application:around"]),
     ("any_starlette", "granian"): (GRANIAN, ["instrumentation.asgi.request:AsgiRequest.serve_by"]),
-    ("any_starlette", "daphne"): (DAPHNE, ["instrumentation.asgi.request:OwnRequest.__init__"]),
+    ("any_starlette", "daphne"): (DAPHNE, ["instrumentation.asgi.request:AsgiRequest.__init__"]),
     ("any_starlette", "uvicorn"): (
         UVICORN,
         [

@@ -234,7 +234,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any], *, in_one_go:
         patch.setattr(asgi, "time_ns", now)
         patch.setattr(passing, "time_ns", now)
         patch.setattr(asgi, "Send", passing.Send)
-        patch.setattr(asgi, "OwnRequest", clocked(now))
+        patch.setattr(asgi, "AsgiRequest", clocked(now))
         patch.setattr(entry_module, "_tracer", lambda: notes)
         patch.setattr(runtime, "recorder", EntryRecorder(provider, processor, [kept]))  # type: ignore[list-item]
         serve(request, provider.get_tracer("app"), now)
@@ -246,11 +246,11 @@ def sent(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any], *, in_one_go:
     return spans, kept
 
 
-def clocked(now: Callable[[], int]) -> type[asgi.OwnRequest]:
-    class Clocked(asgi.OwnRequest):
+def clocked(now: Callable[[], int]) -> type[asgi.AsgiRequest]:
+    class Clocked(asgi.AsgiRequest):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            self.clock = now
+            self.record.clock = now
 
     return Clocked
 

@@ -111,7 +111,7 @@ class OwnSpan(Span):
     ) -> None:
         self.record = record
         self.adapter = adapter
-        self.name = self._named = name
+        self.name = self._named = record.label = name
         self._recorder = recorder
         self.parent_context = parent_context
         record.own, record.bound = self, True
@@ -126,10 +126,19 @@ class OwnSpan(Span):
         """Itself."""
         return self
 
+    @property
+    def gave_way(self) -> bool:
+        """Whether the entry span of this request is somebody else's."""
+        return self.record.adopted is not None
+
+    def hides(self) -> bool:
+        """Return whether nobody has seen the span."""
+        return self._identity is None and self.notes is None and self.end_time is None
+
     def rename(self, name: str) -> None:
         """Name the span, unless the request's code has."""
         if self.name == self._named:
-            self.name = self._named = name
+            self.name = self._named = self.record.label = name
 
     def end_request(self, ended_at: int, method: str | None, route: str, *, failed: bool) -> None:
         """End the span: judge and send the request."""

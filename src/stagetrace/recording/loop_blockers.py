@@ -28,7 +28,7 @@ _held: deque[tuple[int, int, int, str, str]] = deque(maxlen=MAX_KEPT)  # thread,
 @guarded
 def note(start: int, end: int, request: Any, model: str = "") -> None:
     """Note that a request, with a call of a model perhaps, has held this thread: [start, end), ns since the epoch."""
-    _held.append((get_ident(), start, end, getattr(request, "_span_name", None) or "a request", model))
+    _held.append((get_ident(), start, end, getattr(request, "label", None) or "a request", model))
 
 
 @guarded

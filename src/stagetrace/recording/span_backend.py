@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span, SpanContext
 
     from stagetrace.recording.timeline import Timeline
 
@@ -29,6 +29,13 @@ class SpanBackend(Protocol):
     @property
     def seen(self) -> Span:
         """The span as the request's code sees it: what is started under it hangs under the open stage."""
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether the entry span of this request is somebody else's."""
+
+    def hides(self) -> bool:
+        """Return whether the entry span can be hidden from somebody who is about to start one for this request."""
 
     def rename(self, name: str) -> None:
         """Name the span, unless the request's code has."""
@@ -51,39 +58,91 @@ class Ended(Protocol):
 
 
 class SdkSpan:
-    """An entry span at the provider that somebody else has set, started as the request comes in.
+    """An entry span at the provider that somebody else has set.
 
-    `SLASpanProcessor`, which has joined that provider, takes the record from the context as the span starts, and adds
-    stages and verdict as it ends.
+    It starts as the adapter is made or, if `late`, when somebody looks at it, at the end the latest: so there is time
+    for an instrumentation inside the application to start its own. `SLASpanProcessor`, which has joined the provider,
+    takes the record from the context as the span starts, and adds stages and verdict as it ends.
     """
 
-    def __init__(self, record: Timeline, adapter: Ended, name: str, parent_context: Context) -> None:
+    def __init__(
+        self, record: Timeline, adapter: Ended, name: str, parent_context: Context, *, late: bool = False
+    ) -> None:
+        self._record = record
         self._adapter: Ended | None = adapter
-        self._name = name
+        self._name = record.label = name
+        self._parent_context = parent_context
+        self._span: Any = None
+        record.bound = True
+        if not late:
+            self._start(adapter)
+        self.seen = _Seen(self, record)
+
+    @property
+    def entry(self) -> Any:
+        """The entry span, started at the latest now; somebody else's where that came first."""
+        if self._span is None and self._record.adopted is None and self._adapter is not None:
+            self._start(self._adapter)
+        return self._record.adopted if self._span is None else self._span
+
+    def _start(self, adapter: Ended) -> None:
         before = current.get()
-        current.set(record)
+        current.set(self._record)
         try:
-            self.entry: Any = trace.get_tracer("stagetrace").start_span(
-                name, parent_context, SpanKind.SERVER, adapter.known_attributes(), start_time=record.started
+            self._span = trace.get_tracer("stagetrace").start_span(
+                self._name,
+                self._parent_context,
+                SpanKind.SERVER,
+                adapter.known_attributes(),
+                start_time=self._record.started,
             )
         finally:
             current.set(before)
-        self.seen = RequestSpan(self.entry, record)
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether the entry span of this request is somebody else's."""
+        return self._span is None and self._record.adopted is not None
+
+    def hides(self) -> bool:
+        """Return whether nobody has seen the entry span."""
+        return self._record.adopted is None
 
     def rename(self, name: str) -> None:
         """Name the span, unless the request's code has."""
-        if getattr(self.entry, "name", None) == self._name:
-            self._name = name
-            self.entry.update_name(name)
+        if self._span is None:
+            self._name = self._record.label = name
+        elif getattr(self._span, "name", None) == self._name:
+            self._name = self._record.label = name
+            self._span.update_name(name)
 
     def end_request(self, ended_at: int, method: str | None, route: str, *, failed: bool) -> None:  # noqa: ARG002
         """End the span, by whose attributes the processor knows method and route."""
+        span = self.entry
         if self._adapter is not None:
-            self.entry.set_attributes(self._adapter.late_attributes())
-        if failed and getattr(self.entry, "status", Status()).is_unset:
-            self.entry.set_status(StatusCode.ERROR)
-        self.entry.end(ended_at)
+            span.set_attributes(self._adapter.late_attributes())
+        if failed and getattr(span, "status", Status()).is_unset:
+            span.set_status(StatusCode.ERROR)
+        span.end(ended_at)
 
     def release(self) -> None:
         """Drop the reference to the adapter."""
         self._adapter = None
+
+
+class _Seen(RequestSpan):
+    """The current span of such a request: the entry span, started when somebody asks it first."""
+
+    def __init__(self, backend: SdkSpan, timeline: Timeline) -> None:
+        self._backend = backend
+        self._timeline = timeline
+
+    @property
+    def _entry(self) -> Span:  # type: ignore[override]
+        span: Span = self._backend.entry
+        return span
+
+    def get_span_context(self) -> SpanContext:
+        """Return the open stage's context while the request runs, the entry span's afterwards."""
+        entry = self._entry
+        return self._timeline.stage_context() or entry.get_span_context()

@@ -61,6 +61,7 @@ class Timeline(Marks):
     _limit = MAX_SEGMENTS
     _fine = MAX_FINE
     _tiler: Tiler | None = None
+    label: str | None = None  # the name that its adapter has given the entry span
     own: OwnSpan | None = None  # the request's entry span, where that is ours
     _entry: SpanContext | None = None  # of the request's entry span, where it is somebody else's
     exchange: Exchange | None = None  # with the other side of the connection

@@ -12,7 +12,7 @@ from time import time_ns
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.trace import Status, StatusCode
 
 from stagetrace.guard import guarded_end, report, switch
 from stagetrace.instrumentation.asgi.channels import WHERE, Receive, Send
@@ -24,15 +24,17 @@ from stagetrace.instrumentation.connection.tcp_attributes import add_asgi, unack
 from stagetrace.instrumentation.http import attributes as http
 from stagetrace.instrumentation.http import metrics as http_metrics
 from stagetrace.instrumentation.http.conventions import CANCELLED, CLIENT, PROPAGATORS, SUPPRESS_KEYS
-from stagetrace.instrumentation.http.pickled_scope import below, goes_on
+from stagetrace.instrumentation.http.pickled_scope import InScope, below, goes_on
 from stagetrace.instrumentation.http.queue_headers import time_in_queue_ms
 from stagetrace.instrumentation.http.response_delivery import announced, gone_flag, is_written
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import attach, get_current, with_span
 from stagetrace.recording.current_timeline import current, recording
-from stagetrace.recording.entry import EntrySpan
+from stagetrace.recording.entry import OwnSpan
 from stagetrace.recording.limits import cut, longest
 from stagetrace.recording.loop_blockers import stepped
+from stagetrace.recording.span_backend import SdkSpan
+from stagetrace.recording.timeline import Timeline
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import (
     HTTP_REQUEST_BODY_SIZE,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from stagetrace.otlp.encode.span_encoder import Block
+    from stagetrace.recording.span_backend import SpanBackend
     from stagetrace.sla.entry_recorder import EntryRecorder
 
 _hook = switch(WHERE)
@@ -62,7 +65,7 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
             request = _begin(scope, send, now - waited)
             loops.record(now)
             if waited and request is not None:
-                show(request, now - waited, now)  # type: ignore[arg-type]  # each is a timeline
+                show(request.record, now - waited, now)
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
             report(WHERE, error)
             request = None
@@ -70,7 +73,7 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
         return await original(app, scope, receive, send)
     try:
         if scope["type"] == "http":
-            work = original(app, scope, Receive(request, receive, request), Send(request, send, request))
+            work = original(app, scope, Receive(request.record, receive, request), Send(request.record, send, request))
         else:
             request.note_task()
             receive, send = (
@@ -78,7 +81,7 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
                 functools.partial(request.send_message, send),
             )
             work = original(app, scope, receive, send)
-        return await (stepped(work, request) if type(work) is CoroutineType else work)
+        return await (stepped(work, request.record) if type(work) is CoroutineType else work)
     except Exception as error:
         request.fail(error)
         raise
@@ -108,13 +111,7 @@ def _begin(scope: Any, send: Any, started: int) -> AsgiRequest | None:
     urls = http.excluded()
     if urls is not None and urls.url_disabled(_url(scope)):
         return None
-    recorder = runtime.recorder
-    if recorder is not None:
-        request: AsgiRequest = OwnRequest(scope, send, started, recorder)
-    else:
-        from stagetrace.instrumentation.asgi.foreign import ForeignRequest
-
-        request = ForeignRequest(scope, send, started)
+    request = AsgiRequest(scope, send, started, runtime.recorder)
     counted = http_metrics.wanted()
     if counted is not None and scope["type"] == "http":
         request.count_in(counted)
@@ -129,10 +126,10 @@ def _url(scope: Any) -> str:
     return f"{scope.get('scheme', 'http')}://{host}{scope.get('path', '')}"
 
 
-class AsgiRequest(Messages, http_metrics.Counted):
+class AsgiRequest(InScope, Messages, http_metrics.Counted):
     """One request and its answer, from the server's first sight of it to the last byte handed over."""
 
-    # As a timeline's: the class's until something happens.
+    # The class's until something happens: each request makes an adapter.
     _status: int | None = None
     _answer_headers: Any = None
     received_bytes = 0
@@ -146,42 +143,47 @@ class AsgiRequest(Messages, http_metrics.Counted):
     _route = ""
     handler: Any = None  # the route or mount that had it last
     mount = ""  # templates of the mounts that the request went through
-    peer_waits: Any = ()  # each send and receive tells
     _long_agent: bytes | None = None
     _in_front_ms: float | None = None  # in the queue of a load balancer
     _is_plain = True  # it has no attributes but those that all requests have
     _has_looked = False  # for the route, where none has served it
     _came: Any = None  # the scope as it came, where headers or the query are asked for
-    _start: int  # the timeline's
-    _before: Any  # the context in which the request began
-    freeze: Any  # the timeline's
-    abandon: Any
-    divide: Any
-    step: Any
-    adopted: Any  # the timeline's; so the next two
-    disconnect: str | None
-    stream: Stream | None
+    record: Timeline
+    span: SpanBackend
+
+    def __init__(self, scope: Any, send: Any, started: int, recorder: EntryRecorder | None) -> None:
+        parent_context = self._come_in(scope, send)
+        self.record = record = Timeline(start=started)
+        record.exchange = self
+        record.peer_waits = ()  # each send and receive notes its own
+        if recorder is None:
+            self.span = SdkSpan(record, self, self._span_name, parent_context, late=True)
+        else:
+            self.span = span = OwnSpan(record, self, self._span_name, recorder, parent_context)
+            span.may_give_way = True
+        self._before: Any = get_current()
+        current.set(record)
+        attach(with_span(self.span.seen, parent_context))
+        if recorder is not None and recorder.has_others:
+            recorder.begin(self.span, parent_context)  # type: ignore[arg-type]  # it is ours
 
     @property
     def gave_way(self) -> bool:
         """Whether the entry span of this request is somebody else's."""
-        raise NotImplementedError
+        return self.span.gave_way
 
     def hides(self) -> bool:
         """Return whether the entry span can be hidden from somebody who is about to start one for this request."""
-        raise NotImplementedError
+        return self.span.hides()
 
-    def _own_span(self) -> Span:
-        """Return the entry span."""
-        raise NotImplementedError
+    def reference(self) -> str | None:
+        """Return a text that names this request and the stage that it is in."""
+        self.span.seen.get_span_context()
+        return super().reference()
 
-    def _rename(self, name: str) -> None:
-        """Name the entry span, unless somebody else has."""
-        raise NotImplementedError
-
-    def _end_span(self, ended_at: int) -> None:
-        """End the entry span, at a time in nanoseconds."""
-        raise NotImplementedError
+    def is_quick(self, activity: str) -> bool:  # noqa: ARG002 -- each send and receive notes whether it waits
+        """Return False: what waits for the client is noted."""
+        return False
 
     def _come_in(self, scope: Any, send: Any) -> Context:
         """Note what came in; return the context that the headers carry."""
@@ -216,6 +218,18 @@ class AsgiRequest(Messages, http_metrics.Counted):
         self._add_rest(attributes)
         return attributes
 
+    def late_attributes(self) -> dict[str, Any]:
+        """Return what is known when the request has ended, and was not before."""
+        attributes = dict(http.route_block(self._template(), self._status).attributes)
+        self._add_rest(attributes)
+        return attributes
+
+    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
+        """Return the attributes of our own entry span: blocks, that of the client, and the rest."""
+        attributes = self.passed(self.record.started)
+        self._add_rest(attributes)
+        return [self._block, http.route_block(self._route or self.mount, self._status)], self._client, attributes
+
     def _add_rest(self, attributes: dict[str, Any]) -> None:
         """Add what no two requests share."""
         if self._path:
@@ -239,16 +253,16 @@ class AsgiRequest(Messages, http_metrics.Counted):
         if route != self._route:
             self._route = route
             if self.gave_way:
-                if "http.route" not in (getattr(self.adopted, "attributes", None) or ()):
-                    self.adopted.set_attribute("http.route", route)  # the plain ASGI middleware's has none
+                if "http.route" not in (getattr(self.record.adopted, "attributes", None) or ()):
+                    self.record.adopted.set_attribute("http.route", route)  # the plain ASGI middleware's has none
             elif not self._finished:
-                self._rename(http.span_name(self._method, route))
+                self.span.rename(http.span_name(self._method, route))
 
     def pass_mount(self, template: str) -> None:
         """Note a mount that the request goes through, which may serve it without a route: files, a 404."""
         self.mount += template
         if not self._finished and not self.gave_way:
-            self._rename(http.span_name(self._method, self.mount))
+            self.span.rename(http.span_name(self._method, self.mount))
 
     def _template(self) -> str:
         """Return the route; where middleware answered before it was reached, the one that would have served."""
@@ -256,7 +270,7 @@ class AsgiRequest(Messages, http_metrics.Counted):
             self._has_looked = True
             self._route = template_of(self._scope) or ""
             if self._route:
-                self._rename(http.span_name(self._method, self._route))
+                self.span.rename(http.span_name(self._method, self._route))
         return self._route or self.mount
 
     def begin_answer(self, message: Any) -> None:
@@ -266,11 +280,11 @@ class AsgiRequest(Messages, http_metrics.Counted):
         if PROPAGATORS in sys.modules:
             self._announce(message)
         if self._is_gone():
-            self.disconnect = self.disconnect or CLIENT  # without even a head
+            self.record.disconnect = self.record.disconnect or CLIENT  # without even a head
 
     def _announce(self, message: Any) -> None:
         if not self.gave_way and not self.is_announced:  # whoever made the entry span announces it
-            http.announce(message, self._own_span())
+            http.announce(message, self.span.entry)
 
     def take_in(self, message: Any) -> None:
         """Note what was received, if that is a part of the body or says that the client has gone."""
@@ -284,13 +298,13 @@ class AsgiRequest(Messages, http_metrics.Counted):
         is_gone = self._is_gone()
         if is_gone:
             self.go_away()
-        if self.stream is None:
-            self.stream = Stream()
+        if self.record.stream is None:
+            self.record.stream = Stream()
             self._announced = announced(self._method, self._status, self._answer_headers)
         size = len(message.get("body", b""))
         if size:
-            self.stream.add(now, size)
-            if self._announced is not None and self.stream.size >= self._announced and not is_gone:
+            self.record.stream.add(now, size)
+            if self._announced is not None and self.record.stream.size >= self._announced and not is_gone:
                 self._is_delivered = self._is_delivered or is_written(self._connection, self._announced)
 
     def lain_ns(self) -> int:
@@ -309,11 +323,11 @@ class AsgiRequest(Messages, http_metrics.Counted):
     @guarded_end
     def go_away(self) -> None:
         """Note that the client has gone, if that was before the end of the answer."""
-        if self._ended_at is None and self.disconnect is None and self._scope["type"] == "http":
+        if self._ended_at is None and self.record.disconnect is None and self._scope["type"] == "http":
             if self._has_all():
                 self._has_left = True
             else:
-                self.disconnect = CLIENT
+                self.record.disconnect = CLIENT
 
     def _has_all(self) -> bool:
         """Return whether the client lacks nothing of what the head of the answer has announced."""
@@ -323,13 +337,13 @@ class AsgiRequest(Messages, http_metrics.Counted):
     @guarded_end
     def break_off(self) -> None:
         """Note that the application was stopped in its work."""
-        if self._ended_at is None and self.disconnect is None and not self._end_delivered():
-            self.disconnect = CANCELLED
+        if self._ended_at is None and self.record.disconnect is None and not self._end_delivered():
+            self.record.disconnect = CANCELLED
 
     def _end_delivered(self) -> bool:
         """End with the last byte that was announced, if the client has it; return whether it has."""
-        if self._is_delivered and self.stream is not None:
-            self._ended_at = self.stream.last
+        if self._is_delivered and self.record.stream is not None:
+            self._ended_at = self.record.stream.last
         return self._is_delivered
 
     def _accepting(self, message: Any) -> None:
@@ -341,24 +355,25 @@ class AsgiRequest(Messages, http_metrics.Counted):
         """Note when the last byte of the answer was handed over, with this message; end the entry span then."""
         if self._ended_at is None:
             size = len(message.get("body", b""))
-            if self.stream is None:
+            if self.record.stream is None:
                 self._size = size
             elif size:
-                self.stream.add(now, size)
+                self.record.stream.add(now, size)
             if getattr(self._connection, "disconnected", False) is True:  # uvicorn's, while it waited for the client
                 self.go_away()
             self._ended_at = now
-            if self.step is not None:
-                self.divide(self.step)  # it ends after the request
+            if self.record.step is not None:
+                self.record.divide(self.record.step)  # it ends after the request
             if self._status is not None and self._status >= http.SERVER_ERROR:
-                self.freeze()  # the exception that this answer is about comes through next
+                self.record.freeze()  # the exception that this answer is about comes through next
             else:
                 self._finish()
 
     def passed(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how request and answer passed."""
-        gone = self.disconnect is not None
-        attributes: dict[str, Any] = super().passed(start) if gone or self.stream is not None else {}  # type: ignore[misc]
+        gone = self.record.disconnect is not None
+        record = self.record
+        attributes = record.response(start) if gone or record.stream is not None else {}
         if self.received_bytes:
             attributes[HTTP_REQUEST_BODY_SIZE] = self.received_bytes
         if self._size:
@@ -366,7 +381,7 @@ class AsgiRequest(Messages, http_metrics.Counted):
         if self._scope["type"] == "websocket":
             attributes.update(self.counted_messages())
         if not gone:
-            is_now = self._ended_at is not None and not self._failed() and self.adopted is None
+            is_now = self._ended_at is not None and not self._failed() and self.record.adopted is None
             add_asgi(self._connection, attributes, is_now)
         return attributes
 
@@ -379,23 +394,23 @@ class AsgiRequest(Messages, http_metrics.Counted):
         self._raised = True
         if self.gave_way:
             return
-        span = self._own_span()
+        span = self.span.entry
         span.record_exception(error, timestamp=self._ended_at)
         if not self._failed():  # else the answer says it
             span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
-        if self._status is None and self.disconnect is None and self._scope["type"] == "http":
+        if self._status is None and self.record.disconnect is None and self._scope["type"] == "http":
             self._status = http.SERVER_ERROR  # which is what the server answers
 
     @guarded_end
     def _leave_off(self) -> None:
         """Note why the application returned before its answer was complete, if nothing has told yet."""
-        if self._raised or self.disconnect is not None or self._scope["type"] != "http":
+        if self._raised or self.record.disconnect is not None or self._scope["type"] != "http":
             return
         is_gone = self._has_left or self._is_gone()
         if is_gone and not self._end_delivered():
             self.go_away()
         if not is_gone:
-            self._own_span().set_status(Status(StatusCode.ERROR, "the answer was not completed"))
+            self.span.entry.set_status(Status(StatusCode.ERROR, "the answer was not completed"))
 
     def finish(self) -> None:
         """End with the application's call, if the answer has not ended it."""
@@ -406,6 +421,8 @@ class AsgiRequest(Messages, http_metrics.Counted):
         # The server's `send` holds the scope, and that held this: no work for the collector.
         self._scope.pop(SCOPE_KEY, None)
         self._scope = self._before = self._came = None
+        self.span.release()
+        self.record.release()
 
     def _finish(self) -> None:
         if not self._finished:
@@ -418,65 +435,21 @@ class AsgiRequest(Messages, http_metrics.Counted):
                 self._leave_off()
             ended_at = time_ns() if self._ended_at is None else self._ended_at
             try:
-                self._end_span(ended_at)
+                method = WEBSOCKET if self._scope["type"] == "websocket" else self._method
+                self.span.end_request(ended_at, method, self._route or self._template(), failed=self._failed())
             finally:
                 if self._counted is not None:
                     route = http.route_block(self._template(), self._status).attributes
                     attributes = {**self._block.attributes, **route}
-                    self._counted.end(attributes, max(ended_at - self._start, 0) / 1e9, self._own_span())
+                    self._counted.end(attributes, max(ended_at - self.record.started, 0) / 1e9, self.span.entry)
 
     def leave_out(self) -> None:
         """Record nothing of this request, if nobody has seen its entry span."""
         if self._finished or not self.hides():
             return
         self._finished = True
-        self.abandon()
+        self.record.abandon()
         attach(self._before)
         current.set(None)
         if self._counted is not None:
             self._counted.take_back(self._block.attributes)
-
-
-class OwnRequest(AsgiRequest, EntrySpan):
-    """A request whose entry span is our own, unless the application starts another for it."""
-
-    may_give_way = True
-
-    def __init__(self, scope: Any, send: Any, started: int, recorder: EntryRecorder) -> None:
-        parent_context = self._come_in(scope, send)
-        EntrySpan.__init__(self, self._span_name, started, recorder, parent_context)
-        self._before = get_current()
-        current.set(self)
-        attach(with_span(self, parent_context))
-        if recorder.has_others:
-            recorder.begin(self, parent_context)
-
-    @property
-    def gave_way(self) -> bool:
-        """Whether the entry span of this request is somebody else's."""
-        return self.adopted is not None
-
-    def hides(self) -> bool:
-        """Return whether nobody has seen the entry span."""
-        return self._identity is None and self.notes is None and self.end_time is None
-
-    def _own_span(self) -> Span:
-        return self
-
-    def _rename(self, name: str) -> None:
-        if self.name == self._span_name:  # nobody else has renamed it
-            self.name = self._span_name = name
-
-    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
-        """Return its attributes, as the recorder wants them."""
-        attributes = self.passed(self._start)
-        self._add_rest(attributes)
-        route = http.route_block(self._route or self.mount, self._status)
-        return [self._block, route], self._client, attributes
-
-    def _end_span(self, ended_at: int) -> None:
-        if self._failed():
-            self.failed = True
-        route = self._route or self._template()
-        recorder: Any = self._recorder
-        recorder.end(self, ended_at, WEBSOCKET if self._scope["type"] == "websocket" else self._method, route)

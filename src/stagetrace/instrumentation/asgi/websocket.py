@@ -17,6 +17,8 @@ from stagetrace.semconv import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from stagetrace.recording.timeline import Timeline
+
 
 def current_task() -> Any:
     """Return the task that runs, asyncio's or trio's."""
@@ -27,12 +29,11 @@ def current_task() -> Any:
 
 
 class Messages:
-    """The passing of a websocket's messages between server and application, for a timeline that this is mixed into."""
+    """The passing of a websocket's messages between server and application, marked on the request's record."""
 
     _received = 0
     _sent_messages = 0
-    enter: Any  # the timeline's
-    leave: Any
+    record: Timeline
     task: Any = None  # in which the application was called
 
     @guarded
@@ -69,16 +70,16 @@ class Messages:
     def _begin_waiting(self) -> bool:
         if current_task() is not self.task:
             return False
-        self.enter(NETWORK_RECEIVE)
+        self.record.enter(NETWORK_RECEIVE)
         return True
 
     @guarded
     def _begin(self, activity: str) -> None:
-        self.enter(activity)
+        self.record.enter(activity)
 
     @guarded_end
     def _end(self, activity: str) -> None:
-        self.leave(activity)
+        self.record.leave(activity)
 
     @guarded
     def _accept(self, message: Any) -> None:

@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
+from stagetrace.instrumentation.http.pickled_scope import adapter_of
 from stagetrace.recording.current_timeline import current
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _noting(original: Any) -> Any:
 
 @guarded
 def _note(match: Any) -> None:
-    request: Any = current.get()
+    request: Any = adapter_of(current.get())
     if match is not None and match.pattern != FALLBACK and hasattr(request, "serve_by"):
         request.serve_by(match.pattern.decode())
 
@@ -59,6 +60,6 @@ def _mounting(original: Any) -> Any:
 
 @guarded
 def _note_mount(match: Any) -> None:
-    request: Any = current.get()
+    request: Any = adapter_of(current.get())
     if hasattr(request, "pass_mount"):
         request.pass_mount(match.pattern.decode().removesuffix("/*"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.asgi.background_tasks import task_in_span
+from stagetrace.instrumentation.http.pickled_scope import adapter_of
 from stagetrace.recording.current_timeline import current
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _noting(original: Any) -> Any:
 
 @guarded
 def _note(router: Any, path: str, found: Any) -> None:
-    request: Any = current.get()
+    request: Any = adapter_of(current.get())
     if not hasattr(request, "serve_by"):
         return
     template = found[-1]

@@ -82,19 +82,20 @@ def _noting(original: Any, note: Any) -> Any:
             except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
                 report(__name__, error)
         work = original(self, scope, receive, send)
-        if request is not None and getattr(request, "step", work) is None and type(work) is CoroutineType:
-            return _of_another_task(work, request)
+        record = getattr(request, "record", None)
+        if record is not None and record.step is None and type(work) is CoroutineType:
+            return _of_another_task(work, record)
         return work
 
     return handle
 
 
-def _of_another_task(work: Any, request: Any) -> Any:
+def _of_another_task(work: Any, record: Any) -> Any:
     """Return a coroutine that awaits `work` in another task of the request, such as BaseHTTPMiddleware starts."""
     try:
         from stagetrace.recording.loop_blockers import stepped
 
-        return stepped(work, request)
+        return stepped(work, record)
     except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
         report(__name__, error)
         return work

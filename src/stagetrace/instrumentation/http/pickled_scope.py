@@ -34,9 +34,13 @@ class InScope:
         """Do the same."""
         return self
 
+    def reference(self) -> str | None:
+        """Return a text that names this request and the stage that it is in."""
+        return self.record.reference()
+
     def __reduce__(self) -> Any:
         """Be a text in a pickle of the scope, which any process can read."""
-        return str, (self.record.reference() or "",)
+        return str, (self.reference() or "",)
 
 
 def adapter_of(timeline: Any) -> Any:

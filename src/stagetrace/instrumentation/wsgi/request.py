@@ -326,7 +326,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
         ended_at = time_ns() if self._ended_at is None else self._ended_at
         try:
             if ended_at - self._begun >= LONG_NS and not self._environ.get("wsgi.multithread"):
-                note(self._begun, ended_at, self)  # its worker has served nobody else
+                note(self._begun, ended_at, self.record)  # its worker has served nobody else
             self.record.divide_rest()
             self.span.end_request(ended_at, self._method, self._template(), failed=self._failed())
         finally:
