@@ -102,9 +102,9 @@ PARTS = [
         f"stagetrace.recording.{name}"
         for name in (
             *(
-                "entry:EntrySpan._draw",
-                "entry:EntrySpan.identity",
-                "entry:EntrySpan.status",
+                "entry:OwnSpan._draw",
+                "entry:OwnSpan.identity",
+                "entry:OwnSpan.status",
             ),
             *("entry:_tracer", "timeline:SpanContext"),
             *("timeline:Timeline._settle", "timeline:Timeline._shorten", "timeline:Timeline.abandon"),
@@ -194,9 +194,9 @@ PARTS_IN_PYTHON = [
 ]
 # Parts that work where others besides us want to see the spans.
 PARTS_FOR_OTHERS = [
-    *("stagetrace.recording.entry:EntrySpan.readable", "stagetrace.recording.entry:FinishedSpan"),
+    *("stagetrace.recording.entry:OwnSpan.readable", "stagetrace.recording.entry:FinishedSpan"),
     "stagetrace.sla.entry_recorder:EntryRecorder.begin",
-    *("stagetrace.recording.entry:EntrySpan.attributes", "stagetrace.recording.spans:SpanContext"),
+    *("stagetrace.recording.entry:OwnSpan.attributes", "stagetrace.recording.spans:SpanContext"),
     *("stagetrace.sla.entry_recorder:EntryRecorder._segments", "stagetrace.sla.entry_recorder:FinishedSpan"),
     *(
         "stagetrace.sla.entry_recorder:sampled",

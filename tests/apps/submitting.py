@@ -174,9 +174,9 @@ async def outlives() -> bool:
 @app.get("/live")
 async def live() -> int:
     """Tell how many requests are alive, this one left out."""
-    from stagetrace.recording.entry import EntrySpan
+    from stagetrace.recording.entry import OwnSpan
 
-    return sum(issubclass(type(one), EntrySpan) for one in gc.get_objects()) - 1
+    return sum(issubclass(type(one), OwnSpan) for one in gc.get_objects()) - 1
 
 
 @app.get("/collect")

@@ -78,8 +78,8 @@ RECORDER = "stagetrace.sla.entry_recorder:"
 ANYWHERE = [
     *(RPC + name for name in ("Server.block", "Server._make", "Server.wait", "read_metadata", "status_block")),
     *(RPC + name for name in ("peer_block", "_fields", "_is_excluded", "Rpc._raised", "Rpc._aborted")),
-    *(RPC + name for name in ("Rpc._expires_in", "Rpc.conclude", "Rpc.has_no_method", "OwnRpc.__init__")),
-    *(RPC + name for name in ("OwnRpc._end_span", "OwnRpc.describe", "Stream", "Rpc.hand_over")),
+    *(RPC + name for name in ("Rpc._expires_in", "Rpc.conclude", "Rpc.has_no_method", "Rpc.__init__")),
+    *(RPC + name for name in ("OwnSpan.__init__", "OwnSpan.end_request", "Rpc.describe", "Stream", "Rpc.hand_over")),
     *(f"stagetrace.recording.timeline:Timeline.{name}" for name in ("enter", "leave", "noted", "abandon")),
     *(RECORDER + name for name in ("EntryRecorder.end", "EntryRecorder.identify", "EntryRecorder._send")),
     *(RECORDER + name for name in ("EntryRecorder._rest", "EntryRecorder._put", "request", "judge", "entry_rest")),
@@ -97,7 +97,7 @@ FAULTS = {
     "grpc_aio": [
         *ANYWHERE,
         *(TASKED + name for name in ("arrive", "_flags", "AioRpc.wrap", "AioRpc._look_at", "AioRpc._outcome")),
-        RPC + "OwnRpc._as_seen",
+        TASKED + "with_span",
         *(TASKED + name for name in ("AioRequests", "Requests", "PooledAnswers", "PooledContext")),
     ],
 }

@@ -6,15 +6,16 @@ import pytest
 
 from stagetrace.instrumentation.grpc_server.request import LEAST_BUFFER, Rpc
 from stagetrace.recording.chunk_times import Stream
+from stagetrace.recording.timeline import Timeline
 
 
 class Served(Rpc):
     def __init__(self, sent: int, received: int, messages: int = 0, streamed: int = 0) -> None:
         self.sent_bytes, self.received_bytes, self.received = sent, received, messages
-        self.stream = None
+        self.record = Timeline()
         if streamed:
-            self.stream = Stream()
-            self.stream.add(1, streamed)
+            self.record.stream = Stream()
+            self.record.stream.add(1, streamed)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanContext, SpanKind, StatusCode, TraceFlags
 
 from stagetrace import guard
-from stagetrace.recording.entry import EntrySpan, Identity
+from stagetrace.recording.entry import Identity, OwnSpan
+from stagetrace.recording.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,18 +32,28 @@ def _no_failures() -> Iterator[None]:
 class Recorder:
     """Draws one identity, after doing what a test wants done meanwhile."""
 
-    def __init__(self, meanwhile: Callable[[EntrySpan], Any] = lambda _: None) -> None:
+    def __init__(self, meanwhile: Callable[[OwnSpan], Any] = lambda _: None) -> None:
         self.calls = 0
         self._meanwhile = meanwhile
 
-    def identify(self, entry: EntrySpan, parent_context: Context) -> Identity:  # noqa: ARG002
+    def identify(self, entry: OwnSpan, parent_context: Context) -> Identity:  # noqa: ARG002
         self.calls += 1
         self._meanwhile(entry)
         return Identity(OWN, None, is_sampled=True)
 
 
-def entry_of(recorder: Recorder) -> EntrySpan:
-    return EntrySpan("GET", START, recorder, Context())  # type: ignore[arg-type]
+class Adapter:
+    """Knows nothing of the request."""
+
+    def known_attributes(self) -> dict[str, Any]:
+        return {}
+
+    def describe(self) -> Any:
+        return [], None, {}
+
+
+def entry_of(recorder: Recorder) -> OwnSpan:
+    return OwnSpan(Timeline(start=START), Adapter(), "GET", recorder, Context())  # type: ignore[arg-type]
 
 
 def test_ids_are_drawn_when_somebody_asks_and_once() -> None:
@@ -51,7 +62,7 @@ def test_ids_are_drawn_when_somebody_asks_and_once() -> None:
     entry.set_attribute("k", "v")
     entry.update_name("GET /x")
     assert (recorder.calls, entry.has_identity) == (0, False)
-    assert entry.context == entry.entry == OWN
+    assert entry.context == entry.record.entry == OWN
     assert (recorder.calls, entry.has_identity, entry.parent) == (1, True, None)
 
 
@@ -84,7 +95,7 @@ def test_a_sampler_that_looks_at_the_span_it_decides_on_sees_nobody() -> None:
 
 
 def test_a_sampler_that_fails_costs_its_decision_alone() -> None:
-    def fail(_: EntrySpan) -> None:
+    def fail(_: OwnSpan) -> None:
         raise ValueError("no rules")
 
     entry = entry_of(Recorder(fail))
@@ -97,12 +108,12 @@ def test_a_sampler_that_fails_costs_its_decision_alone() -> None:
 
 def test_children_hang_under_the_open_stage_and_after_the_end_under_the_entry() -> None:
     entry = entry_of(Recorder())
-    entry.enter("inference")
+    entry.record.enter("inference")
     stage = entry.get_span_context()
     assert (stage.trace_id, stage.trace_flags) == (OWN.trace_id, OWN.trace_flags)
     assert stage.span_id not in (OWN.span_id, 0)
     assert entry.get_span_context() == stage
-    entry.close(START, START + 10**6)
+    entry.record.close(START, START + 10**6)
     assert entry.get_span_context() == OWN
 
 

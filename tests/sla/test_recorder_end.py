@@ -11,7 +11,8 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, Sampler, T
 
 from stagetrace import KeepBreaches, SLASpanProcessor
 from stagetrace.otlp.encode.span_encoder import Block
-from stagetrace.recording.entry import EntrySpan
+from stagetrace.recording.entry import OwnSpan
+from stagetrace.recording.timeline import Timeline
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sla.processor import MAX_COUNTED
 
@@ -19,8 +20,11 @@ START = 10**18
 OBJECTIVE = "* within 1ms"
 
 
-class Entry(EntrySpan):
-    """A request as recording leaves it at its end."""
+class Adapter:
+    """Describes a request as the adapters of protocols do."""
+
+    def known_attributes(self) -> dict[str, Any]:
+        return {}
 
     def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
         return [Block({"http.request.method": "GET"})], Block({"client.address": "::1"}), {"url.path": "/a"}
@@ -44,10 +48,10 @@ def recorder_of(sampler: Sampler) -> tuple[EntryRecorder, SLASpanProcessor, Send
     return EntryRecorder(provider, processor, [sender]), processor, sender  # type: ignore[list-item]
 
 
-def end(recorder: EntryRecorder, route: str) -> Entry:
-    entry = Entry(f"GET {route}", START, recorder, Context())
-    entry.enter("queue", at=START + 10)
-    entry.leave("queue", at=START + 20)
+def end(recorder: EntryRecorder, route: str) -> OwnSpan:
+    entry = OwnSpan(Timeline(start=START), Adapter(), f"GET {route}", recorder, Context())
+    entry.record.enter("queue", at=START + 10)
+    entry.record.leave("queue", at=START + 20)
     recorder.end(entry, START + 1000, "GET", route)
     return entry
 
@@ -56,7 +60,8 @@ def test_what_the_head_sampler_drops_is_counted_and_let_go() -> None:
     recorder, processor, sender = recorder_of(ParentBased(TraceIdRatioBased(0.0)))
     for _ in range(3):
         entry = end(recorder, "/a")
-        assert (entry.has_identity, entry.end_time, entry.closed, entry._log) == (False, START + 1000, True, [])
+        record = entry.record
+        assert (entry.has_identity, entry.end_time, record.closed, record._log) == (False, START + 1000, True, [])
     assert sender.sent == []
     assert processor.counter.counts() == {(OBJECTIVE, "good"): 3}
 

@@ -24,7 +24,6 @@ from opentelemetry.trace import (
 from stagetrace.guard import guarded, report
 from stagetrace.recording.limits import span_limits
 from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan
-from stagetrace.recording.timeline import Timeline
 from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from stagetrace.otlp.encode.span_encoder import Block
+    from stagetrace.recording.timeline import Timeline
 
 _making = threading.Lock()  # guards the making of any span's notes
 _drawing = threading.local()  # whose identity this thread is drawing
@@ -144,6 +144,10 @@ class OwnSpan(Span):
         """End the span: judge and send the request."""
         self.failed = failed
         self._recorder.end(self, ended_at, method, route)
+
+    def discard(self) -> None:
+        """Send nothing of the request, whose entry span nobody has seen."""
+        self.record.abandon()
 
     def release(self) -> None:
         """Drop the references to the adapter and from the record."""
@@ -311,44 +315,6 @@ class OwnSpan(Span):
             instrumentation_scope=SCOPE,
         )
         return span if notes is None else FinishedSpan(span, {}, counts=notes)
-
-
-class EntrySpan(Timeline, OwnSpan):
-    """A request that is its own record, span and adapter: of ASGI and gRPC."""
-
-    def __init__(self, name: str, start_time: int, recorder: Recorder, parent_context: Context) -> None:
-        self._lock = threading.Lock()  # as Timeline.__init__, whose call each request would pay for
-        self.bound = True
-        self._start = start_time
-        self.name = name
-        self._recorder = recorder
-        self.parent_context = parent_context
-
-    @property
-    def record(self) -> Timeline:  # type: ignore[override]
-        """Itself; so the next two."""
-        return self
-
-    @property
-    def own(self) -> OwnSpan:  # type: ignore[override]
-        return self
-
-    @property
-    def adapter(self) -> Any:  # type: ignore[override]
-        return self
-
-    def known_attributes(self) -> dict[str, Any]:
-        """Return what is known when the request comes in, for samplers of other people's."""
-        return {}
-
-    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
-        """Return the entry span's attributes: see `Described`."""
-        raise NotImplementedError
-
-    # The span's, which ask the record's.
-    entry = property(lambda self: self.identity.context)  # a timeline's
-    gives_way = OwnSpan.gives_way
-    take_ids = OwnSpan.take_ids
 
 
 @functools.cache

@@ -61,6 +61,14 @@ def end_step(began: int, ended: int, request: Any) -> None:
         note(began, ended, request)
 
 
+def _end(began: int, request: Any) -> None:
+    ended = time_ns()
+    if ended - began >= DIVIDED_NS:
+        end_step(began, ended, request)
+    else:
+        request.step = None
+
+
 @types.coroutine
 def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any, Any]:
     """Await `work`, which a task does for a request, and note each step of it that is not short.
@@ -74,14 +82,13 @@ def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any,
         _begin(request, began)
         try:
             awaited = step(value)
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            ended = time_ns()
-            if ended - began >= DIVIDED_NS:
-                end_step(began, ended, request)
-            else:
-                request.step = None
+        except BaseException as error:
+            _end(began, request)
+            if isinstance(error, StopIteration):
+                return error.value
+            del request, step, value  # somebody may keep the exception, and with it this frame
+            raise
+        _end(began, request)
         try:
             value = yield awaited
             step = work.send

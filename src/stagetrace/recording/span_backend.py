@@ -8,7 +8,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from stagetrace.recording.context import RequestSpan
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_timeline import current, entries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +43,9 @@ class SpanBackend(Protocol):
     def end_request(self, ended_at: int, method: str | None, route: str, *, failed: bool) -> None:
         """End the span at a time in nanoseconds; `failed`: the response was a server's error."""
 
+    def discard(self) -> None:
+        """Send nothing of the request, whose entry span nobody has seen."""
+
     def release(self) -> None:
         """Drop the references to the record and the adapter, which refer to this: no work for the collector."""
 
@@ -76,7 +79,6 @@ class SdkSpan:
         record.bound = True
         if not late:
             self._start(adapter)
-        self.seen = _Seen(self, record)
 
     @property
     def entry(self) -> Any:
@@ -84,6 +86,11 @@ class SdkSpan:
         if self._span is None and self._record.adopted is None and self._adapter is not None:
             self._start(self._adapter)
         return self._record.adopted if self._span is None else self._span
+
+    @property
+    def seen(self) -> Span:
+        """The span as the request's code sees it."""
+        return _Seen(self, self._record)
 
     def _start(self, adapter: Ended) -> None:
         before = current.get()
@@ -124,6 +131,12 @@ class SdkSpan:
         if failed and getattr(span, "status", Status()).is_unset:
             span.set_status(StatusCode.ERROR)
         span.end(ended_at)
+
+    def discard(self) -> None:
+        """Send nothing of the request, whose entry span nobody has seen."""
+        self._record.abandon()
+        if self._span is not None:
+            entries.pop(self._span.get_span_context().span_id, None)
 
     def release(self) -> None:
         """Drop the reference to the adapter."""

@@ -174,6 +174,7 @@ def _watched(work: Any, timeline: Any, activity: str) -> Generator[Any, Any, Any
                     raise
                 step, value = inner.throw, error
     finally:
+        del step, value  # an exception that was thrown in would refer to itself by this frame
         if since:
             timeline.waited_for_peer(activity, since)
 

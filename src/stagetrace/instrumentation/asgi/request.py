@@ -448,7 +448,7 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
         if self._finished or not self.hides():
             return
         self._finished = True
-        self.record.abandon()
+        self.span.discard()
         attach(self._before)
         current.set(None)
         if self._counted is not None:

@@ -21,8 +21,6 @@ from opentelemetry import context as otel_context
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation.grpc_server.request import (
     FOREVER_S,
-    ForeignRpc,
-    OwnRpc,
     Rpc,
     Server,
     arrive,
@@ -58,7 +56,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         rpc = None
         if not _hook.off:
             try:
-                rpc = arrive(self.server, handler_call_details, OwnAioRpc, ForeignAioRpc)
+                rpc = arrive(self.server, handler_call_details, AioRpc)
                 task = current_task()
                 if rpc is not None and task is not None:
                     task.add_done_callback(rpc.finish, context=Context())
@@ -99,8 +97,6 @@ class AioRpc(Rpc):
 
     response_streaming = False
     answered_by_grpc = ""  # with this status code, no handler asked
-    closed: bool  # the timeline's; so the next one
-    divide: Any
     _shape = ""  # the name of the method that takes the place of the handler's behaviour
     _takes_stream = False
     _is_served = False
@@ -139,9 +135,9 @@ class AioRpc(Rpc):
             self._shape, self._sends = ("_answers_in_pool", False) if answers else ("_answer_in_pool", True)
             self._is_pooled = True
         if not requests:
-            self.enter(NETWORK_RECEIVE, None, self._start)
+            self.record.enter(NETWORK_RECEIVE, None, self.record.started)
         elif self._is_pooled:
-            self.enter(QUEUE, self._server.wait(), self._start)
+            self.record.enter(QUEUE, self._server.wait(), self.record.started)
         return self
 
     @property
@@ -154,7 +150,7 @@ class AioRpc(Rpc):
     def request_deserializer(self, message: bytes) -> Any:
         """Deserialise a message, whose arrival ends a `network.receive`."""
         try:
-            self.leave(NETWORK_RECEIVE)
+            self.record.leave(NETWORK_RECEIVE)
             self.received_bytes += len(message)
             if self._takes_stream:
                 self.received += 1
@@ -172,7 +168,7 @@ class AioRpc(Rpc):
 
     @guarded
     def _queue(self) -> None:
-        self.enter(QUEUE, self._server.wait())
+        self.record.enter(QUEUE, self._server.wait())
 
     def response_serializer(self, answer: Any) -> Any:
         """Serialise an answer: it goes out next."""
@@ -191,7 +187,7 @@ class AioRpc(Rpc):
             else:
                 self.sent_bytes = size
             if self._sends:
-                self.enter(NETWORK_SEND)
+                self.record.enter(NETWORK_SEND)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         return answer
@@ -220,7 +216,7 @@ class AioRpc(Rpc):
 
     def _in_steps(self, work: Any) -> Any:
         """Return what awaits `work` and notes what its steps do."""
-        return stepped(work, self) if type(work) is CoroutineType else work
+        return stepped(work, self.record) if type(work) is CoroutineType else work
 
     async def _answers(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Do as an asynchronous generator does."""
@@ -269,15 +265,15 @@ class AioRpc(Rpc):
             self.failed_by(error)
             raise
         finally:
-            self.divide(first)
+            self.record.divide(first)
             self._leave_thread(token)
 
     @guarded
     def _enter_thread(self) -> Any:
-        self.leave(QUEUE)
+        self.record.leave(QUEUE)
         before = current.get()
-        current.set(self)  # type: ignore[arg-type]  # its subclasses are timelines
-        return before, attach(with_span(self._as_seen(), self.parent_context))
+        current.set(self.record)
+        return before, attach(with_span(self.span.seen, self.parent_context))
 
     @guarded_end
     def _leave_thread(self, entered: Any) -> None:
@@ -316,14 +312,14 @@ class AioRpc(Rpc):
 
     @guarded
     def _sent(self) -> None:
-        self.leave(NETWORK_SEND)
+        self.record.leave(NETWORK_SEND)
         self.hand_over()
 
     @guarded_end
     def _over(self) -> None:
         self._has_finished = True
         if self.response_streaming:
-            self.enter(NETWORK_SEND)  # of the status
+            self.record.enter(NETWORK_SEND)  # of the status
         self.answer_goes()
 
     @guarded_end
@@ -349,7 +345,7 @@ class AioRpc(Rpc):
 
     def finish(self, _task: Any) -> None:
         """End: the task is done, and the answer sent."""
-        if self.closed:  # dropped
+        if self.record.closed:  # dropped
             return
         try:
             if self.answered_by_grpc == "UNIMPLEMENTED":
@@ -377,14 +373,6 @@ class AioRpc(Rpc):
         return "CANCELLED", True
 
 
-class OwnAioRpc(AioRpc, OwnRpc):
-    """One whose entry span is our own."""
-
-
-class ForeignAioRpc(AioRpc, ForeignRpc):
-    """One whose entry span is somebody else's provider's."""
-
-
 class AioRequests:
     """The messages that come in, each wait for one marked."""
 
@@ -398,14 +386,14 @@ class AioRequests:
     async def __anext__(self) -> Any:
         rpc = self._rpc
         try:
-            rpc.enter(NETWORK_RECEIVE)
+            rpc.record.enter(NETWORK_RECEIVE)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         try:
             return await self._messages.__anext__()
         finally:
             try:
-                rpc.leave(NETWORK_RECEIVE)  # where no deserialiser has ended it: the stream has ended
+                rpc.record.leave(NETWORK_RECEIVE)  # where no deserialiser has ended it: the stream has ended
             except Exception as error:  # noqa: BLE001
                 report(WHERE, error)
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import functools
 import socket
-from threading import Lock
 from time import monotonic, time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 import grpc
 from opentelemetry import context as otel_context
-from opentelemetry import propagate, trace
+from opentelemetry import propagate
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import Status, StatusCode
 
 from stagetrace import config
 from stagetrace.guard import guarded_end
@@ -25,10 +24,10 @@ from stagetrace.instrumentation.thread_pools.queue_attributes import wait
 from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.real_threads import sleep
 from stagetrace.recording.chunk_times import Stream
-from stagetrace.recording.context import NO_CONTEXT, RequestSpan, attach, get_current, with_span
+from stagetrace.recording.context import NO_CONTEXT, attach, get_current, with_span
 from stagetrace.recording.current_timeline import current as current  # noqa: PLC0414 -- for both kinds of server
-from stagetrace.recording.current_timeline import entries
-from stagetrace.recording.entry import EntrySpan
+from stagetrace.recording.entry import OwnSpan
+from stagetrace.recording.span_backend import SdkSpan
 from stagetrace.recording.timeline import Timeline
 from stagetrace.runtime.runtime import runtime
 from stagetrace.runtime.sigterm import awaited
@@ -44,8 +43,7 @@ from stagetrace.semconv import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from opentelemetry.trace import Span
-
+    from stagetrace.recording.span_backend import SpanBackend
     from stagetrace.sla.entry_recorder import EntryRecorder
 
     Metadata = Iterable[tuple[str, str | bytes]]
@@ -186,8 +184,11 @@ def peer_block(peer: str | None) -> Block:
     return block
 
 
+R = TypeVar("R", bound="Rpc")
+
+
 class Rpc:
-    """One RPC, from its arrival to its end. It is its own timeline, too."""
+    """One RPC, from its arrival to its end, whose record and span back end it owns."""
 
     _peer: str | None = None
     _remaining_s: float | None = None  # of the caller's deadline, on arrival
@@ -196,40 +197,57 @@ class Rpc:
     received = 0  # messages of a stream
     sent_bytes = 0  # of an answer that is no stream
     piece: int | None = None  # bytes of a stream's message that is on its way out
-    stream: Stream | None  # the timeline's, as the next two
-    disconnect: str | None
-    passed: Any
     _behaviour: Any  # the handler's own parts
     _deserializer: Any
     _serializer: Any
-    _server: Server
-    _block: Block
-    parent_context: Context  # what the metadata carries
-    _start: int  # the timeline's
-    divide: Any
-    divide_rest: Any
-    enter: Any
-    leave: Any
-    abandon: Any
+    _ended: tuple[Block, dict[str, Any]]  # with which status, and what is known since
 
-    def _own_span(self) -> Span:
-        """Return the entry span."""
-        raise NotImplementedError
-
-    def _as_seen(self) -> Span:
-        """Return the span that the handler's code sees as its current one."""
-        raise NotImplementedError
-
-    def _end_span(self, ended_at: int, status: Block, attributes: dict[str, Any], *, failed: bool) -> None:
-        """End the entry span, at a time in nanoseconds."""
-        raise NotImplementedError
-
-    def _come_in(self, parent_context: Context) -> None:
+    def __init__(
+        self, server: Server, block: Block, parent_context: Context, started: int, recorder: EntryRecorder | None
+    ) -> None:
+        self._server = server
+        self._block = block
+        self.parent_context = parent_context  # what the metadata carries
+        self.record = record = Timeline(start=started)
+        record.exchange = self
+        name: Any = block.attributes["rpc.method"]
         # The context is that of this RPC alone, by gRPC's care in threads, and as a task's in asyncio.
-        self.parent_context = parent_context
-        current.set(self)  # type: ignore[arg-type]  # its subclasses are timelines
-        span = self._as_seen()
-        attach(with_span(span, parent_context))
+        current.set(record)
+        if recorder is None:
+            self.span: SpanBackend = SdkSpan(record, self, name, parent_context)
+        else:
+            self.span = OwnSpan(record, self, name, recorder, parent_context)
+        attach(with_span(self.span.seen, parent_context))
+        if recorder is not None and recorder.has_others:
+            recorder.begin(self.span, parent_context)  # type: ignore[arg-type]  # it is ours
+
+    def known_attributes(self) -> dict[str, Any]:
+        """Return all that is known as the RPC arrives."""
+        return dict(self._block.attributes)
+
+    def late_attributes(self) -> dict[str, Any]:
+        """Return what is known when the RPC has ended, and was not before."""
+        status, attributes = self._ended
+        known = self._block.attributes if self._asked_for else {}
+        return {**known, **status.attributes, **peer_block(self._peer).attributes, **attributes}
+
+    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
+        """Return the attributes of our own entry span: blocks, that of the peer, and the rest."""
+        status, attributes = self._ended
+        attributes.update(self.record.response(self.record.started))
+        return [self._block, status], peer_block(self._peer), attributes
+
+    def passed(self, start: int) -> dict[str, Any]:
+        """Return what the entry span, which begins at `start`, carries of its response."""
+        return self.record.response(start)
+
+    def lain_ns(self) -> int:
+        """Return 0: how long data lay in the kernel is unknown."""
+        return 0
+
+    def owes(self) -> bool:
+        """Return whether the caller has bytes left to acknowledge, which is unknown."""
+        return True
 
     def _go_out(self) -> None:
         """Take this out of its context, which gRPC keeps for ever where a message could not be deserialised."""
@@ -238,7 +256,7 @@ class Rpc:
 
     def _raised(self, error: BaseException, code: Any) -> None:
         """Note an exception that the handler let through, which is no abort; `code` is what the caller is told."""
-        span = self._own_span()
+        span = self.span.entry
         span.record_exception(error)
         if CODES.get(code, "UNKNOWN") in ERRORS:
             span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
@@ -247,18 +265,19 @@ class Rpc:
         """Note that the handler aborts."""
         if details and CODES.get(code, "UNKNOWN") in ERRORS:
             text = details.decode(errors="replace") if isinstance(details, bytes) else str(details)
-            self._own_span().set_status(Status(StatusCode.ERROR, text))
+            self.span.entry.set_status(Status(StatusCode.ERROR, text))
 
     def _expires_in(self, left_s: float) -> None:
         """Note what is left now of the caller's deadline."""
         if left_s < FOREVER_S:
-            self._remaining_s = max(left_s + (time_ns() - self._start) / 1e9, 0.0)
+            self._remaining_s = max(left_s + (time_ns() - self.record.started) / 1e9, 0.0)
 
     def is_quick(self, activity: str) -> bool:
         """Return whether so few bytes passed in all sends or receives that none waited for the caller."""
         if activity == NETWORK_RECEIVE:
             return not self.received and 0 < self.received_bytes < LEAST_BUFFER  # no stream: it comes with the headers
-        sent = self.sent_bytes + (self.piece or 0) + (0 if self.stream is None else self.stream.size)
+        stream = self.record.stream
+        sent = self.sent_bytes + (self.piece or 0) + (0 if stream is None else stream.size)
         return activity == NETWORK_SEND and sent < LEAST_BUFFER
 
     def hand_over(self) -> None:
@@ -266,9 +285,9 @@ class Rpc:
         piece = self.piece
         if piece is not None:
             self.piece = None
-            if self.stream is None:
-                self.stream = Stream(NETWORK_SENT_BYTES)
-            self.stream.add(time_ns(), piece)
+            if self.record.stream is None:
+                self.record.stream = Stream(NETWORK_SENT_BYTES)
+            self.record.stream.add(time_ns(), piece)
 
     @guarded_end
     def answer_goes(self) -> None:
@@ -287,29 +306,35 @@ class Rpc:
         if self.received:
             attributes[NETWORK_MESSAGES_RECEIVED] = self.received
         if cancelled:
-            word, self.disconnect = "CANCELLED", CANCELLED
+            word, self.record.disconnect = "CANCELLED", CANCELLED
         if remaining_s is not None:
             attributes[SLA_DEADLINE_REMAINING_MS] = remaining_s * 1e3
-            left_s = remaining_s - (ended_at - self._start) / 1e9
+            left_s = remaining_s - (ended_at - self.record.started) / 1e9
             if left_s <= (max(SLACK_S, SLACK * remaining_s) if cancelled else 0):
-                word, self.disconnect = "DEADLINE_EXCEEDED", CANCELLED  # as gRPC does then
+                word, self.record.disconnect = "DEADLINE_EXCEEDED", CANCELLED  # as gRPC does then
         if self._asked_for:
             attributes["rpc.method_original"] = self._asked_for[:MAX_NAME]
         try:
-            self._end_span(ended_at, _statuses.get(word) or status_block(word), attributes, failed=word in ERRORS)
+            self._ended = status_block(word), attributes
+            route: Any = self._block.attributes["rpc.method"]
+            if self._asked_for:
+                self.span.entry.update_name(route)
+            self.span.end_request(ended_at, None, route, failed=word in ERRORS)
         finally:
             on_their_way.discard(self)
+            self._release()
 
     @guarded_end
     def drop(self) -> None:
         """Record nothing of it; in the context that it came in to."""
         current.set(None)
         attach(self.parent_context)
-        self.abandon()
-        self._forget()
+        self.span.discard()
+        self._release()
 
-    def _forget(self) -> None:
-        pass
+    def _release(self) -> None:
+        self.span.release()
+        self.record.release()
 
     def has_no_method(self) -> None:
         """Note that the server has no such method: its name is the caller's invention."""
@@ -317,92 +342,8 @@ class Rpc:
         self._block = self._server.other(self._block)
 
 
-class OwnRpc(Rpc, EntrySpan):
-    """An RPC whose entry span is our own."""
-
-    _ended: tuple[Block, dict[str, Any]]
-
-    def __init__(
-        self, server: Server, block: Block, parent_context: Context, started: int, recorder: EntryRecorder
-    ) -> None:
-        # As EntrySpan.__init__ and _come_in, whose calls each RPC would pay for.
-        self._lock = Lock()
-        self.bound = True
-        self._server = server
-        self._block = block
-        self._start = started
-        self.name = block.attributes["rpc.method"]
-        self._recorder = recorder
-        self.parent_context = parent_context
-        current.set(self)
-        attach(with_span(self, parent_context))
-        if recorder.has_others:
-            recorder.begin(self, parent_context)
-
-    def known_attributes(self) -> dict[str, Any]:
-        """Return all that is known as the RPC arrives."""
-        return dict(self._block.attributes)
-
-    def _own_span(self) -> Span:
-        return self
-
-    def _as_seen(self) -> Span:
-        return self
-
-    def _end_span(self, ended_at: int, status: Block, attributes: dict[str, Any], *, failed: bool) -> None:
-        route: Any = self._block.attributes["rpc.method"]
-        if self._asked_for:
-            self.update_name(route)
-        if failed:
-            self.failed = True
-        recorder: Any = self._recorder
-        if self.stream is not None or self.disconnect is not None:
-            attributes.update(self.passed(self._start))
-        self._ended = (status, attributes)
-        recorder.end(self, ended_at, None, route)
-
-    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
-        """Return its attributes, as the recorder wants them."""
-        status, attributes = self._ended
-        return [self._block, status], _peers.get(self._peer) or peer_block(self._peer), attributes  # type: ignore[arg-type]
-
-
-class ForeignRpc(Rpc, Timeline):
-    """An RPC whose entry span is started at the provider that somebody else has set."""
-
-    def __init__(self, server: Server, block: Block, parent_context: Context, started: int) -> None:
-        self._server = server
-        self._block = block
-        Timeline.__init__(self, start=started)
-        current.set(self)  # from where SLASpanProcessor takes it
-        name = str(block.attributes["rpc.method"])
-        self._span = trace.get_tracer("stagetrace").start_span(
-            name, parent_context, SpanKind.SERVER, dict(block.attributes), start_time=started
-        )
-        self._come_in(parent_context)
-
-    def _own_span(self) -> Span:
-        return self._span
-
-    def _as_seen(self) -> Span:
-        return RequestSpan(self._span, self)
-
-    def _forget(self) -> None:
-        entries.pop(self._span.get_span_context().span_id, None)
-
-    def _end_span(self, ended_at: int, status: Block, attributes: dict[str, Any], *, failed: bool) -> None:
-        span = self._span
-        if self._asked_for:
-            span.update_name(OTHER)
-            span.set_attributes(dict(self._block.attributes))
-        span.set_attributes({**status.attributes, **peer_block(self._peer).attributes, **attributes})
-        if failed and getattr(span, "status", Status()).is_unset:
-            span.set_status(StatusCode.ERROR)
-        span.end(ended_at)
-
-
-def arrive(server: Server, details: Any, own: type[OwnRpc], foreign: type[ForeignRpc]) -> Any:
-    """Return the RPC that arrives with gRPC's `details`, of one of two classes; None if it is not recorded."""
+def arrive(server: Server, details: Any, kind: type[R]) -> R | None:
+    """Return the RPC that arrives with gRPC's `details`, of this class; None if it is not recorded."""
     started = time_ns()
     context = get_current()
     if context and context.get(SUPPRESS_KEY):
@@ -427,6 +368,6 @@ def arrive(server: Server, details: Any, own: type[OwnRpc], foreign: type[Foreig
     if block is None:
         return None
     recorder = runtime.recorder
-    if recorder is not None:
-        return own(server, block, parent_context, started, recorder)
-    return foreign(server, block, parent_context, started) if runtime.ready else None
+    if recorder is None and not runtime.ready:
+        return None
+    return kind(server, block, parent_context, started, recorder)

@@ -15,13 +15,12 @@ import grpc
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation.grpc_server.request import (
     FOREVER_S,
-    ForeignRpc,
-    OwnRpc,
     Rpc,
     Server,
     arrive,
     on_their_way,
 )
+from stagetrace.instrumentation.http.pickled_scope import adapter_of
 from stagetrace.recording.current_timeline import current
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources.thread_cpu import sample
@@ -55,7 +54,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         rpc = None
         if not _hook.off:
             try:
-                rpc = arrive(self.server, handler_call_details, OwnThreadRpc, ForeignThreadRpc)
+                rpc = arrive(self.server, handler_call_details, ThreadRpc)
             except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
                 report(WHERE, error)
         handler = continuation(handler_call_details)
@@ -91,7 +90,7 @@ class ThreadRpc(Rpc):
         name, make = KINDS[requests, answers]
         behaviour = self._behaviour = getattr(handler, name)
         self._deserializer, self._serializer = handler.request_deserializer, handler.response_serializer
-        self.enter(QUEUE, self._server.wait(), self._start)
+        self.record.enter(QUEUE, self._server.wait(), self.record.started)
         if answers and getattr(behaviour, "experimental_non_blocking", False):
             return None
         if hasattr(behaviour, "experimental_thread_pool"):
@@ -102,7 +101,7 @@ class ThreadRpc(Rpc):
     def request_deserializer(self, message: bytes) -> Any:
         """Deserialise a message, on the server's own thread: its arrival ends a `network.receive`."""
         try:
-            self.leave(NETWORK_RECEIVE)
+            self.record.leave(NETWORK_RECEIVE)
             self.received_bytes += len(message)
             if self.request_streaming:
                 self.received += 1
@@ -135,7 +134,7 @@ class ThreadRpc(Rpc):
             size = len(message) if type(message) is bytes else 0
             if self.response_streaming:
                 self.piece = size
-                self.enter(NETWORK_SEND)
+                self.record.enter(NETWORK_SEND)
             else:
                 self.sent_bytes = size
                 on_their_way.add(self)
@@ -155,7 +154,7 @@ class ThreadRpc(Rpc):
             self.failed_by(error, context)
             raise
         finally:
-            self.divide(first)
+            self.record.divide(first)
 
     def _answers(self, request: Any, context: Any) -> Any:
         """Do as the handler does whose answer is a stream."""
@@ -187,15 +186,15 @@ class ThreadRpc(Rpc):
     def take_up(self, event: Any) -> None:
         """Note that a thread takes the RPC up; it receives the request first."""
         now = time_ns()
-        self.leave(QUEUE, now)
+        self.record.leave(QUEUE, now)
         if not self.request_streaming:
-            self.enter(NETWORK_RECEIVE, None, now)
+            self.record.enter(NETWORK_RECEIVE, None, now)
         self._look_at(event)
 
     def finish(self, state: Any) -> None:
         """End: the thread is done, and has handed the answer over."""
         code = state.code
-        self.divide_rest()
+        self.record.divide_rest()
         if self._is_broken:
             self._go_out()
         if code is None:
@@ -224,14 +223,6 @@ class ThreadRpc(Rpc):
             self._expires_in(left_s)
 
 
-class OwnThreadRpc(ThreadRpc, OwnRpc):
-    """One whose entry span is our own."""
-
-
-class ForeignThreadRpc(ThreadRpc, ForeignRpc):
-    """One whose entry span is somebody else's provider's."""
-
-
 class Requests:
     """The messages that come in, each wait for one marked."""
 
@@ -245,14 +236,14 @@ class Requests:
     def __next__(self) -> Any:
         rpc = self._rpc
         try:
-            rpc.enter(NETWORK_RECEIVE)
+            rpc.record.enter(NETWORK_RECEIVE)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         try:
             return next(self._messages)
         finally:
             try:
-                rpc.leave(NETWORK_RECEIVE)  # where no deserialiser has ended it: the stream has ended
+                rpc.record.leave(NETWORK_RECEIVE)  # where no deserialiser has ended it: the stream has ended
             except Exception as error:  # noqa: BLE001
                 report(WHERE, error)
 
@@ -278,7 +269,7 @@ class Answers:
     def __next__(self) -> Any:
         rpc = self._rpc
         try:
-            rpc.leave(NETWORK_SEND)
+            rpc.record.leave(NETWORK_SEND)
             rpc.hand_over()
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
@@ -346,6 +337,6 @@ def _rejecting(original: Any) -> Any:
 
 @guarded_end
 def _note_rejection(event: Any, state: Any, status: int) -> None:
-    rpc = state.context.get(current)
+    rpc = adapter_of(state.context.get(current))
     if isinstance(rpc, ThreadRpc):
         state.context.run(rpc.reject, event, status)
