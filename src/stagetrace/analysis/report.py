@@ -121,7 +121,7 @@ class Found:
         return [one for one in self.lines if one.missed]
 
     @property
-    def not_told(self) -> list[Line]:
+    def undetermined(self) -> list[Line]:
         """Return those whose result is unknown."""
         return [one for one in self.lines if one.attained is None]
 

@@ -113,7 +113,7 @@ class Found:
         return [one for one in self.objectives if one.missed]
 
     @property
-    def not_told(self) -> list[Objective]:
+    def undetermined(self) -> list[Objective]:
         """Return those whose result is unknown: no request was judged, or the sampling is not known."""
         return [one for one in self.objectives if one.attained is None]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DESCRIPTION: Final = (
     "Show how long each stage takes, of each service, route and model: exact quantiles, and its share of the whole\n"
     "time of these requests. A stage that a request does not have does not count for it. Where the service samples, a\n"
-    "request counts for as many as it stands for, and ~ says so."
+    "request counts for as many as it stands for, marked by ~."
 )
 EXAMPLE: Final = "stagetrace stages --route /predict --since 15m"
 _INDENT: Final = "  "

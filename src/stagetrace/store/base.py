@@ -259,7 +259,7 @@ class Reader(Protocol):
         ...
 
     def breaches(self, selection: Selection) -> Breaches:
-        """Return the selected entry spans that are breached (whatever `selection.breached` says), each once.
+        """Return the selected entry spans that are breached (whatever `selection.breached` is), each once.
 
         With `limit`, at most that many of the newest; incomplete if there are more. Nothing found of a service, route,
         model or segment that the store does not know raises StoreError. A store that does not know whether it gave

@@ -12,7 +12,7 @@ from stagetrace import columns, semconv
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Column -> (attribute, DuckDB type); of both relations unless the schema says otherwise.
+# Column -> (attribute, DuckDB type); of both relations unless the schema has a narrower choice.
 TYPED: Final[Mapping[str, tuple[str, str]]] = {
     one.name: (one.attribute, one.type) for one in columns.SCHEMA if one.attribute is not None and one.relations
 }
@@ -49,6 +49,6 @@ def weight_of(probability: float | None, *, breached: bool | None) -> float:
     """Return how many requests a row of `requests` stands for, as the schema has it for SQL.
 
     A breach stands for itself, for the head sampler of its process drops none; any other request for as many as its
-    probability says. Where that is not known it counts as one, and `estimates.Sample` records that.
+    probability implies. Where that is not known it counts as one, and `estimates.Sample` records that.
     """
     return 1 / probability if probability and not breached else 1.0

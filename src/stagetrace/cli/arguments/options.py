@@ -61,7 +61,7 @@ def add_selection(
     cause: bool = True,
     limit: str = "all",
 ) -> None:
-    """Add `--store` and everything that says which requests are meant; `since` and `limit` say their defaults."""
+    """Add `--store` and all options that select requests; `since` and `limit` describe their defaults."""
     add_store(parser)
     parser.add_argument(
         "--service", metavar="NAME", type=utf8, help="only this service; default: all that the store holds"
@@ -122,7 +122,7 @@ def add_zone(parser: argparse.ArgumentParser) -> None:
 
 
 def shown(args: argparse.Namespace) -> int | None:
-    """Return how many requests a list shows: as many as `--limit` says, else 20 to people, and all in JSON (None)."""
+    """Return how many requests a list shows: `--limit`, else 20 to people, and all in JSON (None)."""
     limit: int | None = args.limit
     return limit if limit is not None or args.json else _SHOWN
 

@@ -179,7 +179,7 @@ def native(*, built: bool) -> Check:
     if built:
         return Check("native", OK, "the extension in C is used")
     if not config.NATIVE.read():
-        return Check("native", OK, "the extension in C is not used, as STAGETRACE_NATIVE says")
+        return Check("native", OK, "the native implementation is switched off by STAGETRACE_NATIVE")
     found = (
         "the extension in C is not here: the same is done in Python, which takes more CPU for each request, "
         "and only in part where nobody handles SIGTERM"

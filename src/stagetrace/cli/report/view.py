@@ -57,7 +57,7 @@ def keys(found: Found, options: Options, wanted: Selection, name: str, zone: Zon
             "since_unix_nano": options.since_ns,
             "until_unix_nano": options.until_ns,
         },
-        "told": bool(found.lines) and not found.not_told,
+        "told": bool(found.lines) and not found.undetermined,
         "requests": round(found.requests.requests),
         "judged": round(sum(one.counts.judged for one in found.lines)),
         "breaches": round(sum(one.counts.breaches for one in found.lines)),
@@ -150,8 +150,8 @@ def _caveats(found: Found, reason: str | None) -> Iterator[str]:
     if estimated:
         of = objectives.requests(len(estimated), "objective")
         yield f"~ Of {of} counts are estimates out of sampled requests (breaches are all there)."
-    if found.not_told:
-        of = objectives.requests(len(found.not_told), "objective")
+    if found.undetermined:
+        of = objectives.requests(len(found.undetermined), "objective")
         yield f">= Of {of} it is not known how requests were sampled: the result is unknown."
 
 

@@ -90,7 +90,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         view.sentence(found) if found.objectives else f"{_nothing(found, reader, wanted, end, args.tz)}.",
         {
             "until_unix_nano": end,
-            "told": bool(found.objectives) and not found.not_told,
+            "told": bool(found.objectives) and not found.undetermined,
             "objectives": [view.as_json(one, args.by) for one in found.objectives],
             "changes": [one._asdict() for one in found.changes],
             "unjudged": round(found.unjudged.requests - found.unjudged.excluded),

@@ -36,15 +36,15 @@ def sentence(found: Found) -> str:
     if missed or many > 1:
         of = "objective is" if many == 1 else "objectives is" if missed == 1 else "objectives are"
         rest.append(f"{missed or 'none'} of {many} {of} missed")
-    if found.not_told:
-        rest.append(f"the result of {len(found.not_told)} is unknown")
+    if found.undetermined:
+        rest.append(f"the result of {len(found.undetermined)} is unknown")
     return f"{'; '.join([_kept(worst, many), *rest])}."
 
 
 def _kept(one: Objective, many: int) -> str:
     known, name = one.attained, _name(one, alone=many == 1)
     if known is None:
-        return f"{name}: {_why_not_told(one)}"
+        return f"{name}: {_why_undetermined(one)}"
     about = "about " if known.is_estimate else ""
     share = f"{about}{objectives.percent(known.value)} {objectives.interval(known)}"
     return f"{name} keeps {share} of {objectives.wanted(one.target.share)} wanted: {_left(one)}"
@@ -72,7 +72,7 @@ def _held(one: Objective) -> str:
     return f"the store holds {objectives.length(one.held_s)} of {objectives.length(one.window_s)}"
 
 
-def _why_not_told(one: Objective) -> str:
+def _why_undetermined(one: Objective) -> str:
     if one.counts.is_unknown:
         return f"it is not known how its {objectives.requests(one.counts.stored, 'stored request')} were sampled"
     return f"no request was judged in its window of {objectives.length(one.window_s)}"
@@ -164,6 +164,6 @@ def _notes(one: Objective) -> Iterator[str]:
     if one.counts.is_counted:
         yield f"{name}: judged and breaches are as the service has counted them, before it sampled."
     elif one.attained is None:
-        yield f"{name}: {_why_not_told(one)}."
+        yield f"{name}: {_why_undetermined(one)}."
     elif one.attained.is_estimate:
         yield f"~ {name}: estimated out of {one.counts.stored:,} sampled requests (breaches are all there)."
