@@ -14,8 +14,8 @@ static PyObject *held[HELD];
 static PyObject *kinds[KINDS];
 
 static const char *const WHERE[MARKS][2] = {
-    {"stagetrace.recording.current_timeline", "current"}, {"stagetrace.recording.current_timeline", "entries"},
-    {"stagetrace.recording.current_timeline", "recording"}, {"stagetrace.guard", "report"},
+    {"stagetrace.recording.current_record", "current"}, {"stagetrace.recording.current_record", "entries"},
+    {"stagetrace.recording.current_record", "recording"}, {"stagetrace.guard", "report"},
     {"stagetrace.recording.marks", "prepared"}, {"stagetrace.recording.marks", "decorated"},
     {"stagetrace.recording.marks", "NO_NAME"},
 };

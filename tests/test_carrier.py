@@ -14,14 +14,14 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 import stagetrace
 from stagetrace import guard
-from stagetrace.recording.current_timeline import current, recording
-from stagetrace.recording.timeline import Timeline
+from stagetrace.recording.current_record import current, recording
+from stagetrace.recording.record import RequestRecord
 
 
-def in_request(number: int) -> tuple[Timeline, dict[str, str]]:
+def in_request(number: int) -> tuple[RequestRecord, dict[str, str]]:
     """Return a request and its carrier, from a context of its own."""
     entry = SpanContext(number, number, is_remote=False, trace_flags=TraceFlags(1))
-    timeline = Timeline()
+    timeline = RequestRecord()
     timeline.bind(entry, timeline._start)
 
     def carry() -> dict[str, str]:

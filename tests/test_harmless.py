@@ -71,7 +71,7 @@ PARTS = [
         f"stagetrace.instrumentation.asgi.request:{name}"
         for name in (
             *("_url", "with_span", "template_of", "AsgiRequest.__init__", "AsgiRequest.describe"),
-            *("OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release", "Timeline.release"),
+            *("OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release", "RequestRecord.release"),
             *("AsgiRequest._add_rest", "AsgiRequest._failed", "AsgiRequest._finish"),
             *("AsgiRequest.begin_answer", "AsgiRequest.end_answer", "AsgiRequest._template"),
             *("AsgiRequest.pass_mount", "AsgiRequest.serve_by", "AsgiRequest.add_piece", "AsgiRequest._is_gone"),
@@ -102,14 +102,14 @@ PARTS = [
         f"stagetrace.recording.{name}"
         for name in (
             *(
-                "entry:OwnSpan._draw",
-                "entry:OwnSpan.identity",
-                "entry:OwnSpan.status",
+                "own_span:OwnSpan._draw",
+                "own_span:OwnSpan.identity",
+                "own_span:OwnSpan.status",
             ),
-            *("entry:_tracer", "timeline:SpanContext"),
-            *("timeline:Timeline._settle", "timeline:Timeline._shorten", "timeline:Timeline.abandon"),
-            *("timeline:Timeline.close", "timeline:Timeline.freeze"),
-            *("timeline:Timeline.noted", "timeline:Timeline.stage_context", "timeline:Tiler"),
+            *("own_span:_tracer", "record:SpanContext"),
+            *("record:RequestRecord._settle", "record:RequestRecord._shorten", "record:RequestRecord.abandon"),
+            *("record:RequestRecord.close", "record:RequestRecord.freeze"),
+            *("record:RequestRecord.noted", "record:RequestRecord.stage_context", "record:Tiler"),
             *("tiler:Segment", "tiler:Tiler.close", "tiler:Tiler.take", "tiler:_tiles"),
         )
     ),
@@ -194,9 +194,9 @@ PARTS_IN_PYTHON = [
 ]
 # Parts that work where others besides us want to see the spans.
 PARTS_FOR_OTHERS = [
-    *("stagetrace.recording.entry:OwnSpan.readable", "stagetrace.recording.entry:FinishedSpan"),
+    *("stagetrace.recording.own_span:OwnSpan.readable", "stagetrace.recording.own_span:FinishedSpan"),
     "stagetrace.sla.entry_recorder:EntryRecorder.begin",
-    *("stagetrace.recording.entry:OwnSpan.attributes", "stagetrace.recording.spans:SpanContext"),
+    *("stagetrace.recording.own_span:OwnSpan.attributes", "stagetrace.recording.spans:SpanContext"),
     *("stagetrace.sla.entry_recorder:EntryRecorder._segments", "stagetrace.sla.entry_recorder:FinishedSpan"),
     *(
         "stagetrace.sla.entry_recorder:sampled",

@@ -52,7 +52,7 @@ PARTS = [
             *("_begin", "_excluded", "_url", "_path", "_decoded", "_carried", "_fields", "_headers", "_in_bytes"),
             *("known", "adopts", "with_span", "time_in_queue_ms", "cut", "note_route", "note_failure"),
             *("WsgiRequest.__init__", "OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release"),
-            *("WsgiRequest.describe", "WsgiRequest._come_in", "WsgiRequest._add_rest", "Timeline.release"),
+            *("WsgiRequest.describe", "WsgiRequest._come_in", "WsgiRequest._add_rest", "RequestRecord.release"),
             *("WsgiRequest._note_head", "WsgiRequest._failed", "WsgiRequest._template"),
             *("WsgiRequest.serve_by", "WsgiRequest.pass_to"),
         )

@@ -18,8 +18,8 @@ from stagetrace import guard
 from stagetrace.instrumentation.asgi.channels import Receive, Send
 from stagetrace.recording import loop_blockers
 from stagetrace.recording.context import attach, get_current, with_span
-from stagetrace.recording.current_timeline import current
-from stagetrace.recording.timeline import Timeline
+from stagetrace.recording.current_record import current
+from stagetrace.recording.record import RequestRecord
 from stagetrace.sources import thread_cpu
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _nothing_fails() -> Iterator[None]:
     assert not guard.failures
 
 
-class Request(Timeline):
+class Request(RequestRecord):
     """A timeline that notes what it is told of the answer."""
 
     def __init__(self) -> None:
@@ -371,7 +371,7 @@ def test_long_steps_of_a_requests_work_are_noted(monkeypatch: pytest.MonkeyPatch
     """What comes back, comes through and is thrown in are the work's own."""
     monkeypatch.setattr(thread_cpu, "_own", threading.local())  # another test may have closed this thread's descriptor
     loop_blockers._held.clear()
-    error, request = Gone("away"), Timeline()
+    error, request = Gone("away"), RequestRecord()
 
     async def work() -> int:
         time.sleep(0.006)  # noqa: ASYNC251 -- it holds the thread
@@ -455,11 +455,11 @@ def test_calls_leave_nothing_behind() -> None:
 LEAKS = """
 import asyncio, resource
 from stagetrace.instrumentation.asgi.channels import Receive, Send
-from stagetrace.recording.timeline import Timeline
+from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.marks import stage
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
 
-class Request(Timeline):
+class Request(RequestRecord):
     def begin_answer(self, message): pass
     def add_piece(self, now, message): pass
     def end_answer(self, now, message): pass

@@ -6,13 +6,13 @@ import pytest
 
 from stagetrace.instrumentation.grpc_server.request import LEAST_BUFFER, Rpc
 from stagetrace.recording.chunk_times import Stream
-from stagetrace.recording.timeline import Timeline
+from stagetrace.recording.record import RequestRecord
 
 
 class Served(Rpc):
     def __init__(self, sent: int, received: int, messages: int = 0, streamed: int = 0) -> None:
         self.sent_bytes, self.received_bytes, self.received = sent, received, messages
-        self.record = Timeline()
+        self.record = RequestRecord()
         if streamed:
             self.record.stream = Stream()
             self.record.stream.add(1, streamed)

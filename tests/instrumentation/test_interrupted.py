@@ -22,7 +22,7 @@ from stagetrace.instrumentation.wsgi import request as wsgi
 from stagetrace.instrumentation.wsgi_servers.gunicorn import _ending_after_request
 from stagetrace.otlp.export.response import Outcome
 from stagetrace.recording.context import NO_CONTEXT, attach
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
 from stagetrace.runtime.runtime import runtime
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sla.processor import SLASpanProcessor

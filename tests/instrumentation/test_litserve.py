@@ -226,7 +226,7 @@ HERE = [
     *(f"stagetrace.recording.remote_stages:{name}" for name in ("_lay", "_note", "_context", "_Errand.note")),
     *(f"stagetrace.recording.remote_stages:Errands.{name}" for name in ("add", "told", "conclude", "hear")),
     *(f"stagetrace.recording.remote_socket:{name}" for name in ("Listener.hear", "Listener._read")),
-    *("stagetrace.recording.timeline:Timeline.visit", "stagetrace.recording.timeline:_model"),
+    *("stagetrace.recording.record:RequestRecord.visit", "stagetrace.recording.record:_model"),
     "stagetrace.recording.tiler:Visit.lay_on",
 ]
 THERE = [

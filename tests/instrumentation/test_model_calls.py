@@ -19,7 +19,7 @@ from sklearn.utils.metaestimators import available_if
 from stagetrace import guard
 from stagetrace.instrumentation.models import base as model
 from stagetrace.instrumentation.models import onnxruntime, sklearn
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
 
 
 class Takes:

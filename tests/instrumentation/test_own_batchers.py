@@ -23,8 +23,8 @@ from sink import Request, Sink, assert_tiled, run_sink
 from stagetrace.instrumentation.batching import queued_items, queues
 from stagetrace.instrumentation.batching.gathered_batch import GatheredBatch
 from stagetrace.instrumentation.models import base as model
-from stagetrace.recording.current_timeline import current
-from stagetrace.recording.timeline import Timeline
+from stagetrace.recording.current_record import current
+from stagetrace.recording.record import RequestRecord
 from trees import assert_true, batch_of, tree
 
 if TYPE_CHECKING:
@@ -182,9 +182,9 @@ def patched(module: Any) -> Any:
 
 
 @pytest.fixture
-def request_() -> Iterator[Timeline]:
+def request_() -> Iterator[RequestRecord]:
     """Run the test as a request's code."""
-    timeline = Timeline()
+    timeline = RequestRecord()
     timeline.bind(SpanContext(1, 2, is_remote=False), timeline.started)
     token = current.set(timeline)
     yield timeline
@@ -266,7 +266,7 @@ def test_items_served_in_the_same_turn_of_the_loop_have_their_batch() -> None:
                 future.set_result(output)
 
     async def serve(waiting: asyncio.Queue[Any], number: int) -> list[str]:
-        timeline = Timeline()
+        timeline = RequestRecord()
         timeline.bind(SpanContext(1, number, is_remote=False), timeline.started)
         current.set(timeline)
         future = asyncio.get_running_loop().create_future()
@@ -286,7 +286,7 @@ def test_items_served_in_the_same_turn_of_the_loop_have_their_batch() -> None:
     assert asyncio.run(run()) == [["preprocess", "queue", "inference", "postprocess"]] * 3
 
 
-def test_two_calls_for_a_part_before_any_result_are_uncertain(request_: Timeline) -> None:
+def test_two_calls_for_a_part_before_any_result_are_uncertain(request_: RequestRecord) -> None:
     """The second may be for the items of the first, or for the rest, if results come from another thread."""
     futures: list[Future[int]] = [Future() for _ in range(3)]
     items = [queued_items.Item(request_, ("row", future), future) for future in futures]

@@ -16,8 +16,8 @@ from opentelemetry.trace import SpanContext
 from stagetrace import guard
 from stagetrace.instrumentation.thread_pools import anyio
 from stagetrace.recording import pool_task
-from stagetrace.recording.current_timeline import current
-from stagetrace.recording.timeline import Timeline
+from stagetrace.recording.current_record import current
+from stagetrace.recording.record import RequestRecord
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.thread_cpu import UNKNOWN
@@ -38,8 +38,8 @@ anyio.patch_to_thread(patched)
 
 
 @contextmanager
-def request() -> Iterator[Timeline]:
-    timeline = Timeline()
+def request() -> Iterator[RequestRecord]:
+    timeline = RequestRecord()
     timeline.bind(SpanContext(1, 1, is_remote=False), time.time_ns())
     entered = current.set(timeline)
     try:
@@ -56,7 +56,7 @@ def _each_wait_is_recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     guard.failures.clear()
 
 
-async def run_in_pool(work: Callable[[], Any], limiter: CapacityLimiter) -> tuple[int, Timeline]:
+async def run_in_pool(work: Callable[[], Any], limiter: CapacityLimiter) -> tuple[int, RequestRecord]:
     """Run `work` in the pool; return when a thread was requested, and the timeline of the request."""
     with request() as timeline:
         asked = time.time_ns()
@@ -76,7 +76,7 @@ def sleep() -> str:
 
 
 def test_with_a_free_thread_the_whole_wait_is_wakeup_latency() -> None:
-    async def main() -> tuple[int, Timeline]:
+    async def main() -> tuple[int, RequestRecord]:
         return await run_in_pool(lambda: "answer", CapacityLimiter(2))
 
     def look() -> bool:
@@ -96,7 +96,7 @@ def test_with_a_free_thread_the_whole_wait_is_wakeup_latency() -> None:
 def test_without_a_free_thread_only_the_time_after_the_work_before_is_wakeup_latency() -> None:
     ended = []
 
-    async def main() -> tuple[tuple[int, Timeline], tuple[int, Timeline]]:
+    async def main() -> tuple[tuple[int, RequestRecord], tuple[int, RequestRecord]]:
         limiter = CapacityLimiter(1)
 
         def first() -> str:
@@ -122,7 +122,7 @@ def test_a_blocked_event_loop_resumes_a_request_late() -> None:
         held.wait()
         return "answer"
 
-    async def main() -> tuple[int, Timeline]:
+    async def main() -> tuple[int, RequestRecord]:
         task = asyncio.create_task(run_in_pool(work, CapacityLimiter(1)))
         await wait_until(begun.is_set)
         held.set()
@@ -153,7 +153,7 @@ def test_an_exception_of_the_function_passes_and_ends_the_task() -> None:
     def raises() -> None:
         raise Cancelled
 
-    async def main() -> Timeline:
+    async def main() -> RequestRecord:
         with request() as timeline:
             with pytest.raises(Cancelled):
                 await patched.run_sync(raises)

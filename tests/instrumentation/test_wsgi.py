@@ -20,7 +20,7 @@ from services import APPS, PYTHON, Service, run_service, wsgi_command
 from sink import SERVER, Sink, assert_tiled, run_sink
 from stagetrace.instrumentation.wsgi.response import Passing
 from stagetrace.recording.context import NO_CONTEXT
-from stagetrace.recording.timeline import Timeline
+from stagetrace.recording.record import RequestRecord
 from trees import at_its_best
 
 if TYPE_CHECKING:
@@ -485,7 +485,7 @@ all_of_them()
 gc.collect()
 gc.disable()
 all_of_them()
-names = ("WsgiRequest", "OwnSpan", "Timeline", "Answer", "Input")
+names = ("WsgiRequest", "OwnSpan", "RequestRecord", "Answer", "Input")
 print([type(one).__name__ for one in gc.get_objects() if type(one).__name__ in names])
 """
 
@@ -507,7 +507,7 @@ def test_an_answer_in_one_piece_is_no_stream(pieces: list[bytes], said: int | No
         _context = NO_CONTEXT
 
         def __init__(self) -> None:
-            self.record = Timeline()
+            self.record = RequestRecord()
 
     request = Request()
     answer = request.run(lambda _environ, _start: pieces, {}, lambda *_: None)

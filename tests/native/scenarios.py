@@ -45,7 +45,7 @@ def fresh(text: str) -> str:
 def attributes_replaced_by_the_clock() -> None:
     """A timeline's clock gives a mark other attributes, and the timeline another clock."""
     from stagetrace.recording.marks import Mark
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
     class Attributes(dict[str, int]):
         """Freed at once, where a dict is kept for the next one."""
@@ -56,7 +56,7 @@ def attributes_replaced_by_the_clock() -> None:
             mark.attributes = None
             return 10**18
 
-    timeline, mark = Timeline(Clock(), start=1), Mark("mark", Attributes(rows=3))
+    timeline, mark = RequestRecord(Clock(), start=1), Mark("mark", Attributes(rows=3))
     timeline.begin_mark(mark)
     assert [event[3] for event in timeline._log] == [{"rows": 3}]
 
@@ -64,11 +64,11 @@ def attributes_replaced_by_the_clock() -> None:
 @scenario
 def stage_initialized_again() -> None:
     """A garbage collection in the middle of `stage.__enter__` gives the stage another name."""
-    from stagetrace.recording.current_timeline import current
+    from stagetrace.recording.current_record import current
     from stagetrace.recording.marks import stage
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
-    timeline = Timeline()
+    timeline = RequestRecord()
     timeline.bound = True
     current.set(timeline)
     count = [0]

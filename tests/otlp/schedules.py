@@ -15,8 +15,8 @@ from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from stagetrace.otlp.encode.request_encoder import request_in_python, tiled_in_python
 from stagetrace.otlp.encode.span_encoder import Block
-from stagetrace.recording.entry import Identity
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END, END_MARK, Mark
+from stagetrace.recording.own_span import Identity
 from stagetrace.recording.segments import MAX_SEGMENTS
 from stagetrace.recording.tiler import PRIORITY, WIRE_OVERHEAD_NS
 from stagetrace.semconv import INFERENCE, NETWORK_RECEIVE, NETWORK_SEND, QUEUE, SLA_UPGRADED, STAGES, TRANSFORM

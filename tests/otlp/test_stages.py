@@ -41,7 +41,7 @@ from stagetrace.semconv import INFERENCE, NETWORK_RECEIVE, NETWORK_SEND, stage_t
 
 if TYPE_CHECKING:
     from stagetrace.otlp.encode.request_encoder import Make, Tile
-    from stagetrace.recording.entry import Identity
+    from stagetrace.recording.own_span import Identity
 
 pytestmark = pytest.mark.native
 

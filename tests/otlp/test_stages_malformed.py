@@ -18,8 +18,8 @@ from services import PYTHON
 from stagetrace import guard
 from stagetrace.otlp.encode import request_encoder as stages
 from stagetrace.otlp.encode.request_encoder import request_in_python, tiled_in_python
-from stagetrace.recording.entry import Identity
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END, Mark
+from stagetrace.recording.own_span import Identity
 from stagetrace.recording.segments import MAX_SEGMENTS
 from stagetrace.recording.tiler import PRIORITY
 from stagetrace.semconv import INFERENCE, QUEUE, stage_total_ms

@@ -12,9 +12,9 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from stagetrace.recording import remote_socket as channel
 from stagetrace.recording import remote_stages as elsewhere
+from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.remote_socket import Line, Listener
 from stagetrace.recording.remote_stages import hand_on, is_here, tell
-from stagetrace.recording.timeline import Timeline
 from stagetrace.recording.worker import Batch, Origin, Work
 from stagetrace.semconv import PREPARE, TRANSFORM
 
@@ -28,8 +28,8 @@ ENTRY = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
 LINK = (7, 8, 1)
 
 
-def request(start: int) -> Timeline:
-    timeline = Timeline(start=start)
+def request(start: int) -> RequestRecord:
+    timeline = RequestRecord(start=start)
     timeline.bind(ENTRY, start)
     return timeline
 
@@ -64,7 +64,7 @@ def test_a_request_that_ends_before_its_batch_has_been_in_it_until_then() -> Non
 
 
 def test_a_request_that_was_handed_on_begins_with_its_wait() -> None:
-    timeline = Timeline(start=2_000)
+    timeline = RequestRecord(start=2_000)
     timeline.bound = True
     timeline.wait_since(1_000, 2_500, {"queue.reason": "worker"})
     assert timeline.started == 1_000

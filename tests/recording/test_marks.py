@@ -13,9 +13,9 @@ import pytest
 
 from missing import unused
 from stagetrace import guard
-from stagetrace.recording import current_timeline as current_module
+from stagetrace.recording import current_record as current_module
 from stagetrace.recording import marks
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
 from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry.trace import SpanContext
 
+from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.segments import Segment
-from stagetrace.recording.timeline import Timeline
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sources import gc_pauses, loops
 from stagetrace.sources.thread_cpu import UNKNOWN, CpuSample, Descriptor, Share
@@ -83,8 +83,8 @@ def segment(stage: str, start: int, end: int, attributes: dict[str, Any] | None 
     return made
 
 
-def noted(accounts: Any = (), handed: Any = ()) -> Timeline:
-    timeline = Timeline()
+def noted(accounts: Any = (), handed: Any = ()) -> RequestRecord:
+    timeline = RequestRecord()
     timeline.accounts = accounts
     timeline.handed = [
         (since * MS, until * MS, lacked if lacked < 0 else lacked * MS) for since, until, lacked in handed

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased,
 from opentelemetry.trace import SpanKind, TraceFlags, set_span_in_context, use_span
 
 from stagetrace import KeepBreaches, Policy, PolicyError, SLASpanProcessor, guard, log, stage
-from stagetrace.recording.current_timeline import entries
+from stagetrace.recording.current_record import entries
 from stagetrace.sla import processor as processor_module
 from stagetrace.sla import sampling
 

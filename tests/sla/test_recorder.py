@@ -32,8 +32,8 @@ from sink import SERVER
 from stagetrace import KeepBreaches, SLASpanProcessor, guard, stage
 from stagetrace.instrumentation.asgi import channels as passing
 from stagetrace.instrumentation.asgi import request as asgi
-from stagetrace.recording import entry as entry_module
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording import own_span as entry_module
+from stagetrace.recording.current_record import current
 from stagetrace.runtime.runtime import runtime
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sources import thread_cpu

@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, Sampler, T
 
 from stagetrace import KeepBreaches, SLASpanProcessor
 from stagetrace.otlp.encode.span_encoder import Block
-from stagetrace.recording.entry import OwnSpan
-from stagetrace.recording.timeline import Timeline
+from stagetrace.recording.own_span import OwnSpan
+from stagetrace.recording.record import RequestRecord
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sla.processor import MAX_COUNTED
 
@@ -49,7 +49,7 @@ def recorder_of(sampler: Sampler) -> tuple[EntryRecorder, SLASpanProcessor, Send
 
 
 def end(recorder: EntryRecorder, route: str) -> OwnSpan:
-    entry = OwnSpan(Timeline(start=START), Adapter(), f"GET {route}", recorder, Context())
+    entry = OwnSpan(RequestRecord(start=START), Adapter(), f"GET {route}", recorder, Context())
     entry.record.enter("queue", at=START + 10)
     entry.record.leave("queue", at=START + 20)
     recorder.end(entry, START + 1000, "GET", route)

@@ -31,8 +31,8 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 
 from stagetrace import KeepBreaches, SLASpanProcessor, tracestate
-from stagetrace.recording.entry import OwnSpan
-from stagetrace.recording.timeline import Timeline
+from stagetrace.recording.own_span import OwnSpan
+from stagetrace.recording.record import RequestRecord
 from stagetrace.semconv import SLA_SAMPLING_PROBABILITY
 from stagetrace.sla.baseline import ENOUGH
 from stagetrace.sla.entry_recorder import EntryRecorder
@@ -243,7 +243,7 @@ def test_our_own_entry_spans_say_it_too(asked: bool, sampler: Sampler, expected:
     sent = Sent()
     recorder = EntryRecorder(provider, processor, [sent])  # type: ignore[list-item]
     for number in range(100):
-        entry = OwnSpan(Timeline(start=START), Adapter(), "GET /a", recorder, Context())
+        entry = OwnSpan(RequestRecord(start=START), Adapter(), "GET /a", recorder, Context())
         if asked:
             assert entry.get_span_context().is_valid
         recorder.end(entry, START + (80 if number % 4 == 0 else 10) * MS, "GET", "/a")

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from stagetrace import config
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.recording.current_timeline import current, recording
+from stagetrace.recording.current_record import current, recording
 from stagetrace.recording.segments import coalesced
 from stagetrace.runtime import versions
 from stagetrace.semconv import HANDLER, ML_STAGE
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
 KEY = "stagetrace"  # in a carrier, beside W3C's: which request of which process it is
 SPAN_NAME = "resume"
@@ -94,7 +94,7 @@ def _propagators() -> Any:
 class _Block:
     """The context that `resume` has set, and resets."""
 
-    def __init__(self, timeline: Timeline | None, context: Context) -> None:
+    def __init__(self, timeline: RequestRecord | None, context: Context) -> None:
         from opentelemetry.context import attach
 
         self._entered = current.set(timeline)
@@ -121,12 +121,12 @@ class _RemoteBlock(_Block):
     def __init__(self, context: Context) -> None:
         from opentelemetry import trace
 
-        from stagetrace.recording.timeline import Timeline
+        from stagetrace.recording.record import RequestRecord
 
         self._tracer = trace.get_tracer("stagetrace")
         self._start = time_ns()
         self._span = self._tracer.start_span(SPAN_NAME, context, trace.SpanKind.CONSUMER, start_time=self._start)
-        self._timeline = Timeline(start=self._start)
+        self._timeline = RequestRecord(start=self._start)
         self._timeline.bind(self._span.get_span_context(), self._start)
         self._context = trace.set_span_in_context(self._span, context)
         super().__init__(self._timeline, self._context)

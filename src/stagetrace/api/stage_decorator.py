@@ -7,7 +7,7 @@ import inspect
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stagetrace.recording.current_timeline import current, entries
+from stagetrace.recording.current_record import current, entries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator

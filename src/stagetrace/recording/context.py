@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext, Status, StatusCode
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
 NO_CONTEXT = Context()
 
@@ -46,7 +46,7 @@ class RequestSpan(Span):
     What is set lands on the entry span; what is started hangs under the open stage.
     """
 
-    def __init__(self, entry: Span, timeline: Timeline) -> None:
+    def __init__(self, entry: Span, timeline: RequestRecord) -> None:
         self._entry = entry
         self._timeline = timeline
 

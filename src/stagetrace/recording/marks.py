@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report
 from stagetrace.native import native
-from stagetrace.recording.current_timeline import recording
+from stagetrace.recording.current_record import recording
 from stagetrace.semconv import ML_MODEL_NAME, ML_MODEL_VERSION
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import TypeVar
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
     F = TypeVar("F", bound=Callable[..., Any])
     # time in nanoseconds since the epoch, what happens, the activity or mark that it happens to, attributes
@@ -114,7 +114,7 @@ class _stage:  # noqa: N801 -- reads as a statement: `with stagetrace.stage("pre
             raise TypeError(NO_NAME)
         self._name = name
         self._attributes = attributes
-        self._open: tuple[Timeline, Mark] | None = None
+        self._open: tuple[RequestRecord, Mark] | None = None
 
     def __call__(self, function: F, /) -> F:
         """Return the function with each of its calls this stage."""
@@ -136,7 +136,7 @@ class _stage:  # noqa: N801 -- reads as a statement: `with stagetrace.stage("pre
 
 
 @guarded
-def _begin(name: str, attributes: dict[str, Any]) -> tuple[Timeline, Mark] | None:
+def _begin(name: str, attributes: dict[str, Any]) -> tuple[RequestRecord, Mark] | None:
     timeline = recording()
     if timeline is None:
         return None

@@ -13,7 +13,7 @@ from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, sample
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
     from stagetrace.sources.thread_cpu import CpuSample
 
 WHERE = "stagetrace.instrumentation.thread_pools.anyio"  # the patch that is switched off where this fails
@@ -25,7 +25,7 @@ class PoolTask:
     __slots__ = ("_asked", "_ended", "_function", "_roomy", "_timeline", "_waits")
 
     def __init__(
-        self, timeline: Timeline, function: Callable[..., Any], attributes: Mapping[str, Any], roomy: Any
+        self, timeline: RequestRecord, function: Callable[..., Any], attributes: Mapping[str, Any], roomy: Any
     ) -> None:
         """Wait with these attributes; `roomy` is the pool's limiter if it has a token left, else None."""
         self._timeline = timeline
@@ -81,7 +81,7 @@ class PoolTask:
             report(WHERE, error)
 
 
-def hand_over(timeline: Timeline, asked: int, now: int, roomy: Any) -> CpuSample | None:
+def hand_over(timeline: RequestRecord, asked: int, now: int, roomy: Any) -> CpuSample | None:
     """Return the thread's account; note for how long the wait was not for a thread to be free: this one could not run.
 
     `roomy` is the pool's limiter if it had a token left when the thread was asked for.

@@ -23,14 +23,14 @@ from stagetrace.semconv import ML_WORKER_LOST, QUEUE, QUEUE_REASON
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.segments import Segment
-    from stagetrace.recording.timeline import Timeline
 
     # stage, start and end (None: it goes on), attributes, span id or None, link as trace id, span id and flags or None
     Told = tuple[str, int, int | None, dict[str, Any], int | None, tuple[int, int, int] | None]
 
 # What was handed on, by its key, as long as it lives without us.
-_timelines: WeakValueDictionary[str, Timeline] = WeakValueDictionary()
+_timelines: WeakValueDictionary[str, RequestRecord] = WeakValueDictionary()
 _word = os.urandom(8).hex()  # this process's: its id others may have, in other containers and after it
 _numbers = itertools.count(1)
 _starting = threading.Lock()  # guards the making of _listener
@@ -38,7 +38,7 @@ _listener: channel.Listener | None = None
 
 
 def hand_on(
-    timeline: Timeline,
+    timeline: RequestRecord,
     reason: str = "",
     at: int | None = None,
     *,
@@ -59,7 +59,7 @@ def hand_on(
     return key
 
 
-def named(timeline: Timeline) -> str:
+def named(timeline: RequestRecord) -> str:
     """Return a key by which a request of this process is found."""
     entry = timeline.entry
     key = f"{_word}-{next(_numbers)}-{entry.span_id if entry is not None else 0:016x}"
@@ -101,7 +101,7 @@ def is_here(key: str) -> bool:
     return key.startswith(f"{_word}-")
 
 
-def find(key: str) -> Timeline | None:
+def find(key: str) -> RequestRecord | None:
     """Return the request of this process that has a key, while there is one."""
     return _timelines.get(key)
 
@@ -171,7 +171,9 @@ class Errands:
         """Return whether any was."""
         return any(errand.taken_at >= at for errand in self._by_key.values())
 
-    def told(self, timeline: Timeline, key: str, done: tuple[str, int, Sequence[Told]], process: int | None) -> None:
+    def told(
+        self, timeline: RequestRecord, key: str, done: tuple[str, int, Sequence[Told]], process: int | None
+    ) -> None:
         """Note what was done; `process` is who is still at it, None if it is over."""
         errand = self._by_key.get(key)
         if errand is not None and errand.is_open:
@@ -192,7 +194,7 @@ class Errands:
         hear()
 
     @guarded_end
-    def conclude(self, timeline: Timeline) -> None:
+    def conclude(self, timeline: RequestRecord) -> None:
         """Note what can be said of what is not over as the request ends."""
         hear()
         for errand in list(self._by_key.values()):
@@ -209,7 +211,7 @@ class Errands:
                 timeline.visit(QUEUE, (errand.since, None), {QUEUE_REASON: errand.reason})
 
 
-def _lay(timeline: Timeline, errand: _Errand) -> None:
+def _lay(timeline: RequestRecord, errand: _Errand) -> None:
     """Lay what was done, and the wait for it, on the request's timeline."""
     errand.is_open = False
     if errand.taken_at > errand.since:

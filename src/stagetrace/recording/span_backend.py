@@ -8,7 +8,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from stagetrace.recording.context import RequestSpan
-from stagetrace.recording.current_timeline import current, entries
+from stagetrace.recording.current_record import current, entries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
 
 class SpanBackend(Protocol):
@@ -69,7 +69,7 @@ class SdkSpan:
     """
 
     def __init__(
-        self, record: Timeline, adapter: Ended, name: str, parent_context: Context, *, late: bool = False
+        self, record: RequestRecord, adapter: Ended, name: str, parent_context: Context, *, late: bool = False
     ) -> None:
         self._record = record
         self._adapter: Ended | None = adapter
@@ -146,7 +146,7 @@ class SdkSpan:
 class _Seen(RequestSpan):
     """The current span of such a request: the entry span, started when somebody asks it first."""
 
-    def __init__(self, backend: SdkSpan, timeline: Timeline) -> None:
+    def __init__(self, backend: SdkSpan, timeline: RequestRecord) -> None:
         self._backend = backend
         self._timeline = timeline
 

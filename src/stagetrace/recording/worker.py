@@ -14,11 +14,11 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags,
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.context import RequestSpan
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
+from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.remote_stages import find, hand_on, named, tell, told
 from stagetrace.recording.segments import UNNAMED, coalesced
 from stagetrace.recording.spans import SCOPE, UNSET
-from stagetrace.recording.timeline import Timeline
 from stagetrace.semconv import HANDLER, INFERENCE, ML_BATCH_SIZE, POSTPROCESS, PREPROCESS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Origin(NamedTuple):
     is_batch: bool = False  # it stands for several, whose span is that of their inference
 
 
-def ticket(timeline: Timeline, reason: str) -> str | None:
+def ticket(timeline: RequestRecord, reason: str) -> str | None:
     """Return a short text that names a request which is handed on now, to be read by `origin` in whatever process.
 
     None where it has no entry span.
@@ -50,7 +50,7 @@ def ticket(timeline: Timeline, reason: str) -> str | None:
 
 
 @guarded
-def token(timeline: Timeline) -> str | None:
+def token(timeline: RequestRecord) -> str | None:
     """Return a short text that names a request and, as its span, the stage that it is in, to be read by `origin`.
 
     None where it has no entry span.
@@ -59,7 +59,7 @@ def token(timeline: Timeline) -> str | None:
     return _text(named(timeline), timeline, context) if context is not None and context.is_valid else None
 
 
-def _text(key: str, timeline: Timeline, context: SpanContext) -> str:
+def _text(key: str, timeline: RequestRecord, context: SpanContext) -> str:
     kind = "batch" if isinstance(timeline, Batch) else "request"
     flags = int(context.trace_flags)
     return f"{key} {kind} {context.trace_id:032x}-{context.span_id:016x}-{flags:02x} {context.trace_state.to_header()}"
@@ -75,7 +75,7 @@ def origin(text: str) -> Origin:
     return Origin(key, context, kind == "batch")
 
 
-class Work(Timeline):
+class Work(RequestRecord):
     """What is done for one request: a timeline whose stages become part of the request's own.
 
     `described` are the model's attributes where nothing inside says more, `named` those that win over what is said.
@@ -122,7 +122,7 @@ class Work(Timeline):
         return {**self.described, **segment.attributes, **self.named}
 
 
-class Batch(Timeline):
+class Batch(RequestRecord):
     """What is done for several requests at once. Its inference is one span, which they link to and it to them."""
 
     is_batch = True
@@ -197,7 +197,7 @@ class Batch(Timeline):
         )
 
 
-def give_accounts(work: Timeline, request: Timeline | None) -> None:
+def give_accounts(work: RequestRecord, request: RequestRecord | None) -> None:
     """Note on a request of this process the sections of what was done for it: how its own time divides, too."""
     if request is not None:
         for first, last in work.accounts:

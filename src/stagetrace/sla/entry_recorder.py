@@ -15,8 +15,8 @@ from stagetrace import semconv
 from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode.request_encoder import encoded, request, tiled
 from stagetrace.otlp.encode.span_encoder import Block, encode_entry, encode_notes, entry_rest, stage_head
-from stagetrace.recording.entry import Identity
 from stagetrace.recording.limits import bounded
+from stagetrace.recording.own_span import Identity
 from stagetrace.recording.segments import coalesced
 from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan, sampled, stage_span
 from stagetrace.sla.policy import BREACH
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
-    from stagetrace.recording.entry import OwnSpan
+    from stagetrace.recording.own_span import OwnSpan
     from stagetrace.recording.segments import Segment
     from stagetrace.sla.processor import Decided, SLASpanProcessor
 
@@ -320,7 +320,7 @@ class EntryRecorder:
         try:
             return entry.record.close(entry.start_time, entry.end_time or 0)
         except Exception as error:  # noqa: BLE001 -- the entry span and its verdict go without stages
-            report("stagetrace.recording.timeline", error)
+            report("stagetrace.recording.record", error)
             return []
 
 

@@ -11,11 +11,11 @@ from opentelemetry.trace import SpanKind
 from stagetrace import log, semconv
 from stagetrace.guard import guarded, report
 from stagetrace.real_threads import allocate_lock
-from stagetrace.recording.current_timeline import current, entries, recording
+from stagetrace.recording.current_record import current, entries, recording
 from stagetrace.recording.limits import bounded
+from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.segments import coalesced
 from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled, stage_span
-from stagetrace.recording.timeline import Timeline
 from stagetrace.sla.baseline import Baselines
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sla.cause import UNKNOWN
@@ -231,7 +231,7 @@ class SLASpanProcessor(SpanProcessor):
             return self._held.close(trace_id, keep=keep)
 
     @guarded
-    def learn(self, route: Route, segments: list[Segment], timeline: Timeline) -> None:
+    def learn(self, route: Route, segments: list[Segment], timeline: RequestRecord) -> None:
         """Learn from a request that has kept its promise what is usual for its route."""
         self.learned.learn(route, breakdown_of(segments, timeline))
 
@@ -241,7 +241,7 @@ class SLASpanProcessor(SpanProcessor):
         route: Route,
         verdict: Verdict,
         segments: list[Segment],
-        timeline: Timeline,
+        timeline: RequestRecord,
         attributes: Mapping[str, Any],
     ) -> dict[str, Any] | None:
         """Return what the entry span of a breach carries of its cause, besides `attributes`."""
@@ -249,7 +249,7 @@ class SLASpanProcessor(SpanProcessor):
         return self.learned.explain(route, verdict, breakdown, attributes)
 
     def decided(
-        self, method: str | None, route: str, start: int, end: int, timeline: Timeline | None
+        self, method: str | None, route: str, start: int, end: int, timeline: RequestRecord | None
     ) -> Decided | None:
         """Return what is decided on a request, and count it; None where no objective matches. Never raises.
 
@@ -293,7 +293,7 @@ class SLASpanProcessor(SpanProcessor):
                 timeline.take_ids(context, span.parent)
             return
         if timeline is None or not timeline.gives_way(span.parent):
-            timeline = Timeline()
+            timeline = RequestRecord()
         timeline.bind(context, span.start_time or 0)
         timeline.adopted = span
         entries[context.span_id] = timeline
@@ -349,7 +349,7 @@ class SLASpanProcessor(SpanProcessor):
         span: ReadableSpan,
         verdict: Verdict,
         segments: list[Segment],
-        timeline: Timeline,
+        timeline: RequestRecord,
         attributes: dict[str, Any],
     ) -> None:
         route = request_of(span)

@@ -7,7 +7,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable

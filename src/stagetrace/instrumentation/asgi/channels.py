@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stagetrace.guard import report
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND
 
 if TYPE_CHECKING:

@@ -29,12 +29,12 @@ from stagetrace.instrumentation.http.queue_headers import time_in_queue_ms
 from stagetrace.instrumentation.http.response_delivery import announced, gone_flag, is_written
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import attach, get_current, with_span
-from stagetrace.recording.current_timeline import current, recording
-from stagetrace.recording.entry import OwnSpan
+from stagetrace.recording.current_record import current, recording
 from stagetrace.recording.limits import cut, longest
 from stagetrace.recording.loop_blockers import stepped
+from stagetrace.recording.own_span import OwnSpan
+from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.span_backend import SdkSpan
-from stagetrace.recording.timeline import Timeline
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import (
     HTTP_REQUEST_BODY_SIZE,
@@ -148,12 +148,12 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
     _is_plain = True  # it has no attributes but those that all requests have
     _has_looked = False  # for the route, where none has served it
     _came: Any = None  # the scope as it came, where headers or the query are asked for
-    record: Timeline
+    record: RequestRecord
     span: SpanBackend
 
     def __init__(self, scope: Any, send: Any, started: int, recorder: EntryRecorder | None) -> None:
         parent_context = self._come_in(scope, send)
-        self.record = record = Timeline(start=started)
+        self.record = record = RequestRecord(start=started)
         record.exchange = self
         record.peer_waits = ()  # each send and receive notes its own
         if recorder is None:

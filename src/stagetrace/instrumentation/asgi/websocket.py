@@ -17,7 +17,7 @@ from stagetrace.semconv import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
 
 def current_task() -> Any:
@@ -33,7 +33,7 @@ class Messages:
 
     _received = 0
     _sent_messages = 0
-    record: Timeline
+    record: RequestRecord
     task: Any = None  # in which the application was called
 
     @guarded

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
 
 if TYPE_CHECKING:
     from stagetrace.recording.worker import Batch, Work

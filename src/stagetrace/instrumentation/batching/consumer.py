@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded_end
 from stagetrace.instrumentation.batching.queued_items import future_in, parts_of, queued, taken
-from stagetrace.recording.current_timeline import current, recording
+from stagetrace.recording.current_record import current, recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stagetrace.instrumentation.batching.queued_items import Item
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
 MAX_GATHERED = 1_024  # items of one consumer
 CLEARED_AT = 64  # so many items at a time, those that are done are removed
@@ -86,7 +86,7 @@ def _is_pool_thread() -> bool:
     return getattr(thread, "_target", None) is pools._worker
 
 
-def current_work() -> Timeline | None:
+def current_work() -> RequestRecord | None:
     """Return what a model called now works for: the request, or the batch that this code has taken; else None."""
     if taken:
         _begin_batch()
@@ -136,13 +136,13 @@ def _work_for(items: tuple[Item, ...]) -> None:
 
 
 @guarded_end
-def note_submitted(timeline: Timeline | None, future: Any) -> None:
+def note_submitted(timeline: RequestRecord | None, future: Any) -> None:
     """Note a future that the batch waits for: its consumer may go on to take the next items."""
     if timeline is not None and timeline.is_batch:
         getattr(timeline, "futures", []).append(future)
 
 
-def carry_into(function: Callable[..., Any], timeline: Timeline) -> None:
+def carry_into(function: Callable[..., Any], timeline: RequestRecord) -> None:
     """Let a function that `asyncio.to_thread` submits, in a context copied before the batch, work for the batch."""
     context = getattr(getattr(function, "func", None), "__self__", None)
     if timeline.is_batch and isinstance(context, Context):

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from stagetrace.instrumentation.batching.queued_items import Item
+    from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.remote_stages import Told
     from stagetrace.recording.segments import Segment
-    from stagetrace.recording.timeline import Timeline
 
 
 class GatheredBatch(Batch):
@@ -39,7 +39,7 @@ class GatheredBatch(Batch):
         self._ends = [True]  # the thread that takes this out closes the timeline
         self._sends = [True]
         self._segments: list[Segment] | None = None
-        self._reported: dict[int, Timeline] = {}  # by their ids
+        self._reported: dict[int, RequestRecord] = {}  # by their ids
         self.add(items)
         if any(item.is_uncertain for item in before):
             self._mark_uncertain()
@@ -134,7 +134,7 @@ class GatheredBatch(Batch):
             self._segments = self.close(self._start, max(time.time_ns(), self._start))
         return self._segments or []
 
-    def stages_for(self, timeline: Timeline, since: int, until: int) -> list[Told]:
+    def stages_for(self, timeline: RequestRecord, since: int, until: int) -> list[Told]:
         """Return the stages for one of its requests, which waited [since, until); none if it has received them."""
         if id(timeline) in self._reported:
             return []
@@ -175,5 +175,5 @@ class GatheredBatch(Batch):
         self._items, self._before, self._reported = [], (), {}  # the consumer may keep this for long
 
 
-def _origins(timelines: Iterable[Timeline | None]) -> list[Origin]:
+def _origins(timelines: Iterable[RequestRecord | None]) -> list[Origin]:
     return [Origin("", one.entry) for one in timelines if one is not None and one.entry is not None]

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import KeyedRef
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.recording.current_timeline import current, recording
+from stagetrace.recording.current_record import current, recording
 
 if TYPE_CHECKING:
+    from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.remote_stages import Told
-    from stagetrace.recording.timeline import Timeline
 
 BATCH, CONSUMER = "batch", "consumer"  # what a request waits for
 MAX_ITEMS = 10_000  # in the queues of a process
@@ -48,7 +48,7 @@ class ItemsBatch(Protocol):
     def settle(self) -> None:
         """Send the span of the inference, if the batch is complete."""
 
-    def stages_for(self, timeline: Timeline, since: int, until: int) -> list[Told]:
+    def stages_for(self, timeline: RequestRecord, since: int, until: int) -> list[Told]:
         """Return the stages of the batch for one of its requests, which waited [since, until)."""
 
 
@@ -62,15 +62,15 @@ class Item:
 
     is_taken = False  # as `Job` of awaited_futures.py has it
 
-    def __init__(self, timeline: Timeline, thing: Any, future: Any) -> None:
-        self.timeline: Timeline | None = timeline
+    def __init__(self, timeline: RequestRecord, thing: Any, future: Any) -> None:
+        self.timeline: RequestRecord | None = timeline
         self.put_at = time_ns()
         self.since = 0  # when the request began to wait; 0 while it was not seen to wait
         self.until = 0  # when it stopped to wait; 0 unless it stopped before the future was done
         self.taken_at = 0
         self.batch: ItemsBatch | None = None
         self.is_uncertain = False  # whether it is in the batch
-        self.taken_by: Timeline | None = None  # what the code worked for that took it: a request, a batch, or nothing
+        self.taken_by: RequestRecord | None = None  # for which the code worked that took it
         self._key = ""
         self._open = [True]  # the thread that takes this out ends the item
         self._future = KeyedRef(future, _forget, (id(thing), id(future)))
@@ -93,7 +93,7 @@ class Item:
         future = self._future()
         return future is not None and future.done() and not future.cancelled()
 
-    def has_started(self, request: Timeline) -> bool:
+    def has_started(self, request: RequestRecord) -> bool:
         """Return whether this request waits for it, and code that the request started has taken it."""
         return self.timeline is request and self.taken_by is request and bool(self.since)
 
@@ -202,7 +202,7 @@ class Item:
         finally:
             self.forget()
 
-    def _report(self, timeline: Timeline, until: int, *, is_done: bool) -> None:
+    def _report(self, timeline: RequestRecord, until: int, *, is_done: bool) -> None:
         from stagetrace.recording.remote_stages import tell
 
         batch = None if self.is_uncertain else self.batch
@@ -213,7 +213,7 @@ class Item:
         elif self._waited_for_consumer(timeline, is_done=is_done):
             tell(self._key, CONSUMER, min(self.taken_at or until, until), (), is_over=True)
 
-    def _waited_for_consumer(self, timeline: Timeline, *, is_done: bool) -> bool:
+    def _waited_for_consumer(self, timeline: RequestRecord, *, is_done: bool) -> bool:
         """Return whether it certainly was in its queue until a consumer took it, or until now."""
         if timeline.errands is None or timeline.errands.were_taken_up_since(self.since):  # by `stagetrace.batch`, say
             return False

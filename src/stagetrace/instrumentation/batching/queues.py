@@ -14,7 +14,7 @@ import stagetrace.instrumentation.batching.gathered_batch  # noqa: F401 -- so th
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.batching.consumer import note_put_again, note_taken
 from stagetrace.instrumentation.batching.queued_items import MAX_ITEMS, Item, future_in, queued, taken
-from stagetrace.recording.current_timeline import current, entries, recording
+from stagetrace.recording.current_record import current, entries, recording
 
 if TYPE_CHECKING:
     from types import ModuleType

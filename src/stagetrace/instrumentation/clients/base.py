@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from stagetrace.guard import guarded_end
-from stagetrace.recording.current_timeline import current, recording
+from stagetrace.recording.current_record import current, recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
 
     from opentelemetry.trace import SpanContext
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
     from stagetrace.sla.entry_recorder import EntryRecorder
 
 CALL = "_stagetrace_call"  # on a response object that is not read to its end yet: the Call
@@ -33,9 +33,9 @@ class Call:
     added: Mapping[str, str] = {}  # the headers that carry the context
     _status: Mapping[str, Any] = {}
     _responded_at: int | None = None
-    _timeline: Timeline | None = None  # of the request, until this has ended
+    _timeline: RequestRecord | None = None  # of the request, until this has ended
 
-    def __init__(self, timeline: Timeline, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
+    def __init__(self, timeline: RequestRecord, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
         self._timeline = timeline
         self._name = name
         self._attributes = attributes
@@ -107,7 +107,12 @@ class OwnCall(Call):
     """A call at the provider that stagetrace has set: its span is encoded when it ends, like those of stages."""
 
     def __init__(
-        self, timeline: Timeline, name: str, attributes: dict[str, Any], parent: SpanContext, recorder: EntryRecorder
+        self,
+        timeline: RequestRecord,
+        name: str,
+        attributes: dict[str, Any],
+        parent: SpanContext,
+        recorder: EntryRecorder,
     ) -> None:
         from opentelemetry.trace import SpanContext
 
@@ -136,7 +141,7 @@ class OwnCall(Call):
 class SdkCall(Call):
     """A call at a provider that the service has set: its span is one of the SDK."""
 
-    def __init__(self, timeline: Timeline, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
+    def __init__(self, timeline: RequestRecord, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
         from opentelemetry.trace import SpanKind, get_tracer
 
         super().__init__(timeline, name, attributes, parent)

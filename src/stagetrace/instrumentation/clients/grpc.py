@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.base import EXCLUDED_SERVICES
 from stagetrace.instrumentation.clients.base import Call, begin, carries
-from stagetrace.recording.current_timeline import recording
+from stagetrace.recording.current_record import recording
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ from stagetrace.sources import socket_wait
 from stagetrace.sources.base import SLOW_NS
 
 if TYPE_CHECKING:
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
 SOCKET: Final = "socket"
 REASON: Final = {QUEUE_REASON: SOCKET}
@@ -90,7 +90,7 @@ def _read_wait_ns(connection: Any) -> int:
 
 
 @guarded
-def show(timeline: Timeline, start: int, end: int) -> None:
+def show(timeline: RequestRecord, start: int, end: int) -> None:
     """Mark [start, end), with which the timeline begins, as the wait in the socket."""
     timeline.enter(QUEUE, _attributes(start, end), at=start)
     timeline.leave(QUEUE, at=end)

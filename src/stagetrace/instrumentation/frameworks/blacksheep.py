@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.http.pickled_scope import adapter_of
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -14,7 +14,7 @@ from opentelemetry import trace
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.asgi.application import pass_on
 from stagetrace.recording.context import RequestSpan
-from stagetrace.recording.current_timeline import current, entries
+from stagetrace.recording.current_record import current, entries
 
 if TYPE_CHECKING:
     from types import ModuleType

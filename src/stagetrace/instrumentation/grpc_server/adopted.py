@@ -18,7 +18,7 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.grpc_server.request import CANCELLED, current
 from stagetrace.instrumentation.grpc_server.threads import KINDS
 from stagetrace.recording.context import RequestSpan, attach, get_current, with_span
-from stagetrace.recording.current_timeline import entries
+from stagetrace.recording.current_record import entries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

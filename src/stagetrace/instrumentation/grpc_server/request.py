@@ -25,10 +25,10 @@ from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.real_threads import sleep
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current, with_span
-from stagetrace.recording.current_timeline import current as current  # noqa: PLC0414 -- for both kinds of server
-from stagetrace.recording.entry import OwnSpan
+from stagetrace.recording.current_record import current as current  # noqa: PLC0414 -- for both kinds of server
+from stagetrace.recording.own_span import OwnSpan
+from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.span_backend import SdkSpan
-from stagetrace.recording.timeline import Timeline
 from stagetrace.runtime.runtime import runtime
 from stagetrace.runtime.sigterm import awaited
 from stagetrace.semconv import (
@@ -208,7 +208,7 @@ class Rpc:
         self._server = server
         self._block = block
         self.parent_context = parent_context  # what the metadata carries
-        self.record = record = Timeline(start=started)
+        self.record = record = RequestRecord(start=started)
         record.exchange = self
         name: Any = block.attributes["rpc.method"]
         # The context is that of this RPC alone, by gRPC's care in threads, and as a task's in asyncio.

@@ -21,7 +21,7 @@ from stagetrace.instrumentation.grpc_server.request import (
     on_their_way,
 )
 from stagetrace.instrumentation.http.pickled_scope import adapter_of
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources.thread_cpu import sample
 

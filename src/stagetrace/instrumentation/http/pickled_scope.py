@@ -18,13 +18,13 @@ from stagetrace.recording.worker import origin
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
 
 class InScope:
     """A request's adapter, which its scope carries: in copies of the scope it is itself, in a pickle a text."""
 
-    record: Timeline
+    record: RequestRecord
 
     def __copy__(self) -> InScope:
         """Return itself."""

@@ -16,13 +16,13 @@ from weakref import WeakKeyDictionary
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
-from stagetrace.recording.current_timeline import current, recording
+from stagetrace.recording.current_record import current, recording
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.worker import Batch
 
 METHOD = "_stagetrace_method"  # on a dispatcher: its Method
@@ -38,7 +38,7 @@ class Method(NamedTuple):
 class Wait:
     """The wait of a request for its batch."""
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: RequestRecord) -> None:
         from stagetrace.recording.remote_stages import hand_on
 
         self.since = time.time_ns()

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.model_servers.litserve_ids import MARK, REASON, split
-from stagetrace.recording.current_timeline import recording
+from stagetrace.recording.current_record import recording
 
 if TYPE_CHECKING:
     from types import ModuleType

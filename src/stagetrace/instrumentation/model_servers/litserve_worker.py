@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.model_servers.litserve_ids import MARK, REASON, split
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
 from stagetrace.runtime.sigterm_python import delivering_first
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE, QUEUE_REASON
 

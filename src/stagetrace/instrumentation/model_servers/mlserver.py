@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
-from stagetrace.recording.current_timeline import recording
+from stagetrace.recording.current_record import recording
 from stagetrace.semconv import INFERENCE
 
 if TYPE_CHECKING:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.models.base import pickled_as
-from stagetrace.recording.current_timeline import recording
+from stagetrace.recording.current_record import recording
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, ML_MODEL_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import ModuleType
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
 F = TypeVar("F")
 
@@ -78,7 +78,7 @@ def _wrap(cls: type) -> None:
 class Predicting:
     """One call of a model's `predict`, for the current request or batch."""
 
-    def __init__(self, timeline: Timeline, model: Any) -> None:
+    def __init__(self, timeline: RequestRecord, model: Any) -> None:
         self._timeline = timeline
         self._attributes = {ML_MODEL_NAME: model.name}
         if model.version:

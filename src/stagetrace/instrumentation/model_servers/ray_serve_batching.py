@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
 from stagetrace.instrumentation.model_servers.ray_serve_metadata import require
-from stagetrace.recording.current_timeline import recording
+from stagetrace.recording.current_record import recording
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME
 
 if TYPE_CHECKING:

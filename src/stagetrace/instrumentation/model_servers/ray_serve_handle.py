@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.model_servers.ray_serve_metadata import REFERENCE, kernel
-from stagetrace.recording.current_timeline import recording
+from stagetrace.recording.current_record import recording
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import SCOPE_KEY, request_in
 from stagetrace.instrumentation.model_servers.ray_serve_metadata import REFERENCE, kernel, require
-from stagetrace.recording.current_timeline import current, recording
+from stagetrace.recording.current_record import current, recording
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import QUEUE_REASON
 from stagetrace.service_name import name_service
@@ -193,10 +193,10 @@ class Call:
         from opentelemetry.context import attach
 
         from stagetrace.recording.context import RequestSpan
-        from stagetrace.recording.timeline import Timeline
+        from stagetrace.recording.record import RequestRecord
 
         now = time.time_ns()
-        self._timeline = timeline = Timeline(start=min(since or now, now))
+        self._timeline = timeline = RequestRecord(start=min(since or now, now))
         self._entered = current.set(timeline)  # SLASpanProcessor takes it from there
         try:
             self._span = trace.get_tracer("stagetrace").start_span(

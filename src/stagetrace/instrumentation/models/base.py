@@ -15,7 +15,7 @@ from stagetrace.guard import guarded, report, switch
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.batching.queued_items import taken
 from stagetrace.instrumentation.models import unrecorded_calls
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
 from stagetrace.recording.loop_blockers import LONG_NS, note
 from stagetrace.semconv import (
     CPU_BLOCKED_MS,
@@ -34,7 +34,7 @@ from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, UNKNOWN, between, samp
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
     from stagetrace.sources.thread_cpu import CpuSample
 
     Describe = Callable[[Any, tuple[Any, ...], dict[str, Any]], Mapping[str, Any] | None]
@@ -144,7 +144,7 @@ def is_outermost(model: Any) -> bool:
     return not _inside.get() and (current_work() or _unrecorded(model)) is not None
 
 
-def _unrecorded(model: Any) -> Timeline | None:
+def _unrecorded(model: Any) -> RequestRecord | None:
     """Return None for a model that is called outside a recorded request; log that if it is time."""
     if unrecorded_calls.due < time_ns():
         unrecorded_calls.check(model)
@@ -187,7 +187,7 @@ def _attributes_of_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 @guarded
-def _divide(timeline: Timeline, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
+def _divide(timeline: RequestRecord, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
     """Record how the thread's time during a call divides; return when it ended (ns), or None if that is unknown."""
     last = sample_since(first) if first is not None else None
     share = between(first, last) if first is not None and last is not None else None
@@ -201,7 +201,7 @@ def _divide(timeline: Timeline, first: CpuSample | None, attributes: dict[str, A
     return last[AT]
 
 
-def _note_blocking(began: int, ended: int, timeline: Timeline, attributes: Mapping[str, Any] | None) -> None:
+def _note_blocking(began: int, ended: int, timeline: RequestRecord, attributes: Mapping[str, Any] | None) -> None:
     """Note that the call has blocked an event loop, if it was made in one."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:

@@ -21,7 +21,7 @@ from stagetrace.instrumentation.http.metrics import Counted
 from stagetrace.instrumentation.http.pickled_scope import adapter_of
 from stagetrace.instrumentation.opentelemetry.providers import is_silent
 from stagetrace.recording.context import RequestSpan, StandIn
-from stagetrace.recording.current_timeline import current, entries, recording
+from stagetrace.recording.current_record import current, entries, recording
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -15,7 +15,7 @@ from stagetrace.recording.pool_task import PoolTask
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
 WHERE = "stagetrace.instrumentation.thread_pools.anyio"
 REASON = "thread_pool"
@@ -45,7 +45,7 @@ def patch_to_thread(module: Any) -> None:
 
 
 @guarded
-def _begin(timeline: Timeline, function: Callable[..., Any], given: Any, default: Callable[[], Any]) -> PoolTask:
+def _begin(timeline: RequestRecord, function: Callable[..., Any], given: Any, default: Callable[[], Any]) -> PoolTask:
     """Return the task of a function in the pool of a limiter, by default the loop's own; it waits from now on."""
     limiter = _default_limiter(default) if given is None else given
     has_room = limiter.available_tokens > 0

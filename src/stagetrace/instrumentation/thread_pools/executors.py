@@ -16,14 +16,14 @@ from stagetrace.instrumentation.batching.awaited_futures import JOB, patch_async
 from stagetrace.instrumentation.batching.consumer import carry_into, current_work, note_submitted
 from stagetrace.instrumentation.batching.queued_items import taken
 from stagetrace.instrumentation.thread_pools.queue_attributes import wait
-from stagetrace.recording.current_timeline import current, entries, recording
+from stagetrace.recording.current_record import current, entries, recording
 from stagetrace.semconv import QUEUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import ModuleType
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
 WHERE = "stagetrace.instrumentation.thread_pools.executors"
 REASON = "executor"
@@ -35,13 +35,13 @@ class Job:
 
     __slots__ = ("_attributes", "_context", "_function", "_open", "is_taken", "timeline")
 
-    def __init__(self, function: Any, timeline: Timeline, pool: Any) -> None:
+    def __init__(self, function: Any, timeline: RequestRecord, pool: Any) -> None:
         self._function = function
-        self.timeline: Timeline | None = timeline
+        self.timeline: RequestRecord | None = timeline
         self._context = _otel_context().get_current()
         work = getattr(pool, "_work_queue", None)
         self._attributes = wait(REASON, getattr(pool, "_max_workers", None), work.qsize() if work is not None else 0)
-        self._open: list[Timeline] = []  # the timeline with an open wait; the thread that takes it out ends the wait
+        self._open: list[RequestRecord] = []  # with an open wait, which the thread that takes it out ends
         self.is_taken = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -101,7 +101,7 @@ def _otel_context() -> Any:
     return sys.modules["opentelemetry.context"]  # imported, if there is a recorded request
 
 
-def _enter(timeline: Timeline | None, context: Any) -> tuple[Any, Any]:
+def _enter(timeline: RequestRecord | None, context: Any) -> tuple[Any, Any]:
     entered = current.set(None if timeline is None or timeline.closed else timeline)
     try:
         return entered, _otel_context().attach(context)
@@ -146,7 +146,7 @@ def _submitting(original: Any) -> Any:
 
 
 @guarded
-def _job(function: Any, timeline: Timeline, pool: Any) -> Job | None:
+def _job(function: Any, timeline: RequestRecord, pool: Any) -> Job | None:
     # A subclass from Python 3.14 on, which pickles the function: context cannot be carried over.
     if any(cls.__name__ == "InterpreterPoolExecutor" for cls in type(pool).__mro__):
         return None

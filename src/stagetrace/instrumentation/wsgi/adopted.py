@@ -19,7 +19,7 @@ from stagetrace.instrumentation.base import SCOPE_KEY
 from stagetrace.instrumentation.opentelemetry.providers import is_silent
 from stagetrace.instrumentation.wsgi.response import Passing, broken_off
 from stagetrace.recording.context import RequestSpan
-from stagetrace.recording.timeline import Timeline
+from stagetrace.recording.record import RequestRecord
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -37,7 +37,7 @@ class AdoptedRequest(Passing):
     _raised = False
 
     def __init__(self, environ: Any, context: Context) -> None:
-        self.record = Timeline()
+        self.record = RequestRecord()
         self.record.exchange = self
         self._context = context
         self._environ = environ

@@ -28,12 +28,12 @@ from stagetrace.instrumentation.http.queue_headers import HEADERS, time_in_queue
 from stagetrace.instrumentation.wsgi.adopted import AdoptedRequest, adopts
 from stagetrace.instrumentation.wsgi.response import WHERE, Passing, broken_off
 from stagetrace.recording.context import NO_CONTEXT, get_current, with_span
-from stagetrace.recording.current_timeline import current, recording
-from stagetrace.recording.entry import OwnSpan
+from stagetrace.recording.current_record import current, recording
 from stagetrace.recording.limits import cut, longest
 from stagetrace.recording.loop_blockers import LONG_NS, note
+from stagetrace.recording.own_span import OwnSpan
+from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.span_backend import SdkSpan
-from stagetrace.recording.timeline import Timeline
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import QUEUE_IN_FRONT_MS, STAGETRACE_TRUNCATED_ATTRIBUTES
 from stagetrace.sources.thread_cpu import sample
@@ -182,7 +182,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
     def __init__(self, environ: Any, arrival: Arrival | None, started: int, recorder: EntryRecorder | None) -> None:
         parent_context = self._come_in(environ)
         self._begun = started  # when the application was called
-        self.record = record = Timeline(start=started if arrival is None else arrival.start)
+        self.record = record = RequestRecord(start=started if arrival is None else arrival.start)
         record.exchange = self
         if arrival is not None:
             for activity, attributes, begin, end in arrival.waits:

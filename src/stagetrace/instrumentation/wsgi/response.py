@@ -20,7 +20,7 @@ from stagetrace.instrumentation.http.pickled_scope import InScope
 from stagetrace.instrumentation.http.response_delivery import announced
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current
-from stagetrace.recording.current_timeline import current
+from stagetrace.recording.current_record import current
 from stagetrace.semconv import HTTP_RESPONSE_BODY_SIZE, NETWORK_RECEIVE, NETWORK_SEND
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
 WHERE = "stagetrace.instrumentation.wsgi.request"
 NO_BODY = ("", "0", None)
@@ -57,7 +57,7 @@ class Passing(InScope):
     _asked = ""  # method of the request
     _head: tuple[str, Any] = ("", ())  # status line and headers of the answer
     _first: tuple[int, int] | None = None  # the first piece: when it had been handed over, and its bytes
-    record: Timeline
+    record: RequestRecord
     _environ: Any
 
     def is_quick(self, activity: str) -> bool:

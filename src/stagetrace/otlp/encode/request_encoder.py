@@ -17,8 +17,8 @@ from stagetrace.recording.tiler import Tiler
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from stagetrace.recording.entry import Identity
     from stagetrace.recording.marks import Event
+    from stagetrace.recording.own_span import Identity
     from stagetrace.recording.segments import Segment
 
     # the spans, how many they are, nanoseconds by stage, attributes of the first inference

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext, TraceState
 
-    from stagetrace.recording.entry import Identity
+    from stagetrace.recording.own_span import Identity
     from stagetrace.recording.segments import Segment
 
 _logger = logging.getLogger(__name__)

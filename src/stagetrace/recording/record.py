@@ -1,4 +1,4 @@
-"""The Timeline of one request: begin and end marks come in, stages that tile the request come out."""
+"""The RequestRecord of one request: begin and end marks come in, stages that tile the request come out."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stagetrace.recording.chunk_times import Stream
-    from stagetrace.recording.entry import OwnSpan
     from stagetrace.recording.marks import Event
+    from stagetrace.recording.own_span import OwnSpan
     from stagetrace.recording.remote_stages import Errands
     from stagetrace.recording.segments import Segment
     from stagetrace.sources.thread_cpu import CpuSample
@@ -49,7 +49,7 @@ class Exchange(Protocol):
         """Return what the entry span, which begins at `start`, carries of how request and response passed."""
 
 
-class Timeline(Marks):
+class RequestRecord(Marks):
     """Marks of one request, from any of its threads and tasks. After `close` they do nothing.
 
     A mark is only noted, with its time. What stages the marks make up is worked out when somebody must know: at the
@@ -93,11 +93,11 @@ class Timeline(Marks):
         self._lock = threading.Lock()  # guards all below
         self._start = clock() if start is None else start
 
-    def __copy__(self) -> Timeline:
+    def __copy__(self) -> RequestRecord:
         """Return itself: it is in the request's scope, and so is in copies that the application makes of that."""
         return self
 
-    def __deepcopy__(self, _memo: Any) -> Timeline:
+    def __deepcopy__(self, _memo: Any) -> RequestRecord:
         """Do the same."""
         return self
 

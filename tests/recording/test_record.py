@@ -1,4 +1,4 @@
-"""The Timeline tiles whatever comes: checked over generated schedules against a model that knows each nanosecond."""
+"""A record's stages tile it, whatever comes: over generated schedules, against a model that knows each nanosecond."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from opentelemetry.trace import SpanContext
 
 from stagetrace.recording.marks import Mark
+from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.segments import Segment, coalesced
 from stagetrace.recording.tiler import PRIORITY
-from stagetrace.recording.timeline import Timeline
 from stagetrace.semconv import PREPARE, TRANSFORM
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Clock:
         return self.now
 
 
-def bound(clock: Clock, limit: int = 128) -> Timeline:
-    timeline = Timeline(clock, limit)
+def bound(clock: Clock, limit: int = 128) -> RequestRecord:
+    timeline = RequestRecord(clock, limit)
     timeline.bind(ENTRY, clock.now)
     return timeline
 
@@ -363,7 +363,7 @@ def test_any_entry_interval_is_tiled(events: list[tuple[int, str]], start: int, 
 
 def test_threads_of_one_request_never_break_the_tiling() -> None:
     """Eight threads mark at once, on the real clock."""
-    timeline = Timeline()
+    timeline = RequestRecord()
     start = timeline._start
     timeline.bind(ENTRY, start)
     barrier = threading.Barrier(8)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from stagetrace.guard import report
 
 if TYPE_CHECKING:
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
-current: ContextVar[Timeline | None] = ContextVar("stagetrace.timeline", default=None)
+current: ContextVar[RequestRecord | None] = ContextVar("stagetrace.timeline", default=None)
 # Timelines of open entry spans that are not our own, by span id: filled when the span starts, emptied when it ends.
-entries: dict[int, Timeline] = {}
+entries: dict[int, RequestRecord] = {}
 
 
-def recording() -> Timeline | None:
+def recording() -> RequestRecord | None:
     """Return the timeline of the request that this code serves, if its entry span is open. Never raises."""
     timeline = current.get()
     if timeline is not None and not timeline.closed:
@@ -24,12 +24,12 @@ def recording() -> Timeline | None:
     return _of_span() if entries else None
 
 
-def _of_span() -> Timeline | None:
+def _of_span() -> RequestRecord | None:
     """Ask the span in context: all there is under a server without a patch, in an SDK set-up of the service."""
     try:
         trace = sys.modules["opentelemetry.trace"]  # from where else would there be an entry
         timeline = entries.get(trace.get_current_span().get_span_context().span_id)
     except Exception as error:  # noqa: BLE001
-        report("stagetrace.recording.current_timeline", error)
+        report("stagetrace.recording.current_record", error)
         return None
     return timeline if timeline is not None and timeline.bound and not timeline.closed else None

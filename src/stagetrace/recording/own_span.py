@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from stagetrace.otlp.encode.span_encoder import Block
-    from stagetrace.recording.timeline import Timeline
+    from stagetrace.recording.record import RequestRecord
 
 _making = threading.Lock()  # guards the making of any span's notes
 _drawing = threading.local()  # whose identity this thread is drawing
@@ -92,7 +92,7 @@ class OwnSpan(Span):
 
     kind = SpanKind.SERVER
     # The class's until something happens: each request has a span.
-    record: Timeline
+    record: RequestRecord
     adapter: Described | None = None
     drawn = 0  # the trace id, where that was drawn before the rest
     _identity: Identity | None = None
@@ -107,7 +107,7 @@ class OwnSpan(Span):
     served: tuple[str | None, str] = (None, "")  # method and route, once it has ended
 
     def __init__(
-        self, record: Timeline, adapter: Described, name: str, recorder: Recorder, parent_context: Context
+        self, record: RequestRecord, adapter: Described, name: str, recorder: Recorder, parent_context: Context
     ) -> None:
         self.record = record
         self.adapter = adapter
@@ -172,7 +172,7 @@ class OwnSpan(Span):
                 try:
                     self._identity = self._recorder.identify(self, self.parent_context)
                 except Exception as error:  # noqa: BLE001
-                    report("stagetrace.recording.entry", error)
+                    report("stagetrace.recording.own_span", error)
                     context = SpanContext(getrandbits(128) or 1, getrandbits(64) or 1, is_remote=False)
                     self._identity = Identity(context, None, is_sampled=False)
                 finally:
@@ -238,7 +238,7 @@ class OwnSpan(Span):
                 return context
             return self.record.stage_context() or context
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
-            report("stagetrace.recording.entry", error)
+            report("stagetrace.recording.own_span", error)
             return INVALID_SPAN_CONTEXT
 
     def is_recording(self) -> bool:
