@@ -67,10 +67,11 @@ PARTS = [
     *("stagetrace.instrumentation.models.base:_attributes_of_call", "stagetrace.instrumentation.models.base:between"),
     *("stagetrace.sla.processor:breakdown_of", "stagetrace.sla.baseline:cause_of", "stagetrace.sla.breakdown:overlap"),
     "stagetrace.sla.baseline:Baselines.wants",
+    "stagetrace.instrumentation.asgi.serve:_url",
     *(
         f"stagetrace.instrumentation.asgi.request:{name}"
         for name in (
-            *("_url", "with_span", "template_of", "AsgiRequest.__init__", "AsgiRequest.describe"),
+            *("with_span", "template_of", "AsgiRequest.__init__", "AsgiRequest.describe"),
             *("OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release", "RequestRecord.release"),
             *("AsgiRequest._add_rest", "AsgiRequest._failed", "AsgiRequest._finish"),
             *("AsgiRequest.begin_answer", "AsgiRequest.end_answer", "AsgiRequest._template"),

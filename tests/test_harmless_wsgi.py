@@ -46,11 +46,12 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
 # Servers, one line each. A part that all of them use fails in one of them, by turns.
 SERVERS = ("gunicorn gthread", "waitress")
 PARTS = [
+    *(f"stagetrace.instrumentation.wsgi.serve:{name}" for name in ("_begin", "_excluded", "_url", "adopts")),
     *(
         f"stagetrace.instrumentation.wsgi.request:{name}"
         for name in (
-            *("_begin", "_excluded", "_url", "_path", "_decoded", "_carried", "_fields", "_headers", "_in_bytes"),
-            *("known", "adopts", "with_span", "time_in_queue_ms", "cut", "note_route", "note_failure"),
+            *("path_of", "_decoded", "_carried", "_fields", "_headers", "_in_bytes"),
+            *("known", "with_span", "time_in_queue_ms", "cut", "note_route", "note_failure"),
             *("WsgiRequest.__init__", "OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release"),
             *("WsgiRequest.describe", "WsgiRequest._come_in", "WsgiRequest._add_rest", "RequestRecord.release"),
             *("WsgiRequest._note_head", "WsgiRequest._failed", "WsgiRequest._template"),
@@ -71,10 +72,8 @@ PARTS = [
 ]
 # Where a request begins, ends and passes through us: in each server.
 PARTS_OF_BOTH = [
-    *(
-        f"stagetrace.instrumentation.wsgi.request:{name}"
-        for name in ("_begin", "WsgiRequest.__init__", "WsgiRequest.passed")
-    ),
+    *(f"stagetrace.instrumentation.wsgi.request:{name}" for name in ("WsgiRequest.__init__", "WsgiRequest.passed")),
+    "stagetrace.instrumentation.wsgi.serve:_begin",
     *(
         "stagetrace.instrumentation.wsgi.response:Passing._for_server",
         "stagetrace.sla.entry_recorder:EntryRecorder.end",

@@ -61,9 +61,9 @@ def forget() -> None:
         cached.cache_clear()
     wsgi = sys.modules.get("stagetrace.instrumentation.wsgi.request")
     if wsgi is not None:
-        for cached in (wsgi._excluded, wsgi._fields):
-            cached.cache_clear()
+        wsgi._fields.cache_clear()
         wsgi._known.clear()
+        sys.modules["stagetrace.instrumentation.wsgi.serve"]._excluded.cache_clear()
     recorder._rests.clear()
     recorder._unbroken.clear()
     recorder._processor.learned._seen = Seen()

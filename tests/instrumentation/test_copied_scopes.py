@@ -32,7 +32,7 @@ BREAKABLE = [
     *("recording.worker:token", "recording.worker:named", "instrumentation.http.pickled_scope:origin"),
     *(
         "instrumentation.http.pickled_scope:find",
-        "instrumentation.asgi.request:goes_on",
+        "instrumentation.asgi.serve:goes_on",
         "instrumentation.asgi.request:below",
     ),
     "instrumentation.frameworks.quart:request_in",

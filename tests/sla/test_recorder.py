@@ -32,6 +32,7 @@ from sink import SERVER
 from stagetrace import KeepBreaches, SLASpanProcessor, guard, stage
 from stagetrace.instrumentation.asgi import channels as passing
 from stagetrace.instrumentation.asgi import request as asgi
+from stagetrace.instrumentation.asgi import serve as serve_module
 from stagetrace.recording import own_span as entry_module
 from stagetrace.recording.current_record import current
 from stagetrace.runtime.runtime import runtime
@@ -231,10 +232,11 @@ def sent(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any], *, in_one_go:
     notes = TracerProvider(span_limits=request["limits"], shutdown_on_exit=False).get_tracer("notes")
     with monkeypatch.context() as patch:
         patch.setattr(thread_cpu, "_is_used", False)  # by real clocks: what they tell of differs each time
+        patch.setattr(serve_module, "time_ns", now)
         patch.setattr(asgi, "time_ns", now)
         patch.setattr(passing, "time_ns", now)
-        patch.setattr(asgi, "Send", passing.Send)
-        patch.setattr(asgi, "AsgiRequest", clocked(now))
+        patch.setattr(serve_module, "Send", passing.Send)
+        patch.setattr(serve_module, "AsgiRequest", clocked(now))
         patch.setattr(entry_module, "_tracer", lambda: notes)
         patch.setattr(runtime, "recorder", EntryRecorder(provider, processor, [kept]))  # type: ignore[list-item]
         serve(request, provider.get_tracer("app"), now)
@@ -256,7 +258,7 @@ def clocked(now: Callable[[], int]) -> type[asgi.AsgiRequest]:
 
 
 def serve(request: dict[str, Any], tracer: trace.Tracer, now: Callable[[], int]) -> None:
-    """Run one request through `asgi.serve`; nothing in it waits, so no loop is needed."""
+    """Run one request through `asgi/serve.py`; nothing in it waits, so no loop is needed."""
     status = request["status"]
 
     async def receive() -> dict[str, Any]:
@@ -284,7 +286,7 @@ def serve(request: dict[str, Any], tracer: trace.Tracer, now: Callable[[], int])
         "app": request.get("app"),
         "headers": [(name.encode(), value.encode()) for name, value in request["parent"].items()],
     }
-    coroutine = asgi.serve(handler, None, scope, receive, send)
+    coroutine = serve_module.serve(handler, None, scope, receive, send)
     with pytest.raises(StopIteration):
         contextvars.Context().run(coroutine.send, None)
 

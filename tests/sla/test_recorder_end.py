@@ -14,7 +14,7 @@ from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.recording.own_span import OwnSpan
 from stagetrace.recording.record import RequestRecord
 from stagetrace.sla.entry_recorder import EntryRecorder
-from stagetrace.sla.processor import MAX_COUNTED
+from stagetrace.sla.verdict_counter import MAX_COUNTED
 
 START = 10**18
 OBJECTIVE = "* within 1ms"

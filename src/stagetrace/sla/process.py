@@ -10,13 +10,13 @@ from stagetrace.errors import PolicyError
 
 if TYPE_CHECKING:
     from stagetrace.sla.policy import Policy
-    from stagetrace.sla.processor import VerdictCounter
+    from stagetrace.sla.verdict_counter import VerdictCounter
 
 
 @functools.cache
 def counter() -> VerdictCounter:
     """Return the one counter of this process."""
-    from stagetrace.sla.processor import VerdictCounter
+    from stagetrace.sla.verdict_counter import VerdictCounter
 
     return VerdictCounter()
 

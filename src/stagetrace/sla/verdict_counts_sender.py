@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.resources import Resource
 
-    from stagetrace.sla.processor import VerdictCounter
+    from stagetrace.sla.verdict_counter import VerdictCounter
 
 EVERY_S = 10.0
 _LOGGERS = (

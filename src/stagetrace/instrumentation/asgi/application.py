@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.asgi.request import serve
+from stagetrace.instrumentation.asgi.serve import serve
 from stagetrace.instrumentation.base import SCOPE_KEY
 from stagetrace.runtime.runtime import runtime
 

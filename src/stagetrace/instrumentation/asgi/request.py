@@ -1,41 +1,36 @@
-"""Any ASGI application: an entry span around each request, and the times at which body and answer pass.
+"""The adapter of ASGI: what an application receives and sends becomes marks and attributes of the request's record.
 
-The hook of a framework calls `serve` in place of the application. That opens the entry span before anything else runs
-and ends it when the last byte of the answer is handed over: what runs in the background afterwards is no latency.
+The entry span ends when the last byte of the response is handed over: what runs in the background afterwards is no
+latency.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 from time import time_ns
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
 
-from stagetrace.guard import guarded_end, report, switch
-from stagetrace.instrumentation.asgi.channels import WHERE, Receive, Send
+from stagetrace.guard import guarded_end
 from stagetrace.instrumentation.asgi.starlette_routes import template_of
 from stagetrace.instrumentation.asgi.websocket import Messages
 from stagetrace.instrumentation.base import SCOPE_KEY
-from stagetrace.instrumentation.connection.socket_wait import show, waited_ns
+from stagetrace.instrumentation.connection.socket_wait import waited_ns
 from stagetrace.instrumentation.connection.tcp_attributes import add_asgi, unacked
 from stagetrace.instrumentation.http import attributes as http
 from stagetrace.instrumentation.http import metrics as http_metrics
-from stagetrace.instrumentation.http.conventions import CANCELLED, CLIENT, PROPAGATORS, SUPPRESS_KEYS
-from stagetrace.instrumentation.http.pickled_scope import InScope, below, goes_on
+from stagetrace.instrumentation.http.conventions import CANCELLED, CLIENT, PROPAGATORS
+from stagetrace.instrumentation.http.pickled_scope import InScope, below
 from stagetrace.instrumentation.http.queue_headers import time_in_queue_ms
 from stagetrace.instrumentation.http.response_delivery import announced, gone_flag, is_written
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import attach, get_current, with_span
-from stagetrace.recording.current_record import current, recording
+from stagetrace.recording.current_record import current
 from stagetrace.recording.limits import cut, longest
-from stagetrace.recording.loop_blockers import stepped
 from stagetrace.recording.own_span import OwnSpan
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.span_backend import SdkSpan
-from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import (
     HTTP_REQUEST_BODY_SIZE,
     HTTP_RESPONSE_BODY_SIZE,
@@ -43,7 +38,6 @@ from stagetrace.semconv import (
     STAGETRACE_TRUNCATED_ATTRIBUTES,
 )
 from stagetrace.sla.policy import WEBSOCKET
-from stagetrace.sources import loops
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -51,79 +45,6 @@ if TYPE_CHECKING:
     from stagetrace.otlp.encode.span_encoder import Block
     from stagetrace.recording.span_backend import SpanBackend
     from stagetrace.sla.entry_recorder import EntryRecorder
-
-_hook = switch(WHERE)
-
-
-async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) -> Any:
-    """Return what `original(app, scope, receive, send)` does on a request or websocket, inside its own entry span."""
-    request = None
-    if not _hook.off:
-        try:
-            waited = waited_ns(getattr(send, "__self__", None))
-            now = time_ns()
-            request = _begin(scope, send, now - waited)
-            loops.record(now)
-            if waited and request is not None:
-                show(request.record, now - waited, now)
-        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
-            report(WHERE, error)
-            request = None
-    if request is None:
-        return await original(app, scope, receive, send)
-    try:
-        if scope["type"] == "http":
-            work = original(app, scope, Receive(request.record, receive, request), Send(request.record, send, request))
-        else:
-            request.note_task()
-            receive, send = (
-                functools.partial(request.receive_message, receive),
-                functools.partial(request.send_message, send),
-            )
-            work = original(app, scope, receive, send)
-        return await (stepped(work, request.record) if type(work) is CoroutineType else work)
-    except Exception as error:
-        request.fail(error)
-        raise
-    except BaseException:
-        request.break_off()
-        raise
-    finally:
-        try:
-            request.finish()
-        except Exception as error:  # noqa: BLE001
-            report(WHERE, error)
-
-
-def _begin(scope: Any, send: Any, started: int) -> AsgiRequest | None:
-    """Return the request that begins with this scope; None if it is a part of one, or not to be recorded.
-
-    Its parent is the request whose scope was pickled, else whoever the headers name. A span in the context at hand is
-    not: it may be one around the whole server, or that of an earlier request, whose context asyncio keeps for later
-    ones of the connection (cpython#140947).
-    """
-    text = scope.get(SCOPE_KEY, "")
-    if type(text) is not str or (text and goes_on(scope, text)):
-        return None
-    context = get_current()
-    if context and (recording() is not None or any(context.get(key) for key in SUPPRESS_KEYS)):
-        return None  # called within the process by a request that is recorded, or kept out by somebody
-    urls = http.excluded()
-    if urls is not None and urls.url_disabled(_url(scope)):
-        return None
-    request = AsgiRequest(scope, send, started, runtime.recorder)
-    counted = http_metrics.wanted()
-    if counted is not None and scope["type"] == "http":
-        request.count_in(counted)
-    return request
-
-
-def _url(scope: Any) -> str:
-    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), None)
-    if host is None:
-        address, port = scope.get("server") or ("", None)
-        host = f"{address}:{port}" if port else address
-    return f"{scope.get('scheme', 'http')}://{host}{scope.get('path', '')}"
 
 
 class AsgiRequest(InScope, Messages, http_metrics.Counted):
@@ -145,7 +66,6 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
     mount = ""  # templates of the mounts that the request went through
     _long_agent: bytes | None = None
     _in_front_ms: float | None = None  # in the queue of a load balancer
-    _is_plain = True  # it has no attributes but those that all requests have
     _has_looked = False  # for the route, where none has served it
     _came: Any = None  # the scope as it came, where headers or the query are asked for
     record: RequestRecord
@@ -193,17 +113,14 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
         if SCOPE_KEY in scope:
             context = below(scope[SCOPE_KEY], context)
         if starts is not None:
-            self._is_plain = False
             self._in_front_ms = time_in_queue_ms(starts, time_ns())
         if agent is not None and (len(agent) > http.MAX_CACHED_KEY or len(agent) > longest()):
-            self._is_plain = False
             self._long_agent, agent = agent, None  # not to be remembered, and perhaps to be cut
         # As they came: middleware may rewrite the scope that it hands on.
         self._method = scope.get("method", "")
         self._path = scope.get("path")
         self._block, self._client, self._span_name = http.known(scope, agent)
         if http.asked_for() is not None:
-            self._is_plain = False
             self._came = {**scope}
         scope[SCOPE_KEY] = self
         return context

@@ -23,7 +23,7 @@ NO_SERVICES = ("prometheus_client.",)
 @guarded
 def recorder() -> Callable[..., Any]:
     """Return the function that serves a request with recording; None if it cannot be imported."""
-    from stagetrace.instrumentation.wsgi.request import serve
+    from stagetrace.instrumentation.wsgi.serve import serve
 
     return serve
 

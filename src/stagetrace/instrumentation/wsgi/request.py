@@ -1,8 +1,4 @@
-"""Any WSGI application: an entry span around each request, and the times at which body and answer pass.
-
-`serve` is called in place of the application: by the hook of a server, which sees every application and knows when the
-request came, else by that of a framework. Whoever comes first records the request; frameworks within tell its route.
-"""
+"""The adapter of WSGI: what a server calls and an application returns becomes marks and attributes of the record."""
 
 from __future__ import annotations
 
@@ -15,101 +11,36 @@ from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.trace import Status, StatusCode
 
-from stagetrace.guard import guarded, guarded_end, report, switch
+from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import SCOPE_KEY, request_in
-from stagetrace.instrumentation.connection.arrival import arriving
-from stagetrace.instrumentation.connection.socket_wait import arrived
 from stagetrace.instrumentation.connection.tcp_attributes import add_wsgi
 from stagetrace.instrumentation.http import attributes as http
 from stagetrace.instrumentation.http import metrics as http_metrics
-from stagetrace.instrumentation.http.conventions import PROPAGATORS, SUPPRESS_KEYS
-from stagetrace.instrumentation.http.pickled_scope import adapter_of, below, goes_on
+from stagetrace.instrumentation.http.conventions import PROPAGATORS
+from stagetrace.instrumentation.http.pickled_scope import adapter_of, below
 from stagetrace.instrumentation.http.queue_headers import HEADERS, time_in_queue_ms
-from stagetrace.instrumentation.wsgi.adopted import AdoptedRequest, adopts
-from stagetrace.instrumentation.wsgi.response import WHERE, Passing, broken_off
-from stagetrace.recording.context import NO_CONTEXT, get_current, with_span
-from stagetrace.recording.current_record import current, recording
+from stagetrace.instrumentation.wsgi.response import Passing, broken_off
+from stagetrace.recording.context import NO_CONTEXT, with_span
+from stagetrace.recording.current_record import current
 from stagetrace.recording.limits import cut, longest
 from stagetrace.recording.loop_blockers import LONG_NS, note
 from stagetrace.recording.own_span import OwnSpan
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.span_backend import SdkSpan
-from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import QUEUE_IN_FRONT_MS, STAGETRACE_TRUNCATED_ATTRIBUTES
-from stagetrace.sources.thread_cpu import sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from stagetrace.instrumentation.connection.arrival import Arrival
     from stagetrace.otlp.encode.span_encoder import Block
     from stagetrace.recording.span_backend import SpanBackend
     from stagetrace.sla.entry_recorder import EntryRecorder
 
-# Whose OTEL_PYTHON_<name>_EXCLUDED_URLS holds where it is loaded; OpenTelemetry has an instrumentation for each.
-FRAMEWORKS = ("flask", "django", "falcon", "pyramid")
 STARTS = tuple(f"HTTP_{name.upper().replace('-', '_')}" for name in HEADERS)
-_hook = switch(WHERE)
 _known: dict[Any, tuple[Block, Block, str]] = {}
 
 
-def serve(app: Any, call: Callable[[Any, Any], Any], environ: Any, start_response: Any) -> Any:
-    """Answer one request by `call(environ, start_response)`, which is `app`'s, inside an entry span of its own."""
-    try:
-        request = None if _hook.off else _begin(app, environ)
-    except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
-        report(WHERE, error)
-        request = None
-    if request is None:
-        return call(environ, start_response)
-    first = sample()
-    try:
-        return request.run(call, environ, start_response)
-    finally:
-        request.record.divide(first)
-
-
-def _begin(app: Any, environ: Any) -> WsgiRequest | AdoptedRequest | None:
-    """Return the request that begins; None if it is a part of one, or not to be recorded."""
-    arrival = arriving.get()
-    if arrival is not None:
-        arriving.set(None)
-    text = environ.get(SCOPE_KEY, "")
-    if type(text) is not str or (text and goes_on(environ, text)):
-        return None
-    context = get_current()
-    if context and any(context.get(key) for key in SUPPRESS_KEYS):
-        return None
-    if recording() is not None:
-        return None  # called within the process by a request that is recorded
-    if not runtime.ready:
-        runtime.prepare_now()
-    lists = _excluded()
-    if lists and any(urls.url_disabled(_url(environ)) for urls in lists):
-        return None
-    if adopts(app):
-        return AdoptedRequest(environ, context)
-    started = time_ns()
-    arrival = arrived(environ, arrival, started)
-    request = WsgiRequest(environ, arrival, started, runtime.recorder)
-    counted = http_metrics.wanted()
-    if counted is not None:
-        request.count_in(counted)
-    return request
-
-
-@functools.cache
-def _excluded() -> list[Any]:
-    loaded = [name.upper() for name in FRAMEWORKS if name in sys.modules] or ["WSGI"]
-    return [urls for urls in map(http.excluded, loaded) if urls is not None]
-
-
-def _url(environ: Any) -> str:
-    host = environ.get("HTTP_HOST") or f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
-    return f"{environ.get('wsgi.url_scheme', 'http')}://{host}{_path(environ)}"
-
-
-def _path(environ: Any) -> str:
+def path_of(environ: Any) -> str:
+    """Return the whole path of a request."""
     return _decoded(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
 
 
@@ -212,7 +143,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
                 self._in_front_ms = time_in_queue_ms(starts, time_ns())
                 break
         self._method = method = environ.get("REQUEST_METHOD", "")
-        self._path = _path(environ)
+        self._path = path_of(environ)
         self._block, self._client, self._span_name = known(environ, method, agent)
         context = below(environ.get(SCOPE_KEY), _carried(environ))
         environ[SCOPE_KEY] = self
