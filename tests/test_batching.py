@@ -86,7 +86,7 @@ def test_where_nothing_is_traced_the_block_just_runs() -> None:
     [
         *(
             "stagetrace.api.carrier.has_provider",
-            "stagetrace.recording.worker.Origin",
+            "stagetrace.recording.worker.RequestRef",
             "stagetrace.recording.remote_stages.entry_of",
         ),
         *("stagetrace.recording.worker.Batch.__init__", "stagetrace.recording.worker.Batch.finish"),

@@ -448,7 +448,7 @@ def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     (folder / "file").write_text("")
     env = environment(
         folder / "status",
-        BREAK="stagetrace.instrumentation.asgi.request:AsgiRequest.serve_by",
+        BREAK="stagetrace.instrumentation.asgi.request:AsgiRequest.set_route",
         STAGETRACE_SPOOL=str(folder / "file" / "spool"),
         STAGETRACE_SLA="/nowhere within 1s",
     )

@@ -131,7 +131,7 @@ def test_a_closed_stderr_does_not_keep_a_hook_in_use(monkeypatch: pytest.MonkeyP
     assert guard.switched_off() == [PATCH]
 
 
-SERVE_BY = "stagetrace.instrumentation.asgi.request:AsgiRequest.serve_by"
+SERVE_BY = "stagetrace.instrumentation.asgi.request:AsgiRequest.set_route"
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def breaking(service: Service) -> Iterator[Callable[[str], None]]:
     ("part", "patch"),
     [
         ("stagetrace.instrumentation.http.attributes:request_block", "asgi"),
-        ("stagetrace.instrumentation.asgi.request:AsgiRequest.begin_answer", "asgi"),
+        ("stagetrace.instrumentation.asgi.request:AsgiRequest.begin_response", "asgi"),
         (SERVE_BY, "frameworks.starlette"),
         ("stagetrace.instrumentation.models.sklearn:description", "models.sklearn"),
     ],

@@ -74,9 +74,14 @@ PARTS = [
             *("with_span", "template_of", "AsgiRequest.__init__", "AsgiRequest.describe"),
             *("OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release", "RequestRecord.release"),
             *("AsgiRequest._add_rest", "AsgiRequest._failed", "AsgiRequest._finish"),
-            *("AsgiRequest.begin_answer", "AsgiRequest.end_answer", "AsgiRequest._template"),
-            *("AsgiRequest.pass_mount", "AsgiRequest.serve_by", "AsgiRequest.add_piece", "AsgiRequest._is_gone"),
-            *("AsgiRequest.passed", "AsgiRequest.take_in"),
+            *("AsgiRequest.begin_response", "AsgiRequest.end_response", "AsgiRequest._template"),
+            *(
+                "AsgiRequest.enter_mount",
+                "AsgiRequest.set_route",
+                "AsgiRequest.add_chunk",
+                "AsgiRequest._is_disconnected",
+            ),
+            *("AsgiRequest.transfer_attributes", "AsgiRequest.add_received"),
         )
     ),
     *(
@@ -183,10 +188,10 @@ PARTS_IN_PYTHON = [
     *(f"stagetrace.recording.marks:_Marks.{name}" for name in ("leave", "begin_mark", "end_mark")),
     *(
         f"stagetrace.instrumentation.asgi.{name}"
-        for name in ("channels:Send._sent", "request:AsgiRequest.begin_answer")
+        for name in ("channels:Send._sent", "request:AsgiRequest.begin_response")
     ),
     *(
-        "stagetrace.instrumentation.asgi.request:AsgiRequest.end_answer",
+        "stagetrace.instrumentation.asgi.request:AsgiRequest.end_response",
         "stagetrace.otlp.encode.request_encoder:encode_stages",
     ),
     *(f"stagetrace.instrumentation.asgi.request:AsgiRequest.{name}" for name in ("__init__", "describe")),

@@ -54,31 +54,37 @@ PARTS = [
             *("known", "with_span", "time_in_queue_ms", "cut", "note_route", "note_failure"),
             *("WsgiRequest.__init__", "OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release"),
             *("WsgiRequest.describe", "WsgiRequest._come_in", "WsgiRequest._add_rest", "RequestRecord.release"),
-            *("WsgiRequest._note_head", "WsgiRequest._failed", "WsgiRequest._template"),
-            *("WsgiRequest.serve_by", "WsgiRequest.pass_to"),
+            *("WsgiRequest._note_headers", "WsgiRequest._failed", "WsgiRequest._template"),
+            *("WsgiRequest.set_route", "WsgiRequest.enter_framework"),
         )
     ),
     *(
         f"stagetrace.instrumentation.wsgi.response:{name}"
         for name in (
-            *("attach", "get_current", "Input.__init__", "Answer.__init__", "Passing.take_in"),
-            *("Passing._for_server", "Passing._add_piece", "Passing.passed"),
+            *("attach", "get_current", "Input.__init__", "Response.__init__", "Transfer.wrap_body"),
+            *("Transfer._for_server", "Transfer._add_chunk", "Transfer.transfer_attributes"),
         )
     ),
-    *("stagetrace.instrumentation.wsgi.request:add_wsgi", "stagetrace.instrumentation.wsgi.request:WsgiRequest.passed"),
+    *(
+        "stagetrace.instrumentation.wsgi.request:add_wsgi",
+        "stagetrace.instrumentation.wsgi.request:WsgiRequest.transfer_attributes",
+    ),
     "stagetrace.instrumentation.http.attributes:remember",
     "stagetrace.instrumentation.http.metrics:Counted.count_in",
     *("stagetrace.sla.entry_recorder:EntryRecorder.end", "stagetrace.instrumentation.models.sklearn:description"),
 ]
 # Where a request begins, ends and passes through us: in each server.
 PARTS_OF_BOTH = [
-    *(f"stagetrace.instrumentation.wsgi.request:{name}" for name in ("WsgiRequest.__init__", "WsgiRequest.passed")),
+    *(
+        f"stagetrace.instrumentation.wsgi.request:{name}"
+        for name in ("WsgiRequest.__init__", "WsgiRequest.transfer_attributes")
+    ),
     "stagetrace.instrumentation.wsgi.serve:_begin",
     *(
-        "stagetrace.instrumentation.wsgi.response:Passing._for_server",
+        "stagetrace.instrumentation.wsgi.response:Transfer._for_server",
         "stagetrace.sla.entry_recorder:EntryRecorder.end",
     ),
-    "stagetrace.instrumentation.wsgi.response:Passing._add_piece",
+    "stagetrace.instrumentation.wsgi.response:Transfer._add_chunk",
 ]
 PARTS_OF_ONE = [part for part in PARTS if part not in PARTS_OF_BOTH]
 PARTS_OF_GUNICORN = [
@@ -91,7 +97,7 @@ PARTS_BESIDE = {
         f"stagetrace.recording.span_backend:SdkSpan.{name}" for name in ("__init__", "rename", "end_request")
     ],
     "an instrumentation of one's own": [
-        f"stagetrace.instrumentation.wsgi.adopted:AdoptedRequest.{name}" for name in ("__init__", "serve_by")
+        f"stagetrace.instrumentation.wsgi.adopted:AdoptedRequest.{name}" for name in ("__init__", "set_route")
     ],
 }
 

@@ -32,7 +32,7 @@ ASKED = ["GET /items/3", "POST /items/3", "GET /nowhere", "GET /broken", "POST /
 # By application and server, the parts of stagetrace that fail there.
 PARTS: dict[tuple[str, str], tuple[list[str], list[str]]] = {
     ("any_starlette", "hypercorn"): (HYPERCORN, ["instrumentation.asgi.application:around"]),
-    ("any_starlette", "granian"): (GRANIAN, ["instrumentation.asgi.request:AsgiRequest.serve_by"]),
+    ("any_starlette", "granian"): (GRANIAN, ["instrumentation.asgi.request:AsgiRequest.set_route"]),
     ("any_starlette", "daphne"): (DAPHNE, ["instrumentation.asgi.request:AsgiRequest.__init__"]),
     ("any_starlette", "uvicorn"): (
         UVICORN,
@@ -47,16 +47,16 @@ PARTS: dict[tuple[str, str], tuple[list[str], list[str]]] = {
     ),
     ("any_litestar", "uvicorn"): (
         UVICORN,
-        ["instrumentation.frameworks.litestar:_function_of", "instrumentation.asgi.request:AsgiRequest.serve_by"],
+        ["instrumentation.frameworks.litestar:_function_of", "instrumentation.asgi.request:AsgiRequest.set_route"],
     ),
     ("any_quart", "uvicorn"): (UVICORN, ["instrumentation.frameworks.quart:_rule_of_another_method"]),
     ("any_falcon", "uvicorn"): (UVICORN, ["instrumentation.wsgi.request:note_route"]),
-    ("any_blacksheep", "uvicorn"): (UVICORN, ["instrumentation.asgi.request:AsgiRequest.serve_by"]),
+    ("any_blacksheep", "uvicorn"): (UVICORN, ["instrumentation.asgi.request:AsgiRequest.set_route"]),
     ("own_instrumentor", "uvicorn"): (
         UVICORN,
         [
             "instrumentation.opentelemetry.server_instrumentations:RequestSpan",
-            "instrumentation.asgi.request:AsgiRequest.leave_out",
+            "instrumentation.asgi.request:AsgiRequest.exclude",
         ],
     ),
 }

@@ -53,7 +53,7 @@ PARTS = [
     "stagetrace.instrumentation.model_servers.bentoml:Wait.__init__,stagetrace.instrumentation.opentelemetry.server_instrumentations:StandIn",
     "stagetrace.instrumentation.model_servers.bentoml:Method.__new__,stagetrace.recording.worker:Batch.__init__",
     "stagetrace.recording.worker:at_work,stagetrace.instrumentation.opentelemetry.server_instrumentations:is_silent",
-    "stagetrace.recording.worker:Batch.finish,stagetrace.recording.remote_stages:Errands.conclude",
+    "stagetrace.recording.worker:Batch.finish,stagetrace.recording.remote_stages:RemoteStages.conclude",
 ]
 
 

@@ -51,20 +51,20 @@ class Request(RequestRecord):
         self.taken_in: list[Any] = []
         self.gone = 0
 
-    def begin_answer(self, message: Any) -> None:
+    def begin_response(self, message: Any) -> None:
         self.heads.append(message)
 
-    def add_piece(self, now: int, message: Any) -> None:
+    def add_chunk(self, now: int, message: Any) -> None:
         self.pieces.append((now, message))
 
-    def end_answer(self, now: int, message: Any) -> None:
+    def end_response(self, now: int, message: Any) -> None:
         assert message["type"] != HEAD["type"]
         self.ends.append(now)
 
-    def take_in(self, message: Any) -> None:
+    def add_received(self, message: Any) -> None:
         self.taken_in.append(message)
 
-    def go_away(self) -> None:
+    def note_disconnect(self) -> None:
         self.gone += 1
 
     @property
@@ -341,7 +341,7 @@ def test_who_wants_to_know_is_told_of_pieces_of_bodies_and_of_clients_that_go() 
     assert (len(request.heads), len(request.ends), request.gone) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("broken", ["enter", "leave", "begin_answer", "end_answer"])
+@pytest.mark.parametrize("broken", ["enter", "leave", "begin_response", "end_response"])
 def test_a_fault_of_ours_is_reported_and_the_message_passes(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise ValueError("ours")
@@ -407,7 +407,7 @@ def test_long_steps_of_a_requests_work_are_noted(monkeypatch: pytest.MonkeyPatch
     assert all(took >= loop_blockers.LONG_NS for took in long)
     assert request.step is None
     if thread_cpu.lacks_waiting() is None:
-        divided = [thread_cpu.between(*accounts) for accounts in request.accounts]
+        divided = [thread_cpu.between(*cpu_samples) for cpu_samples in request.cpu_samples]
         assert len(divided) == len(long)
         assert all(share is not None and share.blocked >= 5_000_000 for share in divided), divided
 
@@ -460,11 +460,11 @@ from stagetrace.recording.marks import stage
 from stagetrace.recording.current_record import current
 
 class Request(RequestRecord):
-    def begin_answer(self, message): pass
-    def add_piece(self, now, message): pass
-    def end_answer(self, now, message): pass
-    def take_in(self, message): pass
-    def go_away(self): pass
+    def begin_response(self, message): pass
+    def add_chunk(self, now, message): pass
+    def end_response(self, now, message): pass
+    def add_received(self, message): pass
+    def note_disconnect(self): pass
 
 async def pass_on(*_):
     return {"type": "http.response.body", "body": b"x"}

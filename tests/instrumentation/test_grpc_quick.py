@@ -30,5 +30,5 @@ class Served(Rpc):
     ],
 )
 def test_only_more_than_a_buffer_may_have_waited(rpc: Rpc, sends: bool, receives: bool) -> None:
-    assert (rpc.is_quick("network.send"), rpc.is_quick("network.receive")) == (sends, receives)
-    assert not rpc.is_quick("queue")
+    assert (rpc.fits_buffer("network.send"), rpc.fits_buffer("network.receive")) == (sends, receives)
+    assert not rpc.fits_buffer("queue")

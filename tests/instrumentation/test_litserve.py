@@ -224,7 +224,7 @@ WORK_PARTS = ("Work.__init__", "Work.begin_telling", "Work.finish", "Batch.__ini
 HERE = [
     *(f"stagetrace.recording.worker:{name}" for name in ("ticket", "hand_on")),
     *(f"stagetrace.recording.remote_stages:{name}" for name in ("_lay", "_note", "_context", "_Errand.note")),
-    *(f"stagetrace.recording.remote_stages:Errands.{name}" for name in ("add", "told", "conclude", "hear")),
+    *(f"stagetrace.recording.remote_stages:RemoteStages.{name}" for name in ("add", "told", "conclude", "hear")),
     *(f"stagetrace.recording.remote_socket:{name}" for name in ("Listener.hear", "Listener._read")),
     *("stagetrace.recording.record:RequestRecord.visit", "stagetrace.recording.record:_model"),
     "stagetrace.recording.tiler:Visit.lay_on",

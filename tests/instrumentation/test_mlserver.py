@@ -54,7 +54,8 @@ RANDOMISED = 1_000 if HEAVY else 150
 OUTLASTING: list[list[float]] = [[0.5, 4]]  # a client that goes after 50 ms may be kept by its machine from going then
 WORKERS = {"here": 0, "there": 2}
 TIMELINE = [
-    f"stagetrace.recording.record:RequestRecord.{name}" for name in ("presume", "take_back", "end_presumed", "_believe")
+    f"stagetrace.recording.record:RequestRecord.{name}"
+    for name in ("begin_tentative", "cancel_tentative", "end_tentative", "_confirm_tentative")
 ]
 PARTS = {
     "here": [

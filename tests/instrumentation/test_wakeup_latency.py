@@ -81,7 +81,7 @@ def test_with_a_free_thread_the_whole_wait_is_wakeup_latency() -> None:
 
     def look() -> bool:
         asked, timeline = asyncio.run(main())
-        (since, until, lacked), (_, _, back) = timeline.handed
+        (since, until, lacked), (_, _, back) = timeline.wakeups
         assert asked <= since <= until
         assert 0 <= lacked <= until - since + MS
         assert back == UNKNOWN
@@ -110,7 +110,7 @@ def test_without_a_free_thread_only_the_time_after_the_work_before_is_wakeup_lat
         return await asyncio.gather(task, run_in_pool(lambda: "answer", limiter))
 
     _, (asked, timeline) = asyncio.run(main())
-    since, _, _ = timeline.handed[0]
+    since, _, _ = timeline.wakeups[0]
     assert asked < ended[0] <= since
 
 
@@ -130,7 +130,7 @@ def test_a_blocked_event_loop_resumes_a_request_late() -> None:
         return await task
 
     _, timeline = asyncio.run(main())
-    since, until, lacked = timeline.handed[-1]
+    since, until, lacked = timeline.wakeups[-1]
     assert until - since > 40 * MS
     assert lacked == UNKNOWN
 
@@ -160,7 +160,7 @@ def test_an_exception_of_the_function_passes_and_ends_the_task() -> None:
             return timeline
 
     timeline = asyncio.run(main())
-    assert len(timeline.handed) == 2
+    assert len(timeline.wakeups) == 2
     assert not guard.failures
 
 

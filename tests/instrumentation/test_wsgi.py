@@ -18,7 +18,7 @@ import pytest
 from heavy import HEAVY
 from services import APPS, PYTHON, Service, run_service, wsgi_command
 from sink import SERVER, Sink, assert_tiled, run_sink
-from stagetrace.instrumentation.wsgi.response import Passing
+from stagetrace.instrumentation.wsgi.response import Transfer
 from stagetrace.recording.context import NO_CONTEXT
 from stagetrace.recording.record import RequestRecord
 from trees import at_its_best
@@ -485,7 +485,7 @@ all_of_them()
 gc.collect()
 gc.disable()
 all_of_them()
-names = ("WsgiRequest", "OwnSpan", "RequestRecord", "Answer", "Input")
+names = ("WsgiRequest", "OwnSpan", "RequestRecord", "Response", "Input")
 print([type(one).__name__ for one in gc.get_objects() if type(one).__name__ in names])
 """
 
@@ -503,7 +503,7 @@ def test_nothing_of_a_request_is_left_to_the_garbage_collector() -> None:
 def test_an_answer_in_one_piece_is_no_stream(pieces: list[bytes], said: int | None) -> None:
     """Of a stream the end of the request is worked out in Python, of all others in C."""
 
-    class Request(Passing):
+    class Request(Transfer):
         _context = NO_CONTEXT
 
         def __init__(self) -> None:
@@ -514,6 +514,6 @@ def test_an_answer_in_one_piece_is_no_stream(pieces: list[bytes], said: int | No
     assert list(answer) == pieces
     answer.close()
     assert (request.record.stream is None) == (said is None)
-    attributes = request.passed(request.record.started)
+    attributes = request.transfer_attributes(request.record.started)
     assert attributes["http.response.body.size"] == 5
     assert attributes.get("stagetrace.network.chunks") == said

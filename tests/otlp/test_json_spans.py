@@ -76,10 +76,10 @@ def document(request: ExportTraceServiceRequest) -> dict[str, Any]:
     for resource in found.get("resourceSpans", ()):
         for scope in resource.get("scopeSpans", ()):
             for span in scope.get("spans", ()):
-                for holder in (span, *span.get("links", ())):
+                for blocker in (span, *span.get("links", ())):
                     for key in ("traceId", "spanId", "parentSpanId"):
-                        if key in holder:
-                            holder[key] = base64.b64decode(holder[key]).hex()
+                        if key in blocker:
+                            blocker[key] = base64.b64decode(blocker[key]).hex()
     return dict(found)
 
 

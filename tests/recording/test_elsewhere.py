@@ -15,7 +15,7 @@ from stagetrace.recording import remote_stages as elsewhere
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.remote_socket import Line, Listener
 from stagetrace.recording.remote_stages import hand_on, is_here, tell
-from stagetrace.recording.worker import Batch, Origin, Work
+from stagetrace.recording.worker import Batch, RequestRef, Work
 from stagetrace.semconv import PREPARE, TRANSFORM
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def test_a_request_that_ends_before_its_batch_has_been_in_it_until_then() -> Non
     now = time.time_ns()
     timeline = request(now - 1_000)
     key = hand_on(timeline, "batch", now)
-    batch = Batch([Origin(key, ENTRY)], 2, "batch", start=now + 100)
+    batch = Batch([RequestRef(key, ENTRY)], 2, "batch", start=now + 100)
     batch.begin_telling("inference", now + 100)
     segments = timeline.close(now - 1_000, now + 1_000)
     assert shape(segments) == [("preprocess", 1_000), ("queue", 100), ("inference", 900)]
@@ -100,7 +100,7 @@ def test_a_worker_that_dies_has_told_of_no_transform_whose_stage_is_not_settled(
     key = hand_on(timeline, "worker", now)
 
     def begin() -> None:
-        work = Work(Origin(key, ENTRY), start=now + 100)
+        work = Work(RequestRef(key, ENTRY), start=now + 100)
         work.enter(activity, {"ml.model.name": "Scaler"}, now + 200)
         work.leave(activity, now + 300)
         work.begin_telling("inference", now + 400)
@@ -126,8 +126,8 @@ def test_what_is_still_in_the_queue_of_a_server_waits() -> None:
     hand_on(waiting, "worker", now, is_server=True)
     answered = request(now)
     key = hand_on(answered, "worker", now, is_server=True)
-    assert answered.errands is not None
-    answered.errands.answered(key)
+    assert answered.remote_stages is not None
+    answered.remote_stages.answered(key)
     person = request(now)
     hand_on(person, "", now)
     in_a_fork(lambda: tell(key, "", now, [], is_over=False))
@@ -156,14 +156,14 @@ def test_what_is_told_counts_in_the_order_of_time() -> None:
 
 def test_an_activity_is_presumed_until_taken_back() -> None:
     timeline = request(0)
-    timeline.presume("inference", {"ml.model.name": "m"}, 100)
-    timeline.take_back("inference")
-    timeline.presume("inference", {"ml.model.name": "m"}, 300)
+    timeline.begin_tentative("inference", {"ml.model.name": "m"}, 100)
+    timeline.cancel_tentative("inference")
+    timeline.begin_tentative("inference", {"ml.model.name": "m"}, 300)
     timeline.enter("inference", {"ml.framework": "sklearn"}, 400)
     timeline.leave("inference", 500)
     timeline.clock = lambda: 600
-    timeline.end_presumed("inference")
-    timeline.end_presumed("inference")
+    timeline.end_tentative("inference")
+    timeline.end_tentative("inference")
     timeline.clock = lambda: 1_000
     assert shape(timeline.close(0, 1_000)) == [("preprocess", 300), ("inference", 300), ("postprocess", 400)]
     assert timeline.model == {"ml.model.name": "m", "ml.framework": "sklearn"}
@@ -171,10 +171,10 @@ def test_an_activity_is_presumed_until_taken_back() -> None:
 
 def test_a_child_span_makes_what_was_presumed_true() -> None:
     timeline = request(0)
-    timeline.presume("inference", None, 100)
+    timeline.begin_tentative("inference", None, 100)
     parent = timeline.stage_context()
     timeline.clock = lambda: 700
-    timeline.end_presumed("inference")
+    timeline.end_tentative("inference")
     timeline.clock = lambda: 1_000
     segments = timeline.close(0, 1_000)
     assert shape(segments) == [("preprocess", 100), ("inference", 600), ("postprocess", 300)]

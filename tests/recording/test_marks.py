@@ -307,9 +307,9 @@ def test_each_step_of_a_generator_is_the_stage(twin: Any) -> None:
     assert end.value.value == "xy"
     assert noted(request) == [*ONE, *ONE, *ONE]
     assert closed == [3]
-    broken_off = tokens(2)
-    next(broken_off)
-    broken_off.close()
+    incomplete_reason = tokens(2)
+    next(incomplete_reason)
+    incomplete_reason.close()
     assert closed == [3, 2]
     with pytest.raises(ZeroDivisionError):
         tokens(1).throw(ZeroDivisionError())
@@ -381,9 +381,9 @@ def test_a_block_within_what_is_done_for_other_processes_is_theirs(kind: str) ->
     """Of a worker of LitServe or MLServer: by whichever twin is in use."""
     from opentelemetry.trace import SpanContext
 
-    from stagetrace.recording.worker import Batch, Origin, Work, at_work
+    from stagetrace.recording.worker import Batch, RequestRef, Work, at_work
 
-    request = Origin("none-1-0", SpanContext(1, 1, is_remote=True))
+    request = RequestRef("none-1-0", SpanContext(1, 1, is_remote=True))
     work = Work(request) if kind == "work" else Batch([request], 1)
     with at_work(work), marks.stage("tokenize"):
         pass

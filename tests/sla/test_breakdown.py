@@ -64,7 +64,7 @@ def section(
     natives: float | None = None,
     for_threads: float | None = None,
 ) -> tuple[CpuSample, CpuSample]:
-    """Return a thread's accounts around a section; `rivals` is what others of the process computed meanwhile.
+    """Return a thread's cpu_samples around a section; `rivals` is what others of the process computed meanwhile.
 
     It had as many `turns` as one that waits for the GIL. `natives` is what native threads computed, of that of rivals.
     In a share `for_threads` of the time blocked it was seen to wait for other threads.
@@ -83,10 +83,10 @@ def segment(stage: str, start: int, end: int, attributes: dict[str, Any] | None 
     return made
 
 
-def noted(accounts: Any = (), handed: Any = ()) -> RequestRecord:
+def noted(cpu_samples: Any = (), handed: Any = ()) -> RequestRecord:
     timeline = RequestRecord()
-    timeline.accounts = accounts
-    timeline.handed = [
+    timeline.cpu_samples = cpu_samples
+    timeline.wakeups = [
         (since * MS, until * MS, lacked if lacked < 0 else lacked * MS) for since, until, lacked in handed
     ]
     return timeline
@@ -248,7 +248,7 @@ def test_where_nobody_tells_the_whole_stage_is_the_clients_but_for_what_cannot_b
     assert in_ms(segments, request)["slow_upload"] == 50
     assert in_ms(segments, request)["slow_download"] == 40
     request.socket_waits = [(20 * MS, 50 * MS, True)]
-    monkeypatch.setattr(request, "is_quick", lambda activity: activity == "network.send")
+    monkeypatch.setattr(request, "fits_buffer", lambda activity: activity == "network.send")
     assert in_ms(segments, request) == {"slow_upload": 20, "socket_wait": 30, "compute": 40, "unknown": 10}
 
 
@@ -366,8 +366,8 @@ def test_how_much_the_gil_explains_is_how_often_the_thread_woke_and_the_rest_is_
 )
 def test_native_threads_that_compute_keep_nobody_from_the_gil(natives: int, found: dict[str, float]) -> None:
     """As those of a BLAS do, for the request itself or for another one."""
-    accounts = [section(0, 100, 40, rivals=60, natives=natives)]
-    assert in_ms([segment("handler", 0, 100)], noted(accounts)) == found
+    cpu_samples = [section(0, 100, 40, rivals=60, natives=natives)]
+    assert in_ms([segment("handler", 0, 100)], noted(cpu_samples)) == found
 
 
 @pytest.mark.parametrize(
@@ -384,15 +384,15 @@ def test_native_threads_that_compute_keep_nobody_from_the_gil(natives: int, foun
 def test_what_a_thread_was_seen_to_wait_for_is_what_it_waited_for(
     for_threads: float, given: dict[str, Any], found: dict[str, float]
 ) -> None:
-    accounts = [section(0, 100, 40, for_threads=for_threads, **given)]
-    assert in_ms([segment("handler", 0, 100)], noted(accounts)) == found
+    cpu_samples = [section(0, 100, 40, for_threads=for_threads, **given)]
+    assert in_ms([segment("handler", 0, 100)], noted(cpu_samples)) == found
 
 
 def test_who_waits_for_something_else_beside_rivals_says_nothing_of_who_was_late() -> None:
     """Neither the event loop that took the request up, nor the free thread, waits for what its section waits for."""
     segments = [segment("queue", 0, 100, SOCKET), segment("queue", 100, 150, POOL), segment("handler", 150, 250)]
-    accounts = [section(150, 250, 40, rivals=58, turns=1)]
-    parts = breakdown_of(segments, noted(accounts, [(100, 150, 0)]))
+    cpu_samples = [section(150, 250, 40, rivals=58, turns=1)]
+    parts = breakdown_of(segments, noted(cpu_samples, [(100, 150, 0)]))
     expected = {"socket_wait": 100, "compute": 40, "lock_wait": 5, "io_wait": 55, "unknown": 50}
     assert {part: took / MS for part, took in parts.times.items()} == expected
     assert parts.for_gil == 5 * MS

@@ -1,4 +1,4 @@
-"""The cause is the part that accounts for most of the excess over what is usual; nothing is guessed."""
+"""The cause is the part that cpu_samples for most of the excess over what is usual; nothing is guessed."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from stagetrace.recording.worker import Batch, Origin
+    from stagetrace.recording.worker import Batch, RequestRef
 
 REASON = "batch"
 
@@ -68,7 +68,7 @@ def _end(made: Batch, inside: AbstractContextManager[None]) -> None:
 
 
 @guarded
-def _origin(carrier: Mapping[str, str] | None) -> Origin | None:
+def _origin(carrier: Mapping[str, str] | None) -> RequestRef | None:
     if not carrier:
         return None
     from opentelemetry.context import Context
@@ -77,9 +77,9 @@ def _origin(carrier: Mapping[str, str] | None) -> Origin | None:
 
     from stagetrace.api.carrier import KEY
     from stagetrace.recording.remote_stages import entry_of
-    from stagetrace.recording.worker import Origin
+    from stagetrace.recording.worker import RequestRef
 
     key = carrier.get(KEY)
     context = TraceContextTextMapPropagator().extract(carrier, context=Context())
     span = get_current_span(context).get_span_context()
-    return Origin(key, entry_of(key, span)) if key and span.is_valid else None
+    return RequestRef(key, entry_of(key, span)) if key and span.is_valid else None

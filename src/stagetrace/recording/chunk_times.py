@@ -1,4 +1,4 @@
-"""What an answer in several pieces is measured by, in constant memory however long it goes on."""
+"""What a response in several chunks is measured by, in constant memory however long it goes on."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ QUANTILE = 0.99
 
 
 class Stream:
-    """Pieces of one answer, each with the time at which it had been handed over. Only one task sends them.
+    """Pieces of one response, each with the time at which it had been handed over. Only one task sends them.
 
-    The first piece's time and the gaps after it add up to the time of the last piece.
+    The first chunk's time and the gaps after it add up to the time of the last chunk.
     """
 
     __slots__ = ("_gaps", "_size_name", "count", "first", "last", "size", "widest")
 
     def __init__(self, size_name: str = HTTP_RESPONSE_BODY_SIZE) -> None:
-        """Begin without a piece; the attribute `size_name` will have the bytes of all."""
+        """Begin without a chunk; the attribute `size_name` will have the bytes of all."""
         self._size_name = size_name
         self.count = 0
         self.size = 0  # in bytes
@@ -35,7 +35,7 @@ class Stream:
         self._gaps: dict[int, int] = {}  # lower bound of the gap, in nanoseconds -> how many
 
     def add(self, now: int, size: int) -> None:
-        """Count one piece, of `size` bytes, that had been handed over at `now`."""
+        """Count one chunk, of `size` bytes, that had been handed over at `now`."""
         self.size += size
         self.count += 1
         if self.count == 1:
@@ -51,11 +51,11 @@ class Stream:
 
     @property
     def is_stream(self) -> bool:
-        """Whether there was more than one piece: else it was an answer like any other."""
+        """Whether there was more than one chunk: else it was a response like any other."""
         return self.count > 1
 
     def cuts(self) -> tuple[int, ...]:
-        """Return when the first piece had been handed over, and the longest time between two began and ended."""
+        """Return when the first chunk had been handed over, and the longest time between two began and ended."""
         return tuple(sorted({self.first, *self.widest} - {0}))
 
     def attributes(self, start: int) -> dict[str, Any]:

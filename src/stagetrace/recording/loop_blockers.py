@@ -32,7 +32,7 @@ def note(start: int, end: int, request: Any, model: str = "") -> None:
 
 
 @guarded
-def holder(start: int, end: int) -> str | None:
+def blocker(start: int, end: int) -> str | None:
     """Return who has held this thread for more than half of [start, end): request and model; None if nobody known."""
     thread = get_ident()
     shares: dict[tuple[str, str], int] = {}

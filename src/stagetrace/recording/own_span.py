@@ -293,7 +293,7 @@ class OwnSpan(Span):
 
     @property
     def status(self) -> Status:
-        """Return the status set by the request's code, else what the answer says."""
+        """Return the status set by the request's code, else what the response says."""
         status = self.notes.status if self.notes is not None else UNSET
         return Status(StatusCode.ERROR) if self.failed and status.is_unset else status
 

@@ -60,7 +60,7 @@ class PoolTask:
         self._leave(now)
         if now - self._asked < DIVIDED_NS:
             return sample(now)
-        return hand_over(self._timeline, self._asked, now, self._roomy)
+        return wake_up(self._timeline, self._asked, now, self._roomy)
 
     def _leave(self, now: int) -> None:
         if self._waits:
@@ -76,12 +76,12 @@ class PoolTask:
             now = time_ns()
             self._leave(now)
             if self._ended and now - self._ended >= DIVIDED_NS:
-                self._timeline.handed_over(self._ended, now)
+                self._timeline.add_wakeup(self._ended, now)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
 
 
-def hand_over(timeline: RequestRecord, asked: int, now: int, roomy: Any) -> CpuSample | None:
+def wake_up(timeline: RequestRecord, asked: int, now: int, roomy: Any) -> CpuSample | None:
     """Return the thread's account; note for how long the wait was not for a thread to be free: this one could not run.
 
     `roomy` is the pool's limiter if it had a token left when the thread was asked for.
@@ -90,7 +90,7 @@ def hand_over(timeline: RequestRecord, asked: int, now: int, roomy: Any) -> CpuS
     first = sample()
     if first is not None:
         had_room = roomy is not None and roomy.available_tokens > 0  # else others were before it
-        timeline.handed_over(
+        timeline.add_wakeup(
             asked if had_room else max(asked, threads.idle_since()), now, threads.waited_for_cpu(previous, first)
         )
     return first

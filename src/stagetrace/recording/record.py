@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from opentelemetry.trace import SpanContext
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.recording.loop_blockers import holder
+from stagetrace.recording.loop_blockers import blocker
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END_MARK, Marks
 from stagetrace.recording.segments import MAX_SEGMENTS, NOTHING
 from stagetrace.recording.tiler import MAX_FINE, Tiler, Visit
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.chunk_times import Stream
     from stagetrace.recording.marks import Event
     from stagetrace.recording.own_span import OwnSpan
-    from stagetrace.recording.remote_stages import Errands
+    from stagetrace.recording.remote_stages import RemoteStages
     from stagetrace.recording.segments import Segment
     from stagetrace.sources.thread_cpu import CpuSample
 
@@ -36,16 +36,16 @@ _time_of = itemgetter(0)
 class Exchange(Protocol):
     """What passes between a server and the other side: a request's record asks the adapter of the protocol."""
 
-    def lain_ns(self) -> int:
+    def time_in_kernel_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
 
-    def is_quick(self, activity: str) -> bool:
+    def fits_buffer(self, activity: str) -> bool:
         """Return whether so few bytes passed in all sends or receives that none waited for the other side."""
 
-    def owes(self) -> bool:
+    def has_unacked(self) -> bool:
         """Return whether the other side has bytes of a response left to acknowledge; so where that is unknown."""
 
-    def passed(self, start: int) -> dict[str, Any]:
+    def transfer_attributes(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how request and response passed."""
 
 
@@ -66,16 +66,16 @@ class RequestRecord(Marks):
     _entry: SpanContext | None = None  # of the request's entry span, where it is somebody else's
     exchange: Exchange | None = None  # with the other side of the connection
     model: Mapping[str, Any] = NOTHING  # attributes of the first inference, or that there was none, for the entry span
-    errands: Errands | None = None  # what is done for the request elsewhere: in other processes, in batches
-    _presumed: Event | None = None  # an activity that may have begun
+    remote_stages: RemoteStages | None = None  # what is done for the request elsewhere: in other processes, in batches
+    _tentative: Event | None = None  # an activity that may have begun
     _is_unsorted = False  # the log is not in the order of time: some of it was told afterwards
     besides: Mapping[str, Any] = NOTHING  # more attributes for the entry span
-    disconnect: str | None = None  # why the answer did not get to its end
-    stream: Stream | None = None  # the pieces of an answer in several
+    disconnect: str | None = None  # why the response did not get to its end
+    stream: Stream | None = None  # the chunks of a response in several
     is_batch = False
     adopted: Any = None  # the entry span, where somebody else has started it
-    accounts: Sequence[tuple[CpuSample, CpuSample]] = ()  # of a thread, around sections that stayed on it
-    handed: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
+    cpu_samples: Sequence[tuple[CpuSample, CpuSample]] = ()  # of a thread, around sections that stayed on it
+    wakeups: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
     step: CpuSample | None = None  # the thread's account as the step began in which a task of the request's is now
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
     # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is
@@ -152,32 +152,32 @@ class RequestRecord(Marks):
             self._entry, self.own = self.own.context if self.own.has_identity else None, None
         self.exchange = None
 
-    def presume(self, activity: str, attributes: Mapping[str, Any] | None, at: int) -> None:
+    def begin_tentative(self, activity: str, attributes: Mapping[str, Any] | None, at: int) -> None:
         """Presume that an activity begins, until it is taken back or ends; it has begun once stages are worked out."""
-        if not self.closed and self._presumed is None:
-            self._presumed = at, BEGIN, activity, attributes
+        if not self.closed and self._tentative is None:
+            self._tentative = at, BEGIN, activity, attributes
 
-    def take_back(self, activity: str) -> None:
+    def cancel_tentative(self, activity: str) -> None:
         """Presume no longer that an activity has begun; if that has been worked out meanwhile, it ends."""
-        if self._presumed is not None:
-            self._presumed = None
+        if self._tentative is not None:
+            self._tentative = None
         else:
             self.leave(activity)
 
-    def end_presumed(self, activity: str) -> None:
+    def end_tentative(self, activity: str) -> None:
         """Note that an activity, presumed to have begun, ends; nothing is noted if it was taken back."""
-        self._believe()
+        self._confirm_tentative()
         self.leave(activity)
 
-    def _believe(self) -> None:
-        if self._presumed is not None:
-            self._log.append(self._presumed)
-            self._presumed, self._is_unsorted = None, True
+    def _confirm_tentative(self) -> None:
+        if self._tentative is not None:
+            self._log.append(self._tentative)
+            self._tentative, self._is_unsorted = None, True
 
     def divided(self, first: CpuSample, last: CpuSample) -> None:
-        """Note a section that stayed on one thread, by that thread's accounts before and after it."""
-        if not self.closed and len(self.accounts) < MAX_CALLS:
-            self.accounts = [*self.accounts, (first, last)]
+        """Note a section that stayed on one thread, by that thread's cpu_samples before and after it."""
+        if not self.closed and len(self.cpu_samples) < MAX_CALLS:
+            self.cpu_samples = [*self.cpu_samples, (first, last)]
 
     @guarded_end
     def divide(self, first: CpuSample | None) -> None:
@@ -196,13 +196,13 @@ class RequestRecord(Marks):
             self.divide(first)
 
     @guarded
-    def handed_over(self, start: int, end: int, lacked: int = UNKNOWN) -> None:
+    def add_wakeup(self, start: int, end: int, lacked: int = UNKNOWN) -> None:
         """Note that a thread of a pool, free at `start`, took the request up at `end`, having lacked a CPU for so long.
 
         So for the event loop that takes it back, of which that is unknown.
         """
-        if not self.closed and len(self.handed) < MAX_CALLS:
-            self.handed = [*self.handed, (start, end, lacked)]
+        if not self.closed and len(self.wakeups) < MAX_CALLS:
+            self.wakeups = [*self.wakeups, (start, end, lacked)]
 
     @guarded
     def waited_for_peer(self, activity: str, since: int) -> None:
@@ -210,7 +210,7 @@ class RequestRecord(Marks):
         until = time.time_ns()
         if activity == NETWORK_RECEIVE:
             until = self._lay(since, until)
-        if activity == NETWORK_SEND and until - since >= LAIN_NS and not self.owes():
+        if activity == NETWORK_SEND and until - since >= LAIN_NS and not self.has_unacked():
             return  # nothing is under way: the loop has come back to it late
         waits = self.peer_waits or ()
         if len(waits) < MAX_CALLS:
@@ -220,11 +220,11 @@ class RequestRecord(Marks):
 
     def _lay(self, since: int, until: int) -> int:
         """Note how long the data lay in the kernel that were received from `since` to `until`; return from when on."""
-        if until - since < LAIN_NS or not (lain := self.lain_ns()):
+        if until - since < LAIN_NS or not (lain := self.time_in_kernel_ns()):
             return until
         arrived = max(until - lain, since)
         if len(self.socket_waits) < MAX_CALLS:
-            self.socket_waits = [*self.socket_waits, (arrived, until, holder(arrived, until) is not None)]
+            self.socket_waits = [*self.socket_waits, (arrived, until, blocker(arrived, until) is not None)]
         return arrived
 
     @guarded_end
@@ -233,17 +233,17 @@ class RequestRecord(Marks):
         if not self.closed:
             self._lay(since, time.time_ns())
 
-    def lain_ns(self) -> int:
+    def time_in_kernel_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
-        return 0 if self.exchange is None else self.exchange.lain_ns()
+        return 0 if self.exchange is None else self.exchange.time_in_kernel_ns()
 
-    def is_quick(self, activity: str) -> bool:
+    def fits_buffer(self, activity: str) -> bool:
         """Return whether so few bytes passed in all sends or receives that none waited for the other side."""
-        return self.exchange is not None and self.exchange.is_quick(activity)
+        return self.exchange is not None and self.exchange.fits_buffer(activity)
 
-    def owes(self) -> bool:
-        """Return whether the other side has bytes of an answer left to acknowledge; so where that is unknown."""
-        return self.exchange is None or self.exchange.owes()
+    def has_unacked(self) -> bool:
+        """Return whether the other side has bytes of a response left to acknowledge; so where that is unknown."""
+        return self.exchange is None or self.exchange.has_unacked()
 
     def called(self, peer: str, start: int, end: int) -> None:
         """Note a call to another service that has ended."""
@@ -297,8 +297,8 @@ class RequestRecord(Marks):
         `few`: nobody looks at each of them, so that those of a stream may be summed at once, which takes less.
         """
         with self._lock:
-            if self.errands is not None:
-                self.errands.conclude(self)
+            if self.remote_stages is not None:
+                self.remote_stages.conclude(self)
             tiler = self._settle(few=few)
             self.closed = True
             segments = tiler.close(min((self.clock or time.time_ns)(), end), start, end)
@@ -313,9 +313,9 @@ class RequestRecord(Marks):
         """The times across which no visits are summed."""
         return () if self.stream is None else self.stream.cuts()
 
-    def passed(self, start: int) -> dict[str, Any]:
+    def transfer_attributes(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how request and response passed."""
-        return self.response(start) if self.exchange is None else self.exchange.passed(start)
+        return self.response(start) if self.exchange is None else self.exchange.transfer_attributes(start)
 
     def response(self, start: int) -> dict[str, Any]:
         """Return what every protocol's entry span carries of its response."""
@@ -330,10 +330,10 @@ class RequestRecord(Marks):
         Then, and where the caller cannot do with them, `close` gives the stages; otherwise `abandon` lets them go.
         """
         with self._lock:
-            if self.errands is not None:
-                self.errands.conclude(self)
-            if self._presumed is not None:
-                self._believe()
+            if self.remote_stages is not None:
+                self.remote_stages.conclude(self)
+            if self._tentative is not None:
+                self._confirm_tentative()
             if self._is_unsorted or self._tiler is not None or len(self._log) >= self._limit:
                 return None
             self.closed = True
@@ -342,29 +342,29 @@ class RequestRecord(Marks):
     def freeze(self) -> None:
         """Take no more marks; `close` will give the stages that there are."""
         with self._lock:
-            if self.errands is not None:
-                self.errands.conclude(self)
+            if self.remote_stages is not None:
+                self.remote_stages.conclude(self)
             self._settle()
             self.closed = True
 
     def abandon(self) -> None:
         """End without working out any stages: nobody will look at them any more."""
-        if self.errands is not None:
-            self.errands.hear()  # lest what is told fills up
+        if self.remote_stages is not None:
+            self.remote_stages.hear()  # lest what is told fills up
         self.closed = True
         self._log.clear()
         self._tiler = None
 
     def _settle(self, *, few: bool = False) -> Tiler:
-        if self.errands is not None:
-            self.errands.hear()
+        if self.remote_stages is not None:
+            self.remote_stages.hear()
         tiler = self._tiler
         if tiler is None:
             tiler = self._tiler = Tiler(self._start)
         tiler.limit(self._limit if few else self._fine)
         log = self._log
-        if self._presumed is not None:
-            self._believe()
+        if self._tentative is not None:
+            self._confirm_tentative()
         noted = len(log)  # others may append meanwhile
         if self._is_unsorted:
             log[:noted] = sorted(log[:noted], key=_time_of)

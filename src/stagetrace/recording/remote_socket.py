@@ -1,8 +1,8 @@
 """A side channel between the processes of one service: who works for another's request tells it what was when.
 
 A process that hands requests on listens at a Unix socket, named by a random word that travels with each request; who
-did work for it writes there before it gives its answer. So by the time that the answer is read, what was told lies in
-the kernel, to be heard without waiting. Nobody is woken, and whoever writes never waits. Linux only.
+did work for it writes there before it gives its response. So by the time that the response is read, what was told lies
+in the kernel, to be heard without waiting. Nobody is woken, and whoever writes never waits. Linux only.
 """
 
 from __future__ import annotations

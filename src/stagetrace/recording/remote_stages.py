@@ -47,15 +47,15 @@ def hand_on(
 ) -> str:
     """Return the key of a request that is handed on, from when on it waits, for what `reason` says.
 
-    `at` is when, by default now. `is_server`: it is handed on by a server of which we note when the answer is there, by
-    `Errands.answered`. `conclude` tells, as the request ends, what is known by then of what stays in this process.
+    `at` is when, by default now. `is_server`: it is handed on by a server of which we note when the response is there,
+    by `RemoteStages.answered`. `conclude` tells, as the request ends, what is known by then of what stays in this process.
     """
     if _listener is None and channel.WORKS and conclude is None:
         _start()
     key = named(timeline)
-    if timeline.errands is None:
-        timeline.errands = Errands()
-    timeline.errands.add(key, _Errand(reason, at or time.time_ns(), conclude, is_server=is_server))
+    if timeline.remote_stages is None:
+        timeline.remote_stages = RemoteStages()
+    timeline.remote_stages.add(key, _Errand(reason, at or time.time_ns(), conclude, is_server=is_server))
     return key
 
 
@@ -128,8 +128,8 @@ def hear() -> None:
 def _note(message: Any, process: int) -> None:
     key, reason, taken_at, stages, is_over = message
     timeline = _timelines.get(key)
-    if timeline is not None and timeline.errands is not None and not timeline.closed:
-        timeline.errands.told(timeline, key, (reason, taken_at, stages), None if is_over else process)
+    if timeline is not None and timeline.remote_stages is not None and not timeline.closed:
+        timeline.remote_stages.told(timeline, key, (reason, taken_at, stages), None if is_over else process)
 
 
 class _Errand:
@@ -152,7 +152,7 @@ class _Errand:
         self.is_taken, self.taken_at, self.stages = True, taken_at, stages
 
 
-class Errands:
+class RemoteStages:
     """All that is done for one request elsewhere."""
 
     def __init__(self) -> None:
@@ -184,7 +184,7 @@ class Errands:
                 errand.process = process
 
     def answered(self, key: str) -> None:
-        """Note that the answer is there: if nothing has been told by now, there is nobody who would."""
+        """Note that the response is there: if nothing has been told by now, there is nobody who would."""
         errand = self._by_key.get(key)
         if errand is not None:
             errand.is_server = False

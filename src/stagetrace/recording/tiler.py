@@ -39,7 +39,7 @@ PRIORITY = (INFERENCE, TRANSFORM, PREPARE, QUEUE, NETWORK_SEND, NETWORK_RECEIVE)
 MAX_FINE = 1_000
 # So many of them may be given out as parents.
 MAX_GIVEN = 64
-# Between two pieces of a body, and after the last one sent, so short a gap is part of moving it, not a stage.
+# Between two chunks of a body, and after the last one sent, so short a gap is part of moving it, not a stage.
 WIRE_OVERHEAD_NS = 50_000
 _WIRE = (NETWORK_SEND, NETWORK_RECEIVE)
 OF_MODEL = (ML_MODEL_NAME, ML_MODEL_VERSION)  # what of a person's mark goes to the entry span

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GAPS = (PREPROCESS, HANDLER, POSTPROCESS)
 
 
-class Origin(NamedTuple):
+class RequestRef(NamedTuple):
     """A request that work is done for: its key, and the span that stands for it."""
 
     key: str
@@ -38,7 +38,7 @@ class Origin(NamedTuple):
     is_batch: bool = False  # it stands for several, whose span is that of their inference
 
 
-def ticket(timeline: RequestRecord, reason: str) -> str | None:
+def hand_on_reference(timeline: RequestRecord, reason: str) -> str | None:
     """Return a short text that names a request which is handed on now, to be read by `origin` in whatever process.
 
     None where it has no entry span.
@@ -66,13 +66,13 @@ def _text(key: str, timeline: RequestRecord, context: SpanContext) -> str:
 
 
 @guarded
-def origin(text: str) -> Origin:
+def origin(text: str) -> RequestRef:
     """Return what a `ticket` or a `token` names."""
     key, kind, ids, *state = text.split(" ", 3)
     trace_id, span_id, flags = (int(part, 16) for part in ids.split("-"))
     trace_state = TraceState.from_header(state) if any(state) else None
     context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags), trace_state=trace_state)
-    return Origin(key, context, kind == "batch")
+    return RequestRef(key, context, kind == "batch")
 
 
 class Work(RequestRecord):
@@ -85,7 +85,7 @@ class Work(RequestRecord):
     named: Mapping[str, Any] = {}
     is_taken_up = False  # after it was taken from a queue to be one of a batch
 
-    def __init__(self, request: Origin, reason: str = "", start: int | None = None) -> None:
+    def __init__(self, request: RequestRef, reason: str = "", start: int | None = None) -> None:
         super().__init__(start=start)
         self.bound = True
         self._entry = request.context
@@ -129,7 +129,7 @@ class Batch(RequestRecord):
     described: Mapping[str, Any] = {}
     named: Mapping[str, Any] = {}
 
-    def __init__(self, requests: Sequence[Origin], size: int, reason: str = "", start: int | None = None) -> None:
+    def __init__(self, requests: Sequence[RequestRef], size: int, reason: str = "", start: int | None = None) -> None:
         super().__init__(start=start)
         self.bound = True
         self.requests = requests
@@ -200,7 +200,7 @@ class Batch(RequestRecord):
 def give_accounts(work: RequestRecord, request: RequestRecord | None) -> None:
     """Note on a request of this process the sections of what was done for it: how its own time divides, too."""
     if request is not None:
-        for first, last in work.accounts:
+        for first, last in work.cpu_samples:
             request.divided(first, last)
 
 

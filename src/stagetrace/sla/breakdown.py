@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     class Measurements(Protocol):
         """What a request's timeline has measured, besides its stages."""
 
-        accounts: Sequence[tuple[CpuSample, CpuSample]]
-        handed: Sequence[tuple[int, int, int]]
+        cpu_samples: Sequence[tuple[CpuSample, CpuSample]]
+        wakeups: Sequence[tuple[int, int, int]]
         calls: Sequence[tuple[str, int, int]]
         peer_waits: Sequence[Interval] | None
         socket_waits: Sequence[tuple[int, int, bool]]
 
-        def is_quick(self, activity: str) -> bool: ...  # noqa: D102
+        def fits_buffer(self, activity: str) -> bool: ...  # noqa: D102
 
         model: Mapping[str, Any]
 
@@ -202,15 +202,15 @@ def breakdown_of(segments: Sequence[Segment], measured: Measurements) -> Breakdo
         times_of = (segment.start, segment.end)
         if segment.stage == QUEUE:
             waits.append(times_of)
-            if _add_queue(times, segment, measured.handed, wake_ups):
+            if _add_queue(times, segment, measured.wakeups, wake_ups):
                 unexplained.append(times_of)
         elif segment.stage in WAITS:
             _add_transfer(times, segment, measured, own, waits, unexplained)
         else:
             own.append(times_of)
-    divided = _Sections(is_contended=_is_contended([(begin, end) for begin, end, _ in measured.handed]))
+    divided = _Sections(is_contended=_is_contended([(begin, end) for begin, end, _ in measured.wakeups]))
     calls = [(begin, end) for _, begin, end in measured.calls]
-    sections = sections_of(measured.accounts)
+    sections = sections_of(measured.cpu_samples)
     divided.add_sections(sections, sorted([*calls, *waits]))
     covered = [(section.start, section.end) for section in sections]
     remote = list(remote_stages(segments, sections))
@@ -219,7 +219,7 @@ def breakdown_of(segments: Sequence[Segment], measured: Measurements) -> Breakdo
         divided.waited += waited
         covered.append((segment.start, segment.end))
     suspended = _Suspended.of(_without(own, [*calls, *covered]))
-    others = _of_own(own, divided, sorted(calls), wake_ups, _loop_wake_up(own, measured.handed), suspended)
+    others = _of_own(own, divided, sorted(calls), wake_ups, _loop_wake_up(own, measured.wakeups), suspended)
     for_gil = divided.for_gil
     for part, kept in _loop_delays(unexplained, divided):
         times[cause.SOCKET_WAIT] = times.get(cause.SOCKET_WAIT, 0) - kept
@@ -256,13 +256,13 @@ def _loop_delays(unexplained: list[Interval], divided: _Sections) -> Iterator[tu
 
 
 def _add_queue(
-    times: dict[str, int], wait: Segment, handed: Iterable[tuple[int, int, int]], wake_ups: list[tuple[int, int]]
+    times: dict[str, int], wait: Segment, wakeups: Iterable[tuple[int, int, int]], wake_ups: list[tuple[int, int]]
 ) -> bool:
     """Add a wait in a queue, and its wake-ups; return whether it was in the socket without a known reason."""
     begin, end = wait.start, wait.end
     part = queue_part(wait)
     if part == cause.POOL_WAIT:
-        for since, until, lacked in handed:
+        for since, until, lacked in wakeups:
             if since < end and begin < until:
                 over = max(since, begin)  # the thread was asked for just before the stage
                 wake_ups.append((_uncollected(times, over, end), lacked))
@@ -283,7 +283,7 @@ def _add_transfer(
     """Add a send or receive: what waited for the peer, what lay in the socket meanwhile, and the rest as own work."""
     at, whole = segment.start, segment.end
     peer = [(at, whole)] if measured.peer_waits is None else measured.peer_waits
-    peer = () if measured.is_quick(segment.stage) else peer
+    peer = () if measured.fits_buffer(segment.stage) else peer
     in_socket = [(begin, end) for begin, end, _ in measured.socket_waits]
     kept = [(WAITS[segment.stage], begin, end, True) for begin, end in _without(peer, in_socket)]
     kept += [(cause.SOCKET_WAIT, begin, end, is_explained) for begin, end, is_explained in measured.socket_waits]
@@ -326,10 +326,10 @@ def _without(times: Iterable[Interval], others: Iterable[Interval]) -> list[Inte
     return [(begin, end) for begin, end in found if begin < end]
 
 
-def _loop_wake_up(own: list[Interval], handed: Iterable[tuple[int, int, int]]) -> int:
+def _loop_wake_up(own: list[Interval], wakeups: Iterable[tuple[int, int, int]]) -> int:
     """Return the wake-up latency of the event loop: for how long it did not take the request back."""
     took = 0
-    for since, until, lacked in handed:
+    for since, until, lacked in wakeups:
         if lacked == thread_cpu.UNKNOWN:
             found = overlap(own, [(since, until)])
             took += max(found - gc_pauses.paused_ns(since, until), 0)

@@ -102,14 +102,14 @@ def _waits(segment: Segment, measured: Measurements) -> list[tuple[str, float]]:
     if segment.stage != QUEUE:
         in_socket = [overlap(times, [(begin, end)]) for begin, end, _ in measured.socket_waits]
         waited = whole if measured.peer_waits is None else overlap(times, measured.peer_waits)
-        waited = 0 if measured.is_quick(segment.stage) else waited
+        waited = 0 if measured.fits_buffer(segment.stage) else waited
         return [(WAITS[segment.stage], waited), *((part, sum(in_socket)) for part in _LATE)]
     part = queue_part(segment)
     found: list[tuple[str, float]] = [(part, whole)]
     if part == cause.SOCKET_WAIT and QUEUE_BLOCKED_BY not in segment.attributes:
         found += [(other, whole) for other in _LATE[1:]]
     if part == cause.POOL_WAIT:
-        for begin, end, lacked in measured.handed:
+        for begin, end, lacked in measured.wakeups:
             over = overlap(times, [(begin, end)])
             short = over if lacked == thread_cpu.UNKNOWN else min(lacked, over)
             found += [

@@ -92,7 +92,7 @@ class Cause:
 def cause_of(
     breakdown: Breakdown, overrun_ns: int, baseline: Baseline | None = None, of_this_size: Baseline | None = None
 ) -> Cause:
-    """Return the cause of a breach: the part that accounts for most of the excess over the baseline.
+    """Return the cause of a breach: the part that cpu_samples for most of the excess over the baseline.
 
     `baseline` is that of the route, `of_this_size` that of inputs of this size, as far as they are known. Where neither
     is, and for a request that takes no longer than its baseline, the excess is what exceeds the objective. Then

@@ -257,7 +257,7 @@ class SLASpanProcessor(SpanProcessor):
         if timeline is not None:
             own = span.attributes or {}  # which the request's code may have set: that wins
             attributes.update({key: value for key, value in timeline.model.items() if key not in own})
-            attributes.update(timeline.passed(start))
+            attributes.update(timeline.transfer_attributes(start))
         decided = None
         if semconv.SLA_VERDICT not in (span.attributes or {}):  # a second processor of ours
             decided = self.decided(*request_of(span), start, end, timeline)

@@ -1,4 +1,4 @@
-"""The passing of body and answer between an ASGI server and an application, marked on a request's timeline."""
+"""The passing of body and response between an ASGI server and an application, marked on a request's timeline."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ WHOLE_ANSWERS = (BODY, "http.response.zerocopysend")
 WHOLE_FILE = "http.response.pathsend"
 
 
-class Answered(Protocol):
-    """Who wants to know of an answer."""
+class Observer(Protocol):
+    """Who wants to know of a response."""
 
-    def begin_answer(self, message: Any) -> None:
+    def begin_response(self, message: Any) -> None:
         """Look at its head, before it is sent."""
 
-    def add_piece(self, now: int, message: Any) -> None:
-        """Look at a piece that is not the last, handed over at `now`, in nanoseconds since the epoch."""
+    def add_chunk(self, now: int, message: Any) -> None:
+        """Look at a chunk that is not the last, handed over at `now`, in nanoseconds since the epoch."""
 
-    def end_answer(self, now: int, message: Any) -> None:
-        """Look at the last piece, handed over at `now`."""
+    def end_response(self, now: int, message: Any) -> None:
+        """Look at the last chunk, handed over at `now`."""
 
-    def take_in(self, message: Any) -> None:
+    def add_received(self, message: Any) -> None:
         """Look at what was received: a part of the request's body, or that the client has gone."""
 
-    def go_away(self) -> None:
+    def note_disconnect(self) -> None:
         """Note that the server found nobody to send to."""
 
 
@@ -48,12 +48,12 @@ class Receive:
     After that, it only listens for the client going away and is no stage.
     """
 
-    __slots__ = ("_answered", "_complete", "_receive", "_timeline")
+    __slots__ = ("_complete", "_observer", "_receive", "_timeline")
 
-    def __init__(self, timeline: Any, receive: Callable[[], Awaitable[Any]], answered: Answered | None = None) -> None:
+    def __init__(self, timeline: Any, receive: Callable[[], Awaitable[Any]], observer: Observer | None = None) -> None:
         self._timeline = timeline
         self._receive = receive
-        self._answered = answered
+        self._observer = observer
         self._complete = False
 
     async def __call__(self) -> Any:
@@ -83,23 +83,23 @@ class Receive:
         return message
 
     def _look_at(self, message: Any) -> None:
-        if self._answered is not None and (message.get("body") or message["type"] == DISCONNECT):
-            self._answered.take_in(message)
+        if self._observer is not None and (message.get("body") or message["type"] == DISCONNECT):
+            self._observer.add_received(message)
 
 
 class Send:
     """Sends by the server, marked as `network.send`, in which it lets a slow client hold us back.
 
-    All but the head of an answer is sent outside the request's context: timers that a server starts then, such as
+    All but the status line and headers is sent outside the request's context: timers that a server starts then, such as
     uvicorn's for a connection kept alive, would keep the request alive after its end (docs/decisions/009).
     """
 
-    __slots__ = ("_answered", "_has_trailers", "_send", "_timeline")
+    __slots__ = ("_has_trailers", "_observer", "_send", "_timeline")
 
-    def __init__(self, timeline: Any, send: Callable[[Any], Awaitable[None]], answered: Answered | None = None) -> None:
+    def __init__(self, timeline: Any, send: Callable[[Any], Awaitable[None]], observer: Observer | None = None) -> None:
         self._timeline = timeline
         self._send = send
-        self._answered = answered
+        self._observer = observer
         self._has_trailers = False
 
     async def __call__(self, message: Any) -> None:
@@ -107,9 +107,9 @@ class Send:
         is_head = False
         try:
             is_head = message["type"] == HEAD
-            if is_head and self._answered is not None:
+            if is_head and self._observer is not None:
                 self._has_trailers = bool(message.get("trailers"))
-                self._answered.begin_answer(message)
+                self._observer.begin_response(message)
             self._timeline.enter(NETWORK_SEND)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
@@ -121,8 +121,8 @@ class Send:
             await _watched(self._send(message), self._timeline, NETWORK_SEND)
         except BaseException as error:
             _leave(self._timeline, NETWORK_SEND)
-            if self._answered is not None and isinstance(error, OSError):  # as a server is to say it
-                self._answered.go_away()  # which is guarded
+            if self._observer is not None and isinstance(error, OSError):  # as a server is to say it
+                self._observer.note_disconnect()  # which is guarded
             raise
         finally:
             if not is_head:
@@ -141,12 +141,12 @@ class Send:
             whole = kind == TRAILERS and not message.get("more_trailers", False)
         else:
             whole = (kind in WHOLE_ANSWERS and not message.get("more_body", False)) or kind == WHOLE_FILE
-        if self._answered is None:
+        if self._observer is None:
             return
         if whole:
-            self._answered.end_answer(now, message)
+            self._observer.end_response(now, message)
         elif kind == BODY:
-            self._answered.add_piece(now, message)
+            self._observer.add_chunk(now, message)
 
 
 @types.coroutine

@@ -23,7 +23,7 @@ from stagetrace.instrumentation.http import metrics as http_metrics
 from stagetrace.instrumentation.http.conventions import CANCELLED, CLIENT, PROPAGATORS
 from stagetrace.instrumentation.http.pickled_scope import InScope, below
 from stagetrace.instrumentation.http.queue_headers import time_in_queue_ms
-from stagetrace.instrumentation.http.response_delivery import announced, gone_flag, is_written
+from stagetrace.instrumentation.http.response_delivery import announced, disconnect_flag, is_written
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import attach, get_current, with_span
 from stagetrace.recording.current_record import current
@@ -48,16 +48,16 @@ if TYPE_CHECKING:
 
 
 class AsgiRequest(InScope, Messages, http_metrics.Counted):
-    """One request and its answer, from the server's first sight of it to the last byte handed over."""
+    """One request and its response, from the server's first sight of it to the last byte handed over."""
 
     # The class's until something happens: each request makes an adapter.
     _status: int | None = None
-    _answer_headers: Any = None
+    _response_headers: Any = None
     received_bytes = 0
-    _size = 0  # of an answer in one piece
-    _announced: int | None = None  # bytes of an answer in several pieces
+    _size = 0  # of a response in one chunk
+    _announced: int | None = None  # bytes of a response in several chunks
     _is_delivered = False  # the kernel has all of them
-    _has_left = False  # the client, which has all of the answer
+    _has_left = False  # the client, which has all of the response
     _ended_at: int | None = None
     _raised = False
     _finished = False
@@ -101,7 +101,7 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
         self.span.seen.get_span_context()
         return super().reference()
 
-    def is_quick(self, activity: str) -> bool:  # noqa: ARG002 -- each send and receive notes whether it waits
+    def fits_buffer(self, activity: str) -> bool:  # noqa: ARG002 -- each send and receive notes whether it waits
         """Return False: what waits for the client is noted."""
         return False
 
@@ -143,7 +143,7 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
 
     def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
         """Return the attributes of our own entry span: blocks, that of the client, and the rest."""
-        attributes = self.passed(self.record.started)
+        attributes = self.transfer_attributes(self.record.started)
         self._add_rest(attributes)
         return [self._block, http.route_block(self._route or self.mount, self._status)], self._client, attributes
 
@@ -157,14 +157,14 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
             attributes.update(http.agent_attributes(self._long_agent))
         asked = http.asked_for()
         if asked is not None:
-            attributes.update(asked.attributes(self._came, self._answer_headers))
+            attributes.update(asked.attributes(self._came, self._response_headers))
         if asked is not None or self._long_agent is not None or len(self._path or "") > longest():
             shorter, count = cut(attributes)
             if count:
                 attributes.update(shorter)
                 attributes[STAGETRACE_TRUNCATED_ATTRIBUTES] = count
 
-    def serve_by(self, template: str) -> None:
+    def set_route(self, template: str) -> None:
         """Note the route that serves the request, within the mounts that it went through."""
         route = self.mount + template
         if route != self._route:
@@ -175,7 +175,7 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
             elif not self._finished:
                 self.span.rename(http.span_name(self._method, route))
 
-    def pass_mount(self, template: str) -> None:
+    def enter_mount(self, template: str) -> None:
         """Note a mount that the request goes through, which may serve it without a route: files, a 404."""
         self.mount += template
         if not self._finished and not self.gave_way:
@@ -190,56 +190,56 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
                 self.span.rename(http.span_name(self._method, self._route))
         return self._route or self.mount
 
-    def begin_answer(self, message: Any) -> None:
-        """Note the head of the answer, before it is sent."""
+    def begin_response(self, message: Any) -> None:
+        """Note the status line and headers of the response, before it is sent."""
         self._status = message["status"]
-        self._answer_headers = message.get("headers")
+        self._response_headers = message.get("headers")
         if PROPAGATORS in sys.modules:
             self._announce(message)
-        if self._is_gone():
+        if self._is_disconnected():
             self.record.disconnect = self.record.disconnect or CLIENT  # without even a head
 
     def _announce(self, message: Any) -> None:
         if not self.gave_way and not self.is_announced:  # whoever made the entry span announces it
             http.announce(message, self.span.entry)
 
-    def take_in(self, message: Any) -> None:
+    def add_received(self, message: Any) -> None:
         """Note what was received, if that is a part of the body or says that the client has gone."""
         if message["type"] == "http.disconnect":
-            self.go_away()
+            self.note_disconnect()
         else:
             self.received_bytes += len(message.get("body", b""))
 
-    def add_piece(self, now: int, message: Any) -> None:
-        """Note a piece of an answer in several, handed over at `now`, in nanoseconds since the epoch."""
-        is_gone = self._is_gone()
+    def add_chunk(self, now: int, message: Any) -> None:
+        """Note a chunk of a response in several, handed over at `now`, in nanoseconds since the epoch."""
+        is_gone = self._is_disconnected()
         if is_gone:
-            self.go_away()
+            self.note_disconnect()
         if self.record.stream is None:
             self.record.stream = Stream()
-            self._announced = announced(self._method, self._status, self._answer_headers)
+            self._announced = announced(self._method, self._status, self._response_headers)
         size = len(message.get("body", b""))
         if size:
             self.record.stream.add(now, size)
             if self._announced is not None and self.record.stream.size >= self._announced and not is_gone:
                 self._is_delivered = self._is_delivered or is_written(self._connection, self._announced)
 
-    def lain_ns(self) -> int:
+    def time_in_kernel_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
         return waited_ns(self._connection)
 
-    def owes(self) -> bool:
-        """Return whether the other side has bytes of an answer left to acknowledge; so where that is unknown."""
+    def has_unacked(self) -> bool:
+        """Return whether the other side has bytes of a response left to acknowledge; so where that is unknown."""
         return unacked(self._connection) != 0
 
-    def _is_gone(self) -> bool:
+    def _is_disconnected(self) -> bool:
         """Return whether the server says that the client has gone: some swallow what is sent then."""
-        flag = gone_flag(type(self._connection).__module__)
+        flag = disconnect_flag(type(self._connection).__module__)
         return flag is not None and getattr(self._connection, flag, False) is True
 
     @guarded_end
-    def go_away(self) -> None:
-        """Note that the client has gone, if that was before the end of the answer."""
+    def note_disconnect(self) -> None:
+        """Note that the client has gone, if that was before the end of the response."""
         if self._ended_at is None and self.record.disconnect is None and self._scope["type"] == "http":
             if self._has_all():
                 self._has_left = True
@@ -247,12 +247,12 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
                 self.record.disconnect = CLIENT
 
     def _has_all(self) -> bool:
-        """Return whether the client lacks nothing of what the head of the answer has announced."""
+        """Return whether the client lacks nothing of what the status line and headers of the response has announced."""
         known = not self._is_delivered and self._status is not None
-        return self._is_delivered or (known and announced(self._method, self._status, self._answer_headers) == 0)
+        return self._is_delivered or (known and announced(self._method, self._status, self._response_headers) == 0)
 
     @guarded_end
-    def break_off(self) -> None:
+    def note_incomplete(self) -> None:
         """Note that the application was stopped in its work."""
         if self._ended_at is None and self.record.disconnect is None and not self._end_delivered():
             self.record.disconnect = CANCELLED
@@ -264,12 +264,12 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
         return self._is_delivered
 
     def _accepting(self, message: Any) -> None:
-        self._answer_headers = message.get("headers")
+        self._response_headers = message.get("headers")
         if PROPAGATORS in sys.modules:
             self._announce(message)
 
-    def end_answer(self, now: int, message: Any) -> None:
-        """Note when the last byte of the answer was handed over, with this message; end the entry span then."""
+    def end_response(self, now: int, message: Any) -> None:
+        """Note when the last byte of the response was handed over, with this message; end the entry span then."""
         if self._ended_at is None:
             size = len(message.get("body", b""))
             if self.record.stream is None:
@@ -277,17 +277,17 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
             elif size:
                 self.record.stream.add(now, size)
             if getattr(self._connection, "disconnected", False) is True:  # uvicorn's, while it waited for the client
-                self.go_away()
+                self.note_disconnect()
             self._ended_at = now
             if self.record.step is not None:
                 self.record.divide(self.record.step)  # it ends after the request
             if self._status is not None and self._status >= http.SERVER_ERROR:
-                self.record.freeze()  # the exception that this answer is about comes through next
+                self.record.freeze()  # the exception that this response is about comes through next
             else:
                 self._finish()
 
-    def passed(self, start: int) -> dict[str, Any]:
-        """Return what the entry span, which begins at `start`, carries of how request and answer passed."""
+    def transfer_attributes(self, start: int) -> dict[str, Any]:
+        """Return what the entry span, which begins at `start`, carries of how request and response passed."""
         gone = self.record.disconnect is not None
         record = self.record
         attributes = record.response(start) if gone or record.stream is not None else {}
@@ -313,24 +313,24 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
             return
         span = self.span.entry
         span.record_exception(error, timestamp=self._ended_at)
-        if not self._failed():  # else the answer says it
+        if not self._failed():  # else the response says it
             span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
         if self._status is None and self.record.disconnect is None and self._scope["type"] == "http":
-            self._status = http.SERVER_ERROR  # which is what the server answers
+            self._status = http.SERVER_ERROR  # which is what the server sends
 
     @guarded_end
-    def _leave_off(self) -> None:
-        """Note why the application returned before its answer was complete, if nothing has told yet."""
+    def _note_unfinished(self) -> None:
+        """Note why the application returned before its response was complete, if nothing has told yet."""
         if self._raised or self.record.disconnect is not None or self._scope["type"] != "http":
             return
-        is_gone = self._has_left or self._is_gone()
+        is_gone = self._has_left or self._is_disconnected()
         if is_gone and not self._end_delivered():
-            self.go_away()
+            self.note_disconnect()
         if not is_gone:
             self.span.entry.set_status(Status(StatusCode.ERROR, "the answer was not completed"))
 
     def finish(self) -> None:
-        """End with the application's call, if the answer has not ended it."""
+        """End with the application's call, if the response has not ended it."""
         attach(self._before)
         current.set(None)
         if not self._finished:
@@ -346,10 +346,10 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
             self._finished = True
             if self.gave_way:
                 if self._counted is not None:
-                    self._counted.take_back(self._block.attributes)
+                    self._counted.uncount(self._block.attributes)
                 return
             if self._ended_at is None:
-                self._leave_off()
+                self._note_unfinished()
             ended_at = time_ns() if self._ended_at is None else self._ended_at
             try:
                 method = WEBSOCKET if self._scope["type"] == "websocket" else self._method
@@ -360,7 +360,7 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
                     attributes = {**self._block.attributes, **route}
                     self._counted.end(attributes, max(ended_at - self.record.started, 0) / 1e9, self.span.entry)
 
-    def leave_out(self) -> None:
+    def exclude(self) -> None:
         """Record nothing of this request, if nobody has seen its entry span."""
         if self._finished or not self.hides():
             return
@@ -369,4 +369,4 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
         attach(self._before)
         current.set(None)
         if self._counted is not None:
-            self._counted.take_back(self._block.attributes)
+            self._counted.uncount(self._block.attributes)

@@ -59,7 +59,7 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
         request.fail(error)
         raise
     except BaseException:
-        request.break_off()
+        request.note_incomplete()
         raise
     finally:
         try:

@@ -86,7 +86,7 @@ class Messages:
         self._accepting(message)
 
     def _accepting(self, message: Any) -> None:
-        """Look at the answer to the handshake."""
+        """Look at the response to the handshake."""
         raise NotImplementedError
 
     def counted_messages(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.batching.queued_items import BATCH
 from stagetrace.recording.remote_stages import told
 from stagetrace.recording.segments import UNNAMED
-from stagetrace.recording.worker import Batch, Origin, give_accounts, is_gap
+from stagetrace.recording.worker import Batch, RequestRef, give_accounts, is_gap
 from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -175,5 +175,5 @@ class GatheredBatch(Batch):
         self._items, self._before, self._reported = [], (), {}  # the consumer may keep this for long
 
 
-def _origins(timelines: Iterable[RequestRecord | None]) -> list[Origin]:
-    return [Origin("", one.entry) for one in timelines if one is not None and one.entry is not None]
+def _origins(timelines: Iterable[RequestRecord | None]) -> list[RequestRef]:
+    return [RequestRef("", one.entry) for one in timelines if one is not None and one.entry is not None]

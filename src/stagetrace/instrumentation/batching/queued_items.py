@@ -136,7 +136,7 @@ class Item:
         self.until = 0
         if self.since or timeline is None or timeline.closed or not self._open:
             return
-        if timeline.errands is not None and timeline.errands.count >= MAX_ERRANDS:
+        if timeline.remote_stages is not None and timeline.remote_stages.count >= MAX_ERRANDS:
             self.forget()
             return
         at = at or time_ns()
@@ -215,7 +215,9 @@ class Item:
 
     def _waited_for_consumer(self, timeline: RequestRecord, *, is_done: bool) -> bool:
         """Return whether it certainly was in its queue until a consumer took it, or until now."""
-        if timeline.errands is None or timeline.errands.were_taken_up_since(self.since):  # by `stagetrace.batch`, say
+        if timeline.remote_stages is None or timeline.remote_stages.were_taken_up_since(
+            self.since
+        ):  # by `stagetrace.batch`, say
             return False
         if not self.taken_at:
             return not is_done  # if it is done, it was taken unseen

@@ -13,7 +13,7 @@ from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.connection.arrival import Arrival
 from stagetrace.instrumentation.connection.lookup import note_error, socket_of, transport_of
 from stagetrace.instrumentation.thread_pools.queue_attributes import crowded
-from stagetrace.recording.loop_blockers import holder
+from stagetrace.recording.loop_blockers import blocker
 from stagetrace.semconv import QUEUE, QUEUE_BLOCKED_BY, QUEUE_REASON
 from stagetrace.sources import socket_wait
 from stagetrace.sources.base import SLOW_NS
@@ -45,7 +45,7 @@ def waited_ns(connection: Any) -> int:
         return 0
 
 
-def lain_ns(connection: Any) -> int:
+def time_in_kernel_ns(connection: Any) -> int:
     """Return how long the data that a socket received last waited in the kernel, in ns; 0 if unknown. Never raises."""
     if connection is None or not _is_used or _source.off or _switch.off:
         return 0
@@ -98,5 +98,5 @@ def show(timeline: RequestRecord, start: int, end: int) -> None:
 
 def _attributes(start: int, end: int) -> dict[str, str]:
     crowded[SOCKET] = crowded.get(SOCKET, 0) + 1
-    blocked_by = holder(start, end)
+    blocked_by = blocker(start, end)
     return {**REASON, QUEUE_BLOCKED_BY: blocked_by} if blocked_by else REASON

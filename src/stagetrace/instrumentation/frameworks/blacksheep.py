@@ -44,8 +44,8 @@ def _noting(original: Any) -> Any:
 @guarded
 def _note(match: Any) -> None:
     request: Any = adapter_of(current.get())
-    if match is not None and match.pattern != FALLBACK and hasattr(request, "serve_by"):
-        request.serve_by(match.pattern.decode())
+    if match is not None and match.pattern != FALLBACK and hasattr(request, "set_route"):
+        request.set_route(match.pattern.decode())
 
 
 def _mounting(original: Any) -> Any:
@@ -61,5 +61,5 @@ def _mounting(original: Any) -> Any:
 @guarded
 def _note_mount(match: Any) -> None:
     request: Any = adapter_of(current.get())
-    if hasattr(request, "pass_mount"):
-        request.pass_mount(match.pattern.decode().removesuffix("/*"))
+    if hasattr(request, "enter_mount"):
+        request.enter_mount(match.pattern.decode().removesuffix("/*"))

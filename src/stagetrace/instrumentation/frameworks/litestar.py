@@ -58,14 +58,14 @@ def _noting(original: Any) -> Any:
 @guarded
 def _note(router: Any, path: str, found: Any) -> None:
     request: Any = adapter_of(current.get())
-    if not hasattr(request, "serve_by"):
+    if not hasattr(request, "set_route"):
         return
     template = found[-1]
     if template:
-        request.serve_by(template)
+        request.set_route(template)
     else:
         mounts = [mount for mount in router._mount_routes if path.startswith(mount)]
-        request.pass_mount(max(mounts, key=len, default="").rstrip("/"))
+        request.enter_mount(max(mounts, key=len, default="").rstrip("/"))
 
 
 @guarded

@@ -44,13 +44,13 @@ def _noting(original: Any, asked_of: Callable[[Any], Any]) -> Any:
 def _note(context: Any, asked_of: Callable[[Any], Any]) -> None:
     asked = asked_of(context)
     request = request_in(asked.scope)
-    if not hasattr(request, "serve_by"):
+    if not hasattr(request, "set_route"):
         return
     rule = asked.url_rule
     if rule is None and getattr(asked.routing_exception, "code", None) == METHOD_NOT_ALLOWED:
         rule = _rule_of_another_method(context.url_adapter, asked.routing_exception)
     if rule is not None:
-        request.serve_by(rule.rule)
+        request.set_route(rule.rule)
 
 
 def _rule_of_another_method(adapter: Any, refusal: Any) -> Any:

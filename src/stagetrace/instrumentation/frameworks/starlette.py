@@ -102,7 +102,7 @@ def _of_another_task(work: Any, record: Any) -> Any:
 
 
 def _note_mount(mount: Any, _scope: Any, request: Any) -> None:
-    request.pass_mount(mount.path)
+    request.enter_mount(mount.path)
 
 
 def _note_route(route: Any, scope: Any, request: Any) -> None:
@@ -110,4 +110,4 @@ def _note_route(route: Any, scope: Any, request: Any) -> None:
     included = (scope.get("fastapi") or {}).get("effective_route_context")
     if included is not None and included.original_route is route:
         route = included
-    request.serve_by(route.path)
+    request.set_route(route.path)

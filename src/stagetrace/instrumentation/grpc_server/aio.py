@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 WHERE = "stagetrace.instrumentation.grpc_server.aio"
 OK = grpc.StatusCode.OK
-_hook = switch(WHERE)
+_patch = switch(WHERE)
 COROUTINE, GENERATOR = inspect.CO_COROUTINE, inspect.CO_ASYNC_GENERATOR
 
 
@@ -54,7 +54,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     async def intercept_service(self, continuation: Continuation, handler_call_details: Any) -> Any:
         """Return the handler of an RPC that has just arrived, the RPC itself if it is recorded."""
         rpc = None
-        if not _hook.off:
+        if not _patch.off:
             try:
                 rpc = arrive(self.server, handler_call_details, AioRpc)
                 task = current_task()
@@ -67,10 +67,10 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         try:
             handler = await continuation(handler_call_details)
         except Exception:
-            rpc.answered_by_grpc = "UNKNOWN"
+            rpc.status_of_grpc = "UNKNOWN"
             raise
         if handler is None:
-            rpc.answered_by_grpc = "UNIMPLEMENTED"
+            rpc.status_of_grpc = "UNIMPLEMENTED"
             return None
         try:
             wrapped = rpc.wrap(handler)
@@ -96,7 +96,7 @@ class AioRpc(Rpc):
     """An RPC that a task serves. It is its own handler: gRPC reads attributes that have no `_`."""
 
     response_streaming = False
-    answered_by_grpc = ""  # with this status code, no handler asked
+    status_of_grpc = ""  # with this status code, no handler asked
     _shape = ""  # the name of the method that takes the place of the handler's behaviour
     _takes_stream = False
     _is_served = False
@@ -171,7 +171,7 @@ class AioRpc(Rpc):
         self.record.enter(QUEUE, self._server.wait())
 
     def response_serializer(self, answer: Any) -> Any:
-        """Serialise an answer: it goes out next."""
+        """Serialise a response: it goes out next."""
         if self._serializer is not None:
             try:
                 answer = self._serializer(answer)
@@ -181,9 +181,9 @@ class AioRpc(Rpc):
         try:
             size = len(answer) if type(answer) is bytes else 0
             if self.response_streaming:
-                self.piece = size
+                self.chunk_size = size
                 if self._shape == "_answer":  # it writes itself: when gRPC has taken it, is not seen
-                    self.hand_over()
+                    self.end_chunk()
             else:
                 self.sent_bytes = size
             if self._sends:
@@ -246,7 +246,7 @@ class AioRpc(Rpc):
         return answer
 
     def _answers_in_pool(self, request: Any, context: Any) -> Any:
-        """Do as a plain function does whose answer is a stream; gRPC calls it in the task, and iterates in a thread."""
+        """Do as a plain function whose response is a stream; gRPC calls it in the task, and iterates in a thread."""
         context = self._begin_in_pool(context) or context
         if self._takes_stream:
             request = self._received_in_pool(request) or request
@@ -313,14 +313,14 @@ class AioRpc(Rpc):
     @guarded
     def _sent(self) -> None:
         self.record.leave(NETWORK_SEND)
-        self.hand_over()
+        self.end_chunk()
 
     @guarded_end
     def _over(self) -> None:
         self._has_finished = True
         if self.response_streaming:
             self.record.enter(NETWORK_SEND)  # of the status
-        self.answer_goes()
+        self.response_complete()
 
     @guarded_end
     def tells(self, code: Any, *, aborts: bool) -> None:
@@ -335,7 +335,7 @@ class AioRpc(Rpc):
             self._is_cancelled = True
             return
         self._has_raised = True
-        self.answer_goes()
+        self.response_complete()
         servicer = self._servicer
         code = self._told if servicer is None else servicer.code()
         if isinstance(error, grpc.aio.AbortError):
@@ -344,11 +344,11 @@ class AioRpc(Rpc):
             self._raised(error, code)
 
     def finish(self, _task: Any) -> None:
-        """End: the task is done, and the answer sent."""
+        """End: the task is done, and the response sent."""
         if self.record.closed:  # dropped
             return
         try:
-            if self.answered_by_grpc == "UNIMPLEMENTED":
+            if self.status_of_grpc == "UNIMPLEMENTED":
                 self.has_no_method()
             code, cancelled = self._outcome()
             self._servicer = None
@@ -360,8 +360,8 @@ class AioRpc(Rpc):
         """Return the status code, and whether the caller has gone."""
         servicer = self._servicer
         code = self._told if servicer is None else servicer.code()
-        if self.answered_by_grpc:
-            return self.answered_by_grpc, False
+        if self.status_of_grpc:
+            return self.status_of_grpc, False
         if not self._is_served:
             return "RESOURCE_EXHAUSTED", False
         if self._is_broken or self._has_raised:
@@ -402,7 +402,7 @@ class AioRequests:
 
 
 class PooledAnswers:
-    """The answers of a plain function, each made in a thread of the pool."""
+    """The responses of a plain function, each made in a thread of the pool."""
 
     def __init__(self, answers: Any, rpc: AioRpc) -> None:
         self._answers = answers
@@ -414,7 +414,7 @@ class PooledAnswers:
     def __next__(self) -> Any:
         rpc = self._rpc
         try:
-            rpc.hand_over()
+            rpc.end_chunk()
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         try:

@@ -214,7 +214,7 @@ def _wait(original: Any) -> Any:
 
 @guarded
 def _deliver() -> None:
-    """Deliver what has ended, and those RPCs whose answer is out."""
+    """Deliver what has ended, and those RPCs whose response is out."""
     from stagetrace.instrumentation.grpc_server.request import wait_for_those_on_their_way
     from stagetrace.runtime.runtime import runtime
 

@@ -66,14 +66,14 @@ FOREVER_S = 1e8  # a deadline further away than this is none
 _UNKNOWN = Block({})
 _statuses: dict[str, Block] = {}
 _peers: dict[str, Block] = {}
-# After an answer was handed over, its RPC ends within this, however busy the machine is.
+# After a response was handed over, its RPC ends within this, however busy the machine is.
 ENDS_WITHIN_S = 1.0
 LOOKS_EVERY_S = 0.005
-on_their_way: set[Rpc] = set()  # whose answer is handed over: they end in a moment
+on_their_way: set[Rpc] = set()  # whose response is handed over: they end in a moment
 
 
 def wait_for_those_on_their_way() -> None:
-    """Let all end whose answer is out, before the process does."""
+    """Let all end whose response is out, before the process does."""
     until = monotonic() + ENDS_WITHIN_S
     while on_their_way and monotonic() < until:
         sleep(LOOKS_EVERY_S)
@@ -155,7 +155,7 @@ def _fields(textmap: Any) -> frozenset[str]:
 
 
 def status_block(code: str) -> Block:
-    """Return the attributes of an answer with this status code."""
+    """Return the attributes of a response with this status code."""
     block = _statuses.get(code)
     if block is None:
         attributes = {"rpc.response.status_code": code}
@@ -195,8 +195,8 @@ class Rpc:
     _asked_for = ""  # the method, where there is no such
     received_bytes = 0  # of all messages
     received = 0  # messages of a stream
-    sent_bytes = 0  # of an answer that is no stream
-    piece: int | None = None  # bytes of a stream's message that is on its way out
+    sent_bytes = 0  # of a response that is no stream
+    chunk_size: int | None = None  # bytes of a stream's message that is on its way out
     _behaviour: Any  # the handler's own parts
     _deserializer: Any
     _serializer: Any
@@ -237,15 +237,15 @@ class Rpc:
         attributes.update(self.record.response(self.record.started))
         return [self._block, status], peer_block(self._peer), attributes
 
-    def passed(self, start: int) -> dict[str, Any]:
+    def transfer_attributes(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of its response."""
         return self.record.response(start)
 
-    def lain_ns(self) -> int:
+    def time_in_kernel_ns(self) -> int:
         """Return 0: how long data lay in the kernel is unknown."""
         return 0
 
-    def owes(self) -> bool:
+    def has_unacked(self) -> bool:
         """Return whether the caller has bytes left to acknowledge, which is unknown."""
         return True
 
@@ -272,26 +272,26 @@ class Rpc:
         if left_s < FOREVER_S:
             self._remaining_s = max(left_s + (time_ns() - self.record.started) / 1e9, 0.0)
 
-    def is_quick(self, activity: str) -> bool:
+    def fits_buffer(self, activity: str) -> bool:
         """Return whether so few bytes passed in all sends or receives that none waited for the caller."""
         if activity == NETWORK_RECEIVE:
             return not self.received and 0 < self.received_bytes < LEAST_BUFFER  # no stream: it comes with the headers
         stream = self.record.stream
-        sent = self.sent_bytes + (self.piece or 0) + (0 if stream is None else stream.size)
+        sent = self.sent_bytes + (self.chunk_size or 0) + (0 if stream is None else stream.size)
         return activity == NETWORK_SEND and sent < LEAST_BUFFER
 
-    def hand_over(self) -> None:
+    def end_chunk(self) -> None:
         """Count the message of a stream that was on its way, if there is one: gRPC has taken it."""
-        piece = self.piece
-        if piece is not None:
-            self.piece = None
+        size = self.chunk_size
+        if size is not None:
+            self.chunk_size = None
             if self.record.stream is None:
                 self.record.stream = Stream(NETWORK_SENT_BYTES)
-            self.record.stream.add(time_ns(), piece)
+            self.record.stream.add(time_ns(), size)
 
     @guarded_end
-    def answer_goes(self) -> None:
-        """Note that the answer is complete, and only has to be sent."""
+    def response_complete(self) -> None:
+        """Note that the response is complete, and only has to be sent."""
         on_their_way.add(self)
 
     def conclude(self, code: Any, *, cancelled: bool) -> None:

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     Continuation = Callable[[Any], Any]
 
 WHERE = "stagetrace.instrumentation.grpc_server.threads"
-_hook = switch(WHERE)
+_patch = switch(WHERE)
 CANCELLED = "cancelled"  # what `grpc._server` notes of a caller that has gone
-# By whether requests and answers are streams.
+# By whether requests and responses are streams.
 KINDS: dict[tuple[bool, bool], tuple[str, Any]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
     (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
@@ -52,7 +52,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
     def intercept_service(self, continuation: Continuation, handler_call_details: Any) -> Any:
         """Return the handler of an RPC that has just arrived, the RPC itself if it is recorded."""
         rpc = None
-        if not _hook.off:
+        if not _patch.off:
             try:
                 rpc = arrive(self.server, handler_call_details, ThreadRpc)
             except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
@@ -120,7 +120,7 @@ class ThreadRpc(Rpc):
         return made
 
     def response_serializer(self, answer: Any) -> Any:
-        """Serialise an answer, on the pool's thread: it goes out next."""
+        """Serialise a response, on the pool's thread: it goes out next."""
         serialize, message = self._serializer, answer
         if serialize is not None:
             try:
@@ -133,7 +133,7 @@ class ThreadRpc(Rpc):
         try:
             size = len(message) if type(message) is bytes else 0
             if self.response_streaming:
-                self.piece = size
+                self.chunk_size = size
                 self.record.enter(NETWORK_SEND)
             else:
                 self.sent_bytes = size
@@ -143,7 +143,7 @@ class ThreadRpc(Rpc):
         return message
 
     def _answer(self, request: Any, context: Any) -> Any:
-        """Do as the handler does whose answer is one message."""
+        """Do as the handler does whose response is one message."""
         self._has_begun = True
         if self.request_streaming:
             request = self._received(request) or request
@@ -157,7 +157,7 @@ class ThreadRpc(Rpc):
             self.record.divide(first)
 
     def _answers(self, request: Any, context: Any) -> Any:
-        """Do as the handler does whose answer is a stream."""
+        """Do as the handler does whose response is a stream."""
         answers = self._answer(request, context)
         return self._sent(answers, context) or answers
 
@@ -176,7 +176,7 @@ class ThreadRpc(Rpc):
     def failed_by(self, error: BaseException, context: Any) -> None:
         """Note an exception of the handler's, or what stands for an abort or for a caller that has gone."""
         self._has_raised = True
-        self.answer_goes()
+        self.response_complete()
         code = context.code()
         if type(error) is Exception and not error.args and code is not None:  # abort() raises this
             self._aborted(code, context.details())
@@ -192,7 +192,7 @@ class ThreadRpc(Rpc):
         self._look_at(event)
 
     def finish(self, state: Any) -> None:
-        """End: the thread is done, and has handed the answer over."""
+        """End: the thread is done, and has handed the response over."""
         code = state.code
         self.record.divide_rest()
         if self._is_broken:
@@ -208,7 +208,7 @@ class ThreadRpc(Rpc):
 
     @guarded_end
     def reject(self, event: Any, status: int) -> None:
-        """End an RPC that gRPC answers itself, on arrival."""
+        """End an RPC that gRPC itself answers, on arrival."""
         self._go_out()
         self._look_at(event)
         if status == grpc.StatusCode.UNIMPLEMENTED.value[0]:
@@ -256,7 +256,7 @@ class Requests:
 
 
 class Answers:
-    """The answers that go out; between two of them the first is sent."""
+    """The responses that go out; between two of them the first is sent."""
 
     def __init__(self, answers: Any, rpc: ThreadRpc, context: Any) -> None:
         self._answers = answers
@@ -270,13 +270,13 @@ class Answers:
         rpc = self._rpc
         try:
             rpc.record.leave(NETWORK_SEND)
-            rpc.hand_over()
+            rpc.end_chunk()
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         try:
             return next(self._answers)
         except StopIteration:
-            rpc.answer_goes()
+            rpc.response_complete()
             raise
         except BaseException as error:
             rpc.failed_by(error, self._context)

@@ -51,7 +51,7 @@ class HttpMetrics:
         self._active.add(1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
 
     @guarded_end
-    def take_back(self, attributes: Mapping[str, Any]) -> None:
+    def uncount(self, attributes: Mapping[str, Any]) -> None:
         """Take back the count of a request: another instrumentation counts it."""
         self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
 
@@ -81,7 +81,7 @@ class Counted:
         """Leave this to an instrumentation inside the application: it counts although its spans are not exported."""
         self.is_announced = True
         if self._counted is not None:
-            self._counted.take_back(self._block.attributes)
+            self._counted.uncount(self._block.attributes)
             self._counted = None
 
 

@@ -40,7 +40,7 @@ def is_written(connection: Any, size: int) -> bool:
 
 
 @functools.cache
-def gone_flag(module: str) -> str | None:
+def disconnect_flag(module: str) -> str | None:
     """Return the attribute of this module's connections that is true once the client has disconnected, if any."""
     servers = {"uvicorn": "disconnected", "hypercorn": "closed"}
     return servers.get(module.partition(".")[0])

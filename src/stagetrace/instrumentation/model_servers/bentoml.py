@@ -219,14 +219,14 @@ def _batched(original: Any) -> Any:
 
 @guarded
 def _start_batch(dispatcher: Any, jobs: Any) -> Batch | None:
-    from stagetrace.recording.worker import Batch, Origin
+    from stagetrace.recording.worker import Batch, RequestRef
 
     now = time.time_ns()
     requests = []
     for wait in [_waits.pop(job.future, None) for job in jobs]:
         if wait is not None and wait.timeline.entry is not None:
             wait.is_over = True
-            requests.append(Origin(wait.key, wait.timeline.entry))
+            requests.append(RequestRef(wait.key, wait.timeline.entry))
     if not requests:
         return None
     batch = Batch(requests, len(jobs), BATCH, start=now)

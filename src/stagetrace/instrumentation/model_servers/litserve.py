@@ -61,10 +61,10 @@ def _with_reference(item: Any) -> Any:
     timeline = recording()
     if timeline is None or type(item) is not tuple:
         return None
-    from stagetrace.recording.worker import ticket
+    from stagetrace.recording.worker import hand_on_reference
 
     consumer, uid, *rest = item
-    named = ticket(timeline, REASON) if type(uid) in (str, UUID) else None
+    named = hand_on_reference(timeline, REASON) if type(uid) in (str, UUID) else None
     if named is None:
         return None
     return consumer, f"{uid}{MARK}{type(uid).__name__} {named}", *rest
@@ -94,5 +94,5 @@ def _note_response(key: str) -> None:
     from stagetrace.recording.remote_stages import find
 
     timeline = find(key)
-    if timeline is not None and timeline.errands is not None:
-        timeline.errands.answered(key)
+    if timeline is not None and timeline.remote_stages is not None:
+        timeline.remote_stages.answered(key)

@@ -197,7 +197,7 @@ class Worker:
     def begin(self) -> Work | Batch | None:
         """Begin the inference of the request of this task, or of all requests that were taken together."""
         from stagetrace.recording.remote_stages import hand_on
-        from stagetrace.recording.worker import Batch, Origin, Work
+        from stagetrace.recording.worker import Batch, RequestRef, Work
 
         now = time.time_ns()
         mine = current.get()
@@ -210,7 +210,7 @@ class Worker:
         if not self._batches:
             works[0].enter(INFERENCE, None, now)
             return works[0]
-        requests = [Origin(hand_on(work, at=now), work.request.context) for work in works]
+        requests = [RequestRef(hand_on(work, at=now), work.request.context) for work in works]
         batch = Batch(requests, len(requests), start=now)
         batch.described = self._described
         batch.enter(INFERENCE, None, now)

@@ -67,17 +67,17 @@ def _dispatching(original: Any) -> Any:
 def _add_reference(message: Any) -> None:
     timeline = recording()
     if timeline is not None:
-        from stagetrace.recording.worker import ticket
+        from stagetrace.recording.worker import hand_on_reference
 
-        message.__dict__[REFERENCE] = ticket(timeline, WORKER)
+        message.__dict__[REFERENCE] = hand_on_reference(timeline, WORKER)
 
 
 @guarded_end
 def _note_response(message: Any) -> None:
     named = message.__dict__.get(REFERENCE)
     timeline = recording() if named else None
-    if timeline is not None and timeline.errands is not None:
-        timeline.errands.answered(named.partition(" ")[0])
+    if timeline is not None and timeline.remote_stages is not None:
+        timeline.remote_stages.answered(named.partition(" ")[0])
 
 
 def _running(original: Any) -> Any:
@@ -162,7 +162,7 @@ async def _predict(batch: Batch | None, original: Any, request: Any) -> Any:
 def _start_batch(batcher: Any) -> Batch | None:
     """Begin the batch that the batcher has just collected: it calls the inference next."""
     from stagetrace.recording.remote_stages import find
-    from stagetrace.recording.worker import Batch, Origin
+    from stagetrace.recording.worker import Batch, RequestRef
 
     now = time.time_ns()
     keys, ids = getattr(batcher, KEYS), getattr(batcher, BATCHED)
@@ -171,7 +171,7 @@ def _start_batch(batcher: Any) -> Batch | None:
     for key in [keys.pop(one, None) for one in ids]:
         timeline = find(key) if key else None
         if key and timeline is not None and timeline.entry is not None:
-            requests.append(Origin(key, timeline.entry))
+            requests.append(RequestRef(key, timeline.entry))
     return Batch(requests, len(ids), BATCH, start=now) if requests else None
 
 

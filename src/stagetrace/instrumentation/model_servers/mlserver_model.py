@@ -84,23 +84,23 @@ class Predicting:
         if model.version:
             self._attributes[ML_MODEL_VERSION] = model.version
         self._token = _predicting.set(self)
-        self._timeline.presume(INFERENCE, self._attributes, time.time_ns())
+        self._timeline.begin_tentative(INFERENCE, self._attributes, time.time_ns())
 
     def decodes(self, *, begins: bool) -> None:
         """Note that decoding begins or ends: the time before was no inference, the time after may be."""
         if begins:
-            self._timeline.take_back(INFERENCE)
+            self._timeline.cancel_tentative(INFERENCE)
         else:
-            self._timeline.presume(INFERENCE, self._attributes, time.time_ns())
+            self._timeline.begin_tentative(INFERENCE, self._attributes, time.time_ns())
 
     def encodes(self, *, begins: bool) -> None:
         """Note that encoding begins: the inference has ended."""
         if begins:
-            self._timeline.end_presumed(INFERENCE)
+            self._timeline.end_tentative(INFERENCE)
 
     def end(self) -> None:
         """End the call."""
-        self._timeline.end_presumed(INFERENCE)
+        self._timeline.end_tentative(INFERENCE)
         with suppress(ValueError):  # an abandoned stream ends in the context of another task
             _predicting.reset(self._token)
 

@@ -121,7 +121,7 @@ async def _next(results: Any, batch: Batch | None) -> Any:
 def _begin(waiting: Any) -> Batch | None:
     """Begin a batch of the waiting requests that were not cancelled."""
     from stagetrace.recording.remote_stages import find
-    from stagetrace.recording.worker import Batch, Origin
+    from stagetrace.recording.worker import Batch, RequestRef
 
     now = time.time_ns()
     taken = [one for one in waiting if not one.future.cancelled()]
@@ -129,7 +129,7 @@ def _begin(waiting: Any) -> Batch | None:
     for key in [getattr(one, KEY, "") for one in taken]:
         timeline = find(key)
         if timeline is not None and timeline.entry is not None:
-            requests.append(Origin(key, timeline.entry))
+            requests.append(RequestRef(key, timeline.entry))
     if not requests:
         return None
     batch = Batch(requests, len(taken), BATCH, start=now)

@@ -55,12 +55,12 @@ def _exclude(proxy_request: Any) -> None:
     """Exclude requests for the health or the routes of the proxy."""
     if proxy_request.is_health_request or proxy_request.is_route_request:
         request = request_in(getattr(proxy_request, "scope", {}))  # gRPC has none
-        if hasattr(request, "leave_out"):
-            request.leave_out()
+        if hasattr(request, "exclude"):
+            request.exclude()
 
 
 @guarded
 def _note_route(found: Any, proxy_request: Any) -> None:
     request = request_in(getattr(proxy_request, "scope", {}))
-    if found.metadata.route and hasattr(request, "serve_by"):
-        request.serve_by(found.metadata.route)
+    if found.metadata.route and hasattr(request, "set_route"):
+        request.set_route(found.metadata.route)

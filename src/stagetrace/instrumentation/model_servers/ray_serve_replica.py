@@ -131,16 +131,16 @@ def _name_caller(scope: Any, receive: Any) -> None:
 def _note_arrival(method: Any, scope: Any, receive: Any) -> None:
     """Note the wait for this replica, and the route as far as Ray knows it: an ASGI application adds its own."""
     request, metadata = request_in(scope), getattr(receive, "_request_metadata", None)
-    if not hasattr(request, "serve_by"):
+    if not hasattr(request, "set_route"):
         return
     _, since = _read(metadata)
     if since is not None:
         request.record.wait_since(since, time.time_ns(), REASON)
     mounted = scope.get("root_path") or ""
     if method.is_asgi_app:
-        request.pass_mount(mounted)
+        request.enter_mount(mounted)
     else:
-        request.serve_by(getattr(metadata, "route", "") or mounted or "/")
+        request.set_route(getattr(metadata, "route", "") or mounted or "/")
 
 
 def _read(metadata: Any) -> tuple[str, int | None]:

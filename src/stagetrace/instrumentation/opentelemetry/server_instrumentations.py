@@ -77,8 +77,8 @@ def _excluding(original: Any, address: Any) -> Any:
 def _exclude(middleware: Any, scope: Any, address: Any) -> None:
     request = request_in(scope)
     urls = middleware.excluded_urls
-    if hasattr(request, "leave_out") and urls and urls.url_disabled(address(scope)[2]):
-        request.leave_out()
+    if hasattr(request, "exclude") and urls and urls.url_disabled(address(scope)[2]):
+        request.exclude()
 
 
 @guarded

@@ -17,7 +17,7 @@ from opentelemetry import trace
 from stagetrace.guard import guarded_end
 from stagetrace.instrumentation.base import SCOPE_KEY
 from stagetrace.instrumentation.opentelemetry.providers import is_silent
-from stagetrace.instrumentation.wsgi.response import Passing, broken_off
+from stagetrace.instrumentation.wsgi.response import Transfer, incomplete_reason
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.record import RequestRecord
 
@@ -31,8 +31,8 @@ INNER = ("app", "wsgi_app", "application", "wsgi", "wrapped", "_app", "__wrapped
 MOST_LAYERS = 16
 
 
-class AdoptedRequest(Passing):
-    """A request that others record: marked are the times at which body and answer pass, and who went away."""
+class AdoptedRequest(Transfer):
+    """A request that others record: marked are the times at which body and response pass, and who went away."""
 
     _raised = False
 
@@ -42,23 +42,23 @@ class AdoptedRequest(Passing):
         self._context = context
         self._environ = environ
         environ[SCOPE_KEY] = self
-        self.take_in(environ)
+        self.wrap_body(environ)
 
-    def serve_by(self, template: str) -> None:
+    def set_route(self, template: str) -> None:
         """Note the route, where they do not: plain WSGI middleware."""
         span = trace.get_current_span()
         if isinstance(span, RequestSpan) and "http.route" not in (getattr(span, "attributes", None) or ()):
             span.set_attribute("http.route", template)
 
-    def break_down(self, error: BaseException) -> None:  # noqa: ARG002
-        """Note that it was the application that did not complete the answer."""
+    def note_uncaught(self, error: BaseException) -> None:  # noqa: ARG002
+        """Note that it was the application that did not complete the response."""
         self._raised = True
 
     @guarded_end
-    def break_off(self) -> None:
-        """Note why the rest is not sent; theirs ends next, as the application closes its answer."""
+    def note_incomplete(self) -> None:
+        """Note why the rest is not sent; theirs ends next, as the application closes its response."""
         if not self._raised and not self._has_all():
-            self.record.disconnect = broken_off()
+            self.record.disconnect = incomplete_reason()
 
     @guarded_end
     def finish(self) -> None:

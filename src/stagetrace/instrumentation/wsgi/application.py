@@ -69,6 +69,6 @@ def outermost(original: Any) -> Any:
 
 @guarded
 def _pass_on(environ: Any) -> None:
-    pass_to = getattr(environ[SCOPE_KEY], "pass_to", None)
-    if pass_to is not None:
-        pass_to(environ)
+    enter_framework = getattr(environ[SCOPE_KEY], "enter_framework", None)
+    if enter_framework is not None:
+        enter_framework(environ)

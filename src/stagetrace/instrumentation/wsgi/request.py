@@ -19,7 +19,7 @@ from stagetrace.instrumentation.http import metrics as http_metrics
 from stagetrace.instrumentation.http.conventions import PROPAGATORS
 from stagetrace.instrumentation.http.pickled_scope import adapter_of, below
 from stagetrace.instrumentation.http.queue_headers import HEADERS, time_in_queue_ms
-from stagetrace.instrumentation.wsgi.response import Passing, broken_off
+from stagetrace.instrumentation.wsgi.response import Transfer, incomplete_reason
 from stagetrace.recording.context import NO_CONTEXT, with_span
 from stagetrace.recording.current_record import current
 from stagetrace.recording.limits import cut, longest
@@ -96,12 +96,12 @@ def known(environ: Any, method: str, user_agent: bytes | None) -> tuple[Block, B
     return found
 
 
-class WsgiRequest(Passing, http_metrics.Counted):
-    """One request and its answer, from the server's first sight of it to the last byte handed over."""
+class WsgiRequest(Transfer, http_metrics.Counted):
+    """One request and its response, from the server's first sight of it to the last byte handed over."""
 
     # The class's until something happens.
     _status: int | None = None
-    _answer_headers: Any = None
+    _response_headers: Any = None
     _finished = False
     _route = ""
     _failure: BaseException | None = None
@@ -119,7 +119,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
             for activity, attributes, begin, end in arrival.waits:
                 record.enter(activity, attributes, begin)
                 record.leave(activity, end or started)
-        self.take_in(environ)
+        self.wrap_body(environ)
         if recorder is None:
             self.span = SdkSpan(record, self, self._span_name, parent_context)
         else:
@@ -149,9 +149,9 @@ class WsgiRequest(Passing, http_metrics.Counted):
         environ[SCOPE_KEY] = self
         return context
 
-    def passed(self, start: int) -> dict[str, Any]:
-        """Return what the entry span, which begins at `start`, carries of how the answer passed."""
-        attributes = super().passed(start)
+    def transfer_attributes(self, start: int) -> dict[str, Any]:
+        """Return what the entry span, which begins at `start`, carries of how the response passed."""
+        attributes = super().transfer_attributes(start)
         add_wsgi(self._environ, attributes)
         return attributes
 
@@ -170,7 +170,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
 
     def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
         """Return the attributes of our own entry span: blocks, that of the client, and the rest."""
-        attributes = self.passed(self.record.started)
+        attributes = self.transfer_attributes(self.record.started)
         self._add_rest(attributes)
         return [self._block, http.route_block(self._template(), self._status)], self._client, attributes
 
@@ -188,20 +188,20 @@ class WsgiRequest(Passing, http_metrics.Counted):
         if asked is not None:
             query = self._environ.get("QUERY_STRING", "").encode("latin-1")
             scope = {"headers": _in_bytes(_headers(self._environ)), "query_string": query}
-            attributes.update(asked.attributes(scope, self._answer_headers))
+            attributes.update(asked.attributes(scope, self._response_headers))
         if asked is not None or self._long_agent is not None or len(self._path) > longest():
             shorter, count = cut(attributes)
             if count:
                 attributes.update(shorter)
                 attributes[STAGETRACE_TRUNCATED_ATTRIBUTES] = count
 
-    def serve_by(self, template: str) -> None:
+    def set_route(self, template: str) -> None:
         """Note the route that serves the request, within the mounts that it went through."""
         self._route = self.mount + template
         if not self._finished:
             self.span.rename(http.span_name(self._method, self._route))
 
-    def pass_to(self, environ: Any) -> None:
+    def enter_framework(self, environ: Any) -> None:
         """Note that a framework within gets the request, perhaps mounted under a part of the path."""
         script = environ.get("SCRIPT_NAME", "")
         if script != self._script and script.startswith(self._script):
@@ -212,14 +212,14 @@ class WsgiRequest(Passing, http_metrics.Counted):
     def _template(self) -> str:
         return self._route or self.mount
 
-    def _note_head(self, status: str, headers: Any) -> Any:
+    def _note_headers(self, status: str, headers: Any) -> Any:
         digits = status[:3]
         self._status = int(digits) if digits.isdigit() else None
         if PROPAGATORS in sys.modules and not self.is_announced:
             added = http.announced(self.span.entry)
             headers = [*headers, *added] if added else headers
         if http.asked_for() is not None:
-            self._answer_headers = _in_bytes(headers)
+            self._response_headers = _in_bytes(headers)
         return headers
 
     def _failed(self) -> bool:
@@ -227,7 +227,7 @@ class WsgiRequest(Passing, http_metrics.Counted):
 
     @guarded_end
     def fail(self, error: BaseException) -> None:
-        """Note the exception behind an answer that is to be a 500."""
+        """Note the exception behind a response that is to be a 500."""
         if self._failure is error:
             return
         self._failure = error
@@ -236,21 +236,21 @@ class WsgiRequest(Passing, http_metrics.Counted):
         span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
 
     @guarded_end
-    def break_off(self) -> None:
-        """Note that the server closes an answer that has not come to its end, as a rule since nobody takes the rest."""
+    def note_incomplete(self) -> None:
+        """Note that the server closes an incomplete response, as a rule since nobody takes the rest."""
         if self._failure is None and not self._has_all():
-            self.record.disconnect = broken_off()
+            self.record.disconnect = incomplete_reason()
 
     @guarded_end
-    def break_down(self, error: BaseException) -> None:
-        """Note an exception that the application let through; a server that has sent nothing yet answers with a 500."""
+    def note_uncaught(self, error: BaseException) -> None:
+        """Note an exception that the application let through; a server that has sent nothing yet sends a 500."""
         self.fail(error)
         if not self._has_sent:
             self._status = http.SERVER_ERROR
 
     @guarded_end
     def finish(self) -> None:
-        """End as the answer has, if nothing has ended it yet."""
+        """End as the response has, if nothing has ended it yet."""
         if self._finished:
             return
         self._finished = True
@@ -276,9 +276,9 @@ class WsgiRequest(Passing, http_metrics.Counted):
 def note_route(template: str, environ: Any = None) -> None:
     """Note by which route the request at hand is served, whichever server it came by."""
     request = (request_in(environ) if environ is not None else None) or adapter_of(current.get())
-    serve_by = getattr(request, "serve_by", None)
-    if serve_by is not None:
-        serve_by(template)
+    set_route = getattr(request, "set_route", None)
+    if set_route is not None:
+        set_route(template)
 
 
 @guarded

@@ -1,6 +1,6 @@
-"""Body and answer of one request on their way between a WSGI server and its application, each wait marked.
+"""Body and response of one request on their way between a WSGI server and its application, each wait marked.
 
-The server keeps the thread: it calls the application, takes one piece of the answer after the other, writes each, and
+The server keeps the thread: it calls the application, takes one chunk of the response after the other, writes each, and
 closes. What runs in the application's own parts of that runs in the request's context, what the server does does not.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded_end, report
 from stagetrace.instrumentation.connection.lookup import socket_of
-from stagetrace.instrumentation.connection.socket_wait import lain_ns
+from stagetrace.instrumentation.connection.socket_wait import time_in_kernel_ns
 from stagetrace.instrumentation.http.conventions import CANCELLED, CLIENT
 from stagetrace.instrumentation.http.pickled_scope import InScope
 from stagetrace.instrumentation.http.response_delivery import announced
@@ -35,8 +35,8 @@ NO_BODY = ("", "0", None)
 LEAST_BUFFER = 16_384  # that of a socket, or a stream, before it holds its writer back
 
 
-def broken_off() -> str:
-    """Return why a server closes an answer that has not come to its end.
+def incomplete_reason() -> str:
+    """Return why a server closes a response that has not come to its end.
 
     Where it is being stopped, by SystemExit of a signal's handler say, that is no client that went away.
     """
@@ -44,51 +44,51 @@ def broken_off() -> str:
     return CLIENT if error is None or isinstance(error, Exception) else CANCELLED
 
 
-class Passing(InScope):
+class Transfer(InScope):
     """What passes body and response on, and marks that on the record of the request."""
 
     _context: Context  # in which the application goes on
     _start_response: Any
     _ended_at: int | None = None  # when the last byte was handed over
     _is_sending = False
-    _has_sent = False  # any piece of the answer, and so its head
-    _files: list[Any] | None = None  # answers made by a `wsgi.file_wrapper` that is no class
-    _piece = 0  # bytes of what the server is writing
+    _has_sent = False  # any chunk of the response, and so its head
+    _files: list[Any] | None = None  # responses made by a `wsgi.file_wrapper` that is no class
+    _chunk_size = 0  # bytes of what the server is writing
     _asked = ""  # method of the request
-    _head: tuple[str, Any] = ("", ())  # status line and headers of the answer
-    _first: tuple[int, int] | None = None  # the first piece: when it had been handed over, and its bytes
+    _head: tuple[str, Any] = ("", ())  # status line and headers of the response
+    _first: tuple[int, int] | None = None  # the first chunk: when it had been handed over, and its bytes
     record: RequestRecord
     _environ: Any
 
-    def is_quick(self, activity: str) -> bool:
+    def fits_buffer(self, activity: str) -> bool:
         """Return whether this is a send, and the whole response fits into the least buffer."""
-        return activity == NETWORK_SEND and 0 < self._sent() + self._piece < LEAST_BUFFER
+        return activity == NETWORK_SEND and 0 < self._sent() + self._chunk_size < LEAST_BUFFER
 
     def _sent(self) -> int:
         """Return how many bytes of the response have been written."""
         stream = self.record.stream
         return stream.size if stream is not None else self._first[1] if self._first is not None else 0
 
-    def owes(self) -> bool:
+    def has_unacked(self) -> bool:
         """Return whether the client has bytes left to acknowledge, which is unknown."""
         return True
 
-    def lain_ns(self) -> int:
+    def time_in_kernel_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
-        return lain_ns(socket_of(self._environ))
+        return time_in_kernel_ns(socket_of(self._environ))
 
-    def _note_head(self, status: str, headers: Any) -> Any:  # noqa: ARG002
-        """Note the head of the answer; return the headers to send."""
+    def _note_headers(self, status: str, headers: Any) -> Any:  # noqa: ARG002
+        """Note the status line and headers of the response; return the headers to send."""
         return headers
 
-    def break_down(self, error: BaseException) -> None:
+    def note_uncaught(self, error: BaseException) -> None:
         """Note an exception that the application let through to the server."""
 
     def finish(self) -> None:
         """End; whatever calls it again does nothing."""
 
     def run(self, call: Callable[[Any, Any], Any], environ: Any, start_response: Any) -> Any:
-        """Call the application; return its answer for the server."""
+        """Call the application; return its response for the server."""
         self._start_response = start_response
         self._asked = environ.get("REQUEST_METHOD", "")
         before = self.resume()
@@ -96,7 +96,7 @@ class Passing(InScope):
             answer = call(environ, self.start_response)
         except BaseException as error:
             self.pause(before)
-            self.break_down(error)
+            self.note_uncaught(error)
             self.finish()
             self.let_go()
             raise
@@ -116,7 +116,7 @@ class Passing(InScope):
                 now = time_ns()
                 self._is_sending = False
                 self.record.leave(NETWORK_SEND, now)
-                self._add_piece(now)
+                self._add_chunk(now)
             before = current.get(), get_current()
             current.set(self.record)
             attach(self._context)
@@ -134,21 +134,21 @@ class Passing(InScope):
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
 
-    def _add_piece(self, now: int) -> None:
-        piece, self._piece = self._piece, 0
-        if not piece:
+    def _add_chunk(self, now: int) -> None:
+        size, self._chunk_size = self._chunk_size, 0
+        if not size:
             return
         stream = self.record.stream
         if stream is None:
             if self._first is None:
-                self._first = now, piece
+                self._first = now, size
                 return
             stream = self.record.stream = Stream()
             stream.add(*self._first)
-        stream.add(now, piece)
+        stream.add(now, size)
 
-    def passed(self, start: int) -> dict[str, Any]:
-        """Return what the entry span, which begins at `start`, carries of how the answer passed."""
+    def transfer_attributes(self, start: int) -> dict[str, Any]:
+        """Return what the entry span, which begins at `start`, carries of how the response passed."""
         attributes: dict[str, Any] = self.record.response(start)
         if self._first is not None and self.record.stream is None:
             attributes[HTTP_RESPONSE_BODY_SIZE] = self._first[1]
@@ -158,8 +158,8 @@ class Passing(InScope):
         """Let go of the context, which holds this: no work for the garbage collector."""
         self._context = NO_CONTEXT
 
-    def take_in(self, environ: Any) -> None:
-        """Stand between the application and the body, and see which answers are files."""
+    def wrap_body(self, environ: Any) -> None:
+        """Stand between the application and the body, and see which responses are files."""
         if environ.get("CONTENT_LENGTH") not in NO_BODY or "HTTP_TRANSFER_ENCODING" in environ:
             environ["wsgi.input"] = Input(environ["wsgi.input"], self)
         wrapper = environ.get("wsgi.file_wrapper")
@@ -172,9 +172,9 @@ class Passing(InScope):
         return answer
 
     def start_response(self, status: str, headers: Any, *exc_info: Any, **kwargs: Any) -> Any:
-        """Begin the answer by the server's own callable; return its `write`, marked."""
+        """Begin the response by the server's own callable; return its `write`, marked."""
         try:
-            headers = self._note_head(status, headers)
+            headers = self._note_headers(status, headers)
             self._head = status, headers
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
@@ -196,14 +196,14 @@ class Passing(InScope):
         self.record.leave(NETWORK_SEND)
 
     def _for_server(self, answer: Any, environ: Any) -> Any:
-        """Return what the server is to send: the answer as it goes by, a file as it is."""
+        """Return what the server is to send: the response as it goes by, a file as it is."""
         wrapper = environ.get("wsgi.file_wrapper")
         if self._files is not None or isinstance(wrapper, type):
             is_file = isinstance(answer, wrapper) if isinstance(wrapper, type) else answer in (self._files or ())
             if is_file:  # the server knows it by its type, or as this very object
                 self._send_file(answer)
                 return answer
-        return AnswerOfLength(answer, self) if hasattr(type(answer), "__len__") else Answer(answer, self)
+        return SizedResponse(answer, self) if hasattr(type(answer), "__len__") else Response(answer, self)
 
     def _send_file(self, answer: Any) -> None:
         close = getattr(answer, "close", None)
@@ -223,32 +223,32 @@ class Passing(InScope):
         self._is_sending = True
         self.record.enter(NETWORK_SEND)
 
-    def hand_over(self, chunk: Any) -> None:
-        """Note that the server has a piece of the answer to write."""
+    def begin_chunk(self, chunk: Any) -> None:
+        """Note that the server has a chunk of the response to write."""
         try:
             self._is_sending = self._has_sent = True
-            self._piece = len(chunk)
+            self._chunk_size = len(chunk)
             self.record.enter(NETWORK_SEND)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
 
-    def break_off(self) -> None:
-        """Note that the server closes an answer that has not come to its end."""
+    def note_incomplete(self) -> None:
+        """Note that the server closes a response that has not come to its end."""
 
     def _has_all(self) -> bool:
-        """Return whether the server has written all that the head of the answer announced."""
+        """Return whether the server has written all that the status line and headers of the response announced."""
         status, headers = self._head
         wanted = announced(self._asked, int(status[:3]) if status[:3].isdigit() else None, headers)
         sent = self._sent()
         if sys.exc_info()[1] is None:
-            return wanted is not None and sent + self._piece >= wanted
-        return wanted is not None and 0 < sent >= wanted  # the last piece could not be written
+            return wanted is not None and sent + self._chunk_size >= wanted
+        return wanted is not None and 0 < sent >= wanted  # the last chunk could not be written
 
 
 class Input:
-    """`wsgi.input`, each wait for a piece of the body marked as `network.receive`."""
+    """`wsgi.input`, each wait for a chunk of the body marked as `network.receive`."""
 
-    def __init__(self, stream: Any, request: Passing) -> None:
+    def __init__(self, stream: Any, request: Transfer) -> None:
         self._stream = stream
         self._request = request
 
@@ -300,17 +300,17 @@ class Input:
         return functools.partial(self._wait, value) if name in ("readinto", "read1", "readinto1") else value
 
 
-class Answer:
+class Response:
     """What the application has answered, as the server goes through it."""
 
     _chunks: Any = None
 
-    def __init__(self, answer: Any, request: Passing) -> None:
+    def __init__(self, answer: Any, request: Transfer) -> None:
         self._answer = answer
         self._request = request
         self._is_closed = False
 
-    def __iter__(self) -> Answer:
+    def __iter__(self) -> Response:
         return self
 
     def __next__(self) -> Any:
@@ -324,19 +324,19 @@ class Answer:
             request._ended_at = time_ns()
             raise
         except BaseException as error:
-            request.break_down(error)
+            request.note_uncaught(error)
             raise
         finally:
             request.pause(before)
-        request.hand_over(chunk)
+        request.begin_chunk(chunk)
         return chunk
 
     def close(self) -> None:
-        """End the request, and let the application close its answer."""
+        """End the request, and let the application close its response."""
         request = self._request
         self._is_closed = True
         if request._ended_at is None:
-            request.break_off()
+            request.note_incomplete()
         request.finish()
         close = getattr(self._answer, "close", None)
         if close is not None:
@@ -358,8 +358,8 @@ class Answer:
             self._request.let_go()
 
 
-class AnswerOfLength(Answer):
-    """One that knows how many pieces it has: of a single one a server knows the length of the whole."""
+class SizedResponse(Response):
+    """One that knows how many chunks it has: of a single one a server knows the length of the whole."""
 
     def __len__(self) -> int:
         return len(self._answer)
