@@ -48,7 +48,8 @@ def hand_on(
     """Return the key of a request that is handed on, from when on it waits, for what `reason` says.
 
     `at` is when, by default now. `is_server`: it is handed on by a server of which we note when the response is there,
-    by `RemoteStages.answered`. `conclude` tells, as the request ends, what is known by then of what stays in this process.
+    by `RemoteStages.answered`. `conclude` adds, as the request ends, what is known by then of what stays in this
+    process.
     """
     if _listener is None and channel.WORKS and conclude is None:
         _start()
