@@ -91,7 +91,7 @@ def test_doctor_reports_the_same(tmp_path: Path) -> None:
     assert checks["packages"]["state"] == "fail"
     assert checks["packages"]["found"].startswith(f"{problem(OLDER[FASTAPI])}; here: ")
     assert checks["packages"]["mend"].startswith("pip install 'opentelemetry-api>=1.45' ")
-    assert checks["switch"]["found"] == "STAGETRACE=1, and nothing that is started from here can be recorded"
+    assert checks["switch"]["found"] == "STAGETRACE=1, but no service started from here can be recorded"
     assert "libraries" not in checks
 
 

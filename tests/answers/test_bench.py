@@ -111,7 +111,7 @@ def test_a_search_whose_time_is_up_names_what_it_has_not_shown() -> None:
         made = answered(1, url, "--find", "p99:20s", "--rate", "40", "--warmup", "0s", "--max-time", "1s")
     assert made["complete"] is False
     assert "give it more by --max-time" in made["reason"]
-    assert made["sentence"] == "Not enough to say at which rate p99 keeps 20000 ms: none was tried for long enough."
+    assert made["sentence"] == "The rate at which p99 keeps 20000 ms is unknown: none was tried for long enough."
     assert made["found"] == {"rate": None, "interval": [None, None]}
 
 

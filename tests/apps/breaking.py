@@ -63,7 +63,9 @@ def forget() -> None:
     if wsgi is not None:
         wsgi._fields.cache_clear()
         wsgi._known.clear()
-        sys.modules["stagetrace.instrumentation.wsgi.serve"]._excluded.cache_clear()
+    wsgi_serve = sys.modules.get("stagetrace.instrumentation.wsgi.serve")
+    if wsgi_serve is not None:
+        wsgi_serve._excluded.cache_clear()
     recorder._rests.clear()
     recorder._unbroken.clear()
     recorder._processor.learned._seen = Seen()

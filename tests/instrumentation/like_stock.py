@@ -26,10 +26,7 @@ STAGE = "ml.stage"
 OURS = (
     STAGE,
     "sla.",
-    "network.chunk",
-    "network.first_byte",
-    "stagetrace.network.disconnect",
-    "network.messages",
+    "stagetrace.",
     "http.request.body.size",
     "http.response.body.size",
 )

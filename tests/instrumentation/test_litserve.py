@@ -222,7 +222,7 @@ def test_each_request_has_one_tiled_entry_span_with_its_verdict(service: Service
 
 WORK_PARTS = ("Work.__init__", "Work.begin_telling", "Work.finish", "Batch.__init__", "Batch.finish", "Batch._send")
 HERE = [
-    *(f"stagetrace.recording.worker:{name}" for name in ("ticket", "hand_on")),
+    *(f"stagetrace.recording.worker:{name}" for name in ("hand_on_reference", "hand_on")),
     *(f"stagetrace.recording.remote_stages:{name}" for name in ("_lay", "_note", "_context", "_Errand.note")),
     *(f"stagetrace.recording.remote_stages:RemoteStages.{name}" for name in ("add", "told", "conclude", "hear")),
     *(f"stagetrace.recording.remote_socket:{name}" for name in ("Listener.hear", "Listener._read")),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import FrameType, ModuleType
 
 SIGNALLED = ("handle_exit", "handle_quit", "handle_abort")
-END_MODULES = ("stagetrace.instrumentation.wsgi.serve", "stagetrace.instrumentation.wsgi.response")
+END_MODULES = ("stagetrace.instrumentation.wsgi.request", "stagetrace.instrumentation.wsgi.response")
 END_CALLBACKS = ("close", "closed", "__del__")  # methods of responses, in these modules
 ENQUEUED = "_stagetrace_enqueued"  # on a connection: when its wait for a thread began, and the attributes of that wait
 
