@@ -126,11 +126,13 @@ class RequestRecord(Marks):
     @property
     def entry(self) -> SpanContext | None:
         """The entry span's own context."""
-        return self._entry if self.own is None else self.own.context
+        own = self.own  # another thread may release it meanwhile; so below
+        return self._entry if own is None else own.context
 
     def gives_way(self, parent: SpanContext | None) -> bool:
         """Return whether an entry span of somebody else's, with this parent, may still be the one that this tiles."""
-        return self._entry is None if self.own is None else self.own.gives_way(parent)
+        own = self.own
+        return self._entry is None if own is None else own.gives_way(parent)
 
     def take_ids(self, context: SpanContext, parent: SpanContext | None) -> None:
         """Take over, if the entry span is ours, the ids of one that is sent nowhere."""
@@ -235,15 +237,18 @@ class RequestRecord(Marks):
 
     def time_in_kernel_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
-        return 0 if self.exchange is None else self.exchange.time_in_kernel_ns()
+        exchange = self.exchange
+        return 0 if exchange is None else exchange.time_in_kernel_ns()
 
     def fits_buffer(self, activity: str) -> bool:
         """Return whether so few bytes passed in all sends or receives that none waited for the other side."""
-        return self.exchange is not None and self.exchange.fits_buffer(activity)
+        exchange = self.exchange
+        return exchange is not None and exchange.fits_buffer(activity)
 
     def has_unacked(self) -> bool:
         """Return whether the other side has bytes of a response left to acknowledge; so where that is unknown."""
-        return self.exchange is None or self.exchange.has_unacked()
+        exchange = self.exchange
+        return exchange is None or exchange.has_unacked()
 
     def called(self, peer: str, start: int, end: int) -> None:
         """Note a call to another service that has ended."""
@@ -315,7 +320,8 @@ class RequestRecord(Marks):
 
     def transfer_attributes(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how request and response passed."""
-        return self.response(start) if self.exchange is None else self.exchange.transfer_attributes(start)
+        exchange = self.exchange
+        return self.response(start) if exchange is None else exchange.transfer_attributes(start)
 
     def response(self, start: int) -> dict[str, Any]:
         """Return what every protocol's entry span carries of its response."""

@@ -1,4 +1,4 @@
-"""The entry span of a request for its adapter: ours (`entry.OwnSpan`), or one at somebody else's provider."""
+"""The entry span of a request for its adapter: ours (`own_span.OwnSpan`), or one at somebody else's provider."""
 
 from __future__ import annotations
 
@@ -82,9 +82,15 @@ class SdkSpan:
 
     @property
     def entry(self) -> Any:
-        """The entry span, started at the latest now; somebody else's where that came first."""
-        if self._span is None and self._record.adopted is None and self._adapter is not None:
-            self._start(self._adapter)
+        """The entry span, started at the latest now; somebody else's where that came first.
+
+        An invalid span once the request has ended, if it was excluded before anybody looked at its entry span.
+        """
+        if self._span is None and self._record.adopted is None:
+            adapter = self._adapter
+            if adapter is None:
+                return trace.INVALID_SPAN
+            self._start(adapter)
         return self._record.adopted if self._span is None else self._span
 
     @property

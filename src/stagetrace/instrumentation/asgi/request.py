@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
 
-from stagetrace.guard import guarded_end
+from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.asgi.starlette_routes import template_of
 from stagetrace.instrumentation.asgi.websocket import Messages
 from stagetrace.instrumentation.base import SCOPE_KEY
@@ -96,6 +96,7 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
         """Return whether the entry span can be hidden from somebody who is about to start one for this request."""
         return self.span.hides()
 
+    @guarded
     def reference(self) -> str | None:
         """Return a text that names this request and the stage that it is in."""
         self.span.seen.get_span_context()

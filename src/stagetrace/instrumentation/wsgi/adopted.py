@@ -67,6 +67,11 @@ class AdoptedRequest(Transfer):
             self._environ.pop(SCOPE_KEY, None)
             self._environ = self._start_response = None
 
+    def let_go(self) -> None:
+        """Let go of the record, too: their span has ended as the application closed its response."""
+        super().let_go()
+        self.record.release()
+
 
 def adopts(app: Any) -> bool:
     """Return whether an application's entry spans are those of OpenTelemetry's instrumentation, and are sent."""

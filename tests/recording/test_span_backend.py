@@ -1,0 +1,69 @@
+"""The entry span of a request, for its adapter: what is left of it, and what a failure does."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN
+
+from stagetrace import guard
+from stagetrace.instrumentation.asgi.request import AsgiRequest
+from stagetrace.instrumentation.wsgi.adopted import AdoptedRequest
+from stagetrace.recording.record import RequestRecord
+from stagetrace.recording.span_backend import SdkSpan
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Adapter:
+    """Knows nothing of the request."""
+
+    def known_attributes(self) -> dict[str, Any]:
+        return {}
+
+    def late_attributes(self) -> dict[str, Any]:
+        return {}
+
+
+def test_the_span_of_an_excluded_request_can_be_set_after_its_end() -> None:
+    """A middleware may hold the current span that it has never looked at."""
+    backend = SdkSpan(RequestRecord(), Adapter(), "GET", Context(), late=True)
+    seen = backend.seen
+    backend.discard()
+    backend.release()
+    assert backend.entry is INVALID_SPAN
+    seen.set_attribute("k", "v")
+    assert not seen.get_span_context().is_valid
+
+
+def test_a_span_that_cannot_be_started_lets_a_scope_be_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a processor of the service's")
+
+    monkeypatch.setattr(SdkSpan, "_start", fail)
+    request = AsgiRequest.__new__(AsgiRequest)
+    request.record = RequestRecord()
+    request.span = SdkSpan(request.record, Adapter(), "GET", Context(), late=True)
+    guard.failures.clear()
+    assert request.__reduce__() == (str, ("",))
+    assert sum(guard.failures.values()) == 1
+    guard.failures.clear()
+
+
+def test_an_adopted_request_is_no_work_for_the_garbage_collector() -> None:
+    environ: dict[str, Any] = {"REQUEST_METHOD": "GET"}
+    request = AdoptedRequest(environ, Context())
+    left = weakref.ref(request.record)
+    response = request.run(lambda _environ, _start: [b"x"], environ, lambda *_: None)
+    assert list(response) == [b"x"]
+    response.close()
+    gc.disable()
+    try:
+        del request, response
+        assert left() is None
+    finally:
+        gc.enable()
