@@ -35,18 +35,17 @@ def test_off_loads_nothing(value: str | None) -> None:
 
 @pytest.mark.parametrize("value", ["1", "true", "yes"])
 def test_on_loads_the_registry_and_nothing_that_costs(value: str) -> None:
-    """Nothing but seven small files of ours, not even `typing`, which costs a bare interpreter nine milliseconds."""
+    """Nothing but six small files of ours, not even `typing`, which costs a bare interpreter nine milliseconds."""
     code = LOADED + "; print(*sorted(m for m in sys.modules if not m.startswith('stagetrace')))"
     bare, done = python(code), python(code, STAGETRACE=value)
     modules, others = done.stdout.splitlines()
     assert json.loads(modules) == [
         "stagetrace",
+        "stagetrace.activate",
+        "stagetrace.import_hooks",
         "stagetrace.instrumentation",
-        "stagetrace.instrumentation.import_hooks",
         "stagetrace.instrumentation.registry",
         "stagetrace.real_threads",
-        "stagetrace.runtime",
-        "stagetrace.runtime.activate",
     ]
     assert {*others.split()} - {*bare.stdout.splitlines()[1].split()} <= {"__future__"}
     assert done.stderr == ""
@@ -69,7 +68,7 @@ def test_a_library_without_a_server_loads_no_opentelemetry(library: str) -> None
 @pytest.mark.smoke
 def test_isolated_mode_still_activates() -> None:
     """`python -I` ignores PYTHONPATH, which the usual wrapper commands rely on."""
-    assert "stagetrace.runtime.activate" in json.loads(python(LOADED, "-I", STAGETRACE="1").stdout)
+    assert "stagetrace.activate" in json.loads(python(LOADED, "-I", STAGETRACE="1").stdout)
 
 
 @pytest.mark.thorough
@@ -78,7 +77,7 @@ def test_a_library_imported_before_us_is_patched_too() -> None:
 from fastapi import FastAPI
 import sklearn.linear_model, onnxruntime
 before = FastAPI.__call__
-from stagetrace.runtime.activate import activate
+from stagetrace.activate import activate
 activate(); activate()
 print(FastAPI.__call__ is not before, hasattr(sklearn.linear_model.LogisticRegression.predict, "_stagetrace_wrapped"))
 print(FastAPI.__call__.__wrapped__ is before)
@@ -106,8 +105,9 @@ def test_modules_of_one_zip_file_are_patched_each_for_itself(tmp_path: Path) -> 
     (tmp_path / "seen.py").write_text("def patch(module):\n    print(module.__name__)\n")
     code = f"""
 import sys
-from stagetrace.instrumentation.registry import PATCHES, _finder
-_finder._patches = dict.fromkeys(PATCHES, "seen:patch")
+from stagetrace.import_hooks import finder
+from stagetrace.instrumentation.registry import PATCHES
+finder._patches = dict.fromkeys(PATCHES, "seen:patch")
 sys.path[:0] = {[str(tmp_path / "app.pyz"), str(tmp_path)]!r}
 import waitress.server, flask.app
 """
@@ -139,8 +139,8 @@ def test_a_failing_import_looks_as_it_does_untraced(body: str, tmp_path: Path) -
 def test_libraries_that_are_not_to_be_patched_are_left_as_they_are() -> None:
     code = """
 import sklearn.base, grpc
-from stagetrace.instrumentation.registry import state
-patched = {name.partition(".")[0] for name in state()[0]}
+from stagetrace.import_hooks import finder
+patched = {name.partition(".")[0] for name in finder.patched}
 print(hasattr(sklearn.base.BaseEstimator.__setstate__, "__wrapped__"), *sorted(patched))
 """
     done = python(code, STAGETRACE="1", STAGETRACE_DISABLED_INSTRUMENTATIONS=" sklearn, concurrent,sklaern")
@@ -154,8 +154,9 @@ print(hasattr(sklearn.base.BaseEstimator.__setstate__, "__wrapped__"), *sorted(p
 def test_a_broken_patch_disables_itself_alone_and_logs_it() -> None:
     code = """
 import sys
-from stagetrace.instrumentation.registry import PATCHES, _finder
-_finder._patches["flask.app"] = "no.such.patch:patch_app"
+from stagetrace.import_hooks import finder
+from stagetrace.instrumentation.registry import PATCHES
+finder._patches["flask.app"] = "no.such.patch:patch_app"
 import flask.app, fastapi
 print(hasattr(fastapi.FastAPI.__call__, "__wrapped__"))
 """
@@ -169,7 +170,7 @@ def test_a_failing_activation_leaves_the_interpreter_alone() -> None:
     code = """
 import stagetrace.instrumentation.registry as registry
 registry.install = lambda: 1 / 0
-from stagetrace.runtime.activate import from_environment
+from stagetrace.activate import from_environment
 from_environment()
 print("fine")
 """

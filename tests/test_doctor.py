@@ -23,13 +23,13 @@ from backends import free_port
 from otlp.receiver import Reply, run_receiver
 from services import PYTHON, run_service
 from sink import run_sink
+from stagetrace import versions
 from stagetrace.cli.doctor import delivery, installation, processes
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.cli.main import main
 from stagetrace.installed_from import requirement
 from stagetrace.otlp.export.spool import Spool
 from stagetrace.process_status import files as status
-from stagetrace.runtime import versions
 from test_status import environment, has_delivered_three, status_in
 
 if TYPE_CHECKING:

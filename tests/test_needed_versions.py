@@ -14,7 +14,7 @@ import tomllib  # type: ignore[import-not-found]  # there from 3.11 on, which th
 from environments import ROOT, folder_with
 from services import LAUNCHERS, PYTHON, Service, run_service
 from sink import run_sink
-from stagetrace.runtime import versions
+from stagetrace import versions
 from test_doctor import DOCTOR, settings
 from test_harmless import answers
 
@@ -149,7 +149,7 @@ def test_an_unknown_version_is_not_held_against_a_package(tmp_path: Path) -> Non
     code = f"""
 import sys, builtins
 sys.path += [{str(ROOT / "src")!r}, {str(tmp_path)!r}]
-from stagetrace.runtime import versions
+from stagetrace import versions
 print(len(versions.unfit(versions.installed())), versions.fit())
 builtins.quit = None
 print(*(name for name, _, _ in versions.unfit(versions.installed())), versions.fit())

@@ -2,7 +2,7 @@
 
 from ml import app
 
-from stagetrace.runtime.activate import activate
+from stagetrace.activate import activate
 
 activate()
 

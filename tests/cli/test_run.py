@@ -29,7 +29,7 @@ def test_it_switches_recording_on_and_passes_the_exit_code_on() -> None:
 
 def test_it_lets_a_sitecustomize_that_it_hides_run(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('theirs')\n")
-    code = "import sys; print('stagetrace.runtime.activate' in sys.modules, sys.modules['sitecustomize'].__file__)"
+    code = "import sys; print('stagetrace.activate' in sys.modules, sys.modules['sitecustomize'].__file__)"
     done = run("--", PYTHON, "-c", code, PYTHONPATH=str(tmp_path))
     # Once for the command that replaces itself, once for the program that it became.
     assert done.stdout.splitlines() == ["theirs", "theirs", f"True {tmp_path / 'sitecustomize.py'}"]
@@ -81,7 +81,7 @@ def test_an_option_of_another_program_is_its_own() -> None:
 def test_what_is_proposed_instead_works(tmp_path: Path) -> None:
     """A program may start recording itself, if it finds the package."""
     (tmp_path / "app.py").write_text(
-        "import sys; sys.path += PATH; from stagetrace.runtime.activate import from_environment; from_environment()\n"
+        "import sys; sys.path += PATH; from stagetrace.activate import from_environment; from_environment()\n"
         "print(any(type(one).__name__ == 'PostImportFinder' for one in sys.meta_path))".replace("PATH", repr(sys.path))
     )
     argv = [PYTHON, "-S", str(tmp_path / "app.py")]

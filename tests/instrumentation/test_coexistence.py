@@ -110,7 +110,7 @@ def test_what_a_middleware_samples_for_nobody_is_no_sampling(rate: str, sink: Si
         ("silent_middleware", "stagetrace.instrumentation.opentelemetry.server_instrumentations:is_silent"),
         ("silent_middleware", "stagetrace.instrumentation.opentelemetry.server_instrumentations:StandIn"),
         ("silent_telemetry", "stagetrace.recording.own_span:OwnSpan.take_ids"),
-        ("silent_provider", "stagetrace.instrumentation.opentelemetry.providers:joined"),
+        ("silent_provider", "stagetrace.sla.providers:joined"),
         ("silent_provider", "stagetrace.sla.processor:exports"),
     ],
 )

@@ -65,7 +65,7 @@ CALLS = {"grpc_threads": THREADS, "grpc_aio": AIO}
 START = [
     pytest.param("grpc_threads", "stagetrace.instrumentation.grpc_server.grpc:_adopts", marks=pytest.mark.smoke),
     ("grpc_aio", "stagetrace.instrumentation.grpc_server.grpc:_adopts"),
-    ("grpc_threads", "stagetrace.runtime.sigterm:start"),
+    ("grpc_threads", "stagetrace.sigterm:start"),
     ("grpc_threads", "stagetrace.instrumentation.grpc_server.request:Server.__init__"),
     ("grpc_aio", "stagetrace.instrumentation.grpc_server.request:Server.__init__"),
     ("grpc_aio", "stagetrace.instrumentation.grpc_server.request:Server.listen"),

@@ -46,11 +46,11 @@ class Server:
 SERVICE = """
 import json, os, sys
 import stagetrace.instrumentation.models, stagetrace.instrumentation.wsgi_servers
-from stagetrace.instrumentation import registry
+from stagetrace.import_hooks import finder
 
 for package in (stagetrace.instrumentation.models, stagetrace.instrumentation.wsgi_servers):
     package.__path__.append(os.path.join(os.environ["FOLDER"], package.__name__.rpartition(".")[2]))
-registry._finder.add(json.loads(os.environ["PATCHES"]))
+finder.add(json.loads(os.environ["PATCHES"]))
 sys.path.insert(0, os.environ["FOLDER"])
 
 from oakserve.server import Server

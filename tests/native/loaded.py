@@ -15,7 +15,7 @@ NAME = "stagetrace._native"
 USERS = (
     "instrumentation.asgi.request",
     "otlp.decode.native",
-    "runtime.sigterm",
+    "sigterm",
     "sla.entry_recorder",
 )  # these prepare all groups of functions
 FOLDER = "STAGETRACE_TEST_SANITIZED"  # where the extension with sanitizers is; set by sanitize.py

@@ -11,13 +11,13 @@ import sys
 import pytest
 
 from missing import missing, unused
-from stagetrace.runtime.sigterm import IN_C
+from stagetrace.sigterm import IN_C
 
 pytestmark = pytest.mark.native
 
 PRELUDE = """
 import os, signal, subprocess, sys, threading, time
-from stagetrace.runtime import sigterm
+from stagetrace import sigterm
 
 def say(*what):
     print(*what, flush=True)
@@ -33,7 +33,7 @@ def deliver():
 
 sigterm.catch(deliver)
 """
-ACTIVATED = "\nfrom stagetrace.runtime.activate import activate; activate()\n"
+ACTIVATED = "\nfrom stagetrace.activate import activate; activate()\n"
 # Whether the kernel would call a handler for SIGTERM.
 CAUGHT = """bool(int(open("/proc/self/status").read().partition("SigCgt:")[2].split()[0], 16) >> 14 & 1)"""
 WAIT = "\ntime.sleep(3600)"

@@ -96,9 +96,9 @@ def take_theirs_away() -> None:
     """Let their middleware pass all on, and record entry spans at each test's provider as at one of our own."""
     from stagetrace.instrumentation.http import attributes as http
     from stagetrace.instrumentation.http import metrics as http_metrics
-    from stagetrace.instrumentation.opentelemetry.providers import joined
     from stagetrace.runtime.runtime import runtime
     from stagetrace.sla.entry_recorder import EntryRecorder
+    from stagetrace.sla.providers import joined
 
     async def pass_on(self: Any, scope: Any, receive: Any, send: Any) -> None:
         await self.app(scope, receive, send)

@@ -8,7 +8,7 @@ import sys
 here = os.path.dirname(os.path.abspath(__file__))
 
 try:
-    from stagetrace.runtime.activate import from_environment
+    from stagetrace.activate import from_environment
 
     from_environment()
 except Exception as error:  # noqa: BLE001 -- the interpreter that starts belongs to somebody else

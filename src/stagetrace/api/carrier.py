@@ -8,11 +8,10 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from stagetrace import config
+from stagetrace import config, versions
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.current_record import current, recording
 from stagetrace.recording.segments import coalesced
-from stagetrace.runtime import versions
 from stagetrace.semconv import HANDLER, ML_STAGE
 
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"cannot record {command[0]} -S: by that option Python runs neither .pth files nor sitecustomize,"
             " by one of which recording starts.\n"
             "Leave -S out, or let the program itself begin with:"
-            " import stagetrace.runtime.activate; stagetrace.runtime.activate.from_environment()"
+            " import stagetrace.activate; stagetrace.activate.from_environment()"
         )
     os.execve(program, command, environment())  # noqa: S606 -- what the user asked for
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from stagetrace.instrumentation.import_hooks import PostImportFinder
+from stagetrace.import_hooks import finder
 
 DISABLED = "STAGETRACE_DISABLED_INSTRUMENTATIONS"
 _ALL = {
@@ -114,19 +114,9 @@ def _wanted() -> dict[str, str]:
 
 
 PATCHES = _wanted()
-_finder = PostImportFinder({name: patch for name, patch in PATCHES.items() if name not in _WHERE_SERVED})
 
 
 def install() -> None:
     """Patch what is imported already, now, and all else when it is imported. Calling it again changes nothing."""
-    _finder.install()
-
-
-def install_for_serving() -> None:
-    """Patch once what only a process that serves needs."""
-    _finder.add({name: PATCHES[name] for name in _WHERE_SERVED & set(PATCHES)})
-
-
-def state() -> tuple[list[str], dict[str, str]]:
-    """Return which modules of libraries are patched, in that order, and why others could not be patched."""
-    return list(_finder.patched), dict(_finder.failed)
+    for_serving = {name: PATCHES[name] for name in _WHERE_SERVED & set(PATCHES)}
+    finder.install({name: patch for name, patch in PATCHES.items() if name not in for_serving}, for_serving)

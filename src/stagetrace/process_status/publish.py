@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import config, log, unrecognised_models
 from stagetrace.guard import failures, guarded, switched_off
+from stagetrace.import_hooks import finder
 from stagetrace.process_status import files
+from stagetrace.process_status.counts import crowded_waits, ignored_headers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,27 +83,23 @@ def rehearse(target: str) -> None:
 
 def collect(target: str) -> dict[str, Any]:
     """Return what changes while the process runs; `target` is how messages name the place that spans go to."""
-    from stagetrace.instrumentation import registry
-    from stagetrace.instrumentation.http import queue_headers
-    from stagetrace.instrumentation.thread_pools import queue_attributes
     from stagetrace.sources.registry import silent
 
-    patched, failed = registry.state()
     return {
         "service": _resource().get("service.name"),
         "target": target,
         **_judged(),
         **_spans(),
         "patches": {
-            "patched": patched,
-            "failed": failed,
+            "patched": list(finder.patched),
+            "failed": dict(finder.failed),
             "switched_off": switched_off(),
             "failures": dict(failures),
         },
         "unpatched_models": unrecognised_models.imported(),
         "sampler": sampler(),
-        "waits": dict(queue_attributes.crowded),
-        "ignored_headers": dict(queue_headers.ignored),
+        "waits": dict(crowded_waits),
+        "ignored_headers": dict(ignored_headers),
         "silent_sources": silent(),
     }
 

@@ -159,7 +159,7 @@ def prepared(name: Any, attributes: dict[str, Any] | None) -> Mark:
 
 def decorated(stage: Callable[..., Any], name: Any, attributes: dict[str, Any] | None, function: F) -> F:
     """Return a function with each of its calls such a stage. Raises TypeError for what is no function."""
-    from stagetrace.api.stage_decorator import decorated
+    from stagetrace.recording.stage_decorator import decorated
 
     return decorated(lambda: stage(name, **(attributes or {})), function)
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
-    from stagetrace.otlp.encode.span_encoder import Block
     from stagetrace.recording.record import RequestRecord
 
 _making = threading.Lock()  # guards the making of any span's notes
@@ -72,10 +71,11 @@ class Described(Protocol):
     def known_attributes(self) -> dict[str, Any]:
         """Return what is known when the request comes in, for samplers of other people's."""
 
-    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
+    def describe(self) -> tuple[list[Any], Any, dict[str, Any]]:
         """Return the entry span's attributes, besides those set on it.
 
-        They are blocks, of which there are few combinations in a service, one block of the client, and the rest.
+        They are blocks (`otlp.encode.span_encoder.Block`), of which there are few combinations in a service, one block
+        of the client, and the rest.
         """
 
 

@@ -58,8 +58,8 @@ def _entry_recorder(
     provider: TracerProvider, senders: list[EncodingSpanProcessor], *, others: bool
 ) -> EntryRecorder | None:
     """Return what records entry spans; `others`: whether some of the provider's processors want to see spans."""
-    from stagetrace.instrumentation.opentelemetry.providers import joined
     from stagetrace.sla.entry_recorder import EntryRecorder
+    from stagetrace.sla.providers import joined
 
     processor = joined(provider)
     if processor is None:
@@ -73,7 +73,7 @@ def _entry_recorder(
 @guarded
 def complete(provider: Any, bounded: Bounded) -> str | None:
     """Send the spans of the provider that this service has set, as long as it has no exporter; return where they go."""
-    from stagetrace.instrumentation.opentelemetry.providers import joined
+    from stagetrace.sla.providers import joined
 
     processor = joined(provider)
     if processor is None or processor.sends:

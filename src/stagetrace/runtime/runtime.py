@@ -11,10 +11,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from stagetrace import log, setting_problems, unrecognised_models
+from stagetrace import log, setting_problems, sigterm, unrecognised_models
 from stagetrace.guard import guarded, report
+from stagetrace.import_hooks import finder
 from stagetrace.real_threads import Event, has_greenlets, in_thread, sleep
-from stagetrace.runtime import sigterm
 from stagetrace.runtime.shutdown import BoundedFlush
 from stagetrace.runtime.worker import Worker
 from stagetrace.sla import verdict_counts
@@ -78,11 +78,10 @@ class Runtime:
     def _prepare_first(self) -> None:
         from opentelemetry import trace
 
-        from stagetrace.instrumentation.registry import install_for_serving
         from stagetrace.runtime import provider
         from stagetrace.sources import gc_pauses
 
-        install_for_serving()
+        finder.begin_serving()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._begin_again)
         current = trace.get_tracer_provider()
@@ -221,14 +220,12 @@ def _offer_metrics() -> None:
 
 def _log_start(target: str) -> None:
     from stagetrace import __version__
-    from stagetrace.instrumentation.registry import state
     from stagetrace.process_status.files import samples_all
     from stagetrace.process_status.publish import sampler
 
-    patched, failed = state()
-    seen = sorted({name.partition(".")[0] for name in patched} - _EVERYWHERE)
+    seen = sorted({name.partition(".")[0] for name in finder.patched} - _EVERYWHERE)
     sampled = "" if samples_all(sampler()) else f", head sampler {sampler()}"
-    broken = f"; not patched: {', '.join(failed)} (`stagetrace doctor` shows why)" if failed else ""
+    broken = f"; not patched: {', '.join(finder.failed)} (`stagetrace doctor` shows why)" if finder.failed else ""
     log.info(
         f"{__version__} recording in process {os.getpid()} ({', '.join(seen)}), spans to {target}{sampled}, "
         f"judging by: {objectives_text()}{broken}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.real_threads import start_new_thread
-from stagetrace.runtime.sigterm import IN_C
+from stagetrace.sigterm import IN_C
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,27 +19,12 @@ from stagetrace.sla.verdict import overlap
 from stagetrace.sources import gc_pauses, loops, thread_cpu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import Any, Protocol
+    from collections.abc import Iterable, Iterator, Sequence
 
     from stagetrace.recording.segments import Segment
-    from stagetrace.sources.thread_cpu import CpuSample
+    from stagetrace.sla.breakdown_by_stage import Measurements
 
     Interval = tuple[int, int]
-
-    class Measurements(Protocol):
-        """What a request's timeline has measured, besides its stages."""
-
-        cpu_samples: Sequence[tuple[CpuSample, CpuSample]]
-        wakeups: Sequence[tuple[int, int, int]]
-        calls: Sequence[tuple[str, int, int]]
-        peer_waits: Sequence[Interval] | None
-        socket_waits: Sequence[tuple[int, int, bool]]
-
-        def fits_buffer(self, activity: str) -> bool: ...  # noqa: D102
-
-        model: Mapping[str, Any]
-
 
 RIVALS: Final = 0.5  # of the time blocked, computed by other threads meanwhile: they held what it waited for
 EXPLAINS: Final = 0.25  # of another wait

@@ -19,13 +19,26 @@ from stagetrace.sources import gc_pauses, thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any, Protocol
 
     from stagetrace.recording.segments import Segment
-    from stagetrace.sla.breakdown import Measurements
     from stagetrace.sources.thread_cpu import CpuSample, Descriptor
 
     Interval = tuple[int, int]
     Piece = tuple[list[Interval], thread_cpu.Share]
+
+    class Measurements(Protocol):
+        """What a request's record has measured, besides its stages."""
+
+        cpu_samples: Sequence[tuple[CpuSample, CpuSample]]
+        wakeups: Sequence[tuple[int, int, int]]
+        calls: Sequence[tuple[str, int, int]]
+        peer_waits: Sequence[Interval] | None
+        socket_waits: Sequence[tuple[int, int, bool]]
+        model: Mapping[str, Any]
+
+        def fits_buffer(self, activity: str) -> bool: ...  # noqa: D102
+
 
 WAITS: Final = {NETWORK_RECEIVE: cause.SLOW_UPLOAD, NETWORK_SEND: cause.SLOW_DOWNLOAD}
 QUEUES: Final = {"socket": cause.SOCKET_WAIT, "batch": cause.BATCH_WAIT}

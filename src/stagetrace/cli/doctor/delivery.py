@@ -40,7 +40,7 @@ class Probe:
     def __init__(self, *trace_id: str) -> None:
         """Start the probe; it sends an empty request, or one span of the given trace."""
         env = {**os.environ, "STAGETRACE": "0", "GRPC_VERBOSITY": "NONE"}
-        command = [sys.executable, "-m", "stagetrace.process_status.doctor_probe", *trace_id]
+        command = [sys.executable, "-m", "stagetrace.doctor_probe", *trace_id]
         self._process = subprocess.Popen(  # noqa: S603 -- our own interpreter
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
         )
@@ -62,7 +62,7 @@ def checks(asked: dict[str, Any] | None, why: str) -> Iterator[Check]:
     """Yield the checks; `asked` is the output of the probe, or None for the reason `why`."""
     yield settings()
     if asked is None:
-        fix = f"run {sys.executable} -m stagetrace.process_status.doctor_probe and see its output"
+        fix = f"run {sys.executable} -m stagetrace.doctor_probe and see its output"
         yield Check("endpoint", FAIL, f"the exporter cannot be tried: {why}", fix)
     else:
         yield from endpoints(asked["targets"])

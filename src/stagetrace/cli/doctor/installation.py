@@ -11,12 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import __version__, config, setting_problems, unrecognised_models
+from stagetrace import __version__, config, setting_problems, unrecognised_models, versions
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.errors import PolicyError
 from stagetrace.installed_from import requirement
 from stagetrace.process_status import files
-from stagetrace.runtime import versions
 from stagetrace.sla.policy import HOW, Policy
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 _STARTS_WITHIN_S: Final = 30
 _FILES: Final = ("stagetrace.pth", "stagetrace.start")
 _MEANS_OFF: Final = ("no", "off", "none", "disabled", "n")
-_ACTIVATED: Final = "import sys; print('stagetrace.runtime.activate' in sys.modules)"
+_ACTIVATED: Final = "import sys; print('stagetrace.activate' in sys.modules)"
 _DISTRIBUTIONS: Final = {"grpc": "grpcio", "sklearn": "scikit-learn"}
 # Servers and model libraries in common use, to report the installed ones that have no patch.
 _KNOWN: Final = (
@@ -41,7 +40,7 @@ _UNSEEN: Final = {
 
 
 def checks(asked: dict[str, Any] | None) -> Iterator[Check]:
-    """Yield the checks; `asked` is the output of `stagetrace.process_status.doctor_probe`, None if it failed."""
+    """Yield the checks; `asked` is the output of `stagetrace.doctor_probe`, None if it failed."""
     yield Check("python", OK, f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
     here = versions.installed()
     records = not versions.unfit(here)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.connection.arrival import Arrival
 from stagetrace.instrumentation.connection.lookup import note_error, socket_of, transport_of
-from stagetrace.instrumentation.thread_pools.queue_attributes import crowded
+from stagetrace.process_status.counts import crowded_waits
 from stagetrace.recording.loop_blockers import blocker
 from stagetrace.semconv import QUEUE, QUEUE_BLOCKED_BY, QUEUE_REASON
 from stagetrace.sources import socket_wait
@@ -97,6 +97,6 @@ def show(timeline: RequestRecord, start: int, end: int) -> None:
 
 
 def _attributes(start: int, end: int) -> dict[str, str]:
-    crowded[SOCKET] = crowded.get(SOCKET, 0) + 1
+    crowded_waits[SOCKET] = crowded_waits.get(SOCKET, 0) + 1
     blocked_by = blocker(start, end)
     return {**REASON, QUEUE_BLOCKED_BY: blocked_by} if blocked_by else REASON

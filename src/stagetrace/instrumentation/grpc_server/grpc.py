@@ -100,7 +100,7 @@ def _adopts(interceptors: Any) -> bool:
     theirs = [one for one in interceptors if type(one).__module__.startswith(OTEL_PACKAGE)]
     if not theirs:
         return False
-    from stagetrace.instrumentation.opentelemetry.providers import is_silent
+    from stagetrace.sla.providers import is_silent
 
     return any(not is_silent(getattr(one, "_tracer", None)) for one in theirs)
 

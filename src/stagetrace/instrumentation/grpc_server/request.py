@@ -30,7 +30,6 @@ from stagetrace.recording.own_span import OwnSpan
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.span_backend import SdkSpan
 from stagetrace.runtime.runtime import runtime
-from stagetrace.runtime.sigterm import awaited
 from stagetrace.semconv import (
     NETWORK_MESSAGES_RECEIVED,
     NETWORK_RECEIVE,
@@ -39,6 +38,7 @@ from stagetrace.semconv import (
     NETWORK_SENT_BYTES,
     SLA_DEADLINE_REMAINING_MS,
 )
+from stagetrace.sigterm import awaited
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

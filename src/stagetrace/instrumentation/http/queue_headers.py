@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from stagetrace import log
+from stagetrace.process_status.counts import ignored_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +25,6 @@ _TIME: Final = re.compile(r"(?:t\s*=\s*)?([0-9]{10,19})(\.[0-9]{1,9})?(?:\s+\w=\
 _UNITS_NS: Final = {10: 1_000_000_000, 13: 1_000_000, 16: 1_000, 19: 1}
 
 UNREADABLE, FUTURE, TOO_OLD = "unreadable", "in the future", "too old"
-ignored: dict[str, int] = {}  # the number of headers without a plausible time, by reason
 
 
 def waited_ns(value: str, now_ns: int) -> int | str:
@@ -53,7 +53,7 @@ def time_in_queue_ms(values: Iterable[str], now_ns: int) -> float | None:
     for value in values:
         waited = waited_ns(value, now_ns)
         if isinstance(waited, str):
-            ignored[waited] = ignored.get(waited, 0) + 1
+            ignored_headers[waited] = ignored_headers.get(waited, 0) + 1
             _log(waited, value)
         else:
             longest = waited if longest is None else max(longest, waited)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import log
 from stagetrace.guard import guarded
+from stagetrace.import_hooks import finder
 from stagetrace.real_threads import allocate_lock, sleep, start
 
 if TYPE_CHECKING:
@@ -109,12 +110,10 @@ def _calling_server() -> str | None:
 
 def _may_be_served() -> bool:
     """Return whether a server or framework was patched, or a provider was set, whose entry spans would be adopted."""
-    from stagetrace.instrumentation.registry import state
-
     # Not by `get_tracer_provider`, which may set one.
     if getattr(sys.modules.get("opentelemetry.trace"), "_TRACER_PROVIDER", None) is not None:
         return True
-    return any(name.partition(".")[0] in SERVING for name in state()[0])
+    return any(name.partition(".")[0] in SERVING for name in finder.patched)
 
 
 def _has_parent() -> bool:

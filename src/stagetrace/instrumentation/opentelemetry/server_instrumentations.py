@@ -19,9 +19,9 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import request_in
 from stagetrace.instrumentation.http.metrics import Counted
 from stagetrace.instrumentation.http.pickled_scope import adapter_of
-from stagetrace.instrumentation.opentelemetry.providers import is_silent
 from stagetrace.recording.context import RequestSpan, StandIn
 from stagetrace.recording.current_record import current, entries, recording
+from stagetrace.sla.providers import is_silent
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -5,18 +5,17 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from stagetrace.process_status.counts import crowded_waits
 from stagetrace.semconv import QUEUE_POOL_SIZE, QUEUE_REASON, QUEUE_WAITERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-crowded: dict[str, int] = {}  # by reason: how many waits began while others waited
-
 
 def wait(reason: str, size: Any, waiters: int) -> Mapping[str, Any]:
     """Return the attributes, not to be changed, of a wait that begins now; `size` is None where the pool has none."""
     if waiters:
-        crowded[reason] = crowded.get(reason, 0) + 1
+        crowded_waits[reason] = crowded_waits.get(reason, 0) + 1
     return _wait(reason, size, waiters)
 
 

@@ -16,10 +16,10 @@ from opentelemetry import trace
 
 from stagetrace.guard import guarded_end
 from stagetrace.instrumentation.base import SCOPE_KEY
-from stagetrace.instrumentation.opentelemetry.providers import is_silent
 from stagetrace.instrumentation.wsgi.response import Transfer, incomplete_reason
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.record import RequestRecord
+from stagetrace.sla.providers import is_silent
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

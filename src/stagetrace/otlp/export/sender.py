@@ -18,7 +18,7 @@ from stagetrace.otlp.export.replay_order import STUCK_AFTER
 from stagetrace.otlp.export.response import Trouble
 from stagetrace.real_queue import Empty, SimpleQueue
 from stagetrace.real_threads import Condition, allocate_lock, start
-from stagetrace.runtime.sigterm import catch_again
+from stagetrace.sigterm import catch_again
 
 if TYPE_CHECKING:
     from pathlib import Path

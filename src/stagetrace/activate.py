@@ -22,7 +22,7 @@ def _report(error: Exception) -> None:
         from stagetrace.guard import report
     except Exception:  # noqa: BLE001 -- a broken installation, in which nothing can be logged either
         return
-    report("stagetrace.runtime.activate", error)
+    report("stagetrace.activate", error)
 
 
 def activate() -> None:

@@ -13,7 +13,7 @@ def joined(provider: Any) -> SLASpanProcessor | None:
     from stagetrace.sla.processor import SLASpanProcessor
 
     processor = getattr(provider, "_active_span_processor", None)
-    return processor if isinstance(processor, SLASpanProcessor) and not provider._disabled else None
+    return processor if isinstance(processor, SLASpanProcessor) and not provider._disabled else None  # noqa: SLF001
 
 
 def is_silent(tracer: Any) -> bool:

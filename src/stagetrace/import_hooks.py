@@ -24,21 +24,26 @@ _ANYWHERE = ("signal", "concurrent.futures.thread")
 class PostImportFinder:
     """A finder for `sys.meta_path` that finds nothing itself and adds one step after `exec_module`."""
 
-    def __init__(self, patches: Mapping[str, str]) -> None:
-        """Take the patches by module of a library, each as `module:function`."""
-        self._patches = dict(patches)
+    def __init__(self) -> None:
+        self._patches: dict[str, str] = {}  # by module of a library, each as `module:function`
+        self._for_serving: Mapping[str, str] = {}
         self._finding: set[str] = set()
         self._installed = False
         self.patched: list[str] = []  # modules of libraries, in the order in which they were patched
         self.failed: dict[str, str] = {}  # modules that could not be patched, and why
 
-    def install(self) -> None:
-        """Put the finder first, and patch what is already imported."""
+    def install(self, patches: Mapping[str, str], for_serving: Mapping[str, str]) -> None:
+        """Put the finder first, and patch what is already imported, once; `for_serving` waits for `begin_serving`."""
         if self._installed:
             return
         self._installed = True
+        self._patches, self._for_serving = dict(patches), for_serving
         sys.meta_path.insert(0, self)
         self._run_imported()
+
+    def begin_serving(self) -> None:
+        """Patch once what only a process that serves needs."""
+        self.add(self._for_serving)
 
     def add(self, patches: Mapping[str, str]) -> None:
         """Add patches; those of modules that were patched before, or failed, are not run again."""
@@ -94,7 +99,7 @@ class PostImportFinder:
         try:
             from importlib import import_module
 
-            from stagetrace.runtime import versions
+            from stagetrace import versions
 
             is_anywhere = name in _ANYWHERE
             if not versions.fit(logs=not is_anywhere):
@@ -121,3 +126,6 @@ class PostImportFinder:
             f"cannot patch {name} ({self.failed[name]}); it runs as if untraced, everything else is traced.\n"
             "This version of it may be newer than stagetrace: upgrade stagetrace, or report it.",
         )
+
+
+finder = PostImportFinder()  # of this process; `instrumentation/registry.py` gives it the patches
