@@ -65,7 +65,7 @@ PARTS = [
     ),
     "stagetrace.sources.thread_cpu:read_sample",
     *("stagetrace.instrumentation.models.base:_attributes_of_call", "stagetrace.instrumentation.models.base:between"),
-    *("stagetrace.sla.processor:breakdown_of", "stagetrace.sla.baseline:cause_of", "stagetrace.sla.breakdown:overlap"),
+    *("stagetrace.sla.finish:breakdown_of", "stagetrace.sla.baseline:cause_of", "stagetrace.sla.breakdown:overlap"),
     "stagetrace.sla.baseline:Baselines.wants",
     "stagetrace.instrumentation.asgi.serve:_url",
     *(
@@ -115,7 +115,7 @@ PARTS = [
             *("own_span:_tracer", "record:SpanContext"),
             *("record:RequestRecord._settle", "record:RequestRecord._shorten", "record:RequestRecord.abandon"),
             *("record:RequestRecord.close", "record:RequestRecord.freeze"),
-            *("record:RequestRecord.noted", "record:RequestRecord.stage_context", "record:Tiler"),
+            *("record:RequestRecord.stage_context", "record:Tiler", "stages:Stages.totals"),
             *("tiler:Segment", "tiler:Tiler.close", "tiler:Tiler.take", "tiler:_tiles"),
         )
     ),
@@ -123,11 +123,17 @@ PARTS = [
         f"stagetrace.sla.entry_recorder:{name}"
         for name in (
             *("EntryRecorder.end", "EntryRecorder.identify", "EntryRecorder._drops"),
-            *("EntryRecorder._put", "EntryRecorder._rest", "EntryRecorder._send", "EntryRecorder._block"),
-            *("_give_way", "_model", "encode_entry", "encode_notes", "encoded", "entry_rest", "judge"),
-            *("request", "stage_head"),
+            *("EntryRecorder._rest", "EntryRecorder._send", "EntryRecorder._encoded", "encode_request", "finish"),
+            *("_give_way", "_given", "_without", "encode_notes", "entry_rest"),
         )
     ),
+    *(f"stagetrace.sla.finish:{name}" for name in ("_tiled", "_cause", "_explained", "_breakdown", "judge", "decide")),
+    *(
+        "stagetrace.sla.finish:Decided.block",
+        "stagetrace.sla.processor:decided",
+        "stagetrace.sla.processor:Baselines.add",
+    ),
+    *(f"stagetrace.sla.verdict_counter:VerdictCounter.{name}" for name in ("add", "add_cause")),
     *("stagetrace.sla.processor:SLASpanProcessor.hold", "stagetrace.sla.processor:SLASpanProcessor.release"),
     *(
         "stagetrace.sla.processor:dropped",
@@ -203,12 +209,8 @@ PARTS_FOR_OTHERS = [
     *("stagetrace.recording.own_span:OwnSpan.readable", "stagetrace.recording.own_span:FinishedSpan"),
     "stagetrace.sla.entry_recorder:EntryRecorder.begin",
     *("stagetrace.recording.own_span:OwnSpan.attributes", "stagetrace.recording.spans:SpanContext"),
-    *("stagetrace.sla.entry_recorder:EntryRecorder._segments", "stagetrace.sla.entry_recorder:FinishedSpan"),
-    *(
-        "stagetrace.sla.entry_recorder:sampled",
-        "stagetrace.sla.entry_recorder:stage_span",
-        "stagetrace.sla.entry_recorder:judge",
-    ),
+    *(f"stagetrace.sla.entry_recorder:{name}" for name in ("EntryRecorder._hand_on", "FinishedSpan", "mark_breach")),
+    *(f"stagetrace.sla.finish:{name}" for name in ("request_spans", "sampled", "stage_span", "judge")),
     "stagetrace.otlp.encode.span_encoder:_event",
 ]
 # Servers close the connection after an exception, and say so only where they are asked to.

@@ -192,7 +192,7 @@ def forget() -> None:
     recorder = sys.modules["stagetrace.runtime.runtime"].runtime.recorder
     if recorder is not None:
         recorder._rests.clear()
-        recorder._unbroken.clear()
+        sys.modules["stagetrace.sla.finish"]._blocks.clear()
         recorder._processor.learned._seen = Seen()
 
 

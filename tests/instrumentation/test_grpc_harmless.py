@@ -82,7 +82,7 @@ ANYWHERE = [
     *(RPC + name for name in ("OwnSpan.__init__", "OwnSpan.end_request", "Rpc.describe", "Stream", "Rpc.end_chunk")),
     *(f"stagetrace.recording.record:RequestRecord.{name}" for name in ("enter", "leave", "noted", "abandon")),
     *(RECORDER + name for name in ("EntryRecorder.end", "EntryRecorder.identify", "EntryRecorder._send")),
-    *(RECORDER + name for name in ("EntryRecorder._rest", "EntryRecorder._put", "request", "judge", "entry_rest")),
+    *(RECORDER + name for name in ("EntryRecorder._rest", "encode_request", "finish", "entry_rest")),
     "stagetrace.sla.policy:Policy.objective",
     "stagetrace.otlp.export.batch_processor:EncodingSpanProcessor.put",
 ]

@@ -272,7 +272,7 @@ def test_items_served_in_the_same_turn_of_the_loop_have_their_batch() -> None:
         future = asyncio.get_running_loop().create_future()
         await waiting.put((number, future))
         assert await future == number
-        return [segment.stage for segment in timeline.close(timeline.started, time.time_ns())]
+        return [segment.stage for segment in timeline.close(timeline.started, time.time_ns()).segments()]
 
     async def run() -> list[list[str]]:
         waiting = patched(asyncio).Queue()

@@ -85,7 +85,7 @@ def test_with_a_free_thread_the_whole_wait_is_wakeup_latency() -> None:
         assert asked <= since <= until
         assert 0 <= lacked <= until - since + MS
         assert back == UNKNOWN
-        segments = timeline.close(timeline.started, time.time_ns())
+        segments = timeline.close(timeline.started, time.time_ns()).segments()
         assert "queue" in {segment.stage for segment in segments}
         assert "pool_wait" not in breakdown_of(segments, timeline).times
         return since - asked < 10 * MS
@@ -177,7 +177,7 @@ def test_a_cancelled_wait_ends_then() -> None:
             cancelled_at = time.time_ns()
             release.set()
             await first
-            return cancelled_at, timeline.close(timeline.started, time.time_ns())
+            return cancelled_at, timeline.close(timeline.started, time.time_ns()).segments()
 
     cancelled_at, segments = asyncio.run(main())
     (wait,) = [one for one in segments if one.stage == "queue"]

@@ -56,7 +56,7 @@ def test_a_request_that_ends_before_its_batch_has_been_in_it_until_then() -> Non
     key = hand_on(timeline, "batch", now)
     batch = Batch([RequestRef(key, ENTRY)], 2, "batch", start=now + 100)
     batch.begin_telling("inference", now + 100)
-    segments = timeline.close(now - 1_000, now + 1_000)
+    segments = timeline.close(now - 1_000, now + 1_000).segments()
     assert shape(segments) == [("preprocess", 1_000), ("queue", 100), ("inference", 900)]
     assert segments[1].attributes == {"queue.reason": "batch"}
     assert segments[2].attributes == {"ml.batch.size": 2}
@@ -68,7 +68,7 @@ def test_a_request_that_was_handed_on_begins_with_its_wait() -> None:
     timeline.bound = True
     timeline.wait_since(1_000, 2_500, {"queue.reason": "worker"})
     assert timeline.started == 1_000
-    assert shape(timeline.close(1_000, 3_000)) == [("queue", 1_500), ("handler", 500)]
+    assert shape(timeline.close(1_000, 3_000).segments()) == [("queue", 1_500), ("handler", 500)]
 
 
 def test_a_forked_worker_tells_in_time() -> None:
@@ -79,7 +79,7 @@ def test_a_forked_worker_tells_in_time() -> None:
     assert is_here(key)
     stages = [("inference", now + 300, now + 500, {"ml.model.name": "m"}, 99, LINK)]
     in_a_fork(lambda: tell(key, "", now + 100, stages, is_over=True))
-    segments = timeline.close(now - 1_000, now + 1_000)
+    segments = timeline.close(now - 1_000, now + 1_000).segments()
     assert shape(segments) == [
         ("preprocess", 1_000),
         ("queue", 100),
@@ -90,7 +90,7 @@ def test_a_forked_worker_tells_in_time() -> None:
     assert segments[1].attributes == {"queue.reason": "worker"}
     assert segments[3].context == SpanContext(1, 99, is_remote=False, trace_flags=TraceFlags(1))
     assert segments[3].link == SpanContext(7, 8, is_remote=True, trace_flags=TraceFlags(1))
-    assert timeline.model == {"ml.model.name": "m"}
+    assert timeline.stages.model == {"ml.model.name": "m"}
 
 
 @pytest.mark.parametrize("activity", [TRANSFORM, PREPARE])
@@ -106,7 +106,11 @@ def test_a_worker_that_dies_has_told_of_no_transform_whose_stage_is_not_settled(
         work.begin_telling("inference", now + 400)
 
     in_a_fork(begin)
-    assert shape(timeline.close(now, now + 1_000)) == [("queue", 100), ("preprocess", 300), ("inference", 600)]
+    assert shape(timeline.close(now, now + 1_000).segments()) == [
+        ("queue", 100),
+        ("preprocess", 300),
+        ("inference", 600),
+    ]
 
 
 def test_a_worker_that_dies_leaves_its_last_stage_open() -> None:
@@ -114,9 +118,9 @@ def test_a_worker_that_dies_leaves_its_last_stage_open() -> None:
     timeline = request(now)
     key = hand_on(timeline, "worker", now)
     in_a_fork(lambda: tell(key, "", now + 100, [("inference", now + 300, None, {}, None, None)], is_over=False))
-    segments = timeline.close(now, now + 1_000)
+    segments = timeline.close(now, now + 1_000).segments()
     assert shape(segments) == [("queue", 100), ("preprocess", 200), ("inference", 700)]
-    assert timeline.model == {"ml.worker.lost": True}
+    assert timeline.stages.model == {"ml.worker.lost": True}
 
 
 def test_what_is_still_in_the_queue_of_a_server_waits() -> None:
@@ -131,8 +135,8 @@ def test_what_is_still_in_the_queue_of_a_server_waits() -> None:
     person = request(now)
     hand_on(person, "", now)
     in_a_fork(lambda: tell(key, "", now, [], is_over=False))
-    assert shape(waiting.close(now, now + 1_000)) == [("queue", 1_000)]
-    assert shape(person.close(now, now + 1_000)) == [("handler", 1_000)]
+    assert shape(waiting.close(now, now + 1_000).segments()) == [("queue", 1_000)]
+    assert shape(person.close(now, now + 1_000).segments()) == [("handler", 1_000)]
 
 
 def test_what_is_told_counts_in_the_order_of_time() -> None:
@@ -143,7 +147,7 @@ def test_what_is_told_counts_in_the_order_of_time() -> None:
     timeline.enter("network.send", at=600 * ms)
     timeline.leave("network.send", at=700 * ms)
     tell(key, "batch", 100 * ms, [("inference", 200 * ms, 500 * ms, {}, None, None)], is_over=True)
-    assert shape(timeline.close(0, 1_000 * ms)) == [
+    assert shape(timeline.close(0, 1_000 * ms).segments()) == [
         ("preprocess", 1),
         ("queue", 100 * ms - 1),
         ("preprocess", 100 * ms),
@@ -165,8 +169,8 @@ def test_an_activity_is_presumed_until_taken_back() -> None:
     timeline.end_tentative("inference")
     timeline.end_tentative("inference")
     timeline.clock = lambda: 1_000
-    assert shape(timeline.close(0, 1_000)) == [("preprocess", 300), ("inference", 300), ("postprocess", 400)]
-    assert timeline.model == {"ml.model.name": "m", "ml.framework": "sklearn"}
+    assert shape(timeline.close(0, 1_000).segments()) == [("preprocess", 300), ("inference", 300), ("postprocess", 400)]
+    assert timeline.stages.model == {"ml.model.name": "m", "ml.framework": "sklearn"}
 
 
 def test_a_child_span_makes_what_was_presumed_true() -> None:
@@ -176,7 +180,7 @@ def test_a_child_span_makes_what_was_presumed_true() -> None:
     timeline.clock = lambda: 700
     timeline.end_tentative("inference")
     timeline.clock = lambda: 1_000
-    segments = timeline.close(0, 1_000)
+    segments = timeline.close(0, 1_000).segments()
     assert shape(segments) == [("preprocess", 100), ("inference", 600), ("postprocess", 300)]
     assert segments[1].context == parent
 

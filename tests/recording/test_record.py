@@ -56,7 +56,7 @@ def run(*steps: tuple[int, str], total: int | None = None) -> list[tuple[str, in
         (timeline.enter if step[0] == "+" else timeline.leave)(step[1:])
     end = (total if total is not None else clock.now // 1000) * 1000
     clock.now = end
-    return [(stage, duration // 1000) for stage, duration in shape(timeline.close(0, end))]
+    return [(stage, duration // 1000) for stage, duration in shape(timeline.close(0, end).segments())]
 
 
 def test_gaps_are_named_by_the_inference_that_follows() -> None:
@@ -131,13 +131,13 @@ def test_where_only_a_model_could_be_meant_none_is_said_to_be_recognised(
     clock.now += took
     timeline.leave(activity)
     clock.now = 290
-    stages = shape(timeline.close(0, 290))
+    stages = shape(timeline.close(0, 290).segments())
     if inferred:
         assert ("inference", took) in stages
-        assert timeline.model in ({"name": "Scaler"}, {})  # what is summed up is not described
+        assert timeline.stages.model in ({"name": "Scaler"}, {})  # what is summed up is not described
     else:
         assert {stage for stage, _ in stages} == {"handler"}
-        assert timeline.model == {"ml.model.recognised": False}
+        assert timeline.stages.model == {"ml.model.recognised": False}
 
 
 @pytest.mark.parametrize("limit", [1, 128])
@@ -151,8 +151,8 @@ def test_a_stage_of_a_name_that_we_use_within_keeps_its_time(limit: int) -> None
         timeline.begin_mark(mark)
         clock.now = 200
         timeline.end_mark(mark)
-        assert (name, 190) in shape(timeline.close(0, 200))
-        assert timeline.model == {}
+        assert (name, 190) in shape(timeline.close(0, 200).segments())
+        assert timeline.stages.model == {}
 
 
 def test_overlapping_inferences_count_once() -> None:
@@ -189,7 +189,7 @@ def test_an_explicit_mark_wins_and_the_innermost_of_two() -> None:
         clock.now = at
         step()
     clock.now = 70
-    assert shape(timeline.close(0, 70)) == [
+    assert shape(timeline.close(0, 70).segments()) == [
         ("handler", 10),
         ("preprocess", 20),
         ("tokenize", 10),
@@ -209,7 +209,7 @@ def test_a_parent_that_was_given_out_becomes_a_span_of_its_own() -> None:
     assert second
     clock.now = 100
     timeline.leave(TRANSFORM)
-    segments = timeline.close(0, 100)
+    segments = timeline.close(0, 100).segments()
     assert {segment.context.span_id for segment in segments if segment.context} == {first.span_id, second.span_id}
     assert timeline.stage_context() == ENTRY
 
@@ -242,8 +242,8 @@ def test_what_a_person_says_of_the_model_wins_over_what_is_seen(said: dict[str, 
         timeline.enter(INFERENCE, {"ml.batch.size": 7})
         clock.now += 10
         timeline.leave(INFERENCE)
-    segments = timeline.close(0, clock.now)
-    assert timeline.model == expected
+    segments = timeline.close(0, clock.now).segments()
+    assert timeline.stages.model == expected
     assert segments[1].attributes == {**SEEN, **said}
 
 
@@ -252,15 +252,15 @@ def test_a_marked_stage_that_is_no_inference_names_no_model_of_the_request() -> 
     timeline = bound(clock)
     timeline.begin_mark(Mark("rerank", SAID))
     clock.now = 10
-    assert [segment.attributes for segment in timeline.close(0, 10)] == [SAID]
-    assert timeline.model == {}
+    assert [segment.attributes for segment in timeline.close(0, 10).segments()] == [SAID]
+    assert timeline.stages.model == {}
 
 
 def test_marks_after_the_close_do_nothing() -> None:
     clock = Clock(0)
     timeline = bound(clock)
     clock.now = 100
-    before = shape(timeline.close(0, 100))
+    before = shape(timeline.close(0, 100).segments())
     timeline.enter(INFERENCE)
     clock.now = 200
     timeline.leave(INFERENCE)
@@ -276,8 +276,8 @@ def test_a_clock_that_steps_back_still_tiles() -> None:
     clock.now = 1500
     timeline.leave(INFERENCE)
     clock.now = 2000
-    assert shape(timeline.close(1000, 2000)) == [("inference", 500), ("postprocess", 500)]
-    assert bound(clock).close(2000, 1900) == []
+    assert shape(timeline.close(1000, 2000).segments()) == [("inference", 500), ("postprocess", 500)]
+    assert bound(clock).close(2000, 1900).segments() == []
 
 
 EVENTS = st.lists(
@@ -315,7 +315,7 @@ def play(events: list[tuple[int, str]], limit: int) -> tuple[list[Segment], int,
         elif counts[what]:
             counts[what] -= 1
             timeline.leave(what)
-    return timeline.close(1_000_000, clock.now), clock.now, expected
+    return timeline.close(1_000_000, clock.now).segments(), clock.now, expected
 
 
 @given(EVENTS, st.sampled_from([2, 5, 128]))
@@ -350,7 +350,7 @@ def test_any_entry_interval_is_tiled(events: list[tuple[int, str]], start: int, 
         clock.now += wait
         if event[1:] in PRIORITY:
             (timeline.enter if event[0] == "+" else timeline.leave)(event[1:])
-    segments = timeline.close(start, start + length)
+    segments = timeline.close(start, start + length).segments()
     if not length:
         assert segments == []
         return
@@ -383,7 +383,7 @@ def test_threads_of_one_request_never_break_the_tiling() -> None:
         thread.join()
     assert set(timeline._settle()._counts.values()) == {0}
     end = time.time_ns()
-    segments = timeline.close(start, end)
+    segments = timeline.close(start, end).segments()
     assert segments[0].start == start
     assert segments[-1].end == end
     assert all(a.end == b.start for a, b in pairwise(segments))
@@ -399,7 +399,7 @@ def test_memory_is_bounded_whatever_comes() -> None:
         clock.now += 10
         timeline.end_mark(mark)
         clock.now += 10
-    segments = timeline.close(0, clock.now)
+    segments = timeline.close(0, clock.now).segments()
     assert len(segments) < 2_000
     segments = coalesced(segments)
     assert len(segments) < 200

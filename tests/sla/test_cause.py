@@ -143,9 +143,9 @@ def test_what_is_usual_is_learned_by_route_and_by_size() -> None:
     learned, route = Baselines(), ("GET", "/predict")
     assert learned.of(route, 1) == (None, None)
     for _ in range(3 * ENOUGH):
-        learned.learn(route, parts(1, compute=10))
+        learned.add(route, 0, parts(1, compute=10))
     for _ in range(ENOUGH):
-        learned.learn(route, parts(20, compute=200))
+        learned.add(route, 0, parts(20, compute=200))
     overall, large = learned.of(route, 20)
     assert overall is not None
     assert large is not None
@@ -206,18 +206,23 @@ def test_each_part_that_took_time_is_an_attribute() -> None:
 
 def test_what_is_learned_takes_bounded_memory_and_few_requests() -> None:
     learned = Baselines()
-    wanted = [learned.wants(("GET", "/hot"), number * MS) for number in range(10_000)]
+
+    def wants(route: str, now: int) -> bool:
+        wanted = learned.wants(("GET", route), now)
+        learned.add(("GET", route), now, parts(compute=1) if wanted else None)
+        return wanted
+
+    wanted = [wants("/hot", number * MS) for number in range(10_000)]
     assert all(wanted[: 2 * ENOUGH])
     assert 10 < sum(wanted[2 * ENOUGH :]) <= 20  # two a second at most
-    slowly = [learned.wants(("GET", "/slow"), number * 20 * MS) for number in range(6_400)]
+    slowly = [wants("/slow", number * 20 * MS) for number in range(6_400)]
     assert sum(slowly) == 2 * ENOUGH + 6_400 // LEARNED_FROM_EACH - 1
     learned._seen["GET", "/slow"] = LEARNED_FROM_EACH * 1_000
     assert learned.wants(("GET", "/slow"), 0), "the wall clock stepped back"
     for number in range(2 * MAX_ROUTES):
-        if learned.wants(("GET", f"/{number}"), 0):
-            learned.learn(("GET", f"/{number}"), parts(compute=1))
+        wants(f"/{number}", 0)
     for bits in range(4 * MAX_SIZES):
-        learned.learn(("GET", "/hot"), parts(1 << bits, compute=1))
+        learned.add(("GET", "/hot"), 0, parts(1 << bits, compute=1))
     assert len(learned._routes) <= MAX_ROUTES
     assert len(learned._routes["GET", "/hot"]) <= MAX_SIZES + 1
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from stagetrace import PolicyError
 from stagetrace.recording.chunk_times import Stream
+from stagetrace.sla.finish import streamed_in
 from stagetrace.sla.policy import EXCLUDING, GRAMMAR, NEVER_NS, WEBSOCKET, Objective, Policy
-from stagetrace.sla.processor import _streamed
 from stagetrace.sla.verdict import Streamed, Verdict, decide, judge, peer_of
 from stagetrace.store.entries import missed
 
@@ -366,7 +366,7 @@ def test_a_streams_verdict_is_that_of_the_exported_numbers(gaps: list[int], firs
     near = st.sampled_from([first, max(gaps[:-1]), now - start])
     within, first_chunk, per_chunk = (max(data.draw(near) + data.draw(st.integers(-2, 2)), 1) for _ in range(3))
     objective = Objective("rule", None, "*", within, first_chunk_ns=first_chunk, per_chunk_ns=per_chunk)
-    word, broken = decide(objective, now - start, _streamed(stream, start))
+    word, broken = decide(objective, now - start, streamed_in(stream, start))
     values = {
         "within": ((now - start) / 1e6, within / 1e6),
         "first_chunk": (exported["stagetrace.network.first_byte_ms"], first_chunk / 1e6),

@@ -135,7 +135,8 @@ class _RemoteBlock(_Block):
 
         ended_at = max(time_ns(), self._start)
         try:
-            segments = self._timeline.close(self._start, ended_at)
+            stages = self._timeline.close(self._start, ended_at)
+            segments = stages.segments()
             if any(segment.stage != HANDLER for segment in segments):
                 for segment in coalesced(segments):
                     attributes = {ML_STAGE: segment.stage, **segment.attributes}
@@ -144,7 +145,7 @@ class _RemoteBlock(_Block):
                     self._tracer.start_span(
                         segment.stage, self._context, attributes=attributes, start_time=segment.start
                     ).end(segment.end)
-            self._span.set_attributes(dict(self._timeline.model))
+            self._span.set_attributes(dict(stages.model))
             if isinstance(error, Exception):
                 self._span.record_exception(error)
                 self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))

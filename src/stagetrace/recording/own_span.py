@@ -103,8 +103,6 @@ class OwnSpan(Span):
     failed = False  # the response was a server's error
     notes: ReadableSpan | None = None
     may_give_way = False
-    cause: str | None = None  # of its breach
-    served: tuple[str | None, str] = (None, "")  # method and route, once it has ended
 
     def __init__(
         self, record: RequestRecord, adapter: Described, name: str, recorder: Recorder, parent_context: Context
@@ -297,15 +295,15 @@ class OwnSpan(Span):
         status = self.notes.status if self.notes is not None else UNSET
         return Status(StatusCode.ERROR) if self.failed and status.is_unset else status
 
-    def readable(self, attributes: Mapping[str, Any], resource: Resource) -> ReadableSpan:
-        """Return the ended span as the SDK's processors know it, with `attributes` over what was set on it."""
+    def readable(self, resource: Resource) -> ReadableSpan:
+        """Return the ended span as the SDK's processors know it, with what was set on it."""
         notes = self.notes
         span = ReadableSpan(
             name=self.name,
             context=self.context,
             parent=self.parent,
             resource=resource,
-            attributes={**self.attributes, **attributes},
+            attributes=self.attributes,
             events=notes.events if notes is not None else (),
             links=notes.links if notes is not None else (),
             kind=self.kind,

@@ -14,6 +14,7 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.loop_blockers import blocker
 from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END_MARK, Marks
 from stagetrace.recording.segments import MAX_SEGMENTS, NOTHING
+from stagetrace.recording.stages import NO_STAGES, Stages
 from stagetrace.recording.tiler import MAX_FINE, Tiler, Visit
 from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, UNKNOWN, end_section, last_sample, sample_since
@@ -61,11 +62,11 @@ class RequestRecord(Marks):
     _limit = MAX_SEGMENTS
     _fine = MAX_FINE
     _tiler: Tiler | None = None
+    stages = NO_STAGES  # until it is closed
     label: str | None = None  # the name that its adapter has given the entry span
     own: OwnSpan | None = None  # the request's entry span, where that is ours
     _entry: SpanContext | None = None  # of the request's entry span, where it is somebody else's
     exchange: Exchange | None = None  # with the other side of the connection
-    model: Mapping[str, Any] = NOTHING  # attributes of the first inference, or that there was none, for the entry span
     remote_stages: RemoteStages | None = None  # what is done for the request elsewhere: in other processes, in batches
     _tentative: Event | None = None  # an activity that may have begun
     _is_unsorted = False  # the log is not in the order of time: some of it was told afterwards
@@ -296,22 +297,25 @@ class RequestRecord(Marks):
                 )
             return segment.context
 
-    def close(self, start: int, end: int, *, few: bool = False) -> list[Segment]:
-        """Return the stages that tile [start, end) to the nanosecond; empty if that interval is.
+    def close(self, start: int, end: int) -> Stages:
+        """Take no more marks, and return the stages that tile [start, end) to the nanosecond; none if that is empty.
 
-        `few`: nobody looks at each of them, so that those of a stream may be summed at once, which takes less.
+        Whoever asks again, before `abandon`, gets the same.
         """
         with self._lock:
+            if self.stages is not NO_STAGES:
+                return self.stages
             if self.remote_stages is not None:
                 self.remote_stages.conclude(self)
-            tiler = self._settle(few=few)
+            tiler = self._settle()
             self.closed = True
             segments = tiler.close(min((self.clock or time.time_ns)(), end), start, end)
-            self.model = tiler.model
+            model = tiler.model
             if self._is_unsorted:
-                self.model = {**(_model(segments) or tiler.model), **self.besides}
-            self._tiler = None  # somebody's context may keep this timeline for long
-            return segments
+                model = {**(_model(segments) or model), **self.besides}
+            self._tiler = None
+            self.stages = Stages(segments, model)
+            return self.stages
 
     @property
     def cuts(self) -> Sequence[int]:
@@ -330,21 +334,6 @@ class RequestRecord(Marks):
             attributes[NETWORK_DISCONNECT] = self.disconnect
         return attributes
 
-    def noted(self) -> list[Event] | None:
-        """Take no more marks, and return those noted; None if stages have been worked out already.
-
-        Then, and where the caller cannot do with them, `close` gives the stages; otherwise `abandon` lets them go.
-        """
-        with self._lock:
-            if self.remote_stages is not None:
-                self.remote_stages.conclude(self)
-            if self._tentative is not None:
-                self._confirm_tentative()
-            if self._is_unsorted or self._tiler is not None or len(self._log) >= self._limit:
-                return None
-            self.closed = True
-            return self._log
-
     def freeze(self) -> None:
         """Take no more marks; `close` will give the stages that there are."""
         with self._lock:
@@ -354,12 +343,12 @@ class RequestRecord(Marks):
             self.closed = True
 
     def abandon(self) -> None:
-        """End without working out any stages: nobody will look at them any more."""
+        """End: nobody will look at its stages any more."""
         if self.remote_stages is not None:
             self.remote_stages.hear()  # lest what is told fills up
         self.closed = True
         self._log.clear()
-        self._tiler = None
+        self._tiler, self.stages = None, NO_STAGES  # somebody's context may keep this timeline for long
 
     def _settle(self, *, few: bool = False) -> Tiler:
         if self.remote_stages is not None:

@@ -111,7 +111,7 @@ class Work(RequestRecord):
         """End, and tell the request's own timeline the stages that this was made of."""
         if self.closed:
             return
-        segments = coalesced(self.close(self._start, max(time.time_ns(), self._start)))
+        segments = coalesced(self.close(self._start, max(time.time_ns(), self._start)).segments())
         stages = [told(one, self._attributes(one), one.link) for one in segments if not is_gap(one)]
         give_accounts(self, find(self.request.key))
         tell(self.request.key, self._reason, self._start, stages, is_over=True)
@@ -160,7 +160,7 @@ class Batch(RequestRecord):
         """End, make the inference's span, and tell each request."""
         if self.closed:
             return
-        segments = coalesced(self.close(self._start, max(time.time_ns(), self._start)))
+        segments = coalesced(self.close(self._start, max(time.time_ns(), self._start)).segments())
         inferences = [segment for segment in segments if segment.stage == INFERENCE]
         for segment in inferences:
             attributes = {**self.described, **segment.attributes, **self.named, ML_BATCH_SIZE: self._size}

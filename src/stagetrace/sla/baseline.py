@@ -63,23 +63,26 @@ class Baselines:
         self._routes: dict[Route, dict[int | None, _Means]] = {}
         # For `wants`, without the lock: a miscount does no harm.
         self._seen: dict[Route, int] = {}
-        self._wanted_at: dict[Route, int] = {}
+        self._learned_at: dict[Route, int] = {}
 
     def wants(self, route: Route, now: int) -> bool:
         """Return whether to learn from this request, which ended at `now`: the first ones of a route, then a few."""
         seen = self._seen.get(route, 0)
-        if not seen and len(self._seen) >= MAX_ROUTES:
-            return False
-        self._seen[route] = seen + 1
-        if seen >= 2 * ENOUGH and (
-            seen % LEARNED_FROM_EACH or 0 <= now - self._wanted_at.get(route, 0) < LEARNED_AFTER_NS
-        ):
-            return False
-        self._wanted_at[route] = now
-        return True
+        if not seen:
+            return len(self._seen) < MAX_ROUTES
+        if seen < 2 * ENOUGH:
+            return True
+        return not (seen % LEARNED_FROM_EACH or 0 <= now - self._learned_at.get(route, 0) < LEARNED_AFTER_NS)
 
-    def learn(self, route: Route, breakdown: Breakdown) -> None:
-        """Learn from a request that met its objective."""
+    def add(self, route: Route, now: int, breakdown: Breakdown | None) -> None:
+        """Count a request that met its objective and ended at `now`, and learn from its breakdown, if there is one."""
+        seen = self._seen.get(route, 0)
+        if not seen and len(self._seen) >= MAX_ROUTES:
+            return
+        self._seen[route] = seen + 1
+        if breakdown is None:
+            return
+        self._learned_at[route] = now
         evidence_machine.read_meters()
         with self._lock:
             by_size = self._routes.setdefault(route, {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.recording.segments import NOTHING
 from stagetrace.semconv import (
     ML_BATCH_SIZE,
     ML_COLD_START,
@@ -19,12 +20,14 @@ from stagetrace.sla.verdict import overlap
 from stagetrace.sources import gc_pauses, loops, thread_cpu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any
 
     from stagetrace.recording.segments import Segment
     from stagetrace.sla.breakdown_by_stage import Measurements
 
     Interval = tuple[int, int]
+
 
 RIVALS: Final = 0.5  # of the time blocked, computed by other threads meanwhile: they held what it waited for
 EXPLAINS: Final = 0.25  # of another wait
@@ -176,8 +179,8 @@ def _for_each(share: thread_cpu.Share) -> float:
     return share.waited / share.computed if share.computed else 0.0
 
 
-def breakdown_of(segments: Sequence[Segment], measured: Measurements) -> Breakdown:
-    """Return the breakdown of the request."""
+def breakdown_of(segments: Sequence[Segment], measured: Measurements, model: Mapping[str, Any] = NOTHING) -> Breakdown:
+    """Return the breakdown of a request with these stages, and attributes of its model."""
     times: dict[str, int] = {}
     own: list[Interval] = []
     waits: list[Interval] = []  # in other stages, perhaps within a section
@@ -213,7 +216,6 @@ def breakdown_of(segments: Sequence[Segment], measured: Measurements) -> Breakdo
     for part, took in others.items():
         _add(times, part, took)
     times = {part: took for part, took in times.items() if took > 0}
-    model = measured.model
     is_first, is_recognised = bool(model.get(ML_COLD_START)), model.get(ML_MODEL_RECOGNISED, True)
     stages: dict[str, int] = {}
     for segment in segments:

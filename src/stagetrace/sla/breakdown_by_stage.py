@@ -19,7 +19,7 @@ from stagetrace.sources import gc_pauses, thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import Any, Protocol
+    from typing import Protocol
 
     from stagetrace.recording.segments import Segment
     from stagetrace.sources.thread_cpu import CpuSample, Descriptor
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
         calls: Sequence[tuple[str, int, int]]
         peer_waits: Sequence[Interval] | None
         socket_waits: Sequence[tuple[int, int, bool]]
-        model: Mapping[str, Any]
 
         def fits_buffer(self, activity: str) -> bool: ...  # noqa: D102
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import getrandbits
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -12,17 +13,17 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from opentelemetry.trace.span import DEFAULT_TRACE_STATE
 
 from stagetrace import semconv
+from stagetrace.bounded_cache import BoundedCache
 from stagetrace.guard import guarded, report
-from stagetrace.otlp.encode.request_encoder import encoded, request, tiled
-from stagetrace.otlp.encode.span_encoder import Block, encode_entry, encode_notes, entry_rest, stage_head
+from stagetrace.otlp.encode.request_encoder import encode_request
+from stagetrace.otlp.encode.span_encoder import Block, encode_notes, entry_rest
 from stagetrace.recording.limits import bounded
 from stagetrace.recording.own_span import Identity
-from stagetrace.recording.segments import coalesced
-from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan, sampled, stage_span
+from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan, sampled
+from stagetrace.sla.finish import Request, finish, request_spans
 from stagetrace.sla.policy import BREACH
-from stagetrace.sla.processor import totals_of
+from stagetrace.sla.processor import mark_breach
 from stagetrace.sla.sampling import Chances, is_own
-from stagetrace.sla.verdict import GOOD, judge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
     from stagetrace.recording.own_span import OwnSpan
-    from stagetrace.recording.segments import Segment
-    from stagetrace.sla.processor import Decided, SLASpanProcessor
+    from stagetrace.recording.stages import Stages
+    from stagetrace.sla.finish import Decided
+    from stagetrace.sla.processor import SLASpanProcessor
 
 # By whether the span is sampled (1) and its trace id random (2).
 _FLAGS = [TraceFlags(flags) for flags in range(4)]
@@ -41,6 +43,14 @@ NO_BLOCK = Block({})
 MAX_RESTS = 16_384
 UPGRADED = Block({semconv.SLA_UPGRADED: True})
 _tuple: Any = tuple.__new__  # what the named tuples' own calls, with nothing left to check
+
+
+class Given(NamedTuple):
+    """What an entry span has besides its stages, its verdict and what was set on it."""
+
+    blocks: list[Block]  # of which there are few combinations in a service
+    client: Block
+    attributes: dict[str, Any]
 
 
 class EntryRecorder:
@@ -68,8 +78,7 @@ class EntryRecorder:
         self._probability = self._chances.of_root
         # Nor are the ids of its own generator drawn by a call into that, where nobody has asked for them before.
         self._draws = type(self._ids) is RandomIdGenerator and (self._by_parent or self._bound is not None)
-        self._unbroken: dict[tuple[str, str], Block] = {}
-        self._rests: dict[tuple[Any, ...], bytes] = {}
+        self._rests: BoundedCache[tuple[Any, ...], bytes] = BoundedCache(MAX_RESTS)
 
     @property
     def has_others(self) -> bool:
@@ -143,36 +152,30 @@ class EntryRecorder:
 
     def end(self, entry: OwnSpan, end_time: int, method: str | None, route: str) -> None:
         """End the span: judge it by `method` and `route`, and send it with its stages, unless it was not sampled."""
-        record = entry.record
+        record, processor = entry.record, self._processor
         start = record._start  # noqa: SLF001 -- as `started`, on the path of each request
         if end_time < start:  # noqa: PLR1730 -- a third of the time of max()
             end_time = start  # the wall clock stepped back
         if self._sampler_reads_attributes:
             entry.identity  # noqa: B018 -- asks the sampler, which now sees the route, if no child has asked before
-        decided = self._processor.decided(method, route, start, end_time, record)
-        breached = decided is not None and decided.word == BREACH
+        request: Request = _tuple(Request, (start, end_time, method, route, record))
+        judged = processor.decided(request)
+        breached = judged is not None and judged.word == BREACH
         if self._drops(entry, breached=breached):
             entry.end_time = end_time
             record.abandon()
+            processor.count(request, judged)
             return
-        entry.served = (method, route)
-        blocks, client, attributes = _described(entry)
-        if entry.notes is not None:
-            blocks, client, attributes = _give_way(entry, entry.notes, blocks, client, attributes)
+        given = _given(entry)
         entry.end_time = end_time
-        mark = NO_BLOCK
+        held: list[ReadableSpan] = []
         if not entry.identity.is_sampled:
-            mark = UPGRADED
-            blocks.append(mark)
-            held, lost = self._processor.release(entry.context.trace_id, keep=True) if entry.held else ([], 0)
-            if lost:
-                attributes[semconv.STAGETRACE_DROPPED_SPANS] = lost
-            for span in held:
-                self._processor.hand_on(FinishedSpan(span, {}, sampled(span.context)))
-        if self._processor.has_others or not self._send(
-            entry, decided, blocks, client, attributes, mark, breached=breached
-        ):
-            self._hand_on(entry, decided, [*blocks, client], attributes, mark)
+            held = self._upgrade(entry, given)
+        if self.has_others or not self._send(entry, request, judged, given, breached=breached):
+            self._hand_on(entry, request, judged, given, breached=breached)
+        record.abandon()
+        for span in held:
+            processor.hand_on(FinishedSpan(span, {}, sampled(span.context)))
 
     def _drops(self, entry: OwnSpan, *, breached: bool) -> bool:
         """Return whether the head sampler drops a request that kept its promise; if not, it has an identity."""
@@ -193,157 +196,96 @@ class EntryRecorder:
             return True
         return False
 
-    def _send(
-        self,
-        entry: OwnSpan,
-        decided: Decided | None,
-        blocks: list[Block],
-        client: Block,
-        attributes: dict[str, Any],
-        mark: Block,
-        *,
-        breached: bool,
-    ) -> bool:
+    def _upgrade(self, entry: OwnSpan, given: Given) -> list[ReadableSpan]:
+        """Mark a breach that the head sampler dropped; return the spans that were held for it."""
+        given.blocks.append(UPGRADED)
+        held, lost = self._processor.release(entry.context.trace_id, keep=True) if entry.held else ([], 0)
+        if lost:
+            given.attributes[semconv.STAGETRACE_DROPPED_SPANS] = lost
+        return held
+
+    def _send(self, entry: OwnSpan, request: Request, judged: Decided | None, given: Given, *, breached: bool) -> bool:
         """Send the request as bytes; return whether that could be done."""
         try:
-            record = entry.record
-            start, end, identity = record._start, entry.end_time or 0, entry.identity  # noqa: SLF001 -- as in `end`
-            learned = self._processor.learned
-            learns = decided is not None and decided.word == GOOD and learned.wants(entry.served, end)
-            # The stages themselves show what took long, and what usually does.
-            events = None if breached or learns else record.noted()
-            segments: list[Segment] = []
-            if events is not None and entry.notes is None and not breached:
-                if decided is not None:
-                    blocks.append(self._block(decided))
-                rest = self._rest(entry, blocks) + client.encoded
-                ids = _ids(len(events))
-                spans, count = request(events, start, end, identity, ids, mark.encoded, rest, attributes, record.cuts)
-                record.abandon()
-                self._put(spans, count, breach=False)
-                return True
-            head = stage_head(identity.context)
-            if events is not None:
-                stages = tiled(events, start, end, end, head, _ids(len(events)), mark.encoded, record.cuts)
-            else:
-                segments = record.close(start, end, few=not (breached or learns))
-                few = coalesced(segments, record.cuts)
-                stages = encoded(few, record.model, head, _ids(len(few)), mark.encoded)
-            spans, count, totals, model = stages
-            attributes = attributes.copy()  # the slow way begins with what came in
-            self._add_verdict(decided, entry, totals, segments, blocks, attributes)
-            rest = self._rest(entry, blocks) + client.encoded
-            if entry.notes is not None:
-                taken = {semconv.stage_total_ms(stage) for stage in totals}.union(
-                    attributes, *(block.attributes for block in blocks)
-                )
-                model = _model(entry, model)
-                rest += encode_notes(entry.notes, taken)
-            spans += encode_entry(identity, (start, end), rest, attributes, totals, model)
-        except Exception as error:  # noqa: BLE001 -- the slow way is left
-            report("stagetrace.otlp.encode.span_encoder", error)
+            encode = partial(self._encoded, entry, request, given)
+            finished = finish(request, judged, self._processor.learned, given.attributes, encode)
+        except Exception as error:  # noqa: BLE001 -- the SDK's spans are left
+            report("stagetrace.otlp.encode.request_encoder", error)
             return False
-        record.abandon()
-        self._put(spans, count + 1, breach=breached)
-        return True
-
-    def _put(self, spans: bytes, count: int, *, breach: bool) -> None:
+        self._processor.conclude(request, judged, finished)
         resource = self._provider.resource  # another one after a fork
         for sender in self._senders:
-            sender.put(resource, SCOPE, spans, count, breach=breach)
+            sender.put(resource, SCOPE, *finished.spans, breach=breached)
+        return True
+
+    def _encoded(
+        self,
+        entry: OwnSpan,
+        request: Request,
+        given: Given,
+        stages: Stages,
+        block: Block | None,
+        breach: Mapping[str, Any],
+    ) -> tuple[bytes, int]:
+        """Return the request's spans as bytes, and how many they are."""
+        blocks, client, attributes = given
+        if block is not None:
+            blocks = [*blocks, block]
+        if breach:
+            attributes = {**attributes, **breach}
+        rest, model, notes = self._rest(entry, blocks) + client.encoded, stages.model, entry.notes
+        if notes is not None:
+            model = _without(model, notes)
+            totals = {semconv.stage_total_ms(stage) for stage in stages.totals()}
+            rest += encode_notes(notes, totals.union(attributes, *(one.attributes for one in blocks)))
+        identity = entry.identity
+        mark = b"" if identity.is_sampled else UPGRADED.encoded
+        times = request[:2]
+        return encode_request(stages, identity, times, mark, rest, attributes, model, entry.record.cuts)
 
     def _rest(self, entry: OwnSpan, blocks: list[Block]) -> bytes:
         key = (entry.name, entry.failed, *blocks)
         rest = self._rests.get(key)
         if rest is None:
-            if len(self._rests) >= MAX_RESTS:
-                self._rests.clear()
             rest = self._rests[key] = entry_rest(entry.name, entry.kind.value, blocks, failed=entry.failed)
         return rest
 
     @guarded
-    def _add_verdict(
-        self,
-        decided: Decided | None,
-        entry: OwnSpan,
-        totals: dict[str, int],
-        segments: list[Segment],
-        blocks: list[Block],
-        attributes: dict[str, Any],
-    ) -> None:
-        if decided is None:
-            return
-        if decided.word == BREACH:
-            verdict = decided.verdict(totals, segments, entry.start_time, entry.record.calls)
-            attributes.update(verdict.attributes())
-            attributes.update(self._processor.explain(entry.served, verdict, segments, entry.record, attributes) or {})
-            if entry.cause is None:  # else it is counted already: sending as bytes has failed since
-                entry.cause = attributes[semconv.SLA_BREACH_CAUSE]
-                self._processor.counter.add_cause(decided.objective.name, entry.cause)
-        else:
-            blocks.append(self._block(decided))
-            if segments and decided.word == GOOD:
-                self._processor.learn(entry.served, segments, entry.record)
-
-    def _block(self, decided: Decided) -> Block:
-        """Return what a verdict that is no breach says, the same for all requests."""
-        key = (decided.objective.name, decided.word)
-        block = self._unbroken.get(key)
-        if block is None:
-            block = self._unbroken[key] = Block(judge(*decided, {}).attributes())
-        return block
-
-    @guarded
     def _hand_on(
-        self,
-        entry: OwnSpan,
-        decided: Decided | None,
-        blocks: list[Block],
-        attributes: dict[str, Any],
-        mark: Block,
+        self, entry: OwnSpan, request: Request, judged: Decided | None, given: Given, *, breached: bool
     ) -> None:
         """Hand the request on as the spans that the SDK's processors know."""
-        segments = self._segments(entry)
-        totals = totals_of(segments)
-        for stage, total in totals.items():
-            attributes[semconv.stage_total_ms(stage)] = total / 1e6
-        attributes.update(_model(entry, entry.record.model))
-        self._add_verdict(decided, entry, totals, segments, blocks, attributes)
-        together = {key: value for block in blocks for key, value in block.attributes.items()} | attributes
-        span = entry.readable(together, self._provider.resource)
-        stages = (stage_span(segment, span, mark.attributes) for segment in coalesced(segments, entry.record.cuts))
-        spans: list[ReadableSpan] = [*stages, span]
-        for one in spans:
-            self._processor.hand_on(FinishedSpan(one, {}, sampled(one.context)) if mark is UPGRADED else one)
+        span = entry.readable(self._provider.resource)
+        known = {key: value for block in (*given.blocks, given.client) for key, value in block.attributes.items()}
+        known.update(given.attributes)
 
-    def _segments(self, entry: OwnSpan) -> list[Segment]:
-        try:
-            return entry.record.close(entry.start_time, entry.end_time or 0)
-        except Exception as error:  # noqa: BLE001 -- the entry span and its verdict go without stages
-            report("stagetrace.recording.record", error)
-            return []
+        def encode(stages: Stages, block: Block | None, breach: Mapping[str, Any]) -> list[ReadableSpan]:
+            verdict = breach if block is None else block.attributes
+            is_upgraded = not entry.identity.is_sampled
+            return request_spans(span, stages, entry.record.cuts, known, verdict, upgraded=is_upgraded)
+
+        finished = finish(request, judged, self._processor.learned, given.attributes, encode)
+        self._processor.conclude(request, judged, finished)
+        if breached:
+            mark_breach(finished.spans)
+        for one in finished.spans:
+            self._processor.hand_on(one)
 
 
-def _ids(count: int) -> bytes:
-    """Return ids of so many spans, and one more: as the SDK's unique, not secret."""
-    size = 8 * count + 8
-    return getrandbits(8 * size).to_bytes(size, "little")
-
-
-def _described(entry: OwnSpan) -> tuple[list[Block], Block, dict[str, Any]]:
-    """Return what `describe` does, with what the head sampler adds."""
-    blocks, client, attributes = entry.adapter.describe() if entry.adapter else ([], NO_BLOCK, {})
+def _given(entry: OwnSpan) -> Given:
+    """Return what the adapter and the head sampler say of the request, without what its code has set itself."""
+    given = Given(*entry.adapter.describe()) if entry.adapter else Given([], NO_BLOCK, {})
     if entry.probability is not None:
-        attributes[semconv.SLA_SAMPLING_PROBABILITY] = entry.probability
+        given.attributes[semconv.SLA_SAMPLING_PROBABILITY] = entry.probability
     if entry.added:
-        attributes.update(entry.added)
-    return blocks, client, attributes
+        given.attributes.update(entry.added)
+    return given if entry.notes is None else _give_way(entry, entry.notes, *given)
 
 
 def _give_way(
     entry: OwnSpan, notes: ReadableSpan, blocks: list[Block], client: Block, attributes: dict[str, Any]
-) -> tuple[list[Block], Block, dict[str, Any]]:
-    """Bound what the request's code has set itself, which wins; return blocks, client and attributes without that."""
+) -> Given:
+    """Bound what the request's code has set itself, which wins; return the rest without that."""
     if entry.failed:
         entry.set_status(entry.status)
     entry.notes = bounded(notes, attributes.pop(semconv.STAGETRACE_TRUNCATED_ATTRIBUTES, 0))
@@ -354,13 +296,13 @@ def _give_way(
         client = NO_BLOCK if client in clashing else client
         for block in clashing:
             attributes.update(block.attributes)
-    return blocks, client, {key: value for key, value in attributes.items() if key not in own}
+    return Given(blocks, client, _without(attributes, entry.notes))
 
 
-def _model(entry: OwnSpan, model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what of a model's attributes the request's code has not set itself."""
-    own = (entry.notes.attributes if entry.notes is not None else None) or {}
-    return {key: value for key, value in model.items() if key not in own}
+def _without(attributes: Mapping[str, Any], notes: ReadableSpan) -> dict[str, Any]:
+    """Return the attributes that the request's code has not set itself."""
+    own = notes.attributes or {}
+    return {key: value for key, value in attributes.items() if key not in own}
 
 
 def _like(sampler: Sampler, known: Sampler) -> bool:

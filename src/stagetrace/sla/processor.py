@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind
@@ -13,72 +13,24 @@ from stagetrace.real_threads import allocate_lock
 from stagetrace.recording.current_record import current, entries, recording
 from stagetrace.recording.limits import bounded
 from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.segments import coalesced
-from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled, stage_span
+from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled
 from stagetrace.sla.baseline import Baselines
-from stagetrace.sla.breakdown import breakdown_of
-from stagetrace.sla.cause import UNKNOWN
+from stagetrace.sla.finish import Request, decided, finish, request_spans
 from stagetrace.sla.policy import BREACH, WEBSOCKET, Policy
 from stagetrace.sla.sampling import HeldSpans, dropped
-from stagetrace.sla.verdict import GOOD, Streamed, decide, judge
+from stagetrace.sla.verdict import GOOD
 from stagetrace.sla.verdict_counter import VerdictCounter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.context import Context
 
-    from stagetrace.recording.chunk_times import Stream
-    from stagetrace.recording.segments import Segment
-    from stagetrace.sla.baseline import Route
-    from stagetrace.sla.policy import Objective
-    from stagetrace.sla.verdict import Missed, Verdict
+    from stagetrace.otlp.encode.span_encoder import Block
+    from stagetrace.recording.stages import Stages
+    from stagetrace.sla.finish import Decided, Finished
 
 SAY_UNMATCHED_AFTER = 100
-
-
-class Decided(NamedTuple):
-    """The verdict on a request, and the objective that it is by."""
-
-    objective: Objective
-    word: str
-    broken: Missed | None
-
-    def verdict(
-        self, totals: Mapping[str, int], segments: Iterable[Segment], start: int, calls: Iterable[tuple[str, int, int]]
-    ) -> Verdict:
-        """Return the verdict with the guilty stage, of a request that began at `start`.
-
-        `totals` is the time in each stage. `segments` may be empty where no part of the request is in question and
-        nothing else was called.
-        """
-        visits = [(segment.stage, segment.start, segment.end) for segment in segments]
-        broken = self.broken
-        if broken is not None and broken.end_ns is not None:
-            since, until = start + broken.start_ns, start + broken.end_ns
-            visits = [(stage, max(begin, since), min(end, until)) for stage, begin, end in visits]
-            visits = [(stage, begin, end) for stage, begin, end in visits if begin < end]
-            totals = _sums(visits)
-        return judge(*self, totals, visits, calls)
-
-
-def totals_of(segments: Iterable[Segment]) -> dict[str, int]:
-    """Return the time in each stage, in nanoseconds."""
-    return _sums((segment.stage, segment.start, segment.end) for segment in segments)
-
-
-def _sums(visits: Iterable[tuple[str, int, int]]) -> dict[str, int]:
-    totals: dict[str, int] = {}
-    for stage, begin, end in visits:
-        totals[stage] = totals.get(stage, 0) + end - begin
-    return totals
-
-
-def _streamed(stream: Stream, start: int) -> Streamed | None:
-    if not stream.is_stream:
-        return None
-    since, until = stream.widest
-    return Streamed(max(stream.first - start, 0), (since - start, until - start))
 
 
 class SLASpanProcessor(SpanProcessor):
@@ -165,52 +117,40 @@ class SLASpanProcessor(SpanProcessor):
         with self._lock:
             return self._held.close(trace_id, keep=keep)
 
-    @guarded
-    def learn(self, route: Route, segments: list[Segment], timeline: RequestRecord) -> None:
-        """Learn from a request that has kept its promise what is usual for its route."""
-        self.learned.learn(route, breakdown_of(segments, timeline))
-
-    @guarded
-    def explain(
-        self,
-        route: Route,
-        verdict: Verdict,
-        segments: list[Segment],
-        timeline: RequestRecord,
-        attributes: Mapping[str, Any],
-    ) -> dict[str, Any] | None:
-        """Return what the entry span of a breach carries of its cause, besides `attributes`."""
-        breakdown = breakdown_of(segments, timeline)
-        return self.learned.explain(route, verdict, breakdown, attributes)
-
-    def decided(
-        self, method: str | None, route: str, start: int, end: int, timeline: RequestRecord | None
-    ) -> Decided | None:
-        """Return what is decided on a request, and count it; None where no objective matches. Never raises.
-
-        `timeline` says what of the request its duration does not.
-        """
+    def decided(self, request: Request) -> Decided | None:
+        """Return what is decided on a request; None where no objective matches. Never raises."""
         try:
-            policy = self.policy
-            if policy is None:
-                return None
-            objective = policy.objective(method, route)
-            if objective is not None:
-                streamed = disconnect = None
-                if timeline is not None:
-                    disconnect = timeline.disconnect
-                    streamed = None if timeline.stream is None else _streamed(timeline.stream, start)
-                word, broken = decide(objective, end - start, streamed, disconnected=disconnect is not None)
-                self.counter.add(objective.name, word, route)
-                return Decided(objective, word, broken)
-            if method == WEBSOCKET:
-                return None
-            self.counter.add_unmatched(f"{method or ''} {route or '(no route)'}".strip())
-            if self.counter.unmatched == SAY_UNMATCHED_AFTER:
-                self.counter.say_unmatched(policy)
+            return None if self.policy is None else decided(self.policy, request)
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
             report("stagetrace.sla.processor.SLASpanProcessor.decided", error)
-        return None
+            return None
+
+    def count(self, request: Request, judged: Decided | None) -> None:
+        """Count a request by what is decided on it. Never raises."""
+        try:
+            if judged is not None:
+                self.counter.add(judged.objective.name, judged.word, request.route)
+            elif (policy := self.policy) is None or request.method == WEBSOCKET:
+                return
+            elif policy.objective(request.method, request.route) is None:  # else it could not be judged
+                self.counter.add_unmatched(f"{request.method or ''} {request.route or '(no route)'}".strip())
+                if self.counter.unmatched == SAY_UNMATCHED_AFTER:
+                    self.counter.say_unmatched(policy)
+        except Exception as error:  # noqa: BLE001 -- as in `decided`
+            report("stagetrace.sla.processor.SLASpanProcessor.count", error)
+
+    def conclude(self, request: Request, judged: Decided | None, finished: Finished[Any]) -> None:
+        """Count a request that is finished, and learn from it. Never raises."""
+        self.count(request, judged)
+        try:
+            if judged is None:
+                return
+            if finished.cause is not None:
+                self.counter.add_cause(judged.objective.name, finished.cause)
+            elif judged.word == GOOD:
+                self.learned.add((request.method, request.route), request.end, finished.breakdown)
+        except Exception as error:  # noqa: BLE001 -- as in `decided`
+            report("stagetrace.sla.processor.SLASpanProcessor.conclude", error)
 
     @guarded
     def _is_dropped(self, span: ReadableSpan) -> bool:
@@ -249,63 +189,35 @@ class SLASpanProcessor(SpanProcessor):
         return self._hold(span) if dropped(span) else [span]
 
     def _finish(self, span: ReadableSpan) -> list[ReadableSpan]:
-        start, end = span.start_time or 0, span.end_time or 0
-        timeline = entries.pop(span.context.span_id, None)
-        segments = timeline.close(start, end) if timeline is not None else []
-        totals = totals_of(segments)
-        attributes: dict[str, Any] = {semconv.stage_total_ms(stage): ns / 1e6 for stage, ns in totals.items()}
-        if timeline is not None:
-            own = span.attributes or {}  # which the request's code may have set: that wins
-            attributes.update({key: value for key, value in timeline.model.items() if key not in own})
-            attributes.update(timeline.transfer_attributes(start))
-        decided = None
-        if semconv.SLA_VERDICT not in (span.attributes or {}):  # a second processor of ours
-            decided = self.decided(*request_of(span), start, end, timeline)
-        if decided is not None:
-            calls = timeline.calls if timeline is not None else ()
-            verdict = decided.verdict(totals, segments, start, calls)
-            attributes.update(verdict.attributes())
-            if timeline is not None:
-                self._add_cause(span, verdict, segments, timeline, attributes)
-            if verdict.breached:
-                self.counter.add_cause(decided.objective.name, attributes.get(semconv.SLA_BREACH_CAUSE, UNKNOWN))
-        breached = decided is not None and decided.word == BREACH
-        if timeline is not None:
-            segments = coalesced(segments, timeline.cuts)
-        if dropped(span):
-            return self._decide(span, segments, attributes, keep=breached)
-        spans = [*(stage_span(segment, span, {}) for segment in segments), FinishedSpan(span, attributes)]
-        if breached:
-            _mark(spans)
-        return spans
+        record = entries.pop(span.context.span_id, None)
+        request = Request(span.start_time or 0, span.end_time or 0, *request_of(span), record)
+        is_judged = semconv.SLA_VERDICT in (span.attributes or {})  # by a second processor of ours
+        judged = None if is_judged else self.decided(request)
+        breached = judged is not None and judged.word == BREACH
+        known = {} if record is None else record.transfer_attributes(request.start)
+        held: list[ReadableSpan] = []
+        upgraded = dropped(span)
+        if upgraded:
+            held, lost = self.release(span.context.trace_id, keep=breached)
+            if lost:
+                known[semconv.STAGETRACE_DROPPED_SPANS] = lost
 
-    def _add_cause(
-        self,
-        span: ReadableSpan,
-        verdict: Verdict,
-        segments: list[Segment],
-        timeline: RequestRecord,
-        attributes: dict[str, Any],
-    ) -> None:
-        route = request_of(span)
-        if verdict.breached:
-            attributes.update(self.explain(route, verdict, segments, timeline, attributes) or {})
-        elif verdict.word == GOOD and self.learned.wants(route, span.end_time or 0):
-            self.learn(route, segments, timeline)
+        def encode(stages: Stages, block: Block | None, breach: Mapping[str, Any]) -> list[ReadableSpan]:
+            verdict = breach if block is None else block.attributes
+            cuts = () if record is None else record.cuts
+            return request_spans(span, stages, cuts, known, verdict, upgraded=upgraded)
 
-    def _decide(
-        self, span: ReadableSpan, segments: list[Any], attributes: dict[str, Any], *, keep: bool
-    ) -> list[ReadableSpan]:
-        held, lost = self.release(span.context.trace_id, keep=keep)
-        if lost:
-            attributes[semconv.STAGETRACE_DROPPED_SPANS] = lost
-        if not keep:
+        finished = finish(request, judged, self.learned, known, encode)
+        if not is_judged:
+            self.conclude(request, judged, finished)
+        if record is not None:
+            record.abandon()
+        if upgraded and not breached:
             return []
-        mark = {semconv.SLA_UPGRADED: True}
-        spans = [*held, *(stage_span(segment, span, mark) for segment in segments), FinishedSpan(span, attributes)]
-        kept: list[ReadableSpan] = [FinishedSpan(one, {}, sampled(one.context)) for one in spans]
-        _mark(kept)
-        return kept
+        spans = [*(FinishedSpan(one, {}, sampled(one.context)) for one in held), *finished.spans]
+        if breached:
+            mark_breach(spans)
+        return spans
 
     def _hold(self, span: ReadableSpan) -> list[ReadableSpan]:
         with self._lock:
@@ -384,7 +296,7 @@ def _failed(error: Exception) -> type | None:
 
 
 @guarded
-def _mark(spans: list[ReadableSpan]) -> None:
+def mark_breach(spans: list[ReadableSpan]) -> None:
     """Tell our own sender that these go with a breach: before others, and dropped after them."""
     for span in spans:
         span.of_breach = True  # type: ignore[attr-defined]

@@ -131,7 +131,7 @@ class GatheredBatch(Batch):
     def _close(self) -> list[Segment]:
         if self._ends:
             self._ends.clear()
-            self._segments = self.close(self._start, max(time.time_ns(), self._start))
+            self._segments = self.close(self._start, max(time.time_ns(), self._start)).segments()
         return self._segments or []
 
     def stages_for(self, timeline: RequestRecord, since: int, until: int) -> list[Told]:

@@ -6,6 +6,7 @@ CPU where a C compiler was there at the installation (docs/decisions/011).
 
 from __future__ import annotations
 
+from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import report
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.marks import Event
     from stagetrace.recording.own_span import Identity
     from stagetrace.recording.segments import Segment
+    from stagetrace.recording.stages import Stages as Tiled
 
     # the spans, how many they are, nanoseconds by stage, attributes of the first inference
     Stages = tuple[bytes, int, dict[str, int], Mapping[str, Any]]
@@ -66,6 +68,27 @@ def request_in_python(  # noqa: PLR0913, PLR0917 -- as `native/encoder.c` takes 
     head = stage_head(identity.context)
     spans, count, totals, model = tiled_in_python(events, start, end, end, head, ids, mark, cuts)
     return spans + encode_entry(identity, (start, end), rest, attributes, totals, model), count + 1
+
+
+def encode_request(
+    stages: Tiled,
+    identity: Identity,
+    times: tuple[int, int],
+    mark: bytes,
+    rest: bytes,
+    attributes: Mapping[str, Any],
+    model: Mapping[str, Any],
+    cuts: Sequence[int] = (),
+) -> tuple[bytes, int]:
+    """Return all spans of one request, encoded, the entry span last, and how many they are.
+
+    `times` are its start and end in nanoseconds since the epoch. `mark` is as in `encode_stages`, `rest`, `attributes`
+    and `model` as in `encode_entry`, `cuts` as in `coalesced`.
+    """
+    segments = coalesced(stages.segments(), cuts)
+    ids = getrandbits(64 * len(segments) + 64).to_bytes(8 * len(segments) + 8, "little")  # as the SDK's: not secret
+    spans = encode_stages(segments, stage_head(identity.context), ids, mark)
+    return spans + encode_entry(identity, times, rest, attributes, stages.totals(), model), len(segments) + 1
 
 
 def encoded(segments: Sequence[Segment], model: Mapping[str, Any], head: bytes, ids: bytes, mark: bytes) -> Stages:

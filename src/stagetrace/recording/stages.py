@@ -1,0 +1,37 @@
+"""What the marks of a request make up once it has ended: the stages that tile it, and its model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.recording.segments import NOTHING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stagetrace.recording.segments import Segment
+
+
+class Stages:
+    """The stages of one request, end to end, and `model`: attributes of its first inference for the entry span."""
+
+    __slots__ = ("_segments", "model")
+
+    def __init__(self, segments: list[Segment], model: Mapping[str, Any]) -> None:
+        self._segments = segments
+        self.model = model
+
+    def segments(self) -> list[Segment]:
+        """Return each visit to a stage; empty if the request took no time."""
+        return self._segments
+
+    def totals(self) -> dict[str, int]:
+        """Return the time in each stage, in nanoseconds, in the order in which they began."""
+        totals: dict[str, int] = {}
+        for segment in self._segments:
+            stage = segment.stage
+            totals[stage] = totals.get(stage, 0) + segment.end - segment.start
+        return totals
+
+
+NO_STAGES = Stages([], NOTHING)

@@ -1,0 +1,186 @@
+"""What becomes of a request that has ended: tile, judge, explain, encode. Nothing here counts, learns or sends.
+
+`SLASpanProcessor.conclude` does that with what `finish` returns, once it is complete.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from stagetrace.bounded_cache import BoundedCache
+from stagetrace.guard import guarded
+from stagetrace.otlp.encode.span_encoder import Block
+from stagetrace.recording.segments import coalesced
+from stagetrace.recording.spans import FinishedSpan, sampled, stage_span
+from stagetrace.recording.stages import NO_STAGES
+from stagetrace.semconv import SLA_BREACH_CAUSE, SLA_UPGRADED, stage_total_ms
+from stagetrace.sla.breakdown import breakdown_of
+from stagetrace.sla.cause import UNKNOWN
+from stagetrace.sla.policy import BREACH
+from stagetrace.sla.verdict import GOOD, Streamed, Verdict, decide, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from stagetrace.recording.chunk_times import Stream
+    from stagetrace.recording.record import RequestRecord
+    from stagetrace.recording.stages import Stages
+    from stagetrace.sla.baseline import Baselines
+    from stagetrace.sla.cause import Breakdown
+    from stagetrace.sla.policy import Objective, Policy
+    from stagetrace.sla.verdict import Missed
+
+T = TypeVar("T")
+# Objective and verdict -> what the entry span says of them, where that is no breach: the same for all requests.
+_blocks: BoundedCache[tuple[str, str], Block] = BoundedCache(1_024)
+
+
+class Request(NamedTuple):
+    """A request that has ended. Times in nanoseconds since the epoch; method and route as the policy names them."""
+
+    start: int
+    end: int
+    method: str | None
+    route: str
+    record: RequestRecord | None  # None: nothing is known of it but its entry span
+
+
+class Decided(NamedTuple):
+    """The verdict on a request, and the objective that it is by."""
+
+    objective: Objective
+    word: str
+    missed: Missed | None
+
+    def block(self) -> Block:
+        """Return what the entry span carries of a verdict that is no breach."""
+        key = (self.objective.name, self.word)
+        block = _blocks.get(key)
+        if block is None:
+            block = _blocks[key] = Block(judge(*self, {}).attributes())
+        return block
+
+    def with_culprit(self, request: Request, stages: Stages) -> Verdict:
+        """Return the verdict with the guilty stage."""
+        totals = stages.totals()
+        visits = [(segment.stage, segment.start, segment.end) for segment in stages.segments()]
+        missed = self.missed
+        if missed is not None and missed.end_ns is not None:  # the part of the request in which it was missed
+            since, until = request.start + missed.start_ns, request.start + missed.end_ns
+            visits = [(stage, max(begin, since), min(end, until)) for stage, begin, end in visits]
+            visits = [(stage, begin, end) for stage, begin, end in visits if begin < end]
+            totals = {}
+            for stage, begin, end in visits:
+                totals[stage] = totals.get(stage, 0) + end - begin
+        return judge(*self, totals, visits, () if request.record is None else request.record.calls)
+
+
+class Finished(NamedTuple, Generic[T]):
+    """A request with everything that is to be said of it."""
+
+    spans: T
+    cause: str | None  # of a breach
+    breakdown: Breakdown | None  # of a good request from which a baseline is to learn
+
+
+def decided(policy: Policy, request: Request) -> Decided | None:
+    """Return the verdict on a request, for which two times suffice; None where no objective matches."""
+    objective = policy.objective(request.method, request.route)
+    if objective is None:
+        return None
+    streamed, is_disconnected, record = None, False, request.record
+    if record is not None:
+        is_disconnected = record.disconnect is not None
+        streamed = None if record.stream is None else streamed_in(record.stream, request.start)
+    word, missed = decide(objective, request.end - request.start, streamed, disconnected=is_disconnected)
+    return Decided(objective, word, missed)
+
+
+def streamed_in(stream: Stream, start: int) -> Streamed | None:
+    """Return what a response can miss besides its duration, of a request that began at `start`; None if it is one."""
+    if not stream.is_stream:
+        return None
+    since, until = stream.widest
+    return Streamed(max(stream.first - start, 0), (since - start, until - start))
+
+
+def finish(
+    request: Request,
+    judged: Decided | None,
+    learned: Baselines,
+    known: Mapping[str, Any],
+    encode: Callable[[Stages, Block | None, Mapping[str, Any]], T],
+) -> Finished[T]:
+    """Return the request's spans, and what is to be counted and learned of it.
+
+    `known` are attributes of its entry span. `encode` makes the spans from the stages, the block of a verdict that is
+    no breach, and the attributes of a breach.
+    """
+    stages = _tiled(request) or NO_STAGES
+    if judged is None:
+        return Finished(encode(stages, None, {}), None, None)
+    if judged.word != BREACH:
+        learns = judged.word == GOOD and learned.wants((request.method, request.route), request.end)
+        return Finished(encode(stages, judged.block(), {}), None, _breakdown(request, stages) if learns else None)
+    found = _explained(request, judged, stages, learned, known) or {}
+    return Finished(encode(stages, None, found), found.get(SLA_BREACH_CAUSE, UNKNOWN), None)
+
+
+def request_spans(
+    span: ReadableSpan,
+    stages: Stages,
+    cuts: Sequence[int],
+    known: Mapping[str, Any],
+    verdict: Mapping[str, Any],
+    *,
+    upgraded: bool,
+) -> list[ReadableSpan]:
+    """Return a request as spans of the SDK's, its entry span last: `span`, which has ended, with more attributes.
+
+    `upgraded`: the head sampler dropped it, and it is a breach.
+    """
+    attributes = {stage_total_ms(stage): took / 1e6 for stage, took in stages.totals().items()}
+    own = span.attributes or {}  # which the request's code may have set: that wins
+    attributes.update({key: value for key, value in stages.model.items() if key not in own})
+    attributes.update(known)
+    attributes.update(verdict)
+    mark = {SLA_UPGRADED: True} if upgraded else {}
+    segments = coalesced(stages.segments(), cuts)
+    spans: list[ReadableSpan] = [
+        *(stage_span(segment, span, mark) for segment in segments),
+        FinishedSpan(span, attributes),
+    ]
+    return [FinishedSpan(one, {}, sampled(one.context)) for one in spans] if upgraded else spans
+
+
+@guarded
+def _tiled(request: Request) -> Stages | None:
+    """Return the stages; without them, the entry span goes with its verdict."""
+    return request.record.close(request.start, request.end) if request.record is not None else None
+
+
+@guarded
+def _breakdown(request: Request, stages: Stages) -> Breakdown | None:
+    return None if request.record is None else breakdown_of(stages.segments(), request.record, stages.model)
+
+
+@guarded
+def _explained(
+    request: Request, judged: Decided, stages: Stages, learned: Baselines, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the entry span of a breach carries of its verdict and its cause."""
+    verdict = judged.with_culprit(request, stages)
+    found = verdict.attributes()
+    found.update(_cause(request, verdict, stages, learned, {**known, **found}) or {})
+    return found
+
+
+@guarded
+def _cause(
+    request: Request, verdict: Verdict, stages: Stages, learned: Baselines, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    breakdown = _breakdown(request, stages)
+    route = (request.method, request.route)
+    return {} if breakdown is None else learned.explain(route, verdict, breakdown, known)
