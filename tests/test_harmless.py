@@ -209,8 +209,8 @@ PARTS_FOR_OTHERS = [
     *("stagetrace.recording.own_span:OwnSpan.readable", "stagetrace.recording.own_span:FinishedSpan"),
     "stagetrace.sla.entry_recorder:EntryRecorder.begin",
     *("stagetrace.recording.own_span:OwnSpan.attributes", "stagetrace.recording.spans:SpanContext"),
-    *(f"stagetrace.sla.entry_recorder:{name}" for name in ("EntryRecorder._hand_on", "FinishedSpan", "mark_breach")),
-    *(f"stagetrace.sla.finish:{name}" for name in ("request_spans", "sampled", "stage_span", "judge")),
+    *(f"stagetrace.sla.entry_recorder:{name}" for name in ("EntryRecorder._hand_on", "request_spans", "mark_breach")),
+    *(f"stagetrace.sla.finish:{name}" for name in ("FinishedSpan", "sampled", "stage_span", "judge")),
     "stagetrace.otlp.encode.span_encoder:_event",
 ]
 # Servers close the connection after an exception, and say so only where they are asked to.

@@ -80,7 +80,7 @@ ANYWHERE = [
     *(RPC + name for name in ("peer_block", "_fields", "_is_excluded", "Rpc._raised", "Rpc._aborted")),
     *(RPC + name for name in ("Rpc._expires_in", "Rpc.conclude", "Rpc.has_no_method", "Rpc.__init__")),
     *(RPC + name for name in ("OwnSpan.__init__", "OwnSpan.end_request", "Rpc.describe", "Stream", "Rpc.end_chunk")),
-    *(f"stagetrace.recording.record:RequestRecord.{name}" for name in ("enter", "leave", "noted", "abandon")),
+    *(f"stagetrace.recording.record:RequestRecord.{name}" for name in ("enter", "leave", "close", "abandon")),
     *(RECORDER + name for name in ("EntryRecorder.end", "EntryRecorder.identify", "EntryRecorder._send")),
     *(RECORDER + name for name in ("EntryRecorder._rest", "encode_request", "finish", "entry_rest")),
     "stagetrace.sla.policy:Policy.objective",
