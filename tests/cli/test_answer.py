@@ -52,7 +52,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_incomplete_answer_is_marked_in_each_form(capsys: pytest.CaptureFixture[str]) -> None:
-    answer = Answer("T", "S.", {}, complete=False, reason="cut & off")
+    answer = Answer("T", "S.", {}, reason="cut & off")
     for form, shown in (("text", ""), ("markdown", "**Incomplete:** cut & off"), ("html", "Incomplete: cut &amp; off")):
         assert print_answer(arguments("--format", form), answer) == 0
         out, err = capsys.readouterr()

@@ -37,10 +37,8 @@ def test_every_json_key_is_described() -> None:
     nothing = (None, None, None, None, None)  # threshold, overrun, objective, stage, severity
     one = Entry(made.trace_id, made.span_id, "svc", "n", None, made.start, made.end, *nothing)
     tally = Tally(lost=(Lost("inference", "gc", 1, 2.0),))
-    listed = breaches.as_json(
-        Breaches((one,), complete=False, reason="why", tally=tally), [Owner((Hop("svc", None, 1.0),), "why")]
-    )
-    drawn = trace.as_json(Trace(made.trace_id, (row,), complete=False, reason="why"))
+    listed = breaches.as_json(Breaches((one,), "why", tally), [Owner((Hop("svc", None, 1.0),), "why")])
+    drawn = trace.as_json(Trace(made.trace_id, (row,), "why"))
     breach = listed["breaches"][0]
     assert _described(sections["breaches --json"]) == {
         *(*listed, *listed["lost"][0]),

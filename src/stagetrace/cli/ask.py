@@ -12,23 +12,25 @@ from stagetrace.store import open_store
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from typing import TypeAlias
 
     from stagetrace.cli.arguments.times import Moment
     from stagetrace.cli.output.answer import Answer
     from stagetrace.store.base import Reader, Selection
 
+    Question: TypeAlias = Callable[[Reader, Selection, argparse.Namespace], Answer]
 
-def ask_store(
-    args: argparse.Namespace,
-    answer: Callable[[Reader, Selection, argparse.Namespace], Answer],
-    since: Moment | None = None,
-) -> tuple[int, Answer]:
-    """Run `answer` on the selected requests of the store, print the result, and return the exit code and the answer.
+
+def ask_store(args: argparse.Namespace, answer: Question, since: Moment | None = None) -> int:
+    """Run `answer` on the selected requests of the store, print the result, and return the exit code.
 
     `since`: the default of `--since`, where it is not an hour.
     """
     url = store_url(args)
-    wanted = selection(args, url, since=since)
+    return ask(args, answer, url, selection(args, url, since=since))
+
+
+def ask(args: argparse.Namespace, answer: Question, url: str, wanted: Selection) -> int:
+    """Run `answer` on requests of the store at `url`, print the result, and return the exit code."""
     with open_store(url) as reader, watched(reader):
-        made = answer(reader, wanted, args)
-    return print_answer(args, made), made
+        return print_answer(args, answer(reader, wanted, args))

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         show(*parts)
         # A list that ends with the limit has its own line for that.
         cuts = [cut for reason in cuts for cut in reason.split("; ") if not cut.startswith("limit ")]
-    warn(not cuts, "; ".join(cuts))
+    warn("; ".join(cuts) or None)
     return _failed(answer) if args.fail else ANSWERED
 
 
@@ -130,7 +130,7 @@ def as_json(answer: Breaches, owners: Sequence[Owner]) -> dict[str, Any]:
     tally = answer.tally
     cuts = [reason for reason in (answer.reason, tally.reason) if reason is not None]
     return {
-        **completeness(not cuts, "; ".join(cuts)),
+        **completeness("; ".join(cuts) or None),
         "requests": tally.requests,
         "judged": tally.judged,
         "missed": tally.missed,
@@ -164,7 +164,7 @@ def _entry_json(entry: Entry, owner: Owner) -> dict[str, Any]:
         "model": entry.model,
         "stages": dict(entry.stages),
         "peer": owner.path[0].peer,
-        "owner": {**_hop_json(owner.last), **completeness(owner.complete, owner.reason)},
+        "owner": {**_hop_json(owner.last), **completeness(owner.reason)},
         "path": [_hop_json(hop) for hop in owner.path],
     }
 

@@ -61,8 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the costs and return the exit code."""
-    code, _ = ask_store(args, answer)
-    return code
+    return ask_store(args, answer)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -77,16 +76,15 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         with reader.relations(wanted) as relations:
             window = wanted.until_ns - wanted.since_ns if args.since and getattr(args, "until", None) else None
             found = ask(relations, by, given, window)
-            complete, reason = relations.complete, relations.reason
             sampled = _is_sampled(relations.reduce("counts"))
     except PriceError as error:
         raise UsageError(f"--prices {args.prices}: {error}") from None
     if found.stored == 0:
         sentence = f"No requests{since(wanted.since_ns, args.tz)}."
-        return Answer(TITLE, sentence, _keys(found), complete=complete, reason=reason)
+        return Answer(TITLE, sentence, _keys(found), reason=relations.reason)
     sentence = _sentence(found, given)
     parts: list[str | Table | Bars] = [_table(found, by), _bars(found), *_notes(found, given, sampled)]
-    return Answer(TITLE, sentence, _keys(found), parts, complete=complete, reason=reason)
+    return Answer(TITLE, sentence, _keys(found), parts, reason=relations.reason)
 
 
 def _read(path: Path) -> Any:

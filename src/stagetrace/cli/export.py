@@ -62,14 +62,14 @@ def run(args: argparse.Namespace) -> int:
             count = _written(reader, wanted, path, args.relation, cuts, progress)
     finally:
         progress.end()
-    complete, reason = not cuts, "; ".join(cuts) or None
+    reason = "; ".join(cuts) or None
     size = path.stat().st_size
     what = args.relation if path.suffix == ".csv" else "spans"
     if args.json:
-        show_json({**completeness(complete, reason), "file": os.fspath(path), what: count, "bytes": size})
+        show_json({**completeness(reason), "file": os.fspath(path), what: count, "bytes": size})
     else:
         show(f"{count:,} {what} written to {path}, {size:,} bytes.")
-    warn(complete, reason)
+    warn(reason)
     return ANSWERED
 
 

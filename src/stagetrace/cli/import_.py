@@ -58,12 +58,12 @@ def run(args: argparse.Namespace) -> int:
         store.close()
     if rejected:
         cuts.insert(0, f"{rejected} spans were refused")
-    complete, reason = not cuts, "; ".join(dict.fromkeys(cuts)) or None
+    reason = "; ".join(dict.fromkeys(cuts)) or None
     if args.json:
-        show_json({**completeness(complete, reason), "store": str(folder), "accepted": accepted, "rejected": rejected})
+        show_json({**completeness(reason), "store": str(folder), "accepted": accepted, "rejected": rejected})
     else:
         show(f"{accepted:,} spans taken into {folder}.")
-    warn(complete, reason)
+    warn(reason)
     return ANSWERED
 
 

@@ -48,17 +48,16 @@ def run(args: argparse.Namespace) -> int:
     url = store_url(args)
     with open_store(url) as reader, watched(reader), reader.relations(selection(args, url)) as relations:
         names, rows = ask(relations, args.sql)
-        complete, reason = relations.complete, relations.reason
     if args.json:
         values = [[_json(value) for value in row] for row in rows]
-        show_json({**completeness(complete, reason), "columns": names, "rows": values})
+        show_json({**completeness(relations.reason), "columns": names, "rows": values})
     elif args.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(names)
         writer.writerows([["" if value is None else plain_text(value) for value in row] for row in rows])
     else:
         show(_table(names, rows))
-    warn(complete, reason)
+    warn(relations.reason)
     return ANSWERED
 
 

@@ -61,15 +61,14 @@ def run(args: argparse.Namespace) -> int:
             names = ", ".join(map(printable, (*_ORDERS, *answers.stage_names(relations))))
             raise UsageError(f"cannot sort by {sort!r}: no request here has a stage of this name\nthere are {names}")
         total = len(found) if top is None or len(found) < top else answers.count(relations)
-        complete, reason = relations.complete, relations.reason
     if args.json:
-        show_json({**completeness(complete, reason), "total": total, "requests": found})
+        show_json({**completeness(relations.reason), "total": total, "requests": found})
     elif found:
         more = [f"{len(found)} of {total:,} requests shown; more: --top N"] if total > len(found) else []
         show(_table(found, sort, args.tz), *more)
     else:
         show(f"No requests{since(wanted.since_ns, args.tz)}.")
-    warn(complete, reason)
+    warn(relations.reason)
     return ANSWERED
 
 

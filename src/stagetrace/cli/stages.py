@@ -44,16 +44,15 @@ def run(args: argparse.Namespace) -> int:
         from stagetrace.store import answers
 
         groups = answers.stages(relations)
-        complete, reason = relations.complete, relations.reason
     if args.json:
-        show_json({**completeness(complete, reason), "groups": [as_json(group) for group in groups]})
+        show_json({**completeness(relations.reason), "groups": [as_json(group) for group in groups]})
     elif groups:
         found = (sampling.note(f"{group.service} {group.route}", group.sample) for group in groups)
         notes = [text for text in found if text]
         show(Table(_COLUMNS, [row for group in groups for row in _rows(group)]), *notes)
     else:
         show(f"No requests{since(wanted.since_ns, args.tz)}.")
-    warn(complete, reason)
+    warn(relations.reason)
     return ANSWERED
 
 

@@ -57,12 +57,12 @@ def run(args: argparse.Namespace) -> int:
         found = newest(reader, replace(wanted, limit=args.limit or _NEWEST), cuts)
         if args.json and comes is None:
             requests = [request_of(span) for span in found]
-            show_json({**completeness(not cuts, "; ".join(cuts)), "requests": requests})
+            show_json({**completeness("; ".join(cuts) or None), "requests": requests})
         elif comes is None:
             nothing = f"No requests{since(wanted.since_ns, args.tz)}."
             rows = [cells(request_of(span), args.tz) for span in found]
             show(Table(columns(args.tz), rows) if found else nothing)
-        warn(not cuts, "; ".join(cuts))
+        warn("; ".join(cuts) or None)
         if comes is not None:
             _go_on(found, comes, None if args.json else Lines(args.tz, only_one=wanted.service is not None))
     return ANSWERED

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         look = BLOCKS if terminal.shows_blocks() else ASCII
         lines = render(trace, terminal.width(), look, args.tz, wrapped=terminal.is_bounded())
     sys.stdout.write("\n".join([*lines, ""]))
-    warn(trace.complete, trace.reason)
+    warn(trace.reason)
     return ANSWERED
 
 
@@ -65,7 +65,7 @@ def as_json(trace: Trace) -> dict[str, Any]:
     critical = on_path(trace.spans)
     return {
         "trace_id": trace.trace_id,
-        **completeness(trace.complete, trace.reason),
+        **completeness(trace.reason),
         "spans": [_span_json(span, place in critical) for place, span in enumerate(trace.spans)],
     }
 

@@ -50,7 +50,6 @@ class Board(NamedTuple):
     routes: list[Route]
     groups: list[Group]
     newest: list[dict[str, Any]]
-    complete: bool
     reason: str | None
 
 
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         show_json(as_json(board))
     else:
         show(*tables(board, wanted.since_ns, args.tz))
-    warn(board.complete, board.reason)
+    warn(board.reason)
     return ANSWERED
 
 
@@ -88,7 +87,7 @@ def look(reader: Reader, wanted: Selection) -> Board:
         routes = answers.routes(relations)
         if COUNTS in reader.capabilities and not _is_by_more(wanted) and any(one.sample.is_estimate for one in routes):
             routes = answers.exactly(relations, routes, reader.counted(wanted))  # type: ignore[attr-defined]
-        return Board(routes, answers.stages(relations), newest, relations.complete, relations.reason)
+        return Board(routes, answers.stages(relations), newest, relations.reason)
 
 
 def _is_by_more(wanted: Selection) -> bool:
@@ -99,7 +98,7 @@ def _is_by_more(wanted: Selection) -> bool:
 def as_json(board: Board) -> dict[str, Any]:
     """Return the object that `--json` prints."""
     return {
-        **completeness(board.complete, board.reason),
+        **completeness(board.reason),
         "routes": [_route_json(route) for route in board.routes],
         "groups": [stage_groups.as_json(group) for group in board.groups],
         "breaches": board.newest,
@@ -163,7 +162,7 @@ def _refresh(reader: Reader, args: argparse.Namespace, url: str) -> None:
             board = look(reader, wanted)
             at = shown(time.time_ns(), args.tz, 0)[11:]
             head = [f"{url}{since(wanted.since_ns, args.tz)}, at {at}; Ctrl-C ends"]
-            head += [] if board.complete else [f"INCOMPLETE: {board.reason}"]
+            head += [] if board.reason is None else [f"INCOMPLETE: {board.reason}"]
             parts = tables(board, wanted.since_ns, args.tz)
             lines = clipped([*head, "", *parts], *live.console.size)
             live.update(drawn(lines), refresh=True)

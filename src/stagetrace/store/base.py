@@ -157,35 +157,40 @@ class Tally:
         return round(sum(one.overrun_ms for one in self.lost), 6)
 
 
-@dataclass(frozen=True)
-class Breaches:
-    """Result of `Reader.breaches`, newest first, and out of how many requests.
+class Partial:
+    """A result that may lack something: `reason` explains what was cut off, None where nothing was."""
 
-    Where `complete` is false, `reason` explains which part of the list was cut off.
-    """
+    reason: str | None
+
+    @property
+    def complete(self) -> bool:
+        """Return whether nothing is missing."""
+        return self.reason is None
+
+
+@dataclass(frozen=True)
+class Breaches(Partial):
+    """Result of `Reader.breaches`, newest first, and out of how many requests."""
 
     breaches: tuple[Entry, ...]
-    complete: bool = True
     reason: str | None = None
     tally: Tally = Tally()
 
 
 @dataclass(frozen=True)
-class Trace:
-    """Result of `Reader.trace`: every stored span once, by start. `complete` and `reason` as in `Breaches`."""
+class Trace(Partial):
+    """Result of `Reader.trace`: every stored span once, by start."""
 
     trace_id: str
     spans: tuple[SpanRow, ...]
-    complete: bool = True
     reason: str | None = None
 
 
 @dataclass(frozen=True)
-class TraceIds:
-    """Result of `Reader.trace_ids`. Where not all traces were searched, `complete` is false; `reason` names them."""
+class TraceIds(Partial):
+    """Result of `Reader.trace_ids`. Where not all traces were searched, `reason` names those that were."""
 
     ids: tuple[str, ...]
-    complete: bool = True
     reason: str | None = None
 
 
@@ -219,17 +224,15 @@ class Closing:
 
 
 @dataclass(frozen=True)
-class Relations(Closing):
+class Relations(Closing, Partial):
     """A DuckDB connection of the caller's own with the relations `spans` and `requests` of `relations.py`.
 
     `requests` holds the entry spans of the selection; `spans` every span of their traces, or, of a selection by time
-    alone, every span that started in it. A span delivered twice is there once. `complete` and `reason` as in
-    `Breaches`.
+    alone, every span that started in it. A span delivered twice is there once.
     """
 
     connection: DuckDBPyConnection
     engine: Engine
-    complete: bool = True
     reason: str | None = None
 
     def reduce(self, name: str, by: Sequence[str] = (), **values: object) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ def select(
     reasons = list(cuts)
     if selection.limit is not None and _count(connection, "matching") > selection.limit:
         reasons.insert(0, f"limit {selection.limit} reached, there are older requests")
-    return Relations(connection, engine, complete=not reasons, reason="; ".join(reasons) or None)
+    return Relations(connection, engine, "; ".join(reasons) or None)
 
 
 def define(connection: DuckDBPyConnection, loaded: str, selection: Selection) -> None:

@@ -69,7 +69,7 @@ class MessageReader(Closing, ABC):
             cuts.insert(0, f"limit {selection.limit} reached, there are older breaches")
             found = found[: selection.limit]
         entries = tuple(self._records(found))
-        return Breaches(entries, complete=not cuts, reason="; ".join(cuts) or None, tally=tallier.tally())
+        return Breaches(entries, "; ".join(cuts) or None, tallier.tally())
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` specifies."""
@@ -89,7 +89,7 @@ class MessageReader(Closing, ABC):
         for trace_id, spans in wanted.items():
             if spans:
                 rows = tuple(distinct(one.row() for one in spans))
-                yield Trace(trace_id.hex(), rows, complete=not cuts, reason="; ".join(cuts) or None)
+                yield Trace(trace_id.hex(), rows, "; ".join(cuts) or None)
 
     def trace_ids(self, prefix: str) -> TraceIds:
         """Return the ids that begin so, as `Reader.trace_ids` specifies."""

@@ -131,8 +131,7 @@ def answer(report: Report, about: Mapping[str, Any], comparison: Mapping[str, An
         },
         [*_parts(report, comparison), *notes],
         not valid or (found is None and step.verdict == BROKEN) or bool(comparison and comparison["is_slower"]),
-        result.cut is None,
-        result.cut,
+        reason=result.cut,
     )
 
 

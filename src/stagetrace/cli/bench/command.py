@@ -110,7 +110,6 @@ def _recorded(args: argparse.Namespace, url: str | None, notes: list[str]) -> ND
     assert url is not None  # noqa: S101 -- `_store` has raised
     with open_store(url) as reader, reader.relations(selection(args, url)) as relations:
         rows = relations.reduce("starts", most=_MOST_REPLAYED + 1)
-        complete, reason = relations.complete, relations.reason
     if not rows:
         raise UsageError("there is no request to replay\nselect others: --since, --service, --route")
     if len(rows) > _MOST_REPLAYED:
@@ -120,8 +119,8 @@ def _recorded(args: argparse.Namespace, url: str | None, notes: list[str]) -> ND
         due_s = due_s[: max(1, int(np.searchsorted(due_s, args.duration)))]
     if any(row["weight"] != 1 for row in rows):
         notes.append("the store holds a sample of the recorded requests: fewer come here than came then")
-    if not complete:
-        notes.append(f"not all recorded requests are replayed: {reason}")
+    if not relations.complete:
+        notes.append(f"not all recorded requests are replayed: {relations.reason}")
     return due_s
 
 

@@ -53,8 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the answer and return the exit code."""
-    code, _ = ask_store(args, answer)
-    return code
+    return ask_store(args, answer)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -70,12 +69,11 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     from stagetrace.cli.bottleneck import view
 
     with reader.relations(wanted) as relations:
-        complete, reason = relations.complete, relations.reason
         whole = next(iter(bottleneck.ask(relations)), None)
         if whole is None:
             keys: dict[str, Any] = {"requests": 0, "stages": [], "groups": []}
             sentence = f"No requests{since(wanted.since_ns, args.tz)}."
-            return Answer(TITLE, sentence, keys, complete=complete, reason=reason)
+            return Answer(TITLE, sentence, keys, reason=relations.reason)
         groups = _groups(relations, by) if by else []
         paths = _critical_paths(reader, relations, whole)
     return Answer(
@@ -83,8 +81,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         view.sentence(whole),
         {**view.keys(whole, by), **view.path_keys(paths), "groups": [view.keys(group, by) for group in groups]},
         [*view.parts(whole), *view.path_parts(paths), *view.group_parts(groups, by, _SHOWN)],
-        complete=complete,
-        reason=reason,
+        reason=relations.reason,
     )
 
 

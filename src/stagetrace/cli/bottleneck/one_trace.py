@@ -40,7 +40,6 @@ def of_trace(reader: Reader, args: argparse.Namespace) -> Answer:
         _sentence(trace, path),
         {"trace_id": trace.trace_id, **_keys(tree, path)},
         [Table(_COLUMNS, list(_rows(tree, path))), *_notes(tree, path)],
-        complete=trace.complete,
         reason=trace.reason,
     )
 

@@ -16,6 +16,7 @@ from stagetrace.cli.output import sampling
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Points, number
 from stagetrace.cli.output.formats import add_format, print_answer
+from stagetrace.cli.output.lines import warn
 from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.output.terminal import watched
 from stagetrace.errors import StagetraceError
@@ -95,11 +96,11 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     with reader.relations(wanted) as relations:
         found = capacity.ask(relations, kept.within_ms if kept else None)
         uses = [utilisation(relations, one) for one in found]
-        complete, reason = relations.complete, relations.reason
+    reason = relations.reason
     if len(found) > capacity.MOST_SERVICES:
         found, uses = found[: capacity.MOST_SERVICES], uses[: capacity.MOST_SERVICES]
         more = f"only the {capacity.MOST_SERVICES} services with most requests are here; --service NAME names another"
-        complete, reason = False, f"{reason}; {more}" if reason else more
+        reason = f"{reason}; {more}" if reason else more
     plans = [capacity.plan(one, args.rate, kept.share if kept else None) for one in found]
     made = list(zip(found, plans, uses, strict=True))
     services = [_keys(one, given, used, args) for one, given, used in made]
@@ -112,7 +113,6 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         keys,
         [*_notes(wanted), *(part for number, one in enumerate(made) for part in _parts(*one, args, number, len(made)))],
         is_bad=any(_is_bad(one, given, args) for one, given in zip(found, plans, strict=True)),
-        complete=complete,
         reason=reason,
     )
 
@@ -158,8 +158,7 @@ def _manifest(reader: Reader, wanted: Selection, args: argparse.Namespace) -> st
     kept: Objective | None = args.objective
     with reader.relations(wanted) as relations:
         found = capacity.ask(relations, kept.within_ms if kept else None)
-        if not relations.complete:
-            sys.stderr.write(f"stagetrace: INCOMPLETE: {relations.reason}\n")
+        warn(relations.reason)
         if len(found) != 1:
             names = ", ".join(one.service for one in found) or "no service"
             raise UsageError(f"--format {args.format} is of one service, and there is {names}\ngive --service NAME")

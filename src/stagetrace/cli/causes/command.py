@@ -47,8 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings and return the exit code."""
-    code, _ = ask_store(args, answer)
-    return code
+    return ask_store(args, answer)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -58,7 +57,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
 
     with reader.relations(wanted) as relations:
         cases = ask(relations)
-        complete, reason = relations.complete, relations.reason
+        reason = relations.reason
         if args.against is None:
             services = _breached_against_good(reader, relations, cases)
         else:
@@ -68,9 +67,8 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
                 if not cases.rows:
                     cases = ask_slow(relations, normal)
                 services = _window_against(reader, relations, normal)
-                complete, reason = complete and normal.complete, reason or normal.reason
-    found = diagnose(cases)
-    return view.answer(cases, found, services, args, complete=complete, reason=reason)
+                reason = reason or normal.reason
+    return view.answer(cases, diagnose(cases), services, args, reason)
 
 
 def _breached_against_good(reader: Reader, relations: Relations, cases: Cases) -> Localised | None:

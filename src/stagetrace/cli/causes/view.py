@@ -26,13 +26,7 @@ _TITLE: Final = "Causes of breaches"
 
 
 def answer(
-    cases: Cases,
-    found: Diagnosis,
-    services: Localised | None,
-    args: argparse.Namespace,
-    *,
-    complete: bool,
-    reason: str | None,
+    cases: Cases, found: Diagnosis, services: Localised | None, args: argparse.Namespace, reason: str | None
 ) -> Answer:
     """Return the answer as every form of output has it."""
     if services is not None and not _is_downstream(services):
@@ -42,7 +36,6 @@ def answer(
         _sentence(cases, found, services),
         _keys(cases, found, services),
         _parts(cases, found, services, args.tz),
-        complete=complete,
         reason=reason,
     )
 

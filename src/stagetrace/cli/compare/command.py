@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url, utf8
-from stagetrace.cli.base import NO_ANSWER, UsageError
+from stagetrace.cli.ask import ask
+from stagetrace.cli.base import UsageError
 from stagetrace.cli.compare.gate import Gate, state_of
 from stagetrace.cli.compare.sides import check, newest_two, side, side_part, store_of
-from stagetrace.cli.output.formats import add_format, print_answer
-from stagetrace.cli.output.terminal import watched
+from stagetrace.cli.output.formats import add_format
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
@@ -95,10 +95,7 @@ def run(args: argparse.Namespace) -> int:
     named = store_of(args.a), store_of(args.b)
     url = named[0] if named[0] is not None and named[1] is not None else store_url(args)
     wanted = selection(args, url)
-    with open_store(url) as reader, watched(reader):
-        found = answer(reader, wanted, args)
-        code = print_answer(args, found)
-    return NO_ANSWER if found.keys["gate"] == "undecided" or found.keys["a"] is None else code
+    return ask(args, answer, url, wanted)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -124,9 +121,8 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         keys = args.stratify if args.stratify is not None else ["path"] if is_one_route else []
         compared = _compared((relations[0], relations[1]), keys, args)
         reasons = [f"{name}: {one.reason}" for name, one in zip("ab", relations, strict=True) if one.reason]
-        complete = all(one.complete for one in relations)
     gates = [(gate, state_of(gate, compared)) for gate in args.gate]
-    return view.answer(sides, compared, gates, args, complete=complete, reason="; ".join(reasons) or None)
+    return view.answer(sides, compared, gates, args, "; ".join(reasons) or None)
 
 
 def _sides(

@@ -38,7 +38,7 @@ def nothing(wanted: Selection, args: argparse.Namespace) -> Answer:
         "as --a version=2 --b version=3 or --a period=2h..1h --b period=1h..1s."
     )
     keys: dict[str, Any] = {"quantiles": [], "enough_data": False, "needed": None, "a": None, "b": None}
-    return Answer(TITLE, sentence, {**keys, **gate_keys([]), "stages": [], "strata": []})
+    return Answer(TITLE, sentence, {**keys, **gate_keys([]), "stages": [], "strata": []}, is_undecided=True)
 
 
 def answer(
@@ -46,8 +46,6 @@ def answer(
     found: Comparison,
     gates: list[tuple[Gate, str]],
     args: argparse.Namespace,
-    *,
-    complete: bool,
     reason: str | None,
 ) -> Answer:
     """Return a comparison in all its forms."""
@@ -82,7 +80,7 @@ def answer(
     failed = any(state == "fail" for _, state in gates)
     sentence = _sentence(names, found) + "".join(_gate_text(gate, state) for gate, state in gates) + "."
     parts = [*_tables(sides, found), *_notes(found, args)]
-    return Answer(TITLE, sentence, keys, parts, is_bad=failed, complete=complete, reason=reason)
+    return Answer(TITLE, sentence, keys, parts, is_bad=failed, is_undecided=keys["gate"] == "undecided", reason=reason)
 
 
 def _names(sides: tuple[Side, Side]) -> tuple[str, str, str]:

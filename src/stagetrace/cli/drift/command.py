@@ -8,11 +8,10 @@ from urllib.parse import urlsplit
 
 from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
 from stagetrace.cli.arguments.times import Moment, since
+from stagetrace.cli.ask import ask
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.formats import TEXT, add_format, print_answer
-from stagetrace.cli.output.terminal import watched
-from stagetrace.store import open_store
+from stagetrace.cli.output.formats import TEXT, add_format
 
 if TYPE_CHECKING:
     from stagetrace.store.base import Reader, Selection
@@ -54,9 +53,7 @@ def run(args: argparse.Namespace) -> int:
         from stagetrace.cli.drift.watch import watch
 
         return watch(url, args, lambda: chosen(args, url))
-    wanted = chosen(args, url)
-    with open_store(url) as reader, watched(reader):
-        return print_answer(args, answer(reader, wanted, args))
+    return ask(args, answer, url, chosen(args, url))
 
 
 def chosen(args: argparse.Namespace, url: str) -> Selection:
@@ -72,7 +69,6 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
 
     with reader.relations(wanted) as relations:
         found = tracks.ask(relations)
-        complete, reason = relations.complete, relations.reason
     looked = drift.look(found.tracks, least=args.least)
     if not found.requests:
         sentence = f"No requests{since(wanted.since_ns, args.tz)}."
@@ -84,8 +80,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         view.keys(found, looked),
         view.parts(found, looked, args.tz),
         is_bad=any(drift.is_worse(one) for one in looked),
-        complete=complete,
-        reason=reason,
+        reason=relations.reason,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.cli.output.lines import completeness
+from stagetrace.store.base import Partial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer. Where `complete` is false, `reason` explains what is missing."""
+class Answer(Partial):
+    """One answer, of which `reason` explains what is missing, if anything is."""
 
     title: str  # heading of a page: `Service level objectives`
     sentence: str  # the answer, plainly: the first line
     keys: Mapping[str, Any]  # of `--json`, beside `complete`, `reason` and `sentence`; numbers are finite, or None
     parts: Sequence[str | Table | Chart] = ()  # what stands below: lines, tables, pictures
     is_bad: bool = False  # exit code 1
-    complete: bool = True
+    is_undecided: bool = False  # exit code 2, unless it is bad: what was asked is not known
     reason: str | None = None
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
     """Return the object that `--json` prints."""
-    return {**completeness(answer.complete, answer.reason), "sentence": answer.sentence, **answer.keys}
+    return {**completeness(answer.reason), "sentence": answer.sentence, **answer.keys}

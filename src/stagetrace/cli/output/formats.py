@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.times import UTC
-from stagetrace.cli.base import ANSWERED, BAD, UsageError
+from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER, UsageError
 from stagetrace.cli.output import chart, terminal
 from stagetrace.cli.output.answer import as_json
 from stagetrace.cli.output.html_page import page
@@ -46,8 +46,8 @@ def print_answer(args: argparse.Namespace, answer: Answer) -> int:
         sys.stdout.write(page(answer.title, [answer], zone))
     else:
         show_answer(answer, args.format, zone)
-    warn(answer.complete, answer.reason)
-    return BAD if answer.is_bad else ANSWERED
+    warn(answer.reason)
+    return BAD if answer.is_bad else NO_ANSWER if answer.is_undecided else ANSWERED
 
 
 def show_answer(answer: Answer, form: str, zone: Zone) -> None:

@@ -96,12 +96,12 @@ def drawn(lines: list[Line]) -> Any:
     return text
 
 
-def completeness(complete: bool = True, reason: str | None = None) -> dict[str, Any]:
-    """Return the keys with which each JSON answer begins."""
-    return {"complete": complete} if complete else {"complete": complete, "reason": reason}
+def completeness(reason: str | None = None) -> dict[str, Any]:
+    """Return the keys with which each JSON answer begins; `reason`: what is missing, if anything is."""
+    return {"complete": True} if reason is None else {"complete": False, "reason": reason}
 
 
-def warn(complete: bool, reason: str | None) -> None:
+def warn(reason: str | None) -> None:
     """Say on stderr that an answer is not complete."""
-    if not complete:
+    if reason is not None:
         sys.stderr.write(f"stagetrace: INCOMPLETE: {reason}\n")

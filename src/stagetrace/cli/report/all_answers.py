@@ -73,11 +73,11 @@ def run_all(args: argparse.Namespace, url: str, wanted: Selection) -> int:
         answers = dict(_answers(reader, wanted, window, asked))
     answers[BENCH] = bench
     since = f"Requests since {shown(wanted.since_ns, args.tz, 0)} {args.tz.name}, of {url}"
-    reasons = [f"{verb}: {one.reason}" for verb, one in answers.items() if not one.complete]
+    reason = "; ".join(f"{verb}: {one.reason}" for verb, one in answers.items() if not one.complete) or None
     if args.json:
         keys = {verb: as_json(one) for verb, one in answers.items()}
         first = next(iter(answers.values())).sentence
-        show_json({**completeness(not reasons, "; ".join(reasons)), "sentence": first, "answers": keys})
+        show_json({**completeness(reason), "sentence": first, "answers": keys})
     elif args.format == HTML:
         from stagetrace.cli.output.html_page import page
 
@@ -87,7 +87,7 @@ def run_all(args: argparse.Namespace, url: str, wanted: Selection) -> int:
         for one in answers.values():
             show("", *([] if args.format == MARKDOWN else [one.title.upper()]))
             show_answer(one, args.format, args.tz)
-    warn(not reasons, "; ".join(reasons))
+    warn(reason)
     return BAD if any(one.is_bad for one in answers.values()) else ANSWERED
 
 
@@ -145,9 +145,8 @@ def _of_bench(path: Path | None) -> Answer:
             (name, *(_ms(one.get(q)) for q in quantiles)) for name, one in {"(request)": quantiles, **stages}.items()
         ]
         bars = [(name, one.get("p99"), _ms(one.get("p99"))) for name, one in stages.items()]
-        answer = Answer(
-            "Benchmark", found.pop("sentence"), found, complete=found.pop("complete"), reason=found.pop("reason", None)
-        )
+        complete, reason = found.pop("complete"), found.pop("reason", None) or ""
+        answer = Answer("Benchmark", found.pop("sentence"), found, reason=None if complete else reason)
         broken = (found.get("objective") or {}).get("verdict") == BROKEN
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         wrong = f"cannot read a benchmark in {path}: {error!r}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from stagetrace.cli.arguments.options import add_selection, selection, store_url, utf8
 from stagetrace.cli.arguments.times import Moment, between, moment, shown
 from stagetrace.cli.ask import ask_store
-from stagetrace.cli.base import BAD, NO_ANSWER, UsageError
+from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.formats import add_format
 from stagetrace.cli.report import view
@@ -82,8 +82,7 @@ def run(args: argparse.Namespace) -> int:
         return run_all(args, url, selection(args, url))
     if args.options or args.bench:
         raise UsageError("--with and --bench go with --all\nadd it")
-    code, made = ask_store(args, answer, _EVER)
-    return NO_ANSWER if code != BAD and not made.keys["told"] else code
+    return ask_store(args, answer, _EVER)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -110,7 +109,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         keys,
         list(view.parts(found, options, keys["digest"], reason, args.tz)),
         is_bad=bool(found.missed),
-        complete=reason is None,
+        is_undecided=not keys["told"],
         reason=reason,
     )
 

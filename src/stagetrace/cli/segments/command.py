@@ -53,8 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the segments and return the exit code."""
-    code, _ = ask_store(args, answer)
-    return code
+    return ask_store(args, answer)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -77,11 +76,10 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
             names = _names(found, by)
             if _are_numbers(rows):
                 names, rows, ranges = _ranges(found, names, most)
-        complete, reason = relations.complete, relations.reason
     fares = segments(rows)
     fixed = remedies(found, names) if names else {}
     shown = view.Shown(by, fares, fixed, found, is_ranges=ranges)
-    return view.answer(shown, complete=complete, reason=reason)
+    return view.answer(shown, relations.reason)
 
 
 def _default(cases: Cases) -> str | None:

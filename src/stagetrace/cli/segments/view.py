@@ -48,9 +48,9 @@ def _low(one: Segment) -> tuple[bool, float]:
     return one.segment is None, float(text or 0)
 
 
-def answer(shown: Shown, *, complete: bool, reason: str | None) -> Answer:
+def answer(shown: Shown, reason: str | None) -> Answer:
     """Return the answer as every form of output has it."""
-    return Answer(_TITLE, _sentence(shown), _keys(shown), _parts(shown), complete=complete, reason=reason)
+    return Answer(_TITLE, _sentence(shown), _keys(shown), _parts(shown), reason=reason)
 
 
 def _sentence(shown: Shown) -> str:

@@ -12,7 +12,6 @@ from stagetrace.analysis.attainment import COLUMNS
 from stagetrace.cli.arguments.options import add_selection, is_file, store_url, utf8
 from stagetrace.cli.arguments.times import Moment, shown
 from stagetrace.cli.ask import ask_store
-from stagetrace.cli.base import BAD, NO_ANSWER
 from stagetrace.cli.output import objectives
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.formats import add_format
@@ -59,8 +58,7 @@ def _attribute(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Print the answer and return the exit code."""
-    code, made = ask_store(args, answer, _EVER)
-    return NO_ANSWER if code != BAD and not made.keys["told"] else code
+    return ask_store(args, answer, _EVER)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -85,12 +83,13 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         read = found.longest_s
     if found.left:
         reasons.append(f"{found.left:,} groups with fewer breaches are not listed: select fewer, or drop --by")
+    is_told = bool(found.objectives) and not found.undetermined
     return Answer(
         TITLE,
         view.sentence(found) if found.objectives else f"{_nothing(found, reader, wanted, end, args.tz)}.",
         {
             "until_unix_nano": end,
-            "told": bool(found.objectives) and not found.undetermined,
+            "told": is_told,
             "objectives": [view.as_json(one, args.by) for one in found.objectives],
             "changes": [one._asdict() for one in found.changes],
             "unjudged": round(found.unjudged.requests - found.unjudged.excluded),
@@ -98,7 +97,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         },
         list(view.parts(found, args.by, args.tz)) if found.objectives else (),
         is_bad=bool(found.missed),
-        complete=not reasons,
+        is_undecided=not is_told,
         reason="; ".join(reasons) or None,
     )
 

@@ -89,7 +89,7 @@ class ParquetReader(Closing):
             with self._selected(requests_of(selection, ever=True)) as relations_of_all:
                 tally = replace(tally, newest_unix_nano=answers.newest(relations_of_all))
         reason = None if relations.reason is None else relations.reason.replace("older requests", "older breaches")
-        return Breaches(entries, relations.complete, reason, tally)
+        return Breaches(entries, reason, tally)
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` specifies."""

@@ -92,7 +92,7 @@ class JaegerReader(Closing):
         if limit is not None and len(entries) > limit:
             cuts.insert(0, f"limit {limit} reached, there are older breaches")
             entries = entries[:limit]
-        return Breaches(tuple(entries), complete=not cuts, reason="; ".join(cuts) or None, tally=tally)
+        return Breaches(tuple(entries), "; ".join(cuts) or None, tally)
 
     def _tally(self, selection: Selection, breaches: Sequence[Entry], *, all_missed: bool) -> Tally:
         """Return the outcomes of the requests, as far as a bounded number of traces shows them.
@@ -136,7 +136,7 @@ class JaegerReader(Closing):
             if ids or is_cut:
                 break
         reason = f"Jaeger cannot search by a part of an id, so only {searched} were searched"
-        return TraceIds(tuple(islice(ids, CANDIDATES)), complete=False, reason=reason)
+        return TraceIds(tuple(islice(ids, CANDIDATES)), reason)
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
         """Yield these traces as `Reader.traces` specifies; several calls run at once, for each gives one trace."""

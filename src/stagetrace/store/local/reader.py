@@ -105,7 +105,7 @@ class LocalReader(Closing):
         if selection.limit is not None and len(found) > selection.limit:
             found, reason = found[: selection.limit], f"limit {selection.limit} reached, there are older breaches"
         entries = tuple(self._entries(found))
-        return Breaches(entries, complete=reason is None, reason=reason, tally=tally)
+        return Breaches(entries, reason, tally)
 
     def _tally(self, selection: Selection, view: View) -> Tally:
         """Return the outcomes of the requests. Raise StoreError for an unknown name."""
