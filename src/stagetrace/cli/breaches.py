@@ -12,7 +12,7 @@ from stagetrace.cli.arguments import times
 from stagetrace.cli.arguments.options import NEWEST, add_selection, selection, shown, store_url
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
 from stagetrace.cli.output import missed_bounds, sampling
-from stagetrace.cli.output.lines import completeness, show, show_json, warn
+from stagetrace.cli.output.lines import completeness, keys_of, show, show_json, warn
 from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column, Table
 from stagetrace.cli.output.tally import summary
 from stagetrace.cli.output.terminal import milliseconds, threshold, watched
@@ -145,32 +145,15 @@ def as_json(answer: Breaches, owners: Sequence[Owner]) -> dict[str, Any]:
 
 
 def _entry_json(entry: Entry, owner: Owner) -> dict[str, Any]:
-    return {
-        "trace_id": entry.trace_id,
-        "span_id": entry.span_id,
-        "service": entry.service,
-        "name": entry.name,
-        "route": entry.route,
-        "start_unix_nano": entry.start_unix_nano,
-        "duration_ms": entry.duration_ms,
-        "threshold_ms": entry.threshold_ms,
-        "overrun_ms": entry.overrun_ms,
-        "objective": entry.objective,
-        "stage": entry.stage,
-        "severity": entry.severity,
-        "cause": entry.cause,
-        "evidence": entry.evidence,
-        "missed": missed_bounds.as_json(entry),
-        "model": entry.model,
-        "stages": dict(entry.stages),
-        "peer": owner.path[0].peer,
-        "owner": {**_hop_json(owner.last), **completeness(owner.reason)},
-        "path": [_hop_json(hop) for hop in owner.path],
-    }
-
-
-def _hop_json(hop: Hop) -> dict[str, Any]:
-    return {"service": hop.service, "stage": hop.stage, "duration_ms": hop.duration_ms, "peer": hop.peer}
+    return keys_of(
+        entry,
+        "end_unix_nano",
+        duration_ms=entry.duration_ms,
+        missed=missed_bounds.as_json(entry),
+        peer=owner.path[0].peer,
+        owner={**owner.last._asdict(), **completeness(owner.reason)},
+        path=[hop._asdict() for hop in owner.path],
+    )
 
 
 def _cells(entry: Entry, owner: Owner, zone: Zone) -> tuple[str, ...]:

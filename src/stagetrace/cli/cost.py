@@ -14,6 +14,7 @@ from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars
 from stagetrace.cli.output.formats import add_format
+from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import Column, Table
 
 if TYPE_CHECKING:
@@ -120,29 +121,20 @@ def _amount(micros: int | None) -> float | None:
 
 
 def _keys(found: Costs) -> dict[str, Any]:
-    return {
-        "currency": found.currency,
-        "lines": [
-            {
-                "by": dict(line.by),
-                "amount": _amount(line.amount),
-                "breach_amount": _amount(line.breach_amount),
-                "per_request": line.per_request,
-                "requests": round(line.requests),
-                "breaches": round(line.breaches),
-                "busy_s": line.busy_s,
-                "share": line.share,
-            }
-            for line in found.lines
-        ],
-        "idle": _amount(found.idle),
-        "breach": _amount(found.breach),
-        "total": _amount(found.total),
-        "idle_share": found.idle_share,
-        "instances": found.instances,
-        "paid_s": found.paid_s,
-        "busy_s": found.busy_s,
-    }
+    lines = [
+        keys_of(
+            line,
+            amount=_amount(line.amount),
+            breach_amount=_amount(line.breach_amount),
+            per_request=line.per_request,
+            requests=round(line.requests),
+            breaches=round(line.breaches),
+        )
+        for line in found.lines
+    ]
+    amounts = {"idle": _amount(found.idle), "breach": _amount(found.breach), "total": _amount(found.total)}
+    unlisted = ("stored", "negative", "unnamed")
+    return keys_of(found, *unlisted, lines=lines, idle_share=found.idle_share, **amounts)
 
 
 def _money(micros: float | None, currency: str | None, digits: int = 2) -> str:

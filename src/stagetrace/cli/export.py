@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url
 from stagetrace.cli.arguments.times import Moment
-from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.output.lines import completeness, show, show_json, warn
+from stagetrace.cli.base import UsageError
+from stagetrace.cli.output.lines import show_result
 from stagetrace.cli.output.terminal import Progress, watched
 from stagetrace.store import open_store
 
@@ -65,12 +65,8 @@ def run(args: argparse.Namespace) -> int:
     reason = "; ".join(cuts) or None
     size = path.stat().st_size
     what = args.relation if path.suffix == ".csv" else "spans"
-    if args.json:
-        show_json({**completeness(reason), "file": os.fspath(path), what: count, "bytes": size})
-    else:
-        show(f"{count:,} {what} written to {path}, {size:,} bytes.")
-    warn(reason)
-    return ANSWERED
+    keys = {"file": os.fspath(path), what: count, "bytes": size}
+    return show_result(args, keys, [f"{count:,} {what} written to {path}, {size:,} bytes."], reason)
 
 
 def _written(reader: Reader, wanted: Selection, path: Path, relation: str, cuts: list[str], progress: Progress) -> int:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_json, add_store, local_folder
-from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.output.lines import completeness, show, show_json, warn
+from stagetrace.cli.output.lines import show_result
 from stagetrace.cli.output.terminal import Progress
 from stagetrace.store.base import Selection
 from stagetrace.store.file.reader import open_path
@@ -59,12 +58,8 @@ def run(args: argparse.Namespace) -> int:
     if rejected:
         cuts.insert(0, f"{rejected} spans were refused")
     reason = "; ".join(dict.fromkeys(cuts)) or None
-    if args.json:
-        show_json({**completeness(reason), "store": str(folder), "accepted": accepted, "rejected": rejected})
-    else:
-        show(f"{accepted:,} spans taken into {folder}.")
-    warn(reason)
-    return ANSWERED
+    keys = {"store": str(folder), "accepted": accepted, "rejected": rejected}
+    return show_result(args, keys, [f"{accepted:,} spans taken into {folder}."], reason)
 
 
 def _taken(

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_json, add_store, local_folder
 from stagetrace.cli.arguments.times import FORMS, moment, utc
-from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.output.lines import completeness, show, show_json
+from stagetrace.cli.output.lines import show_result
 from stagetrace.errors import StoreError
 
 if TYPE_CHECKING:
@@ -47,8 +46,5 @@ def run(args: argparse.Namespace) -> int:
         removed = store.prune(before)
     finally:
         store.close()
-    if args.json:
-        show_json({**completeness(), "store": str(folder), "before_unix_nano": before, "removed": removed})
-    else:
-        show(f"{removed:,} spans from before {utc(before, 0)} UTC deleted from {folder}.")
-    return ANSWERED
+    text = f"{removed:,} spans from before {utc(before, 0)} UTC deleted from {folder}."
+    return show_result(args, {"store": str(folder), "before_unix_nano": before, "removed": removed}, [text])

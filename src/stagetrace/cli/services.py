@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_json, add_store, store_url
-from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.output.lines import completeness, show, show_json
+from stagetrace.cli.output.lines import show_result
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
@@ -26,8 +25,5 @@ def run(args: argparse.Namespace) -> int:
     """Print the services and return the exit code."""
     with open_store(store_url(args)) as reader:
         services = reader.services()
-    if args.json:
-        show_json({**completeness(), "services": list(services)})
-    else:
-        show(*(services or ("The store holds no spans of any service yet.",)))
-    return ANSWERED
+    nothing = "The store holds no spans of any service yet."
+    return show_result(args, {"services": list(services)}, services or (nothing,))

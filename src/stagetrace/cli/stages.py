@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url
 from stagetrace.cli.arguments.times import since
-from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.output import sampling
-from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
+from stagetrace.cli.output.lines import Column, Table, show_result
 from stagetrace.cli.output.stage_groups import as_json, heading
 from stagetrace.cli.output.terminal import milliseconds, watched
 from stagetrace.store import open_store
@@ -44,16 +43,12 @@ def run(args: argparse.Namespace) -> int:
         from stagetrace.store import answers
 
         groups = answers.stages(relations)
-    if args.json:
-        show_json({**completeness(relations.reason), "groups": [as_json(group) for group in groups]})
-    elif groups:
-        found = (sampling.note(f"{group.service} {group.route}", group.sample) for group in groups)
-        notes = [text for text in found if text]
-        show(Table(_COLUMNS, [row for group in groups for row in _rows(group)]), *notes)
-    else:
-        show(f"No requests{since(wanted.since_ns, args.tz)}.")
-    warn(relations.reason)
-    return ANSWERED
+    notes = [sampling.note(f"{group.service} {group.route}", group.sample) for group in groups]
+    table = Table(_COLUMNS, [row for group in groups for row in _rows(group)])
+    parts: list[Table | str] = (
+        [table, *filter(None, notes)] if groups else [f"No requests{since(wanted.since_ns, args.tz)}."]
+    )
+    return show_result(args, {"groups": [as_json(group) for group in groups]}, parts, relations.reason)
 
 
 def _rows(group: Group) -> Iterator[tuple[str, ...] | str]:

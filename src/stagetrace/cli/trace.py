@@ -11,7 +11,7 @@ from stagetrace.cli.arguments.options import Suggested, add_json, add_store, add
 from stagetrace.cli.arguments.trace_id import LATEST, trace_id, whole_id
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.output import terminal
-from stagetrace.cli.output.lines import completeness, warn
+from stagetrace.cli.output.lines import completeness, keys_of, warn
 from stagetrace.cli.output.waterfall import ASCII, BLOCKS, render
 from stagetrace.store import open_store
 from stagetrace.store.rows import json_value
@@ -71,17 +71,6 @@ def as_json(trace: Trace) -> dict[str, Any]:
 
 
 def _span_json(span: SpanRow, is_critical: bool) -> dict[str, Any]:
-    return {
-        "trace_id": span.trace_id,
-        "span_id": span.span_id,
-        "parent_span_id": span.parent_span_id,
-        "name": span.name,
-        "service": span.service,
-        "kind": span.kind,
-        "status": span.status,
-        "start_unix_nano": span.start_unix_nano,
-        "end_unix_nano": span.end_unix_nano,
-        "duration_ms": span.duration_ns / 1e6,
-        "is_critical": is_critical,
-        "attributes": {key: json_value(value) for key, value in span.attributes.items()},
-    }
+    attributes = {key: json_value(value) for key, value in span.attributes.items()}
+    changed = {"duration_ms": span.duration_ns / 1e6, "is_critical": is_critical, "attributes": attributes}
+    return keys_of(span, "resource", "follows", **changed)

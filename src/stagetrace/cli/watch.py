@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
 from stagetrace.cli.arguments.times import Moment, shown, since
-from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.output import sampling, stage_groups, terminal
-from stagetrace.cli.output.lines import clipped, completeness, drawn, show, show_json, warn
+from stagetrace.cli.output.lines import clipped, drawn, keys_of, show_result
 from stagetrace.cli.output.request_line import cells, columns
 from stagetrace.cli.output.table_layout import COMMON, Column, Table
 from stagetrace.cli.output.terminal import milliseconds
@@ -70,12 +69,7 @@ def run(args: argparse.Namespace) -> int:
             _refresh(reader, args, url)
         wanted = selection(args, url, since=_QUARTER)
         board = look(reader, wanted)
-    if args.json:
-        show_json(as_json(board))
-    else:
-        show(*tables(board, wanted.since_ns, args.tz))
-    warn(board.reason)
-    return ANSWERED
+    return show_result(args, keys(board), tables(board, wanted.since_ns, args.tz), board.reason)
 
 
 def look(reader: Reader, wanted: Selection) -> Board:
@@ -95,10 +89,9 @@ def _is_by_more(wanted: Selection) -> bool:
     return replace(wanted, service=None, route=None).is_filtered
 
 
-def as_json(board: Board) -> dict[str, Any]:
-    """Return the object that `--json` prints."""
+def keys(board: Board) -> dict[str, Any]:
+    """Return the keys that `--json` prints."""
     return {
-        **completeness(board.reason),
         "routes": [_route_json(route) for route in board.routes],
         "groups": [stage_groups.as_json(group) for group in board.groups],
         "breaches": board.newest,
@@ -107,12 +100,13 @@ def as_json(board: Board) -> dict[str, Any]:
 
 def _route_json(route: Route) -> dict[str, Any]:
     known = route.attainment
-    attainment = {
-        "attainment": None if known is None else known.value,
-        "attainment_95": None if known is None else [known.low, known.high],
-    }
-    plain = {key: value for key, value in route._asdict().items() if key not in ("attainment", "sample")}
-    return {**plain, **attainment, **sampling.keys(route.sample)}
+    return keys_of(
+        route,
+        "sample",
+        attainment=None if known is None else known.value,
+        attainment_95=None if known is None else [known.low, known.high],
+        **sampling.keys(route.sample),
+    )
 
 
 def tables(board: Board, since_ns: int, zone: Zone) -> list[Table | str]:

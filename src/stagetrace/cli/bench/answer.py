@@ -12,6 +12,7 @@ from stagetrace.analysis.bench_excess import GENERATOR, OUTSIDE, Excess, excess,
 from stagetrace.analysis.objective import Objective, name_of
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars, Histogram
+from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.output.terminal import milliseconds, threshold
 
@@ -137,26 +138,18 @@ def answer(report: Report, about: Mapping[str, Any], comparison: Mapping[str, An
 
 def _keys(measured: Measured) -> dict[str, Any]:
     step = measured.step
-    return {
-        "rate": step.rate,
-        "achieved_rate": None if measured.stopped_early else step.achieved_rate,
-        "valid": step.valid,
-        "reasons": list(step.reasons),
-        "requests": step.requests,
-        "failed": step.failed,
-        "failures": dict(step.failures),
-        "quantiles": dict(step.quantiles_ms),
-        "quantiles_at_most": dict(step.at_most_ms),
-        "mean_ms": step.mean_ms,
-        "max_ms": step.max_ms,
-        "late_ms": step.late_ms,
-        "over": step.over,
-        "verdict": step.verdict,
-        "growing": step.is_growing,
-        "stopped_early": measured.stopped_early,
-        "needed_queries": step.needed,
-        "confidence": CONFIDENCE,
-    }
+    return keys_of(
+        step,
+        *("quantiles_ms", "at_most_ms", "sure", "needed", "is_late", "is_growing"),
+        achieved_rate=None if measured.stopped_early else step.achieved_rate,
+        failed=step.failed,
+        quantiles=step.quantiles_ms,
+        quantiles_at_most=step.at_most_ms,
+        growing=step.is_growing,
+        stopped_early=measured.stopped_early,
+        needed_queries=step.needed,
+        confidence=CONFIDENCE,
+    )
 
 
 def _objective_keys(objective: Objective, step: Step) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from stagetrace.analysis.bottleneck import CUT, PERCENTILES, needed
 from stagetrace.analysis.stage_bins import NO_STAGE
 from stagetrace.cli.output import sampling
 from stagetrace.cli.output.chart import Stacked
-from stagetrace.cli.output.lines import Column, Table
+from stagetrace.cli.output.lines import Column, Table, keys_of
 from stagetrace.cli.output.terminal import milliseconds
 from stagetrace.estimates import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from stagetrace.analysis.bottleneck import Band, Group, Interval, Stage
+    from stagetrace.analysis.bottleneck import Band, Group, Stage
     from stagetrace.analysis.critical_path import Portion
     from stagetrace.cli.output.chart import Chart
 
@@ -198,25 +198,12 @@ def keys(group: Group, by: Sequence[str]) -> dict[str, Any]:
         "total_ms": dict(group.total_ms),
         "bands": {percentile: _band_keys(band) for percentile, band in group.bands.items()},
         "needed": {percentile: needed(percentile) for percentile in PERCENTILES},
-        "stages": [_stage_keys(one) for one in group.stages],
+        "stages": [keys_of(one, stage=_name(one)) for one in group.stages],
         "queue_share": group.queue_share,
         "network_share": group.network_share,
         "service_share": group.service_share,
         "no_stage_share": group.share_of([NO_STAGE]),
     }
-
-
-def _stage_keys(one: Stage) -> dict[str, Any]:
-    return {
-        "stage": _name(one),
-        "share": dict(one.share),
-        "interval": {percentile: _listed(found) for percentile, found in one.interval.items()},
-        "what_if": dict(one.what_if),
-    }
-
-
-def _listed(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else list(interval)
 
 
 def _band_keys(band: Band | None) -> dict[str, Any] | None:

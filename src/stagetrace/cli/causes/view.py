@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.cli.arguments.times import shown
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars
+from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.output.terminal import milliseconds
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from stagetrace.analysis.cases import Cases
     from stagetrace.analysis.causes import Contrast
-    from stagetrace.analysis.diagnosis import Diagnosis, Evidence
+    from stagetrace.analysis.diagnosis import Diagnosis, Finding
     from stagetrace.analysis.localise import Localised
     from stagetrace.cli.arguments.times import Zone
 
@@ -115,32 +116,13 @@ def _plus(ms: float) -> str:
 def _keys(cases: Cases, found: Diagnosis, services: Localised | None) -> dict[str, Any]:
     return {
         "attributes": [_attribute(one) for one in found.findings],
-        "services": [_service(one) for one in services.culprits] if services is not None else [],
-        "stages": [
-            {
-                "stage": one.stage,
-                "excess_ms": one.excess_ms,
-                "interval": list(one.interval_ms),
-                "good_ms": one.good_ms,
-                "share": one.share,
-                "q_value": one.q_value,
-            }
-            for one in found.stages
+        "services": [
+            keys_of(one, "interval_ms", interval=one.interval_ms, operation=one.operation or None)
+            for one in (services.culprits if services is not None else ())
         ],
-        "causes": [
-            {
-                "stage": one.stage,
-                "cause": one.cause,
-                "breaches": one.breaches,
-                "share": one.share,
-                **_evidence(one.evidence),
-            }
-            for one in found.causes
-        ],
-        "changes": [
-            {"at_unix_nano": one.at_unix_nano, "before": one.before, "after": one.after, "p_value": one.p_value}
-            for one in found.changes
-        ],
+        "stages": [keys_of(one, "interval_ms", interval=one.interval_ms) for one in found.stages],
+        "causes": [keys_of(one, "evidence", **keys_of(one.evidence)) for one in found.causes],
+        "changes": [keys_of(one) for one in found.changes],
         "breaches": cases.breaches if cases.rows else None,
         "good": cases.good if cases.rows else None,
         "by_time": cases.by_time,
@@ -150,62 +132,14 @@ def _keys(cases: Cases, found: Diagnosis, services: Localised | None) -> dict[st
         "excess_ms": found.excess_ms,
         "tests": found.tests,
         "skipped": list(found.skipped),
-        "traces": None if services is None else _traces(services),
+        "traces": None if services is None else keys_of(services, "culprits", "services"),
     }
 
 
-def _traces(services: Localised) -> dict[str, Any]:
-    return {
-        "slow": services.slow,
-        "normal": services.normal,
-        "slow_ms": services.slow_ms,
-        "normal_ms": services.normal_ms,
-        "unlike": services.unlike,
-        "unrooted": services.unrooted,
-    }
-
-
-def _attribute(one: Any) -> dict[str, Any]:
+def _attribute(one: Finding) -> dict[str, Any]:
     found = one.contrast
-    return {
-        "values": found.values,
-        "breached": found.breached,
-        "good": found.good,
-        "relative_risk": found.relative_risk,
-        "interval": [found.interval[0], found.interval[1] if found.interval[1] < float("inf") else None],
-        "p_value": found.p_value,
-        "q_value": found.q_value,
-        "explained": found.explained,
-        "also": list(found.also),
-        "along": list(found.along),
-        **_evidence(one.evidence),
-    }
-
-
-def _evidence(one: Evidence) -> dict[str, Any]:
-    return {
-        "excess_ms": one.excess_ms,
-        "first_unix_nano": one.first_unix_nano,
-        "last_unix_nano": one.last_unix_nano,
-        "trace_ids": list(one.trace_ids),
-    }
-
-
-def _service(one: Any) -> dict[str, Any]:
-    return {
-        "service": one.service,
-        "operation": one.operation or None,
-        "excess_ms": one.excess_ms,
-        "score": one.score,
-        "interval": list(one.interval_ms),
-        "normal_ms": one.normal_ms,
-        "self_ms": one.self_ms,
-        "edge_ms": one.edge_ms,
-        "peers": list(one.peers),
-        "errors": one.errors,
-        "q_value": one.q_value,
-        "operations": dict(one.operations),
-    }
+    interval = [found.interval[0], found.interval[1] if found.interval[1] < float("inf") else None]
+    return keys_of(found, "rows", interval=interval, explained=found.explained, **keys_of(one.evidence))
 
 
 def _parts(cases: Cases, found: Diagnosis, services: Localised | None, zone: Zone) -> list[Any]:

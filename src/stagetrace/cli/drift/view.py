@@ -8,6 +8,7 @@ from stagetrace.analysis.drift import DAY_NS, SLOPE
 from stagetrace.analysis.tracks import LEAST_REQUESTS, LEAST_STEPS, MOST_GROUPS, NEEDED
 from stagetrace.cli.arguments.times import shown
 from stagetrace.cli.output.chart import Series
+from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import COMMON, Column, Table
 from stagetrace.cli.output.terminal import milliseconds
 
@@ -140,17 +141,7 @@ def duration(length_ns: int) -> str:
 
 def change_keys(change: Change) -> dict[str, Any]:
     """Return one change as `--json` and webhooks have it."""
-    return {
-        **_track_keys(change.track),
-        "kind": change.kind,
-        "at_unix_nano": change.at_unix_nano,
-        "before_ms": change.before_ms,
-        "after_ms": change.after_ms,
-        "relative": change.relative,
-        "slope_ms_per_h": change.slope_ms_per_h,
-        "ongoing": change.ongoing,
-        "q_value": change.q_value,
-    }
+    return {**_track_keys(change.track), **keys_of(change, "track", relative=change.relative)}
 
 
 def _track_keys(track: Track) -> dict[str, Any]:

@@ -6,16 +6,18 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.output import terminal
 from stagetrace.cli.output.table_layout import GAP, HEAD, Cell, Column, Table, blocks, text_of
 from stagetrace.cli.output.terminal import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import argparse
+    from collections.abc import Iterable, Sequence
 
     from stagetrace.cli.output.table_layout import Line
 
-__all__ = ["Column", "Table", "clipped", "completeness", "drawn", "show", "show_json", "warn"]
+__all__ = ["Column", "Table", "clipped", "completeness", "drawn", "keys_of", "show", "show_json", "show_result", "warn"]
 
 _STYLES = {
     HEAD: "bold",
@@ -96,9 +98,27 @@ def drawn(lines: list[Line]) -> Any:
     return text
 
 
+def keys_of(record: Any, *without: str, **others: Any) -> dict[str, Any]:
+    """Return the fields of a record as keys of JSON: without some, and with others in place of them or beside them."""
+    fields = record._asdict() if hasattr(record, "_asdict") else vars(record)
+    return {**{name: value for name, value in fields.items() if name not in without}, **others}
+
+
 def completeness(reason: str | None = None) -> dict[str, Any]:
     """Return the keys with which each JSON answer begins; `reason`: what is missing, if anything is."""
     return {"complete": True} if reason is None else {"complete": False, "reason": reason}
+
+
+def show_result(
+    args: argparse.Namespace, keys: dict[str, Any], parts: Iterable[Table | str], reason: str | None = None
+) -> int:
+    """Print keys as JSON or, without `--json`, parts as text, and warn of what is missing; return the exit code."""
+    if args.json:
+        show_json({**completeness(reason), **keys})
+    else:
+        show(*parts)
+    warn(reason)
+    return ANSWERED
 
 
 def warn(reason: str | None) -> None:

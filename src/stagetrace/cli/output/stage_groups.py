@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.cli.output import sampling
+from stagetrace.cli.output.lines import keys_of
 
 if TYPE_CHECKING:
     from stagetrace.store.answers import Group
@@ -13,10 +13,8 @@ if TYPE_CHECKING:
 
 def as_json(group: Group) -> dict[str, Any]:
     """Return one group as `--json` prints it."""
-    whole = {key: value for key, value in asdict(group.whole).items() if key not in ("stage", "count", "share")}
-    head = {"service": group.service, "route": group.route, "model": group.model, "requests": group.requests}
-    head |= sampling.keys(group.sample)
-    return {**head, **whole, "stages": [asdict(stage) for stage in group.stages]}
+    head = {**keys_of(group, "whole", "stages", "sample"), **sampling.keys(group.sample)}
+    return {**head, **keys_of(group.whole, "stage", "count", "share"), "stages": [keys_of(one) for one in group.stages]}
 
 
 def heading(group: Group) -> str:

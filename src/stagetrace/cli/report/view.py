@@ -8,6 +8,7 @@ from stagetrace.analysis.report import LEAST, MOST_SHARE, digest_of
 from stagetrace.cli.arguments.times import shown
 from stagetrace.cli.output import objectives
 from stagetrace.cli.output.chart import Bars
+from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import COMMON, TIME, Column, Table
 
 if TYPE_CHECKING:
@@ -87,34 +88,22 @@ def _reasons(found: Mapping[str, float]) -> list[dict[str, Any]]:
 
 def _line(one: Line, options: Options) -> dict[str, Any]:
     known = one.attained
-    return {
-        "objective": one.objective,
-        "service": one.service,
-        "route": one.route,
-        "target": one.target.share,
-        "judged": round(one.counts.judged),
-        "breaches": round(one.counts.breaches),
-        "attainment": None if known is None else round(known.value, _DIGITS),
-        "interval": None if known is None else [round(known.low, _DIGITS), round(known.high, _DIGITS)],
-        "missed": one.missed,
-        "credit_percent": None if one.credit is None or not options.tiers else float(one.credit),
-        "estimated": known is not None and known.is_estimate,
-        "sampling_known": not one.counts.is_unknown,
-    }
+    return keys_of(
+        one,
+        *("target_text", "counts", "attained", "credit"),
+        target=one.target.share,
+        judged=round(one.counts.judged),
+        breaches=round(one.counts.breaches),
+        attainment=None if known is None else round(known.value, _DIGITS),
+        interval=None if known is None else [round(known.low, _DIGITS), round(known.high, _DIGITS)],
+        credit_percent=None if one.credit is None or not options.tiers else float(one.credit),
+        estimated=known is not None and known.is_estimate,
+        sampling_known=not one.counts.is_unknown,
+    )
 
 
 def _incident(one: Incident) -> dict[str, Any]:
-    return {
-        "objective": one.objective,
-        "service": one.service,
-        "route": one.route,
-        "since_unix_nano": one.since_unix_nano,
-        "until_unix_nano": one.until_unix_nano,
-        "judged": round(one.judged),
-        "breaches": one.breaches,
-        "bad_minutes": one.bad_minutes,
-        "causes": [cause._asdict() for cause in one.causes],
-    }
+    return keys_of(one, "target_text", judged=round(one.judged), causes=[cause._asdict() for cause in one.causes])
 
 
 def parts(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars, Stacked
+from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.output.terminal import milliseconds
 
@@ -136,35 +137,8 @@ def _keys(shown: Shown) -> dict[str, Any]:
 
 
 def _segment(one: Segment, fixed: Remedy | None) -> dict[str, Any]:
-    return {
-        "segment": one.segment,
-        "requests": one.requests,
-        "stored": one.stored,
-        "judged": one.judged,
-        "breaches": one.breaches,
-        "breach_share": one.breach_share,
-        "interval": None if one.interval is None else list(one.interval),
-        "shrunk": one.shrunk,
-        "shrunk_interval": None if one.shrunk_interval is None else list(one.shrunk_interval),
-        "rest_share": one.rest_share,
-        "p50_ms": one.p50_ms,
-        "p99_ms": one.p99_ms,
-        "needed": one.needed,
-        "stages": dict(one.stages),
-        "excess_ms": one.excess_ms,
-        "excess_share": one.excess_share,
-        "q_value": one.q_value,
-        "latency_q_value": one.latency_q_value,
-        "longer": one.is_longer,
-        "fixed": None
-        if fixed is None
-        else {
-            "stage": fixed.stage,
-            "median_ms": fixed.median_ms,
-            "gain_ms": fixed.gain_ms,
-            "breaches_avoided": fixed.breaches,
-        },
-    }
+    remedy = None if fixed is None else keys_of(fixed, "breaches", breaches_avoided=fixed.breaches)
+    return keys_of(one, "is_longer", longer=one.is_longer, fixed=remedy)
 
 
 def _parts(shown: Shown) -> list[Any]:

@@ -8,6 +8,7 @@ from stagetrace.analysis.slo import BURNS, SHOWN
 from stagetrace.cli.arguments.times import shown
 from stagetrace.cli.output import objectives
 from stagetrace.cli.output.chart import Bars
+from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import COMMON, Column, Table
 
 if TYPE_CHECKING:
@@ -81,30 +82,23 @@ def _why_undetermined(one: Objective) -> str:
 def as_json(one: Objective, by: str | None) -> dict[str, Any]:
     """Return one objective as `--json` prints it."""
     known = one.attained
-    return {
-        "objective": one.objective,
-        "service": one.service,
-        "route": one.route,
-        **({"segment": one.segment} if by else {}),
-        "judged": round(one.counts.judged),
-        "breaches": round(one.counts.breaches),
-        "attainment": None if known is None else known.value,
-        "interval": None if known is None else [known.low, known.high],
-        "target": one.target.share,
-        "missed": one.missed,
-        "budget_left": one.budget_left,
-        "burn": {name: None if (burn := one.burn[name]) is None else burn.rate for name in BURNS},
-        "lasts_s": one.lasts_s,
-        "alerts": [alert._asdict() for alert in one.alerts],
-        "window_s": one.window_s,
-        "held_s": one.held_s,
-        "since_unix_nano": one.since_unix_nano,
-        "until_unix_nano": one.until_unix_nano,
-        "stored": one.counts.stored,
-        "counted": one.counts.is_counted,
-        "estimated": known is not None and known.is_estimate,
-        "sampling_known": not one.counts.is_unknown,
-    }
+    unlisted = ("target_text", "counts", "attained", "first_unix_nano", "last_unix_nano")
+    return keys_of(
+        one,
+        *(unlisted if by else (*unlisted, "segment")),
+        judged=round(one.counts.judged),
+        breaches=round(one.counts.breaches),
+        attainment=None if known is None else known.value,
+        interval=None if known is None else [known.low, known.high],
+        target=one.target.share,
+        burn={name: None if (burn := one.burn[name]) is None else burn.rate for name in BURNS},
+        alerts=[alert._asdict() for alert in one.alerts],
+        window_s=one.window_s,
+        stored=one.counts.stored,
+        counted=one.counts.is_counted,
+        estimated=known is not None and known.is_estimate,
+        sampling_known=not one.counts.is_unknown,
+    )
 
 
 def parts(found: Found, by: str | None, zone: Zone) -> Iterator[str | Table | Bars]:
