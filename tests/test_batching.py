@@ -86,14 +86,14 @@ def test_where_nothing_is_traced_the_block_just_runs() -> None:
     [
         *(
             "stagetrace.api.carrier.has_provider",
-            "stagetrace.recording.worker.RequestRef",
+            "stagetrace.recording.request_ref.RequestRef",
             "stagetrace.recording.remote_stages.entry_of",
         ),
         *("stagetrace.recording.worker.Batch.__init__", "stagetrace.recording.worker.Batch.finish"),
         *(
             "stagetrace.recording.worker.at_work",
             "stagetrace.recording.worker._come_in",
-            "stagetrace.recording.worker.tell",
+            "stagetrace.recording.worker.report_stages",
         ),
     ],
 )

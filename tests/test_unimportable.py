@@ -211,7 +211,8 @@ def test_what_is_no_part_of_a_service_is_not_needed_to_record_it(server: str, tm
         assert sink.request(trace).entry.attributes["http.route"] == "/items/<int:item>"
 
 
-OF_WORKERS = "stagetrace.recording.worker,stagetrace.recording.remote_stages"  # imported with the first request
+# Imported with the first request.
+OF_WORKERS = ",".join(f"stagetrace.recording.{name}" for name in ("worker", "request_ref", "remote_stages"))
 
 
 def from_the_start(names: str) -> dict[str, str]:

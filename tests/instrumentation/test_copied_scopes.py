@@ -29,7 +29,11 @@ ROUTES = {
     "any_django": "/items/<int:item>",
 }
 BREAKABLE = [
-    *("recording.worker:token", "recording.worker:named", "instrumentation.http.pickled_scope:origin"),
+    *(
+        "recording.request_ref:reference_to",
+        "recording.request_ref:named",
+        "instrumentation.http.pickled_scope:read_reference",
+    ),
     *(
         "instrumentation.http.pickled_scope:find",
         "instrumentation.asgi.serve:goes_on",

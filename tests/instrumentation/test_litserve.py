@@ -220,19 +220,24 @@ def test_each_request_has_one_tiled_entry_span_with_its_verdict(service: Service
             assert batch_of(request, sink)[0].attributes["ml.batch.size"] == truth["size"]
 
 
-WORK_PARTS = ("Work.__init__", "Work.begin_telling", "Work.finish", "Batch.__init__", "Batch.finish", "Batch._send")
+WORK_PARTS = ("Work.__init__", "Work.report_begin", "Work.finish", "Batch.__init__", "Batch.finish", "Batch._send")
+REMOTE = "stagetrace.recording.remote_stages"
 HERE = [
-    *(f"stagetrace.recording.worker:{name}" for name in ("hand_on_reference", "hand_on")),
-    *(f"stagetrace.recording.remote_stages:{name}" for name in ("_lay", "_note", "_context", "_Errand.note")),
-    *(f"stagetrace.recording.remote_stages:RemoteStages.{name}" for name in ("add", "told", "conclude", "hear")),
-    *(f"stagetrace.recording.remote_socket:{name}" for name in ("Listener.hear", "Listener._read")),
+    *(f"stagetrace.recording.request_ref:{name}" for name in ("hand_on_reference", "hand_on")),
+    *(f"{REMOTE}:{name}" for name in ("_add_stages", "_note", "_context", "_RemoteWork.note")),
+    *(f"{REMOTE}:RemoteStages.{name}" for name in ("add", "add_report", "conclude", "read_reports")),
+    *(f"stagetrace.recording.remote_socket:{name}" for name in ("Listener.read", "Listener._read")),
     *("stagetrace.recording.record:RequestRecord.visit", "stagetrace.recording.record:_model"),
     "stagetrace.recording.tiler:Visit.lay_on",
 ]
 THERE = [
-    *(f"stagetrace.recording.worker:{name}" for name in (*WORK_PARTS, "origin", "_come_in", "told", "tell", "at_work")),
-    *("stagetrace.recording.remote_socket:say", "stagetrace.recording.remote_socket:Line.say"),
-    *("stagetrace.recording.remote_stages:hand_on", "stagetrace.recording.remote_stages:_lay"),
+    *(
+        f"stagetrace.recording.worker:{name}"
+        for name in (*WORK_PARTS, "_come_in", "stage_report", "report_stages", "at_work")
+    ),
+    "stagetrace.recording.request_ref:read_reference",
+    *("stagetrace.recording.remote_socket:send", "stagetrace.recording.remote_socket:Line.send"),
+    *(f"{REMOTE}:hand_on", f"{REMOTE}:_add_stages"),
     *(
         "stagetrace.instrumentation.model_servers.litserve_worker:Worker._start_batch",
         "stagetrace.instrumentation.model_servers.litserve_worker:split",

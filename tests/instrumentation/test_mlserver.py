@@ -64,8 +64,9 @@ PARTS = {
         *TIMELINE,
     ],
     "there": [
-        *(f"stagetrace.recording.worker:{name}" for name in ("origin", "Work.__init__", "Work.finish")),
-        *(f"stagetrace.recording.worker:{name}" for name in ("Work.begin_telling", "told", "tell", "at_work")),
+        *(f"stagetrace.recording.worker:Work.{name}" for name in ("__init__", "finish", "report_begin")),
+        *(f"stagetrace.recording.worker:{name}" for name in ("stage_report", "report_stages", "at_work")),
+        "stagetrace.recording.request_ref:read_reference",
         *TIMELINE,
     ],
 }

@@ -381,7 +381,8 @@ def test_a_block_within_what_is_done_for_other_processes_is_theirs(kind: str) ->
     """Of a worker of LitServe or MLServer: by whichever twin is in use."""
     from opentelemetry.trace import SpanContext
 
-    from stagetrace.recording.worker import Batch, RequestRef, Work, at_work
+    from stagetrace.recording.request_ref import RequestRef
+    from stagetrace.recording.worker import Batch, Work, at_work
 
     request = RequestRef("none-1-0", SpanContext(1, 1, is_remote=True))
     work = Work(request) if kind == "work" else Batch([request], 1)

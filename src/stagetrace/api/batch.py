@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from stagetrace.recording.worker import Batch, RequestRef
+    from stagetrace.recording.request_ref import RequestRef
+    from stagetrace.recording.worker import Batch
 
 REASON = "batch"
 
@@ -77,7 +78,7 @@ def _origin(carrier: Mapping[str, str] | None) -> RequestRef | None:
 
     from stagetrace.api.carrier import KEY
     from stagetrace.recording.remote_stages import entry_of
-    from stagetrace.recording.worker import RequestRef
+    from stagetrace.recording.request_ref import RequestRef
 
     key = carrier.get(KEY)
     context = TraceContextTextMapPropagator().extract(carrier, context=Context())

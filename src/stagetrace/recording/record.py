@@ -109,9 +109,9 @@ class RequestRecord(Marks):
     @guarded
     def reference(self) -> str | None:
         """Return a text that names this request and the stage that it is in."""
-        from stagetrace.recording.worker import token
+        from stagetrace.recording.request_ref import reference_to
 
-        return token(self)
+        return reference_to(self)
 
     def wait_since(self, since: int, until: int, attributes: Mapping[str, Any]) -> None:
         """Let it begin earlier, with a wait in a queue: it had been handed on before it was seen here."""
@@ -345,14 +345,14 @@ class RequestRecord(Marks):
     def abandon(self) -> None:
         """End: nobody will look at its stages any more."""
         if self.remote_stages is not None:
-            self.remote_stages.hear()  # lest what is told fills up
+            self.remote_stages.read_reports()  # lest reports fill up
         self.closed = True
         self._log.clear()
         self._tiler, self.stages = None, NO_STAGES  # somebody's context may keep this timeline for long
 
     def _settle(self, *, few: bool = False) -> Tiler:
         if self.remote_stages is not None:
-            self.remote_stages.hear()
+            self.remote_stages.read_reports()
         tiler = self._tiler
         if tiler is None:
             tiler = self._tiler = Tiler(self._start)

@@ -1,8 +1,8 @@
-"""A side channel between the processes of one service: who works for another's request tells it what was when.
+"""A side channel between the processes of one service: a process that works for another's request reports its stages.
 
-A process that hands requests on listens at a Unix socket, named by a random word that travels with each request; who
-did work for it writes there before it gives its response. So by the time that the response is read, what was told lies
-in the kernel, to be heard without waiting. Nobody is woken, and whoever writes never waits. Linux only.
+A process that hands requests on listens at a Unix socket, named by a random word that travels with each request. The
+process that works for one writes there before it gives its response: once the response is read, the report lies in the
+kernel and is read without waiting. No process is woken, and none waits to write. Linux only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _address(word: str) -> str:
 
 
 class Listener:
-    """Hears what other processes of the same user have to say to this one."""
+    """Reads what other processes of the same user report to this one."""
 
     def __init__(self, word: str) -> None:
         self._lock = threading.Lock()  # guards all below
@@ -53,21 +53,21 @@ class Listener:
         except OSError:
             self.close()
             raise
-        self.gone: OrderedDict[int, None] = OrderedDict()  # processes that have ended since they spoke
-        self.has_heard = False
+        self.gone: OrderedDict[int, None] = OrderedDict()  # processes that have ended since they reported
+        self.has_read = False
 
-    def hear(self, tell: Callable[[Any, int], None]) -> None:
-        """Call `tell` with all that has been said until now, and by which process. Never waits for anybody to speak."""
+    def read(self, receive: Callable[[Any, int], None]) -> None:
+        """Call `receive` with all that has been reported until now, and by which process. Never waits."""
         with self._lock:
             if self._poll.closed:
                 return
             for descriptor, _ in self._poll.poll(0):
                 if descriptor == self._socket.fileno():
-                    self._accept(tell)
+                    self._accept(receive)
                 else:
-                    self._read(descriptor, tell)
+                    self._read(descriptor, receive)
 
-    def _accept(self, tell: Callable[[Any, int], None]) -> None:
+    def _accept(self, receive: Callable[[Any, int], None]) -> None:
         while True:
             try:
                 line, _ = self._socket.accept()
@@ -83,9 +83,9 @@ class Listener:
             self._lines[line.fileno()] = line, process
             self._poll.register(line.fileno(), select.EPOLLIN)
             self.gone.pop(process, None)
-            self._read(line.fileno(), tell)
+            self._read(line.fileno(), receive)
 
-    def _read(self, descriptor: int, tell: Callable[[Any, int], None]) -> None:
+    def _read(self, descriptor: int, receive: Callable[[Any, int], None]) -> None:
         line, process = self._lines[descriptor]
         while True:
             try:
@@ -102,8 +102,8 @@ class Listener:
                 if len(self.gone) > MAX_LINES:
                     self.gone.popitem(last=False)
                 return
-            self.has_heard = True
-            _tell(tell, message, process)
+            self.has_read = True
+            _pass_on(receive, message, process)
 
     def close(self) -> None:
         """Listen no more; in a forked process, leave it to the one that was forked."""
@@ -114,8 +114,8 @@ class Listener:
 
 
 @guarded
-def _tell(tell: Callable[[Any, int], None], message: bytes, process: int) -> None:
-    tell(json.loads(message), process)
+def _pass_on(receive: Callable[[Any, int], None], message: bytes, process: int) -> None:
+    receive(json.loads(message), process)
 
 
 class Line:
@@ -127,14 +127,14 @@ class Line:
         self._is_dead = False
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
 
-    def say(self, message: bytes) -> None:
+    def send(self, message: bytes) -> None:
         """Send as much as goes without waiting, the rest with the next message."""
         if self._is_dead:
             return
         if len(self._waiting) == MAX_WAITING:
             log.once(
                 "channel full",
-                "a server process listens too seldom to what its workers tell: stages of some requests are missing.",
+                "a server process listens too seldom to what its workers report: stages of some requests are missing.",
             )
         self._waiting.append(message)
         try:
@@ -156,7 +156,7 @@ class Line:
             self.close()
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Send nothing more."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -166,8 +166,8 @@ _lock = threading.Lock()  # guards _lines
 _lines: OrderedDict[str, Line] = OrderedDict()
 
 
-def say(word: str, message: Any) -> None:
-    """Tell the process that is named `word` something that JSON can hold. Never waits."""
+def send(word: str, message: Any) -> None:
+    """Send the process that is named `word` something that JSON can hold. Never waits."""
     if not WORKS:
         return
     text = json.dumps(message, separators=(",", ":")).encode()
@@ -177,11 +177,11 @@ def say(word: str, message: Any) -> None:
             line = _lines[word] = Line(word)
             if len(_lines) > MAX_LINES:
                 _lines.popitem(last=False)[1].close()
-        line.say(text)
+        line.send(text)
 
 
 def _forget_lines() -> None:
-    """Close all lines, in a forked process those of its parent: it speaks on lines of its own."""
+    """Close all lines, in a forked process those of its parent: it reports on lines of its own."""
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
     for line in _lines.values():
@@ -191,4 +191,4 @@ def _forget_lines() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_lines)
-atexit.register(_forget_lines)  # lest warnings of unclosed sockets are the last that a process says
+atexit.register(_forget_lines)  # lest warnings of unclosed sockets are the last that a process logs

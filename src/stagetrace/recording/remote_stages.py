@@ -1,7 +1,7 @@
-"""What is done for a request elsewhere, in another process of the service or in a batch, as its own timeline learns it.
+"""Stages of a request in another process of the service or in a batch, reported to the request's own record.
 
 A key names a request of a process: that process's random word, a number, the entry span's id. It travels with the
-request, and comes back with the stages: directly within a process, else by the side channel.
+request, and comes back with the stages: directly within a process, else by the side remote_socket.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.recording import remote_socket as channel
+from stagetrace.recording import remote_socket
 from stagetrace.semconv import ML_WORKER_LOST, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from stagetrace.recording.segments import Segment
 
     # stage, start and end (None: it goes on), attributes, span id or None, link as trace id, span id and flags or None
-    Told = tuple[str, int, int | None, dict[str, Any], int | None, tuple[int, int, int] | None]
+    StageReport = tuple[str, int, int | None, dict[str, Any], int | None, tuple[int, int, int] | None]
 
 # What was handed on, by its key, as long as it lives without us.
-_timelines: WeakValueDictionary[str, RequestRecord] = WeakValueDictionary()
+_records: WeakValueDictionary[str, RequestRecord] = WeakValueDictionary()
 _word = os.urandom(8).hex()  # this process's: its id others may have, in other containers and after it
 _numbers = itertools.count(1)
 _starting = threading.Lock()  # guards the making of _listener
-_listener: channel.Listener | None = None
+_listener: remote_socket.Listener | None = None
 
 
 def hand_on(
-    timeline: RequestRecord,
+    record: RequestRecord,
     reason: str = "",
     at: int | None = None,
     *,
@@ -48,23 +48,23 @@ def hand_on(
     """Return the key of a request that is handed on, from when on it waits, for what `reason` says.
 
     `at` is when, by default now. `is_server`: it is handed on by a server of which we note when the response is there,
-    by `RemoteStages.answered`. `conclude` adds, as the request ends, what is known by then of what stays in this
-    process.
+    by `RemoteStages.response_arrived`. `conclude` adds, as the request ends, what is known of the work that stays in
+    this process.
     """
-    if _listener is None and channel.WORKS and conclude is None:
+    if _listener is None and remote_socket.WORKS and conclude is None:
         _start()
-    key = named(timeline)
-    if timeline.remote_stages is None:
-        timeline.remote_stages = RemoteStages()
-    timeline.remote_stages.add(key, _Errand(reason, at or time.time_ns(), conclude, is_server=is_server))
+    key = named(record)
+    if record.remote_stages is None:
+        record.remote_stages = RemoteStages()
+    record.remote_stages.add(key, _RemoteWork(reason, at or time.time_ns(), conclude, is_server=is_server))
     return key
 
 
-def named(timeline: RequestRecord) -> str:
+def named(record: RequestRecord) -> str:
     """Return a key by which a request of this process is found."""
-    entry = timeline.entry
+    entry = record.entry
     key = f"{_word}-{next(_numbers)}-{entry.span_id if entry is not None else 0:016x}"
-    _timelines[key] = timeline
+    _records[key] = record
     return key
 
 
@@ -74,7 +74,7 @@ def _start() -> None:
     global _listener  # noqa: PLW0603
     with _starting:
         if _listener is None:
-            _listener = channel.Listener(_word)
+            _listener = remote_socket.Listener(_word)
             atexit.register(_listener.close)
 
 
@@ -104,37 +104,37 @@ def is_here(key: str) -> bool:
 
 def find(key: str) -> RequestRecord | None:
     """Return the request of this process that has a key, while there is one."""
-    return _timelines.get(key)
+    return _records.get(key)
 
 
-def tell(key: str, reason: str, taken_at: int, stages: Sequence[Told], *, is_over: bool) -> None:
-    """Tell the process whose request has `key` what was done for it here, `reason` being what it had waited for.
+def report_stages(key: str, reason: str, taken_at: int, stages: Sequence[StageReport], *, is_over: bool) -> None:
+    """Report to the process whose request has `key` what was done for it here, `reason` being what it had waited for.
 
-    It was taken up at a time in nanoseconds. Until it `is_over` the last stage may go on, and will be told again.
+    It was taken up at a time in nanoseconds. Until it `is_over` the last stage may go on, and will be reported again.
     """
     message = key, reason, taken_at, stages, is_over
     if is_here(key):
         _note(message, 0)
     else:
-        channel.say(key.partition("-")[0], message)
+        remote_socket.send(key.partition("-")[0], message)
 
 
 @guarded
-def hear() -> None:
-    """Learn what other processes have told until now."""
+def read_reports() -> None:
+    """Take in what other processes have reported until now."""
     if _listener is not None:
-        _listener.hear(_note)
+        _listener.read(_note)
 
 
 def _note(message: Any, process: int) -> None:
     key, reason, taken_at, stages, is_over = message
-    timeline = _timelines.get(key)
-    if timeline is not None and timeline.remote_stages is not None and not timeline.closed:
-        timeline.remote_stages.told(timeline, key, (reason, taken_at, stages), None if is_over else process)
+    record = _records.get(key)
+    if record is not None and record.remote_stages is not None and not record.closed:
+        record.remote_stages.add_report(record, key, (reason, taken_at, stages), None if is_over else process)
 
 
-class _Errand:
-    """One of a request's, since it was handed on."""
+class _RemoteWork:
+    """Work for a request, since it was handed on."""
 
     def __init__(self, reason: str, since: int, conclude: Callable[[], None] | None, *, is_server: bool) -> None:
         self.since = since
@@ -143,11 +143,11 @@ class _Errand:
         self.is_open = True
         self.is_server = is_server
         self.is_taken = False
-        self.process = 0  # that is at it
+        self.process = 0  # that works on it
         self.taken_at = 0
-        self.stages: Sequence[Told] = ()
+        self.stages: Sequence[StageReport] = ()
 
-    def note(self, reason: str, taken_at: int, stages: Sequence[Told]) -> None:
+    def note(self, reason: str, taken_at: int, stages: Sequence[StageReport]) -> None:
         """Note what was done until now."""
         self.reason = reason or self.reason
         self.is_taken, self.taken_at, self.stages = True, taken_at, stages
@@ -157,69 +157,69 @@ class RemoteStages:
     """All that is done for one request elsewhere."""
 
     def __init__(self) -> None:
-        self._by_key: dict[str, _Errand] = {}
+        self._by_key: dict[str, _RemoteWork] = {}
 
     @property
     def count(self) -> int:
-        """How many there have been."""
+        """How many pieces of work there have been."""
         return len(self._by_key)
 
-    def add(self, key: str, errand: _Errand) -> None:
-        """Begin to wait for what `key` stands for."""
-        self._by_key[key] = errand
+    def add(self, key: str, work: _RemoteWork) -> None:
+        """Begin to wait for the work that `key` stands for."""
+        self._by_key[key] = work
 
     def were_taken_up_since(self, at: int) -> bool:
-        """Return whether any was."""
-        return any(errand.taken_at >= at for errand in self._by_key.values())
+        """Return whether any work was taken up since then."""
+        return any(work.taken_at >= at for work in self._by_key.values())
 
-    def told(
-        self, timeline: RequestRecord, key: str, done: tuple[str, int, Sequence[Told]], process: int | None
+    def add_report(
+        self, record: RequestRecord, key: str, done: tuple[str, int, Sequence[StageReport]], process: int | None
     ) -> None:
-        """Note what was done; `process` is who is still at it, None if it is over."""
-        errand = self._by_key.get(key)
-        if errand is not None and errand.is_open:
-            errand.note(*done)
+        """Note what was done; `process` still works on it, None if it is over."""
+        work = self._by_key.get(key)
+        if work is not None and work.is_open:
+            work.note(*done)
             if process is None:
-                _lay(timeline, errand)
+                _add_stages(record, work)
             else:
-                errand.process = process
+                work.process = process
 
-    def answered(self, key: str) -> None:
-        """Note that the response is there: if nothing has been told by now, there is nobody who would."""
-        errand = self._by_key.get(key)
-        if errand is not None:
-            errand.is_server = False
+    def response_arrived(self, key: str) -> None:
+        """Note that the response is there: what has not been reported by now never will be."""
+        work = self._by_key.get(key)
+        if work is not None:
+            work.is_server = False
 
-    def hear(self) -> None:
-        """Learn what was told until now, of whatever request."""
-        hear()
+    def read_reports(self) -> None:
+        """Take in what was reported until now, of whatever request."""
+        read_reports()
 
     @guarded_end
-    def conclude(self, timeline: RequestRecord) -> None:
-        """Note what can be said of what is not over as the request ends."""
-        hear()
-        for errand in list(self._by_key.values()):
-            if errand.is_open and errand.conclude is not None:
-                errand.conclude()
-            if not errand.is_open:
+    def conclude(self, record: RequestRecord) -> None:
+        """Note what is known of the work that is not over as the request ends."""
+        read_reports()
+        for work in list(self._by_key.values()):
+            if work.is_open and work.conclude is not None:
+                work.conclude()
+            if not work.is_open:
                 continue
-            if errand.is_taken:
-                _lay(timeline, errand)
-                if _listener is not None and errand.process in _listener.gone:
-                    timeline.besides = {ML_WORKER_LOST: True}
-            elif errand.is_server and _listener is not None and _listener.has_heard:
-                errand.is_open = False
-                timeline.visit(QUEUE, (errand.since, None), {QUEUE_REASON: errand.reason})
+            if work.is_taken:
+                _add_stages(record, work)
+                if _listener is not None and work.process in _listener.gone:
+                    record.besides = {ML_WORKER_LOST: True}
+            elif work.is_server and _listener is not None and _listener.has_read:
+                work.is_open = False
+                record.visit(QUEUE, (work.since, None), {QUEUE_REASON: work.reason})
 
 
-def _lay(timeline: RequestRecord, errand: _Errand) -> None:
-    """Lay what was done, and the wait for it, on the request's timeline."""
-    errand.is_open = False
-    if errand.taken_at > errand.since:
-        wait = {QUEUE_REASON: errand.reason} if errand.reason else None
-        timeline.visit(QUEUE, (errand.since, errand.taken_at), wait)
-    entry = timeline.entry
-    for stage, start, end, attributes, span_id, link in errand.stages:
+def _add_stages(record: RequestRecord, work: _RemoteWork) -> None:
+    """Add what was done, and the wait for it, to the request's record."""
+    work.is_open = False
+    if work.taken_at > work.since:
+        wait = {QUEUE_REASON: work.reason} if work.reason else None
+        record.visit(QUEUE, (work.since, work.taken_at), wait)
+    entry = record.entry
+    for stage, start, end, attributes, span_id, link in work.stages:
         context = None
         if span_id is not None and entry is not None:
             context = SpanContext(
@@ -229,7 +229,7 @@ def _lay(timeline: RequestRecord, errand: _Errand) -> None:
                 trace_flags=entry.trace_flags,
                 trace_state=entry.trace_state,
             )
-        timeline.visit(stage, (start, end), attributes or None, context, _context(link))
+        record.visit(stage, (start, end), attributes or None, context, _context(link))
 
 
 def _context(link: Iterable[int] | None) -> SpanContext | None:
@@ -239,8 +239,10 @@ def _context(link: Iterable[int] | None) -> SpanContext | None:
     return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
 
 
-def told(segment: Segment, attributes: dict[str, Any], link: SpanContext | None, *, is_open: bool = False) -> Told:
-    """Return a segment as it is told."""
+def stage_report(
+    segment: Segment, attributes: dict[str, Any], link: SpanContext | None, *, is_open: bool = False
+) -> StageReport:
+    """Return a segment as it is reported."""
     return (
         segment.stage,
         segment.start,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.batching.queued_items import BATCH
-from stagetrace.recording.remote_stages import told
+from stagetrace.recording.remote_stages import stage_report
+from stagetrace.recording.request_ref import RequestRef
 from stagetrace.recording.segments import UNNAMED
-from stagetrace.recording.worker import Batch, RequestRef, give_accounts, is_gap
+from stagetrace.recording.worker import Batch, give_cpu_samples, is_gap
 from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from stagetrace.instrumentation.batching.queued_items import Item
     from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.remote_stages import Told
+    from stagetrace.recording.remote_stages import StageReport
     from stagetrace.recording.segments import Segment
 
 
@@ -134,20 +135,20 @@ class GatheredBatch(Batch):
             self._segments = self.close(self._start, max(time.time_ns(), self._start)).segments()
         return self._segments or []
 
-    def stages_for(self, timeline: RequestRecord, since: int, until: int) -> list[Told]:
+    def stages_for(self, timeline: RequestRecord, since: int, until: int) -> list[StageReport]:
         """Return the stages for one of its requests, which waited [since, until); none if it has received them."""
         if id(timeline) in self._reported:
             return []
-        stages: list[Told] = []
+        stages: list[StageReport] = []
         for one in self._stages():
             is_open = self._segments is None and one.end == one.start
             start, end = max(one.start, since), until if is_open else min(one.end, until)
             if start < end and (one.explicit or one.stage not in UNNAMED) and not is_gap(one):
                 link = self.entry if one.stage == INFERENCE else None
-                stages.append((one.stage, start, end, *told(one, self._attributes(one), link)[3:]))
+                stages.append((one.stage, start, end, *stage_report(one, self._attributes(one), link)[3:]))
         if stages:
             self._reported[id(timeline)] = timeline
-            give_accounts(self, timeline)
+            give_cpu_samples(self, timeline)
         return stages
 
     def _attributes(self, segment: Segment) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from stagetrace.recording.current_record import current, recording
 
 if TYPE_CHECKING:
     from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.remote_stages import Told
+    from stagetrace.recording.remote_stages import StageReport
 
 BATCH, CONSUMER = "batch", "consumer"  # what a request waits for
 MAX_ITEMS = 10_000  # in the queues of a process
@@ -48,7 +48,7 @@ class ItemsBatch(Protocol):
     def settle(self) -> None:
         """Send the span of the inference, if the batch is complete."""
 
-    def stages_for(self, timeline: RequestRecord, since: int, until: int) -> list[Told]:
+    def stages_for(self, timeline: RequestRecord, since: int, until: int) -> list[StageReport]:
         """Return the stages of the batch for one of its requests, which waited [since, until)."""
 
 
@@ -203,15 +203,15 @@ class Item:
             self.forget()
 
     def _report(self, timeline: RequestRecord, until: int, *, is_done: bool) -> None:
-        from stagetrace.recording.remote_stages import tell
+        from stagetrace.recording.remote_stages import report_stages
 
         batch = None if self.is_uncertain else self.batch
         if batch is not None and batch.is_known:
             stages = batch.stages_for(timeline, self.since, until)
             if stages:
-                tell(self._key, BATCH, stages[0][1], stages, is_over=True)
+                report_stages(self._key, BATCH, stages[0][1], stages, is_over=True)
         elif self._waited_for_consumer(timeline, is_done=is_done):
-            tell(self._key, CONSUMER, min(self.taken_at or until, until), (), is_over=True)
+            report_stages(self._key, CONSUMER, min(self.taken_at or until, until), (), is_over=True)
 
     def _waited_for_consumer(self, timeline: RequestRecord, *, is_done: bool) -> bool:
         """Return whether it certainly was in its queue until a consumer took it, or until now."""

@@ -13,7 +13,7 @@ from opentelemetry.trace import NonRecordingSpan
 from stagetrace.instrumentation.http.scope_key import SCOPE_KEY
 from stagetrace.recording.context import with_span
 from stagetrace.recording.remote_stages import find
-from stagetrace.recording.worker import origin
+from stagetrace.recording.request_ref import read_reference
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -50,7 +50,7 @@ def adapter_of(timeline: Any) -> Any:
 
 def goes_on(scope: Any, text: str) -> bool:
     """Return whether the request that a scope refers to still runs in this process; if so, put it into the scope."""
-    named = origin(text)
+    named = read_reference(text)
     timeline = find(named.key) if named is not None else None
     if timeline is None or timeline.closed:
         return False
@@ -60,5 +60,5 @@ def goes_on(scope: Any, text: str) -> bool:
 
 def below(text: Any, context: Context) -> Context:
     """Return the context of the headers, with the stage as its span that a scope's request reference names."""
-    named = origin(text) if type(text) is str and text else None
+    named = read_reference(text) if type(text) is str and text else None
     return context if named is None else with_span(NonRecordingSpan(named.context), context)

@@ -219,7 +219,8 @@ def _batched(original: Any) -> Any:
 
 @guarded
 def _start_batch(dispatcher: Any, jobs: Any) -> Batch | None:
-    from stagetrace.recording.worker import Batch, RequestRef
+    from stagetrace.recording.request_ref import RequestRef
+    from stagetrace.recording.worker import Batch
 
     now = time.time_ns()
     requests = []

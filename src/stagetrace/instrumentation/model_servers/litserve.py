@@ -61,7 +61,7 @@ def _with_reference(item: Any) -> Any:
     timeline = recording()
     if timeline is None or type(item) is not tuple:
         return None
-    from stagetrace.recording.worker import hand_on_reference
+    from stagetrace.recording.request_ref import hand_on_reference
 
     consumer, uid, *rest = item
     named = hand_on_reference(timeline, REASON) if type(uid) in (str, UUID) else None
@@ -95,4 +95,4 @@ def _note_response(key: str) -> None:
 
     timeline = find(key)
     if timeline is not None and timeline.remote_stages is not None:
-        timeline.remote_stages.answered(key)
+        timeline.remote_stages.response_arrived(key)

@@ -118,11 +118,12 @@ class Worker:
         """Begin the work for a taken request, if its id has a reference; return the item as LitServe knows it."""
         if type(item) is not tuple or type(item[1]) is not str or MARK not in item[1]:
             return None
-        from stagetrace.recording.worker import Work, origin
+        from stagetrace.recording.request_ref import read_reference
+        from stagetrace.recording.worker import Work
 
         consumer, text, *rest = item
         uid, named = split(text)
-        request = origin(named)
+        request = read_reference(named)
         if request is not None:
             work = Work(request, REASON)
             work.described = self._described
@@ -197,7 +198,8 @@ class Worker:
     def begin(self) -> Work | Batch | None:
         """Begin the inference of the request of this task, or of all requests that were taken together."""
         from stagetrace.recording.remote_stages import hand_on
-        from stagetrace.recording.worker import Batch, RequestRef, Work
+        from stagetrace.recording.request_ref import RequestRef
+        from stagetrace.recording.worker import Batch, Work
 
         now = time.time_ns()
         mine = current.get()
@@ -206,7 +208,7 @@ class Worker:
         if not works:
             return None
         for work in works:
-            work.begin_telling(INFERENCE, now)
+            work.report_begin(INFERENCE, now)
         if not self._batches:
             works[0].enter(INFERENCE, None, now)
             return works[0]

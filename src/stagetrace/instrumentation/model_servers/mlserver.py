@@ -67,7 +67,7 @@ def _dispatching(original: Any) -> Any:
 def _add_reference(message: Any) -> None:
     timeline = recording()
     if timeline is not None:
-        from stagetrace.recording.worker import hand_on_reference
+        from stagetrace.recording.request_ref import hand_on_reference
 
         message.__dict__[REFERENCE] = hand_on_reference(timeline, WORKER)
 
@@ -77,7 +77,7 @@ def _note_response(message: Any) -> None:
     named = message.__dict__.get(REFERENCE)
     timeline = recording() if named else None
     if timeline is not None and timeline.remote_stages is not None:
-        timeline.remote_stages.answered(named.partition(" ")[0])
+        timeline.remote_stages.response_arrived(named.partition(" ")[0])
 
 
 def _running(original: Any) -> Any:
@@ -115,13 +115,14 @@ def _take(message: Any) -> Work | None:
     named = message.__dict__.get(REFERENCE)
     if not named:
         return None
-    from stagetrace.recording.worker import Work, origin
+    from stagetrace.recording.request_ref import read_reference
+    from stagetrace.recording.worker import Work
 
-    request = origin(named)
+    request = read_reference(named)
     if request is None:
         return None
     work = Work(request, WORKER)
-    work.begin_telling(INFERENCE, work.started)
+    work.report_begin(INFERENCE, work.started)
     return work
 
 
@@ -162,7 +163,8 @@ async def _predict(batch: Batch | None, original: Any, request: Any) -> Any:
 def _start_batch(batcher: Any) -> Batch | None:
     """Begin the batch that the batcher has just collected: it calls the inference next."""
     from stagetrace.recording.remote_stages import find
-    from stagetrace.recording.worker import Batch, RequestRef
+    from stagetrace.recording.request_ref import RequestRef
+    from stagetrace.recording.worker import Batch
 
     now = time.time_ns()
     keys, ids = getattr(batcher, KEYS), getattr(batcher, BATCHED)

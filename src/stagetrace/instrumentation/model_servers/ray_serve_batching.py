@@ -121,7 +121,8 @@ async def _next(results: Any, batch: Batch | None) -> Any:
 def _begin(waiting: Any) -> Batch | None:
     """Begin a batch of the waiting requests that were not cancelled."""
     from stagetrace.recording.remote_stages import find
-    from stagetrace.recording.worker import Batch, RequestRef
+    from stagetrace.recording.request_ref import RequestRef
+    from stagetrace.recording.worker import Batch
 
     now = time.time_ns()
     taken = [one for one in waiting if not one.future.cancelled()]
@@ -134,7 +135,7 @@ def _begin(waiting: Any) -> Batch | None:
         return None
     batch = Batch(requests, len(taken), BATCH, start=now)
     batch.described = _described() or {}
-    batch.begin_telling(INFERENCE, now)
+    batch.report_begin(INFERENCE, now)
     batch.enter(INFERENCE, None, now)
     return batch
 

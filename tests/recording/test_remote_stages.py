@@ -14,8 +14,9 @@ from stagetrace.recording import remote_socket as channel
 from stagetrace.recording import remote_stages as elsewhere
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.remote_socket import Line, Listener
-from stagetrace.recording.remote_stages import hand_on, is_here, tell
-from stagetrace.recording.worker import Batch, RequestRef, Work
+from stagetrace.recording.remote_stages import hand_on, is_here, report_stages
+from stagetrace.recording.request_ref import RequestRef
+from stagetrace.recording.worker import Batch, Work
 from stagetrace.semconv import PREPARE, TRANSFORM
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def test_a_request_that_ends_before_its_batch_has_been_in_it_until_then() -> Non
     timeline = request(now - 1_000)
     key = hand_on(timeline, "batch", now)
     batch = Batch([RequestRef(key, ENTRY)], 2, "batch", start=now + 100)
-    batch.begin_telling("inference", now + 100)
+    batch.report_begin("inference", now + 100)
     segments = timeline.close(now - 1_000, now + 1_000).segments()
     assert shape(segments) == [("preprocess", 1_000), ("queue", 100), ("inference", 900)]
     assert segments[1].attributes == {"queue.reason": "batch"}
@@ -78,7 +79,7 @@ def test_a_forked_worker_tells_in_time() -> None:
     key = hand_on(timeline, "worker", now)
     assert is_here(key)
     stages = [("inference", now + 300, now + 500, {"ml.model.name": "m"}, 99, LINK)]
-    in_a_fork(lambda: tell(key, "", now + 100, stages, is_over=True))
+    in_a_fork(lambda: report_stages(key, "", now + 100, stages, is_over=True))
     segments = timeline.close(now - 1_000, now + 1_000).segments()
     assert shape(segments) == [
         ("preprocess", 1_000),
@@ -94,7 +95,7 @@ def test_a_forked_worker_tells_in_time() -> None:
 
 
 @pytest.mark.parametrize("activity", [TRANSFORM, PREPARE])
-def test_a_worker_that_dies_has_told_of_no_transform_whose_stage_is_not_settled(activity: str) -> None:
+def test_a_worker_that_dies_has_reported_no_transform_whose_stage_is_not_settled(activity: str) -> None:
     now = time.time_ns()
     timeline = request(now)
     key = hand_on(timeline, "worker", now)
@@ -103,7 +104,7 @@ def test_a_worker_that_dies_has_told_of_no_transform_whose_stage_is_not_settled(
         work = Work(RequestRef(key, ENTRY), start=now + 100)
         work.enter(activity, {"ml.model.name": "Scaler"}, now + 200)
         work.leave(activity, now + 300)
-        work.begin_telling("inference", now + 400)
+        work.report_begin("inference", now + 400)
 
     in_a_fork(begin)
     assert shape(timeline.close(now, now + 1_000).segments()) == [
@@ -117,36 +118,38 @@ def test_a_worker_that_dies_leaves_its_last_stage_open() -> None:
     now = time.time_ns()
     timeline = request(now)
     key = hand_on(timeline, "worker", now)
-    in_a_fork(lambda: tell(key, "", now + 100, [("inference", now + 300, None, {}, None, None)], is_over=False))
+    in_a_fork(
+        lambda: report_stages(key, "", now + 100, [("inference", now + 300, None, {}, None, None)], is_over=False)
+    )
     segments = timeline.close(now, now + 1_000).segments()
     assert shape(segments) == [("queue", 100), ("preprocess", 200), ("inference", 700)]
     assert timeline.stages.model == {"ml.worker.lost": True}
 
 
 def test_what_is_still_in_the_queue_of_a_server_waits() -> None:
-    """If workers of this process are known to tell; else nothing is known of it."""
+    """If workers of this process are known to report; else nothing is known of it."""
     now = time.time_ns()
     waiting = request(now)
     hand_on(waiting, "worker", now, is_server=True)
     answered = request(now)
     key = hand_on(answered, "worker", now, is_server=True)
     assert answered.remote_stages is not None
-    answered.remote_stages.answered(key)
+    answered.remote_stages.response_arrived(key)
     person = request(now)
     hand_on(person, "", now)
-    in_a_fork(lambda: tell(key, "", now, [], is_over=False))
+    in_a_fork(lambda: report_stages(key, "", now, [], is_over=False))
     assert shape(waiting.close(now, now + 1_000).segments()) == [("queue", 1_000)]
     assert shape(person.close(now, now + 1_000).segments()) == [("handler", 1_000)]
 
 
-def test_what_is_told_counts_in_the_order_of_time() -> None:
-    """A mark of the request's own, noted before it was told, stays where it was."""
+def test_what_is_reported_counts_in_the_order_of_time() -> None:
+    """A mark of the request's own, noted before the report, stays where it was."""
     ms = 1_000_000
     timeline = request(0)
     key = hand_on(timeline, "", 1)
     timeline.enter("network.send", at=600 * ms)
     timeline.leave("network.send", at=700 * ms)
-    tell(key, "batch", 100 * ms, [("inference", 200 * ms, 500 * ms, {}, None, None)], is_over=True)
+    report_stages(key, "batch", 100 * ms, [("inference", 200 * ms, 500 * ms, {}, None, None)], is_over=True)
     assert shape(timeline.close(0, 1_000 * ms).segments()) == [
         ("preprocess", 1),
         ("queue", 100 * ms - 1),
@@ -197,26 +200,26 @@ def word_of(listener: Listener) -> str:
 
 
 def test_nobody_waits_for_a_listener_that_does_not_listen(listener: Listener) -> None:
-    """What does not fit waits with who speaks; once the listener hears, the newest arrive, in order."""
+    """What does not fit waits with the sender; once the listener reads, the newest arrive, in order."""
     line = Line(word_of(listener))
     for number in range(2_000):
-        line.say(str(number).encode())
-    heard: list[int] = []
+        line.send(str(number).encode())
+    received: list[int] = []
     for _ in range(3):
-        listener.hear(lambda message, _: heard.append(message))
-        line.say(b"2000")
-    listener.hear(lambda message, _: heard.append(message))
-    assert heard == sorted(heard)
-    assert 1_999 in heard
-    assert 0 in heard
-    assert len(heard) < 2_000
+        listener.read(lambda message, _: received.append(message))
+        line.send(b"2000")
+    listener.read(lambda message, _: received.append(message))
+    assert received == sorted(received)
+    assert 1_999 in received
+    assert 0 in received
+    assert len(received) < 2_000
     line.close()
 
 
 def test_a_line_to_nobody_costs_nothing() -> None:
     line = Line("no such word")
-    line.say(b"1")
-    line.say(b"2")
+    line.send(b"1")
+    line.send(b"2")
     assert line._is_dead
 
 
@@ -225,11 +228,11 @@ def test_what_is_no_message_is_passed_over(listener: Listener) -> None:
     other.connect(f"\0stagetrace-{word_of(listener)}")
     for message in (b"{", b"\xff", b"3"):
         other.send(message)
-    heard: list[int] = []
-    listener.hear(lambda message, _: heard.append(message))
-    assert heard == [3]
+    received: list[int] = []
+    listener.read(lambda message, _: received.append(message))
+    assert received == [3]
     other.close()
-    listener.hear(lambda message, _: heard.append(message))
+    listener.read(lambda message, _: received.append(message))
     assert os.getpid() in listener.gone
 
 
