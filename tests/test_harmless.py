@@ -129,6 +129,7 @@ PARTS = [
     ),
     *(f"stagetrace.sla.finish:{name}" for name in ("_tiled", "_cause", "_explained", "_breakdown", "judge", "decide")),
     *(
+        *(f"stagetrace.sla.head_sampler:HeadSampler.{name}" for name in ("identify", "can_draw", "draw")),
         "stagetrace.sla.finish:Decided.block",
         "stagetrace.sla.processor:decided",
         "stagetrace.sla.processor:Baselines.add",

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from random import getrandbits
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler, TraceIdRatioBased
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, get_current_span
-from opentelemetry.trace.span import DEFAULT_TRACE_STATE
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
 from stagetrace import semconv
 from stagetrace.bounded_cache import BoundedCache
@@ -18,12 +14,11 @@ from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode.request_encoder import encode_request
 from stagetrace.otlp.encode.span_encoder import Block, encode_notes, entry_rest
 from stagetrace.recording.limits import bounded
-from stagetrace.recording.own_span import Identity
 from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan, sampled
 from stagetrace.sla.finish import Request, finish, request_spans
+from stagetrace.sla.head_sampler import HeadSampler
 from stagetrace.sla.policy import BREACH
 from stagetrace.sla.processor import mark_breach
-from stagetrace.sla.sampling import Chances, is_own
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,13 +27,11 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
-    from stagetrace.recording.own_span import OwnSpan
+    from stagetrace.recording.own_span import Identity, OwnSpan
     from stagetrace.recording.stages import Stages
     from stagetrace.sla.finish import Decided
     from stagetrace.sla.processor import SLASpanProcessor
 
-# By whether the span is sampled (1) and its trace id random (2).
-_FLAGS = [TraceFlags(flags) for flags in range(4)]
 NO_BLOCK = Block({})
 MAX_RESTS = 16_384
 UPGRADED = Block({semconv.SLA_UPGRADED: True})
@@ -64,20 +57,9 @@ class EntryRecorder:
         self, provider: TracerProvider, processor: SLASpanProcessor, senders: Sequence[EncodingSpanProcessor]
     ) -> None:
         self._provider = provider
-        self._ids = provider.id_generator
         self._processor = processor
         self._senders = senders
-        self._sampler = getattr(provider.sampler, "root", provider.sampler)
-        self._sampler_reads_attributes = is_own(self._sampler)  # the SDK's do not look at any
-        # OpenTelemetry's own samplers, which most services have, decide by the parent, else by the trace id: known here
-        # without a call into them.
-        own = self._sampler_reads_attributes
-        self._by_parent = not own and _like(self._sampler, DEFAULT_ON)
-        self._chances = Chances(self._sampler)
-        self._bound = None if own or not self._chances.is_by_parent else self._chances.bound
-        self._probability = self._chances.of_root
-        # Nor are the ids of its own generator drawn by a call into that, where nobody has asked for them before.
-        self._draws = type(self._ids) is RandomIdGenerator and (self._by_parent or self._bound is not None)
+        self._head = HeadSampler(provider)
         self._rests: BoundedCache[tuple[Any, ...], bytes] = BoundedCache(MAX_RESTS)
 
     @property
@@ -91,38 +73,10 @@ class EntryRecorder:
 
     def identify(self, entry: OwnSpan, parent_context: Context) -> Identity:
         """Draw the ids of a span and ask the sampler whether to keep it."""
-        ids = self._ids
-        parent = get_current_span(parent_context).get_span_context() if parent_context else None
-        if parent is None or not parent.is_valid:
-            parent, trace_id, random, state = (
-                None,
-                entry.drawn or ids.generate_trace_id(),
-                ids.is_trace_id_random(),
-                None,
-            )
-        else:
-            trace_id, random, state = parent.trace_id, parent.trace_flags.random_trace_id, parent.trace_state
-        if self._by_parent:
-            is_sampled = is_recording = parent is None or parent.trace_flags.sampled
-        elif self._bound is not None:
-            by_id = trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
-            is_sampled = is_recording = by_id if parent is None else parent.trace_flags.sampled
-            if parent is None and is_sampled:
-                state = self._chances.state_of(trace_id)
-        else:
-            given = entry.adapter.known_attributes() if self._sampler_reads_attributes and entry.adapter else {}
-            result = self._sampler.should_sample(parent_context, trace_id, entry.name, SpanKind.SERVER, given)
-            is_sampled, is_recording = result.decision.is_sampled(), result.decision.is_recording()
-            state = result.trace_state
-            if result.attributes:
-                entry.added = {key: value for key, value in result.attributes.items() if key not in given}
-        entry.probability = self._chances.of(parent, state, is_sampled=is_sampled)
-        flags = _FLAGS[(1 if is_sampled else 0) + (2 if random else 0)]
-        context = SpanContext(trace_id, ids.generate_span_id(), False, flags, state)  # noqa: FBT003
-        if not is_recording and entry.end_time is None:
-            entry.held = True
-            self._processor.hold(trace_id)
-        return Identity(context, parent, is_sampled)
+        identity = self._head.identify(entry, parent_context)
+        if entry.held:
+            self._processor.hold(identity.context.trace_id)
+        return identity
 
     def add_call(
         self,
@@ -156,15 +110,14 @@ class EntryRecorder:
         start = record._start  # noqa: SLF001 -- as `started`, on the path of each request
         if end_time < start:  # noqa: PLR1730 -- a third of the time of max()
             end_time = start  # the wall clock stepped back
-        if self._sampler_reads_attributes:
+        if self._head.reads_attributes:
             entry.identity  # noqa: B018 -- asks the sampler, which now sees the route, if no child has asked before
         request: Request = _tuple(Request, (start, end_time, method, route, record))
-        judged = processor.decided(request)
+        judged = processor.judge(request)
         breached = judged is not None and judged.word == BREACH
         if self._drops(entry, breached=breached):
             entry.end_time = end_time
             record.abandon()
-            processor.count(request, judged)
             return
         given = _given(entry)
         entry.end_time = end_time
@@ -178,23 +131,14 @@ class EntryRecorder:
             processor.hand_on(FinishedSpan(span, {}, sampled(span.context)))
 
     def _drops(self, entry: OwnSpan, *, breached: bool) -> bool:
-        """Return whether the head sampler drops a request that kept its promise; if not, it has an identity."""
-        if self._draws and not entry.has_identity and not entry.parent_context:
-            # As `identify`, for a span that nobody has asked for its ids, which are most.
-            trace_id = getrandbits(128) or 1
-            is_sampled = self._bound is None or trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
-            if not is_sampled and not breached:
-                return True
-            if self._probability is not None:
-                entry.probability = self._probability
-            flags = _FLAGS[3 if is_sampled else 2]
-            parts = (trace_id, getrandbits(64) or 1, False, flags, DEFAULT_TRACE_STATE, True)
-            entry.identify_as(_tuple(Identity, (_tuple(SpanContext, parts), None, is_sampled)))
-        elif not breached and not entry.identity.is_sampled:
-            if entry.held:
-                self._processor.release(entry.context.trace_id, keep=False)
-            return True
-        return False
+        """Return whether the head sampler drops a request that is no breach; if not, it has an identity."""
+        if not entry.has_identity and self._head.can_draw(entry):
+            return not self._head.draw(entry, keep=breached)
+        if breached or entry.identity.is_sampled:
+            return False
+        if entry.held:
+            self._processor.release(entry.context.trace_id, keep=False)
+        return True
 
     def _upgrade(self, entry: OwnSpan, given: Given) -> list[ReadableSpan]:
         """Mark a breach that the head sampler dropped; return the spans that were held for it."""
@@ -303,7 +247,3 @@ def _without(attributes: Mapping[str, Any], notes: ReadableSpan) -> dict[str, An
     """Return the attributes that the request's code has not set itself."""
     own = notes.attributes or {}
     return {key: value for key, value in attributes.items() if key not in own}
-
-
-def _like(sampler: Sampler, known: Sampler) -> bool:
-    return bool(sampler.get_description() == known.get_description())

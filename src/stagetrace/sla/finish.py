@@ -1,6 +1,6 @@
-"""What becomes of a request that has ended: tile, judge, explain, encode. Nothing here counts, learns or sends.
+"""What becomes of a request that has ended: judge, tile, explain, encode. Nothing here counts, learns or sends.
 
-`SLASpanProcessor.conclude` does that with what `finish` returns, once it is complete.
+`SLASpanProcessor.judge` and `conclude` count and learn, each with a result that is complete.
 """
 
 from __future__ import annotations

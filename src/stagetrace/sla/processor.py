@@ -117,39 +117,34 @@ class SLASpanProcessor(SpanProcessor):
         with self._lock:
             return self._held.close(trace_id, keep=keep)
 
-    def decided(self, request: Request) -> Decided | None:
-        """Return what is decided on a request; None where no objective matches. Never raises."""
+    def judge(self, request: Request) -> Decided | None:
+        """Return what is decided on a request, and count it; None where no objective matches. Never raises."""
         try:
-            return None if self.policy is None else decided(self.policy, request)
-        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
-            report("stagetrace.sla.processor.SLASpanProcessor.decided", error)
-            return None
-
-    def count(self, request: Request, judged: Decided | None) -> None:
-        """Count a request by what is decided on it. Never raises."""
-        try:
+            policy = self.policy
+            if policy is None:
+                return None
+            judged = decided(policy, request)
             if judged is not None:
                 self.counter.add(judged.objective.name, judged.word, request.route)
-            elif (policy := self.policy) is None or request.method == WEBSOCKET:
-                return
-            elif policy.objective(request.method, request.route) is None:  # else it could not be judged
+            elif request.method != WEBSOCKET:
                 self.counter.add_unmatched(f"{request.method or ''} {request.route or '(no route)'}".strip())
                 if self.counter.unmatched == SAY_UNMATCHED_AFTER:
                     self.counter.say_unmatched(policy)
-        except Exception as error:  # noqa: BLE001 -- as in `decided`
-            report("stagetrace.sla.processor.SLASpanProcessor.count", error)
+        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+            report("stagetrace.sla.processor.SLASpanProcessor.judge", error)
+            return None
+        return judged
 
     def conclude(self, request: Request, judged: Decided | None, finished: Finished[Any]) -> None:
-        """Count a request that is finished, and learn from it. Never raises."""
-        self.count(request, judged)
+        """Count the cause of a breach, learn from a good request. Never raises."""
+        if judged is None:
+            return
         try:
-            if judged is None:
-                return
             if finished.cause is not None:
                 self.counter.add_cause(judged.objective.name, finished.cause)
             elif judged.word == GOOD:
                 self.learned.add((request.method, request.route), request.end, finished.breakdown)
-        except Exception as error:  # noqa: BLE001 -- as in `decided`
+        except Exception as error:  # noqa: BLE001 -- as in `judge`
             report("stagetrace.sla.processor.SLASpanProcessor.conclude", error)
 
     @guarded
@@ -192,7 +187,7 @@ class SLASpanProcessor(SpanProcessor):
         record = entries.pop(span.context.span_id, None)
         request = Request(span.start_time or 0, span.end_time or 0, *request_of(span), record)
         is_judged = semconv.SLA_VERDICT in (span.attributes or {})  # by a second processor of ours
-        judged = None if is_judged else self.decided(request)
+        judged = None if is_judged else self.judge(request)
         breached = judged is not None and judged.word == BREACH
         known = {} if record is None else record.transfer_attributes(request.start)
         held: list[ReadableSpan] = []
@@ -208,8 +203,7 @@ class SLASpanProcessor(SpanProcessor):
             return request_spans(span, stages, cuts, known, verdict, upgraded=upgraded)
 
         finished = finish(request, judged, self.learned, known, encode)
-        if not is_judged:
-            self.conclude(request, judged, finished)
+        self.conclude(request, judged, finished)
         if record is not None:
             record.abandon()
         if upgraded and not breached:
