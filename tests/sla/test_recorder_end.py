@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from opentelemetry.context import Context
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, Sampler, TraceIdRatioBased
 
-from stagetrace import KeepBreaches, SLASpanProcessor
+from stagetrace import KeepBreaches, Policy, SLASpanProcessor
 from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.recording.own_span import OwnSpan
 from stagetrace.recording.record import RequestRecord
+from stagetrace.sla import entry_recorder
+from stagetrace.sla.baseline import Baselines
 from stagetrace.sla.entry_recorder import EntryRecorder
+from stagetrace.sla.finish import Request, decided, finish
 from stagetrace.sla.verdict_counter import MAX_COUNTED
 
 START = 10**18
@@ -48,11 +53,11 @@ def recorder_of(sampler: Sampler) -> tuple[EntryRecorder, SLASpanProcessor, Send
     return EntryRecorder(provider, processor, [sender]), processor, sender  # type: ignore[list-item]
 
 
-def end(recorder: EntryRecorder, route: str) -> OwnSpan:
+def end(recorder: EntryRecorder, route: str, *, took: int = 1_000) -> OwnSpan:
     entry = OwnSpan(RequestRecord(start=START), Adapter(), f"GET {route}", recorder, Context())
     entry.record.enter("queue", at=START + 10)
     entry.record.leave("queue", at=START + 20)
-    recorder.end(entry, START + 1000, "GET", route)
+    recorder.end(entry, START + took, "GET", route)
     return entry
 
 
@@ -76,3 +81,60 @@ def test_verdicts_are_counted_without_the_route_where_there_are_too_many() -> No
     assert found == {"/a": 2, "": 3}
     assert processor.counter.counts() == {(OBJECTIVE, "good"): MAX_COUNTED + 4}
     assert len(sender.sent) == 5
+
+
+class Kept(SpanProcessor):
+    """Keeps the spans that a provider's processors are given."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.append(span)
+
+
+@pytest.mark.parametrize("part", ["encode_request", "entry_rest"])
+def test_if_bytes_cannot_be_made_the_request_goes_on_whole_as_spans(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, processor, sender = recorder_of(DEFAULT_ON)
+    kept = Kept()
+    processor.add_span_processor(kept)
+    processor.has_others = False
+    monkeypatch.setattr(entry_recorder, part, failing)
+    end(recorder, "/a", took=2_000_000)
+    assert [span.name for span in kept.spans] == ["handler", "queue", "handler", "GET /a"]
+    verdict = kept.spans[-1].attributes or {}
+    assert (verdict["sla.verdict"], verdict["sla.breach.stage"]) == ("breach", "handler")
+    assert (sender.sent, processor.counter.counts()) == ([], {(OBJECTIVE, "breach"): 1})
+    assert sum(processor.counter.causes().values()) == 1
+
+
+def test_a_verdict_is_counted_and_sent_though_tiling_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, processor, sender = recorder_of(DEFAULT_ON)
+    monkeypatch.setattr(RequestRecord, "close", failing)
+    end(recorder, "/a")
+    (span,) = ScopeSpans.FromString(sender.sent[0]).spans
+    assert (span.name, span.end_time_unix_nano - span.start_time_unix_nano) == ("GET /a", 1_000)
+    assert "sla.verdict" in {pair.key for pair in span.attributes}
+    assert processor.counter.counts() == {(OBJECTIVE, "good"): 1}
+
+
+@pytest.mark.parametrize("took", [1_000, 2_000_000])
+def test_finishing_a_request_has_no_side_effect(took: int) -> None:
+    policy, learned, record = Policy.parse(OBJECTIVE), Baselines(), RequestRecord(start=START)
+    record.enter("queue", at=START + 10)
+    record.leave("queue", at=START + 20)
+    request = Request(START, START + took, "GET", "/a", record)
+    judged = decided(policy, request)
+    finished = [
+        finish(request, judged, learned, {}, lambda stages, block, breach: (stages.totals(), block, breach))
+        for _ in range(2)
+    ]
+    assert finished[0] == finished[1]
+    totals, block, breach = finished[0].spans
+    assert sum(totals.values()) == took
+    assert (block is None, bool(breach)) == ((False, False) if took == 1_000 else (True, True))
+    assert (learned._seen, learned._routes) == ({}, {})
+
+
+def failing(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("broken")
