@@ -81,7 +81,7 @@ PARTS = [
                 "AsgiRequest.add_chunk",
                 "AsgiRequest._is_disconnected",
             ),
-            *("AsgiRequest.transfer_attributes", "AsgiRequest.add_received"),
+            *("AsgiRequest.transfer_attributes", "AsgiRequest.connection_attributes", "AsgiRequest.add_received"),
         )
     ),
     *(

@@ -67,7 +67,7 @@ PARTS = [
     ),
     *(
         "stagetrace.instrumentation.wsgi.request:add_wsgi",
-        "stagetrace.instrumentation.wsgi.request:WsgiRequest.transfer_attributes",
+        "stagetrace.instrumentation.wsgi.request:WsgiRequest.connection_attributes",
     ),
     "stagetrace.instrumentation.http.attributes:remember",
     "stagetrace.instrumentation.http.metrics:Counted.count_in",
@@ -77,7 +77,7 @@ PARTS = [
 PARTS_OF_BOTH = [
     *(
         f"stagetrace.instrumentation.wsgi.request:{name}"
-        for name in ("WsgiRequest.__init__", "WsgiRequest.transfer_attributes")
+        for name in ("WsgiRequest.__init__", "WsgiRequest.connection_attributes")
     ),
     "stagetrace.instrumentation.wsgi.serve:_begin",
     *(

@@ -49,6 +49,9 @@ class Exchange(Protocol):
     def transfer_attributes(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how request and response passed."""
 
+    def connection_attributes(self) -> dict[str, Any]:
+        """Return what the kernel reports of the connection now, as the request ends."""
+
 
 class RequestRecord(Marks):
     """Marks of one request, from any of its threads and tasks. After `close` they do nothing.
@@ -326,6 +329,11 @@ class RequestRecord(Marks):
         """Return what the entry span, which begins at `start`, carries of how request and response passed."""
         exchange = self.exchange
         return self.response(start) if exchange is None else exchange.transfer_attributes(start)
+
+    def connection_attributes(self) -> dict[str, Any]:
+        """Return what the kernel reports of the connection now, as the request ends: it explains, and is not free."""
+        exchange = self.exchange
+        return {} if exchange is None else exchange.connection_attributes()
 
     def response(self, start: int) -> dict[str, Any]:
         """Return what every protocol's entry span carries of its response."""

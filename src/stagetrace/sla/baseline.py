@@ -23,6 +23,7 @@ MAX_SIZES: Final = 16
 ENOUGH: Final = 20  # requests make a baseline
 LEARNED_FROM_EACH: Final = 64  # of so many requests one, once that is enough,
 LEARNED_AFTER_NS: Final = 500_000_000  # and none so soon after the last: it costs more than the recording does
+SLOW: Final = 1.5  # a request that takes so many times its baseline is slow
 WEIGHT: Final = 0.05  # of a request, among those before it
 
 Route = tuple["str | None", str]
@@ -61,9 +62,15 @@ class Baselines:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards all below
         self._routes: dict[Route, dict[int | None, _Means]] = {}
-        # For `wants`, without the lock: a miscount does no harm.
+        # Read without the lock: a miscount does no harm.
         self._seen: dict[Route, int] = {}
         self._learned_at: dict[Route, int] = {}
+        self._usual_ns: dict[Route, float] = {}
+
+    def is_of_interest(self, route: Route, start: int, end: int) -> bool:
+        """Return whether a good request took much longer than the baseline of its route, or is to be learned from."""
+        usual_ns = self._usual_ns.get(route)
+        return usual_ns is None or end - start > SLOW * usual_ns or self.wants(route, end)
 
     def wants(self, route: Route, now: int) -> bool:
         """Return whether to learn from this request, which ended at `now`: the first ones of a route, then a few."""
@@ -89,6 +96,9 @@ class Baselines:
             for key in (None, _bucket(breakdown.size)) if breakdown.size is not None else (None,):
                 if key in by_size or len(by_size) <= MAX_SIZES:
                     by_size.setdefault(key, _Means()).add(breakdown)
+            overall = by_size.get(None)
+            if overall is not None and overall.count >= ENOUGH:
+                self._usual_ns[route] = sum(overall.times.values())
 
     def of(self, route: Route, size: int | None) -> tuple[Baseline | None, Baseline | None]:
         """Return the baseline of a route, and that of inputs of this size, as far as they are known."""

@@ -119,7 +119,7 @@ class EntryRecorder:
             entry.end_time = end_time
             record.abandon()
             return
-        given = _given(entry)
+        given = _given(entry, record.connection_attributes() if processor.is_of_interest(request, judged) else {})
         entry.end_time = end_time
         held: list[ReadableSpan] = []
         if not entry.identity.is_sampled:
@@ -216,9 +216,10 @@ class EntryRecorder:
             self._processor.hand_on(one)
 
 
-def _given(entry: OwnSpan) -> Given:
+def _given(entry: OwnSpan, connection: Mapping[str, Any]) -> Given:
     """Return what the adapter and the head sampler say of the request, without what its code has set itself."""
     given = Given(*entry.adapter.describe()) if entry.adapter else Given([], NO_BLOCK, {})
+    given.attributes.update(connection)
     if entry.probability is not None:
         given.attributes[semconv.SLA_SAMPLING_PROBABILITY] = entry.probability
     if entry.added:

@@ -117,6 +117,12 @@ class SLASpanProcessor(SpanProcessor):
         with self._lock:
             return self._held.close(trace_id, keep=keep)
 
+    def is_of_interest(self, request: Request, judged: Decided | None) -> bool:
+        """Return whether to read what only explains: of a good request, if it is slow for its route or a sample."""
+        if judged is None or judged.word != GOOD:
+            return True
+        return self.learned.is_of_interest((request.method, request.route), request.start, request.end)
+
     def judge(self, request: Request) -> Decided | None:
         """Return what is decided on a request, and count it; None where no objective matches. Never raises."""
         try:
@@ -190,6 +196,8 @@ class SLASpanProcessor(SpanProcessor):
         judged = None if is_judged else self.judge(request)
         breached = judged is not None and judged.word == BREACH
         known = {} if record is None else record.transfer_attributes(request.start)
+        if record is not None and self.is_of_interest(request, judged):
+            known.update(record.connection_attributes())
         held: list[ReadableSpan] = []
         upgraded = dropped(span)
         if upgraded:

@@ -289,16 +289,20 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
 
     def transfer_attributes(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how request and response passed."""
-        gone = self.record.disconnect is not None
         record = self.record
-        attributes = record.response(start) if gone or record.stream is not None else {}
+        attributes = record.response(start) if record.disconnect is not None or record.stream is not None else {}
         if self.received_bytes:
             attributes[HTTP_REQUEST_BODY_SIZE] = self.received_bytes
         if self._size:
             attributes[HTTP_RESPONSE_BODY_SIZE] = self._size
         if self._scope["type"] == "websocket":
             attributes.update(self.counted_messages())
-        if not gone:
+        return attributes
+
+    def connection_attributes(self) -> dict[str, Any]:
+        """Return what the kernel reports of the connection now, as the request ends."""
+        attributes: dict[str, Any] = {}
+        if self.record.disconnect is None:
             is_now = self._ended_at is not None and not self._failed() and self.record.adopted is None
             add_asgi(self._connection, attributes, is_now)
         return attributes

@@ -241,6 +241,10 @@ class Rpc:
         """Return what the entry span, which begins at `start`, carries of its response."""
         return self.record.response(start)
 
+    def connection_attributes(self) -> dict[str, Any]:
+        """Return nothing: the connection is gRPC's own."""
+        return {}
+
     def time_in_kernel_ns(self) -> int:
         """Return 0: how long data lay in the kernel is unknown."""
         return 0

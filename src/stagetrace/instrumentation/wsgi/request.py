@@ -149,9 +149,9 @@ class WsgiRequest(Transfer, http_metrics.Counted):
         environ[SCOPE_KEY] = self
         return context
 
-    def transfer_attributes(self, start: int) -> dict[str, Any]:
-        """Return what the entry span, which begins at `start`, carries of how the response passed."""
-        attributes = super().transfer_attributes(start)
+    def connection_attributes(self) -> dict[str, Any]:
+        """Return what the kernel reports of the connection now, as the request ends."""
+        attributes: dict[str, Any] = {}
         add_wsgi(self._environ, attributes)
         return attributes
 

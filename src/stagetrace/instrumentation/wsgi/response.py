@@ -154,6 +154,10 @@ class Transfer(InScope):
             attributes[HTTP_RESPONSE_BODY_SIZE] = self._first[1]
         return attributes
 
+    def connection_attributes(self) -> dict[str, Any]:
+        """Return what the kernel reports of the connection now: nothing, where its socket is not at hand."""
+        return {}
+
     def let_go(self) -> None:
         """Let go of the context, which holds this: no work for the garbage collector."""
         self._context = NO_CONTEXT
