@@ -21,15 +21,15 @@ from stagetrace.recording.record import RequestRecord
 def in_request(number: int) -> tuple[RequestRecord, dict[str, str]]:
     """Return a request and its carrier, from a context of its own."""
     entry = SpanContext(number, number, is_remote=False, trace_flags=TraceFlags(1))
-    timeline = RequestRecord()
-    timeline.bind(entry, timeline._start)
+    record = RequestRecord()
+    record.bind(entry, record._start)
 
     def carry() -> dict[str, str]:
-        current.set(timeline)
+        current.set(record)
         attach(baggage.set_baggage("tenant", "blue", trace.set_span_in_context(NonRecordingSpan(entry))))
         return stagetrace.carry()
 
-    return timeline, contextvars.Context().run(carry)
+    return record, contextvars.Context().run(carry)
 
 
 def test_a_carrier_is_a_few_short_texts() -> None:
@@ -54,25 +54,25 @@ def test_what_is_no_carrier_does_nothing(carrier: Any) -> None:
 def test_each_request_is_found_again_if_many_carry_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         carried = list(pool.map(in_request, range(1, 2001)))
-    for number, (timeline, carrier) in enumerate(carried, 1):
+    for number, (record, carrier) in enumerate(carried, 1):
         with stagetrace.resume(carrier):
-            assert recording() is timeline
+            assert recording() is record
             assert trace.get_current_span().get_span_context().trace_id == number
             assert baggage.get_baggage("tenant") == "blue"
     assert recording() is None
 
 
 def test_an_ended_request_is_not_gone_on_with_but_still_named() -> None:
-    timeline, carrier = in_request(9)
-    timeline.freeze()
+    record, carrier = in_request(9)
+    record.freeze()
     with stagetrace.resume(carrier):
         assert recording() is None
         assert trace.get_current_span().get_span_context().trace_id == 9
 
 
 def test_a_carrier_keeps_no_request_alive() -> None:
-    timeline, carrier = in_request(11)
-    del timeline
+    record, carrier = in_request(11)
+    del record
     with stagetrace.resume(carrier):
         assert recording() is None
 

@@ -184,10 +184,10 @@ def patched(module: Any) -> Any:
 @pytest.fixture
 def request_() -> Iterator[RequestRecord]:
     """Run the test as a request's code."""
-    timeline = RequestRecord()
-    timeline.bind(SpanContext(1, 2, is_remote=False), timeline.started)
-    token = current.set(timeline)
-    yield timeline
+    record = RequestRecord()
+    record.bind(SpanContext(1, 2, is_remote=False), record.started)
+    token = current.set(record)
+    yield record
     current.reset(token)
     gc.collect()
     assert not queued_items.queued
@@ -266,13 +266,13 @@ def test_items_served_in_the_same_turn_of_the_loop_have_their_batch() -> None:
                 future.set_result(output)
 
     async def serve(waiting: asyncio.Queue[Any], number: int) -> list[str]:
-        timeline = RequestRecord()
-        timeline.bind(SpanContext(1, number, is_remote=False), timeline.started)
-        current.set(timeline)
+        record = RequestRecord()
+        record.bind(SpanContext(1, number, is_remote=False), record.started)
+        current.set(record)
         future = asyncio.get_running_loop().create_future()
         await waiting.put((number, future))
         assert await future == number
-        return [segment.stage for segment in timeline.close(timeline.started, time.time_ns()).segments()]
+        return [segment.stage for segment in record.close(record.started, time.time_ns()).segments()]
 
     async def run() -> list[list[str]]:
         waiting = patched(asyncio).Queue()

@@ -39,11 +39,11 @@ anyio.patch_to_thread(patched)
 
 @contextmanager
 def request() -> Iterator[RequestRecord]:
-    timeline = RequestRecord()
-    timeline.bind(SpanContext(1, 1, is_remote=False), time.time_ns())
-    entered = current.set(timeline)
+    record = RequestRecord()
+    record.bind(SpanContext(1, 1, is_remote=False), time.time_ns())
+    entered = current.set(record)
     try:
-        yield timeline
+        yield record
     finally:
         current.reset(entered)
 
@@ -57,11 +57,11 @@ def _each_wait_is_recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 async def run_in_pool(work: Callable[[], Any], limiter: CapacityLimiter) -> tuple[int, RequestRecord]:
-    """Run `work` in the pool; return when a thread was requested, and the timeline of the request."""
-    with request() as timeline:
+    """Run `work` in the pool; return when a thread was requested, and the record of the request."""
+    with request() as record:
         asked = time.time_ns()
         assert await patched.run_sync(work, limiter=limiter) == "answer"
-        return asked, timeline
+        return asked, record
 
 
 async def wait_until(holds: Callable[[], Any]) -> None:
@@ -80,14 +80,14 @@ def test_with_a_free_thread_the_whole_wait_is_wakeup_latency() -> None:
         return await run_in_pool(lambda: "answer", CapacityLimiter(2))
 
     def look() -> bool:
-        asked, timeline = asyncio.run(main())
-        (since, until, lacked), (_, _, back) = timeline.wakeups
+        asked, record = asyncio.run(main())
+        (since, until, lacked), (_, _, back) = record.wakeups
         assert asked <= since <= until
         assert 0 <= lacked <= until - since + MS
         assert back == UNKNOWN
-        segments = timeline.close(timeline.started, time.time_ns()).segments()
+        segments = record.close(record.started, time.time_ns()).segments()
         assert "queue" in {segment.stage for segment in segments}
-        assert "pool_wait" not in breakdown_of(segments, timeline).times
+        assert "pool_wait" not in breakdown_of(segments, record).times
         return since - asked < 10 * MS
 
     assert at_its_best(look, wanted=True)  # a busy machine may stop the process between the two looks at the clock
@@ -109,8 +109,8 @@ def test_without_a_free_thread_only_the_time_after_the_work_before_is_wakeup_lat
         await wait_until(lambda: limiter.borrowed_tokens)
         return await asyncio.gather(task, run_in_pool(lambda: "answer", limiter))
 
-    _, (asked, timeline) = asyncio.run(main())
-    since, _, _ = timeline.wakeups[0]
+    _, (asked, record) = asyncio.run(main())
+    since, _, _ = record.wakeups[0]
     assert asked < ended[0] <= since
 
 
@@ -129,8 +129,8 @@ def test_a_blocked_event_loop_resumes_a_request_late() -> None:
         time.sleep(0.1)  # noqa: ASYNC251 -- the fault
         return await task
 
-    _, timeline = asyncio.run(main())
-    since, until, lacked = timeline.wakeups[-1]
+    _, record = asyncio.run(main())
+    since, until, lacked = record.wakeups[-1]
     assert until - since > 40 * MS
     assert lacked == UNKNOWN
 
@@ -154,13 +154,13 @@ def test_an_exception_of_the_function_passes_and_ends_the_task() -> None:
         raise Cancelled
 
     async def main() -> RequestRecord:
-        with request() as timeline:
+        with request() as record:
             with pytest.raises(Cancelled):
                 await patched.run_sync(raises)
-            return timeline
+            return record
 
-    timeline = asyncio.run(main())
-    assert len(timeline.wakeups) == 2
+    record = asyncio.run(main())
+    assert len(record.wakeups) == 2
     assert not guard.failures
 
 
@@ -169,7 +169,7 @@ def test_a_cancelled_wait_ends_then() -> None:
         limiter, release = CapacityLimiter(1), threading.Event()
         first = asyncio.create_task(patched.run_sync(release.wait, limiter=limiter))
         await wait_until(lambda: limiter.borrowed_tokens)
-        with request() as timeline:
+        with request() as record:
             waiting = asyncio.create_task(patched.run_sync(sleep, limiter=limiter))
             await wait_until(lambda: limiter.statistics().tasks_waiting)
             waiting.cancel()
@@ -177,7 +177,7 @@ def test_a_cancelled_wait_ends_then() -> None:
             cancelled_at = time.time_ns()
             release.set()
             await first
-            return cancelled_at, timeline.close(timeline.started, time.time_ns()).segments()
+            return cancelled_at, record.close(record.started, time.time_ns()).segments()
 
     cancelled_at, segments = asyncio.run(main())
     (wait,) = [one for one in segments if one.stage == "queue"]

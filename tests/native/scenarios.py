@@ -43,7 +43,7 @@ def fresh(text: str) -> str:
 
 @scenario
 def attributes_replaced_by_the_clock() -> None:
-    """A timeline's clock gives a mark other attributes, and the timeline another clock."""
+    """A record's clock gives a mark other attributes, and the record another clock."""
     from stagetrace.recording.marks import Mark
     from stagetrace.recording.record import RequestRecord
 
@@ -52,13 +52,13 @@ def attributes_replaced_by_the_clock() -> None:
 
     class Clock:
         def __call__(self) -> int:
-            timeline.clock = Clock()
+            record.clock = Clock()
             mark.attributes = None
             return 10**18
 
-    timeline, mark = RequestRecord(Clock(), start=1), Mark("mark", Attributes(rows=3))
-    timeline.begin_mark(mark)
-    assert [event[3] for event in timeline._log] == [{"rows": 3}]
+    record, mark = RequestRecord(Clock(), start=1), Mark("mark", Attributes(rows=3))
+    record.begin_mark(mark)
+    assert [event[3] for event in record._log] == [{"rows": 3}]
 
 
 @scenario
@@ -68,9 +68,9 @@ def stage_initialized_again() -> None:
     from stagetrace.recording.marks import stage
     from stagetrace.recording.record import RequestRecord
 
-    timeline = RequestRecord()
-    timeline.bound = True
-    current.set(timeline)
+    record = RequestRecord()
+    record.bound = True
+    current.set(record)
     count = [0]
 
     def name() -> str:
@@ -87,7 +87,7 @@ def stage_initialized_again() -> None:
         for point in range(20):
             with collecting(point, again):
                 enter()
-    marks = [event[2].stage for event in timeline._log]
+    marks = [event[2].stage for event in record._log]
     assert len(marks) == 40
     assert all(one.startswith("stage ") for one in marks)
 

@@ -38,9 +38,9 @@ class Clock:
 
 
 def bound(clock: Clock, limit: int = 128) -> RequestRecord:
-    timeline = RequestRecord(clock, limit)
-    timeline.bind(ENTRY, clock.now)
-    return timeline
+    record = RequestRecord(clock, limit)
+    record.bind(ENTRY, clock.now)
+    return record
 
 
 def shape(segments: list[Segment]) -> list[tuple[str, int]]:
@@ -50,13 +50,13 @@ def shape(segments: list[Segment]) -> list[tuple[str, int]]:
 def run(*steps: tuple[int, str], total: int | None = None) -> list[tuple[str, int]]:
     """Play steps (at, "+activity" | "-activity"), in microseconds; return (stage, duration in us)."""
     clock = Clock(0)
-    timeline = bound(clock)
+    record = bound(clock)
     for at, step in steps:
         clock.now = at * 1000
-        (timeline.enter if step[0] == "+" else timeline.leave)(step[1:])
+        (record.enter if step[0] == "+" else record.leave)(step[1:])
     end = (total if total is not None else clock.now // 1000) * 1000
     clock.now = end
-    return [(stage, duration // 1000) for stage, duration in shape(timeline.close(0, end).segments())]
+    return [(stage, duration // 1000) for stage, duration in shape(record.close(0, end).segments())]
 
 
 def test_gaps_are_named_by_the_inference_that_follows() -> None:
@@ -125,19 +125,19 @@ def test_where_only_a_model_could_be_meant_none_is_said_to_be_recognised(
 ) -> None:
     """Past the limit, too."""
     clock = Clock(0)
-    timeline = bound(clock, limit)
+    record = bound(clock, limit)
     clock.now = 10
-    timeline.enter(activity, {"name": "Scaler"})
+    record.enter(activity, {"name": "Scaler"})
     clock.now += took
-    timeline.leave(activity)
+    record.leave(activity)
     clock.now = 290
-    stages = shape(timeline.close(0, 290).segments())
+    stages = shape(record.close(0, 290).segments())
     if inferred:
         assert ("inference", took) in stages
-        assert timeline.stages.model in ({"name": "Scaler"}, {})  # what is summed up is not described
+        assert record.stages.model in ({"name": "Scaler"}, {})  # what is summed up is not described
     else:
         assert {stage for stage, _ in stages} == {"handler"}
-        assert timeline.stages.model == {"ml.model.recognised": False}
+        assert record.stages.model == {"ml.model.recognised": False}
 
 
 @pytest.mark.parametrize("limit", [1, 128])
@@ -145,14 +145,14 @@ def test_a_stage_of_a_name_that_we_use_within_keeps_its_time(limit: int) -> None
     """Past the limit, too: its name is not settled as if it were ours."""
     for name in (TRANSFORM, PREPARE):
         clock = Clock(0)
-        timeline = bound(clock, limit)
+        record = bound(clock, limit)
         mark = Mark(name)
         clock.now = 10
-        timeline.begin_mark(mark)
+        record.begin_mark(mark)
         clock.now = 200
-        timeline.end_mark(mark)
-        assert (name, 190) in shape(timeline.close(0, 200).segments())
-        assert timeline.stages.model == {}
+        record.end_mark(mark)
+        assert (name, 190) in shape(record.close(0, 200).segments())
+        assert record.stages.model == {}
 
 
 def test_overlapping_inferences_count_once() -> None:
@@ -175,21 +175,21 @@ def test_short_gaps_between_sends_belong_to_sending_and_longer_ones_do_not() -> 
 
 def test_an_explicit_mark_wins_and_the_innermost_of_two() -> None:
     clock = Clock(0)
-    timeline = bound(clock)
+    record = bound(clock)
     outer, inner = Mark("preprocess"), Mark("tokenize")
     steps: list[tuple[int, Callable[[], object]]] = [
-        (10, lambda: timeline.begin_mark(outer)),
-        (20, lambda: timeline.enter(INFERENCE)),
-        (30, lambda: timeline.begin_mark(inner)),
-        (40, lambda: timeline.end_mark(inner)),
-        (50, lambda: timeline.leave(INFERENCE)),
-        (60, lambda: timeline.end_mark(outer)),
+        (10, lambda: record.begin_mark(outer)),
+        (20, lambda: record.enter(INFERENCE)),
+        (30, lambda: record.begin_mark(inner)),
+        (40, lambda: record.end_mark(inner)),
+        (50, lambda: record.leave(INFERENCE)),
+        (60, lambda: record.end_mark(outer)),
     ]
     for at, step in steps:
         clock.now = at
         step()
     clock.now = 70
-    assert shape(timeline.close(0, 70).segments()) == [
+    assert shape(record.close(0, 70).segments()) == [
         ("handler", 10),
         ("preprocess", 20),
         ("tokenize", 10),
@@ -201,17 +201,17 @@ def test_an_explicit_mark_wins_and_the_innermost_of_two() -> None:
 def test_a_parent_that_was_given_out_becomes_a_span_of_its_own() -> None:
     """A child span hangs under it, so that neither merging nor an instant of no length may lose it."""
     clock = Clock(0)
-    timeline = bound(clock)
-    first = timeline.stage_context()
+    record = bound(clock)
+    first = record.stage_context()
     assert first
-    timeline.enter(TRANSFORM)
-    second = timeline.stage_context()
+    record.enter(TRANSFORM)
+    second = record.stage_context()
     assert second
     clock.now = 100
-    timeline.leave(TRANSFORM)
-    segments = timeline.close(0, 100).segments()
+    record.leave(TRANSFORM)
+    segments = record.close(0, 100).segments()
     assert {segment.context.span_id for segment in segments if segment.context} == {first.span_id, second.span_id}
-    assert timeline.stage_context() == ENTRY
+    assert record.stage_context() == ENTRY
 
 
 SAID = {"ml.model.name": "m", "ml.model.version": "3", "rows": 2}
@@ -230,53 +230,53 @@ SEEN = {"ml.model.name": "Pipeline", "ml.framework": "sklearn"}
 def test_what_a_person_says_of_the_model_wins_over_what_is_seen(said: dict[str, Any], expected: dict[str, Any]) -> None:
     """The entry span gets the model, and nothing else that a mark says; a later inference adds nothing."""
     clock = Clock(0)
-    timeline = bound(clock)
+    record = bound(clock)
     for attributes in (said, {"ml.model.name": "second", "ml.model.version": "4"}):
         mark = Mark(INFERENCE, attributes)
         clock.now += 10
-        timeline.begin_mark(mark)
-        timeline.enter(INFERENCE, SEEN)
+        record.begin_mark(mark)
+        record.enter(INFERENCE, SEEN)
         clock.now += 10
-        timeline.leave(INFERENCE)
-        timeline.end_mark(mark)
-        timeline.enter(INFERENCE, {"ml.batch.size": 7})
+        record.leave(INFERENCE)
+        record.end_mark(mark)
+        record.enter(INFERENCE, {"ml.batch.size": 7})
         clock.now += 10
-        timeline.leave(INFERENCE)
-    segments = timeline.close(0, clock.now).segments()
-    assert timeline.stages.model == expected
+        record.leave(INFERENCE)
+    segments = record.close(0, clock.now).segments()
+    assert record.stages.model == expected
     assert segments[1].attributes == {**SEEN, **said}
 
 
 def test_a_marked_stage_that_is_no_inference_names_no_model_of_the_request() -> None:
     clock = Clock(0)
-    timeline = bound(clock)
-    timeline.begin_mark(Mark("rerank", SAID))
+    record = bound(clock)
+    record.begin_mark(Mark("rerank", SAID))
     clock.now = 10
-    assert [segment.attributes for segment in timeline.close(0, 10).segments()] == [SAID]
-    assert timeline.stages.model == {}
+    assert [segment.attributes for segment in record.close(0, 10).segments()] == [SAID]
+    assert record.stages.model == {}
 
 
 def test_marks_after_the_close_do_nothing() -> None:
     clock = Clock(0)
-    timeline = bound(clock)
+    record = bound(clock)
     clock.now = 100
-    before = shape(timeline.close(0, 100).segments())
-    timeline.enter(INFERENCE)
+    before = shape(record.close(0, 100).segments())
+    record.enter(INFERENCE)
     clock.now = 200
-    timeline.leave(INFERENCE)
+    record.leave(INFERENCE)
     assert before == [("handler", 100)]
-    assert timeline.closed
+    assert record.closed
 
 
 def test_a_clock_that_steps_back_still_tiles() -> None:
     clock = Clock(1000)
-    timeline = bound(clock)
+    record = bound(clock)
     clock.now = 500
-    timeline.enter(INFERENCE)
+    record.enter(INFERENCE)
     clock.now = 1500
-    timeline.leave(INFERENCE)
+    record.leave(INFERENCE)
     clock.now = 2000
-    assert shape(timeline.close(1000, 2000).segments()) == [("inference", 500), ("postprocess", 500)]
+    assert shape(record.close(1000, 2000).segments()) == [("inference", 500), ("postprocess", 500)]
     assert bound(clock).close(2000, 1900).segments() == []
 
 
@@ -292,7 +292,7 @@ EVENTS = st.lists(
 def play(events: list[tuple[int, str]], limit: int) -> tuple[list[Segment], int, dict[str, int]]:
     """Play a schedule; return the segments, the end, and what a model counts for the stages that need no naming."""
     clock = Clock(1_000_000)
-    timeline = bound(clock, limit)
+    record = bound(clock, limit)
     counts = dict.fromkeys(PRIORITY, 0)
     marks: list[Mark] = []
     expected: dict[str, int] = {}
@@ -302,20 +302,20 @@ def play(events: list[tuple[int, str]], limit: int) -> tuple[list[Segment], int,
         clock.now += wait
         sign, what = event[0], event[1:]
         if what == "parent":
-            timeline.stage_context()
+            record.stage_context()
         elif what.startswith("mark"):
             if sign == "+":
                 marks.append(Mark(what))
-                timeline.begin_mark(marks[-1])
+                record.begin_mark(marks[-1])
             elif marks:
-                timeline.end_mark(marks.pop())
+                record.end_mark(marks.pop())
         elif sign == "+":
             counts[what] += 1
-            timeline.enter(what)
+            record.enter(what)
         elif counts[what]:
             counts[what] -= 1
-            timeline.leave(what)
-    return timeline.close(1_000_000, clock.now).segments(), clock.now, expected
+            record.leave(what)
+    return record.close(1_000_000, clock.now).segments(), clock.now, expected
 
 
 @given(EVENTS, st.sampled_from([2, 5, 128]))
@@ -345,12 +345,12 @@ def test_any_schedule_tiles_and_keeps_its_sums(events: list[tuple[int, str]], li
 def test_any_entry_interval_is_tiled(events: list[tuple[int, str]], start: int, length: int) -> None:
     """Whatever the SDK says of start and end, which are not our clock's readings."""
     clock = Clock(1_000_000)
-    timeline = bound(clock)
+    record = bound(clock)
     for wait, event in events:
         clock.now += wait
         if event[1:] in PRIORITY:
-            (timeline.enter if event[0] == "+" else timeline.leave)(event[1:])
-    segments = timeline.close(start, start + length).segments()
+            (record.enter if event[0] == "+" else record.leave)(event[1:])
+    segments = record.close(start, start + length).segments()
     if not length:
         assert segments == []
         return
@@ -363,27 +363,27 @@ def test_any_entry_interval_is_tiled(events: list[tuple[int, str]], start: int, 
 
 def test_threads_of_one_request_never_break_the_tiling() -> None:
     """Eight threads mark at once, on the real clock."""
-    timeline = RequestRecord()
-    start = timeline._start
-    timeline.bind(ENTRY, start)
+    record = RequestRecord()
+    start = record._start
+    record.bind(ENTRY, start)
     barrier = threading.Barrier(8)
 
     def work(number: int) -> None:
         barrier.wait()
         for turn in range(500):
             activity = PRIORITY[(number + turn) % len(PRIORITY)]
-            timeline.enter(activity)
-            timeline.stage_context()
-            timeline.leave(activity)
+            record.enter(activity)
+            record.stage_context()
+            record.leave(activity)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(timeline._settle()._counts.values()) == {0}
+    assert set(record._settle()._counts.values()) == {0}
     end = time.time_ns()
-    segments = timeline.close(start, end).segments()
+    segments = record.close(start, end).segments()
     assert segments[0].start == start
     assert segments[-1].end == end
     assert all(a.end == b.start for a, b in pairwise(segments))
@@ -392,14 +392,14 @@ def test_threads_of_one_request_never_break_the_tiling() -> None:
 def test_memory_is_bounded_whatever_comes() -> None:
     """A runaway loop of stages with names of its own: kept small, summed, and said."""
     clock = Clock(0)
-    timeline = bound(clock)
+    record = bound(clock)
     for number in range(10_000):
         mark = Mark(f"name {number}")
-        timeline.begin_mark(mark)
+        record.begin_mark(mark)
         clock.now += 10
-        timeline.end_mark(mark)
+        record.end_mark(mark)
         clock.now += 10
-    segments = timeline.close(0, clock.now).segments()
+    segments = record.close(0, clock.now).segments()
     assert len(segments) < 2_000
     segments = coalesced(segments)
     assert len(segments) < 200

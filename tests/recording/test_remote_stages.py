@@ -1,4 +1,4 @@
-"""What another process did for a request reaches its timeline: by the side channel, in order, and never at a price."""
+"""What another process did for a request reaches its record: by the side channel, in order, and never at a price."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ LINK = (7, 8, 1)
 
 
 def request(start: int) -> RequestRecord:
-    timeline = RequestRecord(start=start)
-    timeline.bind(ENTRY, start)
-    return timeline
+    record = RequestRecord(start=start)
+    record.bind(ENTRY, start)
+    return record
 
 
 def shape(segments: list[Segment]) -> list[tuple[str, int]]:
@@ -53,11 +53,11 @@ def in_a_fork(work: object) -> int:
 
 def test_a_request_that_ends_before_its_batch_has_been_in_it_until_then() -> None:
     now = time.time_ns()
-    timeline = request(now - 1_000)
-    key = hand_on(timeline, "batch", now)
+    record = request(now - 1_000)
+    key = hand_on(record, "batch", now)
     batch = Batch([RequestRef(key, ENTRY)], 2, "batch", start=now + 100)
     batch.report_begin("inference", now + 100)
-    segments = timeline.close(now - 1_000, now + 1_000).segments()
+    segments = record.close(now - 1_000, now + 1_000).segments()
     assert shape(segments) == [("preprocess", 1_000), ("queue", 100), ("inference", 900)]
     assert segments[1].attributes == {"queue.reason": "batch"}
     assert segments[2].attributes == {"ml.batch.size": 2}
@@ -65,22 +65,22 @@ def test_a_request_that_ends_before_its_batch_has_been_in_it_until_then() -> Non
 
 
 def test_a_request_that_was_handed_on_begins_with_its_wait() -> None:
-    timeline = RequestRecord(start=2_000)
-    timeline.bound = True
-    timeline.wait_since(1_000, 2_500, {"queue.reason": "worker"})
-    assert timeline.started == 1_000
-    assert shape(timeline.close(1_000, 3_000).segments()) == [("queue", 1_500), ("handler", 500)]
+    record = RequestRecord(start=2_000)
+    record.bound = True
+    record.wait_since(1_000, 2_500, {"queue.reason": "worker"})
+    assert record.started == 1_000
+    assert shape(record.close(1_000, 3_000).segments()) == [("queue", 1_500), ("handler", 500)]
 
 
 def test_a_forked_worker_tells_in_time() -> None:
     """By the time that it has ended, all is there; stages have the ids that it gave out, and its links."""
     now = time.time_ns()
-    timeline = request(now - 1_000)
-    key = hand_on(timeline, "worker", now)
+    record = request(now - 1_000)
+    key = hand_on(record, "worker", now)
     assert is_here(key)
     stages = [("inference", now + 300, now + 500, {"ml.model.name": "m"}, 99, LINK)]
     in_a_fork(lambda: report_stages(key, "", now + 100, stages, is_over=True))
-    segments = timeline.close(now - 1_000, now + 1_000).segments()
+    segments = record.close(now - 1_000, now + 1_000).segments()
     assert shape(segments) == [
         ("preprocess", 1_000),
         ("queue", 100),
@@ -91,14 +91,14 @@ def test_a_forked_worker_tells_in_time() -> None:
     assert segments[1].attributes == {"queue.reason": "worker"}
     assert segments[3].context == SpanContext(1, 99, is_remote=False, trace_flags=TraceFlags(1))
     assert segments[3].link == SpanContext(7, 8, is_remote=True, trace_flags=TraceFlags(1))
-    assert timeline.stages.model == {"ml.model.name": "m"}
+    assert record.stages.model == {"ml.model.name": "m"}
 
 
 @pytest.mark.parametrize("activity", [TRANSFORM, PREPARE])
 def test_a_worker_that_dies_has_reported_no_transform_whose_stage_is_not_settled(activity: str) -> None:
     now = time.time_ns()
-    timeline = request(now)
-    key = hand_on(timeline, "worker", now)
+    record = request(now)
+    key = hand_on(record, "worker", now)
 
     def begin() -> None:
         work = Work(RequestRef(key, ENTRY), start=now + 100)
@@ -107,7 +107,7 @@ def test_a_worker_that_dies_has_reported_no_transform_whose_stage_is_not_settled
         work.report_begin("inference", now + 400)
 
     in_a_fork(begin)
-    assert shape(timeline.close(now, now + 1_000).segments()) == [
+    assert shape(record.close(now, now + 1_000).segments()) == [
         ("queue", 100),
         ("preprocess", 300),
         ("inference", 600),
@@ -116,14 +116,14 @@ def test_a_worker_that_dies_has_reported_no_transform_whose_stage_is_not_settled
 
 def test_a_worker_that_dies_leaves_its_last_stage_open() -> None:
     now = time.time_ns()
-    timeline = request(now)
-    key = hand_on(timeline, "worker", now)
+    record = request(now)
+    key = hand_on(record, "worker", now)
     in_a_fork(
         lambda: report_stages(key, "", now + 100, [("inference", now + 300, None, {}, None, None)], is_over=False)
     )
-    segments = timeline.close(now, now + 1_000).segments()
+    segments = record.close(now, now + 1_000).segments()
     assert shape(segments) == [("queue", 100), ("preprocess", 200), ("inference", 700)]
-    assert timeline.stages.model == {"ml.worker.lost": True}
+    assert record.stages.model == {"ml.worker.lost": True}
 
 
 def test_what_is_still_in_the_queue_of_a_server_waits() -> None:
@@ -145,12 +145,12 @@ def test_what_is_still_in_the_queue_of_a_server_waits() -> None:
 def test_what_is_reported_counts_in_the_order_of_time() -> None:
     """A mark of the request's own, noted before the report, stays where it was."""
     ms = 1_000_000
-    timeline = request(0)
-    key = hand_on(timeline, "", 1)
-    timeline.enter("network.send", at=600 * ms)
-    timeline.leave("network.send", at=700 * ms)
+    record = request(0)
+    key = hand_on(record, "", 1)
+    record.enter("network.send", at=600 * ms)
+    record.leave("network.send", at=700 * ms)
     report_stages(key, "batch", 100 * ms, [("inference", 200 * ms, 500 * ms, {}, None, None)], is_over=True)
-    assert shape(timeline.close(0, 1_000 * ms).segments()) == [
+    assert shape(record.close(0, 1_000 * ms).segments()) == [
         ("preprocess", 1),
         ("queue", 100 * ms - 1),
         ("preprocess", 100 * ms),
@@ -162,28 +162,28 @@ def test_what_is_reported_counts_in_the_order_of_time() -> None:
 
 
 def test_an_activity_is_presumed_until_taken_back() -> None:
-    timeline = request(0)
-    timeline.begin_tentative("inference", {"ml.model.name": "m"}, 100)
-    timeline.cancel_tentative("inference")
-    timeline.begin_tentative("inference", {"ml.model.name": "m"}, 300)
-    timeline.enter("inference", {"ml.framework": "sklearn"}, 400)
-    timeline.leave("inference", 500)
-    timeline.clock = lambda: 600
-    timeline.end_tentative("inference")
-    timeline.end_tentative("inference")
-    timeline.clock = lambda: 1_000
-    assert shape(timeline.close(0, 1_000).segments()) == [("preprocess", 300), ("inference", 300), ("postprocess", 400)]
-    assert timeline.stages.model == {"ml.model.name": "m", "ml.framework": "sklearn"}
+    record = request(0)
+    record.begin_tentative("inference", {"ml.model.name": "m"}, 100)
+    record.cancel_tentative("inference")
+    record.begin_tentative("inference", {"ml.model.name": "m"}, 300)
+    record.enter("inference", {"ml.framework": "sklearn"}, 400)
+    record.leave("inference", 500)
+    record.clock = lambda: 600
+    record.end_tentative("inference")
+    record.end_tentative("inference")
+    record.clock = lambda: 1_000
+    assert shape(record.close(0, 1_000).segments()) == [("preprocess", 300), ("inference", 300), ("postprocess", 400)]
+    assert record.stages.model == {"ml.model.name": "m", "ml.framework": "sklearn"}
 
 
 def test_a_child_span_makes_what_was_presumed_true() -> None:
-    timeline = request(0)
-    timeline.begin_tentative("inference", None, 100)
-    parent = timeline.stage_context()
-    timeline.clock = lambda: 700
-    timeline.end_tentative("inference")
-    timeline.clock = lambda: 1_000
-    segments = timeline.close(0, 1_000).segments()
+    record = request(0)
+    record.begin_tentative("inference", None, 100)
+    parent = record.stage_context()
+    record.clock = lambda: 700
+    record.end_tentative("inference")
+    record.clock = lambda: 1_000
+    segments = record.close(0, 1_000).segments()
     assert shape(segments) == [("preprocess", 100), ("inference", 600), ("postprocess", 300)]
     assert segments[1].context == parent
 

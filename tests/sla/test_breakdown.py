@@ -84,12 +84,12 @@ def segment(stage: str, start: int, end: int, attributes: dict[str, Any] | None 
 
 
 def noted(cpu_samples: Any = (), handed: Any = ()) -> RequestRecord:
-    timeline = RequestRecord()
-    timeline.cpu_samples = cpu_samples
-    timeline.wakeups = [
+    record = RequestRecord()
+    record.cpu_samples = cpu_samples
+    record.wakeups = [
         (since * MS, until * MS, lacked if lacked < 0 else lacked * MS) for since, until, lacked in handed
     ]
-    return timeline
+    return record
 
 
 def in_ms(*args: Any) -> dict[str, float]:
@@ -415,11 +415,11 @@ def test_a_wait_in_the_socket_is_what_kept_the_event_loops_thread(
 ) -> None:
     """However this request's own sections went."""
     segments = [segment("queue", 100, 200, SOCKET), segment("handler", 200, 300)]
-    timeline = noted([section(200, 300, 100)])
+    record = noted([section(200, 300, 100)])
     loop(*told)
-    assert in_ms(segments, timeline) == {**found, "compute": 100}
+    assert in_ms(segments, record) == {**found, "compute": 100}
     segments[0].attributes = {**SOCKET, "queue.blocked_by": "GET /hold"}
-    assert in_ms(segments, timeline) == {"socket_wait": 100, "compute": 100}
+    assert in_ms(segments, record) == {"socket_wait": 100, "compute": 100}
 
 
 @pytest.mark.parametrize(

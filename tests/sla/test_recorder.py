@@ -193,7 +193,7 @@ def take(step: tuple[Any, ...], tracer: trace.Tracer, now: Callable[[], int]) ->
     """Do as a handler would."""
     span: Any = trace.get_current_span()
     kind, *arguments = step
-    timeline: Any = current.get()
+    record: Any = current.get()
     if kind in METHODS:
         getattr(span, METHODS[kind])(*arguments)
     elif kind == "exception":
@@ -202,8 +202,8 @@ def take(step: tuple[Any, ...], tracer: trace.Tracer, now: Callable[[], int]) ->
         with stage(arguments[0], **arguments[1]):
             now()
     elif kind == "inference":
-        timeline.enter("inference", arguments[0])
-        timeline.leave("inference")
+        record.enter("inference", arguments[0])
+        record.leave("inference")
     elif kind == "child":
         tracer.start_span(arguments[0], attributes=arguments[1], start_time=now()).end(now())
     else:

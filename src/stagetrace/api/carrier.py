@@ -65,18 +65,18 @@ class resume:  # noqa: N801 -- reads as a statement: `with stagetrace.resume(car
 
 @guarded
 def _carry() -> dict[str, str]:
-    timeline = recording()
-    if timeline is None and "opentelemetry.trace" not in sys.modules:
+    record = recording()
+    if record is None and "opentelemetry.trace" not in sys.modules:
         return {}
     from opentelemetry.trace import get_current_span
 
     carrier: dict[str, str] = {}
     for propagator in _propagators():
         propagator.inject(carrier)
-    if timeline is not None:
+    if record is not None:
         from stagetrace.recording.remote_stages import hand_on
 
-        key = carrier[KEY] = hand_on(timeline)
+        key = carrier[KEY] = hand_on(record)
         with suppress(TypeError):  # a span class of others, without weak references
             _spans[key] = get_current_span()
     return carrier
@@ -93,10 +93,10 @@ def _propagators() -> Any:
 class _Block:
     """The context that `resume` has set, and resets."""
 
-    def __init__(self, timeline: RequestRecord | None, context: Context) -> None:
+    def __init__(self, record: RequestRecord | None, context: Context) -> None:
         from opentelemetry.context import attach
 
-        self._entered = current.set(timeline)
+        self._entered = current.set(record)
         self._attached = attach(context)
 
     @guarded_end
@@ -125,17 +125,17 @@ class _RemoteBlock(_Block):
         self._tracer = trace.get_tracer("stagetrace")
         self._start = time_ns()
         self._span = self._tracer.start_span(SPAN_NAME, context, trace.SpanKind.CONSUMER, start_time=self._start)
-        self._timeline = RequestRecord(start=self._start)
-        self._timeline.bind(self._span.get_span_context(), self._start)
+        self._record = RequestRecord(start=self._start)
+        self._record.bind(self._span.get_span_context(), self._start)
         self._context = trace.set_span_in_context(self._span, context)
-        super().__init__(self._timeline, self._context)
+        super().__init__(self._record, self._context)
 
     def _end_span(self, error: BaseException | None) -> None:
         from opentelemetry.trace import Status, StatusCode
 
         ended_at = max(time_ns(), self._start)
         try:
-            stages = self._timeline.close(self._start, ended_at)
+            stages = self._record.close(self._start, ended_at)
             segments = stages.segments()
             if any(segment.stage != HANDLER for segment in segments):
                 for segment in coalesced(segments):
@@ -165,10 +165,10 @@ def _begin(carrier: Mapping[str, str]) -> _Block | None:
         context = propagator.extract(carrier, context=context)
     key = carrier.get(KEY, "")
     if is_here(key):
-        span, timeline = _spans.get(key), find(key)
+        span, record = _spans.get(key), find(key)
         if span is not None:
             context = set_span_in_context(span, context)
-        return _Block(timeline if timeline is not None and not timeline.closed else None, context)
+        return _Block(record if record is not None and not record.closed else None, context)
     if not context:
         return None
     if key and get_current_span(context).get_span_context().is_valid and has_provider():

@@ -46,13 +46,13 @@ class RequestSpan(Span):
     What is set lands on the entry span; what is started hangs under the open stage.
     """
 
-    def __init__(self, entry: Span, timeline: RequestRecord) -> None:
+    def __init__(self, entry: Span, record: RequestRecord) -> None:
         self._entry = entry
-        self._timeline = timeline
+        self._record = record
 
     def get_span_context(self) -> SpanContext:
         """Return the open stage's context while the request runs, the entry span's afterwards."""
-        return self._timeline.stage_context() or self._entry.get_span_context()
+        return self._record.stage_context() or self._entry.get_span_context()
 
     def end(self, end_time: int | None = None) -> None:
         self._entry.end(end_time)

@@ -11,16 +11,16 @@ from stagetrace.guard import report
 if TYPE_CHECKING:
     from stagetrace.recording.record import RequestRecord
 
-current: ContextVar[RequestRecord | None] = ContextVar("stagetrace.timeline", default=None)
-# Timelines of open entry spans that are not our own, by span id: filled when the span starts, emptied when it ends.
+current: ContextVar[RequestRecord | None] = ContextVar("stagetrace.record", default=None)
+# Records of open entry spans that are not our own, by span id: filled when the span starts, emptied when it ends.
 entries: dict[int, RequestRecord] = {}
 
 
 def recording() -> RequestRecord | None:
-    """Return the timeline of the request that this code serves, if its entry span is open. Never raises."""
-    timeline = current.get()
-    if timeline is not None and not timeline.closed:
-        return timeline if timeline.bound else None
+    """Return the record of the request that this code serves, if its entry span is open. Never raises."""
+    record = current.get()
+    if record is not None and not record.closed:
+        return record if record.bound else None
     return _of_span() if entries else None
 
 
@@ -28,8 +28,8 @@ def _of_span() -> RequestRecord | None:
     """Ask the span in context: all there is under a server without a patch, in an SDK set-up of the service."""
     try:
         trace = sys.modules["opentelemetry.trace"]  # from where else would there be an entry
-        timeline = entries.get(trace.get_current_span().get_span_context().span_id)
+        record = entries.get(trace.get_current_span().get_span_context().span_id)
     except Exception as error:  # noqa: BLE001
         report("stagetrace.recording.current_record", error)
         return None
-    return timeline if timeline is not None and timeline.bound and not timeline.closed else None
+    return record if record is not None and record.bound and not record.closed else None

@@ -22,19 +22,19 @@ WHERE = "stagetrace.instrumentation.thread_pools.anyio"  # the patch that is swi
 class PoolTask:
     """What a request gives to a pool, as the pool's thread calls it. Begins to wait as it is made."""
 
-    __slots__ = ("_asked", "_ended", "_function", "_roomy", "_timeline", "_waits")
+    __slots__ = ("_asked", "_ended", "_function", "_record", "_roomy", "_waits")
 
     def __init__(
-        self, timeline: RequestRecord, function: Callable[..., Any], attributes: Mapping[str, Any], roomy: Any
+        self, record: RequestRecord, function: Callable[..., Any], attributes: Mapping[str, Any], roomy: Any
     ) -> None:
         """Wait with these attributes; `roomy` is the pool's limiter if it has a token left, else None."""
-        self._timeline = timeline
+        self._record = record
         self._function = function
         self._roomy = roomy
         self._ended = 0
         self._waits = [QUEUE]  # who takes it out ends the wait: the thread, or the loop if no thread took this up
         self._asked = time_ns()
-        timeline.enter(QUEUE, attributes, self._asked)
+        record.enter(QUEUE, attributes, self._asked)
 
     def __call__(self, *args: Any) -> Any:
         """Call the function."""
@@ -50,7 +50,7 @@ class PoolTask:
                 self._ended = now = time_ns()
                 threads.become_idle(now)
                 if first is not None and now - first[AT] >= DIVIDED_NS:
-                    self._timeline.divide(first)
+                    self._record.divide(first)
             except Exception as error:  # noqa: BLE001
                 report(WHERE, error)
 
@@ -60,7 +60,7 @@ class PoolTask:
         self._leave(now)
         if now - self._asked < DIVIDED_NS:
             return sample(now)
-        return wake_up(self._timeline, self._asked, now, self._roomy)
+        return wake_up(self._record, self._asked, now, self._roomy)
 
     def _leave(self, now: int) -> None:
         if self._waits:
@@ -68,7 +68,7 @@ class PoolTask:
                 waited = self._waits.pop()
             except IndexError:  # the other thread has
                 return
-            self._timeline.leave(waited, now)
+            self._record.leave(waited, now)
 
     def end(self) -> None:
         """Take the request back to the event loop. Never raises."""
@@ -76,12 +76,12 @@ class PoolTask:
             now = time_ns()
             self._leave(now)
             if self._ended and now - self._ended >= DIVIDED_NS:
-                self._timeline.add_wakeup(self._ended, now)
+                self._record.add_wakeup(self._ended, now)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
 
 
-def wake_up(timeline: RequestRecord, asked: int, now: int, roomy: Any) -> CpuSample | None:
+def wake_up(record: RequestRecord, asked: int, now: int, roomy: Any) -> CpuSample | None:
     """Return the thread's account; note for how long the wait was not for a thread to be free: this one could not run.
 
     `roomy` is the pool's limiter if it had a token left when the thread was asked for.
@@ -90,7 +90,7 @@ def wake_up(timeline: RequestRecord, asked: int, now: int, roomy: Any) -> CpuSam
     first = sample()
     if first is not None:
         had_room = roomy is not None and roomy.available_tokens > 0  # else others were before it
-        timeline.add_wakeup(
+        record.add_wakeup(
             asked if had_room else max(asked, threads.idle_since()), now, threads.waited_for_cpu(previous, first)
         )
     return first

@@ -152,9 +152,9 @@ class SdkSpan:
 class _Seen(RequestSpan):
     """The current span of such a request: the entry span, started when somebody asks it first."""
 
-    def __init__(self, backend: SdkSpan, timeline: RequestRecord) -> None:
+    def __init__(self, backend: SdkSpan, record: RequestRecord) -> None:
         self._backend = backend
-        self._timeline = timeline
+        self._record = record
 
     @property
     def _entry(self) -> Span:  # type: ignore[override]
@@ -164,4 +164,4 @@ class _Seen(RequestSpan):
     def get_span_context(self) -> SpanContext:
         """Return the open stage's context while the request runs, the entry span's afterwards."""
         entry = self._entry
-        return self._timeline.stage_context() or entry.get_span_context()
+        return self._record.stage_context() or entry.get_span_context()

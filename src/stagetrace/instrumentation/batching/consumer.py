@@ -112,10 +112,10 @@ def _work_for(items: tuple[Item, ...]) -> None:
 
     task = _task()
     consumer = threading.get_ident() if task is None else id(task)
-    timeline = current.get()
-    if isinstance(timeline, GatheredBatch) and timeline.is_partly_done:
-        timeline.end_calls()
-    open_ = timeline if timeline is not None and not timeline.closed else None
+    record = current.get()
+    if isinstance(record, GatheredBatch) and record.is_partly_done:
+        record.end_calls()
+    open_ = record if record is not None and not record.closed else None
     batch = open_ if isinstance(open_, GatheredBatch) else None
     fresh = [item for item in items if item.batch is None]
     if not fresh:
@@ -136,14 +136,14 @@ def _work_for(items: tuple[Item, ...]) -> None:
 
 
 @guarded_end
-def note_submitted(timeline: RequestRecord | None, future: Any) -> None:
+def note_submitted(record: RequestRecord | None, future: Any) -> None:
     """Note a future that the batch waits for: its consumer may go on to take the next items."""
-    if timeline is not None and timeline.is_batch:
-        getattr(timeline, "futures", []).append(future)
+    if record is not None and record.is_batch:
+        getattr(record, "futures", []).append(future)
 
 
-def carry_into(function: Callable[..., Any], timeline: RequestRecord) -> None:
+def carry_into(function: Callable[..., Any], record: RequestRecord) -> None:
     """Let a function that `asyncio.to_thread` submits, in a context copied before the batch, work for the batch."""
     context = getattr(getattr(function, "func", None), "__self__", None)
-    if timeline.is_batch and isinstance(context, Context):
-        context.run(current.set, timeline)
+    if record.is_batch and isinstance(context, Context):
+        context.run(current.set, record)

@@ -29,7 +29,7 @@ class GatheredBatch(Batch):
     """
 
     def __init__(self, items: Sequence[Item], consumer: int, before: Sequence[Item]) -> None:
-        super().__init__(_origins(item.timeline for item in items), 0, BATCH)
+        super().__init__(_origins(item.record for item in items), 0, BATCH)
         self.consumer = consumer
         self.has_begun = False
         self._rows: int | None = None  # of the first call, if fewer than the items that the consumer has taken
@@ -37,7 +37,7 @@ class GatheredBatch(Batch):
         self._items: list[Item] = []
         self._before = before
         self._calls: list[bool] = []  # of models, as long as they run
-        self._ends = [True]  # the thread that takes this out closes the timeline
+        self._ends = [True]  # the thread that takes this out closes the record
         self._sends = [True]
         self._segments: list[Segment] | None = None
         self._reported: dict[int, RequestRecord] = {}  # by their ids
@@ -93,7 +93,7 @@ class GatheredBatch(Batch):
             return
         self.has_begun = True
         waiting = [item for item in self._items if item.is_open]
-        self._size = len({id(item.timeline) for item in waiting})
+        self._size = len({id(item.record) for item in waiting})
         if any(item.is_open for item in self._before):
             if rows != len(waiting):  # then those before may be in this call, too
                 self._mark_uncertain()
@@ -127,7 +127,7 @@ class GatheredBatch(Batch):
             if item.is_open:
                 item.batch = None
         self._items, self._rows = done, None
-        self._size = len({id(item.timeline) for item in done})
+        self._size = len({id(item.record) for item in done})
 
     def _close(self) -> list[Segment]:
         if self._ends:
@@ -135,9 +135,9 @@ class GatheredBatch(Batch):
             self._segments = self.close(self._start, max(time.time_ns(), self._start)).segments()
         return self._segments or []
 
-    def stages_for(self, timeline: RequestRecord, since: int, until: int) -> list[StageReport]:
+    def stages_for(self, record: RequestRecord, since: int, until: int) -> list[StageReport]:
         """Return the stages for one of its requests, which waited [since, until); none if it has received them."""
-        if id(timeline) in self._reported:
+        if id(record) in self._reported:
             return []
         stages: list[StageReport] = []
         for one in self._stages():
@@ -147,8 +147,8 @@ class GatheredBatch(Batch):
                 link = self.entry if one.stage == INFERENCE else None
                 stages.append((one.stage, start, end, *stage_report(one, self._attributes(one), link)[3:]))
         if stages:
-            self._reported[id(timeline)] = timeline
-            give_cpu_samples(self, timeline)
+            self._reported[id(record)] = record
+            give_cpu_samples(self, record)
         return stages
 
     def _attributes(self, segment: Segment) -> dict[str, Any]:
@@ -176,5 +176,5 @@ class GatheredBatch(Batch):
         self._items, self._before, self._reported = [], (), {}  # the consumer may keep this for long
 
 
-def _origins(timelines: Iterable[RequestRecord | None]) -> list[RequestRef]:
-    return [RequestRef("", one.entry) for one in timelines if one is not None and one.entry is not None]
+def _origins(records: Iterable[RequestRecord | None]) -> list[RequestRef]:
+    return [RequestRef("", one.entry) for one in records if one is not None and one.entry is not None]

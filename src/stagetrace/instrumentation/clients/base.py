@@ -33,10 +33,10 @@ class Call:
     added: Mapping[str, str] = {}  # the headers that carry the context
     _status: Mapping[str, Any] = {}
     _responded_at: int | None = None
-    _timeline: RequestRecord | None = None  # of the request, until this has ended
+    _record: RequestRecord | None = None  # of the request, until this has ended
 
-    def __init__(self, timeline: RequestRecord, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
-        self._timeline = timeline
+    def __init__(self, record: RequestRecord, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
+        self._record = record
         self._name = name
         self._attributes = attributes
         self._parent = parent
@@ -81,10 +81,10 @@ class Call:
         self._finish(time_ns())
 
     def _finish(self, ended_at: int) -> None:
-        timeline, self._timeline = self._timeline, None
-        if timeline is None:
+        record, self._record = self._record, None
+        if record is None:
             return
-        entered = current.set(timeline)  # SLASpanProcessor notes the call there; gRPC ends it in any context
+        entered = current.set(record)  # SLASpanProcessor notes the call there; gRPC ends it in any context
         try:
             self._end_span(max(ended_at, self._start))
         finally:
@@ -95,7 +95,7 @@ class Call:
 
     def __del__(self) -> None:
         # The response was neither read to its end nor closed.
-        if self._timeline is not None and self._responded_at is not None:
+        if self._record is not None and self._responded_at is not None:
             self._end_unread(self._responded_at)
 
     @guarded_end
@@ -108,7 +108,7 @@ class OwnCall(Call):
 
     def __init__(
         self,
-        timeline: RequestRecord,
+        record: RequestRecord,
         name: str,
         attributes: dict[str, Any],
         parent: SpanContext,
@@ -116,7 +116,7 @@ class OwnCall(Call):
     ) -> None:
         from opentelemetry.trace import SpanContext
 
-        super().__init__(timeline, name, attributes, parent)
+        super().__init__(record, name, attributes, parent)
         self._recorder = recorder
         self._context = SpanContext(
             parent.trace_id,
@@ -141,10 +141,10 @@ class OwnCall(Call):
 class SdkCall(Call):
     """A call at a provider that the service has set: its span is one of the SDK."""
 
-    def __init__(self, timeline: RequestRecord, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
+    def __init__(self, record: RequestRecord, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
         from opentelemetry.trace import SpanKind, get_tracer
 
-        super().__init__(timeline, name, attributes, parent)
+        super().__init__(record, name, attributes, parent)
         self._span = get_tracer("stagetrace").start_span(
             name, kind=SpanKind.CLIENT, attributes=attributes, start_time=self._start
         )
@@ -164,8 +164,8 @@ class SdkCall(Call):
 
 def begin(name: str, attributes: dict[str, Any]) -> Call | None:
     """Begin an outgoing call; return None outside a recorded request, and where instrumentation is suppressed."""
-    timeline = recording()
-    if timeline is None:
+    record = recording()
+    if record is None:
         return None
     from opentelemetry import context as otel_context
     from opentelemetry import trace
@@ -179,8 +179,8 @@ def begin(name: str, attributes: dict[str, Any]) -> Call | None:
     if not parent.is_valid:  # the service has left the trace of the request
         return None
     if runtime.recorder is not None:
-        return OwnCall(timeline, name, attributes, parent, runtime.recorder)
-    return SdkCall(timeline, name, attributes, parent)
+        return OwnCall(record, name, attributes, parent, runtime.recorder)
+    return SdkCall(record, name, attributes, parent)
 
 
 def _suppress_keys(otel_context: Any) -> tuple[str, str]:

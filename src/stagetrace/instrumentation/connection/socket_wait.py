@@ -90,10 +90,10 @@ def _read_wait_ns(connection: Any) -> int:
 
 
 @guarded
-def show(timeline: RequestRecord, start: int, end: int) -> None:
-    """Mark [start, end), with which the timeline begins, as the wait in the socket."""
-    timeline.enter(QUEUE, _attributes(start, end), at=start)
-    timeline.leave(QUEUE, at=end)
+def show(record: RequestRecord, start: int, end: int) -> None:
+    """Mark [start, end), with which the record begins, as the wait in the socket."""
+    record.enter(QUEUE, _attributes(start, end), at=start)
+    record.leave(QUEUE, at=end)
 
 
 def _attributes(start: int, end: int) -> dict[str, str]:

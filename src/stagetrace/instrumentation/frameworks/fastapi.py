@@ -98,8 +98,8 @@ class _InContext:
 @guarded
 def _attach() -> Any:
     span: Any = trace.get_current_span()
-    timeline = entries.get(span.get_span_context().span_id)
-    if timeline is None or isinstance(span, RequestSpan):
+    record = entries.get(span.get_span_context().span_id)
+    if record is None or isinstance(span, RequestSpan):
         return None
-    current.set(timeline)
-    return otel_context.attach(trace.set_span_in_context(RequestSpan(span, timeline)))
+    current.set(record)
+    return otel_context.attach(trace.set_span_in_context(RequestSpan(span, record)))

@@ -67,7 +67,7 @@ class HttpMetrics:
 class Counted:
     """A request that is counted, and announced to its caller, by us or by an instrumentation inside the application."""
 
-    # Defaults on the class, like a timeline's.
+    # Defaults on the class, like a record's.
     _counted: HttpMetrics | None = None
     is_announced = False
     _block: Block  # the attributes known when it is received

@@ -43,18 +43,18 @@ class InScope:
         return str, (self.reference() or "",)
 
 
-def adapter_of(timeline: Any) -> Any:
-    """Return the adapter of the request with this timeline; the timeline itself where it has none."""
-    return getattr(timeline, "exchange", None) or timeline
+def adapter_of(record: Any) -> Any:
+    """Return the adapter of the request with this record; the record itself where it has none."""
+    return getattr(record, "exchange", None) or record
 
 
 def goes_on(scope: Any, text: str) -> bool:
     """Return whether the request that a scope refers to still runs in this process; if so, put it into the scope."""
     named = read_reference(text)
-    timeline = find(named.key) if named is not None else None
-    if timeline is None or timeline.closed:
+    record = find(named.key) if named is not None else None
+    if record is None or record.closed:
         return False
-    scope[SCOPE_KEY] = adapter_of(timeline)
+    scope[SCOPE_KEY] = adapter_of(record)
     return True
 
 

@@ -38,12 +38,12 @@ class Method(NamedTuple):
 class Wait:
     """The wait of a request for its batch."""
 
-    def __init__(self, timeline: RequestRecord) -> None:
+    def __init__(self, record: RequestRecord) -> None:
         from stagetrace.recording.remote_stages import hand_on
 
         self.since = time.time_ns()
-        self.timeline = timeline
-        self.key = hand_on(timeline, BATCH, self.since)
+        self.record = record
+        self.key = hand_on(record, BATCH, self.since)
         self.is_over = False
 
 
@@ -146,15 +146,15 @@ def _waiting(original: Any) -> Any:
 
 @guarded
 def _wait() -> Wait | None:
-    timeline = recording()
-    return None if timeline is None else Wait(timeline)
+    record = recording()
+    return None if record is None else Wait(record)
 
 
 @guarded_end
 def _end_in_vain(wait: Wait | None) -> None:
     """Note that a request waited in vain: BentoML responds with 503, or the request was cancelled."""
     if wait is not None and not wait.is_over:
-        wait.timeline.visit(QUEUE, (wait.since, time.time_ns()), {QUEUE_REASON: BATCH})
+        wait.record.visit(QUEUE, (wait.since, time.time_ns()), {QUEUE_REASON: BATCH})
 
 
 def _noting(original: Any) -> Any:
@@ -190,7 +190,7 @@ def _split(job: Any, parts: Any) -> None:
     if wait is not None:
         now, later = parts
         _waits[now.future] = wait
-        _waits[later.future] = Wait(wait.timeline)
+        _waits[later.future] = Wait(wait.record)
 
 
 def _in_no_request(original: Any) -> Any:
@@ -225,9 +225,9 @@ def _start_batch(dispatcher: Any, jobs: Any) -> Batch | None:
     now = time.time_ns()
     requests = []
     for wait in [_waits.pop(job.future, None) for job in jobs]:
-        if wait is not None and wait.timeline.entry is not None:
+        if wait is not None and wait.record.entry is not None:
             wait.is_over = True
-            requests.append(RequestRef(wait.key, wait.timeline.entry))
+            requests.append(RequestRef(wait.key, wait.record.entry))
     if not requests:
         return None
     batch = Batch(requests, len(jobs), BATCH, start=now)

@@ -58,13 +58,13 @@ def _putting(original: Any) -> Any:
 
 @guarded
 def _with_reference(item: Any) -> Any:
-    timeline = recording()
-    if timeline is None or type(item) is not tuple:
+    record = recording()
+    if record is None or type(item) is not tuple:
         return None
     from stagetrace.recording.request_ref import hand_on_reference
 
     consumer, uid, *rest = item
-    named = hand_on_reference(timeline, REASON) if type(uid) in (str, UUID) else None
+    named = hand_on_reference(record, REASON) if type(uid) in (str, UUID) else None
     if named is None:
         return None
     return consumer, f"{uid}{MARK}{type(uid).__name__} {named}", *rest
@@ -93,6 +93,6 @@ def _without_reference(response: Any) -> Any:
 def _note_response(key: str) -> None:
     from stagetrace.recording.remote_stages import find
 
-    timeline = find(key)
-    if timeline is not None and timeline.remote_stages is not None:
-        timeline.remote_stages.response_arrived(key)
+    record = find(key)
+    if record is not None and record.remote_stages is not None:
+        record.remote_stages.response_arrived(key)

@@ -65,19 +65,19 @@ def _dispatching(original: Any) -> Any:
 
 @guarded
 def _add_reference(message: Any) -> None:
-    timeline = recording()
-    if timeline is not None:
+    record = recording()
+    if record is not None:
         from stagetrace.recording.request_ref import hand_on_reference
 
-        message.__dict__[REFERENCE] = hand_on_reference(timeline, WORKER)
+        message.__dict__[REFERENCE] = hand_on_reference(record, WORKER)
 
 
 @guarded_end
 def _note_response(message: Any) -> None:
     named = message.__dict__.get(REFERENCE)
-    timeline = recording() if named else None
-    if timeline is not None and timeline.remote_stages is not None:
-        timeline.remote_stages.response_arrived(named.partition(" ")[0])
+    record = recording() if named else None
+    if record is not None and record.remote_stages is not None:
+        record.remote_stages.response_arrived(named.partition(" ")[0])
 
 
 def _running(original: Any) -> Any:
@@ -171,9 +171,9 @@ def _start_batch(batcher: Any) -> Batch | None:
     setattr(batcher, BATCHED, ())
     requests = []
     for key in [keys.pop(one, None) for one in ids]:
-        timeline = find(key) if key else None
-        if key and timeline is not None and timeline.entry is not None:
-            requests.append(RequestRef(key, timeline.entry))
+        record = find(key) if key else None
+        if key and record is not None and record.entry is not None:
+            requests.append(RequestRef(key, record.entry))
     return Batch(requests, len(ids), BATCH, start=now) if requests else None
 
 
@@ -192,8 +192,8 @@ def _queueing(original: Any) -> Any:
 def _wait() -> str | None:
     from stagetrace.recording.remote_stages import hand_on
 
-    timeline = recording()
-    return hand_on(timeline, BATCH) if timeline is not None else None
+    record = recording()
+    return hand_on(record, BATCH) if record is not None else None
 
 
 @guarded

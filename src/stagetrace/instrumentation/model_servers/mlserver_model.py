@@ -78,29 +78,29 @@ def _wrap(cls: type) -> None:
 class Predicting:
     """One call of a model's `predict`, for the current request or batch."""
 
-    def __init__(self, timeline: RequestRecord, model: Any) -> None:
-        self._timeline = timeline
+    def __init__(self, record: RequestRecord, model: Any) -> None:
+        self._record = record
         self._attributes = {ML_MODEL_NAME: model.name}
         if model.version:
             self._attributes[ML_MODEL_VERSION] = model.version
         self._token = _predicting.set(self)
-        self._timeline.begin_tentative(INFERENCE, self._attributes, time.time_ns())
+        self._record.begin_tentative(INFERENCE, self._attributes, time.time_ns())
 
     def decodes(self, *, begins: bool) -> None:
         """Note that decoding begins or ends: the time before was no inference, the time after may be."""
         if begins:
-            self._timeline.cancel_tentative(INFERENCE)
+            self._record.cancel_tentative(INFERENCE)
         else:
-            self._timeline.begin_tentative(INFERENCE, self._attributes, time.time_ns())
+            self._record.begin_tentative(INFERENCE, self._attributes, time.time_ns())
 
     def encodes(self, *, begins: bool) -> None:
         """Note that encoding begins: the inference has ended."""
         if begins:
-            self._timeline.end_tentative(INFERENCE)
+            self._record.end_tentative(INFERENCE)
 
     def end(self) -> None:
         """End the call."""
-        self._timeline.end_tentative(INFERENCE)
+        self._record.end_tentative(INFERENCE)
         with suppress(ValueError):  # an abandoned stream ends in the context of another task
             _predicting.reset(self._token)
 
@@ -162,10 +162,10 @@ def _streaming(original: Any) -> Any:
 
 @guarded
 def _begin(model: Any) -> Predicting | None:
-    timeline = recording()
-    if timeline is None or _predicting.get() is not None:  # not recorded, or called by a subclass's `predict`
+    record = recording()
+    if record is None or _predicting.get() is not None:  # not recorded, or called by a subclass's `predict`
         return None
-    return Predicting(timeline, model)
+    return Predicting(record, model)
 
 
 @guarded_end

@@ -44,11 +44,11 @@ def _putting(original: Any) -> Any:
 
 @guarded
 def _wait(request: Any) -> None:
-    timeline = recording()
-    if timeline is not None:
+    record = recording()
+    if record is not None:
         from stagetrace.recording.remote_stages import hand_on
 
-        setattr(request, KEY, hand_on(timeline, BATCH))
+        setattr(request, KEY, hand_on(record, BATCH))
 
 
 def _in_no_request(original: Any) -> Any:
@@ -128,9 +128,9 @@ def _begin(waiting: Any) -> Batch | None:
     taken = [one for one in waiting if not one.future.cancelled()]
     requests = []
     for key in [getattr(one, KEY, "") for one in taken]:
-        timeline = find(key)
-        if timeline is not None and timeline.entry is not None:
-            requests.append(RequestRef(key, timeline.entry))
+        record = find(key)
+        if record is not None and record.entry is not None:
+            requests.append(RequestRef(key, record.entry))
     if not requests:
         return None
     batch = Batch(requests, len(taken), BATCH, start=now)

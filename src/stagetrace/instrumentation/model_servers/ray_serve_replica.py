@@ -196,19 +196,19 @@ class Call:
         from stagetrace.recording.record import RequestRecord
 
         now = time.time_ns()
-        self._timeline = timeline = RequestRecord(start=min(since or now, now))
-        self._entered = current.set(timeline)  # SLASpanProcessor takes it from there
+        self._record = record = RequestRecord(start=min(since or now, now))
+        self._entered = current.set(record)  # SLASpanProcessor takes it from there
         try:
             self._span = trace.get_tracer("stagetrace").start_span(
                 method,
                 parent,
                 trace.SpanKind.SERVER,
                 {"rpc.system.name": "ray", "rpc.method": method},
-                start_time=timeline.started,
+                start_time=record.started,
             )
             if since is not None:
-                timeline.wait_since(since, now, REASON)
-            self._attached = attach(trace.set_span_in_context(RequestSpan(self._span, timeline), parent))
+                record.wait_since(since, now, REASON)
+            self._attached = attach(trace.set_span_in_context(RequestSpan(self._span, record), parent))
         except BaseException:
             current.reset(self._entered)
             raise
@@ -224,7 +224,7 @@ class Call:
     @guarded_end
     def cancel(self) -> None:
         """Note that the call was cancelled."""
-        self._timeline.disconnect = CANCELLED
+        self._record.disconnect = CANCELLED
 
     @guarded_end
     def end(self) -> None:

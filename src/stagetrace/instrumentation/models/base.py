@@ -70,10 +70,10 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        timeline = current.get()
-        if taken or timeline is None or timeline.closed or not timeline.bound:
-            timeline = current_work() or _unrecorded(self)  # the rare case
-        if timeline is None or patch.off or _inside.get():
+        record = current.get()
+        if taken or record is None or record.closed or not record.bound:
+            record = current_work() or _unrecorded(self)  # the rare case
+        if record is None or patch.off or _inside.get():
             return method(self, *args, **kwargs)
         token = _inside.set(True)
         attributes = None
@@ -83,22 +83,22 @@ def marked(method: Callable[..., Any], describe: Describe, activity: str = INFER
             began = first[AT]  # the stage begins with the CPU sample: the thread may pause between two readings
         try:
             attributes = _attributes_of_call(describe(self, args, kwargs))
-            timeline.enter(activity, attributes, began)
+            record.enter(activity, attributes, began)
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(patch.name, error)
-            timeline = None
+            record = None
         try:
             return method(self, *args, **kwargs)
         finally:
             _inside.reset(token)
-            if timeline is not None:
+            if record is not None:
                 try:
                     ended = time_ns()
                     if ended - began >= DIVIDED_NS:
-                        ended = _divide(timeline, first, attributes) or ended
+                        ended = _divide(record, first, attributes) or ended
                         if ended - began >= LONG_NS:
-                            _note_blocking(began, ended, timeline, None if activity == PREPARE else attributes)
-                    timeline.leave(activity, ended)
+                            _note_blocking(began, ended, record, None if activity == PREPARE else attributes)
+                    record.leave(activity, ended)
                 except Exception as error:  # noqa: BLE001
                     report(patch.name, error)
 
@@ -187,13 +187,13 @@ def _attributes_of_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 @guarded
-def _divide(timeline: RequestRecord, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
+def _divide(record: RequestRecord, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
     """Record how the thread's time during a call divides; return when it ended (ns), or None if that is unknown."""
     last = sample_since(first) if first is not None else None
     share = between(first, last) if first is not None and last is not None else None
     if first is None or last is None or share is None or attributes is None:
         return None
-    timeline.divided(first, last)
+    record.divided(first, last)
     attributes[CPU_TIME_MS] = share.computed / 1e6
     if share.waited != UNKNOWN:
         attributes[CPU_WAIT_MS] = share.waited / 1e6
@@ -201,11 +201,11 @@ def _divide(timeline: RequestRecord, first: CpuSample | None, attributes: dict[s
     return last[AT]
 
 
-def _note_blocking(began: int, ended: int, timeline: RequestRecord, attributes: Mapping[str, Any] | None) -> None:
+def _note_blocking(began: int, ended: int, record: RequestRecord, attributes: Mapping[str, Any] | None) -> None:
     """Note that the call has blocked an event loop, if it was made in one."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
-        note(began, ended, timeline, (attributes or {}).get(ML_MODEL_NAME, ""))
+        note(began, ended, record, (attributes or {}).get(ML_MODEL_NAME, ""))
 
 
 def description(name: str, framework: str, rows: Any, batch: int | None = None) -> Mapping[str, Any]:

@@ -47,21 +47,21 @@ def _wrap_async(original: Any) -> Any:
 
 @guarded
 def _timed_callback(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any] | None:
-    timeline = current_work()
+    record = current_work()
     by_position = len(args) > CALLBACK
     callback = args[CALLBACK] if by_position else kwargs.get("callback")
-    if timeline is None or not callable(callback):
+    if record is None or not callable(callback):
         return None
 
     @guarded_end
     def leave() -> None:
-        timeline.leave(INFERENCE)
+        record.leave(INFERENCE)
 
     def done(*results: Any) -> Any:
         leave()
         return callback(*results)
 
-    timeline.enter(INFERENCE, _describe(session, args, kwargs))
+    record.enter(INFERENCE, _describe(session, args, kwargs))
     if by_position:
         args = (*args[:CALLBACK], done, *args[CALLBACK + 1 :])
     else:

@@ -111,11 +111,11 @@ def _hide(carrier: Any) -> Any:
 
 @guarded_end
 def _view(span: Any) -> Any:
-    timeline = entries.get(span.get_span_context().span_id)
-    if timeline is None:
+    record = entries.get(span.get_span_context().span_id)
+    if record is None:
         return span
-    current.set(timeline)
-    return RequestSpan(span, timeline)
+    current.set(record)
+    return RequestSpan(span, record)
 
 
 def _seen_with_stages(span: Any) -> Any:

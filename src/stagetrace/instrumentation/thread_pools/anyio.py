@@ -32,8 +32,8 @@ def patch_to_thread(module: Any) -> None:
 
     @functools.wraps(original)
     async def run_sync(func: Any, *args: Any, **kwargs: Any) -> Any:
-        timeline = None if patch.off else current_work()
-        task = None if timeline is None else _begin(timeline, func, kwargs.get("limiter"), default)
+        record = None if patch.off else current_work()
+        task = None if record is None else _begin(record, func, kwargs.get("limiter"), default)
         if task is None:
             return await original(func, *args, **kwargs)
         try:
@@ -45,13 +45,13 @@ def patch_to_thread(module: Any) -> None:
 
 
 @guarded
-def _begin(timeline: RequestRecord, function: Callable[..., Any], given: Any, default: Callable[[], Any]) -> PoolTask:
+def _begin(record: RequestRecord, function: Callable[..., Any], given: Any, default: Callable[[], Any]) -> PoolTask:
     """Return the task of a function in the pool of a limiter, by default the loop's own; it waits from now on."""
     limiter = _default_limiter(default) if given is None else given
     has_room = limiter.available_tokens > 0
     waiters = 0 if has_room else limiter.statistics().tasks_waiting
     attributes = wait(REASON, limiter.total_tokens, waiters)
-    return PoolTask(timeline, function, attributes, limiter if has_room else None)
+    return PoolTask(record, function, attributes, limiter if has_room else None)
 
 
 def _default_limiter(ask: Callable[[], Any]) -> Any:

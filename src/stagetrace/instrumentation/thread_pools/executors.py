@@ -33,11 +33,11 @@ _switch = switch(WHERE)
 class Job:
     """A function that a request submitted, as the pool's thread calls it; once called, it refers to no request."""
 
-    __slots__ = ("_attributes", "_context", "_function", "_open", "is_taken", "timeline")
+    __slots__ = ("_attributes", "_context", "_function", "_open", "is_taken", "record")
 
-    def __init__(self, function: Any, timeline: RequestRecord, pool: Any) -> None:
+    def __init__(self, function: Any, record: RequestRecord, pool: Any) -> None:
         self._function = function
-        self.timeline: RequestRecord | None = timeline
+        self.record: RequestRecord | None = record
         self._context = _otel_context().get_current()
         work = getattr(pool, "_work_queue", None)
         self._attributes = wait(REASON, getattr(pool, "_max_workers", None), work.qsize() if work is not None else 0)
@@ -46,16 +46,16 @@ class Job:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function, as a part of the request if that still runs."""
-        function, timeline, context = self._function, self.timeline, self._context
-        self._function = self.timeline = self._context = None
+        function, record, context = self._function, self.record, self._context
+        self._function = self.record = self._context = None
         self.is_taken = True
         tokens = None
         try:
             self._leave()
-            tokens = _enter(timeline, context)
+            tokens = _enter(record, context)
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(WHERE, error)
-        del timeline, context
+        del record, context
         try:
             return function(*args, **kwargs)
         finally:
@@ -64,21 +64,21 @@ class Job:
 
     def begin_wait(self) -> None:
         """Note that the request waits, unless a thread has begun the work."""
-        timeline = self.timeline
-        if self.is_taken or timeline is None or self._open:
+        record = self.record
+        if self.is_taken or record is None or self._open:
             return
-        timeline.enter(QUEUE, self._attributes)
-        self._open.append(timeline)
+        record.enter(QUEUE, self._attributes)
+        self._open.append(record)
         if self.is_taken:  # meanwhile
             self._leave()
 
     def _leave(self) -> None:
         if self._open:
             try:
-                timeline = self._open.pop()
+                record = self._open.pop()
             except IndexError:  # another thread ends the wait
                 return
-            timeline.leave(QUEUE)
+            record.leave(QUEUE)
 
     @guarded_end
     def end_wait(self, _future: Any = None) -> None:
@@ -101,8 +101,8 @@ def _otel_context() -> Any:
     return sys.modules["opentelemetry.context"]  # imported, if there is a recorded request
 
 
-def _enter(timeline: RequestRecord | None, context: Any) -> tuple[Any, Any]:
-    entered = current.set(None if timeline is None or timeline.closed else timeline)
+def _enter(record: RequestRecord | None, context: Any) -> tuple[Any, Any]:
+    entered = current.set(None if record is None or record.closed else record)
     try:
         return entered, _otel_context().attach(context)
     except Exception:
@@ -132,28 +132,28 @@ def _submitting(original: Any) -> Any:
     def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         # Servers with threads submit each request from outside one: then nothing more is asked.
         may_be_ours = not _switch.off and (current.get() is not None or entries or taken)
-        timeline = current_work() if may_be_ours else None
-        job = None if timeline is None else _job(fn, timeline, self)
+        record = current_work() if may_be_ours else None
+        job = None if record is None else _job(fn, record, self)
         if job is None:
             return original(self, fn, *args, **kwargs)
         future = original(self, job, *args, **kwargs)
         future.__dict__[JOB] = job
         if taken:
-            note_submitted(timeline, future)
+            note_submitted(record, future)
         return future
 
     return submit
 
 
 @guarded
-def _job(function: Any, timeline: RequestRecord, pool: Any) -> Job | None:
+def _job(function: Any, record: RequestRecord, pool: Any) -> Job | None:
     # A subclass from Python 3.14 on, which pickles the function: context cannot be carried over.
     if any(cls.__name__ == "InterpreterPoolExecutor" for cls in type(pool).__mro__):
         return None
     patch_asyncio()
     if taken:
-        carry_into(function, timeline)
-    return Job(function, timeline, pool)
+        carry_into(function, record)
+    return Job(function, record, pool)
 
 
 def _waiting(original: Any) -> Any:
@@ -179,9 +179,9 @@ def _with_wait(jobs: Iterable[Job], original: Any, *args: Any) -> Any:
 
 @guarded
 def _begin_waits(jobs: Iterable[Job]) -> None:
-    timeline = recording()
+    record = recording()
     for job in jobs:
-        if timeline is not None and job.timeline is timeline:
+        if record is not None and job.record is record:
             job.begin_wait()
 
 
