@@ -370,7 +370,7 @@ def test_a_fault_of_ours_is_reported_and_the_message_passes(broken: str, monkeyp
 def test_long_steps_of_a_requests_work_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes back, comes through and is thrown in are the work's own."""
     monkeypatch.setattr(thread_cpu, "_own", threading.local())  # another test may have closed this thread's descriptor
-    loop_blockers._held.clear()
+    loop_blockers._blocked.clear()
     error, request = Gone("away"), RequestRecord()
 
     async def work() -> int:
@@ -402,7 +402,7 @@ def test_long_steps_of_a_requests_work_are_noted(monkeypatch: pytest.MonkeyPatch
         begun.close()
 
     run(main)
-    long = [end - start for _, start, end, _, _ in loop_blockers._held]
+    long = [end - start for _, start, end, _, _ in loop_blockers._blocked]
     assert len(long) >= 2
     assert all(took >= loop_blockers.LONG_NS for took in long)
     assert request.step is None

@@ -1,7 +1,7 @@
-"""Who has held a thread for long without a break: an event loop that is held serves nobody else meanwhile.
+"""The event loop blocker: the request that has blocked a thread for long, so that it served no other one meanwhile.
 
-A request that has lain in its socket asks here who was in the way. Known are the long steps of requests' own tasks, and
-the long calls of models; what tasks that a request has started do is not, nor what runs between requests.
+A request that has waited in its socket looks here for its blocker. Known are the long steps of requests' own tasks, and
+the long calls of models. The work of tasks that a request has started is not, nor what runs between requests.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 LONG_NS: Final = 4_000_000
 MAX_KEPT: Final = 64
 
-_held: deque[tuple[int, int, int, str, str]] = deque(maxlen=MAX_KEPT)  # thread, start, end, request, model
+_blocked: deque[tuple[int, int, int, str, str]] = deque(maxlen=MAX_KEPT)  # thread, start, end, request, model
 
 
 @guarded
 def note(start: int, end: int, request: Any, model: str = "") -> None:
-    """Note that a request, with a call of a model perhaps, has held this thread: [start, end), ns since the epoch."""
-    _held.append((get_ident(), start, end, getattr(request, "label", None) or "a request", model))
+    """Note that a request, perhaps with a call of a model, blocked this thread: [start, end), ns since the epoch."""
+    _blocked.append((get_ident(), start, end, getattr(request, "label", None) or "a request", model))
 
 
 @guarded
 def blocker(start: int, end: int) -> str | None:
-    """Return who has held this thread for more than half of [start, end): request and model; None if nobody known."""
+    """Return what has blocked this thread for more than half of [start, end): request and model; None if unknown."""
     thread = get_ident()
     shares: dict[tuple[str, str], int] = {}
-    for whose, since, until, request, model in copied(_held):
+    for blocked, since, until, request, model in copied(_blocked):
         overlap = min(end, until) - max(start, since)
-        if whose == thread and overlap > 0:
+        if blocked == thread and overlap > 0:
             shares[request, model] = shares.get((request, model), 0) + overlap
-    # A model's call is a part of a step of the same request, and says more.
+    # A model's call is a part of a step of the same request, and more exact.
     for (request, model), overlap in sorted(shares.items(), key=lambda item: (bool(item[0][1]), item[1]), reverse=True):
         if 2 * overlap > end - start:
             return f"{request}, {model}" if model else request
@@ -54,7 +54,7 @@ def _begin(request: Any, began: int) -> None:
 
 @guarded_end
 def end_step(began: int, ended: int, request: Any) -> None:
-    """Note a step of a request's work: how its time divides, and that it held the thread, if that was for long."""
+    """Note a step of a request's work: how its time divides, and that it blocked the thread, if it was long."""
     first, request.step = request.step, None
     request.divide(first)
     if ended - began >= LONG_NS:
@@ -73,7 +73,7 @@ def _end(began: int, request: Any) -> None:
 def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any, Any]:
     """Await `work`, which a task does for a request, and note each step of it that is not short.
 
-    While a step lasts, the thread's account at its begin is the request's `step`.
+    While a step lasts, the thread's CPU sample at its begin is the request's `step`.
     """
     step: Any = work.send
     value: Any = None

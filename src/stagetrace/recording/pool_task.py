@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import report
 from stagetrace.semconv import QUEUE
-from stagetrace.sources import thread_cpu as threads
+from stagetrace.sources import thread_cpu
 from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, sample
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class PoolTask:
         self._function = function
         self._roomy = roomy
         self._ended = 0
-        self._waits = [QUEUE]  # who takes it out ends the wait: the thread, or the loop if no thread took this up
+        self._waits = [QUEUE]  # taken out by what ends the wait: the thread, or the loop if no thread took this up
         self._asked = time_ns()
         record.enter(QUEUE, attributes, self._asked)
 
@@ -48,14 +48,14 @@ class PoolTask:
         finally:
             try:
                 self._ended = now = time_ns()
-                threads.become_idle(now)
+                thread_cpu.become_idle(now)
                 if first is not None and now - first[AT] >= DIVIDED_NS:
                     self._record.divide(first)
             except Exception as error:  # noqa: BLE001
                 report(WHERE, error)
 
     def _begin(self) -> CpuSample | None:
-        """End the wait; return the thread's account."""
+        """End the wait; return the thread's CPU sample."""
         now = time_ns()
         self._leave(now)
         if now - self._asked < DIVIDED_NS:
@@ -82,15 +82,15 @@ class PoolTask:
 
 
 def wake_up(record: RequestRecord, asked: int, now: int, roomy: Any) -> CpuSample | None:
-    """Return the thread's account; note for how long the wait was not for a thread to be free: this one could not run.
+    """Return the CPU sample of the thread; note for how long it was free and could not run.
 
     `roomy` is the pool's limiter if it had a token left when the thread was asked for.
     """
-    previous = threads.last_sample()
+    previous = thread_cpu.last_sample()
     first = sample()
     if first is not None:
         had_room = roomy is not None and roomy.available_tokens > 0  # else others were before it
         record.add_wakeup(
-            asked if had_room else max(asked, threads.idle_since()), now, threads.waited_for_cpu(previous, first)
+            asked if had_room else max(asked, thread_cpu.idle_since()), now, thread_cpu.waited_for_cpu(previous, first)
         )
     return first

@@ -1,1 +1,1 @@
-"""The promise, the verdict on each request, and the processor that writes it on the span."""
+"""The policy, the verdict on each request, and the processor that writes it on the span."""

@@ -332,7 +332,7 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
         if is_gone and not self._end_delivered():
             self.note_disconnect()
         if not is_gone:
-            self.span.entry.set_status(Status(StatusCode.ERROR, "the answer was not completed"))
+            self.span.entry.set_status(Status(StatusCode.ERROR, "the response was not completed"))
 
     def finish(self) -> None:
         """End with the application's call, if the response has not ended it."""

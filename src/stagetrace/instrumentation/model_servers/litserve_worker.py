@@ -280,10 +280,10 @@ def _function(original: Any, worker: Worker) -> Any:
         serving, parts = worker.begin(), None
         try:
             with _inside(serving):
-                answer = original(*args, **kwargs)
-            if inspect.isgenerator(answer):
-                answer = parts = _parts(answer, serving)
-            return answer
+                response = original(*args, **kwargs)
+            if inspect.isgenerator(response):
+                response = parts = _parts(response, serving)
+            return response
         finally:
             if parts is None:
                 _end(serving)
@@ -291,19 +291,19 @@ def _function(original: Any, worker: Worker) -> Any:
     return predict
 
 
-def _parts(answers: Any, serving: Any) -> Iterator[Any]:
+def _parts(responses: Any, serving: Any) -> Iterator[Any]:
     """Pass on the parts of a generator; the inference lasts until its end, also while the parts are used."""
     try:
         while True:
             with _inside(serving):
                 try:
-                    part = next(answers)
+                    part = next(responses)
                 except StopIteration:
                     return
             yield part
     finally:
         _end(serving)
-        answers.close()
+        responses.close()
 
 
 @contextmanager

@@ -39,7 +39,7 @@ _patch = switch(WHERE)
 
 
 def serve(app: Any, call: Callable[[Any, Any], Any], environ: Any, start_response: Any) -> Any:
-    """Response one request by `call(environ, start_response)`, which is `app`'s, inside an entry span of its own."""
+    """Serve one request by `call(environ, start_response)`, which is `app`'s, inside an entry span of its own."""
     try:
         request = None if _patch.off else _begin(app, environ)
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price

@@ -421,7 +421,7 @@ class Sender:
         return not self._in_hand and not self._unsafe_in_flight() and self._queue.empty()
 
     def shutdown(self) -> None:
-        """Flush within SHUTDOWN_BOUND_S, then end; say what is lost."""
+        """Flush within SHUTDOWN_BOUND_S, then end; log what is lost."""
         self.flush(SHUTDOWN_BOUND_S)
         self._ended = self.log.ending = True
         self.wake()

@@ -135,7 +135,7 @@ class HttpTransport:
                 if (left := deadline - time.monotonic()) <= self._timeout_s / 2:
                     raise
                 return self._post(body, left)
-        except Exception as error:  # noqa: BLE001 -- whatever has happened, no OTLP receiver has answered
+        except Exception as error:  # noqa: BLE001 -- whatever has happened, no OTLP receiver has responded
             return Outcome(delivered=False, retryable=True, reason=f"{type(error).__name__}: {error}"[:200])
 
     def _post(self, body: bytes, timeout_s: float) -> Outcome:
