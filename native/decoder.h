@@ -1,5 +1,5 @@
-/* What the files of the decoder share: protobuf's wire format, an attribute as encoders write it, the columns, and how
- * spans lie in a log between `decode_spans` and `decode_columns`. */
+/* What the files of the decoder share: protobuf's wire format, an attribute as encoders write it, and the columns that
+ * spans are read into. */
 #ifndef STAGETRACE_DECODER_H
 #define STAGETRACE_DECODER_H
 
@@ -42,9 +42,8 @@ static inline Bytes length(Bytes at, Bytes end, size_t *size) {
 }
 
 typedef struct {
-    Bytes first, after;
-    uint32_t number;
-    bool delimited;
+    Bytes start, first, after; /* its tag, its value, what follows */
+    uint32_t tag;              /* number and wire type */
 } Field;
 
 /* `field_at`: return false if there is no field that ends before `end`. */
@@ -67,7 +66,7 @@ static inline bool read_field(Field *field, Bytes at, Bytes end) {
     } else {
         return false; /* a group */
     }
-    *field = (Field){first, first + size, (uint32_t)(tag >> 3), type == 2};
+    *field = (Field){at, first, first + size, (uint32_t)tag};
     return true;
 }
 
@@ -79,140 +78,88 @@ static inline PyObject *bytes_in(const Buffer *buffer) {
     return PyBytes_FromStringAndSize(buffer->data, (Py_ssize_t)buffer->size);
 }
 
-static inline int put_all(Buffer *buffer, Bytes at, Bytes end) {
-    if (!reserve(buffer, behind(at, end))) return -1;
-    put(buffer, at, behind(at, end));
+static inline int put_all(Buffer *buffer, const void *bytes, size_t size) {
+    if (!reserve(buffer, size)) return -1;
+    put(buffer, bytes, size);
     return 0;
 }
 
-/* --- An attribute as encoders write it: a key, and a value of one of four kinds. It comes from anybody. */
-
-/* Kinds of columns; the first four are the tags of such values in an AnyValue. */
-enum { STRING = 0x0A, BOOL = 0x10, INT = 0x18, DOUBLE = 0x21, BINARY = 0, INT32 = 1 };
-enum { KEY = 0x0A, VALUE = 0x12 }; /* tags */
-
-/* What a column has of the present span. */
-typedef struct {
-    enum { ABSENT, UNTOLD, NUMBER, TEXT } has;
-    union {
-        uint64_t bits; /* of an int, a double or a bool */
-        struct {
-            const char *text;
-            size_t size;
-        };
-    };
-    PyObject *owner; /* of text that is not the request's */
-} Value;
-
-/* An attribute that is a key and a value. */
+/* An attribute that is a key and a value, and nothing else. */
 typedef struct {
     const char *key;
     size_t key_size;
-    Bytes value, end;
-    bool is_short; /* with lengths of one byte */
+    Bytes value, end; /* a serialized AnyValue, of one byte at the least */
 } Pair;
 
-/* Read a length as encoders write it. Return what follows, or NULL. */
-static inline Bytes plain_length(Bytes at, Bytes end, size_t *size) {
-    Bytes first = length(at, end, size);
-    return first != NULL && (behind(at, first) == 1 || first[-1] != 0) ? first : NULL;
-}
+enum { ATTRIBUTE = 0x4A, KEY = 0x0A, VALUE = 0x12 }; /* tags, of Span and of KeyValue */
 
 static inline bool read_pair(Pair *pair, Bytes at, Bytes end) {
     size_t size;
-    Bytes key = at < end && *at == KEY ? plain_length(at + 1, end, &pair->key_size) : NULL;
+    Bytes key = at < end && *at == KEY ? length(at + 1, end, &pair->key_size) : NULL;
     if (key == NULL) return false;
     Bytes tag = key + pair->key_size;
-    Bytes value = tag < end && *tag == VALUE ? plain_length(tag + 1, end, &size) : NULL;
+    Bytes value = tag < end && *tag == VALUE ? length(tag + 1, end, &size) : NULL;
     if (value == NULL || size == 0 || size != behind(value, end)) return false;
     pair->key = (const char *)key;
     pair->value = value;
     pair->end = end;
-    pair->is_short = behind(at, key) == 2 && behind(tag, value) == 2;
     return true;
 }
 
-/* Read an AnyValue that is written as protobuf does. Return false for another, and for lists, maps and bytes. */
-static inline bool read_value(Value *value, const Pair *pair) {
-    Bytes at = pair->value + 1, end = pair->end;
-    uint64_t number;
-    *value = (Value){.has = NUMBER};
-    switch (*pair->value) {
-    case STRING: {
-        size_t size;
-        at = plain_length(at, end, &size);
-        if (at == NULL || size != behind(at, end)) return false;
-        value->has = TEXT;
-        value->text = (const char *)at;
-        value->size = size;
-        return true;
-    }
-    case BOOL:
-        if (behind(at, end) != 1 || *at > 1) return false;
-        value->bits = *at;
-        return true;
-    case INT: {
-        Bytes after = varint(at, end, &number);
-        if (after != end || (behind(at, after) > 1 && after[-1] == 0) || (behind(at, after) == 10 && after[-1] != 1))
-            return false;
-        value->bits = number;
-        return true;
-    }
-    case DOUBLE:
-        if (behind(at, end) != 8) return false;
-        value->bits = fixed64(at);
-        return true;
-    default:
-        return false;
-    }
-}
+/* --- The columns: those that each span has, one for each of the keys, then OTHER, then REST; all that spans have of them
+ * is in a log until it is wanted. */
 
-/* --- The columns. */
+enum { C_TRACE_ID, C_SPAN_ID, C_PARENT, C_NAME, C_KIND, C_STATUS, C_START, C_END, C_FLAGS, FIXED };
 
-/* Objects of the reference that the module's state holds. */
-enum { MEANING, WRITTEN, REFUSED, BAD_PARENT, STRAIGHTENED, STATUS_CODE, ALL_ATTRIBUTES, DECODER_HELD };
+/* Kinds of columns; the first four are the tags of such values in an AnyValue. */
+enum { STRING = 0x0A, BOOL = 0x10, INT = 0x18, DOUBLE = 0x21, BINARY = 0, INT32 = 1 };
 
 #define MAX_KEY 63 /* bytes */
-#define MAX_COLUMNS 64
+#define MAX_COLUMNS 96
 
 /* An attribute that has a column. */
 typedef struct {
-    unsigned char size, column, tag;
+    unsigned char size, column;
     char text[MAX_KEY];
 } Key;
 
-/* Columns that not every span has are numbers: those of keys, then OTHER, then REST. */
+/* Objects that the module's state holds. */
+enum { READ_SPAN, REFUSED, NAMES, KEYS, DECODER_HELD };
+
 typedef struct {
     PyObject *held[DECODER_HELD];
     int keyed;
-    unsigned char kinds[MAX_COLUMNS]; /* STRING, BOOL, INT, DOUBLE or BINARY, by column */
+    unsigned char kinds[MAX_COLUMNS]; /* by column */
     Key keys[MAX_COLUMNS];            /* by size */
     unsigned char first[MAX_KEY + 2]; /* keys of a size begin here, and end where those of the next do */
 } State;
 
-#define OTHER(state) ((state)->keyed)
-#define REST(state) ((state)->keyed + 1)
+#define OTHER(state) (FIXED + (state)->keyed)
+#define REST(state) (OTHER(state) + 1)
+#define END_OF_SPAN(state) (REST(state) + 1) /* in the place of a column */
 
-/* A span in a log, before its name and values, each of these with a Head. In this machine's byte order. */
-typedef struct {
-    int64_t start, end;
-    unsigned char trace_id[16], span_id[8], parent[8];
-    uint32_t flags, kind, status;
-    uint16_t has_parent, has_status;
-    uint32_t name, size; /* bytes of the name, and of name and values */
-} Row;
-
+/* A value in a log, before its bytes. */
 typedef struct {
     uint32_t column, size;
-} Head;
+} Cell;
 
-#define NO_VALUE UINT32_MAX /* the size of what a column cannot tell */
+#define NO_VALUE UINT32_MAX /* the size of what is there and none of the column's values */
+
+typedef struct {
+    Buffer cells;
+    size_t spans;
+    enum { OPEN, ADDING, JOINED } state; /* one call at a time adds spans, and none does once they were joined */
+} Log;
+
+/* Return what `open_log` returned, after a change of its state from OPEN; NULL with an exception if it has another. */
+Log *log_of(PyObject *object, int state);
 
 /* Functions of the module, each in a file of its own. */
 PyObject *decode_parts(PyObject *module, PyObject *const *args, Py_ssize_t given);
-PyObject *decode_spans(PyObject *module, PyObject *const *args, Py_ssize_t given);
-PyObject *decode_columns(PyObject *module, PyObject *given);
-PyObject *decode_attribute(PyObject *module, PyObject *const *args, Py_ssize_t given);
+PyObject *open_log(PyObject *module, PyObject *unused);
+PyObject *add_spans(PyObject *module, PyObject *const *args, Py_ssize_t given);
+PyObject *join_logs(PyObject *module, PyObject *given);
+PyObject *find_attribute(PyObject *module, PyObject *const *args, Py_ssize_t given);
 State *decoder_state(PyObject *module);
 
 #endif

@@ -1,4 +1,4 @@
-/* `parts_in_python` of spans.py in C. */
+/* `parts_in_python` of decode/spans.py in C. */
 #include "decoder.h"
 
 enum { HELD_PART = 0x12, LEAST = 28, LARGEST = 16 << 20 };
@@ -11,52 +11,37 @@ typedef struct {
 } Parts;
 
 static int take_apart(Parts *parts, Bytes begin, Bytes at, Bytes end, long long most) {
-    while (at < end && parts->small <= most) {
-        Field field = {.number = 2, .delimited = true};
-        if (*at == HELD_PART && behind(at, end) > 1 && at[1] < MORE) {
-            field.first = at + 2;
-            parts->broken = at[1] > behind(field.first, end);
-            field.after = field.first + (parts->broken ? 0 : at[1]);
-        } else {
-            parts->broken = !read_field(&field, at, end);
-        }
+    Field field;
+    for (; at < end && parts->small <= most; at = field.after) {
+        parts->broken = !read_field(&field, at, end);
         if (parts->broken) return 0;
-        if (field.number == 2 && field.delimited) {
-            if (behind(field.first, field.after) >= LEAST) {
-                uint64_t pair[2] = {behind(begin, field.first), behind(begin, field.after)};
-                if (!reserve(&parts->held, sizeof pair)) return -1;
-                put(&parts->held, pair, sizeof pair);
-            } else {
-                parts->small++;
-            }
+        bool is_held = field.tag == HELD_PART;
+        if (is_held && behind(field.first, field.after) < LEAST) {
+            parts->small++;
+        } else if (is_held) {
+            uint64_t pair[2] = {behind(begin, field.first), behind(begin, field.after)};
+            if (put_all(&parts->held, pair, sizeof pair) < 0) return -1;
         } else if (behind(at, field.after) > LARGEST) {
             parts->large = true;
             parts->around.size = parts->held.size = 0;
             return 0;
-        } else if (put_all(&parts->around, at, field.after) < 0) {
+        } else if (put_all(&parts->around, at, behind(at, field.after)) < 0) {
             return -1;
         }
-        at = field.after;
     }
     return 0;
 }
 
-PyObject *decode_parts(PyObject *module, PyObject *const *args, Py_ssize_t given) {
-    (void)module;
+PyObject *decode_parts(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given) {
     char *data;
     Py_ssize_t size;
-    if (given != 4) {
-        fail(PyExc_TypeError, "decode_parts takes bytes and three int");
-        return NULL;
-    }
+    if (given != 4) return PyErr_Format(PyExc_TypeError, "decode_parts takes bytes and three int");
     if (PyBytes_AsStringAndSize(args[0], &data, &size) < 0) return NULL;
     Py_ssize_t at = PyLong_AsSsize_t(args[1]), end = PyLong_AsSsize_t(args[2]);
     long long most = PyLong_AsLongLong(args[3]);
     if (PyErr_Occurred()) return NULL;
-    if (at < 0 || at > end || end > size) {
-        fail(PyExc_ValueError, "a message ends before it begins, or behind the data");
-        return NULL;
-    }
+    if (at < 0 || at > end || end > size)
+        return PyErr_Format(PyExc_ValueError, "a message ends before it begins, or behind the data");
     Bytes begin = (Bytes)data;
     Parts found = {.small = 0};
     open_buffer(&found.around);

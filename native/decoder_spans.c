@@ -1,65 +1,122 @@
-/* `walk_in_python` of spans.py in C.
+/* Spans into columns.
  *
  * What is read comes from anybody. Nothing is read behind the end of a span, nothing is allocated for a length that has
- * not been compared with what is there, nothing recurses. Only what encoders write is understood here: whatever else a
- * span or an attribute is, the reference says what it means, called for that one.
+ * not been compared with what is there, nothing recurses. Only what encoders write is understood here: of any other span
+ * `read_span` of decode/spans.py returns the row, called for that one.
  */
 #include "decoder.h"
 
 #include <math.h>
 
-/* Tags of fields: number and wire type. */
+/* Tags of fields of Span: number and wire type. */
 enum { TRACE_ID = 0x0A, SPAN_ID = 0x12, PARENT = 0x22, NAME = 0x2A, KIND = 0x30, START_TIME = 0x39, END_TIME = 0x41 };
-enum { ATTRIBUTE = 0x4A, STATUS = 0x7A, FLAGS = 0x85, CODE = 0x18 };
+enum { STATUS = 0x7A, FLAGS = 0x85, MESSAGE = 0x12, CODE = 0x18 }; /* the last two are of Status */
 
-enum { IDS = 28, TIMES = 18 }; /* bytes of both ids, and of both times, tags and lengths included */
+/* Fields that have a column, each a bit; each comes once. */
+enum { IDS = 1 << 1 | 1 << 2, ONCE = IDS | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 15 | 1 << 16 };
+
 #define LATEST_NS ((uint64_t)INT64_MAX - 1)
 #define STAGE_TOTAL "ml.stage."
 
-/* One call of `decode_spans`. `rest`, `values` and what follows are of the present span. */
+/* One call of `add_spans`. */
 typedef struct {
     State *state;
+    Log *log;
     Bytes begin;
-    PyObject *check, *logs, *refused;
-    long long taken, refusals;
-    Buffer log, rest;
-    Value values[MAX_COLUMNS];
-    unsigned char present[MAX_COLUMNS]; /* columns that have a value */
-    int count;
-    bool repeated; /* whether it has one key twice */
+    PyObject *check, *refused;
+    Py_ssize_t taken;
+    long long refusals;
+    size_t last[MAX_COLUMNS]; /* what follows each column's last cell */
+    size_t span;              /* where the present span begins in the log */
+    Buffer rest;              /* its fields that no column holds */
 } Walk;
 
-typedef enum { DONE, ODD, BAD, FAILED } Outcome; /* ODD: for the reference; BAD: refused; FAILED: with an exception */
+typedef enum { DONE, ODD, FAILED } Outcome; /* ODD: for Python; FAILED: with an exception */
 
-static void forget(Walk *walk) {
-    while (walk->count > 0) {
-        Value *value = &walk->values[walk->present[--walk->count]];
-        Py_CLEAR(value->owner);
-        value->has = ABSENT;
-    }
-    walk->rest.size = 0;
-    walk->repeated = false;
-}
-
-static double as_double(uint64_t bits) {
+/* A value of one of the four kinds that columns have. */
+typedef struct {
+    int kind;
+    uint64_t bits; /* of an int, a double or a bool */
     double number;
-    memcpy(&number, &bits, sizeof number);
-    return number;
+    Bytes text;
+    size_t size;
+} Value;
+
+/* The fields that have a column. */
+typedef struct {
+    Bytes trace_id, span_id, parent, name;
+    size_t name_size;
+    uint64_t start, end, kind, flags, status;
+    bool has_status;
+} Span;
+
+/* --- cells */
+
+static inline int put_cell(Walk *walk, int column, const void *value, size_t size) {
+    Buffer *cells = &walk->log->cells;
+    Cell cell = {(uint32_t)column, (uint32_t)size};
+    if (size == NO_VALUE) size = 0;
+    if (!reserve(cells, sizeof cell + size)) return -1;
+    put(cells, &cell, sizeof cell);
+    if (size) put(cells, value, size);
+    walk->last[column] = cells->size;
+    return 0;
 }
 
-/* Take in a value, which takes a reference to its owner along; the last one of a column counts. */
-static void set_value(Walk *walk, int column, Value value) {
-    Value *known = &walk->values[column];
-    if (known->has == ABSENT) {
-        walk->present[walk->count++] = (unsigned char)column;
-    } else if (column == OTHER(walk->state)) {
-        double sum = as_double(known->bits) + as_double(value.bits);
-        memcpy(&value.bits, &sum, sizeof sum);
-    } else {
-        walk->repeated = true;
+static bool has(const Walk *walk, int column) { return walk->last[column] > walk->span; }
+
+static int end_span(Walk *walk) {
+    if (put_cell(walk, END_OF_SPAN(walk->state), NULL, 0) < 0) return -1;
+    walk->span = walk->log->cells.size;
+    walk->log->spans++;
+    walk->taken++;
+    return 0;
+}
+
+static int put_number(Walk *walk, int number, uint64_t bits) {
+    uint32_t narrow = (uint32_t)bits;
+    unsigned char truth = bits != 0;
+    int kind = walk->state->kinds[number];
+    if (kind == INT32) return put_cell(walk, number, &narrow, sizeof narrow);
+    return kind == BOOL ? put_cell(walk, number, &truth, 1) : put_cell(walk, number, &bits, sizeof bits);
+}
+
+static int put_double(Walk *walk, int number, double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return put_number(walk, number, bits);
+}
+
+static int put_rest(Walk *walk, const Field *field) {
+    return put_all(&walk->rest, field->start, behind(field->start, field->after));
+}
+
+/* Take back what the present span has left in the log. */
+static void undo(Walk *walk) {
+    walk->log->cells.size = walk->span;
+    memset(walk->last, 0, sizeof walk->last);
+}
+
+/* --- attributes */
+
+/* Read an AnyValue of one of the four kinds. Return false for another one, and for what encoders do not write. */
+static bool read_value(Value *value, const Pair *pair) {
+    Bytes at = pair->value + 1, end = pair->end;
+    value->kind = *pair->value;
+    if (value->kind == STRING) {
+        value->text = length(at, end, &value->size);
+        return value->text != NULL && value->size == behind(value->text, end);
     }
-    Py_XDECREF(known->owner);
-    *known = value;
+    if (value->kind == DOUBLE) {
+        if (behind(at, end) != sizeof value->bits) return false;
+        value->bits = fixed64(at);
+        memcpy(&value->number, &value->bits, sizeof value->number);
+        return true;
+    }
+    if ((value->kind != INT && value->kind != BOOL) || varint(at, end, &value->bits) != end) return false;
+    if (value->kind == BOOL) return value->bits <= 1;
+    value->number = (double)(int64_t)value->bits;
+    return behind(at, end) < 10 || end[-1] == 1;
 }
 
 static const Key *find_key(const State *state, const Pair *pair) {
@@ -69,239 +126,151 @@ static const Key *find_key(const State *state, const Pair *pair) {
     return NULL;
 }
 
-/* Make a Value of what the reference says belongs into a column. */
-static int make_value(Value *value, int kind, PyObject *object) {
-    *value = (Value){.has = NUMBER};
-    if (object == Py_None) {
-        value->has = UNTOLD;
-    } else if (kind == STRING) {
-        Py_ssize_t size;
-        value->text = PyUnicode_AsUTF8AndSize(object, &size);
-        if (value->text == NULL) return -1;
-        value->has = TEXT;
-        value->size = (size_t)size;
-        value->owner = object;
-        Py_INCREF(object);
-    } else if (kind == DOUBLE) {
-        double number = PyFloat_AsDouble(object);
-        memcpy(&value->bits, &number, sizeof number);
-    } else {
-        value->bits = (uint64_t)PyLong_AsLongLong(object); /* a bool is an int */
-    }
-    return PyErr_Occurred() ? -1 : 0;
-}
-
-/* Take in an attribute, the field at `at`, by what the reference says of the pair at `first`. */
-static Outcome take_odd_attribute(Walk *walk, Bytes at, Bytes first, Bytes after) {
-    PyObject **held = walk->state->held, *column, *object, *kept;
-    PyObject *pair = bytes_of(first, after), *written = NULL;
-    PyObject *meaning = pair ? PyObject_CallFunctionObjArgs(held[MEANING], pair, NULL) : NULL;
-    Outcome outcome = FAILED;
-    if (meaning == NULL || !PyArg_ParseTuple(meaning, "OOO", &column, &object, &kept)) goto done;
-    if (column != Py_None) {
-        long place = PyLong_AsLong(column);
-        if (PyErr_Occurred()) goto done;
-        if (place < 0 || place > OTHER(walk->state)) {
-            fail(PyExc_ValueError, "there is no such column");
-            goto done;
-        }
-        Value value;
-        if (make_value(&value, walk->state->kinds[place], object) < 0) goto done;
-        set_value(walk, (int)place, value);
-    }
-    if (kept != Py_None) {
-        int same = PyObject_RichCompareBool(kept, pair, Py_EQ);
-        if (same == 0) written = PyObject_CallFunctionObjArgs(held[WRITTEN], kept, NULL);
-        if (same < 0 || (same == 0 && written == NULL)) goto done;
-        if ((same ? put_all(&walk->rest, at, after) : put_bytes(&walk->rest, written)) < 0) goto done;
-    }
-    outcome = DONE;
-done:
-    Py_XDECREF(written);
-    Py_XDECREF(meaning);
-    Py_XDECREF(pair);
-    return outcome;
-}
-
-static Outcome take_attribute(Walk *walk, Bytes *at, Bytes end) {
-    size_t size;
-    Bytes field = *at, first = length(field + 1, end, &size);
-    if (first == NULL) return ODD;
-    Bytes after = *at = first + size;
-    Pair pair;
-    if (!read_pair(&pair, first, after)) return take_odd_attribute(walk, field, first, after);
-    const Key *key = find_key(walk->state, &pair);
-    Value value;
-    bool told = (key != NULL || !pair.is_short) && read_value(&value, &pair);
-    if (key != NULL) {
-        told = told && *pair.value == key->tag && (key->tag != DOUBLE || isfinite(as_double(value.bits)));
-        if (!told) return take_odd_attribute(walk, field, first, after);
-        set_value(walk, key->column, value);
-        return DONE;
-    }
+/* As `semconv.stage_of_total`. */
+static bool is_stage_total(const Pair *pair) {
     size_t prefix = strlen(STAGE_TOTAL);
-    bool is_total = pair.key_size >= prefix && memcmp(pair.key, STAGE_TOTAL, prefix) == 0;
-    if (is_total || (!pair.is_short && (!told || pair.key_size == 0)))
-        return take_odd_attribute(walk, field, first, after);
-    return put_all(&walk->rest, field, after) < 0 ? FAILED : DONE;
+    return pair->key_size > prefix + 3 && memcmp(pair->key, STAGE_TOTAL, prefix) == 0
+           && memcmp(pair->key + pair->key_size - 3, ".ms", 3) == 0;
 }
 
-static Outcome take_status(Walk *walk, Row *row, Bytes *at, Bytes end) {
-    size_t size;
-    Bytes field = *at, first = length(field + 1, end, &size);
-    if (first == NULL) return ODD;
-    *at = first + size;
-    row->has_status = 1;
-    row->status = 0;
-    if (size == 0) return DONE;
-    if (size == 2 && first[0] == CODE && first[1] > 0 && first[1] < MORE) {
-        row->status = first[1];
-        return DONE;
-    }
-    PyObject *status = bytes_of(first, first + size);
-    PyObject *code = status ? PyObject_CallFunctionObjArgs(walk->state->held[STATUS_CODE], status, NULL) : NULL;
-    long number = code ? PyLong_AsLong(code) : -1;
-    row->status = (uint32_t)number;
-    Py_XDECREF(code);
-    Py_XDECREF(status);
-    return PyErr_Occurred() || put_all(&walk->rest, field, first + size) < 0 ? FAILED : DONE;
+/* Add to the sum of the totals of stages without a column. */
+static int add_total(Walk *walk, double total) {
+    int other = OTHER(walk->state);
+    if (!has(walk, other)) return put_double(walk, other, total);
+    char *place = walk->log->cells.data + walk->last[other] - sizeof total;
+    double sum;
+    memcpy(&sum, place, sizeof sum);
+    sum += total;
+    memcpy(place, &sum, sizeof sum);
+    return 0;
 }
+
+static Outcome take_attribute(Walk *walk, const Field *field) {
+    Pair pair;
+    Value value = {.kind = 0};
+    if (!read_pair(&pair, field->first, field->after)) return ODD;
+    const Key *key = find_key(walk->state, &pair);
+    bool is_total = key == NULL && is_stage_total(&pair), whole = false;
+    if (key == NULL && !is_total) return put_rest(walk, field) < 0 ? FAILED : DONE;
+    if (!read_value(&value, &pair)) return ODD;
+    int kind = is_total ? DOUBLE : walk->state->kinds[key->column], result = 0;
+    bool fits = kind == DOUBLE ? (value.kind == DOUBLE || value.kind == INT) && isfinite(value.number) : value.kind == kind;
+    if (is_total) {
+        if (fits) result = add_total(walk, value.number);
+    } else if (has(walk, key->column)) {
+        return ODD; /* a key that comes twice */
+    } else if (!fits) {
+        result = put_cell(walk, key->column, NULL, NO_VALUE);
+    } else {
+        whole = value.kind == kind;
+        result = kind == STRING ? put_cell(walk, key->column, value.text, value.size)
+                 : kind == DOUBLE ? put_double(walk, key->column, value.number)
+                                  : put_number(walk, key->column, value.bits);
+    }
+    return result < 0 || (!whole && put_rest(walk, field) < 0) ? FAILED : DONE;
+}
+
+/* --- spans */
 
 static bool is_zero(Bytes at, size_t size) {
     for (; size > 0 && *at == 0; at++) size--;
     return size == 0;
 }
 
-static Outcome take_parent(Walk *walk, Row *row, Bytes *at, Bytes end) {
-    Bytes field = *at, first = field + 2;
-    if (behind(field, end) < 2 || field[1] == 0) return ODD;
-    if (field[1] != sizeof row->parent) return BAD;
-    if (behind(first, end) < sizeof row->parent) return ODD;
-    *at = first + sizeof row->parent;
-    if (is_zero(first, sizeof row->parent)) /* some exporters write this of a root */
-        return put_all(&walk->rest, field, *at) < 0 ? FAILED : DONE;
-    memcpy(row->parent, first, sizeof row->parent);
-    row->has_parent = 1;
-    return DONE;
+/* Read a Status: nothing, or a code of one byte, perhaps behind a message, which is left to the rest. */
+static Outcome take_status(Walk *walk, Span *span, const Field *field) {
+    size_t size = 0;
+    Bytes at = field->first, end = field->after;
+    if (at < end && *at == MESSAGE) {
+        at = length(at + 1, end, &size);
+        if (at == NULL) return ODD;
+        at += size;
+    }
+    if (at < end && (behind(at, end) != 2 || *at != CODE || at[1] == 0 || at[1] >= MORE)) return ODD;
+    span->has_status = true;
+    span->status = at < end ? at[1] : 0;
+    return size > 0 && put_rest(walk, field) < 0 ? FAILED : DONE;
 }
 
-static Outcome take_time(Walk *walk, int64_t *time, Bytes *at, Bytes end) {
-    Bytes field = *at;
-    if (behind(field, end) < 9) return ODD;
-    uint64_t found = fixed64(field + 1);
-    *at = field + 9;
-    *time = (int64_t)(found < LATEST_NS ? found : LATEST_NS);
-    return found > LATEST_NS && put_all(&walk->rest, field, *at) < 0 ? FAILED : DONE;
+static Outcome take_id(Bytes *id, const Field *field, size_t size) {
+    *id = field->first;
+    return behind(field->first, field->after) == size && !is_zero(field->first, size) ? DONE : ODD;
 }
 
-/* Take in a kind of one byte, and both times if they follow, as they do as a rule. Return what follows. */
-static Bytes take_kind(Row *row, Bytes at, Bytes end, int *before) {
-    row->kind = at[1];
-    at += 2;
-    if (behind(at, end) < TIMES || at[0] != START_TIME || at[9] != END_TIME) return at;
-    uint64_t start = fixed64(at + 1), stop = fixed64(at + 10);
-    if (start > LATEST_NS || stop > LATEST_NS) return at;
-    row->start = (int64_t)start;
-    row->end = (int64_t)stop;
-    *before = END_TIME;
-    return at + TIMES;
+static Outcome take_parent(Walk *walk, Span *span, const Field *field) {
+    if (take_id(&span->parent, field, 8) == DONE) return DONE;
+    if (behind(field->first, field->after) != 8) return ODD;
+    span->parent = NULL; /* some exporters write zeros of a root */
+    return put_rest(walk, field) < 0 ? FAILED : DONE;
 }
 
-static Outcome take_other(Walk *walk, Bytes *at, Bytes end) {
-    Field field;
-    if (!read_field(&field, *at, end)) return ODD;
-    if (put_all(&walk->rest, *at, field.after) < 0) return FAILED;
-    *at = field.after;
-    return DONE;
+static Outcome take_time(uint64_t *time, const Field *field) {
+    *time = fixed64(field->first);
+    return *time <= LATEST_NS ? DONE : ODD;
 }
 
-/* Read a span into `row`, `name`, and the walk's values and rest. */
-static Outcome read_span(Walk *walk, Row *row, Bytes *name, Bytes at, Bytes end) {
-    *row = (Row){.start = 0};
-    if (behind(at, end) < IDS || memcmp(at, "\x0A\x10", 2) != 0 || memcmp(at + 18, "\x12\x08", 2) != 0
-        || is_zero(at + 2, 16) || is_zero(at + 20, 8)) return ODD;
-    memcpy(row->trace_id, at + 2, 16);
-    memcpy(row->span_id, at + 20, 8);
-    at += IDS;
-    int before = SPAN_ID;
+static Outcome take_field(Walk *walk, Span *span, const Field *field) {
+    size_t size = behind(field->first, field->after);
+    switch (field->tag) {
+    case ATTRIBUTE:
+        return take_attribute(walk, field);
+    case TRACE_ID:
+        return take_id(&span->trace_id, field, 16);
+    case SPAN_ID:
+        return take_id(&span->span_id, field, 8);
+    case PARENT:
+        return take_parent(walk, span, field);
+    case NAME:
+        span->name = field->first;
+        span->name_size = size;
+        return DONE;
+    case KIND:
+        span->kind = *field->first;
+        return size == 1 ? DONE : ODD;
+    case START_TIME:
+        return take_time(&span->start, field);
+    case END_TIME:
+        return take_time(&span->end, field);
+    case STATUS:
+        return take_status(walk, span, field);
+    case FLAGS:
+        for (size = 4; size-- > 0;) span->flags = span->flags << 8 | field->first[size];
+        return DONE;
+    default: /* what has a column is not written so */
+        if (field->tag < 17 << 3 && ((ONCE | 1 << 9) >> (field->tag >> 3) & 1)) return ODD;
+        return put_rest(walk, field) < 0 ? FAILED : DONE;
+    }
+}
+
+static int put_span(Walk *walk, const Span *span) {
+    if (put_cell(walk, C_TRACE_ID, span->trace_id, 16) < 0 || put_cell(walk, C_SPAN_ID, span->span_id, 8) < 0
+        || (span->parent && put_cell(walk, C_PARENT, span->parent, 8) < 0)
+        || put_cell(walk, C_NAME, span->name, span->name_size) < 0 || put_number(walk, C_KIND, span->kind) < 0
+        || (span->has_status && put_number(walk, C_STATUS, span->status) < 0) || put_number(walk, C_START, span->start) < 0
+        || put_number(walk, C_END, span->end) < 0 || put_number(walk, C_FLAGS, span->flags) < 0) return -1;
+    if (walk->rest.size && put_cell(walk, REST(walk->state), walk->rest.data, walk->rest.size) < 0) return -1;
+    return end_span(walk);
+}
+
+static Outcome take_fields(Walk *walk, Bytes at, Bytes end) {
+    Span span = {.name_size = 0};
+    unsigned seen = 0;
+    walk->rest.size = 0;
     while (at < end) {
-        Outcome outcome = DONE;
-        int tag = *at;
-        bool once = tag == TRACE_ID || tag == SPAN_ID || tag == PARENT || tag == NAME || tag == KIND || tag == START_TIME
-                    || tag == END_TIME || tag == STATUS;
-        if (once && tag <= before) return ODD;
-        if (once) before = tag;
-        if (tag == ATTRIBUTE) {
-            outcome = take_attribute(walk, &at, end);
-        } else if (tag == FLAGS && behind(at, end) >= 6 && at[1] == 1) {
-            row->flags = (uint32_t)at[2] | (uint32_t)at[3] << 8 | (uint32_t)at[4] << 16 | (uint32_t)at[5] << 24;
-            at += 6;
-        } else if (tag == PARENT) {
-            outcome = take_parent(walk, row, &at, end);
-        } else if (tag == NAME) {
-            size_t size;
-            *name = length(at + 1, end, &size);
-            if (*name == NULL || size > UINT32_MAX) return ODD;
-            row->name = (uint32_t)size;
-            at = *name + size;
-        } else if (tag == KIND && behind(at, end) > 1 && at[1] < MORE) {
-            at = take_kind(row, at, end, &before);
-        } else if (tag == START_TIME || tag == END_TIME) {
-            outcome = take_time(walk, tag == START_TIME ? &row->start : &row->end, &at, end);
-        } else if (tag == STATUS) {
-            outcome = take_status(walk, row, &at, end);
-        } else {
-            outcome = take_other(walk, &at, end);
-        }
+        Field field;
+        if (!read_field(&field, at, end)) return ODD;
+        at = field.after;
+        unsigned bit = field.tag < 17 << 3 ? ONCE & 1u << (field.tag >> 3) : 0;
+        if (seen & bit) return ODD;
+        seen |= bit;
+        Outcome outcome = take_field(walk, &span, &field);
         if (outcome != DONE) return outcome;
     }
-    return DONE;
+    if ((seen & IDS) != IDS) return ODD;
+    return put_span(walk, &span) < 0 ? FAILED : DONE;
 }
 
-/* Begin another log unless so many bytes more fit in: what grows without end is copied again and again. */
-enum { PAGE = 1 << 18 };
-static int turn_page(Walk *walk, size_t more) {
-    if (walk->log.size == 0 || walk->log.size + more <= PAGE) return 0;
-    PyObject *log = bytes_in(&walk->log);
-    int result = log ? PyList_Append(walk->logs, log) : -1;
-    Py_XDECREF(log);
-    walk->log.size = 0;
-    return result;
-}
-
-static void put_value(Buffer *log, int column, const Value *value) {
-    Head head = {.column = (uint32_t)column, .size = NO_VALUE};
-    if (value->has != UNTOLD) head.size = value->has == TEXT ? (uint32_t)value->size : (uint32_t)sizeof value->bits;
-    put(log, &head, sizeof head);
-    if (value->has == TEXT) put(log, value->text, value->size);
-    else if (value->has == NUMBER) put(log, &value->bits, sizeof value->bits);
-}
-
-static int write_span(Walk *walk, Row *row, Bytes name) {
-    if (walk->rest.size > 0) {
-        Value rest = {.has = TEXT};
-        rest.text = walk->rest.data;
-        rest.size = walk->rest.size;
-        set_value(walk, REST(walk->state), rest);
-    }
-    size_t size = row->name;
-    for (int i = 0; i < walk->count; i++) {
-        const Value *value = &walk->values[walk->present[i]];
-        size_t more = value->has == TEXT ? value->size : value->has == NUMBER ? sizeof value->bits : 0;
-        size += sizeof(Head) + more; /* all of it is in memory, so that the sum cannot overflow */
-    }
-    if (size >= NO_VALUE) return fail(PyExc_OverflowError, "a span of 4 GiB");
-    row->size = (uint32_t)size;
-    if (turn_page(walk, sizeof *row + size) < 0 || !reserve(&walk->log, sizeof *row + size)) return -1;
-    put(&walk->log, row, sizeof *row);
-    if (row->name) put(&walk->log, name, row->name);
-    for (int i = 0; i < walk->count; i++) {
-        int column = walk->present[i];
-        put_value(&walk->log, column, &walk->values[column]);
-    }
-    walk->taken++;
-    return 0;
-}
+/* --- spans that Python reads */
 
 static int refuse(Walk *walk, PyObject *why) {
     PyObject *known = PyDict_GetItemWithError(walk->refused, why);
@@ -329,49 +298,60 @@ static int refuse_as_raised(Walk *walk) {
     return result;
 }
 
-/* Put all attributes of `span` into the rest, as the reference does where a key comes twice. */
-static int keep_all(Walk *walk, PyObject *span) {
-    PyObject *rest = bytes_in(&walk->rest);
-    PyObject *all = rest ? PyObject_CallFunctionObjArgs(walk->state->held[ALL_ATTRIBUTES], span, rest, NULL) : NULL;
-    walk->rest.size = 0;
-    int result = all ? put_bytes(&walk->rest, all) : -1;
-    Py_XDECREF(all);
-    Py_XDECREF(rest);
+static int put_object(Walk *walk, int number, PyObject *object) {
+    const char *text = NULL;
+    char *bytes;
+    Py_ssize_t size = 0;
+    int kind = walk->state->kinds[number];
+    if (object == Py_None) return put_cell(walk, number, NULL, NO_VALUE);
+    if (kind == DOUBLE) {
+        double value = PyFloat_AsDouble(object);
+        return PyErr_Occurred() ? -1 : put_double(walk, number, value);
+    }
+    if (kind != STRING && kind != BINARY) {
+        long long value = PyLong_AsLongLong(object); /* a bool is an int */
+        return PyErr_Occurred() ? -1 : put_number(walk, number, (uint64_t)value);
+    }
+    if (kind == STRING) text = PyUnicode_AsUTF8AndSize(object, &size);
+    else if (PyBytes_AsStringAndSize(object, &bytes, &size) == 0) text = bytes;
+    if (text == NULL) return -1;
+    if ((size_t)size >= NO_VALUE) return fail(PyExc_OverflowError, "a value of 4 GiB");
+    return put_cell(walk, number, text, (size_t)size);
+}
+
+/* Put a dict by the names of columns. */
+static int put_row(Walk *walk, PyObject *row) {
+    for (int i = 0; i < END_OF_SPAN(walk->state); i++) {
+        PyObject *value = PyDict_GetItemWithError(row, PyTuple_GetItem(walk->state->held[NAMES], i));
+        if (value == NULL && PyErr_Occurred()) return -1;
+        if (value == NULL) continue;
+        Py_INCREF(value);
+        int result = put_object(walk, i, value);
+        Py_DECREF(value);
+        if (result < 0) return -1;
+    }
+    return 0;
+}
+
+static int take_odd_span(Walk *walk, Bytes first, Bytes after) {
+    PyObject *span = bytes_of(first, after);
+    PyObject *row = span ? PyObject_CallFunctionObjArgs(walk->state->held[READ_SPAN], span, NULL) : NULL;
+    int result = row ? put_row(walk, row) : refuse_as_raised(walk);
+    if (result == 0 && row != NULL) result = end_span(walk);
+    Py_XDECREF(row);
+    Py_XDECREF(span);
     return result;
 }
 
-/* Read a span that is not written as encoders do, by way of the reference, whose `pair` the row then relies on. */
-static Outcome read_odd_span(Walk *walk, Row *row, Bytes *name, PyObject *span, PyObject **pair) {
-    PyObject *plain, *unknown;
-    char *data;
-    Py_ssize_t size;
-    forget(walk);
-    *pair = PyObject_CallFunctionObjArgs(walk->state->held[STRAIGHTENED], span, NULL);
-    if (*pair == NULL || !PyArg_ParseTuple(*pair, "SS", &plain, &unknown)) return FAILED;
-    if (PyBytes_AsStringAndSize(plain, &data, &size) < 0) return FAILED;
-    Outcome outcome = read_span(walk, row, name, (Bytes)data, (Bytes)data + size);
-    if (outcome == ODD) fail(PyExc_ValueError, "a span that stays odd");
-    if (outcome == DONE && put_bytes(&walk->rest, unknown) < 0) return FAILED;
-    return outcome == ODD ? FAILED : outcome;
-}
+/* --- all of them */
 
 static int take_span(Walk *walk, Bytes first, Bytes after) {
-    Row row;
-    Bytes name = NULL;
-    PyObject *span = NULL, *pair = NULL;
-    Outcome outcome = read_span(walk, &row, &name, first, after);
-    if (outcome == ODD || (outcome == DONE && walk->repeated)) {
-        span = bytes_of(first, after);
-        if (span == NULL) outcome = FAILED;
-        else if (outcome == ODD) outcome = read_odd_span(walk, &row, &name, span, &pair);
-    }
-    if (outcome == DONE && walk->repeated && keep_all(walk, span) < 0) outcome = FAILED;
-    int result = outcome == DONE   ? write_span(walk, &row, name)
-                 : outcome == BAD  ? refuse(walk, walk->state->held[BAD_PARENT])
-                                   : refuse_as_raised(walk);
-    forget(walk);
-    Py_XDECREF(pair);
-    Py_XDECREF(span);
+    if (behind(first, after) >= NO_VALUE) return fail(PyExc_OverflowError, "a span of 4 GiB");
+    Outcome outcome = take_fields(walk, first, after);
+    if (outcome == DONE) return 0;
+    undo(walk);
+    int result = outcome == ODD ? take_odd_span(walk, first, after) : -1;
+    if (result < 0) undo(walk);
     return result;
 }
 
@@ -394,35 +374,30 @@ static int take_spans(Walk *walk, size_t size, const char *held, size_t held_siz
         int refused = is_refused(walk, place);
         if (refused < 0 || (!refused && take_span(walk, walk->begin + place[0], walk->begin + place[1]) < 0)) return -1;
     }
-    return turn_page(walk, PAGE + 1);
+    return 0;
 }
 
-PyObject *decode_spans(PyObject *module, PyObject *const *args, Py_ssize_t given) {
+PyObject *add_spans(PyObject *module, PyObject *const *args, Py_ssize_t given) {
     char *data, *held;
     Py_ssize_t size, held_size;
-    if (given != 4) {
-        fail(PyExc_TypeError, "decode_spans takes two bytes, a callable or None, and an int");
+    if (given != 5) return PyErr_Format(PyExc_TypeError, "add_spans takes a log, two bytes, a callable or None, and an int");
+    if (PyBytes_AsStringAndSize(args[1], &data, &size) < 0 || PyBytes_AsStringAndSize(args[2], &held, &held_size) < 0)
         return NULL;
-    }
-    if (PyBytes_AsStringAndSize(args[0], &data, &size) < 0 || PyBytes_AsStringAndSize(args[1], &held, &held_size) < 0)
-        return NULL;
-    long long most = PyLong_AsLongLong(args[3]);
+    long long most = PyLong_AsLongLong(args[4]);
     if (PyErr_Occurred()) return NULL;
-    if (held_size % (Py_ssize_t)(2 * sizeof(uint64_t))) {
-        fail(PyExc_ValueError, "half a pair of places");
-        return NULL;
-    }
-    Walk one = {.state = decoder_state(module), .begin = (Bytes)data, .check = args[2]};
-    open_buffer(&one.log);
+    if (held_size % (Py_ssize_t)(2 * sizeof(uint64_t))) return PyErr_Format(PyExc_ValueError, "half a pair of places");
+    Walk one = {.state = decoder_state(module), .begin = (Bytes)data, .check = args[3]};
+    one.log = log_of(args[0], ADDING);
+    if (one.log == NULL) return NULL;
+    one.span = one.log->cells.size;
+    if (one.log->cells.room == 0) one.log->cells.step = (size_t)size; /* about what it will take */
     open_buffer(&one.rest);
-    one.logs = PyList_New(0);
     one.refused = PyDict_New();
     PyObject *result = NULL;
-    if (one.logs != NULL && one.refused != NULL && take_spans(&one, (size_t)size, held, (size_t)held_size, most) == 0)
-        result = Py_BuildValue("(LOO)", one.taken, one.logs, one.refused);
-    Py_XDECREF(one.logs);
+    if (one.refused != NULL && take_spans(&one, (size_t)size, held, (size_t)held_size, most) == 0)
+        result = Py_BuildValue("(nO)", one.taken, one.refused);
     Py_XDECREF(one.refused);
-    close_buffer(&one.log);
     close_buffer(&one.rest);
+    one.log->state = OPEN;
     return result;
 }

@@ -28,21 +28,16 @@ static inline int import_all(PyObject **objects, const char *const (*from)[2], i
     return 0;
 }
 
-/* Bytes that grow. `put_...` write what has been reserved. */
+/* Bytes that grow, by `step` at the least. `put_...` write what has been reserved. */
 typedef struct {
-    char *data;
-    size_t size, room;
-    char first[4096];
+    char *data; /* on the heap if there is room */
+    size_t size, room, step;
 } Buffer;
 
-static inline void open_buffer(Buffer *buffer) {
-    buffer->data = buffer->first;
-    buffer->size = 0;
-    buffer->room = sizeof buffer->first;
-}
+static inline void open_buffer(Buffer *buffer) { *buffer = (Buffer){.data = (char *)"", .step = 4096}; }
 
 static inline void close_buffer(Buffer *buffer) {
-    if (buffer->data != buffer->first) PyMem_Free(buffer->data);
+    if (buffer->room) PyMem_Free(buffer->data);
 }
 
 static inline int fail(PyObject *exception, const char *why) {
@@ -52,15 +47,13 @@ static inline int fail(PyObject *exception, const char *why) {
 
 static inline bool reserve(Buffer *buffer, size_t more) {
     if (more <= buffer->room - buffer->size) return true;
-    size_t needed = buffer->size + more, room = needed + (needed < 65536 ? needed : needed / 8);
+    size_t needed = buffer->size + more, room = needed + (needed > buffer->step ? needed : buffer->step);
     bool fits = more < PY_SSIZE_T_MAX / 4 && buffer->size < PY_SSIZE_T_MAX / 4;
-    char *data = fits ? PyMem_Malloc(room) : NULL;
+    char *data = fits ? PyMem_Realloc(buffer->room ? buffer->data : NULL, room) : NULL;
     if (data == NULL) {
         PyErr_NoMemory();
         return false;
     }
-    memcpy(data, buffer->data, buffer->size);
-    close_buffer(buffer);
     buffer->data = data;
     buffer->room = room;
     return true;

@@ -83,8 +83,8 @@ def templates() -> Iterator[Made]:
 
 def make(folder: Path, requests: int) -> None:
     """Make a store of that many requests."""
-    runs = [run for one in messages(templates()) for run in decode(one.SerializeToString()).runs]
-    every = joined([table(runs)])
+    decoded = [decode(one.SerializeToString()) for one in messages(templates())]
+    every = joined([table(decoded)])
     judged = every["breached"].to_numpy(zero_copy_only=False).astype(bool)
     breaches, good = np.flatnonzero(judged), np.flatnonzero(~judged)
     os.close(prepare(folder))

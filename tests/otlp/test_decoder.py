@@ -50,7 +50,7 @@ def attribute(key: str, **value: Any) -> KeyValue:
 
 
 def rows(data: bytes) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = table(decode(data).runs).to_pylist()
+    found: list[dict[str, Any]] = table([decode(data)]).to_pylist()
     return found
 
 
@@ -256,8 +256,8 @@ def test_a_bad_span_is_refused_and_its_neighbours_stay(bad: dict[str, Any], reas
     decoded = decode(sent.SerializeToString())
     assert (decoded.accepted, decoded.rejected) == (2, 1)
     assert reason in str(decoded.reason)
-    assert [row["name"] for row in table(decoded.runs).to_pylist()] == ["before", "after"]
-    assert [row["route"] for row in table(decoded.runs).to_pylist()] == [None, "/a"]
+    assert [row["name"] for row in table([decoded]).to_pylist()] == ["before", "after"]
+    assert [row["route"] for row in table([decoded]).to_pylist()] == [None, "/a"]
 
 
 def test_invalid_text_costs_one_span() -> None:
@@ -265,7 +265,7 @@ def test_invalid_text_costs_one_span() -> None:
     good = request(span("before"), span("BROKEN"), span("after")).SerializeToString()
     decoded = decode(good.replace(b"BROKEN", b"BRO\xffEN"))
     assert (decoded.accepted, decoded.rejected) == (2, 1)
-    assert [row["name"] for row in table(decoded.runs).to_pylist()] == ["before", "after"]
+    assert [row["name"] for row in table([decoded]).to_pylist()] == ["before", "after"]
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 30, b"\x0a\x7f", b"no protobuf at all", b"\x0a\xff\xff\xff\xff\x0f"])
@@ -275,8 +275,13 @@ def test_what_is_no_otlp_is_refused_as_that(data: bytes) -> None:
 
 
 def test_nothing_is_nothing() -> None:
-    assert decode(b"")[1:] == (0, 0, None)
-    assert decode(ExportTraceServiceRequest(resource_spans=[ResourceSpans()]).SerializeToString())[1:] == (0, 0, None)
+    assert decode(b"")[:4] == ([], 0, 0, None)
+    assert decode(ExportTraceServiceRequest(resource_spans=[ResourceSpans()]).SerializeToString())[:4] == (
+        [],
+        0,
+        0,
+        None,
+    )
 
 
 def test_a_large_request_is_read_as_a_small_one() -> None:
@@ -343,7 +348,7 @@ def test_mutated_requests_never_break_it() -> None:
         except MalformedRequest:
             continue
         if decoded.accepted:
-            back = request_of(table(decoded.runs).to_pylist())
+            back = request_of(table([decoded]).to_pylist())
             assert len(spans(back)) == decoded.accepted
             if not decoded.rejected:
                 assert len(spans(ExportTraceServiceRequest.FromString(data))) == decoded.accepted
@@ -369,7 +374,7 @@ def test_a_group_in_a_span_is_kept_and_spoils_nothing(at: int) -> None:
     inner = b"\x12" + varint(len(body)) + body
     decoded = decode(b"\x0a" + varint(len(inner)) + inner)
     assert (decoded.accepted, decoded.rejected) == (3, 0)
-    back = spans(request_of(table(decoded.runs).to_pylist()))
+    back = spans(request_of(table([decoded]).to_pylist()))
     assert [one.SerializeToString() for one in back] == parts
 
 
@@ -378,7 +383,7 @@ def test_what_came_before_too_many_bad_spans_is_kept(monkeypatch: pytest.MonkeyP
     bad = [span("x" * 40, trace_id=b"short") for _ in range(9)]
     decoded = decode(request(span("good"), *bad, span("after")).SerializeToString())
     assert (decoded.accepted, decoded.rejected) == (1, 5)
-    assert [one["name"] for one in table(decoded.runs).to_pylist()] == ["good"]
+    assert [one["name"] for one in table([decoded]).to_pylist()] == ["good"]
     assert "the remainder was not read" in str(decoded.reason)
 
 

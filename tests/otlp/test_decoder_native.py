@@ -21,21 +21,22 @@ from backend.mutator import Mutator
 from heavy import HEAVY, fuzz_cases
 from missing import unused
 from stagetrace import log
-from stagetrace.otlp.decode import attributes as decoder_attributes
 from stagetrace.otlp.decode import native as decode_native
 from stagetrace.otlp.decode import request as decoder
 from stagetrace.otlp.decode.arrow_table import table
-from stagetrace.otlp.decode.columns import TYPED
+from stagetrace.otlp.decode.columns import KEYS as COLUMN_KEYS
+from stagetrace.otlp.decode.columns import NAMES, REST, TYPED
+from stagetrace.otlp.decode.native import PYTHON, Implementation, NativeSpanColumns
 from stagetrace.otlp.decode.protobuf_wire import varint
-from stagetrace.otlp.decode.request import SMALL, MalformedRequest, decode
-from stagetrace.otlp.decode.spans import LARGEST, LATEST_NS, Parts, Walked, parts_in_python, walk_in_python
+from stagetrace.otlp.decode.request import SMALL, MalformedRequest, decode, decode_by
+from stagetrace.otlp.decode.spans import LARGEST, LATEST_NS, Parts, SpanColumns, parts_in_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
 
-    from stagetrace.otlp.decode.request import Decoded, Run
+    from stagetrace.otlp.decode.request import Decoded
 
 pytestmark = pytest.mark.native
 
@@ -47,48 +48,43 @@ HEAD: Final = b"\x0a\x10" + b"t" * 16 + b"\x12\x08" + b"s" * 8
 @pytest.fixture(scope="module", autouse=True)
 def extension() -> Any:
     """Skip where the extension is not built; CI has a compiler, so there that is a failure."""
-    if decode_native.NATIVE:
-        return decode_native._in_c
-    return unused()
+    return unused() if decode_native.NATIVE is None else decode_native._in_c
 
 
-class _InPython:
-    """While this is entered, `decode` uses the Python implementation."""
-
-    def __enter__(self) -> None:
-        vars(decoder).update(parts=parts_in_python, walk=walk_in_python)
-
-    def __exit__(self, *_: object) -> None:
-        vars(decoder).update(parts=decode_native.parts, walk=decode_native.walk)
+def native() -> Implementation:
+    assert decode_native.NATIVE is not None
+    return decode_native.NATIVE
 
 
-def decoded(data: bytes) -> Decoded | str:
+def decoded(implementation: Implementation, data: bytes) -> Decoded | str:
     try:
-        return decode(data)
+        return decode_by(implementation, data)
     except MalformedRequest as error:
         return str(error)
 
 
-def by_both(data: bytes) -> tuple[list[Run], list[Run]]:
-    """Return the runs of both, after comparing all but their spans, whose tables are `compared` later."""
-    with _InPython():
-        wanted = decoded(data)
-    found = decoded(data)
+def by_both(data: bytes) -> tuple[list[Decoded], list[Decoded]]:
+    """Return what both decode, after comparing all but the spans, whose tables are `compared` later."""
+    found, wanted = decoded(native(), data), decoded(PYTHON, data)
     if isinstance(wanted, str) or isinstance(found, str):
         assert found == wanted
         return [], []
-    assert found[1:] == wanted[1:]
-    assert [run[:2] for run in found.runs] == [run[:2] for run in wanted.runs]
-    assert all(isinstance(run.spans, list) for run in found.runs), "the native implementation has failed"
-    return found.runs, wanted.runs
+    assert found[:4] == wanted[:4]
+    return [found], [wanted]
 
 
 def plain(spans: pa.Table) -> dict[str, str]:
-    """Return columns as text, in which -0.0 is not 0.0, and what is no number equals itself."""
-    return {name: repr(column) for name, column in spans.to_pydict().items()}
+    """Return columns as text, in which -0.0 is not 0.0, and what is no number equals itself.
+
+    What a span has beside the columns is in its own order, or in protobuf's: the messages are the same.
+    """
+    columns = spans.to_pydict()
+    if REST in columns:
+        columns[REST] = [one and Span.FromString(one).SerializeToString() for one in columns[REST]]
+    return {name: repr(column) for name, column in columns.items()}
 
 
-def compared(found: list[Run], wanted: list[Run]) -> None:
+def compared(found: list[Decoded], wanted: list[Decoded]) -> None:
     spans = table(found)
     spans.validate(full=True)
     expected = table(wanted)
@@ -243,12 +239,12 @@ def fuzzed() -> Iterator[bytes]:
 @pytest.mark.heavier
 def test_mutated_requests_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third as if it were large, so that its spans are checked one by one."""
-    pending: list[tuple[bytes, list[Run], list[Run]]] = []
+    pending: list[tuple[bytes, list[Decoded], list[Decoded]]] = []
     accepted = 0
     for number, data in enumerate(fuzzed()):
         monkeypatch.setattr(decoder, "SMALL", 0 if number % 3 == 0 else SMALL)
         found, wanted = by_both(data)
-        accepted += sum(run.size for run in found)
+        accepted += sum(one.accepted for one in found)
         pending.append((data, found, wanted))
         if len(pending) == _AT_ONCE:
             _compare_all(pending)
@@ -257,9 +253,9 @@ def test_mutated_requests_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     assert accepted > FUZZ_CASES
 
 
-def _compare_all(pending: list[tuple[bytes, list[Run], list[Run]]]) -> None:
+def _compare_all(pending: list[tuple[bytes, list[Decoded], list[Decoded]]]) -> None:
     try:
-        compared([run for _, found, _ in pending for run in found], [run for *_, wanted in pending for run in wanted])
+        compared([one for _, found, _ in pending for one in found], [one for *_, wanted in pending for one in wanted])
     except Exception:
         for data, found, wanted in pending:
             try:
@@ -287,13 +283,13 @@ def _compare_all(pending: list[tuple[bytes, list[Run], list[Run]]]) -> None:
 def test_any_message_is_taken_apart_the_same(spans: bool, pieces: list[bytes], most: int) -> None:
     data = b"".join(pieces)
     cut = 0 if spans else min(3, len(data))
-    assert decode_native.parts(data, cut, len(data), most) == parts_in_python(data, cut, len(data), most)
+    assert native().parts(data, cut, len(data), most) == parts_in_python(data, cut, len(data), most)
 
 
 def test_both_report_a_part_that_is_too_large() -> None:
     for size in (LARGEST - 5, LARGEST - 4):
         data = delimited(3, bytes(size))
-        found = decode_native.parts(data, 0, len(data), 1)
+        found = native().parts(data, 0, len(data), 1)
         assert found == parts_in_python(data, 0, len(data), 1)
         assert found.large is (len(data) > LARGEST)
 
@@ -303,13 +299,15 @@ def test_both_stop_after_as_many_bad_spans(most: int) -> None:
     spans = [HEAD, HEAD + delimited(4, b"p"), HEAD[:18] + delimited(2, b"s") + delimited(5, b"no span id"), HEAD] * 3
     body = b"".join(delimited(2, one) for one in spans)
     held = parts_in_python(body, 0, len(body), 9).held
-    found, wanted = decode_native.walk(body, held, None, most), walk_in_python(body, held, None, most)
-    assert (found.size, found.refused) == (wanted.size, wanted.refused)
-    assert sum(found.refused.values()) == min(most + 1, 6)
+    found, wanted = NativeSpanColumns(), SpanColumns()
+    refused = found.add(body, held, None, most)
+    assert refused == wanted.add(body, held, None, most)
+    assert found.size == wanted.size
+    assert sum(refused.values()) == min(most + 1, 6)
 
 
-def test_much_is_written_into_several_logs_and_read_as_one() -> None:
-    """5 MiB in spans of all sizes, one of which alone is larger than a log."""
+def test_a_log_that_grows_is_read_as_a_whole() -> None:
+    """5 MiB in spans of all sizes, one of which alone is larger than what the log begins with."""
     draw = random.Random(5)
     spans = [
         Span(attributes=[KeyValue(key="own", value=AnyValue(string_value="x" * draw.randrange(9000)))])
@@ -318,21 +316,51 @@ def test_much_is_written_into_several_logs_and_read_as_one() -> None:
     spans[450].attributes.add(key="http.route").value.string_value = "/" * 2_000_000
     data = request_of(HEAD + one.SerializeToString() for one in spans)
     assert len(data) > SMALL
-    found, wanted = by_both(data)
-    assert len(found[0].spans) > 9
-    compared(found, wanted)
+    same(data)
+    small = [b"\x0a\x10" + struct.pack(">QQ", 1, at) + HEAD[18:] for at in range(9000)]
+    same(request_of(small))  # which take more in columns than in the request
 
 
-def test_the_numbers_that_stand_in_both_are_the_same() -> None:
-    """PLACES has the columns in their order, as `columns` returns them; each of the kinds that C knows."""
-    places = decoder_attributes.PLACES
-    assert [place for place, _ in places.values()] == list(range(len(TYPED)))
-    assert {tag for _, tag in places.values()} <= {0x0A, 0x10, 0x18, 0x21}
+def test_spans_of_several_calls_and_requests_make_one_table() -> None:
+    """Also when one request comes twice, and some have no span."""
+    requests = [_good().SerializeToString(), b"", request_of([HEAD, HEAD + FIELDS[5]]), request_of([])]
+    both = [by_both(one) for one in requests * 2]
+    found, wanted = ([one for pair in both for one in pair[at]] for at in (0, 1))
+    compared([*found, *found[:1]], [*wanted, *wanted[:1]])
+    compared([], [])
+
+
+def test_what_native_code_knows_of_the_columns_is_true() -> None:
+    """COLUMN_KEYS has the columns in their order, as `joined` returns them; each of the kinds that C knows."""
+    assert NAMES[9:-2] == tuple(typed.column for typed in TYPED.values())
+    assert [key.decode() for key, _ in COLUMN_KEYS] == list(TYPED)
+    assert {tag for _, tag in COLUMN_KEYS} <= {0x0A, 0x10, 0x18, 0x21}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (3, 0, 4, 2, 1)])
+def test_native_code_reads_what_encoders_write(order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any order of the fields, without a call of Python; else it would be of no use, and nobody would notice."""
+    span = Span(parent_span_id=b"p" * 8, name="name", kind=Span.SPAN_KIND_SERVER, flags=0x301)
+    span.start_time_unix_nano, span.end_time_unix_nano = 5, 9
+    for key in ("own", "ml.stage.own.ms", "http.route", "sla.threshold_ms"):
+        span.attributes.add(key=key).value.double_value = 0.5
+    span.attributes.add(key="long").value.array_value.values.add().string_value = LONG
+    span.status.code, span.status.message = Status.STATUS_CODE_ERROR, "why"
+    span.events.add(name="event", time_unix_nano=3)
+    body = span.SerializeToString()
+    parts = [HEAD[:18], HEAD[18:], body[:10], body[10:16], body[16:]]
+    data = request_of([b"".join(parts[at] for at in order)])
+    with monkeypatch.context() as patch:
+        patch.setattr("stagetrace.otlp.decode.spans.Span", None)  # so that reading a span in Python fails
+        found = decode_by(native(), data)
+    compared([found], [decode_by(PYTHON, data)])
 
 
 # --- what is no request, and no log
 
 
+LOG: Final = object()  # a log without a span, in what follows
+PLACE: Final = struct.pack("@QQ", 0, 3)
 BAD_CALLS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
     "parts of no bytes": ("decode_parts", ("text", 0, 1, 1)),
     "parts that end before they begin": ("decode_parts", (b"abc", 2, 1, 1)),
@@ -341,54 +369,75 @@ BAD_CALLS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
     "parts without a limit": ("decode_parts", (b"abc", 0, 3, None)),
     "parts up to more than fits": ("decode_parts", (b"abc", 0, 2**70, 1)),
     "too few parts": ("decode_parts", (b"abc", 0, 3)),
-    "walk over no bytes": ("decode_spans", (None, b"", None, 1)),
-    "walk to no bytes": ("decode_spans", (b"abc", [], None, 1)),
-    "walk to half a place": ("decode_spans", (b"abc", bytes(15), None, 1)),
-    "walk behind the data": ("decode_spans", (b"abc", struct.pack("@QQ", 0, 4), None, 1)),
-    "walk far behind the data": ("decode_spans", (b"abc", struct.pack("@QQ", 2**64 - 1, 2**64 - 1), None, 1)),
-    "walk backwards": ("decode_spans", (b"abc", struct.pack("@QQ", 2, 1), None, 1)),
-    "walk with a check that cannot be called": ("decode_spans", (b"abc", struct.pack("@QQ", 0, 3), 7, 1)),
-    "walk with a check that raises": ("decode_spans", (b"abc", struct.pack("@QQ", 0, 3), lambda *_: 1 // 0, 1)),
-    "walk with a check that gives what has no hash": (
-        "decode_spans",
-        (b"abc", struct.pack("@QQ", 0, 3), lambda *_: [1], 1),
-    ),
-    "too little to walk": ("decode_spans", (b"abc",)),
-    "walk to a span that is none": ("decode_spans", (b"\xff" * 40, struct.pack("@QQ", 0, 40), None, 1)),
-    "columns of nothing": ("decode_columns", (None,)),
-    "columns of no bytes": ("decode_columns", ([b"", "text"],)),
-    "columns of half a span": ("decode_columns", ([bytes(40)],)),
-    "columns of lies": ("decode_columns", ([b"\xff" * 400],)),
+    "add to no log": ("add_spans", (b"log", b"abc", b"", None, 1)),
+    "add spans of no bytes": ("add_spans", (LOG, None, b"", None, 1)),
+    "add spans at no bytes": ("add_spans", (LOG, b"abc", [], None, 1)),
+    "add spans at half a place": ("add_spans", (LOG, b"abc", bytes(15), None, 1)),
+    "add spans behind the data": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 0, 4), None, 1)),
+    "add spans far behind the data": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 2**64 - 1, 2**64 - 1), None, 1)),
+    "add spans backwards": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 2, 1), None, 1)),
+    "add with a check that cannot be called": ("add_spans", (LOG, b"abc", PLACE, 7, 1)),
+    "add with a check that raises": ("add_spans", (LOG, b"abc", PLACE, lambda *_: 1 // 0, 1)),
+    "add with a check that gives what has no hash": ("add_spans", (LOG, b"abc", PLACE, lambda *_: [1], 1)),
+    "add without a limit": ("add_spans", (LOG, b"abc", PLACE, None, None)),
+    "too little to add": ("add_spans", (LOG, b"abc")),
+    "columns of nothing": ("join_logs", (None,)),
+    "columns of no logs": ("join_logs", ([b"", "text"],)),
+    "an attribute of no bytes": ("find_attribute", ("text", bytes(8), b"k")),
+    "an attribute at no bytes": ("find_attribute", (b"abc", None, b"k")),
+    "an attribute without a key": ("find_attribute", (b"abc", bytes(8), "k")),
+    "too little to find": ("find_attribute", (b"abc",)),
 }
+
+
+def call(extension: Any, what: str) -> Any:
+    name, arguments = BAD_CALLS[what]
+    return getattr(extension, name)(*(extension.open_log() if one is LOG else one for one in arguments))
 
 
 @pytest.mark.parametrize("what", BAD_CALLS)
 def test_bad_calls_raise(extension: Any, what: str) -> None:
-    name, arguments = BAD_CALLS[what]
     with pytest.raises(Exception, match=r".") as raised:
-        getattr(extension, name)(*arguments)
+        call(extension, what)
     assert not isinstance(raised.value, SystemError)
 
 
-def test_a_log_that_was_changed_is_refused_or_read_within_its_bounds(extension: Any) -> None:
-    draw = random.Random(9)
-    (log_of_spans, *_), *_ = (run.spans for run in by_both(_good().SerializeToString())[0])
-    assert isinstance(log_of_spans, bytes)
-    refused = 0
-    for _ in range(5_000):
-        changed = bytearray(log_of_spans)
-        for _ in range(draw.choice((1, 2, 9))):
-            changed[draw.randrange(len(changed))] = draw.choice((0, 1, 255, draw.randrange(256)))
-        if draw.random() < 0.2:
-            del changed[draw.randrange(len(changed)) :]
-        try:
-            extension.decode_columns([bytes(changed)])
-        except (ValueError, OverflowError):
-            refused += 1
-    assert 500 < refused < 5_000
+def test_a_log_that_is_being_added_to_or_was_joined_takes_no_spans(extension: Any) -> None:
+    log_of_spans = extension.open_log()
+    held = struct.pack("@QQ", 0, len(HEAD))
+    raised = []
+
+    def check(*_: int) -> None:
+        with pytest.raises(RuntimeError, match="being added"):
+            extension.add_spans(log_of_spans, HEAD, held, None, 1)
+        with pytest.raises(RuntimeError, match="being added"):
+            extension.join_logs([log_of_spans])
+        raised.append(True)
+
+    assert extension.add_spans(log_of_spans, HEAD, held, check, 1) == (1, {})
+    assert raised
+    assert extension.add_spans(log_of_spans, HEAD, held, None, 1) == (1, {})
+    assert extension.join_logs([log_of_spans])[0][3] == HEAD[2:18] * 2
+    with pytest.raises(RuntimeError, match="joined"):
+        extension.add_spans(log_of_spans, HEAD, held, None, 1)
 
 
-@pytest.mark.parametrize("name", ["decode_parts", "decode_spans"])
+def test_a_row_that_does_not_fit_leaves_nothing_behind(extension: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `read_span` never returns one."""
+    log_of_spans, odd = extension.open_log(), b"\x2a\x01x" * 2 + HEAD
+    data = HEAD + odd
+    held = struct.pack("@QQQQ", 0, len(HEAD), len(HEAD), len(data))
+    for name, value in (("kind", "text"), ("flags", 2**70), ("name", b"x"), ("rest", "x"), ("name", "\ud800")):
+        with monkeypatch.context() as patch:
+            patch.setattr("stagetrace.otlp.decode.spans._take_attributes", lambda *_, **__: b"")
+            patch.setattr("stagetrace.otlp.decode.spans._take_fields", lambda _, row=(name, value): dict([row]))
+            with pytest.raises((TypeError, OverflowError, UnicodeError)):
+                extension.add_spans(log_of_spans, data, held, None, 1)
+    assert extension.add_spans(log_of_spans, data, held, None, 1) == (2, {})
+    assert extension.join_logs([log_of_spans])[3] == (0, None, struct.pack("8i", *[0] * 7, 1), b"x")
+
+
+@pytest.mark.parametrize("name", ["decode_parts", "open_log", "add_spans"])
 def test_python_goes_on_where_native_code_fails_and_that_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, extension: Any, name: str
 ) -> None:
@@ -396,17 +445,18 @@ def test_python_goes_on_where_native_code_fails_and_that_is_logged_once(
     monkeypatch.setattr(log, "once", lambda key, text: logged.append(f"{key}: {text}"))
 
     class Broken:
-        decode_parts, decode_spans, decode_columns = (
+        decode_parts, open_log, add_spans, join_logs = (
             extension.decode_parts,
-            extension.decode_spans,
-            extension.decode_columns,
+            extension.open_log,
+            extension.add_spans,
+            extension.join_logs,
         )
 
     monkeypatch.setattr(Broken, name, staticmethod(lambda *_: 1 // 0))
     data = _good().SerializeToString()
-    wanted = table(decode(data).runs)
+    wanted = table([decode(data)])
     monkeypatch.setattr(decode_native, "_in_c", Broken)
-    assert table(decode(data).runs).equals(wanted)
+    assert plain(table([decode(data)])) == plain(wanted)
     assert all("decoder in C failed (ZeroDivisionError" in one and "report it" in one for one in logged)
     assert logged
 
@@ -415,22 +465,19 @@ def test_lists_and_logs_make_one_table() -> None:
     """As they do when the native implementation fails in the middle of a day."""
     data = _good().SerializeToString()
     found, wanted = by_both(data)
-    mixed = [one if at % 2 else other for at, (one, other) in enumerate(zip(found, wanted, strict=True))]
-    assert plain(table(mixed)) == plain(table(found))
+    assert plain(table([*found, *wanted, *found])) == plain(table(found * 3))
 
 
-def test_the_python_implementation_raises_what_is_the_datas_fault() -> None:
-    """A span that is none, which `decode` never hands over without a check."""
-    junk = b"\xff" * 40
-    with pytest.raises(Exception, match=r".") as raised:
-        decode_native.walk(junk, struct.pack("@QQ", 0, 40), None, 1)
-    with pytest.raises(raised.type):
-        walk_in_python(junk, struct.pack("@QQ", 0, 40), None, 1)
+def test_what_is_no_span_is_refused_by_both() -> None:
+    """`decode` never hands it over without a check."""
+    junk, held = b"\xff" * 40, struct.pack("@QQ", 0, 40)
+    for columns in (NativeSpanColumns(), SpanColumns()):
+        assert columns.add(junk, held, None, 1) == {"not readable as protobuf": 1}
+        assert columns.size == 0
 
 
-def test_results_are_named() -> None:
-    assert isinstance(decode_native.parts(b"", 0, 0, 0), Parts)
-    assert isinstance(decode_native.walk(b"", b"", None, 0), Walked)
+def test_parts_are_named() -> None:
+    assert isinstance(native().parts(b"", 0, 0, 0), Parts)
 
 
 LEAKS = """
@@ -439,19 +486,17 @@ import test_decoder_native as t
 
 good = t._good().SerializeToString()
 odd = t.request_of(t.HEAD + one + two for one in t.FIELDS for two in t.FIELDS[:12])
-bad = [(getattr(t.decode_native._in_c, name), arguments) for name, arguments in t.BAD_CALLS.values()]
 why = "because"
-watched = [good, odd, why, *t.decoder_attributes.PLACES, t.LATEST_NS, t.walk_in_python]
+watched = [good, odd, why, t.NAMES, t.COLUMN_KEYS, *t.COLUMN_KEYS, t.LATEST_NS, t.parts_in_python]
 
 def calls(number):
     for turn in range(number):
-        t.table(t.decode(good).runs)
+        t.table([t.decode(good)])
         if turn % 50 == 0:
             t.decode(odd)
-            t.decode_native.walk(good, t.struct.pack("@QQQQ", 0, 9, 0, 9), lambda *_: why, 5)
-        function, arguments = bad[turn % len(bad)]
+            t.NativeSpanColumns().add(good, t.struct.pack("@QQQQ", 0, 9, 0, 9), lambda *_: why, 5)
         try:
-            function(*arguments)
+            t.call(t.decode_native._in_c, [*t.BAD_CALLS][turn % len(t.BAD_CALLS)])
         except Exception:
             pass
 

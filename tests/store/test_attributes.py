@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from typing import Any, Final
 
 import duckdb
@@ -12,7 +13,6 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 from stagetrace.otlp.decode import native
-from stagetrace.otlp.decode.attributes import TAGS
 from stagetrace.otlp.decode.columns import DOUBLE, INT, STRING
 from stagetrace.store import stored
 from stagetrace.store.rows import as_text
@@ -68,7 +68,7 @@ def expected(rest: bytes | None, key: str) -> str | None:
 @pytest.mark.parametrize("is_native", [True, False])
 def test_the_text_is_that_of_as_text(key: str, is_native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a slice as well, and of no row."""
-    monkeypatch.setattr(native, "NATIVE", is_native and native.NATIVE)
+    monkeypatch.setattr(native, "_in_c", native._in_c if is_native else None)
     made = spans(3, 400)
     rests = pa.array(made, pa.binary())
     for part, wanted in ((rests, made), (rests.slice(17, 101), made[17:118]), (rests.slice(0, 0), [])):
@@ -96,7 +96,7 @@ def test_what_is_not_written_as_encoders_do_is_left_to_protobuf() -> None:
     assert stored._attribute(pa.array([long], pa.binary()), pa.array(["t"])).to_pylist() == [expected(long, "t")]
 
 
-@pytest.mark.skipif(not native.NATIVE, reason="is not compiled")
+@pytest.mark.skipif(native.NATIVE is None, reason="is not compiled")
 def test_no_bytes_are_read_that_are_not_there() -> None:
     """Whatever they are: what cannot be read is asked for in Python, and wrong offsets are refused."""
     draw = random.Random(9)
@@ -107,29 +107,19 @@ def test_no_bytes_are_read_that_are_not_there() -> None:
             if damaged:
                 damaged[draw.randrange(len(damaged))] = draw.randrange(256)
         offsets = pa.array([0, len(damaged)], pa.int32()).buffers()[1].to_pybytes()[:8]
-        _, _, _, texts = native._in_c.decode_attribute(
-            bytes(damaged), offsets, b"", 0, b"tenant.id", 0, lambda _: "asked"
-        )
-        assert isinstance(texts, bytes)
+        starts, values = native._in_c.find_attribute(bytes(damaged), offsets, b"tenant.id")
+        assert struct.unpack("@2i", starts) == (0, len(values))
+        assert values[:1] != b"\xff" or values[1:] == damaged
     for wrong in ((0, 9), (3, 1), (-1, 2)):
         offsets = pa.array(wrong, pa.int32()).buffers()[1].to_pybytes()[:8]
         with pytest.raises(ValueError, match="behind the data"):
-            native._in_c.decode_attribute(b"12345678", offsets, b"", 0, b"k", 0, lambda _: None)
-    with pytest.raises(RuntimeError, match="asked"):
-        native._in_c.decode_attribute(b"\xff", bytes(4) + b"\x01\x00\x00\x00", b"", 0, b"k", 0, _fail)
-    with pytest.raises(ValueError, match="fewer bits"):
-        native._in_c.decode_attribute(b"", bytes(4 * 10), b"\xff", 0, b"k", 0, _fail)
-
-
-def _fail(_: bytes) -> str:
-    raise RuntimeError("asked")
+            native._in_c.find_attribute(b"12345678", offsets, b"k")
 
 
 @pytest.mark.parametrize("kind", [STRING, INT, DOUBLE])
 @pytest.mark.parametrize("is_native", [True, False])
 def test_a_kind_is_the_only_one_meant(kind: str, is_native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "NATIVE", is_native and native.NATIVE)
-    assert kind in TAGS
+    monkeypatch.setattr(native, "_in_c", native._in_c if is_native else None)
     made = spans(4, 300)
     found = stored._later(pa.array(made, pa.binary()), pa.array(["tenant.id"] * 300), pa.array([kind] * 300))
     for rest, text in zip(made, found.to_pylist(), strict=True):

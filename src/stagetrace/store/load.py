@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
-    from stagetrace.otlp.decode.request import Run
+    from stagetrace.otlp.decode.request import Decoded
     from stagetrace.store.base import Selection, SpanRow, Value
     from stagetrace.store.reductions import Engine
 
@@ -123,7 +123,7 @@ class Loader:
         fields = ", ".join(f"{name} {stored.DUCKDB[kind]}" for name, kind in columns.ALL)
         self.connection.execute(f"CREATE TABLE received ({fields})")
         self._window = None if selection is None or selection.is_filtered else (selection.since_ns, selection.until_ns)
-        self._runs: list[Run] = []
+        self._decoded: list[Decoded] = []
         self._size = 0
         self._rejected = 0
         self._reason: str | None = None
@@ -131,7 +131,7 @@ class Loader:
     def add(self, request: bytes) -> None:
         """Take in a serialized ExportTraceServiceRequest, or TracesData, which is the same."""
         found = decode(request)
-        self._runs += found.runs
+        self._decoded.append(found)
         self._size += found.accepted
         self._rejected += found.rejected
         self._reason = self._reason or found.reason
@@ -154,8 +154,8 @@ class Loader:
 
     def _flush(self) -> None:
         if self._size:
-            self.take(arrow_table.table(self._runs))
-            self._runs, self._size = [], 0
+            self.take(arrow_table.table(self._decoded))
+            self._decoded, self._size = [], 0
 
     def take(self, spans: pa.Table) -> None:
         """Take in spans that are decoded."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
 from stagetrace.columns import SCHEMA, names_of, older_name
-from stagetrace.otlp.decode.attributes import TAGS
 from stagetrace.otlp.decode.columns import (
     ALL,
     BOOL,
@@ -25,8 +24,7 @@ from stagetrace.otlp.decode.columns import (
     STRING,
     TYPED,
 )
-from stagetrace.otlp.decode.native import find
-from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.otlp.decode.native import STRANGE, find
 from stagetrace.otlp.decode.to_otlp import resource_spans
 from stagetrace.span_attributes import named_stages
 from stagetrace.store.database import needs
@@ -35,7 +33,7 @@ from stagetrace.store.relations import LOADED, REQUESTS, STAGE_COLUMNS
 from stagetrace.store.rows import as_text, value, values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from duckdb import DuckDBPyConnection
 
@@ -280,34 +278,37 @@ def _maps(rows: Sequence[Mapping[str, str]]) -> Any:
 def _attribute(rests: Any, keys: Any) -> Any:
     """Return one attribute of each span in text form, out of those without a column; NULL where it is absent."""
     key = keys[0].as_py() if len(keys) else ""
-    return _found(rests, key, 0, lambda rest: _texts(rest).get(key))
+    return _found(rests, key, None)
 
 
 def _later(rests: Any, keys: Any, kinds: Any) -> Any:
     """Return one attribute of each span, where it is of this kind, that had no column when it was stored."""
-    from opentelemetry.proto.trace.v1.trace_pb2 import Span
-
-    key, kind = (keys[0].as_py(), kinds[0].as_py()) if len(keys) else ("", STRING)
-
-    def text(rest: bytes) -> str | None:
-        found = [one.value for one in Span.FromString(rest).attributes if one.key == key][-1:]
-        return next((as_text(value(one)) for one in found if one.WhichOneof("value") == kind), None)
-
-    return _found(rests, key, TAGS[kind], text)
+    return _found(rests, keys[0].as_py() if len(keys) else "", kinds[0].as_py() if len(kinds) else STRING)
 
 
-def _found(rests: Any, key: str, kind: int, text: Callable[[bytes], str | None]) -> Any:
-    """Return `text` of each span: by the native implementation, where there is one."""
+def _found(rests: Any, key: str, kind: str | None) -> Any:
+    """Return the text form of one attribute of each span, of any kind or where it is of this kind."""
     import pyarrow as pa
 
     if isinstance(rests, pa.ChunkedArray):
         rests = rests.combine_chunks()
-    name = key.encode()
-    if (buffers := find(rests, name, kind, text)) is not None:
-        nulls, *given = buffers
-        return pa.Array.from_buffers(pa.string(), len(rests), [pa.py_buffer(one) for one in given], nulls)
-    named = b"\x0a" + varint(len(name)) + name if name else b""  # is in the bytes wherever the attribute is
-    return pa.array([text(rest) if rest and named in rest else None for rest in rests.to_pylist()], pa.string())
+    coded = find(rests, key.encode()).dictionary_encode()
+    texts = [_text(found, key, kind) for found in coded.dictionary.to_pylist()]
+    return pa.array(texts, pa.string()).take(coded.indices)
+
+
+def _text(found: bytes, key: str, kind: str | None) -> str | None:
+    """Return the text form of what `find` has found."""
+    from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+    if not found:
+        return None
+    if found[0] == STRANGE:
+        values = [one.value for one in Span.FromString(found[1:]).attributes if one.key == key][-1:]
+    else:
+        values = [AnyValue.FromString(found)]
+    return next((as_text(value(one)) for one in values if kind in (None, one.WhichOneof("value"))), None)
 
 
 def _of_resource(blobs: Any, keys: Any) -> Any:

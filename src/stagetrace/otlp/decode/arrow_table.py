@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from array import array
-from itertools import chain, groupby
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.otlp.decode.columns import FIXED, SHARED, SPARSE, arrow
-from stagetrace.otlp.decode.native import columns
-from stagetrace.otlp.decode.spans import Lists
+from stagetrace.otlp.decode.native import NativeSpanColumns, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import pyarrow as pa
 
-    from stagetrace.otlp.decode.request import Run
+    from stagetrace.otlp.decode.request import Decoded, Run
 
 _CODES: Final = {"i": "int32", "q": "int64"}
 
 
-def table(runs: Sequence[Run]) -> pa.Table:
-    """Return the spans of some runs, without `seq` and columns that none has; shared ones dictionary-coded."""
+def table(requests: Sequence[Decoded]) -> pa.Table:
+    """Return the spans of some requests, without `seq` and columns that none has; shared ones dictionary-coded."""
     pa = arrow()
-    # All are lists, or all are logs, unless the native implementation has failed in between.
-    groups = [list(group) for _, group in groupby(runs, lambda run: isinstance(run.spans, Lists))] or [[]]
-    parts = [
-        pa.table(_from_logs(one) if one and isinstance(one[0].spans, list) else _from_lists(one)) for one in groups
-    ]
-    spans = parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="default")
+    # All are native, or none is, unless the native implementation has failed in between.
+    groups = groupby((one.spans for one in requests), type)
+    parts = [pa.table((_from_native if kind is NativeSpanColumns else _from_lists)([*group])) for kind, group in groups]
+    spans = pa.concat_tables(parts or [pa.table(_from_lists([]))], promote_options="default")
+    runs = [run for one in requests for run in one.runs]
     for at, (name, kind) in enumerate(SHARED):
         spans = spans.append_column(name, _shared(runs, at, kind))
     return spans
@@ -51,13 +49,11 @@ def _shared(runs: Sequence[Run], at: int, kind: str) -> pa.Array:
     return pa.DictionaryArray.from_arrays(codes, pa.array(list(numbers), getattr(pa, kind)()))
 
 
-def _from_logs(runs: Sequence[Run]) -> dict[str, pa.Array]:
+def _from_native(spans: Sequence[Any]) -> dict[str, pa.Array]:
     pa = arrow()
-    size = sum(run.size for run in runs)
-    logs: list[Any] = [run.spans for run in runs]
-    found = columns(list(chain.from_iterable(logs)))
+    size = sum(one.size for one in spans)
     arrays = {}
-    for (name, kind), column in zip((*FIXED, *SPARSE), found, strict=True):
+    for (name, kind), column in zip((*FIXED, *SPARSE), joined(spans), strict=True):
         if column is not None:
             nulls, *given = column
             buffers = [None if one is None else pa.py_buffer(one) for one in given]
@@ -65,36 +61,31 @@ def _from_logs(runs: Sequence[Run]) -> dict[str, pa.Array]:
     return arrays
 
 
-def _from_lists(runs: Sequence[Run]) -> dict[str, pa.Array]:
+def _from_lists(spans: Sequence[Any]) -> dict[str, pa.Array]:
     pa = arrow()
-    lists: list[Any] = [run.spans for run in runs]
-    arrays = {
-        name: pa.array(list(chain.from_iterable(one.fixed[at] for one in lists)), getattr(pa, kind)())
-        for at, (name, kind) in enumerate(FIXED)
-    }
-    for name, kind in SPARSE:
-        values = _sparse(runs, name, getattr(pa, kind)())
-        if values is not None:
-            arrays[name] = values
+    fixed = {name for name, _ in FIXED}
+    arrays = {}
+    for name, kind in (*FIXED, *SPARSE):
+        if name in fixed or any(name in one.columns for one in spans):
+            arrays[name] = _joined(spans, name, getattr(pa, kind)())
     return arrays
 
 
-def _sparse(runs: Sequence[Run], name: str, kind: pa.DataType) -> pa.Array | None:
-    """Return a column that few spans have: values at their places, NULL elsewhere; None if there is no value."""
+def _joined(spans: Sequence[Any], name: str, kind: pa.DataType) -> pa.Array:
+    """Return a column that perhaps few spans have: values at their places, NULL elsewhere."""
     import pyarrow.compute as pc
 
     pa = arrow()
     places: list[int] = []
     values: list[Any] = []
     offset = 0
-    for run in runs:
-        spans: Any = run.spans
-        if found := spans.sparse.get(name):
-            places += [place + offset for place in found[0]] if offset else found[0]
-            values += found[1]
-        offset += run.size
-    if not places:
-        return None
+    for one in spans:
+        found = one.columns.get(name, ((), ()))
+        places += [place + offset for place in found[0]] if offset else found[0]
+        values += found[1]
+        offset += one.size
+    if len(values) == offset:
+        return pa.array(values, kind)
     indices = pc.call_function(
         "inverse_permutation", [pa.array(places, pa.int32())], pc.InversePermutationOptions(max_index=offset - 1)
     )

@@ -1,16 +1,12 @@
-"""The parts of decoding that take the most time: the native implementation if it was built, else the Python one.
-
-`native/decoder_*.c` return the same spans for a tenth of the CPU (docs/decisions/011). If they raise an error that the
-Python implementation does not raise, that is logged once, and the Python implementation goes on in their place.
-"""
+"""The decoder's two implementations: the native one, if it was built, reads the same spans for a tenth of the CPU."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace import log
 from stagetrace.native import native
-from stagetrace.otlp.decode.spans import Parts, Walked, parts_in_python, walk_in_python
+from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.otlp.decode.spans import Parts, SpanColumns, parts_in_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,63 +18,65 @@ if TYPE_CHECKING:
     # How many are NULL, then what Arrow's columnar format prescribes; None where there is no value at all.
     Buffers = tuple[Any, ...] | None
 
-
 _in_c = native("decoder")
-NATIVE = _in_c is not None
 
 
 def _parts(data: bytes, at: int, end: int, most: int) -> Parts:
     """Do as `parts_in_python`."""
-    try:
-        return Parts(*_in_c.decode_parts(data, at, end, most))
-    except Exception as error:  # noqa: BLE001
-        found = parts_in_python(data, at, end, most)  # raises if the fault is in the data
-        _log_fault(error)
-        return found
+    return Parts(*_in_c.decode_parts(data, at, end, most))
 
 
-def _walk(data: bytes, held: bytes, check: Check | None, most: int) -> Walked:
-    """Do as `walk_in_python`."""
-    try:
-        return Walked(*_in_c.decode_spans(data, held, check, most))
-    except Exception as error:  # noqa: BLE001
-        walked = walk_in_python(data, held, check, most)  # as in `_parts`
-        _log_fault(error)
-        return walked
+class NativeSpanColumns:
+    """Do as `SpanColumns`, in a log of native code."""
+
+    def __init__(self) -> None:
+        """Begin without a span."""
+        self.size = 0
+        self.log = _in_c.open_log()
+
+    def add(self, data: bytes, held: bytes, check: Check | None, most: int) -> dict[str, int]:
+        """Do as `SpanColumns.add`."""
+        refused: dict[str, int]
+        size, refused = _in_c.add_spans(self.log, data, held, check, most)
+        self.size += size
+        return refused
 
 
-def columns(logs: Sequence[bytes]) -> list[Buffers]:
-    """Return the spans that `walk` has written into `logs` as the buffers of FIXED's and SPARSE's columns."""
-    found: list[Buffers] = _in_c.decode_columns(logs)
+class Implementation(NamedTuple):
+    """What `request.decode` calls."""
+
+    parts: Callable[[bytes, int, int, int], Parts]
+    columns: type[SpanColumns | NativeSpanColumns]
+
+
+PYTHON: Final = Implementation(parts_in_python, SpanColumns)
+NATIVE: Final = None if _in_c is None else Implementation(_parts, NativeSpanColumns)
+
+
+def joined(spans: Sequence[NativeSpanColumns]) -> list[Buffers]:
+    """Return the spans of several requests as the buffers of FIXED's and SPARSE's columns."""
+    found: list[Buffers] = _in_c.join_logs([one.log for one in spans])
     return found
 
 
-def find(spans: pa.Array, key: bytes, kind: int, odd: Callable[[bytes], str | None]) -> Buffers:
-    """Return the text form of one attribute of each serialized span, as Arrow has it; None where Python has to look.
+STRANGE: Final = 0xFF
 
-    `kind`: the tag in an AnyValue that alone is meant, or 0. `odd` does the same for one span: it is asked for those
-    that are not written as encoders do.
+
+def find(spans: pa.Array, key: bytes) -> pa.Array:
+    """Return the serialized value of the last attribute of each serialized span that has the key; b"" where none has.
+
+    Of a span that may have it but is not written as encoders do, it is STRANGE and the span.
     """
-    if not NATIVE:
-        return None
-    try:
-        known, offsets, data = (b"" if one is None else one.to_pybytes() for one in spans.buffers())
-        size, at = 4, spans.offset  # bytes of an offset
-        places = offsets[size * at : size * (at + len(spans) + 1)] or bytes(size)
-        found: Buffers = _in_c.decode_attribute(data, places, known, at, key, kind, odd)
-    except Exception as error:  # noqa: BLE001
-        _log_fault(error)
-        return None
-    return found
+    import pyarrow as pa
 
-
-def _log_fault(error: Exception) -> None:
-    log.once(
-        "stagetrace._native.decoder",
-        f"stagetrace's decoder in C failed ({type(error).__name__}: {str(error)[:200]}); Python goes on in its place.\n"
-        "This is a fault of stagetrace: please report it. STAGETRACE_NATIVE=0 does without the C part.",
-    )
-
-
-parts = _parts if NATIVE else parts_in_python
-walk = _walk if NATIVE else walk_in_python
+    if _in_c is None:
+        named = b"\x0a" + varint(len(key)) + key if key else b""  # is in the bytes wherever the attribute is
+        strange = bytes((STRANGE,))
+        found = [strange + one if one and named in one else b"" for one in spans.to_pylist()]
+        return pa.array(found, pa.binary())
+    whole = spans.fill_null(b"")
+    _, offsets, data = (b"" if one is None else one.to_pybytes() for one in whole.buffers())
+    first = whole.offset * 4  # bytes of an offset
+    places = offsets[first : first + 4 * (len(whole) + 1)] or bytes(4)
+    buffers = _in_c.find_attribute(data, places, key)
+    return pa.Array.from_buffers(pa.binary(), len(whole), [None, *map(pa.py_buffer, buffers)])

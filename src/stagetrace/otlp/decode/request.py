@@ -12,15 +12,15 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
+from stagetrace import log
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode.native import parts, walk
+from stagetrace.otlp.decode.native import NATIVE, PYTHON, Implementation, NativeSpanColumns
 from stagetrace.otlp.decode.protobuf_wire import BrokenError, fields
-from stagetrace.otlp.decode.spans import LARGEST, Lists, pairs
+from stagetrace.otlp.decode.spans import LARGEST, UNREADABLE, SpanColumns, pairs
 
 SMALL: Final = 1024 * 1024  # larger requests are checked span by span: two bytes of protobuf unpack to a hundred
 _MOST_REFUSED: Final = 1_000_000
 _KEPT: Final = 256  # resources that are remembered
-UNREADABLE: Final = "not readable as protobuf"
 _RESOURCE_SPANS: Final = 1  # field of ExportTraceServiceRequest
 TOO_SMALL: Final = "smaller than the two ids of a span"
 _SERVICE_NAME: Final = "service.name"
@@ -31,11 +31,10 @@ class MalformedRequest(StoreError):  # noqa: N818 -- part of the interface
 
 
 class Run(NamedTuple):
-    """Spans in a row that have service, resource and scope in common; both as serialized without what they hold."""
+    """How many spans in a row have service, resource and scope in common; both serialized without what they hold."""
 
     size: int
     shared: tuple[str, bytes, bytes]
-    spans: Lists | list[bytes]  # as in Walked
 
 
 class Decoded(NamedTuple):
@@ -45,6 +44,7 @@ class Decoded(NamedTuple):
     accepted: int
     rejected: int
     reason: str | None
+    spans: SpanColumns | NativeSpanColumns
 
 
 def decode(request: bytes) -> Decoded:
@@ -53,14 +53,31 @@ def decode(request: bytes) -> Decoded:
     A span that cannot be stored is skipped and counted; its neighbours stay. Raise MalformedRequest where nothing
     could be read.
     """
-    decoder = _Decoder(request, checked=len(request) <= SMALL and _is_message(request))
+    if NATIVE is None:
+        return decode_by(PYTHON, request)
+    try:
+        return decode_by(NATIVE, request)
+    except MalformedRequest:
+        raise
+    except Exception as error:  # noqa: BLE001 -- the Python implementation goes on in its place
+        found = decode_by(PYTHON, request)  # raises if the fault is in the data
+        log.once(
+            "stagetrace._native.decoder",
+            f"stagetrace's decoder in C failed ({type(error).__name__}: {str(error)[:200]}); Python goes on in its "
+            "place.\nThis is a fault of stagetrace: please report it. STAGETRACE_NATIVE=0 does without the C part.",
+        )
+        return found
+
+
+def decode_by(implementation: Implementation, request: bytes) -> Decoded:
+    """Do as `decode`, by one of its implementations."""
+    decoder = _Decoder(implementation, request, checked=len(request) <= SMALL and _is_message(request))
     decoder.read()
-    runs, reasons = decoder.runs, decoder.reasons
-    accepted = sum(run.size for run in runs)
-    if UNREADABLE in reasons and not accepted:
+    spans, reasons = decoder.spans, decoder.reasons
+    if UNREADABLE in reasons and not spans.size:
         message = f"the request is no OTLP: {UNREADABLE}\nsend a serialized ExportTraceServiceRequest"
         raise MalformedRequest(message)
-    return Decoded(runs, accepted, sum(reasons.values()), "; ".join(reasons) or None)
+    return Decoded(decoder.runs, spans.size, sum(reasons.values()), "; ".join(reasons) or None, spans)
 
 
 class _TooManyError(Exception):
@@ -70,10 +87,12 @@ class _TooManyError(Exception):
 class _Decoder:
     """Reads one request. `checked`: protobuf has read it, so each part of it is as it should be."""
 
-    def __init__(self, request: bytes, *, checked: bool) -> None:
+    def __init__(self, implementation: Implementation, request: bytes, *, checked: bool) -> None:
         self.runs: list[Run] = []
+        self.spans = implementation.columns()
         self.reasons: dict[str, int] = {}  # why spans were refused, and how many
         self._data = request
+        self._parts = implementation.parts
         self._check = None if checked else self._why_not
         self._refused = 0
 
@@ -103,16 +122,17 @@ class _Decoder:
         if scope is None:
             self._refuse(UNREADABLE, sum(1 for _ in pairs(spans)))
             return
-        walked = walk(self._data, spans, self._check, _MOST_REFUSED - self._refused)
-        if walked.size:
-            self.runs.append(Run(walked.size, (service, resource, scope), walked.spans))
-        for why, count in walked.refused.items():
+        before = self.spans.size
+        refused = self.spans.add(self._data, spans, self._check, _MOST_REFUSED - self._refused)
+        if size := self.spans.size - before:
+            self.runs.append(Run(size, (service, resource, scope)))
+        for why, count in refused.items():
             self._refuse(why, count)
 
     def _opened(self, at: int, end: int, *, spans: bool) -> tuple[bytes, bytes]:
         """Return a message without what it holds, and where that is: spans, or scopes with spans."""
         most = _MOST_REFUSED - self._refused
-        found = parts(self._data, at, end, most)
+        found = self._parts(self._data, at, end, most)
         if found.small and (spans or found.small > most):  # a few empty scopes are nothing to speak of
             self._refuse(TOO_SMALL, found.small)
         if found.large:

@@ -1,21 +1,23 @@
-"""Spans' bytes into columns, read straight off the wire: protobuf's Python objects would cost three times as much.
+"""Spans' bytes to columns by protobuf's own messages: the Python implementation of the decoder.
 
-protobuf has parsed the bytes before, so that lengths and texts can be relied on. What has no column is kept as the very
-bytes it came in: `rest`, joined, is a serialized Span of just what the columns do not hold, a newer OTLP's fields too.
-
-This is the reference of `native/decoder_*.c`, which calls what is odd and rare from here (docs/decisions/011).
+What has no column is kept: `rest` is a serialized Span of just what the columns do not hold, a newer OTLP's fields too.
+The native implementation calls `read_span` for spans that are not written as encoders write them.
 """
 
 from __future__ import annotations
 
 from array import array
+from functools import lru_cache
+from math import isfinite
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from stagetrace.otlp.decode.attributes import OTHER, known, meaning
-from stagetrace.otlp.decode.columns import COLUMNS, OTHER_MS, REST
+from stagetrace import semconv
+from stagetrace.otlp.decode.columns import DOUBLE, INT, OTHER_MS, REST, TYPED
 from stagetrace.otlp.decode.protobuf_wire import MORE, BrokenError, field_at, varint, varint_at
 
 if TYPE_CHECKING:
@@ -23,67 +25,30 @@ if TYPE_CHECKING:
 
     Check = Callable[[int, int], "str | None"]  # why data[first:after] is no span
 
-Sparse = dict[str, tuple[list[int], list[Any]]]
-
 LATEST_NS: Final = 2**63 - 2  # in 2262, so that every time is before 2**63 - 1; a later one is kept in `rest`
 NO_TRACE: Final = bytes(16)
 NO_SPAN: Final = bytes(8)
 BAD_TRACE_ID: Final = "a trace id is 16 bytes, not all zero"
 BAD_SPAN_ID: Final = "a span id is 8 bytes, not all zero"
 BAD_PARENT_ID: Final = "a parent span id is 8 bytes or none"
+UNREADABLE: Final = "not readable as protobuf"
 
-_TRACE_HEAD: Final = b"\x0a\x10"
-_SPAN_HEAD: Final = b"\x12\x08"
-_IDS: Final = 28  # bytes of both ids with tags and lengths, as every encoder writes them
-_HEAD: Final = Struct("<2s16s2s8s").unpack_from
-_TIME: Final = Struct("<Q").unpack_from
-_TIMES: Final = Struct("<BQBQ").unpack_from
-_TWO_TIMES: Final = 18  # bytes of both, tags included
-_FLAGS: Final = Struct("<I").unpack_from
-_KEPT: Final = 4096  # names that are remembered
-SMALLEST_SPAN: Final = _IDS  # nothing smaller holds a span, or a scope with one
+SMALLEST_SPAN: Final = 28  # bytes of both ids with tags and lengths; nothing smaller holds a span, or a scope with one
 LARGEST: Final = 16 * 1024 * 1024  # bytes of a span, or of another part of a scope or a resource
 _HELD: Final = 2  # field of ResourceSpans: its scopes; of ScopeSpans: its spans
 _HELD_TAG: Final = 0x12
+_ATTRIBUTE: Final = b"\x4a"  # tag of a field of Span
+_DOUBLE_VALUE: Final = b"\x12\x09\x21"  # what precedes the number in an attribute
+_NUMBERS: Final = {key.encode(): typed.column for key, typed in TYPED.items() if typed.kind == DOUBLE}
+_DOUBLE: Final = Struct("<d").unpack_from
+_KEPT: Final = 4096  # attributes that are remembered
+_LONGEST: Final = 64  # bytes of one that is
 
-# Tags of fields of Span: its number and its wire type.
-_TRACE_ID: Final = 0x0A
-_SPAN_ID: Final = 0x12
-_PARENT: Final = 0x22
-_NAME: Final = 0x2A
-_KIND: Final = 0x30
-_START: Final = 0x39
-_END: Final = 0x41
-_ATTRIBUTE: Final = 0x4A
-_STATUS: Final = 0x7A
-_FLAGS_HEAD: Final = 0x85  # of two bytes; the other is 1
-_CODE: Final = 0x18  # of a field of Status
-_ONCE: Final = frozenset((_TRACE_ID, _SPAN_ID, _PARENT, _NAME, _KIND, _START, _END, _STATUS))
-
-_names: dict[bytes, str] = {}
+Row = dict[str, Any]  # by column, without those that a span has nothing for
 
 
 class Refused(Exception):  # noqa: N818 -- short, since it is raised in each refusal
     """A span cannot be stored; the message is the reason."""
-
-
-class _OddError(Exception):
-    """A span is not written as encoders write it: a field twice, or out of order."""
-
-
-class Lists(NamedTuple):
-    """Spans as lists of values: `fixed` as in FIXED, `sparse` column -> (places, values)."""
-
-    fixed: tuple[list[Any], ...]
-    sparse: Sparse
-
-
-class Walked(NamedTuple):
-    """Some spans: those that can be stored, as lists or as logs of native code; why others cannot."""
-
-    size: int
-    spans: Lists | list[bytes]
-    refused: dict[str, int]
 
 
 class Parts(NamedTuple):
@@ -134,231 +99,138 @@ def parts_in_python(data: bytes, at: int, end: int, most: int) -> Parts:
     return Parts(b"".join(around), held.tobytes(), small, broken=False, large=False)
 
 
-def walk_in_python(data: bytes, held: bytes, check: Check | None, most: int) -> Walked:
-    """Take in spans of `data` until more than `most` are refused. `held` is as in Parts.
-
-    `check` is asked before each span, unless protobuf has read them all.
-    """
-    walker = _Walker()
-    refused: dict[str, int] = {}
-    count = 0
-    for first, after in pairs(held):
-        try:
-            if check is not None and (why := check(first, after)):
-                raise Refused(why)  # noqa: TRY301 -- as `add` does
-            walker.add(data, first, after)
-        except Refused as error:  # noqa: PERF203
-            refused[str(error)] = refused.get(str(error), 0) + 1
-            count += 1
-            if count > most:
-                break
-    return Walked(walker.size, Lists(walker.fixed(), walker.sparse()), refused)
-
-
-class _Walker:
-    """Collects spans as columns."""
+class SpanColumns:
+    """The spans of a request as lists: of each column the places of the spans that have it, and its values."""
 
     def __init__(self) -> None:
+        """Begin without a span."""
         self.size = 0
-        self._rows: list[tuple[Any, ...]] = []
-        self._columns: list[tuple[list[int], list[Any]]] = [([], []) for _ in (*COLUMNS, OTHER_MS)]
-        self._rest: tuple[list[int], list[Any]] = ([], [])
-        self._repeated = False  # whether the present span has one key twice
+        self.columns: dict[str, tuple[list[int], list[Any]]] = {}
 
-    def sparse(self) -> Sparse:
-        """Return the columns that not every span has, with the places of their values."""
-        named = {**dict(zip((*COLUMNS, OTHER_MS), self._columns, strict=True)), REST: self._rest}
-        return {name: column for name, column in named.items() if column[0]}
+    def add(self, data: bytes, held: bytes, check: Check | None, most: int) -> dict[str, int]:
+        """Add spans of `data` until more than `most` are refused; return why spans were, and how many.
 
-    def fixed(self) -> tuple[list[Any], ...]:
-        """Return the columns that every span has, as in FIXED."""
-        return tuple(map(list, zip(*self._rows, strict=True)))
+        `held` is as in Parts. `check` is asked before each span, unless protobuf has read them all.
+        """
+        refused: dict[str, int] = {}
+        for first, after in pairs(held):
+            try:
+                if check is not None and (why := check(first, after)):
+                    raise Refused(why)  # noqa: TRY301 -- as `read_span` does
+                self._append(read_span(data[first:after]))
+            except Refused as error:  # noqa: PERF203
+                refused[str(error)] = refused.get(str(error), 0) + 1
+                if sum(refused.values()) > most:
+                    break
+        return refused
 
-    def add(self, data: bytes, at: int, end: int) -> None:
-        """Take in the span at data[at:end]. Raise Refused, and keep nothing of it, if it cannot be stored."""
-        try:
-            rest = self._read(data, at, end)
-        except (_OddError, BrokenError):  # the latter is a group, which protobuf still reads
-            self._undo()
-            plain, unknown = straightened(data[at:end])
-            rest = [*self._read(plain, 0, len(plain)), unknown]
-        except Refused:
-            self._undo()
-            raise
-        kept = b"".join(rest)
-        if self._repeated:
-            kept = with_all_attributes(data[at:end], kept)
-            self._repeated = False
-        if kept:
-            self._rest[0].append(self.size)
-            self._rest[1].append(kept)
+    def _append(self, row: Row) -> None:
+        for name, value in row.items():
+            places, values = self.columns.get(name) or self.columns.setdefault(name, ([], []))
+            places.append(self.size)
+            values.append(value)
         self.size += 1
 
-    def _read(self, data: bytes, at: int, end: int) -> list[bytes]:  # noqa: C901, PLR0912 -- a call per field costs
-        """Append a span to the columns; return the fields that have no column."""
-        if end - at < _IDS:
-            raise _OddError
-        trace_tag, trace_id, span_tag, span_id = _HEAD(data, at)
-        if trace_tag != _TRACE_HEAD or span_tag != _SPAN_HEAD or trace_id == NO_TRACE or span_id == NO_SPAN:
-            raise _OddError
-        at += _IDS
-        parent, name, kind, status, start, stop, flags = None, "", 0, None, 0, 0, 0
-        rest: list[bytes] = []
-        before = _SPAN_ID
-        while at < end:
-            tag = data[at]
-            if tag == _ATTRIBUTE:
-                at = self._attributes(data, at, end, rest)
-                continue
-            if tag == _FLAGS_HEAD and data[at + 1] == 1:
-                flags, at = _FLAGS(data, at + 2)[0], at + 6
-                continue
-            if tag in _ONCE:
-                if tag <= before:
-                    raise _OddError
-                before = tag
-            if tag == _PARENT:
-                parent, at = _parent(data, at, rest)
-            elif tag == _NAME:
-                name, at = _name(data, at)
-            elif tag == _KIND and data[at + 1] < MORE:
-                kind, at = data[at + 1], at + 2
-                if end - at >= _TWO_TIMES:  # both times follow, as a rule
-                    start_tag, first, end_tag, last = _TIMES(data, at)
-                    if start_tag == _START and end_tag == _END and first <= LATEST_NS and last <= LATEST_NS:
-                        start, stop, before = first, last, _END
-                        at += _TWO_TIMES
-            elif tag == _START:
-                start, at = _time(data, at, rest)
-            elif tag == _END:
-                stop, at = _time(data, at, rest)
-            elif tag == _STATUS:
-                status, at = _status(data, at, rest)
-            else:
-                after = field_at(data, at, end).after
-                rest.append(data[at:after])
-                at = after
-        self._rows.append((trace_id, span_id, parent, name, kind, status, start, stop, flags))
-        return rest
 
-    def _attributes(self, data: bytes, at: int, end: int, rest: list[bytes]) -> int:
-        """Put attributes that follow each other into their columns; return what is behind them."""
-        place = self.size
-        columns = self._columns
-        while at < end and data[at] == _ATTRIBUTE:
-            size, first = data[at + 1], at + 2
-            if size >= MORE:
-                size, first = varint_at(data, at + 1)
-            after = first + size
-            pair = data[first:after]
-            column, value, kept = known.get(pair) or meaning(pair)
-            if column is not None:
-                places, values = columns[column]
-                if places and places[-1] == place:
-                    self._again(column, value)
-                else:
-                    places.append(place)
-                    values.append(value)
-            if kept is not None:
-                rest.append(data[at:after] if kept == pair else attribute(kept))
-            at = after
-        return at
-
-    def _again(self, column: int, value: Any) -> None:
-        """Take in a value for a column that has one of the present span."""
-        values = self._columns[column][1]
-        if column == OTHER:
-            values[-1] += value
-        else:  # the key comes again: the last one counts, and all are kept
-            values[-1] = value
-            self._repeated = True
-
-    def _undo(self) -> None:
-        """Take back what the present span has left in columns."""
-        self._repeated = False
-        for places, values in self._columns:
-            if places and places[-1] == self.size:
-                places.pop()
-                values.pop()
+def read_span(data: bytes) -> Row:
+    """Return a serialized span as columns. Raise Refused if it cannot be stored."""
+    try:
+        span = Span.FromString(data)
+    except DecodeError:
+        raise Refused(UNREADABLE) from None
+    row = _take_fields(span)
+    if rest := _take_attributes(span, row):
+        row[REST] = rest
+    return row
 
 
-def _time(data: bytes, at: int, rest: list[bytes]) -> tuple[int, int]:
-    time: int = _TIME(data, at + 1)[0]
-    if time > LATEST_NS:
-        rest.append(data[at : at + 9])
-        time = LATEST_NS
-    return time, at + 9
-
-
-def _name(data: bytes, at: int) -> tuple[str, int]:
-    size, first = data[at + 1], at + 2
-    if size >= MORE:
-        size, first = varint_at(data, at + 1)
-    written = data[first : first + size]
-    name = _names.get(written)
-    if name is None:
-        name = written.decode()
-        if size < MORE:
-            if len(_names) >= _KEPT:
-                _names.clear()
-            _names[written] = name
-    return name, first + size
-
-
-def _parent(data: bytes, at: int, rest: list[bytes]) -> tuple[bytes | None, int]:
-    if data[at + 1] != len(NO_SPAN):
-        if data[at + 1] == 0:
-            raise _OddError
-        raise Refused(BAD_PARENT_ID)
-    after = at + 2 + len(NO_SPAN)
-    parent = data[at + 2 : after]
-    if parent == NO_SPAN:  # some exporters write this of a root
-        rest.append(data[at:after])
-        return None, after
-    return parent, after
-
-
-def _status(data: bytes, at: int, rest: list[bytes]) -> tuple[int, int]:
-    size, first = varint_at(data, at + 1)
-    after = first + size
-    if size == 0:
-        return 0, after
-    if size == 2 and data[first] == _CODE and 0 < data[first + 1] < MORE:  # noqa: PLR2004 -- a code alone
-        return data[first + 1], after
-    rest.append(data[at:after])
-    return status_code(data[first:after]), after
-
-
-def status_code(status: bytes) -> int:
-    """Return the code of a serialized Status."""
-    return int(Status.FromString(status).code)
-
-
-def attribute(pair: bytes) -> bytes:
-    """Return a serialized KeyValue as an attribute of a span."""
-    return bytes((_ATTRIBUTE,)) + varint(len(pair)) + pair
-
-
-def straightened(data: bytes) -> tuple[bytes, bytes]:
-    """Return a span as protobuf writes it, each field once and in order, and apart from it those not known.
-
-    Raise Refused if its ids are no ids.
-    """
-    span = Span.FromString(data)
-    if len(span.trace_id) != len(NO_TRACE) or span.trace_id == NO_TRACE:
+def _take_fields(span: Span) -> Row:
+    """Return the columns that hold no attribute, and clear the fields that they hold."""
+    trace_id, span_id, parent = span.trace_id, span.span_id, span.parent_span_id
+    start, end = span.start_time_unix_nano, span.end_time_unix_nano
+    if len(trace_id) != len(NO_TRACE) or trace_id == NO_TRACE:
         raise Refused(BAD_TRACE_ID)
-    if len(span.span_id) != len(NO_SPAN) or span.span_id == NO_SPAN:
+    if len(span_id) != len(NO_SPAN) or span_id == NO_SPAN:
         raise Refused(BAD_SPAN_ID)
-    plain = span.SerializeToString()
-    for field in Span.DESCRIPTOR.fields:
-        span.ClearField(field.name)  # type: ignore[arg-type]  # the stubs list the names
-    unknown = span.SerializeToString()
-    return (plain[len(unknown) :] if plain.startswith(unknown) else plain.removesuffix(unknown)), unknown
+    if parent and len(parent) != len(NO_SPAN):
+        raise Refused(BAD_PARENT_ID)
+    row: Row = {
+        "trace_id": trace_id,
+        "span_id": span_id,
+        "name": span.name,
+        "kind": span.kind,
+        "start_unix_nano": min(start, LATEST_NS),
+        "end_unix_nano": min(end, LATEST_NS),
+        "flags": span.flags,
+    }
+    for field in ("trace_id", "span_id", "name", "kind", "flags"):
+        span.ClearField(field)
+    if start <= LATEST_NS:
+        span.ClearField("start_time_unix_nano")
+    if end <= LATEST_NS:
+        span.ClearField("end_time_unix_nano")
+    if parent and parent != NO_SPAN:  # some exporters write that of a root
+        row["parent_span_id"] = parent
+        span.ClearField("parent_span_id")
+    if span.HasField("status"):
+        row["status"] = span.status.code
+        if span.status.SerializeToString() == Status(code=span.status.code).SerializeToString():
+            span.ClearField("status")
+    return row
 
 
-def with_all_attributes(data: bytes, rest: bytes) -> bytes:
-    """Return a rest that has all attributes of the span at `data`."""
-    kept = Span.FromString(rest)
-    del kept.attributes[:]
-    kept.attributes.extend(Span.FromString(data).attributes)
-    return kept.SerializeToString()
+def _take_attributes(span: Span, row: Row) -> bytes:
+    """Put attributes into their columns; return what no column holds, as a serialized Span."""
+    data = span.SerializeToString()
+    span.ClearField("attributes")
+    rest = [span.SerializeToString()]
+    is_repeated = False
+    # A message for each attribute would take three times as long as its bytes.
+    for pair in _split(data) if not rest[0] else [one.SerializeToString() for one in Span.FromString(data).attributes]:
+        column, value, is_whole = _remembered(pair) if len(pair) <= _LONGEST else _meaning(pair)
+        if column == OTHER_MS and column in row:
+            row[column] += value
+        elif column is not None:
+            is_repeated = is_repeated or column in row
+            row[column] = value
+        if not is_whole:
+            rest.append(_ATTRIBUTE + varint(len(pair)) + pair)
+    return data if is_repeated else b"".join(rest)  # of a key that comes twice the last one counts, and all are kept
+
+
+def _split(data: bytes) -> list[bytes]:
+    """Return the attributes of a serialized span that has nothing else."""
+    found = []
+    at = 1  # behind the tag
+    while at < len(data):
+        size, first = data[at], at + 1
+        if size >= MORE:
+            size, first = varint_at(data, at)
+        found.append(data[first : first + size])
+        at = first + size + 1
+    return found
+
+
+def _meaning(pair: bytes) -> tuple[str | None, Any, bool]:
+    """Return the column that an attribute belongs in, the value for it if it has one, and whether that is all of it."""
+    if pair[-11:-8] == _DOUBLE_VALUE and pair[1] == len(pair) - 13 and (column := _NUMBERS.get(pair[2:-11])):
+        (number,) = _DOUBLE(pair, len(pair) - 8)  # as of most attributes that are not remembered
+        if isfinite(number):
+            return column, number, True
+    read = KeyValue.FromString(pair)
+    kind = read.value.WhichOneof("value")
+    value: Any = None if kind is None else getattr(read.value, kind)
+    number = float(value) if kind in (INT, DOUBLE) and isfinite(value) else None
+    typed = TYPED.get(read.key)
+    if typed is None:
+        return (None if number is None or not semconv.stage_of_total(read.key) else OTHER_MS), number, False
+    if typed.kind == DOUBLE:
+        value = number
+    if value is None or typed.kind not in (kind, DOUBLE):
+        return typed.column, None, False
+    plain = KeyValue(key=read.key)
+    setattr(plain.value, typed.kind, value)
+    return typed.column, value, plain.SerializeToString() == pair
+
+
+_remembered: Final = lru_cache(_KEPT)(_meaning)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from stagetrace.otlp.decode.request import Run
+    from stagetrace.otlp.decode.request import Decoded
     from stagetrace.store.base import Selection
 
 _ENTRIES: Final = "SELECT DISTINCT -start_unix_nano, trace_id, span_id FROM matching"
@@ -55,21 +55,21 @@ class Columns(Closing):
 
         What comes with each is the table of the whole answer.
         """
-        runs: list[Run] = []
+        found: list[Decoded] = []
         for message in messages:
             # Jaeger writes fields in an order that is slow to decode; protobuf restores its own.
             decoded = decode(TracesData.FromString(message).SerializeToString())
-            runs += decoded.runs
+            found.append(decoded)
             self._rejected += decoded.rejected
             self._reason = self._reason or decoded.reason
-        if not runs:
+        if not any(one.accepted for one in found):
             return Picked([], 0)
-        spans = arrow_table.table(runs)
+        spans = arrow_table.table(found)
         self._connection.register("answer", spans)
         set_variables(self._connection, selection)
-        found = self._connection.execute(self._query).fetchall()
+        picked = self._connection.execute(self._query).fetchall()
         ((traces,),) = self._connection.execute("SELECT count(DISTINCT trace_id) FROM answer").fetchall()
-        return Picked([Found(start, trace_id, span_id, spans) for start, trace_id, span_id in found], traces)
+        return Picked([Found(start, trace_id, span_id, spans) for start, trace_id, span_id in picked], traces)
 
     def unreadable(self) -> Iterable[str]:
         """Return a text for the spans that could not be decoded, if any."""

@@ -59,5 +59,5 @@ class Tail:
 
 def with_sequence(requests: Sequence[tuple[int, Decoded]]) -> pa.Table:
     """Return the spans of some requests with the number of theirs."""
-    spans = table([run for _, decoded in requests for run in decoded.runs])
+    spans = table([decoded for _, decoded in requests])
     return spans.append_column(SEQUENCE, repeated([(number, one.accepted) for number, one in requests], "q"))
