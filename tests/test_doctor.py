@@ -11,28 +11,26 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
-import httpx
 import pytest
 
 from backend.running import run_up
 from backends import free_port
 from otlp.receiver import Reply, run_receiver
-from services import PYTHON, run_service
+from services import PYTHON
 from sink import run_sink
 from stagetrace import versions
-from stagetrace.cli.doctor import delivery, installation, processes
+from stagetrace.cli.doctor import delivery, installation
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.cli.main import main
 from stagetrace.installed_from import requirement
 from stagetrace.otlp.export.spool import Spool
-from stagetrace.process_status import files as status
-from test_status import environment, has_delivered_three, status_in
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from backends import Collector, Jaeger
 
 DOCTOR = [PYTHON, "-m", "stagetrace.cli.main", "doctor"]
@@ -372,192 +370,3 @@ def test_a_spool_that_is_not_there_yet_is_not_made(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("STAGETRACE_SPOOL", str(tmp_path / "a" / "b"))
     assert delivery.spool_check().state == OK
     assert not (tmp_path / "a").exists()
-
-
-# Processes.
-
-
-@pytest.mark.usefixtures("services")
-def test_a_running_service_is_shown_with_its_counts(tmp_path: Path) -> None:
-    folder = tmp_path / "status"
-    policy = {"STAGETRACE_SLA": "POST /predict within 2s"}  # which a busy machine keeps, too
-    with run_sink() as sink, run_service(tmp_path, env={**environment(folder, sink.endpoint), **policy}) as service:
-        for inference_s in (0, 0, 2.1):
-            service.call("POST", "/predict", json={"inference_s": inference_s})
-        one = status_in(folder, has_delivered_three)
-        name = f"process {one['pid']}"
-        (found,) = checks(tmp_path)[name]
-        (alone,) = checks(tmp_path, "--pid", str(one["pid"]))[name]
-        shown = run(tmp_path, "--pid", str(one["pid"]))
-    assert found.state == OK
-    assert found.found.startswith("shop (")
-    assert "; 3 requests judged, 1 breaches, " in found.found
-    assert f"{one['spans']['received']} recorded, {one['spans']['received']} delivered, 0 waiting, 0" in found.found
-    assert alone == found
-    assert shown.returncode == 0
-    rows = [line.split() for line in shown.stdout.splitlines()]
-    assert ["POST", "/predict", "within", "2s", "breach", "1"] in rows
-    (cause,) = one["causes"]
-    assert [cause, "1"] in rows
-    assert ["delivered", str(one["spans"]["received"])] in rows
-    assert ["service", "shop"] in rows
-
-
-@pytest.mark.usefixtures("services")
-def test_what_costs_latency_in_a_running_service_is_reported(tmp_path: Path) -> None:
-    """A blocked event loop, a full thread pool, and requests that the head sampler drops."""
-    folder = tmp_path / "status"
-    sampler = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}
-    argv = [PYTHON, "-m", "uvicorn", "any_bare:app", "--port", "{port}"]
-    env = environment(folder, STAGETRACE_SOCKET_WAIT="1", **sampler)
-    with run_service(tmp_path, argv=argv, env=env, ready="/answer") as service, ThreadPoolExecutor(50) as clients:
-        get = service.client.get
-        assert {one.status_code for one in clients.map(lambda _: get("/thread?hold_s=1.5"), range(50))} == {200}
-        blocking = clients.submit(get, "/block?block_s=1")
-        for _ in range(100):  # one at least is sent meanwhile
-            clients.submit(get, "/answer")
-        assert blocking.result().status_code == 200
-        one = status_in(folder, lambda one: {"socket", "thread_pool"} <= set(one["waits"]))
-        states = {check.found: check for check in checks(tmp_path)[f"process {one['pid']}"]}
-        first = next(line for line in service.log.splitlines() if "recording in process" in line)
-    lain, taken, sampled = (
-        next(check for found, check in states.items() if words in found)
-        for words in ("lay in their socket while the event loop", "found all threads of anyio's pool taken", "sampler")
-    )
-    assert (lain.state, taken.state, sampled.state) == (WARN, WARN, OK)
-    assert "more workers" in lain.fix
-    assert "total_tokens" in taken.fix
-    assert sampled.found.startswith("its head sampler is TraceIdRatioBased{0.25}: ")
-    assert f"recording in process {one['pid']} (anyio, " in first
-    assert "uvicorn), spans to otlp_proto_grpc http://127.0.0.1:1, head sampler TraceIdRatioBased{0.25}, " in first
-    assert first.endswith("judging by: POST /predict within 20ms; GET /plain within 1s")
-
-
-def test_a_wait_now_and_then_is_no_warning() -> None:
-    told = {"judged": {"* within 1s": {"good": 990, "breach": 10}}, "waits": {"grpc_pool": 9, "executor": 10}}
-    _, executor, pool = processes.checks(status.Found(Path("7-7.json"), told, alive=True))
-    assert (executor.state, pool.state) == (WARN, OK)
-    assert pool.found.endswith("(1000 requests in all), which is seldom")
-
-
-@pytest.fixture(scope="module")
-def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the status of a process without delivery, with a failing patch and a bad spool, and what doctor finds."""
-    assert services is None
-    folder = tmp_path_factory.mktemp("troubled")
-    (folder / "file").write_text("")
-    env = environment(
-        folder / "status",
-        BREAK="stagetrace.instrumentation.asgi.request:AsgiRequest.set_route",
-        STAGETRACE_SPOOL=str(folder / "file" / "spool"),
-        STAGETRACE_SLA="/nowhere within 1s",
-    )
-    with run_service(folder, "failing", env=env) as service:
-        for _ in range(12):
-            service.call("GET", "/plain")
-        one = status_in(folder / "status", lambda one: one["trouble"] is not None and one["patches"]["switched_off"])
-        return one, json.loads(run_here(folder, "--json").stdout)
-
-
-def test_every_json_key_is_described(troubled: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
-    section = page.partition("## `doctor --json`\n")[2].partition("\n## ")[0]
-    described = {
-        word for cell in re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE) for word in re.findall(r"`(\w+)`", cell)
-    }
-    one, answer = troubled
-    assert [process["pid"] for process in answer["processes"]] == [one["pid"]]
-    assert described == {*answer, *answer["checks"][0], *one}
-    inner = {*one["spans"], *one["trouble"], *one["patches"]}
-    assert inner <= set(re.findall(r"`(\w+)`", section))
-
-
-def test_what_is_wrong_in_a_running_service_fails(troubled: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Nothing delivered, a patch switched off, a policy that matches nothing, a bad spool."""
-    one, answer = troubled
-    assert answer["ok"] is False
-    found = [made(check) for check in answer["checks"]]
-    process = [check for check in found if check.name == f"process {one['pid']}"]
-    states = {check.found.split(":")[0].split(" since ")[0]: check.state for check in process}
-    assert states.pop(next(iter(states))) == OK
-    assert states.pop("cannot deliver to otlp_proto_grpc http") == FAIL
-    assert states.pop("patches switched off after 10 failures each") == FAIL
-    assert states.pop("faults of stagetrace itself, without harm to requests") == WARN
-    assert states.pop(next(state for state in states if state.startswith("its policy matched none"))) == WARN
-    assert states == {}
-    assert [check.state for check in found if check.name == "spool"] == [OK, FAIL]
-
-
-def test_no_such_process_is_a_failure(tmp_path: Path) -> None:
-    found = checks(tmp_path, "--pid", "4194305")
-    assert [(check.name, check.state, check.found) for check in found.pop("processes")] == [
-        ("processes", FAIL, "there is no traced process 4194305")
-    ]
-    assert found == {}
-
-
-def test_files_of_killed_processes_are_cleared_and_counted(tmp_path: Path) -> None:
-    folder, me = tmp_path / "status", status.myself()
-    status.write(folder, me._replace(pid=2**22 + 1), json.dumps({"namespace": me.namespace}))
-    found = checks(tmp_path)["processes"]
-    assert found[0].found == "deleted files: 1 of a process that was killed"
-    assert list(folder.iterdir()) == []
-
-
-ODD = [
-    "{}",
-    '{"spans": 3, "judged": [], "patches": "x", "trouble": {"reason": 4}, "policy": 5, "started_unix": 1e300}',
-    '{"spans": {"received": "many"}, "judged": {"a": 3, "b": {"good": null}}, "patches": {"failed": {"a": [1]}}}',
-    '{"service": "\\u001b[31mred", "command": null, "patches": {"failures": {"x": {}}}, "policy_problem": ["a"]}',
-]
-
-
-@pytest.mark.parametrize("text", ["", "[", *ODD])
-@pytest.mark.parametrize("form", [[], ["--json"]])
-def test_whatever_stands_in_a_file_is_no_traceback(text: str, form: list[str], tmp_path: Path) -> None:
-    """Root reads files of other users."""
-    me = status.myself()
-    (tmp_path / "status").mkdir()
-    (tmp_path / "status" / me.name).write_text(text)
-    done = run_here(tmp_path, "--pid", str(me.pid), *form)
-    assert done.stderr == ""
-    assert done.returncode in (0, 1)
-    assert f"process {me.pid}" in done.stdout
-    assert "\x1b" not in done.stdout
-
-
-def test_losses_are_warned_of() -> None:
-    counts = {"received": 100, "dropped": 5, "dropped_breaches": 2, "rejected": 3, "lost": 4, "spool_full": 1}
-    one = status.Found(Path("7-7.json"), {"spans": counts}, alive=True)
-    about, dropped, lost = processes.checks(one)
-    assert about.state == OK
-    assert (dropped.state, dropped.found) == (WARN, "7 spans dropped for want of room, 2 of them of breaches")
-    assert lost.found == (
-        "spans lost: 3 rejected by the receiver out of good batches, 1 not spooled, since the spool was full, "
-        "4 not delivered before the end"
-    )
-
-
-def test_ignored_times_of_a_load_balancer_are_warned_of() -> None:
-    one = status.Found(Path("7-7.json"), {"ignored_headers": {"in the future": 3, "unreadable": 1}}, alive=True)
-    _, ignored = processes.checks(one)
-    assert ignored.state == WARN
-    assert ignored.found.endswith("were not plausible, and ignored: 3 in the future, 1 unreadable")
-
-
-@pytest.mark.usefixtures("services")
-def test_sources_that_a_unix_socket_lacks_are_shown_for_the_process(tmp_path: Path) -> None:
-    folder, path = tmp_path / "status", tmp_path / "socket"
-    env = environment(folder, "http://127.0.0.1:1", STAGETRACE_SOCKET_WAIT="1", STAGETRACE_WIRE="1")
-    env |= {"MODULE": "ml", "UNIX_SOCKET": str(path)}
-    argv = [PYTHON, "two_sockets.py"]
-    with run_service(tmp_path, env=env, argv=argv) as service:
-        assert service.call("POST", "/predict", json={})[1].status_code == 200
-        assert status_in(folder)["silent_sources"] == {}
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x") as client:
-            assert client.post("/predict", json={}).status_code == 200
-        one = status_in(folder, lambda one: one["silent_sources"])
-        found = checks(tmp_path, "--pid", str(one["pid"]))[f"process {one['pid']}"]
-    (unmeasured,) = (one.found for one in found if one.state == OK and "not measured" in one.found)
-    for title in ("the wait in the socket", "the wire behind a connection"):
-        assert f"{title} (requests came by a Unix socket, for which the kernel has no readings)" in unmeasured
