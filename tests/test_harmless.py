@@ -427,7 +427,7 @@ def wait_for_said(service: Service, before: int, within_s: float) -> list[str]:
 
 @contextmanager
 def _black_hole() -> Iterator[str]:
-    """Accept connections and never answer."""
+    """Accept connections and never respond."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         connections: list[socket.socket] = []
 

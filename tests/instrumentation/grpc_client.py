@@ -111,7 +111,7 @@ def dump(message: Any) -> bytes:
 def load(data: bytes) -> Any:
     try:
         return dict(Struct.FromString(data))
-    except Exception:  # noqa: BLE001 -- an answer of bytes
+    except Exception:  # noqa: BLE001 -- a response of bytes
         return data
 
 

@@ -65,7 +65,7 @@ class Case:
         return {name: value for name, value in {**usual, **length, **self.headers}.items() if value}
 
     def ask(self, url: str, unix_socket: Path) -> Any:
-        """Make the request; return what was answered, without the date."""
+        """Make the request; return the response, without the date."""
         if self.websocket is not None:
             return self._talk(url)
         head = "".join(f"{name}: {value}\r\n" for name, value in self.sent_headers().items())
@@ -104,7 +104,7 @@ class Case:
 
 @dataclass
 class Recorded:
-    """What one set-up answered and recorded."""
+    """What one set-up responded and recorded."""
 
     answers: dict[str, Any]
     spans: list[Any]

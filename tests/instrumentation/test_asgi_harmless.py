@@ -95,7 +95,7 @@ def answers(service: Service, app: str) -> list[Any]:
 
 
 def talk(service: Service) -> Any:
-    """Return what a websocket answers, once the application has closed it.
+    """Return what a websocket sends back, once the application has closed it.
 
     Where both sides close at once, hypercorn may crash, and daphne does not end at SIGTERM.
     """

@@ -28,7 +28,7 @@ pytestmark = [
 NEEDS = ("bentoml", "numpy", "scikit-learn")
 READY_WITHIN_S = 180
 ROW = {"row": {"a": 1.5}}
-# What the service answers, in the order in which it is asked: path, body and status.
+# The responses of the service, in the order in which it is asked: path, body and status.
 CASES: list[tuple[str, Any, int]] = [
     ("/plain", ROW, 200),
     ("/in_loop", ROW, 200),

@@ -41,7 +41,7 @@ def _nothing_fails() -> Iterator[None]:
 
 
 class Request(RequestRecord):
-    """A record that notes what it is told of the answer."""
+    """A record that notes what is reported of the response."""
 
     def __init__(self) -> None:
         super().__init__()

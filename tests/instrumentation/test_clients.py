@@ -70,7 +70,7 @@ def instrumented(sink: Sink, downstream: Service, tmp_path_factory: pytest.TempP
 
 
 class Traced:
-    """What came of one request: the answer, and its spans in both services."""
+    """The result of one request: the response, and its spans in both services."""
 
     def __init__(
         self, sink: Sink, service: Service, path: str, servers: int = 1, clients: int = 1, **params: Any
@@ -118,7 +118,7 @@ def test_an_http_call_is_a_client_span_whose_context_is_sent(
     address = urlsplit(downstream.url)
     assert (client.name, client.scope, client.service, client.status) == ("GET", "stagetrace", "outgoing", 0)
     rtt_ms = client.attributes.get("stagetrace.network.rtt_ms")
-    # aiohttp has given the connection back where the whole answer came at once.
+    # aiohttp has given the connection back where the whole response came at once.
     assert how.endswith("aiohttp") if rtt_ms is None else 0 < rtt_ms < 10_000
     assert {
         key: value

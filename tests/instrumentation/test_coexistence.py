@@ -94,7 +94,7 @@ def test_a_provider_that_exports_nothing_loses_nothing(beside: tuple[str, Servic
 
 @pytest.mark.parametrize("rate", ["0", "0.5"])
 def test_what_a_middleware_samples_for_nobody_is_no_sampling(rate: str, sink: Sink, tmp_path: Path) -> None:
-    """All that was judged was sent, and the callee of a service is told that its caller records."""
+    """All that was judged was sent, and the callee of a service knows that its caller records."""
     with run_service(tmp_path, "silent_middleware", env=environment(sink) | {"RATE": rate}) as service:
         traces = [service.client.get("/seen").json()["trace_id"] for _ in range(4)]
         posted = [service.call("POST", "/predict", json={})[0] for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Middleware that copies or pickles a scope, or hands it to another process: answers as untraced, and one trace."""
+"""Middleware that copies or pickles a scope, or hands it to another process: responses as untraced, and one trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that a request submits belongs to the request: in pools of threads by itself, elsewhere with a carrier."""
+"""Work that a request submits belongs to the request: in pools by itself, in other threads with a carrier."""
 
 from __future__ import annotations
 

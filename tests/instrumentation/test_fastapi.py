@@ -197,7 +197,7 @@ def test_inference_inside_a_stream_is_inference(service: Service, sink: Sink) ->
 
 
 def test_a_background_task_is_not_latency(service: Service, sink: Sink) -> None:
-    """The 300 ms after the answer are outside the entry span, in a span of their own under it."""
+    """The 300 ms after the response are outside the entry span, in a span of their own under it."""
     request = traced(service, sink, "GET", "/background")
     spans = sink.wait_for(
         lambda all_: any(s.trace_id == request.entry.trace_id and s.name.startswith("BackgroundTask") for s in all_)
@@ -210,7 +210,7 @@ def test_a_background_task_is_not_latency(service: Service, sink: Sink) -> None:
 
 
 def test_a_slow_upload_is_network_receive(service: Service, sink: Sink) -> None:
-    """Three pieces, 60 ms apart: the app waits for the body and does nothing else."""
+    """Three chunks, 60 ms apart: the app waits for the body and does nothing else."""
 
     def body() -> Iterator[bytes]:
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""A signal's handler may raise wherever the main thread is: what is answered is queued, what is queued is delivered.
+"""A signal's handler may raise wherever the main thread is: what was served is queued, what is queued is delivered.
 
 The handler is called as Python calls it, at each place in turn, and not by a signal, which would come by chance.
 """
@@ -88,7 +88,7 @@ class Kept:
 
 
 class Closable(list[bytes]):
-    """An answer that counts how often it is closed."""
+    """A response that counts how often it is closed."""
 
     closed = 0
 

@@ -1,4 +1,4 @@
-"""Libraries too large for `make test`: one inference a call, described, with the answers that an untraced run gives."""
+"""Libraries too large for `make test`: one inference a call, described, with the responses of an untraced run."""
 
 from __future__ import annotations
 

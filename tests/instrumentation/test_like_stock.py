@@ -6,12 +6,12 @@ once with STAGETRACE=1. What differs on purpose stands with the case, as `ours`,
 - no query string; our stages and verdict on top;
 - `server.address` without the port, which stock puts into it against the semantic conventions;
 - the route of what is mounted or found by host is its whole template, not the mount's alone, or none;
-- a websocket has no `http.response.status_code`: its handshake is answered with 101, stock says 200;
-- an exception is one event, where stock records it twice (no answer was complete) or not at all (a mounted app);
-- a span whose answer is a 5xx stays open for the exception that may follow, and for handlers that see that;
+- a websocket has no `http.response.status_code`: the response to its handshake is 101, stock says 200;
+- an exception is one event, where stock records it twice (no response was complete) or not at all (a mounted app);
+- a span whose response is a 5xx stays open for the exception that may follow, and for handlers that see that;
 - what a handler says of the status stays, where stock writes over it as a 5xx goes out;
 - of a request whose path middleware rewrites, the route is the one that served it;
-- bodies have their size on the span, streams and websockets their pieces and messages;
+- bodies have their size on the span, streams and websockets their chunks and messages;
 - a background task's span links to the request's.
 """
 

@@ -5,7 +5,7 @@ As test_like_stock.py, under a real gunicorn with threads. What differs on purpo
 - the name of a request without a route is its method; stock puts the path into it, of which there are endless many;
 - a mounted application's route is the whole template; stock leaves out the mount, and has it out of `url.path` too;
 - Django's routes begin with a slash, as all others do, and a regular expression is shown as a template;
-- what a view of Django's raises and Django answers with less than 500 is no error: no event, no status;
+- what a view of Django's raises and Django turns into less than a 500 is no error: no event, no status;
 - a response's later failure, in its stream, is on the span, which stock has ended by then.
 """
 
@@ -190,7 +190,7 @@ def with_slash(span: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_any_order(answer: bytes) -> tuple[list[bytes], bytes]:
-    """Return the lines of an answer's head, and its body: Django's cookies come after what is added late, or before."""
+    """Return the sorted head of a response, and its body: cookies of Django come before or after late headers."""
     head, _, body = answer.partition(b"\r\n\r\n")
     return sorted(head.split(b"\r\n")), body
 

@@ -90,7 +90,7 @@ def call_all(service: Service, path: str, bodies: list[Any]) -> list[tuple[str, 
 
 
 def truth_of(response: httpx.Response) -> dict[str, Any]:
-    """Return what the app says of a request; of a stream, what it said last."""
+    """Return what the app reports of a request; of a stream, what it reported last."""
     truth: dict[str, Any] = json.JSONDecoder().raw_decode(response.text[response.text.rindex('{"worker"') :])[0]
     return truth
 
@@ -172,7 +172,7 @@ def test_an_error_in_a_worker_belongs_to_the_request(
 
 
 def give_up(service: Service, path: str, body: Any) -> str:
-    """Make a request whose client does not wait for the answer; return its trace id."""
+    """Make a request whose client does not wait for the response; return its trace id."""
     trace_id = secrets.token_hex(16)
     headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
     with pytest.raises(httpx.ReadTimeout):
@@ -182,7 +182,7 @@ def give_up(service: Service, path: str, body: Any) -> str:
 
 @pytest.mark.heavier
 def test_each_request_has_one_tiled_entry_span_with_its_verdict(service: Service, sink: Sink) -> None:
-    """In whatever order it comes: answers, streams, errors, clients that go away; and batches are linked."""
+    """In whatever order it comes: responses, streams, errors, clients that disconnect; and batches are linked."""
     rng = random.Random(6)
     asked = []
     for _ in range(RANDOMISED):
@@ -246,7 +246,7 @@ THERE = [
 
 
 def shape(response: httpx.Response) -> tuple[int, Any]:
-    """Return an answer without what differs each time."""
+    """Return a response without what differs each time."""
     if response.status_code == 200:
         return 200, sorted(truth_of(response))
     return response.status_code, response.json()
@@ -287,7 +287,7 @@ def test_injected_faults_change_no_response(service: Service, sink: Sink) -> Non
 def test_a_request_that_times_out_and_one_whose_worker_dies(tmp_path: Path) -> None:
     """A 504 was all `queue`; a request whose worker died says so; the next one serves on, and delivers as it ends.
 
-    Here over ZeroMQ, and with HTTP in threads: only there does LitServe answer for a worker that died.
+    Here over ZeroMQ, and with HTTP in threads: only there does LitServe respond for a worker that died.
     """
     with (
         run_sink() as sink,

@@ -185,7 +185,7 @@ def test_a_stream_of_responses_is_one_inference(server: tuple[str, Service, int]
 
 
 def call_rpc(port: int, rows: list[list[float]], trace_id: str = "", timeout: float = 60) -> tuple[bytes, str]:
-    """Ask the model over gRPC, in a trace of its own; return the answer and the trace id.
+    """Ask the model over gRPC, in a trace of its own; return the response and the trace id.
 
     The message is written by hand: MLServer's own module for it wants a protobuf that our environment has not.
     """
@@ -251,7 +251,7 @@ def test_a_batch_is_one_inference(server: tuple[str, Service, int], sink: Sink) 
 
 
 def ask(service: Service, port: int, kind: str, factor: float) -> tuple[str, httpx.Response | None]:
-    """Make one request of a kind; return its trace id, and the answer where it came by HTTP and was waited for."""
+    """Make one request of a kind; return its trace id, and the response where it came by HTTP and was waited for."""
     if kind == "rpc":
         return call_rpc(port, [[factor, 0]])[1], None
     if kind == "rpc, gone":

@@ -26,7 +26,7 @@ print(asyncio.run(pickle.load(sys.stdin.buffer)().predict(2)), "stagetrace" in s
 
 
 class Answer(int):
-    """What is answered, known by name in this module alone."""
+    """What is returned, known by name in this module alone."""
 
 
 def _model() -> Any:

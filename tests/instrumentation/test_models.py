@@ -1,4 +1,4 @@
-"""scikit-learn, xgboost, lightgbm, onnxruntime: one inference a request, described, with an untraced run's answers."""
+"""scikit-learn, xgboost, lightgbm, onnxruntime: one inference a request, with the responses of an untraced run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A request that lies in its socket while the event loop is held by another: the truth is the client's own clock.
 
-The wire behind the same connections is told at the end of each answer.
+The round trip of the same connections is read at the end of a response.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Connection:
         return trace_id
 
     def answer(self) -> Any:
-        """Return the JSON of the answer."""
+        """Return the JSON of the response."""
         received = b""
         while b"\r\n\r\n" not in received or not received.rstrip().endswith((b"}", b"null")):
             more = self._socket.recv(65536)
@@ -301,7 +301,7 @@ def test_a_request_served_at_once_has_no_wait(server: Server) -> None:
 @pytest.mark.smoke
 @pytest.mark.parametrize("server", PIPELINED, indirect=True)
 def test_requests_of_one_packet_wait_for_each_other(server: Server) -> None:
-    """A pipelining client waits for the second answer from when it has sent both."""
+    """A pipelining client waits for the second response from when it has sent both."""
     client = server.connect()
     trace_ids = [secrets.token_hex(16) for _ in range(2)]
     paths = (f"/hold/sleep?seconds={HOLD_S}", "/quick")
@@ -334,7 +334,7 @@ def of_the_wire(request: Request) -> dict[str, Any]:
 
 
 def told_of_the_wire(server: Server) -> None:
-    """Let a client read all of an answer, and another nothing of one: what it has not read is not acknowledged."""
+    """Let a client read all of a response, and another nothing of one: what it has not read is not acknowledged."""
     client = server.connect()
     trace_id = client.send("/quick")
     client.answer()

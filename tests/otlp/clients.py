@@ -1,4 +1,4 @@
-"""Clients for a receiver, requests for them to send, and when a receiver tells them to come back."""
+"""Clients for a receiver, requests for them to send, and when a receiver asks them to come back."""
 
 from __future__ import annotations
 

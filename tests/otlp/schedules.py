@@ -134,7 +134,7 @@ class Word(str):
     __slots__ = ()
 
 
-# What `stage` lets through and an attribute cannot hold, and mappings that hooks of other people's might give.
+# What `stage` lets through and an attribute cannot hold, and mappings that other people's code might give.
 UNUSUAL = st.sampled_from(
     [
         {},

@@ -184,7 +184,7 @@ def test_tls_client_certificates_and_headers_are_as_the_variables_say(
     with run_receiver(tls=pki) as receiver:
         endpoint = (receiver.grpc if protocol == "grpc" else receiver.http).replace("http:", "https:")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pki / "other.pem"))  # what the service itself trusts elsewhere
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pki / "other.pem"))  # what the service trusts itself
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t,x-tenant=a")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(pki / "ca.pem"))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(pki / "client.key"))

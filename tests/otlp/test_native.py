@@ -1,4 +1,4 @@
-"""Which implementation a real service uses; a wheel has that in C where it can be compiled, and is pure elsewhere."""
+"""Which implementation a real service uses; a wheel has that in C where it can be compiled, and is pure where not."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def extension() -> str:
 
 
 def build(into: Path, *what: str, **env: str) -> tuple[Path, str]:
-    """Build this package; return the wheel and what was said."""
+    """Build this package; return the wheel and the log."""
     done = subprocess.run(
         [PYTHON, "-m", "build", "--no-isolation", *what, "--outdir", str(into), str(ROOT)],
         env={**os.environ, **env},

@@ -1,4 +1,4 @@
-"""The entry span as the request's code meets it: an OpenTelemetry span, whoever asks it for what, and when."""
+"""The entry span as the request's code meets it: an OpenTelemetry span, for any call at any time."""
 
 from __future__ import annotations
 

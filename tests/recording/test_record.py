@@ -337,7 +337,7 @@ def test_any_schedule_tiles_and_keeps_its_sums(events: list[tuple[int, str]], li
         assert sums.get(stage, 0) == expected.get(stage, 0)
     inferred = expected.get(INFERENCE, 0)
     assert inferred <= sums.get(INFERENCE, 0) <= inferred + expected.get(TRANSFORM, 0)
-    for stage in (SEND, RECEIVE):  # the moments between two pieces of a body count as moving it
+    for stage in (SEND, RECEIVE):  # the moments between two chunks of a body count as moving it
         assert expected.get(stage, 0) <= sums.get(stage, 0) <= expected.get(stage, 0) + expected.get("", 0)
 
 
@@ -390,7 +390,7 @@ def test_threads_of_one_request_never_break_the_tiling() -> None:
 
 
 def test_memory_is_bounded_whatever_comes() -> None:
-    """A runaway loop of stages with names of its own: kept small, summed, and said."""
+    """A runaway loop of stages with names of its own: kept small, summed, and marked so."""
     clock = Clock(0)
     record = bound(clock)
     for number in range(10_000):

@@ -1,4 +1,4 @@
-"""What a handler does that calls no model is told behind WSGI and gRPC, too."""
+"""The causes of a handler that calls no model are found behind WSGI and gRPC, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of requests that nothing unusual was done to, in a service as many are."""
+"""The causes of requests that nothing unusual was done to, in a service as many are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only explains is read for requests that somebody asks about: of good ones, the slow and the samples."""
+"""What only explains is read for breaches, for unjudged requests, and for good ones that are slow or samples."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Adapter:
 
 
 def ended(policy: str | None, durations_ms: list[int], end: Callable[..., None]) -> list[bool]:
-    """Return of each request, in turn, whether its entry span tells of the connection."""
+    """Return of each request, in turn, whether its entry span has the readings of the connection."""
     spans = Spans()
     provider = TracerProvider(shutdown_on_exit=False)
     processor = SLASpanProcessor(policy, spans)
@@ -103,17 +103,17 @@ def theirs(
 
 @pytest.mark.parametrize("end", [own, theirs])
 @pytest.mark.parametrize(
-    ("policy", "durations_ms", "told"),
+    ("policy", "durations_ms", "read"),
     [
         ("* within 50ms", [*LEARNED, USUAL_MS, 14, 16, 49, 51, USUAL_MS], [False, False, True, True, True, False]),
         ("GET /y within 50ms", [*LEARNED, USUAL_MS], [True]),
         (None, [*LEARNED, USUAL_MS], [True]),
     ],
 )
-def test_a_good_request_as_fast_as_others_of_its_route_says_nothing_of_its_connection(
-    policy: str | None, durations_ms: list[int], told: list[bool], end: Callable[..., None]
+def test_the_connection_of_a_good_request_as_fast_as_others_of_its_route_is_not_read(
+    policy: str | None, durations_ms: list[int], read: list[bool], end: Callable[..., None]
 ) -> None:
-    """Slow ones and breaches do, and those that nobody judges."""
+    """That of slow ones and breaches is, and of those that nobody judges."""
     found = ended(policy, durations_ms, end)
     assert found[: len(LEARNED)] == [True] * len(LEARNED)
-    assert found[len(LEARNED) :] == told
+    assert found[len(LEARNED) :] == read

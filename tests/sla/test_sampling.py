@@ -1,4 +1,4 @@
-"""What entry spans say of the probability with which the head sampler keeps them, and what callees are told of it."""
+"""The probability with which the head sampler keeps entry spans, as they carry it and as callees receive it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_threshold_says_the_probability(value: str, expected: float | None) 
 
 @pytest.mark.parametrize("rate", [1.0, 0.5, 0.1, 1 / 3, 1e-6, 2.0**-30, 0.999999])
 def test_a_kept_trace_is_consistent_with_what_is_said_of_it(rate: float) -> None:
-    """The SDK's own reading of the threshold keeps the trace too, and its callees are told the same probability."""
+    """The SDK's own reading of the threshold keeps the trace too, and its callees receive the same probability."""
     chance, sampler = random.Random(1), TraceIdRatioBased(rate)
     downstream = composite_sampler(composable_parent_threshold(composable_traceid_ratio_based(1.0)))
     kept = [(chance.getrandbits(64) << 64) | int(chance.random() * sampler.bound) for _ in range(200)]

@@ -1,4 +1,4 @@
-"""What an event loop's thread did lately is known in pieces, few of them and from the beginning on."""
+"""What an event loop's thread did lately is known in intervals, few of them and from the beginning on."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def queued(connection: socket.socket) -> int:
 
 
 def steady(ask: Callable[[], int]) -> int:
-    """Return an answer that does not change any more."""
+    """Return a reading that does not change any more."""
     last, deadline = ask(), time.monotonic() + 20
     while True:
         time.sleep(0.2)
