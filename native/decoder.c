@@ -4,8 +4,9 @@
 #include "decoder.h"
 
 static const char *const WHERE[DECODER_HELD][2] = {
-    {"stagetrace.otlp.decode.spans", "read_span"}, {"stagetrace.otlp.decode.spans", "Refused"},
-    {"stagetrace.otlp.decode.columns", "NAMES"}, {"stagetrace.otlp.decode.columns", "KEYS"},
+    {"stagetrace.otlp.decode.spans", "row_or_reason"},
+    {"stagetrace.otlp.decode.columns", "NAMES"},
+    {"stagetrace.otlp.decode.columns", "KEYS"},
 };
 
 static const unsigned char FIXED_KINDS[FIXED] = {BINARY, BINARY, BINARY, STRING, INT32, INT32, INT, INT, INT};
@@ -48,7 +49,7 @@ static int fill(PyObject *module) {
 static PyMethodDef functions[] = {
     {"decode_parts", (PyCFunction)(void (*)(void))decode_parts, METH_FASTCALL, "decode_parts(data, at, end, most)"},
     {"open_log", open_log, METH_NOARGS, "Return a log without a span."},
-    {"add_spans", (PyCFunction)(void (*)(void))add_spans, METH_FASTCALL, "add_spans(log, data, held, check, most)"},
+    {"add_spans", (PyCFunction)(void (*)(void))add_spans, METH_FASTCALL, "add_spans(log, data, held, most)"},
     {"join_logs", join_logs, METH_O, "join_logs(logs)"},
     {"find_attribute", (PyCFunction)(void (*)(void))find_attribute, METH_FASTCALL, "find_attribute(data, offsets, key)"},
     {NULL, NULL, 0, NULL},

@@ -124,7 +124,7 @@ typedef struct {
 } Key;
 
 /* Objects that the module's state holds. */
-enum { READ_SPAN, REFUSED, NAMES, KEYS, DECODER_HELD };
+enum { ROW_OR_REASON, NAMES, KEYS, DECODER_HELD };
 
 typedef struct {
     PyObject *held[DECODER_HELD];

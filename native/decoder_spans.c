@@ -2,7 +2,7 @@
  *
  * What is read comes from anybody. Nothing is read behind the end of a span, nothing is allocated for a length that has
  * not been compared with what is there, nothing recurses. Only what encoders write is understood here: of any other span
- * `read_span` of decode/spans.py returns the row, called for that one.
+ * `row_or_reason` of decode/spans.py returns the row, called for that one.
  */
 #include "decoder.h"
 
@@ -23,7 +23,7 @@ typedef struct {
     State *state;
     Log *log;
     Bytes begin;
-    PyObject *check, *refused;
+    PyObject *refused;
     Py_ssize_t taken;
     long long refusals;
     size_t last[MAX_COLUMNS]; /* what follows each column's last cell */
@@ -283,21 +283,6 @@ static int refuse(Walk *walk, PyObject *why) {
     return result;
 }
 
-/* If the present exception is `Refused`, refuse the span for what that says. */
-static int refuse_as_raised(Walk *walk) {
-    if (!PyErr_ExceptionMatches(walk->state->held[REFUSED])) return -1;
-    PyObject *type, *error, *traceback;
-    PyErr_Fetch(&type, &error, &traceback);
-    PyErr_NormalizeException(&type, &error, &traceback);
-    PyObject *why = PyObject_Str(error);
-    int result = why ? refuse(walk, why) : -1;
-    Py_XDECREF(why);
-    Py_XDECREF(type);
-    Py_XDECREF(error);
-    Py_XDECREF(traceback);
-    return result;
-}
-
 static int put_object(Walk *walk, int number, PyObject *object) {
     const char *text = NULL;
     char *bytes;
@@ -335,10 +320,11 @@ static int put_row(Walk *walk, PyObject *row) {
 
 static int take_odd_span(Walk *walk, Bytes first, Bytes after) {
     PyObject *span = bytes_of(first, after);
-    PyObject *row = span ? PyObject_CallFunctionObjArgs(walk->state->held[READ_SPAN], span, NULL) : NULL;
-    int result = row ? put_row(walk, row) : refuse_as_raised(walk);
-    if (result == 0 && row != NULL) result = end_span(walk);
-    Py_XDECREF(row);
+    PyObject *found = span ? PyObject_CallFunctionObjArgs(walk->state->held[ROW_OR_REASON], span, NULL) : NULL;
+    int result = -1;
+    if (found != NULL && PyUnicode_Check(found)) result = refuse(walk, found);
+    else if (found != NULL && put_row(walk, found) == 0) result = end_span(walk);
+    Py_XDECREF(found);
     Py_XDECREF(span);
     return result;
 }
@@ -355,24 +341,12 @@ static int take_span(Walk *walk, Bytes first, Bytes after) {
     return result;
 }
 
-/* Ask `check` for what is wrong with a span, and refuse it for that. Return whether it has been refused. */
-static int is_refused(Walk *walk, const uint64_t *place) {
-    if (walk->check == Py_None) return 0;
-    PyObject *why = PyObject_CallFunction(walk->check, "KK", place[0], place[1]);
-    if (why == NULL) return -1;
-    int bad = PyObject_IsTrue(why);
-    if (bad > 0 && refuse(walk, why) < 0) bad = -1;
-    Py_DECREF(why);
-    return bad;
-}
-
 static int take_spans(Walk *walk, size_t size, const char *held, size_t held_size, long long most) {
     uint64_t place[2];
     for (size_t at = 0; at < held_size && walk->refusals <= most; at += sizeof place) {
         memcpy(place, held + at, sizeof place);
         if (place[0] > place[1] || place[1] > size) return fail(PyExc_ValueError, "a span behind the data");
-        int refused = is_refused(walk, place);
-        if (refused < 0 || (!refused && take_span(walk, walk->begin + place[0], walk->begin + place[1]) < 0)) return -1;
+        if (take_span(walk, walk->begin + place[0], walk->begin + place[1]) < 0) return -1;
     }
     return 0;
 }
@@ -380,13 +354,13 @@ static int take_spans(Walk *walk, size_t size, const char *held, size_t held_siz
 PyObject *add_spans(PyObject *module, PyObject *const *args, Py_ssize_t given) {
     char *data, *held;
     Py_ssize_t size, held_size;
-    if (given != 5) return PyErr_Format(PyExc_TypeError, "add_spans takes a log, two bytes, a callable or None, and an int");
+    if (given != 4) return PyErr_Format(PyExc_TypeError, "add_spans takes a log, two bytes and an int");
     if (PyBytes_AsStringAndSize(args[1], &data, &size) < 0 || PyBytes_AsStringAndSize(args[2], &held, &held_size) < 0)
         return NULL;
-    long long most = PyLong_AsLongLong(args[4]);
+    long long most = PyLong_AsLongLong(args[3]);
     if (PyErr_Occurred()) return NULL;
     if (held_size % (Py_ssize_t)(2 * sizeof(uint64_t))) return PyErr_Format(PyExc_ValueError, "half a pair of places");
-    Walk one = {.state = decoder_state(module), .begin = (Bytes)data, .check = args[3]};
+    Walk one = {.state = decoder_state(module), .begin = (Bytes)data};
     one.log = log_of(args[0], ADDING);
     if (one.log == NULL) return NULL;
     one.span = one.log->cells.size;

@@ -23,6 +23,7 @@ from missing import unused
 from stagetrace import log
 from stagetrace.otlp.decode import native as decode_native
 from stagetrace.otlp.decode import request as decoder
+from stagetrace.otlp.decode import spans as spans_in_python
 from stagetrace.otlp.decode.arrow_table import table
 from stagetrace.otlp.decode.columns import KEYS as COLUMN_KEYS
 from stagetrace.otlp.decode.columns import NAMES, REST, TYPED
@@ -300,8 +301,8 @@ def test_both_stop_after_as_many_bad_spans(most: int) -> None:
     body = b"".join(delimited(2, one) for one in spans)
     held = parts_in_python(body, 0, len(body), 9).held
     found, wanted = NativeSpanColumns(), SpanColumns()
-    refused = found.add(body, held, None, most)
-    assert refused == wanted.add(body, held, None, most)
+    refused = found.add(body, held, most)
+    assert refused == wanted.add(body, held, most)
     assert found.size == wanted.size
     assert sum(refused.values()) == min(most + 1, 6)
 
@@ -369,17 +370,14 @@ BAD_CALLS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
     "parts without a limit": ("decode_parts", (b"abc", 0, 3, None)),
     "parts up to more than fits": ("decode_parts", (b"abc", 0, 2**70, 1)),
     "too few parts": ("decode_parts", (b"abc", 0, 3)),
-    "add to no log": ("add_spans", (b"log", b"abc", b"", None, 1)),
-    "add spans of no bytes": ("add_spans", (LOG, None, b"", None, 1)),
-    "add spans at no bytes": ("add_spans", (LOG, b"abc", [], None, 1)),
-    "add spans at half a place": ("add_spans", (LOG, b"abc", bytes(15), None, 1)),
-    "add spans behind the data": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 0, 4), None, 1)),
-    "add spans far behind the data": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 2**64 - 1, 2**64 - 1), None, 1)),
-    "add spans backwards": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 2, 1), None, 1)),
-    "add with a check that cannot be called": ("add_spans", (LOG, b"abc", PLACE, 7, 1)),
-    "add with a check that raises": ("add_spans", (LOG, b"abc", PLACE, lambda *_: 1 // 0, 1)),
-    "add with a check that gives what has no hash": ("add_spans", (LOG, b"abc", PLACE, lambda *_: [1], 1)),
-    "add without a limit": ("add_spans", (LOG, b"abc", PLACE, None, None)),
+    "add to no log": ("add_spans", (b"log", b"abc", b"", 1)),
+    "add spans of no bytes": ("add_spans", (LOG, None, b"", 1)),
+    "add spans at no bytes": ("add_spans", (LOG, b"abc", [], 1)),
+    "add spans at half a place": ("add_spans", (LOG, b"abc", bytes(15), 1)),
+    "add spans behind the data": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 0, 4), 1)),
+    "add spans far behind the data": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 2**64 - 1, 2**64 - 1), 1)),
+    "add spans backwards": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 2, 1), 1)),
+    "add without a limit": ("add_spans", (LOG, b"abc", PLACE, None)),
     "too little to add": ("add_spans", (LOG, b"abc")),
     "columns of nothing": ("join_logs", (None,)),
     "columns of no logs": ("join_logs", ([b"", "text"],)),
@@ -402,39 +400,50 @@ def test_bad_calls_raise(extension: Any, what: str) -> None:
     assert not isinstance(raised.value, SystemError)
 
 
-def test_a_log_that_is_being_added_to_or_was_joined_takes_no_spans(extension: Any) -> None:
+ODD: Final = b"\x2a\x01x" * 2 + HEAD  # a span with two names, which native code leaves to Python
+
+
+def test_a_log_that_is_being_added_to_or_was_joined_takes_no_spans(
+    extension: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log_of_spans = extension.open_log()
-    held = struct.pack("@QQ", 0, len(HEAD))
+    held = struct.pack("@QQ", 0, len(ODD))
     raised = []
 
-    def check(*_: int) -> None:
+    def in_the_middle(span: Span, take_fields: Any = spans_in_python._take_fields) -> Any:
         with pytest.raises(RuntimeError, match="being added"):
-            extension.add_spans(log_of_spans, HEAD, held, None, 1)
+            extension.add_spans(log_of_spans, ODD, held, 1)
         with pytest.raises(RuntimeError, match="being added"):
             extension.join_logs([log_of_spans])
         raised.append(True)
+        return take_fields(span)
 
-    assert extension.add_spans(log_of_spans, HEAD, held, check, 1) == (1, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(spans_in_python, "_take_fields", in_the_middle)
+        assert extension.add_spans(log_of_spans, ODD, held, 1) == (1, {})
     assert raised
-    assert extension.add_spans(log_of_spans, HEAD, held, None, 1) == (1, {})
+    assert extension.add_spans(log_of_spans, ODD, held, 1) == (1, {})
     assert extension.join_logs([log_of_spans])[0][3] == HEAD[2:18] * 2
     with pytest.raises(RuntimeError, match="joined"):
-        extension.add_spans(log_of_spans, HEAD, held, None, 1)
+        extension.add_spans(log_of_spans, ODD, held, 1)
 
 
-def test_a_row_that_does_not_fit_leaves_nothing_behind(extension: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `read_span` never returns one."""
-    log_of_spans, odd = extension.open_log(), b"\x2a\x01x" * 2 + HEAD
-    data = HEAD + odd
+@pytest.mark.parametrize(
+    ("column", "value"), [("kind", "text"), ("flags", 2**70), ("name", b"x"), ("rest", "x"), ("name", "\ud800")]
+)
+def test_a_row_that_does_not_fit_leaves_nothing_behind(
+    extension: Any, monkeypatch: pytest.MonkeyPatch, column: str, value: Any
+) -> None:
+    """As `row_or_reason` never returns one; nor does it raise anything."""
+    log_of_spans, data = extension.open_log(), HEAD + ODD
     held = struct.pack("@QQQQ", 0, len(HEAD), len(HEAD), len(data))
-    for name, value in (("kind", "text"), ("flags", 2**70), ("name", b"x"), ("rest", "x"), ("name", "\ud800")):
-        with monkeypatch.context() as patch:
-            patch.setattr("stagetrace.otlp.decode.spans._take_attributes", lambda *_, **__: b"")
-            patch.setattr("stagetrace.otlp.decode.spans._take_fields", lambda _, row=(name, value): dict([row]))
-            with pytest.raises((TypeError, OverflowError, UnicodeError)):
-                extension.add_spans(log_of_spans, data, held, None, 1)
-    assert extension.add_spans(log_of_spans, data, held, None, 1) == (2, {})
-    assert extension.join_logs([log_of_spans])[3] == (0, None, struct.pack("8i", *[0] * 7, 1), b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(spans_in_python, "_take_attributes", lambda *_: b"")
+        patch.setattr(spans_in_python, "_take_fields", lambda _: {"trace_id": b"t", column: value})
+        with pytest.raises((TypeError, OverflowError, UnicodeError)):
+            extension.add_spans(log_of_spans, data, held, 1)
+    assert extension.add_spans(log_of_spans, data, held, 1) == (2, {})
+    assert extension.join_logs([log_of_spans])[3] == (0, None, struct.pack("4i", 0, 0, 0, 1), b"x")
 
 
 @pytest.mark.parametrize("name", ["decode_parts", "open_log", "add_spans"])
@@ -472,7 +481,7 @@ def test_what_is_no_span_is_refused_by_both() -> None:
     """`decode` never hands it over without a check."""
     junk, held = b"\xff" * 40, struct.pack("@QQ", 0, 40)
     for columns in (NativeSpanColumns(), SpanColumns()):
-        assert columns.add(junk, held, None, 1) == {"not readable as protobuf": 1}
+        assert columns.add(junk, held, 1) == {"not readable as protobuf": 1}
         assert columns.size == 0
 
 
@@ -486,15 +495,14 @@ import test_decoder_native as t
 
 good = t._good().SerializeToString()
 odd = t.request_of(t.HEAD + one + two for one in t.FIELDS for two in t.FIELDS[:12])
-why = "because"
-watched = [good, odd, why, t.NAMES, t.COLUMN_KEYS, *t.COLUMN_KEYS, t.LATEST_NS, t.parts_in_python]
+watched = [good, odd, t.NAMES, t.COLUMN_KEYS, *t.COLUMN_KEYS, t.LATEST_NS, t.parts_in_python]
 
 def calls(number):
     for turn in range(number):
         t.table([t.decode(good)])
         if turn % 50 == 0:
             t.decode(odd)
-            t.NativeSpanColumns().add(good, t.struct.pack("@QQQQ", 0, 9, 0, 9), lambda *_: why, 5)
+            t.NativeSpanColumns().add(good, t.struct.pack("@QQQQ", 0, 9, 0, 9), 5)
         try:
             t.call(t.decode_native._in_c, [*t.BAD_CALLS][turn % len(t.BAD_CALLS)])
         except Exception:

@@ -116,10 +116,6 @@ def _document(message: Message) -> Json:
     )
 
 
-def _scope_document(scope_spans: Message) -> Json:
-    return _with(scope_spans, "spans", _span)
-
-
 def _with(message: Message, name: str, form: Callable[[Any], Json]) -> Json:
     """Return a message as JSON, what it has under `name` by `form`."""
     document: Json = {}

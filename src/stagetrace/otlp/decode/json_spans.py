@@ -7,6 +7,7 @@ is what these give.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf import json_format
@@ -87,111 +88,86 @@ _WRITTEN: Final[dict[int, tuple[str, Callable[[Any], Any] | None]]] = {
 
 def read(given: Any, span: Span) -> bool:
     """Fill a span; False, and some of it filled, where it has something else than this knows."""
-    if type(given) is not dict:
-        return False
     try:
-        return all(key in _READ and _READ[key](span, value) for key, value in given.items())
-    except (
-        ValueError,
-        TypeError,
-        OverflowError,
-    ):  # surrogates in a text, no hex, a number out of range
-        return False
-
-
-def _id(name: str) -> Callable[[Span, Any], bool]:
-    def fill(span: Span, given: Any) -> bool:
-        # Of the digits alone: `fromhex` takes spaces, too.
-        if type(given) is not str or not given.isalnum():
-            return False
-        setattr(span, name, bytes.fromhex(given))
-        return True
-
-    return fill
-
-
-def _text(name: str) -> Callable[[Any, Any], bool]:
-    def fill(span: Any, given: Any) -> bool:
-        if type(given) is not str:
-            return False
-        setattr(span, name, given)
-        return True
-
-    return fill
-
-
-def _number(name: str) -> Callable[[Any, Any], bool]:
-    def fill(span: Any, given: Any) -> bool:
-        if type(given) is not int:
-            return False
-        setattr(span, name, given)
-        return True
-
-    return fill
-
-
-def _time(name: str) -> Callable[[Span, Any], bool]:
-    def fill(span: Span, given: Any) -> bool:
-        if type(given) is str and given.isascii() and given.isdigit():
-            given = int(given)
-        if type(given) is not int:
-            return False
-        setattr(span, name, given)
-        return True
-
-    return fill
-
-
-def _read_attributes(span: Span, given: Any) -> bool:
-    return type(given) is list and all(_read_attribute(span.attributes, one) for one in given)
-
-
-def _read_attribute(attributes: Any, given: Any) -> bool:
-    if type(given) is not dict or given.keys() != {"key", "value"} or type(given["key"]) is not str:
-        return False
-    value = given["value"]
-    if type(value) is not dict or len(value) != 1:
-        return False
-    ((kind, content),) = value.items()
-    attribute = attributes.add(key=given["key"])
-    if kind == "stringValue" and type(content) is str:
-        attribute.value.string_value = content
-    elif kind == "doubleValue" and type(content) in (float, int) and math.isfinite(content):
-        attribute.value.double_value = content
-    elif kind == "boolValue" and type(content) is bool:
-        attribute.value.bool_value = content
-    elif kind == "intValue" and type(content) is int:
-        attribute.value.int_value = content
-    elif kind == "intValue" and type(content) is str and content.isascii() and content.removeprefix("-").isdigit():
-        attribute.value.int_value = int(content)
-    else:
+        for key, value in given.items():
+            if key == "attributes":
+                for one in _exactly(list, value):
+                    _read_attribute(span, one)
+            elif key == "status":
+                span.status.SetInParent()
+                for name, content in value.items():
+                    _set(span.status, _STATUS[name], content)
+            else:
+                _set(span, _READ[key], value)
+    # KeyError: it is not known here; AttributeError: it is no object; the others: surrogates in a text, no hex, a
+    # number out of range.
+    except (KeyError, AttributeError, ValueError, TypeError, OverflowError):
         return False
     return True
 
 
-def _status(span: Span, given: Any) -> bool:
-    if type(given) is not dict or not given.keys() <= {"code", "message"}:
-        return False
-    span.status.SetInParent()
-    return all(
-        _number("code")(span.status, value) if key == "code" else _text("message")(span.status, value)
-        for key, value in given.items()
-    )
+def _read_attribute(span: Span, given: Any) -> None:
+    if given.keys() != {"key", "value"}:
+        raise KeyError
+    ((kind, content),) = given["value"].items()
+    _set(span.attributes.add(key=_text(given["key"])).value, _VALUES[kind], content)
 
 
-_READ: Final[dict[str, Callable[[Span, Any], bool]]] = {
-    "traceId": _id("trace_id"),
-    "spanId": _id("span_id"),
-    "traceState": _text("trace_state"),
-    "parentSpanId": _id("parent_span_id"),
-    "name": _text("name"),
-    "kind": _number("kind"),
-    "startTimeUnixNano": _time("start_time_unix_nano"),
-    "endTimeUnixNano": _time("end_time_unix_nano"),
-    "attributes": _read_attributes,
-    "droppedAttributesCount": _number("dropped_attributes_count"),
-    "droppedEventsCount": _number("dropped_events_count"),
-    "droppedLinksCount": _number("dropped_links_count"),
-    "status": _status,
-    "flags": _number("flags"),
+def _set(message: Any, field: tuple[str, Callable[[Any], Any]], given: Any) -> None:
+    name, form = field
+    setattr(message, name, form(given))
+
+
+def _exactly(kind: type, given: Any) -> Any:
+    if type(given) is not kind:
+        raise TypeError
+    return given
+
+
+_text: Final = partial(_exactly, str)
+_number: Final = partial(_exactly, int)
+
+
+def _id(given: Any) -> bytes:
+    if not _text(given).isalnum():  # `fromhex` takes spaces, too
+        raise ValueError
+    return bytes.fromhex(given)
+
+
+def _time(given: Any) -> int:
+    return int(given) if type(given) is str and given.isascii() and given.isdigit() else int(_number(given))
+
+
+def _integer(given: Any) -> int:
+    is_text = type(given) is str and given.isascii() and given.removeprefix("-").isdigit()
+    return int(given) if is_text else int(_number(given))
+
+
+def _double(given: Any) -> float:
+    if type(given) not in (float, int) or not math.isfinite(given):
+        raise ValueError
+    return float(given)
+
+
+# Key -> the name of the field, and how its value is read.
+_VALUES: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "stringValue": ("string_value", _text),
+    "doubleValue": ("double_value", _double),
+    "boolValue": ("bool_value", partial(_exactly, bool)),
+    "intValue": ("int_value", _integer),
+}
+_STATUS: Final = {"code": ("code", _number), "message": ("message", _text)}
+_READ: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "traceId": ("trace_id", _id),
+    "spanId": ("span_id", _id),
+    "traceState": ("trace_state", _text),
+    "parentSpanId": ("parent_span_id", _id),
+    "name": ("name", _text),
+    "kind": ("kind", _number),
+    "startTimeUnixNano": ("start_time_unix_nano", _time),
+    "endTimeUnixNano": ("end_time_unix_nano", _time),
+    "droppedAttributesCount": ("dropped_attributes_count", _number),
+    "droppedEventsCount": ("dropped_events_count", _number),
+    "droppedLinksCount": ("dropped_links_count", _number),
+    "flags": ("flags", _number),
 }

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from stagetrace.otlp.decode.spans import Check
-
     # How many are NULL, then what Arrow's columnar format prescribes; None where there is no value at all.
     Buffers = tuple[Any, ...] | None
 
@@ -34,10 +32,10 @@ class NativeSpanColumns:
         self.size = 0
         self.log = _in_c.open_log()
 
-    def add(self, data: bytes, held: bytes, check: Check | None, most: int) -> dict[str, int]:
+    def add(self, data: bytes, held: bytes, most: int) -> dict[str, int]:
         """Do as `SpanColumns.add`."""
         refused: dict[str, int]
-        size, refused = _in_c.add_spans(self.log, data, held, check, most)
+        size, refused = _in_c.add_spans(self.log, data, held, most)
         self.size += size
         return refused
 

@@ -6,6 +6,7 @@ refuses, or that is large, is read span by span: the good ones are kept, in boun
 
 from __future__ import annotations
 
+from array import array
 from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError, Message
@@ -93,7 +94,7 @@ class _Decoder:
         self.reasons: dict[str, int] = {}  # why spans were refused, and how many
         self._data = request
         self._parts = implementation.parts
-        self._check = None if checked else self._why_not
+        self._is_checked = checked
         self._refused = 0
 
     def read(self) -> None:
@@ -123,11 +124,32 @@ class _Decoder:
             self._refuse(UNREADABLE, sum(1 for _ in pairs(spans)))
             return
         before = self.spans.size
-        refused = self.spans.add(self._data, spans, self._check, _MOST_REFUSED - self._refused)
+        most = _MOST_REFUSED - self._refused
+        unreadable: dict[str, int] = {}
+        if not self._is_checked:
+            spans, unreadable = self._readable(spans, most)
+        refused = self.spans.add(self._data, spans, most)
         if size := self.spans.size - before:
             self.runs.append(Run(size, (service, resource, scope)))
-        for why, count in refused.items():
+        for why, count in (*unreadable.items(), *refused.items()):
             self._refuse(why, count)
+
+    def _readable(self, held: bytes, most: int) -> tuple[bytes, dict[str, int]]:
+        """Return where the spans are that protobuf can read, and why others are refused, until more than `most` are."""
+        readable = array("Q")
+        refused: dict[str, int] = {}
+        for first, after in pairs(held):
+            if after - first > LARGEST:
+                why = f"a span of more than {LARGEST >> 20} MiB"
+            elif _is_message(self._data[first:after], Span):
+                readable.extend((first, after))
+                continue
+            else:
+                why = UNREADABLE
+            refused[why] = refused.get(why, 0) + 1
+            if sum(refused.values()) > most:
+                break
+        return readable.tobytes(), refused
 
     def _opened(self, at: int, end: int, *, spans: bool) -> tuple[bytes, bytes]:
         """Return a message without what it holds, and where that is: spans, or scopes with spans."""
@@ -140,12 +162,6 @@ class _Decoder:
         if found.broken:
             self._refuse(UNREADABLE)
         return found.around, found.held
-
-    def _why_not(self, first: int, after: int) -> str | None:
-        """Return why protobuf cannot read a span, or None if it can."""
-        if after - first > LARGEST:
-            return f"a span of more than {LARGEST >> 20} MiB"
-        return None if _is_message(self._data[first:after], Span) else UNREADABLE
 
     def _refuse(self, why: str, count: int = 1) -> None:
         self._count(why, max(1, count))

@@ -1,7 +1,7 @@
 """Spans' bytes to columns by protobuf's own messages: the Python implementation of the decoder.
 
 What has no column is kept: `rest` is a serialized Span of just what the columns do not hold, a newer OTLP's fields too.
-The native implementation calls `read_span` for spans that are not written as encoders write them.
+The native implementation calls `row_or_reason` for spans that are not written as encoders write them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from array import array
 from functools import lru_cache
 from math import isfinite
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
@@ -19,11 +19,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from stagetrace import semconv
 from stagetrace.otlp.decode.columns import DOUBLE, INT, OTHER_MS, REST, TYPED
 from stagetrace.otlp.decode.protobuf_wire import MORE, BrokenError, field_at, varint, varint_at
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Check = Callable[[int, int], "str | None"]  # why data[first:after] is no span
 
 LATEST_NS: Final = 2**63 - 2  # in 2262, so that every time is before 2**63 - 1; a later one is kept in `rest`
 NO_TRACE: Final = bytes(16)
@@ -107,21 +102,20 @@ class SpanColumns:
         self.size = 0
         self.columns: dict[str, tuple[list[int], list[Any]]] = {}
 
-    def add(self, data: bytes, held: bytes, check: Check | None, most: int) -> dict[str, int]:
+    def add(self, data: bytes, held: bytes, most: int) -> dict[str, int]:
         """Add spans of `data` until more than `most` are refused; return why spans were, and how many.
 
-        `held` is as in Parts. `check` is asked before each span, unless protobuf has read them all.
+        `held` is as in Parts.
         """
         refused: dict[str, int] = {}
         for first, after in pairs(held):
-            try:
-                if check is not None and (why := check(first, after)):
-                    raise Refused(why)  # noqa: TRY301 -- as `read_span` does
-                self._append(read_span(data[first:after]))
-            except Refused as error:  # noqa: PERF203
-                refused[str(error)] = refused.get(str(error), 0) + 1
-                if sum(refused.values()) > most:
-                    break
+            found = row_or_reason(data[first:after])
+            if isinstance(found, dict):
+                self._append(found)
+                continue
+            refused[found] = refused.get(found, 0) + 1
+            if sum(refused.values()) > most:
+                break
         return refused
 
     def _append(self, row: Row) -> None:
@@ -132,13 +126,15 @@ class SpanColumns:
         self.size += 1
 
 
-def read_span(data: bytes) -> Row:
-    """Return a serialized span as columns. Raise Refused if it cannot be stored."""
+def row_or_reason(data: bytes) -> Row | str:
+    """Return a serialized span as columns, or why it cannot be stored."""
     try:
         span = Span.FromString(data)
+        row = _take_fields(span)
     except DecodeError:
-        raise Refused(UNREADABLE) from None
-    row = _take_fields(span)
+        return UNREADABLE
+    except Refused as error:
+        return str(error)
     if rest := _take_attributes(span, row):
         row[REST] = rest
     return row
