@@ -91,7 +91,7 @@ def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     (folder / "file").write_text("")
     env = environment(
         folder / "status",
-        BREAK="stagetrace.instrumentation.asgi.request:AsgiRequest.set_route",
+        BREAK="stagetrace.instrumentation.http.request:HttpRequest.set_route",
         STAGETRACE_SPOOL=str(folder / "file" / "spool"),
         STAGETRACE_SLA="/nowhere within 1s",
     )

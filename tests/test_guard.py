@@ -131,7 +131,7 @@ def test_a_closed_stderr_does_not_keep_a_hook_in_use(monkeypatch: pytest.MonkeyP
     assert guard.switched_off() == [PATCH]
 
 
-SERVE_BY = "stagetrace.instrumentation.asgi.request:AsgiRequest.set_route"
+SERVE_BY = "stagetrace.instrumentation.http.request:HttpRequest.set_route"
 
 
 @pytest.fixture(scope="module")

@@ -71,17 +71,20 @@ PARTS = [
     *(
         f"stagetrace.instrumentation.asgi.request:{name}"
         for name in (
-            *("with_span", "template_of", "AsgiRequest.__init__", "AsgiRequest.describe"),
+            *("with_span", "template_of", "AsgiRequest.__init__"),
             *("OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release", "RequestRecord.release"),
-            *("AsgiRequest._add_rest", "AsgiRequest._failed", "AsgiRequest._finish"),
-            *("AsgiRequest.begin_response", "AsgiRequest.end_response", "AsgiRequest._template"),
-            *(
-                "AsgiRequest.enter_mount",
-                "AsgiRequest.set_route",
-                "AsgiRequest.add_chunk",
-                "AsgiRequest._is_disconnected",
-            ),
+            *("AsgiRequest._finish", "AsgiRequest._template", "AsgiRequest._requested", "AsgiRequest.accept"),
+            *("AsgiRequest.begin_response", "AsgiRequest.end_response", "AsgiRequest.enter_mount"),
+            *("AsgiRequest.add_chunk", "AsgiRequest._is_disconnected"),
             *("AsgiRequest.transfer_attributes", "AsgiRequest.connection_attributes", "AsgiRequest.add_received"),
+        )
+    ),
+    *(
+        f"stagetrace.instrumentation.http.request:{name}"
+        for name in (
+            *(f"HttpRequest.{name}" for name in ("describe", "_result", "_add_rest", "_failed", "_end")),
+            *(f"HttpRequest.{name}" for name in ("set_route", "_rename", "_short_agent", "count_in")),
+            *("longest", "shorten"),
         )
     ),
     *(
@@ -92,18 +95,13 @@ PARTS = [
             *(
                 "_fields",
                 "_carrier",
-                "_text",
-                "_known",
-                "_request_block",
-                "_client_block",
+                "decoded",
+                "shared",
                 "AskedFor.attributes",
             ),
         )
     ),
-    *(
-        f"stagetrace.instrumentation.http.metrics:{name}"
-        for name in ("HttpMetrics.__init__", "Counted.count_in", "_only")
-    ),
+    *(f"stagetrace.instrumentation.http.metrics:{name}" for name in ("HttpMetrics.__init__", "_only")),
     *(
         f"stagetrace.recording.{name}"
         for name in (
@@ -140,8 +138,6 @@ PARTS = [
         "stagetrace.sla.processor:dropped",
         "stagetrace.sla.processor:bounded",
         "stagetrace.sla.entry_recorder:bounded",
-        "stagetrace.instrumentation.asgi.request:cut",
-        "stagetrace.instrumentation.asgi.request:longest",
         "stagetrace.recording.limits:plain",
         "stagetrace.recording.limits:cut",
         "stagetrace.otlp.export.batch_processor:_encode",
@@ -201,8 +197,8 @@ PARTS_IN_PYTHON = [
         "stagetrace.instrumentation.asgi.request:AsgiRequest.end_response",
         "stagetrace.otlp.encode.request_encoder:encode_stages",
     ),
-    *(f"stagetrace.instrumentation.asgi.request:AsgiRequest.{name}" for name in ("__init__", "describe")),
-    "stagetrace.instrumentation.asgi.request:AsgiRequest._come_in",
+    *(f"stagetrace.instrumentation.asgi.request:AsgiRequest.{name}" for name in ("__init__", "_come_in")),
+    "stagetrace.instrumentation.http.request:HttpRequest.describe",
     *(f"stagetrace.recording.pool_task:PoolTask.{name}" for name in ("__init__", "_begin", "_leave")),
 ]
 # Parts that work where others besides us want to see the spans.

@@ -51,11 +51,18 @@ PARTS = [
         f"stagetrace.instrumentation.wsgi.request:{name}"
         for name in (
             *("path_of", "_decoded", "_carried", "_fields", "_headers", "_in_bytes"),
-            *("known", "with_span", "time_in_queue_ms", "cut", "note_route", "note_failure"),
+            *("_key", "known", "with_span", "time_in_queue_ms", "note_route", "note_failure"),
             *("WsgiRequest.__init__", "OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release"),
-            *("WsgiRequest.describe", "WsgiRequest._come_in", "WsgiRequest._add_rest", "RequestRecord.release"),
-            *("WsgiRequest._note_headers", "WsgiRequest._failed", "WsgiRequest._template"),
-            *("WsgiRequest.set_route", "WsgiRequest.enter_framework"),
+            *("WsgiRequest._come_in", "WsgiRequest._add_rest", "WsgiRequest._requested", "RequestRecord.release"),
+            *("WsgiRequest._note_headers", "WsgiRequest.enter_framework", "status_code"),
+        )
+    ),
+    *(
+        f"stagetrace.instrumentation.http.request:{name}"
+        for name in (
+            *(f"HttpRequest.{name}" for name in ("describe", "_result", "_add_rest", "_failed", "_end", "_template")),
+            *(f"HttpRequest.{name}" for name in ("set_route", "_rename", "_short_agent", "count_in")),
+            "shorten",
         )
     ),
     *(
@@ -69,8 +76,6 @@ PARTS = [
         "stagetrace.instrumentation.wsgi.request:add_wsgi",
         "stagetrace.instrumentation.wsgi.request:WsgiRequest.connection_attributes",
     ),
-    "stagetrace.instrumentation.http.attributes:remember",
-    "stagetrace.instrumentation.http.metrics:Counted.count_in",
     *("stagetrace.sla.entry_recorder:EntryRecorder.end", "stagetrace.instrumentation.models.sklearn:description"),
 ]
 # Where a request begins, ends and passes through us: in each server.

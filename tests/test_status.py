@@ -95,7 +95,7 @@ def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "http://user:secret@127.0.0.1:1",
         OTEL_EXPORTER_OTLP_HEADERS="authorization=hidden",
         STAGETRACE_SLA="/predict within 5",
-        BREAK="stagetrace.instrumentation.asgi.request:AsgiRequest.set_route",
+        BREAK="stagetrace.instrumentation.http.request:HttpRequest.set_route",
     )
     with run_service(folder, "failing", env=env) as service:
         for _ in range(12):

@@ -56,13 +56,12 @@ def forget() -> None:
     from stagetrace.instrumentation.http import attributes as http
     from stagetrace.instrumentation.http import metrics as http_metrics
 
-    known = (http._known, http._request_block, http._client_block, http.route_block, http.span_name)
+    known = (http.shared, http.request_block, http.route_block, http.span_name)
     for cached in (http.excluded, http.asked_for, http._fields, http_metrics.wanted, *known):
         cached.cache_clear()
     wsgi = sys.modules.get("stagetrace.instrumentation.wsgi.request")
     if wsgi is not None:
         wsgi._fields.cache_clear()
-        wsgi._known.clear()
     wsgi_serve = sys.modules.get("stagetrace.instrumentation.wsgi.serve")
     if wsgi_serve is not None:
         wsgi_serve._excluded.cache_clear()

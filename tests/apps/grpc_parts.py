@@ -187,8 +187,10 @@ def forget() -> None:
     rpc = sys.modules.get("stagetrace.instrumentation.grpc_server.request")
     if rpc is None:
         return
-    for known in (rpc._peers, rpc._statuses, *(one.blocks for one in gc.get_objects() if isinstance(one, rpc.Server))):
-        known.clear()
+    for cached in (rpc.peer_block, rpc.status_block):
+        cached.cache_clear()
+    for server in (one for one in gc.get_objects() if isinstance(one, rpc.Server)):
+        server.blocks.clear()
     recorder = sys.modules["stagetrace.runtime.runtime"].runtime.recorder
     if recorder is not None:
         recorder._rests.clear()

@@ -32,7 +32,7 @@ ASKED = ["GET /items/3", "POST /items/3", "GET /nowhere", "GET /broken", "POST /
 # By application and server, the parts of stagetrace that fail there.
 PARTS: dict[tuple[str, str], tuple[list[str], list[str]]] = {
     ("any_starlette", "hypercorn"): (HYPERCORN, ["instrumentation.asgi.application:around"]),
-    ("any_starlette", "granian"): (GRANIAN, ["instrumentation.asgi.request:AsgiRequest.set_route"]),
+    ("any_starlette", "granian"): (GRANIAN, ["instrumentation.http.request:HttpRequest.set_route"]),
     ("any_starlette", "daphne"): (DAPHNE, ["instrumentation.asgi.request:AsgiRequest.__init__"]),
     ("any_starlette", "uvicorn"): (
         UVICORN,
@@ -40,18 +40,18 @@ PARTS: dict[tuple[str, str], tuple[list[str], list[str]]] = {
             *("recording.chunk_times:Stream.add", "recording.chunk_times:Stream.attributes"),
             *(
                 "instrumentation.asgi.websocket:current_task",
-                "instrumentation.asgi.websocket:Messages.counted_messages",
+                "instrumentation.asgi.websocket:Messages.counts",
             ),
             "sla.processor:decide",
         ],
     ),
     ("any_litestar", "uvicorn"): (
         UVICORN,
-        ["instrumentation.frameworks.litestar:_function_of", "instrumentation.asgi.request:AsgiRequest.set_route"],
+        ["instrumentation.frameworks.litestar:_function_of", "instrumentation.http.request:HttpRequest.set_route"],
     ),
     ("any_quart", "uvicorn"): (UVICORN, ["instrumentation.frameworks.quart:_rule_of_another_method"]),
     ("any_falcon", "uvicorn"): (UVICORN, ["instrumentation.wsgi.request:note_route"]),
-    ("any_blacksheep", "uvicorn"): (UVICORN, ["instrumentation.asgi.request:AsgiRequest.set_route"]),
+    ("any_blacksheep", "uvicorn"): (UVICORN, ["instrumentation.http.request:HttpRequest.set_route"]),
     ("own_instrumentor", "uvicorn"): (
         UVICORN,
         [

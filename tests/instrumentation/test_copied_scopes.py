@@ -36,7 +36,8 @@ BREAKABLE = [
     ),
     *(
         "instrumentation.http.pickled_scope:find",
-        "instrumentation.asgi.serve:goes_on",
+        "instrumentation.asgi.serve:is_part",
+        "instrumentation.http.pickled_scope:goes_on",
         "instrumentation.asgi.request:below",
     ),
     "instrumentation.frameworks.quart:request_in",

@@ -43,6 +43,14 @@ def cut(attributes: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
     return ({**attributes, **shorter} if shorter else attributes), len(shorter)
 
 
+def shorten(attributes: dict[str, Any]) -> None:
+    """Cut the values that are longer than the limit, and add an attribute that counts them."""
+    shorter, count = cut(attributes)
+    if count:
+        attributes.update(shorter)
+        attributes[STAGETRACE_TRUNCATED_ATTRIBUTES] = count
+
+
 def _size(value: Any, limit: int) -> int:
     if isinstance(value, str | bytes):
         return len(value)

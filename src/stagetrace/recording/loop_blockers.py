@@ -47,11 +47,6 @@ def blocker(start: int, end: int) -> str | None:
     return None
 
 
-@guarded
-def _begin(request: Any, began: int) -> None:
-    request.step = sample(began)
-
-
 @guarded_end
 def end_step(began: int, ended: int, request: Any) -> None:
     """Note a step of a request's work: how its time divides, and that it blocked the thread, if it was long."""
@@ -79,7 +74,7 @@ def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any,
     value: Any = None
     while True:
         began = time_ns()
-        _begin(request, began)
+        request.step = sample(began)
         try:
             awaited = step(value)
         except BaseException as error:

@@ -47,7 +47,7 @@ class SpanBackend(Protocol):
         """Send nothing of the request, whose entry span nobody has seen."""
 
     def release(self) -> None:
-        """Drop the references to the record and the adapter, which refer to this: no work for the collector."""
+        """Drop the references between this, the record and the adapter: no work for the garbage collector."""
 
 
 class Ended(Protocol):
@@ -145,7 +145,8 @@ class SdkSpan:
             entries.pop(self._span.get_span_context().span_id, None)
 
     def release(self) -> None:
-        """Drop the reference to the adapter."""
+        """Drop the references to the adapter, the record's too."""
+        self._record.release()
         self._adapter = None
 
 

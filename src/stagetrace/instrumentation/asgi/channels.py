@@ -1,9 +1,10 @@
-"""The passing of body and response between an ASGI server and an application, marked on a request's timeline."""
+"""The passing of body and response between an ASGI server and an application, marked on the record of the request."""
 
 from __future__ import annotations
 
 import types
 from time import time_ns
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stagetrace.guard import report
@@ -13,6 +14,8 @@ from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
+
+    from stagetrace.recording.record import RequestRecord
 
 WHERE = "stagetrace.instrumentation.asgi.request"
 HEAD = "http.response.start"
@@ -24,10 +27,14 @@ WHOLE_FILE = "http.response.pathsend"
 
 
 class Observer(Protocol):
-    """Who wants to know of a response."""
+    """The adapter of the request, which looks at what passes."""
+
+    @property
+    def record(self) -> RequestRecord:
+        """The record of the request."""
 
     def begin_response(self, message: Any) -> None:
-        """Look at its head, before it is sent."""
+        """Look at the status line and headers, before they are sent."""
 
     def add_chunk(self, now: int, message: Any) -> None:
         """Look at a chunk that is not the last, handed over at `now`, in nanoseconds since the epoch."""
@@ -48,43 +55,48 @@ class Receive:
     After that, it only listens for the client going away and is no stage.
     """
 
-    __slots__ = ("_complete", "_observer", "_receive", "_timeline")
+    __slots__ = ("_complete", "_receive", "_record", "_request")
 
-    def __init__(self, timeline: Any, receive: Callable[[], Awaitable[Any]], observer: Observer | None = None) -> None:
-        self._timeline = timeline
+    def __init__(self, request: Observer, receive: Callable[[], Awaitable[Any]]) -> None:
+        self._request = request
+        self._record = request.record
         self._receive = receive
-        self._observer = observer
         self._complete = False
 
     async def __call__(self) -> Any:
         """Receive one message."""
         if self._complete:
             message = await self._receive()
-            try:
-                self._look_at(message)
-            except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
-                report(WHERE, error)
+            self._look_at(message)
             return message
+        record = self._record
         try:
-            self._timeline.enter(NETWORK_RECEIVE)
-        except Exception as error:  # noqa: BLE001
+            record.enter(NETWORK_RECEIVE)
+        except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
             report(WHERE, error)
+        message = None
         try:
-            message = await _watched(self._receive(), self._timeline, NETWORK_RECEIVE)
+            work, message = _begin(self._receive())
+            if work is not None:
+                message = await _watched(work, message, record, NETWORK_RECEIVE)
         except BaseException:
-            _leave(self._timeline, NETWORK_RECEIVE)
+            message = None  # the exception of a future would refer to itself by this frame
+            _leave(record, NETWORK_RECEIVE)
             raise
         try:
-            self._timeline.leave(NETWORK_RECEIVE)
+            record.leave(NETWORK_RECEIVE)
             self._complete = not message.get("more_body", False)
-            self._look_at(message)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
+        self._look_at(message)
         return message
 
     def _look_at(self, message: Any) -> None:
-        if self._observer is not None and (message.get("body") or message["type"] == DISCONNECT):
-            self._observer.add_received(message)
+        try:
+            if message.get("body") or message.get("type") == DISCONNECT:
+                self._request.add_received(message)
+        except Exception as error:  # noqa: BLE001
+            report(WHERE, error)
 
 
 class Send:
@@ -94,93 +106,108 @@ class Send:
     uvicorn's for a connection kept alive, would keep the request alive after its end (docs/decisions/009).
     """
 
-    __slots__ = ("_has_trailers", "_observer", "_send", "_timeline")
+    __slots__ = ("_has_trailers", "_record", "_request", "_send")
 
-    def __init__(self, timeline: Any, send: Callable[[Any], Awaitable[None]], observer: Observer | None = None) -> None:
-        self._timeline = timeline
+    def __init__(self, request: Observer, send: Callable[[Any], Awaitable[None]]) -> None:
+        self._request = request
+        self._record = request.record
         self._send = send
-        self._observer = observer
         self._has_trailers = False
 
     async def __call__(self, message: Any) -> None:
         """Send one message."""
-        is_head = False
+        record, is_head = self._record, False
         try:
             is_head = message["type"] == HEAD
-            if is_head and self._observer is not None:
+            if is_head:
                 self._has_trailers = bool(message.get("trailers"))
-                self._observer.begin_response(message)
-            self._timeline.enter(NETWORK_SEND)
+                self._request.begin_response(message)
+            record.enter(NETWORK_SEND)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         if not is_head:
-            timeline, context = current.get(), get_current()
+            before, context = current.get(), get_current()
             current.set(None)
             attach(NO_CONTEXT)
+        awaited = None
         try:
-            await _watched(self._send(message), self._timeline, NETWORK_SEND)
+            work, awaited = _begin(self._send(message))
+            if work is not None:
+                await _watched(work, awaited, record, NETWORK_SEND)
         except BaseException as error:
-            _leave(self._timeline, NETWORK_SEND)
-            if self._observer is not None and isinstance(error, OSError):  # as a server is to say it
-                self._observer.note_disconnect()  # which is guarded
+            awaited = None  # the exception of a future would refer to itself by this frame
+            _leave(record, NETWORK_SEND)
+            if isinstance(error, OSError):  # as a server is to say it
+                self._request.note_disconnect()  # which is guarded
             raise
         finally:
             if not is_head:
-                current.set(timeline)
+                current.set(before)
                 attach(context)
         try:
-            self._sent(message)
+            now = time_ns()
+            record.leave(NETWORK_SEND, now)
+            if not is_head:
+                self._sent(now, message)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
 
-    def _sent(self, message: Any) -> None:
-        now = time_ns()
-        self._timeline.leave(NETWORK_SEND, now)
+    def _sent(self, now: int, message: Any) -> None:
         kind = message["type"]
         if self._has_trailers:
             whole = kind == TRAILERS and not message.get("more_trailers", False)
         else:
             whole = (kind in WHOLE_ANSWERS and not message.get("more_body", False)) or kind == WHOLE_FILE
-        if self._observer is None:
-            return
         if whole:
-            self._observer.end_response(now, message)
+            self._request.end_response(now, message)
         elif kind == BODY:
-            self._observer.add_chunk(now, message)
+            self._request.add_chunk(now, message)
+
+
+def _begin(work: Any) -> tuple[Any, Any]:
+    """Begin to await the server's own send or receive, which as a rule waits for nothing.
+
+    Return what goes on with it, and what it waits for; None and its result if it has ended.
+    """
+    try:
+        if type(work) is CoroutineType:
+            return work, work.send(None)
+        inner = work.__await__()
+        return inner, next(inner)
+    except StopIteration as stop:
+        return None, stop.value
 
 
 @types.coroutine
-def _watched(work: Any, timeline: Any, activity: str) -> Generator[Any, Any, Any]:
-    """Await the server's own send or receive, and note since when it waits, if it does."""
-    inner: Any = work if isinstance(work, types.CoroutineType) else work.__await__()
-    send = getattr(inner, "send", None) or (lambda _: next(inner))
-    step, value, since = send, None, 0
+def _watched(work: Any, awaited: Any, record: RequestRecord, activity: str) -> Generator[Any, Any, Any]:
+    """Await the rest of `work`, which waits for `awaited`, and note since when it waits."""
+    send = getattr(work, "send", None) or (lambda _: next(work))
+    step: Any = send
+    value, since = None, time_ns()
     try:
         while True:
-            try:
-                awaited = step(value)
-            except StopIteration as stop:
-                return stop.value
-            since = since or time_ns()
             try:
                 value = yield awaited
                 step = send
             except GeneratorExit:
-                if hasattr(inner, "close"):
-                    inner.close()
+                if hasattr(work, "close"):
+                    work.close()
                 raise
             except BaseException as error:
-                if not hasattr(inner, "throw"):
+                if not hasattr(work, "throw"):
                     raise
-                step, value = inner.throw, error
+                step, value = work.throw, error
+            try:
+                awaited = step(value)
+            except StopIteration as stop:
+                return stop.value
     finally:
-        del step, value  # an exception that was thrown in would refer to itself by this frame
-        if since:
-            timeline.waited_for_peer(activity, since)
+        del step, value, awaited  # an exception that was thrown in would refer to itself by this frame
+        record.waited_for_peer(activity, since)
 
 
-def _leave(timeline: Any, activity: str) -> None:
+def _leave(record: RequestRecord, activity: str) -> None:
     try:
-        timeline.leave(activity)
+        record.leave(activity)
     except Exception as error:  # noqa: BLE001
         report(WHERE, error)

@@ -14,62 +14,45 @@ from opentelemetry.trace import Status, StatusCode
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.asgi.starlette_routes import template_of
-from stagetrace.instrumentation.asgi.websocket import Messages
 from stagetrace.instrumentation.base import SCOPE_KEY
 from stagetrace.instrumentation.connection.socket_wait import waited_ns
 from stagetrace.instrumentation.connection.tcp_attributes import add_asgi, unacked
 from stagetrace.instrumentation.http import attributes as http
-from stagetrace.instrumentation.http import metrics as http_metrics
 from stagetrace.instrumentation.http.conventions import CANCELLED, CLIENT, PROPAGATORS
-from stagetrace.instrumentation.http.pickled_scope import InScope, below
+from stagetrace.instrumentation.http.pickled_scope import below
 from stagetrace.instrumentation.http.queue_headers import time_in_queue_ms
+from stagetrace.instrumentation.http.request import HttpRequest
 from stagetrace.instrumentation.http.response_delivery import announced, disconnect_flag, is_written
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import attach, get_current, with_span
 from stagetrace.recording.current_record import current
-from stagetrace.recording.limits import cut, longest
 from stagetrace.recording.own_span import OwnSpan
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.span_backend import SdkSpan
-from stagetrace.semconv import (
-    HTTP_REQUEST_BODY_SIZE,
-    HTTP_RESPONSE_BODY_SIZE,
-    QUEUE_IN_FRONT_MS,
-    STAGETRACE_TRUNCATED_ATTRIBUTES,
-)
+from stagetrace.semconv import HTTP_REQUEST_BODY_SIZE, HTTP_RESPONSE_BODY_SIZE
 from stagetrace.sla.policy import WEBSOCKET
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-    from stagetrace.otlp.encode.span_encoder import Block
-    from stagetrace.recording.span_backend import SpanBackend
+    from stagetrace.instrumentation.asgi.websocket import Messages
     from stagetrace.sla.entry_recorder import EntryRecorder
 
 
-class AsgiRequest(InScope, Messages, http_metrics.Counted):
+class AsgiRequest(HttpRequest):
     """One request and its response, from the server's first sight of it to the last byte handed over."""
 
     # The class's until something happens: each request makes an adapter.
-    _status: int | None = None
-    _response_headers: Any = None
     received_bytes = 0
     _size = 0  # of a response in one chunk
     _announced: int | None = None  # bytes of a response in several chunks
     _is_delivered = False  # the kernel has all of them
     _has_left = False  # the client, which has all of the response
-    _ended_at: int | None = None
     _raised = False
-    _finished = False
-    _route = ""
     handler: Any = None  # the route or mount that had it last
-    mount = ""  # templates of the mounts that the request went through
-    _long_agent: bytes | None = None
-    _in_front_ms: float | None = None  # in the queue of a load balancer
     _has_looked = False  # for the route, where none has served it
     _came: Any = None  # the scope as it came, where headers or the query are asked for
-    record: RequestRecord
-    span: SpanBackend
+    messages: Messages | None = None  # of a websocket
 
     def __init__(self, scope: Any, send: Any, started: int, recorder: EntryRecorder | None) -> None:
         parent_context = self._come_in(scope, send)
@@ -78,19 +61,15 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
         record.peer_waits = ()  # each send and receive notes its own
         if recorder is None:
             self.span = SdkSpan(record, self, self._span_name, parent_context, late=True)
+            seen = self.span.seen
         else:
-            self.span = span = OwnSpan(record, self, self._span_name, recorder, parent_context)
-            span.may_give_way = True
+            self.span = seen = own = OwnSpan(record, self, self._span_name, recorder, parent_context)
+            own.may_give_way = True
         self._before: Any = get_current()
         current.set(record)
-        attach(with_span(self.span.seen, parent_context))
+        attach(with_span(seen, parent_context))
         if recorder is not None and recorder.has_others:
             recorder.begin(self.span, parent_context)  # type: ignore[arg-type]  # it is ours
-
-    @property
-    def gave_way(self) -> bool:
-        """Whether the entry span of this request is somebody else's."""
-        return self.span.gave_way
 
     def hides(self) -> bool:
         """Return whether the entry span can be hidden from somebody who is about to start one for this request."""
@@ -110,77 +89,33 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
         """Note what came in; return the context that the headers carry."""
         self._scope = scope
         self._connection = getattr(send, "__self__", None)
-        agent, context, starts = http.read_headers(scope["headers"])
+        self._headers = scope["headers"]
+        agent, context, starts = http.read_headers(self._headers)
         if SCOPE_KEY in scope:
             context = below(scope[SCOPE_KEY], context)
         if starts is not None:
             self._in_front_ms = time_in_queue_ms(starts, time_ns())
-        if agent is not None and (len(agent) > http.MAX_CACHED_KEY or len(agent) > longest()):
-            self._long_agent, agent = agent, None  # not to be remembered, and perhaps to be cut
         # As they came: middleware may rewrite the scope that it hands on.
         self._method = scope.get("method", "")
         self._path = scope.get("path")
-        self._block, self._client, self._span_name = http.known(scope, agent)
+        self._block, self._client, self._span_name = http.known(scope, self._short_agent(agent))
         if http.asked_for() is not None:
             self._came = {**scope}
         scope[SCOPE_KEY] = self
         return context
 
-    def known_attributes(self) -> dict[str, Any]:
-        """Return all that is known as the request comes in; name the span by its route, if that is known."""
-        attributes = dict(self._block.attributes)
-        attributes.update(self._client.attributes)
-        template = self._template()
-        if template:
-            attributes["http.route"] = template
-        self._add_rest(attributes)
-        return attributes
+    def header(self, name: str) -> str | None:
+        """Return the value of a header of the request, its name in lower case; None if there is no such header."""
+        wanted = name.encode("latin-1")
+        return ", ".join(http.decoded(value) for key, value in self._headers if key == wanted) or None
 
-    def late_attributes(self) -> dict[str, Any]:
-        """Return what is known when the request has ended, and was not before."""
-        attributes = dict(http.route_block(self._template(), self._status).attributes)
-        self._add_rest(attributes)
-        return attributes
-
-    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
-        """Return the attributes of our own entry span: blocks, that of the client, and the rest."""
-        attributes = self.transfer_attributes(self.record.started)
-        self._add_rest(attributes)
-        return [self._block, http.route_block(self._route or self.mount, self._status)], self._client, attributes
-
-    def _add_rest(self, attributes: dict[str, Any]) -> None:
-        """Add what no two requests share."""
-        if self._path:
-            attributes["url.path"] = self._path
-        if self._in_front_ms is not None:
-            attributes[QUEUE_IN_FRONT_MS] = self._in_front_ms
-        if self._long_agent is not None:
-            attributes.update(http.agent_attributes(self._long_agent))
-        asked = http.asked_for()
-        if asked is not None:
-            attributes.update(asked.attributes(self._came, self._response_headers))
-        if asked is not None or self._long_agent is not None or len(self._path or "") > longest():
-            shorter, count = cut(attributes)
-            if count:
-                attributes.update(shorter)
-                attributes[STAGETRACE_TRUNCATED_ATTRIBUTES] = count
-
-    def set_route(self, template: str) -> None:
-        """Note the route that serves the request, within the mounts that it went through."""
-        route = self.mount + template
-        if route != self._route:
-            self._route = route
-            if self.gave_way:
-                if "http.route" not in (getattr(self.record.adopted, "attributes", None) or ()):
-                    self.record.adopted.set_attribute("http.route", route)  # the plain ASGI middleware's has none
-            elif not self._finished:
-                self.span.rename(http.span_name(self._method, route))
+    def _requested(self, asked_for: http.AskedFor) -> dict[str, Any]:
+        return asked_for.attributes(self._came, self._response_headers)
 
     def enter_mount(self, template: str) -> None:
         """Note a mount that the request goes through, which may serve it without a route: files, a 404."""
         self.mount += template
-        if not self._finished and not self.gave_way:
-            self.span.rename(http.span_name(self._method, self.mount))
+        self._rename(self.mount)
 
     def _template(self) -> str:
         """Return the route; where middleware answered before it was reached, the one that would have served."""
@@ -191,18 +126,18 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
                 self.span.rename(http.span_name(self._method, self._route))
         return self._route or self.mount
 
+    def accept(self, message: Any) -> None:
+        """Note the response to the handshake of a websocket, before it is sent."""
+        self._response_headers = message.get("headers")
+        if PROPAGATORS in sys.modules and not self.span.gave_way and not self.is_announced:
+            http.announce(message, self.span.entry)  # else the maker of the entry span announces it
+
     def begin_response(self, message: Any) -> None:
         """Note the status line and headers of the response, before it is sent."""
         self._status = message["status"]
-        self._response_headers = message.get("headers")
-        if PROPAGATORS in sys.modules:
-            self._announce(message)
+        self.accept(message)
         if self._is_disconnected():
             self.record.disconnect = self.record.disconnect or CLIENT  # without even a head
-
-    def _announce(self, message: Any) -> None:
-        if not self.gave_way and not self.is_announced:  # whoever made the entry span announces it
-            http.announce(message, self.span.entry)
 
     def add_received(self, message: Any) -> None:
         """Note what was received, if that is a part of the body or says that the client has gone."""
@@ -241,7 +176,7 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
     @guarded_end
     def note_disconnect(self) -> None:
         """Note that the client has gone, if that was before the end of the response."""
-        if self._ended_at is None and self.record.disconnect is None and self._scope["type"] == "http":
+        if self._ended_at is None and self.record.disconnect is None and self.messages is None:
             if self._has_all():
                 self._has_left = True
             else:
@@ -264,26 +199,21 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
             self._ended_at = self.record.stream.last
         return self._is_delivered
 
-    def _accepting(self, message: Any) -> None:
-        self._response_headers = message.get("headers")
-        if PROPAGATORS in sys.modules:
-            self._announce(message)
-
     def end_response(self, now: int, message: Any) -> None:
         """Note when the last byte of the response was handed over, with this message; end the entry span then."""
         if self._ended_at is None:
-            size = len(message.get("body", b""))
-            if self.record.stream is None:
+            record, size = self.record, len(message.get("body", b""))
+            if record.stream is None:
                 self._size = size
             elif size:
-                self.record.stream.add(now, size)
+                record.stream.add(now, size)
             if getattr(self._connection, "disconnected", False) is True:  # uvicorn's, while it waited for the client
                 self.note_disconnect()
             self._ended_at = now
-            if self.record.step is not None:
-                self.record.divide(self.record.step)  # it ends after the request
-            if self._status is not None and self._status >= http.SERVER_ERROR:
-                self.record.freeze()  # the exception that this response is about comes through next
+            if record.step is not None:
+                record.divide(record.step)  # it ends after the request
+            if self._failed():
+                record.freeze()  # the exception that this response is about comes through next
             else:
                 self._finish()
 
@@ -295,8 +225,8 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
             attributes[HTTP_REQUEST_BODY_SIZE] = self.received_bytes
         if self._size:
             attributes[HTTP_RESPONSE_BODY_SIZE] = self._size
-        if self._scope["type"] == "websocket":
-            attributes.update(self.counted_messages())
+        if self.messages is not None:
+            attributes.update(self.messages.counts())
         return attributes
 
     def connection_attributes(self) -> dict[str, Any]:
@@ -307,26 +237,23 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
             add_asgi(self._connection, attributes, is_now)
         return attributes
 
-    def _failed(self) -> bool:
-        return self._status is not None and self._status >= http.SERVER_ERROR
-
     @guarded_end
     def fail(self, error: Exception) -> None:
         """Note an exception that the application let through."""
         self._raised = True
-        if self.gave_way:
+        if self.span.gave_way:
             return
         span = self.span.entry
         span.record_exception(error, timestamp=self._ended_at)
         if not self._failed():  # else the response says it
             span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
-        if self._status is None and self.record.disconnect is None and self._scope["type"] == "http":
+        if self._status is None and self.record.disconnect is None and self.messages is None:
             self._status = http.SERVER_ERROR  # which is what the server sends
 
     @guarded_end
     def _note_unfinished(self) -> None:
         """Note why the application returned before its response was complete, if nothing has told yet."""
-        if self._raised or self.record.disconnect is not None or self._scope["type"] != "http":
+        if self._raised or self.record.disconnect is not None or self.messages is not None:
             return
         is_gone = self._has_left or self._is_disconnected()
         if is_gone and not self._end_delivered():
@@ -342,28 +269,19 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
             self._finish()
         # The server's `send` holds the scope, and that held this: no work for the collector.
         self._scope.pop(SCOPE_KEY, None)
-        self._scope = self._before = self._came = None
+        self._scope = self._before = self._came = self.messages = None
         self.span.release()
-        self.record.release()
 
     def _finish(self) -> None:
         if not self._finished:
             self._finished = True
-            if self.gave_way:
-                if self._counted is not None:
-                    self._counted.uncount(self._block.attributes)
+            if self.record.adopted is not None and self.span.gave_way:
+                self._uncount()
                 return
             if self._ended_at is None:
                 self._note_unfinished()
-            ended_at = time_ns() if self._ended_at is None else self._ended_at
-            try:
-                method = WEBSOCKET if self._scope["type"] == "websocket" else self._method
-                self.span.end_request(ended_at, method, self._route or self._template(), failed=self._failed())
-            finally:
-                if self._counted is not None:
-                    route = http.route_block(self._template(), self._status).attributes
-                    attributes = {**self._block.attributes, **route}
-                    self._counted.end(attributes, max(ended_at - self.record.started, 0) / 1e9, self.span.entry)
+            ended_at = self._ended_at or time_ns()
+            self._end(ended_at, WEBSOCKET if self.messages is not None else self._method)
 
     def exclude(self) -> None:
         """Record nothing of this request, if nobody has seen its entry span."""
@@ -373,5 +291,4 @@ class AsgiRequest(InScope, Messages, http_metrics.Counted):
         self.span.discard()
         attach(self._before)
         current.set(None)
-        if self._counted is not None:
-            self._counted.uncount(self._block.attributes)
+        self._uncount()

@@ -5,7 +5,6 @@ The patch of a server or of a framework calls `serve` in place of the applicatio
 
 from __future__ import annotations
 
-import functools
 from time import time_ns
 from types import CoroutineType
 from typing import Any
@@ -13,14 +12,11 @@ from typing import Any
 from stagetrace.guard import report, switch
 from stagetrace.instrumentation.asgi.channels import WHERE, Receive, Send
 from stagetrace.instrumentation.asgi.request import AsgiRequest
-from stagetrace.instrumentation.base import SCOPE_KEY
+from stagetrace.instrumentation.asgi.websocket import Messages
 from stagetrace.instrumentation.connection.socket_wait import show, waited_ns
 from stagetrace.instrumentation.http import attributes as http
 from stagetrace.instrumentation.http import metrics as http_metrics
-from stagetrace.instrumentation.http.conventions import SUPPRESS_KEYS
-from stagetrace.instrumentation.http.pickled_scope import goes_on
-from stagetrace.recording.context import get_current
-from stagetrace.recording.current_record import recording
+from stagetrace.instrumentation.http.pickled_scope import is_part
 from stagetrace.recording.loop_blockers import stepped
 from stagetrace.runtime.runtime import runtime
 from stagetrace.sources import loops
@@ -46,14 +42,10 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
         return await original(app, scope, receive, send)
     try:
         if scope["type"] == "http":
-            work = original(app, scope, Receive(request.record, receive, request), Send(request.record, send, request))
+            work = original(app, scope, Receive(request, receive), Send(request, send))
         else:
-            request.note_task()
-            receive, send = (
-                functools.partial(request.receive_message, receive),
-                functools.partial(request.send_message, send),
-            )
-            work = original(app, scope, receive, send)
+            messages = request.messages = Messages(request.record, receive, send, request.accept)
+            work = original(app, scope, messages.receive, messages.send)
         return await (stepped(work, request.record) if type(work) is CoroutineType else work)
     except Exception as error:
         request.fail(error)
@@ -75,12 +67,8 @@ def _begin(scope: Any, send: Any, started: int) -> AsgiRequest | None:
     not: it may be one around the whole server, or that of an earlier request, whose context asyncio keeps for later
     ones of the connection (cpython#140947).
     """
-    text = scope.get(SCOPE_KEY, "")
-    if type(text) is not str or (text and goes_on(scope, text)):
+    if is_part(scope):
         return None
-    context = get_current()
-    if context and (recording() is not None or any(context.get(key) for key in SUPPRESS_KEYS)):
-        return None  # called within the process by a request that is recorded, or kept out by somebody
     urls = http.excluded()
     if urls is not None and urls.url_disabled(_url(scope)):
         return None

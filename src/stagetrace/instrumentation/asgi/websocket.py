@@ -31,21 +31,26 @@ def current_task() -> Any:
 class Messages:
     """The passing of a websocket's messages between server and application, marked on the request's record."""
 
-    _received = 0
-    _sent_messages = 0
-    record: RequestRecord
-    task: Any = None  # in which the application was called
+    def __init__(
+        self,
+        record: RequestRecord,
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+        accept: Callable[[Any], None],
+    ) -> None:
+        """Begin in the task in which the application is called; `accept` looks at the response to the handshake."""
+        self._record = record
+        self._accept = accept
+        self._receive = receive
+        self._send = send
+        self._received = self._sent = 0
+        self._task = _task_or_none()
 
-    @guarded
-    def note_task(self) -> None:
-        """Note in which task the application is called."""
-        self.task = current_task()
-
-    async def receive_message(self, receive: Callable[[], Awaitable[Any]]) -> Any:
+    async def receive(self) -> Any:
         """Receive from the server, marked as `network.receive` unless another task does nothing but listen."""
         waits = self._begin_waiting()
         try:
-            message = await receive()
+            message = await self._receive()
         finally:
             if waits:
                 self._end(NETWORK_RECEIVE)
@@ -53,42 +58,39 @@ class Messages:
             self._received += 1
         return message
 
-    async def send_message(self, send: Callable[[Any], Awaitable[None]], message: Any) -> None:
+    async def send(self, message: Any) -> None:
         """Send by the server, marked as `network.send`."""
         kind = message["type"]
-        if kind == "websocket.accept":
-            self._accept(message)
-        self._begin(NETWORK_SEND)
+        self._begin_sending(message)
         try:
-            await send(message)
+            await self._send(message)
         finally:
             self._end(NETWORK_SEND)
         if kind == "websocket.send":
-            self._sent_messages += 1
+            self._sent += 1
 
     @guarded
     def _begin_waiting(self) -> bool:
-        if current_task() is not self.task:
+        if current_task() is not self._task:
             return False
-        self.record.enter(NETWORK_RECEIVE)
+        self._record.enter(NETWORK_RECEIVE)
         return True
 
     @guarded
-    def _begin(self, activity: str) -> None:
-        self.record.enter(activity)
+    def _begin_sending(self, message: Any) -> None:
+        self._record.enter(NETWORK_SEND)
+        if message["type"] == "websocket.accept":
+            self._accept(message)
 
     @guarded_end
     def _end(self, activity: str) -> None:
-        self.record.leave(activity)
+        self._record.leave(activity)
 
-    @guarded
-    def _accept(self, message: Any) -> None:
-        self._accepting(message)
-
-    def _accepting(self, message: Any) -> None:
-        """Look at the response to the handshake."""
-        raise NotImplementedError
-
-    def counted_messages(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """Return the attributes that count the messages."""
-        return {NETWORK_MESSAGES_RECEIVED: self._received, NETWORK_MESSAGES_SENT: self._sent_messages}
+        return {NETWORK_MESSAGES_RECEIVED: self._received, NETWORK_MESSAGES_SENT: self._sent}
+
+
+@guarded
+def _task_or_none() -> Any:
+    return current_task()

@@ -19,6 +19,7 @@ import grpc.aio
 from opentelemetry import context as otel_context
 
 from stagetrace.guard import guarded, guarded_end, report, switch
+from stagetrace.instrumentation.grpc_server.messages import AioRequests, Requests
 from stagetrace.instrumentation.grpc_server.request import (
     FOREVER_S,
     Rpc,
@@ -27,7 +28,7 @@ from stagetrace.instrumentation.grpc_server.request import (
     current,
     on_their_way,
 )
-from stagetrace.instrumentation.grpc_server.threads import KINDS, Requests
+from stagetrace.instrumentation.grpc_server.threads import KINDS
 from stagetrace.recording.context import attach, with_span
 from stagetrace.recording.loop_blockers import stepped
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
@@ -93,12 +94,10 @@ def _flags(behaviour: Any) -> int:
 
 
 class AioRpc(Rpc):
-    """An RPC that a task serves. It is its own handler: gRPC reads attributes that have no `_`."""
+    """An RPC that a task serves."""
 
-    response_streaming = False
     status_of_grpc = ""  # with this status code, no handler asked
     _shape = ""  # the name of the method that takes the place of the handler's behaviour
-    _takes_stream = False
     _is_served = False
     _servicer: Any = None  # gRPC's context, which knows the status code
     _told: Any = None  # the status code that a handler in the pool sets, where gRPC's context does not tell
@@ -108,7 +107,6 @@ class AioRpc(Rpc):
     _has_aborted = False
     _has_raised = False
     _has_finished = False  # the handler
-    _is_broken = False  # a message could not be deserialised or serialised
 
     @property
     def request_streaming(self) -> bool:
@@ -148,49 +146,23 @@ class AioRpc(Rpc):
     unary_stream = stream_unary = stream_stream = unary_unary
 
     def request_deserializer(self, message: bytes) -> Any:
-        """Deserialise a message, whose arrival ends a `network.receive`."""
-        try:
-            self.record.leave(NETWORK_RECEIVE)
-            self.received_bytes += len(message)
-            if self._takes_stream:
-                self.received += 1
-        except Exception as error:  # noqa: BLE001
-            report(WHERE, error)
-        if self._deserializer is not None:
-            try:
-                message = self._deserializer(message)
-            except BaseException:
-                self._is_broken = True
-                raise
+        """Deserialise a message; a plain function then waits for a thread."""
+        request = super().request_deserializer(message)
         if self._is_pooled and not self._takes_stream:
             self._queue()
-        return message
+        return request
 
     @guarded
     def _queue(self) -> None:
         self.record.enter(QUEUE, self._server.wait())
 
-    def response_serializer(self, answer: Any) -> Any:
-        """Serialise a response: it goes out next."""
-        if self._serializer is not None:
-            try:
-                answer = self._serializer(answer)
-            except BaseException:
-                self._is_broken = True
-                raise
-        try:
-            size = len(answer) if type(answer) is bytes else 0
-            if self.response_streaming:
-                self.chunk_size = size
-                if self._shape == "_answer":  # it writes itself: when gRPC has taken it, is not seen
-                    self.end_chunk()
-            else:
-                self.sent_bytes = size
-            if self._sends:
-                self.record.enter(NETWORK_SEND)
-        except Exception as error:  # noqa: BLE001
-            report(WHERE, error)
-        return answer
+    @guarded
+    def _count_sent(self, message: Any) -> None:
+        super()._count_sent(message)
+        if self.response_streaming and self._shape == "_answer":
+            self.end_chunk()  # the handler writes itself: when gRPC has taken it, is not seen
+        if self._sends:
+            self.record.enter(NETWORK_SEND)
 
     async def _answer(self, request: Any, context: Any) -> Any:
         """Do as a coroutine function does."""
@@ -371,34 +343,6 @@ class AioRpc(Rpc):
         if self._has_aborted or (servicer is not None and servicer.done() and code is not None):
             return code, False  # an abort that the handler kept to itself
         return "CANCELLED", True
-
-
-class AioRequests:
-    """The messages that come in, each wait for one marked."""
-
-    def __init__(self, messages: Any, rpc: AioRpc) -> None:
-        self._messages = messages
-        self._rpc = rpc
-
-    def __aiter__(self) -> AioRequests:
-        return self
-
-    async def __anext__(self) -> Any:
-        rpc = self._rpc
-        try:
-            rpc.record.enter(NETWORK_RECEIVE)
-        except Exception as error:  # noqa: BLE001
-            report(WHERE, error)
-        try:
-            return await self._messages.__anext__()
-        finally:
-            try:
-                rpc.record.leave(NETWORK_RECEIVE)  # where no deserialiser has ended it: the stream has ended
-            except Exception as error:  # noqa: BLE001
-                report(WHERE, error)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._messages, name)
 
 
 class PooledAnswers:

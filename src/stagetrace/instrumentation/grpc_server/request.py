@@ -18,14 +18,17 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Status, StatusCode
 
 from stagetrace import config
-from stagetrace.guard import guarded_end
+from stagetrace.bounded_cache import BoundedCache
+from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import EXCLUDED_SERVICES
+from stagetrace.instrumentation.recorded_headers import RECORDED, header_attributes
 from stagetrace.instrumentation.thread_pools.queue_attributes import wait
 from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.real_threads import sleep
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current, with_span
 from stagetrace.recording.current_record import current as current  # noqa: PLC0414 -- for both kinds of server
+from stagetrace.recording.limits import shorten
 from stagetrace.recording.own_span import OwnSpan
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.span_backend import SdkSpan
@@ -63,9 +66,6 @@ SLACK_S = 0.02
 SLACK = 0.01
 FOREVER_S = 1e8  # a deadline further away than this is none
 
-_UNKNOWN = Block({})
-_statuses: dict[str, Block] = {}
-_peers: dict[str, Block] = {}
 # After a response was handed over, its RPC ends within this, however busy the machine is.
 ENDS_WITHIN_S = 1.0
 LOOKS_EVERY_S = 0.005
@@ -90,7 +90,8 @@ class Server:
         self._size = getattr(pool, "_max_workers", None)
         self._alone = wait(REASON, self._size, 0)  # a wait in which nobody else waits
         self._address: dict[str, Any] = {}
-        self.blocks: dict[tuple[str, str | None], Block | None] = {}  # what `block` has returned
+        # What `block` has returned; to call a function with a cache would cost each RPC more than to look here.
+        self.blocks: BoundedCache[tuple[str, str | None], Block | None] = BoundedCache(MAX_CACHED)
 
     def listen(self, address: str, port: int) -> None:
         """Note an address as it was given to add_*_port, and the port that came of it."""
@@ -106,8 +107,6 @@ class Server:
 
     def block(self, method: str, agent: str | None) -> Block | None:
         """Work out what all RPCs of one method and kind of client have in common; None if they are not recorded."""
-        if len(self.blocks) >= MAX_CACHED:  # made-up names: begin again
-            self.blocks.clear()
         block = self.blocks[method, agent] = None if _is_excluded(method) else self._make(method.lstrip("/"), agent)
         return block
 
@@ -154,42 +153,40 @@ def _fields(textmap: Any) -> frozenset[str]:
     return frozenset(field.lower() for field in textmap.fields)
 
 
+@functools.lru_cache(MAX_CACHED)
 def status_block(code: str) -> Block:
     """Return the attributes of a response with this status code."""
-    block = _statuses.get(code)
-    if block is None:
-        attributes = {"rpc.response.status_code": code}
-        if code in ERRORS:
-            attributes["error.type"] = code
-        block = _statuses[code] = Block(attributes)
-    return block
+    attributes = {"rpc.response.status_code": code}
+    if code in ERRORS:
+        attributes["error.type"] = code
+    return Block(attributes)
 
 
+@functools.lru_cache(MAX_CACHED)
 def peer_block(peer: str | None) -> Block:
     """Return the attributes of the other end of a connection, as gRPC names it: `ipv4:127.0.0.1:57284`."""
-    if not peer:
-        return _UNKNOWN
-    block = _peers.get(peer)
-    if block is None:
-        kind, _, address = unquote(peer.partition(",")[0]).partition(":")
-        attributes: dict[str, Any] = {}
-        if kind in ("ipv4", "ipv6"):
-            host, _, port = address.rpartition(":")
-            attributes = {"client.address": host.strip("[]"), "client.port": int(port)}
-        elif kind == "unix" and address:
-            attributes = {"client.address": address}
-        if len(_peers) >= MAX_CACHED:
-            _peers.clear()
-        block = _peers[peer] = Block(attributes)
-    return block
+    kind, _, address = unquote((peer or "").partition(",")[0]).partition(":")
+    attributes: dict[str, Any] = {}
+    if kind in ("ipv4", "ipv6"):
+        host, _, port = address.rpartition(":")
+        attributes = {"client.address": host.strip("[]"), "client.port": int(port)}
+    elif kind == "unix" and address:
+        attributes = {"client.address": address}
+    return Block(attributes)
 
 
 R = TypeVar("R", bound="Rpc")
 
 
 class Rpc:
-    """One RPC, from its arrival to its end, whose record and span back end it owns."""
+    """One RPC, from its arrival to its end, whose record and span back end it owns.
 
+    It is its own handler: gRPC reads attributes that have no `_`.
+    """
+
+    response_streaming = False
+    _takes_stream = False  # the handler, of requests
+    _is_broken = False  # a message could not be deserialised or serialised
     _peer: str | None = None
     _remaining_s: float | None = None  # of the caller's deadline, on arrival
     _asked_for = ""  # the method, where there is no such
@@ -203,10 +200,17 @@ class Rpc:
     _ended: tuple[Block, dict[str, Any]]  # with which status, and what is known since
 
     def __init__(
-        self, server: Server, block: Block, parent_context: Context, started: int, recorder: EntryRecorder | None
+        self,
+        server: Server,
+        block: Block,
+        metadata: Metadata,
+        parent_context: Context,
+        started: int,
+        recorder: EntryRecorder | None,
     ) -> None:
         self._server = server
         self._block = block
+        self._metadata = metadata
         self.parent_context = parent_context  # what the metadata carries
         self.record = record = RequestRecord(start=started)
         record.exchange = self
@@ -220,6 +224,10 @@ class Rpc:
         attach(with_span(self.span.seen, parent_context))
         if recorder is not None and recorder.has_others:
             recorder.begin(self.span, parent_context)  # type: ignore[arg-type]  # it is ours
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header of the request, its name in lower case; None if there is no such header."""
+        return ", ".join(value for key, value in self._metadata if key == name and type(value) is str) or None
 
     def known_attributes(self) -> dict[str, Any]:
         """Return all that is known as the RPC arrives."""
@@ -284,6 +292,54 @@ class Rpc:
         sent = self.sent_bytes + (self.chunk_size or 0) + (0 if stream is None else stream.size)
         return activity == NETWORK_SEND and sent < LEAST_BUFFER
 
+    def request_deserializer(self, message: bytes) -> Any:
+        """Deserialise a message."""
+        self._count_received(message)
+        return self._converted(self._deserializer, message)
+
+    @guarded_end
+    def _count_received(self, message: bytes) -> None:
+        """Count a message, whose arrival ends a `network.receive`."""
+        self.record.leave(NETWORK_RECEIVE)
+        self.received_bytes += len(message)
+        if self._takes_stream:
+            self.received += 1
+
+    def response_serializer(self, answer: Any) -> Any:
+        """Serialise a response."""
+        message = self._converted(self._serializer, answer)
+        self._count_sent(message)
+        return message
+
+    @guarded
+    def _count_sent(self, message: Any) -> None:
+        """Count a message of the response, which goes out next."""
+        size = len(message) if type(message) is bytes else 0
+        if self.response_streaming:
+            self.chunk_size = size
+        else:
+            self.sent_bytes = size
+
+    def _converted(self, convert: Any, message: Any) -> Any:
+        """Return what a serialiser or deserialiser makes of a message; without one, the message."""
+        if convert is None:
+            return message
+        try:
+            return convert(message)
+        except BaseException:
+            self._is_broken = True
+            raise
+
+    @guarded
+    def begin_receiving(self) -> None:
+        """Note that the handler waits for a message of a stream."""
+        self.record.enter(NETWORK_RECEIVE)
+
+    @guarded_end
+    def end_receiving(self) -> None:
+        """Note that it waits no longer: where no deserialiser has ended this, the stream has ended."""
+        self.record.leave(NETWORK_RECEIVE)
+
     def end_chunk(self) -> None:
         """Count the message of a stream that was on its way, if there is one: gRPC has taken it."""
         size = self.chunk_size
@@ -319,6 +375,9 @@ class Rpc:
         if self._asked_for:
             attributes["rpc.method_original"] = self._asked_for[:MAX_NAME]
         try:
+            if RECORDED:
+                attributes.update(header_attributes(self.header))
+                shorten(attributes)
             self._ended = status_block(word), attributes
             route: Any = self._block.attributes["rpc.method"]
             if self._asked_for:
@@ -326,7 +385,7 @@ class Rpc:
             self.span.end_request(ended_at, None, route, failed=word in ERRORS)
         finally:
             on_their_way.discard(self)
-            self._release()
+            self.span.release()
 
     @guarded_end
     def drop(self) -> None:
@@ -334,11 +393,7 @@ class Rpc:
         current.set(None)
         attach(self.parent_context)
         self.span.discard()
-        self._release()
-
-    def _release(self) -> None:
         self.span.release()
-        self.record.release()
 
     def has_no_method(self) -> None:
         """Note that the server has no such method: its name is the caller's invention."""
@@ -374,4 +429,4 @@ def arrive(server: Server, details: Any, kind: type[R]) -> R | None:
     recorder = runtime.recorder
     if recorder is None and not runtime.ready:
         return None
-    return kind(server, block, parent_context, started, recorder)
+    return kind(server, block, metadata, parent_context, started, recorder)

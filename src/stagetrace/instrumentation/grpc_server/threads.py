@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from stagetrace.guard import guarded, guarded_end, report, switch
+from stagetrace.instrumentation.grpc_server.messages import Requests
 from stagetrace.instrumentation.grpc_server.request import (
     FOREVER_S,
     Rpc,
@@ -74,19 +75,18 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
 
 
 class ThreadRpc(Rpc):
-    """An RPC that a thread of a pool will serve. It is its own handler: gRPC reads attributes that have no `_`."""
+    """An RPC that a thread of a pool will serve."""
 
     request_streaming = False
-    response_streaming = False
     _has_begun = False  # the handler
     _has_raised = False
-    _is_broken = False  # a message could not be deserialised or serialised
 
     def wrap(self, handler: Any) -> Any:
         """Return a handler for this RPC alone; None if it is of a kind that is not recorded."""
         requests, answers = bool(handler.request_streaming), bool(handler.response_streaming)
         if requests or answers:
-            self.request_streaming, self.response_streaming = requests, answers
+            self.request_streaming = self._takes_stream = requests
+            self.response_streaming = answers
         name, make = KINDS[requests, answers]
         behaviour = self._behaviour = getattr(handler, name)
         self._deserializer, self._serializer = handler.request_deserializer, handler.response_serializer
@@ -98,49 +98,19 @@ class ThreadRpc(Rpc):
             return make(ours, self.request_deserializer, self.response_serializer)
         return self
 
-    def request_deserializer(self, message: bytes) -> Any:
-        """Deserialise a message, on the server's own thread: its arrival ends a `network.receive`."""
-        try:
-            self.record.leave(NETWORK_RECEIVE)
-            self.received_bytes += len(message)
-            if self.request_streaming:
-                self.received += 1
-        except Exception as error:  # noqa: BLE001
-            report(WHERE, error)
-        deserialize = self._deserializer
-        if deserialize is None:
-            return message
-        try:
-            made = deserialize(message)
-        except BaseException:
-            self._is_broken = True
-            raise
+    def _converted(self, convert: Any, message: Any) -> Any:
+        made = super()._converted(convert, message)
         if made is None:  # to gRPC as if it had raised
             self._is_broken = True
         return made
 
-    def response_serializer(self, answer: Any) -> Any:
-        """Serialise a response, on the pool's thread: it goes out next."""
-        serialize, message = self._serializer, answer
-        if serialize is not None:
-            try:
-                message = serialize(answer)
-            except BaseException:
-                self._is_broken = True
-                raise
-            if message is None:
-                self._is_broken = True
-        try:
-            size = len(message) if type(message) is bytes else 0
-            if self.response_streaming:
-                self.chunk_size = size
-                self.record.enter(NETWORK_SEND)
-            else:
-                self.sent_bytes = size
-                on_their_way.add(self)
-        except Exception as error:  # noqa: BLE001
-            report(WHERE, error)
-        return message
+    @guarded
+    def _count_sent(self, message: Any) -> None:
+        super()._count_sent(message)
+        if self.response_streaming:
+            self.record.enter(NETWORK_SEND)
+        else:
+            on_their_way.add(self)
 
     def _answer(self, request: Any, context: Any) -> Any:
         """Do as the handler does whose response is one message."""
@@ -221,38 +191,6 @@ class ThreadRpc(Rpc):
         left_s = event.call_details.deadline - time()
         if left_s < FOREVER_S:
             self._expires_in(left_s)
-
-
-class Requests:
-    """The messages that come in, each wait for one marked."""
-
-    def __init__(self, messages: Any, rpc: Any) -> None:
-        self._messages = messages
-        self._rpc = rpc
-
-    def __iter__(self) -> Requests:
-        return self
-
-    def __next__(self) -> Any:
-        rpc = self._rpc
-        try:
-            rpc.record.enter(NETWORK_RECEIVE)
-        except Exception as error:  # noqa: BLE001
-            report(WHERE, error)
-        try:
-            return next(self._messages)
-        finally:
-            try:
-                rpc.record.leave(NETWORK_RECEIVE)  # where no deserialiser has ended it: the stream has ended
-            except Exception as error:  # noqa: BLE001
-                report(WHERE, error)
-
-    def next(self) -> Any:
-        """Return the next message."""
-        return self.__next__()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._messages, name)
 
 
 class Answers:

@@ -50,44 +50,40 @@ REQUEST_STARTS = frozenset(name.encode() for name in HEADERS)
 FRAMEWORKS = ("ASGI", "FASTAPI", "STARLETTE", "LITESTAR", "QUART", "WSGI", "FLASK", "DJANGO", "FALCON", "PYRAMID")
 ONLY_AS_A_WHOLE = "^(?:auth|code|key|sig)$"  # inside longer names these are harmless too often
 
-_UNKNOWN = Block({})
-
 
 def known(scope: Mapping[str, Any], user_agent: bytes | None) -> tuple[Block, Block, str]:
-    """Return what many requests share: `request_block`, `client_block`, and the span name without a route."""
+    """Return `shared` for an ASGI scope."""
     get = scope.get
-    method = get("method", "")
-    key: tuple[Any, ...] = (method, get("scheme"), get("http_version"), get("server"), get("client"), user_agent)
+    key = get("method", ""), get("scheme"), get("http_version"), get("server"), get("client"), user_agent
     try:
-        return _known(*key)
+        return shared(*key)
     except TypeError:  # some servers have lists in the scope
-        return _known(*(tuple(part) if isinstance(part, list) else part for part in key))
+        return shared(*(tuple(part) if isinstance(part, list) else part for part in key))
 
 
 @functools.lru_cache(MAX_CACHED_CLIENTS)
-def _known(
-    method: str, scheme: Any, version: Any, server: Any, client: Any, user_agent: bytes | None
+def shared(
+    method: str,
+    scheme: str | None,
+    version: str | None,
+    server: tuple[str, int | None] | None,
+    client: tuple[str, int] | None,
+    user_agent: bytes | None,
 ) -> tuple[Block, Block, str]:
-    scope = {"scheme": scheme, "http_version": version, "server": server}
-    return request_block(method, scope, user_agent), client_block(client), span_name(method, "")
-
-
-def request_block(method: str, scope: Mapping[str, Any], user_agent: bytes | None) -> Block:
-    """Return the attributes that many requests share; `scope` is ASGI's."""
-    server = scope.get("server")
-    if type(server) is list:
-        server = tuple(server)
-    return _request_block(method, scope.get("scheme"), scope.get("http_version"), server, user_agent)
+    """Return what many requests share: `request_block`, `client_block`, and the span name without a route."""
+    request = request_block(method, scheme, version, server, user_agent)
+    return request, client_block(client), span_name(method, "")
 
 
 @functools.lru_cache(MAX_CACHED_CLIENTS)
-def _request_block(
+def request_block(
     method: str,
     scheme: str | None,
     version: str | None,
     server: tuple[str, int | None] | None,
     user_agent: bytes | None,
 ) -> Block:
+    """Return the attributes that requests of many clients share."""
     attributes: dict[str, Any] = {"url.scheme": scheme or "http"}
     if method:
         known = attributes["http.request.method"] = sanitize_method(method)
@@ -106,7 +102,7 @@ def _request_block(
 
 def agent_attributes(user_agent: bytes) -> dict[str, Any]:
     """Return the attributes of a user agent."""
-    text = _text(user_agent)
+    text = decoded(user_agent)
     attributes: dict[str, Any] = {"user_agent.original": text}
     synthetic = detect_synthetic_user_agent(text)
     if synthetic:
@@ -116,11 +112,9 @@ def agent_attributes(user_agent: bytes) -> dict[str, Any]:
 
 def client_block(client: tuple[str, int] | None) -> Block:
     """Return the attributes of the client; none if the server does not know it."""
-    return _client_block(*client) if client else _UNKNOWN
-
-
-@functools.lru_cache(MAX_CACHED_CLIENTS)
-def _client_block(address: str, port: int) -> Block:
+    if not client:
+        return Block({})
+    address, port = client
     return Block({"client.address": address, "client.port": int(port)} if port else {"client.address": address})
 
 
@@ -145,13 +139,6 @@ def route_block(route: str, status: int | None) -> Block:
     return Block(attributes)
 
 
-def remember(cache: dict[Any, Any], key: Any, value: Any, limit: int) -> None:
-    """Keep a value in a cache of at most `limit` entries."""
-    if len(cache) >= limit:  # made-up names, or very many clients: begin again
-        cache.clear()
-    cache[key] = value
-
-
 # --- headers of the request
 
 
@@ -169,7 +156,7 @@ def read_headers(headers: Headers) -> tuple[bytes | None, Context, list[str] | N
             agent = value
         elif name in fields:
             if name in REQUEST_STARTS:
-                starts = [*(starts or ()), _text(value)]
+                starts = [*(starts or ()), decoded(value)]
             else:
                 carries = True
     return agent, textmap.extract(_carrier(headers), context=Context()) if carries else NO_CONTEXT, starts
@@ -184,11 +171,12 @@ def _fields(textmap: Any) -> frozenset[bytes]:
 def _carrier(headers: Headers) -> dict[str, list[str]]:
     carrier: dict[str, list[str]] = {}
     for name, value in headers:
-        carrier.setdefault(name.decode("latin-1").lower(), []).append(_text(value))
+        carrier.setdefault(name.decode("latin-1").lower(), []).append(decoded(value))
     return carrier
 
 
-def _text(value: bytes) -> str:
+def decoded(value: bytes) -> str:
+    """Return a header's value as text."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -241,7 +229,7 @@ class AskedFor:
                 found.update(self._sanitize.sanitize_header_values(_carrier(headers), wanted, name))
         query = scope.get("query_string")
         if self._query and query:
-            found["url.query"] = self.query(_text(query))
+            found["url.query"] = self.query(decoded(query))
         return found
 
     def query(self, text: str) -> str:

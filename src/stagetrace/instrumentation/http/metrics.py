@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
-    from stagetrace.otlp.encode.span_encoder import Block
-
 ACTIVE_ATTRIBUTES = ("http.request.method", "url.scheme")
 DURATION_ATTRIBUTES = (
     *ACTIVE_ATTRIBUTES,
@@ -62,27 +60,6 @@ class HttpMetrics:
         # A span without identity at its end was dropped by the sampler, and is no exemplar.
         context = set_span_in_context(span, NOWHERE) if getattr(span, "has_identity", True) else NOWHERE
         self._duration.record(duration_s, _only(DURATION_ATTRIBUTES, attributes), context)
-
-
-class Counted:
-    """A request that is counted, and announced to its caller, by us or by an instrumentation inside the application."""
-
-    # Defaults on the class, like a record's.
-    _counted: HttpMetrics | None = None
-    is_announced = False
-    _block: Block  # the attributes known when it is received
-
-    def count_in(self, counted: HttpMetrics) -> None:
-        """Count the request in `counted`, now and at its end."""
-        self._counted = counted
-        counted.begin(self._block.attributes)
-
-    def leave_to_others(self) -> None:
-        """Leave this to an instrumentation inside the application: it counts although its spans are not exported."""
-        self.is_announced = True
-        if self._counted is not None:
-            self._counted.uncount(self._block.attributes)
-            self._counted = None
 
 
 @functools.cache

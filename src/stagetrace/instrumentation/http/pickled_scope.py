@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import NonRecordingSpan
 
+from stagetrace.instrumentation.http.conventions import SUPPRESS_KEYS
 from stagetrace.instrumentation.http.scope_key import SCOPE_KEY
-from stagetrace.recording.context import with_span
+from stagetrace.recording.context import get_current, with_span
+from stagetrace.recording.current_record import recording
 from stagetrace.recording.remote_stages import find
 from stagetrace.recording.request_ref import read_reference
 
@@ -56,6 +58,15 @@ def goes_on(scope: Any, text: str) -> bool:
         return False
     scope[SCOPE_KEY] = adapter_of(record)
     return True
+
+
+def is_part(scope: Any) -> bool:
+    """Return whether what a scope or environ asks for is a part of a recorded request, or excluded by other code."""
+    text = scope.get(SCOPE_KEY, "")
+    if type(text) is not str or (text and goes_on(scope, text)):
+        return True
+    context = get_current()
+    return recording() is not None or (bool(context) and any(context.get(key) for key in SUPPRESS_KEYS))
 
 
 def below(text: Any, context: Context) -> Context:

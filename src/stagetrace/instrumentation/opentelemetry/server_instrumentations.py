@@ -17,7 +17,6 @@ from opentelemetry import trace
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import request_in
-from stagetrace.instrumentation.http.metrics import Counted
 from stagetrace.instrumentation.http.pickled_scope import adapter_of
 from stagetrace.recording.context import RequestSpan, StandIn
 from stagetrace.recording.current_record import current, entries, recording
@@ -90,7 +89,7 @@ def _stand_in(tracer: Any) -> Any:
     span = trace.get_current_span()
     if span is trace.INVALID_SPAN:
         return None
-    if isinstance(request, Counted):
+    if hasattr(request, "leave_to_others"):
         request.leave_to_others()
     begin = getattr(getattr(tracer, "span_processor", None), "start_next", None)
     if begin is not None:  # SLASpanProcessor: passes the start on to processors that only look at starts

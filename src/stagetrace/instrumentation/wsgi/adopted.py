@@ -41,6 +41,7 @@ class AdoptedRequest(Transfer):
         self.record.exchange = self
         self._context = context
         self._environ = environ
+        self._method = environ.get("REQUEST_METHOD", "")
         environ[SCOPE_KEY] = self
         self.wrap_body(environ)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 WHERE = "stagetrace.instrumentation.wsgi.request"
 NO_BODY = ("", "0", None)
+READS = frozenset({"read", "readline", "readlines", "readinto", "read1", "readinto1"})
 LEAST_BUFFER = 16_384  # that of a socket, or a stream, before it holds its writer back
 
 
@@ -44,6 +45,11 @@ def incomplete_reason() -> str:
     return CLIENT if error is None or isinstance(error, Exception) else CANCELLED
 
 
+def status_code(status: str) -> int | None:
+    """Return the code that a status line begins with; None if it has none."""
+    return int(status[:3]) if status[:3].isdigit() else None
+
+
 class Transfer(InScope):
     """What passes body and response on, and marks that on the record of the request."""
 
@@ -54,7 +60,7 @@ class Transfer(InScope):
     _has_sent = False  # any chunk of the response, and so its head
     _files: list[Any] | None = None  # responses made by a `wsgi.file_wrapper` that is no class
     _chunk_size = 0  # bytes of what the server is writing
-    _asked = ""  # method of the request
+    _method = ""
     _head: tuple[str, Any] = ("", ())  # status line and headers of the response
     _first: tuple[int, int] | None = None  # the first chunk: when it had been handed over, and its bytes
     record: RequestRecord
@@ -90,7 +96,6 @@ class Transfer(InScope):
     def run(self, call: Callable[[Any, Any], Any], environ: Any, start_response: Any) -> Any:
         """Call the application; return its response for the server."""
         self._start_response = start_response
-        self._asked = environ.get("REQUEST_METHOD", "")
         before = self.resume()
         try:
             answer = call(environ, self.start_response)
@@ -242,7 +247,7 @@ class Transfer(InScope):
     def _has_all(self) -> bool:
         """Return whether the server has written all that the status line and headers of the response announced."""
         status, headers = self._head
-        wanted = announced(self._asked, int(status[:3]) if status[:3].isdigit() else None, headers)
+        wanted = announced(self._method, status_code(status), headers)
         sent = self._sent()
         if sys.exc_info()[1] is None:
             return wanted is not None and sent + self._chunk_size >= wanted
@@ -275,18 +280,6 @@ class Input:
             except Exception as error:  # noqa: BLE001
                 report(WHERE, error)
 
-    def read(self, *args: Any, **kwargs: Any) -> Any:
-        """Read as the server's input does; so the others."""
-        return self._wait(self._stream.read, *args, **kwargs)
-
-    def readline(self, *args: Any, **kwargs: Any) -> Any:
-        """Read a line."""
-        return self._wait(self._stream.readline, *args, **kwargs)
-
-    def readlines(self, *args: Any, **kwargs: Any) -> Any:
-        """Read all lines."""
-        return self._wait(self._stream.readlines, *args, **kwargs)
-
     def __iter__(self) -> Any:
         lines = iter(self._stream)
         while True:
@@ -301,7 +294,7 @@ class Input:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._stream, name)
-        return functools.partial(self._wait, value) if name in ("readinto", "read1", "readinto1") else value
+        return functools.partial(self._wait, value) if name in READS else value
 
 
 class Response:

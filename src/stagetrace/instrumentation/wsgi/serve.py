@@ -13,17 +13,14 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import report, switch
-from stagetrace.instrumentation.base import SCOPE_KEY
 from stagetrace.instrumentation.connection.arrival import arriving
 from stagetrace.instrumentation.connection.socket_wait import arrived
 from stagetrace.instrumentation.http import attributes as http
 from stagetrace.instrumentation.http import metrics as http_metrics
-from stagetrace.instrumentation.http.conventions import SUPPRESS_KEYS
-from stagetrace.instrumentation.http.pickled_scope import goes_on
+from stagetrace.instrumentation.http.pickled_scope import is_part
 from stagetrace.instrumentation.wsgi.adopted import AdoptedRequest, adopts
 from stagetrace.instrumentation.wsgi.response import WHERE
 from stagetrace.recording.context import get_current
-from stagetrace.recording.current_record import recording
 from stagetrace.runtime.runtime import runtime
 from stagetrace.sources.thread_cpu import sample
 
@@ -59,21 +56,15 @@ def _begin(app: Any, environ: Any) -> WsgiRequest | AdoptedRequest | None:
     arrival = arriving.get()
     if arrival is not None:
         arriving.set(None)
-    text = environ.get(SCOPE_KEY, "")
-    if type(text) is not str or (text and goes_on(environ, text)):
+    if is_part(environ):
         return None
-    context = get_current()
-    if context and any(context.get(key) for key in SUPPRESS_KEYS):
-        return None
-    if recording() is not None:
-        return None  # called within the process by a request that is recorded
     if not runtime.ready:
         runtime.prepare_now()
     lists = _excluded()
     if lists and any(urls.url_disabled(_url(environ)) for urls in lists):
         return None
     if adopts(app):
-        return AdoptedRequest(environ, context)
+        return AdoptedRequest(environ, get_current())
     started = time_ns()
     arrival = arrived(environ, arrival, started)
     request = WsgiRequest(environ, arrival, started, runtime.recorder)
