@@ -15,6 +15,7 @@ from backends import BackendMissing, Collector, Jaeger, binary, run_collector, r
 from heavy import HEAVY
 from leftovers import Watcher
 from missing import missing
+from sink import Sink, run_sink
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -152,6 +153,19 @@ def need(name: str) -> None:
 @pytest.fixture(scope="session")
 def services() -> None:
     """Mark a test that starts services as `service`."""
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    """Receive the spans of all services of a module."""
+    with run_sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def folder(services: None, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001 -- for its marker
+    """Return the folder of the services that the tests of a module share."""
+    return tmp_path_factory.mktemp("services")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def come_first(process: int, *, first: bool = True) -> None:
-    """Give all threads of a process, and those that they start later, priority for a CPU; or take it away.
+    """Give all threads of a process and of its children, and those of later, priority for a CPU; or take it away.
 
     If this user may not, or the platform cannot, nothing changes.
     """
@@ -16,3 +16,5 @@ def come_first(process: int, *, first: bool = True) -> None:
         policy = os.SCHED_RR if first else os.SCHED_OTHER
         for thread in Path(f"/proc/{process}/task").iterdir():
             os.sched_setscheduler(int(thread.name), policy, os.sched_param(int(first)))
+            for child in (thread / "children").read_text().split():  # a worker of gunicorn, say
+                come_first(int(child), first=first)

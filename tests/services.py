@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,20 @@ LAUNCHERS: dict[str, list[str]] = {
     "python -m": ["{app}"],
 }
 
-# Servers of WSGI applications; tests say which application.
+# Servers of ASGI applications, and of WSGI applications; tests name the application.
+UVICORN = ("uvicorn", "{app}:app", "--port", "{port}")
+HYPERCORN = ("hypercorn", "{app}:app", "--bind", "127.0.0.1:{port}")
+ASGI_SERVERS: dict[str, tuple[str, ...]] = {
+    "uvicorn": UVICORN,
+    "uvicorn h11": (*UVICORN, "--http", "h11"),
+    "uvicorn httptools": (*UVICORN, "--http", "httptools"),
+    "uvicorn uvloop": (*UVICORN, "--loop", "uvloop"),
+    "hypercorn": HYPERCORN,
+    "hypercorn trio": (*HYPERCORN, "-k", "trio"),
+    "granian": ("granian", "--interface", "asgi", "{app}:app", "--port", "{port}"),
+    "daphne": ("daphne", "-p", "{port}", "{app}:app"),
+    "gunicorn": ("gunicorn", "-b", "127.0.0.1:{port}", "-k", "uvicorn_worker.UvicornWorker", "{app}:app"),
+}
 GUNICORN = (PYTHON, "-m", "gunicorn", "-b", "127.0.0.1:{port}")
 WSGI_SERVERS: dict[str, tuple[str, ...]] = {
     "gunicorn": (*GUNICORN, "{app}:app"),
@@ -68,11 +82,20 @@ class Service:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
     def call(self, method: str, path: str, **kwargs: Any) -> tuple[str, httpx.Response]:
         """Make one request in a trace of its own; return the trace id and the response."""
-        trace_id = secrets.token_hex(16)
-        headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01", **kwargs.pop("headers", {})}
+        trace_id, headers = new_trace()
+        headers |= kwargs.pop("headers", {})
         return trace_id, self.client.request(method, path, headers=headers, **kwargs)
+
+    def call_at_once(self, path: str, bodies: list[Any]) -> list[tuple[str, httpx.Response]]:
+        """Post all bodies at the same time; return what `call` returns, in their order."""
+        with ThreadPoolExecutor(len(bodies)) as pool:
+            return list(pool.map(lambda body: self.call("POST", path, json=body), bodies))
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal the process and wait for its end; return the exit code."""
@@ -80,9 +103,31 @@ class Service:
         return self.process.wait(20)
 
 
+def clean_environment() -> dict[str, str]:
+    """Return the environment without the variables of stagetrace and of OpenTelemetry."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "STAGETRACE"))}
+
+
+def run_python(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the interpreter with these variables beside a clean environment; return its output and exit code."""
+    whole = clean_environment() | env
+    return subprocess.run([PYTHON, *arguments], env=whole, capture_output=True, text=True, timeout=300, check=False)
+
+
+def new_trace() -> tuple[str, dict[str, str]]:
+    """Return a new trace id, and the headers by which a request belongs to that trace."""
+    trace_id = secrets.token_hex(16)
+    return trace_id, {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+
+
 def command(launcher: str, app: str, port: int) -> list[str]:
     """Return the command line of a launcher."""
     return [PYTHON, "-m", *(part.format(app=app, port=port) for part in LAUNCHERS[launcher])]
+
+
+def asgi_command(server: str, app: str) -> list[str]:
+    """Return the command line by which an ASGI server serves a test application; `{port}` in it is the port."""
+    return [PYTHON, "-m", *(part.replace("{app}", app) for part in ASGI_SERVERS[server])]
 
 
 def wsgi_command(server: str, app: str) -> list[str]:
@@ -110,14 +155,13 @@ def run_service(
     """
     assert allowed, "a test that starts a service asks for the fixture `services`, by which it is marked so"
     port = free_port()
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "STAGETRACE"))}
     argv = [part.format(port=port) for part in argv] if argv else command(launcher, app, port)
     log_file = folder / f"service-{port}.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             argv,
             cwd=APPS,
-            env={**clean, "PORT": str(port), "PYTHONUNBUFFERED": "1", **UNSEEN, **(env or {})},
+            env={**clean_environment(), "PORT": str(port), "PYTHONUNBUFFERED": "1", **UNSEEN, **(env or {})},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -84,6 +84,30 @@ class Sink:
         spans = self.wait_for(lambda all_: sum(s.kind == SERVER and s.trace_id == trace_id for s in all_) >= entries)
         return request_of([span for span in spans if span.trace_id == trace_id])
 
+    def tiled(self, trace_id: str) -> Request:
+        """Return the request of this trace, as `request`, once its span shape is checked."""
+        request = self.request(trace_id)
+        assert_tiled(request)
+        return request
+
+    def traced(self, service: Any, *asked: Any, **kwargs: Any) -> tuple[Request, Any]:
+        """Make a request in a trace of its own; return what was recorded of it, tiled, and the response."""
+        trace_id, response = service.call(*asked, **kwargs)
+        return self.tiled(trace_id), response
+
+    def span(self, trace_id: str, name: str) -> Received:
+        """Return the first span of this trace and name, as soon as it is there."""
+
+        def found(all_: list[Received]) -> list[Received]:
+            return [span for span in all_ if (span.trace_id, span.name) == (trace_id, name)]
+
+        return found(self.wait_for(lambda all_: bool(found(all_))))[0]
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Return the variables of a service that records and sends its spans here, soon."""
+        soon = {"OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        return {"STAGETRACE": "1", **soon, **more}
+
     def requests(self, trace_id: str, count: int) -> list[Request]:
         """Return the `count` requests of this trace: one for each process, the first caller first."""
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from services import PYTHON
+from services import run_python
+
+if TYPE_CHECKING:
+    import subprocess
 
 ROOT = Path(__file__).parent.parent
 
 
 def python(code: str, *flags: str, **env: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("STAGETRACE")}
-    return subprocess.run(
-        [PYTHON, *flags, "-c", code], env=clean | env, capture_output=True, text=True, timeout=60, check=False
-    )
+    return run_python(*flags, "-c", code, **env)
 
 
 LOADED = "import sys, json; print(json.dumps(sorted(m for m in sys.modules if m.startswith('stagetrace'))))"
@@ -181,18 +179,14 @@ print("fine")
 
 @pytest.mark.thorough
 def test_the_wheel_ships_the_activation_files_and_the_type_marker(tmp_path: Path) -> None:
-    subprocess.run(
-        [PYTHON, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
-        check=True,
-        capture_output=True,
-    )
+    done = run_python("-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT))
+    assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         pth = archive.read("stagetrace.pth").decode()
-    assert {"stagetrace.pth", "stagetrace.start", "stagetrace/py.typed", "stagetrace/_site/sitecustomize.py"} <= {
-        *names
-    }
+    shipped = {"stagetrace.pth", "stagetrace.start", "stagetrace/py.typed", "stagetrace/_site/sitecustomize.py"}
+    assert shipped <= {*names}
     assert len(pth.splitlines()) == 1
     assert not any(name.startswith(("tests", "examples")) for name in names)
 

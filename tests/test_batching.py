@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 import stagetrace
+from at_once import at_once
+from parts import parts
 from services import Service, run_service
-from sink import Sink, assert_tiled, run_sink
 from stagetrace import guard, log
 from trees import assert_true, batch_of, tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from sink import Sink
 
 
 @pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def service(sink: Sink, services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    assert services is None
-    env = {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "* within 10s",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": "/health",
-    }
-    with run_service(tmp_path_factory.mktemp("batching"), "batching", env=env) as running:
+def service(sink: Sink, folder: Path) -> Iterator[Service]:
+    env = sink.environment(STAGETRACE_SLA="* within 10s", OTEL_PYTHON_FASTAPI_EXCLUDED_URLS="/health")
+    with run_service(folder, "batching", env=env) as running:
         yield running
 
 
 @pytest.mark.parametrize("where", ["thread", "process"])
 def test_a_batch_is_one_inference(service: Service, sink: Sink, where: str) -> None:
-    with ThreadPoolExecutor(3) as pool:
-        calls = list(pool.map(lambda _: service.call("POST", f"/{where}/x"), range(3)))
+    calls = at_once(lambda _: service.call("POST", f"/{where}/x"), range(3))
     batches, inferred = {}, []
     for trace_id, response in calls:
-        request, truth = sink.request(trace_id), response.json()
-        assert_tiled(request)
+        request, truth = sink.tiled(trace_id), response.json()
         assert tree(request) == (
             "POST /{where}/{value}",
             ["preprocess", "queue (batch)", "inference", "postprocess", "render", "postprocess", "network.send"],
@@ -60,10 +48,8 @@ def test_a_batch_is_one_inference(service: Service, sink: Sink, where: str) -> N
 
 def test_a_worker_that_dies_leaves_what_is_known(service: Service, sink: Sink) -> None:
     """The begin of the batch is not reported: the wait is the handler's."""
-    trace_id, response = service.call("POST", "/process/exit")
-    request = sink.request(trace_id)
+    request, response = sink.traced(service, "POST", "/process/exit")
     assert response.status_code == 504
-    assert_tiled(request)
     assert "inference" not in request.names
 
 
@@ -81,22 +67,15 @@ def test_where_nothing_is_traced_the_block_just_runs() -> None:
         raise ValueError("the model's own")
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        *(
-            "stagetrace.api.carrier.has_provider",
-            "stagetrace.recording.request_ref.RequestRef",
-            "stagetrace.recording.remote_stages.entry_of",
-        ),
-        *("stagetrace.recording.worker.Batch.__init__", "stagetrace.recording.worker.Batch.finish"),
-        *(
-            "stagetrace.recording.worker.at_work",
-            "stagetrace.recording.worker._come_in",
-            "stagetrace.recording.worker.report_stages",
-        ),
-    ],
-)
+PARTS = """
+    api.carrier: has_provider
+    recording.request_ref: RequestRef
+    recording.remote_stages: entry_of
+    recording.worker: Batch.__init__ Batch.finish at_work _come_in report_stages
+"""
+
+
+@pytest.mark.parametrize("part", parts(PARTS))
 def test_whatever_breaks_the_block_runs_and_its_error_is_its_own(
     part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,7 +85,7 @@ def test_whatever_breaks_the_block_runs_and_its_error_is_its_own(
     monkeypatch.setattr(guard, "failures", {})
     monkeypatch.setattr(log, "_logged", set())
     monkeypatch.setattr("stagetrace.api.carrier.has_provider", lambda: True)
-    monkeypatch.setattr(part, fails)
+    monkeypatch.setattr(part.replace(":", "."), fails)
     carrier = {"stagetrace": f"word-1-{2:016x}", "traceparent": f"00-{1:032x}-{3:016x}-01"}
     ran = []
     with stagetrace.batch([carrier, carrier]):

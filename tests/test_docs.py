@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services import PYTHON, run_service
-from sink import assert_tiled, run_sink
+from services import PYTHON, asgi_command, run_service
 from stagetrace import semconv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sink import Sink
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -38,39 +39,32 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.smoke
 @pytest.mark.usefixtures("services")
-def test_the_readme_service_runs_as_the_readme_says(tmp_path: Path) -> None:
+def test_the_readme_service_runs_as_the_readme_says(sink: Sink, tmp_path: Path) -> None:
     """Its own command line, with a port added; then one request, whose stages and verdict arrive."""
     (tmp_path / "app.py").write_text(blocks(README, "python")[0])
     line = next(line for line in README.splitlines() if line.startswith("STAGETRACE=1 "))
     words = shlex.split(line.removesuffix("&"))
     env = dict(word.split("=", 1) for word in words[: words.index("uvicorn")])
     argv = [PYTHON, "-m", *words[words.index("uvicorn") :], "--port", "{port}", "--app-dir", str(tmp_path)]
-    with run_sink() as sink:
-        env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-        with run_service(tmp_path, argv=argv, env=env, ready="/docs") as service:
-            body = json.loads(re.findall(r"^curl .*-d '(.*)'$", README, re.MULTILINE)[0])
-            trace_id, response = service.call("POST", "/predict", json=body)
-            assert response.json() == {"species": 0}
-            request = sink.request(trace_id)
-    assert_tiled(request)
+    env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    with run_service(tmp_path, argv=argv, env=env, ready="/docs") as service:
+        body = json.loads(re.findall(r"^curl .*-d '(.*)'$", README, re.MULTILINE)[0])
+        request, response = sink.traced(service, "POST", "/predict", json=body)
+    assert response.json() == {"species": 0}
     assert "inference" in request.names
     assert request.entry.attributes["sla.objective"] == "POST /predict within 50ms"
     assert request.entry.service == "flowers"
 
 
 @pytest.mark.usefixtures("services")
-def test_the_service_that_marks_by_hand_runs_as_its_page_says(tmp_path: Path) -> None:
+def test_the_service_that_marks_by_hand_runs_as_its_page_says(sink: Sink, tmp_path: Path) -> None:
     """The span of the stage, the model on it and on the request, and the segment arrive."""
     (tmp_path / "marking.py").write_text(blocks((ROOT / "docs/marking.md").read_text(), "python")[0])
-    argv = [PYTHON, "-m", "uvicorn", "marking:app", "--port", "{port}", "--app-dir", str(tmp_path)]
-    with run_sink() as sink:
-        env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-        with run_service(tmp_path, argv=argv, env=env, ready="/docs") as service:
-            query = {"text": "A refund for my order"}
-            trace_id, response = service.call("POST", "/urgency", params=query, headers={"tenant": "acme"})
-            assert response.json() == {"urgency": 5}
-            request = sink.request(trace_id)
-    assert_tiled(request)
+    argv = [*asgi_command("uvicorn", "marking"), "--app-dir", str(tmp_path)]
+    with run_service(tmp_path, argv=argv, env=sink.environment(), ready="/docs") as service:
+        asked = {"params": {"text": "A refund for my order"}, "headers": {"tenant": "acme"}}
+        request, response = sink.traced(service, "POST", "/urgency", **asked)
+    assert response.json() == {"urgency": 5}
     (inference,) = [stage for stage in request.stages if stage.name == "inference"]
     model = {semconv.ML_MODEL_NAME: "urgency", semconv.ML_MODEL_VERSION: "2026-11"}
     assert inference.attributes == {semconv.ML_STAGE: "inference", **model}

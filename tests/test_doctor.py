@@ -9,22 +9,19 @@ import subprocess
 import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from typing import TYPE_CHECKING
-from unittest.mock import patch
 
 import pytest
 
 from backend.running import run_up
 from backends import free_port
+from doctor import checks, run, run_here, sending_to
 from otlp.receiver import Reply, run_receiver
-from services import PYTHON
+from services import PYTHON, run_python
 from sink import run_sink
 from stagetrace import versions
 from stagetrace.cli.doctor import delivery, installation
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
-from stagetrace.cli.main import main
 from stagetrace.installed_from import requirement
 from stagetrace.otlp.export.spool import Spool
 
@@ -33,61 +30,14 @@ if TYPE_CHECKING:
 
     from backends import Collector, Jaeger
 
-DOCTOR = [PYTHON, "-m", "stagetrace.cli.main", "doctor"]
 POLICY = "POST /predict within 50ms for 99.9% over 28d"
-
-
-def made(check: dict[str, str]) -> Check:
-    """Return a check out of `--json`."""
-    return Check(check["name"], check["state"], check["found"], check["mend"])
-
-
-def settings(folder: Path, **env: str) -> dict[str, str]:
-    """Return an environment that hides the processes of other tests and sets the endpoint."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("STAGETRACE", "OTEL_"))}
-    ports = {f"STAGETRACE_{name}PORT": str(free_port()) for name in ("HTTP_", "QUERY_HTTP_")}
-    own = {"STAGETRACE_STATUS": str(folder / "status"), "OTEL_TRACES_EXPORTER": "none"}
-    return clean | own | ports | env
-
-
-def run(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run it as a process."""
-    return subprocess.run(
-        [*DOCTOR, *arguments], env=settings(folder, **env), capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-def run_here(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run it in this process, which saves the start of another."""
-    out, err = StringIO(), StringIO()
-    with (
-        patch.dict(os.environ, settings(folder, **env), clear=True),
-        redirect_stdout(out),
-        redirect_stderr(err),
-    ):
-        code = main(["doctor", *arguments])
-    return subprocess.CompletedProcess(["doctor", *arguments], code, out.getvalue(), err.getvalue())
-
-
-def checks(folder: Path, *arguments: str, **env: str) -> dict[str, list[Check]]:
-    """Return the checks by name."""
-    done = run_here(folder, *arguments, "--json", **env)
-    assert done.stderr == ""
-    answer = json.loads(done.stdout)
-    found: dict[str, list[Check]] = {}
-    for one in answer["checks"]:
-        found.setdefault(one["name"], []).append(made(one))
-    assert answer["ok"] is all(check.state != FAIL for group in found.values() for check in group)
-    assert done.returncode == (0 if answer["ok"] else 1)
-    assert all(check.fix for group in found.values() for check in group if check.state != OK)
-    return found
 
 
 @pytest.mark.usefixtures("services")
 @pytest.mark.smoke
 def test_where_all_is_well_it_exits_zero(tmp_path: Path) -> None:
     with run_sink() as sink:
-        env = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
+        env = sending_to("grpc", sink.endpoint)
         done = run(tmp_path, STAGETRACE="1", STAGETRACE_NATIVE="0", STAGETRACE_SLA=POLICY, **env)
     assert (done.returncode, done.stderr) == (0, "")
     head, *lines, blank, last = done.stdout.splitlines()
@@ -160,8 +110,7 @@ def test_libraries_are_found_without_being_imported(here: dict[str, list[Check]]
         "import sys; from stagetrace.cli.doctor import installation as i; i.libraries(['fastapi.x', 'sklearn.base']);"
         "print({'fastapi', 'sklearn', 'numpy'} & {*sys.modules})"
     )
-    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "set()"
+    assert run_python("-c", code).stdout.strip() == "set()"
 
 
 def test_sources_that_the_platform_lacks_are_shown_with_the_reason(here: dict[str, list[Check]]) -> None:
@@ -223,15 +172,14 @@ def test_the_endpoint_is_tried_for_real(protocol: str, jaeger: Jaeger, collector
         ]
         for address in addresses:
             endpoint = address if "://" in address else f"http://{address}"
-            env = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
-            (found,) = checks(tmp_path, OTEL_TRACES_EXPORTER="otlp", **env)["endpoint"]
+            (found,) = checks(tmp_path, **sending_to(protocol, endpoint))["endpoint"]
             assert (found.state, "an export was accepted" in found.found) == (OK, True), found
 
 
 @pytest.mark.usefixtures("services")
 def test_a_span_makes_the_round_trip(jaeger: Jaeger, collector: Collector, tmp_path: Path) -> None:
     """It goes through the Collector into Jaeger, and is not found in another store."""
-    env = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.otlp_grpc}
+    env = sending_to("grpc", collector.otlp_grpc)
     (found,) = checks(tmp_path, "--round-trip", jaeger.url, **env)["round trip"]
     assert found.state == OK
     assert found.found.startswith(f"the span that was sent can be read from {jaeger.url}, ")
@@ -274,10 +222,10 @@ def test_what_cannot_arrive_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, t
 def test_headers_are_sent_and_missing_ones_are_asked_for(protocol: str, tmp_path: Path) -> None:
     with run_up(tmp_path, env={"STAGETRACE_TOKEN": "sesame"}) as up:
         endpoint = f"http://{up.target()}" if protocol == "grpc" else up.url("http_port")
-        env = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
-        (refused,) = checks(tmp_path, OTEL_TRACES_EXPORTER="otlp", **env)["endpoint"]
+        env = sending_to(protocol, endpoint)
+        (refused,) = checks(tmp_path, **env)["endpoint"]
         env["OTEL_EXPORTER_OTLP_HEADERS"] = "authorization=Bearer%20sesame"
-        (taken,) = checks(tmp_path, OTEL_TRACES_EXPORTER="otlp", **env)["endpoint"]
+        (taken,) = checks(tmp_path, **env)["endpoint"]
     assert (refused.state, refused.fix.split("=")[0]) == (FAIL, "set OTEL_EXPORTER_OTLP_HEADERS")
     assert taken.state == OK
 
@@ -287,17 +235,7 @@ def test_a_receiver_that_does_not_answer_is_waited_for_within_a_bound(tmp_path: 
     with run_receiver() as receiver, ThreadPoolExecutor(2) as pool:
         receiver.always = Reply(pause_s=20)
         endpoints = {"grpc": receiver.grpc, "http/protobuf": receiver.http}
-        started = [
-            pool.submit(
-                run,
-                tmp_path,
-                "--json",
-                OTEL_TRACES_EXPORTER="otlp",
-                OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
-                OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
-            )
-            for protocol, endpoint in endpoints.items()
-        ]
+        started = [pool.submit(run, tmp_path, "--json", **sending_to(*each)) for each in endpoints.items()]
         answers = [json.loads(one.result().stdout) for one in started]
         receiver.always = Reply()
     for answer, endpoint in zip(answers, endpoints.values(), strict=True):

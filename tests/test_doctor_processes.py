@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from services import PYTHON, run_service
+from doctor import checks, made, run, run_here
+from services import PYTHON, asgi_command, run_service
 from sink import run_sink
 from stagetrace.cli.doctor import processes
 from stagetrace.cli.doctor.check import FAIL, OK, WARN
 from stagetrace.process_status import files as status
-from test_doctor import checks, made, run, run_here
 from test_status import environment, has_delivered_three, status_in
 
 
@@ -51,7 +51,7 @@ def test_what_costs_latency_in_a_running_service_is_reported(tmp_path: Path) -> 
     """A blocked event loop, a full thread pool, and requests that the head sampler drops."""
     folder = tmp_path / "status"
     sampler = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}
-    argv = [PYTHON, "-m", "uvicorn", "any_bare:app", "--port", "{port}"]
+    argv = asgi_command("uvicorn", "any_bare")
     env = environment(folder, STAGETRACE_SOCKET_WAIT="1", **sampler)
     with run_service(tmp_path, argv=argv, env=env, ready="/answer") as service, ThreadPoolExecutor(50) as clients:
         get = service.client.get
@@ -84,10 +84,8 @@ def test_a_wait_now_and_then_is_no_warning() -> None:
 
 
 @pytest.fixture(scope="module")
-def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+def troubled(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the status of a process without delivery, with a failing patch and a bad spool, and what doctor finds."""
-    assert services is None
-    folder = tmp_path_factory.mktemp("troubled")
     (folder / "file").write_text("")
     env = environment(
         folder / "status",
@@ -95,7 +93,7 @@ def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         STAGETRACE_SPOOL=str(folder / "file" / "spool"),
         STAGETRACE_SLA="/nowhere within 1s",
     )
-    with run_service(folder, "failing", env=env) as service:
+    with run_service(folder, "broken", env=env) as service:
         for _ in range(12):
             service.call("GET", "/plain")
         one = status_in(folder / "status", lambda one: one["trouble"] is not None and one["patches"]["switched_off"])

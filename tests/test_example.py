@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import signal
 import subprocess
-import sys
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
-from backends import CONFIG, LOOPBACK, free_port
+from backends import CONFIG
+from services import PYTHON, Service, clean_environment, run_service
 from stagetrace.cli.demo import command as demo
 from stagetrace.cli.registry import ANSWERS
 from stagetrace.cli.report.all_answers import BENCH
@@ -25,13 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import httpx
+
 EXAMPLES = CONFIG.parent / "examples"
 STARTS_WITHIN_S = 240
-
-
-def plain_environment() -> dict[str, str]:
-    """Return the environment without variables that switch recording on or configure it."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "STAGETRACE"))}
 
 
 @pytest.mark.parametrize(
@@ -41,61 +34,23 @@ def test_what_is_no_answer_ends_the_demo_and_is_shown(
     verb: str, code: int, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = f"import sys; print('what went wrong', file=sys.stderr); print({output!r}, end=''); sys.exit({code})"
-    monkeypatch.setattr(demo, "_STAGETRACE", (sys.executable, "-c", script))
+    monkeypatch.setattr(demo, "_STAGETRACE", (PYTHON, "-c", script))
     with pytest.raises(StagetraceError, match=rf"`stagetrace {verb}` ended with {code} .*:\nwhat went wrong"):
         demo._asked(verb, "--json")
 
 
-@dataclass
-class Router:
-    """The running service: a client, and a file with a line for each module that its process has imported."""
-
-    client: httpx.Client
-    imported: Path
-
-
 @pytest.fixture(scope="module")
-def running(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:  # noqa: ARG001 -- it marks the tests
-    """Run the service as a user would, with uvicorn in its folder."""
-    port = free_port()
-    imported = tmp_path_factory.mktemp("router") / "imported"
-    with imported.open("w") as errors:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-X", "importtime", "-m"),
-                *("uvicorn", "app:app", "--port", str(port), "--log-level", "warning"),
-            ],
-            cwd=EXAMPLES / "service",
-            env=plain_environment(),
-            stderr=errors,
-        )
-    try:
-        with httpx.Client(base_url=f"http://{LOOPBACK}:{port}", timeout=60, trust_env=False) as client:
-            wait_until_up(client, process, imported)
-            yield Router(client, imported)
-    finally:
-        process.terminate()
-        process.wait(20)
+def running(folder: Path) -> Iterator[Service]:
+    """Run the service as a user would, with uvicorn; its log names each module that its process has imported."""
+    uvicorn = ("uvicorn", "app:app", "--app-dir", str(EXAMPLES / "service"), "--port", "{port}")
+    argv = [PYTHON, "-X", "importtime", "-m", *uvicorn, "--log-level", "warning"]
+    with run_service(folder, argv=argv, within_s=STARTS_WITHIN_S) as service:
+        yield service
 
 
 @pytest.fixture
-def router(running: Router) -> httpx.Client:
+def router(running: Service) -> httpx.Client:
     return running.client
-
-
-def wait_until_up(client: httpx.Client, process: subprocess.Popen[bytes], errors: Path) -> None:
-    deadline = time.monotonic() + STARTS_WITHIN_S
-    while not is_up(client):
-        assert process.poll() is None, errors.read_text()[-4000:]
-        assert time.monotonic() < deadline, f"uvicorn did not answer within {STARTS_WITHIN_S} s"
-        time.sleep(0.05)
-
-
-def is_up(client: httpx.Client) -> bool:
-    try:
-        return client.get("/health").is_success
-    except httpx.TransportError:
-        return False
 
 
 TICKETS = {
@@ -148,7 +103,7 @@ def test_quotes_and_signatures_do_not_count(router: httpx.Client) -> None:
 )
 def test_nonsense_is_refused(path: str, body: object, router: httpx.Client) -> None:
     """The error is FastAPI's own, not a failure of the model."""
-    assert router.post(path, json=body).status_code == httpx.codes.UNPROCESSABLE_ENTITY
+    assert router.post(path, json=body).status_code == 422
 
 
 def test_service_knows_nothing_of_tracing() -> None:
@@ -160,8 +115,8 @@ def test_service_knows_nothing_of_tracing() -> None:
     assert [name for name in imported if name and name.startswith(("stagetrace", "opentelemetry"))] == []
 
 
-def test_without_the_variables_nothing_records(running: Router) -> None:
-    lines = [line for line in running.imported.read_text().splitlines() if line.startswith("import time:")]
+def test_without_the_variables_nothing_records(running: Service) -> None:
+    lines = [line for line in running.log.splitlines() if line.startswith("import time:")]
     loaded = [line.rpartition("|")[2].strip() for line in lines]
     assert "sklearn.pipeline" in loaded
     # FastAPI itself imports OpenTelemetry's API.
@@ -177,8 +132,8 @@ def processes_below(folder: Path) -> list[str]:
 def run_demo(folder: Path) -> subprocess.Popen[str]:
     """Start the demo with its temporary files in `folder`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "stagetrace.cli.main", "demo"],
-        env=plain_environment() | {"TMPDIR": str(folder)},
+        [PYTHON, "-m", "stagetrace.cli.main", "demo"],
+        env=clean_environment() | {"TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-import socket
-import threading
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
+from backends import free_port
+from otlp.receiver import run_no_receiver
+from parts import parts
 from services import PYTHON, Service, run_service
-from sink import run_sink
+from sink import Sink, run_sink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("services")
@@ -51,165 +53,82 @@ STARTING = [
     "stagetrace.runtime.provider:_entry_recorder",
     "stagetrace.otlp.export.sender:Sender.start",
 ]
-# Parts on the path of a request, broken one after another in one service.
-PARTS = [
-    *("stagetrace.instrumentation.models.sklearn:description", "stagetrace.sla.policy:Policy.objective"),
-    *(
-        "stagetrace.sources.socket_wait:waited_ms",
-        "stagetrace.recording.loop_blockers:get_ident",
-        "stagetrace.sources.tcp_info:read_connection",
-    ),
-    *(
-        "stagetrace.instrumentation.connection.tcp_attributes:transport_of",
-        "stagetrace.sla.baseline:connection_evidence",
-    ),
-    "stagetrace.sources.thread_cpu:read_sample",
-    *("stagetrace.instrumentation.models.base:_attributes_of_call", "stagetrace.instrumentation.models.base:between"),
-    *("stagetrace.sla.finish:breakdown_of", "stagetrace.sla.baseline:cause_of", "stagetrace.sla.breakdown:overlap"),
-    "stagetrace.sla.baseline:Baselines.wants",
-    "stagetrace.instrumentation.asgi.serve:_url",
-    *(
-        f"stagetrace.instrumentation.asgi.request:{name}"
-        for name in (
-            *("with_span", "template_of", "AsgiRequest.__init__"),
-            *("OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release", "RequestRecord.release"),
-            *("AsgiRequest._finish", "AsgiRequest._template", "AsgiRequest._requested", "AsgiRequest.accept"),
-            *("AsgiRequest.begin_response", "AsgiRequest.end_response", "AsgiRequest.enter_mount"),
-            *("AsgiRequest.add_chunk", "AsgiRequest._is_disconnected"),
-            *("AsgiRequest.transfer_attributes", "AsgiRequest.connection_attributes", "AsgiRequest.add_received"),
-        )
-    ),
-    *(
-        f"stagetrace.instrumentation.http.request:{name}"
-        for name in (
-            *(f"HttpRequest.{name}" for name in ("describe", "_result", "_add_rest", "_failed", "_end")),
-            *(f"HttpRequest.{name}" for name in ("set_route", "_rename", "_short_agent", "count_in")),
-            *("longest", "shorten"),
-        )
-    ),
-    *(
-        f"stagetrace.instrumentation.http.attributes:{name}"
-        for name in (
-            *("known", "request_block", "client_block", "route_block", "span_name", "read_headers", "excluded"),
-            "asked_for",
-            *(
-                "_fields",
-                "_carrier",
-                "decoded",
-                "shared",
-                "AskedFor.attributes",
-            ),
-        )
-    ),
-    *(f"stagetrace.instrumentation.http.metrics:{name}" for name in ("HttpMetrics.__init__", "_only")),
-    *(
-        f"stagetrace.recording.{name}"
-        for name in (
-            *(
-                "own_span:OwnSpan._draw",
-                "own_span:OwnSpan.identity",
-                "own_span:OwnSpan.status",
-            ),
-            *("own_span:_tracer", "record:SpanContext"),
-            *("record:RequestRecord._settle", "record:RequestRecord._shorten", "record:RequestRecord.abandon"),
-            *("record:RequestRecord.close", "record:RequestRecord.freeze"),
-            *("record:RequestRecord.stage_context", "record:Tiler", "stages:Stages.totals"),
-            *("tiler:Segment", "tiler:Tiler.close", "tiler:Tiler.take", "tiler:_tiles"),
-        )
-    ),
-    *(
-        f"stagetrace.sla.entry_recorder:{name}"
-        for name in (
-            *("EntryRecorder.end", "EntryRecorder.identify", "EntryRecorder._drops"),
-            *("EntryRecorder._rest", "EntryRecorder._send", "EntryRecorder._encoded", "encode_request", "finish"),
-            *("_give_way", "_given", "_without", "encode_notes", "entry_rest"),
-        )
-    ),
-    *(f"stagetrace.sla.finish:{name}" for name in ("_tiled", "_cause", "_explained", "_breakdown", "judge", "decide")),
-    *(
-        *(f"stagetrace.sla.head_sampler:HeadSampler.{name}" for name in ("identify", "can_draw", "draw")),
-        "stagetrace.sla.finish:Decided.block",
-        "stagetrace.sla.processor:decided",
-        "stagetrace.sla.processor:Baselines.add",
-    ),
-    *(f"stagetrace.sla.verdict_counter:VerdictCounter.{name}" for name in ("add", "add_cause")),
-    *("stagetrace.sla.processor:SLASpanProcessor.hold", "stagetrace.sla.processor:SLASpanProcessor.release"),
-    *(
-        "stagetrace.sla.processor:dropped",
-        "stagetrace.sla.processor:bounded",
-        "stagetrace.sla.entry_recorder:bounded",
-        "stagetrace.recording.limits:plain",
-        "stagetrace.recording.limits:cut",
-        "stagetrace.otlp.export.batch_processor:_encode",
-    ),
-    *(
-        "stagetrace.otlp.encode.span_encoder:_append_attributes",
-        "stagetrace.otlp.encode.span_encoder:_append_rest",
-        "stagetrace.otlp.encode.span_encoder:_span",
-    ),
-    *(
-        "stagetrace.otlp.export.batch_processor:EncodingSpanProcessor.put",
-        "stagetrace.otlp.export.batch_processor:_is_breach",
-    ),
-    *(
-        f"stagetrace.instrumentation.thread_pools.executors:{name}"
-        for name in ("Job.__init__", "Job._leave", "Job.begin_wait", "_enter", "_otel_context", "wait", "carry_into")
-    ),
-    *(f"stagetrace.instrumentation.thread_pools.anyio:{name}" for name in ("_default_limiter", "wait")),
-    *(
-        f"stagetrace.instrumentation.batching.queues:{name}"
-        for name in ("future_in", "Item.__init__", "note_taken", "_await_result")
-    ),
-    *(
-        f"stagetrace.instrumentation.batching.queued_items:{name}"
-        for name in ("Item._is_waiter", "Item.note_taken", "Item._report", "Item.forget")
-    ),
-    *(f"stagetrace.instrumentation.batching.consumer:{name}" for name in ("_work_for", "_only_fetches")),
-    *(
-        f"stagetrace.instrumentation.batching.gathered_batch:{name}"
-        for name in (
-            "GatheredBatch.__init__",
-            "GatheredBatch.add",
-            "GatheredBatch._close",
-            "GatheredBatch.stages_for",
-            "_origins",
-        )
-    ),
-    *("stagetrace.sources.socket_wait:tcp_info", "stagetrace.sources.tcp_info:tcp_info"),
-    *(f"stagetrace.api.carrier:{name}" for name in ("_propagators", "_Block.__init__", "_Block._end_span")),
-    *(f"stagetrace.recording.remote_stages:{name}" for name in ("hand_on", "find", "is_here")),
-    "stagetrace.sla.sampling:SamplingResult",
-    # In the thread that sends, which pauses after a failure.
-    *("stagetrace.otlp.export.queue:resource_spans", "stagetrace.otlp.export.client:ExportClient.send"),
-    "stagetrace.otlp.export.transport:GrpcTransport.send",
-    "stagetrace.otlp.export.sender:Sender._round",
-]
+# Parts on the path of a request, broken one after another in one service; last, those in the thread that sends, which
+# pauses after a failure.
+PARTS = parts("""
+    instrumentation.models.sklearn: description
+    sla.policy: Policy.objective
+    sources.socket_wait: waited_ms tcp_info
+    recording.loop_blockers: get_ident
+    sources.tcp_info: read_connection tcp_info
+    instrumentation.connection.tcp_attributes: transport_of
+    sla.baseline: connection_evidence cause_of Baselines.wants
+    sources.thread_cpu: read_sample
+    instrumentation.models.base: _attributes_of_call between
+    sla.finish: breakdown_of _tiled _cause _explained _breakdown judge decide Decided.block
+    sla.breakdown: overlap
+    instrumentation.asgi.serve: _url
+    instrumentation.asgi.request: with_span template_of AsgiRequest.__init__ OwnSpan.__init__ OwnSpan.rename
+    instrumentation.asgi.request: OwnSpan.end_request OwnSpan.release RequestRecord.release AsgiRequest._finish
+    instrumentation.asgi.request: AsgiRequest._template AsgiRequest._requested AsgiRequest.accept
+    instrumentation.asgi.request: AsgiRequest.begin_response AsgiRequest.end_response AsgiRequest.enter_mount
+    instrumentation.asgi.request: AsgiRequest.add_chunk AsgiRequest._is_disconnected AsgiRequest.transfer_attributes
+    instrumentation.asgi.request: AsgiRequest.connection_attributes AsgiRequest.add_received
+    instrumentation.http.request: HttpRequest.describe HttpRequest._result HttpRequest._add_rest HttpRequest._failed
+    instrumentation.http.request: HttpRequest._end HttpRequest.set_route HttpRequest._rename HttpRequest._short_agent
+    instrumentation.http.request: HttpRequest.count_in longest shorten
+    instrumentation.http.attributes: known request_block client_block route_block span_name read_headers excluded
+    instrumentation.http.attributes: asked_for _fields _carrier decoded shared AskedFor.attributes
+    instrumentation.http.metrics: HttpMetrics.__init__ _only
+    recording.own_span: OwnSpan._draw OwnSpan.identity OwnSpan.status _tracer
+    recording.record: SpanContext RequestRecord._settle RequestRecord._shorten RequestRecord.abandon
+    recording.record: RequestRecord.close RequestRecord.freeze RequestRecord.stage_context Tiler
+    recording.stages: Stages.totals
+    recording.tiler: Segment Tiler.close Tiler.take _tiles
+    sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._drops EntryRecorder._rest
+    sla.entry_recorder: EntryRecorder._send EntryRecorder._encoded encode_request finish _give_way _given _without
+    sla.entry_recorder: encode_notes entry_rest bounded
+    sla.head_sampler: HeadSampler.identify HeadSampler.can_draw HeadSampler.draw
+    sla.processor: decided Baselines.add SLASpanProcessor.hold SLASpanProcessor.release dropped bounded
+    sla.verdict_counter: VerdictCounter.add VerdictCounter.add_cause
+    recording.limits: plain cut
+    otlp.export.batch_processor: _encode EncodingSpanProcessor.put _is_breach
+    otlp.encode.span_encoder: _append_attributes _append_rest _span
+    instrumentation.thread_pools.executors: Job.__init__ Job._leave Job.begin_wait _enter _otel_context wait
+    instrumentation.thread_pools.executors: carry_into
+    instrumentation.thread_pools.anyio: _default_limiter wait
+    instrumentation.batching.queues: future_in Item.__init__ note_taken _await_result
+    instrumentation.batching.queued_items: Item._is_waiter Item.note_taken Item._report Item.forget
+    instrumentation.batching.consumer: _work_for _only_fetches
+    instrumentation.batching.gathered_batch: GatheredBatch.__init__ GatheredBatch.add GatheredBatch._close
+    instrumentation.batching.gathered_batch: GatheredBatch.stages_for _origins
+    api.carrier: _propagators _Block.__init__ _Block._end_span
+    recording.remote_stages: hand_on find is_here
+    sla.sampling: SamplingResult
+    otlp.export.queue: resource_spans
+    otlp.export.client: ExportClient.send
+    otlp.export.transport: GrpcTransport.send
+    otlp.export.sender: Sender._round
+""")
 
-# Parts that work where their twins in C do not.
-PARTS_IN_PYTHON = [
-    *(f"stagetrace.recording.marks:{name}" for name in ("prepared", "recording", "_Marks._now", "_Marks.enter")),
-    *(f"stagetrace.recording.marks:_Marks.{name}" for name in ("leave", "begin_mark", "end_mark")),
-    *(
-        f"stagetrace.instrumentation.asgi.{name}"
-        for name in ("channels:Send._sent", "request:AsgiRequest.begin_response")
-    ),
-    *(
-        "stagetrace.instrumentation.asgi.request:AsgiRequest.end_response",
-        "stagetrace.otlp.encode.request_encoder:encode_stages",
-    ),
-    *(f"stagetrace.instrumentation.asgi.request:AsgiRequest.{name}" for name in ("__init__", "_come_in")),
-    "stagetrace.instrumentation.http.request:HttpRequest.describe",
-    *(f"stagetrace.recording.pool_task:PoolTask.{name}" for name in ("__init__", "_begin", "_leave")),
-]
+# Parts that work where the native implementation is off.
+PARTS_IN_PYTHON = parts("""
+    recording.marks: prepared recording _Marks._now _Marks.enter _Marks.leave _Marks.begin_mark _Marks.end_mark
+    instrumentation.asgi.channels: Send._sent
+    instrumentation.asgi.request: AsgiRequest.begin_response AsgiRequest.end_response AsgiRequest.__init__
+    instrumentation.asgi.request: AsgiRequest._come_in
+    otlp.encode.request_encoder: encode_stages
+    instrumentation.http.request: HttpRequest.describe
+    recording.pool_task: PoolTask.__init__ PoolTask._begin PoolTask._leave
+""")
 # Parts that work where others besides us want to see the spans.
-PARTS_FOR_OTHERS = [
-    *("stagetrace.recording.own_span:OwnSpan.readable", "stagetrace.recording.own_span:FinishedSpan"),
-    "stagetrace.sla.entry_recorder:EntryRecorder.begin",
-    *("stagetrace.recording.own_span:OwnSpan.attributes", "stagetrace.recording.spans:SpanContext"),
-    *(f"stagetrace.sla.entry_recorder:{name}" for name in ("EntryRecorder._hand_on", "request_spans", "mark_breach")),
-    *(f"stagetrace.sla.finish:{name}" for name in ("FinishedSpan", "sampled", "stage_span", "judge")),
-    "stagetrace.otlp.encode.span_encoder:_event",
-]
+PARTS_FOR_OTHERS = parts("""
+    recording.own_span: OwnSpan.readable FinishedSpan OwnSpan.attributes
+    sla.entry_recorder: EntryRecorder.begin EntryRecorder._hand_on request_spans mark_breach
+    recording.spans: SpanContext
+    sla.finish: FinishedSpan sampled stage_span judge
+    otlp.encode.span_encoder: _event
+""")
 # Servers close the connection after an exception, and say so only where they are asked to.
 CLOSES = {"headers": {"connection": "close"}}
 PART_REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
@@ -251,15 +170,8 @@ def untraced(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, bytes,
 
 
 def environment(endpoint: str, **more: str) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SOCKET_WAIT": "1",
-        "STAGETRACE_WIRE": "1",
-        "STAGETRACE_SLA": "* within 5ms",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        **more,
-    }
+    sources = {"STAGETRACE_SOCKET_WAIT": "1", "STAGETRACE_WIRE": "1"}
+    return Sink(endpoint).environment(**{"STAGETRACE_SLA": "* within 5ms", **sources, **more})
 
 
 def test_traced_answers_are_the_untraced_ones(untraced: list[Any], tmp_path: Path) -> None:
@@ -344,43 +256,31 @@ def breakable_service(folder: Path, exporters: str, argv: list[str] | None = Non
             yield service
 
 
-@pytest.fixture(scope="module")
-def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with breakable_service(tmp_path_factory.mktemp("breakable"), "otlp") as service:
-        yield service
+# By how the service is started, its exporters and more variables, and the parts that fail there.
+BREAKABLE: dict[str, tuple[str, dict[str, str], list[str]]] = {
+    "in C": ("otlp", {}, PARTS),
+    "in Python": ("otlp", {"STAGETRACE_NATIVE": "0"}, PARTS_IN_PYTHON),
+    "for others": ("otlp,console", {}, PARTS_FOR_OTHERS),
+}
 
 
 @pytest.fixture(scope="module")
-def breakable_in_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with breakable_service(tmp_path_factory.mktemp("in-python"), "otlp", STAGETRACE_NATIVE="0") as service:
+def breakable(request: pytest.FixtureRequest, folder: Path) -> Iterator[Service]:
+    exporters, more, _ = BREAKABLE[request.param]
+    with breakable_service(folder, exporters, None, **more) as service:
         yield service
 
 
-@pytest.fixture(scope="module")
-def breakable_for_others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with breakable_service(tmp_path_factory.mktemp("breakable-for-others"), "otlp,console") as service:
-        yield service
-
-
-@pytest.mark.parametrize("part", ["nothing", *PARTS])
+@pytest.mark.parametrize(
+    ("breakable", "part"),
+    [(how, part) for how, (_, _, some) in BREAKABLE.items() for part in ("nothing", *some)],
+    indirect=["breakable"],
+)
 def test_a_part_that_fails_on_the_path_changes_no_answer_no_error_and_is_said_once(
-    part: str, breakable: Service, untraced_parts: tuple[list[Any], list[str]]
+    breakable: Service, part: str, untraced_parts: tuple[list[Any], list[str]]
 ) -> None:
+    """Nor does one with the native implementation off, nor one that makes spans for other processors."""
     break_and_ask(part, breakable, untraced_parts)
-
-
-@pytest.mark.parametrize("part", ["nothing", *PARTS_IN_PYTHON])
-def test_nor_does_one_that_has_a_twin_in_c(
-    part: str, breakable_in_python: Service, untraced_parts: tuple[list[Any], list[str]]
-) -> None:
-    break_and_ask(part, breakable_in_python, untraced_parts)
-
-
-@pytest.mark.parametrize("part", ["nothing", *PARTS_FOR_OTHERS])
-def test_nor_does_a_part_that_makes_spans_for_others(
-    part: str, breakable_for_others: Service, untraced_parts: tuple[list[Any], list[str]]
-) -> None:
-    break_and_ask(part, breakable_for_others, untraced_parts)
 
 
 def break_and_ask(
@@ -421,60 +321,22 @@ def wait_for_said(service: Service, before: int, within_s: float) -> list[str]:
         time.sleep(0.01)
 
 
-@contextmanager
-def _black_hole() -> Iterator[str]:
-    """Accept connections and never respond."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        connections: list[socket.socket] = []
-
-        def accept() -> None:
-            with suppress(OSError):
-                while True:
-                    connections.append(server.accept()[0])
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        for connection in connections:
-            connection.close()
-
-
-@contextmanager
-def _rubbish() -> Iterator[str]:
-    """Respond to everything with bytes of no protocol."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    with server.accept()[0] as connection:
-                        connection.sendall(b"220 mail.example ESMTP\r\n" * 10)
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-@contextmanager
-def _nobody() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
+COLLECTORS: dict[str, Callable[[], AbstractContextManager[str]]] = {
+    "hangs": lambda: run_no_receiver(b""),
+    "rubbish": lambda: run_no_receiver(b"220 mail.example ESMTP\r\n" * 10),
+    "down": lambda: nullcontext(f"http://127.0.0.1:{free_port()}"),
+}
 
 
 @pytest.mark.parametrize(
     ("collector", "protocol"),
-    [
-        (_black_hole, "grpc"),
-        (_black_hole, "http/protobuf"),
-        (_rubbish, "grpc"),
-        (_rubbish, "http/protobuf"),
-        (_nobody, "grpc"),
-    ],
+    [*((one, protocol) for one in ("hangs", "rubbish") for protocol in ("grpc", "http/protobuf")), ("down", "grpc")],
 )
 def test_a_collector_that_is_down_hangs_or_answers_rubbish(
-    collector: Any, protocol: str, untraced: list[Any], tmp_path: Path
+    collector: str, protocol: str, untraced: list[Any], tmp_path: Path
 ) -> None:
     """Responses are the same, the process ends, and each message is logged once, in at most three lines."""
-    with collector() as endpoint:
+    with COLLECTORS[collector]() as endpoint:
         env = environment(endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol, OTEL_EXPORTER_OTLP_TIMEOUT="1")
         with run_service(tmp_path, "broken", env=env) as service:
             assert answers(service) == untraced

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from parts import parts
 from services import Service, run_service, wsgi_command
 from test_harmless import (
     CLOSES,
@@ -45,56 +46,33 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
 ]
 # Servers, one line each. A part that all of them use fails in one of them, by turns.
 SERVERS = ("gunicorn gthread", "waitress")
-PARTS = [
-    *(f"stagetrace.instrumentation.wsgi.serve:{name}" for name in ("_begin", "_excluded", "_url", "adopts")),
-    *(
-        f"stagetrace.instrumentation.wsgi.request:{name}"
-        for name in (
-            *("path_of", "_decoded", "_carried", "_fields", "_headers", "_in_bytes"),
-            *("_key", "known", "with_span", "time_in_queue_ms", "note_route", "note_failure"),
-            *("WsgiRequest.__init__", "OwnSpan.__init__", "OwnSpan.rename", "OwnSpan.end_request", "OwnSpan.release"),
-            *("WsgiRequest._come_in", "WsgiRequest._add_rest", "WsgiRequest._requested", "RequestRecord.release"),
-            *("WsgiRequest._note_headers", "WsgiRequest.enter_framework", "status_code"),
-        )
-    ),
-    *(
-        f"stagetrace.instrumentation.http.request:{name}"
-        for name in (
-            *(f"HttpRequest.{name}" for name in ("describe", "_result", "_add_rest", "_failed", "_end", "_template")),
-            *(f"HttpRequest.{name}" for name in ("set_route", "_rename", "_short_agent", "count_in")),
-            "shorten",
-        )
-    ),
-    *(
-        f"stagetrace.instrumentation.wsgi.response:{name}"
-        for name in (
-            *("attach", "get_current", "Input.__init__", "Response.__init__", "Transfer.wrap_body"),
-            *("Transfer._for_server", "Transfer._add_chunk", "Transfer.transfer_attributes"),
-        )
-    ),
-    *(
-        "stagetrace.instrumentation.wsgi.request:add_wsgi",
-        "stagetrace.instrumentation.wsgi.request:WsgiRequest.connection_attributes",
-    ),
-    *("stagetrace.sla.entry_recorder:EntryRecorder.end", "stagetrace.instrumentation.models.sklearn:description"),
-]
+PARTS = parts("""
+    instrumentation.wsgi.serve: _begin _excluded _url adopts
+    instrumentation.wsgi.request: path_of _decoded _carried _fields _headers _in_bytes _key known with_span
+    instrumentation.wsgi.request: time_in_queue_ms note_route note_failure WsgiRequest.__init__ OwnSpan.__init__
+    instrumentation.wsgi.request: OwnSpan.rename OwnSpan.end_request OwnSpan.release WsgiRequest._come_in
+    instrumentation.wsgi.request: WsgiRequest._add_rest WsgiRequest._requested RequestRecord.release
+    instrumentation.wsgi.request: WsgiRequest._note_headers WsgiRequest.enter_framework status_code add_wsgi
+    instrumentation.wsgi.request: WsgiRequest.connection_attributes
+    instrumentation.http.request: HttpRequest.describe HttpRequest._result HttpRequest._add_rest HttpRequest._failed
+    instrumentation.http.request: HttpRequest._end HttpRequest._template HttpRequest.set_route HttpRequest._rename
+    instrumentation.http.request: HttpRequest._short_agent HttpRequest.count_in shorten
+    instrumentation.wsgi.response: attach get_current Input.__init__ Response.__init__ Transfer.wrap_body
+    instrumentation.wsgi.response: Transfer._for_server Transfer._add_chunk Transfer.transfer_attributes
+    sla.entry_recorder: EntryRecorder.end
+    instrumentation.models.sklearn: description
+""")
 # Where a request begins, ends and passes through us: in each server.
-PARTS_OF_BOTH = [
-    *(
-        f"stagetrace.instrumentation.wsgi.request:{name}"
-        for name in ("WsgiRequest.__init__", "WsgiRequest.connection_attributes")
-    ),
-    "stagetrace.instrumentation.wsgi.serve:_begin",
-    *(
-        "stagetrace.instrumentation.wsgi.response:Transfer._for_server",
-        "stagetrace.sla.entry_recorder:EntryRecorder.end",
-    ),
-    "stagetrace.instrumentation.wsgi.response:Transfer._add_chunk",
-]
+PARTS_OF_BOTH = parts("""
+    instrumentation.wsgi.request: WsgiRequest.__init__ WsgiRequest.connection_attributes
+    instrumentation.wsgi.serve: _begin
+    instrumentation.wsgi.response: Transfer._for_server Transfer._add_chunk
+    sla.entry_recorder: EntryRecorder.end
+""")
 PARTS_OF_ONE = [part for part in PARTS if part not in PARTS_OF_BOTH]
-PARTS_OF_GUNICORN = [
-    f"stagetrace.instrumentation.wsgi_servers.gunicorn:{name}" for name in ("time_ns", "Arrival", "_is_readable")
-]
+PARTS_OF_GUNICORN = parts("""
+    instrumentation.wsgi_servers.gunicorn: time_ns Arrival _is_readable
+""")
 PARTS_OF_WAITRESS = [f"stagetrace.instrumentation.wsgi_servers.waitress:{name}" for name in ("time_ns", "Arrival")]
 # Where the provider is somebody else's, and where the entry span is.
 PARTS_BESIDE = {

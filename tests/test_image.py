@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from dockerfile import instructions, replay
 from services import run_service
-from sink import assert_tiled, run_sink
+
+if TYPE_CHECKING:
+    from sink import Sink
 
 ROOT = Path(__file__).parent.parent
 SERVICE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["ticket-router"]
@@ -27,7 +29,7 @@ SOURCES = ROOT / "src"
 
 
 @pytest.mark.usefixtures("services")
-def test_the_image_of_the_example_records_with_its_native_code(tmp_path: Path) -> None:
+def test_the_image_of_the_example_records_with_its_native_code(sink: Sink, tmp_path: Path) -> None:
     """Started as by docker-compose.yml, with other ports, it records one request with stages, verdict and service."""
     build = SERVICE["build"]
     image = replay(ROOT / build["context"] / build["dockerfile"], ROOT / build["context"], tmp_path / "image")
@@ -42,14 +44,11 @@ def test_the_image_of_the_example_records_with_its_native_code(tmp_path: Path) -
     assert "0.0.0.0" in argv  # noqa: S104 -- in a container, which publishes on loopback
     argv[argv.index("0.0.0.0")] = "127.0.0.1"  # noqa: S104
     argv[argv.index("--port") + 1] = "{port}"
-    with run_sink() as sink:
-        env = {**SERVICE["environment"], "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-        env |= {"PYTHONPATH": str(image.folder)}
-        with run_service(tmp_path, argv=argv, env=env) as service:
-            trace_id, response = service.call("POST", "/predict", json={"text": "I was charged twice for order A-1"})
-            assert response.json()["team"] == "billing"
-            request = sink.request(trace_id)
-    assert_tiled(request)
+    env = {**SERVICE["environment"], "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    with run_service(tmp_path, argv=argv, env={**env, "PYTHONPATH": str(image.folder)}) as service:
+        body = {"text": "I was charged twice for order A-1"}
+        request, response = sink.traced(service, "POST", "/predict", json=body)
+    assert response.json()["team"] == "billing"
     assert "inference" in request.names
     assert request.entry.service == SERVICE["environment"]["OTEL_SERVICE_NAME"]
     assert request.entry.attributes["sla.objective"] == "POST /predict within 50ms"

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services import Service, run_service
-from sink import Request, Sink, assert_tiled, run_sink
 from stagetrace.recording import limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from sink import Request, Sink
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -20,30 +22,16 @@ JAEGERS_LIMIT = 65_000
 
 
 @pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def service(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    env = {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "* within 1us",
-        "STAGETRACE_RECORD_QUERY": "1",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-    }
-    with run_service(tmp_path_factory.mktemp("runaway"), "runaway", env=env) as running:
+def service(sink: Sink, folder: Path) -> Iterator[Service]:
+    env = sink.environment(STAGETRACE_SLA="* within 1us", STAGETRACE_RECORD_QUERY="1")
+    with run_service(folder, "runaway", env=env) as running:
         yield running
         assert "failed (" not in running.log
 
 
 def traced(service: Service, sink: Sink, path: str, **kwargs: Any) -> Request:
-    trace_id, response = service.call("GET", path, **kwargs)
+    request, response = sink.traced(service, "GET", path, **kwargs)
     assert response.json() == {"ok": True}
-    request = sink.request(trace_id)
-    assert_tiled(request)
     return request
 
 
@@ -84,8 +72,7 @@ def test_ten_megabytes_on_a_stage_are_cut(service: Service, sink: Sink) -> None:
 
 def test_ten_megabytes_on_a_child_are_cut(service: Service, sink: Sink) -> None:
     entry = traced(service, sink, "/long/child").entry
-    spans = sink.wait_for(lambda all_: any(s.trace_id == entry.trace_id and "long" in s.attributes for s in all_))
-    child = next(span for span in spans if span.trace_id == entry.trace_id and "long" in span.attributes)
+    child = sink.span(entry.trace_id, "child")
     assert child.attributes["stagetrace.truncated_attributes"] == 1
     assert child.attributes["long"] == "x" * LONGEST
     assert child.attributes["exact"] == "y" * LONGEST
@@ -131,21 +118,12 @@ def test_a_hundred_thousand_spans_in_one_request_are_counted(service: Service, s
     assert len(request.others) == 1000
 
 
-def test_the_limit_of_the_environment_holds(tmp_path: Any) -> None:
-    with run_sink() as sink:
-        env = {
-            "STAGETRACE": "1",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-            "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "10",
-            "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "3",
-            "OTEL_BSP_SCHEDULE_DELAY": "50",
-        }
-        with run_service(tmp_path, "runaway", env=env) as service:
-            current, _ = service.call("GET", "/long/current")
-            child, _ = service.call("GET", "/long/child")
-            entry = sink.request(current).entry
-            assert entry.attributes["long"] == "x" * 10
-            assert entry.attributes["stagetrace.truncated_attributes"] == 3  # the path and the user agent too
-            others = sink.wait_for(lambda all_: any(s.trace_id == child and s.name == "child" for s in all_))
-            attributes = next(s for s in others if s.trace_id == child and s.name == "child").attributes
-            assert (attributes["long"], attributes["exact"]) == ("x" * 10, "y" * 10)
+def test_the_limit_of_the_environment_holds(sink: Sink, tmp_path: Path) -> None:
+    env = sink.environment(OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT="10", OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="3")
+    with run_service(tmp_path, "runaway", env=env) as service:
+        entry = traced(service, sink, "/long/current").entry
+        assert entry.attributes["long"] == "x" * 10
+        assert entry.attributes["stagetrace.truncated_attributes"] == 3  # the path and the user agent too
+        child, _ = service.call("GET", "/long/child")
+        attributes = sink.span(child, "child").attributes
+        assert (attributes["long"], attributes["exact"]) == ("x" * 10, "y" * 10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -11,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tomllib  # type: ignore[import-not-found]  # there from 3.11 on, which the tests need
 
+from doctor import DOCTOR, settings
 from environments import ROOT, folder_with
-from services import LAUNCHERS, PYTHON, Service, run_service
+from services import asgi_command, run_python, run_service
 from sink import run_sink
 from stagetrace import versions
-from test_doctor import DOCTOR, settings
 from test_harmless import answers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from services import Service
 
 OLDER = {
     # what a person asked pip for -> the line about it
@@ -35,11 +36,6 @@ OLDER = {
     "opentelemetry-semantic-conventions 0.59b0 (needed: 0.66b0)",
 }
 FASTAPI, *SDKS = OLDER
-SERVERS = {
-    "uvicorn": LAUNCHERS["uvicorn"],
-    "hypercorn": ["hypercorn", "ml:app", "--bind", "127.0.0.1:{port}"],
-    "granian": ["granian", "--interface", "asgi", "--port", "{port}", "--no-ws", "ml:app"],
-}
 LOGS = {"uvicorn": 1, "hypercorn": 2, "granian": 1}  # processes that log it: hypercorn's first one too
 
 
@@ -47,10 +43,8 @@ def problem(packages: str) -> str:
     return f"nothing is recorded, since these packages are too old or missing: {packages}"
 
 
-def served(folder: Path, server: str, **env: str) -> Iterator[Service]:
-    argv = [PYTHON, "-m", *(part.replace("{app}", "ml") for part in SERVERS[server])]
-    with run_service(folder, argv=argv, env=env) as service:
-        yield service
+def served(folder: Path, server: str, **env: str) -> AbstractContextManager[Service]:
+    return run_service(folder, argv=asgi_command(server, "ml"), env=env)
 
 
 @pytest.mark.usefixtures("services")
@@ -65,16 +59,11 @@ def served(folder: Path, server: str, **env: str) -> Iterator[Service]:
 def test_beside_an_older_opentelemetry_a_server_answers_as_untraced(older: str, server: str, tmp_path: Path) -> None:
     """The older one is found first, as on a PYTHONPATH."""
     path = {"PYTHONPATH": str(folder_with(older))}
-    for untraced in served(tmp_path, server, **path):
+    with served(tmp_path, server, **path) as untraced:
         expected = answers(untraced)
     with run_sink() as sink:
-        env = {
-            **path,
-            "STAGETRACE": "1",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-            "STAGETRACE_SLA": "* within 1us",
-        }
-        for service in served(tmp_path, server, **env):
+        env = sink.environment(**path, STAGETRACE_SLA="* within 1us")
+        with served(tmp_path, server, **env) as service:
             assert answers(service) == expected
             service.stop()
             lines = [line for line in service.log.splitlines() if "stagetrace" in line]
@@ -85,7 +74,7 @@ def test_beside_an_older_opentelemetry_a_server_answers_as_untraced(older: str, 
 @pytest.mark.usefixtures("services")
 def test_doctor_reports_the_same(tmp_path: Path) -> None:
     env = settings(tmp_path, STAGETRACE="1", PYTHONPATH=str(folder_with(FASTAPI)))
-    done = subprocess.run([*DOCTOR, "--json"], env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = run_python(*DOCTOR[1:], "--json", **env)
     checks: dict[str, Any] = {one["name"]: one for one in json.loads(done.stdout)["checks"]}
     assert done.returncode == 1
     assert checks["packages"]["state"] == "fail"
@@ -103,8 +92,7 @@ print(*(hasattr(method, "__wrapped__") for method in (pool.ThreadPoolExecutor.su
 with stagetrace.resume({"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}), stagetrace.stage("work"), stagetrace.batch([]):
     print("stagetrace.runtime.runtime" in sys.modules, *stagetrace.carry())
 """
-    env = settings(tmp_path, STAGETRACE="1", PYTHONPATH=str(folder_with(FASTAPI)))
-    done = subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = run_python("-c", code, **settings(tmp_path, STAGETRACE="1", PYTHONPATH=str(folder_with(FASTAPI))))
     assert done.stdout.split() == ["False", "False", "False", "traceparent"], done.stderr
     first, second = done.stderr.splitlines()
     assert first == f"stagetrace: {problem(OLDER[FASTAPI])}."
@@ -132,13 +120,9 @@ def test_the_first_on_the_path_counts_and_not_what_an_upgrade_left_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    left = (
-        "opentelemetry_api-1.30.0.dist-info",
-        "opentelemetry_api-1.46.0.dist-info",
-        "opentelemetry_api-1.9.dist-info",
-    )
-    names = (*left, "opentelemetry-1.2.dist-info")
-    folders = [str(tmp_path / "no-folder"), put(first, *names), put(second, "opentelemetry_api-2.0.dist-info")]
+    names = ("_api-1.30.0", "_api-1.46.0", "_api-1.9", "-1.2")
+    here = put(first, *(f"opentelemetry{name}.dist-info" for name in names))
+    folders = [str(tmp_path / "no-folder"), here, put(second, "opentelemetry_api-2.0.dist-info")]
     monkeypatch.setattr(sys, "path", folders)
     assert versions.installed()["opentelemetry-api"] == "1.46.0"
 
@@ -154,8 +138,7 @@ print(len(versions.unfit(versions.installed())), versions.fit())
 builtins.quit = None
 print(*(name for name, _, _ in versions.unfit(versions.installed())), versions.fit())
 """
-    done = subprocess.run([PYTHON, "-S", "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    early, started = done.stdout.splitlines()
+    early, started = run_python("-S", "-c", code).stdout.splitlines()
     assert early == "0 True"
     assert started.split() == [*(name for name in versions.ALWAYS_USED if name != "opentelemetry-sdk"), "False"]
 

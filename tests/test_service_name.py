@@ -2,57 +2,40 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services import LAUNCHERS, PYTHON, run_service, wsgi_command
-from sink import run_sink
+from services import LAUNCHERS, run_python, run_service, wsgi_command
 from stagetrace import guard, service_name
 from stagetrace.service_name import guessed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sink import Sink
+
 BIN = "/venv/bin/"
 
 
-def service_of(
-    folder: Path,
-    app: str = "ml",
-    launcher: str = "uvicorn",
-    argv: list[str] | None = None,
-    env: dict[str, str] | None = None,
-) -> set[str]:
+def service_of(sink: Sink, folder: Path, launcher: str = "uvicorn", *, argv: Any = None, env: Any = None) -> set[str]:
     """Return the names under which the spans of three requests arrive."""
-    path = "/health"
-    with run_sink() as sink:
-        env = {
-            "STAGETRACE": "1",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-            "OTEL_BSP_SCHEDULE_DELAY": "50",
-            **(env or {}),
-        }
-        with run_service(folder, app, launcher, env=env, argv=argv, ready=path) as service:
-            requests = [sink.request(service.call("GET", path)[0]) for _ in range(3)]
-    return {request.entry.service for request in requests}
+    with run_service(folder, "ml", launcher, sink.environment(**env or {}), argv) as service:
+        return {sink.request(service.call("GET", "/health")[0]).entry.service for _ in range(3)}
 
 
 @pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_each_launcher_of_asgi_applications(launcher: str, tmp_path: Path) -> None:
-    assert service_of(tmp_path, launcher=launcher) == {"ml"}
+def test_each_launcher_of_asgi_applications(launcher: str, sink: Sink, tmp_path: Path) -> None:
+    assert service_of(sink, tmp_path, launcher) == {"ml"}
 
 
 @pytest.mark.usefixtures("services")
-@pytest.mark.parametrize("name", ["gunicorn", "waitress"])
-def test_servers_of_wsgi_applications(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("server", "name"), [("gunicorn", "flask_light"), ("waitress", "wsgi_server")])
+def test_servers_of_wsgi_applications(server: str, name: str, sink: Sink, tmp_path: Path) -> None:
     """Gunicorn gets the application as an argument; a script, wsgi_server.py, starts waitress."""
-    expected = {"gunicorn": "flask_light", "waitress": "wsgi_server"}[name]
-    assert service_of(tmp_path, argv=wsgi_command(name, "flask_light")) == {expected}
+    assert service_of(sink, tmp_path, argv=wsgi_command(server, "flask_light")) == {name}
 
 
 @pytest.mark.usefixtures("services")
@@ -61,8 +44,8 @@ def test_servers_of_wsgi_applications(name: str, tmp_path: Path) -> None:
     "env",
     [{"OTEL_SERVICE_NAME": "shop"}, {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=x,service.name=shop"}],
 )
-def test_a_given_name_wins(env: dict[str, str], tmp_path: Path) -> None:
-    assert service_of(tmp_path, env=env) == {"shop"}
+def test_a_given_name_wins(env: dict[str, str], sink: Sink, tmp_path: Path) -> None:
+    assert service_of(sink, tmp_path, env=env) == {"shop"}
 
 
 def test_a_provider_of_the_services_own_keeps_its_resource() -> None:
@@ -73,8 +56,7 @@ def test_a_provider_of_the_services_own_keeps_its_resource() -> None:
         "from stagetrace.runtime.runtime import runtime; runtime.prepare_now()\n"
         "print(trace.get_tracer_provider().resource.attributes['service.name'])"
     )
-    env = {**os.environ, "STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", "STAGETRACE_STATUS": "0"}
-    done = subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, check=True)
+    done = run_python("-c", code, STAGETRACE="1", OTEL_TRACES_EXPORTER="none", STAGETRACE_STATUS="0")
     assert done.stdout.startswith("unknown_service")
 
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from services import PYTHON, run_service
+from services import run_python, run_service
 from stagetrace import config
 from stagetrace.setting_problems import misspelt, without_switch
 
+if TYPE_CHECKING:
+    import subprocess
+
 ROOT = Path(__file__).parent.parent
-STAGETRACE = [PYTHON, "-m", "stagetrace.cli.main"]
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("STAGETRACE", "OTEL_"))}
-    env = {**clean, "STAGETRACE_STATUS": "0", "OTEL_TRACES_EXPORTER": "none", **env}
-    return subprocess.run([*STAGETRACE, *arguments], env=env, capture_output=True, text=True, timeout=120, check=False)
+    env = {"STAGETRACE_STATUS": "0", "OTEL_TRACES_EXPORTER": "none", **env}
+    return run_python("-m", "stagetrace.cli.main", *arguments, **env)
 
 
 def test_each_setting_is_documented_and_no_other_variable_of_ours() -> None:

@@ -6,15 +6,14 @@ import json
 import os
 import signal
 import stat
-import subprocess
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services import PYTHON, Service, run_service
-from sink import run_sink
+from services import Service, asgi_command, run_python, run_service
+from sink import Sink, run_sink
 from stagetrace.process_status import files
 from stagetrace.sla.cause import WORDS
 from stagetrace.sla.policy import Policy
@@ -27,15 +26,9 @@ WITHIN_S = 60
 
 
 def environment(folder: Path, endpoint: str = "http://127.0.0.1:1", **more: str) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_STATUS": str(folder),
-        "STAGETRACE_SLA": "POST /predict within 20ms for 99.9%; GET /plain within 1s over 7d",
-        "OTEL_SERVICE_NAME": "shop",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        **more,
-    }
+    policy = "POST /predict within 20ms for 99.9%; GET /plain within 1s over 7d"
+    usual = {"STAGETRACE_STATUS": str(folder), "STAGETRACE_SLA": policy, "OTEL_SERVICE_NAME": "shop"}
+    return Sink(endpoint).environment(**{**usual, **more})
 
 
 def status_in(folder: Path, ready: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
@@ -86,10 +79,8 @@ def test_a_serving_process_writes_its_status(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def troubled(folder: Path) -> dict[str, Any]:
     """Return the status of a process that can deliver nothing, has an unusable policy, and a failing patch."""
-    assert services is None
-    folder = tmp_path_factory.mktemp("troubled")
     env = environment(
         folder / "status",
         "http://user:secret@127.0.0.1:1",
@@ -97,7 +88,7 @@ def troubled(services: None, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         STAGETRACE_SLA="/predict within 5",
         BREAK="stagetrace.instrumentation.http.request:HttpRequest.set_route",
     )
-    with run_service(folder, "failing", env=env) as service:
+    with run_service(folder, "broken", env=env) as service:
         for _ in range(12):
             service.call("GET", "/plain")
         return status_in(
@@ -164,7 +155,8 @@ def test_the_start_logs_what_cannot_be_read_and_not_that_nothing_is_given(tmp_pa
 @pytest.mark.usefixtures("services")
 def test_spans_of_other_peoples_processors_are_unknown_and_not_zero(tmp_path: Path) -> None:
     folder = tmp_path / "status"
-    with run_service(tmp_path, "own_provider", env=environment(folder, SINK="http://127.0.0.1:1")) as service:
+    env = environment(folder, SINK="http://127.0.0.1:1", KIND="provider")
+    with run_service(tmp_path, "asgi_beside", env=env) as service:
         service.call("POST", "/predict", json={})
         one = status_in(folder)
     assert one["spans"] is None
@@ -204,8 +196,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path) -> No
 @pytest.mark.thorough
 @pytest.mark.parametrize("code", ["import sklearn.linear_model", "import fastapi; fastapi.FastAPI()"])
 def test_a_process_that_serves_nothing_writes_no_file(code: str, tmp_path: Path) -> None:
-    env = {**os.environ, **environment(tmp_path / "status")}
-    done = subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = run_python("-c", code, **environment(tmp_path / "status"))
     assert (done.returncode, done.stderr) == (0, "")
     assert not (tmp_path / "status").exists()
 
@@ -267,8 +258,7 @@ def sabotaged(folder: Path, code: str, endpoint: str, **more: str) -> Iterator[S
     """Serve the ml app after `code`."""
     (folder / "sabotaged.py").write_text(OFTEN + code + TRIES)
     env = environment(folder / "status", endpoint, PYTHONPATH=str(folder), **more)
-    argv = [PYTHON, "-m", "uvicorn", "sabotaged:app", "--port", "{port}"]
-    with run_service(folder, argv=argv, env=env) as service:
+    with run_service(folder, argv=asgi_command("uvicorn", "sabotaged"), env=env) as service:
         yield service
 
 

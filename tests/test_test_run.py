@@ -35,22 +35,12 @@ def test_what_fails_runs_once_more_alone(always: bool, tmp_path: Path) -> None:
     """A test that then passes is listed as flaky, in the file that CI shows too."""
     (tmp_path / "test_one.py").write_text(TEXT.format(always=always))
     listed = tmp_path / "flaky"
-    command = [
-        sys.executable,
-        str(TESTS / "run_twice.py"),
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "xdist.plugin",
-        "-n",
-        "1",
-        "--dist",
-        "loadgroup",
-    ]
+    twice = [sys.executable, str(TESTS / "run_twice.py")]
+    pytest_alone = [sys.executable, "-m", "pytest", "-q", "-p", "xdist.plugin", "-n", "1", "--dist", "loadgroup"]
     environment = {**os.environ, "STAGETRACE_FLAKY": str(listed), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*twice, *pytest_alone], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == always, done.stdout
     assert (listed.read_text() if listed.exists() else "") == ("" if always else "FLAKY test_one.py::test_it[a@b]\n")
     assert ("FLAKY" in done.stdout) == (not always)
@@ -60,12 +50,8 @@ def test_what_fails_runs_once_more_alone(always: bool, tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 def test_a_killed_run_leaves_no_process() -> None:
     """The watcher ends processes that pytest can no longer end."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-        stdout=subprocess.PIPE,
-        check=False,
-    )
+    env = {**os.environ, "PYTHONPATH": str(TESTS)}
+    done = subprocess.run([sys.executable, "-c", KILLED], env=env, stdout=subprocess.PIPE, check=False)
     started = Path(f"/proc/{int(done.stdout)}/cmdline")
     deadline = time.monotonic() + 60
     while started.exists() and b"sleep" in started.read_bytes():

@@ -18,8 +18,8 @@ from instrumentation.test_asgi_harmless import ASKED, answers
 from instrumentation.test_grpc_harmless import outcomes
 from instrumentation.test_mlserver import MODELS, rest
 from servers import run_litserve, run_mlserver
-from services import APPS, GUNICORN, PYTHON, Service, run_service, wsgi_command
-from sink import run_sink
+from services import APPS, Service, asgi_command, run_service, wsgi_command
+from sink import Sink, run_sink
 from test_harmless import errors_of_the_app, part_answers
 from test_harmless_wsgi import REQUESTS
 
@@ -31,17 +31,9 @@ pytestmark = pytest.mark.usefixtures("services")
 
 EVERYTHING = "stagetrace"
 PACKAGES = ROOT / "src"
-UVICORN = ("-m", "uvicorn", "unimportable:app", "--port", "{port}")
-ASGI = {
-    "uvicorn": UVICORN,
-    "hypercorn": ("-m", "hypercorn", "unimportable:app", "--bind", "127.0.0.1:{port}"),
-    "granian": ("-m", "granian", "--interface", "asgi", "unimportable:app", "--port", "{port}"),
-    "daphne": ("-m", "daphne", "-p", "{port}", "unimportable:app"),
-    "gunicorn": (*GUNICORN[1:], "-k", "uvicorn_worker.UvicornWorker", "unimportable:app"),
-}
 # By application, the servers under which it is asked.
 UNDER = {
-    "any_starlette": tuple(ASGI),
+    "any_starlette": ("uvicorn", "hypercorn", "granian", "daphne", "gunicorn"),
     "any_litestar": ("uvicorn",),
     "any_quart": ("hypercorn",),
     "any_django": ("uvicorn",),
@@ -69,22 +61,14 @@ def imported(function: ast.AST) -> Iterator[str]:
 
 
 def environment(endpoint: str, names: str, **more: str) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "* within 1ms",
-        "STAGETRACE_SOCKET_WAIT": "1",
-        "STAGETRACE_WIRE": "1",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "UNIMPORTABLE": names,
-        "PYTHONHASHSEED": "0",
-        **more,
-    }
+    sources = {"STAGETRACE_SOCKET_WAIT": "1", "STAGETRACE_WIRE": "1"}
+    more |= {"STAGETRACE_SLA": "* within 1ms", "UNIMPORTABLE": names, "PYTHONHASHSEED": "0"}
+    return Sink(endpoint).environment(**sources, **more)
 
 
 def of_asgi(folder: Path, app: str, server: str, env: dict[str, str]) -> tuple[list[Any], str]:
     """Return the responses of an application, and the log. It is killed: after these requests daphne does not end."""
-    argv = [PYTHON, *ASGI[server]]
+    argv = asgi_command(server, "unimportable")
     with run_service(folder, argv=argv, env={"UNIMPORTABLE": "none", **env, "APP": app}) as service:
         try:
             return (without_websockets if app == "any_django" else answers)(service, app), service.log
@@ -156,7 +140,7 @@ def of_grpc(folder: Path, app: str, env: dict[str, str]) -> tuple[list[Any], int
 @pytest.mark.parametrize("names", [EVERYTHING, "stagetrace.guard"])
 def test_nor_from_the_start_of_the_interpreter_on(names: str, tmp_path: Path) -> None:
     """No library can be patched then, and perhaps nothing can be logged."""
-    argv = [PYTHON, "-m", "uvicorn", "ml:app", "--port", "{port}"]
+    argv = asgi_command("uvicorn", "ml")
     with run_service(tmp_path, argv=argv, env={"PYTHONPATH": ""}) as service:
         expected = whole(service)
     env = environment("http://127.0.0.1:1", names, PYTHONPATH=str(APPS / "at_start"))
@@ -200,7 +184,7 @@ def test_nor_any_single_module(name: str, untraced: tuple[list[Any], str], tmp_p
 @pytest.mark.parametrize("server", ["uvicorn", "hypercorn", "granian"])
 def test_what_is_no_part_of_a_service_is_not_needed_to_record_it(server: str, tmp_path: Path) -> None:
     """Neither these servers nor Quart bring anyio along."""
-    argv = [PYTHON, *(part.replace("unimportable", "any_quart") for part in ASGI[server])]
+    argv = asgi_command(server, "any_quart")
     with run_sink() as sink:
         env = environment(sink.endpoint, "anyio", PYTHONPATH=str(APPS / "at_start"))
         with run_service(tmp_path, argv=argv, env=env, ready="/items/1") as service:

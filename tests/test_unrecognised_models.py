@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from services import PYTHON, run_service
-from sink import run_sink
+from services import asgi_command, run_python, run_service
 from stagetrace import unrecognised_models
 from stagetrace.instrumentation.registry import PATCHES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from sink import Sink
 
 APP = """
 import llama_cpp
@@ -48,24 +48,24 @@ def test_one_that_something_else_has_imported_is_not_named(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("services")
-def test_a_service_logs_each_library_that_it_imports_once(tmp_path: Path) -> None:
+def test_a_service_logs_each_library_that_it_imports_once(sink: Sink, tmp_path: Path) -> None:
     """One before it serves, one later; `doctor` reports both, with what to do."""
     (tmp_path / "app.py").write_text(APP)
     for name in ("llama_cpp", "vllm"):
         (tmp_path / f"{name}.py").touch()
-    argv = [PYTHON, "-m", "uvicorn", "app:app", "--port", "{port}", "--app-dir", str(tmp_path)]
-    with run_sink() as sink:
-        env = {
-            "STAGETRACE": "1",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-            "STAGETRACE_STATUS": str(tmp_path / "status"),
-        }
-        with run_service(tmp_path, argv=argv, env=env) as service:
-            wait_for(lambda: "calls of llama_cpp," in service.log)
-            service.call("GET", "/load")
-            wait_for(lambda: "calls of vllm," in service.log)
-            said = doctor(service.process.pid, tmp_path / "status")
-            service.call("GET", "/load")
+    env = sink.environment(STAGETRACE_STATUS=str(tmp_path / "status"))
+    with run_service(tmp_path, argv=[*asgi_command("uvicorn", "app"), "--app-dir", str(tmp_path)], env=env) as service:
+        wait_for(lambda: "calls of llama_cpp," in service.log)
+        service.call("GET", "/load")
+        wait_for(lambda: "calls of vllm," in service.log)
+        said: list[dict[str, str]] = []
+
+        def complete() -> bool:
+            said[:] = doctor("--pid", str(service.process.pid), STAGETRACE_STATUS=str(tmp_path / "status"))
+            return "vllm" in str(said)
+
+        wait_for(complete)
+        service.call("GET", "/load")
     lines = [line for line in service.log.splitlines() if "not recognised" in line]
     begins = [f"stagetrace: model calls of {name}, imported here, are not recognised" for name in ("llama_cpp", "vllm")]
     assert [line.partition(":")[0] + ":" + line.split(":")[1] for line in lines] == begins
@@ -75,21 +75,16 @@ def test_a_service_logs_each_library_that_it_imports_once(tmp_path: Path) -> Non
     assert check["found"].startswith("model calls of llama_cpp, vllm, imported here, ")
 
 
-def doctor(pid: int, folder: Path) -> list[dict[str, str]]:
-    """Return the answer of doctor about a process, once its status is complete."""
-    argv = [PYTHON, "-m", "stagetrace.cli.main", "doctor", "--json", "--pid", str(pid)]
-    env = {**os.environ, "STAGETRACE_STATUS": str(folder)}
-    deadline = time.monotonic() + 60
-    while True:
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
-        if "vllm" in done.stdout or time.monotonic() > deadline:
-            found: list[dict[str, str]] = json.loads(done.stdout)["checks"]
-            return found
+def doctor(*options: str, **env: str) -> list[dict[str, str]]:
+    """Return what doctor finds."""
+    done = run_python("-m", "stagetrace.cli.main", "doctor", "--json", *options, **env)
+    found: list[dict[str, str]] = json.loads(done.stdout)["checks"]
+    return found
 
 
-def wait_for(ready: object) -> None:
+def wait_for(ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while not ready():  # type: ignore[operator]
+    while not ready():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -97,9 +92,7 @@ def wait_for(ready: object) -> None:
 def test_doctor_names_those_that_are_installed(tmp_path: Path) -> None:
     for name in ("vllm", "spacy"):
         (tmp_path / f"{name}.py").touch()
-    argv = [PYTHON, "-m", "stagetrace.cli.main", "doctor", "--json"]
-    env = {**os.environ, "PYTHONPATH": str(tmp_path), "STAGETRACE_STATUS": "0", "OTEL_TRACES_EXPORTER": "none"}
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
-    (check,) = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "libraries"]
+    said = doctor(PYTHONPATH=str(tmp_path), STAGETRACE_STATUS="0", OTEL_TRACES_EXPORTER="none")
+    (check,) = [check for check in said if check["name"] == "libraries"]
     assert "spacy" in check["found"]
     assert check["mend"] == f"model calls of spacy, vllm: {unrecognised_models.REMEDY}"

@@ -8,13 +8,15 @@ import pytest
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
 from services import run_service
-from sink import run_sink
 from stagetrace.errors import PolicyError
 from stagetrace.sla.policy import Policy
 from stagetrace.unusable_settings import unusable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from sink import Sink
 
 FAULT = "This is a fault of stagetrace"
 
@@ -51,39 +53,32 @@ def test_what_opentelemetry_cannot_use_is_named_once(variable: str, value: str, 
         {"OTEL_BSP_SCHEDULE_DELAY": "²"},
     ],
 )
-def test_our_own_are_left_aside_and_all_is_recorded(variables: dict[str, str], tmp_path: Path) -> None:
-    with run_sink() as sink:
-        env = {"STAGETRACE": "1", "STAGETRACE_STATUS": "0", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
-        with run_service(tmp_path, "any_bare", env=env | variables) as service:
-            trace_id, response = service.call("GET", "/")
-            assert response.status_code == 200
-            service.stop()
-        assert sink.request(trace_id).entry
+def test_our_own_are_left_aside_and_all_is_recorded(variables: dict[str, str], sink: Sink, tmp_path: Path) -> None:
+    env = sink.environment(STAGETRACE_STATUS="0") | variables
+    with run_service(tmp_path, "any_bare", env=env) as service:
+        trace_id, response = service.call("GET", "/")
+        assert response.status_code == 200
+        service.stop()
+    assert sink.request(trace_id).entry
     assert FAULT not in service.log
     assert "Traceback" not in service.log
 
 
-def test_what_we_raise_is_not_blamed_on_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_PROPAGATORS", "half")
-    with pytest.raises(PolicyError) as raised:
-        Policy.parse("half")
-    assert unusable(raised.value) is None
-    with pytest.raises(ValueError, match="half") as other:
-        float("half")
-    assert unusable(other.value) is None
-
-
-def test_what_opentelemetry_raises_about_something_else_is_not_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_PROPAGATORS", "baggage")
-    with pytest.raises(ValueError, match="Probability") as raised:
-        TraceIdRatioBased(2)
-    assert unusable(raised.value) is None
-
-
-def test_a_part_of_a_word_is_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_PROPAGATORS", "abil")
-    with pytest.raises(ValueError, match="Probability") as raised:
-        TraceIdRatioBased(2)
+@pytest.mark.parametrize(
+    ("value", "error", "call"),
+    [
+        pytest.param("half", "half", lambda: Policy.parse("half"), id="what we raise"),
+        pytest.param("half", "half", lambda: float("half"), id="what Python raises"),
+        pytest.param("baggage", "Probability", lambda: TraceIdRatioBased(2), id="OpenTelemetry, about something else"),
+        pytest.param("abil", "Probability", lambda: TraceIdRatioBased(2), id="of which the value is part of a word"),
+    ],
+)
+def test_what_is_not_blamed_on_a_variable(
+    value: str, error: str, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_PROPAGATORS", value)
+    with pytest.raises((PolicyError, ValueError), match=error) as raised:
+        call()
     assert unusable(raised.value) is None
 
 

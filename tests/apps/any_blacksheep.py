@@ -1,15 +1,10 @@
 """BlackSheep, with an application mounted in it, a websocket and routes that have filters."""
 
-import asyncio
-from typing import Any
-
+from any_parts import pieces, preprocess
 from any_starlette import inner
 from blacksheep import Application, Content, Request, Response, Router, WebSocket
 from blacksheep.contents import StreamedContent
 from blacksheep.server.responses import json
-from opentelemetry import trace
-
-import stagetrace
 
 filtered = Router(params={"kind": "own"})
 router = Router(sub_routers=[filtered])
@@ -34,8 +29,7 @@ async def item(item: int) -> Response:
 @router.post("/tree")
 async def tree(request: Request) -> Response:
     await request.read()
-    with stagetrace.stage("preprocess"), trace.get_tracer("app").start_as_current_span("of the app"):
-        await asyncio.sleep(0.002)
+    await preprocess()
     return Response(200, content=Content(b"application/json", b'{"ok":true}'))
 
 
@@ -46,11 +40,6 @@ async def broken() -> None:
 
 @router.get("/stream")
 async def stream() -> Response:
-    async def pieces() -> Any:
-        for _ in range(3):
-            await asyncio.sleep(0.01)
-            yield b"piece"
-
     return Response(200, content=StreamedContent(b"text/plain", pieces))
 
 

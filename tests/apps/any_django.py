@@ -1,17 +1,12 @@
 """Django over ASGI, in one file."""
 
-import asyncio
-from typing import Any
-
 import django
+from any_parts import pieces, preprocess
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.urls import include, path, re_path
 from django.views.decorators.http import require_POST
-from opentelemetry import trace
-
-import stagetrace
 
 settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="x" * 50, DEBUG=False)
 django.setup()
@@ -28,8 +23,7 @@ async def item(request: HttpRequest, item: int) -> JsonResponse:
 @require_POST
 async def tree(request: HttpRequest) -> JsonResponse:
     len(request.body)
-    with stagetrace.stage("preprocess"), trace.get_tracer("app").start_as_current_span("of the app"):
-        await asyncio.sleep(0.002)
+    await preprocess()
     return JsonResponse({"ok": True})
 
 
@@ -38,11 +32,6 @@ async def broken(request: HttpRequest) -> None:
 
 
 async def stream(request: HttpRequest) -> StreamingHttpResponse:
-    async def pieces() -> Any:
-        for _ in range(3):
-            await asyncio.sleep(0.01)
-            yield b"piece"
-
     return StreamingHttpResponse(pieces())
 
 

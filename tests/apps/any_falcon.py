@@ -1,13 +1,9 @@
 """Falcon over ASGI, with a websocket, and work in the background."""
 
-import asyncio
-import time
 from typing import Any
 
+from any_parts import later, pieces, preprocess
 from falcon import asgi
-from opentelemetry import trace
-
-import stagetrace
 
 
 class Health:
@@ -23,8 +19,7 @@ class Item:
 class Tree:
     async def on_post(self, req: Any, resp: Any) -> None:
         await req.stream.read()
-        with stagetrace.stage("preprocess"), trace.get_tracer("app").start_as_current_span("of the app"):
-            await asyncio.sleep(0.002)
+        await preprocess()
         resp.text = '{"ok":true}'
 
 
@@ -35,16 +30,7 @@ class Broken:
 
 class Stream:
     async def on_get(self, _req: Any, resp: Any) -> None:
-        async def pieces() -> Any:
-            for _ in range(3):
-                await asyncio.sleep(0.01)
-                yield b"piece"
-
         resp.stream = pieces()
-
-
-def later() -> None:
-    time.sleep(0.05)
 
 
 class Background:

@@ -1,16 +1,12 @@
 """Litestar, with an application mounted in it, a websocket and work in the background."""
 
-import asyncio
-import time
 from typing import Any
 
+from any_parts import later, pieces, preprocess
 from any_starlette import inner
 from litestar import Controller, Litestar, Request, Response, asgi, get, post, websocket
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
-from opentelemetry import trace
-
-import stagetrace
 
 
 @get("/health")
@@ -29,8 +25,7 @@ class Items(Controller):
 @post("/tree", status_code=200)
 async def tree(request: Request) -> dict[str, bool]:
     await request.body()
-    with stagetrace.stage("preprocess"), trace.get_tracer("app").start_as_current_span("of the app"):
-        await asyncio.sleep(0.002)
+    await preprocess()
     return {"ok": True}
 
 
@@ -41,16 +36,7 @@ async def broken() -> None:
 
 @get("/stream")
 async def stream() -> Stream:
-    async def pieces() -> Any:
-        for _ in range(3):
-            await asyncio.sleep(0.01)
-            yield b"piece"
-
     return Stream(pieces())
-
-
-def later() -> None:
-    time.sleep(0.05)
 
 
 @get("/background")

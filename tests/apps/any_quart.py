@@ -1,13 +1,9 @@
 """Quart, with a blueprint, a websocket and work in the background."""
 
-import asyncio
-import time
 from typing import Any
 
-from opentelemetry import trace
+from any_parts import later, pieces, preprocess
 from quart import Blueprint, Quart, request, websocket
-
-import stagetrace
 
 app = Quart(__name__)
 inner = Blueprint("inner", __name__)
@@ -31,8 +27,7 @@ async def inner_item(item: str) -> dict[str, str]:
 @app.post("/tree")
 async def tree() -> dict[str, bool]:
     await request.get_data()
-    with stagetrace.stage("preprocess"), trace.get_tracer("app").start_as_current_span("of the app"):
-        await asyncio.sleep(0.002)
+    await preprocess()
     return {"ok": True}
 
 
@@ -43,16 +38,7 @@ async def broken() -> None:
 
 @app.get("/stream")
 async def stream() -> Any:
-    async def pieces() -> Any:
-        for _ in range(3):
-            await asyncio.sleep(0.01)
-            yield b"piece"
-
     return pieces()
-
-
-def later() -> None:
-    time.sleep(0.05)
 
 
 @app.get("/background")

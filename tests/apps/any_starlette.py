@@ -1,18 +1,14 @@
 """Starlette, with an application mounted in it, a websocket, files and work in the background."""
 
-import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
-from opentelemetry import trace
+from any_parts import later, pieces, preprocess
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-
-import stagetrace
 
 
 async def health(request: Any) -> JSONResponse:
@@ -25,8 +21,7 @@ async def item(request: Any) -> JSONResponse:
 
 async def tree(request: Any) -> JSONResponse:
     await request.body()
-    with stagetrace.stage("preprocess"), trace.get_tracer("app").start_as_current_span("of the app"):
-        await asyncio.sleep(0.002)
+    await preprocess()
     return JSONResponse({"ok": True})
 
 
@@ -35,16 +30,7 @@ async def broken(request: Any) -> None:
 
 
 async def stream(request: Any) -> StreamingResponse:
-    async def pieces() -> Any:
-        for _ in range(3):
-            await asyncio.sleep(0.01)
-            yield b"piece"
-
     return StreamingResponse(pieces())
-
-
-def later() -> None:
-    time.sleep(0.05)
 
 
 async def background(request: Any) -> JSONResponse:

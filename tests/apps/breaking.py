@@ -1,7 +1,8 @@
-"""Make one part of stagetrace raise, in the process of a service, and mend it."""
+"""Make parts of stagetrace raise or hang, in the process of a service, and mend them."""
 
 import importlib
 import sys
+import time
 from typing import Any
 
 broken: list[tuple[Any, str, Any]] = []
@@ -13,25 +14,38 @@ def fails(*_: Any, **__: Any) -> Any:
     raise RuntimeError("injected fault")
 
 
-def make_broken(name: str) -> None:
-    """Break what `module:attribute.path` names."""
+def hangs(*_: Any, **__: Any) -> Any:
+    time.sleep(3600)
+
+
+def replace(name: str, instead: Any = fails) -> None:
+    """Put `instead` in the place of what `module:attribute.path` names, until `mend`."""
     module, _, path = name.partition(":")
     *owners, last = path.split(".")
     owner: Any = importlib.import_module(module)
     for part in owners:
         owner = getattr(owner, part)
-    original = vars(owner)[last]
+    original = vars(owner)[last] if last in vars(owner) else getattr(owner, last)
+    broken.append((owner, last, original))
+    setattr(owner, last, property(instead) if isinstance(original, property) else instead)
+
+
+def make_broken(name: str) -> None:
+    """Break what `module:attribute.path` names, besides what is broken already."""
     forget()
     raised.clear()
-    broken.append((owner, last, original))
-    setattr(owner, last, property(fails) if isinstance(original, property) else fails)
+    replace(name)
 
 
 def mend() -> None:
     """Mend everything."""
+    restore()
+    forget()
+
+
+def restore() -> None:
     while broken:
         setattr(*broken.pop())
-    forget()
 
 
 class Seen(dict[object, int]):
@@ -42,29 +56,37 @@ class Seen(dict[object, int]):
 
 
 def forget() -> None:
-    """Let stagetrace work out anew what it remembers, and say anew what it has said."""
-    from stagetrace import guard, log
+    """Let stagetrace work out anew what it remembers, and log anew what it has logged."""
+    from stagetrace import log
 
-    guard.failures.clear()
     log._logged.clear()
-    for switch in guard._switches.values():
-        switch.off = False
-    loaded = sys.modules.get("stagetrace.runtime.runtime")
-    if loaded is None or loaded.runtime.recorder is None:
-        return
-    recorder = loaded.runtime.recorder
-    from stagetrace.instrumentation.http import attributes as http
-    from stagetrace.instrumentation.http import metrics as http_metrics
-
-    known = (http.shared, http.request_block, http.route_block, http.span_name)
-    for cached in (http.excluded, http.asked_for, http._fields, http_metrics.wanted, *known):
-        cached.cache_clear()
+    forget_failures()
+    http = sys.modules.get("stagetrace.instrumentation.http.attributes")
+    if http is not None:
+        known = (http.shared, http.request_block, http.route_block, http.span_name)
+        for cached in (http.excluded, http.asked_for, http._fields, *known):
+            cached.cache_clear()
+    metrics = sys.modules.get("stagetrace.instrumentation.http.metrics")
+    if metrics is not None:
+        metrics.wanted.cache_clear()
     wsgi = sys.modules.get("stagetrace.instrumentation.wsgi.request")
     if wsgi is not None:
         wsgi._fields.cache_clear()
     wsgi_serve = sys.modules.get("stagetrace.instrumentation.wsgi.serve")
     if wsgi_serve is not None:
         wsgi_serve._excluded.cache_clear()
-    recorder._rests.clear()
-    sys.modules["stagetrace.sla.finish"]._blocks.clear()
-    recorder._processor.learned._seen = Seen()
+
+
+def forget_failures() -> None:
+    """Switch on again what failures have switched off, and let the recorder work out anew what it remembers."""
+    from stagetrace import guard
+
+    guard.failures.clear()
+    for switch in guard._switches.values():
+        switch.off = False
+    loaded = sys.modules.get("stagetrace.runtime.runtime")
+    recorder = loaded.runtime.recorder if loaded is not None else None
+    if recorder is not None:
+        recorder._rests.clear()
+        sys.modules["stagetrace.sla.finish"]._blocks.clear()
+        recorder._processor.learned._seen = Seen()

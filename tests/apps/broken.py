@@ -1,21 +1,15 @@
-"""The app of APP, by default ml, after parts of stagetrace, `module:attribute.path,...` in BREAK, were made to raise."""
+"""The app of APP, by default ml, after parts of stagetrace, `module:attribute.path,...`, were made to raise or to hang.
+
+BREAK names those that raise, HANG those that never return.
+"""
 
 import importlib
 import os
-from typing import Any
 
+from breaking import fails, hangs, replace
 
-def fails(*_: Any, **__: Any) -> Any:
-    raise RuntimeError("injected fault")
-
-
-for where in filter(None, os.environ.get("BREAK", "").split(",")):
-    module, _, path = where.partition(":")
-    *owners, name = path.split(".")
-    owner = importlib.import_module(module)
-    for part in owners:
-        owner = getattr(owner, part)
-    assert hasattr(owner, name), where
-    setattr(owner, name, fails)
+for variable, instead in (("BREAK", fails), ("HANG", hangs)):
+    for where in filter(None, os.environ.get(variable, "").split(",")):
+        replace(where, instead)
 
 app = importlib.import_module(os.environ.get("APP", "ml")).app

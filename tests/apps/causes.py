@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import closing
 
+import computing
 from anyio import to_thread
 from fastapi import FastAPI
 from sklearn.base import BaseEstimator
@@ -17,17 +18,11 @@ from starlette.responses import Response, StreamingResponse
 app = FastAPI()
 
 
-def compute(cpu_s: float) -> None:
-    until = time.thread_time() + cpu_s
-    while time.thread_time() < until:
-        sum(range(500))
-
-
 class ComputingModel(BaseEstimator):
     """As long as its input."""
 
     def predict(self, rows: list[int]) -> list[int]:
-        compute(0.002 * len(rows))
+        computing.compute(0.002 * len(rows))
         return rows
 
 
@@ -94,7 +89,7 @@ def rival(cpu_s: float = 0, sleep_s: float = 0, rivals: int = 1) -> None:
     for other in others:
         other.start()
     try:
-        compute(cpu_s)
+        computing.compute(cpu_s)
         time.sleep(sleep_s)
     finally:
         stop.set()
@@ -126,13 +121,8 @@ async def compete(count: int) -> None:
     competing.set()
     if count:
         competing.clear()
-
-    def work() -> None:
-        while not competing.is_set():
-            sum(range(1_000))
-
     for _ in range(count):
-        threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=computing.compete, args=(competing,), daemon=True).start()
 
 
 @app.post("/echo")

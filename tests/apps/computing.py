@@ -11,14 +11,15 @@ COMPUTING_S = 0.04
 LONG = 50_000_000  # bytes, more than a socket's buffers have
 
 
-def compute() -> None:
-    until = time.thread_time() + COMPUTING_S
+def compute(cpu_s: float = COMPUTING_S) -> None:
+    until = time.thread_time() + cpu_s
     while time.thread_time() < until:
         sum(range(500))
 
 
-def compete() -> None:
-    while True:
+def compete(stop: threading.Event) -> None:
+    """Compute in Python, for no request."""
+    while not stop.is_set():
         sum(range(1_000))
 
 
@@ -27,7 +28,7 @@ def app(environ: Any, start_response: Any) -> list[bytes]:
         environ["wsgi.input"].read()
     if environ["PATH_INFO"] == "/compete":
         for _ in range(3):
-            threading.Thread(target=compete, daemon=True).start()
+            threading.Thread(target=compete, args=(threading.Event(),), daemon=True).start()
     if environ["PATH_INFO"] == "/download":
         start_response("200 OK", [("content-type", "text/plain"), ("content-length", str(LONG))])
         return [b"x" * LONG]
@@ -36,23 +37,27 @@ def app(environ: Any, start_response: Any) -> list[bytes]:
     return [b"ok"]
 
 
-async def serve_by_asyncio(kind: str) -> None:
+def in_a_thread(request: bytes, context: Any) -> bytes:
+    compute()
+    return request
+
+
+async def in_the_loop(request: bytes, context: Any) -> bytes:
+    return in_a_thread(request, context)
+
+
+def handlers(behaviour: Any) -> Any:
+    import grpc
+
+    methods = {"Compute": grpc.unary_unary_rpc_method_handler(behaviour)}
+    return [grpc.method_handlers_generic_handler("ml.Scorer", methods)]
+
+
+async def serve_by_asyncio(behaviour: Any) -> None:
     """Serve one call by a coroutine function, or by a plain one in the server's pool."""
     import grpc.aio
 
-    async def in_the_loop(request: bytes, context: Any) -> bytes:
-        compute()
-        return request
-
-    def in_the_pool(request: bytes, context: Any) -> bytes:
-        compute()
-        return request
-
-    behaviour = {"coroutine": in_the_loop, "pool": in_the_pool}[kind]
-    handler = grpc.method_handlers_generic_handler(
-        "ml.Scorer", {"Compute": grpc.unary_unary_rpc_method_handler(behaviour)}
-    )
-    server = grpc.aio.server(futures.ThreadPoolExecutor(2), handlers=[handler])
+    server = grpc.aio.server(futures.ThreadPoolExecutor(2), handlers=handlers(behaviour))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -60,20 +65,10 @@ async def serve_by_asyncio(kind: str) -> None:
     await server.stop(5)
 
 
-def main() -> None:
-    if len(sys.argv) > 1:
-        asyncio.run(serve_by_asyncio(sys.argv[1]))
-        return
+def serve_by_threads() -> None:
     import grpc
 
-    def behaviour(request: bytes, context: Any) -> bytes:
-        compute()
-        return request
-
-    handler = grpc.method_handlers_generic_handler(
-        "ml.Scorer", {"Compute": grpc.unary_unary_rpc_method_handler(behaviour)}
-    )
-    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[handler])
+    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=handlers(in_a_thread))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -82,4 +77,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        asyncio.run(serve_by_asyncio({"coroutine": in_the_loop, "pool": in_a_thread}[sys.argv[1]]))
+    else:
+        serve_by_threads()

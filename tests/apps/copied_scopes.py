@@ -19,8 +19,8 @@ import cloudpickle
 from breaking import make_broken, mend
 from fastapi import FastAPI
 
-if "OWN_PROVIDER" in os.environ:
-    import own_provider  # noqa: F401
+if "KIND" in os.environ:
+    import asgi_beside  # noqa: F401
 
 WITHOUT_US = """
 import pickle, sys

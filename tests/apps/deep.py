@@ -1,6 +1,5 @@
 """Models of torch, transformers and catboost: `GET /case/NAME` runs one call and answers with what it returned."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from cases import error_of, serve
 from catboost import CatBoostClassifier, CatBoostRegressor, Pool
-from fastapi import FastAPI
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, Transformer
 from sklearn.preprocessing import StandardScaler
@@ -67,13 +66,6 @@ def saved(model: Any, name: str) -> str:
     return f"{FOLDER}/{name}"
 
 
-def error_of(call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except RuntimeError as error:
-        return [type(error).__name__, str(error)]
-
-
 rows = torch.arange(12.0).reshape(3, 4) / 10
 net = Net().eval()
 compiled = torch.compile(Net().eval(), fullgraph=True, backend="aot_eager")
@@ -126,20 +118,4 @@ CASES: dict[str, Callable[[], Any]] = {
     "catboost-pool": lambda: regression.predict(Pool(rows.numpy())),
 }
 
-app = FastAPI()
-
-
-@app.get("/health")
-def health() -> dict[str, int]:
-    return {"pid": os.getpid()}
-
-
-@app.get("/case/{name}")
-@torch.no_grad()
-def case(name: str) -> Any:
-    return np.asarray(CASES[name]()).tolist()
-
-
-@app.get("/cases")
-def cases() -> list[str]:
-    return list(CASES)
+app = serve({name: torch.no_grad()(call) for name, call in CASES.items()})

@@ -6,24 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from flask import Flask, Response, request, send_file, stream_with_context
-from sklearn.base import BaseEstimator
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-
-
-class SleepyModel(BaseEstimator):
-    """A person's own estimator."""
-
-    def predict(self, rows: list[float]) -> list[float]:
-        time.sleep(rows[0])
-        return rows
-
+from sleepy import SleepyModel, fitted_pipeline
 
 app = Flask(__name__)
 model = SleepyModel()
-texts = ["good day", "bad night", "good good", "bad bad"]
-pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0, 1, 0])
+pipeline = fitted_pipeline()
 
 
 @app.get("/health")

@@ -11,21 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc.aio import server as make_server
-from grpc_parts import (
-    OddError,
-    address,
-    count_left,
-    get,
-    handlers,
-    most,
-    pool,
-    reflect,
-    result,
-    sabotage,
-    seen,
-    struct,
-    telemetry_of_its_own,
-)
+import grpc_parts as parts
 from google.protobuf.struct_pb2 import Struct
 
 NAMES = {
@@ -41,73 +27,73 @@ NAMES = {
 
 class Scorer:
     async def Predict(self, request: Struct, context: Any) -> Struct:
-        await asyncio.sleep(get(request, "preprocess_s"))
+        await asyncio.sleep(parts.get(request, "preprocess_s"))
         context.set_trailing_metadata((("kept", "yes"),))
-        return result(request)
+        return parts.result(request)
 
     async def Raise(self, request: Struct, context: Any) -> Struct:
-        raise OddError("the handler's own error")
+        raise parts.OddError("the handler's own error")
 
     async def Abort(self, request: Struct, context: Any) -> Struct:
-        code = getattr(grpc.StatusCode, get(request, "code", "NOT_FOUND"))
+        code = getattr(grpc.StatusCode, parts.get(request, "code", "NOT_FOUND"))
         await context.abort(code, "no such thing", (("kept", "yes"),))
         raise AssertionError
 
     async def SetCode(self, request: Struct, context: Any) -> Struct:
         context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
         context.set_details("come again")
-        return struct()
+        return parts.struct()
 
     async def CodeAndRaise(self, request: Struct, context: Any) -> Struct:
         context.set_code(grpc.StatusCode.INVALID_ARGUMENT)
-        raise OddError("of the caller's making")
+        raise parts.OddError("of the caller's making")
 
     async def Sleep(self, request: Struct, context: Any) -> Struct:
         print("sleeping", flush=True)
-        await asyncio.sleep(get(request, "seconds"))
-        return struct()
+        await asyncio.sleep(parts.get(request, "seconds"))
+        return parts.struct()
 
     async def Block(self, request: Struct, context: Any) -> Struct:
-        time.sleep(get(request, "seconds"))
-        return struct()
+        time.sleep(parts.get(request, "seconds"))
+        return parts.struct()
 
     async def See(self, request: Struct, context: Any) -> Struct:
-        return seen()
+        return parts.seen()
 
     async def Count(self, request: Struct, context: Any) -> AsyncIterator[Struct]:
         try:
-            for number in range(int(get(request, "to"))):
-                await asyncio.sleep(get(request, "step_s"))
-                yield struct(number=number)
+            for number in range(int(parts.get(request, "to"))):
+                await asyncio.sleep(parts.get(request, "step_s"))
+                yield parts.struct(number=number)
         finally:
             print("count is closed", flush=True)
 
     async def CountAndRaise(self, request: Struct, context: Any) -> AsyncIterator[Struct]:
-        yield struct(number=0)
-        raise OddError("in the midst of it")
+        yield parts.struct(number=0)
+        raise parts.OddError("in the midst of it")
 
     async def CountAndAbort(self, request: Struct, context: Any) -> AsyncIterator[Struct]:
-        yield struct(number=0)
+        yield parts.struct(number=0)
         await context.abort(grpc.StatusCode.DATA_LOSS, "lost the rest")
 
     async def Write(self, request: Struct, context: Any) -> None:
-        for number in range(int(get(request, "to"))):
-            await context.write(struct(number=number))
+        for number in range(int(parts.get(request, "to"))):
+            await context.write(parts.struct(number=number))
 
     async def Sum(self, requests: AsyncIterator[Struct], context: Any) -> Struct:
         total = 0.0
         async for request in requests:
-            total += get(request, "value")
-        return struct(value=total)
+            total += parts.get(request, "value")
+        return parts.struct(value=total)
 
     async def Large(self, request: Struct, context: Any) -> AsyncIterator[Struct]:
         """Send `megabytes`; at the end say how long gRPC kept this waiting, in seconds."""
         took = 0.0
-        for _ in range(int(get(request, "megabytes"))):
+        for _ in range(int(parts.get(request, "megabytes"))):
             began = time.monotonic()
-            yield struct(text="x" * 1_000_000)
+            yield parts.struct(text="x" * 1_000_000)
             took += time.monotonic() - began
-        yield struct(took_s=took)
+        yield parts.struct(took_s=took)
 
     async def Upload(self, requests: AsyncIterator[Struct], context: Any) -> Struct:
         """Say how long the messages were waited for, in seconds, and how many there were."""
@@ -116,19 +102,19 @@ class Scorer:
             waited, count = waited + time.monotonic() - began, count + 1
             await asyncio.sleep(0.02)
             began = time.monotonic()
-        return struct(waited_s=waited + time.monotonic() - began, count=count)
+        return parts.struct(waited_s=waited + time.monotonic() - began, count=count)
 
     async def Double(self, requests: AsyncIterator[Struct], context: Any) -> AsyncIterator[Struct]:
         async for request in requests:
-            yield struct(value=2 * get(request, "value"))
+            yield parts.struct(value=2 * parts.get(request, "value"))
 
     async def WriteDouble(self, requests: Any, context: Any) -> None:
         while (request := await context.read()) is not grpc.aio.EOF:
-            await context.write(struct(value=2 * get(request, "value")))
+            await context.write(parts.struct(value=2 * parts.get(request, "value")))
 
     def Pooled(self, request: Struct, context: Any) -> Struct:
-        time.sleep(get(request, "preprocess_s"))
-        return result(request)
+        time.sleep(parts.get(request, "preprocess_s"))
+        return parts.result(request)
 
     def PooledAbort(self, request: Struct, context: Any) -> Struct:
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not now")
@@ -138,30 +124,30 @@ class Scorer:
         assert "ServicerContext" in context.__class__.__name__
         context.set_code(grpc.StatusCode.OUT_OF_RANGE)
         context.set_details("too far")
-        return struct()
+        return parts.struct()
 
     def PooledRaise(self, request: Struct, context: Any) -> Struct:
-        raise OddError("in a thread")
+        raise parts.OddError("in a thread")
 
     def PooledSee(self, request: Struct, context: Any) -> Struct:
-        return seen()
+        return parts.seen()
 
     def PooledCount(self, request: Struct, context: Any) -> Iterator[Struct]:
-        for number in range(int(get(request, "to"))):
-            time.sleep(get(request, "step_s"))
-            yield struct(number=number)
+        for number in range(int(parts.get(request, "to"))):
+            time.sleep(parts.get(request, "step_s"))
+            yield parts.struct(number=number)
 
     def PooledSum(self, requests: Iterator[Struct], context: Any) -> Struct:
-        return struct(value=sum(get(request, "value") for request in requests))
+        return parts.struct(value=sum(parts.get(request, "value") for request in requests))
 
     async def Bytes(self, request: bytes, context: Any) -> bytes:
         return request[::-1]
 
     async def Count_left(self, request: bytes, context: Any) -> bytes:
-        return count_left()
+        return parts.count_left()
 
     async def Break(self, request: bytes, context: Any) -> bytes:
-        return sabotage(request.decode())
+        return parts.sabotage(request.decode())
 
 
 class Other(grpc.aio.ServerInterceptor):
@@ -181,14 +167,14 @@ class Other(grpc.aio.ServerInterceptor):
 
 
 async def main() -> None:
-    others = [*telemetry_of_its_own("aio_server_interceptor"), Other()]
+    others = [*parts.telemetry_of_its_own("aio_server_interceptor"), Other()]
     if os.environ.get("POSITIONAL"):
-        server = make_server(pool(), handlers(Scorer(), NAMES), others, None, most())
+        server = make_server(parts.pool(), parts.handlers(Scorer(), NAMES), others, None, parts.most())
     else:
-        server = grpc.aio.server(pool(), interceptors=tuple(others), maximum_concurrent_rpcs=most())
-        server.add_generic_rpc_handlers(handlers(Scorer(), NAMES))
-    reflect(server)
-    server.add_insecure_port(address())
+        server = grpc.aio.server(parts.pool(), interceptors=tuple(others), maximum_concurrent_rpcs=parts.most())
+        server.add_generic_rpc_handlers(parts.handlers(Scorer(), NAMES))
+    parts.reflect(server)
+    server.add_insecure_port(parts.address())
     await server.start()
     if os.environ.get("ON_SIGTERM"):
         grace = float(os.environ["ON_SIGTERM"])

@@ -1,7 +1,6 @@
 """What the gRPC services share: the model, messages without a .proto of their own, and how they end."""
 
 import gc
-import importlib
 import json
 import logging
 import os
@@ -10,22 +9,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import breaking
 import grpc
-from breaking import Seen
 from google.protobuf.struct_pb2 import Struct
 from opentelemetry import baggage, trace
-from sklearn.base import BaseEstimator
+from sleepy import SleepyModel
 
 SERVICE = "ml.Scorer"
 logging.basicConfig()  # gRPC logs the exceptions of handlers
-
-
-class SleepyModel(BaseEstimator):
-    """A person's own estimator."""
-
-    def predict(self, rows: list[float]) -> list[float]:
-        time.sleep(rows[0])
-        return rows
 
 
 class OddError(Exception):
@@ -85,12 +76,12 @@ def handlers(of: Any, names: dict[str, str]) -> list[grpc.GenericRpcHandler]:
     made = {name: kinds[kind](getattr(of, name), load, dump) for name, kind in names.items()}
     raw = {"Bytes": grpc.unary_unary_rpc_method_handler(of.Bytes)}
     health = {"Check": grpc.unary_unary_rpc_method_handler(of.Bytes)}
-    breaking = {name: grpc.unary_unary_rpc_method_handler(getattr(of, name)) for name in ("Break", "Count_left")}
+    control = {name: grpc.unary_unary_rpc_method_handler(getattr(of, name)) for name in ("Break", "Count_left")}
     return [
         grpc.method_handlers_generic_handler(SERVICE, made | raw),
         grpc.method_handlers_generic_handler("grpc.health.v1.Health", health),
         grpc.method_handlers_generic_handler("ray.serve.RayServeAPIService", health),
-        grpc.method_handlers_generic_handler("left.Out", health | breaking),
+        grpc.method_handlers_generic_handler("left.Out", health | control),
     ]
 
 
@@ -146,56 +137,30 @@ def telemetry_of_its_own(interceptor: str) -> list[Any]:
     return []
 
 
-broken: list[tuple[Any, str, Any]] = []
-
-
-def fails(*_: Any, **__: Any) -> Any:
-    raise RuntimeError("injected fault")
-
-
-def hangs(*_: Any, **__: Any) -> Any:
-    time.sleep(3600)
-
-
-def sabotage(where: str, instead: Any = fails) -> bytes:
+def sabotage(where: str) -> bytes:
     """Make the part of stagetrace fail that is named as `module:attribute.path`, the one before work again.
 
     Return which places failed since the last time, as JSON.
     """
     from stagetrace import guard
 
-    while broken:
-        setattr(*broken.pop())
     failed = dict(guard.failures)
-    guard.failures.clear()
-    for switch in guard._switches.values():
-        switch.off = False
+    breaking.restore()
+    breaking.forget_failures()
     forget()
     if where:
-        module, _, path = where.partition(":")
-        *owners, name = path.split(".")
-        owner = importlib.import_module(module)
-        for part in owners:
-            owner = getattr(owner, part)
-        broken.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, instead)
+        breaking.replace(where)
     return json.dumps(failed).encode()
 
 
 def forget() -> None:
-    """Let stagetrace work out anew what it remembers."""
+    """Let stagetrace work out anew what it remembers of RPCs."""
     rpc = sys.modules.get("stagetrace.instrumentation.grpc_server.request")
-    if rpc is None:
-        return
-    for cached in (rpc.peer_block, rpc.status_block):
-        cached.cache_clear()
-    for server in (one for one in gc.get_objects() if isinstance(one, rpc.Server)):
-        server.blocks.clear()
-    recorder = sys.modules["stagetrace.runtime.runtime"].runtime.recorder
-    if recorder is not None:
-        recorder._rests.clear()
-        sys.modules["stagetrace.sla.finish"]._blocks.clear()
-        recorder._processor.learned._seen = Seen()
+    if rpc is not None:
+        for cached in (rpc.peer_block, rpc.status_block):
+            cached.cache_clear()
+        for server in (one for one in gc.get_objects() if isinstance(one, rpc.Server)):
+            server.blocks.clear()
 
 
 def count_left() -> bytes:
@@ -217,7 +182,7 @@ def count_left() -> bytes:
 
 
 if os.environ.get("BREAK"):
-    sabotage(os.environ["BREAK"])
+    breaking.replace(os.environ["BREAK"])
 for part in filter(None, os.environ.get("HANG", "").split(",")):
-    sabotage(part, hangs)
-    broken.clear()  # for good
+    breaking.replace(part, breaking.hangs)
+    breaking.broken.clear()  # for good

@@ -9,21 +9,7 @@ from typing import Any
 
 import grpc
 from grpc import server as make_server  # before anything could be swapped
-from grpc_parts import (
-    OddError,
-    address,
-    count_left,
-    get,
-    handlers,
-    most,
-    pool,
-    reflect,
-    result,
-    sabotage,
-    seen,
-    struct,
-    telemetry_of_its_own,
-)
+import grpc_parts as parts
 from google.protobuf.struct_pb2 import Struct
 
 NAMES = {
@@ -36,65 +22,65 @@ NAMES = {
 
 class Scorer:
     def Predict(self, request: Struct, context: Any) -> Struct:
-        time.sleep(get(request, "preprocess_s"))
+        time.sleep(parts.get(request, "preprocess_s"))
         context.set_trailing_metadata((("kept", "yes"),))
-        return result(request)
+        return parts.result(request)
 
     def Raise(self, request: Struct, context: Any) -> Struct:
-        raise OddError("the handler's own error")
+        raise parts.OddError("the handler's own error")
 
     def Abort(self, request: Struct, context: Any) -> Struct:
         context.set_trailing_metadata((("kept", "yes"),))
-        context.abort(getattr(grpc.StatusCode, get(request, "code", "NOT_FOUND")), "no such thing")
+        context.abort(getattr(grpc.StatusCode, parts.get(request, "code", "NOT_FOUND")), "no such thing")
         raise AssertionError
 
     def SetCode(self, request: Struct, context: Any) -> Struct:
         context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
         context.set_details("come again")
-        return struct()
+        return parts.struct()
 
     def CodeAndRaise(self, request: Struct, context: Any) -> Struct:
         context.set_code(grpc.StatusCode.INVALID_ARGUMENT)
-        raise OddError("of the caller's making")
+        raise parts.OddError("of the caller's making")
 
     def Sleep(self, request: Struct, context: Any) -> Struct:
         print("sleeping", flush=True)
-        time.sleep(get(request, "seconds"))
-        return struct()
+        time.sleep(parts.get(request, "seconds"))
+        return parts.struct()
 
     def See(self, request: Struct, context: Any) -> Struct:
-        return seen()
+        return parts.seen()
 
     def Count(self, request: Struct, context: Any) -> Iterator[Struct]:
         try:
-            for number in range(int(get(request, "to"))):
-                time.sleep(get(request, "step_s"))
-                yield struct(number=number)
+            for number in range(int(parts.get(request, "to"))):
+                time.sleep(parts.get(request, "step_s"))
+                yield parts.struct(number=number)
         finally:
             print("count is closed", flush=True)
 
     def CountAndRaise(self, request: Struct, context: Any) -> Iterator[Struct]:
-        yield struct(number=0)
-        raise OddError("in the midst of it")
+        yield parts.struct(number=0)
+        raise parts.OddError("in the midst of it")
 
     def CountAndAbort(self, request: Struct, context: Any) -> Iterator[Struct]:
-        yield struct(number=0)
+        yield parts.struct(number=0)
         context.abort(grpc.StatusCode.DATA_LOSS, "lost the rest")
 
     def NoIterator(self, request: Struct, context: Any) -> Any:
-        return [struct(number=0)]
+        return [parts.struct(number=0)]
 
     def Sum(self, requests: Iterator[Struct], context: Any) -> Struct:
-        return struct(value=sum(get(request, "value") for request in requests))
+        return parts.struct(value=sum(parts.get(request, "value") for request in requests))
 
     def Large(self, request: Struct, context: Any) -> Iterator[Struct]:
         """Send `megabytes`; at the end say how long gRPC kept this waiting, in seconds."""
         took = 0.0
-        for _ in range(int(get(request, "megabytes"))):
+        for _ in range(int(parts.get(request, "megabytes"))):
             began = time.monotonic()
-            yield struct(text="x" * 1_000_000)
+            yield parts.struct(text="x" * 1_000_000)
             took += time.monotonic() - began
-        yield struct(took_s=took)
+        yield parts.struct(took_s=took)
 
     def Upload(self, requests: Iterator[Struct], context: Any) -> Struct:
         """Say how long the messages were waited for, in seconds, and how many there were."""
@@ -103,24 +89,24 @@ class Scorer:
             waited, count = waited + time.monotonic() - began, count + 1
             time.sleep(0.02)
             began = time.monotonic()
-        return struct(waited_s=waited + time.monotonic() - began, count=count)
+        return parts.struct(waited_s=waited + time.monotonic() - began, count=count)
 
     def Double(self, requests: Iterator[Struct], context: Any) -> Iterator[Struct]:
         for request in requests:
-            yield struct(value=2 * get(request, "value"))
+            yield parts.struct(value=2 * parts.get(request, "value"))
 
     def ReadAfterEnd(self, requests: Any, context: Any) -> Iterator[Struct]:
         for _ in range(3):
-            yield struct(value=get(requests.next(), "value"))
+            yield parts.struct(value=parts.get(requests.next(), "value"))
 
     def Bytes(self, request: bytes, context: Any) -> bytes:
         return request[::-1]
 
     def Count_left(self, request: bytes, context: Any) -> bytes:
-        return count_left()
+        return parts.count_left()
 
     def Break(self, request: bytes, context: Any) -> bytes:
-        return sabotage(request.decode())
+        return parts.sabotage(request.decode())
 
 
 class Other(grpc.ServerInterceptor):
@@ -138,14 +124,14 @@ class Other(grpc.ServerInterceptor):
 
 
 def main() -> None:
-    others = [*telemetry_of_its_own("server_interceptor"), Other()]
+    others = [*parts.telemetry_of_its_own("server_interceptor"), Other()]
     if os.environ.get("POSITIONAL"):
-        server = make_server(pool(), handlers(Scorer(), NAMES), tuple(others), None, most())
+        server = make_server(parts.pool(), parts.handlers(Scorer(), NAMES), tuple(others), None, parts.most())
     else:
-        server = grpc.server(pool(), interceptors=others, maximum_concurrent_rpcs=most())
-        server.add_generic_rpc_handlers(handlers(Scorer(), NAMES))
-    reflect(server)
-    server.add_insecure_port(address())
+        server = grpc.server(parts.pool(), interceptors=others, maximum_concurrent_rpcs=parts.most())
+        server.add_generic_rpc_handlers(parts.handlers(Scorer(), NAMES))
+    parts.reflect(server)
+    server.add_insecure_port(parts.address())
     server.start()
     if os.environ.get("ON_SIGTERM"):
         signal.signal(signal.SIGTERM, lambda *_: server.stop(float(os.environ["ON_SIGTERM"])))

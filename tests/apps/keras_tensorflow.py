@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 from ai_edge_litert.interpreter import Interpreter
-from fastapi import FastAPI
+from cases import error_of, serve
 
 FOLDER = Path(tempfile.mkdtemp())
 keras.utils.set_random_seed(0)
@@ -45,13 +45,6 @@ class Module(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, "rows")])
     def score(self, rows: Any) -> Any:
         return tf.reduce_sum(rows, 1) * self.weight
-
-
-def error_of(call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except Exception as error:  # noqa: BLE001
-        return [type(error).__name__, str(error)]
 
 
 rows = np.arange(12, dtype="float32").reshape(3, 4) / 10
@@ -123,19 +116,4 @@ CASES: dict[str, Callable[[], Any]] = {
     "models-in-a-function": lambda: mine(tensor),
 }
 
-app = FastAPI()
-
-
-@app.get("/health")
-def health() -> dict[str, int]:
-    return {"pid": os.getpid()}
-
-
-@app.get("/case/{name}")
-def case(name: str) -> Any:
-    return np.asarray(CASES[name]()).tolist()
-
-
-@app.get("/cases")
-def cases() -> list[str]:
-    return list(CASES)
+app = serve(CASES)

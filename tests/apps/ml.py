@@ -10,18 +10,7 @@ from typing import Any
 from fastapi import BackgroundTasks, FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
-from sklearn.base import BaseEstimator
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-
-
-class SleepyModel(BaseEstimator):
-    """A person's own estimator."""
-
-    def predict(self, rows: list[float]) -> list[float]:
-        time.sleep(rows[0])
-        return rows
+from sleepy import SleepyModel, fitted_pipeline
 
 
 class Input(BaseModel):
@@ -32,8 +21,7 @@ class Input(BaseModel):
 
 app = FastAPI()
 model = SleepyModel()
-texts = ["good day", "bad night", "good good", "bad bad"]
-pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0, 1, 0])
+pipeline = fitted_pipeline()
 finished_background = threading.Event()
 
 

@@ -10,7 +10,7 @@ import lightgbm
 import numpy as np
 import onnxruntime
 import xgboost
-from fastapi import FastAPI
+from cases import error_of, serve
 from skl2onnx import to_onnx
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.cluster import KMeans
@@ -122,13 +122,6 @@ def run_with_own_values() -> Any:
     return session.run_with_ort_values(["label"], values)[0].numpy()
 
 
-def error_of(call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except ValueError as error:
-        return [type(error).__name__, str(error)]
-
-
 CASES: dict[str, Callable[[], Any]] = {
     "logistic": lambda estimator=logistic: estimator.predict(rows),
     "logistic-proba": lambda estimator=logistic: estimator.predict_proba(X=rows),
@@ -181,22 +174,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "onnx-raises": lambda: error_of(lambda: session.run(["label"], {})),
 }
 
-app = FastAPI()
-
-
-@app.get("/health")
-async def health() -> dict[str, bool]:
-    return {"ok": True}
-
-
-@app.get("/cases")
-async def cases() -> list[str]:
-    return list(CASES)
-
-
-@app.get("/case/{name}")
-def case(name: str) -> Any:
-    return np.asarray(CASES[name]()).tolist()
+app = serve(CASES)
 
 
 @app.get("/in-task/{name}")

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 
+import computing
 import numpy as np
 from fastapi import FastAPI
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -15,12 +16,6 @@ matrix = np.random.default_rng(1).random((700, 700))
 stop = threading.Event()
 lock = threading.Lock()
 database, its_end = socket.socketpair()
-
-
-def compute(cpu_s: float) -> None:
-    until = time.thread_time() + cpu_s
-    while time.thread_time() < until:
-        sum(range(500))
 
 
 def multiply(cpu_s: float) -> None:
@@ -43,12 +38,7 @@ async def background(count: int = 1) -> None:
     if count:
         stop.clear()
     for _ in range(count):
-        threading.Thread(target=_compete, daemon=True).start()
-
-
-def _compete() -> None:
-    while not stop.is_set():
-        sum(range(1_000))
+        threading.Thread(target=computing.compete, args=(stop,), daemon=True).start()
 
 
 @app.get("/sleep-and-multiply")
@@ -69,7 +59,7 @@ def only_multiply(cpu_s: float) -> None:
 
 @app.get("/compute")
 def only_compute(cpu_s: float) -> None:
-    compute(cpu_s)
+    computing.compute(cpu_s)
 
 
 @app.get("/ask")
@@ -83,13 +73,13 @@ def ask(takes_s: float) -> None:
 def holding(cpu_s: float) -> None:
     """Compute while holding a lock."""
     with lock:
-        compute(cpu_s)
+        computing.compute(cpu_s)
 
 
 @app.get("/awaiting-and-computing")
 async def awaiting_and_computing(sleep_s: float, cpu_s: float) -> None:
     await asyncio.sleep(sleep_s)
-    compute(cpu_s)
+    computing.compute(cpu_s)
 
 
 async def passing_on(request, call_next):  # noqa: ANN001, ANN201

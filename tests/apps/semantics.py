@@ -1,27 +1,22 @@
 """A service with every way in which FastAPI can answer, and code that speaks to the current span."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import semantics_span
 from fastapi import APIRouter, BackgroundTasks, FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
-from opentelemetry import baggage, trace
-from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
+from opentelemetry import trace
+from opentelemetry.trace import Status, StatusCode
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Host, Match, Mount, Route
-
-if os.environ.get("RESPONSE_PROPAGATOR"):
-    from opentelemetry.instrumentation.propagators import TraceResponsePropagator, set_global_response_propagator
-
-    set_global_response_propagator(TraceResponsePropagator())
 
 
 class HandledError(Exception):
@@ -138,8 +133,7 @@ async def on_any(_: Request, error: Exception) -> Response:
 
 @app.exception_handler(HandledError)
 async def on_handled(_: Request, error: Exception) -> Response:
-    trace.get_current_span().set_attribute("seen by its handler", str(error))
-    return JSONResponse({"handled": str(error)}, 418)
+    return JSONResponse(semantics_span.note_handled(error), 418)
 
 
 @app.get("/handled")
@@ -177,15 +171,7 @@ async def background_raises(tasks: BackgroundTasks) -> dict[str, bool]:
 
 @app.get("/user")
 async def user() -> dict[str, Any]:
-    span = trace.get_current_span()
-    span.set_attribute("text", "ü")
-    span.set_attribute("bad", object())
-    span.set_attributes({"list": ["a", "b"], "number": 7, "float": 0.5, "flag": True})
-    span.add_event("an event", {"k": "v"}, timestamp=1_000_000_000)
-    span.add_link(SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1)), {"of": "link"})
-    span.set_status(Status(StatusCode.ERROR, "says the user"))
-    span.update_name("a name of the user's")
-    return {"name": span.name, "recording": span.is_recording(), "seen": span.attributes["text"]}
+    return semantics_span.user()
 
 
 @app.get("/user-ok")
@@ -202,44 +188,27 @@ async def user_and_503() -> None:
 
 @app.get("/user-exception")
 async def user_exception() -> dict[str, bool]:
-    try:
-        {}["noticed"]
-    except KeyError as error:
-        trace.get_current_span().record_exception(error, {"more": 1})
-    return {"ok": True}
+    return semantics_span.user_exception()
 
 
 @app.get("/override")
 async def override() -> dict[str, bool]:
-    trace.get_current_span().set_attributes(
-        {"http.route": "/mine", "url.path": "/mine", "url.scheme": "gopher", "server.port": 1}
-    )
-    return {"ok": True}
+    return semantics_span.override(**{"url.scheme": "gopher"})
 
 
 @app.get("/child")
 async def child() -> dict[str, bool]:
-    with trace.get_tracer("app").start_as_current_span(
-        "child", attributes={"k": "v"}, links=[Link(SpanContext(3, 4, is_remote=True))]
-    ):
-        trace.get_current_span().add_event("inside")
-    return {"ok": True}
+    return semantics_span.child()
 
 
 @app.get("/context")
 async def context() -> dict[str, Any]:
-    here = trace.get_current_span().get_span_context()
-    return {
-        "sampled": here.trace_flags.sampled,
-        "state": dict(here.trace_state),
-        "baggage": dict(baggage.get_all()),
-    }
+    return semantics_span.context()
 
 
 @app.get("/headers")
 async def headers(response: Response) -> dict[str, bool]:
-    response.headers["x-answer"] = "shown"
-    response.headers["x-answer-token"] = "secret of the answer"
+    semantics_span.add_headers(response.headers)
     response.set_cookie("session", "secret cookie")
     return {"ok": True}
 

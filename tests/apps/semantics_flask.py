@@ -1,19 +1,12 @@
 """A service with every way in which Flask can answer, and code that speaks to the current span."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import semantics_span
 from flask import Blueprint, Flask, Response, abort, redirect, request, stream_with_context
-from opentelemetry import baggage, trace
-from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
-
-if os.environ.get("RESPONSE_PROPAGATOR"):
-    from opentelemetry.instrumentation.propagators import TraceResponsePropagator, set_global_response_propagator
-
-    set_global_response_propagator(TraceResponsePropagator())
 
 flask_app = Flask(__name__, static_folder=str(Path(__file__).parent / "static"), static_url_path="/static")
 
@@ -79,8 +72,7 @@ def raise_in_stream() -> Response:
 
 @flask_app.errorhandler(HandledError)
 def on_handled(error: HandledError) -> Any:
-    trace.get_current_span().set_attribute("seen by its handler", str(error))
-    return {"handled": str(error)}, 418
+    return semantics_span.note_handled(error), 418
 
 
 @flask_app.get("/handled")
@@ -107,60 +99,21 @@ def redirects() -> Any:
     return redirect("/plain")
 
 
-@flask_app.get("/user")
-def user() -> dict[str, Any]:
-    span: Any = trace.get_current_span()
-    span.set_attribute("text", "ü")
-    span.set_attribute("bad", object())
-    span.set_attributes({"list": ["a", "b"], "number": 7, "float": 0.5, "flag": True})
-    span.add_event("an event", {"k": "v"}, timestamp=1_000_000_000)
-    span.add_link(SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1)), {"of": "link"})
-    span.set_status(Status(StatusCode.ERROR, "says the user"))
-    span.update_name("a name of the user's")
-    return {"name": span.name, "recording": span.is_recording(), "seen": span.attributes["text"]}
-
-
-@flask_app.get("/user-exception")
-def user_exception() -> dict[str, bool]:
-    try:
-        {}["noticed"]
-    except KeyError as error:
-        trace.get_current_span().record_exception(error, {"more": 1})
-    return {"ok": True}
+flask_app.get("/user")(semantics_span.user)
+flask_app.get("/user-exception")(semantics_span.user_exception)
+flask_app.get("/child")(semantics_span.child)
+flask_app.get("/context")(semantics_span.context)
 
 
 @flask_app.get("/override")
 def override() -> dict[str, bool]:
-    trace.get_current_span().set_attributes(
-        {"http.route": "/mine", "url.path": "/mine", "url.scheme": "gopher", "server.port": 1}
-    )
-    return {"ok": True}
-
-
-@flask_app.get("/child")
-def child() -> dict[str, bool]:
-    with trace.get_tracer("app").start_as_current_span(
-        "child", attributes={"k": "v"}, links=[Link(SpanContext(3, 4, is_remote=True))]
-    ):
-        trace.get_current_span().add_event("inside")
-    return {"ok": True}
-
-
-@flask_app.get("/context")
-def context() -> dict[str, Any]:
-    here = trace.get_current_span().get_span_context()
-    return {
-        "sampled": here.trace_flags.sampled,
-        "state": dict(here.trace_state),
-        "baggage": dict(baggage.get_all()),
-    }
+    return semantics_span.override(**{"url.scheme": "gopher"})
 
 
 @flask_app.get("/headers")
 def headers() -> Response:
     answer = Response('{"ok": true}', mimetype="application/json")
-    answer.headers["x-answer"] = "shown"
-    answer.headers["x-answer-token"] = "secret of the answer"
+    semantics_span.add_headers(answer.headers)
     answer.set_cookie("session", "secret cookie")
     return answer
 

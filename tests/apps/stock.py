@@ -1,20 +1,24 @@
-"""`semantics`, traced as OpenTelemetry's documentation shows: its SDK and FastAPIInstrumentor, set up by code."""
+"""The service of SERVICE, traced as OpenTelemetry's documentation shows: its SDK and instrumentation, set up by code."""
 
-from opentelemetry import metrics, trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from semantics import app, at_the_end
+import os
 
-provider = TracerProvider()
-provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-trace.set_tracer_provider(provider)
-meter_provider = MeterProvider([PeriodicExportingMetricReader(ConsoleMetricExporter())])
-metrics.set_meter_provider(meter_provider)
-at_the_end += provider.shutdown, meter_provider.shutdown
-FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"])
+from stock_sdk import set_up
+
+shutdowns = set_up()
+if os.environ["SERVICE"] == "semantics":
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+    from semantics import app, at_the_end
+
+    at_the_end += shutdowns
+    FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"])
+elif os.environ["SERVICE"] == "semantics_flask":
+    from opentelemetry.instrumentation.flask import FlaskInstrumentor
+    from semantics_flask import app, flask_app, sub
+
+    FlaskInstrumentor().instrument_app(flask_app)
+    FlaskInstrumentor().instrument_app(sub)
+else:
+    os.environ["INSTRUMENTED"] = "1"
+    from semantics_django import app
 
 __all__ = ["app"]

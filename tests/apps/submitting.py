@@ -16,17 +16,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from opentelemetry import trace
-from sklearn.base import BaseEstimator
+from sleepy import SleepyModel
 
 import stagetrace
 
 mine: contextvars.ContextVar[str] = contextvars.ContextVar("mine", default="nobody's")
-
-
-class SleepyModel(BaseEstimator):
-    def predict(self, rows: list[float]) -> list[float]:
-        time.sleep(rows[0])
-        return rows
 
 
 app = FastAPI()

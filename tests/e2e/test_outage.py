@@ -238,7 +238,7 @@ def _serve_and_end(part: str, folder: Path) -> None:
         else:
             _leave_something(spool)
         env = environment(receiver.grpc, spool, HANG=part)
-        with run_service(folder, "hanging", env=env) as service:
+        with run_service(folder, "broken", env=env) as service:
             ask(service, 20)
             time.sleep(0.5)
             ask(service, 20)

@@ -13,12 +13,12 @@ import pytest
 import tomllib  # type: ignore[import-not-found]  # there from 3.11 on, which the tests need
 
 import instrumentation.grpc_client as rpc
+from doctor import checks
 from environments import ROOT, interpreter_with
 from services import GUNICORN, run_service
 from sink import Sink, assert_tiled, run_sink
 from stagetrace.cli.doctor.check import FAIL
 from stagetrace.process_status import files as status
-from test_doctor import checks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

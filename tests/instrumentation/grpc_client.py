@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.protobuf.struct_pb2 import Struct
 
+import services
 from backends import free_port
 
 if TYPE_CHECKING:
@@ -59,10 +58,14 @@ class Service:
         service: str = SERVICE,
     ) -> tuple[str, Outcome]:
         """Make one RPC; return its trace id and what came of it."""
-        trace_id = secrets.token_hex(16)
-        parent = ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")
-        call = self.begin(method, *requests, kind=kind, metadata=(parent, *metadata), timeout=timeout, service=service)
+        trace_id, parent = new_trace()
+        call = self.begin(method, *requests, kind=kind, metadata=(*parent, *metadata), timeout=timeout, service=service)
         return trace_id, outcome(call, "stream" in kind.rpartition("_")[2])
+
+    def begin_traced(self, method: str, *requests: Any, **how: Any) -> tuple[str, Any]:
+        """Begin an RPC in a trace of its own, and return its trace id and gRPC's own call."""
+        trace_id, parent = new_trace()
+        return trace_id, self.begin(method, *requests, metadata=parent, **how)
 
     def begin(
         self,
@@ -81,11 +84,10 @@ class Service:
 
     def begin_sleep(self, seconds: float, timeout: float | None = None) -> tuple[str, Any]:
         """Begin a `Sleep`; return its trace id and gRPC's call once its handler runs."""
-        trace_id, before = secrets.token_hex(16), self.log.count("sleeping")
-        parent = ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")
-        call = self.begin("Sleep", {"seconds": seconds}, kind="unary_unary", metadata=(parent,), timeout=timeout)
+        before = self.log.count("sleeping")
+        begun = self.begin_traced("Sleep", {"seconds": seconds}, kind="unary_unary", timeout=timeout)
         self.wait_for_log("sleeping", before + 1)
-        return trace_id, call
+        return begun
 
     def wait_for_log(self, text: str, count: int = 1) -> None:
         """Wait until a text stands in the log this many times."""
@@ -98,6 +100,12 @@ class Service:
         """Signal the process and wait for its end; return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(20)
+
+
+def new_trace() -> tuple[str, tuple[tuple[str, str]]]:
+    """Return a new trace id, and the metadata by which an RPC belongs to that trace."""
+    trace_id, headers = services.new_trace()
+    return trace_id, (("traceparent", headers["traceparent"]),)
 
 
 def dump(message: Any) -> bytes:
@@ -137,14 +145,13 @@ def run_service(
 ) -> Iterator[Service]:
     """Run a gRPC app of tests/apps until the block ends; `argv` stands before its file."""
     port = free_port()
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "STAGETRACE"))}
     address = (env or {}).get("ADDRESS", f"127.0.0.1:{port}")
     log_file = folder / f"{app}-{port}.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             [*(argv or [sys.executable]), str(APPS / f"{app}.py")],
             cwd=APPS,
-            env={**clean, "PORT": str(port), "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**services.clean_environment(), "PORT": str(port), "PYTHONUNBUFFERED": "1", **(env or {})},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sink import Request, Sink, assert_tiled
-
 if TYPE_CHECKING:
     from instrumentation.grpc_client import Service
+    from sink import Request, Sink
 
 MS = 1_000_000
 EARLY = 0.9  # a loop's timer may fire up to a millisecond early
@@ -15,22 +14,17 @@ APPS = ("grpc_threads", "grpc_aio")
 
 
 def environment(sink: Sink, **more: str) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "ml.Scorer/Predict within 10ms; ml.Scorer/Count within 20s per_chunk 250ms; * within 20s",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "OTEL_SERVICE_NAME": "scorer",
-        "OTEL_PYTHON_GRPC_EXCLUDED_SERVICES": "left.Out, other.One",
+    return sink.environment(
+        STAGETRACE_SLA="ml.Scorer/Predict within 10ms; ml.Scorer/Count within 20s per_chunk 250ms; * within 20s",
+        OTEL_SERVICE_NAME="scorer",
+        OTEL_PYTHON_GRPC_EXCLUDED_SERVICES="left.Out, other.One",
         **more,
-    }
+    )
 
 
 def traced(service: Service, sink: Sink, method: str, *requests: Any, **kwargs: Any) -> tuple[Request, Any]:
     """Make one RPC; return what was recorded of it, and what the caller got."""
-    trace_id, got = service.call(method, *requests, **kwargs)
-    request = sink.request(trace_id)
-    assert_tiled(request)
+    request, got = sink.traced(service, method, *requests, **kwargs)
     if got.code != "CANCELLED":
         assert request.entry.attributes["rpc.response.status_code"] == got.code
     return request, got

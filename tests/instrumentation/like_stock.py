@@ -18,7 +18,7 @@ from services import PYTHON, run_service
 from sink import SERVER, _attributes, run_sink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 CALLER = "00f067aa0ba902b7"
@@ -143,7 +143,60 @@ class Recorded:
         return found
 
 
+Both = tuple[Recorded, Recorded]
 UVICORN = (PYTHON, "two_sockets.py")
+JSON = {"Content-Type": "application/json"}
+# The same for each framework.
+SHARED = [
+    Case("plain", "/plain"),
+    Case("path parameter", "/items/7"),
+    Case("query", "/plain?q=1&token=abc"),
+    Case("422", "/validated", "POST", JSON, b'{"number": "x"}'),
+    Case("201 and a body", "/validated", "POST", JSON, b'{"number": 3}'),
+    Case("a broken body", "/validated", "POST", JSON, b"{"),
+    Case("409", "/status/409"),
+    Case("503", "/status/503"),
+    Case("raise", "/raise"),
+    Case("head of a get", "/plain", "HEAD"),
+    Case("options", "/plain", "OPTIONS"),
+    Case("stream", "/stream"),
+    Case("user", "/user"),
+    Case("child", "/child"),
+    Case("trace state", "/context", headers={"tracestate": "a=1,b=2"}),
+    Case("baggage", "/context", headers={"baggage": "user=7,tier=gold"}),
+    Case("no parent", "/plain", traced=False),
+    Case("broken parent", "/plain", headers={"traceparent": "00-zz-1-01"}, traced=False),
+    Case("unsampled", "/child", headers={"traceparent": f"00-{'ab' * 16}-{CALLER}-00"}),
+    Case("no user agent", "/plain", headers={"User-Agent": ""}),
+    Case("robot", "/plain", headers={"User-Agent": "Googlebot/2.1"}),
+    Case("HTTP/1.0", "/plain", protocol="HTTP/1.0"),
+    Case("unix socket", "/plain", over="unix"),
+]
+# Asked for, and set, in the environment: captured headers, B3, a response propagator, urls left out.
+SET_UP = {
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": "x-asked.*,Authorization,cookie",
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE": "X-Answer.*,set-cookie,content-type",
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS": ".*hidden.*",
+    **{f"OTEL_PYTHON_{name}_EXCLUDED_URLS": "/stream,/items/[0-9]+$" for name in ("FASTAPI", "FLASK", "DJANGO")},
+    "OTEL_PYTHON_EXCLUDED_URLS": "/plain",
+    "OTEL_PROPAGATORS": "b3,tracecontext,baggage",
+    "OTEL_PYTHON_INSTRUMENTATION_HTTP_CAPTURE_ALL_METHODS": "1",
+    "RESPONSE_PROPAGATOR": "1",
+}
+REDACTED = ["[REDACTED]"]
+TOKEN_REDACTED = {"http.response.header.x_answer_token": REDACTED}
+ANSWER_REDACTED = {**TOKEN_REDACTED, "http.response.header.set_cookie": REDACTED}
+SECRETS_REDACTED = {"http.request.header.authorization": REDACTED, "http.request.header.cookie": REDACTED}
+B3 = f"{'2' * 32}-{CALLER}-1"
+SHARED_OF_SET_UP = [
+    Case("left out", "/stream"),
+    Case("left out by pattern", "/items/7"),
+    Case("not left out", "/items/7a"),
+    Case("the general variable gives way", "/plain"),
+    Case("B3", "/context", headers={"b3": B3}, traced=False),
+    Case("B3 unsampled", "/context", headers={"b3": B3[:-1] + "0"}, traced=False),
+    Case("B3 and W3C", "/context", headers={"b3": B3}),
+]
 
 
 @contextmanager
@@ -154,35 +207,25 @@ def recorded(
     unix_socket = folder.parent / "socket"
     unix_socket.unlink(missing_ok=True)
     with run_sink() as sink:
-        whole = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-            "OTEL_BSP_SCHEDULE_DELAY": "50",
-            "OTEL_SEMCONV_STABILITY_OPT_IN": "http",
-            "UNIX_SOCKET": str(unix_socket),
-            "MODULE": app,
-            **env,
-        }
+        sends = {name: value for name, value in sink.environment().items() if name != "STAGETRACE"}
+        socket = {"OTEL_SEMCONV_STABILITY_OPT_IN": "http", "UNIX_SOCKET": str(unix_socket), "MODULE": app}
         command = [part.replace("{app}", app).replace("{socket}", str(unix_socket)) for part in argv]
-        with run_service(folder, argv=command, env=whole) as service:
+        with run_service(folder, argv=command, env={**sends, **socket, **env}) as service:
             answers = {case.name: case.ask(service.url, unix_socket) for case in cases}
             service.stop()
             yield Recorded(answers, list(sink.protos), service.log)
 
 
 def both(
-    folder: Path,
-    cases: Sequence[Case],
-    env: Mapping[str, str],
-    apps: tuple[str, str] = ("stock", "semantics"),
-    argv: Sequence[str] = UVICORN,
-) -> tuple[Recorded, Recorded]:
-    """Return what OpenTelemetry's instrumentation and what stagetrace record."""
+    folder: Path, cases: Sequence[Case], env: Mapping[str, str], app: str = "semantics", argv: Sequence[str] = UVICORN
+) -> Both:
+    """Return what OpenTelemetry's instrumentation and what stagetrace record of an application."""
     ours = {"STAGETRACE": "1", "STAGETRACE_SLA": "* within 60s", "OTEL_METRICS_EXPORTER": "console"}
     for name in ("stock", "ours"):
-        (folder / name).mkdir()
-    with recorded(folder / "stock", apps[0], cases, env, argv) as stock:
+        (folder / name).mkdir(parents=True)
+    with recorded(folder / "stock", "stock", cases, {"SERVICE": app, **env}, argv) as stock:
         pass
-    with recorded(folder / "ours", apps[1], cases, {**env, **ours}, argv) as own:
+    with recorded(folder / "ours", app, cases, {**env, **ours}, argv) as own:
         pass
     return stock, own
 
@@ -231,3 +274,35 @@ def expected(span: dict[str, Any], case: Case) -> dict[str, Any]:
     if address is not None:
         wanted["server.address"] = address.rsplit(":", 1)[0]
     return wanted | {key: value for key, value in case.ours.items() if value is not None}
+
+
+def compare(
+    case: Case,
+    recorded: Both,
+    answer: Callable[[Any], Any] = lambda answer: answer,
+    route: Callable[[dict[str, Any]], dict[str, Any]] = lambda span: span,
+) -> None:
+    """Compare both set-ups: `answer` gives what of an answer is compared, `route` what is expected of stock's span."""
+    stock, ours = recorded
+    assert answer(ours.answers[case.name]) == answer(stock.answers[case.name])
+    theirs, own = stock.entry(case), ours.entry(case)
+    assert (own is None) == (theirs is None)
+    if own is not None:
+        says, wanted = without_ours(shown(own)), expected(route(shown(theirs)), case)
+        if case.once:
+            assert [name for name, _ in says["events"]] == ["exception"]
+            wanted["events"] = wanted["events"][:1] or says["events"]
+        assert says == wanted
+        assert sum(span.kind == SERVER for span in ours.of(case)) == 1
+    others = ours.others(case)
+    for span in others:
+        if span["name"].startswith("BackgroundTask"):
+            ((_, entry, _, _),) = span["links"]
+            assert entry == own.span_id.hex()
+            span["links"] = []
+    assert others == stock.others(case)
+
+
+def unrecorded(cases: Sequence[Case], recorded: Both) -> list[str]:
+    """Return the names of the cases of which nothing was recorded."""
+    return [case.name for case in cases if recorded[1].entry(case) is None]

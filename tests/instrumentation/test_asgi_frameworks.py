@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from websockets.sync.client import connect
 
-from services import PYTHON, Service, run_service
-from sink import Received, Request, Sink, assert_tiled, run_sink
+from services import Service, asgi_command, new_trace, run_service
 from trees import at_its_best
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sink import Sink
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -61,12 +61,6 @@ ITEM = {
 }
 
 
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
 @pytest.fixture(scope="module", params=FRAMEWORKS)
 def framework(request: pytest.FixtureRequest) -> str:
     name: str = request.param
@@ -75,33 +69,21 @@ def framework(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def service(framework: str, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    env = {
-        f"OTEL_PYTHON_{LEFT_OUT_AS.get(framework, framework.removeprefix('any_').upper())}_EXCLUDED_URLS": "/left-out",
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": POLICY,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-    }
-    argv = [PYTHON, "-m", "uvicorn", f"{framework}:app", "--port", "{port}"]
-    with run_service(tmp_path_factory.mktemp("service"), argv=argv, env=env) as running:
+    library = LEFT_OUT_AS.get(framework, framework.removeprefix("any_").upper())
+    env = sink.environment(STAGETRACE_SLA=POLICY) | {f"OTEL_PYTHON_{library}_EXCLUDED_URLS": "/left-out"}
+    folder = tmp_path_factory.mktemp("service")
+    with run_service(folder, argv=asgi_command("uvicorn", framework), env=env) as running:
         yield running
         running.stop()
         assert "fault of stagetrace" not in running.log
-
-
-def traced(service: Service, sink: Sink, asked: str, **kwargs: Any) -> tuple[Request, int]:
-    trace_id, response = service.call(*asked.split(), **kwargs)
-    request = sink.request(trace_id)
-    assert_tiled(request)
-    return request, response.status_code
 
 
 @pytest.mark.parametrize("asked", ANSWERS)
 def test_the_route_is_the_whole_template(asked: str, framework: str, service: Service, sink: Sink) -> None:
     status, route = (one.get(framework, one[""]) if isinstance(one, dict) else one for one in ANSWERS[asked])
     route = ITEM.get(framework, ITEM[""]) if route == "ITEM" else route
-    request, answered = traced(service, sink, asked)
-    assert answered == status
+    request, response = sink.traced(service, *asked.split())
+    assert response.status_code == status
     entry = request.entry
     assert entry.attributes["http.response.status_code"] == status
     assert entry.attributes.get("http.route") == route
@@ -111,7 +93,7 @@ def test_the_route_is_the_whole_template(asked: str, framework: str, service: Se
 
 
 def test_a_health_check_is_excluded_by_the_policy(service: Service, sink: Sink) -> None:
-    attributes = traced(service, sink, "GET /health")[0].entry.attributes
+    attributes = sink.traced(service, "GET", "/health")[0].entry.attributes
     assert attributes["sla.verdict"] == "excluded"
     assert attributes["sla.objective"] == "GET /health excluded"
     assert "sla.breached" not in attributes
@@ -119,7 +101,7 @@ def test_a_health_check_is_excluded_by_the_policy(service: Service, sink: Sink) 
 
 def test_what_the_frameworks_own_variable_leaves_out_is_not_recorded(service: Service, sink: Sink) -> None:
     left_out, _ = service.call("GET", "/left-out")
-    traced(service, sink, "GET /items/3")
+    sink.traced(service, "GET", "/items/3")
     assert left_out not in sink.traces()
 
 
@@ -129,7 +111,7 @@ def test_the_whole_tree_of_a_request(framework: str, service: Service, sink: Sin
     seen = []
 
     def look() -> list[tuple[str, str]]:
-        request, _ = traced(service, sink, "POST /tree", content=b"x" * 100, headers={"user-agent": "test"})
+        request, _ = sink.traced(service, "POST", "/tree", content=b"x" * 100, headers={"user-agent": "test"})
         seen.append(request)
         names = {span.span_id: span.name for span in (request.entry, *request.stages)}
         return [(span.name, names[span.parent_id]) for span in (*request.stages, *request.others)]
@@ -147,7 +129,6 @@ def test_the_whole_tree_of_a_request(framework: str, service: Service, sink: Sin
     entry, attributes = seen[-1].entry, seen[-1].entry.attributes
     assert (entry.name, entry.kind, entry.status, len(entry.parent_id)) == ("POST /tree", 2, 0, 16)
     shown = {key: value for key, value in attributes.items() if not key.startswith(("ml.stage.", "client."))}
-    port = int(service.url.rpartition(":")[2])
     body = {"any_quart": 12, "any_django": 12}.get(framework, 11)
     assert shown == {
         "url.scheme": "http",
@@ -159,7 +140,7 @@ def test_the_whole_tree_of_a_request(framework: str, service: Service, sink: Sin
         "http.route": "/tree",
         "network.protocol.version": "1.1",
         "server.address": "127.0.0.1",
-        "server.port": port,
+        "server.port": service.port,
         "user_agent.original": "test",
         "sla.breached": False,
         "sla.verdict": "good",
@@ -169,7 +150,7 @@ def test_the_whole_tree_of_a_request(framework: str, service: Service, sink: Sin
 
 
 def test_a_stream_is_counted_and_has_no_span_for_each_piece(service: Service, sink: Sink) -> None:
-    attributes = traced(service, sink, "GET /stream")[0].entry.attributes
+    attributes = sink.traced(service, "GET", "/stream")[0].entry.attributes
     assert attributes["stagetrace.network.chunks"] == 3
     assert attributes["http.response.body.size"] == 15
     assert attributes["stagetrace.network.first_byte_ms"] >= 9
@@ -178,13 +159,8 @@ def test_a_stream_is_counted_and_has_no_span_for_each_piece(service: Service, si
 
 @IN_BACKGROUND
 def test_work_in_the_background_is_a_span_that_links_to_the_request(service: Service, sink: Sink) -> None:
-    request, _ = traced(service, sink, "GET /background")
-    trace_id = request.entry.trace_id
-
-    def tasks(spans: list[Received]) -> list[Received]:
-        return [span for span in spans if span.trace_id == trace_id and span.name == "BackgroundTask later"]
-
-    (task,) = tasks(sink.wait_for(lambda spans: bool(tasks(spans))))
+    request, _ = sink.traced(service, "GET", "/background")
+    task = sink.span(request.entry.trace_id, "BackgroundTask later")
     assert task.parent_id == request.entry.span_id
     assert task.end - task.start >= 45 * MS
     (link,) = next(span for span in sink.protos if span.span_id.hex() == task.span_id).links
@@ -193,20 +169,13 @@ def test_work_in_the_background_is_a_span_that_links_to_the_request(service: Ser
 
 @WITH_WEBSOCKETS
 def test_a_websocket_is_judged_by_a_rule_that_names_it(framework: str, service: Service, sink: Sink) -> None:
-    trace_id = secrets.token_hex(16)
-    headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+    trace_id, headers = new_trace()
     with connect(f"{service.url.replace('http', 'ws')}/talk/here", additional_headers=headers) as talk:
         talk.send("hello")
         assert talk.recv() == "hello"
-    request = sink.request(trace_id)
-    assert_tiled(request)
+    request = sink.tiled(trace_id)
     attributes = request.entry.attributes
-    assert attributes["http.route"] == {
-        "any_quart": "/talk/<room>",
-        "any_blacksheep": "/talk/:room",
-    }.get(framework, "/talk/{room}")
-    assert (attributes["stagetrace.network.messages.received"], attributes["stagetrace.network.messages.sent"]) == (
-        1,
-        1,
-    )
+    routes = {"any_quart": "/talk/<room>", "any_blacksheep": "/talk/:room"}
+    assert attributes["http.route"] == routes.get(framework, "/talk/{room}")
+    assert [attributes[f"stagetrace.network.messages.{way}"] for way in ("received", "sent")] == [1, 1]
     assert attributes["sla.objective"] == "WEBSOCKET * within 60s"

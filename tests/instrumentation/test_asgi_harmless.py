@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -16,61 +15,49 @@ from websockets.exceptions import ConnectionClosedOK
 from websockets.sync.client import connect
 
 from backends import free_port
-from services import PYTHON, Service, run_service
+from parts import parts
+from services import Service, asgi_command, run_python, run_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-UVICORN = ["-m", "uvicorn", "controlled:app", "--port", "{port}"]
-TRIO = ["-m", "hypercorn", "-k", "trio", "controlled:app", "--bind", "127.0.0.1:{port}"]
-HYPERCORN = ["-m", "hypercorn", "controlled:app", "--bind", "127.0.0.1:{port}"]
-GRANIAN = ["-m", "granian", "--interface", "asgi", "controlled:app", "--port", "{port}"]
-DAPHNE = ["-m", "daphne", "-p", "{port}", "controlled:app"]
+TRACED = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none"}
 ASKED = ["GET /items/3", "POST /items/3", "GET /nowhere", "GET /broken", "POST /tree", "GET /stream", "GET /background"]
 
 # By application and server, the parts of stagetrace that fail there.
-PARTS: dict[tuple[str, str], tuple[list[str], list[str]]] = {
-    ("any_starlette", "hypercorn"): (HYPERCORN, ["instrumentation.asgi.application:around"]),
-    ("any_starlette", "granian"): (GRANIAN, ["instrumentation.http.request:HttpRequest.set_route"]),
-    ("any_starlette", "daphne"): (DAPHNE, ["instrumentation.asgi.request:AsgiRequest.__init__"]),
-    ("any_starlette", "uvicorn"): (
-        UVICORN,
-        [
-            *("recording.chunk_times:Stream.add", "recording.chunk_times:Stream.attributes"),
-            *(
-                "instrumentation.asgi.websocket:current_task",
-                "instrumentation.asgi.websocket:Messages.counts",
-            ),
-            "sla.processor:decide",
-        ],
-    ),
-    ("any_litestar", "uvicorn"): (
-        UVICORN,
-        ["instrumentation.frameworks.litestar:_function_of", "instrumentation.http.request:HttpRequest.set_route"],
-    ),
-    ("any_quart", "uvicorn"): (UVICORN, ["instrumentation.frameworks.quart:_rule_of_another_method"]),
-    ("any_falcon", "uvicorn"): (UVICORN, ["instrumentation.wsgi.request:note_route"]),
-    ("any_blacksheep", "uvicorn"): (UVICORN, ["instrumentation.http.request:HttpRequest.set_route"]),
-    ("own_instrumentor", "uvicorn"): (
-        UVICORN,
-        [
-            "instrumentation.opentelemetry.server_instrumentations:RequestSpan",
-            "instrumentation.asgi.request:AsgiRequest.exclude",
-        ],
-    ),
+PARTS = {
+    ("any_starlette", "hypercorn"): "instrumentation.asgi.application: around",
+    ("any_starlette", "granian"): "instrumentation.http.request: HttpRequest.set_route",
+    ("any_starlette", "daphne"): "instrumentation.asgi.request: AsgiRequest.__init__",
+    ("any_starlette", "uvicorn"): """
+        recording.chunk_times: Stream.add Stream.attributes
+        instrumentation.asgi.websocket: current_task Messages.counts
+        sla.processor: decide
+    """,
+    ("any_litestar", "uvicorn"): """
+        instrumentation.frameworks.litestar: _function_of
+        instrumentation.http.request: HttpRequest.set_route
+    """,
+    ("any_quart", "uvicorn"): "instrumentation.frameworks.quart: _rule_of_another_method",
+    ("any_falcon", "uvicorn"): "instrumentation.wsgi.request: note_route",
+    ("any_blacksheep", "uvicorn"): "instrumentation.http.request: HttpRequest.set_route",
+    ("asgi_beside", "uvicorn"): """
+        instrumentation.opentelemetry.server_instrumentations: RequestSpan
+        instrumentation.asgi.request: AsgiRequest.exclude
+    """,
 }
 
 
 @contextmanager
-def serving(folder: Path, app: str, argv: list[str], **env: str) -> Iterator[tuple[Service, str]]:
+def serving(folder: Path, app: str, server: str, **env: str) -> Iterator[tuple[Service, str]]:
     """Run an application; give it, and the URL by which parts of stagetrace are broken and mended in it.
 
     It is killed at the end: after these requests daphne does not end at SIGTERM, untraced either.
     """
     control = free_port()
-    env = {"APP": app, "CONTROL": str(control), "PYTHONHASHSEED": "0", **env}
-    with run_service(folder, argv=[PYTHON, *argv], env=env) as service:
+    env = {"APP": app, "KIND": "instrumentor", "CONTROL": str(control), "PYTHONHASHSEED": "0", **env}
+    with run_service(folder, argv=asgi_command(server, "controlled"), env=env) as service:
         try:
             yield service, f"http://127.0.0.1:{control}"
         finally:
@@ -80,16 +67,15 @@ def serving(folder: Path, app: str, argv: list[str], **env: str) -> Iterator[tup
 
 def answers(service: Service, app: str) -> list[Any]:
     found: list[Any] = []
-    for asked in ["POST /predict", "GET /plain"] if app == "own_instrumentor" else ASKED:
+    for asked in ["POST /predict", "GET /plain"] if app == "asgi_beside" else ASKED:
         response = service.client.request(*asked.split(), json={} if "predict" in asked else None)
-        response.headers["allow"] = ", ".join(
-            sorted(response.headers.get("allow", "").split(", "))
-        )  # sets have no order
+        allowed = response.headers.get("allow", "").split(", ")
+        response.headers["allow"] = ", ".join(sorted(allowed))  # sets have no order
         # A trace is announced where there is one.
         changing = ("date", "traceresponse", "access-control-expose-headers")
         headers = [item for item in response.headers.items() if item[0] not in changing]
         found.append((asked, response.status_code, response.content, headers))
-    if app != "own_instrumentor":
+    if app != "asgi_beside":
         found.append(talk(service))
     return found
 
@@ -113,16 +99,15 @@ def talk(service: Service) -> Any:
     [pytest.param(*one, marks=() if one[1] == "uvicorn" else pytest.mark.smoke) for one in PARTS],
 )
 def test_an_injected_fault_changes_no_response_and_is_logged_once(app: str, server: str, tmp_path: Path) -> None:
-    argv, parts = PARTS[app, server]
-    with serving(tmp_path, app, argv) as (service, _):
+    broken = parts(PARTS[app, server])
+    with serving(tmp_path, app, server) as (service, _):
         untraced = answers(service, app)
-    env = {"STAGETRACE": "1", "STAGETRACE_SLA": "* within 1ms", "OTEL_TRACES_EXPORTER": "none"}
     # The first one fails from the start on: some are called by the server or the framework as it starts.
-    with serving(tmp_path, app, argv, BREAK=f"stagetrace.{parts[0]}", **env) as (service, control):
-        for number, part in enumerate(parts):
+    with serving(tmp_path, app, server, BREAK=broken[0], STAGETRACE_SLA="* within 1ms", **TRACED) as (service, control):
+        for number, part in enumerate(broken):
             before = len(service.log) if number else 0
             if number:
-                httpx.get(f"{control}/break/stagetrace.{part}").raise_for_status()
+                httpx.get(f"{control}/break/{part}").raise_for_status()
             assert answers(service, app) == untraced, part
             reported = failures(service, before)
             httpx.get(f"{control}/mend").raise_for_status()
@@ -143,8 +128,7 @@ def failures(service: Service, since: int) -> list[str]:
 
 @pytest.mark.usefixtures("services")
 def test_a_websocket_under_trio_is_served(tmp_path: Path) -> None:
-    env = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none"}
-    with serving(tmp_path, "any_starlette", TRIO, **env) as (service, _):
+    with serving(tmp_path, "any_starlette", "hypercorn trio", **TRACED) as (service, _):
         assert talk(service) == "hello"
         assert service.client.get("/items/3").is_success
         assert "fault of stagetrace" not in service.log, service.log
@@ -152,8 +136,7 @@ def test_a_websocket_under_trio_is_served(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("services")
 def test_an_application_copies_and_pickles_its_scope_and_returns_to_its_server(tmp_path: Path) -> None:
-    argv = [PYTHON, "-m", "uvicorn", "copying:app", "--port", "{port}"]
-    with run_service(tmp_path, argv=argv, env={"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none"}) as service:
+    with run_service(tmp_path, argv=asgi_command("uvicorn", "copying"), env=TRACED) as service:
         assert service.client.get("/there").text == "/there /there", service.log
         assert "ASGI callable should return None, but returned '123'" in service.log
 
@@ -193,9 +176,7 @@ asyncio.run(main())
     ids=["cannot be loaded", "reads no files"],
 )
 def test_starlette_answers_where_what_records_is_loaded_by_a_request(broken: str, said: int) -> None:
-    env = {**os.environ, "STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", "STAGETRACE_STATUS": "0"}
-    argv = [PYTHON, "-c", UNCOVERED.replace("BROKEN", broken)]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=60)
+    done = run_python("-c", UNCOVERED.replace("BROKEN", broken), STAGETRACE_STATUS="0", **TRACED)
     assert done.stdout == "[None, b'hello', None, b'hello']\n", done.stderr
     assert done.stderr.count("fault of stagetrace") == said, done.stderr
 
@@ -203,8 +184,6 @@ def test_starlette_answers_where_what_records_is_loaded_by_a_request(broken: str
 @pytest.mark.usefixtures("services")
 def test_an_answer_has_its_headers_however_long_it_takes_to_prepare_the_recording(tmp_path: Path) -> None:
     """The server adds some from its first tick on, which comes before any request where nothing waits in between."""
-    argv = [PYTHON, "-m", "uvicorn", "slowly_prepared:app", "--port", "{port}"]
-    env = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none"}
-    with run_service(tmp_path, argv=argv, env=env, ready="/") as service:
+    with run_service(tmp_path, argv=asgi_command("uvicorn", "slowly_prepared"), env=TRACED, ready="/") as service:
         assert service.first is not None
         assert {"date", "server"} <= {*service.first.headers}

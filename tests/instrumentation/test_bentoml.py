@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +10,7 @@ import pytest
 
 from environments import interpreter_with
 from services import Service, run_service
-from sink import SERVER, Received, Sink, assert_tiled, request_of, run_sink
+from sink import SERVER, Received, Sink, assert_tiled, request_of
 from trees import batch_of
 
 if TYPE_CHECKING:
@@ -74,19 +73,7 @@ def serving(folder: Path, env: Mapping[str, str]) -> Iterator[Service]:
 
 
 def environment(sink: Sink, **more: str) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "POST /* within 60s",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        **more,
-    }
-
-
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
+    return sink.environment(STAGETRACE_SLA="POST /* within 60s", **more)
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +111,6 @@ def under(sink: Sink, entry: Received) -> Any:
     """Return an entry span with its stages, without what other services have in this trace."""
     sink.wait_for(lambda spans: any(span.parent_id == entry.span_id for span in spans))
     return request_of([one for one in sink.spans if one is entry or one.parent_id == entry.span_id])
-
-
-def at_once(service: Service, path: str, bodies: list[Any]) -> list[tuple[str, httpx.Response]]:
-    with ThreadPoolExecutor(len(bodies)) as pool:
-        return list(pool.map(lambda body: service.call("POST", path, json=body), bodies))
 
 
 def test_responses_are_the_untraced_ones_and_each_request_is_recorded(both: Both, sink: Sink) -> None:
@@ -171,7 +153,7 @@ def test_its_metrics_are_the_untraced_ones(both: Both) -> None:
 @pytest.mark.parametrize("path", ["/together", "/together_in_loop"])
 def test_a_batch_is_one_inference_of_all_that_are_in_it(path: str, both: Both, sink: Sink) -> None:
     batches: dict[str, int] = {}
-    for trace_id, response in at_once(both.traced, path, [{"rows": [1]}] * 6):
+    for trace_id, response in both.traced.call_at_once(path, [{"rows": [1]}] * 6):
         request = under(sink, entry_of(sink, trace_id, path))
         assert_tiled(request)
         batch, inside = batch_of(request, sink)
@@ -187,7 +169,7 @@ def test_a_batch_is_one_inference_of_all_that_are_in_it(path: str, both: Both, s
 
 
 def test_a_request_that_is_divided_has_both_batches(both: Both, sink: Sink) -> None:
-    calls = at_once(both.traced, "/parts", [{"rows": [1, 2, 3]}] * 6)
+    calls = both.traced.call_at_once("/parts", [{"rows": [1, 2, 3]}] * 6)
     inferences = []
     for trace_id, response in calls:
         assert response.json() == [2, 4, 6]
@@ -198,7 +180,7 @@ def test_a_request_that_is_divided_has_both_batches(both: Both, sink: Sink) -> N
 
 
 def test_a_request_that_waits_in_vain_has_waited_for_a_batch(both: Both, sink: Sink) -> None:
-    calls = at_once(both.traced, "/overloaded", [{"rows": [1]}] * 8)
+    calls = both.traced.call_at_once("/overloaded", [{"rows": [1]}] * 8)
     statuses = {response.status_code for _, response in calls}
     assert statuses == {200, 503}
     for trace_id, response in calls:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services import run_python
 from stagetrace import guard
 from stagetrace.instrumentation.asgi.channels import Receive, Send
 from stagetrace.recording import loop_blockers
@@ -74,6 +73,15 @@ class Request(RequestRecord):
     @property
     def events(self) -> list[tuple[int, str]]:
         return [(kind, what) for _, kind, what, _ in self._log]
+
+
+def into(sent: list[Any]) -> Any:
+    """Return a server's `send` that puts messages there."""
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    return send
 
 
 def run(main: Callable[[], Any]) -> Any:
@@ -182,12 +190,9 @@ def test_a_wait_of_the_servers_own_is_noted_and_only_that(which: int, how: str) 
 
 
 def test_a_message_can_be_given_by_name() -> None:
-    async def send(_: Any) -> None:
-        pass
-
     async def main() -> list[Any]:
         request = Request()
-        passed = Send(request, send)
+        passed = Send(request, into([]))
         await passed(HEAD)
         await passed(message=BODY)
         return [request.heads, len(request.ends), len(request.events)]
@@ -353,15 +358,12 @@ def test_a_fault_of_ours_is_reported_and_the_message_passes(broken: str, monkeyp
     monkeypatch.setattr(Request, broken, fails)
     sent: list[Any] = []
 
-    async def send(message: Any) -> None:
-        sent.append(message)
-
     async def receive() -> Any:
         return BODY
 
     async def main() -> None:
         request = Request()
-        passed = Send(request, send)
+        passed = Send(request, into(sent))
         await passed(HEAD)
         await passed(BODY)
         assert await Receive(request, receive)() == BODY
@@ -419,15 +421,8 @@ def test_long_steps_of_a_requests_work_are_noted(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("message", [{}, {"type": 1}, {"type": None}, {"type": "http.response.body", "more_body": []}])
 def test_odd_messages_pass(message: Any) -> None:
     sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    async def main() -> None:
-        request = Request()
-        await Send(request, send)(message)
-
-    run(main)
+    request = Request()
+    run(lambda: Send(request, into(sent))(message))
     assert sent == [message]
     guard.failures.clear()
 
@@ -504,6 +499,6 @@ print(rss() - before)
 
 
 def test_nothing_leaks() -> None:
-    done = subprocess.run([sys.executable, "-c", LEAKS], capture_output=True, text=True, timeout=300, check=False)
+    done = run_python("-c", LEAKS)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 1_000  # KiB; a leak of 40 bytes a request would be 1,170

@@ -10,11 +10,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from backends import free_port
+from parts import parts
 from services import Service, run_service
-from sink import Received, Sink, run_sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from sink import Received, Sink
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -27,44 +30,32 @@ KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
 GRPC_PORT = free_port()
 
 
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
 def environment(sink: Sink, name: str, **more: str) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "OTEL_SERVICE_NAME": name,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "OTEL_SEMCONV_STABILITY_OPT_IN": "http",
-        "STAGETRACE_SLA": "* within 60ms",
-        **more,
-    }
+    return sink.environment(
+        OTEL_SERVICE_NAME=name, OTEL_SEMCONV_STABILITY_OPT_IN="http", STAGETRACE_SLA="* within 60ms", **more
+    )
 
 
 @pytest.fixture(scope="module")
-def downstream(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def downstream(sink: Sink, folder: Path) -> Iterator[Service]:
     env = environment(sink, "downstream", GRPC_PORT=str(GRPC_PORT))
-    with run_service(tmp_path_factory.mktemp("downstream"), "downstream", env=env) as running:
+    with run_service(folder, "downstream", env=env) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def service(sink: Sink, downstream: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(sink: Sink, downstream: Service, folder: Path) -> Iterator[Service]:
     env = environment(sink, "outgoing", GRPC_TARGET=f"127.0.0.1:{GRPC_PORT}", STAGETRACE_WIRE="1")
-    with run_service(tmp_path_factory.mktemp("outgoing"), "outgoing", env=env) as running:
+    with run_service(folder, "outgoing", env=env) as running:
         assert downstream.url
         yield running
 
 
 @pytest.fixture(scope="module")
-def instrumented(sink: Sink, downstream: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def instrumented(sink: Sink, downstream: Service, folder: Path) -> Iterator[Service]:
     """The same where OpenTelemetry's own instrumentation of each client is active."""
     env = environment(sink, "instrumented", GRPC_TARGET=f"127.0.0.1:{GRPC_PORT}", INSTRUMENT="1")
-    with run_service(tmp_path_factory.mktemp("instrumented"), "outgoing", env=env) as running:
+    with run_service(folder, "outgoing", env=env) as running:
         assert downstream.url
         yield running
 
@@ -237,20 +228,13 @@ def test_a_breach_that_waited_for_another_service_names_it(
     assert attributes["sla.breach.peer"] in attributes["sla.breach.evidence"]
 
 
-SHARED = [
-    *(
-        f"stagetrace.instrumentation.clients.base:{name}"
-        for name in (
-            *("Call.headers", "Call._finish", "OwnCall.__init__", "OwnCall._end_span", "OwnCall.span", "begin"),
-            *("_http_attributes", "_server", "_suppress_keys", "carries", "_fields"),
-        )
-    ),
-    *(
-        "stagetrace.sla.entry_recorder:EntryRecorder.add_call",
-        "stagetrace.instrumentation.connection.tcp_attributes:add_call",
-    ),
-    "stagetrace.sources.tcp_info:read_connection",
-]
+SHARED = parts("""
+    instrumentation.clients.base: Call.headers Call._finish OwnCall.__init__ OwnCall._end_span OwnCall.span begin
+    instrumentation.clients.base: _http_attributes _server _suppress_keys carries _fields
+    sla.entry_recorder: EntryRecorder.add_call
+    instrumentation.connection.tcp_attributes: add_call
+    sources.tcp_info: read_connection
+""")
 HTTPX = ["sync/httpx", "async/httpx-async"]
 URLLIB3 = ["sync/requests", "sync/urllib3"]
 AIOHTTP = ["async/aiohttp"]
@@ -274,9 +258,9 @@ PARTS = {
 
 
 @pytest.fixture(scope="module")
-def breakable(sink: Sink, downstream: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def breakable(sink: Sink, downstream: Service, folder: Path) -> Iterator[Service]:
     env = environment(sink, "breakable", GRPC_TARGET=f"127.0.0.1:{GRPC_PORT}", BREAKABLE="1", STAGETRACE_WIRE="1")
-    with run_service(tmp_path_factory.mktemp("breakable"), "outgoing", env=env) as running:
+    with run_service(folder, "outgoing", env=env) as running:
         assert downstream.url
         yield running
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from services import PYTHON, Service, run_service
-from sink import Sink, assert_tiled, run_sink
+from instrumentation.beside import environment, untraced
+from services import PYTHON, Service, asgi_command, run_service
+from sink import Sink, run_sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,76 +19,57 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("services")
 
 
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
-def environment(sink: Sink) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "POST /predict within 30s; POST /v1* within 30s",
-        "SINK": sink.endpoint,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-        "OTEL_SERVICE_NAME": "from-environment",
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "OTEL_METRICS_EXPORTER": "none",
-        "OTEL_LOGS_EXPORTER": "none",
-    }
-
-
-# By application, the name of its service. The first one has another test below.
+SLA = "POST /predict within 30s; POST /v1* within 30s"
+# By what the author has done, the name of the service. The first one has another test below.
 BESIDE = {
-    "own_instrumentor": "from-environment",
-    "own_provider": "own-provider",
-    "own_provider_in_lifespan": "own-provider",
-    "inside_a_span": "own-provider",
-    "inside_a_span_of_nobody": "from-environment",
-    "own_middleware": "from-environment",
-    "wrapped_outside": "from-environment",
-    "native_telemetry": "own-provider",
-    "subclassed": "from-environment",
+    "instrumentor": "from-environment",
+    "provider": "own-provider",
+    "provider in the lifespan": "own-provider",
+    "provider, the program inside a span": "own-provider",
+    "inside a span of an unknown provider": "from-environment",
+    "middleware": "from-environment",
+    "middleware around": "from-environment",
+    "FastAPI's telemetry": "own-provider",
+    "subclass": "from-environment",
     # Providers that export nothing: what is recorded is sent all the same.
-    "silent_provider": "silent-provider",
-    "silent_provider_in_lifespan": "silent-provider",
-    "silent_middleware": "from-environment",
-    "silent_telemetry": "from-environment",
+    "silent provider": "silent-provider",
+    "silent provider in the lifespan": "silent-provider",
+    "silent middleware": "from-environment",
+    "silent FastAPI's telemetry": "from-environment",
 }
 SILENT = [name for name in BESIDE if name.startswith("silent")]
 
 
+@contextmanager
+def serving(kind: str, env: dict[str, str], folder: Path) -> Iterator[Service]:
+    with run_service(folder, "asgi_beside", env=env | {"KIND": kind}) as service:
+        yield service
+
+
 @pytest.fixture(scope="module", params=BESIDE)
-def beside(
-    request: pytest.FixtureRequest, sink: Sink, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Service]]:
-    with run_service(tmp_path_factory.mktemp("beside"), request.param, env=environment(sink)) as running:
+def beside(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[tuple[str, Service]]:
+    with serving(request.param, environment(sink, SLA), folder) as running:
         yield request.param, running
 
 
 def test_one_entry_span_beside_the_authors_own(beside: tuple[str, Service], sink: Sink) -> None:
-    app, service = beside
-    for path in ("/predict", "/predict"):  # the first request may find a stack that is not built yet
-        trace_id, response = service.call("POST", path, json={"inference_s": 0.02})
+    kind, service = beside
+    for _ in range(2):  # the first request may find a stack that is not built yet
+        request, response = sink.traced(service, "POST", "/predict", json={"inference_s": 0.02})
         assert response.json() == [0.02]
-        request = sink.request(trace_id)
-        assert_tiled(request)
         assert "inference" in request.names
-        assert request.entry.service == BESIDE[app]
+        assert request.entry.service == BESIDE[kind]
         assert request.entry.attributes["sla.breached"] is False
 
 
 @pytest.mark.parametrize("beside", SILENT, indirect=True)
 def test_a_provider_that_exports_nothing_loses_nothing(beside: tuple[str, Service], sink: Sink) -> None:
     """Ids that the service's code sees are those that are sent, and what it sets on its span is there."""
-    name, service = beside
+    kind, service = beside
     for _ in range(2):
-        trace_id = service.client.get("/seen").json()["trace_id"]
-        request = sink.request(trace_id)
-        assert_tiled(request)
+        request = sink.tiled(service.client.get("/seen").json()["trace_id"])
         (child,) = [span for span in request.others if span.name == "child"]
-        if name != "silent_telemetry":  # whose own spans, which nobody gets, are current in the handler
+        if kind != "silent FastAPI's telemetry":  # whose own spans, which nobody gets, are current in the handler
             assert child.parent_id in {stage.span_id for stage in request.stages}
             assert request.entry.attributes["set.by"] == "handler"
     assert "fault of stagetrace" not in service.log
@@ -95,33 +78,34 @@ def test_a_provider_that_exports_nothing_loses_nothing(beside: tuple[str, Servic
 @pytest.mark.parametrize("rate", ["0", "0.5"])
 def test_what_a_middleware_samples_for_nobody_is_no_sampling(rate: str, sink: Sink, tmp_path: Path) -> None:
     """All that was judged was sent, and the callee of a service knows that its caller records."""
-    with run_service(tmp_path, "silent_middleware", env=environment(sink) | {"RATE": rate}) as service:
+    with serving("silent middleware", environment(sink, SLA, RATE=rate), tmp_path) as service:
         traces = [service.client.get("/seen").json()["trace_id"] for _ in range(4)]
         posted = [service.call("POST", "/predict", json={})[0] for _ in range(4)]
         for trace_id in (*traces, *posted):
-            assert_tiled(sink.request(trace_id))
+            sink.tiled(trace_id)
         service.stop()
         assert "judged 4 requests, 0 missed their objective" in service.log
 
 
 @pytest.mark.parametrize(
-    ("app", "part"),
+    ("kind", "part"),
     [
-        ("silent_middleware", "stagetrace.instrumentation.opentelemetry.server_instrumentations:is_silent"),
-        ("silent_middleware", "stagetrace.instrumentation.opentelemetry.server_instrumentations:StandIn"),
-        ("silent_telemetry", "stagetrace.recording.own_span:OwnSpan.take_ids"),
-        ("silent_provider", "stagetrace.sla.providers:joined"),
-        ("silent_provider", "stagetrace.sla.processor:exports"),
+        ("silent middleware", "instrumentation.opentelemetry.server_instrumentations:is_silent"),
+        ("silent middleware", "instrumentation.opentelemetry.server_instrumentations:StandIn"),
+        ("silent FastAPI's telemetry", "recording.own_span:OwnSpan.take_ids"),
+        ("silent provider", "sla.providers:joined"),
+        ("silent provider", "sla.processor:exports"),
     ],
 )
 def test_a_part_that_fails_beside_a_silent_provider_changes_no_answer(
-    app: str, part: str, sink: Sink, tmp_path: Path
+    kind: str, part: str, sink: Sink, tmp_path: Path
 ) -> None:
-    with run_service(tmp_path, "broken", env=environment(sink) | {"APP": app, "BREAK": part}) as service:
+    env = environment(sink, SLA, APP="asgi_beside", KIND=kind, BREAK=f"stagetrace.{part}")
+    with run_service(tmp_path, "broken", env=env) as service:
         for _ in range(2):
             assert service.call("POST", "/predict", json={"inference_s": 0.01})[1].json() == [0.01]
             assert service.call("GET", "/raise")[1].status_code == 500
-        assert service.call("POST", "/export")[1].status_code == 200 or app != "silent_provider"
+        assert service.call("POST", "/export")[1].status_code == 200 or kind != "silent provider"
         said = [
             line for line in service.log.splitlines() if line.startswith("stagetrace:") and "injected fault" in line
         ]
@@ -131,11 +115,10 @@ def test_a_part_that_fails_beside_a_silent_provider_changes_no_answer(
 
 def test_what_a_silent_middleware_does_besides_is_done_once(sink: Sink, tmp_path: Path) -> None:
     """It counts requests and announces the trace."""
-    env = environment(sink) | {"OTEL_SEMCONV_STABILITY_OPT_IN": "http"}
-    untraced = {key: value for key, value in env.items() if key != "STAGETRACE"}
+    env = environment(sink, SLA, OTEL_SEMCONV_STABILITY_OPT_IN="http")
     with (
-        run_service(tmp_path, "silent_middleware", env=env) as service,
-        run_service(tmp_path, "silent_middleware", env=untraced) as plain,
+        serving("silent middleware", env, tmp_path) as service,
+        serving("silent middleware", untraced(env), tmp_path) as plain,
     ):
         for one in (service, plain):
             trace_id, response = one.call("GET", "/plain")
@@ -148,13 +131,13 @@ def test_what_a_silent_middleware_does_besides_is_done_once(sink: Sink, tmp_path
 def test_an_exporter_that_comes_later_has_all_from_then_on(sink: Sink, tmp_path: Path) -> None:
     with (
         run_sink() as own,
-        run_service(tmp_path, "silent_provider", env=environment(sink) | {"SINK": own.endpoint}) as it,
+        serving("silent provider", environment(sink, SLA) | {"SINK": own.endpoint}, tmp_path) as it,
     ):
         before, _ = it.call("POST", "/predict", json={})
-        assert_tiled(sink.request(before))
+        sink.tiled(before)
         it.call("POST", "/export")
         after, _ = it.call("POST", "/predict", json={})
-        assert_tiled(own.request(after))
+        own.tiled(after)
         it.stop()
         assert before not in own.traces()
         assert after not in sink.traces()
@@ -162,8 +145,7 @@ def test_an_exporter_that_comes_later_has_all_from_then_on(sink: Sink, tmp_path:
 
 
 def test_beside_a_provider_without_exporter_nothing_is_sent_where_nobody_wants_it(sink: Sink, tmp_path: Path) -> None:
-    env = environment(sink) | {"OTEL_TRACES_EXPORTER": "none"}
-    with run_service(tmp_path, "silent_provider", env=env) as service:
+    with serving("silent provider", environment(sink, SLA, OTEL_TRACES_EXPORTER="none"), tmp_path) as service:
         trace_id, _ = service.call("POST", "/predict", json={})
         service.stop()
         assert trace_id not in sink.traces()
@@ -188,15 +170,9 @@ def test_what_the_authors_instrumentation_does_besides_is_done_once(beside: tupl
 def test_beside_opentelemetry_instrument(wrapper: str, sink: Sink, tmp_path: Path) -> None:
     """Old HTTP names then, as that wrapper's user knows them; ours are on the same span."""
     ours = ["-m", "stagetrace.cli.main", "run", "--", PYTHON] if "inside" in wrapper else []
-    argv = [
-        *(str(Path(PYTHON).with_name("opentelemetry-instrument")), PYTHON),
-        *ours,
-        *("-m", "uvicorn", "ml:app", "--port", "{port}"),
-    ]
-    with run_service(tmp_path, argv=argv, env=environment(sink)) as service:
-        trace_id, _ = service.call("POST", "/predict", json={"inference_s": 0.02})
-        request = sink.request(trace_id)
-        assert_tiled(request)
+    argv = [str(Path(PYTHON).with_name("opentelemetry-instrument")), PYTHON, *ours, *asgi_command("uvicorn", "ml")[1:]]
+    with run_service(tmp_path, argv=argv, env=environment(sink, SLA)) as service:
+        request, _ = sink.traced(service, "POST", "/predict", json={"inference_s": 0.02})
         assert "inference" in request.names
         assert request.entry.attributes["sla.breached"] is False
         assert request.entry.attributes["http.method"] == "POST"
@@ -204,46 +180,37 @@ def test_beside_opentelemetry_instrument(wrapper: str, sink: Sink, tmp_path: Pat
 
 def test_what_the_authors_processor_raises_is_raised_as_untraced(sink: Sink, tmp_path: Path) -> None:
     """To who ends or starts a span of the author's; a span of ours ends without, whatever the processor says of it."""
-    untraced = {key: value for key, value in environment(sink).items() if key != "STAGETRACE"}
+    env, kind = environment(sink, SLA), "processor that raises"
     paths = ("/own/fine", "/own/refused at its end", "/own/refused at its start", "/plain")
-    with (
-        run_service(tmp_path, "failing_processor", env=environment(sink)) as service,
-        run_service(tmp_path, "failing_processor", env=untraced) as plain,
-    ):
+    with serving(kind, env, tmp_path) as service, serving(kind, untraced(env), tmp_path) as plain:
         answers = [(service.call("GET", path), plain.call("GET", path)[1]) for path in paths]
         assert [(a.status_code, a.text) for (_, a), _ in answers] == [(b.status_code, b.text) for _, b in answers]
         assert [b.status_code for _, b in answers] == [200, 500, 500, 200]
         for (trace_id, _), _ in answers:
-            assert_tiled(sink.request(trace_id))
-        assert service.log.count("failing_processor.Strict, which this service has added, failed") == 1
+            sink.tiled(trace_id)
+        assert service.log.count("asgi_beside.Strict, which this service has added, failed") == 1
         assert "fault of stagetrace" not in service.log
 
 
 def test_a_mounted_app_has_one_entry_span(sink: Sink, tmp_path: Path) -> None:
-    with run_service(tmp_path, "mounted", env=environment(sink)) as service:
+    with serving("mounted", environment(sink, SLA), tmp_path) as service:
         for _ in range(2):
-            trace_id, response = service.call("POST", "/v1/predict", json={"inference_s": 0.02})
+            request, response = sink.traced(service, "POST", "/v1/predict", json={"inference_s": 0.02})
             assert response.json() == [0.02]
-            request = sink.request(trace_id)
-            assert_tiled(request)
             assert "inference" in request.names
             assert request.others == []
 
 
 def test_an_app_that_was_there_before_us_is_traced(sink: Sink, tmp_path: Path) -> None:
     """Without the variable: `activate()` by hand, after FastAPI, the app and the models."""
-    env = {key: value for key, value in environment(sink).items() if key != "STAGETRACE"}
-    with run_service(tmp_path, "late", env=env) as service:
-        trace_id, _ = service.call("POST", "/predict", json={"inference_s": 0.02})
-        request = sink.request(trace_id)
-        assert_tiled(request)
+    with serving("activated late", untraced(environment(sink, SLA)), tmp_path) as service:
+        request, _ = sink.traced(service, "POST", "/predict", json={"inference_s": 0.02})
         assert {"queue", "inference"} <= set(request.names)
         assert request.entry.attributes["sla.breached"] is False
 
 
 def test_recording_stays_off_without_the_variable(sink: Sink, tmp_path: Path) -> None:
-    env = {key: value for key, value in environment(sink).items() if key != "STAGETRACE"}
-    with run_service(tmp_path, env=env) as service:
+    with run_service(tmp_path, env=untraced(environment(sink, SLA))) as service:
         trace_id, _ = service.call("POST", "/predict", json={})
         service.stop()
         assert trace_id not in sink.traces()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services import PYTHON, Service, run_service, wsgi_command
-from sink import Sink, assert_tiled, run_sink
+from services import Service, asgi_command, run_service, wsgi_command
+from sink import Sink, assert_tiled
 from trees import whole
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.usefixtures("services"), pytest.mark.xdist_group("copied scopes")]
 
-ARGV = [PYTHON, "-m", "uvicorn", "copied_scopes:app", "--port", "{port}"]
+ARGV = asgi_command("uvicorn", "copied_scopes")
 KINDS = [
     *("pickle", "oldest-pickle", "cloudpickle", "another-process"),
     *("deepcopy", "copy", "copied-values", "spread"),
@@ -46,23 +46,17 @@ PATHS = {"items/3": 200, "broken": 500, "nowhere": 404}
 
 
 @pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def service(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-    with run_service(tmp_path_factory.mktemp("traced"), argv=ARGV, env=env) as running:
+def service(sink: Sink, folder: Path) -> Iterator[Service]:
+    env = sink.environment()
+    with run_service(folder, argv=ARGV, env=env) as running:
         yield running
         running.stop()
         assert "fault of stagetrace" not in running.log
 
 
 @pytest.fixture(scope="module")
-def untraced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with run_service(tmp_path_factory.mktemp("untraced"), argv=ARGV) as running:
+def untraced(folder: Path) -> Iterator[Service]:
+    with run_service(folder, argv=ARGV) as running:
         yield running
 
 
@@ -81,9 +75,7 @@ def test_a_copied_scope_is_served_as_untraced_and_is_one_request(
         expected = answer(untraced, f"/{kind}/{framework}/{path}")
         assert expected[0] == status, untraced.log
         assert answer(service, f"/{kind}/{framework}/{path}") == expected, service.log
-    trace_id, _ = service.call("GET", f"/{kind}/{framework}/items/3")
-    request = sink.request(trace_id)
-    assert_tiled(request)
+    request, _ = sink.traced(service, "GET", f"/{kind}/{framework}/items/3")
     assert request.entry.attributes["http.route"] == ROUTES[framework]
     assert not request.others
 
@@ -120,7 +112,7 @@ def test_a_copied_scope_is_served_as_untraced_whatever_breaks(tmp_path: Path, un
 
 @pytest.mark.parametrize("kind", ["pickle", "worker"])
 def test_at_a_provider_of_the_authors_own(kind: str, sink: Sink, tmp_path: Path) -> None:
-    env = {"STAGETRACE": "1", "OWN_PROVIDER": "1", "SINK": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    env = {"STAGETRACE": "1", "KIND": "provider", "SINK": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
     with run_service(tmp_path, argv=ARGV, env=env) as service:
         trace_id, response = service.call("GET", f"/{kind}/fast/items/3")
         assert response.json() == {"item": 3}, service.log
@@ -135,12 +127,7 @@ def test_at_a_provider_of_the_authors_own(kind: str, sink: Sink, tmp_path: Path)
 
 
 def test_a_process_without_us_answers_for_one_that_has_us(sink: Sink, tmp_path: Path) -> None:
-    env = {
-        "STAGETRACE": "1",
-        "UNTRACED_WORKER": "1",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-    }
+    env = sink.environment(UNTRACED_WORKER="1")
     with run_service(tmp_path, argv=ARGV, env=env) as service:
         trace_id, response = service.call("GET", "/worker/fast/items/3")
         assert response.json() == {"item": 3}, service.log
@@ -148,7 +135,7 @@ def test_a_process_without_us_answers_for_one_that_has_us(sink: Sink, tmp_path: 
 
 
 def test_a_copied_environ_is_served_as_untraced_and_is_one_request(sink: Sink, tmp_path: Path) -> None:
-    env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    env = sink.environment()
     argv = wsgi_command("waitress", "copied_environs")
     asked = {"plain/any": None, "flask_light/predict": "/predict", "semantics_django/items/3": "/items/<str:item_id>"}
     with run_service(tmp_path, argv=argv) as untraced, run_service(tmp_path, argv=argv, env=env) as service:
@@ -159,7 +146,6 @@ def test_a_copied_environ_is_served_as_untraced_and_is_one_request(sink: Sink, t
                 _, expected = untraced.call(method, f"/{kind}/{path}", **said)
                 trace_id, response = service.call(method, f"/{kind}/{path}", **said)
                 assert (response.status_code, response.content) == (200, expected.content), (kind, path, service.log)
-                request = sink.request(trace_id)
-                assert_tiled(request)
+                request = sink.tiled(trace_id)
                 assert request.entry.attributes.get("http.route") == route
         assert "fault of stagetrace" not in service.log

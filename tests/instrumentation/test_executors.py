@@ -8,23 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services import PYTHON, Service, run_service
-from sink import Request, Sink, assert_tiled, run_sink
+from services import Service, asgi_command, run_service
 from trees import measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from sink import Request, Sink
 
 pytestmark = pytest.mark.usefixtures("services")
 
 EARLY = 0.95  # sleeps may end a little early on coarse clocks
 MS = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
 
 
 LOOPS = ["asyncio", "uvloop"]
@@ -33,18 +29,15 @@ ON_ASYNCIO = pytest.mark.parametrize("service", LOOPS[:1], indirect=True)
 
 
 @pytest.fixture(scope="module", params=LOOPS)
-def service(request: pytest.FixtureRequest, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    argv = [PYTHON, "-m", "uvicorn", "submitting:app", "--port", "{port}", "--loop", request.param]
-    env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-    with run_service(tmp_path_factory.mktemp("handing-over"), argv=argv, env=env) as running:
+def service(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Service]:
+    argv = [*asgi_command("uvicorn", "submitting"), "--loop", request.param]
+    with run_service(folder, argv=argv, env=sink.environment()) as running:
         yield running
 
 
 def traced(service: Service, sink: Sink, path: str) -> tuple[Any, Request]:
-    trace_id, response = service.call("GET", path)
+    request, response = sink.traced(service, "GET", path)
     assert response.status_code == 200, service.log
-    request = sink.request(trace_id)
-    assert_tiled(request)
     return response.json(), request
 
 
@@ -84,19 +77,16 @@ def test_a_pool_that_pickles_gets_the_original_function(service: Service, sink: 
     assert answer == 7
 
 
-@pytest.mark.parametrize("path", ["/full/await", "/full/gather"])
-def test_the_wait_for_a_thread_is_queue(service: Service, sink: Sink, path: str) -> None:
-    """The one thread sleeps 200 ms; before this job there is another one in the queue."""
-    check_queue(service, sink, path, waiters=1)
-
-
-@ON_ASYNCIO
-@pytest.mark.parametrize("how", ["result", "exception", "wait", "as_completed", "map"])
-def test_a_plain_handlers_wait_for_a_thread_is_queue(service: Service, sink: Sink, how: str) -> None:
-    check_queue(service, sink, f"/full-sync/{how}", waiters=0)
-
-
-def check_queue(service: Service, sink: Sink, path: str, waiters: int) -> None:
+@pytest.mark.parametrize(
+    ("service", "path", "waiters"),
+    [
+        *((loop, f"/full/{how}", 1) for loop in LOOPS for how in ("await", "gather")),
+        *(("asyncio", f"/full-sync/{how}", 0) for how in ("result", "exception", "wait", "as_completed", "map")),
+    ],
+    indirect=["service"],
+)
+def test_the_wait_for_a_thread_is_queue(service: Service, sink: Sink, path: str, waiters: int) -> None:
+    """The one thread sleeps 200 ms; before a job of a coroutine there is another one in the queue."""
     expected = {"ml.stage": "queue", "queue.reason": "executor", "queue.pool_size": 1, "queue.waiters": waiters}
 
     def ask() -> dict[str, tuple[float, float]]:
@@ -144,14 +134,9 @@ def test_a_plain_handlers_wait_has_the_size_of_anyios_pool(service: Service, sin
 def test_work_that_outlives_its_request_harms_nothing_and_keeps_nothing_alive(service: Service, sink: Sink) -> None:
     """The collector is off: what is gone went by reference count."""
     service.call("GET", "/collect")
-    trace_id, response = service.call("GET", "/outlives")
-    assert response.json() is True
-    request = sink.request(trace_id)
-    assert_tiled(request)
+    _, request = traced(service, sink, "/outlives")
     assert "inference" not in request.names or request.total_ns("inference") < 250 * MS
-    late = sink.wait_for(lambda all_: any(one.name == "in thread" and one.trace_id == trace_id for one in all_))
-    span = next(one for one in late if one.name == "in thread" and one.trace_id == trace_id)
-    assert span.end > request.entry.end
+    assert sink.span(request.entry.trace_id, "in thread").end > request.entry.end
     deadline = time.monotonic() + 60
     while alive := service.call("GET", "/live")[1].json():
         assert time.monotonic() < deadline, alive
@@ -168,36 +153,25 @@ def test_a_carrier_joins_the_request_in_the_same_process(service: Service, sink:
 @ON_ASYNCIO
 def test_a_carrier_that_comes_after_its_request_still_names_it(service: Service, sink: Sink) -> None:
     _, request = traced(service, sink, "/own-queue-late")
-    spans = sink.wait_for(
-        lambda all_: any(one.name == "in thread" and one.trace_id == request.entry.trace_id for one in all_)
-    )
-    late = next(one for one in spans if one.name == "in thread" and one.trace_id == request.entry.trace_id)
+    late = sink.span(request.entry.trace_id, "in thread")
     assert late.parent_id in {request.entry.span_id, *(stage.span_id for stage in request.stages)}
     assert "inference" not in request.names
 
 
-def test_a_carrier_goes_on_in_a_forked_process(service: Service, sink: Sink) -> None:
-    check_process(service, sink, "fork")
-
-
-@ON_ASYNCIO
-@pytest.mark.parametrize("start", ["spawn", "forkserver"])
-def test_a_carrier_goes_on_in_a_new_process(service: Service, sink: Sink, start: str) -> None:
-    check_process(service, sink, start)
-
-
-def check_process(service: Service, sink: Sink, start: str) -> None:
-    """Check that work there is a span under the open stage, with stages below; a process that ends delivers first."""
+@pytest.mark.parametrize(
+    ("service", "start"),
+    [("asyncio", "fork"), ("uvloop", "fork"), ("asyncio", "spawn"), ("asyncio", "forkserver")],
+    indirect=["service"],
+)
+def test_a_carrier_goes_on_in_another_process(service: Service, sink: Sink, start: str) -> None:
+    """Work there is a span under the open stage, with stages below; a process that ends delivers first."""
     answer, request = traced(service, sink, f"/process/{start}")
     assert answer == {"is_another": True}
-    trace_id = request.entry.trace_id
-    spans = sink.wait_for(lambda all_: any(one.name == "resume" and one.trace_id == trace_id for one in all_))
-    spans = [one for one in spans if one.trace_id == trace_id]
-    top = next(one for one in spans if one.name == "resume")
+    top = sink.span(request.entry.trace_id, "resume")
     assert top.parent_id in {stage.span_id for stage in request.stages}
     model = {"ml.model.name": "SleepyModel", "ml.framework": "sklearn", "ml.batch.size": 1}
     assert top.attributes.items() >= model.items()
-    below = sorted((one for one in spans if one.parent_id == top.span_id), key=lambda one: one.start)
+    below = sorted((one for one in sink.spans if one.parent_id == top.span_id), key=lambda one: one.start)
     assert [one.name for one in below if "ml.stage" in one.attributes][:2] == ["preprocess", "inference"]
     assert "before" in {one.name for one in below}
     inference = next(one for one in below if one.name == "inference")
@@ -208,6 +182,4 @@ def check_process(service: Service, sink: Sink, start: str) -> None:
 def test_an_error_in_another_process_stands_on_its_span(service: Service, sink: Sink) -> None:
     answer, request = traced(service, sink, "/process/fork?seconds=-1")
     assert answer == {"error": "the worker's own error"}
-    trace_id = request.entry.trace_id
-    spans = sink.wait_for(lambda all_: any(one.name == "resume" and one.trace_id == trace_id for one in all_))
-    assert next(one for one in spans if one.name == "resume" and one.trace_id == trace_id).status == 2
+    assert sink.span(request.entry.trace_id, "resume").status == 2

@@ -6,17 +6,19 @@ import secrets
 import socket
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from services import Service, run_service
-from sink import Request, Sink, assert_tiled, run_sink
+from at_once import at_once
+from services import Service, new_trace, run_service
 from trees import at_its_best, measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from sink import Request, Sink
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -26,29 +28,17 @@ ERROR = 2
 
 
 @pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
+def service(sink: Sink, folder: Path) -> Iterator[Service]:
+    env = sink.environment(
+        STAGETRACE_SLA="POST /predict within 400ms for 99.9% over 7d; POST /async-predict within 400ms",
+        OTEL_SERVICE_NAME="ml-test",
+    )
+    with run_service(folder, env=env) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def service(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    env = {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "POST /predict within 400ms for 99.9% over 7d; POST /async-predict within 400ms",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "OTEL_SERVICE_NAME": "ml-test",
-    }
-    with run_service(tmp_path_factory.mktemp("service"), env=env) as running:
-        yield running
-
-
-def traced(service: Service, sink: Sink, method: str, path: str, **kwargs: object) -> Request:
-    trace_id, _ = service.call(method, path, **kwargs)
-    request = sink.request(trace_id)
-    assert_tiled(request)
-    return request
+def recorded(service: Service, sink: Sink, method: str, path: str, **kwargs: object) -> Request:
+    return sink.traced(service, method, path, **kwargs)[0]
 
 
 def passing_through(
@@ -58,7 +48,7 @@ def passing_through(
     seen: list[Request] = []
 
     def look() -> list[str]:
-        seen.append(traced(service, sink, method, path, **kwargs))
+        seen.append(recorded(service, sink, method, path, **kwargs))
         return seen[-1].names
 
     assert at_its_best(look, names) == names
@@ -81,11 +71,8 @@ def test_a_sync_handler_passes_through_all_stages_in_order(service: Service, sin
     assert request.entry.service == "ml-test"
     inference = next(stage for stage in request.stages if stage.name == "inference")
     expected = {"ml.model.name": "SleepyModel", "ml.framework": "sklearn", "ml.batch.size": 1}
-    told = {
-        name: value
-        for name, value in inference.attributes.items()
-        if not name.startswith(("stagetrace.cpu.", "ml.cold"))
-    }
+    varying = ("stagetrace.cpu.", "ml.cold")
+    told = {name: value for name, value in inference.attributes.items() if not name.startswith(varying)}
     assert told == {"ml.stage": "inference", **expected}
     assert {key: request.entry.attributes[key] for key in expected} == expected
 
@@ -101,14 +88,14 @@ def test_each_stage_takes_as_long_as_what_happens_in_it(path: str, service: Serv
     took = {"preprocess": 0.03, "inference": 0.05, "postprocess": 0.02}
 
     def ask() -> dict[str, tuple[float, float]]:
-        request = traced(service, sink, "POST", path, json={f"{name}_s": seconds for name, seconds in took.items()})
+        request = recorded(service, sink, "POST", path, json={f"{name}_s": seconds for name, seconds in took.items()})
         return {name: (request.total_ns(name), seconds * 1e9) for name, seconds in took.items()}
 
     measure(ask)
 
 
 def test_http_attributes_have_their_stable_names(service: Service, sink: Sink) -> None:
-    attributes = traced(service, sink, "POST", "/predict", json={}).entry.attributes
+    attributes = recorded(service, sink, "POST", "/predict", json={}).entry.attributes
     assert attributes["http.request.method"] == "POST"
     assert attributes["http.route"] == "/predict"
     assert attributes["http.response.status_code"] == 200
@@ -116,7 +103,7 @@ def test_http_attributes_have_their_stable_names(service: Service, sink: Sink) -
 
 
 def test_a_handler_that_never_infers_is_called_handler(service: Service, sink: Sink) -> None:
-    assert set(traced(service, sink, "GET", "/plain").names) == {"handler", "queue", "network.send"}
+    assert set(recorded(service, sink, "GET", "/plain").names) == {"handler", "queue", "network.send"}
     passing_through(["handler", "network.send"], service, sink, "GET", "/background-done")
 
 
@@ -129,7 +116,7 @@ def test_time_between_two_inferences_is_preprocess_of_the_second(service: Servic
 
 def test_overlapping_inferences_count_once(service: Service, sink: Sink) -> None:
     """Two calls of 80 and 160 ms at the same time are one inference of about 160 ms, not of 240."""
-    request = traced(service, sink, "GET", "/overlap")
+    request = recorded(service, sink, "GET", "/overlap")
     assert request.names.count("inference") == 1
     inference_ns = request.total_ns("inference")
     assert inference_ns >= 160 * MS * EARLY
@@ -138,7 +125,7 @@ def test_overlapping_inferences_count_once(service: Service, sink: Sink) -> None
 
 @pytest.mark.smoke
 def test_a_pipeline_is_split_into_preprocess_and_inference(service: Service, sink: Sink) -> None:
-    request = traced(service, sink, "POST", "/pipeline", json=["good day"] * 7)
+    request = recorded(service, sink, "POST", "/pipeline", json=["good day"] * 7)
     assert request.names.count("inference") == 1
     inference = next(stage for stage in request.stages if stage.name == "inference")
     assert inference.attributes["ml.model.name"] == "LogisticRegression"
@@ -146,17 +133,15 @@ def test_a_pipeline_is_split_into_preprocess_and_inference(service: Service, sin
 
 
 def test_a_vectoriser_alone_is_no_inference(service: Service, sink: Sink) -> None:
-    request = traced(service, sink, "POST", "/transform", json=["good day"])
+    request = recorded(service, sink, "POST", "/transform", json=["good day"])
     assert not {"preprocess", "inference", "postprocess"} & set(request.names)
     assert request.entry.attributes["ml.model.recognised"] is False
 
 
 def test_an_unhandled_error_is_tiled_and_stays_an_error(service: Service, sink: Sink) -> None:
-    trace_id, response = service.call("GET", "/raise")
+    request, response = sink.traced(service, "GET", "/raise")
     assert response.status_code == 500
     assert response.text == "Internal Server Error"
-    request = sink.request(trace_id)
-    assert_tiled(request)
     assert "inference" in request.names
     assert request.names[-1] == "network.send"
     assert request.entry.status == ERROR
@@ -168,20 +153,20 @@ def test_a_refusal_is_tiled(service: Service, sink: Sink) -> None:
 
 
 def test_a_path_without_a_route_is_tiled(service: Service, sink: Sink) -> None:
-    request = traced(service, sink, "GET", "/no-such-path")
+    request = recorded(service, sink, "GET", "/no-such-path")
     assert "http.route" not in request.entry.attributes
     assert "sla.breached" not in request.entry.attributes
 
 
 def test_a_streamed_answer_shows_sending_apart_from_producing(service: Service, sink: Sink) -> None:
-    request = traced(service, sink, "GET", "/stream?chunks=3&pause_s=0.03")
+    request = recorded(service, sink, "GET", "/stream?chunks=3&pause_s=0.03")
     assert request.total_ns("handler") >= 90 * MS * EARLY
     assert request.names.count("network.send") == 4
 
 
 def test_a_long_stream_is_a_few_spans_and_its_sums_stay(service: Service, sink: Sink) -> None:
     """One span per chunk would bury the trace: visits are summed per stage and say so."""
-    request = traced(service, sink, "GET", "/stream?chunks=300&pause_s=0.001")
+    request = recorded(service, sink, "GET", "/stream?chunks=300&pause_s=0.001")
     assert len(request.stages) <= 40
     for name in ("handler", "network.send"):
         visits = [one.attributes.get("ml.stage.coalesced", 1) for one in request.stages if one.name == name]
@@ -191,18 +176,15 @@ def test_a_long_stream_is_a_few_spans_and_its_sums_stay(service: Service, sink: 
 
 
 def test_inference_inside_a_stream_is_inference(service: Service, sink: Sink) -> None:
-    request = traced(service, sink, "GET", "/stream-inference")
+    request = recorded(service, sink, "GET", "/stream-inference")
     assert request.names.count("inference") == 3
     assert request.total_ns("inference") >= 60 * MS * EARLY
 
 
 def test_a_background_task_is_not_latency(service: Service, sink: Sink) -> None:
     """The 300 ms after the response are outside the entry span, in a span of their own under it."""
-    request = traced(service, sink, "GET", "/background")
-    spans = sink.wait_for(
-        lambda all_: any(s.trace_id == request.entry.trace_id and s.name.startswith("BackgroundTask") for s in all_)
-    )
-    task = next(s for s in spans if s.trace_id == request.entry.trace_id and s.name.startswith("BackgroundTask"))
+    request = recorded(service, sink, "GET", "/background")
+    task = sink.span(request.entry.trace_id, "BackgroundTask work")
     assert task.end - task.start >= 300 * MS * EARLY
     assert task.parent_id == request.entry.span_id
     assert "inference" not in request.names
@@ -217,34 +199,28 @@ def test_a_slow_upload_is_network_receive(service: Service, sink: Sink) -> None:
             yield b"x" * 1000
             time.sleep(0.06)
 
-    trace_id, response = service.call("POST", "/echo-length", content=body())
+    request, response = sink.traced(service, "POST", "/echo-length", content=body())
     assert response.json() == {"bytes": 3000}
-    request = sink.request(trace_id)
-    assert_tiled(request)
     assert request.total_ns("network.receive") >= 120 * MS * EARLY
 
 
 def test_a_client_that_goes_away_leaves_a_tiled_request(service: Service, sink: Sink) -> None:
-    trace_id = "c0ffee" + "0" * 25 + "1"
-    address = urlsplit(service.url)
-    with socket.create_connection((address.hostname or "", address.port or 0)) as connection:
-        connection.sendall(
-            b"GET /stream?chunks=1000&pause_s=0.01 HTTP/1.1\r\nHost: x\r\n"
-            b"traceparent: 00-" + trace_id.encode() + b"-00f067aa0ba902b7-01\r\n\r\n"
+    trace_id, headers = new_trace()
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        head = (
+            f"GET /stream?chunks=1000&pause_s=0.01 HTTP/1.1\r\nHost: x\r\ntraceparent: {headers['traceparent']}\r\n\r\n"
         )
+        connection.sendall(head.encode())
         assert connection.recv(10)
-    request = sink.request(trace_id)
-    assert_tiled(request)
+    request = sink.tiled(trace_id)
     assert request.entry.end - request.entry.start < 10_000 * MS
 
 
 def test_the_current_span_is_the_entry_span_and_children_hang_under_the_open_stage(
     service: Service, sink: Sink
 ) -> None:
-    trace_id, response = service.call("GET", "/current-span")
+    request, response = sink.traced(service, "GET", "/current-span")
     assert response.json() == {"recording": True, "name": "GET /current-span"}
-    request = sink.request(trace_id)
-    assert_tiled(request)
     assert request.entry.attributes["user.note"] == "set by the handler"
     by_id = {stage.span_id: stage.name for stage in request.stages}
     assert {span.name: by_id[span.parent_id] for span in request.others} == {
@@ -259,19 +235,18 @@ def test_later_requests_of_a_connection_are_requests_of_their_own(service: Servi
         for path, body in (("/echo-length", b"x" * 300_000), ("/echo-length", b"x"), ("/echo-length", b"x" * 300_000)):
             trace_id = secrets.token_hex(16)
             client.post(path, content=body, headers={"traceparent": f"00-{trace_id}-{'1' * 16}-01"})
-            request = sink.request(trace_id)
-            assert_tiled(request)
+            request = sink.tiled(trace_id)
             assert request.entry.parent_id == "1" * 16
 
 
 def test_a_body_in_many_pieces_is_one_network_receive(service: Service, sink: Sink) -> None:
-    request = traced(service, sink, "POST", "/echo-length", content=b"x" * 3_000_000)
+    request = recorded(service, sink, "POST", "/echo-length", content=b"x" * 3_000_000)
     assert request.names.count("network.receive") < 10
 
 
 def test_the_verdict_equals_the_exported_duration(service: Service, sink: Sink) -> None:
-    slow = traced(service, sink, "POST", "/predict", json={"inference_s": 0.45})
-    fast = traced(service, sink, "POST", "/async-predict", json={})
+    slow = recorded(service, sink, "POST", "/predict", json={"inference_s": 0.45})
+    fast = recorded(service, sink, "POST", "/async-predict", json={})
     for request in (slow, fast):
         attributes = request.entry.attributes
         assert attributes["sla.breached"] is (request.entry.end - request.entry.start > 400 * MS)
@@ -283,7 +258,7 @@ def test_the_verdict_equals_the_exported_duration(service: Service, sink: Sink) 
     assert attributes["sla.overrun_ms"] == (slow.entry.end - slow.entry.start - 400 * MS) / 1e6
     assert slow.entry.status == 0
     # Share and window, where they are not the usual ones, on good requests too: those after the first end in C.
-    good = [traced(service, sink, "POST", "/predict", json={}) for _ in range(3)]
+    good = [recorded(service, sink, "POST", "/predict", json={}) for _ in range(3)]
     targets = [one.entry.attributes.get("sla.target") for one in (slow, *good, fast)]
     assert targets == [*["99.9% over 7d"] * 4, None]
 
@@ -303,8 +278,6 @@ def test_a_load_balancers_request_start_is_on_the_entry_span_and_no_part_of_the_
 
 def test_many_requests_in_one_loop_do_not_mix(service: Service, sink: Sink) -> None:
     """Forty at once, sync and async, each with an inference of its own length."""
-    import threading
-
     asked: dict[str, float] = {}
 
     def ask(number: int) -> None:
@@ -314,14 +287,9 @@ def test_many_requests_in_one_loop_do_not_mix(service: Service, sink: Sink) -> N
         assert response.json() == [seconds]
         asked[trace_id] = seconds
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(40)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(ask, range(40))
     assert len(asked) == 40
     for trace_id, seconds in asked.items():
-        request = sink.request(trace_id)
-        assert_tiled(request)
+        request = sink.tiled(trace_id)
         assert request.names.count("inference") == 1
         assert request.total_ns("inference") >= seconds * 1e9 * EARLY

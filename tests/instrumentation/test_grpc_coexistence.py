@@ -8,42 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from instrumentation.beside import environment, untraced
 from instrumentation.grpc_client import Service, run_service
-from sink import Sink, assert_tiled, run_sink
+from instrumentation.grpc_traced import APPS
+from sink import Sink, assert_tiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.usefixtures("services")
 
-APPS = ("grpc_threads", "grpc_aio")
+SLA = "ml.Scorer/Predict within 10ms; * within 20s"
 KINDS: list[tuple[str, str, list[Any]]] = [
     ("Predict", "unary_unary", [{"inference_s": 0.02}]),
     ("Count", "unary_stream", [{"to": 2}]),
     ("Sum", "stream_unary", [{"value": 1}, {"value": 2}]),
     ("Double", "stream_stream", [{"value": 1}, {"value": 2}]),
 ]
-
-
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
-def environment(sink: Sink, **more: str) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "ml.Scorer/Predict within 10ms; * within 20s",
-        "SINK": sink.endpoint,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-        "OTEL_SERVICE_NAME": "from-environment",
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "OTEL_METRICS_EXPORTER": "none",
-        "OTEL_LOGS_EXPORTER": "none",
-        **more,
-    }
 
 
 NAMED = {
@@ -61,9 +42,9 @@ BESIDE = [f"{app} {own}" for app in APPS for own in NAMED]
 
 
 @pytest.fixture(scope="module")
-def beside(request: pytest.FixtureRequest, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
+def beside(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Beside]:
     app, _, own = request.param.partition(" ")
-    with run_service(tmp_path_factory.mktemp("beside"), app, environment(sink, OWN=own)) as service:
+    with run_service(folder, app, environment(sink, SLA, OWN=own)) as service:
         yield own, service
 
 
@@ -79,8 +60,7 @@ def test_one_entry_span_beside_the_authors_own(beside: Beside, sink: Sink) -> No
     for method, kind, sent in KINDS:
         trace_id, got = service.call(method, *sent, kind=kind)
         assert got.code == "OK"
-        request = sink.request(trace_id)
-        assert_tiled(request)
+        request = sink.tiled(trace_id)
         attributes = request.entry.attributes
         assert request.entry.service == NAMED[own]
         assert attributes["sla.breached"] is (method == "Predict")
@@ -126,7 +106,7 @@ def test_errors_at_a_provider_of_ones_own(beside: Beside, sink: Sink) -> None:
 def test_beside_opentelemetry_instrument(app: str, sink: Sink, tmp_path: Path) -> None:
     """Old names then, as that wrapper's user knows them; ours are on the same span."""
     argv = [str(Path(sys.executable).with_name("opentelemetry-instrument")), sys.executable]
-    with run_service(tmp_path, app, environment(sink), argv) as service:
+    with run_service(tmp_path, app, environment(sink, SLA), argv) as service:
         request = sink.request(service.call("Predict", {"inference_s": 0.02})[0])
     assert_tiled(request)
     assert "inference" in request.names
@@ -139,8 +119,7 @@ def test_beside_opentelemetry_instrument(app: str, sink: Sink, tmp_path: Path) -
 
 @pytest.mark.parametrize("app", APPS)
 def test_recording_stays_off_without_the_variable(app: str, sink: Sink, tmp_path: Path) -> None:
-    env = {key: value for key, value in environment(sink).items() if key != "STAGETRACE"}
-    with run_service(tmp_path, app, env) as service:
+    with run_service(tmp_path, app, untraced(environment(sink, SLA))) as service:
         trace_id, _ = service.call("Predict")
         assert "stagetrace" not in service.log
     assert trace_id not in sink.traces()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from instrumentation.grpc_client import Outcome, Service, run_service
-from sink import run_sink
+from parts import parts
+from sink import Sink, run_sink
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,33 +74,32 @@ START = [
     ("grpc_threads", "stagetrace.runtime.runtime:Runtime.flush_now"),
     ("grpc_aio", "stagetrace.runtime.runtime:Runtime.flush_now"),
 ]
-RPC = "stagetrace.instrumentation.grpc_server.request:"
-RECORDER = "stagetrace.sla.entry_recorder:"
-ANYWHERE = [
-    *(RPC + name for name in ("Server.block", "Server._make", "Server.wait", "read_metadata", "status_block")),
-    *(RPC + name for name in ("peer_block", "_fields", "_is_excluded", "Rpc._raised", "Rpc._aborted")),
-    *(RPC + name for name in ("Rpc._expires_in", "Rpc.conclude", "Rpc.has_no_method", "Rpc.__init__")),
-    *(RPC + name for name in ("OwnSpan.__init__", "OwnSpan.end_request", "Rpc.describe", "Stream", "Rpc.end_chunk")),
-    *(f"stagetrace.recording.record:RequestRecord.{name}" for name in ("enter", "leave", "close", "abandon")),
-    *(RECORDER + name for name in ("EntryRecorder.end", "EntryRecorder.identify", "EntryRecorder._send")),
-    *(RECORDER + name for name in ("EntryRecorder._rest", "encode_request", "finish", "entry_rest")),
-    "stagetrace.sla.policy:Policy.objective",
-    "stagetrace.otlp.export.batch_processor:EncodingSpanProcessor.put",
-]
-THREADED = "stagetrace.instrumentation.grpc_server.threads:"
-TASKED = "stagetrace.instrumentation.grpc_server.aio:"
+ANYWHERE = """
+    instrumentation.grpc_server.request: Server.block Server._make Server.wait read_metadata status_block peer_block
+    instrumentation.grpc_server.request: _fields _is_excluded Rpc._raised Rpc._aborted Rpc._expires_in Rpc.conclude
+    instrumentation.grpc_server.request: Rpc.has_no_method Rpc.__init__ OwnSpan.__init__ OwnSpan.end_request
+    instrumentation.grpc_server.request: Rpc.describe Stream Rpc.end_chunk
+    recording.record: RequestRecord.enter RequestRecord.leave RequestRecord.close RequestRecord.abandon
+    sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._send EntryRecorder._rest
+    sla.entry_recorder: encode_request finish entry_rest
+    sla.policy: Policy.objective
+    otlp.export.batch_processor: EncodingSpanProcessor.put
+"""
 FAULTS = {
-    "grpc_threads": [
-        *ANYWHERE,
-        *(THREADED + name for name in ("arrive", "ThreadRpc.wrap", "ThreadRpc._look_at", "Requests", "Answers")),
-        *(THREADED + name for name in ("ThreadRpc.take_up", "ThreadRpc.finish")),
-    ],
-    "grpc_aio": [
-        *ANYWHERE,
-        *(TASKED + name for name in ("arrive", "_flags", "AioRpc.wrap", "AioRpc._look_at", "AioRpc._outcome")),
-        TASKED + "with_span",
-        *(TASKED + name for name in ("AioRequests", "Requests", "PooledAnswers", "PooledContext")),
-    ],
+    "grpc_threads": parts(
+        ANYWHERE
+        + """
+    instrumentation.grpc_server.threads: arrive ThreadRpc.wrap ThreadRpc._look_at Requests Answers ThreadRpc.take_up
+    instrumentation.grpc_server.threads: ThreadRpc.finish
+    """
+    ),
+    "grpc_aio": parts(
+        ANYWHERE
+        + """
+    instrumentation.grpc_server.aio: arrive _flags AioRpc.wrap AioRpc._look_at AioRpc._outcome with_span AioRequests
+    instrumentation.grpc_server.aio: Requests PooledAnswers PooledContext
+    """
+    ),
 }
 
 
@@ -116,15 +116,8 @@ def untraced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[s
     return found
 
 
-def environment(endpoint: str, **more: str) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "* within 5ms",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "ON_SIGTERM": "1",
-        **more,
-    }
+def environment(sink: Sink, **more: str) -> dict[str, str]:
+    return sink.environment(STAGETRACE_SLA="* within 5ms", ON_SIGTERM="1", **more)
 
 
 @pytest.mark.parametrize("app", CALLS)
@@ -151,7 +144,7 @@ def test_traced_answers_are_the_untraced_ones_and_nothing_holds_an_rpc_that_has_
     Each RPC goes by reference count: no work for the collector, whose full runs are what shows in a p99.
     """
     with run_sink() as sink:
-        env = environment(sink.endpoint, OTEL_PYTHON_GRPC_EXCLUDED_SERVICES="left.Out", OWN=own, SINK=sink.endpoint)
+        env = environment(sink, OTEL_PYTHON_GRPC_EXCLUDED_SERVICES="left.Out", OWN=own, SINK=sink.endpoint)
         with run_service(tmp_path, app, env) as service:
             assert outcomes(service, app) == untraced[app]
             service.wait_for_log("grpc_parts.OddError: the handler's own error")
@@ -163,7 +156,7 @@ def test_traced_answers_are_the_untraced_ones_and_nothing_holds_an_rpc_that_has_
                     service.call(method, *sent, kind=kind, **more)
             wait_for_no_more_than(before, service)
     assert "This is a fault of stagetrace" not in logged
-    assert 'raise OddError("the handler\'s own error")' in logged
+    assert 'raise parts.OddError("the handler\'s own error")' in logged
     assert logged.count("grpc_parts.OddError: the handler's own error") == 1
 
 
@@ -189,7 +182,7 @@ def _left(service: Service) -> dict[str, list[str]]:
 @pytest.mark.parametrize("app", CALLS)
 def test_a_failing_part_changes_no_answer_and_is_said_once(app: str, untraced: dict[str, Any], tmp_path: Path) -> None:
     with run_sink() as sink:
-        env = environment(sink.endpoint, OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG="0.5")
+        env = environment(sink, OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG="0.5")
         env["OTEL_PYTHON_GRPC_EXCLUDED_SERVICES"] = "left.Out"
         with run_service(tmp_path, app, env) as service:
             for fault in FAULTS[app]:
@@ -213,7 +206,7 @@ def _break(service: Service, fault: str) -> dict[str, int]:
 def test_a_part_that_fails_at_start_or_end_changes_no_answer(
     app: str, fault: str, untraced: dict[str, Any], tmp_path: Path
 ) -> None:
-    with run_sink() as sink, run_service(tmp_path, app, environment(sink.endpoint, BREAK=fault)) as service:
+    with run_sink() as sink, run_service(tmp_path, app, environment(sink, BREAK=fault)) as service:
         for (method, kind, sent, more), (_, expected) in zip(CALLS[app], untraced[app], strict=True):
             # A server of threads may never stop, untraced too, once a message of a stream could not be deserialised.
             if not any("load_fails" in one for one in sent if isinstance(one, dict)):
@@ -235,7 +228,7 @@ def test_what_hangs_off_the_rpcs_threads_holds_up_nothing(app: str, untraced: di
     """RPCs are answered, and the service ends, though neither the export nor the disk ever comes back."""
     folders = {"STAGETRACE_SPOOL": str(tmp_path / "spool"), "STAGETRACE_STATUS": str(tmp_path / "status")}
     with run_sink() as sink:
-        env = environment(sink.endpoint, HANG=",".join(HANGING), **folders)
+        env = environment(sink, HANG=",".join(HANGING), **folders)
         with run_service(tmp_path, app, env) as service:
             for (method, kind, sent, more), (_, expected) in list(zip(CALLS[app], untraced[app], strict=True)):
                 if not any("load_fails" in one for one in sent if isinstance(one, dict)):  # as above

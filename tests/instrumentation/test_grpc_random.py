@@ -14,10 +14,10 @@ import pytest
 
 from heavy import HEAVY
 from instrumentation.grpc_client import Service, outcome, run_service
-from sink import SERVER, Received, Sink, assert_tiled, request_of, run_sink
+from sink import SERVER, Received, Sink, assert_tiled, request_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("services")
@@ -81,10 +81,7 @@ def draw(chance: random.Random) -> Drawn:
 def ask(service: Service, drawn: Drawn) -> tuple[str, Drawn, str]:
     """Make one RPC; return its trace, what it was, and the status code that its caller got."""
     method, kind, messages, gives_up = drawn
-    trace_id = secrets.token_hex(16)
-    parent = ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")
-    timeout = gives_up.get("deadline_s", 60)
-    call = service.begin(method, *messages, kind=kind, metadata=(parent,), timeout=timeout)
+    trace_id, call = service.begin_traced(method, *messages, kind=kind, timeout=gives_up.get("deadline_s", 60))
     canceller = threading.Timer(gives_up["cancel_s"], call.cancel) if "cancel_s" in gives_up else None
     if canceller is not None:
         canceller.start()
@@ -94,25 +91,13 @@ def ask(service: Service, drawn: Drawn) -> tuple[str, Drawn, str]:
     return trace_id, drawn, got.code
 
 
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
 @pytest.mark.heavier
 @pytest.mark.parametrize("app", ["grpc_threads", "grpc_aio"])
 def test_tiling_one_entry_span_and_verdict_hold_without_exception(app: str, sink: Sink, tmp_path: Path) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}")  # noqa: T201 -- shown if the test fails
     chance = random.Random(seed)
-    env = {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": SLA,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "WORKERS": str(AT_ONCE),
-    }
+    env = sink.environment(STAGETRACE_SLA=SLA, WORKERS=str(AT_ONCE))
     with run_service(tmp_path, app, env) as service:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             drawn = [*RARE, *(draw(chance) for _ in range(RPCS))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,20 +11,15 @@ import pytest
 
 from instrumentation.grpc_client import Service, run_service
 from instrumentation.grpc_traced import APPS, MS, distinct, environment, traced
-from sink import Sink, assert_tiled, run_sink
 from trees import measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from sink import Sink
+
 pytestmark = pytest.mark.usefixtures("services")
-
-
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
 
 
 def test_one_more_than_threads_waits_as_long_as_its_caller_knows(sink: Sink, tmp_path: Path) -> None:
@@ -74,15 +68,14 @@ def held(service: Service) -> Iterator[None]:
 
 def test_waiting_for_a_thread_is_a_queue(one_thread: Service, sink: Sink) -> None:
     """One thread, taken, and two RPCs at once: the last says that one was before it."""
-    traces, calls = [secrets.token_hex(16) for _ in range(2)], []
+    begun = []
     with held(one_thread):
-        for trace_id in traces:
-            parent = (("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01"),)
-            calls.append(one_thread.begin("Predict", kind="unary_unary", metadata=parent, timeout=60))
+        for _ in range(2):
+            begun.append(one_thread.begin_traced("Predict", kind="unary_unary", timeout=60))
             time.sleep(0.1)
-    for call in calls:
+    for _, call in begun:
         call.result()
-    requests = [sink.request(trace_id) for trace_id in traces]
+    requests = [sink.request(trace_id) for trace_id, _ in begun]
     waits = [next(stage for stage in request.stages if stage.name == "queue") for request in requests]
     assert [wait.attributes["queue.waiters"] for wait in waits] == [0, 1]
     assert all(wait.attributes["queue.pool_size"] == 1 for wait in waits)
@@ -93,13 +86,10 @@ def test_waiting_for_a_thread_is_a_queue(one_thread: Service, sink: Sink) -> Non
 
 def test_a_caller_that_gives_up_in_the_queue_is_recorded(one_thread: Service, sink: Sink) -> None:
     """No handler ever sees it: the thread takes it up when its caller has gone."""
-    trace_id = secrets.token_hex(16)
-    parent = ("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01")
     with held(one_thread):
-        call = one_thread.begin("Predict", kind="unary_unary", metadata=(parent,), timeout=0.4)
+        trace_id, call = one_thread.begin_traced("Predict", kind="unary_unary", timeout=0.4)
         assert call.code().name == "DEADLINE_EXCEEDED"
-    request = sink.request(trace_id)
-    assert_tiled(request)
+    request = sink.tiled(trace_id)
     assert request.entry.attributes["rpc.response.status_code"] == "DEADLINE_EXCEEDED"
     assert distinct(request)[0] == "queue"
     assert request.total_ns("queue") >= 200 * MS

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import signal
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from at_once import at_once
 from instrumentation.grpc_client import Service, run_service
+from instrumentation.grpc_traced import APPS
 from otlp.receiver import Receiver, run_receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("services")
 SERVER = 2
-APPS = ("grpc_threads", "grpc_aio")
 
 
 @pytest.fixture
@@ -42,18 +43,14 @@ def ask(service: Service, count: int) -> list[str]:
     answered: list[str] = []
     left = list(range(count))
 
-    def work() -> None:
+    def work(_: int) -> None:
         while left:
             left.pop()
             trace_id, got = service.call("Predict")
             assert got.code == "OK"
             answered.append(trace_id)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, range(4))
     assert len(answered) >= count - 4
     return answered
 
@@ -65,7 +62,6 @@ def check(receiver: Receiver, answered: list[str]) -> None:
     assert len([trace for trace in entries if trace in set(answered)]) == len(answered)
 
 
-@pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("app", APPS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["stop", "ctrl-c"])
 def test_the_end_delivers_everything(app: str, number: signal.Signals, receiver: Receiver, tmp_path: Path) -> None:
@@ -76,7 +72,6 @@ def test_the_end_delivers_everything(app: str, number: signal.Signals, receiver:
     check(receiver, answered)
 
 
-@pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("app", APPS)
 @pytest.mark.parametrize("native", ["1", "0"], ids=["in C", "in Python"])
 def test_a_process_that_handles_no_sigterm_delivers_and_ends_by_it(
@@ -90,7 +85,6 @@ def test_a_process_that_handles_no_sigterm_delivers_and_ends_by_it(
     check(receiver, answered)
 
 
-@pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("app", APPS)
 def test_what_finishes_in_the_grace_is_delivered(app: str, receiver: Receiver, tmp_path: Path) -> None:
     """With all that has finished before, though no exit handler runs."""
@@ -102,7 +96,6 @@ def test_what_finishes_in_the_grace_is_delivered(app: str, receiver: Receiver, t
     check(receiver, [*answered, trace_id])
 
 
-@pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("app", APPS)
 def test_with_nobody_to_deliver_to_the_end_comes_and_the_loss_is_said(
     app: str, receiver: Receiver, tmp_path: Path

@@ -9,10 +9,11 @@ import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from instrumentation.grpc_client import Service, run_service
-from sink import SERVER, Received, Sink, run_sink
+from sink import SERVER, Received, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -84,22 +85,10 @@ SEEN: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
 @pytest.fixture(scope="module", params=TREES)
-def service(request: pytest.FixtureRequest, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    env = {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "ml.Scorer/Predict within 10ms; * within 20s",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "REFLECTION": "1",
-    }
-    with run_service(tmp_path_factory.mktemp("tree"), request.param, env) as running:
+def service(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Service]:
+    env = sink.environment(STAGETRACE_SLA="ml.Scorer/Predict within 10ms; * within 20s", REFLECTION="1")
+    with run_service(folder, request.param, env) as running:
         running.call("See")  # the first one waits for the provider to be set
         yield running
 

@@ -17,30 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 HIDDEN = "hunter2"
-NAMES = [
-    *(
-        "authorization",
-        "Proxy-Authorization",
-        "cookie",
-        "x-api-key",
-        "api_key",
-        "apikey",
-        "x-auth-token",
-        "X-Amz-Security-Token",
-    ),
-    *("password", "passwd", "db_pwd", "client_secret", "access_token", "csrf-token", "sessionid", "X-Amz-Signature"),
-    *(
-        "AWSAccessKeyId",
-        "sig",
-        "key",
-        "code",
-        "X-Goog-Iap-Jwt-Assertion",
-        "otp",
-        "private-key",
-        "credentials",
-        "x-patient-id",
-    ),
-]
+SECRETS = """
+    authorization Proxy-Authorization cookie x-api-key api_key apikey x-auth-token X-Amz-Security-Token
+    password passwd db_pwd client_secret access_token csrf-token sessionid X-Amz-Signature
+    AWSAccessKeyId sig key code X-Goog-Iap-Jwt-Assertion otp private-key credentials x-patient-id
+"""
+NAMES = SECRETS.split()
 HARMLESS = {"x-harmless": "shown-header", "design": "shown-design", "monkey": "shown-monkey"}
 BODY = f'{{"password": "{HIDDEN}"}}'.encode()
 
@@ -48,12 +30,7 @@ BODY = f'{{"password": "{HIDDEN}"}}'.encode()
 def sent_by(folder: Path, env: Mapping[str, str]) -> tuple[bytes, dict[str, Any], str]:
     """Make a request full of secrets; return all bytes sent of it, the entry span's attributes, and the log."""
     with run_sink() as sink:
-        whole = {
-            "STAGETRACE": "1",
-            "STAGETRACE_SLA": "* within 1us",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-            **env,
-        }
+        whole = sink.environment(STAGETRACE_SLA="* within 1us", **env)
         with run_service(folder, "semantics", env=whole) as service:
             headers = {**dict.fromkeys(NAMES, HIDDEN), **HARMLESS, "user-agent": "the case"}
             query = "&".join(f"{name}={value}" for name, value in headers.items() if name != "user-agent")
@@ -70,11 +47,8 @@ def test_nothing_secret_and_nothing_unrequested_is_recorded(tmp_path: Path) -> N
     sent, attributes, log = sent_by(tmp_path, {})
     assert HIDDEN.encode() not in sent
     assert b"shown-" not in sent
-    assert not [
-        name
-        for name in attributes
-        if name.startswith(("url.query", "http.request.header", "http.request.body")) and not name.endswith(".size")
-    ]
+    never = ("url.query", "http.request.header", "http.request.body")
+    assert not [name for name in attributes if name.startswith(never) and not name.endswith(".size")]
     assert HIDDEN not in re.sub("INFO: .*", "", log)  # uvicorn's own access log shows the query
 
 
@@ -89,10 +63,8 @@ def test_requested_values_are_recorded_without_secrets(tmp_path: Path) -> None:
     sent, attributes, _ = sent_by(tmp_path, asked)
     assert HIDDEN.encode() not in sent
     query = attributes["url.query"].replace(";", "&").split("&")
-    assert [pair for pair in query if not pair.endswith("=REDACTED")] == [
-        *(f"{name}={value}" for name, value in HARMLESS.items()),
-        "flag",
-    ]
+    harmless = [f"{name}={value}" for name, value in HARMLESS.items()]
+    assert [pair for pair in query if not pair.endswith("=REDACTED")] == [*harmless, "flag"]
     assert len(query) == len(NAMES) + len(HARMLESS) + 2
     assert attributes["http.request.header.x_harmless"] == ["shown-header"]
     assert attributes["http.request.header.x_patient_id"] == ["[REDACTED]"]
@@ -109,17 +81,11 @@ def test_requested_values_are_recorded_without_secrets(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_pattern_is_logged_once_and_shows_nothing_secret(variable: str, said: str, tmp_path: Path) -> None:
-    env = {
-        "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": "x-harmless",
-        variable: "(",
-        "STAGETRACE_RECORD_QUERY": "1",
-    }
-    sent, attributes, log = sent_by(tmp_path, env)
-    lines = [line for line in log.splitlines() if variable in line]
-    assert len(lines) == 1
-    assert lines[0].endswith(
-        f"is no list of regular expressions (missing ), unterminated subpattern at position 0): {said}."
-    )
+    asked = {"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": "x-harmless", "STAGETRACE_RECORD_QUERY": "1"}
+    sent, attributes, log = sent_by(tmp_path, {**asked, variable: "("})
+    (line,) = [line for line in log.splitlines() if variable in line]
+    reason = "missing ), unterminated subpattern at position 0"
+    assert line.endswith(f"is no list of regular expressions ({reason}): {said}.")
     assert attributes["url.query"]
     shown = attributes.get("http.request.header.x_harmless")
     assert shown in (None, ["[REDACTED]"]) if said == "no header is shown" else shown == ["shown-header"]

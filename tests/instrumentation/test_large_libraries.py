@@ -8,11 +8,12 @@ import pytest
 
 from environments import interpreter_with
 from services import Service, run_service
-from sink import Sink, assert_tiled, run_sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from sink import Sink
 
 pytestmark = [
     *(pytest.mark.usefixtures("services"), pytest.mark.heavy),
@@ -25,22 +26,15 @@ NEEDS = {
     "deep": ("torch", "transformers", "sentence-transformers", "catboost"),
     "keras_tensorflow": ("tensorflow-cpu", "keras", "tf-keras", "ai-edge-litert"),
 }
-FLOWERS = ("flowers", "keras", 3)
+NET = ("Net", "torch", 3)
 # Of each application's cases what its one inference says: the model, its framework, how many rows.
 EXPECTED: dict[str, dict[str, tuple[str, str, int | None] | None]] = {
     "deep": {
-        "module": ("Net", "torch", 3),
-        "keywords": ("Net", "torch", 3),
-        "compiled": ("Net", "torch", 3),
-        "scripted": ("Net", "torch", 3),
-        "traced": ("Net", "torch", 3),
-        "symbolic": ("Net", "torch", 3),
+        **dict.fromkeys(("module", "keywords", "compiled", "scripted", "traced", "symbolic"), NET),
+        **dict.fromkeys(("parallel", "between", "raises", "scaled"), NET),
         "exported": ("GraphModule", "torch", 3),
-        "parallel": ("Net", "torch", 3),
         "no-parameter": ("Distance", "torch", 3),
         "listed": ("listed", "torch", 3),
-        "between": ("Net", "torch", 3),
-        "raises": ("Net", "torch", 3),
         "transformer": ("BertForSequenceClassification", "torch", 2),
         "classification": ("classifier", "torch", 2),
         "generation": ("GPT2LMHeadModel", "torch", 1),
@@ -48,36 +42,21 @@ EXPECTED: dict[str, dict[str, tuple[str, str, int | None] | None]] = {
         "sentences": ("SentenceTransformer", "torch", 2),
         "catboost": ("CatBoostClassifier", "catboost", 3),
         "catboost-pool": ("CatBoostRegressor", "catboost", 3),
-        "scaled": ("Net", "torch", 3),
-        "scaled-function": None,
-        "function": None,
-        "compiled-function": None,  # to torch.compile a function is no model, whatever it calls
+        # To torch.compile a function is no model, whatever it calls.
+        **dict.fromkeys(("scaled-function", "function", "compiled-function"), None),
     },
     "keras_tensorflow": {
-        "call": FLOWERS,
-        "predict": FLOWERS,
-        "predict-on-batch": FLOWERS,
-        "several-inputs": ("both", "keras", 3),
-        "named-inputs": ("both", "keras", 3),
-        "own": ("own", "keras", 3),
-        "own-predict": ("own", "keras", 3),
-        "compiled": ("own", "keras", 3),
-        "old": ("old", "keras", 3),
-        "old-call": ("old", "keras", 3),
-        "layer-first": FLOWERS,
-        "raises": FLOWERS,
-        "restored": ("plain", "tensorflow", 3),
-        "restored-function": ("plain", "tensorflow", 3),
+        **dict.fromkeys(("call", "predict", "predict-on-batch", "layer-first", "raises"), ("flowers", "keras", 3)),
+        **dict.fromkeys(("several-inputs", "named-inputs"), ("both", "keras", 3)),
+        **dict.fromkeys(("own", "own-predict", "compiled"), ("own", "keras", 3)),
+        **dict.fromkeys(("old", "old-call"), ("old", "keras", 3)),
+        **dict.fromkeys(("restored", "restored-function", "signature", "restored-raises"), ("plain", "tensorflow", 3)),
         "served": ("flowers", "tensorflow", 3),
-        "signature": ("plain", "tensorflow", 3),
-        "restored-raises": ("plain", "tensorflow", 3),
         "lite": ("small.tflite", "tflite", None),
         "lite-content": ("Interpreter", "tflite", None),
         "lite-signature": ("small.tflite", "tflite", 3),
         "litert": ("small.tflite", "litert", None),
-        "layer": None,
-        "function": None,
-        "models-in-a-function": None,  # to tf.function, too, a function is no model
+        **dict.fromkeys(("layer", "function", "models-in-a-function"), None),  # nor is it to tf.function
     },
 }
 BROKEN = [
@@ -99,19 +78,13 @@ class Both(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def both(request: pytest.FixtureRequest, sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+def both(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Both]:
     name = request.param
     argv = [interpreter_with((*NEEDS[name], "fastapi", "uvicorn")), "-m", "uvicorn", f"{name}:app", "--port", "{port}"]
-    env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    env = sink.environment()
     with (
-        run_service(tmp_path_factory.mktemp("traced"), argv=argv, env=env, within_s=READY_WITHIN_S) as traced,
-        run_service(tmp_path_factory.mktemp("untraced"), argv=argv, within_s=READY_WITHIN_S) as untraced,
+        run_service(folder, argv=argv, env=env, within_s=READY_WITHIN_S) as traced,
+        run_service(folder, argv=argv, within_s=READY_WITHIN_S) as untraced,
     ):
         yield Both(name, argv, traced, untraced)
         assert "fault of stagetrace" not in traced.log
@@ -133,8 +106,7 @@ def test_one_inference_of_the_outermost_model(which: tuple[str, str], both: Both
     trace_id, response = both.traced.call("GET", f"/case/{case}")
     assert response.status_code == 200
     assert response.content == both.untraced.call("GET", f"/case/{case}")[1].content
-    request = sink.request(trace_id)
-    assert_tiled(request)
+    request = sink.tiled(trace_id)
     inferences = [stage.attributes for stage in request.stages if stage.name == "inference"]
     found = [tuple(map(one.get, ("ml.model.name", "ml.framework", "ml.batch.size"))) for one in inferences]
     expected = EXPECTED[both.name][case]

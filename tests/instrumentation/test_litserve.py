@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import secrets
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,9 @@ import httpx
 import pytest
 
 from heavy import HEAVY
+from parts import parts
 from servers import run_litserve
+from services import new_trace
 from sink import Request, Sink, assert_tiled, run_sink
 from trees import assert_true, batch_of, tree, whole
 
@@ -58,20 +59,9 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def environment(sink: Sink, **more: str) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "* within 300ms",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": "/health,/break,/mend",
-        **more,
-    }
-
-
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
+    return sink.environment(
+        STAGETRACE_SLA="* within 300ms", OTEL_PYTHON_FASTAPI_EXCLUDED_URLS="/health,/break,/mend", **more
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +71,6 @@ def service(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         tmp_path_factory.mktemp("litserve"), "single:2+batched:1+streaming:1+async:1", environment(sink)
     ) as running:
         yield running
-
-
-def call_all(service: Service, path: str, bodies: list[Any]) -> list[tuple[str, httpx.Response]]:
-    """Make requests at the same time; return for each its trace id and response, in the order of `bodies`."""
-    with ThreadPoolExecutor(len(bodies)) as pool:
-        return list(pool.map(lambda body: service.call("POST", path, json=body), bodies))
 
 
 def truth_of(response: httpx.Response) -> dict[str, Any]:
@@ -124,7 +108,7 @@ def test_stages_in_a_worker_belong_to_the_request(service: Service, sink: Sink, 
 
 def test_a_request_waits_for_a_worker(service: Service, sink: Sink) -> None:
     """Of three at once on two workers one waits, until the worker is free that then serves it."""
-    calls = call_all(service, "/single", [{}] * 3)
+    calls = service.call_at_once("/single", [{}] * 3)
     truths = [truth_of(response) for _, response in calls]
     assert len({truth["worker"] for truth in truths}) == 2
     (trace_id, _), truth = max(zip(calls, truths, strict=True), key=lambda one: one[1]["decode"][0])
@@ -137,7 +121,7 @@ def test_a_request_waits_for_a_worker(service: Service, sink: Sink) -> None:
 
 
 def test_a_batch_is_one_inference(service: Service, sink: Sink) -> None:
-    calls = call_all(service, "/batched", [{}] * 3)
+    calls = service.call_at_once("/batched", [{}] * 3)
     batches, inferred = {}, []
     for trace_id, response in calls:
         request, truth = whole(sink, trace_id, "parse"), truth_of(response)
@@ -161,9 +145,7 @@ def test_a_batch_is_one_inference(service: Service, sink: Sink) -> None:
 def test_an_error_in_a_worker_belongs_to_the_request(
     service: Service, sink: Sink, kind: str, raises: str, status: int
 ) -> None:
-    trace_id, response = service.call("POST", f"/{kind}", json={"factor": 0.1, "raise": raises})
-    request = sink.request(trace_id)
-    assert_tiled(request)
+    request, response = sink.traced(service, "POST", f"/{kind}", json={"factor": 0.1, "raise": raises})
     assert response.status_code == (200 if kind == "streaming" else status)  # a stream has begun by then
     assert request.entry.attributes["http.response.status_code"] == response.status_code
     assert request.total_ns("inference") < 1e8
@@ -173,8 +155,7 @@ def test_an_error_in_a_worker_belongs_to_the_request(
 
 def give_up(service: Service, path: str, body: Any) -> str:
     """Make a request whose client does not wait for the response; return its trace id."""
-    trace_id = secrets.token_hex(16)
-    headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+    trace_id, headers = new_trace()
     with pytest.raises(httpx.ReadTimeout):
         service.client.request("POST", path, json=body, headers=headers, timeout=0.05)
     return trace_id
@@ -201,8 +182,7 @@ def test_each_request_has_one_tiled_entry_span_with_its_verdict(service: Service
         answers = list(pool.map(one, asked))
     for (path, body), answer in zip(asked, answers, strict=True):
         trace_id, response = answer
-        request = sink.request(trace_id)
-        assert_tiled(request)
+        request = sink.tiled(trace_id)
         took = request.entry.end - request.entry.start
         gone = "stagetrace.network.disconnect" in request.entry.attributes
         verdict = "breach" if took > 300_000_000 else "excluded" if gone else "good"
@@ -220,29 +200,22 @@ def test_each_request_has_one_tiled_entry_span_with_its_verdict(service: Service
             assert batch_of(request, sink)[0].attributes["ml.batch.size"] == truth["size"]
 
 
-WORK_PARTS = ("Work.__init__", "Work.report_begin", "Work.finish", "Batch.__init__", "Batch.finish", "Batch._send")
-REMOTE = "stagetrace.recording.remote_stages"
-HERE = [
-    *(f"stagetrace.recording.request_ref:{name}" for name in ("hand_on_reference", "hand_on")),
-    *(f"{REMOTE}:{name}" for name in ("_add_stages", "_note", "_context", "_RemoteWork.note")),
-    *(f"{REMOTE}:RemoteStages.{name}" for name in ("add", "add_report", "conclude", "read_reports")),
-    *(f"stagetrace.recording.remote_socket:{name}" for name in ("Listener.read", "Listener._read")),
-    *("stagetrace.recording.record:RequestRecord.visit", "stagetrace.recording.record:_model"),
-    "stagetrace.recording.tiler:Visit.lay_on",
-]
-THERE = [
-    *(
-        f"stagetrace.recording.worker:{name}"
-        for name in (*WORK_PARTS, "_come_in", "stage_report", "report_stages", "at_work")
-    ),
-    "stagetrace.recording.request_ref:read_reference",
-    *("stagetrace.recording.remote_socket:send", "stagetrace.recording.remote_socket:Line.send"),
-    *(f"{REMOTE}:hand_on", f"{REMOTE}:_add_stages"),
-    *(
-        "stagetrace.instrumentation.model_servers.litserve_worker:Worker._start_batch",
-        "stagetrace.instrumentation.model_servers.litserve_worker:split",
-    ),
-]
+HERE = parts("""
+    recording.request_ref: hand_on_reference hand_on
+    recording.remote_stages: _add_stages _note _context _RemoteWork.note RemoteStages.add RemoteStages.add_report
+    recording.remote_stages: RemoteStages.conclude RemoteStages.read_reports
+    recording.remote_socket: Listener.read Listener._read
+    recording.record: RequestRecord.visit _model
+    recording.tiler: Visit.lay_on
+""")
+THERE = parts("""
+    recording.worker: Work.__init__ Work.report_begin Work.finish Batch.__init__ Batch.finish Batch._send _come_in
+    recording.worker: stage_report report_stages at_work
+    recording.request_ref: read_reference
+    recording.remote_socket: send Line.send
+    recording.remote_stages: hand_on _add_stages
+    instrumentation.model_servers.litserve_worker: Worker._start_batch split
+""")
 
 
 def shape(response: httpx.Response) -> tuple[int, Any]:
@@ -295,7 +268,7 @@ def test_a_request_that_times_out_and_one_whose_worker_dies(tmp_path: Path) -> N
             tmp_path, "single:1 zmq restart threads", environment(sink, TIMEOUT="0.5", OTEL_BSP_SCHEDULE_DELAY="3000")
         ) as service,
     ):
-        calls = call_all(service, "/single", [{"factor": 3}] * 2)
+        calls = service.call_at_once("/single", [{"factor": 3}] * 2)
         assert sorted(response.status_code for _, response in calls) == [200, 504]
         (late,) = [sink.request(trace_id) for trace_id, response in calls if response.status_code == 504]
         assert_tiled(late)
@@ -327,7 +300,6 @@ def test_workers_without_stagetrace_respond_as_untraced(tmp_path: Path) -> None:
             trace_id, response = service.call("POST", path, json={"factor": 0.1})
             assert response.status_code == 200
             assert truth_of(response)["encode"]
-            request = sink.request(trace_id)
-            assert_tiled(request)
+            request = sink.tiled(trace_id)
             assert request.names[-2:] == ["handler", "network.send"]
             assert "inference" not in request.names

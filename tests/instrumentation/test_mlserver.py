@@ -14,8 +14,10 @@ import httpx
 import pytest
 
 from heavy import HEAVY
+from parts import parts
 from servers import run_mlserver
-from sink import Request, Sink, assert_tiled, run_sink
+from services import new_trace
+from sink import Request, Sink, assert_tiled
 from trees import assert_true, batch_of, tree, whole
 
 if TYPE_CHECKING:
@@ -53,29 +55,26 @@ TREES = {
 RANDOMISED = 1_000 if HEAVY else 150
 OUTLASTING: list[list[float]] = [[0.5, 4]]  # a client that goes after 50 ms may be kept by its machine from going then
 WORKERS = {"here": 0, "there": 2}
-TIMELINE = [
-    f"stagetrace.recording.record:RequestRecord.{name}"
-    for name in ("begin_tentative", "cancel_tentative", "end_tentative", "_confirm_tentative")
-]
+TIMELINE = """
+    recording.record: RequestRecord.begin_tentative RequestRecord.cancel_tentative RequestRecord.end_tentative
+    recording.record: RequestRecord._confirm_tentative
+"""
 PARTS = {
-    "here": [
-        *(f"stagetrace.recording.remote_stages:{name}" for name in ("hand_on", "find")),
-        *(f"stagetrace.recording.worker:{name}" for name in ("Batch.__init__", "Batch.finish", "at_work")),
-        *TIMELINE,
-    ],
-    "there": [
-        *(f"stagetrace.recording.worker:Work.{name}" for name in ("__init__", "finish", "report_begin")),
-        *(f"stagetrace.recording.worker:{name}" for name in ("stage_report", "report_stages", "at_work")),
-        "stagetrace.recording.request_ref:read_reference",
-        *TIMELINE,
-    ],
+    "here": parts(
+        TIMELINE
+        + """
+    recording.remote_stages: hand_on find
+    recording.worker: Batch.__init__ Batch.finish at_work
+    """
+    ),
+    "there": parts(
+        TIMELINE
+        + """
+    recording.worker: Work.__init__ Work.finish Work.report_begin stage_report report_stages at_work
+    recording.request_ref: read_reference
+    """
+    ),
 }
-
-
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=["here", "there"])
@@ -163,8 +162,7 @@ def test_a_model_that_mlserver_decodes_for(server: tuple[str, Service, int], sin
     inferred = []
     for _ in range(3):
         trace_id, response = rest(service, "annotated", [[1, 0]])
-        request = sink.request(trace_id)
-        assert_tiled(request)
+        request = sink.tiled(trace_id)
         inferred.append((stage_of(request, "inference"), response.json()["outputs"][0]["data"]))
         assert request.names.count("inference") == 1
     assert_true(inferred)
@@ -259,8 +257,7 @@ def ask(service: Service, port: int, kind: str, factor: float) -> tuple[str, htt
             call_rpc(port, OUTLASTING, trace_id := secrets.token_hex(16), timeout=0.05)
         return trace_id, None
     if kind == "gone":
-        trace_id = secrets.token_hex(16)
-        headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+        trace_id, headers = new_trace()
         with pytest.raises(httpx.ReadTimeout):
             rest(service, "flowers", OUTLASTING, headers=headers, timeout=0.05)
         return trace_id, None
@@ -280,8 +277,7 @@ def test_each_request_has_one_tiled_entry_span_with_its_verdict(server: tuple[st
     with ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(lambda one: ask(service, port, *one), asked))
     for (kind, _), (trace_id, response) in zip(asked, answers, strict=True):
-        request = sink.request(trace_id)
-        assert_tiled(request)
+        request = sink.tiled(trace_id)
         attributes = request.entry.attributes
         gone = kind.endswith("gone")
         assert ("stagetrace.network.disconnect" in attributes) is gone, (kind, attributes)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
-import subprocess
-import sys
 from contextvars import copy_context
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.metaestimators import available_if
 
+from services import APPS, run_python
 from stagetrace import guard
 from stagetrace.instrumentation.models import base as model
 from stagetrace.instrumentation.models import onnxruntime, sklearn
@@ -211,17 +208,8 @@ def test_a_decorated_method_is_marked() -> None:
 @pytest.mark.usefixtures("services")  # no service, but two programs that import scikit-learn
 def test_an_unusual_estimator_behaves_as_untraced() -> None:
     """One whose methods are no plain functions, or that is made in an unusual way; and nothing of ours fails at it."""
-    script = Path(__file__).parents[1] / "apps" / "unusual.py"
-    environment = {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
     untraced, traced = (
-        subprocess.run(
-            [sys.executable, str(script)],
-            env={**environment, "STAGETRACE": value},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        for value in ("0", "1")
+        run_python(str(APPS / "unusual.py"), OTEL_TRACES_EXPORTER="none", STAGETRACE=value) for value in ("0", "1")
     )
     assert untraced.returncode == 0, untraced.stderr
     assert (traced.stdout, traced.stderr) == (untraced.stdout, untraced.stderr)
@@ -242,9 +230,6 @@ def test_an_estimator_is_restored_whatever_fails(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.usefixtures("services")  # several programs
 def test_a_class_of_the_main_program_goes_to_other_processes_as_before() -> None:
     """To joblib's, and to whoever loads a model that was kept, with stagetrace, which sees it, and without."""
-    environment = {**os.environ, "STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none"}
-    script = Path(__file__).parents[1] / "apps" / "pickled.py"
-    run = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
-    assert run.stdout.splitlines() == ["True", "[0, 2, 4]", *2 * ["9 [2] False False"], *2 * ["9 [2] True True"]], (
-        run.stderr
-    )
+    run = run_python(str(APPS / "pickled.py"), STAGETRACE="1", OTEL_TRACES_EXPORTER="none")
+    expected = ["True", "[0, 2, 4]", *2 * ["9 [2] False False"], *2 * ["9 [2] True True"]]
+    assert run.stdout.splitlines() == expected, run.stderr

@@ -9,17 +9,18 @@ import pytest
 
 from backends import free_port
 from services import Service, run_service
-from sink import Sink, assert_tiled, run_sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from sink import Request, Sink
+
 pytestmark = pytest.mark.usefixtures("services")
 
 EXPECTED = {
-    "logistic": ("LogisticRegression", "sklearn", 5),
-    "logistic-proba": ("LogisticRegression", "sklearn", 5),
+    **dict.fromkeys(("logistic", "logistic-proba", "pipeline"), ("LogisticRegression", "sklearn", 5)),
+    **dict.fromkeys(("columns", "grid-search", "scaled-logistic"), ("LogisticRegression", "sklearn", 5)),
     "regression": ("LinearRegression", "sklearn", 5),
     "forest-parallel": ("RandomForestClassifier", "sklearn", 5),
     "stacking": ("StackingClassifier", "sklearn", 5),
@@ -27,44 +28,23 @@ EXPECTED = {
     "neighbors": ("NearestNeighbors", "sklearn", 5),
     "one-class": ("OneClassSVM", "sklearn", 5),
     "available-if": ("SGDClassifier", "sklearn", 5),
-    "pipeline": ("LogisticRegression", "sklearn", 5),
-    "columns": ("LogisticRegression", "sklearn", 5),
-    "grid-search": ("LogisticRegression", "sklearn", 5),
-    "transformer": ("PCA", "sklearn", 4_000_000),
-    "transformers": ("PCA", "sklearn", 4_000_000),
+    **dict.fromkeys(("transformer", "transformers"), ("PCA", "sklearn", 4_000_000)),
     "distances": ("KMeans", "sklearn", 1_000_000),
     "own-transformer": ("Embedder", "sklearn", 2),
-    "scaled-logistic": ("LogisticRegression", "sklearn", 5),
-    "scaled-xgboost": ("Booster", "xgboost", 5),
     "mixin": ("FromMixin", "sklearn", 5),
     "overrides": ("Overrides", "sklearn", 5),
     "late-class": ("DefinedInTheRequest", "sklearn", 5),
     "raises": ("Lonely", "sklearn", 5),
     "xgboost": ("XGBClassifier", "xgboost", 5),
-    "xgboost-booster": ("Booster", "xgboost", 5),
-    "xgboost-inplace": ("Booster", "xgboost", 5),
+    **dict.fromkeys(("xgboost-booster", "xgboost-inplace", "scaled-xgboost"), ("Booster", "xgboost", 5)),
     "lightgbm": ("LGBMClassifier", "lightgbm", 5),
     "lightgbm-booster": ("Booster", "lightgbm", 5),
-    "onnx-keywords": (None, "onnxruntime", 5),
-    "onnx": (None, "onnxruntime", 5),
-    "onnx-async": (None, "onnxruntime", 5),
-    "onnx-iobinding": (None, "onnxruntime", None),
-    "onnx-own-values": (None, "onnxruntime", None),
-    "onnx-raises": (None, "onnxruntime", None),
+    **dict.fromkeys(("onnx", "onnx-keywords", "onnx-async"), (None, "onnxruntime", 5)),
+    **dict.fromkeys(("onnx-iobinding", "onnx-own-values", "onnx-raises"), (None, "onnxruntime", None)),
 }
 # Of what is in none of these, nobody can know that it is a model; nor is there one behind each transform.
 OWN_MODEL = ("scaled-own", "own-scaler-own", "embedded-own", "decoded-own", "any-function")
 NO_MODEL = (*OWN_MODEL, "scaler", "columns-alone", "union", "imputer", "selector", "vectors")
-
-
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
-def environment(sink: Sink) -> dict[str, str]:
-    return {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
 
 
 @pytest.fixture(scope="module")
@@ -74,54 +54,49 @@ def control() -> str:
 
 
 @pytest.fixture(scope="module")
-def traced(sink: Sink, control: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    env = {
-        **environment(sink),
-        "STAGETRACE_SLA": "GET /in-task/{name} within 0.001ms",
-        "APP": "models",
-        "CONTROL": control.rpartition(":")[2],
-    }
-    with run_service(tmp_path_factory.mktemp("traced"), "controlled", env=env) as running:
+def traced(sink: Sink, control: str, folder: Path) -> Iterator[Service]:
+    sla = "GET /in-task/{name} within 0.001ms"
+    env = sink.environment(STAGETRACE_SLA=sla, APP="models", CONTROL=control.rpartition(":")[2])
+    with run_service(folder, "controlled", env=env) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def untraced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with run_service(tmp_path_factory.mktemp("untraced"), "models") as running:
+def untraced(folder: Path) -> Iterator[Service]:
+    with run_service(folder, "models") as running:
         yield running
 
 
-@pytest.mark.parametrize("case", EXPECTED)
-@pytest.mark.parametrize("path", ["/case", "/in-task"])
-def test_one_inference_of_the_outermost_model(
-    case: str, path: str, traced: Service, untraced: Service, sink: Sink
-) -> None:
-    trace_id, response = traced.call("GET", f"{path}/{case}")
+@pytest.fixture(params=["/case", "/in-task"])
+def path(request: pytest.FixtureRequest) -> str:
+    """Return where a case runs: in its handler, or in a task that the handler awaits."""
+    return str(request.param)
+
+
+@pytest.fixture
+def recorded(case: str, path: str, traced: Service, untraced: Service, sink: Sink) -> Request:
+    """Return what is recorded of a case, which answers as untraced."""
+    request, response = sink.traced(traced, "GET", f"{path}/{case}")
     assert response.content == untraced.call("GET", f"{path}/{case}")[1].content
-    request = sink.request(trace_id)
-    assert_tiled(request)
-    inferences = [stage for stage in request.stages if stage.name == "inference"]
-    assert len(inferences) == 1
+    return request
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+def test_one_inference_of_the_outermost_model(case: str, recorded: Request) -> None:
+    (inference,) = [stage for stage in recorded.stages if stage.name == "inference"]
     name, framework, rows = EXPECTED[case]
-    attributes = inferences[0].attributes
+    attributes = inference.attributes
     assert attributes["ml.framework"] == framework
     assert attributes.get("ml.batch.size") == rows
     assert attributes["ml.model.name"] == name if name else attributes["ml.model.name"]
 
 
 @pytest.mark.parametrize("case", NO_MODEL)
-@pytest.mark.parametrize("path", ["/case", "/in-task"])
-def test_a_transform_is_no_model_and_none_is_guessed(
-    case: str, path: str, traced: Service, untraced: Service, sink: Sink
-) -> None:
+def test_a_transform_is_no_model_and_none_is_guessed(case: str, path: str, recorded: Request) -> None:
     """What prepares data is never the inference, nor is what more time follows in which nothing was marked."""
-    trace_id, response = traced.call("GET", f"{path}/{case}")
-    assert response.content == untraced.call("GET", f"{path}/{case}")[1].content
-    request = sink.request(trace_id)
-    assert_tiled(request)
-    assert {stage.name for stage in request.stages} <= {"queue", "handler", "network.send"}
-    entry = request.entry.attributes
-    for said in (entry, *(stage.attributes for stage in request.stages if stage.name == "handler")):
+    assert {stage.name for stage in recorded.stages} <= {"queue", "handler", "network.send"}
+    entry = recorded.entry.attributes
+    for said in (entry, *(stage.attributes for stage in recorded.stages if stage.name == "handler")):
         assert said["ml.model.recognised"] is False
     assert not {"ml.model.name", "ml.framework", "ml.cold_start"} & entry.keys()
     if path == "/in-task" and case in OWN_MODEL:
@@ -165,10 +140,8 @@ def test_a_description_that_fails_is_logged_once_and_changes_no_response(
 @pytest.mark.smoke
 def test_a_model_of_onnxruntime_is_one_inference(sink: Sink, tmp_path: Path) -> None:
     """As above, without the time that it takes to import the other libraries."""
-    with run_service(tmp_path, "negative", env=environment(sink)) as service:
-        trace_id, response = service.call("GET", "/negative")
-        assert response.json() == [[-1.0] * 4] * 5
-        request = sink.request(trace_id)
-    assert_tiled(request)
+    with run_service(tmp_path, "negative", env=sink.environment()) as service:
+        request, response = sink.traced(service, "GET", "/negative")
+    assert response.json() == [[-1.0] * 4] * 5
     (inference,) = [stage.attributes for stage in request.stages if stage.name == "inference"]
     assert (inference["ml.framework"], inference["ml.batch.size"]) == ("onnxruntime", 5)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import queue
-import subprocess
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from itertools import groupby
 from types import SimpleNamespace
@@ -18,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry.trace import SpanContext
 
-from services import PYTHON, Service, run_service
-from sink import Request, Sink, assert_tiled, run_sink
+from at_once import at_once
+from priority import come_first
+from services import Service, asgi_command, run_python, run_service
+from sink import Request, Sink, assert_tiled
 from stagetrace.instrumentation.batching import queued_items, queues
 from stagetrace.instrumentation.batching.gathered_batch import GatheredBatch
 from stagetrace.instrumentation.models import base as model
@@ -41,39 +41,25 @@ SLOW_S = 0.8
 
 
 def environment(sink: Sink) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "* within 120ms",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": "/health",
-    }
+    return sink.environment(STAGETRACE_SLA="* within 120ms", OTEL_PYTHON_FASTAPI_EXCLUDED_URLS="/health")
 
 
 @pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
+def service(sink: Sink, folder: Path) -> Iterator[Service]:
+    with run_service(folder, "batchers", env=environment(sink)) as running:
+        come_first(running.process.pid)
         yield running
 
 
 @pytest.fixture(scope="module")
-def service(sink: Sink, services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    assert services is None
-    with run_service(tmp_path_factory.mktemp("batchers"), "batchers", env=environment(sink)) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def untraced(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    assert services is None
-    with run_service(tmp_path_factory.mktemp("untraced"), "batchers") as running:
+def untraced(folder: Path) -> Iterator[Service]:
+    with run_service(folder, "batchers") as running:
         yield running
 
 
 def ask(service: Service, path: str, rows: list[float]) -> list[tuple[str, httpx.Response]]:
     """Call for all rows at once."""
-    with ThreadPoolExecutor(len(rows)) as pool:
-        return list(pool.map(lambda row: service.call("POST", f"/{path}/{row}"), rows))
+    return at_once(lambda row: service.call("POST", f"/{path}/{row}"), rows)
 
 
 def stages_of(request: Request) -> list[Any]:
@@ -116,11 +102,10 @@ def test_each_request_shows_its_batch(path: str, service: Service, sink: Sink) -
         assert_batched(ask(service, path, [0.01, 0.02, 0.03, 0.04, 0.01, 0.02]), sink)
 
 
-def test_the_first_request_starts_the_consumer(sink: Sink, services: None, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("services")
+def test_the_first_request_starts_the_consumer(sink: Sink, tmp_path: Path) -> None:
     """The consumer has the context of the first request, and is no part of it."""
-    assert services is None
-    argv = [PYTHON, "-m", "uvicorn", "batchers:app", "--port", "{port}", "--loop", "uvloop"]
-    with run_service(tmp_path, "batchers", argv=argv, env=environment(sink)) as service:
+    with run_service(tmp_path, argv=asgi_command("uvicorn uvloop", "batchers"), env=environment(sink)) as service:
         assert_batched(ask(service, "lazy", [0.01]), sink)
         assert_batched(ask(service, "lazy", [0.01, 0.02]), sink)
         assert_batched(ask(service, "thread", [0.01, 0.02]), sink)
@@ -146,8 +131,7 @@ def test_the_stage_of_a_breach_is_the_slow_one(
 def test_what_is_uncertain_is_not_recorded(path: str, service: Service, sink: Sink) -> None:
     """Calls for one item each, steps that other items join, a function that is no model, unawaited work."""
     for trace_id, _ in ask(service, path, [0.01, 0.02, 0.03][: UNCERTAIN[path]]):
-        request = sink.request(trace_id)
-        assert_tiled(request)
+        request = sink.tiled(trace_id)
         assert set(tree(request)[1]) <= {"handler", "queue (consumer)", "network.send"}
         assert ("queue" in request.names) is (path != "unasked")
 
@@ -165,12 +149,8 @@ def test_a_request_that_times_out_has_its_stages_until_then(service: Service, si
 
 def test_a_process_that_serves_nothing_has_pythons_own() -> None:
     look = "import asyncio, queue; print([one._put.__code__.co_filename for one in (asyncio.Queue, queue.Queue)])"
-    command = [PYTHON, "-c", look]
-    found = [
-        subprocess.run(command, env={**os.environ, "STAGETRACE": on}, capture_output=True, check=True).stdout
-        for on in ("0", "1")
-    ]
-    assert found[0] == found[1]
+    found = [run_python("-c", look, STAGETRACE=on).stdout for on in ("0", "1")]
+    assert found[0] == found[1] != ""
 
 
 def patched(module: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,13 +11,14 @@ import pytest
 from websockets.sync.client import connect
 
 from environments import interpreter_with
-from services import APPS, Service, run_service
-from sink import Request, Sink, run_sink
+from services import APPS, Service, new_trace, run_service
 from trees import batch_of, links
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from sink import Request, Sink
 
 pytestmark = [
     *(pytest.mark.usefixtures("services"), pytest.mark.heavy),
@@ -71,14 +71,8 @@ def run_ray(folder: Path, env: Mapping[str, str]) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def both(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    env = {"STAGETRACE": "1", "STAGETRACE_SLA": "* within 60s", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
+    env = sink.environment(STAGETRACE_SLA="* within 60s")
     with (
         run_ray(tmp_path_factory.mktemp("traced"), env) as traced,
         run_ray(tmp_path_factory.mktemp("untraced"), {}) as untraced,
@@ -107,8 +101,7 @@ def test_a_response_is_that_of_an_untraced_run(
 
 
 def test_a_websocket_is_served(both: Both, sink: Sink) -> None:
-    trace_id = secrets.token_hex(16)
-    headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+    trace_id, headers = new_trace()
     for service in both:
         with connect(f"{service.url.replace('http', 'ws')}/api/talk", additional_headers=headers) as socket:
             socket.send("hello")

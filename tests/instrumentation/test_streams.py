@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,37 +9,17 @@ from websockets.sync.client import connect
 
 from instrumentation.grpc_client import run_service as run_grpc
 from instrumentation.grpc_traced import APPS, EARLY, environment
-from services import PYTHON, run_service, wsgi_command
-from sink import Request, Sink, assert_tiled, run_sink
+from services import asgi_command, new_trace, run_service, wsgi_command
+from sink import Request, Sink, assert_tiled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("services")
 
 CHUNKS = 300
 FEW = 48  # stages, however many chunks; a quiet machine makes ten to twenty
-ASGI = {
-    "uvicorn": ["uvicorn", "any_bare:app", "--port", "{port}"],
-    "hypercorn": ["hypercorn", "any_bare:app", "--bind", "127.0.0.1:{port}"],
-    "granian": ["granian", "--interface", "asgi", "--no-ws", "any_bare:app", "--port", "{port}"],
-}
-
-
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
-def env(sink: Sink) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "* within 60s",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-    }
+SLA = "* within 60s"
 
 
 def assert_few(request: Request, sends: int, name: str = "network.send") -> None:
@@ -56,9 +35,10 @@ def assert_few(request: Request, sends: int, name: str = "network.send") -> None
             assert 0 < stage.attributes["ml.stage.coalesced.longest_ms"] <= (stage.end - stage.start) / 1e6
 
 
-@pytest.mark.parametrize("server", ASGI)
+@pytest.mark.parametrize("server", ["uvicorn", "hypercorn", "granian"])
 def test_a_stream_is_a_few_spans(server: str, sink: Sink, tmp_path: Path) -> None:
-    with run_service(tmp_path, argv=[PYTHON, "-m", *ASGI[server]], env=env(sink), ready="/answer") as service:
+    env = sink.environment(STAGETRACE_SLA=SLA)
+    with run_service(tmp_path, argv=asgi_command(server, "any_bare"), env=env, ready="/answer") as service:
         trace_id, response = service.call("GET", f"/answer?chunks={CHUNKS}&pause_s=0.001")
         assert len(response.content) == 10 * CHUNKS
         request = sink.request(trace_id)
@@ -72,7 +52,8 @@ def test_a_stream_is_a_few_spans(server: str, sink: Sink, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("server", ["waitress", "gunicorn", "gunicorn gthread", "werkzeug"])
 def test_a_wsgi_stream_is_a_few_spans(server: str, sink: Sink, tmp_path: Path) -> None:
-    with run_service(tmp_path, argv=wsgi_command(server, "flask_ml"), env=env(sink)) as service:
+    env = sink.environment(STAGETRACE_SLA=SLA)
+    with run_service(tmp_path, argv=wsgi_command(server, "flask_ml"), env=env) as service:
         trace_id, _ = service.call("GET", f"/stream?chunks={CHUNKS}&pause_s=0.001")
         request = sink.request(trace_id)
         assert_few(request, CHUNKS)
@@ -84,8 +65,7 @@ def test_a_stream_of_messages_is_a_few_spans(app: str, sink: Sink, tmp_path: Pat
     with run_grpc(tmp_path, app, environment(sink)) as service:
         trace_id, got = service.call("Count", {"to": CHUNKS, "step_s": 0.001}, kind="unary_stream")
         assert len(got.answers) == CHUNKS
-        request = sink.request(trace_id)
-        assert_tiled(request)
+        request = sink.tiled(trace_id)
         assert len(request.stages) <= FEW
         for stage in {stage.name for stage in request.stages}:
             assert request.entry.attributes[f"ml.stage.{stage}.ms"] == request.total_ns(stage) / 1e6
@@ -93,9 +73,9 @@ def test_a_stream_of_messages_is_a_few_spans(app: str, sink: Sink, tmp_path: Pat
 
 @pytest.mark.parametrize("server", ["uvicorn", "hypercorn"])
 def test_a_websocket_of_many_messages_is_a_few_spans(server: str, sink: Sink, tmp_path: Path) -> None:
-    with run_service(tmp_path, argv=[PYTHON, "-m", *ASGI[server]], env=env(sink), ready="/answer") as service:
-        trace_id = secrets.token_hex(16)
-        headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+    env = sink.environment(STAGETRACE_SLA=SLA)
+    with run_service(tmp_path, argv=asgi_command(server, "any_bare"), env=env, ready="/answer") as service:
+        trace_id, headers = new_trace()
         with connect(service.url.replace("http", "ws") + "/talk", additional_headers=headers) as socket:
             for _ in range(CHUNKS):
                 socket.send("x")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from environments import interpreter_once
-from services import PYTHON, run_service
+from services import PYTHON, run_python, run_service
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,5 +124,6 @@ def test_a_check_that_fails_is_logged_once_and_harms_no_call() -> None:
 
 
 def run(code: str) -> str:
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("STAGETRACE", "OTEL_"))} | TRACED
-    return subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True).stderr
+    done = run_python("-c", code, **TRACED)
+    assert done.returncode == 0, done.stderr
+    return done.stderr

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from answers.made import Made, lines
-from services import PYTHON, run_service
+from services import PYTHON, run_python, run_service
 from sink import run_sink
 from stagetrace.columns import GENERATION
 
@@ -62,7 +61,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_attribute_is_recorded(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text(SERVICE)
     with run_sink() as sink:
-        env = {"STAGETRACE": "1", "PYTHONPATH": str(copy), "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
+        env = sink.environment(PYTHONPATH=str(copy))
         with run_service(tmp_path, argv=[PYTHON, str(tmp_path / "service.py")], env=env) as service:
             found = []
             for agent in ("k6/1.0", "curl/8.5"):
@@ -76,7 +75,7 @@ def test_the_column_holds_it(copy: Path, tmp_path: Path) -> None:
     made = [Made(number, attributes={NAME: True} if number == 2 else {}) for number in (1, 2)]
     file = lines(tmp_path / "spans.jsonl", made)
     query = "SELECT load_test FROM requests ORDER BY start_unix_nano"
-    argv = [PYTHON, "-m", "stagetrace.cli.main", "query", query, "--store", file.as_uri(), "--json"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, env={"PYTHONPATH": str(copy)})
+    arguments = ("-m", "stagetrace.cli.main", "query", query, "--store", file.as_uri(), "--json")
+    done = run_python(*arguments, PYTHONPATH=str(copy))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == [[None], [True]]

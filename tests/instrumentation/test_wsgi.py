@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import secrets
 import socket
-import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -15,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from at_once import at_once
 from heavy import HEAVY
-from services import APPS, PYTHON, Service, run_service, wsgi_command
-from sink import SERVER, Sink, assert_tiled, run_sink
+from services import APPS, Service, run_python, run_service, wsgi_command
+from sink import SERVER, Sink, assert_tiled
 from stagetrace.instrumentation.wsgi.response import Transfer
 from stagetrace.recording.context import NO_CONTEXT
 from stagetrace.recording.record import RequestRecord
@@ -32,49 +31,24 @@ if TYPE_CHECKING:
 TRIES = 10  # the machine may be busy: what the code gets wrong, it gets wrong each time
 
 
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
 @contextmanager
 def serve(server: str, app: str, sink: Sink, folder: Path, **more: str) -> Iterator[Service]:
-    env = {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "GET /random within 5ms; * within 40s",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        **more,
-    }
+    env = sink.environment(STAGETRACE_SLA="GET /random within 5ms; * within 40s", **more)
     with run_service(folder, argv=wsgi_command(server, app), env=env) as service:
         yield service
         assert "failed (" not in service.log
 
 
 @pytest.fixture(scope="module", params=["gunicorn", "gunicorn gthread", "waitress", "werkzeug"])
-def flask(
-    request: pytest.FixtureRequest, sink: Sink, services: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    assert services is None
-    with serve(request.param, "timed_flask", sink, tmp_path_factory.mktemp("flask")) as service:
+def flask(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Service]:
+    with serve(request.param, "timed_flask", sink, folder) as service:
         yield service
 
 
 @pytest.fixture(scope="module", params=["gunicorn", "gunicorn gthread", "waitress", "wsgiref"])
-def plain(
-    request: pytest.FixtureRequest, sink: Sink, services: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    assert services is None
-    with serve(request.param, "wsgi_plain", sink, tmp_path_factory.mktemp("plain")) as service:
+def plain(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Service]:
+    with serve(request.param, "wsgi_plain", sink, folder) as service:
         yield service
-
-
-def traced(service: Service, sink: Sink, method: str, path: str, **kwargs: Any) -> tuple[Request, Any]:
-    trace_id, response = service.call(method, path, **kwargs)
-    request = sink.request(trace_id)
-    assert_tiled(request)
-    return request, response
 
 
 def without_arrival(request: Request) -> list[str]:
@@ -106,7 +80,7 @@ SERVERS = ("gunicorn", "gunicorn gthread", "gunicorn gevent", "waitress", "werkz
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_request_has_stages_in_each_server(server: str, sink: Sink, tmp_path: Path) -> None:
     with serve(server, "flask_light", sink, tmp_path) as service:
-        request, response = traced(service, sink, "POST", "/predict", json={})
+        request, response = sink.traced(service, "POST", "/predict", json={})
     assert response.json() == [0]
     assert request.entry.name == "POST /predict"
     assert "handler" in request.names
@@ -117,7 +91,7 @@ def test_a_request_has_stages_in_each_server(server: str, sink: Sink, tmp_path: 
 
 def test_a_model_behind_a_route(flask: Service, sink: Sink) -> None:
     body = {"preprocess_s": 0.02, "inference_s": 0.02, "postprocess_s": 0.02}
-    request, response = traced(flask, sink, "POST", "/predict", json=body)
+    request, response = sink.traced(flask, "POST", "/predict", json=body)
     assert response.json() == [0.02]
     names = [name for name in without_arrival(request) if name != "network.receive"]
     assert names[-4:] == ["preprocess", "inference", "postprocess", "network.send"]
@@ -180,7 +154,7 @@ def test_the_whole_tree_of_a_request(flask: Service, sink: Sink) -> None:
 
 
 def test_a_stream_that_infers_between_its_pieces(flask: Service, sink: Sink) -> None:
-    request, response = traced(flask, sink, "GET", "/stream-inference")
+    request, response = sink.traced(flask, "GET", "/stream-inference")
     assert response.text == "token 0\ntoken 1\ntoken 2\n"
     assert sum(stage.name == "inference" for stage in request.stages) == 3
     assert request.total_ns("inference") >= 60_000_000
@@ -189,16 +163,14 @@ def test_a_stream_that_infers_between_its_pieces(flask: Service, sink: Sink) -> 
     said = request.entry.attributes
     assert (said["stagetrace.network.chunks"], said["http.response.body.size"]) == (3, 24)
     inferred_ms = [(one.end - one.start) / 1e6 for one in request.stages if one.name == "inference"]
-    assert said["stagetrace.network.first_byte_ms"] >= inferred_ms[0]
-    assert said["stagetrace.network.chunk_gap.max_ms"] >= max(inferred_ms[1:])
-    assert (
-        said["stagetrace.network.first_byte_ms"] + said["stagetrace.network.chunk_gap.max_ms"]
-        <= (sent[-1].end - request.entry.start) / 1e6
-    )
+    first_ms, gap_ms = said["stagetrace.network.first_byte_ms"], said["stagetrace.network.chunk_gap.max_ms"]
+    assert first_ms >= inferred_ms[0]
+    assert gap_ms >= max(inferred_ms[1:])
+    assert first_ms + gap_ms <= (sent[-1].end - request.entry.start) / 1e6
 
 
 def test_what_the_handler_sees_and_starts(flask: Service, sink: Sink) -> None:
-    request, response = traced(flask, sink, "GET", "/current-span")
+    request, response = sink.traced(flask, "GET", "/current-span")
     assert response.json() == {"recording": True, "name": "GET /current-span"}
     assert request.entry.attributes["user.note"] == "set by the handler"
     parents = {span.name: span.parent_id for span in request.others}
@@ -210,20 +182,20 @@ def test_what_the_handler_sees_and_starts(flask: Service, sink: Sink) -> None:
 
 
 def test_a_file_is_sent_as_the_server_sends_files(flask: Service, sink: Sink) -> None:
-    request, response = traced(flask, sink, "GET", "/file")
+    request, response = sink.traced(flask, "GET", "/file")
     assert response.text.startswith('"""A plain Flask + scikit-learn service')
     assert without_arrival(request) == ["handler", "network.send"]
 
 
 def test_an_exception_is_on_the_span(flask: Service, sink: Sink) -> None:
-    request, response = traced(flask, sink, "GET", "/raise")
+    request, response = sink.traced(flask, "GET", "/raise")
     assert (response.status_code, request.entry.status) == (500, 2)
     assert request.entry.attributes["error.type"] == "500"
 
 
 def test_what_a_load_balancer_says(flask: Service, sink: Sink) -> None:
     headers = {"X-Request-Start": f"t={time.time() - 100:.3f}"}
-    request, _ = traced(flask, sink, "GET", "/plain", headers=headers)
+    request, _ = sink.traced(flask, "GET", "/plain", headers=headers)
     assert 100_000 <= request.entry.attributes["http.server.request.time_in_queue"] < 160_000
 
 
@@ -242,9 +214,7 @@ def test_a_slow_upload_is_receiving(flask: Service, sink: Sink) -> None:
                 time.sleep(0.25)
 
         headers = {"Content-Length": "150000", "Content-Type": "text/plain"}
-        trace_id, response = flask.call("POST", "/timed-upload", content=slowly(), headers=headers)
-        request = sink.request(trace_id)
-        assert_tiled(request)
+        request, response = sink.traced(flask, "POST", "/timed-upload", content=slowly(), headers=headers)
         answer = response.json()
         assert answer["bytes"] == 150_000
         assert request.total_ns("network.receive") >= 400_000_000
@@ -262,8 +232,7 @@ def test_a_slow_reader_is_sending(flask: Service, sink: Sink) -> None:
 
     def attempt() -> bool:
         trace_id, answer = read_slowly(flask, "/timed-stream")
-        request = sink.request(trace_id)
-        assert_tiled(request)
+        request = sink.tiled(trace_id)
         kept, worked = map(int, re.findall(rb"\n(\d+) (\d+)", answer)[0])
         if "waitress" in flask.process.args:  # type: ignore[operator]  # it holds 16 MB for the client
             return near(request.total_ns("inference"), worked)
@@ -279,7 +248,7 @@ def read_slowly(service: Service, path: str) -> tuple[str, bytes]:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         connection.settimeout(30)
-        connection.connect(("127.0.0.1", int(service.url.rpartition(":")[2])))
+        connection.connect(("127.0.0.1", service.port))
         head = f"GET {path} HTTP/1.0\r\nhost: x\r\ntraceparent: 00-{trace_id}-{'b' * 16}-01\r\n\r\n"
         connection.sendall(head.encode())
         time.sleep(0.8)
@@ -318,13 +287,12 @@ def test_one_request_more_than_threads_waits_in_the_queue(
     waited = [one for one in requests if one.entry.start >= sent]
     assert len(waited) == 1
     assert_tiled(waited[0])
-    queues = [stage for stage in waited[0].stages if stage.name == "queue"]
-    assert len(queues) == 1
-    attributes = {key: queues[0].attributes[key] for key in ("queue.reason", "queue.pool_size", "queue.waiters")}
+    (queue,) = [stage for stage in waited[0].stages if stage.name == "queue"]
+    attributes = {key: queue.attributes[key] for key in ("queue.reason", "queue.pool_size", "queue.waiters")}
     assert attributes == {"queue.reason": "server_threads", "queue.pool_size": threads, "queue.waiters": 0}
     first_free = min(one.entry.end for one in requests if one is not waited[0])
-    assert queues[0].end >= first_free >= let_go
-    assert queues[0].end - queues[0].start >= 100_000_000
+    assert queue.end >= first_free >= let_go
+    assert queue.end - queue.start >= 100_000_000
 
 
 def wait_for(ready: Callable[[], bool], timeout_s: float = 30) -> bool:
@@ -352,7 +320,7 @@ def wait_for(ready: Callable[[], bool], timeout_s: float = 30) -> bool:
     ],
 )
 def test_a_plain_application(path: str, status: int, text: str, plain: Service, sink: Sink) -> None:
-    request, response = traced(plain, sink, "GET", f"/{path}")
+    request, response = sink.traced(plain, "GET", f"/{path}")
     assert (response.status_code, response.text) == (status, text)
     assert request.entry.name == "GET"
     assert request.entry.attributes["http.response.status_code"] == status
@@ -363,31 +331,29 @@ def test_a_plain_application(path: str, status: int, text: str, plain: Service, 
 
 
 def test_spans_as_an_answer_is_closed_hang_under_the_entry_span(plain: Service, sink: Sink) -> None:
-    trace_id, _ = plain.call("GET", "/closing")
-    spans = sink.wait_for(lambda all_: any(s.trace_id == trace_id and s.name == "closing" for s in all_))
-    closing = next(span for span in spans if span.trace_id == trace_id and span.name == "closing")
-    assert closing.parent_id == sink.request(trace_id).entry.span_id
+    request, _ = sink.traced(plain, "GET", "/closing")
+    assert sink.span(request.entry.trace_id, "closing").parent_id == request.entry.span_id
 
 
 def test_a_body_read_line_by_line(plain: Service, sink: Sink) -> None:
     if "wsgiref" in plain.process.args:  # type: ignore[operator]
         pytest.skip("its input has no end")
     body = "one\ntwo\nthree"
-    request, response = traced(plain, sink, "POST", "/body_line_by_line", content=body)
+    request, response = sink.traced(plain, "POST", "/body_line_by_line", content=body)
     assert response.text == f"3{body}"
     assert request.entry.attributes["http.request.method"] == "POST"
 
 
 @pytest.mark.parametrize("path", ["file", "file_in_memory"])
 def test_a_file_wrapper_keeps_working(path: str, plain: Service, sink: Sink) -> None:
-    request, response = traced(plain, sink, "GET", f"/{path}")
+    request, response = sink.traced(plain, "GET", f"/{path}")
     assert response.status_code == 200
     assert response.text.startswith("in memory" if path == "file_in_memory" else '"""WSGI applications')
     assert request.names[-1] == "network.send"
 
 
 def test_an_exception_of_a_plain_application(plain: Service, sink: Sink) -> None:
-    request, response = traced(plain, sink, "GET", "/raises")
+    request, response = sink.traced(plain, "GET", "/raises")
     assert response.status_code == 500
     assert request.entry.status == 2
     assert request.entry.attributes["http.response.status_code"] == 500
@@ -405,14 +371,14 @@ KINDS = ("whole", "infer", "stream", "infer-stream", "raise", "raise-stream", "g
 def test_many_requests_at_random(flask: Service, sink: Sink) -> None:
     """Each has one entry span, tiled, whose verdict is its duration against the threshold."""
     chance = random.Random(7)
-    port = int(flask.url.rpartition(":")[2])
+    port = flask.port
     total = 1_000 if HEAVY else 250 if "gthread" in flask.process.args else 100  # type: ignore[operator]
     work = [
         (secrets.token_hex(16), chance.choice(KINDS), chance.choice((200, 201, 404, 422, 503))) for _ in range(total)
     ]
     left, answered = list(work), []
 
-    def ask() -> None:
+    def ask(_: int) -> None:
         while left:
             trace_id, kind, status = left.pop()
             target = f"/random?kind={'stream' if kind == 'give up' else kind}&status={status}"
@@ -427,17 +393,12 @@ def test_many_requests_at_random(flask: Service, sink: Sink) -> None:
                     pass
                 answered.append((trace_id, kind, status, int(first.split()[1])))
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
+    at_once(ask, range(8))
     assert len(answered) == total
     wanted = {trace_id for trace_id, *_ in work}
     sink.wait_for(lambda all_: len({s.trace_id for s in all_ if s.kind == SERVER} & wanted) == total, 60)
     for trace_id, kind, status, got in answered:
-        request = sink.request(trace_id)
-        assert_tiled(request)
+        request = sink.tiled(trace_id)
         entry = request.entry
         assert got == (500 if kind == "raise" else status)
         assert entry.attributes["http.response.status_code"] == got
@@ -492,9 +453,8 @@ print([type(one).__name__ for one in gc.get_objects() if type(one).__name__ in n
 
 @pytest.mark.thorough
 def test_nothing_of_a_request_is_left_to_the_garbage_collector() -> None:
-    env = {**os.environ, "STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", "PYTHONPATH": str(APPS)}
-    done = subprocess.run([PYTHON, "-c", NOTHING_LEFT], env=env, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "[]\n"
+    done = run_python("-c", NOTHING_LEFT, STAGETRACE="1", OTEL_TRACES_EXPORTER="none", PYTHONPATH=str(APPS))
+    assert done.stdout == "[]\n", done.stderr
     assert "recording in process" in done.stderr
     assert "failed (" not in done.stderr
 

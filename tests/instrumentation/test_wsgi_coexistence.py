@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from services import PYTHON, Service, run_service
-from sink import Sink, assert_tiled, run_sink
+from instrumentation.beside import environment
+from services import PYTHON, Service, new_trace, run_service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from sink import Sink
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -22,24 +21,7 @@ GTHREAD = ["-m", "gunicorn", "-k", "gthread", "--threads", "2", "-b", "127.0.0.1
 SYNC = ["-m", "gunicorn", "-b", "127.0.0.1:{port}", "wsgi_beside:app"]
 UVICORN = ["-m", "uvicorn", "--port", "{port}", "wsgi_beside:app"]
 OURS = "stagetrace"
-
-
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
-def environment(sink: Sink) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "POST /predict within 40s; GET /child within 40s; * within 40s",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-        "OTEL_METRICS_EXPORTER": "none",
-        "OTEL_LOGS_EXPORTER": "none",
-    }
+SLA = "POST /predict within 40s; GET /child within 40s; * within 40s"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +47,7 @@ def environment(sink: Sink) -> dict[str, str]:
 )
 def test_one_entry_span(kind: str, argv: list[str], scope: str, sink: Sink, tmp_path: Path) -> None:
     wrapper = [str(Path(PYTHON).with_name(kind))] if kind == "opentelemetry-instrument" else []
-    env = environment(sink) | {"KIND": kind}
+    env = environment(sink, SLA) | {"KIND": kind}
     with (
         run_service(tmp_path, argv=[*wrapper, PYTHON, *argv], env=env) as service,
         httpx.Client(base_url=service.url, timeout=30) as service.client,  # which does not close at once
@@ -74,8 +56,7 @@ def test_one_entry_span(kind: str, argv: list[str], scope: str, sink: Sink, tmp_
             trace_id, response = service.call("POST", "/predict", json={"inference_s": 0.02})
             assert response.json() == [0.02]
             child, _ = service.call("GET", "/child-span")
-            request = sink.request(trace_id)
-            assert_tiled(request)
+            request = sink.tiled(trace_id)
             assert "inference" in request.names
             assert request.entry.scope == scope
             assert request.entry.attributes["sla.breached"] is False
@@ -95,12 +76,12 @@ def test_one_entry_span(kind: str, argv: list[str], scope: str, sink: Sink, tmp_
 
 def assert_that_a_client_that_goes_away_is_never_good(service: Service, sink: Sink) -> None:
     """Nor is an exception within the answer taken for a client that went away."""
-    gone, broken = secrets.token_hex(16), secrets.token_hex(16)
-    parent = {"traceparent": f"00-{gone}-{'c' * 16}-01"}
-    with service.client.stream("GET", "/stream?chunks=60", headers=parent) as response:
+    gone, headers = new_trace()
+    with service.client.stream("GET", "/stream?chunks=60", headers=headers) as response:
         next(response.iter_raw())
+    broken, headers = new_trace()
     with suppress(httpx.TransportError):  # cut off, where a server has begun to answer
-        service.client.get("/raise-in-stream", headers={"traceparent": f"00-{broken}-{'c' * 16}-01"})
+        service.client.get("/raise-in-stream", headers=headers)
     attributes = sink.request(gone).entry.attributes
     assert (attributes["stagetrace.network.disconnect"], attributes["sla.verdict"]) == ("client", "excluded")
     assert "stagetrace.network.disconnect" not in sink.request(broken).entry.attributes
@@ -109,10 +90,8 @@ def assert_that_a_client_that_goes_away_is_never_good(service: Service, sink: Si
 @pytest.mark.parametrize("instrumented", [pytest.param("", marks=pytest.mark.smoke), "1", "without exporter"])
 def test_one_entry_span_in_django(instrumented: str, sink: Sink, tmp_path: Path) -> None:
     argv = [PYTHON, *SYNC[:-1], "semantics_django:app"]
-    with run_service(tmp_path, argv=argv, env=environment(sink) | {"INSTRUMENTED": instrumented}) as service:
-        trace_id, _ = service.call("GET", "/child")
-        request = sink.request(trace_id)
-        assert_tiled(request)
+    with run_service(tmp_path, argv=argv, env=environment(sink, SLA) | {"INSTRUMENTED": instrumented}) as service:
+        request, _ = sink.traced(service, "GET", "/child")
         scope = "opentelemetry.instrumentation.django" if instrumented == "1" else OURS
         assert request.entry.scope.startswith(scope)
         assert request.entry.attributes["sla.objective"] == "GET /child within 40s"

@@ -8,37 +8,38 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services import Service, run_service, wsgi_command
-from sink import Sink, assert_tiled, run_sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from sink import Sink
+
 pytestmark = pytest.mark.usefixtures("services")
 
 ERROR = 2
 # By application, of method and path: the status, and the route.
+SHARED: dict[str, tuple[int, str | None]] = {
+    "GET /items/none": (404, None),
+    "GET /nowhere": (404, None),
+    "GET /broken": (500, "/broken"),
+    "GET /stream": (200, "/stream"),
+}
 ANSWERS: dict[str, dict[str, tuple[int, str | None]]] = {
     "wsgi_falcon": {
+        **SHARED,
         "GET /items/3": (200, "/items/{item:int}"),
         "POST /items/3": (405, "/items/{item:int}"),
         "OPTIONS /items/3": (200, "/items/{item:int}"),
-        "GET /items/none": (404, None),
-        "GET /nowhere": (404, None),
-        "GET /broken": (500, "/broken"),
-        "GET /stream": (200, "/stream"),
         "GET /sink/any": (200, None),
         "GET /inner/items/3": (200, "/inner/items/{item:int}"),
         "GET /inner/nowhere": (404, "/inner"),
     },
     "wsgi_bottle": {
+        **SHARED,
         "GET /items/3": (200, "/items/<item:int>"),
         "HEAD /items/3": (200, "/items/<item:int>"),
         "POST /items/3": (405, "/items/<item:int>"),
-        "GET /items/none": (404, None),
-        "GET /nowhere": (404, None),
-        "GET /broken": (500, "/broken"),
-        "GET /stream": (200, "/stream"),
         "GET /inner/items/3": (200, "/inner/items/<item:int>"),
         "GET /inner/nowhere": (404, None),
         "GET /other/items/3": (200, "/other/items/<item:int>"),
@@ -50,15 +51,9 @@ ANSWERS: dict[str, dict[str, tuple[int, str | None]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def sink() -> Iterator[Sink]:
-    with run_sink() as running:
-        yield running
-
-
 @contextmanager
 def serve(app: str, sink: Sink, folder: Path, **env: str) -> Iterator[Service]:
-    env |= {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    env |= sink.environment()
     with run_service(folder, argv=wsgi_command("waitress", app), env=env) as service:
         yield service
         assert "fault of stagetrace" not in service.log
@@ -71,10 +66,9 @@ def test_the_route_is_the_whole_template(app: str, sink: Sink, tmp_path: Path) -
         for asked, (status, route) in ANSWERS[app].items():
             trace_id, answer = traced.call(*asked.split())
             expected = untraced.call(*asked.split())[1]
-            own, other = (one.url.rpartition(":")[2].encode() for one in (traced, untraced))
+            own, other = (str(one.port).encode() for one in (traced, untraced))
             assert (answer.status_code, answer.content.replace(own, other)) == (status, expected.content)
-            request = sink.request(trace_id)
-            assert_tiled(request)
+            request = sink.tiled(trace_id)
             assert request.entry.attributes.get("http.route") == route, asked
             assert request.entry.name == f"{asked.split()[0]} {route or ''}".strip()
             assert (request.entry.status == ERROR) is (status == 500)
@@ -83,20 +77,14 @@ def test_the_route_is_the_whole_template(app: str, sink: Sink, tmp_path: Path) -
 @pytest.mark.parametrize("app", ANSWERS)
 def test_under_a_server_without_a_patch_the_framework_records(app: str, sink: Sink, tmp_path: Path) -> None:
     with serve(app, sink, tmp_path, STAGETRACE_DISABLED_INSTRUMENTATIONS="waitress") as service:
-        trace_id, _ = service.call("GET", "/items/3")
-        request = sink.request(trace_id)
-    assert_tiled(request)
+        request, _ = sink.traced(service, "GET", "/items/3")
     assert request.entry.attributes["http.route"] == ANSWERS[app]["GET /items/3"][1]
 
 
 @pytest.mark.parametrize("app", ANSWERS)
 def test_an_injected_fault_changes_no_response_and_is_logged_once(app: str, tmp_path: Path) -> None:
-    env = {
-        "STAGETRACE": "1",
-        "OTEL_TRACES_EXPORTER": "none",
-        "APP": app,
-        "BREAK": "stagetrace.instrumentation.wsgi.request:note_route",
-    }
+    part = "stagetrace.instrumentation.wsgi.request:note_route"
+    env = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", "APP": app, "BREAK": part}
     with run_service(tmp_path, argv=wsgi_command("waitress", "broken"), env=env) as service:
         for asked in (asked for asked in ANSWERS[app] if "flask" not in asked):
             assert service.call(*asked.split())[1].status_code == ANSWERS[app][asked][0]

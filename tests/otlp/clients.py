@@ -31,7 +31,7 @@ def request(*span_names: str) -> bytes:
 def client(protocol: str, endpoint: str | Receiver, timeout: float = 5) -> ExportClient:
     """Return a client whose transport is open."""
     if isinstance(endpoint, Receiver):
-        endpoint = endpoint.grpc if protocol == "grpc" else endpoint.http
+        endpoint = endpoint.endpoint(protocol)
     made = ExportClient(partial(open_transport, f"otlp_proto_{protocol}"), "there")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)

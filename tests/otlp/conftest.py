@@ -8,6 +8,7 @@ import pytest
 
 from missing import unused
 from otlp.receiver import Receiver, run_receiver
+from pki import make_pki
 from stagetrace import guard, log
 from stagetrace.otlp.encode import request_encoder as stages
 from stagetrace.otlp.encode.request_encoder import tiled_in_python
@@ -15,6 +16,7 @@ from stagetrace.otlp.export import factory, replay, sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from stagetrace.otlp.encode.request_encoder import Make, Tile
 
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 def receiver() -> Iterator[Receiver]:
     with run_receiver() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of certificates."""
+    return make_pki(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture

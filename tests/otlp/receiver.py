@@ -72,6 +72,9 @@ class Receiver:
     def http(self) -> str:
         return f"http://127.0.0.1:{self.ports[1]}"
 
+    def endpoint(self, protocol: str) -> str:
+        return self.grpc if protocol == "grpc" else self.http
+
     def spans(self) -> list[Span]:
         with self._lock:
             requests = list(self.requests)
@@ -212,6 +215,24 @@ def run_receiver(*, tls: Path | None = None) -> Iterator[Receiver]:
         yield receiver
     finally:
         receiver.stop()
+
+
+@contextmanager
+def run_no_receiver(first: bytes) -> Iterator[str]:
+    """Accept connections, send `first` on each, and respond to nothing; give the address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connections: list[socket.socket] = []
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connections.append(server.accept()[0])
+                    connections[-1].sendall(first)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        for connection in connections:
+            connection.close()
 
 
 def partial_success(rejected: int, message: str) -> bytes:

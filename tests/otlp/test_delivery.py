@@ -12,7 +12,6 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otlp.clients import PROTOCOLS, client, request, retry_info
 from otlp.receiver import Receiver, Reply, partial_success, run_receiver
-from pki import make_pki
 from stagetrace import guard
 from stagetrace.otlp.export import factory
 from stagetrace.otlp.export.delivery_log import DeliveryLog
@@ -31,7 +30,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def processor_to(protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> EncodingSpanProcessor:
-    endpoint = receiver.grpc if protocol == "grpc" else receiver.http
+    endpoint = receiver.endpoint(protocol)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
     return factory.otlp_processor(f"otlp_proto_{protocol}", f"otlp {endpoint}")
 
@@ -171,18 +170,13 @@ def test_the_counts_are_a_metric(receiver: Receiver, monkeypatch: pytest.MonkeyP
     meters.shutdown()
 
 
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pki(tmp_path_factory.mktemp("pki"))
-
-
 @pytest.mark.usefixtures("delays")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_tls_client_certificates_and_headers_are_as_the_variables_say(
     protocol: str, pki: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with run_receiver(tls=pki) as receiver:
-        endpoint = (receiver.grpc if protocol == "grpc" else receiver.http).replace("http:", "https:")
+        endpoint = receiver.endpoint(protocol).replace("http:", "https:")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pki / "other.pem"))  # what the service trusts itself
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t,x-tenant=a")
@@ -210,7 +204,7 @@ def test_tls_that_does_not_come_about_delivers_nothing(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(pki / "client.key"))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(pki / "client.pem"))
     with run_receiver(tls=pki) as receiver:
-        endpoint = (receiver.grpc if protocol == "grpc" else receiver.http).replace("http:", "https:")
+        endpoint = receiver.endpoint(protocol).replace("http:", "https:")
         made = client(protocol, endpoint, timeout=2)
         outcome = made.send(request("a"))
         made.shutdown()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from otlp.sending import processor_of, put
+from services import run_python
 from stagetrace.otlp.export.response import Outcome
 
 if TYPE_CHECKING:
@@ -44,9 +43,9 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert made.force_flush()
 """
-    endpoint = receiver.grpc if protocol == "grpc" else receiver.http
-    env = {**os.environ, "OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+    endpoint = receiver.endpoint(protocol)
+    done = run_python("-c", code, OTEL_BSP_SCHEDULE_DELAY="60000", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    assert done.returncode == 0, done.stderr
     assert sorted(receiver.names()) == ["child", "parent", "sent before"]
 
 
@@ -147,5 +146,5 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 loading.join()
 """
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=120)
+    done = run_python("-c", code, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ import pytest
 from missing import unused
 from otlp.schedules import ROOT, found_first
 from services import PYTHON, run_service
-from sink import assert_tiled, run_sink
+from sink import run_sink
 from stagetrace.otlp.encode import request_encoder as stages
 from stagetrace.semconv import INFERENCE
 
@@ -40,15 +40,14 @@ def test_a_real_service_is_recorded_by_either(tmp_path: Path, wanted: str | None
     if wanted != "0" and not stages.NATIVE:
         unused()
     with run_sink() as sink:
-        env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
+        env = sink.environment()
         if wanted is not None:
             env["STAGETRACE_NATIVE"] = wanted
         with run_service(tmp_path, env=env, argv=[PYTHON, "-c", SERVE]) as service:
             assert service.client.get("/native").json() == ([False, True] if wanted == "0" else [True, False])
             trace_id, answer = service.call("POST", "/predict", json={"inference_s": 0.01})
             assert answer.status_code == 200
-            request = sink.request(trace_id)
-    assert_tiled(request)
+            request = sink.tiled(trace_id)
     assert INFERENCE in request.names
     assert "stagetrace.otlp" not in service.log
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -21,7 +18,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from otlp.clients import PROTOCOLS
 from otlp.receiver import Receiver, run_receiver
 from otlp.sending import sdk_spans
-from pki import make_pki
+from services import run_python
 from stagetrace import guard
 from stagetrace.instrumentation.opentelemetry import exporter as patched
 from stagetrace.otlp.export.client import ExportClient
@@ -147,11 +144,6 @@ def _unzipped(request: bytes) -> bytes:
     return request[:4] + request[8:] if request[:2] == b"\x1f\x8b" else request
 
 
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pki(tmp_path_factory.mktemp("pki"))
-
-
 def rows() -> list[Any]:
     by_protocol = {"grpc": (PLAIN | GRPC, TLS | TLS_GRPC), "http": (PLAIN | HTTP, TLS)}
     return [
@@ -174,7 +166,7 @@ def test_the_same_arrives(protocol: str, settings: dict[str, str], tls: bool, pk
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_user_agent_is_ours(protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ENDPOINT, receiver.grpc if protocol == "grpc" else receiver.http)
+    monkeypatch.setenv(ENDPOINT, receiver.endpoint(protocol))
     assert send_ours(protocol)
     assert receiver.headers[0]["user-agent"].startswith("stagetrace/")
 
@@ -209,6 +201,5 @@ from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc
 from opentelemetry.exporter.otlp.proto.http import trace_exporter as http
 print(grpc.encode_spans.__module__, http.encode_spans.__module__)
 """
-    env = {**os.environ, "STAGETRACE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True)
+    done = run_python("-c", code, STAGETRACE="1")
     assert done.stdout.split() == ["stagetrace.instrumentation.opentelemetry.exporter"] * 2

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import _thread
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from otlp.receiver import run_receiver
+from services import run_python
 from stagetrace.otlp.export.client import ExportClient
 from stagetrace.otlp.export.process_limits import DESCRIPTORS, NoRoomError, require
 
@@ -48,10 +46,8 @@ print(processor.force_flush(20_000), processor.counts()["delivered"])
 def test_a_service_without_descriptors_lives_on_and_sends_later(left: int) -> None:
     """It has two thousand connections, say, as the first batch is to go out."""
     with run_receiver() as receiver:
-        env = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc, "STAGETRACE_STATUS": "0"}
-        done = subprocess.run(
-            [sys.executable, "-c", SERVICE, str(left)], env=env, capture_output=True, text=True, timeout=60, check=False
-        )
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc, "STAGETRACE_STATUS": "0"}
+        done = run_python("-c", SERVICE, str(left), **env)
         assert done.returncode == 0, done.stderr
         few = f"fewer than {DESCRIPTORS} file descriptors are left, see `ulimit -n`"
         assert done.stdout.splitlines() == [f"the exporter cannot be loaded yet: {few}", "True 1"]
@@ -96,7 +92,7 @@ while len(os.listdir("/proc/self/task")) > 1:
 
 
 def test_what_is_tried_is_given_back() -> None:
-    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, timeout=60, check=False)
+    done = run_python("-c", GIVEN_BACK)
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 

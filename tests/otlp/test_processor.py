@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from at_once import at_once
 from otlp.clients import PROTOCOLS, client
 from otlp.sending import ENCODED, RESOURCE, assert_all_accounted_for, names_in, processor_of, sdk_spans, span_named
 from stagetrace import config, guard
@@ -246,15 +247,11 @@ def test_many_threads_lose_nothing() -> None:
     provider, made = provider_of(transport)
     tracer = provider.get_tracer("t")
 
-    def work() -> None:
+    def work(_: int) -> None:
         for _ in range(500):
             tracer.start_span("x").end()
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, range(8))
     assert made.force_flush()
     assert len({span.span_id for span in transport.spans}) == 4000
     provider.shutdown()

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import threading
 import time
-from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 import pytest
 from grpc import StatusCode
 
+from at_once import at_once
 from otlp.clients import PROTOCOLS, client, request, retry_info
-from otlp.receiver import PROTOBUF, Receiver, Reply, partial_success
+from otlp.receiver import PROTOBUF, Receiver, Reply, partial_success, run_no_receiver
+from services import run_python
 from stagetrace.otlp.export.client import ExportClient
 from stagetrace.otlp.export.response import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from stagetrace.otlp.export.transport import Transport
 
 
@@ -154,30 +148,10 @@ def test_a_reset_connection_is_tried_again_at_once_and_then_later(receiver: Rece
     made.shutdown()
 
 
-@contextmanager
-def _server(first: bytes) -> Iterator[str]:
-    """Accept connections and send `first` on each, or nothing at all."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        connections: list[socket.socket] = []
-
-        def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    connections.append(connection)
-                    if first:
-                        connection.sendall(first)
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        for connection in connections:
-            connection.close()
-
-
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("first", [b"220 mail.example ESMTP\r\n" * 10, b""], ids=["rubbish", "black hole"])
 def test_what_is_no_receiver_at_all_has_taken_nothing(protocol: str, first: bytes) -> None:
-    with _server(first) as endpoint:
+    with run_no_receiver(first) as endpoint:
         made = client(protocol, endpoint, timeout=0.5)
         result = made.send(request("a"))
         made.shutdown()
@@ -222,11 +196,7 @@ def test_it_is_opened_when_the_first_batch_is_sent_and_once(receiver: Receiver) 
 
     made = ExportClient(open_one, "there")
     assert not opened
-    threads = [threading.Thread(target=made.load) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(lambda _: made.load(), range(8))
     assert made.send(request("a")).delivered
     assert len(opened) == 1
     made.begin_again()
@@ -266,10 +236,8 @@ print("stagetrace.otlp.export.transport" in sys.modules, "grpc" in sys.modules)
 
 @pytest.mark.parametrize(("protocol", "name"), [("grpc", "grpc"), ("http", "http/protobuf")])
 def test_a_process_that_ends_at_once_loads_it_then(protocol: str, name: str, receiver: Receiver) -> None:
-    env = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": getattr(receiver, protocol)}
-    env |= {"OTEL_EXPORTER_OTLP_PROTOCOL": name, "STAGETRACE_STATUS": "0"}
-    argv = [sys.executable, "-c", ENDS_AT_ONCE]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=True)
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint(protocol), "OTEL_EXPORTER_OTLP_PROTOCOL": name}
+    done = run_python("-c", ENDS_AT_ONCE, STAGETRACE_STATUS="0", **env)
     assert done.stdout.split() == ["False", "False"]
     assert receiver.names() == ["only"]
     assert "cannot" not in done.stderr

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from priority import come_first
-from services import PYTHON, Service, run_service
-from sink import Sink, run_sink
+from services import Service, asgi_command, run_service
 from stagetrace.sources import socket_wait, thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from sink import Sink
 
 pytestmark = [
     pytest.mark.usefixtures("services"),
@@ -26,24 +28,19 @@ pytestmark = [
     ),
 ]
 ENV = {
-    "STAGETRACE": "1",
     "STAGETRACE_SOCKET_WAIT": "1",
     "STAGETRACE_SLA": "GET /health within 10s; POST /background within 10s; * within 20ms",
-    "OTEL_BSP_SCHEDULE_DELAY": "50",
 }
 MOST = 0.8  # of them: other work of the machine adds causes of its own
 TOKENS = 40  # of anyio's pool
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Sink]]:
-    with run_sink() as sink:
-        env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
-        argv = [PYTHON, "-m", "uvicorn", "ordinary:app", "--port", "{port}"]
-        with run_service(tmp_path_factory.mktemp("ordinary"), argv=argv, env=env) as service:
-            service.call("GET", "/health")
-            come_first(service.process.pid)
-            yield service, sink
+def running(sink: Sink, folder: Path) -> Iterator[tuple[Service, Sink]]:
+    with run_service(folder, argv=asgi_command("uvicorn", "ordinary"), env=sink.environment(**ENV)) as service:
+        service.call("GET", "/health")
+        come_first(service.process.pid)
+        yield service, sink
 
 
 @contextmanager

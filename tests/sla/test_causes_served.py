@@ -7,22 +7,23 @@ import re
 import socket
 import sqlite3
 import subprocess
-import threading
 import time
 from collections import Counter
-from contextlib import ExitStack, closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from priority import come_first
-from services import PYTHON, Service, run_service
-from sink import Received, Sink, assert_tiled, run_sink
+from services import PYTHON, Service, asgi_command, run_service
 from stagetrace.sources import socket_wait, thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from sink import Received, Sink
 
 pytestmark = [
     pytest.mark.usefixtures("services"),
@@ -32,38 +33,30 @@ pytestmark = [
     ),
 ]
 ENV = {
-    "STAGETRACE": "1",
     "STAGETRACE_SOCKET_WAIT": "1",
     "STAGETRACE_WIRE": "1",
     "STAGETRACE_SLA": (
         "GET /predict within 20ms; GET /health within 10s; "
         "POST /scored-upload within 170ms; GET /asked-and-scored within 170ms; * within 30ms"
     ),
-    "OTEL_BSP_SCHEDULE_DELAY": "50",
 }
 WITHIN_S = 20  # of trying again: a busy machine adds causes of its own, what the code gets wrong is wrong each time
 BURNER = "while True: sum(range(10000))"
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Sink]]:
-    with run_sink() as sink:
-        env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
-        argv = [PYTHON, "-m", "uvicorn", "causes:app", "--port", "{port}"]
-        with run_service(tmp_path_factory.mktemp("causes"), argv=argv, env=env) as service:
-            service.call("GET", "/slow?rows=1")  # the first call of the model
-            come_first(service.process.pid)
-            yield service, sink
+def running(sink: Sink, folder: Path) -> Iterator[tuple[Service, Sink]]:
+    with run_service(folder, argv=asgi_command("uvicorn", "causes"), env=sink.environment(**ENV)) as service:
+        service.call("GET", "/slow?rows=1")  # the first call of the model
+        come_first(service.process.pid)
+        yield service, sink
 
 
 @contextmanager
 def meanwhile(work: Callable[[], Any]) -> Iterator[None]:
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work)
         yield
-    finally:
-        thread.join()
 
 
 @contextmanager
@@ -80,10 +73,8 @@ def burners(count: int) -> Iterator[None]:
 
 def breach(running: tuple[Service, Sink], method: str, path: str, **kwargs: Any) -> Received:
     service, sink = running
-    trace_id, response = service.call(method, path, **kwargs)
+    request, response = sink.traced(service, method, path, **kwargs)
     assert response.status_code == 200
-    request = sink.request(trace_id)
-    assert_tiled(request)
     return request.entry
 
 
@@ -261,7 +252,7 @@ def test_a_body_that_lies_in_the_kernel_while_the_event_loop_is_held_is_no_slow_
     def ask() -> Received:
         service, sink = running
         trace_id = os.urandom(16).hex()
-        with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as client:
+        with socket.create_connection(("127.0.0.1", service.port)) as client:
             head = "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 15\r\nconnection: close\r\n"
             client.sendall(f"{head}traceparent: 00-{trace_id}-{'b' * 16}-01\r\n\r\n".encode())
             time.sleep(0.05)
@@ -282,7 +273,7 @@ def test_a_reader_that_does_not_read(running: tuple[Service, Sink]) -> None:
         trace_id = os.urandom(16).hex()
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-            client.connect(("127.0.0.1", int(service.url.rpartition(":")[2])))
+            client.connect(("127.0.0.1", service.port))
             parent = f"traceparent: 00-{trace_id}-{'b' * 16}-01"
             client.sendall(f"GET /download HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{parent}\r\n\r\n".encode())
             time.sleep(0.3)
@@ -308,21 +299,17 @@ def test_a_larger_input_than_usual_and_then_a_full_pool(running: tuple[Service, 
     running[0].call("GET", "/one-thread")
 
     def ask() -> Received:
-        with ExitStack() as stack:
-            stack.enter_context(meanwhile(lambda: running[0].call("GET", "/sleep?seconds=0.3")))
+        with meanwhile(lambda: running[0].call("GET", "/sleep?seconds=0.3")):
             time.sleep(0.05)
             return breach(running, "GET", "/predict?rows=1")
 
     named("pool_wait", ask)
 
 
-def test_a_first_call(tmp_path: Any) -> None:
-    with run_sink() as sink:
-        env = {**ENV, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
-        argv = [PYTHON, "-m", "uvicorn", "causes:app", "--port", "{port}"]
-        with run_service(tmp_path, argv=argv, env=env) as service:
-            come_first(service.process.pid)
-            first = breach((service, sink), "GET", "/slow?rows=30")
-            assert first.attributes["ml.cold_start"] is True
-            assert first.attributes["sla.breach.cause"] in ("cold_start", "cpu_wait")  # the latter on a busy machine
-            named("compute", lambda: breach((service, sink), "GET", "/slow?rows=30"))
+def test_a_first_call(sink: Sink, tmp_path: Path) -> None:
+    with run_service(tmp_path, argv=asgi_command("uvicorn", "causes"), env=sink.environment(**ENV)) as service:
+        come_first(service.process.pid)
+        first = breach((service, sink), "GET", "/slow?rows=30")
+        assert first.attributes["ml.cold_start"] is True
+        assert first.attributes["sla.breach.cause"] in ("cold_start", "cpu_wait")  # the latter on a busy machine
+        named("compute", lambda: breach((service, sink), "GET", "/slow?rows=30"))

@@ -2,59 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.context import Context
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, TraceIdRatioBased
 
-from stagetrace import KeepBreaches, Policy, SLASpanProcessor
-from stagetrace.otlp.encode.span_encoder import Block
-from stagetrace.recording.own_span import OwnSpan
+from sla.recording import START, begun, recorder_of
+from stagetrace import Policy
 from stagetrace.recording.record import RequestRecord
 from stagetrace.sla import entry_recorder
 from stagetrace.sla.baseline import Baselines
-from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sla.finish import Request, decided, finish
 from stagetrace.sla.verdict_counter import MAX_COUNTED
 
-START = 10**18
+if TYPE_CHECKING:
+    from stagetrace.recording.own_span import OwnSpan
+    from stagetrace.sla.entry_recorder import EntryRecorder
+
 OBJECTIVE = "* within 1ms"
 
 
-class Adapter:
-    """Describes a request as the adapters of protocols do."""
-
-    def known_attributes(self) -> dict[str, Any]:
-        return {}
-
-    def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
-        return [Block({"http.request.method": "GET"})], Block({"client.address": "::1"}), {"url.path": "/a"}
-
-
-class Sender:
-    """Keeps what is sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-
-    def put(self, _resource: Any, _scope: Any, encoded: bytes, _spans: int, **_: Any) -> None:
-        self.sent.append(encoded)
-
-
-def recorder_of(sampler: Sampler) -> tuple[EntryRecorder, SLASpanProcessor, Sender]:
-    provider = TracerProvider(KeepBreaches(sampler), Resource({}), shutdown_on_exit=False)
-    processor = SLASpanProcessor(OBJECTIVE, provider._active_span_processor)
-    processor.has_others = False
-    sender = Sender()
-    return EntryRecorder(provider, processor, [sender]), processor, sender  # type: ignore[list-item]
-
-
 def end(recorder: EntryRecorder, route: str, *, took: int = 1_000) -> OwnSpan:
-    entry = OwnSpan(RequestRecord(start=START), Adapter(), f"GET {route}", recorder, Context())
+    entry = begun(recorder, route)
     entry.record.enter("queue", at=START + 10)
     entry.record.leave("queue", at=START + 20)
     recorder.end(entry, START + took, "GET", route)
@@ -62,7 +33,7 @@ def end(recorder: EntryRecorder, route: str, *, took: int = 1_000) -> OwnSpan:
 
 
 def test_what_the_head_sampler_drops_is_counted_and_let_go() -> None:
-    recorder, processor, sender = recorder_of(ParentBased(TraceIdRatioBased(0.0)))
+    recorder, processor, sender = recorder_of(ParentBased(TraceIdRatioBased(0.0)), OBJECTIVE)
     for _ in range(3):
         entry = end(recorder, "/a")
         record = entry.record
@@ -72,7 +43,7 @@ def test_what_the_head_sampler_drops_is_counted_and_let_go() -> None:
 
 
 def test_verdicts_are_counted_without_the_route_where_there_are_too_many() -> None:
-    recorder, processor, sender = recorder_of(DEFAULT_ON)
+    recorder, processor, sender = recorder_of(DEFAULT_ON, OBJECTIVE)
     for number in range(MAX_COUNTED - 1):
         processor.counter.add(OBJECTIVE, "good", f"/{number}")
     for route in ("/a", "/b", "/a", "/unknown", "/unknown"):
@@ -95,7 +66,7 @@ class Kept(SpanProcessor):
 
 @pytest.mark.parametrize("part", ["encode_request", "entry_rest"])
 def test_if_bytes_cannot_be_made_the_request_goes_on_whole_as_spans(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder, processor, sender = recorder_of(DEFAULT_ON)
+    recorder, processor, sender = recorder_of(DEFAULT_ON, OBJECTIVE)
     kept = Kept()
     processor.add_span_processor(kept)
     processor.has_others = False
@@ -109,7 +80,7 @@ def test_if_bytes_cannot_be_made_the_request_goes_on_whole_as_spans(part: str, m
 
 
 def test_a_verdict_is_counted_and_sent_though_tiling_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder, processor, sender = recorder_of(DEFAULT_ON)
+    recorder, processor, sender = recorder_of(DEFAULT_ON, OBJECTIVE)
     monkeypatch.setattr(RequestRecord, "close", failing)
     end(recorder, "/a")
     (span,) = ScopeSpans.FromString(sender.sent[0]).spans

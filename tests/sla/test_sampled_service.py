@@ -50,15 +50,13 @@ def recorded(folder: Path, sampler: str, ratio: str) -> tuple[list[Received], st
     """Serve the requests under a sampler; return the spans that came, and what was said."""
     publish(folder)
     with run_sink() as sink:
-        env = {
-            "STAGETRACE": "1",
-            "STAGETRACE_SLA": POLICY,
-            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-            "OTEL_TRACES_SAMPLER": sampler,
-            "OTEL_TRACES_SAMPLER_ARG": ratio,
-            "OTEL_PYTHON_EXCLUDED_URLS": "/health",
-            "PYTHONPATH": str(folder),
-        }
+        env = sink.environment(
+            STAGETRACE_SLA=POLICY,
+            OTEL_TRACES_SAMPLER=sampler,
+            OTEL_TRACES_SAMPLER_ARG=ratio,
+            OTEL_PYTHON_EXCLUDED_URLS="/health",
+            PYTHONPATH=str(folder),
+        )
         with run_service(folder, "semantics", env=env) as service:
             for path in ["/plain"] * GOOD + ["/child"] * BREACHES + ["/items/3"] * ITEMS:
                 service.client.get(path).raise_for_status()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace._sampling_experimental import (
     composable_parent_threshold,
@@ -30,15 +31,12 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 
+from sla.recording import START, begun, recorder_of
 from stagetrace import KeepBreaches, SLASpanProcessor, tracestate
-from stagetrace.recording.own_span import OwnSpan
-from stagetrace.recording.record import RequestRecord
 from stagetrace.semconv import SLA_SAMPLING_PROBABILITY
 from stagetrace.sla.baseline import ENOUGH
-from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sla.sampling import Chances
 
-START = 10**18
 SETTLED = 2 * ENOUGH + 1  # requests of a route, from the next of which nothing is learned
 MS = 1_000_000
 
@@ -208,47 +206,19 @@ def test_counted_by_what_they_say_requests_come_to_as_many_as_there_were() -> No
     assert 0.7 * sigma < spread < 1.3 * sigma
 
 
-class Sent:
-    """Keeps what a recorder sends."""
-
-    def __init__(self) -> None:
-        self.encoded: list[bytes] = []
-
-    def put(self, _resource: Any, _scope: Any, encoded: bytes, _count: int, **_: Any) -> None:
-        self.encoded.append(encoded)
-
-
 @pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize(("sampler", "expected"), [(TraceIdRatioBased(0.5), 0.5), (ALWAYS_ON, None)])
 def test_our_own_entry_spans_say_it_too(asked: bool, sampler: Sampler, expected: float | None) -> None:
     """However they are ended, and whether or not their ids were asked for before, as they are for a call to others."""
-    from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
-
-    class Adapter:
-        def known_attributes(self) -> Any:
-            return {}
-
-        def describe(self) -> Any:
-            from stagetrace.otlp.encode.span_encoder import Block
-
-            return [block], Block({}), {}
-
-    from stagetrace.otlp.encode.span_encoder import Block
-
-    block = Block({"http.request.method": "GET"})
-    provider = TracerProvider(KeepBreaches(ParentBased(sampler)), shutdown_on_exit=False)
-    processor = SLASpanProcessor("* within 50ms", provider._active_span_processor)
-    processor.has_others = False
+    recorder, processor, sender = recorder_of(ParentBased(sampler), "* within 50ms")
     processor.learned._seen["GET", "/a"] = SETTLED
-    sent = Sent()
-    recorder = EntryRecorder(provider, processor, [sent])  # type: ignore[list-item]
     for number in range(100):
-        entry = OwnSpan(RequestRecord(start=START), Adapter(), "GET /a", recorder, Context())
+        entry = begun(recorder, "/a")
         if asked:
             assert entry.get_span_context().is_valid
         recorder.end(entry, START + (80 if number % 4 == 0 else 10) * MS, "GET", "/a")
     entries = [
-        span for one in sent.encoded for span in ScopeSpans.FromString(one).spans if span.kind == span.SPAN_KIND_SERVER
+        span for one in sender.sent for span in ScopeSpans.FromString(one).spans if span.kind == span.SPAN_KIND_SERVER
     ]
     assert (len(entries) == 100) == (expected is None)
     attributes = [{pair.key: pair.value for pair in span.attributes} for span in entries]

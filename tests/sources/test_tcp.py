@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from missing import unused
 from stagetrace.sources import socket_wait
 
 if TYPE_CHECKING:
@@ -17,17 +16,10 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.native,
+    pytest.mark.usefixtures("each_tcp_info"),
     pytest.mark.skipif(socket_wait.SOURCE.lacks is not None, reason=str(socket_wait.SOURCE.lacks)),
 ]
 TICK_MS = socket_wait.TICK_NS / 1e6
-
-
-@pytest.fixture(autouse=True, params=["C", "Python"])
-def _asking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "Python":
-        monkeypatch.setattr(socket_wait, "tcp_info", socket_wait._tcp_info)
-    elif socket_wait.tcp_info is socket_wait._tcp_info:
-        unused()
 
 
 @contextmanager

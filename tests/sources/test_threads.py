@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 import pytest
 
+from at_once import in_a_thread
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.base import SLOW_NS
 from stagetrace.sources.thread_cpu import UNKNOWN, CpuSample, Descriptor, between, read_sample
@@ -45,6 +47,24 @@ def burners() -> Iterator[None]:
         for one in running:
             one.kill()
             one.communicate()
+
+
+@contextmanager
+def rivals(count: int) -> Iterator[None]:
+    """Let so many threads of this process compute in Python."""
+    stop = threading.Event()
+
+    def compete() -> None:
+        while not stop.is_set():
+            sum(range(10_000))
+
+    with ThreadPoolExecutor(count) as pool:
+        for _ in range(count):
+            pool.submit(compete)
+        try:
+            yield
+        finally:
+            stop.set()
 
 
 def compute(cpu_s: float) -> None:
@@ -92,38 +112,21 @@ def test_sleeping_is_being_blocked() -> None:
 
 
 def test_a_rival_that_holds_the_gil_blocks_and_its_computing_is_seen() -> None:
-    stop = threading.Event()
-
-    def compete() -> None:
-        while not stop.is_set():
-            sum(range(10_000))
-
-    rival = threading.Thread(target=compete)
-    rival.start()
-    try:
+    with rivals(1):
         share = share_of(lambda: compute(0.1))
-    finally:
-        stop.set()
-        rival.join()
     assert share.blocked + share.waited >= 40e6
     assert share.rivals >= 40e6
 
 
 def test_readings_of_two_threads_are_not_compared() -> None:
-    found: list[CpuSample] = []
-    other = threading.Thread(target=lambda: found.append(read_sample()))
-    other.start()
-    other.join()
-    assert between(found[0], read_sample()) is None
+    assert between(in_a_thread(read_sample), read_sample()) is None
 
 
 def test_a_descriptor_ends_with_its_thread() -> None:
     read_sample()
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
-        one = threading.Thread(target=read_sample)
-        one.start()
-        one.join()
+        in_a_thread(read_sample)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
@@ -166,11 +169,7 @@ def test_where_there_is_no_schedstat_the_cpu_time_is_known(monkeypatch: pytest.M
 
 def test_no_more_descriptors_are_held_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_cpu, "MAX_DESCRIPTORS", thread_cpu._open_now[0])
-    found: list[CpuSample] = []
-    one = threading.Thread(target=lambda: found.append(read_sample()))
-    one.start()
-    one.join()
-    assert found[0][thread_cpu.SCHEDSTAT] is None
+    assert in_a_thread(read_sample)[thread_cpu.SCHEDSTAT] is None
 
 
 def test_a_recent_account_will_do_where_one_is_asked_for_often() -> None:
@@ -253,22 +252,9 @@ def test_a_reading_that_hangs_counts_and_one_that_waits_for_the_gil_does_not(mon
     if thread_cpu._native is None:
         return
     monkeypatch.setattr(thread_cpu, "read_account", thread_cpu._native.read_account)
-    stop = threading.Event()
-
-    def compete() -> None:
-        while not stop.is_set():
-            sum(range(10_000))
-
-    rivals = [threading.Thread(target=compete) for _ in range(3)]
-    for one in rivals:
-        one.start()
-    try:
+    with rivals(3):
         for _ in range(20):
             read_sample()
-    finally:
-        stop.set()
-        for one in rivals:
-            one.join()
     assert len(slow) <= 2  # where it lost the CPU
 
 
@@ -315,9 +301,7 @@ def test_what_other_greenlets_compute_is_not_counted() -> None:
         gevent.joinall([gevent.spawn(divide, *each) for each in works.items()], raise_error=True)
         divide("computes again", lambda: compute(0.02))
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    thread.join()
+    in_a_thread(serve)
     kept = {name for name, share in found.items() if share is not None}
     assert len(found) == 5
     assert kept == {"computes", "computes again"}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from at_once import in_a_thread
 from missing import unused
 from stagetrace.sources import thread_cpu, waits
 
@@ -30,14 +31,6 @@ def _in_c() -> None:
         unused()
 
 
-def in_a_thread(work: Callable[[], Any]) -> Any:
-    found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(work()))
-    thread.start()
-    thread.join()
-    return found[0]
-
-
 def share_of(work: Callable[[], Any]) -> thread_cpu.Share:
     """Return how the time of a thread divides in which this is a section."""
 
@@ -50,7 +43,8 @@ def share_of(work: Callable[[], Any]) -> thread_cpu.Share:
         assert last is not None
         return thread_cpu.between(first, last)
 
-    share: thread_cpu.Share = in_a_thread(section)
+    share: thread_cpu.Share | None = in_a_thread(section)
+    assert share is not None
     return share
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from missing import unused
 from sources.test_tcp import listener
 from stagetrace.sources import socket_wait, tcp_info
 
@@ -22,16 +21,9 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.native,
+    pytest.mark.usefixtures("each_tcp_info"),
     pytest.mark.skipif(tcp_info.SOURCE.lacks is not None, reason=str(tcp_info.SOURCE.lacks)),
 ]
-
-
-@pytest.fixture(autouse=True, params=["C", "Python"])
-def _asking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "Python":
-        monkeypatch.setattr(tcp_info, "tcp_info", socket_wait._tcp_info)
-    elif socket_wait.tcp_info is socket_wait._tcp_info:
-        unused()
 
 
 def queued(connection: socket.socket) -> int:

@@ -1,0 +1,24 @@
+"""Models of scikit-learn: a person's own, which takes as long as its first row says, and a pipeline of texts."""
+
+import time
+from typing import Any
+
+from sklearn.base import BaseEstimator
+
+
+class SleepyModel(BaseEstimator):
+    """A person's own estimator."""
+
+    def predict(self, rows: list[float]) -> list[float]:
+        time.sleep(rows[0])
+        return rows
+
+
+def fitted_pipeline() -> Any:
+    """Return a vectoriser with a model behind it."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    texts = ["good day", "bad night", "good good", "bad bad"]
+    return make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0, 1, 0])
