@@ -116,10 +116,8 @@ def serving(folder: Path, command: Sequence[str], **env: str) -> Iterator[Server
         make_pki(folder)
     argv = [word.replace("{pki}", str(folder)) for word in command]
     with run_sink() as sink:
-        env = sink.environment(
-            STAGETRACE_SOCKET_WAIT="1", STAGETRACE_WIRE="1", STAGETRACE_SLA="GET /quick within 50ms", **env
-        )
-        with run_service(folder, argv=argv, env=env, ready="/health", tls=tls) as service:
+        shown = {"STAGETRACE_SOCKET_WAIT": "1", "STAGETRACE_WIRE": "1", "STAGETRACE_SLA": "GET /quick within 50ms"}
+        with run_service(folder, argv=argv, env=sink.environment(**shown) | env, tls=tls) as service:
             yield Server(service, sink, tls, folder)
 
 
