@@ -16,6 +16,7 @@ import gevent
 import pytest
 
 from at_once import in_a_thread
+from stagetrace.recording.record import RequestRecord
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.base import SLOW_NS
 from stagetrace.sources.thread_cpu import UNKNOWN, CpuSample, Descriptor, between, read_sample
@@ -305,3 +306,19 @@ def test_what_other_greenlets_compute_is_not_counted() -> None:
     kept = {name for name, share in found.items() if share is not None}
     assert len(found) == 5
     assert kept == {"computes", "computes again"}
+
+
+def test_the_rest_of_a_request_is_divided_from_its_own_begin_on() -> None:
+    """Its first sample may be an earlier one of its thread; that of another thread begins nothing here."""
+    begun = thread_cpu.sample()
+    assert begun is not None
+    record = RequestRecord(start=begun[thread_cpu.AT] + 1)
+    record.step = begun
+    while time.time_ns() - record.started < 2 * thread_cpu.DIVIDED_NS:
+        pass
+    in_a_thread(record.divide_rest)
+    assert not record.cpu_samples
+    record.divide_rest()
+    ((first, last),) = record.cpu_samples
+    assert first is begun
+    assert thread_cpu.between(first, last) is not None

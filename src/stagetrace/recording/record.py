@@ -17,7 +17,15 @@ from stagetrace.recording.segments import MAX_SEGMENTS, NOTHING
 from stagetrace.recording.stages import NO_STAGES, Stages
 from stagetrace.recording.tiler import MAX_FINE, Tiler, Visit
 from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
-from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, UNKNOWN, end_section, last_sample, sample_since
+from stagetrace.sources.thread_cpu import (
+    AT,
+    DIVIDED_NS,
+    UNKNOWN,
+    end_section,
+    is_of_this_thread,
+    last_sample,
+    sample_since,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +88,7 @@ class RequestRecord(Marks):
     adopted: Any = None  # the entry span, where somebody else has started it
     cpu_samples: Sequence[tuple[CpuSample, CpuSample]] = ()  # of a thread, around sections that stayed on it
     wakeups: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
-    step: CpuSample | None = None  # the thread's account as the step began in which a task of the request's is now
+    step: CpuSample | None = None  # as the step of a task began, or the call, that is the request's
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
     # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is
     # the process's own. None where nobody tells.
@@ -196,10 +204,13 @@ class RequestRecord(Marks):
 
     @guarded_end
     def divide_rest(self) -> None:
-        """Note what the calling thread has done since its last account as a section, if that is of this request."""
+        """Note what the calling thread has done for this request since its last CPU sample as a section."""
         first = last_sample()
-        if first is not None and first[AT] >= self._start:
-            self.divide(first)
+        if first is None or first[AT] < self._start:
+            first = self.step  # may be one taken before the request, which is as good
+            if first is None or not is_of_this_thread(first):
+                return
+        self.divide(first)
 
     @guarded
     def add_wakeup(self, start: int, end: int, lacked: int = UNKNOWN) -> None:

@@ -243,6 +243,7 @@ def sample(now: int | None = None) -> CpuSample | None:
             last: CpuSample | None = getattr(_own, "last", None)
             if last is not None and 0 <= (age := now - last[AT]) < NEAR_NS:
                 if age < RECENT_NS:
+                    waits.touch(last[0].place)  # the section that begins is sampled
                     return last
                 computed = time.thread_time_ns()
                 if age - (computed - last[COMPUTED]) < RECENT_NS:
@@ -281,6 +282,11 @@ def last_sample() -> CpuSample | None:
     """Return the CPU sample of the calling thread that was taken last, None if none was."""
     last: CpuSample | None = getattr(_own, "last", None)
     return last
+
+
+def is_of_this_thread(taken: CpuSample) -> bool:
+    """Return whether a CPU sample is of the calling thread, or greenlet."""
+    return taken[0] is getattr(_own, "descriptor", None)
 
 
 def become_idle(now: int) -> None:

@@ -44,7 +44,7 @@ def serve(app: Any, call: Callable[[Any, Any], Any], environ: Any, start_respons
         request = None
     if request is None:
         return call(environ, start_response)
-    first = sample()
+    first = request.record.step = sample(time_ns())
     try:
         return request.run(call, environ, start_response)
     finally:
