@@ -6,7 +6,6 @@
  * free-threaded builds, for which there is none.
  */
 #include "decoder.h"
-#include "encoder.h"
 
 static const Group *const GROUPS[] = {
     &kernel_group, &blocked_threads_group, &sigterm_group, &decoder_group, &encoder_group, &marks_group,
@@ -16,12 +15,9 @@ enum { COUNT = sizeof GROUPS / sizeof *GROUPS };
 typedef struct {
     bool is_ready[COUNT];
     State decoder;
-    PyObject *encoder[TILING_HELD];
 } ModuleState;
 
 State *decoder_state(PyObject *module) { return &((ModuleState *)PyModule_GetState(module))->decoder; }
-
-PyObject **encoder_held(PyObject *module) { return ((ModuleState *)PyModule_GetState(module))->encoder; }
 
 /* Add the functions and types of one group, if they are not there yet. */
 static PyObject *prepare(PyObject *module, PyObject *name) {
@@ -56,14 +52,12 @@ static int begin(PyObject *module) {
 static int traverse(PyObject *module, visitproc visit, void *arg) {
     ModuleState *state = PyModule_GetState(module);
     for (int i = 0; state != NULL && i < DECODER_HELD; i++) Py_VISIT(state->decoder.held[i]);
-    for (int i = 0; state != NULL && i < TILING_HELD; i++) Py_VISIT(state->encoder[i]);
     return 0;
 }
 
 static int clear(PyObject *module) {
     ModuleState *state = PyModule_GetState(module);
     for (int i = 0; state != NULL && i < DECODER_HELD; i++) Py_CLEAR(state->decoder.held[i]);
-    for (int i = 0; state != NULL && i < TILING_HELD; i++) Py_CLEAR(state->encoder[i]);
     return 0;
 }
 

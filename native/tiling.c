@@ -1,62 +1,142 @@
-/* The stages that a request's marks make up: recording/tiler.py in C (docs/decisions/011).
- *
- * What it does and why is said where the reference is. Here are only requests of at most 127 events, whose stages have
- * been given out as no span's parent, so there is nothing to sum up and no context. Whatever else comes in raises.
- */
-#include "encoder.h"
+/* The stages that a request's marks make up: recording/tiler.py and segments.py in C (docs/decisions/011). */
+#include "record.h"
 
 #define WIRE_OVERHEAD_NS 50000
-enum { MAX_WIRE = 8, SHARE = 10 }; /* as in segments.py */
+enum { MAX_WIRE = 8, SHARE = 10, MAX_BEFORE = 32, MAX_STAGE_NAMES = 32 }; /* as in segments.py */
 
-#define TILER "stagetrace.recording.tiler"
-#define ENCODER "stagetrace.otlp.encode.span_encoder"
+#define SEMCONV "stagetrace.semconv"
 #define SEGMENTS "stagetrace.recording.segments"
 
-static const char *const WHERE[TILING_HELD][2] = {
-    {TILER, "INFERENCE"}, {TILER, "TRANSFORM"}, {TILER, "PREPARE"}, {TILER, "QUEUE"}, {TILER, "NETWORK_SEND"}, {TILER, "NETWORK_RECEIVE"},
-    {TILER, "GAP"}, {TILER, "PREPROCESS"}, {TILER, "POSTPROCESS"}, {TILER, "HANDLER"}, {"stagetrace.recording.marks", "Mark"},
-    {TILER, "NOTHING"}, {TILER, "UNRECOGNISED"}, {ENCODER, "ML_STAGE"}, {ENCODER, "_append_attributes"}, {ENCODER, "_trace_state"},
-    {"opentelemetry.trace.span", "DEFAULT_TRACE_STATE"}, {TILER, "ML_MODEL_NAME"}, {TILER, "ML_MODEL_VERSION"},
-    {SEGMENTS, "common"}, {SEGMENTS, "ML_STAGE_COALESCED"}, {SEGMENTS, "ML_STAGE_COALESCED_LONGEST_MS"},
+PyObject *known_stages[KNOWN];
+static const char *const STAGES[KNOWN][2] = {
+    {SEMCONV, "INFERENCE"}, {SEMCONV, "TRANSFORM"}, {SEMCONV, "PREPARE"}, {SEMCONV, "QUEUE"}, {SEMCONV, "NETWORK_SEND"},
+    {SEMCONV, "NETWORK_RECEIVE"}, {SEGMENTS, "GAP"}, {SEMCONV, "PREPROCESS"}, {SEMCONV, "POSTPROCESS"},
+    {SEMCONV, "HANDLER"}, {SEGMENTS, "OTHER"},
 };
 
-/* Return the number of a name among the first `count`, or -1. */
-static int find(PyObject *const *names, int count, PyObject *name) {
-    for (int i = 0; i < count; i++)
-        if (names[i] == name) return i;
-    for (int i = 0; i < count; i++)
-        if (PyUnicode_Compare(names[i], name) == 0) return i;
-    return -1;
+enum { UNRECOGNISED, MODEL_NAME, MODEL_VERSION, COMMON, SEGMENT, HELD };
+static PyObject *held[HELD];
+static const char *const WHERE[HELD][2] = {
+    {"stagetrace.recording.tiler", "UNRECOGNISED"}, {SEMCONV, "ML_MODEL_NAME"}, {SEMCONV, "ML_MODEL_VERSION"},
+    {SEGMENTS, "common"}, {SEGMENTS, "Segment"},
+};
+
+int fill_tiling(void) { return import_all(known_stages, STAGES, KNOWN) < 0 ? -1 : import_all(held, WHERE, HELD); }
+
+void set_object(PyObject **place, PyObject *object) {
+    PyObject *before = *place;
+    *place = Py_XNewRef(object);
+    Py_XDECREF(before);
 }
 
-static int open_mark(Tiling *tiling, PyObject *mark) {
-    PyObject *name = PyObject_GetAttrString(mark, "stage");
-    if (name == NULL) return -1;
-    if (!PyUnicode_CheckExact(name)) {
-        Py_DECREF(name);
-        return fail(PyExc_TypeError, "a stage's name is a str");
+/* Return an array with room for one more than `count`, or NULL. */
+static void *with_room(void *items, int count, int *room, size_t size) {
+    if (count < *room) return items;
+    int wanted = *room ? 2 * *room : 16;
+    void *more = PyMem_Realloc(items, (size_t)wanted * size);
+    if (more == NULL) PyErr_NoMemory();
+    else *room = wanted;
+    return more;
+}
+
+static void let_go(Segment *segments, int count) {
+    for (int i = 0; i < count; i++) {
+        Py_CLEAR(segments[i].attributes);
+        Py_CLEAR(segments[i].context);
+        Py_CLEAR(segments[i].link);
     }
-    int stage = find(tiling->names, tiling->named, name);
-    if (stage >= 0) Py_DECREF(name);
-    else tiling->names[stage = tiling->named++] = name;
-    tiling->marks[tiling->marked] = mark;
-    tiling->mark_stages[tiling->marked++] = stage;
+}
+
+void free_segments(Segment *segments, int count) {
+    let_go(segments, count);
+    PyMem_Free(segments);
+}
+
+Tiling *new_tiling(int64_t start, int limit) {
+    Tiling *tiling = PyMem_Calloc(1, sizeof *tiling);
+    if (tiling == NULL) PyErr_NoMemory();
+    if (tiling == NULL || start < 0) {
+        /* Else no difference of times, none of which counts before this one, overflows. */
+        if (tiling != NULL) fail(PyExc_OverflowError, "a time before 1970");
+        PyMem_Free(tiling);
+        return NULL;
+    }
+    tiling->open = (Segment){.start = start, .end = start, .stage = GAP};
+    tiling->shorten_at = limit;
+    return tiling;
+}
+
+void free_tiling(Tiling *tiling) {
+    if (tiling == NULL) return;
+    free_segments(tiling->segments, tiling->count);
+    let_go(&tiling->open, 1);
+    for (int i = 0; i < tiling->named; i++) Py_DECREF(tiling->names[i]);
+    for (int i = 0; i < tiling->marked; i++) Py_DECREF(tiling->marks[i].mark);
+    Py_XDECREF(tiling->model);
+    Py_XDECREF(tiling->modelled);
+    PyMem_Free(tiling->names);
+    PyMem_Free(tiling->marks);
+    PyMem_Free(tiling);
+}
+
+int traverse_tiling(const Tiling *tiling, visitproc visit, void *arg) {
+    for (int i = 0; tiling != NULL && i <= tiling->count; i++) {
+        const Segment *segment = i < tiling->count ? &tiling->segments[i] : &tiling->open;
+        Py_VISIT(segment->attributes);
+        Py_VISIT(segment->context);
+        Py_VISIT(segment->link);
+    }
+    for (int i = 0; tiling != NULL && i < tiling->marked; i++) Py_VISIT(tiling->marks[i].mark);
+    if (tiling != NULL) Py_VISIT(tiling->model);
+    if (tiling != NULL) Py_VISIT(tiling->modelled);
     return 0;
 }
 
-static void close_mark(Tiling *tiling, PyObject *mark) {
-    int at = 0;
-    while (at < tiling->marked && tiling->marks[at] != mark) at++;
-    if (at == tiling->marked) return;
-    for (tiling->marked--; at < tiling->marked; at++) {
-        tiling->marks[at] = tiling->marks[at + 1];
-        tiling->mark_stages[at] = tiling->mark_stages[at + 1];
-    }
+PyObject *stage_name(const Tiling *tiling, int stage) {
+    return stage < KNOWN ? known_stages[stage] : tiling->names[stage - KNOWN];
+}
+
+/* Return the number of a name, which may be new, or -1. */
+static int number_of(Tiling *tiling, PyObject *name) {
+    int count = KNOWN + tiling->named;
+    for (int i = 0; i < count; i++)
+        if (stage_name(tiling, i) == name) return i;
+    for (int i = 0; i < count; i++)
+        if (PyUnicode_Compare(stage_name(tiling, i), name) == 0) return i;
+    PyObject **names = with_room(tiling->names, tiling->named, &tiling->name_room, sizeof *names);
+    if (names == NULL) return -1;
+    tiling->names = names;
+    names[tiling->named++] = Py_NewRef(name);
+    return count;
+}
+
+static int open_mark(Tiling *tiling, Mark *mark) {
+    if (mark->stage == NULL) return fail(PyExc_AttributeError, "a mark without a stage");
+    PyObject *name = PyUnicode_FromObject(mark->stage); /* an exact str */
+    int stage = name ? number_of(tiling, name) : -1;
+    Py_XDECREF(name);
+    struct OpenMark *marks = stage < 0 ? NULL : with_room(tiling->marks, tiling->marked, &tiling->mark_room, sizeof *marks);
+    if (marks == NULL) return -1;
+    tiling->marks = marks;
+    Py_INCREF(mark);
+    marks[tiling->marked++] = (struct OpenMark){mark, stage};
+    return 0;
+}
+
+static void close_mark(Tiling *tiling, Mark *mark) {
+    struct OpenMark *marks = tiling->marks;
+    int at = 0, last = tiling->marked - 1;
+    if (last >= 0 && marks[last].mark == mark) at = last;
+    while (at <= last && marks[at].mark != mark) at++;
+    if (at > last) return;
+    memmove(&marks[at], &marks[at + 1], (size_t)(last - at) * sizeof *marks);
+    tiling->marked--;
+    Py_DECREF(mark);
 }
 
 /* Return the stage that the open activities and marks make. */
 static int stage_now(const Tiling *tiling) {
-    if (tiling->marked) return tiling->mark_stages[tiling->marked - 1];
+    if (tiling->marked) return tiling->marks[tiling->marked - 1].stage;
     int activity = 0;
     while (activity < ACTIVITIES && !tiling->counts[activity]) activity++;
     return activity; /* GAP comes after the activities */
@@ -64,123 +144,123 @@ static int stage_now(const Tiling *tiling) {
 
 static bool is_transform(int stage) { return stage == TRANSFORM || stage == PREPARE; }
 
+/* Return whether a segment is a gap or a transform that a later event names. */
+static bool is_unnamed(const Segment *segment) {
+    return segment->stage == GAP || (is_transform(segment->stage) && !segment->explicit);
+}
+
 /* Close the open segment and keep it. */
-static void keep(Tiling *tiling) {
-    int stage = tiling->open.stage;
-    if (stage == GAP || (is_transform(stage) && !tiling->open.explicit)) tiling->pending[tiling->waiting++] = tiling->count;
-    tiling->segments[tiling->count++] = tiling->open;
+static int keep(Tiling *tiling) {
+    Segment *segments = with_room(tiling->segments, tiling->count, &tiling->segment_room, sizeof *segments);
+    if (segments == NULL) return -1;
+    tiling->segments = segments;
+    segments[tiling->count++] = tiling->open;
+    if (tiling->open.context != NULL) tiling->given++;
+    tiling->open.attributes = tiling->open.context = tiling->open.link = NULL;
+    return 0;
 }
 
 /* If what lies before a short gap is the same moving of a body over the wire, open that again. */
 static bool reopen(Tiling *tiling, int stage) {
-    if (tiling->count == 0) return false;
-    const Segment *before = &tiling->segments[tiling->count - 1];
-    if (before->stage != stage || before->explicit) return false;
+    const Segment *before = tiling->count ? &tiling->segments[tiling->count - 1] : NULL;
+    if (before == NULL || before->stage != stage || before->explicit || before->visits || tiling->open.context != NULL)
+        return false;
+    let_go(&tiling->open, 1);
     tiling->open = *before;
-    tiling->count--;
+    if (before->context != NULL) tiling->given--;
+    if (tiling->settled > --tiling->count) tiling->settled = tiling->count;
     return true;
 }
 
 static void name_pending(Tiling *tiling, int stage, PyObject *attributes) {
-    for (int i = 0; i < tiling->waiting; i++) {
-        tiling->segments[tiling->pending[i]].stage = stage;
-        tiling->segments[tiling->pending[i]].attributes = attributes;
+    for (; tiling->settled < tiling->count; tiling->settled++) {
+        Segment *segment = &tiling->segments[tiling->settled];
+        if (!is_unnamed(segment)) continue;
+        segment->stage = stage;
+        set_object(&segment->attributes, attributes);
     }
-    tiling->waiting = 0;
 }
 
-/* Hold new attributes, NULL where they could not be made, as long as the tiling; return them borrowed. */
-static PyObject *hold(Tiling *tiling, PyObject *attributes) {
-    if (attributes == NULL) return NULL;
-    bool done = (tiling->merged != NULL || (tiling->merged = PyList_New(0)) != NULL)
-                && PyList_Append(tiling->merged, attributes) == 0;
-    Py_DECREF(attributes);
-    return done ? attributes : NULL;
-}
-
-/* Return, borrowed, both attributes; those in `over` win. */
-static PyObject *lay_over(Tiling *tiling, PyObject *under, PyObject *over) {
+/* Return both attributes, of which those in `over` win, or NULL. */
+static PyObject *lay_over(PyObject *under, PyObject *over) {
     PyObject *both = PyDict_New();
     if (both != NULL && (PyDict_Update(both, under) < 0 || PyDict_Update(both, over) < 0)) Py_CLEAR(both);
-    return hold(tiling, both);
+    return both;
 }
 
-/* Give the open segment attributes; those that it has win. */
-static int add_attributes(Tiling *tiling, PyObject *attributes) {
-    if (tiling->open.attributes != NULL) attributes = lay_over(tiling, attributes, tiling->open.attributes);
-    if (attributes == NULL) return -1;
-    tiling->open.attributes = attributes;
+/* Let attributes be what these and `attributes` say, those that there are already winning. */
+static int add_under(PyObject **place, PyObject *attributes) {
+    PyObject *both = *place ? lay_over(attributes, *place) : Py_NewRef(attributes);
+    if (both == NULL) return -1;
+    set_object(place, both);
+    Py_DECREF(both);
     return 0;
 }
 
 /* Take the model from what a person's mark says. */
-static int take_model(Tiling *tiling, PyObject *mark, PyObject *attributes) {
+static int take_model(Tiling *tiling, Mark *mark, PyObject *attributes) {
     PyObject *all = PyDict_New(), *model = PyDict_New();
-    if (all != NULL && PyDict_Update(all, attributes) < 0) Py_CLEAR(model);
-    for (int key = MODEL_NAME; all != NULL && model != NULL && key <= MODEL_VERSION; key++) {
-        PyObject *value = PyDict_GetItemWithError(all, tiling->held[key]);
-        if (value == NULL ? PyErr_Occurred() != NULL : PyDict_SetItem(model, tiling->held[key], value) < 0) Py_CLEAR(model);
+    bool done = all != NULL && model != NULL && PyDict_Update(all, attributes) == 0;
+    for (int key = MODEL_NAME; done && key <= MODEL_VERSION; key++) {
+        PyObject *value = PyDict_GetItemWithError(all, held[key]);
+        done = value == NULL ? !PyErr_Occurred() : PyDict_SetItem(model, held[key], value) == 0;
     }
-    if (all == NULL) Py_CLEAR(model);
+    if (done && PyDict_Size(model) > 0) {
+        set_object(&tiling->model, model);
+        set_object(&tiling->modelled, (PyObject *)mark);
+    }
     Py_XDECREF(all);
-    if ((model = hold(tiling, model)) == NULL) return -1;
-    if (PyDict_Size(model) > 0) {
-        tiling->model = model;
-        tiling->modelled = mark;
-    }
-    return 0;
+    Py_XDECREF(model);
+    return done ? 0 : -1;
 }
 
-int read_time(PyObject *value, int64_t *time) {
-    *time = PyLong_AsLongLong(value);
-    return *time == -1 && PyErr_Occurred() ? -1 : 0;
+/* Take what an event says of the open segment, and of the model. */
+static int take_attributes(Tiling *tiling, const Event *event) {
+    PyObject *attributes = event->attributes;
+    int any = attributes == NULL ? 0 : PyObject_IsTrue(attributes), stage = tiling->open.stage;
+    if (any <= 0) return any;
+    bool begins = event->kind == BEGIN_MARK, is_inference = event->mark == NULL && event->activity == INFERENCE;
+    if (begins || (event->mark == NULL && event->activity == stage))
+        if (add_under(&tiling->open.attributes, attributes) < 0) return -1;
+    bool is_modelled = tiling->marked && (PyObject *)tiling->marks[tiling->marked - 1].mark == tiling->modelled;
+    if (is_inference && (tiling->model == NULL || is_modelled)) return add_under(&tiling->model, attributes);
+    return begins && stage == INFERENCE && tiling->model == NULL ? take_model(tiling, event->mark, attributes) : 0;
 }
 
 /* Tiler.take, for one event. */
-static int take(Tiling *tiling, PyObject *event) {
-    if (!PyTuple_Check(event) || PyTuple_Size(event) != 4) return fail(PyExc_TypeError, "an event is a tuple of four");
-    PyObject *what = PyTuple_GetItem(event, 2), *attributes = PyTuple_GetItem(event, 3);
-    int64_t now;
-    long kind = PyLong_AsLong(PyTuple_GetItem(event, 1));
-    if ((kind == -1 && PyErr_Occurred()) || read_time(PyTuple_GetItem(event, 0), &now) < 0) return -1;
-    int activity = -1;
-    if ((kind == BEGIN || kind == END) && PyUnicode_CheckExact(what)) activity = find(tiling->names, ACTIVITIES, what);
-    bool is_mark = (kind == BEGIN_MARK || kind == END_MARK) && (PyObject *)Py_TYPE(what) == tiling->held[MARK];
-    if (activity < 0 && !is_mark) return fail(PyExc_ValueError, "neither an activity nor a mark begins or ends");
-    if (kind == END && !tiling->counts[activity]) return 0;
-    if (activity >= 0) tiling->counts[activity] += kind == BEGIN ? 1 : -1;
-    if (kind == BEGIN_MARK && open_mark(tiling, what) < 0) return -1;
-    if (kind == END_MARK) close_mark(tiling, what);
+int take(Tiling *tiling, const Event *event) {
+    int64_t now = event->at;
+    if (event->kind == END && !tiling->counts[event->activity]) return 0;
+    if (event->mark == NULL) tiling->counts[event->activity] += event->kind == BEGIN ? 1 : -1;
+    else if (event->kind == END_MARK) close_mark(tiling, event->mark);
+    else if (open_mark(tiling, event->mark) < 0) return -1;
 
     Segment *open = &tiling->open;
     int stage = stage_now(tiling);
     bool explicit = tiling->marked > 0;
     if (stage != open->stage || explicit != open->explicit) {
         if (now <= open->start) { /* at once, or the wall clock stepped back */
-            now = open->start;
+            now = open->end = open->start;
+            if (open->context != NULL && keep(tiling) < 0) return -1;
         } else if (now - open->start < WIRE_OVERHEAD_NS && open->stage == GAP && (stage == SEND || stage == RECEIVE)
                    && reopen(tiling, stage)) {
             return 0;
         } else {
             open->end = now;
-            keep(tiling);
+            if (keep(tiling) < 0) return -1;
         }
+        let_go(open, 1);
         *open = (Segment){.start = now, .end = now, .stage = stage, .explicit = explicit};
         if (stage == INFERENCE) {
             tiling->inferred = true;
             name_pending(tiling, PREPROCESS, NULL);
         }
     }
-    int any = attributes == Py_None ? 0 : PyObject_IsTrue(attributes);
-    if (any <= 0) return any;
-    if (activity == INFERENCE && tiling->model == NULL) {
-        tiling->model = attributes;
-    } else if (activity == INFERENCE && tiling->marked && tiling->marks[tiling->marked - 1] == tiling->modelled) {
-        if ((tiling->model = lay_over(tiling, attributes, tiling->model)) == NULL) return -1;
-    } else if (kind == BEGIN_MARK && stage == INFERENCE && tiling->model == NULL) {
-        if (take_model(tiling, what, attributes) < 0) return -1;
+    if (event->kind == BEGIN_MARK && (event->mark->context != NULL || event->mark->link != NULL)) {
+        if (open->context == NULL) open->context = Py_XNewRef(event->mark->context);
+        set_object(&open->link, event->mark->link);
     }
-    return kind == BEGIN_MARK || stage == activity ? add_attributes(tiling, attributes) : 0;
+    return take_attributes(tiling, event);
 }
 
 /* Name what no later inference will settle. */
@@ -189,168 +269,329 @@ static void name_rest(Tiling *tiling) {
         name_pending(tiling, POSTPROCESS, NULL);
         return;
     }
-    bool is_transformed = false;
+    bool is_transformed = false, is_inferred = false;
     int64_t unmarked = 0;
-    int name = POSTPROCESS;
     PyObject *model = NULL;
-    for (int i = tiling->waiting - 1; i >= 0; i--) {
-        Segment *segment = &tiling->segments[tiling->pending[i]];
+    for (int i = tiling->count - 1; i >= tiling->settled; i--) {
+        const Segment *segment = &tiling->segments[i];
         int64_t took = segment->end - segment->start;
         if (segment->stage == GAP) unmarked += took;
-        else is_transformed = true;
+        else if (is_unnamed(segment)) is_transformed = true;
+        if (segment->stage == TRANSFORM && !segment->explicit && took >= unmarked) is_inferred = true;
+    }
+    unmarked = 0;
+    bool follows = false; /* the inference */
+    for (int i = tiling->count - 1; is_inferred && i >= tiling->settled; i--) {
+        Segment *segment = &tiling->segments[i];
+        int64_t took = segment->end - segment->start;
+        if (!is_unnamed(segment)) continue;
+        if (segment->stage == GAP) unmarked += took;
         if (segment->stage == TRANSFORM && took >= unmarked) {
+            follows = true;
             segment->stage = INFERENCE;
-            name = PREPROCESS;
-            if (segment->attributes != NULL) model = segment->attributes;
+            if (segment->attributes != NULL) set_object(&model, segment->attributes);
         } else {
-            segment->stage = name;
-            segment->attributes = NULL;
+            segment->stage = follows ? PREPROCESS : POSTPROCESS;
+            set_object(&segment->attributes, NULL);
         }
     }
-    if (name == POSTPROCESS) {
-        if (is_transformed && tiling->model == NULL) model = tiling->held[UNRECOGNISED];
+    if (!is_inferred) {
+        if (is_transformed && tiling->model == NULL) set_object(&model, held[UNRECOGNISED]);
         name_pending(tiling, HANDLER, model);
     }
-    if (tiling->model == NULL) tiling->model = model;
+    if (tiling->model == NULL) set_object(&tiling->model, model);
+    Py_XDECREF(model);
 }
 
-/* Tiler.close: leave the stages that tile [start, end) in `segments`, and return how many they are. */
-static int close_tiling(Tiling *tiling, int64_t start, int64_t now, int64_t end) {
-    Segment *open = &tiling->open, *last = NULL;
+/* Tiler.close: leave the stages that tile [start, end) in `segments`; none if that is empty. */
+int close_tiling(Tiling *tiling, int64_t start, int64_t now, int64_t end) {
+    Segment *open = &tiling->open;
     if (open->stage == GAP && (now < open->start || now - open->start < WIRE_OVERHEAD_NS)) reopen(tiling, SEND);
     open->end = now > open->start ? now : open->start;
-    keep(tiling);
+    if (keep(tiling) < 0) return -1;
     name_rest(tiling);
-    int tiles = 0;
-    if (end <= start) return tiles;
+    int count = tiling->count, tiles = 0;
+    tiling->count = 0; /* until each has moved to its place */
     int64_t at = start;
-    for (int i = 0; i < tiling->count; i++) {
-        Segment *segment = &tiling->segments[i];
-        int64_t until = segment->end < end ? segment->end : end;
-        if (until <= at) continue;
-        if (last != NULL && last->stage == segment->stage && !last->explicit && !segment->explicit) {
-            if (last->attributes == NULL) last->attributes = segment->attributes;
+    for (int i = 0; i < count; i++) {
+        Segment segment = tiling->segments[i], *last = tiles ? &tiling->segments[tiles - 1] : NULL;
+        int64_t until = segment.end < end ? segment.end : end;
+        bool is_empty = until <= at;
+        if (is_empty) until = at;
+        if (end <= start || (is_empty && segment.context == NULL)) {
+            let_go(&segment, 1);
+            continue;
+        }
+        if (last != NULL && last->stage == segment.stage && !last->visits && !segment.visits && !last->explicit
+            && !segment.explicit && !(last->context && segment.context)) {
+            if (last->context == NULL) set_object(&last->context, segment.context);
+            if (last->attributes == NULL) set_object(&last->attributes, segment.attributes);
+            let_go(&segment, 1);
         } else {
             last = &tiling->segments[tiles++];
-            *last = *segment;
+            *last = segment;
             last->start = at;
         }
         last->end = at = until;
     }
-    if (last == NULL) {
-        last = &tiling->segments[tiles++];
-        *last = (Segment){.start = start, .stage = HANDLER};
+    if (tiles == 0 && end > start) tiling->segments[tiles++] = (Segment){.start = start, .stage = HANDLER};
+    if (tiles) tiling->segments[tiles - 1].end = end;
+    tiling->count = tiles;
+    return 0;
+}
+
+/* Take all that is known of the first inference that says something of its model. */
+void describe_first_inference(Tiling *tiling) {
+    for (int i = 0; i < tiling->count; i++) {
+        const Segment *one = &tiling->segments[i];
+        if (one->stage != INFERENCE || one->attributes == NULL) continue;
+        set_object(&tiling->model, one->attributes);
+        return;
     }
-    last->end = end;
-    return tiles;
+}
+
+/* --- many visits become few: segments.py */
+
+/* The stages that have been summed until now, of which there are only so many. */
+typedef struct {
+    int of[MAX_STAGE_NAMES], count;
+    bool is_limited;
+} Summed;
+
+static int stage_summed(Summed *summed, int stage) {
+    if (!summed->is_limited) return stage;
+    for (int i = 0; i < summed->count; i++)
+        if (summed->of[i] == stage) return stage;
+    if (summed->count == MAX_STAGE_NAMES) return OTHER;
+    return summed->of[summed->count++] = stage;
+}
+
+static Segment copied(const Segment *segment) {
+    Py_XINCREF(segment->attributes);
+    Py_XINCREF(segment->context);
+    Py_XINCREF(segment->link);
+    return *segment;
 }
 
 /* Let a segment have the attributes alone that others have as well. */
-static int keep_common(Tiling *tiling, Segment *group, PyObject *attributes) {
-    if (group->attributes == attributes) return 0;
-    if (group->attributes == NULL || attributes == NULL) {
-        group->attributes = NULL;
-        return 0;
-    }
-    if (tiling->merged == NULL && (tiling->merged = PyList_New(0)) == NULL) return -1;
-    PyObject *both = PyObject_CallFunctionObjArgs(tiling->held[COMMON], group->attributes, attributes, NULL);
-    int any = both && PyList_Append(tiling->merged, both) == 0 ? PyObject_IsTrue(both) : -1;
+static int keep_common(Segment *group, PyObject *attributes) {
+    if (group->attributes == attributes || group->attributes == NULL) return 0;
+    PyObject *both = attributes ? PyObject_CallFunctionObjArgs(held[COMMON], group->attributes, attributes, NULL) : NULL;
+    int any = both ? PyObject_IsTrue(both) : attributes ? -1 : 0;
+    set_object(&group->attributes, any > 0 ? both : NULL);
     Py_XDECREF(both);
-    group->attributes = any > 0 ? both : NULL; /* which the list holds */
     return any < 0 ? -1 : 0;
 }
 
-/* Put the segments [from, to), one for each stage if any has more than one, at `into`; return what comes after, or -1. */
-static int sum_up(Tiling *tiling, int from, int to, int into) {
-    Segment groups[MAX_SEGMENTS];
-    int count = 0;
-    for (int i = from; i < to; i++) {
-        const Segment *one = &tiling->segments[i];
-        int64_t took = one->end - one->start;
-        int at = 0;
-        while (at < count && (groups[at].stage != one->stage || groups[at].explicit != one->explicit)) at++;
-        if (at == count) {
-            groups[count] = *one;
-            groups[count].end = groups[count].longest = took; /* its length, until it is laid in its place */
-            groups[count++].visits = 1;
-            continue;
-        }
-        groups[at].end += took;
-        groups[at].visits++;
-        if (took > groups[at].longest) groups[at].longest = took;
-        if (keep_common(tiling, &groups[at], one->attributes) < 0) return -1;
-    }
-    Segment *laid = &tiling->segments[into];
-    if (count == to - from) {
-        memmove(laid, &tiling->segments[from], (size_t)count * sizeof *laid);
-        return into + count;
-    }
-    int64_t at = tiling->segments[from].start;
+/* Lay groups end to end from `at` on, of which `end` is still the length. */
+static void lay(Segment *groups, int count, int64_t at) {
+    bool is_transformed = false;
+    int gap = count;
     for (int i = 0; i < count; i++) {
-        laid[i] = groups[i];
-        laid[i].start = at;
-        at = laid[i].end = at + groups[i].end;
+        if (!groups[i].explicit && groups[i].stage == GAP) gap = i;
+        if (!groups[i].explicit && is_transform(groups[i].stage)) is_transformed = true;
     }
-    return into + count;
+    if (is_transformed && gap < count) { /* the gap goes last: all of it may be a model that follows on a transform */
+        Segment moved = groups[gap];
+        memmove(&groups[gap], &groups[gap + 1], (size_t)(count - gap - 1) * sizeof *groups);
+        groups[count - 1] = moved;
+    }
+    for (int i = 0; i < count; i++) {
+        groups[i].start = at;
+        at = groups[i].end = at + groups[i].end;
+    }
 }
 
-/* `coalesced` of segments.py, for so few that only the wire counts; return how many are left. `cuts` ends with 0. */
-static int coalesce(Tiling *tiling, int count, const int64_t *cuts) {
-    if (count <= MAX_WIRE) return count;
-    Segment *segments = tiling->segments;
-    int wire[ACTIVITIES] = {0};
-    for (int i = 0; i < count; i++)
-        if (segments[i].stage < ACTIVITIES) wire[segments[i].stage]++;
-    int stage = wire[SEND] > MAX_WIRE ? SEND : RECEIVE, first = 0;
-    if (wire[stage] <= MAX_WIRE) return count;
-    while (segments[first].stage != stage) first++;
-    int64_t whole = (segments[count - 1].end - segments[0].start) / SHARE, most = whole > 1 ? whole : 1;
-    int into = first, run = first; /* [run, i) is a run that is not laid yet */
-    for (int i = first; i < count; i++) {
-        Segment one = segments[i];
-        bool is_cut = false;
-        for (; *cuts && one.start >= *cuts; cuts++) is_cut = true;
-        bool alone = one.end - one.start >= most || (one.start < *cuts && *cuts < one.end);
-        if (is_cut || alone) {
-            if ((into = sum_up(tiling, run, i, into)) < 0) return -1;
+/* Put a run of segments into `laid`, one for each stage if any has more than one; return how many these are, or -1. */
+static int sum_up(const Segment *run, int count, Summed *summed, Segment *laid) {
+    int groups = 0;
+    for (int i = 0; count > 1 && i < count; i++) {
+        const Segment *one = &run[i];
+        int64_t took = one->end - one->start, longest = one->visits ? one->longest : took;
+        int stage = stage_summed(summed, one->stage), at = 0, visits = one->visits ? one->visits : 1;
+        while (at < groups && (laid[at].stage != stage || laid[at].explicit != one->explicit)) at++;
+        if (at == groups) {
+            laid[groups++] = (Segment){.end = took, .longest = longest, .stage = stage, .visits = visits,
+                                       .explicit = one->explicit,
+                                       .attributes = stage == one->stage ? Py_XNewRef(one->attributes) : NULL};
+            continue;
+        }
+        laid[at].end += took; /* its length, until it is laid in its place */
+        laid[at].visits += visits;
+        if (longest > laid[at].longest) laid[at].longest = longest;
+        if (keep_common(&laid[at], one->attributes) < 0) {
+            let_go(laid, groups);
+            return -1;
+        }
+    }
+    if (count > 1 && groups < count) {
+        lay(laid, groups, run->start);
+        return groups;
+    }
+    let_go(laid, groups);
+    for (int i = 0; i < count; i++) laid[i] = copied(&run[i]);
+    return count;
+}
+
+/* Put segments into `few`, each run of those that may be summed as `sum_up` does. A visit of `most` nanoseconds or more
+ * stays as it is; -1: however long. `cuts` ends with 0. Return how many they are, or -1. */
+static int sum_runs(const Segment *segments, int count, const int64_t *cuts, int64_t most, Summed *summed, Segment *few) {
+    int into = 0, run = 0; /* [run, i) is not laid yet */
+    for (int i = 0; i <= count; i++) {
+        const Segment *one = &segments[i];
+        bool ends = i == count, alone = false;
+        if (i < count) {
+            for (; *cuts && one->start >= *cuts; cuts++) ends = true;
+            alone = (most >= 0 && one->end - one->start >= most && !one->visits) || one->context != NULL
+                    || one->link != NULL || (one->start < *cuts && *cuts < one->end);
+        }
+        if (ends || alone) {
+            int laid = sum_up(&segments[run], i - run, summed, &few[into]);
+            if (laid < 0) {
+                let_go(few, into);
+                return -1;
+            }
+            into += laid;
             run = i;
         }
         if (alone) {
-            segments[into++] = one;
+            few[into++] = copied(one);
             run = i + 1;
         }
     }
-    return sum_up(tiling, run, count, into);
+    return into;
 }
 
-/* Begin a tiling of [times[0], times[2]), which `release` ends, and do it: `events` is a list, and times[1] is when the
-   last of them is over; `cuts` as in `coalesce`. Return the number of stages. */
-int tile(Tiling *tiling, PyObject *const *held, PyObject *events, const int64_t *times, const int64_t *cuts) {
-    memset(tiling, 0, offsetof(Tiling, segments));
-    tiling->held = held;
-    memcpy(tiling->names, tiling->held, KNOWN * sizeof *tiling->names);
-    tiling->named = KNOWN;
-    tiling->open = (Segment){.start = times[0], .end = times[0], .stage = GAP};
-    tiling->events = PyList_AsTuple(events); /* another thread may still append */
-    if (tiling->events == NULL) return -1;
-    Py_ssize_t noted = PyTuple_Size(tiling->events);
-    if (noted > MAX_EVENTS) return fail(PyExc_ValueError, "too many events");
-    for (Py_ssize_t i = 0; i < noted; i++)
-        if (take(tiling, PyTuple_GetItem(tiling->events, i)) < 0) return -1;
-    return coalesce(tiling, close_tiling(tiling, times[0], times[1], times[2]), cuts);
+/* Return where a request begins to wait and to send, or receive, in turn; -1 if it does not. */
+static int first_chunk(const Segment *segments, int count) {
+    for (int stage = SEND; stage <= RECEIVE; stage++) {
+        int visits = 0, first = -1;
+        bool is_summed = false;
+        for (int i = 0; i < count; i++) {
+            if (segments[i].stage != stage) continue;
+            if (!visits++) first = i;
+            if (segments[i].visits) is_summed = true;
+        }
+        if (visits > MAX_WIRE || is_summed) return first;
+    }
+    return -1;
 }
 
-void release_tiling(Tiling *tiling) {
-    Py_XDECREF(tiling->events);
-    Py_XDECREF(tiling->merged);
-    while (tiling->named > KNOWN) Py_DECREF(tiling->names[--tiling->named]);
+/* `coalesced`: return how many there are then, or -1. They are in `few`, for the caller to free, as much room as there
+ * was for all; that is NULL where all stay as they are. */
+int coalesce(const Segment *segments, int count, const int64_t *cuts, int limit, Segment **few) {
+    static const int64_t no_cuts[] = {0};
+    bool is_many = count > limit;
+    int first = is_many || count > MAX_WIRE ? first_chunk(segments, count) : -1;
+    *few = NULL;
+    if (count == 0 || (!is_many && first < 0)) return count;
+    if (first < 0 || (is_many && first >= MAX_BEFORE && MAX_BEFORE < limit)) first = 0;
+    Summed summed = {.is_limited = is_many};
+    int64_t whole = (segments[count - 1].end - segments[0].start) / SHARE;
+    Segment *summed_up = PyMem_Malloc((size_t)count * sizeof *summed_up), *again = NULL;
+    int left = summed_up ? sum_runs(&segments[first], count - first, cuts, whole > 1 ? whole : 1, &summed, &summed_up[first])
+                         : -1;
+    for (int i = 0; left >= 0 && i < first; i++) summed_up[i] = copied(&segments[i]);
+    if (left >= 0) left += first;
+    if (left > limit) { /* so there were more than that */
+        int before = left;
+        again = PyMem_Malloc((size_t)count * sizeof *again);
+        left = again ? sum_runs(summed_up, before, no_cuts, -1, &summed, again) : -1;
+        let_go(summed_up, before);
+    }
+    if (left < 0 && !PyErr_Occurred()) PyErr_NoMemory();
+    if (left < 0 || again != NULL) PyMem_Free(summed_up);
+    if (left < 0) PyMem_Free(again);
+    else *few = again ? again : summed_up;
+    return left;
 }
 
-int read_times(int64_t *times, PyObject *const *args, int number) {
-    for (int i = 0; i < number; i++)
-        if (read_time(args[i], &times[i]) < 0) return -1;
-    /* Else no difference of times, none of which counts before this one, overflows. */
-    return times[0] < 0 ? fail(PyExc_OverflowError, "a time before 1970") : 0;
+/* Return the place of one of the numbers of stages that a tiling has, of all segments and open marks. */
+static int *number_at(Tiling *tiling, int at) {
+    if (at < tiling->count) return &tiling->segments[at].stage;
+    return at == tiling->count ? &tiling->open.stage : &tiling->marks[at - tiling->count - 1].stage;
+}
+
+/* Forget the names that no stage has any more: a request may make up any number of them. */
+static int forget_names(Tiling *tiling) {
+    int *numbers = PyMem_Calloc((size_t)tiling->named + 1, sizeof *numbers), used = 0;
+    if (numbers == NULL) return PyErr_NoMemory(), -1;
+    int places = tiling->count + 1 + tiling->marked;
+    for (int i = 0; i < places; i++)
+        if (*number_at(tiling, i) >= KNOWN) numbers[*number_at(tiling, i) - KNOWN] = 1;
+    for (int i = 0; i < tiling->named; i++) {
+        if (!numbers[i]) {
+            Py_DECREF(tiling->names[i]);
+            continue;
+        }
+        tiling->names[used] = tiling->names[i];
+        numbers[i] = KNOWN + used++;
+    }
+    tiling->named = used;
+    for (int i = 0; i < places; i++)
+        if (*number_at(tiling, i) >= KNOWN) *number_at(tiling, i) = numbers[*number_at(tiling, i) - KNOWN];
+    PyMem_Free(numbers);
+    return 0;
+}
+
+/* Sum short visits, where there are more than are sent of a request. */
+int shorten(Tiling *tiling, PyObject *given, int limit) {
+    int64_t cuts[MAX_CUTS + 1];
+    Segment *few, *before = tiling->segments;
+    int count = tiling->count, most = limit - 1 < MAX_SEGMENTS ? limit - 1 : MAX_SEGMENTS;
+    int left = read_cuts(given, cuts) < 0 ? -1 : coalesce(before, count, cuts, most, &few);
+    if (left < 0) return -1;
+    tiling->shorten_at = limit > 2 * left ? limit : 2 * left;
+    if (few == NULL) return 0;
+    tiling->segments = few;
+    tiling->segment_room = count;
+    tiling->count = left;
+    tiling->settled = 0;
+    free_segments(before, count);
+    return forget_names(tiling);
+}
+
+/* --- what others read */
+
+bool add_up(Totals *totals, const Segment *segments, int count) {
+    totals->count = 0;
+    totals->of = PyMem_Malloc((size_t)count * sizeof *totals->of + 1);
+    if (totals->of == NULL) return PyErr_NoMemory(), false;
+    for (const Segment *one = segments; one < segments + count; one++) {
+        int at = 0;
+        while (at < totals->count && totals->of[at].stage != one->stage) at++;
+        if (at == totals->count) totals->of[totals->count++] = (struct Total){0, one->stage};
+        totals->of[at].sum += one->end - one->start;
+    }
+    return true;
+}
+
+/* Set an attribute, if there is something to set, and let that go. */
+static bool set_attribute(PyObject *object, const char *name, PyObject *value) {
+    bool done = value != NULL && PyObject_SetAttrString(object, name, value) == 0;
+    Py_XDECREF(value);
+    return done;
+}
+
+PyObject *segment_object(const Tiling *tiling, const Segment *segment) {
+    PyObject *name = stage_name(tiling, segment->stage);
+    PyObject *made = PyObject_CallFunction(held[SEGMENT], "OL", name, (long long)segment->start);
+    if (made == NULL) return NULL;
+    bool done = set_attribute(made, "end", PyLong_FromLongLong(segment->end));
+    if (done && segment->attributes) done = set_attribute(made, "attributes", Py_NewRef(segment->attributes));
+    if (done && segment->context) done = set_attribute(made, "context", Py_NewRef(segment->context));
+    if (done && segment->link) done = set_attribute(made, "link", Py_NewRef(segment->link));
+    if (done && segment->explicit) done = set_attribute(made, "explicit", Py_NewRef(Py_True));
+    if (done && segment->visits)
+        done = set_attribute(made, "coalesced", PyLong_FromLong(segment->visits))
+               && set_attribute(made, "longest", PyLong_FromLongLong(segment->longest));
+    if (!done) Py_CLEAR(made);
+    return made;
+}
+
+int read_time(PyObject *value, int64_t *time) {
+    *time = PyLong_AsLongLong(value);
+    return *time == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
 int read_cuts(PyObject *given, int64_t *cuts) {
@@ -361,6 +602,3 @@ int read_cuts(PyObject *given, int64_t *cuts) {
     cuts[count] = 0;
     return 0;
 }
-
-/* Fill what a Tiling holds. */
-int read_tiling_held(PyObject **held) { return import_all(held, WHERE, TILING_HELD); }

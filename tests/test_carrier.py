@@ -22,7 +22,7 @@ def in_request(number: int) -> tuple[RequestRecord, dict[str, str]]:
     """Return a request and its carrier, from a context of its own."""
     entry = SpanContext(number, number, is_remote=False, trace_flags=TraceFlags(1))
     record = RequestRecord()
-    record.bind(entry, record._start)
+    record.bind(entry, record.started)
 
     def carry() -> dict[str, str]:
         current.set(record)

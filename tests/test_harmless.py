@@ -81,10 +81,8 @@ PARTS = parts("""
     instrumentation.http.attributes: asked_for _fields _carrier decoded shared AskedFor.attributes
     instrumentation.http.metrics: HttpMetrics.__init__ _only
     recording.own_span: OwnSpan._draw OwnSpan.identity OwnSpan.status _tracer
-    recording.record: SpanContext RequestRecord._settle RequestRecord._shorten RequestRecord.abandon
-    recording.record: RequestRecord.close RequestRecord.freeze RequestRecord.stage_context Tiler
-    recording.stages: Stages.totals
-    recording.tiler: Segment Tiler.close Tiler.take _tiles
+    recording.record: SpanContext RequestRecord.close RequestRecord.freeze RequestRecord.stage_context _child
+    recording.record: RequestRecord._catch_up RequestRecord._confirm_tentative RequestRecord.abandon RequestRecord.cuts
     sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._drops EntryRecorder._rest
     sla.entry_recorder: EntryRecorder._send EntryRecorder._encoded encode_request finish _give_way _given _without
     sla.entry_recorder: encode_notes entry_rest bounded
@@ -114,6 +112,9 @@ PARTS = parts("""
 # Parts that work where the native implementation is off.
 PARTS_IN_PYTHON = parts("""
     recording.marks: prepared recording _Marks._now _Marks.enter _Marks.leave _Marks.begin_mark _Marks.end_mark
+    recording.marks: _Marks.open_context _Marks.tile _Marks._work_out Tiler
+    recording.tiler: Segment Tiler.close Tiler.take _tiles Stages
+    recording.stages: Stages.totals Stages.segments
     instrumentation.asgi.channels: Send._sent
     instrumentation.asgi.request: AsgiRequest.begin_response AsgiRequest.end_response AsgiRequest.__init__
     instrumentation.asgi.request: AsgiRequest._come_in

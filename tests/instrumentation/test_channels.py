@@ -49,6 +49,17 @@ class Request(RequestRecord):
         self.pieces: list[Any] = []
         self.taken_in: list[Any] = []
         self.gone = 0
+        self.noted: list[tuple[int, int, str]] = []  # when, begin (0) or end (1), of what
+
+    def enter(self, activity: str, attributes: Any = None, at: int | None = None) -> None:
+        at = at or time.time_ns()
+        self.noted.append((at, 0, activity))
+        super().enter(activity, attributes, at)
+
+    def leave(self, activity: str, at: int | None = None) -> None:
+        at = at or time.time_ns()
+        self.noted.append((at, 1, activity))
+        super().leave(activity, at)
 
     @property
     def record(self) -> RequestRecord:
@@ -72,7 +83,7 @@ class Request(RequestRecord):
 
     @property
     def events(self) -> list[tuple[int, str]]:
-        return [(kind, what) for _, kind, what, _ in self._log]
+        return [(kind, what) for _, kind, what in self.noted]
 
 
 def into(sent: list[Any]) -> Any:
@@ -146,7 +157,7 @@ def test_an_answer_is_whole_with_its_last_byte(messages: list[Any], ends: int) -
     assert request.heads == messages[:1]
     assert len(request.ends) == ends
     assert request.events == [(0, "network.send"), (1, "network.send")] * len(messages)
-    assert not ends or request.ends[0] == request._log[-1][0]
+    assert not ends or request.ends[0] == request.noted[-1][0]
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["receive", "send"])
@@ -180,7 +191,7 @@ def test_a_wait_of_the_servers_own_is_noted_and_only_that(which: int, how: str) 
     if how == "at once":
         assert request.peer_waits is None
         return
-    times = [time for time, *_ in request._log]
+    times = [time for time, *_ in request.noted]
     stages = list(zip(times[::2], times[1::2], strict=True))
     assert request.peer_waits is not None
     assert len(request.peer_waits) == len(stages) == (1 if how == "failing" else 2)
@@ -343,7 +354,7 @@ def test_who_wants_to_know_is_told_of_pieces_of_bodies_and_of_clients_that_go() 
     request = run(main)
     assert request.taken_in == [part, part, gone]
     assert [message for _, message in request.pieces] == [PART, PART]
-    assert [at for at, kind, what, _ in request._log if (kind, what) == (1, "network.send")][1] == request.pieces[0][0]
+    assert [at for at, kind, what in request.noted if (kind, what) == (1, "network.send")][1] == request.pieces[0][0]
     assert (len(request.heads), len(request.ends), request.gone) == (1, 1, 1)
 
 

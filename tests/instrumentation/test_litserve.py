@@ -205,8 +205,7 @@ HERE = parts("""
     recording.remote_stages: _add_stages _note _context _RemoteWork.note RemoteStages.add RemoteStages.add_report
     recording.remote_stages: RemoteStages.conclude RemoteStages.read_reports
     recording.remote_socket: Listener.read Listener._read
-    recording.record: RequestRecord.visit _model
-    recording.tiler: Visit.lay_on
+    recording.record: RequestRecord.visit Mark
 """)
 THERE = parts("""
     recording.worker: Work.__init__ Work.report_begin Work.finish Batch.__init__ Batch.finish Batch._send _come_in

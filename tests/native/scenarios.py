@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import socket
 import sys
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ def fresh(text: str) -> str:
     return "".join([*text])
 
 
-# --- marks.c
+# --- record.c and stage.c
 
 
 @scenario
@@ -58,7 +59,7 @@ def attributes_replaced_by_the_clock() -> None:
 
     record, mark = RequestRecord(Clock(), start=1), Mark("mark", Attributes(rows=3))
     record.begin_mark(mark)
-    assert [event[3] for event in record._log] == [{"rows": 3}]
+    assert [one.attributes for one in record.so_far()] == [{}, {"rows": 3}]
 
 
 @scenario
@@ -68,7 +69,8 @@ def stage_initialized_again() -> None:
     from stagetrace.recording.marks import stage
     from stagetrace.recording.record import RequestRecord
 
-    record = RequestRecord()
+    times = itertools.count(1)
+    record = RequestRecord(lambda: next(times), start=1)
     record.bound = True
     current.set(record)
     count = [0]
@@ -87,9 +89,10 @@ def stage_initialized_again() -> None:
         for point in range(20):
             with collecting(point, again):
                 enter()
-    marks = [event[2].stage for event in record._log]
-    assert len(marks) == 40
-    assert all(one.startswith("stage ") for one in marks)
+    opened = [one.stage for one in record.so_far()[1:]]
+    assert next(times) == 41  # each has looked at the clock
+    assert opened
+    assert all(one.startswith("stage ") for one in opened)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What several files here need: a receiver, no processors of other tests, short waits, the native implementation."""
+"""What several files here need: a receiver, no processors of other tests, short waits."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ import pytest
 
 from missing import unused
 from otlp.receiver import Receiver, run_receiver
+from otlp.schedules import IN_C, Implementation
 from pki import make_pki
 from stagetrace import guard, log
-from stagetrace.otlp.encode import request_encoder as stages
-from stagetrace.otlp.encode.request_encoder import tiled_in_python
 from stagetrace.otlp.export import factory, replay, sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from stagetrace.otlp.encode.request_encoder import Make, Tile
 
 
 @pytest.fixture
@@ -50,14 +47,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     guard.failures.clear()
 
 
-@pytest.fixture(scope="module")
-def native() -> Tile:
-    if stages._in_c is None:
+@pytest.fixture(scope="session")
+def native() -> Implementation:
+    if IN_C is None:
         unused()
-    return stages._in_c[0]
-
-
-@pytest.fixture(scope="module")
-def make(native: Tile) -> Make:
-    assert native is not tiled_in_python
-    return stages._in_c[1]  # type: ignore[index]
+    return IN_C

@@ -29,14 +29,14 @@ import os
 import uvicorn, ml
 from stagetrace.otlp.encode import request_encoder as stages
 
-ml.app.add_api_route("/native", lambda: [stages.NATIVE, stages.request is stages.request_in_python])
+ml.app.add_api_route("/native", lambda: [stages.NATIVE, stages.encode_request is stages._encode_request])
 uvicorn.run(ml.app, port=int(os.environ["PORT"]), log_level="warning")
 """
 
 
 @pytest.mark.parametrize("wanted", ["0", "1", None])
 def test_a_real_service_is_recorded_by_either(tmp_path: Path, wanted: str | None) -> None:
-    """STAGETRACE_NATIVE=0 forbids the twin in C; the request arrives tiled with it and without."""
+    """STAGETRACE_NATIVE=0 forbids the one in C; the request arrives tiled with it and without."""
     if wanted != "0" and not stages.NATIVE:
         unused()
     with run_sink() as sink:
@@ -75,12 +75,13 @@ def build(into: Path, *what: str, **env: str) -> tuple[Path, str]:
 
 
 REPORT = """
-from otlp.schedules import GOOD_MADE
+from otlp import schedules as s
 from stagetrace.otlp.decode import native as decoder_twin; from stagetrace.otlp.encode import request_encoder as stages
 
 parts = (b"\\x0a\\x01x" * 3, 0, 9, 9)
 decoder = decoder_twin.NATIVE or decoder_twin.PYTHON
-print(stages.NATIVE, stages.request(*GOOD_MADE) == stages.request_in_python(*GOOD_MADE))
+encoded = [s.messages(s.encoded(how, s.typical().stages(how))) for how in (s.BOTH[-1], s.IN_PYTHON)]
+print(stages.NATIVE, encoded[0] == encoded[1])
 print(decoder_twin.NATIVE is not None, decoder.parts(*parts) == decoder_twin.parts_in_python(*parts))
 print(stages.__file__)
 """

@@ -1,4 +1,4 @@
-"""Both twins of a request's marks, and of the marking of a stage by hand, note the same."""
+"""What is noted of a request and marked by hand, in C and in Python."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.native
 
 @pytest.fixture(params=["C", "Python"])
 def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return the names of marks.py as one of the twins has them; what that reports fails the test."""
+    """Return the names of marks.py as one of the implementations has them; what that reports fails the test."""
     if request.param == "C" and marks.Marks is marks._Marks:
         unused()
     if request.param == "Python":
@@ -40,65 +40,81 @@ def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def bound(twin: Any, **more: Any) -> Any:
-    class Request(twin.Marks):  # type: ignore[misc]
-        shortened = 0
+    """Return a record whose clock is a microsecond later at each look: each mark looks once."""
 
-        def _shorten(self) -> None:
-            self.shortened += 1
-            self._log.clear()
+    class Request(twin.Marks):  # type: ignore[misc]
+        looks = 0
 
     request = Request()
-    request.bound = True
-    for name, value in more.items():
+
+    def look() -> int:
+        request.looks += 1
+        return int(request.looks) * 1_000
+
+    for name, value in {"clock": look, "bound": True, **more}.items():
         setattr(request, name, value)
     return request
 
 
-def test_events_in_the_order_in_which_they_were_noted(twin: Any) -> None:
-    times = iter(range(1, 9))
-    request = bound(twin, clock=lambda: next(times))
+def explicit(request: Any) -> list[Any]:
+    """Return what was marked by hand until now."""
+    return [(one.stage, dict(one.attributes)) for one in request.so_far() if one.explicit]
+
+
+def test_what_is_noted_counts_at_its_time(twin: Any) -> None:
+    request = bound(twin)
     mark = twin.Mark("m", {"a": 1})
     request.enter("queue")
-    request.enter("inference", {"b": 2})
-    request.enter("queue", at=70)
-    request.leave("queue", 0)  # as no time
-    request.leave("queue", at=80)
-    request.begin_mark(mark)
-    request.end_mark(mark)
-    assert request._log == [
-        (1, 0, "queue", None),
-        (2, 0, "inference", {"b": 2}),
-        (70, 0, "queue", None),
-        (3, 1, "queue", None),
-        (80, 1, "queue", None),
-        (4, 2, mark, {"a": 1}),
-        (5, 3, mark, None),
+    request.enter("inference", {"b": 2}, None)
+    request.leave("inference", 0)  # as no time
+    request.leave("queue", at=70_000)
+    request.enter("queue", at=80_000)
+    request.begin_mark(mark, at=90_000)
+    request.end_mark(mark, 95_000)
+    request.leave("queue", 99_000)
+    assert [(one.stage, one.start, dict(one.attributes)) for one in request.so_far()] == [
+        *(("preprocess", 0, {}), ("queue", 1_000, {}), ("inference", 2_000, {"b": 2}), ("queue", 3_000, {})),
+        *(("", 70_000, {}), ("queue", 80_000, {}), ("m", 90_000, {"a": 1}), ("queue", 95_000, {}), ("", 99_000, {})),
     ]
     request.closed = True
     request.enter("queue")
     request.leave("queue")
     request.begin_mark(mark)
     request.end_mark(mark)
-    assert len(request._log) == 7
+    assert request.looks == 3
+    assert len(request.so_far()) == 9
     assert (mark.stage, mark.attributes, twin.Mark("n").attributes) == ("m", {"a": 1}, None)
+    assert (mark.context, mark.link, twin.Mark("n", None, 1, 2).link) == (None, None, 2)
 
 
-def test_the_wall_clock_and_a_long_log(twin: Any) -> None:
-    request = bound(twin)
-    before = time.time_ns()
+def test_the_wall_clock(twin: Any) -> None:
+    request = bound(twin, clock=None)
+    before = request.started = time.time_ns()
     request.enter("queue")
-    assert before <= request._log[0][0] <= time.time_ns()
-    for _ in range(twin.MAX_LOG):
+    assert before <= request.so_far()[-1].start <= time.time_ns()
+
+
+def test_marks_after_the_end_of_a_record_do_nothing(twin: Any) -> None:
+    request = bound(twin)
+    for _ in range(2_000):  # more than are kept one by one
         request.enter("queue")
-    assert request.shortened == 1
-    assert request._log == []
+        request.leave("queue")
+    stages = request.tile(0, 4_000_000)
+    request.enter("inference")
+    assert stages.totals() == {"handler": 2_000_000, "queue": 2_000_000}
+    assert request.looks == 4_001
+    dropped = bound(twin)
+    dropped.enter("queue")
+    dropped.drop()
+    dropped.leave("queue")
+    assert (dropped.closed, dropped.tile(0, 10).totals()) == (True, {"handler": 10})
 
 
 def test_a_clock_that_fails_is_the_callers(twin: Any) -> None:
     request = bound(twin, clock=lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         request.enter("queue")
-    assert request._log == []
+    assert [one.stage for one in request.so_far()] == [""]
 
 
 def test_a_stage_by_hand(twin: Any) -> None:
@@ -108,16 +124,13 @@ def test_a_stage_by_hand(twin: Any) -> None:
         assert nothing is None
     with pytest.raises(ValueError, match="the app's"), twin.stage(""):
         raise ValueError("the app's")
-    begun = [(kind, what.stage, attributes or {}) for _, kind, what, attributes in request._log]
-    assert begun == [
-        (2, "outer", {"k": "v", "n": 1, "odd": "[1]"}),
-        (2, "x" * 64, {}),
-        (3, "x" * 64, {}),
-        (3, "outer", {}),
-        (2, "stage", {}),
-        (3, "stage", {}),
+    assert explicit(request) == [
+        ("outer", {"k": "v", "n": 1, "odd": "[1]"}),
+        ("x" * 64, {}),
+        ("outer", {}),
+        ("stage", {}),
     ]
-    assert request._log[0][2] is request._log[3][2]
+    assert (request.looks, request.so_far()[-1].stage) == (6, "")
 
 
 def test_one_object_for_many_blocks(twin: Any) -> None:
@@ -127,7 +140,7 @@ def test_one_object_for_many_blocks(twin: Any) -> None:
         current.set(request)
         with stage:
             pass
-        assert [(kind, what.stage) for _, kind, what, _ in request._log] == [(2, "again"), (3, "again")]
+        assert (explicit(request), request.so_far()[-1].stage) == ([("again", {})], "")
 
 
 def test_outside_a_request_it_does_nothing(twin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,14 +148,14 @@ def test_outside_a_request_it_does_nothing(twin: Any, monkeypatch: pytest.Monkey
         current.set(request)
         with twin.stage("a", k=1):
             pass
-        assert request is None or request._log == []
+        assert request is None or request.looks == 0
     other = bound(twin)
     monkeypatch.setattr(current_module, "_of_span", lambda: other)
     current.set(None)
     monkeypatch.setitem(current_module.entries, 1, other)
     with twin.stage("found by its span"):
         pass
-    assert [kind for _, kind, _, _ in other._log] == [2, 3]
+    assert explicit(other) == [("found by its span", {})]
 
 
 class Odd:
@@ -155,30 +168,14 @@ def test_what_has_no_text_is_left_out_or_reported_and_the_block_runs(twin: Any) 
     current.set(request)
     with twin.stage("a", odd=Odd(), k=1):
         pass
-    assert request._log[0][3] == {"k": 1, STAGETRACE_DROPPED_ATTRIBUTES: 1}
+    assert explicit(request) == [("a", {"k": 1, STAGETRACE_DROPPED_ATTRIBUTES: 1})]
     ran = []
     with twin.stage(Odd()):
         ran.append(1)
     assert ran == [1]
-    assert len(request._log) == 2
+    assert request.looks == 2
     assert sum(guard.failures.values()) == 1
     guard.failures.clear()
-
-
-def test_what_no_event_is(twin: Any) -> None:
-    request = bound(twin)
-    wrongs: list[Any] = [
-        request.enter,
-        lambda: request.enter("queue", {}, 1, 2),
-        lambda: request.enter("queue", {}, attributes={}),
-        lambda: request.enter("queue", when=1),
-        lambda: request.leave("queue", 1, 2),
-        lambda: request.leave("queue", attributes={}),
-    ]
-    for wrong in wrongs:
-        with pytest.raises(TypeError):
-            wrong()
-    assert request._log == []
 
 
 def test_model_and_version_by_their_names_on_spans(twin: Any) -> None:
@@ -186,9 +183,8 @@ def test_model_and_version_by_their_names_on_spans(twin: Any) -> None:
     current.set(request)
     with twin.stage("inference", model="m", version=3, rows=2), twin.stage("inference", model=None, none=None):
         pass
-    assert [attributes for _, kind, _, attributes in request._log if kind == 2] == [
-        {"ml.model.name": "m", "ml.model.version": "3", "rows": 2},
-        {"none": "None"},
+    assert [attributes for _, attributes in explicit(request)] == [
+        {"ml.model.name": "m", "ml.model.version": "3", "rows": 2, "none": "None"},
     ]
 
 
@@ -199,14 +195,13 @@ def as_stage(twin: Any) -> Callable[[F], F]:
     return twin.stage("inference", model="m")  # type: ignore[no-any-return]
 
 
-def noted(request: Any) -> list[tuple[int, str, Any]]:
-    """Return what was noted since the last time: begin (2) or end (3) of which stage, with which attributes."""
-    log = [(kind, what.stage, attributes) for _, kind, what, attributes in request._log]
-    request._log.clear()
-    return log
-
-
-ONE = [(2, "inference", {"ml.model.name": "m"}), (3, "inference", None)]
+def noted(request: Any) -> int:
+    """Return how many begins and ends were noted since the last time; all are of one stage, and none is open."""
+    known = {"ml.model.name": "m"}
+    assert all(one == ("inference", known) for one in explicit(request))
+    assert request.so_far()[-1].stage == ""
+    count, request.seen = request.looks - getattr(request, "seen", 0), request.looks
+    return int(count)
 
 
 def test_a_function_each_of_whose_calls_is_a_stage(twin: Any) -> None:
@@ -221,18 +216,18 @@ def test_a_function_each_of_whose_calls_is_a_stage(twin: Any) -> None:
         return least if number < 2 else fibonacci(number - 1) + fibonacci(number - 2)
 
     assert fibonacci(1, least=7) == 7
-    assert noted(request) == ONE
+    assert noted(request) == 2
     assert fibonacci(2) == 2
-    assert noted(request) == [ONE[0], *ONE, *ONE, ONE[1]]  # within themselves: each call has a mark of its own
+    assert noted(request) == 6  # within themselves: each call has a mark of its own
     with pytest.raises(ValueError, match="-1") as raised:
         fibonacci(-1)
-    assert noted(request) == ONE
+    assert noted(request) == 2
     assert raised.value.__context__ is None
     assert (fibonacci.__name__, fibonacci.__doc__, fibonacci.__module__) == ("fibonacci", "Do it.", __name__)
     assert str(inspect.signature(fibonacci)) == "(number: 'int', *, least: 'int' = 1) -> 'int'"
     current.set(None)
     assert fibonacci(2) == 2
-    assert noted(request) == []
+    assert noted(request) == 0
 
 
 def test_a_method_and_what_is_called_like_a_function(twin: Any) -> None:
@@ -251,7 +246,7 @@ def test_a_method_and_what_is_called_like_a_function(twin: Any) -> None:
 
     assert (Model().score(1), Model.load(1)) == (2, 3)
     assert twin.stage("inference", model="m")(functools.partial(Model.load, 2))() == 4
-    assert noted(request) == [*ONE, *ONE, ONE[0], *ONE, ONE[1]]
+    assert noted(request) == 8
 
 
 def test_a_coroutine_function_is_the_stage_until_it_returns(twin: Any) -> None:
@@ -261,7 +256,7 @@ def test_a_coroutine_function_is_the_stage_until_it_returns(twin: Any) -> None:
     @as_stage(twin)
     async def score(row: int) -> int:
         await asyncio.sleep(0)
-        request.enter("queue")  # while it runs
+        assert request.so_far()[-1].stage == "inference"  # while it runs
         if row < 0:
             raise ValueError(row)
         return row
@@ -274,8 +269,7 @@ def test_a_coroutine_function_is_the_stage_until_it_returns(twin: Any) -> None:
             await score(-1)
 
     asyncio.run(main())
-    kinds = [kind for _, kind, _, _ in request._log]
-    assert kinds == [2, 0, 3, 2, 0, 3]
+    assert noted(request) == 4
 
 
 def test_each_step_of_a_generator_is_the_stage(twin: Any) -> None:
@@ -297,15 +291,15 @@ def test_each_step_of_a_generator_is_the_stage(twin: Any) -> None:
 
     assert inspect.isgeneratorfunction(tokens)
     made = tokens(3)
-    assert noted(request) == []
+    assert noted(request) == 0
     assert next(made) == 0
-    assert noted(request) == ONE
+    assert noted(request) == 2
     assert made.send("x") == 1
     assert made.throw(KeyError()) == 2
     with pytest.raises(StopIteration) as end:
         made.send("y")
     assert end.value.value == "xy"
-    assert noted(request) == [*ONE, *ONE, *ONE]
+    assert noted(request) == 6
     assert closed == [3]
     incomplete_reason = tokens(2)
     next(incomplete_reason)
@@ -336,7 +330,7 @@ def test_each_step_of_an_asynchronous_generator_is_the_stage(twin: Any) -> None:
 
     async def main() -> None:
         assert [number async for number in tokens(2)] == [0, 1]
-        assert noted(request) == [*ONE, *ONE, *ONE]  # the last one finds that there is no more
+        assert noted(request) == 6  # the last one finds that there is no more
         made = tokens(3)
         assert await made.asend(None) == 0
         assert await made.athrow(KeyError()) == 1
@@ -378,7 +372,7 @@ def test_it_takes_one_name(twin: Any, arguments: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["work", "batch"])
 def test_a_block_within_what_is_done_for_other_processes_is_theirs(kind: str) -> None:
-    """Of a worker of LitServe or MLServer: by whichever twin is in use."""
+    """Of a worker of LitServe or MLServer: by whichever implementation is in use."""
     from opentelemetry.trace import SpanContext
 
     from stagetrace.recording.request_ref import RequestRef
@@ -388,4 +382,5 @@ def test_a_block_within_what_is_done_for_other_processes_is_theirs(kind: str) ->
     work = Work(request) if kind == "work" else Batch([request], 1)
     with at_work(work), marks.stage("tokenize"):
         pass
-    assert [event[2].stage for event in work._log] == ["tokenize", "tokenize"]
+    assert explicit(work) == [("tokenize", {})]
+    assert work.so_far()[-1].stage == ""

@@ -37,7 +37,9 @@ def test_what_the_head_sampler_drops_is_counted_and_let_go() -> None:
     for _ in range(3):
         entry = end(recorder, "/a")
         record = entry.record
-        assert (entry.has_identity, entry.end_time, record.closed, record._log) == (False, START + 1000, True, [])
+        assert (entry.has_identity, entry.end_time, record.closed, len(record.so_far())) == (
+            *(False, START + 1000, True, 1),
+        )
     assert sender.sent == []
     assert processor.counter.counts() == {(OBJECTIVE, "good"): 3}
 

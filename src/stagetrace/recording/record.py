@@ -5,18 +5,15 @@ from __future__ import annotations
 import random
 import threading
 import time
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.trace import SpanContext
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.loop_blockers import blocker
-from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END_MARK, Marks
-from stagetrace.recording.segments import MAX_SEGMENTS, NOTHING
-from stagetrace.recording.stages import NO_STAGES, Stages
-from stagetrace.recording.tiler import MAX_FINE, Tiler, Visit
-from stagetrace.semconv import INFERENCE, NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
+from stagetrace.recording.marks import Mark, Marks
+from stagetrace.recording.segments import NOTHING
+from stagetrace.semconv import NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources.thread_cpu import (
     AT,
     DIVIDED_NS,
@@ -31,15 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stagetrace.recording.chunk_times import Stream
-    from stagetrace.recording.marks import Event
     from stagetrace.recording.own_span import OwnSpan
     from stagetrace.recording.remote_stages import RemoteStages
     from stagetrace.recording.segments import Segment
+    from stagetrace.recording.stages import Stages
     from stagetrace.sources.thread_cpu import CpuSample
 
 MAX_CALLS = 100
+NO_STAGES = Marks().tile(0, 0)  # of either implementation
 LAIN_NS = 4_000_000  # what waits for so long may wait for the loop: the kernel knows
-_time_of = itemgetter(0)
 
 
 class Exchange(Protocol):
@@ -62,25 +59,19 @@ class Exchange(Protocol):
 
 
 class RequestRecord(Marks):
-    """Marks of one request, from any of its threads and tasks. After `close` they do nothing.
+    """Marks of one request, from any of its threads and tasks, and what else is known of it.
 
-    A mark is only noted, with its time. What stages the marks make up is worked out when somebody must know: at the
-    close, or when a child span needs its parent. Until then a timeline is two objects and a tuple for each mark, since
-    what is alive while requests overlap is what makes the garbage collector run (docs/decisions/009).
+    After `close` marks do nothing.
     """
 
-    # Until something happens these are the class's: each request makes a timeline.
-    _limit = MAX_SEGMENTS
-    _fine = MAX_FINE
-    _tiler: Tiler | None = None
-    stages = NO_STAGES  # until it is closed
+    # Until something happens these are the class's: each request makes a record.
+    stages: Stages = NO_STAGES  # until it is closed
     label: str | None = None  # the name that its adapter has given the entry span
     own: OwnSpan | None = None  # the request's entry span, where that is ours
     _entry: SpanContext | None = None  # of the request's entry span, where it is somebody else's
     exchange: Exchange | None = None  # with the other side of the connection
     remote_stages: RemoteStages | None = None  # what is done for the request elsewhere: in other processes, in batches
-    _tentative: Event | None = None  # an activity that may have begun
-    _is_unsorted = False  # the log is not in the order of time: some of it was told afterwards
+    _tentative: tuple[str, Mapping[str, Any] | None, int] | None = None  # an activity that may have begun, and when
     besides: Mapping[str, Any] = NOTHING  # more attributes for the entry span
     disconnect: str | None = None  # why the response did not get to its end
     stream: Stream | None = None  # the chunks of a response in several
@@ -95,15 +86,11 @@ class RequestRecord(Marks):
     peer_waits: Sequence[tuple[int, int]] | None = None
     socket_waits: Sequence[tuple[int, int, bool]] = ()  # of a body: begin, end, whether it is known what was in the way
 
-    def __init__(
-        self, clock: Callable[[], int] = time.time_ns, limit: int = MAX_SEGMENTS, start: int | None = None
-    ) -> None:
+    def __init__(self, clock: Callable[[], int] = time.time_ns, start: int | None = None) -> None:
         if clock is not time.time_ns:
             self.clock = clock
-        if limit != MAX_SEGMENTS:
-            self._limit = self._fine = limit
-        self._lock = threading.Lock()  # guards all below
-        self._start = clock() if start is None else start
+        self._lock = threading.Lock()  # guards the entry span's identity
+        self.started = clock() if start is None else start
 
     def __copy__(self) -> RequestRecord:
         """Return itself: it is in the request's scope, and so is in copies that the application makes of that."""
@@ -126,14 +113,9 @@ class RequestRecord(Marks):
 
     def wait_since(self, since: int, until: int, attributes: Mapping[str, Any]) -> None:
         """Let it begin earlier, with a wait in a queue: it had been handed on before it was seen here."""
-        self._start = min(since, until)
-        self.enter(QUEUE, attributes, at=self._start)
+        self.started = min(since, until)
+        self.enter(QUEUE, attributes, at=self.started)
         self.leave(QUEUE, at=until)
-
-    @property
-    def started(self) -> int:
-        """When it began."""
-        return self._start
 
     @property
     def entry(self) -> SpanContext | None:
@@ -153,7 +135,7 @@ class RequestRecord(Marks):
 
     def bind(self, entry: SpanContext, start: int) -> None:
         """Begin the first stage where the entry span of somebody else's begins."""
-        self._start = start
+        self.started = start
         if self.own is None:
             self._entry = entry
         else:
@@ -169,7 +151,7 @@ class RequestRecord(Marks):
     def begin_tentative(self, activity: str, attributes: Mapping[str, Any] | None, at: int) -> None:
         """Presume that an activity begins, until it is taken back or ends; it has begun once stages are worked out."""
         if not self.closed and self._tentative is None:
-            self._tentative = at, BEGIN, activity, attributes
+            self._tentative = activity, attributes, at
 
     def cancel_tentative(self, activity: str) -> None:
         """Presume no longer that an activity has begun; if that has been worked out meanwhile, it ends."""
@@ -185,8 +167,8 @@ class RequestRecord(Marks):
 
     def _confirm_tentative(self) -> None:
         if self._tentative is not None:
-            self._log.append(self._tentative)
-            self._tentative, self._is_unsorted = None, True
+            begun, self._tentative, self.is_unsorted = self._tentative, None, True
+            self.enter(*begun)
 
     def divided(self, first: CpuSample, last: CpuSample) -> None:
         """Note a section that stayed on one thread, by that thread's cpu_samples before and after it."""
@@ -206,7 +188,7 @@ class RequestRecord(Marks):
     def divide_rest(self) -> None:
         """Note what the calling thread has done for this request since its last CPU sample as a section."""
         first = last_sample()
-        if first is None or first[AT] < self._start:
+        if first is None or first[AT] < self.started:
             first = self.step  # may be one taken before the request, which is as good
             if first is None or not is_of_this_thread(first):
                 return
@@ -279,16 +261,11 @@ class RequestRecord(Marks):
         link: SpanContext | None = None,
     ) -> None:
         """Note a stage that happened elsewhere, from and to; without an end, it goes on until the request ends."""
-        if not self.closed:
-            mark = Visit(stage, attributes, context, link)
-            self._log.append((times[0], BEGIN_MARK, mark, attributes))
-            if times[1] is not None:
-                self._log.append((times[1], END_MARK, mark, None))
-            self._is_unsorted = True
-
-    def _shorten(self) -> None:
-        with self._lock:
-            self._settle(few=True).shorten()
+        mark = Mark(stage, attributes, context, link)
+        self.is_unsorted = True
+        self.begin_mark(mark, times[0])
+        if times[1] is not None:
+            self.end_mark(mark, times[1])
 
     @guarded
     def stage_context(self) -> SpanContext | None:
@@ -296,40 +273,46 @@ class RequestRecord(Marks):
         entry = self.entry
         if entry is None or self.closed:
             return entry
-        with self._lock:
-            segment = self._settle().open
-            if segment is None:
-                return entry
-            if segment.context is None:
-                span_id = random.getrandbits(64) or 1
-                segment.context = SpanContext(
-                    entry.trace_id,
-                    span_id,
-                    is_remote=False,
-                    trace_flags=entry.trace_flags,
-                    trace_state=entry.trace_state,
-                )
-            return segment.context
+        self._catch_up()
+        return self.open_context(entry, _child) or entry
+
+    def so_far(self) -> list[Segment]:
+        """Return the segments until now, the last of which is open; one without a name may get any yet."""
+        self._catch_up()
+        return super().so_far()
+
+    def _catch_up(self) -> None:
+        """Note what has been reported and presumed until now."""
+        if self.remote_stages is not None:
+            self.remote_stages.read_reports()
+        self._confirm_tentative()
+
+    def freeze(self) -> None:
+        """Take no more marks; `close` will give the stages that there are."""
+        if self.remote_stages is not None:
+            self.remote_stages.conclude(self)
+        self._confirm_tentative()
+        self.closed = True
 
     def close(self, start: int, end: int) -> Stages:
         """Take no more marks, and return the stages that tile [start, end) to the nanosecond; none if that is empty.
 
         Whoever asks again, before `abandon`, gets the same.
         """
-        with self._lock:
-            if self.stages is not NO_STAGES:
-                return self.stages
-            if self.remote_stages is not None:
-                self.remote_stages.conclude(self)
-            tiler = self._settle()
-            self.closed = True
-            segments = tiler.close(min((self.clock or time.time_ns)(), end), start, end)
-            model = tiler.model
-            if self._is_unsorted:
-                model = {**(_model(segments) or model), **self.besides}
-            self._tiler = None
-            self.stages = Stages(segments, model)
-            return self.stages
+        if self.stages is NO_STAGES:
+            self.freeze()
+            stages: Stages = self.tile(start, end)
+            if self.besides:
+                stages.model = {**stages.model, **self.besides}
+            self.stages = stages
+        return self.stages
+
+    def abandon(self) -> None:
+        """End: nobody will look at its stages any more."""
+        if self.remote_stages is not None:
+            self.remote_stages.read_reports()  # lest reports fill up
+        self.drop()
+        self.stages = NO_STAGES  # somebody's context may keep this record for long
 
     @property
     def cuts(self) -> Sequence[int]:
@@ -353,41 +336,9 @@ class RequestRecord(Marks):
             attributes[NETWORK_DISCONNECT] = self.disconnect
         return attributes
 
-    def freeze(self) -> None:
-        """Take no more marks; `close` will give the stages that there are."""
-        with self._lock:
-            if self.remote_stages is not None:
-                self.remote_stages.conclude(self)
-            self._settle()
-            self.closed = True
 
-    def abandon(self) -> None:
-        """End: nobody will look at its stages any more."""
-        if self.remote_stages is not None:
-            self.remote_stages.read_reports()  # lest reports fill up
-        self.closed = True
-        self._log.clear()
-        self._tiler, self.stages = None, NO_STAGES  # somebody's context may keep this timeline for long
-
-    def _settle(self, *, few: bool = False) -> Tiler:
-        if self.remote_stages is not None:
-            self.remote_stages.read_reports()
-        tiler = self._tiler
-        if tiler is None:
-            tiler = self._tiler = Tiler(self._start)
-        tiler.limit(self._limit if few else self._fine)
-        log = self._log
-        if self._tentative is not None:
-            self._confirm_tentative()
-        noted = len(log)  # others may append meanwhile
-        if self._is_unsorted:
-            log[:noted] = sorted(log[:noted], key=_time_of)
-        tiler.cuts = self.cuts
-        tiler.take(log[:noted])
-        del log[:noted]
-        return tiler
-
-
-def _model(segments: list[Segment]) -> Mapping[str, Any]:
-    """Return all that is known of the first inference that says something of its model."""
-    return next((one.attributes for one in segments if one.stage == INFERENCE and one.attributes), NOTHING)
+def _child(entry: SpanContext) -> SpanContext:
+    """Return the context of a new span under the entry span."""
+    span_id = random.getrandbits(64) or 1
+    flags, state = entry.trace_flags, entry.trace_state
+    return SpanContext(entry.trace_id, span_id, is_remote=False, trace_flags=flags, trace_state=state)

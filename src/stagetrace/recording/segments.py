@@ -19,7 +19,7 @@ from stagetrace.semconv import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from opentelemetry.trace import SpanContext
 
@@ -57,6 +57,15 @@ class Segment:
     def visits(self) -> dict[str, Any]:
         """Return what its span says of the visits that it stands for."""
         return {ML_STAGE_COALESCED: self.coalesced, ML_STAGE_COALESCED_LONGEST_MS: self.longest / 1e6}
+
+
+def totals_of(segments: Iterable[Segment]) -> dict[str, int]:
+    """Return the nanoseconds by stage, in order of first appearance."""
+    totals: dict[str, int] = {}
+    for segment in segments:
+        stage = segment.stage
+        totals[stage] = totals.get(stage, 0) + segment.end - segment.start
+    return totals
 
 
 def coalesced(segments: list[Segment], cuts: Sequence[int] = (), limit: int = MAX_SEGMENTS) -> list[Segment]:

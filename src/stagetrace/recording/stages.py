@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.recording.segments import NOTHING
+from stagetrace.recording.segments import totals_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,11 +27,4 @@ class Stages:
 
     def totals(self) -> dict[str, int]:
         """Return the time in each stage, in nanoseconds, in the order in which they began."""
-        totals: dict[str, int] = {}
-        for segment in self._segments:
-            stage = segment.stage
-            totals[stage] = totals.get(stage, 0) + segment.end - segment.start
-        return totals
-
-
-NO_STAGES = Stages([], NOTHING)
+        return totals_of(self._segments)

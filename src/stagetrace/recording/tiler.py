@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.recording.marks import BEGIN, BEGIN_MARK, END
 from stagetrace.recording.segments import GAP, MAX_SEGMENTS, NOTHING, TRANSFORMS, Segment, coalesced
+from stagetrace.recording.stages import Stages
 from stagetrace.semconv import (
     HANDLER,
     INFERENCE,
@@ -31,12 +31,15 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
-    from stagetrace.recording.marks import Event, Mark
+    # time in nanoseconds since the epoch, what happens, the activity or mark that it happens to, attributes
+    Event = tuple[int, int, Any, Mapping[str, Any] | None]
 
+# What a noted event may be: the begin and end of an activity, of a Mark.
+BEGIN, END, BEGIN_MARK, END_MARK = range(4)
 # Of several open activities, the first of these gives the stage its name.
 PRIORITY = (INFERENCE, TRANSFORM, PREPARE, QUEUE, NETWORK_SEND, NETWORK_RECEIVE)
 # More are summed by stage while the request goes on.
-MAX_FINE = 1_000
+MAX_VISITS = 1_000
 # So many of them may be given out as parents.
 MAX_GIVEN = 64
 # Between two chunks of a body, and after the last one sent, so short a gap is part of moving it, not a stage.
@@ -47,10 +50,11 @@ _NO_COUNTS = dict.fromkeys(PRIORITY, 0)
 UNRECOGNISED: dict[str, Any] = {ML_MODEL_RECOGNISED: False}  # shared, and never written to
 
 
-class Visit:
-    """A stage that happened elsewhere, in another process or in a batch, and was told of afterwards.
+class Mark:
+    """One explicit `with stage(name)` block; an object, so that the same name can be open twice.
 
-    `context` was given out as a parent there; `link` leads to the inference of a batch.
+    Or a stage that happened elsewhere, in another process or in a batch, and was told of afterwards: `context` was
+    given out as a parent there; `link` leads to the inference of a batch.
     """
 
     __slots__ = ("attributes", "context", "link", "stage")
@@ -58,7 +62,7 @@ class Visit:
     def __init__(
         self,
         stage: str,
-        attributes: Mapping[str, Any] | None,
+        attributes: Mapping[str, Any] | None = None,
         context: SpanContext | None = None,
         link: SpanContext | None = None,
     ) -> None:
@@ -67,23 +71,16 @@ class Visit:
         self.context = context
         self.link = link
 
-    def lay_on(self, segment: Segment) -> None:
-        """Make a segment, which begins with this visit, the visit's own."""
-        if segment.stage == self.stage:
-            segment.context = segment.context or self.context
-            segment.link = self.link
-
 
 class Tiler:
-    """Events of one timeline in, stages out. Not thread-safe: the timeline's lock guards it.
+    """Events of one request in, stages out. Not thread-safe: the record's lock guards it.
 
-    Where there are more visits than a limit, short ones are summed: see `coalesced`.
+    Where there are more visits than `limit`, short ones are summed: see `coalesced`.
     """
 
-    def __init__(self, start: int) -> None:
-        self._limit = self._shorten_at = MAX_FINE
+    def __init__(self, start: int, limit: int = MAX_VISITS) -> None:
+        self._limit = self._shorten_at = limit
         self._given = 0  # segments that are somebody's parent
-        self.cuts: Sequence[int] = ()  # the times across which nothing is summed
         self._segments: list[Segment] = []
         self._open = Segment(GAP, start)
         self._pending: list[Segment] = []  # closed gaps and transforms, not yet named
@@ -91,7 +88,7 @@ class Tiler:
         self._active = 0  # the sum of the counts
         self._marks: list[Mark] = []
         self._inferred = False
-        self.model: Mapping[str, Any] = NOTHING  # attributes of the first inference, or that there was none
+        self._model: Mapping[str, Any] = NOTHING  # attributes of the first inference, or that there was none
         self._modelled: Mark | None = None  # by which a person has said the model, or a part of that
 
     @property
@@ -103,15 +100,20 @@ class Tiler:
         """Return the segments until now, the last of which is open; one without a name may get any yet."""
         return [*self._segments, self._open]
 
-    def close(self, now: int, start: int, end: int) -> list[Segment]:
-        """Return the stages that tile [start, end) to the nanosecond; empty if that interval is."""
+    def close(self, now: int, start: int, end: int, *, is_unsorted: bool) -> Stages:
+        """Return the stages that tile [start, end) to the nanosecond; none if that interval is empty.
+
+        `is_unsorted`: some were told afterwards, so that the first inference may not be the one that was taken first.
+        """
         current = self._open
         if current.stage == GAP and now - current.start < WIRE_OVERHEAD_NS and self._goes_on(NETWORK_SEND, current):
             current = self._reopen()
         current.end = max(now, current.start)
         self._keep(current)
         self._name_rest()
-        return _tiles(self._segments, start, end)
+        tiles = _tiles(self._segments, start, end)
+        first = next((one.attributes for one in tiles if one.stage == INFERENCE and one.attributes), self._model)
+        return Stages(tiles, first if is_unsorted else self._model)
 
     def take(self, events: Iterable[Event]) -> None:  # noqa: C901, PLR0912, PLR0915 -- one loop: each request pays for it, calls double it
         """Turn events, in the order in which they were noted, into stages."""
@@ -163,42 +165,37 @@ class Tiler:
                 if stage == INFERENCE:
                     self._inferred = True
                     self._name_pending(PREPROCESS)
-            if event == BEGIN_MARK and type(what) is Visit:
-                what.lay_on(current)
+            if event == BEGIN_MARK and (what.context or what.link) is not None:
+                current.context = current.context or what.context
+                current.link = what.link
             if attributes:
                 if event == BEGIN_MARK or stage == what:
                     current.attributes = {**attributes, **current.attributes} if current.attributes else attributes
                 if what == INFERENCE:
-                    if not self.model:
-                        self.model = attributes
+                    if not self._model:
+                        self._model = attributes
                     elif marks and marks[-1] is self._modelled:  # what is seen adds to what was said
-                        self.model = {**attributes, **self.model}
-                elif event == BEGIN_MARK and stage == INFERENCE and not self.model:
-                    self.model = {key: attributes[key] for key in OF_MODEL if key in attributes}
-                    self._modelled = what if self.model else None
+                        self._model = {**attributes, **self._model}
+                elif event == BEGIN_MARK and stage == INFERENCE and not self._model:
+                    self._model = {key: attributes[key] for key in OF_MODEL if key in attributes}
+                    self._modelled = what if self._model else None
         self._open, self._active = current, active
 
     def _keep(self, segment: Segment) -> None:
         """Add a segment that has ended."""
-        if len(self._segments) >= self._shorten_at:
-            self.shorten()
         self._segments.append(segment)
         if segment.context is not None:
             self._given += 1
         if _is_unnamed(segment):
             self._pending.append(segment)
 
-    def limit(self, most: int) -> None:
-        """Keep no more visits than this one by one."""
-        if most != self._limit:
-            self._limit = self._shorten_at = most
-
-    def shorten(self) -> None:
-        """Sum short ones, if there are more segments than are sent of a request."""
+    def shorten(self, cuts: Sequence[int]) -> None:
+        """Sum short visits, if there are more than are sent of a request; none across the times in `cuts`."""
         segments = self._segments
-        segments[:] = coalesced(segments, self.cuts, min(self._limit - 1, MAX_SEGMENTS))
-        self._pending[:] = filter(_is_unnamed, segments)
-        self._shorten_at = max(self._limit, 2 * len(segments))
+        if len(segments) >= self._shorten_at:
+            segments[:] = coalesced(segments, cuts, min(self._limit - 1, MAX_SEGMENTS))
+            self._pending[:] = filter(_is_unnamed, segments)
+            self._shorten_at = max(self._limit, 2 * len(segments))
 
     def _stage(self) -> str:
         """Return the stage that the open activities and marks make."""
@@ -257,9 +254,9 @@ class Tiler:
             else:
                 segment.stage, segment.attributes = name, NOTHING
         if name == POSTPROCESS:
-            model = UNRECOGNISED if is_transformed and not self.model else NOTHING
+            model = UNRECOGNISED if is_transformed and not self._model else NOTHING
             self._name_pending(HANDLER, model)
-        self.model = self.model or model
+        self._model = self._model or model
         self._pending.clear()
 
 

@@ -55,22 +55,20 @@ class Work(RequestRecord):
     @guarded
     def report_begin(self, stage: str, at: int) -> None:
         """Report what was done until now, as `stage` begins: this process may end before it can report the rest."""
-        with self._lock:
-            segments = self._settle().so_far()[:-1]
-        settled = [one for one in segments if one.explicit or one.stage not in UNNAMED]
+        settled = [one for one in self.so_far()[:-1] if one.explicit or one.stage not in UNNAMED]
         stages = [stage_report(one, dict(one.attributes), one.link) for one in settled if not is_gap(one)]
         stages.append((stage, at, None, {**self.described, **self.named}, None, None))
-        report_stages(self.request.key, self._reason, self._start, stages, is_over=False)
+        report_stages(self.request.key, self._reason, self.started, stages, is_over=False)
 
     @guarded_end
     def finish(self) -> None:
         """End, and report the stages that this was made of to the request's own record."""
         if self.closed:
             return
-        segments = coalesced(self.close(self._start, max(time.time_ns(), self._start)).segments())
+        segments = coalesced(self.close(self.started, max(time.time_ns(), self.started)).segments())
         stages = [stage_report(one, self._attributes(one), one.link) for one in segments if not is_gap(one)]
         give_cpu_samples(self, find(self.request.key))
-        report_stages(self.request.key, self._reason, self._start, stages, is_over=True)
+        report_stages(self.request.key, self._reason, self.started, stages, is_over=True)
 
     def _attributes(self, segment: Segment) -> dict[str, Any]:
         if segment.stage != INFERENCE:
@@ -110,7 +108,7 @@ class Batch(RequestRecord):
         )
         for request in self.requests:
             report_stages(
-                request.key, self._reason, self._start, [(stage, at, None, attributes, None, link)], is_over=False
+                request.key, self._reason, self.started, [(stage, at, None, attributes, None, link)], is_over=False
             )
 
     @guarded_end
@@ -118,7 +116,7 @@ class Batch(RequestRecord):
         """End, make the inference's span, and report to each request."""
         if self.closed:
             return
-        segments = coalesced(self.close(self._start, max(time.time_ns(), self._start)).segments())
+        segments = coalesced(self.close(self.started, max(time.time_ns(), self.started)).segments())
         inferences = [segment for segment in segments if segment.stage == INFERENCE]
         for segment in inferences:
             attributes = {**self.described, **segment.attributes, **self.named, ML_BATCH_SIZE: self._size}
@@ -130,7 +128,7 @@ class Batch(RequestRecord):
         ]
         for request in self.requests:
             give_cpu_samples(self, find(request.key))
-            report_stages(request.key, self._reason, self._start, stages, is_over=True)
+            report_stages(request.key, self._reason, self.started, stages, is_over=True)
         if inferences:
             self._send(inferences)
 

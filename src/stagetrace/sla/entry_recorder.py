@@ -107,7 +107,7 @@ class EntryRecorder:
     def end(self, entry: OwnSpan, end_time: int, method: str | None, route: str) -> None:
         """End the span: judge it by `method` and `route`, and send it with its stages, unless it was not sampled."""
         record, processor = entry.record, self._processor
-        start = record._start  # noqa: SLF001 -- as `started`, on the path of each request
+        start = record.started
         if end_time < start:  # noqa: PLR1730 -- a third of the time of max()
             end_time = start  # the wall clock stepped back
         if self._head.reads_attributes:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from stagetrace.bounded_cache import BoundedCache
 from stagetrace.guard import guarded
 from stagetrace.otlp.encode.span_encoder import Block
+from stagetrace.recording.record import NO_STAGES
 from stagetrace.recording.segments import coalesced
 from stagetrace.recording.spans import FinishedSpan, sampled, stage_span
-from stagetrace.recording.stages import NO_STAGES
 from stagetrace.semconv import SLA_BREACH_CAUSE, SLA_UPGRADED, stage_total_ms
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sla.cause import UNKNOWN

@@ -132,7 +132,7 @@ class GatheredBatch(Batch):
     def _close(self) -> list[Segment]:
         if self._ends:
             self._ends.clear()
-            self._segments = self.close(self._start, max(time.time_ns(), self._start)).segments()
+            self._segments = self.close(self.started, max(time.time_ns(), self.started)).segments()
         return self._segments or []
 
     def stages_for(self, record: RequestRecord, since: int, until: int) -> list[StageReport]:
@@ -157,10 +157,7 @@ class GatheredBatch(Batch):
 
     def _stages(self) -> list[Segment]:
         """Return the segments; the last one is open until the batch is closed."""
-        if self._segments is not None:
-            return self._segments
-        with self._lock:
-            return self._settle().so_far()
+        return self.so_far() if self._segments is None else self._segments
 
     @guarded
     def settle(self) -> None:

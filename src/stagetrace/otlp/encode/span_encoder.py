@@ -10,6 +10,7 @@ import logging
 import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Link
@@ -100,11 +101,12 @@ def stage_tail(segment: Segment, mark: bytes) -> bytes:
     return b"".join(parts)
 
 
-def encode_stages(segments: Sequence[Segment], head: bytes, ids: bytes, mark: bytes) -> bytes:
+def encode_stages(segments: Sequence[Segment], head: bytes, mark: bytes) -> bytes:
     """Return the stage spans of one request, as `encode_span` would return them.
 
-    `head` is `stage_head`; `ids` holds eight random bytes for each segment; `mark` as in `stage_tail`.
+    `head` is `stage_head`; `mark` as in `stage_tail`.
     """
+    ids = getrandbits(64 * len(segments)).to_bytes(8 * len(segments), "little")  # as the SDK's unique, not secret
     size = len(head) + _STAGE.size
     parts: list[bytes] = []
     for number, segment in enumerate(segments):
@@ -112,7 +114,7 @@ def encode_stages(segments: Sequence[Segment], head: bytes, ids: bytes, mark: by
         span_id = ids[8 * number : 8 * number + 8] if context is None else context.span_id.to_bytes(8, "big")
         tail = stage_tail(segment, mark)
         if segment.link is not None:
-            tail += _field(b"\x6a", _link(Link(segment.link)))
+            tail += encode_link(segment.link)
         times = _STAGE.pack(b"\x12\x08", span_id, 0x39, segment.start, 0x41, segment.end)
         parts += span_prefix(size + len(tail)), head, times, tail
     return b"".join(parts)
@@ -231,6 +233,18 @@ def _span(span: ReadableSpan) -> bytes:
     if context.trace_state:
         parts.append(_trace_state(context.trace_state))
     _append_rest(parts, span)
+    return b"".join(parts)
+
+
+def encode_link(context: SpanContext) -> bytes:
+    """Return a span's link to another one, without attributes."""
+    return _field(b"\x6a", _link(Link(context)))
+
+
+def encode_attributes(attributes: Mapping[str, Any]) -> bytes:
+    """Return a span's attributes; what cannot be sent is logged and left out."""
+    parts: list[bytes] = []
+    _append_attributes(parts, attributes)
     return b"".join(parts)
 
 
