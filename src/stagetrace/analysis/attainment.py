@@ -11,7 +11,7 @@ from stagetrace.estimates import Sample
 from stagetrace.sla.policy import DEFAULT_TARGET, DEFAULT_WINDOW_S, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
     from typing import TypeAlias
 
     # Service, route and objective -> what the service itself counted of it from a time on, up to the end.
@@ -147,11 +147,3 @@ def is_missed(found: Attained | None, target: Target) -> bool | None:
 def budget_left(value: float, target: Target) -> float | None:
     """Return which part of the error budget is left, negative where more was spent; None where none was allowed."""
     return None if target.budget <= 0 else 1 - (1 - value) / target.budget
-
-
-def by_keys(rows: Iterable[dict[str, Any]], keys: Sequence[str]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """Return rows by their values of `keys`, in the order in which these come."""
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return found

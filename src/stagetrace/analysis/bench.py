@@ -9,8 +9,9 @@ takes requests for independent, which those that wait in one queue are not: `jud
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
-from math import ceil, floor, isfinite, log
+from math import ceil, floor, isfinite
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -55,29 +56,21 @@ def needed_queries(percentile: float, confidence: float = CONFIDENCE, over: int 
     def is_enough(count: int) -> bool:
         return bool(bdtr(over, count, 1 - percentile) < 1 - confidence)
 
-    if over == 0:
-        least = max(1, ceil(log(1 - confidence) / log(percentile)) - 1)
-        return next(count for count in range(least, least + 4) if is_enough(count))
-    low = over + 1
-    high = 2 * low
-    while not is_enough(high):
-        low, high = high, 2 * high
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
-    return low
+    most = 2 * (over + 1)
+    while not is_enough(most):
+        most *= 2
+    return bisect_left(range(most), x=True, lo=over + 1, key=is_enough)
 
 
 def most_over(requests: int, percentile: float, confidence: float = CONFIDENCE) -> int | None:
     """Return how many of so many requests may be over for the percentile to be kept; None if not even 0 are enough."""
     _check(percentile, confidence)
-    if requests < 1 or not bdtr(0, requests, 1 - percentile) < 1 - confidence:
-        return None
-    low, high = 0, requests - 1  # low is fine, above high is not
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if bdtr(middle, requests, 1 - percentile) < 1 - confidence else (low, middle - 1)
-    return low
+
+    def is_too_many(over: int) -> bool:
+        return not bdtr(over, requests, 1 - percentile) < 1 - confidence
+
+    first = bisect_left(range(requests), x=True, key=is_too_many)
+    return first - 1 if first else None
 
 
 def least_over(requests: int, percentile: float, confidence: float = CONFIDENCE) -> int:
@@ -86,13 +79,11 @@ def least_over(requests: int, percentile: float, confidence: float = CONFIDENCE)
     So many would be over with a probability below 1 - confidence though the percentile is kept.
     """
     _check(percentile, confidence)
-    low, high = 1, requests + 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (
-            (low, middle) if bdtrc(middle - 1, requests, 1 - percentile) < 1 - confidence else (middle + 1, high)
-        )
-    return low
+
+    def is_enough(over: int) -> bool:
+        return bool(bdtrc(over - 1, requests, 1 - percentile) < 1 - confidence)
+
+    return bisect_left(range(requests + 1), x=True, lo=1, key=is_enough)
 
 
 def judge(requests: int, over: int, percentile: float, confidence: float = CONFIDENCE) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
 from stagetrace.analysis import stage_bins
+from stagetrace.analysis.source import by_keys
 from stagetrace.analysis.stage_bins import NO_STAGE, Bins
 
 if TYPE_CHECKING:
@@ -110,18 +111,11 @@ def ask(source: Source, by: Sequence[str] = (), groups: int = 1) -> list[Group]:
     most = max(4, min(100, _SAMPLED // (_BINS * groups)))
     rows = source.reduce("stage_bins", by, most=most)
     own = source.reduce("own_stage_bins", by, most=most) if any(row["other_ms"] for row in rows) else []
-    own_of = _grouped(own, by)
-    found = [measured(key, some, own_of.get(key, [])) for key, some in _grouped(rows, by).items()]
+    own_of = by_keys(own, by)
+    found = [measured(key, some, own_of.get(key, [])) for key, some in by_keys(rows, by).items()]
     found.sort(key=lambda group: (-group.requests, *map(str, group.by)))
     weights = {row[name] for row in rows for name in ("least_weight", "most_weight")}
     return _with_quantiles(source, "what_if" if len(weights) == 1 else "weighted_what_if", by, found)
-
-
-def _grouped(rows: Iterable[dict[str, Any]], by: Sequence[str]) -> dict[By, list[dict[str, Any]]]:
-    groups: dict[By, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[key] for key in by), []).append(row)
-    return groups
 
 
 def measured(by: By, rows: Sequence[dict[str, Any]], own: Sequence[dict[str, Any]]) -> Group:

@@ -8,6 +8,7 @@ from math import ceil, exp
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from stagetrace import semconv
 from stagetrace.analysis import usl
 from stagetrace.analysis.in_flight import SECOND, Buckets, Level, buckets, levels_of, rows_of
 from stagetrace.analysis.usl import Fit, Interval, fit_usl
@@ -20,16 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Capacity", "Fit", "Instance", "Interval", "Level", "Plan", "ask", "fit_usl", "plan", "throughput_law"]
 
-STAGES: Final = (
-    "network_receive",
-    "queue",
-    "preprocess",
-    "handler",
-    "inference",
-    "postprocess",
-    "network_send",
-    "other",
-)
+STAGES: Final = (*(stage.replace(".", "_") for stage in semconv.STAGES), "other")
 MOST_SERVICES: Final = 50
 _CHANCE: Final = 6.0  # standard deviations over which loads differ by more than chance
 _RISE: Final = 0.75  # throughput of the least load over the greatest one, from which on it did not rise

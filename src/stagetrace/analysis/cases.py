@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from stagetrace import semconv
+from stagetrace.analysis.source import by_keys
 from stagetrace.columns import names_of
 
 if TYPE_CHECKING:
@@ -119,10 +120,16 @@ def ask(source: Source) -> Cases:
 
 def ask_any(source: Source) -> Cases:
     """Return requests whether they are judged or not, none of them as a breach."""
+    rows, total = _any_of(source)
+    return replace(_made([], rows, 0.0, float(total.get("requests") or 0), total), good=0.0)
+
+
+def _any_of(source: Source) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
+    """Return a sample of requests, whatever their verdicts, and the counts of all."""
     (total,) = source.reduce("counts") or [{}]
     count = int(total.get("stored") or 0)
     rows = source.reduce("cases", verdict=ANY, below=part(MOST_GOOD, count), most=_MOST_ROWS) if count else []
-    return replace(_made([], rows, 0.0, float(total.get("requests") or 0), total), good=0.0)
+    return rows, total
 
 
 def part(most: int, count: float) -> int:
@@ -160,13 +167,7 @@ def _made(
 
 def ask_slow(source: Source, normal: Source) -> Cases:
     """Return requests by whether they took longer than 95 % of the normal ones of their route did: without verdicts."""
-    found = []
-    for one in (source, normal):
-        (total,) = one.reduce("counts") or [{}]
-        count = int(total.get("stored") or 0)
-        rows = one.reduce("cases", verdict=ANY, below=part(MOST_GOOD, count), most=_MOST_ROWS) if count else []
-        found.append((rows, total))
-    (rows, total), (baseline, _) = found
+    (rows, total), (baseline, _) = _any_of(source), _any_of(normal)
     limits = _limits(baseline)
     judged = [row for row in rows if (row["service"], row["path"]) in limits]
     slow = [row for row in judged if row["duration_ms"] > limits[row["service"], row["path"]]]
@@ -176,8 +177,6 @@ def ask_slow(source: Source, normal: Source) -> Cases:
     return _made(slow, rest, sums[0] * grown, sums[1] * grown, total, by_time=True)
 
 
-def _limits(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
-    durations: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        durations.setdefault((row["service"], row["path"]), []).append(row["duration_ms"])
-    return {key: float(np.quantile(found, _SLOW)) for key, found in durations.items()}
+def _limits(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], float]:
+    routes = by_keys(rows, ("service", "path"))
+    return {key: float(np.quantile([row["duration_ms"] for row in of], _SLOW)) for key, of in routes.items()}

@@ -7,7 +7,7 @@ strata the sum of their hypergeometric variables. Benjamini and Hochberg (1995) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import sqrt
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -177,8 +177,7 @@ def _tested(table: Cells) -> Array:
 
 
 def _mask(keys: list[tuple[str, Coded]], parts: tuple[tuple[int, int], ...]) -> Array:
-    made: Array = np.logical_and.reduce([keys[place][1].codes == code for place, code in parts])
-    return made
+    return np.asarray(np.logical_and.reduce([keys[place][1].codes == code for place, code in parts]))
 
 
 class _Finding(NamedTuple):
@@ -223,7 +222,7 @@ def _distinct(counts: Counts, found: list[_Finding], cut: float) -> Iterator[Con
         else:
             along.setdefault(id(blocker), []).append(one.contrast.values)
     for one in kept:
-        yield _with(one.contrast, along=tuple(along[id(one)][:_ALONG]))
+        yield replace(one.contrast, along=tuple(along[id(one)][:_ALONG]))
 
 
 def _covered_by(counts: Counts, one: _Finding, kept: list[_Finding], cut: float) -> _Finding | None:
@@ -248,9 +247,5 @@ def _merged(found: list[_Finding]) -> list[_Finding]:
         first, *others = sorted(group, key=lambda one: len(one.contrast.values))
         singles = [one for one in others if len(one.contrast.values) == len(first.contrast.values)]
         also = tuple(one.contrast.values for one in singles)
-        merged.append(first._replace(contrast=_with(first.contrast, also=also)))
+        merged.append(first._replace(contrast=replace(first.contrast, also=also)))
     return merged
-
-
-def _with(one: Contrast, **changes: Any) -> Contrast:
-    return Contrast(**{**{name: getattr(one, name) for name in one.__dataclass_fields__}, **changes})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -148,10 +149,7 @@ def needed(q: float, alpha: float, *, sequential: bool) -> int:
         ends = evidence([0, size], [0, size], size, q, sequential=sequential)
         return bool(ends.min() >= log_limit(alpha, least, sequential=sequential))
 
-    low, high = 0, 1
-    while not is_enough(high):
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return high
+    most = 1
+    while not is_enough(most):
+        most *= 2
+    return bisect_left(range(most), x=True, lo=most // 2 + 1, key=is_enough)

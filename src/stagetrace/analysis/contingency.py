@@ -34,8 +34,7 @@ class Cells:
     @property
     def rows(self) -> Array:
         """Return how many there are of both kinds in all strata."""
-        made: Array = (self.bad + self.good).sum(0)
-        return made
+        return np.asarray((self.bad + self.good).sum(0))
 
     def summed(self, *axes: int) -> Cells:
         """Return the sums over some axes, which stay with a length of one."""
@@ -179,8 +178,7 @@ def one_sided(with_it: Cells, without: Cells) -> Array:
         for place in np.flatnonzero(several & (p_values < _REFINED[1]) & (p_values > _REFINED[0])):
             rounded = (np.rint(part[varies[:, place], place]) for part in (x, marked, draws, total))
             p_values[place] = _convolved_tail(*rounded) or p_values[place]
-    made: Array = np.minimum(p_values, 1.0)
-    return made
+    return np.asarray(np.minimum(p_values, 1.0))
 
 
 def hypergeometric_tail(x: Array, marked: Array, draws: Array, total: Array) -> Array:
@@ -196,8 +194,7 @@ def hypergeometric_tail(x: Array, marked: Array, draws: Array, total: Array) -> 
         ratio_sum[active] += term[active]
         at[active] += 1
         active = active[term[active] > _NEGLIGIBLE * ratio_sum[active]]
-    made: Array = first * ratio_sum
-    return made
+    return np.asarray(first * ratio_sum)
 
 
 def _hypergeometric(x: Array, marked: Array, draws: Array, total: Array) -> Array:
@@ -205,11 +202,9 @@ def _hypergeometric(x: Array, marked: Array, draws: Array, total: Array) -> Arra
     from scipy.special import gammaln
 
     def log_choose(n: Array, k: Array) -> Array:
-        made: Array = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-        return made
+        return np.asarray(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1))
 
-    made: Array = np.exp(log_choose(marked, x) + log_choose(total - marked, draws - x) - log_choose(total, draws))
-    return made
+    return np.asarray(np.exp(log_choose(marked, x) + log_choose(total - marked, draws - x) - log_choose(total, draws)))
 
 
 def _convolved_tail(x: Array, marked: Array, draws: Array, total: Array) -> float | None:
@@ -228,8 +223,7 @@ def _matched_tail(x: Array, mean: Array, variance: Array) -> Array:
     from scipy.special import betainc
 
     trials = mean**2 / np.maximum(mean - variance, 1e-9 * mean)
-    made: Array = betainc(x, np.maximum(trials - x + 1, 1e-3), np.clip(1 - variance / mean, 1e-12, 1))
-    return made
+    return np.asarray(betainc(x, np.maximum(trials - x + 1, 1e-3), np.clip(1 - variance / mean, 1e-12, 1)))
 
 
 def more_than_sum(counts: Counts, both: Cells, first: Cells, second: Cells, neither: Cells) -> Array:
@@ -247,8 +241,7 @@ def more_than_sum(counts: Counts, both: Cells, first: Cells, second: Cells, neit
         there = bad + good > 0
         excess = excess + np.where(there, sign * risk, 0)
         variance = variance + np.where(there, (risk * (1 - risk)) ** 2 * (1 / few_bad + 1 / few_good), 0)
-    made: Array = excess / np.sqrt(variance)
-    return made
+    return np.asarray(excess / np.sqrt(variance))
 
 
 def benjamini_hochberg(p_values: Array) -> Array:

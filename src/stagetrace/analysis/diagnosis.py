@@ -113,8 +113,7 @@ def _baseline(cases: Cases, strata: Sequence[tuple[str, str]]) -> Array:
     counts = np.bincount(of[good], cases.weights[good], len(codes))
     overall = float(sums.sum() / counts.sum())
     means = np.divide(sums, counts, out=np.full(len(codes), overall), where=counts > 0)
-    made: Array = means[of]
-    return made
+    return np.asarray(means[of])
 
 
 def evidence(cases: Cases, rows: Array, baseline: Array) -> Evidence:

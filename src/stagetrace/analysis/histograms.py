@@ -6,6 +6,8 @@ from collections import defaultdict
 from math import floor, inf, log
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.semconv import STAGES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -60,12 +62,9 @@ def of_cases(cases: Cases, names: Sequence[str | None], most: int) -> list[dict[
     return list(found.values())
 
 
-_STAGES: Final = ("network.receive", "queue", "preprocess", "handler", "inference", "postprocess", "network.send")
-
-
 def _stages(row: Any, weight: float) -> dict[str, float]:
     """Return the weighed totals of the stages, as the columns of the reduction."""
-    made = {f"{stage.replace('.', '_')}_sum": 0.0 for stage in (*_STAGES, "other")}
+    made = {f"{stage.replace('.', '_')}_sum": 0.0 for stage in (*STAGES, "other")}
     for stage, took in zip(row["stage_names"], row["stage_ms"], strict=True):
-        made[f"{(stage if stage in _STAGES else 'other').replace('.', '_')}_sum"] += took * weight
+        made[f"{(stage if stage in STAGES else 'other').replace('.', '_')}_sum"] += took * weight
     return made

@@ -141,8 +141,7 @@ def around(load: Numbers) -> Numbers:
     if len(load) < len(kernel):
         return load
     padded = np.pad(load, _NEIGHBOURS, mode="reflect")
-    mean: Numbers = np.convolve(padded, kernel, "valid") / kernel.sum()
-    return mean
+    return np.asarray(np.convolve(padded, kernel, "valid") / kernel.sum())
 
 
 def levels(total: Buckets, active: Numbers, some: Places, by: Numbers, width_s: float) -> tuple[Level, ...]:

@@ -9,7 +9,8 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.analysis.attainment import KEYS, REDUCTION, Counts, attained, by_keys, counts, is_missed, target_of
+from stagetrace.analysis.attainment import KEYS, REDUCTION, Counts, attained, counts, is_missed, target_of
+from stagetrace.analysis.source import by_keys
 from stagetrace.sla.policy import EXCLUDED
 
 if TYPE_CHECKING:

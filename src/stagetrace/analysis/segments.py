@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from stagetrace.analysis.contingency import Cells, benjamini_hochberg, one_sided
+from stagetrace.semconv import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,16 +26,7 @@ ALPHA: Final = 0.05
 LEAST_P50: Final = 10  # requests
 LEAST_P99: Final = 100
 _CERTAIN: Final = 1e6  # prior breaches and good requests where segments do not differ beyond chance
-_STAGES: Final = {
-    "network_receive_sum": "network.receive",
-    "queue_sum": "queue",
-    "preprocess_sum": "preprocess",
-    "handler_sum": "handler",
-    "inference_sum": "inference",
-    "postprocess_sum": "postprocess",
-    "network_send_sum": "network.send",
-    "other_sum": "other",
-}
+_STAGES: Final = {f"{stage.replace('.', '_')}_sum": stage for stage in (*STAGES, "other")}
 Interval = tuple[float, float]
 
 
@@ -163,8 +155,7 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Array:
 
 
 def _by_place(table: _Table, values: Array) -> Array:
-    made: Array = np.bincount(table.places, values, len(table.names))
-    return made
+    return np.asarray(np.bincount(table.places, values, len(table.names)))
 
 
 def _ratio(part: float, whole: float) -> float | None:
@@ -179,8 +170,7 @@ def _scale(weights: Array, squares: Array) -> float:
 def _effective(table: _Table, rows: Sequence[Mapping[str, Any]]) -> Array:
     """Return the effective number of good requests of each segment."""
     good, squares = (_by_place(table, _column(rows, name)) for name in ("good", "squares_good"))
-    made: Array = np.divide(good**2, squares, out=np.zeros_like(good), where=squares > 0)
-    return made
+    return np.asarray(np.divide(good**2, squares, out=np.zeros_like(good), where=squares > 0))
 
 
 def _of_breaches(table: _Table, rows: Sequence[Mapping[str, Any]]) -> Array:
@@ -195,8 +185,7 @@ def _of_breaches(table: _Table, rows: Sequence[Mapping[str, Any]]) -> Array:
     mine = Cells(bad, good * scale[:, None])
     rest = mine.summed(1) - mine
     both = np.minimum(one_sided(mine, rest), one_sided(rest, mine))
-    made: Array = np.minimum(1.0, 2 * both)
-    return made
+    return np.asarray(np.minimum(1.0, 2 * both))
 
 
 def _of_latency(table: _Table, rows: Sequence[Mapping[str, Any]]) -> tuple[Array, Array]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.analysis.attainment import KEYS, REDUCTION, attained, budget_left, by_keys, counts, is_missed, target_of
+from stagetrace.analysis.attainment import KEYS, REDUCTION, attained, budget_left, counts, is_missed, target_of
+from stagetrace.analysis.source import by_keys
 from stagetrace.sla.policy import DEFAULT_WINDOW_S
 
 if TYPE_CHECKING:

@@ -91,8 +91,7 @@ def _sample(row: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]], added:
         columns.append(np.array([[took.get(one["span_id"], 0.0)] for one in row["sample"]], dtype=float))
     staged = np.hstack(columns)
     none = np.maximum(duration - staged.sum(axis=1), 0.0)[:, None]
-    made: Floats = np.maximum(np.hstack([staged, none]), 0.0) * weight
-    return made
+    return np.asarray(np.maximum(np.hstack([staged, none]), 0.0) * weight)
 
 
 def ranks(weights: Floats) -> Floats:
@@ -107,8 +106,7 @@ def parts(edges: Floats, low: float, high: float) -> Floats:
     widths = np.diff(edges, axis=-1)
     within = np.minimum(edges[..., 1:], high) - np.maximum(edges[..., :-1], low)
     found: Floats = np.divide(within, widths, out=np.zeros_like(widths), where=widths > 0)
-    within_bin: Floats = np.clip(found, 0.0, 1.0)
-    return within_bin
+    return np.asarray(np.clip(found, 0.0, 1.0))
 
 
 def shares(found: Bins, low: float, high: float) -> Floats | None:

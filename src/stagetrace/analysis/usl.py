@@ -151,8 +151,7 @@ def level_of(load: Numbers) -> Places:
     import numpy as np
 
     ratio = np.log(load / load.min()) / np.log(load.max() / load.min())
-    which: Places = np.minimum((ratio * MOST_LEVELS).astype(np.int64), MOST_LEVELS - 1)
-    return which
+    return np.asarray(np.minimum((ratio * MOST_LEVELS).astype(np.int64), MOST_LEVELS - 1))
 
 
 def _too_little(load: Numbers, rate: Numbers) -> str | None:
