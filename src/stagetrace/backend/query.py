@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.backend.adjust import adjusted
 from stagetrace.errors import StagetraceError
+from stagetrace.store.local.search import Search
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,22 +30,6 @@ class QueryError(StagetraceError):
         super().__init__(message)
         self.status = status
         self.code = code
-
-
-@dataclass(frozen=True)
-class Search:
-    """One search: a single span must meet all conditions. Both ends of the times are included, as in Jaeger 2.13."""
-
-    start_min_ns: int
-    start_max_ns: int
-    depth: int
-    service: str = ""
-    operation: str = ""
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    duration_min_ns: int = 0
-    duration_max_ns: int = 0
-    raw: bool = False
-    only_found: bool = False  # as in `LocalReader.find_traces`
 
 
 class Queries:
@@ -90,18 +74,7 @@ class Queries:
         if search.depth <= 0:
             raise QueryError("search depth must be greater than 0 and less than max traces", status=500)
         with self._reader() as reader:
-            found = reader.find_traces(
-                service=search.service or None,
-                operation=search.operation or None,
-                attributes=search.attributes,
-                start_min_ns=search.start_min_ns,
-                start_max_ns=search.start_max_ns + 1,
-                duration_min_ns=search.duration_min_ns or None,
-                duration_max_ns=search.duration_max_ns or None,
-                depth=search.depth,
-                only_found=search.only_found,
-            )
-            for traces in found:
+            for traces in reader.find_traces(search):
                 yield traces if search.raw else adjusted(traces)
 
     def trace(self, trace_id: str, *, raw: bool) -> TracesData | None:
@@ -111,28 +84,33 @@ class Queries:
         return found if found is None or raw else adjusted(found)
 
 
-def search_of(request: Any, *, only_found: bool = False) -> Search:
+def search_of_request(request: Any, *, only_found: bool = False) -> Search:
     """Return the search in a FindTracesRequest. Raise QueryError."""
     if not request.HasField("query"):
         raise QueryError("missing query", code=INVALID)
     query = request.query
     if not query.HasField("start_time_min") or not query.HasField("start_time_max"):
         raise QueryError("start time min and max are required parameters")
+    return search_of(query, dict(query.attributes), raw=query.raw_traces, only_found=only_found)
+
+
+def search_of(query: Any, attributes: Mapping[str, str], *, raw: bool, only_found: bool = False) -> Search:
+    """Return the search in the TraceQueryParameters of either API; ends of times are within what the store can hold."""
     return Search(
-        start_min_ns=clamped(query.start_time_min),
-        start_max_ns=clamped(query.start_time_max),
+        start_min_ns=_clamped(query.start_time_min),
+        start_max_ns=_clamped(query.start_time_max),
         depth=query.search_depth,
         service=query.service_name,
         operation=query.operation_name,
-        attributes=dict(query.attributes),
-        duration_min_ns=clamped(query.duration_min),
-        duration_max_ns=clamped(query.duration_max),
-        raw=query.raw_traces,
+        attributes=attributes,
+        duration_min_ns=_clamped(query.duration_min),
+        duration_max_ns=_clamped(query.duration_max),
+        raw=raw,
         only_found=only_found,
     )
 
 
-def clamped(moment: Any) -> int:
+def _clamped(moment: Any) -> int:
     """Return a Timestamp or Duration in ns, within what the store can hold: clients send far ends for "all"."""
     found: int = moment.seconds * 10**9 + moment.nanos
     return max(-_MAX_NS, min(found, _MAX_NS - 1))

@@ -8,7 +8,7 @@ import grpc
 
 from stagetrace.backend.go_values import trace_id
 from stagetrace.backend.grpc_calls import Calls
-from stagetrace.backend.query import Queries, QueryError, search_of
+from stagetrace.backend.query import Queries, QueryError, search_of_request
 from stagetrace.backend.storage_grpc import storage_methods
 from stagetrace.store.jaeger import api_v3
 
@@ -61,4 +61,4 @@ class QueryService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic
             yield found
 
     def _find(self, request: Any, only_found: bool) -> Iterator[TracesData]:
-        return self._queries.find(search_of(request, only_found=only_found))
+        return self._queries.find(search_of_request(request, only_found=only_found))

@@ -12,10 +12,11 @@ from starlette.routing import Route
 
 from stagetrace import log
 from stagetrace.backend import go_values
-from stagetrace.backend.query import Queries, QueryError, Search
+from stagetrace.backend.query import Queries, QueryError
 from stagetrace.backend.web import application
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import render
+from stagetrace.store.local.search import Search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

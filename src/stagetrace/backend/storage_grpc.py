@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from stagetrace.backend import storage_api
-from stagetrace.backend.query import Search, clamped
+from stagetrace.backend.query import search_of
 from stagetrace.store.jaeger import api_v3
 from stagetrace.store.rows import as_text, value
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from stagetrace.backend.grpc_calls import Calls
     from stagetrace.backend.query import Queries
+    from stagetrace.store.local.search import Search
 
 # Jaeger 2.13 takes messages of up to 4 MiB from a storage, a fixed limit.
 _CHUNK_BYTES: Final = 3 << 20
@@ -84,17 +85,7 @@ def chunks(trace: TracesData) -> Iterator[TracesData]:
 
 
 def _search(query: Any) -> Search:
-    return Search(
-        start_min_ns=clamped(query.start_time_min),
-        start_max_ns=clamped(query.start_time_max),
-        depth=query.search_depth,
-        service=query.service_name,
-        operation=query.operation_name,
-        attributes={one.key: as_text(value(one.value)) for one in query.attributes},
-        duration_min_ns=clamped(query.duration_min),
-        duration_max_ns=clamped(query.duration_max),
-        raw=True,
-    )
+    return search_of(query, {one.key: as_text(value(one.value)) for one in query.attributes}, raw=True)
 
 
 def _times(trace: TracesData) -> Iterator[tuple[int, int]]:

@@ -13,6 +13,7 @@ import pytest
 
 from heavy import HEAVY
 from stagetrace.store.local import LocalReader, LocalStore, StoreFull, wal
+from stagetrace.store.local.search import Search
 from stagetrace.store.local.view import WAL
 from store.local.made import NOW, ids, request, span
 
@@ -194,5 +195,5 @@ def test_ten_thousand_keys_and_large_values_come_back(tmp_path: Path) -> None:
                 assert len(found.attributes) == 10_001
                 assert found.attributes["key9999"] == 9999
                 assert found.attributes["big"] == "x" * MIB
-                assert len(list(reader.find_traces(attributes={"key1234": "1234"}))) == 1
+                assert len(list(reader.find_traces(Search(attributes={"key1234": "1234"})))) == 1
             store.flush()

@@ -21,6 +21,7 @@ from stagetrace.otlp.decode.request import MalformedRequest
 from stagetrace.store import open_store
 from stagetrace.store.base import Selection
 from stagetrace.store.local import LocalReader, LocalStore, wal
+from stagetrace.store.local.search import Search
 from stagetrace.store.local.view import FORMAT, TABLE, WAL
 from stagetrace.store.url import default_folder
 from store.local.made import EVER, HOUR, MS, NOW, ids, judged, request, span
@@ -202,7 +203,7 @@ def test_a_trace_of_very_many_spans(store: LocalStore) -> None:
         store.append(request([span(at, parent=at // 2, start=NOW + at) for at in range(first, first + 10_000)]))
     with store.reader() as reader:
         assert len(reader.trace(f"{1:032x}").spans) == count
-        (traces,) = reader.find_traces(service="api")
+        (traces,) = reader.find_traces(Search(service="api"))
         assert sum(len(scope.spans) for one in traces.resource_spans for scope in one.scope_spans) == count
 
 
@@ -240,14 +241,14 @@ def test_segments_find_any_attribute_by_its_text(store: LocalStore) -> None:
                 both = key == "service.name"
                 found = {
                     trace.resource_spans[0].scope_spans[0].spans[0].name
-                    for trace in reader.find_traces(attributes={key: text})
+                    for trace in reader.find_traces(Search(attributes={key: text}))
                 }
                 assert found == ({"span 1", "span 2"} if both else {"span 1"}), key
                 with reader.relations(replace(EVER, segments={key: text})) as relations:
                     assert relations.connection.execute("SELECT count(*) FROM requests").fetchone() == (
                         2 if both else 1,
                     )
-                assert not list(reader.find_traces(attributes={key: text + "0"}))
+                assert not list(reader.find_traces(Search(attributes={key: text + "0"})))
         store.flush()
 
 
@@ -256,14 +257,14 @@ def test_find_traces_narrows_by_everything(store: LocalStore) -> None:
     store.append(request([span(99, trace=99)], service="other"))
     with store.reader() as reader:
 
-        def names(**search: object) -> list[str]:
-            traces = reader.find_traces(**search)  # type: ignore[arg-type]
+        def names(**search: Any) -> list[str]:
+            traces = reader.find_traces(Search(**search))
             return [trace.resource_spans[0].scope_spans[0].spans[0].name for trace in traces]
 
         assert names(service="api", depth=3) == ["span 20", "span 19", "span 18"]
         assert names(operation="span 7") == ["span 7"]
         assert names(service="api", start_min_ns=NOW + 19 * MS) == ["span 20", "span 19"]
-        assert names(service="api", start_max_ns=NOW + 3 * MS) == ["span 2", "span 1"]
+        assert names(service="api", start_max_ns=NOW + 3 * MS - 1) == ["span 2", "span 1"]
         assert names(service="api", duration_min_ns=20 * MS) == ["span 20"]
         assert names(service="api", duration_max_ns=1 * MS) == ["span 1"]
         assert reader.operations("other") == [("span 99", "server")]
@@ -280,11 +281,9 @@ def test_what_is_found_may_come_without_the_rest_of_its_trace(store: LocalStore,
     with store.reader() as reader:
         sizes = {True: [1, 1, 1, 1, 2], False: [2, 2, 2, 2, 2]}
         for only_found, expected in sizes.items():
-            found = list(
-                reader.find_traces(
-                    service="api", attributes={"sla.breached": "true"}, depth=depth, only_found=only_found
-                )
-            )
+            breached = {"sla.breached": "true"}
+            search = Search(service="api", attributes=breached, depth=depth, only_found=only_found)
+            found = list(reader.find_traces(search))
             spans = [[one for group in trace.resource_spans for one in group.scope_spans[0].spans] for trace in found]
             assert [len(trace) for trace in spans] == expected[:depth]
             assert [trace[0].trace_id[-1] for trace in spans] == [4, 3, 2, 1, 5][:depth]

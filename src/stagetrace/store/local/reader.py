@@ -40,7 +40,7 @@ from stagetrace.store.stored import KINDS, loaded
 from stagetrace.store.tally import requests_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from duckdb import DuckDBPyConnection
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -173,27 +173,11 @@ class LocalReader(Closing):
         query = loaded(relation.stored(view, files, tail, later=True), selection.segments)
         return select(connection, query, selection, files=relation.paths(view, files))
 
-    def find_traces(  # noqa: PLR0913 -- the parameters of Jaeger's search
-        self,
-        service: str | None = None,
-        operation: str | None = None,
-        attributes: Mapping[str, str] | None = None,
-        start_min_ns: int = 0,
-        start_max_ns: int = ALL_TIME[1],
-        duration_min_ns: int | None = None,
-        duration_max_ns: int | None = None,
-        depth: int = 100,
-        *,
-        only_found: bool = False,
-    ) -> Iterator[TracesData]:
-        """Yield whole traces, newest first, of which one span meets all conditions; start in [min, max).
-
-        `only_found`: without the spans that do not, except where one that does has no stage totals.
-        """
-        where, values = search.of_jaeger(
-            service, operation, attributes or {}, (start_min_ns, start_max_ns), (duration_min_ns, duration_max_ns)
-        )
-        window, view = (start_min_ns, start_max_ns), self._view()
+    def find_traces(self, wanted: search.Search) -> Iterator[TracesData]:
+        """Yield whole traces, newest first, of which one span meets all conditions."""
+        where, values = search.of_search(wanted)
+        window, view = (wanted.start_min_ns, wanted.start_max_ns + 1), self._view()
+        depth, only_found = wanted.depth, wanted.only_found
         if only_found:  # mostly few: one query then has them all
             most = f"ORDER BY start_unix_nano DESC, trace_id LIMIT {int(depth) + 1}"
             rows = self._ask(
@@ -207,11 +191,11 @@ class LocalReader(Closing):
             window, lambda query: self._all(f"SELECT trace_id FROM ({query}) {newest}", values), view=view
         )
         for at in range(0, len(found), _TRACES_AT_ONCE):
-            wanted = [trace_id for (trace_id,) in found[at : at + _TRACES_AT_ONCE]]
+            ids = [trace_id for (trace_id,) in found[at : at + _TRACES_AT_ONCE]]
             if only_found:
-                yield from self._told(list(self._whole(wanted, view, (where, values))))
+                yield from self._told(list(self._whole(ids, view, (where, values))))
             else:
-                yield from map(traces_of, self._whole(wanted, view))
+                yield from map(traces_of, self._whole(ids, view))
 
     def _told(self, traces: Iterable[list[dict[str, Any]]]) -> Iterator[TracesData]:
         """Yield traces of which not all spans are there, those whole in which a span lacks its stage totals."""

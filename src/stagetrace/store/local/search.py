@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -26,6 +27,26 @@ _SHOWN: Final = f"coalesce({ROUTE}, {PATH})"
 _REQUEST: Final = f"CASE WHEN coalesce(contains(name, {_SHOWN}), true) THEN name ELSE name || ' ' || {_SHOWN} END"
 
 Condition = tuple[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search of Jaeger's: a single span must meet all conditions. Times are in ns, and both ends included.
+
+    Durations of 0 and empty texts ask for nothing. `raw`: without Jaeger's changes for display. `only_found`: without
+    the other spans of a trace, except where one that is found has no stage totals.
+    """
+
+    start_min_ns: int = 0
+    start_max_ns: int = 2**63 - 2
+    depth: int = 100
+    service: str = ""
+    operation: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    duration_min_ns: int = 0
+    duration_max_ns: int = 0
+    raw: bool = False
+    only_found: bool = False
 
 
 class _Conditions:
@@ -69,25 +90,19 @@ def of_selection(selection: Selection) -> Condition:
     return conditions.done()
 
 
-def of_jaeger(
-    service: str | None,
-    operation: str | None,
-    attributes: Mapping[str, str],
-    start: tuple[int, int],
-    duration: tuple[int | None, int | None],
-) -> Condition:
+def of_search(search: Search) -> Condition:
     """Return the condition on single spans that a search of Jaeger's stands for."""
     conditions = _Conditions()
-    conditions.add("start_unix_nano >= ? AND start_unix_nano < ?", *start)
-    if service is not None:
-        conditions.add("service = ?", service)
-    if operation is not None:
-        conditions.add("name = ?", operation)
-    if duration[0] is not None:
-        conditions.add("end_unix_nano - start_unix_nano >= ?", duration[0])
-    if duration[1] is not None:
-        conditions.add("end_unix_nano - start_unix_nano <= ?", duration[1])
-    for key, text in attributes.items():
+    conditions.add("start_unix_nano >= ? AND start_unix_nano <= ?", search.start_min_ns, search.start_max_ns)
+    for condition, value in (
+        ("service = ?", search.service),
+        ("name = ?", search.operation),
+        ("end_unix_nano - start_unix_nano >= ?", search.duration_min_ns),
+        ("end_unix_nano - start_unix_nano <= ?", search.duration_max_ns),
+    ):
+        if value:
+            conditions.add(condition, value)
+    for key, text in search.attributes.items():
         wanted = _attribute(conditions, key, text)
         if key == _ERROR and text == "true":
             wanted = f"(status = {_STATUS_ERROR} OR {wanted})"
