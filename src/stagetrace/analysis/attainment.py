@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from stagetrace import estimates
 from stagetrace.errors import PolicyError
 from stagetrace.estimates import Sample
 from stagetrace.sla.policy import DEFAULT_TARGET, DEFAULT_WINDOW_S, Policy
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import TypeAlias
-
-    # Service, route and objective -> what the service itself counted of it from a time on, up to the end.
-    Exact: TypeAlias = "Callable[[int], Mapping[tuple[str, str, str | None], Counts]]"
+# Service, route and objective -> what the service itself counted of it from a time on, up to the end.
+Exact: TypeAlias = "Callable[[int], Mapping[tuple[str, str, str | None], Counts]]"
 
 REDUCTION: Final = "verdicts"
 KEYS: Final = ("service", "path", "objective", "target")

@@ -10,20 +10,17 @@ takes requests for independent, which those that wait in one queue are not: `jud
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, floor, isfinite
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.special import bdtr, bdtrc
 from scipy.stats import kendalltau
 
+from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.objective import Objective, name_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
 
 CONFIDENCE: Final = 0.99
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99, 0.999)
@@ -94,7 +91,7 @@ def judge(requests: int, over: int, percentile: float, confidence: float = CONFI
     return BROKEN if over >= least_over(requests, percentile, confidence) else UNDECIDED
 
 
-def judge_clustered(latency_ms: NDArray[np.float64], over: int, percentile: float) -> str:
+def judge_clustered(latency_ms: Floats, over: int, percentile: float) -> str:
     """Return as `judge` what requests, in the order of their starts, surely show, though slow ones come in clusters.
 
     Requests that wait in one queue are slow together, so that they count as fewer. The share of clusters among slow
@@ -122,7 +119,7 @@ def _check(percentile: float, confidence: float) -> None:
             raise ValueError(f"the {what} {value} is not between 0 and 1: p99 is 0.99")
 
 
-def quantile(ordered: NDArray[np.float64], percentile: float) -> float | None:
+def quantile(ordered: Floats, percentile: float) -> float | None:
     """Return the least value that a share of `percentile` does not exceed, of ascending values; None if it failed.
 
     Failed requests are infinite in `ordered`. None, too, where there are no values.
@@ -133,7 +130,7 @@ def quantile(ordered: NDArray[np.float64], percentile: float) -> float | None:
     return found if isfinite(found) else None
 
 
-def at_most(ordered: NDArray[np.float64], percentile: float, confidence: float = CONFIDENCE) -> float | None:
+def at_most(ordered: Floats, percentile: float, confidence: float = CONFIDENCE) -> float | None:
     """Return the upper bound of the percentile, with this confidence: the early-stopping estimate; None if unknown.
 
     It is the greatest of ascending values after as many as may be over are discarded.
@@ -176,9 +173,9 @@ class Step:
 class Sends(NamedTuple):
     """The outcomes of the requests of one rate, in the order of their intended starts; all arrays are of one length."""
 
-    due_s: NDArray[np.float64]
-    latency_ms: NDArray[np.float64]  # from the intended start; infinite if it failed
-    late_ms: NDArray[np.float64]  # by how much it was sent later than intended
+    due_s: Floats
+    latency_ms: Floats  # from the intended start; infinite if it failed
+    late_ms: Floats  # by how much it was sent later than intended
     failures: Mapping[str, int]
 
 
@@ -256,7 +253,7 @@ def _too_late(
     return [text] if is_late else []
 
 
-def _growing(latency_ms: NDArray[np.float64], objective: Objective | None) -> list[str]:
+def _growing(latency_ms: Floats, objective: Objective | None) -> list[str]:
     """Return by how much latency grew, if it did all the while: the backlog of a service that cannot keep up.
 
     Kendall's rank correlation of the medians of eighths with time, at 1 %. Near saturation queues also grow by chance

@@ -7,15 +7,13 @@ fewer than 20, than the least tenth of all.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
+from stagetrace.analysis.arrays import Floats
 
 GENERATOR: Final = "generator"  # from when a request was due until it was sent
 OUTSIDE: Final = "outside"  # sent, and not in the server's entry span: network, connecting, waiting to be accepted
@@ -32,18 +30,18 @@ class Excess:
 
 
 def parts_of(
-    latency_ms: NDArray[np.float64],
-    late_ms: NDArray[np.float64],
-    server_ms: NDArray[np.float64],
-    stages_ms: Mapping[str, NDArray[np.float64]],
-) -> dict[str, NDArray[np.float64]]:
+    latency_ms: Floats,
+    late_ms: Floats,
+    server_ms: Floats,
+    stages_ms: Mapping[str, Floats],
+) -> dict[str, Floats]:
     """Return each part of the latencies, in ms. Stages that a request lacks are 0, as are negative parts."""
     outside = np.maximum(0.0, latency_ms - late_ms - server_ms)
     parts = {GENERATOR: np.maximum(0.0, late_ms), OUTSIDE: outside}
     return {**{stage: np.nan_to_num(values, nan=0.0) for stage, values in stages_ms.items()}, **parts}
 
 
-def excess(latency_ms: NDArray[np.float64], parts: Mapping[str, NDArray[np.float64]], limit_ms: float) -> Excess | None:
+def excess(latency_ms: Floats, parts: Mapping[str, Floats], limit_ms: float) -> Excess | None:
     """Return where the excess of answered requests lies; None where none is above the limit or no part is longer."""
     over = latency_ms > limit_ms
     if not over.any():

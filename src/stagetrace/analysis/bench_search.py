@@ -7,14 +7,12 @@ surely judged ends (`bench.judge_clustered`). That a higher rate does no better 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from stagetrace.analysis.bench import BROKEN, KEPT
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _DOWN: Final = 4  # how often a rate is halved before the search ends without a rate
 _LEAST_RATIO: Final = 1.02

@@ -7,19 +7,15 @@ band, the part that lies within counts. Time that is in no stage is a part of it
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from stagetrace import semconv
 from stagetrace.analysis import stage_bins
-from stagetrace.analysis.source import by_keys
+from stagetrace.analysis.source import Source, by_keys
 from stagetrace.analysis.stage_bins import NO_STAGE, Bins
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from stagetrace.analysis.source import Source
 
 # Percentile -> its rank, and half of the band's width in ranks.
 PERCENTILES: Final = {"p50": (0.50, 0.05), "p95": (0.95, 0.01), "p99": (0.99, 0.005)}

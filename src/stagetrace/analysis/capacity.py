@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import ceil, exp
@@ -14,8 +15,6 @@ from stagetrace.analysis.in_flight import SECOND, Buckets, Level, buckets, level
 from stagetrace.analysis.usl import Fit, Interval, fit_usl
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from stagetrace.analysis.source import Source
     from stagetrace.analysis.usl import Numbers
 

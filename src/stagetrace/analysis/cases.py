@@ -6,21 +6,16 @@ weights make each kind stand for all of its requests.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from stagetrace import semconv
-from stagetrace.analysis.source import by_keys
+from stagetrace.analysis.arrays import Array
+from stagetrace.analysis.source import Source, by_keys
 from stagetrace.columns import names_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from stagetrace.analysis.source import Source
-
-    Array = np.ndarray[Any, np.dtype[Any]]
 
 GOOD: Final = 0
 BREACH: Final = 1

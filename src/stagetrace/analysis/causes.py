@@ -7,20 +7,17 @@ strata the sum of their hypergeometric variables. Benjamini and Hochberg (1995) 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import sqrt
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.contingency import Cells, Counts, benjamini_hochberg, more_than_sum, one_sided
 from stagetrace.analysis.values import Coded, coded
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    Array = np.ndarray[Any, np.dtype[Any]]
 
 ALPHA: Final = 0.05  # share of false ones among the findings
 LEAST: Final = 10  # requests with a value or pair, for it to be tested

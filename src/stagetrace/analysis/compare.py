@@ -6,16 +6,13 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.quantiles import Ranked, checked, evidence, log_limit, near
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.float64]
 
 _NEAR: Final = 5000  # ranks to either side, of which the most likely one is
 

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from stagetrace.analysis.compare import QuantileDifference, difference_of, needed
 from stagetrace.analysis.quantiles import Binned
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from stagetrace.analysis.source import Source
+from stagetrace.analysis.source import Source
 
 INPUT_SIZE: Final = "input_size"  # what `sizes` of the reductions divides by
 _BINS: Final = 64  # to each doubling of time, of whole requests: 1.1 % wide

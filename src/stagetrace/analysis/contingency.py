@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log, sqrt
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    Array = np.ndarray[Any, np.dtype[Any]]
+from stagetrace.analysis.arrays import Array
 
 _Z: Final = 1.959963984540054
 _NEGLIGIBLE: Final = 1e-17  # of a sum of probabilities

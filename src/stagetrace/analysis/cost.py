@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from stagetrace.analysis.prices import MICROS, PriceError, Prices
+from stagetrace.analysis.source import Source
 from stagetrace.semconv import STAGES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from stagetrace.analysis.source import Source
 
 SERVICE: Final = "service"
 INSTANCE: Final = "service.instance.id"

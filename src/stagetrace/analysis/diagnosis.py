@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import numpy as np
 
+from stagetrace.analysis.arrays import Array
+from stagetrace.analysis.cases import Cases
 from stagetrace.analysis.causes import ALPHA, Contrast, search
 from stagetrace.analysis.contingency import benjamini_hochberg
 from stagetrace.analysis.onset import Change, changes
 from stagetrace.analysis.shift import Compared, Excess, Timed, mix
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stagetrace.analysis.cases import Cases
-
-    Array = np.ndarray[Any, np.dtype[Any]]
 
 LEAST: Final = 5  # breaches, and good requests
 _EXAMPLES: Final = 3

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from scipy import stats
 
+from stagetrace.analysis.arrays import Floats, Indices
 from stagetrace.analysis.levels import ALARMS, SHORTEST, Levels, Noise, hinge, left_over, levels
 from stagetrace.analysis.season import without_pattern
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from stagetrace.analysis.tracks import Track
-
-    Floats = NDArray[np.float64]
+from stagetrace.analysis.tracks import Track
 
 STEP: Final = "step"
 SLOPE: Final = "slope"
@@ -61,7 +55,7 @@ def change_points(values: Sequence[float | None] | Floats, times: Sequence[Any] 
     return [int(known[start]) for start in levels(clean[places[known]]).starts]
 
 
-def _places(times: Sequence[Any] | None, size: int) -> tuple[NDArray[np.int64], list[int]]:
+def _places(times: Sequence[Any] | None, size: int) -> tuple[Indices, list[int]]:
     """Return at which equal step of time each value stands, and a day and a week in such steps, if times are even."""
     plain = np.arange(size)
     stamps = None if times is None or size < 3 else _nanoseconds(times)  # noqa: PLR2004 -- two have one step
@@ -197,7 +191,7 @@ def _candidates(track: Track, alarms: float) -> Looked:
 
 
 def _slope(
-    track: Track, known: NDArray[np.int64], values: Floats, ends: tuple[int, int], noise: Noise, alarms: float
+    track: Track, known: Indices, values: Floats, ends: tuple[int, int], noise: Noise, alarms: float
 ) -> Change | None:
     """Return the slope between two places without steps, if it stands out of the noise; `q_value` is its chance."""
     low, high = ends

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from math import floor, inf, log
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from stagetrace.analysis.cases import Cases
 from stagetrace.semconv import STAGES
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stagetrace.analysis.cases import Cases
 
 _GROWTH: Final = log(1.02)  # as in sql/segments.duckdb.sql
 _LEAST_MS: Final = 1e-3

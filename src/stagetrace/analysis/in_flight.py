@@ -6,6 +6,7 @@ average, whatever the arrivals (Little, Operations Research 9, 1961). Throughput
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
@@ -14,8 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace.analysis import usl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from stagetrace.analysis.source import Source
     from stagetrace.analysis.usl import Numbers, Places
 

@@ -7,17 +7,13 @@ sides, autocorrelation included, and be a jump rather than a part of a slope, a 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from scipy import special, stats
 from scipy.ndimage import median_filter
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-    Indices = NDArray[np.int64]
+from stagetrace.analysis.arrays import Floats, Indices
 
 SHORTEST: Final = 4  # values in a segment: fewer are a spike, not a level
 ALARMS: Final = 0.01  # how many false changes one series without change may give, on average

@@ -10,9 +10,10 @@ WWW 2021) and TraceRCA (Li et al., IWQoS 2021) rank by traces that pass through 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log1p
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -21,11 +22,6 @@ from stagetrace.analysis.contingency import benjamini_hochberg
 from stagetrace.analysis.critical_path import path_of
 from stagetrace.analysis.shift import NONE, Compared, Excess, Timed, mix
 from stagetrace.analysis.span_tree import CLIENT, CONSUMER, SERVER, Tree, span_tree
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    Array = np.ndarray[Any, np.dtype[Any]]
 
 LEAST: Final = 5  # traces on each side
 ALPHA: Final = 0.05  # share of false ones among the services named

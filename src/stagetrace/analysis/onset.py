@@ -7,18 +7,15 @@ number of moments and of sides tested (Bonferroni), so that nothing is found whe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import numpy as np
 
+from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.contingency import Cells, Counts, one_sided
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    Array = np.ndarray[Any, np.dtype[Any]]
 
 ALPHA: Final = 0.01
 _MOMENTS: Final = 200

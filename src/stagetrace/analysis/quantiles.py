@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import betainc, betaln, ndtri
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.float64]
+from stagetrace.analysis.arrays import Floats
 
 # Sequential intervals are narrowest at so many values: at least, and with so many beyond the quantile.
 TUNED_AT: Final = 2000

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from stagetrace.analysis.cases import Cases
-
-    Array = np.ndarray[Any, np.dtype[Any]]
+from stagetrace.analysis.arrays import Array
+from stagetrace.analysis.cases import Cases
 
 LEAST: Final = 20  # requests of a segment in the sample, and of the others
 

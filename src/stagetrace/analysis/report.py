@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from stagetrace.analysis.attainment import KEYS, REDUCTION, Counts, attained, counts, is_missed, target_of
-from stagetrace.analysis.source import by_keys
+from stagetrace.analysis.attainment import (
+    KEYS,
+    REDUCTION,
+    Attained,
+    Counts,
+    Target,
+    attained,
+    counts,
+    is_missed,
+    target_of,
+)
+from stagetrace.analysis.source import Source, by_keys
 from stagetrace.sla.policy import EXCLUDED
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from stagetrace.analysis.attainment import Attained, Target
-    from stagetrace.analysis.source import Source
 
 _NS: Final = 10**9
 MOST: Final = 5_000  # objectives and routes

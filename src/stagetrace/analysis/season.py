@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from scipy.ndimage import median_filter
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+from stagetrace.analysis.arrays import Floats
 
 _SHORTEST: Final = 4  # values in a period
 _FEWEST: Final = 2  # whole periods of a calendar that make a pattern; of others, one more

@@ -6,20 +6,16 @@ all others are summed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.contingency import Cells, benjamini_hochberg, one_sided
+from stagetrace.analysis.source import Source
 from stagetrace.semconv import STAGES
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from stagetrace.analysis.source import Source
-
-    Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST: Final = 50
 ALPHA: Final = 0.05

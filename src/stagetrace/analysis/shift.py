@@ -7,14 +7,12 @@ standardisation), and ranks are compared within kinds.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
-
-    Array = np.ndarray[Any, np.dtype[Any]]
+from stagetrace.analysis.arrays import Array
 
 RESOLUTION_MS: Final = 1e-6  # times are whole ns
 _SCALE: Final = 1.4826  # of the median absolute deviation, to that of a normal distribution

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from stagetrace.analysis.attainment import KEYS, REDUCTION, attained, budget_left, counts, is_missed, target_of
-from stagetrace.analysis.source import by_keys
+from stagetrace.analysis.attainment import (
+    KEYS,
+    REDUCTION,
+    Attained,
+    Counts,
+    Exact,
+    Target,
+    attained,
+    budget_left,
+    counts,
+    is_missed,
+    target_of,
+)
+from stagetrace.analysis.source import Source, by_keys
 from stagetrace.sla.policy import DEFAULT_WINDOW_S
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from stagetrace.analysis.attainment import Attained, Counts, Exact, Target
-    from stagetrace.analysis.source import Source
 
 Row = dict[str, Any]
 _NS: Final = 10**9

@@ -7,11 +7,9 @@ since ids may repeat.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 CLIENT: Final = "CLIENT"
 SERVER: Final = "SERVER"

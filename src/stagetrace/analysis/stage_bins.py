@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, sqrt
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from scipy import stats
 
 from stagetrace import semconv
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+from stagetrace.analysis.arrays import Floats, Indices
 
 NO_STAGE: Final = None  # the name of the time that is in no stage
 LEVEL: Final = 0.95  # of intervals
@@ -32,7 +27,7 @@ class Bins:
     """Requests of one group, by bin, shortest first. Times are in ms, by weight; a column is a stage."""
 
     names: tuple[str | None, ...]
-    numbers: NDArray[np.int64]
+    numbers: Indices
     stored: Floats  # rows of each bin
     weights: Floats  # requests that these stand for
     times: Floats  # (bins, stages)

@@ -5,16 +5,14 @@ Spans are as `span_tree` describes them, with `name`, `attributes` and `duration
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.analysis.span_tree import CLIENT, SERVER
 from stagetrace.sla.verdict import peer_of
 from stagetrace.span_attributes import stage_totals, text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 WIRE: Final = "wire"  # in place of a stage: between a call as its client and as its server saw it
 

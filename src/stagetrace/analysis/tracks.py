@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from stagetrace.analysis.source import Source
+from stagetrace.analysis.source import Source
 
 BY: Final = ("service", "method", "path", "model")
 REQUEST: Final = "request"  # the `part` that is no stage

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    Array = np.ndarray[Any, np.dtype[Any]]
+from stagetrace.analysis.arrays import Array
 
 MOST_VALUES: Final = 1000  # of one key, the most frequent
 _BINS_FROM: Final = 20  # distinct numbers, for them to be divided into bins

@@ -7,15 +7,13 @@ corrects only where configured to, is neither corrected nor remarked on here: ti
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator, MutableSequence
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, TracesData
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, MutableSequence
-
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-    from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, TracesData
 
 WARNINGS: Final = "@jaeger@warnings"
 _ADDRESSES: Final = frozenset({"ip", "peer.ipv4"})

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,9 +28,6 @@ from stagetrace.store.base import Closing
 from stagetrace.store.local import Appended, LocalStore, StoreTaken
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-    from contextlib import ExitStack
-
     from stagetrace.backend.counters import Counters
 PRUNE: Final = "/stagetrace.Control/Prune"  # Int64Value, a time in ns -> Int64Value, how many spans are gone
 _SETTINGS: Final = (

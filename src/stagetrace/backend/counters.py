@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 from stagetrace.backend.refusal import KINDS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
 
 TRANSPORTS: Final = ("grpc", "http")
 # name -> (label, its values, help). Every series is there from the start, at 0.

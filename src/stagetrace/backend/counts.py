@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
@@ -11,18 +12,19 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
-from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, DataPointFlags
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AggregationTemporality,
+    DataPointFlags,
+    Metric,
+    NumberDataPoint,
+    ResourceMetrics,
+)
 
 from stagetrace import semconv
 from stagetrace.backend.refusal import MALFORMED, Refused
 from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD
 from stagetrace.store.local.counts import Point
 from stagetrace.store.rows import values
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint, ResourceMetrics
 
 _GREATEST: Final = 2**63
 _WHY: Final = "stagetrace keeps the counter sla.requests and no other metric"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
@@ -13,8 +14,6 @@ from stagetrace.errors import StoreError
 from stagetrace.store.jaeger.api_v3 import ONLY_FOUND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from stagetrace.backend.counters import Counters
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from stagetrace.backend.refusal import MALFORMED, TOO_LARGE, UNSUPPORTED, Refused
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 ENCODINGS: Final = ("gzip", "deflate", "zstd", "identity")
 _STEP: Final = 1 << 20

@@ -5,12 +5,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from stagetrace.errors import StagetraceError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MIB: Final = 1 << 20
 _AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
@@ -11,8 +12,6 @@ from stagetrace.errors import StagetraceError
 from stagetrace.store.local.search import Search
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
     from stagetrace.store.local import LocalReader, LocalStore

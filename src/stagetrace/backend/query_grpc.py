@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -13,8 +14,6 @@ from stagetrace.backend.storage_grpc import storage_methods
 from stagetrace.store.jaeger import api_v3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
     from stagetrace.backend.counters import Counters

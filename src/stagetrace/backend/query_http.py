@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
@@ -19,8 +20,6 @@ from stagetrace.otlp.decode.json import render
 from stagetrace.store.local.search import Search
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
     from starlette.requests import Request
     from starlette.types import ASGIApp
 

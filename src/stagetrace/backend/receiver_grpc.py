@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 
 from stagetrace.backend.inflate import inflate_unnamed
-from stagetrace.backend.intake import export_response
+from stagetrace.backend.intake import Intake, export_response
 from stagetrace.backend.refusal import Refused, status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from google.protobuf.message import Message
 
-    from stagetrace.backend.intake import Intake
 
 METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 METRICS_METHOD: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"

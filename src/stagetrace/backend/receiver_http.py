@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stagetrace.backend.inflate import inflate, too_large
-from stagetrace.backend.intake import export_response
+from stagetrace.backend.intake import Intake, Room, export_response
 from stagetrace.backend.refusal import INTERNAL, KINDS, MALFORMED, SLOW, UNSUPPORTED, Kind, Refused, status
 from stagetrace.backend.web import application
 from stagetrace.otlp.decode.json import parse
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
-    from stagetrace.backend.intake import Intake, Room
 
 PATH: Final = "/v1/traces"
 METRICS_PATH: Final = "/v1/metrics"

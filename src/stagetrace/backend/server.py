@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import ssl
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -26,9 +28,6 @@ from stagetrace.backend.sockets import grpc_server, listen
 from stagetrace.store.local import LocalStore
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Iterator
-
     import grpc
     from starlette.types import ASGIApp
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Final
 
 import grpc
 
 from stagetrace.backend.options import BackendError, Options
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from concurrent.futures import Executor
 
 _BACKLOG: Final = 512
 _STREAMS: Final = 64  # concurrent requests of one connection

@@ -6,12 +6,9 @@ Attributes are OTLP's KeyValue in all but name.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from stagetrace.store.jaeger.message_pool import DURATION, TIMESTAMP, MessagePool, file_of
-
-if TYPE_CHECKING:
-    from stagetrace.store.jaeger.message_pool import Messages
+from stagetrace.store.jaeger.message_pool import DURATION, TIMESTAMP, MessagePool, Messages, file_of
 
 PACKAGE: Final = "jaeger.storage.v2"
 READER: Final = f"{PACKAGE}.TraceReader"

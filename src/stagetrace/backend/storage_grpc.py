@@ -5,22 +5,20 @@ Jaeger writes to the OTLP port. It adjusts traces for display itself, so they ar
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from stagetrace.backend import storage_api
-from stagetrace.backend.query import search_of
+from stagetrace.backend.query import Queries, search_of
 from stagetrace.store.jaeger import api_v3
 from stagetrace.store.rows import as_text, value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     import grpc
 
     from stagetrace.backend.grpc_calls import Calls
-    from stagetrace.backend.query import Queries
     from stagetrace.store.local.search import Search
 
 # Jaeger 2.13 takes messages of up to 4 MiB from a storage, a fixed limit.

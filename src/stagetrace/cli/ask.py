@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from stagetrace.cli.arguments.options import selection, store_url
 from stagetrace.cli.output.formats import print_answer
@@ -10,10 +12,6 @@ from stagetrace.cli.output.terminal import watched
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable
-    from typing import TypeAlias
-
     from stagetrace.cli.arguments.times import Moment
     from stagetrace.cli.output.answer import Answer
     from stagetrace.store.base import Reader, Selection

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+import argparse
+from typing import Final, Protocol
 
 from stagetrace.errors import StagetraceError
-
-if TYPE_CHECKING:
-    import argparse
 
 # Exit codes of every verb.
 ANSWERED: Final = 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from stagetrace.analysis.time_owner import WIRE, Hop, Owner, owner_of
 from stagetrace.cli.arguments import times
 from stagetrace.cli.arguments.options import NEWEST, add_selection, selection, shown, store_url
+from stagetrace.cli.arguments.times import Zone
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
 from stagetrace.cli.output import missed_bounds, sampling
 from stagetrace.cli.output.lines import completeness, keys_of, show, show_json, warn
@@ -19,14 +22,8 @@ from stagetrace.cli.output.terminal import milliseconds, threshold, watched
 from stagetrace.errors import StoreError
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.store import open_store
+from stagetrace.store.base import Breaches, Entry, Reader, Trace
 from stagetrace.store.entries import request_text
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Mapping, Sequence
-
-    from stagetrace.cli.arguments.times import Zone
-    from stagetrace.store.base import Breaches, Entry, Reader, Trace
 
 DESCRIPTION: Final = (
     "Show how many of the judged requests missed their latency objective, and which stages and causes took the time;\n"

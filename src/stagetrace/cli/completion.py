@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.registry import VERBS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 DESCRIPTION: Final = """Print a script with which the shell completes commands, options and their fixed values.
 

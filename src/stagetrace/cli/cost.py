@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from importlib import import_module
 from pathlib import Path
@@ -18,8 +19,6 @@ from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import Column, Table
 
 if TYPE_CHECKING:
-    import argparse
-
     from stagetrace.analysis.cost import Costs, Line
     from stagetrace.analysis.prices import Prices
     from stagetrace.store.base import Reader, Selection

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url
 from stagetrace.cli.arguments.times import Moment
@@ -12,11 +13,7 @@ from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.lines import show_result
 from stagetrace.cli.output.terminal import Progress, watched
 from stagetrace.store import open_store
-
-if TYPE_CHECKING:
-    import argparse
-
-    from stagetrace.store.base import Reader, Selection
+from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = """Write the selected spans to FILE, in the form that its suffix names:
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,9 +14,6 @@ from stagetrace.store.base import Selection
 from stagetrace.store.file.reader import open_path
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     from stagetrace.backend.control import Running

@@ -7,19 +7,17 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 from stagetrace import __version__, config, setting_problems
 from stagetrace.cli.base import NO_ANSWER
 from stagetrace.cli.interrupts import INTERRUPTED, noted
 from stagetrace.cli.registry import VERBS, load
 from stagetrace.errors import StagetraceError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 # The exit code that shells report for a process that a signal ended.
 _PIPE_CLOSED: Final = 141

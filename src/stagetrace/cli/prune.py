@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from stagetrace.cli.arguments.options import add_json, add_store, local_folder
 from stagetrace.cli.arguments.times import FORMS, moment, utc
 from stagetrace.cli.output.lines import show_result
 from stagetrace.errors import StoreError
-
-if TYPE_CHECKING:
-    import argparse
 
 DESCRIPTION: Final = """Delete the spans that started before a time from a local store, and give the disk space back.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from uuid import UUID
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url, utf8
@@ -14,12 +15,8 @@ from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
 from stagetrace.cli.output.terminal import watched
 from stagetrace.store import open_store
+from stagetrace.store.base import Relations
 from stagetrace.store.rows import json_value
-
-if TYPE_CHECKING:
-    import argparse
-
-    from stagetrace.store.base import Relations
 
 DESCRIPTION: Final = """Ask in SQL (DuckDB's) over two relations: `requests` (a row an entry span) and `spans`.
 

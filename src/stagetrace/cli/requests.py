@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import argparse
+from collections.abc import Sequence
+from typing import Any, Final
 
 from stagetrace.cli.arguments.options import Suggested, add_selection, count, selection, shown, store_url, utf8
-from stagetrace.cli.arguments.times import since
+from stagetrace.cli.arguments.times import Zone, since
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
 from stagetrace.cli.output.request_line import cells, columns
 from stagetrace.cli.output.terminal import milliseconds, printable, watched
 from stagetrace.store import open_store
 from stagetrace.store.relations import STAGE_COLUMNS
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-
-    from stagetrace.cli.arguments.times import Zone
 
 DESCRIPTION: Final = "List requests, the newest first or the slowest, with the time allowed and the verdict."
 EXAMPLE: Final = "stagetrace requests --slowest 10 --route /predict"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stagetrace import config
 from stagetrace.errors import StagetraceError
-
-if TYPE_CHECKING:
-    import argparse
 
 DESCRIPTION = """Start COMMAND with STAGETRACE=1 and make every Python process under it activate.
 
@@ -27,8 +24,6 @@ EXAMPLE = 'STAGETRACE_SLA="POST /predict within 50ms" stagetrace run -- uvicorn 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this verb."""
-    import argparse
-
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments")
 
 

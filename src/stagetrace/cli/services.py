@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import argparse
+from typing import Final
 
 from stagetrace.cli.arguments.options import add_json, add_store, store_url
 from stagetrace.cli.output.lines import show_result
 from stagetrace.store import open_store
-
-if TYPE_CHECKING:
-    import argparse
 
 DESCRIPTION: Final = "List the services that have spans in the store, whatever their age."
 EXAMPLE: Final = "stagetrace services --store jaeger://localhost:16685"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url
@@ -13,9 +15,6 @@ from stagetrace.cli.output.terminal import milliseconds, watched
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
     from stagetrace.estimates import Sample
     from stagetrace.store.answers import Group, Stage
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
-from stagetrace.cli.arguments.times import since
+from stagetrace.cli.arguments.times import Zone, since
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.output import terminal
 from stagetrace.cli.output.lines import Table, completeness, show, show_json, warn
@@ -17,14 +19,8 @@ from stagetrace.cli.output.request_line import cells, columns
 from stagetrace.cli.output.terminal import printable
 from stagetrace.store import open_store
 from stagetrace.store.answers import request_of
+from stagetrace.store.base import SpanRow
 from stagetrace.store.follow import follow, newest
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator, Sequence
-
-    from stagetrace.cli.arguments.times import Zone
-    from stagetrace.store.base import SpanRow
 
 DESCRIPTION: Final = """Show the newest requests, the newest last, and with -f go on with those that come, until Ctrl-C.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from stagetrace.analysis.critical_path import on_path
 from stagetrace.cli.arguments.options import Suggested, add_json, add_store, add_zone, store_url, utf8
@@ -14,12 +15,8 @@ from stagetrace.cli.output import terminal
 from stagetrace.cli.output.lines import completeness, keys_of, warn
 from stagetrace.cli.output.waterfall import ASCII, BLOCKS, render
 from stagetrace.store import open_store
+from stagetrace.store.base import SpanRow, Trace
 from stagetrace.store.rows import json_value
-
-if TYPE_CHECKING:
-    import argparse
-
-    from stagetrace.store.base import SpanRow, Trace
 
 DESCRIPTION: Final = (
     "Draw one trace: the verdict on each entry span, then every span with its time, its share of the entry span,\n"

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from stagetrace import config, setting_problems
 from stagetrace.backend.options import BackendError, Limits, Options, Ports, check, seconds, size
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.installed_from import requirement
 from stagetrace.store.url import default_folder
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable
 
 DESCRIPTION: Final = """Run the embedded back end: OTLP in, a local store, Jaeger's query API out. One process.
 

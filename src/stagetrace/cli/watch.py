@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
-from stagetrace.cli.arguments.times import Moment, shown, since
+from stagetrace.cli.arguments.times import Moment, Zone, shown, since
 from stagetrace.cli.output import sampling, stage_groups, terminal
 from stagetrace.cli.output.lines import clipped, drawn, keys_of, show_result
 from stagetrace.cli.output.request_line import cells, columns
 from stagetrace.cli.output.table_layout import COMMON, Column, Table
 from stagetrace.cli.output.terminal import milliseconds
 from stagetrace.store import open_store
-from stagetrace.store.base import COUNTS
+from stagetrace.store.base import COUNTS, Reader, Selection
 
 if TYPE_CHECKING:
-    import argparse
-
-    from stagetrace.cli.arguments.times import Zone
     from stagetrace.store.answers import Group, Route
-    from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = """Show how each objective, route and stage does, and the newest breaches, refreshed until Ctrl-C.
 

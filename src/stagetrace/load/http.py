@@ -7,14 +7,12 @@ request in this process is measured with the server's latency.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, NamedTuple
 
 from stagetrace.load.base import LoadError
-
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Collection, Sequence
 
 _IDLE_S: Final = (
     1.0  # a connection idle for longer is closed: servers do that too, some after 2 s, and requests get lost

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.load.base import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import grpc
 
     from stagetrace.load.target import Target

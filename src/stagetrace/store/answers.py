@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.estimates import Attainment, Sample, attainment
+from stagetrace.store.base import Counted, Relations, SpanRow, Tally
 from stagetrace.store.database import sql
 from stagetrace.store.relations import DECODED, LOADED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, probability_of, weight_of
 from stagetrace.store.tally import Kind, Row, summed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from stagetrace.store.base import Counted, Relations, SpanRow, Tally
 
 # The columns of a request as every command shows it.
 COLUMNS: Final = tuple(column for column in REQUESTS if column not in DECODED)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
 from stagetrace.columns import names_of
 from stagetrace.span_attributes import number, stage_totals, text
-from stagetrace.store.base import SERVER, Entry, Missed, SpanRow, Value
+from stagetrace.store.base import SERVER, Entry, Missed, Selection, SpanRow, Value
 from stagetrace.store.rows import ServiceSpan, as_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-    from stagetrace.store.base import Selection
 
 HTTP_ROUTE: Final = "http.route"
 RPC_METHOD: Final = "rpc.method"

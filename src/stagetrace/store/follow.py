@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from stagetrace.store.answers import newest_first
-from stagetrace.store.base import TAIL
+from stagetrace.store.base import TAIL, Reader, Selection, SpanRow
 from stagetrace.store.entries import matches
 from stagetrace.store.rows import distinct, spans_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from stagetrace.store.base import Reader, Selection, SpanRow
 
 _LOOK_BACK_NS: Final = 120 * 10**9
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from stagetrace import semconv
 from stagetrace.errors import StoreError
 from stagetrace.span_attributes import text
-from stagetrace.store.base import Selection
+from stagetrace.store.base import Selection, SpanRow
 from stagetrace.store.entries import path, request_text, route, segment
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from stagetrace.store.base import SpanRow
 
 SAMPLED: Final = 2000  # requests that are looked at for names, of stores that hold many
 _NAMED: Final = 10

@@ -8,6 +8,7 @@ over them (columns: `relations.LOADED`), and `select` makes the relations of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,20 +17,17 @@ from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
 from stagetrace.span_attributes import named_stages
 from stagetrace.store import stored
-from stagetrace.store.base import SERVER, Relations
+from stagetrace.store.base import SERVER, Relations, Selection, SpanRow, Value
 from stagetrace.store.database import connect, lock, spill, sql
 from stagetrace.store.entries import path, route
 from stagetrace.store.relations import LOADED, OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
 from stagetrace.store.rows import as_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
     from stagetrace.otlp.decode.request import Decoded
-    from stagetrace.store.base import Selection, SpanRow, Value
     from stagetrace.store.reductions import Engine
 
 _BATCH: Final = 10_000  # spans decoded at a time

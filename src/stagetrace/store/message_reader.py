@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,9 @@ from stagetrace.store.base import (
     Breaches,
     Closing,
     Entry,
+    Relations,
     Selection,
+    SpanRow,
     Trace,
     TraceIds,
 )
@@ -28,11 +31,7 @@ from stagetrace.store.rows import ServiceSpan, distinct, request_of, spans_of
 from stagetrace.store.tally import Tallier, requests_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-    from stagetrace.store.base import Relations, SpanRow
 
 
 class MessageReader(Closing, ABC):

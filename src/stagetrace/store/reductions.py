@@ -7,6 +7,7 @@ columns that its rows are grouped by, with a comma behind them; values are bound
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -15,8 +16,6 @@ from stagetrace.columns import names_of
 from stagetrace.store.relations import REQUESTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from duckdb import DuckDBPyConnection
 
 _FOLDER: Final = Path(__file__).parent / "sql"

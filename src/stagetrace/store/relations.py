@@ -5,12 +5,10 @@ Absent attributes, and those of another type than their column, are NULL. Entry 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from stagetrace import columns, semconv
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 # Column -> (attribute, DuckDB type); of both relations unless the schema has a narrower choice.
 TYPED: Final[Mapping[str, tuple[str, str]]] = {

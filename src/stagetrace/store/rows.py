@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -14,8 +15,6 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from stagetrace.store.base import SpanRow, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
     from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 

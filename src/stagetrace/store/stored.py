@@ -7,6 +7,7 @@ The attributes beyond its columns are decoded from a row's bytes when a query re
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,8 +34,6 @@ from stagetrace.store.relations import LOADED, REQUESTS, STAGE_COLUMNS
 from stagetrace.store.rows import as_text, value, values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from duckdb import DuckDBPyConnection
 
 KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")

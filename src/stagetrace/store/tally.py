@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.estimates import Sample
 from stagetrace.span_attributes import number, text
-from stagetrace.store.base import Lost, Tally
+from stagetrace.store.base import Entry, Lost, Selection, SpanRow, Tally
 from stagetrace.store.entries import matches
 from stagetrace.store.relations import probability_of, weight_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from stagetrace.store.base import Entry, Selection, SpanRow
 
 BREACH: Final = "breach"
 GOOD: Final = "good"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from stagetrace import config
 from stagetrace.errors import StoreError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from stagetrace.store.base import Reader
+from stagetrace.store.base import Reader
 
 
 class Scheme(NamedTuple):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from csv import writer as write_csv
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import encode
@@ -15,10 +17,6 @@ from stagetrace.store.rows import spans_of
 from stagetrace.store.stored import OTLP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-    from typing import BinaryIO
-
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     from stagetrace.store.base import Relations

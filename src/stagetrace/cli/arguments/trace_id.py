@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from stagetrace.cli.base import UsageError
 from stagetrace.errors import StoreError
-from stagetrace.store.base import CANDIDATES, Selection
+from stagetrace.store.base import CANDIDATES, Reader, Selection
 from stagetrace.store.follow import newest
-
-if TYPE_CHECKING:
-    from stagetrace.store.base import Reader
 
 LATEST: Final = "latest"
 _DIGITS: Final = 32

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stagetrace.analysis.bench import BROKEN, CONFIDENCE, KEPT, quantile
+from stagetrace.analysis.bench import BROKEN, CONFIDENCE, KEPT, Step, quantile
 from stagetrace.analysis.bench_excess import GENERATOR, OUTSIDE, Excess, excess, parts_of
 from stagetrace.analysis.objective import Objective, name_of
 from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.chart import Bars, Histogram
+from stagetrace.cli.output.chart import Bars, Chart, Histogram
 from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.output.terminal import milliseconds, threshold
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     from numpy.typing import NDArray
 
-    from stagetrace.analysis.bench import Step
     from stagetrace.cli.bench.load_run import Measured, Result
     from stagetrace.cli.bench.span_join import Joined
-    from stagetrace.cli.output.chart import Chart
 
 _BINS: Final = 20
 _SHOWN: Final = (0.5, 0.95, 0.99)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,8 +14,6 @@ from stagetrace.cli.output.terminal import Progress
 from stagetrace.errors import StagetraceError
 
 if TYPE_CHECKING:
-    import argparse
-
     import numpy as np
     from numpy.typing import NDArray
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.errors import StoreError
 from stagetrace.semconv import QUEUE_REASON
 from stagetrace.store import open_store
-from stagetrace.store.base import Selection
+from stagetrace.store.base import Reader, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from stagetrace.cli.bench.load_run import Result
-    from stagetrace.store.base import Reader
 
 _MOST: Final = 100_000  # requests that are joined
 _BESIDE_NS: Final = 60 * 10**9  # clocks of the server may differ

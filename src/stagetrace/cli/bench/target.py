@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import socket
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,9 +16,6 @@ from stagetrace.errors import StagetraceError
 from stagetrace.installed_from import requirement
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-
     from stagetrace.load.base import Sender
     from stagetrace.load.target import Target
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments.options import add_selection, utf8
@@ -13,8 +14,6 @@ from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.formats import add_format
 
 if TYPE_CHECKING:
-    import argparse
-
     from stagetrace.analysis.bottleneck import Group
     from stagetrace.cli.bottleneck.view import Paths
     from stagetrace.store.base import Reader, Relations, Selection

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import argparse
+from collections.abc import Iterator
+from typing import Any, Final
 
 from stagetrace.analysis.critical_path import Path, aggregated, path_of
-from stagetrace.analysis.span_tree import span_tree
+from stagetrace.analysis.span_tree import Tree, span_tree
 from stagetrace.cli.arguments.trace_id import whole_id
 from stagetrace.cli.output import terminal
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.lines import Column, Table
 from stagetrace.cli.output.terminal import milliseconds
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
-    from stagetrace.analysis.span_tree import Tree
-    from stagetrace.store.base import Reader, Trace
+from stagetrace.store.base import Reader, Trace
 
 _CELLS: Final = 40
 _MOST: Final = 60  # lines of the picture

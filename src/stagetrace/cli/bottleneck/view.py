@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.analysis.bottleneck import CUT, PERCENTILES, needed
+from stagetrace.analysis.bottleneck import CUT, PERCENTILES, Band, Group, Stage, needed
 from stagetrace.analysis.stage_bins import NO_STAGE
 from stagetrace.cli.output import sampling
-from stagetrace.cli.output.chart import Stacked
+from stagetrace.cli.output.chart import Chart, Stacked
 from stagetrace.cli.output.lines import Column, Table, keys_of
 from stagetrace.cli.output.terminal import milliseconds
 from stagetrace.estimates import Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from stagetrace.analysis.bottleneck import Band, Group, Stage
     from stagetrace.analysis.critical_path import Portion
-    from stagetrace.cli.output.chart import Chart
 
 _NONE: Final = "(no stage)"
 _NONE_GIVEN: Final = "-"  # a request that lacks what groups are made by

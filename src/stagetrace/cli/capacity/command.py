@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url
@@ -14,7 +15,7 @@ from stagetrace.cli.capacity import autoscaler
 from stagetrace.cli.capacity.utilisation import sampled_values, utilisation
 from stagetrace.cli.output import sampling
 from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.chart import Points, number
+from stagetrace.cli.output.chart import Chart, Points, number
 from stagetrace.cli.output.formats import add_format, print_answer
 from stagetrace.cli.output.lines import warn
 from stagetrace.cli.output.table_layout import Column, Table
@@ -24,10 +25,7 @@ from stagetrace.estimates import Sample
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from stagetrace.analysis.capacity import Capacity, Interval, Plan
-    from stagetrace.cli.output.chart import Chart
     from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = (

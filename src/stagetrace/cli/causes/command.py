@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,9 +14,6 @@ from stagetrace.cli.causes import view
 from stagetrace.cli.output.formats import add_format
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-
     from stagetrace.analysis.cases import Cases
     from stagetrace.analysis.localise import Localised
     from stagetrace.cli.output.answer import Answer

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.arguments.times import shown
+from stagetrace.cli.arguments.times import Zone, shown
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars
 from stagetrace.cli.output.lines import keys_of
@@ -12,14 +14,10 @@ from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.output.terminal import milliseconds
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Mapping
-
     from stagetrace.analysis.cases import Cases
     from stagetrace.analysis.causes import Contrast
     from stagetrace.analysis.diagnosis import Diagnosis, Finding
     from stagetrace.analysis.localise import Localised
-    from stagetrace.cli.arguments.times import Zone
 
 LEAST: Final = 5  # requests or traces of each kind: of `analysis.diagnosis` and `localise`, which are heavy to import
 _SHOWN: Final = 10  # rows of a table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -11,15 +12,12 @@ from stagetrace.cli.arguments.options import add_selection, selection, store_url
 from stagetrace.cli.ask import ask
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.compare.gate import Gate, state_of
-from stagetrace.cli.compare.sides import check, newest_two, side, side_part, store_of
+from stagetrace.cli.compare.sides import Side, check, newest_two, side, side_part, store_of
 from stagetrace.cli.output.formats import add_format
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from stagetrace.analysis.comparison import Comparison
-    from stagetrace.cli.compare.sides import Side
     from stagetrace.cli.output.answer import Answer
     from stagetrace.store.base import Reader, Relations, Selection
 

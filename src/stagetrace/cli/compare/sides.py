@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from stagetrace import semconv
 from stagetrace.cli.arguments.options import segment, window
 from stagetrace.cli.arguments.times import between, shown
 from stagetrace.cli.base import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from stagetrace.store.base import Reader, Selection
+from stagetrace.store.base import Reader, Selection
 
 VERSION: Final = "version"
 SERVICE_VERSION: Final = "service.version"

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments.times import since
-from stagetrace.cli.compare.gate import gate_keys
+from stagetrace.cli.compare.gate import Gate, gate_keys
 from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.chart import Histogram
+from stagetrace.cli.output.chart import Chart, Histogram
 from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.output.terminal import milliseconds
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable, Sequence
-
     from stagetrace.analysis.comparison import Comparison, Part, Quantile
     from stagetrace.analysis.quantiles import Binned
-    from stagetrace.cli.compare.gate import Gate
     from stagetrace.cli.compare.sides import Side
-    from stagetrace.cli.output.chart import Chart
     from stagetrace.store.base import Selection
 
 TITLE: Final = "Comparison"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import shlex
@@ -11,10 +12,11 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.error import URLError
 
 from stagetrace import config
@@ -23,10 +25,6 @@ from stagetrace.cli.demo import traffic
 from stagetrace.cli.registry import ANSWERS
 from stagetrace.errors import StagetraceError
 from stagetrace.installed_from import requirement
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
 
 DESCRIPTION: Final = """Start the embedded back end and a ticket router (FastAPI and scikit-learn, no tracing code
 in it), send it traffic with a few real faults, and show what stagetrace reports. Then let it live through a day in

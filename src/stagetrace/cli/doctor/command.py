@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,8 +15,6 @@ from stagetrace.cli.output.lines import Column, Table, completeness, show, show_
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
-    import argparse
-
     from stagetrace.process_status import files
 
 DESCRIPTION: Final = """Check the installation, the settings of this shell, the way of spans to where they are kept,

@@ -11,20 +11,16 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from stagetrace import config
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.errors import StagetraceError
 from stagetrace.otlp.export import spool
-from stagetrace.store import open_store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from stagetrace.store import Reader
+from stagetrace.store import Reader, open_store
 
 _ANSWERS_WITHIN_S: Final = 30  # a bare interpreter on a busy machine takes seconds to load the exporter
 _HEALTH_WITHIN_S: Final = 2.0

@@ -6,10 +6,11 @@ import os
 import site
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from stagetrace import __version__, config, setting_problems, unrecognised_models, versions
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
@@ -17,9 +18,6 @@ from stagetrace.errors import PolicyError
 from stagetrace.installed_from import requirement
 from stagetrace.process_status import files
 from stagetrace.sla.policy import HOW, Policy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 _STARTS_WITHIN_S: Final = 30
 _FILES: Final = ("stagetrace.pth", "stagetrace.start")

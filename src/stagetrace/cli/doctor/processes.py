@@ -5,16 +5,14 @@ What they wrote may be of another version, and root reads what others wrote: not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 from stagetrace import unrecognised_models
 from stagetrace.cli.arguments.times import utc
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.cli.output.lines import Column, Table
 from stagetrace.process_status import files
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 # In `spans`: counts of lost spans -> the reason.
 _LOST: Final = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
@@ -12,9 +12,7 @@ from stagetrace.cli.ask import ask
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.formats import TEXT, add_format
-
-if TYPE_CHECKING:
-    from stagetrace.store.base import Reader, Selection
+from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = (
     "Show which quantiles of which routes, stages and models have changed: steps to a new level and slopes, each with\n"

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import Any, Final
 
-from stagetrace.analysis.drift import DAY_NS, SLOPE
-from stagetrace.analysis.tracks import LEAST_REQUESTS, LEAST_STEPS, MOST_GROUPS, NEEDED
-from stagetrace.cli.arguments.times import shown
-from stagetrace.cli.output.chart import Series
+from stagetrace.analysis.drift import DAY_NS, SLOPE, Change, Looked
+from stagetrace.analysis.tracks import LEAST_REQUESTS, LEAST_STEPS, MOST_GROUPS, NEEDED, Track, Tracks
+from stagetrace.cli.arguments.times import Zone, shown
+from stagetrace.cli.output.chart import Chart, Series
 from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import COMMON, Column, Table
 from stagetrace.cli.output.terminal import milliseconds
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stagetrace.analysis.drift import Change, Looked
-    from stagetrace.analysis.tracks import Track, Tracks
-    from stagetrace.cli.arguments.times import Zone
-    from stagetrace.cli.output.chart import Chart
 
 _DRAWN: Final = 6
 _MINUTES: Final = 60

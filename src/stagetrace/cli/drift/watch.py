@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -20,9 +22,6 @@ from stagetrace.errors import StagetraceError
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Sequence
-
     from stagetrace.analysis.drift import Change, Looked
     from stagetrace.store.base import Reader, Selection
 

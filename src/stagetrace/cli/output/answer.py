@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from stagetrace.cli.output.chart import Chart
 from stagetrace.cli.output.lines import completeness
+from stagetrace.cli.output.table_layout import Table
 from stagetrace.store.base import Partial
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from stagetrace.cli.output.chart import Chart
-    from stagetrace.cli.output.table_layout import Table
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
-from stagetrace.cli.arguments.times import UTC, shown
+from stagetrace.cli.arguments.times import UTC, Zone, shown
 from stagetrace.cli.output.terminal import printable
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import TypeAlias
-
-    from stagetrace.cli.arguments.times import Zone
-
-    Chart: TypeAlias = "Bars | Stacked | Histogram | Series | Points"
+Chart: TypeAlias = "Bars | Stacked | Histogram | Series | Points"
 
 
 class Bars(NamedTuple):

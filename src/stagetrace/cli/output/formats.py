@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
-from stagetrace.cli.arguments.times import UTC
+from stagetrace.cli.arguments.times import UTC, Zone
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER, UsageError
 from stagetrace.cli.output import chart, terminal
-from stagetrace.cli.output.answer import as_json
+from stagetrace.cli.output.answer import Answer, as_json
+from stagetrace.cli.output.chart import Chart
 from stagetrace.cli.output.html_page import page
 from stagetrace.cli.output.lines import show, show_json, warn
 from stagetrace.cli.output.markdown import markdown
 from stagetrace.cli.output.table_layout import Table
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-
-    from stagetrace.cli.arguments.times import Zone
-    from stagetrace.cli.output.answer import Answer
-    from stagetrace.cli.output.chart import Chart
 
 TEXT: Final = "text"
 MARKDOWN: Final = "markdown"

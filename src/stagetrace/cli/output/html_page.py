@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from stagetrace.cli.arguments.times import UTC
+from stagetrace.cli.arguments.times import UTC, Zone
+from stagetrace.cli.output.answer import Answer
+from stagetrace.cli.output.chart import Chart
 from stagetrace.cli.output.svg import svg
 from stagetrace.cli.output.table_layout import Table
 from stagetrace.cli.output.terminal import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from stagetrace.cli.arguments.times import Zone
-    from stagetrace.cli.output.answer import Answer
-    from stagetrace.cli.output.chart import Chart
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --bad: #c62828; --soft: #8882 }

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.output import terminal
-from stagetrace.cli.output.table_layout import GAP, HEAD, Cell, Column, Table, blocks, text_of
+from stagetrace.cli.output.table_layout import GAP, HEAD, Cell, Column, Line, Table, blocks, text_of
 from stagetrace.cli.output.terminal import printable
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable, Sequence
-
-    from stagetrace.cli.output.table_layout import Line
 
 __all__ = ["Column", "Table", "clipped", "completeness", "drawn", "keys_of", "show", "show_json", "show_result", "warn"]
 

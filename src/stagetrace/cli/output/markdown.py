@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
-from stagetrace.cli.arguments.times import UTC
+from stagetrace.cli.arguments.times import UTC, Zone
 from stagetrace.cli.output import chart
+from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.table_layout import Table
 from stagetrace.cli.output.terminal import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from stagetrace.cli.arguments.times import Zone
-    from stagetrace.cli.output.answer import Answer
 
 _WIDTH: Final = 80
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#~])")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from stagetrace.cli.output.terminal import milliseconds, threshold
-
-if TYPE_CHECKING:
-    from stagetrace.store.base import Entry, Missed
+from stagetrace.store.base import Entry, Missed
 
 WITHIN: Final = "within"
 # The text of each bound in a sentence, and in a column.

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-from stagetrace.cli.arguments.times import UTC, shown
+from stagetrace.cli.arguments.times import UTC, Zone, shown
 from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column
 from stagetrace.cli.output.terminal import milliseconds, threshold
 from stagetrace.store.answers import slowest_stage
 from stagetrace.store.entries import request_text
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from stagetrace.cli.arguments.times import Zone
 
 _COLUMNS: Final = (
     Column("service", kind=COMMON, leaves=4),

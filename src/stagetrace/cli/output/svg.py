@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import cycle, pairwise
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from stagetrace.cli.arguments.times import UTC, shown
-from stagetrace.cli.output.chart import Bars, Histogram, Points, Stacked, ends, merged, number
+from stagetrace.cli.arguments.times import UTC, Zone, shown
+from stagetrace.cli.output.chart import Bars, Chart, Histogram, Points, Series, Stacked, ends, merged, number
 from stagetrace.cli.output.terminal import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from stagetrace.cli.arguments.times import Zone
-    from stagetrace.cli.output.chart import Chart, Series
 
 _WIDTH: Final = 720
 _LEFT: Final = 260  # of bars: where labels end

@@ -7,14 +7,12 @@ lines. No number, id or word is cut.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from textwrap import wrap
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from stagetrace.cli.output.terminal import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 # Kinds of columns.
 PLAIN: Final = ""

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from stagetrace.cli.arguments.times import UTC, shown, since
+from stagetrace.cli.arguments.times import UTC, Zone, shown, since
 from stagetrace.cli.output import sampling
 from stagetrace.cli.output.terminal import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stagetrace.cli.arguments.times import Zone
-    from stagetrace.store.base import Lost, Selection, Tally
+from stagetrace.store.base import Lost, Selection, Tally
 
 _CAUSES: Final = 5  # named one by one
 _SERVICES: Final = 5

@@ -5,15 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from stagetrace import config
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from stagetrace.store.base import Reader
+from stagetrace.store.base import Reader
 
 _WIDTH_UNKNOWN: Final = 100
 _NARROWEST: Final = 60

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.analysis.critical_path import on_path
-from stagetrace.cli.arguments.times import UTC, shown
+from stagetrace.cli.arguments.times import UTC, Zone, shown
 from stagetrace.cli.output import missed_bounds
 from stagetrace.cli.output.terminal import milliseconds, printable, threshold
 from stagetrace.span_attributes import number, text
 from stagetrace.store.base import SERVER, Entry, SpanRow, Trace
 from stagetrace.store.entries import entry_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from stagetrace.cli.arguments.times import Zone
 
 _STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES)}
 _UNIT: Final = re.compile(r"(\d) (ms|s|%)\b")

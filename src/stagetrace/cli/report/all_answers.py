@@ -6,9 +6,10 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from stagetrace.cli.arguments.times import Moment, shown
 from stagetrace.cli.base import ANSWERED, BAD, UsageError
@@ -21,11 +22,7 @@ from stagetrace.cli.output.terminal import milliseconds, watched
 from stagetrace.cli.registry import ANSWERS, load
 from stagetrace.errors import StagetraceError
 from stagetrace.store import open_store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from stagetrace.store.base import Reader, Selection
+from stagetrace.store.base import Reader, Selection
 
 BENCH: Final = "bench"
 TITLE: Final = "Latency: the ten answers"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-if TYPE_CHECKING:
-    from stagetrace.cli.arguments.times import Zone
+from stagetrace.cli.arguments.times import Zone
 
 FORMS: Final = "a year (2026), quarter (2026-Q4), month (2026-10), ISO week (2026-W48) or day (2026-11-26)"
 _NS: Final = 10**9

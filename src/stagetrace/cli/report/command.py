@@ -10,7 +10,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url, utf8
-from stagetrace.cli.arguments.times import Moment, between, moment, shown
+from stagetrace.cli.arguments.times import Moment, Zone, between, moment, shown
 from stagetrace.cli.ask import ask_store
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.answer import Answer
@@ -21,7 +21,6 @@ from stagetrace.cli.report.calendar_period import FORMS, last_month, period
 
 if TYPE_CHECKING:
     from stagetrace.analysis.report import Options, Tier
-    from stagetrace.cli.arguments.times import Zone
     from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = (

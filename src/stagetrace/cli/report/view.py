@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Any, Final
 
-from stagetrace.analysis.report import LEAST, MOST_SHARE, digest_of
-from stagetrace.cli.arguments.times import shown
+from stagetrace.analysis.report import LEAST, MOST_SHARE, Cause, Found, Incident, Line, Options, digest_of
+from stagetrace.cli.arguments.times import Zone, shown
 from stagetrace.cli.output import objectives
 from stagetrace.cli.output.chart import Bars
 from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import COMMON, TIME, Column, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from fractions import Fraction
-
-    from stagetrace.analysis.report import Cause, Found, Incident, Line, Options
-    from stagetrace.cli.arguments.times import Zone
-    from stagetrace.store.base import Selection
+from stagetrace.store.base import Selection
 
 _DIGITS: Final = 12  # that are the same whatever the order in which a database sums up
 _LISTED: Final = 100  # incidents in the table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
@@ -11,9 +13,6 @@ from stagetrace.cli.output.formats import add_format
 from stagetrace.cli.segments import view
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Mapping, Sequence
-
     from stagetrace.analysis.cases import Cases
     from stagetrace.cli.output.answer import Answer
     from stagetrace.store.base import Reader, Selection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,8 +13,6 @@ from stagetrace.cli.output.table_layout import Column, Table
 from stagetrace.cli.output.terminal import milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from stagetrace.analysis.cases import Cases
     from stagetrace.analysis.remedy import Remedy
     from stagetrace.analysis.segments import Segment, Segments

@@ -8,22 +8,19 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.analysis.attainment import COLUMNS
+from stagetrace.analysis.attainment import COLUMNS, Counts, Exact
 from stagetrace.cli.arguments.options import add_selection, is_file, store_url, utf8
-from stagetrace.cli.arguments.times import Moment, shown
+from stagetrace.cli.arguments.times import Moment, Zone, shown
 from stagetrace.cli.ask import ask_store
 from stagetrace.cli.output import objectives
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.formats import add_format
 from stagetrace.cli.slo import view
 from stagetrace.sla.policy import DEFAULT_WINDOW_S
-from stagetrace.store.base import COUNTS
+from stagetrace.store.base import COUNTS, Reader, Relations, Selection
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.attainment import Counts, Exact
     from stagetrace.analysis.slo import Found
-    from stagetrace.cli.arguments.times import Zone
-    from stagetrace.store.base import Reader, Relations, Selection
 
 TITLE: Final = "Service level objectives"
 DESCRIPTION: Final = (

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from typing import Any, Final
 
-from stagetrace.analysis.slo import BURNS, SHOWN
-from stagetrace.cli.arguments.times import shown
+from stagetrace.analysis.slo import BURNS, SHOWN, Found, Objective
+from stagetrace.cli.arguments.times import Zone, shown
 from stagetrace.cli.output import objectives
 from stagetrace.cli.output.chart import Bars
 from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import COMMON, Column, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from stagetrace.analysis.slo import Found, Objective
-    from stagetrace.cli.arguments.times import Zone
 
 _ROWS: Final = 50  # of the table
 _BARS: Final = 12

@@ -12,8 +12,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Callable, Iterator, Mapping
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -21,9 +22,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
 from stagetrace.otlp.decode.json import quoted
 from stagetrace.store.rows import FOLLOWS_FROM, REF_TYPE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 WARNINGS: Final = "@jaeger@warnings"  # an attribute: Jaeger's warnings about a span, as in jaeger.api_v3
 _KINDS: Final = {name.removeprefix("SPAN_KIND_").lower(): number for name, number in Span.SpanKind.items()}

@@ -8,7 +8,9 @@ the same to protobuf), each behind its length in four bytes (the Collector), eac
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -17,11 +19,6 @@ from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import decode
 from stagetrace.store.file import jaeger_json
 from stagetrace.store.file.jaeger_json import Read
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-    from typing import BinaryIO
 
 JSON: Final = (".jsonl", ".json", ".ndjson")
 PROTOBUF: Final = (".pb", ".binpb")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, groupby, starmap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -20,7 +22,9 @@ from stagetrace.store.base import (
     SQL,
     Breaches,
     Closing,
+    Relations,
     Selection,
+    SpanRow,
     Trace,
     TraceIds,
 )
@@ -33,12 +37,8 @@ from stagetrace.store.stored import OTLP
 from stagetrace.store.tally import requests_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
     from duckdb import DuckDBPyConnection
 
-    from stagetrace.store.base import Relations, SpanRow
 
 _BATCH: Final = 2000
 # Columns that an export of an older version lacks -> how they are made of those it has.

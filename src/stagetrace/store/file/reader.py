@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from stagetrace.errors import StoreError
-from stagetrace.store.base import TAIL
+from stagetrace.store.base import TAIL, Reader, SpanRow
 from stagetrace.store.file import otlp
 from stagetrace.store.message_reader import MessageReader
 from stagetrace.store.rows import spans_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-    from stagetrace.store.base import Reader, SpanRow
 
 PARQUET: Final = ".parquet"
 SUFFIXES: Final = (*otlp.JSON, *otlp.PROTOBUF, PARQUET)

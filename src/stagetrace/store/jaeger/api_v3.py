@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.store.jaeger.message_pool import DURATION, TIMESTAMP, MessagePool, file_of
+from stagetrace.store.jaeger.message_pool import DURATION, TIMESTAMP, MessagePool, Messages, file_of
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-    from stagetrace.store.jaeger.message_pool import Messages
 
 PACKAGE: Final = "jaeger.api_v3"
 SERVICE: Final = f"{PACKAGE}.QueryService"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
@@ -16,8 +17,6 @@ from stagetrace.store.jaeger import api_v3
 from stagetrace.store.jaeger.access import TOKEN, Access
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
     from google.protobuf.message import Message
 
 # One message holds one whole trace; gRPC's own limit of 4 MiB is a few thousand spans.

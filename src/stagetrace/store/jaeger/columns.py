@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
@@ -11,18 +12,15 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
 from stagetrace.store import stored
-from stagetrace.store.base import Closing
+from stagetrace.store.base import Closing, Selection
 from stagetrace.store.database import connect
 from stagetrace.store.jaeger.search_windows import Found, Picked
 from stagetrace.store.load import define, set_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
     import pyarrow as pa
 
     from stagetrace.otlp.decode.request import Decoded
-    from stagetrace.store.base import Selection
 
 _ENTRIES: Final = "SELECT DISTINCT -start_unix_nano, trace_id, span_id FROM matching"
 # A whole trace is found by its newest span of the service in the window.

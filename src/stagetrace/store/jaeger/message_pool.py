@@ -6,7 +6,8 @@ Each file has a pool of its own, so that another Jaeger client in the same proce
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from google.protobuf import descriptor_pb2, duration_pb2, timestamp_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -16,13 +17,10 @@ from opentelemetry.proto.resource.v1 import resource_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import TypeAlias
-
     from google.protobuf.message import Message
 
-    # message -> ((field, number, type), ...). A leading dot names a message; `[]` repeats; `{}` maps string to string.
-    Messages: TypeAlias = "Mapping[str, tuple[tuple[str, int, str], ...]]"
+# message -> ((field, number, type), ...). A leading dot names a message; `[]` repeats; `{}` maps string to string.
+Messages: TypeAlias = "Mapping[str, tuple[tuple[str, int, str], ...]]"
 
 TIMESTAMP: Final = ".google.protobuf.Timestamp"
 DURATION: Final = ".google.protobuf.Duration"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, cast
@@ -23,7 +24,10 @@ from stagetrace.store.base import (
     Breaches,
     Closing,
     Entry,
+    Relations,
     Selection,
+    SpanRow,
+    Tally,
     Trace,
     TraceIds,
 )
@@ -31,18 +35,14 @@ from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD, breached_entries, m
 from stagetrace.store.jaeger.access import parse
 from stagetrace.store.jaeger.client import JaegerClient
 from stagetrace.store.jaeger.search_windows import DEPTH, MAX_DEPTH, Found, JaegerWalker, Picked, Search
-from stagetrace.store.rows import by_trace, distinct, request_of, spans_of
+from stagetrace.store.rows import ServiceSpan, by_trace, distinct, request_of, spans_of
 from stagetrace.store.tally import Tallier, counted_breach, requests_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
     import pyarrow as pa
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-    from stagetrace.store.base import Relations, SpanRow, Tally
     from stagetrace.store.jaeger.columns import Columns
-    from stagetrace.store.rows import ServiceSpan
 
     Pick = Callable[[list[ServiceSpan], Selection], Iterator[Found]]
 

@@ -7,18 +7,14 @@ The cut goes through the median of the traces found, not of the time: a window's
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from stagetrace.errors import StoreError
-from stagetrace.store.jaeger.client import DepthRefusedError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from stagetrace.store.base import Selection
-    from stagetrace.store.jaeger.client import JaegerClient
+from stagetrace.store.base import Selection
+from stagetrace.store.jaeger.client import DepthRefusedError, JaegerClient
 
 # Traces of one search. Whole traces are returned, so this bounds a result; storages clamp silently from 10,000 on.
 DEPTH: Final = 1000

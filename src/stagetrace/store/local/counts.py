@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, NamedTuple
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from stagetrace.errors import StoreError
 from stagetrace.store.base import Counted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 FILE: Final = "counts.sqlite"
 MOST_ROWS: Final = 1_000_000

@@ -10,15 +10,13 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from stagetrace.errors import StoreError
 from stagetrace.store.local.wal import sync_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 LOG: Final = "_delta_log"
 APP: Final = "stagetrace"

@@ -9,14 +9,13 @@ one with a verdict stays, else the one with more attributes, else the first.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.otlp.decode.columns import joined
 from stagetrace.store.stored import KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -11,9 +12,6 @@ from stagetrace.otlp.decode.columns import OTHER_MS, REST, TYPED
 from stagetrace.store.base import SERVER, Entry, SpanRow
 from stagetrace.store.entries import entry_of, missed
 from stagetrace.store.rows import values
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
 
 _NAMES: Final = ("service", "name", "route", "rpc_method")
 _TEXTS: Final = (*_NAMES, "objective", "severity", "cause", "evidence", "missed", "model", "breach_stage")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.columns import GENERATION
@@ -15,9 +17,6 @@ from stagetrace.store.local.wal import sync_folder
 from stagetrace.store.stored import SERVER_KIND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
-
     import pyarrow as pa
 
 # Readers unpack a group at a time, on as many cores as there are groups; of each they read the bounds first.

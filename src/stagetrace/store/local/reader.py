@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -23,9 +24,12 @@ from stagetrace.store.base import (
     TAIL,
     Breaches,
     Closing,
+    Counted,
+    Entry,
     Relations,
     Selection,
     SpanRow,
+    Tally,
     Trace,
     TraceIds,
 )
@@ -34,20 +38,16 @@ from stagetrace.store.local import counts, entry_columns, relation, search
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import check_format
 from stagetrace.store.local.relation import ALL_TIME
-from stagetrace.store.local.view import Outside
+from stagetrace.store.local.view import Outside, View
 from stagetrace.store.rows import distinct, spans_of
 from stagetrace.store.stored import KINDS, loaded
 from stagetrace.store.tally import requests_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
     from duckdb import DuckDBPyConnection
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-    from stagetrace.store.base import Counted, Entry, Tally
-    from stagetrace.store.local.view import View
 
 T = TypeVar("T")
 _ATTEMPTS: Final = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stagetrace.otlp.decode.columns import joined
@@ -10,8 +11,6 @@ from stagetrace.store.local import wal
 from stagetrace.store.local.tail import Tail
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from stagetrace.store.local.table import Table
 
 

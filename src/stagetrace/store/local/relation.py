@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.columns import GENERATION
@@ -12,8 +13,6 @@ from stagetrace.store.database import connect, spill
 from stagetrace.store.stored import KEY, SERVER_KIND, add_functions, nothing, with_later
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from duckdb import DuckDBPyConnection
 
     from stagetrace.store.local.delta import File

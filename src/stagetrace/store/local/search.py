@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from stagetrace.columns import names_of
 from stagetrace.otlp.decode.columns import BOOL, DOUBLE, INT, STRING, TYPED
 from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.store.base import Selection
 from stagetrace.store.stored import PATH, ROUTE, values_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from stagetrace.store.base import Selection
 
 _SPAN_ATTRIBUTE: Final = b"\x4a"  # tag of field 9 of Span
 _RESOURCE_ATTRIBUTE: Final = b"\x0a"  # tag of field 1 of Resource

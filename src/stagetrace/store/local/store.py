@@ -8,6 +8,8 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace import log
@@ -16,7 +18,7 @@ from stagetrace.otlp.decode.columns import arrow, joined
 from stagetrace.otlp.decode.request import Decoded, decode
 from stagetrace.store.base import Closing
 from stagetrace.store.local import delta, relation, wal
-from stagetrace.store.local.counts import CountStore
+from stagetrace.store.local.counts import CountStore, Point
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import announce, prepare
 from stagetrace.store.local.malloc import give_back, keep_large_blocks_apart
@@ -26,10 +28,6 @@ from stagetrace.store.local.tail import Tail
 from stagetrace.store.local.view import TABLE, WAL, View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from stagetrace.store.local.counts import Point
     from stagetrace.store.local.reader import LocalReader
 
 FLUSH_ROWS: Final = 65_536

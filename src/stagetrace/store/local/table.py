@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.otlp.decode.columns import joined
@@ -12,9 +14,6 @@ from stagetrace.store.local.view import View
 from stagetrace.store.stored import KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
-
     import pyarrow as pa
 
     from stagetrace.store.local.delta import File, Snapshot

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.otlp.decode.arrow_table import repeated, table
 from stagetrace.otlp.decode.columns import SEQUENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pyarrow as pa
 
     from stagetrace.otlp.decode.request import Decoded

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.store.local import delta, wal
 from stagetrace.store.local.tail import Tail
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pyarrow as pa
 
     from stagetrace.store.local.delta import File, Snapshot

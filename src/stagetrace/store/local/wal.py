@@ -10,12 +10,10 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+from pathlib import Path
+from typing import Final, Generic, TypeVar
 
 MAGIC: Final = b"STWAL001"
 _FRAME: Final = struct.Struct("<IIQ")
