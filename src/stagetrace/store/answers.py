@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from stagetrace import semconv
 from stagetrace.estimates import Attainment, Sample, attainment
 from stagetrace.store.base import Counted, Relations, SpanRow, Tally
-from stagetrace.store.database import sql
+from stagetrace.store.database import rows_of, sql
 from stagetrace.store.relations import DECODED, LOADED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, probability_of, weight_of
 from stagetrace.store.tally import Kind, Row, summed
 
@@ -184,12 +184,6 @@ def _sample(row: Mapping[str, Any]) -> Sample:
     return Sample(row["stored"], row["sampled"], row["unknown"])
 
 
-def _rows(relations: Relations, name: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-    result = relations.connection.execute(sql(name), list(values))
-    names = [column for column, *_ in result.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
-
-
 def tally(relations: Relations, causes: Sequence[str] = ()) -> Tally:
     """Return the outcomes of all requests; with `causes`, only the breaches that have one of them are missed."""
     rows = [tuple(row.values()) for row in relations.reduce("tally")]
@@ -270,7 +264,7 @@ def count(relations: Relations, relation: str = "requests") -> int:
 
 def pools(relations: Relations, service: str, since_ns: int, until_ns: int, one_in: int) -> list[dict[str, Any]]:
     """Return the pools that requests waited for, most often first, of one wait in `one_in`: `sql/pools.sql`."""
-    return _rows(relations, "pools", [service, one_in, since_ns, until_ns])
+    return rows_of(relations.connection.execute(sql("pools"), [service, one_in, since_ns, until_ns]))
 
 
 def newest_first(spans: Iterable[SpanRow]) -> Sequence[SpanRow]:

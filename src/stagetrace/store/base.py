@@ -35,6 +35,7 @@ SEGMENTS: Final = "segments"  # filter by any attribute
 TAIL: Final = "tail"  # have `spans_after(cursor) -> (rows, cursor)`: spans received since; of None: the cursor
 COUNTS: Final = "counts"  # have `counted(selection) -> list[Counted]`: counts that services have sent
 EXHAUSTIVE: Final = "exhaustive"  # return everything in a window, however much that is
+WHOLE: Final = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE})  # the capabilities of a store that DuckDB can ask
 
 
 @dataclass(frozen=True)
@@ -235,9 +236,10 @@ class Relations(Closing, Partial):
 
     def reduce(self, name: str, by: Sequence[str] = (), **values: object) -> list[dict[str, Any]]:
         """Return the rows of a reduction of `requests`, as `analysis.source.Source` specifies."""
-        from stagetrace.store.reductions import rows_of
+        from stagetrace.store.database import rows_of
+        from stagetrace.store.reductions import statement
 
-        return rows_of(self.connection, self.engine, name, by, values)
+        return rows_of(self.connection.execute(statement(self.engine, name, by), values))
 
     def close(self) -> None:
         """Close the connection."""

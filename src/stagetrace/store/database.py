@@ -6,7 +6,7 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.errors import StoreError
 from stagetrace.installed_from import requirement
@@ -29,6 +29,12 @@ def connect() -> DuckDBPyConnection:
     except ImportError:
         raise needs("this", "duckdb") from None
     return duckdb.connect(":memory:", config={"python_enable_replacements": False})
+
+
+def rows_of(result: DuckDBPyConnection) -> list[dict[str, Any]]:
+    """Return the rows of a result, column -> value."""
+    names = [column for column, *_ in result.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 def spill(connection: DuckDBPyConnection) -> None:

@@ -13,10 +13,7 @@ from stagetrace.span_attributes import stage_totals
 from stagetrace.store import known
 from stagetrace.store.base import (
     CANDIDATES,
-    EXHAUSTIVE,
-    RELATIONS,
-    SEGMENTS,
-    SQL,
+    WHOLE,
     Breaches,
     Closing,
     Entry,
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
 class MessageReader(Closing, ABC):
     """Reader of a store that is read whole: each question from its beginning, in memory bounded by the result."""
 
-    capabilities = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE})
+    capabilities = WHOLE
 
     def __init__(self, name: str) -> None:
         """Read the store that error messages call `name`."""

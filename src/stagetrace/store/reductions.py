@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from stagetrace.columns import names_of
 from stagetrace.store.relations import REQUESTS
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
 
 _FOLDER: Final = Path(__file__).parent / "sql"
 PATH: Final = "path"  # the route or, of requests without one, their name
@@ -39,15 +36,6 @@ def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
     grouped = "".join(f"{_quoted(key)}, " for key in by)
     text = _text(name, engine.name).replace("{resource}", engine.resource)
     return text.replace("{requests}", requests).replace("{by}", grouped)
-
-
-def rows_of(
-    connection: DuckDBPyConnection, engine: Engine, name: str, by: Sequence[str], values: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Return the rows of a reduction that DuckDB runs."""
-    result = connection.execute(statement(engine, name, by), values)
-    names = [column for column, *_ in result.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 def _of_maps(key: str) -> str:

@@ -8,6 +8,7 @@ The attributes beyond its columns are decoded from a row's bytes when a query re
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -335,20 +336,12 @@ def _texts(rest: bytes) -> dict[str, str]:
     return {key: as_text(value) for key, value in values(Span.FromString(rest).attributes).items()}
 
 
-_resources: dict[bytes, dict[str, str]] = {}
-_MOST_RESOURCES: Final = 1000
-
-
+@lru_cache(maxsize=1000)
 def _resource_texts(blob: bytes | None) -> dict[str, str]:
     from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
-    known = _resources.get(blob or b"")
-    if known is None:
-        read = values(ResourceSpans.FromString(blob or b"").resource.attributes)
-        if len(_resources) >= _MOST_RESOURCES:
-            _resources.clear()
-        known = _resources[blob or b""] = {key: as_text(value) for key, value in read.items()}
-    return known
+    read = values(ResourceSpans.FromString(blob or b"").resource.attributes)
+    return {key: as_text(value) for key, value in read.items()}
 
 
 def _otlp(rows: Any) -> Any:

@@ -16,10 +16,7 @@ from stagetrace.span_attributes import stage_totals
 from stagetrace.store import known, stored
 from stagetrace.store.base import (
     CANDIDATES,
-    EXHAUSTIVE,
-    RELATIONS,
-    SEGMENTS,
-    SQL,
+    WHOLE,
     Breaches,
     Closing,
     Relations,
@@ -56,7 +53,7 @@ _LATER: Final = {
 class ParquetReader(Closing):
     """Reader of Parquet files; DuckDB reads from them only the columns and times that a question needs."""
 
-    capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE})
+    capabilities: Final = WHOLE
 
     def __init__(self, path: Path, paths: Sequence[Path]) -> None:
         """Read `paths`, which are `path` itself or lie in it."""

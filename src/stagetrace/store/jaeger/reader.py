@@ -17,10 +17,7 @@ from stagetrace.errors import StoreError
 from stagetrace.store import known
 from stagetrace.store.base import (
     CANDIDATES,
-    EXHAUSTIVE,
-    RELATIONS,
-    SEGMENTS,
-    SQL,
+    WHOLE,
     Breaches,
     Closing,
     Entry,
@@ -70,7 +67,7 @@ def open_url(url: str) -> JaegerReader:
 class JaegerReader(Closing):
     """Reader of one Jaeger. Not for use by several threads at once."""
 
-    capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE})
+    capabilities: Final = WHOLE
 
     def __init__(self, client: JaegerClient, depth: int = DEPTH, max_depth: int = MAX_DEPTH) -> None:
         """Search for `depth` traces at once, and for up to `max_depth` where a window cannot be halved any more."""

@@ -13,14 +13,14 @@ from stagetrace.store.base import SERVER, Entry, SpanRow
 from stagetrace.store.entries import entry_of, missed
 from stagetrace.store.rows import values
 
-_NAMES: Final = ("service", "name", "route", "rpc_method")
-_TEXTS: Final = (*_NAMES, "objective", "severity", "cause", "evidence", "missed", "model", "breach_stage")
 _TIMES: Final = ("start_unix_nano", "end_unix_nano", "threshold_ms", "overrun_ms")
+# Columns that an entry has under the same name.
+_SAME: Final = ("service", "name", *_TIMES, "objective", "severity", "cause", "evidence", "model")
 _TOTALS: Final = {TYPED[semconv.stage_total_ms(stage)].column: stage for stage in semconv.STAGES}
 # What `of` reads; the rest only for stages that have no column.
 COLUMNS: Final = ", ".join(
     (
-        *("trace_id", "span_id", *_TEXTS, *_TIMES, *_TOTALS, OTHER_MS),
+        *("trace_id", "span_id", *_SAME, "route", "rpc_method", "missed", "breach_stage", *_TOTALS, OTHER_MS),
         f"CASE WHEN {OTHER_MS} IS NOT NULL THEN {REST} END AS {REST}",
     )
 )
@@ -39,19 +39,9 @@ def of(row: dict[str, Any], trace: Callable[[str], Iterable[SpanRow]]) -> Entry:
     return Entry(
         trace_id=row["trace_id"].hex(),
         span_id=row["span_id"].hex(),
-        service=row["service"],
-        name=row["name"],
         route=row["rpc_method"] if row["route"] is None else row["route"],
-        start_unix_nano=row["start_unix_nano"],
-        end_unix_nano=row["end_unix_nano"],
-        threshold_ms=row["threshold_ms"],
-        overrun_ms=row["overrun_ms"],
-        objective=row["objective"],
         stage=row["breach_stage"],
-        severity=row["severity"],
-        cause=row["cause"],
-        evidence=row["evidence"],
-        model=row["model"],
+        **{name: row[name] for name in _SAME},
         stages=stages,
         missed=missed(row["missed"]),
     )

@@ -17,11 +17,8 @@ from stagetrace.store import known
 from stagetrace.store.base import (
     CANDIDATES,
     COUNTS,
-    EXHAUSTIVE,
-    RELATIONS,
-    SEGMENTS,
-    SQL,
     TAIL,
+    WHOLE,
     Breaches,
     Closing,
     Counted,
@@ -33,6 +30,7 @@ from stagetrace.store.base import (
     Trace,
     TraceIds,
 )
+from stagetrace.store.database import rows_of
 from stagetrace.store.load import select
 from stagetrace.store.local import counts, entry_columns, relation, search
 from stagetrace.store.local.duplicates import DistinctTail
@@ -65,7 +63,7 @@ def open_url(url: str) -> LocalReader:
 class LocalReader(Closing):
     """Reader of one folder. Not for use by several threads at once."""
 
-    capabilities: Final = frozenset({RELATIONS, SQL, SEGMENTS, TAIL, COUNTS, EXHAUSTIVE})
+    capabilities: Final = WHOLE | {TAIL, COUNTS}
 
     def __init__(
         self, folder: Path, view: Callable[[], View], connection: DuckDBPyConnection, tail: DistinctTail
@@ -84,7 +82,7 @@ class LocalReader(Closing):
 
     def services(self) -> tuple[str, ...]:
         """Return the names of all services that have spans here, sorted."""
-        rows = self._ask(ALL_TIME, lambda query: self._all(f"SELECT DISTINCT service FROM ({query}) ORDER BY 1"))
+        rows = self._all("SELECT DISTINCT service FROM ({spans}) ORDER BY 1")
         return tuple(service for (service,) in rows)
 
     def breaches(self, selection: Selection) -> Breaches:
@@ -95,12 +93,8 @@ class LocalReader(Closing):
         where, values = search.of_selection(wanted)
         most = "" if selection.limit is None else f" LIMIT {int(selection.limit) + 1}"
         order = f"ORDER BY start_unix_nano DESC, trace_id, span_id{most}"
-        found = self._ask(
-            (wanted.since_ns, wanted.until_ns),
-            lambda query: self._rows(f"SELECT {entry_columns.COLUMNS} FROM ({query}) WHERE {where} {order}", values),
-            entries=True,
-            view=view,
-        )
+        query = f"SELECT {entry_columns.COLUMNS} FROM ({{spans}}) WHERE {where} {order}"
+        found = self._rows(query, values, (wanted.since_ns, wanted.until_ns), entries=True, view=view)
         reason = None
         if selection.limit is not None and len(found) > selection.limit:
             found, reason = found[: selection.limit], f"limit {selection.limit} reached, there are older breaches"
@@ -140,13 +134,10 @@ class LocalReader(Closing):
     def trace_ids(self, prefix: str) -> TraceIds:
         """Return the ids that begin so, as `Reader.trace_ids` specifies."""
         bounds = [bytes.fromhex(prefix.ljust(32, digit)) for digit in "0f"]
-        rows = self._ask(
-            ALL_TIME,
-            lambda query: self._all(
-                f"SELECT trace_id FROM ({query}) WHERE trace_id >= $1 AND trace_id <= $2 GROUP BY trace_id "
-                f"ORDER BY max(start_unix_nano) DESC, trace_id DESC LIMIT {CANDIDATES}",
-                bounds,
-            ),
+        rows = self._all(
+            "SELECT trace_id FROM ({spans}) WHERE trace_id >= $1 AND trace_id <= $2 GROUP BY trace_id "
+            f"ORDER BY max(start_unix_nano) DESC, trace_id DESC LIMIT {CANDIDATES}",
+            bounds,
         )
         return TraceIds(tuple(trace_id.hex() for (trace_id,) in rows))
 
@@ -180,16 +171,12 @@ class LocalReader(Closing):
         depth, only_found = wanted.depth, wanted.only_found
         if only_found:  # mostly few: one query then has them all
             most = f"ORDER BY start_unix_nano DESC, trace_id LIMIT {int(depth) + 1}"
-            rows = self._ask(
-                window, lambda query: self._rows(f"SELECT * FROM ({query}) WHERE {where} {most}", values), view=view
-            )
+            rows = self._rows(f"SELECT * FROM ({{spans}}) WHERE {where} {most}", values, window, view=view)
             if len(rows) <= depth:
                 yield from self._told(_by_trace(rows))
                 return
         newest = f"WHERE {where} GROUP BY trace_id ORDER BY max(start_unix_nano) DESC, trace_id LIMIT {int(depth)}"
-        found = self._ask(
-            window, lambda query: self._all(f"SELECT trace_id FROM ({query}) {newest}", values), view=view
-        )
+        found = self._all(f"SELECT trace_id FROM ({{spans}}) {newest}", values, window, view=view)
         for at in range(0, len(found), _TRACES_AT_ONCE):
             ids = [trace_id for (trace_id,) in found[at : at + _TRACES_AT_ONCE]]
             if only_found:
@@ -217,11 +204,11 @@ class LocalReader(Closing):
         ranked = f"JOIN wanted USING (trace_id) WHERE {where} AND trace_id IN ({marks})"
         order = "ORDER BY rank, seq, start_unix_nano, span_id"
 
-        def question(query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-            result = self._connection.execute(f"SELECT * FROM ({query}) {ranked} {order}", [*values, *wanted])
+        def first(result: DuckDBPyConnection) -> tuple[list[str], list[tuple[Any, ...]]]:
             return [column[0] for column in result.description or ()], result.fetchmany(_BATCH)
 
-        names, rows = self._ask(ALL_TIME, question, view=view)
+        query = f"SELECT * FROM ({{spans}}) {ranked} {order}"
+        names, rows = self._ask(first, query, [*values, *wanted], view=view)
         trace: list[dict[str, Any]] = []
         while rows:
             for cells in rows:
@@ -241,12 +228,7 @@ class LocalReader(Closing):
 
     def operations(self, service: str) -> list[tuple[str, str]]:
         """Return (name, kind) of all spans of a service, kinds in OTLP's words, lower case, as Jaeger has them."""
-        rows = self._ask(
-            ALL_TIME,
-            lambda query: self._all(
-                f"SELECT DISTINCT name, kind FROM ({query}) WHERE service = $1 ORDER BY name, kind", [service]
-            ),
-        )
+        rows = self._all("SELECT DISTINCT name, kind FROM ({spans}) WHERE service = $1 ORDER BY name, kind", [service])
         return [(name, KINDS[kind].lower() if 0 <= kind < len(KINDS) else str(kind)) for name, kind in rows]
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
@@ -267,12 +249,8 @@ class LocalReader(Closing):
         newest = view.last
         if cursor is None or newest <= cursor:
             return [], newest
-        found = self._ask(
-            ALL_TIME,
-            lambda query: self._rows(
-                f"SELECT * FROM ({query}) WHERE {SEQUENCE} > $1 AND {SEQUENCE} <= $2", [cursor, newest]
-            ),
-        )
+        query = f"SELECT * FROM ({{spans}}) WHERE {SEQUENCE} > $1 AND {SEQUENCE} <= $2"
+        found = self._rows(query, [cursor, newest])
         return distinct(_span_rows(found)), newest
 
     def counted(self, selection: Selection) -> list[Counted]:
@@ -290,20 +268,15 @@ class LocalReader(Closing):
             return selection
         where, values = search.of_selection(selection)
         newest = f"ORDER BY start_unix_nano DESC LIMIT {int(selection.limit) + 1}"
-        rows = self._ask(
-            (selection.since_ns, selection.until_ns),
-            lambda query: self._all(f"SELECT start_unix_nano FROM ({query}) WHERE {where} {newest}", values),
-            entries=True,
-            view=view,
-        )
+        query = f"SELECT start_unix_nano FROM ({{spans}}) WHERE {where} {newest}"
+        rows = self._all(query, values, (selection.since_ns, selection.until_ns), entries=True, view=view)
         return replace(selection, since_ns=rows[-1][0]) if len(rows) > selection.limit else selection
 
     def has(self, selection: Selection) -> bool:
         """Return whether there is any such request."""
         where, values = search.of_selection(selection)
         window = (selection.since_ns, selection.until_ns)
-        question = f"WHERE {where} LIMIT 1"
-        found = self._ask(window, lambda query: self._all(f"SELECT 1 FROM ({query}) {question}", values), entries=True)
+        found = self._all(f"SELECT 1 FROM ({{spans}}) WHERE {where} LIMIT 1", values, window, entries=True)
         if found or not selection.segments:
             return bool(found)
         with self._relations(selection, self._view()) as relations:  # these find lists, maps and bytes, too
@@ -313,12 +286,7 @@ class LocalReader(Closing):
         """Yield the newest entry spans of a service, or of all."""
         where, values = search.of_selection(Selection(0, ALL_TIME[1], service=service))
         newest = f"ORDER BY start_unix_nano DESC LIMIT {known.SAMPLED}"
-        rows = self._ask(
-            ALL_TIME,
-            lambda query: self._rows(f"SELECT * FROM ({query}) WHERE {where} {newest}", values),
-            entries=True,
-        )
-        return _span_rows(rows)
+        return _span_rows(self._rows(f"SELECT * FROM ({{spans}}) WHERE {where} {newest}", values, entries=True))
 
     def _trace(self, trace_id: str) -> list[SpanRow]:
         return list(_span_rows(self._trace_rows(trace_id)))
@@ -328,24 +296,21 @@ class LocalReader(Closing):
             wanted = bytes.fromhex(trace_id)
         except ValueError:
             return []
-        return self._ask(
-            ALL_TIME,
-            lambda query: self._rows(
-                f"SELECT * FROM ({query}) WHERE trace_id = $1 ORDER BY seq, start_unix_nano, span_id", [wanted]
-            ),
-            trace_id=wanted,
-        )
+        query = "SELECT * FROM ({spans}) WHERE trace_id = $1 ORDER BY seq, start_unix_nano, span_id"
+        return self._rows(query, [wanted], trace_id=wanted)
 
     def _ask(
         self,
-        window: tuple[int, int],
-        question: Callable[[str], T],
+        read: Callable[[DuckDBPyConnection], T],
+        query: str,
+        values: Sequence[Any] = (),
+        window: tuple[int, int] = ALL_TIME,
         *,
         entries: bool | None = None,
         trace_id: bytes | None = None,
         view: View | None = None,
     ) -> T:
-        """Return the result of a query over the spans of a time window, or of a trace, now or in `view`.
+        """Return what `read` takes of a query over `{spans}`: those of a time window or a trace, now or in `view`.
 
         Of a trace, columns without a value may be missing. Asked again where a file was replaced by a larger one just
         before DuckDB opened it.
@@ -361,19 +326,18 @@ class LocalReader(Closing):
                 tail = self._tail.of(self._connection, view)
                 relation.register(self._connection, tail)
                 columns = relation.stored if trace_id is None else relation.stored_values
-                return question(columns(view, files, tail))
+                spans = columns(view, files, tail)
+                return read(self._connection.execute(query.replace("{spans}", spans), list(values)))
             except duckdb.IOException as error:
                 if attempt == _ATTEMPTS - 1:
                     raise StoreError(f"cannot read the store in {self._folder}: {str(error).splitlines()[0]}") from None
         raise AssertionError
 
-    def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._connection.execute(query, list(values)).fetchall()
+    def _all(self, query: str, *about: Any, **where: Any) -> list[tuple[Any, ...]]:
+        return self._ask(lambda result: result.fetchall(), query, *about, **where)
 
-    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        result = self._connection.execute(query, list(values))
-        names = [column[0] for column in result.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    def _rows(self, query: str, *about: Any, **where: Any) -> list[dict[str, Any]]:
+        return self._ask(rows_of, query, *about, **where)
 
 
 def _by_trace(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:

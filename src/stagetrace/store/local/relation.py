@@ -55,9 +55,9 @@ def _of_files(view: View, files: Sequence[File], tail: Distinct | None, more: st
     """Return a query for all columns that some files have, or none without files."""
     if not files:
         return []
-    paths = ", ".join(f"'{_quoted(str(view.table / file.path))}'" for file in files)
     better = "" if tail is None or tail.replaced is None else f" ANTI JOIN replaced USING ({KEY})"
-    return [f"SELECT *{more} FROM read_parquet([{paths}], hive_partitioning = false, union_by_name = true){better}"]
+    listed = _listed(view, files)
+    return [f"SELECT *{more} FROM read_parquet([{listed}], hive_partitioning = false, union_by_name = true){better}"]
 
 
 def register(connection: DuckDBPyConnection, tail: Distinct | None) -> None:
@@ -71,9 +71,8 @@ def holding(connection: DuckDBPyConnection, view: View, files: Sequence[File], t
     """Return the files that may hold a trace: by their Bloom filters, which costs a tenth of looking into them."""
     if not files:
         return []
-    paths = ", ".join(f"'{_quoted(str(view.table / file.path))}'" for file in files)
     found = connection.execute(
-        f"SELECT DISTINCT file_name FROM parquet_bloom_probe([{paths}], 'trace_id', $1) "
+        f"SELECT DISTINCT file_name FROM parquet_bloom_probe([{_listed(view, files)}], 'trace_id', $1) "
         "WHERE NOT bloom_filter_excludes",
         [trace_id],
     ).fetchall()
@@ -86,8 +85,8 @@ def paths(view: View, files: Sequence[File]) -> list[str]:
     return [str(view.table / file.path) for file in files]
 
 
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
+def _listed(view: View, files: Sequence[File]) -> str:
+    return ", ".join("'" + path.replace("'", "''") + "'" for path in paths(view, files))
 
 
 def database(memory: str | None = None, threads: int | None = None) -> DuckDBPyConnection:

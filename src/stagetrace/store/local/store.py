@@ -114,13 +114,11 @@ class LocalStore(Closing):
         try:
             lock = prepare(folder)
             return cls(folder, lock, Limits(retention_s, retention_bytes, reserve_bytes))
-        except OSError as error:
+        except BaseException as error:
             if lock is not None:
                 os.close(lock)
-            raise _refusal(folder, error) from error
-        except BaseException:
-            if lock is not None:
-                os.close(lock)
+            if isinstance(error, OSError):
+                raise _refusal(folder, error) from error
             raise
 
     def announce(self, control: Path) -> None:
