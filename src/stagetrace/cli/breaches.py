@@ -16,7 +16,7 @@ from stagetrace.cli.arguments.times import Zone
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
 from stagetrace.cli.output import missed_bounds, sampling
 from stagetrace.cli.output.lines import completeness, keys_of, show, show_json, warn
-from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column, Table
+from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column, Table, numeric, table_of
 from stagetrace.cli.output.tally import summary
 from stagetrace.cli.output.terminal import milliseconds, threshold, watched
 from stagetrace.errors import StoreError
@@ -33,17 +33,6 @@ DESCRIPTION: Final = (
 EXAMPLE: Final = "stagetrace breaches --store jaeger://localhost:16685 --service api --since 15m"
 
 FOLLOWED: Final = 200  # traces that one answer looks into
-
-_COLUMNS: Final = (
-    Column("service", kind=COMMON, leaves=3),
-    Column("request"),
-    Column("took", is_number=True),
-    Column("allowed", is_number=True, kind=COMMON, leaves=4),
-    Column("over by", is_number=True, leaves=1),
-    Column("stage"),
-    Column("severity", kind=COMMON, leaves=2),
-    Column("trace", kind=TRACE),
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -68,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         parts: list[Table | str] = [*summary(answer.tally, wanted, services, args.tz)]
         if answer.breaches:
-            rows = [_cells(entry, owner, args.tz) for entry, owner in zip(answer.breaches, owners, strict=True)]
-            heads = (Column(f"time ({args.tz.name})", kind=TIME), *_COLUMNS)
-            parts += ["", Table(heads, rows), "", *_steps(answer, url)]
+            parts += ["", _table(list(zip(answer.breaches, owners, strict=True)), args.tz), "", *_steps(answer, url)]
         parts += [f"Not followed: {reason}." for reason in sorted({one.reason for one in owners if one.reason})]
         show(*parts)
         # A list that ends with the limit has its own line for that.
@@ -153,17 +140,26 @@ def _entry_json(entry: Entry, owner: Owner) -> dict[str, Any]:
     )
 
 
-def _cells(entry: Entry, owner: Owner, zone: Zone) -> tuple[str, ...]:
-    return (
-        times.shown(entry.start_unix_nano, zone),
-        entry.service,
-        request_text(entry.name, entry.route),
-        missed_bounds.column(entry),
-        "-" if entry.threshold_ms is None else threshold(entry.threshold_ms),
-        "-" if entry.overrun_ms is None else milliseconds(entry.overrun_ms),
-        _blamed(entry, owner),
-        entry.severity or "-",
-        entry.trace_id,
+def _table(listed: Sequence[tuple[Entry, Owner]], zone: Zone) -> Table:
+    return table_of(
+        listed,
+        (
+            (Column(f"time ({zone.name})", kind=TIME), lambda one: times.shown(one[0].start_unix_nano, zone)),
+            (Column("service", kind=COMMON, leaves=3), lambda one: one[0].service),
+            (Column("request"), lambda one: request_text(one[0].name, one[0].route)),
+            (numeric("took"), lambda one: missed_bounds.column(one[0])),
+            (
+                Column("allowed", is_number=True, kind=COMMON, leaves=4),
+                lambda one: "-" if one[0].threshold_ms is None else threshold(one[0].threshold_ms),
+            ),
+            (
+                numeric("over by", 1),
+                lambda one: "-" if one[0].overrun_ms is None else milliseconds(one[0].overrun_ms),
+            ),
+            (Column("stage"), lambda one: _blamed(*one)),
+            (Column("severity", kind=COMMON, leaves=2), lambda one: one[0].severity or "-"),
+            (Column("trace", kind=TRACE), lambda one: one[0].trace_id),
+        ),
     )
 
 

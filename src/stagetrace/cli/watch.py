@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -13,7 +14,7 @@ from stagetrace.cli.arguments.times import Moment, Zone, shown, since
 from stagetrace.cli.output import sampling, stage_groups, terminal
 from stagetrace.cli.output.lines import clipped, drawn, keys_of, show_result
 from stagetrace.cli.output.request_line import cells, columns
-from stagetrace.cli.output.table_layout import COMMON, Column, Table
+from stagetrace.cli.output.table_layout import COMMON, Column, Table, numeric, table_of
 from stagetrace.cli.output.terminal import milliseconds
 from stagetrace.store import open_store
 from stagetrace.store.base import COUNTS, Reader, Selection
@@ -27,16 +28,6 @@ Where stdout is no terminal, with --once and with --json it is one snapshot."""
 EXAMPLE: Final = "stagetrace watch --since 5m"
 _QUARTER: Final = Moment(900 * 10**9, ago=True)
 _NEWEST: Final = 5
-_ROUTES: Final = (
-    Column("service", kind=COMMON, leaves=5),
-    Column("route"),
-    Column("model", kind=COMMON, leaves=4),
-    Column("objective", kind=COMMON, leaves=2),
-    Column("requests", is_number=True),
-    Column("errors", is_number=True, leaves=1),
-    Column("p50", is_number=True, leaves=3),
-    *(Column(name, is_number=True) for name in ("p99", "breaches", "met")),
-)
 _STAGES: Final = (Column("stage"), *(Column(name, is_number=True) for name in ("p50", "p99", "share")))
 
 
@@ -110,7 +101,7 @@ def tables(board: Board, since_ns: int, zone: Zone) -> list[Table | str]:
     """Return the tables: routes, the stages that take most of each, the newest breaches."""
     if not board.routes:
         return [f"No requests{since(since_ns, zone)}."]
-    parts: list[Table | str] = [Table(_ROUTES, [_route(route) for route in board.routes], "Objectives and routes")]
+    parts: list[Table | str] = [_routes(board.routes)]
     notes = (sampling.note(f"{one.service} {one.route}", one.sample, one.attainment) for one in board.routes)
     parts += [text for text in notes if text]
     parts += ["", Table(_STAGES, [row for group in board.groups for row in _stages(group)], "Stages")]
@@ -119,19 +110,22 @@ def tables(board: Board, since_ns: int, zone: Zone) -> list[Table | str]:
     return parts
 
 
-def _route(route: Route) -> tuple[str, ...]:
-    kept = sampling.percent(route.attainment, route.sample)
-    return (
-        route.service,
-        route.route,
-        route.model or "-",
-        route.objective or "-",
-        sampling.about(route.requests, route.sample),
-        sampling.about(route.errors, route.sample) if route.errors else "0",
-        milliseconds(route.p50_ms),
-        milliseconds(route.p99_ms),
-        str(route.breaches) if route.judged else "-",
-        kept,
+def _routes(routes: Sequence[Route]) -> Table:
+    return table_of(
+        routes,
+        (
+            (Column("service", kind=COMMON, leaves=5), lambda one: one.service),
+            (Column("route"), lambda one: one.route),
+            (Column("model", kind=COMMON, leaves=4), lambda one: one.model or "-"),
+            (Column("objective", kind=COMMON, leaves=2), lambda one: one.objective or "-"),
+            (numeric("requests"), lambda one: sampling.about(one.requests, one.sample)),
+            (numeric("errors", 1), lambda one: sampling.about(one.errors, one.sample) if one.errors else "0"),
+            (numeric("p50", 3), lambda one: milliseconds(one.p50_ms)),
+            (numeric("p99"), lambda one: milliseconds(one.p99_ms)),
+            (numeric("breaches"), lambda one: str(one.breaches) if one.judged else "-"),
+            (numeric("met"), lambda one: sampling.percent(one.attainment, one.sample)),
+        ),
+        "Objectives and routes",
     )
 
 

@@ -18,14 +18,14 @@ from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Chart, Points, number
 from stagetrace.cli.output.formats import add_format, print_answer
 from stagetrace.cli.output.lines import warn
-from stagetrace.cli.output.table_layout import Column, Table
+from stagetrace.cli.output.table_layout import Column, Table, numeric, table_of
 from stagetrace.cli.output.terminal import watched
 from stagetrace.errors import StagetraceError
 from stagetrace.estimates import Sample
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.capacity import Capacity, Interval, Plan
+    from stagetrace.analysis.capacity import Capacity, Interval, Level, Plan
     from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = (
@@ -43,15 +43,7 @@ _SHOWN: Final = 6  # times the knee that a picture goes to
 _NOTHING: Final = 0.005  # head-room below this is none
 _UNIT_MS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 _OBJECTIVE: Final = re.compile(r"p(\d{1,2}(?:\.\d+)?):(\d+(?:\.\d+)?)(us|ms|s|m)", re.ASCII)
-_LEVELS: Final = (
-    Column("in flight"),
-    *(Column(name, is_number=True) for name in ("requests/s", "waiting", "time", "requests", "kept")),
-)
 _USES: Final = (Column("resource"), *(Column(name, is_number=True) for name in ("mean", "busiest", "of", "used")))
-_INSTANCES: Final = (
-    Column("instance"),
-    *(Column(name, is_number=True) for name in ("requests", "requests/s", "in flight", "at most")),
-)
 
 
 class Objective(NamedTuple):
@@ -304,20 +296,24 @@ def _picture(one: Capacity) -> Points:
 
 def _levels(one: Capacity, args: argparse.Namespace) -> Table:
     """Return the table of an instance's results at each level of load."""
-    rows = []
-    for level in one.levels:
-        kept = level.good if args.objective is None else level.within
-        rows.append(
-            (
-                number(level.in_flight),
-                number(level.per_s),
-                number(level.waiting),
-                f"{number(level.seconds)} s",
-                sampling.about(round(level.requests), sample_of(one)),
-                "-" if kept is None else f"{100 * kept:.4g} %",
-            )
-        )
-    return Table(_LEVELS, rows, f"Levels of load in an instance of {one.service}, by {one.width_s:g} s")
+    sample = sample_of(one)
+
+    def kept(level: Level) -> str:
+        share = level.good if args.objective is None else level.within
+        return "-" if share is None else f"{100 * share:.4g} %"
+
+    return table_of(
+        one.levels,
+        (
+            (Column("in flight"), lambda level: number(level.in_flight)),
+            (numeric("requests/s"), lambda level: number(level.per_s)),
+            (numeric("waiting"), lambda level: number(level.waiting)),
+            (numeric("time"), lambda level: f"{number(level.seconds)} s"),
+            (numeric("requests"), lambda level: sampling.about(round(level.requests), sample)),
+            (numeric("kept"), kept),
+        ),
+        f"Levels of load in an instance of {one.service}, by {one.width_s:g} s",
+    )
 
 
 def _uses(one: Capacity, used: Mapping[str, Any]) -> Table:
@@ -336,16 +332,16 @@ def _uses(one: Capacity, used: Mapping[str, Any]) -> Table:
 
 
 def _instances(one: Capacity) -> Table:
-    rows: list[tuple[str, ...] | str] = [
+    made = table_of(
+        one.instances[:_MOST_INSTANCES],
         (
-            instance.name or "(unnamed)",
-            sampling.about(round(instance.requests), sample_of(one)),
-            number(instance.per_s),
-            number(instance.in_flight),
-            number(instance.busiest_in_flight),
-        )
-        for instance in one.instances[:_MOST_INSTANCES]
-    ]
-    if len(one.instances) > _MOST_INSTANCES:
-        rows.append(f"and {len(one.instances) - _MOST_INSTANCES} more")
-    return Table(_INSTANCES, rows, f"Instances of {one.service}; {one.busiest.instances} at work at once")
+            (Column("instance"), lambda each: each.name or "(unnamed)"),
+            (numeric("requests"), lambda each: sampling.about(round(each.requests), sample_of(one))),
+            (numeric("requests/s"), lambda each: number(each.per_s)),
+            (numeric("in flight"), lambda each: number(each.in_flight)),
+            (numeric("at most"), lambda each: number(each.busiest_in_flight)),
+        ),
+        f"Instances of {one.service}; {one.busiest.instances} at work at once",
+    )
+    more = len(one.instances) - _MOST_INSTANCES
+    return made._replace(rows=[*made.rows, f"and {more} more"]) if more > 0 else made

@@ -10,7 +10,7 @@ from stagetrace.cli.arguments.times import Zone, shown
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars
 from stagetrace.cli.output.lines import keys_of
-from stagetrace.cli.output.table_layout import Column, Table
+from stagetrace.cli.output.table_layout import Column, Table, numeric, table_of
 from stagetrace.cli.output.terminal import milliseconds
 
 if TYPE_CHECKING:
@@ -163,32 +163,22 @@ def _parts(cases: Cases, found: Diagnosis, services: Localised | None, zone: Zon
 
 
 def _attributes(found: Diagnosis, zone: Zone) -> Table:
-    columns = (
-        Column("attributes"),
-        *(Column(name, is_number=True) for name in ("breaches", "of", "risk", "95 %", "q", "longer")),
-        Column("since", leaves=2),
-        Column("until", leaves=1),
-        Column("example", leaves=3),
+    return table_of(
+        found.findings[:_SHOWN],
+        (
+            (Column("attributes"), lambda one: named(one.contrast.values)),
+            (numeric("breaches"), lambda one: f"{one.contrast.breached:,.0f}"),
+            (numeric("of"), lambda one: f"{one.contrast.breached + one.contrast.good:,.0f}"),
+            (numeric("risk"), lambda one: f"{one.contrast.relative_risk:.1f} x"),
+            (numeric("95 %"), lambda one: " to ".join(f"{end:.1f}" for end in one.contrast.interval)),
+            (numeric("q"), lambda one: f"{one.contrast.q_value:.2g}"),
+            (numeric("longer"), lambda one: _plus(one.evidence.excess_ms)),
+            (Column("since", leaves=2), lambda one: shown(one.evidence.first_unix_nano, zone, 0)),
+            (Column("until", leaves=1), lambda one: shown(one.evidence.last_unix_nano, zone, 0)),
+            (Column("example", leaves=3), lambda one: "".join(one.evidence.trace_ids[:1])[:12] or "-"),
+        ),
+        "More frequent among breaches than among good requests of the same route",
     )
-    rows = []
-    for one in found.findings[:_SHOWN]:
-        contrast, seen = one.contrast, one.evidence
-        low, high = contrast.interval
-        rows.append(
-            (
-                named(contrast.values),
-                f"{contrast.breached:,.0f}",
-                f"{contrast.breached + contrast.good:,.0f}",
-                f"{contrast.relative_risk:.1f} x",
-                f"{low:.1f} to {high:.1f}",
-                f"{contrast.q_value:.2g}",
-                _plus(seen.excess_ms),
-                shown(seen.first_unix_nano, zone, 0),
-                shown(seen.last_unix_nano, zone, 0),
-                seen.trace_ids[0][:12] if seen.trace_ids else "-",
-            )
-        )
-    return Table(columns, rows, "More frequent among breaches than among good requests of the same route")
 
 
 def _names(found: Diagnosis) -> list[str]:
@@ -203,59 +193,50 @@ def _names(found: Diagnosis) -> list[str]:
 
 
 def _services(services: Localised) -> Table:
-    columns = (
-        Column("service"),
-        Column("operation"),
-        *(Column(name, is_number=True) for name in ("longer", "95 %", "normally", "own", "calls", "errors", "score")),
-    )
-    rows = [
+    return table_of(
+        services.culprits[:_SHOWN],
         (
-            one.service,
-            one.operation or "-",
-            _plus(one.excess_ms),
-            " to ".join(map(_plus, one.interval_ms)),
-            milliseconds(one.normal_ms),
-            _plus(one.self_ms),
-            _plus(one.edge_ms),
-            f"{100 * one.errors:+.0f} %" if one.errors > 0 else "-",
-            f"{one.score:.2f}",
-        )
-        for one in services.culprits[:_SHOWN]
-    ]
-    title = f"Services, along the critical path of {services.slow} slow traces against {services.normal} normal ones"
-    return Table(columns, rows, title)
+            (Column("service"), lambda one: one.service),
+            (Column("operation"), lambda one: one.operation or "-"),
+            (numeric("longer"), lambda one: _plus(one.excess_ms)),
+            (numeric("95 %"), lambda one: " to ".join(map(_plus, one.interval_ms))),
+            (numeric("normally"), lambda one: milliseconds(one.normal_ms)),
+            (numeric("own"), lambda one: _plus(one.self_ms)),
+            (numeric("calls"), lambda one: _plus(one.edge_ms)),
+            (numeric("errors"), lambda one: f"{100 * one.errors:+.0f} %" if one.errors > 0 else "-"),
+            (numeric("score"), lambda one: f"{one.score:.2f}"),
+        ),
+        f"Services, along the critical path of {services.slow} slow traces against {services.normal} normal ones",
+    )
 
 
 def _stages(found: Diagnosis) -> Table:
-    columns = (Column("stage"), *(Column(name, is_number=True) for name in ("longer", "95 %", "good", "of the excess")))
-    rows = [
+    return table_of(
+        found.stages,
         (
-            one.stage,
-            _plus(one.excess_ms),
-            " to ".join(map(_plus, one.interval_ms)),
-            milliseconds(one.good_ms),
-            "-" if one.share is None else percent(one.share),
-        )
-        for one in found.stages
-    ]
-    return Table(columns, rows, "Stages of breaches against those of good requests")
+            (Column("stage"), lambda one: one.stage),
+            (numeric("longer"), lambda one: _plus(one.excess_ms)),
+            (numeric("95 %"), lambda one: " to ".join(map(_plus, one.interval_ms))),
+            (numeric("good"), lambda one: milliseconds(one.good_ms)),
+            (numeric("of the excess"), lambda one: "-" if one.share is None else percent(one.share)),
+        ),
+        "Stages of breaches against those of good requests",
+    )
 
 
 def _verdicts(found: Diagnosis, zone: Zone) -> Table:
-    names = ("breaches", "of all", "longer")
-    columns = (Column("stage"), Column("cause"), *(Column(name, is_number=True) for name in names), Column("until"))
-    rows = [
+    return table_of(
+        found.causes[:_SHOWN],
         (
-            one.stage or "-",
-            one.cause or "-",
-            f"{one.breaches:,}",
-            percent(one.share),
-            _plus(one.evidence.excess_ms),
-            shown(one.evidence.last_unix_nano, zone, 0),
-        )
-        for one in found.causes[:_SHOWN]
-    ]
-    return Table(columns, rows, "What the verdicts of the breaches name")
+            (Column("stage"), lambda one: one.stage or "-"),
+            (Column("cause"), lambda one: one.cause or "-"),
+            (numeric("breaches"), lambda one: f"{one.breaches:,}"),
+            (numeric("of all"), lambda one: percent(one.share)),
+            (numeric("longer"), lambda one: _plus(one.evidence.excess_ms)),
+            (Column("until"), lambda one: shown(one.evidence.last_unix_nano, zone, 0)),
+        ),
+        "What the verdicts of the breaches name",
+    )
 
 
 def _notes(cases: Cases, found: Diagnosis, services: Localised | None) -> list[str]:

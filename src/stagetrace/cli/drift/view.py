@@ -10,7 +10,7 @@ from stagetrace.analysis.tracks import LEAST_REQUESTS, LEAST_STEPS, MOST_GROUPS,
 from stagetrace.cli.arguments.times import Zone, shown
 from stagetrace.cli.output.chart import Chart, Series
 from stagetrace.cli.output.lines import keys_of
-from stagetrace.cli.output.table_layout import COMMON, Column, Table
+from stagetrace.cli.output.table_layout import COMMON, Column, Table, numeric, table_of
 from stagetrace.cli.output.terminal import milliseconds
 
 _DRAWN: Final = 6
@@ -19,17 +19,6 @@ _LISTED: Final = 40
 _NEAR: Final = 3  # steps between a change of a request and the one of the stage that made it
 _MINUTE_NS: Final = 60 * 10**9
 _UNITS: Final = ((DAY_NS, "d"), (3600 * 10**9, "h"), (_MINUTE_NS, "min"), (10**9, "s"))
-_COLUMNS: Final = (
-    Column("service", kind=COMMON, leaves=3),
-    Column("model", kind=COMMON, leaves=2),
-    Column("series"),
-    Column("kind"),
-    Column("since"),
-    Column("before", is_number=True),
-    Column("after", is_number=True),
-    Column("change", is_number=True),
-    Column("q", is_number=True, leaves=1),
-)
 
 
 def sentence(found: Tracks, looked: Sequence[Looked], zone: Zone) -> str:
@@ -180,7 +169,7 @@ def parts(found: Tracks, looked: Sequence[Looked], zone: Zone) -> list[str | Tab
     )
     made: list[str | Table | Chart] = []
     if changes:
-        made.append(Table(_COLUMNS, [_row(change, zone) for change in changes[:_LISTED]]))
+        made.append(_table(changes[:_LISTED], zone))
     if len(changes) > _LISTED:
         made.append(f"{len(changes) - _LISTED} more changes: --json has them all.")
     drawn = list(dict.fromkeys(change.track for change in changes))[:_DRAWN]
@@ -191,18 +180,20 @@ def parts(found: Tracks, looked: Sequence[Looked], zone: Zone) -> list[str | Tab
     return made
 
 
-def _row(change: Change, zone: Zone) -> tuple[str, ...]:
-    track = change.track
-    return (
-        track.service,
-        track.model or "-",
-        track.name,
-        change.kind,
-        shown(change.at_unix_nano, zone, 0),
-        milliseconds(change.before_ms),
-        milliseconds(change.after_ms),
-        by(change),
-        f"{change.q_value:.1g}",
+def _table(changes: Sequence[Change], zone: Zone) -> Table:
+    return table_of(
+        changes,
+        (
+            (Column("service", kind=COMMON, leaves=3), lambda one: one.track.service),
+            (Column("model", kind=COMMON, leaves=2), lambda one: one.track.model or "-"),
+            (Column("series"), lambda one: one.track.name),
+            (Column("kind"), lambda one: one.kind),
+            (Column("since"), lambda one: shown(one.at_unix_nano, zone, 0)),
+            (numeric("before"), lambda one: milliseconds(one.before_ms)),
+            (numeric("after"), lambda one: milliseconds(one.after_ms)),
+            (numeric("change"), by),
+            (numeric("q", 1), lambda one: f"{one.q_value:.1g}"),
+        ),
     )
 
 

@@ -7,10 +7,10 @@ lines. No number, id or word is cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from textwrap import wrap
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from stagetrace.cli.output.terminal import printable
 
@@ -24,6 +24,9 @@ GAP: Final = "  "
 NOTHING: Final = "-"  # a cell without a value
 _SHORTEST_ID: Final = 8
 _LONGEST_WORD: Final = 32  # as a trace id; a longer one, such as a path, may be broken
+
+
+Row = TypeVar("Row")
 
 
 class Column(NamedTuple):
@@ -41,6 +44,18 @@ class Table(NamedTuple):
     columns: Sequence[Column]
     rows: Sequence[Sequence[str] | str]
     title: str | None = None
+
+
+def numeric(name: str, leaves: int = 0) -> Column:
+    """Return a column of numbers."""
+    return Column(name, is_number=True, leaves=leaves)
+
+
+def table_of(
+    rows: Iterable[Row], columns: Sequence[tuple[Column, Callable[[Row], str]]], title: str | None = None
+) -> Table:
+    """Return a table of rows, by its columns, each with the function that gives its cell of a row."""
+    return Table([column for column, _ in columns], [[cell(row) for _, cell in columns] for row in rows], title)
 
 
 class Cell(NamedTuple):

@@ -11,7 +11,7 @@ from stagetrace.cli.arguments.times import Zone, shown
 from stagetrace.cli.output import objectives
 from stagetrace.cli.output.chart import Bars
 from stagetrace.cli.output.lines import keys_of
-from stagetrace.cli.output.table_layout import COMMON, TIME, Column, Table
+from stagetrace.cli.output.table_layout import COMMON, TIME, Column, Table, numeric, table_of
 from stagetrace.store.base import Selection
 
 _DIGITS: Final = 12  # that are the same whatever the order in which a database sums up
@@ -176,24 +176,22 @@ def _credit(credit: Fraction | None) -> str:
 
 
 def _incidents(listed: tuple[Incident, ...], zone: Zone) -> Table:
-    heads = (
-        Column(f"incident from ({zone.name})", kind=TIME),
-        Column("minutes", is_number=True),
-        Column("service", kind=COMMON),
-        Column("route"),
-        Column("judged", is_number=True),
-        Column("breaches", is_number=True),
-        Column("stage: cause"),
-        Column("traces", leaves=1),
+    return table_of(
+        listed,
+        (
+            (Column(f"incident from ({zone.name})", kind=TIME), lambda one: shown(one.since_unix_nano, zone, 0)),
+            (numeric("minutes"), lambda one: f"{(one.until_unix_nano - one.since_unix_nano) / 60e9:.0f}"),
+            (Column("service", kind=COMMON), lambda one: one.service),
+            (Column("route"), lambda one: one.route),
+            (numeric("judged"), lambda one: f"{one.judged:,.0f}"),
+            (numeric("breaches"), lambda one: f"{one.breaches:,}"),
+            (Column("stage: cause"), lambda one: ", ".join(_cause(each, one) for each in one.causes[:_NAMED]) or "-"),
+            (
+                Column("traces", leaves=1),
+                lambda one: " ".join(dict.fromkeys(cause.trace_id for cause in one.causes[:_TRACES])) or "-",
+            ),
+        ),
     )
-    rows = []
-    for one in listed:
-        minutes = f"{(one.until_unix_nano - one.since_unix_nano) / 60e9:.0f}"
-        causes = ", ".join(_cause(cause, one) for cause in one.causes[:_NAMED]) or "-"
-        traces = " ".join(dict.fromkeys(cause.trace_id for cause in one.causes[:_TRACES])) or "-"
-        counts = (f"{one.judged:,.0f}", f"{one.breaches:,}")
-        rows.append((shown(one.since_unix_nano, zone, 0), minutes, one.service, one.route, *counts, causes, traces))
-    return Table(heads, rows)
 
 
 def _cause(cause: Cause, one: Incident) -> str:

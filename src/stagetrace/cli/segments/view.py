@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars, Stacked
 from stagetrace.cli.output.lines import keys_of
-from stagetrace.cli.output.table_layout import Column, Table
+from stagetrace.cli.output.table_layout import Column, Table, numeric, table_of
 from stagetrace.cli.output.terminal import milliseconds
 
 if TYPE_CHECKING:
@@ -171,47 +171,44 @@ def _may_gain(one: Segment) -> bool:
 
 def _table(shown: Shown, everyone: list[Segment], names: Mapping[int, str]) -> Table:
     mark = "~" if shown.found.is_estimate else ""
-    columns = (
-        Column(shown.by or "segment"),
-        *(Column(name, is_number=True) for name in ("requests", "breaches", "share")),
-        Column("95 %", is_number=True, leaves=3),
-        Column("drawn", is_number=True, leaves=2),
-        *(Column(name, is_number=True) for name in ("p50", "p99", "of the excess", "q")),
-        Column("q latency", is_number=True, leaves=1),
-    )
-    rows = [
+    return table_of(
+        everyone,
         (
-            names[id(one)],
-            f"{mark}{one.requests:,.0f}",
-            f"{one.breaches:,.0f}" if one.judged else "-",
-            _percent(one.breach_share),
-            "-" if one.interval is None else f"{_percent(one.interval[0])} to {_percent(one.interval[1])}",
-            _percent(one.shrunk),
-            "-" if one.p50_ms is None else milliseconds(one.p50_ms),
-            f"< {one.needed} requests" if one.p99_ms is None else milliseconds(one.p99_ms),
-            _percent(one.excess_share),
-            "-" if one.q_value is None else f"{one.q_value:.2g}",
-            "-" if one.latency_q_value is None else f"{one.latency_q_value:.2g}",
-        )
-        for one in everyone
-    ]
-    return Table(columns, rows, "drawn: the share, drawn to that of all by as little as it is known")
+            (Column(shown.by or "segment"), lambda one: names[id(one)]),
+            (numeric("requests"), lambda one: f"{mark}{one.requests:,.0f}"),
+            (numeric("breaches"), lambda one: f"{one.breaches:,.0f}" if one.judged else "-"),
+            (numeric("share"), lambda one: _percent(one.breach_share)),
+            (numeric("95 %", 3), lambda one: " to ".join(map(_percent, one.interval or (None,)))),
+            (numeric("drawn", 2), lambda one: _percent(one.shrunk)),
+            (numeric("p50"), lambda one: "-" if one.p50_ms is None else milliseconds(one.p50_ms)),
+            (
+                numeric("p99"),
+                lambda one: f"< {one.needed} requests" if one.p99_ms is None else milliseconds(one.p99_ms),
+            ),
+            (numeric("of the excess"), lambda one: _percent(one.excess_share)),
+            (numeric("q"), lambda one: _two_digits(one.q_value)),
+            (numeric("q latency", 1), lambda one: _two_digits(one.latency_q_value)),
+        ),
+        "drawn: the share, drawn to that of all by as little as it is known",
+    )
+
+
+def _two_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
 
 
 def _fixed(shown: Shown, fixed: list[Segment], names: Mapping[int, str]) -> Table:
-    columns = (
-        Column(shown.by or "segment"),
-        Column("stage"),
-        *(Column(name, is_number=True) for name in ("others' median", "less time", "fewer breaches")),
+    return table_of(
+        [(names[id(one)], shown.fixed[one.segment]) for one in fixed],
+        (
+            (Column(shown.by or "segment"), lambda one: one[0]),
+            (Column("stage"), lambda one: one[1].stage),
+            (numeric("others' median"), lambda one: milliseconds(one[1].median_ms)),
+            (numeric("less time"), lambda one: milliseconds(one[1].gain_ms)),
+            (numeric("fewer breaches"), lambda one: _percent(one[1].breaches)),
+        ),
+        "If its slowest stage were no slower than the median of the others",
     )
-    rows = []
-    for one in fixed:
-        remedy = shown.fixed[one.segment]
-        avoided = "-" if remedy.breaches is None else _percent(remedy.breaches)
-        rows.append(
-            (names[id(one)], remedy.stage, milliseconds(remedy.median_ms), milliseconds(remedy.gain_ms), avoided)
-        )
-    return Table(columns, rows, "If its slowest stage were no slower than the median of the others")
 
 
 def _notes(shown: Shown) -> list[str]:
