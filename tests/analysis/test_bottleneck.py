@@ -250,7 +250,7 @@ def test_durations_that_cannot_be_are_counted_and_in_nothing_else() -> None:
     ones = np.ones(40)
     backwards = Requests({"inference": ones}, np.where(np.arange(40) < 15, -5.0, 1.0))
     (group,) = ask(backwards)
-    assert (group.backwards, group.stored, group.requests) == (15, 25, 25)
+    assert (group.backwards, group.sample.rows, group.requests) == (15, 25, 25)
     assert shares(group, "p50") == {"inference": 1.0}
     (group,) = ask(Requests({"inference": ones, "queue": ones}, 1.5 * ones))
     assert group.overlapping == 40

@@ -225,7 +225,7 @@ def test_sampled_requests_count_for_as_many_as_they_stand_for() -> None:
     whole = queue(4, STEPS, 40, exponential)
     kept = np.random.default_rng(1).random(len(whole.start)) < 0.25
     found = only(Requests(whole.start[kept], whole.end[kept], np.full(kept.sum(), 4.0)))
-    assert found.is_estimate
+    assert found.sample.is_estimate
     assert found.in_flight == pytest.approx(only(whole).in_flight, rel=0.05)
     assert found.per_s == pytest.approx(only(whole).per_s, rel=0.05)
     assert found.peak_per_s is None or found.peak_per_s == pytest.approx(200, rel=0.1)

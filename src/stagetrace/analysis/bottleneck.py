@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from stagetrace import semconv
 from stagetrace.analysis import stage_bins
-from stagetrace.analysis.source import Source, by_keys
+from stagetrace.analysis.source import Source, by_keys, sample_of
 from stagetrace.analysis.stage_bins import NO_STAGE, Bins
+from stagetrace.estimates import Sample
 
 # Percentile -> its rank, and half of the band's width in ranks.
 PERCENTILES: Final = {"p50": (0.50, 0.05), "p95": (0.95, 0.01), "p99": (0.99, 0.005)}
@@ -62,9 +63,7 @@ class Group:
 
     by: By
     requests: float  # by weight
-    stored: int
-    is_estimate: bool  # the service sampled
-    is_unknown: bool  # ... and how is not known
+    sample: Sample
     backwards: int  # end before they start: counted here alone
     overlapping: int  # whose stages take longer together than they do
     total_ms: Mapping[str, float | None]
@@ -122,9 +121,7 @@ def measured(by: By, rows: Sequence[dict[str, Any]], own: Sequence[dict[str, Any
     return Group(
         by=by,
         requests=sum(row["requests"] for row in forwards),
-        stored=sum(row["stored"] for row in forwards),
-        is_estimate=any(row["sampled"] for row in rows),
-        is_unknown=any(row["unknown"] for row in rows),
+        sample=sample_of(rows)._replace(rows=sum(row["stored"] for row in forwards)),
         backwards=sum(row["stored"] for row in rows) - sum(row["stored"] for row in forwards),
         overlapping=sum(row["overlapping"] for row in forwards),
         total_ms=dict.fromkeys(PERCENTILES),

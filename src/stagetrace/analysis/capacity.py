@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace import semconv
 from stagetrace.analysis import usl
 from stagetrace.analysis.in_flight import SECOND, Buckets, Level, buckets, levels_of, rows_of
+from stagetrace.analysis.source import sample_of
 from stagetrace.analysis.usl import Fit, Interval, fit_usl
+from stagetrace.estimates import Sample
 
 if TYPE_CHECKING:
     from stagetrace.analysis.source import Source
@@ -66,11 +68,9 @@ class Capacity:
     """The throughput and the capacity of one service. Rates and requests in flight are of all instances by default."""
 
     service: str
-    stored: int
     requests: float  # by weight
     reversed: int  # that end before they begin, which count for nothing
-    is_estimate: bool  # the service samples: counts are sums of weights
-    is_unknown: bool  # at a rate that is not known: they are of the sampled requests alone
+    sample: Sample
     since_ns: int
     until_ns: int
     width_s: float
@@ -164,17 +164,15 @@ def _capacity(source: Source, service: str, work: list[dict[str, Any]], within_m
         active += (one.in_flight > 0) | (one.done > 0)
         instances.append(_instance(name, [row for row in work if row["instance"] == name], one))
     levels = levels_of(total, active, width, work)
-    sums = {key: sum(row[key] for row in work) for key in ("requests", "whole_ms", "squares_ms", "stored", "reversed")}
-    seconds = max((until - since) / SECOND, 1e-9)
+    sums = {key: sum(row[key] for row in work) for key in ("requests", "whole_ms", "squares_ms", "reversed")}
+    seconds, sample = max((until - since) / SECOND, 1e-9), sample_of(work)
     batched = sum(row["with_batch"] for row in work)
     busiest = _busiest(total, active, first, width, seconds)
     return Capacity(
         service=service,
-        stored=sums["stored"],
         requests=sums["requests"],
         reversed=sums["reversed"],
-        is_estimate=any(row["sampled"] for row in work),
-        is_unknown=any(row["unknown"] for row in work),
+        sample=sample,
         since_ns=since,
         until_ns=until,
         width_s=width,
@@ -189,7 +187,7 @@ def _capacity(source: Source, service: str, work: list[dict[str, Any]], within_m
             levels,
             _noise(sums, levels, width),
             busiest.per_s / busiest.instances,
-            unknown=any(row["unknown"] for row in work),
+            unknown=sample.is_unknown,
         ),
         batch=sum(row["batched"] or 0 for row in work) / batched if batched else None,
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
+
+from stagetrace.estimates import Sample
 
 
 class Source(Protocol):
@@ -24,3 +26,9 @@ def by_keys(rows: Iterable[dict[str, Any]], keys: Sequence[str]) -> dict[tuple[A
     for row in rows:
         found.setdefault(tuple(row[key] for key in keys), []).append(row)
     return found
+
+
+def sample_of(rows: Sequence[Mapping[str, Any]]) -> Sample:
+    """Return the sample that rows with `stored`, `sampled` and `unknown` stand for."""
+    is_sampled, is_unknown = (any(row[name] for row in rows) for name in ("sampled", "unknown"))
+    return Sample(sum(row["stored"] for row in rows), is_sampled, is_unknown)

@@ -11,7 +11,6 @@ from stagetrace.cli.output import sampling
 from stagetrace.cli.output.chart import Chart, Stacked
 from stagetrace.cli.output.lines import Column, Table, keys_of
 from stagetrace.cli.output.terminal import milliseconds
-from stagetrace.estimates import Sample
 
 if TYPE_CHECKING:
     from stagetrace.analysis.critical_path import Portion
@@ -44,7 +43,7 @@ def sentence(group: Group) -> str:
             f"Nothing is known of where the {_took(group, last)} at {last} go: the requests have no stages, "
             "which stagetrace records (STAGETRACE=1)."
         )
-    which = "Of the stored requests, sampled in a way that is not known, at" if group.is_unknown else "At"
+    which = "Of the stored requests, sampled in a way that is not known, at" if group.sample.is_unknown else "At"
     text = f"{which} {last} ({_took(group, last)}) {_words(slowest)} takes {_share(slowest, last)} of the time"
     rivals = [one for one in group.stages if one is not slowest and _may_exceed(one, slowest, last)]
     if rivals:
@@ -119,7 +118,7 @@ def _notes(group: Group) -> Iterator[str]:
         yield f"{group.backwards:,} more ended before they started, as a clock stepped back: they are in nothing above."
     if group.overlapping:
         yield f"The stages of {group.overlapping:,} take longer together than the whole: shares are of their sum."
-    note = sampling.note("requests", _sample(group))
+    note = sampling.note("requests", group.sample)
     if note:
         yield note
 
@@ -160,7 +159,7 @@ def group_parts(groups: Sequence[Group], by: Sequence[str], most: int) -> list[s
     rows = [
         (
             *(_NONE_GIVEN if value is None else str(value) for value in group.by),
-            sampling.about(round(group.requests), _sample(group)),
+            sampling.about(round(group.requests), group.sample),
             *(_slowest(group, percentile) for percentile in PERCENTILES),
         )
         for group in groups[:most]
@@ -189,7 +188,7 @@ def keys(group: Group, by: Sequence[str]) -> dict[str, Any]:
     return {
         **made,
         "requests": round(group.requests),
-        **sampling.keys(_sample(group)),
+        **sampling.keys(group.sample),
         "negative_durations": group.backwards,
         "overlapping_stages": group.overlapping,
         "total_ms": dict(group.total_ms),
@@ -227,10 +226,6 @@ def path_keys(paths: Mapping[str, Paths]) -> dict[str, Any]:
     }
 
 
-def _sample(group: Group) -> Sample:
-    return Sample(group.stored, group.is_estimate, group.is_unknown)
-
-
 def _name(one: Stage) -> str:
     return _NONE if one.stage is NO_STAGE else one.stage
 
@@ -240,7 +235,7 @@ def _words(one: Stage) -> str:
 
 
 def _requests(group: Group) -> str:
-    count = sampling.about(round(group.requests), _sample(group))
+    count = sampling.about(round(group.requests), group.sample)
     return f"{count} request{'' if count == '1' else 's'}"
 
 

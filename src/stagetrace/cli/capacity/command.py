@@ -21,7 +21,6 @@ from stagetrace.cli.output.lines import warn
 from stagetrace.cli.output.table_layout import Column, Table, numeric, table_of
 from stagetrace.cli.output.terminal import watched
 from stagetrace.errors import StagetraceError
-from stagetrace.estimates import Sample
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
@@ -227,7 +226,7 @@ def _keys(one: Capacity, given: Plan, used: Mapping[str, Any], args: argparse.Na
         "service": one.service,
         "requests": round(one.requests),
         "reversed": one.reversed,
-        **sampling.keys(sample_of(one)),
+        **sampling.keys(one.sample),
         "since_unix_nano": one.since_ns,
         "until_unix_nano": one.until_ns,
         "width_s": one.width_s,
@@ -257,11 +256,6 @@ def _keys(one: Capacity, given: Plan, used: Mapping[str, Any], args: argparse.Na
     }
 
 
-def sample_of(one: Capacity) -> Sample:
-    """Return a selector of the requests of a service."""
-    return Sample(one.stored, one.is_estimate, one.is_unknown)
-
-
 def _parts(
     one: Capacity, given: Plan, used: Mapping[str, Any], args: argparse.Namespace, place: int, services: int
 ) -> list[str | Table | Chart]:
@@ -278,7 +272,7 @@ def _parts(
         made.append(f"Target of an instance of {one.service}: {target}{', or more' if given.at_most else ''}.")
     if one.reversed:
         made.append(f"{one.reversed} requests of {one.service} end before they begin, and count for nothing.")
-    note = sampling.note(one.service, sample_of(one))
+    note = sampling.note(one.service, one.sample)
     return [*made, *([note] if note else [])]
 
 
@@ -296,7 +290,6 @@ def _picture(one: Capacity) -> Points:
 
 def _levels(one: Capacity, args: argparse.Namespace) -> Table:
     """Return the table of an instance's results at each level of load."""
-    sample = sample_of(one)
 
     def kept(level: Level) -> str:
         share = level.good if args.objective is None else level.within
@@ -309,7 +302,7 @@ def _levels(one: Capacity, args: argparse.Namespace) -> Table:
             (numeric("requests/s"), lambda level: number(level.per_s)),
             (numeric("waiting"), lambda level: number(level.waiting)),
             (numeric("time"), lambda level: f"{number(level.seconds)} s"),
-            (numeric("requests"), lambda level: sampling.about(round(level.requests), sample)),
+            (numeric("requests"), lambda level: sampling.about(round(level.requests), one.sample)),
             (numeric("kept"), kept),
         ),
         f"Levels of load in an instance of {one.service}, by {one.width_s:g} s",
@@ -336,7 +329,7 @@ def _instances(one: Capacity) -> Table:
         one.instances[:_MOST_INSTANCES],
         (
             (Column("instance"), lambda each: each.name or "(unnamed)"),
-            (numeric("requests"), lambda each: sampling.about(round(each.requests), sample_of(one))),
+            (numeric("requests"), lambda each: sampling.about(round(each.requests), one.sample)),
             (numeric("requests/s"), lambda each: number(each.per_s)),
             (numeric("in flight"), lambda each: number(each.in_flight)),
             (numeric("at most"), lambda each: number(each.busiest_in_flight)),

@@ -11,7 +11,7 @@ from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars
 from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import Column, Table, numeric, table_of
-from stagetrace.cli.output.terminal import milliseconds
+from stagetrace.cli.output.terminal import milliseconds, percent, q_value
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cases import Cases
@@ -94,17 +94,8 @@ def _sentence_of(one: Contrast, cases: Cases) -> str:
     missed = "are slow" if cases.by_time else "miss their objective"
     return (
         f"Requests with {named(one.values)} {missed} {one.relative_risk:.1f} times as often as others of their route "
-        f"({percent(risk)} against {percent(others)} of all, {_q(one.q_value)})"
+        f"({percent(risk)} against {percent(others)} of all, {q_value(one.q_value)})"
     )
-
-
-def percent(share: float) -> str:
-    """Return a share with two digits that count."""
-    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"  # noqa: PLR2004 -- 10 %
-
-
-def _q(value: float) -> str:
-    return "q < 0.001" if value < 0.001 else f"q = {value:.3f}"  # noqa: PLR2004 -- as far as it is shown
 
 
 def _plus(ms: float) -> str:
@@ -218,7 +209,7 @@ def _stages(found: Diagnosis) -> Table:
             (numeric("longer"), lambda one: _plus(one.excess_ms)),
             (numeric("95 %"), lambda one: " to ".join(map(_plus, one.interval_ms))),
             (numeric("good"), lambda one: milliseconds(one.good_ms)),
-            (numeric("of the excess"), lambda one: "-" if one.share is None else percent(one.share)),
+            (numeric("of the excess"), lambda one: percent(one.share)),
         ),
         "Stages of breaches against those of good requests",
     )

@@ -10,7 +10,7 @@ from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars, Stacked
 from stagetrace.cli.output.lines import keys_of
 from stagetrace.cli.output.table_layout import Column, Table, numeric, table_of
-from stagetrace.cli.output.terminal import milliseconds
+from stagetrace.cli.output.terminal import milliseconds, percent, q_value
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cases import Cases
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 _TITLE: Final = "Segments"
 _ALPHA: Final = 0.05
-_SMALL: Final = 0.1
 _SURE_DIGITS: Final = 2  # times, from which on one decimal is enough
-_LEAST_Q: Final = 0.001
 _OTHERS: Final = "(other segments)"
 _NONE: Final = "(none)"
 
@@ -91,10 +89,10 @@ def _is_worse(one: Segment) -> bool:
 
 def _sentence_of(by: str, one: Segment) -> str:
     name = label(by, one.segment)
-    sure = _q(one.q_value or 0.0)
+    sure = q_value(one.q_value or 0.0)
     if one.breach_share is None or one.rest_share is None:
         return f"{name} takes {'longer' if one.is_longer else 'less long'} than the others ({sure})"
-    shares = f"({_percent(one.breach_share)} against {_percent(one.rest_share)}, {sure})"
+    shares = f"({percent(one.breach_share)} against {percent(one.rest_share)}, {sure})"
     if one.rest_share == 0 or one.breach_share == 0:
         return f"{name} misses its objective {'more' if one.breach_share else 'less'} often than the others {shares}"
     times = one.breach_share / one.rest_share
@@ -105,16 +103,6 @@ def _sentence_of(by: str, one: Segment) -> str:
 def label(by: str, segment: str | None) -> str:
     """Return a segment in words."""
     return f"without {by}" if segment is None else f"{by} {segment}"
-
-
-def _percent(share: float | None) -> str:
-    if share is None:
-        return "-"
-    return f"{100 * share:.2g} %" if share < _SMALL else f"{100 * share:.0f} %"
-
-
-def _q(value: float) -> str:
-    return f"q < {_LEAST_Q}" if value < _LEAST_Q else f"q = {value:.3f}"
 
 
 def _keys(shown: Shown) -> dict[str, Any]:
@@ -152,7 +140,7 @@ def _parts(shown: Shown) -> list[Any]:
         names[id(found.others)] = _OTHERS
     parts: list[Any] = [_table(shown, everyone, names)]
     if found.share is not None:
-        bars = [(names[id(one)], one.breach_share, _percent(one.breach_share)) for one in everyone]
+        bars = [(names[id(one)], one.breach_share, percent(one.breach_share)) for one in everyone]
         parts.append(Bars("Breaches of the judged requests", bars))
     stacked = [(names[id(one)], one.stages) for one in everyone if one.stages]
     if stacked:
@@ -177,15 +165,15 @@ def _table(shown: Shown, everyone: list[Segment], names: Mapping[int, str]) -> T
             (Column(shown.by or "segment"), lambda one: names[id(one)]),
             (numeric("requests"), lambda one: f"{mark}{one.requests:,.0f}"),
             (numeric("breaches"), lambda one: f"{one.breaches:,.0f}" if one.judged else "-"),
-            (numeric("share"), lambda one: _percent(one.breach_share)),
-            (numeric("95 %", 3), lambda one: " to ".join(map(_percent, one.interval or (None,)))),
-            (numeric("drawn", 2), lambda one: _percent(one.shrunk)),
+            (numeric("share"), lambda one: percent(one.breach_share)),
+            (numeric("95 %", 3), lambda one: " to ".join(map(percent, one.interval or (None,)))),
+            (numeric("drawn", 2), lambda one: percent(one.shrunk)),
             (numeric("p50"), lambda one: "-" if one.p50_ms is None else milliseconds(one.p50_ms)),
             (
                 numeric("p99"),
                 lambda one: f"< {one.needed} requests" if one.p99_ms is None else milliseconds(one.p99_ms),
             ),
-            (numeric("of the excess"), lambda one: _percent(one.excess_share)),
+            (numeric("of the excess"), lambda one: percent(one.excess_share)),
             (numeric("q"), lambda one: _two_digits(one.q_value)),
             (numeric("q latency", 1), lambda one: _two_digits(one.latency_q_value)),
         ),
@@ -205,7 +193,7 @@ def _fixed(shown: Shown, fixed: list[Segment], names: Mapping[int, str]) -> Tabl
             (Column("stage"), lambda one: one[1].stage),
             (numeric("others' median"), lambda one: milliseconds(one[1].median_ms)),
             (numeric("less time"), lambda one: milliseconds(one[1].gain_ms)),
-            (numeric("fewer breaches"), lambda one: _percent(one[1].breaches)),
+            (numeric("fewer breaches"), lambda one: percent(one[1].breaches)),
         ),
         "If its slowest stage were no slower than the median of the others",
     )
