@@ -20,6 +20,16 @@ class Sample(NamedTuple):
 NOTHING: Final = Sample(0, is_estimate=False, is_unknown=False)
 
 
+class Counted(NamedTuple):
+    """How many requests of a service ended within [since, until), by its own counters."""
+
+    service: str
+    since_ns: int
+    until_ns: int
+    is_exact: bool  # no edge of it lies between two different values, and no process may report more
+    counts: dict[tuple[str, str, str], int]  # by route, objective and verdict
+
+
 class Attainment(NamedTuple):
     """Which part of the judged requests met their objective, and within what that lies by 95 %."""
 

@@ -13,6 +13,7 @@ import pytest
 
 from heavy import HEAVY
 from stagetrace import semconv
+from stagetrace.analysis import stage_times
 from stagetrace.analysis.time_owner import Hop, Owner
 from stagetrace.cli.breaches import owners_of
 from stagetrace.errors import StoreError
@@ -297,7 +298,7 @@ def test_a_renamed_attribute_is_counted_by_either_name(member: str, name: str) -
 def test_stages_are_shown_by_their_names(member: str) -> None:
     """Those that a program marked by hand beside the others, in order, with the same quantiles."""
     with reading(member) as reader, reader.relations(replace(WHOLE, service="contract-1", model="Tagger")) as relations:
-        groups = answers.stages(relations)
+        groups = stage_times.ask(relations)
         assert answers.stage_names(relations) == ["inference", "mine", "preprocess", "yours"]
         slowest = answers.requests(relations, "mine", 2)
     made = [one for one in ENTRIES if one.service == "contract-1" and one.attributes.get(MODEL) == "Tagger"]

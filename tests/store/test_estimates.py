@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from stagetrace.estimates import Attainment, Sample, attainment
-from stagetrace.store.answers import exactly, request_of, routes, stages, tally
-from stagetrace.store.base import Counted, Selection, SpanRow
+from stagetrace.analysis.routes import ask as routes
+from stagetrace.analysis.routes import exactly
+from stagetrace.analysis.stage_times import ask as stages
+from stagetrace.estimates import Attainment, Counted, Sample, attainment
+from stagetrace.store.answers import request_of, tally
+from stagetrace.store.base import Selection, SpanRow
 from stagetrace.store.load import Loader
 from stagetrace.store.tally import Tallier
 from store.local.made import attribute, request

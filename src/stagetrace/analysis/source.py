@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from stagetrace.estimates import Sample
@@ -32,3 +32,8 @@ def sample_of(rows: Sequence[Mapping[str, Any]]) -> Sample:
     """Return the sample that rows with `stored`, `sampled` and `unknown` stand for."""
     is_sampled, is_unknown = (any(row[name] for row in rows) for name in ("sampled", "unknown"))
     return Sample(sum(row["stored"] for row in rows), is_sampled, is_unknown)
+
+
+def missing_first(keys: Sequence[str]) -> Callable[[Mapping[str, Any]], list[tuple[bool, str]]]:
+    """Return the sort key of rows by some columns, missing values first."""
+    return lambda row: [(row[key] is not None, row[key] or "") for key in keys]

@@ -15,8 +15,8 @@ from stagetrace.cli.output.terminal import milliseconds, watched
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
+    from stagetrace.analysis.stage_times import Group, Stage
     from stagetrace.estimates import Sample
-    from stagetrace.store.answers import Group, Stage
 
 DESCRIPTION: Final = (
     "Show how long each stage takes, of each service, route and model: exact quantiles, and its share of the whole\n"
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
     url = store_url(args)
     wanted = selection(args, url)
     with open_store(url) as reader, watched(reader), reader.relations(wanted) as relations:
-        from stagetrace.store import answers
+        from stagetrace.analysis import stage_times
 
-        groups = answers.stages(relations)
+        groups = stage_times.ask(relations)
     notes = [sampling.note(f"{group.service} {group.route}", group.sample) for group in groups]
     table = Table(_COLUMNS, [row for group in groups for row in _rows(group)])
     parts: list[Table | str] = (

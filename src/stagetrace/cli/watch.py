@@ -20,7 +20,8 @@ from stagetrace.store import open_store
 from stagetrace.store.base import COUNTS, Reader, Selection
 
 if TYPE_CHECKING:
-    from stagetrace.store.answers import Group, Route
+    from stagetrace.analysis.routes import Route
+    from stagetrace.analysis.stage_times import Group
 
 DESCRIPTION: Final = """Show how each objective, route and stage does, and the newest breaches, refreshed until Ctrl-C.
 
@@ -62,14 +63,15 @@ def run(args: argparse.Namespace) -> int:
 
 def look(reader: Reader, wanted: Selection) -> Board:
     """Return a snapshot of the selection."""
+    from stagetrace.analysis import routes, stage_times
     from stagetrace.store import answers
 
     with reader.relations(wanted) as relations:
         newest = answers.requests(relations, top=_NEWEST, breached=True)
-        routes = answers.routes(relations)
-        if COUNTS in reader.capabilities and not _is_by_more(wanted) and any(one.sample.is_estimate for one in routes):
-            routes = answers.exactly(relations, routes, reader.counted(wanted))  # type: ignore[attr-defined]
-        return Board(routes, answers.stages(relations), newest, relations.reason)
+        found = routes.ask(relations)
+        if COUNTS in reader.capabilities and not _is_by_more(wanted) and any(one.sample.is_estimate for one in found):
+            found = routes.exactly(relations, found, reader.counted(wanted))  # type: ignore[attr-defined]
+        return Board(found, stage_times.ask(relations), newest, relations.reason)
 
 
 def _is_by_more(wanted: Selection) -> bool:

@@ -193,16 +193,6 @@ class TraceIds(Partial):
     reason: str | None = None
 
 
-class Counted(NamedTuple):
-    """How many requests of a service ended within [since, until), by its own counters."""
-
-    service: str
-    since_ns: int
-    until_ns: int
-    is_exact: bool  # no edge of it lies between two different values, and no process may report more
-    counts: dict[tuple[str, str, str], int]  # by route, objective and verdict
-
-
 class Closing:
     """Makes `with` call `close`."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stagetrace.errors import StoreError
-from stagetrace.store.base import Counted
+from stagetrace.estimates import Counted
 from stagetrace.store.local import counts
 from stagetrace.store.local.counts import CountStore, Point, read
 

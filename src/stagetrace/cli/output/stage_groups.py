@@ -8,7 +8,7 @@ from stagetrace.cli.output import sampling
 from stagetrace.cli.output.lines import keys_of
 
 if TYPE_CHECKING:
-    from stagetrace.store.answers import Group
+    from stagetrace.analysis.stage_times import Group
 
 
 def as_json(group: Group) -> dict[str, Any]:

@@ -106,20 +106,20 @@ def _exact(reader: Reader, wanted: Selection, end: int, by: str | None) -> Exact
 
     @cache
     def counted(start: int) -> dict[tuple[str, str, str | None], Counts]:
+        from stagetrace.analysis import routes
         from stagetrace.analysis.attainment import Counts
-        from stagetrace.store import answers
 
         part = replace(wanted, since_ns=start, until_ns=end)
         own = reader.counted(part)  # type: ignore[attr-defined]
         if not own:
             return {}
         with reader.relations(part) as relations:
-            routes = answers.exactly(relations, answers.routes(relations), own)
+            found = routes.exactly(relations, routes.ask(relations), own)
         return {
             (one.service, one.route, one.objective): Counts(
                 one.requests, one.judged - one.breaches, one.breaches, stored=one.sample.rows, is_counted=True
             )
-            for one in routes
+            for one in found
             if one.sample.is_counted
         }
 

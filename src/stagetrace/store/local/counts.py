@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from stagetrace.errors import StoreError
-from stagetrace.store.base import Counted
+from stagetrace.estimates import Counted
 
 FILE: Final = "counts.sqlite"
 MOST_ROWS: Final = 1_000_000

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from stagetrace.errors import StoreError
+from stagetrace.estimates import Counted
 from stagetrace.otlp.decode.columns import SEQUENCE
 from stagetrace.otlp.decode.to_otlp import request_of, traces_of
 from stagetrace.store import known
@@ -21,7 +22,6 @@ from stagetrace.store.base import (
     WHOLE,
     Breaches,
     Closing,
-    Counted,
     Entry,
     Relations,
     Selection,
