@@ -31,5 +31,9 @@ class Verb(Protocol):
         ...
 
     def run(self, args: argparse.Namespace) -> int:
-        """Run it and return the exit code: data to stdout, messages to stderr. A StagetraceError means exit code 2."""
+        """Run it and return the exit code: data to stdout, messages to stderr. A StagetraceError means exit code 2.
+
+        A verb that answers a question on a selection has `answer(reader, wanted, args) -> Answer` in place of this, and
+        `SINCE` where its default of --since is not an hour.
+        """
         ...

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments.options import add_selection, utf8
 from stagetrace.cli.arguments.times import since
-from stagetrace.cli.ask import ask_store
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Bars
@@ -57,11 +56,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_selection(parser, cause=False)
     add_format(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the costs and return the exit code."""
-    return ask_store(args, answer)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from stagetrace import __version__, config, setting_problems
 from stagetrace.cli.base import NO_ANSWER
@@ -182,7 +182,12 @@ def _run(given: list[str]) -> int:
     if "store" in args:
         # gRPC would write lines of its own to stderr, above our error for the same fault.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    return load(args.verb).run(args)
+    module: Any = load(args.verb)
+    if hasattr(module, "run"):
+        return int(module.run(args))
+    from stagetrace.cli.ask import ask_store
+
+    return ask_store(args, module.answer, getattr(module, "SINCE", None))
 
 
 def _warn_of_misspelt(verb: str) -> None:

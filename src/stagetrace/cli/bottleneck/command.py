@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.cli.arguments.options import add_selection, utf8
 from stagetrace.cli.arguments.times import since
 from stagetrace.cli.arguments.trace_id import trace_id
-from stagetrace.cli.ask import ask_store
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.formats import add_format
@@ -48,11 +47,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_selection(parser)
     add_format(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the answer and return the exit code."""
-    return ask_store(args, answer)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:

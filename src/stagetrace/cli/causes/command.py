@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments.options import add_selection, window
 from stagetrace.cli.arguments.times import between
-from stagetrace.cli.ask import ask_store
 from stagetrace.cli.causes import view
 from stagetrace.cli.output.formats import add_format
 
@@ -42,11 +41,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "with the good requests of the same window",
     )
     add_format(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the findings and return the exit code."""
-    return ask_store(args, answer)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
 from stagetrace.cli.arguments.options import add_selection, count, utf8
-from stagetrace.cli.ask import ask_store
 from stagetrace.cli.output.formats import add_format
 from stagetrace.cli.segments import view
 
@@ -48,11 +47,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--top", metavar="N", type=count, default=20, help="how many segments; default: 20, at most 200"
     )
     add_format(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the segments and return the exit code."""
-    return ask_store(args, answer)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:

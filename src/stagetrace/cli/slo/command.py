@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 from stagetrace.analysis.attainment import COLUMNS, Counts, Exact
 from stagetrace.cli.arguments.options import add_selection, is_file, store_url, utf8
 from stagetrace.cli.arguments.times import Moment, Zone, shown
-from stagetrace.cli.ask import ask_store
 from stagetrace.cli.output import objectives
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.formats import add_format
@@ -31,7 +30,7 @@ DESCRIPTION: Final = (
 )
 EXAMPLE: Final = "stagetrace slo --service api --by tenant.id"
 _NS: Final = 10**9
-_EVER: Final = Moment(0, ago=False)  # each objective has its own window
+SINCE: Final = Moment(0, ago=False)  # each objective has its own window
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +50,6 @@ def _attribute(text: str) -> str:
     if not text or text in (*COLUMNS, "attributes", "stages"):
         raise argparse.ArgumentTypeError(f"{text!r} cannot be grouped by: name an attribute, as tenant.id")
     return utf8(text)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the answer and return the exit code."""
-    return ask_store(args, answer, _EVER)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
