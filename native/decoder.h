@@ -93,13 +93,16 @@ typedef struct {
 
 enum { ATTRIBUTE = 0x4A, KEY = 0x0A, VALUE = 0x12 }; /* tags, of Span and of KeyValue */
 
+/* Return whether a number has no more bytes than it takes: stores search for attributes by their bytes. */
+static inline bool is_plain(Bytes at, Bytes after) { return behind(at, after) == 1 || after[-1] != 0; }
+
 static inline bool read_pair(Pair *pair, Bytes at, Bytes end) {
     size_t size;
     Bytes key = at < end && *at == KEY ? length(at + 1, end, &pair->key_size) : NULL;
-    if (key == NULL) return false;
+    if (key == NULL || !is_plain(at + 1, key)) return false;
     Bytes tag = key + pair->key_size;
     Bytes value = tag < end && *tag == VALUE ? length(tag + 1, end, &size) : NULL;
-    if (value == NULL || size == 0 || size != behind(value, end)) return false;
+    if (value == NULL || size == 0 || !is_plain(tag + 1, value) || size != behind(value, end)) return false;
     pair->key = (const char *)key;
     pair->value = value;
     pair->end = end;

@@ -99,13 +99,15 @@ static void undo(Walk *walk) {
 
 /* --- attributes */
 
+static bool is_column_kind(int kind) { return kind == STRING || kind == BOOL || kind == INT || kind == DOUBLE; }
+
 /* Read an AnyValue of one of the four kinds. Return false for another one, and for what encoders do not write. */
 static bool read_value(Value *value, const Pair *pair) {
     Bytes at = pair->value + 1, end = pair->end;
     value->kind = *pair->value;
     if (value->kind == STRING) {
         value->text = length(at, end, &value->size);
-        return value->text != NULL && value->size == behind(value->text, end);
+        return value->text != NULL && is_plain(at, value->text) && value->size == behind(value->text, end);
     }
     if (value->kind == DOUBLE) {
         if (behind(at, end) != sizeof value->bits) return false;
@@ -113,7 +115,7 @@ static bool read_value(Value *value, const Pair *pair) {
         memcpy(&value->number, &value->bits, sizeof value->number);
         return true;
     }
-    if ((value->kind != INT && value->kind != BOOL) || varint(at, end, &value->bits) != end) return false;
+    if (!is_column_kind(value->kind) || varint(at, end, &value->bits) != end || !is_plain(at, end)) return false;
     if (value->kind == BOOL) return value->bits <= 1;
     value->number = (double)(int64_t)value->bits;
     return behind(at, end) < 10 || end[-1] == 1;
@@ -148,11 +150,12 @@ static int add_total(Walk *walk, double total) {
 static Outcome take_attribute(Walk *walk, const Field *field) {
     Pair pair;
     Value value = {.kind = 0};
-    if (!read_pair(&pair, field->first, field->after)) return ODD;
+    if (*field->start != ATTRIBUTE || !is_plain(field->start + 1, field->first)
+        || !read_pair(&pair, field->first, field->after)) return ODD;
     const Key *key = find_key(walk->state, &pair);
     bool is_total = key == NULL && is_stage_total(&pair), whole = false;
+    if (!read_value(&value, &pair) && (key != NULL || is_total || is_column_kind(*pair.value))) return ODD;
     if (key == NULL && !is_total) return put_rest(walk, field) < 0 ? FAILED : DONE;
-    if (!read_value(&value, &pair)) return ODD;
     int kind = is_total ? DOUBLE : walk->state->kinds[key->column], result = 0;
     bool fits = kind == DOUBLE ? (value.kind == DOUBLE || value.kind == INT) && isfinite(value.number) : value.kind == kind;
     if (is_total) {

@@ -204,6 +204,23 @@ def test_every_value_under_every_key_gives_the_same(key: str) -> None:
     same(request_of(HEAD + one.SerializeToString() for one in spans))
 
 
+@pytest.mark.parametrize("implementation", ["native", "python"])
+def test_equal_attributes_are_equal_bytes(implementation: str) -> None:
+    """However they are written: a search by attribute looks for the bytes in what a span has beside its columns."""
+    for kept in (*VALUES[:5], *VALUES[6:13]):
+        value = kept.SerializeToString()
+        wanted = Span(attributes=[KeyValue(key="own", value=kept)]).SerializeToString()
+        numbers = (value[:1] + overlong(value[1]) + value[2:],) if value[0] in {0x0A, 0x10, 0x18} else ()
+        pairs = [b"\x0a\x83\x00own" + delimited(2, value), b"\x0a\x03own\x12" + overlong(len(value)) + value]
+        pairs += [delimited(2, value) + b"\x0a\x03own"]
+        pairs += [b"\x0a\x03own" + delimited(2, one) for one in numbers if value[1] < 0x80]
+        pair = b"\x0a\x03own" + delimited(2, value)
+        fields = [*(delimited(9, one) for one in pairs), b"\x4a" + overlong(len(pair)) + pair]
+        fields += [b"\xca\x00" + delimited(9, pair)[1:]]
+        found = decode_by(native() if implementation == "native" else PYTHON, request_of(HEAD + one for one in fields))
+        assert set(table([found])["rest"].to_pylist()) == {wanted}
+
+
 def test_fields_in_their_places_give_the_same() -> None:
     same(request_of(HEAD + one for one in FIELDS))
     same(request_of(HEAD + one + other for one in FIELDS for other in FIELDS))

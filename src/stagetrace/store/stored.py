@@ -61,6 +61,8 @@ DUCKDB: Final = {
     "int64": "BIGINT",
     "float64": "DOUBLE",
 }
+_STRING_TAG: Final = 0x0A  # of a serialized AnyValue that is a text; then its length, of one byte below _MORE
+_MORE: Final = 0x80
 # Columns with the same value in `requests` and in a span; in `requests`, `stage` is that of the breach.
 _SAME: Final = frozenset(REQUESTS) - {"stage"}
 _WITH_ATTRIBUTES: Final = (*COLUMNS, REST)
@@ -299,11 +301,13 @@ def _found(rests: Any, key: str, kind: str | None) -> Any:
 
 def _text(found: bytes, key: str, kind: str | None) -> str | None:
     """Return the text form of what `find` has found."""
+    if not found:
+        return None
+    if found[0] == _STRING_TAG and found[1] == len(found) - 2 < _MORE:  # as nearly all that are many different ones
+        return found[2:].decode() if kind in (None, STRING) else None
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-    if not found:
-        return None
     if found[0] == STRANGE:
         values = [one.value for one in Span.FromString(found[1:]).attributes if one.key == key][-1:]
     else:

@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
-
 from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
 from stagetrace.store import stored
@@ -55,8 +53,7 @@ class Columns(Closing):
         """
         found: list[Decoded] = []
         for message in messages:
-            # Jaeger writes fields in an order that is slow to decode; protobuf restores its own.
-            decoded = decode(TracesData.FromString(message).SerializeToString())
+            decoded = decode(message)
             found.append(decoded)
             self._rejected += decoded.rejected
             self._reason = self._reason or decoded.reason
