@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.native import native
-from stagetrace.otlp.decode.protobuf_wire import varint
 from stagetrace.otlp.decode.spans import Parts, SpanColumns, parts_in_python
 
 if TYPE_CHECKING:
@@ -68,9 +67,8 @@ def find(spans: pa.Array, key: bytes) -> pa.Array:
     import pyarrow as pa
 
     if _in_c is None:
-        named = b"\x0a" + varint(len(key)) + key if key else b""  # is in the bytes wherever the attribute is
         strange = bytes((STRANGE,))
-        found = [strange + one if one and named in one else b"" for one in spans.to_pylist()]
+        found = [strange + one if one and key in one else b"" for one in spans.to_pylist()]
         return pa.array(found, pa.binary())
     whole = spans.fill_null(b"")
     _, offsets, data = (b"" if one is None else one.to_pybytes() for one in whole.buffers())
