@@ -72,6 +72,7 @@ def forget() -> None:
     wsgi = sys.modules.get("stagetrace.instrumentation.wsgi.request")
     if wsgi is not None:
         wsgi._fields.cache_clear()
+        wsgi._known.cache_clear()
     wsgi_serve = sys.modules.get("stagetrace.instrumentation.wsgi.serve")
     if wsgi_serve is not None:
         wsgi_serve._excluded.cache_clear()

@@ -79,17 +79,31 @@ def _in_bytes(headers: Any) -> list[tuple[bytes, bytes]]:
 
 
 def known(environ: Any, method: str, user_agent: bytes | None) -> tuple[Block, Block, str]:
-    """Return `http.shared` for an environ."""
+    """Return `http.shared` for an environ, whose parts cost more to take apart than to look up."""
     get = environ.get
     host = get("HTTP_HOST") or get("SERVER_NAME", "")
     if len(host) > http.MAX_CACHED_KEY:
         host = ""
+    server = host, get("SERVER_PORT")
+    client = get("REMOTE_ADDR"), get("REMOTE_PORT")
+    return _known(method, get("wsgi.url_scheme"), get("SERVER_PROTOCOL", ""), server, client, user_agent)
+
+
+@functools.lru_cache(http.MAX_CACHED_CLIENTS)
+def _known(
+    method: str,
+    scheme: str | None,
+    protocol: str,
+    named: tuple[str, str | None],
+    asking: tuple[str | None, str | None],
+    user_agent: bytes | None,
+) -> tuple[Block, Block, str]:
+    host, port = named
     name, _, named_port = host.rpartition(":")
-    port, address = get("SERVER_PORT"), get("REMOTE_ADDR")
     server = (name if named_port.isdigit() and name else host), int(port) if port else None
-    client = (address, int(get("REMOTE_PORT") or 0)) if address else None
-    version = get("SERVER_PROTOCOL", "").rpartition("/")[2]
-    return http.shared(method, get("wsgi.url_scheme"), version, server, client, user_agent)
+    address, own_port = asking
+    client = (address, int(own_port or 0)) if address else None
+    return http.shared(method, scheme, protocol.rpartition("/")[2], server, client, user_agent)
 
 
 class WsgiRequest(Transfer, HttpRequest):

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 WHERE = "stagetrace.instrumentation.wsgi.request"
 NO_BODY = ("", "0", None)
-READS = frozenset({"read", "readline", "readlines", "readinto", "read1", "readinto1"})
 LEAST_BUFFER = 16_384  # that of a socket, or a stream, before it holds its writer back
 
 
@@ -280,6 +279,18 @@ class Input:
             except Exception as error:  # noqa: BLE001
                 report(WHERE, error)
 
+    def read(self, *args: Any, **kwargs: Any) -> Any:
+        """Read as the server's input does; so the others. Methods of their own, since requests call them most."""
+        return self._wait(self._stream.read, *args, **kwargs)
+
+    def readline(self, *args: Any, **kwargs: Any) -> Any:
+        """Read a line."""
+        return self._wait(self._stream.readline, *args, **kwargs)
+
+    def readlines(self, *args: Any, **kwargs: Any) -> Any:
+        """Read all lines."""
+        return self._wait(self._stream.readlines, *args, **kwargs)
+
     def __iter__(self) -> Any:
         lines = iter(self._stream)
         while True:
@@ -294,7 +305,7 @@ class Input:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._stream, name)
-        return functools.partial(self._wait, value) if name in READS else value
+        return functools.partial(self._wait, value) if name in ("readinto", "read1", "readinto1") else value
 
 
 class Response:
