@@ -382,10 +382,13 @@ static int clear_stages(PyObject *self) {
     return 0; /* its segments are not replaced as long as it lives: a cycle through an attribute breaks elsewhere */
 }
 
-static void dealloc_stages(PyObject *self) {
+static int clear_all_stages(PyObject *self) {
     free_tiling(((Stages *)self)->tiling);
-    free_object(self, clear_stages);
+    return clear_stages(self);
 }
+
+/* The collector, which an attribute's finaliser may run, must not meet a tiling that is half freed. */
+static void dealloc_stages(PyObject *self) { free_object(self, clear_all_stages); }
 
 static PyMethodDef stages_methods[] = {
     {"segments", segments, METH_NOARGS, "Return each visit to a stage, as a new list of Segment."},

@@ -43,6 +43,25 @@ def fresh(text: str) -> str:
 
 
 @scenario
+def collected_while_stages_are_freed() -> None:
+    """A finaliser of an attribute runs the garbage collector, which then looks at what is being freed."""
+    from stagetrace.recording.record import RequestRecord
+
+    class Value:
+        def __del__(self) -> None:
+            gc.collect()
+
+    for is_closed in (True, False) * 20:
+        record = RequestRecord(start=1)
+        for at in range(10, 200, 10):
+            record.enter("inference", {"value": Value()}, at=at)
+            record.leave("inference", at=at + 2)
+        stages = record.close(1, 1_000) if is_closed else record.so_far()
+        record.abandon()
+        del record, stages
+
+
+@scenario
 def attributes_replaced_by_the_clock() -> None:
     """A record's clock gives a mark other attributes, and the record another clock."""
     from stagetrace.recording.marks import Mark
