@@ -110,11 +110,11 @@ def free_port() -> int:
 
 @contextmanager
 def run_jaeger(
-    folder: Path, storage: Literal["memory", "badger"] = "memory", *, again: Jaeger | None = None
+    folder: Path, storage: Literal["memory", "badger"] = "memory", *, again: Jaeger | None = None, also: str = ""
 ) -> Iterator[Jaeger]:
     """Run Jaeger until the block ends; badger keeps its spans in `folder` for the next run there.
 
-    `again` is an earlier Jaeger whose ports are used again, as after a restart.
+    `again` is an earlier Jaeger whose ports are used again, as after a restart. `also`: more configuration, as YAML.
     """
     *free, health = _free_ports(len(_JAEGER_PORTS) + 1)
     ports = dict(zip(_JAEGER_PORTS, free, strict=True))
@@ -124,7 +124,7 @@ def run_jaeger(
     settings |= {"JAEGER_LISTEN_HOST": LOOPBACK, "JAEGER_HEALTH_PORT": str(health)}
     settings |= {"JAEGER_BADGER_DIR": str(folder / "badger")}
     files = ["jaeger.yaml", *(["jaeger-memory.yaml"] if storage == "memory" else [])]
-    with _run("jaeger", files, settings, folder, (health, "/status")) as process:
+    with _run("jaeger", files, settings, folder, (health, "/status"), also) as process:
         yield Jaeger(
             query_grpc=f"{LOOPBACK}:{ports['query_grpc']}",
             query_http=f"http://{LOOPBACK}:{ports['query_http']}",
@@ -135,9 +135,14 @@ def run_jaeger(
 
 
 @contextmanager
-def run_collector(folder: Path, jaeger: Jaeger) -> Iterator[Collector]:
-    """Run a Collector that sends to `jaeger` until the block ends; its queue stays in `folder` for the next."""
-    grpc, http_port, health = _free_ports(3)
+def run_collector(
+    folder: Path, jaeger: Jaeger, *, ports: list[int] | None = None, also: str = ""
+) -> Iterator[Collector]:
+    """Run a Collector that sends to `jaeger` until the block ends; its queue stays in `folder` for the next.
+
+    `ports` are those for OTLP over gRPC, over HTTP and for its health. `also`: more configuration, as YAML.
+    """
+    grpc, http_port, health = ports or _free_ports(3)
     settings = {
         "COLLECTOR_LISTEN_HOST": LOOPBACK,
         "COLLECTOR_OTLP_GRPC_PORT": str(grpc),
@@ -146,7 +151,7 @@ def run_collector(folder: Path, jaeger: Jaeger) -> Iterator[Collector]:
         "COLLECTOR_QUEUE_DIR": str(folder / "queue"),
         "JAEGER_OTLP_ENDPOINT": jaeger.otlp_grpc.removeprefix("http://"),
     }
-    with _run("otelcol", ["collector.yaml"], settings, folder, (health, "/")) as process:
+    with _run("otelcol", ["collector.yaml"], settings, folder, (health, "/"), also) as process:
         yield Collector(f"http://{LOOPBACK}:{grpc}", f"http://{LOOPBACK}:{http_port}", process.pid)
 
 
@@ -164,13 +169,16 @@ def _free_ports(count: int) -> list[int]:
 
 @contextmanager
 def _run(
-    name: str, files: list[str], settings: dict[str, str], folder: Path, health: tuple[int, str]
+    name: str, files: list[str], settings: dict[str, str], folder: Path, health: tuple[int, str], also: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process until the block ends, which begins once GET `health` (port, path) answers 200."""
-    command = [str(binary(name)), *(f"--config={CONFIG / file}" for file in files)]
+    folder.mkdir(parents=True, exist_ok=True)
+    more = folder / "also.yaml"
+    more.write_text(also)
+    paths = [*(CONFIG / file for file in files), *([more] if also else [])]
+    command = [str(binary(name)), *(f"--config={path}" for path in paths)]
     # Both processes read OTEL_* themselves, which is meant for the traced service.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
-    folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
     with log.open("ab") as output:
         # A session of its own: Ctrl-C reaches only the caller, who then stops the processes in order.

@@ -120,6 +120,16 @@ def new_trace() -> tuple[str, dict[str, str]]:
     return trace_id, {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
 
 
+# With these nothing but the flush at a service's end delivers its spans, where no batch gets full.
+AT_END = {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
+
+
+def recorded(endpoint: str, sla: str = "", **more: str) -> dict[str, str]:
+    """Return the variables of a service that is recorded under this policy, and sends its spans there."""
+    policy = {"STAGETRACE_SLA": sla} if sla else {}
+    return {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **policy, **more}
+
+
 def command(launcher: str, app: str, port: int) -> list[str]:
     """Return the command line of a launcher."""
     return [PYTHON, "-m", *(part.format(app=app, port=port) for part in LAUNCHERS[launcher])]

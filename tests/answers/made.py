@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import random
 from base64 import b64decode
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
+from messages import add_scope, put
 from stagetrace import semconv
+from stagetrace.store import Selection, open_store
 from stagetrace.store.local.store import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from google.protobuf.message import Message
+
+    from stagetrace.store.base import Relations
+
 MS = 1_000_000
 NOON = 1_772_366_400_000_000_000  # 2026-03-01T12:00:00Z
 _PER_MESSAGE = 500
+EVER = ("--since", "1970-01-01")  # for commands
 
 
 @dataclass(frozen=True)
@@ -87,16 +95,38 @@ class Made:
         return {key: value for key, value in {**found, **self.attributes}.items() if value is not None}
 
 
+@contextmanager
+def reading(folder: Path) -> Iterator[Relations]:
+    """Give all that a store holds as relations."""
+    with open_store(str(folder)) as reader, reader.relations(Selection(0, 2**63 - 1)) as relations:
+        yield relations
+
+
 def store(folder: Path, requests: Iterable[Made]) -> Path:
-    """Write requests to a new local store and return its folder."""
+    """Write requests to a local store, new or not, and return its folder."""
     with LocalStore.open(folder) as opened:
         for message in messages(requests):
             opened.append(message.SerializeToString())
     return folder
 
 
+def kept(requests: Iterable[Made]) -> Iterator[Made]:
+    """Yield those that a process keeps that samples one in four, and each breach."""
+    chance = random.Random(5)
+    for one in requests:
+        if one.word == "breach" or chance.random() < 0.25:
+            yield one
+
+
 def lines(path: Path, requests: Iterable[Made]) -> Path:
     """Write requests as OTLP JSON lines, as the Collector's file exporter does, and return the path."""
+    with path.open("w") as file:
+        file.writelines(json.dumps(as_json(message)) + "\n" for message in messages(requests))
+    return path
+
+
+def as_json(message: Message) -> Any:
+    """Return a message as OTLP JSON has it: ids are hex, unlike other bytes."""
 
     def hexed(found: Any) -> Any:
         if isinstance(found, list):
@@ -106,9 +136,7 @@ def lines(path: Path, requests: Iterable[Made]) -> Path:
         ids = ("traceId", "spanId", "parentSpanId")
         return {key: b64decode(one).hex() if key in ids else hexed(one) for key, one in found.items()}
 
-    with path.open("w") as file:
-        file.writelines(json.dumps(hexed(MessageToDict(message))) + "\n" for message in messages(requests))
-    return path
+    return hexed(MessageToDict(message))
 
 
 def messages(requests: Iterable[Made]) -> Iterator[ExportTraceServiceRequest]:
@@ -120,15 +148,13 @@ def messages(requests: Iterable[Made]) -> Iterator[ExportTraceServiceRequest]:
         for one in some:
             key = (one.service, repr(sorted(one.resource.items())))
             if key not in resources:
-                group = message.resource_spans.add()
-                _fill(group.resource.attributes, {"service.name": one.service, **one.resource})
-                resources[key] = group.scope_spans.add()
+                resources[key] = add_scope(message, one.service, one.resource)
             _add(resources[key].spans, one)
         yield message
 
 
 def _add(spans: Any, one: Made) -> None:
-    trace_id, entry = one.number.to_bytes(16, "big"), (one.number * 16 + 1).to_bytes(8, "big")
+    trace_id, entry = one.number.to_bytes(16, "big"), _span_id(one, 1)
     spans.add(
         trace_id=trace_id,
         span_id=entry,
@@ -137,23 +163,21 @@ def _add(spans: Any, one: Made) -> None:
         start_time_unix_nano=one.start_unix_nano,
         end_time_unix_nano=one.start_unix_nano + round(one.took_ms * MS),
     )
-    _fill(spans[-1].attributes, one.all_attributes)
+    put(spans[-1], one.all_attributes)
     at = one.start_unix_nano
     for place, (stage, took) in enumerate(one.stages.items() if one.with_stage_spans else (), 2):
         spans.add(
             trace_id=trace_id,
-            span_id=(one.number * 16 + place).to_bytes(8, "big"),
+            span_id=_span_id(one, place),
             parent_span_id=entry,
             name=stage,
             kind=1,
             start_time_unix_nano=at,
             end_time_unix_nano=at + round(took * MS),
         )
-        _fill(spans[-1].attributes, {semconv.ML_STAGE: stage, **one.stage_attributes.get(stage, {})})
+        put(spans[-1], {semconv.ML_STAGE: stage, **one.stage_attributes.get(stage, {})})
         at += round(took * MS)
 
 
-def _fill(attributes: Any, values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        kind = {bool: "bool_value", int: "int_value", float: "double_value"}.get(type(value), "string_value")
-        attributes.append(KeyValue(key=key, value=AnyValue(**{kind: value})))
+def _span_id(one: Made, place: int) -> bytes:
+    return ((one.number * 16 + place) % 2**64).to_bytes(8, "big")

@@ -54,10 +54,12 @@ def started(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[by
                 process.kill()
 
 
-def until(is_so: Callable[[], object], process: subprocess.Popen[bytes] | None = None) -> None:
+def until(
+    is_so: Callable[[], object], process: subprocess.Popen[bytes] | None = None, *, within_s: float = WITHIN_S
+) -> None:
     """Wait until something is so; fail where it takes too long, or the process that has to do it ends before."""
-    deadline = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + within_s
     while not is_so():
         assert process is None or process.poll() is None, f"it ended with {process.returncode}"
-        assert time.monotonic() < deadline, f"not within {WITHIN_S} s"
+        assert time.monotonic() < deadline, f"not within {within_s} s"
         time.sleep(0.01)

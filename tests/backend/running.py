@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,14 +19,17 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from backend.processes import WITHIN_S, Lines
 from backends import LOOPBACK, Jaeger
+from cli import running
+from cli.running import refusal
+from messages import add_scope, leaves
 from stagetrace.backend.receiver_grpc import METHOD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 FREE_PORTS = ("--grpc-port=0", "--http-port=0", "--query-grpc-port=0", "--query-http-port=0")
 COMMAND = (sys.executable, "-m", "stagetrace.cli.main", "up")
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
 MS = 1_000_000
 
 
@@ -67,6 +70,11 @@ class Up:
         text = httpx.get(f"{self.url('query_http_port')}/metrics").raise_for_status().text
         return int(next(line for line in text.splitlines() if line.startswith(series + " ")).rpartition(" ")[2])
 
+    def peak_kib(self) -> int:
+        """Return how large it has been at most."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0])
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal it and return its exit code."""
         self.process.send_signal(number)
@@ -74,8 +82,7 @@ class Up:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "STAGETRACE"))}
-    return {**clean, **(extra or {})}
+    return running.environment(**(extra or {}))
 
 
 @contextmanager
@@ -118,23 +125,10 @@ def fail_to_start(*arguments: str, env: Mapping[str, str] | None = None) -> str:
     return refusal(done)
 
 
-def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """Return what an `up` says that has ended because it must not start."""
-    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    assert lines[0].startswith("stagetrace: ")
-    assert len(lines) <= 3, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
-
-
 def request(*names: str, service: str = "svc", start: int | None = None, trace: bytes | None = None) -> Any:
     """Return an export request of spans with these names, each in a trace of its own unless `trace` is given."""
     message = ExportTraceServiceRequest()
-    resource_spans = message.resource_spans.add()
-    resource_spans.resource.attributes.add(key="service.name").value.string_value = service
-    scope = resource_spans.scope_spans.add()
+    scope = add_scope(message, service)
     start = time.time_ns() - 1000 * MS if start is None else start
     for name in names:
         scope.spans.add(
@@ -150,7 +144,13 @@ def request(*names: str, service: str = "svc", start: int | None = None, trace: 
 
 def ids(message: Any) -> list[str]:
     """Return the trace ids of all spans in a request."""
-    return [span.trace_id.hex() for one in message.resource_spans for s in one.scope_spans for span in s.spans]
+    return [span.trace_id.hex() for _, _, span in leaves(message)]
+
+
+def post(up: Up, body: bytes, kind: str = PROTOBUF, encoding: str | None = None, **headers: str) -> httpx.Response:
+    """Send one request over HTTP, serialized and perhaps encoded."""
+    coded = {"content-encoding": encoding} if encoding else {}
+    return httpx.post(up.traces, content=body, headers={"content-type": kind, **coded, **headers}, timeout=60)
 
 
 def export(channel: grpc.Channel, body: bytes, **call: Any) -> bytes:
@@ -174,12 +174,14 @@ def raw_call(target: str | grpc.Channel, method: str, body: bytes = b"", **call:
     return answer
 
 
-def names_of(up: Up, trace_id: str, **headers: str) -> list[str]:
-    """Return the names of the stored spans of one trace, over HTTP."""
-    answer = httpx.get(f"{up.query}/traces/{trace_id}", headers=headers, timeout=30)
+def stored_spans(up: Up, trace_id: str, **headers: str) -> list[dict[str, Any]]:
+    """Return the stored spans of one trace, over HTTP, as JSON has them."""
+    answer = httpx.get(f"{up.query}/traces/{trace_id}", headers=headers, timeout=60)
     if answer.status_code == 404:
         return []
     result = answer.raise_for_status().json()["result"]
-    return sorted(
-        span["name"] for one in result["resourceSpans"] for s in one["scopeSpans"] for span in s.get("spans", [])
-    )
+    return [span for one in result["resourceSpans"] for scope in one["scopeSpans"] for span in scope.get("spans", [])]
+
+
+def names_of(up: Up, trace_id: str, **headers: str) -> list[str]:
+    return sorted(span["name"] for span in stored_spans(up, trace_id, **headers))
