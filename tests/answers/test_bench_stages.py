@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.processes import Lines, started
-from cli.running import COMMAND, cli, environment
-from services import run_service
+from backend.running import run_up
+from cli.running import answered
+from services import recorded, run_service
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-FREE = [part for port in ("grpc", "http", "query-grpc", "query-http") for part in (f"--{port}-port", "0")]
 
 
 @pytest.mark.usefixtures("services")
 def test_the_excess_of_a_service_with_too_few_threads_is_its_queue(tmp_path: Path) -> None:
     """40 threads that sleep for 0.2 s manage 200 requests/s: of 400 the wait for a thread is the excess."""
-    data = tmp_path / "data"
-    with started([*COMMAND, "up", "--data", str(data), *FREE, "--json"], env=environment()) as up:
-        ports = json.loads(Lines(up.stdout).next())
-        settings = {
-            "STAGETRACE": "1",
-            "OTEL_SERVICE_NAME": "sleeper",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{ports['grpc_port']}",
-            "OTEL_BSP_SCHEDULE_DELAY": "200",
-        }
-        with run_service(tmp_path, app="causes", env=settings) as service:
+    options = ("--rate", "400", "--duration", "2s", "--warmup", "0s", "--objective", "p90:250ms")
+    with run_up(tmp_path) as up:
+        env = recorded(up.url("grpc_port"), OTEL_BSP_SCHEDULE_DELAY="200")
+        with run_service(tmp_path, app="causes", env=env) as service:
             url = f"{service.url}/sleep?seconds=0.2"
-            options = ("--rate", "400", "--duration", "2s", "--warmup", "0s", "--objective", "p90:250ms")
-            done = cli("bench", url, *options, "--store", str(data), "--json")
-        up.terminate()
-        up.wait(30)
-    assert done.returncode == 1, done.stderr
-    made = json.loads(done.stdout)
+            made = answered("bench", url, *options, "--store", up.ready["data"], code=1)
     assert made["requests"] == made["joined"] == 800
     assert made["objective"]["verdict"] == "broken"
     assert {"queue", "handler"} <= set(made["stages"])

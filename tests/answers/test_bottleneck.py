@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from answers.made import MS, NOON, Made, lines, store
-from cli.running import cli
+from answers.made import EVER, MS, NOON, Made, lines, store
+from cli.running import answered, printed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-EVER = ("--since", "1970-01-01")
+asked = partial(answered, "bottleneck", *EVER, "--store")
 RANKS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
@@ -47,14 +48,6 @@ ALL = requests()
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store(tmp_path_factory.mktemp("bottleneck") / "store", ALL)
-
-
-def asked(where: Path, *options: str) -> dict[str, Any]:
-    done = cli("bottleneck", "--store", str(where), *EVER, "--json", *options)
-    assert (done.returncode, done.stderr) == (0, "")
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert found["complete"] is True
-    return found
 
 
 def totals(made: Sequence[Made]) -> NDArray[np.float64]:
@@ -119,13 +112,12 @@ def test_the_sentence_names_the_tail_the_median_and_what_to_do(folder: Path) -> 
     )
     assert (tail[0], median[0]) == ("inference", "preprocess")
     assert found["sentence"] == expected
-    done = cli("bottleneck", "--store", str(folder), *EVER)
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, expected)
-    assert "█" in done.stdout
+    command = ("bottleneck", "--store", folder, *EVER)
+    shown = printed(*command)
+    assert shown.splitlines()[0] == expected
+    assert "█" in shown
     for form in ("markdown", "html"):
-        page = cli("bottleneck", "--store", str(folder), *EVER, "--format", form)
-        assert page.returncode == 0
-        assert expected in page.stdout.replace("\\[", "[").replace("\\]", "]")
+        assert expected in printed(*command, "--format", form).replace("\\[", "[").replace("\\]", "]")
 
 
 def test_a_group_is_what_the_same_selection_is(folder: Path) -> None:
@@ -141,8 +133,7 @@ def test_a_group_is_what_the_same_selection_is(folder: Path) -> None:
         assert shares(found[1], percentile) == pytest.approx(shares(alone, percentile))
     assert found[1]["total_ms"] == pytest.approx(alone["total_ms"])
     assert found[1]["stages"][0]["what_if"] == pytest.approx(alone["stages"][0]["what_if"])
-    text = cli("bottleneck", "--store", str(folder), *EVER, "--by", "path").stdout
-    assert "/predict      3000" in text
+    assert "/predict      3000" in printed("bottleneck", "--store", folder, *EVER, "--by", "path")
 
 
 def test_critical_paths_are_those_of_the_newest_requests(folder: Path) -> None:
@@ -163,11 +154,8 @@ def test_critical_paths_are_those_of_the_newest_requests(folder: Path) -> None:
 
 def test_sampled_requests_count_for_what_they_stand_for(tmp_path: Path) -> None:
     """Of good requests one in ten is kept, of breaches each: by number the tail would be most of it."""
-    kept = [
-        replace(one, probability=0.1)
-        for one in ALL
-        if one.word == "breach" or one.number % 10 == 7  # not by length
-    ]
+    # Not by length.
+    kept = [replace(one, probability=0.1) for one in ALL if one.word == "breach" or one.number % 10 == 7]
     found = asked(store(tmp_path / "store", kept), "--by", "tenant.id")
     weight = np.array([1.0 if one.word == "breach" else 10.0 for one in kept])
     assert found["estimated"] is True
@@ -228,11 +216,8 @@ def test_time_without_stages_is_a_row_of_its_own(tmp_path: Path) -> None:
     assert sum(shares(found, "p50").values()) == pytest.approx(1, abs=1e-12)
     ranks = found["bands"]["p50"]["ranks"]
     assert shares(found, "p50")["(no stage)"] == pytest.approx(1 - sum(around(some, ranks).values()), abs=0.02)
-    none = asked(
-        store(
-            tmp_path / "none", [replace(one, stages={}, duration_ms=one.took_ms, within_ms=None) for one in ALL[:400]]
-        )
-    )
+    bare = (replace(one, stages={}, duration_ms=one.took_ms, within_ms=None) for one in ALL[:400])
+    none = asked(store(tmp_path / "none", bare))
     assert shares(none, "p99") == {"(no stage)": 1.0}
     assert none["sentence"].startswith("Nothing is known of where the ")
 
@@ -253,28 +238,9 @@ def test_the_critical_path_of_one_trace(folder: Path) -> None:
     assert found["sentence"].startswith(
         f"shop {most[0]} is {100 * most[1] / made.took_ms:.0f} % of the critical path of shop POST"
     )
-    drawn = cli("bottleneck", "--store", str(folder), "--trace", "latest")
-    assert drawn.stdout.splitlines()[0] == found["sentence"]
-    assert drawn.stdout.count("█·") >= 2
-
-
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        (("--by", "tenant"), "no request has tenant, which --by names"),
-        (("--by", "request.id"), "--by request.id makes 101 groups, and 100 at most are supported"),
-        (("--by", "model", "--trace", "latest"), "--trace asks for one request, and --by divides many"),
-        (("--trace", "abcd"), "there is no trace whose id begins with abcd"),
-        (("--trace", "xyz"), "argument --trace: 'xyz' is neither latest nor a trace id"),
-        (("--json", "--format", "html"), "--json and --format html are two forms"),
-    ],
-)
-def test_what_cannot_be_answered_is_an_error(options: Sequence[str], error: str, tmp_path: Path) -> None:
-    where = store(tmp_path / "store", [replace(one, attributes={"request.id": one.number}) for one in ALL[:101]])
-    done = cli("bottleneck", "--store", str(where), *EVER, *options)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert error in done.stderr
-    assert len(done.stderr.splitlines()) <= 3
+    drawn = printed("bottleneck", "--store", folder, "--trace", "latest")
+    assert drawn.splitlines()[0] == found["sentence"]
+    assert drawn.count("█·") >= 2
 
 
 def test_the_critical_path_of_what_jaegers_page_downloads(tmp_path: Path) -> None:
@@ -321,5 +287,5 @@ def test_the_critical_path_of_what_jaegers_page_downloads(tmp_path: Path) -> Non
     assert us == [*first, (5, 700, 800), (3, 800, 900), (1, 900, 1000)]
     moved = {(part["service"], part["by_ns"]) for part in found["adjusted"]}
     assert moved == {("users", (500 - ahead) * 1000)}
-    text = cli("bottleneck", "--store", str(path), "--trace", "latest").stdout
+    text = printed("bottleneck", "--store", path, "--trace", "latest")
     assert "2 spans of users moved by up to -9999.50 ms: a clock was skewed." in text

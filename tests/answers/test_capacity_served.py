@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from backend.running import run_up
-from cli.running import cli
+from cli.running import answered
 from clients import step
-from services import PYTHON, run_service
+from services import PYTHON, recorded, run_service
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,12 +25,9 @@ def test_a_pool_driven_past_its_end(tmp_path: Path) -> None:
     for number in range(TRIES):
         folder = tmp_path / str(number)
         folder.mkdir()
-        with run_up(folder) as up:
-            env = {"STAGETRACE": "1", "OTEL_SERVICE_NAME": "pool", "OTEL_EXPORTER_OTLP_ENDPOINT": up.url("grpc_port")}
-            with run_service(folder, argv=argv, env=env) as service:
-                rates = step(int(service.url.rpartition(":")[2]), "/work", CLIENTS, 1.2)
-        done = cli("capacity", "--store", str(folder / "data"), "--route", "/work", "--since", "10m", "--json")
-        found: dict[str, Any] = json.loads(done.stdout)
+        with run_up(folder) as up, run_service(folder, argv=argv, env=recorded(up.url("grpc_port"))) as service:
+            rates = step(int(service.url.rpartition(":")[2]), "/work", CLIENTS, 1.2)
+        found = answered("capacity", "--store", folder / "data", "--route", "/work", "--since", "10m", code=None)
         assert found["requests"] >= sum(rates) * 1.2 - 1
         if found["identifiable"]:
             break

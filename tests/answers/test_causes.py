@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from analysis.microservices import Fault, System
-from answers.made import MS, NOON, Made, lines, store
-from cli.running import cli
+from answers.made import EVER, MS, NOON, Made, kept, lines, store
+from cli.running import answered, printed, refused
+from messages import of_rows
+from stagetrace.otlp.decode.json import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from stagetrace.store.base import SpanRow
 
-EVER = ("--since", "2026-01-01")
+asked = partial(answered, "causes", "--store")
 
 
 def requests(count: int = 2500, *, gold_is_slow: bool = True, judged: bool = True, **more: Any) -> Iterator[Made]:
@@ -29,6 +31,7 @@ def requests(count: int = 2500, *, gold_is_slow: bool = True, judged: bool = Tru
         version, tenant = chance.choice("223"), chance.choice(["gold", "silver", "free"])
         slow = gold_is_slow and version == "3" and tenant == "gold" and number > count // 2
         stages = {"preprocess": chance.uniform(1, 4), "inference": chance.lognormvariate(3, 0.3) * (2.4 if slow else 1)}
+        ids = {"tenant.id": tenant, "request.id": f"{number:032x}"}
         yield Made(
             number,
             NOON + number * 500 * MS,
@@ -36,22 +39,10 @@ def requests(count: int = 2500, *, gold_is_slow: bool = True, judged: bool = Tru
             version=version,
             within_ms=45 if judged else None,
             cause="cpu_wait",
-            attributes={
-                "tenant.id": tenant,
-                "request.id": f"{number:032x}",
-                "stagetrace.gc.pause_ms": stages["inference"],
-            },
+            attributes={**ids, "stagetrace.gc.pause_ms": stages["inference"]},
             resource={"host.name": f"h-{version}", "k8s.pod.name": f"p-{version}"},
             **more,
         )
-
-
-def asked(*options: object) -> dict[str, Any]:
-    """Return what `--json` says, of a command that ends well."""
-    done = cli("causes", *map(str, options), "--json")
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +51,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_was_planted_is_named_with_its_evidence(planted: Path) -> None:
-    found = asked("--store", planted, *EVER)
+    found = asked(planted, *EVER)
     (one,) = found["attributes"]
     assert one["values"] == {"host.name": "h-3", "tenant.id": "gold"}
     assert {"ml.model.version": "3", "tenant.id": "gold"} in one["also"]
@@ -80,16 +71,15 @@ def test_what_was_planted_is_named_with_its_evidence(planted: Path) -> None:
 
 
 def test_people_see_a_table_and_a_picture(planted: Path) -> None:
-    done = cli("causes", "--store", str(planted), *EVER)
-    assert done.stdout.startswith("Requests with host.name h-3 and tenant.id gold miss their objective ")
-    assert "explains" in done.stdout
-    assert "Not compared, since almost each request has its own value: request.id." in done.stdout
-    page = cli("causes", "--store", str(planted), *EVER, "--format", "html")
-    assert "<svg" in page.stdout
+    shown = printed("causes", "--store", planted, *EVER)
+    assert shown.startswith("Requests with host.name h-3 and tenant.id gold miss their objective ")
+    assert "explains" in shown
+    assert "Not compared, since almost each request has its own value: request.id." in shown
+    assert "<svg" in printed("causes", "--store", planted, *EVER, "--format", "html")
 
 
 def test_nothing_is_named_where_nothing_distinguishes_them(tmp_path: Path) -> None:
-    found = asked("--store", store(tmp_path / "store", requests(gold_is_slow=False)), *EVER)
+    found = asked(store(tmp_path / "store", requests(gold_is_slow=False)), *EVER)
     assert found["sentence"].startswith(f"Nothing distinguishes the {found['breaches']:.0f} breaches from the ")
     assert (found["attributes"], found["services"], found["changes"]) == ([], [], [])
 
@@ -100,35 +90,27 @@ def test_random_verdicts_leave_everything_empty(tmp_path: Path) -> None:
         Made(number, NOON + number * MS, within_ms=50, verdict="breach" if chance.random() < 0.1 else "good", stage="x")
         for number in range(1, 800)
     )
-    found = asked("--store", lines(tmp_path / "spans.jsonl", made))
+    found = asked(lines(tmp_path / "spans.jsonl", made))
     assert (found["attributes"], found["services"], found["stages"], found["changes"]) == ([], [], [], [])
     assert found["sentence"].endswith(" good requests.")
 
 
 def test_a_file_without_verdicts_gets_the_remedy(tmp_path: Path) -> None:
     path = lines(tmp_path / "spans.jsonl", requests(200, judged=False))
-    assert "give --against SINCE..UNTIL" in asked("--store", path)["sentence"]
-    done = cli("causes", "--store", str(path), "--against", "noon")
-    assert done.returncode == 2
-    assert "SINCE..UNTIL" in done.stderr
+    assert "give --against SINCE..UNTIL" in asked(path)["sentence"]
+    assert "SINCE..UNTIL" in refused("causes", "--store", path, "--against", "noon")
 
 
 def test_without_verdicts_slow_is_what_is_slower_than_normal(tmp_path: Path) -> None:
     folder = store(tmp_path / "store", requests(judged=False))
     middle = "2026-03-01T12:10:25"
-    found = asked("--store", folder, "--since", middle, "--against", f"2026-03-01..{middle}")
+    found = asked(folder, "--since", middle, "--against", f"2026-03-01..{middle}")
     assert found["by_time"]
     assert found["attributes"][0]["values"] == {"host.name": "h-3", "tenant.id": "gold"}
 
 
 def test_sampled_requests_count_for_all_they_stand_for(tmp_path: Path) -> None:
-    def sampled() -> Iterator[Made]:
-        chance = random.Random(5)
-        for one in requests(4000, probability=0.25):
-            if one.word == "breach" or chance.random() < 0.25:
-                yield one
-
-    found = asked("--store", store(tmp_path / "store", sampled()), *EVER)
+    found = asked(store(tmp_path / "store", kept(requests(4000, probability=0.25))), *EVER)
     whole = [one for one in requests(4000) if one.version == "3" and one.attributes["tenant.id"] == "gold"]
     share = sum(one.word == "breach" for one in whole) / len(whole)
     first = found["attributes"][0]
@@ -138,33 +120,8 @@ def test_sampled_requests_count_for_all_they_stand_for(tmp_path: Path) -> None:
 
 def otlp(path: Path, traces: Sequence[Sequence[SpanRow]], start: int) -> Path:
     """Write traces as OTLP JSON, from a start on, a second apart."""
-    kinds = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
-    with path.open("w") as file:
-        for number, spans in enumerate(traces):
-            shift = start + number * 10**9 - min(span.start_unix_nano for span in spans)
-            resources = [
-                {
-                    "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": span.service}}]},
-                    "scopeSpans": [
-                        {
-                            "spans": [
-                                {
-                                    "traceId": span.trace_id,
-                                    "spanId": span.span_id,
-                                    "parentSpanId": span.parent_span_id or "",
-                                    "name": span.name,
-                                    "kind": kinds.index(span.kind),
-                                    "startTimeUnixNano": str(span.start_unix_nano + shift),
-                                    "endTimeUnixNano": str(span.end_unix_nano + shift),
-                                    "status": {"code": 2} if span.status == "ERROR" else {},
-                                }
-                            ]
-                        }
-                    ],
-                }
-                for span in spans
-            ]
-            file.write(json.dumps({"resourceSpans": resources}) + "\n")
+    shifts = [start + at * 10**9 - min(one.start_unix_nano for one in spans) for at, spans in enumerate(traces)]
+    path.write_text("".join(encode(of_rows(*one)) + "\n" for one in zip(traces, shifts, strict=True)))
     return path
 
 
@@ -179,7 +136,7 @@ def test_others_traces_without_any_verdict_show_the_service_to_blame(
     traces = [*system.traces(80, rng), *system.traces(80, rng, Fault(kind, target))]
     path = otlp(tmp_path / "spans.jsonl", traces, NOON)
     fault = "2026-03-01T12:01:20"
-    found = asked("--store", f"file://{path}", "--since", fault, "--against", f"2026-03-01T12:00..{fault}")
+    found = asked(f"file://{path}", "--since", fault, "--against", f"2026-03-01T12:00..{fault}")
     first = found["services"][0]
     assert first["service"] == target
     assert first["excess_ms"] > 0
@@ -188,5 +145,5 @@ def test_others_traces_without_any_verdict_show_the_service_to_blame(
 
 
 def test_an_empty_normal_window_is_no_answer(planted: Path) -> None:
-    found = asked("--store", planted, "--since", "2026-03-01T12:10", "--against", "2026-01-01..2026-01-02")
+    found = asked(planted, "--since", "2026-03-01T12:10", "--against", "2026-01-01..2026-01-02")
     assert found["services"] == []

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from answers.made import MS, NOON, Made, lines, store
-from cli.running import cli, time_of
+from answers.made import EVER, MS, NOON, Made, lines, store
+from cli.running import answered, printed, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-EVER = ("--since", "1970-01-01T00:00:00Z")
+ask = partial(answered, "compare", *EVER, "--store")
 HOUR_MS = 3_600_000
 
 
@@ -49,13 +49,6 @@ def slower(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Made]]:
 @pytest.fixture(scope="module")
 def other_mix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store(tmp_path_factory.mktemp("compare") / "mix", [*mixed("1", 0.1), *mixed("2", 0.4)])
-
-
-def ask(folder: Path, *options: str, code: int = 0) -> dict[str, Any]:
-    done = cli("compare", "--store", str(folder), *EVER, *options, "--json")
-    assert done.returncode == code, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def test_the_newest_two_versions_are_compared(slower: tuple[Path, list[Made]]) -> None:
@@ -218,33 +211,8 @@ def test_versions_of_services_are_versions_too(tmp_path: Path) -> None:
     assert ask(folder, "--a", "version=v2", "--b", "version=v1")["b"]["stored"] == 200
 
 
-@pytest.mark.parametrize(
-    ("options", "wrong"),
-    [
-        (["--a", "version=2"], "--b is missing"),
-        (["--a", "version=2", "--b", "version=2"], "are the same requests"),
-        (["--a", "period=3000d..1h", "--b", "period=2h..1m"], "have a part of their periods in common"),
-        (["--a", "version", "--b", "version=2"], "is not KEY=VALUE"),
-        (["--a", "period=yesterday", "--b", "version=2"], "is not SINCE..UNTIL"),
-        (["--a", "version=2", "--a", "version=3", "--b", "version=1"], "two values"),
-        (["--a", "version=2", "--b", "version=9"], "ml.model.version is "),
-        (["--a", "store=/nowhere", "--b", "version=2"], "no such file or folder"),
-        (["--gate", "p99"], "write p99:+5%"),
-        (["--gate", "p100:5%"], "is no percentile"),
-        (["--quantiles", "p50,max"], "is no percentile"),
-        (["--resolution", "0%"], "is no share above 0"),
-    ],
-)
-def test_what_cannot_be_compared_is_reported(options: list[str], wrong: str, slower: tuple[Path, list[Made]]) -> None:
-    done = cli("compare", "--store", str(slower[0]), *EVER, *options)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert wrong in done.stderr
-    assert len(done.stderr.splitlines()) <= 3
-
-
 def test_people_see_tables_and_pictures(slower: tuple[Path, list[Made]]) -> None:
-    done = cli("compare", "--store", str(slower[0]), *EVER)
-    assert done.stdout.startswith("Model churn version 3 is ")
-    assert "Durations of version 3" in done.stdout
-    page = cli("compare", "--store", str(slower[0]), *EVER, "--format", "html").stdout
-    assert "<svg" in page
+    shown = printed("compare", "--store", slower[0], *EVER)
+    assert shown.startswith("Model churn version 3 is ")
+    assert "Durations of version 3" in shown
+    assert "<svg" in printed("compare", "--store", slower[0], *EVER, "--format", "html")

@@ -72,29 +72,3 @@ def test_one_after_the_other(form: str, folder: Path) -> None:
     assert (code, errors) == (1, "")
     assert "No load was put on the service" in output
     assert output.count("inference") > 5
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--with", "watch --by x"], "none of the verbs"),
-        (["--with", "segments --bye x"], "try: stagetrace segments --help"),
-        (["--with", "''"], "none of the verbs"),
-        (["--with", "segments --by 'x"], "close its quotes"),
-        (["--bench", "/nowhere/at-all"], "cannot read a benchmark"),
-        (["--bench", "/dev/null"], "cannot read a benchmark"),
-        (["--json", "--format", "html"], "two forms"),
-        (["--period", "2026-03"], "of the report alone"),
-    ],
-)
-def test_what_is_wrong_is_reported(options: list[str], said: str, folder: Path) -> None:
-    code, output, errors = run("report", "--all", *EVER, "--store", str(folder), *options)
-    assert (code, output) == (2, "")
-    assert said in errors
-    assert len(errors.splitlines()) <= 3
-
-
-def test_options_of_all_need_it(folder: Path) -> None:
-    code, _, errors = run("report", *EVER, "--store", str(folder), "--with", "slo")
-    assert code == 2
-    assert "--all" in errors

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from answers.made import MS, NOON, Made, lines, store
-from cli.running import cli
+from answers.made import EVER, MS, NOON, Made, kept, lines, store
+from cli.running import answered, printed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-EVER = ("--since", "2026-01-01")
+asked = partial(answered, "segments", "--store")
 
 
 def requests(count: int = 2000, slow: str = "gold", **more: Any) -> Iterator[Made]:
@@ -33,21 +33,13 @@ def requests(count: int = 2000, slow: str = "gold", **more: Any) -> Iterator[Mad
         yield Made(number, NOON + number * MS, took, within_ms=45, attributes=attributes, **more)
 
 
-def asked(*options: object) -> dict[str, Any]:
-    """Return what `--json` says, of a command that ends well."""
-    done = cli("segments", *map(str, options), "--json")
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store(tmp_path_factory.mktemp("segments") / "store", requests())
 
 
 def test_each_segment_is_counted_as_by_hand(planted: Path) -> None:
-    found = asked("--store", planted, *EVER)
+    found = asked(planted, *EVER)
     assert found["by"] == "tenant.id"
     assert {one["segment"] for one in found["segments"]} == {"gold", "silver", "free", None}
     for one in found["segments"]:
@@ -62,7 +54,7 @@ def test_each_segment_is_counted_as_by_hand(planted: Path) -> None:
 
 
 def test_the_slow_tenant_is_named_and_what_it_would_gain(planted: Path) -> None:
-    found = asked("--store", planted, *EVER, "--by", "tenant.id")
+    found = asked(planted, *EVER, "--by", "tenant.id")
     gold = next(one for one in found["segments"] if one["segment"] == "gold")
     assert found["sentence"].startswith("tenant.id gold misses its objective ")
     assert gold["q_value"] < 1e-6
@@ -70,13 +62,12 @@ def test_the_slow_tenant_is_named_and_what_it_would_gain(planted: Path) -> None:
     assert gold["longer"]
     assert gold["fixed"]["stage"] == "inference"
     assert 0.4 < gold["fixed"]["breaches_avoided"] <= 1
-    shown = cli("segments", "--store", str(planted), *EVER)
-    assert "(none)" in shown.stdout
-    assert "<svg" in cli("segments", "--store", str(planted), *EVER, "--format", "html").stdout
+    assert "(none)" in printed("segments", "--store", planted, *EVER)
+    assert "<svg" in printed("segments", "--store", planted, *EVER, "--format", "html")
 
 
 def test_sizes_are_ranges_in_their_order(planted: Path) -> None:
-    found = asked("--store", planted, *EVER, "--by", "http.request.body.size")
+    found = asked(planted, *EVER, "--by", "http.request.body.size")
     assert found["ranges"]
     assert sum(one["requests"] for one in found["segments"]) == pytest.approx(2000)
     names = [one["segment"] for one in found["segments"]]
@@ -88,16 +79,14 @@ def test_sizes_are_ranges_in_their_order(planted: Path) -> None:
 
 
 def test_nothing_differs_where_nothing_does(tmp_path: Path) -> None:
-    folder = store(tmp_path / "store", requests(slow="nobody"))
-    found = asked("--store", folder, *EVER)
-    assert (
-        found["sentence"] == "No segment by tenant.id differs from the others in breaches (4 segments, 2,000 requests)."
-    )
+    found = asked(store(tmp_path / "store", requests(slow="nobody")), *EVER)
+    nothing = "No segment by tenant.id differs from the others in breaches (4 segments, 2,000 requests)."
+    assert found["sentence"] == nothing
     assert found["different"] == 0
 
 
 def test_beyond_the_largest_all_are_summed(planted: Path) -> None:
-    found = asked("--store", planted, *EVER, "--by", "tenant.id", "--top", 2)
+    found = asked(planted, *EVER, "--by", "tenant.id", "--top", 2)
     assert len(found["segments"]) == 2
     assert found["others"]["segments"] == 2
     assert sum(one["requests"] for one in (*found["segments"], found["others"])) == 2000
@@ -110,8 +99,8 @@ def test_columns_and_resource_attributes_are_segments_too(tmp_path: Path) -> Non
         for number in range(1, 400)
     )  # fmt: skip
     path = lines(tmp_path / "spans.jsonl", made)
-    assert {one["segment"] for one in asked("--store", path, "--by", "model")["segments"]} == {"a", "b"}
-    found = asked("--store", path)
+    assert {one["segment"] for one in asked(path, "--by", "model")["segments"]} == {"a", "b"}
+    found = asked(path)
     assert found["by"] == "region"
     first = found["segments"][0]
     assert (first["segment"], first["breach_share"], first["judged"]) == ("eu", None, 0)
@@ -119,13 +108,7 @@ def test_columns_and_resource_attributes_are_segments_too(tmp_path: Path) -> Non
 
 
 def test_sampled_requests_count_for_all_they_stand_for(tmp_path: Path) -> None:
-    def sampled() -> Iterator[Made]:
-        chance = random.Random(5)
-        for one in requests(4000, probability=0.25):
-            if one.word == "breach" or chance.random() < 0.25:
-                yield one
-
-    found = asked("--store", store(tmp_path / "store", sampled()), *EVER)
+    found = asked(store(tmp_path / "store", kept(requests(4000, probability=0.25))), *EVER)
     assert found["estimated"]
     for one in found["segments"]:
         mine = [each for each in requests(4000) if each.attributes["tenant.id"] == one["segment"]]
@@ -135,5 +118,5 @@ def test_sampled_requests_count_for_all_they_stand_for(tmp_path: Path) -> None:
 
 
 def test_an_attribute_that_is_not_there_is_reported(planted: Path) -> None:
-    done = cli("segments", "--store", str(planted), *EVER, "--by", "nope")
-    assert (done.returncode, done.stdout) == (0, "No request here has nope: name another attribute with --by.\n")
+    shown = printed("segments", "--store", planted, *EVER, "--by", "nope")
+    assert shown == "No request here has nope: name another attribute with --by.\n"
