@@ -22,14 +22,8 @@ BARS = Bars("Time by stage", [("inference", 30.0, "30 ms"), ("queue", 7.5, "7.5 
 STACKED = Stacked("Shares", [("p50", {"queue": 0.25, "inference": 0.75}), ("p99", {"queue": 0.5, "inference": 0.5})])
 HISTOGRAM = Histogram("Durations", [0, 10, 20, 40], [5, 20, 1], "ms", [(40, "p99")])
 SERIES = Series("p99", [10, None, 20, 40], NOON, MINUTE, "ms", [(NOON + 2 * MINUTE, "deploy")])
-POINTS = Points(
-    "Throughput",
-    [(1, 50), (2, 100), (4, 200), (8, 195)],
-    [(0, 0), (4, 200), (8, 200)],
-    "in flight",
-    "/s",
-    [(4, "knee")],
-)
+MEASURED, CURVE = [(1, 50), (2, 100), (4, 200), (8, 195)], [(0, 0), (4, 200), (8, 200)]
+POINTS = Points("Throughput", MEASURED, CURVE, "in flight", "/s", [(4, "knee")])
 CHARTS = (BARS, STACKED, HISTOGRAM, SERIES, POINTS)
 TABLE = Table((Column("stage"), Column("p99", is_number=True)), ["shop <b>", ("queue|x", "1.00 ms")], "Stages")
 ANSWER = Answer("A & B", "p99 is <fine>.", {"stages": [1.5, None]}, ("A line.", TABLE, BARS), is_bad=True)
@@ -44,11 +38,8 @@ def arguments(*given: str) -> argparse.Namespace:
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert print_answer(arguments("--json"), ANSWER) == 1
-    assert json.loads(capsys.readouterr().out) == {
-        "complete": True,
-        "sentence": "p99 is <fine>.",
-        "stages": [1.5, None],
-    }
+    expected = {"complete": True, "sentence": "p99 is <fine>.", "stages": [1.5, None]}
+    assert json.loads(capsys.readouterr().out) == expected
 
 
 def test_an_incomplete_answer_is_marked_in_each_form(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,16 +53,8 @@ def test_an_incomplete_answer_is_marked_in_each_form(capsys: pytest.CaptureFixtu
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     print_answer(arguments(), ANSWER)
-    assert capsys.readouterr().out.splitlines()[:8] == [
-        "p99 is <fine>.",
-        "",
-        "A line.",
-        "",
-        "Stages",
-        "stage        p99",
-        "shop <b>",
-        "queue|x  1.00 ms",
-    ]
+    shown = "p99 is <fine>.\n\nA line.\n\nStages\nstage        p99\nshop <b>\nqueue|x  1.00 ms\n"
+    assert capsys.readouterr().out.startswith(shown)
 
 
 def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,15 +138,8 @@ def test_pictures_for_a_page(chart: Bars) -> None:
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda one: type(one).__name__)
 def test_empty_pictures(chart: Bars) -> None:
-    empty: dict[str, Any] = {
-        "rows": [],
-        "values": [],
-        "edges": [],
-        "counts": [],
-        "marks": [],
-        "points": [],
-        "curve": [],
-    }
-    nothing = chart._replace(**{name: empty[name] for name in chart._fields if name in empty})
+    empty = ("rows", "values", "edges", "counts", "marks", "points", "curve")
+    changes: dict[str, Any] = {name: [] for name in chart._fields if name in empty}
+    nothing = chart._replace(**changes)
     assert lines(nothing, 60)[0] == chart.title
     ET.fromstring(svg(nothing))  # noqa: S314 -- our own

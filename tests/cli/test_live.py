@@ -24,7 +24,7 @@ from backend.processes import WITHIN_S, Lines, started
 from backend.running import run_up
 from cli import literal
 from cli.literal import trace_id
-from cli.running import COMMAND, cli, environment
+from cli.running import COMMAND, answered, environment, printed, refused
 from stagetrace.cli.main import main
 from stagetrace.cli.output import terminal
 from stagetrace.installed_from import requirement
@@ -49,8 +49,7 @@ def following(*arguments: str) -> Iterator[Lines]:
 
 def test_tail_follows_a_file_that_grows(tmp_path: Path) -> None:
     """Also where a line is written in two parts, and where a span comes twice."""
-    path = tmp_path / "spans.jsonl"
-    path.write_text(literal.LINES[0] + "\n")
+    path = literal.write(tmp_path, literal.LINES[:1])
     with following("tail", "-f", "--store", str(path), "--interval", "0.1", "--service", "shop") as lines:
         assert lines.next().split() == [
             *("time", "(UTC)", "request", "model", "status", "took", "allowed", "verdict", "stage", "trace")
@@ -79,16 +78,8 @@ def test_tail_follows_what_the_back_end_takes_in(tmp_path: Path) -> None:
     with run_up(tmp_path) as up:
         old, *new = _now("live", 4)
         export(up.as_jaeger.otlp_grpc, [old])
-        at = (
-            "--store",
-            f"local://{tmp_path / 'data'}",
-            "--interval",
-            "0.1",
-            "--json",
-            "--segment",
-            "http.route=/predict",
-        )
-        with following("tail", "-f", *at) as lines:
+        options = "--interval 0.1 --json --segment http.route=/predict"
+        with following("tail", "-f", "--store", f"local://{tmp_path / 'data'}", *options.split()) as lines:
             assert json.loads(lines.next())["trace_id"] == old.trace_id
             for span in new:
                 export(up.as_jaeger.otlp_grpc, [span, span.stage("inference", span.start, span.end)])
@@ -154,9 +145,8 @@ class Screen:
 
 
 def test_a_terminal_gets_a_drawn_table_and_no_markup_of_a_request(tmp_path: Path) -> None:
-    path = tmp_path / "spans.jsonl"
     nasty = literal.request(7, 0, {"inference": 5}, name="[bold]GET[/bold] \x1b[2J", **literal.verdict(breached=True))
-    path.write_text(nasty + "\n")
+    path = literal.write(tmp_path, [nasty])
     with on_screen("requests", "--store", str(path)) as screen:
         text = screen.until(trace_id(7)[:8])
         assert screen.end() == 0
@@ -170,29 +160,18 @@ def test_long_work_shows_a_count_on_a_terminal_and_takes_it_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool
 ) -> None:
     monkeypatch.setattr(terminal, "_PATIENCE_S", 0)  # as if everything took long
-    (tmp_path / "spans.jsonl").write_text("\n".join(literal.LINES) + "\n")
+    command = ["export", str(tmp_path / "out.pb"), "--store", str(literal.write(tmp_path)), "--since", "2026-01-01"]
     errors = io.StringIO()
     monkeypatch.setattr(errors, "isatty", lambda: is_terminal)
     with redirect_stdout(io.StringIO()), redirect_stderr(errors):
-        code = main(
-            [
-                "export",
-                str(tmp_path / "out.pb"),
-                "--store",
-                str(tmp_path / "spans.jsonl"),
-                "--since",
-                "2026-01-01T00:00:00Z",
-            ]
-        )
-    assert code == 0
+        assert main(command) == 0
     text = errors.getvalue()
     assert ("spans ...\x1b[K" in text) is is_terminal
     assert text.endswith("\r\x1b[K") if is_terminal else text == ""
 
 
 def test_watch_shows_what_comes_until_ctrl_c(tmp_path: Path) -> None:
-    path = tmp_path / "spans.jsonl"
-    path.write_text(literal.LINES[0] + "\n")
+    path = literal.write(tmp_path, literal.LINES[:1])
     since = ("--since", "2026-03-01T00:00:00Z")
     with on_screen("watch", "--store", str(path), *since, "--interval", "0.1") as screen:
         assert "/health" not in screen.until("Newest breaches")
@@ -203,12 +182,11 @@ def test_watch_shows_what_comes_until_ctrl_c(tmp_path: Path) -> None:
 
 
 def test_watch_shows_a_part_of_everything_on_a_small_terminal(tmp_path: Path) -> None:
-    path = tmp_path / "spans.jsonl"
     made = []
     for one in range(1, 41):
         broken = literal.verdict(breached=True, **{"http.route": f"/model-{one}"})
         made.append(literal.request((one << 96) + one, one, {"inference": 80}, **broken))
-    path.write_text("\n".join(made) + "\n")
+    path = literal.write(tmp_path, made)
     with on_screen("watch", "--store", str(path), "--since", "2026-03-01", size=(24, 80)) as screen:
         text = screen.until("Newest breaches")
         screen.until("12:00:00.040")
@@ -292,8 +270,8 @@ def test_a_command_loads_only_what_its_store_needs(tmp_path: Path) -> None:
     """A cold start is mostly imports. Without rich tables are plain, and a pipe never loads it."""
     path = literal.write(tmp_path)
     parquet, store = tmp_path / "x.parquet", tmp_path / "store"
-    assert cli("export", str(parquet), "--store", str(path)).returncode == 0
-    assert cli("import", str(path), "--store", str(store)).returncode == 0
+    printed("export", parquet, "--store", path)
+    printed("import", path, "--store", store)
     unwanted = {
         ("stages", str(parquet)): ("pyarrow", "grpc", "rich", "deltalake", "numpy"),
         ("stages", str(store)): ("grpc", "rich", "deltalake", "uvicorn", "starlette"),
@@ -312,26 +290,21 @@ def test_a_command_loads_only_what_its_store_needs(tmp_path: Path) -> None:
 
 
 def test_prune_deletes_what_is_older(tmp_path: Path) -> None:
-    store = str(tmp_path / "store")
-    assert cli("import", str(literal.write(tmp_path)), "--store", store).returncode == 0
-    done = cli("prune", "--before", "2026-03-01T12:00:02Z", "--store", store, "--json")
-    answer = json.loads(done.stdout)
-    assert (done.returncode, answer["removed"], answer["complete"]) == (0, 7, True)
-    left = json.loads(cli("requests", "--store", store, "--since", "2026-01-01T00:00:00Z", "--json").stdout)
+    store, none = tmp_path / "store", tmp_path / "none"
+    printed("import", literal.write(tmp_path), "--store", store)
+    answer = answered("prune", "--before", "2026-03-01T12:00:02Z", "--store", store)
+    assert (answer["removed"], answer["complete"]) == (7, True)
+    left = answered("requests", "--store", store, "--since", "2026-01-01")
     assert [one["trace_id"] for one in left["requests"]] == [trace_id(5), trace_id(4), trace_id(3)]
-    missing = cli("prune", "--before", "1d", "--store", str(tmp_path / "none"))
-    assert (missing.returncode, missing.stderr.splitlines()[0]) == (
-        2,
-        f"stagetrace: there is no store in {tmp_path / 'none'}",
-    )
+    missing = refused("prune", "--before", "1d", "--store", none)
+    assert missing.splitlines()[0] == f"stagetrace: there is no store in {none}"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_every_command_and_option(shell: str) -> None:
-    done = cli("completion", shell)
-    assert (done.returncode, done.stderr) == (0, "")
+    script = printed("completion", shell)
     for word in ("stages", "query", "completion", "slowest", "relation", "network.send"):
-        assert word in done.stdout
+        assert word in script
 
 
 @pytest.mark.parametrize(
@@ -352,7 +325,7 @@ def test_bash_completes(typed: str, expected: list[str] | None) -> None:
         f'eval "$1"; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; '
         'COMPREPLY=(); _stagetrace; printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    argv = ["bash", "-c", script, "bash", cli("completion", "bash").stdout]
+    argv = ["bash", "-c", script, "bash", printed("completion", "bash")]
     done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60, check=True)
     found = done.stdout.split()
     assert {"breaches", "watch", "--help"} <= set(found) if expected is None else found == expected

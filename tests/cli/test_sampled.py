@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.running import run_up
-from cli.running import cli
-from services import run_service
+from cli.running import answered, printed
+from services import recorded, run_service
+from sink import run_sink
 from stagetrace.store.local.counts import read
 
 if TYPE_CHECKING:
@@ -21,20 +21,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("services")
 
 REQUESTS, EACH = 400, 36  # one of so many is slow
+SAMPLER = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
 BREACHES = -(-REQUESTS // EACH)
 
 
 def drive(folder: Path, up: Up, **env: str) -> str:
     """Let a service serve 400 requests, 12 of which are too slow; return what it said."""
-    env = {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "GET /plain within 10m; GET /child within 1us; * excluded",
-        "OTEL_SERVICE_NAME": "sampling",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{up.target()}",
-        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-        "OTEL_TRACES_SAMPLER_ARG": "0.1",
-        **env,
-    }
+    policy = "GET /plain within 10m; GET /child within 1us; * excluded"
+    env = recorded(up.url("grpc_port"), policy, OTEL_SERVICE_NAME="sampling", **SAMPLER, **env)
     with run_service(folder, "semantics", env=env) as service:
         for number in range(REQUESTS):
             path = "/child" if number % EACH == 0 else "/plain"
@@ -43,14 +37,8 @@ def drive(folder: Path, up: Up, **env: str) -> str:
         return service.log
 
 
-def printed(*arguments: str) -> str:
-    done = cli(*arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
 def routes(up: Up) -> dict[str, Any]:
-    answer = json.loads(printed("watch", "--store", up.ready["data"], "--json", "--since", "1h"))
+    answer = answered("watch", "--store", up.ready["data"], "--since", "1h")
     assert answer["complete"]
     return {one["route"]: one for one in answer["routes"]}
 
@@ -79,17 +67,17 @@ def test_without_the_counter_it_is_estimated_and_is_reported(tmp_path: Path) -> 
         drive(tmp_path, up, OTEL_METRICS_EXPORTER="none")
         found = routes(up)
         assert read(Path(up.ready["data"]), 0, time.time_ns()) == []
-        shown = printed("watch", "--store", up.ready["data"], "--since", "1h")
-        stages = printed("stages", "--store", up.ready["data"], "--since", "1h")
         where = ("--store", up.ready["data"], "--since", "1h")
-        breaches, as_json = printed("breaches", *where), json.loads(printed("breaches", "--json", *where))
+        shown, stages, breaches = (printed(verb, *where) for verb in ("watch", "stages", "breaches"))
+        as_json = answered("breaches", *where)
     plain, child = found["/plain"], found["/child"]
     assert plain["requests"] == 10 * plain["stored"]
     assert (plain["counted"], plain["estimated"], plain["sampling_known"]) == (False, True, True)
     assert (child["breaches"], child["stored"]) == (BREACHES, BREACHES)
     assert child["attainment_95"][0] == 0 < child["attainment_95"][1]
-    assert f"~ sampling /plain: estimated from {plain['stored']} sampled requests" in shown
-    assert f"~ sampling /plain: estimated from {plain['stored']} sampled requests" in stages
+    estimated = f"~ sampling /plain: estimated from {plain['stored']} sampled requests"
+    assert estimated in shown
+    assert estimated in stages
     assert f"~{plain['requests']}" in stages
     judged = plain["requests"] + BREACHES
     assert f"{BREACHES} of ~{judged} judged requests missed their objective" in breaches
@@ -98,16 +86,8 @@ def test_without_the_counter_it_is_estimated_and_is_reported(tmp_path: Path) -> 
 
 def test_a_receiver_that_takes_no_metrics_is_no_trouble(tmp_path: Path) -> None:
     """As Jaeger: it is not said, and costs no span."""
-    from sink import run_sink
-
     with run_sink() as sink:
-        env = {
-            "STAGETRACE": "1",
-            "STAGETRACE_SLA": "* within 1us",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-            "OTEL_TRACES_SAMPLER_ARG": "0.1",
-        }
+        env = recorded(sink.endpoint, "* within 1us", **SAMPLER)
         with run_service(tmp_path, "semantics", env=env) as service:
             for _ in range(5):
                 service.client.get("/plain").raise_for_status()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from answers.made import Made, lines, messages
-from cli.running import cli
+from cli.running import answered, cli, printed, refused
 from stagetrace import cli as cli_package
 from stagetrace import store as store_package
 from stagetrace.cli.registry import VERBS, Command
@@ -69,24 +69,18 @@ def test_every_verb_reads_the_store_like_a_file_of_the_same_spans(verb: str, bot
 @pytest.mark.usefixtures("example")
 def test_the_store_draws_a_trace_and_refuses_what_it_does_not_have(both: tuple[str, str]) -> None:
     url, _ = both
-    (trace_id,) = (
-        one["trace_id"] for one in json.loads(cli("breaches", "--store", url, *WHEN, "--json").stdout)["breaches"][:1]
-    )
-    assert json.loads(cli("trace", trace_id, "--store", url, "--json").stdout)["trace_id"] == trace_id
-    unknown = cli("breaches", "--store", url, *WHEN, "--route", "/nowhere")
-    assert unknown.returncode == 2
-    assert "no request has the route '/nowhere'\nthere are /predict" in unknown.stderr
-    missing = cli("services", "--store", f"{url}.gone")
-    assert (missing.returncode, "there is no such file" in missing.stderr) == (2, True)
+    trace_id = answered("breaches", "--store", url, *WHEN)["breaches"][0]["trace_id"]
+    assert answered("trace", trace_id, "--store", url)["trace_id"] == trace_id
+    unknown = refused("breaches", "--store", url, *WHEN, "--route", "/nowhere")
+    assert "no request has the route '/nowhere'\nthere are /predict" in unknown
+    assert "there is no such file" in refused("services", "--store", f"{url}.gone")
 
 
 @pytest.mark.usefixtures("example")
 def test_the_verb_counts_failures_in_each_form(both: tuple[str, str]) -> None:
-    found = json.loads(cli("failures", "--store", both[0], *WHEN, "--json").stdout)
+    found = answered("failures", "--store", both[0], *WHEN)
     assert found["routes"] == [{"route": "/predict", "requests": 100, "failed": 10}]
     assert found["sentence"] == "10 of 100 requests failed."
     for form in ("text", "markdown", "html"):
-        printed = cli("failures", "--store", both[0], *WHEN, "--format", form)
-        assert printed.returncode == 0
-        assert "10 of 100 requests failed." in printed.stdout
-    assert "stagetrace failures --since 1h" in cli("failures", "--help").stdout
+        assert "10 of 100 requests failed." in printed("failures", "--store", both[0], *WHEN, "--format", form)
+    assert "stagetrace failures --since 1h" in printed("failures", "--help")

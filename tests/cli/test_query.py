@@ -1,0 +1,89 @@
+"""`stagetrace query` over literal spans: what it prints, whole, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli.running import answered, printed, refused
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUERY = (
+    "SELECT model, count(*) AS n, max(inference_ms) AS most, bool_or(breached) AS b FROM requests "
+    "GROUP BY 1 ORDER BY 2 DESC, 1"
+)
+
+
+def test_query(spans: Path) -> None:
+    assert (
+        printed("query", QUERY, "--store", spans)
+        == """\
+model   n  most  b
+Ranker  3  70.0  true
+Tagger  1  16.0  false
+-       1     -  -
+"""
+    )
+    assert printed("query", QUERY, "--store", spans, "--csv") == (
+        "model,n,most,b\nRanker,3,70.0,true\nTagger,1,16.0,false\n,1,,\n"
+    )
+    assert answered("query", QUERY, "--store", spans) == {
+        "complete": True,
+        "columns": ["model", "n", "most", "b"],
+        "rows": [["Ranker", 3, 70.0, True], ["Tagger", 1, 16.0, False], [None, 1, None, None]],
+    }
+
+
+def test_query_gives_every_type_as_json_has_it(spans: Path) -> None:
+    sql = (
+        "SELECT 9223372036854775807 AS big, 1.50::DECIMAL(9, 2) AS d, 'nan'::DOUBLE AS n, '-inf'::DOUBLE AS i, "
+        "attributes AS m, [1, NULL] AS l, {'a': 'b'} AS s, '\\x01'::BLOB AS b, DATE '2026-03-01' AS day, 'é\x1b' AS t "
+        "FROM spans WHERE stage = 'network.send'"
+    )
+    found = answered("query", sql, "--store", spans)
+    assert found["rows"] == [
+        [
+            *(9223372036854775807, 1.5, "NaN", "-Infinity", {"ml.stage": "network.send"}, [1, None], {"a": "b"}),
+            *("AQ==", "2026-03-01", "é\x1b"),
+        ]
+    ]
+    assert "\x1b" not in printed("query", sql, "--store", spans)
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT nope FROM requests", 'Referenced column "nope" not found'),
+        ("SELECT * FROM reqests", "Table with name reqests does not exist"),
+        ("SELEC 1", 'syntax error at or near "SELEC"'),
+        ("", "query takes one statement, and this is none"),
+        ("SELECT 1; SELECT 2", "query takes one statement, and this is 2"),
+        ("DROP VIEW requests", "query only reads, and this is DROP"),
+        ("INSERT INTO requests VALUES (1)", "query only reads, and this is INSERT"),
+        ("CREATE TABLE t AS SELECT 1", "query only reads, and this is CREATE"),
+        ("UPDATE requests SET name = 'x'", "query only reads, and this is UPDATE"),
+        ("ATTACH '/tmp/x.db'", "query only reads, and this is ATTACH"),
+        ("COPY requests TO '/tmp/x.csv'", "query only reads, and this is COPY"),
+        ("EXPORT DATABASE '/tmp/x'", "query only reads, and this is EXPORT"),
+        ("INSTALL httpfs", "query only reads, and this is LOAD"),
+        ("SET enable_external_access = true", "query only reads, and this is SET"),
+        ("SET VARIABLE since_ns = 0", "query only reads, and this is SET"),
+        ("PRAGMA enable_profiling", "query only reads, and this is PRAGMA"),
+        ("EXPLAIN ANALYZE COPY requests TO '/tmp/x.csv'", "Cannot access file"),
+        ("FROM read_csv('/etc/passwd')", "file system operations are disabled"),
+        ("FROM read_text('/etc/passwd')", "file system operations are disabled"),
+        ("FROM '/etc/passwd'", "does not exist"),
+        ("FROM glob('/*')", "file system operations are disabled"),
+        ("SELECT getenv('HOME')", "does not exist"),
+        ("FROM query('DROP VIEW requests')", "SELECT statement"),
+    ],
+)
+def test_query_reads_the_relations_and_nothing_else(spans: Path, sql: str, expected: str) -> None:
+    assert expected in refused("query", sql, "--store", spans)
+
+
+def test_describe_lists_the_columns(spans: Path) -> None:
+    assert "network_send_ms" in printed("query", "DESCRIBE requests", "--store", spans)
