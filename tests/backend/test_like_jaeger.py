@@ -22,10 +22,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from backend.processes import until
 from backend.running import MS, export, ids, raw_call
+from messages import add_scope, leaves, put
 from stagetrace.backend.go_values import time_ns
 from stagetrace.backend.receiver_grpc import METHOD
+from stagetrace.store import Selection, open_store
 from stagetrace.store.jaeger import api_v3
-from stagetrace.store.url import open_store
 from store.feed import recent
 
 if TYPE_CHECKING:
@@ -48,28 +49,12 @@ def _span(scope: Any, name: str, start: int, ms: float, **rest: Any) -> Any:
         end_time_unix_nano=start + int(ms * MS),
         **{"trace_id": _ids.randbytes(16), "span_id": _ids.randbytes(8), "kind": 2, **rest},
     )
-    _put(span, attributes)
+    put(span, attributes)
     return span
 
 
-def _put(holder: Any, attributes: dict[str, Any]) -> None:
-    for key, value in attributes.items():
-        found = holder.attributes.add(key=key).value
-        kinds = {bool: "bool_value", int: "int_value", float: "double_value", bytes: "bytes_value"}
-        if isinstance(value, list):
-            for item in value:
-                found.array_value.values.add(string_value=item)
-        elif isinstance(value, dict):
-            for name, text in value.items():
-                found.kvlist_value.values.add(key=name).value.string_value = text
-        else:
-            setattr(found, kinds.get(type(value), "string_value"), value)
-
-
 def _scope(message: Any, service: str, **attributes: Any) -> Any:
-    resource_spans = message.resource_spans.add()
-    _put(resource_spans.resource, {"service.name": service, **attributes})
-    scope = resource_spans.scope_spans.add()
+    scope = add_scope(message, service, attributes)
     scope.scope.name, scope.scope.version = "lib", "1.2"
     return scope
 
@@ -81,21 +66,12 @@ def _everything() -> Any:
     full = _span(scope, "GET /all", BASE, 50, trace_state="a=b,c=d", flags=0x301)
     full.status.code, full.status.message = 2, "it broke"
     full.dropped_attributes_count, full.dropped_events_count, full.dropped_links_count = 1, 2, 3
-    values = {
-        "text": "t",
-        "true": True,
-        "false": False,
-        "n": 7,
-        "d": 0.5,
-        "whole": 3.0,
-        "empty": "",
-        "uni": "\u00e4\u20ac",
-    }
-    _put(full, {**values, "raw": b"\0\xff", "list": ["a", "b"], "map": {"k": "v"}, "neg": -1, "big": 2**53 + 1})
+    put(full, {"text": "t", "true": True, "false": False, "n": 7, "d": 0.5, "whole": 3.0, "empty": "", "uni": "ä€"})
+    put(full, {"raw": b"\0\xff", "list": ["a", "b"], "map": {"k": "v"}, "neg": -1, "big": 2**53 + 1})
     event = full.events.add(time_unix_nano=BASE + MS, name="ev", dropped_attributes_count=4)
-    _put(event, {"in.event": "e", "n": 8})
+    put(event, {"in.event": "e", "n": 8})
     link = full.links.add(trace_id=_ids.randbytes(16), span_id=_ids.randbytes(8), trace_state="x=y", flags=1)
-    _put(link, {"in.link": "l"})
+    put(link, {"in.link": "l"})
     child = _span(scope, "child", BASE + MS, 10, trace_id=full.trace_id, parent_span_id=full.span_id, kind=1)
     other = _scope(message, f"{SERVICE}-other", region="us")
     _span(other, "GET /all", BASE + 2 * MS, 8, trace_id=full.trace_id, parent_span_id=child.span_id, kind=3)
@@ -116,7 +92,7 @@ def _adjustable() -> Any:
     message = ExportTraceServiceRequest()
     scope = _scope(message, "adjusted-like-jaeger", **{"telemetry.sdk.name": "theirs"})
     odd = _span(scope, "odd", BASE, 30, attributes={"ip": 0x7F000001, "peer.ipv4": 3232235777.0})
-    _put(odd, {"telemetry.sdk.language": "python", "telemetry.distro.name": "d", "telemetry.sdk.name": "mine"})
+    put(odd, {"telemetry.sdk.language": "python", "telemetry.distro.name": "d", "telemetry.sdk.name": "mine"})
     odd.links.add(span_id=b"12345678")
     odd.links.add(trace_id=b"1" * 16, span_id=b"12345678")
     shared = _span(scope, "call", BASE, 20, kind=3)
@@ -127,7 +103,7 @@ def _adjustable() -> Any:
 
 
 SENT = _everything()
-TRACES = sorted({span.trace_id for rs in SENT.resource_spans for s in rs.scope_spans for span in s.spans})
+TRACES = sorted({span.trace_id for _, _, span in leaves(SENT)})
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +113,8 @@ def both(jaeger: Jaeger, up: Up) -> tuple[Jaeger, Jaeger]:
     for one in (jaeger, ours):
         with grpc.insecure_channel(one.otlp_grpc.removeprefix("http://")) as channel:
             export(channel, SENT.SerializeToString())
-    deadline = time.monotonic() + 30
-    while any(httpx.get(f"{jaeger.query_http}/api/v3/traces/{one.hex()}").status_code != 200 for one in TRACES):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    paths = [f"{jaeger.query_http}/api/v3/traces/{one.hex()}" for one in TRACES]
+    until(lambda: all(httpx.get(path).status_code == 200 for path in paths))
     return jaeger, ours
 
 
@@ -171,16 +145,10 @@ def ask(one: Jaeger, method: str, request: Any) -> Iterator[TracesData]:
         yield from call(request, timeout=30)
 
 
-def leaves(messages: Any) -> list[tuple[Any, ...]]:
+def comparable(messages: Any) -> list[tuple[Any, ...]]:
     """Return each span with the resource and scope above it, attributes sorted, in a fixed order."""
-    found = (
-        tuple(_sorted(one) for one in (resource_spans.resource, scope_spans.scope, span))
-        for message in messages
-        for resource_spans in message.resource_spans
-        for scope_spans in resource_spans.scope_spans
-        for span in scope_spans.spans
-    )
-    return sorted(found)
+    spans = (one for message in messages for one in leaves(message))
+    return sorted(tuple(map(_sorted, (over.resource, scope.scope, span))) for over, scope, span in spans)
 
 
 def _sorted(message: Any) -> str:
@@ -271,14 +239,14 @@ def test_what_only_jaeger_searches(both: tuple[Jaeger, Jaeger], case: str) -> No
 @pytest.mark.parametrize("case", SEARCHES)
 def test_a_search_finds_the_same_traces_with_the_same_spans(both: tuple[Jaeger, Jaeger], case: str) -> None:
     theirs, ours = (_ours_only(find(one, **SEARCHES[case])) for one in both)
-    assert leaves(ours) == leaves(theirs)
+    assert comparable(ours) == comparable(theirs)
 
 
 def _ours_only(messages: Iterator[TracesData]) -> list[TracesData]:
     """Return what is of this file: both back ends are shared with other tests."""
     kept = []
     for message in messages:
-        spans = {span.trace_id for rs in message.resource_spans for s in rs.scope_spans for span in s.spans}
+        spans = {span.trace_id for _, _, span in leaves(message)}
         assert len(spans) == 1, "a message holds one trace"
         if spans <= set(TRACES):
             kept.append(message)
@@ -298,7 +266,7 @@ def test_generated_searches_find_the_same(both: tuple[Jaeger, Jaeger]) -> None:
         for part in parts:
             merged |= part
         theirs, ours = (_ours_only(find(one, **merged)) for one in both)
-        assert leaves(ours) == leaves(theirs), merged
+        assert comparable(ours) == comparable(theirs), merged
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -316,7 +284,7 @@ def test_a_trace_is_the_same(both: tuple[Jaeger, Jaeger], trace_id: str, raw: bo
     theirs, ours = (
         list(ask(one, "GetTrace", api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=raw))) for one in both
     )
-    assert leaves(ours) == leaves(theirs)
+    assert comparable(ours) == comparable(theirs)
 
 
 def test_what_jaeger_changes_for_the_eye_changes_alike(both: tuple[Jaeger, Jaeger]) -> None:
@@ -328,9 +296,9 @@ def test_what_jaeger_changes_for_the_eye_changes_alike(both: tuple[Jaeger, Jaege
     for raw in (True, False):
         for trace_id in sorted(set(ids(sent))):
             request = api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=raw)
-            theirs, ours = (leaves(ask(one, "GetTrace", request)) for one in both)
+            theirs, ours = (comparable(ask(one, "GetTrace", request)) for one in both)
             assert ours == theirs
-            assert (ours == leaves(_traces_of(sent, trace_id))) is raw
+            assert (ours == comparable(_traces_of(sent, trace_id))) is raw
 
 
 def _stored(one: Jaeger, sent: Any) -> list[Any]:
@@ -338,7 +306,7 @@ def _stored(one: Jaeger, sent: Any) -> list[Any]:
     found: list[Any] = []
     for trace_id in sorted(set(ids(sent))):
         with suppress(grpc.RpcError):  # as long as there is none of it
-            found += leaves(ask(one, "GetTrace", api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=True)))
+            found += comparable(ask(one, "GetTrace", api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=True)))
     return found
 
 
@@ -470,8 +438,6 @@ def _in_order(value: Any) -> Any:
 
 
 def test_the_same_client_reads_both_alike(both: tuple[Jaeger, Jaeger]) -> None:
-    from stagetrace.store.base import Selection
-
     answers = []
     for one in both:
         with open_store(one.url) as reader:

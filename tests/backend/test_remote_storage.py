@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import time
-import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +11,20 @@ from google.protobuf import descriptor_pb2
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 import backends
+from backend.processes import until
 from backend.running import Up, ids, raw_call, request
-from backend.test_like_jaeger import BASE, FAR, SENT, SERVICE, TRACES, ask, find, leaves
+from backend.test_like_jaeger import BASE, FAR, SENT, SERVICE, TRACES, ask, comparable, find
 from conftest import need
+from messages import leaves
 from stagetrace.backend import storage_api
 from stagetrace.backend.receiver_grpc import METHOD
 from stagetrace.backend.storage_grpc import chunks
 from stagetrace.store.jaeger import api_v3
+from store.descriptors import jaegers_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-_GZIP = re.compile(rb"\x1f\x8b\x08\x00\x00\x00\x00\x00[\x00\x02\x04]\xff")
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +34,7 @@ def on_top(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[backend
     folder = tmp_path_factory.mktemp("on-top")
     with _jaeger_on(up, folder) as jaeger:
         raw_call(jaeger.otlp_grpc.removeprefix("http://"), METHOD, SENT.SerializeToString())
-        deadline = time.monotonic() + 30
-        while any(httpx.get(f"{up.query}/traces/{one.hex()}").status_code != 200 for one in TRACES):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: all(httpx.get(f"{up.query}/traces/{one.hex()}").status_code == 200 for one in TRACES))
         yield jaeger
 
 
@@ -47,31 +42,21 @@ def on_top(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[backend
 def _jaeger_on(up: Up, folder: Path) -> Iterator[backends.Jaeger]:
     plain = "tls: {insecure: true}"
     grpc = f"{{endpoint: '{up.target('query_grpc_port')}', {plain}, writer: {{endpoint: '{up.target()}', {plain}}}}}"
-    over = folder / "over.yaml"
-    over.write_text(
-        f"""extensions:
+    also = f"""extensions:
   jaeger_storage: {{backends: {{ours: {{grpc: {grpc}}}}}}}
   jaeger_query: {{storage: {{traces: ours}}}}
 exporters: {{jaeger_storage_exporter: {{trace_storage: ours}}}}
 """
-    )
-    original = backends._run
-
-    def run(name: str, _files: list[str], *rest: Any) -> Any:
-        return original(name, ["jaeger.yaml", str(over)], *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backends, "_run", run)
-        with backends.run_jaeger(folder) as running:
-            yield running
+    with backends.run_jaeger(folder, "badger", also=also) as running:  # a storage that no further file configures
+        yield running
 
 
 def test_jaeger_reads_what_it_wrote(on_top: backends.Jaeger, up: Up) -> None:
     for trace_id in TRACES:
         question = api_v3.GetTraceRequest(trace_id=trace_id.hex(), raw_traces=True)
-        theirs = leaves(ask(on_top, "GetTrace", question))
+        theirs = comparable(ask(on_top, "GetTrace", question))
         assert theirs
-        assert theirs == leaves(ask(up.as_jaeger, "GetTrace", question))
+        assert theirs == comparable(ask(up.as_jaeger, "GetTrace", question))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +72,7 @@ def test_jaeger_reads_what_it_wrote(on_top: backends.Jaeger, up: Up) -> None:
     ],
 )
 def test_jaeger_searches_in_it(on_top: backends.Jaeger, up: Up, query: dict[str, Any]) -> None:
-    theirs, ours = (leaves(find(one, **query)) for one in (on_top, up.as_jaeger))
+    theirs, ours = (comparable(find(one, **query)) for one in (on_top, up.as_jaeger))
     assert theirs == ours
     assert bool(theirs) is ("service_name" not in query)
 
@@ -120,19 +105,13 @@ def test_chunks_hold_every_span_once_and_are_small() -> None:
     parts = list(chunks(whole))
     assert len(parts) > 1
     assert all(0 < part.ByteSize() < 4 << 20 for part in parts)
-    assert [one for part in parts for one in _span_ids(part)] == _span_ids(whole)
+    assert [one for part in parts for _, _, one in leaves(part)] == [one for _, _, one in leaves(whole)]
     assert len(ids(sent)) == 6000
     assert {str(part.resource_spans[0].resource) for part in parts} == {str(whole.resource_spans[0].resource)}
 
 
-def _span_ids(data: Any) -> list[bytes]:
-    return [span.span_id for one in data.resource_spans for scope in one.scope_spans for span in scope.spans]
-
-
 def test_our_messages_have_the_fields_of_jaegers() -> None:
-    need("jaeger")
-    content = backends.binary("jaeger").read_bytes()
-    theirs = _descriptor(content)
+    theirs = jaegers_file(storage_api.PACKAGE, "TraceReader")
     fields = {one.name: {f.name: (f.number, f.label, f.type) for f in one.field} for one in theirs.message_type}
     for name in storage_api.MESSAGES:
         message: Any = storage_api._POOL.message(name)
@@ -143,17 +122,3 @@ def test_our_messages_have_the_fields_of_jaegers() -> None:
     assert {storage_api.path(method.name) for method in service.method} == {
         storage_api.path(name) for name in ("GetTraces", "GetServices", "GetOperations", "FindTraces", "FindTraceIDs")
     }
-
-
-def _descriptor(content: bytes) -> descriptor_pb2.FileDescriptorProto:
-    """Return the file of the storage's reader out of Jaeger's binary, as in tests/store/test_jaeger_api.py."""
-    for start in (match.start() for match in _GZIP.finditer(content)):
-        try:
-            raw = zlib.decompressobj(wbits=31).decompress(content[start : start + (1 << 20)])
-        except zlib.error:
-            continue
-        if storage_api.PACKAGE.encode() in raw and b"TraceReader" in raw:
-            file = descriptor_pb2.FileDescriptorProto.FromString(raw)
-            if file.package == storage_api.PACKAGE and file.service:
-                return file
-    raise AssertionError(f"no descriptor of {storage_api.PACKAGE} in Jaeger's binary")

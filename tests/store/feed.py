@@ -14,8 +14,10 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
+from messages import leaves
 from stagetrace import semconv
 from stagetrace.store.jaeger.client import JaegerClient
+from stagetrace.store.url import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -131,26 +133,16 @@ def readable(made: Made) -> ReadableSpan:
 
 def _wait(jaeger: Jaeger, made: Sequence[Made]) -> None:
     """Wait until every span sent can be read by its trace id: a way that shares no search with what is tested."""
-    host, _, port = jaeger.query_grpc.rpartition(":")
     wanted: dict[str, set[str]] = {}
     for one in made:
         wanted.setdefault(one.trace_id, set()).add(one.span_id)
     deadline = time.monotonic() + _ARRIVES_WITHIN_S
-    client = JaegerClient(host, int(port))
-    try:
+    with JaegerClient(*host_and_port(jaeger.url, 16685)) as client:
         for trace_id, spans in wanted.items():
             while not spans <= _stored(client, trace_id):
                 assert time.monotonic() < deadline, f"{trace_id} did not arrive within {_ARRIVES_WITHIN_S} s"
                 time.sleep(0.05)
-    finally:
-        client.close()
 
 
 def _stored(client: JaegerClient, trace_id: str) -> set[str]:
-    return {
-        span.span_id.hex()
-        for part in client.get_trace(trace_id)
-        for resource_spans in part.resource_spans
-        for scope_spans in resource_spans.scope_spans
-        for span in scope_spans.spans
-    }
+    return {span.span_id.hex() for part in client.get_trace(trace_id) for _, _, span in leaves(part)}

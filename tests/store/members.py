@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import backends
 from backend.running import run_up
 from backends import Jaeger, run_collector, run_jaeger
 from conftest import need
@@ -77,20 +76,10 @@ def member(name: str, folder: Path, spans: Sequence[Made], again: Sequence[Made]
 
 def collect(folder: Path, path: Path, batches: Sequence[Sequence[Made]]) -> None:
     """Let a real Collector write spans to `path`, in the form of its suffix; at its end it has written all."""
-    config = folder / "file.yaml"
     form = "proto" if path.suffix == ".pb" else "json"
-    config.write_text(
-        f"exporters: {{file: {{path: '{path}', format: {form}}}}}\n"
-        "service: {pipelines: {traces: {exporters: [file]}}}\n"
-    )
+    also = f"exporters: {{file: {{path: '{path}', format: {form}}}}}\n"
+    also += "service: {pipelines: {traces: {exporters: [file]}}}\n"
     nowhere = Jaeger("", "", "http://127.0.0.1:1", "", 0)
-    original = backends._run
-
-    def run(name: str, files: list[str], *rest: Any) -> Any:
-        return original(name, [*files, str(config)], *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backends, "_run", run)
-        with run_collector(folder, nowhere) as collector:
-            for spans in batches:
-                export(collector.otlp_grpc, spans)
+    with run_collector(folder, nowhere, also=also) as collector:
+        for spans in batches:
+            export(collector.otlp_grpc, spans)

@@ -96,25 +96,11 @@ def _downstream() -> list[Made]:
     peer = {"server.address": "down", "server.port": 8001}
     call = stage.child("GET", front.start + MS, front.start + 81 * MS, kind=SpanKind.CLIENT, attributes=peer)
     totals = {semconv.stage_total_ms(semconv.INFERENCE): 20.0, semconv.stage_total_ms(semconv.QUEUE): 50.0}
-    down = entry(
-        "contract-back",
-        call.start + MS,
-        breached=None,
-        ms=70,
-        trace=front.trace,
-        parent=call.span,
-        resource=mark,
-        attributes=totals,
-    )
+    below: dict[str, Any] = {"trace": front.trace, "parent": call.span, "resource": mark, "attributes": totals}
+    down = entry("contract-back", call.start + MS, breached=None, ms=70, **below)
     middle = down.start + 50 * MS
-    return [
-        front,
-        stage,
-        call,
-        down,
-        down.stage("queue", down.start, middle),
-        down.stage("inference", middle, down.end),
-    ]
+    stages = down.stage("queue", down.start, middle), down.stage("inference", middle, down.end)
+    return [front, stage, call, down, *stages]
 
 
 RPC = "ml.Scorer/Predict"

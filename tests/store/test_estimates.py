@@ -8,8 +8,8 @@ from math import isfinite
 from typing import Any
 
 import pytest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from messages import of_rows
 from stagetrace.analysis.routes import ask as routes
 from stagetrace.analysis.routes import exactly
 from stagetrace.analysis.stage_times import ask as stages
@@ -18,7 +18,6 @@ from stagetrace.store.answers import request_of, tally
 from stagetrace.store.base import Selection, SpanRow
 from stagetrace.store.load import Loader
 from stagetrace.store.tally import Tallier
-from store.local.made import attribute, request
 
 MS = 1_000_000
 ESTIMATED, WHOLE = Sample(1, True, False), Sample(1, False, False)  # noqa: FBT003
@@ -27,7 +26,7 @@ ESTIMATED, WHOLE = Sample(1, True, False), Sample(1, False, False)  # noqa: FBT0
 def entry(
     number: int, took_ms: float, probability: float | None, *, upgraded: bool = False, limit_ms: float = 50
 ) -> SpanRow:
-    """Return an entry span as a process records it that samples with this probability."""
+    """Return an entry span as a process records it that samples with this probability; no id may be zero."""
     breached = took_ms > limit_ms
     attributes: dict[str, Any] = {
         "http.route": "/x",
@@ -41,20 +40,12 @@ def entry(
     attributes |= {"sla.upgraded": True} if upgraded else {}
     start = 10**18 + number
     end = start + round(took_ms * MS)
-    return SpanRow(f"{number:032x}", f"{number:016x}", None, "x", "api", "SERVER", start, end, attributes)
+    return SpanRow(f"a{number:031x}", f"a{number:015x}", None, "x", "api", "SERVER", start, end, attributes)
 
 
 def relations(rows: list[SpanRow]) -> Any:
     loader = Loader()
-    for row in rows:
-        # No id may be zero.
-        trace_id, span_id = (bytes.fromhex(f"a{one[1:]}") for one in (row.trace_id, row.span_id))
-        made = Span(trace_id=trace_id, span_id=span_id, name=row.name)
-        made.kind, made.start_time_unix_nano = Span.SPAN_KIND_SERVER, row.start_unix_nano
-        made.end_time_unix_nano = row.end_unix_nano
-        values: dict[str, Any] = dict(row.attributes)
-        made.attributes.extend(attribute(key, value) for key, value in values.items())
-        loader.add(request([made], row.service))
+    loader.add(of_rows(rows).SerializeToString())
     return loader.select(Selection(0, 2**62), [])
 
 
@@ -200,9 +191,11 @@ def told(row: SpanRow) -> SpanRow:
     return replace(row, attributes={**row.attributes, "sla.verdict": verdict})
 
 
+FEW = [told(entry(n, 80, 0.1)) for n in range(11)] + [told(entry(100 + n, 10, 0.1)) for n in range(41)]
+
+
 def test_what_the_service_has_counted_takes_the_place_of_the_estimate() -> None:
-    rows = [told(entry(n, 80, 0.1)) for n in range(11)] + [told(entry(100 + n, 10, 0.1)) for n in range(41)]
-    database = relations(rows)
+    database = relations(FEW)
     found = routes(database)
     (exact,) = exactly(database, found, [counted(1000, good=389, breach=11)])
     assert (exact.requests, exact.judged, exact.breaches) == (400, 400, 11)
@@ -214,8 +207,7 @@ def test_what_the_service_has_counted_takes_the_place_of_the_estimate() -> None:
 
 
 def test_what_came_after_the_last_count_is_estimated_on_top() -> None:
-    rows = [told(entry(n, 80, 0.1)) for n in range(11)] + [told(entry(100 + n, 10, 0.1)) for n in range(41)]
-    database = relations(rows)
+    database = relations(FEW)
     (found,) = exactly(database, routes(database), [counted(50, good=389)])
     assert (found.requests, found.breaches) == (400, 11)  # the breaches ended later
     assert found.sample.is_estimate
@@ -240,8 +232,7 @@ def replace_key(count: Counted, key: tuple[str, str]) -> Counted:
     ],
 )
 def test_counts_that_cannot_be_these_are_left(count: Counted) -> None:
-    rows = [told(entry(n, 80, 0.1)) for n in range(11)] + [told(entry(100 + n, 10, 0.1)) for n in range(41)]
-    database = relations(rows)
+    database = relations(FEW)
     assert exactly(database, routes(database), [count]) == routes(database)
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-import json
-from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
-from cli.running import time_of
-from stagetrace.cli.main import main
+from cli.running import answered, refused, time_of
 from stagetrace.otlp.decode.json import encode
 from store import members
 from store.feed import Made, readable
@@ -43,53 +39,33 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what each command says of a file of OTLP JSON, which needs no other process."""
     path = tmp_path_factory.mktemp("expected") / "spans.jsonl"
     path.write_text("\n".join(encode(_request(made)) for made in (ALL, AGAIN)) + "\n")
-    return {name: answer(*command, "--store", str(path)) for name, command in COMMANDS.items()}
+    return {name: answered(*command, "--store", path) for name, command in COMMANDS.items()}
 
 
 def _request(made: Sequence[Made]) -> Any:
     return encode_spans([readable(one) for one in made])
 
 
-def run(*command: str) -> tuple[int, str, str]:
-    """Run a command in this process, as there are many: exit code, stdout, stderr."""
-    output, errors = io.StringIO(), io.StringIO()
-    with redirect_stdout(output), redirect_stderr(errors):
-        code = main(command)
-    return code, output.getvalue(), errors.getvalue()
-
-
-def answer(*command: str) -> Any:
-    code, output, errors = run(*command, "--json")
-    assert (code, errors) == (0, ""), command
-    (line,) = output.splitlines()
-    return json.loads(line)
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_store_gives_the_same_answer(member: str, expected: dict[str, Any], name: str) -> None:
-    assert answer(*COMMANDS[name], "--store", member) == expected[name]
+    assert answered(*COMMANDS[name], "--store", member) == expected[name]
     assert expected[name]["complete"]
 
 
 def test_a_limit_that_no_store_reaches_is_none(member: str) -> None:
     for name in ("breaches", "requests", "tail"):
-        assert answer(*COMMANDS[name], "--limit", "9" * 30, "--store", member)["complete"], name
-    assert answer("requests", *WINDOW, "--sort", "duration", "--top", "9" * 30, "--store", member)["complete"]
+        assert answered(*COMMANDS[name], "--limit", "9" * 30, "--store", member)["complete"], name
+    assert answered("requests", *WINDOW, "--sort", "duration", "--top", "9" * 30, "--store", member)["complete"]
 
 
 def test_services_and_export(member: str, tmp_path: Path) -> None:
-    services = answer("services", "--store", member)["services"]
-    assert [name for name in services if name != "feed"] == [
-        "contract-0",
-        "contract-1",
-        "contract-back",
-        "contract-odd",
-        "contract-old",
-    ]
+    services = answered("services", "--store", member)["services"]
+    ours = [f"contract-{name}" for name in ("0", "1", "back", "odd", "old")]
+    assert [name for name in services if name != "feed"] == ours
     for suffix in (".parquet", ".jsonl", ".pb"):
         target = tmp_path / f"out{suffix}"
-        assert answer("export", str(target), *WINDOW, "--store", member)["spans"] >= len(ALL)
-        stages = [answer(*COMMANDS["stages"], "--store", url) for url in (member, str(target))]
+        assert answered("export", target, *WINDOW, "--store", member)["spans"] >= len(ALL)
+        stages = [answered(*COMMANDS["stages"], "--store", url) for url in (member, target)]
         assert stages[0] == stages[1]
 
 
@@ -115,20 +91,16 @@ def test_whatever_a_flag_holds_is_data(member: str, expected: dict[str, Any], re
             ["--segment", f"tenant={next(texts)}"],
             ["--segment", f"{next(texts)}=1"],
         ):
-            code, output, errors = run(verb, *sql, *window, *flags, *at, "--json")
-            assert (code, output) == (2, ""), (verb, flags)
-            assert ": no request has the " in errors
-            assert len(errors.splitlines()) == 2
+            said = refused(verb, *sql, *window, *flags, *at, "--json")
+            assert ": no request has the " in said
+            assert len(said.splitlines()) == 2
         next(texts)  # or each flag would have the same one in each command
-        refused = [["--service", next(texts)], ["--since", next(texts)], ["--limit", next(texts)]]
-        for flags in (*refused, *([["--until", next(texts)]] if window is WINDOW else [])):
-            code, output, errors = run(verb, *sql, *flags, *at, "--json")
-            assert (code, output) == (2, ""), (verb, flags)
-            assert 1 <= len(errors.splitlines()) <= 3
+        for flag in ("--service", "--since", "--limit", *(["--until"] if window is WINDOW else [])):
+            refused(verb, *sql, flag, next(texts), *at, "--json")
     for text in TEXTS:
-        for flags in (["--sort", text], ["--top", text], ["--slowest", text]):
-            assert run("requests", *flags, *at)[0] == 2
-        assert run("trace", text, *at)[0] == 2
-        assert run("tail", "--interval", text, *at)[0] == 2
-        assert run("stages", "--store", text)[0] == 2
-    assert answer(*COMMANDS["requests"], *at) == expected["requests"]
+        for flag in ("--sort", "--top", "--slowest"):
+            refused("requests", flag, text, *at)
+        refused("trace", text, *at)
+        refused("tail", "--interval", text, *at)
+        refused("stages", "--store", text)
+    assert answered(*COMMANDS["requests"], *at) == expected["requests"]

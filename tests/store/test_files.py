@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from messages import add_scope, leaves
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import decode, encode
 from stagetrace.store import Selection, open_store
@@ -25,9 +26,7 @@ EVER = Selection(0, 2**63 - 1)
 def message(number: int) -> ExportTraceServiceRequest:
     """Return a request with one span, of a size of its own."""
     request = ExportTraceServiceRequest()
-    resource_spans = request.resource_spans.add()
-    resource_spans.resource.attributes.add(key="service.name").value.string_value = "files"
-    resource_spans.scope_spans.add().spans.add(
+    add_scope(request, "files").spans.add(
         trace_id=number.to_bytes(16, "big"),
         span_id=number.to_bytes(8, "big"),
         name="x" * number * 50,
@@ -60,13 +59,7 @@ FRAMINGS = {
 
 def read(path: Path) -> tuple[list[int], list[str]]:
     cuts: list[str] = []
-    starts = [
-        span.start_time_unix_nano
-        for request in otlp.read(path, cuts)
-        for resource_spans in request.resource_spans
-        for scope_spans in resource_spans.scope_spans
-        for span in scope_spans.spans
-    ]
+    starts = [span.start_time_unix_nano for request in otlp.read(path, cuts) for _, _, span in leaves(request)]
     return starts, cuts
 
 
@@ -90,9 +83,8 @@ def test_a_cut_in_any_place_keeps_the_messages_before_it_and_is_reported(tmp_pat
         path.write_bytes(content[:size])
         whole = sum(size >= end for end in ends) - 1
         if whole == 0:
-            with pytest.raises(
-                StoreError, match=r"holds no OTLP spans: its first message is no request, or is cut off"
-            ):
+            nothing = "holds no OTLP spans: its first message is no request, or is cut off"
+            with pytest.raises(StoreError, match=nothing):
                 read(path)
             continue
         found, cuts = read(path)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ssl
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-import backends
+from backend.processes import until
 from backend.running import Up, request, run_up
 from backends import run_jaeger
-from cli.running import cli
+from cli import running
+from cli.running import printed
 from conftest import need
 from pki import make_pki
 from stagetrace.errors import StoreError
@@ -50,9 +50,7 @@ def sealed(pki: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 def refused(store: str, **changes: str) -> str:
     """Return what a command says that gets no answer; nothing but our own lines is on stderr."""
-    done = cli("services", "--store", store, **changes)
-    assert (done.returncode, done.stdout) == (2, "")
-    first, second = done.stderr.splitlines()
+    first, second = running.refused("services", "--store", store, **changes).splitlines()
     assert first.startswith(f"stagetrace: {store.partition('?')[0]}: ")
     return f"{first}\n{second}"
 
@@ -61,17 +59,15 @@ def test_our_back_end_is_read_with_token_and_tls(sealed: Up, pki: Path) -> None:
     """Its own ready line names the store; only the authority's file is added."""
     assert sealed.ready["store"] == f"jaegers://127.0.0.1:{sealed.ready['query_grpc_port']}"
     store = f"{sealed.ready['store']}?ca={pki / 'ca.pem'}"
-    done = cli("services", "--store", store, STAGETRACE_STORE_TOKEN=TOKEN)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "sealed\n", "")
-    done = cli("breaches", STAGETRACE_STORE=store, STAGETRACE_STORE_TOKEN=TOKEN)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "\nAll requests of sealed since " in done.stdout
+    assert printed("services", "--store", store, STAGETRACE_STORE_TOKEN=TOKEN) == "sealed\n"
+    shown = printed("breaches", STAGETRACE_STORE=store, STAGETRACE_STORE_TOKEN=TOKEN)
+    assert "\nAll requests of sealed since " in shown
 
 
 @pytest.mark.smoke
 def test_a_token_goes_along_without_tls_too(tmp_path: Path) -> None:
     with run_up(tmp_path, f"--token={TOKEN}") as up:
-        assert cli("services", "--store", up.ready["store"], STAGETRACE_STORE_TOKEN=TOKEN).returncode == 0
+        printed("services", "--store", up.ready["store"], STAGETRACE_STORE_TOKEN=TOKEN)
         text = refused(up.ready["store"])
         assert "it refuses us without a token (a token is needed" in text
         assert text.endswith("\nset STAGETRACE_STORE_TOKEN to the token that this server was started with")
@@ -105,29 +101,13 @@ def test_what_goes_wrong_with_tls_is_distinguished(sealed: Up, pki: Path, tmp_pa
 def test_the_real_jaeger_asks_for_our_certificate(pki: Path, tmp_path: Path) -> None:
     """TLS on its query port with `client_ca_file`: nobody is answered without a certificate of that authority."""
     need("jaeger")
-    over = tmp_path / "tls.yaml"
     files = f"cert_file: '{pki}/server.pem', key_file: '{pki}/server.key', client_ca_file: '{pki}/ca.pem'"
-    over.write_text(f"extensions: {{jaeger_query: {{grpc: {{tls: {{{files}}}}}}}}}\n")
-    original = backends._run
-
-    def run(name: str, configs: list[str], *rest: Any) -> Any:
-        return original(name, [*configs, str(over)], *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backends, "_run", run)
-        with run_jaeger(tmp_path) as jaeger:
-            export(jaeger.otlp_grpc, [entry("mutual", recent())])
-            store = f"jaegers://{jaeger.query_grpc}?ca={pki / 'ca.pem'}"
-            deadline = time.monotonic() + 30
-            while "mutual" not in (said := _services(f"{store}&cert={pki / 'client.pem'}&key={pki / 'client.key'}")):
-                assert time.monotonic() < deadline, said  # Jaeger stores in batches
-            assert "a server that asks for a client's certificate does so: add cert=FILE&key=FILE" in refused(store)
-
-
-def _services(store: str) -> list[str]:
-    done = cli("services", "--store", store)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
+    with run_jaeger(tmp_path, also=f"extensions: {{jaeger_query: {{grpc: {{tls: {{{files}}}}}}}}}\n") as jaeger:
+        export(jaeger.otlp_grpc, [entry("mutual", recent())])
+        store = f"jaegers://{jaeger.query_grpc}?ca={pki / 'ca.pem'}"
+        ours = f"{store}&cert={pki / 'client.pem'}&key={pki / 'client.key'}"
+        until(lambda: "mutual" in printed("services", "--store", ours).splitlines())  # Jaeger stores in batches
+        assert "a server that asks for a client's certificate does so: add cert=FILE&key=FILE" in refused(store)
 
 
 @pytest.mark.parametrize(

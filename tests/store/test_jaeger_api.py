@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import zlib
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from backends import binary
-from conftest import need
 from stagetrace.store.jaeger import api_v3
+from store.descriptors import jaegers_file
 
 if TYPE_CHECKING:
-    from backends import Jaeger
+    from google.protobuf import descriptor_pb2
 
-# Go's protobuf keeps each file's descriptor gzipped, always with this header: no name, no time, unknown OS.
-_GZIP = re.compile(rb"\x1f\x8b\x08\x00\x00\x00\x00\x00[\x00\x02\x04]\xff")
-_LARGEST = 1 << 20
+    from backends import Jaeger
 
 
 @pytest.fixture(scope="module")
 def theirs() -> descriptor_pb2.FileDescriptorProto:
     """Return the file of `jaeger.api_v3` out of Jaeger's binary (its gRPC reflection knows the name alone)."""
-    need("jaeger")
-    content = binary("jaeger").read_bytes()
-    for start in (match.start() for match in _GZIP.finditer(content)):
-        try:
-            raw = zlib.decompressobj(wbits=31).decompress(content[start : start + _LARGEST])
-        except zlib.error:
-            continue  # the same ten bytes by chance
-        if api_v3.PACKAGE.encode() in raw:
-            file = descriptor_pb2.FileDescriptorProto.FromString(raw)
-            if file.package == api_v3.PACKAGE and file.service:
-                return file
-    raise AssertionError(f"no descriptor of {api_v3.PACKAGE} in Jaeger's binary")
+    return jaegers_file(api_v3.PACKAGE)
 
 
 def _fields(message: descriptor_pb2.DescriptorProto) -> dict[str, tuple[int, int, int, str]]:

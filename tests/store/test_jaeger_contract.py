@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, TracesData
 from opentelemetry.trace import SpanKind
 
-import backends
+from backends import run_jaeger
 from conftest import need
+from messages import add_scope, leaves, put
 from stagetrace import semconv
 from stagetrace.errors import StoreError
-from stagetrace.store import Selection
+from stagetrace.store import Selection, open_store
 from stagetrace.store.jaeger import api_v3
 from stagetrace.store.jaeger import reader as jaeger_reader
 from stagetrace.store.jaeger.client import JaegerClient
@@ -43,9 +44,7 @@ SERVICE = "svc"
 def part(trace: int, span: int, start: int, **attributes: bool | float | str) -> TracesData:
     """Return one message with one span: an entry span if an attribute is its verdict, else a child of span 1."""
     data = TracesData()
-    resource_spans = data.resource_spans.add()
-    resource_spans.resource.attributes.add(key="service.name").value.string_value = SERVICE
-    added = resource_spans.scope_spans.add().spans.add(
+    added = add_scope(data, SERVICE).spans.add(
         trace_id=trace.to_bytes(16, "big"),
         span_id=span.to_bytes(8, "big"),
         start_time_unix_nano=start,
@@ -55,14 +54,7 @@ def part(trace: int, span: int, start: int, **attributes: bool | float | str) ->
         added.kind = Span.SPAN_KIND_SERVER
     else:
         added.parent_span_id = (1).to_bytes(8, "big")
-    for key, value in attributes.items():
-        found = added.attributes.add(key=key).value
-        if isinstance(value, bool):
-            found.bool_value = value
-        elif isinstance(value, float):
-            found.double_value = value
-        else:
-            found.string_value = value
+    put(added, attributes)
     return data
 
 
@@ -77,10 +69,7 @@ class Strict(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in it
         long: Sequence[TracesData] = (),
     ) -> None:
         """Hold a breached trace for each of `starts`, and whole traces `long`."""
-        self.starts = starts
-        self.long = long
-        self.refuse = refuse
-        self.greatest = greatest
+        self.starts, self.long, self.refuse, self.greatest = starts, long, refuse, greatest
         self.depths: list[int] = []
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
@@ -120,7 +109,7 @@ class Strict(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in it
 
 
 def _starts(trace: TracesData) -> list[int]:
-    return [span.start_time_unix_nano for span in trace.resource_spans[0].scope_spans[0].spans]
+    return [span.start_time_unix_nano for _, _, span in leaves(trace)]
 
 
 @contextmanager
@@ -276,10 +265,10 @@ def test_a_memory_store_smaller_than_a_search_is_read_in_full(tmp_path: Path) ->
     need("jaeger")
     base = recent()
     spans = [entry("small", base) for _ in range(70)] + [entry("small", base + n * MS) for n in range(1, 21)]
-    with _configured(tmp_path, "jaeger_storage: {backends: {main: {memory: {max_traces: 97}}}}") as jaeger:
+    also = "extensions: {jaeger_storage: {backends: {main: {memory: {max_traces: 97}}}}}"
+    with run_jaeger(tmp_path, also=also) as jaeger:
         send(jaeger, spans)
-        host, _, port = jaeger.query_grpc.rpartition(":")
-        with JaegerReader(JaegerClient(host, int(port))) as reader:
+        with open_store(jaeger.url) as reader:
             answer = reader.breaches(Selection(base, base + 1000 * MS, service="small"))
     assert {one.span_id for one in answer.breaches} == {one.span_id for one in spans}
     assert answer.complete
@@ -293,29 +282,12 @@ def test_times_are_those_recorded_also_where_jaeger_hides_clock_skew(tmp_path: P
     call = front.child("GET", base + MS, base + 70 * MS, kind=SpanKind.CLIENT)
     behind = base - 2000 * MS
     back = entry("back", behind, ms=60, trace=front.trace, parent=call.span)
-    with _configured(tmp_path, "jaeger_query: {max_clock_skew_adjust: 1h}") as jaeger:
+    with run_jaeger(tmp_path, also="extensions: {jaeger_query: {max_clock_skew_adjust: 1h}}") as jaeger:
         send(jaeger, [front, call, back])
-        host, _, port = jaeger.query_grpc.rpartition(":")
-        with JaegerReader(JaegerClient(host, int(port))) as reader:
+        with open_store(jaeger.url) as reader:
             answer = reader.breaches(Selection(behind, behind + 1, service="back"))
             trace = reader.trace(front.trace_id)
     assert [one.start_unix_nano for one in answer.breaches] == [behind]
     assert {one.span_id: one.start_unix_nano for one in trace.spans} == {
         one.span_id: one.start for one in (front, call, back)
     }
-
-
-@contextmanager
-def _configured(folder: Path, extension: str) -> Iterator[backends.Jaeger]:
-    """Run Jaeger with memory storage and one extension configured otherwise."""
-    config = folder / "other.yaml"
-    config.write_text(f"extensions: {{{extension}}}")
-    original = backends._run
-
-    def run(name: str, files: list[str], *rest: Any) -> Any:
-        return original(name, [*files, str(config)], *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backends, "_run", run)
-        with backends.run_jaeger(folder) as jaeger:
-            yield jaeger

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import socket
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import grpc
 import pytest
 
 from backends import free_port
+from pki import make_pki
 from stagetrace.errors import StoreError
 from stagetrace.store import open_store
 from stagetrace.store.jaeger.client import JaegerClient
@@ -125,9 +125,7 @@ def test_a_server_that_wants_tls(tmp_path: Path) -> None:
 
 @contextmanager
 def _tls_server(folder: Path) -> Iterator[int]:
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
+    key, certificate = (make_pki(folder) / f"server.{form}" for form in ("key", "pem"))
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
     with ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from messages import add_scope, put
 from stagetrace import semconv
 from stagetrace.store.base import Selection
 
@@ -22,15 +22,6 @@ HOUR = 3_600_000 * MS
 EVER = Selection(-(2**63), 2**63 - 1)
 
 
-def attribute(key: str, value: str | bool | float | bytes) -> KeyValue:
-    """Return one attribute of the type that the value has."""
-    kinds: dict[type, str] = {str: "string_value", bool: "bool_value", int: "int_value", float: "double_value"}
-    kinds[bytes] = "bytes_value"
-    made = KeyValue(key=key)
-    setattr(made.value, kinds[type(value)], value)
-    return made
-
-
 def span(
     number: int, *, trace: int = 1, start: int = NOW, ms: float = 10.0, parent: int = 0, **attributes: Any
 ) -> Span:
@@ -40,7 +31,7 @@ def span(
     if parent:
         made.parent_span_id = parent.to_bytes(8, "big")
     made.start_time_unix_nano, made.end_time_unix_nano = start, min(start + round(ms * MS), 2**64 - 1)
-    made.attributes.extend(attribute(key.replace("__", "."), value) for key, value in attributes.items())
+    put(made, {key.replace("__", "."): value for key, value in attributes.items()})
     return made
 
 
@@ -53,9 +44,7 @@ def judged(number: int, *, breached: bool = True, **rest: Any) -> Span:
 def request(spans: Iterable[Span], service: str = "api") -> bytes:
     """Return a serialized request of one service."""
     message = ExportTraceServiceRequest()
-    resource = message.resource_spans.add()
-    resource.resource.attributes.append(attribute("service.name", service))
-    resource.scope_spans.add().spans.extend(spans)
+    add_scope(message, service).spans.extend(spans)
     return message.SerializeToString()
 
 

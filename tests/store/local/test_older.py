@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from messages import attribute
 from stagetrace.store import open_store
 from stagetrace.store.local import LocalStore
 from stagetrace.store.rows import spans_of
-from store.local.made import EVER, attribute, judged, request, span
+from store.local.made import EVER, judged, request, span
 
 OLDER = Path(__file__).parent / "older"
 VERSIONS = [(1, "2"), (2, "3"), (3, None), (4, None), (6, "3")]

@@ -11,21 +11,13 @@ from stagetrace import semconv
 from stagetrace.cli.breaches import owners_of
 from stagetrace.errors import StoreError
 from stagetrace.store import stored
-from stagetrace.store.local import LocalStore
 from stagetrace.store.rows import spans_of
 from store.local.made import EVER, MS, NOW, judged, request, span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from stagetrace.store.local import LocalReader
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[LocalStore]:
-    with LocalStore.open(tmp_path / "store") as opened:
-        yield opened
+    from stagetrace.store.local import LocalReader, LocalStore
 
 
 def bare(number: int, **rest: Any) -> list[Any]:

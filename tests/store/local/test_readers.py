@@ -7,7 +7,6 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from deltalake import DeltaTable
@@ -18,21 +17,16 @@ from stagetrace.store.local import LocalReader, LocalStore, delta, parquet
 from stagetrace.store.local.view import TABLE
 from store.local.made import EVER, NOW, ids, judged, request, span
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 TESTS = Path(__file__).parents[2]
 READERS = 3
 STEPS = 15
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStore]:
+@pytest.fixture(autouse=True)
+def busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stagetrace.store.local.store.FLUSH_ROWS", 40)
     monkeypatch.setattr("stagetrace.store.local.delta.CHECKPOINT_EVERY", 4)
     monkeypatch.setattr("stagetrace.store.local.table.GRACE_S", 0.0)
-    with LocalStore.open(tmp_path / "store") as opened:
-        yield opened
 
 
 @pytest.mark.thorough

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from backend.processes import until
 from heavy import scaled
+from messages import leaves
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.request import MalformedRequest
 from stagetrace.store import open_store
@@ -27,14 +29,7 @@ from stagetrace.store.url import default_folder
 from store.local.made import EVER, HOUR, MS, NOW, ids, judged, request, span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[LocalStore]:
-    with LocalStore.open(tmp_path / "store") as opened:
-        yield opened
 
 
 def test_what_is_acknowledged_is_read_at_once(store: LocalStore) -> None:
@@ -191,9 +186,8 @@ def test_late_spans_and_spans_without_parents_belong_to_their_trace(store: Local
     store.append(request([span(2, parent=1, start=NOW + 5 * HOUR)]))
     with store.reader() as reader:
         spans = reader.trace(f"{1:032x}").spans
-    assert [(one.span_id, one.parent_span_id) for one in spans] == [
-        (f"{1:016x}", None), (f"{7:016x}", f"{99:016x}"), (f"{2:016x}", f"{1:016x}"),
-    ]  # fmt: skip
+    found = [(int(one.span_id, 16), int(one.parent_span_id or "0", 16)) for one in spans]
+    assert found == [(1, 0), (7, 99), (2, 1)]
 
 
 @pytest.mark.heavier
@@ -204,7 +198,7 @@ def test_a_trace_of_very_many_spans(store: LocalStore) -> None:
     with store.reader() as reader:
         assert len(reader.trace(f"{1:032x}").spans) == count
         (traces,) = reader.find_traces(Search(service="api"))
-        assert sum(len(scope.spans) for one in traces.resource_spans for scope in one.scope_spans) == count
+        assert sum(1 for _ in leaves(traces)) == count
 
 
 def test_get_trace_is_what_was_sent(store: LocalStore) -> None:
@@ -224,14 +218,8 @@ def test_get_trace_is_what_was_sent(store: LocalStore) -> None:
 
 
 def test_segments_find_any_attribute_by_its_text(store: LocalStore) -> None:
-    attributes: dict[str, Any] = {
-        "text": "a'b",
-        "flag": True,
-        "whole": 5,
-        "part": 0.25,
-        "http__route": "/x",
-        "sla__threshold_ms": 50,
-    }
+    attributes: dict[str, Any] = {"text": "a'b", "flag": True, "whole": 5, "part": 0.25, "http__route": "/x"}
+    attributes["sla__threshold_ms"] = 50
     store.append(request([span(1, **attributes), span(2, trace=2, text="other")]))
     wanted = {"text": "a'b", "flag": "true", "whole": "5", "part": "0.25", "http.route": "/x", "service.name": "api"}
     wanted["sla.threshold_ms"] = "50"
@@ -239,15 +227,12 @@ def test_segments_find_any_attribute_by_its_text(store: LocalStore) -> None:
         with store.reader() as reader:
             for key, text in wanted.items():
                 both = key == "service.name"
-                found = {
-                    trace.resource_spans[0].scope_spans[0].spans[0].name
-                    for trace in reader.find_traces(Search(attributes={key: text}))
-                }
+                traces = list(reader.find_traces(Search(attributes={key: text})))
+                found = {span.name for one in traces for _, _, span in leaves(one)}
                 assert found == ({"span 1", "span 2"} if both else {"span 1"}), key
                 with reader.relations(replace(EVER, segments={key: text})) as relations:
-                    assert relations.connection.execute("SELECT count(*) FROM requests").fetchone() == (
-                        2 if both else 1,
-                    )
+                    count = relations.connection.execute("SELECT count(*) FROM requests").fetchone()
+                    assert count == (2 if both else 1,)
                 assert not list(reader.find_traces(Search(attributes={key: text + "0"})))
         store.flush()
 
@@ -259,7 +244,7 @@ def test_find_traces_narrows_by_everything(store: LocalStore) -> None:
 
         def names(**search: Any) -> list[str]:
             traces = reader.find_traces(Search(**search))
-            return [trace.resource_spans[0].scope_spans[0].spans[0].name for trace in traces]
+            return [span.name for trace in traces for _, _, span in leaves(trace)]
 
         assert names(service="api", depth=3) == ["span 20", "span 19", "span 18"]
         assert names(operation="span 7") == ["span 7"]
@@ -281,10 +266,9 @@ def test_what_is_found_may_come_without_the_rest_of_its_trace(store: LocalStore,
     with store.reader() as reader:
         sizes = {True: [1, 1, 1, 1, 2], False: [2, 2, 2, 2, 2]}
         for only_found, expected in sizes.items():
-            breached = {"sla.breached": "true"}
-            search = Search(service="api", attributes=breached, depth=depth, only_found=only_found)
-            found = list(reader.find_traces(search))
-            spans = [[one for group in trace.resource_spans for one in group.scope_spans[0].spans] for trace in found]
+            wanted = {"sla.breached": "true"}
+            search = Search(service="api", attributes=wanted, depth=depth, only_found=only_found)
+            spans = [[one for _, _, one in leaves(trace)] for trace in reader.find_traces(search)]
             assert [len(trace) for trace in spans] == expected[:depth]
             assert [trace[0].trace_id[-1] for trace in spans] == [4, 3, 2, 1, 5][:depth]
             assert [trace[0].span_id[-1] for trace in spans] == [4, 3, 2, 1, 5][:depth]
@@ -372,32 +356,25 @@ def test_retention_by_age_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         store.append(request([span(1, start=now - 2 * HOUR)]))
         store.flush()
         store.append(request([span(2, start=now)]))
-        _until(lambda: store.stats()["spans_expired"] == 1)
+        until(lambda: store.stats()["spans_expired"] == 1)
         with store.reader() as reader:
             assert ids(reader) == [2]
         # One span of a file grows too old: the file is written again once that is by more than a tenth of the age.
         store.append(request([span(3, start=now - HOUR - HOUR // 20), span(4, start=now)]))
         store.append(request([span(5, start=now - HOUR - HOUR // 5), span(6, start=now)]))
-        _until(lambda: store.stats()["spans_expired"] >= 2)
+        until(lambda: store.stats()["spans_expired"] >= 2)
         with store.reader() as reader:
             assert set(ids(reader)) in ({2, 3, 4, 6}, {2, 4, 6})
     with LocalStore.open(tmp_path / "size", retention_bytes=60_000) as store:
         for at in range(1, 11):
             store.append(request([span(at, start=now + at, raw=os.urandom(12_000))]))
             store.flush()
-        _until(lambda: store.stats()["bytes"] <= 60_000)
+        until(lambda: store.stats()["bytes"] <= 60_000)
         with store.reader() as reader:
             kept = ids(reader)
         assert kept
         assert kept == list(range(kept[0], 11)), "the newest stay"
         assert store.stats()["spans_expired"] == 10 - len(kept)
-
-
-def _until(ready: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not ready():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.01)
 
 
 # --- whose folder it is

@@ -1,0 +1,118 @@
+"""What each member of the reader contract is asked for, and what that means, worked out of the spans themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from stagetrace import semconv
+from stagetrace.estimates import Sample
+from stagetrace.store import Selection
+from stagetrace.store.base import Lost, Tally
+from store.feed import MS, Made
+from store.spans import ALL, BASE, END, ENTRIES, NASTY, RENAMED, RPC, WHOLE
+
+SELECTIONS = {
+    "time": WHOLE,
+    "part": Selection(BASE + 70 * MS, BASE + 280 * MS),
+    "edges": Selection(ALL[40].start, ALL[80].start),
+    "service": replace(WHOLE, service="contract-1"),
+    "inner-service": replace(WHOLE, service="contract-back"),  # of traces that begin in another
+    "route": replace(WHOLE, route="/rank"),
+    "rpc": replace(WHOLE, route=RPC),
+    "model": replace(WHOLE, model="Tagger"),
+    "nasty": replace(WHOLE, route=NASTY, model=NASTY),
+    "text": replace(WHOLE, segments={"tenant": "it's"}),
+    "empty": replace(WHOLE, segments={"tenant": ""}),
+    "integer": replace(WHOLE, segments={"tier": "1"}),
+    "float": replace(WHOLE, segments={"ratio": "0.5"}),
+    "whole-float": replace(WHOLE, segments={"ratio": "50"}),
+    "boolean": replace(WHOLE, segments={"paying": "true"}),
+    "renamed": replace(WHOLE, segments={RENAMED[1]: "client"}),
+    "by-its-older-name": replace(WHOLE, segments={RENAMED[0]: "cancelled"}),
+    "resource": replace(WHOLE, segments={"pod": "pod-1"}),
+    "several": replace(WHOLE, service="contract-0", route="/predict", segments={"pod": "pod-0", "tenant": "blue"}),
+    "none": replace(WHOLE, route=RPC, model="Ranker"),  # both are known, and no request has the two
+    "earlier": Selection(BASE - 2000 * MS, BASE - 1000 * MS, service="contract-1"),
+    "as-shown": replace(WHOLE, route="POST /predict /rank"),  # name and route, as lists show a request
+    "name-as-shown": replace(WHOLE, route="POST /predict"),
+    "shown-elsewhere": replace(WHOLE, route="odd"),
+    "path-as-shown": replace(WHOLE, route="HTTP GET /items/7"),
+    "breached": replace(WHOLE, breached=True),
+    "kept": replace(WHOLE, breached=False, service="contract-1"),
+    "cause": replace(WHOLE, causes=("gc",)),
+    "causes": replace(WHOLE, causes=("gc", "downstream"), service="contract-0"),
+    "newest-of-causes": replace(WHOLE, causes=("gc", "cpu_wait"), limit=5),
+    "causes-within-limit": replace(WHOLE, causes=("cpu_wait", "gc"), limit=100, breached=True),
+    "no-such-cause": replace(WHOLE, causes=("lock_wait",)),
+    "newest": replace(WHOLE, limit=7),
+    "newest-of": replace(WHOLE, service="contract-0", breached=True, limit=3),
+    "all-of": replace(WHOLE, service="contract-0", limit=1000),
+}
+
+
+# What those are asked that are read like another: bounds, filters of each kind, an attribute that hides one, a limit.
+BASIC = ("edges", "several", "as-shown", "causes", "newest-of")
+
+
+def meant(selection: Selection) -> list[Made]:
+    """Return the entry spans that a selection means, newest first: the oracle, on what was made."""
+
+    def is_meant(one: Made) -> bool:
+        read = {**one.resource, **one.attributes}
+        read |= {name: read[other] for name, other in (RENAMED, RENAMED[::-1]) if other in read}
+        wanted = selection.segments.items()
+        return (
+            selection.since_ns <= one.start < selection.until_ns
+            and selection.service in (None, one.service)
+            and selection.route in (None, *_routes(one))
+            and selection.model in (None, one.attributes.get(semconv.ML_MODEL_NAME))
+            and selection.breached in (None, one.attributes.get(semconv.SLA_BREACHED) is True)
+            and (not selection.causes or one.attributes.get(semconv.SLA_BREACH_CAUSE) in selection.causes)
+            and all(key in read and text_of(read[key]) == value for key, value in wanted)
+        )
+
+    found = sorted(filter(is_meant, ENTRIES), key=lambda one: (-one.start, one.trace_id, one.span_id))
+    return found[: selection.limit]
+
+
+def _routes(one: Made) -> tuple[str, ...]:
+    route = one.attributes.get("http.route", one.attributes.get("rpc.method"))
+    if not isinstance(route, str):
+        target = one.attributes.get("http.target")
+        return (one.name if target is None else f"{one.name} {target.partition('?')[0]}",)
+    return route, one.name if route in one.name else f"{one.name} {route}"
+
+
+def text_of(value: Any) -> str:
+    return {"True": "true", "False": "false"}.get(str(value), str(value).removesuffix(".0"))
+
+
+def tally(selection: Selection) -> Tally:
+    """Return what became of the requests that a selection means: the oracle, on what was made."""
+    every = replace(selection, breached=None, causes=(), limit=None)
+    found, ever = meant(every), meant(replace(every, since_ns=0, until_ns=END))
+    verdicts = [one.attributes.get(semconv.SLA_VERDICT) for one in found]
+    missed = meant(replace(selection, breached=True, limit=None))
+    lost: dict[tuple[str, str], list[float]] = {}
+    for one in missed:
+        read = one.attributes
+        of_kind = lost.setdefault((read[semconv.SLA_BREACH_STAGE], read[semconv.SLA_BREACH_CAUSE]), [])
+        of_kind.append(read[semconv.SLA_OVERRUN_MS])
+    return Tally(
+        requests=len(found),
+        judged=verdicts.count("good") + verdicts.count("breach"),
+        missed=len(missed),
+        excluded=verdicts.count("excluded"),
+        recorded=sum(any(key.startswith("ml.stage.") for key in one.attributes) for one in found),
+        lost=tuple(
+            sorted(
+                (Lost(*kind, len(over), cast("float", pytest.approx(sum(over)))) for kind, over in lost.items()),
+                key=lambda one: (-sum(lost[one.stage or "", one.cause or ""]), -one.missed, one.stage, one.cause),
+            )
+        ),
+        newest_unix_nano=max((one.start for one in found or ever), default=None),
+        sample=Sample(len(found), is_estimate=False, is_unknown=False),
+    )
