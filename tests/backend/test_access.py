@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import httpx
 import pytest
 
-from backend.running import Up, export, ids, names_of, raw_call, request, run_up
+from backend.running import PROTOBUF, Up, export, ids, names_of, post, raw_call, request, run_up
+from pki import make_pki
 from stagetrace.backend.web import authorized
 from stagetrace.store.jaeger import api_v3
 
@@ -56,7 +56,7 @@ def test_without_the_token_nothing_is_taken_or_revealed(guarded: Up, case: str) 
     given = WRONG[case]
     headers = {} if given is None else {"authorization": given}
     sent = request("refused").SerializeToString()
-    taken = httpx.post(guarded.traces, content=sent, headers={"content-type": "application/x-protobuf", **headers})
+    taken = post(guarded, sent, **headers)
     assert (taken.status_code, taken.headers["www-authenticate"]) == (401, "Bearer")
     for path in ("api/v3/services", "api/v3/traces/1", "metrics", "no/such/page"):
         told = httpx.get(f"{guarded.url('query_http_port')}/{path}", headers=headers)
@@ -73,14 +73,13 @@ def test_without_the_token_nothing_is_taken_or_revealed(guarded: Up, case: str) 
 
 def test_with_the_token_everything_works(guarded: Up) -> None:
     first, second = request("by HTTP", service="guarded"), request("by gRPC", service="guarded")
-    headers = {"authorization": GOOD, "content-type": "application/x-protobuf"}
-    httpx.post(guarded.traces, content=first.SerializeToString(), headers=headers).raise_for_status()
+    post(guarded, first.SerializeToString(), authorization=GOOD).raise_for_status()
     with grpc.insecure_channel(guarded.target()) as channel:
         export(channel, second.SerializeToString(), metadata=(("authorization", GOOD),))
     assert names_of(guarded, *ids(first), authorization=GOOD) == ["by HTTP"]
     assert names_of(guarded, *ids(second), authorization=f"bearer {TOKEN}") == ["by gRPC"]
     assert list(ask(guarded, GOOD).services) == ["guarded"]
-    metrics = httpx.get(f"{guarded.url('http_port')}/metrics", headers=headers).text
+    metrics = httpx.get(f"{guarded.url('http_port')}/metrics", headers={"authorization": GOOD}).text
     assert 'stagetrace_accepted_spans_total{transport="http"} 1' in metrics
 
 
@@ -98,24 +97,15 @@ def test_the_token_is_compared_as_bytes() -> None:
 
 
 def test_all_ports_speak_tls_where_files_are_given(tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    with run_up(tmp_path, f"--tls-cert={cert}", f"--tls-key={key}") as up:
+    authority, *pair = (make_pki(tmp_path) / name for name in ("ca.pem", "server.pem", "server.key"))
+    with run_up(tmp_path, f"--tls-cert={pair[0]}", f"--tls-key={pair[1]}") as up:
         assert up.ready["tls"] is True
         sent = request("sealed", service="sealed")
-        kind = {"content-type": "application/x-protobuf"}
-        with httpx.Client(verify=ssl.create_default_context(cafile=cert)) as client:
+        kind = {"content-type": PROTOBUF}
+        with httpx.Client(verify=ssl.create_default_context(cafile=authority)) as client:
             client.post(up.traces, content=sent.SerializeToString(), headers=kind).raise_for_status()
             assert client.get(f"{up.query}/services").json() == {"services": ["sealed"]}
-        credentials = grpc.ssl_channel_credentials(cert.read_bytes())
+        credentials = grpc.ssl_channel_credentials(authority.read_bytes())
         with grpc.secure_channel(up.target(), credentials) as channel:
             assert export(channel, request("sealed").SerializeToString()) == b""
         with grpc.secure_channel(up.target("query_grpc_port"), credentials) as channel:

@@ -21,7 +21,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 
-from backend.running import run_up
+from backend.running import JSON, PROTOBUF, run_up
+from messages import put
 from stagetrace.backend.receiver_grpc import METRICS_METHOD
 from stagetrace.store.local.counts import read
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("services")
 
-PROTOBUF, JSON = "application/x-protobuf", "application/json"
 ATTRIBUTES = {"sla.objective": "* within 1s", "sla.verdict": "good", "http.route": "/x"}
 
 
@@ -38,7 +38,7 @@ def request(service: str, value: Any = 7, *, temporality: int = 2, name: str = "
     """Return an export of one data point."""
     message = ExportMetricsServiceRequest()
     resource = message.resource_metrics.add()
-    resource.resource.attributes.add(key="service.name").value.string_value = service
+    put(resource.resource, {"service.name": service})
     metric = resource.scope_metrics.add().metrics.add(name=name)
     metric.sum.is_monotonic = changes.pop("is_monotonic", True)
     metric.sum.aggregation_temporality = temporality  # type: ignore[assignment]
@@ -48,8 +48,7 @@ def request(service: str, value: Any = 7, *, temporality: int = 2, name: str = "
     )
     setattr(point, "as_double" if isinstance(value, float) else "as_int", value)
     point.flags = changes.pop("flags", 0)
-    for key, told in {**ATTRIBUTES, **changes.pop("attributes", {})}.items():
-        setattr(point.attributes.add(key=key).value, "string_value" if isinstance(told, str) else "int_value", told)
+    put(point, {**ATTRIBUTES, **changes.pop("attributes", {})})
     return message
 
 

@@ -12,8 +12,9 @@ import grpc
 import httpx
 import pytest
 
-from backend.running import Up, export, request, run_up
+from backend.running import PROTOBUF, Up, export, request, run_up, stored_spans
 from heavy import scaled
+from messages import leaves
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -38,20 +39,13 @@ class Sender:
                 body = sent.SerializeToString()
                 try:
                     if self.over_http:
-                        kind = {"content-type": "application/x-protobuf"}
+                        kind = {"content-type": PROTOBUF}
                         client.post(self.up.traces, content=body, headers=kind).raise_for_status()
                     else:
                         export(channel, body)
                 except (grpc.RpcError, httpx.HTTPError):
                     return
-                spans = sent.resource_spans[0].scope_spans[0].spans
-                self.acknowledged |= {span.span_id.hex() for span in spans}
-
-
-def stored(up: Up, sender: Sender) -> list[str]:
-    answer = httpx.get(f"{up.query}/traces/{sender.trace.hex()}", timeout=60).raise_for_status().json()
-    scopes = [scope for one in answer["result"]["resourceSpans"] for scope in one["scopeSpans"]]
-    return [span["spanId"] for scope in scopes for span in scope["spans"]]
+                self.acknowledged |= {span.span_id.hex() for _, _, span in leaves(sent)}
 
 
 @pytest.mark.sample
@@ -65,7 +59,7 @@ def test_no_acknowledged_span_is_lost(tmp_path: Path) -> None:
             assert not any(path.exists() for path in left), "what was killed is cleared away"
             left = [control, control.parent]
             for sender in before:
-                found = stored(up, sender)
+                found = [span["spanId"] for span in stored_spans(up, sender.trace.hex())]
                 assert sender.acknowledged <= set(found)
                 assert len(found) == len(set(found))
             if number == ROUNDS:

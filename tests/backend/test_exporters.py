@@ -6,8 +6,6 @@ import json
 import secrets
 import shutil
 import subprocess
-import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +19,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 import backends
-from backend.running import Up, environment, ids, names_of, request
+from backend.processes import until
+from backend.running import PROTOBUF, Up, environment, names_of, request, stored_spans
+from cli.running import answered, printed
 from conftest import need
 from missing import missing
-from services import run_service
+from services import recorded, run_service
 from stagetrace.store.jaeger.client import JaegerClient
 from store.feed import MS, Made, entry, readable, recent
 
@@ -40,15 +40,6 @@ PACKAGES = [
     "@opentelemetry/sdk-trace-base",
     *(f"@opentelemetry/exporter-trace-otlp-{name}" for name in ("grpc", "http", "proto")),
 ]
-
-
-def wait_for(up: Up, trace_id: str, count: int) -> list[str]:
-    """Return the names of a trace's spans once there are `count`."""
-    deadline = time.monotonic() + 60
-    while len(names := names_of(up, trace_id)) < count:
-        assert time.monotonic() < deadline, f"{trace_id}: only {names} arrived"
-        time.sleep(0.05)
-    return names
 
 
 def _family() -> list[Made]:
@@ -94,19 +85,11 @@ COLLECTED = {
 @contextmanager
 def collector_for(up: Up, folder: Path, exporter: str, settings: dict[str, str]) -> Iterator[backends.Collector]:
     """Run the real Collector with this one exporter, its output pointed at `up`."""
-    over = folder / "over.yaml"
     endpoint = {"endpoint": up.as_jaeger.otlp_http} if exporter == "otlp_http" else {}
     pipeline = {"pipelines": {"traces": {"exporters": [exporter]}}}
-    over.write_text(json.dumps({"exporters": {exporter: {**endpoint, **settings}}, "service": pipeline}))
-    original = backends._run
-
-    def run(name: str, files: list[str], *rest: Any) -> Any:
-        return original(name, [*files, str(over)], *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backends, "_run", run)
-        with backends.run_collector(folder, up.as_jaeger) as running:
-            yield running
+    also = json.dumps({"exporters": {exporter: {**endpoint, **settings}}, "service": pipeline})
+    with backends.run_collector(folder, up.as_jaeger, also=also) as running:
+        yield running
 
 
 @pytest.mark.parametrize("name", COLLECTED)
@@ -118,9 +101,9 @@ def test_the_real_collector_delivers(up: Up, tmp_path: Path, name: str) -> None:
     sent = request(*(f"span {number}" for number in range(300)), service="collected", trace=trace)
     body, before = sent.SerializeToString(), up.metric(received)
     with collector_for(up, tmp_path, exporter, settings) as collector:
-        kind = {"content-type": "application/x-protobuf"}
+        kind = {"content-type": PROTOBUF}
         httpx.post(f"{collector.otlp_http}/v1/traces", content=body, headers=kind).raise_for_status()
-        wait_for(up, trace.hex(), 300)
+        until(lambda: len(names_of(up, trace.hex())) >= 300)
     assert _stored(up, trace) == _spans(sent.resource_spans)
     size = (up.metric(received) - before) / len(body)
     assert {True: size < 0.9, None: 0.9 <= size <= 1.1, False: size > 1.1}[is_smaller], size
@@ -166,9 +149,8 @@ def test_javascripts_exporters_deliver(up: Up, javascript: Path, name: str, comp
     script = Path(__file__).parent / "send.mjs"
     command = ["node", str(script), str(javascript), name, url, trace_id, *filter(None, [compression])]
     subprocess.run(command, env=environment(), check=True, timeout=60)
-    wait_for(up, trace_id, 1)
-    (resource_spans,) = httpx.get(f"{up.query}/traces/{trace_id}").json()["result"]["resourceSpans"]
-    (span,) = resource_spans["scopeSpans"][0]["spans"]
+    until(lambda: names_of(up, trace_id))
+    (span,) = stored_spans(up, trace_id)
     values = {item["key"]: item["value"] for item in span["attributes"]}
     assert (span["name"], span["kind"], span["spanId"]) == ("from JavaScript", 2, "00f067aa0ba902b7")
     assert (span["startTimeUnixNano"], span["endTimeUnixNano"]) == ("1700000000123456789", "1700000001000000005")
@@ -181,34 +163,13 @@ def test_javascripts_exporters_deliver(up: Up, javascript: Path, name: str, comp
 @pytest.mark.smoke
 def test_a_traced_service_is_answered_for(up: Up, tmp_path: Path) -> None:
     """The whole way: a service under STAGETRACE=1 sends here, and `breaches` and `trace` tell of it."""
-    env = {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "POST /predict within 1us; * within 10s",
-        "OTEL_SERVICE_NAME": "whole-way",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": up.as_jaeger.otlp_grpc,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-    }
+    more = {"OTEL_SERVICE_NAME": "whole-way", "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    env = recorded(up.as_jaeger.otlp_grpc, "POST /predict within 1us; * within 10s", **more)
     with run_service(tmp_path, env=env) as service:
         trace_id, answer = service.call("POST", "/predict", json={"measures": [5.1, 3.5, 1.4, 0.2]})
         assert answer.status_code == 200, answer.text
-        wait_for(up, trace_id, 3)
-    said = _stagetrace("breaches", "--store", up.as_jaeger.url, "--service", "whole-way", "--json")
-    (breach,) = json.loads(said)["breaches"]
+        until(lambda: len(names_of(up, trace_id)) >= 3)
+    (breach,) = answered("breaches", "--store", up.as_jaeger.url, "--service", "whole-way")["breaches"]
     assert (breach["trace_id"], breach["route"]) == (trace_id, "/predict")
     assert "inference" in breach["stages"]
-    assert "inference" in _stagetrace("trace", trace_id, "--store", up.as_jaeger.url)
-
-
-def _stagetrace(*arguments: str) -> str:
-    command = [sys.executable, "-m", "stagetrace.cli.main", *arguments]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_ids_are_those_sent(up: Up) -> None:
-    """The helper that the other tests trust: what is asked for is what was sent, and nothing else."""
-    sent = request("only me")
-    httpx.post(up.traces, content=sent.SerializeToString(), headers={"content-type": "application/x-protobuf"})
-    assert names_of(up, *ids(sent)) == ["only me"]
-    assert names_of(up, secrets.token_hex(16)) == []
+    assert "inference" in printed("trace", trace_id, "--store", up.as_jaeger.url)

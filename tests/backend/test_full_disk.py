@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import grpc
-import httpx
 import pytest
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
-from backend.running import Up, export, request, run_up, trailers
+from backend.processes import until
+from backend.running import Up, export, post, request, run_up, stored_spans, trailers
 from missing import missing
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("services")
 
 MIB = 1 << 20
-PROTOBUF = {"content-type": "application/x-protobuf"}
 
 
 @pytest.fixture
@@ -44,7 +42,7 @@ def fill(up: Up, trace: bytes) -> int:
     """Send until the store refuses; return how many spans were acknowledged."""
     for acknowledged in range(200):
         sent = request(secrets.token_hex(MIB // 4), service="full", trace=trace)
-        answer = httpx.post(up.traces, content=sent.SerializeToString(), headers=PROTOBUF, timeout=60)
+        answer = post(up, sent.SerializeToString())
         if answer.status_code != 200:
             assert answer.status_code == 503
             assert int(answer.headers["retry-after"]) > 0
@@ -57,8 +55,7 @@ def fill(up: Up, trace: bytes) -> int:
 
 
 def count(up: Up, trace: bytes) -> int:
-    answer = httpx.get(f"{up.query}/traces/{trace.hex()}", timeout=60).raise_for_status().json()
-    return sum(len(scope["spans"]) for one in answer["result"]["resourceSpans"] for scope in one["scopeSpans"])
+    return len(stored_spans(up, trace.hex()))
 
 
 def test_a_full_disk_refuses_and_recovers(small_disk: Path) -> None:
@@ -77,10 +74,7 @@ def test_a_full_disk_refuses_and_recovers(small_disk: Path) -> None:
         (small_disk / "ballast").unlink()
         (small_disk / "more ballast").unlink()
         after = request("after", service="full", trace=trace).SerializeToString()
-        deadline = time.monotonic() + 30
-        while httpx.post(up.traces, content=after, headers=PROTOBUF, timeout=60).status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        until(lambda: post(up, after).status_code == 200)
         assert count(up, trace) == acknowledged + 1
         assert up.stop() == 0
     with run_up(small_disk) as up:

@@ -10,6 +10,7 @@ import pytest
 
 from backend.processes import until
 from instrumentation.grpc_client import run_service
+from services import recorded
 from stagetrace.store import Selection, open_store
 
 if TYPE_CHECKING:
@@ -25,12 +26,7 @@ ROUTE = "ml.Scorer/Predict"
 @pytest.mark.parametrize("app", ["grpc_threads", "grpc_aio"])
 def test_requests_and_breaches_of_a_grpc_service_have_their_method_as_route(app: str, up: Up, tmp_path: Path) -> None:
     since = time.time_ns()
-    env = {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": f"{ROUTE} within 10ms; * within 20s",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{up.target()}",
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-    }
+    env = recorded(up.url("grpc_port"), f"{ROUTE} within 10ms; * within 20s", OTEL_BSP_SCHEDULE_DELAY="50")
     with run_service(tmp_path, app, env) as service:
         trace_id, got = service.call("Predict", {"inference_s": 0.05})
         service.call("See")

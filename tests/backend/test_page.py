@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backend.running import Up, environment, request, run_up
+from backend.running import Up, environment, post, request, run_up
 from backends import LOOPBACK
 from stagetrace.backend.options import Options, Ports
 from stagetrace.backend.page import page
@@ -37,8 +37,7 @@ def test_the_page_names_what_runs_and_how_to_ask_it(tmp_path: Path) -> None:
     folder.mkdir()
     with run_up(folder) as up:
         response = home(up)
-        body = request("POST /predict").SerializeToString()
-        httpx.post(up.traces, content=body, headers={"content-type": "application/x-protobuf"}).raise_for_status()
+        post(up, request("POST /predict").SerializeToString()).raise_for_status()
         body = response.text
         assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
         said = texts(body, "code")
@@ -59,14 +58,13 @@ def test_the_page_names_what_runs_and_how_to_ask_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("services")
-def test_the_page_loads_nothing_and_no_other_path_has_one(tmp_path: Path) -> None:
-    with run_up(tmp_path) as up:
-        response = home(up)
-        assert response.headers["content-security-policy"].startswith("default-src 'none'")
-        assert not re.search(r"src=|href=|url\(|@import|<script", response.text)
-        for path in ("/search", "/index.html"):
-            other = httpx.get(f"{up.url('query_http_port')}{path}")
-            assert (other.status_code, other.headers["content-type"]) == (404, "application/json")
+def test_the_page_loads_nothing_and_no_other_path_has_one(up: Up) -> None:
+    response = home(up)
+    assert response.headers["content-security-policy"].startswith("default-src 'none'")
+    assert not re.search(r"src=|href=|url\(|@import|<script", response.text)
+    for path in ("/search", "/index.html"):
+        other = httpx.get(f"{up.url('query_http_port')}{path}")
+        assert (other.status_code, other.headers["content-type"]) == (404, "application/json")
 
 
 @pytest.mark.usefixtures("services")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import re
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -18,19 +16,30 @@ from google.protobuf import json_format
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from backend.running import export, ids, names_of, raw_call, request, run_up, trailers
+from backend.running import (
+    JSON,
+    PROTOBUF,
+    export,
+    ids,
+    names_of,
+    post,
+    raw_call,
+    request,
+    run_up,
+    stored_spans,
+    trailers,
+)
 from stagetrace.otlp.decode.json import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from backend.running import Up
 
 pytestmark = pytest.mark.usefixtures("services")
 
 SMOKE = (pytest.mark.smoke,)
-PROTOBUF = "application/x-protobuf"
-JSON = "application/json"
 
 
 def _zstd_frames(body: bytes) -> bytes:
@@ -55,11 +64,6 @@ ENCODED: dict[str, tuple[str | None, Callable[[bytes], bytes]]] = {
     "zstd": ("ZSTD", zstandard.ZstdCompressor().compress),
     "zstd, two frames": ("zstd", _zstd_frames),
 }
-
-
-def post(up: Up, body: bytes, kind: str = PROTOBUF, encoding: str | None = None, **headers: str) -> httpx.Response:
-    coded = {"content-encoding": encoding} if encoding else {}
-    return httpx.post(up.traces, content=body, headers={"content-type": kind, **coded, **headers}, timeout=60)
 
 
 def status_of(answer: httpx.Response) -> Any:
@@ -118,8 +122,7 @@ def test_json_as_other_exporters_write_it(up: Up) -> None:
     }
     body = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}], "later": 1}]}
     assert post(up, json.dumps(body).encode(), JSON).json() == {}
-    answer = httpx.get(f"{up.query}/traces/{span['traceId']}").json()
-    ((stored,),) = [scope["spans"] for scope in answer["result"]["resourceSpans"][0]["scopeSpans"]]
+    (stored,) = stored_spans(up, str(span["traceId"]))
     values = {item["key"]: item["value"] for item in stored["attributes"]}
     assert stored["traceId"] == str(span["traceId"]).lower()
     assert (stored["kind"], stored["status"]) == (3, {"code": 2})
@@ -319,6 +322,4 @@ def test_a_batch_of_nearly_64_mib_is_taken_over_both(up: Up, channel: grpc.Chann
 def test_up_keeps_no_more_than_it_may(up: Up) -> None:
     """After all the bombs and batches of this file: nothing is still held, and the process never was large."""
     assert up.metric("stagetrace_requests_in_flight_bytes") == 0
-    peak_kib = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{up.process.pid}/status").read_text())
-    assert peak_kib is not None
-    assert int(peak_kib[1]) < 1_000_000
+    assert up.peak_kib() < 1_000_000

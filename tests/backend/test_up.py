@@ -19,17 +19,18 @@ from backend.processes import WITHIN_S, Lines, started, until
 from backend.running import (
     COMMAND,
     FREE_PORTS,
+    PROTOBUF,
     Up,
     environment,
     export,
     fail_to_start,
     ids,
     names_of,
-    refusal,
+    post,
     request,
     run_up,
 )
-from cli.running import cli
+from cli.running import refused
 from stagetrace.backend import options
 from stagetrace.cli import up
 
@@ -85,7 +86,7 @@ def test_a_signal_ends_it_soon_and_loses_nothing(tmp_path: Path, number: int) ->
                         export(channel, request(first, trace=trace).SerializeToString())
                         acknowledged.append(first)
                         body = request(second, trace=trace).SerializeToString()
-                        headers = {"content-type": "application/x-protobuf"}
+                        headers = {"content-type": PROTOBUF}
                         client.post(up.traces, content=body, headers=headers).raise_for_status()
                         acknowledged.append(second)
                     except (grpc.RpcError, httpx.HTTPError):
@@ -122,10 +123,8 @@ def test_a_port_that_is_taken_is_named_with_its_flag(up: Up, tmp_path: Path, por
 
 def test_what_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    said = fail_to_start("--data", str(tmp_path / "file" / "data"), *FREE_PORTS)
-    assert str(tmp_path / "file" / "data") in said
-    said = fail_to_start("--data", str(tmp_path / "file"), *FREE_PORTS)
-    assert str(tmp_path / "file") in said
+    for data in (str(tmp_path / "file" / "data"), str(tmp_path / "file")):
+        assert data in fail_to_start("--data", data, *FREE_PORTS)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -159,15 +158,11 @@ def test_a_folder_of_somebody_else_is_reported(tmp_path: Path) -> None:
         (["extra"], "unrecognized arguments"),
     ],
 )
-def test_what_it_does_not_start_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], words: str
-) -> None:
+def test_what_it_does_not_start_with(tmp_path: Path, flags: list[str], words: str) -> None:
     """Said in up to three lines; nothing was opened, not even the folder, where the flags alone tell."""
     data = tmp_path / "data"
     free = [flag for flag in FREE_PORTS if flag.partition("=")[0] not in flags]
-    for name in [name for name in os.environ if name.startswith("STAGETRACE")]:
-        monkeypatch.delenv(name)
-    assert words in refusal(cli("up", "--data", str(data), *free, *flags))
+    assert words in refused("up", "--data", data, *free, *flags)
     if "--host" not in flags or "no token" in words:
         assert not data.exists()
 
@@ -187,9 +182,7 @@ def test_variables_stand_in_for_flags_and_flags_win(tmp_path: Path) -> None:
         assert up.ready["host"] == "localhost"
         assert up.ready["token"] is True
         assert up.ready["grpc_port"] > 1
-        headers = {"authorization": "Bearer from-the-environment", "content-type": "application/x-protobuf"}
-        answer = httpx.post(up.traces, content=b"\n" * (2 << 20), headers=headers)
-        assert answer.status_code == 413
+        assert post(up, b"\n" * (2 << 20), authorization="Bearer from-the-environment").status_code == 413
 
 
 def test_each_flag_has_its_variable_and_each_key_its_line() -> None:
@@ -206,28 +199,17 @@ def test_each_flag_has_its_variable_and_each_key_its_line() -> None:
     assert described == set(up.ready(options.Options(Path("x")), options.Ports()))
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("90s", 90), ("1.5h", 5400), ("7d", 604_800), ("2w", 1_209_600), ("10m", 600)]
-)
-def test_ages(text: str, expected: float) -> None:
-    assert options.seconds(text) == expected
+def test_ages() -> None:
+    for text, expected in {"90s": 90, "1.5h": 5400, "7d": 604_800, "2w": 1_209_600, "10m": 600}.items():
+        assert options.seconds(text) == expected
+    for text in ("", "7", "d", "-1d", "0d", "1y", "1d1h", "1e3s", "\u0661d"):
+        with pytest.raises(ValueError, match="is not an age"):
+            options.seconds(text)
 
 
-@pytest.mark.parametrize("text", ["", "7", "d", "-1d", "0d", "1y", "1d1h", "1e3s", "\u0661d"])
-def test_no_ages(text: str) -> None:
-    with pytest.raises(ValueError, match="is not an age"):
-        options.seconds(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("500MB", 5 * 10**8), ("64MiB", 64 << 20), ("1.5 GiB", 3 << 29), ("1kb", 1000), ("1TB", 10**12)],
-)
-def test_sizes(text: str, expected: int) -> None:
-    assert options.size(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "5", "MB", "-1MB", "0MB", "1PB", "1 2MB", "0.0000001KB"])
-def test_no_sizes(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a size"):
-        options.size(text)
+def test_sizes() -> None:
+    sizes = {"500MB": 5 * 10**8, "64MiB": 64 << 20, "1.5 GiB": 3 << 29, "1kb": 1000, "1TB": 10**12}
+    assert {text: options.size(text) for text in sizes} == sizes
+    for text in ("", "5", "MB", "-1MB", "0MB", "1PB", "1 2MB", "0.0000001KB"):
+        with pytest.raises(ValueError, match="is not a size"):
+            options.size(text)
