@@ -23,7 +23,7 @@ import pytest
 from websockets.sync.client import connect
 
 from heavy import scaled
-from services import PYTHON, run_service
+from services import AT_END, PYTHON, recorded, run_service
 from sink import SERVER, Received, Request, assert_tiled, request_of, run_sink
 from trees import assert_near, tree
 
@@ -41,12 +41,16 @@ HOLD_S = 0.6
 TRIES = 3  # of what is compared with the truth: a busy machine may be off once, what the code gets wrong is each time
 
 SERVERS: dict[str, list[str]] = {
-    "uvicorn, h11, asyncio": [
-        *("uvicorn", "any_bare:app", "--port", "{port}"),
-        *("--http", "h11", "--loop", "asyncio"),
-    ],
+    "uvicorn, h11, asyncio": ["uvicorn", "any_bare:app", "--port", "{port}", "--http", "h11", "--loop", "asyncio"],
     "uvicorn, httptools, uvloop": [
-        *("uvicorn", "any_bare:app", "--port", "{port}", "--http", "httptools", "--loop", "uvloop"),
+        "uvicorn",
+        "any_bare:app",
+        "--port",
+        "{port}",
+        "--http",
+        "httptools",
+        "--loop",
+        "uvloop",
     ],
     "hypercorn": ["hypercorn", "any_bare:app", "--bind", "127.0.0.1:{port}"],
     "gunicorn": ["gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:{port}", "any_bare:app"],
@@ -129,6 +133,10 @@ def slow_reader(url: str, name: str) -> Any:
         return said(everything(connection))
 
 
+def slow_stream(url: str, name: str) -> Any:
+    return said(plain(url, name, "/stream?pauses=0.3,0.05,0.4"))
+
+
 def goes_away(url: str, name: str, target: str, *, after_bytes: int = 0) -> None:
     with asking(url, target, trace_id(name)) as connection:
         if after_bytes:
@@ -154,10 +162,7 @@ def websocket(url: str, name: str) -> list[Any]:
 SLOW: dict[str, Callable[[str, str], Any]] = {
     **{f"slow upload {number}": slow_upload for number in range(TRIES)},
     **{f"slow reader {number}": slow_reader for number in range(TRIES)},
-    **{
-        f"stream {number}": lambda url, name: said(plain(url, name, "/stream?pauses=0.3,0.05,0.4"))
-        for number in range(TRIES)
-    },
+    **{f"stream {number}": slow_stream for number in range(TRIES)},
     "gone unheard": goes_away_unheard,
     "gone": lambda url, name: goes_away(url, name, "/gone"),
     "gone in the stream": lambda url, name: goes_away(url, name, "/gone?chunks=1", after_bytes=100),
@@ -222,12 +227,7 @@ def drive(url: str, told: Told) -> None:
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Told:
     told = Told()
     with run_sink() as sink:
-        env = {
-            "STAGETRACE": "1",
-            "STAGETRACE_SLA": POLICY,
-            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-            "OTEL_BSP_SCHEDULE_DELAY": "600000",
-        }
+        env = recorded(sink.endpoint, POLICY, **AT_END)
         argv = [PYTHON, "-m", *SERVERS[request.param]]
         with run_service(tmp_path_factory.mktemp("service"), argv=argv, env=env) as service:
             drive(service.url, told)
@@ -255,15 +255,11 @@ def test_a_stream_is_judged_by_its_pieces(told: Told) -> None:
     """0.3 s to the first, 0.4 s between two: the first broke its promise, the duration would have, too."""
     asked = [(request.entry.attributes, answer) for request, answer in told.each("stream")]
     assert_near([(said["stagetrace.network.first_byte_ms"] * MS, times[0] * 1e9) for said, times in asked])
-    assert_near(
-        [(said["stagetrace.network.chunk_gap.max_ms"] * MS, (times[2] - times[1]) * 1e9) for said, times in asked]
-    )
+    gap = "stagetrace.network.chunk_gap"
+    assert_near([(said[f"{gap}.max_ms"] * MS, (times[2] - times[1]) * 1e9) for said, times in asked])
     for attributes, _ in asked:
         assert attributes["stagetrace.network.chunks"] == 4
-        assert (
-            attributes["stagetrace.network.chunk_gap.max_ms"]
-            <= attributes["stagetrace.network.chunk_gap.p99_ms"] * 1.0000001
-        )
+        assert attributes[f"{gap}.max_ms"] <= attributes[f"{gap}.p99_ms"] * 1.0000001
         assert attributes["sla.verdict"] == "breach"
 
 
@@ -343,12 +339,7 @@ def test_a_request_that_its_server_stops_is_marked(server: list[str], tmp_path: 
     argv = [PYTHON, "-m", server[0], "any_bare:app", *port, server[1], "1"]
     trace = secrets.token_hex(16)
     with run_sink() as sink:
-        env = {
-            "STAGETRACE": "1",
-            "STAGETRACE_SLA": "* within 1m",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-            "OTEL_BSP_SCHEDULE_DELAY": "600000",
-        }
+        env = recorded(sink.endpoint, "* within 1m", **AT_END)
         with run_service(tmp_path, argv=argv, env=env) as service, asking(service.url, "/hang", trace):
             until_begun(service.url)
             service.stop()

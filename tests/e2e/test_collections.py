@@ -10,14 +10,14 @@ import json
 import signal
 import struct
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from services import PYTHON, Service, run_service
+from backend.processes import until
+from services import AT_END, PYTHON, Service, recorded, run_service
 from sink import run_sink
 
 if TYPE_CHECKING:
@@ -48,25 +48,14 @@ def figures(file: Path) -> tuple[float, ...]:
 def collect_fully(service: Service, file: Path) -> None:
     before = figures(file)[2]
     service.process.send_signal(signal.SIGUSR1)
-    deadline = time.monotonic() + 20
-    while figures(file)[2] == before:
-        assert time.monotonic() < deadline, service.log
-        time.sleep(0.01)
+    until(lambda: figures(file)[2] != before, service.process)
 
 
 def ask(service: Service, requests: int) -> None:
     port = service.url.rpartition(":")[2]
-    argv = [
-        PYTHON,
-        str(BENCHMARKS / "load.py"),
-        "--port",
-        port,
-        "--pid",
-        str(service.process.pid),
-        "--connections",
-        "1",
-    ]
-    done = subprocess.run([*argv, "--warm-up", "0", "--requests", str(requests)], check=True, capture_output=True)
+    options = f"--port {port} --pid {service.process.pid} --connections 1 --warm-up 0 --requests {requests}"
+    argv = [PYTHON, str(BENCHMARKS / "load.py"), *options.split()]
+    done = subprocess.run(argv, check=True, capture_output=True)
     assert len(json.loads(done.stdout)["latencies_s"]) == requests
 
 
@@ -90,15 +79,8 @@ def test_a_traced_service_collects_hardly_more_often_than_an_untraced_one(
     """And what recording makes of a request goes by itself: no request leaves a cycle for the collector to find."""
     untraced = collected(tmp_path_factory.mktemp("untraced"), {})
     with run_sink() as sink:
-        traced = collected(
-            tmp_path_factory.mktemp("traced"),
-            {
-                "STAGETRACE": "1",
-                "STAGETRACE_SLA": "* within 60s",
-                "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-                "OTEL_BSP_SCHEDULE_DELAY": "600000",  # batches leave when they are full, not when time has passed
-            },
-        )
+        env = recorded(sink.endpoint, "* within 60s", **AT_END)
+        traced = collected(tmp_path_factory.mktemp("traced"), env)
         assert len(sink.traces()) > REQUESTS  # those of the warm-up, too
     assert traced.collections[0] <= untraced.collections[0] + A_FEW, (untraced, traced)
     assert traced.collections[1] <= untraced.collections[1] + 1, (untraced, traced)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from otlp.receiver import run_receiver
-from services import run_service, wsgi_command
+from services import recorded, run_service, wsgi_command
 from sink import assert_tiled, run_sink
 
 if TYPE_CHECKING:
@@ -27,18 +27,28 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("server", "protocol"), PAIRS)
-def test_a_receiver_that_never_answers_keeps_no_request_waiting(server: str, protocol: str, tmp_path: Path) -> None:
-    """The exporter waits for it far longer than a client here waits for an answer."""
+METRICS = {
+    "OTEL_TRACES_EXPORTER": "none",
+    "OTEL_METRICS_EXPORTER": "otlp",
+    "OTEL_METRIC_EXPORT_INTERVAL": "500",
+}
+
+
+@pytest.mark.parametrize(
+    ("server", "more"),
+    [
+        *((server, {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol}) for server, protocol in PAIRS),
+        pytest.param("gunicorn gevent", METRICS, id="metrics"),
+    ],
+)
+def test_a_receiver_that_never_answers_keeps_no_request_waiting(
+    server: str, more: dict[str, str], tmp_path: Path
+) -> None:
+    """Neither of spans nor of metrics. The exporter waits for it far longer than a client here for an answer."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
-        env = {
-            "STAGETRACE": "1",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
-            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
-            "OTEL_EXPORTER_OTLP_TIMEOUT": "100",
-            "OTEL_BSP_SCHEDULE_DELAY": "100",
-        }
+        more = {"OTEL_EXPORTER_OTLP_TIMEOUT": "100", "OTEL_BSP_SCHEDULE_DELAY": "100", **more}
+        env = recorded(f"http://127.0.0.1:{silent.getsockname()[1]}", **more)
         argv = wsgi_command(server, "flask_light")
         with run_service(tmp_path, argv=argv, env=env) as service, silent.accept()[0] as exporter:
             assert exporter.recv(1)  # it has begun to send
@@ -47,30 +57,11 @@ def test_a_receiver_that_never_answers_keeps_no_request_waiting(server: str, pro
             service.stop()
 
 
-def test_a_receiver_of_metrics_that_never_answers_keeps_no_request_waiting(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(60)
-        env = {
-            "STAGETRACE": "1",
-            "OTEL_TRACES_EXPORTER": "none",
-            "OTEL_METRICS_EXPORTER": "otlp",
-            "OTEL_METRIC_EXPORT_INTERVAL": "500",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
-            "OTEL_EXPORTER_OTLP_TIMEOUT": "100",
-        }
-        argv = wsgi_command("gunicorn gevent", "flask_light")
-        with run_service(tmp_path, argv=argv, env=env) as service, silent.accept()[0] as exporter:
-            assert exporter.recv(1)
-            for _ in range(10):
-                assert service.call("POST", "/predict", json={"inference_s": 0.01}, timeout=60)[1].json() == [0]
-            service.stop()
-
-
 @pytest.mark.parametrize("server", SERVERS)
 def test_requests_that_share_a_thread_have_their_own_stages(server: str, tmp_path: Path) -> None:
     with run_sink() as sink:
-        env = {"STAGETRACE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
-        with run_service(tmp_path, argv=wsgi_command(server, "flask_ml"), env=env) as service:
+        argv = wsgi_command(server, "flask_ml")
+        with run_service(tmp_path, argv=argv, env=recorded(sink.endpoint)) as service:
             seconds = [0.01 * number for number in range(1, 25)]
 
             def ask(preprocess_s: float) -> str:
@@ -90,21 +81,16 @@ def test_requests_that_share_a_thread_have_their_own_stages(server: str, tmp_pat
         assert request.total_ns("inference") >= (0.3 - preprocess_s) * 1e9
         assert request.total_ns("postprocess") >= 0.02e9
         (inference,) = [stage for stage in request.stages if stage.name == "inference"]
-        assert not [
-            name for name in inference.attributes if name.startswith("stagetrace.cpu.")
-        ]  # the thread's: others had it
+        # The thread's: others had it.
+        assert not [name for name in inference.attributes if name.startswith("stagetrace.cpu.")]
 
 
 @pytest.mark.parametrize(("server", "protocol"), PAIRS)
 def test_no_thread_of_ours_imports_anything(server: str, protocol: str, tmp_path: Path) -> None:
     """A greenlet that wants the same module then would fail or wait for ever: the locks are gevent's."""
     with run_receiver() as receiver:
-        env = {
-            "STAGETRACE": "1",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc if protocol == "grpc" else receiver.http,
-            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
-            "OTEL_BSP_SCHEDULE_DELAY": "50",
-        }
+        endpoint = receiver.grpc if protocol == "grpc" else receiver.http
+        env = recorded(endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol, OTEL_BSP_SCHEDULE_DELAY="50")
         with run_service(tmp_path, argv=wsgi_command(server, "flask_imports"), env=env) as service:
             assert service.call("POST", "/predict", json={"inference_s": 0.01})[1].json() == [0]
             receiver.wait_for(lambda found: "POST /predict" in found.names())

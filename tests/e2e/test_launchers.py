@@ -15,8 +15,6 @@ import sys
 import time
 import venv
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +22,11 @@ import httpx
 import pytest
 
 import stagetrace
+from backend.processes import until
 from backends import free_port
-from services import LAUNCHERS, PYTHON, Service, run_service, wsgi_command
+from cli.running import answered, cli, printed, process, refused
+from services import AT_END, LAUNCHERS, Service, recorded, run_service, wsgi_command
 from sink import assert_tiled, run_sink
-from stagetrace.cli.main import main
 from stagetrace.sla.cause import WORDS
 
 if TYPE_CHECKING:
@@ -43,14 +42,7 @@ SIX_STAGES = {"network.receive", "queue", "preprocess", "inference", "postproces
 
 
 def environment(endpoint: str, service_name: str) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": POLICY,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-        "OTEL_SERVICE_NAME": service_name,
-        # Far longer than the test: what arrives was delivered by the flush at the end.
-        "OTEL_BSP_SCHEDULE_DELAY": "600000",
-    }
+    return recorded(endpoint, POLICY, OTEL_SERVICE_NAME=service_name, **AT_END)
 
 
 def drive(service: Service) -> dict[str, bool]:
@@ -59,9 +51,8 @@ def drive(service: Service) -> dict[str, bool]:
 
     def ask(one: tuple[str, bool]) -> tuple[str, bool]:
         path, is_slow = one
-        trace_id, response = service.call(
-            "POST", path, json={"inference_s": 0.0, "preprocess_s": SLOW_S if is_slow else 0.0}
-        )
+        body = {"inference_s": 0.0, "preprocess_s": SLOW_S if is_slow else 0.0}
+        trace_id, response = service.call("POST", path, json=body)
         assert response.status_code == 200
         return trace_id, is_slow
 
@@ -71,35 +62,24 @@ def drive(service: Service) -> dict[str, bool]:
     return slow
 
 
-def breaches(store: str, service_name: str, *more: str) -> tuple[int, str, str]:
-    """Run `stagetrace breaches` in this process; return its exit code, its output and its errors."""
-    with redirect_stdout(StringIO()) as output, redirect_stderr(StringIO()) as errors:
-        code = main(["breaches", "--store", store, "--service", service_name, *more])
-    return code, output.getvalue(), errors.getvalue()
-
-
 def wait_for_breaches(store: str, service_name: str, count: int) -> dict[str, Any]:
     """Ask until `count` breaches are there, then once more after a pause, to see any that are too many."""
-    deadline = time.monotonic() + 60
-    while True:
-        code, output, _ = breaches(store, service_name, "--since", "15m", "--json")
-        found = json.loads(output) if code == 0 else {"breaches": []}
-        if len(found["breaches"]) >= count or time.monotonic() > deadline:
-            break
-        time.sleep(0.1)
+    command = ("breaches", "--store", store, "--service", service_name, "--since", "15m")
+
+    def are_there() -> bool:
+        done = cli(*command, "--json")  # a service is unknown before its first span has come
+        return done.returncode == 0 and len(json.loads(done.stdout)["breaches"]) >= count
+
+    until(are_there)
     time.sleep(0.3)
-    code, output, errors = breaches(store, service_name, "--since", "15m", "--json")
-    assert code == 0, errors
-    answer: dict[str, Any] = json.loads(output)
+    answer: dict[str, Any] = answered(*command)
     return answer
 
 
 def check(answer: dict[str, Any], slow: dict[str, bool], service_name: str, *, waits: bool = True) -> None:
     """Check the breaches; `waits`: whether the wait for a thread is shown of each handler that is synchronous."""
     assert answer["complete"] is True
-    assert {breach["trace_id"] for breach in answer["breaches"]} == {
-        trace for trace, is_slow in slow.items() if is_slow
-    }
+    assert sorted(breach["trace_id"] for breach in answer["breaches"]) == sorted(one for one in slow if slow[one])
     assert len(answer["breaches"]) == SLOW
     for breach in answer["breaches"]:
         assert breach["service"] == service_name
@@ -217,12 +197,10 @@ def test_fail_makes_a_breach_the_exit_code(collector: Collector, jaeger: Jaeger,
         service.call("POST", "/predict", json={"inference_s": SLOW_S})
         service.stop()
     wait_for_breaches(jaeger.url, name, 1)
-    argv = [PYTHON, "-m", "stagetrace.cli.main", "breaches", "--store", jaeger.url, "--service", name, "--fail"]
-    assert subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == 1
-    code, table, _ = breaches(jaeger.url, name)
-    assert code == 0
-    assert "inference" in table
-    assert breaches(jaeger.url, "no such service")[0] == 2
+    command = ("breaches", "--store", jaeger.url, "--service")
+    assert process(*command, name, "--fail").returncode == 1
+    assert "inference" in printed(*command, name)
+    refused(*command, "no such service")
 
 
 def test_a_prometheus_exporter_shows_breaches_by_cause(tmp_path: Path) -> None:

@@ -8,11 +8,9 @@ import re
 import secrets
 import signal
 import socket
-import subprocess
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,79 +18,58 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 import backends
+from backend.processes import until
+from cli.running import cli
 from heavy import scaled
+from messages import attribute, leaves
 from otlp.receiver import Receiver, run_receiver
-from services import PYTHON, Service, run_service
-from stagetrace.otlp.export.spool import state
+from services import PYTHON, Service, recorded, run_service
+from sink import SERVER
+from stagetrace.otlp.export.spool import Spool, state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from backends import Jaeger
 
 pytestmark = pytest.mark.usefixtures("services")
 
-SERVER = 2
 SLOW_S = 0.6
 TWO_WORKERS = "uvicorn --workers 2"
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with run_receiver() as running:
-        yield running
-
-
 def environment(endpoint: str, spool: Path | None, **more: str) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "* within 500ms",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-        "OTEL_EXPORTER_OTLP_TIMEOUT": "2",
-        "OTEL_BSP_SCHEDULE_DELAY": "200",
-        **({"STAGETRACE_SPOOL": str(spool)} if spool else {}),
-        **more,
-    }
+    more = {"OTEL_EXPORTER_OTLP_TIMEOUT": "2", "OTEL_BSP_SCHEDULE_DELAY": "200", **more}
+    return recorded(endpoint, "* within 500ms", **({"STAGETRACE_SPOOL": str(spool)} if spool else {}), **more)
 
 
 def ask(service: Service, count: int, slow_every: int = 10) -> dict[str, bool]:
     """Make requests, eight at a time; return by trace whether it was made to be slow."""
-    slow: dict[str, bool] = {}
-    numbers = list(range(count))
 
-    def work() -> None:
-        while True:
-            try:
-                number = numbers.pop()
-            except IndexError:
-                return
-            is_slow = number % slow_every == 0
-            body = {"preprocess_s": SLOW_S if is_slow else 0.0}
-            trace_id, response = service.call("POST", "/async-predict", json=body)
-            assert response.status_code == 200
-            slow[trace_id] = is_slow
+    def one(number: int) -> tuple[str, bool]:
+        is_slow = number % slow_every == 0
+        body = {"preprocess_s": SLOW_S if is_slow else 0.0}
+        trace_id, response = service.call("POST", "/async-predict", json=body)
+        assert response.status_code == 200
+        return trace_id, is_slow
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        slow = dict(pool.map(one, reversed(range(count))))
     assert len(slow) == count
     return slow
 
 
 def entries_of(request: bytes) -> dict[str, bool]:
     """Return the traces whose entry span is in a request, and whether it is a breach."""
-    return {
-        span.trace_id.hex(): any(
-            pair.key == "sla.verdict" and pair.value.string_value == "breach" for pair in span.attributes
-        )
-        for resource in ExportTraceServiceRequest.FromString(request).resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
-        if span.kind == SERVER
-    }
+    breach = attribute("sla.verdict", "breach")
+    spans = (span for _, _, span in leaves(ExportTraceServiceRequest.FromString(request)))
+    return {span.trace_id.hex(): breach in span.attributes for span in spans if span.kind == SERVER}
+
+
+def wait_for_entries(receiver: Receiver, traces: Iterable[str]) -> None:
+    """Wait until the entry spans of these traces have arrived."""
+    receiver.wait_for(lambda one: set(traces) <= {trace for request in one.requests for trace in entries_of(request)})
 
 
 def spooled(folder: Path) -> set[str]:
@@ -100,13 +77,6 @@ def spooled(folder: Path) -> set[str]:
     for file in folder.glob("*.otlp"):
         traces |= set(entries_of(file.read_bytes()))
     return traces
-
-
-def wait_for(ready: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def check_whole(receiver: Receiver, traces: set[str]) -> None:
@@ -136,17 +106,17 @@ def test_two_workers_through_an_outage(receiver: Receiver, tmp_path: Path) -> No
     env = environment(receiver.grpc, spool)
     with run_service(tmp_path, launcher=TWO_WORKERS, env=env) as service:
         before = ask(service, 20)
-        receiver.wait_for(lambda r: set(before) <= {t for q in r.requests for t in entries_of(q)})
+        wait_for_entries(receiver, before)
         receiver.stop()
         during = ask(service, 80)
-        wait_for(lambda: spooled(spool) == set(during))
+        until(lambda: spooled(spool) == set(during))
         count = len(receiver.requests)
         receiver.start()
-        receiver.wait_for(lambda r: set(during) <= {t for q in r.requests for t in entries_of(q)}, 60)
+        wait_for_entries(receiver, during)
         check_breaches_first(receiver.requests[count:], during)
         after = ask(service, 20)
         # A worker that does not know yet that the receiver is back would leave these in the spool at its end.
-        receiver.wait_for(lambda r: set(after) <= {t for q in r.requests for t in entries_of(q)}, 60)
+        wait_for_entries(receiver, after)
         service.stop()
         log = service.log
     everything = set(before) | set(during) | set(after)
@@ -163,12 +133,12 @@ def test_what_was_spooled_outlives_kill_9(receiver: Receiver, tmp_path: Path) ->
     env = environment(receiver.grpc, spool)
     with run_service(tmp_path, launcher=TWO_WORKERS, env=env) as service:
         during = ask(service, 40)
-        wait_for(lambda: set(during) <= spooled(spool))
+        until(lambda: set(during) <= spooled(spool))
         os.killpg(service.process.pid, signal.SIGKILL)
         service.process.wait()
     receiver.start()
     with run_service(tmp_path, launcher=TWO_WORKERS, env=env) as service:
-        receiver.wait_for(lambda r: set(during) <= {t for q in r.requests for t in entries_of(q)}, 60)
+        wait_for_entries(receiver, during)
         service.stop()
     check_whole(receiver, set(during))
     check_breaches_first(receiver.requests, during)
@@ -189,7 +159,7 @@ def test_a_service_that_ends_in_the_outage_leaves_everything_to_the_next(
     assert set(during) <= spooled(spool)
     receiver.start()
     with run_service(tmp_path, launcher=launcher, env=environment(receiver.grpc, spool)) as service:
-        receiver.wait_for(lambda r: set(during) <= {t for q in r.requests for t in entries_of(q)}, 60)
+        wait_for_entries(receiver, during)
     check_whole(receiver, set(during))
 
 
@@ -215,11 +185,7 @@ def test_without_a_spool_the_loss_is_counted_and_shown(receiver: Receiver, tmp_p
 
 HANGING = [
     "stagetrace.otlp.export.client:ExportClient.send",
-    "stagetrace.otlp.export.spool:Spool.write",
-    "stagetrace.otlp.export.spool:Spool.names",
-    "stagetrace.otlp.export.spool:Spool.claim",
-    "stagetrace.otlp.export.spool:Spool.read",
-    "stagetrace.otlp.export.spool:Spool.settle",
+    *(f"stagetrace.otlp.export.spool:Spool.{name}" for name in ("write", "names", "claim", "read", "settle")),
 ]
 
 
@@ -252,26 +218,9 @@ def test_what_hangs_off_the_requests_threads_holds_up_nothing(part: str, ended: 
 
 
 def _leave_something(folder: Path) -> None:
-    from stagetrace.otlp.export.spool import Spool
-
     request = ExportTraceServiceRequest()
     request.resource_spans.add().scope_spans.add().spans.add(name="left")
     Spool(folder).write(request.SerializeToString(), 1, breach=False)
-
-
-@contextmanager
-def _collector(folder: Path, jaeger: Jaeger, ports: list[int]) -> Iterator[None]:
-    """Run the real Collector at ports that are known before it runs."""
-    settings = {
-        "COLLECTOR_LISTEN_HOST": "127.0.0.1",
-        "COLLECTOR_OTLP_GRPC_PORT": str(ports[0]),
-        "COLLECTOR_OTLP_HTTP_PORT": str(ports[1]),
-        "COLLECTOR_HEALTH_PORT": str(ports[2]),
-        "COLLECTOR_QUEUE_DIR": str(folder / "queue"),
-        "JAEGER_OTLP_ENDPOINT": jaeger.otlp_grpc.removeprefix("http://"),
-    }
-    with backends._run("otelcol", ["collector.yaml"], settings, folder, (ports[2], "/")):
-        yield
 
 
 @pytest.mark.usefixtures("backends")
@@ -281,24 +230,20 @@ def test_the_real_collector_comes_late(protocol: str, jaeger: Jaeger, tmp_path: 
     ports = [backends.free_port() for _ in range(3)]
     endpoint = f"http://127.0.0.1:{ports[0] if protocol == 'grpc' else ports[1]}"
     spool = tmp_path / "spool"
-    more = {"OTEL_SERVICE_NAME": name, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
-    env = environment(endpoint, spool, **more)
+    env = environment(endpoint, spool, OTEL_SERVICE_NAME=name, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
     with run_service(tmp_path, launcher=TWO_WORKERS, env=env) as service:
         during = ask(service, 40, slow_every=4)
-        wait_for(lambda: set(during) <= spooled(spool))
-        with _collector(tmp_path / "collector", jaeger, ports):
-            wait_for(lambda: not list(spool.glob("*.otlp")))
+        until(lambda: set(during) <= spooled(spool))
+        with backends.run_collector(tmp_path / "collector", jaeger, ports=ports):
+            until(lambda: not list(spool.glob("*.otlp")))
             service.stop()
     slow = {trace for trace, is_slow in during.items() if is_slow}
-    wait_for(lambda: slow <= _breaches(jaeger, name))
+    until(lambda: slow <= _breaches(jaeger, name))
 
 
 def _breaches(jaeger: Jaeger, name: str) -> set[str]:
-    argv = [PYTHON, "-m", "stagetrace.cli.main", "breaches", "--store", jaeger.url, "--service", name, "--json"]
-    asked = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    if asked.returncode:
-        return set()
-    return {breach["trace_id"] for breach in json.loads(asked.stdout)["breaches"]}
+    asked = cli("breaches", "--store", jaeger.url, "--service", name, "--json")
+    return {one["trace_id"] for one in json.loads(asked.stdout)["breaches"]} if asked.returncode == 0 else set()
 
 
 # A minute at 500 requests a second.
@@ -368,7 +313,7 @@ def test_a_minute_of_outage_at_500_requests_a_second(*, spool: bool, receiver: R
         port = int(service.url.rpartition(":")[2])
         up, first, rest, again = (Load(port, rate) for _ in range(4))
         up.run(seconds / 3)
-        receiver.wait_for(lambda r: up.traces <= {trace for request in r.requests for trace in entries_of(request)})
+        wait_for_entries(receiver, up.traces)
         receiver.stop()
         first.run(seconds / 3)
         early = _resident(service.process.pid)
@@ -379,7 +324,7 @@ def test_a_minute_of_outage_at_500_requests_a_second(*, spool: bool, receiver: R
         again.run(seconds / 3)
         everything = up.traces | first.traces | rest.traces | again.traces
         if spool:
-            wait_for(lambda: not list(folder.glob("*.otlp")), 180)
+            until(lambda: not list(folder.glob("*.otlp")), within_s=180)
         service.stop()
         log = service.log
     arrived = [trace for request in receiver.requests for trace in entries_of(request)]

@@ -1,4 +1,7 @@
-"""However a service ends, each finished request is delivered; with nobody to deliver to, the end comes all the same."""
+"""However a service ends, each finished request is delivered; with nobody to deliver to, the end comes all the same.
+
+WSGI servers have no lifespan: gunicorn ends its workers by signals, or they end themselves.
+"""
 
 from __future__ import annotations
 
@@ -6,144 +9,58 @@ import os
 import shutil
 import signal
 import socket
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 from grpc import StatusCode
 
-from otlp.receiver import Receiver, Reply, run_receiver
-from services import APPS, PYTHON, Service, run_service
+from backend.processes import until
+from e2e.ending import (
+    ask,
+    booted,
+    check,
+    ended,
+    environment,
+    hang,
+    holds_connections,
+    pid,
+    recycled,
+    served_and_stopped,
+    stop,
+)
+from otlp.receiver import Receiver, Reply
+from services import APPS, GUNICORN, PYTHON, WSGI_SERVERS, run_service, wsgi_command
+from sink import SERVER
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-SERVER = 2
-GUNICORN = [PYTHON, "-m", "gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:{port}"]
-ENDS_WITHIN_S = 90  # after half a minute gunicorn kills a worker that has not ended
 UVICORN = [PYTHON, "-m", "uvicorn", "ml:app", "--port", "{port}"]
+ASGI = [*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "ml:app"]
+SYNC = [*GUNICORN, "flask_light:app"]
+THREADS = [*GUNICORN, "-k", "gthread", "--threads", "4", "flask_light:app"]
+GEVENT = [*GUNICORN, "-k", "gevent", "-w", "2", "flask_light:app"]
+TWO = ["-w", "2"]
 
 pytestmark = pytest.mark.usefixtures("services")
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with run_receiver() as running:
-        yield running
-
-
-def environment(receiver: Receiver, **more: str) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "* within 1s",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.grpc,
-        # Far longer than the test: what arrives was delivered because the end came.
-        "OTEL_BSP_SCHEDULE_DELAY": "600000",
-        **more,
-    }
-
-
-def entries(receiver: Receiver) -> list[str]:
-    return [span.trace_id.hex() for span in receiver.spans() if span.kind == SERVER]
-
-
-def ask(service: Service, count: int) -> set[str]:
-    """Make requests, four at a time; return the traces of those that were answered, which must be all."""
-    answered: set[str] = set()
-    left = list(range(count))
-
-    def work() -> None:
-        while left:
-            with suppress(IndexError):
-                left.pop()
-                while True:  # a worker that ends refuses a connection; the request then never was
-                    with suppress(httpx.TransportError):
-                        trace_id, response = service.call("POST", "/predict", json={})
-                        assert response.status_code == 200
-                        answered.add(trace_id)
-                        break
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(answered) == count
-    return answered
-
-
-def booted(service: Service, workers: int) -> None:
-    """Wait until so many workers are ready: one that has just been forked hears of no signal, traced or not."""
-    wait_for(lambda: service.log.count("recording in process") >= workers)
-
-
-def stop(service: Service, number: int = signal.SIGTERM) -> int:
-    """Signal the service and wait for its end, which may take as long as its own bounds allow; return the exit code."""
-    service.process.send_signal(number)
-    return ended(service)
-
-
-def ended(service: Service) -> int:
-    """Wait for the service's end; return the exit code."""
-    code = service.process.wait(ENDS_WITHIN_S)
-    print(service.log)  # noqa: T201 -- shown where the test fails
-    return code
-
-
-def hang(client: socket.socket) -> None:
-    """Ask for what takes a minute, and wait until the server at the other end has read that."""
-    body = b'{"inference_s": 60}'
-    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-    client.sendall(head % len(body) + body)
-    wait_for(lambda: _is_read(*(name[1] for name in (client.getpeername(), client.getsockname()))))
-
-
-def _is_read(port: int, client: int) -> bool:
-    """Return whether the server at `port` has accepted the connection from the port `client`, and read all."""
-    return any(is_read for other, is_read in _accepted(port) if other == client)
-
-
-def holds_connections(service: Service) -> bool:
-    """Return whether the service has connections that it has not closed."""
-    return any(client for client, _ in _accepted(int(service.url.rpartition(":")[2])))
-
-
-def _accepted(port: int) -> Iterator[tuple[int, bool]]:
-    """Yield the client's port (0: the listening socket itself) of each socket at `port`, and whether all is read."""
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, local, remote, _, queues, _, _, _, _, inode, *_ = line.split()
-        if int(local[-4:], 16) == port and inode != "0":
-            yield int(remote[-4:], 16), int(queues.partition(":")[2], 16) == 0
-
-
-def check(receiver: Receiver, answered: set[str]) -> None:
-    """All that was answered was delivered, once."""
-    receiver.wait_for(lambda r: answered <= set(entries(r)))
-    delivered = [trace for trace in entries(receiver) if trace in answered]
-    assert len(delivered) == len(answered)
-
-
-def test_workers_that_are_recycled_deliver_everything(receiver: Receiver, tmp_path: Path) -> None:
-    argv = [*GUNICORN, "-w", "2", "--max-requests", "15", "ml:app"]
-    with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
-        answered = ask(service, 100)
-        wait_for(lambda: service.log.count("Booting worker") > 2)  # one was recycled
-        booted(service, service.log.count("Booting worker"))
+@pytest.mark.parametrize(
+    ("argv", "workers", "each", "count"),
+    [([*ASGI, *TWO], 2, 15, 100), ([*SYNC, *TWO], 2, 10, 40), (THREADS, 1, 10, 40)],
+    ids=["uvicorn workers", "sync", "gthread"],
+)
+def test_workers_that_are_recycled_deliver_everything(
+    argv: list[str], workers: int, each: int, count: int, receiver: Receiver, tmp_path: Path
+) -> None:
+    with run_service(tmp_path, argv=[*argv, "--max-requests", str(each)], env=environment(receiver)) as service:
+        answered = ask(service, count)
+        recycled(service, workers)
         stop(service)
     check(receiver, answered)
 
 
 @pytest.mark.parametrize(
     ("argv", "workers"),
-    [
-        pytest.param(UVICORN, 1, marks=pytest.mark.smoke),
-        ([*UVICORN, "--workers", "2"], 2),
-        ([*GUNICORN, "-w", "2", "ml:app"], 2),
-    ],
+    [pytest.param(UVICORN, 1, marks=pytest.mark.smoke), ([*UVICORN, "--workers", "2"], 2), ([*ASGI, *TWO], 2)],
     ids=["uvicorn", "uvicorn --workers", "gunicorn"],
 )
 def test_ctrl_c_delivers_everything(argv: list[str], workers: int, receiver: Receiver, tmp_path: Path) -> None:
@@ -156,34 +73,76 @@ def test_ctrl_c_delivers_everything(argv: list[str], workers: int, receiver: Rec
     check(receiver, answered)
 
 
-def test_a_reload_delivers_what_was_before_and_after(receiver: Receiver, tmp_path: Path) -> None:
-    app = tmp_path / "app"
-    app.mkdir()
-    shutil.copy(APPS / "ml.py", app)
-    argv = [*UVICORN, "--reload", "--reload-dir", str(app), "--app-dir", str(app)]
-    with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
+@pytest.mark.parametrize(
+    ("worker", "number"),
+    [
+        pytest.param([*SYNC, *TWO], signal.SIGTERM, marks=pytest.mark.smoke),
+        ([*SYNC, *TWO], signal.SIGINT),
+        (THREADS, signal.SIGTERM),
+        pytest.param(THREADS, signal.SIGQUIT, marks=pytest.mark.smoke),
+        ([*THREADS, "--preload"], signal.SIGTERM),
+        pytest.param(GEVENT, signal.SIGTERM, marks=pytest.mark.smoke),
+        (GEVENT, signal.SIGQUIT),
+        ([*GEVENT, "--preload"], signal.SIGTERM),
+    ],
+    ids=[
+        *("sync", "sync SIGINT", "gthread", "gthread SIGQUIT", "gthread preload"),
+        *("gevent", "gevent SIGQUIT", "gevent preload"),
+    ],
+)
+def test_gunicorn_delivers_everything(worker: list[str], number: int, receiver: Receiver, tmp_path: Path) -> None:
+    """All workers are ready, and hold no connection any more.
+
+    Traced or not, one that is still booting hears of no signal, and a gthread worker locks up, to be killed after half
+    a minute, where SIGQUIT comes as its main thread gives the pool a connection, also one that a client has closed:
+    `handle_quit` wants the lock that `submit` holds.
+    """
+    with run_service(tmp_path, argv=worker, env=environment(receiver)) as service:
         answered = ask(service, 20)
-        before = service.call("GET", "/health")[1].json()["pid"]
-        (app / "ml.py").write_text((app / "ml.py").read_text() + "\n# changed\n")
-        wait_for(lambda: _pid(service) not in (before, None))
-        answered |= ask(service, 20)
-        stop(service)
+        booted(service, 2 if "-w" in worker else 1)
+        until(lambda: not holds_connections(service))
+        stop(service, number)
     check(receiver, answered)
 
 
-def _pid(service: Service) -> int | None:
-    with suppress(httpx.TransportError):
-        pid: int = service.call("GET", "/health")[1].json()["pid"]
-        return pid
-    return None
+def _reloading(server: str, app: str) -> list[str]:
+    return {
+        "uvicorn": [*UVICORN, "--reload", "--reload-dir", app, "--app-dir", app],
+        "gthread": [*THREADS, "--reload", "--reload-engine", "poll", "--chdir", app],
+        "werkzeug": [*(PYTHON, "-m", "flask", "--app", f"{app}/flask_light.py", "run"), "--port", "{port}", "--reload"],
+    }[server]
 
 
-@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["", "preload"])
+@pytest.mark.parametrize("server", ["uvicorn", "gthread", "werkzeug"])
+def test_a_reload_delivers_what_was_before_and_after(server: str, receiver: Receiver, tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    app = Path(shutil.copy(APPS / ("ml.py" if server == "uvicorn" else "flask_light.py"), tmp_path / "app"))
+    argv = _reloading(server, str(app.parent))
+    with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
+        answered = ask(service, 10)
+        before = pid(service)
+        app.write_text(app.read_text() + "\n# changed\n")
+        until(lambda: pid(service) not in (before, None))
+        answered |= ask(service, 10)
+        if server == "werkzeug":
+            # The child alone: a parent that is told, too, kills it after a quarter of a second, traced or not.
+            child = pid(service)
+            assert child is not None
+            os.kill(child, signal.SIGINT)
+            ended(service)
+        else:
+            stop(service)
+    check(receiver, answered)
+
+
+@pytest.mark.parametrize(
+    "argv", [ASGI, [*ASGI, "--preload"], SYNC, THREADS], ids=["uvicorn worker", "preload", "sync", "gthread"]
+)
 def test_a_request_that_hangs_until_gunicorn_kills_its_worker_takes_nothing_with_it(
-    preload: list[str], receiver: Receiver, tmp_path: Path
+    argv: list[str], receiver: Receiver, tmp_path: Path
 ) -> None:
     """After its graceful timeout gunicorn kills: no lifespan end and no exit handler is run in that worker."""
-    argv = [*GUNICORN, *preload, "-w", "1", "--graceful-timeout", "4", "ml:app"]
+    argv = [*argv, "-w", "1", "--graceful-timeout", "4"]
     with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
         answered = ask(service, 20)
         with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as hanging:
@@ -213,7 +172,7 @@ def test_the_end_logs_how_much_was_refused_since_the_last_log(
     env = environment(receiver, OTEL_BSP_SCHEDULE_DELAY="100")
     with run_service(tmp_path, launcher=launcher, env=env) as service:
         ask(service, 1)
-        wait_for(lambda: "cannot deliver spans" in service.log)
+        until(lambda: "cannot deliver spans" in service.log)
         ask(service, 10)
         stop(service)
         assert "spans were lost in all" in service.log
@@ -222,40 +181,16 @@ def test_the_end_logs_how_much_was_refused_since_the_last_log(
 def test_a_forked_child_of_a_service_delivers_its_own(receiver: Receiver, tmp_path: Path) -> None:
     """A pre-forking server of one's own, whose parent has served before."""
     (tmp_path / "forking.py").write_text(FORKING)
-    env = environment(receiver) | {"PYTHONPATH": str(APPS)}
-    argv = [PYTHON, str(tmp_path / "forking.py")]
-    with run_service(tmp_path, argv=argv, env=env) as service:
+    env = environment(receiver, PYTHONPATH=str(APPS))
+    with run_service(tmp_path, argv=[PYTHON, str(tmp_path / "forking.py")], env=env) as service:
         parent = {service.call("POST", "/predict", json={})[0]}
+        first = pid(service)
         service.process.send_signal(signal.SIGUSR1)
-        first = service.call("GET", "/health")[1].json()["pid"]
-        wait_for(lambda: _pid(service) not in (first, None))
+        until(lambda: pid(service) not in (first, None))
         child = ask(service, 10)
-        os.kill(_pid(service) or 0, signal.SIGTERM)
+        os.kill(pid(service) or 0, signal.SIGTERM)
         ended(service)
     check(receiver, parent | child)
-
-
-def test_hypercorns_worker_that_ends_last_delivers_everything(receiver: Receiver, tmp_path: Path) -> None:
-    """Once one worker has ended, hypercorn sends SIGTERM to the others, which do not handle it."""
-    argv = [PYTHON, "-m", "hypercorn", "ml:app", "--bind", "127.0.0.1:{port}", "--workers", "2"]
-    with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
-        booted(service, 2)
-        trace_id, response = service.call("GET", "/health")
-        last: int = response.json()["pid"]
-        os.kill(last, signal.SIGSTOP)
-        try:
-            service.process.send_signal(signal.SIGTERM)
-            wait_for(lambda: _has_pending(last, signal.SIGTERM))
-        finally:
-            os.kill(last, signal.SIGCONT)
-        ended(service)
-    check(receiver, {trace_id})
-
-
-def _has_pending(process: int, number: int) -> bool:
-    status = Path(f"/proc/{process}/status").read_text()
-    pending = next(line for line in status.splitlines() if line.startswith("ShdPnd:"))
-    return bool(int(pending.split()[1], 16) >> (number - 1) & 1)
 
 
 FORKING = """
@@ -283,8 +218,100 @@ os.waitpid(child, 0)
 """
 
 
-def wait_for(ready: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def test_hypercorns_worker_that_ends_last_delivers_everything(receiver: Receiver, tmp_path: Path) -> None:
+    """Once one worker has ended, hypercorn sends SIGTERM to the others, which do not handle it."""
+    argv = [PYTHON, "-m", "hypercorn", "ml:app", "--bind", "127.0.0.1:{port}", "--workers", "2"]
+    with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
+        booted(service, 2)
+        trace_id, response = service.call("GET", "/health")
+        last: int = response.json()["pid"]
+        os.kill(last, signal.SIGSTOP)
+        try:
+            service.process.send_signal(signal.SIGTERM)
+            until(lambda: _has_pending(last, signal.SIGTERM))
+        finally:
+            os.kill(last, signal.SIGCONT)
+        ended(service)
+    check(receiver, {trace_id})
+
+
+def _has_pending(process: int, number: int) -> bool:
+    status = Path(f"/proc/{process}/status").read_text()
+    pending = next(line for line in status.splitlines() if line.startswith("ShdPnd:"))
+    return bool(int(pending.split()[1], 16) >> (number - 1) & 1)
+
+
+def test_a_worker_stopped_as_it_ends_a_request_delivers_that(receiver: Receiver, tmp_path: Path) -> None:
+    """SIGQUIT, which Ctrl-C becomes, comes where the worker's first span starts the thread that sends."""
+    config = tmp_path / "interrupted.py"
+    config.write_text(INTERRUPTED)
+    env = environment(receiver, OTEL_PYTHON_FLASK_EXCLUDED_URLS="health")
+    with run_service(tmp_path, argv=[*SYNC, "-c", str(config)], env=env) as service:
+        answered = ask(service, 1)
+        booted(service, 2)
+        stop(service)
+    check(receiver, answered)
+
+
+INTERRUPTED = """
+import os, signal
+def post_worker_init(worker):
+    from stagetrace.otlp.export import sender
+    original = sender.start
+    def start(*arguments):
+        original(*arguments)
+        os.kill(os.getpid(), signal.SIGQUIT)
+    sender.start = start
+"""
+
+
+def test_a_worker_stopped_as_it_writes_is_no_client_that_disconnected(receiver: Receiver, tmp_path: Path) -> None:
+    """SIGQUIT ends it where it comes; whether the client has all of the answer, nobody knows."""
+    config = tmp_path / "interrupted.py"
+    config.write_text(INTERRUPTED_WRITE)
+    with run_service(tmp_path, argv=[*SYNC, "-c", str(config)], env=environment(receiver)) as service:
+        trace_id, response = service.call("POST", "/predict", json={})
+        assert response.status_code == 200
+        stop(service)
+    check(receiver, {trace_id})
+    (entry,) = (span for span in receiver.spans() if span.trace_id.hex() == trace_id and span.kind == SERVER)
+    attributes = {pair.key: pair.value.string_value for pair in entry.attributes}
+    assert attributes["stagetrace.network.disconnect"] == "cancelled"
+
+
+INTERRUPTED_WRITE = """
+import os, signal
+from gunicorn.http.wsgi import Response
+original = Response.write
+def write(self, data):
+    original(self, data)
+    if self.req.path == "/predict":
+        os.kill(os.getpid(), signal.SIGQUIT)
+Response.write = write
+"""
+
+
+@pytest.mark.parametrize(
+    "server", ["werkzeug gevent", "gevent", pytest.param("cheroot", marks=pytest.mark.smoke), "wsgiref"]
+)
+def test_sigterm_where_greenlets_serve_or_the_loop_is_of_a_base(
+    server: str, receiver: Receiver, tmp_path: Path
+) -> None:
+    """A signal's handler runs in whichever greenlet has the main thread."""
+    assert served_and_stopped(receiver, tmp_path, wsgi_command(server, "flask_light")) == -signal.SIGTERM
+
+
+@pytest.mark.smoke
+def test_granians_workers_of_wsgi_deliver_everything(receiver: Receiver, tmp_path: Path) -> None:
+    """They are processes of `multiprocessing`, which run no exit handlers, and no patch surrounds them."""
+    argv = [PYTHON, "-m", "granian", "--interface", "wsgi", "--workers", "2", "--port", "{port}", "flask_light:app"]
+    served_and_stopped(receiver, tmp_path, argv)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("server", [pytest.param("waitress", marks=pytest.mark.smoke), "werkzeug"])
+def test_servers_that_leave_sigterm_alone(server: str, number: int, receiver: Receiver, tmp_path: Path) -> None:
+    """It ends the process as it does untraced, after what has ended was delivered."""
+    assert server in WSGI_SERVERS
+    code = served_and_stopped(receiver, tmp_path, wsgi_command(server, "flask_light"), number)
+    assert code == (-number if number == signal.SIGTERM else 0)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from e2e.test_shutdown import booted, check, environment, receiver, wait_for
+from backend.processes import until
+from e2e.ending import booted, check, environment
 from environments import interpreter_with
 from services import PYTHON, Service, run_service
 
@@ -23,13 +24,9 @@ if TYPE_CHECKING:
 
     from otlp.receiver import Receiver
 
-__all__ = ["receiver"]
-
 pytestmark = [
     pytest.mark.usefixtures("services"),
-    pytest.mark.skipif(
-        sys.platform != "linux", reason="elsewhere a main thread that waits for no server is left alone"
-    ),
+    pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a main thread that waits for no server is left"),
 ]
 TIMES = re.compile(rb'"(average_)?duration":[^,]+')  # of Gradio's answers
 KILLED_AFTER_S = 10  # by `docker stop`; systemd waits for 90 s
@@ -172,7 +169,7 @@ def test_a_forked_child_that_serves_delivers_its_own(receiver: Receiver, tmp_pat
     with run_service(tmp_path, argv=argv, env=environment(receiver), ready="/") as service:
         parent = service.call("GET", "/")[0]
         service.process.send_signal(signal.SIGUSR1)
-        wait_for(lambda: "serves" in service.log)
+        until(lambda: "serves" in service.log)
         child = service.call("GET", "/")[0]
         assert service.stop(signal.SIGUSR2) == 0
         assert "idle ended by 15" in service.log
@@ -215,7 +212,7 @@ def test_a_forked_process_of_multiprocessing_delivers_what_it_serves(receiver: R
     (tmp_path / "forking.py").write_text(PROCESS)
     argv = [PYTHON, str(tmp_path / "forking.py")]
     with run_service(tmp_path, argv=argv, env=environment(receiver), ready="/") as service:
-        wait_for(lambda: "serves" in service.log)
+        until(lambda: "serves" in service.log)
         trace_id, _ = service.call("GET", "/")
         assert service.process.wait(60) == 0
     check(receiver, {trace_id})

@@ -15,7 +15,7 @@ import tomllib  # type: ignore[import-not-found]  # there from 3.11 on, which th
 import instrumentation.grpc_client as rpc
 from doctor import checks
 from environments import ROOT, interpreter_with
-from services import GUNICORN, run_service
+from services import GUNICORN, recorded, run_service
 from sink import Sink, assert_tiled, run_sink
 from stagetrace.cli.doctor.check import FAIL
 from stagetrace.process_status import files as status
@@ -30,15 +30,11 @@ RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 # Of what the tests need, that which services are made of; a lower bound there is a promise.
 SERVED_WITH = "fastapi starlette uvicorn hypercorn gunicorn flask django grpcio-reflection scikit-learn"
 UVICORN = ("-m", "uvicorn", "{app}:app", "--port", "{port}")
+HYPERCORN = ("-m", "hypercorn", "{app}:app", "--bind", "127.0.0.1:{port}")
 HTTP: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     # application: server, method and path, route, stages that must be there
     "ml": (UVICORN, "POST /predict", "/predict", "network.receive queue preprocess inference"),
-    "any_starlette": (
-        ("-m", "hypercorn", "{app}:app", "--bind", "127.0.0.1:{port}"),
-        "POST /tree",
-        "/tree",
-        "preprocess",
-    ),
+    "any_starlette": (HYPERCORN, "POST /tree", "/tree", "preprocess"),
     "flask_ml": (("-m", *GUNICORN[2:], "-k", "gthread", "{app}:app"), "POST /predict", "/predict", "inference"),
     "semantics_django": (("-m", *GUNICORN[2:], "{app}:app"), "GET /items/7", "/items/<str:item_id>", "handler"),
     "any_django": (UVICORN, "GET /items/7", "/items/<int:item>", "handler"),
@@ -66,13 +62,8 @@ def interpreter(request: pytest.FixtureRequest) -> str:
 
 
 def environment(sink: Sink, folder: Path) -> dict[str, str]:
-    return {
-        "STAGETRACE": "1",
-        "STAGETRACE_SLA": "* within 1us",
-        "STAGETRACE_STATUS": str(folder / "status"),
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "50",
-    }
+    more = {"STAGETRACE_STATUS": str(folder / "status"), "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    return recorded(sink.endpoint, "* within 1us", **more)
 
 
 def check(sink: Sink, trace_id: str, route: tuple[str, str], stages: str, folder: Path, log: Any) -> None:
