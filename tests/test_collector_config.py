@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
 import signal
 import subprocess
-import time
-import urllib.parse
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 import yaml
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
@@ -20,6 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
+from backend.processes import until
 from backends import CONFIG, BackendFailed, Collector, Jaeger, binary, free_port, run_collector, run_jaeger
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 MANIFEST: dict[str, Any] = yaml.safe_load((CONFIG / "build/otelcol/manifest.yaml").read_text("utf-8"))
 JAEGER_MODULE_OF_IMAGE = {"2.13.0": "v1.76.0"}  # the same commit: Jaeger's v2 tags are no Go module versions
 CONFIG_OF_SERVICE = {"jaeger": "jaeger.yaml", "collector": "collector.yaml"}
-ARRIVES_WITHIN_S = 30
 
 
 class Acknowledged(SpanExporter):
@@ -76,21 +74,14 @@ def over_http(to: Collector | Jaeger) -> SpanExporter:
 
 def stored(jaeger: Jaeger, service: str) -> dict[str, Any]:
     """Return `service.name` and `sla.breached` of each breached span of a service that Jaeger finds, by span name."""
-    query = urllib.parse.urlencode({"service": service, "tags": json.dumps({"sla.breached": "true"}), "limit": 1000})
-    connection = http.client.HTTPConnection(jaeger.query_http.removeprefix("http://"), timeout=10)
-    try:
-        connection.request("GET", f"/api/traces?{query}")
-        response = connection.getresponse()
-        body = response.read()
-    finally:
-        connection.close()
-    assert response.status == http.client.OK, body
+    query: dict[str, Any] = {"service": service, "tags": json.dumps({"sla.breached": "true"}), "limit": 1000}
+    response = httpx.get(f"{jaeger.query_http}/api/traces", params=query).raise_for_status()
     return {
         span["operationName"]: (
             trace["processes"][span["processID"]]["serviceName"],
             next(tag["value"] for tag in span["tags"] if tag["key"] == "sla.breached"),
         )
-        for trace in json.loads(body)["data"]
+        for trace in response.json()["data"]
         for span in trace["spans"]
     }
 
@@ -98,22 +89,14 @@ def stored(jaeger: Jaeger, service: str) -> dict[str, Any]:
 def arrives(jaeger: Jaeger, service: str, *names: str) -> None:
     """Wait until exactly these spans are stored, whole."""
     expected = dict.fromkeys(names, (service, True))
-    deadline = time.monotonic() + ARRIVES_WITHIN_S
-    while stored(jaeger, service) != expected and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert stored(jaeger, service) == expected
+    until(lambda: stored(jaeger, service) == expected)
 
 
 @pytest.mark.usefixtures("backends")
 def test_collector_accepts_its_configuration(tmp_path: Path) -> None:
     """`otelcol validate` knows every component and every field."""
-    done = subprocess.run(
-        [binary("otelcol"), "validate", f"--config={CONFIG / 'collector.yaml'}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    argv = [str(binary("otelcol")), "validate", f"--config={CONFIG / 'collector.yaml'}"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -272,10 +255,8 @@ def test_compose_runs_the_versions_that_are_built() -> None:
     """The images are of the versions that the tests ran."""
     version = SERVICES["collector"]["image"].rpartition(":")[2]
     assert version == MANIFEST["dist"]["version"]
-    parts = [
-        entry["gomod"] for kind, entries in MANIFEST.items() if kind not in ("dist", "providers") for entry in entries
-    ]
-    assert {part.split()[1] for part in parts} == {f"v{version}"}
+    parts = [entry for kind, entries in MANIFEST.items() if kind not in ("dist", "providers") for entry in entries]
+    assert {part["gomod"].split()[1] for part in parts} == {f"v{version}"}
 
     image = SERVICES["jaeger"]["image"].rpartition(":")[2]
     required = re.search(r"github\.com/jaegertracing/jaeger (\S+)", (CONFIG / "build/jaeger/go.mod").read_text("utf-8"))

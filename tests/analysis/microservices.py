@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -56,9 +56,8 @@ class System:
         self.skew_ns = {name: int(rng.normal(0, 2) * _MS) for name in names} | {"gateway": 0}
         for route in range(4):
             called = [str(name) for name in rng.permutation(names)[:7]]
-            self.routes.append(
-                Call("gateway", f"GET /r{route}", 2.0, tuple(self._calls(rng, called, 0)), bool(route % 2))
-            )
+            below = tuple(self._calls(rng, called, 0))
+            self.routes.append(Call("gateway", f"GET /r{route}", 2.0, below, bool(route % 2)))
 
     def _calls(self, rng: np.random.Generator, names: list[str], depth: int) -> Iterator[Call]:
         while names:
@@ -135,20 +134,8 @@ class _Writer:
 
     def _end(self, place: int, start: int, end: int, *, failed: bool = False) -> None:
         one = self.spans[place]
-        skew = self.system.skew_ns[one.service]
-        status = "ERROR" if failed else "UNSET"
-        self.spans[place] = SpanRow(
-            one.trace_id,
-            one.span_id,
-            one.parent_span_id,
-            one.name,
-            one.service,
-            one.kind,
-            start + skew,
-            end + skew,
-            one.attributes,
-            status,
-        )
+        skew, status = self.system.skew_ns[one.service], "ERROR" if failed else "UNSET"
+        self.spans[place] = replace(one, start_unix_nano=start + skew, end_unix_nano=end + skew, status=status)
 
     def call(self, call: Call, parent: str | None, start: int) -> tuple[int, bool]:
         """Write what a service does for one request; return when it is done and whether it failed."""

@@ -53,9 +53,8 @@ class Requests:
 
     @property
     def bins(self) -> NDArray[np.int64]:
-        return np.array(
-            [floor(log(one) * 100) if one > 0 else -100_000 if one == 0 else -100_002 for one in self.total]
-        )
+        logs = [floor(log(one) * 100) if one > 0 else -100_000 if one == 0 else -100_002 for one in self.total]
+        return np.array(logs)
 
     def reduce(self, name: str, by: Sequence[str] = (), **values: Any) -> list[dict[str, Any]]:
         assert not by
@@ -65,23 +64,17 @@ class Requests:
         bins, none, zeros = self.bins, self.parts[NO_STAGE], np.zeros(len(self.total))
         other = np.sum([took for stage, took in self.stages.items() if stage not in COLUMNS] or [zeros], axis=0)
         standard = {column: self.stages.get(stage, zeros) for stage, column in COLUMNS.items()} | {"other_ms": other}
+        told = [self.weight, self.total, *standard.values()]
         for number in np.unique(bins):
             here = np.flatnonzero(bins == number)
             weight = self.weight[here]
-            drawn = here[:most]
             yield {
                 "bin": int(number), "stored": len(here), "requests": weight.sum(), "squares": (weight**2).sum(),
                 "least_weight": weight.min(), "most_weight": weight.max(), "sampled": False, "unknown": False,
                 "overlapping": int((self.total < self.staged - 1e-3)[here].sum()),
                 "no_stage_ms": (weight * none[here]).sum(),
                 **{column: (weight * took[here]).sum() for column, took in standard.items()},
-                "sample": [
-                    {
-                        "span_id": f"{one:x}",
-                        "told": [self.weight[one], self.total[one], *(took[one] for took in standard.values())],
-                    }
-                    for one in drawn
-                ],
+                "sample": [{"span_id": f"{one:x}", "told": [column[one] for column in told]} for one in here[:most]],
             }  # fmt: skip
 
     def own_rows(self, most: int) -> Iterator[dict[str, Any]]:
@@ -121,9 +114,8 @@ def binned(requests: Requests, low: float, high: float) -> dict[str | None, floa
         for stage, took in requests.parts.items()
     }
     total = requests.bins.astype(float)
-    return exact(
-        _Alike({stage: one for stage, one in means.items() if stage}, total, requests.weight, means), low, high
-    )
+    alike = _Alike({stage: one for stage, one in means.items() if stage}, total, requests.weight, means)
+    return exact(alike, low, high)
 
 
 @dataclass

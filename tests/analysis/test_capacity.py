@@ -186,17 +186,19 @@ def test_seven_points_of_the_book_as_requests() -> None:
     assert found.peak_per_s == pytest.approx(12310 / 20, rel=0.02)
 
 
+def together(parts: Sequence[Requests], names: list[str]) -> Requests:
+    """Return the requests of several instances as those of one service."""
+    start, end, waited = (
+        np.concatenate([getattr(one, name) for one in parts]) for name in ("start", "end", "queue_ms")
+    )
+    return Requests(start, end, queue_ms=waited, instance=np.array(names, object))
+
+
 def test_instances_are_counted_and_told_apart() -> None:
     """Two processes of one service: the law is of one of them, knee and peak of both."""
     one, other = queue(4, STEPS, 40, constant, 1), queue(4, STEPS, 40, constant, 2)
-    names = np.array(["a"] * len(one.start) + ["b"] * len(other.start), object)
-    both = Requests(
-        np.concatenate([one.start, other.start]),
-        np.concatenate([one.end, other.end]),
-        queue_ms=np.concatenate([one.queue_ms, other.queue_ms]),
-        instance=names,
-    )
-    found = only(both)
+    names = ["a"] * len(one.start) + ["b"] * len(other.start)
+    found = only(together([one, other], names))
     assert [instance.name for instance in sorted(found.instances)] == ["a", "b"]
     assert found.busiest.instances == 2
     assert found.law.peak_per_s == pytest.approx(200, rel=0.05)
@@ -209,14 +211,10 @@ def test_an_instance_that_joins_does_not_bend_the_law() -> None:
     quiet, busy = queue(4, (0.1, 0.2, 0.4, 0.6, 0.8, 0.9), 40, constant, 1), queue(4, (0.7, 0.9, 1.05), 40, constant, 2)
     later = 240_000_000_000
     twin = queue(4, (0.7, 0.9, 1.05), 40, constant, 3)
-    names = np.array(["a"] * (len(quiet.start) + len(busy.start)) + ["b"] * len(twin.start), object)
-    found = only(
-        Requests(
-            np.concatenate([quiet.start, busy.start + later, twin.start + later]),
-            np.concatenate([quiet.end, busy.end + later, twin.end + later]),
-            instance=names,
-        )
-    )
+    for one in (busy, twin):
+        one.start, one.end = one.start + later, one.end + later
+    names = ["a"] * (len(quiet.start) + len(busy.start)) + ["b"] * len(twin.start)
+    found = only(together([quiet, busy, twin], names))
     assert found.busiest.instances == 2
     assert found.peak_per_s == pytest.approx(400, rel=0.06)
 

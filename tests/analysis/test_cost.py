@@ -14,6 +14,7 @@ from stagetrace.analysis.cost import INSTANCE, STAGE, Costs, allocate, ask, divi
 from stagetrace.analysis.prices import PriceError, prices
 
 HOUR = 3600 * 10**9
+SHOP = [{"service": "shop", "per_hour": 1}]
 
 
 def test_parts_add_up_to_the_last_unit() -> None:
@@ -61,9 +62,8 @@ class Requests:
         """Return rows as the SQL would; of any piece of time, all that has its start there."""
         if name == "versions":
             starts = [one["start"] for one in self.requests]
-            return [
-                {"requests": len(starts) or None, "first": min(starts, default=None), "last": max(starts, default=None)}
-            ]
+            first, last = min(starts, default=None), max(starts, default=None)
+            return [{"requests": len(starts) or None, "first": first, "last": last}]
         groups = defaultdict(list)
         for place, one in enumerate(self.requests):
             group = (*(one.get(key) for key in by), one["breached"])
@@ -144,9 +144,8 @@ def test_each_part_is_that_of_brute_force() -> None:
     costs = ask(source, ["model"], prices({"per_hour": 7.2, "per_token": {"input": 0.001, "output": 0.002}}))
     for line in costs.lines:
         for is_breach, amount in ((False, line.amount), (True, line.breach_amount)):
-            mine = [
-                n for n, one in enumerate(requests) if (one["model"], one["breached"]) == (line.by["model"], is_breach)
-            ]
+            key = (line.by["model"], is_breach)
+            mine = [n for n, one in enumerate(requests) if (one["model"], one["breached"]) == key]
             time = sum(source.share[n] for n in mine) * 7_200_000 / HOUR
             tokens = sum(1000 * requests[n]["in"] + 2000 * requests[n]["out"] for n in mine)
             assert amount is not None
@@ -268,16 +267,10 @@ def test_a_bad_price_file_is_refused(found: Any, wrong: str) -> None:
 @pytest.mark.parametrize(
     ("found", "wrong"),
     [
-        (
-            {"prices": [{"service": "shop", "per_hour": 1}]},
-            "no price by the hour fits the instances of service 'search'",
-        ),
+        ({"prices": SHOP}, "no price by the hour fits the instances of service 'search'"),
         ({"per_hour": 1, "instances": 2}, "instances = 2, but 4 were at work"),
         ({"bill": 0.001, "per_token": 1}, "more than the bill of 0.00"),
-        (
-            {"instances": 5, "prices": [{"service": "shop", "per_hour": 1}, {"service": "search", "per_hour": 2}]},
-            "several prices by the hour",
-        ),
+        ({"instances": 5, "prices": [*SHOP, {"service": "search", "per_hour": 2}]}, "several prices by the hour"),
     ],
 )
 def test_prices_that_do_not_fit_are_refused(found: Any, wrong: str) -> None:

@@ -90,12 +90,8 @@ def test_what_starts_together_is_distinguished_by_its_end() -> None:
 
 def test_a_consumer_is_not_waited_for() -> None:
     """Its producer is: to send a message takes the sender's time."""
-    spans = (
-        A,
-        Span("B", "A", 10, 20, "PRODUCER"),
-        Span("C", "B", 12, 18, "CONSUMER"),
-        Span("D", "A", 30, 90, "CONSUMER"),
-    )
+    sent = Span("B", "A", 10, 20, "PRODUCER"), Span("C", "B", 12, 18, "CONSUMER")
+    spans = (A, *sent, Span("D", "A", 30, 90, "CONSUMER"))
     assert parts(*spans) == [("A", 0, 10), ("B", 10, 20), ("A", 20, 100)]
     assert parts(replace(spans[3], parent_span_id=None)) == [("D", 30, 90)]
 
@@ -305,15 +301,12 @@ def calls(random: np.random.Generator) -> tuple[list[Span], list[Span]]:
         server = Span(str(number + 1), client.span_id, start + latency, end - latency, "SERVER", f"s{number}")
         offsets[server.service] = int(random.choice([-1, 1]) * random.integers(20_000, 90_000) * number)
         true += [client, server]
-    skewed = [
-        replace(
-            one,
-            start_unix_nano=one.start_unix_nano + offsets[one.service],
-            end_unix_nano=one.end_unix_nano + offsets[one.service],
-        )
-        for one in true
-    ]
-    return true, skewed
+
+    def seen(one: Span) -> Span:
+        start, end = (at + offsets[one.service] for at in (one.start_unix_nano, one.end_unix_nano))
+        return replace(one, start_unix_nano=start, end_unix_nano=end)
+
+    return true, list(map(seen, true))
 
 
 def test_where_latency_is_the_same_both_ways_skewed_clocks_are_set_right() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from cli import literal
-from cli.running import cli
+from cli.running import printed
 from cli.test_waterfall import span
+from messages import of_rows
 from stagetrace import semconv
 from stagetrace.analysis.time_owner import Hop, owner_of
+from stagetrace.otlp.decode.json import encode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,24 +120,14 @@ def test_a_peer_is_named_as_the_caller_names_it() -> None:
 
 def test_people_see_who_owns_the_time_or_that_a_trace_is_missing(tmp_path: Path) -> None:
     """A breach that leads to nobody, in a file; the same with the other side's spans."""
-    blamed = literal.verdict(
-        breached=True, **{semconv.SLA_BREACH_STAGE: "handler", semconv.SLA_BREACH_CAUSE: "downstream"}
-    )
-    front = json.loads(literal.request(1, 0, {"handler": 90, "network.send": 10}, **blamed))
-    peer = {"server.address": "down", "server.port": 80}
-    (client,) = (literal._span(1, 9, 2, "GET", (literal.NOON, 80), 3, peer),)
-    front["resourceSpans"][0]["scopeSpans"][0]["spans"].append(client)
-    back = json.loads(literal.request(1, 0, {"inference": 70}, service="down", **literal.verdict(breached=False)))
-    for place, one in enumerate(back["resourceSpans"][0]["scopeSpans"][0]["spans"]):
-        one["spanId"] = f"{100 + place:016x}"
-        one["parentSpanId"] = client["spanId"] if place == 0 else f"{100:016x}"
-    alone, whole = tmp_path / "alone.jsonl", tmp_path / "whole.jsonl"
-    alone.write_text(json.dumps(front) + "\n")
-    whole.write_text("\n".join([json.dumps(front), json.dumps(back), ""]))
-    said = cli("breaches", "--store", str(alone)).stdout
+    late = {semconv.SLA_BREACH_STAGE: "handler", semconv.SLA_BREACH_CAUSE: "downstream"}
+    front = span(1, "GET /", 0, 100, service="gate", kind="SERVER", **literal.verdict(breached=True, **late))
+    alone = [front, HANDLER, SEND, call(4, 0, 90)]
+    whole = [*alone, served(5, 1, 89, 4), stage(6, "inference", 1, 89, 5, "down")]
+    said = printed("breaches", "--store", literal.write(tmp_path, [encode(of_rows(alone))]))
     assert "  handler > down:80 (no trace)  " in said
-    assert said.endswith("\nNot followed: down:80, which shop waited for, has left no trace here.\n")
-    said = cli("breaches", "--store", str(whole)).stdout
+    assert said.endswith("\nNot followed: down:80, which gate waited for, has left no trace here.\n")
+    said = printed("breaches", "--store", literal.write(tmp_path, [encode(of_rows(whole))]))
     assert "  handler > down inference  " in said
     assert "Not followed" not in said
 
