@@ -1,5 +1,5 @@
 /* What the files of a request's record share: its marks (record.c) and the marking by hand (stage.c), the stages that the
- * marks make up (tiling.c), and these as bytes (encoder.c).
+ * marks make up (tiling.c), many visits as few (coalescing.c), and all as bytes (encoder.c).
  *
  * What they do and why is said where the Python implementation is: recording/marks.py, tiler.py, segments.py, and
  * otlp/encode/. Whoever keeps an object past one statement owns it, since almost any call can run Python code: an
@@ -91,10 +91,15 @@ void describe_first_inference(Tiling *tiling);
 PyObject *stage_name(const Tiling *tiling, int stage);
 int read_time(PyObject *value, int64_t *time);
 int read_cuts(PyObject *given, int64_t *cuts);
-int coalesce(const Segment *segments, int count, const int64_t *cuts, int limit, Segment **few);
+bool is_transform(int stage);
+void let_go_segments(Segment *segments, int count);
 void free_segments(Segment *segments, int count);
 bool add_up(Totals *totals, const Segment *segments, int count);
 PyObject *segment_object(const Tiling *tiling, const Segment *segment);
+
+/* coalescing.c */
+int fill_coalescing(void);
+int coalesce(const Segment *segments, int count, const int64_t *cuts, int limit, Segment **few);
 
 /* record.c */
 extern PyTypeObject *marks_type, *stages_type;
