@@ -176,7 +176,7 @@ def test_each_entry_span_has_its_own_stages() -> None:
         ({semconv.SLA_VERDICT: "excluded"}, "EXCLUDED shop POST /predict: took 80.00 ms"),
         ({semconv.SLA_BREACHED: False}, "GOOD shop POST /predict: took 80.00 ms"),
         ({semconv.SLA_BREACHED: True}, "BREACH shop POST /predict: took 80.00 ms"),
-        (KEPT, "GOOD shop POST /predict: took 80.00 ms, 2.5 ms allowed"),
+        ({**KEPT, semconv.SLA_THRESHOLD_MS: 100}, "GOOD shop POST /predict: took 80.00 ms, 100 ms allowed"),
     ],
 )
 def test_the_verdict_line_names_what_is_known_and_no_more(attributes: dict[str, Any], line: str) -> None:

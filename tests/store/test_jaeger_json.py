@@ -233,7 +233,10 @@ def test_a_broken_span_is_counted_and_its_neighbours_stay(tmp_path: Path, case: 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('{"data": [{"traceID": "1", "spans": 5}]}', "neither a trace of Jaeger's, with spans, nor a list of these"),
+        (
+            '{"data": [{"traceID": "1", "spans": 5}]}',
+            "it is neither a trace of Jaeger's, with spans, nor a list of these",
+        ),
         ('{"data": [{"traceID": "1", "spans": [{"traceID"', "holds no OTLP spans"),
         ('{"traceID": "1", "spans": [], "processes": [1]}', "its processes are no object"),
         ('[1, "spans"]', "it is neither a trace of Jaeger's"),
