@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from opentelemetry.trace import SpanKind
 
 from stagetrace import semconv
 from stagetrace.store import Selection
@@ -113,6 +114,20 @@ def test_window_takes_its_start_in_and_leaves_its_end_out(storage: Jaeger, offse
         answer = reader.breaches(Selection(since, until, service=service))
     assert found(answer) == ids(inside)
     assert answer.complete
+
+
+def test_each_service_of_a_trace_answers_for_its_own_entry_span(storage: Jaeger) -> None:
+    base = recent()
+    front = entry("front", base)
+    call = front.child("GET", base + MS, base + 70 * MS, kind=SpanKind.CLIENT)
+    back = entry("back", base + 2 * MS, ms=60, trace=front.trace, parent=call.span)
+    kept = entry("kept", base + 3 * MS, ms=10, breached=False, trace=front.trace, parent=call.span)
+    send(storage, [front, call, back, kept])
+    with reading(storage) as reader:
+        window = (base - MINUTE, base + MINUTE)
+        assert found(reader.breaches(Selection(*window, service="front"))) == ids([front])
+        assert found(reader.breaches(Selection(*window, service="back"))) == ids([back])
+        assert found(reader.breaches(Selection(*window, service="kept"))) == []
 
 
 def test_two_breaches_of_one_service_in_one_trace_are_reported_by_their_own_start(storage: Jaeger) -> None:
