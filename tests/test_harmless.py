@@ -65,7 +65,7 @@ PARTS = parts("""
     sla.baseline: connection_evidence cause_of Baselines.wants
     sources.thread_cpu: read_sample
     instrumentation.models.base: _attributes_of_call between
-    sla.finish: breakdown_of _tiled _cause _explained _breakdown judge decide Decided.block
+    sla.finish: breakdown_of _cause _explained _breakdown judge decide Decided.block
     sla.breakdown: overlap
     instrumentation.asgi.serve: _url
     instrumentation.asgi.request: with_span template_of AsgiRequest.__init__ OwnSpan.__init__ OwnSpan.rename
@@ -86,7 +86,7 @@ PARTS = parts("""
     sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._drops EntryRecorder._rest
     sla.entry_recorder: EntryRecorder._send EntryRecorder._encoded encode_request finish _give_way _given _without
     sla.entry_recorder: encode_notes entry_rest bounded
-    sla.head_sampler: HeadSampler.identify HeadSampler.can_draw HeadSampler.draw
+    sla.head_sampler: HeadSampler.identify HeadSampler.draw
     sla.processor: decided Baselines.add SLASpanProcessor.hold SLASpanProcessor.release dropped bounded
     sla.verdict_counter: VerdictCounter.add VerdictCounter.add_cause
     recording.limits: plain cut

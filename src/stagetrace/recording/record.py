@@ -300,7 +300,8 @@ class RequestRecord(Marks):
         Whoever asks again, before `abandon`, gets the same.
         """
         if self.stages is NO_STAGES:
-            self.freeze()
+            if self.remote_stages is not None or self._tentative is not None:
+                self.freeze()
             stages: Stages = self.tile(start, end)
             if self.besides:
                 stages.model = {**stages.model, **self.besides}

@@ -124,7 +124,7 @@ class EntryRecorder:
         held: list[ReadableSpan] = []
         if not entry.identity.is_sampled:
             held = self._upgrade(entry, given)
-        if self.has_others or not self._send(entry, request, judged, given, breached=breached):
+        if processor.has_others or not self._send(entry, request, judged, given, breached=breached):
             self._hand_on(entry, request, judged, given, breached=breached)
         record.abandon()
         for span in held:
@@ -132,8 +132,9 @@ class EntryRecorder:
 
     def _drops(self, entry: OwnSpan, *, breached: bool) -> bool:
         """Return whether the head sampler drops a request that is no breach; if not, it has an identity."""
-        if not entry.has_identity and self._head.can_draw(entry):
-            return not self._head.draw(entry, keep=breached)
+        head = self._head
+        if head.draws and not entry.parent_context and not entry.has_identity:
+            return not head.draw(entry, keep=breached)
         if breached or entry.identity.is_sampled:
             return False
         if entry.held:

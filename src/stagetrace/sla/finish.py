@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from stagetrace.bounded_cache import BoundedCache
-from stagetrace.guard import guarded
+from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.recording.record import NO_STAGES
 from stagetrace.recording.segments import coalesced
@@ -118,7 +118,12 @@ def finish(
     `known` are attributes of its entry span. `encode` makes the spans from the stages, the block of a verdict that is
     no breach, and the attributes of a breach.
     """
-    stages = _tiled(request) or NO_STAGES
+    stages, record = NO_STAGES, request.record
+    if record is not None:
+        try:
+            stages = record.close(request.start, request.end)
+        except Exception as error:  # noqa: BLE001 -- without them, the entry span goes with its verdict
+            report("stagetrace.recording.record.RequestRecord.close", error)
     if judged is None:
         return Finished(encode(stages, None, {}), None, None)
     if judged.word != BREACH:
@@ -153,12 +158,6 @@ def request_spans(
         FinishedSpan(span, attributes),
     ]
     return [FinishedSpan(one, {}, sampled(one.context)) for one in spans] if upgraded else spans
-
-
-@guarded
-def _tiled(request: Request) -> Stages | None:
-    """Return the stages; without them, the entry span goes with its verdict."""
-    return request.record.close(request.start, request.end) if request.record is not None else None
 
 
 @guarded

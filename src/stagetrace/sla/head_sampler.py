@@ -27,7 +27,8 @@ _tuple: Any = tuple.__new__  # what the named tuples' own calls, with nothing le
 class HeadSampler:
     """The sampler and the id generator of the provider that this package has set.
 
-    `reads_attributes`: whether the sampler, which is somebody's own, looks at a span's attributes.
+    `reads_attributes`: whether the sampler, which is somebody's own, looks at a span's attributes. `draws`: whether
+    `draw` does what sampler and generator do.
     """
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -42,7 +43,7 @@ class HeadSampler:
         self._bound = None if own or not self._chances.is_by_parent else self._chances.bound
         self._probability = self._chances.of_root
         # Nor are the ids of its own generator drawn by a call into that, where nobody has asked for them before.
-        self._draws = type(self._ids) is RandomIdGenerator and (self._by_parent or self._bound is not None)
+        self.draws = type(self._ids) is RandomIdGenerator and (self._by_parent or self._bound is not None)
 
     def identify(self, entry: OwnSpan, parent_context: Context) -> Identity:
         """Draw the ids of a span and ask the sampler whether to keep it."""
@@ -78,12 +79,11 @@ class HeadSampler:
             entry.held = True
         return Identity(context, parent, is_sampled)
 
-    def can_draw(self, entry: OwnSpan) -> bool:
-        """Return whether `draw` does what `identify` would, for a span that nobody has asked for its ids: most."""
-        return self._draws and not entry.parent_context
-
     def draw(self, entry: OwnSpan, *, keep: bool) -> bool:
-        """Give a root span its identity, unless it is neither sampled nor to be kept; return whether it has one."""
+        """Do for a root span whose ids nobody has asked for, where `draws`, what `identify` does, without calls.
+
+        It has no identity then, if it is neither sampled nor to be kept; return whether it has one.
+        """
         trace_id = getrandbits(128) or 1
         is_sampled = self._bound is None or trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound
         if not is_sampled and not keep:
