@@ -65,7 +65,7 @@ PARTS = parts("""
     sla.baseline: connection_evidence cause_of Baselines.wants
     sources.thread_cpu: read_sample
     instrumentation.models.base: _attributes_of_call between
-    sla.finish: breakdown_of _cause _explained _breakdown judge decide Decided.block
+    sla.finish: breakdown_of _cause _explained _breakdown judge decide Decided.block Decided.with_culprit
     sla.breakdown: overlap
     instrumentation.asgi.serve: _url
     instrumentation.asgi.request: with_span template_of AsgiRequest.__init__ OwnSpan.__init__ OwnSpan.rename

@@ -14,7 +14,7 @@ from stagetrace import Policy
 from stagetrace.recording.record import RequestRecord
 from stagetrace.sla import entry_recorder
 from stagetrace.sla.baseline import Baselines
-from stagetrace.sla.finish import Request, decided, finish
+from stagetrace.sla.finish import Decided, Request, decided, finish
 from stagetrace.sla.verdict_counter import MAX_COUNTED
 
 if TYPE_CHECKING:
@@ -89,6 +89,16 @@ def test_a_verdict_is_counted_and_sent_though_tiling_fails(monkeypatch: pytest.M
     assert (span.name, span.end_time_unix_nano - span.start_time_unix_nano) == ("GET /a", 1_000)
     assert "sla.verdict" in {pair.key for pair in span.attributes}
     assert processor.counter.counts() == {(OBJECTIVE, "good"): 1}
+
+
+def test_a_breach_without_a_culprit_is_one_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, _, sender = recorder_of(DEFAULT_ON, OBJECTIVE)
+    monkeypatch.setattr(Decided, "with_culprit", failing)
+    end(recorder, "/a", took=2_000_000)
+    entry = ScopeSpans.FromString(sender.sent[0]).spans[-1]
+    found = {pair.key: pair.value for pair in entry.attributes}
+    assert found["sla.breached"].bool_value
+    assert (found["sla.threshold_ms"].double_value, found["sla.overrun_ms"].double_value) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("took", [1_000, 2_000_000])

@@ -171,15 +171,20 @@ class Tiler:
             if attributes:
                 if event == BEGIN_MARK or stage == what:
                     current.attributes = {**attributes, **current.attributes} if current.attributes else attributes
-                if what == INFERENCE:
-                    if not self._model:
-                        self._model = attributes
-                    elif marks and marks[-1] is self._modelled:  # what is seen adds to what was said
-                        self._model = {**attributes, **self._model}
-                elif event == BEGIN_MARK and stage == INFERENCE and not self._model:
-                    self._model = {key: attributes[key] for key in OF_MODEL if key in attributes}
-                    self._modelled = what if self._model else None
+                if INFERENCE in (what, stage):
+                    self._take_model(event, what, attributes)
         self._open, self._active = current, active
+
+    def _take_model(self, event: int, what: Any, attributes: Mapping[str, Any]) -> None:
+        """Take what an event says of the model: an inference, or a mark within one."""
+        if what == INFERENCE:
+            if not self._model:
+                self._model = attributes
+            elif self._marks and self._marks[-1] is self._modelled:  # what is seen adds to what was said
+                self._model = {**attributes, **self._model}
+        elif event == BEGIN_MARK and not self._model:
+            self._model = {key: attributes[key] for key in OF_MODEL if key in attributes}
+            self._modelled = what if self._model else None
 
     def _keep(self, segment: Segment) -> None:
         """Add a segment that has ended."""

@@ -170,10 +170,15 @@ def _explained(
     request: Request, judged: Decided, stages: Stages, learned: Baselines, known: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what the entry span of a breach carries of its verdict and its cause."""
-    verdict = judged.with_culprit(request, stages)
+    verdict = _with_culprit(request, judged, stages) or judge(*judged, {})
     found = verdict.attributes()
     found.update(_cause(request, verdict, stages, learned, {**known, **found}) or {})
     return found
+
+
+@guarded
+def _with_culprit(request: Request, judged: Decided, stages: Stages) -> Verdict:
+    return judged.with_culprit(request, stages)
 
 
 @guarded

@@ -64,7 +64,7 @@ class SLASpanProcessor(SpanProcessor):
         return self.standby is not None or exports(self._next)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Bind the request's timeline to its entry span."""
+        """Bind the request's record to its entry span."""
         if not self._is_dropped(span):
             _show(self._next.on_start, span, parent_context)
         self._open(span)
@@ -163,25 +163,25 @@ class SLASpanProcessor(SpanProcessor):
         context = span.get_span_context()
         if context is None or not _is_entry(span) or context.span_id in entries:  # a second processor of ours
             return
-        timeline = current.get()
+        record = current.get()
         if not self.sends:
-            if timeline is not None:
-                timeline.take_ids(context, span.parent)
+            if record is not None:
+                record.take_ids(context, span.parent)
             return
-        if timeline is None or not timeline.gives_way(span.parent):
-            timeline = RequestRecord()
-        timeline.bind(context, span.start_time or 0)
-        timeline.adopted = span
-        entries[context.span_id] = timeline
+        if record is None or not record.gives_way(span.parent):
+            record = RequestRecord()
+        record.bind(context, span.start_time or 0)
+        record.adopted = span
+        entries[context.span_id] = record
         if dropped(span):
             self.hold(context.trace_id)
 
     @guarded
     def _note_call(self, span: ReadableSpan) -> None:
         """Note on the request that this code serves that it has called another service."""
-        timeline = recording()
-        if timeline is not None:
-            timeline.called(semconv.peer(span.attributes or {}) or span.name, span.start_time or 0, span.end_time or 0)
+        record = recording()
+        if record is not None:
+            record.called(semconv.peer(span.attributes or {}) or span.name, span.start_time or 0, span.end_time or 0)
 
     @guarded
     def _end(self, span: ReadableSpan) -> list[ReadableSpan]:

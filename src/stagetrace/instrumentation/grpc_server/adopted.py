@@ -108,11 +108,11 @@ def _in_task(behaviour: Any, answers_stream: bool) -> Any:
 def _enter() -> Any:
     """Enter the context in which the entry span that is open hands on its stages; return what to leave it by."""
     span = trace.get_current_span()
-    timeline = entries.get(span.get_span_context().span_id)
-    if timeline is None:
+    record = entries.get(span.get_span_context().span_id)
+    if record is None:
         return None
-    current.set(timeline)
-    return timeline, attach(with_span(RequestSpan(span, timeline), get_current()))
+    current.set(record)
+    return record, attach(with_span(RequestSpan(span, record), get_current()))
 
 
 @guarded_end

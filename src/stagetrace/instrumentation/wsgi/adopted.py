@@ -1,6 +1,6 @@
 """A WSGI request whose entry span is that of OpenTelemetry's own instrumentation of WSGI, Flask or Django.
 
-Its stages are marked all the same, on a timeline that the entry span is bound to as it starts, and
+Its stages are marked all the same, on a record that the entry span is bound to as it starts, and
 `opentelemetry/server_instrumentations.py` lets the application see that span as one that hands on its stages. An
 application that hides its instrumentation from `adopts` gets our entry span, and theirs becomes INTERNAL under it, by
 their own rule.
