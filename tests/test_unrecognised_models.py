@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sink import Sink
 
 APP = """
-import llama_cpp
+import ncnn
 from fastapi import FastAPI
 app = FastAPI()
 @app.get("/health")
@@ -28,7 +28,7 @@ def health() -> str:
     return "ok"
 @app.get("/load")
 def load() -> str:
-    import vllm
+    import tinygrad
     return "ok"
 """
 
@@ -51,28 +51,28 @@ def test_one_that_something_else_has_imported_is_not_named(monkeypatch: pytest.M
 def test_a_service_logs_each_library_that_it_imports_once(sink: Sink, tmp_path: Path) -> None:
     """One before it serves, one later; `doctor` reports both, with what to do."""
     (tmp_path / "app.py").write_text(APP)
-    for name in ("llama_cpp", "vllm"):
+    for name in ("ncnn", "tinygrad"):
         (tmp_path / f"{name}.py").touch()
     env = sink.environment(STAGETRACE_STATUS=str(tmp_path / "status"))
     with run_service(tmp_path, argv=[*asgi_command("uvicorn", "app"), "--app-dir", str(tmp_path)], env=env) as service:
-        wait_for(lambda: "calls of llama_cpp," in service.log)
+        wait_for(lambda: "calls of ncnn," in service.log)
         service.call("GET", "/load")
-        wait_for(lambda: "calls of vllm," in service.log)
+        wait_for(lambda: "calls of tinygrad," in service.log)
         said: list[dict[str, str]] = []
 
         def complete() -> bool:
             said[:] = doctor("--pid", str(service.process.pid), STAGETRACE_STATUS=str(tmp_path / "status"))
-            return "vllm" in str(said)
+            return "tinygrad" in str(said)
 
         wait_for(complete)
         service.call("GET", "/load")
     lines = [line for line in service.log.splitlines() if "not recognised" in line]
-    begins = [f"stagetrace: model calls of {name}, imported here, are not recognised" for name in ("llama_cpp", "vllm")]
+    begins = [f"stagetrace: model calls of {name}, imported here, are not recognised" for name in ("ncnn", "tinygrad")]
     assert [line.partition(":")[0] + ":" + line.split(":")[1] for line in lines] == begins
     assert all(unrecognised_models.REMEDY in line for line in lines)
     (check,) = [check for check in said if "not recognised" in check["found"]]
     assert (check["state"], check["mend"]) == ("ok", unrecognised_models.REMEDY)
-    assert check["found"].startswith("model calls of llama_cpp, vllm, imported here, ")
+    assert check["found"].startswith("model calls of ncnn, tinygrad, imported here, ")
 
 
 def doctor(*options: str, **env: str) -> list[dict[str, str]]:
@@ -90,9 +90,9 @@ def wait_for(ready: Callable[[], bool]) -> None:
 
 
 def test_doctor_names_those_that_are_installed(tmp_path: Path) -> None:
-    for name in ("vllm", "spacy"):
+    for name in ("tinygrad", "ncnn"):
         (tmp_path / f"{name}.py").touch()
     said = doctor(PYTHONPATH=str(tmp_path), STAGETRACE_STATUS="0", OTEL_TRACES_EXPORTER="none")
     (check,) = [check for check in said if check["name"] == "libraries"]
-    assert "spacy" in check["found"]
-    assert check["mend"] == f"model calls of spacy, vllm: {unrecognised_models.REMEDY}"
+    assert "ncnn" in check["found"]
+    assert check["mend"] == f"model calls of ncnn, tinygrad: {unrecognised_models.REMEDY}"

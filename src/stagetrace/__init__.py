@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from stagetrace.api.batch import batch
     from stagetrace.api.carrier import carry, resume
     from stagetrace.errors import PolicyError, StagetraceError, StoreError
+    from stagetrace.instrumentation.models.instrument import instrument
     from stagetrace.recording.marks import stage
     from stagetrace.sla.policy import Policy
     from stagetrace.sla.processor import SLASpanProcessor
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "batch",
     "carry",
+    "instrument",
     "resume",
     "stage",
 ]
@@ -42,6 +44,7 @@ _HOMES = {
     "StoreError": "stagetrace.errors",
     "batch": "stagetrace.api.batch",
     "carry": "stagetrace.api.carrier",
+    "instrument": "stagetrace.instrumentation.models.instrument",
     "resume": "stagetrace.api.carrier",
     "stage": "stagetrace.recording.marks",
 }

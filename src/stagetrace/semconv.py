@@ -67,6 +67,8 @@ ML_MODEL_NAME: Final = _attribute("ml.model.name", STRING, "inference stage and 
 ML_MODEL_RECOGNISED: Final = _attribute("ml.model.recognised", BOOLEAN, "entry span and handler stage: false where the request transformed data as for a model, and no model was recognised")
 ML_MODEL_VERSION: Final = _attribute("ml.model.version", STRING, "inference stage and entry span: version of the model, where its server or folder gives it")
 ML_FRAMEWORK: Final = _attribute("ml.framework", STRING, "inference stage and entry span: library that ran the model")
+ML_DEVICE: Final = _attribute("ml.device", STRING, "inference stage and entry span: where the model runs, as `cpu` or `cuda:0`, where its library gives that")
+ML_INPUT_SIZE: Final = _attribute("ml.input.size", INT, "inference stage and entry span: numbers in the first input, or characters where it is text")
 ML_BATCH_SIZE: Final = _attribute("ml.batch.size", INT, "inference stage and entry span: requests in the batch; without one, rows in the first input")
 ML_COLD_START: Final = _attribute("ml.cold_start", BOOLEAN, "inference stage and entry span: true on the first call of this model in the process")
 CPU_TIME_MS: Final = _attribute("stagetrace.cpu.time_ms", DOUBLE, "inference stage of 1 ms and more, entry span for the first: CPU time of its thread, ms", older="cpu.time_ms")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace import log
 from stagetrace.guard import guarded
+from stagetrace.import_hooks import finder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,13 +46,18 @@ MODELS: Final[dict[str, tuple[str, ...]]] = {
     "tritonclient": (),
     "vllm": (),
 }
-REMEDY: Final = 'mark them by stagetrace.stage("inference", model=..., version=...), a `with` block or a decorator'
+REMEDY: Final = "wrap what predicts by stagetrace.instrument(function, model=..., version=...) (docs/marking.md)"
 _logged: set[str] = set()
 
 
 def imported() -> list[str]:
-    """Return which of these libraries the process has imported."""
-    return [name for name, by in MODELS.items() if name in sys.modules and not any(one in sys.modules for one in by)]
+    """Return which of these libraries the process has imported; none that another distribution's patch knows."""
+    patched = {name.partition(".")[0] for name in finder.patched}
+    return [
+        name
+        for name, by in MODELS.items()
+        if name in sys.modules and name not in patched and not any(one in sys.modules for one in by)
+    ]
 
 
 def message(names: Iterable[str]) -> str:

@@ -14,8 +14,10 @@ from sklearn.utils.metaestimators import available_if
 
 from services import APPS, run_python
 from stagetrace import guard
-from stagetrace.instrumentation.models import base as model
 from stagetrace.instrumentation.models import onnxruntime, sklearn
+from stagetrace.instrumentation.models.base import description
+from stagetrace.instrumentation.models.marked import inside, marked
+from stagetrace.instrumentation.models.signature import with_signature
 from stagetrace.recording.current_record import current
 
 
@@ -46,7 +48,7 @@ TAKES = Takes()
 
 
 def _wrapped(method: Any) -> Any:
-    return model.with_signature(model.marked(method, lambda *_: {}), method)
+    return with_signature(marked(method, lambda *_: {}), method)
 
 
 @pytest.mark.parametrize("is_inside", [False, True])
@@ -63,7 +65,7 @@ def test_a_call_is_as_before(name: str, is_inside: bool, args: list[int], kwargs
 
 def _outcome(method: Any, is_inside: bool, args: list[int], kwargs: dict[str, int]) -> Any:
     def run() -> Any:
-        model._inside.set(is_inside)
+        inside.set(is_inside)
         try:
             return method(TAKES, *args, **kwargs)
         except TypeError as error:
@@ -106,7 +108,7 @@ def test_inside_a_model_the_request_is_not_looked_up() -> None:
 
     def run() -> Any:
         current.set(Asked())  # type: ignore[arg-type]
-        model._inside.set(True)
+        inside.set(True)
         return made(TAKES, 1)
 
     assert copy_context().run(run) == (TAKES, 1, True)
@@ -124,7 +126,7 @@ def test_a_batch_size_computes_nothing_lazy() -> None:
             self.shape = shape
 
     for shape, size in (((3, 4), 3), ((), None), ((Later(), 4), None), ((float("nan"), 4), None), (lambda: [3], None)):
-        assert model.description("any", "any", Rows(shape)).get("ml.batch.size") == size
+        assert description("any", "any", Rows(shape)).get("ml.batch.size") == size
 
 
 def test_a_callback_is_called_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:

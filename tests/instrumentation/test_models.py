@@ -125,7 +125,7 @@ def test_a_description_that_fails_is_logged_once_and_changes_no_response(
     traced: Service, untraced: Service, control: str
 ) -> None:
     before = len(traced.log)
-    httpx.get(f"{control}/break/stagetrace.instrumentation.models.boosting:description").raise_for_status()
+    httpx.get(f"{control}/break/stagetrace.instrumentation.models.base:description").raise_for_status()
     try:
         for case in ("xgboost-booster", "lightgbm-booster", "xgboost"):
             expected = untraced.call("GET", f"/case/{case}")[1].content

@@ -22,7 +22,8 @@ from services import Service, asgi_command, run_python, run_service
 from sink import Request, Sink, assert_tiled
 from stagetrace.instrumentation.batching import queued_items, queues
 from stagetrace.instrumentation.batching.gathered_batch import GatheredBatch
-from stagetrace.instrumentation.models import base as model
+from stagetrace.instrumentation.models.base import description
+from stagetrace.instrumentation.models.marked import marked
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord
 from trees import assert_true, batch_of, tree
@@ -262,7 +263,7 @@ def test_items_served_in_the_same_turn_of_the_loop_have_their_batch() -> None:
         consumer.cancel()
         return stages
 
-    predict = model.marked(lambda _, rows: rows, lambda _, args, __: model.description("m", "f", args[0]))
+    predict = marked(lambda _, rows: rows, lambda _, args, __: description("m", "f", args[0]))
     assert asyncio.run(run()) == [["preprocess", "queue", "inference", "postprocess"]] * 3
 
 

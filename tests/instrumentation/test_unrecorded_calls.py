@@ -62,13 +62,13 @@ def test_where_a_patched_server_serves_nothing_is_logged(tmp_path: Path) -> None
 CALLS = """
 import os, sys, threading
 BEFORE
-from stagetrace.instrumentation.models import base as model
+from stagetrace.instrumentation.models.marked import marked
 from stagetrace.instrumentation.models import unrecorded_calls
 
 unrecorded_calls.sleep = lambda _: None
 
 class LogisticRegression:
-    predict = model.marked(lambda self: 1, lambda *_: None)
+    predict = marked(lambda self: 1, lambda *_: None)
 
 for second in (1, 59, 60, 61, 62, 120, 200):
     unrecorded_calls.time_ns = lambda: second * 10**9

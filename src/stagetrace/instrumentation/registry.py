@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 from stagetrace.import_hooks import finder
+from stagetrace.instrumentation import entry_points
 
 DISABLED = "STAGETRACE_DISABLED_INSTRUMENTATIONS"
-_ALL = {
+PATCHES = {
     # a library's module, as it is imported -> our patch of it, `module:function`
     "opentelemetry.sdk.trace": "stagetrace.instrumentation.opentelemetry.sdk:patch_trace",
     "opentelemetry.exporter.otlp.proto.common.trace_encoder": "stagetrace.instrumentation.opentelemetry.exporter:patch_trace_encoder",
@@ -78,9 +79,9 @@ _ALL = {
     "anyio.to_thread": "stagetrace.instrumentation.thread_pools.anyio:patch_to_thread",
     "sklearn.base": "stagetrace.instrumentation.models.sklearn:patch_base",
     "onnxruntime.capi.onnxruntime_inference_collection": "stagetrace.instrumentation.models.onnxruntime:patch_sessions",
-    "xgboost.core": "stagetrace.instrumentation.models.boosting:patch_boosters",
-    "lightgbm.basic": "stagetrace.instrumentation.models.boosting:patch_boosters",
-    "catboost.core": "stagetrace.instrumentation.models.boosting:patch_boosters",
+    "xgboost.core": "stagetrace.instrumentation.models.boosting:patch_xgboost",
+    "lightgbm.basic": "stagetrace.instrumentation.models.boosting:patch_lightgbm",
+    "catboost.core": "stagetrace.instrumentation.models.boosting:patch_catboost",
     "torch": "stagetrace.instrumentation.models.torch:patch_torch",
     "transformers.generation.utils": "stagetrace.instrumentation.models.torch:patch_generation",
     "keras": "stagetrace.instrumentation.models.keras:patch_keras",
@@ -96,12 +97,13 @@ _ALL = {
 _WHERE_SERVED = {"asyncio.queues", "queue"}
 
 
-def _wanted() -> dict[str, str]:
-    """Return the patches, without those of the packages that DISABLED names (by their import names)."""
+def wanted() -> dict[str, str]:
+    """Return all patches, those of other distributions too, but of packages that DISABLED names by their import names."""
+    patches = {**PATCHES, **entry_points.found(PATCHES)}
     names = {name.strip() for name in os.environ.get(DISABLED, "").split(",")} - {""}
     if not names:
-        return _ALL
-    packages = {name.partition(".")[0] for name in _ALL} - {"opentelemetry"}  # without which nothing is recorded
+        return patches
+    packages = {name.partition(".")[0] for name in patches} - {"opentelemetry"}  # without which nothing is recorded
     if names - packages:
         from stagetrace import log
 
@@ -110,13 +112,11 @@ def _wanted() -> dict[str, str]:
             f"{DISABLED} names {', '.join(sorted(names - packages))}, for which there is no patch; the rest is done.\n"
             f"Use names out of: {', '.join(sorted(packages))}.",
         )
-    return {name: patch for name, patch in _ALL.items() if name.partition(".")[0] not in names & packages}
-
-
-PATCHES = _wanted()
+    return {name: patch for name, patch in patches.items() if name.partition(".")[0] not in names & packages}
 
 
 def install() -> None:
     """Patch what is imported already, now, and all else when it is imported. Calling it again changes nothing."""
-    for_serving = {name: PATCHES[name] for name in _WHERE_SERVED & set(PATCHES)}
-    finder.install({name: patch for name, patch in PATCHES.items() if name not in for_serving}, for_serving)
+    patches = wanted()
+    for_serving = {name: patches.pop(name) for name in _WHERE_SERVED & set(patches)}
+    finder.install(patches, for_serving)

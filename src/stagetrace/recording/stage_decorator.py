@@ -8,9 +8,10 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagetrace.recording.current_record import current, entries
+from stagetrace.recording.steps import generated, generated_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     Stage = Callable[[], AbstractContextManager[None]]
@@ -54,49 +55,11 @@ def _awaited(stage: Stage, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _generated(stage: Stage, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let each step be the stage: the time of the caller between two steps is no part of it."""
-
-    def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        steps = function(*args, **kwargs)
-        step, given = steps.send, None
-        while True:
-            try:
-                with stage():
-                    item = step(given)
-            except StopIteration as end:
-                return end.value
-            try:
-                step, given = steps.send, (yield item)
-            except GeneratorExit:
-                steps.close()
-                raise
-            except BaseException as error:  # noqa: BLE001 -- whatever it is, it is thrown into the function
-                step, given = steps.throw, error
-
-    return call
+    return generated(lambda _args, _kwargs: stage, function)
 
 
 def _generated_async(stage: Stage, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Do the same of an asynchronous generator."""
-
-    async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        steps = function(*args, **kwargs)
-        step, given = steps.asend, None
-        while True:
-            try:
-                with stage():
-                    item = await step(given)
-            except StopAsyncIteration:
-                return
-            try:
-                step, given = steps.asend, (yield item)
-            except GeneratorExit:
-                await steps.aclose()
-                raise
-            except BaseException as error:  # noqa: BLE001
-                step, given = steps.athrow, error
-
-    return call
+    return generated_async(lambda _args, _kwargs: stage, function)
 
 
 _KINDS: tuple[tuple[Callable[[Any], bool], Callable[..., Callable[..., Any]]], ...] = (

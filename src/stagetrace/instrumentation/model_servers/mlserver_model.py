@@ -15,7 +15,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.models.base import pickled_as
+from stagetrace.instrumentation.models.signature import pickled_as
 from stagetrace.recording.current_record import recording
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, ML_MODEL_VERSION
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stagetrace.instrumentation.models.base import description, marked, with_signature
+from stagetrace.instrumentation.models.base import Calls, Library, Shape, first_argument
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from types import ModuleType
-
-# catboost's classes do not derive from scikit-learn's, and each defines methods of its own.
-CLASSES = ("Booster", "CatBoost", "CatBoostClassifier", "CatBoostRegressor", "CatBoostRanker")
-METHODS = ("predict", "predict_proba", "predict_log_proba", "inplace_predict", "virtual_ensembles_predict")
+ESTIMATORS = "its estimators, by the patch of scikit-learn"
 
 
-def patch_boosters(module: ModuleType) -> None:
-    """Wrap the methods where they are defined."""
-    for owner in filter(None, (getattr(module, name, None) for name in CLASSES)):
-        for name in METHODS:
-            method = vars(owner).get(name)
-            if method is not None:
-                setattr(owner, name, with_signature(marked(method, _describe), method))
+def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    data = first_argument(args, kwargs)
+    return Shape((data.num_row(), data.num_col())) if hasattr(data, "num_row") else data  # xgboost's DMatrix
 
 
-def _describe(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
-    framework = type(model).__module__.partition(".")[0]
-    rows: Any = args[0] if args else kwargs.get("data")
-    batch = rows.num_row() if hasattr(rows, "num_row") else None  # xgboost's DMatrix
-    return description(type(model).__name__, framework, rows, batch)
+XGBOOST = Library(__name__, "xgboost", rows=_rows, recognised=ESTIMATORS)
+patch_xgboost = XGBOOST.patch(Calls("Booster", ("predict", "inplace_predict")))
+
+LIGHTGBM = Library(__name__, "lightgbm", recognised=ESTIMATORS)
+patch_lightgbm = LIGHTGBM.patch(Calls("Booster", ("predict",)))
+
+# Its classes do not derive from scikit-learn's, and each defines methods of its own.
+CATBOOST = Library(__name__, "catboost")
+patch_catboost = CATBOOST.patch(
+    Calls("CatBoost", ("predict", "virtual_ensembles_predict")),
+    Calls("CatBoostClassifier", ("predict", "predict_proba", "predict_log_proba")),
+    Calls("CatBoostRegressor", ("predict",)),
+    Calls("CatBoostRanker", ("predict",)),
+)

@@ -8,18 +8,22 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import report, switch
-from stagetrace.instrumentation.models.base import is_outermost, marked
+from stagetrace.instrumentation.models.base import Shape
+from stagetrace.instrumentation.models.marked import is_outermost, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stagetrace.instrumentation.models.base import Describe
+    from stagetrace.instrumentation.models.marked import Describe
 
 
-def eagerly(original: Callable[..., Any], describe: Describe) -> Callable[..., Any]:
-    """Return a method that is the inference where it is the outermost call, unless TensorFlow builds a graph of it."""
-    here = switch(describe.__module__)
-    call = marked(original, describe)
+def eagerly(original: Callable[..., Any], describe: Describe, where: str) -> Callable[..., Any]:
+    """Return a method that is the inference where it is the outermost call, unless TensorFlow builds a graph of it.
+
+    `where` is the patch that faults are counted for.
+    """
+    here = switch(where)
+    call = marked(original, describe, where=where)
 
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -40,14 +44,12 @@ def _is_tracing() -> bool:
     return is_eager is not None and not is_eager()
 
 
-def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int | None]:
-    """Return the first input of a call, and how many rows it has if that is known without computing anything."""
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the first input of a call, or its shape if that is known without computing anything."""
     rows: Any = args[0] if args else next(iter(kwargs.values()), None)
     if isinstance(rows, Mapping):
         rows = next(iter(rows.values()), None)
     elif isinstance(rows, list | tuple) and rows and hasattr(rows[0], "shape"):  # several inputs
         rows = rows[0]
-    shape = getattr(rows, "shape", None)
-    if shape is None or not getattr(shape, "dims", None):  # a TensorShape's, which is no tuple
-        return rows, None
-    return rows, shape[0]
+    dims = getattr(getattr(rows, "shape", None), "dims", None)  # of a TensorShape, which is no tuple
+    return Shape(tuple(rows.shape)) if dims else rows

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.batching.consumer import current_work
-from stagetrace.instrumentation.models.base import INFERENCE, description, marked
+from stagetrace.instrumentation.models.base import Library, description
+from stagetrace.instrumentation.models.marked import marked
+from stagetrace.semconv import INFERENCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
 SYNCHRONOUS = ("run", "run_with_iobinding", "run_with_ort_values", "run_with_ortvaluevector")
+ONNXRUNTIME = Library(
+    __name__, "onnxruntime", recognised=", ".join(f"`InferenceSession.{name}`" for name in (*SYNCHRONOUS, "run_async"))
+)
 # `run_async(output_names, input_feed, callback, ...)`: it ends in the callback, on a thread of onnxruntime.
 CALLBACK = 2
 

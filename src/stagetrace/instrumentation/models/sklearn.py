@@ -10,15 +10,10 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.models.base import (
-    INFERENCE,
-    PREPARE,
-    TRANSFORM,
-    description,
-    marked,
-    pickled_as,
-    with_signature,
-)
+from stagetrace.instrumentation.models.base import Library, description
+from stagetrace.instrumentation.models.marked import marked
+from stagetrace.instrumentation.models.signature import pickled_as, with_signature
+from stagetrace.semconv import INFERENCE, PREPARE, TRANSFORM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,6 +44,14 @@ TRANSFORMERS = tuple(
 PASS_ON = {"Pipeline", "BaseSearchCV"}
 FRAMEWORKS = {"xgboost", "lightgbm"}  # their estimators derive from scikit-learn's
 NO_METHODS = (staticmethod, classmethod, functools.cached_property)
+SKLEARN = Library(
+    __name__,
+    "sklearn",
+    package="scikit-learn",
+    recognised="of each estimator, your own subclasses of `BaseEstimator` included: "
+    + ", ".join(f"`{name}`" for name in METHODS),
+    not_recognised="methods that are coroutines, generators or class methods",
+)
 _MARK = "_stagetrace_wrapped"
 _OURS = pickled_as(bool, None)  # the value of _MARK: a method that was pickled by value has lost it
 

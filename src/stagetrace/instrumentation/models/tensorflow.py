@@ -12,9 +12,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.models.base import description, marked
+from stagetrace.instrumentation.models.base import Library, description
 from stagetrace.instrumentation.models.eager import eagerly, first_input
-from stagetrace.semconv import ML_MODEL_VERSION
+from stagetrace.instrumentation.models.marked import marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 
 UNNAMED = "saved_model"
 ORIGIN = "_stagetrace_origin"  # on a restored object: the path of its model
+
+TENSORFLOW = Library(
+    __name__,
+    "tensorflow",
+    package="tensorflow-cpu",
+    recognised="functions and signatures of `tf.saved_model.load`; `tf.lite.Interpreter.invoke`, its signature runners",
+    not_recognised="a `tf.function` of your own, which may be anything",
+)
+LITERT = Library(
+    __name__, "litert", package="ai-edge-litert", recognised="`Interpreter.invoke` and its signature runners"
+)
 
 _loading: ContextVar[Any] = ContextVar("stagetrace.loading", default=None)
 
@@ -47,7 +58,7 @@ def patch_interpreter(module: ModuleType) -> None:
 
 def _patch_restored(cls: Any) -> None:
     cls.__init__ = _noting(cls.__init__)
-    cls.__call__ = eagerly(cls.__call__, _describe)
+    cls.__call__ = eagerly(cls.__call__, _describe, __name__)
 
 
 def _noting(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,14 +97,13 @@ def _describe(restored: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> M
     name, version = path.name, None
     if name.isdigit() and path.parent.name:  # NAME/VERSION, as TensorFlow Serving wants its models
         name, version = path.parent.name, name
-    described = description(name or UNNAMED, "tensorflow", *first_input(args, kwargs))
-    return {**described, ML_MODEL_VERSION: version} if version else described
+    return description(name or UNNAMED, "tensorflow", first_input(args, kwargs), version=version)
 
 
 def _describe_lite(runs: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
     framework = "litert" if type(runs).__module__.startswith("ai_edge") else "tflite"
     interpreter = runs if hasattr(runs, "invoke") else runs._interpreter
-    return description(_path(interpreter).name or "Interpreter", framework, *first_input(args, kwargs))
+    return description(_path(interpreter).name or "Interpreter", framework, first_input(args, kwargs))
 
 
 def _path(restored: Any) -> PurePath:

@@ -12,7 +12,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import report, switch
-from stagetrace.instrumentation.models.base import description, is_outermost, marked
+from stagetrace.instrumentation.models.base import Library, description
+from stagetrace.instrumentation.models.marked import is_outermost, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 WHERE = "stagetrace.instrumentation.models.torch"
 _switch = switch(WHERE)
+TORCH = Library(
+    __name__,
+    "torch",
+    recognised="`Module.__call__` of the outermost module: eager, scripted, traced, compiled, exported",
+    not_recognised="a compiled function; a module without parameters, buffers and code of its own, such as a transform",
+)
 # A module of these alone, without parameters and buffers, is a function and no model.
 FUNCTIONS = ("torch.nn.", "torch.fx.", "torchvision.transforms.")
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}

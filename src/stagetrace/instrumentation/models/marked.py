@@ -1,0 +1,285 @@
+"""Wrap a callable so that its outermost call inside a request is the inference; calls inside that are not."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from contextlib import nullcontext, suppress
+from contextvars import ContextVar
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, report, switch
+from stagetrace.instrumentation.batching.consumer import current_work
+from stagetrace.instrumentation.batching.queued_items import taken
+from stagetrace.instrumentation.models import unrecorded_calls
+from stagetrace.recording.current_record import current
+from stagetrace.recording.loop_blockers import LONG_NS, note
+from stagetrace.recording.steps import each_step, generated, generated_async
+from stagetrace.semconv import (
+    CPU_BLOCKED_MS,
+    CPU_TIME_MS,
+    CPU_WAIT_MS,
+    INFERENCE,
+    ML_COLD_START,
+    ML_MODEL_NAME,
+    PREPARE,
+)
+from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, UNKNOWN, between, sample, sample_since
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+
+    from stagetrace.guard import Switch
+    from stagetrace.recording.record import RequestRecord
+    from stagetrace.sources.thread_cpu import CpuSample
+
+    Describe = Callable[[Any, tuple[Any, ...], dict[str, Any]], Mapping[str, Any] | None]
+
+MAX_CALLED = 1_024
+
+inside: ContextVar[bool] = ContextVar("stagetrace.inside_model", default=False)
+_called: set[str] = set()  # models, in this process
+_NO_STEP = nullcontext()
+
+
+def marked(
+    function: Callable[..., Any],
+    describe: Describe,
+    activity: str = INFERENCE,
+    *,
+    where: str | None = None,
+    is_method: bool = True,
+    lazy: bool = False,
+) -> Callable[..., Any]:
+    """Return a callable that is the inference (or `activity`) of the current request, where it is the outermost call.
+
+    `describe(instance, args, kwargs)` returns the attributes of the stage; `instance` is None unless the function
+    `is_method`. `where` is the patch that faults are counted for, by default the module of `describe`. Of a generator,
+    and of the iterator that a `lazy` function returns, each step is the inference, and the work of its caller between
+    two steps is not. Outside a recorded request a call costs one read of the context and one of the clock.
+    """
+    how = _How(describe, activity, switch(where or describe.__module__), is_method)
+    if lazy:
+        return _lazy(function, how)
+    wrap = next((wrap for is_kind, wrap in _KINDS if is_kind(function)), _called_once)
+    return wrap(function, how)
+
+
+class _How:
+    """How the calls of one callable are recorded."""
+
+    __slots__ = ("activity", "describe", "is_method", "patch")
+
+    def __init__(self, describe: Describe, activity: str, patch: Switch, is_method: bool) -> None:
+        self.describe = describe
+        self.activity = activity
+        self.patch = patch
+        self.is_method = is_method
+
+    def attributes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the attributes of a call."""
+        if self.is_method and args:
+            return _attributes_of_call(self.describe(args[0], args[1:], kwargs))
+        return _attributes_of_call(self.describe(None, args, kwargs))
+
+
+def _called_once(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+    patch = how.patch
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        record = current.get()
+        if taken or record is None or record.closed or not record.bound:
+            record = current_work() or _unrecorded(args)  # the rare case
+        if record is None or patch.off or inside.get():
+            return function(*args, **kwargs)
+        token = inside.set(True)
+        visit = _Visit(how, record)
+        visit.begin(args, kwargs)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            inside.reset(token)
+            visit.end()
+
+    return call
+
+
+def _awaited(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        record = None if how.patch.off or inside.get() else current_work() or _unrecorded(args)
+        if record is None:
+            return await function(*args, **kwargs)
+        token = inside.set(True)
+        visit = _Visit(how, record, stays=False)
+        visit.begin(args, kwargs)
+        try:
+            return await function(*args, **kwargs)
+        finally:
+            with suppress(ValueError):  # closed by a garbage collector, in another context
+                inside.reset(token)
+            visit.end()
+
+    return call
+
+
+def _generated(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+    return functools.wraps(function)(generated(functools.partial(_steps, how), function))
+
+
+def _generated_async(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+    return functools.wraps(function)(generated_async(functools.partial(_steps, how, stays=False), function))
+
+
+def _lazy(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+    """Let the call and each step of the iterator that it returns be the inference."""
+    once = _called_once(function, how)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = once(*args, **kwargs)
+        if not hasattr(result, "__next__"):
+            return result
+        return each_step(_steps(how, args, kwargs), result)
+
+    return call
+
+
+def _steps(how: _How, args: tuple[Any, ...], kwargs: dict[str, Any], *, stays: bool = True) -> Any:
+    """Return what makes the stage of each step of a call that runs as its caller iterates."""
+    attributes: list[dict[str, Any]] = []  # of the call, once they are known
+
+    def step() -> AbstractContextManager[Any]:
+        record = None if how.patch.off or inside.get() else current_work()
+        return _NO_STEP if record is None else _Step(_Visit(how, record, stays=stays), args, kwargs, attributes)
+
+    return step
+
+
+class _Step:
+    """One step of a call: the inference while it runs."""
+
+    __slots__ = ("_args", "_attributes", "_kwargs", "_token", "_visit")
+
+    def __init__(
+        self, visit: _Visit, args: tuple[Any, ...], kwargs: dict[str, Any], attributes: list[dict[str, Any]]
+    ) -> None:
+        self._visit = visit
+        self._args = args
+        self._kwargs = kwargs
+        self._attributes = attributes
+
+    def __enter__(self) -> None:
+        self._token = inside.set(True)
+        self._visit.begin(self._args, self._kwargs, self._attributes)
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(ValueError):  # closed by a garbage collector, in another context
+            inside.reset(self._token)
+        self._visit.end()
+
+
+class _Visit:
+    """The inference of a request, from the begin of a call, or of a step of it, to its end. Never raises."""
+
+    __slots__ = ("_attributes", "_began", "_first", "_how", "_record", "_stays")
+
+    def __init__(self, how: _How, record: RequestRecord, *, stays: bool = True) -> None:
+        self._how = how
+        self._record: RequestRecord | None = record
+        self._stays = stays  # on its thread, whose CPU time is then the call's
+        self._first: CpuSample | None = None
+        self._attributes: dict[str, Any] | None = None
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any], of_call: list[dict[str, Any]] | None = None) -> None:
+        """Begin it; `of_call` holds the attributes of the call where an earlier step has left them."""
+        how, record = self._how, self._record
+        began = time_ns()
+        if self._stays:
+            self._first = first = sample(began)
+            if first is not None and first[AT] > began:
+                began = first[AT]  # the stage begins with the CPU sample: the thread may pause between two readings
+        self._began = began
+        try:
+            if of_call:
+                attributes = {**of_call[0]}
+            else:
+                attributes = how.attributes(args, kwargs)
+                if of_call is not None:
+                    of_call.append({name: value for name, value in attributes.items() if name != ML_COLD_START})
+            self._attributes = attributes
+            record.enter(how.activity, attributes, began)  # type: ignore[union-attr]
+        except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
+            report(how.patch.name, error)
+            self._record = None
+
+    def end(self) -> None:
+        """End it."""
+        record, how = self._record, self._how
+        if record is None:
+            return
+        try:
+            began, ended = self._began, time_ns()
+            if ended - began >= DIVIDED_NS and self._stays:
+                ended = _divide(record, self._first, self._attributes) or ended
+                if ended - began >= LONG_NS:
+                    _note_blocking(began, ended, record, None if how.activity == PREPARE else self._attributes)
+            record.leave(how.activity, ended)
+        except Exception as error:  # noqa: BLE001
+            report(how.patch.name, error)
+
+
+def is_outermost(model: Any) -> bool:
+    """Return whether a model that is called now would be the outermost of a recorded request."""
+    return not inside.get() and (current_work() or _unrecorded((model,))) is not None
+
+
+def _unrecorded(args: tuple[Any, ...]) -> RequestRecord | None:
+    """Return None for a model that is called outside a recorded request; log that if it is time."""
+    if unrecorded_calls.due < time_ns():
+        unrecorded_calls.check(args[0] if args else None)
+    return None
+
+
+def _attributes_of_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a copy of the attributes for one call: more may be added until the request ends."""
+    attributes = dict(described) if described else {}
+    name = attributes.get(ML_MODEL_NAME)
+    if name is not None and name not in _called and len(_called) < MAX_CALLED:
+        _called.add(name)
+        unrecorded_calls.stop_checking()
+        attributes[ML_COLD_START] = True
+    return attributes
+
+
+@guarded
+def _divide(record: RequestRecord, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
+    """Record how the thread's time during a call divides; return when it ended (ns), or None if that is unknown."""
+    last = sample_since(first) if first is not None else None
+    share = between(first, last) if first is not None and last is not None else None
+    if first is None or last is None or share is None or attributes is None:
+        return None
+    record.divided(first, last)
+    attributes[CPU_TIME_MS] = share.computed / 1e6
+    if share.waited != UNKNOWN:
+        attributes[CPU_WAIT_MS] = share.waited / 1e6
+        attributes[CPU_BLOCKED_MS] = share.blocked / 1e6
+    return last[AT]
+
+
+def _note_blocking(began: int, ended: int, record: RequestRecord, attributes: Mapping[str, Any] | None) -> None:
+    """Note that the call has blocked an event loop, if it was made in one."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        note(began, ended, record, (attributes or {}).get(ML_MODEL_NAME, ""))
+
+
+_KINDS: tuple[tuple[Callable[[Any], bool], Callable[..., Callable[..., Any]]], ...] = (
+    (inspect.isasyncgenfunction, _generated_async),
+    (inspect.iscoroutinefunction, _awaited),
+    (inspect.isgeneratorfunction, _generated),
+)
