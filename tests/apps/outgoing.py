@@ -7,20 +7,22 @@ from typing import Any
 import aiohttp
 import grpc
 import httpx
+import httpx2
 import requests
 import urllib3
 from fastapi import FastAPI, Request
+from opentelemetry import propagate
 
 if os.environ.get("INSTRUMENT"):
     from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
     from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient, GrpcInstrumentorClient
-    from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+    from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
     from opentelemetry.instrumentation.requests import RequestsInstrumentor
     from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
 
     for instrumentor in (
         *(AioHttpClientInstrumentor, GrpcAioInstrumentorClient, GrpcInstrumentorClient),
-        *(HTTPXClientInstrumentor, RequestsInstrumentor, URLLib3Instrumentor),
+        *(HTTPXClientInstrumentor, HTTPX2ClientInstrumentor, RequestsInstrumentor, URLLib3Instrumentor),
     ):
         instrumentor().instrument()
 
@@ -29,6 +31,7 @@ TARGET = os.environ.get("GRPC_TARGET", "127.0.0.1:1")
 pool = urllib3.PoolManager()
 session = requests.Session()
 client = httpx.Client()
+client2 = httpx2.Client()
 
 
 @app.get("/health")
@@ -36,10 +39,16 @@ async def health() -> bool:
     return True
 
 
-def by_httpx(url: str, headers: dict[str, str]) -> Any:
+def by_httpx(url: str, headers: dict[str, str], client: Any = client) -> Any:
     answer = client.get(url, headers=headers, follow_redirects=True)
-    assert "traceparent" not in answer.request.headers or "traceparent" in headers or os.environ.get("INSTRUMENT")
+    assert answer.request.headers.get("traceparent") == httpx.Headers(headers).get("traceparent") or os.environ.get(
+        "INSTRUMENT"
+    )
     return answer.text, answer.status_code
+
+
+def by_httpx2(url: str, headers: dict[str, str]) -> Any:
+    return by_httpx(url, headers, client2)
 
 
 def by_requests(url: str, headers: dict[str, str]) -> Any:
@@ -58,17 +67,27 @@ async def by_httpx_async(url: str, headers: dict[str, str]) -> Any:
         return answer.text, answer.status_code
 
 
+async def by_httpx2_async(url: str, headers: dict[str, str]) -> Any:
+    async with httpx2.AsyncClient() as one:
+        answer = await one.get(url, headers=headers, follow_redirects=True)
+        return answer.text, answer.status_code
+
+
 async def by_aiohttp(url: str, headers: dict[str, str]) -> Any:
     async with aiohttp.ClientSession() as one, one.get(url, headers=headers) as answer:
         return await answer.text(), answer.status
 
 
-SYNC = {"httpx": by_httpx, "requests": by_requests, "urllib3": by_urllib3}
-ASYNC = {"httpx-async": by_httpx_async, "aiohttp": by_aiohttp}
+SYNC = {"httpx": by_httpx, "httpx2": by_httpx2, "requests": by_requests, "urllib3": by_urllib3}
+ASYNC = {"httpx-async": by_httpx_async, "httpx2-async": by_httpx2_async, "aiohttp": by_aiohttp}
 
 
 def mine(request: Request) -> dict[str, str]:
     wanted = request.headers.get("x-send")
+    if wanted == "own":
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        return {name.title(): value for name, value in carrier.items()}
     return dict([wanted.split("=", 1)]) if wanted else {"x-mine": "1"}
 
 
@@ -94,13 +113,14 @@ async def unread(how: str, url: str) -> Any:
     if how == "aiohttp":
         async with aiohttp.ClientSession() as one, one.get(url) as answer:
             return answer.status
-    if how == "httpx-async":
-        async with httpx.AsyncClient() as two, two.stream("GET", url) as answer:
+    if how.endswith("-async"):
+        of = httpx2 if how.startswith("httpx2") else httpx
+        async with of.AsyncClient() as two, two.stream("GET", url) as answer:
             return answer.status_code
 
     def plain() -> int:
-        if how == "httpx":
-            with client.stream("GET", url) as answer:
+        if how.startswith("httpx"):
+            with (client2 if how == "httpx2" else client).stream("GET", url) as answer:
                 return answer.status_code
         if how == "requests":
             return session.get(url, stream=True, timeout=5).status_code
@@ -131,6 +151,13 @@ def stream(request: bytes) -> Any:
 METADATA = (("x-mine", "1"),)
 
 
+def metadata(own: bool) -> tuple[tuple[str, str], ...]:
+    carrier: dict[str, str] = {}
+    if own:
+        propagate.inject(carrier)
+    return (*METADATA, *carrier.items())
+
+
 def rpc(channel: Any, kind: str) -> Any:
     return getattr(channel, kind if "_" in kind else "unary_unary")
 
@@ -147,7 +174,7 @@ if os.environ.get("BREAKABLE"):
 
 
 @app.get("/grpc/{kind}")
-def call_grpc(kind: str, how: str = "call") -> Any:
+def call_grpc(kind: str, how: str = "call", own: bool = False) -> Any:
     with grpc.insecure_channel(TARGET) as channel:
         multi = rpc(channel, kind)(path(kind))
         request = stream(b"0.5") if kind.startswith("stream") else b"0.5"
@@ -157,14 +184,14 @@ def call_grpc(kind: str, how: str = "call") -> Any:
                 return multi.future(request, timeout, METADATA).result().decode()
             if how == "with_call":
                 return multi.with_call(request, metadata=METADATA, timeout=timeout)[0].decode()
-            answer = multi(request, timeout, METADATA)
+            answer = multi(request, timeout, metadata(own))
             return answer.decode() if isinstance(answer, bytes) else [one.decode() for one in answer]
         except grpc.RpcError as error:
             return error.code().name
 
 
 @app.get("/grpc-aio/{kind}")
-async def call_grpc_aio(kind: str) -> Any:
+async def call_grpc_aio(kind: str, own: bool = False) -> Any:
     async with grpc.aio.insecure_channel(TARGET) as channel:
         multi = rpc(channel, kind)(path(kind))
         timeout = 0.1 if kind == "Sleep" else 5
@@ -172,7 +199,7 @@ async def call_grpc_aio(kind: str) -> Any:
             if kind.startswith("stream"):
                 answer = multi(request_iterator=stream(b"0.5"), timeout=timeout, metadata=METADATA)
             else:
-                answer = multi(b"0.5", timeout=timeout, metadata=grpc.aio.Metadata(*METADATA))
+                answer = multi(b"0.5", timeout=timeout, metadata=grpc.aio.Metadata(*metadata(own)))
             if kind.endswith("stream"):
                 return [one.decode() async for one in answer]
             return (await answer).decode()

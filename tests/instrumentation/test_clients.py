@@ -25,7 +25,11 @@ EARLY = 0.95
 MS = 1_000_000
 CLIENT, SERVER = 3, 2
 ERROR = 2
-HTTP = ["sync/httpx", "async/httpx-async", "sync/requests", "sync/urllib3", "async/aiohttp"]
+HTTP = [
+    *("sync/httpx", "async/httpx-async", "sync/httpx2", "async/httpx2-async"),
+    *("sync/requests", "sync/urllib3", "async/aiohttp"),
+]
+GRPC = ["grpc", "grpc-aio"]
 KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
 GRPC_PORT = free_port()
 
@@ -194,7 +198,30 @@ def test_a_context_that_the_service_sends_is_kept(how: str, service: Service, do
     assert_no_client(traced, service, downstream, sink)
 
 
-@pytest.mark.parametrize("how", ["httpx", "requests", "urllib3"])
+@pytest.mark.parametrize("how", HTTP)
+def test_its_own_context_that_the_service_sends_is_replaced(
+    how: str, service: Service, downstream: Service, sink: Sink
+) -> None:
+    """A service that injects the current context by hand, in headers of any case, gets its client span."""
+    traced = Traced(sink, service, f"/{how}", url=f"{downstream.url}/echo", headers={"x-send": "own"})
+    (client,), (server,) = traced.clients, traced.servers
+    assert json.loads(traced.answer[0])["headers"] == [["traceparent", f"00-{traced.trace_id}-{client.span_id}-01"]]
+    assert server.parent_id == client.span_id
+    assert traced.stages[client.parent_id] == "handler"
+
+
+@pytest.mark.parametrize("how", GRPC)
+def test_its_own_context_in_metadata_is_replaced(how: str, service: Service, sink: Sink) -> None:
+    traced = Traced(sink, service, f"/{how}/unary_unary", own=True)
+    (client,), (server,) = traced.clients, traced.servers
+    assert sorted(ast.literal_eval(traced.answer)) == [
+        ["traceparent", f"00-{traced.trace_id}-{client.span_id}-01"],
+        ["x-mine", "1"],
+    ]
+    assert server.parent_id == client.span_id
+
+
+@pytest.mark.parametrize("how", ["httpx", "httpx2", "requests", "urllib3"])
 def test_outside_of_a_request_nothing_is_added(how: str, service: Service, downstream: Service, sink: Sink) -> None:
     traced = Traced(sink, service, f"/outside/{how}", servers=0, clients=0, url=f"{downstream.url}/echo")
     assert json.loads(traced.answer[0])["headers"] == []
@@ -230,19 +257,19 @@ def test_a_breach_that_waited_for_another_service_names_it(
 
 SHARED = parts("""
     instrumentation.clients.base: Call.headers Call._finish OwnCall.__init__ OwnCall._end_span OwnCall.span begin
-    instrumentation.clients.base: _http_attributes _server _suppress_keys carries _fields
+    instrumentation.clients.base: _http_attributes _server _suppress_keys carries_other
+    instrumentation.clients.carried_context: context_fields
     sla.entry_recorder: EntryRecorder.add_call
     instrumentation.connection.tcp_attributes: add_call
     sources.tcp_info: read_connection
 """)
-HTTPX = ["sync/httpx", "async/httpx-async"]
+HTTPX = ["sync/httpx", "async/httpx-async", "sync/httpx2", "async/httpx2-async"]
 URLLIB3 = ["sync/requests", "sync/urllib3"]
 AIOHTTP = ["async/aiohttp"]
-GRPC = ["grpc", "grpc-aio"]
 # By part, the clients for which it fails; what all of them use fails for two of HTTP and one of gRPC, in turn.
 PARTS = {
     "nothing": [*HTTP, *GRPC],
-    **{part: [HTTP[number % 5], HTTP[(number + 2) % 5], GRPC[number % 2]] for number, part in enumerate(SHARED)},
+    **{part: [HTTP[number % 7], HTTP[(number + 3) % 7], GRPC[number % 2]] for number, part in enumerate(SHARED)},
     "stagetrace.instrumentation.clients.httpx:begin_http": HTTPX,
     "stagetrace.instrumentation.clients.httpx:http_status": HTTPX,
     "stagetrace.instrumentation.clients.urllib3:begin_http": URLLIB3,
@@ -252,7 +279,7 @@ PARTS = {
     "stagetrace.instrumentation.clients.aiohttp:http_status": AIOHTTP,
     **{
         f"stagetrace.instrumentation.clients.grpc:{name}": GRPC
-        for name in ("_call", "begin", "carries", "server_of", "status")
+        for name in ("_call", "begin", "carries_other", "server_of", "status")
     },
 }
 

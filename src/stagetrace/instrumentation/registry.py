@@ -50,6 +50,7 @@ PATCHES = {
     "uvicorn.lifespan.on": "stagetrace.instrumentation.asgi_servers.uvicorn:patch_lifespan_on",
     "uvicorn.server": "stagetrace.instrumentation.asgi_servers.uvicorn:patch_server",
     "httpx._transports.default": "stagetrace.instrumentation.clients.httpx:patch_transports",
+    "httpx2._transports.default": "stagetrace.instrumentation.clients.httpx:patch_transports",
     "urllib3.connectionpool": "stagetrace.instrumentation.clients.urllib3:patch_connectionpool",
     "urllib3.response": "stagetrace.instrumentation.clients.urllib3:patch_response",
     "aiohttp.client": "stagetrace.instrumentation.clients.aiohttp:patch_client",

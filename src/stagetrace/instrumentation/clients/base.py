@@ -1,6 +1,7 @@
 """An outgoing call of a recorded request: a CLIENT span under the open stage, whose context is sent in the headers.
 
-Nothing is added where OpenTelemetry's own instrumentation of the client is active, or the headers carry a context.
+Nothing is added where OpenTelemetry's own instrumentation of the client is active, or the headers carry a context that
+is not the request's own.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from stagetrace.guard import guarded_end
+from stagetrace.instrumentation.clients.carried_context import carries_other
 from stagetrace.recording.current_record import current, recording
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.trace import SpanContext
 
@@ -30,7 +32,6 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 class Call:
     """One outgoing call, from its begin until its response was read to the end, closed or deleted."""
 
-    added: Mapping[str, str] = {}  # the headers that carry the context
     _status: Mapping[str, Any] = {}
     _responded_at: int | None = None
     _record: RequestRecord | None = None  # of the request, until this has ended
@@ -52,7 +53,6 @@ class Call:
 
         carrier: dict[str, str] = {}
         propagate.inject(carrier, trace.set_span_in_context(self.span()))
-        self.added = carrier
         return carrier
 
     @guarded_end
@@ -188,12 +188,14 @@ def _suppress_keys(otel_context: Any) -> tuple[str, str]:
     return otel_context._SUPPRESS_INSTRUMENTATION_KEY, otel_context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
 
 
-def begin_http(instrumentation: str, method: str, url: str, carried: Container[str]) -> Call | None:
-    """Begin an HTTP request to `url`; return None if the headers, of which `carried` are the names, carry a context.
+def begin_http(instrumentation: str, method: str, url: str, headers: Mapping[str, str]) -> Call | None:
+    """Begin an HTTP request to `url`; return None if its headers carry a context that is not the request's own.
 
-    `instrumentation` is the client's name in OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS.
+    `headers` are found by lower-case names. `instrumentation` is the client's name in
+    OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS.
     """
-    if recording() is None or carries(carried):
+    record = recording()
+    if record is None or carries_other(headers, record):
         return None
     from stagetrace.instrumentation.http import attributes as http
 
@@ -237,18 +239,6 @@ def http_status(code: int) -> Mapping[str, Any]:
     if code >= CLIENT_ERROR:
         attributes["error.type"] = str(code)
     return attributes
-
-
-def carries(names: Container[str]) -> bool:
-    """Return whether headers of these names, in lower case, carry a trace context."""
-    from opentelemetry import propagate
-
-    return any(field in names for field in _fields(propagate.get_global_textmap()))
-
-
-@functools.lru_cache(maxsize=4)
-def _fields(textmap: Any) -> frozenset[str]:
-    return frozenset(field.lower() for field in textmap.fields) - {"baggage"}
 
 
 @guarded_end

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.base import EXCLUDED_SERVICES
-from stagetrace.instrumentation.clients.base import Call, begin, carries
+from stagetrace.instrumentation.clients.base import Call, begin
+from stagetrace.instrumentation.clients.carried_context import carries_other
 from stagetrace.recording.current_record import recording
 
 if TYPE_CHECKING:
@@ -78,15 +79,18 @@ def _begin(
     call = _call(multi, metadata)
     if call is None:
         return None
-    metadata = (*(metadata or ()), *((name.lower(), value) for name, value in call.headers().items()))
+    ours = {name.lower(): value for name, value in call.headers().items()}
+    metadata = (*(one for one in metadata or () if one[0] not in ours), *ours.items())
     if len(args) > METADATA:
         return call, (*args[:METADATA], metadata, *args[METADATA + 1 :]), kwargs
     return call, args, {**kwargs, "metadata": metadata}
 
 
 def _call(multi: Any, metadata: Any) -> Call | None:
-    method = multi._method.decode()
-    if method.removeprefix("/").startswith(EXCLUDED_SERVICES) or carries({name for name, _ in metadata or ()}):
+    method, record = multi._method.decode(), recording()
+    if record is None or method.removeprefix("/").startswith(EXCLUDED_SERVICES):
+        return None
+    if carries_other({name: _text(value) for name, value in metadata or ()}, record):
         return None
     if any(type(one).__module__.startswith(OTEL_PACKAGE) for one in getattr(multi, "_interceptors", None) or ()):
         return None
@@ -94,6 +98,10 @@ def _call(multi: Any, metadata: Any) -> Call | None:
     target = getattr(multi, "_target", b"").decode() if channel is None else channel.__dict__.get(TARGET, "")
     name = method.lstrip("/")
     return begin(name, {"rpc.system.name": "grpc", "rpc.method": name, **server_of(target)})
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 @functools.lru_cache(maxsize=1024)

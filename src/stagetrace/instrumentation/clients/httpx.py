@@ -1,11 +1,11 @@
-"""httpx: each request that a client, synchronous or not, sends over the network."""
+"""httpx and httpx2: each request that a client, synchronous or not, sends over the network."""
 
 from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded, guarded_end, switch
+from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.clients.base import CALL, Call, begin_http, ending, http_status
 from stagetrace.recording.current_record import recording
 
@@ -28,6 +28,7 @@ def patch_transports(module: ModuleType) -> None:
 def _handling(original: Any) -> Any:
     @functools.wraps(original)
     def handle_request(self: Any, request: Any) -> Any:
+        headers = request.headers
         call = None if _switch.off or recording() is None else _begin(request)
         if call is None:
             return original(self, request)
@@ -37,7 +38,7 @@ def _handling(original: Any) -> Any:
             call.fail(error)
             raise
         finally:
-            _remove_headers(request, call)
+            request.headers = headers  # without ours: it may be sent again, and a redirect copies its headers
         _note_response(call, response)
         return response
 
@@ -47,6 +48,7 @@ def _handling(original: Any) -> Any:
 def _handling_async(original: Any) -> Any:
     @functools.wraps(original)
     async def handle_async_request(self: Any, request: Any) -> Any:
+        headers = request.headers
         call = None if _switch.off or recording() is None else _begin(request)
         if call is None:
             return await original(self, request)
@@ -56,7 +58,7 @@ def _handling_async(original: Any) -> Any:
             call.fail(error)
             raise
         finally:
-            _remove_headers(request, call)
+            request.headers = headers  # without ours: it may be sent again, and a redirect copies its headers
         _note_response(call, response)
         return response
 
@@ -65,17 +67,13 @@ def _handling_async(original: Any) -> Any:
 
 @guarded
 def _begin(request: Any) -> Call | None:
+    """Begin a call; the request gets a copy of its headers, with ours."""
     call = begin_http("HTTPX", request.method, str(request.url), request.headers)
     if call is not None:
-        request.headers.update(call.headers())
+        headers = request.headers.copy()
+        headers.update(call.headers())
+        request.headers = headers
     return call
-
-
-@guarded_end
-def _remove_headers(request: Any, call: Call) -> None:
-    """Remove our headers from the request: it may be sent again, and a redirect copies its headers."""
-    for name in call.added:
-        request.headers.pop(name, None)
 
 
 @guarded

@@ -52,16 +52,20 @@ def _begin(pool: Any, method: str, target: str, kwargs: dict[str, Any]) -> Call 
     if target.startswith("/"):  # else it is a whole URL, for a proxy
         host = f"[{pool.host}]" if ":" in pool.host else pool.host
         url = f"{pool.scheme}://{host}{f':{pool.port}' if pool.port else ''}{target}"
-    call = begin_http("URLLIB3", method, url, {_text(name).lower() for name in headers})
+    names = {_text(name).lower(): name for name in headers}
+    call = begin_http("URLLIB3", method, url, {name: _text(headers[own]) for name, own in names.items()})
     if call is not None:
         ours = headers.copy() if hasattr(headers, "copy") else dict(headers)
-        ours.update(call.headers())
+        for name, value in call.headers().items():
+            if name.lower() in names:  # may be written in another way
+                del ours[names[name.lower()]]
+            ours[name] = value
         kwargs["headers"] = ours
     return call
 
 
-def _text(name: str | bytes) -> str:
-    return name.decode("latin-1") if isinstance(name, bytes) else name
+def _text(text: str | bytes) -> str:
+    return text.decode("latin-1") if isinstance(text, bytes) else text
 
 
 @guarded
