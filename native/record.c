@@ -357,6 +357,16 @@ static PyObject *segments(PyObject *self, PyObject *Py_UNUSED(none)) {
     return list_segments(((Stages *)self)->tiling, false);
 }
 
+static PyObject *give_context(PyObject *self, PyObject *const *args, Py_ssize_t given) {
+    const Tiling *tiling = ((Stages *)self)->tiling;
+    if (given != 2) return PyErr_Format(PyExc_TypeError, "give_context takes a number and a context");
+    Py_ssize_t number = PyNumber_AsSsize_t(args[0], PyExc_IndexError);
+    if (number == -1 && PyErr_Occurred()) return NULL;
+    if (number < 0 || number >= tiling->count) return PyErr_Format(PyExc_IndexError, "no such segment");
+    set_object(&tiling->segments[number].context, args[1] == Py_None ? NULL : args[1]);
+    Py_RETURN_NONE;
+}
+
 static PyObject *totals(PyObject *self, PyObject *Py_UNUSED(none)) {
     const Tiling *tiling = ((Stages *)self)->tiling;
     Totals totals;
@@ -392,6 +402,8 @@ static void dealloc_stages(PyObject *self) { free_object(self, clear_all_stages)
 
 static PyMethodDef stages_methods[] = {
     {"segments", segments, METH_NOARGS, "Return each visit to a stage, as a new list of Segment."},
+    {"give_context", (PyCFunction)(void (*)(void))give_context, METH_FASTCALL,
+     "give_context(number, context): give a segment the context that its span will have."},
     {"totals", totals, METH_NOARGS, "Return the nanoseconds by stage, in order of first appearance."},
     {NULL, NULL, 0, NULL},
 };

@@ -65,7 +65,7 @@ typedef struct {
     PyObject *modelled; /* the mark by which a person has said the model, or a part of that */
 } Tiling;
 
-/* The stages of a request that has ended. Nothing changes them. */
+/* The stages of a request that has ended. Nothing changes them, but that one may be given a context. */
 typedef struct {
     PyObject_HEAD
     Tiling *tiling;

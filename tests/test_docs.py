@@ -93,7 +93,7 @@ def test_each_attribute_is_described_and_documented() -> None:
     names = {
         value
         for name, value in vars(semconv).items()
-        if name.startswith(("CPU_", "GC_", "ML_", "SLA_", "STAGETRACE_", "QUEUE_", "NETWORK_", "HTTP_"))
+        if name.startswith(("CPU_", "DETAIL_", "GC_", "HTTP_", "ML_", "NETWORK_", "QUEUE_", "SLA_", "STAGETRACE_"))
         and isinstance(value, str)
         and value not in semconv.STAGES
     }

@@ -76,6 +76,12 @@ CPU_WAIT_MS: Final = _attribute("stagetrace.cpu.wait_ms", DOUBLE, "the same: how
 CPU_BLOCKED_MS: Final = _attribute("stagetrace.cpu.blocked_ms", DOUBLE, "the same: the rest, in which its thread waited for a lock, the GIL, a device, or input or output, ms; Linux", older="cpu.blocked_ms")
 GC_PAUSE_MS: Final = _attribute("stagetrace.gc.pause_ms", DOUBLE, "breached entry span: how long Python's garbage collector ran within its handler and model, ms", older="gc.pause_ms")
 
+# Detail spans.
+DETAIL_CALLS: Final = _attribute("stagetrace.detail.calls", INT, "detail span: library calls of its kind that began within one visit to its stage; the span lasts from the first begin to the last end")
+DETAIL_TIME_MS: Final = _attribute("stagetrace.detail.time_ms", DOUBLE, "detail span: sum of the times of these calls, ms; more than the span's length where they ran in parallel")
+DETAIL_LIBRARY: Final = _attribute("stagetrace.detail.library", STRING, "detail span: library that was called, by its import name")
+DETAIL_FAILED: Final = _attribute("stagetrace.detail.failed", INT, "detail span, where there are any: calls that raised an exception")
+
 # Entry spans: the server.
 ML_WORKER_LOST: Final = _attribute("ml.worker.lost", BOOLEAN, "entry span: true where the process that worked for the request ended")
 
@@ -118,6 +124,7 @@ SLA_SAMPLING_PROBABILITY: Final = _attribute("sla.sampling.probability", DOUBLE,
 # Any span: what could not be recorded of it.
 STAGETRACE_TRUNCATED_ATTRIBUTES: Final = _attribute("stagetrace.truncated_attributes", INT, "any span: values, of its events and links too, that were cut at the limit")
 STAGETRACE_DROPPED_ATTRIBUTES: Final = _attribute("stagetrace.dropped_attributes", INT, "entry or stage span: attributes dropped: over 128 of a stage, without a text, or containing themselves")
+STAGETRACE_DROPPED_DETAILS: Final = _attribute("stagetrace.dropped_details", INT, "entry span, where there are any: detail spans that were left out, the shortest: a request has 64 at most")
 STAGETRACE_DROPPED_SPANS: Final = _attribute("stagetrace.dropped_spans", INT, "upgraded entry span: spans under it that the buffer had no room for")
 
 # fmt: on

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from stagetrace.recording.record import RequestRecord
+    from stagetrace.recording.stages import Stages
 
 KEY = "stagetrace"  # in a carrier, beside W3C's: which request of which process it is
 SPAN_NAME = "resume"
@@ -136,21 +137,39 @@ class _RemoteBlock(_Block):
         ended_at = max(time_ns(), self._start)
         try:
             stages = self._record.close(self._start, ended_at)
-            segments = stages.segments()
-            if any(segment.stage != HANDLER for segment in segments):
-                for segment in coalesced(segments):
-                    attributes = {ML_STAGE: segment.stage, **segment.attributes}
-                    if segment.coalesced:
-                        attributes.update(segment.visits())
-                    self._tracer.start_span(
-                        segment.stage, self._context, attributes=attributes, start_time=segment.start
-                    ).end(segment.end)
+            self._add_stages(stages)
             self._span.set_attributes(dict(stages.model))
             if isinstance(error, Exception):
                 self._span.record_exception(error)
                 self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
         finally:
             self._span.end(ended_at)
+
+    def _add_stages(self, stages: Stages) -> None:
+        """Add the spans of stages and details below the block's own."""
+        from opentelemetry.trace import set_span_in_context
+
+        from stagetrace.recording.details import placed_details
+
+        details = placed_details(self._record, stages, self._span.get_span_context())
+        segments = stages.segments()
+        spans: dict[int, Any] = {}
+        if any(segment.stage != HANDLER for segment in segments):
+            for segment in coalesced(segments):
+                attributes = {ML_STAGE: segment.stage, **segment.attributes}
+                if segment.coalesced:
+                    attributes.update(segment.visits())
+                span = self._tracer.start_span(
+                    segment.stage, self._context, attributes=attributes, start_time=segment.start
+                )
+                span.end(segment.end)
+                if segment.context is not None:
+                    spans[segment.context.span_id] = span
+        for detail in details:
+            parent = set_span_in_context(spans.get(detail.parent.span_id, self._span), self._context)
+            self._tracer.start_span(detail.name, parent, attributes=detail.attributes, start_time=detail.start).end(
+                detail.end
+            )
 
 
 @guarded

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stagetrace.recording.chunk_times import Stream
+    from stagetrace.recording.details import Details
     from stagetrace.recording.own_span import OwnSpan
     from stagetrace.recording.remote_stages import RemoteStages
     from stagetrace.recording.segments import Segment
@@ -81,6 +82,7 @@ class RequestRecord(Marks):
     wakeups: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
     step: CpuSample | None = None  # as the step of a task began, or the call, that is the request's
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
+    details: Details | None = None  # library calls inside its stages
     # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is
     # the process's own. None where nobody tells.
     peer_waits: Sequence[tuple[int, int]] | None = None
@@ -313,6 +315,7 @@ class RequestRecord(Marks):
         if self.remote_stages is not None:
             self.remote_stages.read_reports()  # lest reports fill up
         self.drop()
+        self.details = None
         self.stages = NO_STAGES  # somebody's context may keep this record for long
 
     @property

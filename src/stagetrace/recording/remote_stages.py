@@ -18,11 +18,13 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording import remote_socket
+from stagetrace.recording.details import take_details
 from stagetrace.semconv import ML_WORKER_LOST, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from stagetrace.recording.details import Report
     from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.segments import Segment
 
@@ -107,12 +109,20 @@ def find(key: str) -> RequestRecord | None:
     return _records.get(key)
 
 
-def report_stages(key: str, reason: str, taken_at: int, stages: Sequence[StageReport], *, is_over: bool) -> None:
+def report_stages(
+    key: str,
+    reason: str,
+    taken_at: int,
+    stages: Sequence[StageReport],
+    *,
+    is_over: bool,
+    details: Report | None = None,
+) -> None:
     """Report to the process whose request has `key` what was done for it here, `reason` being what it had waited for.
 
     It was taken up at a time in nanoseconds. Until it `is_over` the last stage may go on, and will be reported again.
     """
-    message = key, reason, taken_at, stages, is_over
+    message = key, reason, taken_at, stages, is_over, details
     if is_here(key):
         _note(message, 0)
     else:
@@ -127,9 +137,11 @@ def read_reports() -> None:
 
 
 def _note(message: Any, process: int) -> None:
-    key, reason, taken_at, stages, is_over = message
+    key, reason, taken_at, stages, is_over, details = message
     record = _records.get(key)
     if record is not None and record.remote_stages is not None and not record.closed:
+        if details is not None:
+            take_details(record, details)
         record.remote_stages.add_report(record, key, (reason, taken_at, stages), None if is_over else process)
 
 

@@ -70,6 +70,13 @@ def sampled(context: SpanContext) -> SpanContext:
     return SpanContext(context.trace_id, context.span_id, context.is_remote, flags, context.trace_state)
 
 
+def child(parent: SpanContext) -> SpanContext:
+    """Return the context of a new span under another one of this process."""
+    span_id = random.getrandbits(64) or 1
+    flags, state = parent.trace_flags, parent.trace_state
+    return SpanContext(parent.trace_id, span_id, is_remote=False, trace_flags=flags, trace_state=state)
+
+
 def link_to(context: SpanContext | None) -> tuple[Link, ...]:
     """Return the links of a span that has one link at most."""
     return () if context is None else (Link(context),)
@@ -78,13 +85,7 @@ def link_to(context: SpanContext | None) -> tuple[Link, ...]:
 def stage_span(segment: Segment, entry: ReadableSpan, extra: Mapping[str, Any]) -> ReadableSpan:
     """Return one stage as a child of the entry span."""
     parent = entry.context
-    context = segment.context or SpanContext(
-        parent.trace_id,
-        random.getrandbits(64) or 1,
-        is_remote=False,
-        trace_flags=parent.trace_flags,
-        trace_state=parent.trace_state,
-    )
+    context = segment.context or child(parent)
     attributes = {ML_STAGE: segment.stage, **segment.attributes, **extra}
     if segment.coalesced:
         attributes.update(segment.visits())

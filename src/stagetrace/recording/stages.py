@@ -9,6 +9,8 @@ from stagetrace.recording.segments import totals_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from opentelemetry.trace import SpanContext
+
     from stagetrace.recording.segments import Segment
 
 
@@ -24,6 +26,10 @@ class Stages:
     def segments(self) -> list[Segment]:
         """Return each visit to a stage; empty if the request took no time."""
         return self._segments
+
+    def give_context(self, number: int, context: SpanContext) -> None:
+        """Give a visit, by its number in `segments`, the context that its span will have."""
+        self._segments[number].context = context
 
     def totals(self) -> dict[str, int]:
         """Return the time in each stage, in nanoseconds, in the order in which they began."""

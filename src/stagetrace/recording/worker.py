@@ -15,6 +15,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.current_record import current
+from stagetrace.recording.details import detail_span, details_within
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.remote_stages import find, report_stages, stage_report
 from stagetrace.recording.segments import UNNAMED, coalesced
@@ -65,10 +66,12 @@ class Work(RequestRecord):
         """End, and report the stages that this was made of to the request's own record."""
         if self.closed:
             return
-        segments = coalesced(self.close(self.started, max(time.time_ns(), self.started)).segments())
+        closed = self.close(self.started, max(time.time_ns(), self.started))
+        segments = coalesced(closed.segments())
         stages = [stage_report(one, self._attributes(one), one.link) for one in segments if not is_gap(one)]
         give_cpu_samples(self, find(self.request.key))
-        report_stages(self.request.key, self._reason, self.started, stages, is_over=True)
+        details = None if self.details is None else self.details.report(closed)
+        report_stages(self.request.key, self._reason, self.started, stages, is_over=True, details=details)
 
     def _attributes(self, segment: Segment) -> dict[str, Any]:
         if segment.stage != INFERENCE:
@@ -138,6 +141,8 @@ class Batch(RequestRecord):
         context = self.entry
         if processor is None or context is None or not context.trace_flags.sampled:
             return
+        for detail in details_within(self, inferences, context):
+            processor.on_end(detail_span(detail, provider.resource, {}))
         processor.on_end(
             ReadableSpan(
                 name=INFERENCE,

@@ -12,7 +12,8 @@ from stagetrace import semconv
 from stagetrace.bounded_cache import BoundedCache
 from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode.request_encoder import encode_request
-from stagetrace.otlp.encode.span_encoder import Block, encode_notes, entry_rest
+from stagetrace.otlp.encode.span_encoder import Block, encode_details, encode_notes, entry_rest
+from stagetrace.recording.details import placed_details
 from stagetrace.recording.limits import bounded
 from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan, sampled
 from stagetrace.sla.finish import Request, finish, request_spans
@@ -174,6 +175,8 @@ class EntryRecorder:
     ) -> tuple[bytes, int]:
         """Return the request's spans as bytes, and how many they are."""
         blocks, client, attributes = given
+        identity = entry.identity
+        details = placed_details(entry.record, stages, identity.context)
         if block is not None:
             blocks = [*blocks, block]
         if breach:
@@ -183,10 +186,10 @@ class EntryRecorder:
             model = _without(model, notes)
             totals = {semconv.stage_total_ms(stage) for stage in stages.totals()}
             rest += encode_notes(notes, totals.union(attributes, *(one.attributes for one in blocks)))
-        identity = entry.identity
         mark = b"" if identity.is_sampled else UPGRADED.encoded
         times = request[:2]
-        return encode_request(stages, identity, times, mark, rest, attributes, model, entry.record.cuts)
+        spans, count = encode_request(stages, identity, times, mark, rest, attributes, model, entry.record.cuts)
+        return (encode_details(details, mark) + spans, count + len(details)) if details else (spans, count)
 
     def _rest(self, entry: OwnSpan, blocks: list[Block]) -> bytes:
         key = (entry.name, entry.failed, *blocks)
@@ -207,7 +210,7 @@ class EntryRecorder:
         def encode(stages: Stages, block: Block | None, breach: Mapping[str, Any]) -> list[ReadableSpan]:
             verdict = breach if block is None else block.attributes
             is_upgraded = not entry.identity.is_sampled
-            return request_spans(span, stages, entry.record.cuts, known, verdict, upgraded=is_upgraded)
+            return request_spans(span, stages, entry.record, known, verdict, upgraded=is_upgraded)
 
         finished = finish(request, judged, self._processor.learned, given.attributes, encode)
         self._processor.conclude(request, judged, finished)

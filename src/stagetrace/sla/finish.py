@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from stagetrace.bounded_cache import BoundedCache
 from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode.span_encoder import Block
+from stagetrace.recording.details import detail_span, placed_details
 from stagetrace.recording.record import NO_STAGES
 from stagetrace.recording.segments import coalesced
 from stagetrace.recording.spans import FinishedSpan, sampled, stage_span
@@ -20,7 +21,7 @@ from stagetrace.sla.policy import BREACH
 from stagetrace.sla.verdict import GOOD, Streamed, Verdict, decide, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -136,7 +137,7 @@ def finish(
 def request_spans(
     span: ReadableSpan,
     stages: Stages,
-    cuts: Sequence[int],
+    record: RequestRecord | None,
     known: Mapping[str, Any],
     verdict: Mapping[str, Any],
     *,
@@ -146,14 +147,16 @@ def request_spans(
 
     `upgraded`: the head sampler dropped it, and it is a breach.
     """
+    details = placed_details(record, stages, span.context)
     attributes = {stage_total_ms(stage): took / 1e6 for stage, took in stages.totals().items()}
     own = span.attributes or {}  # which the request's code may have set: that wins
     attributes.update({key: value for key, value in stages.model.items() if key not in own})
     attributes.update(known)
     attributes.update(verdict)
     mark = {SLA_UPGRADED: True} if upgraded else {}
-    segments = coalesced(stages.segments(), cuts)
+    segments = coalesced(stages.segments(), () if record is None else record.cuts)
     spans: list[ReadableSpan] = [
+        *(detail_span(detail, span.resource, mark) for detail in details),
         *(stage_span(segment, span, mark) for segment in segments),
         FinishedSpan(span, attributes),
     ]

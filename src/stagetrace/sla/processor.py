@@ -207,8 +207,7 @@ class SLASpanProcessor(SpanProcessor):
 
         def encode(stages: Stages, block: Block | None, breach: Mapping[str, Any]) -> list[ReadableSpan]:
             verdict = breach if block is None else block.attributes
-            cuts = () if record is None else record.cuts
-            return request_spans(span, stages, cuts, known, verdict, upgraded=upgraded)
+            return request_spans(span, stages, record, known, verdict, upgraded=upgraded)
 
         finished = finish(request, judged, self.learned, known, encode)
         self.conclude(request, judged, finished)

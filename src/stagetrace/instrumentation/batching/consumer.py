@@ -93,6 +93,17 @@ def current_work() -> RequestRecord | None:
     return recording()
 
 
+def working_for() -> RequestRecord | None:
+    """Return what code works for that calls no model: as `current_work`, but no batch begins.
+
+    None where code that has taken items out of a queue still has the context of the request that started it.
+    """
+    record = recording()
+    if taken and record is not None and any(item.has_started(record) for item in _collected.get()):
+        return None
+    return record
+
+
 @guarded_end
 def _begin_batch() -> None:
     """Make a batch of what this code has taken; from now on the code works for it. Called only if `taken` is not empty.

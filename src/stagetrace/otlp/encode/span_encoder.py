@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext, TraceState
 
+    from stagetrace.recording.details import Detail
     from stagetrace.recording.own_span import Identity
     from stagetrace.recording.segments import Segment
 
@@ -117,6 +118,19 @@ def encode_stages(segments: Sequence[Segment], head: bytes, mark: bytes) -> byte
             tail += encode_link(segment.link)
         times = _STAGE.pack(b"\x12\x08", span_id, 0x39, segment.start, 0x41, segment.end)
         parts += span_prefix(size + len(tail)), head, times, tail
+    return b"".join(parts)
+
+
+def encode_details(details: Sequence[Detail], mark: bytes) -> bytes:
+    """Return detail spans as `encode_span` would return them; `mark` as in `stage_tail`."""
+    parts: list[bytes] = []
+    for name, parent, start, end, attributes in details:
+        head = stage_head(parent)
+        tail = [_name(name), _KINDS[0], _NO_REMOTE_PARENT, b"\x7a\x00", mark]
+        _append_attributes(tail, attributes)
+        span_id = (getrandbits(64) or 1).to_bytes(8, "big")
+        body = b"".join((head, _STAGE.pack(b"\x12\x08", span_id, 0x39, start, 0x41, end), *tail))
+        parts += span_prefix(len(body)), body
     return b"".join(parts)
 
 
