@@ -91,6 +91,7 @@ PATCHES = {
     "tensorflow.python.saved_model.load": "stagetrace.instrumentation.models.tensorflow:patch_load",
     "tensorflow.lite.python.interpreter": "stagetrace.instrumentation.models.tensorflow:patch_interpreter",
     "ai_edge_litert.interpreter": "stagetrace.instrumentation.models.tensorflow:patch_interpreter",
+    "mlflow.pyfunc": "stagetrace.instrumentation.models.mlflow:patch_pyfunc",
     "asyncio.queues": "stagetrace.instrumentation.batching.queues:patch_queues",
     "queue": "stagetrace.instrumentation.batching.queues:patch_queues",
 }
