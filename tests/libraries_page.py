@@ -26,7 +26,7 @@ def libraries() -> list[Library]:
     """Return all that is declared, by name."""
     modules = {patch.partition(":")[0] for patch in PATCHES.values() if patch.startswith(MODELS)}
     found = {id(one): one for name in modules for one in vars(importlib.import_module(name)).values()}
-    return sorted((one for one in found.values() if isinstance(one, Library)), key=lambda one: one.framework.lower())
+    return sorted((one for one in found.values() if isinstance(one, Library)), key=lambda one: _name(one).lower())
 
 
 def versions() -> dict[str, str]:
@@ -39,9 +39,13 @@ def table() -> str:
     tested = versions()
     rows = ["| library | tested | recognised | not recognised |", "|---|---|---|---|"]
     for one in libraries():
-        version = one.stand_in or tested[one.package or one.framework]
-        rows.append(f"| {one.framework} | {version} | {_recognised(one)} | {one.not_recognised} |")
+        version = one.stand_in or tested[one.package or _name(one)]
+        rows.append(f"| {_name(one)} | {version} | {_recognised(one)} | {one.not_recognised} |")
     return "\n".join([*rows, ""])
+
+
+def _name(library: Library) -> str:
+    return library.library or library.framework
 
 
 def _recognised(library: Library) -> str:

@@ -84,7 +84,7 @@ PATCHES = {
     "lightgbm.basic": "stagetrace.instrumentation.models.boosting:patch_lightgbm",
     "catboost.core": "stagetrace.instrumentation.models.boosting:patch_catboost",
     "torch": "stagetrace.instrumentation.models.torch:patch_torch",
-    "transformers.generation.utils": "stagetrace.instrumentation.models.torch:patch_generation",
+    "transformers.generation.utils": "stagetrace.instrumentation.models.transformers:patch_generation",
     "keras": "stagetrace.instrumentation.models.keras:patch_keras",
     "tf_keras": "stagetrace.instrumentation.models.keras:patch_keras",
     "tensorflow.python.saved_model.function_deserialization": "stagetrace.instrumentation.models.tensorflow:patch_function_deserialization",

@@ -81,8 +81,10 @@ class Library:
     """`ml.device`, as `cpu` or `cuda:0`."""
     rows: Callable[[tuple[Any, ...], dict[str, Any]], Any] = first_argument
     """What of the arguments has the length, or the first dimension, of the batch: an array, a list, a text."""
+    library: str = ""
+    """Its name, where that is not `framework`: its models run by another library."""
     package: str = ""
-    """Its name on PyPI, where that is not `framework`."""
+    """Its name on PyPI, where that is neither."""
     recognised: str = ""
     """For docs/libraries.md: what is recognised besides the calls that are declared."""
     not_recognised: str = ""

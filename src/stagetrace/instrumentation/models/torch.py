@@ -1,4 +1,4 @@
-"""torch and transformers: the outermost module that is called is the model, whatever it calls; a transform is none.
+"""torch: the outermost module that is called is the model, whatever it calls; a transform is none.
 
 On a GPU a call returns before the device is done: the stage is the time of the host.
 """
@@ -36,11 +36,6 @@ def patch_torch(module: ModuleType) -> None:
     """Wrap the call of a module. Inside another model the wrapper only calls the original."""
     cls = module.nn.Module
     cls.__call__ = _calling(cls.__call__, _is_model)
-
-
-def patch_generation(module: ModuleType) -> None:
-    """Wrap `generate` of transformers where it is defined: it calls its model for each token, and is one inference."""
-    module.GenerationMixin.generate = _calling(module.GenerationMixin.generate, lambda _: True)
 
 
 def _calling(original: Callable[..., Any], is_model: Callable[[Any], bool]) -> Callable[..., Any]:
