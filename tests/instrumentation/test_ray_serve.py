@@ -51,7 +51,7 @@ ASKED: list[tuple[str, str, dict[str, Any], int]] = [
 ]
 BROKEN = [
     "ray_serve_handle:recording,ray_serve_replica:_read,ray_serve_proxy:request_in,ray_serve_batching:recording",
-    "ray_serve_handle:kernel,ray_serve_replica:request_in,ray_serve_replica:Call.__init__",
+    "ray_serve_handle:kernel,ray_serve_replica:request_in,served_call:ServedCall.__init__",
 ]
 
 

@@ -26,7 +26,7 @@ class Stream:
     __slots__ = ("_gaps", "_size_name", "count", "first", "last", "size", "widest")
 
     def __init__(self, size_name: str = HTTP_RESPONSE_BODY_SIZE) -> None:
-        """Begin without a chunk; the attribute `size_name` will have the bytes of all."""
+        """Begin without a chunk; the attribute `size_name` will have the bytes of all, none where they are unknown."""
         self._size_name = size_name
         self.count = 0
         self.size = 0  # in bytes
@@ -63,7 +63,7 @@ class Stream:
         if not self.is_stream:
             return {self._size_name: self.size} if self.size else {}
         return {
-            self._size_name: self.size,
+            **({self._size_name: self.size} if self._size_name else {}),
             NETWORK_CHUNKS: self.count,
             NETWORK_FIRST_BYTE_MS: max(self.first - start, 0) / 1e6,
             NETWORK_CHUNK_GAP_MAX_MS: (self.widest[1] - self.widest[0]) / 1e6,

@@ -10,10 +10,10 @@ import functools
 import time
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded, guarded_end
+from stagetrace.guard import guarded
 from stagetrace.instrumentation.base import SCOPE_KEY, request_in
 from stagetrace.instrumentation.model_servers.ray_serve_metadata import REFERENCE, kernel, require
-from stagetrace.recording.current_record import current, recording
+from stagetrace.recording.current_record import recording
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import QUEUE_REASON
 from stagetrace.service_name import name_service
@@ -21,10 +21,9 @@ from stagetrace.service_name import name_service
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from opentelemetry.context import Context
+    from stagetrace.instrumentation.model_servers.served_call import ServedCall
 
 REASON = {QUEUE_REASON: "worker"}
-CANCELLED = "cancelled"
 
 
 def patch_replica(module: ModuleType) -> None:
@@ -175,64 +174,16 @@ def _called(original: Any, to_queue: str = "") -> Any:
 
 
 @guarded
-def _begin(wrapper: Any, request_metadata: Any, *_: Any, **__: Any) -> Call | None:
+def _begin(wrapper: Any, request_metadata: Any, *_: Any, **__: Any) -> ServedCall | None:
     from stagetrace.instrumentation.http.pickled_scope import below
+    from stagetrace.instrumentation.model_servers.served_call import ServedCall
     from stagetrace.recording.context import NO_CONTEXT
 
     if not runtime.ready or recording() is not None:
         return None
     text, since = _read(request_metadata)
-    return Call(f"{wrapper._deployment_id.name}/{request_metadata.call_method}", below(text, NO_CONTEXT), since)
-
-
-class Call:
-    """One call of a deployment: its entry span at the current provider, and the context while it runs."""
-
-    def __init__(self, method: str, parent: Context, since: int | None) -> None:
-        from opentelemetry import trace
-        from opentelemetry.context import attach
-
-        from stagetrace.recording.context import RequestSpan
-        from stagetrace.recording.record import RequestRecord
-
-        now = time.time_ns()
-        self._record = record = RequestRecord(start=min(since or now, now))
-        self._entered = current.set(record)  # SLASpanProcessor takes it from there
-        try:
-            self._span = trace.get_tracer("stagetrace").start_span(
-                method,
-                parent,
-                trace.SpanKind.SERVER,
-                {"rpc.system.name": "ray", "rpc.method": method},
-                start_time=record.started,
-            )
-            if since is not None:
-                record.wait_since(since, now, REASON)
-            self._attached = attach(trace.set_span_in_context(RequestSpan(self._span, record), parent))
-        except BaseException:
-            current.reset(self._entered)
-            raise
-
-    @guarded_end
-    def fail(self, error: Exception) -> None:
-        """Note an exception that the deployment raised."""
-        from opentelemetry.trace import Status, StatusCode
-
-        self._span.record_exception(error)
-        self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
-
-    @guarded_end
-    def cancel(self) -> None:
-        """Note that the call was cancelled."""
-        self._record.disconnect = CANCELLED
-
-    @guarded_end
-    def end(self) -> None:
-        """End the entry span, and restore the context."""
-        from opentelemetry.context import detach
-
-        try:
-            self._span.end()
-        finally:
-            detach(self._attached)
-            current.reset(self._entered)
+    method = f"{wrapper._deployment_id.name}/{request_metadata.call_method}"
+    attributes = {"rpc.system.name": "ray", "rpc.method": method}
+    call = ServedCall(method, attributes, below(text, NO_CONTEXT), since=since, reason=REASON[QUEUE_REASON])
+    call.enter()
+    return call

@@ -1,0 +1,170 @@
+"""Gradio's queue: each event is a request of its own, from its place in the queue until its result was handed over.
+
+The request that puts an event into the queue gets the event's id at once, and ends. What the event needs is done later,
+in a task of Gradio's own, and its results go to another request, a stream of server-sent events. The event's entry span
+hangs under the first of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.recording.current_record import recording
+from stagetrace.runtime.runtime import runtime
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from stagetrace.instrumentation.model_servers.served_call import ServedCall
+
+PUSHED = "_stagetrace_pushed"  # on an event: a reference to the request that has pushed it, and when
+CALL = "_stagetrace_call"  # on an event that is processed
+DISCONNECTED = "client"
+REASON = "worker"
+BATCH = "batch"
+
+
+def patch_queueing(module: ModuleType) -> None:
+    """Wrap where an event comes into the queue, where it is processed, and where its results are handed over."""
+    queue = module.Queue
+    push, process, send = queue.push, queue.process_events, queue.send_message
+    queue.push = _pushing(push)
+    queue.process_events = _processing(process)
+    queue.send_message = _sending(send)
+
+
+def _pushing(original: Any) -> Any:
+    @functools.wraps(original)
+    async def push(self: Any, *args: Any, **kwargs: Any) -> Any:
+        since = time.time_ns()
+        pushed = await original(self, *args, **kwargs)
+        _note_pushed(self, pushed, since)
+        return pushed
+
+    return push
+
+
+@guarded
+def _note_pushed(queue: Any, pushed: Any, since: int) -> None:
+    from stagetrace.recording.request_ref import reference_to
+
+    event = queue.event_ids_to_events.get(pushed[1]) if pushed[0] else None
+    record = recording()
+    if event is not None and record is not None:
+        vars(event)[PUSHED] = reference_to(record) or "", since
+
+
+def _processing(original: Any) -> Any:
+    @functools.wraps(original)
+    async def process_events(self: Any, events: Any, *args: Any, **kwargs: Any) -> Any:
+        work = _begin(events)
+        if work is None:
+            return await original(self, events, *args, **kwargs)
+        try:
+            return await original(self, events, *args, **kwargs)
+        except Exception as error:
+            work.fail(error)
+            raise
+        except BaseException:
+            work.cancel()
+            raise
+        finally:
+            work.end()
+
+    return process_events
+
+
+@guarded
+def _begin(events: Any) -> _Events | None:
+    if not runtime.ready:
+        return None
+    return _Events(events)
+
+
+class _Events:
+    """Events that are processed together; several are a batch, with one inference."""
+
+    def __init__(self, events: Any) -> None:
+        self._events = list(events)
+        self._calls = [_call_of(event) for event in self._events]
+        self._batch: tuple[Any, Any] | None = None
+        if len(self._calls) > 1:
+            self._enter_batch()
+        else:
+            self._calls[0].enter()
+
+    def _enter_batch(self) -> None:
+        from stagetrace.recording.remote_stages import hand_on
+        from stagetrace.recording.request_ref import RequestRef
+        from stagetrace.recording.worker import Batch, at_work
+
+        records = [call.record for call in self._calls]
+        references = [RequestRef(hand_on(one, BATCH), one.entry) for one in records if one.entry is not None]
+        batch = Batch(references, len(records), BATCH)
+        inside = at_work(batch)
+        inside.__enter__()
+        self._batch = batch, inside
+
+    def fail(self, error: Exception) -> None:
+        """Note an exception of Gradio's own: it handles those of the function itself."""
+        for call in self._calls:
+            call.fail(error)
+
+    def cancel(self) -> None:
+        """Note that the processing was cancelled."""
+        for call in self._calls:
+            call.cancel()
+
+    @guarded_end
+    def end(self) -> None:
+        """End the entry spans, and restore the context."""
+        if self._batch is not None:
+            batch, inside = self._batch
+            inside.__exit__(None, None, None)
+            batch.finish()
+        for event, call in zip(self._events, self._calls, strict=True):
+            if not event.alive and call.record.disconnect is None:
+                call.record.disconnect = DISCONNECTED
+            vars(event).pop(CALL, None)
+            call.end()
+
+
+def _call_of(event: Any) -> ServedCall:
+    from stagetrace.instrumentation.http.pickled_scope import below
+    from stagetrace.instrumentation.model_servers.served_call import ServedCall
+    from stagetrace.recording.context import NO_CONTEXT
+
+    reference, since = vars(event).pop(PUSHED, ("", None))
+    method = f"gradio/{event.fn.api_name or event.fn.name}"
+    attributes = {"rpc.system.name": "gradio", "rpc.method": method}
+    call = vars(event)[CALL] = ServedCall(method, attributes, below(reference, NO_CONTEXT), since=since, reason=REASON)
+    return call
+
+
+def _sending(original: Any) -> Any:
+    @functools.wraps(original)
+    def send_message(self: Any, event: Any, event_message: Any) -> Any:
+        result = original(self, event, event_message)
+        _note_message(event, event_message)
+        return result
+
+    return send_message
+
+
+@guarded
+def _note_message(event: Any, message: Any) -> None:
+    """Note a result as a chunk of the response, the last one with its outcome."""
+    call, kind = vars(event).get(CALL), type(message).__name__
+    if call is None or kind not in {"ProcessGeneratingMessage", "ProcessCompletedMessage"}:
+        return
+    from stagetrace.recording.chunk_times import Stream
+
+    record = call.record
+    if record.stream is None:
+        record.stream = Stream(size_name="")
+    record.stream.add(time.time_ns(), 0)
+    if not message.success:
+        call.mark_failed(str(message.title or ""))

@@ -1,0 +1,89 @@
+"""A call that a model server serves out of sight of any protocol's adapter: an entry span of its own."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded_end
+from stagetrace.recording.current_record import current
+from stagetrace.semconv import QUEUE_REASON
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+CANCELLED = "cancelled"
+
+
+class ServedCall:
+    """One call: its entry span at the current provider, and the context of the code that serves it.
+
+    It has waited, for `reason`, since a time in nanoseconds, if that is known: it begins then, with a stage `queue`.
+    """
+
+    def __init__(
+        self, name: str, attributes: dict[str, Any], parent: Context, *, since: int | None = None, reason: str = ""
+    ) -> None:
+        from opentelemetry import trace
+
+        from stagetrace.recording.record import RequestRecord
+
+        now = time.time_ns()
+        self._parent = parent
+        self.record = record = RequestRecord(start=min(since or now, now))
+        entered = current.set(record)  # SLASpanProcessor takes it from there
+        try:
+            kind = trace.SpanKind.SERVER
+            tracer = trace.get_tracer("stagetrace")
+            self._span = tracer.start_span(name, parent, kind, attributes, start_time=record.started)
+            if since is not None:
+                record.wait_since(since, now, {QUEUE_REASON: reason})
+        finally:
+            current.reset(entered)
+        self._tokens: tuple[Any, Any] | None = None
+
+    def enter(self) -> None:
+        """Let the code that runs now serve this call."""
+        from opentelemetry import trace
+        from opentelemetry.context import attach
+
+        from stagetrace.recording.context import RequestSpan
+
+        attached = attach(trace.set_span_in_context(RequestSpan(self._span, self.record), self._parent))
+        self._tokens = attached, current.set(self.record)
+
+    @guarded_end
+    def leave(self) -> None:
+        """Restore the context of the code."""
+        from opentelemetry.context import detach
+
+        if self._tokens is not None:
+            (attached, entered), self._tokens = self._tokens, None
+            current.reset(entered)
+            detach(attached)
+
+    @guarded_end
+    def fail(self, error: Exception) -> None:
+        """Note an exception that the server's code raised."""
+        self._span.record_exception(error)
+        self.mark_failed(f"{type(error).__name__}: {error}")
+
+    @guarded_end
+    def mark_failed(self, description: str = "") -> None:
+        """Note that the call fails."""
+        from opentelemetry.trace import Status, StatusCode
+
+        self._span.set_status(Status(StatusCode.ERROR, description))
+
+    @guarded_end
+    def cancel(self) -> None:
+        """Note that the call was cancelled."""
+        self.record.disconnect = CANCELLED
+
+    @guarded_end
+    def end(self) -> None:
+        """End the entry span, and restore the context if this code serves the call."""
+        try:
+            self._span.end()
+        finally:
+            self.leave()
