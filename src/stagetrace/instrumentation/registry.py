@@ -73,6 +73,7 @@ PATCHES = {
     "ray.serve._private.router": "stagetrace.instrumentation.model_servers.ray_serve_handle:patch_router",
     "ray.serve._private.replica": "stagetrace.instrumentation.model_servers.ray_serve_replica:patch_replica",
     "ray.serve.batching": "stagetrace.instrumentation.model_servers.ray_serve_batching:patch_batching",
+    "cog.predictor": "stagetrace.instrumentation.model_servers.cog:patch_predictor",
     "gradio.queueing": "stagetrace.instrumentation.model_servers.gradio:patch_queueing",
     "hypercorn.app_wrappers": "stagetrace.instrumentation.asgi_servers.hypercorn:patch_app_wrappers",
     "hypercorn.asyncio.lifespan": "stagetrace.instrumentation.asgi_servers.hypercorn:patch_lifespan",

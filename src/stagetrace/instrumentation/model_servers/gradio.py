@@ -160,11 +160,6 @@ def _note_message(event: Any, message: Any) -> None:
     call, kind = vars(event).get(CALL), type(message).__name__
     if call is None or kind not in {"ProcessGeneratingMessage", "ProcessCompletedMessage"}:
         return
-    from stagetrace.recording.chunk_times import Stream
-
-    record = call.record
-    if record.stream is None:
-        record.stream = Stream(size_name="")
-    record.stream.add(time.time_ns(), 0)
+    call.note_chunk()
     if not message.success:
         call.mark_failed(str(message.title or ""))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded_end
+from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.current_record import current
 from stagetrace.semconv import QUEUE_REASON
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from opentelemetry.context import Context
 
 CANCELLED = "cancelled"
@@ -61,6 +64,36 @@ class ServedCall:
             (attached, entered), self._tokens = self._tokens, None
             current.reset(entered)
             detach(attached)
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Let the code of the block serve this call."""
+        self._enter_guarded()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Let the code of the block serve it, and hand over one chunk of the response, unless it raises."""
+        with self.serving():
+            yield
+        self.note_chunk()
+
+    @guarded
+    def _enter_guarded(self) -> None:
+        self.enter()
+
+    @guarded
+    def note_chunk(self) -> None:
+        """Note that a chunk of the response, of an unknown size, is handed over now."""
+        from stagetrace.recording.chunk_times import Stream
+
+        record = self.record
+        if record.stream is None:
+            record.stream = Stream(size_name="")
+        record.stream.add(time.time_ns(), 0)
 
     @guarded_end
     def fail(self, error: Exception) -> None:
