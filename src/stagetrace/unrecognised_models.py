@@ -43,7 +43,6 @@ MODELS: Final[dict[str, tuple[str, ...]]] = {
     "tinygrad": (),
     "tl2cgen": (),
     "treelite": (),
-    "tritonclient": (),
     "vllm": (),
 }
 REMEDY: Final = "wrap what predicts by stagetrace.instrument(function, model=..., version=...) (docs/marking.md)"

@@ -53,6 +53,7 @@ PATCHES = {
     "httpx2._transports.default": "stagetrace.instrumentation.clients.httpx:patch_transports",
     "urllib3.connectionpool": "stagetrace.instrumentation.clients.urllib3:patch_connectionpool",
     "urllib3.response": "stagetrace.instrumentation.clients.urllib3:patch_response",
+    "geventhttpclient.client": "stagetrace.instrumentation.clients.geventhttpclient:patch_client",
     "aiohttp.client": "stagetrace.instrumentation.clients.aiohttp:patch_client",
     "grpc._channel": "stagetrace.instrumentation.clients.grpc:patch_channel",
     "grpc.aio._channel": "stagetrace.instrumentation.clients.grpc:patch_aio_channel",

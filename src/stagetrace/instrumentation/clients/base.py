@@ -9,18 +9,22 @@ from __future__ import annotations
 import functools
 from random import getrandbits
 from time import time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from stagetrace.guard import guarded_end
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.clients import gen_ai_apis, kserve
 from stagetrace.instrumentation.clients.carried_context import carries_other
 from stagetrace.recording.current_record import current, recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from urllib.parse import SplitResult
 
     from opentelemetry.trace import SpanContext
 
+    from stagetrace.instrumentation.clients.gen_ai_apis import Api, Asked
+    from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
     from stagetrace.recording.record import RequestRecord
     from stagetrace.sla.entry_recorder import EntryRecorder
 
@@ -29,11 +33,22 @@ CLIENT_ERROR = 400  # for a client, this status code and all higher ones are err
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+class Read(Protocol):
+    """What is read of a call as it goes on."""
+
+    def attributes(self) -> Mapping[str, Any]:
+        """Return what is known by now."""
+
+
 class Call:
     """One outgoing call, from its begin until its response was read to the end, closed or deleted."""
 
+    api: Api | None = None  # of a language model, which it calls
+    read: Read | None = None
     _status: Mapping[str, Any] = {}
     _responded_at: int | None = None
+    _is_held = False
+    _ended_at: int | None = None  # while it is held
     _record: RequestRecord | None = None  # of the request, until this has ended
 
     def __init__(self, record: RequestRecord, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
@@ -68,6 +83,16 @@ class Call:
             self._status = {**status}
             add_call(find, self._status)
 
+    def reader(self, status: int, content_type: str | None) -> BodyReader | None:
+        """Return what takes the response's body, decoded, as it passes to the application; None: no use."""
+        if self.api is None:
+            return None
+        from stagetrace.instrumentation.clients.gen_ai_response import reader_of
+
+        reader = reader_of(self.api, status, content_type or "", self._start)
+        self.read = reader
+        return reader
+
     @guarded_end
     def fail(self, error: BaseException) -> None:
         """End the call with the exception that it raised."""
@@ -77,13 +102,35 @@ class Call:
 
     @guarded_end
     def end(self) -> None:
-        """End now, unless it has ended."""
-        self._finish(time_ns())
+        """End now, unless it has ended; while it is held, note that it ends now."""
+        if self._is_held:
+            self._ended_at = self._ended_at or time_ns()
+        else:
+            self._finish(time_ns())
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+        return self._record is None
+
+    def hold(self) -> None:
+        """Do not end before `let_go`."""
+        self._is_held = True
+
+    @guarded_end
+    def let_go(self) -> None:
+        """End, if it was to end since `hold`."""
+        self._is_held = False
+        if self._ended_at is not None:
+            self._finish(self._ended_at)
 
     def _finish(self, ended_at: int) -> None:
         record, self._record = self._record, None
         if record is None:
             return
+        read, self.read = self.read, None
+        if read is not None:
+            self._status = {**self._status, **(_read(read) or {})}
         entered = current.set(record)  # SLASpanProcessor notes the call there; gRPC ends it in any context
         try:
             self._end_span(max(ended_at, self._start))
@@ -94,13 +141,18 @@ class Call:
         raise NotImplementedError
 
     def __del__(self) -> None:
-        # The response was neither read to its end nor closed.
+        # The response was neither read to its end nor closed, or the call was held until now.
         if self._record is not None and self._responded_at is not None:
-            self._end_unread(self._responded_at)
+            self._end_unread(self._ended_at or self._responded_at)
 
     @guarded_end
     def _end_unread(self, responded_at: int) -> None:
         self._finish(responded_at)
+
+
+@guarded_end
+def _read(read: Read) -> Mapping[str, Any]:
+    return read.attributes()
 
 
 class OwnCall(Call):
@@ -188,11 +240,13 @@ def _suppress_keys(otel_context: Any) -> tuple[str, str]:
     return otel_context._SUPPRESS_INSTRUMENTATION_KEY, otel_context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
 
 
-def begin_http(instrumentation: str, method: str, url: str, headers: Mapping[str, str]) -> Call | None:
+def begin_http(
+    instrumentation: str, method: str, url: str, headers: Mapping[str, str], body: Any = None
+) -> Call | None:
     """Begin an HTTP request to `url`; return None if its headers carry a context that is not the request's own.
 
     `headers` are found by lower-case names. `instrumentation` is the client's name in
-    OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS.
+    OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS. `body` is bytes, a text, or what JSON is made of; None: not known.
     """
     record = recording()
     if record is None or carries_other(headers, record):
@@ -202,11 +256,29 @@ def begin_http(instrumentation: str, method: str, url: str, headers: Mapping[str
     excluded = http.excluded(instrumentation)
     if excluded is not None and excluded.url_disabled(url):
         return None
-    return begin(http.span_name(method, ""), _http_attributes(http, method, url))
-
-
-def _http_attributes(http: Any, method: str, url: str) -> dict[str, Any]:
     parts = urlsplit(url)
+    attributes = _http_attributes(http, method, parts)
+    asked = _asked_of_model(parts, body, attributes) if method == "POST" else None
+    call = begin(asked.name if asked else http.span_name(method, ""), attributes)
+    if call is not None and asked is not None:
+        call.api = asked.api
+    return call
+
+
+@guarded
+def _asked_of_model(parts: SplitResult, body: Any, attributes: dict[str, Any]) -> Asked | None:
+    """Add what a request says of the model that it calls; return what it asks, if that is a language model."""
+    model = kserve.attributes_of_http(parts.path, body)
+    if model is not None:
+        attributes.update(model)
+        return None
+    asked = gen_ai_apis.asked_of(parts.hostname or "", parts.path, body)
+    if asked is not None:
+        attributes.update(asked.attributes)
+    return asked
+
+
+def _http_attributes(http: Any, method: str, parts: SplitResult) -> dict[str, Any]:
     server, origin = _server(parts.scheme, parts.netloc)
     asked = http.asked_for() if parts.query else None
     query = asked.query(parts.query) if asked is not None else ""
@@ -243,9 +315,11 @@ def http_status(code: int) -> Mapping[str, Any]:
 
 @guarded_end
 def _end_of(response: Any) -> None:
-    call = response.__dict__.pop(CALL, None)
+    call = response.__dict__.get(CALL)
     if call is not None:
         call.end()
+        if call.has_ended:
+            del response.__dict__[CALL]
 
 
 def ending(original: Any) -> Any:

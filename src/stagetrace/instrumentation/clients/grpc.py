@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.base import EXCLUDED_SERVICES
+from stagetrace.instrumentation.clients import kserve
 from stagetrace.instrumentation.clients.base import Call, begin
 from stagetrace.instrumentation.clients.carried_context import carries_other
 from stagetrace.recording.current_record import recording
@@ -76,28 +77,46 @@ def _begin(
 ) -> tuple[Call, tuple[Any, ...], dict[str, Any]] | None:
     """Return the call, and the arguments with its headers in `metadata`, the third argument or a keyword."""
     metadata = args[METADATA] if len(args) > METADATA else kwargs.get("metadata")
-    call = _call(multi, metadata)
+    name = multi._method.decode().lstrip("/")
+    call = _call(multi, name, metadata, _attributes_of_model(name, args, kwargs) or {})
     if call is None:
         return None
-    ours = {name.lower(): value for name, value in call.headers().items()}
+    ours = {key.lower(): value for key, value in call.headers().items()}
     metadata = (*(one for one in metadata or () if one[0] not in ours), *ours.items())
     if len(args) > METADATA:
-        return call, (*args[:METADATA], metadata, *args[METADATA + 1 :]), kwargs
-    return call, args, {**kwargs, "metadata": metadata}
+        args = *args[:METADATA], metadata, *args[METADATA + 1 :]
+    else:
+        kwargs = {**kwargs, "metadata": metadata}
+    return call, *(_noting_models(call, args, kwargs) if name == kserve.STREAM else (args, kwargs))
 
 
-def _call(multi: Any, metadata: Any) -> Call | None:
-    method, record = multi._method.decode(), recording()
-    if record is None or method.removeprefix("/").startswith(EXCLUDED_SERVICES):
+def _call(multi: Any, name: str, metadata: Any, model: Mapping[str, Any]) -> Call | None:
+    record = recording()
+    if record is None or name.startswith(EXCLUDED_SERVICES):
         return None
-    if carries_other({name: _text(value) for name, value in metadata or ()}, record):
+    if carries_other({key: _text(value) for key, value in metadata or ()}, record):
         return None
     if any(type(one).__module__.startswith(OTEL_PACKAGE) for one in getattr(multi, "_interceptors", None) or ()):
         return None
     channel = getattr(multi, "_python_channel", None)
     target = getattr(multi, "_target", b"").decode() if channel is None else channel.__dict__.get(TARGET, "")
-    name = method.lstrip("/")
-    return begin(name, {"rpc.system.name": "grpc", "rpc.method": name, **server_of(target)})
+    return begin(name, {"rpc.system.name": "grpc", "rpc.method": name, **server_of(target), **model})
+
+
+@guarded
+def _attributes_of_model(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any] | None:
+    if name != kserve.UNARY:
+        return None
+    return kserve.attributes_of_message(args[0] if args else kwargs["request"])
+
+
+def _noting_models(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments with an iterator that notes the requests of a stream as they are sent."""
+    models = call.read = kserve.StreamedModel()
+    if args:
+        return (kserve.noting(args[0], models.note), *args[1:]), kwargs
+    requests = kwargs.get("request_iterator")
+    return args, kwargs if requests is None else {**kwargs, "request_iterator": kserve.noting(requests, models.note)}
 
 
 def _text(value: str | bytes) -> str:

@@ -10,7 +10,10 @@ from stagetrace.instrumentation.clients.base import CALL, Call, begin_http, endi
 from stagetrace.recording.current_record import recording
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from types import ModuleType
+
+    from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
 
 _switch = switch("stagetrace.instrumentation.clients.httpx")
 
@@ -68,7 +71,7 @@ def _handling_async(original: Any) -> Any:
 @guarded
 def _begin(request: Any) -> Call | None:
     """Begin a call; the request gets a copy of its headers, with ours."""
-    call = begin_http("HTTPX", request.method, str(request.url), request.headers)
+    call = begin_http("HTTPX", request.method, str(request.url), request.headers, request.__dict__.get("_content"))
     if call is not None:
         headers = request.headers.copy()
         headers.update(call.headers())
@@ -82,3 +85,39 @@ def _note_response(call: Call, response: Any) -> None:
         http_status(response.status_code), lambda: response.extensions["network_stream"].get_extra_info("socket")
     )
     response.stream.__dict__[CALL] = call
+    _read_body(call, response)
+
+
+@guarded
+def _read_body(call: Call, response: Any) -> None:
+    """Let the body be read as it is decoded."""
+    reader = call.reader(response.status_code, response.headers.get("content-type"))
+    if reader is not None:
+        response._decoder = _ReadDecoder(response._get_content_decoder(), reader)
+
+
+class _ReadDecoder:
+    """The decoder of a response whose decoded body is read as it passes."""
+
+    def __init__(self, decoder: Any, reader: BodyReader) -> None:
+        self._decoder = decoder
+        self._reader = reader
+
+    def decode(self, data: bytes) -> Any:
+        """Decode a part of the body."""
+        return self._passing(self._decoder.decode(data))
+
+    def flush(self) -> Any:
+        """Return the rest."""
+        return self._passing(self._decoder.flush())
+
+    def _passing(self, decoded: Any) -> Any:
+        if not isinstance(decoded, bytes):  # of httpx2 2.12 and later: an iterator
+            return self._each(decoded)
+        self._reader.feed(decoded)
+        return decoded
+
+    def _each(self, decoded: Iterable[bytes]) -> Iterator[bytes]:
+        for part in decoded:
+            self._reader.feed(part)
+            yield part

@@ -16,8 +16,12 @@ _switch = switch("stagetrace.instrumentation.clients.urllib3")
 
 
 def patch_response(module: ModuleType) -> None:
-    """Wrap the methods that end a response."""
+    """Wrap the methods that end a response, and those that decode its body."""
     response = module.HTTPResponse
+    reads, decode = [name for name in ("read", "read1") if hasattr(response, name)], response._decode
+    for name in reads:
+        setattr(response, name, _reading(getattr(response, name)))
+    response._decode = _decoding(decode)
     response.release_conn = ending(response.release_conn)  # once its body has been read to the end
     response.close = ending(response.close)
 
@@ -26,6 +30,36 @@ def patch_connectionpool(module: ModuleType) -> None:
     """Wrap a pool's `_make_request`, where redirects and retries are requests of their own."""
     pool = module.HTTPConnectionPool
     pool._make_request = _making(pool._make_request)
+
+
+def _reading(original: Any) -> Any:
+    """Return a method that reads and then decodes: a call that ends with the reading is open until this is done."""
+
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = self.__dict__.get(CALL)
+        if call is None or call.read is None:
+            return original(self, *args, **kwargs)
+        call.hold()
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            if not getattr(getattr(self, "_decoder", None), "has_unconsumed_tail", False):
+                call.let_go()
+
+    return method
+
+
+def _decoding(original: Any) -> Any:
+    @functools.wraps(original)
+    def _decode(self: Any, data: bytes, decode_content: bool | None, *args: Any, **kwargs: Any) -> Any:
+        decoded = original(self, data, decode_content, *args, **kwargs)
+        call = self.__dict__.get(CALL)
+        if call is not None and decode_content and (reader := call.read) is not None:
+            reader.feed(decoded)
+        return decoded
+
+    return _decode
 
 
 def _making(original: Any) -> Any:
@@ -53,7 +87,8 @@ def _begin(pool: Any, method: str, target: str, kwargs: dict[str, Any]) -> Call 
         host = f"[{pool.host}]" if ":" in pool.host else pool.host
         url = f"{pool.scheme}://{host}{f':{pool.port}' if pool.port else ''}{target}"
     names = {_text(name).lower(): name for name in headers}
-    call = begin_http("URLLIB3", method, url, {name: _text(headers[own]) for name, own in names.items()})
+    carried = {name: _text(headers[own]) for name, own in names.items()}
+    call = begin_http("URLLIB3", method, url, carried, kwargs.get("body"))
     if call is not None:
         ours = headers.copy() if hasattr(headers, "copy") else dict(headers)
         for name, value in call.headers().items():
@@ -71,8 +106,18 @@ def _text(text: str | bytes) -> str:
 @guarded
 def _note_response(call: Call, response: Any, connection: Any) -> None:
     call.note_response(http_status(response.status), lambda: connection.sock)
+    _read_body(call, response)
     is_closed = getattr(response, "isclosed", None)  # urllib3 1: the response of http.client, whose end is not seen
     if is_closed is None or is_closed() or getattr(response, "_original_response", None) is None:
         call.end()
     else:
         response.__dict__[CALL] = call
+
+
+@guarded
+def _read_body(call: Call, response: Any) -> None:
+    """Let the body be read as it is decoded, or now, if it was before the response is passed on."""
+    reader = call.reader(response.status, response.headers.get("content-type"))
+    body = getattr(response, "_body", None)
+    if reader is not None and isinstance(body, bytes):
+        reader.feed_whole(body)

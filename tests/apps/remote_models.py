@@ -1,0 +1,216 @@
+"""Handlers that call models elsewhere: language models by plain clients and by SDKs, KServe v2 by tritonclient."""
+
+import asyncio
+import json
+import os
+from typing import Any
+
+import aiohttp
+import httpx
+import httpx2
+import numpy as np
+import requests
+import urllib3
+from fastapi import FastAPI, Request
+
+app = FastAPI()
+pool = urllib3.PoolManager()
+session = requests.Session()
+MESSAGES: Any = [{"role": "user", "content": "hello"}]
+
+if os.environ.get("BREAKABLE"):
+    import switchable
+
+    for name in ("/break/{name}", "/mend"):
+        app.router.routes += [one for one in switchable.app.routes if getattr(one, "path", "") == name]
+
+
+@app.get("/health")
+async def health() -> bool:
+    return True
+
+
+def by_httpx(of: Any, url: str, body: Any) -> bytes:
+    with of.Client() as client, client.stream("POST", url, json=body) as answer:
+        return b"".join(answer.iter_bytes())
+
+
+def by_requests(url: str, body: Any) -> bytes:
+    with session.post(url, json=body, stream=True, timeout=5) as answer:
+        return b"".join(answer.iter_content(None))
+
+
+def by_requests_whole(url: str, body: Any) -> bytes:
+    return session.post(url, data=json.dumps(body).encode(), timeout=5).content
+
+
+def by_urllib3(url: str, body: Any) -> bytes:
+    return pool.request("POST", url, json=body).data
+
+
+def by_urllib3_parts(url: str, body: Any) -> bytes:
+    answer = pool.request("POST", url, json=body, preload_content=False)
+    parts = []
+    while part := answer.read(100):
+        parts.append(part)
+    answer.release_conn()
+    return b"".join(parts)
+
+
+async def by_httpx_async(of: Any, url: str, body: Any) -> bytes:
+    async with of.AsyncClient() as client:
+        return (await client.post(url, json=body)).content
+
+
+async def by_aiohttp(url: str, body: Any) -> bytes:
+    async with aiohttp.ClientSession() as one, one.post(url, json=body) as answer:
+        return b"".join([part async for part in answer.content.iter_any()])
+
+
+async def by_aiohttp_whole(url: str, body: Any) -> bytes:
+    async with aiohttp.ClientSession() as one, one.post(url, data=json.dumps(body)) as answer:
+        return await answer.read()
+
+
+SYNC = {
+    "httpx": lambda url, body: by_httpx(httpx, url, body),
+    "httpx2": lambda url, body: by_httpx(httpx2, url, body),
+    "requests": by_requests,
+    "requests-whole": by_requests_whole,
+    "urllib3": by_urllib3,
+    "urllib3-parts": by_urllib3_parts,
+}
+ASYNC = {
+    "httpx-async": lambda url, body: by_httpx_async(httpx, url, body),
+    "httpx2-async": lambda url, body: by_httpx_async(httpx2, url, body),
+    "aiohttp": by_aiohttp,
+    "aiohttp-whole": by_aiohttp_whole,
+}
+
+
+@app.post("/ask/{how}")
+async def ask(how: str, url: str, request: Request) -> str:
+    body = await request.json()
+    text = await ASYNC[how](url, body) if how in ASYNC else await asyncio.to_thread(SYNC[how], url, body)
+    return text.decode()
+
+
+def chats(client: Any, model: str) -> dict[str, Any]:
+    create = client.chat.completions.create
+    counted = {"stream_options": {"include_usage": True}}
+    return {
+        "chat": lambda: create(model=model, messages=MESSAGES).choices[0].message.content,
+        "raw": lambda: (
+            client.chat.completions.with_raw_response.create(model=model, messages=MESSAGES)
+            .parse()
+            .choices[0]
+            .message.content
+        ),
+        "stream": lambda: "".join(
+            chunk.choices[0].delta.content or ""
+            for chunk in create(model=model, messages=MESSAGES, stream=True, **counted)
+            if chunk.choices
+        ),
+        "responses": lambda: client.responses.create(model=model, input="hello").usage.total_tokens,
+    }
+
+
+@app.get("/openai/{what}")
+def by_openai(what: str, url: str, model: str) -> Any:
+    import openai
+
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        if what == "abandoned":
+            with client.chat.completions.create(model=model, messages=MESSAGES, stream=True) as stream:
+                return next(iter(stream)).choices[0].delta.role
+        return chats(client, model)[what]()
+
+
+@app.get("/openai-async/{what}")
+async def by_openai_async(what: str, url: str, model: str) -> Any:
+    import openai
+
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        if what == "stream":
+            stream = await client.chat.completions.create(model=model, messages=MESSAGES, stream=True)
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+        answer = await client.chat.completions.create(model=model, messages=MESSAGES)
+        return answer.choices[0].message.content
+
+
+@app.get("/anthropic/{what}")
+def by_anthropic(what: str, url: str, model: str) -> Any:
+    import anthropic
+
+    own: Any = {} if what == "own" else False  # the SDK's own span of a call
+    with anthropic.Anthropic(base_url=url, api_key="none", open_telemetry=own) as client:
+        if what == "stream":
+            with client.messages.stream(model=model, max_tokens=9, messages=MESSAGES) as stream:
+                return "".join(stream.text_stream)
+        return client.messages.create(model=model, max_tokens=9, messages=MESSAGES).content[0].text
+
+
+def inputs(of: Any) -> list[Any]:
+    tensor = of.InferInput("IN", [2, 3], "INT32")
+    tensor.set_data_from_numpy(np.arange(6, dtype=np.int32).reshape(2, 3))
+    return [tensor]
+
+
+@app.get("/triton/http/{what}")
+def by_triton_http(what: str, target: str, version: str = "") -> Any:
+    from tritonclient import http
+
+    client = http.InferenceServerClient(target)
+    try:
+        if what == "async":
+            return client.async_infer("trees", inputs(http), version).get_result().as_numpy("OUT").tolist()
+        return client.infer("trees", inputs(http), version, headers={"X-Mine": "1"}).as_numpy("OUT").tolist()
+    finally:
+        client.close()
+
+
+@app.get("/triton/http-aio/{what}")
+async def by_triton_http_aio(what: str, target: str, version: str = "") -> Any:
+    from tritonclient.http import aio
+
+    async with aio.InferenceServerClient(target) as client:
+        return (await client.infer("trees", inputs(aio), version)).as_numpy("OUT").tolist()
+
+
+@app.get("/triton/grpc/{what}")
+def by_triton_grpc(what: str, target: str, version: str = "") -> Any:
+    import queue
+
+    from tritonclient import grpc
+
+    done: queue.Queue[Any] = queue.Queue()
+
+    def note(result: Any, error: Any) -> None:
+        done.put(error or result.as_numpy("OUT").tolist())
+
+    with grpc.InferenceServerClient(target) as client:
+        if what == "async":
+            client.async_infer("trees", inputs(grpc), note, version)
+            return done.get(timeout=5)
+        if what.startswith("stream"):
+            client.start_stream(note)
+            for name in ("trees", "trees" if what == "stream" else "others"):
+                client.async_stream_infer(name, inputs(grpc), version)
+            found = [done.get(timeout=5) for _ in range(2)]
+            client.stop_stream()
+            return found
+        return client.infer("trees", inputs(grpc), version).as_numpy("OUT").tolist()
+
+
+@app.get("/triton/grpc-aio/{what}")
+async def by_triton_grpc_aio(what: str, target: str, version: str = "") -> Any:
+    from tritonclient.grpc import aio
+
+    async def asked() -> Any:
+        for _ in range(2):
+            yield {"model_name": "trees", "inputs": inputs(aio), "model_version": version}
+
+    async with aio.InferenceServerClient(target) as client:
+        if what == "stream":
+            return [one.as_numpy("OUT").tolist() async for one, _ in client.stream_infer(asked())]
+        return (await client.infer("trees", inputs(aio), version)).as_numpy("OUT").tolist()
