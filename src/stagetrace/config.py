@@ -108,6 +108,7 @@ SPOOL = Text("STAGETRACE_SPOOL", RECORDING, "folder for spans that cannot be del
 SPOOL_MAX_BYTES = Number("STAGETRACE_SPOOL_MAX_BYTES", RECORDING, "limit of its size", 1 << 30)
 RECORD_QUERY = Switch("STAGETRACE_RECORD_QUERY", RECORDING, "records the query string as `url.query`")
 REDACT = Words("STAGETRACE_REDACT", RECORDING, "parts of the names of headers and query parameters that are secret")
+OTEL_DISABLED = Words("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", RECORDING, "instrumentations not to apply")
 DISABLED = Words("STAGETRACE_DISABLED_INSTRUMENTATIONS", RECORDING, "packages that are not patched")
 LOG = Text("STAGETRACE_LOG", BOTH, "log level on stderr", "info")
 NATIVE = Switch("STAGETRACE_NATIVE", BOTH, "uses the parts that are in C", default=True)

@@ -144,7 +144,18 @@ def peer(attributes: Mapping[str, object]) -> str | None:
     for host, port in (("server.address", "server.port"), ("net.peer.name", "net.peer.port")):
         if attributes.get(host):
             return f"{attributes[host]}:{attributes[port]}" if attributes.get(port) else str(attributes[host])
-    return urlsplit(str(attributes.get("url.full") or attributes.get("http.url") or "")).netloc or None
+    url = urlsplit(str(attributes.get("url.full") or attributes.get("http.url") or ""))
+    return url.netloc or (None if is_embedded(attributes) else _database(attributes))
+
+
+def is_embedded(attributes: Mapping[str, object]) -> bool:
+    """Return whether a client span is of a database within the process, which waits for nobody else."""
+    return _database(attributes) in ("sqlite", "duckdb")
+
+
+def _database(attributes: Mapping[str, object]) -> str | None:
+    system = attributes.get("db.system.name") or attributes.get("db.system")
+    return str(system) if system else None
 
 
 def stage_total_ms(stage: str) -> str:

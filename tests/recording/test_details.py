@@ -366,3 +366,11 @@ def test_a_fault_of_ours_is_logged_and_changes_no_result(
     assert tokenize("a b") == ["a", "b"]
     record_detail(record, "prefill", 1, 2, {})
     assert guard.failures[PATCH] == before + 1
+
+
+def test_a_request_whose_details_cannot_be_placed_is_sent_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("injected fault")
+
+    monkeypatch.setattr(Details, "found", fails)
+    assert [span.name for span in recorded(calls(1, 2))] == ["handler", "GET /a"]

@@ -120,6 +120,7 @@ def _calls(tops: Iterable[Any], below: dict[str, list[Any]]) -> Iterator[Any]:
             continue
         seen.add(span.span_id)
         if span.kind == CLIENT:
-            yield span
+            if not semconv.is_embedded(span.attributes):
+                yield span
         else:
             pending += below.get(span.span_id, ())

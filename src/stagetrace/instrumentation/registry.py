@@ -95,11 +95,44 @@ PATCHES = {
     "tensorflow.lite.python.interpreter": "stagetrace.instrumentation.models.tensorflow:patch_interpreter",
     "ai_edge_litert.interpreter": "stagetrace.instrumentation.models.tensorflow:patch_interpreter",
     "mlflow.pyfunc": "stagetrace.instrumentation.models.mlflow:patch_pyfunc",
+    "tokenizers": "stagetrace.instrumentation.preprocessing.tokenizers:patch_tokenizers",
+    "transformers.tokenization_utils_base": "stagetrace.instrumentation.preprocessing.tokenizers:patch_transformers",
+    "transformers.image_processing_utils": "stagetrace.instrumentation.preprocessing.images:patch_transformers",
+    "PIL.Image": "stagetrace.instrumentation.preprocessing.images:patch_pillow_image",
+    "PIL.ImageFile": "stagetrace.instrumentation.preprocessing.images:patch_pillow_files",
+    "PIL.AvifImagePlugin": "stagetrace.instrumentation.preprocessing.images:patch_pillow_files",
+    "PIL.TiffImagePlugin": "stagetrace.instrumentation.preprocessing.images:patch_pillow_files",
+    "PIL.WebPImagePlugin": "stagetrace.instrumentation.preprocessing.images:patch_pillow_files",
+    "cv2": "stagetrace.instrumentation.preprocessing.images:patch_opencv",
+    "torchvision.io.image": "stagetrace.instrumentation.preprocessing.images:patch_torchvision_io",
+    "torchvision.transforms.transforms": "stagetrace.instrumentation.preprocessing.images:patch_torchvision_v1",
+    "torchvision.transforms.v2._transform": "stagetrace.instrumentation.preprocessing.images:patch_torchvision_v2",
+    "torchvision.transforms.v2._container": "stagetrace.instrumentation.preprocessing.images:patch_torchvision_v2",
+    "feast.feature_store": "stagetrace.instrumentation.preprocessing.feast:patch_feature_store",
+    "asyncpg": "stagetrace.instrumentation.opentelemetry.database_instrumentations:patch_client",
+    "psycopg": "stagetrace.instrumentation.opentelemetry.database_instrumentations:patch_client",
+    "psycopg2": "stagetrace.instrumentation.opentelemetry.database_instrumentations:patch_client",
+    "pymemcache": "stagetrace.instrumentation.opentelemetry.database_instrumentations:patch_client",
+    "pymongo": "stagetrace.instrumentation.opentelemetry.database_instrumentations:patch_client",
+    "redis": "stagetrace.instrumentation.opentelemetry.database_instrumentations:patch_client",
+    "sqlalchemy": "stagetrace.instrumentation.opentelemetry.database_instrumentations:patch_sqlalchemy",
+    "sqlalchemy.engine.create": "stagetrace.instrumentation.opentelemetry.database_instrumentations:patch_engines",
     "asyncio.queues": "stagetrace.instrumentation.batching.queues:patch_queues",
     "queue": "stagetrace.instrumentation.batching.queues:patch_queues",
 }
-# Modules of the standard library that most programs use: patched only in processes that serve.
-_WHERE_SERVED = {"asyncio.queues", "queue"}
+# Patched only in processes that serve: modules of the standard library that most programs use, and those for which
+# OpenTelemetry is imported.
+_WHERE_SERVED = {
+    "asyncio.queues",
+    "queue",
+    "asyncpg",
+    "psycopg",
+    "psycopg2",
+    "pymemcache",
+    "pymongo",
+    "redis",
+    "sqlalchemy",
+}
 
 
 def wanted() -> dict[str, str]:

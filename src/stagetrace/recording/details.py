@@ -42,6 +42,7 @@ MAX_KINDS = 32
 MAX_SPANS = 64
 MAX_NOTED = 256  # calls of one kind; then those within one visit to a stage are summed
 _FIRST, _LAST, _COUNT, _SUM, _FAILED = range(5)
+_FOREVER = 1 << 62
 
 
 class Detail(NamedTuple):
@@ -98,7 +99,7 @@ class Details:
 
         `starts` are the times at which visits to stages begin.
         """
-        found: list[tuple[int, Found]] = [(_visit(starts, one[1]), one) for one in self._single[:]]
+        found: list[tuple[int, Found]] = [(_visit(starts, one[1][_FIRST]), one) for one in self._single[:]]
         for kind, noted in list(self._kinds.items()):
             found += [(visit, (kind, calls, None)) for visit, calls in _by_visit(noted[:], starts)]
         over = max(len(found) - MAX_SPANS, 0)
@@ -209,9 +210,9 @@ def _starts(segments: Iterable[Any]) -> list[int]:
     return [segment.start for segment in segments]
 
 
-def _visit(starts: Sequence[int], calls: Calls) -> int:
-    """Return the number of the visit in which calls began; the first one also has those that began before it."""
-    return max(bisect_right(starts, calls[_FIRST]) - 1, 0)
+def _visit(starts: Sequence[int], began: int) -> int:
+    """Return the number of the visit in which a call began; the first one also has those that began before it."""
+    return max(bisect_right(starts, began) - 1, 0)
 
 
 def _summed(calls: Calls) -> int:
@@ -220,20 +221,21 @@ def _summed(calls: Calls) -> int:
 
 def _by_visit(noted: Iterable[Calls], starts: Sequence[int]) -> list[tuple[int, Calls]]:
     """Return calls of one kind, those that began in one visit as one."""
-    few: dict[int, Calls] = {}
-    for calls in noted:
-        visit = _visit(starts, calls)
-        before = few.get(visit)
-        if before is not None:
-            calls = (  # noqa: PLW2901
-                min(before[_FIRST], calls[_FIRST]),
-                max(before[_LAST], calls[_LAST]),
-                before[_COUNT] + calls[_COUNT],
-                before[_SUM] + calls[_SUM],
-                before[_FAILED] + calls[_FAILED],
-            )
-        few[visit] = calls
-    return list(few.items())
+    few: dict[int, list[int]] = {}
+    group: list[int] = []
+    since, until = 1, 0  # of the visit that the group is of: nothing began in it yet
+    for first, last, count, summed, failed in noted:
+        if not since <= first < until:
+            visit = _visit(starts, first)
+            since = starts[visit] if visit else 0
+            until = starts[visit + 1] if visit + 1 < len(starts) else _FOREVER
+            group = few.setdefault(visit, [first, last, 0, 0, 0])
+        group[_FIRST] = min(group[_FIRST], first)
+        group[_LAST] = max(group[_LAST], last)
+        group[_COUNT] += count
+        group[_SUM] += summed
+        group[_FAILED] += failed
+    return [(visit, (one[0], one[1], one[2], one[3], one[4])) for visit, one in few.items()]
 
 
 def _attributes(library: str, calls: Calls) -> Mapping[str, Any]:

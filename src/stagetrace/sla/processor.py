@@ -179,9 +179,9 @@ class SLASpanProcessor(SpanProcessor):
     @guarded
     def _note_call(self, span: ReadableSpan) -> None:
         """Note on the request that this code serves that it has called another service."""
-        record = recording()
-        if record is not None:
-            record.called(semconv.peer(span.attributes or {}) or span.name, span.start_time or 0, span.end_time or 0)
+        record, attributes = recording(), span.attributes or {}
+        if record is not None and not semconv.is_embedded(attributes):
+            record.called(semconv.peer(attributes) or span.name, span.start_time or 0, span.end_time or 0)
 
     @guarded
     def _end(self, span: ReadableSpan) -> list[ReadableSpan]:
