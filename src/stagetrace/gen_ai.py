@@ -23,6 +23,7 @@ OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"  # int: tokens generated
 CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"  # int: tokens of the prompt that a cache held
 CACHE_CREATION_TOKENS: Final = "gen_ai.usage.cache_creation.input_tokens"  # int: tokens written to a cache
 REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"  # int: of the output, tokens of reasoning
+ERROR_TYPE: Final = "error.type"  # string: class of the exception that ended the call
 
 # Values of `gen_ai.operation.name`.
 CHAT: Final = "chat"
@@ -36,6 +37,8 @@ LATENCY_PREFILL: Final = "gen_ai.latency.time_in_model_prefill"  # SGLang's cont
 LATENCY_DECODE: Final = "gen_ai.latency.time_in_model_decode"  # from the first token to the last
 LATENCY_TTFT: Final = "gen_ai.latency.time_to_first_token"  # from arrival until the first token
 LATENCY_E2E: Final = "gen_ai.latency.e2e"  # from arrival until the end
+
+LATENCIES: Final = (LATENCY_QUEUE, LATENCY_PREFILL, LATENCY_DECODE)  # the phases of a call, in order
 
 # Metrics of a model server: histograms, seconds.
 METRIC_REQUEST_DURATION: Final = "gen_ai.server.request.duration"  # of a generative call

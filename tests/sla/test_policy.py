@@ -10,7 +10,7 @@ from stagetrace import PolicyError
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.sla.finish import streamed_in
 from stagetrace.sla.policy import EXCLUDING, GRAMMAR, NEVER_NS, WEBSOCKET, Objective, Policy
-from stagetrace.sla.verdict import Streamed, Verdict, decide, judge, peer_of
+from stagetrace.sla.verdict import Streamed, Tokens, Verdict, decide, fallback, judge, peer_of
 from stagetrace.store.entries import missed
 
 MS = 1_000_000
@@ -88,7 +88,13 @@ def test_the_first_rule_that_matches_judges() -> None:
         ("* within 5 parsecs", "has the unit 'parsecs', which is none of us, ms, s, m"),
         ("* within 1h", "has the unit 'h', which is none of us, ms, s, m"),
         ("* within 1s over 28 days", "has the unit 'days', which is none of m, h, d, w: write 28d"),
-        ("POST /predict within 50ms please", "'please' is not one of within, first_chunk, per_chunk, disconnect, for"),
+        ("POST /predict within 50ms please", "'please' is not one of within, first_chunk, per_chunk, first_token"),
+        ("* within 5s ttft 100ms", "'ttft' is not one of within, first_chunk"),
+        ("* within 5s ttft 100ms", "over: write first_token"),
+        ("* within 5s TPOT 10ms", "over: write per_token"),
+        ("* within 5s first_token 0ms", "more than zero"),
+        ("* within 5s per_token 10", "'10' has no unit"),
+        ("* within 5s per_token 10ms per_token 9ms", "`per_token` stands twice"),
         ("POST /predict within 0ms", "more than zero"),
         ("POST /predict within -5ms", "not a number with a unit"),
         ("within 5ms", "it names no route"),
@@ -340,6 +346,83 @@ def test_a_streamed_answer_breaks_whichever_bound_comes_first(
         assert attributes["sla.threshold_ms"] == threshold_ms
         assert attributes["sla.overrun_ms"] == overrun_ms
         assert attributes["sla.breach.stage"] == "inference"
+
+
+def test_a_rule_may_bound_the_tokens_of_a_generated_response() -> None:
+    rule = "POST /generate within 5s first_token 300ms per_token 20ms"
+    assert one(rule) == Objective(rule, "POST", "/generate", 5000 * MS, first_token_ns=300 * MS, per_token_ns=20 * MS)
+    both = one("POST /generate within 5s first_chunk 400ms first_token 300ms")
+    assert (both.first_chunk_ns, both.first_token_ns) == (400 * MS, 300 * MS)
+
+
+BY_TOKENS = "POST /generate within 5s first_token 300ms per_token 20ms"
+CHUNKS = Streamed(301 * MS, (301 * MS, 400 * MS))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "streamed", "missed", "judged_as"),
+    [
+        # Known tokens decide alone, whatever the chunks are.
+        (Tokens(300 * MS, 500 * MS, 10, 200 * MS), CHUNKS, None, None),
+        (Tokens(300 * MS, 500 * MS, 10, 200 * MS), None, None, None),
+        (Tokens(300 * MS + 1, 500 * MS, 10, 200 * MS), None, "first_token: 300.000001 ms, 300 ms allowed", None),
+        (Tokens(100 * MS, 301 * MS, 10, 200 * MS + 1), None, "per_token: 20.000001 ms, 20 ms allowed", None),
+        (Tokens(100 * MS, 100 * MS, 0, 0), CHUNKS, None, None),  # one token: none follows
+        (
+            Tokens(400 * MS, 1000 * MS, 2, 600 * MS),
+            None,
+            "first_token: 400 ms, 300 ms allowed; per_token: 300 ms, 20 ms allowed",
+            None,
+        ),
+        # What is not known of the tokens is judged by the chunks, and the verdict reports it.
+        (
+            None,
+            CHUNKS,
+            "first_chunk: 301 ms, 300 ms allowed; per_chunk: 99 ms, 20 ms allowed",
+            "first_token as first_chunk, per_token as per_chunk: tokens not known",
+        ),
+        (
+            Tokens(100 * MS),
+            CHUNKS,
+            "per_chunk: 99 ms, 20 ms allowed",
+            "per_token as per_chunk: tokens not known",
+        ),
+        (
+            Tokens(None, 500 * MS, 10, 200 * MS),
+            CHUNKS,
+            "first_chunk: 301 ms, 300 ms allowed",
+            "first_token as first_chunk: tokens not known",
+        ),
+        (None, None, None, "first_token not judged, per_token not judged: tokens not known"),
+    ],
+)
+def test_tokens_are_judged_where_they_are_known_and_chunks_instead_where_not(
+    tokens: Tokens | None, streamed: Streamed | None, missed: str | None, judged_as: str | None
+) -> None:
+    objective = one(BY_TOKENS)
+    word, broken = decide(objective, 1000 * MS, streamed, tokens)
+    found = judge(
+        objective, word, broken, {"inference": 1}, fallback=fallback(objective, streamed, tokens)
+    ).attributes()
+    assert (word, found["sla.breached"]) == (("breach", True) if missed else ("good", False))
+    assert found.get("sla.breach.missed") == missed
+    assert found.get("sla.fallback") == judged_as
+    if missed is not None:
+        assert found["sla.breach.promise"] == missed.partition(":")[0]
+        assert (judged_as or "") in found["sla.breach.evidence"]
+
+
+def test_of_two_bounds_on_the_first_chunk_the_smaller_one_holds() -> None:
+    """As where the tokens are not known."""
+    objective = one("* within 5s first_chunk 200ms first_token 300ms")
+    word, broken = decide(objective, 1000 * MS, Streamed(250 * MS, (250 * MS, 260 * MS)))
+    assert (word, broken and broken.text) == ("breach", "first_chunk: 250 ms, 200 ms allowed")
+
+
+def test_the_time_between_tokens_is_that_of_which_the_culprit_is_sought() -> None:
+    _, broken = decide(one(BY_TOKENS), 1000 * MS, None, Tokens(100 * MS, 700 * MS, 2, 600 * MS))
+    assert broken is not None
+    assert (broken.start_ns, broken.end_ns) == (100 * MS, 700 * MS)
 
 
 def test_each_bound_that_was_missed_is_exported_with_its_value() -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from stagetrace.recording.chunk_times import Stream
     from stagetrace.recording.details import Details
+    from stagetrace.recording.generation import Generation
     from stagetrace.recording.own_span import OwnSpan
     from stagetrace.recording.remote_stages import RemoteStages
     from stagetrace.recording.segments import Segment
@@ -74,6 +75,7 @@ class RequestRecord(Marks):
     remote_stages: RemoteStages | None = None  # what is done for the request elsewhere: in other processes, in batches
     _tentative: tuple[str, Mapping[str, Any] | None, int] | None = None  # an activity that may have begun, and when
     besides: Mapping[str, Any] = NOTHING  # more attributes for the entry span
+    generation: Generation | None = None  # what generative models have generated for it
     disconnect: str | None = None  # why the response did not get to its end
     stream: Stream | None = None  # the chunks of a response in several
     is_batch = False
@@ -306,7 +308,8 @@ class RequestRecord(Marks):
                 self.freeze()
             stages: Stages = self.tile(start, end)
             if self.besides:
-                stages.model = {**stages.model, **self.besides}
+                known = {**stages.model, **self.besides}
+                stages.model = {name: value for name, value in known.items() if value is not None}
             self.stages = stages
         return self.stages
 

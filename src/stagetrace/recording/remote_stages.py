@@ -218,7 +218,7 @@ class RemoteStages:
             if work.is_taken:
                 _add_stages(record, work)
                 if _listener is not None and work.process in _listener.gone:
-                    record.besides = {ML_WORKER_LOST: True}
+                    record.besides = {**record.besides, ML_WORKER_LOST: True}
             elif work.is_server and _listener is not None and _listener.has_read:
                 work.is_open = False
                 record.visit(QUEUE, (work.since, None), {QUEUE_REASON: work.reason})

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
     from contextlib import AbstractContextManager
 
-    Stage = Callable[[], AbstractContextManager[Any]]  # makes the stage of one step
+    # Makes the stage of one step; what it enters as is called with what the step has yielded, unless that is None.
+    Stage = Callable[[], AbstractContextManager[Any]]
     StageOf = Callable[[tuple[Any, ...], dict[str, Any]], Stage]  # of a call with these arguments
 
 
@@ -28,8 +29,10 @@ def each_step(stage: Stage, steps: Iterator[Any]) -> Generator[Any, Any, Any]:
     given: Any = None
     while True:
         try:
-            with stage():
+            with stage() as see:
                 item = step(given)
+                if see is not None:
+                    see(item)
         except StopIteration as end:
             return end.value
         try:
@@ -54,8 +57,10 @@ def generated_async(stage_of: StageOf, function: Callable[..., AsyncGenerator[An
         given: Any = None
         while True:
             try:
-                with stage():
+                with stage() as see:
                     item = await step(given)
+                    if see is not None:
+                        see(item)
             except StopAsyncIteration:
                 return
             try:

@@ -18,7 +18,7 @@ from stagetrace.semconv import SLA_BREACH_CAUSE, SLA_UPGRADED, stage_total_ms
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sla.cause import UNKNOWN
 from stagetrace.sla.policy import BREACH
-from stagetrace.sla.verdict import GOOD, Streamed, Verdict, decide, judge
+from stagetrace.sla.verdict import GOOD, Streamed, Tokens, Verdict, decide, fallback, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
     from stagetrace.recording.chunk_times import Stream
+    from stagetrace.recording.generation import Generation
     from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.stages import Stages
     from stagetrace.sla.baseline import Baselines
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from stagetrace.sla.verdict import Missed
 
 T = TypeVar("T")
-# Objective and verdict -> what the entry span says of them, where that is no breach: the same for all requests.
-_blocks: BoundedCache[tuple[str, str], Block] = BoundedCache(1_024)
+# Objective, verdict and fallback -> what the entry span carries of them, where that is no breach: the same for all.
+_blocks: BoundedCache[tuple[str, str, str | None], Block] = BoundedCache(1_024)
 
 
 class Request(NamedTuple):
@@ -54,14 +55,19 @@ class Decided(NamedTuple):
     objective: Objective
     word: str
     missed: Missed | None
+    fallback: str | None = None  # how bounds on tokens were judged, where these were not known
 
     def block(self) -> Block:
         """Return what the entry span carries of a verdict that is no breach."""
-        key = (self.objective.name, self.word)
+        key = (self.objective.name, self.word, self.fallback)
         block = _blocks.get(key)
         if block is None:
-            block = _blocks[key] = Block(judge(*self, {}).attributes())
+            block = _blocks[key] = Block(self.without_culprit().attributes())
         return block
+
+    def without_culprit(self) -> Verdict:
+        """Return the verdict alone."""
+        return judge(self.objective, self.word, self.missed, {}, fallback=self.fallback)
 
     def with_culprit(self, request: Request, stages: Stages) -> Verdict:
         """Return the verdict with the guilty stage."""
@@ -75,7 +81,8 @@ class Decided(NamedTuple):
             totals = {}
             for stage, begin, end in visits:
                 totals[stage] = totals.get(stage, 0) + end - begin
-        return judge(*self, totals, visits, () if request.record is None else request.record.calls)
+        calls = () if request.record is None else request.record.calls
+        return judge(self.objective, self.word, missed, totals, visits, calls, self.fallback)
 
 
 class Finished(NamedTuple, Generic[T]):
@@ -91,12 +98,15 @@ def decided(policy: Policy, request: Request) -> Decided | None:
     objective = policy.objective(request.method, request.route)
     if objective is None:
         return None
-    streamed, is_disconnected, record = None, False, request.record
+    streamed, tokens, is_disconnected, record = None, None, False, request.record
     if record is not None:
         is_disconnected = record.disconnect is not None
         streamed = None if record.stream is None else streamed_in(record.stream, request.start)
-    word, missed = decide(objective, request.end - request.start, streamed, disconnected=is_disconnected)
-    return Decided(objective, word, missed)
+        tokens = None if record.generation is None else tokens_in(record.generation, request.start)
+    word, missed = decide(objective, request.end - request.start, streamed, tokens, disconnected=is_disconnected)
+    if objective.first_token_ns is None and objective.per_token_ns is None:
+        return Decided(objective, word, missed)
+    return Decided(objective, word, missed, fallback(objective, streamed, tokens))
 
 
 def streamed_in(stream: Stream, start: int) -> Streamed | None:
@@ -105,6 +115,13 @@ def streamed_in(stream: Stream, start: int) -> Streamed | None:
         return None
     since, until = stream.widest
     return Streamed(max(stream.first - start, 0), (since - start, until - start))
+
+
+def tokens_in(generation: Generation, start: int) -> Tokens:
+    """Return what is known of the tokens of a request that began at `start`."""
+    first, last = generation.first, generation.last
+    first_ns = None if first is None else max(first - start, 0)
+    return Tokens(first_ns, max(last - start, 0), generation.following, generation.following_ns)
 
 
 def finish(
@@ -173,7 +190,7 @@ def _explained(
     request: Request, judged: Decided, stages: Stages, learned: Baselines, known: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what the entry span of a breach carries of its verdict and its cause."""
-    verdict = _with_culprit(request, judged, stages) or judge(*judged, {})
+    verdict = _with_culprit(request, judged, stages) or judged.without_culprit()
     found = verdict.attributes()
     found.update(_cause(request, verdict, stages, learned, {**known, **found}) or {})
     return found

@@ -11,8 +11,8 @@ from stagetrace.bounded_cache import BoundedCache
 from stagetrace.errors import PolicyError
 
 GRAMMAR = (
-    "[METHOD] ROUTE within DURATION [first_chunk DURATION] [per_chunk DURATION] [disconnect excluded|breach]"
-    " [for PERCENT] [over WINDOW]"
+    "[METHOD] ROUTE within DURATION [first_chunk DURATION] [per_chunk DURATION] [first_token DURATION]"
+    " [per_token DURATION] [disconnect excluded|breach] [for PERCENT] [over WINDOW]"
 )
 EXCLUDING = "[METHOD] ROUTE excluded"
 EXAMPLE = "POST /predict within 50ms for 99.9% over 28d; * within 1s"
@@ -38,8 +38,10 @@ _MEANT = {
     "day": "d",
     **dict.fromkeys(("week", "wk"), "w"),
 }
-_KEYWORDS = ("within", "first_chunk", "per_chunk", "disconnect", "for", "over")
-_IN_NAME = _KEYWORDS[:4]  # what of a rule is about one request
+_BOUNDS = ("within", "first_chunk", "per_chunk", "first_token", "per_token")
+_IN_NAME = (*_BOUNDS, "disconnect")  # what of a rule is about one request
+_KEYWORDS = (*_IN_NAME, "for", "over")
+_KEYWORDS_MEANT = {"ttft": "first_token", "tpot": "per_token", "itl": "per_token"}
 
 WEBSOCKET = "WEBSOCKET"  # stands for the method of a websocket, which has none
 EXCLUDED = "excluded"
@@ -52,10 +54,11 @@ class Objective:
 
     `method` is None where any method matches. `route` is a route template, a gRPC full method or a glob, in which `*`
     stands for any text, slashes and nothing included. `first_chunk_ns` and `per_chunk_ns` are bounds of responses in
-    several chunks. `disconnect` is the verdict on a request whose client disconnected before the end of the response:
-    EXCLUDED, BREACH, or None for EXCLUDED unless it had missed its objective by then. A rule that `excludes` has no
-    bound, and its requests are not judged. For a rule that cannot be read, `problem` is the reason: its requests are
-    not judged, since a later rule, which was not meant for them, might find them good.
+    several chunks, `first_token_ns` and `per_token_ns` of what generative models produce: `verdict.decide` defines them
+    all. `disconnect` is the verdict on a request whose client disconnected before the end of the response: EXCLUDED,
+    BREACH, or None for EXCLUDED unless it had missed its objective by then. A rule that `excludes` has no bound, and
+    its requests are not judged. For a rule that cannot be read, `problem` is the reason: its requests are not judged,
+    since a later rule, which was not meant for them, might find them good.
     """
 
     name: str
@@ -66,6 +69,8 @@ class Objective:
     window_s: float = DEFAULT_WINDOW_S
     first_chunk_ns: int | None = None
     per_chunk_ns: int | None = None
+    first_token_ns: int | None = None
+    per_token_ns: int | None = None
     disconnect: str | None = None
     excludes: bool = False
     problem: str | None = None
@@ -194,7 +199,7 @@ def _rule(rule: str) -> Objective:
         raise _error(rule, "the word `within` is missing" + (hint if looks_like_file else ""))
     split = lower.index("within")
     clauses = _clauses(rule, words[split:])
-    durations = {name: _duration_ns(rule, clauses[name]) for name in _KEYWORDS[:3] if name in clauses}
+    durations = {name: _duration_ns(rule, clauses[name]) for name in _BOUNDS if name in clauses}
     method, route = _target(rule, words[:split])
     disconnect = clauses.get("disconnect", "").lower() or None
     if disconnect not in (None, EXCLUDED, BREACH):
@@ -209,6 +214,8 @@ def _rule(rule: str) -> Objective:
         within_ns=durations["within"],
         first_chunk_ns=durations.get("first_chunk"),
         per_chunk_ns=durations.get("per_chunk"),
+        first_token_ns=durations.get("first_token"),
+        per_token_ns=durations.get("per_token"),
         disconnect=disconnect,
         target=_share(rule, clauses["for"]) if "for" in clauses else DEFAULT_TARGET,
         window_s=window_s,
@@ -242,7 +249,8 @@ def _clauses(rule: str, words: list[str]) -> dict[str, str]:
     for keyword, value in zip(words[::2], [*words[1::2], ""], strict=False):
         name = keyword.lower()
         if name not in _KEYWORDS:
-            raise _error(rule, f"{keyword!r} is not one of {', '.join(_KEYWORDS)}")
+            write = f": write {_KEYWORDS_MEANT[name]}" if name in _KEYWORDS_MEANT else ""
+            raise _error(rule, f"{keyword!r} is not one of {', '.join(_KEYWORDS)}{write}")
         if name in clauses:
             raise _error(rule, f"`{name}` stands twice")
         if not value:

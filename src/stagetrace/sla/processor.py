@@ -125,6 +125,9 @@ class SLASpanProcessor(SpanProcessor):
 
     def judge(self, request: Request) -> Decided | None:
         """Return what is decided on a request, and count it; None where no objective matches. Never raises."""
+        record = request.record
+        if record is not None and record.generation is not None:
+            _conclude_generation(record, request)
         try:
             policy = self.policy
             if policy is None:
@@ -244,6 +247,17 @@ class SLASpanProcessor(SpanProcessor):
         """Flush the wrapped processor, and what has sent in its place."""
         flushed = [one.force_flush(timeout_millis) for one in (*(self.standby or ()), self._next)]
         return all(flushed)
+
+
+@guarded
+def _conclude_generation(record: RequestRecord, request: Request) -> None:
+    """Note on the entry span what a request's models have generated, and measure it."""
+    from stagetrace.sla.generation_metrics import conclude
+
+    generation = record.generation
+    if generation is not None and generation.calls:
+        record.besides = {**record.besides, **generation.attributes(request.start, request.end)}
+        conclude(generation, request.start, request.end)
 
 
 def exports(processor: Any) -> bool:

@@ -21,12 +21,20 @@ CRITICAL_FROM = 2.0
 WITHIN: Final = "within"
 FIRST_CHUNK: Final = "first_chunk"
 PER_CHUNK: Final = "per_chunk"
+FIRST_TOKEN: Final = "first_token"  # noqa: S105 -- no secret
+PER_TOKEN: Final = "per_token"  # noqa: S105
 DISCONNECT: Final = "disconnect"
 _WORDS: Final = {
     FIRST_CHUNK: "first chunk after {}",
     PER_CHUNK: "gap of {} between two chunks",
+    FIRST_TOKEN: "first token after {}",
+    PER_TOKEN: "{} for each token after the first",
     DISCONNECT: "client disconnected before the end of the response, after {}",
 }
+
+
+_OF_RESPONSE: Final = (FIRST_CHUNK, PER_CHUNK, FIRST_TOKEN, PER_TOKEN)
+_NOT_JUDGED: Final = "not judged"
 
 
 class Streamed(NamedTuple):
@@ -34,6 +42,19 @@ class Streamed(NamedTuple):
 
     first_ns: int  # when the first chunk had been sent
     widest: tuple[int, int]  # begin and end of the longest gap between two chunks
+
+
+class Tokens(NamedTuple):
+    """What is known of the tokens that a request's models have generated, in nanoseconds from the request's start.
+
+    `following` tokens came after the first one of their sequence, and took `following_ns` in all; None where their
+    number is not known.
+    """
+
+    first_ns: int | None  # when the first one had been generated; None where that is not known
+    last_ns: int = 0
+    following: int | None = None
+    following_ns: int = 0
 
 
 class Missed(NamedTuple):
@@ -72,6 +93,7 @@ class Verdict:
     stage_ns: int
     peer: str | None = None  # the peer that the stage waited for most of its time, and how long
     peer_ns: int = 0
+    fallback: str | None = None  # how bounds on tokens were judged, where tokens are not known: see `fallback`
 
     @property
     def breached(self) -> bool:
@@ -98,13 +120,15 @@ class Verdict:
             **target,
             semconv.SLA_THRESHOLD_MS: threshold_ns / 1e6,
         }
+        if self.fallback is not None:
+            attributes[semconv.SLA_FALLBACK] = self.fallback
         if self.missed is not None:
             attributes[semconv.SLA_OVERRUN_MS] = max(self.missed.took_ns - threshold_ns, 0) / 1e6
             attributes[semconv.SLA_SEVERITY] = self.severity
             attributes[semconv.SLA_BREACH_CAUSE] = self._cause(self.missed)
             if self.missed.bound != WITHIN:
                 attributes[semconv.SLA_BREACH_PROMISE] = self.missed.bound
-            if self.missed.also or self.missed.bound in (FIRST_CHUNK, PER_CHUNK):
+            if self.missed.also or self.missed.bound in _OF_RESPONSE:
                 attributes[semconv.SLA_BREACH_MISSED] = self.missed.text
             if self.stage is not None:
                 attributes[semconv.SLA_BREACH_STAGE] = self.stage
@@ -121,6 +145,8 @@ class Verdict:
     def _evidence(self, missed: Missed) -> str:
         took, stage = f"{missed.took_ns / 1e6:.1f} ms", f"{self.stage_ns / 1e6:.1f} ms"
         allowed = f"{missed.threshold_ns / 1e6:g} ms allowed"
+        if self.fallback is not None and missed.bound in (FIRST_CHUNK, PER_CHUNK):
+            allowed += f" ({self.fallback})"
         peer = "" if self.peer is None else f"{self.peer_ns / 1e6:.1f} ms waiting for {self.peer}"
         if missed.bound == WITHIN:
             return f"{self.stage} took {stage} of {took}, {allowed}{peer and ': '}{peer}"
@@ -133,15 +159,23 @@ def exceeds(objective: Objective, duration_ns: int) -> bool:
 
 
 def decide(
-    objective: Objective, duration_ns: int, streamed: Streamed | None = None, *, disconnected: bool = False
+    objective: Objective,
+    duration_ns: int,
+    streamed: Streamed | None = None,
+    tokens: Tokens | None = None,
+    *,
+    disconnected: bool = False,
 ) -> tuple[str, Missed | None]:
     """Return the verdict's word, and which bound of the objective a breach has missed.
 
+    `first_token` bounds the time of the first token, `per_token` the mean time of each token after it. Where `tokens`
+    does not have that, they bound what `first_chunk` and `per_chunk` do: the time of the first chunk, and the longest
+    gap between two. A response in one chunk meets them then; `fallback` returns which it was.
     A request whose client disconnected before the end of the response is never good: see Objective.disconnect.
     """
     if objective.excludes or (disconnected and objective.disconnect == EXCLUDED):
         return EXCLUDED, None
-    missed = _missed(objective, duration_ns, streamed)
+    missed = _missed(objective, duration_ns, streamed, tokens)
     if missed is not None:
         return BREACH, missed
     if not disconnected:
@@ -151,17 +185,52 @@ def decide(
     return EXCLUDED, None
 
 
-def _missed(objective: Objective, duration_ns: int, streamed: Streamed | None) -> Missed | None:
-    missed = []
-    if exceeds(objective, duration_ns):
-        missed.append(Missed(WITHIN, duration_ns, objective.within_ns))
+def fallback(objective: Objective, streamed: Streamed | None, tokens: Tokens | None) -> str | None:
+    """Return how bounds on tokens were judged where these were not known; None where all were judged by tokens."""
+    judged = []
+    if objective.first_token_ns is not None and not _has_first(tokens):
+        judged.append(f"{FIRST_TOKEN} {_NOT_JUDGED if streamed is None else f'as {FIRST_CHUNK}'}")
+    if objective.per_token_ns is not None and not _has_following(tokens):
+        judged.append(f"{PER_TOKEN} {_NOT_JUDGED if streamed is None else f'as {PER_CHUNK}'}")
+    return f"{', '.join(judged)}: tokens not known" if judged else None
+
+
+def _has_first(tokens: Tokens | None) -> bool:
+    return tokens is not None and tokens.first_ns is not None
+
+
+def _has_following(tokens: Tokens | None) -> bool:
+    return tokens is not None and tokens.following is not None
+
+
+def _missed(objective: Objective, duration_ns: int, streamed: Streamed | None, tokens: Tokens | None) -> Missed | None:
+    missed = [Missed(WITHIN, duration_ns, objective.within_ns)] if exceeds(objective, duration_ns) else []
+    first_ns, per_ns = objective.first_chunk_ns, objective.per_chunk_ns
+    if objective.first_token_ns is not None:
+        if tokens is not None and tokens.first_ns is not None:
+            if tokens.first_ns > objective.first_token_ns:
+                missed.append(Missed(FIRST_TOKEN, tokens.first_ns, objective.first_token_ns, 0, tokens.first_ns))
+        else:
+            first_ns = _smaller(first_ns, objective.first_token_ns)
+    if objective.per_token_ns is not None:
+        if tokens is not None and tokens.following is not None:
+            if tokens.following_ns > objective.per_token_ns * tokens.following:
+                mean_ns = -(-tokens.following_ns // (tokens.following or 1))  # rounded up: above what is allowed
+                since = tokens.first_ns or 0
+                missed.append(Missed(PER_TOKEN, mean_ns, objective.per_token_ns, since, tokens.last_ns))
+        else:
+            per_ns = _smaller(per_ns, objective.per_token_ns)
     if streamed is not None:
         first, (since, until) = streamed
-        if objective.first_chunk_ns is not None and first > objective.first_chunk_ns:
-            missed.append(Missed(FIRST_CHUNK, first, objective.first_chunk_ns, 0, first))
-        if objective.per_chunk_ns is not None and until - since > objective.per_chunk_ns:
-            missed.append(Missed(PER_CHUNK, until - since, objective.per_chunk_ns, since, until))
+        if first_ns is not None and first > first_ns:
+            missed.append(Missed(FIRST_CHUNK, first, first_ns, 0, first))
+        if per_ns is not None and until - since > per_ns:
+            missed.append(Missed(PER_CHUNK, until - since, per_ns, since, until))
     return missed[0]._replace(also=tuple(missed[1:])) if missed else None
+
+
+def _smaller(one: int | None, other: int) -> int:
+    return other if one is None else min(one, other)
 
 
 def judge(
@@ -171,6 +240,7 @@ def judge(
     stages: Mapping[str, int],
     visits: Iterable[tuple[str, int, int]] = (),
     calls: Iterable[tuple[str, int, int]] = (),
+    fallback: str | None = None,
 ) -> Verdict:
     """Return the verdict of `decide`, with the culprit.
 
@@ -180,9 +250,9 @@ def judge(
     """
     stage = max(stages, key=lambda name: (stages[name], -_order(name))) if missed is not None and stages else None
     if stage is None:
-        return Verdict(objective, word, missed, None, 0)
+        return Verdict(objective, word, missed, None, 0, fallback=fallback)
     peer, peer_ns = peer_of([(begin, end) for name, begin, end in visits if name == stage], calls)
-    return Verdict(objective, word, missed, stage, stages[stage], peer, peer_ns)
+    return Verdict(objective, word, missed, stage, stages[stage], peer, peer_ns, fallback)
 
 
 def peer_of(visits: Iterable[tuple[int, int]], calls: Iterable[tuple[str, int, int]]) -> tuple[str | None, int]:

@@ -87,7 +87,7 @@ class SpanRow:
 
 
 class Missed(NamedTuple):
-    """A bound that a breach missed (`within`, `first_chunk` or `per_chunk`), the measured and the allowed duration."""
+    """A bound that a breach missed (`within`, `first_chunk` ...), the measured and the allowed duration."""
 
     bound: str
     took_ms: float

@@ -13,8 +13,15 @@ _SENTENCES: Final = {
     WITHIN: "took {}",
     "first_chunk": "first chunk after {}",
     "per_chunk": "gap of {} between two chunks",
+    "first_token": "first token after {}",
+    "per_token": "{} for each token after the first",
 }
-_SHORT: Final = {"first_chunk": "{} first chunk", "per_chunk": "{} gap"}
+_SHORT: Final = {
+    "first_chunk": "{} first chunk",
+    "per_chunk": "{} gap",
+    "first_token": "{} first token",
+    "per_token": "{} a token",
+}
 _ROUNDING_MS: Final = 0.001
 
 
