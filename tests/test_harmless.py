@@ -64,7 +64,7 @@ PARTS = parts("""
     instrumentation.connection.tcp_attributes: transport_of
     sla.baseline: connection_evidence cause_of Baselines.wants
     sources.thread_cpu: read_sample
-    instrumentation.models.marked: _attributes_of_call between
+    instrumentation.models.marked: attributes_of_call between
     sla.finish: breakdown_of _cause _explained _breakdown judge decide Decided.block Decided.with_culprit
     sla.breakdown: overlap
     instrumentation.asgi.serve: _url

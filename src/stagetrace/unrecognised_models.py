@@ -26,7 +26,6 @@ MODELS: Final[dict[str, tuple[str, ...]]] = {
     "h2o": (),
     "implicit": (),
     "jax": ("keras", "tensorflow"),
-    "llama_cpp": (),
     "mlx": (),
     "mxnet": ("thinc",),
     "ncnn": (),
@@ -35,7 +34,6 @@ MODELS: Final[dict[str, tuple[str, ...]]] = {
     "paddle": (),
     "prophet": (),
     "pywhispercpp": (),
-    "sglang": (),
     "spacy": (),
     "tensorrt": (),
     "tensorrt_llm": (),
@@ -43,7 +41,6 @@ MODELS: Final[dict[str, tuple[str, ...]]] = {
     "tinygrad": (),
     "tl2cgen": (),
     "treelite": (),
-    "vllm": (),
 }
 REMEDY: Final = "wrap what predicts by stagetrace.instrument(function, model=..., version=...) (docs/marking.md)"
 _logged: set[str] = set()

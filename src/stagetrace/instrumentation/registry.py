@@ -117,6 +117,12 @@ PATCHES = {
     "redis": "stagetrace.instrumentation.opentelemetry.database_instrumentations:patch_client",
     "sqlalchemy": "stagetrace.instrumentation.opentelemetry.database_instrumentations:patch_sqlalchemy",
     "sqlalchemy.engine.create": "stagetrace.instrumentation.opentelemetry.database_instrumentations:patch_engines",
+    "llama_cpp.llama": "stagetrace.instrumentation.models.llama_cpp:patch_llama",
+    "vllm.entrypoints.llm": "stagetrace.instrumentation.models.vllm:patch_llm",
+    "vllm.entrypoints.pooling.offline": "stagetrace.instrumentation.models.vllm:patch_pooling",
+    "vllm.v1.engine.async_llm": "stagetrace.instrumentation.models.vllm:patch_async_llm",
+    "sglang.srt.entrypoints.engine": "stagetrace.instrumentation.models.sglang:patch_engine",
+    "sglang.srt.managers.tokenizer_manager": "stagetrace.instrumentation.models.sglang:patch_manager",
     "asyncio.queues": "stagetrace.instrumentation.batching.queues:patch_queues",
     "queue": "stagetrace.instrumentation.batching.queues:patch_queues",
 }

@@ -82,8 +82,8 @@ class _How:
     def attributes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the attributes of a call."""
         if self.is_method and args:
-            return _attributes_of_call(self.describe(args[0], args[1:], kwargs))
-        return _attributes_of_call(self.describe(None, args, kwargs))
+            return attributes_of_call(self.describe(args[0], args[1:], kwargs))
+        return attributes_of_call(self.describe(None, args, kwargs))
 
 
 def _called_once(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
@@ -93,7 +93,7 @@ def _called_once(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         record = current.get()
         if taken or record is None or record.closed or not record.bound:
-            record = current_work() or _unrecorded(args)  # the rare case
+            record = current_work() or unrecorded(args)  # the rare case
         if record is None or patch.off or inside.get():
             return function(*args, **kwargs)
         token = inside.set(True)
@@ -111,7 +111,7 @@ def _called_once(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
 def _awaited(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        record = None if how.patch.off or inside.get() else current_work() or _unrecorded(args)
+        record = None if how.patch.off or inside.get() else current_work() or unrecorded(args)
         if record is None:
             return await function(*args, **kwargs)
         token = inside.set(True)
@@ -225,9 +225,9 @@ class _Visit:
         try:
             began, ended = self._began, time_ns()
             if ended - began >= DIVIDED_NS and self._stays:
-                ended = _divide(record, self._first, self._attributes) or ended
+                ended = divide(record, self._first, self._attributes) or ended
                 if ended - began >= LONG_NS:
-                    _note_blocking(began, ended, record, None if how.activity == PREPARE else self._attributes)
+                    note_blocking(began, ended, record, None if how.activity == PREPARE else self._attributes)
             record.leave(how.activity, ended)
         except Exception as error:  # noqa: BLE001
             report(how.patch.name, error)
@@ -235,17 +235,17 @@ class _Visit:
 
 def is_outermost(model: Any) -> bool:
     """Return whether a model that is called now would be the outermost of a recorded request."""
-    return not inside.get() and (current_work() or _unrecorded((model,))) is not None
+    return not inside.get() and (current_work() or unrecorded((model,))) is not None
 
 
-def _unrecorded(args: tuple[Any, ...]) -> RequestRecord | None:
+def unrecorded(args: tuple[Any, ...]) -> RequestRecord | None:
     """Return None for a model that is called outside a recorded request; log that if it is time."""
     if unrecorded_calls.due < time_ns():
         unrecorded_calls.check(args[0] if args else None)
     return None
 
 
-def _attributes_of_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
+def attributes_of_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a copy of the attributes for one call: more may be added until the request ends."""
     attributes = dict(described) if described else {}
     name = attributes.get(ML_MODEL_NAME)
@@ -257,7 +257,7 @@ def _attributes_of_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 @guarded
-def _divide(record: RequestRecord, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
+def divide(record: RequestRecord, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
     """Record how the thread's time during a call divides; return when it ended (ns), or None if that is unknown."""
     last = sample_since(first) if first is not None else None
     share = between(first, last) if first is not None and last is not None else None
@@ -271,7 +271,7 @@ def _divide(record: RequestRecord, first: CpuSample | None, attributes: dict[str
     return last[AT]
 
 
-def _note_blocking(began: int, ended: int, record: RequestRecord, attributes: Mapping[str, Any] | None) -> None:
+def note_blocking(began: int, ended: int, record: RequestRecord, attributes: Mapping[str, Any] | None) -> None:
     """Note that the call has blocked an event loop, if it was made in one."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:

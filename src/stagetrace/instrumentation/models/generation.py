@@ -1,0 +1,304 @@
+"""Generative models: a call, with each step of the iterator that it may return, is the inference; tokens are counted.
+
+`generating` makes such a call of a method; `Reads` says how one engine's tokens are read. The counts are of
+`recording/generation.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from contextlib import nullcontext, suppress
+from contextvars import ContextVar
+from time import time_ns
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stagetrace import gen_ai
+from stagetrace.guard import guarded, guarded_end, report, switch
+from stagetrace.instrumentation.batching.consumer import current_work
+from stagetrace.instrumentation.detail import record_detail
+from stagetrace.instrumentation.models.marked import attributes_of_call, divide, inside, note_blocking, unrecorded
+from stagetrace.instrumentation.models.signature import with_signature
+from stagetrace.recording import generation
+from stagetrace.recording.generation import Call
+from stagetrace.recording.loop_blockers import LONG_NS
+from stagetrace.recording.steps import each_step, generated_async
+from stagetrace.semconv import CPU_BLOCKED_MS, CPU_TIME_MS, CPU_WAIT_MS, INFERENCE, ML_MODEL_NAME
+from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, sample
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator
+    from contextlib import AbstractContextManager
+
+    from stagetrace.instrumentation.models.base import Library
+    from stagetrace.recording.record import RequestRecord
+    from stagetrace.sources.thread_cpu import CpuSample
+
+    Arguments = tuple[Any, tuple[Any, ...], dict[str, Any]]  # of a call: the instance, and its arguments
+
+# Phases of a call as engines report them: name of the detail span -> of the attribute with its duration.
+PHASES = {"queue": gen_ai.LATENCY_QUEUE, "prefill": gen_ai.LATENCY_PREFILL, "decode": gen_ai.LATENCY_DECODE}
+SLACK_NS = 1_000_000  # by which an engine's clock may differ: seconds in a float, clocks read one after the other
+_SUMMED = (CPU_TIME_MS, CPU_WAIT_MS, CPU_BLOCKED_MS)
+_NO_STEP = nullcontext()
+
+# The call that the code which runs now works for: what counts tokens inside an engine asks here.
+active: ContextVar[Call | None] = ContextVar("stagetrace.generative_call", default=None)
+
+
+def _nothing(_call: Call, _what: Any, _now: int) -> None:
+    pass
+
+
+def _unread(_call: Call, _arguments: Arguments) -> None:
+    pass
+
+
+class Reads(NamedTuple):
+    """How the calls of one method are read. Each function may raise, which counts as a fault of the patch."""
+
+    operation: str  # `gen_ai.operation.name`
+    item: Callable[[Call, Any, int], None] = _nothing  # of each item that an iterator yields, and when (ns)
+    result: Callable[[Call, Any, int], None] = _nothing  # of what a call returns that is no iterator
+    begin: Callable[[Call, Arguments], None] = _unread  # of what it is called with
+    end: Callable[[Call, Arguments], None] = _unread  # the same, once what was called has returned
+    streams: bool = (
+        False  # whether a generator function is asked for a stream; another one is if it returns a generator
+    )
+
+
+def generating(function: Callable[..., Any], library: Library, reads: Reads) -> Callable[..., Any]:
+    """Return a method whose outermost call in a request is an inference that generates.
+
+    It is a function, coroutine function or generator function of either kind; of a generator that it returns each step
+    is the inference, too. It keeps its kind and its signature. Outside a recorded request a call costs one read of the
+    context and one of the clock.
+    """
+    how = _How(library, reads)
+    wrap = next((wrap for is_kind, wrap in _KINDS if is_kind(function)), None)
+    if wrap is None:
+        return with_signature(functools.wraps(function)(_called(function, how)), function)
+    return functools.wraps(function)(wrap(function, how))
+
+
+class _How:
+    """How the calls of one method are recorded."""
+
+    __slots__ = ("library", "patch", "reads")
+
+    def __init__(self, library: Library, reads: Reads) -> None:
+        self.library = library
+        self.reads = reads
+        self.patch = switch(library.where)
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Watch | None:
+        """Begin to record a call; None if it is not the outermost one of a request."""
+        if self.patch.off or inside.get():
+            return None
+        record = current_work() or unrecorded(args)
+        if record is None:
+            return None
+        try:
+            return _Watch(self, record, (args[0], args[1:], kwargs))
+        except Exception as error:  # noqa: BLE001 -- as `guarded` does, for a method
+            report(self.patch.name, error)
+            return None
+
+
+def _called(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        watch = how.begin(args, kwargs)
+        if watch is None:
+            return function(*args, **kwargs)
+        with watch.step():
+            result = function(*args, **kwargs)
+            watch.take(result)
+        return each_step(watch.step, result) if inspect.isgenerator(result) else result
+
+    return call
+
+
+def _awaited(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        watch = how.begin(args, kwargs)
+        if watch is None:
+            return await function(*args, **kwargs)
+        watch.stays = False
+        with watch.step():
+            result = await function(*args, **kwargs)
+            watch.take(result)
+        if inspect.isasyncgen(result):
+            return generated_async(lambda *_: watch.step, lambda: result)()
+        return result
+
+    return call
+
+
+def _generated(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        watch = how.begin(args, kwargs)
+        steps = function(*args, **kwargs)
+        return (yield from (steps if watch is None else each_step(watch.step, steps)))
+
+    return call
+
+
+def _generated_async(function: Callable[..., AsyncGenerator[Any, Any]], how: _How) -> Callable[..., Any]:
+    def step_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], AbstractContextManager[Any]]:
+        watch = how.begin(args, kwargs)
+        if watch is None:
+            return lambda: _NO_STEP
+        watch.stays = False
+        return watch.step
+
+    return generated_async(step_of, function)
+
+
+_KINDS: tuple[tuple[Callable[[Any], bool], Callable[..., Callable[..., Any]]], ...] = (
+    (inspect.isasyncgenfunction, _generated_async),
+    (inspect.iscoroutinefunction, _awaited),
+    (inspect.isgeneratorfunction, _generated),
+)
+
+
+class _Watch:
+    """One call that is recorded. Nothing here raises but the constructor."""
+
+    __slots__ = ("arguments", "attributes", "call", "how", "record", "stays")
+
+    def __init__(self, how: _How, record: RequestRecord, arguments: Arguments) -> None:
+        self.how = how
+        self.record = record
+        self.arguments: Arguments | None = arguments
+        self.stays = True  # on its thread, whose CPU time is then the call's
+        reads, library = how.reads, how.library
+        attributes = attributes_of_call(library.describe(*arguments))
+        attributes[gen_ai.OPERATION_NAME] = reads.operation
+        attributes[gen_ai.PROVIDER_NAME] = library.library or library.framework
+        if ML_MODEL_NAME in attributes:
+            attributes[gen_ai.REQUEST_MODEL] = attributes[ML_MODEL_NAME]
+        if reads.streams:
+            attributes[gen_ai.REQUEST_STREAM] = True
+        self.attributes = attributes
+        now = time_ns()
+        if reads.operation == gen_ai.EMBEDDINGS:  # generates nothing
+            self.call = Call(attributes, now)
+        else:
+            self.call = generation.begin(record, attributes, now)
+        reads.begin(self.call, arguments)
+
+    def step(self) -> _Step:
+        """Return the stage of the call, or of one step of it."""
+        return _Step(self)
+
+    def see(self, item: Any) -> None:
+        """Take what a step has yielded."""
+        try:
+            now, call = time_ns(), self.call
+            if call.first_chunk is None:
+                call.first_chunk = now
+            self.how.reads.item(call, item, now)
+            if call.placed:
+                self._show_phases(now)
+        except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
+            report(self.how.patch.name, error)
+
+    @guarded_end
+    def take(self, result: Any) -> None:
+        """Take what the call has returned, which ends it unless that is yet to be iterated."""
+        self._returned()
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            self.attributes[gen_ai.REQUEST_STREAM] = True
+            return
+        now = time_ns()
+        try:
+            self.how.reads.result(self.call, result, now)
+            self._show_phases(now)
+        finally:
+            self.call.end(now)
+
+    def fail(self, error: BaseException, now: int) -> None:
+        """Take the exception that a step has raised: an iterator also ends by one."""
+        self._returned()
+        if isinstance(error, StopIteration | StopAsyncIteration):
+            self.call.end(now)
+        elif isinstance(error, Exception):
+            self.call.end(now, _name_of(type(error)))
+        else:  # cancelled, closed or interrupted
+            self.call.end(now, is_incomplete=True)
+
+    @guarded_end
+    def _returned(self) -> None:
+        arguments, self.arguments = self.arguments, None
+        if arguments is not None:
+            self.how.reads.end(self.call, arguments)
+
+    def _show_phases(self, now: int) -> None:
+        """Make detail spans of the phases that lie within what has been recorded of the call."""
+        placed, self.call.placed = self.call.placed, []
+        for name, start, end in placed:
+            if self.call.began - SLACK_NS <= start <= end <= now + SLACK_NS:
+                record_detail(self.record, name, max(start, self.call.began), min(end, now), {})
+
+
+class _Step:
+    """The inference of a request, while a call or one step of it runs."""
+
+    __slots__ = ("_active", "_began", "_first", "_inside", "_watch")
+
+    def __init__(self, watch: _Watch) -> None:
+        self._watch = watch
+        self._began = 0
+        self._first: CpuSample | None = None
+
+    def __enter__(self) -> Callable[[Any], None]:
+        watch = self._watch
+        self._inside, self._active = inside.set(True), active.set(watch.call)
+        self._begin()
+        return watch.see
+
+    @guarded
+    def _begin(self) -> None:
+        began = time_ns()
+        if self._watch.stays:
+            self._first = first = sample(began)
+            if first is not None and first[AT] > began:
+                began = first[AT]  # the stage begins with the CPU sample: the thread may pause between two readings
+        self._watch.record.enter(INFERENCE, self._watch.attributes, began)
+        self._began = began
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        with suppress(ValueError):  # closed by a garbage collector, in another context
+            inside.reset(self._inside)
+            active.reset(self._active)
+        self._end(error)
+
+    @guarded_end
+    def _end(self, error: BaseException | None) -> None:
+        watch, began, ended = self._watch, self._began, time_ns()
+        if error is not None:
+            try:
+                watch.fail(error, ended)
+            except Exception as fault:  # noqa: BLE001 -- the stage ends all the same
+                report(watch.how.patch.name, fault)
+        if not began:
+            return
+        if ended - began >= DIVIDED_NS and watch.stays:
+            ended = self._divide() or ended
+            if ended - began >= LONG_NS:
+                note_blocking(began, ended, watch.record, watch.attributes)
+        watch.record.leave(INFERENCE, ended)
+
+    def _divide(self) -> int | None:
+        """Add how the thread's time divides to that of the steps before; return when this one ended, if known."""
+        shares: dict[str, Any] = {}
+        ended = divide(self._watch.record, self._first, shares)
+        attributes = self._watch.attributes
+        for name in _SUMMED:
+            if name in shares and not self._watch.record.closed:
+                attributes[name] = attributes.get(name, 0.0) + shares[name]
+        return ended
+
+
+def _name_of(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
