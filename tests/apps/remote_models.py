@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-import os
 from typing import Any
 
 import aiohttp
+import breaking
 import httpx
 import httpx2
 import numpy as np
@@ -18,11 +18,15 @@ pool = urllib3.PoolManager()
 session = requests.Session()
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
-if os.environ.get("BREAKABLE"):
-    import switchable
 
-    for name in ("/break/{name}", "/mend"):
-        app.router.routes += [one for one in switchable.app.routes if getattr(one, "path", "") == name]
+@app.get("/break/{name}")
+async def make_broken(name: str) -> None:
+    breaking.make_broken(name)
+
+
+@app.get("/mend")
+async def mend() -> None:
+    breaking.mend()
 
 
 @app.get("/health")

@@ -45,7 +45,7 @@ def apis() -> Iterator[ModelApis]:
 
 @pytest.fixture(scope="module")
 def service(sink: Sink, folder: Path) -> Iterator[Service]:
-    env = sink.environment(OTEL_SERVICE_NAME="asking", BREAKABLE="1", PYTHONPATH=str(folder_with(*SDKS)))
+    env = sink.environment(OTEL_SERVICE_NAME="asking", PYTHONPATH=str(folder_with(*SDKS)))
     with run_service(folder, "remote_models", env=env) as running:
         yield running
 

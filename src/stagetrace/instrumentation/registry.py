@@ -51,6 +51,7 @@ PATCHES = {
     "uvicorn.server": "stagetrace.instrumentation.asgi_servers.uvicorn:patch_server",
     "httpx._transports.default": "stagetrace.instrumentation.clients.httpx:patch_transports",
     "httpx2._transports.default": "stagetrace.instrumentation.clients.httpx:patch_transports",
+    "tritonclient.http._client": "stagetrace.instrumentation.clients.tritonclient:patch_client",
     "urllib3.connectionpool": "stagetrace.instrumentation.clients.urllib3:patch_connectionpool",
     "urllib3.response": "stagetrace.instrumentation.clients.urllib3:patch_response",
     "geventhttpclient.client": "stagetrace.instrumentation.clients.geventhttpclient:patch_client",
