@@ -77,6 +77,8 @@ PATCHES = {
     "ray.serve.batching": "stagetrace.instrumentation.model_servers.ray_serve_batching:patch_batching",
     "cog.predictor": "stagetrace.instrumentation.model_servers.cog:patch_predictor",
     "gradio.queueing": "stagetrace.instrumentation.model_servers.gradio:patch_queueing",
+    "mosec.coordinator": "stagetrace.instrumentation.model_servers.mosec:patch_coordinator",
+    "mosec.protocol": "stagetrace.instrumentation.model_servers.mosec:patch_protocol",
     "hypercorn.app_wrappers": "stagetrace.instrumentation.asgi_servers.hypercorn:patch_app_wrappers",
     "hypercorn.asyncio.lifespan": "stagetrace.instrumentation.asgi_servers.hypercorn:patch_lifespan",
     "daphne.server": "stagetrace.instrumentation.asgi_servers.daphne:patch_server",

@@ -27,13 +27,13 @@ _DISTRIBUTIONS: Final = {"grpc": "grpcio", "sklearn": "scikit-learn"}
 # Servers and model libraries in common use, to report the installed ones that have no patch.
 _KNOWN: Final = (
     *("aiohttp", "bentoml", "catboost", "django", "fastapi", "flask", "keras", "lightgbm", "litestar"),
-    *("mlserver", "onnxruntime", "quart", "ray", "sklearn", "starlette"),
+    *("cog", "gradio", "mlflow", "mlserver", "mosec", "onnxruntime", "quart", "ray", "sklearn", "starlette"),
     *("tensorflow", "torch", "transformers", "uvicorn", "xgboost", *unrecognised_models.MODELS),
 )
 # Servers of their own applications whose requests are not recorded: a stage that is marked there belongs to no request.
 _UNSEEN: Final = {
     "aiohttp": "aiohttp.web",
-    **{name: name for name in ("cog", "mosec", "robyn", "sanic", "tornado")},
+    **{name: name for name in ("robyn", "sanic", "tornado")},
 }
 
 

@@ -24,7 +24,6 @@ PUSHED = "_stagetrace_pushed"  # on an event: a reference to the request that ha
 CALL = "_stagetrace_call"  # on an event that is processed
 DISCONNECTED = "client"
 REASON = "worker"
-BATCH = "batch"
 
 
 def patch_queueing(module: ModuleType) -> None:
@@ -85,28 +84,14 @@ def _begin(events: Any) -> _Events | None:
 
 
 class _Events:
-    """Events that are processed together; several are a batch, with one inference."""
+    """Events that are processed together."""
 
     def __init__(self, events: Any) -> None:
+        from stagetrace.instrumentation.model_servers.served_call import ServedTogether
+
         self._events = list(events)
         self._calls = [_call_of(event) for event in self._events]
-        self._batch: tuple[Any, Any] | None = None
-        if len(self._calls) > 1:
-            self._enter_batch()
-        else:
-            self._calls[0].enter()
-
-    def _enter_batch(self) -> None:
-        from stagetrace.recording.remote_stages import hand_on
-        from stagetrace.recording.request_ref import RequestRef
-        from stagetrace.recording.worker import Batch, at_work
-
-        records = [call.record for call in self._calls]
-        references = [RequestRef(hand_on(one, BATCH), one.entry) for one in records if one.entry is not None]
-        batch = Batch(references, len(records), BATCH)
-        inside = at_work(batch)
-        inside.__enter__()
-        self._batch = batch, inside
+        self._together = ServedTogether(self._calls)
 
     def fail(self, error: Exception) -> None:
         """Note an exception of Gradio's own: it handles those of the function itself."""
@@ -121,10 +106,7 @@ class _Events:
     @guarded_end
     def end(self) -> None:
         """End the entry spans, and restore the context."""
-        if self._batch is not None:
-            batch, inside = self._batch
-            inside.__exit__(None, None, None)
-            batch.finish()
+        self._together.leave()
         for event, call in zip(self._events, self._calls, strict=True):
             if not event.alive and call.record.disconnect is None:
                 call.record.disconnect = DISCONNECTED

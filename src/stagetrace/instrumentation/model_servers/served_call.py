@@ -11,11 +11,14 @@ from stagetrace.recording.current_record import current
 from stagetrace.semconv import QUEUE_REASON
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from opentelemetry.context import Context
 
+    from stagetrace.recording.record import RequestRecord
+
 CANCELLED = "cancelled"
+BATCH = "batch"
 
 
 class ServedCall:
@@ -45,15 +48,19 @@ class ServedCall:
             current.reset(entered)
         self._tokens: tuple[Any, Any] | None = None
 
-    def enter(self) -> None:
-        """Let the code that runs now serve this call."""
+    def context(self) -> Context:
+        """Return the context of the code that serves it."""
         from opentelemetry import trace
-        from opentelemetry.context import attach
 
         from stagetrace.recording.context import RequestSpan
 
-        attached = attach(trace.set_span_in_context(RequestSpan(self._span, self.record), self._parent))
-        self._tokens = attached, current.set(self.record)
+        return trace.set_span_in_context(RequestSpan(self._span, self.record), self._parent)
+
+    def enter(self) -> None:
+        """Let the code that runs now serve this call."""
+        from opentelemetry.context import attach
+
+        self._tokens = attach(self.context()), current.set(self.record)
 
     @guarded_end
     def leave(self) -> None:
@@ -114,9 +121,42 @@ class ServedCall:
         self.record.disconnect = CANCELLED
 
     @guarded_end
-    def end(self) -> None:
-        """End the entry span, and restore the context if this code serves the call."""
+    def end(self, at: int | None = None) -> None:
+        """End the entry span, now or at a time in nanoseconds; restore the context if this code serves the call."""
         try:
-            self._span.end()
+            self._span.end(at)
         finally:
             self.leave()
+
+
+class ServedTogether:
+    """Calls that code serves at once: a batch, if there are several, with one inference."""
+
+    def __init__(self, calls: Sequence[ServedCall]) -> None:
+        self.calls = calls
+        self._batch: tuple[Any, Any] | None = None
+        if len(calls) == 1:
+            calls[0].enter()
+        else:
+            self._enter_batch([call.record for call in calls])
+
+    def _enter_batch(self, records: Sequence[RequestRecord]) -> None:
+        from stagetrace.recording.remote_stages import hand_on
+        from stagetrace.recording.request_ref import RequestRef
+        from stagetrace.recording.worker import Batch, at_work
+
+        references = [RequestRef(hand_on(one, BATCH), one.entry) for one in records if one.entry is not None]
+        batch = Batch(references, len(records), BATCH)
+        inside = at_work(batch)
+        inside.__enter__()
+        self._batch = batch, inside
+
+    @guarded_end
+    def leave(self) -> None:
+        """Restore the context, and report what was done to each of a batch; the calls themselves go on."""
+        if self._batch is None:
+            self.calls[0].leave()
+        else:
+            (batch, inside), self._batch = self._batch, None
+            inside.__exit__(None, None, None)
+            batch.finish()

@@ -32,8 +32,6 @@ UNPATCHED: Final = {
     "tornado": "tornado.httpserver",
     "sanic": "sanic.app",
     "robyn": "robyn",
-    "mosec": "mosec.server",
-    "cog": "coglet",
 }
 # By the module of a frame, the server that it belongs to. Many programs that serve nothing load http.server.
 FRAMES: Final = {
@@ -42,7 +40,6 @@ FRAMES: Final = {
     "tornado.httpserver": "tornado",
     "sanic.": "sanic",
     "robyn.": "robyn",
-    "mosec.": "mosec",
     "http.server": "http.server",
 }
 # How to get entry spans of OpenTelemetry there, to which stagetrace adds stages.
@@ -55,7 +52,7 @@ SPANS: Final = {
 SERVING: Final = {
     *("uvicorn", "hypercorn", "granian", "daphne", "gunicorn", "waitress", "werkzeug", "cheroot", "gevent"),
     *("fastapi", "starlette", "litestar", "quart", "falcon", "blacksheep", "flask", "django", "bottle"),
-    *("litserve", "mlserver"),
+    *("litserve", "mlserver", "mosec", "cog"),
 }
 
 due: float = 0  # when to check again, in nanoseconds since the epoch
