@@ -94,7 +94,19 @@ def test_each_attribute_is_described_and_documented() -> None:
         value
         for name, value in vars(semconv).items()
         if name.startswith(
-            ("CPU_", "DETAIL_", "GC_", "HTTP_", "ML_", "NETWORK_", "QUEUE_", "SLA_", "STAGETRACE_", "TOKENS_")
+            (
+                "CALLEE_",
+                "CPU_",
+                "DETAIL_",
+                "GC_",
+                "HTTP_",
+                "ML_",
+                "NETWORK_",
+                "QUEUE_",
+                "SLA_",
+                "STAGETRACE_",
+                "TOKENS_",
+            )
         )
         and isinstance(value, str)
         and value not in semconv.STAGES

@@ -58,6 +58,17 @@ class Switch(Setting):
         return text not in OFF if text else self.default
 
 
+class Choice(Setting):
+    """On or off, which differ from not set at all."""
+
+    __slots__ = ()
+
+    def read(self) -> bool | None:
+        """Return whether it is on; None where it is not set."""
+        text = self.text().lower()
+        return text not in OFF if text else None
+
+
 class Text(Setting):
     """Any text without the white space around it."""
 
@@ -109,6 +120,7 @@ SPOOL_MAX_BYTES = Number("STAGETRACE_SPOOL_MAX_BYTES", RECORDING, "limit of its 
 RECORD_QUERY = Switch("STAGETRACE_RECORD_QUERY", RECORDING, "records the query string as `url.query`")
 REDACT = Words("STAGETRACE_REDACT", RECORDING, "parts of the names of headers and query parameters that are secret")
 OTEL_DISABLED = Words("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", RECORDING, "instrumentations not to apply")
+SERVER_TIMING = Choice("STAGETRACE_SERVER_TIMING", RECORDING, "to whom responses report their stages")
 DISABLED = Words("STAGETRACE_DISABLED_INSTRUMENTATIONS", RECORDING, "packages that are not patched")
 LOG = Text("STAGETRACE_LOG", BOTH, "log level on stderr", "info")
 NATIVE = Switch("STAGETRACE_NATIVE", BOTH, "uses the parts that are in C", default=True)

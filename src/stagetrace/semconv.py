@@ -109,6 +109,20 @@ NETWORK_SENT_BYTES: Final = _attribute("stagetrace.network.sent_bytes", INT, "en
 HTTP_REQUEST_BODY_SIZE: Final = _attribute("http.request.body.size", INT, "entry span: bytes of the body that the application received, where there was one")
 HTTP_RESPONSE_BODY_SIZE: Final = _attribute("http.response.body.size", INT, "entry span: bytes of the response's body, where there is one")
 
+# Client spans: what the called service reports of itself, in its own words.
+CALLEE_SOURCE: Final = _attribute("stagetrace.callee.source", STRING, "client span: where the called service reported its times: `server-timing`, a header of its own, or the engine (`vllm`, `sglang` ...)")
+CALLEE_QUEUE_MS: Final = _attribute("stagetrace.callee.queue_ms", DOUBLE, "client span: how long the request waited in queues of the called service, by its own report, ms")
+CALLEE_COMPUTE_MS: Final = _attribute("stagetrace.callee.compute_ms", DOUBLE, "the same: how long its model computed, ms")
+CALLEE_OTHER_MS: Final = _attribute("stagetrace.callee.other_ms", DOUBLE, "the same, where it reports total and queue: the rest of its total, ms")
+CALLEE_TOTAL_MS: Final = _attribute("stagetrace.callee.total_ms", DOUBLE, "the same: all of its time, over HTTP as a rule until its response began, ms")
+CALLEE_NETWORK_MS: Final = _attribute("stagetrace.callee.network_ms", DOUBLE, "client span of a call whose total is reported: what the call took beyond that, until the response began, of an RPC until its end, ms: connecting, the network, and what either side did outside of the total")
+CALLEE_FIRST_TOKEN_MS: Final = _attribute("stagetrace.callee.first_token_ms", DOUBLE, "client span: from the arrival of the request at the called engine until its first token, by its own report, ms")
+CALLEE_IMPLAUSIBLE: Final = _attribute("stagetrace.callee.implausible", BOOLEAN, "client span: true where the called service reports more time than the call took, or parts that exceed their total: not used for any cause")
+CALLEE_SERVER_TIMING: Final = _attribute("stagetrace.callee.server_timing", STRING, "client span: metrics of a `Server-Timing` that is not divided into queue and rest, as `db=53, app=47.2`, ms")
+CALLEE_LOAD: Final = _attribute("stagetrace.callee.load", STRING, "client span: load that the called service reports (ORCA), as `cpu_utilization=0.3, named_metrics.num_requests_waiting=4`")
+CALLEE_CPU_UTILIZATION: Final = _attribute("stagetrace.callee.cpu_utilization", DOUBLE, "the same: share of its CPUs in use")
+CALLEE_APPLICATION_UTILIZATION: Final = _attribute("stagetrace.callee.application_utilization", DOUBLE, "the same: by its own measure, more than 1 beyond its soft limit")
+
 # Entry spans: the verdict.
 SLA_BREACHED: Final = _attribute("sla.breached", BOOLEAN, "entry span: whether the objective was missed; absent where no objective matches and where the verdict is `excluded`")
 SLA_VERDICT: Final = _attribute("sla.verdict", STRING, "entry span: `good`, `breach`, or `excluded` from judgement")
@@ -124,6 +138,10 @@ SLA_BREACH_MISSED: Final = _attribute("sla.breach.missed", STRING, "breached ent
 SLA_BREACH_CAUSE: Final = _attribute("sla.breach.cause", STRING, "breached entry span: what made it slow, one of the words of docs/causes.md (`cpu_wait`, `downstream`, `gc` ...)")
 SLA_BREACH_EVIDENCE: Final = _attribute("sla.breach.evidence", STRING, "breached entry span: one sentence with the numbers")
 SLA_BREACH_PEER: Final = _attribute("sla.breach.peer", STRING, "breached entry span: service that the stage waited for most of its time (`downstream`): `peer.service`, else `address:port`")
+SLA_BREACH_PEER_QUEUE_MS: Final = _attribute("sla.breach.peer.queue_ms", DOUBLE, "breached entry span with a peer whose report is plausible: how long its calls waited in queues of the peer, ms; so the next three, which are no parts of the request beside `sla.breach.part.*`")
+SLA_BREACH_PEER_COMPUTE_MS: Final = _attribute("sla.breach.peer.compute_ms", DOUBLE, "the same: how long models of the peer computed, ms")
+SLA_BREACH_PEER_OTHER_MS: Final = _attribute("sla.breach.peer.other_ms", DOUBLE, "the same: the rest of the peer's own time, ms")
+SLA_BREACH_PEER_NETWORK_MS: Final = _attribute("sla.breach.peer.network_ms", DOUBLE, "the same: what its calls took beyond the peer's own time, ms (`stagetrace.callee.network_ms`)")
 SLA_DEADLINE_REMAINING_MS: Final = _attribute("sla.deadline.remaining_ms", DOUBLE, "entry span of an RPC whose caller set a deadline: what was left of it on arrival, ms")
 # Present (true) on each span that the head sampler had dropped and a breach brought back: never extrapolate from it.
 SLA_UPGRADED: Final = _attribute("sla.upgraded", BOOLEAN, "span that the head sampler dropped and a breach brought back: exclude it from extrapolations")

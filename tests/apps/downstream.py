@@ -11,7 +11,16 @@ import grpc
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 
+import stagetrace
+
 app = FastAPI()
+
+if os.environ.get("BREAKABLE"):
+    import switchable
+
+    app.router.routes += [
+        one for one in switchable.app.routes if getattr(one, "path", "") in ("/break/{name}", "/mend")
+    ]
 
 
 @app.get("/health")
@@ -24,6 +33,21 @@ async def echo(request: Request, seconds: float = 0) -> dict[str, Any]:
     await asyncio.sleep(seconds)
     headers = [(name, value) for name, value in request.headers.items() if name in ("traceparent", "x-mine")]
     return {"headers": headers, "body": (await request.body()).decode()}
+
+
+@app.get("/timed")
+async def timed(queue_s: float = 0, inference_s: float = 0, own: str = "") -> JSONResponse:
+    with stagetrace.stage("queue"):
+        await asyncio.sleep(queue_s)
+    with stagetrace.stage("inference"):
+        await asyncio.sleep(inference_s)
+    return JSONResponse({}, headers={"Server-Timing": own} if own else None)
+
+
+@app.get("/asked")
+async def asked(request: Request) -> bool:
+    """Tell whether the caller has shown itself as stagetrace."""
+    return "stagetrace-caller" in request.headers
 
 
 @app.get("/slow-body")
@@ -60,6 +84,7 @@ class Servicer(grpc.GenericRpcHandler):
             "/test.Down/Abort": grpc.unary_unary_rpc_method_handler(self.abort),
             "/test.Down/Quiet": grpc.unary_unary_rpc_method_handler(self.quiet),
             "/test.Down/Sleep": grpc.unary_unary_rpc_method_handler(self.sleep),
+            "/test.Down/Timed": grpc.unary_unary_rpc_method_handler(self.timed),
         }.get(details.method)
 
     def one(self, request: Any, context: Any) -> bytes:
@@ -76,6 +101,12 @@ class Servicer(grpc.GenericRpcHandler):
         context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
 
     def quiet(self, request: Any, _: Any) -> bytes:
+        return request
+
+    def timed(self, request: Any, context: Any) -> bytes:
+        context.set_trailing_metadata((("x-own", "1"),))
+        with stagetrace.stage("inference"):
+            time.sleep(float(request))
         return request
 
     def sleep(self, request: Any, _: Any) -> bytes:

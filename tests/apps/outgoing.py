@@ -174,8 +174,8 @@ if os.environ.get("BREAKABLE"):
 
 
 @app.get("/grpc/{kind}")
-def call_grpc(kind: str, how: str = "call", own: bool = False) -> Any:
-    with grpc.insecure_channel(TARGET) as channel:
+def call_grpc(kind: str, how: str = "call", own: bool = False, target: str = TARGET) -> Any:
+    with grpc.insecure_channel(target) as channel:
         multi = rpc(channel, kind)(path(kind))
         request = stream(b"0.5") if kind.startswith("stream") else b"0.5"
         timeout = 0.1 if kind == "Sleep" else 5
@@ -191,8 +191,8 @@ def call_grpc(kind: str, how: str = "call", own: bool = False) -> Any:
 
 
 @app.get("/grpc-aio/{kind}")
-async def call_grpc_aio(kind: str, own: bool = False) -> Any:
-    async with grpc.aio.insecure_channel(TARGET) as channel:
+async def call_grpc_aio(kind: str, own: bool = False, target: str = TARGET) -> Any:
+    async with grpc.aio.insecure_channel(target) as channel:
         multi = rpc(channel, kind)(path(kind))
         timeout = 0.1 if kind == "Sleep" else 5
         try:

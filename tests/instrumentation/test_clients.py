@@ -118,7 +118,7 @@ def test_an_http_call_is_a_client_span_whose_context_is_sent(
     assert {
         key: value
         for key, value in client.attributes.items()
-        if not key.startswith(("network.", "stagetrace.network."))
+        if not key.startswith(("network.", "stagetrace.network.", "stagetrace.callee."))
     } == {
         "http.request.method": "GET",
         "server.address": "127.0.0.1",
@@ -352,13 +352,14 @@ def test_an_rpc_is_a_client_span_whose_context_is_sent(how: str, kind: str, serv
         "traceparent": f"00-{traced.trace_id}-{client.span_id}-01",
     }
     assert (client.name, client.scope, client.status) == (method, "stagetrace", 0)
-    assert client.attributes == {
+    assert {key: value for key, value in client.attributes.items() if not key.startswith("stagetrace.callee.")} == {
         "rpc.system.name": "grpc",
         "rpc.method": method,
         "server.address": "127.0.0.1",
         "server.port": GRPC_PORT,
         "rpc.response.status_code": "OK",
     }
+    assert client.attributes["stagetrace.callee.source"] == "server-timing"
     assert server.parent_id == client.span_id
     assert traced.stages[client.parent_id] == "handler"
     if kind.endswith("stream"):

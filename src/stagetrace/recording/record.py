@@ -13,6 +13,7 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.loop_blockers import blocker
 from stagetrace.recording.marks import Mark, Marks
 from stagetrace.recording.segments import NOTHING
+from stagetrace.recording.tiler import Tiler
 from stagetrace.semconv import NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources.thread_cpu import (
     AT,
@@ -84,6 +85,7 @@ class RequestRecord(Marks):
     wakeups: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
     step: CpuSample | None = None  # as the step of a task began, or the call, that is the request's
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
+    reports: Mapping[int, Mapping[str, Any]] = {}  # by place in `calls`, what the peer says of itself
     details: Details | None = None  # library calls inside its stages
     # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is
     # the process's own. None where nobody tells.
@@ -251,9 +253,11 @@ class RequestRecord(Marks):
         exchange = self.exchange
         return exchange is None or exchange.has_unacked()
 
-    def called(self, peer: str, start: int, end: int) -> None:
-        """Note a call to another service that has ended."""
+    def called(self, peer: str, start: int, end: int, report: Mapping[str, Any] = NOTHING) -> None:
+        """Note a call to another service that has ended; `report`: what that reported of its time."""
         if not self.closed and len(self.calls) < MAX_CALLS:
+            if report:
+                self.reports = {**self.reports, len(self.calls): report}
             self.calls = [*self.calls, (peer, start, end)]
 
     def visit(
@@ -284,6 +288,16 @@ class RequestRecord(Marks):
         """Return the segments until now, the last of which is open; one without a name may get any yet."""
         self._catch_up()
         return super().so_far()
+
+    def totals_until(self, now: int) -> dict[str, int] | None:
+        """Return the nanoseconds by stage until now; None while what happened until now may not be known yet."""
+        if self.remote_stages is not None:
+            self.remote_stages.read_reports()
+            if self.remote_stages.is_open:
+                return None
+        if self._tentative is not None or self.closed:
+            return None
+        return Tiler.totals_until(self.so_far(), now) or None
 
     def _catch_up(self) -> None:
         """Note what has been reported and presumed until now."""

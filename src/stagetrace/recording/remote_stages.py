@@ -176,6 +176,11 @@ class RemoteStages:
         """How many pieces of work there have been."""
         return len(self._by_key)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is work of which the stages are not complete."""
+        return any(work.is_open for work in self._by_key.values())
+
     def add(self, key: str, work: _RemoteWork) -> None:
         """Begin to wait for the work that `key` stands for."""
         self._by_key[key] = work

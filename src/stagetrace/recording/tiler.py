@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.recording.segments import GAP, MAX_SEGMENTS, NOTHING, TRANSFORMS, Segment, coalesced
+from stagetrace.recording.segments import GAP, MAX_SEGMENTS, NOTHING, TRANSFORMS, Segment, coalesced, totals_of
 from stagetrace.recording.stages import Stages
 from stagetrace.semconv import (
     HANDLER,
@@ -99,6 +99,21 @@ class Tiler:
     def so_far(self) -> list[Segment]:
         """Return the segments until now, the last of which is open; one without a name may get any yet."""
         return [*self._segments, self._open]
+
+    @classmethod
+    def totals_until(cls, segments: Iterable[Segment], now: int) -> dict[str, int]:
+        """Return the nanoseconds by stage of what `so_far` gave, named as if the request ended now."""
+        tiler = cls(now)
+        for segment in segments:
+            one = Segment(segment.stage, segment.start)
+            one.end = max(segment.end, segment.start)
+            one.explicit, one.attributes = segment.explicit, segment.attributes
+            tiler._inferred = tiler._inferred or one.stage == INFERENCE
+            tiler._keep(one)
+        if tiler._segments:
+            tiler._segments[-1].end = max(now, tiler._segments[-1].start)  # it is open
+        tiler._name_rest()
+        return totals_of(tiler._segments)
 
     def close(self, now: int, start: int, end: int, *, is_unsorted: bool) -> Stages:
         """Return the stages that tile [start, end) to the nanosecond; none if that interval is empty.

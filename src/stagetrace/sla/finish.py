@@ -81,8 +81,11 @@ class Decided(NamedTuple):
             totals = {}
             for stage, begin, end in visits:
                 totals[stage] = totals.get(stage, 0) + end - begin
-        calls = () if request.record is None else request.record.calls
-        return judge(self.objective, self.word, missed, totals, visits, calls, self.fallback)
+        record = request.record
+        if record is None:
+            return judge(self.objective, self.word, missed, totals, visits, fallback=self.fallback)
+        reports = record.reports
+        return judge(self.objective, self.word, missed, totals, visits, record.calls, self.fallback, reports)
 
 
 class Finished(NamedTuple, Generic[T]):

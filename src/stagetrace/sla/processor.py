@@ -15,6 +15,7 @@ from stagetrace.recording.limits import bounded
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled
 from stagetrace.sla.baseline import Baselines
+from stagetrace.sla.evidence_callee import report_in
 from stagetrace.sla.finish import Request, decided, finish, request_spans
 from stagetrace.sla.policy import BREACH, WEBSOCKET, Policy
 from stagetrace.sla.sampling import HeldSpans, dropped
@@ -184,7 +185,8 @@ class SLASpanProcessor(SpanProcessor):
         """Note on the request that this code serves that it has called another service."""
         record, attributes = recording(), span.attributes or {}
         if record is not None and not semconv.is_embedded(attributes):
-            record.called(semconv.peer(attributes) or span.name, span.start_time or 0, span.end_time or 0)
+            peer = semconv.peer(attributes) or span.name
+            record.called(peer, span.start_time or 0, span.end_time or 0, report_in(attributes))
 
     @guarded
     def _end(self, span: ReadableSpan) -> list[ReadableSpan]:

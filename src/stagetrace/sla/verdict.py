@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace import semconv
 from stagetrace.semconv import STAGES
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
+from stagetrace.sla.evidence_callee import NO_CALLEE, Callee, callee_of
 from stagetrace.sla.policy import BREACH, EXCLUDED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from stagetrace.sla.policy import Objective
 
@@ -94,6 +95,7 @@ class Verdict:
     peer: str | None = None  # the peer that the stage waited for most of its time, and how long
     peer_ns: int = 0
     fallback: str | None = None  # how bounds on tokens were judged, where tokens are not known: see `fallback`
+    callee: Callee = NO_CALLEE  # what the peer reports of that time
 
     @property
     def breached(self) -> bool:
@@ -135,6 +137,7 @@ class Verdict:
                 attributes[semconv.SLA_BREACH_EVIDENCE] = self._evidence(self.missed)
             if self.peer is not None:
                 attributes[semconv.SLA_BREACH_PEER] = self.peer
+                attributes.update(self.callee.attributes)
         return attributes
 
     def _cause(self, missed: Missed) -> str:
@@ -147,7 +150,7 @@ class Verdict:
         allowed = f"{missed.threshold_ns / 1e6:g} ms allowed"
         if self.fallback is not None and missed.bound in (FIRST_CHUNK, PER_CHUNK):
             allowed += f" ({self.fallback})"
-        peer = "" if self.peer is None else f"{self.peer_ns / 1e6:.1f} ms waiting for {self.peer}"
+        peer = "" if self.peer is None else f"{self.peer_ns / 1e6:.1f} ms waiting for {self.peer}{self.callee.text}"
         if missed.bound == WITHIN:
             return f"{self.stage} took {stage} of {took}, {allowed}{peer and ': '}{peer}"
         return f"{_WORDS[missed.bound].format(took)}, {allowed}: {stage} in {self.stage}{peer and ', of which '}{peer}"
@@ -239,20 +242,24 @@ def judge(
     missed: Missed | None,
     stages: Mapping[str, int],
     visits: Iterable[tuple[str, int, int]] = (),
-    calls: Iterable[tuple[str, int, int]] = (),
+    calls: Sequence[tuple[str, int, int]] = (),
     fallback: str | None = None,
+    reports: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> Verdict:
     """Return the verdict of `decide`, with the culprit.
 
     `stages` maps a stage to its summed duration in nanoseconds, in that part of the request in which the bound was
     missed; the largest is the culprit, the earlier of equals. `visits` are the stages of that part, and `calls`
-    those to other services by their peer, each with its begin and end.
+    those to other services by their peer, each with its begin and end; `reports`, by place in `calls`, what the peers
+    reported of their time.
     """
     stage = max(stages, key=lambda name: (stages[name], -_order(name))) if missed is not None and stages else None
     if stage is None:
         return Verdict(objective, word, missed, None, 0, fallback=fallback)
-    peer, peer_ns = peer_of([(begin, end) for name, begin, end in visits if name == stage], calls)
-    return Verdict(objective, word, missed, stage, stages[stage], peer, peer_ns, fallback)
+    times = [(begin, end) for name, begin, end in visits if name == stage]
+    peer, peer_ns = peer_of(times, calls)
+    callee = callee_of(peer, times, calls, reports) if peer is not None and reports else NO_CALLEE
+    return Verdict(objective, word, missed, stage, stages[stage], peer, peer_ns, fallback, callee)
 
 
 def peer_of(visits: Iterable[tuple[int, int]], calls: Iterable[tuple[str, int, int]]) -> tuple[str | None, int]:

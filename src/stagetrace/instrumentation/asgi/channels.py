@@ -33,8 +33,8 @@ class Observer(Protocol):
     def record(self) -> RequestRecord:
         """The record of the request."""
 
-    def begin_response(self, message: Any) -> None:
-        """Look at the status line and headers, before they are sent."""
+    def begin_response(self, message: Any) -> Any:
+        """Look at the status line and headers, before they are sent; return what to send instead, None: nothing."""
 
     def add_chunk(self, now: int, message: Any) -> None:
         """Look at a chunk that is not the last, handed over at `now`, in nanoseconds since the epoch."""
@@ -121,7 +121,7 @@ class Send:
             is_head = message["type"] == HEAD
             if is_head:
                 self._has_trailers = bool(message.get("trailers"))
-                self._request.begin_response(message)
+                message = self._request.begin_response(message) or message
             record.enter(NETWORK_SEND)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import Status, StatusCode
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation import server_timing
 from stagetrace.instrumentation.asgi.starlette_routes import template_of
 from stagetrace.instrumentation.base import SCOPE_KEY
 from stagetrace.instrumentation.connection.socket_wait import waited_ns
@@ -51,6 +52,7 @@ class AsgiRequest(HttpRequest):
     _raised = False
     handler: Any = None  # the route or mount that had it last
     _has_looked = False  # for the route, where none has served it
+    _caller: bytes | None = None  # the value of the header by which our clients show themselves
     _came: Any = None  # the scope as it came, where headers or the query are asked for
     messages: Messages | None = None  # of a websocket
 
@@ -90,7 +92,7 @@ class AsgiRequest(HttpRequest):
         self._scope = scope
         self._connection = getattr(send, "__self__", None)
         self._headers = scope["headers"]
-        agent, context, starts = http.read_headers(self._headers)
+        agent, context, starts, self._caller = http.read_headers(self._headers)
         if SCOPE_KEY in scope:
             context = below(scope[SCOPE_KEY], context)
         if starts is not None:
@@ -132,12 +134,18 @@ class AsgiRequest(HttpRequest):
         if PROPAGATORS in sys.modules and not self.span.gave_way and not self.is_announced:
             http.announce(message, self.span.entry)  # else the maker of the entry span announces it
 
-    def begin_response(self, message: Any) -> None:
-        """Note the status line and headers of the response, before it is sent."""
+    def begin_response(self, message: Any) -> Any:
+        """Note the status line and headers of the response before it is sent; return them with the stages if wanted."""
         self._status = message["status"]
         self.accept(message)
         if self._is_disconnected():
             self.record.disconnect = self.record.disconnect or CLIENT  # without even a head
+        return self._with_timing(message) if server_timing.is_for(self._caller) else None
+
+    @guarded
+    def _with_timing(self, message: Any) -> Any:
+        timing = server_timing.HEADER.encode(), server_timing.timing_of(self.record).encode("latin-1")
+        return {**message, "headers": [*message.get("headers", ()), timing]}  # its own the application may send again
 
     def add_received(self, message: Any) -> None:
         """Note what was received, if that is a part of the body or says that the client has gone."""

@@ -76,7 +76,7 @@ def _is_instrumented(config: Any) -> bool:
 def _note_response(call: Call, response: Any) -> None:
     connection = response.connection  # None if the whole response has been received
     find = None if connection is None else lambda: connection.transport.get_extra_info("socket")
-    call.note_response(http_status(response.status), find)
+    call.note_response(http_status(response.status), find, response.raw_headers)
     _read_body(call, response)
     if (
         response.closed or response.status == SWITCHING

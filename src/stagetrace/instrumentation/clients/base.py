@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.clients import gen_ai_apis, kserve
 from stagetrace.instrumentation.clients.carried_context import carries_other
+from stagetrace.instrumentation.server_timing import CALLER, asks
 from stagetrace.recording.current_record import current, recording
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
+    from stagetrace.instrumentation.clients.callee import Pairs, Reported
+    from stagetrace.instrumentation.clients.callee_timing import Times
     from stagetrace.instrumentation.clients.gen_ai_apis import Api, Asked
     from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
     from stagetrace.recording.record import RequestRecord
@@ -46,6 +49,7 @@ class Call:
     api: Api | None = None  # of a language model, which it calls
     read: Read | None = None
     _status: Mapping[str, Any] = {}
+    _reported: Reported | None = None  # what the called service says of itself
     _responded_at: int | None = None
     _is_held = False
     _ended_at: int | None = None  # while it is held
@@ -68,15 +72,21 @@ class Call:
 
         carrier: dict[str, str] = {}
         propagate.inject(carrier, trace.set_span_in_context(self.span()))
+        if carrier and asks():
+            carrier[CALLER] = "1"
         return carrier
 
     @guarded_end
-    def note_response(self, status: Mapping[str, Any], find: Callable[[], Any] | None = None) -> None:
+    def note_response(
+        self, status: Mapping[str, Any], find: Callable[[], Any] | None = None, headers: Pairs = ()
+    ) -> None:
         """Note the attributes of the response's status; its body may follow. An `error.type` makes the span an error.
 
-        `find` returns the socket of the connection.
+        `find` returns the socket of the connection; `headers` are those of the response.
         """
         self._status, self._responded_at = status, time_ns()
+        if headers:
+            self.note_headers(headers, is_whole=False)
         if find is not None:
             from stagetrace.instrumentation.connection.tcp_attributes import add_call
 
@@ -92,6 +102,28 @@ class Call:
         reader = reader_of(self.api, status, content_type or "", self._start)
         self.read = reader
         return reader
+
+    @guarded
+    def note_headers(self, headers: Pairs, *, is_whole: bool) -> None:
+        """Note what headers of the response report; `is_whole`: trailing metadata, of the call as a whole."""
+        from stagetrace.instrumentation.clients.callee import read_headers
+
+        self._reported = read_headers(headers, is_whole=is_whole)
+
+    @guarded
+    def note_reported(self, times: Times) -> None:
+        """Note times that the body of the response reports; they count rather than those of its headers."""
+        from stagetrace.instrumentation.clients.callee import with_times
+
+        self._reported = with_times(self._reported, times)
+
+    @guarded
+    def _report(self, ended_at: int) -> None:
+        """Add what was reported to the attributes, as the call ends."""
+        if self._reported is not None:
+            responded_at = ended_at if self._responded_at is None else self._responded_at
+            times = ((at - self._start) / 1e6 for at in (responded_at, ended_at))
+            self._status = {**self._status, **self._reported.attributes(*times)}
 
     @guarded_end
     def fail(self, error: BaseException) -> None:
@@ -131,6 +163,10 @@ class Call:
         read, self.read = self.read, None
         if read is not None:
             self._status = {**self._status, **(_read(read) or {})}
+            times = getattr(read, "times", None)  # that the body reports
+            if times is not None:
+                self.note_reported(times)
+        self._report(ended_at)
         entered = current.set(record)  # SLASpanProcessor notes the call there; gRPC ends it in any context
         try:
             self._end_span(max(ended_at, self._start))

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import gen_ai
 from stagetrace.guard import guarded
+from stagetrace.instrumentation.clients.callee_body import times_in_body
 from stagetrace.instrumentation.clients.gen_ai_apis import MAX_MODEL, parsed
 
 if TYPE_CHECKING:
+    from stagetrace.instrumentation.clients.callee_timing import Times
     from stagetrace.instrumentation.clients.gen_ai_apis import Api
 
 MAX_BODY: Final = 256 * 1024  # bytes of a body, or of an event, that is kept
@@ -41,6 +43,7 @@ class BodyReader:
         self._usage: dict[str, int] = {}
         self._counts_all = False  # output tokens
         self._is_timed = True
+        self.times: Times | None = None  # what the engine reports of its own
 
     @guarded
     def feed(self, data: bytes) -> None:
@@ -74,7 +77,8 @@ class BodyReader:
         return attributes
 
     def note(self, document: Any) -> None:
-        """Note model and usage of a document; in some events they are within a member."""
+        """Note model, usage and the engine's times of a document; in some events they are within a member."""
+        self.times = times_in_body(document) or self.times
         for holder in (document, document.get("response"), document.get("message")):
             if isinstance(holder, Mapping):
                 model = holder.get("model") or holder.get("modelVersion")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, switch
@@ -13,13 +14,14 @@ from stagetrace.instrumentation.clients.carried_context import carries_other
 from stagetrace.recording.current_record import recording
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
 OTEL_PACKAGE = "opentelemetry.instrumentation."
 METADATA = 2  # its position among the arguments: request, timeout, metadata
 TARGET = "_stagetrace_target"  # on an asyncio channel
 _switch = switch("stagetrace.instrumentation.clients.grpc")
+_waiting: ContextVar[Call | None] = ContextVar("stagetrace.waiting", default=None)  # the call that blocks here
 
 
 def patch_aio_channel(module: ModuleType) -> None:
@@ -34,6 +36,8 @@ def patch_channel(module: ModuleType) -> None:
     """Wrap, on their classes, the objects that a channel returns for its methods."""
     for kind in ("UnaryUnary", "StreamUnary"):
         multi = getattr(module, f"_{kind}MultiCallable")
+        if hasattr(multi, "_blocking"):
+            multi._blocking = _noting_state(multi._blocking)
         multi.__call__ = _calling(multi.__call__, _end_at_once)
         multi.with_call = _calling(multi.with_call, _end_at_once)
         multi.future = _calling(multi.future, _end_with)
@@ -60,15 +64,33 @@ def _calling(original: Any, end_with: Any) -> Any:
         if begun is None:
             return original(self, *args, **kwargs)
         call, args, kwargs = begun
+        entered = _waiting.set(call) if end_with is _end_at_once else None
         try:
             made = original(self, *args, **kwargs)
         except BaseException as error:
             _fail(call, error)
             raise
+        finally:
+            if entered is not None:
+                _waiting.reset(entered)
         end_with(call, made)
         return made
 
     return rpc
+
+
+def _noting_state(original: Any) -> Any:
+    """Wrap the part of a blocking call that returns the state of the RPC, which has ended."""
+
+    @functools.wraps(original)
+    def _blocking(self: Any, *args: Any, **kwargs: Any) -> Any:
+        made = original(self, *args, **kwargs)
+        call = _waiting.get()
+        if call is not None:
+            _note_trailing(call, lambda: made[0].trailing_metadata)
+        return made
+
+    return _blocking
 
 
 @guarded
@@ -162,7 +184,7 @@ def _end_with(call: Call, rpc: Any) -> None:
     """End the call with the RPC, in the thread in which gRPC runs callbacks."""
 
     def end() -> None:
-        _note(call, rpc.code().name)
+        _note(call, rpc.code().name, rpc)
 
     if not rpc.add_callback(end):
         end()
@@ -177,18 +199,33 @@ def _end_with_aio(call: Call, rpc: Any) -> None:
 
 
 @guarded
-def _note(call: Call, code: str) -> None:
+def _note(call: Call, code: str, rpc: Any = None) -> None:
+    """Note how an RPC has ended; `rpc` knows its trailing metadata, which a blocking call's state has told."""
     call.note_response(status(code))
+    if rpc is not None:
+        _note_trailing(call, rpc.trailing_metadata)
     call.end()
 
 
 @guarded
+def _note_trailing(call: Call, tell: Callable[[], Any]) -> None:
+    call.note_headers(tell() or (), is_whole=True)
+
+
+@guarded
 def _note_aio(call: Call, rpc: Any) -> None:
-    code = rpc.code()
+    code = _result(rpc.code())
+    if code is not None:
+        call.note_response(status(code.name))
+        _note_trailing(call, lambda: _result(rpc.trailing_metadata()))
+    call.end()
+
+
+def _result(work: Any) -> Any:
+    """Return what a coroutine returns that waits for nothing, since its RPC has ended; None if it waits."""
     try:
-        code.send(None)  # the RPC has ended, so this waits for nothing
+        work.send(None)
     except StopIteration as done:
-        _note(call, done.value.name)
-    else:
-        code.close()
-        call.end()
+        return done.value
+    work.close()
+    return None

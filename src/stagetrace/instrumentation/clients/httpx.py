@@ -82,7 +82,9 @@ def _begin(request: Any) -> Call | None:
 @guarded
 def _note_response(call: Call, response: Any) -> None:
     call.note_response(
-        http_status(response.status_code), lambda: response.extensions["network_stream"].get_extra_info("socket")
+        http_status(response.status_code),
+        lambda: response.extensions["network_stream"].get_extra_info("socket"),
+        response.headers.raw,
     )
     response.stream.__dict__[CALL] = call
     _read_body(call, response)

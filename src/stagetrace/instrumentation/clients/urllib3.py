@@ -105,7 +105,7 @@ def _text(text: str | bytes) -> str:
 
 @guarded
 def _note_response(call: Call, response: Any, connection: Any) -> None:
-    call.note_response(http_status(response.status), lambda: connection.sock)
+    call.note_response(http_status(response.status), lambda: connection.sock, response.headers.items())
     _read_body(call, response)
     is_closed = getattr(response, "isclosed", None)  # urllib3 1: the response of http.client, whose end is not seen
     if is_closed is None or is_closed() or getattr(response, "_original_response", None) is None:

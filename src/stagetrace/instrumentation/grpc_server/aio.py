@@ -184,6 +184,8 @@ class AioRpc(Rpc):
             self._over()
         else:
             on_their_way.add(self)
+            if self.stage_report is not None:
+                self.stage_report.renew()  # without OK, nothing is serialised
         return answer
 
     def _in_steps(self, work: Any) -> Any:
@@ -265,6 +267,8 @@ class AioRpc(Rpc):
         return PooledContext(context, self)
 
     def _look_at(self, context: Any) -> None:
+        if self.stage_report is not None:
+            self.stage_report.context = context
         self._peer = context.peer()  # not at the end: gRPC has let go of the call then
         left_s = context.time_remaining()
         if left_s is not None and left_s < FOREVER_S:
@@ -382,6 +386,12 @@ class PooledContext:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        """Set the metadata, as it is there."""
+        self._context.set_trailing_metadata(metadata)
+        if self._rpc.stage_report is not None:
+            self._rpc.stage_report.note_trailing(metadata)
 
     def set_code(self, code: Any) -> None:
         """Set the status code, as it is there."""

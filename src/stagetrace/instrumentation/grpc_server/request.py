@@ -20,7 +20,9 @@ from opentelemetry.trace import Status, StatusCode
 from stagetrace import config
 from stagetrace.bounded_cache import BoundedCache
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation import server_timing
 from stagetrace.instrumentation.base import EXCLUDED_SERVICES
+from stagetrace.instrumentation.grpc_server.stage_report import StageReport
 from stagetrace.instrumentation.recorded_headers import RECORDED, header_attributes
 from stagetrace.instrumentation.thread_pools.queue_attributes import wait
 from stagetrace.otlp.encode.span_encoder import Block
@@ -190,6 +192,7 @@ class Rpc:
     _peer: str | None = None
     _remaining_s: float | None = None  # of the caller's deadline, on arrival
     _asked_for = ""  # the method, where there is no such
+    stage_report: StageReport | None = None  # where the caller is to have one
     received_bytes = 0  # of all messages
     received = 0  # messages of a stream
     sent_bytes = 0  # of a response that is no stream
@@ -319,6 +322,8 @@ class Rpc:
             self.chunk_size = size
         else:
             self.sent_bytes = size
+            if self.stage_report is not None:
+                self.stage_report.renew()
 
     def _converted(self, convert: Any, message: Any) -> Any:
         """Return what a serialiser or deserialiser makes of a message; without one, the message."""
@@ -353,6 +358,8 @@ class Rpc:
     def response_complete(self) -> None:
         """Note that the response is complete, and only has to be sent."""
         on_their_way.add(self)
+        if self.stage_report is not None:
+            self.stage_report.renew()
 
     def conclude(self, code: Any, *, cancelled: bool) -> None:
         """End with a status code, of any of gRPC's types; `cancelled` if the caller waits no longer."""
@@ -385,6 +392,7 @@ class Rpc:
             self.span.end_request(ended_at, None, route, failed=word in ERRORS)
         finally:
             on_their_way.discard(self)
+            self.stage_report = None
             self.span.release()
 
     @guarded_end
@@ -401,6 +409,21 @@ class Rpc:
         self._block = self._server.other(self._block)
 
 
+def _looked_at(metadata: Metadata, fields: frozenset[str]) -> tuple[str | None, object, bool]:
+    """Return the user agent, the value by which our clients show themselves, and whether there is any of `fields`."""
+    carries = not fields
+    agent: str | bytes | None = None
+    caller = None
+    for key, value in metadata:
+        if key == "user-agent":
+            agent = value
+        elif key == server_timing.CALLER:
+            caller = value
+        elif key in fields:
+            carries = True
+    return agent if type(agent) is str and len(agent) <= MAX_NAME else None, caller, carries
+
+
 def arrive(server: Server, details: Any, kind: type[R]) -> R | None:
     """Return the RPC that arrives with gRPC's `details`, of this class; None if it is not recorded."""
     started = time_ns()
@@ -409,16 +432,7 @@ def arrive(server: Server, details: Any, kind: type[R]) -> R | None:
         return None
     metadata = details.invocation_metadata or ()
     textmap = propagate.get_global_textmap()
-    fields = _fields(textmap)
-    carries = not fields
-    agent = None
-    for key, value in metadata:
-        if key == "user-agent":
-            agent = value
-        elif key in fields:
-            carries = True
-    if type(agent) is not str or len(agent) > MAX_NAME:
-        agent = None
+    agent, caller, carries = _looked_at(metadata, _fields(textmap))
     parent_context = read_metadata(metadata, textmap) if carries else NO_CONTEXT
     try:
         block = server.blocks[details.method, agent]
@@ -429,4 +443,7 @@ def arrive(server: Server, details: Any, kind: type[R]) -> R | None:
     recorder = runtime.recorder
     if recorder is None and not runtime.ready:
         return None
-    return kind(server, block, metadata, parent_context, started, recorder)
+    rpc = kind(server, block, metadata, parent_context, started, recorder)
+    if server_timing.is_for(caller):
+        rpc.stage_report = StageReport(rpc.record)
+    return rpc

@@ -115,6 +115,8 @@ class ThreadRpc(Rpc):
     def _answer(self, request: Any, context: Any) -> Any:
         """Do as the handler does whose response is one message."""
         self._has_begun = True
+        if self.stage_report is not None:
+            self.stage_report.context = context
         if self.request_streaming:
             request = self._received(request) or request
         first = sample()

@@ -29,6 +29,7 @@ from opentelemetry.util.http import (
 
 from stagetrace import config, log
 from stagetrace.instrumentation.http.queue_headers import HEADERS
+from stagetrace.instrumentation.server_timing import CALLER
 from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.recording.context import NO_CONTEXT
 
@@ -46,6 +47,8 @@ MAX_CACHED_KEY = 256
 SERVER_ERROR = 500
 REDACTED = "REDACTED"
 REQUEST_STARTS = frozenset(name.encode() for name in HEADERS)
+STAGETRACE_CALLER = CALLER.encode()
+READ = REQUEST_STARTS | {STAGETRACE_CALLER}
 # The names in OTEL_PYTHON_<name>_EXCLUDED_URLS.
 FRAMEWORKS = ("ASGI", "FASTAPI", "STARLETTE", "LITESTAR", "QUART", "WSGI", "FLASK", "DJANGO", "FALCON", "PYRAMID")
 ONLY_AS_A_WHOLE = "^(?:auth|code|key|sig)$"  # inside longer names these are harmless too often
@@ -142,30 +145,33 @@ def route_block(route: str, status: int | None) -> Block:
 # --- headers of the request
 
 
-def read_headers(headers: Headers) -> tuple[bytes | None, Context, list[str] | None]:
-    """Return the user agent, the trace context of the headers, and the values of the load balancers' headers.
+def read_headers(headers: Headers) -> tuple[bytes | None, Context, list[str] | None, bytes | None]:
+    """Return the user agent, the trace context of the headers, the values of the load balancers' headers, and CALLER's.
 
-    The context is empty if the headers carry none; the last is None if there are no such headers.
+    The context is empty if the headers carry none; the third is None if there are no such headers.
     """
     textmap = propagate.get_global_textmap()
     fields = _fields(textmap)
-    carries = fields == REQUEST_STARTS
-    agent = starts = None
+    carries = fields == READ
+    agent = starts = caller = None
     for name, value in headers:
         if name == b"user-agent":
             agent = value
         elif name in fields:
             if name in REQUEST_STARTS:
                 starts = [*(starts or ()), decoded(value)]
+            elif name == STAGETRACE_CALLER:
+                caller = value
             else:
                 carries = True
-    return agent, textmap.extract(_carrier(headers), context=Context()) if carries else NO_CONTEXT, starts
+    context = textmap.extract(_carrier(headers), context=Context()) if carries else NO_CONTEXT
+    return agent, context, starts, caller
 
 
 @functools.lru_cache(maxsize=4)
 def _fields(textmap: Any) -> frozenset[bytes]:
-    """Return the names of the headers that are read: of the propagators, and of load balancers."""
-    return REQUEST_STARTS.union(field.lower().encode("latin-1") for field in textmap.fields)
+    """Return the names of the headers that are read: of the propagators, of load balancers, and of our own clients."""
+    return READ.union(field.lower().encode("latin-1") for field in textmap.fields)
 
 
 def _carrier(headers: Headers) -> dict[str, list[str]]:

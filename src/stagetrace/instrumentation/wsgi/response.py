@@ -12,7 +12,8 @@ import sys
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded_end, report
+from stagetrace.guard import guarded, guarded_end, report
+from stagetrace.instrumentation import server_timing
 from stagetrace.instrumentation.connection.lookup import socket_of
 from stagetrace.instrumentation.connection.socket_wait import time_in_kernel_ns
 from stagetrace.instrumentation.http.conventions import CANCELLED, CLIENT
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.record import RequestRecord
 
 WHERE = "stagetrace.instrumentation.wsgi.request"
+CALLER_KEY = f"HTTP_{server_timing.CALLER.upper().replace('-', '_')}"  # in an environ
 NO_BODY = ("", "0", None)
 LEAST_BUFFER = 16_384  # that of a socket, or a stream, before it holds its writer back
 
@@ -85,6 +87,10 @@ class Transfer(InScope):
     def _note_headers(self, status: str, headers: Any) -> Any:  # noqa: ARG002
         """Note the status line and headers of the response; return the headers to send."""
         return headers
+
+    @guarded
+    def _with_timing(self, headers: Any) -> Any:
+        return [*headers, ("Server-Timing", server_timing.timing_of(self.record))]
 
     def note_uncaught(self, error: BaseException) -> None:
         """Note an exception that the application let through to the server."""
@@ -183,6 +189,8 @@ class Transfer(InScope):
         """Begin the response by the server's own callable; return its `write`, marked."""
         try:
             headers = self._note_headers(status, headers)
+            if server_timing.is_for(self._environ.get(CALLER_KEY)):
+                headers = self._with_timing(headers) or headers
             self._head = status, headers
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)

@@ -1,0 +1,153 @@
+"""What a called service reports of itself with its response, as attributes of the client span.
+
+Read are `Server-Timing`, ORCA's `endpoint-load-metrics`, headers of text-generation-inference, OpenAI and Envoy, the
+trailing metadata of an RPC, and bodies of language models (`callee_body.py`). One source gives the times: the first
+that has any, a body before headers. A report is the callee's word: what cannot be is shown, and not used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace import semconv
+from stagetrace.instrumentation.clients import callee_load as load
+from stagetrace.instrumentation.clients.callee_timing import MAX_CHARACTERS, Times, metrics_of, times_in
+from stagetrace.instrumentation.server_timing import HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    Pairs = Iterable[tuple[str | bytes, str | bytes]]
+
+MAX_SHOWN: Final = 16
+ROUNDING_MS: Final = 0.02  # of parts that were rounded one by one
+AGE: Final = "age"  # a cache sends it: the report is about the request that filled the cache
+# Of text-generation-inference and text-embeddings-inference, ms where this header is: others of these names are in s.
+TGI, TGI_QUEUE, TGI_COMPUTE, TGI_TOTAL = "x-compute-type", "x-queue-time", "x-inference-time", "x-total-time"
+# Headers that have the callee's whole time in ms: OpenAI's and Azure's own, then that of a proxy in front of it.
+TOTALS: Final = ("openai-processing-ms", "x-envoy-upstream-service-time")
+READ: Final = frozenset((HEADER, AGE, *load.HEADERS, TGI, TGI_QUEUE, TGI_COMPUTE, TGI_TOTAL, *TOTALS))
+
+
+class Reported:
+    """What the callee reports of one call."""
+
+    times: Times | None = None
+    load: Mapping[str, float] = {}
+    metrics: Sequence[tuple[str, float]] = ()  # of a Server-Timing that names other things than we know
+
+    def __bool__(self) -> bool:
+        return self.times is not None or bool(self.load) or bool(self.metrics)
+
+    def attributes(self, until_response_ms: float, whole_ms: float) -> dict[str, Any]:
+        """Return what the client span carries, of a call whose response began and ended after so many ms."""
+        found: dict[str, Any] = {}
+        times = self.times
+        if times is not None:
+            found[semconv.CALLEE_SOURCE] = times.source
+            found |= {
+                name: value
+                for name, value in (
+                    (semconv.CALLEE_QUEUE_MS, times.queue_ms),
+                    (semconv.CALLEE_COMPUTE_MS, times.compute_ms),
+                    (semconv.CALLEE_TOTAL_MS, times.total_ms),
+                    (semconv.CALLEE_FIRST_TOKEN_MS, times.first_token_ms),
+                )
+                if value is not None
+            }
+            found |= _rest(times, whole_ms if times.is_whole else until_response_ms)
+        if self.metrics:
+            found[semconv.CALLEE_SERVER_TIMING] = _shown(self.metrics)
+        if self.load:
+            found[semconv.CALLEE_LOAD] = _shown(self.load.items())
+            for name, attribute in _LOADS:
+                if name in self.load:
+                    found[attribute] = self.load[name]
+        return found
+
+
+_LOADS: Final = (
+    (load.CPU, semconv.CALLEE_CPU_UTILIZATION),
+    (load.APPLICATION, semconv.CALLEE_APPLICATION_UTILIZATION),
+)
+
+
+def _rest(times: Times, call_ms: float) -> dict[str, Any]:
+    """Return what is left of the callee's time, and of the call; or that the callee claims more than the call took."""
+    known = (times.queue_ms or 0.0) + (times.compute_ms or 0.0) + times.transfer_ms
+    most = call_ms if times.total_ms is None else min(times.total_ms + ROUNDING_MS, call_ms)
+    if known > most or (times.total_ms or 0.0) > call_ms:
+        return {semconv.CALLEE_IMPLAUSIBLE: True}
+    if times.total_ms is None:
+        return {}
+    found = {semconv.CALLEE_NETWORK_MS: call_ms - times.total_ms + times.transfer_ms}
+    if times.queue_ms is not None:
+        found[semconv.CALLEE_OTHER_MS] = round(max(times.total_ms - known, 0.0), 6)
+    return found
+
+
+def _shown(values: Iterable[tuple[str, float]]) -> str:
+    some = list(values)
+    more = f", {len(some) - MAX_SHOWN} more" if len(some) > MAX_SHOWN else ""
+    return ", ".join(f"{name}={value:.15g}" for name, value in some[:MAX_SHOWN]) + more
+
+
+def read_headers(headers: Pairs, *, is_whole: bool) -> Reported | None:
+    """Return what the headers of a response report, or `is_whole`: trailing metadata, sent at its end; None if nothing.
+
+    Of several headers of one name the values are one list.
+    """
+    found: dict[str, str | bytes] = {}
+    for name, value in headers:
+        key = (name.decode("latin-1") if isinstance(name, bytes) else name).lower()
+        if key in READ:
+            found[key] = value if key not in found or key in load.HEADERS else _joined(found[key], value)
+    if not found or AGE in found:
+        return None
+    reported = Reported()
+    if HEADER in found:
+        metrics = metrics_of(_text(found[HEADER]))
+        reported.times = times_in(metrics, HEADER, is_whole=is_whole)
+        known = reported.times is not None and reported.times.queue_ms is not None
+        reported.metrics = [] if known else [(name, took) for name, took in metrics if took is not None]
+    if reported.times is None:
+        reported.times = _of_others(found, is_whole=is_whole)
+    for name in load.HEADERS:
+        if name in found and not reported.load:
+            reported.load = load.load_in(name, found[name])
+    return reported or None
+
+
+def with_times(reported: Reported | None, times: Times) -> Reported:
+    """Return what was reported until now, with these times."""
+    reported = reported or Reported()
+    reported.times = times
+    return reported
+
+
+def _of_others(found: Mapping[str, str | bytes], *, is_whole: bool) -> Times | None:
+    if TGI in found:
+        queue, compute, total = (_number(found.get(name)) for name in (TGI_QUEUE, TGI_COMPUTE, TGI_TOTAL))
+        if queue is not None:
+            return Times("text-generation-inference", queue, compute, total, is_whole=is_whole)
+    for name in TOTALS:
+        total = _number(found.get(name))
+        if total is not None:
+            return Times(name, total_ms=total, is_whole=is_whole)
+    return None
+
+
+def _number(value: str | bytes | None) -> float | None:
+    text = "" if value is None else _text(value).strip()
+    return float(text) if text.isascii() and text.replace(".", "", 1).isdigit() and len(text) < MAX_SHOWN else None
+
+
+def _text(value: str | bytes) -> str:
+    """Return a value as text, one character more than is read at most: whether it was cut off is seen by that."""
+    value = value[: MAX_CHARACTERS + 1]
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _joined(one: str | bytes, other: str | bytes) -> str:
+    """Return two values of one header as one list."""
+    return f"{_text(one)}, {_text(other)}"
