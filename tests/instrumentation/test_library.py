@@ -6,6 +6,7 @@ import asyncio
 import copy
 import inspect
 import pickle
+import re
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -310,23 +311,26 @@ def _distribution(folder: Path, name: str, entry: str) -> None:
 
 
 def test_another_distribution_brings_a_patch(tmp_path: Path) -> None:
-    """It is used like ours: after the import, one that fails alone is reported; what is ours stays ours."""
-    _distribution(tmp_path, "pinewood-stagetrace", "pinewood = pinewood_stagetrace:patch_pinewood")
+    """As the page shows it. It is used like ours: one that fails alone is reported, and what is ours stays ours."""
+    (entry,) = re.findall(r'^"(pinewood\.model" = ".*)"$', PAGE.read_text(), re.MULTILINE)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    _distribution(tmp_path, "pinewood-stagetrace", entry.replace('"', ""))
     _distribution(tmp_path, "broken", "brokenwood = brokenwood_stagetrace:patch")
     _distribution(tmp_path, "rival", "flask.app = rival:patch_app")
-    (tmp_path / "pinewood.py").write_text("def predict(rows): return rows\n")
+    (tmp_path / "pinewood_stagetrace.py").write_text(code)
+    (tmp_path / "pinewood").mkdir()
+    (tmp_path / "pinewood" / "model.py").write_text("class Model:\n    def predict(self, rows): return rows\n")
     (tmp_path / "brokenwood.py").touch()
-    (tmp_path / "pinewood_stagetrace.py").write_text(
-        "import stagetrace\ndef patch_pinewood(module): module.predict = stagetrace.instrument(module.predict)\n"
+    script = (
+        "import brokenwood; from pinewood.model import Model\n"
+        "print(hasattr(Model.predict, '__wrapped__'), Model().predict([1]))"
     )
-    code = "import pinewood, brokenwood; print(hasattr(pinewood.predict, '__wrapped__'), pinewood.predict([1]))"
-    done = run_python("-c", code, STAGETRACE="1", PYTHONPATH=str(tmp_path), OTEL_TRACES_EXPORTER="none")
+    env = {"STAGETRACE": "1", "PYTHONPATH": str(tmp_path), "OTEL_TRACES_EXPORTER": "none"}
+    done = run_python("-c", script, **env)
     assert done.stdout.split() == ["True", "[1]"]
-    logged = done.stderr
-    assert "rival:patch_app is to patch flask.app, which stagetrace.instrumentation.frameworks.flask" in logged
-    assert "cannot patch brokenwood (ModuleNotFoundError" in logged
-    excluded = {"STAGETRACE_DISABLED_INSTRUMENTATIONS": "pinewood"}
-    done = run_python("-c", code, STAGETRACE="1", PYTHONPATH=str(tmp_path), OTEL_TRACES_EXPORTER="none", **excluded)
+    assert "rival:patch_app is to patch flask.app, which stagetrace.instrumentation.frameworks.flask" in done.stderr
+    assert "cannot patch brokenwood (ModuleNotFoundError" in done.stderr
+    done = run_python("-c", script, **env, STAGETRACE_DISABLED_INSTRUMENTATIONS="pinewood")
     assert done.stdout.split() == ["False", "[1]"]
 
 
