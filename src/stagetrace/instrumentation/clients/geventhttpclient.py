@@ -60,7 +60,7 @@ def _begin(client: Any, method: str, target: str, body: Any, headers: Any) -> tu
 
 @guarded
 def _note_response(call: Call, response: Any) -> None:
-    call.note_response(http_status(response.status_code), lambda: response._sock)
+    call.note_response(http_status(response.status_code), lambda: response._sock, response.items())
     if response.message_complete:  # the body came with the headers
         call.end()
     else:
