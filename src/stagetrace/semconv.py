@@ -74,6 +74,8 @@ ML_COLD_START: Final = _attribute("ml.cold_start", BOOLEAN, "inference stage and
 CPU_TIME_MS: Final = _attribute("stagetrace.cpu.time_ms", DOUBLE, "inference stage of 1 ms and more, entry span for the first: CPU time of its thread, ms", older="cpu.time_ms")
 CPU_WAIT_MS: Final = _attribute("stagetrace.cpu.wait_ms", DOUBLE, "the same: how long its thread was ready to run and had no CPU, ms; Linux", older="cpu.wait_ms")
 CPU_BLOCKED_MS: Final = _attribute("stagetrace.cpu.blocked_ms", DOUBLE, "the same: the rest, in which its thread waited for a lock, the GIL, a device, or input or output, ms; Linux", older="cpu.blocked_ms")
+DEVICE_TIME_MS: Final = _attribute("stagetrace.device.time_ms", DOUBLE, "inference stage of a torch model on a CUDA device, entry span for the first: how long the device took from the begin of the call's work to its end, in the call's stream, ms; of calls that follow each other before the device was done, their sum")
+DEVICE_PENDING: Final = _attribute("stagetrace.device.pending", BOOLEAN, "the same: true where the device was not done with a call when the request was over, or could not be asked; its time is then missing, and the stage is the host's time")
 GC_PAUSE_MS: Final = _attribute("stagetrace.gc.pause_ms", DOUBLE, "breached entry span: how long Python's garbage collector ran within its handler and model, ms", older="gc.pause_ms")
 
 # Detail spans.

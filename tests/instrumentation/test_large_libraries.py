@@ -134,7 +134,7 @@ def test_the_folder_of_a_saved_model_has_its_version(case: str, version: str | N
 def test_an_injected_fault_is_logged_once_and_changes_no_response(
     part: str, cases: tuple[str, ...], both: Both, tmp_path: Path
 ) -> None:
-    env = {"STAGETRACE": "1", "APP": both.name, "BREAK": f"stagetrace.instrumentation.{part}"}
+    env = {"STAGETRACE": "1", "APP": both.name, "BREAK": f"stagetrace.instrumentation.models.{part}"}
     with run_service(
         tmp_path, argv=[one.replace(both.name, "broken") for one in both.argv], env=env, within_s=READY_WITHIN_S
     ) as service:

@@ -61,6 +61,16 @@ class Exchange(Protocol):
         """Return what the kernel reports of the connection now, as the request ends."""
 
 
+class LateReadings(Protocol):
+    """What is known some time after a call, as when a device was done with it: a request's record asks for it."""
+
+    def read(self, record: RequestRecord) -> None:
+        """Note what is known by now on the record, which takes marks still; never wait."""
+
+    def conclude(self, record: RequestRecord) -> None:
+        """Do so for the last time."""
+
+
 class RequestRecord(Marks):
     """Marks of one request, from any of its threads and tasks, and what else is known of it.
 
@@ -74,6 +84,7 @@ class RequestRecord(Marks):
     _entry: SpanContext | None = None  # of the request's entry span, where it is somebody else's
     exchange: Exchange | None = None  # with the other side of the connection
     remote_stages: RemoteStages | None = None  # what is done for the request elsewhere: in other processes, in batches
+    late: LateReadings | None = None  # of calls of the request
     _tentative: tuple[str, Mapping[str, Any] | None, int] | None = None  # an activity that may have begun, and when
     besides: Mapping[str, Any] = NOTHING  # more attributes for the entry span
     generation: Generation | None = None  # what generative models have generated for it
@@ -300,15 +311,19 @@ class RequestRecord(Marks):
         return Tiler.totals_until(self.so_far(), now) or None
 
     def _catch_up(self) -> None:
-        """Note what has been reported and presumed until now."""
+        """Note what has been reported, read and presumed until now."""
         if self.remote_stages is not None:
             self.remote_stages.read_reports()
+        if self.late is not None:
+            self.late.read(self)
         self._confirm_tentative()
 
     def freeze(self) -> None:
         """Take no more marks; `close` will give the stages that there are."""
         if self.remote_stages is not None:
             self.remote_stages.conclude(self)
+        if self.late is not None:
+            self.late.conclude(self)
         self._confirm_tentative()
         self.closed = True
 
@@ -318,7 +333,7 @@ class RequestRecord(Marks):
         Whoever asks again, before `abandon`, gets the same.
         """
         if self.stages is NO_STAGES:
-            if self.remote_stages is not None or self._tentative is not None:
+            if self.remote_stages is not None or self.late is not None or self._tentative is not None:
                 self.freeze()
             stages: Stages = self.tile(start, end)
             if self.besides:
@@ -331,6 +346,9 @@ class RequestRecord(Marks):
         """End: nobody will look at its stages any more."""
         if self.remote_stages is not None:
             self.remote_stages.read_reports()  # lest reports fill up
+        if self.late is not None:
+            self.late.conclude(self)
+            self.late = None
         self.drop()
         self.details = None
         self.stages = NO_STAGES  # somebody's context may keep this record for long

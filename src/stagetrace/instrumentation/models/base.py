@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from stagetrace.instrumentation.base import Patch
+    from stagetrace.instrumentation.models.marked import Timer
 
 MAX_DESCRIBED = 1_024
 MAX_COUNTED = 1_024  # texts of a batch whose characters are counted
@@ -83,6 +84,8 @@ class Library:
     """What of the arguments has the length, or the first dimension, of the batch: an array, a list, a text."""
     library: str = ""
     """Its name, where that is not `framework`: its models run by another library."""
+    timer: Timer | None = None
+    """What times the work of a device for a call: `begin_on_device`, where a call is work in torch's stream."""
     package: str = ""
     """Its name on PyPI, where that is neither."""
     recognised: str = ""
@@ -108,8 +111,8 @@ class Library:
 
     def wrap(self, function: Callable[..., Any], how: Calls) -> Callable[..., Any]:
         """Return a callable that is recorded: the outermost call of a model in a request is its inference."""
-        is_method = bool(how.owner)
-        return recorded(function, self.describe, how.role, where=self.where, is_method=is_method, lazy=how.lazy)
+        given = {"where": self.where, "is_method": bool(how.owner), "lazy": how.lazy, "timer": self.timer}
+        return recorded(function, self.describe, how.role, **given)
 
     def describe(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
         """Return the attributes of one call, not to be changed."""

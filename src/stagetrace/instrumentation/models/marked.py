@@ -8,7 +8,7 @@ import sys
 from contextlib import nullcontext, suppress
 from contextvars import ContextVar
 from time import time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stagetrace.guard import guarded, report, switch
 from stagetrace.instrumentation.batching.consumer import current_work
@@ -36,6 +36,16 @@ if TYPE_CHECKING:
     from stagetrace.recording.record import RequestRecord
     from stagetrace.sources.thread_cpu import CpuSample
 
+    class Timing(Protocol):
+        """What times the work of a device for one call; it never raises."""
+
+        def stop(self) -> None:
+            """Note that the call returns."""
+
+        def end(self, record: RequestRecord, ended: int) -> None:
+            """Let the record know of it; `ended` is when the call has returned."""
+
+    Timer = Callable[[dict[str, Any], RequestRecord], "Timing | None"]
     Describe = Callable[[Any, tuple[Any, ...], dict[str, Any]], Mapping[str, Any] | None]
 
 MAX_CALLED = 1_024
@@ -53,15 +63,17 @@ def marked(
     where: str | None = None,
     is_method: bool = True,
     lazy: bool = False,
+    timer: Timer | None = None,
 ) -> Callable[..., Any]:
     """Return a callable that is the inference (or `activity`) of the current request, where it is the outermost call.
 
     `describe(instance, args, kwargs)` returns the attributes of the stage; `instance` is None unless the function
     `is_method`. `where` is the patch that faults are counted for, by default the module of `describe`. Of a generator,
     and of the iterator that a `lazy` function returns, each step is the inference, and the work of its caller between
-    two steps is not. Outside a recorded request a call costs one read of the context and one of the clock.
+    two steps is not. `timer` times what a device does for the call. Outside a recorded request a call costs one read
+    of the context and one of the clock.
     """
-    how = _How(describe, activity, switch(where or describe.__module__), is_method)
+    how = _How(describe, activity, switch(where or describe.__module__), is_method, timer)
     if lazy:
         return _lazy(function, how)
     wrap = next((wrap for is_kind, wrap in _KINDS if is_kind(function)), _called_once)
@@ -71,13 +83,16 @@ def marked(
 class _How:
     """How the calls of one callable are recorded."""
 
-    __slots__ = ("activity", "describe", "is_method", "patch")
+    __slots__ = ("activity", "describe", "is_method", "patch", "timer")
 
-    def __init__(self, describe: Describe, activity: str, patch: Switch, is_method: bool) -> None:
+    def __init__(
+        self, describe: Describe, activity: str, patch: Switch, is_method: bool, timer: Timer | None = None
+    ) -> None:
         self.describe = describe
         self.activity = activity
         self.patch = patch
         self.is_method = is_method
+        self.timer = timer
 
     def attributes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the attributes of a call."""
@@ -186,7 +201,7 @@ class _Step:
 class _Visit:
     """The inference of a request, from the begin of a call, or of a step of it, to its end. Never raises."""
 
-    __slots__ = ("_attributes", "_began", "_first", "_how", "_record", "_stays")
+    __slots__ = ("_attributes", "_began", "_first", "_how", "_record", "_stays", "_timing")
 
     def __init__(self, how: _How, record: RequestRecord, *, stays: bool = True) -> None:
         self._how = how
@@ -194,6 +209,7 @@ class _Visit:
         self._stays = stays  # on its thread, whose CPU time is then the call's
         self._first: CpuSample | None = None
         self._attributes: dict[str, Any] | None = None
+        self._timing: Timing | None = None
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any], of_call: list[dict[str, Any]] | None = None) -> None:
         """Begin it; `of_call` holds the attributes of the call where an earlier step has left them."""
@@ -213,22 +229,28 @@ class _Visit:
                     of_call.append({name: value for name, value in attributes.items() if name != ML_COLD_START})
             self._attributes = attributes
             record.enter(how.activity, attributes, began)  # type: ignore[union-attr]
+            if how.timer is not None:
+                self._timing = how.timer(attributes, record)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(how.patch.name, error)
             self._record = None
 
     def end(self) -> None:
         """End it."""
-        record, how = self._record, self._how
+        record, how, timing = self._record, self._how, self._timing
         if record is None:
             return
         try:
+            if timing is not None:
+                timing.stop()
             began, ended = self._began, time_ns()
             if ended - began >= DIVIDED_NS and self._stays:
                 ended = divide(record, self._first, self._attributes) or ended
                 if ended - began >= LONG_NS:
                     note_blocking(began, ended, record, None if how.activity == PREPARE else self._attributes)
             record.leave(how.activity, ended)
+            if timing is not None:
+                timing.end(record, ended)
         except Exception as error:  # noqa: BLE001
             report(how.patch.name, error)
 
