@@ -120,7 +120,9 @@ def request() -> Iterator[list[Any]]:
 
 
 def of_inference(stages: list[Any]) -> list[dict[str, Any]]:
-    return [attributes for name, attributes in stages if name == "inference"]
+    """Return the attributes of the inferences, without those that a call has which lasts long enough."""
+    found = [attributes for name, attributes in stages if name == "inference"]
+    return [{name: value for name, value in one.items() if not name.startswith("stagetrace.cpu.")} for one in found]
 
 
 async def _listed(steps: AsyncIterator[int]) -> list[int]:
