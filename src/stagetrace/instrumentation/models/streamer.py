@@ -56,7 +56,9 @@ class _State:
 @guarded
 def watch_streamer(call: Call, streamer: Any) -> None:
     """Count the tokens that a streamer gets, until the call of `generate` has returned."""
-    original, own = streamer.put, vars(streamer)
+    original, own = streamer.put, getattr(streamer, "__dict__", None)
+    if own is None:  # it has slots
+        return
     had, before = PUT in own, own.get(PUT)
     has_prompt = False
 
