@@ -11,20 +11,28 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import SpanKind
 
 from otlp.schedules import BOTH, Implementation, Schedule, child, encoded, messages
 from sla.recording import START, Sender, begun, recorder_of
-from stagetrace import guard
+from stagetrace import guard, stage
+from stagetrace.api.carrier import _RemoteBlock
 from stagetrace.instrumentation import detail as detail_module
 from stagetrace.instrumentation.detail import detailed, record_detail
 from stagetrace.otlp.encode.span_encoder import encode_details, encode_spans
 from stagetrace.recording.current_record import current
 from stagetrace.recording.details import MAX_KINDS, MAX_NOTED, MAX_SPANS, Detail, Details, detail_span, take_details
 from stagetrace.recording.record import RequestRecord
+from stagetrace.recording.request_ref import RequestRef
+from stagetrace.recording.worker import Batch
 from stagetrace.semconv import INFERENCE, SLA_UPGRADED
 
 if TYPE_CHECKING:
@@ -374,3 +382,35 @@ def test_a_request_whose_details_cannot_be_placed_is_sent_without_them(monkeypat
 
     monkeypatch.setattr(Details, "found", fails)
     assert [span.name for span in recorded(calls(1, 2))] == ["handler", "GET /a"]
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """Return what the process's tracer provider exports to."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    return exporter
+
+
+def test_details_of_a_batch_are_under_its_one_inference(exported: InMemorySpanExporter) -> None:
+    batch = Batch([RequestRef("", child(7))], 1, start=START)
+    call(batch, "tokenize", 0, 1)
+    call(batch, "tokenize", 2, 3)
+    inferred(batch, 2, 5)
+    batch.finish()
+    detail, inference = exported.get_finished_spans()
+    assert (detail.name, detail.parent, detail.start_time) == ("tokenize", inference.context, START + 2 * MS)
+    assert dict(detail.attributes or {})["stagetrace.detail.calls"] == 1
+
+
+def test_details_in_a_process_that_goes_on_are_under_its_stages(exported: InMemorySpanExporter) -> None:
+    block = _RemoteBlock(Context())
+    with stage(INFERENCE):
+        tokenize("a b")
+    tokenize("a b")
+    block.end(None)
+    spans = {span.context.span_id: span for span in exported.get_finished_spans() if span.context is not None}
+    parents = [spans[one.parent.span_id].name for one in spans.values() if one.name == "tokenize" and one.parent]
+    assert parents == ["inference", "postprocess"]

@@ -46,8 +46,12 @@ def patch_opencv(module: ModuleType) -> None:
 
 
 def patch_torchvision_io(module: ModuleType) -> None:
-    """Wrap the module's functions."""
-    add_details(module, {IMAGE_DECODE: (*TORCHVISION_DECODES, "decode_webp", "read_image")}, "torchvision", __name__)
+    """Wrap the module's functions; torch.jit.script, where it compiles what calls them, reads the original."""
+    names = (*TORCHVISION_DECODES, "decode_webp", "read_image")
+    originals = {name: vars(module)[name] for name in names if name in vars(module)}
+    add_details(module, {IMAGE_DECODE: names}, "torchvision", __name__)
+    for name, original in originals.items():
+        vars(vars(module)[name]).update(__script_if_tracing_wrapper=True, __original_fn=original)
 
 
 def patch_torchvision_v1(module: ModuleType) -> None:
