@@ -94,6 +94,9 @@ def test_the_outputs_of_vllm_are_counted_whatever_they_hold(engines: Any, clock:
         assert asyncio.run(drawn(steps)) == (1 if kind == "FINAL_ONLY" else 4)
     assert ran.entry["gen_ai.usage.output_tokens"] == 4 * n
     assert ran.entry["gen_ai.usage.input_tokens"] == 5
+    is_stream = kind != "FINAL_ONLY"
+    assert ran.entry.get("gen_ai.response.time_to_first_chunk") == (0.03 if is_stream else None)
+    assert ran.entry.get("gen_ai.request.stream") is (True if is_stream else None)
     assert guard.failures == {}
     if kind == "FINAL_ONLY" and n == 2:
         assert "stagetrace.tokens.first_ms" not in ran.entry  # the engine reports one of the two sequences
@@ -151,6 +154,7 @@ def test_embeddings_of_vllm_are_counted_once(engines: Any, clock: Clock) -> None
     with request(clock) as ran:
         asyncio.run(drawn(engines.async_llm.AsyncLLM("org/model").encode("hello", None, "1")))
     assert ran.entry["gen_ai.usage.input_tokens"] == 5
+    assert "gen_ai.response.time_to_first_chunk" not in ran.entry
 
 
 # SGLang
@@ -192,6 +196,7 @@ def test_the_requests_of_sglang_are_counted(
     assert (ran.entry["gen_ai.usage.input_tokens"], ran.entry["gen_ai.usage.output_tokens"]) == (5, 4)
     assert ran.entry.get("gen_ai.request.stream", False) is stream
     assert "stagetrace.tokens.incomplete" not in ran.entry
+    assert ("gen_ai.response.time_to_first_chunk" in ran.entry) is stream
     if stream or measures:
         assert ran.entry["stagetrace.tokens.first_ms"] == pytest.approx(30.0, abs=0.01)
         assert ran.entry["stagetrace.tokens.gap.mean_ms"] == pytest.approx(5.0, abs=0.01)

@@ -195,7 +195,7 @@ class _Watch:
         """Take what a step has yielded."""
         try:
             now, call = time_ns(), self.call
-            if call.first_chunk is None:
+            if call.first_chunk is None and gen_ai.REQUEST_STREAM in self.attributes:
                 call.first_chunk = now
             self.how.reads.item(call, item, now)
             if call.placed:

@@ -80,7 +80,6 @@ def _item(call: Call, item: Any, now: int) -> None:
     if gen_ai.REQUEST_STREAM in call.attributes:
         _streamed(call, item, now)
         return
-    call.first_chunk = None
     is_embedding = call.attributes[gen_ai.OPERATION_NAME] == gen_ai.EMBEDDINGS
     (_embedded if is_embedding else _completed)(call, item, now)
     call.end(now)

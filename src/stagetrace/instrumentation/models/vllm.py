@@ -87,6 +87,8 @@ def _begin(call: Call, arguments: Arguments) -> None:
     params = args[1] if len(args) > 1 else kwargs.get("sampling_params")
     kind = getattr(params, "output_kind", 0)
     call.state = getattr(kind, "value", kind), {}
+    if call.state[0] == FINAL_ONLY:
+        del call.attributes[gen_ai.REQUEST_STREAM]
 
 
 def _streamed(call: Call, output: Any, now: int) -> None:
