@@ -22,7 +22,7 @@ enum { MAX_CUTS = 3, MAX_SEGMENTS = 128 }; /* a stream has so many cuts; as in s
 
 /* A stage is a number: one of these, activities first and by priority, or KNOWN and more for a name of a request's own. */
 enum {
-    INFERENCE, TRANSFORM, PREPARE, QUEUE, SEND, RECEIVE, ACTIVITIES, GAP = ACTIVITIES, PREPROCESS, POSTPROCESS, HANDLER,
+    INFERENCE, POSTPROCESS, TRANSFORM, PREPARE, QUEUE, SEND, RECEIVE, ACTIVITIES, GAP = ACTIVITIES, PREPROCESS, HANDLER,
     OTHER, KNOWN
 };
 extern PyObject *known_stages[KNOWN]; /* str */

@@ -8,8 +8,8 @@
 
 PyObject *known_stages[KNOWN];
 static const char *const STAGES[KNOWN][2] = {
-    {SEMCONV, "INFERENCE"}, {SEMCONV, "TRANSFORM"}, {SEMCONV, "PREPARE"}, {SEMCONV, "QUEUE"}, {SEMCONV, "NETWORK_SEND"},
-    {SEMCONV, "NETWORK_RECEIVE"}, {SEGMENTS, "GAP"}, {SEMCONV, "PREPROCESS"}, {SEMCONV, "POSTPROCESS"},
+    {SEMCONV, "INFERENCE"}, {SEMCONV, "POSTPROCESS"}, {SEMCONV, "TRANSFORM"}, {SEMCONV, "PREPARE"}, {SEMCONV, "QUEUE"},
+    {SEMCONV, "NETWORK_SEND"}, {SEMCONV, "NETWORK_RECEIVE"}, {SEGMENTS, "GAP"}, {SEMCONV, "PREPROCESS"},
     {SEMCONV, "HANDLER"}, {SEGMENTS, "OTHER"},
 };
 
@@ -256,6 +256,8 @@ int take(Tiling *tiling, const Event *event) {
         if (stage == INFERENCE) {
             tiling->inferred = true;
             name_pending(tiling, PREPROCESS, NULL);
+        } else if (stage == POSTPROCESS && tiling->inferred && !explicit) {
+            name_pending(tiling, POSTPROCESS, NULL);
         }
     }
     if (event->kind == BEGIN_MARK && (event->mark->context != NULL || event->mark->link != NULL)) {

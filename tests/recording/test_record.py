@@ -117,6 +117,29 @@ def test_what_only_prepares_is_never_the_inference() -> None:
     ]
 
 
+def test_what_lies_between_an_inference_and_its_postprocessing_is_none_of_the_next() -> None:
+    """A gap after an inference belongs to the next one, unless postprocessing begins before that."""
+    one = [(100, "+inference"), (300, "-inference"), (310, "+postprocess"), (400, "-postprocess")]
+    more = [(405, "+postprocess"), (500, "-postprocess")]
+    assert run(*one, *more, (600, "+inference"), (700, "-inference"), total=800) == [
+        *(("preprocess", 100), ("inference", 200), ("postprocess", 200)),
+        *(("preprocess", 100), ("inference", 100), ("postprocess", 100)),
+    ]
+
+
+def test_a_model_within_postprocessing_is_an_inference_and_a_transform_is_not() -> None:
+    steps = [(0, "+inference"), (100, "-inference"), (100, "+postprocess"), (200, "+inference"), (300, "-inference")]
+    assert run(*steps, (400, "+transform"), (500, "-transform"), (600, "-postprocess"), total=700) == [
+        *(("inference", 100), ("postprocess", 100), ("inference", 100), ("postprocess", 400)),
+    ]
+
+
+def test_postprocessing_without_an_inference_names_nothing_else() -> None:
+    assert run((100, "+postprocess"), (300, "-postprocess"), total=400) == [
+        *(("handler", 100), ("postprocess", 200), ("handler", 100)),
+    ]
+
+
 @pytest.mark.parametrize("limit", [1, 2, 128])
 @pytest.mark.parametrize(
     ("activity", "took", "inferred"), [(TRANSFORM, 180, True), (TRANSFORM, 100, False), (PREPARE, 180, False)]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # What a noted event may be: the begin and end of an activity, of a Mark.
 BEGIN, END, BEGIN_MARK, END_MARK = range(4)
 # Of several open activities, the first of these gives the stage its name.
-PRIORITY = (INFERENCE, TRANSFORM, PREPARE, QUEUE, NETWORK_SEND, NETWORK_RECEIVE)
+PRIORITY = (INFERENCE, POSTPROCESS, TRANSFORM, PREPARE, QUEUE, NETWORK_SEND, NETWORK_RECEIVE)
 # More are summed by stage while the request goes on.
 MAX_VISITS = 1_000
 # So many of them may be given out as parents.
@@ -180,6 +180,8 @@ class Tiler:
                 if stage == INFERENCE:
                     self._inferred = True
                     self._name_pending(PREPROCESS)
+                elif stage == POSTPROCESS and self._inferred and not marks:
+                    self._name_pending(POSTPROCESS)
             if event == BEGIN_MARK and (what.context or what.link) is not None:
                 current.context = current.context or what.context
                 current.link = what.link

@@ -24,6 +24,7 @@ from stagetrace.semconv import (
     INFERENCE,
     ML_COLD_START,
     ML_MODEL_NAME,
+    POSTPROCESS,
     PREPARE,
 )
 from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, UNKNOWN, between, sample, sample_since
@@ -70,26 +71,27 @@ def marked(
     `describe(instance, args, kwargs)` returns the attributes of the stage; `instance` is None unless the function
     `is_method`. `where` is the patch that faults are counted for, by default the module of `describe`. Of a generator,
     and of the iterator that a `lazy` function returns, each step is the inference, and the work of its caller between
-    two steps is not. `timer` times what a device does for the call. Outside a recorded request a call costs one read
-    of the context and one of the clock.
+    two steps is not. A model that is called in `POSTPROCESS` is recognised. `timer` times what a device does for the
+    call. Outside a recorded request a call costs one read of the context and one of the clock.
     """
-    how = _How(describe, activity, switch(where or describe.__module__), is_method, timer)
+    how = How(describe, activity, switch(where or describe.__module__), is_method=is_method, timer=timer)
     if lazy:
         return _lazy(function, how)
     wrap = next((wrap for is_kind, wrap in _KINDS if is_kind(function)), _called_once)
     return wrap(function, how)
 
 
-class _How:
+class How:
     """How the calls of one callable are recorded."""
 
-    __slots__ = ("activity", "describe", "is_method", "patch", "timer")
+    __slots__ = ("activity", "describe", "hides", "is_method", "patch", "timer")
 
     def __init__(
-        self, describe: Describe, activity: str, patch: Switch, is_method: bool, timer: Timer | None = None
+        self, describe: Describe, activity: str, patch: Switch, *, is_method: bool, timer: Timer | None = None
     ) -> None:
         self.describe = describe
         self.activity = activity
+        self.hides = activity != POSTPROCESS  # the models that it calls
         self.patch = patch
         self.is_method = is_method
         self.timer = timer
@@ -101,7 +103,7 @@ class _How:
         return attributes_of_call(self.describe(None, args, kwargs))
 
 
-def _called_once(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+def _called_once(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     patch = how.patch
 
     @functools.wraps(function)
@@ -111,8 +113,8 @@ def _called_once(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
             record = current_work() or unrecorded(args)  # the rare case
         if record is None or patch.off or inside.get():
             return function(*args, **kwargs)
-        token = inside.set(True)
-        visit = _Visit(how, record)
+        token = inside.set(how.hides)
+        visit = Visit(how, record)
         visit.begin(args, kwargs)
         try:
             return function(*args, **kwargs)
@@ -123,14 +125,14 @@ def _called_once(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
     return call
 
 
-def _awaited(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+def _awaited(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
         record = None if how.patch.off or inside.get() else current_work() or unrecorded(args)
         if record is None:
             return await function(*args, **kwargs)
-        token = inside.set(True)
-        visit = _Visit(how, record, stays=False)
+        token = inside.set(how.hides)
+        visit = Visit(how, record, stays=False)
         visit.begin(args, kwargs)
         try:
             return await function(*args, **kwargs)
@@ -142,15 +144,15 @@ def _awaited(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
     return call
 
 
-def _generated(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+def _generated(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     return functools.wraps(function)(generated(functools.partial(_steps, how), function))
 
 
-def _generated_async(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+def _generated_async(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     return functools.wraps(function)(generated_async(functools.partial(_steps, how, stays=False), function))
 
 
-def _lazy(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+def _lazy(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     """Let the call and each step of the iterator that it returns be the inference."""
     once = _called_once(function, how)
 
@@ -164,13 +166,13 @@ def _lazy(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
     return call
 
 
-def _steps(how: _How, args: tuple[Any, ...], kwargs: dict[str, Any], *, stays: bool = True) -> Any:
+def _steps(how: How, args: tuple[Any, ...], kwargs: dict[str, Any], *, stays: bool = True) -> Any:
     """Return what makes the stage of each step of a call that runs as its caller iterates."""
     attributes: list[dict[str, Any]] = []  # of the call, once they are known
 
     def step() -> AbstractContextManager[Any]:
         record = None if how.patch.off or inside.get() else current_work()
-        return _NO_STEP if record is None else _Step(_Visit(how, record, stays=stays), args, kwargs, attributes)
+        return _NO_STEP if record is None else _Step(Visit(how, record, stays=stays), args, kwargs, attributes)
 
     return step
 
@@ -181,7 +183,7 @@ class _Step:
     __slots__ = ("_args", "_attributes", "_kwargs", "_token", "_visit")
 
     def __init__(
-        self, visit: _Visit, args: tuple[Any, ...], kwargs: dict[str, Any], attributes: list[dict[str, Any]]
+        self, visit: Visit, args: tuple[Any, ...], kwargs: dict[str, Any], attributes: list[dict[str, Any]]
     ) -> None:
         self._visit = visit
         self._args = args
@@ -189,7 +191,7 @@ class _Step:
         self._attributes = attributes
 
     def __enter__(self) -> None:
-        self._token = inside.set(True)
+        self._token = inside.set(self._visit.hides)
         self._visit.begin(self._args, self._kwargs, self._attributes)
 
     def __exit__(self, *_: object) -> None:
@@ -198,18 +200,23 @@ class _Step:
         self._visit.end()
 
 
-class _Visit:
+class Visit:
     """The inference of a request, from the begin of a call, or of a step of it, to its end. Never raises."""
 
     __slots__ = ("_attributes", "_began", "_first", "_how", "_record", "_stays", "_timing")
 
-    def __init__(self, how: _How, record: RequestRecord, *, stays: bool = True) -> None:
+    def __init__(self, how: How, record: RequestRecord, *, stays: bool = True) -> None:
         self._how = how
         self._record: RequestRecord | None = record
         self._stays = stays  # on its thread, whose CPU time is then the call's
         self._first: CpuSample | None = None
         self._attributes: dict[str, Any] | None = None
         self._timing: Timing | None = None
+
+    @property
+    def hides(self) -> bool:
+        """Whether models inside are none of their own."""
+        return self._how.hides
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any], of_call: list[dict[str, Any]] | None = None) -> None:
         """Begin it; `of_call` holds the attributes of the call where an earlier step has left them."""
@@ -228,7 +235,7 @@ class _Visit:
                 if of_call is not None:
                     of_call.append({name: value for name, value in attributes.items() if name != ML_COLD_START})
             self._attributes = attributes
-            record.enter(how.activity, attributes, began)  # type: ignore[union-attr]
+            record.enter(how.activity, attributes if how.hides else None, began)  # type: ignore[union-attr]
             if how.timer is not None:
                 self._timing = how.timer(attributes, record)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -16,10 +17,20 @@ def name_of(model: Any) -> str:
     return PurePath(name).name if name[0] in "/.~" else name
 
 
+def framework_of(model: Any) -> str:
+    """Return `torch` for a module of torch, else the library of the model's class."""
+    module = getattr(sys.modules.get("torch"), "nn", None)
+    if module is not None and isinstance(model, module.Module):
+        return "torch"
+    return type(model).__module__.partition(".")[0]
+
+
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the first input that has a shape; of features by name, as a tokenizer returns them, the first."""
     rows: Any = args[0] if args else next((value for value in kwargs.values() if hasattr(value, "shape")), None)
-    return next(iter(rows.values()), None) if isinstance(rows, Mapping) else rows
+    if isinstance(rows, Mapping):
+        return next((value for value in rows.values() if hasattr(value, "shape")), None)
+    return rows
 
 
 def held_tensor(module: Any) -> Any:

@@ -1,0 +1,54 @@
+"""Methods that each subclass of a library's class overrides."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.models.signature import pickled_as
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MARK = "_stagetrace_wrapped"
+_OURS = pickled_as(bool, None)  # the value of _MARK: a method that was pickled by value has lost it
+
+
+def wrap_in_subclasses(base: Any, wraps: dict[str, Callable[[Any], Any]]) -> None:
+    """Wrap methods of `base` and of all its subclasses, present and future, where they are defined.
+
+    `wraps`: by a method's name, what makes its wrapped form. Methods that are no plain functions stay as they are.
+    """
+    original = vars(base).get("__init_subclass__")
+
+    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
+        if original is not None:
+            original.__func__(cls, **kwargs)
+        else:
+            super(base, cls).__init_subclass__(**kwargs)
+        _wrap_class(cls, wraps)
+
+    for cls in (base, *_subclasses(base)):
+        _wrap_class(cls, wraps)
+    base.__init_subclass__ = classmethod(__init_subclass__)
+
+
+def _subclasses(cls: Any) -> list[type]:
+    found: list[type] = []
+    for child in cls.__subclasses__():
+        found += [child, *_subclasses(child)]
+    return found
+
+
+@guarded
+def _wrap_class(cls: type, wraps: dict[str, Callable[[Any], Any]]) -> None:
+    for owner in cls.__mro__:
+        for name, wrap in wraps.items():
+            method = vars(owner).get(name)
+            if type(method) is FunctionType and not hasattr(method, _MARK):
+                wrapped = wrap(method)
+                setattr(wrapped, _MARK, _OURS)
+                with suppress(AttributeError, TypeError):  # a class that cannot be changed
+                    setattr(owner, name, wrapped)

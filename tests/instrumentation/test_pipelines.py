@@ -1,0 +1,169 @@
+"""Pipelines of large libraries, split into their stages: exact trees, faults, and many requests at once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from environments import interpreter_with
+from services import Service, run_service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sink import Sink
+
+pytestmark = [
+    *(pytest.mark.usefixtures("services"), pytest.mark.heavy),
+    pytest.mark.xdist_group("large libraries"),  # each application is started once, one at a time
+]
+
+READY_WITHIN_S = 300  # importing these takes a minute on a cold disk
+# By application, what it needs besides FastAPI.
+NEEDS = {
+    "pipelines": ("torch", "transformers", "sentence-transformers", "catboost"),  # as test_large_libraries.py
+}
+STAGES = ("preprocess", "inference", "postprocess", "handler")
+# Of an inference, which other attributes are its own each time.
+VARYING = ("ml.cold_start", "ml.stage", "ml.stage.coalesced", "ml.stage.coalesced.longest_ms")
+
+Tree = tuple[tuple[str, dict[str, Any]], ...]
+
+
+def inferred(model: str, rows: int | None = None, size: int | None = None, **more: Any) -> tuple[str, dict[str, Any]]:
+    known = {"ml.batch.size": rows, "ml.input.size": size}
+    attributes = {"ml.model.name": model, "ml.framework": "torch", "ml.device": "cpu", **more}
+    return "inference", attributes | {name: value for name, value in known.items() if value is not None}
+
+
+Stage = tuple[str, dict[str, Any]]
+PRE: Stage = ("preprocess", {})
+POST: Stage = ("postprocess", {})
+HANDLER: Stage = ("handler", {})
+BERT, GPT = "BertForSequenceClassification", "GPT2LMHeadModel"
+# Of each application's cases the stages from the handler's begin to the response.
+TREES: dict[str, dict[str, Tree]] = {
+    "pipelines": {
+        "one": (PRE, inferred("classifier", 1, 2), POST),
+        "list": (
+            *(PRE, inferred("classifier", 1, 2), POST),
+            *(PRE, inferred("classifier", 1, 1), POST),
+            *(PRE, inferred("classifier", 1, 3), POST),
+        ),
+        **dict.fromkeys(
+            ("batches", "loader-process"),
+            (PRE, inferred("classifier", 2, 4), POST, PRE, inferred("classifier", 2, 6), POST),
+        ),
+        "generator": (PRE, inferred("classifier", 1, 2), POST, PRE, inferred("classifier", 1, 1), POST),
+        "abandoned": (PRE, inferred("classifier", 1, 2), POST),
+        "chunks": (PRE, inferred(BERT, 1, 7), PRE, inferred(BERT, 1, 7), POST),
+        # A model that postprocessing calls is an inference, one that another model calls is none.
+        "own": (PRE, inferred(BERT, 1, 2), POST, inferred("BertForMaskedLM", 1, 2), POST),
+        "nested": (PRE, inferred(BERT, 1, 2), POST),
+        "raises-preprocess": (HANDLER,),
+        **dict.fromkeys(("raises-forward", "raises-postprocess"), (PRE, inferred(BERT, 1, 2), POST)),
+        **dict.fromkeys(("generate", "write", "streamed"), (PRE, inferred(GPT, 1, 2), POST)),
+        **dict.fromkeys(("generate-raises", "in-a-copied-context"), (PRE, inferred(GPT, 1, 1), POST)),
+        "generate-rows": (PRE, inferred(GPT, 2, 4), POST),
+        "streamed-from-a-thread": (HANDLER,),
+        "encode": (PRE, inferred("sentences", 2, 11), POST),
+        **dict.fromkeys(("encode-text", "encode-query"), (PRE, inferred("sentences", None, 8), POST)),
+        "encode-batches": (PRE, inferred("sentences", 4, 24), PRE, inferred("sentences", 4, 24), POST),
+        "encode-raises": (HANDLER,),
+        "predict": (PRE, inferred("pairs", 2), POST),
+        "rank": (PRE, inferred("pairs", 4), POST),
+        "sparse": (PRE, inferred("sparse", 2, 11), POST),
+        "vectors": (PRE, inferred("vectors", 1, 8), POST),
+    },
+}
+BROKEN = [
+    ("pipelines", "transformers:description", ("one", "batches", "own")),
+    ("pipelines", "transformers:_generates", ("one", "write", "raises-forward")),
+    ("pipelines", "transformers:_no_description", ("one", "raises-postprocess", "abandoned")),
+    ("pipelines", "sentence_transformers:description", ("encode", "predict", "vectors")),
+    ("pipelines", "preparing:Visit", ("encode", "rank", "encode-batches")),
+]
+
+
+class Both(NamedTuple):
+    """One application, twice."""
+
+    name: str
+    argv: list[str]
+    traced: Service
+    untraced: Service
+
+    def expected(self, case: str) -> bytes:
+        """Return how the application responds without stagetrace."""
+        return self.untraced.call("GET", f"/case/{case}")[1].content
+
+
+@pytest.fixture(scope="module")
+def both(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Both]:
+    name = request.param
+    argv = [interpreter_with((*NEEDS[name], "fastapi", "uvicorn")), "-m", "uvicorn", f"{name}:app", "--port", "{port}"]
+    with (
+        run_service(folder, argv=argv, env=sink.environment(), within_s=READY_WITHIN_S) as traced,
+        run_service(folder, argv=argv, within_s=READY_WITHIN_S) as untraced,
+    ):
+        yield Both(name, argv, traced, untraced)
+        assert "fault of stagetrace" not in traced.log
+
+
+def tree_of(trace_id: str, sink: Sink) -> Tree:
+    """Return the stages of a request from the handler's begin to the response."""
+    stages = sink.tiled(trace_id).stages
+    ends = next(at for at, one in enumerate(stages) if one.name == "network.send")
+    tree = [(one.name, _own(one.attributes)) for one in stages[:ends] if one.name in STAGES]
+    return tuple(one for one, _ in groupby(tree))  # waits for the thread pool are between some
+
+
+def _own(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in attributes.items() if k not in VARYING and not k.startswith("stagetrace.cpu.")}
+
+
+# Of a case the application is a part, lest pytest brings cases of one name together and starts the applications anew.
+CASES = [(app, (app, case)) for app in TREES for case in TREES[app]]
+
+
+@pytest.mark.parametrize(
+    ("both", "which"), CASES, indirect=["both"], scope="module", ids=["-".join(one) for _, one in CASES]
+)
+def test_each_call_is_split_into_its_stages(which: tuple[str, str], both: Both, sink: Sink) -> None:
+    _, case = which
+    trace_id, response = both.traced.call("GET", f"/case/{case}")
+    assert response.status_code == 200
+    assert response.content == both.expected(case)
+    assert tree_of(trace_id, sink) == TREES[both.name][case]
+
+
+@pytest.mark.parametrize("both", TREES, indirect=True, scope="module")
+def test_requests_at_once_have_the_stages_of_their_own_calls(both: Both, sink: Sink) -> None:
+    cases = [case for case in TREES[both.name] if case != "loader-process"] * 2
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda case: both.traced.call("GET", f"/case/{case}"), cases))
+    for case, (trace_id, response) in zip(cases, found, strict=True):
+        assert response.content == both.expected(case)
+        assert (case, tree_of(trace_id, sink)) == (case, TREES[both.name][case])
+
+
+@pytest.mark.parametrize(("both", "part", "cases"), BROKEN, indirect=["both"], scope="module")
+def test_an_injected_fault_is_logged_once_and_changes_no_response(
+    part: str, cases: tuple[str, ...], both: Both, tmp_path: Path
+) -> None:
+    env = {"STAGETRACE": "1", "APP": both.name, "BREAK": f"stagetrace.instrumentation.models.{part}"}
+    argv = [one.replace(f"{both.name}:app", "broken:app") for one in both.argv]
+    with run_service(tmp_path, argv=argv, env=env, within_s=READY_WITHIN_S) as service:
+        for case in cases:
+            assert [service.call("GET", f"/case/{case}")[1].content for _ in range(4)] == [both.expected(case)] * 4
+        assert service.log.count("injected fault") == 1
+        assert service.log.count("failed 10 times: its patch is switched off") == 1
+
+
+@pytest.mark.parametrize("both", TREES, indirect=True, scope="module")
+def test_each_case_of_the_app_is_tested(both: Both) -> None:
+    assert set(both.untraced.call("GET", "/cases")[1].json()) == set(TREES[both.name])
