@@ -214,6 +214,19 @@ def test_each_bound_that_a_stream_missed_is_shown(tmp_path: Path) -> None:
     assert shown[2] == "  also missed: gap of 210.00 ms between two chunks, 150 ms allowed"
 
 
+def test_each_bound_on_tokens_that_was_missed_is_shown(tmp_path: Path) -> None:
+    said = "first_token: 163.2 ms, 100 ms allowed; per_token: 41.5 ms, 40 ms allowed"
+    missed = {semconv.SLA_BREACH_MISSED: said, semconv.SLA_BREACH_PROMISE: "first_token"}
+    more = literal.verdict(breached=True, **missed)
+    file = literal.write(tmp_path, [literal.request(1, 0, {"inference": 480}, **more)])
+    assert "  163.20 ms first token  " in printed("breaches", "--store", file).splitlines()[5]
+    (breach,) = answered("breaches", "--store", file)["breaches"]
+    assert [one["bound"] for one in breach["missed"]] == ["first_token", "per_token"]
+    shown = printed("trace", breach["trace_id"], "--store", file).splitlines()
+    assert shown[1].startswith("BREACH shop POST /predict: first token after 163.20 ms, 100 ms allowed")
+    assert shown[2] == "  also missed: 41.50 ms for each token after the first, 40 ms allowed"
+
+
 def test_a_limit_is_shown_in_each_form(spans: Path) -> None:
     cut = "limit 2 reached, there are older requests"
     for verb in ("requests", "stages", "watch", "query"):

@@ -18,6 +18,8 @@ from stagetrace.sla.processor import SLASpanProcessor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from stagetrace.sla.finish import Decided
+
 START, MS = 1_700_000_000 * 10**9, 1_000_000
 MODEL = {
     "gen_ai.operation.name": "chat",
@@ -60,10 +62,10 @@ def generated(record: RequestRecord, first_ms: int, gaps_ms: tuple[int, ...], er
     call.end(now, error)
 
 
-def judge(record: RequestRecord, policy: str | None, took_ms: int) -> None:
+def judge(record: RequestRecord, policy: str | None, took_ms: int) -> Decided | None:
     """Judge as for every entry span, kept by the sampler or not."""
     end = START + took_ms * MS
-    SLASpanProcessor(policy, None).judge(Request(START, end, "POST", "/a", record))  # type: ignore[arg-type]
+    return SLASpanProcessor(policy, None).judge(Request(START, end, "POST", "/a", record))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("policy", [None, "* within 1s"])
@@ -117,3 +119,20 @@ def test_without_a_meter_provider_nothing_is_measured(monkeypatch: pytest.Monkey
     assert generation_metrics.wanted() is None
     generation_metrics.wanted.cache_clear()
     assert record.besides["stagetrace.tokens.first_ms"] == 50.0
+
+
+@pytest.mark.parametrize("fault", ["generation_metrics.GenerationMetrics.record", "generation_metrics.conclude"])
+def test_a_fault_of_ours_costs_no_verdict(
+    reader: InMemoryMetricReader, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(f"stagetrace.sla.{fault}", broken)
+    record = RequestRecord(start=START)
+    generated(record, 50, (10,))
+    judged = judge(record, "* within 1s first_token 1ms", 100)
+    assert judged is not None
+    assert judged.word == "breach"
+    assert len(guard.failures) == 1
+    assert points(reader) == {}
