@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from instrumentation.generative import Clock, request
+from instrumentation.generative import START, Clock, request
 from stagetrace import guard
 from stagetrace.instrumentation.models import generation, marked, streamer
 from stagetrace.instrumentation.models.base import Library
@@ -64,7 +64,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def model(clock: Clock, parts: tuple[int, ...] = (1, 1, 2), *, encodes: bool = False) -> Any:
+def model(
+    clock: Clock, parts: tuple[int, ...] = (1, 1, 2), *, encodes: bool = False, library: Library = LIBRARY
+) -> Any:
     """Return a model that generates so many tokens at a time, each after 10 ms."""
 
     class Model:
@@ -90,7 +92,7 @@ def model(clock: Clock, parts: tuple[int, ...] = (1, 1, 2), *, encodes: bool = F
             sequences = Tensor(given.shape[0], length + sum(parts))
             return SimpleNamespace(sequences=sequences) if generation_config else sequences
 
-    Model.generate = generating_by_streamer(Model.generate, LIBRARY)  # type: ignore[method-assign]
+    Model.generate = generating_by_streamer(Model.generate, library)  # type: ignore[method-assign]
     return Model()
 
 
@@ -172,3 +174,23 @@ def test_outside_a_request_the_streamer_is_not_touched(clock: Clock) -> None:
     streamed.end = lambda: seen.append(dict(vars(streamed)))  # type: ignore[method-assign]
     model(clock).generate(Tensor(*PROMPT), None, streamed)
     assert "put" not in seen[0]
+
+
+def test_a_device_is_timed_from_the_begin_of_the_call_to_its_end(clock: Clock) -> None:
+    noted: list[Any] = []
+
+    class Timing:
+        def __init__(self, attributes: dict[str, Any], _record: Any) -> None:
+            noted.append((attributes["ml.framework"], clock.now - START))
+
+        def stop(self) -> None:
+            noted.append(clock.now - START)
+
+        def end(self, _record: Any, ended: int) -> None:
+            noted.append(ended - START)
+
+    timed = Library(streamer.__name__, "torch", library="transformers", rows=lambda *_: None, timer=Timing)
+    with request(clock):
+        model(clock, library=timed).generate(Tensor(*PROMPT))
+    assert noted == [("torch", 0), 30_000_000, 30_000_000]
+    assert guard.failures == {}

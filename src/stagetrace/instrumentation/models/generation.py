@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from stagetrace.instrumentation.models.base import Library
+    from stagetrace.instrumentation.models.marked import Timing
     from stagetrace.recording.record import RequestRecord
     from stagetrace.sources.thread_cpu import CpuSample
 
@@ -244,12 +245,13 @@ class _Watch:
 class _Step:
     """The inference of a request, while a call or one step of it runs."""
 
-    __slots__ = ("_active", "_began", "_first", "_inside", "_watch")
+    __slots__ = ("_active", "_began", "_first", "_inside", "_timing", "_watch")
 
     def __init__(self, watch: _Watch) -> None:
         self._watch = watch
         self._began = 0
         self._first: CpuSample | None = None
+        self._timing: Timing | None = None
 
     def __enter__(self) -> Callable[[Any], None]:
         watch = self._watch
@@ -264,8 +266,12 @@ class _Step:
             self._first = first = sample(began)
             if first is not None and first[AT] > began:
                 began = first[AT]  # the stage begins with the CPU sample: the thread may pause between two readings
-        self._watch.record.enter(INFERENCE, self._watch.attributes, began)
+        watch = self._watch
+        watch.record.enter(INFERENCE, watch.attributes, began)
         self._began = began
+        timer = watch.how.library.timer
+        if timer is not None:
+            self._timing = timer(watch.attributes, watch.record)
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         with suppress(ValueError):  # closed by a garbage collector, in another context
@@ -275,7 +281,10 @@ class _Step:
 
     @guarded_end
     def _end(self, error: BaseException | None) -> None:
-        watch, began, ended = self._watch, self._began, time_ns()
+        watch, began, timing = self._watch, self._began, self._timing
+        if timing is not None:
+            timing.stop()
+        ended = time_ns()
         if error is not None:
             try:
                 watch.fail(error, ended)
@@ -288,6 +297,8 @@ class _Step:
             if ended - began >= LONG_NS:
                 note_blocking(began, ended, watch.record, watch.attributes)
         watch.record.leave(INFERENCE, ended)
+        if timing is not None:
+            timing.end(watch.record, ended)
 
     def _divide(self) -> int | None:
         """Add how the thread's time divides to that of the steps before; return when this one ended, if known."""
