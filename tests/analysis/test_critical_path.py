@@ -29,6 +29,7 @@ class Span:
     kind: str = "INTERNAL"
     service: str = "shop"
     resource: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
     follows: bool = False
 
     @property
@@ -100,6 +101,17 @@ def test_what_follows_its_parent_is_not_waited_for() -> None:
     """Jaeger UI's case 5."""
     spans = Span("A", None, 1, 31), Span("B", "A", 10, 20, follows=True), Span("C", "B", 12, 18)
     assert parts(*spans) == [("A", 1, 31)]
+
+
+@pytest.mark.parametrize(("calls", "took_ms", "is_waited_for"), [(2, 30.0, False), (2, 39.0, True), (1, 1.0, True)])
+def test_a_detail_of_calls_with_time_between_them_is_not_waited_for(
+    calls: int, took_ms: float, is_waited_for: bool
+) -> None:
+    """That time is its stage's; nobody knows which part of it."""
+    ms = 1_000_000
+    attributes = {"stagetrace.detail.calls": calls, "stagetrace.detail.time_ms": took_ms}
+    spans = replace(A, end_unix_nano=100 * ms), Span("D", "A", 10 * ms, 50 * ms, attributes=attributes)
+    assert ("D" in {name for name, _, _ in parts(*spans)}) is is_waited_for
 
 
 def test_client_and_server_with_one_id_are_one_below_the_other() -> None:

@@ -108,6 +108,17 @@ shop POST /pred~ ----------     80.00 ms 100.0 %
     )
 
 
+def test_a_detail_of_several_calls_says_how_many_and_is_waited_for_if_they_fill_it() -> None:
+    def tokenize(number: int, took_ms: float) -> SpanRow:
+        attributes: dict[str, Any] = {semconv.DETAIL_CALLS: 400, semconv.DETAIL_TIME_MS: took_ms}
+        return span(number, "tokenize", 20 * number - 120, 20 * number - 110, 4, **attributes)
+
+    text = drawn(ENTRY, stage(4, "inference", 0, 72), tokenize(7, 1.0), tokenize(8, 10.0))
+    (first, second) = [line for line in text.splitlines() if "tokenize x400" in line]
+    assert (first.endswith("*"), second.endswith("*")) == (False, True)
+    assert text.endswith("xN of a library: N calls of this stage, from the first begin to the last end")
+
+
 def test_no_line_of_the_tree_is_wider_than_asked() -> None:
     for width in (60, 80, 100, 237):
         tree = drawn(*SPANS, width=width).split("\n\n")[1].splitlines()

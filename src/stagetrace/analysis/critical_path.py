@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagetrace.analysis.span_tree import Tree, is_asynchronous, span_tree
+from stagetrace.analysis.span_tree import Tree, is_asynchronous, is_spread, span_tree
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def path_of(tree: Tree, root: int | None = None) -> Path:
     on within it; then, before its start, the child that ended last at or before that. Where no child is waited for, the
     span itself is on the path. Of children that end together the one that started first is taken. A child that begins
     before its parent or outlives it is on the path within its parent alone. What is asynchronous is not waited for: a
-    CONSUMER span, and one that only follows its parent (OpenTracing's FOLLOWS_FROM); nor is a span of no duration. The
-    trace's root is the span without a parent id that starts first (the longest of these); where all name a parent that
-    is missing, that among those.
+    CONSUMER span, and one that only follows its parent (OpenTracing's FOLLOWS_FROM); nor is a span of no duration, nor
+    a detail span of several calls with time between them, which is its stage's. The trace's root is the span without a
+    parent id that starts first (the longest of these); where all name a parent that is missing, that among those.
     """
     if root is None:
         if not tree.roots:
@@ -135,7 +135,7 @@ def _waited(tree: Tree, place: int, start: int, end: int) -> Iterator[tuple[int,
     found = []
     for child in tree.children.get(place, ()):
         begin, until = max(start, tree.starts[child]), min(end, tree.ends[child])
-        if begin < until and not is_asynchronous(tree.spans[child]):
+        if begin < until and not is_asynchronous(tree.spans[child]) and not is_spread(tree.spans[child]):
             found.append((child, begin, until))
     found.sort(key=lambda one: (-one[2], one[1], tree.spans[one[0]].span_id, tree.spans[one[0]].kind))
     return iter(found)

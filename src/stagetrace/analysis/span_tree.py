@@ -1,8 +1,8 @@
 """The tree that the spans of one trace form, on one clock: the start of every analysis of a trace.
 
 Spans are duck-typed (`store.base.SpanRow` is one): `span_id`, `parent_span_id`, `service`, `kind`, `start_unix_nano`,
-`end_unix_nano`, and, if they have them, `resource` and `follows`. A span is known by its place in the sequence given,
-since ids may repeat.
+`end_unix_nano`, and, if they have them, `attributes`, `resource` and `follows`. A span is known by its place in the
+sequence given, since ids may repeat.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from stagetrace import semconv
+from stagetrace.span_attributes import number
+
 CLIENT: Final = "CLIENT"
 SERVER: Final = "SERVER"
 CONSUMER: Final = "CONSUMER"
+_FILLED: Final = 0.9  # a detail span whose calls took this share of its time is one call
 _SERVICE: Final = "service"
 _HOST: Final = ("host.id", "host.ip", "host.name")  # in the order in which Jaeger asks for them
 
@@ -70,6 +74,15 @@ def span_tree(spans: Sequence[Any]) -> Tree:
 def is_asynchronous(span: Any) -> bool:
     """Return whether a parent does not wait for a span: it takes a message, or only follows (OpenTracing)."""
     return span.kind == CONSUMER or getattr(span, "follows", False)
+
+
+def is_spread(span: Any) -> bool:
+    """Return whether a span stands for several calls that were not all of its time: what it did between is unknown."""
+    attributes = getattr(span, "attributes", {})
+    calls, took_ms = number(attributes, semconv.DETAIL_CALLS), number(attributes, semconv.DETAIL_TIME_MS)
+    if calls is None or took_ms is None or calls <= 1:
+        return False
+    return bool(took_ms * 1e6 < _FILLED * (span.end_unix_nano - span.start_unix_nano))
 
 
 def _by_rank(span: Any) -> tuple[bool, int, int, str]:

@@ -61,6 +61,8 @@ def render(trace: Trace, width: int, look: Look, zone: Zone = UTC, *, wrapped: b
     legend = ["* on the critical path: the end waited for it"] if any(line.is_critical for line in tree) else []
     if any(_visits(span) for span in spans):
         legend.append("xN: the sum of N visits, which took turns with those of the lines beside it")
+    if any(_calls(span) for span in spans):
+        legend.append("xN of a library: N calls of this stage, from the first begin to the last end")
     legend[:0] = [""] if legend else []
     texts = [head, *map(printable, verdicts)]
     if wrapped:
@@ -172,7 +174,7 @@ def _label(line: _Line) -> str:
     """Return the indented name, with the service where another one begins."""
     span = line.span
     service = f"{span.service} " if span.kind == SERVER or line.depth == 0 else ""
-    visits = _visits(span)
+    visits = _visits(span) or _calls(span)
     times = f" x{visits:g}" if visits else ""
     error = " ERROR" if span.status == "ERROR" else ""
     return "  " * line.depth + printable(f"{service}{span.name}{times}{error}")
@@ -182,6 +184,12 @@ def _visits(span: SpanRow) -> float:
     """Return how many visits a stage span stands for, if that is more than one; else 0."""
     visits = number(span.attributes, semconv.ML_STAGE_COALESCED)
     return visits if visits is not None and visits > 1 else 0
+
+
+def _calls(span: SpanRow) -> float:
+    """Return how many calls a detail span stands for, if that is more than one; else 0."""
+    calls = number(span.attributes, semconv.DETAIL_CALLS)
+    return calls if calls is not None and calls > 1 else 0
 
 
 def _is_blamed(line: _Line) -> bool:
