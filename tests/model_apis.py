@@ -105,6 +105,8 @@ def _line(message: dict[str, Any], *, done: bool) -> dict[str, Any]:
     return {"model": "served-7b", "created_at": "2026-11-28T00:00:00Z", **message, "done": done, **counts}
 
 
+# As vLLM reports them: the time to the first token since the request was scheduled.
+TIMES = {"queue_time_ms": 0.0625, "time_to_first_token_ms": 0.125, "generation_time_ms": 0.25, "mean_itl_ms": 0.01}
 WHOLE: dict[str, Any] = {
     "/v1/chat/completions": {
         "id": "c1",
@@ -217,6 +219,7 @@ def text_of(chunks: list[Any]) -> str:
 class ModelApis(ThreadingHTTPServer):
     """The server; the model's name in a request chooses how it responds.
 
+    `timed`: with the engine's own times.
     `gzip`, `br`: compressed. `split`: a stream in chunks of 7 bytes. `large`: more than a body that is kept. `busy`:
     429 at the first call of each trace.
     """
@@ -252,8 +255,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._respond(429, "application/json", ['{"error": {"message": "busy"}}'])
         if path in STREAMS and (asked.get("stream", path.startswith("/api/")) or "stream" in path):
             kind = "application/x-ndjson" if path.startswith("/api/") else "text/event-stream; charset=utf-8"
-            return self._respond(200, kind, STREAMS[path], how)
+            events = [
+                one.replace('"choices": [],', f'"metrics": {json.dumps(TIMES)}, "choices": [],')
+                for one in STREAMS[path]
+            ]
+            return self._respond(200, kind, events if how == "timed" else STREAMS[path], how)
         whole = dict(WHOLE[path])
+        if how == "timed":
+            whole["metrics"] = TIMES
         if how == "large":
             whole["padding"] = "x" * LARGE
         return self._respond(200, "application/json", [json.dumps(whole)], how)

@@ -10,7 +10,7 @@ import httpx
 import httpx2
 import requests
 import urllib3
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from opentelemetry import propagate
 
 if os.environ.get("INSTRUMENT"):
@@ -105,6 +105,13 @@ async def call_async(how: str, url: str, request: Request) -> Any:
         return await ASYNC[how](url, mine(request))
     except Exception as error:  # noqa: BLE001
         return [type(error).__name__, 0]
+
+
+@app.get("/forward")
+def forward(url: str) -> Response:
+    """Hand on what another service responds, its headers included."""
+    answer = client.get(url)
+    return Response(answer.content, answer.status_code, dict(answer.headers))
 
 
 @app.get("/unread/{how}")

@@ -34,7 +34,7 @@ CALLER = {"stagetrace-caller": "1"}
 HTTP = ["sync/httpx", "async/httpx-async", "sync/requests", "sync/urllib3", "async/aiohttp"]
 PREFIX = "stagetrace.callee."
 DOWN_PORT = free_port()
-STAGES = "preprocess;dur=N, queue;dur=N, inference;dur=N, postprocess;dur=N, total;dur=N"
+STAGES = "stagetrace, preprocess;dur=N, queue;dur=N, inference;dur=N, postprocess;dur=N, total;dur=N"
 NUMBER = re.compile(r"\d+\.\d+")
 
 
@@ -141,6 +141,19 @@ def test_a_stream_reports_until_its_headers(downstream: Service) -> None:
     assert len(response.content) == 2000
 
 
+def test_what_a_callee_reports_is_not_handed_on(service: Service, downstream: Service) -> None:
+    """A gateway that copies the headers of a response has its own callers get what they would without stagetrace."""
+    url = f"{downstream.url}/timed?" + urlencode({"own": "db;dur=53"})
+    assert service.client.get("/forward", params={"url": url}).headers.get_list("server-timing") == ["db;dur=53"]
+    plain = service.client.get("/forward", params={"url": f"{downstream.url}/timed"})
+    assert "server-timing" not in plain.headers
+    asked = service.client.get("/forward", params={"url": url}, headers=CALLER)
+    own, ours = asked.headers.get_list("server-timing")
+    assert own == "db;dur=53"
+    assert re.fullmatch(r"stagetrace, handler;dur=N, (\S+;dur=N, )*total;dur=N", masked(ours))
+    assert "inference" not in ours
+
+
 FAULTS = parts("""
     instrumentation.server_timing: timing_of _name
     instrumentation.asgi.request: AsgiRequest._with_timing
@@ -200,7 +213,7 @@ def test_an_rpc_reports_in_its_trailing_metadata_and_is_otherwise_the_same(
             got.trailing[:] = [one for one in got.trailing if one[0] != "server-timing"]
             assert got == expected, method
             assert len(timings) in ((1,) if got.code == "OK" else (0, 1)), method
-            assert all(re.fullmatch(r"(\S+;dur=N, )+total;dur=N", masked(one)) for one in timings)
+            assert all(re.fullmatch(r"stagetrace, (\S+;dur=N, )+total;dur=N", masked(one)) for one in timings)
         before = left_alive(running)
         for number in range(3):
             running.call("Predict", {"value": number}, metadata=(*CALLER.items(),))

@@ -262,6 +262,9 @@ SHARED = parts("""
     sla.entry_recorder: EntryRecorder.add_call
     instrumentation.connection.tcp_attributes: add_call
     sources.tcp_info: read_connection
+    instrumentation.clients.base: asks Call._report
+    instrumentation.clients.callee: read_headers metrics_of times_in Reported.attributes
+    sla.processor: report_in
 """)
 HTTPX = ["sync/httpx", "async/httpx-async", "sync/httpx2", "async/httpx2-async"]
 URLLIB3 = ["sync/requests", "sync/urllib3"]
@@ -279,7 +282,7 @@ PARTS = {
     "stagetrace.instrumentation.clients.aiohttp:http_status": AIOHTTP,
     **{
         f"stagetrace.instrumentation.clients.grpc:{name}": GRPC
-        for name in ("_call", "begin", "carries_other", "server_of", "status")
+        for name in ("_call", "begin", "carries_other", "server_of", "status", "_result")
     },
 }
 

@@ -111,6 +111,22 @@ def test_a_stream_is_read_by_every_client(how: str, service: Service, apis: Mode
         assert PAUSE_S * EARLY <= seconds <= (traced.client.end - traced.client.start) / 1e9
 
 
+@pytest.mark.parametrize("how", ["httpx", "urllib3-parts", "aiohttp"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_times_that_an_engine_reports_are_read(
+    how: str, stream: bool, service: Service, apis: ModelApis, sink: Sink
+) -> None:
+    """In the body, of a stream in its last event; the first token is counted from the arrival."""
+    traced = ask(sink, service, apis, how, CHAT, messages=MESSAGES, model="timed", stream=stream)
+    found = {name: value for name, value in traced.client.attributes.items() if name.startswith("stagetrace.callee.")}
+    assert found == {
+        "stagetrace.callee.source": "vllm",
+        "stagetrace.callee.queue_ms": 0.0625,
+        "stagetrace.callee.compute_ms": 0.375,
+        "stagetrace.callee.first_token_ms": 0.1875,
+    }
+
+
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("model", ["gzip", "br", "split"])
 def test_encoded_and_divided_bodies_are_read(

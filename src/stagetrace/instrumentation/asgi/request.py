@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from stagetrace.sla.entry_recorder import EntryRecorder
 
 
+TIMING = server_timing.HEADER.encode()
+
+
 class AsgiRequest(HttpRequest):
     """One request and its response, from the server's first sight of it to the last byte handed over."""
 
@@ -140,12 +143,16 @@ class AsgiRequest(HttpRequest):
         self.accept(message)
         if self._is_disconnected():
             self.record.disconnect = self.record.disconnect or CLIENT  # without even a head
-        return self._with_timing(message) if server_timing.is_for(self._caller) else None
+        if server_timing.is_for(self._caller) or server_timing.has_received:
+            return self._with_timing(message)
+        return None
 
     @guarded
     def _with_timing(self, message: Any) -> Any:
-        timing = server_timing.HEADER.encode(), server_timing.timing_of(self.record).encode("latin-1")
-        return {**message, "headers": [*message.get("headers", ()), timing]}  # its own the application may send again
+        given = message.get("headers", ())
+        headers = server_timing.with_timing(given, self._caller, self.record, TIMING)
+        # Not in the application's own message, which it may send again.
+        return None if headers is None else {**message, "headers": headers}
 
     def add_received(self, message: Any) -> None:
         """Note what was received, if that is a part of the body or says that the client has gone."""

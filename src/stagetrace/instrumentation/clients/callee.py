@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
+from stagetrace.instrumentation import server_timing
 from stagetrace.instrumentation.clients import callee_load as load
 from stagetrace.instrumentation.clients.callee_timing import MAX_CHARACTERS, Times, metrics_of, times_in
-from stagetrace.instrumentation.server_timing import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +26,7 @@ AGE: Final = "age"  # a cache sends it: the report is about the request that fil
 TGI, TGI_QUEUE, TGI_COMPUTE, TGI_TOTAL = "x-compute-type", "x-queue-time", "x-inference-time", "x-total-time"
 # Headers that have the callee's whole time in ms: OpenAI's and Azure's own, then that of a proxy in front of it.
 TOTALS: Final = ("openai-processing-ms", "x-envoy-upstream-service-time")
+HEADER: Final = server_timing.HEADER
 READ: Final = frozenset((HEADER, AGE, *load.HEADERS, TGI, TGI_QUEUE, TGI_COMPUTE, TGI_TOTAL, *TOTALS))
 
 
@@ -107,6 +108,8 @@ def read_headers(headers: Pairs, *, is_whole: bool) -> Reported | None:
     reported = Reported()
     if HEADER in found:
         metrics = metrics_of(_text(found[HEADER]))
+        if any(name == server_timing.ASKED for name, _ in metrics):
+            server_timing.has_received = True
         reported.times = times_in(metrics, HEADER, is_whole=is_whole)
         known = reported.times is not None and reported.times.queue_ms is not None
         reported.metrics = [] if known else [(name, took) for name, took in metrics if took is not None]

@@ -89,8 +89,8 @@ class Transfer(InScope):
         return headers
 
     @guarded
-    def _with_timing(self, headers: Any) -> Any:
-        return [*headers, ("Server-Timing", server_timing.timing_of(self.record))]
+    def _with_timing(self, headers: Any, caller: str | None) -> Any:
+        return server_timing.with_timing(headers, caller, self.record, "Server-Timing")
 
     def note_uncaught(self, error: BaseException) -> None:
         """Note an exception that the application let through to the server."""
@@ -189,8 +189,10 @@ class Transfer(InScope):
         """Begin the response by the server's own callable; return its `write`, marked."""
         try:
             headers = self._note_headers(status, headers)
-            if server_timing.is_for(self._environ.get(CALLER_KEY)):
-                headers = self._with_timing(headers) or headers
+            caller = self._environ.get(CALLER_KEY)
+            if server_timing.is_for(caller) or server_timing.has_received:
+                timed = self._with_timing(headers, caller)
+                headers = headers if timed is None else timed
             self._head = status, headers
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
