@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from stagetrace.api.batch import batch
     from stagetrace.api.carrier import carry, resume
+    from stagetrace.api.tokens import note_tokens
     from stagetrace.errors import PolicyError, StagetraceError, StoreError
     from stagetrace.instrumentation.models.instrument import instrument
     from stagetrace.recording.marks import stage
@@ -29,6 +30,7 @@ __all__ = [
     "batch",
     "carry",
     "instrument",
+    "note_tokens",
     "resume",
     "stage",
 ]
@@ -45,6 +47,7 @@ _HOMES = {
     "batch": "stagetrace.api.batch",
     "carry": "stagetrace.api.carrier",
     "instrument": "stagetrace.instrumentation.models.instrument",
+    "note_tokens": "stagetrace.api.tokens",
     "resume": "stagetrace.api.carrier",
     "stage": "stagetrace.recording.marks",
 }

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from instrumentation.generative import Clock, fresh, llama, request, stand_ins
+import stagetrace
+from instrumentation.generative import SCRIPT, Clock, fresh, llama, request, stand_ins
 from stagetrace import guard
-from stagetrace.instrumentation.models import generation, marked
+from stagetrace.api import tokens
+from stagetrace.instrumentation.models import marked
+from stagetrace.recording.generation import active
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,7 +146,7 @@ def test_a_stream_given_up_half_way_is_marked(engines: Any, clock: Clock) -> Non
     assert ran.entry["gen_ai.usage.output_tokens"] == 2
     assert ran.entry["stagetrace.tokens.per_second"] == pytest.approx(2 / 0.12)
     assert not marked.inside.get()
-    assert generation.active.get() is None
+    assert active.get() is None
 
 
 def test_a_stream_that_goes_on_after_the_request_is_marked_and_harms_nothing(engines: Any, clock: Clock) -> None:
@@ -209,6 +212,38 @@ def test_a_thread_of_the_request_counts_for_it(engines: Any, clock: Clock) -> No
             thread.join()
     assert ran.entry["gen_ai.usage.output_tokens"] == 3
     assert guard.failures == {}
+
+
+def test_tokens_may_be_noted_by_hand(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "time_ns", clock.time_ns)
+    stagetrace.note_tokens()  # outside a request
+    with request(clock, "* within 10s first_token 100ms per_token 20ms") as ran:
+        stagetrace.note_tokens(0, prompt=7)
+        for seconds, count in ((0.1, 1), (0.02, 1), (0.04, 2)):
+            clock.pause(seconds)
+            stagetrace.note_tokens(count)
+        clock.pause(1)
+    assert ran.entry == {
+        "gen_ai.usage.input_tokens": 7,
+        "gen_ai.usage.output_tokens": 4,
+        "stagetrace.tokens.first_ms": 100.0,
+        "stagetrace.tokens.gap.max_ms": 40.0,
+        "stagetrace.tokens.gap.mean_ms": 20.0,
+    }
+    assert ran.judged is not None
+    assert (ran.judged.word, ran.judged.fallback) == ("good", None)
+    assert guard.failures == {}
+
+
+def test_tokens_noted_inside_an_engine_that_counts_itself_are_not_counted_twice(engines: Any, clock: Clock) -> None:
+    class Noting(engines.llama.Llama):  # type: ignore[misc]
+        def tokenize(self, text: bytes) -> Any:
+            stagetrace.note_tokens(100)
+            return super().tokenize(text)
+
+    with request(clock) as ran:
+        Noting("/models/tiny.gguf", SCRIPT)("hello")
+    assert ran.entry["gen_ai.usage.output_tokens"] == 3
 
 
 def test_outside_a_request_nothing_is_noted(engines: Any, clock: Clock) -> None:

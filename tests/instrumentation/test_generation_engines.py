@@ -10,7 +10,8 @@ import pytest
 
 from instrumentation.generative import Clock, fresh, llama, request, stand_ins
 from stagetrace import guard
-from stagetrace.instrumentation.models import generation, marked
+from stagetrace.instrumentation.models import marked
+from stagetrace.recording.generation import active
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -267,4 +268,4 @@ def test_a_fault_of_ours_harms_no_call(
         expected, found = ([one["text"] for one in items] for items in (expected, found))
     assert found == expected
     assert not marked.inside.get()
-    assert generation.active.get() is None
+    assert active.get() is None

@@ -5,6 +5,7 @@ Counted is where the tokens are generated, in this process: how long the client 
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from stagetrace import gen_ai
@@ -23,7 +24,7 @@ _OF_FIRST: Final = (
     *(gen_ai.OPERATION_NAME, gen_ai.PROVIDER_NAME, gen_ai.REQUEST_MODEL, gen_ai.REQUEST_STREAM),
     *gen_ai.LATENCIES,
 )
-_adding = allocate_lock()  # guards the creation of a request's Generation
+_adding = allocate_lock()  # guards the creation of a request's Generation, and of its call by hand
 
 
 class Call:
@@ -93,11 +94,16 @@ class Call:
         self.attributes.update({name: value for name, value in known.items() if value is not None})
 
 
+# The call that the code which runs now works for: what counts tokens inside an engine asks here.
+active: ContextVar[Call | None] = ContextVar("stagetrace.generative_call", default=None)
+
+
 class Generation:
-    """The calls of generative models that one request has made."""
+    """The calls of generative models that one request has made; one stands for all tokens that were noted by hand."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.by_hand: Call | None = None
         self.is_truncated = False
 
     @property
@@ -153,7 +159,9 @@ class Generation:
             found[TOKENS_CALLS] = len(calls)
             found.update(dict.fromkeys(gen_ai.LATENCIES))
         if self.is_truncated:
-            found.update(dict.fromkeys((gen_ai.INPUT_TOKENS, gen_ai.OUTPUT_TOKENS, TOKENS_PER_SECOND)))
+            found.update(dict.fromkeys((gen_ai.INPUT_TOKENS, gen_ai.OUTPUT_TOKENS)))
+        if self.is_truncated or self.by_hand is not None:  # of which it is not known when it began
+            found[TOKENS_PER_SECOND] = None
         found[TOKENS_INCOMPLETE] = any(call.is_incomplete or call.ended is None for call in calls) or None
         return found
 
@@ -164,13 +172,31 @@ class Generating(Protocol):
     generation: Generation | None
 
 
+def _of(record: Generating) -> Generation:
+    if record.generation is None:
+        record.generation = Generation()
+    return record.generation
+
+
+def note(record: Generating, generated: int, prompt: int, now: int) -> None:
+    """Count tokens that were noted by hand."""
+    with _adding:
+        generation = _of(record)
+        call = generation.by_hand
+        if call is None:
+            call = generation.by_hand = Call({}, now)
+            generation.calls.append(call)
+    if prompt:
+        call.input = (call.input or 0) + prompt
+    call.add(now, generated)
+    call.ended = now  # until there are more
+
+
 def begin(record: Generating, attributes: dict[str, Any], now: int) -> Call:
     """Begin a call for a request; `attributes` are those of its stage."""
     call = Call(attributes, now)
     with _adding:
-        if record.generation is None:
-            record.generation = Generation()
-        generation = record.generation
+        generation = _of(record)
     if len(generation.calls) < MAX_CALLS:
         generation.calls.append(call)
     else:

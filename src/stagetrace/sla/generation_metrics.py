@@ -54,6 +54,8 @@ class GenerationMetrics:
     def record(self, generation: Generation, start: int, end: int) -> None:
         """Record a request from `start` to `end`, in nanoseconds since the epoch; its first call names the model."""
         calls = generation.calls
+        if gen_ai.OPERATION_NAME not in calls[0].attributes:  # noted by hand: what the conventions require is not known
+            return
         attributes: dict[str, Any] = {
             name: calls[0].attributes[name] for name in OF_CALL if name in calls[0].attributes
         }

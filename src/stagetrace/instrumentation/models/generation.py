@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 from contextlib import nullcontext, suppress
-from contextvars import ContextVar
 from time import time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +19,7 @@ from stagetrace.instrumentation.detail import record_detail
 from stagetrace.instrumentation.models.marked import attributes_of_call, divide, inside, note_blocking, unrecorded
 from stagetrace.instrumentation.models.signature import with_signature
 from stagetrace.recording import generation
-from stagetrace.recording.generation import Call
+from stagetrace.recording.generation import Call, active
 from stagetrace.recording.loop_blockers import LONG_NS
 from stagetrace.recording.steps import each_step, generated_async
 from stagetrace.semconv import CPU_BLOCKED_MS, CPU_TIME_MS, CPU_WAIT_MS, INFERENCE, ML_MODEL_NAME
@@ -42,9 +41,6 @@ PHASES = {"queue": gen_ai.LATENCY_QUEUE, "prefill": gen_ai.LATENCY_PREFILL, "dec
 SLACK_NS = 1_000_000  # by which an engine's clock may differ: seconds in a float, clocks read one after the other
 _SUMMED = (CPU_TIME_MS, CPU_WAIT_MS, CPU_BLOCKED_MS)
 _NO_STEP = nullcontext()
-
-# The call that the code which runs now works for: what counts tokens inside an engine asks here.
-active: ContextVar[Call | None] = ContextVar("stagetrace.generative_call", default=None)
 
 
 def _nothing(_call: Call, _what: Any, _now: int) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from stagetrace import gen_ai
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.models.base import Library, first_argument
-from stagetrace.instrumentation.models.generation import Reads, active, generating
+from stagetrace.instrumentation.models.generation import Reads, generating
+from stagetrace.recording.generation import active
 from stagetrace.recording.steps import each_step
 
 if TYPE_CHECKING:
