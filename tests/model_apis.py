@@ -221,13 +221,14 @@ class ModelApis(ThreadingHTTPServer):
 
     `timed`: with the engine's own times.
     `gzip`, `br`: compressed. `split`: a stream in chunks of 7 bytes. `large`: more than a body that is kept. `busy`:
-    429 at the first call of each trace.
+    429 at the first call of each trace. `paced`: after the first content it waits until the client has it.
     """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.received = threading.Event()
         self.calls: Counter[str] = Counter()  # by trace
         self.headers: list[dict[str, str]] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
@@ -244,6 +245,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         path = self.path.partition("?")[0]
+        if path == "/received":
+            self.server.received.set()
+            return self._respond(200, "text/plain", [""])
         if path.startswith("/v2/"):
             return self._respond(200, "application/json", [_inferred(path)])
         loaded = json.loads(body)
@@ -283,9 +287,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         try:
+            self.server.received.clear()
             for chunk in _encoded(chunks, how):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
                 self.wfile.flush()
+                if how == "paced" and b"Hel" in chunk and not self.server.received.wait(10):
+                    break  # the client misses the rest
             self.wfile.write(b"0\r\n\r\n")
         except OSError:  # abandoned
             self.close_connection = True

@@ -76,6 +76,17 @@ def test_a_stream_that_ends_early_counts_no_output(path: str) -> None:
     assert "usage.output_tokens" not in read(path, content_type, *chunks[:1])
 
 
+def test_a_last_line_that_nothing_ends_is_read_if_it_is_whole() -> None:
+    chunks = [chunk.encode() for chunk in STREAMS["/api/chat"] if chunk != PAUSE]
+    body = b"".join(chunks).rstrip()
+    assert read("/api/chat", "application/x-ndjson", body) == {**ALL, "timed": True}
+    assert "usage.output_tokens" not in read("/api/chat", "application/x-ndjson", body[:-1])
+    assert read("/api/chat", "application/x-ndjson", chunks[1].rstrip()) == {
+        "response.model": "served-7b",
+        "timed": False,
+    }
+
+
 def test_counts_in_each_chunk_count_once_it_is_the_last() -> None:
     """VLLM's `continuous_usage_stats`."""
     chunks = [

@@ -22,8 +22,9 @@ pytestmark = pytest.mark.usefixtures("services")
 
 EARLY = 0.95
 CLIENT = 3
-TIMED = ["httpx", "httpx2", "httpx-async", "httpx2-async", "requests", "urllib3-parts", "aiohttp"]
-HOW = [*TIMED, "requests-whole", "aiohttp-whole", "urllib3"]
+PASSED_ON = ["httpx", "httpx2", "httpx-async", "httpx2-async", "requests", "urllib3-chunks", "aiohttp"]
+HOW = [*PASSED_ON, "urllib3-parts", "requests-whole", "aiohttp-whole", "urllib3"]
+DECODING = ["httpx", "httpx2-async", "urllib3-parts", "aiohttp"]  # by code of their own
 CHAT = "/v1/chat/completions"
 CHATTED = {
     "gen_ai.operation.name": "chat",
@@ -127,8 +128,10 @@ def test_the_times_that_an_engine_reports_are_read(
     }
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("model", ["gzip", "br", "split"])
+@pytest.mark.parametrize(
+    ("how", "model"),
+    [*((how, "gzip") for how in HOW), *((how, model) for how in DECODING for model in ("br", "split"))],
+)
 def test_encoded_and_divided_bodies_are_read(
     how: str, model: str, service: Service, apis: ModelApis, sink: Sink
 ) -> None:
@@ -140,6 +143,14 @@ def test_encoded_and_divided_bodies_are_read(
     traced = ask(sink, service, apis, how, CHAT, messages=MESSAGES, model=model)
     assert json.loads(traced.answer) == WHOLE[CHAT]
     assert gen_ai(traced.client) == expected
+
+
+@pytest.mark.parametrize("how", PASSED_ON)
+def test_no_chunk_is_held_back(how: str, service: Service, apis: ModelApis, sink: Sink) -> None:
+    """The server sends the second content once the client has the first."""
+    traced = ask(sink, service, apis, how, CHAT, messages=MESSAGES, model="paced", stream=True)
+    assert traced.answer == text_of(STREAMS[CHAT])
+    assert traced.client.attributes["gen_ai.usage.output_tokens"] == 7
 
 
 REQUESTS: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -254,6 +265,7 @@ READ = parts("""
     instrumentation.clients.gen_ai_response: reader_of LinesReader.take LinesReader.conclude BodyReader.note
     instrumentation.clients.httpx: _read_body
     instrumentation.clients.aiohttp: _reading
+    instrumentation.clients.urllib3: _read_body
 """)
 
 

@@ -188,7 +188,10 @@ class LinesReader(BodyReader):
         return at >= 0 and _COLON.match(line, at + len(self._api.usage)) is not None
 
     def conclude(self) -> None:
-        """Read the last event that counts tokens."""
+        """Read a last line that nothing ends, if it is whole, and the last event that counts tokens."""
+        if self._rest and parsed(self._rest[self._skipped :]) is not None:
+            self._is_timed &= self._content_at is not None  # when it came is not known
+            self._take_line(bytes(self._rest))
         event = parsed(self._last[self._skipped :]) if self._last else None
         if isinstance(event, Mapping):
             self.note(event)

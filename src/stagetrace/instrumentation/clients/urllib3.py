@@ -12,6 +12,8 @@ from stagetrace.recording.current_record import recording
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
+
 _switch = switch("stagetrace.instrumentation.clients.urllib3")
 
 
@@ -55,11 +57,17 @@ def _decoding(original: Any) -> Any:
     def _decode(self: Any, data: bytes, decode_content: bool | None, *args: Any, **kwargs: Any) -> Any:
         decoded = original(self, data, decode_content, *args, **kwargs)
         call = self.__dict__.get(CALL)
-        if call is not None and decode_content and (reader := call.read) is not None:
-            reader.feed(decoded)
+        if call is not None and call.read is not None:
+            _feed(call.read, self, decoded, is_decoded=bool(decode_content))
         return decoded
 
     return _decode
+
+
+@guarded
+def _feed(reader: BodyReader, response: Any, data: bytes, *, is_decoded: bool) -> None:
+    if is_decoded or "content-encoding" not in response.headers:
+        reader.feed(data)
 
 
 def _making(original: Any) -> Any:
