@@ -56,6 +56,13 @@ class Own(TextClassificationPipeline):
         return [first, mark("good MASK", top_k=1)]
 
 
+class OwnWriter(GPT2LMHeadModel):
+    """A model with a `generate` of its own."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        return super().generate(*args, **kwargs)[:, 1:]
+
+
 class Nested(TextClassificationPipeline):
     """A pipeline that runs another one as its model."""
 
@@ -90,9 +97,8 @@ mark = pipeline("fill-mask", model=BertForMaskedLM(BertConfig(**SMALL)).eval(), 
 choose = pipeline("zero-shot-classification", model=bert, tokenizer=tokenizer)
 own, nested = Own(model=bert, tokenizer=tokenizer), Nested(model=bert, tokenizer=tokenizer)
 broken = Broken(model=bert, tokenizer=tokenizer)
-writer = GPT2LMHeadModel(
-    GPT2Config(vocab_size=8, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=2)
-).eval()
+of_writer = GPT2Config(vocab_size=8, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=2)
+writer, own_writer = GPT2LMHeadModel(of_writer).eval(), OwnWriter(of_writer).eval()
 write = pipeline("text-generation", model=writer, tokenizer=tokenizer)
 short = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
 
@@ -161,6 +167,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "nested": lambda: scores(nested("good day")),
     **{f"raises-{where}": lambda where=where: fail(where) for where in ("preprocess", "forward", "postprocess")},
     "generate": lambda: writer.generate(**tokens("good day"), **short),
+    "generate-own": lambda: own_writer.generate(**tokens("good day"), **short),
     "generate-rows": lambda: writer.generate(**tokens("good day", "a"), **short),
     "generate-raises": lambda: error_of(lambda: writer.generate(**tokens("a"), max_new_tokens=-1)),
     "write": lambda: [one["generated_text"] for one in write("good day", **short)],

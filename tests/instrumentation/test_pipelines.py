@@ -29,9 +29,13 @@ NEEDS = {
 }
 STAGES = ("preprocess", "inference", "postprocess", "handler")
 # Of an inference, which other attributes are its own each time.
-VARYING = ("ml.cold_start", "ml.stage", "ml.stage.coalesced", "ml.stage.coalesced.longest_ms")
+VARYING = ("ml.cold_start", "ml.stage", "gen_ai.response.time_to_first_chunk")
+VARYING_PREFIXES = ("stagetrace.cpu.", "stagetrace.tokens.", "ml.stage.coalesced")
 
 Tree = tuple[tuple[str, dict[str, Any]], ...]
+
+
+BERT, GPT = "BertForSequenceClassification", "GPT2LMHeadModel"
 
 
 def inferred(model: str, rows: int | None = None, size: int | None = None, **more: Any) -> tuple[str, dict[str, Any]]:
@@ -40,11 +44,17 @@ def inferred(model: str, rows: int | None = None, size: int | None = None, **mor
     return "inference", attributes | {name: value for name, value in known.items() if value is not None}
 
 
+def generated(rows: int, size: int, model: str = GPT, more: Any = None) -> tuple[str, dict[str, Any]]:
+    known = {"operation.name": "text_completion", "provider.name": "transformers", "request.model": model}
+    return inferred(model, rows, size, **{f"gen_ai.{name}": value for name, value in known.items()}, **(more or {}))
+
+
+TOKENS = {"gen_ai.usage.input_tokens": 2, "gen_ai.usage.output_tokens": 5}
+STREAM = {"gen_ai.request.stream": True, **TOKENS}
 Stage = tuple[str, dict[str, Any]]
 PRE: Stage = ("preprocess", {})
 POST: Stage = ("postprocess", {})
 HANDLER: Stage = ("handler", {})
-BERT, GPT = "BertForSequenceClassification", "GPT2LMHeadModel"
 # Of each application's cases the stages from the handler's begin to the response.
 TREES: dict[str, dict[str, Tree]] = {
     "pipelines": {
@@ -66,10 +76,12 @@ TREES: dict[str, dict[str, Tree]] = {
         "nested": (PRE, inferred(BERT, 1, 2), POST),
         "raises-preprocess": (HANDLER,),
         **dict.fromkeys(("raises-forward", "raises-postprocess"), (PRE, inferred(BERT, 1, 2), POST)),
-        **dict.fromkeys(("generate", "write", "streamed"), (PRE, inferred(GPT, 1, 2), POST)),
-        **dict.fromkeys(("generate-raises", "in-a-copied-context"), (PRE, inferred(GPT, 1, 1), POST)),
-        "generate-rows": (PRE, inferred(GPT, 2, 4), POST),
-        "streamed-from-a-thread": (HANDLER,),
+        **dict.fromkeys(("generate", "write"), (PRE, generated(1, 2, more=TOKENS), POST)),
+        **dict.fromkeys(("streamed", "streamed-from-a-thread"), (PRE, generated(1, 2, more=STREAM), POST)),
+        "generate-raises": (PRE, generated(1, 1, more={"error.type": "ValueError"}), POST),
+        "in-a-copied-context": (PRE, generated(1, 1, more={**TOKENS, "gen_ai.usage.input_tokens": 1}), POST),
+        "generate-rows": (PRE, generated(2, 4), POST),
+        "generate-own": (PRE, generated(1, 2, "OwnWriter"), POST),
         "encode": (PRE, inferred("sentences", 2, 11), POST),
         **dict.fromkeys(("encode-text", "encode-query"), (PRE, inferred("sentences", None, 8), POST)),
         "encode-batches": (PRE, inferred("sentences", 4, 24), PRE, inferred("sentences", 4, 24), POST),
@@ -123,7 +135,7 @@ def tree_of(trace_id: str, sink: Sink) -> Tree:
 
 
 def _own(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in attributes.items() if k not in VARYING and not k.startswith("stagetrace.cpu.")}
+    return {k: v for k, v in attributes.items() if k not in VARYING and not k.startswith(VARYING_PREFIXES)}
 
 
 # Of a case the application is a part, lest pytest brings cases of one name together and starts the applications anew.

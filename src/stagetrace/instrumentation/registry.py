@@ -94,6 +94,8 @@ PATCHES = {
     "torch.export.pt2_archive._package": "stagetrace.instrumentation.models.torch:patch_packages",
     "torch._inductor.package.package": "stagetrace.instrumentation.models.torch:patch_loading",
     "transformers.generation.utils": "stagetrace.instrumentation.models.transformers:patch_generation",
+    "transformers.generation.streamers": "stagetrace.instrumentation.models.transformers:patch_streamers",
+    "transformers.generation.continuous_batching.continuous_api": "stagetrace.instrumentation.models.transformers:patch_continuous_batching",
     "transformers.pipelines.base": "stagetrace.instrumentation.models.transformers:patch_pipelines",
     "sentence_transformers.base.model": "stagetrace.instrumentation.models.sentence_transformers:patch_base",
     "sentence_transformers.sentence_transformer.model": "stagetrace.instrumentation.models.sentence_transformers:patch_model",

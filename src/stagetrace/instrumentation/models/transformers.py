@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from stagetrace.guard import report, switch
-from stagetrace.instrumentation.models.base import Calls, Library, description
+from stagetrace import gen_ai
+from stagetrace.guard import guarded, report, switch
+from stagetrace.instrumentation.models.base import Library, description, first_argument
 from stagetrace.instrumentation.models.device_time import begin_on_device
+from stagetrace.instrumentation.models.generation import Reads, generating
 from stagetrace.instrumentation.models.module_name import device_of, first_tensor, framework_of, name_of
 from stagetrace.instrumentation.models.signature import recorded
+from stagetrace.instrumentation.models.streamer import generating_by_streamer
 from stagetrace.instrumentation.models.subclasses import wrap_in_subclasses
+from stagetrace.recording.current_record import current
 from stagetrace.semconv import INFERENCE, POSTPROCESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextvars import Token
     from types import ModuleType
+
+    from stagetrace.recording.generation import Call
+    from stagetrace.recording.record import RequestRecord
 
 _switch = switch(__name__)
 TRANSFORMERS = Library(
@@ -26,11 +35,72 @@ TRANSFORMERS = Library(
     device=device_of,
     rows=first_tensor,
     timer=begin_on_device,
-    recognised="of each `Pipeline`, your own subclasses included: `forward` as inference, `postprocess` as "
-    "postprocessing, and what comes before as preprocessing, of lists, data sets and generators too",
-    not_recognised="`generate_batch` and continuous batching, which serve many requests from one thread",
+    recognised="`GenerationMixin.generate`, those of single models too, in a thread of its own if it has a streamer;"
+    " of each `Pipeline`, your own subclasses included: `forward` as inference, `postprocess` as "
+    "postprocessing, and what comes before as preprocessing, of lists, data sets and generators too;"
+    " `ContinuousMixin.generate_batch`",
+    not_recognised="`init_continuous_batching`: its thread serves many requests",
 )
-patch_generation = TRANSFORMERS.patch(Calls("GenerationMixin", ("generate",)))
+_made_in: WeakKeyDictionary[Any, RequestRecord] = WeakKeyDictionary()  # by a streamer, the request that made it
+
+
+def patch_generation(module: ModuleType) -> None:
+    """Wrap `generate`, which calls the model for each token, of all models: some have one of their own."""
+    common = module.GenerationMixin.generate
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        if function is common:
+            return _joining(generating_by_streamer(function, TRANSFORMERS))
+        # A model's own: it is not known how that returns tokens.
+        return _joining(generating(function, TRANSFORMERS, Reads(gen_ai.TEXT_COMPLETION)))
+
+    wrap_in_subclasses(module.GenerationMixin, {"generate": wrap})
+
+
+def _joining(generate: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `generate` as the work of the request that made its streamer, in a thread that works for none.
+
+    A service that streams calls it in a `threading.Thread`, which has no context, and reads from the streamer.
+    """
+
+    @functools.wraps(generate)
+    def joined(*args: Any, **kwargs: Any) -> Any:
+        streamer = kwargs.get("streamer")
+        if streamer is None or (token := _join(streamer)) is None:
+            return generate(*args, **kwargs)
+        try:
+            return generate(*args, **kwargs)
+        finally:
+            current.reset(token)
+
+    return joined
+
+
+@guarded
+def _join(streamer: Any) -> Token[RequestRecord | None] | None:
+    record = _made_in.get(streamer) if current.get() is None else None
+    return None if record is None or record.closed else current.set(record)
+
+
+def patch_streamers(module: ModuleType) -> None:
+    """Wrap the constructors of all streamers, to know for which request they are."""
+    wrap_in_subclasses(module.BaseStreamer, {"__init__": _noting_request})
+
+
+def _noting_request(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        function(self, *args, **kwargs)
+        _note_request(self)
+
+    return __init__
+
+
+@guarded
+def _note_request(streamer: Any) -> None:
+    record = current.get()
+    if record is not None:
+        _made_in[streamer] = record
 
 
 def patch_pipelines(module: ModuleType) -> None:
@@ -67,6 +137,21 @@ def _generates(pipeline: Any) -> bool:
 
 def _postprocessing(function: Callable[..., Any]) -> Callable[..., Any]:
     return recorded(function, _no_description, POSTPROCESS, where=__name__, is_method=True)
+
+
+def patch_continuous_batching(module: ModuleType) -> None:
+    """Wrap the call that generates a batch in another thread, and returns when that is done."""
+    mixin = module.ContinuousMixin
+    reads = Reads(gen_ai.TEXT_COMPLETION, begin=_count_prompts, result=_count_batch)
+    mixin.generate_batch = generating(mixin.generate_batch, TRANSFORMERS, reads)
+
+
+def _count_prompts(call: Call, arguments: tuple[Any, tuple[Any, ...], dict[str, Any]]) -> None:
+    call.input = sum(map(len, first_argument(*arguments[1:])))
+
+
+def _count_batch(call: Call, results: Any, _now: int) -> None:
+    call.output = sum(len(one.generated_tokens) for one in results.values())
 
 
 def _no_description(_pipeline: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
