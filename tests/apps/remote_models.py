@@ -3,6 +3,7 @@
 import asyncio
 import json
 import urllib.request
+import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -44,6 +45,21 @@ def by_httpx(of: Any, url: str, body: Any, note: Note) -> None:
     with of.Client() as client, client.stream("POST", url, json=body) as answer:
         for part in answer.iter_bytes():
             note(part)
+
+
+class Unzipping(httpx.HTTPTransport):
+    """Decodes bodies itself, and returns the response without the header."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        response = super().handle_request(request)
+        response.stream = httpx.ByteStream(zlib.decompress(b"".join(response.stream), wbits=31))
+        del response.headers["content-encoding"]
+        return response
+
+
+def by_httpx_unzipping(url: str, body: Any, note: Note) -> None:
+    with httpx.Client(transport=Unzipping()) as client:
+        note(client.post(url, json=body).content)
 
 
 def by_requests(url: str, body: Any, note: Note) -> None:
@@ -95,6 +111,7 @@ async def by_aiohttp_whole(url: str, body: Any, note: Note) -> None:
 SYNC: dict[str, Any] = {
     "httpx": partial(by_httpx, httpx),
     "httpx2": partial(by_httpx, httpx2),
+    "httpx-unzipping": by_httpx_unzipping,
     "requests": by_requests,
     "requests-whole": by_requests_whole,
     "urllib3": by_urllib3,

@@ -113,6 +113,16 @@ def test_a_whole_body_is_read_once_it_is_complete(path: str) -> None:
         assert read(path, "application/json", body[:-1]) == {"timed": False}
 
 
+def test_tokens_of_a_cache_are_added_where_the_api_does_not() -> None:
+    """LiteLLM's proxy has Anthropic's counts beside OpenAI's, which contain them."""
+    usage = {"prompt_tokens": 10, "completion_tokens": 1, "cache_read_input_tokens": 8}
+    found = read("/v1/chat/completions", "application/json", json.dumps({"usage": usage}).encode())
+    assert found["usage.input_tokens"] == 10
+    usage = {"input_tokens": 2, "output_tokens": 1, "cache_read_input_tokens": 8}
+    found = read("/v1/messages", "application/json", json.dumps({"usage": usage}).encode())
+    assert found["usage.input_tokens"] == 10
+
+
 def test_geminis_array_is_read_when_it_has_ended() -> None:
     path = "/v1beta/models/asked-7b:streamGenerateContent"
     texts = [chunk[len("data: ") :] for chunk in STREAMS[path] if chunk != PAUSE]

@@ -145,6 +145,11 @@ def test_encoded_and_divided_bodies_are_read(
     assert gen_ai(traced.client) == expected
 
 
+def test_a_transport_that_decodes_is_as_without_us(service: Service, apis: ModelApis, sink: Sink) -> None:
+    traced = ask(sink, service, apis, "httpx-unzipping", CHAT, messages=MESSAGES, model="gzip")
+    assert json.loads(traced.answer) == WHOLE[CHAT]
+
+
 @pytest.mark.parametrize("how", PASSED_ON)
 def test_no_chunk_is_held_back(how: str, service: Service, apis: ModelApis, sink: Sink) -> None:
     """The server sends the second content once the client has the first."""

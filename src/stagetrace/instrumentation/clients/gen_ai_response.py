@@ -26,7 +26,10 @@ _EVENTS: Final = "text/event-stream"
 _LINES: Final = ("application/x-ndjson", "application/jsonl", "application/json-lines")
 _INPUT: Final = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_eval_count")
 _OUTPUT: Final = ("completion_tokens", "output_tokens", "candidatesTokenCount", "eval_count")
-_CACHED: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")  # Anthropic does not count them as input
+_CACHED: Final = (
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+)  # for Anthropic no part of the input
 _THOUGHT: Final = "thoughtsTokenCount"  # Gemini does not count them among the candidates'
 _COLON: Final = re.compile(rb"\s*:\s*[{\d]")
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"\\]{1,%d})"' % MAX_MODEL)
@@ -71,7 +74,8 @@ class BodyReader:
             attributes[gen_ai.RESPONSE_MODEL] = self._model
         read, written = _first(self._usage, _INPUT), _first(self._usage, _OUTPUT)
         if read is not None:
-            attributes[gen_ai.INPUT_TOKENS] = read + sum(self._usage.get(name, 0) for name in _CACHED)
+            cached = sum(self._usage.get(name, 0) for name in _CACHED) if self._api.provider == "anthropic" else 0
+            attributes[gen_ai.INPUT_TOKENS] = read + cached
         if written is not None and self._counts_all:
             attributes[gen_ai.OUTPUT_TOKENS] = written + self._usage.get(_THOUGHT, 0)
         return attributes

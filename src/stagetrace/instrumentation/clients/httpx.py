@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.clients.base import CALL, Call, begin_http, ending, http_status
@@ -95,26 +96,39 @@ def _read_body(call: Call, response: Any) -> None:
     """Let the body be read as it is decoded."""
     reader = call.reader(response.status_code, response.headers.get("content-type"))
     if reader is not None:
-        response._decoder = _ReadDecoder(response._get_content_decoder(), reader)
+        response._decoder = _ReadDecoder(response, reader)
 
 
 class _ReadDecoder:
     """The decoder of a response whose decoded body is read as it passes."""
 
-    def __init__(self, decoder: Any, reader: BodyReader) -> None:
-        self._decoder = decoder
+    _decoder: Any = None
+
+    def __init__(self, response: Any, reader: BodyReader) -> None:
+        self._response = ref(response)  # no cycle: a response that is dropped ends its call
         self._reader = reader
+
+    def _original(self) -> Any:
+        """Return the response's own decoder, made when it is needed: a transport around ours may change headers."""
+        if self._decoder is None:
+            response: Any = self._response()
+            del response._decoder
+            try:
+                self._decoder = response._get_content_decoder()
+            finally:
+                response._decoder = self
+        return self._decoder
 
     def decode(self, data: bytes) -> Any:
         """Decode a part of the body."""
-        return self._passing(self._decoder.decode(data))
+        return self._passing(self._original().decode(data))
 
     def flush(self) -> Any:
         """Return the rest."""
-        return self._passing(self._decoder.flush())
+        return self._passing(self._original().flush())
 
     def _passing(self, decoded: Any) -> Any:
-        if not isinstance(decoded, bytes):  # of httpx2 2.12 and later: an iterator
+        if not isinstance(decoded, bytes):  # of httpx2: an iterator
             return self._each(decoded)
         self._reader.feed(decoded)
         return decoded
