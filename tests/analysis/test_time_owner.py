@@ -64,6 +64,12 @@ def test_a_call_of_half_of_it_leads_to_the_slowest_stage_of_whom_it_called() -> 
     assert found.complete
 
 
+def test_a_database_within_the_process_is_not_waited_for() -> None:
+    assert owner(span(4, "SELECT", 0, 90, 2, kind="CLIENT", **{"db.system": "sqlite"})).path == (
+        Hop("gate", "handler", 96.0),
+    )
+
+
 def test_calls_lead_on_from_there() -> None:
     """A span of the user's own may stand between stage and call."""
     spans = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import pickle
@@ -9,7 +10,7 @@ import threading
 from contextvars import copy_context
 from typing import Any
 
-import redis
+import redis.asyncio
 from cases import error_of, serve
 from PIL import Image
 from sqlalchemy import create_engine, text
@@ -21,7 +22,8 @@ TEXTS = [f"the model number {number} is late" for number in range(400)]
 tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1, "model": 2, "is": 3, "late": 4}, unk_token="[UNK]"))  # noqa: S106
 tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
 engine = create_engine("sqlite://")  # long before this process serves
-client = redis.Redis(port=int(os.environ.get("REDIS_PORT", "1")), protocol=2)
+REDIS_PORT = int(os.environ["REDIS_PORT"])
+client = redis.Redis(port=REDIS_PORT, protocol=2)
 
 
 class Thumbnail(Image.Image):
@@ -104,6 +106,14 @@ def cached() -> Any:
     return [client.get("quick"), error_of(lambda: client.execute_command("FAIL"))]
 
 
+def async_cache() -> Any:
+    async def fetched() -> Any:
+        async with redis.asyncio.Redis(port=REDIS_PORT, protocol=2) as connected:
+            return await asyncio.gather(*(connected.get("quick") for _ in range(2)))
+
+    return asyncio.run(fetched())
+
+
 def slow_cache() -> Any:
     return [client.get("slow"), *predicted("")]
 
@@ -123,4 +133,4 @@ def late_engine() -> Any:
 
 
 CASES = (documents, batch, within, images, broken_image, copied, overridden, raises, threads, cached, slow_cache, rows)
-app = serve({case.__name__: (lambda case=case: [repr(case())]) for case in (*CASES, late_engine)})
+app = serve({case.__name__: (lambda case=case: [repr(case())]) for case in (*CASES, late_engine, async_cache)})

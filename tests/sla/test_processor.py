@@ -173,6 +173,9 @@ def test_a_rule_matches_by_old_and_stable_names(attributes: dict[str, str], matc
         ({"http.url": "http://older:82/x"}, "older:82"),
         ({"server.address": "down", "peer.service": "users"}, "users"),
         ({"server.address": "/run/socket"}, "/run/socket"),
+        ({"net.peer.name": "cache", "net.peer.port": 6379, "db.system": "redis"}, "cache:6379"),
+        ({"db.system": "postgresql"}, "postgresql"),
+        ({"db.system.name": "mysql"}, "mysql"),
         ({}, "SELECT"),
     ],
 )
@@ -191,6 +194,20 @@ def test_whoever_makes_a_clients_span_its_peer_is_named_by_the_breach(attributes
     assert found.attributes["sla.breach.peer"] == peer
     assert found.attributes["sla.breach.cause"] == "downstream"
     assert str(found.attributes["sla.breach.evidence"]).endswith(f": 700.0 ms waiting for {peer}")
+
+
+@pytest.mark.parametrize("attributes", [{"db.system": "sqlite"}, {"db.system.name": "duckdb", "db.name": "x"}])
+def test_a_database_within_the_process_is_nobody_to_wait_for(attributes: dict[str, Any]) -> None:
+    tracer, _, exporter = setup()
+    entry = tracer.start_span("POST /predict", kind=SpanKind.SERVER, attributes={"http.route": "/x"}, start_time=START)
+    with use_span(entry):
+        tracer.start_span("SELECT", kind=SpanKind.CLIENT, attributes=attributes, start_time=START).end(START + 900 * MS)
+    entry.end(START + 1100 * MS)
+    (found,) = entries_of(exporter)
+    assert found.attributes is not None
+    assert found.attributes["sla.breached"] is True
+    assert "sla.breach.peer" not in found.attributes
+    assert found.attributes["sla.breach.cause"] != "downstream"
 
 
 def test_a_websocket_is_not_judged() -> None:
