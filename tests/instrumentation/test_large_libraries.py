@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -21,11 +22,16 @@ pytestmark = [
 ]
 
 READY_WITHIN_S = 300  # importing these takes a minute on a cold disk
+DEEP = ("torch", "transformers", "sentence-transformers", "catboost")
 # By application, what it needs besides FastAPI.
 NEEDS = {
-    "deep": ("torch", "transformers", "sentence-transformers", "catboost"),
+    "deep": DEEP,
+    "torch_models": DEEP,
+    "torch_package": DEEP,
+    "jax_models": ("jax", "keras"),
     "keras_tensorflow": ("tensorflow-cpu", "keras", "tf-keras", "ai-edge-litert"),
 }
+SAMPLE = ("deep", "torch_models")
 NET = ("Net", "torch", 3)
 # Of each application's cases what its one inference says: the model, its framework, how many rows.
 EXPECTED: dict[str, dict[str, tuple[str, str, int | None] | None]] = {
@@ -44,6 +50,28 @@ EXPECTED: dict[str, dict[str, tuple[str, str, int | None] | None]] = {
         "catboost-pool": ("CatBoostRegressor", "catboost", 3),
         # To torch.compile a function is no model, whatever it calls.
         **dict.fromkeys(("scaled-function", "function", "compiled-function"), None),
+    },
+    "torch_models": {
+        **dict.fromkeys(("module", "gradients", "hooks", "copied", "pickled", "saved", "parallel"), NET),
+        **dict.fromkeys(("script-loaded", "script-frozen", "compiled-in-place"), NET),
+        "slow": ("Slow", "torch", 3),
+        "dropout": ("Dropped", "torch", 3),  # in training mode, without gradients
+        "around": ("Sequential", "torch", 3),  # in training mode, around one that is not
+        "exported": ("GraphModule", "torch", 3),
+        **dict.fromkeys(("own-call", "compiled-own-call"), ("OwnCall", "torch", 3)),
+        "instrumented-function": ("scored", "torch", 3),
+        "recursive": ("Recursive", "torch", 3),
+        **dict.fromkeys(("training", "training-on-frozen", "signature"), None),
+        "breaks": None,
+    },
+    "torch_package": {
+        "package": ("net.pt2", "torch", 3),
+        "package-copied": ("AOTICompiledModel", "torch", 3),
+    },
+    "jax_models": {
+        **dict.fromkeys(("instrumented", "instrumented-first", "ready", "raises"), ("dense", "jax", 3)),
+        **dict.fromkeys(("keras-call", "keras-predict"), ("flowers", "keras", 3)),
+        "jitted": None,
     },
     "keras_tensorflow": {
         **dict.fromkeys(("call", "predict", "predict-on-batch", "layer-first", "raises"), ("flowers", "keras", 3)),
@@ -96,7 +124,7 @@ CASES = [(app, (app, case)) for app in EXPECTED for case in EXPECTED[app]]
 
 @pytest.mark.parametrize(
     ("both", "which"),
-    [pytest.param(*one, marks=[pytest.mark.sample] if one[0] == "deep" else []) for one in CASES],
+    [pytest.param(*one, marks=[pytest.mark.sample] if one[0] in SAMPLE else []) for one in CASES],
     indirect=["both"],
     scope="module",
     ids=["-".join(one) for _, one in CASES],
@@ -119,6 +147,37 @@ def test_a_tokenizer_is_preprocessing_and_what_follows_the_model_is_not(both: Bo
     names = sink.request(trace_id).names
     at = names.index("inference")
     assert (names[at - 1], names[at + 1]) == ("preprocess", "postprocess")
+
+
+@pytest.mark.parametrize("both", ["torch_models"], indirect=True, scope="module")
+def test_what_is_known_of_a_call(both: Both, sink: Sink) -> None:
+    known = {
+        "ml.model.name": "Net",
+        "ml.framework": "torch",
+        "ml.device": "cpu",
+        "ml.batch.size": 3,
+        "ml.input.size": 12,
+    }
+    trace_id, _ = both.traced.call("GET", "/case/module")
+    request = sink.tiled(trace_id)
+    at = request.names.index("inference")
+    assert (request.names[at - 1], request.names[at + 1]) == ("preprocess", "postprocess")
+    for span in (request.entry, request.stages[at]):
+        found = {name: value for name, value in span.attributes.items() if name.startswith("ml.")}
+        found = {name: value for name, value in found.items() if not name.startswith("ml.stage")}
+        found.pop("ml.cold_start", None)  # of the first call
+        assert found == known
+
+
+@pytest.mark.parametrize("both", ["torch_models"], indirect=True, scope="module")
+def test_requests_at_once_have_one_inference_each(both: Both, sink: Sink) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        traces = list(pool.map(lambda _: both.traced.call("GET", "/case/slow")[0], range(16)))
+    for trace_id in traces:
+        request = sink.tiled(trace_id)
+        (inference,) = (stage for stage in request.stages if stage.name == "inference")
+        assert inference.end - inference.start >= 50_000_000  # it sleeps
+        assert inference.attributes["ml.model.name"] == "Slow"
 
 
 @pytest.mark.parametrize("both", ["keras_tensorflow"], indirect=True, scope="module")
