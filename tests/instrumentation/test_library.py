@@ -315,7 +315,8 @@ def _distribution(folder: Path, name: str, entry: str) -> None:
 def test_another_distribution_brings_a_patch(tmp_path: Path) -> None:
     """As the page shows it. It is used like ours: one that fails alone is reported, and what is ours stays ours."""
     (entry,) = re.findall(r'^"(pinewood\.model" = ".*)"$', PAGE.read_text(), re.MULTILINE)
-    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (code,) = (one for one in blocks if "def patch_model" in one)
     _distribution(tmp_path, "pinewood-stagetrace", entry.replace('"', ""))
     _distribution(tmp_path, "broken", "brokenwood = brokenwood_stagetrace:patch")
     _distribution(tmp_path, "rival", "flask.app = rival:patch_app")
