@@ -198,7 +198,7 @@ def attributes(times: Times, until_response_ms: float, whole_ms: float) -> dict[
 def test_headers_are_about_the_time_until_them_and_trailers_about_all() -> None:
     times = Times("x", 5, 20, 40, 3)
     known = {"source": "x", "queue_ms": 5, "compute_ms": 20, "total_ms": 40}
-    assert attributes(times, 50, 500) == {**known, "network_ms": 13, "other_ms": 12}
+    assert attributes(times, 50, 500) == {**known, "network_ms": 13, "other_ms": 12, "response_ms": 450}
     assert attributes(times._replace(is_whole=True), 50, 500) == {**known, "network_ms": 463, "other_ms": 12}
     assert attributes(Times("x", 5), 50, 500) == {"source": "x", "queue_ms": 5}
 
@@ -241,6 +241,11 @@ SAYS: list[tuple[list[tuple[int, int]], dict[int, Any], str]] = [
     ([(0, 40)], {0: WHOLE}, "it reported 10.0 ms queue, 20.0 ms compute, 5.0 ms other work, the network took 2.0 ms"),
     ([(0, 40)], {0: report(queue_ms=10.0)}, "it reported 10.0 ms queue"),
     ([(0, 40)], {0: report(total_ms=30.0, network_ms=8.0)}, "it reported 30.0 ms in all, the network took 8.0 ms"),
+    (
+        [(0, 40)],
+        {0: report(total_ms=30.0, network_ms=5.0, response_ms=5.0)},
+        "it reported 30.0 ms in all, the network took 5.0 ms, the rest of the response 5.0 ms",
+    ),
     ([(0, 40)], {0: report(load="eps=2")}, "load eps=2"),
     ([(0, 40)], {0: {**report(queue_ms=1.0), f"{PREFIX}load": "eps=2"}}, "it reported 1.0 ms queue; load eps=2"),
     (

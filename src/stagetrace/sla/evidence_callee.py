@@ -22,11 +22,13 @@ PARTS: Final = (
     ("other work", semconv.CALLEE_OTHER_MS, semconv.SLA_BREACH_PEER_OTHER_MS),
 )
 NETWORK: Final = ("network", semconv.CALLEE_NETWORK_MS, semconv.SLA_BREACH_PEER_NETWORK_MS)
+RESPONSE: Final = ("response", semconv.CALLEE_RESPONSE_MS, semconv.SLA_BREACH_PEER_RESPONSE_MS)
 READ: Final = (
     *(semconv.CALLEE_QUEUE_MS, semconv.CALLEE_COMPUTE_MS, semconv.CALLEE_OTHER_MS, semconv.CALLEE_TOTAL_MS),
-    *(semconv.CALLEE_NETWORK_MS, semconv.CALLEE_IMPLAUSIBLE, semconv.CALLEE_LOAD),
+    *(semconv.CALLEE_NETWORK_MS, semconv.CALLEE_RESPONSE_MS, semconv.CALLEE_IMPLAUSIBLE, semconv.CALLEE_LOAD),
 )
 MAX_TEXT: Final = 120
+SHOWN: Final = 0.05  # of the calls' duration
 
 
 class Callee(NamedTuple):
@@ -68,15 +70,24 @@ def callee_of(
     if claimed:
         most = max(float(one.get(name, 0.0)) for one in claimed for name in READ[:4])
         return Callee({}, f" ({which} reported up to {most:.1f} ms, which cannot be and is not used{load})")
-    attributes = {to: took for _, name, to in (*PARTS, NETWORK) if (took := _added(told, name)) is not None}
-    phrases = [f"{attributes[to]:.1f} ms {word}" for word, _, to in PARTS if to in attributes]
-    total = _added(told, semconv.CALLEE_TOTAL_MS)
-    if not phrases and total is not None:
-        phrases = [f"{total:.1f} ms in all"]
-    if semconv.SLA_BREACH_PEER_NETWORK_MS in attributes:
-        phrases.append(f"the network took {attributes[semconv.SLA_BREACH_PEER_NETWORK_MS]:.1f} ms")
+    attributes = {to: took for _, name, to in (*PARTS, NETWORK, RESPONSE) if (took := _added(told, name)) is not None}
+    took_ns = sum(calls[place][2] - calls[place][1] for place in places if place in reports)
+    phrases = _phrases(attributes, _added(told, semconv.CALLEE_TOTAL_MS), took_ns / 1e6)
     text = f"{which} reported {', '.join(phrases)}{load}" if phrases else load.lstrip("; ")
     return Callee(attributes, f" ({text})" if text else "")
+
+
+def _phrases(attributes: Mapping[str, float], total_ms: float | None, took_ms: float) -> list[str]:
+    """Return the parts in words, of calls that took so long."""
+    phrases = [f"{attributes[to]:.1f} ms {word}" for word, _, to in PARTS if to in attributes]
+    if not phrases and total_ms is not None:
+        phrases = [f"{total_ms:.1f} ms in all"]
+    if NETWORK[2] in attributes:
+        phrases.append(f"the network took {attributes[NETWORK[2]]:.1f} ms")
+    response_ms = attributes.get(RESPONSE[2], 0.0)
+    if response_ms > SHOWN * took_ms:
+        phrases.append(f"the rest of the response {response_ms:.1f} ms")
+    return phrases
 
 
 def _chosen(places: list[int], calls: Sequence[Call]) -> tuple[str, list[int]]:

@@ -57,6 +57,8 @@ class Reported:
                 if value is not None
             }
             found |= _rest(times, whole_ms if times.is_whole else until_response_ms)
+            if semconv.CALLEE_NETWORK_MS in found and not times.is_whole:
+                found[semconv.CALLEE_RESPONSE_MS] = whole_ms - until_response_ms
         if self.metrics:
             found[semconv.CALLEE_SERVER_TIMING] = _shown(self.metrics)
         if self.load:
