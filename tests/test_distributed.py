@@ -102,6 +102,9 @@ def test_a_breach_is_followed_down_to_who_owns_the_time(store: str, what: str, s
     assert breach["peer"] in breach["evidence"]
     assert (breach["owner"]["service"], breach["owner"]["stage"]) == (service, stage)
     assert breach["path"][0]["service"] == "gateway"
+    reported = re.findall(r"([\d.]+) ms (queue|compute|other work)|(network) took ([\d.]+)", breach["evidence"])
+    took = {kind or network: float(ms or network_ms) for ms, kind, network, network_ms in reported}
+    assert max(took, key=lambda kind: took[kind]) == {"handler": "other work", "wire": "network"}.get(stage, "compute")
     if stage == "wire":
         assert breach["owner"]["peer"] == "features"
         assert breach["owner"]["duration_ms"] >= 400 * 0.9

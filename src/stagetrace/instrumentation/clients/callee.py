@@ -58,7 +58,7 @@ class Reported:
             }
             found |= _rest(times, whole_ms if times.is_whole else until_response_ms)
             if semconv.CALLEE_NETWORK_MS in found and not times.is_whole:
-                found[semconv.CALLEE_RESPONSE_MS] = whole_ms - until_response_ms
+                found[semconv.CALLEE_RESPONSE_MS] = round(whole_ms - until_response_ms, 6)
         if self.metrics:
             found[semconv.CALLEE_SERVER_TIMING] = _shown(self.metrics)
         if self.load:
@@ -83,7 +83,7 @@ def _rest(times: Times, call_ms: float) -> dict[str, Any]:
         return {semconv.CALLEE_IMPLAUSIBLE: True}
     if times.total_ms is None:
         return {}
-    found = {semconv.CALLEE_NETWORK_MS: call_ms - times.total_ms + times.transfer_ms}
+    found = {semconv.CALLEE_NETWORK_MS: round(call_ms - times.total_ms + times.transfer_ms, 6)}
     if times.queue_ms is not None:
         found[semconv.CALLEE_OTHER_MS] = round(max(times.total_ms - known, 0.0), 6)
     return found
