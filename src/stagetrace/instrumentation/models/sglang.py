@@ -42,7 +42,7 @@ SGLANG = Library(
     "sglang",
     name=_name,
     rows=_prompts,
-    recognised="`Engine.generate`, `.async_generate`, `.encode`, `.async_encode`; the requests of its server",
+    recognised="`Engine.generate`, `.async_generate`, `.encode`, `.async_encode`, `.rerank`; its server's requests",
     stand_in=f"{VERSION}, by a stand-in: it needs a GPU",
 )
 

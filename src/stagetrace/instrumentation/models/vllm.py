@@ -43,7 +43,8 @@ VLLM = Library(
     "vllm",
     name=_name,
     rows=_prompts,
-    recognised="`LLM.generate`, `.chat`, `.embed`; `AsyncLLM.generate`, `.encode`, and with them `vllm serve`",
+    recognised="`LLM.generate`, `.chat`, `.embed`, `.encode`, `.classify`, `.score`, `.beam_search`; "
+    "`AsyncLLM.generate`, `.encode`, and with them `vllm serve`",
     not_recognised="`LLM.enqueue` with `wait_for_completion`",
     stand_in=f"{VERSION}, by a stand-in: it needs a GPU",
 )
