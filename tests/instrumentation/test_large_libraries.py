@@ -90,9 +90,11 @@ EXPECTED: dict[str, dict[str, tuple[str, str, int | None] | None]] = {
 BROKEN = [
     ("deep", "torch:_is_model", ("module", "compiled", "raises", "generation")),
     ("deep", "torch:description", ("module", "compiled", "raises", "generation")),
-    ("keras_tensorflow", "tensorflow:_is_tracing", ("call", "named-inputs", "own", "layer-first")),
+    ("torch_models", "torch:_is_trained", ("gradients", "around", "training", "exported")),
+    ("torch_models", "torch:device_of", ("module", "hooks", "own-call", "compiled-in-place")),
+    ("keras_tensorflow", "eager:_is_tracing", ("call", "named-inputs", "own", "layer-first")),
     ("keras_tensorflow", "tensorflow:description", ("restored", "signature", "lite", "restored-raises")),
-    ("keras_tensorflow", "keras:description", ("call", "predict", "several-inputs", "raises")),
+    ("keras_tensorflow", "base:description", ("call", "predict", "several-inputs", "raises")),
 ]
 
 
