@@ -10,15 +10,21 @@ import importlib
 import re
 from pathlib import Path
 
-from stagetrace.instrumentation.models.base import Library
+from stagetrace.instrumentation.models.base import TRAIN, Library
 from stagetrace.instrumentation.registry import PATCHES
-from stagetrace.semconv import INFERENCE
+from stagetrace.semconv import INFERENCE, PREPARE, TRANSFORM
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/libraries.md"
 VERSIONS = ROOT / "tests/model_libraries.txt"
 BEGIN = "<!-- begin of what tests/libraries_page.py writes -->\n"
 END = "<!-- end of what tests/libraries_page.py writes -->\n"
+ROLES = {
+    INFERENCE: "",
+    PREPARE: " (preprocessing)",
+    TRANSFORM: " (the inference where no model is)",
+    TRAIN: " (training, in which no model call is recorded)",
+}
 MODELS = "stagetrace.instrumentation.models."
 
 
@@ -49,11 +55,12 @@ def _name(library: Library) -> str:
 
 
 def _recognised(library: Library) -> str:
-    """Return the calls of a library, with those that are no inference marked."""
+    """Return the calls of a library, with the role of those that are no inference."""
     parts = []
     for calls in library.calls:
         names = ", ".join(f"`{calls.owner}.{name}`" if calls.owner else f"`{name}`" for name in calls.names)
-        parts.append(names if calls.role == INFERENCE else f"{names} (preprocessing)")
+        derived = ", and of classes derived from it" if calls.derived else ""
+        parts.append(f"{names}{derived}{ROLES[calls.role]}")
     return "; ".join([*parts, library.recognised] if library.recognised else parts)
 
 

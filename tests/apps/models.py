@@ -73,6 +73,14 @@ class OwnScaler(StandardScaler):
         return super().transform(data)
 
 
+class OwnXgboost(xgboost.XGBClassifier):
+    """A user's, whose framework is xgboost."""
+
+
+class OwnLightgbm(lightgbm.LGBMClassifier):
+    pass
+
+
 def own_model(data: Any) -> Any:
     """A model that nobody can know as one."""
     time.sleep(0.08)
@@ -114,6 +122,16 @@ def iobinding() -> Any:
     binding.bind_cpu_input("X", rows)
     binding.bind_output("label")
     session.run_with_iobinding(binding)
+    return binding.copy_outputs_to_cpu()[0]
+
+
+def bound_value() -> Any:
+    binding = session.io_binding()
+    binding.bind_cpu_input("X", rows[:2])
+    binding.clear_binding_inputs()
+    binding.bind_ortvalue_input(name="X", ortvalue=onnxruntime.OrtValue.ortvalue_from_numpy(rows))
+    binding.bind_output("label")
+    session.run_with_iobinding(iobinding=binding)
     return binding.copy_outputs_to_cpu()[0]
 
 
@@ -162,6 +180,9 @@ CASES: dict[str, Callable[[], Any]] = {
     "late-class": late_class,
     "raises": lambda: error_of(lambda: Lonely().predict(rows)),
     "xgboost": lambda: gradient_boosted.predict_proba(rows),
+    "xgboost-own": lambda estimator=OwnXgboost(n_estimators=2).fit(x, y): estimator.predict(rows),
+    "lightgbm-own": lambda estimator=OwnLightgbm(n_estimators=2, verbose=-1).fit(x, y): estimator.predict_proba(rows),
+    "matrix": lambda: [xgboost.DMatrix(many).num_row()],
     "xgboost-booster": lambda: gradient_boosted.get_booster().predict(xgboost.DMatrix(rows)),
     "xgboost-inplace": lambda: gradient_boosted.get_booster().inplace_predict(data=rows),
     "lightgbm": lambda: light.predict_proba(rows),
@@ -170,6 +191,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "onnx-keywords": lambda: session.run(output_names=None, input_feed=feed)[1],
     "onnx-async": run_async,
     "onnx-iobinding": iobinding,
+    "onnx-bound-value": bound_value,
     "onnx-own-values": run_with_own_values,
     "onnx-raises": lambda: error_of(lambda: session.run(["label"], {})),
 }

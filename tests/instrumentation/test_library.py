@@ -17,8 +17,8 @@ import stagetrace
 from libraries_page import PAGE, page
 from services import run_python
 from stagetrace import guard
-from stagetrace.instrumentation.models import marked
-from stagetrace.instrumentation.models.base import Calls, Library, description
+from stagetrace.instrumentation.models import base, marked
+from stagetrace.instrumentation.models.base import TRAIN, Calls, Library, description
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord
 
@@ -221,6 +221,59 @@ def test_a_library_that_lacks_a_name_is_left_whole() -> None:
     with pytest.raises(AttributeError, match=r"pinewood\.model\.Model has no rank or score"):
         patch(module)
     assert module.Model.predict is Model.predict
+
+
+@pytest.fixture
+def bases() -> Any:
+    """Return a module with a base, patched, and a class that derived from it before."""
+    module: Any = ModuleType("pinewood.base")
+
+    class Base:
+        pass
+
+    class Derived(Base):
+        def predict(self, rows: list[int]) -> list[int]:
+            return rows
+
+        def learn(self, rows: list[int]) -> list[int]:
+            return self.predict(rows)
+
+    module.Base, module.Derived = Base, Derived
+    Library(__name__, "pinewood").patch(
+        Calls("Base", ("predict",), derived=True), Calls("Base", ("learn",), TRAIN, derived=True)
+    )(module)
+    return module
+
+
+def test_derived_classes_are_recognised_whenever_they_are_made(bases: Any) -> None:
+    class Later(bases.Derived):  # type: ignore[misc]
+        def predict(self, rows: list[int]) -> list[int]:
+            return [*super().predict(rows), 3]
+
+    with request() as stages:
+        assert (bases.Derived().predict(ROWS), Later().predict(ROWS)) == (ROWS, [1, 2, 3])
+    assert [one["ml.model.name"] for one in of_inference(stages)] == ["Derived", "Later"]
+
+
+def test_training_calls_models_that_are_no_inference(bases: Any) -> None:
+    with request() as stages:
+        assert bases.Derived().learn(ROWS) == ROWS
+    assert of_inference(stages) == []
+    assert not marked.inside.get()
+
+
+def test_a_class_that_cannot_be_wrapped_is_made_as_before(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("ours")
+
+    monkeypatch.setattr(base, "recorded", fail)
+
+    class Later(bases.Base):  # type: ignore[misc]
+        def predict(self, rows: list[int]) -> list[int]:
+            return rows
+
+    assert Later().predict(ROWS) == ROWS
+    assert list(guard.failures.values()) == [1]
 
 
 def test_a_reader_that_fails_changes_no_result() -> None:

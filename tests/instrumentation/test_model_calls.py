@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from contextvars import copy_context
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,11 +143,54 @@ def test_a_callback_is_called_whatever_fails(monkeypatch: pytest.MonkeyPatch) ->
     class Session:
         _model_path = "any.onnx"
 
-    monkeypatch.setattr(onnxruntime, "current_work", Breaks)
+        def get_modelmeta(self) -> Any:
+            return SimpleNamespace(version=0)
+
+        def get_providers(self) -> list[str]:
+            return []
+
+    monkeypatch.setattr(onnxruntime, "asking", Breaks)
     monkeypatch.setattr(guard, "failures", {})
     run_async = onnxruntime._wrap_async(lambda _, names, feed, callback: callback(names, feed))
     assert run_async(Session(), ["y"], {}, lambda *results: results) == (["y"], {})
     assert list(guard.failures.values()) == [1]
+
+
+@pytest.mark.parametrize(
+    ("path", "graph", "producer", "name"),
+    [
+        ("/models/flowers.onnx", "main_graph", "pytorch", "flowers.onnx"),
+        (None, "flowers", "pytorch", "flowers"),
+        (None, "0123456789abcdef0123456789abcdef", "skl2onnx", "skl2onnx"),
+        (None, "01234567-89ab-cdef-0123-456789abcdef", "", "SimpleNamespace"),
+        (None, "", "", "SimpleNamespace"),
+    ],
+)
+def test_a_session_has_a_name_that_is_no_random_id(path: str | None, graph: str, producer: str, name: str) -> None:
+    meta = SimpleNamespace(graph_name=graph, producer_name=producer)
+    assert onnxruntime._name(SimpleNamespace(_model_path=path, get_modelmeta=lambda: meta)) == name
+
+
+@pytest.mark.parametrize(("version", "expected"), [(0, None), (2**63 - 1, None), (7, "7")])
+def test_a_session_has_the_version_of_its_metadata(version: int, expected: str | None) -> None:
+    session = SimpleNamespace(get_modelmeta=lambda: SimpleNamespace(version=version))
+    assert onnxruntime._version(session) == expected
+
+
+@pytest.mark.parametrize(
+    ("providers", "options", "device"),
+    [
+        (["CPUExecutionProvider"], {"CPUExecutionProvider": {}}, "cpu"),
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], {"CUDAExecutionProvider": {"device_id": "1"}}, "cuda:1"),
+        (["CoreMLExecutionProvider"], {}, "coreml"),
+        ([], {}, None),
+    ],
+)
+def test_a_session_runs_on_the_device_of_its_first_provider(
+    providers: list[str], options: dict[str, dict[str, str]], device: str | None
+) -> None:
+    session = SimpleNamespace(get_providers=lambda: providers, get_provider_options=lambda: options)
+    assert onnxruntime._device(session) == device
 
 
 class Sometimes:

@@ -39,12 +39,18 @@ EXPECTED = {
     **dict.fromkeys(("xgboost-booster", "xgboost-inplace", "scaled-xgboost"), ("Booster", "xgboost", 5)),
     "lightgbm": ("LGBMClassifier", "lightgbm", 5),
     "lightgbm-booster": ("Booster", "lightgbm", 5),
-    **dict.fromkeys(("onnx", "onnx-keywords", "onnx-async"), (None, "onnxruntime", 5)),
-    **dict.fromkeys(("onnx-iobinding", "onnx-own-values", "onnx-raises"), (None, "onnxruntime", None)),
+    # Made from bytes: it has the name of its graph.
+    **dict.fromkeys(
+        ("onnx", "onnx-keywords", "onnx-async", "onnx-iobinding"), ("ONNX(LogisticRegression)", "onnxruntime", 5)
+    ),
+    **dict.fromkeys(("onnx-bound-value", "onnx-own-values"), ("ONNX(LogisticRegression)", "onnxruntime", 5)),
+    "onnx-raises": ("ONNX(LogisticRegression)", "onnxruntime", None),
+    "xgboost-own": ("OwnXgboost", "xgboost", 5),
+    "lightgbm-own": ("OwnLightgbm", "lightgbm", 5),
 }
 # Of what is in none of these, nobody can know that it is a model; nor is there one behind each transform.
 OWN_MODEL = ("scaled-own", "own-scaler-own", "embedded-own", "decoded-own", "any-function")
-NO_MODEL = (*OWN_MODEL, "scaler", "columns-alone", "union", "imputer", "selector", "vectors")
+NO_MODEL = (*OWN_MODEL, "matrix", "scaler", "columns-alone", "union", "imputer", "selector", "vectors")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +94,8 @@ def test_one_inference_of_the_outermost_model(case: str, recorded: Request) -> N
     attributes = inference.attributes
     assert attributes["ml.framework"] == framework
     assert attributes.get("ml.batch.size") == rows
-    assert attributes["ml.model.name"] == name if name else attributes["ml.model.name"]
+    assert attributes["ml.model.name"] == name
+    assert attributes.get("ml.device") == ("cpu" if framework == "onnxruntime" else None)
 
 
 @pytest.mark.parametrize("case", NO_MODEL)

@@ -7,7 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stagetrace.instrumentation.models.signature import recorded
+from stagetrace.instrumentation.models.marked import training
+from stagetrace.instrumentation.models.signature import recorded, with_signature
+from stagetrace.instrumentation.models.subclasses import wrap_in_subclasses
 from stagetrace.semconv import (
     INFERENCE,
     ML_BATCH_SIZE,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from stagetrace.instrumentation.base import Patch
     from stagetrace.instrumentation.models.marked import Timer
 
+TRAIN = "train"  # the role of what trains: the calls of models in it are no inference
 MAX_DESCRIBED = 1_024
 MAX_COUNTED = 1_024  # texts of a batch whose characters are counted
 
@@ -38,9 +41,11 @@ class Calls:
     names: tuple[str, ...]
     """Those that the owner lacks, or inherits, are skipped; one of them must be there."""
     role: str = INFERENCE
-    """`INFERENCE`; `PREPARE` for work on a model's input; `TRANSFORM` for what may be either."""
+    """`INFERENCE`; `PREPARE` for work on a model's input; `TRANSFORM` for what may be either; `TRAIN`."""
     lazy: bool = False
     """Whether a call returns an iterator, with each of whose steps the work is done. Generators need not say so."""
+    derived: bool = False
+    """Whether the owner is a base: plain methods of these names are wrapped on all classes that derive from it."""
 
 
 class Shape(NamedTuple):
@@ -102,15 +107,21 @@ class Library:
         self.calls.extend(calls)
 
         def patch(module: ModuleType) -> None:
-            found = [(one, _owner(module, one), name) for one in calls for name in _names(module, one)]
+            bases = [(_owner(module, one), one) for one in calls if one.derived]
+            own = [one for one in calls if not one.derived]
+            found = [(one, _owner(module, one), name) for one in own for name in _names(module, one)]
             made = [(owner, name, self.wrap(vars(owner)[name], one)) for one, owner, name in found]
             for owner, name, wrapped in made:
                 setattr(owner, name, wrapped)
+            for base, one in bases:
+                wrap_in_subclasses(base, dict.fromkeys(one.names, functools.partial(self.wrap, how=one)))
 
         return patch
 
     def wrap(self, function: Callable[..., Any], how: Calls) -> Callable[..., Any]:
         """Return a callable that is recorded: the outermost call of a model in a request is its inference."""
+        if how.role == TRAIN:
+            return with_signature(training(function), function)
         given = {"where": self.where, "is_method": bool(how.owner), "lazy": how.lazy, "timer": self.timer}
         return recorded(function, self.describe, how.role, **given)
 

@@ -125,6 +125,20 @@ def _called_once(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     return call
 
 
+def training(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that trains: the models that it calls are no inference."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        token = inside.set(True)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            inside.reset(token)
+
+    return call
+
+
 def _awaited(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:

@@ -8,6 +8,7 @@ import operator
 from contextlib import suppress
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.models.base import Library, description
@@ -42,7 +43,8 @@ TRANSFORMERS = tuple(
 )
 # These only call the estimators inside, whose own calls show what is preprocessing and what is inference.
 PASS_ON = {"Pipeline", "BaseSearchCV"}
-FRAMEWORKS = {"xgboost", "lightgbm"}  # their estimators derive from scikit-learn's
+FRAMEWORKS = {"xgboost", "lightgbm"}  # their estimators derive from scikit-learn's; users derive from these
+_frameworks: WeakKeyDictionary[type, str] = WeakKeyDictionary()  # of estimators
 NO_METHODS = (staticmethod, classmethod, functools.cached_property)
 SKLEARN = Library(
     __name__,
@@ -155,9 +157,12 @@ def _wrap_function(function: Callable[..., Any], activity: str) -> Callable[...,
 
 
 def _describe(estimator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
-    package = type(estimator).__module__.partition(".")[0]
-    framework = package if package in FRAMEWORKS else "sklearn"
-    return description(type(estimator).__name__, framework, args[0] if args else kwargs.get("X"))
+    cls = type(estimator)
+    framework = _frameworks.get(cls)
+    if framework is None:
+        packages = [base.__module__.partition(".")[0] for base in cls.__mro__]
+        framework = _frameworks[cls] = next((one for one in packages if one in FRAMEWORKS), "sklearn")
+    return description(cls.__name__, framework, args[0] if args else kwargs.get("X"))
 
 
 class _Descriptor:
