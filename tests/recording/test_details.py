@@ -31,8 +31,9 @@ from stagetrace.otlp.encode.span_encoder import encode_details, encode_spans
 from stagetrace.recording.current_record import current
 from stagetrace.recording.details import MAX_KINDS, MAX_NOTED, MAX_SPANS, Detail, Details, detail_span, take_details
 from stagetrace.recording.record import RequestRecord
+from stagetrace.recording.remote_stages import hand_on
 from stagetrace.recording.request_ref import RequestRef
-from stagetrace.recording.worker import Batch
+from stagetrace.recording.worker import Batch, Work
 from stagetrace.semconv import INFERENCE, SLA_UPGRADED
 
 if TYPE_CHECKING:
@@ -255,6 +256,24 @@ def test_what_another_process_reports_is_as_if_it_were_here() -> None:
         "preprocess": [("tokenize", 1, 2, 1)],
         "inference": [("tokenize", 4, 5, 1)],
         "postprocess": [("prefill", 7, 8, "other")],
+    }
+
+
+def test_work_that_was_taken_from_a_queue_reports_its_details() -> None:
+    def steps(record: RequestRecord) -> None:
+        key = hand_on(record, at=START + MS, conclude=lambda: None)
+        assert record.entry is not None
+        work = Work(RequestRef(key, record.entry), start=START + 2 * MS)
+        call(work, "tokenize", 2.5, 3)
+        call(work, "tokenize", 4, 4.5)
+        inferred(work, 4, 5)
+        work.finish()
+
+    assert tree(recorded(steps)) == {
+        "preprocess": [("tokenize", 2.5, 3, 1)],
+        "queue": [],
+        "inference": [("tokenize", 4, 4.5, 1)],
+        "postprocess": [],
     }
 
 
