@@ -42,6 +42,7 @@ class Device:
         self.idle_at = START  # when the device has done all that is queued
         self.is_capturing = False  # a thread captures a graph
         self.is_initialized = True
+        self.is_recorded = False  # what is queued goes into a graph, and does not run
         self.made: list[Any] = []
         device = self
 
@@ -73,7 +74,7 @@ class Device:
             Event=Event,
             current_stream=lambda name: f"stream of {name}",
             is_initialized=lambda: self.is_initialized,
-            is_current_stream_capturing=lambda: False,
+            is_current_stream_capturing=lambda: self.is_recorded,
         )
 
     def time(self) -> int:
@@ -221,6 +222,14 @@ def test_a_process_that_has_not_initialised_cuda_is_not_made_to(device: Device) 
     assert device.made == []
 
 
+def test_a_call_whose_stream_is_captured_is_not_timed(device: Device) -> None:
+    device.is_recorded = True
+    request = Request(device)
+    request.call(1, 0)
+    assert request.stages() == [("inference", 1, {})]
+    assert device.made == []
+
+
 def test_calls_before_the_device_is_done_are_one_inference(device: Device) -> None:
     request = Request(device)
     request.call(1, 10)
@@ -234,6 +243,20 @@ def test_calls_before_the_device_is_done_are_one_inference(device: Device) -> No
     assert (first[0], first[2]) == ("inference", {"time_ms": 20.5})
     assert 20.5 - 0.001 <= first[1] <= 20.5  # by the greatest drift of the clocks over 10 ms
     assert [(name, known) for name, _, known in rest] == [("preprocess", {}), ("inference", {"time_ms": 3.5})]
+
+
+def test_a_call_is_read_though_one_in_another_stream_is_not_done(device: Device) -> None:
+    request = Request(device)
+    request.call(1, 0.5)
+    device.made[1].at += 1_000 * MS
+    device.host(2)
+    request.call(1, 5)
+    device.wait()
+    assert request.stages() == [
+        ("inference", 1, {"pending": True}),
+        ("preprocess", 2, {}),
+        ("inference", 5.5, {"time_ms": 5.5}),
+    ]
 
 
 def test_the_wait_behind_the_work_of_other_requests_is_the_inference_too(device: Device) -> None:
@@ -355,7 +378,7 @@ def test_while_any_thread_captures_a_graph_no_event_is_touched(device: Device) -
     graph.capture_begin()
     within = Request(device)
     within.call(1, 5)
-    assert within.stages() == [("inference", 1, {})]
+    assert within.stages() == [("inference", 1, {"pending": True})]
     assert across.stages()[0] == ("inference", 1, {"pending": True})
     assert before.record.stage_context() is not None
     graph.capture_end()

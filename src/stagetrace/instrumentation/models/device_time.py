@@ -41,12 +41,12 @@ def begin_on_device(attributes: dict[str, Any], record: RequestRecord) -> Timing
 @guarded
 def _begin(name: str, attributes: dict[str, Any], record: RequestRecord) -> Timing | None:
     cuda = sys.modules["torch"].cuda
-    if _captures or not cuda.is_initialized() or cuda.is_current_stream_capturing():
-        return None
+    if not cuda.is_initialized() or cuda.is_current_stream_capturing():
+        return None  # nothing runs now
     device = _devices.get(name) or _devices.setdefault(name, _Device())
     calls = record.late
     is_full = isinstance(calls, DeviceCalls) and calls.is_full(record)
-    pair = None if is_full else device.take(cuda)
+    pair = None if is_full or _captures else device.take(cuda)
     if pair is None:
         attributes[DEVICE_PENDING] = True
         return None
@@ -60,10 +60,10 @@ class _Pair:
 
     def __init__(self, device: _Device, make: Callable[[], Any]) -> None:
         self._device = device
+        device.made += 1
         self.at = 0
         self.begin = make()
         self.end = make()
-        device.made += 1
 
     def __del__(self) -> None:
         self._device.made -= 1
@@ -209,6 +209,9 @@ class DeviceCalls:
         """Read what can be, as the request is over; mark the other calls."""
         self.read(record)
         for timing in self._unread:
+            if not _captures and timing.pair.end.query():  # of another stream than those before it
+                self._read_one(record, timing)
+                continue
             timing.attributes[DEVICE_PENDING] = self._visit(timing)[DEVICE_PENDING] = True
             timing.device.give_back(timing.pair, is_passed=False)
         self._unread.clear()
