@@ -104,13 +104,18 @@ def test_a_password_in_an_endpoint_is_not_shown(tmp_path: Path) -> None:
 
 def test_libraries_are_found_without_being_imported(here: dict[str, list[Check]]) -> None:
     (found,) = here["libraries"]
-    assert all(f"{name} " in found.found for name in ("fastapi", "sklearn", "onnxruntime", "uvicorn"))
-    assert "; requests that aiohttp.web" in found.found  # whose client alone is patched
+    assert all(f"{name} " in found.found for name in ("fastapi", "sklearn", "onnxruntime", "uvicorn", "aiohttp"))
     code = (
         "import sys; from stagetrace.cli.doctor import installation as i; i.libraries(['fastapi.x', 'sklearn.base']);"
         "print({'fastapi', 'sklearn', 'numpy'} & {*sys.modules})"
     )
     assert run_python("-c", code).stdout.strip() == "set()"
+
+
+def test_servers_without_a_patch_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "find_spec", {"uvicorn": True, "robyn": True}.get)
+    found = installation.libraries(["uvicorn.server"])
+    assert found.found.endswith("; requests that robyn serves are not recorded")
 
 
 def test_sources_that_the_platform_lacks_are_shown_with_the_reason(here: dict[str, list[Check]]) -> None:

@@ -31,10 +31,7 @@ _KNOWN: Final = (
     *("tensorflow", "torch", "transformers", "uvicorn", "xgboost", *unrecognised_models.MODELS),
 )
 # Servers of their own applications whose requests are not recorded: a stage that is marked there belongs to no request.
-_UNSEEN: Final = {
-    "aiohttp": "aiohttp.web",
-    **{name: name for name in ("robyn", "sanic", "tornado")},
-}
+_UNSEEN: Final = ("robyn",)
 
 
 def checks(asked: dict[str, Any] | None) -> Iterator[Check]:
@@ -156,7 +153,7 @@ def libraries(patches: Iterable[str]) -> Check:
     here = sorted(name for name in patched if find_spec(name) is not None)
     bare = sorted(name for name in _KNOWN if name not in patched and find_spec(name) is not None)
     without = f"; without a patch: {', '.join(map(_named, bare))}" if bare else ""
-    unseen_here = [server for name, server in _UNSEEN.items() if find_spec(name) is not None]
+    unseen_here = [name for name in _UNSEEN if find_spec(name) is not None]
     if unseen_here:
         without += f"; requests that {', '.join(unseen_here)} serves are not recorded"
     if not here:

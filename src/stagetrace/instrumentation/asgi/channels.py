@@ -76,12 +76,12 @@ class Receive:
             report(WHERE, error)
         message = None
         try:
-            work, message = _begin(self._receive())
+            work, message = begin_work(self._receive())
             if work is not None:
-                message = await _watched(work, message, record, NETWORK_RECEIVE)
+                message = await watched(work, message, record, NETWORK_RECEIVE)
         except BaseException:
             message = None  # the exception of a future would refer to itself by this frame
-            _leave(record, NETWORK_RECEIVE)
+            leave(record, NETWORK_RECEIVE)
             raise
         try:
             record.leave(NETWORK_RECEIVE)
@@ -131,12 +131,12 @@ class Send:
             attach(NO_CONTEXT)
         awaited = None
         try:
-            work, awaited = _begin(self._send(message))
+            work, awaited = begin_work(self._send(message))
             if work is not None:
-                await _watched(work, awaited, record, NETWORK_SEND)
+                await watched(work, awaited, record, NETWORK_SEND)
         except BaseException as error:
             awaited = None  # the exception of a future would refer to itself by this frame
-            _leave(record, NETWORK_SEND)
+            leave(record, NETWORK_SEND)
             if isinstance(error, OSError):  # as a server is to say it
                 self._request.note_disconnect()  # which is guarded
             raise
@@ -164,7 +164,7 @@ class Send:
             self._request.add_chunk(now, message)
 
 
-def _begin(work: Any) -> tuple[Any, Any]:
+def begin_work(work: Any) -> tuple[Any, Any]:
     """Begin to await the server's own send or receive, which as a rule waits for nothing.
 
     Return what goes on with it, and what it waits for; None and its result if it has ended.
@@ -179,7 +179,7 @@ def _begin(work: Any) -> tuple[Any, Any]:
 
 
 @types.coroutine
-def _watched(work: Any, awaited: Any, record: RequestRecord, activity: str) -> Generator[Any, Any, Any]:
+def watched(work: Any, awaited: Any, record: RequestRecord, activity: str) -> Generator[Any, Any, Any]:
     """Await the rest of `work`, which waits for `awaited`, and note since when it waits."""
     send = getattr(work, "send", None) or (lambda _: next(work))
     step: Any = send
@@ -206,7 +206,8 @@ def _watched(work: Any, awaited: Any, record: RequestRecord, activity: str) -> G
         record.waited_for_peer(activity, since)
 
 
-def _leave(record: RequestRecord, activity: str) -> None:
+def leave(record: RequestRecord, activity: str) -> None:
+    """Note that an activity ends."""
     try:
         record.leave(activity)
     except Exception as error:  # noqa: BLE001

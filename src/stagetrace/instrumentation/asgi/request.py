@@ -163,13 +163,16 @@ class AsgiRequest(HttpRequest):
 
     def add_chunk(self, now: int, message: Any) -> None:
         """Note a chunk of a response in several, handed over at `now`, in nanoseconds since the epoch."""
+        self.add_bytes(now, len(message.get("body", b"")))
+
+    def add_bytes(self, now: int, size: int) -> None:
+        """Note a chunk of this size, as `add_chunk`."""
         is_gone = self._is_disconnected()
         if is_gone:
             self.note_disconnect()
         if self.record.stream is None:
             self.record.stream = Stream()
             self._announced = announced(self._method, self._status, self._response_headers)
-        size = len(message.get("body", b""))
         if size:
             self.record.stream.add(now, size)
             if self._announced is not None and self.record.stream.size >= self._announced and not is_gone:
@@ -216,8 +219,12 @@ class AsgiRequest(HttpRequest):
 
     def end_response(self, now: int, message: Any) -> None:
         """Note when the last byte of the response was handed over, with this message; end the entry span then."""
+        self.end_bytes(now, len(message.get("body", b"")))
+
+    def end_bytes(self, now: int, size: int) -> None:
+        """Note a last chunk of this size, as `end_response`."""
         if self._ended_at is None:
-            record, size = self.record, len(message.get("body", b""))
+            record = self.record
             if record.stream is None:
                 self._size = size
             elif size:

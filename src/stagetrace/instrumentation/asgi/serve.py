@@ -31,7 +31,7 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
         try:
             waited = waited_ns(getattr(send, "__self__", None))
             now = time_ns()
-            request = _begin(scope, send, now - waited)
+            request = begin_request(scope, send, now - waited)
             loops.record(now)
             if waited and request is not None:
                 show(request.record, now - waited, now)
@@ -60,7 +60,7 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
             report(WHERE, error)
 
 
-def _begin(scope: Any, send: Any, started: int) -> AsgiRequest | None:
+def begin_request(scope: Any, send: Any, started: int, kind: type[AsgiRequest] = AsgiRequest) -> AsgiRequest | None:
     """Return the request that begins with this scope; None if it is a part of one, or not to be recorded.
 
     Its parent is the request whose scope was pickled, else whoever the headers name. A span in the context at hand is
@@ -72,7 +72,7 @@ def _begin(scope: Any, send: Any, started: int) -> AsgiRequest | None:
     urls = http.excluded()
     if urls is not None and urls.url_disabled(_url(scope)):
         return None
-    request = AsgiRequest(scope, send, started, runtime.recorder)
+    request = kind(scope, send, started, runtime.recorder)
     counted = http_metrics.wanted()
     if counted is not None and scope["type"] == "http":
         request.count_in(counted)

@@ -50,7 +50,10 @@ REQUEST_STARTS = frozenset(name.encode() for name in HEADERS)
 STAGETRACE_CALLER = CALLER.encode()
 READ = REQUEST_STARTS | {STAGETRACE_CALLER}
 # The names in OTEL_PYTHON_<name>_EXCLUDED_URLS.
-FRAMEWORKS = ("ASGI", "FASTAPI", "STARLETTE", "LITESTAR", "QUART", "WSGI", "FLASK", "DJANGO", "FALCON", "PYRAMID")
+FRAMEWORKS = (
+    *("ASGI", "FASTAPI", "STARLETTE", "LITESTAR", "QUART", "WSGI", "FLASK", "DJANGO", "FALCON", "PYRAMID"),
+    *("AIOHTTP_SERVER", "TORNADO"),
+)
 ONLY_AS_A_WHOLE = "^(?:auth|code|key|sig)$"  # inside longer names these are harmless too often
 
 

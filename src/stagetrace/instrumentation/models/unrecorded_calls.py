@@ -28,31 +28,21 @@ LOG_DELAY_S: Final = 0.5
 NEVER: Final = float("inf")
 # Servers without a patch: by name, a module that is loaded where they serve.
 UNPATCHED: Final = {
-    "aiohttp.web": "aiohttp.web",
-    "tornado": "tornado.httpserver",
-    "sanic": "sanic.app",
     "robyn": "robyn",
 }
 # By the module of a frame, the server that it belongs to. Many programs that serve nothing load http.server.
 FRAMES: Final = {
-    "aiohttp.web": "aiohttp.web",
-    "tornado.web": "tornado",
-    "tornado.httpserver": "tornado",
-    "sanic.": "sanic",
     "robyn.": "robyn",
     "http.server": "http.server",
 }
 # How to get entry spans of OpenTelemetry there, to which stagetrace adds stages.
 SPAN: Final = "start a span of kind SERVER around each request, of a tracer provider"
-SPANS: Final = {
-    "aiohttp.web": "run it by opentelemetry-instrument, with opentelemetry-instrumentation-aiohttp-server installed",
-    "tornado": "run it by opentelemetry-instrument, with opentelemetry-instrumentation-tornado installed",
-}
-# Once one of these is patched, the process may be about to serve. Programs that serve nothing load grpc and wsgiref.
+# Once one of these packages or modules is patched, the process may be about to serve. Programs that serve nothing load
+# grpc, wsgiref and aiohttp's client.
 SERVING: Final = {
     *("uvicorn", "hypercorn", "granian", "daphne", "gunicorn", "waitress", "werkzeug", "cheroot", "gevent"),
     *("fastapi", "starlette", "litestar", "quart", "falcon", "blacksheep", "flask", "django", "bottle"),
-    *("litserve", "mlserver", "mosec", "cog"),
+    *("litserve", "mlserver", "mosec", "cog", "aiohttp.web_protocol", "tornado.httpserver", "sanic"),
 }
 
 due: float = 0  # when to check again, in nanoseconds since the epoch
@@ -110,7 +100,7 @@ def _may_be_served() -> bool:
     # Not by `get_tracer_provider`, which may set one.
     if getattr(sys.modules.get("opentelemetry.trace"), "_TRACER_PROVIDER", None) is not None:
         return True
-    return any(name.partition(".")[0] in SERVING for name in finder.patched)
+    return any(name in SERVING or name.partition(".")[0] in SERVING for name in finder.patched)
 
 
 def _has_parent() -> bool:
@@ -132,7 +122,7 @@ def _log(model: str, server: str | None) -> None:
         text += (
             f"stagetrace does not see those of {server}, and nothing that it knows has served here.\n"
             "Serve by one of the servers that README.md names, or add stages to entry spans of OpenTelemetry's: "
-            f"{SPANS.get(server, SPAN)}."
+            f"{SPAN}."
         )
     with suppress(RuntimeError):  # the interpreter shuts down
         start(partial(_log_later, write, text), "stagetrace-log")

@@ -101,7 +101,9 @@ def _stand_in(tracer: Any) -> Any:
 def _hide(carrier: Any) -> Any:
     """Hide our entry span of this very request, if it may give way; return the token of the context."""
     request: Any = adapter_of(current.get())
-    if request is None or carrier is None or request_in(carrier) is not request:
+    if request is None or carrier is None:
+        return None
+    if getattr(request, "carrier", None) is not carrier and request_in(carrier) is not request:
         return None
     if not hasattr(request, "hides") or not request.hides():  # the WSGI adapter decides before it opens a span
         return None

@@ -1,0 +1,304 @@
+"""aiohttp.web, by `run_app`, runners and gunicorn's workers: each request that its protocol handles is recorded."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, guarded_end, report
+from stagetrace.instrumentation.async_servers.base import note_error, note_route, request_of, stepped, the_runtime
+from stagetrace.recording.current_record import current
+from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from stagetrace.instrumentation.async_servers.request import ServerRequest
+
+REQUEST = "_stagetrace_request"
+READS = ("read", "readany", "readchunk", "readexactly", "readuntil")
+RAY = ("/ray/dashboard/", "/ray/_private/")  # processes of Ray's own, which serve no requests of the service
+
+
+def patch_protocol(module: ModuleType) -> None:
+    """Wrap the handling of a request, and what writes its response."""
+    if _is_of_ray():
+        return
+    handler, writer = module.RequestHandler, module.StreamWriter
+    wrapped = (
+        (handler, "_handle_request", _handling(handler._handle_request, module)),
+        (handler, "handle_error", _noting_error(handler.handle_error)),
+        (writer, "write_headers", _writing_headers(writer.write_headers)),
+        (writer, "write", _writing(writer.write, is_last=False)),
+        (writer, "write_eof", _writing(writer.write_eof, is_last=True)),
+    )
+    for owner, name, wrapper in wrapped:
+        setattr(owner, name, wrapper)
+
+
+def patch_streams(module: ModuleType) -> None:
+    """Wrap the methods by which an application reads the body of a request."""
+    reader = module.StreamReader
+    wrapped = {name: _reading(getattr(reader, name)) for name in READS if hasattr(reader, name)}
+    for name, wrapper in wrapped.items():
+        setattr(reader, name, wrapper)
+
+
+def patch_request(module: ModuleType) -> None:
+    """Wrap the method that reads the whole body."""
+    module.BaseRequest.read = _reading(module.BaseRequest.read, attrgetter("_payload"))
+
+
+def patch_files(module: ModuleType) -> None:
+    """Wrap the sending of a file, which the event loop does."""
+    module.FileResponse._sendfile = _sending_file(module.FileResponse._sendfile)
+
+
+def patch_dispatcher(module: ModuleType) -> None:
+    """Wrap the method that finds the route of a request."""
+    module.UrlDispatcher.resolve = _resolving(module.UrlDispatcher.resolve)
+
+
+def patch_runner(module: ModuleType) -> None:
+    """Wrap the start and the end of a server."""
+    if _is_of_ray():
+        return
+    runner = module.BaseRunner
+    setup, cleanup = _preparing(runner.setup), _flushing(runner.cleanup)
+    runner.setup, runner.cleanup = setup, cleanup
+
+
+def _is_of_ray() -> bool:
+    file = getattr(sys.modules.get("__main__"), "__file__", None) or ""
+    return any(part in file for part in RAY)
+
+
+# --- a request
+
+
+def _handling(original: Any, module: ModuleType) -> Any:
+    @functools.wraps(original)
+    async def _handle_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        one = None
+        if getattr(request, "_message", None) is not module.ERROR:  # what is no HTTP is no request
+            await _be_prepared()
+            one = _begin(self, request)
+        if one is None:
+            return await original(self, request, *args, **kwargs)
+        try:
+            work = original(self, request, *args, **kwargs)
+            return await (stepped(work, one) or work)
+        except Exception:
+            raise  # the client has gone: the server has handled all else
+        except BaseException:
+            one.note_stopped()
+            raise
+        finally:
+            _finish(one)
+
+    return _handle_request
+
+
+async def _be_prepared() -> None:
+    """Prepare where no runner has: the first request waits for it."""
+    try:
+        runtime = the_runtime()
+        if runtime is not None and not runtime.ready:
+            await runtime.prepare()
+    except Exception as error:  # noqa: BLE001
+        report(f"{__name__}._be_prepared", error)
+
+
+@guarded
+def _begin(protocol: Any, request: Any) -> ServerRequest | None:
+    from stagetrace.instrumentation.async_servers.request import addresses, begin
+
+    transport, version = protocol.transport, request.version
+    scope = {
+        "type": "http",
+        "method": request.method,
+        "path": request.path,
+        "query_string": request.rel_url.raw_query_string.encode(),
+        "scheme": "http" if transport is None or transport.get_extra_info("sslcontext") is None else "https",
+        "http_version": f"{version[0]}.{version[1]}",
+        "headers": [(name.lower(), value) for name, value in request.raw_headers],
+        **addresses(transport),
+    }
+    payload = request.content
+    size = functools.partial(_body_size, request, payload)
+    one = begin(scope, protocol, lambda: protocol._manager is None, server=payload, body_size=size)
+    if one is not None:
+        setattr(request.writer, REQUEST, one)
+    return one
+
+
+def _body_size(request: Any, payload: Any) -> int:
+    if "Content-Encoding" not in request.headers:
+        return payload.total_bytes  # type: ignore[no-any-return]
+    return (request.content_length or 0) if payload.is_eof() else 0  # it is decompressed as it arrives
+
+
+@guarded_end
+def _finish(one: ServerRequest) -> None:
+    one.finish()
+
+
+def _noting_error(original: Any) -> Any:
+    @functools.wraps(original)
+    def handle_error(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        error = args[1] if len(args) > 1 else kwargs.get("exc")
+        if error is not None:
+            note_error(error)
+        return original(self, request, *args, **kwargs)
+
+    return handle_error
+
+
+def _resolving(original: Any) -> Any:
+    @functools.wraps(original)
+    async def resolve(self: Any, request: Any) -> Any:
+        found = await original(self, request)
+        _note_route(found)
+        return found
+
+    return resolve
+
+
+@guarded
+def _note_route(found: Any) -> None:
+    resource = getattr(found.route, "resource", None)
+    if resource is not None:
+        note_route(resource.canonical)
+
+
+# --- its body and its response
+
+
+def _reading(original: Any, reader_of: Callable[[Any], Any] = lambda reader: reader) -> Any:
+    @functools.wraps(original)
+    async def read(self: Any, *args: Any, **kwargs: Any) -> Any:
+        one = None if current.get() is None else request_of(reader_of(self))
+        if one is None or one.is_ended:
+            return await original(self, *args, **kwargs)
+        return await _receiving()(one, original(self, *args, **kwargs), NETWORK_RECEIVE)
+
+    return read
+
+
+@functools.cache
+def _receiving() -> Callable[..., Any]:
+    from stagetrace.instrumentation.async_servers.request import receiving
+
+    return receiving
+
+
+@functools.cache
+def _sending() -> Callable[..., Any]:
+    from stagetrace.instrumentation.async_servers.request import sending
+
+    return sending
+
+
+def _writing_headers(original: Any) -> Any:
+    @functools.wraps(original)
+    async def write_headers(self: Any, status_line: str, headers: Any) -> Any:
+        one = getattr(self, REQUEST, None)
+        if one is not None:
+            headers = _begin_response(one, status_line, headers) or headers
+        return await original(self, status_line, headers)
+
+    return write_headers
+
+
+@guarded
+def _begin_response(one: ServerRequest, status_line: str, headers: Any) -> Any:
+    """Note the status line and headers; return other headers to send, if some are added."""
+    added = one.begin(int(status_line.split(" ", 2)[1]), headers.items())
+    if not added:
+        return None
+    more = headers.copy()
+    more.extend(added)
+    return more
+
+
+def _writing(original: Any, *, is_last: bool) -> Any:
+    @functools.wraps(original)
+    async def write(self: Any, *args: Any, **kwargs: Any) -> Any:
+        one = getattr(self, REQUEST, None)
+        if one is None or not one.is_begun or one.is_ended:  # before the headers: 100 Continue
+            return await original(self, *args, **kwargs)
+        size = _size(self, args[0] if args else kwargs.get("chunk", b"")) or 0
+        before = self.output_size
+        result, now = await _sending()(one, original(self, *args, **kwargs))
+        if is_last:
+            _end(self, one, now, size or one.file_bytes)
+        elif self.output_size != before:
+            _add_chunk(self, one, now, size)
+        return result
+
+    return write
+
+
+@guarded
+def _size(writer: Any, chunk: Any) -> int:
+    size: int = chunk.nbytes if isinstance(chunk, memoryview) else len(chunk)
+    return size if writer.length is None else min(size, writer.length)
+
+
+@guarded
+def _add_chunk(writer: Any, one: ServerRequest, now: int, size: int) -> None:
+    if writer._compress is not None:
+        one.is_unsized = True
+    one.file_bytes = 0  # the file is sent in chunks
+    one.add_bytes(now, size)
+
+
+@guarded_end
+def _end(writer: Any, one: ServerRequest, now: int, size: int) -> None:
+    if writer._compress is not None:
+        one.is_unsized = True
+    one.end_bytes(now, size)
+
+
+def _sending_file(original: Any) -> Any:
+    @functools.wraps(original)
+    async def _sendfile(self: Any, request: Any, fobj: Any, offset: int, count: int) -> Any:
+        one = getattr(request.writer, REQUEST, None)
+        if one is None:
+            return await original(self, request, fobj, offset, count)
+        one.file_bytes = count
+        return await _receiving()(one, original(self, request, fobj, offset, count), NETWORK_SEND)
+
+    return _sendfile
+
+
+# --- the server
+
+
+def _preparing(original: Any) -> Any:
+    @functools.wraps(original)
+    async def setup(self: Any) -> None:
+        await original(self)
+        await _be_prepared()
+
+    return setup
+
+
+def _flushing(original: Any) -> Any:
+    """Deliver when the last request has ended."""
+
+    @functools.wraps(original)
+    async def cleanup(self: Any) -> None:
+        runtime = the_runtime()
+        if runtime is not None:
+            runtime.deliver_immediately()
+        try:
+            await original(self)
+        finally:
+            if runtime is not None and runtime.ready:
+                await runtime.flush()
+
+    return cleanup

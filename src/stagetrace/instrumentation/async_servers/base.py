@@ -1,0 +1,58 @@
+"""What the patches of aiohttp.web, tornado and sanic share. Programs that serve nothing import it: no OpenTelemetry."""
+
+from __future__ import annotations
+
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded
+from stagetrace.recording.current_record import current
+
+if TYPE_CHECKING:
+    from stagetrace.instrumentation.async_servers.request import ServerRequest
+
+
+@guarded
+def note_error(error: BaseException) -> None:
+    """Note an exception of the current request's application, which the server may respond to with an error."""
+    note = getattr(_adapter(), "note_error", None)
+    if note is not None:
+        note(error)
+
+
+@guarded
+def note_route(template: str) -> None:
+    """Note the route of the current request."""
+    set_route = getattr(_adapter(), "set_route", None)
+    if set_route is not None:
+        set_route(template)
+
+
+def _adapter() -> Any:
+    record = current.get()
+    return None if record is None else record.exchange
+
+
+@guarded
+def request_of(server: Any) -> ServerRequest | None:
+    """Return the request that this code serves, if it is one that `server` has; None if not."""
+    one: Any = _adapter()
+    return one if one is not None and getattr(one, "server", None) is server else None
+
+
+@guarded
+def stepped(work: Any, one: ServerRequest | None) -> Any:
+    """Return what to await of `work`, whose steps are the request's."""
+    if one is None or type(work) is not CoroutineType:
+        return work
+    from stagetrace.recording import loop_blockers
+
+    return loop_blockers.stepped(work, one.record)
+
+
+@guarded
+def the_runtime() -> Any:
+    """Return the runtime, with all imported that the first request would wait for."""
+    from stagetrace.runtime.runtime import runtime
+
+    return runtime

@@ -1,0 +1,326 @@
+"""tornado: each request of an HTTPServer, which an Application, a router or a WSGI container serves."""
+
+from __future__ import annotations
+
+import functools
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.async_servers.base import note_error, stepped, the_runtime
+from stagetrace.instrumentation.async_servers.tornado_exchange import Exchange
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+EXCHANGE = "_stagetrace_exchange"
+
+
+def patch_httpserver(module: ModuleType) -> None:
+    """Wrap the making of what a request is handed to, and the start of a server."""
+    server = module.HTTPServer
+    more = {"__module__": __name__, "input_error": module.httputil.HTTPInputError}
+    kind: Any = type("Delegate", (Delegate, module.httputil.HTTPMessageDelegate), more)
+    start_request, add_sockets = _starting(server.start_request, kind, module), _preparing(server.add_sockets)
+    server.start_request, server.add_sockets = start_request, add_sockets
+
+
+def patch_connection(module: ModuleType) -> None:
+    """Wrap what sends a response, and what lasts as long as a request."""
+    connection = module.HTTP1Connection
+    wrapped = {
+        "write_headers": _writing_headers(connection.write_headers),
+        "write": _writing(connection.write),
+        "finish": _finishing(connection.finish),
+        "_finish_request": _finished(connection._finish_request),
+        "read_response": _reading(connection.read_response),
+        "close": _closing(connection.close),
+    }
+    for name, wrapper in wrapped.items():
+        setattr(connection, name, wrapper)
+
+
+def patch_web(module: ModuleType) -> None:
+    """Wrap the running of a handler, and what looks at its exceptions."""
+    handler = module.RequestHandler
+    execute = _executing(handler._execute)
+    look = _looking(handler._handle_request_exception, (module.Finish, module.HTTPError))
+    handler._execute, handler._handle_request_exception = execute, look
+
+
+def patch_routing(module: ModuleType) -> None:
+    """Wrap the matching of a path, which finds the route."""
+    module.PathMatches.match = _matching(module.PathMatches.match)
+
+
+class Delegate:
+    """What a server hands a request to, in the context of the request."""
+
+    input_error: type[Exception]  # which the server responds to itself
+
+    def __init__(self, delegate: Any, exchange: Exchange) -> None:
+        self._delegate = delegate
+        self._exchange = exchange
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._delegate, name)
+
+    def headers_received(self, start_line: Any, headers: Any) -> Any:
+        """Begin the request, and hand its headers on."""
+        self._exchange.begin(start_line, headers)
+        result = self._run(self._delegate.headers_received, start_line, headers)
+        self._exchange.begin_receiving()
+        return result
+
+    def data_received(self, chunk: bytes) -> Any:
+        """Hand on a part of its body."""
+        began = time_ns()
+        result = self._run(self._delegate.data_received, chunk)
+        self._exchange.receive(len(chunk), began)
+        return result
+
+    def finish(self) -> None:
+        """Hand on that the body is complete."""
+        self._exchange.end_receiving()
+        return self._run(self._delegate.finish)  # type: ignore[no-any-return]
+
+    def on_connection_close(self) -> None:
+        """Hand on that the connection was closed before that."""
+        return self._run(self._delegate.on_connection_close)  # type: ignore[no-any-return]
+
+    def _run(self, method: Any, *args: Any) -> Any:
+        context = self._exchange.context
+        if context is None:
+            return method(*args)
+        try:
+            return context.run(method, *args)
+        except Exception as error:
+            self._exchange.fail(error, is_refused=isinstance(error, self.input_error))
+            raise
+
+
+def _starting(original: Any, kind: type[Delegate], module: ModuleType) -> Any:
+    @functools.wraps(original)
+    def start_request(self: Any, server_conn: Any, request_conn: Any) -> Any:
+        delegate = original(self, server_conn, request_conn)
+        return _recorded(delegate, request_conn, kind, module) or delegate
+
+    return start_request
+
+
+@guarded
+def _recorded(delegate: Any, connection: Any, kind: type[Delegate], module: ModuleType) -> Any:
+    if not hasattr(connection, "_finish_request"):  # of another protocol
+        return None
+    exchange = Exchange(connection)
+    setattr(connection, EXCHANGE, exchange)
+    if type(delegate) is not module._ProxyAdapter:
+        return kind(delegate, exchange)
+    delegate.delegate = kind(delegate.delegate, exchange)  # it takes the client's address from the headers first
+    return delegate
+
+
+def _exchange_of(connection: Any) -> Exchange | None:
+    exchange = getattr(connection, EXCHANGE, None)
+    return exchange if exchange is not None and exchange.context is not None else None
+
+
+def _reading(original: Any) -> Any:
+    @functools.wraps(original)
+    def read_response(self: Any, delegate: Any) -> Any:
+        work = original(self, delegate)
+        return work if getattr(self, EXCHANGE, None) is None else _to_the_end(work, self)
+
+    return read_response
+
+
+async def _to_the_end(work: Any, connection: Any) -> Any:
+    try:
+        return await work
+    finally:
+        getattr(connection, EXCHANGE).finish()
+
+
+def _closing(original: Any) -> Any:
+    @functools.wraps(original)
+    def close(self: Any) -> Any:
+        exchange = _exchange_of(self)
+        if exchange is not None:
+            _note_closed(exchange, self)
+        return original(self)
+
+    return close
+
+
+@guarded_end
+def _note_closed(exchange: Exchange, connection: Any) -> None:
+    """Note that it is the server that closes the connection, such as after bad input."""
+    if connection.stream is not None and not connection.stream.closed():
+        exchange.one.is_lost = bool  # which is False
+
+
+# --- the response
+
+
+def _writing_headers(original: Any) -> Any:
+    @functools.wraps(original)
+    def write_headers(self: Any, start_line: Any, headers: Any, chunk: Any = None) -> Any:
+        exchange = _exchange_of(self)
+        if exchange is None:
+            return original(self, start_line, headers, chunk)
+        headers = _begin_response(exchange, start_line, headers) or headers
+        return _send(exchange, self, chunk, original, start_line, headers, chunk)
+
+    return write_headers
+
+
+def _writing(original: Any) -> Any:
+    @functools.wraps(original)
+    def write(self: Any, chunk: Any) -> Any:
+        exchange = _exchange_of(self)
+        if exchange is None:
+            return original(self, chunk)
+        return _send(exchange, self, chunk, original, chunk)
+
+    return write
+
+
+@guarded
+def _begin_response(exchange: Exchange, start_line: Any, headers: Any) -> Any:
+    """Note the status line and headers; return other headers to send, if some are added."""
+    added = exchange.one.begin(start_line.code, headers.get_all())
+    if not added:
+        return None
+    more = headers.copy()
+    for name, value in added:
+        more.add(name, value)
+    return more
+
+
+def _send(exchange: Exchange, connection: Any, chunk: Any, original: Any, *args: Any) -> Any:
+    exchange.begin_sending()
+    try:
+        result = original(connection, *args)
+    except BaseException:
+        exchange.end_sending(0)
+        raise
+    _end_sending(exchange, connection, chunk)
+    return result
+
+
+@guarded_end
+def _end_sending(exchange: Exchange, connection: Any, chunk: Any) -> None:
+    """Note that a chunk was sent; where the client has to be waited for, once it was."""
+    size, pending = len(chunk or b""), connection._pending_write
+    if pending is None or not connection.stream.writing():
+        exchange.end_sending(0 if connection.stream.closed() else size)
+        return
+    since = time_ns()
+    pending.add_done_callback(lambda done: exchange.end_sending(size if _is_done(done) else 0, since))
+
+
+def _is_done(future: Any) -> bool:
+    return not future.cancelled() and future.exception() is None
+
+
+def _finishing(original: Any) -> Any:
+    @functools.wraps(original)
+    def finish(self: Any) -> Any:
+        exchange = _exchange_of(self)
+        result = original(self)
+        if exchange is not None:
+            _end_if_written(exchange, self)
+        return result
+
+    return finish
+
+
+@guarded_end
+def _end_if_written(exchange: Exchange, connection: Any) -> None:
+    stream = connection.stream
+    if stream is None or stream.writing():
+        exchange.begin_sending()  # until it is finished
+    elif not stream.closed():
+        exchange.end()
+
+
+def _finished(original: Any) -> Any:
+    @functools.wraps(original)
+    def _finish_request(self: Any, future: Any) -> Any:
+        exchange = _exchange_of(self)
+        if exchange is not None:
+            _end(exchange, self, future)
+        return original(self, future)
+
+    return _finish_request
+
+
+@guarded_end
+def _end(exchange: Exchange, connection: Any, future: Any) -> None:
+    """End when all is written, which it is not where the client has disconnected meanwhile."""
+    if (future is None and not connection.stream.closed()) or (future is not None and _is_done(future)):
+        exchange.end()
+    else:
+        exchange.one.note_disconnect()
+
+
+# --- handlers and routes
+
+
+def _executing(original: Any) -> Any:
+    @functools.wraps(original)
+    async def _execute(self: Any, transforms: Any, *args: Any, **kwargs: Any) -> None:
+        exchange = _exchange_of(getattr(self.request, "connection", None))
+        if exchange is not None:
+            exchange.enter_handler(self)
+        work = original(self, transforms, *args, **kwargs)
+        await (stepped(work, None if exchange is None else exchange.one) or work)
+
+    return _execute
+
+
+def _looking(original: Any, intended: tuple[type[Exception], ...]) -> Any:
+    @functools.wraps(original)
+    def _handle_request_exception(self: Any, e: BaseException) -> None:
+        if not isinstance(e, intended):
+            note_error(e)
+        return original(self, e)  # type: ignore[no-any-return]
+
+    return _handle_request_exception
+
+
+def _matching(original: Any) -> Any:
+    @functools.wraps(original)
+    def match(self: Any, request: Any) -> Any:
+        result = original(self, request)
+        if result is not None:
+            exchange = _exchange_of(getattr(request, "connection", None))
+            if exchange is not None:
+                exchange.matcher = self
+        return result
+
+    return match
+
+
+# --- the server
+
+
+def _preparing(original: Any) -> Any:
+    """Prepare before the server listens, in each process that a fork has made."""
+
+    @functools.wraps(original)
+    def add_sockets(self: Any, sockets: Any) -> Any:
+        _prepare()
+        return original(self, sockets)
+
+    return add_sockets
+
+
+@guarded
+def _prepare() -> None:
+    from stagetrace.runtime.sigterm_python import begin
+
+    runtime = the_runtime()
+    if runtime is not None:
+        runtime.prepare_now()
+        begin()
