@@ -69,6 +69,7 @@ ML_MODEL_VERSION: Final = _attribute("ml.model.version", STRING, "inference stag
 ML_FRAMEWORK: Final = _attribute("ml.framework", STRING, "inference stage and entry span: library that ran the model")
 ML_DEVICE: Final = _attribute("ml.device", STRING, "inference stage and entry span: where the model runs, as `cpu` or `cuda:0`, where its library gives that")
 ML_INPUT_SIZE: Final = _attribute("ml.input.size", INT, "inference stage and entry span: numbers in the first input, or characters where it is text")
+ML_STEPS: Final = _attribute("ml.steps", INT, "inference stage and entry span: steps that a diffusion model was asked for")
 ML_BATCH_SIZE: Final = _attribute("ml.batch.size", INT, "inference stage and entry span: requests in the batch; without one, rows in the first input; so on the client span of a KServe v2 call")
 ML_COLD_START: Final = _attribute("ml.cold_start", BOOLEAN, "inference stage and entry span: true on the first call of this model in the process")
 CPU_TIME_MS: Final = _attribute("stagetrace.cpu.time_ms", DOUBLE, "inference stage of 1 ms and more, entry span for the first: CPU time of its thread, ms", older="cpu.time_ms")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 MODELS: Final[dict[str, tuple[str, ...]]] = {
     "MNN": (),
     "coremltools": (),
-    "ctranslate2": (),
     "cuml": (),
     "exllamav2": (),
     "flax": (),

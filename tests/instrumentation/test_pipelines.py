@@ -26,32 +26,40 @@ READY_WITHIN_S = 300  # importing these takes a minute on a cold disk
 # By application, what it needs besides FastAPI.
 NEEDS = {
     "pipelines": ("torch", "transformers", "sentence-transformers", "catboost"),  # as test_large_libraries.py
+    "vision_speech": ("torch", "transformers", "sentence-transformers", "ultralytics", "diffusers", "faster-whisper"),
 }
 STAGES = ("preprocess", "inference", "postprocess", "handler")
 # Of an inference, which other attributes are its own each time.
 VARYING = ("ml.cold_start", "ml.stage", "gen_ai.response.time_to_first_chunk")
 VARYING_PREFIXES = ("stagetrace.cpu.", "stagetrace.tokens.", "ml.stage.coalesced")
 
-Tree = tuple[tuple[str, dict[str, Any]], ...]
+Stage = tuple[str, dict[str, Any]]
+Tree = tuple[Stage, ...]
 
 
 BERT, GPT = "BertForSequenceClassification", "GPT2LMHeadModel"
 
 
-def inferred(model: str, rows: int | None = None, size: int | None = None, **more: Any) -> tuple[str, dict[str, Any]]:
+def inferred(model: str, rows: int | None = None, size: int | None = None, more: Any = None) -> Stage:
     known = {"ml.batch.size": rows, "ml.input.size": size}
-    attributes = {"ml.model.name": model, "ml.framework": "torch", "ml.device": "cpu", **more}
+    attributes = {"ml.model.name": model, "ml.framework": "torch", "ml.device": "cpu", **(more or {})}
     return "inference", attributes | {name: value for name, value in known.items() if value is not None}
 
 
-def generated(rows: int, size: int, model: str = GPT, more: Any = None) -> tuple[str, dict[str, Any]]:
+def generated(rows: int, size: int, model: str = GPT, more: Any = None) -> Stage:
     known = {"operation.name": "text_completion", "provider.name": "transformers", "request.model": model}
-    return inferred(model, rows, size, **{f"gen_ai.{name}": value for name, value in known.items()}, **(more or {}))
+    return inferred(model, rows, size, {**{f"gen_ai.{name}": known[name] for name in known}, **(more or {})})
+
+
+def yolo(rows: int) -> Stage:
+    return inferred("yolov8n.yaml", rows, rows * 3 * 64 * 64)
 
 
 TOKENS = {"gen_ai.usage.input_tokens": 2, "gen_ai.usage.output_tokens": 5}
 STREAM = {"gen_ai.request.stream": True, **TOKENS}
-Stage = tuple[str, dict[str, Any]]
+CTRANSLATE2 = {"ml.framework": "ctranslate2"}
+WHISPER = inferred("tiny-whisper", more=CTRANSLATE2)
+WRITER = inferred("tiny-writer", 1, 4, CTRANSLATE2)
 PRE: Stage = ("preprocess", {})
 POST: Stage = ("postprocess", {})
 HANDLER: Stage = ("handler", {})
@@ -91,14 +99,44 @@ TREES: dict[str, dict[str, Tree]] = {
         "sparse": (PRE, inferred("sparse", 2, 11), POST),
         "vectors": (PRE, inferred("vectors", 1, 8), POST),
     },
+    "vision_speech": {
+        "predict": (PRE, yolo(1), POST),
+        "predict-batch": (PRE, yolo(2), POST),
+        **dict.fromkeys(("predict-files", "predict-stream"), (PRE, yolo(1), POST, PRE, yolo(1), POST)),
+        "predict-abandoned": (PRE, yolo(1), POST),
+        "predict-raises": (HANDLER,),
+        "paint": (PRE, inferred("DDPMPipeline", more={"ml.steps": 3}), POST),
+        "paint-own": (PRE, inferred("Own", 2, 2), POST),
+        "paint-raises": (PRE, inferred("DDPMPipeline", more={"ml.steps": 11}), POST),
+        # The last step of each finds that there are no more segments.
+        **dict.fromkeys(("transcribe", "transcribe-language"), (PRE, WHISPER, PRE, WHISPER, POST)),
+        "transcribe-batched": (PRE, WHISPER, PRE, WHISPER, PRE, WHISPER, POST),
+        **dict.fromkeys(("transcribe-speech", "transcribe-abandoned"), (PRE, WHISPER, POST)),
+        "not-iterated": (HANDLER,),
+        "encode": (PRE, WHISPER, POST),
+        "write": (PRE, inferred("tiny-writer", 2, more=CTRANSLATE2), POST),
+        "write-tokens": (*(PRE, WRITER) * 3, POST),
+        "write-raises": (PRE, inferred("tiny-writer", 1, more=CTRANSLATE2), POST),
+    },
 }
-BROKEN = [
-    ("pipelines", "transformers:description", ("one", "batches", "own")),
-    ("pipelines", "transformers:_generates", ("one", "write", "raises-forward")),
-    ("pipelines", "transformers:_no_description", ("one", "raises-postprocess", "abandoned")),
-    ("pipelines", "sentence_transformers:description", ("encode", "predict", "vectors")),
-    ("pipelines", "preparing:Visit", ("encode", "rank", "encode-batches")),
-]
+# Of each application, which parts are broken, and cases that need them ten times; below, whose parts these are.
+BROKEN = {
+    "pipelines": (
+        ("transformers:_generates", "transformers:_no_description", "preparing:Visit"),
+        ("one", "batches", "own", "raises-forward", "abandoned", "encode", "rank", "encode-batches"),
+    ),
+    "vision_speech": (
+        ("ultralytics:description", "diffusers:_given", "ctranslate2:name_in", "faster_whisper:steps_of"),
+        (
+            *("predict", "predict-files", "paint", "paint-own", "paint-raises"),
+            *("write", "write-tokens", "transcribe", "transcribe-batched", "transcribe-abandoned"),
+        ),
+    ),
+}
+PATCHES_BROKEN = {
+    "pipelines": {"transformers", "preparing"},
+    "vision_speech": {"ultralytics", "diffusers", "ctranslate2", "faster_whisper"},
+}
 
 
 class Both(NamedTuple):
@@ -163,17 +201,19 @@ def test_requests_at_once_have_the_stages_of_their_own_calls(both: Both, sink: S
         assert (case, tree_of(trace_id, sink)) == (case, TREES[both.name][case])
 
 
-@pytest.mark.parametrize(("both", "part", "cases"), BROKEN, indirect=["both"], scope="module")
-def test_an_injected_fault_is_logged_once_and_changes_no_response(
-    part: str, cases: tuple[str, ...], both: Both, tmp_path: Path
-) -> None:
-    env = {"STAGETRACE": "1", "APP": both.name, "BREAK": f"stagetrace.instrumentation.models.{part}"}
+@pytest.mark.parametrize("both", BROKEN, indirect=True, scope="module")
+def test_injected_faults_are_logged_once_each_and_change_no_response(both: Both, tmp_path: Path) -> None:
+    parts, cases = BROKEN[both.name]
+    broken = ",".join(f"stagetrace.instrumentation.models.{part}" for part in parts)
+    env = {"STAGETRACE": "1", "APP": both.name, "BREAK": broken}
     argv = [one.replace(f"{both.name}:app", "broken:app") for one in both.argv]
     with run_service(tmp_path, argv=argv, env=env, within_s=READY_WITHIN_S) as service:
         for case in cases:
             assert [service.call("GET", f"/case/{case}")[1].content for _ in range(4)] == [both.expected(case)] * 4
-        assert service.log.count("injected fault") == 1
-        assert service.log.count("failed 10 times: its patch is switched off") == 1
+        patches = PATCHES_BROKEN[both.name]
+        assert service.log.count("injected fault") == len(patches)
+        assert service.log.count("failed 10 times: its patch is switched off") == len(patches)
+        assert all(f"stagetrace.instrumentation.models.{name}" in service.log for name in patches)
 
 
 @pytest.mark.parametrize("both", TREES, indirect=True, scope="module")

@@ -159,11 +159,11 @@ def _awaited(function: Callable[..., Any], how: How) -> Callable[..., Any]:
 
 
 def _generated(function: Callable[..., Any], how: How) -> Callable[..., Any]:
-    return functools.wraps(function)(generated(functools.partial(_steps, how), function))
+    return functools.wraps(function)(generated(functools.partial(steps_of, how), function))
 
 
 def _generated_async(function: Callable[..., Any], how: How) -> Callable[..., Any]:
-    return functools.wraps(function)(generated_async(functools.partial(_steps, how, stays=False), function))
+    return functools.wraps(function)(generated_async(functools.partial(steps_of, how, stays=False), function))
 
 
 def _lazy(function: Callable[..., Any], how: How) -> Callable[..., Any]:
@@ -175,12 +175,12 @@ def _lazy(function: Callable[..., Any], how: How) -> Callable[..., Any]:
         result = once(*args, **kwargs)
         if not hasattr(result, "__next__"):
             return result
-        return each_step(_steps(how, args, kwargs), result)
+        return each_step(steps_of(how, args, kwargs), result)
 
     return call
 
 
-def _steps(how: How, args: tuple[Any, ...], kwargs: dict[str, Any], *, stays: bool = True) -> Any:
+def steps_of(how: How, args: tuple[Any, ...], kwargs: dict[str, Any], *, stays: bool = True) -> Any:
     """Return what makes the stage of each step of a call that runs as its caller iterates."""
     attributes: list[dict[str, Any]] = []  # of the call, once they are known
 

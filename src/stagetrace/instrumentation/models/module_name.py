@@ -12,9 +12,17 @@ from typing import Any
 def name_of(model: Any) -> str:
     """Return a model's id or the last part of its folder, as transformers keeps them; else its class."""
     name = str(getattr(model, "name_or_path", "") or "")
-    if not name:
-        return type(model).__name__
-    return PurePath(name).name if name[0] in "/.~" else name
+    return name_in(name) if name else type(model).__name__
+
+
+def name_in(path: str) -> str:
+    """Return an id as it is; of a folder the last part, or the id whose snapshot Hugging Face's cache has there."""
+    if path[:1] not in ("/", ".", "~"):
+        return path
+    folder = PurePath(path)
+    above = folder.parent
+    is_snapshot = above.name == "snapshots" and above.parent.name.startswith("models--")
+    return above.parent.name.removeprefix("models--").replace("--", "/") if is_snapshot else folder.name
 
 
 def framework_of(model: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +13,7 @@ from stagetrace.instrumentation.models.base import Library, description, first_a
 from stagetrace.instrumentation.models.device_time import begin_on_device
 from stagetrace.instrumentation.models.generation import Reads, generating
 from stagetrace.instrumentation.models.module_name import device_of, first_tensor, framework_of, name_of
-from stagetrace.instrumentation.models.signature import recorded
+from stagetrace.instrumentation.models.signature import recorded, with_signature
 from stagetrace.instrumentation.models.streamer import generating_by_streamer
 from stagetrace.instrumentation.models.subclasses import wrap_in_subclasses
 from stagetrace.recording.current_record import current
@@ -50,22 +51,24 @@ def patch_generation(module: ModuleType) -> None:
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         if function is common:
-            return _joining(generating_by_streamer(function, TRANSFORMERS))
+            return _joining(generating_by_streamer(function, TRANSFORMERS), function)
         # A model's own: it is not known how that returns tokens.
-        return _joining(generating(function, TRANSFORMERS, Reads(gen_ai.TEXT_COMPLETION)))
+        return _joining(generating(function, TRANSFORMERS, Reads(gen_ai.TEXT_COMPLETION)), function)
 
     wrap_in_subclasses(module.GenerationMixin, {"generate": wrap})
 
 
-def _joining(generate: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `generate` as the work of the request that made its streamer, in a thread that works for none.
+def _joining(generate: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `generate`, a form of `original`, as the work of its streamer's request in a thread that works for none.
 
     A service that streams calls it in a `threading.Thread`, which has no context, and reads from the streamer.
     """
+    names = list(inspect.signature(original).parameters)
+    place = names.index("streamer") if "streamer" in names else len(names)
 
-    @functools.wraps(generate)
+    @functools.wraps(original)
     def joined(*args: Any, **kwargs: Any) -> Any:
-        streamer = kwargs.get("streamer")
+        streamer = args[place] if len(args) > place else kwargs.get("streamer")
         if streamer is None or (token := _join(streamer)) is None:
             return generate(*args, **kwargs)
         try:
@@ -73,7 +76,7 @@ def _joining(generate: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             current.reset(token)
 
-    return joined
+    return with_signature(joined, original)
 
 
 @guarded
@@ -93,7 +96,7 @@ def _noting_request(function: Callable[..., Any]) -> Callable[..., Any]:
         function(self, *args, **kwargs)
         _note_request(self)
 
-    return __init__
+    return with_signature(__init__, function)
 
 
 @guarded

@@ -1,0 +1,83 @@
+"""faster-whisper: the segments of a transcription are computed as they are iterated, after the call has returned."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from stagetrace.guard import guarded, switch
+from stagetrace.instrumentation.models.base import Library, description
+from stagetrace.instrumentation.models.marked import How, steps_of
+from stagetrace.instrumentation.models.module_name import name_in
+from stagetrace.instrumentation.models.signature import recorded
+from stagetrace.recording.current_record import recording
+from stagetrace.recording.steps import each_step
+from stagetrace.semconv import INFERENCE, PREPARE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import ModuleType
+
+FASTER_WHISPER = Library(
+    __name__,
+    "ctranslate2",
+    library="faster-whisper",
+    recognised="each step of the segments that `WhisperModel.transcribe` and `BatchedInferencePipeline.transcribe`"
+    " return; the detection of a language before that, by the patch of ctranslate2",
+)
+_names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # by a model, its size, id or folder as it was given
+
+
+def patch_transcribe(module: ModuleType) -> None:
+    """Wrap what transcribes: what a call does before it returns, the search for speech too, is preprocessing."""
+    speech = recorded(module.get_speech_timestamps, _no_description, PREPARE, where=__name__, is_method=False)
+    model, pipeline = module.WhisperModel, module.BatchedInferencePipeline
+    made = [_naming(model.__init__), _transcribing(model.transcribe), _transcribing(pipeline.transcribe)]
+    model.__init__, model.transcribe, pipeline.transcribe = made
+    module.get_speech_timestamps = speech  # type: ignore[attr-defined]
+
+
+def _naming(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _note_name(self, args, kwargs)
+
+    return __init__
+
+
+@guarded
+def _note_name(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    _names[model] = str(args[0] if args else kwargs["model_size_or_path"])
+
+
+def _transcribing(original: Callable[..., Any]) -> Callable[..., Any]:
+    how = How(_describe, INFERENCE, switch(__name__), is_method=True)
+
+    @functools.wraps(original)
+    def transcribe(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        return _stepwise(how, self, result) or result
+
+    return transcribe
+
+
+@guarded
+def _stepwise(how: How, model: Any, result: Any) -> Any:
+    """Return the result with each step of its segments the inference; None outside a recorded request."""
+    if recording() is None:
+        return None
+    segments, info = result
+    return each_step(steps_of(how, (model,), {}), segments), info
+
+
+def _no_description(_model: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+    return None
+
+
+def _describe(model: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Mapping[str, Any]:
+    inner = getattr(model, "model", model)  # of a pipeline, its model; of that, one of ctranslate2
+    name = _names.get(model) or _names.get(inner) or type(model).__name__
+    engine = getattr(inner, "model", inner)
+    return description(name_in(name), "ctranslate2", None, device=str(engine.device))
