@@ -92,6 +92,7 @@ TOKENS_GAP_MEAN_MS: Final = _attribute("stagetrace.tokens.gap.mean_ms", DOUBLE, 
 TOKENS_GAP_MAX_MS: Final = _attribute("stagetrace.tokens.gap.max_ms", DOUBLE, "the same, where each token was seen: longest time from one to the next, ms")
 TOKENS_CALLS: Final = _attribute("stagetrace.tokens.calls", INT, "entry span of a request that called generative models more than once: how often")
 TOKENS_INCOMPLETE: Final = _attribute("stagetrace.tokens.incomplete", BOOLEAN, "the same: true where the generation was given up, or went on when the request ended; the tokens are those until then")
+TOKENS_ERROR: Final = _attribute("stagetrace.tokens.error", STRING, "the same: class of the exception by which the engine ended a call; entry span: of the first that it ended so")
 
 # Entry spans: the server.
 ML_WORKER_LOST: Final = _attribute("ml.worker.lost", BOOLEAN, "entry span: true where the process that worked for the request ended")

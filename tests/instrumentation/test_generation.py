@@ -165,7 +165,7 @@ def test_an_engine_that_raises_is_marked_and_its_exception_passes(engines: Any, 
     with request(clock) as ran, pytest.raises(ValueError, match="llama_decode returned -1"):
         list(llama(engines, fails_at=1)("hello", stream=stream))
     assert ran.entry["gen_ai.usage.output_tokens"] == 1
-    assert {one["error.type"] for one in ran.inferences} == {"ValueError"}
+    assert {one["stagetrace.tokens.error"] for one in ran.inferences} == {"ValueError"}
     assert not marked.inside.get()
 
 

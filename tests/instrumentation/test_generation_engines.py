@@ -138,10 +138,10 @@ def test_a_request_of_vllm_that_is_cancelled_is_incomplete(engines: Any, clock: 
 def test_errors_of_vllm_pass(engines: Any, clock: Clock) -> None:
     with request(clock) as ran, pytest.raises(RuntimeError, match="EngineCore died"):
         asyncio.run(drawn(engines.async_llm.AsyncLLM("org/model").generate("fail", sampled(engines), "1")))
-    assert ran.inferences[0]["error.type"] == "RuntimeError"
+    assert ran.inferences[0]["stagetrace.tokens.error"] == "RuntimeError"
     with request(clock) as ran, pytest.raises(RuntimeError, match="EngineCore died"):
         engines.llm.LLM("org/model").generate("fail")
-    assert ran.inferences[0]["error.type"] == "RuntimeError"
+    assert ran.inferences[0]["stagetrace.tokens.error"] == "RuntimeError"
 
 
 def test_embeddings_of_vllm_are_counted_once(engines: Any, clock: Clock) -> None:
@@ -224,7 +224,7 @@ def test_batches_and_embeddings_of_sglang(engines: Any, clock: Clock) -> None:
     assert [one["gen_ai.usage.input_tokens"] for one in ran.inferences] == [7, 5]
     with request(clock) as ran, pytest.raises(ValueError, match="aborted"):
         sglang(engines).generate("fail")
-    assert ran.inferences[0]["error.type"] == "ValueError"
+    assert ran.inferences[0]["stagetrace.tokens.error"] == "ValueError"
     assert guard.failures == {}
 
 

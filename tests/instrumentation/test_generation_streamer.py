@@ -159,7 +159,7 @@ def test_a_streamer_that_raises_or_takes_no_attribute_works_as_before(clock: Clo
     with request(clock) as ran, pytest.raises(LookupError, match="the service's own"):
         model(clock, (1, 13)).generate(Tensor(*PROMPT), None, streamed)
     assert vars(streamed).keys() == {"got"}
-    assert ran.inferences[0]["error.type"] == "LookupError"
+    assert ran.inferences[0]["stagetrace.tokens.error"] == "LookupError"
     slotted = Slotted()
     with request(clock) as ran:
         model(clock).generate(Tensor(*PROMPT), None, slotted)

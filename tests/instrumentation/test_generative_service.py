@@ -97,7 +97,9 @@ def test_what_is_given_up_and_what_fails_is_marked(service: Service, sink: Sink)
     assert request.entry.attributes["stagetrace.tokens.incomplete"] is True
     request, response = sink.traced(service, "GET", "/fail")
     assert response.status_code == 503
-    assert inferences(request)[0]["error.type"] == "ValueError"
+    assert inferences(request)[0]["stagetrace.tokens.error"] == "ValueError"
+    assert request.entry.attributes["stagetrace.tokens.error"] == "ValueError"
+    assert request.entry.attributes["error.type"] == "503"
 
 
 def test_where_nothing_is_generated_the_verdict_reports_it(service: Service, sink: Sink) -> None:

@@ -86,7 +86,7 @@ TREES: dict[str, dict[str, Tree]] = {
         **dict.fromkeys(("raises-forward", "raises-postprocess"), (PRE, inferred(BERT, 1, 2), POST)),
         **dict.fromkeys(("generate", "write"), (PRE, generated(1, 2, more=TOKENS), POST)),
         **dict.fromkeys(("streamed", "streamed-from-a-thread"), (PRE, generated(1, 2, more=STREAM), POST)),
-        "generate-raises": (PRE, generated(1, 1, more={"error.type": "ValueError"}), POST),
+        "generate-raises": (PRE, generated(1, 1, more={"stagetrace.tokens.error": "ValueError"}), POST),
         "in-a-copied-context": (PRE, generated(1, 1, more={**TOKENS, "gen_ai.usage.input_tokens": 1}), POST),
         "generate-rows": (PRE, generated(2, 4), POST),
         "generate-own": (PRE, generated(1, 2, "OwnWriter"), POST),

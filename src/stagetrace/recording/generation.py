@@ -12,6 +12,7 @@ from stagetrace import gen_ai
 from stagetrace.real_threads import allocate_lock
 from stagetrace.semconv import (
     TOKENS_CALLS,
+    TOKENS_ERROR,
     TOKENS_FIRST_MS,
     TOKENS_GAP_MAX_MS,
     TOKENS_GAP_MEAN_MS,
@@ -90,7 +91,7 @@ class Call:
         known[gen_ai.TIME_TO_FIRST_CHUNK] = _s(_since(self.began, self.first_chunk))
         known.update({name: took / 1e9 for name, took in self.phases.items()})
         known[TOKENS_INCOMPLETE] = True if self.is_incomplete or self.ended is None else None
-        known[gen_ai.ERROR_TYPE] = self.error
+        known[TOKENS_ERROR] = self.error
         self.attributes.update({name: value for name, value in known.items() if value is not None})
 
 
@@ -162,6 +163,7 @@ class Generation:
             found.update(dict.fromkeys((gen_ai.INPUT_TOKENS, gen_ai.OUTPUT_TOKENS)))
         if self.is_truncated or self.by_hand is not None:  # of which it is not known when it began
             found[TOKENS_PER_SECOND] = None
+        found[TOKENS_ERROR] = next((call.error for call in calls if call.error is not None), None)
         found[TOKENS_INCOMPLETE] = any(call.is_incomplete or call.ended is None for call in calls) or None
         return found
 
