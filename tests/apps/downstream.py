@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import breaking
 import grpc
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
@@ -15,12 +16,15 @@ import stagetrace
 
 app = FastAPI()
 
-if os.environ.get("BREAKABLE"):
-    import switchable
 
-    app.router.routes += [
-        one for one in switchable.app.routes if getattr(one, "path", "") in ("/break/{name}", "/mend")
-    ]
+@app.get("/break/{name}")
+async def make_broken(name: str) -> None:
+    breaking.make_broken(name)
+
+
+@app.get("/mend")
+async def mend() -> None:
+    breaking.mend()
 
 
 @app.get("/health")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagetrace.instrumentation import server_timing
+from stagetrace.instrumentation.asgi.request import AsgiRequest
 from stagetrace.instrumentation.clients.callee import Reported, read_headers, with_times
 from stagetrace.instrumentation.clients.callee_body import times_in_body
 from stagetrace.instrumentation.clients.callee_load import _class, load_in
@@ -394,3 +395,18 @@ def test_a_report_is_short_and_has_one_total(setting: Any) -> None:
 )
 def test_what_was_meant_for_this_process_is_not_handed_on(value: str, expected: str) -> None:
     assert server_timing.without_asked(value) == expected
+
+
+def test_headers_that_can_be_read_once_are_left_to_the_server() -> None:
+    """As a message is left as it came, and may be sent again: its own list gets nothing added."""
+    request: Any = object.__new__(AsgiRequest)
+    request.record, request._caller = RequestRecord(), b"1"
+    once = iter([(b"a", b"b")])
+    assert request._with_timing({"type": "http.response.start", "headers": once}) is None
+    assert next(once) == (b"a", b"b")
+    message = {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]}
+    for _ in range(2):
+        sent = request._with_timing(message)
+        assert [name for name, _ in sent["headers"]] == [b"a", b"server-timing"]
+    assert message["headers"] == [(b"a", b"b")]
+    assert request._with_timing({"type": "http.response.start", "status": 204})["headers"][0][0] == b"server-timing"

@@ -150,6 +150,8 @@ class AsgiRequest(HttpRequest):
     @guarded
     def _with_timing(self, message: Any) -> Any:
         given = message.get("headers", ())
+        if iter(given) is given:  # can be gone through once, by the server
+            return None
         headers = server_timing.with_timing(given, self._caller, self.record, TIMING)
         # Not in the application's own message, which it may send again.
         return None if headers is None else {**message, "headers": headers}

@@ -34,8 +34,8 @@ class StageReport:
         context = self.context
         if context is None:
             return
+        timing = server_timing.HEADER, server_timing.timing_of(self._record)
         if self.trailing is None:
             tell = getattr(context, "trailing_metadata", None)
-            self.trailing = (tell() if tell is not None else None) or ()
-        timing = server_timing.HEADER, server_timing.timing_of(self._record)
+            self.trailing = tuple((tell() if tell is not None else None) or ())
         context.set_trailing_metadata((*self.trailing, timing))
