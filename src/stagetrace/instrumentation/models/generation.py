@@ -59,9 +59,7 @@ class Reads(NamedTuple):
     result: Callable[[Call, Any, int], None] = _nothing  # of what a call returns that is no iterator
     begin: Callable[[Call, Arguments], None] = _unread  # of what it is called with
     end: Callable[[Call, Arguments], None] = _unread  # the same, once what was called has returned
-    streams: bool = (
-        False  # whether a generator function is asked for a stream; another one is if it returns a generator
-    )
+    streams: bool = False  # whether a generator function generates a stream; a function does if it returns a generator
 
 
 def generating(function: Callable[..., Any], library: Library, reads: Reads) -> Callable[..., Any]:
