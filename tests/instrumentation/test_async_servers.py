@@ -109,6 +109,21 @@ def talk(service: Service, **headers: str) -> Any:
 
 
 @in_each
+def test_a_caller_that_is_stagetrace_gets_the_stages(served: Served) -> None:
+    """The response is otherwise that of other callers."""
+    asked, other = (
+        served.service.client.post("/predict/7", json={"seconds": 0}, headers=headers)
+        for headers in ({"stagetrace-caller": "1"}, {})
+    )
+    timing = asked.headers.pop("server-timing")
+    assert re.fullmatch(r"stagetrace, (\S+;dur=[\d.]+, )+total;dur=[\d.]+", timing)
+    assert "inference;dur=" in timing
+    for response in (asked, other):
+        response.headers.pop("date", None)
+    assert (asked.status_code, asked.headers.raw, asked.content) == (200, other.headers.raw, other.content)
+
+
+@in_each
 def test_responses_are_byte_for_byte_those_without_tracing(served: Served) -> None:
     assert answers(served.service) == served.untraced
 

@@ -10,6 +10,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end, report, switch
+from stagetrace.instrumentation import server_timing
 from stagetrace.instrumentation.asgi.channels import begin_work, watched
 from stagetrace.instrumentation.asgi.request import AsgiRequest
 from stagetrace.instrumentation.asgi.serve import begin_request
@@ -76,9 +77,11 @@ class ServerRequest(AsgiRequest):
         if http.asked_for() is not None:
             given = [(_in_bytes(name).lower(), _in_bytes(value)) for name, value in given]
         message = {"status": status, "headers": given}
-        self.begin_response(message)
-        added: Any = message["headers"]
-        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in added[len(given) :]]
+        sent = self.begin_response(message)
+        added: Any = message["headers"][len(given) :]
+        if sent is not None and server_timing.is_for(self._caller):
+            added = [*added, sent["headers"][-1]]
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in added]
 
     @guarded
     def note_error(self, error: BaseException) -> None:
