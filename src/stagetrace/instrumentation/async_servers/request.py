@@ -76,9 +76,9 @@ class ServerRequest(AsgiRequest):
         given = list(headers)
         if http.asked_for() is not None:
             given = [(_in_bytes(name).lower(), _in_bytes(value)) for name, value in given]
-        message = {"status": status, "headers": given}
+        message: dict[str, Any] = {"status": status, "headers": given}
         sent = self.begin_response(message)
-        added: Any = message["headers"][len(given) :]
+        added = message["headers"][len(given) :]
         if sent is not None and server_timing.is_for(self._caller):
             added = [*added, sent["headers"][-1]]
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in added]
