@@ -6,9 +6,11 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
@@ -20,6 +22,7 @@ from backends import free_port
 from parts import parts
 from services import AT_END, GUNICORN, PYTHON, Service, new_trace, run_service
 from sink import SERVER, Received, Sink, assert_tiled
+from stagetrace.instrumentation.async_servers import aiohttp
 from trees import at_its_best, tree
 
 if TYPE_CHECKING:
@@ -335,6 +338,20 @@ def faults(service: Service, before: int) -> list[str]:
     while "injected fault" not in service.log[before:] and time.monotonic() < deadline:
         time.sleep(0.02)
     return [line for line in service.log[before:].splitlines() if "injected fault" in line]
+
+
+def test_a_body_of_an_older_aiohttp_has_no_size() -> None:
+    request = SimpleNamespace(headers={}, content_length=None)
+    assert aiohttp._body_size(request, SimpleNamespace()) == 0
+    assert aiohttp._body_size(request, SimpleNamespace(total_bytes=3)) == 3
+
+
+def test_processes_of_rays_own_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/venv/ray/dashboard/agent.py", raising=False)
+    aiohttp.patch_protocol(SimpleNamespace())  # type: ignore[arg-type]  # it has nothing to patch
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/srv/app.py", raising=False)
+    with pytest.raises(AttributeError):
+        aiohttp.patch_protocol(SimpleNamespace())  # type: ignore[arg-type]
 
 
 # --- processes
