@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -127,13 +126,9 @@ class Library:
 
     def describe(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
         """Return the attributes of one call, not to be changed."""
-        return description(
-            self.name(model),
-            self.framework,
-            self.rows(args, kwargs),
-            version=self.version(model),
-            device=self.device(model),
-        )
+        version = None if self.version is _unknown else self.version(model)
+        device = None if self.device is _unknown else self.device(model)
+        return description(self.name(model), self.framework, self.rows(args, kwargs), version=version, device=device)
 
 
 def _owner(module: ModuleType, calls: Calls) -> Any:
@@ -160,13 +155,17 @@ def description(
 ) -> Mapping[str, Any]:
     """Return the attributes of one call, not to be changed; `rows` is its first input, of any type."""
     shape = getattr(rows, "shape", None)
-    batch = size = None
+    batch: int | None = None
+    size: int | None = None
     # In onnxruntime's values `shape` is a method, and in dask's arrays it holds no numbers yet.
     if isinstance(shape, tuple) and shape:
-        if all(type(one) is int for one in shape):
-            batch, size = shape[0], math.prod(shape)
-        else:
-            batch = shape[0] if isinstance(shape[0], int) else None
+        size = 1
+        for one in shape:
+            if type(one) is not int:
+                size = None
+                break
+            size *= one
+        batch = shape[0] if isinstance(shape[0], int) else None
     elif isinstance(rows, str):
         size = len(rows)
     elif isinstance(rows, list | tuple):

@@ -14,7 +14,8 @@ from stagetrace.guard import guarded, report, switch
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.batching.queued_items import taken
 from stagetrace.instrumentation.models import unrecorded_calls
-from stagetrace.recording.current_record import current
+from stagetrace.instrumentation.models.unrecorded_calls import NEVER
+from stagetrace.recording.current_record import current, entries
 from stagetrace.recording.loop_blockers import LONG_NS, note
 from stagetrace.recording.steps import each_step, generated, generated_async
 from stagetrace.semconv import (
@@ -72,7 +73,7 @@ def marked(
     `is_method`. `where` is the patch that faults are counted for, by default the module of `describe`. Of a generator,
     and of the iterator that a `lazy` function returns, each step is the inference, and the work of its caller between
     two steps is not. A model that is called in `POSTPROCESS` is recognised. `timer` times what a device does for the
-    call. Outside a recorded request a call costs one read of the context and one of the clock.
+    call. Outside a recorded request a call costs one read of the context; of the clock, too, until one was recorded.
     """
     how = How(describe, activity, switch(where or describe.__module__), is_method=is_method, timer=timer)
     if lazy:
@@ -109,6 +110,11 @@ def _called_once(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         record = current.get()
+        if record is None and not entries and not taken:  # outside requests, where nothing more is called than must be
+            due = unrecorded_calls.due
+            if due is not NEVER and due < time_ns():
+                unrecorded(args)
+            return function(*args, **kwargs)
         if taken or record is None or record.closed or not record.bound:
             record = current_work() or unrecorded(args)  # the rare case
         if record is None or patch.off or inside.get():
