@@ -24,8 +24,8 @@ rows = random.normal(size=(5, 3)).astype(np.float32)
 days = pd.DataFrame({"ds": pd.date_range("2026-01-01", periods=30), "y": np.arange(30.0)})
 prophet = Prophet(weekly_seasonality=False, yearly_seasonality=False, uncertainty_samples=0).fit(days, seed=0)
 
-(folder / "texts.txt").write_text("__label__good a good day\n__label__bad a bad night\n" * 20)
-text = fasttext.train_supervised(str(folder / "texts.txt"), epoch=5, thread=1, verbose=0)
+(folder / "texts.txt").write_text("__label__good a good day\n__label__bad a bad night\n" * 100)
+text = fasttext.train_supervised(str(folder / "texts.txt"), epoch=2, lr=0.01, thread=1, verbose=0)
 
 vectors = random.normal(size=(5_000, 64)).astype(np.float32)
 index = hnswlib.Index(space="l2", dim=64)
@@ -42,10 +42,10 @@ CASES: dict[str, Callable[[], Any]] = {
     "prophet": lambda: prophet.predict(days[:4])["yhat"],
     "prophet-copied": lambda: copy.deepcopy(prophet).predict(days[:4])["yhat"],
     "prophet-raises": lambda: error_of(lambda: Prophet().predict(days)),
-    "fasttext": lambda: text.predict("a good day")[0],
+    "fasttext": lambda: error_of(lambda: text.predict("a good day")[0]),  # NumPy 2 is too new for it
     "fasttext-list": lambda: [label[0] for label in text.predict(["a good day", "a bad night"])[0]],
-    "fasttext-vector": lambda: text.get_sentence_vector("a good day"),
-    "fasttext-word": lambda: text.get_word_vector("good"),
+    "fasttext-vector": lambda: text.get_sentence_vector("a good day").shape,
+    "fasttext-word": lambda: text.get_word_vector("good").shape,
     "hnswlib": lambda: index.knn_query(vectors, k=2, num_threads=1)[0][:5],
     "hnswlib-after-model": lambda: index.knn_query(linear.predict(vectors[:3]), k=2, num_threads=1)[0],
     "tl2cgen": lambda: compiled.predict(tl2cgen.DMatrix(rows)),

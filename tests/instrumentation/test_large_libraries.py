@@ -30,6 +30,7 @@ NEEDS = {
     "torch_package": DEEP,
     "jax_models": ("jax", "keras"),
     "keras_tensorflow": ("tensorflow-cpu", "keras", "tf-keras", "ai-edge-litert"),
+    "uncommon": ("prophet", "fasttext", "hnswlib", "tl2cgen", "treelite", "scikit-learn"),
 }
 SAMPLE = ("deep", "torch_models")
 NET = ("Net", "torch", 3)
@@ -86,6 +87,16 @@ EXPECTED: dict[str, dict[str, tuple[str, str, int | None] | None]] = {
         "litert": ("small.tflite", "litert", None),
         **dict.fromkeys(("layer", "function", "models-in-a-function"), None),  # nor is it to tf.function
     },
+    "uncommon": {
+        **dict.fromkeys(("prophet", "prophet-copied"), ("Prophet", "prophet", 4)),
+        "prophet-raises": ("Prophet", "prophet", 30),
+        **dict.fromkeys(("fasttext", "fasttext-vector"), ("FastText", "fasttext", None)),
+        "fasttext-list": ("FastText", "fasttext", 2),
+        "fasttext-word": None,
+        "hnswlib": ("Index", "hnswlib", 5_000),
+        "hnswlib-after-model": ("LinearRegression", "sklearn", 3),
+        "tl2cgen": ("Predictor", "tl2cgen", 5),
+    },
 }
 BROKEN = [
     ("deep", "torch:_is_model", ("module", "compiled", "raises", "generation")),
@@ -95,6 +106,7 @@ BROKEN = [
     ("keras_tensorflow", "eager:_is_tracing", ("call", "named-inputs", "own", "layer-first")),
     ("keras_tensorflow", "tensorflow:description", ("restored", "signature", "lite", "restored-raises")),
     ("keras_tensorflow", "base:description", ("call", "predict", "several-inputs", "raises")),
+    ("uncommon", "base:description", ("prophet", "prophet-copied", "prophet-raises")),
 ]
 
 
