@@ -239,6 +239,7 @@ def test_a_batch_is_one_inference(server: tuple[str, Service, int], sink: Sink) 
             "ml.model.version": "v7",
             "ml.framework": "sklearn",
             "ml.batch.size": truth["size"],
+            "ml.input.size": truth["size"] * 4,
         }
         assert request.entry.attributes["ml.batch.size"] == truth["size"]
         batches[batch.span_id] = truth["size"]

@@ -18,7 +18,6 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording import remote_socket
-from stagetrace.recording.details import take_details
 from stagetrace.semconv import ML_WORKER_LOST, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
@@ -141,6 +140,8 @@ def _note(message: Any, process: int) -> None:
     record = _records.get(key)
     if record is not None and record.remote_stages is not None and not record.closed:
         if details is not None:
+            from stagetrace.recording.details import take_details  # which needs the SDK
+
             take_details(record, details)
         record.remote_stages.add_report(record, key, (reason, taken_at, stages), None if is_over else process)
 

@@ -255,9 +255,9 @@ class Visit:
                 if of_call is not None:
                     of_call.append({name: value for name, value in attributes.items() if name != ML_COLD_START})
             self._attributes = attributes
-            record.enter(how.activity, attributes if how.hides else None, began)  # type: ignore[union-attr]
             if how.timer is not None:
                 self._timing = how.timer(attributes, record)  # type: ignore[arg-type]
+            record.enter(how.activity, attributes if how.hides else None, began)  # type: ignore[union-attr]
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(how.patch.name, error)
             self._record = None
