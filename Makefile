@@ -27,7 +27,7 @@ test: check ## check, all tests within one process, and one of each server, libr
 	@echo "running the tests ..."
 	@$(PYTEST) -m "smoke or not (service or thorough or backend or heavy)"
 
-test-all: check backends-if-go ## check, and all tests except the heavy ones, against a real Jaeger and a real Collector (under 20 minutes)
+test-all: check backends-if-go ## check, and all tests except the heavy ones, against a real Jaeger and a real Collector (under half an hour)
 	@echo "running all tests ..."
 	@$(BIN)/python tests/run_twice.py $(PYTEST) --session-timeout 2400 -m "not heavy"
 
