@@ -173,7 +173,11 @@ def tree_of(trace_id: str, sink: Sink) -> Tree:
 
 
 def _own(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in attributes.items() if k not in VARYING and not k.startswith(VARYING_PREFIXES)}
+    return {
+        name: value
+        for name, value in attributes.items()
+        if name == "stagetrace.tokens.error" or not (name in VARYING or name.startswith(VARYING_PREFIXES))
+    }
 
 
 # Of a case the application is a part, lest pytest brings cases of one name together and starts the applications anew.
