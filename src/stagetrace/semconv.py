@@ -157,7 +157,7 @@ SLA_SAMPLING_PROBABILITY: Final = _attribute("sla.sampling.probability", DOUBLE,
 # Any span: what could not be recorded of it.
 STAGETRACE_TRUNCATED_ATTRIBUTES: Final = _attribute("stagetrace.truncated_attributes", INT, "any span: values, of its events and links too, that were cut at the limit")
 STAGETRACE_DROPPED_ATTRIBUTES: Final = _attribute("stagetrace.dropped_attributes", INT, "entry or stage span: attributes dropped: over 128 of a stage, without a text, or containing themselves")
-STAGETRACE_DROPPED_DETAILS: Final = _attribute("stagetrace.dropped_details", INT, "entry span, where there are any: detail spans that were left out, the shortest: a request has 64 at most")
+STAGETRACE_DROPPED_DETAILS: Final = _attribute("stagetrace.dropped_details", INT, "entry span, where there are any: detail spans that were dropped, the shortest: a request has 64 at most")
 STAGETRACE_DROPPED_SPANS: Final = _attribute("stagetrace.dropped_spans", INT, "upgraded entry span: spans under it that the buffer had no room for")
 
 # fmt: on

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.model_servers.served_function import served
+from stagetrace.instrumentation.models.subclasses import for_subclasses
 from stagetrace.recording.current_record import recording
 from stagetrace.runtime.runtime import runtime
 
@@ -26,14 +27,7 @@ OWN = "cog."
 
 def patch_predictor(module: ModuleType) -> None:
     """Wrap the methods of each class of a user, as it is made: cog's own base classes only call those."""
-    base: Any = module.BaseRunner
-    original = vars(base)["__init_subclass__"].__func__
-
-    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
-        original(cls, **kwargs)
-        _serve(cls)
-
-    base.__init_subclass__ = classmethod(__init_subclass__)
+    for_subclasses(module.BaseRunner, _serve)
 
 
 @guarded

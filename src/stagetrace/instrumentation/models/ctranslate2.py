@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    from stagetrace.instrumentation.base import Patch
+
 _folders: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # by a model, where it was loaded from
 
 
@@ -41,22 +43,24 @@ _OF_SPEECH: Final = (
     Calls("Wav2Vec2", ("encode",)),
     Calls("Wav2Vec2Bert", ("encode",)),
 )
+# Made here, so that docs/libraries.md has the calls whether or not a module was patched.
+_patch_text, _patch_speech = CTRANSLATE2.patch(*_OF_TEXT), CTRANSLATE2.patch(*_OF_SPEECH)
 
 
 def patch_text(module: ModuleType) -> None:
     """Wrap the models of text."""
-    _patch(module, _OF_TEXT)
+    _patch(module, _OF_TEXT, _patch_text)
 
 
 def patch_speech(module: ModuleType) -> None:
     """Wrap the models of speech."""
-    _patch(module, _OF_SPEECH)
+    _patch(module, _OF_SPEECH, _patch_speech)
 
 
-def _patch(module: ModuleType, calls: tuple[Calls, ...]) -> None:
+def _patch(module: ModuleType, calls: tuple[Calls, ...], wrap: Patch) -> None:
     owners = [getattr(module, one.owner) for one in calls]
     made = [(owner, _noting_folder(owner.__init__)) for owner in owners]
-    CTRANSLATE2.patch(*calls)(module)
+    wrap(module)
     for owner, init in made:
         owner.__init__ = init
 

@@ -14,6 +14,7 @@ from stagetrace.guard import guarded
 from stagetrace.instrumentation.models.base import Library, description
 from stagetrace.instrumentation.models.marked import marked
 from stagetrace.instrumentation.models.signature import pickled_as, with_signature
+from stagetrace.instrumentation.models.subclasses import for_subclasses
 from stagetrace.semconv import INFERENCE, PREPARE, TRANSFORM
 
 if TYPE_CHECKING:
@@ -61,20 +62,9 @@ _OURS = pickled_as(bool, None)  # the value of _MARK: a method that was pickled 
 def patch_base(module: ModuleType) -> None:
     """Wrap the methods of all subclasses of BaseEstimator, present and future."""
     base = module.BaseEstimator
-    original = vars(base).get("__init_subclass__")
-
-    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
-        if original is not None:
-            original.__func__(cls, **kwargs)
-        else:
-            super(base, cls).__init_subclass__(**kwargs)
-        wrap_class(cls)
-
-    base.__init_subclass__ = classmethod(__init_subclass__)
+    for_subclasses(base, wrap_class)
     if "__setstate__" in vars(base):
         base.__setstate__ = _restoring(base.__setstate__)
-    for cls in _subclasses(base):
-        wrap_class(cls)
 
 
 def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,13 +82,6 @@ def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
 def _wrap_restored(cls: type) -> None:
     if not cls.__module__.startswith("sklearn."):  # those are wrapped already
         wrap_class(cls)
-
-
-def _subclasses(cls: Any) -> list[type]:
-    found: list[type] = []
-    for child in cls.__subclasses__():
-        found += [child, *_subclasses(child)]
-    return found
 
 
 @guarded

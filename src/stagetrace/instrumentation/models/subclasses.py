@@ -21,6 +21,12 @@ def wrap_in_subclasses(base: Any, wraps: dict[str, Callable[[Any], Any]]) -> Non
 
     `wraps`: by a method's name, what makes its wrapped form. Methods that are no plain functions stay as they are.
     """
+    _wrap_class(base, wraps)
+    for_subclasses(base, lambda cls: _wrap_class(cls, wraps))
+
+
+def for_subclasses(base: Any, change: Callable[[type], object]) -> None:
+    """Call `change`, which is guarded, with each subclass of `base`, present and future."""
     original = vars(base).get("__init_subclass__")
 
     def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
@@ -28,11 +34,11 @@ def wrap_in_subclasses(base: Any, wraps: dict[str, Callable[[Any], Any]]) -> Non
             original.__func__(cls, **kwargs)
         else:
             super(base, cls).__init_subclass__(**kwargs)
-        _wrap_class(cls, wraps)
+        change(cls)
 
-    for cls in (base, *_subclasses(base)):
-        _wrap_class(cls, wraps)
     base.__init_subclass__ = classmethod(__init_subclass__)
+    for cls in _subclasses(base):
+        change(cls)
 
 
 def _subclasses(cls: Any) -> list[type]:
