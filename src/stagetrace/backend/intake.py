@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from stagetrace import log
 from stagetrace.backend.inflate import too_large
-from stagetrace.backend.refusal import BUSY, INTERNAL, MALFORMED, STORE, Refused
+from stagetrace.backend.refusal import ABANDONED, BUSY, INTERNAL, MALFORMED, STORE, TOO_LARGE, Refused
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.request import MalformedRequest
 
@@ -22,13 +23,39 @@ if TYPE_CHECKING:
     from stagetrace.backend.options import Limits
     from stagetrace.store.local import Appended, LocalStore
 
+_WORK_S: Final = 10  # of decompressing and decoding one request; waiting for the store excluded
+
 
 class Room:
-    """The bytes that one request holds. Given back when its `with` block ends."""
+    """One request in work: the bytes that it holds, and whether its work is still wanted.
+
+    The bytes are given back when its `with` block ends.
+    """
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
+        self._deadline: float | None = None
+        self._abandoned = False
         self.held = 0
+
+    def abandon(self) -> None:
+        """Have the work on this request end at its next `check`: its client has disconnected."""
+        self._abandoned = True
+
+    def check(self) -> None:
+        """Raise Refused where the request was abandoned, took too long, or the back end is stopping.
+
+        Work whose length a sender chooses calls this at its start and between its steps.
+        """
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + _WORK_S
+        if self._abandoned:
+            raise Refused(ABANDONED, "the client disconnected")
+        if self._intake.stopping.is_set():
+            raise Refused(ABANDONED, "the back end is stopping; send this request again")
+        if now > self._deadline:
+            raise Refused(TOO_LARGE, f"the request takes more than {_WORK_S} s to read; send smaller batches")
 
     def grow(self, count: int) -> None:
         """Hold `count` more. Raise Refused where all requests together would hold too much."""
@@ -43,6 +70,7 @@ class Intake:
         self._store = store
         self.counters = counters
         self.limits = limits
+        self.stopping = threading.Event()  # set when the back end ends: unfinished requests are refused
         self._lock = threading.Lock()
         self._held = 0
 
@@ -63,12 +91,12 @@ class Intake:
                 raise Refused(BUSY, "too many requests are being written at this moment; send this one again")
             self._held += count
 
-    def append(self, transport: str, request: bytes) -> Appended:
+    def append(self, transport: str, request: bytes, room: Room) -> Appended:
         """Store one serialized export request and return how many spans were stored. Raise Refused."""
         if len(request) > self.limits.request:
             raise too_large(self.limits.request)
         try:
-            appended = self._store.append(request)
+            appended = self._store.append(request, room.check)
         except MalformedRequest as error:
             raise Refused(MALFORMED, str(error)) from None
         except StoreError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import grpc
 
 from stagetrace.backend.inflate import inflate_unnamed
-from stagetrace.backend.intake import Intake, export_response
+from stagetrace.backend.intake import Intake, Room, export_response
 from stagetrace.backend.refusal import Refused, status
 
 if TYPE_CHECKING:
@@ -37,19 +37,21 @@ class Receiver(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in 
         return None
 
     def _export(self, message: bytes, context: grpc.ServicerContext) -> bytes:
-        return self._taken(message, context, lambda request: export_response(self._intake.append(_TRANSPORT, request)))
+        return self._taken(
+            message, context, lambda request, room: export_response(self._intake.append(_TRANSPORT, request, room))
+        )
 
     def _export_metrics(self, message: bytes, context: grpc.ServicerContext) -> bytes:
-        return self._taken(message, context, lambda request: self._intake.append_counts(_TRANSPORT, request))
+        return self._taken(message, context, lambda request, _room: self._intake.append_counts(_TRANSPORT, request))
 
-    def _taken(self, message: bytes, context: grpc.ServicerContext, take: Callable[[bytes], Message]) -> bytes:
+    def _taken(self, message: bytes, context: grpc.ServicerContext, take: Callable[[bytes, Room], Message]) -> bytes:
         intake = self._intake
         try:
             with intake.counted(_TRANSPORT), intake.room() as room:
                 intake.counters.add("received_bytes", _TRANSPORT, len(message))
                 room.grow(len(message))
                 request = inflate_unnamed(message, intake.limits.request, room.grow)
-                return take(request).SerializeToString()
+                return take(request, room).SerializeToString()
         except Refused as refused:
             abort(context, refused)
 

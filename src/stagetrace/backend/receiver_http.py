@@ -84,7 +84,7 @@ class _Export:
         limit = self._intake.limits.request
         content = inflate(body, encoding, limit, room.grow)
         if form == PROTOBUF:
-            return export_response(self._intake.append(_TRANSPORT, content))
+            return export_response(self._intake.append(_TRANSPORT, content, room))
         with self._parsing:
             try:
                 request, rejected, reason = parse(content)
@@ -93,7 +93,7 @@ class _Export:
             serialized = request.SerializeToString()
             del request
         self._intake.counters.add("rejected_spans", _TRANSPORT, rejected)
-        response = export_response(self._intake.append(_TRANSPORT, serialized))
+        response = export_response(self._intake.append(_TRANSPORT, serialized, room))
         if rejected:
             response.partial_success.rejected_spans += rejected
             response.partial_success.error_message = reason or ""

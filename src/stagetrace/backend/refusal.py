@@ -30,8 +30,9 @@ INTERNAL: Final = Kind("internal", 500, 13)
 # UNAVAILABLE and not RESOURCE_EXHAUSTED: each OTLP client retries it, whether it reads RetryInfo or not.
 BUSY: Final = Kind("busy", 429, 14, retry_after_s=1)
 STORE: Final = Kind("store", 503, 14, retry_after_s=5)
+ABANDONED: Final = Kind("abandoned", 503, 14, retry_after_s=1)
 KINDS: Final = (
-    MALFORMED, UNAUTHENTICATED, NOT_FOUND, METHOD, SLOW, TOO_LARGE, UNSUPPORTED, INTERNAL, BUSY, STORE,
+    MALFORMED, UNAUTHENTICATED, NOT_FOUND, METHOD, SLOW, TOO_LARGE, UNSUPPORTED, INTERNAL, BUSY, STORE, ABANDONED,
 )  # fmt: skip
 
 

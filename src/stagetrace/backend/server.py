@@ -42,6 +42,7 @@ _CONNECTIONS: Final = 512
 class _Servers:
     """The servers and their ports."""
 
+    intake: Intake
     grpc: list[grpc.Server]
     http: list[tuple[_Quiet, socket.socket]]
     ports: Ports
@@ -112,7 +113,7 @@ def _open(options: Options, store: LocalStore, pools: list[ThreadPoolExecutor], 
         query_app(queries, counters, options.token, intake.metrics, [page_route(options, ports)]),
     )
     http = [(_uvicorn(app, options), bound) for app, bound in zip(apps, sockets, strict=True)]
-    return _Servers([receiver, query, control_server(store, counters, pools[0], stack)], http, ports)
+    return _Servers(intake, [receiver, query, control_server(store, counters, pools[0], stack)], http, ports)
 
 
 def _uvicorn(app: ASGIApp, options: Options) -> _Quiet:
@@ -146,6 +147,7 @@ async def _run(servers: _Servers, on_ready: Callable[[Ports], None]) -> None:
     waiting.cancel()
     with suppress(asyncio.CancelledError):
         await waiting
+    servers.intake.stopping.set()
     ended = [one.stop(_GRACE_S) for one in servers.grpc]
     for web, _ in servers.http:
         web.should_exit = True

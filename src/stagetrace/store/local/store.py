@@ -125,12 +125,14 @@ class LocalStore(Closing):
         """Tell others, by the folder's lock, of a socket through which they may write."""
         announce(self._lock_file, control)
 
-    def append(self, request: bytes) -> Appended:
+    def append(self, request: bytes, check: Callable[[], None] = lambda: None) -> Appended:
         """Store one serialized ExportTraceServiceRequest; return when it is on disk.
 
-        Raise StoreFull where the disk has no room, MalformedRequest where the request is no OTLP.
+        `check` is called between steps of decoding, and ends it by an error. Raise StoreFull where the disk has no
+        room, MalformedRequest where the request is no OTLP.
         """
         decoded = decode(request)
+        check()
         if decoded.accepted:
             self._wait_for_room(len(request))
             try:
