@@ -1,4 +1,4 @@
-"""Who may ask: the token on both transports and all four ports, and TLS from files."""
+"""Who may ask: the token on both transports and all four ports, TLS from files, and no web page of another site."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 
 from backend.running import PROTOBUF, Up, export, ids, names_of, post, raw_call, request, run_up
 from pki import make_pki
-from stagetrace.backend.web import authorized
+from stagetrace.backend.access import Access, authorized
+from stagetrace.backend.options import Options
+from stagetrace.backend.refusal import Refused
 from stagetrace.store.jaeger import api_v3
 
 if TYPE_CHECKING:
@@ -113,3 +115,99 @@ def test_all_ports_speak_tls_where_files_are_given(tmp_path: Path) -> None:
             assert set(found.services) == {"sealed", "svc"}
         with grpc.insecure_channel(up.target()) as channel, pytest.raises(grpc.RpcError):
             export(channel, sent.SerializeToString())
+
+
+PATHS = [
+    *(("http_port", path) for path in ("/v1/traces", "/metrics")),
+    *(("query_http_port", path) for path in ("/", "/metrics", "/api/v3/services", "/no/such/page")),
+]
+FOREIGN = {"a rebound name": {"host": "evil.example"}, "a page": {"origin": "http://evil.example"}}
+FOREIGN |= {"a local page": {"origin": "http://localhost:3000"}, "a sandboxed frame": {"origin": "null"}}
+FOREIGN |= {"an image": {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}}
+FOLLOWED = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+FOR_BROWSERS = {
+    "cache-control": "no-store",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+
+def for_browsers(response: httpx.Response) -> None:
+    """Check that a browser embeds, stores and shares nothing of a response."""
+    assert {name: response.headers.get(name) for name in FOR_BROWSERS} == FOR_BROWSERS
+    assert response.headers["content-security-policy"].startswith("default-src 'none'")
+    assert not [name for name in response.headers if name.startswith("access-control-")]
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_web_page_of_another_site_reads_and_writes_nothing(up: Up, case: str) -> None:
+    """DNS rebinding included: the page's name resolves to this machine, so that its own name is the Host."""
+    before = up.metric('stagetrace_refused_requests_total{reason="forbidden"}')
+    for port, path in PATHS:
+        method = "POST" if path == "/v1/traces" else "GET"
+        body = request("rebound", service="rebound").SerializeToString() if method == "POST" else b""
+        headers = {"content-type": PROTOBUF, **FOREIGN[case]}
+        refused = httpx.request(method, up.url(port) + path, content=body, headers=headers)
+        assert refused.status_code == 403, path
+        assert ("--allow-host NAME" in refused.text) is (case == "a rebound name"), refused.text
+        for_browsers(refused)
+    assert up.metric('stagetrace_refused_requests_total{reason="forbidden"}') == before + len(PATHS)
+    assert "rebound" not in httpx.get(f"{up.query}/services").text
+
+
+def test_a_page_gets_no_permission_to_send(up: Up) -> None:
+    asked = {"origin": "http://localhost:3000", "access-control-request-method": "POST"}
+    for_browsers(httpx.request("OPTIONS", up.traces, headers=asked))
+    for_browsers(httpx.get(f"{up.url('query_http_port')}/"))
+    for_browsers(httpx.get(f"{up.url('http_port')}/health"))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"host": "localhost:9999"}, {"host": "App.LOCALHOST"}, {"host": "[::1]:1"}, {"host": "127.9.9.9"}, FOLLOWED],
+)
+def test_local_names_are_served_and_so_are_followed_links(up: Up, headers: dict[str, str]) -> None:
+    assert httpx.get(f"{up.query}/services", headers=headers).status_code == 200
+
+
+def test_a_probe_is_served_by_any_name_and_without_the_token(up: Up, guarded: Up) -> None:
+    """Kubernetes asks by the address of the pod."""
+    for running in (up, guarded):
+        for port in ("http_port", "query_http_port"):
+            probe = httpx.get(f"{running.url(port)}/health", headers={"host": f"10.0.0.7:{running.ready[port]}"})
+            assert (probe.status_code, probe.json()) == (200, {"status": "ok"})
+
+
+def test_with_a_token_beyond_loopback_any_name_is_served_and_no_page(guarded: Up) -> None:
+    named = {"authorization": GOOD, "host": "traces.example"}
+    assert httpx.get(f"{guarded.query}/services", headers=named).status_code == 200
+    assert httpx.get(f"{guarded.query}/services", headers={**named, "origin": "https://traces.example"}).is_success
+    assert (
+        httpx.get(f"{guarded.query}/services", headers={**named, "origin": "https://evil.example"}).status_code == 403
+    )
+
+
+HOSTS = {
+    "box:1": True,
+    "BOX": True,
+    "box.": True,
+    "localhost": True,
+    "127.0.0.1:9": True,
+    "::1": False,
+    "10.0.0.1": False,
+}
+HOSTS |= {"": False, "box.evil.example": False, "localhost.evil.example": False, "box:1:2": False, "user@box": False}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_hosts_that_are_served_where_one_is_allowed(tmp_path: Path, host: str) -> None:
+    for at in ("127.0.0.1", "0.0.0.0"):  # noqa: S104
+        access = Access.of(Options(tmp_path, host=at, allowed_hosts=("box",)))
+        if HOSTS[host]:
+            access.check("GET", [(b"host", host.encode())])
+        else:
+            with pytest.raises(Refused):
+                access.check("GET", [(b"host", host.encode())])
+    Access().check("GET", [])  # HTTP/1.0, which browsers do not speak

@@ -155,6 +155,7 @@ def test_a_folder_of_somebody_else_is_reported(tmp_path: Path) -> None:
         (["--retention-size", "much"], "--retention-size: 'much' is not a size"),
         (["--max-request", "0MB"], "--max-request"),
         (["--max-in-flight", "1MiB"], "--max-in-flight is below --max-request"),
+        (["--allow-host", "http://box"], "--allow-host: 'http://box' is not a host name"),
         (["extra"], "unrecognized arguments"),
     ],
 )

@@ -18,7 +18,11 @@ _FAMILIES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     "rejected_spans": ("transport", TRANSPORTS, "Spans rejected from requests whose other spans were accepted."),
     "stored_counts": ("transport", TRANSPORTS, "Data points of the metric sla.requests that are on disk."),
     "ignored_data_points": ("transport", TRANSPORTS, "Data points of other metrics, which are not kept."),
-    "refused_requests": ("reason", tuple(kind.name for kind in KINDS), "Export requests refused as a whole."),
+    "refused_requests": (
+        "reason",
+        tuple(kind.name for kind in KINDS),
+        "Export requests refused as a whole, and any HTTP request without access.",
+    ),
     "queries": ("transport", TRANSPORTS, "Questions put to jaeger.api_v3."),
     "failed_queries": ("transport", TRANSPORTS, "Queries that failed."),
 }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from stagetrace.errors import StagetraceError
+from stagetrace.hosts import is_loopback
 
 MIB: Final = 1 << 20
 _AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -50,6 +50,7 @@ class Options:
     retention_s: float | None = None
     retention_bytes: int | None = None
     limits: Limits = Limits()
+    allowed_hosts: tuple[str, ...] = ()  # names in `Host` beside local ones
 
     def at(self, port: int) -> str:
         """Return the address of a port, for clients."""
@@ -58,14 +59,6 @@ class Options:
     def store(self, ports: Ports) -> str:
         """Return the URL by which the commands read it from another machine."""
         return f"{'jaeger' if self.tls_cert is None else 'jaegers'}://{self.at(ports.query_grpc)}"
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach `host`. A name other than localhost may resolve to any address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def check(options: Options) -> None:
@@ -89,6 +82,15 @@ def check(options: Options) -> None:
         raise BackendError(
             "--max-in-flight is below --max-request: the largest request allowed could never be taken\nraise one"
         )
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """Return names or addresses, separated by commas, in lower case. Raise ValueError."""
+    names = tuple(name.strip().lower() for name in text.split(","))
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9_.-]+|[0-9a-f:]+", name):
+            raise ValueError(f"{name!r} is not a host name or address; give it without a scheme and a port")
+    return names
 
 
 def seconds(text: str) -> float:

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
 _EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 -- addresses that no client can use
 _HEADERS: Final = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
 }
 _PAGE: Final = """<!doctype html>
 <html lang="en">

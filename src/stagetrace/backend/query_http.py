@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
+    from stagetrace.backend.access import Access
     from stagetrace.backend.counters import Counters
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ _DEPTH: Final = 100
 
 
 def query_app(
-    queries: Queries, counters: Counters, token: str | None, metrics: Callable[[], str], more: Sequence[Route] = ()
+    queries: Queries, counters: Counters, access: Access, metrics: Callable[[], str], more: Sequence[Route] = ()
 ) -> ASGIApp:
     """Return the app of the query port; `more` are routes beside those of the API."""
     queries_by_path: dict[str, Callable[[Request], Any]] = {
@@ -50,7 +51,7 @@ def query_app(
         return handle
 
     routes = [Route(path, endpoint(query), methods=["GET"]) for path, query in queries_by_path.items()]
-    return application([*routes, *more], _fault, token, metrics)
+    return application([*routes, *more], _fault, access, metrics, counters)
 
 
 def _respond(query: Callable[[Request], Any], request: Request, counters: Counters) -> Response:

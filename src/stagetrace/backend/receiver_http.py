@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
+    from stagetrace.backend.access import Access
+
 
 PATH: Final = "/v1/traces"
 METRICS_PATH: Final = "/v1/metrics"
@@ -30,11 +32,11 @@ _TRANSPORT: Final = "http"
 _IDLE_S: Final = 30  # between two chunks of a body
 
 
-def receiver_app(intake: Intake, token: str | None) -> ASGIApp:
+def receiver_app(intake: Intake, access: Access) -> ASGIApp:
     """Return the app of the OTLP port."""
     routes = [Route(PATH, _Export(intake).handle, methods=["POST"])]
     routes.append(Route(METRICS_PATH, _MetricsExport(intake).handle, methods=["POST"]))
-    return application(routes, _fault, token, intake.metrics)
+    return application(routes, _fault, access, intake.metrics, intake.counters)
 
 
 class _Export:

@@ -21,6 +21,7 @@ class Kind:
 
 MALFORMED: Final = Kind("malformed", 400, 3)
 UNAUTHENTICATED: Final = Kind("unauthenticated", 401, 16)
+FORBIDDEN: Final = Kind("forbidden", 403, 7)
 NOT_FOUND: Final = Kind("not_found", 404, 5)
 METHOD: Final = Kind("method", 405, 12)
 SLOW: Final = Kind("slow", 408, 4)
@@ -32,7 +33,8 @@ BUSY: Final = Kind("busy", 429, 14, retry_after_s=1)
 STORE: Final = Kind("store", 503, 14, retry_after_s=5)
 ABANDONED: Final = Kind("abandoned", 503, 14, retry_after_s=1)
 KINDS: Final = (
-    MALFORMED, UNAUTHENTICATED, NOT_FOUND, METHOD, SLOW, TOO_LARGE, UNSUPPORTED, INTERNAL, BUSY, STORE, ABANDONED,
+    MALFORMED, UNAUTHENTICATED, FORBIDDEN, NOT_FOUND, METHOD, SLOW, TOO_LARGE, UNSUPPORTED, INTERNAL, BUSY, STORE,
+    ABANDONED,
 )  # fmt: skip
 
 

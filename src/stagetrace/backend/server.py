@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
+from stagetrace.backend.access import Access
 from stagetrace.backend.control import control_server
 from stagetrace.backend.counters import Counters
 from stagetrace.backend.intake import Intake
@@ -108,9 +109,10 @@ def _open(options: Options, store: LocalStore, pools: list[ThreadPoolExecutor], 
         sockets.append(listen(options.host, port, flag))
         stack.callback(sockets[-1].close)
     ports = Ports(grpc_port, sockets[0].getsockname()[1], query_port, sockets[1].getsockname()[1])
+    access = Access.of(options)
     apps = (
-        receiver_app(intake, options.token),
-        query_app(queries, counters, options.token, intake.metrics, [page_route(options, ports)]),
+        receiver_app(intake, access),
+        query_app(queries, counters, access, intake.metrics, [page_route(options, ports)]),
     )
     http = [(_uvicorn(app, options), bound) for app, bound in zip(apps, sockets, strict=True)]
     return _Servers(intake, [receiver, query, control_server(store, counters, pools[0], stack)], http, ports)

@@ -87,7 +87,7 @@ class _Guard(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         """Return the inner handler, or one that refuses."""
-        from stagetrace.backend.web import authorized
+        from stagetrace.backend.access import authorized
 
         given = next((value for key, value in details.invocation_metadata if key == "authorization"), None)
         if authorized(given, self._token):

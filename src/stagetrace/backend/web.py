@@ -1,44 +1,46 @@
-"""Shared parts of both HTTP ports: the token, /health, /metrics, and a JSON body for every error."""
+"""Shared parts of both HTTP ports: access, /health, /metrics, a body for every error, headers for browsers."""
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from stagetrace.backend.refusal import UNAUTHENTICATED, Refused
+
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from stagetrace.backend.access import Access
+    from stagetrace.backend.counters import Counters
 
 HEALTH: Final = "/health"
 METRICS: Final = "/metrics"
 _PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
+# Spans are nobody's to embed, to cache, or to take for a page. The page has a policy of its own.
+_HEADERS: Final = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
 # (status, message, request) -> the response in the words of one port.
 Fault = "Callable[[int, str, Request], Response]"
-
-
-def authorized(given: str | bytes | None, token: str | None) -> bool:
-    """Return whether an `authorization` header carries the token; always, where none is required.
-
-    In constant time, so that the duration reveals nothing of the token.
-    """
-    if token is None:
-        return True
-    raw = given.encode("latin-1", "replace") if isinstance(given, str) else given or b""
-    scheme, _, credential = raw.partition(b" ")
-    return hmac.compare_digest(credential.strip(), token.encode()) and scheme.lower() == b"bearer"
 
 
 def application(
     routes: Sequence[Route],
     fault: Callable[[int, str, Request], Response],
-    token: str | None,
+    access: Access,
     metrics: Callable[[], str],
+    counters: Counters,
 ) -> ASGIApp:
     """Return the app of one port: its routes, /health for everyone, /metrics, and errors in the form of `fault`."""
 
@@ -57,7 +59,7 @@ def application(
         routes=[*routes, Route(HEALTH, _health), Route(METRICS, metrics_text)],
         exception_handlers={HTTPException: failed, Exception: crashed},
     )
-    return app if token is None else _Guard(app, token, fault)
+    return _Guard(app, access, fault, counters)
 
 
 async def _health(_request: Request) -> Response:
@@ -65,20 +67,35 @@ async def _health(_request: Request) -> Response:
 
 
 class _Guard:
-    """Refuses requests without the token, /health excepted, before it reads a body."""
+    """Refuses requests without access, before it reads a body, and adds `_HEADERS` to each response."""
 
-    def __init__(self, app: ASGIApp, token: str, fault: Callable[[int, str, Request], Response]) -> None:
+    def __init__(
+        self, app: ASGIApp, access: Access, fault: Callable[[int, str, Request], Response], counters: Counters
+    ) -> None:
         self._app = app
-        self._token = token
+        self._access = access
         self._fault = fault
+        self._counters = counters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope.get("headers", ()))
-        if scope["type"] != "http" or scope["path"] == HEALTH or authorized(headers.get(b"authorization"), self._token):
-            await self._app(scope, receive, send)
-            return
-        from starlette.requests import Request
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(one for one in _HEADERS if one[0] not in own)]
+            await send(message)
 
-        response = self._fault(401, "a token is needed: send the header `authorization: Bearer TOKEN`", Request(scope))
-        response.headers["www-authenticate"] = "Bearer"
-        await response(scope, receive, send)
+        await self._refuse_or(self._app, scope)(scope, receive, send_with_headers)
+
+    def _refuse_or(self, app: ASGIApp, scope: Scope) -> ASGIApp:
+        """Return `app`, or the response to a request without access. Probes of /health need none."""
+        if scope["type"] != "http" or scope["path"] == HEALTH:
+            return app
+        try:
+            self._access.check(scope["method"], scope["headers"])
+        except Refused as refused:
+            self._counters.add("refused_requests", refused.kind.name)
+            response = self._fault(refused.kind.status, refused.message, Request(scope))
+            if refused.kind is UNAUTHENTICATED:
+                response.headers["www-authenticate"] = "Bearer"
+            return response
+        return app

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from stagetrace import config, setting_problems
-from stagetrace.backend.options import BackendError, Limits, Options, Ports, check, seconds, size
+from stagetrace.backend.options import BackendError, Limits, Options, Ports, check, host_names, seconds, size
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.installed_from import requirement
 from stagetrace.store.url import default_folder
@@ -32,6 +32,7 @@ _FLAGS: Final = {
     "--http-port": (config.HTTP_PORT, "PORT"),
     "--query-grpc-port": (config.QUERY_GRPC_PORT, "PORT"),
     "--query-http-port": (config.QUERY_HTTP_PORT, "PORT"),
+    "--allow-host": (config.ALLOW_HOST, "NAMES"),
     "--token": (config.TOKEN, "SECRET"),
     "--tls-cert": (config.TLS_CERT, "FILE"),
     "--tls-key": (config.TLS_KEY, "FILE"),
@@ -88,6 +89,7 @@ def _options(args: argparse.Namespace) -> Options:
         retention_s=parsed("--retention", seconds),
         retention_bytes=parsed("--retention-size", size),
         limits=Limits(parsed("--max-request", size), parsed("--max-in-flight", size)),
+        allowed_hosts=parsed("--allow-host", host_names) or (),
     )
 
 

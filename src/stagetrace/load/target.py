@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
+from stagetrace.hosts import is_loopback
 from stagetrace.load.base import LoadError
 
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
@@ -68,19 +68,13 @@ def addresses(target: Target, *, own: bool) -> list[str]:
     except (OSError, UnicodeError) as error:
         raise LoadError(f"cannot find {target.host}: {getattr(error, 'strerror', None) or error}") from None
     known = list(dict.fromkeys(str(address[0]) for *_, address in found))
-    beyond = [one for one in known if not _is_loopback(one)]
+    beyond = [one for one in known if not is_loopback(one)]
     if beyond and not own:
         raise LoadError(
             f"{target.host} ({beyond[0]}) is beyond this machine, and load on a service of others is an attack\n"
             "if it is yours, and may be loaded, add --i-own-this"
         )
     return known
-
-
-def _is_loopback(text: str) -> bool:
-    address = ipaddress.ip_address(text.partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
 
 
 def _bad(url: str, wrong: str) -> LoadError:
