@@ -127,6 +127,7 @@ NATIVE = Switch("STAGETRACE_NATIVE", BOTH, "uses the parts that are in C", defau
 STATUS = Text("STAGETRACE_STATUS", BOTH, "folder of the status files of serving processes; `0`: none")
 STORE = Verbatim("STAGETRACE_STORE", READING, "store URL of the commands")
 STORE_TOKEN = Verbatim("STAGETRACE_STORE_TOKEN", READING, "bearer token for a store that is a Jaeger")
+STORE_INSECURE = Switch("STAGETRACE_STORE_INSECURE", READING, "sends that token to other machines without TLS")
 
 # Sources: what kernel and interpreter report.
 SOCKET_WAIT = Switch("STAGETRACE_SOCKET_WAIT", RECORDING, "how long a request waited in its socket", default=True)
@@ -145,7 +146,11 @@ HTTP_PORT = Verbatim("STAGETRACE_HTTP_PORT", READING, "OTLP over HTTP", "4318")
 QUERY_GRPC_PORT = Verbatim("STAGETRACE_QUERY_GRPC_PORT", READING, "jaeger.api_v3 over gRPC", "16685")
 QUERY_HTTP_PORT = Verbatim("STAGETRACE_QUERY_HTTP_PORT", READING, "jaeger.api_v3 over HTTP", "16686")
 ALLOW_HOST = Verbatim("STAGETRACE_ALLOW_HOST", READING, "names in `Host`, beside local ones, separated by commas")
-TOKEN = Verbatim("STAGETRACE_TOKEN", READING, "ask every client for `authorization: Bearer SECRET`")
+TOKEN = Verbatim(
+    "STAGETRACE_TOKEN", READING, "ask every client for `authorization: Bearer SECRET`; a flag shows in `ps`"
+)
+TOKEN_FILE = Verbatim("STAGETRACE_TOKEN_FILE", READING, "file that holds this token, and nothing else")
+INSECURE = Switch("STAGETRACE_INSECURE", READING, "take the token without TLS beyond loopback: readable on the way")
 TLS_CERT = Verbatim("STAGETRACE_TLS_CERT", READING, "serve all four ports with TLS: certificate chain, PEM")
 TLS_KEY = Verbatim("STAGETRACE_TLS_KEY", READING, "its private key, PEM")
 RETENTION = Verbatim(

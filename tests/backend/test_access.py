@@ -11,6 +11,7 @@ import pytest
 
 from backend.running import PROTOBUF, Up, export, ids, names_of, post, raw_call, request, run_up
 from pki import make_pki
+from stagetrace.backend import token_file
 from stagetrace.backend.access import Access, authorized
 from stagetrace.backend.options import Options
 from stagetrace.backend.refusal import Refused
@@ -38,8 +39,29 @@ WRONG: dict[str, str | None] = {
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """Run one beyond loopback, as far as the flags say: on all addresses of this machine."""
-    with run_up(tmp_path_factory.mktemp("guarded"), "--host=0.0.0.0", f"--token={TOKEN}") as running:
+    with run_up(tmp_path_factory.mktemp("guarded"), "--host=0.0.0.0", f"--token={TOKEN}", "--insecure") as running:
         yield running
+
+
+def test_a_token_from_a_file(tmp_path: Path) -> None:
+    """By way of a link, as Kubernetes mounts it; readable by others, as it does by default; and not shown in `ps`."""
+    held, link = tmp_path / "held", tmp_path / "token"
+    held.write_text(f"{TOKEN}\n")
+    held.chmod(0o644)
+    link.symlink_to(held)
+    with run_up(tmp_path, "--host=0.0.0.0", env={"STAGETRACE_TOKEN_FILE": str(link), "STAGETRACE_INSECURE": "1"}) as up:
+        assert up.ready["token"] is True
+        assert httpx.get(f"{up.query}/services").status_code == 401
+        assert httpx.get(f"{up.query}/services", headers={"authorization": GOOD}).status_code == 200
+    lines = (tmp_path / "up.log").read_text().splitlines()
+    assert lines == [
+        f"stagetrace: other users may read or change the token in {link} (mode 0644): chmod 600",
+        "stagetrace: --insecure: token and spans are readable on the network that reaches 0.0.0.0",
+        "stagetrace: the token has 10 characters and can be guessed: `openssl rand -hex 32` makes one",
+    ]
+    held.chmod(0o640)  # a group is chosen by the owner
+    assert token_file.read(link) == TOKEN
+    assert TOKEN not in repr(Options(tmp_path, token=TOKEN))
 
 
 def ask(up: Up, given: str | None) -> Any:

@@ -83,7 +83,10 @@ def test_without_the_token_the_page_reveals_nothing(tmp_path: Path) -> None:
 
 def test_addresses_are_those_by_which_clients_reach_it() -> None:
     everywhere = page(Options(Path("/data"), host="0.0.0.0", token=TOKEN), Ports())  # noqa: S104
-    assert "jaeger://HOST:16685" in everywhere
+    assert (
+        "STAGETRACE_STORE_INSECURE=1 STAGETRACE_STORE_TOKEN=TOKEN stagetrace breaches --store jaeger://HOST:1668"
+        in everywhere
+    )
     assert "0.0.0.0" not in everywhere  # noqa: S104
     secure = Options(Path("/data"), host="::1", tls_cert=Path("c"), tls_key=Path("k"))
     assert "jaegers://[::1]:16685" in page(secure, Ports())

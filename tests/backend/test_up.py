@@ -142,10 +142,16 @@ def test_a_folder_of_somebody_else_is_reported(tmp_path: Path) -> None:
         (["--host", "0.0.0.0"], "no token"),  # noqa: S104
         (["--host", "::"], "no token"),
         (["--host", "example.com"], "no token"),
-        (["--host", "192.0.2.1", "--token", "s"], "--host"),
-        (["--host", "no.such.host.invalid", "--token", "s"], "no such address"),
-        (["--token", ""], "--token is empty"),
-        (["--token", "has space"], "--token"),
+        (["--host", "::", "--token", "s"], "without TLS the network can read token and spans"),
+        (["--host", "192.0.2.1", "--token", "s", "--insecure"], "--host"),
+        (["--host", "no.such.host.invalid", "--token", "s", "--insecure"], "no such address"),
+        (["--token", ""], "the token is empty"),
+        (["--token", "has space"], "the token"),
+        (["--token", "s", "--token-file", "f"], "both a token and a file"),
+        (["--token-file", ""], "cannot read the token in .: Is a directory"),
+        (["--token-file", "/no/such/file"], "cannot read the token in /no/such/file: No such file"),
+        (["--token-file", "/dev/null"], "the token in /dev/null: it is empty"),
+        (["--token-file", "/dev/zero"], "more than 4096 bytes"),
         (["--tls-cert", "c.pem"], "TLS needs both"),
         (["--tls-cert", "c.pem", "--tls-key", "k.pem"], "cannot use c.pem with k.pem"),
         (["--grpc-port", "4317", "--http-port", "4317"], "two of the four ports"),
@@ -164,7 +170,7 @@ def test_what_it_does_not_start_with(tmp_path: Path, flags: list[str], words: st
     data = tmp_path / "data"
     free = [flag for flag in FREE_PORTS if flag.partition("=")[0] not in flags]
     assert words in refused("up", "--data", data, *free, *flags)
-    if "--host" not in flags or "no token" in words:
+    if "--insecure" not in flags:
         assert not data.exists()
 
 

@@ -148,3 +148,16 @@ def test_a_token_that_no_header_can_carry(monkeypatch: pytest.MonkeyPatch) -> No
         open_store("jaeger://box")
     monkeypatch.setenv("STAGETRACE_STORE_TOKEN", "")
     assert parse("jaeger://box") == ("box", 16685, Access())
+
+
+def test_a_token_leaves_this_machine_over_tls_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, TOKEN)
+    for url in ("jaeger://box", "jaeger://127.0.0.1.example:1", "jaeger://[2001:db8::1]"):
+        text = running.refused("services", "--store", url, **{VARIABLE: TOKEN})
+        assert "STAGETRACE_STORE_TOKEN is not sent to" in text
+        assert "use TLS (jaegers://" in text
+        assert TOKEN not in text
+    for url in ("jaeger://localhost", "jaeger://127.0.0.2:1", "jaeger://[::1]", "jaegers://box"):
+        assert parse(url)[2].token == TOKEN
+    monkeypatch.setenv("STAGETRACE_STORE_INSECURE", "1")
+    assert parse("jaeger://box")[2].token == TOKEN

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ from stagetrace.errors import StagetraceError
 from stagetrace.hosts import is_loopback
 
 MIB: Final = 1 << 20
+_SHORT: Final = 16  # characters of a token
 _AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _SIZES: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": MIB, "GIB": 1 << 30}
 
@@ -44,7 +45,8 @@ class Options:
     data: Path
     host: str = "127.0.0.1"
     ports: Ports = Ports()
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+    insecure: bool = False  # takes the token without TLS beyond loopback
     tls_cert: Path | None = None
     tls_key: Path | None = None
     retention_s: float | None = None
@@ -66,15 +68,21 @@ def check(options: Options) -> None:
     if not is_loopback(options.host) and not options.token:
         raise BackendError(
             f"--host {options.host} can be reached from other machines, and there is no token\n"
-            "give --token SECRET (or STAGETRACE_TOKEN), which clients send as `authorization: Bearer SECRET`, "
+            "give --token-file FILE (or STAGETRACE_TOKEN), which clients send as `authorization: Bearer SECRET`, "
             "or stay on 127.0.0.1"
         )
     if options.token is not None and not re.fullmatch(r"[\x21-\x7e]+", options.token):
         raise BackendError(
-            "--token is empty or has characters that a header cannot carry\nuse printable ASCII without spaces"
+            "the token is empty or has characters that a header cannot carry\nuse printable ASCII without spaces"
         )
     if (options.tls_cert is None) != (options.tls_key is None):
         raise BackendError("TLS needs both files\ngive --tls-cert CERT.pem and --tls-key KEY.pem, or neither")
+    if not is_loopback(options.host) and options.tls_cert is None and not options.insecure:
+        raise BackendError(
+            f"--host {options.host} can be reached from other machines, and without TLS the network can read token and "
+            "spans\ngive --tls-cert CERT.pem and --tls-key KEY.pem,\n"
+            "or --insecure where a proxy adds TLS, or the network is yours alone"
+        )
     asked = [port for port in vars(options.ports).values() if port]
     if len(set(asked)) < len(asked):
         raise BackendError(f"two of the four ports are the same: {', '.join(map(str, asked))}\ngive each its own")
@@ -82,6 +90,20 @@ def check(options: Options) -> None:
         raise BackendError(
             "--max-in-flight is below --max-request: the largest request allowed could never be taken\nraise one"
         )
+
+
+def risks(options: Options) -> list[str]:
+    """Return what is allowed and yet weak, a line each."""
+    if is_loopback(options.host) or options.token is None:
+        return []
+    found = []
+    if options.tls_cert is None:
+        found.append(f"--insecure: token and spans are readable on the network that reaches {options.host}")
+    if len(options.token) < _SHORT:
+        found.append(
+            f"the token has {len(options.token)} characters and can be guessed: `openssl rand -hex 32` makes one"
+        )
+    return found
 
 
 def host_names(text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from stagetrace import __version__
+from stagetrace.hosts import is_loopback
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -87,6 +88,8 @@ def page(options: Options, ports: Ports) -> str:
     ]
     ask = [f"stagetrace {rest} --store {store}" for rest in ("breaches", "stages", "requests", "tail -f", "services")]
     token = "" if options.token is None else "STAGETRACE_STORE_TOKEN=TOKEN "
+    if token and options.tls_cert is None and not is_loopback(options.host):
+        token = f"STAGETRACE_STORE_INSECURE=1 {token}"
     lines = [f"<tr><td>{escape(name)}</td><td><code>{escape(what)}</code></td></tr>" for name, what in rows.items()]
     return _PAGE.format(
         version=escape(__version__),

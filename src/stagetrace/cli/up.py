@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from stagetrace import config, setting_problems
-from stagetrace.backend.options import BackendError, Limits, Options, Ports, check, host_names, seconds, size
+from stagetrace import config, log, setting_problems
+from stagetrace.backend import token_file
+from stagetrace.backend.options import BackendError, Limits, Options, Ports, check, host_names, risks, seconds, size
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.installed_from import requirement
 from stagetrace.store.url import default_folder
@@ -20,12 +21,12 @@ from stagetrace.store.url import default_folder
 DESCRIPTION: Final = """Run the embedded back end: OTLP in, a local store, Jaeger's query API out. One process.
 
 Runs until Ctrl-C or SIGTERM. A span is acknowledged once it is on disk. Listens on loopback; beyond that only with
-a token."""
+a token and TLS."""
 EXAMPLE: Final = "stagetrace up --data ./traces --retention 7d"
 _NEEDED: Final = ("uvicorn", "starlette", "zstandard", "duckdb", "numpy", "pyarrow", "deltalake")
 
 # flag -> what holds it where it is not given, and how its value is named in the help.
-_FLAGS: Final = {
+_FLAGS: Final[dict[str, tuple[config.Switch | config.Verbatim, str | None]]] = {
     "--data": (config.DATA, "DIR"),
     "--host": (config.HOST, "HOST"),
     "--grpc-port": (config.GRPC_PORT, "PORT"),
@@ -34,6 +35,8 @@ _FLAGS: Final = {
     "--query-http-port": (config.QUERY_HTTP_PORT, "PORT"),
     "--allow-host": (config.ALLOW_HOST, "NAMES"),
     "--token": (config.TOKEN, "SECRET"),
+    "--token-file": (config.TOKEN_FILE, "FILE"),
+    "--insecure": (config.INSECURE, None),
     "--tls-cert": (config.TLS_CERT, "FILE"),
     "--tls-key": (config.TLS_KEY, "FILE"),
     "--retention": (config.RETENTION, "AGE"),
@@ -47,7 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     for flag, (setting, metavar) in _FLAGS.items():
         shown = f"{setting.about}; default: {setting.default}" if setting.default else setting.about
-        parser.add_argument(flag, metavar=metavar, help=f"{shown} (${setting.name})")
+        form: dict[str, Any] = {"action": "store_true"} if metavar is None else {"metavar": metavar}
+        parser.add_argument(flag, help=f"{shown} (${setting.name})", **form)
     parser.add_argument("--json", action="store_true", help="print one JSON object, on one line, once ready")
 
 
@@ -63,14 +67,14 @@ def run(args: argparse.Namespace) -> int:
     unused = setting_problems.without_switch(config.environment())
     if unused:
         sys.stderr.write(f"stagetrace: {setting_problems.without_switch_text(unused)}\n")
-    serve(options, lambda ports: _print(options, ports, as_json=args.json))
+    serve(options, lambda ports: _report_ready(options, ports, as_json=args.json))
     return ANSWERED
 
 
 def _options(args: argparse.Namespace) -> Options:
     def text(flag: str) -> str:
         given: str | None = getattr(args, flag.removeprefix("--").replace("-", "_"))
-        return given if given is not None else _FLAGS[flag][0].read()
+        return given if given is not None else str(_FLAGS[flag][0].read())
 
     def parsed(flag: str, parse: Callable[[str], Any]) -> Any:
         found = text(flag)
@@ -83,7 +87,8 @@ def _options(args: argparse.Namespace) -> Options:
         data=parsed("--data", Path) or default_folder(),
         host=text("--host"),
         ports=Ports(*(parsed(flag, _port) for flag in _FLAGS if flag.endswith("-port"))),
-        token=args.token if args.token is not None else parsed("--token", str),
+        token=_token(args),
+        insecure=args.insecure or config.INSECURE.read(),
         tls_cert=parsed("--tls-cert", Path),
         tls_key=parsed("--tls-key", Path),
         retention_s=parsed("--retention", seconds),
@@ -91,6 +96,14 @@ def _options(args: argparse.Namespace) -> Options:
         limits=Limits(parsed("--max-request", size), parsed("--max-in-flight", size)),
         allowed_hosts=parsed("--allow-host", host_names) or (),
     )
+
+
+def _token(args: argparse.Namespace) -> str | None:
+    token: str | None = args.token if args.token is not None else config.TOKEN.read() or None
+    file: str | None = args.token_file if args.token_file is not None else config.TOKEN_FILE.read() or None
+    if token is not None and file is not None:
+        raise UsageError("both a token and a file of one are given\ngive one: --token-file, or STAGETRACE_TOKEN")
+    return token if file is None else token_file.read(Path(file))
 
 
 def _port(text: str) -> int:
@@ -116,7 +129,9 @@ def ready(options: Options, ports: Ports) -> dict[str, Any]:
     }
 
 
-def _print(options: Options, ports: Ports, *, as_json: bool) -> None:
+def _report_ready(options: Options, ports: Ports, *, as_json: bool) -> None:
+    for risk in risks(options):
+        log.warning(risk)
     if as_json:
         lines = [json.dumps(ready(options, ports))]
     else:

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from stagetrace import config
 from stagetrace.errors import StoreError
+from stagetrace.hosts import is_loopback
 from stagetrace.store.url import bad, host_and_port
 
 DEFAULT_PORT: Final = 16685
@@ -43,10 +44,12 @@ class Access:
 def parse(url: str) -> tuple[str, int, Access]:
     """Return host, port and access of `jaeger://HOST[:PORT]` or `jaegers://HOST[:PORT][?ca=FILE&cert=FILE&key=FILE]`.
 
-    Raise StoreError for a bad URL, a file that is no PEM file, and a token that no header can carry.
+    Raise StoreError for a bad URL, a file that is no PEM file, and a token that no header can carry
+    or that would leave this machine without TLS.
     """
     if url.partition("://")[0].lower() != _TLS_SCHEME:
-        return *host_and_port(url, DEFAULT_PORT), Access(token=_token())
+        host, port = host_and_port(url, DEFAULT_PORT)
+        return host, port, Access(token=_unencrypted(host, _token()))
     address, _, query = url.partition("?")
     host, port = host_and_port(address, DEFAULT_PORT)
     paths = _paths(url, query)
@@ -92,3 +95,15 @@ def _token() -> str | None:
     if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
         raise StoreError(f"{TOKEN} has characters that a header cannot carry\nuse printable ASCII without spaces")
     return token
+
+
+def _unencrypted(host: str, token: str | None) -> str | None:
+    """Return the token if it may be sent to `host` without TLS. Raise StoreError."""
+    if token is None or is_loopback(host) or config.STORE_INSECURE.read():
+        return token
+    shown = f"[{host}]" if ":" in host else host
+    raise StoreError(
+        f"the token in {TOKEN} is not sent to {host}: without TLS the network in between can read it\n"
+        f"use TLS (jaegers://{shown}:PORT), or a tunnel to localhost,\n"
+        f"or set {config.STORE_INSECURE.name}=1 where that network is yours alone"
+    )
