@@ -72,7 +72,9 @@ def _log(where: str, error: BaseException) -> None:
 
 
 def _what(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"
+    from stagetrace.printable import printable
+
+    return printable(f"{type(error).__name__}: {str(error)[:200]}")
 
 
 def log_unusable(error: BaseException) -> bool:

@@ -38,12 +38,15 @@ def _stderr_handler() -> logging.Handler:
     import logging
     import sys
 
+    from stagetrace.printable import TRACEBACK, bounded
+
     class ToStderr(logging.Handler):
         """Writes to what is stderr at that moment: a service may replace or close it."""
 
         def emit(self, record: logging.LogRecord) -> None:
             with contextlib.suppress(Exception):  # nowhere is left to log it
-                sys.stderr.write(f"stagetrace: {record.getMessage()}\n")
+                limits = TRACEBACK if record.levelno == logging.DEBUG else ()
+                sys.stderr.write(f"stagetrace: {bounded(record.getMessage(), *limits)}\n")
 
     return ToStderr()
 

@@ -9,15 +9,15 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from io import TextIOWrapper
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from stagetrace import __version__, config, setting_problems
 from stagetrace.cli.base import NO_ANSWER
 from stagetrace.cli.interrupts import INTERRUPTED, noted
+from stagetrace.cli.output.streams import printable_streams, unescaped
 from stagetrace.cli.registry import VERBS, load
 from stagetrace.errors import StagetraceError
+from stagetrace.printable import TRACEBACK, bounded
 
 # The exit code that shells report for a process that a signal ended.
 _PIPE_CLOSED: Final = 141
@@ -45,7 +45,12 @@ class _Parser(argparse.ArgumentParser):
         if wrong is not None:
             choices = (action.choices for action in self._actions if action.choices and wrong[1] == _name_of(action))
             message += _meant(wrong[2], (str(one) for some in choices for one in some))
-        self.exit(NO_ANSWER, f"stagetrace: {message}\ntry: {self.prog} --help\n")
+        message += f"\ntry: {self.prog} --help"
+        self.exit(NO_ANSWER, f"stagetrace: {bounded(message)}\n")
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help, in colours where argparse has them."""
+        super().print_help(file or unescaped(sys.stdout))
 
     def unknown(self, arguments: Sequence[str]) -> NoReturn:
         """Report unknown arguments, then exit."""
@@ -69,8 +74,7 @@ def _meant(given: str, known: Iterable[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name) and return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    _prepare_streams()
-    with noted(hurry=not given or given[0] not in _AT_LEISURE) as interrupts:
+    with printable_streams(), noted(hurry=not given or given[0] not in _AT_LEISURE) as interrupts:
         try:
             code = _run(given)
             sys.stdout.flush()
@@ -83,11 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:  # noqa: BLE001 -- an exit code for each end
             if interrupts:  # some libraries raise errors of their own for it
                 return INTERRUPTED
-            message = _message(error)
-            if message is None:
-                traceback.print_exc()  # never exit code 1, which means that the answer is bad
-                message = "this is a fault of stagetrace itself, and there is no answer\nreport it with the lines above"
-            sys.stderr.write(f"stagetrace: {message}\n")
+            text = _message(error)
+            if text is None:  # never exit code 1, which means that the answer is bad
+                sys.stderr.write(bounded(traceback.format_exc(), *TRACEBACK))
+                text = "this is a fault of stagetrace itself, and there is no answer\nreport it with the lines above"
+            sys.stderr.write(f"stagetrace: {bounded(text)}\n")
             return NO_ANSWER
     return code
 
@@ -102,15 +106,6 @@ def _message(error: Exception) -> str | None:
         what = str(error).splitlines()[0]
         return f"cannot read what is stored: {what}\nput the file back from a copy, or name another store"
     return None
-
-
-def _prepare_streams() -> None:
-    """Make output robust: against characters that a terminal lacks, and streams that are closed (`>&-`)."""
-    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- as long as the process
-    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _why_unwritable() -> str | None:

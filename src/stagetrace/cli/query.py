@@ -14,6 +14,7 @@ from stagetrace.cli.arguments.options import add_selection, selection, store_url
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
 from stagetrace.cli.output.terminal import watched
+from stagetrace.printable import spreadsheet_cell
 from stagetrace.store import open_store
 from stagetrace.store.base import Relations
 from stagetrace.store.rows import json_value
@@ -50,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
         show_json({**completeness(relations.reason), "columns": names, "rows": values})
     elif args.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([["" if value is None else plain_text(value) for value in row] for row in rows])
+        writer.writerow(map(spreadsheet_cell, names))
+        writer.writerows([[_cell(value) for value in row] for row in rows])
     else:
         show(_table(names, rows))
     warn(relations.reason)
@@ -82,6 +83,14 @@ def _table(names: list[str], rows: list[tuple[Any, ...]]) -> Table:
     ]
     columns = [Column(name, is_number) for name, is_number in zip(names, numeric, strict=True)]
     return Table(columns, [["-" if value is None else plain_text(value) for value in row] for row in rows])
+
+
+def _cell(value: Any) -> Any:
+    """Return a value of DuckDB as a cell of CSV: numbers stay numbers, text is none that a spreadsheet would run."""
+    if value is None:
+        return ""
+    text = plain_text(value)
+    return text if isinstance(value, _NUMBERS) else spreadsheet_cell(text)
 
 
 def plain_text(value: Any) -> str:

@@ -11,7 +11,8 @@ from stagetrace.cli.arguments.times import Zone, since
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
 from stagetrace.cli.output.request_line import cells, columns
-from stagetrace.cli.output.terminal import milliseconds, printable, watched
+from stagetrace.cli.output.terminal import milliseconds, watched
+from stagetrace.printable import printable
 from stagetrace.store import open_store
 from stagetrace.store.relations import STAGE_COLUMNS
 

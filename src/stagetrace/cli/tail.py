@@ -16,7 +16,7 @@ from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.output import terminal
 from stagetrace.cli.output.lines import Table, completeness, show, show_json, warn
 from stagetrace.cli.output.request_line import cells, columns
-from stagetrace.cli.output.terminal import printable
+from stagetrace.printable import printable
 from stagetrace.store import open_store
 from stagetrace.store.answers import request_of
 from stagetrace.store.base import SpanRow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from stagetrace.cli.arguments.options import Suggested, add_json, add_store, add
 from stagetrace.cli.arguments.trace_id import LATEST, trace_id, whole_id
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.output import terminal
-from stagetrace.cli.output.lines import completeness, keys_of, warn
+from stagetrace.cli.output.lines import completeness, keys_of, show_json, warn
 from stagetrace.cli.output.waterfall import ASCII, BLOCKS, render
 from stagetrace.store import open_store
 from stagetrace.store.base import SpanRow, Trace
@@ -48,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
     with open_store(store_url(args)) as reader:
         trace = reader.trace(whole_id(reader, args.id, args.service, breached=args.breached))
     if args.json:
-        lines = [json.dumps(as_json(trace), allow_nan=False)]
+        show_json(as_json(trace))
     else:
         look = BLOCKS if terminal.shows_blocks() else ASCII
         lines = render(trace, terminal.width(), look, args.tz, wrapped=terminal.is_bounded())
-    sys.stdout.write("\n".join([*lines, ""]))
+        sys.stdout.write("\n".join([*lines, ""]))
     warn(trace.reason)
     return ANSWERED
 

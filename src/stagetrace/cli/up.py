@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from stagetrace import config, log, setting_problems
 from stagetrace.backend import token_file
 from stagetrace.backend.options import BackendError, Limits, Options, Ports, check, host_names, risks, seconds, size
 from stagetrace.cli.base import ANSWERED, UsageError
+from stagetrace.cli.output.lines import show_json
 from stagetrace.installed_from import requirement
 from stagetrace.store.url import default_folder
 
@@ -133,7 +133,7 @@ def _report_ready(options: Options, ports: Ports, *, as_json: bool) -> None:
     for risk in risks(options):
         log.warning(risk)
     if as_json:
-        lines = [json.dumps(ready(options, ports))]
+        show_json(ready(options, ports))
     else:
         scheme = "https" if options.tls_cert is not None else "http"
         lines = [
@@ -145,5 +145,5 @@ def _report_ready(options: Options, ports: Ports, *, as_json: bool) -> None:
             f"  page             {scheme}://{options.at(ports.query_http)}/",
             f"Ask it: stagetrace breaches --store {options.data.absolute()}",
         ]
-    sys.stdout.write("\n".join([*lines, ""]))
+        sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()

@@ -14,6 +14,7 @@ from stagetrace.cli.arguments.times import Moment, Zone, shown, since
 from stagetrace.cli.output import sampling, stage_groups, terminal
 from stagetrace.cli.output.lines import clipped, drawn, keys_of, show_result
 from stagetrace.cli.output.request_line import cells, columns
+from stagetrace.cli.output.streams import unescaped
 from stagetrace.cli.output.table_layout import COMMON, Column, Table, numeric, table_of
 from stagetrace.cli.output.terminal import milliseconds
 from stagetrace.store import open_store
@@ -141,9 +142,10 @@ def _stages(group: Group) -> list[tuple[str, ...] | str]:
 
 def _refresh(reader: Reader, args: argparse.Namespace, url: str) -> None:
     """Draw the board again and again, until Ctrl-C ends the command."""
+    from rich.console import Console
     from rich.live import Live
 
-    with Live(screen=True, auto_refresh=False) as live:
+    with Live(console=Console(file=unescaped(sys.stdout)), screen=True, auto_refresh=False) as live:
         while True:
             wanted = selection(args, url, since=_QUARTER)
             board = look(reader, wanted)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import encode
+from stagetrace.printable import spreadsheet_cell
 from stagetrace.store.database import needs
 from stagetrace.store.relations import LOADED
 from stagetrace.store.rows import spans_of
@@ -75,7 +76,10 @@ def parquet(path: Path, relations: Relations, progress: Progress) -> int:
 
 
 def csv(path: Path, relations: Relations, relation: str, progress: Progress) -> int:
-    """Write one of two relations as comma-separated values by start, maps as JSON; return the number of rows."""
+    """Write one of two relations as comma-separated values by start; return the number of rows.
+
+    Maps are JSON, and text is none that a spreadsheet would run.
+    """
     columns = relations.connection.table(relation)
     cells = [_text(name, str(kind)) for name, kind in zip(columns.columns, columns.types, strict=True)]
     query = f"SELECT {', '.join(cells)} FROM {relation} ORDER BY start_unix_nano, trace_id, span_id"  # noqa: S608 -- ours
@@ -85,7 +89,9 @@ def csv(path: Path, relations: Relations, relation: str, progress: Progress) -> 
         writer = write_csv(file, lineterminator="\n")
         writer.writerow(columns.columns)
         while rows := result.fetchmany(_ROWS):
-            writer.writerows(rows)
+            writer.writerows(
+                [[spreadsheet_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+            )
             count += len(rows)
             progress(count)
     return count

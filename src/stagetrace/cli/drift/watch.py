@@ -17,8 +17,8 @@ from stagetrace.cli.arguments.times import shown
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.drift import view
 from stagetrace.cli.output.lines import show, show_json
-from stagetrace.cli.output.terminal import printable
 from stagetrace.errors import StagetraceError
+from stagetrace.printable import printable
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from itertools import cycle, pairwise
 from typing import Final, NamedTuple, TypeAlias
 
 from stagetrace.cli.arguments.times import UTC, Zone, shown
-from stagetrace.cli.output.terminal import printable
+from stagetrace.printable import printable
 
 Chart: TypeAlias = "Bars | Stacked | Histogram | Series | Points"
 

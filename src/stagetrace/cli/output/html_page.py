@@ -11,7 +11,7 @@ from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.chart import Chart
 from stagetrace.cli.output.svg import svg
 from stagetrace.cli.output.table_layout import Table
-from stagetrace.cli.output.terminal import printable
+from stagetrace.printable import printable
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --bad: #c62828; --soft: #8882 }

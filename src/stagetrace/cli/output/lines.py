@@ -10,8 +10,9 @@ from typing import Any
 
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.output import terminal
+from stagetrace.cli.output.streams import unescaped
 from stagetrace.cli.output.table_layout import GAP, HEAD, Cell, Column, Line, Table, blocks, text_of
-from stagetrace.cli.output.terminal import printable
+from stagetrace.printable import bounded, printable, printable_json
 
 __all__ = ["Column", "Table", "clipped", "completeness", "drawn", "keys_of", "show", "show_json", "show_result", "warn"]
 
@@ -32,7 +33,7 @@ _STYLES = {
 def show_json(answer: dict[str, Any]) -> None:
     """Print one JSON object on one line."""
     text = json.dumps(answer, allow_nan=False, ensure_ascii=not terminal.shows_blocks(), default=_plain)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable_json(text) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -47,7 +48,7 @@ def show(*parts: Table | str) -> None:
     if sys.stdout.isatty() and terminal.has_rich():
         from rich.console import Console
 
-        Console(highlight=False).print(drawn(lines), markup=False, soft_wrap=True)
+        Console(file=unescaped(sys.stdout), highlight=False).print(drawn(lines), markup=False, soft_wrap=True)
         return
     sys.stdout.write("\n".join([*map(text_of, lines), ""]))
 
@@ -120,4 +121,4 @@ def show_result(
 def warn(reason: str | None) -> None:
     """Say on stderr that an answer is not complete."""
     if reason is not None:
-        sys.stderr.write(f"stagetrace: INCOMPLETE: {reason}\n")
+        sys.stderr.write(f"stagetrace: INCOMPLETE: {bounded(reason)}\n")

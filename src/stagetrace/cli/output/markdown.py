@@ -10,7 +10,7 @@ from stagetrace.cli.arguments.times import UTC, Zone
 from stagetrace.cli.output import chart
 from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.table_layout import Table
-from stagetrace.cli.output.terminal import printable
+from stagetrace.printable import printable
 
 _WIDTH: Final = 80
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#~])")

@@ -9,7 +9,7 @@ from typing import Final
 
 from stagetrace.cli.arguments.times import UTC, Zone, shown
 from stagetrace.cli.output.chart import Bars, Chart, Histogram, Points, Series, Stacked, ends, merged, number
-from stagetrace.cli.output.terminal import printable
+from stagetrace.printable import printable
 
 _WIDTH: Final = 720
 _LEFT: Final = 260  # of bars: where labels end

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from textwrap import wrap
 from typing import Final, NamedTuple, TypeVar
 
-from stagetrace.cli.output.terminal import printable
+from stagetrace.printable import printable
 
 # Kinds of columns.
 PLAIN: Final = ""

@@ -9,7 +9,7 @@ from typing import Final
 
 from stagetrace.cli.arguments.times import UTC, Zone, shown, since
 from stagetrace.cli.output import sampling
-from stagetrace.cli.output.terminal import printable
+from stagetrace.printable import printable
 from stagetrace.store.base import Lost, Selection, Tally
 
 _CAUSES: Final = 5  # named one by one

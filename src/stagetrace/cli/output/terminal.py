@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from stagetrace import config
+from stagetrace.cli.output.streams import unescaped
 from stagetrace.store.base import Reader
 
 _WIDTH_UNKNOWN: Final = 100
@@ -35,11 +36,6 @@ def shows_blocks() -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def printable(text: str) -> str:
-    """Return text with control characters escaped: names come from requests, and must not control the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def milliseconds(value: float) -> str:
@@ -71,6 +67,13 @@ def has_rich() -> bool:
     return find_spec("rich") is not None
 
 
+def _control(text: str) -> None:
+    """Write to stderr text of our own that controls the terminal."""
+    stream = unescaped(sys.stderr)
+    stream.write(text)
+    stream.flush()
+
+
 class Progress:
     """Counts on stderr while something long runs; nothing where stderr is no terminal, or where it was short."""
 
@@ -87,14 +90,12 @@ class Progress:
             self._next = now + _PATIENCE_S
             self._shown = True
             bar = "" if share is None else f"[{'#' * round(_BAR * min(1.0, share)):.<{_BAR}}] {min(1.0, share):.0%}  "
-            sys.stderr.write(f"\r{bar}{count:,} {what or self._what} ...\x1b[K")
-            sys.stderr.flush()
+            _control(f"\r{bar}{count:,} {what or self._what} ...\x1b[K")
 
     def end(self) -> None:
         """Take the count away."""
         if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            _control("\r\x1b[K")
             self._shown = False
 
 

@@ -11,7 +11,8 @@ from stagetrace import semconv
 from stagetrace.analysis.critical_path import on_path
 from stagetrace.cli.arguments.times import UTC, Zone, shown
 from stagetrace.cli.output import missed_bounds
-from stagetrace.cli.output.terminal import milliseconds, printable, threshold
+from stagetrace.cli.output.terminal import milliseconds, threshold
+from stagetrace.printable import printable
 from stagetrace.span_attributes import number, text
 from stagetrace.store.base import SERVER, Entry, SpanRow, Trace
 from stagetrace.store.entries import entry_of
