@@ -29,6 +29,7 @@ MARKERS = {
 # A busy machine draws slowly. The same cases in each run, or a failure could be one of chance.
 settings.register_profile("all", suppress_health_check=[HealthCheck.too_slow], deadline=None, derandomize=not HEAVY)
 settings.load_profile("all")
+LONGEST_ID = 500
 _watcher = pytest.StashKey[Watcher]()
 _left = pytest.StashKey[list[str]]()
 _not_run = pytest.StashKey[Counter[str]]()
@@ -56,8 +57,11 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Name bytes by their argument alone: made by gzip or at random, they may differ between two processes."""
-    return argname if isinstance(val, bytes) else None
+    """Name bytes and long text by their argument alone.
+
+    Bytes made by gzip or at random may differ between two processes; each report of a test holds its name.
+    """
+    return argname if isinstance(val, bytes) or (isinstance(val, str) and len(val) > LONGEST_ID) else None
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

@@ -139,7 +139,7 @@ def _set(message: Message, field: Any, depth: int) -> None:
         [attribute("ml.stage.rerank.ms", double_value=1.5), attribute("ml.stage.cache.ms", double_value=2.0)],
         [attribute("ml.stage.rerank.ms", double_value=1.5), attribute("ml.stage.rerank.ms", double_value=2.0)],
     ],
-    ids=repr,
+    ids=lambda attributes: repr(attributes)[:200],
 )
 def test_attributes_of_every_type_survive_under_every_key(attributes: Sequence[KeyValue]) -> None:
     assert_kept(request(span(attributes=attributes), span("after", attributes=attributes)))

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from stagetrace import config, guard
 from stagetrace.sources.base import SLOW_NS, SLOW_READINGS, Source
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 NAME = "stagetrace.sources.of_a_test"
 
 
 @pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    yield
-    guard._switches.pop(NAME, None)
-    guard.failures.pop(NAME, None)
+def _reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget also what a busy machine has switched off before, in this process."""
+    monkeypatch.setattr(guard, "_switches", {})
+    monkeypatch.setattr(guard, "failures", {})
 
 
 def source(lack: Any = lambda: None) -> Source:
