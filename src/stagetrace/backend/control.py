@@ -1,125 +1,162 @@
-"""Writes of commands on this machine, while a back end has their store open: by a Unix socket of its user alone.
+"""Writes of commands on this machine, while a back end has their store open: HTTP over a Unix socket of its user alone.
 
-The folder's lock holds its path, for processes that may write there; it has no token and no TLS.
-Spans come in as OTLP's own `Export`.
+The folder's lock holds the socket's path. There is no token and no TLS: the kernel reports the user at the other end.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import socket
+import socketserver
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import grpc
-from google.protobuf.wrappers_pb2 import Int64Value
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
-
+from stagetrace import log
+from stagetrace.backend.control_client import APPEND, PRUNE, user_of_peer
+from stagetrace.backend.inflate import too_large
 from stagetrace.backend.intake import Intake
-from stagetrace.backend.options import Limits
-from stagetrace.backend.receiver_grpc import METHOD, Receiver
+from stagetrace.backend.options import BackendError, Limits
+from stagetrace.backend.refusal import MALFORMED, Refused
 from stagetrace.errors import StoreError
-from stagetrace.store.base import Closing
-from stagetrace.store.local import Appended, LocalStore, StoreTaken
 
 if TYPE_CHECKING:
     from stagetrace.backend.counters import Counters
-PRUNE: Final = "/stagetrace.Control/Prune"  # Int64Value, a time in ns -> Int64Value, how many spans are gone
-_SETTINGS: Final = (
-    ("grpc.max_receive_message_length", Limits().request),
-    ("grpc.max_send_message_length", -1),
-)
+    from stagetrace.store.local import LocalStore
+
+_TRANSPORT: Final = "http"
+_IDLE_S: Final = 60  # until more of a request has to be received
+_POLL_S: Final = 0.1  # until the server's thread sees that it has to end
 
 
-class _Control(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs alone
-    """Serves `Export` and `Prune`."""
+class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Serves commands of this user and of root. `_lock` guards `_open`, the connections in work."""
 
-    def __init__(self, store: LocalStore, counters: Counters) -> None:
-        self._store = store
-        # Limits of its own, apart from those of the network.
-        self._receiver = Receiver(Intake(store, counters, Limits()))
+    request_queue_size = 64
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Return the handler of a method, or None for one that is not here."""
-        if handler_call_details.method == PRUNE:
-            return grpc.unary_unary_rpc_method_handler(
-                self._prune, Int64Value.FromString, lambda response: response.SerializeToString()
-            )
-        return self._receiver.service(handler_call_details)
+    def __init__(self, path: Path, store: LocalStore, counters: Counters) -> None:
+        super().__init__(str(path), _Handler)
+        self.store = store
+        self.intake = Intake(store, counters, Limits())  # limits of its own, apart from those of the network
+        self._lock = threading.Lock()
+        self._open: set[Any] = set()
+        self._thread = threading.Thread(target=self.serve_forever, args=(_POLL_S,), name="stagetrace-control")
 
-    def _prune(self, before: Int64Value, context: grpc.ServicerContext) -> Int64Value:
+    def start(self) -> None:
+        """Serve in threads of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the work on requests, and wait until it has ended."""
+        self.intake.stopping.set()
+        self.shutdown()
+        with self._lock:
+            for connection in self._open:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RD)
+        self.server_close()
+        self._thread.join()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 -- its signature
+        """Return whether to serve a connection."""
+        return user_of_peer(request) in (None, 0, os.geteuid())
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, in its thread."""
+        with self._lock:
+            if self.intake.stopping.is_set():
+                return
+            self._open.add(request)
         try:
-            return Int64Value(value=self._store.prune(before.value))
+            super().finish_request(request, client_address)
+        finally:
+            with self._lock:
+                self._open.discard(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Log that a command disconnected; what went wrong in a request itself is a response."""
+        log.debug("a command that writes to the store disconnected")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Serves one request of a connection."""
+
+    server: _Server
+    timeout = _IDLE_S
+
+    def do_POST(self) -> None:
+        """Append or prune."""
+        status, content = self._respond()
+        body = content.encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- its signature
+        """Log nothing of a request."""
+
+    def _respond(self) -> tuple[int, str]:
+        work = {APPEND: self._append, PRUNE: self._prune}.get(self.path)
+        if work is None:
+            return 404, f"the process that has the store open does not know {self.path[:80]}: it is another version"
+        try:
+            return 200, json.dumps(work())
+        except Refused as refused:
+            return refused.kind.status, refused.message
         except (StoreError, OSError) as error:
-            context.abort(grpc.StatusCode.UNKNOWN, str(error))
-            raise AssertionError("unreachable: abort raises") from None
+            return 503, str(error)
+        except Exception as error:  # noqa: BLE001 -- the last stop before socketserver, which would print a traceback
+            log.error(f"a command's {self.path} failed: {type(error).__name__}: {error}")
+            return 500, "the back end failed on this request; see its log"
+
+    def _append(self) -> dict[str, Any]:
+        intake = self.server.intake
+        with intake.counted(_TRANSPORT), intake.room() as room:
+            length = self._length()
+            if length > intake.limits.request:
+                raise too_large(intake.limits.request)
+            room.grow(length)
+            request = self._body(length)
+            intake.counters.add("received_bytes", _TRANSPORT, length)
+            return intake.append(_TRANSPORT, request, room)._asdict()
+
+    def _prune(self) -> dict[str, Any]:
+        text = self._body(min(self._length(), 20))
+        if not text.isdigit():
+            raise Refused(MALFORMED, f"{text!r} is not a time in nanoseconds")
+        return {"removed": self.server.store.prune(int(text))}
+
+    def _length(self) -> int:
+        text = self.headers.get("Content-Length", "")
+        if not text.isascii() or not text.isdigit():
+            raise Refused(MALFORMED, "the request has no Content-Length")
+        return int(text)
+
+    def _body(self, length: int) -> bytes:
+        body = self.rfile.read(length)
+        if len(body) < length:
+            raise Refused(MALFORMED, "the request ended early, or the back end is stopping")
+        return body
 
 
-def control_server(store: LocalStore, counters: Counters, pool: ThreadPoolExecutor, stack: ExitStack) -> grpc.Server:
-    """Return the server, not yet started, and write into the folder's lock where it listens."""
+def serve_commands(store: LocalStore, counters: Counters, stack: ExitStack) -> None:
+    """Serve commands until `stack` ends, and write into the folder's lock where. Raise BackendError."""
     # Not in the store's own folder: a socket's path may have a hundred characters and no more.
     folder = Path(tempfile.mkdtemp(prefix="stagetrace-"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    server = grpc.server(pool, handlers=[_Control(store, counters)], options=_SETTINGS)
     path = folder / "control"
-    server.add_insecure_port(f"unix:{path}")
-    store.announce(path)
-    stack.callback(lambda: server.stop(None).wait())
-    return server
-
-
-class Running(Closing):
-    """The store of a folder by way of the process that has it open; writes as `LocalStore` does."""
-
-    def __init__(self, folder: Path, control: Path) -> None:
-        """Write to `folder` through the socket `control`."""
-        self.folder = folder
-        self._channel = grpc.insecure_channel(f"unix:{control}", options=_SETTINGS)
-
-    def append(self, request: bytes) -> Appended:
-        """Store one serialized ExportTraceServiceRequest; return when it is on disk. Raise StoreError."""
-        response = ExportTraceServiceResponse.FromString(self._call(METHOD, request)).partial_success
-        message = ExportTraceServiceRequest.FromString(request)
-        sent = sum(len(scope.spans) for one in message.resource_spans for scope in one.scope_spans)
-        rejected = response.rejected_spans
-        return Appended(sent - rejected, rejected, response.error_message or None)
-
-    def prune(self, before_ns: int) -> int:
-        """Drop all spans that started before; return how many. Raise StoreError."""
-        return Int64Value.FromString(self._call(PRUNE, Int64Value(value=before_ns).SerializeToString())).value
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._channel.close()
-
-    def _call(self, method: str, request: bytes) -> bytes:
-        call = self._channel.unary_unary(method, request_serializer=None, response_deserializer=None)
-        try:
-            response: bytes = call(request)
-        except grpc.RpcError as error:
-            details = error.details() or error.code().name
-            if error.code() is grpc.StatusCode.UNAVAILABLE and not error.trailing_metadata():
-                raise StoreError(
-                    f"the process that has the store in {self.folder} open has ended or does not respond ({details})\n"
-                    "acknowledged spans are stored; repeat the command: spans that are stored already count once"
-                ) from None
-            raise StoreError(details) from None
-        return response
-
-
-def open_writer(folder: Path) -> LocalStore | Running:
-    """Open the local store in `folder`, or go through the `stagetrace up` that has it open.
-
-    Raise StoreError if neither can be.
-    """
     try:
-        return LocalStore.open(folder)
-    except StoreTaken as taken:
-        if taken.control is None:
-            raise
-        return Running(folder, taken.control)
+        server = _Server(path, store, counters)
+    except OSError as error:
+        raise BackendError(
+            f"cannot make the socket {path}: {error}\nset TMPDIR to a folder with a short path, on a local disk"
+        ) from None
+    server.start()
+    stack.callback(server.stop)
+    store.announce(path)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 
 from stagetrace.backend.access import Access
-from stagetrace.backend.control import control_server
+from stagetrace.backend.control import serve_commands
 from stagetrace.backend.counters import Counters
 from stagetrace.backend.intake import Intake
 from stagetrace.backend.options import BackendError, Options, Ports
@@ -115,7 +115,8 @@ def _open(options: Options, store: LocalStore, pools: list[ThreadPoolExecutor], 
         query_app(queries, counters, access, intake.metrics, [page_route(options, ports)]),
     )
     http = [(_uvicorn(app, options), bound) for app, bound in zip(apps, sockets, strict=True)]
-    return _Servers(intake, [receiver, query, control_server(store, counters, pools[0], stack)], http, ports)
+    serve_commands(store, counters, stack)
+    return _Servers(intake, [receiver, query], http, ports)
 
 
 def _uvicorn(app: ASGIApp, options: Options) -> _Quiet:

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Delete and return the exit code."""
-    from stagetrace.backend.control import open_writer
+    from stagetrace.backend.control_client import open_writer
 
     folder = local_folder(args)
     if not folder.is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -80,11 +81,15 @@ def _lock(folder: Path) -> int:
 
 
 def _clear_away(control: str) -> None:
-    """Delete the socket, and the folder made for it, of a process that was killed."""
+    """Delete the socket, and the folder made for it, of a process that was killed.
+
+    Nothing else: a folder may be a copy of somebody else's, whose lock names any file.
+    """
     if control:
-        with suppress(OSError):
-            Path(control).unlink()
-            Path(control).parent.rmdir()
+        with suppress(OSError, ValueError):
+            if stat.S_ISSOCK(Path(control).lstat().st_mode):
+                Path(control).unlink()
+                Path(control).parent.rmdir()
 
 
 def announce(lock: int, control: Path | None = None) -> None:
