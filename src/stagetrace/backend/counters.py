@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
+from stagetrace.backend.http_connections import Closed
 from stagetrace.backend.refusal import KINDS
 
 TRANSPORTS: Final = ("grpc", "http")
+HTTP_PORTS: Final = ("http", "query-http")
 # name -> (label, its values, help). Every series is there from the start, at 0.
 _FAMILIES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     "requests": ("transport", TRANSPORTS, "Export requests that arrived, whatever became of them."),
@@ -25,6 +27,8 @@ _FAMILIES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     ),
     "queries": ("transport", TRANSPORTS, "Questions put to jaeger.api_v3."),
     "failed_queries": ("transport", TRANSPORTS, "Queries that failed."),
+    "connections": ("port", HTTP_PORTS, "Connections that were accepted."),
+    "closed_connections": ("reason", tuple(one.value for one in Closed), "Connections over HTTP that a limit closed."),
 }
 
 
@@ -33,6 +37,7 @@ class Counters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.gauges: dict[str, Callable[[], int]] = {}  # beside those of the store; filled before any is read
         self._values = {(name, label): 0 for name, (_, labels, _help) in _FAMILIES.items() for label in labels}
 
     def add(self, name: str, label: str, count: int = 1) -> None:
@@ -49,7 +54,8 @@ class Counters:
         """Return everything in Prometheus' text format, with the store's own figures as gauges."""
         with self._lock:
             values = dict(self._values)
-        return "\n".join([*_counter_lines(values), *_gauge_lines(gauges.items()), ""])
+        own = {name: read() for name, read in self.gauges.items()}
+        return "\n".join([*_counter_lines(values), *_gauge_lines({**gauges, **own}.items()), ""])
 
 
 def _counter_lines(values: Mapping[tuple[str, str], int]) -> Iterator[str]:

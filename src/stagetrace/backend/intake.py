@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from stagetrace.store.local import Appended, LocalStore
 
 _WORK_S: Final = 10  # of decompressing and decoding one request; waiting for the store excluded
+_STALLED_S: Final = 0.5  # without progress: a body that gives way where others need its room
+_BUSY: Final = "too many requests are being written at this moment; send this one again"
+GAVE_WAY: Final = "others needed the room of this request, whose body had stalled; send it again"
 
 
 class Room:
@@ -37,6 +40,8 @@ class Room:
         self._deadline: float | None = None
         self._abandoned = False
         self.held = 0
+        self.give_way: Callable[[], object] | None = None  # set while the body is being received
+        self.gave_way = False
 
     def abandon(self) -> None:
         """Have the work on this request end at its next `check`: its client has disconnected."""
@@ -59,12 +64,29 @@ class Room:
 
     def grow(self, count: int) -> None:
         """Hold `count` more. Raise Refused where all requests together would hold too much."""
-        self._intake.hold(count)
-        self.held += count
+        self._intake.hold(self, count)
+
+    @contextmanager
+    def receiving(self, give_way: Callable[[], object]) -> Iterator[None]:
+        """Receive the body meanwhile. Any thread calls `give_way` once it has stalled and others need its room."""
+        self.give_way = give_way
+        self._intake.progress(self)
+        try:
+            yield
+        finally:
+            self._intake.received(self)
+
+    def progress(self) -> None:
+        """Note that the body is not stalled."""
+        self._intake.progress(self)
 
 
 class Intake:
-    """Takes requests into the store. `_lock` guards `_held`, the bytes of all requests in work."""
+    """Takes requests into the store.
+
+    `_lock` guards `_held`, the bytes of all requests in work, and `_receiving`, when the bodies that are being received
+    last made progress, the longest ago first.
+    """
 
     def __init__(self, store: LocalStore, counters: Counters, limits: Limits) -> None:
         self._store = store
@@ -73,6 +95,7 @@ class Intake:
         self.stopping = threading.Event()  # set when the back end ends: unfinished requests are refused
         self._lock = threading.Lock()
         self._held = 0
+        self._receiving: dict[Room, float] = {}
 
     @contextmanager
     def room(self) -> Iterator[Room]:
@@ -84,12 +107,39 @@ class Intake:
             with self._lock:
                 self._held -= room.held
 
-    def hold(self, count: int) -> None:
-        """Count bytes as held. Raise Refused where they would be too many."""
+    def hold(self, room: Room, count: int) -> None:
+        """Count bytes as held. Raise Refused where they would be too many, and no body has stalled that holds some."""
         with self._lock:
-            if self._held + count > self.limits.in_flight:
-                raise Refused(BUSY, "too many requests are being written at this moment; send this one again")
+            while self._held + count > self.limits.in_flight and not room.gave_way:
+                self._take_back()
+            if room.gave_way:
+                raise Refused(BUSY, GAVE_WAY)
             self._held += count
+            room.held += count
+
+    def _take_back(self) -> None:
+        """Take the room of the body that has stalled longest."""
+        latest = time.monotonic() - _STALLED_S
+        room = next((one for one, since in self._receiving.items() if one.held and since < latest), None)
+        if room is None or room.give_way is None:
+            raise Refused(BUSY, _BUSY)
+        del self._receiving[room]
+        self._held -= room.held
+        room.held = 0
+        room.gave_way = True
+        room.give_way()
+
+    def progress(self, room: Room) -> None:
+        """Note that a body is being received, and made progress."""
+        with self._lock:
+            self._receiving.pop(room, None)
+            if not room.gave_way:
+                self._receiving[room] = time.monotonic()
+
+    def received(self, room: Room) -> None:
+        """Note that a body is received, or no longer wanted."""
+        with self._lock:
+            self._receiving.pop(room, None)
 
     def append(self, transport: str, request: bytes, room: Room) -> Appended:
         """Store one serialized export request and return how many spans were stored. Raise Refused."""

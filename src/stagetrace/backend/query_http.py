@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stagetrace import log
 from stagetrace.backend import go_values
 from stagetrace.backend.query import Queries, QueryError
+from stagetrace.backend.refusal import Refused
 from stagetrace.backend.web import application
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import render
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from stagetrace.backend.access import Access
     from stagetrace.backend.counters import Counters
+    from stagetrace.backend.http_threads import Threads
 
 T = TypeVar("T")
 _TRANSPORT: Final = "http"
@@ -33,7 +35,12 @@ _DEPTH: Final = 100
 
 
 def query_app(
-    queries: Queries, counters: Counters, access: Access, metrics: Callable[[], str], more: Sequence[Route] = ()
+    queries: Queries,
+    counters: Counters,
+    access: Access,
+    threads: Threads,
+    metrics: Callable[[], str],
+    more: Sequence[Route] = (),
 ) -> ASGIApp:
     """Return the app of the query port; `more` are routes beside those of the API."""
     queries_by_path: dict[str, Callable[[Request], Any]] = {
@@ -46,7 +53,11 @@ def query_app(
     def endpoint(query: Callable[[Request], Any]) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
             counters.add("queries", _TRANSPORT)
-            return await run_in_threadpool(_respond, query, request, counters)
+            try:
+                return await threads.run(request, partial(_respond, query, request, counters))
+            except Refused as refused:
+                counters.add("failed_queries", _TRANSPORT)
+                return _fault(503, refused.message, request)
 
         return handle
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.routing import Route
 
-from stagetrace.backend.inflate import inflate, too_large
+from stagetrace.backend.http_body import DEADLINES, BodyDeadlines, receive_body
+from stagetrace.backend.inflate import inflate
 from stagetrace.backend.intake import Intake, Room, export_response
-from stagetrace.backend.refusal import INTERNAL, KINDS, MALFORMED, SLOW, UNSUPPORTED, Kind, Refused, status
+from stagetrace.backend.refusal import INTERNAL, KINDS, MALFORMED, UNSUPPORTED, Kind, Refused, status
 from stagetrace.backend.web import application
 from stagetrace.otlp.decode.json import parse
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from stagetrace.backend.access import Access
+    from stagetrace.backend.http_threads import Threads
 
 
 PATH: Final = "/v1/traces"
@@ -29,21 +30,22 @@ METRICS_PATH: Final = "/v1/metrics"
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 _TRANSPORT: Final = "http"
-_IDLE_S: Final = 30  # between two chunks of a body
 
 
-def receiver_app(intake: Intake, access: Access) -> ASGIApp:
+def receiver_app(intake: Intake, access: Access, threads: Threads, deadlines: BodyDeadlines = DEADLINES) -> ASGIApp:
     """Return the app of the OTLP port."""
-    routes = [Route(PATH, _Export(intake).handle, methods=["POST"])]
-    routes.append(Route(METRICS_PATH, _MetricsExport(intake).handle, methods=["POST"]))
+    routes = [Route(PATH, _Export(intake, threads, deadlines).handle, methods=["POST"])]
+    routes.append(Route(METRICS_PATH, _MetricsExport(intake, threads, deadlines).handle, methods=["POST"]))
     return application(routes, _fault, access, intake.metrics, intake.counters)
 
 
 class _Export:
     """The route of spans. `_parsing` lets one JSON body at a time become Python objects, many times its size."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, threads: Threads, deadlines: BodyDeadlines) -> None:
         self._intake = intake
+        self._threads = threads
+        self._deadlines = deadlines
         self._parsing = threading.Lock()
 
     async def handle(self, request: Request) -> Response:
@@ -51,36 +53,12 @@ class _Export:
         try:
             with self._intake.counted(_TRANSPORT), self._intake.room() as room:
                 form = _need(form, request)
-                body = await self._body(request, room)
+                body = await receive_body(request, self._intake, room, self._deadlines)
                 encoding = request.headers.get("content-encoding", "").strip().lower() or "identity"
-                response = await run_in_threadpool(self._take, body, encoding, form, room)
-                return _respond(200, response, form)
+                work = partial(self._take, body, encoding, form, room)
+                return _respond(200, await self._threads.run(request, work, room.abandon), form)
         except Refused as refused:
             return _refusal(refused, form)
-
-    async def _body(self, request: Request, room: Room) -> bytes:
-        """Return the body as received. Raise Refused at the limit, before more of it is held."""
-        limit = self._intake.limits.request
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > limit:
-            raise too_large(limit)
-        chunks: list[bytes] = []
-        more = True
-        while more:
-            try:
-                message = await asyncio.wait_for(request.receive(), _IDLE_S)
-            except (asyncio.TimeoutError, TimeoutError):
-                raise Refused(SLOW, f"no more of the body was received within {_IDLE_S} s") from None
-            if message["type"] == "http.disconnect":
-                raise Refused(MALFORMED, "the sender disconnected before the end of the body")
-            chunk = message.get("body", b"")
-            room.grow(len(chunk))
-            chunks.append(chunk)
-            self._intake.counters.add("received_bytes", _TRANSPORT, len(chunk))
-            if room.held > limit:
-                raise too_large(limit)
-            more = message.get("more_body", False)
-        return b"".join(chunks)
 
     def _take(self, body: bytes, encoding: str, form: str, room: Room) -> Message:
         limit = self._intake.limits.request

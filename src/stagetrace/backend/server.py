@@ -6,17 +6,18 @@ import asyncio
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import uvicorn
-
 from stagetrace.backend.access import Access
 from stagetrace.backend.control import serve_commands
-from stagetrace.backend.counters import Counters
+from stagetrace.backend.counters import HTTP_PORTS, Counters
+from stagetrace.backend.descriptors import connections_of_a_port
+from stagetrace.backend.http_server import HttpServer, limit_logs_of_libraries
+from stagetrace.backend.http_threads import Threads
 from stagetrace.backend.intake import Intake
 from stagetrace.backend.options import BackendError, Options, Ports
 from stagetrace.backend.page import page_route
@@ -30,13 +31,11 @@ from stagetrace.store.local import LocalStore
 
 if TYPE_CHECKING:
     import grpc
-    from starlette.types import ASGIApp
 
 # Requests of one moment share one fsync, so receiving wants more threads than there are cores.
 _RECEIVING: Final = 16
 _QUERYING: Final = 4
 _GRACE_S: Final = 3
-_CONNECTIONS: Final = 512
 
 
 @dataclass
@@ -45,26 +44,8 @@ class _Servers:
 
     intake: Intake
     grpc: list[grpc.Server]
-    http: list[tuple[_Quiet, socket.socket]]
+    http: list[tuple[HttpServer, socket.socket]]
     ports: Ports
-
-
-class _Quiet(uvicorn.Server):
-    """A uvicorn that leaves the signals to us: two of them in one process would each take them from the other."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and set `up`."""
-        await super().startup(sockets)
-        self.up.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Change no handler."""
-        yield
 
 
 def serve(options: Options, on_ready: Callable[[Ports], None]) -> None:
@@ -72,6 +53,7 @@ def serve(options: Options, on_ready: Callable[[Ports], None]) -> None:
 
     Raise BackendError or StoreError where it cannot start.
     """
+    limit_logs_of_libraries()
     with ExitStack() as stack:
         _check_tls(options)
         store = LocalStore.open(options.data, retention_s=options.retention_s, retention_bytes=options.retention_bytes)
@@ -110,28 +92,16 @@ def _open(options: Options, store: LocalStore, pools: list[ThreadPoolExecutor], 
         stack.callback(sockets[-1].close)
     ports = Ports(grpc_port, sockets[0].getsockname()[1], query_port, sockets[1].getsockname()[1])
     access = Access.of(options)
+    # Threads apart from each other and from gRPC's: slow queries delay no spans.
+    receiving, querying = (stack.enter_context(Threads(count)) for count in (_RECEIVING, _QUERYING))
     apps = (
-        receiver_app(intake, access),
-        query_app(queries, counters, access, intake.metrics, [page_route(options, ports)]),
+        receiver_app(intake, access, receiving),
+        query_app(queries, counters, access, querying, intake.metrics, [page_route(options, ports)]),
     )
-    http = [(_uvicorn(app, options), bound) for app, bound in zip(apps, sockets, strict=True)]
+    most = connections_of_a_port()
+    web = [HttpServer(app, options, port, counters, most=most) for port, app in zip(HTTP_PORTS, apps, strict=True)]
     serve_commands(store, counters, stack)
-    return _Servers(intake, [receiver, query], http, ports)
-
-
-def _uvicorn(app: ASGIApp, options: Options) -> _Quiet:
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_GRACE_S,
-        ssl_certfile=options.tls_cert,
-        ssl_keyfile=options.tls_key,
-    )
-    return _Quiet(config)
+    return _Servers(intake, [receiver, query], list(zip(web, sockets, strict=True)), ports)
 
 
 async def _run(servers: _Servers, on_ready: Callable[[Ports], None]) -> None:

@@ -1,0 +1,171 @@
+"""The connections of one HTTP port: how many there may be, how long their clients may take, and which gives way.
+
+Nothing here knows HTTP. A connection either is in work, or it awaits something of its client.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+_IPV6_SITE: Final = 8  # bytes: a client with one address of IPv6 normally has all with the same first 64 bits
+_UNREAD: Final = 256 << 20  # bytes of all responses of a port that their clients have yet to read
+
+
+class Awaited(enum.Enum):
+    """What a connection awaits of its client."""
+
+    FIRST_REQUEST = enum.auto()  # from connecting to the end of the headers, TLS included
+    NEXT_REQUEST = enum.auto()  # up to its first byte
+    HEADERS = enum.auto()  # of a request after the first
+    BODY = enum.auto()
+    REST = enum.auto()  # of a request that has its response already
+    READING = enum.auto()  # of a response
+
+
+class Closed(enum.Enum):
+    """Why the port closes a connection that its client did not close. The value is the label of a counter."""
+
+    CROWDED = "crowded"
+    REFUSED = "refused"
+    SLOW = "slow"
+    UNREAD = "unread"
+    MALFORMED = "malformed"
+    HANDSHAKE = "handshake"
+    DESCRIPTORS = "descriptors"
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds that a client may take. The receiver has its own for bodies."""
+
+    headers: float = 10
+    keep_alive: float = 75
+    reading: float = 30  # without reading any of a response
+
+    def of(self, awaited: Awaited) -> float:
+        """Return the seconds for one thing that is awaited."""
+        if awaited is Awaited.BODY:
+            return math.inf
+        return {Awaited.NEXT_REQUEST: self.keep_alive, Awaited.READING: self.reading}.get(awaited, self.headers)
+
+
+DEADLINES: Final = Deadlines()
+
+
+@dataclass(eq=False)
+class Place:
+    """The place of one connection: `drop` closes the connection at once, `unread` returns the bytes yet to be sent."""
+
+    peer: str
+    drop: Callable[[], None]
+    unread: Callable[[], int]
+    awaited: Awaited | None = None
+    deadline: float = field(default=math.inf)
+    unread_before: int = 0
+
+
+class Connections:
+    """All connections of one port; used from its event loop alone.
+
+    Once they are `most`, one that awaits its client gives way to a new one: of those that come from one peer and
+    await the same, the largest group, the one that has waited longest. Many silent connections thus displace each
+    other, and neither those of other peers nor those that are kept between two requests.
+    """
+
+    def __init__(self, most: int, deadlines: Deadlines, closed: Callable[[Closed], None]) -> None:
+        self.closed = closed
+        self._most = most
+        self._deadlines = deadlines
+        self._places: set[Place] = set()
+        self._groups: dict[tuple[str, Awaited], dict[Place, None]] = {}  # each with the longest wait first
+
+    def __len__(self) -> int:
+        """Return how many are open."""
+        return len(self._places)
+
+    def add(self, place: Place) -> None:
+        """Take a new connection."""
+        self._places.add(place)
+        self.wait(place, Awaited.FIRST_REQUEST)
+
+    def wait(self, place: Place, awaited: Awaited) -> None:
+        """Set what a connection awaits from now on."""
+        if place not in self._places:
+            return
+        self.work(place)
+        place.awaited = awaited
+        place.deadline = time.monotonic() + self._deadlines.of(awaited)
+        place.unread_before = place.unread()
+        self._groups.setdefault((place.peer, awaited), {})[place] = None
+        if awaited is Awaited.READING:
+            self._bound_unread()
+
+    def work(self, place: Place) -> None:
+        """Keep a connection from giving way: it awaits nothing of its client."""
+        if place.awaited is not None:
+            key = (place.peer, place.awaited)
+            del self._groups[key][place]
+            if not self._groups[key]:
+                del self._groups[key]
+        place.awaited = None
+        place.deadline = math.inf
+
+    def discard(self, place: Place) -> None:
+        """Forget a connection."""
+        self.work(place)
+        self._places.discard(place)
+
+    def has_room(self) -> bool:
+        """Return whether one more connection may be added, after one gave way if need be."""
+        return len(self._places) < self._most or self.give_way(Closed.CROWDED)
+
+    def give_way(self, why: Closed) -> bool:
+        """Close the one connection that gives way first; return whether there is one."""
+        if not self._groups:
+            return False
+        largest = max(self._groups, key=lambda group: len(self._groups[group]))
+        self._close(next(iter(self._groups[largest])), why)
+        return True
+
+    def expire(self) -> None:
+        """Close the connections whose clients have taken too long."""
+        now = time.monotonic()
+        for place in [one for one in self._places if one.deadline < now]:
+            unread = place.unread()
+            if place.awaited is Awaited.READING and unread < place.unread_before:
+                place.unread_before = unread
+                place.deadline = now + self._deadlines.reading
+            else:
+                self._close(place, Closed.SLOW)
+
+    def _bound_unread(self) -> None:
+        """Close those that read slowest while all unread responses together are too large."""
+        reading = [place for place in self._places if place.awaited is Awaited.READING]
+        reading.sort(key=lambda place: place.deadline)
+        unread = sum(place.unread() for place in reading)
+        for place in reading[:-1]:
+            if unread > _UNREAD:
+                unread -= place.unread()
+                self._close(place, Closed.UNREAD)
+
+    def _close(self, place: Place, why: Closed) -> None:
+        self.discard(place)
+        self.closed(why)
+        place.drop()
+
+
+def peer_of(address: object) -> str:
+    """Return whose share a connection counts towards: an address of IPv4, or the first 64 bits of one of IPv6."""
+    host = str(address[0]) if isinstance(address, tuple) else ""
+    if ":" not in host:
+        return host
+    found = ipaddress.IPv6Address(host.partition("%")[0])
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return found.packed[:_IPV6_SITE].hex(":", 2)

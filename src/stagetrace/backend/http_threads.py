@@ -1,0 +1,51 @@
+"""The threads of one HTTP port: requests wait for one as long as there are few, and their clients are there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from stagetrace.backend.refusal import ABANDONED, BUSY, Refused
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from starlette.requests import Request
+
+T = TypeVar("T")
+REQUESTS: Final = 256  # in threads, and waiting for one
+
+
+class Threads(ThreadPoolExecutor):
+    """Runs the work of requests. Used from the event loop."""
+
+    requests = 0
+
+    async def run(self, request: Request, work: Callable[[], T], disconnected: Callable[[], None] | None = None) -> T:
+        """Return what `work` does, in a thread. Raise Refused where too many wait, or the client has disconnected.
+
+        `disconnected` is called where the client disconnects while the work is being done.
+        """
+        if self.requests >= REQUESTS:
+            raise Refused(BUSY, f"{REQUESTS} requests are being answered at this moment; send this one again")
+        self.requests += 1
+        future = self.submit(work)
+        watching = asyncio.create_task(_watch(request, future, disconnected))
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if watching.done():
+                raise Refused(ABANDONED, "the client disconnected") from None
+            raise
+        finally:
+            watching.cancel()
+            self.requests -= 1
+
+
+async def _watch(request: Request, future: Future[T], disconnected: Callable[[], None] | None) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    if not future.cancel() and disconnected is not None:
+        disconnected()

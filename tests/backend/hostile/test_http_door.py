@@ -1,0 +1,356 @@
+"""The HTTP ports under connections and requests that never end: legal requests beside them are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from backend.hostile import probes_http as probes
+from backend.processes import until
+from backend.running import PROTOBUF, Up, names_of, post, request, run_up
+from backends import LOOPBACK
+from pki import make_pki
+from stagetrace.backend.access import Access
+from stagetrace.backend.counters import Counters
+from stagetrace.backend.http_body import BodyDeadlines
+from stagetrace.backend.http_connections import Awaited, Closed, Connections, Deadlines, Place, peer_of
+from stagetrace.backend.http_server import HttpServer
+from stagetrace.backend.http_threads import REQUESTS, Threads
+from stagetrace.backend.intake import Intake, Room
+from stagetrace.backend.options import Limits, Options
+from stagetrace.backend.receiver_http import receiver_app
+from stagetrace.backend.sockets import listen
+from stagetrace.store.local import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("services")
+
+SPANS = request("legal").SerializeToString()
+MOST = 1024  # connections of a port, by default
+SHORT = Deadlines(headers=0.3, keep_alive=0.3, reading=0.3)
+SHORT_BODY = BodyDeadlines(whole=0.6, step=0.6)
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, Path]]:
+    """Run a back end for these tests alone; yield it with its log."""
+    folder = tmp_path_factory.mktemp("attacked")
+    with run_up(folder) as running:
+        yield running, folder / "up.log"
+
+
+def is_served(up: Up) -> None:
+    sent = request("beside them", service="beside")
+    assert post(up, sent.SerializeToString()).status_code == 200
+    trace_id = sent.resource_spans[0].scope_spans[0].spans[0].trace_id.hex()
+    assert names_of(up, trace_id) == ["beside them"]
+    for port in ("http_port", "query_http_port"):
+        assert httpx.head(f"{up.url(port)}/health", timeout=30).status_code == 200
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("port", ["http_port", "query_http_port"])
+def test_more_silent_connections_than_it_may_have_stop_no_port(attacked: tuple[Up, Path], port: str) -> None:
+    up, log = attacked
+    before = up.metric('stagetrace_closed_connections_total{reason="crowded"}')
+    with probes.silent((LOOPBACK, up.ready[port]), MOST + 200):
+        is_served(up)
+        assert up.metric('stagetrace_closed_connections_total{reason="crowded"}') - before >= 200
+        assert up.metric(f"stagetrace_{port.removesuffix('_port')}_connections") <= MOST
+    assert len(log.read_text().splitlines()) < 20
+
+
+def test_garbage_is_refused_and_does_not_fill_the_log(attacked: tuple[Up, Path]) -> None:
+    up, log = attacked
+    lines = len(log.read_text().splitlines())
+    probes.send_garbage((LOOPBACK, up.ready["http_port"]), 400)
+    is_served(up)
+    assert up.metric('stagetrace_closed_connections_total{reason="malformed"}') > 200
+    assert len(log.read_text().splitlines()) - lines < 10
+
+
+TOO_MUCH: dict[str, tuple[bytes, bytes]] = {
+    "a header": (b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * 17_000 + b"\r\n\r\n", b"431"),
+    "headers": (b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + b"x: yyyyyy\r\n" * 3000 + b"\r\n", b"431"),
+    "a URL": (b"GET /" + b"y" * 17_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n", b"431"),
+    "tiny chunks": (probes.post_headers(None) + b"1\r\na\r\n" * 5000, b"400"),
+}
+
+
+@pytest.mark.parametrize("case", TOO_MUCH)
+def test_headers_and_chunks_have_limits(attacked: tuple[Up, Path], case: str) -> None:
+    up, _ = attacked
+    content, status = TOO_MUCH[case]
+    with probes.open_connections((LOOPBACK, up.ready["http_port"]), 1, content) as (one,):
+        assert probes.received(one).startswith(b"HTTP/1.1 " + status)
+
+
+@dataclass
+class Door:
+    """An HTTP port in this process, with limits of its own."""
+
+    server: HttpServer
+    address: probes.Address
+    counters: Counters
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address[0]}:{self.address[1]}"
+
+    def closed(self, why: Closed) -> int:
+        return self.counters.value("closed_connections", why.value)
+
+    def post(self, body: bytes = SPANS) -> httpx.Response:
+        headers = {"content-type": PROTOBUF}
+        return httpx.post(f"{self.url}/v1/traces", content=body, headers=headers, timeout=30)
+
+    def is_healthy(self) -> bool:
+        return httpx.get(f"{self.url}/health", timeout=30).status_code == 200
+
+
+@contextmanager
+def running(server: HttpServer, counters: Counters) -> Iterator[Door]:
+    """Run a port in a thread."""
+    bound = listen(LOOPBACK, 0, "--http-port")
+    ready = threading.Event()
+
+    async def serve() -> None:
+        serving = asyncio.create_task(server.serve(sockets=[bound]))
+        await server.up.wait()
+        ready.set()
+        await serving
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield Door(server, bound.getsockname(), counters)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStore]:
+    """Open one store for all ports of this process."""
+    opened = LocalStore.open(tmp_path_factory.mktemp("door") / "data")
+    yield opened
+    opened.close()
+
+
+@contextmanager
+def receiver(
+    store: LocalStore,
+    *,
+    most: int = MOST,
+    threads: int = 4,
+    in_flight: int = 64 << 20,
+    deadlines: Deadlines = SHORT,
+    body: BodyDeadlines = SHORT_BODY,
+) -> Iterator[Door]:
+    """Run the OTLP port, with short deadlines unless others are given."""
+    counters = Counters()
+    intake = Intake(store, counters, Limits(min(in_flight, 64 << 20), in_flight))
+    with Threads(threads) as pool:
+        app = receiver_app(intake, Access(), pool, body)
+        server = HttpServer(app, Options(store.folder), "http", counters, most=most, deadlines=deadlines)
+        with running(server, counters) as door:
+            yield door
+
+
+ATTACKS: dict[str, Callable[[probes.Address], probes.Connected]] = {
+    "slow headers": lambda address: probes.slow_headers(address, 40),
+    "slow bodies": lambda address: probes.slow_bodies(address, 40),
+    "kept alive": lambda address: probes.kept_alive(address, 40),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_requests_that_never_end_give_way_to_others(store: LocalStore, attack: str) -> None:
+    with receiver(store, most=32, deadlines=Deadlines(), body=BodyDeadlines()) as door, ATTACKS[attack](door.address):
+        for _ in range(3):
+            assert door.post().status_code == 200
+            assert door.is_healthy()
+        assert door.closed(Closed.CROWDED) >= 8
+        assert len(door.server.connections) <= 32
+
+
+SLOW: dict[str, Callable[[probes.Address], probes.Connected]] = {
+    "silent": lambda address: probes.silent(address, 1),
+    "slow headers": lambda address: probes.slow_headers(address, 1, 0.05),
+    "kept alive": lambda address: probes.kept_alive(address, 1),
+    "the next headers": lambda address: probes.trickling(
+        address, 1, b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n" + probes.BEGUN, 0.05
+    ),
+    "the rest of a refused request": lambda address: probes.trickling(
+        address, 1, probes.post_headers(1 << 20, "text/plain"), 0.05
+    ),
+}
+
+
+def test_a_client_has_a_deadline_for_whatever_is_awaited_of_it(store: LocalStore) -> None:
+    with receiver(store) as door, ExitStack() as stack:
+        attacks = {name: stack.enter_context(attack(door.address)) for name, attack in SLOW.items()}
+        for name, (one,) in attacks.items():
+            assert probes.received(one)[:9] == (b"" if name in ("silent", "slow headers") else b"HTTP/1.1 "), name
+        assert door.closed(Closed.SLOW) >= 4
+
+
+def test_a_body_has_a_deadline_however_it_trickles(store: LocalStore) -> None:
+    with receiver(store) as door, probes.trickling(door.address, 1, probes.post_headers(1 << 20), 0.05) as (one,):
+        assert probes.received(one).startswith(b"HTTP/1.1 408")
+        assert door.counters.value("refused_requests", "slow") == 1
+
+
+def test_stalled_bodies_give_their_room_to_others(store: LocalStore) -> None:
+    """They hold all bytes that may be held, and are refused so that their clients send again."""
+    with (
+        receiver(store, in_flight=4 << 20, body=BodyDeadlines()) as door,
+        probes.stopped_bodies(door.address, 4, 1 << 20) as stalled,
+    ):
+        until(lambda: door.counters.value("received_bytes", "http") >= 4 * ((1 << 20) - 1))
+        until(lambda: door.post(request("x" * 100_000).SerializeToString()).status_code == 200, within_s=10)
+        assert probes.received(probes.readable(stalled, 10)[0]).startswith(b"HTTP/1.1 429")
+        assert door.counters.value("refused_requests", "slow") == 0
+
+
+def test_work_ends_once_its_client_has_disconnected(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    working = threading.Event()
+
+    def append(_self: Intake, _transport: str, _request: bytes, room: Room) -> Any:
+        while True:
+            room.check()
+            working.set()
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Intake, "append", append)
+    with receiver(store) as door:
+        with probes.open_connections(door.address, 1, probes.post_headers(len(SPANS)) + SPANS):
+            assert working.wait(30)
+        until(lambda: door.counters.value("refused_requests", "abandoned"))
+
+
+def test_requests_that_wait_for_a_thread_are_few_and_health_is_none_of_them(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those whose clients disconnect make room for others."""
+    ending = threading.Event()
+    monkeypatch.setattr(Intake, "append", lambda *_: ending.wait(60))
+    content = probes.post_headers(len(SPANS)) + SPANS
+    with receiver(store, threads=1) as door:
+        try:
+            with probes.open_connections(door.address, REQUESTS, content):
+                until(lambda: door.post().status_code == 429)
+                assert door.is_healthy()
+            until(lambda: door.counters.value("refused_requests", "abandoned") == REQUESTS - 1)
+        finally:
+            ending.set()
+
+
+def test_a_new_connection_is_refused_while_all_are_in_work(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = threading.Event()
+    monkeypatch.setattr(Intake, "append", lambda *_: ending.wait(60))
+    content = probes.post_headers(len(SPANS)) + SPANS
+    with receiver(store, most=4, threads=4) as door:
+        try:
+            with probes.open_connections(door.address, 4, content):
+                until(lambda: door.counters.value("requests", "http") == 4)
+                assert httpx.get(f"{door.url}/health", timeout=30).status_code == 503
+        finally:
+            ending.set()
+        until(door.is_healthy)
+        assert door.closed(Closed.REFUSED) == 1
+
+
+def test_a_response_that_its_client_does_not_read_ends_its_connection(tmp_path: Path) -> None:
+    """One that is read, however slowly, does not."""
+    content = bytes(8 << 20)
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": content})
+
+    counters = Counters()
+    server = HttpServer(app, Options(tmp_path), "http", counters, most=MOST, deadlines=SHORT)
+    get = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    with running(server, counters) as door, probes.open_connections(door.address, 2, get) as (unread, read):
+        count = 0
+        while chunk := read.recv(1 << 18):
+            count += len(chunk)
+            time.sleep(0.02)
+        assert count > len(content)
+        until(lambda: door.closed(Closed.SLOW) == 1)
+        assert len(probes.received(unread)) < len(content)
+
+
+def test_tls_has_the_deadline_of_the_first_headers(tmp_path: Path) -> None:
+    _, certificate, key = (make_pki(tmp_path) / name for name in ("ca.pem", "server.pem", "server.key"))
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        raise AssertionError
+
+    counters = Counters()
+    options = Options(tmp_path, tls_cert=certificate, tls_key=key)
+    server = HttpServer(app, options, "http", counters, most=4, deadlines=SHORT)
+    with running(server, counters) as door:
+        with probes.silent(door.address, 6) as connections:
+            assert [probes.received(one) for one in connections] == [b""] * 6
+        until(lambda: len(server.connections) == 0)
+        probes.send_garbage(door.address, 2)
+        until(lambda: door.closed(Closed.HANDSHAKE) + door.closed(Closed.SLOW) == 6)
+        assert door.closed(Closed.CROWDED) == 2
+
+
+def test_the_longest_wait_of_the_largest_group_gives_way() -> None:
+    """Neither few connections beside many of another peer nor kept ones beside many silent ones do."""
+    dropped: list[str] = []
+    connections = Connections(6, Deadlines(), lambda _why: None)
+
+    def add(name: str, peer: str) -> Place:
+        place = Place(peer, lambda: dropped.append(name), lambda: 0)
+        assert connections.has_room()
+        connections.add(place)
+        return place
+
+    connections.wait(add("kept", "a"), Awaited.NEXT_REQUEST)
+    add("of another", "b")
+    connections.work(add("in work", "a"))
+    for name in ("first", "second", "third", "fourth", "fifth"):
+        add(name, "a")
+    assert dropped == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        (("192.0.2.1", 5), "192.0.2.1"),
+        (("::ffff:192.0.2.1", 5, 0, 0), "192.0.2.1"),
+        (("2001:db8:1:2:3:4:5:6", 5, 0, 0), "2001:0db8:0001:0002"),
+        (("fe80::1%eth0", 5, 0, 2), "fe80:0000:0000:0000"),
+    ],
+)
+def test_a_peer_is_an_address_or_what_one_site_has_of_ipv6(address: tuple[Any, ...], peer: str) -> None:
+    assert peer_of(address) == peer
+
+
+@pytest.mark.parametrize(("soft", "hard", "most"), [(256, 20_000, 1024), (1024, 1024, 128), (40, 40, 16)])
+def test_connections_leave_descriptors_for_the_store(soft: int, hard: int, most: int) -> None:
+    """The soft limit is raised where the hard one allows it."""
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+        "from stagetrace.backend.descriptors import connections_of_a_port\nprint(connections_of_a_port())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) == most
