@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
+from stagetrace import log
 from stagetrace.recording import remote_socket as channel
 from stagetrace.recording import remote_stages as elsewhere
 from stagetrace.recording.record import RequestRecord
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not channel.WORKS, reason="the side channel needs Linux")
 ENTRY = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
 LINK = (7, 8, 1)
+credentials = channel._credentials
 
 
 def request(start: int) -> RequestRecord:
@@ -234,6 +236,49 @@ def test_what_is_no_message_is_passed_over(listener: Listener) -> None:
     other.close()
     listener.read(lambda message, _: received.append(message))
     assert os.getpid() in listener.gone
+
+
+def another_user(connected: socket.socket) -> tuple[int, int, int]:
+    """Return the credentials of the other end as if it ran as another user; not as root, whom both ends trust."""
+    process, _, group = credentials(connected)
+    return process, os.geteuid() + 1000, group
+
+
+@pytest.mark.parametrize("who", ["nobody", "root", "the same user"])
+def test_a_listener_reads_nothing_of_another_user(
+    who: str, listener: Listener, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Fault injection, for tests may run as root: the kernel's report of the peer is replaced."""
+    users = {"nobody": os.geteuid() + 1000, "root": 0, "the same user": os.geteuid()}
+    monkeypatch.setattr(channel, "_credentials", lambda _: (os.getpid(), users[who], 0))
+    monkeypatch.setattr(log, "_logged", set())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+        stranger.connect(channel._address(word_of(listener)))
+        stranger.send(b'"secret"')
+        got: list[object] = []
+        listener.read(lambda message, _: got.append(message))
+        assert got == ([] if who == "nobody" else ["secret"])
+        if who == "nobody":
+            with pytest.raises(ConnectionResetError):  # it was closed, with what was sent in it
+                stranger.recv(1)
+    refused = f"is at the other end of a channel of this service, whose user is {os.geteuid()}"
+    assert (refused in capfd.readouterr().err) == (who == "nobody")
+
+
+def test_a_line_sends_nothing_to_a_listener_of_another_user(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Who knows the word of a request can listen first, in place of the server; its process is dead to the line."""
+    monkeypatch.setattr(channel, "_credentials", another_user)
+    monkeypatch.setattr(log, "_logged", set())
+    line = Line(word_of(listener))
+    for _ in range(2):
+        line.send(b'"secret"')
+    monkeypatch.setattr(channel, "_credentials", credentials)
+    got: list[object] = []
+    listener.read(lambda message, _: got.append(message))
+    assert (got, line._is_dead, line._socket, len(line._waiting)) == ([], True, None, 0)
+    assert capfd.readouterr().err.count("nothing is read from it or sent to it") == 1
 
 
 def test_each_process_has_its_own_word() -> None:

@@ -34,7 +34,31 @@ _CREDENTIALS = struct.Struct("3i")  # of a peer: process, user, group
 
 
 def _address(word: str) -> str:
-    return f"\0stagetrace-{word}"
+    return f"\0stagetrace-{word}"  # no file: nothing to protect in a folder, and nothing to follow
+
+
+def _trusted(connected: socket.socket) -> int | None:
+    """Return the process at the other end; None, logged once, if it is of another user, who is not root either.
+
+    Of the listener, the kernel gives who it was when it began to listen. Any user can bind an address of this kind,
+    and connect to it: both ends look.
+    """
+    process, user, _ = _credentials(connected)
+    if user in (0, os.geteuid()):
+        return process
+    log.once(
+        "channel user",
+        f"process {process} of user {user} is at the other end of a channel of this service, whose user is "
+        f"{os.geteuid()}:\nnothing is read from it or sent to it. Let all processes of a service run as one user.",
+    )
+    return None
+
+
+def _credentials(connected: socket.socket) -> tuple[int, int, int]:
+    """Return process, user and group of the other end, as the kernel knows them."""
+    found = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, group = _CREDENTIALS.unpack(found)
+    return process, user, group
 
 
 class Listener:
@@ -73,10 +97,8 @@ class Listener:
                 line, _ = self._socket.accept()
             except BlockingIOError:
                 return
-            process, user, _ = _CREDENTIALS.unpack(
-                line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            )
-            if user not in (0, os.geteuid()):
+            process = _trusted(line)
+            if process is None:
                 line.close()
                 continue
             line.setblocking(False)  # noqa: FBT003
@@ -142,6 +164,9 @@ class Line:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 self._socket.setblocking(False)  # noqa: FBT003
                 self._socket.connect(_address(self._word))
+                if _trusted(self._socket) is None:
+                    self._give_up()
+                    return
             while self._waiting:
                 try:
                     self._socket.send(self._waiting[0])
@@ -152,8 +177,12 @@ class Line:
         except BlockingIOError:  # the listener's queue of connections or messages is full
             pass
         except OSError:  # it has ended, or is in another network namespace
-            self._is_dead = True
-            self.close()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._is_dead = True
+        self._waiting.clear()
+        self.close()
 
     def close(self) -> None:
         """Send nothing more."""
