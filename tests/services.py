@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 APPS = Path(__file__).parent / "apps"
 allowed = True  # whether the running test may start a service (conftest.py)
+# What OpenTelemetry's instrumentations record, and stagetrace by default does not.
+AS_STOCK = {"STAGETRACE_RECORD_EXCEPTIONS": "full", "STAGETRACE_RECORD_CLIENT": "1"}
 UNSEEN = {"STAGETRACE_SOCKET_WAIT": "0", "STAGETRACE_WIRE": "0"}
 PYTHON = sys.executable
 

@@ -66,6 +66,7 @@ class Sink:
     endpoint: str = ""
     spans: list[Received] = field(default_factory=list)
     protos: list[Any] = field(default_factory=list)  # the same spans, in order of arrival
+    exports: list[bytes] = field(default_factory=list)  # all requests as received
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait_for(self, ready: Callable[[list[Received]], bool], timeout_s: float = 60) -> list[Received]:
@@ -175,6 +176,7 @@ class _Service(trace_service_pb2_grpc.TraceServiceServicer):
         self._sink = sink
 
     def Export(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802 -- named by the protocol
+        self._sink.exports.append(request.SerializeToString())
         for resource_spans in request.resource_spans:
             service = _attributes(resource_spans.resource.attributes).get("service.name", "")
             for scope_spans in resource_spans.scope_spans:

@@ -188,3 +188,11 @@ def test_the_other_patches_go_on(service: Service, sink: Sink, breaking: Callabl
     assert request.entry.attributes["sla.verdict"] == "good"
     entries = [sink.request(trace_id).entry for trace_id in traces]
     assert all("sla.verdict" in entry.attributes for entry in entries)
+
+
+def test_an_error_is_logged_without_credentials_at_the_cut_too(said: list[str]) -> None:
+    text = "x" * 180 + " http://user:hunter2hunter2hunter2@host"
+    guard.report("a place", ValueError(text))
+    (line,) = said
+    assert line.startswith(f"a place failed (ValueError: {'x' * 180} http://REDACTED@ho")
+    assert "hunter" not in line

@@ -90,6 +90,8 @@ PARTS = parts("""
     sla.processor: decided Baselines.add SLASpanProcessor.hold SLASpanProcessor.release dropped bounded
     sla.verdict_counter: VerdictCounter.add VerdictCounter.add_cause
     recording.limits: plain cut
+    recording.exceptions: record status_of name_of
+    instrumentation.http.request: redacted_path
     otlp.export.batch_processor: _encode EncodingSpanProcessor.put _is_breach
     otlp.encode.span_encoder: _append_attributes _append_rest _span
     instrumentation.thread_pools.executors: Job.__init__ Job._leave Job.begin_wait _enter _otel_context wait

@@ -97,7 +97,7 @@ def troubled(folder: Path) -> dict[str, Any]:
 
 
 def test_the_reason_of_failed_delivery_is_written_without_secrets(troubled: dict[str, Any]) -> None:
-    assert troubled["target"] == "otlp_proto_grpc http://127.0.0.1:1"
+    assert troubled["target"] == "otlp_proto_grpc http://REDACTED@127.0.0.1:1"
     assert abs(troubled["trouble"]["since_unix"] - time.time()) < 120
     assert troubled["trouble"]["reason"].startswith("UNAVAILABLE")
     assert not {word for word in ("secret", "hidden") if word in json.dumps(troubled)}

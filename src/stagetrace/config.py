@@ -103,6 +103,16 @@ class Words(Setting):
         return [word.strip() for word in self.text().split(",") if word.strip()]
 
 
+class OneOf(Setting):
+    """One of a few words; `setting_problems.one_of` reads it, and reports another one. The first is the default."""
+
+    __slots__ = ("words",)
+
+    def __init__(self, name: str, side: str, about: str, *words: str) -> None:
+        super().__init__(name, side, about)
+        self.words = words
+
+
 class Number(Setting):
     """A whole number from 1 on; `setting_problems.whole_number` reads it, and reports an unusable one."""
 
@@ -118,7 +128,9 @@ SLA = Text("STAGETRACE_SLA", RECORDING, "the objectives, as an inline policy")
 SPOOL = Text("STAGETRACE_SPOOL", RECORDING, "folder for spans that cannot be delivered")
 SPOOL_MAX_BYTES = Number("STAGETRACE_SPOOL_MAX_BYTES", RECORDING, "limit of its size", 1 << 30)
 RECORD_QUERY = Switch("STAGETRACE_RECORD_QUERY", RECORDING, "records the query string as `url.query`")
-REDACT = Words("STAGETRACE_REDACT", RECORDING, "parts of the names of headers and query parameters that are secret")
+RECORD_EXCEPTIONS = OneOf("STAGETRACE_RECORD_EXCEPTIONS", RECORDING, "how much of one", "type", "message", "full")
+RECORD_CLIENT = Switch("STAGETRACE_RECORD_CLIENT", RECORDING, "records the client's address and port")
+REDACT = Words("STAGETRACE_REDACT", RECORDING, "parts of names of headers, parameters and members that are secret")
 OTEL_DISABLED = Words("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", RECORDING, "instrumentations not to apply")
 SERVER_TIMING = Choice("STAGETRACE_SERVER_TIMING", RECORDING, "to whom responses report their stages")
 DISABLED = Words("STAGETRACE_DISABLED_INSTRUMENTATIONS", RECORDING, "packages that are not patched")
@@ -208,7 +220,7 @@ DATA_HOME = Verbatim("XDG_DATA_HOME", READING, "where the local store lies by de
 COLUMNS = Verbatim("COLUMNS", READING, "width of tables where the output is no terminal")
 PYTHONPATH = Verbatim("PYTHONPATH", READING, "`stagetrace run` puts a folder in front")
 
-# Parts of the names of headers and query parameters whose values are not recorded, asked for or not.
+# Parts of the names, of headers, query parameters and whatever has one in a text, whose values are not recorded.
 SECRET: Final = (
     *("authoriz", "authentic", "x-auth", "cookie", "token", "secret", "passw", "pwd", "credential", "session"),
     *("signature", "api-key", "api_key", "apikey", "accesskey", "access-key", "access_key", "private", "jwt", "otp"),
@@ -226,7 +238,7 @@ def otel_variables() -> dict[str, str]:
 
 
 def redacted() -> list[str]:
-    """Return the words that make a header or a query parameter secret: STAGETRACE_REDACT adds to those built in."""
+    """Return the words that make the value of a name secret: STAGETRACE_REDACT adds to those built in."""
     return [*SECRET, *REDACT.read()]
 
 

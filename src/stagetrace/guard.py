@@ -73,8 +73,9 @@ def _log(where: str, error: BaseException) -> None:
 
 def _what(error: BaseException) -> str:
     from stagetrace.printable import printable
+    from stagetrace.redaction import redacted_start
 
-    return printable(f"{type(error).__name__}: {str(error)[:200]}")
+    return printable(f"{type(error).__name__}: {redacted_start(str(error), 200)}")
 
 
 def log_unusable(error: BaseException) -> bool:

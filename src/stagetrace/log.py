@@ -33,6 +33,18 @@ def _get() -> logging.Logger:
     return _logger
 
 
+class _Redacted:
+    """A message whose credentials are redacted if it is written: those in the URL of a receiver, or in an error."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    def __str__(self) -> str:
+        from stagetrace.redaction import redacted
+
+        return redacted(self._message)
+
+
 def _stderr_handler() -> logging.Handler:
     import contextlib
     import logging
@@ -53,22 +65,22 @@ def _stderr_handler() -> logging.Handler:
 
 def debug(message: str) -> None:
     """Log what only a person who looks for a fault wants to know."""
-    _get().debug(message)
+    _get().debug("%s", _Redacted(message))
 
 
 def info(message: str) -> None:
     """Log what works as it should."""
-    _get().info(message)
+    _get().info("%s", _Redacted(message))
 
 
 def warning(message: str) -> None:
     """Log what is probably not as the person meant it."""
-    _get().warning(message)
+    _get().warning("%s", _Redacted(message))
 
 
 def error(message: str) -> None:
     """Log what failed, why, and what fixes it."""
-    _get().error(message)
+    _get().error("%s", _Redacted(message))
 
 
 def once(key: str, message: str) -> None:

@@ -87,3 +87,13 @@ def whole_number(setting: config.Number) -> int:
         return int(text)
     log.once(setting.name, f"{setting.name}={text} is not a whole number from 1 on; using {setting.default}.")
     return setting.default
+
+
+def one_of(setting: config.OneOf) -> str:
+    """Return a variable's value in lower case; log it once, and return the default, if it is none of its words."""
+    text = setting.text().lower()
+    if text in setting.words or not text:
+        return text or setting.words[0]
+    words = ", ".join(setting.words)
+    log.once(setting.name, f"{setting.name}={text[:40]} is none of: {words}; using {setting.words[0]}.")
+    return setting.words[0]

@@ -227,7 +227,7 @@ def drive(url: str, told: Told) -> None:
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Told:
     told = Told()
     with run_sink() as sink:
-        env = recorded(sink.endpoint, POLICY, **AT_END)
+        env = recorded(sink.endpoint, POLICY, STAGETRACE_RECORD_CLIENT="1", **AT_END)
         argv = [PYTHON, "-m", *SERVERS[request.param]]
         with run_service(tmp_path_factory.mktemp("service"), argv=argv, env=env) as service:
             drive(service.url, told)

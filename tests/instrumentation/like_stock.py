@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from services import PYTHON, run_service
+from services import AS_STOCK, PYTHON, run_service
 from sink import SERVER, _attributes, run_sink
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def both(
     folder: Path, cases: Sequence[Case], env: Mapping[str, str], app: str = "semantics", argv: Sequence[str] = UVICORN
 ) -> Both:
     """Return what OpenTelemetry's instrumentation and what stagetrace record of an application."""
-    ours = {"STAGETRACE": "1", "STAGETRACE_SLA": "* within 60s", "OTEL_METRICS_EXPORTER": "console"}
+    ours = {"STAGETRACE": "1", "STAGETRACE_SLA": "* within 60s", "OTEL_METRICS_EXPORTER": "console", **AS_STOCK}
     for name in ("stock", "ours"):
         (folder / name).mkdir(parents=True)
     with recorded(folder / "stock", "stock", cases, {"SERVICE": app, **env}, argv) as stock:

@@ -128,7 +128,7 @@ def test_the_whole_tree_of_a_request(framework: str, service: Service, sink: Sin
     assert at_its_best(look, wanted) == wanted
     entry, attributes = seen[-1].entry, seen[-1].entry.attributes
     assert (entry.name, entry.kind, entry.status, len(entry.parent_id)) == ("POST /tree", 2, 0, 16)
-    shown = {key: value for key, value in attributes.items() if not key.startswith(("ml.stage.", "client."))}
+    shown = {key: value for key, value in attributes.items() if not key.startswith("ml.stage.")}
     body = {"any_quart": 12, "any_django": 12}.get(framework, 11)
     assert shown == {
         "url.scheme": "http",

@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 from backend.processes import until
 from backends import free_port
 from parts import parts
-from services import AT_END, GUNICORN, PYTHON, Service, new_trace, run_service
+from services import AS_STOCK, AT_END, GUNICORN, PYTHON, Service, new_trace, run_service
 from sink import SERVER, Received, Sink, assert_tiled
 from stagetrace.instrumentation.async_servers import aiohttp
 from trees import at_its_best, tree
@@ -63,7 +63,8 @@ def serving(name: str, folder: Path, **env: str) -> Iterator[tuple[Service, str]
 def served(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Served]:
     with serving(request.param, folder, **LIGHT) as (service, _):
         untraced = answers(service)
-    env = sink.environment(STAGETRACE_SLA=SLA, OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE="x-kind")
+    headers = {"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE": "x-kind"}
+    env = sink.environment(STAGETRACE_SLA=SLA, **headers, **AS_STOCK)
     with serving(request.param, folder, **env) as (service, control):
         yield Served(request.param, service, control, untraced)
 

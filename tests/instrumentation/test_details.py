@@ -228,3 +228,43 @@ def test_outside_a_request_a_database_makes_no_span(argv: list[str]) -> None:
         print([one.name for one in exporter.get_finished_spans()])
     """
     assert printed(argv, code) == ["['SELECT', 'parent']"]
+
+
+DATABASE = """
+    import sqlalchemy
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    serve()
+    trace.set_tracer_provider(provider)
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.connect() as connection, trace.get_tracer("ours").start_as_current_span("parent"):
+        found = sqlalchemy.text("SELECT :bound, 'literal', 'redis://u:hunter2@h'"), {"bound": "bound"}
+        assert connection.execute(*found).fetchall() == [("bound", "literal", "redis://u:hunter2@h")]
+        try:
+            connection.execute(sqlalchemy.text("SELECT no_such FROM nowhere WHERE a = :bound"), {"bound": "hunter2"})
+        except sqlalchemy.exc.OperationalError as error:
+            assert "hunter2" in str(error)
+    for one in exporter.get_finished_spans()[:2]:
+        print(one.attributes["db.statement"])
+        print(one.status.status_code.name, one.status.description, [event.attributes for event in one.events])
+    assert "hunter2" not in "".join(one.to_json() for one in exporter.get_finished_spans())
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "description"),
+    [("type", "None"), ("message", "no such table: nowhere"), ("full", "no such table: nowhere")],
+)
+def test_a_statement_and_its_error_are_recorded_without_credentials(
+    mode: str, description: str, argv: list[str]
+) -> None:
+    assert printed(argv, DATABASE, STAGETRACE_RECORD_EXCEPTIONS=mode) == [
+        "SELECT ?, 'literal', 'redis://REDACTED@h'",
+        "UNSET None []",
+        "SELECT no_such FROM nowhere WHERE a = ?",
+        f"ERROR {description} []",
+    ]

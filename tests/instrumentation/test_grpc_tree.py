@@ -87,7 +87,8 @@ SEEN: dict[str, Any] = {
 
 @pytest.fixture(scope="module", params=TREES)
 def service(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Service]:
-    env = sink.environment(STAGETRACE_SLA="ml.Scorer/Predict within 10ms; * within 20s", REFLECTION="1")
+    sla = "ml.Scorer/Predict within 10ms; * within 20s"
+    env = sink.environment(STAGETRACE_SLA=sla, STAGETRACE_RECORD_CLIENT="1", REFLECTION="1")
     with run_service(folder, request.param, env) as running:
         running.call("See")  # the first one waits for the provider to be set
         yield running

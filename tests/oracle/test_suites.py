@@ -25,7 +25,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from missing import missing
-from services import PYTHON
+from services import AS_STOCK, PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,7 +63,7 @@ def run(suite: str, how: str, folder: Path, *, notes: bool) -> tuple[dict[str, b
     report, spans = folder / f"{suite}-{how}-{notes}.xml", folder / f"{suite}-{how}.json"
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "STAGETRACE", "PYTEST"))}
     env = {**clean, "ORACLE": how, "PYTHONPATH": str(Path(__file__).parent), "STAGETRACE_STATUS": "0"}
-    env |= {} if how == "alone" else {"STAGETRACE": "1"}
+    env |= {} if how == "alone" else {"STAGETRACE": "1", **AS_STOCK}
     env |= {"ORACLE_SPANS": str(spans)} if notes else {}
     options = ["-q", "-p", "traced", "-p", "no:cacheprovider", f"--junit-xml={report}", "-o", "junit_family=xunit1"]
     argv = [PYTHON, "-B", "-m", "pytest", *options, "tests"]

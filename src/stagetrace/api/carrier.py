@@ -132,7 +132,7 @@ class _RemoteBlock(_Block):
         super().__init__(self._record, self._context)
 
     def _end_span(self, error: BaseException | None) -> None:
-        from opentelemetry.trace import Status, StatusCode
+        from stagetrace.recording import exceptions
 
         ended_at = max(time_ns(), self._start)
         try:
@@ -140,8 +140,8 @@ class _RemoteBlock(_Block):
             self._add_stages(stages)
             self._span.set_attributes(dict(stages.model))
             if isinstance(error, Exception):
-                self._span.record_exception(error)
-                self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+                exceptions.record(self._span, error)
+                self._span.set_status(exceptions.status_of(error))
         finally:
             self._span.end(ended_at)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -17,12 +16,12 @@ from stagetrace.guard import failures, guarded, switched_off
 from stagetrace.import_hooks import finder
 from stagetrace.process_status import files
 from stagetrace.process_status.counts import crowded_waits, ignored_headers
+from stagetrace.redaction import redacted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _LONGEST_COMMAND: Final = 500
-_PASSWORD: Final = re.compile(r"[^\s/@]+@")  # of a URL, whose host may also stand alone in a message
 _VERSIONS: Final = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-exporter-otlp")
 
 
@@ -30,7 +29,7 @@ class Publisher:
     """Writes this process's file, where it has changed. Not thread-safe: one thread has it."""
 
     def __init__(self, target: str) -> None:
-        self._target = _PASSWORD.sub("", target)
+        self._target = redacted(target)
         self._folder = files.folder()
         self._is_logged = False
         self._me: files.Identity | None = None
@@ -112,7 +111,7 @@ def _fixed(me: files.Identity) -> dict[str, Any]:
         "pid": me.pid,
         "namespace": me.namespace,
         "started_unix": round(_started(me), 3),
-        "command": " ".join(sys.orig_argv)[:_LONGEST_COMMAND],
+        "command": redacted(" ".join(sys.orig_argv))[:_LONGEST_COMMAND],
         "python": ".".join(map(str, sys.version_info[:3])),
         "versions": {"stagetrace": __version__, **_versions()},
         "native": bool(getattr(request_encoder, "NATIVE", False)),
@@ -189,5 +188,5 @@ def _spans() -> dict[str, Any]:
             totals[outcome] = totals.get(outcome, 0) + spans
         trouble = processor.trouble()
         if trouble is not None:
-            troubles.append({"reason": _PASSWORD.sub("", trouble.reason), "since_unix": round(trouble.since, 3)})
+            troubles.append({"reason": redacted(trouble.reason), "since_unix": round(trouble.since, 3)})
     return {"spans": totals or None, "trouble": troubles[0] if troubles else None}

@@ -1,11 +1,27 @@
-"""A tracer provider for instrumentations that nobody has asked for by name: its spans are children, never roots."""
+"""A tracer provider for instrumentations that nobody has asked for by name: its spans are children, never roots.
+
+What they record of an exception is what stagetrace records of one, and credentials in texts are redacted.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
-from opentelemetry.trace import INVALID_SPAN, Tracer, TracerProvider
+from opentelemetry.trace import INVALID_SPAN, Status, StatusCode, Tracer, TracerProvider
+
+from stagetrace.guard import guarded
+from stagetrace.recording import exceptions
+from stagetrace.recording.context import RequestSpan
+from stagetrace.redaction import redacted_start
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.trace import Span, SpanContext
+
+MAX_STATEMENT: Final = 4_096  # characters of a statement that are recorded
 
 
 class ChildSpans(TracerProvider):
@@ -20,12 +36,66 @@ class _Tracer(Tracer):
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
-    def start_span(self, name: str, context: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def start_span(
+        self,
+        name: str,
+        context: Any = None,
+        kind: Any = trace.SpanKind.INTERNAL,
+        attributes: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         if trace.get_current_span(context) is INVALID_SPAN:
             return INVALID_SPAN
-        return self._tracer.start_span(name, context, *args, **kwargs)
+        return _ChildSpan(self._tracer.start_span(name, context, kind, _redacted(attributes), *args, **kwargs))
 
-    def start_as_current_span(self, name: str, context: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if trace.get_current_span(context) is INVALID_SPAN:
-            return trace.use_span(INVALID_SPAN)
-        return self._tracer.start_as_current_span(name, context, *args, **kwargs)
+    def start_as_current_span(self, *args: Any, end_on_exit: bool = True, **kwargs: Any) -> Any:
+        return exceptions.current(self.start_span(*args, **kwargs), ends=end_on_exit)
+
+
+@guarded
+def _redacted(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: _value(value) for key, value in (attributes or {}).items()}
+
+
+def _value(value: Any) -> Any:
+    return _text(value) if isinstance(value, str) else value
+
+
+@functools.lru_cache(maxsize=256)
+def _text(text: str) -> str:
+    return redacted_start(text, MAX_STATEMENT)
+
+
+class _ChildSpan(RequestSpan):
+    """A span as its instrumentation sees it: what is set on it is redacted before it lands there."""
+
+    def __init__(self, span: Span) -> None:
+        self._entry = span
+
+    def get_span_context(self) -> SpanContext:
+        """Return the span's own context."""
+        return self._entry.get_span_context()
+
+    @guarded
+    def set_attributes(self, attributes: Any) -> None:
+        self._entry.set_attributes(_redacted(attributes) or {})
+
+    @guarded
+    def set_attribute(self, key: str, value: Any) -> None:
+        self._entry.set_attribute(key, _value(value))
+
+    @guarded
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        code, text = (status.status_code, status.description) if isinstance(status, Status) else (status, description)
+        self._entry.set_status(Status(code, exceptions.details(text) if text else None))
+
+    @guarded
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Any = None,  # noqa: ARG002
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: ARG002
+    ) -> None:
+        exceptions.record(self._entry, exception, timestamp)

@@ -7,6 +7,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
+from stagetrace.recording import exceptions
 from stagetrace.recording.current_record import current
 
 if TYPE_CHECKING:
@@ -74,4 +75,4 @@ def _start(function_of: Callable[[Any], Any], task: Any) -> Any:
     function = function_of(task)
     name = f"BackgroundTask {getattr(function, '__name__', type(function).__name__)}"
     under = set_span_in_context(NonRecordingSpan(entry))
-    return get_tracer("stagetrace").start_as_current_span(name, under, links=[Link(entry)])
+    return exceptions.current(get_tracer("stagetrace").start_span(name, under, links=[Link(entry)]))

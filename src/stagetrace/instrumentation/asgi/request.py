@@ -24,6 +24,7 @@ from stagetrace.instrumentation.http.pickled_scope import below
 from stagetrace.instrumentation.http.queue_headers import time_in_queue_ms
 from stagetrace.instrumentation.http.request import HttpRequest
 from stagetrace.instrumentation.http.response_delivery import announced, disconnect_flag, is_written
+from stagetrace.recording import exceptions
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import attach, get_current, with_span
 from stagetrace.recording.current_record import current
@@ -268,9 +269,9 @@ class AsgiRequest(HttpRequest):
         if self.span.gave_way:
             return
         span = self.span.entry
-        span.record_exception(error, timestamp=self._ended_at)
+        exceptions.record(span, error, self._ended_at)
         if not self._failed():  # else the response says it
-            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+            span.set_status(exceptions.status_of(error))
         if self._status is None and self.record.disconnect is None and self.messages is None:
             self._status = http.SERVER_ERROR  # which is what the server sends
 

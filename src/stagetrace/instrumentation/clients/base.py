@@ -17,6 +17,7 @@ from stagetrace.instrumentation.clients import gen_ai_apis, kserve
 from stagetrace.instrumentation.clients.carried_context import carries_other
 from stagetrace.instrumentation.server_timing import CALLER, asks
 from stagetrace.recording.current_record import current, recording
+from stagetrace.redaction import redacted_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -128,8 +129,9 @@ class Call:
     @guarded_end
     def fail(self, error: BaseException) -> None:
         """End the call with the exception that it raised."""
-        name, module = type(error).__qualname__, type(error).__module__
-        self._status = {"error.type": name if module == "builtins" else f"{module}.{name}"}
+        from stagetrace.recording.exceptions import name_of
+
+        self._status = {"error.type": name_of(type(error))}
         self._finish(time_ns())
 
     @guarded_end
@@ -318,11 +320,12 @@ def _http_attributes(http: Any, method: str, parts: SplitResult) -> dict[str, An
     server, origin = _server(parts.scheme, parts.netloc)
     asked = http.asked_for() if parts.query else None
     query = asked.query(parts.query) if asked is not None else ""
+    path = redacted_path(parts.path)
     known = http.sanitize_method(method)
     attributes = {
         "http.request.method": known,
         **server,
-        "url.full": f"{origin}{parts.path}?{query}" if query else f"{origin}{parts.path}",
+        "url.full": f"{origin}{path}?{query}" if query else f"{origin}{path}",
     }
     if known != method:
         attributes["http.request.method_original"] = method

@@ -27,6 +27,7 @@ from stagetrace.instrumentation.recorded_headers import RECORDED, header_attribu
 from stagetrace.instrumentation.thread_pools.queue_attributes import wait
 from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.real_threads import sleep
+from stagetrace.recording import exceptions
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current, with_span
 from stagetrace.recording.current_record import current as current  # noqa: PLC0414 -- for both kinds of server
@@ -166,7 +167,12 @@ def status_block(code: str) -> Block:
 
 @functools.lru_cache(MAX_CACHED)
 def peer_block(peer: str | None) -> Block:
-    """Return the attributes of the other end of a connection, as gRPC names it: `ipv4:127.0.0.1:57284`."""
+    """Return the attributes of the other end of a connection, as gRPC names it: `ipv4:127.0.0.1:57284`.
+
+    There are none if it is not to be recorded.
+    """
+    if not config.RECORD_CLIENT.read():
+        return Block({})
     kind, _, address = unquote((peer or "").partition(",")[0]).partition(":")
     attributes: dict[str, Any] = {}
     if kind in ("ipv4", "ipv6"):
@@ -272,15 +278,14 @@ class Rpc:
     def _raised(self, error: BaseException, code: Any) -> None:
         """Note an exception that the handler let through, which is no abort; `code` is what the caller is told."""
         span = self.span.entry
-        span.record_exception(error)
+        exceptions.record(span, error)
         if CODES.get(code, "UNKNOWN") in ERRORS:
-            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+            span.set_status(exceptions.status_of(error))
 
     def _aborted(self, code: Any, details: Any) -> None:
         """Note that the handler aborts."""
         if details and CODES.get(code, "UNKNOWN") in ERRORS:
-            text = details.decode(errors="replace") if isinstance(details, bytes) else str(details)
-            self.span.entry.set_status(Status(StatusCode.ERROR, text))
+            self.span.entry.set_status(Status(StatusCode.ERROR, exceptions.details(details)))
 
     def _expires_in(self, left_s: float) -> None:
         """Note what is left now of the caller's deadline."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_plus
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -32,6 +31,7 @@ from stagetrace.instrumentation.http.queue_headers import HEADERS
 from stagetrace.instrumentation.server_timing import CALLER
 from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.recording.context import NO_CONTEXT
+from stagetrace.redaction import name_patterns, redacted, redacted_query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,7 +45,6 @@ MAX_CACHED = 16_384
 MAX_CACHED_CLIENTS = 1_024
 MAX_CACHED_KEY = 256
 SERVER_ERROR = 500
-REDACTED = "REDACTED"
 REQUEST_STARTS = frozenset(name.encode() for name in HEADERS)
 STAGETRACE_CALLER = CALLER.encode()
 READ = REQUEST_STARTS | {STAGETRACE_CALLER}
@@ -54,7 +53,6 @@ FRAMEWORKS = (
     *("ASGI", "FASTAPI", "STARLETTE", "LITESTAR", "QUART", "WSGI", "FLASK", "DJANGO", "FALCON", "PYRAMID"),
     *("AIOHTTP_SERVER", "TORNADO"),
 )
-ONLY_AS_A_WHOLE = "^(?:auth|code|key|sig)$"  # inside longer names these are harmless too often
 
 
 def known(scope: Mapping[str, Any], user_agent: bytes | None) -> tuple[Block, Block, str]:
@@ -117,8 +115,8 @@ def agent_attributes(user_agent: bytes) -> dict[str, Any]:
 
 
 def client_block(client: tuple[str, int] | None) -> Block:
-    """Return the attributes of the client; none if the server does not know it."""
-    if not client:
+    """Return the attributes of the client; none if the server does not know it, or it is not to be recorded."""
+    if not client or not config.RECORD_CLIENT.read():
         return Block({})
     address, port = client
     return Block({"client.address": address, "client.port": int(port)} if port else {"client.address": address})
@@ -219,10 +217,8 @@ class AskedFor:
         self._of_request = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
         self._of_response = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
         self._query = config.RECORD_QUERY.read()
-        words = [*map(re.escape, config.redacted()), ONLY_AS_A_WHOLE]
-        self._secret = re.compile("|".join(words), re.IGNORECASE)
         sanitized = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS)
-        self._sanitize = SanitizeValue([*words, *([".*"] if sanitized is None else sanitized)])
+        self._sanitize = SanitizeValue([*name_patterns(), *([".*"] if sanitized is None else sanitized)])
 
     def __bool__(self) -> bool:
         return bool(self._of_request or self._of_response or self._query)
@@ -235,7 +231,8 @@ class AskedFor:
             (response_headers, self._of_response, normalise_response_header_name),
         ):
             if wanted and headers:
-                found.update(self._sanitize.sanitize_header_values(_carrier(headers), wanted, name))
+                shown = self._sanitize.sanitize_header_values(_carrier(headers), wanted, name)
+                found.update({attribute: list(map(redacted, values)) for attribute, values in shown.items()})
         query = scope.get("query_string")
         if self._query and query:
             found["url.query"] = self.query(decoded(query))
@@ -243,12 +240,7 @@ class AskedFor:
 
     def query(self, text: str) -> str:
         """Return a query string with its secrets redacted; empty if no variable asks for it."""
-        return "".join(map(self._shown, re.split("([&;])", text))) if self._query else ""
-
-    def _shown(self, pair: str) -> str:
-        """Return `name=value` of a query string, with the value redacted if the name is that of a secret."""
-        name, is_given, _ = pair.partition("=")
-        return f"{name}={REDACTED}" if is_given and self._secret.search(unquote_plus(name)) else pair
+        return redacted_query(text) if self._query else ""
 
 
 def _patterns(variable: str) -> list[str] | None:

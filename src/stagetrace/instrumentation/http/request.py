@@ -8,6 +8,7 @@ from stagetrace.instrumentation.http import attributes as http
 from stagetrace.instrumentation.http.pickled_scope import InScope
 from stagetrace.instrumentation.recorded_headers import RECORDED, header_attributes
 from stagetrace.recording.limits import longest, shorten
+from stagetrace.redaction import redacted_path
 from stagetrace.semconv import QUEUE_IN_FRONT_MS
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class HttpRequest(InScope):
             attributes.update(header_attributes(self.header))
         if asked_for is not None or agent is not None or RECORDED or len(path or "") > longest():
             shorten(attributes)
+        if path:
+            attributes["url.path"] = redacted_path(attributes["url.path"])  # shortened before: it may be endless
 
     def set_route(self, template: str) -> None:
         """Note the route that serves the request, within the mounts that it went through."""

@@ -144,4 +144,6 @@ def _note_message(event: Any, message: Any) -> None:
         return
     call.note_chunk()
     if not message.success:
-        call.mark_failed(str(message.title or ""))
+        from stagetrace.recording.exceptions import details
+
+        call.mark_failed(details(message.title) if message.title else None)

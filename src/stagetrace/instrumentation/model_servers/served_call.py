@@ -105,11 +105,13 @@ class ServedCall:
     @guarded_end
     def fail(self, error: Exception) -> None:
         """Note an exception that the server's code raised."""
-        self._span.record_exception(error)
-        self.mark_failed(f"{type(error).__name__}: {error}")
+        from stagetrace.recording import exceptions
+
+        exceptions.record(self._span, error)
+        self._span.set_status(exceptions.status_of(error))
 
     @guarded_end
-    def mark_failed(self, description: str = "") -> None:
+    def mark_failed(self, description: str | None = None) -> None:
         """Note that the call fails."""
         from opentelemetry.trace import Status, StatusCode
 

@@ -19,6 +19,7 @@ from stagetrace.instrumentation.detail import record_detail
 from stagetrace.instrumentation.models.marked import attributes_of_call, divide, inside, note_blocking, unrecorded
 from stagetrace.instrumentation.models.signature import with_signature
 from stagetrace.recording import generation
+from stagetrace.recording.exceptions import name_of
 from stagetrace.recording.generation import Call, active
 from stagetrace.recording.loop_blockers import LONG_NS
 from stagetrace.recording.steps import each_step, generated_async
@@ -218,7 +219,7 @@ class _Watch:
         if isinstance(error, StopIteration | StopAsyncIteration):
             self.call.end(now)
         elif isinstance(error, Exception):
-            self.call.end(now, _name_of(type(error)))
+            self.call.end(now, name_of(type(error)))
         else:  # cancelled, closed or interrupted
             self.call.end(now, is_incomplete=True)
 
@@ -303,7 +304,3 @@ class _Step:
             if name in shares and not self._watch.record.closed:
                 attributes[name] = attributes.get(name, 0.0) + shares[name]
         return ended
-
-
-def _name_of(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate
 from opentelemetry.context import Context
-from opentelemetry.trace import Status, StatusCode
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import SCOPE_KEY, request_in
@@ -20,6 +19,7 @@ from stagetrace.instrumentation.http.pickled_scope import adapter_of, below
 from stagetrace.instrumentation.http.queue_headers import HEADERS, time_in_queue_ms
 from stagetrace.instrumentation.http.request import HttpRequest
 from stagetrace.instrumentation.wsgi.response import Transfer, incomplete_reason, status_code
+from stagetrace.recording import exceptions
 from stagetrace.recording.context import NO_CONTEXT, with_span
 from stagetrace.recording.current_record import current
 from stagetrace.recording.loop_blockers import LONG_NS, note
@@ -190,8 +190,8 @@ class WsgiRequest(Transfer, HttpRequest):
             return
         self._failure = error
         span = self.span.entry
-        span.record_exception(error)
-        span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+        exceptions.record(span, error)
+        span.set_status(exceptions.status_of(error))
 
     @guarded_end
     def note_incomplete(self) -> None:
