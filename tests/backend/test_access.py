@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import httpx
 import pytest
+import yaml
 
 from backend.running import PROTOBUF, Up, export, ids, names_of, post, raw_call, request, run_up
 from pki import make_pki
 from stagetrace.backend import token_file
 from stagetrace.backend.access import Access, authorized
-from stagetrace.backend.options import Options
+from stagetrace.backend.options import Options, Ports
 from stagetrace.backend.refusal import Refused
 from stagetrace.store.jaeger import api_v3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("services")
 
@@ -139,6 +141,8 @@ def test_all_ports_speak_tls_where_files_are_given(tmp_path: Path) -> None:
             export(channel, sent.SerializeToString())
 
 
+ROOT = Path(__file__).parent.parent.parent
+DEFAULTS = vars(Ports())
 PATHS = [
     *(("http_port", path) for path in ("/v1/traces", "/metrics")),
     *(("query_http_port", path) for path in ("/", "/metrics", "/api/v3/services", "/no/such/page")),
@@ -200,6 +204,24 @@ def test_a_probe_is_served_by_any_name_and_without_the_token(up: Up, guarded: Up
         for port in ("http_port", "query_http_port"):
             probe = httpx.get(f"{running.url(port)}/health", headers={"host": f"10.0.0.7:{running.ready[port]}"})
             assert (probe.status_code, probe.json()) == (200, {"status": "ok"})
+
+
+def test_the_container_of_the_docs_responds_to_its_probes(tmp_path: Path) -> None:
+    """As Kubernetes sends them, by HTTP: to the address of the pod, without a token."""
+    text = re.search(r"```yaml\n(containers:.*?)```", (ROOT / "docs/cli.md").read_text(), re.DOTALL)
+    assert text
+    (container,) = yaml.safe_load(text[1])["containers"]
+    (tmp_path / "token").write_text(TOKEN)
+    program, up, data, *flags = container["args"]
+    assert (program, up, data) == ("stagetrace", "up", "--data=/data")
+    flags = [flag.replace("/etc/stagetrace", str(tmp_path)) for flag in flags]
+    with run_up(tmp_path, *flags) as running:
+        assert running.ready["token"] is True
+        http, grpc_port = container["readinessProbe"]["httpGet"], container["livenessProbe"]["grpc"]["port"]
+        ports = dict(zip(DEFAULTS.values(), DEFAULTS, strict=True))
+        url = running.url(f"{ports[http['port']]}_port") + http["path"]
+        assert httpx.get(url, headers={"host": "10.0.0.7"}).status_code == 200
+        assert ports[grpc_port] == "query_grpc"
 
 
 def test_with_a_token_beyond_loopback_any_name_is_served_and_no_page(guarded: Up) -> None:
