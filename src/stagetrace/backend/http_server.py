@@ -131,10 +131,10 @@ class _Listener:
                 accepted, address = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError:
-                self._server.connections.give_way(Closed.DESCRIPTORS)
-                self._loop.remove_reader(self._socket.fileno())
-                self._loop.call_later(_PAUSE_S, self.accept_connections)
+            except OSError:  # descriptors are short: one that gives way is closed before the next attempt
+                if not self._server.connections.give_way(Closed.DESCRIPTORS):
+                    self._loop.remove_reader(self._socket.fileno())
+                    self._loop.call_later(_PAUSE_S, self.accept_connections)
                 return
             if self._server.connections.has_room():
                 self._open(self._server.connection(peer_of(address)), accepted)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from stagetrace import log
 from stagetrace.backend.inflate import too_large
-from stagetrace.backend.refusal import ABANDONED, BUSY, INTERNAL, MALFORMED, STORE, TOO_LARGE, Refused
+from stagetrace.backend.refusal import ABANDONED, BUSY, INTERNAL, MALFORMED, SLOW, STORE, TOO_LARGE, Refused
+from stagetrace.backend.throttled_log import ThrottledLog
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.request import MalformedRequest
 
@@ -95,6 +95,7 @@ class Intake:
         self.stopping = threading.Event()  # set when the back end ends: unfinished requests are refused
         self._lock = threading.Lock()
         self._held = 0
+        self._log = ThrottledLog()
         self._receiving: dict[Room, float] = {}
 
     @contextmanager
@@ -184,9 +185,11 @@ class Intake:
             yield
         except Refused as refused:
             self.counters.add("refused_requests", refused.kind.name)
+            if refused.kind in (BUSY, SLOW):
+                self._log.warning(refused.kind.name, f"a request over {transport} was refused: {refused.message}")
             raise
         except Exception as error:
-            log.error(f"a request over {transport} failed: {type(error).__name__}: {error}")
+            self._log.error(transport, f"a request over {transport} failed: {type(error).__name__}: {error}")
             self.counters.add("refused_requests", INTERNAL.name)
             raise Refused(INTERNAL, "the back end failed on this request; see its log") from error
 

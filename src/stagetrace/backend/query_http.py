@@ -11,10 +11,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from stagetrace import log
 from stagetrace.backend import go_values
 from stagetrace.backend.query import Queries, QueryError
 from stagetrace.backend.refusal import Refused
+from stagetrace.backend.throttled_log import ThrottledLog
 from stagetrace.backend.web import application
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import render
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _TRANSPORT: Final = "http"
+_log: Final = ThrottledLog()
 # The default of newer Jaegers where the search depth is not given. 2.13 refuses such a search.
 _DEPTH: Final = 100
 
@@ -57,7 +58,7 @@ def query_app(
                 return await threads.run(request, partial(_respond, query, request, counters))
             except Refused as refused:
                 counters.add("failed_queries", _TRANSPORT)
-                return _fault(503, refused.message, request)
+                return _fault(refused.kind.status, refused.message, request)
 
         return handle
 
@@ -77,7 +78,7 @@ def _respond(query: Callable[[Request], Any], request: Request, counters: Counte
         return _fault(500, str(error), request)
     except Exception as error:  # noqa: BLE001 -- the last stop before uvicorn, which would print a traceback
         counters.add("failed_queries", _TRANSPORT)
-        log.error(f"a query over HTTP failed: {type(error).__name__}: {error}")
+        _log.error("failed", f"a query over HTTP failed: {type(error).__name__}: {error}")
         return _fault(500, "the back end failed on this query; see its log", request)
 
 

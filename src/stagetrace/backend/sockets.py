@@ -12,7 +12,7 @@ import grpc
 
 from stagetrace.backend.options import BackendError, Options
 
-_BACKLOG: Final = 512
+_BACKLOG: Final = 4096  # beyond it a client connects a second later; the kernel may have a lower limit
 _STREAMS: Final = 64  # concurrent requests of one connection
 
 

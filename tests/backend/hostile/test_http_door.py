@@ -332,6 +332,18 @@ def test_the_longest_wait_of_the_largest_group_gives_way() -> None:
     assert dropped == ["first", "second"]
 
 
+def test_the_slowest_reader_gives_way_once_too_much_is_unread() -> None:
+    closed: list[Closed] = []
+    connections = Connections(6, Deadlines(), closed.append)
+    places = [Place("a", lambda: None, lambda: 100 << 20) for _ in range(3)]
+    for place in places:
+        connections.add(place)
+        connections.wait(place, Awaited.READING)
+    assert closed == [Closed.UNREAD]
+    assert len(connections) == 2
+    assert places[0].awaited is None
+
+
 @pytest.mark.parametrize(
     ("address", "peer"),
     [
